@@ -1,0 +1,158 @@
+"""What can go wrong with a user's model, data or recipe. Torch-free.
+
+A `CompressionError` is the user's to mend: it carries a stable code, a cause, a remedy and the field it is about, and is
+never retried. Anything else that escapes the engine is a bug or the machine. Every code has its paragraph in
+docs/errors.md; a test keeps the two together.
+"""
+
+from typing import ClassVar
+
+
+class CompressionError(Exception):
+    """Base of all errors that the sender of a job can mend."""
+
+    code: ClassVar[str] = "compression_error"
+    remedy: ClassVar[str] = "Read the cause; if it does not say what to change, report it with the job's id."
+
+    def __init__(self, cause: str, *, param: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.param = param
+        self.remedy_text = remedy or self.remedy
+
+    def as_dict(self) -> dict[str, str | None]:
+        """Return the four facts as events and problem documents carry them."""
+        return {"code": self.code, "cause": self.cause, "remedy": self.remedy_text, "param": self.param}
+
+
+class InvalidSpec(CompressionError):
+    """The job's specification or its recipe is not well formed."""
+
+    code = "invalid_spec"
+    remedy = "Correct the named field; GET /v1/recipes shows every key with its range."
+
+
+class UnsupportedArchitecture(CompressionError):
+    """The model is of no family that Lathe can take apart."""
+
+    code = "unsupported_architecture"
+    remedy = "Send a model of a supported family; GET /v1/families lists them."
+
+
+class UnsupportedShape(CompressionError):
+    """The family is known, but this recipe asks for a shape that its stock config cannot express."""
+
+    code = "unsupported_shape"
+    remedy = "Choose a milder ratio or fewer axes, so that at least one head and one layer's multiple remain."
+
+
+class MissingFile(CompressionError):
+    """A file that the model or the dataset needs is not there."""
+
+    code = "missing_file"
+    remedy = "Upload the named file with the others; a model needs config.json, *.safetensors and tokenizer.json."
+
+
+class UnsafeCheckpoint(CompressionError):
+    """The checkpoint is a pickle, or names code to run."""
+
+    code = "unsafe_checkpoint"
+    remedy = "Save the model with save_pretrained(..., safe_serialization=True) and upload the *.safetensors files."
+
+
+class DamagedCheckpoint(CompressionError):
+    """The weights are truncated, or their header does not tell the truth."""
+
+    code = "damaged_checkpoint"
+    remedy = "Upload the file again from a whole copy; compare its sha256 with the source's."
+
+
+class ConfigMismatch(CompressionError):
+    """The weights have other shapes or names than config.json says."""
+
+    code = "config_mismatch"
+    remedy = "Upload the config.json that was saved with these weights."
+
+
+class UnreadableData(CompressionError):
+    """A data file is not of the format that it was declared to be."""
+
+    code = "unreadable_data"
+    remedy = "Check the declared format and the named row; text must be UTF-8."
+
+
+class MissingColumn(CompressionError):
+    """A column named in `columns` is not in the data."""
+
+    code = "missing_column"
+    remedy = "Name a column that the file has in `columns`, or add the column to the file."
+
+
+class EmptySplit(CompressionError):
+    """A split has no usable rows, or too few to work with."""
+
+    code = "empty_split"
+    remedy = "Put rows into the split, or leave it out so that it is carved from train."
+
+
+class UnseenLabel(CompressionError):
+    """A label of validation or test does not occur in train."""
+
+    code = "unseen_label"
+    remedy = "Add rows with that label to train, or remove them from the other split."
+
+
+class SingleLabel(CompressionError):
+    """All rows of train bear the same label."""
+
+    code = "single_label"
+    remedy = "Send data with at least two labels."
+
+
+class LabelMismatch(CompressionError):
+    """The model's head and the data do not have the same labels."""
+
+    code = "label_mismatch"
+    remedy = "Send data with the model's labels (its config's id2label), or the bare encoder without a head."
+
+
+class TrainingDiverged(CompressionError):
+    """The loss became NaN or infinite and did not recover."""
+
+    code = "training_diverged"
+    remedy = "Lower the learning rate of the named stage."
+
+
+class ExportMismatch(CompressionError):
+    """A reloaded artifact does not answer as the engine's model does."""
+
+    code = "export_mismatch"
+    remedy = "Report it with the job's id; until it is mended, skip the named stage or change the shape."
+
+
+class OutOfMemory(CompressionError):
+    """The machine's or the device's memory did not suffice."""
+
+    code = "out_of_memory"
+    remedy = "Lower train.batch or train.max_length, or send the job to a worker with more memory."
+
+
+ALL_ERRORS: tuple[type[CompressionError], ...] = (
+    InvalidSpec,
+    UnsupportedArchitecture,
+    UnsupportedShape,
+    MissingFile,
+    UnsafeCheckpoint,
+    DamagedCheckpoint,
+    ConfigMismatch,
+    UnreadableData,
+    MissingColumn,
+    EmptySplit,
+    UnseenLabel,
+    SingleLabel,
+    LabelMismatch,
+    TrainingDiverged,
+    ExportMismatch,
+    OutOfMemory,
+)
+"""Every error with a code of its own, for docs/errors.md and its test."""

@@ -1,0 +1,209 @@
+"""What to do with a model: one frozen, validated object shared by API, row, engine and report. Torch-free.
+
+The order of the stages is fixed by the method (quantize → prune → distill), so a recipe has keys and not a list; `null`
+skips a stage. Unknown keys are refused by name. `version` lets old recipes stay readable.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Task = Literal["text-classification"]
+Split = Literal["train", "validation", "test"]
+DataFormat = Literal["jsonl", "csv", "parquet"]
+Axis = Literal["hidden", "heads", "ffn"]
+
+Rate = Annotated[float, Field(gt=0, le=1, description="Peak learning rate of AdamW.")]
+Epochs = Annotated[int, Field(ge=0, le=200, description="Passes over the train split.")]
+Weight = Annotated[float, Field(ge=0, le=1000, description="Weight of this term in the loss; 0 leaves it out.")]
+
+
+class Config(BaseModel):
+    """Frozen data that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Prepare(Config):
+    """Give a bare encoder a head and tune it on the train split: that model is the baseline and the teacher.
+
+    A model that comes with a head for exactly the data's labels is tuned further ("teacher correction") for the same
+    number of epochs; `epochs: 0` takes it as it is.
+    """
+
+    epochs: Epochs = 3
+    rate: Rate = 5e-5
+
+
+class Qat(Config):
+    """Quantization-aware training on the progressive schedule: full precision, a growing share of layers, all layers."""
+
+    full: Epochs = 5
+    ramp: Epochs = 10
+    quantized: Epochs = 5
+    rate: Rate = 2e-5
+
+    @property
+    def epochs(self) -> int:
+        """All three phases together."""
+        return self.full + self.ramp + self.quantized
+
+
+class Quantize(Config):
+    """Simulate the integers of the shipped artifact from here on; docs/numerics.md defines each scheme."""
+
+    scheme: Annotated[
+        Literal["dynamic-int8"],
+        Field(description="int8 weights per output channel, 8-bit activations per token, int8 embeddings per row."),
+    ] = "dynamic-int8"
+    qat: Annotated[Qat | None, Field(description="Train with the simulated integers before pruning.")] = None
+
+
+class Recovery(Config):
+    """Training right after the cut, in steps: shallow layers first, then all; L2 adapted to the validation score."""
+
+    epochs: Epochs = 20
+    rate: Rate = 1e-5
+    shallow_first: Annotated[bool, Field(description="Train the lower half of the layers alone for the first half.")] = True
+    adapt_l2: Annotated[bool, Field(description="Double weight decay when validation falls, halve it when it rises.")] = True
+
+
+class Prune(Config):
+    """Remove whole channels, heads and feed-forward units, so that shapes really shrink."""
+
+    ratio: Annotated[float, Field(gt=0, lt=1, description="Share of units removed on each of the axes.")] = 0.3
+    axes: Annotated[tuple[Axis, ...], Field(min_length=1, description="What is made narrower.")] = ("hidden", "heads", "ffn")
+    importance: Annotated[
+        Literal["l1", "l1_weight"],
+        Field(description="l1: L1 norm of a unit's activations on calibration rows. l1_weight: L1 norm of its weights."),
+    ] = "l1"
+    multiple: Annotated[int, Field(ge=1, le=256, description="The feed-forward width is rounded to this multiple.")] = 64
+    calibration_rows: Annotated[int, Field(ge=8, le=8192, description="Rows of train that the activations come from.")] = 512
+    recovery: Recovery | None = None
+
+    @model_validator(mode="after")
+    def _axes_are_distinct(self) -> "Prune":
+        if len(set(self.axes)) != len(self.axes):
+            raise ValueError("axes names the same axis twice")
+        return self
+
+
+class Distill(Config):
+    """Train the pruned, fake-quantized student on the prepared teacher (Hinton et al. 2015; TinyBERT, Jiao et al. 2020)."""
+
+    epochs: Annotated[int, Field(ge=1, le=200, description="Passes over the train split.")] = 8
+    rate: Rate = 4e-4
+    temperature: Annotated[float, Field(gt=0, le=100, description="τ of the soft targets.")] = 3.0
+    soft: Weight = 1.0
+    hard: Weight = 0.3
+    hidden: Weight = 1.0
+    attention: Weight = 0.0
+
+    @model_validator(mode="after")
+    def _some_term_is_left(self) -> "Distill":
+        if not (self.soft or self.hard or self.hidden or self.attention):
+            raise ValueError("all four weights are 0: nothing to learn from")
+        return self
+
+
+class Train(Config):
+    """What all training in the job has in common."""
+
+    batch: Annotated[int, Field(ge=1, le=4096)] = 32
+    max_length: Annotated[int, Field(ge=8, le=8192, description="Longer texts are cut to this many tokens.")] = 128
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+
+class Recipe(Config):
+    """The stages in their fixed order."""
+
+    version: Literal[1] = 1
+    prepare: Prepare = Prepare()
+    quantize: Quantize | None = Quantize()
+    prune: Prune | None = Prune()
+    distill: Distill | None = Distill()
+    train: Train = Train()
+
+
+class Targets(Config):
+    """What the result is held against; the defaults are what the published account of the method reports."""
+
+    parameter_reduction: Annotated[float, Field(ge=0, lt=1)] = 0.305
+    size_reduction: Annotated[float, Field(ge=0, lt=1)] = 0.729
+    speed_up: Annotated[float, Field(gt=0)] = 1.445
+    retention: Annotated[float, Field(gt=0)] = 0.992
+
+
+class Evaluate(Config):
+    """The shape at which latency is measured; baseline and candidate interleaved in one process."""
+
+    batch: Annotated[int, Field(ge=1, le=256)] = 1
+    length: Annotated[int, Field(ge=8, le=8192, description="Tokens in each row.")] = 128
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+
+class Columns(Config):
+    """Which columns of the data files hold what."""
+
+    text: Annotated[str, Field(min_length=1, max_length=200)] = "text"
+    label: Annotated[str, Field(min_length=1, max_length=200)] = "label"
+
+
+class Data(Config):
+    """Files of one format and the splits that they make up. `train` is needed; what else is missing is carved from it."""
+
+    format: DataFormat
+    columns: Columns = Columns()
+    splits: Annotated[dict[Split, Annotated[tuple[str, ...], Field(min_length=1)]], Field(description="Files of each split.")]
+
+    @model_validator(mode="after")
+    def _there_is_something_to_train_on(self) -> "Data":
+        if "train" not in self.splits:
+            raise ValueError("splits has no train")
+        return self
+
+
+class Spec(Config):
+    """What `python -m compression run` reads: one job, with local paths. Relative paths are taken from the spec's folder."""
+
+    version: Literal[1] = 1
+    task: Task = "text-classification"
+    model: Annotated[str, Field(description="Folder with config.json, *.safetensors and the tokenizer.")]
+    data: Data
+    recipe: Recipe = Recipe()
+    targets: Targets = Targets()
+    evaluate: Evaluate = Evaluate()
+    output: Annotated[str, Field(description="Folder for checkpoints/, artifacts/ and report.json; made if missing.")]
+    resume: Annotated[str | None, Field(description="Folder of checkpoints of an earlier attempt (one a stage).")] = None
+    threads: Annotated[int | None, Field(ge=1, le=1024, description="Training threads; all cores where null.")] = None
+
+
+class ModelCheck(Config):
+    """What `python -m compression validate` reads for a model: is it safe, whole and of a known family?"""
+
+    kind: Literal["model"] = "model"
+    path: str
+
+
+class DataCheck(Config):
+    """What `python -m compression validate` reads for a dataset: do its files hold what its manifest says?"""
+
+    kind: Literal["dataset"] = "dataset"
+    task: Task = "text-classification"
+    data: Data
+
+
+STANDARD = Recipe(distill=Distill(epochs=12))
+ARTICLE = Recipe(
+    quantize=Quantize(qat=Qat()),
+    prune=Prune(recovery=Recovery()),
+    distill=Distill(epochs=10, rate=5e-5, attention=1.0),
+)
+QUICK = Recipe(prepare=Prepare(epochs=2), distill=Distill(epochs=5))
+
+PRESETS: dict[str, tuple[Recipe, str]] = {
+    "standard": (STANDARD, "The default: our best for a small encoder."),
+    "article": (ARTICLE, "The published method to the letter, as far as this version builds it (docs/method.md)."),
+    "quick": (QUICK, "Minutes on a CPU."),
+}
+"""Name → (recipe, one line on when to choose it)."""

@@ -1,0 +1,1 @@
+"""One file a task: its head, its loss, its metric."""
