@@ -1,1 +1,1 @@
-"""The three stages, one file each: quantize, prune, distill. A stage changes the state and yields events; maths lives beside, pure."""
+"""The three stages, one file each: quantize, prune, distill. A stage changes the state and yields events; maths lives beside."""
