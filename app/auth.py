@@ -1,0 +1,98 @@
+"""API keys: `lathe_<id>_<secret>`. Only the secret's SHA-256 is kept, which is enough for 256 random bits."""
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from app.clock import now
+from app.db import reading
+from app.errors import NotFound, Unauthorized
+from app.ids import ALPHABET
+from app.models import ApiKey, Team
+
+DEFAULT_TEAM = "default"
+_FORM = re.compile(r"lathe_([0-9a-z]{10})_([A-Za-z0-9_-]{43})")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request."""
+
+    team: str
+    key: str
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def create_key(session: Session, team_id: str, name: str) -> tuple[ApiKey, str]:
+    """Make a key; return its row and the text that is shown this once."""
+    key_id = "".join(secrets.choice(ALPHABET) for _ in range(10))
+    secret = secrets.token_urlsafe(32)
+    row = ApiKey(id=key_id, team_id=team_id, name=name, secret_sha256=_hash(secret))
+    session.add(row)
+    session.flush()
+    return row, f"lathe_{key_id}_{secret}"
+
+
+def first_key(session: Session) -> str | None:
+    """At the very first start make the default team and its key; None where there is a key already."""
+    if session.scalar(select(ApiKey.id).limit(1)) is not None:
+        return None
+    team = session.scalar(select(Team).where(Team.name == DEFAULT_TEAM))
+    if team is None:
+        team = Team(name=DEFAULT_TEAM)
+        session.add(team)
+        session.flush()
+    return create_key(session, team.id, "first")[1]
+
+
+def list_keys(session: Session, team_id: str) -> list[ApiKey]:
+    """Return the team's keys that are in force, oldest first."""
+    query = select(ApiKey).where(ApiKey.team_id == team_id, ApiKey.revoked_at.is_(None)).order_by(ApiKey.created_at)
+    return list(session.scalars(query))
+
+
+def revoke_key(session: Session, team_id: str, key_id: str) -> None:
+    """End a key at once. Raises NotFound."""
+    done = session.execute(
+        update(ApiKey)
+        .where(ApiKey.id == key_id, ApiKey.team_id == team_id, ApiKey.revoked_at.is_(None))
+        .values(revoked_at=now())
+        .returning(ApiKey.id)
+    )
+    if done.scalar() is None:
+        raise NotFound(f"no key {key_id}")
+
+
+def authenticate(session: Session, token: str) -> Caller | None:
+    """Say whose key this is; None where it is nobody's."""
+    parts = _FORM.fullmatch(token)
+    row = session.get(ApiKey, parts[1]) if parts else None
+    # The comparison takes as long for an unknown key as for a wrong secret.
+    expected = row.secret_sha256 if row else "0" * 64
+    matches = hmac.compare_digest(expected, _hash(parts[2] if parts else ""))
+    return Caller(row.team_id, row.id) if row and matches and row.revoked_at is None else None
+
+
+def get_caller(request: Request) -> Caller:
+    """Read the Authorization header. Raises Unauthorized. Its session ends here, before any long work of the handler."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token:
+        raise Unauthorized("the request has no bearer token")
+    with reading() as session:
+        caller = authenticate(session, token.strip())
+    if caller is None:
+        raise Unauthorized("the key is unknown or revoked")
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]

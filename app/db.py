@@ -1,0 +1,84 @@
+"""Engines and sessions, the same synchronous form for API and workers."""
+
+import datetime as dt
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.orm import Session
+
+from app.settings import get_settings
+
+READ_ONLY = {"lathe_read_only": True}
+
+
+def make_engine(url: str) -> Engine:
+    """Open PostgreSQL (psycopg 3) or SQLite (WAL, full sync: a 202 must survive a power cut)."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed, json_serializer=_dump, connect_args={"timeout": 30})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return create_engine(parsed, json_serializer=_dump, pool_pre_ping=True, pool_size=10, max_overflow=20)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, below
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and writes later cannot wait for its turn in SQLite; one that writes says so at once.
+    reads = connection.get_execution_options().get("lathe_read_only")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+@lru_cache
+def get_engine() -> Engine:
+    """Return this process's engine. Processes that fork make theirs after it."""
+    return make_engine(get_settings().database_url)
+
+
+def get_session() -> Iterator[Session]:
+    """One request, one transaction. FastAPI must close it before the answer leaves: `Depends(..., scope="function")`."""
+    with Session(get_engine()) as session, session.begin():
+        yield session
+
+
+def get_read_session() -> Iterator[Session]:
+    """For requests that change nothing."""
+    with reading() as session:
+        yield session
+
+
+@contextmanager
+def writing() -> Iterator[Session]:
+    """One transaction that may write; commits at the end, rolls back on an error."""
+    with Session(get_engine(), expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def reading() -> Iterator[Session]:
+    """One transaction that only reads, and takes no write lock on SQLite."""
+    with Session(get_engine().execution_options(**READ_ONLY), expire_on_commit=False) as session:
+        yield session
+
+
+def iso(value: dt.datetime | None) -> str | None:
+    """Write a time as the API shows it."""
+    return value.isoformat().replace("+00:00", "Z") if value else None

@@ -1,0 +1,234 @@
+"""Problems: every error that a caller can cause has a code, a status, a cause and a remedy, and is mapped once, here.
+
+docs/errors.md has a paragraph a code; a test keeps the two together.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from compression.errors import CompressionError
+
+log = structlog.get_logger()
+
+
+class Problem(Exception):
+    """Base of all problem documents (RFC 9457)."""
+
+    status: ClassVar[int] = 400
+    code: ClassVar[str] = "bad_request"
+    remedy: ClassVar[str] = "Read the cause."
+    headers: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, cause: str, *, param: str | None = None, remedy: str | None = None, **more: Any) -> None:
+        super().__init__(cause)
+        self.cause, self.param, self.more = cause, param, more
+        self.remedy_text = remedy or self.remedy
+
+
+class InvalidRequest(Problem):
+    """A field of the body, the path or the query is missing, unknown or out of range."""
+
+    status, code, remedy = 422, "invalid_request", "Correct the named field; /docs shows the schema."
+
+
+class InvalidRecipe(Problem):
+    """The recipe has an unknown key or a value out of range."""
+
+    status, code, remedy = 422, "invalid_recipe", "Correct the named key; GET /v1/recipes shows every key with its range."
+
+
+class Unauthorized(Problem):
+    """No key, or none that is known and not revoked."""
+
+    status, code = 401, "unauthorized"
+    remedy = "Send `Authorization: Bearer lathe_<id>_<secret>`; `lathe keys create` makes a key."
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+
+class NotFound(Problem):
+    """There is no such thing, or it belongs to another team."""
+
+    status, code, remedy = 404, "not_found", "Check the id; the list of the same path shows what there is."
+
+
+class MethodNotAllowed(Problem):
+    """The path is known, the method is not."""
+
+    status, code, remedy = 405, "method_not_allowed", "Use one of the methods in the Allow header."
+
+
+class NotReady(Problem):
+    """The model or dataset cannot be used as it is."""
+
+    status, code = 409, "not_ready"
+    remedy = "Upload every file, POST …/complete and wait for the state `ready`; a rejected one says why in `reasons`."
+
+
+class IncompleteUpload(Problem):
+    """Some files of the manifest have no bytes yet."""
+
+    status, code, remedy = 409, "incomplete_upload", "PUT the named files, then POST …/complete again."
+
+
+class AlreadySealed(Problem):
+    """The upload is complete; its files do not change any more."""
+
+    status, code, remedy = 409, "already_complete", "Create a new model or dataset for other files."
+
+
+class InUse(Problem):
+    """A job that is not finished still needs it."""
+
+    status, code, remedy = 409, "in_use", "Cancel the named jobs or wait for them, then delete again."
+
+
+class WrongState(Problem):
+    """The job is in a state in which this cannot be done."""
+
+    status, code, remedy = 409, "wrong_state", "GET the job and look at its state."
+
+
+class ReportNotReady(Problem):
+    """The job has no report yet, or ended without one."""
+
+    status, code, remedy = 404, "report_not_ready", "Wait for the state `succeeded`; rows of finished stages are in the job."
+
+
+class ChecksumMismatch(Problem):
+    """The bytes that came are not those that the manifest promised."""
+
+    status, code, remedy = 422, "checksum_mismatch", "Hash the file again, and upload it again from a whole copy."
+
+
+class SizeMismatch(Problem):
+    """More or fewer bytes came than the manifest promised."""
+
+    status, code, remedy = 422, "size_mismatch", "Upload exactly the file that the manifest names."
+
+
+class TooLarge(Problem):
+    """The body is larger than this service takes."""
+
+    status, code, remedy = 413, "too_large", "Send less; the limits are LATHE_MAX_BODY_BYTES and LATHE_MAX_FILE_BYTES."
+
+
+class IdempotencyConflict(Problem):
+    """The Idempotency-Key was used before with another body."""
+
+    status, code, remedy = 422, "idempotency_key_reused", "Use a new key for a new request."
+
+
+class RangeNotSatisfiable(Problem):
+    """The Range lies outside the file."""
+
+    status, code, remedy = 416, "range_not_satisfiable", "Ask for bytes within the size that Content-Range names."
+
+
+class StorageFull(Problem):
+    """The storage has no room for this upload."""
+
+    status, code, remedy = 507, "storage_full", "Delete models, datasets or jobs that nobody needs, or enlarge the storage."
+
+
+class Unavailable(Problem):
+    """The database or the storage does not answer."""
+
+    status, code, remedy = 503, "unavailable", "Send the request again in a moment, with the same Idempotency-Key."
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
+
+
+class InternalError(Problem):
+    """A bug of ours; nothing was changed."""
+
+    status, code, remedy = 500, "internal_error", "Report it with the request_id; the log has the rest."
+
+
+ALL_PROBLEMS: tuple[type[Problem], ...] = tuple(Problem.__subclasses__())
+"""Every problem with a code of its own, for docs/errors.md and its test."""
+
+
+def field_path(location: tuple[int | str, ...]) -> str:
+    """Name a field as its sender would: `recipe.prune.ratio`, without the web framework's leading 'body'."""
+    parts = [str(part) for part in location]
+    return ".".join(parts[1:] if parts and parts[0] in {"body", "query", "path", "header"} else parts)
+
+
+def describe(errors: list[ErrorDetails]) -> tuple[str, str]:
+    """Turn pydantic's findings into (cause that names every field, path of the first field)."""
+    causes = [f"{field_path(error['loc'])}: {error['msg']}" for error in errors]
+    return "; ".join(causes[:10]), field_path(errors[0]["loc"])
+
+
+def recipe_problem(error: ValidationError, prefix: str) -> InvalidRecipe:
+    """Say which key of a recipe is wrong."""
+    cause, param = describe(error.errors())
+    return InvalidRecipe(cause, param=f"{prefix}.{param}" if param else prefix)
+
+
+def document(problem: Problem, request: Request) -> JSONResponse:
+    """Write a problem as application/problem+json."""
+    body = {
+        "type": f"/docs/errors#{problem.code}",
+        "title": (type(problem).__doc__ or problem.code).split("\n", 1)[0],
+        "status": problem.status,
+        "detail": f"{problem.cause} — {problem.remedy_text}",
+        "code": problem.code,
+        "cause": problem.cause,
+        "remedy": problem.remedy_text,
+        "param": problem.param,
+        "request_id": request.scope.get("state", {}).get("request_id"),
+        **problem.more,
+    }
+    headers = {**problem.headers, "X-Request-Id": str(body["request_id"])}
+    return JSONResponse(body, problem.status, headers, media_type="application/problem+json")
+
+
+def compression_problem(error: CompressionError) -> Problem:
+    """Show what the engine's rules say against a request as a 422 under the engine's own code."""
+    kind = type(type(error).__name__, (Problem,), {"status": 422, "code": error.code, "__doc__": type(error).__doc__})
+    problem: Problem = kind(error.cause, param=error.param, remedy=error.remedy_text)
+    return problem
+
+
+def install(app: FastAPI) -> None:
+    """Map every exception to its document, once."""
+
+    @app.exception_handler(Problem)
+    async def _problem(request: Request, error: Problem) -> Response:
+        return document(error, request)
+
+    @app.exception_handler(CompressionError)
+    async def _compression(request: Request, error: CompressionError) -> Response:
+        return document(compression_problem(error), request)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        cause, param = describe(list(error.errors()))
+        return document(InvalidRequest(cause, param=param), request)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        kinds: dict[int, type[Problem]] = {404: NotFound, 405: MethodNotAllowed, 401: Unauthorized, 413: TooLarge}
+        kind = kinds.get(error.status_code, InvalidRequest)
+        answer = document(kind(str(error.detail)), request)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(OperationalError)
+    async def _database(request: Request, error: OperationalError) -> Response:
+        log.error("database_unavailable", error=str(error.orig))
+        return document(Unavailable("the database does not answer"), request)
+
+    @app.exception_handler(Exception)
+    async def _bug(request: Request, error: Exception) -> Response:
+        log.error("internal_error", exc_info=error)
+        return document(InternalError("something went wrong on our side"), request)

@@ -1,0 +1,341 @@
+"""Every transition of a job, as plain functions that take a session. The only writer of job state.
+
+    queued → running → succeeded | failed | cancelled        running → queued when its worker is lost or drains
+
+Each transition is one conditional UPDATE: what it did not change, someone else owns. A worker's writes carry the fence
+that it got with its claim; a stale fence writes nothing. Times are the database's.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from app.clock import now
+from app.errors import NotFound, WrongState
+from app.models import QUEUED, RUNNING, TERMINAL, Artifact, Checkpoint, Event, File, Job, Metric, Worker
+from app.queue import JOBS, wake_after_commit
+from compression.report import STAGES, Latency, Row, Score
+from compression.report import Artifact as ArtifactFacts
+
+
+class StaleFence(Exception):
+    """The job was given to someone else, or is over: the caller must stop and leave everything as it is."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a worker holds: the job as it was claimed, and the fence that its writes must carry."""
+
+    job: Job
+    fence: int
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a heartbeat brings back."""
+
+    cancel: bool
+    drain: bool
+
+
+def _change(
+    session: Session,
+    job_id: str,
+    *conditions: ColumnElement[bool],
+    events: Sequence[tuple[str, dict[str, Any]]] = (),
+    **values: Any,
+) -> Job | None:
+    """Change a job where all conditions hold, and add its events; None where they do not."""
+    job = session.scalar(
+        update(Job)
+        .where(Job.id == job_id, *conditions)
+        .values(version=Job.version + 1, event_seq=Job.event_seq + len(events), **values)
+        .returning(Job)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    )
+    if job is not None:
+        first = job.event_seq - len(events) + 1
+        session.add_all(Event(job_id=job_id, seq=first + i, type=kind, data=data) for i, (kind, data) in enumerate(events))
+        session.flush()
+    return job
+
+
+def _held(fence: int) -> tuple[ColumnElement[bool], ...]:
+    return Job.state == RUNNING, Job.fence == fence
+
+
+def _fenced(session: Session, claim: Claim, *, events: Sequence[tuple[str, dict[str, Any]]] = (), **values: Any) -> Job:
+    job = _change(session, claim.job.id, *_held(claim.fence), events=events, **values)
+    if job is None:
+        raise StaleFence(claim.job.id)
+    return job
+
+
+# The caller's side.
+
+
+def submit(session: Session, job: Job) -> Job:
+    """Accept a job: its row is the promise. Workers are woken once it is committed."""
+    session.add(job)
+    session.flush()
+    stored = _change(session, job.id, events=[("queued", {})])
+    wake_after_commit(session, JOBS)
+    return stored or job
+
+
+def get(session: Session, team: str, job_id: str) -> Job:
+    """Find one of the team's jobs. Raises NotFound."""
+    job = session.scalar(select(Job).where(Job.id == job_id, Job.team_id == team, Job.deleted_at.is_(None)))
+    if job is None:
+        raise NotFound(f"no job {job_id}")
+    return job
+
+
+def cancel(session: Session, team: str, job_id: str) -> Job:
+    """End a waiting job at once; ask the worker of a running one. Raises WrongState for one that ended otherwise."""
+    get(session, team, job_id)
+    gone = _change(
+        session,
+        job_id,
+        Job.state == QUEUED,
+        events=[("cancelled", {})],
+        state="cancelled",
+        cancel_requested_at=now(),
+        finished_at=now(),
+    )
+    asked = gone or _change(
+        session,
+        job_id,
+        Job.state == RUNNING,
+        Job.cancel_requested_at.is_(None),
+        events=[("cancel_requested", {})],
+        cancel_requested_at=now(),
+    )
+    job = asked or get(session, team, job_id)
+    if job.state in ("succeeded", "failed"):
+        raise WrongState(f"{job_id} has {job.state} already")
+    return job
+
+
+def retry(session: Session, team: str, job_id: str) -> Job:
+    """Submit the same request again as a new job. Raises WrongState while the old one is not over."""
+    old = get(session, team, job_id)
+    if old.state not in TERMINAL:
+        raise WrongState(f"{job_id} is {old.state}; only a job that is over can be tried again")
+    copied = ("team_id", "name", "labels", "task", "model_id", "dataset_id", "recipe", "evaluate", "targets", "priority")
+    return submit(session, Job(**{field: getattr(old, field) for field in copied}, retry_of=old.id))
+
+
+def remove(session: Session, team: str, job_id: str) -> None:
+    """Hide a job that is over; the keeper frees its bytes. Its outcome and metrics stay. Raises WrongState."""
+    job = get(session, team, job_id)
+    if job.state not in TERMINAL:
+        raise WrongState(f"{job_id} is {job.state}", remedy="Cancel the job first.")
+    artifacts = select(Artifact.id).where(Artifact.job_id == job_id)
+    session.execute(delete(File).where(File.artifact_id.in_(artifacts)))
+    session.execute(delete(Artifact).where(Artifact.job_id == job_id))
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id))
+    _change(session, job_id, deleted_at=now())
+
+
+def queue_position(session: Session, job: Job) -> int | None:
+    """Count the waiting jobs that go first, plus one; None for a job that does not wait."""
+    if job.state != QUEUED:
+        return None
+    ahead = or_(Job.priority > job.priority, (Job.priority == job.priority) & (Job.id < job.id))
+    waiting = select(func.count()).select_from(Job).where(Job.state == QUEUED, Job.cancel_requested_at.is_(None), ahead)
+    return (session.scalar(waiting) or 0) + 1
+
+
+# The worker's side.
+
+
+def claim(session: Session, worker_id: str, lease_seconds: float) -> Claim | None:
+    """Take the next job: by priority, then the team with fewest running, then age; None where nothing can run now."""
+    other = aliased(Job)
+    running = select(func.count()).select_from(other).where(other.team_id == Job.team_id, other.state == RUNNING)
+    runnable = (
+        select(Job.id)
+        .where(Job.state == QUEUED, Job.cancel_requested_at.is_(None), or_(Job.not_before.is_(None), Job.not_before <= now()))
+        .order_by(Job.priority.desc(), running.scalar_subquery(), Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=Job)
+    )
+    job = session.scalar(
+        update(Job)
+        .where(Job.id == runnable.scalar_subquery(), Job.state == QUEUED)
+        .values(
+            state=RUNNING,
+            attempt=Job.attempt + 1,
+            fence=Job.fence + 1,
+            worker_id=worker_id,
+            lease_until=now(lease_seconds),
+            started_at=func.coalesce(Job.started_at, now()),
+            version=Job.version + 1,
+            progress=None,
+        )
+        .returning(Job)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    )
+    if job is None:
+        return None
+    held = Claim(job, job.fence)
+    _fenced(session, held, events=[("claimed", {"worker": worker_id, "attempt": job.attempt})])
+    return held
+
+
+def checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
+    """Return what earlier attempts finished, in the order of the stages."""
+    rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)).all()
+    return sorted(rows, key=lambda row: STAGES.index(row.stage))
+
+
+def heartbeat(session: Session, claim: Claim, lease_seconds: float, **changes: Any) -> Beat:
+    """Renew the lease, carry progress out and cancel and drain in. Raises StaleFence."""
+    job = _fenced(session, claim, lease_until=now(lease_seconds), **changes)
+    drain = session.scalar(update(Worker).where(Worker.id == job.worker_id).values(seen_at=now()).returning(Worker.drain))
+    return Beat(cancel=job.cancel_requested_at is not None, drain=bool(drain))
+
+
+def record(session: Session, claim: Claim, events: Iterable[tuple[str, dict[str, Any]]], **changes: Any) -> None:
+    """Append events in their order. Raises StaleFence."""
+    _fenced(session, claim, events=list(events), **changes)
+
+
+def stage_finished(
+    session: Session,
+    claim: Claim,
+    row: Row,
+    prefix: str,
+    checkpoint: Sequence[dict[str, Any]],
+    artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]],
+) -> None:
+    """Store a stage's row, checkpoint and artifacts, whose bytes are in storage already. Raises StaleFence.
+
+    Each artifact comes with the storage key of each of its files.
+    """
+    job_id = claim.job.id
+    data = row.model_dump(mode="json")
+    _fenced(session, claim, events=[("stage_finished", {"row": data})], stage=row.stage)
+    session.execute(delete(Metric).where(Metric.job_id == job_id, Metric.stage == row.stage))
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.stage == row.stage))
+    session.add(
+        Metric(
+            job_id=job_id,
+            stage=row.stage,
+            position=STAGES.index(row.stage),
+            fence=claim.fence,
+            parameters=row.parameters.total,
+            size_bytes=row.size.bytes,
+            latency_ms=row.latency.median_ms if isinstance(row.latency, Latency) else None,
+            score=row.score.value if isinstance(row.score, Score) else None,
+            row=data,
+        )
+    )
+    if checkpoint:
+        session.add(Checkpoint(job_id=job_id, stage=row.stage, fence=claim.fence, prefix=prefix, files=list(checkpoint)))
+    _add_artifacts(session, claim, artifacts)
+    session.flush()
+
+
+def _add_artifacts(session: Session, claim: Claim, artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]) -> None:
+    for facts, keys in artifacts:
+        for old in session.scalars(select(Artifact).where(Artifact.job_id == claim.job.id, Artifact.name == facts.name)):
+            session.delete(old)
+        session.flush()
+        files = [File(path=file.path, size=file.size, sha256=file.sha256, key=keys[file.path]) for file in facts.files]
+        summary = facts.model_dump(mode="json", exclude={"files"})
+        session.add(Artifact(job_id=claim.job.id, fence=claim.fence, name=facts.name, facts=summary, files=files))
+
+
+def finish(
+    session: Session, claim: Claim, report: dict[str, Any], artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]
+) -> None:
+    """End well: report, last artifacts and outcome in one fenced transaction. Raises StaleFence."""
+    _add_artifacts(session, claim, artifacts)
+    session.flush()
+    _fenced(session, claim, events=[("succeeded", {})], state="succeeded", report=report, finished_at=now(), lease_until=None)
+
+
+def fail(session: Session, claim: Claim, error: dict[str, Any]) -> None:
+    """End with something that the sender must mend; it is not tried again. Raises StaleFence."""
+    _fenced(session, claim, events=[("failed", error)], state="failed", error=error, finished_at=now(), lease_until=None)
+
+
+def cancelled(session: Session, claim: Claim) -> None:
+    """Say that the work has stopped, as was asked. Raises StaleFence."""
+    _fenced(session, claim, events=[("cancelled", {})], state="cancelled", finished_at=now(), lease_until=None)
+
+
+def release(session: Session, claim: Claim) -> None:
+    """Give a job back because its worker drains: nobody's fault, no failure charged. Raises StaleFence."""
+    _fenced(
+        session,
+        claim,
+        events=[("released", {"worker": claim.job.worker_id})],
+        state=QUEUED,
+        worker_id=None,
+        lease_until=None,
+        progress=None,
+    )
+    wake_after_commit(session, JOBS)
+
+
+def setback(session: Session, claim: Claim, error: dict[str, Any], *, max_failures: int, backoff_seconds: float) -> None:
+    """Note a crash that is not the sender's fault: wait and try again, up to a cap. Raises StaleFence."""
+    if not _set_back(session, claim.job.id, claim.fence, error, max_failures, backoff_seconds):
+        raise StaleFence(claim.job.id)
+
+
+def _set_back(
+    session: Session, job_id: str, fence: int, error: dict[str, Any], cap: int, backoff: float, *more: ColumnElement[bool]
+) -> bool:
+    job = session.scalar(select(Job).where(Job.id == job_id, *_held(fence), *more))
+    if job is None:
+        return False
+    failures = job.failures + 1
+    common: dict[str, Any] = {"failures": failures, "lease_until": None}
+    values: dict[str, Any]
+    happened: list[tuple[str, dict[str, Any]]]
+    if job.cancel_requested_at is not None:
+        values = {"state": "cancelled", "finished_at": now(), **common}
+        happened = [("cancelled", {})]
+    elif failures >= cap:
+        values = {"state": "failed", "error": error, "finished_at": now(), **common}
+        happened = [("failed", error)]
+    else:
+        wait = backoff * 2 ** (failures - 1)
+        values = {"state": QUEUED, "worker_id": None, "not_before": now(wait), "progress": None, **common}
+        happened = [("requeued", {**error, "failures": failures, "wait_seconds": wait})]
+        wake_after_commit(session, JOBS)
+    return _change(session, job_id, *_held(fence), *more, events=happened, **values) is not None
+
+
+# The keeper's side.
+
+WORKER_LOST = {
+    "code": "worker_lost",
+    "cause": "The worker stopped answering while it ran this job.",
+    "remedy": "Retry the job; if it happens again, look at the worker's log for out of memory, and lower train.batch.",
+    "param": None,
+}
+
+
+def reap(session: Session, *, max_failures: int, backoff_seconds: float) -> list[str]:
+    """Take jobs from workers whose lease has run out; return their ids."""
+    dead = select(Job.id, Job.fence).where(Job.state == RUNNING, Job.lease_until < now()).with_for_update(skip_locked=True)
+    return [
+        job_id
+        for job_id, fence in session.execute(dead).all()
+        if _set_back(session, job_id, fence, WORKER_LOST, max_failures, backoff_seconds, Job.lease_until < now())
+    ]
+
+
+def work_waiting(session: Session) -> bool:
+    """Say whether any job could be claimed right now."""
+    due = or_(Job.not_before.is_(None), Job.not_before <= now())
+    found = select(Job.id).where(Job.state == QUEUED, Job.cancel_requested_at.is_(None), due).limit(1)
+    return session.scalar(found) is not None

@@ -1,0 +1,33 @@
+"""The application: `uvicorn app.main:app`."""
+
+from fastapi import FastAPI
+
+from app import errors, logs
+from app.middleware import BodyLimit, RequestContext
+from app.routes import artifacts, health, jobs, keys, reference, resources
+from app.settings import Settings, get_settings
+
+DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Put the routes, the problem documents and the middleware together."""
+    logs.configure("api")
+    app = FastAPI(title="Lathe", version="1", description=DESCRIPTION)
+    errors.install(app)
+    for router in (
+        resources.models,
+        resources.datasets,
+        jobs.router,
+        artifacts.router,
+        reference.router,
+        keys.router,
+        health.router,
+    ):
+        app.include_router(router)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(RequestContext)
+    return app
+
+
+app = create_app(get_settings())

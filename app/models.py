@@ -1,0 +1,257 @@
+"""The tables. Only jobs.py writes job state; only resources.py writes the state of models and datasets."""
+
+import datetime as dt
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from app.clock import UtcTime, now
+from app.ids import new_id
+
+QUEUED, RUNNING = "queued", "running"
+TERMINAL = ("succeeded", "failed", "cancelled")
+JOB_STATES = (QUEUED, RUNNING, *TERMINAL)
+
+
+# JSONB where there is it: plain JSON cannot be compared, which the trigger on finished jobs must.
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class Base(DeclarativeBase):
+    """Names of constraints are fixed, so that migrations can speak of them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        dt.datetime: UtcTime(),
+        dict[str, Any]: JSON(),
+        list[Any]: JSON(),
+        int: BigInteger(),
+    }
+
+
+class Team(Base):
+    """Who owns models, datasets and jobs."""
+
+    __tablename__ = "teams"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("team"))
+    name: Mapped[str] = mapped_column(String(100), unique=True)
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+
+
+class ApiKey(Base):
+    """A key, of which only the hash is kept."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), index=True)
+    name: Mapped[str] = mapped_column(String(100))
+    secret_sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    revoked_at: Mapped[dt.datetime | None]
+
+
+class Resource:
+    """What models and datasets have in common: uploaded, checked in a confined process, then ready or rejected."""
+
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    state: Mapped[str] = mapped_column(String(20), default="uploading")
+    facts: Mapped[dict[str, Any] | None]
+    reasons: Mapped[list[Any]] = mapped_column(default=list)
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    deleted_at: Mapped[dt.datetime | None]
+    purged_at: Mapped[dt.datetime | None]
+    check_lease_until: Mapped[dt.datetime | None]
+    check_attempts: Mapped[int] = mapped_column(default=0)
+
+
+class Model(Resource, Base):
+    """A checkpoint that somebody uploaded."""
+
+    __tablename__ = "models"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("mdl"))
+    files: Mapped[list["File"]] = relationship(order_by="File.path", lazy="selectin", cascade="all, delete-orphan")
+
+
+class Dataset(Resource, Base):
+    """Data files and what their columns mean."""
+
+    __tablename__ = "datasets"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("dat"))
+    task: Mapped[str] = mapped_column(String(40))
+    data: Mapped[dict[str, Any]]
+    files: Mapped[list["File"]] = relationship(order_by="File.path", lazy="selectin", cascade="all, delete-orphan")
+
+
+class Job(Base):
+    """One accepted request: it reaches exactly one outcome."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("job"))
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    labels: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    task: Mapped[str] = mapped_column(String(40))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    recipe: Mapped[dict[str, Any]]
+    evaluate: Mapped[dict[str, Any]]
+    targets: Mapped[dict[str, Any]]
+    priority: Mapped[int] = mapped_column(default=0)
+    retry_of: Mapped[str | None] = mapped_column(String(40))
+
+    state: Mapped[str] = mapped_column(String(20), default=QUEUED)
+    stage: Mapped[str | None] = mapped_column(String(20))
+    progress: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    report: Mapped[dict[str, Any] | None]
+    version: Mapped[int] = mapped_column(default=1)
+    event_seq: Mapped[int] = mapped_column(default=0)
+
+    attempt: Mapped[int] = mapped_column(default=0)
+    fence: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    worker_id: Mapped[str | None] = mapped_column(String(40))
+    lease_until: Mapped[dt.datetime | None]
+    not_before: Mapped[dt.datetime | None]
+
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    started_at: Mapped[dt.datetime | None]
+    finished_at: Mapped[dt.datetime | None]
+    cancel_requested_at: Mapped[dt.datetime | None]
+    deleted_at: Mapped[dt.datetime | None]
+    purged_at: Mapped[dt.datetime | None]
+
+    metrics: Mapped[list["Metric"]] = relationship(order_by="Metric.position", lazy="selectin")
+
+    __table_args__ = (
+        Index(
+            "ix_jobs_runnable",
+            "priority",
+            "id",
+            postgresql_where=text("state = 'queued'"),
+            sqlite_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_jobs_leases", "lease_until", postgresql_where=text("state = 'running'"), sqlite_where=text("state = 'running'")
+        ),
+        Index("ix_jobs_team_id_id", "team_id", "id"),
+    )
+
+
+class Metric(Base):
+    """One row of a job's table. The columns are for queries over many jobs; `row` is the whole truth."""
+
+    __tablename__ = "metrics"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    stage: Mapped[str] = mapped_column(String(20), primary_key=True)
+    position: Mapped[int]
+    fence: Mapped[int]
+    parameters: Mapped[int]
+    size_bytes: Mapped[int]
+    latency_ms: Mapped[float | None]
+    score: Mapped[float | None]
+    row: Mapped[dict[str, Any]]
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+
+
+class Checkpoint(Base):
+    """A finished stage that a new attempt goes on from."""
+
+    __tablename__ = "checkpoints"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    stage: Mapped[str] = mapped_column(String(20), primary_key=True)
+    fence: Mapped[int]
+    prefix: Mapped[str] = mapped_column(Text)
+    files: Mapped[list[Any]]
+
+
+class Event(Base):
+    """What happened to a job, in order."""
+
+    __tablename__ = "events"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    type: Mapped[str] = mapped_column(String(40))
+    data: Mapped[dict[str, Any]]
+    at: Mapped[dt.datetime] = mapped_column(default=now())
+
+
+class Artifact(Base):
+    """Something to download."""
+
+    __tablename__ = "artifacts"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("art"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    fence: Mapped[int]
+    name: Mapped[str] = mapped_column(String(100))
+    facts: Mapped[dict[str, Any]]
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    files: Mapped[list["File"]] = relationship(order_by="File.path", lazy="selectin", cascade="all, delete-orphan")
+
+    __table_args__ = (UniqueConstraint("job_id", "name"),)
+
+
+class File(Base):
+    """One file of a model, a dataset or an artifact. `key` is its place in storage once its bytes are there."""
+
+    __tablename__ = "files"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("fil"))
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"), index=True)
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"), index=True)
+    artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"), index=True)
+    path: Mapped[str] = mapped_column(String(255))
+    size: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        UniqueConstraint("model_id", "path"),
+        UniqueConstraint("dataset_id", "path"),
+        UniqueConstraint("artifact_id", "path"),
+    )
+
+
+class Worker(Base):
+    """A process that runs jobs or checks, as it last said of itself."""
+
+    __tablename__ = "workers"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    host: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int]
+    facts: Mapped[dict[str, Any]]
+    drain: Mapped[bool] = mapped_column(default=False)
+    started_at: Mapped[dt.datetime] = mapped_column(default=now())
+    seen_at: Mapped[dt.datetime] = mapped_column(default=now())
+
+
+class IdempotencyKey(Base):
+    """What a creating POST answered, so that sending it again answers the same and creates nothing."""
+
+    __tablename__ = "idempotency_keys"
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int]
+    body: Mapped[dict[str, Any] | None]
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+
+
+class Leader(Base):
+    """Who holds an office of which there is one (the keeper)."""
+
+    __tablename__ = "leaders"
+    office: Mapped[str] = mapped_column(String(40), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(100))
+    until: Mapped[dt.datetime]

@@ -1,0 +1,47 @@
+"""Keyset pages: newest first, stable while rows come and go, the same cost on page one and page thousand."""
+
+import base64
+import binascii
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Query, Request, Response
+from sqlalchemy import Select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from app.errors import InvalidRequest
+from app.schemas import Page
+
+T = TypeVar("T")
+PageSize = Annotated[int, Query(ge=1, le=200)]
+PageToken = Annotated[str | None, Query(max_length=200)]
+
+
+def _encode(last: str) -> str:
+    return base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
+
+
+def decode(token: str) -> str:
+    """Read a page token. Raises InvalidRequest for one that we did not make."""
+    try:
+        return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode("ascii")
+    except (binascii.Error, UnicodeDecodeError, ValueError) as error:
+        raise InvalidRequest("page_token is not one of ours", param="page_token") from error
+
+
+def newest_first(
+    session: Session, query: Select[T], key: InstrumentedAttribute[str], size: int, token: str | None
+) -> tuple[list[T], str | None]:
+    """Return a page of rows by descending id (ids sort by time), and the token of the next page."""
+    if token:
+        query = query.where(key < decode(token))
+    rows = list(session.scalars(query.order_by(key.desc()).limit(size + 1)))
+    more = len(rows) > size
+    rows = rows[:size]
+    return rows, _encode(getattr(rows[-1], key.key)) if more else None
+
+
+def page(items: list[Any], token: str | None, request: Request, response: Response) -> Page:
+    """Build the answer, with the next page's Link beside it."""
+    if token:
+        response.headers["Link"] = f'<{request.url.include_query_params(page_token=token)}>; rel="next"'
+    return Page(items=items, next_page_token=token)

@@ -1,0 +1,125 @@
+"""Models and datasets: every transition of theirs, as plain functions. The only writer of their state.
+
+uploading → validating → ready | rejected. The check itself is a worker's (`python -m compression validate`), never ours.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy.orm import Session
+
+from app.clock import now
+from app.errors import AlreadySealed, IncompleteUpload, InUse, InvalidRequest, NotFound
+from app.models import QUEUED, RUNNING, Dataset, File, Job, Model
+from app.queue import CHECKS, wake_after_commit
+
+R = TypeVar("R", Model, Dataset)
+UPLOADING, VALIDATING, READY, REJECTED = "uploading", "validating", "ready", "rejected"
+KINDS: tuple[type[Model], type[Dataset]] = (Model, Dataset)
+MAX_CHECK_ATTEMPTS = 3
+
+
+def create(session: Session, row: R, manifest: Sequence[Any]) -> R:
+    """Store a model's or a dataset's row with the files that its manifest promises. Raises InvalidRequest."""
+    paths = [entry.path for entry in manifest]
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice:
+        raise InvalidRequest(f"files names {twice!r} twice", param="files")
+    if isinstance(row, Dataset):
+        named = {path for files in row.data["splits"].values() for path in files}
+        if missing := sorted(named - set(paths)):
+            raise InvalidRequest(f"splits names {missing[0]!r}, which is not among files", param="splits")
+    row.files = [File(path=entry.path, size=entry.size, sha256=entry.sha256) for entry in manifest]
+    session.add(row)
+    session.flush()
+    session.refresh(row)
+    return row
+
+
+def get(session: Session, kind: type[R], team: str, identifier: str, *, param: str | None = None) -> R:
+    """Find one of the team's. Raises NotFound, which also hides what belongs to others."""
+    row = session.scalar(select(kind).where(kind.id == identifier, kind.team_id == team, kind.deleted_at.is_(None)))
+    if row is None:
+        raise NotFound(f"no {kind.__name__.lower()} {identifier}", param=param)
+    return row
+
+
+def file_to_upload(session: Session, kind: type[R], team: str, identifier: str, path: str) -> File:
+    """Find the manifest's entry for a PUT. Raises NotFound, AlreadySealed."""
+    row = get(session, kind, team, identifier)
+    if row.state != UPLOADING:
+        raise AlreadySealed(f"{identifier} is {row.state}")
+    found = next((file for file in row.files if file.path == path), None)
+    if found is None:
+        raise NotFound(f"the manifest of {identifier} has no file {path!r}", param="path")
+    return found
+
+
+def file_arrived(session: Session, file_id: str, key: str) -> bool:
+    """Note where a file's verified bytes are; False where another upload of the same file was first."""
+    done = session.execute(update(File).where(File.id == file_id, File.key.is_(None)).values(key=key).returning(File.id))
+    return done.scalar() is not None
+
+
+def complete(session: Session, kind: type[R], team: str, identifier: str) -> R:
+    """Seal an upload and have it checked; sealed already is fine. Raises IncompleteUpload."""
+    row = get(session, kind, team, identifier)
+    if row.state == UPLOADING:
+        if missing := [file.path for file in row.files if file.key is None]:
+            raise IncompleteUpload(f"no bytes yet for: {', '.join(missing[:20])}", param="files")
+        row.state = VALIDATING
+        wake_after_commit(session, CHECKS)
+    return row
+
+
+def delete(session: Session, kind: type[R], team: str, identifier: str) -> None:
+    """Hide it and let the keeper free its bytes. Raises InUse while a job that is not finished needs it."""
+    row = get(session, kind, team, identifier)
+    column = Job.model_id if kind is Model else Job.dataset_id
+    users = session.scalars(select(Job.id).where(column == identifier, Job.state.in_((QUEUED, RUNNING))).limit(5)).all()
+    if users:
+        raise InUse(f"{identifier} is needed by {', '.join(users)}")
+    session.execute(update(kind).where(kind.id == row.id).values(deleted_at=now()))
+
+
+# The checker's side.
+
+
+def _waiting(kind: type[Model] | type[Dataset]) -> tuple[ColumnElement[bool], ...]:
+    free = or_(kind.check_lease_until.is_(None), kind.check_lease_until < now())
+    return kind.state == VALIDATING, kind.deleted_at.is_(None), free
+
+
+def claim_check(session: Session, kind: type[R], lease_seconds: float) -> R | None:
+    """Take the oldest upload that waits for its check; None where there is none."""
+    # `attempts` is also the fence: a checker that was thought dead and comes back finds another number.
+    wanted = select(kind.id).where(*_waiting(kind)).order_by(kind.id).limit(1).with_for_update(skip_locked=True)
+    return session.scalar(
+        update(kind)
+        .where(kind.id == wanted.scalar_subquery())
+        .values(check_lease_until=now(lease_seconds), check_attempts=kind.check_attempts + 1)
+        .returning(kind)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    )
+
+
+def finish_check(
+    session: Session, row: R, *, facts: dict[str, Any] | None, reasons: Sequence[dict[str, Any]], attempt: int
+) -> bool:
+    """Write what the check found; False where another attempt has taken over."""
+    kind = type(row)
+    done = session.execute(
+        update(kind)
+        .where(kind.id == row.id, kind.state == VALIDATING, kind.check_attempts == attempt)
+        .values(state=REJECTED if reasons else READY, facts=facts, reasons=list(reasons), check_lease_until=None)
+        .returning(kind.id)
+    )
+    return done.scalar() is not None
+
+
+def checks_waiting(session: Session) -> bool:
+    """Say whether any upload waits for its check."""
+    models = select(Model.id).where(*_waiting(Model)).limit(1)
+    datasets = select(Dataset.id).where(*_waiting(Dataset)).limit(1)
+    return session.scalar(models) is not None or session.scalar(datasets) is not None

@@ -1,0 +1,82 @@
+"""/v1/models and /v1/datasets: manifest, files, complete. The same flow for both, so one function writes both routers."""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+from sqlalchemy import select
+
+from app import resources
+from app.db import reading
+from app.deps import CallerDep, OnceDep, ReadDep, SessionDep, SettingsDep, StorageDep
+from app.models import Dataset, Model
+from app.paging import PageSize, PageToken, newest_first, page
+from app.schemas import DatasetCreate, DatasetOut, FileOut, ModelCreate, Page, ResourceOut, resource_out
+from app.uploads import receive
+from app.watch import preferred_wait, watcher
+
+
+def _new_model(team: str, body: ModelCreate) -> Model:
+    return Model(team_id=team, name=body.name)
+
+
+def _new_dataset(team: str, body: DatasetCreate) -> Dataset:
+    data = {"format": body.format, "columns": body.columns.model_dump(), "splits": body.splits}
+    return Dataset(team_id=team, name=body.name, task=body.task, data=data)
+
+
+def _router(noun: str, kind: type[Any], body_type: Any, out: type[ResourceOut], new: Any) -> APIRouter:
+    router = APIRouter(prefix=f"/v1/{noun}s", tags=[f"{noun}s"])
+
+    @router.post("", status_code=201, response_model=out, summary=f"Create a {noun} from its manifest")
+    def create(body: body_type, session: SessionDep, caller: CallerDep, once: OnceDep) -> Response:
+        return once(
+            session, caller, body, 201, lambda: resource_out(resources.create(session, new(caller.team, body), body.files))
+        )
+
+    @router.get("", response_model=Page, summary=f"List {noun}s, newest first")
+    def list_(
+        request: Request,
+        response: Response,
+        session: ReadDep,
+        caller: CallerDep,
+        page_size: PageSize = 50,
+        page_token: PageToken = None,
+    ) -> Page:
+        query = select(kind).where(kind.team_id == caller.team, kind.deleted_at.is_(None))
+        rows, token = newest_first(session, query, kind.id, page_size, page_token)
+        return page([resource_out(row) for row in rows], token, request, response)
+
+    def read(team: str, identifier: str) -> ResourceOut:
+        with reading() as session:
+            return resource_out(resources.get(session, kind, team, identifier))
+
+    @router.get("/{identifier}", response_model=out, summary=f"Show a {noun}; `Prefer: wait=30` waits for its check")
+    async def show(identifier: str, caller: CallerDep, prefer: Annotated[str | None, Header()] = None) -> ResourceOut:
+        found = await asyncio.to_thread(read, caller.team, identifier)
+        seconds = preferred_wait(prefer)
+        if seconds and found.state == resources.VALIDATING:
+            await watcher.changed(noun, identifier, found.state, seconds)
+            found = await asyncio.to_thread(read, caller.team, identifier)
+        return found
+
+    @router.put("/{identifier}/files/{path:path}", response_model=FileOut, summary="Send one file, raw")
+    async def upload(
+        identifier: str, path: str, request: Request, caller: CallerDep, storage: StorageDep, settings: SettingsDep
+    ) -> FileOut:
+        file = await receive(request, storage, settings, kind, caller.team, identifier, path)
+        return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=True)
+
+    @router.post("/{identifier}/complete", status_code=202, response_model=out, summary="All files are there: check them")
+    def complete(identifier: str, session: SessionDep, caller: CallerDep) -> ResourceOut:
+        return resource_out(resources.complete(session, kind, caller.team, identifier))
+
+    @router.delete("/{identifier}", status_code=204, summary=f"Delete a {noun} that no unfinished job needs")
+    def delete(identifier: str, session: SessionDep, caller: CallerDep) -> None:
+        resources.delete(session, kind, caller.team, identifier)
+
+    return router
+
+
+models = _router("model", Model, ModelCreate, ResourceOut, _new_model)
+datasets = _router("dataset", Dataset, DatasetCreate, DatasetOut, _new_dataset)

@@ -1,0 +1,277 @@
+"""What goes over the wire. Bodies refuse unknown keys; answers are made from rows."""
+
+import datetime as dt
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from app import models
+from compression.recipe import Columns, DataFormat, Evaluate, Split, Targets, Task
+
+
+def _relative(path: str) -> str:
+    parts = path.split("/")
+    if "\\" in path or path.startswith("/") or any(part in {"", ".", ".."} or part.startswith(".") for part in parts):
+        raise ValueError("must be a relative path with forward slashes, without hidden, empty, '.' or '..' parts")
+    return path
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+FilePath = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._/@+=-]+$"), AfterValidator(_relative)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+LabelKey = Annotated[str, Field(min_length=1, max_length=63)]
+
+
+class Body(BaseModel):
+    """A request body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Out(BaseModel):
+    """An answer."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class ManifestEntry(Body):
+    """One file that will be uploaded."""
+
+    path: FilePath
+    size: Annotated[int, Field(ge=0, le=2**40)]
+    sha256: Sha256
+
+
+Manifest = Annotated[list[ManifestEntry], Field(min_length=1, max_length=1000)]
+
+
+class ModelCreate(Body):
+    """A model: what it is called and which files it has."""
+
+    name: Name
+    files: Manifest
+
+
+class DatasetCreate(Body):
+    """A dataset: its files, which split each belongs to, and what the columns mean."""
+
+    name: Name
+    task: Task = "text-classification"
+    format: DataFormat
+    columns: Columns = Columns()
+    splits: dict[Split, Annotated[list[FilePath], Field(min_length=1, max_length=1000)]]
+    files: Manifest
+
+
+class JobModels(Body):
+    """The models of a job, by id."""
+
+    base: Annotated[str, Field(max_length=40)]
+
+
+class JobCreate(Body):
+    """A job. `recipe` is the name of a preset or a whole recipe."""
+
+    name: Name | None = None
+    labels: Annotated[dict[LabelKey, Annotated[str, Field(max_length=200)]], Field(max_length=32)] = {}
+    task: Task = "text-classification"
+    models: JobModels
+    datasets: Annotated[list[Annotated[str, Field(max_length=40)]], Field(min_length=1, max_length=1)]
+    recipe: str | dict[str, Any] = "standard"
+    evaluate: Evaluate = Evaluate()
+    targets: Targets = Targets()
+    priority: Annotated[int, Field(ge=-10, le=10, description="Higher goes first.")] = 0
+
+
+class KeyCreate(Body):
+    """A new API key of the caller's team."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class FileOut(Out):
+    """A file of a manifest and whether its bytes have come."""
+
+    path: str
+    size: int
+    sha256: str
+    uploaded: bool
+
+
+class ResourceOut(Out):
+    """A model or a dataset."""
+
+    id: str
+    name: str
+    state: Literal["uploading", "validating", "ready", "rejected"]
+    files: list[FileOut]
+    facts: dict[str, Any] | None
+    reasons: list[dict[str, Any]]
+    created_at: dt.datetime
+
+
+class DatasetOut(ResourceOut):
+    """A dataset with its layout."""
+
+    task: str
+    data: dict[str, Any]
+
+
+class Progress(Out):
+    """Where a running job is."""
+
+    stage: str
+    phase: str
+    step: int
+    total: int
+    fraction: float
+    eta_seconds: float | None = None
+    loss: float | None = None
+    rate: float | None = None
+    score: float | None = None
+
+
+class JobOut(Out):
+    """A job and all that is known of it now; `rows` fills up stage by stage."""
+
+    id: str
+    version: Annotated[int, Field(description="Grows with every change; `Prefer: wait` waits for it.")]
+    name: str
+    labels: dict[str, str]
+    task: str
+    models: dict[str, str]
+    datasets: list[str]
+    recipe: dict[str, Any]
+    evaluate: dict[str, Any]
+    targets: dict[str, Any]
+    priority: int
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    stage: str | None
+    progress: Progress | None
+    rows: list[dict[str, Any]]
+    attempt: int
+    failures: int
+    error: dict[str, Any] | None
+    queue_position: int | None
+    retry_of: str | None
+    created_at: dt.datetime
+    started_at: dt.datetime | None
+    finished_at: dt.datetime | None
+    cancel_requested_at: dt.datetime | None
+
+
+class EventOut(Out):
+    """One event of a job."""
+
+    seq: int
+    type: str
+    at: dt.datetime
+    data: dict[str, Any]
+
+
+class ArtifactOut(Out):
+    """Something to download: GET /v1/artifacts/{id}/files/{path} for each of its files."""
+
+    id: str
+    job: str
+    name: str
+    kind: str
+    stage: str
+    precision: str
+    opens_with: str
+    score: dict[str, Any]
+    bytes: int
+    files: list[dict[str, Any]]
+    created_at: dt.datetime
+
+
+class KeyOut(Out):
+    """An API key; `key` is there once, in the answer that made it."""
+
+    id: str
+    name: str
+    created_at: dt.datetime
+    key: str | None = None
+
+
+class WorkerOut(Out):
+    """A worker as it last said of itself."""
+
+    id: str
+    kind: str
+    host: str
+    pid: int
+    facts: dict[str, Any]
+    drain: bool
+    started_at: dt.datetime
+    seen_at: dt.datetime
+    alive: bool
+    job: str | None
+
+
+class Page(Out):
+    """A keyset page; send `next_page_token` back as `page_token` for the next one."""
+
+    items: list[Any]
+    next_page_token: str | None = None
+
+
+def resource_out(row: models.Model | models.Dataset) -> ResourceOut:
+    """Show a model or a dataset."""
+    common: dict[str, Any] = {
+        "id": row.id,
+        "name": row.name,
+        "state": row.state,
+        "facts": row.facts,
+        "reasons": row.reasons,
+        "created_at": row.created_at,
+        "files": [FileOut(path=f.path, size=f.size, sha256=f.sha256, uploaded=f.key is not None) for f in row.files],
+    }
+    if isinstance(row, models.Dataset):
+        return DatasetOut(**common, task=row.task, data=row.data)
+    return ResourceOut(**common)
+
+
+def job_out(job: models.Job, queue_position: int | None = None) -> JobOut:
+    """Show a job."""
+    same = (
+        "id",
+        "version",
+        "name",
+        "labels",
+        "task",
+        "recipe",
+        "evaluate",
+        "targets",
+        "priority",
+        "state",
+        "stage",
+        "attempt",
+        "failures",
+        "error",
+        "retry_of",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "cancel_requested_at",
+    )
+    return JobOut(
+        **{name: getattr(job, name) for name in same},
+        models={"base": job.model_id},
+        datasets=[job.dataset_id],
+        progress=Progress.model_validate(job.progress) if job.progress else None,
+        rows=[metric.row for metric in job.metrics],
+        queue_position=queue_position,
+    )
+
+
+def artifact_out(row: models.Artifact) -> ArtifactOut:
+    """Show an artifact."""
+    return ArtifactOut(
+        id=row.id,
+        job=row.job_id,
+        created_at=row.created_at,
+        bytes=sum(file.size for file in row.files),
+        files=[{"path": file.path, "size": file.size, "sha256": file.sha256} for file in row.files],
+        **{name: row.facts[name] for name in ("name", "kind", "stage", "precision", "opens_with", "score")},
+    )

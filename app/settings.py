@@ -1,0 +1,59 @@
+"""All that can be set, from the environment (LATHE_…) or a .env file. docs/operations.md lists the same names."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where things are and how patient we are. Times in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="LATHE_", env_file=".env", extra="ignore", frozen=True)
+
+    home: Annotated[Path, Field(description="Folder for what has no other place: SQLite, local storage, scratch.")] = (
+        Path.home() / ".lathe"
+    )
+    database_url: Annotated[str, Field(description="postgresql+psycopg://… or sqlite:///…; SQLite in home where empty.")] = ""
+    broker_url: Annotated[str, Field(description="Valkey or Redis. Carries wake-ups only.")] = "redis://127.0.0.1:6379/0"
+    storage_url: Annotated[str, Field(description="file:///folder or s3://bucket/prefix; home/storage where empty.")] = ""
+    s3_endpoint: str | None = None
+    s3_region: str = "us-east-1"
+    s3_access_key_id: str | None = None
+    s3_secret_access_key: SecretStr | None = None
+    s3_presign: Annotated[bool, Field(description="Answer downloads with a redirect to storage instead of the bytes.")] = False
+
+    max_file_bytes: Annotated[int, Field(description="Largest single upload.")] = 64 * 2**30
+    max_body_bytes: Annotated[int, Field(description="Largest JSON body.")] = 2**20
+
+    heartbeat_seconds: float = 3.0
+    lease_seconds: Annotated[float, Field(description="A worker that is silent for so long has lost its job.")] = 30.0
+    max_failures: Annotated[int, Field(description="Lost workers and crashes after which a job fails for good.")] = 3
+    backoff_seconds: Annotated[float, Field(description="Wait after the first failure; doubles with each.")] = 5.0
+    cancel_grace_seconds: Annotated[float, Field(description="Between SIGTERM and SIGKILL of an engine.")] = 10.0
+    keeper_seconds: Annotated[float, Field(description="The keeper's round.")] = 2.0
+    engine_threads: Annotated[int | None, Field(description="Training threads of an engine; all cores where unset.")] = None
+    validation_seconds: Annotated[float, Field(description="An upload whose check takes longer is rejected.")] = 600.0
+
+    @model_validator(mode="after")
+    def _places_in_home(self) -> Self:
+        home = self.home.expanduser().resolve()
+        object.__setattr__(self, "home", home)
+        if not self.database_url:
+            object.__setattr__(self, "database_url", f"sqlite:///{home / 'lathe.db'}")
+        if not self.storage_url:
+            object.__setattr__(self, "storage_url", f"file://{home / 'storage'}")
+        return self
+
+    @property
+    def scratch(self) -> Path:
+        """Where workers lay out jobs; on the worker's own disk."""
+        return self.home / "scratch"
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """Read the settings once a process."""
+    return Settings()

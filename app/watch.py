@@ -1,0 +1,87 @@
+"""Waiting for a row to change, without holding a thread or a session: one poller a process serves everyone who waits."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+
+from app.db import reading
+from app.models import Dataset, Job, Model
+
+POLL_SECONDS = 0.5
+log = structlog.get_logger()
+
+
+def _versions(watched: dict[str, set[str]]) -> dict[str, Any]:
+    """Ask the database, in a thread, for what tells each watched row's change."""
+    columns: dict[str, tuple[Any, Any]] = {
+        "job": (Job.id, Job.version),
+        "model": (Model.id, Model.state),
+        "dataset": (Dataset.id, Dataset.state),
+    }
+    found: dict[str, Any] = {}
+    with reading() as session:
+        for kind, ids in watched.items():
+            key, version = columns[kind]
+            wanted = sorted(ids)
+            for start in range(0, len(wanted), 500):
+                rows = session.execute(select(key, version).where(key.in_(wanted[start : start + 500])))
+                found.update((identifier, seen) for identifier, seen in rows)
+    return found
+
+
+class Watcher:
+    """Wakes those who wait for a row when its version is no longer the one that they know."""
+
+    def __init__(self, fetch: Callable[[dict[str, set[str]]], dict[str, Any]] = _versions) -> None:
+        self.fetch = fetch
+        self.waiting: dict[tuple[str, str], set[tuple[Any, asyncio.Future[None]]]] = defaultdict(set)
+        self.task: asyncio.Task[None] | None = None
+
+    async def changed(self, kind: str, identifier: str, known: Any, seconds: float) -> bool:
+        """Return True once the row's version differs from `known`, False after so many seconds."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        place, entry = (kind, identifier), (known, future)
+        self.waiting[place].add(entry)
+        if self.task is None or self.task.done():
+            self.task = asyncio.create_task(self._poll())
+        try:
+            await asyncio.wait_for(future, seconds)
+        except TimeoutError:
+            return False
+        finally:
+            self.waiting[place].discard(entry)
+            if not self.waiting[place]:
+                del self.waiting[place]
+        return True
+
+    async def _poll(self) -> None:
+        while self.waiting:
+            watched: dict[str, set[str]] = defaultdict(set)
+            for kind, identifier in self.waiting:
+                watched[kind].add(identifier)
+            try:
+                found = await asyncio.to_thread(self.fetch, watched)
+            except Exception as error:  # a database that is away for a moment: those who wait just wait on
+                log.warning("watch_failed", error=str(error))
+                found = {}
+            for (_, identifier), entries in list(self.waiting.items()):
+                for known, future in list(entries):
+                    if identifier in found and found[identifier] != known and not future.done():
+                        future.set_result(None)
+            await asyncio.sleep(POLL_SECONDS)
+
+
+watcher = Watcher()
+
+
+def preferred_wait(prefer: str | None, limit: float = 60.0) -> float:
+    """Read `Prefer: wait=30` (RFC 7240), in seconds, bounded; 0 where it is absent or senseless."""
+    for part in (prefer or "").split(","):
+        name, _, value = part.strip().partition("=")
+        if name.lower() == "wait" and value.strip().isdigit():
+            return min(float(value.strip()), limit)
+    return 0.0
