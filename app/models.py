@@ -33,8 +33,8 @@ class Base(DeclarativeBase):
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         dt.datetime: UtcTime(),
-        dict[str, Any]: JSON(),
-        list[Any]: JSON(),
+        dict[str, Any]: Json,
+        list[Any]: Json,
         int: BigInteger(),
     }
 
