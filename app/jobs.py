@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.clock import now
 from app.errors import NotFound, WrongState
+from app.failures import failure
 from app.models import QUEUED, RUNNING, TERMINAL, Artifact, Checkpoint, Event, File, Job, Metric, Worker
 from app.queue import JOBS, wake_after_commit
 from compression.report import STAGES, Latency, Row, Score
@@ -316,13 +317,6 @@ def _set_back(
 
 # The keeper's side.
 
-WORKER_LOST = {
-    "code": "worker_lost",
-    "cause": "The worker stopped answering while it ran this job.",
-    "remedy": "Retry the job; if it happens again, look at the worker's log for out of memory, and lower train.batch.",
-    "param": None,
-}
-
 
 def reap(session: Session, *, max_failures: int, backoff_seconds: float) -> list[str]:
     """Take jobs from workers whose lease has run out; return their ids."""
@@ -330,7 +324,7 @@ def reap(session: Session, *, max_failures: int, backoff_seconds: float) -> list
     return [
         job_id
         for job_id, fence in session.execute(dead).all()
-        if _set_back(session, job_id, fence, WORKER_LOST, max_failures, backoff_seconds, Job.lease_until < now())
+        if _set_back(session, job_id, fence, failure("worker_lost"), max_failures, backoff_seconds, Job.lease_until < now())
     ]
 
 

@@ -16,7 +16,6 @@ from app.queue import CHECKS, wake_after_commit
 
 R = TypeVar("R", Model, Dataset)
 UPLOADING, VALIDATING, READY, REJECTED = "uploading", "validating", "ready", "rejected"
-KINDS: tuple[type[Model], type[Dataset]] = (Model, Dataset)
 MAX_CHECK_ATTEMPTS = 3
 
 
@@ -91,8 +90,12 @@ def _waiting(kind: type[Model] | type[Dataset]) -> tuple[ColumnElement[bool], ..
     return kind.state == VALIDATING, kind.deleted_at.is_(None), free
 
 
-def claim_check(session: Session, kind: type[R], lease_seconds: float) -> R | None:
-    """Take the oldest upload that waits for its check; None where there is none."""
+def claim_check(session: Session, lease_seconds: float) -> Model | Dataset | None:
+    """Take the oldest upload that waits for its check, models first; None where there is none."""
+    return _claim_check(session, Model, lease_seconds) or _claim_check(session, Dataset, lease_seconds)
+
+
+def _claim_check(session: Session, kind: type[R], lease_seconds: float) -> R | None:
     # `attempts` is also the fence: a checker that was thought dead and comes back finds another number.
     wanted = select(kind.id).where(*_waiting(kind)).order_by(kind.id).limit(1).with_for_update(skip_locked=True)
     return session.scalar(
@@ -105,7 +108,7 @@ def claim_check(session: Session, kind: type[R], lease_seconds: float) -> R | No
 
 
 def finish_check(
-    session: Session, row: R, *, facts: dict[str, Any] | None, reasons: Sequence[dict[str, Any]], attempt: int
+    session: Session, row: Model | Dataset, *, facts: dict[str, Any] | None, reasons: Sequence[dict[str, Any]], attempt: int
 ) -> bool:
     """Write what the check found; False where another attempt has taken over."""
     kind = type(row)
@@ -116,6 +119,14 @@ def finish_check(
         .returning(kind.id)
     )
     return done.scalar() is not None
+
+
+def release_check(session: Session, row: Model | Dataset, attempt: int, wait_seconds: float) -> None:
+    """Give an upload back whose check could not be done, to be taken again after a while."""
+    kind = type(row)
+    session.execute(
+        update(kind).where(kind.id == row.id, kind.check_attempts == attempt).values(check_lease_until=now(wait_seconds))
+    )
 
 
 def checks_waiting(session: Session) -> bool:

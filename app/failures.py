@@ -1,0 +1,26 @@
+"""How a job can fail through no fault of its sender: the machine, the worker or a bug of ours. Codes for docs/errors.md."""
+
+from typing import Any
+
+RETRY = "Retry the job; if it happens again, report it with the job's id: the worker's log has the rest."
+
+FAILURES: dict[str, tuple[str, str]] = {
+    "worker_lost": (
+        "The worker stopped answering while it ran this job.",
+        "Retry the job; if it happens again, look at the worker's log for out of memory, and lower train.batch.",
+    ),
+    "engine_crashed": ("The engine ended without a result.", RETRY),
+    "engine_misbehaved": ("The engine sent something that its protocol does not allow.", RETRY),
+    "worker_error": ("The worker could not do its part: fetch, store or start.", RETRY),
+    "check_failed": (
+        "The check of this upload ended without a finding.",
+        "Upload the files again; if it happens again, report it with the id: the worker's log has the rest.",
+    ),
+}
+"""Code → (cause, remedy)."""
+
+
+def failure(code: str, more: str = "") -> dict[str, Any]:
+    """Return a failure as a job's `error` or an upload's reason carries it."""
+    cause, remedy = FAILURES[code]
+    return {"code": code, "cause": f"{cause} {more}".strip(), "remedy": remedy, "param": None}

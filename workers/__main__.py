@@ -1,0 +1,31 @@
+"""`python -m workers jobs | checks | keeper`: start one of the processes that run beside the API."""
+
+import os
+import sys
+
+from app import queue
+
+USAGE = "usage: python -m workers jobs | checks | keeper"
+
+
+def main(argv: list[str]) -> int:
+    """Start the process that the one argument names; return its exit code."""
+    if len(argv) != 1 or argv[0] not in {*queue.LANES, "keeper"}:
+        sys.stderr.write(USAGE + "\n")
+        return 2
+    if argv[0] == "keeper":
+        from workers import keeper  # one process, one role: a worker needs no keeper and the keeper no Celery signals
+
+        keeper.main()
+        return 0
+    os.environ["LATHE_LANE"] = argv[0]  # read by celery_app when it is imported, here and in the forked child
+    from workers.celery_app import app
+
+    node = f"{argv[0]}-{os.getpid()}@%h"
+    options = ["-Q", queue.queue_name(argv[0]), "-n", node, "-P", "prefork", "-c", "1", "-l", "WARNING"]
+    app.worker_main(["worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

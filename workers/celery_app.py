@@ -1,0 +1,53 @@
+"""The Celery application of the workers, and what happens when one starts, forks and stops."""
+
+import ctypes
+import os
+import signal
+from typing import Any
+
+from celery import signals
+
+from app import db, logs, queue
+from app.settings import get_settings
+from workers.folders import sweep
+from workers.presence import Presence
+
+PR_SET_PDEATHSIG = 1
+LANE = os.environ.get("LATHE_LANE", queue.JOBS)
+
+app = queue.make_celery(get_settings())
+app.conf.imports = ("workers.tasks",)
+_presence: Presence | None = None
+
+
+@signals.worker_init.connect
+def _starting(**_: Any) -> None:
+    global _presence
+    logs.configure(f"worker-{LANE}")
+    settings = get_settings()
+    sweep(settings.scratch)
+    _presence = Presence(LANE, settings)
+    _presence.register()
+    db.get_engine().dispose()  # the children are forked from here and must not share a connection
+
+
+@signals.worker_ready.connect
+def _ready(**_: Any) -> None:
+    if _presence is not None:
+        _presence.start()
+    # Work may have waited for the first worker to come.
+    queue.bell().ring(LANE)
+
+
+@signals.worker_process_init.connect
+def _forked(**_: Any) -> None:
+    # A child outlives a parent that is killed, and would go on under a lease that nobody sees: go with it instead.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    db.get_engine().dispose(close=False)
+    db.get_engine.cache_clear()
+
+
+@signals.worker_shutting_down.connect
+def _stopping(**_: Any) -> None:
+    if _presence is not None:
+        _presence.drain()

@@ -1,0 +1,96 @@
+"""The check of one upload: its files are parsed by a child, never by the API and never in this process."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from app import resources
+from app.db import writing
+from app.failures import failure
+from app.models import Dataset, Model
+from app.settings import Settings
+from app.storage import Storage
+from compression.recipe import Data, DataCheck, ModelCheck
+from compression.report import Rejected, parse_finding
+from workers.engine import command, environment
+from workers.folders import private_folder
+
+log = structlog.get_logger()
+LONGEST_FINDING = 4 << 20
+
+
+def check_next(settings: Settings, storage: Storage) -> bool:
+    """Claim and check one upload; say whether there was one."""
+    # The lease outlives the child's own time limit, so that no second checker starts while the first may still write.
+    lease = settings.validation_seconds + settings.lease_seconds
+    with writing() as session:
+        row = resources.claim_check(session, lease)
+    if row is None:
+        return False
+    _check(row, settings, storage)
+    return True
+
+
+def _check(row: Model | Dataset, settings: Settings, storage: Storage) -> None:
+    attempt = row.check_attempts
+    facts: dict[str, Any] | None = None
+    reasons: list[dict[str, Any]] = []
+    try:
+        with private_folder(settings.scratch, f"{row.id}-{attempt}") as folder:
+            finding = _look(row, folder, settings, storage)
+        if isinstance(finding, Rejected):
+            reasons = [dict(reason) for reason in finding.reasons]
+        else:
+            facts = finding.model_dump(mode="json")
+    except Exception as error:  # a child that crashed or a storage that is away: ours, so it is tried again, up to a cap
+        log.exception("check_error", id=row.id, attempt=attempt)
+        if attempt < resources.MAX_CHECK_ATTEMPTS:
+            with writing() as session:
+                resources.release_check(session, row, attempt, settings.backoff_seconds)
+            return
+        reasons = [failure("check_failed", f"{type(error).__name__}")]
+    with writing() as session:
+        written = resources.finish_check(session, row, facts=facts, reasons=reasons, attempt=attempt)
+    log.info("checked", id=row.id, rejected=[reason["code"] for reason in reasons], written=written)
+
+
+def _look(row: Model | Dataset, folder: Path, settings: Settings, storage: Storage) -> Any:
+    """Lay the files out, run the child, and read its one JSON object."""
+    root = folder / "files"
+    for file in row.files:
+        place = root / file.path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if file.key is None:
+            raise FileNotFoundError(file.path)
+        storage.get_file(file.key, place, file.size)
+    spec = folder / "spec.json"
+    if isinstance(row, Model):
+        asked: ModelCheck | DataCheck = ModelCheck(path=str(root))
+    else:
+        splits = {name: tuple(str(root / path) for path in paths) for name, paths in row.data["splits"].items()}
+        asked = DataCheck(task=row.task, data=Data.model_validate({**row.data, "splits": splits}))
+    spec.write_text(asked.model_dump_json(), encoding="utf-8")
+    answer, errors = folder / "finding.json", folder / "errors.log"
+    with answer.open("wb") as out, errors.open("wb") as err:
+        child = subprocess.Popen(
+            command("validate", spec, "--die-with-parent"),
+            cwd=folder,
+            env=environment(folder, settings),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+        )
+        try:
+            status = child.wait(settings.validation_seconds)
+        finally:
+            child.kill()
+            child.wait()
+    if status != 0 or answer.stat().st_size > LONGEST_FINDING:
+        raise RuntimeError(f"validate ended with {status}: {errors.read_text(errors='replace')[-2000:]}")
+    try:
+        return parse_finding.validate_json(answer.read_bytes())
+    except ValidationError as error:
+        raise RuntimeError(f"validate wrote no finding: {error}") from error

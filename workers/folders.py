@@ -1,0 +1,80 @@
+"""The private folder of one attempt, and reading what a child wrote into it without trusting the child."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger()
+LOCK = ".held"
+
+
+class Untrustworthy(Exception):
+    """A child's output is not what its events say, or not a plain file beneath its folder."""
+
+
+@contextmanager
+def private_folder(scratch: Path, name: str) -> Iterator[Path]:
+    """Make scratch/name for us alone, hold it while it is used, and remove it at the end."""
+    folder = scratch / name
+    scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    try:
+        with (folder / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(scratch: Path) -> None:
+    """Remove folders whose worker was killed: nobody holds their lock any more."""
+    for folder in scratch.glob("*/"):
+        try:
+            with (folder / LOCK).open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            continue  # being made or removed right now
+        except OSError:
+            continue  # held
+        log.info("left_over_removed", folder=str(folder))
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_beneath(root: Path, path: str) -> BufferedReader:
+    """Open root/path for reading, following no link on the way. Raises Untrustworthy."""
+    parts = path.split("/")
+    if not parts or any(part in {"", ".", ".."} for part in parts):
+        raise Untrustworthy(f"not a path beneath the folder: {path!r}")
+    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in parts[:-1]:
+            deeper = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+            os.close(directory)
+            directory = deeper
+        # O_NONBLOCK: a FIFO in place of a file must not hold us up.
+        handle = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    except OSError as error:
+        raise Untrustworthy(f"{path!r}: {error.strerror}") from error
+    finally:
+        os.close(directory)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Untrustworthy(f"{path!r} is not a plain file")
+    return os.fdopen(handle, "rb")
+
+
+def check(source: BufferedReader, size: int, sha256: str, name: str) -> None:
+    """Compare a file with what its event promised, and rewind it. Raises Untrustworthy."""
+    found = hashlib.file_digest(source, "sha256").hexdigest()
+    if source.tell() != size or found != sha256:
+        raise Untrustworthy(f"{name!r} is not the file that its event describes")
+    source.seek(0)

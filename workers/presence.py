@@ -1,0 +1,62 @@
+"""A worker's row: who it is, that it lives, and whether it is to stop taking jobs."""
+
+import os
+import platform
+import socket
+import threading
+
+import psutil
+import structlog
+from sqlalchemy import select, update
+
+from app.clock import now
+from app.db import reading, writing
+from app.ids import new_id
+from app.models import Worker
+from app.settings import Settings
+
+log = structlog.get_logger()
+
+
+class Presence(threading.Thread):
+    """Says every few seconds that this worker lives. Runs in Celery's parent, so it goes on while the child works."""
+
+    def __init__(self, lane: str, settings: Settings) -> None:
+        super().__init__(name="presence", daemon=True)
+        self.worker_id = new_id("wkr")
+        self.lane, self.settings = lane, settings
+        self.stopped = threading.Event()
+
+    def register(self) -> None:
+        """Write the row. The child that works reads its id from the environment."""
+        os.environ["LATHE_WORKER_ID"] = self.worker_id
+        facts = {
+            "cores": os.cpu_count(),
+            "memory_bytes": psutil.virtual_memory().total,
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "confinement": "private folder, scrubbed environment",
+        }
+        with writing() as session:
+            session.add(Worker(id=self.worker_id, kind=self.lane, host=socket.gethostname(), pid=os.getpid(), facts=facts))
+        log.info("worker_started", worker=self.worker_id, lane=self.lane, **facts)
+
+    def run(self) -> None:
+        """Beat until stopped."""
+        while not self.stopped.wait(self.settings.heartbeat_seconds):
+            try:
+                with writing() as session:
+                    session.execute(update(Worker).where(Worker.id == self.worker_id).values(seen_at=now()))
+            except Exception as error:  # the database is away; it will be asked again
+                log.warning("presence_failed", error=str(error))
+
+    def drain(self) -> None:
+        """Ask our own child to give its job back: SIGTERM reaches only this parent."""
+        with writing() as session:
+            session.execute(update(Worker).where(Worker.id == self.worker_id).values(drain=True))
+
+
+def draining(worker_id: str) -> bool:
+    """Say whether this worker is to take no more jobs."""
+    with reading() as session:
+        return bool(session.scalar(select(Worker.drain).where(Worker.id == worker_id)))

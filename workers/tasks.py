@@ -1,0 +1,36 @@
+"""The tasks. A message says only that there is work; the table says which. A second delivery finds nothing and does nothing."""
+
+import os
+
+import structlog
+
+from app import jobs, queue
+from app.db import writing
+from app.settings import get_settings
+from app.storage import get_storage
+from workers.celery_app import app
+from workers.checks import check_next
+from workers.presence import draining
+from workers.supervisor import attempt
+
+log = structlog.get_logger()
+
+
+@app.task(name=queue.task_name(queue.JOBS))
+def run_jobs() -> None:
+    """Claim and run jobs until none is left, or this worker is to stop."""
+    settings, worker_id = get_settings(), os.environ["LATHE_WORKER_ID"]
+    while not draining(worker_id):
+        with writing() as session:
+            claim = jobs.claim(session, worker_id, settings.lease_seconds)
+        if claim is None:
+            return
+        attempt(claim, settings, get_storage())
+
+
+@app.task(name=queue.task_name(queue.CHECKS))
+def run_checks() -> None:
+    """Check uploads until none is left, or this worker is to stop."""
+    worker_id = os.environ["LATHE_WORKER_ID"]
+    while not draining(worker_id) and check_next(get_settings(), get_storage()):
+        pass
