@@ -1,0 +1,34 @@
+# Three targets: api (no torch in it), worker (CPU) and worker-cuda. All run as an ordinary user.
+#   docker build --target api -t lathe-api .
+FROM python:3.12-slim AS base
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 LATHE_HOME=/var/lib/lathe
+RUN useradd --create-home --uid 10001 lathe && install -d -o lathe -g lathe /var/lib/lathe
+WORKDIR /srv/lathe
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY compression ./compression
+COPY app ./app
+COPY client ./client
+COPY workers ./workers
+COPY migrations ./migrations
+
+FROM base AS api
+RUN pip install --constraint constraints.txt .
+USER lathe
+EXPOSE 8321
+HEALTHCHECK CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8321/healthz/ready').raise_for_status()"]
+CMD ["uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", "8321", "--no-access-log"]
+
+FROM base AS worker
+# The CPU build, from torch's own index: PyPI's build would bring gigabytes of CUDA.
+RUN pip install --extra-index-url https://download.pytorch.org/whl/cpu 'torch>=2.11,<3' \
+    && pip install --constraint constraints.txt '.[worker]'
+USER lathe
+ENTRYPOINT ["python", "-m", "workers"]
+CMD ["jobs"]
+
+FROM base AS worker-cuda
+# PyPI's torch brings its own CUDA libraries; the host needs only a driver and the NVIDIA container toolkit.
+RUN pip install 'torch>=2.11,<3' && pip install --constraint constraints.txt '.[worker]'
+USER lathe
+ENTRYPOINT ["python", "-m", "workers"]
+CMD ["jobs"]

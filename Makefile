@@ -1,0 +1,55 @@
+# Everything that people and CI run. `make help` explains itself from the comments behind ##.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m
+# Pins everything but torch: a machine's own build of torch is used (docs/decisions/0002-torch-is-a-range.md).
+CONSTRAINTS := constraints.txt
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test check format lock bench setup-system hooks clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## Make the virtual environment (.venv) and install Lathe with everything into it
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --upgrade pip
+	$(RUN) pip install --quiet --constraint $(CONSTRAINTS) --editable '.[worker,embedded,dev]'
+	@touch $@
+
+demo: setup ## A real model through a real job to a downloaded, reopened checkpoint
+	$(BIN)/python scripts/demo.py
+
+up: setup ## Run the embedded set for daily use; Ctrl-C stops it
+	$(BIN)/lathe up
+
+test: setup ## Every test, on SQLite and on a real PostgreSQL
+	$(RUN) pytest
+
+check: setup ## Style, types and the directions of dependencies
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(RUN) mypy
+	$(BIN)/lint-imports
+
+format: setup ## Mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## Resolve all dependencies anew and pin everything but torch in constraints.txt
+	$(PYTHON) scripts/lock.py $(CONSTRAINTS)
+
+bench: setup ## Measure: each figure a ratio against a baseline of the same run
+	$(RUN) bench
+
+setup-system: ## Debian, as root: what no wheel brings
+	apt-get update
+	apt-get install --yes --no-install-recommends bubblewrap ca-certificates curl make python3-venv
+
+hooks: setup ## Run the checks before each commit
+	$(BIN)/pre-commit install
+
+clean: ## Remove what the targets above made
+	rm -rf $(VENV) .venv-* .cache demo-output
