@@ -23,7 +23,8 @@ def _encode(last: str) -> str:
 def decode(token: str) -> str:
     """Read a page token. Raises InvalidRequest for one that we did not make."""
     try:
-        return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode("ascii")
+        padded = token + "=" * (-len(token) % 4)
+        return base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, UnicodeDecodeError, ValueError) as error:
         raise InvalidRequest("page_token is not one of ours", param="page_token") from error
 

@@ -94,19 +94,25 @@ class Database:
     key: str
 
 
-@pytest.fixture(params=DATABASES)
-def database(request: pytest.FixtureRequest, postgres: str, templates: dict[str, str], tmp_path: Path) -> Iterator[Database]:
-    """A fresh database of each kind."""
-    kind: str = request.param
+@contextlib.contextmanager
+def fresh_database(kind: str, postgres: str, templates: dict[str, str], folder: Path) -> Iterator[Database]:
+    """Copy the template of a kind; drop the copy at the end."""
     if kind == "sqlite":
-        shutil.copy(templates["sqlite_file"], tmp_path / "lathe.db")
-        yield Database(kind, f"sqlite:///{tmp_path / 'lathe.db'}", templates["sqlite_key"])
+        shutil.copy(templates["sqlite_file"], folder / "lathe.db")
+        yield Database(kind, f"sqlite:///{folder / 'lathe.db'}", templates["sqlite_key"])
         return
     name = f"t_{secrets.token_hex(6)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE lathe_template")
         yield Database(kind, postgres.replace("/postgres?", f"/{name}?"), templates["postgresql_key"])
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest, postgres: str, templates: dict[str, str], tmp_path: Path) -> Iterator[Database]:
+    """A fresh database of each kind."""
+    with fresh_database(request.param, postgres, templates, tmp_path) as made:
+        yield made
 
 
 @dataclass
@@ -157,7 +163,12 @@ class Service:
     def start_api(self) -> None:
         """Start the API and wait until it is ready."""
         self.start("api", "uvicorn", "app.main:app", "--port", str(self.port), "--no-access-log")
-        wait_for(lambda: httpx.get(f"{self.url}/healthz/ready").status_code == 200)
+
+        def ready() -> bool:
+            assert self.processes["api"].poll() is None, self.log("api")
+            return httpx.get(f"{self.url}/healthz/ready").status_code == 200
+
+        wait_for(ready)
 
     def start_workers(self, *names: str) -> None:
         """Start some of jobs, checks and keeper."""
