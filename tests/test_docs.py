@@ -1,0 +1,21 @@
+"""Docs that must not drift from the code."""
+
+import re
+
+from app.errors import ALL_PROBLEMS
+from app.failures import FAILURES
+from app.settings import Settings
+from compression.errors import ALL_ERRORS
+from tests.conftest import ROOT
+
+
+def test_every_code_has_its_paragraph_and_no_paragraph_is_left_over() -> None:
+    codes = [kind.code for kind in ALL_PROBLEMS] + [kind.code for kind in ALL_ERRORS] + list(FAILURES)
+    documented = re.findall(r"^### (\w+)\n(?=.{40})", (ROOT / "docs/errors.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(codes) == len(set(codes))
+    assert sorted(documented) == sorted(codes)
+
+
+def test_every_setting_is_documented() -> None:
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    assert [name for name in Settings.model_fields if f"LATHE_{name.upper()}`" not in text] == []
