@@ -45,6 +45,8 @@ class Settings(BaseSettings):
             object.__setattr__(self, "database_url", f"sqlite:///{home / 'lathe.db'}")
         if not self.storage_url:
             object.__setattr__(self, "storage_url", f"file://{home / 'storage'}")
+        if self.lease_seconds < 5 * self.heartbeat_seconds:
+            raise ValueError("LATHE_LEASE_SECONDS must be at least five times LATHE_HEARTBEAT_SECONDS")
         return self
 
     @property

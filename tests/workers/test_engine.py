@@ -1,0 +1,83 @@
+"""The engine's pipe is not trusted: a child that does not keep to the protocol is found out and ended."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.settings import Settings
+from compression.report import Log
+from workers import engine as engines
+from workers.engine import Engine, environment
+from workers.folders import Untrustworthy
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Engine]:
+    """Starts a child of ours in the engine's place: it gets the same pipe, folder and environment."""
+
+    def start(code: str) -> Engine:
+        program = (
+            "import json, os, sys\nfd = int(sys.argv[sys.argv.index('--events-fd') + 1])\npipe = os.fdopen(fd, 'w')\n" + code
+        )
+        monkeypatch.setattr(engines, "command", lambda _verb, spec, *more: ["python", "-c", program, str(spec), *more])
+        return Engine(tmp_path / "spec.json", tmp_path, Settings(home=tmp_path, cancel_grace_seconds=0.5))
+
+    return start
+
+
+def test_events_arrive_in_order_and_silence_ticks(run: Callable[[str], Engine]) -> None:
+    code = (
+        "import time\nfor n in range(3):\n"
+        "    print(json.dumps({'type': 'log', 'message': str(n)}), file=pipe, flush=True); time.sleep(.4)"
+    )
+    with run(code) as engine:
+        events = list(engine.events(0.1))
+        assert engine.status() == 0
+    assert [event.message for event in events if isinstance(event, Log)] == ["0", "1", "2"]
+    assert None in events
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print('not json', file=pipe, flush=True)",
+        "print(json.dumps({'type': 'outcome', 'state': 'succeeded'}), file=pipe, flush=True)",
+        "print(json.dumps({'type': 'log', 'message': 'x', 'extra': 1}), file=pipe, flush=True)",
+        "print(json.dumps({'type': 'log', 'message': 'x' * 5000}), file=pipe, flush=True)",
+        "pipe.write('x' * 9_000_000); pipe.flush()",
+        "for n in range(100_000): print(json.dumps({'type': 'log', 'message': 'flood'}), file=pipe)",
+    ],
+)
+def test_what_is_no_event_is_found_out(code: str, run: Callable[[str], Engine]) -> None:
+    with run(code) as engine, pytest.raises(Untrustworthy):
+        for _ in engine.events(0.1):
+            pass
+    assert engine.process.returncode is not None
+
+
+def test_stop_ends_a_child_that_ignores_sigterm_and_all_of_its_group(run: Callable[[str], Engine]) -> None:
+    code = (
+        "import signal, subprocess, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        "print(json.dumps({'type': 'log', 'message': str(child.pid)}), file=pipe, flush=True)\ntime.sleep(600)"
+    )
+    with run(code) as engine:
+        first = next(event for event in engine.events(0.1) if isinstance(event, Log))
+        engine.stop()
+        assert engine.process.returncode == -9
+    grandchild = int(first.message)
+    for _ in range(50):
+        if not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("the grandchild lives on")
+
+
+def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LATHE_DATABASE_URL", "LATHE_S3_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "LATHE_BROKER_URL"):
+        monkeypatch.setenv(name, "secret")
+    assert "secret" not in environment(tmp_path, Settings(home=tmp_path)).values()

@@ -1,0 +1,51 @@
+"""What a child wrote is read without trusting the child."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from workers.folders import Untrustworthy, check, open_beneath, private_folder, sweep
+
+
+def test_a_plain_file_is_read_and_checked(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(b"data")
+    with open_beneath(tmp_path, "a/b") as source:
+        check(source, 4, hashlib.sha256(b"data").hexdigest(), "a/b")
+        assert source.read() == b"data"
+    for size, sha in ((5, hashlib.sha256(b"data").hexdigest()), (4, "0" * 64)):
+        with open_beneath(tmp_path, "a/b") as source, pytest.raises(Untrustworthy):
+            check(source, size, sha, "a/b")
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret", "/etc/passwd", "a/../../secret", "link", "folder-link/secret", "fifo", "a", "", "none"]
+)
+def test_nothing_leads_out_of_the_folder(path: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    (tmp_path / "secret").write_text("secret")
+    (root / "link").symlink_to(tmp_path / "secret")
+    (root / "folder-link").symlink_to(tmp_path)
+    os.mkfifo(root / "fifo")
+    with pytest.raises(Untrustworthy):
+        open_beneath(root, path)
+
+
+def test_a_folder_is_private_and_goes_with_its_holder(tmp_path: Path) -> None:
+    with private_folder(tmp_path, "job-1") as held:
+        assert held.stat().st_mode & 0o777 == 0o700
+        sweep(tmp_path)
+        assert held.is_dir()
+    assert not held.exists()
+
+
+def test_what_a_killed_worker_left_is_swept(tmp_path: Path) -> None:
+    left = tmp_path / "job-1"
+    left.mkdir()
+    (left / ".held").touch()
+    (left / "model").mkdir()
+    sweep(tmp_path)
+    assert not left.exists()

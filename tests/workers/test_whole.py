@@ -1,0 +1,237 @@
+"""The whole path with real processes: API, Valkey, Celery workers, keeper and engine, on both databases."""
+
+import hashlib
+import json
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnxruntime
+import psutil
+import pytest
+from tokenizers import Tokenizer
+
+from app.queue import JOBS, Bell
+from app.settings import Settings
+from tests.conftest import DATABASES, Service, wait_for
+from tests.examples import TINY_RECIPE, jsonl, real_examples, send_data, send_model, tiny_model, tiny_rows, tiny_splits
+
+PATIENCE = 400.0
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def http(service: Service) -> Iterator[httpx.Client]:
+    service.start_workers("checks", "keeper")
+    with service.client() as client:
+        yield client
+
+
+def submit(http: httpx.Client, tiny: Path, **recipe: Any) -> str:
+    model, data = send_model(http, tiny), send_data(http, tiny_splits())
+    assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
+    body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": {**TINY_RECIPE, **recipe}}
+    answer = http.post("/v1/jobs", json=body)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def job(http: httpx.Client, job_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = http.get(f"/v1/jobs/{job_id}").json()
+    return found
+
+
+def finished(http: httpx.Client, job_id: str) -> dict[str, Any]:
+    wait_for(lambda: job(http, job_id)["state"] in {"succeeded", "failed", "cancelled"}, PATIENCE)
+    return job(http, job_id)
+
+
+def events(http: httpx.Client, job_id: str) -> list[dict[str, Any]]:
+    return list(http.get(f"/v1/jobs/{job_id}/events?page_size=1000").json()["items"])
+
+
+def download(http: httpx.Client, artifact: dict[str, Any], folder: Path) -> Path:
+    for file in artifact["files"]:
+        answer = http.get(f"/v1/artifacts/{artifact['id']}/files/{file['path']}")
+        assert hashlib.sha256(answer.content).hexdigest() == file["sha256"] == answer.headers["etag"].strip('"')
+        (folder / file["path"]).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file["path"]).write_bytes(answer.content)
+    return folder
+
+
+def stock_accuracy(folder: Path, rows: list[dict[str, str]]) -> float:
+    """Score an ONNX artifact with onnxruntime and tokenizers alone."""
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    labels = json.loads((folder / "config.json").read_text())["id2label"]
+    right = 0
+    for row in rows:
+        encoded = tokenizer.encode(row["text"])
+        feed = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
+        logits = session.run(None, {name: np.array([value], dtype=np.int64) for name, value in feed.items()})[0]
+        right += labels[str(int(logits[0].argmax()))] == row["label"]
+    return right / len(rows)
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["tiny", "real"])
+def test_a_job_travels_from_request_to_download(
+    real: bool, service: Service, http: httpx.Client, tiny: Path, tmp_path: Path
+) -> None:
+    if real != (service.database.kind == "postgresql"):
+        pytest.skip("the real model once, over PostgreSQL; the tiny one over SQLite")
+    service.start_workers("jobs")
+    recipe, files = TINY_RECIPE, tiny_splits()
+    if real:
+        recipe = {"prepare": {"epochs": 1}, "distill": {"epochs": 1}, "train": {"max_length": 64}}
+        limits = {"train.jsonl": 384, "validation.jsonl": 64, "test.jsonl": 128}
+        data = real_examples() / "data"
+        files = {name: b"".join((data / name).read_bytes().splitlines(keepends=True)[:most]) for name, most in limits.items()}
+    model = send_model(http, real_examples() / "model" if real else tiny)
+    dataset = send_data(http, files)
+    assert (model["state"], dataset["state"]) == ("ready", "ready"), (model["reasons"], dataset["reasons"])
+    body = {"models": {"base": model["id"]}, "datasets": [dataset["id"]], "recipe": recipe}
+    planned = http.post("/v1/jobs?validate_only=true", json=body).json()
+    job_id = http.post("/v1/jobs", json=body).json()["id"]
+    done = finished(http, job_id)
+    assert done["state"] == "succeeded", (done["error"], service.log("jobs"))
+
+    assert [row["stage"] for row in done["rows"]] == ["baseline", "quantized", "pruned", "distilled"]
+    before, after = done["rows"][0], done["rows"][-1]
+    assert after["parameters"]["total"] == planned["parameters"]["total"] < 0.65 * before["parameters"]["total"]
+    assert after["size"]["bytes"] < 0.5 * before["size"]["bytes"]
+    assert after["latency"]["runs"] > 1
+    for row in done["rows"][1:]:
+        assert row["score"]["rows_changed_by_batching"] == 0
+
+    report = http.get(f"/v1/jobs/{job_id}/report").json()
+    artifacts = {artifact["name"]: artifact for artifact in http.get(f"/v1/jobs/{job_id}/artifacts").json()["items"]}
+    assert {artifact["name"] for artifact in report["artifacts"]} == set(artifacts)
+    assert [artifact["kind"] for artifact in artifacts.values()].count("transformers") == 1
+    test_rows = [json.loads(line) for line in files["test.jsonl"].decode().splitlines()]
+    opened = download(http, artifacts[report["headline"]], tmp_path / "headline")
+    assert stock_accuracy(opened, test_rows) == pytest.approx(after["score"]["value"], abs=1e-9)
+
+    # A second delivery finds nothing to do.
+    seen = events(http, job_id)
+    Bell(Settings(broker_url=service.broker)).ring_now(JOBS)
+    again = submit(http, tiny, prune=None, distill=None)  # by when this one is over, the message was long taken
+    assert finished(http, again)["state"] == "succeeded"
+    assert events(http, job_id) == seen
+
+
+def test_a_killed_workers_job_ends_on_the_next(service: Service, http: httpx.Client, tiny: Path) -> None:
+    service.start_workers("jobs")
+    job_id = submit(http, tiny, distill={"epochs": 30, "rate": 1e-3})
+    wait_for(lambda: job(http, job_id)["stage"] == "distilled", PATIENCE)
+    engines = [p.pid for p in psutil.Process(service.processes["jobs"].pid).children(recursive=True)]
+    service.kill("jobs")
+    wait_for(lambda: not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in engines))
+    service.start_workers("jobs")
+    done = finished(http, job_id)
+    assert done["state"] == "succeeded", (done["error"], service.log("jobs"))
+    assert (done["attempt"], done["failures"]) == (2, 1)
+    told = events(http, job_id)
+    assert "requeued" in [event["type"] for event in told]
+    # No finished stage was done twice: each has one row, and the second attempt took the first three as they were.
+    assert [event["data"]["row"]["stage"] for event in told if event["type"] == "stage_finished"] == [
+        "baseline",
+        "quantized",
+        "pruned",
+        "distilled",
+    ]
+    assert [event["seq"] for event in told] == list(range(1, len(told) + 1))
+
+
+def test_a_running_job_is_cancelled_and_nothing_of_it_is_left(service: Service, http: httpx.Client, tiny: Path) -> None:
+    service.start_workers("jobs")
+    job_id = submit(http, tiny, prepare={"epochs": 200, "rate": 1e-3})
+    wait_for(lambda: job(http, job_id)["stage"] == "baseline", PATIENCE)
+    assert http.post(f"/v1/jobs/{job_id}/cancel").json()["cancel_requested_at"]
+    assert finished(http, job_id)["state"] == "cancelled"
+    worker = psutil.Process(service.processes["jobs"].pid)
+    wait_for(lambda: not [p for p in worker.children(recursive=True) if "compression" in p.cmdline()])
+    wait_for(lambda: not list((service.home / "scratch").glob("job_*")))
+
+
+def test_a_worker_that_is_told_to_stop_gives_its_job_back(service: Service, http: httpx.Client, tiny: Path) -> None:
+    service.start_workers("jobs")
+    job_id = submit(http, tiny, prepare={"epochs": 200, "rate": 1e-3})
+    wait_for(lambda: job(http, job_id)["stage"] == "baseline", PATIENCE)
+    service.processes["jobs"].send_signal(signal.SIGTERM)
+    service.processes["jobs"].wait(60)
+    given_back = job(http, job_id)
+    assert (given_back["state"], given_back["failures"]) == ("queued", 0)
+    assert http.get("/v1/workers").json()["items"][0]["drain"] is True
+
+
+def pickled(tiny: Path) -> dict[str, bytes]:
+    files = {path.name: path.read_bytes() for path in tiny.iterdir()}
+    files["pytorch_model.bin"] = files.pop("model.safetensors")
+    return files
+
+
+def changed(tiny: Path, name: str, change: Any) -> dict[str, bytes]:
+    files = {path.name: path.read_bytes() for path in tiny.iterdir()}
+    files[name] = change(files[name])
+    return files
+
+
+def lie(data: bytes) -> bytes:
+    """Make a header claim another shape for its bytes."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    name = next(name for name in header if name != "__metadata__")
+    header[name]["shape"] = [side * 2 for side in header[name]["shape"]]
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
+def test_bad_models_are_rejected_by_name(service: Service, http: httpx.Client, tiny: Path) -> None:
+    if service.database.kind != DATABASES[0]:
+        pytest.skip("what a file holds does not depend on the database")
+    from tests.examples import send
+
+    other = json.dumps({"model_type": "t5", "architectures": ["T5Model"]}).encode()
+    cases = {
+        "unsafe_checkpoint": pickled(tiny),
+        "damaged_checkpoint": changed(tiny, "model.safetensors", lambda data: data[:-100]),
+        "unsupported_architecture": changed(tiny, "config.json", lambda _: other),
+        "missing_file": {name: data for name, data in pickled(tiny).items() if name == "config.json"},
+    }
+    for code, files in cases.items():
+        found = send(http, "models", {"name": code}, files)
+        assert found["state"] == "rejected"
+        reason = next(reason for reason in found["reasons"] if reason["code"] == code)
+        assert reason["remedy"]
+        assert reason["param"]
+    lying = send(http, "models", {"name": "lie"}, changed(tiny, "model.safetensors", lie))
+    assert [reason["code"] for reason in lying["reasons"]] == ["damaged_checkpoint"]
+
+
+def test_bad_data_is_rejected_by_name(service: Service, http: httpx.Client) -> None:
+    if service.database.kind != DATABASES[0]:
+        pytest.skip("what a file holds does not depend on the database")
+    rows = tiny_rows(64, 1)
+    random.Random(0).shuffle(rows)
+    unseen = jsonl([{"text": "it was fine", "label": "mixed"}])
+    cases: list[tuple[str, dict[str, bytes], dict[str, Any]]] = [
+        ("missing_column", {"train.jsonl": jsonl(rows)}, {"columns": {"text": "text", "label": "stars"}}),
+        ("empty_split", {"train.jsonl": jsonl(rows), "test.jsonl": b""}, {}),
+        ("unseen_label", {"train.jsonl": jsonl(rows), "test.jsonl": unseen}, {}),
+        ("unreadable_data", {"train.jsonl": b"{nonsense\n"}, {}),
+        ("single_label", {"train.jsonl": jsonl([row for row in rows if row["label"] == "positive"])}, {}),
+    ]
+    for code, files, body in cases:
+        found = send_data(http, files, **body)
+        assert found["state"] == "rejected", code
+        reason = next(reason for reason in found["reasons"] if reason["code"] == code)
+        assert reason["remedy"]
+        assert reason["param"]
