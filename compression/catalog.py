@@ -86,13 +86,3 @@ def bert_parameters(shape: Shape, *, positions: int, types: int, labels: int | N
     head = (h * labels + labels) if labels else 0
     other = 2 * h + shape.layers * (attention + feed_forward) + (h * h + h) + head
     return Parameters(total=tables + other, embedding=tables, other=other)
-from compression.report import ModelFacts, DataFacts
-from compression.recipe import Recipe, Evaluate
-class Preflight(Config):
-    shape: Shape
-    parameters: Parameters
-    estimate: dict[str, float]
-    warnings: tuple[str, ...] = ()
-def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evaluate) -> Preflight:
-    shape = planned_shape(BERT, model.shape, recipe.prune) if recipe.prune else model.shape
-    return Preflight(shape=shape, parameters=model.parameters, estimate={})
