@@ -7,13 +7,14 @@ right depends on the machine (docs/decisions/0002-torch-is-a-range.md).
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LEFT_OPEN = ("torch", "nvidia-", "triton", "cuda-", "lathe")
+LEFT_OPEN = re.compile(r"torch|triton|lathe|(nvidia|cuda)-.*")
 HEADER = "# Made by `make lock` on Python 3.11. Pins everything but torch (docs/decisions/0002-torch-is-a-range.md).\n"
 
 
@@ -28,7 +29,7 @@ def main(target: Path) -> None:
         subprocess.run([*pip, "install", "--quiet", "--dry-run", "--report", str(report), wanted], check=True)
         found = json.loads(report.read_text())["install"]
     pins = {item["metadata"]["name"].lower().replace("_", "-"): item["metadata"]["version"] for item in found}
-    lines = [f"{name}=={version}\n" for name, version in sorted(pins.items()) if not name.startswith(LEFT_OPEN)]
+    lines = [f"{name}=={version}\n" for name, version in sorted(pins.items()) if not LEFT_OPEN.fullmatch(name)]
     target.write_text(HEADER + "".join(lines), encoding="utf-8")
     print(f"{target}: {len(lines)} pins")
 
