@@ -1,1 +1,1 @@
-"""The three stages, one file each: quantize, prune, distill. A stage changes the state and yields events; maths lives beside."""
+"""The stages, one file each: prepare, quantize, prune, distill. A stage changes the model and yields events; maths is elsewhere."""
