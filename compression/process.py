@@ -9,6 +9,9 @@ from typing import TextIO
 _PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that this process gets when the thread that started it ends. Linux alone knows it."""
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""mallopt(3): from what size on free memory goes back to the kernel, and blocks are mapped one by one."""
+
 
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent dies, however the parent dies.
@@ -39,6 +42,18 @@ def private_channel(fd: int = 1) -> TextIO:
         os.close(fd)
     os.dup2(2, 1)
     return os.fdopen(copy, "w", encoding="utf-8", buffering=1, newline="\n")
+
+
+def keep_freed_memory() -> None:
+    """Let the C library reuse freed blocks in place of returning them to the kernel (glibc; elsewhere nothing happens).
+
+    A training step frees and asks again for the same large buffers; getting each anew from the kernel, zeroed page by page,
+    cost a fifth of the step on the machine where this was measured.
+    """
+    libc = ctypes.CDLL(None)
+    if sys.platform.startswith("linux") and hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def usable_cores() -> int:
