@@ -22,8 +22,8 @@ def hidden_states(student: Tensor, teacher: Tensor, projections: Tensor) -> Tens
     student: (layers, tokens, narrow), teacher: (layers, tokens, wide), projections: (layers, narrow, wide) -> scalar: the
     squared error over the teacher's mean square, so that 1 is as bad as answering 0 whatever the model's scale.
     """
-    error = (torch.bmm(student, projections) - teacher).square().mean()
-    return error / teacher.square().mean()
+    error: Tensor = (torch.bmm(student, projections) - teacher).square().mean() / teacher.square().mean()
+    return error
 
 
 def relations(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
@@ -38,7 +38,8 @@ def relations(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Ten
     wanted = _relation_scores(teacher, mask, heads).log_softmax(dim=-1)
     apart = (wanted.exp() * (wanted - given)).sum(dim=-1)
     real = mask[None, :, None, :].to(apart.dtype)
-    return (apart * real).sum() / (real.sum() * heads * student.shape[0])
+    mean: Tensor = (apart * real).sum() / (real.sum() * heads * student.shape[0])
+    return mean
 
 
 def _relation_scores(x: Tensor, mask: Tensor, heads: int) -> Tensor:
@@ -62,4 +63,5 @@ def fitted_projections(student: Tensor, teacher: Tensor, ridge: float = 1e-3) ->
     gram = student.transpose(1, 2) @ student
     strength = ridge * gram.diagonal(dim1=1, dim2=2).mean(dim=1)
     gram = gram + strength[:, None, None] * torch.eye(gram.shape[-1], device=gram.device)
-    return torch.linalg.solve(gram, student.transpose(1, 2) @ teacher)
+    solution: Tensor = torch.linalg.solve(gram, student.transpose(1, 2) @ teacher)
+    return solution

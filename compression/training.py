@@ -43,8 +43,8 @@ class Tick:
 
     step: int
     total: int
-    loss: float | None
-    rate: float
+    loss: float | None = None
+    rate: float | None = None
     score: float | None = None
 
 
