@@ -57,7 +57,8 @@ def graph(model: nn.Module) -> onnx.ModelProto:
     ids = torch.zeros(2, 8, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
-    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=model.config.max_position_embeddings)
+    longest: int = model.config.max_position_embeddings  # type: ignore[union-attr, assignment]
+    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=longest)
     with _quiet():
         program = torch.onnx.export(
             _Logits(model),
@@ -66,7 +67,7 @@ def graph(model: nn.Module) -> onnx.ModelProto:
             opset_version=OPSET,
             input_names=list(INPUTS),
             output_names=[OUTPUT],
-            dynamic_shapes=dict.fromkeys(INPUTS, {0: batch, 1: sequence}),
+            dynamic_shapes={name: {0: batch, 1: sequence} for name in INPUTS},
             verbose=False,
         )
     assert program is not None  # noqa: S101 (only the non-dynamo exporter returns None)
