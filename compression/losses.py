@@ -47,7 +47,8 @@ def _relation_scores(x: Tensor, mask: Tensor, heads: int) -> Tensor:
     split = x.view(kinds, rows, tokens, heads, width // heads).transpose(2, 3)
     scores = split @ split.transpose(-1, -2) / (width // heads) ** 0.5
     # A large finite number and not −inf: padding rows would otherwise give NaN gradients.
-    return scores.masked_fill(mask[None, :, None, None, :] == 0, -1e9)
+    masked: Tensor = scores.masked_fill(mask[None, :, None, None, :] == 0, -1e9)
+    return masked
 
 
 def relation_heads(narrow: int, wide: int, most: int) -> int:
@@ -63,5 +64,4 @@ def fitted_projections(student: Tensor, teacher: Tensor, ridge: float = 1e-3) ->
     gram = student.transpose(1, 2) @ student
     strength = ridge * gram.diagonal(dim1=1, dim2=2).mean(dim=1)
     gram = gram + strength[:, None, None] * torch.eye(gram.shape[-1], device=gram.device)
-    solution: Tensor = torch.linalg.solve(gram, student.transpose(1, 2) @ teacher)
-    return solution
+    return torch.cholesky_solve(student.transpose(1, 2) @ teacher, torch.linalg.cholesky(gram))

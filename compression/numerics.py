@@ -74,7 +74,7 @@ class _IntegerLinear(torch.autograd.Function):
         rows, row_scale = integers(x.reshape(-1, x.shape[-1]))
         columns, column_scale = integers(weight)
         ctx.save_for_backward(rows, row_scale, columns, column_scale)
-        out = integer_product(rows, columns).mul_(column_scale.t()).mul_(row_scale)
+        out = integer_product(rows, columns).mul_(row_scale).mul_(column_scale.t())
         if bias is not None:
             out.add_(bias)
         return out.view(*x.shape[:-1], weight.shape[0])

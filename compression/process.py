@@ -1,6 +1,7 @@
 """What the engine's processes owe their parent: to die with it, and to keep its event pipe clean. Torch-free."""
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -54,6 +55,14 @@ def keep_freed_memory() -> None:
     if sys.platform.startswith("linux") and hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def release_memory() -> None:
+    """Give freed memory back to the kernel, before another process is measured on this machine."""
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    if sys.platform.startswith("linux") and hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def usable_cores() -> int:
