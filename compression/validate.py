@@ -1,14 +1,13 @@
 """Look at an upload without trusting it: `python -m compression validate SPEC.json` prints one finding. Torch-free."""
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from compression.checks import dataset, model
-from compression.errors import CompressionError, MissingFile
-from compression.process import die_with_parent, private_channel
+from compression.errors import CompressionError, InvalidSpec, MissingFile
+from compression.process import private_channel
 from compression.recipe import DataCheck, ModelCheck
 from compression.report import DataFacts, ModelFacts, Rejected
 
@@ -37,12 +36,20 @@ def _model(folder: Path) -> ModelFacts | list[CompressionError]:
     return model.check(folder)
 
 
-def main(path: Path) -> ModelFacts | DataFacts | Rejected:
-    """Read the spec at `path` and judge what it names; relative paths are taken from the spec's folder."""
-    return validate(parse_check.validate_json(path.read_bytes()), path.parent)
+def main(path: Path) -> int:
+    """Judge what the spec at `path` names and print one finding; return the exit code.
 
-
-if __name__ == "__main__":
-    die_with_parent()
+    Relative paths are taken from the spec's folder. A rejection is an answer like another: the code is 0.
+    """
     answers = private_channel()
-    print(main(Path(sys.argv[1])).model_dump_json(), file=answers)
+    finding: ModelFacts | DataFacts | Rejected
+    try:
+        finding = validate(parse_check.validate_json(path.read_bytes()), path.parent)
+    except ValidationError as problem:
+        finding = Rejected(reasons=tuple(_reason(dict(error)) for error in problem.errors(include_url=False)[:MOST_REASONS]))
+    print(finding.model_dump_json(), file=answers)
+    return 0
+
+
+def _reason(error: dict[str, Any]) -> dict[str, str | None]:
+    return InvalidSpec(str(error["msg"]), param=".".join(map(str, error["loc"]))).as_dict()
