@@ -40,7 +40,10 @@ def family_of(config: Mapping[str, Any]) -> Family:
     known = ", ".join(FAMILIES)
     if family is None:
         raise UnsupportedArchitecture(f"model_type {kind!r} is not one of: {known}", param="config.json:model_type")
-    for name in config.get("architectures") or ():
+    names = config.get("architectures") or ()
+    if not isinstance(names, list | tuple):
+        raise UnsupportedArchitecture("architectures is not a list of names", param="config.json:architectures")
+    for name in names:
         if name not in family.architectures:
             raise UnsupportedArchitecture(
                 f"architecture {name!r} is not one of: {', '.join(family.architectures)}", param="config.json:architectures"

@@ -4,13 +4,16 @@ Weights are int8, symmetric, one scale per output channel; activations 8-bit, sy
 on the fly; embeddings int8, one scale per row. All scales are max|·| / 127, so ±127 is the range. Rounding is half to even
 (torch.round, ONNX Round). Gradients pass straight through (Bengio et al. 2013). Nothing here has state: scales are
 recomputed in each forward, so pruning may slice the weights and the scales follow.
+
+On a CPU a linear layer multiplies real integers (exact in int32, as the artifact does, and several times faster than
+float32); its gradients are taken in bfloat16 where the processor has it, since they are estimates anyway.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 LEVELS = 127.0
 SMALLEST_SCALE = 1e-12
@@ -49,12 +52,56 @@ def fake_quantize_rows(x: Tensor) -> Tensor:
     return rounded
 
 
+def integer_product(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply int8 matrices as the artifact's MatMulInteger does. left: (m, k), right: (n, k) -> float32 (m, n)."""
+    if left.device.type == "cpu":
+        return torch._int_mm(left, right.t()).float()
+    # Other devices' integer kernels refuse small or odd shapes; float32 holds these sums to one part in 2**24.
+    return left.float() @ right.float().t()
+
+
+def gradient_dtype(device: torch.device) -> torch.dtype:
+    """Say in what precision the gradients of linear layers are multiplied: bfloat16 where it is faster than float32."""
+    has_bfloat16 = torch.cpu._is_avx512_bf16_supported() if device.type == "cpu" else device.type == "cuda"
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+class _IntegerLinear(torch.autograd.Function):
+    """x, weight, bias -> the artifact's answer; gradients as if x and weight had only been rounded in place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows, row_scale = integers(x.reshape(-1, x.shape[-1]))
+        columns, column_scale = integers(weight)
+        ctx.save_for_backward(rows, row_scale, columns, column_scale)
+        out = integer_product(rows, columns).mul_(row_scale).mul_(column_scale.t())
+        if bias is not None:
+            out.add_(bias)
+        return out.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        rows, row_scale, columns, column_scale = ctx.saved_tensors
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        dtype = gradient_dtype(grad.device)
+        to_x = to_weight = to_bias = None
+        if ctx.needs_input_grad[0]:
+            to_x = (grad * column_scale.t()).to(dtype) @ columns.to(dtype)
+            to_x = to_x.float().view(*grads[0].shape[:-1], columns.shape[1])
+        if ctx.needs_input_grad[1]:
+            to_weight = ((grad * row_scale).to(dtype).t() @ rows.to(dtype)).float()
+        if ctx.needs_input_grad[2]:
+            to_bias = grad.sum(dim=0)
+        return to_x, to_weight, to_bias
+
+
 class FakeQuantLinear(nn.Linear):
     """nn.Linear that computes as the int8 artifact will. Same state dict, no state of its own."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(..., in) -> (..., out)."""
-        return functional.linear(fake_quantize_rows(input), fake_quantize_rows(self.weight), self.bias)
+        out: Tensor = _IntegerLinear.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return out
 
 
 class FakeQuantEmbedding(nn.Embedding):

@@ -1,0 +1,39 @@
+"""The engine as a command: `python -m compression run|validate|measure SPEC.json`.
+
+`run` writes one JSON event a line to a pipe and ends with 0 (finished), 2 (the job cannot be done as asked; a `failed` event
+says why) or 1 (a bug, with its traceback on standard error). Each subcommand imports only what it needs: `validate` and
+`measure` must not pay for torch, nor let it near a hostile file.
+"""
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from compression import process
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m compression", description="The engine of Lathe.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, what in (
+        ("run", "compress a model as the specification says"),
+        ("validate", "check the files of a model or a dataset"),
+        ("measure", "measure an artifact in this fresh process"),
+    ):
+        command = commands.add_parser(name, help=what)
+        command.add_argument("spec", type=Path, metavar="SPEC.json")
+        command.add_argument("--die-with-parent", action="store_true", help="be killed when the parent process ends")
+        if name == "run":
+            command.add_argument("--events-fd", type=int, default=1, metavar="N", help="where events go (default: stdout)")
+    options = parser.parse_args(arguments)
+    if options.die_with_parent:
+        process.die_with_parent()
+    module = import_module({"run": "compression.run"}.get(options.command, f"compression.{options.command}"))
+    code: int = module.main(options.spec, options.events_fd) if options.command == "run" else module.main(options.spec)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

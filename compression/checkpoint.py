@@ -1,0 +1,141 @@
+"""What is kept of a finished stage, so that a new attempt goes on from it and trains nothing twice.
+
+A checkpoint is a folder named for its stage: the model as stock files, and state.json with the rows so far. It is written
+beside its place and renamed, so a killed attempt leaves a whole one or none. It is trusted only for the same work (the
+fingerprint) and only whole (every digest).
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+from transformers import BertForSequenceClassification
+
+from compression import numerics
+from compression.errors import CompressionError
+from compression.load import open_stock
+from compression.recipe import Config, Spec
+from compression.report import STAGES, Artifact, File, Row, Stage
+
+FORMAT = 1
+"""Raise it when what a stage computes or keeps changes so that older checkpoints must not be gone on from."""
+STATE = "state.json"
+
+
+class Checkpoint(Config):
+    """state.json: all that the rest of the job and the report need beside the weights."""
+
+    fingerprint: Annotated[str, Field(description="sha256 of all that the result depends on: recipe, data, model, format.")]
+    stage: Stage
+    labels: tuple[str, ...]
+    simulated: Annotated[bool, Field(description="Whether the model computes with fake-quantized integers.")]
+    rows: tuple[Row, ...]
+    artifacts: tuple[Artifact, ...]
+    pruning: dict[str, Any] | None
+    files: Annotated[tuple[File, ...], Field(description="The model's files beside this one.")]
+
+
+class Unusable(Exception):
+    """A checkpoint that cannot be gone on from, and why. It costs time only: the stage is done again."""
+
+
+def fingerprint(spec: Spec, base: Path) -> str:
+    """Digest all that the stages' results depend on: two jobs with the same one compute the same."""
+    folder = base / spec.model
+    model = {path.name: digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    data = {split: [digest(base / file) for file in files] for split, files in spec.data.splits.items()}
+    facts = {
+        "format": FORMAT,
+        "task": spec.task,
+        "recipe": spec.recipe.model_dump(mode="json"),
+        "evaluate": spec.evaluate.model_dump(mode="json"),
+        "columns": spec.data.columns.model_dump(mode="json"),
+        "data": data,
+        "model": model,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def listing(folder: Path) -> tuple[File, ...]:
+    """List a folder's files with size and digest, by path."""
+    return tuple(
+        File(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    )
+
+
+def write(folder: Path, model: BertForSequenceClassification, facts: Checkpoint) -> tuple[File, ...]:
+    """Write `folder`/<stage> whole or not at all; `facts.files` is filled in here. Return all its files."""
+    place, beside = folder / facts.stage, folder / f".{facts.stage}.partial"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    model.save_pretrained(beside)
+    complete = facts.model_copy(update={"files": listing(beside)})
+    body = complete.model_dump_json(indent=1)
+    (beside / STATE).write_text(json.dumps({"sha256": _sha256(body), "body": body}), encoding="utf-8")
+    shutil.rmtree(place, ignore_errors=True)
+    beside.rename(place)
+    return listing(place)
+
+
+def read(folder: Path, stage: Stage, expected: str) -> Checkpoint:
+    """Read and verify `folder`/<stage>. Raises Unusable where it is damaged or of other work."""
+    place = folder / stage
+    try:
+        wrapped = json.loads((place / STATE).read_text(encoding="utf-8"))
+        body = wrapped["body"]
+        if _sha256(body) != wrapped["sha256"]:
+            raise Unusable(f"{stage}/{STATE} is damaged")
+        facts = Checkpoint.model_validate_json(body)
+        for file in facts.files:
+            if digest(place / file.path) != file.sha256:
+                raise Unusable(f"{stage}/{file.path} is not what was written")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError) as problem:
+        raise Unusable(f"{stage} cannot be read: {problem}") from problem
+    if facts.stage != stage or facts.fingerprint != expected:
+        raise Unusable(f"{stage} is of other work: recipe, data, model or checkpoint format differ")
+    return facts
+
+
+def latest(folder: Path, stages: tuple[Stage, ...], expected: str) -> tuple[Checkpoint | None, list[str]]:
+    """Find the last stage that can be gone on from, and say why later ones cannot.
+
+    The baseline must be usable too: it is the teacher, and what latency is held against.
+    """
+    problems = []
+    for stage in sorted(stages, key=STAGES.index, reverse=True):
+        if not (folder / stage).is_dir():
+            continue
+        try:
+            facts = read(folder, stage, expected)
+            read(folder, "baseline", expected)
+        except Unusable as problem:
+            problems.append(str(problem))
+        else:
+            return facts, problems
+    return None, problems
+
+
+def open_model(folder: Path, facts: Checkpoint) -> BertForSequenceClassification:
+    """Open the model of a verified checkpoint, computing as it did. Raises Unusable."""
+    try:
+        model, _ = open_stock(folder / facts.stage)
+    except CompressionError as problem:
+        raise Unusable(f"{facts.stage} cannot be opened: {problem.cause}") from problem
+    if facts.simulated:
+        numerics.insert(model)
+    return model
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,50 @@
+"""Start one of the engine's own commands in a fresh process and take its answer. Torch-free."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import compression
+from compression.recipe import Config
+
+LAST_WORDS = 2000
+"""Characters of a failed child's log that its error carries."""
+
+
+class ChildFailed(RuntimeError):
+    """A child of the engine ended without an answer: a bug or the machine, not the user's to mend."""
+
+
+def ask(command: str, spec: Config, *, timeout: float) -> str:
+    """Run `python -m compression <command> SPEC.json` and return its standard output.
+
+    The child dies with us (`process.die_with_parent`). Raises ChildFailed where it ends with an error or takes longer than
+    `timeout` seconds.
+    """
+    with tempfile.TemporaryDirectory(prefix="lathe-") as folder:
+        path = Path(folder) / "spec.json"
+        path.write_text(spec.model_dump_json(), "utf-8")
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "compression", command, "--die-with-parent", str(path)],
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as problem:
+            raise ChildFailed(f"{command} took longer than {timeout:.0f} s") from problem
+    if done.returncode != 0:
+        raise ChildFailed(f"{command} ended with {done.returncode}: {done.stderr[-LAST_WORDS:]}")
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    # The package is found again even where we were started from its folder without being installed.
+    home = str(Path(compression.__file__).parents[1])
+    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}

@@ -1,0 +1,42 @@
+"""Ask the engine's own model: for choices on validation and for verifying exports. Reported scores come from the artifact."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from compression.batches import Encoded
+from compression.tasks import classification
+
+BATCH = 64
+"""Rows asked together; answers do not depend on it, because scales are per token."""
+
+
+@dataclass(frozen=True, order=True)
+class Validation:
+    """How good a model is on validation; of equal scores the one with the lower loss is better."""
+
+    score: float
+    negative_loss: float
+
+
+@torch.inference_mode()
+def logits(model: nn.Module, rows: Encoded) -> Tensor:
+    """Return the logits of all rows in their order. -> (rows, labels) on the CPU."""
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    out = torch.empty((len(rows), 0))
+    for batch in rows.by_length(BATCH):
+        found = model(**batch.to(device).inputs).logits.float().cpu()
+        if not out.shape[1]:
+            out = torch.empty((len(rows), found.shape[1]))
+        out[batch.rows] = found
+    model.train(training)
+    return out
+
+
+def validate(model: nn.Module, rows: Encoded) -> Validation:
+    """Score a model on a split by the task's metric."""
+    found = logits(model, rows)
+    return Validation(classification.score(found, rows.labels), -classification.loss(found, rows.labels).item())

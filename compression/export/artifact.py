@@ -1,0 +1,195 @@
+"""Ship: export the engine's model, reopen the files, verify them, and measure what will be downloaded."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from compression.child import ChildFailed, ask
+from compression.export import onnx, transformers
+from compression.export.card import card, opens_with
+from compression.export.verify import verify
+from compression.measure import Measured, MeasureSpec
+from compression.recipe import Evaluate
+from compression.report import Artifact, File, Latency, NotMeasured, Score, Size, Stage
+from compression.runtimes.runner import Kind
+
+CHILD_SECONDS = 3600.0
+"""A measuring child that takes longer is given up, and its figures are told as not measured."""
+TOKENIZER_EXTRAS = ("special_tokens_map.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """An artifact on disk with the figures that were measured on it."""
+
+    artifact: Artifact
+    size: Size
+    latency: Latency | NotMeasured
+    score: Score | NotMeasured
+    flops: int | NotMeasured
+    peak_memory_bytes: int | NotMeasured
+
+
+def ship(
+    model: nn.Module,
+    *,
+    name: str,
+    kind: Kind,
+    stage: Stage,
+    precision: Literal["float32", "int8"],
+    labels: tuple[str, ...],
+    tokenizer: Path,
+    max_length: int,
+    output: Path,
+    test_rows: Path,
+    baseline: Path | None,
+    evaluate: Evaluate,
+    sample: list[str],
+) -> Shipped:
+    """Write output/artifacts/<name>/ and return its figures. What lay there before is replaced.
+
+    model: a stock sequence classifier, its integers simulated where `precision` is int8. tokenizer: the folder that
+    holds tokenizer.json. test_rows: JSONL of {"text", "label": index into labels}. baseline: folder of the FP32 ONNX
+    artifact that latency is held against. sample: a few texts that the reopened artifact is verified with.
+
+    Raises ExportMismatch where the reopened artifact does not answer as the model does.
+    """
+    folder = output / "artifacts" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    int8 = precision == "int8"
+    weights = (onnx if kind == "onnx" else transformers).write(model, folder, int8=int8)
+    weights.chmod(0o644)  # safetensors writes for the owner alone
+    write_tokenizer(tokenizer, folder, max_length)
+    pad_id = write_config(model, folder, labels, max_length, kind)
+    verify(model, folder, kind=kind, int8=int8, sample=sample, pad_id=pad_id)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    size = Size(bytes=weights.stat().st_size, dtype=precision, bytes_at_16_bit=2 * parameters)
+    found = figures(kind, folder, baseline, test_rows, evaluate)
+    (folder / "README.md").write_text(
+        card(
+            name=name,
+            kind=kind,
+            stage=stage,
+            precision=precision,
+            labels=labels,
+            max_length=max_length,
+            size=size,
+            latency=found.latency,
+            score=found.score,
+            memory=found.peak_memory_bytes,
+        ),
+        "utf-8",
+    )
+    return Shipped(
+        artifact=Artifact(
+            name=name,
+            kind=kind,
+            stage=stage,
+            precision=precision,
+            files=write_manifest(folder),
+            score=found.score,
+            opens_with=opens_with(kind, precision),
+        ),
+        size=size,
+        latency=found.latency,
+        score=found.score,
+        flops=count_flops(model, evaluate),
+        peak_memory_bytes=found.peak_memory_bytes,
+    )
+
+
+def write_tokenizer(source: Path, folder: Path, max_length: int) -> None:
+    """Copy the tokenizer; tokenizer.json then truncates to `max_length` by itself and pads nothing."""
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.enable_truncation(max_length)
+    tokenizer.no_padding()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {}
+    if (source / "tokenizer_config.json").is_file():
+        settings = json.loads((source / "tokenizer_config.json").read_text("utf-8"))
+    (folder / "tokenizer_config.json").write_text(_json({**settings, "model_max_length": max_length}), "utf-8")
+    for extra in TOKENIZER_EXTRAS:
+        if (source / extra).is_file():
+            shutil.copyfile(source / extra, folder / extra)
+
+
+def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_length: int, kind: Kind) -> int:
+    """Give config.json the labels (and for ONNX the length, which transformers keeps in tokenizer_config.json).
+
+    Returns the id of the padding token.
+    """
+    path = folder / "config.json"
+    if kind == "onnx":
+        config = {**model.config.to_diff_dict(), "max_length": max_length}  # type: ignore[union-attr, operator]
+    else:
+        config = json.loads(path.read_text("utf-8"))
+    config["id2label"] = {str(number): label for number, label in enumerate(labels)}
+    config["label2id"] = {label: number for number, label in enumerate(labels)}
+    config["architectures"] = [type(model).__name__]
+    config["pad_token_id"] = config.get("pad_token_id") or 0
+    config.pop("_name_or_path", None)
+    path.write_text(_json(config), "utf-8")
+    return int(config["pad_token_id"])
+
+
+def write_manifest(folder: Path) -> tuple[File, ...]:
+    """List every file with its size and sha256 in manifest.json; return the list, the manifest included."""
+    listed = [_file(path, folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    manifest = folder / "manifest.json"
+    manifest.write_text(_json({"files": [file.model_dump() for file in listed]}), "utf-8")
+    return (*listed, _file(manifest, folder))
+
+
+def figures(kind: Kind, folder: Path, baseline: Path | None, test_rows: Path, evaluate: Evaluate) -> Measured:
+    """Measure in two fresh processes: one takes the figures, one only serves and tells its memory.
+
+    A child that the machine could not carry to its end costs its figures, not the job.
+    """
+    spec = MeasureSpec(
+        kind=kind,
+        folder=str(folder.resolve()),
+        baseline=str(baseline.resolve()) if baseline else None,
+        test_rows=str(test_rows.resolve()),
+        evaluate=evaluate,
+    )
+    found, served = _measured(spec), _measured(spec.model_copy(update={"want": "memory", "baseline": None}))
+    return found.model_copy(update={"peak_memory_bytes": served.peak_memory_bytes})
+
+
+def _measured(spec: MeasureSpec) -> Measured:
+    try:
+        return Measured.model_validate_json(ask("measure", spec, timeout=CHILD_SECONDS))
+    except ChildFailed as problem:
+        reason = NotMeasured(not_measured=str(problem))
+        return Measured(latency=reason, score=reason, peak_memory_bytes=reason)
+
+
+@torch.inference_mode()
+def count_flops(model: nn.Module, evaluate: Evaluate) -> int:
+    """Count the floating-point operations of one forward pass at evaluate's shape (torch's counter, 2 a multiply-add).
+
+    Integers count like the products that they stand for: the figure tells of the shape, not of the precision.
+    """
+    ids = torch.zeros(evaluate.batch, evaluate.length, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        onnx.plain(model)(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=torch.zeros_like(ids))
+    return int(counter.get_total_flops())
+
+
+def _file(path: Path, folder: Path) -> File:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return File(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,105 @@
+"""Write a classifier as an ONNX file that stock ONNX Runtime opens: FP32 here, its INT8 form by `integers.to_int8`.
+
+Only operators of the standard's opset 20 are in the file (ONNX Runtime 1.17 and later), no contrib operators: ONNX
+Runtime fuses what it can on each machine when it opens the file, and the same file stays valid elsewhere.
+"""
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from compression import numerics
+from compression.export.integers import to_int8
+
+OPSET = 20
+"""The first with Gelu as one operator."""
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+OUTPUT = "logits"
+FILE = "model.onnx"
+
+
+class _Logits(nn.Module):
+    """A transformers classifier with the three inputs in a fixed order and logits as its only output."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Three (batch, sequence) int64 -> (batch, labels)."""
+        out = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        logits: Tensor = out.logits
+        return logits
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """Return a copy for inference without simulated integers, its attention spelled out.
+
+    Written with eager attention the graph is shorter than with SDPA (whose translation guards against rows that are
+    masked altogether) and ONNX Runtime runs it faster, in FP32 as in INT8.
+    """
+    twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    numerics.remove(twin)
+    twin.set_attn_implementation("eager")  # type: ignore[operator]  # a method of every PreTrainedModel
+    return twin
+
+
+def graph(model: nn.Module) -> onnx.ModelProto:
+    """Trace a stock classifier to FP32 ONNX; batch and sequence stay free."""
+    ids = torch.zeros(2, 8, dtype=torch.int64)
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    longest: int = model.config.max_position_embeddings  # type: ignore[union-attr, assignment]
+    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=longest)
+    with _quiet():
+        program = torch.onnx.export(
+            _Logits(model),
+            (ids, mask, torch.zeros_like(ids)),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(INPUTS),
+            output_names=[OUTPUT],
+            dynamic_shapes={name: {0: batch, 1: sequence} for name in INPUTS},
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101 (only the non-dynamo exporter returns None)
+    proto: onnx.ModelProto = program.model_proto
+    return proto
+
+
+def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
+    """Write `model` to folder/model.onnx and return that path. The model itself stays as it is.
+
+    INT8 writes the integers of `numerics` for every linear layer and embedding, whether or not they are simulated in
+    `model`. Raises RuntimeError where one of them could not be found in the traced graph.
+    """
+    twin = plain(model)
+    proto = graph(twin)
+    if int8:
+        proto = to_int8(proto, dict(numerics.quantizable(twin)))
+    onnx.checker.check_model(proto)
+    path = folder / FILE
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the exporter's remarks: it warns of torchvision, of its own deprecations, of axes it renames."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)

@@ -1,0 +1,107 @@
+"""Reopen an artifact in its own runtime and hold its answers against the engine's model."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from compression import numerics
+from compression.errors import ExportMismatch
+from compression.runtimes.onnx import OnnxRunner
+from compression.runtimes.runner import Batch, Kind, Logits, Runner, batches, open_artifact, tokenizer_of
+
+RELATIVE = 1e-3
+"""What the order of floating-point sums may move, of the largest logit. Two FP32 runtimes differ by 1e-6 to 1e-5."""
+ROUNDING_NOISE = 2.0
+"""How far an INT8 artifact may be from the simulation, in units of what the simulation itself changes (see `limit`)."""
+PEAK = 6.0
+"""The largest single difference allowed, in units of the root mean square allowed."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near the artifact came. Root mean square and largest difference of logits, and what was allowed."""
+
+    difference: float
+    largest: float
+    allowed: float
+
+
+def verify(model: nn.Module, folder: Path, *, kind: Kind, int8: bool, sample: list[str], pad_id: int) -> Agreement:
+    """Compare at batch 1 and all together, padded. Raises ExportMismatch.
+
+    model: the engine's classifier, its integers simulated where `int8`; sample: at least one text.
+    """
+    runner = open_artifact(kind, folder, threads=torch.get_num_threads())
+    labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
+    if isinstance(runner, OnnxRunner):
+        check_interface(runner, labels)
+    encodings = tokenizer_of(folder).encode_batch(sample)
+    asked = [*batches(encodings, 1, pad_id=pad_id), *batches(encodings, len(encodings), pad_id=pad_id)]
+    twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    expected, found = answers(twin, asked), _stacked(runner, asked)
+    numerics.remove(twin)
+    allowed = limit(expected, answers(twin, asked)) if int8 else limit(expected, expected)
+    return compare(expected, found, allowed)
+
+
+def limit(simulated: Logits, float32: Logits) -> float:
+    """Return the allowed root mean square between artifact and simulation.
+
+    Both round the same numbers, but sum them in another order; where a value lies on the edge between two integers it then
+    falls the other way, and what follows sees a change as large as rounding itself makes. Two honest implementations (torch
+    in float32 and in float64) so differ by half to all of what rounding changes at all; a lost bias or a wrong scale, by
+    far more. So the yardstick is the simulation's own distance from the same weights in float32.
+    """
+    scale = float(np.abs(simulated).max())
+    return ROUNDING_NOISE * _rms(simulated - float32) + RELATIVE * scale
+
+
+def compare(expected: Logits, found: Logits, allowed: float) -> Agreement:
+    """Hold (rows, labels) against (rows, labels). Raises ExportMismatch with the distance and the first row that differs."""
+    if found.shape != expected.shape:
+        raise ExportMismatch(f"the artifact answers with shape {found.shape} and not {expected.shape}")
+    off = found - expected
+    difference, largest = _rms(off), float(np.abs(off).max())
+    if not np.isfinite(found).all() or difference > allowed or largest > PEAK * allowed:
+        raise ExportMismatch(
+            f"logits differ by {difference:.2g} (root mean square) and {largest:.2g} (largest), allowed {allowed:.2g}"
+        )
+    top = np.sort(expected, axis=-1)
+    clear = top[:, -1] - top[:, -2] > 2 * PEAK * allowed if expected.shape[1] > 1 else np.ones(len(expected), bool)
+    other = np.flatnonzero(clear & (expected.argmax(-1) != found.argmax(-1)))
+    if other.size:
+        raise ExportMismatch(f"row {other[0]} is answered otherwise, though not a close call")
+    return Agreement(difference=difference, largest=largest, allowed=allowed)
+
+
+def check_interface(runner: OnnxRunner, labels: int) -> None:
+    """See that names, types and free dimensions are what the model card says. Raises ExportMismatch."""
+    inputs = {item.name: (item.type, [isinstance(size, str) for size in item.shape]) for item in runner.session.get_inputs()}
+    wanted = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ("tensor(int64)", [True, True]))
+    if inputs != wanted:
+        raise ExportMismatch(f"the file's inputs are {inputs}")
+    outputs = [(item.name, item.type, item.shape[-1]) for item in runner.session.get_outputs()]
+    if outputs != [("logits", "tensor(float)", labels)]:
+        raise ExportMismatch(f"the file's outputs are {outputs}")
+
+
+@torch.inference_mode()
+def answers(model: nn.Module, asked: list[Batch]) -> Logits:
+    """Ask the engine's model on the CPU. -> (rows of all batches, labels)."""
+    out = []
+    for batch in asked:
+        inputs = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
+        out.append(model(**inputs).logits.float().numpy())
+    return np.concatenate(out)
+
+
+def _stacked(runner: Runner, asked: list[Batch]) -> Logits:
+    return np.concatenate([runner.logits(batch) for batch in asked])
+
+
+def _rms(values: Logits) -> float:
+    return float(np.sqrt(np.square(values, dtype=np.float64).mean()))

@@ -1,0 +1,67 @@
+"""What a student is held against: pure functions of tensors. Which of them count, and how much, the recipe says."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def soft_targets(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Forward KL divergence KL(teacher ‖ student) of softened distributions, times τ² (Hinton et al. 2015).
+
+    student, teacher: (rows, labels) of logits -> scalar in nats, mean over rows. Forward, so that the student must cover
+    all that the teacher finds likely; τ² keeps the gradient's size independent of the temperature.
+    """
+    wanted = functional.log_softmax(teacher / temperature, dim=-1)
+    given = functional.log_softmax(student / temperature, dim=-1)
+    return functional.kl_div(given, wanted, reduction="batchmean", log_target=True) * temperature**2
+
+
+def hidden_states(student: Tensor, teacher: Tensor, projections: Tensor) -> Tensor:
+    """Mean squared error of hidden states, layer by layer, through learned projections (TinyBERT, Jiao et al. 2020).
+
+    student: (layers, tokens, narrow), teacher: (layers, tokens, wide), projections: (layers, narrow, wide) -> scalar: the
+    squared error over the teacher's mean square, so that 1 is as bad as answering 0 whatever the model's scale.
+    """
+    error: Tensor = (torch.bmm(student, projections) - teacher).square().mean() / teacher.square().mean()
+    return error
+
+
+def relations(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
+    """KL divergence of self-attention relations (MiniLMv2, Wang et al. 2021).
+
+    student: (kinds, rows, tokens, narrow), teacher: (kinds, rows, tokens, wide), both of queries, keys and values; mask:
+    (rows, tokens), 1 at real tokens; heads: relation heads, which must divide both widths -> scalar in nats, mean over
+    kinds, real tokens and heads. Query-query, key-key and value-value products re-split over the same number of relation
+    heads compare models whose own heads differ in number, which attention maps cannot.
+    """
+    given = _relation_scores(student, mask, heads).log_softmax(dim=-1)
+    wanted = _relation_scores(teacher, mask, heads).log_softmax(dim=-1)
+    apart = (wanted.exp() * (wanted - given)).sum(dim=-1)
+    real = mask[None, :, None, :].to(apart.dtype)
+    mean: Tensor = (apart * real).sum() / (real.sum() * heads * student.shape[0])
+    return mean
+
+
+def _relation_scores(x: Tensor, mask: Tensor, heads: int) -> Tensor:
+    kinds, rows, tokens, width = x.shape
+    split = x.view(kinds, rows, tokens, heads, width // heads).transpose(2, 3)
+    scores = split @ split.transpose(-1, -2) / (width // heads) ** 0.5
+    # A large finite number and not −inf: padding rows would otherwise give NaN gradients.
+    masked: Tensor = scores.masked_fill(mask[None, :, None, None, :] == 0, -1e9)
+    return masked
+
+
+def relation_heads(narrow: int, wide: int, most: int) -> int:
+    """Find the largest number of relation heads, at most `most`, that divides both widths."""
+    return max(heads for heads in range(1, most + 1) if narrow % heads == 0 and wide % heads == 0)
+
+
+def fitted_projections(student: Tensor, teacher: Tensor, ridge: float = 1e-3) -> Tensor:
+    """Solve the ridge regression that best maps student to teacher states: where learning of the projections starts.
+
+    student: (layers, tokens, narrow), teacher: (layers, tokens, wide) -> (layers, narrow, wide).
+    """
+    gram = student.transpose(1, 2) @ student
+    strength = ridge * gram.diagonal(dim1=1, dim2=2).mean(dim=1)
+    gram = gram + strength[:, None, None] * torch.eye(gram.shape[-1], device=gram.device)
+    return torch.cholesky_solve(student.transpose(1, 2) @ teacher, torch.linalg.cholesky(gram))

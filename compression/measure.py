@@ -1,0 +1,191 @@
+"""Measure artifacts as they are downloaded: `python -m compression measure SPEC.json`, a fresh process each time.
+
+Nothing of training is in this process: its memory is its own, its threads are fixed, and a lock of the host keeps two jobs
+from timing at once. Torch-free, unless the artifact is a checkpoint of torch's.
+"""
+
+import fcntl
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from compression.process import private_channel
+from compression.recipe import Config, Evaluate
+from compression.report import Latency, NotMeasured, Score
+from compression.runtimes.runner import Batch, Kind, Runner, batches, full_batch, open_artifact, tokenizer_of
+
+LOCK_VARIABLE = "LATHE_MEASURE_LOCK"
+WARM_UP_RUNS = 10
+FEWEST_RUNS, MOST_RUNS = 40, 400
+SECONDS = 8.0
+"""Latency is timed for about this long: between FEWEST_RUNS and MOST_RUNS of each side."""
+TOGETHER = 32
+"""Rows that share a batch when a score is taken for the second time."""
+
+
+class MeasureSpec(Config):
+    """What `python -m compression measure` reads. Paths are absolute."""
+
+    version: Literal[1] = 1
+    kind: Kind
+    folder: Annotated[str, Field(description="The artifact that is measured.")]
+    baseline: Annotated[str | None, Field(description="Folder of the ONNX artifact that latency is held against.")] = None
+    test_rows: Annotated[str | None, Field(description='JSONL of {"text", "label": index}; null takes no score.')] = None
+    evaluate: Evaluate = Evaluate()
+    want: Annotated[
+        Literal["figures", "memory"],
+        Field(description="memory: only serve, and tell the peak; a process that did other things would tell another."),
+    ] = "figures"
+
+
+class Measured(Config):
+    """What it answers, as one JSON object on standard output."""
+
+    latency: Latency | NotMeasured
+    score: Score | NotMeasured
+    peak_memory_bytes: int | NotMeasured
+
+
+def measure(spec: MeasureSpec) -> Measured:
+    """Open what the spec names and take its figures."""
+    folder = Path(spec.folder)
+    runner = open_artifact(spec.kind, folder, threads=spec.evaluate.threads)
+    example = full_batch(spec.evaluate.batch, spec.evaluate.length, tokenizer_of(folder).get_vocab_size())
+    if spec.want == "memory":
+        for _ in range(WARM_UP_RUNS):
+            runner.logits(example)
+        other = NotMeasured(not_measured="This process only serves, so that its memory is that of serving.")
+        return Measured(latency=other, score=other, peak_memory_bytes=peak_memory())
+    if spec.kind == "onnx":
+        against = open_artifact("onnx", Path(spec.baseline), threads=spec.evaluate.threads) if spec.baseline else None
+        with host_lock():
+            latency: Latency | NotMeasured = time_both(runner, against, example, threads=spec.evaluate.threads)
+    else:
+        latency = NotMeasured(
+            not_measured="The baseline runs in ONNX Runtime and this checkpoint in PyTorch: their ratio would compare runtimes."
+        )
+    score: Score | NotMeasured = NotMeasured(not_measured="No test rows were given.")
+    if spec.test_rows is not None:
+        score = score_of(runner, folder, Path(spec.test_rows))
+    return Measured(
+        latency=latency, score=score, peak_memory_bytes=NotMeasured(not_measured="Taken in a process that only serves.")
+    )
+
+
+def time_both(candidate: Runner, baseline: Runner | None, example: Batch, *, threads: int) -> Latency:
+    """Run baseline and candidate by turns, so that whatever disturbs the machine disturbs both.
+
+    Each turn times one run of each side; which goes first alternates. Without a baseline the candidate is its own.
+    Milliseconds of wall-clock time.
+    """
+    sides = [candidate] if baseline is None else [candidate, baseline]
+    started = time.perf_counter()
+    for _ in range(WARM_UP_RUNS):
+        for side in sides:
+            side.logits(example)
+    one_turn = (time.perf_counter() - started) / WARM_UP_RUNS
+    turns = min(max(int(SECONDS / one_turn), FEWEST_RUNS), MOST_RUNS)
+    times: list[list[float]] = [[] for _ in sides]
+    for turn in range(turns):
+        order = range(len(sides)) if turn % 2 == 0 else reversed(range(len(sides)))
+        for index in order:
+            start = time.perf_counter_ns()
+            sides[index].logits(example)
+            times[index].append((time.perf_counter_ns() - start) / 1e6)
+    own, reference = times[0], times[-1]
+    quartiles = statistics.quantiles(own, n=4)
+    return Latency(
+        median_ms=statistics.median(own),
+        p95_ms=percentile(own, 95),
+        spread_ms=quartiles[2] - quartiles[0],
+        baseline_median_ms=statistics.median(reference),
+        baseline_p95_ms=percentile(reference, 95),
+        runs=turns,
+        batch=example.input_ids.shape[0],
+        length=example.input_ids.shape[1],
+        threads=threads,
+        runtime=candidate.name,
+    )
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """Return a percentile, interpolated between the two nearest values."""
+    return float(np.percentile(values, percent))
+
+
+def score_of(runner: Runner, folder: Path, rows: Path) -> Score:
+    """Take the accuracy at batch 1 and padded at batch 32, each row tokenized by the artifact's own tokenizer.
+
+    The standard error is that of a share, √(p(1 − p)/n). Raises ValueError where there are no rows.
+    """
+    texts, labels = read_rows(rows)
+    encodings = tokenizer_of(folder).encode_batch(texts)
+    pad_id = json.loads((folder / "config.json").read_text("utf-8")).get("pad_token_id") or 0
+    alone, together = (
+        np.concatenate([runner.logits(batch).argmax(axis=-1) for batch in batches(encodings, size, pad_id=pad_id)])
+        for size in (1, TOGETHER)
+    )
+    wanted = np.array(labels)
+    value = float((alone == wanted).mean())
+    return Score(
+        metric="accuracy",
+        value=value,
+        standard_error=float(np.sqrt(value * (1 - value) / len(labels))),
+        value_at_batch_32=float((together == wanted).mean()),
+        rows=len(labels),
+        rows_changed_by_batching=int((alone != together).sum()),
+        chance=Counter(labels).most_common(1)[0][1] / len(labels),
+    )
+
+
+def read_rows(path: Path) -> tuple[list[str], list[int]]:
+    """Read JSONL of {"text": str, "label": int}. Raises ValueError where there are none."""
+    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    return [row["text"] for row in rows], [row["label"] for row in rows]
+
+
+def peak_memory() -> int | NotMeasured:
+    """Return the most bytes that this process had resident so far.
+
+    From VmHWM and not from getrusage, whose figure starts at what the parent had resident when it forked.
+    """
+    try:
+        status = Path("/proc/self/status").read_text("ascii")
+    except OSError:
+        return NotMeasured(not_measured="This system has no /proc/self/status.")
+    for line in status.splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return NotMeasured(not_measured="This kernel does not tell VmHWM.")
+
+
+@contextmanager
+def host_lock() -> Iterator[None]:
+    """Wait until no other job on this host is timing. The kernel frees the lock when the process ends, however it ends."""
+    path = os.environ.get(LOCK_VARIABLE) or str(Path(tempfile.gettempdir()) / "lathe-measure.lock")
+    # O_CREAT alone in a shared folder would follow a link that somebody else laid there.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def main(path: Path) -> int:
+    """Measure what the spec at `path` says and print one `Measured`; return the exit code."""
+    answers = private_channel()
+    print(measure(MeasureSpec.model_validate_json(path.read_bytes())).model_dump_json(), file=answers)
+    return 0

@@ -1,0 +1,44 @@
+"""What a report says in words: chiefly what got worse, what did not help, and what a reader must know to judge it."""
+
+from compression.data import Dataset
+from compression.report import Ratios, Row, Score
+
+
+def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
+    """Say of a stage's artifact what is worse than before."""
+    notes = []
+    if isinstance(score, Score):
+        if previous is not None and isinstance(previous.score, Score) and score.value < previous.score.value:
+            lost = previous.score.value - score.value
+            noise = " (within one standard error)" if lost <= previous.score.standard_error else ""
+            notes.append(
+                f"Test {score.metric} fell from {previous.score.value:.4f} ({previous.stage}) to {score.value:.4f}{noise}."
+            )
+        if score.value <= score.chance:
+            notes.append(f"The score is not above chance ({score.chance:.4f}: always the most frequent label).")
+        if score.rows_changed_by_batching:
+            notes.append(f"{score.rows_changed_by_batching} of {score.rows} answers depend on who shares the batch.")
+    if previous is not None and found.speed_up is not None and found.speed_up < 1:
+        notes.append(f"It is slower than the baseline: {1 / found.speed_up:.2f} times its latency.")
+    if previous is not None and found.size_reduction < 0:
+        notes.append("It is larger than the baseline.")
+    return notes
+
+
+def job_notes(rows: list[Row], dataset: Dataset, cut: int, max_length: int) -> tuple[str, ...]:
+    """Say of the whole job what its figures rest on."""
+    first, last = rows[0], rows[-1]
+    notes = [
+        f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
+        f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."
+    ]
+    if dataset.carved:
+        notes.append(f"Carved from train, stratified, by the recipe's seed: {', '.join(sorted(dataset.carved))}.")
+    if cut:
+        notes.append(f"{cut} of {len(dataset.splits['train'])} training texts reach {max_length} tokens and were cut there.")
+    if isinstance(first.score, Score) and isinstance(last.score, Score):
+        error = (first.score.standard_error**2 + last.score.standard_error**2) ** 0.5
+        change = last.score.value - first.score.value
+        if change > 0:
+            notes.append(f"The result scores higher than the baseline by {change:.4f}; the standard error is {error:.4f}.")
+    return tuple(notes)

@@ -1,0 +1,91 @@
+"""Where the whole job is, and how long it will still take: phases with a weight each, walked through one after the other."""
+
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from compression.report import Progress, Stage
+from compression.training import Tick
+
+Result = TypeVar("Result")
+SECONDS_BETWEEN = 0.5
+"""Ticks that follow sooner than this are not told, unless they carry a score, begin a phase or end it."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of work. `weight` is its expected share of time, in any unit that all phases share."""
+
+    stage: Stage
+    name: str
+    weight: float
+
+
+class Journey:
+    """The phases of a job. Its fraction never falls."""
+
+    def __init__(self, phases: list[Phase]) -> None:
+        self.phases = phases
+        self._whole = sum(phase.weight for phase in phases) or 1.0
+        self._reached = 0.0
+        self._told = 0.0
+        self._started: tuple[float, float] | None = None
+
+    def skip(self, stage: Stage) -> None:
+        """Count all phases of a stage as done: it was resumed from its checkpoint."""
+        for phase in self.phases:
+            if phase.stage == stage:
+                self._reached = max(self._reached, self._before(stage, phase.name) + phase.weight / self._whole)
+
+    def at(self, stage: Stage, phase: str, tick: Tick) -> Iterator[Progress]:
+        """Yield the progress that `tick` means, or nothing where one was told a moment ago."""
+        now = time.monotonic()
+        edge = tick.step in (0, tick.total)
+        if now - self._told < SECONDS_BETWEEN and not edge and tick.score is None:
+            return
+        self._told = now
+        weight = next(p.weight for p in self.phases if (p.stage, p.name) == (stage, phase))
+        here = self._before(stage, phase) + weight / self._whole * (tick.step / max(tick.total, 1))
+        self._reached = min(max(self._reached, here), 1.0)
+        yield Progress(
+            stage=stage,
+            phase=phase,
+            step=tick.step,
+            total=tick.total,
+            fraction=self._reached,
+            eta_seconds=self._eta(now),
+            loss=tick.loss,
+            rate=tick.rate,
+            score=tick.score,
+        )
+
+    def mark(self, stage: Stage, phase: str, done: bool) -> Iterator[Progress]:
+        """Yield the beginning or the end of a phase that has no steps of its own."""
+        yield from self.at(stage, phase, Tick(step=int(done), total=1))
+
+    def follow(self, stage: Stage, phase: str, ticks: Generator[Tick, None, Result]) -> Generator[Progress, None, Result]:
+        """Pass a training loop's ticks on as progress; return what it returns."""
+        while True:
+            try:
+                tick = next(ticks)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            yield from self.at(stage, phase, tick)
+
+    def _before(self, stage: Stage, phase: str) -> float:
+        done = 0.0
+        for candidate in self.phases:
+            if (candidate.stage, candidate.name) == (stage, phase):
+                return done / self._whole
+            done += candidate.weight
+        raise KeyError(f"no phase {phase!r} of {stage}")
+
+    def _eta(self, now: float) -> float | None:
+        # From this attempt's own pace only: what a resumed attempt skipped took it no time.
+        if self._started is None:
+            self._started = (now, self._reached)
+        since, first = self._started
+        gained = self._reached - first
+        return (now - since) / gained * (1 - self._reached) if gained > 0 else None

@@ -1,0 +1,88 @@
+"""Teach the narrow, fake-quantized student what the prepared teacher knows (Hinton et al. 2015; Jiao et al. 2020)."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from compression import losses
+from compression.batches import Batch, Encoded
+from compression.recipe import Distill
+from compression.report import Event, Log
+from compression.state import State
+from compression.tasks import classification
+from compression.teacher import Said, Teacher, ask
+from compression.training import Plan, train
+
+FIT_ROWS = 256
+"""Rows of train on which the projections' starting point is solved for: some thousand tokens for some hundred unknowns."""
+
+
+def distill(state: State) -> Iterator[Event]:
+    """Train on the teacher's soft targets, hidden states and attention relations, and on the labels, as weighted.
+
+    The student trains without dropout: the teacher's answers were computed once and are for the whole text.
+    """
+    settings, recipe = state.recipe.distill, state.recipe
+    assert settings is not None and state.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101, PT018
+    yield from state.journey.mark("distilled", "ask the teacher", done=False)
+    rows = state.rows["train"]
+    teacher = Teacher(state.teacher, rows, hidden=settings.hidden > 0, relations=settings.attention > 0)
+    if teacher.needs_states and not teacher.keeps:
+        yield Log(message=f"The teacher's states would take {teacher.bytes / 2**30:.1f} GiB: it is asked again in each epoch.")
+    yield from state.journey.mark("distilled", "ask the teacher", done=True)
+    lesson = Lesson(state, teacher, settings)
+    plan = Plan(
+        name="distill",
+        epochs=settings.epochs,
+        rate=settings.rate,
+        batch=recipe.train.batch,
+        seed=recipe.train.seed,
+    )
+    ticks = train(state.model, plan, rows, state.rows["validation"], lesson, extra=lesson.projections)
+    outcome = yield from state.journey.follow("distilled", "distill", ticks)
+    state.notes.append(
+        f"Distillation: validation {classification.METRIC} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
+        f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
+    )
+
+
+class Lesson:
+    """The weighted loss of one batch, and the projections that are learned with it and thrown away after."""
+
+    def __init__(self, state: State, teacher: Teacher, settings: Distill) -> None:
+        self.student, self.teacher, self.settings = state.model, teacher, settings
+        narrow, wide = state.model.config.hidden_size, teacher.model.config.hidden_size
+        self.heads = losses.relation_heads(narrow, wide, most=teacher.model.config.num_attention_heads)
+        self.projections: list[nn.Parameter] = []
+        if settings.hidden:
+            self.projections.append(nn.Parameter(self._fitted(state.rows["train"])))
+
+    @torch.no_grad()
+    def _fitted(self, rows: Encoded) -> Tensor:
+        batches = list(rows.at(list(range(min(len(rows), FIT_ROWS)))).by_length(32))
+        device = next(self.student.parameters()).device
+        student = torch.cat([ask(self.student, batch.to(device), relations=False).hidden for batch in batches], dim=1)
+        teacher = torch.cat([self.teacher.says(batch.to(device)).hidden for batch in batches], dim=1)
+        return losses.fitted_projections(student, teacher)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the loss of a batch; a weight of 0 leaves its term out, and its work."""
+        settings = self.settings
+        wanted = self.teacher.says(batch)
+        given = self._given(batch)
+        total = given.logits.new_zeros(())
+        if settings.soft:
+            total = total + settings.soft * losses.soft_targets(given.logits, wanted.logits, settings.temperature)
+        if settings.hard:
+            total = total + settings.hard * classification.loss(given.logits, batch.labels)
+        if settings.hidden:
+            total = total + settings.hidden * losses.hidden_states(given.hidden, wanted.hidden, self.projections[0])
+        if settings.attention and given.relations is not None and wanted.relations is not None:
+            total = total + settings.attention * losses.relations(given.relations, wanted.relations, batch.mask, self.heads)
+        return total
+
+    def _given(self, batch: Batch) -> Said:
+        if self.teacher.needs_states:
+            return ask(self.student, batch, relations=self.teacher.relations)
+        return Said(self.student(**batch.inputs).logits, torch.empty(0), None)

@@ -1,0 +1,36 @@
+"""Tune the user's model on the user's rows: the baseline that all is held against, and the teacher."""
+
+import copy
+from collections.abc import Iterator
+
+from compression.report import Event
+from compression.state import State
+from compression.tasks import classification
+from compression.training import Plan, train
+
+
+def prepare(state: State) -> Iterator[Event]:
+    """Train head and encoder in full precision, then freeze a copy as the teacher."""
+    recipe, model = state.recipe, state.model
+    plan = Plan(
+        name="prepare",
+        epochs=recipe.prepare.epochs,
+        rate=recipe.prepare.rate,
+        batch=recipe.train.batch,
+        seed=recipe.train.seed,
+        dropout=True,
+    )
+    ticks = train(
+        model,
+        plan,
+        state.rows["train"],
+        state.rows["validation"],
+        lambda batch: classification.loss(model(**batch.inputs).logits, batch.labels),
+    )
+    outcome = yield from state.journey.follow("baseline", "tune", ticks)
+    if plan.epochs:
+        state.notes.append(
+            f"Tuned on train: validation {classification.METRIC} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
+            f"(best of epochs 0 to {plan.epochs}: {outcome.best_epoch})."
+        )
+    state.teacher = copy.deepcopy(model).eval().requires_grad_(False)

@@ -1,0 +1,34 @@
+"""What the stages hand on to each other: the model as it is now, its teacher, the rows, and where the job is."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import BertForSequenceClassification
+
+from compression.batches import Encoded
+from compression.progress import Journey
+from compression.recipe import Recipe, Split
+
+
+@dataclass
+class State:
+    """One job while it runs. A stage changes `model` in place or puts another there.
+
+    `teacher` is the prepared model in full precision, frozen; `pruning` what the cut took, for the report; `notes` what the
+    row of the current stage should say.
+    """
+
+    recipe: Recipe
+    rows: dict[Split, Encoded]
+    model: BertForSequenceClassification
+    journey: Journey
+    teacher: BertForSequenceClassification | None = None
+    pruning: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = next(self.model.parameters()).device
+        return device

@@ -1,0 +1,98 @@
+"""What the teacher says of each row of train: asked once, kept in memory, handed out batch by batch."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import BertForSequenceClassification
+
+from compression import evaluate
+from compression.batches import Batch, Encoded
+from compression.families import bert
+
+MOST_BYTES = 2 * 2**30
+"""Hidden states beyond this are not kept: the teacher is asked again in each epoch, which takes longer but fits."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A model's answers to one batch.
+
+    logits: (rows, labels); hidden: (layers + 1, tokens, width) of the real tokens only, row after row; relations: queries,
+    keys and values of the last layer, (3, rows, tokens, width), or None where nobody asked for them.
+    """
+
+    logits: Tensor
+    hidden: Tensor
+    relations: Tensor | None
+
+
+def ask(model: BertForSequenceClassification, batch: Batch, *, relations: bool) -> Said:
+    """Run a model and keep what distillation compares. Gradients flow where the caller lets them."""
+    found: dict[Any, Tensor] = {}
+    last = bert.layers(model)[-1]
+    parts = (last.query, last.key, last.value) if relations else ()
+    with ExitStack() as hooks:
+        for part in parts:
+            hooks.callback(part.register_forward_hook(lambda module, _, out: found.__setitem__(module, out)).remove)
+        out = model(**batch.inputs, output_hidden_states=True)
+    real = batch.mask.bool()
+    return Said(
+        logits=out.logits,
+        hidden=torch.stack([state[real] for state in out.hidden_states]),
+        relations=torch.stack([found[part] for part in parts]) if parts else None,
+    )
+
+
+class Teacher:
+    """A frozen model whose answers to the rows of train are known. Logits always; hidden states where memory allows it."""
+
+    def __init__(self, model: BertForSequenceClassification, rows: Encoded, *, hidden: bool, relations: bool) -> None:
+        self.model, self.relations = model, relations
+        self.logits = evaluate.logits(model, rows)
+        self.needs_states = hidden or relations
+        width, layers = model.config.hidden_size, model.config.num_hidden_layers + 1
+        tokens = sum(map(len, rows.tokens))
+        self.bytes = 2 * tokens * width * (layers + 3 * relations) if self.needs_states else 0
+        self.keeps = self.needs_states and self.bytes <= MOST_BYTES
+        self._states: list[Tensor] = []
+        if self.keeps:
+            self._remember(rows)
+
+    @torch.inference_mode()
+    def _remember(self, rows: Encoded) -> None:
+        # float16 holds the states to three digits, far finer than a narrower student can follow them.
+        kept: list[Tensor] = [torch.empty(0)] * len(rows)
+        for batch in rows.by_length(evaluate.BATCH):
+            states = self._states_of(batch).half()
+            lengths = batch.mask.sum(dim=1).tolist()
+            for row, state in zip(batch.rows.tolist(), torch.split(states, lengths, dim=1), strict=True):
+                kept[row] = state.clone()
+        self._states = kept
+
+    def _states_of(self, batch: Batch) -> Tensor:
+        """Hidden states, and queries, keys and values where asked for. -> (layers + 1 [+ 3], real tokens, width)."""
+        here = batch.to(next(self.model.parameters()).device)
+        said = ask(self.model, here, relations=self.relations)
+        if said.relations is None:
+            return said.hidden
+        return torch.cat([said.hidden, said.relations[:, here.mask.bool()]])
+
+    @torch.no_grad()
+    def says(self, batch: Batch) -> Said:
+        """Answer a batch of train rows, from memory where it is there."""
+        device = batch.ids.device
+        logits = self.logits[batch.rows].to(device)
+        if not self.needs_states:
+            return Said(logits, torch.empty(0), None)
+        if self.keeps:
+            states = torch.cat([self._states[row] for row in batch.rows.tolist()], dim=1).to(device).float()
+        else:
+            states = self._states_of(batch)
+        if not self.relations:
+            return Said(logits, states, None)
+        relations = states.new_zeros((3, *batch.mask.shape, states.shape[-1]))
+        relations[:, batch.mask.bool()] = states[-3:]
+        return Said(logits, states[:-3], relations)

@@ -1,0 +1,113 @@
+"""A tiny BERT with a tokenizer of its own, and sentences whose label hangs on one word: real parts, made in seconds."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+
+from compression.batches import Encoded
+from compression.progress import Journey, Phase
+from compression.recipe import Recipe
+from compression.state import State
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+GOOD, BAD = ["good", "fine", "great", "happy"], ["bad", "poor", "awful", "sad"]
+FILLER = [f"word{i}" for i in range(30)]
+WORDS = {word: number for number, word in enumerate([*SPECIAL, *GOOD, *BAD, *FILLER])}
+
+
+def tiny_config(**changes: object) -> BertConfig:
+    settings = {
+        "vocab_size": len(WORDS),
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.1,
+    }
+    return BertConfig(**{**settings, **changes})
+
+
+def write_tokenizer(folder: Path) -> None:
+    tokenizer = Tokenizer(WordPiece(WORDS, unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer()
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    ends = [(name, WORDS[name]) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    ).save_pretrained(folder)
+
+
+def sentences(count: int, seed: int) -> list[tuple[str, str]]:
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        label = draw.choice(["negative", "positive"])
+        words = draw.choices(FILLER, k=draw.randint(2, 9))
+        words.insert(draw.randrange(len(words)), draw.choice(GOOD if label == "positive" else BAD))
+        rows.append((" ".join(words), label))
+    return rows
+
+
+def write_rows(path: Path, rows: list[tuple[str, str]]) -> None:
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a bare, random encoder."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    BertModel(tiny_config()).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with train.jsonl and test.jsonl; validation has to be carved."""
+    folder = tmp_path_factory.mktemp("reviews")
+    write_rows(folder / "train.jsonl", sentences(320, seed=1))
+    write_rows(folder / "test.jsonl", sentences(80, seed=2))
+    return folder
+
+
+@pytest.fixture
+def model() -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    return BertForSequenceClassification(tiny_config(num_labels=2)).eval()
+
+
+def encoded(rows: list[tuple[str, str]]) -> Encoded:
+    tokens = [[WORDS["[CLS]"], *(WORDS[word] for word in text.split()), WORDS["[SEP]"]] for text, _ in rows]
+    return Encoded(tokens, torch.tensor([int(label == "positive") for _, label in rows]), padding=0)
+
+
+def all_phases() -> Journey:
+    names = {
+        "baseline": ("tune",),
+        "quantized": ("quantization-aware training",),
+        "pruned": ("cut", "recover"),
+        "distilled": ("ask the teacher", "distill"),
+    }
+    return Journey([Phase(stage, name, 1.0) for stage, phases in names.items() for name in phases])
+
+
+def state_of(model: BertForSequenceClassification, recipe: Recipe) -> State:
+    rows = {"train": encoded(sentences(320, 1)), "validation": encoded(sentences(64, 3)), "test": encoded(sentences(64, 2))}
+    return State(recipe, rows, model, all_phases())

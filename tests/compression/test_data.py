@@ -1,0 +1,137 @@
+"""Reading rows: every format gives the same rows, and what is wrong is named by file and row."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from compression import data
+from compression.errors import (
+    CompressionError,
+    EmptySplit,
+    MissingColumn,
+    MissingFile,
+    SingleLabel,
+    UnreadableData,
+    UnseenLabel,
+)
+from compression.recipe import Columns, Data
+
+ROWS = [("007", "spy"), ("2020-01-01", "date"), ('a "quoted",\ntwo-line text', "spy"), ("NA", "date"), ("ünïcode", "spy")]
+
+
+def jsonl(path: Path, rows: list[tuple[object, object]]) -> str:
+    path.write_text("".join(json.dumps({"text": text, "label": label, "extra": 1}) + "\n" for text, label in rows))
+    return path.name
+
+
+def test_all_formats_give_the_same_rows(tmp_path: Path) -> None:
+    jsonl(tmp_path / "d.jsonl", ROWS)
+    lines = ["label,extra,text"] + ['{},1,"{}"'.format(label, text.replace('"', '""')) for text, label in ROWS]
+    (tmp_path / "d.csv").write_text("\n".join(lines) + "\n")
+    table = pyarrow.table({"text": [text for text, _ in ROWS], "label": [label for _, label in ROWS]})
+    pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
+    for kind in ("jsonl", "csv", "parquet"):
+        rows = data.read_split(Data(format=kind, splits={"train": (f"d.{kind}",)}), "train", tmp_path)
+        assert list(zip(rows.texts, rows.labels, strict=True)) == ROWS, kind
+
+
+def test_integers_and_booleans_become_labels(tmp_path: Path) -> None:
+    jsonl(tmp_path / "d.jsonl", [("a", 1), ("b", True), ("c", False), ("d", "1")])
+    rows = data.read_split(Data(format="jsonl", splits={"train": ("d.jsonl",)}), "train", tmp_path)
+    assert rows.labels == ("1", "true", "false", "1")
+
+
+def test_missing_splits_are_carved_stratified_and_by_seed(tmp_path: Path) -> None:
+    jsonl(tmp_path / "d.jsonl", [(f"text {i}", "rare" if i % 10 == 0 else "common") for i in range(200)])
+    source = Data(format="jsonl", splits={"train": ("d.jsonl",)})
+    first, again, other = (data.load(source, tmp_path, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first.splits["test"] != other.splits["test"]
+    assert {name: len(rows) for name, rows in first.splits.items()} == {"train": 140, "validation": 20, "test": 40}
+    assert Counter(first.splits["test"].labels) == {"rare": 4, "common": 36}
+    everything = [text for rows in first.splits.values() for text in rows.texts]
+    assert len(set(everything)) == len(everything) == 200
+    facts = first.facts()
+    assert not facts["train"].carved_from_train
+    assert facts["validation"].carved_from_train
+    assert facts["test"].labels == {"common": 36, "rare": 4}
+
+
+def test_given_splits_are_left_alone(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        jsonl(tmp_path / name, [(f"{name} {i}", "ab"[i % 2]) for i in range(40)])
+    found = data.load(Data(format="jsonl", splits={"train": ("train",), "test": ("test",)}), tmp_path, seed=0)
+    assert len(found.splits["test"]) == 40
+    assert found.carved == {"validation"}
+    assert len(found.splits["train"]) + len(found.splits["validation"]) == 40
+
+
+def test_labels_can_be_numbered_as_a_model_numbers_them(tmp_path: Path) -> None:
+    jsonl(tmp_path / "d.jsonl", [(str(i), "ab"[i % 2]) for i in range(40)])
+    found = data.load(Data(format="jsonl", splits={"train": ("d.jsonl",)}), tmp_path, seed=0)
+    turned = found.in_order(("b", "a"))
+    assert [1 - number for number in found.ids("train")] == turned.ids("train")
+    with pytest.raises(ValueError, match="labels"):
+        found.in_order(("a", "c"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "error", "param", "cause"),
+    [
+        (['{"text": "a", "label": "x"}', "{oops"], UnreadableData, "d:2", "row 2 of d"),
+        (['["a"]'], UnreadableData, "d:1", "not a JSON object"),
+        (['{"text": 5, "label": "x"}'], UnreadableData, "d:1", "the text is of type int"),
+        (['{"text": "a", "label": null}'], UnreadableData, "d:1", "the label is empty"),
+        (['{"text": "a", "label": 0.5}'], UnreadableData, "d:1", "the label is of type float"),
+        (['{"text": "\\ud800", "label": "x"}'], UnreadableData, "d:1", "Unicode"),
+        (['{"text": "a", "label": "x"}', '{"text": "b"}'], MissingColumn, "data.columns.label", "row 2 of d"),
+        (["", " "], EmptySplit, "data.splits.train", "no rows"),
+        (['{"text": "a", "label": "x"}'] * 3, SingleLabel, "data.splits.train", "'x'"),
+        (['{"text": "a", "label": "x"}', '{"text": "a", "label": "y"}'], EmptySplit, "data.splits.validation", "too few"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    tmp_path: Path, lines: list[str], error: type[CompressionError], param: str, cause: str
+) -> None:
+    (tmp_path / "d").write_text("\n".join(lines) + "\n")
+    with pytest.raises(error) as caught:
+        data.load(Data(format="jsonl", splits={"train": ("d",)}), tmp_path, seed=0)
+    assert caught.value.param == param
+    assert cause in caught.value.cause
+
+
+def test_a_label_that_train_lacks_is_refused(tmp_path: Path) -> None:
+    jsonl(tmp_path / "train", [(str(i), "ab"[i % 2]) for i in range(40)])
+    jsonl(tmp_path / "test", [("x", "a"), ("y", "c")])
+    with pytest.raises(UnseenLabel, match="row 2 of test has the label 'c'"):
+        data.load(Data(format="jsonl", splits={"train": ("train",), "test": ("test",)}), tmp_path, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"), [("csv", b"text,label\na,b,c\n"), ("parquet", b"PAR1 no"), ("csv", b"text,label\n\xff\xfe,b\n")]
+)
+def test_a_file_of_another_format_is_refused(tmp_path: Path, kind: str, content: bytes) -> None:
+    (tmp_path / "d").write_bytes(content)
+    with pytest.raises(UnreadableData) as caught:
+        data.load(Data(format=kind, splits={"train": ("d",)}), tmp_path, seed=0)
+    assert caught.value.param == "d"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_that_is_not_there_is_named(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "d.csv").write_text("text,label\na,b\n")
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": ["b"]}), tmp_path / "d.parquet")
+    source = Data(format=kind, splits={"train": (f"d.{kind}",)}, columns=Columns(text="body"))
+    with pytest.raises(MissingColumn) as caught:
+        data.load(source, tmp_path, seed=0)
+    assert caught.value.param == "data.columns.text"
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingFile) as caught:
+        data.load(Data(format="csv", splits={"train": ("nowhere.csv",)}), tmp_path, seed=0)
+    assert caught.value.param == "data.splits.train[0]"

@@ -1,0 +1,51 @@
+"""What a student is held against, by the properties that the method relies on."""
+
+import pytest
+import torch
+
+from compression import losses
+
+
+def test_soft_targets_are_the_forward_divergence_times_temperature_squared() -> None:
+    student, teacher = torch.randn(6, 4), torch.randn(6, 4)
+    p, q = (teacher / 3).softmax(-1), (student / 3).softmax(-1)
+    forward = (p * (p / q).log()).sum(-1).mean() * 9
+    backward = (q * (q / p).log()).sum(-1).mean() * 9
+    found = losses.soft_targets(student, teacher, 3.0)
+    assert found.item() == pytest.approx(forward.item(), rel=1e-4)
+    assert found.item() != pytest.approx(backward.item(), rel=1e-3)
+    assert losses.soft_targets(teacher, teacher, 3.0).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_hidden_states_cost_nothing_when_they_map_and_one_when_silent() -> None:
+    student, maps = torch.randn(3, 50, 8), torch.randn(3, 8, 12)
+    teacher = student @ maps
+    assert losses.hidden_states(student, teacher, maps).item() == pytest.approx(0, abs=1e-9)
+    assert losses.hidden_states(torch.zeros_like(student), teacher, maps).item() == pytest.approx(1)
+
+
+def test_projections_start_where_regression_puts_them() -> None:
+    student, maps = torch.randn(2, 400, 8), torch.randn(2, 8, 12)
+    teacher = student @ maps + 0.01 * torch.randn(2, 400, 12)
+    assert torch.allclose(losses.fitted_projections(student, teacher), maps, atol=0.02)
+
+
+def test_relations_compare_models_of_different_widths_and_ignore_padding() -> None:
+    teacher, mask = torch.randn(3, 2, 6, 24), torch.ones(2, 6, dtype=torch.long)
+    mask[1, 4:] = 0
+    assert losses.relations(teacher, teacher, mask, 4).item() == pytest.approx(0, abs=1e-6)
+    student = torch.randn(3, 2, 6, 16, requires_grad=True)
+    found = losses.relations(student, teacher, mask, 4)
+    found.backward()
+    assert found.item() > 0.1
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+    assert student.grad[:, 1, 4:].abs().max() == 0
+    louder = teacher.clone()
+    louder[:, 1, 4:] = 100
+    assert losses.relations(student, louder, mask, 4).item() == pytest.approx(found.item(), rel=1e-5)
+
+
+def test_relation_heads_divide_both_widths() -> None:
+    assert losses.relation_heads(256, 384, most=12) == 8
+    assert losses.relation_heads(7, 12, most=12) == 1
