@@ -30,12 +30,12 @@ tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
 tokenizer.post_processor = processors.TemplateProcessing(
     single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
 fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
-    sep_token="[SEP]", mask_token="[MASK]", model_max_length=64,
+    sep_token="[SEP]", mask_token="[MASK]", model_max_length=128,
     model_input_names=["input_ids", "token_type_ids", "attention_mask"])
 fast.save_pretrained(folder)
 torch.manual_seed(0)
 BertModel(BertConfig(vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-    intermediate_size=64, max_position_embeddings=64)).save_pretrained(folder)
+    intermediate_size=64, max_position_embeddings=128)).save_pretrained(folder)
 """
 
 

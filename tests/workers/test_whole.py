@@ -106,7 +106,8 @@ def test_a_job_travels_from_request_to_download(
     assert [row["stage"] for row in done["rows"]] == ["baseline", "quantized", "pruned", "distilled"]
     before, after = done["rows"][0], done["rows"][-1]
     assert after["parameters"]["total"] == planned["parameters"]["total"] < 0.65 * before["parameters"]["total"]
-    assert after["size"]["bytes"] < 0.5 * before["size"]["bytes"]
+    # Of a tiny model the graph itself is most of the file; of a real one the weights are.
+    assert after["size"]["bytes"] < (0.18 if real else 0.9) * before["size"]["bytes"]
     assert after["latency"]["runs"] > 1
     for row in done["rows"][1:]:
         assert row["score"]["rows_changed_by_batching"] == 0
@@ -169,7 +170,8 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(service: Service, http
     service.processes["jobs"].wait(60)
     given_back = job(http, job_id)
     assert (given_back["state"], given_back["failures"]) == ("queued", 0)
-    assert http.get("/v1/workers").json()["items"][0]["drain"] is True
+    workers = http.get("/v1/workers").json()["items"]
+    assert {worker["kind"]: worker["drain"] for worker in workers} == {"jobs": True, "checks": False}
 
 
 def pickled(tiny: Path) -> dict[str, bytes]:
