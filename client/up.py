@@ -274,7 +274,9 @@ def up(
 ) -> None:
     """Run the whole service on this machine until Ctrl-C. A second Ctrl-C does not wait for the parts."""
     place = (home or config.home()).expanduser().resolve()
-    (place / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Models, data and keys lie here: the folder is its owner's alone, whatever the umask says.
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (place / "logs").mkdir(exist_ok=True)
     with locked(place) as lock:
         if importlib.util.find_spec("torch") is None and workers:
             say("torch is not installed, so jobs cannot run here: pip install 'lathe[worker]'")

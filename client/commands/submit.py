@@ -92,7 +92,7 @@ def submit(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change the recipe: prune.ratio=0.4. Repeatable.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Change a target: retention=0.98. Repeatable.")] = None,
     evaluate: Annotated[list[str] | None, typer.Option(help="Where latency is measured: threads=2. Repeatable.")] = None,
-    name: Annotated[str | None, typer.Option(help="The job's name; the model's where left out.")] = None,
+    name: Annotated[str | None, typer.Option(help="The job's name; its model and data where left out.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, to find the job by. Repeatable.")] = None,
     priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
     text_column: data.TextColumn = "text",
@@ -115,7 +115,7 @@ def submit(
         body["recipe"] = choose_recipe(lathe, recipe, changes)
         base = data.resolve(lathe, "models", model)
         dataset = data.resolve(lathe, "datasets", data_, text=text_column, label=label_column)
-        body |= {"models": {"base": base}, "datasets": [dataset], "name": name or lathe.upload("models", base).name}
+        body |= {"models": {"base": base}, "datasets": [dataset], "name": name}
         if dry_run:
             show_preflight(lathe.preflight(body))
             return
