@@ -54,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # The reader left (`lathe ls | head`); nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        # A full disk, a folder that may not be read: the user's machine, not a bug.
+        output.show_error(ClientError(str(error), remedy="Check the path and the free space, and run the command again."))
+        sys.exit(ClientError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)

@@ -128,8 +128,9 @@ class _Fetch:
                     raise _NoRanges
             else:
                 self._forget(piece)  # the whole file comes: what we had was of no use
+            # As it comes and flushed: what has come when the connection breaks, or we are killed, is kept.
             with piece.path.open("ab") as out:
-                for chunk in response.iter_bytes(CHUNK):
+                for chunk in response.iter_bytes():
                     if self.stop.is_set():
                         raise InterruptedError("another part failed")
                     out.write(chunk)

@@ -27,17 +27,21 @@ def recipes(
     emit(found, jsonlib.dumps(found.recipe, indent=2))
 
 
-def _cells(item: dict[str, Any], columns: tuple[str, ...]) -> tuple[Any, ...]:
-    values = (item.get(column) for column in columns)
-    return tuple(", ".join(map(str, value)) if isinstance(value, list) else value for value in values)
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def families(json: AsJson = False) -> None:  # noqa: ARG001
     """List the model families that can be taken apart, and their limits."""
-    columns = ("name", "architectures", "axes", "tasks", "limits")
     with connect() as lathe:
         found = list(lathe.pages("/v1/families"))
-    emit(found, table(columns, [_cells(item, columns) for item in found], empty="No families."))
+    lines = []
+    for item in found:
+        lines.append(str(item.get("name")))
+        lines += [f"  {name.replace('_', ' ')}: {_words(value)}" for name, value in item.items() if name != "name"]
+    emit(found, *lines)
 
 
 def workers(json: AsJson = False) -> None:  # noqa: ARG001
@@ -45,6 +49,7 @@ def workers(json: AsJson = False) -> None:  # noqa: ARG001
     columns = ("id", "kind", "host", "pid", "alive", "drain", "job", "seen_at")
     with connect() as lathe:
         found, queue = list(lathe.pages("/v1/workers")), lathe.listing("queue")
-    shown = table(columns, [_cells(item, columns) for item in found], empty="No workers. `lathe up` starts some.")
+    rows = [[None if item.get(column) is None else _words(item[column]) for column in columns] for item in found]
+    shown = table(columns, rows, empty="No workers. `lathe up` starts some.")
     waiting = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in queue.items() if isinstance(value, int | float))
     emit({"workers": found, "queue": queue}, shown, f"Queue: {waiting}")
