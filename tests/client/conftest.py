@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json as jsonlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,11 +12,18 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
 from starlette.types import ASGIApp
 
+from app import jobs
+from app.db import make_engine
+from app.models import Dataset, Model, Team
+from client import config
 from client.api import Lathe
 from client.types import Artifact, Manifest
-from tests.conftest import free_port, wait_for
+from tests.client.figures import DATA_FACTS, MODEL_FACTS
+from tests.conftest import Service, free_port, fresh_database, wait_for
 
 
 @contextlib.contextmanager
@@ -139,3 +147,61 @@ def command(capsys: pytest.CaptureFixture[str], home: Path) -> Command:
         return Ran(int(ended.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@dataclass
+class Live:
+    """The real API over SQLite, with no workers: what they would do, a test does through the service's own transitions."""
+
+    service: Service
+    engine: Engine
+
+    def ready(self) -> tuple[str, str]:
+        """Make a model and a dataset that count as checked; return their ids."""
+        with Session(self.engine) as session, session.begin():
+            team = session.scalars(select(Team)).one()
+            model = Model(team_id=team.id, name="m", state="ready", facts=MODEL_FACTS)
+            dataset = Dataset(team_id=team.id, name="d", state="ready", facts=DATA_FACTS, task="text-classification", data={})
+            session.add_all([model, dataset])
+            session.flush()
+            return model.id, dataset.id
+
+    def end(self, job_id: str, outcome: Callable[[Session, jobs.Claim], None]) -> None:
+        """Claim the job as a worker does, and end it."""
+        with Session(self.engine) as session, session.begin():
+            claim = jobs.claim(session, "wkr_test", 30)
+            assert claim is not None
+            assert claim.job.id == job_id
+            outcome(session, claim)
+
+
+@pytest.fixture(scope="session")
+def live_service(
+    postgres: str, templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Live]:
+    folder = tmp_path_factory.mktemp("live")
+    with fresh_database("sqlite", postgres, templates, folder) as database:
+        service = Service(folder / "home", database, valkey)
+        service.start_api()
+        engine = make_engine(database.url)
+        yield Live(service, engine)
+        engine.dispose()
+        service.stop()
+
+
+@pytest.fixture
+def live(live_service: Live, home: Path) -> Live:
+    """The live API, which the client's config names."""
+    config.save(config.Config(live_service.service.url, live_service.service.database.key), home)
+    return live_service
+
+
+@pytest.fixture
+def job(live: Live, command: Command) -> Iterator[str]:
+    """A waiting job; cancelled in the end, so that the next test claims its own."""
+    model, dataset = live.ready()
+    ran = command("submit", "--model", model, "--data", dataset, "--recipe", "quick", "--name", "j", "--json")
+    assert ran.code == 0, ran.out
+    job_id: str = jsonlib.loads(ran.out)["id"]
+    yield job_id
+    command("cancel", job_id)

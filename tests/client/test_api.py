@@ -90,7 +90,14 @@ def test_a_key_is_never_made_twice_by_accident(flaky: Flaky, lathe: Lathe) -> No
 
 
 def test_a_problem_keeps_its_facts_and_is_not_sent_again(flaky: Flaky, lathe: Lathe) -> None:
-    body = {"code": "invalid_recipe", "cause": "c", "remedy": "r", "param": "recipe.prune", "request_id": "req_1", "status": 422}
+    body = {
+        "code": "invalid_recipe",
+        "cause": "c",
+        "remedy": "r",
+        "param": "recipe.prune",
+        "request_id": "req_1",
+        "status": 422,
+    }
     flaky.answers = [JSONResponse(body, 422)]
     with pytest.raises(Problem) as error:
         lathe.submit({})
