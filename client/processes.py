@@ -147,16 +147,20 @@ class Part:
                 continue
         return found
 
+    def ask_to_stop(self) -> None:
+        """SIGTERM."""
+        if self._process is not None and self.alive:
+            self._process.terminate()
+
     def stop(self, hurry: Callable[[], bool]) -> None:
         """SIGTERM, wait, and then SIGKILL for it and all below it; at once where `hurry` says so."""
         if self._process is None:
             return
         below = watchdog.tree(self._process.pid)
-        if self.alive:
-            self._process.terminate()
-            deadline = time.monotonic() + self.grace
-            while self.alive and time.monotonic() < deadline and not hurry():
-                time.sleep(0.05)
+        self.ask_to_stop()
+        deadline = time.monotonic() + self.grace
+        while self.alive and time.monotonic() < deadline and not hurry():
+            time.sleep(0.05)
         # An engine that was still running belongs to a job that goes on from its last stage at the next start.
         rest = {process for process in [*below, *watchdog.tree(self._process.pid), *self._leftovers()] if process.is_running()}
         if self.alive:

@@ -145,8 +145,8 @@ def valkey(plan: Plan, logs: Path) -> tuple[Part, str]:
     return part, f"redis://:{password}@127.0.0.1:{port}/0"
 
 
-def python_parts(plan: Plan, told: dict[str, str], logs: Path) -> list[Part]:
-    """Return API, workers and keeper, in the order in which they are stopped."""
+def python_parts(plan: Plan, told: dict[str, str], logs: Path) -> list[list[Part]]:
+    """Return API, workers and keeper, in the order in which they are stopped; workers stop at the same time."""
 
     def part(name: str, *arguments: str, grace: float) -> Part:
         command = [sys.executable, "-m", *arguments]
@@ -155,10 +155,9 @@ def python_parts(plan: Plan, told: dict[str, str], logs: Path) -> list[Part]:
     api = ("uvicorn", "app.main:app", "--host", plan.host, "--port", str(plan.port), "--timeout-graceful-shutdown", "5")
     jobs = ["jobs"] if plan.workers == 1 else [f"jobs-{number}" for number in range(1, plan.workers + 1)]
     return [
-        part("api", *api, grace=10.0),
-        *(part(name, "workers", "jobs", grace=30.0) for name in jobs),
-        part("checks", "workers", "checks", grace=10.0),
-        part("keeper", "workers", "keeper", grace=10.0),
+        [part("api", *api, grace=10.0)],
+        [*(part(name, "workers", "jobs", grace=30.0) for name in jobs), part("checks", "workers", "checks", grace=10.0)],
+        [part("keeper", "workers", "keeper", grace=10.0)],
     ]
 
 
@@ -193,7 +192,8 @@ class Set:
     def __init__(self, plan: Plan, interrupts: Interrupts) -> None:
         self.plan, self.interrupts = plan, interrupts
         self.logs = plan.home / "logs"
-        self.parts: list[Part] = []
+        # Stopped group by group: nobody may lose what it still talks to, so the API goes first and the broker last.
+        self.groups: list[list[Part]] = []
 
     def _until(self, part: Part, ready: Any, what: str) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -209,7 +209,7 @@ class Set:
         broker = self.plan.broker
         if broker is None:
             part, broker = valkey(self.plan, self.logs)
-            self.parts = [part]
+            self.groups = [[part]]
             part.start(dog)
             with redis.Redis.from_url(broker, socket_timeout=1.0) as asked:
                 self._until(part, lambda: _answers(asked), "valkey")
@@ -218,27 +218,31 @@ class Set:
             return {}
         born = bootstrap(self.plan, told, self.logs)
         key = remember(self.plan, born.get("key"))
-        parts = python_parts(self.plan, told, self.logs)
-        # Stopped in the order of the list: nobody may lose what it still talks to, so the broker goes last.
-        self.parts = [*parts, *self.parts]
-        for part in parts:
-            part.start(dog)
+        groups = python_parts(self.plan, told, self.logs)
+        self.groups = [*groups, *self.groups]
+        for group in groups:
+            for part in group:
+                part.start(dog)
         with Lathe(self.plan.url) as lathe:
-            self._until(parts[0], lathe.ready, "the API")
+            self._until(groups[0][0], lathe.ready, "the API")
         return {"url": self.plan.url, "home": str(self.plan.home), "key": born.get("key"), "key_known": key is not None}
 
     def look_after(self, dog: Watchdog) -> None:
         """Start again what dies, until we are asked to stop."""
         while not self.interrupts.count:
-            for part in self.parts:
-                if told := part.look_after(dog):
-                    say(told)
+            for group in self.groups:
+                for part in group:
+                    if told := part.look_after(dog):
+                        say(told)
             time.sleep(0.2)
 
     def stop(self) -> None:
         """Stop everything in order."""
-        for part in self.parts:
-            part.stop(self.interrupts.hurry)
+        for group in self.groups:
+            for part in group:
+                part.ask_to_stop()
+            for part in group:
+                part.stop(self.interrupts.hurry)
 
 
 def _answers(asked: redis.Redis) -> bool:
