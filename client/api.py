@@ -15,9 +15,9 @@ from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from client.errors import Problem, Unreachable
+from client.errors import BadAnswer, Problem, Unreachable
 from client.types import (
     Artifact,
     Dataset,
@@ -49,6 +49,24 @@ def pause(attempt: int, retry_after: str | None = None) -> float:
     if retry_after and retry_after.isdigit():
         return min(float(retry_after), LONGEST_PAUSE)
     return min(0.25 * 2.0**attempt, LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+
+
+def body_of(response: httpx.Response) -> Any:
+    """Return the JSON of an answer. Raises BadAnswer for a page of something else that answers at this address."""
+    try:
+        return response.json()
+    except ValueError as error:
+        raise BadAnswer(f"{response.url} answers with something that is not JSON") from error
+
+
+def read(kind: type[T], response: httpx.Response) -> T:
+    """Return an answer as a typed object. Raises BadAnswer."""
+    try:
+        return parse(kind, body_of(response))
+    except ValidationError as error:
+        raise BadAnswer(
+            f"{response.url} answers with something that is no {kind.__name__}: {error.errors()[0]['msg']}"
+        ) from error
 
 
 class Lathe:
@@ -117,7 +135,7 @@ class Lathe:
                 if not repeatable and not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
                     raise failure from error
             else:
-                if response.is_success or (response.is_redirect and method in {"GET", "HEAD"}):
+                if response.is_success:
                     return response
                 problem = Problem.of(response)
                 if response.status_code not in AGAIN or not repeatable:
@@ -132,7 +150,7 @@ class Lathe:
 
     def get(self, kind: type[T], path: str, **options: Any) -> T:
         """GET one object."""
-        return parse(kind, self.request("GET", path, **options).json())
+        return read(kind, self.request("GET", path, **options))
 
     def pages(self, path: str, params: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the items of a list, page after page."""
@@ -150,7 +168,7 @@ class Lathe:
         """Promise the files of a new model or dataset."""
         manifest = [file.model_dump(include={"path", "size", "sha256"}) for file in files]
         answer = self.request("POST", f"/v1/{kind}", body={**body, "files": manifest})
-        return parse(UPLOADS[kind], answer.json())
+        return read(UPLOADS[kind], answer)
 
     def put_file(self, kind: Kind, upload_id: str, file: Manifest, content: Content) -> None:
         """Send one file's bytes."""
@@ -159,11 +177,11 @@ class Lathe:
 
     def complete(self, kind: Kind, upload_id: str) -> Model | Dataset:
         """Say that all files are there; the service checks them."""
-        return parse(UPLOADS[kind], self.request("POST", f"/v1/{kind}/{upload_id}/complete").json())
+        return read(UPLOADS[kind], self.request("POST", f"/v1/{kind}/{upload_id}/complete"))
 
     def upload(self, kind: Kind, upload_id: str, *, wait: float = 0) -> Model | Dataset:
         """Return a model or dataset, if asked to once its check has ended or `wait` seconds are over."""
-        return parse(UPLOADS[kind], self.request("GET", f"/v1/{kind}/{upload_id}", **_waiting(wait)).json())
+        return read(UPLOADS[kind], self.request("GET", f"/v1/{kind}/{upload_id}", **_waiting(wait)))
 
     def uploads(self, kind: Kind) -> Iterator[Model | Dataset]:
         """Yield all models or datasets of the team."""
@@ -178,11 +196,11 @@ class Lathe:
 
     def preflight(self, body: Mapping[str, Any]) -> Preflight:
         """Check a job without creating it: what it would become and cost."""
-        return parse(Preflight, self.request("POST", "/v1/jobs", params={"validate_only": "true"}, body=body).json())
+        return read(Preflight, self.request("POST", "/v1/jobs", params={"validate_only": "true"}, body=body))
 
     def submit(self, body: Mapping[str, Any]) -> Job:
         """Create a job. Once this returns, the job is stored and will reach exactly one outcome."""
-        return parse(Job, self.request("POST", "/v1/jobs", body=body).json())
+        return read(Job, self.request("POST", "/v1/jobs", body=body))
 
     def job(self, job_id: str, *, wait: float = 0, seen: int | None = None) -> Job:
         """Return a job; with `wait`, as soon as it is past the version that was `seen`, or when the seconds are over."""
@@ -196,11 +214,11 @@ class Lathe:
 
     def cancel(self, job_id: str) -> Job:
         """Ask a job to stop."""
-        return parse(Job, self.request("POST", f"/v1/jobs/{job_id}/cancel").json())
+        return read(Job, self.request("POST", f"/v1/jobs/{job_id}/cancel"))
 
     def retry(self, job_id: str) -> Job:
         """Make a new job out of an ended one."""
-        return parse(Job, self.request("POST", f"/v1/jobs/{job_id}/retry").json())
+        return read(Job, self.request("POST", f"/v1/jobs/{job_id}/retry"))
 
     def report(self, job_id: str) -> Report:
         """Return the whole result of a job that succeeded."""
@@ -258,11 +276,11 @@ class Lathe:
 
     def listing(self, name: str) -> Any:
         """Return the answer of a read-only resource (families, workers, queue) as it came."""
-        return self.request("GET", f"/v1/{name}").json()
+        return body_of(self.request("GET", f"/v1/{name}"))
 
     def create_key(self, name: str) -> NewKey:
         """Make another key. It is shown this once, so the service stores no answer that could be replayed."""
-        return parse(NewKey, self.request("POST", "/v1/keys", body={"name": name}, repeatable=False).json())
+        return read(NewKey, self.request("POST", "/v1/keys", body={"name": name}, repeatable=False))
 
     def keys(self) -> Iterator[Key]:
         """Yield the team's keys."""

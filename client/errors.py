@@ -43,11 +43,12 @@ class Problem(ClientError):
             body = None
         if not isinstance(body, dict):
             body = {}
+        moved = response.headers.get("location") if response.is_redirect else None
         return cls(
             str(body.get("cause") or body.get("detail") or f"HTTP {response.status_code} {response.reason_phrase}"),
             status=response.status_code,
             code=str(body.get("code") or f"http_{response.status_code}"),
-            remedy=str(body.get("remedy") or ""),
+            remedy=str(body.get("remedy") or (f"Point LATHE_URL at {moved}." if moved else "")),
             param=body.get("param"),
             request_id=body.get("request_id") or response.headers.get("x-request-id"),
         )
@@ -62,6 +63,14 @@ class Problem(ClientError):
             "status": self.status,
             "request_id": self.request_id,
         }
+
+
+class BadAnswer(ClientError):
+    """What answers at the address is not a Lathe service that we understand."""
+
+    code = "bad_answer"
+    exit_code = UNREACHABLE
+    remedy = "Check LATHE_URL; if it is right, bring client and service to the same version."
 
 
 class Unreachable(ClientError):

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from client.api import Lathe, pause
-from client.errors import Problem, Unreachable
+from client.errors import BadAnswer, Problem, Unreachable
 from tests.client.conftest import served
 from tests.conftest import free_port
 
@@ -133,3 +133,20 @@ def test_pauses_grow_and_the_service_may_ask_for_more() -> None:
     assert 8 <= pause(6) <= 20
     assert pause(20) <= 20
     assert pause(1, "7") == 7
+
+
+@pytest.mark.parametrize(
+    "answer", [Response("<html>"), JSONResponse({"not": "a job"}), JSONResponse([])], ids=["page", "other", "list"]
+)
+def test_what_is_no_lathe_service_is_said_to_be_none(flaky: Flaky, lathe: Lathe, answer: Response) -> None:
+    flaky.answers = [answer]
+    with pytest.raises(BadAnswer) as error:
+        lathe.submit({})
+    assert "LATHE_URL" in error.value.remedy_text
+
+
+def test_a_service_that_moved_says_where(flaky: Flaky, lathe: Lathe) -> None:
+    flaky.answers = [Response(status_code=301, headers={"Location": "https://there/v1/jobs"})]
+    with pytest.raises(Problem) as error:
+        lathe.submit({})
+    assert "https://there" in error.value.remedy_text
