@@ -1,0 +1,63 @@
+"""The `lathe` command: puts the commands together, and turns errors into messages and exit codes."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import typer
+
+from client import output
+from client.commands import data, jobs, keys, results, service, submit
+from client.errors import ClientError
+from client.up import up
+
+app = typer.Typer(
+    name="lathe",
+    help="Compression as a service: quantize, prune and distill models, and download what was measured.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog="LATHE_URL and LATHE_KEY say where the service is and who asks; else $LATHE_HOME/client.json (~/.lathe) does.",
+)
+app.command()(up)
+app.add_typer(keys.app, name="keys")
+app.add_typer(data.models, name="models")
+app.add_typer(data.datasets, name="datasets")
+COMMANDS: tuple[Callable[..., None], ...] = (
+    submit.submit,
+    jobs.ls,
+    jobs.show,
+    jobs.wait,
+    jobs.logs,
+    results.report,
+    results.download,
+    jobs.cancel,
+    jobs.retry,
+    service.recipes,
+    service.families,
+    service.workers,
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its code."""
+    output.reset()
+    try:
+        app(args=arguments, prog_name="lathe")
+    except ClientError as error:
+        output.show_error(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader left (`lathe ls | head`); nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        # A full disk, a folder that may not be read: the user's machine, not a bug.
+        output.show_error(ClientError(str(error), remedy="Check the path and the free space, and run the command again."))
+        sys.exit(ClientError.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)

@@ -1,0 +1,168 @@
+"""lathe models, lathe datasets: what jobs work on. Uploads go on where an earlier one stopped."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from client import render
+from client.api import Kind, Lathe
+from client.commands import connect
+from client.errors import BadFolder
+from client.output import AsJson, emit, moving, say, table
+from client.types import Dataset, Model
+from client.upload import add, data_files, manifest, model_files, until_ready
+
+models = typer.Typer(help="Checkpoints to compress.", no_args_is_help=True)
+datasets = typer.Typer(help="Data to train and test on.", no_args_is_help=True)
+
+Name = Annotated[str | None, typer.Option(help="Its name; the folder's where left out.")]
+TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
+LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
+Id = Annotated[str, typer.Argument(help="Its id.")]
+Ids = Annotated[list[str], typer.Argument(help="Their ids.")]
+
+
+def _hash_and_send(lathe: Lathe, kind: Kind, body: dict[str, Any], files: list[Path]) -> Model | Dataset:
+    total = sum(path.stat().st_size for path in files)
+    with moving(f"hashing {body['name']}", total) as moved:
+        local = manifest(files, moved)
+    with moving(f"uploading {body['name']}", total) as moved:
+        target = add(lathe, kind, body, local, moved=moved)
+    if target.state == "validating":
+        say(f"{target.name} ({target.id}) is being checked …")
+    return until_ready(lathe, kind, target)
+
+
+def add_model(lathe: Lathe, folder: Path, name: str | None = None) -> Model | Dataset:
+    """Upload a model's folder and wait until it is ready."""
+    files, left = model_files(folder)
+    if left:
+        say(f"left out of {folder}: {', '.join(path.name for path in left)}")
+    return _hash_and_send(lathe, "models", {"name": name or folder.resolve().name}, files)
+
+
+def add_dataset(lathe: Lathe, place: Path, name: str | None, text: str, label: str) -> Model | Dataset:
+    """Upload a data file or folder and wait until it is ready."""
+    found, splits = data_files(place)
+    files = [path for paths in splits.values() for path in paths]
+    body = {
+        "name": name or place.resolve().stem,
+        "task": "text-classification",
+        "format": found,
+        "columns": {"text": text, "label": label},
+        "splits": {split: [path.name for path in paths] for split, paths in splits.items()},
+    }
+    return _hash_and_send(lathe, "datasets", body, files)
+
+
+def _facts(found: Model | Dataset) -> str:
+    if isinstance(found, Model):
+        facts = found.facts
+        return f"{facts.family}, {render.count(facts.parameters.total)} parameters, {facts.dtype}" if facts else ""
+    if found.facts is None:
+        return ""
+    rows = ", ".join(f"{split} {count}" for split, count in found.facts.rows.items())
+    return f"{rows} rows; labels {', '.join(found.facts.labels)}"
+
+
+def _list(kind: Kind) -> None:
+    with connect() as lathe:
+        found = list(lathe.uploads(kind))
+    rows = [(item.id, item.name, item.state, render.size(item.bytes), _facts(item)) for item in found]
+    emit(found, table(("id", "name", "state", "size", "facts"), rows, empty=f"None yet. Add one: lathe {kind} add FOLDER"))
+
+
+def _show(kind: Kind, found: Model | Dataset) -> None:
+    lines = [f"{found.id}  {found.name}  {found.state}", _facts(found)]
+    for reason in found.reasons:
+        lines += [f"rejected: {reason.cause} ({reason.code})", f"  next: {reason.remedy}"]
+    rows = [(file.path, render.size(file.size), file.sha256[:16], "yes" if file.uploaded else "no") for file in found.files]
+    files = table(("file", "size", "sha256", "uploaded"), rows, empty="No files.")
+    emit(found, *(line for line in lines if line), files)
+    if found.state == "uploading":
+        say(f"Not complete yet. Go on with: lathe {kind} add FOLDER")
+
+
+def _remove(kind: Kind, ids: list[str]) -> None:
+    with connect() as lathe:
+        for identifier in ids:
+            lathe.delete(f"{kind}/{identifier}")
+    emit({"deleted": ids}, f"Deleted {', '.join(ids)}.")
+
+
+@models.command("add")
+def models_add(folder: Path, name: Name = None, json: AsJson = False) -> None:  # noqa: ARG001
+    """Upload the folder that save_pretrained() wrote, and wait until it is checked."""
+    with connect() as lathe:
+        model = add_model(lathe, folder, name)
+    emit(model, f"{model.id} is ready: {_facts(model)}", f"Next: lathe submit --model {model.id} --data FOLDER")
+
+
+@models.command("ls")
+def models_ls(json: AsJson = False) -> None:  # noqa: ARG001
+    """List the models."""
+    _list("models")
+
+
+@models.command("show")
+def models_show(model: Id, json: AsJson = False) -> None:  # noqa: ARG001
+    """Show a model with its files and facts."""
+    with connect() as lathe:
+        found = lathe.upload("models", model)
+    _show("models", found)
+
+
+@models.command("rm")
+def models_rm(ids: Ids, json: AsJson = False) -> None:  # noqa: ARG001
+    """Delete models. Jobs that were made of them stay."""
+    _remove("models", ids)
+
+
+@datasets.command("add")
+def datasets_add(
+    place: Annotated[Path, typer.Argument(help="A file (train), or a folder with train.*, validation.*, test.*.")],
+    name: Name = None,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    json: AsJson = False,  # noqa: ARG001
+) -> None:
+    """Upload data (jsonl, csv or parquet), and wait until it is checked."""
+    with connect() as lathe:
+        found = add_dataset(lathe, place, name, text_column, label_column)
+    emit(found, f"{found.id} is ready: {_facts(found)}", f"Next: lathe submit --model FOLDER --data {found.id}")
+
+
+@datasets.command("ls")
+def datasets_ls(json: AsJson = False) -> None:  # noqa: ARG001
+    """List the datasets."""
+    _list("datasets")
+
+
+@datasets.command("show")
+def datasets_show(dataset: Id, json: AsJson = False) -> None:  # noqa: ARG001
+    """Show a dataset with its files and facts."""
+    with connect() as lathe:
+        found = lathe.upload("datasets", dataset)
+    _show("datasets", found)
+
+
+@datasets.command("rm")
+def datasets_rm(ids: Ids, json: AsJson = False) -> None:  # noqa: ARG001
+    """Delete datasets. Jobs that were made of them stay."""
+    _remove("datasets", ids)
+
+
+def resolve(lathe: Lathe, kind: Kind, given: str, *, text: str = "text", label: str = "label") -> str:
+    """Return the id of what was named: an id as it is, or a local folder or file, which is uploaded first."""
+    place = Path(given)
+    if place.exists():
+        if kind == "models":
+            return add_model(lathe, place).id
+        return add_dataset(lathe, place, None, text, label).id
+    prefix = "mdl_" if kind == "models" else "dat_"
+    if given.startswith(prefix):
+        return given
+    raise BadFolder(
+        f"{given!r} is neither a local path nor an id ({prefix}…)", remedy=f"Check the path, or see `lathe {kind} ls`."
+    )

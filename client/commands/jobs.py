@@ -1,0 +1,137 @@
+"""lathe ls, show, wait, logs, cancel, retry: jobs on their way."""
+
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from client import render, watch
+from client.api import Lathe
+from client.commands import connect
+from client.output import AsJson, as_json, console, emit, say, table, write_json
+from client.types import Event, Job
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+
+
+def ls(
+    state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = None,
+    label: Annotated[str | None, typer.Option(help="KEY:VALUE of a label.")] = None,
+    model: Annotated[str | None, typer.Option(help="Id of a model.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
+    json: AsJson = False,  # noqa: ARG001
+) -> None:
+    """List jobs."""
+    wanted = label.replace("=", ":", 1) if label and ":" not in label else label
+    with connect() as lathe:
+        found = list(islice(lathe.jobs(state=state, label=wanted, model=model), limit))
+    rows = [(job.id, job.name, job.state, f"{job.created_at:%Y-%m-%d %H:%M}", _now(job)) for job in found]
+    empty = "No jobs. Submit one: lathe submit --model FOLDER --data FOLDER --recipe quick"
+    emit(found, table(("id", "name", "state", "created", "now"), rows, empty=empty))
+
+
+def _now(job: Job) -> str:
+    if job.error:
+        return job.error.cause
+    return "" if job.ended else watch.headline(job)
+
+
+def show(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001
+    """Show a job and the rows of its table so far."""
+    with connect() as lathe:
+        found = lathe.job(job)
+    lines = [f"{found.id}  {found.name}  {watch.headline(found)}"]
+    if found.labels:
+        lines.append("labels: " + ", ".join(f"{name}={value}" for name, value in found.labels.items()))
+    lines.append(f"model {found.models.get('base')}, data {', '.join(found.datasets)}, attempt {found.attempt}")
+    lines += _failure(found)
+    rows = (render.row_table(found.rows),) if found.rows else ()
+    emit(found, *lines, *rows)
+    if found.state == "succeeded":
+        say(f"Next: lathe report {found.id}; lathe download {found.id}")
+    elif not found.ended:
+        say(f"Next: lathe wait {found.id}")
+
+
+def _failure(job: Job) -> list[str]:
+    if job.error is None:
+        return []
+    field = f" (field {job.error.param})" if job.error.param else ""
+    return [f"failed: {job.error.cause} ({job.error.code}){field}", f"next: {job.error.remedy}"]
+
+
+def ended(lathe: Lathe, job_id: str, timeout: float | None) -> Job:
+    """Wait for a job. On Ctrl-C say that it goes on."""
+    try:
+        return watch.wait(lathe, job_id, timeout=timeout)
+    except KeyboardInterrupt:
+        say(f"{job_id} goes on. Look again: lathe wait {job_id}; stop it: lathe cancel {job_id}")
+        raise
+
+
+def finish(lathe: Lathe, job: Job) -> None:
+    """Print the outcome and exit with its code."""
+    if job.state == "succeeded":
+        shown = () if as_json() else (render.report_table(lathe.report(job.id)), f"\nNext: lathe download {job.id}")
+        emit(job, *shown)
+    else:
+        emit(job, f"{job.id} {job.state}.", *_failure(job))
+    raise typer.Exit(watch.EXIT_CODES[job.state])
+
+
+def wait(
+    job: JobId,
+    timeout: Annotated[float | None, typer.Option(help="Seconds after which to stop waiting; the job goes on.")] = None,
+    json: AsJson = False,  # noqa: ARG001
+) -> None:
+    """Wait until a job has ended; show its progress, then its table.
+
+    Exit codes: 0 the job succeeded; 1 it failed, or the service refused; 2 wrong usage; 3 it was cancelled; 4 --timeout is
+    over; 5 the service cannot be reached.
+    """
+    with connect() as lathe:
+        finish(lathe, ended(lathe, job, timeout))
+
+
+def _line(event: Event) -> str:
+    data = event.data
+    if event.type == "log":
+        text = str(data.get("message", ""))
+        text = text if data.get("level", "info") == "info" else f"{data['level']}: {text}"
+    elif event.type == "progress":
+        text = f"{data.get('stage')} {data.get('phase')} {data.get('step')}/{data.get('total')}"
+        text += "".join(f" {name} {data[name]:.4g}" for name in ("loss", "score") if data.get(name) is not None)
+    else:
+        short = {name: value for name, value in data.items() if name != "type" and not isinstance(value, dict | list)}
+        text = " ".join([event.type, *(f"{name}={value}" for name, value in short.items() if value is not None)])
+    return f"{event.at:%H:%M:%S}  {text}" if event.at else text
+
+
+def logs(
+    job: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    after: Annotated[int, typer.Option(min=0, help="Only what came after this seq.")] = 0,
+    json: AsJson = False,  # noqa: ARG001
+) -> None:
+    """Print what happened, in order. With --json, one event a line."""
+    out = console()
+    with connect() as lathe:
+        for event in lathe.follow(job, after=after) if follow else lathe.events(job, after=after):
+            if as_json():
+                write_json(event)
+            else:
+                out.print(_line(event), markup=False, soft_wrap=True)
+
+
+def cancel(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001
+    """Ask a job to stop. Finished stages and their artifacts stay."""
+    with connect() as lathe:
+        found = lathe.cancel(job)
+    emit(found, f"{found.id} is {watch.headline(found)}.", *([] if found.ended else [f"Next: lathe wait {found.id}"]))
+
+
+def retry(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001
+    """Submit an ended job again, as a new job."""
+    with connect() as lathe:
+        found = lathe.retry(job)
+    emit(found, f"{found.id} is {found.state}, a new attempt at {job}.", f"Next: lathe wait {found.id}")

@@ -1,0 +1,146 @@
+"""What can go wrong on the client's side of the wire. Each error says why, what to do next, and the exit code it leads to."""
+
+from typing import Any, ClassVar
+
+import httpx
+
+FAILED, USAGE, CANCELLED, TIMEOUT, UNREACHABLE = 1, 2, 3, 4, 5
+"""Exit codes of every command, beside 0; `lathe wait --help` documents them."""
+
+
+class ClientError(Exception):
+    """Base of all errors that are shown to the user without a traceback."""
+
+    code: ClassVar[str] = "client_error"
+    exit_code: ClassVar[int] = FAILED
+    remedy: ClassVar[str] = ""
+
+    def __init__(self, cause: str, *, remedy: str | None = None) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.remedy_text = self.remedy if remedy is None else remedy
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints under "error"."""
+        return {"code": self.code, "cause": self.cause, "remedy": self.remedy_text}
+
+
+class Problem(ClientError):
+    """The service refused: an RFC 9457 problem document."""
+
+    def __init__(
+        self, cause: str, *, status: int, code: str, remedy: str, param: str | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(cause, remedy=remedy)
+        self.status, self.problem_code, self.param, self.request_id = status, code, param, request_id
+
+    @classmethod
+    def of(cls, response: httpx.Response) -> "Problem":
+        """Read an answer with an error status; what is not a problem document (a proxy's page) is described as such."""
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            body = {}
+        moved = response.headers.get("location") if response.is_redirect else None
+        return cls(
+            str(body.get("cause") or body.get("detail") or f"HTTP {response.status_code} {response.reason_phrase}"),
+            status=response.status_code,
+            code=str(body.get("code") or f"http_{response.status_code}"),
+            remedy=str(body.get("remedy") or (f"Point LATHE_URL at {moved}." if moved else "")),
+            param=body.get("param"),
+            request_id=body.get("request_id") or response.headers.get("x-request-id"),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """See ClientError."""
+        return {
+            "code": self.problem_code,
+            "cause": self.cause,
+            "remedy": self.remedy_text,
+            "param": self.param,
+            "status": self.status,
+            "request_id": self.request_id,
+        }
+
+
+class BadAnswer(ClientError):
+    """What answers at the address is not a Lathe service that we understand."""
+
+    code = "bad_answer"
+    exit_code = UNREACHABLE
+    remedy = "Check LATHE_URL; if it is right, bring client and service to the same version."
+
+
+class Unreachable(ClientError):
+    """No answer came, or only a gateway's, however often we asked."""
+
+    code = "unreachable"
+    exit_code = UNREACHABLE
+    remedy = "Start a service with `lathe up`, or point LATHE_URL at the one that runs."
+
+
+class NoKey(ClientError):
+    """There is no key to sign in with."""
+
+    code = "no_key"
+    exit_code = USAGE
+    remedy = "Set LATHE_KEY, or start a service with `lathe up`: it makes a key and keeps it for you."
+
+
+class BadConfig(ClientError):
+    """The client's config file cannot be used."""
+
+    code = "bad_config"
+    exit_code = USAGE
+
+
+class BadFolder(ClientError):
+    """A local file or folder is not what a model or a dataset looks like."""
+
+    code = "bad_folder"
+    exit_code = USAGE
+
+
+class NotReady(ClientError):
+    """An upload was rejected, or its check did not end."""
+
+    code = "not_ready"
+
+    def __init__(self, cause: str, *, reasons: tuple[dict[str, Any], ...] = (), remedy: str | None = None) -> None:
+        super().__init__(cause, remedy=remedy)
+        self.reasons = reasons
+
+    def as_dict(self) -> dict[str, Any]:
+        """See ClientError."""
+        return {**super().as_dict(), "reasons": list(self.reasons)}
+
+
+class WrongHash(ClientError):
+    """What was downloaded is not what the manifest promises; it was deleted."""
+
+    code = "checksum_mismatch"
+    remedy = "Download it again; if it comes out wrong again, the copy in the service's storage is damaged."
+
+
+class BrokenTransfer(ClientError):
+    """A download kept breaking off. What came stays, and the next attempt goes on from there."""
+
+    code = "transfer_broken"
+    exit_code = UNREACHABLE
+    remedy = "Run the same command again: it goes on where this one stopped."
+
+
+class WaitedTooLong(ClientError):
+    """The job did not end in the time that the caller gave."""
+
+    code = "timeout"
+    exit_code = TIMEOUT
+    remedy = "The job goes on by itself; run `lathe wait` again, or `lathe cancel` to stop it."
+
+
+class CannotStart(ClientError):
+    """A part of the embedded set could not be started."""
+
+    code = "cannot_start"

@@ -1,0 +1,123 @@
+"""What a command prints: a table for people, or exactly one JSON document for programs (JSON lines where it streams)."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+from client.errors import ClientError
+from client.upload import Moved
+
+WIDE = 200
+"""Columns of an output that is no terminal: a pipe must not get its ids wrapped."""
+_as_json: ContextVar[bool] = ContextVar("as_json", default=False)
+
+
+def _choose(value: bool) -> bool:
+    _as_json.set(value)
+    return value
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.", callback=_choose)]
+"""The option that every command has."""
+
+
+def as_json() -> bool:
+    """Whether this command prints for programs."""
+    return _as_json.get()
+
+
+def reset() -> None:
+    """Forget what an earlier command of this process was asked."""
+    _as_json.set(False)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console for the current stdout or stderr. NO_COLOR and COLUMNS are respected (rich reads them)."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else WIDE, highlight=False, emoji=False)
+
+
+def plain(data: Any) -> Any:
+    """Turn answers into what json can write."""
+    if isinstance(data, BaseModel):
+        return data.model_dump(mode="json")
+    if isinstance(data, Mapping):
+        return {name: plain(value) for name, value in data.items()}
+    if isinstance(data, Sequence) and not isinstance(data, str):
+        return [plain(value) for value in data]
+    return data
+
+
+def write_json(data: Any) -> None:
+    """Print one document on one line."""
+    sys.stdout.write(json.dumps(plain(data), ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def emit(data: Any, *shown: RenderableType) -> None:
+    """Print the document, or what people are shown."""
+    if as_json():
+        write_json(data)
+        return
+    out = console()
+    for part in shown:
+        # What comes from the service is text, never markup.
+        out.print(Text(part) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))
+
+
+def say(text: str) -> None:
+    """Tell people something on the side; programs are told nothing."""
+    if not as_json():
+        console(stderr=True).print(Text(text), soft_wrap=True)
+
+
+def show_error(error: ClientError) -> None:
+    """Print why something failed and what to do next; for programs as the one document."""
+    if as_json():
+        write_json({"error": error.as_dict()})
+        return
+    facts = error.as_dict()
+    out = console(stderr=True)
+    out.print(Text.assemble(("Error: ", "bold red"), error.cause, f" ({facts['code']})"), soft_wrap=True)
+    if facts.get("param"):
+        out.print(Text(f"Field: {facts['param']}"), soft_wrap=True)
+    if error.remedy_text:
+        out.print(Text(f"Next:  {error.remedy_text}"), soft_wrap=True)
+    if facts.get("request_id"):
+        out.print(Text(f"Request: {facts['request_id']}", style="dim"), soft_wrap=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> RenderableType:
+    """Lay out a list; say what to do where there is nothing."""
+    if not rows:
+        return empty
+    found = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        found.add_column(column, no_wrap=True)
+    for row in rows:
+        found.add_row(*(Text("–" if cell is None else str(cell)) for cell in row))
+    return found
+
+
+@contextmanager
+def moving(title: str, total: int) -> Iterator[Moved | None]:
+    """Show how many bytes have moved, on stderr, if a person is watching."""
+    out = console(stderr=True)
+    if as_json() or not out.is_terminal:
+        say(f"{title}: {total / 1e6:.1f} MB")
+        yield None
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=out, transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda _path, amount: progress.advance(task, amount)

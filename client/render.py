@@ -1,0 +1,159 @@
+"""The before/after table, its targets and its notes, for terminals and for Markdown. Pure: figures in, text out."""
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from compression.report import Latency, NotMeasured, Report, Row, Score, Verdict
+
+HEADERS = ("stage", "parameters", "size", "latency", "score", "at batch 32")
+MINUS = "−"
+TIMES = "×"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.358 → 35.8 %."""
+    return f"{100 * share:.{digits}f} %".replace("-", MINUS)
+
+
+def change(reduction: float) -> str:
+    """Show a reduction as the change it is: 0.358 → −35.8 %, −0.02 → +2.0 %."""
+    rounded = round(100 * reduction, 1)
+    sign = MINUS if rounded > 0 else "+" if rounded < 0 else "±"
+    return f"{sign}{abs(rounded):.1f} %"
+
+
+def count(number: int) -> str:
+    """22713984 → 22.71 M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return str(number)
+
+
+def size(number: int) -> str:
+    """90868376 → 90.87 MB (10⁶ bytes)."""
+    for unit_size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= unit_size:
+            return f"{number / unit_size:.2f} {unit}"
+    return f"{number} B"
+
+
+def duration(seconds: float) -> str:
+    """3725 → 1 h 2 min; 65 → 1 min 5 s."""
+    whole = max(0, round(seconds))
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+def score_text(score: Score | NotMeasured | None) -> str:
+    """85.33 ± 0.91 %."""
+    if not isinstance(score, Score):
+        return "–"
+    return f"{100 * score.value:.2f} ± {100 * score.standard_error:.2f} %"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One row of the table. Changes are against the baseline, which has none."""
+    first = row.stage == "baseline"
+    latency = score = batched = "–"
+    if isinstance(row.latency, Latency):
+        latency = f"{row.latency.median_ms:.2f} ms"
+        if not first and row.ratios.speed_up is not None:
+            latency += f" ({row.ratios.speed_up:.2f}{TIMES})"
+    if isinstance(row.score, Score):
+        score = score_text(row.score)
+        if not first and row.ratios.retention is not None:
+            score += f" ({percent(row.ratios.retention)} kept)"
+        batched = f"{percent(row.score.value_at_batch_32, 2)}, {row.score.rows_changed_by_batching} rows changed"
+    parameters, weight = count(row.parameters.total), f"{size(row.size.bytes)} {row.size.dtype}"
+    if not first:
+        parameters += f" ({change(row.ratios.parameter_reduction)})"
+        weight += f" ({change(row.ratios.size_reduction)})"
+    return (row.stage, parameters, weight, latency, score, batched)
+
+
+def conditions(rows: Sequence[Row]) -> str:
+    """Say under which conditions the figures hold."""
+    parts = []
+    for row in reversed(rows):
+        if isinstance(row.latency, Latency):
+            found = row.latency
+            threads = "thread" if found.threads == 1 else "threads"
+            parts.append(
+                f"Latency: median of {found.runs} runs, batch {found.batch} {TIMES} {found.length} tokens, "
+                f"{found.threads} {threads}, {found.runtime}."
+            )
+            break
+    for row in reversed(rows):
+        if isinstance(row.score, Score):
+            parts.append(
+                f"Score: {row.score.metric} on {row.score.rows} test rows ± standard error; "
+                f"always the most frequent label: {percent(row.score.chance)}."
+            )
+            break
+    return " ".join(parts)
+
+
+def verdict_text(name: str, verdict: Verdict) -> str:
+    """met: parameter reduction 35.8 % (target 30.5 %)."""
+
+    def figure(value: float) -> str:
+        return f"{value:.2f}{TIMES}" if name == "speed_up" else percent(value)
+
+    found = "not measured" if verdict.value is None else figure(verdict.value)
+    return f"{'met' if verdict.met else 'missed'}: {name.replace('_', ' ')} {found} (target {figure(verdict.target)})"
+
+
+def notes(report: Report) -> list[str]:
+    """All that must be said beside the figures, what could not be measured first."""
+    found = []
+    for row in report.rows:
+        for figure in ("latency", "score", "flops", "peak_memory_bytes"):
+            value = getattr(row, figure)
+            if isinstance(value, NotMeasured):
+                found.append(f"{row.stage}: {figure.replace('_', ' ')} not measured: {value.not_measured}")
+        found += [f"{row.stage}: {note}" for note in row.notes]
+    return found + list(report.notes)
+
+
+def row_table(rows: Sequence[Row]) -> Table:
+    """The table alone, for a job whose rows are still coming in too."""
+    found = Table(header_style="bold", pad_edge=False)
+    for header in HEADERS:
+        found.add_column(header, justify="left" if header == "stage" else "right")
+    for row in rows:
+        found.add_row(*(Text(cell) for cell in cells(row)))
+    return found
+
+
+def report_table(report: Report) -> RenderableType:
+    """The table, the conditions, the targets and the notes, for a terminal."""
+    parts: list[RenderableType] = [row_table(report.rows), Text(conditions(report.rows), style="dim")]
+    if report.verdicts:
+        parts.append(Text(f"\nTargets, held against {report.headline}:", style="bold"))
+    for name, verdict in report.verdicts.items():
+        parts.append(Text(f"  {verdict_text(name, verdict)}", style="green" if verdict.met else "yellow"))
+    if found := notes(report):
+        parts.append(Text("\nNotes:", style="bold"))
+        parts += [Text(f"  {note}") for note in found]
+    return Group(*parts)
+
+
+def report_markdown(report: Report) -> str:
+    """Return the same as Markdown, for a pull request or a page."""
+
+    def line(values: Sequence[str]) -> str:
+        return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
+
+    lines = [line(HEADERS), line(["---", *["---:"] * (len(HEADERS) - 1)]), *(line(cells(row)) for row in report.rows)]
+    lines += ["", conditions(report.rows)]
+    if report.verdicts:
+        lines += ["", f"Targets, held against `{report.headline}`:", ""]
+        lines += [f"- {verdict_text(name, verdict)}" for name, verdict in report.verdicts.items()]
+    if found := notes(report):
+        lines += ["", "Notes:", "", *(f"- {note}" for note in found)]
+    return "\n".join(lines) + "\n"

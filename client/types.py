@@ -1,0 +1,203 @@
+"""What the service answers, as typed objects. Unknown keys are ignored, so that a newer service does not break us."""
+
+from datetime import datetime
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from compression.report import DataFacts, ModelFacts, NotMeasured, Report, Row, Score
+
+__all__ = [
+    "Artifact",
+    "Dataset",
+    "Event",
+    "File",
+    "Job",
+    "Key",
+    "Manifest",
+    "Model",
+    "NewKey",
+    "Page",
+    "Preflight",
+    "Preset",
+    "Progress",
+    "Report",
+    "parse",
+]
+
+T = TypeVar("T", bound=BaseModel)
+TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+
+
+def parse(kind: type[T], body: Any) -> T:
+    """Check an answer against its type. Keys that we do not know are dropped at every depth, contract types included."""
+    return kind.model_validate(body, extra="ignore")
+
+
+class Answer(BaseModel):
+    """Base: frozen, and lenient towards what is new."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class Manifest(Answer):
+    """A file that is promised: its relative path, size and hash."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class File(Manifest):
+    """A file of an upload, and whether its bytes are there."""
+
+    uploaded: bool = True
+
+
+class Reason(Answer):
+    """Why something is of no use, and what to do."""
+
+    code: str
+    cause: str
+    remedy: str = ""
+    param: str | None = None
+
+
+class Upload(Answer):
+    """What models and datasets have in common: uploading → validating → ready or rejected."""
+
+    id: str
+    name: str
+    state: str
+    files: tuple[File, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+    created_at: datetime
+
+    @property
+    def bytes(self) -> int:
+        """All files together."""
+        return sum(file.size for file in self.files)
+
+
+class Model(Upload):
+    """A checkpoint."""
+
+    facts: ModelFacts | None = None
+
+
+class Dataset(Upload):
+    """Data files and what their columns mean."""
+
+    task: str = ""
+    data: dict[str, Any] = {}
+    facts: DataFacts | None = None
+
+
+class Progress(Answer):
+    """Where a running job is. `fraction` is of the whole job; `step` and `total` count within the phase."""
+
+    stage: str
+    phase: str = ""
+    step: int = 0
+    total: int = 0
+    fraction: float = 0.0
+    eta_seconds: float | None = None
+    loss: float | None = None
+    rate: float | None = None
+    score: float | None = None
+
+
+class Job(Answer):
+    """A job as it stands."""
+
+    id: str
+    name: str
+    state: str
+    version: int = 0
+    labels: dict[str, str] = {}
+    task: str = ""
+    models: dict[str, Any] = {}
+    datasets: tuple[str, ...] = ()
+    recipe: dict[str, Any] = {}
+    evaluate: dict[str, Any] = {}
+    targets: dict[str, Any] = {}
+    priority: int = 0
+    stage: str | None = None
+    progress: Progress | None = None
+    rows: tuple[Row, ...] = ()
+    attempt: int = 0
+    failures: int = 0
+    error: Reason | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+    retry_of: str | None = None
+    queue_position: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its outcome is known; it never changes again."""
+        return self.state in TERMINAL
+
+
+class Preflight(Answer):
+    """What a job would be and cost, without running it."""
+
+    shape: dict[str, Any] | None = None
+    parameters: dict[str, Any] | None = None
+    estimate: dict[str, Any] = {}
+    warnings: tuple[Any, ...] = ()
+
+
+class Event(Answer):
+    """Something that happened to a job."""
+
+    seq: int
+    type: str
+    at: datetime | None = None
+    data: dict[str, Any] = {}
+
+
+class Artifact(Answer):
+    """Something to download."""
+
+    id: str
+    name: str
+    kind: str
+    stage: str
+    precision: str
+    files: tuple[Manifest, ...]
+    bytes: int = 0
+    score: Score | NotMeasured | None = None
+    opens_with: str = ""
+
+
+class Preset(Answer):
+    """A recipe with a name."""
+
+    name: str
+    summary: str = ""
+    recipe: dict[str, Any]
+
+
+class Key(Answer):
+    """An API key, without its secret."""
+
+    id: str
+    name: str
+    created_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+class NewKey(Key):
+    """A key at its birth: the only time that it is shown."""
+
+    key: str
+
+
+class Page(Answer):
+    """One page of a list."""
+
+    items: tuple[dict[str, Any], ...] = ()
+    next_page_token: str | None = None

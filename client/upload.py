@@ -1,0 +1,184 @@
+"""Send a local folder to the service: hash it, promise it, send what is not there yet, wait until it is checked."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from client.api import Kind, Lathe
+from client.errors import BadFolder, NotReady
+from client.types import Dataset, Manifest, Model
+
+CHUNK = 1 << 20
+"""Bytes read at once: all the memory that a file of any size takes."""
+PARALLEL = 4
+Moved = Callable[[str, int], None]
+"""Is told (path, bytes that moved since the last call). Called from several threads."""
+
+MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
+"""What from_pretrained reads from the top of a folder; other formats, samples and caches stay where they are."""
+DATA_SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+SPLITS = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file at constant memory."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def model_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return (files that are sent, files that are left out) of a model's folder. Raises BadFolder."""
+    if not folder.is_dir():
+        raise BadFolder(f"{folder} is not a folder", remedy="Name the folder that save_pretrained() wrote.")
+    here = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    taken = [path for path in here if path.is_file() and path.suffix in MODEL_SUFFIXES]
+    if not taken:
+        raise BadFolder(
+            f"{folder} holds nothing of a model (no config.json, no *.safetensors)",
+            remedy="Name the folder that save_pretrained() wrote.",
+        )
+    return taken, [path for path in here if path not in taken]
+
+
+def data_files(place: Path) -> tuple[str, dict[str, list[Path]]]:
+    """Return (format, files of each split): a file is train; in a folder the names say which split a file belongs to."""
+    if not place.exists():
+        raise BadFolder(
+            f"{place} does not exist", remedy="Name a data file, or a folder with train.jsonl and perhaps test.jsonl."
+        )
+    files = [place] if place.is_file() else sorted(path for path in place.iterdir() if path.suffix in DATA_SUFFIXES)
+    splits: dict[str, list[Path]] = {}
+    for path in files:
+        word = path.stem.replace("_", "-").replace(".", "-").split("-")[0].lower()
+        split = "train" if place.is_file() else SPLITS.get(word)
+        if split:
+            splits.setdefault(split, []).append(path)
+    formats = {DATA_SUFFIXES.get(path.suffix, path.suffix) for paths in splits.values() for path in paths}
+    if "train" not in splits:
+        raise BadFolder(
+            f"{place} has no train split",
+            remedy="Call the files train.jsonl, validation.jsonl, test.jsonl (or .csv, .parquet).",
+        )
+    if len(formats) > 1 or not formats <= set(DATA_SUFFIXES.values()):
+        raise BadFolder(
+            f"{place}: data must be of one format, jsonl, csv or parquet, but is {', '.join(sorted(formats))}",
+            remedy="Convert the files, or name a folder that holds one format alone.",
+        )
+    return formats.pop(), splits
+
+
+def manifest(files: Iterable[Path], hashed: Moved | None = None) -> dict[str, tuple[Manifest, Path]]:
+    """Hash the files, a few at a time; return name → (promise, where it lies)."""
+    paths = list(files)
+
+    def promise(path: Path) -> Manifest:
+        found = Manifest(path=path.name, size=path.stat().st_size, sha256=sha256_of(path))
+        if hashed:
+            hashed(path.name, found.size)
+        return found
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        return {found.path: (found, path) for found, path in zip(pool.map(promise, paths), paths, strict=True)}
+
+
+def _chunks(path: Path, moved: Moved | None, stop: threading.Event) -> Iterator[bytes]:
+    with path.open("rb") as source:
+        while chunk := source.read(CHUNK):
+            if stop.is_set():
+                raise InterruptedError("another file failed")
+            yield chunk
+            if moved:
+                moved(path.name, len(chunk))
+
+
+def send(
+    lathe: Lathe, kind: Kind, target: Model | Dataset, local: Mapping[str, tuple[Manifest, Path]], moved: Moved | None = None
+) -> None:
+    """Send the files that the service has not got, several at a time. The first failure stops the others."""
+    missing = [local[file.path] for file in target.files if not file.uploaded]
+    stop = threading.Event()
+
+    def one(promise: Manifest, path: Path) -> None:
+        sent = 0
+
+        def count(name: str, amount: int) -> None:
+            nonlocal sent
+            sent += amount
+            if moved:
+                moved(name, amount)
+
+        def content() -> Iterator[bytes]:
+            nonlocal sent
+            if moved and sent:
+                moved(promise.path, -sent)  # an attempt that broke off does not count
+            sent = 0
+            return _chunks(path, count, stop)
+
+        lathe.put_file(kind, target.id, promise, content)
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        running = [pool.submit(one, promise, path) for promise, path in missing]
+        try:
+            for done in as_completed(running):
+                done.result()
+        except BaseException:
+            stop.set()
+            for future in running:
+                future.cancel()
+            raise
+
+
+def _same(known: Model | Dataset, body: Mapping[str, Any], local: Mapping[str, tuple[Manifest, Path]]) -> bool:
+    """Whether the service already has exactly this, or the beginning of it."""
+    if known.state == "rejected" or {f.path: f.sha256 for f in known.files} != {n: p.sha256 for n, (p, _) in local.items()}:
+        return False
+    if isinstance(known, Dataset):
+        wanted = {name: body[name] for name in ("format", "columns", "splits")}
+        return known.task == body["task"] and known.data == wanted
+    return True
+
+
+def add(
+    lathe: Lathe,
+    kind: Kind,
+    body: Mapping[str, Any],
+    local: Mapping[str, tuple[Manifest, Path]],
+    *,
+    moved: Moved | None = None,
+) -> Model | Dataset:
+    """Take up what is there already, or create it; send what is missing; return once it is complete (perhaps unchecked)."""
+    known = next((found for found in lathe.uploads(kind) if _same(found, body, local)), None)
+    target = known or lathe.create_upload(kind, body, [promise for promise, _ in local.values()])
+    if target.state != "uploading":
+        return target
+    send(lathe, kind, target, local, moved)
+    return lathe.complete(kind, target.id)
+
+
+def until_ready(lathe: Lathe, kind: Kind, target: Model | Dataset, *, timeout: float = 900.0) -> Model | Dataset:
+    """Wait for the service's check. Raises NotReady with the reasons where it was rejected."""
+    deadline = time.monotonic() + timeout
+    while target.state == "validating" and time.monotonic() < deadline:
+        target = lathe.upload(kind, target.id, wait=min(30.0, max(1.0, deadline - time.monotonic())))
+    if target.state == "ready":
+        return target
+    if target.state == "rejected":
+        reasons = tuple(reason.model_dump() for reason in target.reasons)
+        text = "; ".join(reason.cause for reason in target.reasons) or "no reason was given"
+        remedy = " ".join(dict.fromkeys(reason.remedy for reason in target.reasons if reason.remedy))
+        raise NotReady(f"{target.name} ({target.id}) was rejected: {text}", reasons=reasons, remedy=remedy)
+    raise NotReady(
+        f"{target.name} ({target.id}) is still {target.state}",
+        remedy=f"See `lathe workers` for one of kind checks, then look again: lathe {kind} show {target.id}",
+    )

@@ -1,0 +1,154 @@
+"""Wait for a job and show how it goes: bars on a terminal, a line for each change elsewhere."""
+
+import time
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from client import errors, render
+from client.api import Lathe
+from client.output import as_json, console
+from client.types import Job
+from compression.report import STAGES
+
+ASK = 25.0
+"""Seconds that the service may hold an answer back until something has changed."""
+EXIT_CODES = {"succeeded": 0, "failed": errors.FAILED, "cancelled": errors.CANCELLED}
+_KEYS = {"quantized": "quantize", "pruned": "prune", "distilled": "distill"}
+
+
+def stages(job: Job) -> list[str]:
+    """Return the rows that the job will have: the baseline, and each stage that its recipe does not skip."""
+    return [stage for stage in STAGES if stage == "baseline" or job.recipe.get(_KEYS[stage], True) is not None]
+
+
+def headline(job: Job) -> str:
+    """Say in one line where the job is."""
+    if job.state == "queued":
+        place = f", number {job.queue_position} in the queue" if job.queue_position else ""
+        again = f", attempt {job.attempt} was lost" if job.failures else ""
+        return f"queued{place}{again}"
+    if job.cancel_requested_at and not job.ended:
+        return "cancelling"
+    found = job.progress
+    if job.state != "running" or found is None:
+        return job.state
+    step = f" {found.step}/{found.total}" if found.total else ""
+    left = f", about {render.duration(found.eta_seconds)} left" if found.eta_seconds is not None else ""
+    return f"{found.stage}: {found.phase}{step}, {render.percent(found.fraction, 0)} of the job{left}"
+
+
+class View(ABC):
+    """Is shown the job each time that it has changed."""
+
+    @abstractmethod
+    def show(self, job: Job) -> None:
+        """Take in the job as it stands now."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+
+class Quiet(View):
+    """For programs."""
+
+    def show(self, job: Job) -> None:
+        """Show nothing."""
+
+
+class Lines(View):
+    """For logs: one line a change of state, phase or row; one a quarter minute in long phases."""
+
+    EVERY = 15.0
+
+    def __init__(self) -> None:
+        self._out = console(stderr=True)
+        self._said: tuple[object, ...] = ()
+        self._rows = 0
+        self._at = 0.0
+
+    def show(self, job: Job) -> None:
+        """See View."""
+        for row in job.rows[self._rows :]:
+            stage, *figures = render.cells(row)
+            self._out.print(Text(f"{stage} done: {', '.join(figures)}"), soft_wrap=True)
+        self._rows = len(job.rows)
+        now = (job.state, job.attempt, job.progress and (job.progress.stage, job.progress.phase))
+        if now != self._said or (job.state == "running" and time.monotonic() - self._at > self.EVERY):
+            self._out.print(Text(headline(job)), soft_wrap=True)
+            self._said, self._at = now, time.monotonic()
+
+
+class Bars(View):
+    """For a terminal: a bar a stage, and what is going on now."""
+
+    def __init__(self, job: Job) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[detail]}", markup=False),
+            console=console(stderr=True),
+            transient=False,
+        )
+        self._tasks: dict[str, TaskID] = {
+            stage: self._bars.add_task(f"{stage:<10}", total=1.0, detail="") for stage in stages(job)
+        }
+        self._whole = self._bars.add_task(f"{'job':<10}", total=1.0, detail="")
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def show(self, job: Job) -> None:
+        """See View."""
+        done = {row.stage: row for row in job.rows}
+        for stage, task in self._tasks.items():
+            if stage in done:
+                _, parameters, weight, latency, score, _ = render.cells(done[stage])
+                self._bars.update(task, completed=1.0, detail=f"{parameters} · {weight} · {latency} · {score}")
+            elif job.progress and job.progress.stage == stage and job.state == "running":
+                found = job.progress
+                loss = f" · loss {found.loss:.4f}" if found.loss is not None else ""
+                score = f" · validation {render.percent(found.score)}" if found.score is not None else ""
+                self._bars.update(
+                    task,
+                    completed=found.step / found.total if found.total else 0.0,
+                    detail=f"{found.phase} {found.step}/{found.total}{loss}{score}",
+                )
+        whole = 1.0 if job.state == "succeeded" else job.progress.fraction if job.progress else 0.0
+        self._bars.update(self._whole, completed=whole, detail=headline(job))
+
+
+def view(job: Job) -> View:
+    """Choose how to show it."""
+    if as_json():
+        return Quiet()
+    return Bars(job) if console(stderr=True).is_terminal else Lines()
+
+
+def wait(lathe: Lathe, job_id: str, *, timeout: float | None = None) -> Job:
+    """Return the job once it has ended; show it on the way. Raises WaitedTooLong."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    job = lathe.job(job_id)
+    with view(job) as shown:
+        while True:
+            shown.show(job)
+            if job.ended:
+                return job
+            left = ASK if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise errors.WaitedTooLong(f"{job_id} is still {headline(job)} after {timeout:g} s")
+            asked = time.monotonic()
+            seen, job = job, lathe.job(job_id, wait=min(ASK, max(1.0, left)), seen=job.version)
+            # A proxy may drop `Prefer`: without a change and without a wait, wait here.
+            if job.version == seen.version and time.monotonic() - asked < 0.5:
+                time.sleep(1.0)

@@ -1,0 +1,40 @@
+"""Open a downloaded ONNX artifact with ONNX Runtime and tokenizers alone, and count its right answers.
+
+    .venv-onnx/bin/python -I scripts/open_onnx.py FOLDER TEST.jsonl [THREADS]
+
+Prints {"rows": …, "correct": …}. Each row goes alone (batch 1), as the report's score does. Nothing of Lathe is used: this
+is what a user of the artifact would write.
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+
+def main(folder: Path, test: Path, threads: int = 1) -> None:
+    """Answer every row of the test file."""
+    assert importlib.util.find_spec("compression") is None, "Lathe's engine must not be here"
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    names = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
+    rows = [json.loads(line) for line in test.read_text(encoding="utf-8").splitlines() if line.strip()]
+    correct = 0
+    for row in rows:
+        found = tokenizer.encode(row["text"])
+        parts = {"input_ids": found.ids, "attention_mask": found.attention_mask, "token_type_ids": found.type_ids}
+        feeds = {name: np.array([values], dtype=np.int64) for name, values in parts.items()}
+        (logits,) = session.run(["logits"], feeds)
+        correct += names[str(int(logits[0].argmax()))] == str(row["label"])
+    print(json.dumps({"rows": len(rows), "correct": correct}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:4]))

@@ -1,0 +1,34 @@
+"""Open a downloaded checkpoint with transformers (and torchao, which it asks for) alone, and count its right answers.
+
+    .venv-transformers/bin/python -I scripts/open_transformers.py FOLDER TEST.jsonl [THREADS]
+
+Prints {"rows": …, "correct": …}. Each row goes alone (batch 1), as the report's score does. Nothing of Lathe is used: this
+is what a user of the artifact would write.
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+
+def main(folder: Path, test: Path, threads: int = 1) -> None:
+    """Answer every row of the test file."""
+    assert importlib.util.find_spec("compression") is None, "Lathe's engine must not be here"
+    torch.set_num_threads(threads)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    rows = [json.loads(line) for line in test.read_text(encoding="utf-8").splitlines() if line.strip()]
+    correct = 0
+    with torch.inference_mode():
+        for row in rows:
+            logits = model(**tokenizer(row["text"], truncation=True, return_tensors="pt")).logits
+            correct += model.config.id2label[int(logits.argmax())] == str(row["label"])
+    print(json.dumps({"rows": len(rows), "correct": correct}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:4]))

@@ -1,0 +1,207 @@
+"""What the client's tests share: small real HTTP servers, and a file server that can be told to misbehave."""
+
+import contextlib
+import hashlib
+import json as jsonlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+from starlette.types import ASGIApp
+
+from app import jobs
+from app.db import make_engine
+from app.models import Dataset, Model, Team
+from client import config
+from client.api import Lathe
+from client.types import Artifact, Manifest
+from tests.client.figures import DATA_FACTS, MODEL_FACTS
+from tests.conftest import Service, free_port, fresh_database, wait_for
+
+
+@contextlib.contextmanager
+def served(app: ASGIApp) -> Iterator[str]:
+    """Serve an application on this machine; yield its URL."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_for(lambda: server.started)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+@dataclass
+class FileServer:
+    """Serves files with ranges as the service does, except for what it is told to do wrong."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    asked: list[dict[str, str]] = field(default_factory=list)
+    sent: int = 0
+    cut_after: list[int] = field(default_factory=list)
+    """For each of the next answers: break the connection off after so many bytes."""
+    ranges: bool = True
+    stale: bool = False
+    """Answer If-Range as if the file had changed."""
+    redirect: str | None = None
+    url: str = ""
+
+    def app(self) -> FastAPI:
+        app = FastAPI()
+        app.get("/v1/artifacts/{artifact}/files/{path:path}")(self.get)
+        app.get("/elsewhere/{path:path}")(self.get)
+        return app
+
+    async def get(self, path: str, request: Request) -> Response:
+        self.asked.append(dict(request.headers))
+        if self.redirect and request.url.path.startswith("/v1"):
+            return RedirectResponse(f"{self.redirect}/elsewhere/{path}?signature=abc", 307)
+        content = self.files[path]
+        etag = f'"{hashlib.sha256(content).hexdigest()}"'
+        start, stop, status = 0, len(content), 200
+        asked = request.headers.get("range")
+        if asked and self.ranges and not self.stale and request.headers.get("if-range", etag) == etag:
+            first, last = asked.removeprefix("bytes=").split("-")
+            start, stop, status = int(first), min(int(last) + 1, len(content)), 206
+            if start >= len(content):
+                return Response(status_code=416)
+        headers = {"ETag": etag, "Content-Length": str(stop - start)}
+        if status == 206:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+        end = start + self.cut_after.pop(0) if self.cut_after else stop
+
+        async def body() -> object:
+            for at in range(start, min(end, stop), 65536):
+                chunk = content[at : min(at + 65536, end, stop)]
+                self.sent += len(chunk)
+                yield chunk
+            if end < stop:
+                raise ConnectionAbortedError("told to break off")
+
+        return StreamingResponse(body(), status, headers)
+
+    def artifact(self, **hashes: str) -> Artifact:
+        """The manifest of all files; `hashes` replaces true ones."""
+        files = tuple(
+            Manifest(path=path, size=len(data), sha256=hashes.get(path, hashlib.sha256(data).hexdigest()))
+            for path, data in self.files.items()
+        )
+        return Artifact(id="art_1", name="int8", kind="onnx", stage="distilled", precision="int8", files=files)
+
+
+@pytest.fixture
+def file_server() -> Iterator[FileServer]:
+    server = FileServer()
+    with served(server.app()) as url:
+        server.url = url
+        yield server
+
+
+@pytest.fixture
+def lathe(file_server: FileServer) -> Iterator[Lathe]:
+    """A client of the file server."""
+    with Lathe(file_server.url, "lathe_id_secret") as made:
+        yield made
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own for the client's config, and no service in the environment."""
+    place = tmp_path / "lathe-home"
+    monkeypatch.setenv("LATHE_HOME", str(place))
+    monkeypatch.delenv("LATHE_URL", raising=False)
+    monkeypatch.delenv("LATHE_KEY", raising=False)
+    return place
+
+
+@dataclass
+class Ran:
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ran]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], home: Path) -> Command:
+    """Run `lathe …` in this process."""
+    from client.cli import main
+
+    def run(*arguments: str) -> Ran:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        captured = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@dataclass
+class Live:
+    """The real API over SQLite, with no workers: what they would do, a test does through the service's own transitions."""
+
+    service: Service
+    engine: Engine
+
+    def ready(self) -> tuple[str, str]:
+        """Make a model and a dataset that count as checked; return their ids."""
+        with Session(self.engine) as session, session.begin():
+            team = session.scalars(select(Team)).one()
+            model = Model(team_id=team.id, name="m", state="ready", facts=MODEL_FACTS)
+            dataset = Dataset(team_id=team.id, name="d", state="ready", facts=DATA_FACTS, task="text-classification", data={})
+            session.add_all([model, dataset])
+            session.flush()
+            return model.id, dataset.id
+
+    def end(self, job_id: str, outcome: Callable[[Session, jobs.Claim], None]) -> None:
+        """Claim the job as a worker does, and end it."""
+        with Session(self.engine) as session, session.begin():
+            claim = jobs.claim(session, "wkr_test", 30)
+            assert claim is not None
+            assert claim.job.id == job_id
+            outcome(session, claim)
+
+
+@pytest.fixture(scope="session")
+def live_service(
+    postgres: str, templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Live]:
+    folder = tmp_path_factory.mktemp("live")
+    with fresh_database("sqlite", postgres, templates, folder) as database:
+        service = Service(folder / "home", database, valkey)
+        service.start_api()
+        engine = make_engine(database.url)
+        yield Live(service, engine)
+        engine.dispose()
+        service.stop()
+
+
+@pytest.fixture
+def live(live_service: Live, home: Path) -> Live:
+    """The live API, which the client's config names."""
+    config.save(config.Config(live_service.service.url, live_service.service.database.key), home)
+    return live_service
+
+
+@pytest.fixture
+def job(live: Live, command: Command) -> Iterator[str]:
+    """A waiting job; cancelled in the end, so that the next test claims its own."""
+    model, dataset = live.ready()
+    ran = command("submit", "--model", model, "--data", dataset, "--recipe", "quick", "--name", "j", "--json")
+    assert ran.code == 0, ran.out
+    job_id: str = jsonlib.loads(ran.out)["id"]
+    yield job_id
+    command("cancel", job_id)

@@ -1,0 +1,152 @@
+"""Requests over a network that is not to be relied on: each call of the client arrives once, or says why it did not."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from client.api import Lathe, pause
+from client.errors import BadAnswer, Problem, Unreachable
+from tests.client.conftest import served
+from tests.conftest import free_port
+
+JOB = {"id": "job_1", "name": "j", "state": "queued", "version": 1, "created_at": "2026-01-01T00:00:00Z", "from_the_future": 1}
+
+
+@dataclass
+class Flaky:
+    """Answers each POST /v1/jobs with the next of `answers` (None: breaks the connection), then with a job."""
+
+    answers: list[Response | None] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+    events: list[list[str]] = field(default_factory=list)
+    resumed_at: list[str | None] = field(default_factory=list)
+
+    def app(self) -> FastAPI:
+        app = FastAPI()
+
+        @app.post("/v1/{noun}")
+        async def create(request: Request) -> Response:
+            self.keys.append(request.headers.get("idempotency-key"))
+            if not self.answers:
+                return JSONResponse(JOB, 202)
+            answer = self.answers.pop(0)
+            if answer is None:
+
+                async def broken() -> object:
+                    raise ConnectionAbortedError
+                    yield b""
+
+                return StreamingResponse(broken(), headers={"Content-Length": "10"})
+            return answer
+
+        @app.get("/v1/jobs/job_1")
+        async def job() -> dict[str, object]:
+            return {**JOB, "state": "running" if self.events else "succeeded"}
+
+        @app.get("/v1/jobs/job_1/events")
+        async def stream(request: Request) -> Response:
+            if "text/event-stream" not in request.headers["accept"]:
+                return JSONResponse({"items": [], "next_page_token": None})
+            self.resumed_at.append(request.headers.get("last-event-id"))
+            return Response("".join(self.events.pop(0)), media_type="text/event-stream")
+
+        return app
+
+
+@pytest.fixture
+def flaky() -> Flaky:
+    return Flaky()
+
+
+@pytest.fixture
+def lathe(flaky: Flaky) -> Iterator[Lathe]:
+    with served(flaky.app()) as url, Lathe(url, "k", attempts=4) as made:
+        yield made
+
+
+def test_a_post_is_sent_again_under_the_same_key(flaky: Flaky, lathe: Lathe) -> None:
+    flaky.answers = [Response(status_code=503), None, Response(status_code=429, headers={"Retry-After": "0"})]
+    assert lathe.submit({}).id == "job_1"
+    assert len(flaky.keys) == 4
+    assert len(set(flaky.keys)) == 1
+    assert flaky.keys[0]
+
+
+def test_two_posts_have_two_keys(flaky: Flaky, lathe: Lathe) -> None:
+    lathe.submit({})
+    lathe.submit({})
+    assert len(set(flaky.keys)) == 2
+
+
+def test_a_key_is_never_made_twice_by_accident(flaky: Flaky, lathe: Lathe) -> None:
+    flaky.answers = [None]
+    with pytest.raises(Unreachable):
+        lathe.create_key("ci")
+    assert len(flaky.keys) == 1
+
+
+def test_a_problem_keeps_its_facts_and_is_not_sent_again(flaky: Flaky, lathe: Lathe) -> None:
+    body = {
+        "code": "invalid_recipe",
+        "cause": "c",
+        "remedy": "r",
+        "param": "recipe.prune",
+        "request_id": "req_1",
+        "status": 422,
+    }
+    flaky.answers = [JSONResponse(body, 422)]
+    with pytest.raises(Problem) as error:
+        lathe.submit({})
+    assert error.value.as_dict() == body
+    assert len(flaky.keys) == 1
+
+
+def test_a_gateway_that_stays_bad_is_unreachable(flaky: Flaky, lathe: Lathe) -> None:
+    flaky.answers = [Response("<html>", status_code=502) for _ in range(4)]
+    with pytest.raises(Unreachable, match="502"):
+        lathe.submit({})
+
+
+def test_nobody_there_is_unreachable() -> None:
+    with Lathe(f"http://127.0.0.1:{free_port()}", "k", attempts=2) as lathe, pytest.raises(Unreachable) as error:
+        lathe.job("job_1")
+    assert error.value.exit_code == 5
+
+
+def test_a_broken_event_stream_is_taken_up_after_the_last_event(flaky: Flaky, lathe: Lathe) -> None:
+    def event(seq: int) -> str:
+        data = json.dumps({"seq": seq, "at": "2026-01-01T00:00:00Z", "data": {"message": f"m{seq}"}})
+        return f"id: {seq}\nevent: log\ndata: {data}\n\n"
+
+    flaky.events = [["retry: 2000\n\n", event(1), event(2), "id: 3\nevent: lo"], [": still here\n\n", event(3)]]
+    found = list(lathe.follow("job_1"))
+    assert [(e.seq, e.type, e.data["message"]) for e in found] == [(1, "log", "m1"), (2, "log", "m2"), (3, "log", "m3")]
+    assert flaky.resumed_at == ["0", "2"]
+
+
+def test_pauses_grow_and_the_service_may_ask_for_more() -> None:
+    assert pause(1) < 0.6
+    assert 8 <= pause(6) <= 20
+    assert pause(20) <= 20
+    assert pause(1, "7") == 7
+
+
+@pytest.mark.parametrize(
+    "answer", [Response("<html>"), JSONResponse({"not": "a job"}), JSONResponse([])], ids=["page", "other", "list"]
+)
+def test_what_is_no_lathe_service_is_said_to_be_none(flaky: Flaky, lathe: Lathe, answer: Response) -> None:
+    flaky.answers = [answer]
+    with pytest.raises(BadAnswer) as error:
+        lathe.submit({})
+    assert "LATHE_URL" in error.value.remedy_text
+
+
+def test_a_service_that_moved_says_where(flaky: Flaky, lathe: Lathe) -> None:
+    flaky.answers = [Response(status_code=301, headers={"Location": "https://there/v1/jobs"})]
+    with pytest.raises(Problem) as error:
+        lathe.submit({})
+    assert "https://there" in error.value.remedy_text

@@ -1,0 +1,208 @@
+"""The commands against the real API: what they print, and the codes that they end with."""
+
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from app import jobs
+from client import config
+from client.commands.submit import override
+from tests.client.conftest import Command, Live, Ran
+from tests.client.figures import report
+from tests.conftest import free_port
+
+FAILURE = {"code": "label_mismatch", "cause": "the head has 3 labels", "remedy": "Send two.", "param": "models.base"}
+
+
+def document(ran: Ran) -> Any:
+    """The one JSON document on stdout; nothing else is anywhere."""
+    assert ran.out.count("\n") == 1, ran.out
+    assert ran.err == ""
+    return json.loads(ran.out)
+
+
+def succeed(session: Session, claim: jobs.Claim) -> None:
+    found = report()
+    for row in found.rows:
+        jobs.stage_finished(session, claim, row, "p", [], [])
+    jobs.finish(session, claim, found.model_dump(mode="json"), [])
+
+
+def test_wait_ends_with_0_and_the_table(live: Live, command: Command, job: str) -> None:
+    live.end(job, succeed)
+    ran = command("wait", job)
+    assert ran.code == 0
+    assert "13.00 M (−35.0 %)" in ran.out
+    assert f"lathe download {job}" in ran.out
+    assert "distilled done" in ran.err
+    found = document(command("wait", job, "--json"))
+    assert (found["state"], len(found["rows"])) == ("succeeded", 4)
+
+
+def test_wait_ends_with_1_and_the_remedy_of_a_failed_job(live: Live, command: Command, job: str) -> None:
+    live.end(job, lambda session, claim: jobs.fail(session, claim, FAILURE))
+    ran = command("wait", job)
+    assert ran.code == 1
+    assert "the head has 3 labels (label_mismatch) (field models.base)" in ran.out
+    assert "next: Send two." in ran.out
+    assert document(command("wait", job, "--json"))["error"] == FAILURE
+
+
+def test_wait_ends_with_2_for_wrong_usage(command: Command) -> None:
+    ran = command("wait")
+    assert (ran.code, ran.out) == (2, "")
+    assert "JOB" in ran.err
+
+
+def test_wait_ends_with_3_for_a_cancelled_job(live: Live, command: Command, job: str) -> None:
+    assert "is cancelled" in command("cancel", job).out
+    assert command("wait", job).code == 3
+
+
+def test_wait_ends_with_4_when_its_time_is_over(live: Live, command: Command, job: str) -> None:
+    ran = command("wait", job, "--timeout", "0.1", "--json")
+    assert ran.code == 4
+    assert document(ran)["error"]["code"] == "timeout"
+    assert document(command("show", job, "--json"))["state"] == "queued"
+
+
+def test_wait_ends_with_5_when_nobody_answers(home: Any, command: Command) -> None:
+    config.save(config.Config(f"http://127.0.0.1:{free_port()}", "lathe_a_b"))
+    ran = command("wait", "job_1", "--json")
+    assert ran.code == 5
+    assert document(ran)["error"]["code"] == "unreachable"
+
+
+def test_the_codes_are_documented(command: Command) -> None:
+    text = " ".join(command("wait", "--help").out.split())
+    for code in ("0 the job succeeded", "1 it failed", "2 wrong usage", "3 it was cancelled", "4 --timeout", "5 the service"):
+        assert code in text
+
+
+def test_without_a_key_the_next_step_is_named(command: Command) -> None:
+    ran = command("ls")
+    assert (ran.code, ran.out) == (2, "")
+    assert "lathe up" in ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("recipes",),
+        ("recipes", "quick"),
+        ("families",),
+        ("workers",),
+        ("keys", "ls"),
+        ("models", "ls"),
+        ("datasets", "ls"),
+        ("ls", "--state", "queued", "--label", "a=b"),
+    ],
+    ids=" ".join,
+)
+def test_every_list_is_one_document_or_something_to_read(live: Live, command: Command, arguments: tuple[str, ...]) -> None:
+    assert document(command(*arguments, "--json")) is not None
+    shown = command(*arguments)
+    assert shown.code == 0
+    assert shown.out.strip()
+    assert "\x1b" not in shown.out
+
+
+def test_a_key_is_shown_once_works_and_can_be_revoked(live: Live, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = document(command("keys", "create", "ci", "--json"))
+    assert made["key"] not in command("keys", "ls").out
+    monkeypatch.setenv("LATHE_KEY", made["key"])
+    assert command("ls").code == 0
+    monkeypatch.delenv("LATHE_KEY")
+    assert command("keys", "revoke", made["id"]).code == 0
+    monkeypatch.setenv("LATHE_KEY", made["key"])
+    ran = command("ls", "--json")
+    assert ran.code == 1
+    assert document(ran)["error"]["status"] == 401
+
+
+def test_a_job_can_be_found_by_its_label(live: Live, command: Command) -> None:
+    model, dataset = live.ready()
+    ran = command("submit", "--model", model, "--data", dataset, "--label", "team=blue", "--json")
+    job = document(ran)["id"]
+    assert [item["id"] for item in document(command("ls", "--label", "team=blue", "--json"))] == [job]
+    assert document(command("ls", "--label", "team=red", "--json")) == []
+    assert command("cancel", job).code == 0
+    again = document(command("retry", job, "--json"))
+    assert again["retry_of"] == job
+    command("cancel", again["id"])
+
+
+def test_changes_reach_the_recipe_and_wrong_ones_are_named(live: Live, command: Command) -> None:
+    model, dataset = live.ready()
+    here = ("submit", "--model", model, "--data", dataset, "--recipe", "quick", "--json")
+    job = document(command(*here, "--set", "prune.ratio=0.4", "--set", "distill=null", "--target", "retention=0.9"))
+    assert (job["recipe"]["prune"]["ratio"], job["recipe"]["distill"]) == (0.4, None)
+    assert job["targets"]["retention"] == 0.9
+    command("cancel", job["id"])
+    ran = command(*here, "--set", "prune.rato=0.4")
+    assert ran.code == 1
+    assert document(ran)["error"]["param"] == "recipe.prune.rato"
+
+
+def test_a_dry_run_submits_nothing(live: Live, command: Command) -> None:
+    model, dataset = live.ready()
+    before = len(document(command("ls", "--json")))
+    ran = command("submit", "--model", model, "--data", dataset, "--dry-run")
+    assert ran.code == 0
+    assert "Nothing was submitted" in ran.out
+    assert "heads 8" in ran.out
+    assert len(document(command("ls", "--json"))) == before
+
+
+@pytest.mark.parametrize("option", [("--set", "prune"), ("--label", "=x"), ("--recipe", "none.json")])
+def test_malformed_options_are_wrong_usage(live: Live, command: Command, option: tuple[str, str]) -> None:
+    model, dataset = live.ready()
+    ran = command("submit", "--model", model, "--data", dataset, *option)
+    assert (ran.code, ran.out) == (2, "")
+
+
+def test_what_is_neither_id_nor_path_is_named(live: Live, command: Command) -> None:
+    ran = command("submit", "--model", "./nothing-here", "--data", "dat_1")
+    assert ran.code == 2
+    assert "./nothing-here" in ran.err
+
+
+@pytest.mark.parametrize("follow", [(), ("-f",)], ids=["pages", "stream"])
+def test_logs_are_json_lines_in_order(live: Live, command: Command, job: str, follow: tuple[str, ...]) -> None:
+    live.end(job, lambda session, claim: jobs.fail(session, claim, FAILURE))
+    ran = command("logs", job, *follow, "--json")
+    events = [json.loads(line) for line in ran.out.splitlines()]
+    assert [event["type"] for event in events] == ["queued", "claimed", "failed"]
+    assert [event["seq"] for event in events] == [1, 2, 3]
+    rest = command("logs", job, *follow, "--json", "--after", "2").out.splitlines()
+    assert [json.loads(line)["type"] for line in rest] == ["failed"]
+    assert "failed code=label_mismatch cause=the head has 3 labels" in command("logs", job, *follow).out
+
+
+def test_a_report_comes_in_three_forms(live: Live, command: Command, job: str) -> None:
+    early = command("report", job, "--json")
+    assert early.code == 1
+    assert document(early)["error"]["code"] == "report_not_ready"
+    live.end(job, succeed)
+    assert command("report", job, "--format", "md").out.startswith("| stage |")
+    assert json.loads(command("report", job, "--format", "json").out) == report().model_dump(mode="json")
+    assert document(command("report", job, "--json")) == report().model_dump(mode="json")
+    assert "missed: retention" in command("report", job).out
+
+
+def test_a_job_without_artifacts_has_nothing_to_download(live: Live, command: Command, job: str) -> None:
+    ran = command("download", job)
+    assert ran.code == 1
+    assert "nothing to download" in ran.err
+
+
+def test_dotted_keys_are_set_in_a_copy() -> None:
+    recipe = {"prune": {"ratio": 0.3}, "distill": None}
+    assert override(recipe, {"prune.ratio": 0.4, "distill.epochs": 2, "quantize": None}) == {
+        "prune": {"ratio": 0.4},
+        "distill": {"epochs": 2},
+        "quantize": None,
+    }
+    assert recipe == {"prune": {"ratio": 0.3}, "distill": None}

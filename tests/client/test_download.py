@@ -1,0 +1,138 @@
+"""Downloads over real connections that break: what is there under its name is whole and right, or it is not there."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from client.api import Lathe
+from client.download import SEGMENT, download, local_path
+from client.errors import BadFolder, Problem, WrongHash
+from tests.client.conftest import FileServer, served
+
+SMALL = os.urandom(300_000)
+LARGE = os.urandom(1 << 20) * (2 * SEGMENT // (1 << 20)) + b"tail"
+
+
+def parts(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*.part*")]
+
+
+def test_all_files_come_with_their_folders(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
+    file_server.files = {"model.onnx": SMALL, "sub/config.json": b"{}", "empty": b""}
+    moved: list[int] = []
+    folder = download(lathe, file_server.artifact(), tmp_path, moved=lambda _, amount: moved.append(amount))
+    assert folder == tmp_path / "int8"
+    assert {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == file_server.files
+    assert sum(moved) == len(SMALL) + 2
+
+
+def test_a_large_file_comes_in_several_ranges(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
+    file_server.files = {"model.onnx": LARGE}
+    folder = download(lathe, file_server.artifact(), tmp_path)
+    assert (folder / "model.onnx").read_bytes() == LARGE
+    assert len({headers["range"] for headers in file_server.asked}) == 2
+    assert parts(tmp_path) == []
+
+
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
+    file_server.files = {"model.onnx": SMALL}
+    file_server.cut_after = [100_000, 50_000]
+    moved: list[int] = []
+    folder = download(lathe, file_server.artifact(), tmp_path, moved=lambda _, amount: moved.append(amount))
+    assert (folder / "model.onnx").read_bytes() == SMALL
+    assert sum(moved) == len(SMALL)
+    first, second, third = file_server.asked
+    assert "range" not in first
+    assert 0 < int(second["range"].removeprefix("bytes=").split("-")[0]) <= 100_000
+    assert second["if-range"] == f'"{file_server.artifact().files[0].sha256}"'
+    assert third["range"] > second["range"]
+
+
+def test_a_part_of_an_earlier_process_is_not_fetched_again(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
+    file_server.files = {"model.onnx": SMALL}
+    (tmp_path / "int8").mkdir()
+    (tmp_path / "int8" / "model.onnx.part0").write_bytes(SMALL[:200_000])
+    folder = download(lathe, file_server.artifact(), tmp_path)
+    assert (folder / "model.onnx").read_bytes() == SMALL
+    assert file_server.sent == 100_000
+
+
+def test_a_file_that_is_there_and_right_is_not_fetched(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
+    file_server.files = {"model.onnx": SMALL}
+    download(lathe, file_server.artifact(), tmp_path)
+    file_server.asked.clear()
+    download(lathe, file_server.artifact(), tmp_path)
+    assert file_server.asked == []
+
+
+def test_a_part_of_another_file_is_thrown_away(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
+    file_server.files = {"model.onnx": SMALL}
+    (tmp_path / "int8").mkdir()
+    (tmp_path / "int8" / "model.onnx.part0").write_bytes(b"x" * 1000)
+    file_server.stale = True  # the service says: not the file that your part is of
+    folder = download(lathe, file_server.artifact(), tmp_path)
+    assert (folder / "model.onnx").read_bytes() == SMALL
+
+
+@pytest.mark.parametrize("left", [b"x" * 400_000, b"x" * 300_000])
+def test_a_wrong_part_does_no_lasting_harm(file_server: FileServer, lathe: Lathe, tmp_path: Path, left: bytes) -> None:
+    file_server.files = {"model.onnx": SMALL}
+    (tmp_path / "int8").mkdir()
+    (tmp_path / "int8" / "model.onnx.part0").write_bytes(left)
+    if len(left) == len(SMALL):  # complete, so nothing is asked for; its hash gives it away
+        with pytest.raises(WrongHash):
+            download(lathe, file_server.artifact(), tmp_path)
+    folder = download(lathe, file_server.artifact(), tmp_path)
+    assert (folder / "model.onnx").read_bytes() == SMALL
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE], ids=["one range", "several ranges"])
+def test_what_has_another_hash_is_deleted(file_server: FileServer, lathe: Lathe, tmp_path: Path, content: bytes) -> None:
+    file_server.files = {"model.onnx": content}
+    file_server.ranges = content is SMALL  # with a stale hash in If-Range a true server sends the whole file
+    with pytest.raises(WrongHash, match=r"model\.onnx"):
+        download(lathe, file_server.artifact(**{"model.onnx": "0" * 64}), tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_server_without_ranges_will_do(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
+    file_server.files = {"model.onnx": LARGE}
+    file_server.ranges = False
+    folder = download(lathe, file_server.artifact(), tmp_path)
+    assert (folder / "model.onnx").read_bytes() == LARGE
+    assert parts(tmp_path) == []
+
+
+def test_another_host_is_sent_neither_key_nor_etag(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
+    elsewhere = FileServer(files={"model.onnx": LARGE})
+    file_server.files = {"model.onnx": LARGE}
+    with served(elsewhere.app()) as url:
+        file_server.redirect = url
+        folder = download(lathe, file_server.artifact(), tmp_path)
+    assert (folder / "model.onnx").read_bytes() == LARGE
+    assert all("authorization" in headers for headers in file_server.asked)
+    assert elsewhere.asked
+    assert not any({"authorization", "if-range"} & set(headers) for headers in elsewhere.asked)
+    assert all("range" in headers for headers in elsewhere.asked)
+
+
+def test_a_file_that_is_gone_is_a_problem_at_once(file_server: FileServer, lathe: Lathe, tmp_path: Path) -> None:
+    artifact = FileServer(files={"model.onnx": SMALL}).artifact()
+    missing = artifact.model_copy(update={"id": "art_1/x/y"})
+    with pytest.raises(Problem) as error:
+        download(lathe, missing, tmp_path)
+    assert error.value.status == 404
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "a\\..\\x", "", "a\0b"])
+def test_no_manifest_leads_out_of_the_folder(tmp_path: Path, path: str) -> None:
+    with pytest.raises(BadFolder):
+        local_path(tmp_path, path)
+
+
+def test_no_link_leads_out_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path)
+    with pytest.raises(BadFolder):
+        local_path(tmp_path / "in", "link/x")

@@ -1,0 +1,83 @@
+"""The table tells the figures of the report, and hides nothing that was missed or could not be measured."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from client import render
+from compression.report import NotMeasured, verdicts
+from tests.client.figures import report, row
+
+
+def shown(found: object) -> str:
+    out = io.StringIO()
+    Console(file=out, width=160, color_system=None).print(found)
+    return out.getvalue()
+
+
+def test_the_last_row_tells_every_figure_and_its_change() -> None:
+    assert render.cells(report().rows[-1]) == (
+        "distilled",
+        "13.00 M (−35.0 %)",
+        "14.00 MB int8 (−82.5 %)",
+        "6.40 ms (2.50×)",
+        "78.40 ± 1.00 % (98.0 % kept)",
+        "78.40 %, 3 rows changed",
+    )
+
+
+def test_the_baseline_has_no_change() -> None:
+    assert render.cells(report().rows[0]) == (
+        "baseline",
+        "20.00 M",
+        "80.00 MB float32",
+        "16.00 ms",
+        "80.00 ± 1.00 %",
+        "80.00 %, 0 rows changed",
+    )
+
+
+def test_the_terminal_shows_rows_targets_and_notes() -> None:
+    text = shown(render.report_table(report()))
+    stages = [line.strip("│ ").split()[0] for line in text.splitlines() if line.startswith("│")]
+    assert stages == ["baseline", "quantized", "pruned", "distilled"]
+    assert "met: parameter reduction 35.0 % (target 30.5 %)" in text
+    assert "met: speed up 2.50× (target 1.45×)" in text
+    assert "missed: retention 98.0 % (target 99.2 %)" in text
+    assert "pruned: flops not measured: no counter here" in text
+    assert "batch 1 × 128 tokens, 1 thread, onnxruntime 1.32.0" in text
+    assert "accuracy on 1000 test rows" in text
+
+
+def test_what_was_not_measured_is_a_dash_with_its_reason() -> None:
+    why = NotMeasured(not_measured="the machine was too busy")
+    last = row("distilled", 13_000_000, 14_000_000, 6.4, 0.784, latency=why)
+    last = last.model_copy(update={"ratios": last.ratios.model_copy(update={"speed_up": None})})
+    found = report()
+    found = found.model_copy(update={"rows": (*found.rows[:3], last), "verdicts": verdicts(last.ratios, found.targets)})
+    assert render.cells(last)[3] == "–"
+    text = shown(render.report_table(found))
+    assert "distilled: latency not measured: the machine was too busy" in text
+    assert "missed: speed up not measured" in text
+
+
+def test_markdown_is_one_table_whose_cells_cannot_break_it() -> None:
+    text = render.report_markdown(report())
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 6
+    assert {line.count("|") for line in table} == {7}
+    assert "- validation was carved from train | 10 %" in text
+    assert "- missed: retention 98.0 %" in text
+
+
+@pytest.mark.parametrize(
+    ("reduction", "text"), [(0.358, "−35.8 %"), (-0.02, "+2.0 %"), (0.0, "±0.0 %"), (0.0004, "±0.0 %"), (-0.0004, "±0.0 %")]
+)
+def test_a_reduction_is_shown_as_the_change_it_is(reduction: float, text: str) -> None:
+    assert render.change(reduction) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (65, "1 min 5 s"), (3725, "1 h 2 min"), (-3, "0 s")])
+def test_durations(seconds: float, text: str) -> None:
+    assert render.duration(seconds) == text

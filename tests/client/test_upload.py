@@ -1,0 +1,112 @@
+"""Uploads to the real API: what is there already is not sent again, and a file that changed on the way is refused."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from app.models import Model as ModelRow
+from client.api import Lathe
+from client.errors import BadFolder, NotReady, Problem
+from client.upload import add, data_files, manifest, model_files, until_ready
+from tests.client.conftest import Live
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(tmp_path.name.encode() * 200_000)  # other bytes in each test
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    (folder / ".hidden.json").write_text("{}")
+    (folder / "onnx").mkdir()
+    return folder
+
+
+@pytest.fixture
+def lathe(live: Live) -> Lathe:
+    return Lathe(live.service.url, live.service.database.key)
+
+
+def test_only_what_a_model_is_made_of_is_sent(model: Path) -> None:
+    taken, left = model_files(model)
+    assert [path.name for path in taken] == ["config.json", "model.safetensors"]
+    assert [path.name for path in left] == ["onnx", "pytorch_model.bin"]
+
+
+def test_a_second_upload_of_the_same_sends_nothing(lathe: Lathe, model: Path) -> None:
+    local = manifest(model_files(model)[0])
+    moved: list[int] = []
+    first = add(lathe, "models", {"name": "m"}, local, moved=lambda _, amount: moved.append(amount))
+    assert (first.state, sum(moved)) == ("validating", sum(file.size for file in first.files))
+    moved.clear()
+    second = add(lathe, "models", {"name": "m"}, local, moved=lambda _, amount: moved.append(amount))
+    assert (second.id, moved) == (first.id, [])
+    (model / "config.json").write_text('{"changed": true}')
+    assert add(lathe, "models", {"name": "m"}, manifest(model_files(model)[0])).id != first.id
+
+
+def test_an_upload_that_broke_off_is_completed(lathe: Lathe, model: Path) -> None:
+    local = manifest(model_files(model)[0])
+    begun = lathe.create_upload("models", {"name": "m"}, [promise for promise, _ in local.values()])
+    promise, path = local["model.safetensors"]
+    lathe.put_file("models", begun.id, promise, lambda: [path.read_bytes()])
+    moved: dict[str, int] = {}
+    done = add(lathe, "models", {"name": "m"}, local, moved=lambda name, amount: moved.update({name: amount}))
+    assert (done.id, done.state) == (begun.id, "validating")
+    assert set(moved) == {"config.json"}
+
+
+def test_a_file_that_changes_on_the_way_is_refused(lathe: Lathe, model: Path) -> None:
+    local = manifest(model_files(model)[0])
+    (model / "config.json").write_text("[]")  # as long as before
+    with pytest.raises(Problem) as error:
+        add(lathe, "models", {"name": "m"}, local)
+    assert error.value.problem_code == "checksum_mismatch"
+    assert next(lathe.uploads("models")).state == "uploading"
+
+
+def test_a_rejected_model_says_why_and_is_not_taken_up_again(live: Live, lathe: Lathe, model: Path) -> None:
+    local = manifest(model_files(model)[0])
+    first = add(lathe, "models", {"name": "m"}, local)
+    reason = {"code": "missing_file", "cause": "no tokenizer.json", "remedy": "Upload it.", "param": None}
+    with Session(live.engine) as session, session.begin():
+        session.execute(update(ModelRow).where(ModelRow.id == first.id).values(state="rejected", reasons=[reason]))
+    with pytest.raises(NotReady, match=r"no tokenizer\.json") as error:
+        until_ready(lathe, "models", lathe.upload("models", first.id))
+    assert error.value.remedy_text == "Upload it."
+    assert error.value.as_dict()["reasons"] == [reason]
+    assert add(lathe, "models", {"name": "m"}, local).id != first.id
+
+
+def test_an_unchecked_model_is_not_waited_for_forever(lathe: Lathe, model: Path) -> None:
+    begun = add(lathe, "models", {"name": "m"}, manifest(model_files(model)[0]))
+    with pytest.raises(NotReady, match="still validating"):
+        until_ready(lathe, "models", begun, timeout=0.5)
+
+
+def test_names_say_which_split_a_file_is_of(tmp_path: Path) -> None:
+    for name in ("train-00000-of-2.parquet", "train_1.parquet", "dev.parquet", "test.parquet", "notes.txt", "other.parquet"):
+        (tmp_path / name).write_bytes(b"")
+    found, splits = data_files(tmp_path)
+    assert found == "parquet"
+    assert {split: [path.name for path in paths] for split, paths in splits.items()} == {
+        "train": ["train-00000-of-2.parquet", "train_1.parquet"],
+        "validation": ["dev.parquet"],
+        "test": ["test.parquet"],
+    }
+
+
+def test_one_file_is_train(tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_text("text,label\n")
+    assert data_files(tmp_path / "reviews.csv") == ("csv", {"train": [tmp_path / "reviews.csv"]})
+
+
+@pytest.mark.parametrize("names", [[], ["test.jsonl"], ["train.jsonl", "test.csv"]])
+def test_data_that_cannot_be_right_is_refused_before_it_is_sent(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).write_text("")
+    with pytest.raises(BadFolder):
+        data_files(tmp_path)
