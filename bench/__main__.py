@@ -1,0 +1,82 @@
+"""`python -m bench [encoder] [--recipe NAME …] [--model DIR --data DIR] [--seed N …]`: run the engine as a user does and print its table.
+
+Needs a calm machine: latency is measured with baseline and candidate interleaved in one process, but training beside it would
+still disturb both. Each recipe is a run of `python -m compression run` in a folder of its own, which is kept for a look.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from compression.recipe import PRESETS, Data, Spec
+from compression.report import Latency, Report, Row, Score
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(recipe: str, seed: int, model: Path, data: Path) -> tuple[Report, float]:
+    """Do one job on example data; return its report and the minutes that it took."""
+    folder = Path(tempfile.mkdtemp(prefix=f"lathe-bench-{recipe}-"))
+    chosen = PRESETS[recipe][0]
+    chosen = chosen.model_copy(update={"train": chosen.train.model_copy(update={"seed": seed})})
+    splits = {name: (str(data / f"{name}.jsonl"),) for name in ("train", "validation", "test")}
+    spec = Spec(
+        model=str(model),
+        data=Data(format="jsonl", splits=splits),
+        recipe=chosen,
+        output=str(folder / "out"),  # type: ignore[arg-type]
+    )
+    (folder / "spec.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
+    started = time.monotonic()
+    with (folder / "events.jsonl").open("wb") as out, (folder / "log").open("wb") as log:
+        command = [sys.executable, "-m", "compression", "run", str(folder / "spec.json")]
+        subprocess.run(command, cwd=ROOT, stdout=out, stderr=log, check=True)
+    minutes = (time.monotonic() - started) / 60
+    print(f"\n{folder}")
+    return Report.model_validate(json.loads((folder / "out" / "report.json").read_text())), minutes
+
+
+def line(row: Row) -> str:
+    """One row of the table, in Markdown."""
+    if not isinstance(row.score, Score) or not isinstance(row.latency, Latency):
+        raise SystemExit(f"{row.stage}: not measured: {row.score} {row.latency}")
+    changed, found = row.ratios, row.score
+    cells = [
+        row.stage,
+        f"{row.parameters.total / 1e6:.2f} M ({-changed.parameter_reduction:+.1%})",
+        f"{row.size.bytes / 1e6:.2f} MB ({-changed.size_reduction:+.1%})",
+        f"{row.latency.median_ms:.2f} ms ({changed.speed_up:.2f}×)",
+        f"{found.value:.2%} ± {found.standard_error:.2%}",
+        f"{changed.retention:.1%}",
+        f"{found.value_at_batch_32:.2%}, {found.rows_changed_by_batching} rows",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Run what is asked for and print a table a run."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=["encoder"], default="encoder")
+    parser.add_argument("--recipe", nargs="+", default=["quick", "standard"], choices=list(PRESETS))
+    parser.add_argument("--seed", nargs="+", type=int, default=[0])
+    parser.add_argument("--model", type=Path, default=ROOT / ".cache/examples/model")
+    parser.add_argument("--data", type=Path, default=ROOT / ".cache/examples/data")
+    asked = parser.parse_args()
+    subprocess.run([sys.executable, str(ROOT / "scripts/fetch_examples.py"), str(ROOT / ".cache/examples")], check=True)
+    for recipe in asked.recipe:
+        for seed in asked.seed:
+            report, minutes = run(recipe, seed, asked.model.resolve(), asked.data.resolve())
+            latency = report.rows[-1].latency
+            at = f"batch {latency.batch} × {latency.length}, {latency.threads} thread" if isinstance(latency, Latency) else ""
+            print(f"\n**{recipe}**, seed {seed}, {minutes:.1f} min; {report.environment.get('processor', '')}, {at}\n")
+            print("| row | parameters | bytes | latency | score | kept | at batch 32, rows changed |")
+            print("| --- | --- | --- | --- | --- | --- | --- |")
+            print("\n".join(line(row) for row in report.rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()
