@@ -1,4 +1,4 @@
-"""`python -m bench [encoder] [--recipe NAME …] [--model DIR --data DIR] [--seed N …]`: run the engine as a user does and print its table.
+"""`python -m bench [encoder] [--recipe NAME …]`: run the engine as a user does and print its table.
 
 Needs a calm machine: latency is measured with baseline and candidate interleaved in one process, but training beside it would
 still disturb both. Each recipe is a run of `python -m compression run` in a folder of its own, which is kept for a look.
