@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,3 +167,41 @@ def test_a_child_that_fails_says_why_and_one_that_hangs_is_ended(tiny_shipment: 
     with pytest.raises(ChildFailed, match="longer"):
         ask("measure", spec(tiny_shipment), timeout=0.1)
     assert time.monotonic() - started < 30
+
+
+def test_a_measuring_child_dies_with_its_parent(tiny_shipment: Shipment, tmp_path: Path) -> None:
+    """The child waits for the host's lock, which we hold; then its parent is killed."""
+    lock = tmp_path / "lock"
+    program = f"""
+from compression.child import ask
+from compression.measure import MeasureSpec
+ask("measure", MeasureSpec.model_validate_json({spec(tiny_shipment).model_dump_json()!r}), timeout=60)
+"""
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        parent = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, LOCK_VARIABLE: str(lock)})
+        children = _until(lambda: _waiting_for(lock))
+        parent.kill()
+        parent.wait()
+        _until(lambda: not any(Path(f"/proc/{child}/exe").exists() for child in children))
+
+
+def _waiting_for(lock: Path) -> list[int]:
+    """Find the processes that hold the lock's file open, ourselves aside."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if int(folder.name) != os.getpid() and any(link.readlink() == lock for link in (folder / "fd").iterdir()):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def _until(ask_again: Callable[[], Any], seconds: float = 30.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := ask_again():
+            return answer
+        time.sleep(0.05)
+    raise AssertionError("it did not happen in time")
