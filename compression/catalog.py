@@ -3,12 +3,14 @@
 The API answers preflights from here, the engine prunes to the shapes planned here: one place says what a ratio becomes.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
-from compression.errors import UnsupportedArchitecture, UnsupportedShape
-from compression.recipe import Axis, Config, Prune
-from compression.report import Parameters, Shape
+from pydantic import Field
+
+from compression.errors import InvalidSpec, LabelMismatch, UnsupportedArchitecture, UnsupportedShape
+from compression.recipe import Axis, Config, Evaluate, Prune, Recipe
+from compression.report import DataFacts, ModelFacts, Parameters, Shape
 
 
 class Family(Config):
@@ -40,7 +42,10 @@ def family_of(config: Mapping[str, Any]) -> Family:
     known = ", ".join(FAMILIES)
     if family is None:
         raise UnsupportedArchitecture(f"model_type {kind!r} is not one of: {known}", param="config.json:model_type")
-    for name in config.get("architectures") or ():
+    names = config.get("architectures") or ()
+    if not isinstance(names, list | tuple):
+        raise UnsupportedArchitecture("architectures is not a list of names", param="config.json:architectures")
+    for name in names:
         if name not in family.architectures:
             raise UnsupportedArchitecture(
                 f"architecture {name!r} is not one of: {', '.join(family.architectures)}", param="config.json:architectures"
@@ -86,3 +91,132 @@ def bert_parameters(shape: Shape, *, positions: int, types: int, labels: int | N
     head = (h * labels + labels) if labels else 0
     other = 2 * h + shape.layers * (attention + feed_forward) + (h * h + h) + head
     return Parameters(total=tables + other, embedding=tables, other=other)
+
+
+# A job's cost. First guesses, so that a queue can be planned and a job that cannot fit is refused: the constants were taken
+# with a 6-layer, 384-wide encoder (MiniLM) on two cores of an x86-64 server with AVX-512, torch 2.13, and are rounded up.
+
+PROCESS_BYTES = 600_000_000
+"""A process that has imported torch, transformers and the exporter, before it holds a model."""
+TRAINED_BYTES, HELD_BYTES = 16, 4
+"""A trained parameter: weight, gradient and AdamW's two moments in float32. One that is only held (the teacher): 4."""
+TOKEN_FLOATS_HIDDEN, TOKEN_FLOATS_FFN = 16, 5
+"""Floats kept for the backward pass, for each token and layer: so many of the hidden and of the feed-forward width."""
+INT8_OVERHEAD = 1.05
+"""An int8 artifact's bytes a parameter: scales, biases and the graph beside the integers."""
+ARTIFACT_EXTRAS = 2_000_000
+"""Tokenizer, configs and card of an artifact."""
+TRAINING_FLOPS = 1.2e11
+"""Useful floating-point operations a second in training, two cores together."""
+TOKENS_A_WORD = 1.4
+SHIP_MINUTES = 0.5
+"""Exporting, verifying and timing an artifact; the score's time comes on top."""
+SCORED_ROWS_A_SECOND = 100.0
+"""Rows a second when the test split is answered, one at a time and again by 32, on one thread."""
+DEFAULT_TEST_SHARE = 0.2
+"""Of train, where no test split is given."""
+
+
+class Estimate(Config):
+    """What a job will take, roughly. Minutes are those of two cores."""
+
+    memory_bytes: Annotated[int, Field(description="Resident peak of the training process.")]
+    disk_bytes: Annotated[int, Field(description="Checkpoints and artifacts at the job's end, and what it writes in passing.")]
+    minutes: float
+
+
+class Preflight(Config):
+    """What a job will become, said before it is accepted."""
+
+    shape: Annotated[Shape, Field(description="Of the result; the model's own where nothing is pruned.")]
+    parameters: Annotated[Parameters, Field(description="Of the result, its classification head included.")]
+    baseline_parameters: Annotated[Parameters, Field(description="Of the baseline, its classification head included.")]
+    estimate: Estimate
+    warnings: tuple[str, ...]
+
+
+def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evaluate) -> Preflight:
+    """Hold model, data and recipe against each other and say what will come out.
+
+    Raises InvalidSpec, LabelMismatch and UnsupportedShape, each naming the field that it is about.
+    """
+    for value, param in ((recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")):
+        if value > model.max_positions:
+            raise InvalidSpec(
+                f"{value} tokens, but the model has {model.max_positions} positions",
+                param=param,
+                remedy=f"Choose at most {model.max_positions}.",
+            )
+    if model.labels is not None and set(model.labels) != set(data.labels):
+        raise LabelMismatch(
+            f"the model's head has the labels {_listed(model.labels)}, the data {_listed(data.labels)}",
+            param="config.json:id2label",
+        )
+    family = FAMILIES[model.family]
+    shape = planned_shape(family, model.shape, recipe.prune) if recipe.prune else model.shape
+    # The facts do not carry the rows of the type table apart: they are what is left of the embedding.
+    types = model.parameters.embedding // model.shape.hidden - model.shape.vocabulary - model.max_positions
+    before, after = (
+        bert_parameters(each, positions=model.max_positions, types=types, labels=len(data.labels))
+        for each in (model.shape, shape)
+    )
+    return Preflight(
+        shape=shape,
+        parameters=after,
+        baseline_parameters=before,
+        estimate=_estimate(model.shape, before, after, data, recipe),
+        warnings=tuple(_warnings(model, data, recipe, before, after)),
+    )
+
+
+def _estimate(shape: Shape, before: Parameters, after: Parameters, data: DataFacts, recipe: Recipe) -> Estimate:
+    train = recipe.train
+    token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * shape.ffn)
+    longest = min(train.max_length, round(data.longest_words * TOKENS_A_WORD) + 2)
+    memory = PROCESS_BYTES + (TRAINED_BYTES + HELD_BYTES) * before.total + 4 * token_floats * train.batch * longest
+    sizes = [before.total] + [before.total] * (recipe.quantize is not None)
+    sizes += [after.total] * ((recipe.prune is not None) + (recipe.distill is not None))
+    bytes_each = INT8_OVERHEAD if recipe.quantize else HELD_BYTES
+    disk = HELD_BYTES * sum(sizes)  # one checkpoint a row
+    disk += HELD_BYTES * before.total + round(bytes_each * sum(sizes[1:])) + ARTIFACT_EXTRAS * (len(sizes) + 1)
+    disk += 2 * HELD_BYTES * after.total  # the transformers artifact, and its float32 weights in passing
+    tokens = data.rows["train"] * min(train.max_length, data.mean_words * TOKENS_A_WORD + 2)
+    # A training step costs three forward passes, one of 2 operations a parameter and token; a teacher one more, once.
+    forward, small = (2 * parameters.other * tokens for parameters in (before, after))
+    work = (
+        3 * forward * (recipe.prepare.epochs + (recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0))
+    )
+    if recipe.prune and recipe.prune.recovery:
+        work += 3 * small * recipe.prune.recovery.epochs
+    if recipe.distill:
+        work += 3 * small * recipe.distill.epochs + forward
+    tests = data.rows.get("test", round(DEFAULT_TEST_SHARE * data.rows["train"]))
+    shipping = (len(sizes) + 1) * (SHIP_MINUTES + tests / SCORED_ROWS_A_SECOND / 60)
+    return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(work / TRAINING_FLOPS / 60 + shipping, 1))
+
+
+def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parameters, after: Parameters) -> Iterator[str]:
+    """Say what is allowed, but unlikely to be meant."""
+    for name, least in (("train", 1000), ("validation", 100), ("test", 200)):
+        if name in data.rows and data.rows[name] < least:
+            yield f"{name} has {data.rows[name]} rows: with fewer than {least} the score tells little."
+    missing = [name for name in ("validation", "test") if name not in data.rows]
+    if missing:
+        yield f"There is no {' and no '.join(missing)} split: it is carved from train."
+    if data.mean_words * TOKENS_A_WORD > recipe.train.max_length:
+        yield f"The texts average {data.mean_words:.0f} words; most are cut to {recipe.train.max_length} tokens."
+    counts = data.label_counts["train"]
+    rarest = min(counts, key=lambda label: counts[label])
+    if counts[rarest] < 8:
+        yield f"Only {counts[rarest]} rows of train bear the label {rarest!r}."
+    if recipe.prune and after.total == before.total:
+        yield f"The ratio {recipe.prune.ratio} rounds to no change of shape."
+    if recipe.prune and recipe.distill is None and recipe.prune.recovery is None:
+        yield "The model is pruned and not trained afterwards: expect its score to fall."
+    if recipe.prepare.epochs == 0 and model.labels is None:
+        yield "The model is a bare encoder and prepare.epochs is 0: its head stays as it was drawn."
+
+
+def _listed(labels: tuple[str, ...], most: int = 8) -> str:
+    shown = ", ".join(map(repr, labels[:most]))
+    return shown if len(labels) <= most else f"{shown} and {len(labels) - most} more"

@@ -28,7 +28,7 @@ def ask(command: str, spec: Config, *, timeout: float) -> str:
         path.write_text(spec.model_dump_json(), "utf-8")
         try:
             done = subprocess.run(
-                [sys.executable, "-m", f"compression.{command}", str(path)],
+                [sys.executable, "-m", "compression", command, "--die-with-parent", str(path)],
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -129,16 +129,21 @@ def carve(given: dict[Split, Rows], seed: int) -> dict[Split, Rows]:
 
 def read_split(data: Data, name: Split, base: Path) -> Rows:
     """Read the files of one split, one after the other. Raises MissingFile, UnreadableData and MissingColumn."""
-    texts: list[str] = []
-    labels: list[str] = []
+    texts, labels = [], []
+    for text, label in each_row(data, name, base):
+        texts.append(text)
+        labels.append(label)
+    return Rows(tuple(texts), tuple(labels))
+
+
+def each_row(data: Data, name: Split, base: Path) -> Iterator[tuple[str, str]]:
+    """Yield (text, label) of a split, one row in memory at a time. Raises MissingFile, UnreadableData and MissingColumn."""
     for number, file in enumerate(data.splits[name]):
         path = base / file
         if not path.is_file():
             raise MissingFile(f"{file} is not there", param=f"data.splits.{name}[{number}]")
         for row, text, label in read_file(path, data.format, data.columns):
-            texts.append(_text(text, file, row))
-            labels.append(_label(label, file, row))
-    return Rows(tuple(texts), tuple(labels))
+            yield _text(text, file, row), _label(label, file, row)
 
 
 def read_file(path: Path, kind: DataFormat, columns: Columns) -> Iterator[tuple[int, Any, Any]]:

@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from compression.process import die_with_parent, private_channel
+from compression.process import private_channel
 from compression.recipe import Config, Evaluate
 from compression.report import Latency, NotMeasured, Score
 from compression.runtimes.runner import Batch, Kind, Runner, batches, full_batch, open_artifact, tokenizer_of
@@ -185,12 +184,8 @@ def host_lock() -> Iterator[None]:
         os.close(descriptor)
 
 
-def main(path: Path) -> Measured:
-    """Read the spec at `path` and measure what it says."""
-    return measure(MeasureSpec.model_validate_json(path.read_bytes()))
-
-
-if __name__ == "__main__":
-    die_with_parent()
+def main(path: Path) -> int:
+    """Measure what the spec at `path` says and print one `Measured`; return the exit code."""
     answers = private_channel()
-    print(main(Path(sys.argv[1])).model_dump_json(), file=answers)
+    print(measure(MeasureSpec.model_validate_json(path.read_bytes())).model_dump_json(), file=answers)
+    return 0

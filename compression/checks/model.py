@@ -1,0 +1,138 @@
+"""Check a model's folder: safe, whole, of a known family, and consistent with itself."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from compression import catalog
+from compression.checks import bert, weights
+from compression.checks.jsonfile import BadJson, read_file
+from compression.errors import CompressionError, ConfigMismatch, DamagedCheckpoint, MissingFile, UnsafeCheckpoint
+from compression.report import ModelFacts
+
+LARGEST_CONFIG = 1 << 20
+LARGEST_TOKENIZER = 64 << 20
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def check(folder: Path) -> ModelFacts | list[CompressionError]:
+    """Return what is known of the model, or every reason why it cannot be taken."""
+    problems: list[CompressionError] = list(_code_and_pickles(folder))
+    config, more = _config(folder)
+    problems += more
+    described = None
+    if config is not None:
+        try:
+            catalog.family_of(config)
+        except CompressionError as problem:
+            problems.append(problem)
+        else:
+            described, more = bert.describe(config)
+            problems += more
+    tensors, more = weights.read_weights(folder)
+    problems += more
+    if tensors and not more:
+        if described is not None:
+            problems += _held_against(described, tensors)
+        problems += weights.not_finite(folder, tensors)
+    problems += _tokenizer(folder, described)
+    if problems or described is None:
+        return problems
+    shape = described.shape
+    labels = len(described.labels) if described.labels is not None else None
+    kinds = Counter(FLOATS[tensor.dtype] for tensor in tensors if tensor.dtype in FLOATS)
+    return ModelFacts(
+        family=catalog.BERT.name,
+        architecture=described.architecture,
+        shape=shape,
+        max_positions=described.positions,
+        parameters=catalog.bert_parameters(shape, positions=described.positions, types=described.types, labels=labels),
+        labels=described.labels,
+        dtype=kinds.most_common(1)[0][0],
+        bytes=sum((folder / file).stat().st_size for file in {tensor.file for tensor in tensors}),
+    )
+
+
+def _code_and_pickles(folder: Path) -> list[CompressionError]:
+    problems: list[CompressionError] = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_file():
+            continue
+        if path.suffix.lower() == ".py":
+            problems.append(UnsafeCheckpoint(f"{name} is code, which would run when the model is opened", param=name))
+        elif path.suffix.lower() in weights.PICKLE_SUFFIXES:
+            problems.append(UnsafeCheckpoint(f"{name} is a pickle, which can run code when it is opened", param=name))
+    return problems
+
+
+def _config(folder: Path) -> tuple[dict[str, Any] | None, list[CompressionError]]:
+    if not (folder / "config.json").is_file():
+        return None, [MissingFile("the model has no config.json", param="config.json")]
+    try:
+        return read_file(folder / "config.json", LARGEST_CONFIG), []
+    except BadJson as problem:
+        return None, [ConfigMismatch(f"config.json: {problem}", param="config.json")]
+
+
+def _held_against(described: bert.Described, tensors: list[weights.Tensor]) -> list[CompressionError]:
+    """Compare names, shapes and types of the checkpoint's tensors with what config.json implies."""
+    inner = [tensor.name for tensor in tensors if tensor.name.startswith("bert.")]
+    prefix = "bert." if inner else ""
+    needed = {prefix + name: shape for name, shape in bert.encoder_tensors(described).items()}
+    allowed = {prefix + name: shape for name, shape in bert.optional_encoder_tensors(described).items()}
+    heads = bert.head_tensors(described)
+    if described.labels is not None:
+        needed |= heads
+    allowed |= heads | needed
+    found = {tensor.name: tensor for tensor in tensors}
+    problems: list[CompressionError] = []
+
+    def disagree(names: list[str], cause: str) -> None:
+        if names:
+            param = f"{found[names[0]].file if names[0] in found else weights.SINGLE}:{names[0][:200]}"
+            problems.append(ConfigMismatch(cause.format(weights.listed(names)), param=param))
+
+    disagree(sorted(needed.keys() - found.keys()), "the weights lack {}")
+    disagree(sorted(found.keys() - allowed.keys()), "config.json does not account for {}")
+    for name in sorted(found.keys() & allowed.keys()):
+        tensor = found[name]
+        if tensor.shape != allowed[name]:
+            disagree([name], f"{{}} has the shape {list(tensor.shape)}, config.json implies {list(allowed[name])}")
+        elif tensor.dtype not in FLOATS and not name.endswith("position_ids"):
+            disagree([name], f"{{}} is of type {tensor.dtype} and not floating-point")
+    return problems
+
+
+def _tokenizer(folder: Path, described: bert.Described | None) -> list[CompressionError]:
+    path = folder / "tokenizer.json"
+    problems: list[CompressionError] = []
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file():
+        try:
+            if "auto_map" in read_file(settings, LARGEST_CONFIG):
+                where = "tokenizer_config.json:auto_map"
+                problems.append(UnsafeCheckpoint("tokenizer_config.json names code to run (auto_map)", param=where))
+        except BadJson as problem:
+            problems.append(ConfigMismatch(f"tokenizer_config.json: {problem}", param="tokenizer_config.json"))
+    if not path.is_file():
+        return [*problems, MissingFile("the model has no tokenizer.json", param="tokenizer.json")]
+    if path.stat().st_size > LARGEST_TOKENIZER:
+        return [*problems, DamagedCheckpoint(f"tokenizer.json is larger than {LARGEST_TOKENIZER:,} bytes", param=path.name)]
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+        highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+        tokens = tokenizer.encode("A first sentence, to see whether it works.").ids
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as problem:
+        cause = f"tokenizer.json cannot be opened: {str(problem)[:300]}"
+        return [*problems, ConfigMismatch(cause, param="tokenizer.json")]
+    if not tokens:
+        problems.append(ConfigMismatch("tokenizer.json turns a sentence into no tokens", param="tokenizer.json"))
+    if described is not None and highest >= described.shape.vocabulary:
+        cause = f"tokenizer.json has the id {highest}, config.json a vocabulary of {described.shape.vocabulary}"
+        problems.append(ConfigMismatch(cause, param="tokenizer.json"))
+    return problems
