@@ -6,6 +6,7 @@ says why) or 1 (a bug, with its traceback on standard error). Each subcommand im
 """
 
 import argparse
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
         if name == "run":
             command.add_argument("--events-fd", type=int, default=1, metavar="N", help="where events go (default: stdout)")
     options = parser.parse_args(arguments)
+    # Two jobs on one machine: threads that spin while they wait take the cores from those that work, and both crawl. The
+    # OpenMP runtime reads this once, when torch loads it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if options.die_with_parent:
         process.die_with_parent()
     module = import_module({"run": "compression.run"}.get(options.command, f"compression.{options.command}"))

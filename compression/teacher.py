@@ -51,46 +51,47 @@ class Teacher:
 
     def __init__(self, model: BertForSequenceClassification, rows: Encoded, *, hidden: bool, relations: bool) -> None:
         self.model, self.relations = model, relations
-        self.logits = evaluate.logits(model, rows)
         self.needs_states = hidden or relations
         width, layers = model.config.hidden_size, model.config.num_hidden_layers + 1
         tokens = sum(map(len, rows.tokens))
         self.bytes = 2 * tokens * width * (layers + 3 * relations) if self.needs_states else 0
         self.keeps = self.needs_states and self.bytes <= MOST_BYTES
-        self._states: list[Tensor] = []
-        if self.keeps:
-            self._remember(rows)
+        self._logits = torch.empty(len(rows), model.config.num_labels)
+        self._states: list[Tensor] = [torch.empty(0)] * len(rows)
+        self._ask_all(rows)
 
-    @torch.inference_mode()
-    def _remember(self, rows: Encoded) -> None:
-        # float16 holds the states to three digits, far finer than a narrower student can follow them.
-        kept: list[Tensor] = [torch.empty(0)] * len(rows)
+    @torch.no_grad()
+    def _ask_all(self, rows: Encoded) -> None:
         for batch in rows.by_length(evaluate.BATCH):
-            states = self._states_of(batch).half()
-            lengths = batch.mask.sum(dim=1).tolist()
-            for row, state in zip(batch.rows.tolist(), torch.split(states, lengths, dim=1), strict=True):
-                kept[row] = state.clone()
-        self._states = kept
+            logits, states = self._answers(batch)
+            self._logits[batch.rows] = logits.cpu()
+            if self.keeps:
+                # float16 holds the states to three digits, far finer than a narrower student can follow them.
+                parts = torch.split(states.half().cpu(), batch.mask.sum(dim=1).tolist(), dim=1)
+                for row, part in zip(batch.rows.tolist(), parts, strict=True):
+                    self._states[row] = part.clone()
 
-    def _states_of(self, batch: Batch) -> Tensor:
-        """Hidden states, and queries, keys and values where asked for. -> (layers + 1 [+ 3], real tokens, width)."""
+    def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits; hidden states, then queries, keys and values where asked for: (layers + 1 [+ 3], real tokens, width)."""
         here = batch.to(next(self.model.parameters()).device)
+        if not self.needs_states:
+            return self.model(**here.inputs).logits, torch.empty(0)
         said = ask(self.model, here, relations=self.relations)
         if said.relations is None:
-            return said.hidden
-        return torch.cat([said.hidden, said.relations[:, here.mask.bool()]])
+            return said.logits, said.hidden
+        return said.logits, torch.cat([said.hidden, said.relations[:, here.mask.bool()]])
 
     @torch.no_grad()
     def says(self, batch: Batch) -> Said:
         """Answer a batch of train rows, from memory where it is there."""
         device = batch.ids.device
-        logits = self.logits[batch.rows].to(device)
+        logits = self._logits[batch.rows].to(device)
         if not self.needs_states:
             return Said(logits, torch.empty(0), None)
         if self.keeps:
             states = torch.cat([self._states[row] for row in batch.rows.tolist()], dim=1).to(device).float()
         else:
-            states = self._states_of(batch)
+            _, states = self._answers(batch)
         if not self.relations:
             return Said(logits, states, None)
         relations = states.new_zeros((3, *batch.mask.shape, states.shape[-1]))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from compression import losses
 from compression.batches import Batch, Encoded
+from compression.numerics import gradient_dtype
 from compression.recipe import Distill
 from compression.report import Event, Log
 from compression.state import State
@@ -77,7 +78,11 @@ class Lesson:
         if settings.hard:
             total = total + settings.hard * classification.loss(given.logits, batch.labels)
         if settings.hidden:
-            total = total + settings.hidden * losses.hidden_states(given.hidden, wanted.hidden, self.projections[0])
+            # The projections are thrown away, so they may multiply in the precision that is fastest.
+            kind = batch.ids.device.type
+            with torch.autocast(kind, torch.bfloat16, enabled=gradient_dtype(batch.ids.device) == torch.bfloat16):
+                hidden = losses.hidden_states(given.hidden, wanted.hidden, self.projections[0])
+            total = total + settings.hidden * hidden
         if settings.attention and given.relations is not None and wanted.relations is not None:
             total = total + settings.attention * losses.relations(given.relations, wanted.relations, batch.mask, self.heads)
         return total

@@ -18,6 +18,9 @@ from compression.progress import Journey, Phase
 from compression.recipe import Recipe
 from compression.state import State
 
+# Tiny matrices gain nothing from more threads, and lose much where other tests run beside.
+torch.set_num_threads(1)
+
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 GOOD, BAD = ["good", "fine", "great", "happy"], ["bad", "poor", "awful", "sad"]
 FILLER = [f"word{i}" for i in range(30)]

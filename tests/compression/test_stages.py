@@ -1,0 +1,185 @@
+"""The stages on a tiny model: each changes what it says it changes, and the student comes nearer to its teacher."""
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import BertForSequenceClassification
+
+from compression import numerics, teacher
+from compression.evaluate import logits
+from compression.families import bert
+from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Train
+from compression.report import Event, Progress, Shape
+from compression.stages.distill import Lesson, distill
+from compression.stages.prepare import prepare
+from compression.stages.prune import choose, prune
+from compression.stages.quantize import quantize, share, simulate
+from compression.state import State
+from tests.compression.conftest import state_of
+
+TRAIN = Train(batch=16, max_length=32)
+HALF = Prune(ratio=0.5, multiple=8, calibration_rows=64)
+
+
+def run(events: object) -> list[Event]:
+    return list(events)  # type: ignore[call-overload, no-any-return]
+
+
+def prepared(model: BertForSequenceClassification, recipe: Recipe) -> State:
+    state = state_of(model, recipe)
+    run(prepare(state))
+    return state
+
+
+def faked(model: BertForSequenceClassification) -> set[int]:
+    kinds = (numerics.FakeQuantLinear, numerics.FakeQuantEmbedding)
+    return {bert.quantization_group(name) for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def test_prepare_leaves_a_frozen_teacher_that_answers_alike(model: BertForSequenceClassification) -> None:
+    state = prepared(model, Recipe(prepare=Prepare(epochs=3, rate=3e-3), train=TRAIN))
+    assert state.teacher is not None
+    assert not any(p.requires_grad for p in state.teacher.parameters())
+    assert logits(state.teacher, state.rows["test"]).equal(logits(state.model, state.rows["test"]))
+    before = logits(state.teacher, state.rows["test"])
+    run(quantize(state))
+    assert logits(state.teacher, state.rows["test"]).equal(before)
+    assert not logits(state.model, state.rows["test"]).equal(before)
+
+
+def test_the_share_of_quantized_layers_grows_in_phases() -> None:
+    qat = Qat(full=2, ramp=3, quantized=2)
+    assert [share(qat, epoch) for epoch in range(1, 8)] == [0, 0, 0.25, 0.5, 0.75, 1, 1]
+
+
+def test_layers_are_quantized_from_shallow_to_deep(model: BertForSequenceClassification) -> None:
+    seen = []
+    for part in (0.0, 0.25, 0.5, 0.75, 1.0, 0.25):
+        simulate(model, part)
+        seen.append(faked(model))
+    assert seen == [set(), {0}, {0, 1}, {0, 1, 2}, {0, 1, 2, 10_000}, {0}]
+
+
+def test_qat_trains_and_leaves_everything_quantized(model: BertForSequenceClassification) -> None:
+    recipe = Recipe(prepare=Prepare(epochs=0), quantize=Quantize(qat=Qat(full=1, ramp=1, quantized=2, rate=3e-3)), train=TRAIN)
+    state = prepared(model, recipe)
+    events = run(quantize(state))
+    scores = [event.score for event in events if isinstance(event, Progress) and event.score is not None]
+    assert len(scores) == 4
+    assert faked(state.model) == {0, 1, 2, 10_000}
+    assert max(scores) > 0.8
+
+
+@pytest.mark.parametrize("importance", ["l1", "l1_weight"])
+def test_units_that_say_nothing_are_cut_first(model: BertForSequenceClassification, importance: str) -> None:
+    mute = [3, 17, 40]
+    with torch.no_grad():
+        for layer in bert.layers(model):
+            layer.up.weight[mute] = 0
+            layer.up.bias[mute] = 0
+            layer.down.weight[:, mute] = 0
+            for part in (layer.query, layer.key, layer.value):
+                part.weight[8:16] = 0
+                part.bias[8:16] = 0
+            layer.attended.weight[:, 8:16] = 0
+    state = state_of(model, Recipe())
+    settings = Prune(importance=importance, axes=("ffn",), calibration_rows=64)
+    to = Shape(layers=2, hidden=32, heads=3, ffn=61, vocabulary=43)
+    kept = choose(model, to, settings, state.rows["train"], seed=0)
+    for layer in range(2):
+        assert not set(mute) & set(kept.ffn[layer].tolist())
+        assert kept.heads[layer].tolist() == [0, 2, 3]
+    assert kept.hidden.tolist() == list(range(32))
+
+
+def test_prune_makes_the_model_narrower_and_says_what_it_took(model: BertForSequenceClassification) -> None:
+    state = prepared(model, Recipe(prepare=Prepare(epochs=0), prune=HALF, train=TRAIN))
+    run(quantize(state))
+    before = bert.parameters_of(state.model).total
+    run(prune(state))
+    assert bert.parameters_of(state.model).total < 0.6 * before
+    assert faked(state.model) == {0, 1, 2, 10_000}
+    assert state.pruning == {
+        "hidden": {"before": 32, "after": 16, "asked": 0.5, "taken": 0.5},
+        "heads": {"before": 4, "after": 2, "asked": 0.5, "taken": 0.5},
+        "ffn": {"before": 64, "after": 32, "asked": 0.5, "taken": 0.5},
+    }
+    assert any("The cut alone" in note for note in state.notes)
+
+
+def test_recovery_moves_the_shallow_layers_first(model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch) -> None:
+    recovery = Recovery(epochs=2, rate=1e-3)
+    state = prepared(
+        model, Recipe(prepare=Prepare(epochs=0), prune=HALF.model_copy(update={"recovery": recovery}), train=TRAIN)
+    )
+    learning: list[set[str]] = []
+    forward = BertForSequenceClassification.forward
+
+    def spy(self: BertForSequenceClassification, *args: object, **named: object) -> object:
+        if torch.is_grad_enabled():
+            now = {name for name, p in self.named_parameters() if p.requires_grad}
+            if now not in learning:
+                learning.append(now)
+        return forward(self, *args, **named)
+
+    monkeypatch.setattr(BertForSequenceClassification, "forward", spy)
+    run(prune(state))
+    first, second = learning
+    assert first
+    assert all("encoder.layer.0." in name for name in first)
+    assert second == {name for name, _ in state.model.named_parameters()}
+    assert all(p.requires_grad for p in state.model.parameters())
+
+
+@pytest.mark.parametrize("attention", [0.0, 1.0])
+def test_the_student_comes_nearer_to_its_teacher(model: BertForSequenceClassification, attention: float) -> None:
+    settings = Distill(epochs=4, rate=3e-3, hard=0.0, attention=attention)
+    state = prepared(model, Recipe(prepare=Prepare(epochs=4, rate=3e-3), prune=HALF, distill=settings, train=TRAIN))
+    run(quantize(state))
+    run(prune(state))
+    assert state.teacher is not None
+
+    def apart() -> float:
+        given, wanted = (logits(m, state.rows["train"]).log_softmax(-1) for m in (state.model, state.teacher))
+        return functional.kl_div(given, wanted, log_target=True, reduction="batchmean").item()
+
+    before = apart()
+    events = run(distill(state))
+    assert apart() < 0.5 * before
+    assert faked(state.model) == {0, 1, 2, 10_000}
+    assert [event.fraction for event in events if isinstance(event, Progress)] == sorted(
+        event.fraction for event in events if isinstance(event, Progress)
+    )
+
+
+def test_a_teacher_too_large_for_memory_is_asked_again(
+    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = state_of(model, Recipe()).rows["train"]
+    batch = rows.batch([5, 0, 9])
+    kept = teacher.Teacher(model, rows, hidden=True, relations=True)
+    monkeypatch.setattr(teacher, "MOST_BYTES", 0)
+    asked = teacher.Teacher(model, rows, hidden=True, relations=True)
+    assert (kept.keeps, asked.keeps) == (True, False)
+    mine, other = kept.says(batch), asked.says(batch)
+    assert torch.allclose(mine.logits, other.logits, atol=1e-5)
+    assert torch.allclose(mine.hidden, other.hidden, atol=5e-3)
+    assert mine.relations is not None
+    assert other.relations is not None
+    assert torch.allclose(mine.relations, other.relations, atol=5e-3)
+
+
+@pytest.mark.parametrize("term", ["soft", "hard", "hidden", "attention"])
+def test_every_weight_of_the_recipe_counts(model: BertForSequenceClassification, term: str) -> None:
+    weights = {"soft": 0.0, "hard": 0.0, "hidden": 0.0, "attention": 0.0}
+    found = []
+    for weight in (1.0, 2.0):
+        settings = Distill(**{**weights, term: weight})
+        state = prepared(model, Recipe(prepare=Prepare(epochs=0), prune=HALF, distill=settings))
+        run(prune(state))
+        assert state.teacher is not None
+        rows = state.rows["train"]
+        asked = teacher.Teacher(state.teacher, rows, hidden=settings.hidden > 0, relations=settings.attention > 0)
+        found.append(Lesson(state, asked, settings)(rows.batch([0, 1, 2, 3])).item())
+    assert found[0] > 0
+    assert found[1] == pytest.approx(2 * found[0], rel=0.02)
