@@ -90,3 +90,21 @@ def test_too_few_rows_to_carve_the_missing_splits_from(tmp_path: Path) -> None:
     write(tmp_path / "test.jsonl", [("a", "x"), ("b", "y")])
     whole = {"train": ("train.jsonl",), "validation": ("test.jsonl",), "test": ("test.jsonl",)}
     assert isinstance(found(tmp_path, splits=whole), DataFacts)
+
+
+def test_a_file_without_line_ends_is_refused_and_not_read_whole(tmp_path: Path) -> None:
+    for kind in ("jsonl", "csv"):
+        with (tmp_path / "train").open("wb") as file:
+            file.write(b"text,label\n" if kind == "csv" else b"")
+            file.truncate(300_000_000)
+        assert codes(tmp_path, format=kind, splits={"train": ("train",)}) == ["unreadable_data"]
+
+
+def test_a_large_csv_is_streamed(tmp_path: Path) -> None:
+    with (tmp_path / "train").open("w") as file:
+        file.write("more,text,label\n")
+        for number in range(200_000):
+            file.write(f'{number},"a, sentence\nover two lines {number}",{number % 2}\n')
+    facts = found(tmp_path, format="csv", splits={"train": ("train",)})
+    assert isinstance(facts, DataFacts)
+    assert facts.label_counts == {"train": {"0": 100_000, "1": 100_000}}
