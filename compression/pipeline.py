@@ -104,6 +104,7 @@ class Job:
     tokenizer: PreTrainedTokenizerFast
     max_length: int
     state: State
+    fingerprint: str
     rows: list[Row]
     artifacts: list[Artifact]
 
@@ -126,7 +127,8 @@ class Job:
         state = State(recipe, rows, model.to(device), journey(recipe, {name: len(r) for name, r in rows.items()}))
         output = base / spec.output
         output.mkdir(parents=True, exist_ok=True)
-        job = cls(spec, base, output, dataset, tokenizer, length, state, rows=[], artifacts=[])
+        work = checkpoint.fingerprint(spec, base)
+        job = cls(spec, base, output, dataset, tokenizer, length, state, work, rows=[], artifacts=[])
         job.write_test_rows()
         return job
 
@@ -149,7 +151,6 @@ class Job:
 
     def look_for_checkpoint(self, stages: tuple[Stage, ...]) -> tuple[Checkpoint | None, list[str]]:
         """Find where an earlier attempt got to."""
-        self.fingerprint = checkpoint.fingerprint(self.spec, self.base)
         if self.spec.resume is None:
             return None, []
         return checkpoint.latest(self.base / self.spec.resume, stages, self.fingerprint)
@@ -184,8 +185,10 @@ class Job:
     def ship(self, model: torch.nn.Module, stage: Stage, kind: str, against: Path | None) -> Shipped:
         """Export, reopen, verify and measure a model as one artifact."""
         precision = "int8" if simulated(model) else "float32"
+        device = next(model.parameters()).device
+        model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
         process.release_memory()
-        return ship(
+        shipped = ship(
             model,
             name=f"{stage}-{kind}-{precision}",
             kind="onnx" if kind == "onnx" else "transformers",
@@ -200,6 +203,8 @@ class Job:
             evaluate=self.spec.evaluate,
             sample=list(self.dataset.splits["validation"].texts[:SAMPLE]),
         )
+        model.to(device)
+        return shipped
 
     def ship_row(self, stage: Stage, started: float) -> Iterator[Event]:
         """Ship the model as it is now, complete its row and keep a checkpoint."""

@@ -53,8 +53,8 @@ def keep_freed_memory() -> None:
     """
     libc = ctypes.CDLL(None)
     if sys.platform.startswith("linux") and hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**26)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 def release_memory() -> None:

@@ -32,11 +32,8 @@ def prepared(model: BertForSequenceClassification, recipe: Recipe) -> State:
 
 
 def faked(model: BertForSequenceClassification) -> set[int]:
-    return {
-        bert.quantization_group(n)
-        for n, m in model.named_modules()
-        if isinstance(m, numerics.FakeQuantLinear | numerics.FakeQuantEmbedding)
-    }
+    kinds = (numerics.FakeQuantLinear, numerics.FakeQuantEmbedding)
+    return {bert.quantization_group(name) for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
 def test_prepare_leaves_a_frozen_teacher_that_answers_alike(model: BertForSequenceClassification) -> None:

@@ -1,0 +1,110 @@
+"""Opening a user's model: stock weights alone, nothing that runs, and errors that say what to send instead."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertForSequenceClassification
+
+from compression import load
+from compression.errors import (
+    CompressionError,
+    ConfigMismatch,
+    DamagedCheckpoint,
+    LabelMismatch,
+    MissingFile,
+    UnsafeCheckpoint,
+    UnsupportedArchitecture,
+)
+from compression.tasks import classification
+from tests.compression.conftest import tiny_config, write_tokenizer
+
+
+@pytest.fixture
+def folder(encoder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(encoder, tmp_path / "model")
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def headed(folder: Path, labels: list[str]) -> BertForSequenceClassification:
+    torch.manual_seed(1)
+    model = BertForSequenceClassification(
+        tiny_config(id2label=dict(enumerate(labels)), label2id={n: i for i, n in enumerate(labels)})
+    )
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+    return model.eval()
+
+
+def test_a_bare_encoder_gets_a_head_by_seed(folder: Path) -> None:
+    first, again, other = (load.load_model(folder, ("a", "b", "c"), seed=seed) for seed in (1, 1, 2))
+    assert first.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert first.classifier.weight.equal(again.classifier.weight)
+    assert not first.classifier.weight.equal(other.classifier.weight)
+    stored = load_file(folder / "model.safetensors")
+    assert first.bert.embeddings.word_embeddings.weight.equal(stored["embeddings.word_embeddings.weight"])
+
+
+def test_a_head_is_used_in_its_own_order(tmp_path: Path) -> None:
+    stored = headed(tmp_path, ["yes", "no"])
+    opened = load.load_model(tmp_path, ("no", "yes"), seed=0)
+    assert classification.head_labels(opened.config) == ("yes", "no")
+    ids = torch.arange(5, 12)[None]
+    assert torch.allclose(opened(ids).logits, stored(ids).logits, atol=1e-6)
+
+
+def test_a_head_for_other_labels_is_refused(tmp_path: Path) -> None:
+    headed(tmp_path, ["yes", "no"])
+    with pytest.raises(LabelMismatch, match="'maybe'"):
+        load.load_model(tmp_path, ("maybe", "no"), seed=0)
+
+
+def without(name: str) -> object:
+    return lambda folder: (folder / name).unlink()
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+
+
+def truncated(folder: Path) -> None:
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+
+
+def lacking(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "param"),
+    [
+        (without("config.json"), MissingFile, "config.json"),
+        (without("tokenizer.json"), MissingFile, "tokenizer.json"),
+        (without("model.safetensors"), MissingFile, "*.safetensors"),
+        (pickled, UnsafeCheckpoint, "pytorch_model.bin"),
+        (lambda folder: edit_config(folder, auto_map={"AutoModel": "evil.Model"}), UnsafeCheckpoint, "config.json:auto_map"),
+        (lambda folder: edit_config(folder, model_type="gpt9"), UnsupportedArchitecture, "config.json:model_type"),
+        (lambda folder: edit_config(folder, intermediate_size=128), ConfigMismatch, "config.json"),
+        (lambda folder: (folder / "config.json").write_text("[]"), ConfigMismatch, "config.json"),
+        (truncated, DamagedCheckpoint, "*.safetensors"),
+        (lacking, ConfigMismatch, None),
+    ],
+)
+def test_what_is_wrong_with_a_model_is_named(
+    folder: Path, harm: object, error: type[CompressionError], param: str | None
+) -> None:
+    harm(folder)  # type: ignore[operator]
+    with pytest.raises(error) as caught:
+        load.load_model(folder, ("a", "b"), seed=0)
+    assert param is None or caught.value.param == param

@@ -1,0 +1,225 @@
+"""A whole job on a tiny model, by the command that the workers start: rows, artifacts, checkpoints, death and return."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from compression import checkpoint
+from compression.errors import CompressionError
+from compression.recipe import Spec
+from compression.report import Event, Failed, Finished, Log, Progress, Report, StageFinished, StageStarted, parse_event
+from compression.run import job
+
+STAGES = ["baseline", "quantized", "pruned", "distilled"]
+RECIPE: dict[str, Any] = {
+    "prepare": {"epochs": 4, "rate": 3e-3},
+    "prune": {"ratio": 0.5, "multiple": 8, "calibration_rows": 64},
+    "distill": {"epochs": 3, "rate": 3e-3},
+    "train": {"batch": 16, "max_length": 32},
+}
+
+
+def write_spec(place: Path, encoder: Path, reviews: Path, **changes: Any) -> Path:
+    place.mkdir(exist_ok=True)
+    spec = {
+        "model": str(encoder),
+        "data": {
+            "format": "jsonl",
+            "splits": {"train": [str(reviews / "train.jsonl")], "test": [str(reviews / "test.jsonl")]},
+        },
+        "recipe": RECIPE,
+        "evaluate": {"length": 16},
+        "output": "out",
+        "threads": 1,
+        **changes,
+    }
+    path = place / "spec.json"
+    path.write_text(json.dumps(spec))
+    return path
+
+
+def start(spec: Path, *options: str, **settings: Any) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "compression", "run", str(spec), *options]
+    return subprocess.Popen(command, text=True, stderr=subprocess.DEVNULL, **settings)
+
+
+def events(lines: Iterator[str]) -> Iterator[Event]:
+    for line in lines:
+        yield parse_event.validate_json(line)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, encoder: Path, reviews: Path) -> tuple[list[Event], Path]:
+    """One finished job, run as workers run it: events on a pipe of their own."""
+    spec = write_spec(tmp_path_factory.mktemp("job"), encoder, reviews)
+    reader, writer = os.pipe()
+    engine = start(spec, "--events-fd", str(writer), "--die-with-parent", pass_fds=[writer], stdout=subprocess.PIPE)
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as pipe:
+        seen = list(events(pipe))
+    printed, _ = engine.communicate()
+    assert engine.returncode == 0
+    assert printed == ""
+    return seen, spec.parent / "out"
+
+
+def test_a_job_has_a_row_for_each_stage(whole: tuple[list[Event], Path]) -> None:
+    seen, output = whole
+    assert [event.row.stage for event in seen if isinstance(event, StageFinished)] == STAGES
+    last = seen[-1]
+    assert isinstance(last, Finished)
+    report = last.report
+    assert Report.model_validate_json((output / "report.json").read_text()) == report
+    baseline, quantized, pruned, distilled = report.rows
+    assert baseline.parameters == quantized.parameters
+    assert pruned.parameters.total < 0.6 * baseline.parameters.total
+    assert quantized.size.bytes < baseline.size.bytes
+    assert distilled.size.bytes < quantized.size.bytes
+    assert report.ratios.parameter_reduction == pytest.approx(1 - distilled.parameters.total / baseline.parameters.total)
+    assert report.splits["validation"].carved_from_train
+    assert report.splits["test"].rows == 80
+    assert report.pruning is not None
+    assert report.pruning["heads"] == {"before": 4, "after": 2, "asked": 0.5, "taken": 0.5}
+    assert set(report.verdicts) == {"parameter_reduction", "size_reduction", "speed_up", "retention"}
+
+
+def test_progress_never_falls_and_ends_at_one(whole: tuple[list[Event], Path]) -> None:
+    fractions = [event.fraction for event in whole[0] if isinstance(event, Progress)]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1)
+    assert len(set(fractions)) > 10
+
+
+def test_the_download_opens_with_stock_tools(whole: tuple[list[Event], Path]) -> None:
+    report = Report.model_validate_json((whole[1] / "report.json").read_text())
+    assert [(artifact.stage, artifact.kind, artifact.precision) for artifact in report.artifacts] == [
+        ("baseline", "onnx", "float32"),
+        ("quantized", "onnx", "int8"),
+        ("pruned", "onnx", "int8"),
+        ("distilled", "onnx", "int8"),
+        ("distilled", "transformers", "int8"),
+    ]
+    for artifact in report.artifacts:
+        for file in artifact.files:
+            assert checkpoint.digest(whole[1] / "artifacts" / artifact.name / file.path) == file.sha256
+    opened = AutoModelForSequenceClassification.from_pretrained(whole[1] / "artifacts" / report.artifacts[-1].name)
+    assert opened.config.hidden_size == 16
+    assert opened.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_checkpoints_list_their_files(whole: tuple[list[Event], Path]) -> None:
+    for event in whole[0]:
+        if isinstance(event, StageFinished):
+            assert {"config.json", "model.safetensors", "state.json"} <= {file.path for file in event.checkpoint}
+            for file in event.checkpoint:
+                assert checkpoint.digest(whole[1] / "checkpoints" / event.row.stage / file.path) == file.sha256
+
+
+def but_for_timing(report: Report) -> list[Any]:
+    return [
+        (row.stage, row.shape, row.parameters, row.size, row.score, [note for note in row.notes if "latency" not in note])
+        for row in report.rows
+    ]
+
+
+def test_a_killed_job_goes_on_from_its_last_stage(
+    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path
+) -> None:
+    engine = start(write_spec(tmp_path / "first", encoder, reviews), stdout=subprocess.PIPE)
+    assert engine.stdout is not None
+    for event in events(engine.stdout):
+        if isinstance(event, StageStarted) and event.stage == "pruned":
+            engine.send_signal(signal.SIGKILL)
+            break
+    engine.stdout.close()
+    assert engine.wait() == -signal.SIGKILL
+    kept = tmp_path / "kept"
+    shutil.copytree(tmp_path / "first" / "out" / "checkpoints", kept)
+    seen = list(job(write_spec(tmp_path / "second", encoder, reviews, resume=str(kept))))
+    assert [(event.stage, event.resumed) for event in seen if isinstance(event, StageStarted)] == [
+        ("baseline", True),
+        ("quantized", True),
+        ("pruned", False),
+        ("distilled", False),
+    ]
+    assert not [event for event in seen if isinstance(event, Progress) and event.stage in ("baseline", "quantized")]
+    last, first = seen[-1], whole[0][-1]
+    assert isinstance(last, Finished)
+    assert isinstance(first, Finished)
+    assert len(last.report.artifacts) == 5
+    assert but_for_timing(last.report) == but_for_timing(first.report)
+
+
+def usable(whole: tuple[list[Event], Path], folder: Path, spec: Path) -> tuple[str | None, list[str]]:
+    expected = checkpoint.fingerprint(Spec.model_validate_json(spec.read_text()), spec.parent)
+    found, problems = checkpoint.latest(folder, ("baseline", "quantized", "pruned", "distilled"), expected)
+    return (found.stage if found else None), problems
+
+
+def test_a_damaged_or_foreign_checkpoint_is_not_used(
+    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path
+) -> None:
+    spec = write_spec(tmp_path / "job", encoder, reviews)
+    kept = tmp_path / "kept"
+    shutil.copytree(whole[1] / "checkpoints", kept)
+    assert usable(whole, kept, spec) == ("distilled", [])
+    weights = bytearray((kept / "distilled" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (kept / "distilled" / "model.safetensors").write_bytes(weights)
+    found, problems = usable(whole, kept, spec)
+    assert found == "pruned"
+    assert "distilled/model.safetensors" in problems[0]
+    (kept / "pruned" / "state.json").write_text((kept / "pruned" / "state.json").read_text().replace("0.5", "0.6"))
+    assert usable(whole, kept, spec)[0] == "quantized"
+    other = write_spec(tmp_path / "other", encoder, reviews, recipe={**RECIPE, "distill": {"epochs": 4}})
+    found, problems = usable(whole, kept, other)
+    assert found is None
+    assert "other work" in problems[-1]
+
+
+def test_a_job_without_stages_ships_the_tuned_model(tmp_path: Path, encoder: Path, reviews: Path) -> None:
+    recipe = {**RECIPE, "quantize": None, "prune": None, "distill": None}
+    kept = tmp_path / "nothing"
+    (kept / "baseline").mkdir(parents=True)
+    seen = list(job(write_spec(tmp_path / "job", encoder, reviews, recipe=recipe, resume=str(kept))))
+    last = seen[-1]
+    assert isinstance(last, Finished)
+    assert [row.stage for row in last.report.rows] == ["baseline"]
+    assert [artifact.precision for artifact in last.report.artifacts] == ["float32", "float32"]
+    assert [event for event in seen if isinstance(event, Log) and event.level == "warning" and "not used" in event.message]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "param"),
+    [
+        ({"recipe": {"prune": {"ratio": 7}}}, "invalid_spec", "recipe.prune.ratio"),
+        ({"recipe": {"prun": {}}}, "invalid_spec", "recipe.prun"),
+        ({"evaluate": {"length": 1024}}, "invalid_spec", "evaluate.length"),
+        ({"recipe": {"prune": {"ratio": 0.95, "multiple": 8}}}, "unsupported_shape", "recipe.prune.ratio"),
+        ({"model": "nowhere"}, "missing_file", "config.json"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_training(
+    tmp_path: Path, encoder: Path, reviews: Path, changes: dict[str, Any], code: str, param: str
+) -> None:
+    with pytest.raises(CompressionError) as caught:
+        list(job(write_spec(tmp_path, encoder, reviews, **changes)))
+    assert (caught.value.code, caught.value.param) == (code, param)
+
+
+def test_a_failed_job_says_so_on_the_pipe_and_by_its_exit_code(tmp_path: Path, encoder: Path, reviews: Path) -> None:
+    engine = start(write_spec(tmp_path, encoder, reviews, recipe={"train": {"batch": 0}}), stdout=subprocess.PIPE)
+    printed, _ = engine.communicate()
+    assert engine.returncode == 2
+    (event,) = events(iter(printed.splitlines()))
+    assert isinstance(event, Failed)
+    assert (event.code, event.param) == ("invalid_spec", "recipe.train.batch")

@@ -1,0 +1,40 @@
+"""What a child owes its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+
+CHILD = "from compression import process; process.die_with_parent(); print(1, flush=True); import time; time.sleep(60)"
+PARENT = (
+    "import subprocess, sys, time\n"
+    f"child = subprocess.Popen([sys.executable, '-c', {CHILD!r}], stdout=subprocess.PIPE)\n"
+    "child.stdout.readline(); print(child.pid, flush=True); time.sleep(60)"
+)
+NOISY = (
+    "import os; from compression import process\n"
+    "with process.private_channel(1) as channel:\n"
+    "    print('chatter'); os.system('echo more chatter'); channel.write('event\\n')"
+)
+
+
+def test_a_child_dies_with_its_parent() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the child outlived its parent"
+        time.sleep(0.05)
+
+
+def test_prints_cannot_corrupt_the_events() -> None:
+    done = subprocess.run([sys.executable, "-c", NOISY], capture_output=True, text=True, check=True)
+    assert done.stdout == "event\n"
+    assert "more chatter" in done.stderr
