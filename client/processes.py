@@ -64,7 +64,11 @@ class Watchdog:
     def close(self) -> None:
         """Let it go; it ends whatever part is still there."""
         self._pids.close()
-        self._process.wait()
+        try:
+            self._process.wait(LONGEST_PAUSE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 class Part:

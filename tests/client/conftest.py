@@ -22,6 +22,7 @@ from app.models import Dataset, Model, Team
 from client import config
 from client.api import Lathe
 from client.types import Artifact, Manifest
+from tests.client.embedded import Up, running
 from tests.client.figures import DATA_FACTS, MODEL_FACTS
 from tests.conftest import Service, free_port, fresh_database, wait_for
 
@@ -205,3 +206,10 @@ def job(live: Live, command: Command) -> Iterator[str]:
     job_id: str = jsonlib.loads(ran.out)["id"]
     yield job_id
     command("cancel", job_id)
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    """A `lathe up` of one's own that is ready."""
+    with running(tmp_path / "home") as ready:
+        yield ready

@@ -1,71 +1,18 @@
 """`lathe up` with all its parts: it starts, mends what dies, stops in order, and leaves nothing behind however it ends."""
 
-import contextlib
 import json
-import os
 import signal
 import socket
 import stat
 import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
-import pytest
 
 from client import config
 from client.api import Lathe
+from tests.client.embedded import COMMAND, Up, family, start
 from tests.conftest import ROOT, wait_for
-
-COMMAND = (sys.executable, "-m", "client", "up", "--json")
-
-
-@dataclass
-class Up:
-    """A `lathe up` that is ready."""
-
-    process: subprocess.Popen[str]
-    home: Path
-    facts: dict[str, Any]
-
-    def said(self) -> str:
-        """What it told on stderr until it ended."""
-        assert self.process.stderr is not None
-        return self.process.stderr.read()
-
-
-def family(home: Path) -> list[psutil.Process]:
-    """Every process that belongs to a home, `lathe up` itself too, whoever its parent is now."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get("LATHE_HOME") == str(home) or str(home) in " ".join(process.cmdline()):
-                found.append(process)
-    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
-
-
-def start(home: Path, *options: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LATHE_")}
-    command = [*COMMAND, "--home", str(home), "--port", "0", *options]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    home = tmp_path / "home"
-    process = start(home)
-    assert process.stdout is not None
-    yield Up(process, home, json.loads(process.stdout.readline()))
-    process.kill()
-    process.wait()
-    for left in family(home):
-        with contextlib.suppress(psutil.Error):
-            left.kill()
 
 
 def part(home: Path, word: str) -> psutil.Process:
@@ -125,6 +72,20 @@ def test_nothing_survives_it_when_it_is_killed(up: Up) -> None:
     up.process.kill()
     up.process.wait()
     wait_for(lambda: not family(up.home), 60)
+
+
+def test_whoever_asks_twice_does_not_wait_for_a_part_that_hangs(up: Up) -> None:
+    wait_for(lambda: len(family(up.home)) >= 8)  # the workers have forked too
+    for process in family(up.home):
+        if process.pid != up.process.pid and "client.watchdog" not in process.cmdline():
+            process.suspend()
+
+    def asked_again() -> bool:
+        up.process.send_signal(signal.SIGINT)
+        return up.process.poll() is not None
+
+    wait_for(asked_again, 40, every=1)  # asked once, it would wait for 10 s, 30 s, 10 s and 5 s
+    assert family(up.home) == []
 
 
 def test_a_port_that_is_taken_is_named_and_nothing_is_left(tmp_path: Path) -> None:

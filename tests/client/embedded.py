@@ -1,0 +1,69 @@
+"""A real `lathe up` for tests, and every process that belongs to it."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.conftest import ROOT
+
+COMMAND = (sys.executable, "-m", "client", "up", "--json")
+
+
+@dataclass
+class Up:
+    """A `lathe up` that is ready."""
+
+    process: subprocess.Popen[str]
+    home: Path
+    facts: dict[str, Any]
+
+    def lathe(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command against it, as a user in another terminal."""
+        environment = {**without_lathe(), "LATHE_HOME": str(self.home)}
+        command = [sys.executable, "-m", "client", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def without_lathe() -> dict[str, str]:
+    """The environment of somebody who has not heard of us."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("LATHE_")}
+
+
+def family(home: Path) -> list[psutil.Process]:
+    """Every process that belongs to a home, `lathe up` itself too, whoever its parent is now."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("LATHE_HOME") == str(home) or str(home) in " ".join(process.cmdline()):
+                found.append(process)
+    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def start(home: Path, *options: str) -> subprocess.Popen[str]:
+    """Start it on a free port."""
+    environment = without_lathe()
+    command = [*COMMAND, "--home", str(home), "--port", "0", *options]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@contextlib.contextmanager
+def running(home: Path) -> Iterator[Up]:
+    """Start it and wait until it is ready; leave nothing of it in the end."""
+    process = start(home)
+    assert process.stdout is not None
+    yield Up(process, home, json.loads(process.stdout.readline()))
+    process.kill()
+    process.wait()
+    for left in family(home):
+        with contextlib.suppress(psutil.Error):
+            left.kill()
