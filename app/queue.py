@@ -4,6 +4,7 @@ A rollback wakes nobody, and a broken broker breaks no commit: messages leave fr
 outermost commit, at most one at a time a lane. One that is lost costs a keeper's round and nothing else.
 """
 
+import os
 import threading
 from typing import Any
 
@@ -116,6 +117,15 @@ def bell() -> Bell:
         if _bell is None:
             _bell = Bell(get_settings())
         return _bell
+
+
+def _forget_bell() -> None:
+    """In a forked child: the thread that rings stayed behind, so the child makes a bell of its own when it needs one."""
+    global _bell, _bell_lock
+    _bell, _bell_lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_bell)
 
 
 def wake_after_commit(session: Session, lane: str) -> None:
