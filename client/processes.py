@@ -83,6 +83,7 @@ class Part:
         self._process: subprocess.Popen[bytes] | None = None
         self._started = self._due = 0.0
         self._deaths = 0
+        self._asked = False
 
     @property
     def pid(self) -> int | None:
@@ -152,9 +153,10 @@ class Part:
         return found
 
     def ask_to_stop(self) -> None:
-        """SIGTERM."""
-        if self._process is not None and self.alive:
+        """SIGTERM, once: a second one would interrupt what the first one set off."""
+        if self._process is not None and self.alive and not self._asked:
             self._process.terminate()
+            self._asked = True
 
     def stop(self, hurry: Callable[[], bool]) -> None:
         """SIGTERM, wait, and then SIGKILL for it and all below it; at once where `hurry` says so."""
