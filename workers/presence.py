@@ -4,6 +4,7 @@ import os
 import platform
 import socket
 import threading
+import time
 
 import psutil
 import structlog
@@ -25,7 +26,8 @@ class Presence(threading.Thread):
         super().__init__(name="presence", daemon=True)
         self.worker_id = new_id("wkr")
         self.lane, self.settings = lane, settings
-        self.stopped = threading.Event()
+        self.stirred = threading.Event()
+        self.drains = False
 
     def register(self) -> None:
         """Write the row. The child that works reads its id from the environment."""
@@ -42,18 +44,29 @@ class Presence(threading.Thread):
         log.info("worker_started", worker=self.worker_id, lane=self.lane, **facts)
 
     def run(self) -> None:
-        """Beat until stopped."""
-        while not self.stopped.wait(self.settings.heartbeat_seconds):
+        """Beat as long as the process lives."""
+        told = False
+        while True:
+            self.stirred.wait(self.settings.heartbeat_seconds)
+            drains = self.drains
             try:
                 with writing() as session:
-                    session.execute(update(Worker).where(Worker.id == self.worker_id).values(seen_at=now()))
+                    session.execute(update(Worker).where(Worker.id == self.worker_id).values(seen_at=now(), drain=drains))
+                told = drains
             except Exception as error:  # the database is away; it will be asked again
                 log.warning("presence_failed", error=str(error))
+            if told or not drains:
+                self.stirred.clear()
+            else:
+                time.sleep(0.5)
 
     def drain(self) -> None:
-        """Ask our own child to give its job back: SIGTERM reaches only this parent."""
-        with writing() as session:
-            session.execute(update(Worker).where(Worker.id == self.worker_id).values(drain=True))
+        """Ask our own child to give its job back: SIGTERM reaches only this parent.
+
+        Called from a signal handler, which may have interrupted anything: it only sets flags, and the thread writes.
+        """
+        self.drains = True
+        self.stirred.set()
 
 
 def draining(worker_id: str) -> bool:
