@@ -23,6 +23,8 @@ from compression.report import SplitFacts
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 CARVED_SHARE: dict[Split, float] = {"test": 0.20, "validation": 0.10}
 """What is carved from train, each as a share of train as it was sent."""
+LARGEST_ROW = 4 << 20
+"""Bytes of one row: files are read in such pieces, so that a file without line ends costs no more memory than one with."""
 
 
 @dataclass(frozen=True)
@@ -166,14 +168,25 @@ def read_file(path: Path, kind: DataFormat, columns: Columns) -> Iterator[tuple[
 
 
 def _csv(path: Path, columns: Columns) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
+    with arrow.csv.open_csv(path, _csv_blocks(), _csv_rows()) as file:
+        names = file.schema.names
+    return names, _csv_batches(path, columns)
+
+
+def _csv_batches(path: Path, columns: Columns) -> Iterator[arrow.RecordBatch]:
     # Texts and labels stay as they are written: without the explicit types "007" would become 7 and "NA" nothing.
-    types = {columns.text: arrow.string(), columns.label: arrow.string()}
-    table = arrow.csv.read_csv(
-        path,
-        parse_options=arrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=arrow.csv.ConvertOptions(column_types=types, strings_can_be_null=False),
-    )
-    return table.column_names, iter(table.to_batches())
+    wanted = {columns.text: arrow.string(), columns.label: arrow.string()}
+    as_written = arrow.csv.ConvertOptions(column_types=wanted, include_columns=list(wanted), strings_can_be_null=False)
+    with arrow.csv.open_csv(path, _csv_blocks(), _csv_rows(), as_written) as file:
+        yield from file
+
+
+def _csv_blocks() -> arrow.csv.ReadOptions:
+    return arrow.csv.ReadOptions(block_size=LARGEST_ROW)
+
+
+def _csv_rows() -> arrow.csv.ParseOptions:
+    return arrow.csv.ParseOptions(newlines_in_values=True)
 
 
 def _parquet(path: Path, columns: Columns) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
@@ -185,7 +198,11 @@ def _parquet(path: Path, columns: Columns) -> tuple[list[str], Iterator[arrow.Re
 def _read_jsonl(path: Path, columns: Columns) -> Iterator[tuple[int, Any, Any]]:
     # Line by line and not by Arrow, which names no row, makes dates of texts that look like one and trips over mixed types.
     with path.open("rb") as lines:
-        for row, line in enumerate(lines, start=1):
+        for row, line in enumerate(iter(lambda: lines.readline(LARGEST_ROW + 1), b""), start=1):
+            if len(line) > LARGEST_ROW:
+                raise UnreadableData(
+                    f"row {row} of {path.name} is longer than {LARGEST_ROW:,} bytes", param=f"{path.name}:{row}"
+                )
             if not line.strip():
                 continue
             try:

@@ -1,0 +1,110 @@
+"""Every way in which data can be of no use has its code, and data of use is known by its facts."""
+
+import json
+from pathlib import Path
+
+import pyarrow as arrow
+import pyarrow.parquet
+import pytest
+
+from compression.recipe import Columns, Data, DataCheck
+from compression.report import DataFacts, Rejected
+from compression.validate import validate
+
+GOOD = [("a b c", "x"), ("d e", "y"), ("f", "x"), ("g h i j", "y")] * 5
+
+
+def write(path: Path, rows: list[tuple[str, str]]) -> None:
+    path.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+
+
+def found(folder: Path, **changes: object) -> DataFacts | Rejected:
+    settings = {"format": "jsonl", "splits": {"train": ("train.jsonl",)}, **changes}
+    answer = validate(DataCheck(data=Data.model_validate(settings)), folder)
+    assert isinstance(answer, DataFacts | Rejected)
+    return answer
+
+
+def codes(folder: Path, **changes: object) -> list[str | None]:
+    answer = found(folder, **changes)
+    assert isinstance(answer, Rejected), answer
+    assert all(reason["cause"] and reason["remedy"] and reason["param"] for reason in answer.reasons)
+    return [reason["code"] for reason in answer.reasons]
+
+
+def test_good_data_is_known_by_its_facts(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", GOOD)
+    write(tmp_path / "test.jsonl", GOOD[:3])
+    facts = found(tmp_path, splits={"train": ("train.jsonl", "train.jsonl"), "test": ("test.jsonl",)})
+    assert facts == DataFacts(
+        labels=("x", "y"),
+        rows={"train": 40, "test": 3},
+        label_counts={"train": {"x": 20, "y": 20}, "test": {"x": 2, "y": 1}},
+        mean_words=2.5,
+        longest_words=4,
+    )
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_other_formats_tell_the_same(tmp_path: Path, kind: str) -> None:
+    table = arrow.table({"body": [text for text, _ in GOOD], "class": [label for _, label in GOOD]})
+    if kind == "csv":
+        lines = ["body,class", *(f"{text},{label}" for text, label in GOOD)]
+        (tmp_path / "train").write_text("\n".join(lines))
+    else:
+        arrow.parquet.write_table(table, tmp_path / "train")
+    facts = found(tmp_path, format=kind, columns=Columns(text="body", label="class"), splits={"train": ("train",)})
+    assert isinstance(facts, DataFacts)
+    assert (facts.rows, facts.labels, facts.mean_words) == ({"train": 20}, ("x", "y"), 2.5)
+
+
+def test_every_reason_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [("a", "x")] * 30)
+    write(tmp_path / "validation.jsonl", [("a", "z")])
+    write(tmp_path / "test.jsonl", [])
+    splits = {name: (f"{name}.jsonl",) for name in ("train", "validation", "test")}
+    assert set(codes(tmp_path, splits=splits)) == {"single_label", "unseen_label", "empty_split"}
+    splits["test"] = ("nowhere.jsonl",)
+    assert set(codes(tmp_path, splits=splits)) == {"single_label", "unseen_label", "missing_file"}
+
+
+def test_a_missing_column_and_unreadable_rows_have_codes(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", GOOD)
+    assert codes(tmp_path, columns=Columns(text="body")) == ["missing_column"]
+    for text in ("not json\n", "[1]\n", '{"text": 1, "label": "x"}\n', '{"text": "a", "label": null}\n', "[" * 100_000):
+        (tmp_path / "train.jsonl").write_text(text)
+        assert codes(tmp_path) == ["unreadable_data"]
+    (tmp_path / "train.jsonl").write_bytes(b'{"text": "\xff\xfe", "label": "x"}\n')
+    assert codes(tmp_path) == ["unreadable_data"]
+    assert codes(tmp_path, format="parquet") == ["unreadable_data"]
+
+
+def test_a_column_of_free_text_is_no_label(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [("a", f"label {number}") for number in range(3000)])
+    assert codes(tmp_path) == ["unreadable_data"]
+
+
+def test_too_few_rows_to_carve_the_missing_splits_from(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [("a", "x"), ("b", "y")])
+    assert codes(tmp_path) == ["empty_split"]
+    write(tmp_path / "test.jsonl", [("a", "x"), ("b", "y")])
+    whole = {"train": ("train.jsonl",), "validation": ("test.jsonl",), "test": ("test.jsonl",)}
+    assert isinstance(found(tmp_path, splits=whole), DataFacts)
+
+
+def test_a_file_without_line_ends_is_refused_and_not_read_whole(tmp_path: Path) -> None:
+    for kind in ("jsonl", "csv"):
+        with (tmp_path / "train").open("wb") as file:
+            file.write(b"text,label\n" if kind == "csv" else b"")
+            file.truncate(300_000_000)
+        assert codes(tmp_path, format=kind, splits={"train": ("train",)}) == ["unreadable_data"]
+
+
+def test_a_large_csv_is_streamed(tmp_path: Path) -> None:
+    with (tmp_path / "train").open("w") as file:
+        file.write("more,text,label\n")
+        for number in range(200_000):
+            file.write(f'{number},"a, sentence\nover two lines {number}",{number % 2}\n')
+    facts = found(tmp_path, format="csv", splits={"train": ("train",)})
+    assert isinstance(facts, DataFacts)
+    assert facts.label_counts == {"train": {"0": 100_000, "1": 100_000}}

@@ -1,0 +1,79 @@
+"""The tiny classifier as three artifacts, shipped once for all tests of export and measuring."""
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertForSequenceClassification
+
+from compression import numerics
+from compression.export.artifact import Shipped, ship
+from compression.recipe import Evaluate
+from tests.compression.conftest import sentences, tiny_config
+
+LABELS = ("negative", "positive")
+MAX_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """Folders and figures of the FP32 and INT8 ONNX artifacts and of the torchao checkpoint of one model."""
+
+    model: BertForSequenceClassification
+    rows: list[tuple[str, str]]
+    output: Path
+    baseline: Shipped
+    int8: Shipped
+    checkpoint: Shipped
+
+    def folder(self, shipped: Shipped) -> Path:
+        return self.output / "artifacts" / shipped.artifact.name
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier() -> BertForSequenceClassification:
+    """A random classifier whose biases are not zero, so that losing one shows."""
+    torch.manual_seed(1)
+    model = BertForSequenceClassification(tiny_config(num_labels=2)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.1)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_shipment(
+    tiny_classifier: BertForSequenceClassification, encoder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Shipment:
+    output = tmp_path_factory.mktemp("output")
+    rows = sentences(60, seed=5)
+    test_rows = output / "test.jsonl"
+    test_rows.write_text("".join(json.dumps({"text": text, "label": LABELS.index(label)}) + "\n" for text, label in rows))
+    made: dict[str, Shipped] = {}
+    model = copy.deepcopy(tiny_classifier)
+    for name, kind, precision in (
+        ("baseline", "onnx", "float32"),
+        ("int8", "onnx", "int8"),
+        ("checkpoint", "transformers", "int8"),
+    ):
+        (numerics.insert if precision == "int8" else numerics.remove)(model)
+        made[name] = ship(
+            model,
+            name=name,
+            kind=kind,
+            stage="baseline" if name == "baseline" else "quantized",
+            precision=precision,
+            labels=LABELS,
+            tokenizer=encoder,
+            max_length=MAX_LENGTH,
+            output=output,
+            test_rows=test_rows,
+            baseline=output / "artifacts" / "baseline" if name != "baseline" else None,
+            evaluate=Evaluate(length=16),
+            sample=[text for text, _ in rows[:16]],
+        )
+    return Shipment(tiny_classifier, rows, output, made["baseline"], made["int8"], made["checkpoint"])

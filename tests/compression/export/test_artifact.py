@@ -1,0 +1,100 @@
+"""What is downloaded: a folder that stock tools open by themselves, with its figures and its digests."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from compression.export.artifact import count_flops
+from compression.recipe import Evaluate
+from compression.report import Latency, NotMeasured, Score
+from tests.compression.export.conftest import LABELS, MAX_LENGTH, Shipment
+
+
+def run_card(folder: Path, elsewhere: Path, prelude: str, epilogue: str) -> str:
+    """Run the model card's own snippet, isolated: no current folder, no environment, nothing of ours importable."""
+    snippet = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    program = f"import os, sys; os.chdir({str(folder)!r}); {prelude}\n{snippet}\n{epilogue}\n"
+    done = subprocess.run([sys.executable, "-I", "-c", program], cwd=elsewhere, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["baseline", "int8"])
+def test_the_card_of_an_onnx_artifact_runs_without_torch_or_lathe(tiny_shipment: Shipment, tmp_path: Path, name: str) -> None:
+    check = "assert not {'torch', 'transformers', 'compression'} & set(sys.modules), 'more than stock tools was loaded'"
+    folder = tiny_shipment.folder(getattr(tiny_shipment, name))
+    answers = run_card(folder, tmp_path, "", check).split()
+    assert len(answers) == 2
+    assert set(answers) <= set(LABELS)
+
+
+def test_the_checkpoint_opens_with_stock_transformers_and_answers_as_it_was_measured(
+    tiny_shipment: Shipment, tmp_path: Path
+) -> None:
+    texts = [text for text, _ in tiny_shipment.rows]
+    epilogue = f"""
+assert "compression" not in sys.modules
+from torchao.quantization.quantize_.workflows import Int8Tensor
+assert isinstance(model.classifier.weight, Int8Tensor)
+answers = [model(**tokenizer(text, truncation=True, return_tensors="pt")).logits.argmax().item() for text in {texts!r}]
+print("ANSWERS", answers)
+"""
+    printed = run_card(tiny_shipment.folder(tiny_shipment.checkpoint), tmp_path, "", epilogue)
+    answers = json.loads(printed.split("ANSWERS ")[1])
+    right = sum(LABELS[answer] == label for answer, (_, label) in zip(answers, tiny_shipment.rows, strict=True))
+    score = tiny_shipment.checkpoint.score
+    assert isinstance(score, Score)
+    assert right / len(answers) == pytest.approx(score.value)
+
+
+def test_the_manifest_lists_every_file_but_itself_with_its_digest(tiny_shipment: Shipment) -> None:
+    for shipped in (tiny_shipment.baseline, tiny_shipment.int8, tiny_shipment.checkpoint):
+        folder = tiny_shipment.folder(shipped)
+        listed = {entry["path"]: entry for entry in json.loads((folder / "manifest.json").read_text())["files"]}
+        present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        assert set(listed) == present - {"manifest.json"}
+        assert {file.path for file in shipped.artifact.files} == present
+        for path, entry in listed.items():
+            data = (folder / path).read_bytes()
+            assert (entry["size"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_the_tokenizer_cuts_texts_by_itself_and_pads_nothing(tiny_shipment: Shipment) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_shipment.folder(tiny_shipment.int8) / "tokenizer.json"))
+    rows = tokenizer.encode_batch(["good " * 50, "good"])
+    assert [len(row.ids) for row in rows] == [MAX_LENGTH, 3]
+
+
+def test_config_names_the_labels_and_the_length(tiny_shipment: Shipment) -> None:
+    config = json.loads((tiny_shipment.folder(tiny_shipment.int8) / "config.json").read_text())
+    assert config["id2label"] == {"0": "negative", "1": "positive"}
+    assert config["max_length"] == MAX_LENGTH
+    assert config["pad_token_id"] == 0
+
+
+def test_figures_are_those_of_the_files(tiny_shipment: Shipment) -> None:
+    small, large = tiny_shipment.int8, tiny_shipment.baseline
+    assert small.size.bytes == (tiny_shipment.folder(small) / "model.onnx").stat().st_size
+    assert (small.size.dtype, large.size.dtype) == ("int8", "float32")
+    assert small.size.bytes_at_16_bit == 2 * sum(parameter.numel() for parameter in tiny_shipment.model.parameters())
+    for shipped in (small, large):
+        assert isinstance(shipped.latency, Latency)
+        assert isinstance(shipped.score, Score)
+        assert shipped.score.rows == len(tiny_shipment.rows)
+        assert f"{shipped.score.value:.2%}" in (tiny_shipment.folder(shipped) / "README.md").read_text()
+    assert isinstance(tiny_shipment.checkpoint.latency, NotMeasured)
+    assert isinstance(tiny_shipment.checkpoint.peak_memory_bytes, int)
+
+
+def test_flops_follow_the_shape(tiny_shipment: Shipment) -> None:
+    hidden, ffn, layers, length, labels = 32, 64, 2, 16, 2
+    linear = layers * (4 * hidden * hidden + 2 * hidden * ffn) * length
+    attention = layers * 2 * length * length * hidden
+    expected = 2 * (linear + attention + hidden * hidden + hidden * labels)
+    assert count_flops(tiny_shipment.model, Evaluate(length=length)) == expected
+    assert count_flops(tiny_shipment.model, Evaluate(batch=3, length=length)) == 3 * expected

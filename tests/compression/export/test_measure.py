@@ -1,0 +1,207 @@
+"""Figures are taken in a process of their own, by turns, and under the host's lock."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compression.child import ChildFailed, ask
+from compression.measure import LOCK_VARIABLE, Measured, MeasureSpec, host_lock, peak_memory, score_of, time_both
+from compression.recipe import Evaluate
+from compression.report import Latency, NotMeasured, Score
+from compression.runtimes.runner import Batch, Logits, Runner, full_batch, open_artifact
+from tests.compression.export.conftest import Shipment
+
+
+def spec(shipment: Shipment, **changes: object) -> MeasureSpec:
+    folder, baseline = shipment.folder(shipment.int8), shipment.folder(shipment.baseline)
+    return MeasureSpec(
+        kind="onnx",
+        folder=str(folder),
+        baseline=str(baseline),
+        test_rows=str(shipment.output / "test.jsonl"),
+        evaluate=Evaluate(length=16),
+    ).model_copy(update=changes)
+
+
+@dataclass
+class Noted:
+    """A real runner that notes when it was asked."""
+
+    inner: Runner
+    order: list[str]
+    label: str
+    name: str = "noted"
+    batches: list[Batch] = field(default_factory=list)
+
+    def logits(self, batch: Batch) -> Logits:
+        self.order.append(self.label)
+        self.batches.append(batch)
+        return self.inner.logits(batch)
+
+
+def test_a_fresh_child_tells_both_sides_of_the_latency(tiny_shipment: Shipment) -> None:
+    found = Measured.model_validate_json(ask("measure", spec(tiny_shipment), timeout=120))
+    latency, score = found.latency, found.score
+    assert isinstance(latency, Latency)
+    assert (latency.batch, latency.length, latency.threads) == (1, 16, 1)
+    assert latency.runs >= 40
+    assert 0 < latency.median_ms <= latency.p95_ms
+    assert 0 < latency.baseline_median_ms <= latency.baseline_p95_ms
+    assert latency.median_ms != latency.baseline_median_ms
+    assert "onnxruntime" in latency.runtime
+    assert isinstance(score, Score)
+    assert score == tiny_shipment.int8.score
+
+
+def test_measuring_onnx_loads_no_torch(tiny_shipment: Shipment, tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(spec(tiny_shipment).model_dump_json())
+    program = f"""
+import sys
+from compression.measure import MeasureSpec, measure
+measure(MeasureSpec.model_validate_json(open({str(path)!r}).read()))
+assert not {{"torch", "transformers"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_two_sides_run_by_turns_on_the_same_batch(tiny_shipment: Shipment) -> None:
+    order: list[str] = []
+    example = full_batch(2, 8, 40)
+    sides = [
+        Noted(open_artifact("onnx", tiny_shipment.folder(each), threads=1), order, label)
+        for each, label in ((tiny_shipment.int8, "after"), (tiny_shipment.baseline, "before"))
+    ]
+    latency = time_both(sides[0], sides[1], example, threads=1)
+    assert order.count("after") == order.count("before") >= latency.runs
+    timed = order[-2 * latency.runs :]
+    assert timed[:4] == ["after", "before", "before", "after"]
+    assert all({*timed[turn : turn + 2]} == {"after", "before"} for turn in range(0, len(timed), 2))
+    assert all(batch is example for side in sides for batch in side.batches)
+
+
+def test_without_a_baseline_an_artifact_is_its_own(tiny_shipment: Shipment) -> None:
+    runner = open_artifact("onnx", tiny_shipment.folder(tiny_shipment.int8), threads=1)
+    latency = time_both(runner, None, full_batch(1, 8, 40), threads=1)
+    assert latency.median_ms == latency.baseline_median_ms
+
+
+class Contrary:
+    """Answers 1 alone and 0 in company: what per-tensor activations can do."""
+
+    name = "contrary"
+
+    def logits(self, batch: Batch) -> Logits:
+        rows = len(batch.input_ids)
+        return np.tile(np.array([0, 1] if rows == 1 else [1, 0], np.float32), (rows, 1))
+
+
+def test_the_score_tells_of_answers_that_change_with_the_batch(tiny_shipment: Shipment, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"text": "good", "label": label}) + "\n" for label in [1, 1, 1, 0]))
+    score = score_of(Contrary(), tiny_shipment.folder(tiny_shipment.int8), rows)
+    assert (score.value, score.value_at_batch_32, score.rows_changed_by_batching) == (0.75, 0.25, 4)
+    assert score.chance == 0.75
+    assert score.standard_error == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
+
+
+def test_memory_is_that_of_serving_and_not_the_parents(tiny_shipment: Shipment) -> None:
+    ballast = np.ones(400_000_000 // 8)
+    served = Measured.model_validate_json(ask("measure", spec(tiny_shipment, want="memory"), timeout=120))
+    own = peak_memory()
+    assert isinstance(own, int)
+    assert own > ballast.nbytes
+    assert isinstance(served.peak_memory_bytes, int)
+    assert 10_000_000 < served.peak_memory_bytes < ballast.nbytes
+    assert isinstance(served.latency, NotMeasured)
+
+
+def test_two_jobs_never_time_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path / "lock"))
+    entered = threading.Event()
+
+    def wait_for_it() -> None:
+        with host_lock():
+            entered.set()
+
+    with host_lock():
+        other = threading.Thread(target=wait_for_it)
+        other.start()
+        assert not entered.wait(0.3)
+    assert entered.wait(10)
+    other.join()
+
+
+def test_a_killed_holder_frees_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    program = (
+        "from compression.measure import host_lock\nimport time\nwith host_lock():\n print('in', flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, LOCK_VARIABLE: str(path)}
+    holder = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"in\n"
+    with path.open() as stream, pytest.raises(BlockingIOError):
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    holder.kill()
+    holder.wait()
+    with path.open() as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_child_that_fails_says_why_and_one_that_hangs_is_ended(tiny_shipment: Shipment) -> None:
+    with pytest.raises(ChildFailed, match=r"model\.onnx"):
+        ask("measure", spec(tiny_shipment, folder=str(tiny_shipment.output)), timeout=60)
+    started = time.monotonic()
+    with pytest.raises(ChildFailed, match="longer"):
+        ask("measure", spec(tiny_shipment), timeout=0.1)
+    assert time.monotonic() - started < 30
+
+
+def test_a_measuring_child_dies_with_its_parent(tiny_shipment: Shipment, tmp_path: Path) -> None:
+    """The child waits for the host's lock, which we hold; then its parent is killed."""
+    lock = tmp_path / "lock"
+    program = f"""
+from compression.child import ask
+from compression.measure import MeasureSpec
+ask("measure", MeasureSpec.model_validate_json({spec(tiny_shipment).model_dump_json()!r}), timeout=60)
+"""
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        parent = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, LOCK_VARIABLE: str(lock)})
+        children = _until(lambda: _waiting_for(lock))
+        parent.kill()
+        parent.wait()
+        _until(lambda: not any(Path(f"/proc/{child}/exe").exists() for child in children))
+
+
+def _waiting_for(lock: Path) -> list[int]:
+    """Find the processes that hold the lock's file open, ourselves aside."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if int(folder.name) != os.getpid() and any(link.readlink() == lock for link in (folder / "fd").iterdir()):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def _until(ask_again: Callable[[], Any], seconds: float = 30.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := ask_again():
+            return answer
+        time.sleep(0.05)
+    raise AssertionError("it did not happen in time")

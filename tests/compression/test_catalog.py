@@ -1,0 +1,91 @@
+"""A preflight says what a job will become, and refuses by name what cannot be."""
+
+import pytest
+
+from compression.catalog import BERT, bert_parameters, preflight
+from compression.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
+from compression.recipe import ARTICLE, QUICK, STANDARD, Evaluate, Prepare, Prune, Recipe, Train
+from compression.report import DataFacts, ModelFacts, Shape
+
+SHAPE = Shape(layers=6, hidden=384, heads=12, ffn=1536, vocabulary=30522)
+MODEL = ModelFacts(
+    family=BERT.name,
+    architecture="BertModel",
+    shape=SHAPE,
+    max_positions=512,
+    parameters=bert_parameters(SHAPE, positions=512, types=2, labels=None),
+    labels=None,
+    dtype="float32",
+    bytes=90_868_376,
+)
+DATA = DataFacts(
+    labels=("negative", "positive"),
+    rows={"train": 4000, "validation": 500, "test": 1000},
+    label_counts={"train": {"negative": 1500, "positive": 2500}},
+    mean_words=15.0,
+    longest_words=146,
+)
+
+
+def test_the_plan_is_the_shape_that_the_config_can_express_and_its_exact_count() -> None:
+    plan = preflight(MODEL, DATA, STANDARD, Evaluate())
+    assert plan.shape == Shape(layers=6, hidden=256, heads=8, ffn=1088, vocabulary=30522)
+    assert plan.parameters == bert_parameters(plan.shape, positions=512, types=2, labels=2)
+    assert plan.baseline_parameters.total == MODEL.parameters.total + 2 * 384 + 2
+    assert plan.warnings == ()
+
+
+def test_without_pruning_the_shape_stays() -> None:
+    plan = preflight(MODEL, DATA, Recipe(prune=None), Evaluate())
+    assert plan.shape == SHAPE
+    assert plan.parameters == plan.baseline_parameters
+
+
+@pytest.mark.parametrize(
+    ("error", "param", "changes"),
+    [
+        (InvalidSpec, "recipe.train.max_length", {"recipe": Recipe(train=Train(max_length=513))}),
+        (InvalidSpec, "evaluate.length", {"evaluate": Evaluate(length=513)}),
+        (UnsupportedShape, "recipe.prune.axes", {"recipe": Recipe(prune=Prune(axes=("hidden",)))}),
+        (UnsupportedShape, "recipe.prune.ratio", {"recipe": Recipe(prune=Prune(ratio=0.99))}),
+        (LabelMismatch, "config.json:id2label", {"model": MODEL.model_copy(update={"labels": ("negative", "neutral")})}),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(error: type[CompressionError], param: str, changes: dict[str, object]) -> None:
+    given = {"model": MODEL, "data": DATA, "recipe": STANDARD, "evaluate": Evaluate(), **changes}
+    with pytest.raises(error) as caught:
+        preflight(**given)  # type: ignore[arg-type]
+    assert caught.value.param == param
+
+
+def test_a_head_may_have_the_labels_in_another_order() -> None:
+    preflight(MODEL.model_copy(update={"labels": ("positive", "negative")}), DATA, STANDARD, Evaluate())
+
+
+def test_estimates_grow_with_the_work() -> None:
+    quick, standard, article = (preflight(MODEL, DATA, recipe, Evaluate()).estimate for recipe in (QUICK, STANDARD, ARTICLE))
+    assert quick.minutes < standard.minutes < article.minutes
+    more = DATA.model_copy(update={"rows": {**DATA.rows, "train": 40_000}})
+    assert preflight(MODEL, more, STANDARD, Evaluate()).estimate.minutes > 5 * standard.minutes
+    large = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(batch=256)}), Evaluate()).estimate
+    assert large.memory_bytes > 2 * standard.memory_bytes
+    # At the least: the baseline's file, its checkpoint, and an int8 file and a checkpoint for each later row.
+    assert standard.disk_bytes > 2 * MODEL.bytes + 3 * MODEL.bytes // 2
+
+
+def test_what_is_unlikely_to_be_meant_is_said() -> None:
+    odd = Recipe(prepare=Prepare(epochs=0), prune=Prune(ratio=0.01), distill=None)
+    small = DATA.model_copy(
+        update={"rows": {"train": 40}, "label_counts": {"train": {"negative": 2, "positive": 38}}, "mean_words": 400.0}
+    )
+    said = " ".join(preflight(MODEL, small, odd, Evaluate()).warnings)
+    for part in (
+        "train has 40 rows",
+        "no validation and no test",
+        "400 words",
+        "'negative'",
+        "no change",
+        "not trained",
+        "as it was drawn",
+    ):
+        assert part in said

@@ -1,0 +1,51 @@
+"""The command answers with one JSON object whatever it is given, and needs no torch for it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compression.recipe import ModelCheck
+from compression.report import ModelFacts, Rejected, parse_finding
+from compression.validate import MOST_REASONS, validate
+
+
+def ask(spec: str, folder: Path) -> bytes:
+    path = folder / "spec.json"
+    path.write_text(spec)
+    done = subprocess.run([sys.executable, "-m", "compression", "validate", str(path)], capture_output=True, check=True)
+    return done.stdout
+
+
+def test_a_relative_path_is_taken_from_the_specs_folder(encoder: Path) -> None:
+    finding = parse_finding.validate_json(ask(ModelCheck(path=".").model_dump_json(), encoder))
+    assert isinstance(finding, ModelFacts)
+    (encoder / "spec.json").unlink()
+
+
+@pytest.mark.parametrize("spec", ["{}", "nonsense", '{"kind": "model"}', '{"kind": "dataset", "data": {"format": "xls"}}'])
+def test_a_spec_that_is_none_is_rejected_and_not_a_traceback(tmp_path: Path, spec: str) -> None:
+    finding = parse_finding.validate_json(ask(spec, tmp_path))
+    assert isinstance(finding, Rejected)
+    assert {reason["code"] for reason in finding.reasons} == {"invalid_spec"}
+
+
+def test_validating_loads_no_torch(encoder: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from compression.recipe import ModelCheck
+from compression.validate import validate
+assert validate(ModelCheck(path={str(encoder)!r}), Path()).kind == "model"
+assert not {{"torch", "transformers", "safetensors", "onnxruntime"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_flood_of_reasons_is_cut(tmp_path: Path) -> None:
+    for number in range(3 * MOST_REASONS):
+        (tmp_path / f"{number}.py").touch()
+    finding = validate(ModelCheck(path="."), tmp_path)
+    assert isinstance(finding, Rejected)
+    assert len(finding.reasons) == MOST_REASONS
