@@ -29,9 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
         if name == "run":
             command.add_argument("--events-fd", type=int, default=1, metavar="N", help="where events go (default: stdout)")
     options = parser.parse_args(arguments)
-    # Two jobs on one machine: threads that spin while they wait take the cores from those that work, and both crawl. The
+    # Threads that spin long while they wait take the cores from another job's threads that work, and both crawl (80 times
+    # slower was seen); never spinning costs a wake-up an operation, twice the time of a step here. So: spin briefly. The
     # OpenMP runtime reads this once, when torch loads it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if options.die_with_parent:
         process.die_with_parent()
     module = import_module({"run": "compression.run"}.get(options.command, f"compression.{options.command}"))

@@ -63,27 +63,25 @@ class _Surgeon:
         value = numpy_helper.to_array(tensor)
         return self.names.get(_fingerprint(value)) or self.names.get(_fingerprint(value.T))
 
-    def rows(self, x: str, features: int) -> tuple[str, str]:
-        """Quantize (..., features) to uint8 (rows, features) and scales (rows,)."""
+    def rows(self, x: str) -> tuple[str, str]:
+        """Quantize (rows, features) to uint8 of the same shape and scales (rows,)."""
         if x not in self.quantized:
             last = self.constant("int8.last_axis", np.array([-1], np.int64))
-            flat = self.node("Reshape", x, self.constant(f"int8.rows_of_{features}", np.array([-1, features], np.int64)))
-            largest = self.node("ReduceMax", self.node("Abs", flat), last, keepdims=0)
+            largest = self.node("ReduceMax", self.node("Abs", x), last, keepdims=0)
             levels = self.constant("int8.levels", np.array(numerics.LEVELS, np.float32))
             tiny = self.constant("int8.smallest_scale", np.array(numerics.SMALLEST_SCALE, np.float32))
             scales = self.node("Max", self.node("Div", largest, levels), tiny)
             zero = self.constant("int8.zero_point_row", np.array([ZERO_POINT], np.uint8))
             zeros = self.node("Expand", zero, self.node("Shape", scales))
-            self.quantized[x] = self.node("QuantizeLinear", flat, scales, zeros, axis=0), scales
+            self.quantized[x] = self.node("QuantizeLinear", x, scales, zeros, axis=0), scales
         return self.quantized[x]
 
     def linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str) -> None:
-        """Write x·Wᵀ + b, x (..., in) -> output (..., out)."""
+        """Write x·Wᵀ + b, x (rows, in) -> output (rows, out)."""
         weight = module.weight
         assert isinstance(weight, torch.Tensor)  # noqa: S101 (narrows nn.Module's attribute type)
         integers, scale = numerics.integers(weight)
-        features_out, features_in = integers.shape
-        q, scales = self.rows(x, features_in)
+        q, scales = self.rows(x)
         accumulated = self.node(
             "MatMulInteger",
             q,
@@ -92,12 +90,10 @@ class _Surgeon:
         )
         by_row = self.node("DequantizeLinear", accumulated, scales, axis=0)
         by_column = self.constant(f"{name}.weight_scale", scale.numpy()[:, 0])
-        value = self.node("Mul", by_row, by_column)
-        if bias is not None:
-            value = self.node("Add", value, bias)
-        leading = self.node("Shape", x, end=-1)
-        width = self.constant(f"int8.width_{features_out}", np.array([features_out], np.int64))
-        self.node("Reshape", value, self.node("Concat", leading, width, axis=0), output=output)
+        if bias is None:
+            self.node("Mul", by_row, by_column, output=output)
+        else:
+            self.node("Add", self.node("Mul", by_row, by_column), bias, output=output)
 
     def embedding(self, name: str, module: nn.Module, ids: str, output: str) -> None:
         """Write the look-up of int8 rows and their scales."""
@@ -144,6 +140,8 @@ class _Surgeon:
 
 def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.ModelProto:
     """Return `proto` with the linear layers and embeddings in `modules` (name → layer, in FP32) as integers.
+
+    proto: a graph whose linear layers read matrices (`rows.as_rows`).
 
     Raises RuntimeError where the graph does not hold one of them.
     """

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compression import numerics
 from compression.export.integers import to_int8
+from compression.export.rows import as_rows
 
 OPSET = 20
 """The first with Gelu as one operator."""
@@ -82,7 +83,7 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     `model`. Raises RuntimeError where one of them could not be found in the traced graph.
     """
     twin = plain(model)
-    proto = graph(twin)
+    proto = as_rows(graph(twin))
     if int8:
         proto = to_int8(proto, dict(numerics.quantizable(twin)))
     onnx.checker.check_model(proto)
