@@ -92,11 +92,11 @@ class Distill(Config):
     """Train the pruned, fake-quantized student on the prepared teacher (Hinton et al. 2015; TinyBERT, Jiao et al. 2020)."""
 
     epochs: Annotated[int, Field(ge=1, le=200, description="Passes over the train split.")] = 8
-    rate: Rate = 4e-4
+    rate: Rate = 2e-4
     temperature: Annotated[float, Field(gt=0, le=100, description="τ of the soft targets.")] = 3.0
     soft: Weight = 1.0
     hard: Weight = 0.3
-    hidden: Weight = 1.0
+    hidden: Annotated[Weight, Field(description="Of the hidden states' error, relative to the teacher's mean square.")] = 5.0
     attention: Weight = 0.0
 
     @model_validator(mode="after")
@@ -193,13 +193,13 @@ class DataCheck(Config):
     data: Data
 
 
-STANDARD = Recipe(distill=Distill(epochs=12))
+STANDARD = Recipe(distill=Distill(epochs=16))
 ARTICLE = Recipe(
     quantize=Quantize(qat=Qat()),
     prune=Prune(recovery=Recovery()),
-    distill=Distill(epochs=10, rate=5e-5, attention=1.0),
+    distill=Distill(epochs=10, rate=5e-5, hidden=1.0, attention=1.0),
 )
-QUICK = Recipe(prepare=Prepare(epochs=2), distill=Distill(epochs=5))
+QUICK = Recipe(distill=Distill(epochs=8))
 
 PRESETS: dict[str, tuple[Recipe, str]] = {
     "standard": (STANDARD, "The default: our best for a small encoder."),
