@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from app.settings import Settings
 from app.storage import CHUNK, LocalStorage, Storage, open_storage
 from tests.conftest import free_port, wait_for
 
+WEED = str(Path(sys.executable).with_name("weed"))  # the wheel puts it beside python, which need not be on PATH
 ACCESS, SECRET = "lathe", "lathe-secret-for-tests"
 
 
@@ -27,7 +29,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     master, volume, filer, port = (str(number) for number in ports)
     grpc = [str(free_port()) for _ in range(4)]
     command = [
-        "weed",
+        WEED,
         "server",
         f"-dir={folder}",
         "-ip=127.0.0.1",
@@ -50,7 +52,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         endpoint = f"http://127.0.0.1:{port}"
         wait_for(lambda: httpx.get(endpoint).status_code in {200, 403}, every=0.3)
         subprocess.run(
-            ["weed", "shell", f"-master=127.0.0.1:{master}.{grpc[0]}", f"-filer=127.0.0.1:{filer}.{grpc[2]}"],
+            [WEED, "shell", f"-master=127.0.0.1:{master}.{grpc[0]}", f"-filer=127.0.0.1:{filer}.{grpc[2]}"],
             input=b"s3.bucket.create -name lathe\n",
             check=True,
             capture_output=True,
