@@ -9,12 +9,15 @@ from sqlalchemy import select
 
 from app import jobs
 from app.db import reading
+from app.errors import InvalidRequest
 from app.models import TERMINAL, Event
 from app.paging import decode
 from app.schemas import EventOut
 from app.watch import watcher
 
 BATCH = 200
+MOST_SEQ = 2**63 - 1
+"""What the databases can compare a sequence number with."""
 KEEP_ALIVE_SECONDS = 15.0
 """A comment line so often, so that proxies do not close a stream on which nothing happens."""
 
@@ -22,13 +25,18 @@ KEEP_ALIVE_SECONDS = 15.0
 def page(team: str, job_id: str, after: int, size: int, token: str | None) -> tuple[list[EventOut], str | None]:
     """Return events with a greater seq than `after` (or than the token says), and the next page's token."""
     if token:
-        text = decode(token)
-        after = int(text) if text.isdigit() else after
+        after = _seq(decode(token))
     found, _, _ = _after(team, job_id, after, size + 1)
     more = len(found) > size
     found = found[:size]
     following = base64.urlsafe_b64encode(str(found[-1].seq).encode()).decode().rstrip("=") if more else None
     return found, following
+
+
+def _seq(text: str) -> int:
+    if not text.isdigit() or int(text) > MOST_SEQ:
+        raise InvalidRequest("page_token is not one of ours", param="page_token")
+    return int(text)
 
 
 def _after(team: str, job_id: str, seq: int, limit: int) -> tuple[list[EventOut], int, bool]:

@@ -13,10 +13,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
+from app import resources
 from app.clock import now
 from app.errors import NotFound, WrongState
 from app.failures import failure
-from app.models import QUEUED, RUNNING, TERMINAL, Artifact, Checkpoint, Event, File, Job, Metric, Worker
+from app.models import QUEUED, RUNNING, TERMINAL, Artifact, Checkpoint, Dataset, Event, File, Job, Metric, Model, Worker
 from app.queue import JOBS, wake_after_commit
 from compression.report import STAGES, Latency, Row, Score
 from compression.report import Artifact as ArtifactFacts
@@ -122,10 +123,15 @@ def cancel(session: Session, team: str, job_id: str) -> Job:
 
 
 def retry(session: Session, team: str, job_id: str) -> Job:
-    """Submit the same request again as a new job. Raises WrongState while the old one is not over."""
+    """Submit the same request again as a new job.
+
+    Raises WrongState while the old one is not over, NotFound where its model or its dataset was deleted.
+    """
     old = get(session, team, job_id)
     if old.state not in TERMINAL:
         raise WrongState(f"{job_id} is {old.state}; only a job that is over can be tried again")
+    resources.get(session, Model, team, old.model_id, hold="share")
+    resources.get(session, Dataset, team, old.dataset_id, hold="share")
     copied = ("team_id", "name", "labels", "task", "model_id", "dataset_id", "recipe", "evaluate", "targets", "priority")
     return submit(session, Job(**{field: getattr(old, field) for field in copied}, retry_of=old.id))
 

@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 
 from app import errors, logs
-from app.middleware import BodyLimit, RequestContext
+from app.middleware import BodyLimit, PlainAddress, RequestContext
 from app.routes import artifacts, health, jobs, keys, reference, resources
 from app.settings import Settings, get_settings
 
@@ -26,6 +26,7 @@ def create_app(settings: Settings) -> FastAPI:
     ):
         app.include_router(router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(PlainAddress)
     app.add_middleware(RequestContext)
     return app
 

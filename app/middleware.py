@@ -1,14 +1,15 @@
-"""What happens to every request: an id, a bound on its body, one line in the log."""
+"""What happens to every request: an id, an address without NUL, a bound on its body, one line in the log."""
 
 import re
 import time
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import TooLarge, document
+from app.errors import InvalidRequest, TooLarge, document
 from app.ids import new_id
 
 log = structlog.get_logger()
@@ -46,6 +47,21 @@ class RequestContext:
                 log.info("request", method=scope["method"], path=scope["path"], status=status, ms=took)
 
 
+class PlainAddress:
+    """Refuse addresses with a NUL: no id, path or label holds one, and PostgreSQL cannot even be asked for it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and ("\0" in scope["path"] or b"%00" in scope["query_string"]):
+            problem = InvalidRequest("the address holds a NUL character")
+            await document(problem, Request(scope))(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
 class BodyLimit:
     """Refuse JSON bodies over a bound, declared or not. PUT is left alone: uploads are bounded by their manifest."""
 
@@ -69,7 +85,8 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self.limit:
-                raise TooLarge(f"the body is longer than the limit of {self.limit} bytes")
+                # The one kind of exception that FastAPI lets through while it reads a body; errors.py makes a document of it.
+                raise HTTPException(TooLarge.status, f"the body is longer than the limit of {self.limit} bytes")
             return message
 
         await self.app(scope, bounded, send)

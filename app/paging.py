@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Query, Request, Response
@@ -24,9 +25,12 @@ def decode(token: str) -> str:
     """Read a page token. Raises InvalidRequest for one that we did not make."""
     try:
         padded = token + "=" * (-len(token) % 4)
-        return base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+        text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
     except (binascii.Error, UnicodeDecodeError, ValueError) as error:
         raise InvalidRequest("page_token is not one of ours", param="page_token") from error
+    if not re.fullmatch(r"\w+", text):
+        raise InvalidRequest("page_token is not one of ours", param="page_token")
+    return text
 
 
 def newest_first(

@@ -28,7 +28,7 @@ def resolve_recipe(asked: str | dict[str, Any]) -> Recipe:
 
 
 def _ready(session: Session, kind: type[R], team: str, identifier: str, param: str) -> R:
-    row = resources.get(session, kind, team, identifier, param=param)
+    row = resources.get(session, kind, team, identifier, param=param, hold="share")
     if row.state != resources.READY:
         reasons = "; ".join(str(reason.get("cause")) for reason in row.reasons)
         raise NotReady(f"{identifier} is {row.state}" + (f": {reasons}" if reasons else ""), param=param)

@@ -4,9 +4,9 @@ uploading → validating → ready | rejected. The check itself is a worker's (`
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.clock import now
@@ -15,6 +15,7 @@ from app.models import QUEUED, RUNNING, Dataset, File, Job, Model
 from app.queue import CHECKS, wake_after_commit
 
 R = TypeVar("R", Model, Dataset)
+Hold = Literal["share", "update"] | None
 UPLOADING, VALIDATING, READY, REJECTED = "uploading", "validating", "ready", "rejected"
 MAX_CHECK_ATTEMPTS = 3
 
@@ -25,7 +26,12 @@ def create(session: Session, row: R, manifest: Sequence[Any]) -> R:
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice:
         raise InvalidRequest(f"files names {twice!r} twice", param="files")
+    folders = {"/".join(parts[:depth]) for parts in (path.split("/") for path in paths) for depth in range(1, len(parts))}
+    if both := sorted(folders & set(paths)):
+        raise InvalidRequest(f"files names {both[0]!r} as a file and as a folder", param="files")
     if isinstance(row, Dataset):
+        if "train" not in row.data["splits"]:
+            raise InvalidRequest("splits has no train", param="splits")
         named = {path for files in row.data["splits"].values() for path in files}
         if missing := sorted(named - set(paths)):
             raise InvalidRequest(f"splits names {missing[0]!r}, which is not among files", param="splits")
@@ -36,9 +42,13 @@ def create(session: Session, row: R, manifest: Sequence[Any]) -> R:
     return row
 
 
-def get(session: Session, kind: type[R], team: str, identifier: str, *, param: str | None = None) -> R:
-    """Find one of the team's. Raises NotFound, which also hides what belongs to others."""
-    row = session.scalar(select(kind).where(kind.id == identifier, kind.team_id == team, kind.deleted_at.is_(None)))
+def get(session: Session, kind: type[R], team: str, identifier: str, *, param: str | None = None, hold: Hold = None) -> R:
+    """Find one of the team's, and hold it until the commit where asked. Raises NotFound, which also hides what is others'.
+
+    `share` keeps it from being deleted, `update` waits for all who share it.
+    """
+    query = select(kind).where(kind.id == identifier, kind.team_id == team, kind.deleted_at.is_(None))
+    row = session.scalar(query.with_for_update(read=hold == "share") if hold else query)
     if row is None:
         raise NotFound(f"no {kind.__name__.lower()} {identifier}", param=param)
     return row
@@ -56,8 +66,16 @@ def file_to_upload(session: Session, kind: type[R], team: str, identifier: str, 
 
 
 def file_arrived(session: Session, file_id: str, key: str) -> bool:
-    """Note where a file's verified bytes are; False where another upload of the same file was first."""
-    done = session.execute(update(File).where(File.id == file_id, File.key.is_(None)).values(key=key).returning(File.id))
+    """Note where a file's verified bytes are; False where another upload of the same file was first, or its owner is gone.
+
+    Bytes that came before the owner was deleted are the keeper's to free; those that come later, their sender's.
+    """
+    there = or_(
+        exists().where(Model.id == File.model_id, Model.deleted_at.is_(None)),
+        exists().where(Dataset.id == File.dataset_id, Dataset.deleted_at.is_(None)),
+    )
+    waiting = update(File).where(File.id == file_id, File.key.is_(None), there)
+    done = session.execute(waiting.values(key=key).returning(File.id).execution_options(synchronize_session=False))
     return done.scalar() is not None
 
 
@@ -67,14 +85,17 @@ def complete(session: Session, kind: type[R], team: str, identifier: str) -> R:
     if row.state == UPLOADING:
         if missing := [file.path for file in row.files if file.key is None]:
             raise IncompleteUpload(f"no bytes yet for: {', '.join(missing[:20])}", param="files")
-        row.state = VALIDATING
+        sealed = update(kind).where(kind.id == row.id, kind.state == UPLOADING).values(state=VALIDATING)
+        session.execute(sealed.execution_options(synchronize_session=False))
         wake_after_commit(session, CHECKS)
+        session.refresh(row)
     return row
 
 
 def delete(session: Session, kind: type[R], team: str, identifier: str) -> None:
     """Hide it and let the keeper free its bytes. Raises InUse while a job that is not finished needs it."""
-    row = get(session, kind, team, identifier)
+    # Locked before the look at who needs it: a job that is being submitted holds the same lock.
+    row = get(session, kind, team, identifier, hold="update")
     column = Job.model_id if kind is Model else Job.dataset_id
     users = session.scalars(select(Job.id).where(column == identifier, Job.state.in_((QUEUED, RUNNING))).limit(5)).all()
     if users:

@@ -16,10 +16,16 @@ def _relative(path: str) -> str:
     return path
 
 
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+# PostgreSQL keeps no NUL in a text, so nobody may send one: both databases answer alike.
+TEXT = r"^[^\x00]*$"
+# What a filter by label can spell on both databases: `key:value`, and no sign with a meaning of its own in a JSON path.
+LABEL_KEY = r'^[^\x00-\x1f":\\]+$'
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)]
+Id = Annotated[str, Field(max_length=40, pattern=TEXT)]
 FilePath = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._/@+=-]+$"), AfterValidator(_relative)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-LabelKey = Annotated[str, Field(min_length=1, max_length=63)]
+LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_KEY)]
+LabelValue = Annotated[str, Field(max_length=200, pattern=TEXT)]
 
 
 class Body(BaseModel):
@@ -66,17 +72,17 @@ class DatasetCreate(Body):
 class JobModels(Body):
     """The models of a job, by id."""
 
-    base: Annotated[str, Field(max_length=40)]
+    base: Id
 
 
 class JobCreate(Body):
     """A job. `recipe` is the name of a preset or a whole recipe."""
 
     name: Name | None = None
-    labels: Annotated[dict[LabelKey, Annotated[str, Field(max_length=200)]], Field(max_length=32)] = {}
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
     task: Task = "text-classification"
     models: JobModels
-    datasets: Annotated[list[Annotated[str, Field(max_length=40)]], Field(min_length=1, max_length=1)]
+    datasets: Annotated[list[Id], Field(min_length=1, max_length=1)]
     recipe: str | dict[str, Any] = "standard"
     evaluate: Evaluate = Evaluate()
     targets: Targets = Targets()
@@ -86,7 +92,7 @@ class JobCreate(Body):
 class KeyCreate(Body):
     """A new API key of the caller's team."""
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=TEXT)]
 
 
 class FileOut(Out):

@@ -82,6 +82,6 @@ def preferred_wait(prefer: str | None, limit: float = 60.0) -> float:
     """Read `Prefer: wait=30` (RFC 7240), in seconds, bounded; 0 where it is absent or senseless."""
     for part in (prefer or "").split(","):
         name, _, value = part.strip().partition("=")
-        if name.lower() == "wait" and value.strip().isdigit():
+        if name.lower() == "wait" and value.strip().isdecimal():
             return min(float(value.strip()), limit)
     return 0.0

@@ -130,8 +130,8 @@ class Targets(Config):
 
     parameter_reduction: Annotated[float, Field(ge=0, lt=1)] = 0.305
     size_reduction: Annotated[float, Field(ge=0, lt=1)] = 0.729
-    speed_up: Annotated[float, Field(gt=0)] = 1.445
-    retention: Annotated[float, Field(gt=0)] = 0.992
+    speed_up: Annotated[float, Field(gt=0, le=1000)] = 1.445
+    retention: Annotated[float, Field(gt=0, le=1000)] = 0.992
 
 
 class Evaluate(Config):
@@ -145,8 +145,8 @@ class Evaluate(Config):
 class Columns(Config):
     """Which columns of the data files hold what."""
 
-    text: Annotated[str, Field(min_length=1, max_length=200)] = "text"
-    label: Annotated[str, Field(min_length=1, max_length=200)] = "label"
+    text: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")] = "text"
+    label: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")] = "label"
 
 
 class Data(Config):

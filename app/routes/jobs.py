@@ -1,6 +1,7 @@
 """/v1/jobs: submit, poll, cancel, retry; what happened and what came out."""
 
 import asyncio
+import re
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -14,7 +15,7 @@ from app.errors import InvalidRequest, ReportNotReady
 from app.models import TERMINAL, Artifact, Job
 from app.paging import PageSize, PageToken, newest_first, page
 from app.preflight import plan
-from app.schemas import JobCreate, JobOut, Page, artifact_out, job_out
+from app.schemas import LABEL_KEY, JobCreate, JobOut, Page, artifact_out, job_out
 from app.watch import preferred_wait, watcher
 from compression.catalog import Preflight
 from compression.report import Report
@@ -56,7 +57,7 @@ def list_(
         query = query.where(Job.model_id == model)
     for pair in label or ():
         key, colon, value = pair.partition(":")
-        if not colon:
+        if not colon or not re.fullmatch(LABEL_KEY, key):
             raise InvalidRequest(f"label {pair!r} is not key:value", param="label")
         query = query.where(Job.labels[key].as_string() == value)
     rows, token = newest_first(session, query, Job.id, page_size, page_token)
@@ -112,8 +113,8 @@ async def list_events(
     response: Response,
     caller: CallerDep,
     accept: Annotated[str, Header()] = "application/json",
-    last_event_id: Annotated[int | None, Header()] = None,
-    after: Annotated[int, Query(ge=0, description="Only events with a greater seq.")] = 0,
+    last_event_id: Annotated[int | None, Header(ge=0, le=events.MOST_SEQ)] = None,
+    after: Annotated[int, Query(ge=0, le=events.MOST_SEQ, description="Only events with a greater seq.")] = 0,
     page_size: Annotated[int, Query(ge=1, le=1000)] = 200,
     page_token: PageToken = None,
 ) -> Any:

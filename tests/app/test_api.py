@@ -1,5 +1,7 @@
 """The API as its callers meet it: a real uvicorn process over both databases."""
 
+import base64
+import contextlib
 import hashlib
 import json
 import random
@@ -16,6 +18,7 @@ import psutil
 import psycopg
 import pytest
 
+from app import ranges
 from app.ids import ALPHABET, new_id
 from tests.conftest import DATABASES, ROOT, Database, Service, fresh_database, wait_for
 
@@ -334,9 +337,59 @@ def test_a_job_is_accepted_while_the_broker_is_down(database: Database, tmp_path
 
 def test_oversized_and_malformed_bodies(http: httpx.Client) -> None:
     problem(http.post("/v1/models", content=b"x" * (2 << 20), headers={"Content-Type": "application/json"}), 413, "too_large")
+    chunks = (b" " * (1 << 20) for _ in range(2))
+    problem(http.post("/v1/models", content=chunks, headers={"Content-Type": "application/json"}), 413, "too_large")
     problem(http.post("/v1/models", content=b"{", headers={"Content-Type": "application/json"}), 422, "invalid_request")
     problem(http.get("/v1/nowhere"), 404, "not_found")
     problem(http.patch("/v1/jobs"), 405, "method_not_allowed")
+
+
+def test_a_nul_is_refused_wherever_it_stands(http: httpx.Client, request_body: dict[str, Any]) -> None:
+    for path in ("/v1/jobs/%00", "/v1/models/%00", "/v1/artifacts/%00/files/x", "/v1/jobs?model=%00", "/v1/jobs?label=a:%00"):
+        problem(http.get(path), 422, "invalid_request")
+    problem(http.get("/v1/jobs?page_token=AA"), 422, "invalid_request", "page_token")
+    files = [entry("a", b"1")]
+    data = {"name": "d", "format": "jsonl", "columns": {"text": "\0"}, "splits": {"train": ["a"]}, "files": files}
+    for path, body in (
+        ("/v1/models", {"name": "a\0", "files": files}),
+        ("/v1/datasets", data),
+        ("/v1/keys", {"name": "\0"}),
+        ("/v1/jobs", {**request_body, "name": "\0"}),
+        ("/v1/jobs", {**request_body, "labels": {"a": "\0"}}),
+        ("/v1/jobs", {**request_body, "labels": {"\0": "a"}}),
+        ("/v1/jobs", {**request_body, "models": {"base": "\0"}}),
+    ):
+        problem(http.post(path, json=body), 422, "invalid_request")
+
+
+def test_a_label_is_what_a_filter_can_spell(http: httpx.Client, request_body: dict[str, Any]) -> None:
+    for key in ('a"b', "a\\b", "a:b"):
+        problem(http.post("/v1/jobs", json={**request_body, "labels": {key: "x"}}), 422, "invalid_request")
+    for sought in ('a"b:x', '"].a:x', "a\\:x"):
+        problem(http.get("/v1/jobs", params={"label": sought}), 422, "invalid_request", "label")
+    job = http.post("/v1/jobs", json={**request_body, "labels": {"größe'%s.$[0]": "a:b"}}).json()["id"]
+    found = http.get("/v1/jobs", params={"label": "größe'%s.$[0]:a:b"}).json()["items"]
+    assert [item["id"] for item in found] == [job]
+
+
+def test_numbers_beyond_reason_are_no_bug_of_ours(http: httpx.Client, request_body: dict[str, Any]) -> None:
+    job = http.post("/v1/jobs", json=request_body).json()["id"]
+    problem(http.get(f"/v1/jobs/{job}/events?after={2**70}"), 422, "invalid_request", "after")
+    far = base64.urlsafe_b64encode(b"9" * 30).decode()
+    problem(http.get(f"/v1/jobs/{job}/events?page_token={far}"), 422, "invalid_request", "page_token")
+    live = {"Accept": "text/event-stream", "Last-Event-ID": str(2**70)}
+    problem(http.get(f"/v1/jobs/{job}/events", headers=live), 422, "invalid_request")
+    for wait in ("²".encode("latin-1"), b"9" * 400):
+        with contextlib.suppress(httpx.ReadTimeout):
+            assert http.get(f"/v1/jobs/{job}", headers={"Prefer": b"wait=" + wait}, timeout=0.5).status_code == 200
+    assert ranges.parse("bytes=" + "9" * 5000 + "-", None, '"a"', 10) is None
+
+
+@pytest.mark.parametrize("target", ["speed_up", "retention"])
+def test_an_infinite_target_is_refused(http: httpx.Client, request_body: dict[str, Any], target: str) -> None:
+    body = json.dumps({**request_body, "targets": {target: 0}}).replace(f'"{target}": 0', f'"{target}": 1e999')
+    answer = http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    problem(answer, 422, "invalid_request", f"targets.{target}")
 
 
 def test_reference_lists(http: httpx.Client) -> None:

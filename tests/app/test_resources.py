@@ -1,0 +1,99 @@
+"""Transitions of models and datasets, on both databases."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import select
+
+from app import jobs, resources
+from app.errors import InUse, InvalidRequest, NotFound
+from app.models import Dataset, File, Job, Model, Team
+from app.schemas import ManifestEntry
+from tests.app.conftest import SessionMaker
+from tests.conftest import Database
+
+NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def stored(transaction: SessionMaker, *paths: str) -> Model:
+    with transaction() as session:
+        team = session.scalars(select(Team)).one()
+        manifest = [ManifestEntry(path=path, size=0, sha256=NOTHING) for path in paths]
+        return resources.create(session, Model(team_id=team.id, name="m"), manifest)
+
+
+def test_a_file_cannot_be_a_folder_too(transaction: SessionMaker) -> None:
+    with pytest.raises(InvalidRequest, match="'a/b' as a file and as a folder"):
+        stored(transaction, "a/b/c", "a/b", "d")
+
+
+def test_a_dataset_without_train_is_refused_before_it_is_uploaded(transaction: SessionMaker) -> None:
+    with transaction() as session, pytest.raises(InvalidRequest, match="no train"):
+        data = {"format": "jsonl", "columns": {}, "splits": {"test": ["a"]}}
+        row = Dataset(team_id="", name="d", task="text-classification", data=data)
+        resources.create(session, row, [ManifestEntry(path="a", size=0, sha256=NOTHING)])
+
+
+def test_bytes_that_come_after_the_deletion_are_not_kept(transaction: SessionMaker) -> None:
+    model = stored(transaction, "a", "b")
+    early, late = (file.id for file in model.files)
+    with transaction() as session:
+        assert resources.file_arrived(session, early, "first")
+        assert not resources.file_arrived(session, early, "second")
+        resources.delete(session, Model, model.team_id, model.id)
+    with transaction() as session:
+        assert not resources.file_arrived(session, late, "third")
+        assert session.get_one(File, late).key is None
+
+
+def test_a_late_completion_does_not_undo_a_check(transaction: SessionMaker, database: Database) -> None:
+    if database.kind == "sqlite":
+        pytest.skip("there, one who may write waits before it reads")
+    model = stored(transaction, "a")
+    with transaction() as session:
+        assert resources.file_arrived(session, model.files[0].id, "k")
+    with transaction() as late:
+        seen = resources.get(late, Model, model.team_id, model.id)
+        assert seen.state == resources.UPLOADING
+        with transaction() as session:
+            resources.complete(session, Model, model.team_id, model.id)
+            row = resources.claim_check(session, 30)
+            assert row is not None
+            assert resources.finish_check(session, row, facts={}, reasons=[], attempt=row.check_attempts)
+        assert resources.complete(late, Model, model.team_id, model.id).state == resources.READY
+
+
+def test_a_job_is_not_tried_again_without_its_model(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+    job = new_job()
+    with transaction() as session:
+        jobs.cancel(session, job.team_id, job.id)
+        resources.delete(session, Model, job.team_id, job.model_id)
+    with transaction() as session, pytest.raises(NotFound, match=job.model_id):
+        jobs.retry(session, job.team_id, job.id)
+
+
+def test_a_model_cannot_be_deleted_under_a_job_that_is_being_submitted(
+    transaction: SessionMaker, new_job: Callable[..., Job]
+) -> None:
+    old = new_job()
+    with transaction() as session:
+        jobs.cancel(session, old.team_id, old.id)
+    outcome: list[BaseException | None] = []
+
+    def delete() -> None:
+        try:
+            with transaction() as session:
+                resources.delete(session, Model, old.team_id, old.model_id)
+            outcome.append(None)
+        except InUse as error:
+            outcome.append(error)
+
+    other = threading.Thread(target=delete)
+    with transaction() as session:
+        jobs.retry(session, old.team_id, old.id)
+        other.start()
+        time.sleep(0.3)  # in which a deletion that waits for nobody would be over
+    other.join(30)
+    assert isinstance(outcome[0], InUse)
