@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -131,3 +132,13 @@ def test_a_local_key_cannot_leave_its_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="leaves"):
         storage.put_file("../out", io.BytesIO(b""))
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_writer_left_is_freed_once_it_is_old(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    old, new = tmp_path / ".incoming" / "old", tmp_path / ".incoming" / "new"
+    for part in (old, new):
+        part.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    storage.forget_unfinished(3600)
+    assert [part.exists() for part in (old, new)] == [False, True]
