@@ -20,7 +20,7 @@ CMD ["uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", "8321", "--no-acc
 
 FROM base AS worker
 # The CPU build, from torch's own index: PyPI's build would bring gigabytes of CUDA.
-RUN pip install --extra-index-url https://download.pytorch.org/whl/cpu 'torch>=2.11,<3' \
+RUN pip install --index-url https://download.pytorch.org/whl/cpu 'torch>=2.13,<3' \
     && pip install --constraint constraints.txt '.[worker]'
 USER lathe
 ENTRYPOINT ["python", "-m", "workers"]
@@ -28,7 +28,7 @@ CMD ["jobs"]
 
 FROM base AS worker-cuda
 # PyPI's torch brings its own CUDA libraries; the host needs only a driver and the NVIDIA container toolkit.
-RUN pip install 'torch>=2.11,<3' && pip install --constraint constraints.txt '.[worker]'
+RUN pip install 'torch>=2.13,<3' && pip install --constraint constraints.txt '.[worker]'
 USER lathe
 ENTRYPOINT ["python", "-m", "workers"]
 CMD ["jobs"]

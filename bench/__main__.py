@@ -28,7 +28,7 @@ def run(recipe: str, seed: int, model: Path, data: Path) -> tuple[Report, float]
         model=str(model),
         data=Data(format="jsonl", splits=splits),
         recipe=chosen,
-        output=str(folder / "out"),  # type: ignore[arg-type]
+        output=str(folder / "out"),
     )
     (folder / "spec.json").write_text(spec.model_dump_json(indent=1), encoding="utf-8")
     started = time.monotonic()

@@ -1,7 +1,7 @@
 """How much a unit matters: pure reductions of activations and weights to one score a unit, and the choice by score.
 
 `l1` is the L1 norm of what a unit says on calibration rows, `l1_weight` that of the weights which make and read it (Li et
-al. 2017). On encoders the first keeps far more of the model; FINDINGS in docs/method.md has the measurements.
+al. 2017). On encoders the first keeps far more of the model; docs/method.md says why.
 """
 
 from collections.abc import Iterable

@@ -6,18 +6,27 @@ pip installs everything, torch included, so that the machine's own build of torc
 constraints.txt where it exists. Idempotent: an environment whose requirements have not changed is kept.
 """
 
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STOCK: dict[str, tuple[str, ...]] = {
-    # numpy is what onnxruntime takes and gives.
-    "onnx": ("onnxruntime>=1.24", "tokenizers>=0.22", "numpy>=2.3"),
-    "transformers": ("torch>=2.11,<3", "torchao>=0.17", "transformers>=5.5"),
-}
+NAMES = {"onnx": ("onnxruntime", "tokenizers", "numpy"), "transformers": ("torch", "torchao", "transformers")}
+"""What a user installs to open a kind of artifact; numpy is what onnxruntime takes and gives."""
+
+
+def _stock() -> dict[str, tuple[str, ...]]:
+    """Return the requirements of each environment, with the bounds that Lathe itself is tested with."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    bounds = {re.split(r"[^A-Za-z0-9_-]", each)[0]: each for each in project["optional-dependencies"]["worker"]}
+    return {kind: tuple(bounds[name] for name in names) for kind, names in NAMES.items()}
+
+
+STOCK = _stock()
 
 
 def python_of(name: str) -> Path:

@@ -428,9 +428,8 @@ def test_the_api_never_imports_torch() -> None:
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("shared", ["sqlite"], indirect=True)
 def test_a_gigabyte_goes_through_in_constant_memory(service: Service, http: httpx.Client) -> None:
-    if service.database.kind != "sqlite":
-        pytest.skip("memory of an upload does not depend on the database")
     size, block = 1 << 30, bytes(1 << 20)
     digest = hashlib.sha256()
     for _ in range(size // len(block)):

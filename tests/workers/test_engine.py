@@ -1,5 +1,6 @@
 """The engine's pipe is not trusted: a child that does not keep to the protocol is found out and ended."""
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Engi
         program = (
             "import json, os, sys\nfd = int(sys.argv[sys.argv.index('--events-fd') + 1])\npipe = os.fdopen(fd, 'w')\n" + code
         )
-        monkeypatch.setattr(engines, "command", lambda _verb, spec, *more: ["python", "-c", program, str(spec), *more])
+        monkeypatch.setattr(engines, "command", lambda _verb, spec, *more: [sys.executable, "-c", program, str(spec), *more])
         return Engine(tmp_path / "spec.json", tmp_path, Settings(home=tmp_path, cancel_grace_seconds=0.5))
 
     return start

@@ -17,10 +17,12 @@ from tokenizers import Tokenizer
 
 from app.queue import JOBS, Bell
 from app.settings import Settings
-from tests.conftest import DATABASES, Service, wait_for
-from tests.examples import TINY_RECIPE, jsonl, real_examples, send_data, send_model, tiny_model, tiny_rows, tiny_splits
+from tests.conftest import Service, wait_for
+from tests.examples import TINY_RECIPE, jsonl, real_examples, send, send_data, send_model, tiny_model, tiny_rows, tiny_splits
 
 PATIENCE = 400.0
+ONCE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For what does not depend on the database, such as what a file holds."""
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +83,15 @@ def stock_accuracy(folder: Path, rows: list[dict[str, str]]) -> float:
     return right / len(rows)
 
 
-@pytest.mark.parametrize("real", [False, True], ids=["tiny", "real"])
+@pytest.mark.parametrize(
+    ("database", "real"),
+    [("sqlite", False), ("postgresql", True)],
+    ids=["tiny-sqlite", "real-postgresql"],
+    indirect=["database"],
+)
 def test_a_job_travels_from_request_to_download(
     real: bool, service: Service, http: httpx.Client, tiny: Path, tmp_path: Path
 ) -> None:
-    if real != (service.database.kind == "postgresql"):
-        pytest.skip("the real model once, over PostgreSQL; the tiny one over SQLite")
     service.start_workers("jobs")
     recipe, files = TINY_RECIPE, tiny_splits()
     if real:
@@ -196,11 +201,8 @@ def lie(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
+@ONCE
 def test_bad_models_are_rejected_by_name(service: Service, http: httpx.Client, tiny: Path) -> None:
-    if service.database.kind != DATABASES[0]:
-        pytest.skip("what a file holds does not depend on the database")
-    from tests.examples import send
-
     other = json.dumps({"model_type": "t5", "architectures": ["T5Model"]}).encode()
     cases = {
         "unsafe_checkpoint": pickled(tiny),
@@ -218,9 +220,8 @@ def test_bad_models_are_rejected_by_name(service: Service, http: httpx.Client, t
     assert [reason["code"] for reason in lying["reasons"]] == ["damaged_checkpoint"]
 
 
+@ONCE
 def test_bad_data_is_rejected_by_name(service: Service, http: httpx.Client) -> None:
-    if service.database.kind != DATABASES[0]:
-        pytest.skip("what a file holds does not depend on the database")
     rows = tiny_rows(64, 1)
     random.Random(0).shuffle(rows)
     unseen = jsonl([{"text": "it was fine", "label": "mixed"}])
