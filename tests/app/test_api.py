@@ -413,8 +413,8 @@ def test_a_stream_ends_when_its_job_is_deleted(http: httpx.Client, request_body:
 
 def test_workers_do_not_tell_of_other_teams_jobs(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
     job, worker, moment = http.post("/v1/jobs", json=request_body).json()["id"], new_id("wrk"), "2026-01-01 00:00:00.000000"
-    row = "INSERT INTO workers (id, kind, host, pid, facts, drain, started_at, seen_at) VALUES (%s, 'jobs', 'h', 1, '{}', %s, %s, %s)"
-    sql(service, row, worker, False, moment, moment)
+    columns, values = "id, kind, host, pid, facts, drain, started_at, seen_at", "%s, 'jobs', 'h', 1, '{}', %s, %s, %s"
+    sql(service, f"INSERT INTO workers ({columns}) VALUES ({values})", worker, False, moment, moment)
     sql(service, "UPDATE jobs SET state = 'running', worker_id = %s WHERE id = %s", worker, job)
     with service.client(new_team(service)) as other:
         for client, seen in ((http, job), (other, None)):
