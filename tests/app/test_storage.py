@@ -45,6 +45,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         f"-volume.port.grpc={grpc[1]}",
         f"-filer.port.grpc={grpc[2]}",
         f"-s3.port.grpc={grpc[3]}",
+        "-s3.port.iceberg=0",  # these two have fixed ports, on which a second run of the tests would end
+        "-s3.port.lance=0",
         "-volume.max=20",
     ]
     with (folder / "log").open("wb") as out:
