@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from app import jobs
 from app.db import reading
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, NotFound
 from app.models import TERMINAL, Event
 from app.paging import decode
 from app.schemas import EventOut
@@ -51,7 +51,10 @@ async def stream(team: str, job_id: str, seq: int) -> AsyncIterator[str]:
     """Write server-sent events from after `seq` until the job is over. Between batches it holds no thread and no session."""
     yield "retry: 2000\n\n"
     while True:
-        found, version, over = await asyncio.to_thread(_after, team, job_id, seq, BATCH)
+        try:
+            found, version, over = await asyncio.to_thread(_after, team, job_id, seq, BATCH)
+        except NotFound:  # deleted since we last looked, so there is nothing left to tell
+            return
         for event in found:
             data = json.dumps({"seq": event.seq, "at": event.at.isoformat(), "data": event.data}, ensure_ascii=False)
             yield f"id: {event.seq}\nevent: {event.type}\ndata: {data}\n\n"

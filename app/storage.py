@@ -4,9 +4,11 @@ Keys are made by us (never from a client's path alone), written once and never c
 """
 
 import asyncio
+import contextlib
 import os
 import secrets
 import shutil
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -63,6 +65,10 @@ class Storage(ABC):
     def free_bytes(self) -> int | None:
         """Room that is left, where it has an end."""
         return None
+
+    def forget_unfinished(self, seconds: float) -> None:  # noqa: ARG002
+        """Free what a writer left that was killed, and that nobody has touched for so long."""
+        return
 
     def get_file(self, key: str, target: Path, size: int) -> None:
         """Copy an object to a local file, whole or not at all."""
@@ -156,6 +162,13 @@ class LocalStorage(Storage):
             if key.startswith(prefix) and not key.startswith(".incoming") and path.is_file():
                 facts = path.stat()
                 yield Stored(key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+
+    def forget_unfinished(self, seconds: float) -> None:
+        """See Storage."""
+        for part in (self.root / ".incoming").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - part.stat().st_mtime > seconds:
+                    part.unlink()
 
     def free_bytes(self) -> int | None:
         """See Storage."""

@@ -25,6 +25,10 @@ CARVED_SHARE: dict[Split, float] = {"test": 0.20, "validation": 0.10}
 """What is carved from train, each as a share of train as it was sent."""
 LARGEST_ROW = 4 << 20
 """Bytes of one row: files are read in such pieces, so that a file without line ends costs no more memory than one with."""
+BATCH_ROWS = 512
+"""Rows of Parquet at a time: a few kilobytes of it can stand for as many rows of any length as their sender likes."""
+LONGEST_LABEL = 200
+"""Characters. Labels are listed in facts, reports and a model's config."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,7 @@ def _csv_rows() -> arrow.csv.ParseOptions:
 def _parquet(path: Path, columns: Columns) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
     file = arrow.parquet.ParquetFile(path)
     # Reading starts with the first batch, after the columns were found to be there.
-    return file.schema_arrow.names, file.iter_batches(columns=[columns.text, columns.label])
+    return file.schema_arrow.names, file.iter_batches(BATCH_ROWS, columns=[columns.text, columns.label])
 
 
 def _read_jsonl(path: Path, columns: Columns) -> Iterator[tuple[int, Any, Any]]:
@@ -229,6 +233,8 @@ def _require(column: str, names: list[str], columns: Columns, where: str) -> Non
 def _text(value: Any, file: str, row: int) -> str:
     if not isinstance(value, str):
         raise UnreadableData(f"row {row} of {file}: the text is {_kind(value)}, not a string", param=f"{file}:{row}")
+    if len(value) > LARGEST_ROW:
+        raise UnreadableData(f"row {row} of {file} is longer than {LARGEST_ROW:,} characters", param=f"{file}:{row}")
     return _encodable(value, file, row)
 
 
@@ -240,6 +246,10 @@ def _label(value: Any, file: str, row: int) -> str:
     if not isinstance(value, str) or not value.strip():
         raise UnreadableData(
             f"row {row} of {file}: the label is {_kind(value)}, not a string, integer or boolean", param=f"{file}:{row}"
+        )
+    if len(value) > LONGEST_LABEL or "\0" in value:
+        raise UnreadableData(
+            f"row {row} of {file}: the label is longer than {LONGEST_LABEL} characters or holds a NUL", param=f"{file}:{row}"
         )
     return _encodable(value, file, row)
 

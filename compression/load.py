@@ -1,5 +1,6 @@
 """Open the user's model with the stock classes, from a local folder, without running anything that is in it."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertConfig,
     BertForSequenceClassification,
     PreTrainedTokenizerFast,
 )
@@ -48,17 +50,32 @@ def read_config(folder: Path) -> dict[str, Any]:
     if "auto_map" in config:
         raise UnsafeCheckpoint("config.json names code to run (auto_map)", param="config.json:auto_map")
     family_of(config)
+    if shadowing := sorted(key for key in config if _is_code(key)):
+        cause = f"config.json sets {shadowing[0]!r}, which is a method of the stock config"
+        raise ConfigMismatch(cause, param=f"config.json:{shadowing[0]}")
     return config
 
 
+def _is_code(key: str) -> bool:
+    # transformers makes an attribute of every key: one of a method's name breaks whatever calls the method.
+    found = inspect.getattr_static(BertConfig, key, None)
+    return callable(found) or isinstance(found, classmethod | staticmethod) or (isinstance(found, property) and not found.fset)
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Open tokenizer.json with the stock class. Raises ConfigMismatch where it is not one."""
+    """Open tokenizer.json with the stock class. Raises ConfigMismatch where it is not one, or not this model's."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
     except Exception as problem:  # the tokenizers library raises bare Exception
         raise ConfigMismatch(f"tokenizer.json cannot be opened: {problem}", param="tokenizer.json") from problem
     if tokenizer.pad_token_id is None:
         raise ConfigMismatch("the tokenizer has no padding token", param="tokenizer.json")
+    # tokenizer_config.json can add tokens to those of tokenizer.json: an id without a row in the table ends the job midway.
+    rows, highest = read_config(folder).get("vocab_size", BertConfig().vocab_size), max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise ConfigMismatch(
+            f"the tokenizer has the id {highest}, config.json a vocabulary of {rows}", param="tokenizer_config.json"
+        )
     return tokenizer
 
 
@@ -114,7 +131,7 @@ def open_stock(folder: Path, **settings: Any) -> tuple[BertForSequenceClassifica
         )
     except SafetensorError as problem:
         raise DamagedCheckpoint(f"the weights cannot be read: {problem}", param="*.safetensors") from problem
-    except (RuntimeError, ValueError, TypeError, KeyError) as problem:
+    except Exception as problem:  # transformers and torch raise whatever they meet, AssertionError among it
         raise ConfigMismatch(f"the weights do not fit config.json: {problem}", param="config.json") from problem
     return model.eval(), report
 

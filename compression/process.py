@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import resource
 import signal
 import sys
 from typing import TextIO
@@ -29,6 +30,11 @@ def die_with_parent() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) was refused")
     if os.getppid() != parent:
         sys.exit("the parent process is gone")
+
+
+def limit_memory(most: int) -> None:
+    """Let this process take at most `most` bytes: a file that unpacks to more ends it, and not the machine."""
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def private_channel(fd: int = 1) -> TextIO:

@@ -89,7 +89,8 @@ class Teacher:
         if not self.needs_states:
             return Said(logits, torch.empty(0), None)
         if self.keeps:
-            states = torch.cat([self._states[row] for row in batch.rows.tolist()], dim=1).to(device).float()
+            # One by one: under autocast, as without integers on a CPU, torch puts no float16 tensors together.
+            states = torch.cat([self._states[row].to(device).float() for row in batch.rows.tolist()], dim=1)
         else:
             _, states = self._answers(batch)
         if not self.relations:

@@ -6,12 +6,14 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from compression.checks import dataset, model
-from compression.errors import CompressionError, InvalidSpec, MissingFile
-from compression.process import private_channel
+from compression.errors import CompressionError, InvalidSpec, MissingFile, OutOfMemory
+from compression.process import limit_memory, private_channel
 from compression.recipe import DataCheck, ModelCheck
 from compression.report import DataFacts, ModelFacts, Rejected
 
 MOST_REASONS = 50
+MOST_MEMORY = 2 << 30
+"""Bytes. Real uploads are read in pieces and take far less."""
 Check = Annotated[ModelCheck | DataCheck, Field(discriminator="kind")]
 parse_check: TypeAdapter[Check] = TypeAdapter(Check)
 
@@ -23,6 +25,9 @@ def validate(check: ModelCheck | DataCheck, base: Path) -> ModelFacts | DataFact
     """
     try:
         found = _model(base / check.path) if isinstance(check, ModelCheck) else dataset.check(check.data, base)
+    except MemoryError:
+        cause = f"the files take more than {MOST_MEMORY:,} bytes of memory to read"
+        found = [OutOfMemory(cause, remedy="Send shorter rows, or a smaller tokenizer.")]
     except Exception as problem:
         found = [CompressionError(f"the files cannot be read: {type(problem).__name__}: {str(problem)[:500]}")]
     if isinstance(found, list):
@@ -42,6 +47,7 @@ def main(path: Path) -> int:
     Relative paths are taken from the spec's folder. A rejection is an answer like another: the code is 0.
     """
     answers = private_channel()
+    limit_memory(MOST_MEMORY)
     finding: ModelFacts | DataFacts | Rejected
     try:
         finding = validate(parse_check.validate_json(path.read_bytes()), path.parent)

@@ -45,6 +45,9 @@ def _check(row: Model | Dataset, settings: Settings, storage: Storage) -> None:
             reasons = [dict(reason) for reason in finding.reasons]
         else:
             facts = finding.model_dump(mode="json")
+    except subprocess.TimeoutExpired:
+        # It would take as long again, and nobody else's upload is checked meanwhile.
+        reasons = [failure("check_failed", f"It took longer than {settings.validation_seconds:g} s.")]
     except Exception as error:  # a child that crashed or a storage that is away: ours, so it is tried again, up to a cap
         log.exception("check_error", id=row.id, attempt=attempt)
         if attempt < resources.MAX_CHECK_ATTEMPTS:

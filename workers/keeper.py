@@ -25,7 +25,7 @@ OFFICE = "keeper"
 RING_SECONDS = 5.0
 """Between two wake-ups of a lane in which work waits: often enough after a lost message, too rare to fill the broker."""
 REMEMBER_SECONDS = 24 * 3600.0
-"""How long Idempotency-Keys and the rows of workers that are gone are kept."""
+"""How long Idempotency-Keys, the rows of workers that are gone, and what a killed process left half written are kept."""
 
 
 def lead(session: Session, holder: str, seconds: float) -> bool:
@@ -103,6 +103,7 @@ class Keeper:
                     owner = File.model_id if kind is Model else File.dataset_id
                     session.execute(update(File).where(owner == identifier).values(key=None))
                 session.execute(update(kind).where(kind.id == identifier).values(purged_at=now()))
+        self.storage.forget_unfinished(REMEMBER_SECONDS)
         for row in spent:
             self._empty(f"{row.prefix}/")
             with writing() as session:

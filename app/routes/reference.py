@@ -33,10 +33,11 @@ def families(_caller: CallerDep) -> Page:
 
 
 @router.get("/workers", response_model=Page)
-def workers(session: ReadDep, _caller: CallerDep) -> Page:
-    """Who works, on what machine, and when it was last heard of."""
+def workers(session: ReadDep, caller: CallerDep) -> Page:
+    """Who works, on what machine, and when it was last heard of; `job` where it is one of the caller's team."""
     alive = (Worker.seen_at > now(-ALIVE_SECONDS)).label("alive")
-    running = select(Job.id).where(Job.worker_id == Worker.id, Job.state == RUNNING).limit(1).scalar_subquery()
+    mine = Job.team_id == caller.team
+    running = select(Job.id).where(Job.worker_id == Worker.id, Job.state == RUNNING, mine).limit(1).scalar_subquery()
     rows = session.execute(select(Worker, alive, running).order_by(Worker.seen_at.desc()).limit(200)).all()
     same = ("id", "kind", "host", "pid", "facts", "drain", "started_at", "seen_at")
     return Page(

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from compression.data import LONGEST_LABEL
 from compression.errors import CompressionError, ConfigMismatch, UnsafeCheckpoint, UnsupportedArchitecture
 from compression.report import Shape
 
@@ -19,6 +20,16 @@ INTEGERS: dict[str, tuple[int, int]] = {
     "intermediate_size": (3072, 131_072),
     "max_position_embeddings": (512, 131_072),
     "type_vocab_size": (2, 1_024),
+}
+FRACTIONS = ("layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "initializer_range")
+# What a config.json may say to the software, and not of the model: nothing else than what it does anyway.
+SETTINGS: dict[str, Any] = {
+    "attribute_map": {},
+    "chunk_size_feed_forward": 0,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "pruned_heads": {},
+    "return_dict": True,
 }
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
 
@@ -44,6 +55,10 @@ def describe(config: Mapping[str, Any]) -> tuple[Described | None, list[Compress
             problems.append(ConfigMismatch(f"{key} is {value!r:.60} and not 1 to {most:,}", param=f"config.json:{key}"))
         else:
             found[key] = value
+    padding = config.get("pad_token_id")
+    if padding is not None and (type(padding) is not int or not 0 <= padding < found.get("vocab_size", 0)):
+        cause = f"pad_token_id is {padding!r:.60} and not in the vocabulary"
+        problems.append(ConfigMismatch(cause, param="config.json:pad_token_id"))
     hidden, heads = found.get("hidden_size"), found.get("num_attention_heads")
     if hidden and heads and hidden % heads:
         cause = f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}"
@@ -91,8 +106,13 @@ def _refused(config: Mapping[str, Any]) -> Iterator[CompressionError]:
     if activation not in ACTIVATIONS:
         cause = f"hidden_act is {activation!r:.60} and not one of: {', '.join(ACTIVATIONS)}"
         yield UnsupportedArchitecture(cause, param="config.json:hidden_act")
-    for key in ("layer_norm_eps", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"):
+    for key, stock in SETTINGS.items():
+        if config.get(key, stock) != stock:
+            yield ConfigMismatch(f"{key} is {config[key]!r:.60} and not {stock!r}", param=f"config.json:{key}")
+    for key in FRACTIONS:
         value = config.get(key, 0.0)
+        if value is None and key == "classifier_dropout":
+            continue
         if type(value) not in (int, float) or not 0 <= value < 1:
             yield ConfigMismatch(f"{key} is {value!r:.60} and not a number from 0 to 1", param=f"config.json:{key}")
 
@@ -108,10 +128,17 @@ def _labels(config: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, Compress
     if not isinstance(names, dict) or not 1 <= len(names) <= MOST_LABELS:
         return None, ConfigMismatch(f"id2label does not name 1 to {MOST_LABELS} labels", param="config.json:id2label")
     ordered = [names.get(str(number)) for number in range(len(names))]
-    if not all(isinstance(label, str) for label in ordered) or len(set(ordered)) != len(ordered):
-        cause = f"id2label does not give each of 0 to {len(names) - 1} a label of its own"
+    if not all(isinstance(label, str) and _proper(label) for label in ordered) or len(set(ordered)) != len(ordered):
+        cause = (
+            f"id2label does not give each of 0 to {len(names) - 1} a label of its own, of at most {LONGEST_LABEL} characters"
+        )
         return None, ConfigMismatch(cause, param="config.json:id2label")
     return tuple(str(label) for label in ordered), None
+
+
+def _proper(label: str) -> bool:
+    """Say whether a label can be stored and shown: not endless, no NUL, no half of a surrogate pair."""
+    return len(label) <= LONGEST_LABEL and not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in label)
 
 
 def encoder_tensors(described: Described) -> dict[str, tuple[int, ...]]:

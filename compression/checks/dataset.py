@@ -10,6 +10,8 @@ from compression.recipe import Data, Split
 from compression.report import DataFacts
 
 MOST_LABELS = 1000
+MOST_ROWS, MOST_CHARACTERS = 10_000_000, 2**31
+"""Of a split: the engine holds its rows in memory, and a few kilobytes of Parquet can stand for any number of them."""
 ENOUGH_TO_CARVE = 20
 """More rows of a label than this change nothing about whether splits can be carved from train."""
 
@@ -49,7 +51,7 @@ def check(data: Data, base: Path) -> DataFacts | list[CompressionError]:
 
 
 def _count(data: Data, name: Split, base: Path) -> _Tally:
-    tally = _Tally()
+    tally, characters = _Tally(), 0
     for text, label in rows.each_row(data, name, base):
         tally.labels[label] += 1
         if len(tally.labels) > MOST_LABELS:
@@ -57,6 +59,13 @@ def _count(data: Data, name: Split, base: Path) -> _Tally:
                 f"{name} has more than {MOST_LABELS} different labels",
                 param="data.columns.label",
                 remedy="Name the column that holds the class of each row.",
+            )
+        characters += len(text)
+        if tally.labels.total() > MOST_ROWS or characters > MOST_CHARACTERS:
+            raise UnreadableData(
+                f"{name} has more than {MOST_ROWS:,} rows or {MOST_CHARACTERS:,} characters",
+                param=f"data.splits.{name}",
+                remedy="Send a sample of the rows.",
             )
         words = len(text.split())
         tally.words += words

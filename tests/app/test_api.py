@@ -401,6 +401,27 @@ def test_reference_lists(http: httpx.Client) -> None:
     assert http.get("/v1/workers").json()["items"] == []
 
 
+def test_a_stream_ends_when_its_job_is_deleted(http: httpx.Client, request_body: dict[str, Any]) -> None:
+    job = http.post("/v1/jobs", json=request_body).json()["id"]
+    with http.stream("GET", f"/v1/jobs/{job}/events", headers={"Accept": "text/event-stream"}) as stream:
+        lines = stream.iter_lines()
+        assert next(line for line in lines if line.startswith("event:")) == "event: queued"
+        http.post(f"/v1/jobs/{job}/cancel")
+        assert http.delete(f"/v1/jobs/{job}").status_code == 204
+        list(lines)  # raises where the stream breaks off
+
+
+def test_workers_do_not_tell_of_other_teams_jobs(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    job, worker, moment = http.post("/v1/jobs", json=request_body).json()["id"], new_id("wrk"), "2026-01-01 00:00:00.000000"
+    columns, values = "id, kind, host, pid, facts, drain, started_at, seen_at", "%s, 'jobs', 'h', 1, '{}', %s, %s, %s"
+    sql(service, f"INSERT INTO workers ({columns}) VALUES ({values})", worker, False, moment, moment)
+    sql(service, "UPDATE jobs SET state = 'running', worker_id = %s WHERE id = %s", worker, job)
+    with service.client(new_team(service)) as other:
+        for client, seen in ((http, job), (other, None)):
+            items = client.get("/v1/workers").json()["items"]
+            assert [item["job"] for item in items if item["id"] == worker] == [seen]
+
+
 def test_the_api_never_imports_torch() -> None:
     code = "import sys, app.main; print(sorted({'torch','transformers','onnxruntime','numpy','workers'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -44,6 +45,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         f"-volume.port.grpc={grpc[1]}",
         f"-filer.port.grpc={grpc[2]}",
         f"-s3.port.grpc={grpc[3]}",
+        "-s3.port.iceberg=0",  # these two have fixed ports, on which a second run of the tests would end
+        "-s3.port.lance=0",
         "-volume.max=20",
     ]
     with (folder / "log").open("wb") as out:
@@ -131,3 +134,13 @@ def test_a_local_key_cannot_leave_its_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="leaves"):
         storage.put_file("../out", io.BytesIO(b""))
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_writer_left_is_freed_once_it_is_old(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    old, new = tmp_path / ".incoming" / "old", tmp_path / ".incoming" / "new"
+    for part in (old, new):
+        part.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    storage.forget_unfinished(3600)
+    assert [part.exists() for part in (old, new)] == [False, True]

@@ -108,3 +108,26 @@ def test_what_is_wrong_with_a_model_is_named(
     with pytest.raises(error) as caught:
         load.load_model(folder, ("a", "b"), seed=0)
     assert param is None or caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"save_pretrained": 1}, "config.json:save_pretrained"),
+        ({"use_return_dict": True}, "config.json:use_return_dict"),
+        ({"pad_token_id": 10**9}, "config.json"),
+    ],
+)
+def test_a_config_that_would_break_what_calls_it_is_refused(folder: Path, changes: dict[str, object], param: str) -> None:
+    edit_config(folder, **changes)
+    with pytest.raises(ConfigMismatch) as caught:
+        load.load_model(folder, ("a", "b"), seed=0)
+    assert caught.value.param == param
+
+
+def test_a_token_without_a_row_in_the_table_is_refused(folder: Path) -> None:
+    load.load_tokenizer(folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": "[OUTSIDE]"}))
+    with pytest.raises(ConfigMismatch, match="has the id"):
+        load.load_tokenizer(folder)

@@ -1,5 +1,8 @@
 """The command answers with one JSON object whatever it is given, and needs no torch for it."""
 
+import json
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +52,16 @@ def test_a_flood_of_reasons_is_cut(tmp_path: Path) -> None:
     finding = validate(ModelCheck(path="."), tmp_path)
     assert isinstance(finding, Rejected)
     assert len(finding.reasons) == MOST_REASONS
+
+
+def test_a_tokenizer_that_unpacks_without_end_ends_the_check_and_not_the_machine(encoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(encoder, tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer.json"
+    longer = {"type": "Replace", "pattern": {"Regex": "."}, "content": "e" * 50}
+    normalizer = {"type": "Sequence", "normalizers": [longer] * 6}  # 50 to the 6th power characters for each one
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": normalizer}))
+    (tmp_path / "spec.json").write_text(ModelCheck(path="model").model_dump_json())
+    command = [sys.executable, "-m", "compression", "validate", str(tmp_path / "spec.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == -signal.SIGABRT
+    assert "memory allocation" in done.stderr

@@ -1,6 +1,8 @@
 """Every way in which data can be of no use has its code, and data of use is known by its facts."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as arrow
@@ -8,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from compression.recipe import Columns, Data, DataCheck
-from compression.report import DataFacts, Rejected
+from compression.report import DataFacts, Rejected, parse_finding
 from compression.validate import validate
 
 GOOD = [("a b c", "x"), ("d e", "y"), ("f", "x"), ("g h i j", "y")] * 5
@@ -98,6 +100,30 @@ def test_a_file_without_line_ends_is_refused_and_not_read_whole(tmp_path: Path) 
             file.write(b"text,label\n" if kind == "csv" else b"")
             file.truncate(300_000_000)
         assert codes(tmp_path, format=kind, splits={"train": ("train",)}) == ["unreadable_data"]
+
+
+def test_a_label_is_no_novel_and_holds_no_nul(tmp_path: Path) -> None:
+    for label in ("x" * 300, "a\0"):
+        write(tmp_path / "train.jsonl", [*GOOD, ("a", label)])
+        assert codes(tmp_path) == ["unreadable_data"]
+
+
+def test_a_few_kilobytes_that_stand_for_gigabytes_are_refused(tmp_path: Path) -> None:
+    """Run as the checker runs it: the rows would take 65 GB if they were read at once."""
+    text = arrow.DictionaryArray.from_arrays(arrow.array([0] * 65_536, arrow.int32()), arrow.array(["x" * 1_000_000]))
+    rows = arrow.table({"text": text, "label": ["a", "b"] * 32_768})
+    arrow.parquet.write_table(rows, tmp_path / "train", compression="zstd")
+    assert (tmp_path / "train").stat().st_size < 10_000
+    spec = DataCheck(data=Data(format="parquet", splits={"train": ("train",)})).model_dump_json()
+    assert [reason["code"] for reason in refused(spec, tmp_path)] == ["unreadable_data"]
+
+
+def refused(spec: str, folder: Path) -> tuple[dict[str, str | None], ...]:
+    (folder / "spec.json").write_text(spec)
+    command = [sys.executable, "-m", "compression", "validate", str(folder / "spec.json")]
+    found = parse_finding.validate_json(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert isinstance(found, Rejected)
+    return found.reasons
 
 
 def test_a_large_csv_is_streamed(tmp_path: Path) -> None:

@@ -154,11 +154,29 @@ def test_a_config_that_names_a_kernel_to_fetch_is_refused(tiny_model: Path) -> N
         ("max_position_embeddings", 65, "config_mismatch"),
         ("type_vocab_size", 1, "config_mismatch"),
         ("layer_norm_eps", "tiny", "config_mismatch"),
+        ("classifier_dropout", 2.0, "config_mismatch"),
+        ("pad_token_id", 10**9, "config_mismatch"),
+        ("return_dict", False, "config_mismatch"),
+        ("output_attentions", True, "config_mismatch"),
+        ("chunk_size_feed_forward", 3, "config_mismatch"),
+        ("attribute_map", {"hidden_size": "vocab_size"}, "config_mismatch"),
     ],
 )
 def test_a_config_that_cannot_be_right_is_refused(tiny_model: Path, key: str, value: object, code: str) -> None:
     edit_json(tiny_model / "config.json", lambda config: config.update({key: value}))
     assert code in reasons(tiny_model)
+
+
+def test_settings_that_old_versions_wrote_out_are_taken(tiny_model: Path) -> None:
+    stock = {
+        "return_dict": True,
+        "output_attentions": False,
+        "pruned_heads": {},
+        "pad_token_id": None,
+        "classifier_dropout": None,
+    }
+    edit_json(tiny_model / "config.json", lambda config: config.update(stock))
+    judged(tiny_model)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +206,9 @@ def test_a_lying_set_of_labels_is_refused(tmp_path: Path) -> None:
         {"0": "a", "1": "a", "2": "b"},
         {"0": "a", "2": "b", "3": "c"},
         {"0": "a", "1": 1, "2": "c"},
+        {"0": "a", "1": "b\0", "2": "c"},
+        {"0": "a", "1": "b\ud800", "2": "c"},
+        {"0": "a", "1": "b" * 300, "2": "c"},
     ):
         edit_json(tmp_path / "config.json", lambda value, names=names: value.update(id2label=names))
         assert "config_mismatch" in reasons(tmp_path)

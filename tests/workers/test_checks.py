@@ -1,0 +1,60 @@
+"""The check of an upload ends, whatever its child does, and what it found can be stored."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from app import db, resources
+from app.db import writing
+from app.models import Model, Team
+from app.settings import Settings, get_settings
+from app.storage import LocalStorage
+from tests.conftest import Database
+from workers import checks
+
+
+@pytest.fixture
+def settings(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """This process's settings, pointed at a fresh database; a check may take two seconds."""
+    monkeypatch.setenv("LATHE_DATABASE_URL", database.url)
+    monkeypatch.setenv("LATHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LATHE_VALIDATION_SECONDS", "2")
+    get_settings.cache_clear()
+    db.get_engine.cache_clear()
+    yield get_settings()
+    db.get_engine().dispose()
+    get_settings.cache_clear()
+    db.get_engine.cache_clear()
+
+
+def checked(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, child: str) -> Model:
+    """Check a model once, with a child that does as it likes."""
+    with writing() as session:
+        model = Model(team_id=session.scalars(select(Team.id)).one(), name="m", state=resources.VALIDATING)
+        session.add(model)
+    monkeypatch.setattr(checks, "command", lambda *_: [sys.executable, "-c", child])
+    assert checks.check_next(settings, LocalStorage(tmp_path / "store"))
+    with writing() as session:
+        return session.get_one(Model, model.id)
+
+
+def test_a_check_that_takes_too_long_is_not_done_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = checked(settings, monkeypatch, tmp_path, "import time; time.sleep(60)")
+    assert (found.state, found.check_attempts) == (resources.REJECTED, 1)
+    assert found.reasons[0]["code"] == "check_failed"
+    assert "longer than 2 s" in found.reasons[0]["cause"]
+
+
+def test_a_nul_in_a_finding_keeps_nobody_from_storing_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reason = {"code": "c", "cause": "a\0 \\\0 \\u0000", "remedy": "r", "param": "p"}
+    child = f"from compression.report import Rejected; print(Rejected(reasons=({reason!r},)).model_dump_json())"
+    found = checked(settings, monkeypatch, tmp_path, child)
+    assert found.state == resources.REJECTED
+    assert found.reasons == [{**reason, "cause": "a\ufffd \\\ufffd \\u0000"}]
