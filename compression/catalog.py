@@ -102,6 +102,10 @@ TRAINED_BYTES, HELD_BYTES = 16, 4
 """A trained parameter: weight, gradient and AdamW's two moments in float32. One that is only held (the teacher): 4."""
 TOKEN_FLOATS_HIDDEN, TOKEN_FLOATS_FFN = 16, 5
 """Floats kept for the backward pass, for each token and layer: so many of the hidden and of the feed-forward width."""
+TEACHER_BYTES = 2 * 2**30
+"""The teacher's hidden states are kept in memory up to this; beyond it the teacher is asked again in each epoch."""
+KEPT_FREED = 1.1
+"""Freed blocks that the C library keeps (compression/process.py). Seen: 3.08 GB where the sum before this factor is 2.9."""
 INT8_OVERHEAD = 1.05
 """An int8 artifact's bytes a parameter: scales, biases and the graph beside the integers."""
 ARTIFACT_EXTRAS = 2_000_000
@@ -174,14 +178,18 @@ def _estimate(shape: Shape, before: Parameters, after: Parameters, data: DataFac
     train = recipe.train
     token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * shape.ffn)
     longest = min(train.max_length, round(data.longest_words * TOKENS_A_WORD) + 2)
+    tokens = data.rows["train"] * min(train.max_length, data.mean_words * TOKENS_A_WORD + 2)
     memory = PROCESS_BYTES + (TRAINED_BYTES + HELD_BYTES) * before.total + 4 * token_floats * train.batch * longest
+    if recipe.distill and (recipe.distill.hidden or recipe.distill.attention):
+        states = shape.layers + 1 + 3 * bool(recipe.distill.attention)
+        memory += min(TEACHER_BYTES, round(2 * tokens * shape.hidden * states))
+    memory = round(memory * KEPT_FREED)
     sizes = [before.total] + [before.total] * (recipe.quantize is not None)
     sizes += [after.total] * ((recipe.prune is not None) + (recipe.distill is not None))
     bytes_each = INT8_OVERHEAD if recipe.quantize else HELD_BYTES
     disk = HELD_BYTES * sum(sizes)  # one checkpoint a row
     disk += HELD_BYTES * before.total + round(bytes_each * sum(sizes[1:])) + ARTIFACT_EXTRAS * (len(sizes) + 1)
     disk += 2 * HELD_BYTES * after.total  # the transformers artifact, and its float32 weights in passing
-    tokens = data.rows["train"] * min(train.max_length, data.mean_words * TOKENS_A_WORD + 2)
     # A training step costs three forward passes, one of 2 operations a parameter and token; a teacher one more, once.
     forward, small = (2 * parameters.other * tokens for parameters in (before, after))
     work = (

@@ -10,10 +10,8 @@ from transformers import BertForSequenceClassification
 
 from compression import evaluate
 from compression.batches import Batch, Encoded
+from compression.catalog import TEACHER_BYTES
 from compression.families import bert
-
-MOST_BYTES = 2 * 2**30
-"""Hidden states beyond this are not kept: the teacher is asked again in each epoch, which takes longer but fits."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Teacher:
         width, layers = model.config.hidden_size, model.config.num_hidden_layers + 1
         tokens = sum(map(len, rows.tokens))
         self.bytes = 2 * tokens * width * (layers + 3 * relations) if self.needs_states else 0
-        self.keeps = self.needs_states and self.bytes <= MOST_BYTES
+        self.keeps = self.needs_states and self.bytes <= TEACHER_BYTES
         self._logits = torch.empty(len(rows), model.config.num_labels)
         self._states: list[Tensor] = [torch.empty(0)] * len(rows)
         self._ask_all(rows)

@@ -158,7 +158,7 @@ def test_a_teacher_too_large_for_memory_is_asked_again(
     rows = state_of(model, Recipe()).rows["train"]
     batch = rows.batch([5, 0, 9])
     kept = teacher.Teacher(model, rows, hidden=True, relations=True)
-    monkeypatch.setattr(teacher, "MOST_BYTES", 0)
+    monkeypatch.setattr(teacher, "TEACHER_BYTES", 0)
     asked = teacher.Teacher(model, rows, hidden=True, relations=True)
     assert (kept.keeps, asked.keeps) == (True, False)
     mine, other = kept.says(batch), asked.says(batch)
