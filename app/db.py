@@ -23,13 +23,13 @@ def make_engine(url: str) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(parsed, json_serializer=_dump, connect_args={"timeout": 30})
+        engine = create_engine(parsed, json_serializer=_dump, hide_parameters=True, connect_args={"timeout": 30})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-    return create_engine(parsed, json_serializer=_dump, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    return create_engine(parsed, json_serializer=_dump, hide_parameters=True, pool_pre_ping=True, pool_size=10, max_overflow=20)
 
 
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")

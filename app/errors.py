@@ -4,7 +4,7 @@ docs/errors.md has a paragraph a code; a test keeps the two together.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import structlog
 from fastapi import FastAPI, Request
@@ -28,9 +28,12 @@ class Problem(Exception):
     remedy: ClassVar[str] = "Read the cause."
     headers: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, cause: str, *, param: str | None = None, remedy: str | None = None, **more: Any) -> None:
+    def __init__(
+        self, cause: str, *, param: str | None = None, remedy: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(cause)
-        self.cause, self.param, self.more = cause, param, more
+        self.cause, self.param = cause, param
+        self.all_headers = {**self.headers, **(headers or {})}
         self.remedy_text = remedy or self.remedy
 
 
@@ -186,9 +189,8 @@ def document(problem: Problem, request: Request) -> JSONResponse:
         "remedy": problem.remedy_text,
         "param": problem.param,
         "request_id": request.scope.get("state", {}).get("request_id"),
-        **problem.more,
     }
-    headers = {**problem.headers, "X-Request-Id": str(body["request_id"])}
+    headers = {**problem.all_headers, "X-Request-Id": str(body["request_id"])}
     return JSONResponse(body, problem.status, headers, media_type="application/problem+json")
 
 

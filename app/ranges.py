@@ -25,7 +25,7 @@ def parse(header: str | None, if_range: str | None, etag: str, size: int) -> tup
     else:
         start, stop = max(size - int(last), 0), size
     if start >= size or stop <= start:
-        raise RangeNotSatisfiable(f"bytes {header} of {size}", param="Range")
+        raise RangeNotSatisfiable(f"{header} of {size}", param="Range", headers={"Content-Range": f"bytes */{size}"})
     return start, stop
 
 
