@@ -102,6 +102,8 @@ def _line(event: Event) -> str:
         text = f"{data.get('stage')} {data.get('phase')} {data.get('step')}/{data.get('total')}"
         text += "".join(f" {name} {data[name]:.4g}" for name in ("loss", "score") if data.get(name) is not None)
     else:
+        if isinstance(row := data.get("row"), dict):
+            data = {"stage": row.get("stage"), **data}
         short = {name: value for name, value in data.items() if name != "type" and not isinstance(value, dict | list)}
         text = " ".join([event.type, *(f"{name}={value}" for name, value in short.items() if value is not None)])
     return f"{event.at:%H:%M:%S}  {text}" if event.at else text
