@@ -86,7 +86,10 @@ class NoKey(ClientError):
 
     code = "no_key"
     exit_code = USAGE
-    remedy = "Set LATHE_KEY, or start a service with `lathe up`: it makes a key and keeps it for you."
+    remedy = (
+        "Set LATHE_KEY, or LATHE_HOME to the folder of a service that runs here; "
+        "or start one with `lathe up`: it makes a key and keeps it for you."
+    )
 
 
 class BadConfig(ClientError):

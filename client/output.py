@@ -14,11 +14,20 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 from rich.text import Text
 
-from client.errors import ClientError
+from client.errors import ClientError, Problem
 from client.upload import Moved
 
 WIDE = 200
 """Columns of an output that is no terminal: a pipe must not get its ids wrapped."""
+IN_COMMANDS = {
+    "unauthorized": "Set LATHE_KEY to a key that is in force, or LATHE_HOME to the folder that `lathe up` uses.",
+    "not_found": "Check the id: `lathe ls`, `lathe models ls` and `lathe datasets ls` show what there is.",
+    "report_not_ready": "Wait for it with `lathe wait`; `lathe show` has the rows of the finished stages.",
+    "not_ready": "Upload it again with `lathe models add` or `lathe datasets add`; their `show` says why one was rejected.",
+    "wrong_state": "See its state with `lathe show`.",
+    "invalid_recipe": "Correct the named key; `lathe recipes` lists the presets, `lathe recipes NAME` shows every key.",
+}
+"""What to do next, for those who use commands: of these problems the service's own remedy speaks of HTTP."""
 _as_json: ContextVar[bool] = ContextVar("as_json", default=False)
 
 
@@ -91,8 +100,8 @@ def show_error(error: ClientError) -> None:
     out.print(Text.assemble(("Error: ", "bold red"), error.cause, f" ({facts['code']})"), soft_wrap=True)
     if facts.get("param"):
         out.print(Text(f"Field: {facts['param']}"), soft_wrap=True)
-    if error.remedy_text:
-        out.print(Text(f"Next:  {error.remedy_text}"), soft_wrap=True)
+    if remedy := (isinstance(error, Problem) and IN_COMMANDS.get(error.problem_code)) or error.remedy_text:
+        out.print(Text(f"Next:  {remedy}"), soft_wrap=True)
     if facts.get("request_id"):
         out.print(Text(f"Request: {facts['request_id']}", style="dim"), soft_wrap=True)
 

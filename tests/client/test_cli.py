@@ -7,8 +7,10 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app import jobs
+from app.errors import ALL_PROBLEMS
 from client import config
 from client.commands.submit import override
+from client.output import IN_COMMANDS
 from tests.client.conftest import Command, Live, Ran
 from tests.client.figures import report
 from tests.conftest import free_port
@@ -179,6 +181,21 @@ def test_logs_are_json_lines_in_order(live: Live, command: Command, job: str, fo
     rest = command("logs", job, *follow, "--json", "--after", "2").out.splitlines()
     assert [json.loads(line)["type"] for line in rest] == ["failed"]
     assert "failed code=label_mismatch cause=the head has 3 labels" in command("logs", job, *follow).out
+
+
+def test_logs_name_the_stage_that_is_finished(live: Live, command: Command, job: str) -> None:
+    live.end(job, succeed)
+    lines = [line for line in command("logs", job).out.splitlines() if "stage_finished" in line]
+    assert [line.split("stage=")[1] for line in lines] == ["baseline", "quantized", "pruned", "distilled"]
+
+
+def test_remedies_speak_of_commands_and_documents_keep_the_services(live: Live, command: Command, job: str) -> None:
+    ran = command("show", "job_none")
+    assert ran.code == 1
+    assert "`lathe ls`" in ran.err
+    assert "lathe wait" in command("report", job).err
+    assert document(command("report", job, "--json"))["error"]["remedy"].startswith("Wait for the state")
+    assert set(IN_COMMANDS) <= {kind.code for kind in ALL_PROBLEMS}
 
 
 def test_a_report_comes_in_three_forms(live: Live, command: Command, job: str) -> None:
