@@ -61,7 +61,7 @@ class ApiKey(Base):
 
 
 class Resource:
-    """What models and datasets have in common: uploaded, checked in a confined process, then ready or rejected."""
+    """What models and datasets have in common: uploaded, checked in a process of its own, then ready or rejected."""
 
     team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), index=True)
     name: Mapped[str] = mapped_column(String(200))
