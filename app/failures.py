@@ -11,6 +11,11 @@ FAILURES: dict[str, tuple[str, str]] = {
     ),
     "engine_crashed": ("The engine ended without a result.", RETRY),
     "engine_misbehaved": ("The engine sent something that its protocol does not allow.", RETRY),
+    "engine_stalled": ("The engine showed no progress for longer than LATHE_STALL_SECONDS.", RETRY),
+    "deadline_exceeded": (
+        "The job's deadline passed before it was done.",
+        "Submit it again with a later deadline, a quicker recipe or a higher priority.",
+    ),
     "worker_error": ("The worker could not do its part: fetch, store or start.", RETRY),
     "check_failed": (
         "The check of this upload ended without a finding.",

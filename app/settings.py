@@ -35,6 +35,14 @@ class Settings(BaseSettings):
     cancel_grace_seconds: Annotated[float, Field(description="Between SIGTERM and SIGKILL of an engine.")] = 10.0
     keeper_seconds: Annotated[float, Field(description="The keeper's round.")] = 2.0
     engine_threads: Annotated[int | None, Field(description="Training threads of an engine; all cores where unset.")] = None
+    drain_grace_seconds: Annotated[float, Field(description="For an engine to save its training when its worker stops.")] = 30.0
+    stall_seconds: Annotated[float, Field(description="An engine that shows no progress for so long is stopped.")] = 3600.0
+    save_seconds: Annotated[float, Field(description="How often training in progress is saved.")] = 120.0
+    engine_memory_bytes: Annotated[
+        int | None, Field(description="An engine that takes more is stopped; nine tenths of the machine's where unset.")
+    ] = None
+    sweep_seconds: Annotated[float, Field(description="How often the keeper looks for bytes that no row names.")] = 3600.0
+    unconfined: Annotated[bool, Field(description="Run engines where nothing can confine them.")] = False
     validation_seconds: Annotated[float, Field(description="An upload whose check takes longer is rejected.")] = 600.0
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
 """What can go wrong with a user's model, data or recipe. Torch-free.
 
-A `CompressionError` is the user's to mend: it carries a stable code, a cause, a remedy and the field it is about, and is
-never retried. Anything else that escapes the engine is a bug or the machine. Every code has its paragraph in
-docs/errors.md; a test keeps the two together.
+A `CompressionError` is the user's to mend: it carries a stable code, a cause, a remedy and the field it is about. It is not
+retried, but for the last three, of which the machine has its share: workers try those again. Anything else that escapes
+the engine is a bug or the machine. Every code has its paragraph in docs/errors.md; a test keeps the two together.
 """
 
 from typing import ClassVar
@@ -137,6 +137,20 @@ class OutOfMemory(CompressionError):
     remedy = "Lower train.batch or train.max_length, or send the job to a worker with more memory."
 
 
+class DeviceError(CompressionError):
+    """The accelerator reported an error, also when the work was done again."""
+
+    code = "device_error"
+    remedy = "Retry the job; if it happens again, the device of the named worker wants looking after."
+
+
+class DiskFull(CompressionError):
+    """The disk of the worker or of the storage has no room for this job."""
+
+    code = "disk_full"
+    remedy = "Delete models, datasets or jobs that nobody needs, or enlarge the disk; then retry the job."
+
+
 ALL_ERRORS: tuple[type[CompressionError], ...] = (
     InvalidSpec,
     UnsupportedArchitecture,
@@ -154,5 +168,7 @@ ALL_ERRORS: tuple[type[CompressionError], ...] = (
     TrainingDiverged,
     ExportMismatch,
     OutOfMemory,
+    DeviceError,
+    DiskFull,
 )
 """Every error with a code of its own, for docs/errors.md and its test."""

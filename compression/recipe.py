@@ -174,8 +174,16 @@ class Spec(Config):
     targets: Targets = Targets()
     evaluate: Evaluate = Evaluate()
     output: Annotated[str, Field(description="Folder for checkpoints/, artifacts/ and report.json; made if missing.")]
-    resume: Annotated[str | None, Field(description="Folder of checkpoints of an earlier attempt (one a stage).")] = None
+    resume: Annotated[
+        str | None, Field(description="Folder of an earlier attempt's checkpoints: one a stage, and training/.")
+    ] = None
     threads: Annotated[int | None, Field(ge=1, le=1024, description="Training threads; all cores where null.")] = None
+    save_seconds: Annotated[
+        float | None, Field(ge=0, description="Training is saved this often, for a new attempt to go on from; null: never.")
+    ] = None
+    split_batches: Annotated[
+        int, Field(ge=1, le=64, description="Parts in which each batch goes through the model, where memory did not suffice.")
+    ] = 1
 
 
 class ModelCheck(Config):

@@ -266,6 +266,28 @@ class StageFinished(Config):
     ]
 
 
+class TrainingSaved(Config):
+    """Training in progress was saved: a new attempt goes on from this step.
+
+    Its files lie under checkpoints/<folder>/. Whoever listens removes that folder once it has taken them; until then nothing
+    more is saved, so that no file changes while it is read.
+    """
+
+    type: Literal["training_saved"] = "training_saved"
+    stage: Stage
+    phase: Annotated[str, Field(max_length=60)]
+    step: int
+    total: int
+    folder: Annotated[str, Field(pattern=r"^training-[0-9]{1,9}$")]
+    files: tuple[File, ...]
+
+
+class Paused(Config):
+    """Stopped because it was asked to; what was saved is all there is. The last event."""
+
+    type: Literal["paused"] = "paused"
+
+
 class Finished(Config):
     """All is done; report.json is written."""
 
@@ -284,7 +306,8 @@ class Failed(Config):
 
 
 Event = Annotated[
-    Started | StageStarted | Progress | Log | ArtifactReady | StageFinished | Finished | Failed, Field(discriminator="type")
+    Started | StageStarted | Progress | Log | ArtifactReady | StageFinished | TrainingSaved | Paused | Finished | Failed,
+    Field(discriminator="type"),
 ]
 parse_event: TypeAdapter[Event] = TypeAdapter(Event)
 """Checks a line of the pipe: `parse_event.validate_json(line)`."""
