@@ -24,6 +24,7 @@ class Link:
     """What must still pass, in this order, before the next reply is lost."""
     seen: bytes = b""
     doomed: bool = False
+    dead: bool = False
 
     def close(self) -> None:
         for side in (self.client, self.server):
@@ -94,6 +95,12 @@ class Proxy:
         """Be a black hole for what the `client` or the `server` says, by default for both; nobody is told."""
         self.swallowed = frozenset(directions or ("client", "server"))
 
+    def forsake(self) -> None:
+        """Swallow for ever what the connections of this moment say, as a middlebox does that forgot them; new ones work."""
+        with self.lock:
+            for link in self.links:
+                link.dead = True
+
     def lose_reply(self, *needles: bytes) -> None:
         """Once: after a client has sent messages with these bytes, in this order, lose the reply to the last of them.
 
@@ -137,7 +144,7 @@ class Proxy:
             while data := source.recv(BUFFER):
                 if self.seconds:
                     time.sleep(self.seconds)
-                if name in self.swallowed:
+                if link.dead or name in self.swallowed:
                     continue
                 if name == "client":
                     self._look(link, data)
@@ -147,7 +154,7 @@ class Proxy:
                 sink.sendall(data)
         except OSError:
             pass
-        if name in self.swallowed and link in self.links:
+        if (link.dead or name in self.swallowed) and link in self.links:
             return  # a black hole does not tell of a closed connection either
         with self.lock:
             self.links.discard(link)
