@@ -5,8 +5,9 @@ workers for jobs, and each looks at jobs of its own.
 """
 
 import contextlib
+import json
 import os
-import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,10 @@ import pytest
 from sqlalchemy import Engine, text
 
 from app.db import make_engine
-from tests.conftest import DATABASES, ROOT, Database, Service, fresh_database, wait_for
+from tests.conftest import DATABASES, Database, Service, fresh_database, wait_for
 from tests.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
 from tests.faults.proxy import Proxy
-from tests.faults.servers import Postgres, Valkey
+from tests.faults.servers import Postgres, Server, Valkey
 
 PATIENCE = 300.0
 OVER = ("succeeded", "failed", "cancelled")
@@ -35,7 +36,9 @@ TWO: dict[str, Any] = {**SHORT, "quantize": {}}
 """Baseline and a quantized row."""
 LONG: dict[str, Any] = {**SHORT, "prepare": {"epochs": 200, "rate": 1e-3}}
 """Trains for longer than any test waits, in small steps."""
+QUICKLY = {"length": 8}
 STEADY = {
+    "LATHE_BACKOFF_SECONDS": "0.001",  # it doubles with each failure, and some jobs here have a dozen
     "LATHE_MAX_FAILURES": "50",  # a slow machine may lose a lease or two on its own, and that is not what is tested
     "LATHE_SWEEP_SECONDS": "1",
 }
@@ -50,9 +53,12 @@ class Stand:
     broker: Proxy
     postgres: Postgres | None
     database: Proxy | None
+    workers_database: Proxy | None
+    """Workers come to PostgreSQL through a proxy of their own, so that what is lost is theirs."""
     engine: Engine
     model: str = ""
     data: str = ""
+    marks: int = 0
     workers: int = 0
     jobs: list[str] = field(default_factory=list)
 
@@ -65,9 +71,18 @@ class Stand:
         """Start one more worker for jobs, with settings of its own; return its name."""
         self.workers += 1
         name = f"jobs-{self.workers}"
+        if self.database and self.workers_database:
+            theirs = self.service.database.url.replace(f":{self.database.port}/", f":{self.workers_database.port}/")
+            settings = {"LATHE_DATABASE_URL": theirs, **settings}
         with self.with_settings(**settings):
             self.service.start(name, "workers", "jobs")
         return name
+
+    def crash_at(self, *points: str) -> tuple[dict[str, str], list[Path]]:
+        """Settings that kill one process at each of these points, and the files that appear when it has happened."""
+        self.marks += 1
+        marks = [self.service.home / f"mark-{self.marks}-{point}" for point in points]
+        return {"LATHE_CRASH_AT": ",".join(f"{point}:{mark}" for point, mark in zip(points, marks, strict=True))}, marks
 
     @contextlib.contextmanager
     def with_settings(self, **settings: str) -> Iterator[None]:
@@ -106,7 +121,7 @@ class Stand:
     def submit(self, recipe: dict[str, Any], key: str | None = None, **body: Any) -> httpx.Response:
         """Send a job; return the answer, whatever it is."""
         recipe = {**TINY_RECIPE, **recipe}
-        sent = {"models": {"base": self.model}, "datasets": [self.data], "recipe": recipe, **body}
+        sent = {"models": {"base": self.model}, "datasets": [self.data], "recipe": recipe, "evaluate": QUICKLY, **body}
         return self.http.post("/v1/jobs", json=sent, headers={"Idempotency-Key": key} if key else {})
 
     def job(self, recipe: dict[str, Any], **body: Any) -> str:
@@ -173,7 +188,9 @@ class Stand:
             wait_for(agree, 60)
         except AssertionError:
             named, stored = self.named(), self.stored()
-            raise AssertionError(f"bytes that no row names: {sorted(stored - named)[:20]}; {self.service.log('keeper')[-2000:]}") from None
+            raise AssertionError(
+                f"bytes that no row names: {sorted(stored - named)[:20]}; {self.service.log('keeper')[-2000:]}"
+            ) from None
 
     def named(self) -> set[str]:
         """The storage keys of all rows."""
@@ -181,14 +198,14 @@ class Stand:
             keys = {key for (key,) in connection.execute(text("SELECT key FROM files WHERE key IS NOT NULL"))}
             rows = connection.execute(text("SELECT prefix, files FROM checkpoints")).all()
         for prefix, files in rows:
-            listed = __import__("json").loads(files) if isinstance(files, str) else files
+            listed = json.loads(files) if isinstance(files, str) else files
             keys |= {f"{prefix}/{file['path']}" for file in listed}
         return keys
 
     def stored(self) -> set[str]:
         """The keys of all files in storage."""
         root = self.service.home / "storage"
-        return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+        return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name != "filler"}
 
     def nothing_runs(self) -> None:
         """Wait until no engine is left on this stand, and no folder of a job."""
@@ -204,11 +221,12 @@ class Stand:
 
     def tidy(self) -> None:
         """End the workers and what is left to do; have everything else running, and the network whole."""
-        for proxy in filter(None, (self.broker, self.database)):
-            proxy.heal()
-        for server in filter(None, (self.valkey, self.postgres)):
+        servers: tuple[Server | None, ...] = (self.valkey, self.postgres)
+        for server in filter(None, servers):
             if server.process is None:
                 server.start()
+        for proxy in filter(None, (self.broker, self.database, self.workers_database)):
+            proxy.heal()
         for name in [name for name in self.service.processes if name.startswith("jobs")]:
             for process in self.family(name):
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -225,6 +243,27 @@ class Stand:
         self.jobs.clear()
 
 
+SMALL_DISK = os.geteuid() == 0 and subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+"""Whether we may mount: as root, and not in a container that forbids it."""
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str = "320m") -> Iterator[None]:
+    """A disk of its own that a test can fill."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+    yield
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def small_splits() -> dict[str, bytes]:
+    """As little data as a job can be measured on."""
+    return {
+        name: data if name.startswith("train") else b"".join(data.splitlines(keepends=True)[:24])
+        for name, data in tiny_splits().items()
+    }
+
+
 def is_engine(process: psutil.Process) -> bool:
     """Say whether a process is the engine itself, and not what confines it or what it has started."""
     with contextlib.suppress(psutil.Error):
@@ -239,7 +278,11 @@ def engines_in(scratch: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             line = process.cmdline()
-            if "compression" in line and any(str(scratch) in word for word in line) and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                "compression" in line
+                and any(str(scratch) in word for word in line)
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 found.append(process)
     return found
 
@@ -277,24 +320,24 @@ def shared(
     kind, folder = request.param, tmp_path_factory.mktemp(request.param)
     with contextlib.ExitStack() as stack:
         broker = stack.enter_context(Proxy(own_valkey.port))
-        server = proxy = None
+        server = proxy = theirs = None
         if kind == "postgresql":
             server = request.getfixturevalue("own_postgres")
-            proxy = stack.enter_context(Proxy(server.port))
-            own = stack.enter_context(
-                fresh_database(kind, server.url(), {**templates, "postgresql_key": server.key}, folder)
-            )
+            proxy, theirs = (stack.enter_context(Proxy(server.port)) for _ in range(2))
+            own = stack.enter_context(fresh_database(kind, server.url(), {**templates, "postgresql_key": server.key}, folder))
             through = Database(kind, own.url.replace(f":{server.port}/", f":{proxy.port}/"), own.key)
         else:
             own = through = stack.enter_context(fresh_database(kind, "", templates, folder))
         number = DATABASES.index(kind) + 1
         service = Service(folder / "home", through, own_valkey.url(broker.port, number), settings=dict(STEADY))
+        if SMALL_DISK:
+            stack.enter_context(small_disk(folder / "home" / "storage"))
         stack.callback(service.stop)
         service.start_api()
-        stand = Stand(service, own_valkey, broker, server, proxy, make_engine(own.url))
+        stand = Stand(service, own_valkey, broker, server, proxy, theirs, make_engine(own.url))
         stack.callback(stand.engine.dispose)
         service.start_workers("checks", "keeper")
-        model, data = send_model(stand.http, tiny), send_data(stand.http, tiny_splits())
+        model, data = send_model(stand.http, tiny), send_data(stand.http, small_splits())
         assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
         stand.model, stand.data = model["id"], data["id"]
         service.kill("checks")
