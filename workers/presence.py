@@ -15,6 +15,7 @@ from app.db import reading, writing
 from app.ids import new_id
 from app.models import Worker
 from app.settings import Settings
+from workers.sandbox import get_sandbox
 
 log = structlog.get_logger()
 
@@ -37,7 +38,7 @@ class Presence(threading.Thread):
             "memory_bytes": psutil.virtual_memory().total,
             "machine": platform.machine(),
             "python": platform.python_version(),
-            "confinement": "private folder, scrubbed environment",
+            "confinement": get_sandbox(self.settings).level,
         }
         with writing() as session:
             session.add(Worker(id=self.worker_id, kind=self.lane, host=socket.gethostname(), pid=os.getpid(), facts=facts))
