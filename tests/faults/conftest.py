@@ -267,8 +267,7 @@ def small_splits() -> dict[str, bytes]:
 def is_engine(process: psutil.Process) -> bool:
     """Say whether a process is the engine itself, and not what confines it or what it has started."""
     with contextlib.suppress(psutil.Error):
-        line = process.cmdline()
-        return "compression" in line and "run" in line and line[0].endswith(("python", "python3", "python3.11"))
+        return process.cmdline()[1:5] == ["-P", "-m", "compression", "run"]
     return False
 
 
