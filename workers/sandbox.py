@@ -198,8 +198,8 @@ def bubblewrap(read: Iterable[Path], folder: Path, lock: Path) -> Iterator[str]:
     for device in accelerators():
         yield from ("--dev-bind", str(device), str(device))
     yield from ("--bind", str(folder), str(folder), "--bind", str(lock), str(lock))
-    # What bubblewrap made to hold all this is memory, and not to be filled.
-    yield from ("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(folder))
+    # What bubblewrap made to hold all this is memory, and not to be filled. Root owns /proc/sys, with or without privileges.
+    yield from ("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(folder))
 
 
 def _package() -> Path:
