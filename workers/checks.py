@@ -83,7 +83,6 @@ def _look(row: Model | Dataset, folder: Path, settings: Settings, storage: Stora
         child = start(
             command("validate", spec, "--die-with-parent"),
             folder,
-            settings,
             sandbox,
             stdin=subprocess.DEVNULL,
             stdout=out,

@@ -28,7 +28,7 @@ SECONDS_TO_GO = 10.0
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
-def environment(folder: Path, settings: Settings) -> dict[str, str]:
+def environment(folder: Path, sandbox: Sandbox) -> dict[str, str]:
     """Return what a child may know: no credential, no address, no home of ours."""
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ def environment(folder: Path, settings: Settings) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         # One lock a host, beyond any job's folder: two jobs must not be timed at once.
-        "LATHE_MEASURE_LOCK": str(settings.scratch / "measure.lock"),
+        "LATHE_MEASURE_LOCK": str(sandbox.lock),
     }
 
 
@@ -56,7 +56,6 @@ def command(verb: str, spec: Path, *more: str) -> list[str]:
 def start(
     arguments: Sequence[str],
     folder: Path,
-    settings: Settings,
     sandbox: Sandbox,
     *,
     stdin: int,
@@ -68,7 +67,7 @@ def start(
     return subprocess.Popen(
         sandbox.wrap(arguments, folder),
         cwd=folder,
-        env=environment(folder, settings),
+        env=environment(folder, sandbox),
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
@@ -103,7 +102,6 @@ class Engine:
                 self.process = start(
                     command("run", spec, "--events-fd", str(writer), "--die-with-parent"),
                     folder,
-                    settings,
                     self.sandbox,
                     stdin=subprocess.PIPE,
                     stdout=out,

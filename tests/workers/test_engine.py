@@ -106,4 +106,4 @@ def test_memory_is_that_of_the_whole_tree(run: Callable[[str], Engine]) -> None:
 def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LATHE_DATABASE_URL", "LATHE_S3_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "LATHE_BROKER_URL"):
         monkeypatch.setenv(name, "secret")
-    assert "secret" not in environment(tmp_path, Settings(home=tmp_path)).values()
+    assert "secret" not in environment(tmp_path, sandbox.Sandbox("none", tmp_path / "lock")).values()
