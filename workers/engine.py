@@ -95,19 +95,23 @@ class Engine:
     def __init__(self, spec: Path, folder: Path, settings: Settings, sandbox: Sandbox | None = None) -> None:
         self.settings = settings
         self.sandbox = sandbox or get_sandbox(settings)
-        self.log = folder / "engine.log"
+        # Kept open: what its name leads to later is the engine's to choose.
+        self.log = (folder / "engine.log").open("w+b")
         reader, writer = os.pipe()
         try:
-            with self.log.open("wb") as out:
-                self.process = start(
-                    command("run", spec, "--events-fd", str(writer), "--die-with-parent"),
-                    folder,
-                    self.sandbox,
-                    stdin=subprocess.PIPE,
-                    stdout=out,
-                    stderr=out,
-                    pass_fds=(writer,),
-                )
+            self.process = start(
+                command("run", spec, "--events-fd", str(writer), "--die-with-parent"),
+                folder,
+                self.sandbox,
+                stdin=subprocess.PIPE,
+                stdout=self.log,
+                stderr=self.log,
+                pass_fds=(writer,),
+            )
+        except BaseException:
+            os.close(reader)
+            self.log.close()
+            raise
         finally:
             os.close(writer)
         self.pipe = reader
@@ -123,6 +127,7 @@ class Engine:
         self._drain()
         os.close(self.pipe)
         self.orders.close()
+        self.log.close()
 
     def events(self, tick: float) -> Iterator[Event | None]:
         """Yield events as they come, and None after each `tick` seconds without one; ends when the pipe does.
@@ -199,9 +204,9 @@ class Engine:
 
     def last_words(self, limit: int = 2000) -> str:
         """Return the end of what it printed."""
-        with self.log.open("rb") as source:
-            source.seek(max(0, self.log.stat().st_size - limit))
-            return source.read().decode(errors="replace").strip()
+        # At a place, not from one: the engine writes where our shared offset is.
+        size = os.fstat(self.log.fileno()).st_size
+        return os.pread(self.log.fileno(), limit, max(0, size - limit)).decode(errors="replace").strip()
 
     def _drain(self) -> None:
         """Wait until the engine let go of its pipe: what a signal has killed still has to go, and may be writing till then."""
