@@ -46,7 +46,7 @@ bench: setup ## Measure: each figure a ratio against a baseline of the same run
 
 setup-system: ## Debian, as root: what no wheel brings
 	apt-get update
-	apt-get install --yes --no-install-recommends ca-certificates curl python3-venv
+	apt-get install --yes --no-install-recommends bubblewrap ca-certificates curl python3-venv
 
 hooks: setup ## Run the checks before each commit
 	$(BIN)/pre-commit install

@@ -27,6 +27,7 @@ ATTEMPTS: dict[str, Callable[..., object]] = {
     "list": lambda path: sorted(entry.name for entry in Path(path).iterdir()),
     "open to write": lambda path: os.close(os.open(path, os.O_WRONLY)),
     "create": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_CREAT)),
+    "truncate": lambda path: os.truncate(path, Path(path).stat().st_size),
     "link to": lambda path: Path("stolen").hardlink_to(path),
     "move in": lambda path: Path(path).rename("moved"),
     "chmod": lambda path: Path(path).chmod(0o777),
@@ -41,7 +42,9 @@ ATTEMPTS: dict[str, Callable[..., object]] = {
     "limit": lambda pid: resource.prlimit(pid, resource.RLIMIT_NOFILE),
     "descriptors": lambda: sorted(entry.name for entry in Path("/proc/self/fd").iterdir()),
     "processes": lambda: [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit()],
-    "mounts": lambda: [line.split()[4] for line in Path("/proc/self/mountinfo").open() if line.split()[5].startswith("rw")],
+    "mounts": lambda: [
+        line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if line.split()[5].startswith("rw")
+    ],
     "privileges": lambda: [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Cap")],
 }
 
