@@ -17,7 +17,6 @@ from compression import checkpoint, failures
 from compression.errors import CompressionError, ConfigMismatch, DeviceError, DiskFull, OutOfMemory
 from compression.export import onnx
 from compression.export.artifact import write_config, write_tokenizer
-from compression.recipe import Evaluate
 from compression.report import ArtifactReady, Event, Failed, StageFinished, TrainingSaved, parse_event
 from compression.run import job
 from tests.compression.conftest import tiny_config
@@ -42,8 +41,8 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-# In turn: nothing but folders fits; test rows do, but no save; a save does, but no artifact; the baseline does, but no more.
-@pytest.mark.parametrize("small_disk", [8, 64, 500, 1100], indirect=True)
+# In turn: not even the test rows fit; they do, but no save; a save does, but no artifact; the baseline, but not the next one.
+@pytest.mark.parametrize("small_disk", [4, 64, 500, 1100], indirect=True)
 def test_a_full_disk_is_a_clean_failure(small_disk: Path, tmp_path: Path, encoder: Path, reviews: Path) -> None:
     spec = write_spec(tmp_path / "job", encoder, reviews, recipe=SHORT, output=str(small_disk / "out"), save_seconds=0)
     seen: list[Event] = []
@@ -175,7 +174,6 @@ def test_a_measuring_child_without_memory_is_tried_again_and_then_told(tmp_path:
     assert ask("not last") == "out_of_memory evaluate"
     told = json.loads(ask("last"))
     assert "Failed to allocate memory" in told["latency"]["not_measured"]
-    assert Evaluate().length < 1024
 
 
 def raised(problem: BaseException, cause: BaseException | None = None) -> BaseException:
