@@ -1,7 +1,8 @@
 """Named crash points: places at which a test or `make chaos` may have a process killed, as a power cut would.
 
 `LATHE_CRASH_AT=point` kills the first process that reaches the point, and every later one; `point:/path/mark` kills one
-process only, the one that makes the file. Unset, as it is outside tests, a point costs one comparison.
+process only, the one that makes the file. Several are separated by commas. Unset, as it is outside tests, a point costs one
+look into an empty dictionary.
 """
 
 import os
@@ -26,16 +27,17 @@ POINTS = (
 )
 """Every point there is; tests/faults kills at each."""
 
-_point, _, _mark = os.environ.get("LATHE_CRASH_AT", "").partition(":")
+_marks = {point: mark for point, _, mark in (entry.partition(":") for entry in os.environ.get("LATHE_CRASH_AT", "").split(","))}
 
 
 def reach(point: str) -> None:
     """Die here, at once and without a last word, where that was asked for."""
-    if point != _point:
+    mark = _marks.get(point)
+    if mark is None:
         return
-    if _mark:
+    if mark:
         try:
-            Path(_mark).touch(exist_ok=False)
+            Path(mark).touch(exist_ok=False)
         except FileExistsError:
             return
     os.kill(os.getpid(), signal.SIGKILL)

@@ -43,7 +43,11 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         broker_transport_options={
             "socket_connect_timeout": 2,
-            "socket_timeout": 30,
+            # The commands here answer in milliseconds. A connection that died without a word (a middlebox forgot it, the
+            # broker's machine lost power) is given up after so long, by those that ring as by workers, whose BRPOP no
+            # socket timeout watches: kombu drops it when its reply is overdue by the health check's interval.
+            "socket_timeout": 5,
+            "health_check_interval": 5,
             "socket_keepalive": True,
             "max_retries": 1,
             "interval_start": 0,

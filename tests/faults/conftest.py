@@ -1,0 +1,351 @@
+"""A stand: the service over servers of its own, with proxies between, on each database; uploads are made once.
+
+Tests share the stand of a database, since making one costs more than most tests; each begins with everything running but
+workers for jobs, and each looks at jobs of its own.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from sqlalchemy import Engine, text
+
+from app.db import make_engine
+from tests.conftest import DATABASES, Database, Service, fresh_database, wait_for
+from tests.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
+from tests.faults.proxy import Proxy
+from tests.faults.servers import Postgres, Server, Valkey
+
+PATIENCE = 300.0
+OVER = ("succeeded", "failed", "cancelled")
+POSTGRES = pytest.mark.parametrize("stand", ["postgresql"], indirect=True)
+SQLITE = pytest.mark.parametrize("stand", ["sqlite"], indirect=True)
+"""For faults that only one of the databases can have, or that have nothing to do with it."""
+
+SHORT: dict[str, Any] = {"prepare": {"epochs": 1, "rate": 1e-3}, "quantize": None, "prune": None, "distill": None}
+"""Only the baseline: prepare, export, measure. The cheapest job that there is."""
+TWO: dict[str, Any] = {**SHORT, "quantize": {}}
+"""Baseline and a quantized row."""
+LONG: dict[str, Any] = {**SHORT, "prepare": {"epochs": 200, "rate": 1e-3}}
+"""Trains for longer than any test waits, in small steps."""
+QUICKLY = {"length": 8}
+STEADY = {
+    "LATHE_BACKOFF_SECONDS": "0.001",  # it doubles with each failure, and some jobs here have a dozen
+    "LATHE_MAX_FAILURES": "50",  # a slow machine may lose a lease or two on its own, and that is not what is tested
+    "LATHE_SWEEP_SECONDS": "1",
+}
+
+
+@dataclass
+class Stand:
+    """What a test holds in its hands."""
+
+    service: Service
+    valkey: Valkey
+    broker: Proxy
+    postgres: Postgres | None
+    database: Proxy | None
+    workers_database: Proxy | None
+    """Workers come to PostgreSQL through a proxy of their own, so that what is lost is theirs."""
+    engine: Engine
+    model: str = ""
+    data: str = ""
+    marks: int = 0
+    workers: int = 0
+    jobs: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.http = self.service.client()
+
+    # Processes.
+
+    def start_worker(self, **settings: str) -> str:
+        """Start one more worker for jobs, with settings of its own; return its name."""
+        self.workers += 1
+        name = f"jobs-{self.workers}"
+        if self.database and self.workers_database:
+            theirs = self.service.database.url.replace(f":{self.database.port}/", f":{self.workers_database.port}/")
+            settings = {"LATHE_DATABASE_URL": theirs, **settings}
+        with self.with_settings(**settings):
+            self.service.start(name, "workers", "jobs")
+        return name
+
+    def crash_at(self, *points: str) -> tuple[dict[str, str], list[Path]]:
+        """Settings that kill one process at each of these points, and the files that appear when it has happened."""
+        self.marks += 1
+        marks = [self.service.home / f"mark-{self.marks}-{point}" for point in points]
+        return {"LATHE_CRASH_AT": ",".join(f"{point}:{mark}" for point, mark in zip(points, marks, strict=True))}, marks
+
+    @contextlib.contextmanager
+    def with_settings(self, **settings: str) -> Iterator[None]:
+        """Start what is started within with these settings."""
+        before = dict(self.service.settings)
+        self.service.settings.update(settings)
+        yield
+        self.service.settings.clear()
+        self.service.settings.update(before)
+
+    def restart_api(self, **settings: str) -> None:
+        """Kill the API where it still runs, and start it."""
+        self.service.kill("api")
+        with self.with_settings(**settings):
+            self.service.start_api()
+
+    def family(self, name: str) -> list[psutil.Process]:
+        """The processes beneath one of ours: a worker's child, its engine, and what that has started."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.service.processes[name].pid).children(recursive=True)
+        return []
+
+    def engine_of(self, name: str) -> psutil.Process:
+        """Wait for a worker's engine, and return it."""
+        found = wait_for(lambda: [p for p in self.family(name) if is_engine(p)], PATIENCE)
+        assert isinstance(found, list)
+        engine: psutil.Process = found[0]
+        return engine
+
+    def wait_end(self, name: str) -> None:
+        """Wait until a process has ended by itself."""
+        self.service.processes[name].wait(PATIENCE)
+
+    # Jobs.
+
+    def submit(self, recipe: dict[str, Any], key: str | None = None, **body: Any) -> httpx.Response:
+        """Send a job; return the answer, whatever it is."""
+        recipe = {**TINY_RECIPE, **recipe}
+        sent = {"models": {"base": self.model}, "datasets": [self.data], "recipe": recipe, "evaluate": QUICKLY, **body}
+        return self.http.post("/v1/jobs", json=sent, headers={"Idempotency-Key": key} if key else {})
+
+    def job(self, recipe: dict[str, Any], **body: Any) -> str:
+        """Submit a job; return its id."""
+        answer = self.submit(recipe, **body)
+        assert answer.status_code == 202, answer.text
+        self.jobs.append(answer.json()["id"])
+        return self.jobs[-1]
+
+    def show(self, job_id: str) -> dict[str, Any]:
+        """The job as its sender sees it."""
+        answer = self.http.get(f"/v1/jobs/{job_id}")
+        found: dict[str, Any] = answer.json() if answer.status_code == 200 else {"state": "unknown", "stage": None}
+        return found
+
+    def events(self, job_id: str) -> list[dict[str, Any]]:
+        """All that happened to a job."""
+        return list(self.http.get(f"/v1/jobs/{job_id}/events?page_size=1000").json()["items"])
+
+    def reached(self, job_id: str, *types: str) -> None:
+        """Wait until a job has had an event of each of these types."""
+
+        def there() -> bool:
+            assert not set(OVER) - set(types) & {self.show(job_id)["state"]}, self.show(job_id)
+            return set(types) <= {event["type"] for event in self.events(job_id)}
+
+        wait_for(there, PATIENCE)
+
+    def over(self, job_id: str, state: str = "succeeded") -> dict[str, Any]:
+        """Wait for the job's outcome; check that it is this one, and that the whole story holds together."""
+        try:
+            wait_for(lambda: self.show(job_id)["state"] in OVER, PATIENCE)
+        except AssertionError:
+            raise AssertionError(f"{self.show(job_id)}\n{self.logs()}") from None
+        found = self.show(job_id)
+        assert found["state"] == state, (found["error"], self.logs())
+        self.check_story(job_id)
+        return found
+
+    def check_story(self, job_id: str) -> None:
+        """One outcome and nothing after it, no gap in the events, no stage finished twice, rows as the events tell."""
+        found, told = self.show(job_id), self.events(job_id)
+        assert [event["seq"] for event in told] == list(range(1, len(told) + 1))
+        types = [event["type"] for event in told]
+        assert [kind for kind in types if kind in OVER] == [found["state"]] == types[-1:]
+        finished = [event["data"]["row"]["stage"] for event in told if event["type"] == "stage_finished"]
+        assert len(set(finished)) == len(finished), finished
+        assert finished == [row["stage"] for row in found["rows"]]
+        if found["state"] == "succeeded":
+            report = self.http.get(f"/v1/jobs/{job_id}/report").json()
+            assert finished == [row["stage"] for row in report["rows"]]
+            artifacts = self.http.get(f"/v1/jobs/{job_id}/artifacts").json()["items"]
+            assert sorted(one["name"] for one in artifacts) == sorted(one["name"] for one in report["artifacts"])
+
+    def bytes_are_those_of_rows(self) -> None:
+        """Wait until the keeper has swept: every file in storage is named by a row, and every row's file is there."""
+
+        def agree() -> bool:
+            named, stored = self.named(), self.stored()
+            assert not named - stored, f"rows without bytes: {named - stored}"
+            return named == stored
+
+        try:
+            wait_for(agree, 60)
+        except AssertionError:
+            named, stored = self.named(), self.stored()
+            raise AssertionError(
+                f"bytes that no row names: {sorted(stored - named)[:20]}; {self.service.log('keeper')[-2000:]}"
+            ) from None
+
+    def named(self) -> set[str]:
+        """The storage keys of all rows."""
+        with self.engine.connect() as connection:
+            keys = {key for (key,) in connection.execute(text("SELECT key FROM files WHERE key IS NOT NULL"))}
+            rows = connection.execute(text("SELECT prefix, files FROM checkpoints")).all()
+        for prefix, files in rows:
+            listed = json.loads(files) if isinstance(files, str) else files
+            keys |= {f"{prefix}/{file['path']}" for file in listed}
+        return keys
+
+    def stored(self) -> set[str]:
+        """The keys of all files in storage."""
+        root = self.service.home / "storage"
+        return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name != "filler"}
+
+    def nothing_runs(self) -> None:
+        """Wait until no engine is left on this stand, and no folder of a job."""
+        scratch = self.service.home / "scratch"
+        wait_for(lambda: not engines_in(scratch), 60)
+        wait_for(lambda: not list(scratch.glob("job_*")), 60)
+
+    def logs(self) -> str:
+        """The last words of all processes."""
+        return "\n".join(f"--- {name}\n{self.service.log(name)[-3000:]}" for name in self.service.processes)
+
+    # Between tests.
+
+    def tidy(self) -> None:
+        """End the workers and what is left to do; have everything else running, and the network whole."""
+        servers: tuple[Server | None, ...] = (self.valkey, self.postgres)
+        for server in filter(None, servers):
+            if server.process is None:
+                server.start()
+        for proxy in filter(None, (self.broker, self.database, self.workers_database)):
+            proxy.heal()
+        for name in [name for name in self.service.processes if name.startswith("jobs")]:
+            for process in self.family(name):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.service.kill(name)
+            del self.service.processes[name]
+        for name in ("api", "keeper"):
+            process = self.service.processes[name]
+            if process.poll() is not None:
+                self.service.start_api() if name == "api" else self.service.start_workers("keeper")
+        for job_id in self.jobs:
+            with contextlib.suppress(httpx.TransportError):
+                self.http.post(f"/v1/jobs/{job_id}/cancel")
+        self.jobs.clear()
+
+
+SMALL_DISK = os.geteuid() == 0 and subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+"""Whether we may mount: as root, and not in a container that forbids it."""
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str = "320m") -> Iterator[None]:
+    """A disk of its own that a test can fill."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
+    yield
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def small_splits() -> dict[str, bytes]:
+    """As little data as a job can be measured on."""
+    return {
+        name: data if name.startswith("train") else b"".join(data.splitlines(keepends=True)[:24])
+        for name, data in tiny_splits().items()
+    }
+
+
+def is_engine(process: psutil.Process) -> bool:
+    """Say whether a process is the engine itself, and not what confines it or what it has started."""
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()[1:5] == ["-P", "-m", "compression", "run"]
+    return False
+
+
+def engines_in(scratch: Path) -> list[psutil.Process]:
+    """All engine processes whose work lies beneath a folder."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline()
+            if (
+                "compression" in line
+                and any(str(scratch) in word for word in line)
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
+                found.append(process)
+    return found
+
+
+@pytest.fixture(scope="session")
+def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A broker that tests may kill."""
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A PostgreSQL that tests may kill."""
+    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
+        server.make_template()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that trains in no time."""
+    return tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session", params=DATABASES)
+def shared(
+    request: pytest.FixtureRequest,
+    own_valkey: Valkey,
+    templates: dict[str, str],
+    tiny: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stand]:
+    """The stand of one database."""
+    kind, folder = request.param, tmp_path_factory.mktemp(request.param)
+    with contextlib.ExitStack() as stack:
+        broker = stack.enter_context(Proxy(own_valkey.port))
+        server = proxy = theirs = None
+        if kind == "postgresql":
+            server = request.getfixturevalue("own_postgres")
+            proxy, theirs = (stack.enter_context(Proxy(server.port)) for _ in range(2))
+            own = stack.enter_context(fresh_database(kind, server.url(), {**templates, "postgresql_key": server.key}, folder))
+            through = Database(kind, own.url.replace(f":{server.port}/", f":{proxy.port}/"), own.key)
+        else:
+            own = through = stack.enter_context(fresh_database(kind, "", templates, folder))
+        number = DATABASES.index(kind) + 1
+        service = Service(folder / "home", through, own_valkey.url(broker.port, number), settings=dict(STEADY))
+        if SMALL_DISK:
+            stack.enter_context(small_disk(folder / "home" / "storage"))
+        stack.callback(service.stop)
+        service.start_api()
+        stand = Stand(service, own_valkey, broker, server, proxy, theirs, make_engine(own.url))
+        stack.callback(stand.engine.dispose)
+        service.start_workers("checks", "keeper")
+        model, data = send_model(stand.http, tiny), send_data(stand.http, small_splits())
+        assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
+        stand.model, stand.data = model["id"], data["id"]
+        service.kill("checks")
+        del service.processes["checks"]
+        yield stand
+
+
+@pytest.fixture
+def stand(shared: Stand) -> Iterator[Stand]:
+    """The stand, tidied up after each test."""
+    yield shared
+    shared.tidy()

@@ -1,0 +1,144 @@
+"""Stands in for `compression/run.py` in a copy of the code: an engine that a model file has taken over.
+
+It does what the job's seed says, with what the test wrote to `forged.json` beside it.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FORGED: dict[str, Any] = {}
+OUT = Path.cwd() / "out"
+
+
+class Channel:
+    """The pipe to the worker."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def write(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self.number, data) :]
+
+    def say(self, **event: Any) -> None:
+        self.write(json.dumps(event).encode() + b"\n")
+
+    def artifact(self, name: str, *files: dict[str, Any]) -> None:
+        self.say(type="artifact", artifact={**FORGED["artifact"], "name": name, "files": files})
+
+    def row(self, checkpoint: tuple[dict[str, Any], ...] = (), **changes: Any) -> None:
+        self.say(type="stage_finished", row={**FORGED["row"], **changes}, checkpoint=checkpoint)
+
+
+def a_file_is_a_link_out(channel: Channel) -> None:
+    (OUT / "artifacts/x").mkdir(parents=True)
+    (OUT / "artifacts/x/file").symlink_to(FORGED["victim"]["place"])
+    channel.artifact("x", {**FORGED["victim"]["file"], "path": "file"})
+
+
+def a_folder_is_a_link_out(channel: Channel) -> None:
+    OUT.mkdir()
+    place = Path(FORGED["victim"]["place"])
+    (OUT / "artifacts").symlink_to(place.parent.parent)
+    channel.artifact(place.parent.name, {**FORGED["victim"]["file"], "path": place.name})
+
+
+def an_artifacts_name_leads_to_anothers_bytes(channel: Channel) -> None:
+    deep = OUT / "1/2/3/4/5"
+    deep.mkdir(parents=True)
+    (OUT / "artifacts").symlink_to(deep)
+    folder, _, name = FORGED["victim"]["key"].rpartition("/")
+    target = f"../../../../{folder}"
+    (OUT / "artifacts" / target).mkdir(parents=True)
+    (OUT / "artifacts" / target / name).write_bytes(b"overwritten")
+    channel.artifact(target, {**FORGED["overwritten"], "path": name})
+
+
+def saved_training_is_anothers(channel: Channel) -> None:
+    OUT.mkdir()
+    (OUT / "checkpoints").symlink_to(FORGED["bystander"])
+    channel.say(type="training_saved", stage="baseline", phase="tune", step=1, total=2, folder="training-1", files=[])
+
+
+def a_file_is_a_pipe(channel: Channel) -> None:
+    (OUT / "artifacts/x").mkdir(parents=True)
+    os.mkfifo(OUT / "artifacts/x/file")
+    channel.artifact("x", {"path": "file", "size": 0, "sha256": "0" * 64})
+
+
+def a_file_is_another(channel: Channel) -> None:
+    (OUT / "artifacts/x").mkdir(parents=True)
+    (OUT / "artifacts/x/file").write_bytes(b"not what was promised")
+    channel.artifact("x", {**FORGED["overwritten"], "path": "file"})
+
+
+def a_checkpoints_path_leads_out(channel: Channel) -> None:
+    channel.row(({"path": "../../../spec.json", "size": 1, "sha256": "0" * 64},))
+
+
+def a_flood(channel: Channel) -> None:
+    for _ in range(5000):
+        channel.say(type="log", message="look at me")
+
+
+def a_line_without_end(channel: Channel) -> None:
+    for _ in range(8):
+        channel.write(b"x" * (1 << 20))
+
+
+def no_event_at_all(channel: Channel) -> None:
+    channel.write(b'{"type": "outcome", "state": "succeeded", "job": "another"}\n')
+
+
+def numbers_that_are_none(channel: Channel) -> None:
+    channel.write(b'{"type":"progress","stage":"baseline","phase":"x","step":1,"total":2,"fraction":0.5,"loss":NaN}\n')
+
+
+def numbers_beyond_all_bounds(channel: Channel) -> None:
+    channel.row(parameters={"total": 10**30, "embedding": 0, "other": 10**30})
+
+
+def a_pause_that_nobody_asked_for(channel: Channel) -> None:
+    channel.say(type="paused")
+
+
+def a_stage_twice(channel: Channel) -> None:
+    channel.row()
+    channel.row()
+
+
+def a_report_of_rows_that_never_were(channel: Channel) -> None:
+    channel.say(type="finished", report=FORGED["report"])
+    os._exit(0)
+
+
+TRICKS: tuple[Callable[[Channel], None], ...] = (
+    a_file_is_a_link_out,
+    a_folder_is_a_link_out,
+    an_artifacts_name_leads_to_anothers_bytes,
+    saved_training_is_anothers,
+    a_file_is_a_pipe,
+    a_file_is_another,
+    a_checkpoints_path_leads_out,
+    a_flood,
+    a_line_without_end,
+    no_event_at_all,
+    numbers_that_are_none,
+    numbers_beyond_all_bounds,
+    a_pause_that_nobody_asked_for,
+    a_stage_twice,
+    a_report_of_rows_that_never_were,
+)
+
+
+def main(path: Path, events_fd: int, *_: object) -> int:
+    """Play the trick that the seed names; then do nothing, and wait to be stopped."""
+    channel = Channel(events_fd)
+    FORGED.update(json.loads((Path(__file__).parent / "forged.json").read_text("utf-8")))
+    TRICKS[json.loads(path.read_text("utf-8"))["recipe"]["train"]["seed"]](channel)
+    time.sleep(600)
+    return 0

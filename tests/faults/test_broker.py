@@ -1,0 +1,82 @@
+"""The broker carries wake-ups only: without it jobs are accepted as quickly as ever, and end a little later."""
+
+import threading
+
+import httpx
+
+from app.queue import JOBS, Bell
+from app.settings import Settings
+from tests.conftest import wait_for
+from tests.faults.conftest import LONG, SHORT, SQLITE, Stand
+
+SILENCE = 5.0
+"""Less than any try of ours to talk to a broker that says nothing may take (app/queue.py): who waits for one is found out."""
+
+
+@SQLITE
+def test_jobs_end_though_the_broker_is_killed_restarted_and_flushed(stand: Stand) -> None:
+    stand.start_worker()
+    running = stand.job(SHORT)
+    stand.reached(running, "claimed")
+    stand.valkey.kill()
+    accepted = stand.job(SHORT)
+    stand.valkey.start()
+    flushed = stand.job(SHORT)
+    stand.valkey.flush()
+    for job_id in (running, accepted, flushed):
+        stand.over(job_id)
+
+
+def test_submitting_does_not_wait_for_a_broker_that_says_nothing(stand: Stand) -> None:
+    stand.broker.swallow()
+    with httpx.Client(base_url=stand.service.url, headers=stand.http.headers, timeout=SILENCE) as impatient:
+        stand.http, kept = impatient, stand.http
+        waiting = [stand.job(SHORT) for _ in range(5)]
+        stand.http = kept
+    assert {stand.show(job_id)["state"] for job_id in waiting} == {"queued"}
+
+
+@SQLITE
+def test_a_worker_takes_new_work_though_its_connections_died_without_a_word(stand: Stand) -> None:
+    name = stand.start_worker()
+    first = stand.job(LONG)
+    stand.reached(first, "claimed")
+    assert stand.http.post(f"/v1/jobs/{first}/cancel").status_code == 202
+    wait_for(lambda: stand.show(first)["state"] == "cancelled")
+    # What a middlebox does that forgot the connections of the API, the keeper and the idle worker: nobody is told.
+    stand.broker.forsake()
+    job_id = stand.job(LONG)
+    stand.reached(job_id, "claimed")
+    assert stand.service.processes[name].poll() is None
+    assert stand.events(job_id)[1]["data"]["attempt"] == 1
+
+
+@SQLITE
+def test_a_worker_takes_new_work_after_the_broker_was_a_black_hole(stand: Stand) -> None:
+    name = stand.start_worker()
+    wait_for(lambda: " ready" in stand.service.log(name) or stand.broker.links)
+    stand.broker.swallow()
+    log = stand.service.log
+    wait_for(lambda: "Cannot connect" in log(name), 120)  # it has noticed, and what it connects to swallows as well
+    job_id = stand.job(LONG)
+    stand.broker.heal()
+    stand.reached(job_id, "claimed")
+
+
+def test_a_ring_that_nobody_hears_holds_nobody_up(stand: Stand) -> None:
+    stand.broker.swallow()
+    bell = Bell(Settings(broker_url=stand.service.broker))
+    rung = threading.Event()
+
+    def ring() -> None:
+        for _ in range(100):
+            bell.ring(JOBS)
+        rung.set()
+
+    threading.Thread(target=ring, daemon=True).start()
+    assert rung.wait(SILENCE)
+    wait_for(lambda: bell.lost, 120)  # and each is given up in the end, or the thread would hang for ever
+    assert bell.sent == 0
+    stand.broker.heal()
+    bell.ring(JOBS)
+    wait_for(lambda: bell.sent, 120)

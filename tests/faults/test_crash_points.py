@@ -1,0 +1,85 @@
+"""Death at every named point: the job ends once, succeeded, no stage is done twice, and no byte is left over."""
+
+import os
+from collections.abc import Sequence
+
+import httpx
+import pytest
+
+from app.crash import POINTS
+from tests.conftest import wait_for
+from tests.faults.conftest import SHORT, Stand
+
+OF_API = ("api_before_commit", "api_after_commit")
+OF_WORKER = tuple(point for point in POINTS if point.startswith("worker_"))
+ONE_ROW = tuple(point for point in OF_WORKER if point.rpartition("_")[2] not in {"quantized", "pruned", "distilled"})
+"""The points that a job with a single row passes."""
+
+
+def test_every_point_belongs_to_a_process() -> None:
+    """So that a new one is not forgotten here."""
+    of_keeper = ("keeper_after_reap", "keeper_before_purge_recorded")
+    assert set(POINTS) == {*OF_API, *OF_WORKER, *of_keeper}
+
+
+@pytest.mark.parametrize("point", OF_API)
+def test_a_sender_who_asks_again_after_the_api_died_has_one_job(point: str, stand: Stand) -> None:
+    settings, (mark,) = stand.crash_at(point)
+    stand.restart_api(**settings)
+    key = os.urandom(8).hex()
+    with pytest.raises(httpx.TransportError):
+        stand.submit(SHORT, key, labels={"sent": key})
+    assert mark.exists()
+    stand.restart_api()
+    again = stand.submit(SHORT, key, labels={"sent": key})
+    assert again.status_code == 202
+    assert ("Idempotency-Replayed" in again.headers) == (point == "api_after_commit")
+    stand.jobs.append(again.json()["id"])
+    listed = stand.http.get(f"/v1/jobs?label=sent:{key}").json()["items"]
+    assert [job["id"] for job in listed] == [again.json()["id"]]
+    assert [event["type"] for event in stand.events(again.json()["id"])] == ["queued"]
+
+
+def dies_at(stand: Stand, points: Sequence[str], recipe: dict[str, object]) -> str:
+    """Run a job whose worker dies once at each of these points; return its id when it has succeeded."""
+    settings, marks = stand.crash_at(*points)
+    stand.start_worker(**settings, LATHE_SAVE_SECONDS="0.05")
+    job_id = stand.job(recipe)
+    done = stand.over(job_id)
+    assert [mark.name for mark in marks if not mark.exists()] == []
+    # One death comes after the outcome is written, and costs nothing.
+    assert done["attempt"] >= len(points)
+    return job_id
+
+
+def test_a_worker_that_dies_at_every_point_in_turn(stand: Stand) -> None:
+    """All points on PostgreSQL; on SQLite those that do not ask for four stages."""
+    everything = stand.postgres is not None
+    job_id = dies_at(stand, OF_WORKER if everything else ONE_ROW, {} if everything else SHORT)
+    finished = [row["stage"] for row in stand.show(job_id)["rows"]]
+    assert finished == ["baseline", "quantized", "pruned", "distilled"][: None if everything else 1]
+    stand.nothing_runs()
+    stand.bytes_are_those_of_rows()
+
+
+def test_a_keeper_that_dies_leaves_its_work_to_the_next(stand: Stand) -> None:
+    settings, (reaped, purged) = stand.crash_at("keeper_after_reap", "keeper_before_purge_recorded")
+    stand.service.kill("keeper")
+    with stand.with_settings(**settings):
+        stand.service.start_workers("keeper")
+    name = stand.start_worker()
+    job_id = stand.job(SHORT)
+    stand.reached(job_id, "started")
+    stand.service.kill(name)  # all of it: only the keeper can find out
+    stand.wait_end("keeper")
+    assert reaped.exists()
+    with stand.with_settings(**settings):
+        stand.service.start_workers("keeper")
+    stand.start_worker()
+    stand.over(job_id)
+    assert stand.http.delete(f"/v1/jobs/{job_id}").status_code == 204
+    stand.wait_end("keeper")
+    assert purged.exists()
+    stand.service.start_workers("keeper")
+    wait_for(lambda: not [key for key in stand.stored() if job_id in key])
+    stand.bytes_are_those_of_rows()

@@ -1,0 +1,70 @@
+"""PostgreSQL goes away, comes back, loses a reply or says nothing: a job ends once, and nothing is told twice."""
+
+import os
+
+import pytest
+
+from tests.conftest import wait_for
+from tests.faults.conftest import POSTGRES, SHORT, TWO, Stand, is_engine
+
+pytestmark = POSTGRES
+
+
+def test_a_job_survives_a_killed_and_a_restarted_postgresql(stand: Stand) -> None:
+    assert stand.postgres is not None
+    stand.start_worker()
+    job_id = stand.job(TWO)
+    stand.reached(job_id, "started")
+    stand.postgres.restart()
+    wait_for(lambda: stand.show(job_id)["stage"] == "quantized", 120)
+    stand.postgres.restart(clean=True)
+    stand.over(job_id)
+    stand.bytes_are_those_of_rows()
+
+
+def test_a_job_whose_acceptance_got_lost_is_there_once(stand: Stand) -> None:
+    assert stand.database is not None
+    stand.database.lose_reply(b"INSERT INTO jobs", b"COMMIT")
+    key = os.urandom(8).hex()
+    answer = stand.submit(SHORT, key, labels={"lost": key})
+    assert stand.database.lost.wait(30)
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    again = stand.submit(SHORT, key, labels={"lost": key})
+    assert (again.status_code, again.headers["Idempotency-Replayed"]) == (202, "true")
+    stand.jobs.append(again.json()["id"])
+    listed = stand.http.get(f"/v1/jobs?label=lost:{key}").json()["items"]
+    assert [job["id"] for job in listed] == [again.json()["id"]]
+
+
+def test_lost_replies_to_a_workers_commits_tell_nothing_twice(stand: Stand) -> None:
+    proxy = stand.workers_database
+    assert proxy is not None
+    proxy.lose_reply(b"claimed", b"COMMIT")
+    stand.start_worker()
+    job_id = stand.job(TWO)
+    assert proxy.lost.wait(60)
+    proxy.lose_reply(b"stage_finished", b"COMMIT")
+    assert proxy.lost.wait(240)
+    proxy.lose_reply(b"succeeded", b"COMMIT")
+    assert proxy.lost.wait(240)
+    stand.over(job_id)
+    stand.bytes_are_those_of_rows()
+
+
+@pytest.mark.parametrize("directions", [("client", "server"), ("server",)], ids=["both", "replies"])
+def test_a_worker_that_hears_nothing_of_its_database_has_stopped_when_another_begins(
+    directions: tuple[str, ...], stand: Stand
+) -> None:
+    assert stand.database is not None
+    assert stand.workers_database is not None
+    deaf = stand.start_worker()
+    job_id = stand.job(SHORT)
+    stand.reached(job_id, "started")
+    old = [process for process in stand.family(deaf) if is_engine(process)]
+    assert old
+    stand.workers_database.swallow(*directions)
+    stand.reached(job_id, "requeued")  # its lease ran out
+    assert not [process for process in old if process.is_running() and process.status() != "zombie"]
+    stand.start_worker(LATHE_DATABASE_URL=stand.service.database.url)
+    stand.over(job_id)
+    stand.bytes_are_those_of_rows()

@@ -1,0 +1,96 @@
+"""An engine that a model file has taken over: each of its tricks ends as `engine_misbehaved` and harms nobody else."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tests.client.figures import report, row
+from tests.conftest import ROOT
+from tests.faults.conftest import SHORT, Stand
+from tests.faults.hostile_engine import TRICKS
+
+OVERWRITTEN = b"overwritten"
+ON_EITHER = {"numbers_that_are_none", "numbers_beyond_all_bounds"}
+"""Tricks that aim at the database. The others are tried over one of them."""
+
+
+def forged(stand: Stand, bystander: Path) -> dict[str, Any]:
+    """What the engine needs for its lies: a file that it must not reach, and figures that look right."""
+    with stand.engine.connect() as connection:
+        query = text("SELECT key, size, sha256 FROM files WHERE model_id = :model ORDER BY size LIMIT 1")
+        key, size, digest = connection.execute(query, {"model": stand.model}).one()
+    return {
+        "victim": {
+            "key": key,
+            "place": str(stand.service.home / "storage" / key),
+            "file": {"size": size, "sha256": digest},
+        },
+        "bystander": str(bystander),
+        "overwritten": {"size": len(OVERWRITTEN), "sha256": hashlib.sha256(OVERWRITTEN).hexdigest()},
+        "artifact": report().artifacts[0].model_dump(mode="json"),
+        "row": row("baseline", 1, 1, 1.0, 0.5).model_dump(mode="json"),
+        "report": report().model_dump(mode="json"),
+    }
+
+
+@pytest.fixture
+def bystander(stand: Stand) -> Iterator[Path]:
+    """The folder in which another job of this host has saved its training."""
+    folder = stand.service.home / "scratch" / "job_bystander-1" / "out" / "checkpoints"
+    (folder / "training-1").mkdir(parents=True)
+    (folder / "training-1" / "state").write_text("hours of work")
+    yield folder
+    shutil.rmtree(folder.parent.parent)
+
+
+@pytest.fixture
+def worker(stand: Stand, bystander: Path, tmp_path: Path) -> subprocess.Popen[bytes]:
+    """A worker that runs from a copy of the code in which the engine is the enemy's."""
+    for package in ("app", "compression", "workers"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(Path(__file__).parent / "hostile_engine.py", tmp_path / "compression" / "run.py")
+    (tmp_path / "compression" / "forged.json").write_text(json.dumps(forged(stand, bystander)))
+    with stand.with_settings(LATHE_MAX_FAILURES="1"), (stand.service.home / "jobs-hostile.log").open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workers", "jobs"],
+            cwd=tmp_path,
+            env=stand.service.env,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    stand.service.processes["jobs-hostile"] = process
+    return process
+
+
+def test_whatever_an_engine_tries_its_own_job_fails_and_no_other(
+    stand: Stand, worker: subprocess.Popen[bytes], bystander: Path
+) -> None:
+    tried = {
+        trick.__name__: stand.job({**SHORT, "train": {"seed": number}})
+        for number, trick in enumerate(TRICKS)
+        if stand.postgres is None or trick.__name__ in ON_EITHER
+    }
+    uploads = stand.service.home / "storage" / "uploads"
+    before = {path: path.read_bytes() for path in uploads.rglob("*") if path.is_file()}
+    found = {}
+    for trick, job_id in tried.items():
+        try:
+            error = stand.over(job_id, "failed")["error"]
+            found[trick] = error["code"]
+        except AssertionError as problem:
+            found[trick] = str(problem)[:300]
+    assert found == dict.fromkeys(tried, "engine_misbehaved")
+    assert {path: path.read_bytes() for path in uploads.rglob("*") if path.is_file()} == before
+    assert (bystander / "training-1" / "state").read_text() == "hours of work"
+    assert stand.http.get("/v1/jobs?page_size=100").status_code == 200
+    assert worker.poll() is None
+    stand.bytes_are_those_of_rows()

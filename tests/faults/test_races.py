@@ -1,0 +1,108 @@
+"""Transitions in threads that race, on both databases: exactly one wins, and the events tell which."""
+
+import random
+import threading
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import jobs
+from app.errors import WrongState
+from app.models import Event, Job, Team
+from tests.faults.conftest import OVER, Stand
+
+RACES = 40
+
+
+def test_a_cancel_that_meets_the_end_loses_or_wins_but_never_both(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.jobs.wake_after_commit", lambda *_: None)  # no worker is to know of these
+    outcomes = []
+    for number in range(RACES):
+        with Session(stand.engine) as session, session.begin():
+            team = session.scalars(select(Team.id)).first()
+            assert team is not None
+            values = {"recipe": {}, "evaluate": {}, "targets": {}, "task": "text-classification"}
+            waiting = Job(team_id=team, name="race", model_id=stand.model, dataset_id=stand.data, priority=99, **values)
+            job_id = jobs.submit(session, waiting).id
+        outcomes.append(race(stand, team, job_id, random.Random(number)))
+        with Session(stand.engine) as session:
+            job = session.get_one(Job, job_id)
+            told = session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq)).all()
+        types = [event.type for event in told]
+        assert job.state == outcomes[-1] != "running"
+        assert [kind for kind in types if kind in OVER] == [job.state] == types[-1:]
+        assert [event.seq for event in told] == list(range(1, job.event_seq + 1))
+    assert set(outcomes) == {"succeeded", "cancelled"}  # or the race was none
+
+
+def race(stand: Stand, team: str, job_id: str, choose: random.Random) -> str:
+    """Let a worker finish a job while its sender cancels it; return the outcome that was written."""
+    ready = threading.Barrier(2)
+    problems: list[BaseException] = []
+
+    def worker() -> None:
+        try:
+            with Session(stand.engine, expire_on_commit=False) as session, session.begin():
+                claim = jobs.claim(session, "wkr_race", 60)
+            assert claim is not None
+            assert claim.job.id == job_id
+            ready.wait(30)
+            with Session(stand.engine) as session, session.begin():
+                beat = jobs.heartbeat(session, claim, 60)
+            with Session(stand.engine) as session, session.begin():
+                if beat.cancel:
+                    jobs.cancelled(session, claim)
+                else:
+                    jobs.finish(session, claim, {}, [])
+        except BaseException as error:
+            problems.append(error)
+            ready.abort()
+
+    def sender() -> None:
+        try:
+            ready.wait(30)
+            pause.wait(choose.choice((0, 0, 0.001, 0.003, 0.01)))
+            with Session(stand.engine) as session, session.begin():
+                jobs.cancel(session, team, job_id)
+        except WrongState:
+            pass
+        except BaseException as error:
+            problems.append(error)
+
+    pause = threading.Event()
+    threads = [threading.Thread(target=target) for target in (worker, sender)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not problems, problems
+    with Session(stand.engine) as session:
+        return session.get_one(Job, job_id).state
+
+
+def test_two_workers_never_hold_the_same_job(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.jobs.wake_after_commit", lambda *_: None)
+    with Session(stand.engine) as session, session.begin():
+        team = session.scalars(select(Team.id)).first()
+        values = {"recipe": {}, "evaluate": {}, "targets": {}, "task": "text-classification", "priority": 99}
+        made = [Job(team_id=team, name="r", model_id=stand.model, dataset_id=stand.data, **values) for _ in range(12)]
+        wanted = {jobs.submit(session, job).id for job in made}
+    claimed: list[str] = []
+
+    def worker(name: str) -> None:
+        for _ in range(len(wanted)):
+            with Session(stand.engine, expire_on_commit=False) as session, session.begin():
+                claim = jobs.claim(session, name, 60)
+            if claim is None:
+                return
+            claimed.append(claim.job.id)
+            with Session(stand.engine) as session, session.begin():
+                jobs.finish(session, claim, {}, [])
+
+    threads = [threading.Thread(target=worker, args=(f"wkr_{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(claimed) == sorted(wanted)
