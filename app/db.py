@@ -12,9 +12,18 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
+from app import crash
 from app.settings import get_settings
 
 READ_ONLY = {"lathe_read_only": True}
+PATIENCE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15000,
+}
+"""A PostgreSQL that is gone without a word is noticed well within a lease: seconds, the last one milliseconds."""
 
 
 def make_engine(url: str) -> Engine:
@@ -29,7 +38,15 @@ def make_engine(url: str) -> Engine:
         return engine
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-    return create_engine(parsed, json_serializer=_dump, hide_parameters=True, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    return create_engine(
+        parsed,
+        json_serializer=_dump,
+        hide_parameters=True,
+        pool_pre_ping=True,
+        pool_size=10,
+        max_overflow=20,
+        connect_args=PATIENCE,
+    )
 
 
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
@@ -60,8 +77,11 @@ def get_engine() -> Engine:
 
 def get_session() -> Iterator[Session]:
     """One request, one transaction. FastAPI must close it before the answer leaves: `Depends(..., scope="function")`."""
-    with Session(get_engine()) as session, session.begin():
-        yield session
+    with Session(get_engine()) as session:
+        with session.begin():
+            yield session
+            crash.reach("api_before_commit")
+        crash.reach("api_after_commit")
 
 
 def get_read_session() -> Iterator[Session]:

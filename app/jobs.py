@@ -6,7 +6,7 @@ Each transition is one conditional UPDATE: what it did not change, someone else 
 that it got with its claim; a stale fence writes nothing. Times are the database's.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,21 @@ from app import resources
 from app.clock import now
 from app.errors import NotFound, WrongState
 from app.failures import failure
-from app.models import QUEUED, RUNNING, TERMINAL, Artifact, Checkpoint, Dataset, Event, File, Job, Metric, Model, Worker
+from app.models import (
+    QUEUED,
+    RUNNING,
+    TERMINAL,
+    TRAINING,
+    Artifact,
+    Checkpoint,
+    Dataset,
+    Event,
+    File,
+    Job,
+    Metric,
+    Model,
+    Worker,
+)
 from app.queue import JOBS, wake_after_commit
 from compression.report import STAGES, Latency, Row, Score
 from compression.report import Artifact as ArtifactFacts
@@ -41,6 +55,7 @@ class Beat:
 
     cancel: bool
     drain: bool
+    overdue: bool
 
 
 def _change(
@@ -48,9 +63,13 @@ def _change(
     job_id: str,
     *conditions: ColumnElement[bool],
     events: Sequence[tuple[str, dict[str, Any]]] = (),
+    origin: str | None = None,
     **values: Any,
 ) -> Job | None:
-    """Change a job where all conditions hold, and add its events; None where they do not."""
+    """Change a job where all conditions hold, and add its events; None where they do not.
+
+    `origin` names a write that may come twice, with one event: see `_written`.
+    """
     job = session.scalar(
         update(Job)
         .where(Job.id == job_id, *conditions)
@@ -60,7 +79,9 @@ def _change(
     )
     if job is not None:
         first = job.event_seq - len(events) + 1
-        session.add_all(Event(job_id=job_id, seq=first + i, type=kind, data=data) for i, (kind, data) in enumerate(events))
+        session.add_all(
+            Event(job_id=job_id, seq=first + i, type=kind, data=data, origin=origin) for i, (kind, data) in enumerate(events)
+        )
         session.flush()
     return job
 
@@ -76,11 +97,22 @@ def _fenced(session: Session, claim: Claim, *, events: Sequence[tuple[str, dict[
     return job
 
 
+def _written(session: Session, claim: Claim, origin: str) -> bool:
+    """Say whether a write was made already: where the reply to its COMMIT was lost, nobody knows, and it comes again.
+
+    The row is locked first, so that a first try that is still under way on the server ends before we look.
+    """
+    session.execute(select(Job.id).where(Job.id == claim.job.id).with_for_update())
+    return session.scalar(select(Event.seq).where(Event.job_id == claim.job.id, Event.origin == origin)) is not None
+
+
 # The caller's side.
 
 
 def submit(session: Session, job: Job) -> Job:
     """Accept a job: its row is the promise. Workers are woken once it is committed."""
+    if job.deadline_seconds is not None:
+        job.deadline_at = now(job.deadline_seconds)
     session.add(job)
     session.flush()
     stored = _change(session, job.id, events=[("queued", {})])
@@ -122,6 +154,13 @@ def cancel(session: Session, team: str, job_id: str) -> Job:
     return job
 
 
+ASKED = (
+    *("team_id", "name", "labels", "task", "model_id", "dataset_id", "recipe", "evaluate", "targets", "priority"),
+    *("deadline_seconds", "memory_bytes", "disk_bytes"),
+)
+"""What makes a request, and is the same when it is tried again."""
+
+
 def retry(session: Session, team: str, job_id: str) -> Job:
     """Submit the same request again as a new job.
 
@@ -132,8 +171,7 @@ def retry(session: Session, team: str, job_id: str) -> Job:
         raise WrongState(f"{job_id} is {old.state}; only a job that is over can be tried again")
     resources.get(session, Model, team, old.model_id, hold="share")
     resources.get(session, Dataset, team, old.dataset_id, hold="share")
-    copied = ("team_id", "name", "labels", "task", "model_id", "dataset_id", "recipe", "evaluate", "targets", "priority")
-    return submit(session, Job(**{field: getattr(old, field) for field in copied}, retry_of=old.id))
+    return submit(session, Job(**{field: getattr(old, field) for field in ASKED}, retry_of=old.id))
 
 
 def remove(session: Session, team: str, job_id: str) -> None:
@@ -148,25 +186,29 @@ def remove(session: Session, team: str, job_id: str) -> None:
     _change(session, job_id, deleted_at=now())
 
 
-def queue_position(session: Session, job: Job) -> int | None:
-    """Count the waiting jobs that go first, plus one; None for a job that does not wait."""
-    if job.state != QUEUED:
-        return None
-    ahead = or_(Job.priority > job.priority, (Job.priority == job.priority) & (Job.id < job.id))
-    waiting = select(func.count()).select_from(Job).where(Job.state == QUEUED, Job.cancel_requested_at.is_(None), ahead)
-    return (session.scalar(waiting) or 0) + 1
-
-
 # The worker's side.
 
 
-def claim(session: Session, worker_id: str, lease_seconds: float) -> Claim | None:
-    """Take the next job: by priority, then the team with fewest running, then age; None where nothing can run now."""
+def _due() -> tuple[ColumnElement[bool], ...]:
+    return (
+        Job.state == QUEUED,
+        Job.cancel_requested_at.is_(None),
+        or_(Job.not_before.is_(None), Job.not_before <= now()),
+        or_(Job.deadline_at.is_(None), Job.deadline_at > now()),
+    )
+
+
+def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: int | None = None) -> Claim | None:
+    """Take the next job: by priority, then the team with fewest running, then age; None where nothing can run now.
+
+    A job whose forecast is above `memory_bytes`, the worker's own, waits for a larger one.
+    """
     other = aliased(Job)
     running = select(func.count()).select_from(other).where(other.team_id == Job.team_id, other.state == RUNNING)
+    fits = () if memory_bytes is None else (or_(Job.memory_bytes.is_(None), Job.memory_bytes <= memory_bytes),)
     runnable = (
         select(Job.id)
-        .where(Job.state == QUEUED, Job.cancel_requested_at.is_(None), or_(Job.not_before.is_(None), Job.not_before <= now()))
+        .where(*_due(), *fits)
         .order_by(Job.priority.desc(), running.scalar_subquery(), Job.id)
         .limit(1)
         .with_for_update(skip_locked=True, of=Job)
@@ -195,21 +237,26 @@ def claim(session: Session, worker_id: str, lease_seconds: float) -> Claim | Non
 
 
 def checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
-    """Return what earlier attempts finished, in the order of the stages."""
+    """Return what earlier attempts finished, in the order of the stages; training in progress comes last."""
     rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)).all()
-    return sorted(rows, key=lambda row: STAGES.index(row.stage))
+    order: tuple[str, ...] = (*STAGES, TRAINING)
+    return sorted(rows, key=lambda row: order.index(row.stage))
 
 
 def heartbeat(session: Session, claim: Claim, lease_seconds: float, **changes: Any) -> Beat:
     """Renew the lease, carry progress out and cancel and drain in. Raises StaleFence."""
     job = _fenced(session, claim, lease_until=now(lease_seconds), **changes)
     drain = session.scalar(update(Worker).where(Worker.id == job.worker_id).values(seen_at=now()).returning(Worker.drain))
-    return Beat(cancel=job.cancel_requested_at is not None, drain=bool(drain))
+    overdue = job.deadline_at is not None and session.scalar(select(Job.deadline_at <= now()).where(Job.id == job.id))
+    return Beat(cancel=job.cancel_requested_at is not None, drain=bool(drain), overdue=bool(overdue))
 
 
-def record(session: Session, claim: Claim, events: Iterable[tuple[str, dict[str, Any]]], **changes: Any) -> None:
-    """Append events in their order. Raises StaleFence."""
-    _fenced(session, claim, events=list(events), **changes)
+def record(
+    session: Session, claim: Claim, kind: str, data: dict[str, Any], *, origin: str | None = None, **changes: Any
+) -> None:
+    """Append an event; one of the same origin is there already where this is tried again. Raises StaleFence."""
+    if origin is None or not _written(session, claim, origin):
+        _fenced(session, claim, events=[(kind, data)], origin=origin, **changes)
 
 
 def stage_finished(
@@ -219,16 +266,20 @@ def stage_finished(
     prefix: str,
     checkpoint: Sequence[dict[str, Any]],
     artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]],
+    *,
+    origin: str | None = None,
 ) -> None:
     """Store a stage's row, checkpoint and artifacts, whose bytes are in storage already. Raises StaleFence.
 
-    Each artifact comes with the storage key of each of its files.
+    Each artifact comes with the storage key of each of its files. Saved training belonged to this stage and is forgotten.
     """
     job_id = claim.job.id
+    if origin is not None and _written(session, claim, origin):
+        return
     data = row.model_dump(mode="json")
-    _fenced(session, claim, events=[("stage_finished", {"row": data})], stage=row.stage)
+    _fenced(session, claim, events=[("stage_finished", {"row": data})], origin=origin, stage=row.stage)
     session.execute(delete(Metric).where(Metric.job_id == job_id, Metric.stage == row.stage))
-    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.stage == row.stage))
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.stage.in_((row.stage, TRAINING))))
     session.add(
         Metric(
             job_id=job_id,
@@ -248,6 +299,24 @@ def stage_finished(
     session.flush()
 
 
+def training_saved(
+    session: Session,
+    claim: Claim,
+    prefix: str,
+    files: Sequence[dict[str, Any]],
+    data: dict[str, Any],
+    *,
+    origin: str | None = None,
+) -> None:
+    """Store training in progress in place of what was saved of it before. Raises StaleFence."""
+    if origin is not None and _written(session, claim, origin):
+        return
+    _fenced(session, claim, events=[("training_saved", data)], origin=origin)
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id == claim.job.id, Checkpoint.stage == TRAINING))
+    session.add(Checkpoint(job_id=claim.job.id, stage=TRAINING, fence=claim.fence, prefix=prefix, files=list(files)))
+    session.flush()
+
+
 def _add_artifacts(session: Session, claim: Claim, artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]) -> None:
     for facts, keys in artifacts:
         for old in session.scalars(select(Artifact).where(Artifact.job_id == claim.job.id, Artifact.name == facts.name)):
@@ -261,7 +330,10 @@ def _add_artifacts(session: Session, claim: Claim, artifacts: Sequence[tuple[Art
 def finish(
     session: Session, claim: Claim, report: dict[str, Any], artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]
 ) -> None:
-    """End well: report, last artifacts and outcome in one fenced transaction. Raises StaleFence."""
+    """End well: report, last artifacts and outcome in one fenced transaction; again is fine. Raises StaleFence."""
+    held = session.execute(select(Job.state, Job.fence).where(Job.id == claim.job.id).with_for_update()).one()
+    if (held.state, held.fence) == ("succeeded", claim.fence):
+        return  # the reply to the first COMMIT was lost
     _add_artifacts(session, claim, artifacts)
     session.flush()
     _fenced(session, claim, events=[("succeeded", {})], state="succeeded", report=report, finished_at=now(), lease_until=None)
@@ -291,20 +363,39 @@ def release(session: Session, claim: Claim) -> None:
     wake_after_commit(session, JOBS)
 
 
-def setback(session: Session, claim: Claim, error: dict[str, Any], *, max_failures: int, backoff_seconds: float) -> None:
-    """Note a crash that is not the sender's fault: wait and try again, up to a cap. Raises StaleFence."""
-    if not _set_back(session, claim.job.id, claim.fence, error, max_failures, backoff_seconds):
+def setback(
+    session: Session,
+    claim: Claim,
+    error: dict[str, Any],
+    *,
+    max_failures: int,
+    backoff_seconds: float,
+    split_batches: int | None = None,
+) -> None:
+    """Note a crash that is not the sender's fault: wait and try again, up to a cap. Raises StaleFence.
+
+    `split_batches`: in how many parts each batch goes through the model from now on.
+    """
+    changes = {} if split_batches is None else {"split_batches": split_batches}
+    if not _set_back(session, claim.job.id, claim.fence, error, max_failures, backoff_seconds, **changes):
         raise StaleFence(claim.job.id)
 
 
 def _set_back(
-    session: Session, job_id: str, fence: int, error: dict[str, Any], cap: int, backoff: float, *more: ColumnElement[bool]
+    session: Session,
+    job_id: str,
+    fence: int,
+    error: dict[str, Any],
+    cap: int,
+    backoff: float,
+    *more: ColumnElement[bool],
+    **changes: Any,
 ) -> bool:
     job = session.scalar(select(Job).where(Job.id == job_id, *_held(fence), *more))
     if job is None:
         return False
     failures = job.failures + 1
-    common: dict[str, Any] = {"failures": failures, "lease_until": None}
+    common: dict[str, Any] = {"failures": failures, "lease_until": None, **changes}
     values: dict[str, Any]
     happened: list[tuple[str, dict[str, Any]]]
     if job.cancel_requested_at is not None:
@@ -334,8 +425,31 @@ def reap(session: Session, *, max_failures: int, backoff_seconds: float) -> list
     ]
 
 
+def orphans(session: Session, worker_id: str, *, max_failures: int, backoff_seconds: float) -> list[str]:
+    """Take back what a worker holds that is about to claim, and so holds nothing; return the ids.
+
+    Its process died and was started anew, or the reply to a claim's COMMIT was lost. No lease need run out for that.
+    """
+    held = select(Job.id, Job.fence).where(Job.state == RUNNING, Job.worker_id == worker_id).with_for_update(skip_locked=True)
+    return [
+        job_id
+        for job_id, fence in session.execute(held).all()
+        if _set_back(session, job_id, fence, failure("worker_lost"), max_failures, backoff_seconds)
+    ]
+
+
+def expire(session: Session) -> list[str]:
+    """Fail waiting jobs whose deadline has passed; return their ids. A running one's worker does it itself."""
+    late = select(Job.id).where(Job.state == QUEUED, Job.deadline_at <= now()).with_for_update(skip_locked=True)
+    error = failure("deadline_exceeded")
+    values: dict[str, Any] = {"state": "failed", "error": error, "finished_at": now()}
+    return [
+        job_id
+        for job_id in session.scalars(late).all()
+        if _change(session, job_id, Job.state == QUEUED, Job.deadline_at <= now(), events=[("failed", error)], **values)
+    ]
+
+
 def work_waiting(session: Session) -> bool:
     """Say whether any job could be claimed right now."""
-    due = or_(Job.not_before.is_(None), Job.not_before <= now())
-    found = select(Job.id).where(Job.state == QUEUED, Job.cancel_requested_at.is_(None), due).limit(1)
-    return session.scalar(found) is not None
+    return session.scalar(select(Job.id).where(*_due()).limit(1)) is not None

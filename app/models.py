@@ -108,6 +108,10 @@ class Job(Base):
     evaluate: Mapped[dict[str, Any]]
     targets: Mapped[dict[str, Any]]
     priority: Mapped[int] = mapped_column(default=0)
+    deadline_seconds: Mapped[int | None]
+    deadline_at: Mapped[dt.datetime | None]
+    memory_bytes: Mapped[int | None]
+    disk_bytes: Mapped[int | None]
     retry_of: Mapped[str | None] = mapped_column(String(40))
 
     state: Mapped[str] = mapped_column(String(20), default=QUEUED)
@@ -121,6 +125,8 @@ class Job(Base):
     attempt: Mapped[int] = mapped_column(default=0)
     fence: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)
+    split_batches: Mapped[int] = mapped_column(default=1, server_default="1")
+    swept_fence: Mapped[int] = mapped_column(default=0, server_default="0")
     worker_id: Mapped[str | None] = mapped_column(String(40))
     lease_until: Mapped[dt.datetime | None]
     not_before: Mapped[dt.datetime | None]
@@ -165,8 +171,11 @@ class Metric(Base):
     created_at: Mapped[dt.datetime] = mapped_column(default=now())
 
 
+TRAINING = "training"
+
+
 class Checkpoint(Base):
-    """A finished stage that a new attempt goes on from."""
+    """A finished stage that a new attempt goes on from; under the name `training`, the stage that was at work."""
 
     __tablename__ = "checkpoints"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -177,14 +186,17 @@ class Checkpoint(Base):
 
 
 class Event(Base):
-    """What happened to a job, in order."""
+    """What happened to a job, in order. `origin` names the write it came with, so that one made twice is told once."""
 
     __tablename__ = "events"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
     type: Mapped[str] = mapped_column(String(40))
     data: Mapped[dict[str, Any]]
+    origin: Mapped[str | None] = mapped_column(String(40))
     at: Mapped[dt.datetime] = mapped_column(default=now())
+
+    __table_args__ = (Index("ix_events_origin", "job_id", "origin", unique=True),)
 
 
 class Artifact(Base):

@@ -55,5 +55,8 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
         evaluate=body.evaluate.model_dump(mode="json"),
         targets=body.targets.model_dump(mode="json"),
         priority=body.priority,
+        deadline_seconds=body.deadline_seconds,
+        memory_bytes=forecast.estimate.memory_bytes,
+        disk_bytes=forecast.estimate.disk_bytes,
     )
     return job, forecast

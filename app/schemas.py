@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app import models
+from app.forecast import Place
 from compression.recipe import Columns, DataFormat, Evaluate, Split, Targets, Task
 
 
@@ -87,6 +88,9 @@ class JobCreate(Body):
     evaluate: Evaluate = Evaluate()
     targets: Targets = Targets()
     priority: Annotated[int, Field(ge=-10, le=10, description="Higher goes first.")] = 0
+    deadline_seconds: Annotated[
+        int | None, Field(ge=1, le=10**8, description="From now on; a job that is not done by then fails, waiting or running.")
+    ] = None
 
 
 class KeyCreate(Body):
@@ -159,6 +163,9 @@ class JobOut(Out):
     failures: int
     error: dict[str, Any] | None
     queue_position: int | None
+    start_seconds: Annotated[float | None, Field(description="About so long until a worker takes it; null where unknown.")]
+    waits_for: Annotated[Literal["worker", "memory"] | None, Field(description="What no living worker offers.")]
+    deadline_at: dt.datetime | None
     retry_of: str | None
     created_at: dt.datetime
     started_at: dt.datetime | None
@@ -238,7 +245,7 @@ def resource_out(row: models.Model | models.Dataset) -> ResourceOut:
     return ResourceOut(**common)
 
 
-def job_out(job: models.Job, queue_position: int | None = None) -> JobOut:
+def job_out(job: models.Job, place: Place | None = None) -> JobOut:
     """Show a job."""
     same = (
         "id",
@@ -255,6 +262,7 @@ def job_out(job: models.Job, queue_position: int | None = None) -> JobOut:
         "attempt",
         "failures",
         "error",
+        "deadline_at",
         "retry_of",
         "created_at",
         "started_at",
@@ -267,7 +275,9 @@ def job_out(job: models.Job, queue_position: int | None = None) -> JobOut:
         datasets=[job.dataset_id],
         progress=Progress.model_validate(job.progress) if job.progress else None,
         rows=[metric.row for metric in job.metrics],
-        queue_position=queue_position,
+        queue_position=place.position if place else None,
+        start_seconds=place.start_seconds if place else None,
+        waits_for=place.waits_for if place else None,
     )
 
 

@@ -157,11 +157,16 @@ class LocalStorage(Storage):
 
     def objects(self, prefix: str) -> Iterator[Stored]:
         """See Storage."""
-        for path in self.root.rglob("*"):
-            key = path.relative_to(self.root).as_posix()
-            if key.startswith(prefix) and not key.startswith(".incoming") and path.is_file():
-                facts = path.stat()
-                yield Stored(key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+        # Walked from the deepest folder that the prefix names in full: a look at one job is not a look at all. What goes
+        # while we walk is passed over.
+        for folder, _, names in os.walk(self.root / prefix.rpartition("/")[0]):
+            for name in names:
+                path = Path(folder) / name
+                key = path.relative_to(self.root).as_posix()
+                if key.startswith(prefix) and not key.startswith(".incoming"):
+                    with contextlib.suppress(FileNotFoundError):
+                        facts = path.stat()
+                        yield Stored(key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
 
     def forget_unfinished(self, seconds: float) -> None:
         """See Storage."""

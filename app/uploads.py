@@ -1,6 +1,7 @@
 """A file's raw body goes straight to storage, hashed on the way, at constant memory."""
 
 import asyncio
+import errno
 import hashlib
 from collections.abc import AsyncIterator
 
@@ -15,6 +16,7 @@ from app.resources import file_arrived, file_to_upload
 from app.settings import Settings
 from app.storage import Storage
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 ROOM_TO_SPARE = 64 << 20
 """Bytes that an upload leaves free: the database on the same disk must be able to go on."""
 
@@ -83,6 +85,11 @@ async def receive(
         kept = await asyncio.to_thread(_note, file.id, key)
     except ClientDisconnect as error:
         raise SizeMismatch("the connection ended before the file did", param="size") from error
+    except OSError as error:
+        await asyncio.to_thread(storage.delete, key)
+        if error.errno in NO_ROOM:
+            raise StorageFull(f"no room was left while {path} came in") from error
+        raise
     except BaseException:
         await asyncio.to_thread(storage.delete, key)
         raise

@@ -134,6 +134,9 @@ class Job(Answer):
     cancel_requested_at: datetime | None = None
     retry_of: str | None = None
     queue_position: int | None = None
+    start_seconds: float | None = None
+    waits_for: str | None = None
+    deadline_at: datetime | None = None
 
     @property
     def ended(self) -> bool:

@@ -29,8 +29,10 @@ def headline(job: Job) -> str:
     """Say in one line where the job is."""
     if job.state == "queued":
         place = f", number {job.queue_position} in the queue" if job.queue_position else ""
+        starts = f", starts in about {render.duration(job.start_seconds)}" if job.start_seconds else ""
+        lacks = {"worker": ", no worker is running", "memory": ", no worker has the memory for it"}.get(job.waits_for or "", "")
         again = f", attempt {job.attempt} was lost" if job.failures else ""
-        return f"queued{place}{again}"
+        return f"queued{place}{starts}{lacks}{again}"
     if job.cancel_requested_at and not job.ended:
         return "cancelling"
     found = job.progress

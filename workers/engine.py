@@ -1,5 +1,6 @@
 """The engine as a child process: started with a scrubbed environment, read by its events, ended with its whole group."""
 
+import contextlib
 import os
 import selectors
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
 from pydantic import ValidationError
 
 import compression
@@ -59,7 +61,7 @@ class Engine:
                     command("run", spec, "--events-fd", str(writer), "--die-with-parent"),
                     cwd=folder,
                     env=environment(folder, settings),
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     stdout=out,
                     stderr=out,
                     pass_fds=(writer,),
@@ -77,6 +79,9 @@ class Engine:
         self._signal(signal.SIGKILL)
         self.process.wait()
         os.close(self.pipe)
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
 
     def events(self, tick: float) -> Iterator[Event | None]:
         """Yield events as they come, and None after each `tick` seconds without one; ends when the pipe does.
@@ -122,6 +127,23 @@ class Engine:
         except subprocess.TimeoutExpired:
             self._signal(signal.SIGKILL)
             self.process.wait()
+
+    def pause(self) -> None:
+        """Ask it to save its training and stop."""
+        assert self.process.stdin is not None  # noqa: S101
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(b"pause\n")
+            self.process.stdin.flush()
+
+    def resident_bytes(self) -> int:
+        """Return the memory that its processes have resident, all together."""
+        total = 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            root = psutil.Process(self.process.pid)
+            for process in [root, *root.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    total += process.memory_info().rss
+        return total
 
     def kill(self) -> None:
         """End it now. Safe from another thread."""

@@ -5,27 +5,27 @@ import signal
 import socket
 import threading
 import time
-from typing import Any
 
 import structlog
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, or_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app import jobs, logs, queue, resources
+from app import crash, jobs, logs, queue, resources
 from app.clock import now
 from app.db import reading, writing
-from app.models import TERMINAL, Checkpoint, Dataset, File, IdempotencyKey, Job, Leader, Model, Worker
+from app.models import IdempotencyKey, Leader, Worker
 from app.settings import Settings, get_settings
 from app.storage import Storage, get_storage
+from workers.sweeper import Sweeper
 
 log = structlog.get_logger()
 OFFICE = "keeper"
 RING_SECONDS = 5.0
 """Between two wake-ups of a lane in which work waits: often enough after a lost message, too rare to fill the broker."""
 REMEMBER_SECONDS = 24 * 3600.0
-"""How long Idempotency-Keys, the rows of workers that are gone, and what a killed process left half written are kept."""
+"""How long Idempotency-Keys and the rows of workers that are gone are kept."""
 
 
 def lead(session: Session, holder: str, seconds: float) -> bool:
@@ -43,14 +43,19 @@ class Keeper:
     """Makes a round every few seconds while it leads."""
 
     def __init__(self, settings: Settings, storage: Storage) -> None:
-        self.settings, self.storage = settings, storage
+        self.settings = settings
+        self.sweeper = Sweeper(settings, storage)
         self.holder = f"{socket.gethostname()}:{os.getpid()}"
         self.stopped = threading.Event()
         self.rung: dict[str, float] = {}
         self.grace_until = 0.0
 
     def run(self) -> None:
-        """Make rounds until stopped. A database that is away stops nobody: the workers could not renew either."""
+        """Make rounds until stopped. A database that is away stops nobody: the workers could not renew either.
+
+        Nobody knows at the start whether it was away until now: the first reaping waits for the grace period as well.
+        """
+        self.grace_until = time.monotonic() + self.settings.lease_seconds
         while not self.stopped.is_set():
             try:
                 self.round()
@@ -71,10 +76,14 @@ class Keeper:
                 reaped = jobs.reap(
                     session, max_failures=self.settings.max_failures, backoff_seconds=self.settings.backoff_seconds
                 )
+                late = jobs.expire(session)
             for job_id in reaped:
                 log.warning("reaped", job=job_id)
+                crash.reach("keeper_after_reap")
+            for job_id in late:
+                log.warning("deadline_exceeded", job=job_id)
         self._wake()
-        self._purge()
+        self.sweeper.round()
         with writing() as session:
             session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now(-REMEMBER_SECONDS)))
             session.execute(delete(Worker).where(Worker.seen_at < now(-REMEMBER_SECONDS)))
@@ -86,32 +95,6 @@ class Keeper:
             if work and time.monotonic() - self.rung.get(lane, -RING_SECONDS) >= RING_SECONDS:
                 self.rung[lane] = time.monotonic()
                 queue.bell().ring_now(lane)
-
-    def _purge(self) -> None:
-        """Free the bytes of what was deleted, and checkpoints of jobs that are over; rows that say so come last."""
-        with reading() as session:
-            gone: list[tuple[Any, str, str]] = []
-            for kind, prefix in ((Job, "jobs"), (Model, "uploads"), (Dataset, "uploads")):
-                dead = select(kind.id).where(kind.deleted_at.is_not(None), kind.purged_at.is_(None)).limit(20)
-                gone += [(kind, identifier, f"{prefix}/{identifier}/") for identifier in session.scalars(dead)]
-            over = select(Checkpoint).join(Job, Job.id == Checkpoint.job_id).where(Job.state.in_(TERMINAL)).limit(20)
-            spent = list(session.scalars(over))
-        for kind, identifier, prefix in gone:
-            self._empty(prefix)
-            with writing() as session:
-                if kind is not Job:
-                    owner = File.model_id if kind is Model else File.dataset_id
-                    session.execute(update(File).where(owner == identifier).values(key=None))
-                session.execute(update(kind).where(kind.id == identifier).values(purged_at=now()))
-        self.storage.forget_unfinished(REMEMBER_SECONDS)
-        for row in spent:
-            self._empty(f"{row.prefix}/")
-            with writing() as session:
-                session.execute(delete(Checkpoint).where(Checkpoint.job_id == row.job_id, Checkpoint.stage == row.stage))
-
-    def _empty(self, prefix: str) -> None:
-        for stored in list(self.storage.objects(prefix)):
-            self.storage.delete(stored.key)
 
 
 def main() -> None:

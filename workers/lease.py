@@ -1,11 +1,17 @@
-"""Holding a job: a thread that renews the lease, carries progress out, and brings cancel and drain in."""
+"""Holding a job: one thread renews the lease, carries progress out and brings cancel and drain in; another only looks at the
+clock, and ends this process where the first can neither renew nor return.
+"""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import structlog
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import Session
 
 from app import jobs
 from app.db import writing
@@ -14,6 +20,8 @@ from app.settings import Settings
 log = structlog.get_logger()
 MARGIN = 0.7
 """Share of the lease after which a worker that cannot renew it gives up, well before another may take over."""
+LAST_MOMENT = 0.2
+"""Share of the lease that a worker has, from then on, to let go of its job by itself before it is killed."""
 
 
 class Lease(threading.Thread):
@@ -22,10 +30,16 @@ class Lease(threading.Thread):
     def __init__(self, claim: jobs.Claim, settings: Settings, on_lost: Callable[[], None]) -> None:
         super().__init__(name=f"lease-{claim.job.id}", daemon=True)
         self.claim, self.settings, self.on_lost = claim, settings, on_lost
-        self.cancel, self.drain, self.lost = threading.Event(), threading.Event(), threading.Event()
-        self.closed = threading.Event()
+        self.cancel, self.drain, self.overdue, self.lost = (threading.Event() for _ in range(4))
+        self.closed, self.let_go = threading.Event(), threading.Event()
         self.progress: dict[str, Any] | None = None
         self.renewed = time.monotonic()
+        self.guard = threading.Thread(target=self._guard, name=f"guard-{claim.job.id}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to renew and to watch the clock."""
+        super().start()
+        self.guard.start()
 
     def run(self) -> None:
         """Beat until closed or lost."""
@@ -40,15 +54,31 @@ class Lease(threading.Thread):
                 return
             except Exception as error:  # the database is away: go on until the lease could be over
                 log.warning("heartbeat_failed", job=self.claim.job.id, error=str(error))
-                if time.monotonic() - self.renewed > MARGIN * self.settings.lease_seconds:
-                    self._give_up("the lease could not be renewed")
-                    return
                 continue
             self.renewed = started
-            if beat.cancel:
-                self.cancel.set()
-            if beat.drain:
-                self.drain.set()
+            for asked, heard in ((beat.cancel, self.cancel), (beat.drain, self.drain), (beat.overdue, self.overdue)):
+                if asked:
+                    heard.set()
+
+    def age(self) -> float:
+        """Return the seconds since the lease was renewed for certain."""
+        return time.monotonic() - self.renewed
+
+    def holds(self) -> bool:
+        """Say whether nobody else can have the job yet."""
+        return not self.lost.is_set() and self.age() < MARGIN * self.settings.lease_seconds
+
+    def _guard(self) -> None:
+        # Asks nothing and nobody: a database that swallows what it is sent would hold up whoever asks it.
+        since: float | None = None
+        while not self.let_go.wait(min(0.5, self.settings.lease_seconds / 20)):
+            if self.age() > MARGIN * self.settings.lease_seconds and not self.lost.is_set():
+                self._give_up("the lease could not be renewed")
+            if self.lost.is_set() and since is None:
+                since = time.monotonic()
+            if since is not None and time.monotonic() - since > LAST_MOMENT * self.settings.lease_seconds:
+                log.error("self_kill", job=self.claim.job.id, fence=self.claim.fence, note="did not let go of the job in time")
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def _give_up(self, reason: str) -> None:
         log.warning("lease_lost", job=self.claim.job.id, fence=self.claim.fence, reason=reason)
@@ -60,3 +90,28 @@ class Lease(threading.Thread):
         self.closed.set()
         if self.is_alive() and threading.current_thread() is not self:
             self.join()
+
+    def release(self) -> None:
+        """Let go of the job: no write of ours is under way any more."""
+        self.close()
+        self.let_go.set()
+
+
+Write = Callable[[Session], None]
+
+
+def persist(lease: Lease, write: Write, every: float = 0.5) -> None:
+    """Make a write that must not be lost: again and again while the database is away and the job is certainly ours.
+
+    The write must bear to be made twice. Raises StaleFence, and the database's last error once the lease may be over.
+    """
+    while True:
+        try:
+            with writing() as session:
+                write(session)
+            return
+        except (OperationalError, InterfaceError) as error:
+            if not lease.holds():
+                raise
+            log.warning("write_again", job=lease.claim.job.id, error=str(error.orig))
+            time.sleep(every)

@@ -10,6 +10,8 @@ from app.settings import get_settings
 from app.storage import get_storage
 from workers.celery_app import app
 from workers.checks import check_next
+from workers.folders import sweep
+from workers.limits import machine_memory
 from workers.presence import draining
 from workers.supervisor import attempt
 
@@ -20,9 +22,13 @@ log = structlog.get_logger()
 def run_jobs() -> None:
     """Claim and run jobs until none is left, or this worker is to stop."""
     settings, worker_id = get_settings(), os.environ["LATHE_WORKER_ID"]
+    cap, wait = settings.max_failures, settings.backoff_seconds
     while not draining(worker_id):
+        sweep(settings.scratch)
         with writing() as session:
-            claim = jobs.claim(session, worker_id, settings.lease_seconds)
+            for job_id in jobs.orphans(session, worker_id, max_failures=cap, backoff_seconds=wait):
+                log.warning("orphan", job=job_id, note="held by this worker's last process, or claimed without an answer")
+            claim = jobs.claim(session, worker_id, settings.lease_seconds, machine_memory())
         if claim is None:
             return
         attempt(claim, settings, get_storage())

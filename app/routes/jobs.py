@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import select
 
-from app import events, jobs
+from app import events, forecast, jobs
 from app.db import reading
 from app.deps import CallerDep, OnceDep, ReadDep, SessionDep
 from app.errors import InvalidRequest, ReportNotReady
@@ -32,7 +32,7 @@ def create(body: JobCreate, session: SessionDep, caller: CallerDep, once: OnceDe
 
     def submit() -> JobOut:
         job = jobs.submit(session, plan(session, caller.team, body)[0])
-        return job_out(job, jobs.queue_position(session, job))
+        return job_out(job, forecast.place(session, job))
 
     return once(session, caller, body, 202, submit)
 
@@ -67,7 +67,7 @@ def list_(
 def _read(team: str, job_id: str) -> JobOut:
     with reading() as session:
         job = jobs.get(session, team, job_id)
-        return job_out(job, jobs.queue_position(session, job))
+        return job_out(job, forecast.place(session, job))
 
 
 @router.get("/{job_id}", response_model=JobOut)

@@ -95,6 +95,7 @@ def submit(
     name: Annotated[str | None, typer.Option(help="The job's name; its model and data where left out.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, to find the job by. Repeatable.")] = None,
     priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
+    deadline: Annotated[int | None, typer.Option(help="Seconds from now in which the job must be done, or it fails.")] = None,
     text_column: data.TextColumn = "text",
     label_column: data.LabelColumn = "label",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate only; local folders are uploaded.")] = False,
@@ -107,6 +108,7 @@ def submit(
         "task": "text-classification",
         "labels": pairs("--label", label or []),
         "priority": priority,
+        "deadline_seconds": deadline,
     }
     given = {"targets": values("--target", target or []), "evaluate": values("--evaluate", evaluate or [])}
     body |= {key: value for key, value in given.items() if value}

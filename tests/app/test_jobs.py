@@ -91,7 +91,7 @@ def test_a_stale_fence_writes_nothing(transaction: SessionMaker, new_job: Callab
     assert new.fence == old.fence + 1
     writes: list[Callable[[Session], object]] = [
         lambda s: jobs.heartbeat(s, old, LEASE),
-        lambda s: jobs.record(s, old, [("log", {})]),
+        lambda s: jobs.record(s, old, "log", {}),
         lambda s: jobs.stage_finished(s, old, row(), "p", [], []),
         lambda s: jobs.finish(s, old, {}, []),
         lambda s: jobs.fail(s, old, {}),
@@ -208,7 +208,8 @@ def test_events_have_a_gapless_sequence(transaction: SessionMaker, new_job: Call
     job = new_job()
     claim = must_take(transaction)
     with transaction() as session:
-        jobs.record(session, claim, [("log", {"n": n}) for n in range(3)])
+        for n in range(3):
+            jobs.record(session, claim, "log", {"n": n})
         jobs.stage_finished(session, claim, row(), "p", [], [])
         jobs.finish(session, claim, {}, [])
     with transaction() as session:

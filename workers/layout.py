@@ -1,0 +1,64 @@
+"""What lies in an attempt's folder before the engine starts: model, data, what earlier attempts finished, and the spec."""
+
+from pathlib import Path
+
+from app import jobs
+from app.db import reading
+from app.models import Checkpoint, Dataset, File, Job, Model
+from app.settings import Settings
+from app.storage import Storage
+from compression.recipe import Data, Evaluate, Recipe, Spec, Targets
+
+UNKNOWN = 1 << 30
+"""Bytes that a job is taken to need whose forecast nobody made."""
+
+
+def needed_bytes(job: Job) -> int:
+    """Return the bytes that a job may write beside its inputs, as forecast when it was accepted."""
+    return job.disk_bytes or UNKNOWN
+
+
+def lay_out(claim: jobs.Claim, folder: Path, settings: Settings, storage: Storage) -> Path:
+    """Copy model, data and checkpoints into the folder; return the spec that was written beside them."""
+    job = claim.job
+    with reading() as session:
+        model, dataset = session.get_one(Model, job.model_id), session.get_one(Dataset, job.dataset_id)
+        done = jobs.checkpoints(session, job.id)
+    _fetch(storage, model.files, folder / "model")
+    _fetch(storage, dataset.files, folder / "data")
+    for checkpoint in done:
+        _fetch_checkpoint(storage, checkpoint, folder / "resume" / checkpoint.stage)
+    data = dataset.data
+    splits = {name: tuple(f"data/{path}" for path in paths) for name, paths in data["splits"].items()}
+    spec = Spec(
+        task=job.task,
+        model="model",
+        data=Data.model_validate({**data, "splits": splits}),
+        recipe=Recipe.model_validate(job.recipe),
+        evaluate=Evaluate.model_validate(job.evaluate),
+        targets=Targets.model_validate(job.targets),
+        output="out",
+        resume="resume" if done else None,
+        threads=settings.engine_threads,
+        save_seconds=settings.save_seconds,
+        split_batches=job.split_batches,
+    )
+    path = folder / "spec.json"
+    path.write_text(spec.model_dump_json(), encoding="utf-8")
+    return path
+
+
+def _fetch(storage: Storage, files: list[File], target: Path) -> None:
+    for file in files:
+        if file.key is None:
+            raise FileNotFoundError(f"{file.path} has no bytes in storage")
+        place = target / file.path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        storage.get_file(file.key, place, file.size)
+
+
+def _fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path) -> None:
+    for file in checkpoint.files:
+        place = target / file["path"]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        storage.get_file(f"{checkpoint.prefix}/{file['path']}", place, file["size"])

@@ -1,0 +1,131 @@
+"""Freeing bytes: of what was deleted, of checkpoints that nobody goes on from, and of what no row names.
+
+Rows that name bytes come after the bytes, and go before them; so whatever a crash leaves behind is bytes without a row,
+and what no row can come to name any more is safe to remove.
+"""
+
+import time
+from itertools import groupby
+from typing import Any
+
+import structlog
+from sqlalchemy import case, delete, select, update
+from sqlalchemy.orm import Session
+
+from app import crash
+from app.clock import now
+from app.db import reading, writing
+from app.models import RUNNING, TERMINAL, Artifact, Checkpoint, Dataset, File, Job, Model
+from app.resources import UPLOADING
+from app.settings import Settings
+from app.storage import Storage
+
+log = structlog.get_logger()
+UNFINISHED_SECONDS = 24 * 3600.0
+"""How long what a killed process left half written is kept."""
+AT_ONCE = 20
+"""Rows of a kind that one round frees the bytes of."""
+
+
+class Sweeper:
+    """The keeper's broom. Every step may be broken off and made again."""
+
+    def __init__(self, settings: Settings, storage: Storage) -> None:
+        self.settings, self.storage = settings, storage
+        self.swept = time.monotonic()
+
+    def round(self) -> None:
+        """Free what has become free; now and then look through everything."""
+        self._deleted()
+        self._spent()
+        self._left_by_attempts()
+        if time.monotonic() - self.swept >= self.settings.sweep_seconds:
+            self.swept = time.monotonic()
+            self.everything()
+
+    def _deleted(self) -> None:
+        with reading() as session:
+            gone: list[tuple[Any, str, str]] = []
+            for kind, prefix in ((Job, "jobs"), (Model, "uploads"), (Dataset, "uploads")):
+                dead = select(kind.id).where(kind.deleted_at.is_not(None), kind.purged_at.is_(None)).limit(AT_ONCE)
+                gone += [(kind, identifier, f"{prefix}/{identifier}/") for identifier in session.scalars(dead)]
+        for kind, identifier, prefix in gone:
+            self._empty(prefix)
+            crash.reach("keeper_before_purge_recorded")
+            with writing() as session:
+                if kind is not Job:
+                    owner = File.model_id if kind is Model else File.dataset_id
+                    session.execute(update(File).where(owner == identifier).values(key=None))
+                session.execute(update(kind).where(kind.id == identifier).values(purged_at=now()))
+
+    def _spent(self) -> None:
+        """Forget the checkpoints of jobs that are over: first the rows, then the bytes."""
+        with writing() as session:
+            over = (
+                select(Checkpoint.job_id).join(Job, Job.id == Checkpoint.job_id).where(Job.state.in_(TERMINAL)).limit(AT_ONCE)
+            )
+            jobs = set(session.scalars(over))
+            session.execute(delete(Checkpoint).where(Checkpoint.job_id.in_(jobs)))
+            session.execute(update(Job).where(Job.id.in_(jobs)).values(swept_fence=0))
+
+    def _left_by_attempts(self) -> None:
+        """Look through jobs of which an attempt has ended, once for each."""
+        # An attempt that ended may leave bytes; while one runs, only those before it have.
+        ended = case((Job.state == RUNNING, Job.fence), else_=Job.fence + 1)
+        with reading() as session:
+            rows = session.execute(select(Job.id, ended).where(Job.swept_fence < ended, Job.fence > 0).limit(AT_ONCE)).all()
+        for job_id, until in rows:
+            self._sweep_job(job_id, [stored.key for stored in self.storage.objects(f"jobs/{job_id}/")])
+            with writing() as session:
+                session.execute(update(Job).where(Job.id == job_id).values(swept_fence=until))
+
+    def everything(self) -> None:
+        """Look through the whole storage: a worker that was thought dead may have stored more after it was swept."""
+        for prefix, sweep in (("jobs/", self._sweep_job), ("uploads/", self._sweep_upload)):
+            keys = (stored.key for stored in self.storage.objects(prefix))
+            for owner, found in groupby(keys, key=lambda key: key.split("/")[1]):
+                sweep(owner, list(found))
+        self.storage.forget_unfinished(UNFINISHED_SECONDS)
+
+    def _sweep_job(self, job_id: str, keys: list[str]) -> None:
+        """Remove what no row names and no attempt may still name. The keys were listed before the rows are read."""
+        if not keys:
+            return
+        with reading() as session:
+            job = session.execute(select(Job.state, Job.fence).where(Job.id == job_id)).one_or_none()
+            named = _named(session, job_id)
+        for key in keys:
+            fence = key.split("/")[2]
+            may_come = job is not None and job.state == RUNNING and fence == str(job.fence)
+            if key not in named and not may_come:
+                self._remove(key)
+
+    def _sweep_upload(self, owner: str, keys: list[str]) -> None:
+        with reading() as session:
+            states = [
+                session.scalar(select(kind.state).where(kind.id == owner, kind.deleted_at.is_(None)))
+                for kind in (Model, Dataset)
+            ]
+            mine = (File.model_id == owner) | (File.dataset_id == owner)
+            named = set(session.scalars(select(File.key).where(mine, File.key.is_not(None))))
+        if UPLOADING in states:
+            return  # bytes come before the row that names them
+        for key in keys:
+            if key not in named:
+                self._remove(key)
+
+    def _remove(self, key: str) -> None:
+        log.info("left_over_removed", key=key)
+        self.storage.delete(key)
+
+    def _empty(self, prefix: str) -> None:
+        for stored in list(self.storage.objects(prefix)):
+            self.storage.delete(stored.key)
+
+
+def _named(session: Session, job_id: str) -> set[str]:
+    artifacts = select(File.key).join(Artifact, Artifact.id == File.artifact_id).where(Artifact.job_id == job_id)
+    checkpoints = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id))
+    return {key for key in session.scalars(artifacts) if key} | {
+        f"{row.prefix}/{file['path']}" for row in checkpoints for file in row.files
+    }

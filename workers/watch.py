@@ -1,0 +1,217 @@
+"""Following an engine: what its events tell is checked and stored, and the engine is stopped when its time is over."""
+
+import shutil
+import signal
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from app import crash, jobs
+from app.settings import Settings
+from app.storage import Storage
+from compression import report as told
+from compression.errors import OutOfMemory
+from workers.engine import Engine
+from workers.folders import Untrustworthy, check, open_beneath
+from workers.lease import Lease, Write, persist
+from workers.limits import engine_memory, killed_for_memory
+
+log = structlog.get_logger()
+TICK = 0.25
+MEMORY_SECONDS = 1.0
+"""Between two looks at what the engine's processes take."""
+Kept = list[tuple[told.Artifact, dict[str, str]]]
+
+
+class Interrupted(Exception):
+    """The engine was stopped on purpose: `reason` is lost, cancel, overdue or drain."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Failed(Exception):
+    """The engine, or the watch over its memory, says why the job cannot be done as asked."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(error["code"])
+        self.error = error
+
+
+class Crashed(Exception):
+    """The engine ended without a result, or had to be ended."""
+
+    def __init__(self, cause: str, code: str = "engine_crashed") -> None:
+        super().__init__(cause)
+        self.code = code
+
+
+class Watch:
+    """Follows one engine to its end."""
+
+    def __init__(
+        self, claim: jobs.Claim, out: Path, storage: Storage, lease: Lease, engine: Engine, settings: Settings
+    ) -> None:
+        self.claim, self.out, self.storage, self.lease = claim, out, storage, lease
+        self.engine, self.settings = engine, settings
+        self.place = f"jobs/{claim.job.id}/{claim.fence}"
+        self.pending: Kept = []
+        self.report: told.Report | None = None
+        self.numbers = count(1)
+        self.saved: list[str] = []
+        self.moved = self.looked = time.monotonic()
+        self.seen: tuple[Any, ...] = ()
+        self.pausing: float | None = None
+        self.limit, self.killed_before = engine_memory(settings), killed_for_memory()
+
+    def follow(self) -> None:
+        """Read to the end. Raises Interrupted, Failed, Crashed, Untrustworthy, StaleFence."""
+        for event in self.engine.events(TICK):
+            self._interrupt()
+            if event is not None:
+                self._take(event)
+            self._watch_over()
+        status = self.engine.status()
+        self._interrupt()
+        if status != 0 or self.report is None:
+            self._explain(status)
+        self.lease.close()
+        crash.reach("worker_before_final_commit")
+        report = self.report.model_dump(mode="json") if self.report else {}
+        self._write(lambda session: jobs.finish(session, self.claim, report, self.pending))
+        crash.reach("worker_after_final_commit")
+
+    def _explain(self, status: int) -> None:
+        """Raise what an end without a report means."""
+        if status == -signal.SIGKILL and killed_for_memory() > self.killed_before:
+            raise Failed(OutOfMemory("the system ended the engine for want of memory", param="recipe.train").as_dict())
+        raise Crashed(f"Exit status {status}. {self.engine.last_words(600)}")
+
+    def _interrupt(self) -> None:
+        for reason in ("lost", "cancel", "overdue"):
+            if getattr(self.lease, reason).is_set():
+                self._stop(reason)
+        if self.lease.drain.is_set():
+            if self.pausing is None:
+                self.pausing = time.monotonic()
+                self.engine.pause()
+            elif time.monotonic() - self.pausing > self.settings.drain_grace_seconds:
+                self._stop("drain")
+
+    def _stop(self, reason: str) -> None:
+        self.engine.stop()
+        self.lease.close()
+        raise Interrupted(reason)
+
+    def _watch_over(self) -> None:
+        """End an engine that stands still or takes too much. Raises Crashed, Failed."""
+        now = time.monotonic()
+        if now - self.moved > self.settings.stall_seconds:
+            self.engine.kill()
+            raise Crashed(
+                f"Nothing moved for {self.settings.stall_seconds:g} s. {self.engine.last_words(600)}", "engine_stalled"
+            )
+        if now - self.looked > MEMORY_SECONDS:
+            self.looked = now
+            taken = self.engine.resident_bytes()
+            if taken > self.limit:
+                self.engine.kill()
+                cause = f"the job took {taken:,} bytes of memory, the limit is {self.limit:,}"
+                raise Failed(OutOfMemory(cause, param="recipe.train").as_dict())
+
+    def _take(self, event: told.Event) -> None:
+        match event:
+            case told.Progress():
+                self._progress(event)
+            case told.ArtifactReady(artifact=artifact):
+                root = self.out / "artifacts" / artifact.name
+                keys = self._store(root, f"artifacts/{artifact.name}", artifact.files)
+                self.pending.append((artifact, keys))
+                crash.reach("worker_artifact_stored")
+            case told.StageFinished(row=row, checkpoint=files):
+                self._stage_finished(row, files)
+            case told.TrainingSaved():
+                self._training_saved(event)
+            case told.StageStarted(stage=stage):
+                self._record("stage_started", event.model_dump(mode="json", exclude={"type"}), stage=stage)
+            case told.Finished(report=report):
+                self.report = report
+            case told.Failed():
+                self.lease.close()
+                raise Failed(event.model_dump(mode="json", exclude={"type"}))
+            case told.Paused():
+                if self.pausing is None:
+                    raise Untrustworthy("it stopped for a pause that nobody asked for")
+                self._stop("drain")
+            case told.Started() | told.Log():
+                self._record(event.type, event.model_dump(mode="json", exclude={"type"}))
+        if not isinstance(event, told.Progress | told.Log):
+            self.moved = time.monotonic()
+
+    def _progress(self, event: told.Progress) -> None:
+        crash.reach(f"worker_in_{event.stage}")
+        self.lease.progress = event.model_dump(mode="json", exclude={"type"})
+        if (event.stage, event.phase, event.step) != self.seen:
+            self.seen, self.moved = (event.stage, event.phase, event.step), time.monotonic()
+        if event.score is not None:
+            self._record("progress", self.lease.progress)
+
+    def _stage_finished(self, row: told.Row, files: tuple[told.File, ...]) -> None:
+        folder = f"checkpoints/{row.stage}"
+        self._store(self.out / folder, folder, files)
+        checkpoint = [file.model_dump(mode="json") for file in files]
+        origin, kept = self._origin(), self.pending
+        self._write(
+            lambda session: jobs.stage_finished(
+                session, self.claim, row, f"{self.place}/{folder}", checkpoint, kept, origin=origin
+            )
+        )
+        crash.reach("worker_stage_recorded")
+        self.pending = []
+        self._forget_saved()
+
+    def _training_saved(self, event: told.TrainingSaved) -> None:
+        """Take what was saved, then make room: the folder's absence tells the engine that it may save again."""
+        folder = f"checkpoints/{event.folder}"
+        keys = self._store(self.out / folder, folder, event.files)
+        shutil.rmtree(self.out / folder, ignore_errors=True)
+        files = [file.model_dump(mode="json") for file in event.files]
+        data = event.model_dump(mode="json", include={"stage", "phase", "step", "total"})
+        origin = self._origin()
+        self._write(
+            lambda session: jobs.training_saved(session, self.claim, f"{self.place}/{folder}", files, data, origin=origin)
+        )
+        crash.reach("worker_training_saved")
+        self._forget_saved()
+        self.saved = list(keys.values())
+
+    def _forget_saved(self) -> None:
+        """Free what was saved of training before; what a crash leaves of it is the keeper's to find."""
+        for key in self.saved:
+            self.storage.delete(key)
+        self.saved = []
+
+    def _store(self, root: Path, folder: str, files: tuple[told.File, ...]) -> dict[str, str]:
+        """Put files that the engine wrote into storage, each checked against its event; return path → key."""
+        keys = {}
+        for file in files:
+            with open_beneath(root, file.path) as source:
+                check(source, file.size, file.sha256, file.path)
+                keys[file.path] = f"{self.place}/{folder}/{file.path}"
+                self.storage.put_file(keys[file.path], source)
+            self._interrupt()
+        return keys
+
+    def _origin(self) -> str:
+        return f"{self.claim.fence}.{next(self.numbers)}"
+
+    def _record(self, kind: str, data: dict[str, Any], **changes: Any) -> None:
+        origin = self._origin()
+        self._write(lambda session: jobs.record(session, self.claim, kind, data, origin=origin, **changes))
+
+    def _write(self, write: Write) -> None:
+        persist(self.lease, write)
