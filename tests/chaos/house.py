@@ -21,7 +21,8 @@ SETTINGS = {
     "LATHE_LEASE_SECONDS": "8",
     "LATHE_KEEPER_SECONDS": "1",
     "LATHE_BACKOFF_SECONDS": "0.05",
-    "LATHE_CANCEL_GRACE_SECONDS": "3",
+    # An engine takes seconds to end after its last word where everything fights for the cores.
+    "LATHE_CANCEL_GRACE_SECONDS": "20",
     "LATHE_DRAIN_GRACE_SECONDS": "5",
     "LATHE_SAVE_SECONDS": "1",
     "LATHE_SWEEP_SECONDS": "5",
@@ -42,6 +43,9 @@ class House:
         self.root, self.chance = root, chance
         root.mkdir(parents=True, exist_ok=True)
         self.postgres, self.valkey = Postgres(root / "pg"), Valkey(root / "valkey")
+        self.servers: dict[str, Postgres | Valkey] = {"postgres": self.postgres, "valkey": self.valkey}
+        database = Database("postgresql", self.postgres.url, key="")
+        self.service = Service(root / "home", database, self.valkey.url, settings=dict(SETTINGS))
         self.marks = root / "marks"
         self.marks.mkdir()
         self.workers = [f"jobs-{number + 1}" for number in range(workers)]
@@ -50,8 +54,7 @@ class House:
         self.due: dict[str, float] = {}
         self.frozen: list[tuple[float, list[psutil.Process]]] = []
         self.armed: list[tuple[str, Path]] = []
-        self.arming = True
-        self.service: Service
+        self.arming, self.keep = True, False
 
     @property
     def names(self) -> list[str]:
@@ -60,22 +63,13 @@ class House:
 
     def open(self) -> None:
         """Start everything and wait until it answers."""
-        self._server("postgres")
-        self._server("valkey")
+        self._start("postgres", arm=False)
+        self._start("valkey", arm=False)
         wait_for(self._database_answers)
-        home = self.root / "home"
-        key = run_bootstrap(self.postgres.url, home) or ""
-        made = Service(home, Database("postgresql", self.postgres.url, key), self.valkey.url, settings=dict(SETTINGS))
-        made.processes.update(self.service.processes)
-        self.service = made
+        self.service.database.key = run_bootstrap(self.postgres.url, self.service.home) or ""
         self.service.start_api()
         for name in (*self.workers, "checks", "keeper"):
             self._start(name, arm=False)
-
-    def _server(self, name: str) -> None:
-        if not hasattr(self, "service"):
-            self.service = Service(self.root / "home", Database("postgresql", self.postgres.url, ""), self.valkey.url)
-        self.service.processes[name] = (self.postgres if name == "postgres" else self.valkey).start()
 
     def _database_answers(self) -> bool:
         with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self.postgres.url):
@@ -83,8 +77,8 @@ class House:
         return False
 
     def _start(self, name: str, *, arm: bool) -> None:
-        if name in {"postgres", "valkey"}:
-            self._server(name)
+        if name in self.servers:
+            self.service.processes[name] = self.servers[name].start()
             return
         role = name.split("-")[0]
         if arm and self.arming and role in POINTS_OF and self.chance.random() < CRASHING:
@@ -124,7 +118,7 @@ class House:
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """Kill a part; it is started again like any that dies."""
         self.expected.add(name)
-        if name in {"postgres", "valkey"}:
+        if name in self.servers:
             kill_tree(self.service.processes[name], number)
         else:
             self.service.kill(name, number)
@@ -163,7 +157,7 @@ class House:
         """End everything: first who writes, then what is written to."""
         for name in reversed(self.names):
             with contextlib.suppress(KeyError):
-                if name in {"postgres", "valkey"}:
+                if name in self.servers:
                     kill_tree(self.service.processes[name], signal.SIGINT if name == "postgres" else signal.SIGTERM)
                 else:
                     self.service.kill(name)
@@ -173,13 +167,14 @@ class House:
 def opened(root: Path, workers: int, chance: random.Random, *, keep: bool) -> Iterator[House]:
     """A house that runs, and that is gone at the end; its folder stays on request, or where something went wrong."""
     house = House(root, workers, chance)
+    house.keep = keep
     try:
         house.open()
         yield house
     except BaseException:
-        keep = True
+        house.keep = True
         raise
     finally:
         house.close()
-        if not keep:
+        if not house.keep:
             shutil.rmtree(root, ignore_errors=True)

@@ -32,6 +32,8 @@ class Order:
     body: dict[str, Any]
     cancel_after: float | None
     """Seconds after its acceptance at which it is cancelled."""
+    hasty: bool
+    """With a deadline that it may not keep."""
     twice: bool
     """Sent again after it was accepted, as by a client that lost the answer."""
     ids: set[str] = field(default_factory=set)
@@ -52,7 +54,7 @@ def plan(number: int, model: str, dataset: str, chance: random.Random, name: str
     for index in range(number):
         kind = chance.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
         recipe = {**CHEAP, **KINDS[kind][1], "train": {**CHEAP["train"], "seed": index}}
-        cancelled = chance.random() < 0.1
+        cancelled, hasty = chance.random() < 0.1, chance.random() < 0.05
         body = {
             "models": {"base": model},
             "datasets": [dataset],
@@ -60,11 +62,10 @@ def plan(number: int, model: str, dataset: str, chance: random.Random, name: str
             "evaluate": {"length": 8},
             "priority": chance.randint(-2, 2),
             "labels": {"order": str(index)},
+            "deadline_seconds": chance.randint(1, 40) if hasty else None,
         }
-        order = Order(
-            f"{name}-{index}", kind, body, cancel_after=chance.uniform(0, 60) if cancelled else None, twice=chance.random() < 0.2
-        )
-        made.append(order)
+        after = chance.uniform(0, 60) if cancelled else None
+        made.append(Order(f"{name}-{index}", kind, body, cancel_after=after, hasty=hasty, twice=chance.random() < 0.2))
     return made
 
 
@@ -88,7 +89,7 @@ class Client(threading.Thread):
         """Send and watch until all orders are over, or until stopped."""
         try:
             while self.over < len(self.orders) and not self.stopped.is_set():
-                waiting = [order for order in self.orders if not order.ids]
+                waiting = [order for order in self.orders if not order.ids and order.outcome is None]
                 active = [order for order in self.orders if order.ids and order.outcome is None]
                 for order in waiting[: max(0, self.width - len(active))]:
                     self._send(order)
@@ -124,17 +125,19 @@ class Client(threading.Thread):
                     break
                 else:
                     self.surprises.append(f"{order.key}: POST answered {answer.status_code} {answer.text[:300]}")
+                    order.outcome = "refused"
+                    break
                 time.sleep(0.3)
         order.accepted_at = time.monotonic()
 
     def _watch(self, order: Order) -> None:
         place = f"/v1/jobs/{order.job}"
-        if order.cancel_after is not None and not order.cancel_asked:
-            if time.monotonic() - order.accepted_at >= order.cancel_after:
-                answer = self._ask("POST", f"{place}/cancel")
-                order.cancel_asked = answer is not None
-                if answer is not None and answer.status_code not in {202, 409}:
-                    self.surprises.append(f"{order.key}: cancel answered {answer.status_code} {answer.text[:300]}")
+        if order.cancel_after is not None and time.monotonic() - order.accepted_at >= order.cancel_after:
+            order.cancel_asked = True  # and it may be obeyed even where no answer comes
+            answer = self._ask("POST", f"{place}/cancel")
+            order.cancel_after = order.cancel_after if answer is None else None
+            if answer is not None and answer.status_code not in {202, 409}:
+                self.surprises.append(f"{order.key}: cancel answered {answer.status_code} {answer.text[:300]}")
         state = self._ask("GET", place)
         told = self._ask("GET", f"{place}/events", params={"after": order.events[-1] if order.events else 0, "page_size": 1000})
         for answer in (state, told):
