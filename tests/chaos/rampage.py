@@ -82,7 +82,15 @@ def _client(house: House, jobs: int, seed: int) -> Client:
     return Client(house.service.url, house.service.database.key, orders, width=3 * len(house.workers))
 
 
-def _strike_until_over(house: House, client: Client, result: Result, kills: int, chance: random.Random, until: float) -> None:
+def _strike_until_over(
+    house: House,
+    client: Client,
+    result: Result,
+    kills: int,
+    chance: random.Random,
+    until: float,
+    say: Callable[[str], None],
+) -> None:
     """Spread the kills over the time that the orders will take, as far as that can be told while it passes."""
     started = time.monotonic()
     due, told = started + FIRST_GUESS * chance.random(), started
@@ -93,9 +101,8 @@ def _strike_until_over(house: House, client: Client, result: Result, kills: int,
             return
         if now - told > TELL:
             told = now
-            say(
-                f"{(now - started) / 60:5.1f} min: {over} of {len(client.orders)} jobs over, {kills - left} of {kills} kills done"
-            )
+            jobs, hits = f"{over} of {len(client.orders)} jobs over", f"{kills - left} of {kills} kills done"
+            say(f"{(now - started) / 60:5.1f} min: {jobs}, {hits}")
         if left > 0 and now >= due and (hit := strike(house, chance)) is not None:
             result.kills[hit] += 1
             each = (now - started) / over if over else FIRST_GUESS / len(house.workers)
