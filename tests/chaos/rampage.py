@@ -17,8 +17,8 @@ from tests.chaos.strikes import strike
 from tests.examples import send_data, send_model, tiny_model, tiny_splits
 
 TICK = 0.1
-FIRST_GUESS = 15.0
-"""Wall-clock seconds a job with one worker, before any has ended."""
+FIRST_GUESS = 60.0
+"""Wall-clock seconds a job with one worker, before any has ended. A job costs 20 to 40 core-seconds."""
 SHORTEST = 1.0
 """Seconds between two strikes, so that what was hit gets to its feet now and then."""
 TELL = 60.0
@@ -105,7 +105,7 @@ def _strike_until_over(
             say(f"{(now - started) / 60:5.1f} min: {jobs}, {hits}")
         if left > 0 and now >= due and (hit := strike(house, chance)) is not None:
             result.kills[hit] += 1
-            each = (now - started) / over if over else FIRST_GUESS / len(house.workers)
+            each = (now - started) / over if over else max(now - started, FIRST_GUESS / len(house.workers))
             mean = each * (len(client.orders) - over) / left
             due = now + SHORTEST + chance.expovariate(1 / max(mean - SHORTEST, 0.1))
         time.sleep(TICK)
