@@ -17,6 +17,9 @@ from app import resources
 from app.clock import now
 from app.errors import NotFound, WrongState
 from app.failures import failure
+from app.fencing import Claim as Claim
+from app.fencing import StaleFence as StaleFence
+from app.fencing import change, fenced, held, written
 from app.models import (
     QUEUED,
     RUNNING,
@@ -25,7 +28,6 @@ from app.models import (
     Artifact,
     Checkpoint,
     Dataset,
-    Event,
     File,
     Job,
     Metric,
@@ -37,18 +39,6 @@ from compression.report import STAGES, Latency, Row, Score
 from compression.report import Artifact as ArtifactFacts
 
 
-class StaleFence(Exception):
-    """The job was given to someone else, or is over: the caller must stop and leave everything as it is."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a worker holds: the job as it was claimed, and the fence that its writes must carry."""
-
-    job: Job
-    fence: int
-
-
 @dataclass(frozen=True)
 class Beat:
     """What a heartbeat brings back."""
@@ -56,54 +46,6 @@ class Beat:
     cancel: bool
     drain: bool
     overdue: bool
-
-
-def _change(
-    session: Session,
-    job_id: str,
-    *conditions: ColumnElement[bool],
-    events: Sequence[tuple[str, dict[str, Any]]] = (),
-    origin: str | None = None,
-    **values: Any,
-) -> Job | None:
-    """Change a job where all conditions hold, and add its events; None where they do not.
-
-    `origin` names a write that may come twice, with one event: see `_written`.
-    """
-    job = session.scalar(
-        update(Job)
-        .where(Job.id == job_id, *conditions)
-        .values(version=Job.version + 1, event_seq=Job.event_seq + len(events), **values)
-        .returning(Job)
-        .execution_options(synchronize_session=False, populate_existing=True)
-    )
-    if job is not None:
-        first = job.event_seq - len(events) + 1
-        session.add_all(
-            Event(job_id=job_id, seq=first + i, type=kind, data=data, origin=origin) for i, (kind, data) in enumerate(events)
-        )
-        session.flush()
-    return job
-
-
-def _held(fence: int) -> tuple[ColumnElement[bool], ...]:
-    return Job.state == RUNNING, Job.fence == fence
-
-
-def _fenced(session: Session, claim: Claim, *, events: Sequence[tuple[str, dict[str, Any]]] = (), **values: Any) -> Job:
-    job = _change(session, claim.job.id, *_held(claim.fence), events=events, **values)
-    if job is None:
-        raise StaleFence(claim.job.id)
-    return job
-
-
-def _written(session: Session, claim: Claim, origin: str) -> bool:
-    """Say whether a write was made already: where the reply to its COMMIT was lost, nobody knows, and it comes again.
-
-    The row is locked first, so that a first try that is still under way on the server ends before we look.
-    """
-    session.execute(select(Job.id).where(Job.id == claim.job.id).with_for_update())
-    return session.scalar(select(Event.seq).where(Event.job_id == claim.job.id, Event.origin == origin)) is not None
 
 
 # The caller's side.
@@ -115,7 +57,7 @@ def submit(session: Session, job: Job) -> Job:
         job.deadline_at = now(job.deadline_seconds)
     session.add(job)
     session.flush()
-    stored = _change(session, job.id, events=[("queued", {})])
+    stored = change(session, job.id, events=[("queued", {})])
     wake_after_commit(session, JOBS)
     return stored or job
 
@@ -131,7 +73,7 @@ def get(session: Session, team: str, job_id: str) -> Job:
 def cancel(session: Session, team: str, job_id: str) -> Job:
     """End a waiting job at once; ask the worker of a running one. Raises WrongState for one that ended otherwise."""
     get(session, team, job_id)
-    gone = _change(
+    gone = change(
         session,
         job_id,
         Job.state == QUEUED,
@@ -140,7 +82,7 @@ def cancel(session: Session, team: str, job_id: str) -> Job:
         cancel_requested_at=now(),
         finished_at=now(),
     )
-    asked = gone or _change(
+    asked = gone or change(
         session,
         job_id,
         Job.state == RUNNING,
@@ -183,7 +125,7 @@ def remove(session: Session, team: str, job_id: str) -> None:
     session.execute(delete(File).where(File.artifact_id.in_(artifacts)))
     session.execute(delete(Artifact).where(Artifact.job_id == job_id))
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id))
-    _change(session, job_id, deleted_at=now())
+    change(session, job_id, deleted_at=now())
 
 
 # The worker's side.
@@ -231,9 +173,9 @@ def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: 
     )
     if job is None:
         return None
-    held = Claim(job, job.fence)
-    _fenced(session, held, events=[("claimed", {"worker": worker_id, "attempt": job.attempt})])
-    return held
+    claimed = Claim(job, job.fence)
+    fenced(session, claimed, events=[("claimed", {"worker": worker_id, "attempt": job.attempt})])
+    return claimed
 
 
 def checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
@@ -245,7 +187,7 @@ def checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
 
 def heartbeat(session: Session, claim: Claim, lease_seconds: float, **changes: Any) -> Beat:
     """Renew the lease, carry progress out and cancel and drain in. Raises StaleFence."""
-    job = _fenced(session, claim, lease_until=now(lease_seconds), **changes)
+    job = fenced(session, claim, lease_until=now(lease_seconds), **changes)
     drain = session.scalar(update(Worker).where(Worker.id == job.worker_id).values(seen_at=now()).returning(Worker.drain))
     overdue = job.deadline_at is not None and session.scalar(select(Job.deadline_at <= now()).where(Job.id == job.id))
     return Beat(cancel=job.cancel_requested_at is not None, drain=bool(drain), overdue=bool(overdue))
@@ -255,8 +197,8 @@ def record(
     session: Session, claim: Claim, kind: str, data: dict[str, Any], *, origin: str | None = None, **changes: Any
 ) -> None:
     """Append an event; one of the same origin is there already where this is tried again. Raises StaleFence."""
-    if origin is None or not _written(session, claim, origin):
-        _fenced(session, claim, events=[(kind, data)], origin=origin, **changes)
+    if origin is None or not written(session, claim, origin):
+        fenced(session, claim, events=[(kind, data)], origin=origin, **changes)
 
 
 def stage_finished(
@@ -274,10 +216,10 @@ def stage_finished(
     Each artifact comes with the storage key of each of its files. Saved training belonged to this stage and is forgotten.
     """
     job_id = claim.job.id
-    if origin is not None and _written(session, claim, origin):
+    if origin is not None and written(session, claim, origin):
         return
     data = row.model_dump(mode="json")
-    _fenced(session, claim, events=[("stage_finished", {"row": data})], origin=origin, stage=row.stage)
+    fenced(session, claim, events=[("stage_finished", {"row": data})], origin=origin, stage=row.stage)
     session.execute(delete(Metric).where(Metric.job_id == job_id, Metric.stage == row.stage))
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.stage.in_((row.stage, TRAINING))))
     session.add(
@@ -309,9 +251,9 @@ def training_saved(
     origin: str | None = None,
 ) -> None:
     """Store training in progress in place of what was saved of it before. Raises StaleFence."""
-    if origin is not None and _written(session, claim, origin):
+    if origin is not None and written(session, claim, origin):
         return
-    _fenced(session, claim, events=[("training_saved", data)], origin=origin)
+    fenced(session, claim, events=[("training_saved", data)], origin=origin)
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == claim.job.id, Checkpoint.stage == TRAINING))
     session.add(Checkpoint(job_id=claim.job.id, stage=TRAINING, fence=claim.fence, prefix=prefix, files=list(files)))
     session.flush()
@@ -331,27 +273,27 @@ def finish(
     session: Session, claim: Claim, report: dict[str, Any], artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]
 ) -> None:
     """End well: report, last artifacts and outcome in one fenced transaction; again is fine. Raises StaleFence."""
-    held = session.execute(select(Job.state, Job.fence).where(Job.id == claim.job.id).with_for_update()).one()
-    if (held.state, held.fence) == ("succeeded", claim.fence):
+    found = session.execute(select(Job.state, Job.fence).where(Job.id == claim.job.id).with_for_update()).one()
+    if (found.state, found.fence) == ("succeeded", claim.fence):
         return  # the reply to the first COMMIT was lost
     _add_artifacts(session, claim, artifacts)
     session.flush()
-    _fenced(session, claim, events=[("succeeded", {})], state="succeeded", report=report, finished_at=now(), lease_until=None)
+    fenced(session, claim, events=[("succeeded", {})], state="succeeded", report=report, finished_at=now(), lease_until=None)
 
 
 def fail(session: Session, claim: Claim, error: dict[str, Any]) -> None:
     """End with something that the sender must mend; it is not tried again. Raises StaleFence."""
-    _fenced(session, claim, events=[("failed", error)], state="failed", error=error, finished_at=now(), lease_until=None)
+    fenced(session, claim, events=[("failed", error)], state="failed", error=error, finished_at=now(), lease_until=None)
 
 
 def cancelled(session: Session, claim: Claim) -> None:
     """Say that the work has stopped, as was asked. Raises StaleFence."""
-    _fenced(session, claim, events=[("cancelled", {})], state="cancelled", finished_at=now(), lease_until=None)
+    fenced(session, claim, events=[("cancelled", {})], state="cancelled", finished_at=now(), lease_until=None)
 
 
 def release(session: Session, claim: Claim) -> None:
     """Give a job back because its worker drains: nobody's fault, no failure charged. Raises StaleFence."""
-    _fenced(
+    fenced(
         session,
         claim,
         events=[("released", {"worker": claim.job.worker_id})],
@@ -391,7 +333,7 @@ def _set_back(
     *more: ColumnElement[bool],
     **changes: Any,
 ) -> bool:
-    job = session.scalar(select(Job).where(Job.id == job_id, *_held(fence), *more))
+    job = session.scalar(select(Job).where(Job.id == job_id, *held(fence), *more))
     if job is None:
         return False
     failures = job.failures + 1
@@ -409,7 +351,7 @@ def _set_back(
         values = {"state": QUEUED, "worker_id": None, "not_before": now(wait), "progress": None, **common}
         happened = [("requeued", {**error, "failures": failures, "wait_seconds": wait})]
         wake_after_commit(session, JOBS)
-    return _change(session, job_id, *_held(fence), *more, events=happened, **values) is not None
+    return change(session, job_id, *held(fence), *more, events=happened, **values) is not None
 
 
 # The keeper's side.
@@ -430,10 +372,10 @@ def orphans(session: Session, worker_id: str, *, max_failures: int, backoff_seco
 
     Its process died and was started anew, or the reply to a claim's COMMIT was lost. No lease need run out for that.
     """
-    held = select(Job.id, Job.fence).where(Job.state == RUNNING, Job.worker_id == worker_id).with_for_update(skip_locked=True)
+    mine = select(Job.id, Job.fence).where(Job.state == RUNNING, Job.worker_id == worker_id).with_for_update(skip_locked=True)
     return [
         job_id
-        for job_id, fence in session.execute(held).all()
+        for job_id, fence in session.execute(mine).all()
         if _set_back(session, job_id, fence, failure("worker_lost"), max_failures, backoff_seconds)
     ]
 
@@ -446,7 +388,7 @@ def expire(session: Session) -> list[str]:
     return [
         job_id
         for job_id in session.scalars(late).all()
-        if _change(session, job_id, Job.state == QUEUED, Job.deadline_at <= now(), events=[("failed", error)], **values)
+        if change(session, job_id, Job.state == QUEUED, Job.deadline_at <= now(), events=[("failed", error)], **values)
     ]
 
 

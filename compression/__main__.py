@@ -1,8 +1,9 @@
 """The engine as a command: `python -m compression run|validate|measure SPEC.json`.
 
-`run` writes one JSON event a line to a pipe and ends with 0 (finished), 2 (the job cannot be done as asked; a `failed` event
-says why) or 1 (a bug, with its traceback on standard error). Each subcommand imports only what it needs: `validate` and
-`measure` must not pay for torch, nor let it near a hostile file.
+`run` writes one JSON event a line to a pipe and ends with 0 (finished), 2 (the job cannot be done as asked, or not here; a
+`failed` event says why), 3 (paused, because its parent wrote the line `pause` to its standard input; only with
+--die-with-parent) or 1 (a bug, with its traceback on standard error). Each subcommand imports only what it needs: `validate`
+and `measure` must not pay for torch, nor let it near a hostile file.
 """
 
 import argparse
@@ -36,7 +37,12 @@ def main(arguments: list[str] | None = None) -> int:
     if options.die_with_parent:
         process.die_with_parent()
     module = import_module({"run": "compression.run"}.get(options.command, f"compression.{options.command}"))
-    code: int = module.main(options.spec, options.events_fd) if options.command == "run" else module.main(options.spec)
+    code: int
+    if options.command == "run":
+        pauses = process.PauseRequests() if options.die_with_parent else None
+        code = module.main(options.spec, options.events_fd, pauses)
+    else:
+        code = module.main(options.spec)
     return code
 
 

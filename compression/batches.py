@@ -24,6 +24,19 @@ class Batch:
         """Return the batch with its tensors on `device`; `rows` stay where the bookkeeping is."""
         return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), self.rows)
 
+    def split(self, parts: int) -> "list[Batch]":
+        """Cut into at most `parts` batches of about as many rows each, every one padded to its own longest row."""
+        if parts == 1:
+            return [self]
+        size = -(-len(self.rows) // parts)
+        pieces = zip(*(torch.split(tensor, size) for tensor in (self.ids, self.mask, self.labels, self.rows)), strict=True)
+        return [Batch(*piece).trimmed() for piece in pieces]
+
+    def trimmed(self) -> "Batch":
+        """Drop columns in which every row is padding."""
+        longest = int(self.mask.sum(dim=1).max())
+        return Batch(self.ids[:, :longest], self.mask[:, :longest], self.labels, self.rows)
+
     @property
     def inputs(self) -> dict[str, Tensor]:
         """What a stock encoder takes."""

@@ -1,21 +1,21 @@
 """What is kept of a finished stage, so that a new attempt goes on from it and trains nothing twice.
 
 A checkpoint is a folder named for its stage: the model as stock files, and state.json with the rows so far. It is written
-beside its place and renamed, so a killed attempt leaves a whole one or none. It is trusted only for the same work (the
-fingerprint) and only whole (every digest).
+beside its place, synced and renamed, so a killed attempt and a power cut leave a whole one or none. It is trusted only for
+the same work (the fingerprint) and only whole (every digest).
 """
 
 import hashlib
 import json
-import shutil
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 from transformers import BertForSequenceClassification
 
-from compression import numerics
-from compression.errors import CompressionError
+from compression import durable, numerics
+from compression.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
 from compression.load import open_stock
 from compression.recipe import Config, Spec
 from compression.report import STAGES, Artifact, File, Row, Stage
@@ -28,7 +28,7 @@ STATE = "state.json"
 class Checkpoint(Config):
     """state.json: all that the rest of the job and the report need beside the weights."""
 
-    fingerprint: Annotated[str, Field(description="sha256 of all that the result depends on: recipe, data, model, format.")]
+    fingerprint: Annotated[str, Field(description="sha256 of all that the result depends on: recipe, data, model, code.")]
     stage: Stage
     labels: tuple[str, ...]
     simulated: Annotated[bool, Field(description="Whether the model computes with fake-quantized integers.")]
@@ -42,13 +42,26 @@ class Unusable(Exception):
     """A checkpoint that cannot be gone on from, and why. It costs time only: the stage is done again."""
 
 
+def code_version() -> str:
+    """Name the version of the code; one that runs from its folder without being installed has none."""
+    try:
+        return version("lathe")
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def fingerprint(spec: Spec, base: Path) -> str:
-    """Digest all that the stages' results depend on: two jobs with the same one compute the same."""
+    """Digest all that the stages' results depend on: two jobs with the same one compute the same.
+
+    How often training is saved, and in how many parts a batch is computed, is not in it: a job whose memory did not suffice
+    goes on from what it has.
+    """
     folder = base / spec.model
     model = {path.name: digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
     data = {split: [digest(base / file) for file in files] for split, files in spec.data.splits.items()}
     facts = {
         "format": FORMAT,
+        "code": code_version(),
         "task": spec.task,
         "recipe": spec.recipe.model_dump(mode="json"),
         "evaluate": spec.evaluate.model_dump(mode="json"),
@@ -75,35 +88,45 @@ def listing(folder: Path) -> tuple[File, ...]:
 
 
 def write(folder: Path, model: BertForSequenceClassification, facts: Checkpoint) -> tuple[File, ...]:
-    """Write `folder`/<stage> whole or not at all; `facts.files` is filled in here. Return all its files."""
-    place, beside = folder / facts.stage, folder / f".{facts.stage}.partial"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    model.save_pretrained(beside)
-    complete = facts.model_copy(update={"files": listing(beside)})
-    body = complete.model_dump_json(indent=1)
-    (beside / STATE).write_text(json.dumps({"sha256": _sha256(body), "body": body}), encoding="utf-8")
-    shutil.rmtree(place, ignore_errors=True)
-    beside.rename(place)
-    return listing(place)
+    """Write `folder`/<stage> whole, durable, or not at all; `facts.files` is filled in here. Return all its files."""
+    with durable.folder(folder / facts.stage) as place:
+        model.save_pretrained(place)
+        complete = facts.model_copy(update={"files": listing(place)})
+        (place / STATE).write_text(sealed(complete.model_dump_json(indent=1)), encoding="utf-8")
+    return listing(folder / facts.stage)
+
+
+def sealed(body: str) -> str:
+    """Wrap a text with its digest."""
+    return json.dumps({"sha256": _sha256(body), "body": body})
+
+
+def unsealed(path: Path) -> str:
+    """Read a text out of its wrapping. Raises Unusable where it is not the one that was wrapped."""
+    wrapped = json.loads(path.read_text(encoding="utf-8"))
+    body: str = wrapped["body"]
+    if _sha256(body) != wrapped["sha256"]:
+        raise Unusable(f"{path.parent.name}/{path.name} is damaged")
+    return body
+
+
+def verify_files(place: Path, files: tuple[File, ...]) -> None:
+    """Hold a folder's files against their digests. Raises Unusable, and OSError where one is not there."""
+    for file in files:
+        if digest(place / file.path) != file.sha256:
+            raise Unusable(f"{place.name}/{file.path} is not what was written")
 
 
 def read(folder: Path, stage: Stage, expected: str) -> Checkpoint:
     """Read and verify `folder`/<stage>. Raises Unusable where it is damaged or of other work."""
     place = folder / stage
     try:
-        wrapped = json.loads((place / STATE).read_text(encoding="utf-8"))
-        body = wrapped["body"]
-        if _sha256(body) != wrapped["sha256"]:
-            raise Unusable(f"{stage}/{STATE} is damaged")
-        facts = Checkpoint.model_validate_json(body)
-        for file in facts.files:
-            if digest(place / file.path) != file.sha256:
-                raise Unusable(f"{stage}/{file.path} is not what was written")
+        facts = Checkpoint.model_validate_json(unsealed(place / STATE))
+        verify_files(place, facts.files)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError) as problem:
         raise Unusable(f"{stage} cannot be read: {problem}") from problem
     if facts.stage != stage or facts.fingerprint != expected:
-        raise Unusable(f"{stage} is of other work: recipe, data, model or checkpoint format differ")
+        raise Unusable(f"{stage} is of other work: recipe, data, model or version differ")
     return facts
 
 
@@ -130,6 +153,8 @@ def open_model(folder: Path, facts: Checkpoint) -> BertForSequenceClassification
     """Open the model of a verified checkpoint, computing as it did. Raises Unusable."""
     try:
         model, _ = open_stock(folder / facts.stage)
+    except (OutOfMemory, DeviceError, DiskFull):
+        raise  # the checkpoint is not to blame
     except CompressionError as problem:
         raise Unusable(f"{facts.stage} cannot be opened: {problem.cause}") from problem
     if facts.simulated:

@@ -13,15 +13,23 @@ LAST_WORDS = 2000
 """Characters of a failed child's log that its error carries."""
 
 
+OUT_OF_MEMORY = 4
+"""Exit code of a child for which memory did not suffice."""
+
+
 class ChildFailed(RuntimeError):
     """A child of the engine ended without an answer: a bug or the machine, not the user's to mend."""
+
+
+class ChildOutOfMemory(ChildFailed):
+    """A child's memory did not suffice, and it was able to say so."""
 
 
 def ask(command: str, spec: Config, *, timeout: float) -> str:
     """Run `python -m compression <command> SPEC.json` and return its standard output.
 
     The child dies with us (`process.die_with_parent`). Raises ChildFailed where it ends with an error or takes longer than
-    `timeout` seconds.
+    `timeout` seconds, ChildOutOfMemory where it says that it had too little.
     """
     with tempfile.TemporaryDirectory(prefix="lathe-") as folder:
         path = Path(folder) / "spec.json"
@@ -39,7 +47,8 @@ def ask(command: str, spec: Config, *, timeout: float) -> str:
         except subprocess.TimeoutExpired as problem:
             raise ChildFailed(f"{command} took longer than {timeout:.0f} s") from problem
     if done.returncode != 0:
-        raise ChildFailed(f"{command} ended with {done.returncode}: {done.stderr[-LAST_WORDS:]}")
+        kind = ChildOutOfMemory if done.returncode == OUT_OF_MEMORY else ChildFailed
+        raise kind(f"{command} ended with {done.returncode}: {done.stderr[-LAST_WORDS:]}")
     return done.stdout
 
 

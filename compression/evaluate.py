@@ -20,14 +20,19 @@ class Validation:
     negative_loss: float
 
 
+def smaller(batch: int, parts: int) -> int:
+    """Return the size of a part of a batch, where memory did not suffice for all of it at once."""
+    return max(1, batch // parts)
+
+
 @torch.inference_mode()
-def logits(model: nn.Module, rows: Encoded) -> Tensor:
-    """Return the logits of all rows in their order. -> (rows, labels) on the CPU."""
+def logits(model: nn.Module, rows: Encoded, parts: int = 1) -> Tensor:
+    """Return the logits of all rows in their order; `parts` shrinks the batches. -> (rows, labels) on the CPU."""
     training = model.training
     model.eval()
     device = next(model.parameters()).device
     out = torch.empty((len(rows), 0))
-    for batch in rows.by_length(BATCH):
+    for batch in rows.by_length(smaller(BATCH, parts)):
         found = model(**batch.to(device).inputs).logits.float().cpu()
         if not out.shape[1]:
             out = torch.empty((len(rows), found.shape[1]))
@@ -36,7 +41,7 @@ def logits(model: nn.Module, rows: Encoded) -> Tensor:
     return out
 
 
-def validate(model: nn.Module, rows: Encoded) -> Validation:
-    """Score a model on a split by the task's metric."""
-    found = logits(model, rows)
+def validate(model: nn.Module, rows: Encoded, parts: int = 1) -> Validation:
+    """Score a model on a split by the task's metric; `parts` shrinks the batches."""
+    found = logits(model, rows, parts)
     return Validation(classification.score(found, rows.labels), -classification.loss(found, rows.labels).item())

@@ -17,6 +17,7 @@ from transformers import (
 
 from compression.catalog import family_of
 from compression.errors import ConfigMismatch, DamagedCheckpoint, LabelMismatch, MissingFile, UnsafeCheckpoint
+from compression.failures import typed
 from compression.tasks import classification
 
 NEW_PARTS = ("classifier.", "bert.pooler.")
@@ -67,7 +68,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
     except Exception as problem:  # the tokenizers library raises bare Exception
-        raise ConfigMismatch(f"tokenizer.json cannot be opened: {problem}", param="tokenizer.json") from problem
+        raise typed(problem) or ConfigMismatch(
+            f"tokenizer.json cannot be opened: {problem}", param="tokenizer.json"
+        ) from problem
     if tokenizer.pad_token_id is None:
         raise ConfigMismatch("the tokenizer has no padding token", param="tokenizer.json")
     # tokenizer_config.json can add tokens to those of tokenizer.json: an id without a row in the table ends the job midway.
@@ -130,9 +133,11 @@ def open_stock(folder: Path, **settings: Any) -> tuple[BertForSequenceClassifica
             **settings,
         )
     except SafetensorError as problem:
-        raise DamagedCheckpoint(f"the weights cannot be read: {problem}", param="*.safetensors") from problem
+        raise typed(problem) or DamagedCheckpoint(f"the weights cannot be read: {problem}", param="*.safetensors") from problem
     except Exception as problem:  # transformers and torch raise whatever they meet, AssertionError among it
-        raise ConfigMismatch(f"the weights do not fit config.json: {problem}", param="config.json") from problem
+        raise typed(problem) or ConfigMismatch(
+            f"the weights do not fit config.json: {problem}", param="config.json"
+        ) from problem
     return model.eval(), report
 
 

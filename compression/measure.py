@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,6 +20,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from compression import failures
+from compression.child import OUT_OF_MEMORY
+from compression.errors import OutOfMemory
 from compression.process import private_channel
 from compression.recipe import Config, Evaluate
 from compression.report import Latency, NotMeasured, Score
@@ -187,5 +191,12 @@ def host_lock() -> Iterator[None]:
 def main(path: Path) -> int:
     """Measure what the spec at `path` says and print one `Measured`; return the exit code."""
     answers = private_channel()
-    print(measure(MeasureSpec.model_validate_json(path.read_bytes())).model_dump_json(), file=answers)
+    try:
+        measured = measure(MeasureSpec.model_validate_json(path.read_bytes()))
+    except Exception as problem:
+        if not isinstance(failures.typed(problem), OutOfMemory):
+            raise
+        print(str(problem), file=sys.stderr)  # noqa: T201 (its parent reads it)
+        return OUT_OF_MEMORY
+    print(measured.model_dump_json(), file=answers)
     return 0

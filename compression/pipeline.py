@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from compression import checkpoint, data, load, numerics, process
+from compression import checkpoint, data, durable, load, numerics, process
 from compression.batches import encode
 from compression.catalog import BERT, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
@@ -40,6 +40,7 @@ from compression.report import (
     ratios,
     verdicts,
 )
+from compression.saving import Pause, Saver, never
 from compression.stages.distill import distill
 from compression.stages.prepare import prepare
 from compression.stages.prune import prune
@@ -57,15 +58,15 @@ SAMPLE = 64
 """Texts of validation on which an artifact must answer as the engine does."""
 
 
-def compress(spec: Spec, base: Path) -> Iterator[Event]:
+def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
     """Do one job; yield what happens. Relative paths of the specification are taken from `base`.
 
-    Raises CompressionError where the job cannot be done as asked.
+    Raises CompressionError where the job cannot be done as asked, and Pause after a step or a stage at which `pause_asked`.
     """
     torch.set_num_threads(spec.threads or process.usable_cores())
     stages = planned(spec.recipe)
     yield Started(environment=environment(), stages=stages)
-    job = Job.open(spec, base)
+    job = Job.open(spec, base, pause_asked)
     done, problems = job.look_for_checkpoint(stages)
     for problem in problems:
         yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
@@ -78,6 +79,8 @@ def compress(spec: Spec, base: Path) -> Iterator[Event]:
         started = time.monotonic()
         yield from WORK[stage](job.state)
         yield from job.ship_row(stage, started)
+        if pause_asked():
+            raise Pause
     yield from job.ship_checkpoint(stages[-1])
     yield Finished(report=job.report())
 
@@ -109,7 +112,7 @@ class Job:
     artifacts: list[Artifact]
 
     @classmethod
-    def open(cls, spec: Spec, base: Path) -> "Job":
+    def open(cls, spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> "Job":
         """Read model and data, and refuse before any training what cannot be done."""
         folder, recipe = base / spec.model, spec.recipe
         dataset = data.load(spec.data, base, seed=recipe.train.seed)
@@ -124,10 +127,18 @@ class Job:
         length = min(recipe.train.max_length, positions)
         rows = {name: encode(tokenizer, split.texts, dataset.ids(name), length) for name, split in dataset.splits.items()}
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        state = State(recipe, rows, model.to(device), journey(recipe, {name: len(r) for name, r in rows.items()}))
         output = base / spec.output
         output.mkdir(parents=True, exist_ok=True)
         work = checkpoint.fingerprint(spec, base)
+        earlier = base / spec.resume if spec.resume is not None else None
+        state = State(
+            recipe,
+            rows,
+            model.to(device),
+            journey(recipe, {name: len(r) for name, r in rows.items()}),
+            parts=spec.split_batches,
+            saver=Saver(output / "checkpoints", work, spec.save_seconds, pause_asked, earlier),
+        )
         job = cls(spec, base, output, dataset, tokenizer, length, state, work, rows=[], artifacts=[])
         job.write_test_rows()
         return job
@@ -145,15 +156,17 @@ class Job:
     def write_test_rows(self) -> None:
         """Write the test split as label ids, for the process that measures."""
         self.test_rows.parent.mkdir(exist_ok=True)
-        with self.test_rows.open("w", encoding="utf-8") as file:
-            for text, label in zip(self.dataset.splits["test"].texts, self.dataset.ids("test"), strict=True):
-                file.write(json.dumps({"text": text, "label": label}) + "\n")
+        rows = zip(self.dataset.splits["test"].texts, self.dataset.ids("test"), strict=True)
+        lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+        durable.write_text(self.test_rows, "".join(lines))
 
     def look_for_checkpoint(self, stages: tuple[Stage, ...]) -> tuple[Checkpoint | None, list[str]]:
-        """Find where an earlier attempt got to."""
+        """Find where an earlier attempt got to: its last stage, and the training that it was in."""
         if self.spec.resume is None:
             return None, []
-        return checkpoint.latest(self.base / self.spec.resume, stages, self.fingerprint)
+        done, problems = checkpoint.latest(self.base / self.spec.resume, stages, self.fingerprint)
+        problem = self.state.saver.look() if self.state.saver else None
+        return done, problems + ([problem] if problem else [])
 
     def go_on_from(self, done: Checkpoint) -> Iterator[Event]:
         """Take up an earlier attempt: its rows, its model and its teacher. Nothing is trained."""
@@ -202,6 +215,7 @@ class Job:
             baseline=against,
             evaluate=self.spec.evaluate,
             sample=list(self.dataset.splits["validation"].texts[:SAMPLE]),
+            last_try=self.spec.split_batches > 1,
         )
         model.to(device)
         return shipped
@@ -283,9 +297,7 @@ class Job:
             environment=environment(),
             notes=job_notes(self.rows, self.dataset, sum(len(row) >= self.max_length for row in texts.tokens), self.max_length),
         )
-        beside = self.output / "report.json.partial"
-        beside.write_text(report.model_dump_json(indent=2), encoding="utf-8")
-        beside.rename(self.output / "report.json")
+        durable.write_text(self.output / "report.json", report.model_dump_json(indent=2))
         shutil.rmtree(self.output / "scratch", ignore_errors=True)
         return report
 

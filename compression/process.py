@@ -4,7 +4,9 @@ import ctypes
 import gc
 import os
 import resource
+import select
 import signal
+import stat
 import sys
 from typing import TextIO
 
@@ -49,6 +51,37 @@ def private_channel(fd: int = 1) -> TextIO:
         os.close(fd)
     os.dup2(2, 1)
     return os.fdopen(copy, "w", encoding="utf-8", buffering=1, newline="\n")
+
+
+class PauseRequests:
+    """Whether the parent has asked us to stop and keep what we have: a line `pause` on standard input, where that is a pipe.
+
+    Calling it never blocks. A terminal, a file or nothing at all on standard input is left alone.
+    """
+
+    def __init__(self, fd: int = 0) -> None:
+        self._fd: int | None = fd if _is_pipe(fd) else None
+        self._heard = b""
+        self._asked = False
+
+    def __call__(self) -> bool:
+        """Read what there is; say whether a pause was asked for, now or before."""
+        while self._fd is not None and not self._asked and select.select([self._fd], [], [], 0)[0]:
+            said = os.read(self._fd, 4096)
+            if not said:
+                self._fd = None
+            *lines, rest = (self._heard + said).split(b"\n")
+            self._heard = rest[-4096:]
+            self._asked = b"pause" in lines
+        return self._asked
+
+
+def _is_pipe(fd: int) -> bool:
+    try:
+        mode = os.fstat(fd).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 def keep_freed_memory() -> None:

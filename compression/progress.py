@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from compression.report import Progress, Stage
+from compression.report import Log, Progress, Stage, TrainingSaved
 from compression.training import Tick
 
 Result = TypeVar("Result")
@@ -41,13 +41,15 @@ class Journey:
     def at(self, stage: Stage, phase: str, tick: Tick) -> Iterator[Progress]:
         """Yield the progress that `tick` means, or nothing where one was told a moment ago."""
         now = time.monotonic()
-        edge = tick.step in (0, tick.total)
+        edge = tick.resumed or tick.step in (0, tick.total)
         if now - self._told < SECONDS_BETWEEN and not edge and tick.score is None:
             return
         self._told = now
         weight = next(p.weight for p in self.phases if (p.stage, p.name) == (stage, phase))
         here = self._before(stage, phase) + weight / self._whole * (tick.step / max(tick.total, 1))
         self._reached = min(max(self._reached, here), 1.0)
+        if tick.resumed:
+            self._started = None
         yield Progress(
             stage=stage,
             phase=phase,
@@ -64,15 +66,20 @@ class Journey:
         """Yield the beginning or the end of a phase that has no steps of its own."""
         yield from self.at(stage, phase, Tick(step=int(done), total=1))
 
-    def follow(self, stage: Stage, phase: str, ticks: Generator[Tick, None, Result]) -> Generator[Progress, None, Result]:
-        """Pass a training loop's ticks on as progress; return what it returns."""
+    def follow(
+        self, stage: Stage, phase: str, ticks: Generator[Tick | TrainingSaved | Log, None, Result]
+    ) -> Generator[Progress | TrainingSaved | Log, None, Result]:
+        """Pass a training loop's ticks on as progress, and its other news as they are; return what it returns."""
         while True:
             try:
-                tick = next(ticks)
+                news = next(ticks)
             except StopIteration as end:
                 result: Result = end.value
                 return result
-            yield from self.at(stage, phase, tick)
+            if isinstance(news, Tick):
+                yield from self.at(stage, phase, news)
+            else:
+                yield news
 
     def _before(self, stage: Stage, phase: str) -> float:
         done = 0.0

@@ -1,48 +1,53 @@
 """`python -m compression run`: the pipeline behind a pipe. Reads the specification, writes events, maps errors once."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 
-from compression import process
-from compression.errors import CompressionError, InvalidSpec, OutOfMemory
+from compression import failures, process
+from compression.errors import CompressionError, InvalidSpec
 from compression.pipeline import compress
 from compression.recipe import Spec
-from compression.report import Event, Failed
+from compression.report import Event, Failed, Paused
+from compression.saving import Pause, never
 
 LONGEST = 4000
 """Characters of a cause or a remedy that an event carries."""
 
 
-def main(path: Path, events_fd: int) -> int:
-    """Run the job at `path`; return 0 where it finished and 2 after a `failed` event. Bugs escape."""
+PAUSED = 3
+"""Exit code after a `paused` event."""
+
+
+def main(path: Path, events_fd: int, pauses: Callable[[], bool] | None = None) -> int:
+    """Run the job at `path`; return 0 where it finished, 2 after a `failed` event, PAUSED after `paused`. Bugs escape."""
     channel = process.private_channel(events_fd)
     process.keep_freed_memory()
     with channel:
         try:
-            for event in job(path):
+            for event in job(path, pauses or never):
                 channel.write(event.model_dump_json() + "\n")
+        except Pause:
+            channel.write(Paused().model_dump_json() + "\n")
+            return PAUSED
         except CompressionError as problem:
             channel.write(failed(problem).model_dump_json() + "\n")
             return 2
     return 0
 
 
-def job(path: Path) -> Iterator[Event]:
-    """Compress as the file says. Raises CompressionError; running out of memory is one."""
+def job(path: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
+    """Compress as the file says. Raises CompressionError, also for the machine's failures that have a name, and Pause."""
     spec = read_spec(path)
     try:
-        yield from compress(spec, base=path.resolve().parent)
-    except (MemoryError, torch.OutOfMemoryError) as problem:
-        raise OutOfMemory(str(problem) or "the machine's memory did not suffice", param="recipe.train") from problem
-    except RuntimeError as problem:
-        # torch's CPU allocator has no exception of its own.
-        if "can't allocate memory" not in str(problem):
+        yield from compress(spec, path.resolve().parent, pause_asked)
+    except Exception as problem:  # libraries raise whatever they meet, and loaders wrap it in errors of the user's files
+        found = failures.typed(problem)
+        if found is None or found is problem:
             raise
-        raise OutOfMemory(str(problem), param="recipe.train") from problem
+        raise found from problem
 
 
 def read_spec(path: Path) -> Spec:

@@ -47,7 +47,9 @@ def ask(model: BertForSequenceClassification, batch: Batch, *, relations: bool) 
 class Teacher:
     """A frozen model whose answers to the rows of train are known. Logits always; hidden states where memory allows it."""
 
-    def __init__(self, model: BertForSequenceClassification, rows: Encoded, *, hidden: bool, relations: bool) -> None:
+    def __init__(
+        self, model: BertForSequenceClassification, rows: Encoded, *, hidden: bool, relations: bool, parts: int = 1
+    ) -> None:
         self.model, self.relations = model, relations
         self.needs_states = hidden or relations
         width, layers = model.config.hidden_size, model.config.num_hidden_layers + 1
@@ -56,11 +58,11 @@ class Teacher:
         self.keeps = self.needs_states and self.bytes <= TEACHER_BYTES
         self._logits = torch.empty(len(rows), model.config.num_labels)
         self._states: list[Tensor] = [torch.empty(0)] * len(rows)
-        self._ask_all(rows)
+        self._ask_all(rows, evaluate.smaller(evaluate.BATCH, parts))
 
     @torch.no_grad()
-    def _ask_all(self, rows: Encoded) -> None:
-        for batch in rows.by_length(evaluate.BATCH):
+    def _ask_all(self, rows: Encoded, size: int) -> None:
+        for batch in rows.by_length(size):
             logits, states = self._answers(batch)
             self._logits[batch.rows] = logits.cpu()
             if self.keeps:

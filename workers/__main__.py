@@ -4,6 +4,8 @@ import os
 import sys
 
 from app import queue
+from app.settings import get_settings
+from workers import sandbox
 
 USAGE = "usage: python -m workers jobs | checks | keeper"
 
@@ -18,6 +20,12 @@ def main(argv: list[str]) -> int:
 
         keeper.main()
         return 0
+    try:
+        # Before Celery, which would only log what its signals raise. What works is remembered, also in the forked child.
+        sandbox.get_sandbox(get_settings())
+    except sandbox.CannotConfine as problem:
+        sys.stderr.write(f"{problem.code}: {problem.cause}\n{problem.remedy}\n")
+        return 1
     os.environ["LATHE_LANE"] = argv[0]  # read by celery_app when it is imported, here and in the forked child
     from workers.celery_app import app
 

@@ -15,8 +15,9 @@ from app.settings import Settings
 from app.storage import Storage
 from compression.recipe import Data, DataCheck, ModelCheck
 from compression.report import Rejected, parse_finding
-from workers.engine import command, environment
+from workers.engine import command, end, start
 from workers.folders import private_folder
+from workers.sandbox import get_sandbox
 
 log = structlog.get_logger()
 LONGEST_FINDING = 4 << 20
@@ -78,19 +79,20 @@ def _look(row: Model | Dataset, folder: Path, settings: Settings, storage: Stora
     spec.write_text(asked.model_dump_json(), encoding="utf-8")
     answer, errors = folder / "finding.json", folder / "errors.log"
     with answer.open("wb") as out, errors.open("wb") as err:
-        child = subprocess.Popen(
+        sandbox = get_sandbox(settings)
+        child = start(
             command("validate", spec, "--die-with-parent"),
-            cwd=folder,
-            env=environment(folder, settings),
+            folder,
+            settings,
+            sandbox,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
         )
         try:
-            status = child.wait(settings.validation_seconds)
+            status = sandbox.exit_status(child.wait(settings.validation_seconds))
         finally:
-            child.kill()
-            child.wait()
+            end(child)
     if status != 0 or answer.stat().st_size > LONGEST_FINDING:
         raise RuntimeError(f"validate ended with {status}: {errors.read_text(errors='replace')[-2000:]}")
     try:

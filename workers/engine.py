@@ -1,4 +1,4 @@
-"""The engine as a child process: started with a scrubbed environment, read by its events, ended with its whole group."""
+"""The engine as a child process: confined, with a scrubbed environment, read by its events, ended with all that it started."""
 
 import contextlib
 import os
@@ -10,19 +10,21 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self, cast
 
 import psutil
 from pydantic import ValidationError
 
-import compression
 from app.settings import Settings
 from compression.report import Event, parse_event
 from workers.folders import Untrustworthy
+from workers.sandbox import Sandbox, code_folder, get_sandbox
 
 LONGEST_LINE = 4 << 20
 """Bytes of one event; a report of many rows and files stays far below."""
 MOST_EVENTS_A_SECOND = 200
+SECONDS_TO_GO = 10.0
+"""For the kernel to take away what was killed."""
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
@@ -34,7 +36,10 @@ def environment(folder: Path, settings: Settings) -> dict[str, str]:
         **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
         "HOME": str(folder),
         "TMPDIR": str(temporary),
-        "PYTHONPATH": str(Path(compression.__file__).parent.parent),
+        # There is no list of users in there to ask.
+        "USER": "lathe",
+        "LOGNAME": "lathe",
+        "PYTHONPATH": str(code_folder(folder)),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -48,40 +53,78 @@ def command(verb: str, spec: Path, *more: str) -> list[str]:
     return [sys.executable, "-P", "-m", "compression", verb, str(spec), *more]
 
 
+def start(
+    arguments: Sequence[str],
+    folder: Path,
+    settings: Settings,
+    sandbox: Sandbox,
+    *,
+    stdin: int,
+    stdout: IO[bytes],
+    stderr: IO[bytes],
+    pass_fds: tuple[int, ...] = (),
+) -> "subprocess.Popen[bytes]":
+    """Start a child confined to its folder, as the leader of a group of its own (`end` ends that)."""
+    return subprocess.Popen(
+        sandbox.wrap(arguments, folder),
+        cwd=folder,
+        env=environment(folder, settings),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        bufsize=0,
+        pass_fds=pass_fds,
+        start_new_session=True,
+    )
+
+
+def send(process: "subprocess.Popen[bytes]", number: int) -> None:
+    """Signal all that belongs to a child. With bubblewrap SIGTERM is the end: there is nobody in between to pass it on."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a child and all that it started."""
+    send(process, signal.SIGKILL)
+    process.wait()
+
+
 class Engine:
     """One run of the engine. Use as a context manager: whatever happens, nothing of it is left running."""
 
-    def __init__(self, spec: Path, folder: Path, settings: Settings) -> None:
+    def __init__(self, spec: Path, folder: Path, settings: Settings, sandbox: Sandbox | None = None) -> None:
         self.settings = settings
+        self.sandbox = sandbox or get_sandbox(settings)
         self.log = folder / "engine.log"
         reader, writer = os.pipe()
         try:
             with self.log.open("wb") as out:
-                self.process = subprocess.Popen(
+                self.process = start(
                     command("run", spec, "--events-fd", str(writer), "--die-with-parent"),
-                    cwd=folder,
-                    env=environment(folder, settings),
+                    folder,
+                    settings,
+                    self.sandbox,
                     stdin=subprocess.PIPE,
                     stdout=out,
                     stderr=out,
                     pass_fds=(writer,),
-                    start_new_session=True,
                 )
         finally:
             os.close(writer)
         self.pipe = reader
+        self.orders = cast("IO[bytes]", self.process.stdin)
         os.set_blocking(reader, False)
+        os.set_blocking(self.orders.fileno(), False)  # an engine that does not read must not hold us up
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._signal(signal.SIGKILL)
-        self.process.wait()
+        end(self.process)
+        self._drain()
         os.close(self.pipe)
-        if self.process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.close()
+        self.orders.close()
 
     def events(self, tick: float) -> Iterator[Event | None]:
         """Yield events as they come, and None after each `tick` seconds without one; ends when the pipe does.
@@ -119,43 +162,42 @@ class Engine:
         except ValidationError as error:
             raise Untrustworthy(f"not an event: {error.errors()[0]['msg']}") from error
 
+    def pause(self) -> None:
+        """Ask it to save its training and stop."""
+        with contextlib.suppress(BrokenPipeError):
+            self.orders.write(b"pause\n")
+            self.orders.flush()
+
     def stop(self) -> None:
         """End it: SIGTERM, a grace, SIGKILL. Returns when it is gone."""
-        self._signal(signal.SIGTERM)
+        send(self.process, signal.SIGTERM)
         try:
             self.process.wait(self.settings.cancel_grace_seconds)
         except subprocess.TimeoutExpired:
-            self._signal(signal.SIGKILL)
-            self.process.wait()
-
-    def pause(self) -> None:
-        """Ask it to save its training and stop."""
-        assert self.process.stdin is not None  # noqa: S101
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(b"pause\n")
-            self.process.stdin.flush()
-
-    def resident_bytes(self) -> int:
-        """Return the memory that its processes have resident, all together."""
-        total = 0
-        with contextlib.suppress(psutil.NoSuchProcess):
-            root = psutil.Process(self.process.pid)
-            for process in [root, *root.children(recursive=True)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    total += process.memory_info().rss
-        return total
+            end(self.process)
 
     def kill(self) -> None:
         """End it now. Safe from another thread."""
-        self._signal(signal.SIGKILL)
+        send(self.process, signal.SIGKILL)
 
     def status(self) -> int:
-        """Return the exit status, once the pipe has ended; an engine that lingers is ended."""
+        """Return the exit status, −n for signal n, once the pipe has ended; an engine that lingers is ended."""
         try:
-            return self.process.wait(self.settings.cancel_grace_seconds)
+            code = self.process.wait(self.settings.cancel_grace_seconds)
         except subprocess.TimeoutExpired:
-            self.kill()
-            return self.process.wait()
+            end(self.process)
+            code = self.process.returncode
+        return self.sandbox.exit_status(code)
+
+    def resident_bytes(self) -> int:
+        """Sum what all its processes have resident; pages that they share count for each."""
+        total = 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            leader = psutil.Process(self.process.pid)
+            for process in (leader, *leader.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    total += process.memory_info().rss
+        return total
 
     def last_words(self, limit: int = 2000) -> str:
         """Return the end of what it printed."""
@@ -163,8 +205,11 @@ class Engine:
             source.seek(max(0, self.log.stat().st_size - limit))
             return source.read().decode(errors="replace").strip()
 
-    def _signal(self, number: int) -> None:
-        try:
-            os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            return
+    def _drain(self) -> None:
+        """Wait until the engine let go of its pipe: what a signal has killed still has to go, and may be writing till then."""
+        deadline = time.monotonic() + SECONDS_TO_GO
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.pipe, selectors.EVENT_READ)
+            while (left := deadline - time.monotonic()) > 0:
+                if selector.select(left) and not os.read(self.pipe, 1 << 16):
+                    return

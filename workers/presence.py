@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 
-import psutil
 import structlog
 from sqlalchemy import select, update
 
@@ -15,6 +14,8 @@ from app.db import reading, writing
 from app.ids import new_id
 from app.models import Worker
 from app.settings import Settings
+from workers.limits import machine_memory
+from workers.sandbox import get_sandbox
 
 log = structlog.get_logger()
 
@@ -34,10 +35,10 @@ class Presence(threading.Thread):
         os.environ["LATHE_WORKER_ID"] = self.worker_id
         facts = {
             "cores": os.cpu_count(),
-            "memory_bytes": psutil.virtual_memory().total,
+            "memory_bytes": machine_memory(),
             "machine": platform.machine(),
             "python": platform.python_version(),
-            "confinement": "private folder, scrubbed environment",
+            "confinement": get_sandbox(self.settings).level,
         }
         with writing() as session:
             session.add(Worker(id=self.worker_id, kind=self.lane, host=socket.gethostname(), pid=os.getpid(), facts=facts))

@@ -23,6 +23,8 @@ log = structlog.get_logger()
 TICK = 0.25
 MEMORY_SECONDS = 1.0
 """Between two looks at what the engine's processes take."""
+MOST_EVENTS = 20_000
+"""Events of one attempt that are stored. A real job has some hundred."""
 Kept = list[tuple[told.Artifact, dict[str, str]]]
 
 
@@ -207,7 +209,11 @@ class Watch:
         return keys
 
     def _origin(self) -> str:
-        return f"{self.claim.fence}.{next(self.numbers)}"
+        """Name the next write. Raises Untrustworthy where there were too many."""
+        number = next(self.numbers)
+        if number > MOST_EVENTS:
+            raise Untrustworthy("more events than any job has")
+        return f"{self.claim.fence}.{number}"
 
     def _record(self, kind: str, data: dict[str, Any], **changes: Any) -> None:
         origin = self._origin()

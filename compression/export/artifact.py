@@ -12,7 +12,9 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compression.child import ChildFailed, ask
+from compression import durable
+from compression.child import ChildFailed, ChildOutOfMemory, ask
+from compression.errors import OutOfMemory
 from compression.export import onnx, transformers
 from compression.export.card import card, opens_with
 from compression.export.verify import verify
@@ -21,8 +23,12 @@ from compression.recipe import Evaluate
 from compression.report import Artifact, File, Latency, NotMeasured, Score, Size, Stage
 from compression.runtimes.runner import Kind
 
-CHILD_SECONDS = 3600.0
-"""A measuring child that takes longer is given up, and its figures are told as not measured."""
+CHILD_SECONDS = 1500.0
+"""A measuring child that takes longer is given up, and its figures are told as not measured.
+
+An artifact has two such children and says nothing while they run: together they stay below the hour after which a worker
+takes an engine that says nothing for stalled.
+"""
 TOKENIZER_EXTRAS = ("special_tokens_map.json", "vocab.txt")
 
 
@@ -53,29 +59,28 @@ def ship(
     baseline: Path | None,
     evaluate: Evaluate,
     sample: list[str],
+    last_try: bool = False,
 ) -> Shipped:
-    """Write output/artifacts/<name>/ and return its figures. What lay there before is replaced.
+    """Write output/artifacts/<name>/, whole or not at all, and return its figures. What lay there before is replaced.
 
     model: a stock sequence classifier, its integers simulated where `precision` is int8. tokenizer: the folder that
     holds tokenizer.json. test_rows: JSONL of {"text", "label": index into labels}. baseline: folder of the FP32 ONNX
     artifact that latency is held against. sample: a few texts that the reopened artifact is verified with.
+    last_try: figures for which memory does not suffice are told as not measured.
 
-    Raises ExportMismatch where the reopened artifact does not answer as the model does.
+    Raises ExportMismatch where the reopened artifact does not answer as the model does, and OutOfMemory.
     """
-    folder = output / "artifacts" / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     int8 = precision == "int8"
-    weights = (onnx if kind == "onnx" else transformers).write(model, folder, int8=int8)
-    weights.chmod(0o644)  # safetensors writes for the owner alone
-    write_tokenizer(tokenizer, folder, max_length)
-    pad_id = write_config(model, folder, labels, max_length, kind)
-    verify(model, folder, kind=kind, int8=int8, sample=sample, pad_id=pad_id)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    size = Size(bytes=weights.stat().st_size, dtype=precision, bytes_at_16_bit=2 * parameters)
-    found = figures(kind, folder, baseline, test_rows, evaluate)
-    (folder / "README.md").write_text(
-        card(
+    with durable.folder(output / "artifacts" / name) as folder:
+        weights = (onnx if kind == "onnx" else transformers).write(model, folder, int8=int8)
+        weights.chmod(0o644)  # safetensors writes for the owner alone
+        write_tokenizer(tokenizer, folder, max_length)
+        pad_id = write_config(model, folder, labels, max_length, kind)
+        verify(model, folder, kind=kind, int8=int8, sample=sample, pad_id=pad_id)
+        size = Size(bytes=weights.stat().st_size, dtype=precision, bytes_at_16_bit=2 * parameters)
+        found = figures(kind, folder, baseline, test_rows, evaluate, last_try=last_try)
+        about = card(
             name=name,
             kind=kind,
             stage=stage,
@@ -86,16 +91,16 @@ def ship(
             latency=found.latency,
             score=found.score,
             memory=found.peak_memory_bytes,
-        ),
-        "utf-8",
-    )
+        )
+        (folder / "README.md").write_text(about, "utf-8")
+        files = write_manifest(folder)
     return Shipped(
         artifact=Artifact(
             name=name,
             kind=kind,
             stage=stage,
             precision=precision,
-            files=write_manifest(folder),
+            files=files,
             score=found.score,
             opens_with=opens_with(kind, precision),
         ),
@@ -149,10 +154,13 @@ def write_manifest(folder: Path) -> tuple[File, ...]:
     return (*listed, _file(manifest, folder))
 
 
-def figures(kind: Kind, folder: Path, baseline: Path | None, test_rows: Path, evaluate: Evaluate) -> Measured:
+def figures(
+    kind: Kind, folder: Path, baseline: Path | None, test_rows: Path, evaluate: Evaluate, *, last_try: bool = False
+) -> Measured:
     """Measure in two fresh processes: one takes the figures, one only serves and tells its memory.
 
-    A child that the machine could not carry to its end costs its figures, not the job.
+    A child that the machine could not carry to its end costs its figures, not the job; but one that ran out of memory is
+    worth another try, somewhere or some time else, where there is one left. Raises OutOfMemory.
     """
     spec = MeasureSpec(
         kind=kind,
@@ -161,14 +169,17 @@ def figures(kind: Kind, folder: Path, baseline: Path | None, test_rows: Path, ev
         test_rows=str(test_rows.resolve()),
         evaluate=evaluate,
     )
-    found, served = _measured(spec), _measured(spec.model_copy(update={"want": "memory", "baseline": None}))
+    found = _measured(spec, last_try)
+    served = _measured(spec.model_copy(update={"want": "memory", "baseline": None}), last_try)
     return found.model_copy(update={"peak_memory_bytes": served.peak_memory_bytes})
 
 
-def _measured(spec: MeasureSpec) -> Measured:
+def _measured(spec: MeasureSpec, last_try: bool) -> Measured:
     try:
         return Measured.model_validate_json(ask("measure", spec, timeout=CHILD_SECONDS))
     except ChildFailed as problem:
+        if isinstance(problem, ChildOutOfMemory) and not last_try:
+            raise OutOfMemory(f"the artifact could not be measured: {problem}", param="evaluate") from problem
         reason = NotMeasured(not_measured=str(problem))
         return Measured(latency=reason, score=reason, peak_memory_bytes=reason)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from compression import losses
 from compression.batches import Batch, Encoded
+from compression.evaluate import smaller
 from compression.numerics import gradient_dtype
 from compression.recipe import Distill
 from compression.report import Event, Log
@@ -17,6 +18,7 @@ from compression.training import Plan, train
 
 FIT_ROWS = 256
 """Rows of train on which the projections' starting point is solved for: some thousand tokens for some hundred unknowns."""
+FIT_BATCH = 32
 
 
 def distill(state: State) -> Iterator[Event]:
@@ -28,7 +30,7 @@ def distill(state: State) -> Iterator[Event]:
     assert settings is not None and state.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101, PT018
     yield from state.journey.mark("distilled", "ask the teacher", done=False)
     rows = state.rows["train"]
-    teacher = Teacher(state.teacher, rows, hidden=settings.hidden > 0, relations=settings.attention > 0)
+    teacher = Teacher(state.teacher, rows, hidden=settings.hidden > 0, relations=settings.attention > 0, parts=state.parts)
     if teacher.needs_states and not teacher.keeps:
         yield Log(message=f"The teacher's states would take {teacher.bytes / 2**30:.1f} GiB: it is asked again in each epoch.")
     yield from state.journey.mark("distilled", "ask the teacher", done=True)
@@ -39,8 +41,17 @@ def distill(state: State) -> Iterator[Event]:
         rate=settings.rate,
         batch=recipe.train.batch,
         seed=recipe.train.seed,
+        parts=state.parts,
     )
-    ticks = train(state.model, plan, rows, state.rows["validation"], lesson, extra=lesson.projections)
+    ticks = train(
+        state.model,
+        plan,
+        rows,
+        state.rows["validation"],
+        lesson,
+        extra=lesson.projections,
+        course=state.course("distilled", "distill"),
+    )
     outcome = yield from state.journey.follow("distilled", "distill", ticks)
     state.notes.append(
         f"Distillation: validation {classification.METRIC} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
@@ -57,11 +68,11 @@ class Lesson:
         self.heads = losses.relation_heads(narrow, wide, most=teacher.model.config.num_attention_heads)
         self.projections: list[nn.Parameter] = []
         if settings.hidden:
-            self.projections.append(nn.Parameter(self._fitted(state.rows["train"])))
+            self.projections.append(nn.Parameter(self._fitted(state.rows["train"], smaller(FIT_BATCH, state.parts))))
 
     @torch.no_grad()
-    def _fitted(self, rows: Encoded) -> Tensor:
-        batches = list(rows.at(list(range(min(len(rows), FIT_ROWS)))).by_length(32))
+    def _fitted(self, rows: Encoded, size: int) -> Tensor:
+        batches = list(rows.at(list(range(min(len(rows), FIT_ROWS)))).by_length(size))
         device = next(self.student.parameters()).device
         student = torch.cat([ask(self.student, batch.to(device), relations=False).hidden for batch in batches], dim=1)
         teacher = torch.cat([self.teacher.says(batch.to(device)).hidden for batch in batches], dim=1)

@@ -19,6 +19,7 @@ def prepare(state: State) -> Iterator[Event]:
         batch=recipe.train.batch,
         seed=recipe.train.seed,
         dropout=True,
+        parts=state.parts,
     )
     ticks = train(
         model,
@@ -26,6 +27,7 @@ def prepare(state: State) -> Iterator[Event]:
         state.rows["train"],
         state.rows["validation"],
         lambda batch: classification.loss(model(**batch.inputs).logits, batch.labels),
+        course=state.course("baseline", "tune"),
     )
     outcome = yield from state.journey.follow("baseline", "tune", ticks)
     if plan.epochs:

@@ -11,7 +11,7 @@ from transformers import BertForSequenceClassification
 from compression import importance, numerics
 from compression.batches import Encoded
 from compression.catalog import BERT, planned_shape
-from compression.evaluate import validate
+from compression.evaluate import smaller
 from compression.families import bert
 from compression.recipe import Prune, Recovery
 from compression.report import Event, Shape
@@ -29,14 +29,14 @@ def prune(state: State) -> Iterator[Event]:
     before = bert.shape_of(state.model.config)
     after = planned_shape(BERT, before, settings)
     yield from state.journey.mark("pruned", "cut", done=False)
-    whole = validate(state.model, state.rows["validation"])
+    whole = state.validate()
     simulated = any(type(m) is numerics.FakeQuantLinear for m in state.model.modules())
-    kept = choose(state.model, after, settings, state.rows["train"], state.recipe.train.seed)
+    kept = choose(state.model, after, settings, state.rows["train"], state.recipe.train.seed, state.parts)
     device = state.device
     state.model = bert.narrowed(state.model.cpu(), kept).to(device).eval()
     if simulated:
         numerics.insert(state.model)
-    cut = validate(state.model, state.rows["validation"])
+    cut = state.validate()
     state.pruning = taken(before, after, settings)
     state.notes.append(
         f"The cut alone: validation {classification.METRIC} {whole.score:.4f} → {cut.score:.4f}, before any training."
@@ -59,10 +59,13 @@ def taken(before: Shape, after: Shape, settings: Prune) -> dict[str, Any]:
     }
 
 
-def choose(model: BertForSequenceClassification, to: Shape, settings: Prune, train_rows: Encoded, seed: int) -> bert.Kept:
+def choose(
+    model: BertForSequenceClassification, to: Shape, settings: Prune, train_rows: Encoded, seed: int, parts: int = 1
+) -> bert.Kept:
     """Keep the units that matter most: channels and pooler outputs once, heads and feed-forward units layer by layer."""
     if settings.importance == "l1":
-        hidden, pooled, heads, ffn = _activation_scores(model, _calibration(train_rows, settings.calibration_rows, seed))
+        rows = _calibration(train_rows, settings.calibration_rows, seed)
+        hidden, pooled, heads, ffn = _activation_scores(model, rows, smaller(CALIBRATION_BATCH, parts))
     else:
         hidden, pooled, heads, ffn = _weight_scores(model)
     return bert.Kept(
@@ -82,7 +85,7 @@ Scores = tuple[Tensor, Tensor, list[Tensor], list[Tensor]]
 
 
 @torch.inference_mode()
-def _activation_scores(model: BertForSequenceClassification, rows: Encoded) -> Scores:
+def _activation_scores(model: BertForSequenceClassification, rows: Encoded, size: int) -> Scores:
     """Listen at the stream's norms, and at what enters each attention output, each down projection and the classifier."""
     model.eval()
     shape, layers, head = bert.shape_of(model.config), bert.layers(model), model.classifier
@@ -105,7 +108,7 @@ def _activation_scores(model: BertForSequenceClassification, rows: Encoded) -> S
             hooks.callback(norm.register_forward_hook(lambda module, _, out: hear(module, out)).remove)
         for reader in [head, *(part for layer in layers for part in (layer.attended, layer.down))]:
             hooks.callback(reader.register_forward_pre_hook(lambda module, inputs: hear(module, inputs[0])).remove)
-        for batch in rows.by_length(CALIBRATION_BATCH):
+        for batch in rows.by_length(size):
             here = batch.to(device)
             mask = here.mask
             model(**here.inputs)
@@ -148,6 +151,7 @@ def recover(state: State, settings: Recovery) -> Iterator[Event]:
         seed=recipe.train.seed,
         adapt_decay=settings.adapt_l2,
         dropout=True,
+        parts=state.parts,
     )
     ticks = train(
         model,
@@ -156,6 +160,7 @@ def recover(state: State, settings: Recovery) -> Iterator[Event]:
         state.rows["validation"],
         lambda batch: classification.loss(model(**batch.inputs).logits, batch.labels),
         before_epoch=_freezer(model, settings),
+        course=state.course("pruned", "recover"),
     )
     outcome = yield from state.journey.follow("pruned", "recover", ticks)
     state.notes.append(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from transformers import BertForSequenceClassification
 
 from compression import numerics
-from compression.evaluate import Validation, validate
+from compression.evaluate import Validation
 from compression.families import bert
 from compression.recipe import Qat
 from compression.report import Event
@@ -22,9 +22,9 @@ def quantize(state: State) -> Iterator[Event]:
     """
     recipe, model = state.recipe, state.model
     qat = recipe.quantize.qat if recipe.quantize else None
-    before = validate(model, state.rows["validation"])
+    before = state.validate()
     numerics.insert(model)
-    after = validate(model, state.rows["validation"])
+    after = state.validate()
     state.notes.append(f"Rounding to int8 alone: validation {classification.METRIC} {before.score:.4f} → {after.score:.4f}.")
     if qat is None or qat.epochs == 0:
         return
@@ -35,6 +35,7 @@ def quantize(state: State) -> Iterator[Event]:
         batch=recipe.train.batch,
         seed=recipe.train.seed,
         dropout=True,
+        parts=state.parts,
     )
     ticks = train(
         model,
@@ -44,6 +45,7 @@ def quantize(state: State) -> Iterator[Event]:
         lambda batch: classification.loss(model(**batch.inputs).logits, batch.labels),
         before_epoch=lambda epoch: simulate(model, share(qat, epoch)),
         validation=lambda: _quantized_validation(state),
+        course=state.course("quantized", "quantization-aware training"),
     )
     outcome = yield from state.journey.follow("quantized", "quantization-aware training", ticks)
     numerics.insert(model)
@@ -74,4 +76,4 @@ def _first(model: BertForSequenceClassification, part: float) -> Callable[[str],
 def _quantized_validation(state: State) -> Validation:
     """Judge an epoch by the fully quantized model whatever was simulated in it, because that is what is shipped."""
     numerics.insert(state.model)
-    return validate(state.model, state.rows["validation"])
+    return state.validate()

@@ -1,33 +1,23 @@
 """The check of an upload ends, whatever its child does, and what it found can be stored."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
-from app import db, resources
+from app import resources
 from app.db import writing
 from app.models import Model, Team
-from app.settings import Settings, get_settings
+from app.settings import Settings
 from app.storage import LocalStorage
-from tests.conftest import Database
 from workers import checks
 
 
-@pytest.fixture
-def settings(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """This process's settings, pointed at a fresh database; a check may take two seconds."""
-    monkeypatch.setenv("LATHE_DATABASE_URL", database.url)
-    monkeypatch.setenv("LATHE_HOME", str(tmp_path))
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check may take two seconds."""
     monkeypatch.setenv("LATHE_VALIDATION_SECONDS", "2")
-    get_settings.cache_clear()
-    db.get_engine.cache_clear()
-    yield get_settings()
-    db.get_engine().dispose()
-    get_settings.cache_clear()
-    db.get_engine.cache_clear()
 
 
 def checked(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, child: str) -> Model:

@@ -1,7 +1,6 @@
 """The engine's pipe is not trusted: a child that does not keep to the protocol is found out and ended."""
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,20 +10,24 @@ import pytest
 from app.settings import Settings
 from compression.report import Log
 from workers import engine as engines
+from workers import sandbox
 from workers.engine import Engine, environment
 from workers.folders import Untrustworthy
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Engine]:
-    """Starts a child of ours in the engine's place: it gets the same pipe, folder and environment."""
+@pytest.fixture(params=sandbox.STRONGEST_FIRST)
+def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Engine]:
+    """Starts a child of ours in the engine's place: it gets the same pipe, folder, environment and confinement."""
+    if reason := sandbox.obstacle(request.param):
+        pytest.skip(f"{request.param}: {reason}")
+    used = sandbox.Sandbox(request.param, tmp_path / "lock")
 
     def start(code: str) -> Engine:
         program = (
             "import json, os, sys\nfd = int(sys.argv[sys.argv.index('--events-fd') + 1])\npipe = os.fdopen(fd, 'w')\n" + code
         )
         monkeypatch.setattr(engines, "command", lambda _verb, spec, *more: [sys.executable, "-c", program, str(spec), *more])
-        return Engine(tmp_path / "spec.json", tmp_path, Settings(home=tmp_path, cancel_grace_seconds=0.5))
+        return Engine(tmp_path / "spec.json", tmp_path, Settings(home=tmp_path, cancel_grace_seconds=0.5), used)
 
     return start
 
@@ -66,16 +69,38 @@ def test_stop_ends_a_child_that_ignores_sigterm_and_all_of_its_group(run: Callab
         "print(json.dumps({'type': 'log', 'message': str(child.pid)}), file=pipe, flush=True)\ntime.sleep(600)"
     )
     with run(code) as engine:
-        first = next(event for event in engine.events(0.1) if isinstance(event, Log))
+        next(event for event in engine.events(0.1) if isinstance(event, Log))
+        family = psutil.Process(engine.process.pid).children(recursive=True)
+        assert "sleep" in [process.name() for process in family]
         engine.stop()
-        assert engine.process.returncode == -9
-    grandchild = int(first.message)
-    for _ in range(50):
-        if not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE:
-            break
-        time.sleep(0.1)
-    else:
-        raise AssertionError("the grandchild lives on")
+        assert engine.process.returncode is not None
+    _, alive = psutil.wait_procs(family, 30)
+    assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_pause_arrives_on_the_standard_input(run: Callable[[str], Engine]) -> None:
+    code = "print(json.dumps({'type': 'log', 'message': sys.stdin.readline().strip()}), file=pipe, flush=True)"
+    with run(code) as engine:
+        engine.pause()
+        assert [event.message for event in engine.events(0.1) if isinstance(event, Log)] == ["pause"]
+        assert engine.status() == 0
+        engine.pause()  # it is gone: nobody minds
+
+
+def test_memory_is_that_of_the_whole_tree(run: Callable[[str], Engine]) -> None:
+    code = (
+        "import subprocess\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'kept = bytes(1) * (200 << 20); print(1, flush=True); input()'],"
+        " stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\nprint(json.dumps({'type': 'log', 'message': 'full'}), file=pipe, flush=True)\n"
+        "sys.stdin.readline()"
+    )
+    with run(code) as engine:
+        next(event for event in engine.events(0.1) if isinstance(event, Log))
+        assert 200 << 20 < engine.resident_bytes() < 400 << 20
+        engine.kill()
+        engine.process.wait()
+        assert engine.resident_bytes() == 0
 
 
 def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,33 +1,16 @@
 """The keeper: one leads, bytes of what was deleted go, bytes that are needed stay."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from sqlalchemy import select
 
-from app import db, jobs
+from app import jobs
 from app.db import writing
 from app.models import Checkpoint, Dataset, File, Job, Model, Team
-from app.settings import Settings, get_settings
+from app.settings import Settings
 from app.storage import LocalStorage
-from tests.conftest import Database
 from workers.keeper import Keeper, lead
-
-
-@pytest.fixture
-def settings(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """This process's settings, pointed at a fresh database and a folder."""
-    monkeypatch.setenv("LATHE_DATABASE_URL", database.url)
-    monkeypatch.setenv("LATHE_HOME", str(tmp_path))
-    monkeypatch.setenv("LATHE_BROKER_URL", "redis://127.0.0.1:1/0")
-    get_settings.cache_clear()
-    db.get_engine.cache_clear()
-    yield get_settings()
-    db.get_engine().dispose()
-    get_settings.cache_clear()
-    db.get_engine.cache_clear()
 
 
 def test_one_leads_until_its_term_is_over(settings: Settings) -> None:

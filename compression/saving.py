@@ -1,0 +1,246 @@
+"""Training in progress on disk: saved at a step, taken up by a new attempt as if it had never stopped.
+
+A save is a folder of one safetensors file and state.json, whole and durable like a stage's checkpoint, and trusted like one:
+only for the same work, and only with every digest right. One that cannot be used costs time and nothing else.
+"""
+
+import json
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from pydantic import ValidationError
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from compression import durable
+from compression.checkpoint import STATE, Unusable, listing, sealed, unsealed, verify_files
+from compression.evaluate import Validation
+from compression.recipe import Config
+from compression.report import File, Log, Stage, TrainingSaved
+
+TENSORS = "training.safetensors"
+FOLDER = "training"
+"""Where a supervisor lays an earlier attempt's save, beside its stages' checkpoints."""
+PATIENCE = 20.0
+"""Seconds that a pause, or the end of a training, waits for the listener to have taken the save before."""
+LOOK_AGAIN = 0.05
+
+
+class Pause(Exception):
+    """The parent asked us to stop; what can be kept is kept."""
+
+
+@dataclass
+class Where:
+    """The numbers of a training in progress: with its tensors, all that is needed to go on. Epoch 0 is the model before."""
+
+    before: Validation
+    best: Validation
+    decay: float
+    epoch: int = 1
+    done: int = 0
+    step: int = 0
+    scale: float = 1.0
+    best_epoch: int = 0
+    stepped_back: bool = False
+    last_score: float | None = None
+    last_loss: float | None = None
+    ended: bool = False
+
+
+Tensors = dict[str, Tensor]
+Shapes = tuple[tuple[int, ...], ...]
+
+
+class Saved(Config):
+    """state.json: what was trained, where it was, and what the row's notes said so far."""
+
+    fingerprint: str
+    stage: Stage
+    phase: str
+    total: int
+    where: Where
+    shapes: Shapes
+    notes: tuple[str, ...]
+    files: tuple[File, ...]
+
+
+class Training(Protocol):
+    """What can be saved."""
+
+    where: Where
+    total: int
+
+    @property
+    def shapes(self) -> Shapes:
+        """Return the shapes of all that is trained."""
+
+    def tensors(self) -> Tensors:
+        """Return all that must be kept beside the numbers."""
+
+
+def never() -> bool:
+    """Nobody asks for a pause."""
+    return False
+
+
+@dataclass
+class Saver:
+    """What all trainings of one attempt share: where saves go, how often, and the earlier attempt's, if there is one.
+
+    A save's folder belongs to whoever listens as soon as its event is out, until the listener removes it.
+    """
+
+    folder: Path
+    fingerprint: str
+    seconds: float | None = None
+    pause_asked: Callable[[], bool] = never
+    resume: Path | None = None
+    found: Saved | None = None
+    _last: float = field(default_factory=time.monotonic)
+    _handed_over: Path | None = None
+
+    def look(self) -> str | None:
+        """Find an earlier attempt's save under `resume`; say why there is none where one lies there."""
+        if self.resume is None or not (self.resume / FOLDER).is_dir():
+            return None
+        try:
+            self.found = read(self.resume / FOLDER, self.fingerprint)
+        except Unusable as problem:
+            return str(problem)
+        return None
+
+    def begin(self) -> None:
+        """Count the time until the next save from now."""
+        self._last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Say whether enough time has passed, and the listener has taken the save before."""
+        return self.seconds is not None and time.monotonic() - self._last >= self.seconds and not self.is_outstanding()
+
+    def is_outstanding(self) -> bool:
+        """Say whether the listener has still to take the save before."""
+        return self._handed_over is not None and self._handed_over.exists()
+
+    def wait(self) -> bool:
+        """Give the listener time to take what was saved; say whether it did."""
+        end = time.monotonic() + PATIENCE
+        while self.is_outstanding() and time.monotonic() < end:
+            time.sleep(LOOK_AGAIN)
+        return not self.is_outstanding()
+
+    def save(self, facts: Saved, tensors: Tensors) -> TrainingSaved:
+        """Write a save whole; return the event that hands it over."""
+        taken = [int(path.name.split("-")[1]) for path in self.folder.glob("training-*") if path.name[9:].isdigit()]
+        before = int(self._handed_over.name.split("-")[1]) if self._handed_over else 0
+        name = f"training-{max([before, *taken]) + 1}"
+        with durable.folder(self.folder / name) as place:
+            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}, place / TENSORS)
+            (place / TENSORS).chmod(0o644)
+            complete = facts.model_copy(update={"files": listing(place)})
+            # Not by pydantic, whose JSON has no word for a loss that is not a number.
+            (place / STATE).write_text(sealed(json.dumps(complete.model_dump())), encoding="utf-8")
+        self._handed_over = self.folder / name
+        self._last = time.monotonic()
+        return TrainingSaved(
+            stage=facts.stage,
+            phase=facts.phase,
+            step=facts.where.step,
+            total=facts.total,
+            folder=name,
+            files=listing(self._handed_over),
+        )
+
+
+def read(place: Path, expected: str) -> Saved:
+    """Read and verify a save. Raises Unusable where it is damaged or of other work."""
+    try:
+        facts = Saved.model_validate(json.loads(unsealed(place / STATE)))
+        verify_files(place, facts.files)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError) as problem:
+        raise Unusable(f"saved training cannot be read: {problem}") from problem
+    if facts.fingerprint != expected or {file.path for file in facts.files} != {TENSORS}:
+        raise Unusable("saved training is of other work: recipe, data, model or version differ")
+    return facts
+
+
+@dataclass
+class Course:
+    """One training's way: taken up where an earlier attempt left it, saved on the way, stopped when a pause is asked for.
+
+    `notes` are the row's, which a save keeps and puts back.
+    """
+
+    saver: Saver
+    stage: Stage
+    phase: str
+    notes: list[str]
+    _started: float = field(default_factory=time.monotonic)
+
+    def take_up(self, shapes: Shapes) -> Generator[Log, None, tuple[Where, Tensors] | None]:
+        """Return the earlier attempt's place in this training, if there is one. shapes: those of all that is trained."""
+        self.saver.begin()
+        found, folder = self.saver.found, self.saver.resume
+        if found is None or folder is None or (found.stage, found.phase) != (self.stage, self.phase):
+            return None
+        self.saver.found = None
+        if found.shapes != shapes:
+            yield Log(level="warning", message=f"The saved training of {self.stage} is not used: the shapes differ.")
+            return None
+        with safe_open(folder / FOLDER / TENSORS, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+        self.notes[:] = found.notes
+        place = f"from step {found.where.step} of {found.total}"
+        yield Log(message="Training had ended; its result is taken up." if found.where.ended else f"Training goes on {place}.")
+        return found.where, tensors
+
+    def after_step(self, training: Training, *, ended: bool = False) -> Iterator[TrainingSaved]:
+        """Save where it is time to. Raises Pause where one is asked for, after a save that the listener took if it would.
+
+        At the end of a training that took long its result is saved: what comes next may fail, and must not cost it.
+        """
+        pausing = self.saver.pause_asked()
+        if not pausing and not (self._took_long() if ended else self.saver.is_due()):
+            return
+        if self.saver.wait():
+            yield self._save(training)
+            if pausing:
+                self.saver.wait()
+        if pausing:
+            raise Pause
+
+    def _took_long(self) -> bool:
+        return self.saver.seconds is not None and time.monotonic() - self._started >= self.saver.seconds
+
+    def _save(self, training: Training) -> TrainingSaved:
+        facts = Saved(
+            fingerprint=self.saver.fingerprint,
+            stage=self.stage,
+            phase=self.phase,
+            total=training.total,
+            where=training.where,
+            shapes=training.shapes,
+            notes=tuple(self.notes),
+            files=(),
+        )
+        return self.saver.save(facts, training.tensors())
+
+
+def random_state() -> Tensors:
+    """Return what the next random numbers hang on: torch's generator of the CPU, and the device's where there is one."""
+    state = {"random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["random.cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(tensors: Tensors) -> None:
+    """Put saved generators back; one of a device that is not here has no meaning."""
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])

@@ -1,0 +1,97 @@
+"""A lease that cannot be renewed is given up in time, and a worker that cannot let go of its job is ended."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+from sqlalchemy import Connection, event, select
+
+from app import db, jobs
+from app.db import writing
+from app.models import Dataset, Event, Job, Model, Team
+from app.settings import Settings
+from tests.conftest import ROOT
+from workers.lease import Lease, persist
+
+
+@pytest.fixture
+def claim(settings: Settings) -> jobs.Claim:
+    with writing() as session:
+        team = session.scalars(select(Team)).one()
+        model = Model(team_id=team.id, name="m", state="ready")
+        data = Dataset(team_id=team.id, name="d", state="ready", task="text-classification", data={})
+        session.add_all([model, data])
+        session.flush()
+        fields = {"name": "j", "task": "text-classification", "recipe": {}, "evaluate": {}, "targets": {}}
+        jobs.submit(session, Job(team_id=team.id, model_id=model.id, dataset_id=data.id, **fields))
+    with writing() as session:
+        found = jobs.claim(session, "w", 60)
+    assert found is not None
+    return found
+
+
+def quick(settings: Settings) -> Settings:
+    return settings.model_copy(update={"heartbeat_seconds": 0.1, "lease_seconds": 1.5})
+
+
+def test_a_lease_is_renewed_and_brings_cancel_in(claim: jobs.Claim, settings: Settings) -> None:
+    lease = Lease(claim, quick(settings), on_lost=lambda: None)
+    lease.start()
+    with writing() as session:
+        jobs.cancel(session, claim.job.team_id, claim.job.id)
+    assert lease.cancel.wait(30)
+    assert lease.holds()
+    lease.release()
+    assert not lease.lost.is_set()
+
+
+def test_a_lost_lease_ends_the_engine(claim: jobs.Claim, settings: Settings) -> None:
+    killed = threading.Event()
+    lease = Lease(claim, quick(settings), on_lost=killed.set)
+    with writing() as session:
+        jobs.fail(session, claim, {"code": "x"})
+    lease.start()
+    assert killed.wait(30)
+    assert not lease.holds()
+    lease.release()
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)  # SQLite has no connection that could break
+def test_a_write_is_made_again_and_told_once_where_the_reply_to_its_commit_was_lost(
+    claim: jobs.Claim, settings: Settings
+) -> None:
+    lease = Lease(claim, settings.model_copy(update={"lease_seconds": 60}), on_lost=lambda: None)
+    left = [2]
+
+    def cut(connection: Connection) -> None:
+        if left[0]:
+            left[0] -= 1
+            connection.connection.driver_connection.commit()
+            connection.connection.driver_connection.close()
+
+    event.listen(db.get_engine(), "commit", cut)
+    persist(lease, lambda session: jobs.record(session, claim, "log", {"message": "x"}, origin="1.1"), every=0.01)
+    assert left == [0]
+    with writing() as session:
+        kinds = session.scalars(select(Event.type).where(Event.job_id == claim.job.id).order_by(Event.seq)).all()
+    assert kinds == ["queued", "claimed", "log"]
+
+
+STUCK = """
+import threading, time
+from unittest.mock import Mock
+from app.settings import Settings
+from workers.lease import Lease
+claim = Mock(); claim.job.id = "job_x"; claim.fence = 1
+lease = Lease(claim, Settings(heartbeat_seconds=0.1, lease_seconds=1), on_lost=lambda: print("engine killed", flush=True))
+lease.run = lambda: time.sleep(600)  # a heartbeat that a silent database holds up for ever
+lease.start()
+time.sleep(600)  # and so is whoever wanted to write
+"""
+
+
+def test_a_worker_that_cannot_let_go_is_ended() -> None:
+    done = subprocess.run([sys.executable, "-c", STUCK], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -9
+    assert "engine killed" in done.stdout

@@ -1,0 +1,56 @@
+"""Room is set aside before a job starts, and counted as taken while the job has not written it yet."""
+
+import os
+from pathlib import Path
+from shutil import disk_usage
+
+import pytest
+
+from app.settings import Settings
+from app.storage import LocalStorage
+from workers.limits import TO_SPARE, NoRoom, engine_memory, killed_for_memory, machine_memory, room
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[Path, list[Path], LocalStorage]:
+    folders = [tmp_path / "scratch" / name for name in ("a", "b")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    return tmp_path / "scratch", folders, LocalStorage(tmp_path / "store")
+
+
+def test_what_was_promised_to_one_is_not_promised_to_another(places: tuple[Path, list[Path], LocalStorage]) -> None:
+    scratch, (first, second), storage = places
+    most = disk_usage(scratch).free - TO_SPARE
+    share = round(0.6 * most)
+    with room(scratch, first, storage, share):
+        with pytest.raises(NoRoom, match="scratch"), room(scratch, second, storage, share):
+            pass
+        with room(scratch, second, storage, most // 10):
+            pass
+    with room(scratch, second, storage, share):  # the first gave its share back
+        pass
+
+
+def test_what_was_written_counts_once(places: tuple[Path, list[Path], LocalStorage]) -> None:
+    scratch, (first, second), storage = places
+    written = 8 << 20
+    with room(scratch, first, storage, written):
+        (first / "weights").write_bytes(os.urandom(written))
+        os.sync()
+        # All that was promised is on the disk: the disk's own figure says it.
+        with room(scratch, second, storage, round(0.9 * (disk_usage(scratch).free - TO_SPARE))):
+            pass
+
+
+def test_more_than_there_is_is_refused(places: tuple[Path, list[Path], LocalStorage]) -> None:
+    scratch, (first, _), storage = places
+    with pytest.raises(NoRoom), room(scratch, first, storage, disk_usage(scratch).total):
+        pass
+    assert not (first / ".reserved").exists()
+
+
+def test_an_engine_leaves_memory_to_the_machine() -> None:
+    assert 0.5 * machine_memory() < engine_memory(Settings()) < machine_memory()
+    assert engine_memory(Settings(engine_memory_bytes=1000)) == 1000
+    assert killed_for_memory() >= 0

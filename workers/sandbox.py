@@ -1,0 +1,225 @@
+"""How the engine and the check of uploads are confined (docs/decisions/0009-confinement.md).
+
+A confined process sees the system's programs and libraries, the interpreter and its packages, our `compression`, and its own
+folder, the only place that it can change. It has no network and no privilege, and none of it outlives its worker.
+"""
+
+import os
+import shutil
+import site
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import compression
+from app.settings import Settings, get_settings
+from workers import landlock
+from workers.launcher import Plan
+
+Level = Literal["bubblewrap", "landlock+seccomp", "none"]
+STRONGEST_FIRST: tuple[Level, ...] = ("bubblewrap", "landlock+seccomp")
+PATIENCE = 60.0
+"""Seconds for a trial, on a machine that may be busy."""
+
+SYSTEM = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives")
+"""Programs and libraries. Of /etc only what finds libraries: no accounts, no configuration."""
+CORES = ("/sys/devices/system/cpu", "/sys/devices/system/node")
+"""Read to choose numbers of threads and kernels."""
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+OF_A_PREFIX = ("bin", "lib", "lib32", "lib64", "include", "share", "pyvenv.cfg")
+"""What belongs to Python in a prefix: a virtual environment may have been made in a folder that holds more."""
+
+START = "import sys; sys.path.append(sys.argv.pop(1)); from workers.launcher import main; main()"
+TRIAL = """
+import pathlib, socket, sys, compression
+try:
+    pathlib.Path(sys.argv[1]).read_bytes()
+    sys.exit("it reads what it must not")
+except OSError:
+    pass
+try:
+    socket.socket()
+    sys.exit("it opens sockets")
+except OSError:
+    pass
+pathlib.Path("written").touch()
+"""
+
+
+class CannotConfine(Exception):
+    """Nothing here confines engines, and nobody said that they may run all the same."""
+
+    code = "cannot_confine"
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.remedy = (
+            "Install bubblewrap (make setup-system), or allow user namespaces to it, or use a kernel and a container runtime "
+            "that allow Landlock (docs/operations.md). LATHE_UNCONFINED=1 runs engines without, which trusts every upload."
+        )
+
+
+class Sandbox:
+    """One way to confine. The level is what is in force, and what a worker's row says."""
+
+    def __init__(self, level: Level, lock: Path) -> None:
+        self.level, self.lock = level, lock
+
+    def wrap(self, command: Sequence[str], folder: Path) -> list[str]:
+        """Return the command line that runs `command` confined to `folder`; the process that starts it becomes its keeper.
+
+        Nothing of it outlives the thread that starts it.
+        """
+        if self.level == "none":
+            return list(command)
+        # The lock must be there to be shown: the folder around it is not.
+        self.lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.lock.touch(mode=0o600, exist_ok=True)
+        read = readable()
+        if self.level == "bubblewrap":
+            plan = Plan(os.getpid(), bubblewrap=tuple(bubblewrap(read, folder, self.lock)))
+        else:
+            seen = [*map(str, read), "/proc"]
+            write = [*filter(os.path.exists, DEVICES), *map(str, accelerators()), str(self.lock)]
+            plan = Plan(os.getpid(), read=tuple(seen), change=(str(folder),), write=tuple(write))
+        home = str(Path(__file__).resolve().parent.parent)
+        return [sys.executable, "-I", "-S", "-c", START, home, plan.dump(), *command]
+
+    def exit_status(self, code: int) -> int:
+        """Return a confined command's status as if it had been started plainly: −n where signal n ended it."""
+        return 128 - code if self.level != "none" and code > 128 else code
+
+
+def get_sandbox(settings: Settings) -> Sandbox:
+    """Return the strongest confinement that works here. Raises CannotConfine where none does and none is not allowed."""
+    lock = settings.scratch / "measure.lock"
+    reasons = [problem] if (problem := exposed(settings)) else []
+    if not reasons:
+        for level in STRONGEST_FIRST:
+            if (reason := obstacle(level)) is None:
+                return Sandbox(level, lock)
+            reasons.append(f"{level}: {reason}")
+    if settings.unconfined:
+        return Sandbox("none", lock)
+    raise CannotConfine("; ".join(reasons))
+
+
+def code_folder(folder: Path) -> Path:
+    """Return the place from which a child imports `compression` and nothing beside it, as a checkout would offer."""
+    code = folder / "code"
+    code.mkdir(exist_ok=True)
+    link = code / "compression"
+    if not link.is_symlink():
+        link.symlink_to(_package(), target_is_directory=True)
+    return code
+
+
+@cache
+def obstacle(level: Level) -> str | None:
+    """Try a level once a process, on a child that tries to get out; return why it cannot be used."""
+    if level == "bubblewrap" and not shutil.which("bwrap"):
+        return "bwrap is not installed"
+    with tempfile.TemporaryDirectory(prefix="lathe-trial-") as made:
+        place = Path(made).resolve()
+        secret, folder = place / "secret", place / "folder"
+        secret.write_text("kept from engines")
+        folder.mkdir()
+        try:
+            if level != "bubblewrap":
+                landlock.abi()
+            done = subprocess.run(
+                Sandbox(level, place / "lock").wrap([sys.executable, "-P", "-c", TRIAL, str(secret)], folder),
+                cwd=folder,
+                env={"PYTHONPATH": str(code_folder(folder)), "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "")},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=PATIENCE,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as problem:
+            return str(problem)
+        if done.returncode != 0:
+            return (done.stderr.strip().splitlines() or [f"the trial ended with {done.returncode}"])[-1][:300]
+        return None if (folder / "written").exists() else "the trial wrote nothing"
+
+
+def exposed(settings: Settings) -> str | None:
+    """Say which of our own places lies where engines must be able to read."""
+    private = {"LATHE_HOME": settings.home}
+    for name, url, scheme in (
+        ("LATHE_STORAGE_URL", settings.storage_url, "file://"),
+        ("LATHE_DATABASE_URL", settings.database_url, "sqlite:///"),
+    ):
+        if url.startswith(scheme):
+            private[name] = Path(url.removeprefix(scheme)).resolve()
+    for name, place in private.items():
+        for root in readable():
+            if place.is_relative_to(root.resolve()):
+                return f"{name} ({place}) lies beneath {root}, which engines read"
+    return None
+
+
+def readable() -> list[Path]:
+    """Return what a confined process reads, but for its folder: only what exists, outer places before inner ones."""
+    places = [Path(path) for path in (*SYSTEM, *CORES)]
+    for prefix in {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}:
+        places += (Path(prefix) / part for part in OF_A_PREFIX)
+    places += _packages()
+    # Where the operator says that libraries lie.
+    places += (Path(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if path.startswith("/"))
+    places.append(_package())
+    if accelerators():
+        places.append(Path("/sys"))
+    return sorted({place for place in places if place.exists() and place != Path("/")})
+
+
+def accelerators() -> list[Path]:
+    """Return the device files of GPUs."""
+    return sorted([*Path("/dev").glob("nvidia*"), *(path for path in (Path("/dev/dxg"),) if path.exists())])
+
+
+def bubblewrap(read: Iterable[Path], folder: Path, lock: Path) -> Iterator[str]:
+    """Yield bubblewrap's command line: a root of its own, and namespaces of every kind."""
+    yield shutil.which("bwrap") or "bwrap"
+    yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "lathe")
+    yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/tmp")  # noqa: S108
+    for place in read:
+        if place.is_symlink() and place.parent == Path("/"):  # /lib → usr/lib
+            yield from ("--symlink", str(place.readlink()), str(place))
+        else:
+            yield from ("--ro-bind", str(place), str(place))
+    for device in accelerators():
+        yield from ("--dev-bind", str(device), str(device))
+    yield from ("--bind", str(folder), str(folder), "--bind", str(lock), str(lock))
+    # What bubblewrap made to hold all this is memory, and not to be filled. Root owns /proc/sys, with or without privileges.
+    yield from ("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(folder))
+
+
+def _package() -> Path:
+    return Path(compression.__file__).resolve().parent
+
+
+def _packages() -> list[Path]:
+    found = [*site.getsitepackages(), *(path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"})]
+    return [Path(path) for path in found]
+
+
+def main() -> int:
+    """Print the level that is in force here, or why there is none."""
+    try:
+        sys.stdout.write(get_sandbox(get_settings()).level + "\n")
+    except CannotConfine as problem:
+        sys.stderr.write(f"{problem.code}: {problem.cause}\n{problem.remedy}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

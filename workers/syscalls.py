@@ -1,0 +1,213 @@
+"""A seccomp filter: which system calls a confined process is refused. Standard library alone, for the launcher runs it.
+
+The filter lets through what it does not name: an engine is torch and ONNX Runtime, whose needs change, and a list of what
+they may call would break at an upgrade. What reaches files is Landlock's or the mount namespace's part, not this one's.
+"""
+
+import errno
+import os
+import struct
+from collections.abc import Mapping
+
+ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
+"""Machine → column in NUMBERS, and what the kernel calls the architecture (linux/audit.h)."""
+
+# Sockets of every family: network, and the host's services behind Unix sockets. A pair is a socket like any other.
+SOCKETS = ("socket", "socketpair", "bind", "listen", "connect")
+# They work beside the filter, or on other processes.
+RINGS = ("io_uring_setup", "io_uring_enter", "io_uring_register")
+OTHERS = (
+    *("ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease"),
+    *("pidfd_open", "pidfd_getfd", "kcmp", "migrate_pages"),
+)
+NAMESPACES = (
+    *("unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "open_tree_attr"),
+    *("fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr"),
+)
+KERNEL = (
+    *("bpf", "perf_event_open", "userfaultfd", "keyctl", "add_key", "request_key", "init_module", "finit_module"),
+    *("delete_module", "kexec_load", "kexec_file_load", "reboot", "swapon", "swapoff", "acct", "quotactl", "quotactl_fd"),
+    *("syslog", "settimeofday", "clock_settime", "adjtimex", "clock_adjtime", "sethostname", "setdomainname"),
+    *("name_to_handle_at", "open_by_handle_at", "fanotify_init", "inotify_init", "inotify_init1", "iopl", "ioperm"),
+    *("vhangup", "modify_ldt", "uselib"),
+)
+# System V and POSIX objects have names of their own, which no rule on files covers.
+SHARED = (
+    *("shmget", "shmat", "shmctl", "msgget", "msgsnd", "msgrcv", "msgctl", "semget", "semop", "semtimedop", "semctl"),
+    *("mq_open", "mq_unlink"),
+)
+# Whoever leaves the process group is not reached by the signal that ends it.
+GROUPS = ("setsid", "setpgid")
+OWNERS = (
+    *("chown", "fchown", "lchown", "fchownat", "setxattr", "lsetxattr", "fsetxattr", "setxattrat"),
+    *("removexattr", "lremovexattr", "fremovexattr", "removexattrat"),
+)
+MODES = ("chmod", "fchmod", "fchmodat", "fchmodat2")
+SIGNALS = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "pidfd_send_signal")
+
+ALWAYS: Mapping[str, int] = {
+    **dict.fromkeys((*SOCKETS, *OTHERS, *NAMESPACES, *KERNEL, *SHARED, *GROUPS), errno.EPERM),
+    **dict.fromkeys(RINGS, errno.ENOSYS),
+}
+"""Refused at every level: system call → the error that it gets."""
+
+WITHOUT_MOUNTS: Mapping[str, int] = {
+    **dict.fromkeys(OWNERS, errno.EPERM),
+    # Answered as done, and not done: libraries set modes of files that they have just written, and would fail where that is
+    # refused; nobody needs them in a folder that is private, and whose files are then copied.
+    **dict.fromkeys(MODES, 0),
+}
+"""Refused besides where the host's files can be named: Landlock does not guard their modes, owners and attributes."""
+
+NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "bind": (49, 200),
+    "listen": (50, 201),
+    "connect": (42, 203),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    "pidfd_open": (434, 434),
+    "pidfd_getfd": (438, 438),
+    "kcmp": (312, 272),
+    "migrate_pages": (256, 238),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "move_mount": (429, 429),
+    "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "keyctl": (250, 219),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "reboot": (169, 142),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "acct": (163, 89),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "syslog": (103, 116),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265),
+    "fanotify_init": (300, 262),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "iopl": (172, None),
+    "ioperm": (173, None),
+    "vhangup": (153, 58),
+    "modify_ldt": (154, None),
+    "uselib": (134, None),
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
+    "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "semctl": (66, 191),
+    "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    "setsid": (112, 157),
+    "setpgid": (109, 154),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_send_signal": (424, 424),
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "prlimit64": (302, 261),
+    "truncate": (76, 45),
+    "landlock_create_ruleset": (444, 444),
+}
+"""System call → its number on x86_64 and on aarch64 (asm/unistd.h)."""
+
+_NAMESPACE_FLAGS = 0x7E020080
+"""CLONE_NEW…: time, mount, cgroup, UTS, IPC, user, PID and network."""
+
+_LOAD, _EQUAL, _ANY_BIT, _AT_LEAST, _RETURN = 0x20, 0x15, 0x45, 0x35, 0x06  # linux/bpf_common.h, on 32-bit words
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; both machines are little-endian
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+
+
+class UnknownMachine(Exception):
+    """There is no table of system calls for this machine."""
+
+
+def build(answers: Mapping[str, int], machine: str | None = None) -> bytes:
+    """Return the filter as the kernel reads it: an array of struct sock_filter.
+
+    `answers` gives the error for each refused system call; 0 stands for "done" without doing anything. Besides, clone makes no
+    namespaces, clone3 is unknown (its flags lie where a filter cannot look; the C library then uses clone), and limits of
+    other processes stay as they are. Raises UnknownMachine.
+    """
+    machine = machine or os.uname().machine
+    if machine not in ARCHITECTURES:
+        raise UnknownMachine(machine)
+    column, architecture = ARCHITECTURES[machine]
+    lines = [
+        (_LOAD, 0, 0, _ARCHITECTURE),
+        (_EQUAL, 1, 0, architecture),
+        (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),  # 32-bit calls have other numbers
+        (_LOAD, 0, 0, _NUMBER),
+    ]
+    if machine == "x86_64":
+        lines += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]  # and so has x32
+    for name, error in {**answers, "clone3": errno.ENOSYS}.items():
+        if (number := NUMBERS[name][column]) is not None:
+            lines += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | error)]
+    for name, bits in (("clone", _NAMESPACE_FLAGS), ("prlimit64", 0xFFFFFFFF)):
+        number = NUMBERS[name][column]
+        assert number is not None  # noqa: S101
+        refused = [(_LOAD, 0, 0, _FIRST_ARGUMENT), (_ANY_BIT, 0, 1, bits), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
+        lines += [(_EQUAL, 0, len(refused) + 1, number), *refused, (_RETURN, 0, 0, _ALLOW)]
+    lines.append((_RETURN, 0, 0, _ALLOW))
+    return b"".join(struct.pack("=HBBI", *line) for line in lines)
