@@ -4,7 +4,6 @@ Nothing of the service is imported here: whoever checks a promise must not ask t
 """
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -204,11 +203,13 @@ def nothing_is_left_over(seen: Evidence) -> list[str]:
 
 def no_process_is_left(seen: Evidence) -> list[str]:
     """No engine runs, and nothing of this run is out of its parents' hands."""
-    ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    me = psutil.Process()
+    ours = {me.pid, *(kin.pid for kin in [*me.parents(), *me.children(recursive=True)])}
     found = []
     for process in psutil.process_iter():
         try:
-            words, told = process.cmdline(), " ".join([*process.cmdline(), *process.environ().values()])
+            words = process.cmdline()
+            told = " ".join([*words, *process.environ().values()])
             if process.status() == psutil.STATUS_ZOMBIE or str(seen.root) not in told:
                 continue
         except (psutil.NoSuchProcess, psutil.AccessDenied):
