@@ -18,7 +18,11 @@ EXPOSE 8321
 HEALTHCHECK CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8321/healthz/ready').raise_for_status()"]
 CMD ["uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", "8321", "--no-access-log"]
 
-FROM base AS worker
+FROM base AS confined
+# Used where the runtime allows user namespaces; elsewhere workers use Landlock (docs/operations.md, Confinement).
+RUN apt-get update && apt-get install --yes --no-install-recommends bubblewrap && rm -rf /var/lib/apt/lists/*
+
+FROM confined AS worker
 # The CPU build, from torch's own index: PyPI's build would bring gigabytes of CUDA.
 RUN pip install --index-url https://download.pytorch.org/whl/cpu 'torch>=2.13,<3' \
     && pip install --constraint constraints.txt '.[worker]'
@@ -26,7 +30,7 @@ USER lathe
 ENTRYPOINT ["python", "-m", "workers"]
 CMD ["jobs"]
 
-FROM base AS worker-cuda
+FROM confined AS worker-cuda
 # PyPI's torch brings its own CUDA libraries; the host needs only a driver and the NVIDIA container toolkit.
 RUN pip install 'torch>=2.13,<3' && pip install --constraint constraints.txt '.[worker]'
 USER lathe

@@ -6,7 +6,7 @@ RUN := $(BIN)/python -m
 # Pins everything but torch: a machine's own build of torch is used (docs/decisions/0002-torch-is-a-range.md).
 CONSTRAINTS := constraints.txt
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format lock bench setup-system hooks clean
+.PHONY: help setup demo up test check format lock bench chaos setup-system hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,9 +44,15 @@ lock: ## Resolve all dependencies anew and pin everything but torch in constrain
 bench: setup ## Measure: each figure a ratio against a baseline of the same run
 	$(RUN) bench
 
+JOBS ?= 200
+KILLS ?= 200
+SEED ?= 1
+chaos: setup ## JOBS=200 jobs under KILLS=200 kills at random (SEED=1), then an audit; about an hour on two cores
+	$(RUN) tests.chaos --jobs $(JOBS) --kills $(KILLS) --seed $(SEED)
+
 setup-system: ## Debian, as root: what no wheel brings
 	apt-get update
-	apt-get install --yes --no-install-recommends ca-certificates curl python3-venv
+	apt-get install --yes --no-install-recommends bubblewrap ca-certificates curl python3-venv
 
 hooks: setup ## Run the checks before each commit
 	$(BIN)/pre-commit install

@@ -161,6 +161,25 @@ def python_parts(plan: Plan, told: dict[str, str], logs: Path) -> list[list[Part
     ]
 
 
+def confinement(home: Path, told: dict[str, str]) -> dict[str, str]:
+    """Let the workers try what confines engines here; return what they are told where nothing does.
+
+    A worker refuses to start then. Here the one who runs it is the one who sends the models, and is warned.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.sandbox"],
+        env={**told, "LATHE_UNCONFINED": "false"},
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return {}
+    say(f"Warning: nothing confines the engines on this machine, so send only models that you trust. {done.stderr.strip()}")
+    return {"LATHE_UNCONFINED": told.get("LATHE_UNCONFINED", "true")}
+
+
 def bootstrap(plan: Plan, told: dict[str, str], logs: Path) -> dict[str, Any]:
     """Migrate the database; at the very first start this also makes a key. Raises CannotStart."""
     done = subprocess.run(
@@ -218,6 +237,7 @@ class Set:
             return {}
         born = bootstrap(self.plan, told, self.logs)
         key = remember(self.plan, born.get("key"))
+        told |= confinement(self.plan.home, told)
         groups = python_parts(self.plan, told, self.logs)
         self.groups = [*groups, *self.groups]
         for group in groups:

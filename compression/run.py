@@ -39,7 +39,7 @@ def main(path: Path, events_fd: int, pauses: Callable[[], bool] | None = None) -
 
 
 def job(path: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
-    """Compress as the file says. Raises CompressionError, also for the machine's failures that have a name, and Pause."""
+    """Compress as the file says. Raises CompressionError, also for failures of the machine that have a name, and Pause."""
     spec = read_spec(path)
     try:
         yield from compress(spec, path.resolve().parent, pause_asked)

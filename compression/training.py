@@ -24,8 +24,6 @@ LARGEST_GRADIENT = 1.0
 """Gradients of a larger norm are scaled down to it: BERT's own fine-tuning value."""
 LEAST_DECAY, MOST_DECAY = 1e-4, 0.3
 """Between these the adapted L2 stays: below it has no effect, above it the weights collapse within an epoch."""
-OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW keeps of each parameter, by its own names."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +126,11 @@ def train(
     return Outcome(where.best_epoch, where.before, where.best, where.stepped_back)
 
 
+def _like(parameter: Tensor, values: Tensor) -> Tensor:
+    # In the parameter's own layout: the fused optimizer goes through both as they lie in memory.
+    return torch.empty_like(parameter, requires_grad=False).copy_(values)
+
+
 class _Run:
     """All that one call of `train` remembers: numbers (`where`), parameters, optimizer, weights to go back to."""
 
@@ -173,12 +176,13 @@ class _Run:
             self.best_weights = self._like_parameters("best", tensors) if "best.0" in tensors else self.good
             for i, parameter in enumerate(self.parameters):
                 if f"step.{i}" in tensors:  # a parameter that was frozen so far has no state
-                    moments = {name: tensors[f"{name}.{i}"].to(parameter.device, copy=True) for name in OPTIMIZER_STATE}
-                    self.optimizer.state[parameter] = moments
+                    step = tensors[f"step.{i}"].to(parameter.device, copy=True)
+                    moments = {name: _like(parameter, tensors[f"{name}.{i}"]) for name in ("exp_avg", "exp_avg_sq")}
+                    self.optimizer.state[parameter] = {"step": step, **moments}
         set_random_state(tensors)
 
     def _like_parameters(self, name: str, tensors: Tensors) -> list[Tensor]:
-        return [tensors[f"{name}.{i}"].to(p.device, copy=True) for i, p in enumerate(self.parameters)]
+        return [_like(parameter, tensors[f"{name}.{i}"]) for i, parameter in enumerate(self.parameters)]
 
     def _optimizer(self) -> torch.optim.AdamW:
         # Biases, norms and tables are not decayed: a table's row that no text used must stay as it was pre-trained.

@@ -1,5 +1,6 @@
 """The check of one upload: its files are parsed by a child, never by the API and never in this process."""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -77,25 +78,26 @@ def _look(row: Model | Dataset, folder: Path, settings: Settings, storage: Stora
         splits = {name: tuple(str(root / path) for path in paths) for name, paths in row.data["splits"].items()}
         asked = DataCheck(task=row.task, data=Data.model_validate({**row.data, "splits": splits}))
     spec.write_text(asked.model_dump_json(), encoding="utf-8")
-    answer, errors = folder / "finding.json", folder / "errors.log"
-    with answer.open("wb") as out, errors.open("wb") as err:
-        sandbox = get_sandbox(settings)
+    sandbox = get_sandbox(settings)
+    # Read through what was opened here: what the names lead to later is the child's to choose.
+    with (folder / "finding.json").open("w+b") as answer, (folder / "errors.log").open("w+b") as errors:
         child = start(
             command("validate", spec, "--die-with-parent"),
             folder,
-            settings,
             sandbox,
             stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
+            stdout=answer,
+            stderr=errors,
         )
         try:
             status = sandbox.exit_status(child.wait(settings.validation_seconds))
         finally:
             end(child)
-    if status != 0 or answer.stat().st_size > LONGEST_FINDING:
-        raise RuntimeError(f"validate ended with {status}: {errors.read_text(errors='replace')[-2000:]}")
+        found = os.pread(answer.fileno(), LONGEST_FINDING + 1, 0)
+        said = os.pread(errors.fileno(), 2000, max(0, os.fstat(errors.fileno()).st_size - 2000)).decode(errors="replace")
+    if status != 0 or len(found) > LONGEST_FINDING:
+        raise RuntimeError(f"validate ended with {status}: {said}")
     try:
-        return parse_finding.validate_json(answer.read_bytes())
+        return parse_finding.validate_json(found)
     except ValidationError as error:
         raise RuntimeError(f"validate wrote no finding: {error}") from error

@@ -28,7 +28,7 @@ SECONDS_TO_GO = 10.0
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
-def environment(folder: Path, settings: Settings) -> dict[str, str]:
+def environment(folder: Path, sandbox: Sandbox) -> dict[str, str]:
     """Return what a child may know: no credential, no address, no home of ours."""
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ def environment(folder: Path, settings: Settings) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         # One lock a host, beyond any job's folder: two jobs must not be timed at once.
-        "LATHE_MEASURE_LOCK": str(settings.scratch / "measure.lock"),
+        "LATHE_MEASURE_LOCK": str(sandbox.lock),
     }
 
 
@@ -56,7 +56,6 @@ def command(verb: str, spec: Path, *more: str) -> list[str]:
 def start(
     arguments: Sequence[str],
     folder: Path,
-    settings: Settings,
     sandbox: Sandbox,
     *,
     stdin: int,
@@ -68,7 +67,7 @@ def start(
     return subprocess.Popen(
         sandbox.wrap(arguments, folder),
         cwd=folder,
-        env=environment(folder, settings),
+        env=environment(folder, sandbox),
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
@@ -96,20 +95,23 @@ class Engine:
     def __init__(self, spec: Path, folder: Path, settings: Settings, sandbox: Sandbox | None = None) -> None:
         self.settings = settings
         self.sandbox = sandbox or get_sandbox(settings)
-        self.log = folder / "engine.log"
+        # Kept open: what its name leads to later is the engine's to choose.
+        self.log = (folder / "engine.log").open("w+b")
         reader, writer = os.pipe()
         try:
-            with self.log.open("wb") as out:
-                self.process = start(
-                    command("run", spec, "--events-fd", str(writer), "--die-with-parent"),
-                    folder,
-                    settings,
-                    self.sandbox,
-                    stdin=subprocess.PIPE,
-                    stdout=out,
-                    stderr=out,
-                    pass_fds=(writer,),
-                )
+            self.process = start(
+                command("run", spec, "--events-fd", str(writer), "--die-with-parent"),
+                folder,
+                self.sandbox,
+                stdin=subprocess.PIPE,
+                stdout=self.log,
+                stderr=self.log,
+                pass_fds=(writer,),
+            )
+        except BaseException:
+            os.close(reader)
+            self.log.close()
+            raise
         finally:
             os.close(writer)
         self.pipe = reader
@@ -125,6 +127,7 @@ class Engine:
         self._drain()
         os.close(self.pipe)
         self.orders.close()
+        self.log.close()
 
     def events(self, tick: float) -> Iterator[Event | None]:
         """Yield events as they come, and None after each `tick` seconds without one; ends when the pipe does.
@@ -201,9 +204,9 @@ class Engine:
 
     def last_words(self, limit: int = 2000) -> str:
         """Return the end of what it printed."""
-        with self.log.open("rb") as source:
-            source.seek(max(0, self.log.stat().st_size - limit))
-            return source.read().decode(errors="replace").strip()
+        # At a place, not from one: the engine writes where our shared offset is.
+        size = os.fstat(self.log.fileno()).st_size
+        return os.pread(self.log.fileno(), limit, max(0, size - limit)).decode(errors="replace").strip()
 
     def _drain(self) -> None:
         """Wait until the engine let go of its pipe: what a signal has killed still has to go, and may be writing till then."""

@@ -113,11 +113,12 @@ def _confine(plan: Plan) -> None:
 
 
 def filter_calls(program: bytes) -> None:
-    """Lay a filter on this process and what it starts. Needs no_new_privs or CAP_SYS_ADMIN. Raises OSError."""
+    """Lay a filter on this process and what it starts; none of them gains privileges from then on. Raises OSError."""
 
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("lines", ctypes.c_char_p))
 
+    _prctl(_SET_NO_NEW_PRIVS, 1)
     _prctl(_SET_SECCOMP, 2, ctypes.byref(Program(len(program) // 8, program)))
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -122,6 +123,8 @@ def code_folder(folder: Path) -> Path:
 @cache
 def obstacle(level: Level) -> str | None:
     """Try a level once a process, on a child that tries to get out; return why it cannot be used."""
+    if sys.platform != "linux":
+        return "this is not Linux"
     if level == "bubblewrap" and not shutil.which("bwrap"):
         return "bwrap is not installed"
     with tempfile.TemporaryDirectory(prefix="lathe-trial-") as made:
@@ -198,8 +201,8 @@ def bubblewrap(read: Iterable[Path], folder: Path, lock: Path) -> Iterator[str]:
     for device in accelerators():
         yield from ("--dev-bind", str(device), str(device))
     yield from ("--bind", str(folder), str(folder), "--bind", str(lock), str(lock))
-    # What bubblewrap made to hold all this is memory, and not to be filled.
-    yield from ("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(folder))
+    # What bubblewrap made to hold all this is memory, and not to be filled. Root owns /proc/sys, with or without privileges.
+    yield from ("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(folder))
 
 
 def _package() -> Path:
@@ -212,12 +215,15 @@ def _packages() -> list[Path]:
 
 
 def main() -> int:
-    """Print the level that is in force here, or why there is none."""
+    """Print the level that is in force here, and why it is not a stronger one."""
     try:
-        sys.stdout.write(get_sandbox(get_settings()).level + "\n")
+        found = get_sandbox(get_settings())
     except CannotConfine as problem:
         sys.stderr.write(f"{problem.code}: {problem.cause}\n{problem.remedy}\n")
         return 1
+    for stronger in takewhile(lambda level: level != found.level, STRONGEST_FIRST):
+        sys.stderr.write(f"not {stronger}: {obstacle(stronger) or 'see LATHE_HOME'}\n")
+    sys.stdout.write(found.level + "\n")
     return 0
 
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
+from compression import numerics, training
 from compression.batches import Batch
 from compression.errors import TrainingDiverged
 from compression.evaluate import Validation, logits, validate
+from compression.report import Log, TrainingSaved
 from compression.tasks import classification
 from compression.training import Outcome, Plan, Tick, train
 from tests.compression.conftest import encoded, sentences
@@ -18,11 +20,13 @@ TRAIN, VALIDATION = encoded(sentences(320, 1)), encoded(sentences(64, 3))
 PLAN = Plan(name="prepare", epochs=4, rate=3e-3, batch=16, seed=0, dropout=True)
 
 
-def finish(ticks: Generator[Tick, None, Outcome]) -> tuple[list[Tick], Outcome]:
+def finish(ticks: Generator[Tick | TrainingSaved | Log, None, Outcome]) -> tuple[list[Tick], Outcome]:
     seen = []
     while True:
         try:
-            seen.append(next(ticks))
+            tick = next(ticks)
+            assert isinstance(tick, Tick)
+            seen.append(tick)
         except StopIteration as end:
             return seen, end.value
 
@@ -111,3 +115,52 @@ def test_l2_follows_the_validation_score(model: BertForSequenceClassification, m
     plan = Plan("prune.recovery", 4, 1e-4, 320, 0, adapt_decay=True)
     finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=lambda: next(verdicts)))
     assert seen == [0.01, 0.01, 0.02, 0.01]
+
+
+def gradients(model: BertForSequenceClassification, loss: Any, parts: int) -> list[torch.Tensor]:
+    """Gradients of one batch of 30 rows, computed in parts."""
+    run = training._Run(model, Plan("prepare", 1, 1e-3, 30, 0, parts=parts), [], 1)
+    run.begin(Validation(0.0, 0.0))
+    assert run.gradients(TRAIN.batch(list(range(30))), loss)
+    found = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    run.optimizer.zero_grad()
+    return [*found, torch.tensor(run.where.last_loss)]
+
+
+@pytest.mark.parametrize("parts", [2, 4, 64])
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(model: BertForSequenceClassification, parts: int) -> None:
+    numerics.insert(model)  # else half precision, where the processor has it, hides how near they are
+    sizes: list[tuple[int, int]] = []
+
+    def loss(batch: Batch) -> torch.Tensor:
+        sizes.append((len(batch.rows), batch.ids.shape[1]))
+        return loss_of(model)(batch)
+
+    whole = gradients(model, loss, 1)
+    split = gradients(model, loss, parts)
+    assert sum(rows for rows, _ in sizes[1:]) == 30
+    assert max(rows for rows, _ in sizes[1:]) == -(-30 // parts)
+    assert min(width for _, width in sizes[1:]) < sizes[0][1]
+    for ours, theirs in zip(split, whole, strict=True):
+        assert torch.allclose(ours, theirs, rtol=2e-2, atol=1e-3 * theirs.abs().max().item() + 1e-7)
+
+
+def test_training_in_parts_learns_as_well(model: BertForSequenceClassification) -> None:
+    plan = Plan(name="prepare", epochs=4, rate=3e-3, batch=16, seed=0, dropout=True, parts=3)
+    _, outcome = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model)))
+    assert outcome.best.score > 0.9
+
+
+def test_gradients_that_are_not_finite_are_forgotten(model: BertForSequenceClassification) -> None:
+    """The loss is finite and its gradient is not: the next step must not add to what was left."""
+    plain, calls = loss_of(model), 0
+
+    def loss(batch: Batch) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        found = plain(batch)
+        return found + (found - found.detach()).abs().sqrt() if calls == 5 else found
+
+    _, outcome = finish(train(model, PLAN, TRAIN, VALIDATION, loss))
+    assert outcome.stepped_back
+    assert outcome.best.score > 0.9

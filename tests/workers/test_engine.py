@@ -103,7 +103,19 @@ def test_memory_is_that_of_the_whole_tree(run: Callable[[str], Engine]) -> None:
         assert engine.resident_bytes() == 0
 
 
+def test_last_words_are_its_own_whatever_it_makes_of_the_name_of_its_log(run: Callable[[str], Engine], tmp_path: Path) -> None:
+    (tmp_path / "database").write_text("of others")
+    code = (
+        "import pathlib\nprint('mine', flush=True)\nlog = pathlib.Path('engine.log'); log.unlink(); log.symlink_to('database')"
+    )
+    with run(code) as engine:
+        assert list(engine.events(600)) == []
+        assert engine.status() == 0
+        assert (tmp_path / "engine.log").read_text() == "of others"
+        assert engine.last_words() == "mine"
+
+
 def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LATHE_DATABASE_URL", "LATHE_S3_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "LATHE_BROKER_URL"):
         monkeypatch.setenv(name, "secret")
-    assert "secret" not in environment(tmp_path, Settings(home=tmp_path)).values()
+    assert "secret" not in environment(tmp_path, sandbox.Sandbox("none", tmp_path / "lock")).values()

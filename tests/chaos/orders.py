@@ -1,0 +1,151 @@
+"""The client: sends jobs with Idempotency-Keys until each is accepted, cancels some, and watches all to their ends."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+TERMINAL = ("succeeded", "failed", "cancelled")
+CHEAP: dict[str, Any] = {"prepare": {"epochs": 1, "rate": 1e-3}, "train": {"max_length": 32}}
+KINDS: dict[str, tuple[int, dict[str, Any]]] = {
+    "baseline": (8, {"quantize": None, "prune": None, "distill": None}),
+    "quantized": (7, {"prune": None, "distill": None}),
+    "all": (
+        5,
+        {"prune": {"ratio": 0.5, "multiple": 8, "calibration_rows": 32}, "distill": {"epochs": 8, "rate": 1e-3}},
+    ),
+}
+"""Kind of job → (how often, recipe). What costs is starting processes and exporting, so most jobs have few stages."""
+
+
+@dataclass
+class Order:
+    """One job as its sender sees it."""
+
+    key: str
+    kind: str
+    body: dict[str, Any]
+    cancel_after: float | None
+    """Seconds after its acceptance at which it is cancelled."""
+    hasty: bool
+    """With a deadline that it may not keep."""
+    twice: bool
+    """Sent again after it was accepted, as by a client that lost the answer."""
+    ids: set[str] = field(default_factory=set)
+    accepted_at: float = 0.0
+    cancel_asked: bool = False
+    outcome: str | None = None
+    events: list[int] = field(default_factory=list)
+
+    @property
+    def job(self) -> str:
+        """The job's id."""
+        return min(self.ids)
+
+
+def plan(number: int, model: str, dataset: str, chance: random.Random, name: str) -> list[Order]:
+    """Draw the orders of a run."""
+    made = []
+    for index in range(number):
+        kind = chance.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
+        recipe = {**CHEAP, **KINDS[kind][1], "train": {**CHEAP["train"], "seed": index}}
+        cancelled, hasty = chance.random() < 0.1, chance.random() < 0.05
+        body = {
+            "models": {"base": model},
+            "datasets": [dataset],
+            "recipe": recipe,
+            "evaluate": {"length": 8},
+            "priority": chance.randint(-2, 2),
+            "labels": {"order": str(index)},
+            "deadline_seconds": chance.randint(1, 40) if hasty else None,
+        }
+        after = chance.uniform(0, 60) if cancelled else None
+        made.append(Order(f"{name}-{index}", kind, body, cancel_after=after, hasty=hasty, twice=chance.random() < 0.2))
+    return made
+
+
+class Client(threading.Thread):
+    """Keeps a few orders open at once until all are over. `surprises` are answers that no kill explains."""
+
+    def __init__(self, url: str, key: str, orders: list[Order], width: int) -> None:
+        super().__init__(name="client", daemon=True)
+        self.url, self.headers = url, {"Authorization": f"Bearer {key}"}
+        self.orders, self.width = orders, width
+        self.surprises: list[str] = []
+        self.repeated = 0
+        self.stopped = threading.Event()
+
+    @property
+    def over(self) -> int:
+        """How many orders have ended."""
+        return sum(order.outcome is not None for order in self.orders)
+
+    def run(self) -> None:
+        """Send and watch until all orders are over, or until stopped."""
+        try:
+            while self.over < len(self.orders) and not self.stopped.is_set():
+                waiting = [order for order in self.orders if not order.ids and order.outcome is None]
+                active = [order for order in self.orders if order.ids and order.outcome is None]
+                for order in waiting[: max(0, self.width - len(active))]:
+                    self._send(order)
+                for order in active:
+                    self._watch(order)
+                self.stopped.wait(0.5)
+        except Exception as error:
+            self.surprises.append(f"the client broke: {error!r}")
+            raise
+
+    @contextmanager
+    def _http(self) -> Iterator[httpx.Client]:
+        with httpx.Client(base_url=self.url, headers=self.headers, timeout=15) as http:
+            yield http
+
+    def _ask(self, method: str, path: str, **more: Any) -> httpx.Response | None:
+        """Return an answer, or None where the service could not give one just now."""
+        try:
+            with self._http() as http:
+                answer = http.request(method, path, **more)
+        except httpx.TransportError:
+            return None
+        return None if answer.status_code >= 500 else answer
+
+    def _send(self, order: Order) -> None:
+        for _ in range(2 if order.twice else 1):
+            while not self.stopped.is_set():
+                answer = self._ask("POST", "/v1/jobs", json=order.body, headers={"Idempotency-Key": order.key})
+                if answer is None:
+                    self.repeated += 1
+                elif answer.status_code == 202:
+                    order.ids.add(answer.json()["id"])
+                    break
+                else:
+                    self.surprises.append(f"{order.key}: POST answered {answer.status_code} {answer.text[:300]}")
+                    order.outcome = "refused"
+                    break
+                time.sleep(0.3)
+        order.accepted_at = time.monotonic()
+
+    def _watch(self, order: Order) -> None:
+        place = f"/v1/jobs/{order.job}"
+        if order.cancel_after is not None and time.monotonic() - order.accepted_at >= order.cancel_after:
+            order.cancel_asked = True  # and it may be obeyed even where no answer comes
+            answer = self._ask("POST", f"{place}/cancel")
+            order.cancel_after = order.cancel_after if answer is None else None
+            if answer is not None and answer.status_code not in {202, 409}:
+                self.surprises.append(f"{order.key}: cancel answered {answer.status_code} {answer.text[:300]}")
+        state = self._ask("GET", place)
+        told = self._ask("GET", f"{place}/events", params={"after": order.events[-1] if order.events else 0, "page_size": 1000})
+        for answer in (state, told):
+            if answer is not None and answer.status_code != 200:
+                self.surprises.append(f"{order.key}: {answer.url} answered {answer.status_code} {answer.text[:300]}")
+                return
+        if told is not None:
+            order.events += [event["seq"] for event in told.json()["items"]]
+        # The state was read first: events that came with it are in the page, or the page is asked for again.
+        if state is not None and told is not None and state.json()["state"] in TERMINAL:
+            order.outcome = state.json()["state"]

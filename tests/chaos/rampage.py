@@ -1,0 +1,160 @@
+"""One run: orders come in, strikes go out, and in the end everything is looked at."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.queue import JOBS, Bell
+from app.settings import Settings
+from tests.chaos import audit
+from tests.chaos.audit import Evidence
+from tests.chaos.house import House
+from tests.chaos.orders import Client, Order, plan
+from tests.chaos.strikes import strike
+from tests.examples import send_data, send_model, tiny_model, tiny_splits
+
+TICK = 0.1
+FIRST_GUESS = 60.0
+"""Wall-clock seconds a job with one worker, before any has ended. A job costs 20 to 40 core-seconds."""
+SHORTEST = 1.0
+"""Seconds between two strikes, so that what was hit gets to its feet now and then."""
+TELL = 60.0
+"""Seconds between two words on how far it is."""
+SETTLE = 180.0
+"""Seconds that keeper and workers have to clean up after the last strike."""
+
+
+@dataclass
+class Result:
+    """What a run brought."""
+
+    seed: int
+    orders: list[Order]
+    kills: Counter[str] = field(default_factory=Counter)
+    crashes: Counter[str] = field(default_factory=Counter)
+    own_deaths: Counter[str] = field(default_factory=Counter)
+    findings: dict[str, list[str]] = field(default_factory=dict)
+    repeated: int = 0
+    attempts: int = 0
+    unfinished: int = 0
+    seconds: float = 0.0
+
+    @property
+    def clean(self) -> bool:
+        """Whether no check found anything."""
+        return not any(self.findings.values())
+
+
+def rampage(
+    house: House, *, jobs: int, kills: int, seed: int, limit: float, say: Callable[[str], None] = lambda _: None
+) -> tuple[Result, Evidence]:
+    """Do `jobs` jobs under `kills` kills; return what came of it, and where to look further.
+
+    `limit`: seconds after which the kills stop, whatever is left; a bound on hanging. `say` hears how far it is.
+    """
+    client = _client(house, jobs, seed)
+    result = Result(seed, client.orders)
+    started = time.monotonic()
+    client.start()
+    _strike_until_over(house, client, result, kills, random.Random(f"{seed}-kills"), started + limit, say)
+    house.settle()
+    evidence = Evidence(house.service.database.url, house.root, client.orders)
+    client.stopped.set()
+    client.join()
+    _settle(house, evidence)
+    result.seconds = time.monotonic() - started
+    result.crashes, result.own_deaths = house.crashes(), house.own_deaths
+    result.repeated, result.unfinished = client.repeated, audit.unfinished(evidence)
+    result.attempts = sum(row["attempt"] for row in evidence.jobs.values())
+    result.findings = {"what_the_client_met": client.surprises, **audit.audit(evidence)}
+    return result, evidence
+
+
+def _client(house: House, jobs: int, seed: int) -> Client:
+    """Send model and data, while nothing is hit yet, and draw the orders."""
+    with house.service.client() as http:
+        model, data = send_model(http, tiny_model(house.root / "model")), send_data(http, tiny_splits(64))
+    assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
+    orders = plan(jobs, model["id"], data["id"], random.Random(f"{seed}-orders"), f"chaos-{seed}")
+    return Client(house.service.url, house.service.database.key, orders, width=3 * len(house.workers))
+
+
+def _strike_until_over(
+    house: House,
+    client: Client,
+    result: Result,
+    kills: int,
+    chance: random.Random,
+    until: float,
+    say: Callable[[str], None],
+) -> None:
+    """Spread the kills over the time that the orders will take, as far as that can be told while it passes."""
+    started = time.monotonic()
+    due, told = started + FIRST_GUESS * chance.random(), started
+    while time.monotonic() < until:
+        house.look_after()
+        left, over, now = kills - result.kills.total(), client.over, time.monotonic()
+        if over == len(client.orders) and left <= 0:
+            return
+        if now - told > TELL:
+            told = now
+            jobs, hits = f"{over} of {len(client.orders)} jobs over", f"{kills - left} of {kills} kills done"
+            say(f"{(now - started) / 60:5.1f} min: {jobs}, {hits}")
+        if left > 0 and now >= due and (hit := strike(house, chance)) is not None:
+            result.kills[hit] += 1
+            each = (now - started) / over if over else max(now - started, FIRST_GUESS / len(house.workers))
+            mean = each * (len(client.orders) - over) / left
+            due = now + SHORTEST + chance.expovariate(1 / max(mean - SHORTEST, 0.1))
+        time.sleep(TICK)
+
+
+def _settle(house: House, evidence: Evidence) -> None:
+    """Wait until what may be cleaned up late has been. A wake-up lets a worker look for folders of its predecessors."""
+    bell = Bell(Settings(broker_url=house.service.broker))
+    end, rung = time.monotonic() + SETTLE, 0.0
+    while time.monotonic() < end:
+        house.look_after()
+        if time.monotonic() - rung > 5:
+            rung = time.monotonic()
+            bell.ring_now(JOBS)
+        if not house.due and not house.frozen and not any(audit.audit(evidence, audit.SETTLING).values()):
+            return
+        time.sleep(1)
+
+
+def table(result: Result, root: Path) -> str:
+    """Say what happened, for people."""
+    outcomes = Counter(order.outcome or "not seen to end" for order in result.orders)
+    kinds = Counter(order.kind for order in result.orders)
+
+    def told(counts: Counter[str]) -> str:
+        return ", ".join(f"{name} {number}" for name, number in sorted(counts.items())) or "none"
+
+    found = result.findings
+    lines = {
+        "seed": str(result.seed),
+        "wall time": f"{result.seconds / 60:.1f} min",
+        "jobs": f"{len(result.orders)} ({told(kinds)})",
+        "outcomes": told(outcomes),
+        "attempts": str(result.attempts),
+        "kills": f"{result.kills.total()} ({told(result.kills)})",
+        "and at crash points": f"{result.crashes.total()} ({told(result.crashes)})",
+        "deaths of their own": told(result.own_deaths),
+        "requests sent again": str(result.repeated),
+        "duplicates": str(len(found["no_job_is_doubled"]) + len(found["no_stage_is_done_twice"])),
+        "losses": str(sum(len(found[name]) for name in ("no_job_is_lost", "successes_are_whole", "rows_have_their_bytes"))),
+        "orphans": str(
+            sum(len(found[name]) for name in ("bytes_have_their_row", "nothing_is_left_over", "no_process_is_left"))
+        ),
+        "half-written files": f"{result.unfinished} (freed after a day)",
+        "folder": str(root),
+    }
+    text = "".join(f"{name:<20} {value}\n" for name, value in lines.items())
+    for name, findings in found.items():
+        text += f"{'ok' if not findings else 'NOT':<4} {name.replace('_', ' ')}\n"
+        text += "".join(f"       {finding}\n" for finding in findings[:20])
+        text += f"       and {len(findings) - 20} more\n" if len(findings) > 20 else ""
+    return text

@@ -1,0 +1,47 @@
+"""Jobs on the tiny model, by the command that the workers start."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from compression.report import Event, parse_event
+
+STAGES = ["baseline", "quantized", "pruned", "distilled"]
+RECIPE: dict[str, Any] = {
+    "prepare": {"epochs": 4, "rate": 3e-3},
+    "prune": {"ratio": 0.5, "multiple": 8, "calibration_rows": 64},
+    "distill": {"epochs": 3, "rate": 3e-3},
+    "train": {"batch": 16, "max_length": 32},
+}
+
+
+def write_spec(place: Path, encoder: Path, reviews: Path, **changes: Any) -> Path:
+    place.mkdir(exist_ok=True)
+    spec = {
+        "model": str(encoder),
+        "data": {
+            "format": "jsonl",
+            "splits": {"train": [str(reviews / "train.jsonl")], "test": [str(reviews / "test.jsonl")]},
+        },
+        "recipe": RECIPE,
+        "evaluate": {"length": 16},
+        "output": "out",
+        "threads": 1,
+        **changes,
+    }
+    path = place / "spec.json"
+    path.write_text(json.dumps(spec))
+    return path
+
+
+def start(spec: Path, *options: str, **settings: Any) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "compression", "run", str(spec), *options]
+    return subprocess.Popen(command, text=True, stderr=subprocess.DEVNULL, **settings)
+
+
+def events(lines: Iterator[str]) -> Iterator[Event]:
+    for line in lines:
+        yield parse_event.validate_json(line)

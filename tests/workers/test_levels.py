@@ -1,0 +1,105 @@
+"""Which level is used, where it is told, and what happens where there is none."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app import db
+from app.db import reading
+from app.models import Worker
+from app.settings import Settings, get_settings
+from tests.conftest import ROOT, Database
+from workers.presence import Presence
+from workers.sandbox import STRONGEST_FIRST, CannotConfine, exposed, get_sandbox, obstacle
+
+
+def run_where(refused: dict[str, int], *arguments: str, home: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run Python where the kernel refuses some system calls, and new namespaces, as a container runtime does."""
+    code = (
+        "import json, os, sys\nfrom workers import launcher, syscalls\n"
+        "launcher.filter_calls(syscalls.build(json.loads(sys.argv[1])))\n"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, json.dumps(refused), *arguments],
+        env={**os.environ, "LATHE_HOME": str(home), **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def connected(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """This process's settings, pointed at a fresh database."""
+    monkeypatch.setenv("LATHE_DATABASE_URL", database.url)
+    monkeypatch.setenv("LATHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LATHE_WORKER_ID", "")  # registering sets it
+    get_settings.cache_clear()
+    db.get_engine.cache_clear()
+    yield get_settings()
+    db.get_engine().dispose()
+    get_settings.cache_clear()
+    db.get_engine.cache_clear()
+
+
+def test_the_level_is_in_the_workers_row(connected: Settings) -> None:
+    presence = Presence("jobs", connected)
+    presence.register()
+    with reading() as session:
+        found = session.get_one(Worker, presence.worker_id).facts["confinement"]
+    assert found == next(level for level in STRONGEST_FIRST if obstacle(level) is None)
+
+
+NO_NAMESPACES = {"unshare": 1, "mount": 1}
+NO_LANDLOCK = {**NO_NAMESPACES, "landlock_create_ruleset": 38}
+
+
+def test_where_namespaces_are_refused_landlock_is_used(tmp_path: Path) -> None:
+    if reason := obstacle("landlock+seccomp"):
+        pytest.skip(reason)
+    assert run_where(NO_NAMESPACES, "-m", "workers.sandbox", home=tmp_path).stdout == "landlock+seccomp\n"
+
+
+def test_where_bubblewrap_is_missing_landlock_is_used(tmp_path: Path) -> None:
+    if reason := obstacle("landlock+seccomp"):
+        pytest.skip(reason)
+    assert run_where({}, "-m", "workers.sandbox", home=tmp_path, PATH="/nowhere").stdout == "landlock+seccomp\n"
+
+
+@pytest.mark.parametrize("lane", ["jobs", "checks"])
+def test_a_worker_refuses_to_start_where_nothing_confines(lane: str, tmp_path: Path) -> None:
+    done = run_where(NO_LANDLOCK, "-m", "workers", lane, home=tmp_path)
+    assert done.returncode == 1
+    assert "cannot_confine: bubblewrap: " in done.stderr
+    assert "landlock+seccomp: [Errno 38] not in this kernel" in done.stderr
+    assert "LATHE_UNCONFINED=1" in done.stderr
+
+
+def test_it_starts_all_the_same_where_it_is_told_so(tmp_path: Path) -> None:
+    assert run_where(NO_LANDLOCK, "-m", "workers.sandbox", home=tmp_path, LATHE_UNCONFINED="1").stdout == "none\n"
+
+
+def test_the_embedded_set_says_so_itself_and_warns(tmp_path: Path) -> None:
+    code = (
+        "import os; from pathlib import Path; from client.up import confinement; print(confinement(Path(), dict(os.environ)))"
+    )
+    assert run_where({}, "-c", code, home=tmp_path).stdout == "{}\n" or obstacle("landlock+seccomp")
+    done = run_where(NO_LANDLOCK, "-c", code, home=tmp_path)
+    assert done.stdout == "{'LATHE_UNCONFINED': 'true'}\n"
+    assert "Warning: nothing confines the engines" in done.stderr
+
+
+def test_a_home_that_engines_could_read_is_refused() -> None:
+    home = Path(sys.prefix) / "lib" / "lathe"
+    assert exposed(Settings(home=home, storage_url="s3://elsewhere", database_url="postgresql+psycopg://h/d"))
+    with pytest.raises(CannotConfine, match="LATHE_HOME"):
+        get_sandbox(Settings(home=home))
+    assert get_sandbox(Settings(home=home, unconfined=True)).level == "none"

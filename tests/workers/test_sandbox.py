@@ -1,0 +1,334 @@
+"""What a hostile child reaches at each level: each attempt is also made without confinement, where it succeeds."""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from app.settings import Settings
+from compression.recipe import Data, ModelCheck, Recipe, Spec
+from compression.report import Finished, Latency, ModelFacts, NotMeasured, parse_finding
+from tests.conftest import ROOT, wait_for
+from tests.examples import TINY_RECIPE, tiny_model, tiny_splits
+from workers import landlock, sandbox
+from workers.engine import Engine, command, end, start
+from workers.sandbox import STRONGEST_FIRST, Sandbox, obstacle
+
+HOSTILE = (Path(__file__).parent / "hostile.py").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module", params=STRONGEST_FIRST)
+def confined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+    """A sandbox of each level that this machine can do."""
+    if reason := obstacle(request.param):
+        pytest.skip(f"{request.param}: {reason}")
+    return Sandbox(request.param, tmp_path_factory.mktemp("lock") / "measure.lock")
+
+
+@dataclass
+class House:
+    """A worker's home with another job in it, and a host that serves and works."""
+
+    settings: Settings
+    own: Path
+    other: Path
+    port: int
+    abstract: str
+    neighbour: "subprocess.Popen[bytes]"
+
+    def attempt(self, sandbox: Sandbox, *attempts: Any) -> list[dict[str, str]]:
+        """Make attempts from inside of the job's own folder; return what became of each."""
+        out, errors = self.own / "out", self.own / "errors"
+        with out.open("wb") as stdout, errors.open("wb") as stderr:
+            arguments = [sys.executable, "-P", "-c", HOSTILE, json.dumps(attempts)]
+            child = start(arguments, self.own, sandbox, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+            try:
+                assert child.wait(120) == 0, errors.read_text()
+            finally:
+                end(child)
+        found = [json.loads(line) for line in out.read_text().splitlines()]
+        assert len(found) == len(attempts)
+        return found
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    home, abstract = tmp_path / "home", f"lathe-{secrets.token_hex(8)}"
+    own, other = home / "scratch" / "own", home / "scratch" / "other"
+    for folder in (own, other, home / "storage"):
+        folder.mkdir(parents=True)
+    for secret in (other / "spec.json", home / "lathe.db", home / "storage" / "blob", home / ".env"):
+        secret.write_text("of others")
+    with ExitStack() as stack:
+        doors = []
+        addresses: list[tuple[int, Any]] = [
+            (socket.AF_INET, ("127.0.0.1", 0)),
+            (socket.AF_UNIX, str(home / "door")),
+            (socket.AF_UNIX, "\0" + abstract),
+        ]
+        for family, address in addresses:
+            door = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            door.bind(address)
+            door.listen(8)
+            doors.append(door)
+        neighbour = stack.enter_context(subprocess.Popen(["sleep", "600"], env={"SECRET": "of others"}))
+        stack.callback(neighbour.kill)
+        yield House(Settings(home=home), own, other, doors[0].getsockname()[1], abstract, neighbour)
+
+
+def ways_out(house: House) -> list[list[Any]]:
+    """Return attempts that succeed for whoever is not confined, and harm nobody."""
+    home, pid = house.settings.home, house.neighbour.pid
+    return [
+        *(["read", str(home / path)] for path in ("lathe.db", ".env", "storage/blob", "scratch/other/spec.json")),
+        *(["list", str(path)] for path in (home, house.other, home / "storage", ROOT, Path.home(), Path("/etc"))),
+        *(["read", str(path)] for path in (ROOT / "pyproject.toml", Path("/etc/passwd"))),
+        *(["read", path] for path in ("/etc/shadow", "/root/.profile") if os.access(path, os.R_OK)),
+        ["read", f"/proc/{pid}/environ"],
+        ["open to write", str(home / "lathe.db")],
+        ["truncate", str(home / "lathe.db")],
+        ["open to write", str(ROOT / "compression" / "__init__.py")],
+        *(["open to write", path] for path in ("/proc/sys/kernel/core_pattern",) if os.access(path, os.W_OK)),
+        ["create", str(house.other / "new")],
+        ["create", str(home / "scratch" / "new")],
+        ["link to", str(home / "lathe.db")],
+        ["move in", str(home / "storage" / "blob")],
+        ["TCP", house.port],
+        ["Unix", str(home / "door")],
+        ["abstract", house.abstract],
+        ["pair"],
+        ["signal", pid],
+        ["limit", pid],
+        ["leave the group"],
+    ]
+
+
+def test_without_confinement_every_way_is_open(house: House) -> None:
+    ways = ways_out(house)
+    found = house.attempt(Sandbox("none", house.settings.scratch / "measure.lock"), *ways)
+    # The leader of a session cannot leave its group: that way is open to its children alone.
+    closed = [way for way, became in zip(ways, found, strict=True) if "refused" in became]
+    assert closed in ([], [["leave the group"]])
+
+
+def test_every_way_out_is_closed(house: House, confined: Sandbox) -> None:
+    ways = ways_out(house)
+    found = house.attempt(confined, *ways)
+    seen = {str(way): became["done"] for way, became in zip(ways, found, strict=True) if "done" in became}
+    if confined.level == "bubblewrap":
+        # The folders on the way to what may be read are there, with nothing else in them.
+        ours = {"scratch", "compression", "own", ".pyenv", ".local", ".venv", "ld.so.cache", "alternatives", "measure.lock"}
+        seen = {way: done for way, done in seen.items() if not way.startswith("['list'") or not set(json_list(done)) <= ours}
+    assert seen == {}
+    assert (house.settings.home / "storage" / "blob").read_text() == "of others"
+    assert not (house.other / "new").exists()
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
+def test_every_way_out_is_closed_on_older_kernels_too(version: int, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason := obstacle("landlock+seccomp"):
+        pytest.skip(reason)
+    if landlock.abi() < version:
+        pytest.skip(f"this kernel knows Landlock up to version {landlock.abi()}")
+    # The launcher is made to believe that its kernel is older; all that it asks of the kernel is real.
+    older = f"from workers import landlock; landlock.abi = lambda: {version}; main()"
+    monkeypatch.setattr(sandbox, "START", sandbox.START.replace("main()", older))
+    used, ways = Sandbox("landlock+seccomp", house.settings.scratch / "measure.lock"), ways_out(house)
+    found = house.attempt(used, *ways, ["create", str(house.own / "made")])
+    assert [way for way, became in zip(ways, found[:-1], strict=True) if "done" in became] == []
+    assert "done" in found[-1]
+
+
+def json_list(text: str) -> list[str]:
+    found: list[str] = json.loads(text.replace("'", '"'))
+    return found
+
+
+def test_it_keeps_no_privilege_and_no_descriptor_and_changes_no_modes(house: House, confined: Sandbox) -> None:
+    database = house.settings.home / "lathe.db"
+    database.chmod(0o600)
+    descriptors, privileges, unshared, traced, _ = house.attempt(
+        confined, ["descriptors"], ["privileges"], ["unshare"], ["trace", house.neighbour.pid], ["chmod", str(database)]
+    )
+    assert descriptors["done"] == str(["0", "1", "2", "3"])  # 3 is the listing itself
+    assert privileges["done"].count("\\t0000000000000000") == 5
+    assert "refused" in unshared
+    assert "refused" in traced
+    assert database.stat().st_mode & 0o777 == 0o600
+
+
+def test_it_uses_its_own_folder_and_the_lock(house: House, confined: Sandbox) -> None:
+    (house.own / "input").write_text("mine")
+    found = house.attempt(
+        confined,
+        ["read", str(house.own / "input")],
+        ["create", str(house.own / "made")],
+        ["open to write", str(confined.lock)],
+        ["signal", 0],
+    )
+    assert [became for became in found if "refused" in became] == []
+    assert (house.own / "made").exists()
+
+
+def test_under_bubblewrap_there_is_nobody_else_and_nothing_else_to_write_to(house: House, confined: Sandbox) -> None:
+    if confined.level != "bubblewrap":
+        pytest.skip("Landlock hides no processes; it lets nobody touch them")
+    processes, mounts = house.attempt(confined, ["processes"], ["mounts"])
+    assert set(json_list(processes["done"])) <= {"1", "2"}
+    writable = {place for place in json_list(mounts["done"]) if not place.startswith("/dev/")}
+    assert writable == {str(house.own), str(confined.lock)}
+
+
+ESCAPE = """
+import os, sys, time
+if os.fork() == 0:
+    try:
+        os.setsid()
+    except OSError:
+        pass
+    if os.fork() == 0:
+        os.execvp("sleep", ["sleep", sys.argv[1]])
+    os._exit(0)
+os.wait()
+open("escaped", "w").close()
+time.sleep(float(sys.argv[2]))
+"""
+WORKER = """
+import subprocess, sys
+from pathlib import Path
+from workers import landlock, sandbox
+from workers.engine import start
+from workers.sandbox import Sandbox
+folder, level, code, mark = Path(sys.argv[1]), *sys.argv[2:]
+with (folder / "log").open("wb") as log:
+    child = start([sys.executable, "-c", code, mark, "600"], folder,
+        Sandbox(level, folder.parent / "measure.lock"), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+child.wait()
+"""
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Return the living processes that carry a mark on their command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if mark in process.cmdline() and lives(process):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def test_a_killed_worker_takes_a_child_that_hid_twice_with_it(house: House, confined: Sandbox) -> None:
+    mark = f"600.{secrets.randbelow(10**9):09}"
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, str(house.own), confined.level, ESCAPE, mark], cwd=ROOT)
+    try:
+        wait_for(lambda: (house.own / "escaped").exists(), 120)
+        wait_for(lambda: "sleep" in [process.name() for process in marked(mark)], 60)
+        below = psutil.Process(worker.pid).children(recursive=True)
+        assert below
+        worker.kill()
+        worker.wait()
+        wait_for(lambda: not marked(mark) and not any(map(lives, below)), 60)
+    finally:
+        worker.kill()
+        for process in marked(mark):
+            process.kill()
+
+
+def test_what_a_finished_child_left_behind_is_gone_before_its_status_is_told(house: House, confined: Sandbox) -> None:
+    mark = f"600.{secrets.randbelow(10**9):09}"
+    arguments = [sys.executable, "-c", ESCAPE, mark, "0"]
+    with (house.own / "log").open("wb") as log:
+        child = start(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            assert child.wait(120) == 0
+            assert (house.own / "escaped").exists()
+            wait_for(lambda: not marked(mark), 60)
+        finally:
+            end(child)
+
+
+def test_a_signal_that_ends_it_is_told_as_such(house: House, confined: Sandbox) -> None:
+    with (house.own / "log").open("wb") as log:
+        for code, status in (
+            ("import os; os.kill(os.getpid(), 9)", -9),
+            ("import os; os.abort()", -6),
+            ("raise SystemExit(2)", 2),
+        ):
+            arguments = [sys.executable, "-c", code]
+            child = start(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            try:
+                assert confined.exit_status(child.wait(120)) == status
+            finally:
+                end(child)
+
+
+def test_the_check_of_a_model_works_inside(house: House, confined: Sandbox) -> None:
+    tiny_model(house.own / "model")
+    spec, answer = house.own / "check.json", house.own / "finding.json"
+    spec.write_text(ModelCheck(path=str(house.own / "model")).model_dump_json())
+    with answer.open("wb") as out, (house.own / "log").open("wb") as log:
+        arguments = command("validate", spec, "--die-with-parent")
+        child = start(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=out, stderr=log)
+        try:
+            assert child.wait(300) == 0, (house.own / "log").read_text()
+        finally:
+            end(child)
+    assert isinstance(parse_finding.validate_json(answer.read_bytes()), ModelFacts)
+
+
+def test_the_engine_runs_and_measures_inside(house: House, confined: Sandbox) -> None:
+    tiny_model(house.own / "model")
+    (house.own / "data").mkdir()
+    for name, content in tiny_splits().items():
+        (house.own / "data" / name).write_bytes(content)
+    splits = {name: (f"data/{name}.jsonl",) for name in ("train", "validation", "test")}
+    spec = house.own / "spec.json"
+    spec.write_text(
+        Spec(
+            task="text-classification",
+            model="model",
+            data=Data.model_validate({"format": "jsonl", "columns": {"text": "text", "label": "label"}, "splits": splits}),
+            recipe=Recipe.model_validate({**TINY_RECIPE, "prune": None, "distill": None}),
+            output="out",
+            threads=1,
+        ).model_dump_json()
+    )
+    with Engine(spec, house.own, house.settings, confined) as engine:
+        events = list(engine.events(600))
+        assert engine.status() == 0, engine.last_words()
+    assert isinstance(events[-1], Finished)
+    for row in events[-1].report.rows:
+        assert isinstance(row.latency, Latency)
+        assert not isinstance(row.peak_memory_bytes, NotMeasured)
+
+
+def test_the_signal_of_the_worker_reaches_the_engine(house: House, confined: Sandbox) -> None:
+    arguments = [sys.executable, "-c", "import time; open('up', 'w').close(); time.sleep(600)"]
+    with (house.own / "log").open("wb") as log:
+        child = start(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            wait_for(lambda: (house.own / "up").exists(), 120)
+            os.killpg(child.pid, signal.SIGTERM)
+            assert confined.exit_status(child.wait(120)) == -signal.SIGTERM
+        finally:
+            end(child)

@@ -1,0 +1,67 @@
+"""The filter's tables and program, read back as the kernel would run it, for both machines."""
+
+import errno
+import struct
+
+import pytest
+
+from workers import syscalls
+
+ALLOW, ERRNO = 0x7FFF0000, 0x00050000
+
+
+def verdict(program: bytes, architecture: int, number: int, first: int = 0) -> int:
+    """Run a filter over one system call."""
+    data = struct.pack("=iIQ6Q", number, architecture, 0, first, *[0] * 5)
+    lines = list(struct.iter_unpack("=HBBI", program))
+    value, at = 0, 0
+    while True:
+        code, yes, no, k = lines[at]
+        at += 1
+        if code == 0x06:
+            return int(k)
+        if code == 0x20:
+            value = struct.unpack_from("=I", data, k)[0]
+        else:
+            at += yes if {0x15: value == k, 0x35: value >= k, 0x45: bool(value & k)}[code] else no
+
+
+@pytest.mark.parametrize("machine", syscalls.ARCHITECTURES)
+def test_what_is_named_is_refused_and_the_rest_is_allowed(machine: str) -> None:
+    column, architecture = syscalls.ARCHITECTURES[machine]
+    answers = {**syscalls.ALWAYS, **syscalls.WITHOUT_MOUNTS}
+    program = syscalls.build(answers, machine)
+    for name, error in answers.items():
+        if (number := syscalls.NUMBERS[name][column]) is not None:
+            assert verdict(program, architecture, number) == ERRNO | error, name
+    for name in syscalls.SIGNALS:
+        number = syscalls.NUMBERS[name][column]
+        assert number is not None
+        expected = ERRNO | answers[name] if name in answers else ALLOW
+        assert verdict(program, architecture, number) == expected
+    named = {numbers[column] for numbers in syscalls.NUMBERS.values()}
+    assert all(verdict(program, architecture, number) == ALLOW for number in range(500) if number not in named)
+
+
+@pytest.mark.parametrize("machine", syscalls.ARCHITECTURES)
+def test_threads_and_forks_are_allowed_and_namespaces_are_not(machine: str) -> None:
+    column, architecture = syscalls.ARCHITECTURES[machine]
+    program = syscalls.build({}, machine)
+    clone, clone3, limit = (syscalls.NUMBERS[name][column] for name in ("clone", "clone3", "prlimit64"))
+    assert clone is not None
+    assert clone3 is not None
+    assert limit is not None
+    threads, fork, new_user, new_network = 0x3D0F00, 0x01200011, 0x10000011, 0x40000011
+    assert [verdict(program, architecture, clone, flags) for flags in (threads, fork)] == [ALLOW, ALLOW]
+    assert [verdict(program, architecture, clone, flags) for flags in (new_user, new_network)] == [ERRNO | errno.EPERM] * 2
+    assert verdict(program, architecture, clone3) == ERRNO | errno.ENOSYS
+    assert [verdict(program, architecture, limit, pid) for pid in (0, 4711)] == [ALLOW, ERRNO | errno.EPERM]
+
+
+def test_other_numberings_are_unknown() -> None:
+    program = syscalls.build({}, "x86_64")
+    x86_64, i386 = 0xC000003E, 0x40000003
+    assert verdict(program, i386, 1) == ERRNO | errno.ENOSYS
+    assert verdict(program, x86_64, 0x40000001) == ERRNO | errno.ENOSYS
+    with pytest.raises(syscalls.UnknownMachine):
+        syscalls.build({}, "riscv64")
