@@ -96,6 +96,8 @@ def cancel(session: Session, team: str, job_id: str) -> Job:
     return job
 
 
+LONGEST_WAIT = 300.0
+"""Seconds between two attempts, however often a job was lost."""
 ASKED = (
     *("team_id", "name", "labels", "task", "model_id", "dataset_id", "recipe", "evaluate", "targets", "priority"),
     *("deadline_seconds", "memory_bytes", "disk_bytes"),
@@ -347,7 +349,7 @@ def _set_back(
         values = {"state": "failed", "error": error, "finished_at": now(), **common}
         happened = [("failed", error)]
     else:
-        wait = backoff * 2 ** (failures - 1)
+        wait = min(backoff * 2 ** (failures - 1), LONGEST_WAIT)
         values = {"state": QUEUED, "worker_id": None, "not_before": now(wait), "progress": None, **common}
         happened = [("requeued", {**error, "failures": failures, "wait_seconds": wait})]
         wake_after_commit(session, JOBS)

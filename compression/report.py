@@ -105,15 +105,18 @@ class Row(Config):
 class File(Config):
     """One file of an artifact or a checkpoint."""
 
-    path: Annotated[str, Field(description="Relative, with forward slashes.")]
-    size: int
-    sha256: str
+    path: Annotated[
+        str,
+        Field(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$", description="Relative."),
+    ]
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Artifact(Config):
     """Something to download: a folder under artifacts/, named by `name`, that stock tools open."""
 
-    name: str
+    name: Annotated[str, Field(max_length=100, pattern=r"^[a-z0-9][a-z0-9-]*$")]
     kind: Literal["onnx", "transformers"]
     stage: Stage
     precision: Literal["float32", "int8"]

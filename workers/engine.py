@@ -1,6 +1,7 @@
 """The engine as a child process: confined, with a scrubbed environment, read by its events, ended with all that it started."""
 
 import contextlib
+import json
 import os
 import selectors
 import signal
@@ -23,6 +24,7 @@ from workers.sandbox import Sandbox, code_folder, get_sandbox
 LONGEST_LINE = 4 << 20
 """Bytes of one event; a report of many rows and files stays far below."""
 MOST_EVENTS_A_SECOND = 200
+LARGEST_NUMBER = 2.0**62
 SECONDS_TO_GO = 10.0
 """For the kernel to take away what was killed."""
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -87,6 +89,14 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     """Kill a child and all that it started."""
     send(process, signal.SIGKILL)
     process.wait()
+
+
+def _number(text: str) -> float:
+    """Take only numbers that both databases can keep. Raises ValueError."""
+    value = float(text)
+    if not abs(value) < LARGEST_NUMBER:
+        raise ValueError("a number that is none, or beyond all bounds")
+    return value
 
 
 class Engine:
@@ -161,9 +171,12 @@ class Engine:
     @staticmethod
     def _parse(line: Sequence[int]) -> Event:
         try:
+            json.loads(bytes(line), parse_constant=_number, parse_float=_number, parse_int=_number)
             return parse_event.validate_json(bytes(line))
         except ValidationError as error:
             raise Untrustworthy(f"not an event: {error.errors()[0]['msg']}") from error
+        except (ValueError, RecursionError) as error:
+            raise Untrustworthy(f"not an event: {error}") from error
 
     def pause(self) -> None:
         """Ask it to save its training and stop."""

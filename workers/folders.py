@@ -49,8 +49,9 @@ def sweep(scratch: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def open_beneath(root: Path, path: str) -> BufferedReader:
-    """Open root/path for reading, following no link on the way. Raises Untrustworthy."""
+@contextmanager
+def _folder_of(root: Path, path: str) -> Iterator[tuple[int, str]]:
+    """Open the folder that root/path lies in, following no link below root; give it with the last name."""
     parts = path.split("/")
     if not parts or any(part in {"", ".", ".."} for part in parts):
         raise Untrustworthy(f"not a path beneath the folder: {path!r}")
@@ -60,12 +61,24 @@ def open_beneath(root: Path, path: str) -> BufferedReader:
             deeper = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
             os.close(directory)
             directory = deeper
-        # O_NONBLOCK: a FIFO in place of a file must not hold us up.
-        handle = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+        yield directory, parts[-1]
     except OSError as error:
         raise Untrustworthy(f"{path!r}: {error.strerror}") from error
     finally:
         os.close(directory)
+
+
+def remove_beneath(root: Path, path: str) -> None:
+    """Remove the folder root/path, following no link on the way. Raises Untrustworthy."""
+    with _folder_of(root, path) as (directory, name):
+        shutil.rmtree(name, dir_fd=directory)
+
+
+def open_beneath(root: Path, path: str) -> BufferedReader:
+    """Open root/path for reading, following no link on the way. Raises Untrustworthy."""
+    with _folder_of(root, path) as (directory, name):
+        # O_NONBLOCK: a FIFO in place of a file must not hold us up.
+        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise Untrustworthy(f"{path!r} is not a plain file")

@@ -43,7 +43,7 @@ def attempt(claim: jobs.Claim, settings: Settings, storage: Storage) -> None:
     def run(spec: Path, folder: Path) -> None:
         nonlocal engine
         with Engine(spec, folder, settings) as engine:
-            Watch(claim, folder / "out", storage, lease, engine, settings).follow()
+            Watch(claim, folder, storage, lease, engine, settings).follow()
 
     try:
         outcome = _outcome(claim, settings, storage, run)

@@ -1,11 +1,10 @@
 """Following an engine: what its events tell is checked and stored, and the engine is stopped when its time is over."""
 
-import shutil
 import signal
 import time
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 
@@ -15,7 +14,7 @@ from app.storage import Storage
 from compression import report as told
 from compression.errors import OutOfMemory
 from workers.engine import Engine
-from workers.folders import Untrustworthy, check, open_beneath
+from workers.folders import Untrustworthy, check, open_beneath, remove_beneath
 from workers.lease import Lease, Write, persist
 from workers.limits import engine_memory, killed_for_memory
 
@@ -56,9 +55,9 @@ class Watch:
     """Follows one engine to its end."""
 
     def __init__(
-        self, claim: jobs.Claim, out: Path, storage: Storage, lease: Lease, engine: Engine, settings: Settings
+        self, claim: jobs.Claim, folder: Path, storage: Storage, lease: Lease, engine: Engine, settings: Settings
     ) -> None:
-        self.claim, self.out, self.storage, self.lease = claim, out, storage, lease
+        self.claim, self.folder, self.storage, self.lease = claim, folder, storage, lease
         self.engine, self.settings = engine, settings
         self.place = f"jobs/{claim.job.id}/{claim.fence}"
         self.pending: Kept = []
@@ -76,19 +75,22 @@ class Watch:
             self._interrupt()
             if event is not None:
                 self._take(event)
+            if self.report is not None:
+                break  # the last event: nothing is wanted of the engine any more, and how it goes is of no account
             self._watch_over()
-        status = self.engine.status()
+        if self.report is None:
+            self._explain()
         self._interrupt()
-        if status != 0 or self.report is None:
-            self._explain(status)
         self.lease.close()
         crash.reach("worker_before_final_commit")
-        report = self.report.model_dump(mode="json") if self.report else {}
+        report = self.report.model_dump(mode="json")
         self._write(lambda session: jobs.finish(session, self.claim, report, self.pending))
         crash.reach("worker_after_final_commit")
 
-    def _explain(self, status: int) -> None:
+    def _explain(self) -> NoReturn:
         """Raise what an end without a report means."""
+        status = self.engine.status()
+        self._interrupt()
         if status == -signal.SIGKILL and killed_for_memory() > self.killed_before:
             raise Failed(OutOfMemory("the system ended the engine for want of memory", param="recipe.train").as_dict())
         raise Crashed(f"Exit status {status}. {self.engine.last_words(600)}")
@@ -130,8 +132,7 @@ class Watch:
             case told.Progress():
                 self._progress(event)
             case told.ArtifactReady(artifact=artifact):
-                root = self.out / "artifacts" / artifact.name
-                keys = self._store(root, f"artifacts/{artifact.name}", artifact.files)
+                keys = self._store(f"artifacts/{artifact.name}", artifact.files)
                 self.pending.append((artifact, keys))
                 crash.reach("worker_artifact_stored")
             case told.StageFinished(row=row, checkpoint=files):
@@ -164,7 +165,7 @@ class Watch:
 
     def _stage_finished(self, row: told.Row, files: tuple[told.File, ...]) -> None:
         folder = f"checkpoints/{row.stage}"
-        self._store(self.out / folder, folder, files)
+        self._store(folder, files)
         checkpoint = [file.model_dump(mode="json") for file in files]
         origin, kept = self._origin(), self.pending
         self._write(
@@ -179,8 +180,8 @@ class Watch:
     def _training_saved(self, event: told.TrainingSaved) -> None:
         """Take what was saved, then make room: the folder's absence tells the engine that it may save again."""
         folder = f"checkpoints/{event.folder}"
-        keys = self._store(self.out / folder, folder, event.files)
-        shutil.rmtree(self.out / folder, ignore_errors=True)
+        keys = self._store(folder, event.files)
+        remove_beneath(self.folder, f"out/{folder}")
         files = [file.model_dump(mode="json") for file in event.files]
         data = event.model_dump(mode="json", include={"stage", "phase", "step", "total"})
         origin = self._origin()
@@ -197,11 +198,14 @@ class Watch:
             self.storage.delete(key)
         self.saved = []
 
-    def _store(self, root: Path, folder: str, files: tuple[told.File, ...]) -> dict[str, str]:
-        """Put files that the engine wrote into storage, each checked against its event; return path → key."""
+    def _store(self, folder: str, files: tuple[told.File, ...]) -> dict[str, str]:
+        """Put files that the engine wrote beneath out/<folder> into storage, each checked against its event.
+
+        Returns path → key. Every folder on the way is the engine's to make, so none may be a link.
+        """
         keys = {}
         for file in files:
-            with open_beneath(root, file.path) as source:
+            with open_beneath(self.folder, f"out/{folder}/{file.path}") as source:
                 check(source, file.size, file.sha256, file.path)
                 keys[file.path] = f"{self.place}/{folder}/{file.path}"
                 self.storage.put_file(keys[file.path], source)
