@@ -45,6 +45,7 @@ def _forked(**_: Any) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     db.get_engine().dispose(close=False)
     db.get_engine.cache_clear()
+    sweep(get_settings().scratch)  # what the child before this one left, if it was killed
 
 
 @signals.worker_shutting_down.connect
