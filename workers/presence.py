@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import select, update
 
 from app.clock import now
-from app.db import reading, writing
+from app.db import get_engine, reading, writing
 from app.ids import new_id
 from app.models import Worker
 from app.settings import Settings
@@ -18,6 +18,34 @@ from workers.limits import machine_memory
 from workers.sandbox import get_sandbox
 
 log = structlog.get_logger()
+PATIENCE = 20.0
+"""Seconds that a fork waits for a beat: longer than SQLite's own patience would hold up the whole worker."""
+
+
+class Gate:
+    """Lets no process fork while a connection to the database is open in it.
+
+    SQLite notes its locks in the process. A child that is forked while the parent holds the write lock takes over the note
+    but not the thread that would let go: for that child the database is locked for ever.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.mine = threading.Lock(), False
+        os.register_at_fork(before=self._before, after_in_parent=self._after, after_in_child=self._after_in_child)
+
+    def _before(self) -> None:
+        self.mine = self.lock.acquire(timeout=PATIENCE)
+
+    def _after(self) -> None:
+        if self.mine:
+            self.mine = False
+            self.lock.release()
+
+    def _after_in_child(self) -> None:
+        self.lock, self.mine = threading.Lock(), False
+
+
+gate = Gate()
 
 
 class Presence(threading.Thread):
@@ -51,8 +79,7 @@ class Presence(threading.Thread):
             self.stirred.wait(self.settings.heartbeat_seconds)
             drains = self.drains
             try:
-                with writing() as session:
-                    session.execute(update(Worker).where(Worker.id == self.worker_id).values(seen_at=now(), drain=drains))
+                self.beat(drains)
                 told = drains
             except Exception as error:  # the database is away; it will be asked again
                 log.warning("presence_failed", error=str(error))
@@ -60,6 +87,15 @@ class Presence(threading.Thread):
                 self.stirred.clear()
             else:
                 time.sleep(0.5)
+
+    def beat(self, drains: bool) -> None:
+        """Write that we live, and leave no connection open that a child could inherit."""
+        with gate.lock:
+            try:
+                with writing() as session:
+                    session.execute(update(Worker).where(Worker.id == self.worker_id).values(seen_at=now(), drain=drains))
+            finally:
+                get_engine().dispose()
 
     def drain(self) -> None:
         """Ask our own child to give its job back: SIGTERM reaches only this parent.

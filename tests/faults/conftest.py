@@ -26,8 +26,8 @@ from tests.faults.servers import Postgres, Server, Valkey
 
 PATIENCE = 300.0
 OVER = ("succeeded", "failed", "cancelled")
-POSTGRES = pytest.mark.parametrize("stand", ["postgresql"], indirect=True)
-SQLITE = pytest.mark.parametrize("stand", ["sqlite"], indirect=True)
+POSTGRES = pytest.mark.parametrize("shared", ["postgresql"], indirect=True)
+SQLITE = pytest.mark.parametrize("shared", ["sqlite"], indirect=True)
 """For faults that only one of the databases can have, or that have nothing to do with it."""
 
 SHORT: dict[str, Any] = {"prepare": {"epochs": 1, "rate": 1e-3}, "quantize": None, "prune": None, "distill": None}
@@ -323,11 +323,11 @@ def shared(
         if kind == "postgresql":
             server = request.getfixturevalue("own_postgres")
             proxy, theirs = (stack.enter_context(Proxy(server.port)) for _ in range(2))
-            own = stack.enter_context(fresh_database(kind, server.url(), {**templates, "postgresql_key": server.key}, folder))
+            own = server.database()
             through = Database(kind, own.url.replace(f":{server.port}/", f":{proxy.port}/"), own.key)
         else:
             own = through = stack.enter_context(fresh_database(kind, "", templates, folder))
-        number = DATABASES.index(kind) + 1
+        number = DATABASES.index(kind) + 1  # of the broker's databases
         service = Service(folder / "home", through, own_valkey.url(broker.port, number), settings=dict(STEADY))
         if SMALL_DISK:
             stack.enter_context(small_disk(folder / "home" / "storage"))

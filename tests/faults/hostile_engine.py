@@ -136,9 +136,9 @@ TRICKS: tuple[Callable[[Channel], None], ...] = (
 
 
 def main(path: Path, events_fd: int, *_: object) -> int:
-    """Play the trick that the seed names; then do nothing, and wait to be stopped."""
+    """Play the trick that the seed names; then wait to be stopped, which should not take long."""
     channel = Channel(events_fd)
     FORGED.update(json.loads((Path(__file__).parent / "forged.json").read_text("utf-8")))
     TRICKS[json.loads(path.read_text("utf-8"))["recipe"]["train"]["seed"]](channel)
-    time.sleep(600)
+    time.sleep(20)
     return 0

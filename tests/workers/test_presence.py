@@ -1,0 +1,56 @@
+"""A worker's parent says that it lives while its children are born: none of them may inherit what the parent holds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT, fresh_database
+
+FORKS = """
+import os, sqlite3, sys, threading
+from app import db
+from app.settings import get_settings
+from workers.presence import Presence
+
+settings = get_settings()
+presence = Presence("jobs", settings)
+presence.register()
+stopped = threading.Event()
+
+def beat():
+    while not stopped.is_set():
+        presence.beat(False)
+
+thread = threading.Thread(target=beat)
+thread.start()
+locked = 0
+for _ in range(40):
+    child = os.fork()
+    if not child:
+        db.get_engine().dispose(close=False)
+        connection = sqlite3.connect(settings.database_url.removeprefix("sqlite:///"), timeout=10, isolation_level=None)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        locked += 1
+        break
+stopped.set()
+thread.join()
+print(locked)
+"""
+
+
+def test_a_child_that_is_born_while_the_parent_writes_finds_the_database_free(
+    templates: dict[str, str], tmp_path: Path
+) -> None:
+    with fresh_database("sqlite", "", templates, tmp_path) as database:
+        env = {**os.environ, "LATHE_DATABASE_URL": database.url, "LATHE_HOME": str(tmp_path / "home")}
+        done = subprocess.run(
+            [sys.executable, "-c", FORKS], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "0"
