@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 # Pins everything but torch: a machine's own build of torch is used (docs/decisions/0002-torch-is-a-range.md).
 CONSTRAINTS := constraints.txt
+# Tests wait for servers and processes as much as they compute, so two at once fill two cores.
+TESTERS ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test check format lock bench chaos setup-system hooks clean
 
@@ -26,7 +28,7 @@ up: setup ## Run the embedded set for daily use; Ctrl-C stops it
 	$(BIN)/lathe up
 
 test: setup ## Every test, on SQLite and on a real PostgreSQL
-	$(RUN) pytest
+	$(RUN) pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder
 
 check: setup ## Style, types and the directions of dependencies
 	$(BIN)/ruff check .

@@ -187,6 +187,12 @@ def checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
     return sorted(rows, key=lambda row: order.index(row.stage))
 
 
+def recorded(session: Session, job_id: str) -> tuple[list[dict[str, Any]], set[str]]:
+    """Return the rows of a job's stages in their order, and the names of its artifacts."""
+    rows = session.scalars(select(Metric.row).where(Metric.job_id == job_id).order_by(Metric.position))
+    return list(rows), set(session.scalars(select(Artifact.name).where(Artifact.job_id == job_id)))
+
+
 def heartbeat(session: Session, claim: Claim, lease_seconds: float, **changes: Any) -> Beat:
     """Renew the lease, carry progress out and cancel and drain in. Raises StaleFence."""
     job = fenced(session, claim, lease_until=now(lease_seconds), **changes)

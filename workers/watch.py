@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import structlog
 
 from app import crash, jobs
+from app.db import reading
 from app.settings import Settings
 from app.storage import Storage
 from compression import report as told
@@ -64,6 +65,7 @@ class Watch:
         self.report: told.Report | None = None
         self.numbers = count(1)
         self.saved: list[str] = []
+        self.finished: set[str] = set()
         self.moved = self.looked = time.monotonic()
         self.seen: tuple[Any, ...] = ()
         self.pausing: float | None = None
@@ -142,6 +144,7 @@ class Watch:
             case told.StageStarted(stage=stage):
                 self._record("stage_started", event.model_dump(mode="json", exclude={"type"}), stage=stage)
             case told.Finished(report=report):
+                self._compare(report)
                 self.report = report
             case told.Failed():
                 self.lease.close()
@@ -163,7 +166,20 @@ class Watch:
         if event.score is not None:
             self._record("progress", self.lease.progress)
 
+    def _compare(self, report: told.Report) -> None:
+        """Hold a report against what was stored stage by stage. Raises Untrustworthy."""
+        with reading() as session:
+            rows, names = jobs.recorded(session, self.claim.job.id)
+        names |= {artifact.name for artifact, _ in self.pending}
+        if [row.model_dump(mode="json") for row in report.rows] != rows:
+            raise Untrustworthy("the report's rows are not those of its stages")
+        if {artifact.name for artifact in report.artifacts} != names or report.headline not in names:
+            raise Untrustworthy("the report's artifacts are not those that were stored")
+
     def _stage_finished(self, row: told.Row, files: tuple[told.File, ...]) -> None:
+        if row.stage in self.finished:
+            raise Untrustworthy(f"{row.stage} was finished twice")
+        self.finished.add(row.stage)
         folder = f"checkpoints/{row.stage}"
         self._store(folder, files)
         checkpoint = [file.model_dump(mode="json") for file in files]

@@ -23,7 +23,7 @@ from compression.recipe import Evaluate
 from compression.report import Artifact, File, Latency, NotMeasured, Score, Size, Stage
 from compression.runtimes.runner import Kind
 
-CHILD_SECONDS = 1500.0
+CHILD_SECONDS = 3000.0
 """A measuring child that takes longer is given up, and its figures are told as not measured.
 
 An artifact has two such children and says nothing while they run: together they stay below the hour after which a worker
@@ -157,7 +157,7 @@ def write_manifest(folder: Path) -> tuple[File, ...]:
 def figures(
     kind: Kind, folder: Path, baseline: Path | None, test_rows: Path, evaluate: Evaluate, *, last_try: bool = False
 ) -> Measured:
-    """Measure in two fresh processes: one takes the figures, one only serves and tells its memory.
+    """Measure in a fresh process, in which nothing of training ever was.
 
     A child that the machine could not carry to its end costs its figures, not the job; but one that ran out of memory is
     worth another try, somewhere or some time else, where there is one left. Raises OutOfMemory.
@@ -169,12 +169,6 @@ def figures(
         test_rows=str(test_rows.resolve()),
         evaluate=evaluate,
     )
-    found = _measured(spec, last_try)
-    served = _measured(spec.model_copy(update={"want": "memory", "baseline": None}), last_try)
-    return found.model_copy(update={"peak_memory_bytes": served.peak_memory_bytes})
-
-
-def _measured(spec: MeasureSpec, last_try: bool) -> Measured:
     try:
         return Measured.model_validate_json(ask("measure", spec, timeout=CHILD_SECONDS))
     except ChildFailed as problem:
