@@ -1,19 +1,18 @@
 """Death at every named point: the job ends once, succeeded, no stage is done twice, and no byte is left over."""
 
 import os
-from collections.abc import Sequence
 
 import httpx
 import pytest
 
 from app.crash import POINTS
 from tests.conftest import wait_for
-from tests.faults.conftest import SHORT, Stand
+from tests.faults.conftest import LONG, PATIENCE, POSTGRES, SHORT, SQLITE, Stand
 
 OF_API = ("api_before_commit", "api_after_commit")
 OF_WORKER = tuple(point for point in POINTS if point.startswith("worker_"))
-ONE_ROW = tuple(point for point in OF_WORKER if point.rpartition("_")[2] not in {"quantized", "pruned", "distilled"})
-"""The points that a job with a single row passes."""
+IN_THE_MIDDLE = ("worker_after_claim", "worker_artifact_stored", "worker_stage_recorded")
+"""The points at which an outcome is still far."""
 
 
 def test_every_point_belongs_to_a_process() -> None:
@@ -40,24 +39,28 @@ def test_a_sender_who_asks_again_after_the_api_died_has_one_job(point: str, stan
     assert [event["type"] for event in stand.events(again.json()["id"])] == ["queued"]
 
 
-def dies_at(stand: Stand, points: Sequence[str], recipe: dict[str, object]) -> str:
-    """Run a job whose worker dies once at each of these points; return its id when it has succeeded."""
-    settings, marks = stand.crash_at(*points)
+@POSTGRES
+def test_a_worker_that_dies_at_every_point_in_turn(stand: Stand) -> None:
+    settings, marks = stand.crash_at(*OF_WORKER)
     stand.start_worker(**settings, LATHE_SAVE_SECONDS="0.05")
-    job_id = stand.job(recipe)
+    job_id = stand.job({})
     done = stand.over(job_id)
     assert [mark.name for mark in marks if not mark.exists()] == []
-    # One death comes after the outcome is written, and costs nothing.
-    assert done["attempt"] >= len(points)
-    return job_id
+    # One death comes after the outcome was written, and costs nothing.
+    assert done["attempt"] >= len(OF_WORKER)
+    assert [row["stage"] for row in done["rows"]] == ["baseline", "quantized", "pruned", "distilled"]
+    stand.nothing_runs()
+    stand.bytes_are_those_of_rows()
 
 
-def test_a_worker_that_dies_at_every_point_in_turn(stand: Stand) -> None:
-    """All points on PostgreSQL; on SQLite those that do not ask for four stages."""
-    everything = stand.postgres is not None
-    job_id = dies_at(stand, OF_WORKER if everything else ONE_ROW, {} if everything else SHORT)
-    finished = [row["stage"] for row in stand.show(job_id)["rows"]]
-    assert finished == ["baseline", "quantized", "pruned", "distilled"][: None if everything else 1]
+@SQLITE
+def test_a_worker_that_dies_in_the_middle_on_sqlite(stand: Stand) -> None:
+    settings, marks = stand.crash_at(*IN_THE_MIDDLE)
+    stand.start_worker(**settings)
+    job_id = stand.job(SHORT)
+    wait_for(lambda: all(mark.exists() for mark in marks), PATIENCE)
+    stand.taken(job_id, attempt=len(marks) + 1)
+    assert [row["stage"] for row in stand.show(job_id)["rows"]] == ["baseline"]
     stand.nothing_runs()
     stand.bytes_are_those_of_rows()
 
@@ -68,7 +71,7 @@ def test_a_keeper_that_dies_leaves_its_work_to_the_next(stand: Stand) -> None:
     with stand.with_settings(**settings):
         stand.service.start_workers("keeper")
     name = stand.start_worker()
-    job_id = stand.job(SHORT)
+    job_id = stand.job(LONG)
     stand.reached(job_id, "started")
     stand.service.kill(name)  # all of it: only the keeper can find out
     stand.wait_end("keeper")
@@ -76,7 +79,7 @@ def test_a_keeper_that_dies_leaves_its_work_to_the_next(stand: Stand) -> None:
     with stand.with_settings(**settings):
         stand.service.start_workers("keeper")
     stand.start_worker()
-    stand.over(job_id)
+    stand.taken(job_id, attempt=2)
     assert stand.http.delete(f"/v1/jobs/{job_id}").status_code == 204
     stand.wait_end("keeper")
     assert purged.exists()

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tests.conftest import wait_for
-from tests.faults.conftest import POSTGRES, SHORT, TWO, Stand, is_engine
+from tests.faults.conftest import LONG, POSTGRES, SHORT, TWO, Stand, is_engine
 
 pytestmark = POSTGRES
 
@@ -58,7 +58,7 @@ def test_a_worker_that_hears_nothing_of_its_database_has_stopped_when_another_be
     assert stand.database is not None
     assert stand.workers_database is not None
     deaf = stand.start_worker()
-    job_id = stand.job(SHORT)
+    job_id = stand.job(LONG)
     stand.reached(job_id, "started")
     old = [process for process in stand.family(deaf) if is_engine(process)]
     assert old
@@ -66,5 +66,5 @@ def test_a_worker_that_hears_nothing_of_its_database_has_stopped_when_another_be
     stand.reached(job_id, "requeued")  # its lease ran out
     assert not [process for process in old if process.is_running() and process.status() != "zombie"]
     stand.start_worker(LATHE_DATABASE_URL=stand.service.database.url)
-    stand.over(job_id)
+    stand.taken(job_id, attempt=2)
     stand.bytes_are_those_of_rows()

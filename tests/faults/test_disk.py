@@ -61,7 +61,7 @@ def test_scratch_that_fills_up_while_the_engine_works(stand: Stand, scratch: Pat
     assert stand.over(refused, "failed")["error"]["code"] == "disk_full"  # before it began: there is no room to set aside
     assert "started" not in [event["type"] for event in stand.events(refused)]
     filler.unlink()
-    stand.over(stand.job(SHORT))
+    stand.reached(stand.job(LONG), "started")
     assert stand.service.processes[name].poll() is None
 
 
@@ -73,7 +73,7 @@ def test_storage_that_fills_up_while_the_engine_works(stand: Stand, storage: Pat
     assert stand.over(job_id, "failed")["error"]["code"] == "disk_full"
     stand.bytes_are_those_of_rows()
     filler.unlink()
-    stand.over(stand.job(SHORT))
+    stand.reached(stand.job(SHORT), "stage_finished")
 
 
 @pytest.mark.parametrize("midway", [False, True], ids=["before", "midway"])

@@ -5,7 +5,7 @@ import signal
 import psutil
 
 from tests.conftest import wait_for
-from tests.faults.conftest import LONG, OVER, SHORT, SQLITE, Stand
+from tests.faults.conftest import LONG, OVER, POSTGRES, SHORT, SQLITE, Stand
 
 
 def suspend(stand: Stand, name: str) -> list[psutil.Process]:
@@ -16,6 +16,7 @@ def suspend(stand: Stand, name: str) -> list[psutil.Process]:
     return everyone
 
 
+@POSTGRES
 def test_a_worker_that_wakes_after_its_lease_changes_nothing(stand: Stand) -> None:
     sleeper = stand.start_worker()
     job_id = stand.job(SHORT)
@@ -38,14 +39,14 @@ def test_a_worker_that_wakes_after_its_lease_changes_nothing(stand: Stand) -> No
 @SQLITE
 def test_an_engine_that_hangs_is_stopped_and_the_job_tried_again(stand: Stand) -> None:
     impatient = stand.start_worker(LATHE_STALL_SECONDS="3")
-    job_id = stand.job(SHORT)
+    job_id = stand.job(LONG)
     engine = stand.engine_of(impatient)
     engine.suspend()
     wait_for(lambda: "engine_stalled" in [event["data"].get("code") for event in stand.events(job_id)], 120)
     stand.service.kill(impatient)
     assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
     stand.start_worker()
-    stand.over(job_id)
+    stand.taken(job_id, attempt=2)
 
 
 def test_a_cancel_at_the_last_moment_ends_in_one_of_two_ways(stand: Stand) -> None:
