@@ -32,6 +32,7 @@ TOGETHER = ("faults", "compression")
 LONG = (*TOGETHER, "chaos", "workers")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the marks are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say which tests belong together when several processes share them (`make test`)."""
 
