@@ -25,6 +25,9 @@ MEMORY_SECONDS = 1.0
 """Between two looks at what the engine's processes take."""
 MOST_EVENTS = 20_000
 """Events of one attempt that are stored. A real job has some hundred."""
+BREATH = 0.01
+"""Seconds between two writes. One writes at a time in SQLite, and waits its turn without a queue: an engine that floods us with
+events would keep the lease's renewal, and everybody else, from theirs."""
 Kept = list[tuple[told.Artifact, dict[str, str]]]
 
 
@@ -238,6 +241,7 @@ class Watch:
     def _record(self, kind: str, data: dict[str, Any], **changes: Any) -> None:
         origin = self._origin()
         self._write(lambda session: jobs.record(session, self.claim, kind, data, origin=origin, **changes))
+        time.sleep(BREATH)
 
     def _write(self, write: Write) -> None:
         persist(self.lease, write)

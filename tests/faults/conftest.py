@@ -139,7 +139,13 @@ class Stand:
 
     def events(self, job_id: str) -> list[dict[str, Any]]:
         """All that happened to a job."""
-        return list(self.http.get(f"/v1/jobs/{job_id}/events?page_size=1000").json()["items"])
+        found: list[dict[str, Any]] = []
+        path: str | None = f"/v1/jobs/{job_id}/events?page_size=1000"
+        while path:
+            answer = self.http.get(path)
+            found += answer.json()["items"]
+            path = answer.links.get("next", {}).get("url")
+        return found
 
     def reached(self, job_id: str, *types: str) -> None:
         """Wait until a job has had an event of each of these types."""
