@@ -28,7 +28,7 @@ up: setup ## Run the embedded set for daily use; Ctrl-C stops it
 	$(BIN)/lathe up
 
 test: setup ## Every test, on SQLite and on a real PostgreSQL
-	$(RUN) pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder
+	$(RUN) pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 check: setup ## Style, types and the directions of dependencies
 	$(BIN)/ruff check .

@@ -27,21 +27,14 @@ ROOT = Path(__file__).parent.parent
 DATABASES = ("sqlite", "postgresql")
 
 
-TOGETHER = ("faults", "compression")
-"""Folders whose tests share what is dear to make; they run in one process, and the longest are begun first."""
-LONG = (*TOGETHER, "chaos", "workers")
+LONG = ("faults", "chaos", "workers", "compression")
+"""Folders whose tests take longest. They are begun first, so that no process of `make test` ends long before another."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before the marks are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests belong together when several processes share them (`make test`)."""
-
-    def folder(item: pytest.Item) -> str:
-        return item.path.relative_to(ROOT / "tests").parts[0]
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(folder(item) if folder(item) in TOGETHER else str(item.path)))
-    items.sort(key=lambda item: LONG.index(folder(item)) if folder(item) in LONG else len(LONG))
+    """Put the long tests first."""
+    place = {folder: number for number, folder in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.relative_to(ROOT / "tests").parts[0], len(LONG)))
 
 
 def free_port() -> int:
