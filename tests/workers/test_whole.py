@@ -133,6 +133,7 @@ def test_a_job_travels_from_request_to_download(
     assert events(http, job_id) == seen
 
 
+@ONCE  # tests/faults kills at each point on PostgreSQL; here the whole worker goes, and its engine with it
 def test_a_killed_workers_job_ends_on_the_next(service: Service, http: httpx.Client, tiny: Path) -> None:
     service.start_workers("jobs")
     job_id = submit(http, tiny, distill={"epochs": 30, "rate": 1e-3})
