@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.db import make_engine
-from app.models import Dataset, Job, Model, Team
+from app.models import Job
 from tests.conftest import Database
+from tests.rows import submitted
 
 SessionMaker = Callable[[], AbstractContextManager[Session]]
 
@@ -37,30 +38,9 @@ def transaction(engine: Engine) -> SessionMaker:
 @pytest.fixture
 def new_job(transaction: SessionMaker) -> Callable[..., Job]:
     """Stores a waiting job of a named team, and what it needs."""
-    from app import jobs
 
     def make(team_name: str = "default", **values: object) -> Job:
         with transaction() as session:
-            team = session.scalar(select(Team).where(Team.name == team_name))
-            if team is None:
-                team = Team(name=team_name)
-                session.add(team)
-                session.flush()
-            model = Model(team_id=team.id, name="m", state="ready")
-            dataset = Dataset(team_id=team.id, name="d", state="ready", task="text-classification", data={})
-            session.add_all([model, dataset])
-            session.flush()
-            job = Job(
-                team_id=team.id,
-                name="j",
-                task="text-classification",
-                model_id=model.id,
-                dataset_id=dataset.id,
-                recipe={},
-                evaluate={},
-                targets={},
-                **values,
-            )
-            return jobs.submit(session, job)
+            return submitted(session, team_name, **values)
 
     return make

@@ -27,10 +27,11 @@ from app import jobs
 from app.db import make_engine
 from app.errors import NotFound, WrongState
 from app.failures import failure
-from app.models import Dataset, Job, Model, Team
+from app.models import Job
 from compression.report import STAGES
 from tests.app.test_jobs import row
 from tests.conftest import Database
+from tests.rows import ready, team
 
 CAP, LONG = 3, 3600
 TERMINAL = {"succeeded", "failed", "cancelled"}
@@ -66,14 +67,9 @@ class World:
         owners = {}
         with Session(self.engine) as session, session.begin():
             for name in TEAMS:
-                team = Team(name=name)
-                session.add(team)
-                session.flush()
-                model = Model(team_id=team.id, name="m", state="ready")
-                dataset = Dataset(team_id=team.id, name="d", state="ready", task="text-classification", data={})
-                session.add_all([model, dataset])
-                session.flush()
-                owners[name] = (team.id, model.id, dataset.id)
+                owner = team(session, name)
+                model, dataset = ready(session, owner)
+                owners[name] = (owner.id, model.id, dataset.id)
         return owners
 
     def fresh(self) -> Engine:

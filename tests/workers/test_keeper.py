@@ -7,9 +7,10 @@ from sqlalchemy import select
 
 from app import jobs
 from app.db import writing
-from app.models import Checkpoint, Dataset, File, Job, Model, Team
+from app.models import Checkpoint, File, Job, Model
 from app.settings import Settings
 from app.storage import LocalStorage
+from tests.rows import ready, submitted, team
 from workers.keeper import Keeper, lead
 
 
@@ -27,29 +28,13 @@ def test_one_leads_until_its_term_is_over(settings: Settings) -> None:
 def test_deleted_bytes_go_and_needed_bytes_stay(settings: Settings, tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path / "store")
     with writing() as session:
-        team = session.scalars(select(Team)).one()
-        models = [Model(team_id=team.id, name=name, state="ready") for name in ("gone", "kept")]
-        data = Dataset(team_id=team.id, name="d", state="ready", task="text-classification", data={})
-        session.add_all([*models, data])
-        session.flush()
-        for model in models:
+        job = submitted(session)
+        gone, _ = ready(session, team(session))
+        kept = session.get_one(Model, job.model_id)
+        for model in (gone, kept):
             key = f"uploads/{model.id}/x"
             storage.put_file(key, io.BytesIO(b"1"))
             session.add(File(model_id=model.id, path="x", size=1, sha256="0" * 64, key=key))
-        gone, kept = models
-        job = jobs.submit(
-            session,
-            Job(
-                team_id=team.id,
-                name="j",
-                task="text-classification",
-                model_id=kept.id,
-                dataset_id=data.id,
-                recipe={},
-                evaluate={},
-                targets={},
-            ),
-        )
         claim = jobs.claim(session, "w", 60)
         assert claim
         prefix = f"jobs/{job.id}/1/checkpoints/baseline"
@@ -71,16 +56,7 @@ def test_deleted_bytes_go_and_needed_bytes_stay(settings: Settings, tmp_path: Pa
 
 def test_a_round_takes_jobs_from_the_lost(settings: Settings, tmp_path: Path) -> None:
     with writing() as session:
-        team = session.scalars(select(Team)).one()
-        model = Model(team_id=team.id, name="m", state="ready")
-        data = Dataset(team_id=team.id, name="d", state="ready", task="text-classification", data={})
-        session.add_all([model, data])
-        session.flush()
-        common = {"recipe": {}, "evaluate": {}, "targets": {}}
-        job = jobs.submit(
-            session,
-            Job(team_id=team.id, name="j", task="text-classification", model_id=model.id, dataset_id=data.id, **common),
-        )
+        job = submitted(session)
         assert jobs.claim(session, "w", -1)
     Keeper(settings, LocalStorage(tmp_path / "store")).round()
     with writing() as session:

@@ -9,22 +9,17 @@ from sqlalchemy import Connection, event, select
 
 from app import db, jobs
 from app.db import writing
-from app.models import Dataset, Event, Job, Model, Team
+from app.models import Event
 from app.settings import Settings
 from tests.conftest import ROOT
+from tests.rows import submitted
 from workers.lease import Lease, persist
 
 
 @pytest.fixture
 def claim(settings: Settings) -> jobs.Claim:
     with writing() as session:
-        team = session.scalars(select(Team)).one()
-        model = Model(team_id=team.id, name="m", state="ready")
-        data = Dataset(team_id=team.id, name="d", state="ready", task="text-classification", data={})
-        session.add_all([model, data])
-        session.flush()
-        fields = {"name": "j", "task": "text-classification", "recipe": {}, "evaluate": {}, "targets": {}}
-        jobs.submit(session, Job(team_id=team.id, model_id=model.id, dataset_id=data.id, **fields))
+        submitted(session)
     with writing() as session:
         found = jobs.claim(session, "w", 60)
     assert found is not None

@@ -4,13 +4,13 @@ import io
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
 
 from app import jobs
 from app.db import writing
-from app.models import Dataset, File, Job, Model, Team
+from app.models import File, Job, Model
 from app.settings import Settings
 from app.storage import LocalStorage
+from tests.rows import submitted, team
 from workers.sweeper import Sweeper
 
 CHECKPOINT = [{"path": "state.json", "size": 1, "sha256": "0" * 64}]
@@ -24,13 +24,7 @@ def storage(tmp_path: Path) -> LocalStorage:
 @pytest.fixture
 def job(settings: Settings) -> Job:
     with writing() as session:
-        team = session.scalars(select(Team)).one()
-        model = Model(team_id=team.id, name="m", state="ready")
-        data = Dataset(team_id=team.id, name="d", state="ready", task="text-classification", data={})
-        session.add_all([model, data])
-        session.flush()
-        fields = {"name": "j", "task": "text-classification", "recipe": {}, "evaluate": {}, "targets": {}}
-        return jobs.submit(session, Job(team_id=team.id, model_id=model.id, dataset_id=data.id, **fields))
+        return submitted(session)
 
 
 def claimed(lease: float = 60) -> jobs.Claim:
@@ -80,7 +74,7 @@ def test_an_attempt_that_was_lost_leaves_only_what_is_gone_on_from(job: Job, set
 
 def test_bytes_of_an_upload_wait_for_their_row_until_it_is_sealed(settings: Settings, storage: LocalStorage) -> None:
     with writing() as session:
-        model = Model(team_id=session.scalars(select(Team.id)).one(), name="m")
+        model = Model(team_id=team(session).id, name="m")
         session.add(model)
         session.flush()
         session.add(File(model_id=model.id, path="x", size=1, sha256="0" * 64, key=f"uploads/{model.id}/named"))

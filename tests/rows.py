@@ -1,0 +1,38 @@
+"""Rows that tests store by themselves, without the API."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import jobs
+from app.models import Dataset, Job, Model, Team
+
+TASK = "text-classification"
+
+
+def team(session: Session, name: str = "default") -> Team:
+    """Return the team of a name, made if need be."""
+    found = session.scalar(select(Team).where(Team.name == name))
+    if found is None:
+        found = Team(name=name)
+        session.add(found)
+        session.flush()
+    return found
+
+
+def ready(session: Session, owner: Team) -> tuple[Model, Dataset]:
+    """Store a model and a dataset that jobs can name; neither has a file."""
+    model = Model(team_id=owner.id, name="m", state="ready")
+    dataset = Dataset(team_id=owner.id, name="d", state="ready", task=TASK, data={})
+    session.add_all([model, dataset])
+    session.flush()
+    return model, dataset
+
+
+def submitted(session: Session, team_name: str = "default", **values: Any) -> Job:
+    """Submit a job of a team, with all that it needs."""
+    owner = team(session, team_name)
+    model, dataset = ready(session, owner)
+    asked: dict[str, Any] = {"name": "j", "task": TASK, "recipe": {}, "evaluate": {}, "targets": {}, **values}
+    return jobs.submit(session, Job(team_id=owner.id, model_id=model.id, dataset_id=dataset.id, **asked))
