@@ -6,6 +6,7 @@ import secrets
 import signal
 import socket
 import subprocess
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +21,7 @@ from tests.conftest import Database, free_port, run_bootstrap, wait_for
 PATIENCE = 120.0
 
 
-class Server:
+class Server(ABC):
     """A server process on a port that stays the same. Use as a context manager."""
 
     command: list[str]
@@ -75,8 +76,9 @@ class Server:
             self.kill()
         self.start()
 
+    @abstractmethod
     def _answers(self) -> bool:
-        raise NotImplementedError
+        """Say whether it takes requests."""
 
 
 class Valkey(Server):

@@ -75,10 +75,11 @@ def test_a_write_is_made_again_and_told_once_where_the_reply_to_its_commit_was_l
 
 STUCK = """
 import threading, time
-from unittest.mock import Mock
+from app.jobs import Claim
+from app.models import Job
 from app.settings import Settings
 from workers.lease import Lease
-claim = Mock(); claim.job.id = "job_x"; claim.fence = 1
+claim = Claim(Job(id="job_x"), 1)
 lease = Lease(claim, Settings(heartbeat_seconds=0.1, lease_seconds=1), on_lost=lambda: print("engine killed", flush=True))
 lease.run = lambda: time.sleep(600)  # a heartbeat that a silent database holds up for ever
 lease.start()

@@ -4,16 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from app import db
 from app.db import reading
 from app.models import Worker
-from app.settings import Settings, get_settings
-from tests.conftest import ROOT, Database
+from app.settings import Settings
+from tests.conftest import ROOT
 from workers.presence import Presence
 from workers.sandbox import STRONGEST_FIRST, CannotConfine, exposed, get_sandbox, obstacle
 
@@ -36,22 +34,9 @@ def run_where(refused: dict[str, int], *arguments: str, home: Path, **environmen
     )
 
 
-@pytest.fixture
-def connected(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """This process's settings, pointed at a fresh database."""
-    monkeypatch.setenv("LATHE_DATABASE_URL", database.url)
-    monkeypatch.setenv("LATHE_HOME", str(tmp_path))
+def test_the_level_is_in_the_workers_row(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATHE_WORKER_ID", "")  # registering sets it
-    get_settings.cache_clear()
-    db.get_engine.cache_clear()
-    yield get_settings()
-    db.get_engine().dispose()
-    get_settings.cache_clear()
-    db.get_engine.cache_clear()
-
-
-def test_the_level_is_in_the_workers_row(connected: Settings) -> None:
-    presence = Presence("jobs", connected)
+    presence = Presence("jobs", settings)
     presence.register()
     with reading() as session:
         found = session.get_one(Worker, presence.worker_id).facts["confinement"]
