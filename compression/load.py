@@ -8,20 +8,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BertConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
+from compression import families
 from compression.catalog import family_of
 from compression.errors import ConfigMismatch, DamagedCheckpoint, LabelMismatch, MissingFile, UnsafeCheckpoint
 from compression.failures import typed
 from compression.tasks import classification
-
-NEW_PARTS = ("classifier.", "bert.pooler.")
-"""What a bare encoder may lack; it is drawn anew. All else must be in the checkpoint."""
 
 
 def has_head(config: dict[str, Any]) -> bool:
@@ -51,15 +49,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     if "auto_map" in config:
         raise UnsafeCheckpoint("config.json names code to run (auto_map)", param="config.json:auto_map")
     family_of(config)
-    if shadowing := sorted(key for key in config if _is_code(key)):
+    stock = CONFIG_MAPPING[config["model_type"]]
+    if shadowing := sorted(key for key in config if _is_code(stock, key)):
         cause = f"config.json sets {shadowing[0]!r}, which is a method of the stock config"
         raise ConfigMismatch(cause, param=f"config.json:{shadowing[0]}")
     return config
 
 
-def _is_code(key: str) -> bool:
+def _is_code(stock: type, key: str) -> bool:
     # transformers makes an attribute of every key: one of a method's name breaks whatever calls the method.
-    found = inspect.getattr_static(BertConfig, key, None)
+    found = inspect.getattr_static(stock, key, None)
     return callable(found) or isinstance(found, classmethod | staticmethod) or (isinstance(found, property) and not found.fset)
 
 
@@ -74,7 +73,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if tokenizer.pad_token_id is None:
         raise ConfigMismatch("the tokenizer has no padding token", param="tokenizer.json")
     # tokenizer_config.json can add tokens to those of tokenizer.json: an id without a row in the table ends the job midway.
-    rows, highest = read_config(folder).get("vocab_size", BertConfig().vocab_size), max(tokenizer.get_vocab().values())
+    config, highest = read_config(folder), max(tokenizer.get_vocab().values())
+    rows = config.get("vocab_size", CONFIG_MAPPING[config["model_type"]]().vocab_size)
     if highest >= rows:
         raise ConfigMismatch(
             f"the tokenizer has the id {highest}, config.json a vocabulary of {rows}", param="tokenizer_config.json"
@@ -102,15 +102,18 @@ def load_model(folder: Path, labels: tuple[str, ...], *, seed: int) -> PreTraine
                 f"the model's head has {_listed(own)}, the data has {_listed(labels)}", param="config.json:id2label"
             )
         labels = own
-    lost = [name for name in report["missing_keys"] if headed or not name.startswith(NEW_PARTS)]
+    head, missing = families.of(model).head(model), set(report["missing_keys"])
+    parts = {name: part for name, part in model.named_modules() if part in (head.dense, head.out)}
+    drawn = () if headed else tuple(f"{name}." for name in parts)  # what a bare encoder may lack
+    lost = [name for name in missing if not name.startswith(drawn)]
     if lost:
         raise ConfigMismatch(f"the weights lack {_listed(tuple(sorted(lost)))}", param=f"*.safetensors:{min(lost)}")
     torch.manual_seed(seed)
     deviation = model.config.initializer_range
-    if any(name.startswith("bert.pooler.") for name in report["missing_keys"]):
-        classification.initialise_head(model.bert.pooler.dense, deviation)
-    if not headed:
-        classification.initialise_head(model.classifier, deviation)
+    for name, part in parts.items():
+        # The answer of a bare encoder is always drawn here, whatever lies in the file.
+        if f"{name}.weight" in missing or (part is head.out and not headed):
+            classification.initialise_head(part, deviation)
     classification.name_labels(model.config, labels)
     return model
 
@@ -128,7 +131,7 @@ def open_stock(folder: Path, **settings: Any) -> tuple[PreTrainedModel, dict[str
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            attn_implementation="sdpa",
+            attn_implementation=families.FAMILIES[read_config(folder)["model_type"]].attention,
             output_loading_info=True,
             **settings,
         )

@@ -38,14 +38,19 @@ tokenizer.enable_padding(pad_id=config["pad_token_id"])
 
 rows = tokenizer.encode_batch(["One text.", "And another, which is longer."])
 logits = session.run(["logits"], {
-    "input_ids": np.array([row.ids for row in rows], np.int64),
-    "attention_mask": np.array([row.attention_mask for row in rows], np.int64),
-    "token_type_ids": np.array([row.type_ids for row in rows], np.int64),
+FEEDS
 })[0]
 for row in logits:
     print(config["id2label"][str(row.argmax())])
 ```
 """
+
+FEEDS = {
+    "input_ids": '    "input_ids": np.array([row.ids for row in rows], np.int64),',
+    "attention_mask": '    "attention_mask": np.array([row.attention_mask for row in rows], np.int64),',
+    "token_type_ids": '    "token_type_ids": np.array([row.type_ids for row in rows], np.int64),',
+}
+"""A line of the snippet for each input that a file may have."""
 
 TRANSFORMERS_SNIPPET = """\
 ```python
@@ -77,8 +82,10 @@ def card(
     latency: Latency | NotMeasured,
     score: Score | NotMeasured,
     memory: int | NotMeasured,
+    inputs: tuple[str, ...],
 ) -> str:
-    """Write the card in Markdown."""
+    """Write the card in Markdown. inputs: those of the ONNX file."""
+    onnx_snippet = ONNX_SNIPPET.replace("FEEDS", "\n".join(FEEDS[name] for name in inputs))
     lines = [
         f"# {name}",
         "",
@@ -88,7 +95,7 @@ def card(
         "",
         "## Open it",
         "",
-        ONNX_SNIPPET if kind == "onnx" else TRANSFORMERS_SNIPPET,
+        onnx_snippet if kind == "onnx" else TRANSFORMERS_SNIPPET,
         "## Figures",
         "",
         "Measured on these very files, after they were written and reopened.",

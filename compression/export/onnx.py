@@ -15,30 +15,39 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from compression import numerics
+from compression import families, numerics
 from compression.export.integers import to_int8
 from compression.export.rows import as_rows
 
 OPSET = 20
 """The first with Gelu as one operator."""
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+TYPES = "token_type_ids"
 OUTPUT = "logits"
 FILE = "model.onnx"
 
 
 class _Logits(nn.Module):
-    """A transformers classifier with the three inputs in a fixed order and logits as its only output."""
+    """A transformers classifier with its inputs in a fixed order and logits as its only output."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, types: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.types = model, types
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        """Three (batch, sequence) int64 -> (batch, labels)."""
-        out = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-        logits: Tensor = out.logits
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Two or three (batch, sequence) int64 -> (batch, labels)."""
+        given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.types:
+            # A single type is every token's: said here, it costs the user no input.
+            given[TYPES] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        logits: Tensor = self.model(**given).logits
         return logits
+
+
+def inputs_of(model: nn.Module) -> tuple[str, ...]:
+    """Name the inputs of a model's artifact: token types only where it tells any apart."""
+    types = families.of(model).types(model.config)
+    return ("input_ids", "attention_mask", TYPES) if types > 1 else ("input_ids", "attention_mask")
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -58,17 +67,17 @@ def graph(model: nn.Module) -> onnx.ModelProto:
     ids = torch.zeros(2, 8, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
-    longest: int = model.config.max_position_embeddings  # type: ignore[union-attr, assignment]
-    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=longest)
+    family, names = families.of(model), inputs_of(model)
+    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=family.max_positions(model.config))
     with _quiet():
         program = torch.onnx.export(
-            _Logits(model),
-            (ids, mask, torch.zeros_like(ids)),
+            _Logits(model, family.types(model.config)),
+            (ids, mask, torch.zeros_like(ids))[: len(names)],
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(INPUTS),
+            input_names=list(names),
             output_names=[OUTPUT],
-            dynamic_shapes={name: {0: batch, 1: sequence} for name in INPUTS},
+            dynamic_shapes={name: {0: batch, 1: sequence} for name in names},
             verbose=False,
         )
     assert program is not None  # noqa: S101 (only the non-dynamo exporter returns None)

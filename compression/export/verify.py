@@ -10,6 +10,7 @@ from torch import nn
 
 from compression import numerics
 from compression.errors import ExportMismatch
+from compression.export.onnx import inputs_of
 from compression.runtimes.onnx import OnnxRunner
 from compression.runtimes.runner import Batch, Kind, Logits, Runner, batches, open_artifact, tokenizer_of
 
@@ -42,7 +43,7 @@ def verify(model: nn.Module, folder: Path, *, kind: Kind, int8: bool, sample: li
     runner = open_artifact(kind, folder, threads=torch.get_num_threads())
     labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
     if isinstance(runner, OnnxRunner):
-        check_interface(runner, labels)
+        check_interface(runner, labels, inputs_of(model))
     encodings = tokenizer_of(folder).encode_batch(sample)
     asked = [*batches(encodings, 1, pad_id=pad_id), *batches(encodings, len(encodings), pad_id=pad_id)]
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
@@ -82,10 +83,10 @@ def compare(expected: Logits, found: Logits, allowed: float) -> Agreement:
     return Agreement(difference=difference, largest=largest, allowed=allowed)
 
 
-def check_interface(runner: OnnxRunner, labels: int) -> None:
+def check_interface(runner: OnnxRunner, labels: int, names: tuple[str, ...]) -> None:
     """See that names, types and free dimensions are what the model card says. Raises ExportMismatch."""
     inputs = {item.name: (item.type, [isinstance(size, str) for size in item.shape]) for item in runner.session.get_inputs()}
-    wanted = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ("tensor(int64)", [True, True]))
+    wanted = dict.fromkeys(names, ("tensor(int64)", [True, True]))
     if inputs != wanted:
         raise ExportMismatch(f"the file's inputs are {inputs}")
     outputs = [(item.name, item.type, item.shape[-1]) for item in runner.session.get_outputs()]
@@ -96,9 +97,9 @@ def check_interface(runner: OnnxRunner, labels: int) -> None:
 @torch.inference_mode()
 def answers(model: nn.Module, asked: list[Batch]) -> Logits:
     """Ask the engine's model on the CPU. -> (rows of all batches, labels)."""
-    out = []
+    out, names = [], inputs_of(model)
     for batch in asked:
-        inputs = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
+        inputs = {name: torch.from_numpy(getattr(batch, name)) for name in names}
         out.append(model(**inputs).logits.float().numpy())
     return np.concatenate(out)
 

@@ -17,16 +17,16 @@ class TransformersRunner:
         transformers.utils.logging.disable_progress_bar()
         self.model: nn.Module = transformers.AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True)
         self.model.eval()
+        self.types = getattr(self.model.config, "type_vocab_size", 0) > 1  # type: ignore[operator]
         self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
 
     def logits(self, batch: Batch) -> Logits:
         """Answer one batch: (batch, labels)."""
+        given = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
+        if not self.types:
+            del given["token_type_ids"]
         with torch.inference_mode():
-            out = self.model(
-                input_ids=torch.from_numpy(batch.input_ids),
-                attention_mask=torch.from_numpy(batch.attention_mask),
-                token_type_ids=torch.from_numpy(batch.token_type_ids),
-            )
+            out = self.model(**given)
         answer: Logits = out.logits.float().numpy()
         return answer
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from compression.catalog import BERT, bert_parameters, preflight
+from compression.catalog import BERT, encoder_parameters, preflight
 from compression.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import ARTICLE, QUICK, STANDARD, Evaluate, Prepare, Prune, Recipe, Train
 from compression.report import DataFacts, ModelFacts, Shape
@@ -13,7 +13,7 @@ MODEL = ModelFacts(
     architecture="BertModel",
     shape=SHAPE,
     max_positions=512,
-    parameters=bert_parameters(SHAPE, positions=512, types=2, labels=None),
+    parameters=encoder_parameters(BERT, SHAPE, rows=514, labels=None),
     labels=None,
     dtype="float32",
     bytes=90_868_376,
@@ -30,7 +30,7 @@ DATA = DataFacts(
 def test_the_plan_is_the_shape_that_the_config_can_express_and_its_exact_count() -> None:
     plan = preflight(MODEL, DATA, STANDARD, Evaluate())
     assert plan.shape == Shape(layers=6, hidden=256, heads=8, ffn=1088, vocabulary=30522)
-    assert plan.parameters == bert_parameters(plan.shape, positions=512, types=2, labels=2)
+    assert plan.parameters == encoder_parameters(BERT, plan.shape, rows=514, labels=2)
     assert plan.baseline_parameters.total == MODEL.parameters.total + 2 * 384 + 2
     assert plan.warnings == ()
 

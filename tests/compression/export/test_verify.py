@@ -16,6 +16,8 @@ from compression.export.verify import check_interface, compare, verify
 from compression.runtimes.onnx import OnnxRunner
 from tests.compression.export.conftest import Shipment
 
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
 
 def texts(shipment: Shipment) -> list[str]:
     return [text for text, _ in shipment.rows[:24]]
@@ -72,10 +74,10 @@ def test_what_is_not_a_number_is_never_near_enough() -> None:
 def test_the_interface_is_part_of_the_promise(tiny_shipment: Shipment, tmp_path: Path) -> None:
     proto = onnx.load(tiny_shipment.folder(tiny_shipment.baseline) / "model.onnx")
     proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2
-    check_interface(OnnxRunner(tiny_shipment.folder(tiny_shipment.baseline) / "model.onnx", threads=1), labels=2)
+    check_interface(OnnxRunner(tiny_shipment.folder(tiny_shipment.baseline) / "model.onnx", threads=1), labels=2, names=INPUTS)
     for node in proto.graph.node:
         node.input[:] = ["ids" if name == "input_ids" else name for name in node.input]
     proto.graph.input[0].name = "ids"
     onnx.save(proto, tmp_path / "model.onnx")
     with pytest.raises(ExportMismatch, match="inputs"):
-        check_interface(OnnxRunner(tmp_path / "model.onnx", threads=1), labels=2)
+        check_interface(OnnxRunner(tmp_path / "model.onnx", threads=1), labels=2, names=INPUTS)
