@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from compression import checkpoint, data, durable, load, numerics, process
-from compression.batches import encode
+from compression import checkpoint, data, durable, load, numerics, process, tasks
+from compression.batches import encode, has_types
 from compression.catalog import BERT, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
 from compression.environment import environment
@@ -125,7 +125,11 @@ class Job:
         if recipe.prune is not None:
             planned_shape(BERT, bert.shape_of(model.config), recipe.prune)
         length = min(recipe.train.max_length, positions)
-        rows = {name: encode(tokenizer, split.texts, dataset.ids(name), length) for name, split in dataset.splits.items()}
+        task, types = tasks.of(spec.task), has_types(model.config)
+        rows = {
+            name: encode(tokenizer, split.texts, dataset.ids(name), length, task, types=types)
+            for name, split in dataset.splits.items()
+        }
         device = "cuda" if torch.cuda.is_available() else "cpu"
         output = base / spec.output
         output.mkdir(parents=True, exist_ok=True)
