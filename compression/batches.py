@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from compression.tasks.base import Task
 
@@ -108,15 +108,10 @@ def steps(rows: int, size: int) -> int:
     return -(-rows // size)
 
 
-def has_types(config: PretrainedConfig) -> bool:
-    """Say whether a model tells the texts of a pair apart by types; some have no table for them, or one of a single row."""
-    return int(getattr(config, "type_vocab_size", 0)) > 1
-
-
 def encode(
     tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...], labels: list[int], max_length: int, task: Task, *, types: bool
 ) -> Encoded:
-    """Tokenize a split once; longer texts are cut to `max_length` tokens. `types` as `has_types` says."""
+    """Tokenize a split once; longer texts are cut to `max_length` tokens. `types`: whether the model takes them."""
     found = tokenizer(
         list(texts), truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=types
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import BertForSequenceClassification
+from transformers import PreTrainedModel
 
 from compression.batches import Encoded
 from compression.evaluate import Validation, validate
@@ -26,9 +26,9 @@ class State:
 
     recipe: Recipe
     rows: dict[Split, Encoded]
-    model: BertForSequenceClassification
+    model: PreTrainedModel
     journey: Journey
-    teacher: BertForSequenceClassification | None = None
+    teacher: PreTrainedModel | None = None
     pruning: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     parts: int = 1

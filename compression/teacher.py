@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BertForSequenceClassification
+from transformers import PreTrainedModel
 
-from compression import evaluate
+from compression import evaluate, families
 from compression.batches import Batch, Encoded
 from compression.catalog import TEACHER_BYTES
-from compression.families import bert
 from compression.tasks.base import Task
 
 
@@ -28,10 +27,10 @@ class Said:
     relations: Tensor | None
 
 
-def ask(model: BertForSequenceClassification, batch: Batch, task: Task, *, relations: bool) -> Said:
+def ask(model: PreTrainedModel, batch: Batch, task: Task, *, relations: bool) -> Said:
     """Run a model and keep what distillation compares. Gradients flow where the caller lets them."""
     found: dict[Any, Tensor] = {}
-    last = bert.layers(model)[-1]
+    last = families.of(model).layers(model)[-1]
     parts = (last.query, last.key, last.value) if relations else ()
     with ExitStack() as hooks:
         for part in parts:
@@ -48,9 +47,7 @@ def ask(model: BertForSequenceClassification, batch: Batch, task: Task, *, relat
 class Teacher:
     """A frozen model whose answers to the rows of train are known. Logits always; hidden states where memory allows it."""
 
-    def __init__(
-        self, model: BertForSequenceClassification, rows: Encoded, *, hidden: bool, relations: bool, parts: int = 1
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, rows: Encoded, *, hidden: bool, relations: bool, parts: int = 1) -> None:
         self.model, self.task, self.relations = model, rows.task, relations
         self.needs_states = hidden or relations
         width, layers = model.config.hidden_size, model.config.num_hidden_layers + 1

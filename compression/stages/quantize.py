@@ -3,11 +3,10 @@
 import math
 from collections.abc import Callable, Iterator
 
-from transformers import BertForSequenceClassification
+from transformers import PreTrainedModel
 
-from compression import numerics
+from compression import families, numerics
 from compression.evaluate import Validation
-from compression.families import bert
 from compression.recipe import Qat
 from compression.report import Event
 from compression.state import State
@@ -60,17 +59,18 @@ def share(qat: Qat, epoch: int) -> float:
     return min(max(epoch - qat.full, 0) / (qat.ramp + 1), 1.0)
 
 
-def simulate(model: BertForSequenceClassification, part: float) -> None:
+def simulate(model: PreTrainedModel, part: float) -> None:
     """Fake-quantize the first `part` of the depths: embeddings, then the layers from shallow to deep, then the head."""
     chosen = _first(model, part)
     numerics.remove(model)
     numerics.insert(model, only=chosen)
 
 
-def _first(model: BertForSequenceClassification, part: float) -> Callable[[str], bool]:
-    depths = sorted({bert.quantization_group(name) for name, _ in numerics.quantizable(model)})
+def _first(model: PreTrainedModel, part: float) -> Callable[[str], bool]:
+    depth = families.of(model).quantization_group
+    depths = sorted({depth(name) for name, _ in numerics.quantizable(model)})
     chosen = set(depths[: math.ceil(part * len(depths))])
-    return lambda name: bert.quantization_group(name) in chosen
+    return lambda name: depth(name) in chosen
 
 
 def _quantized_validation(state: State) -> Validation:
