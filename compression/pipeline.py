@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from compression import checkpoint, data, durable, families, load, numerics, process
+from compression import checkpoint, data, durable, families, load, numerics, process, tasks
 from compression.batches import encode
 from compression.catalog import FAMILIES, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
@@ -125,7 +125,11 @@ class Job:
         if recipe.prune is not None:
             planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), recipe.prune)
         length = min(recipe.train.max_length, positions)
-        rows = {name: encode(tokenizer, split.texts, dataset.ids(name), length) for name, split in dataset.splits.items()}
+        task, types = tasks.of(spec.task), family.types(model.config) > 1
+        rows = {
+            name: encode(tokenizer, split.texts, dataset.ids(name), length, task, types=types)
+            for name, split in dataset.splits.items()
+        }
         device = "cuda" if torch.cuda.is_available() else "cpu"
         output = base / spec.output
         output.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from compression.progress import Journey
 from compression.recipe import Recipe, Split
 from compression.report import Stage
 from compression.saving import Course, Saver
+from compression.tasks.base import Task
 
 
 @dataclass
@@ -32,6 +33,11 @@ class State:
     notes: list[str] = field(default_factory=list)
     parts: int = 1
     saver: Saver | None = None
+
+    @property
+    def task(self) -> Task:
+        """What the job's rows ask."""
+        return self.rows["train"].task
 
     @property
     def device(self) -> torch.device:

@@ -16,7 +16,7 @@ from compression.families import Kept
 from compression.recipe import Prune, Recovery
 from compression.report import Event, Shape
 from compression.state import State
-from compression.tasks import classification
+from compression.tasks.base import labelled
 from compression.training import Plan, train
 
 CALIBRATION_BATCH = 32
@@ -40,7 +40,7 @@ def prune(state: State) -> Iterator[Event]:
     cut = state.validate()
     state.pruning = taken(before, after, settings)
     state.notes.append(
-        f"The cut alone: validation {classification.METRIC} {whole.score:.4f} → {cut.score:.4f}, before any training."
+        f"The cut alone: validation {state.task.metric} {whole.score:.4f} → {cut.score:.4f}, before any training."
     )
     yield from state.journey.mark("pruned", "cut", done=True)
     if settings.recovery is not None and settings.recovery.epochs:
@@ -158,13 +158,13 @@ def recover(state: State, settings: Recovery) -> Iterator[Event]:
         plan,
         state.rows["train"],
         state.rows["validation"],
-        lambda batch: classification.loss(model(**batch.inputs).logits, batch.labels),
+        labelled(state.task, model),
         before_epoch=_freezer(model, settings),
         course=state.course("pruned", "recover"),
     )
     outcome = yield from state.journey.follow("pruned", "recover", ticks)
     state.notes.append(
-        f"Recovery: validation {classification.METRIC} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
+        f"Recovery: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
         f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
     )
 

@@ -10,7 +10,7 @@ from compression.evaluate import Validation
 from compression.recipe import Qat
 from compression.report import Event
 from compression.state import State
-from compression.tasks import classification
+from compression.tasks.base import labelled
 from compression.training import Plan, train
 
 
@@ -24,7 +24,7 @@ def quantize(state: State) -> Iterator[Event]:
     before = state.validate()
     numerics.insert(model)
     after = state.validate()
-    state.notes.append(f"Rounding to int8 alone: validation {classification.METRIC} {before.score:.4f} → {after.score:.4f}.")
+    state.notes.append(f"Rounding to int8 alone: validation {state.task.metric} {before.score:.4f} → {after.score:.4f}.")
     if qat is None or qat.epochs == 0:
         return
     plan = Plan(
@@ -41,7 +41,7 @@ def quantize(state: State) -> Iterator[Event]:
         plan,
         state.rows["train"],
         state.rows["validation"],
-        lambda batch: classification.loss(model(**batch.inputs).logits, batch.labels),
+        labelled(state.task, model),
         before_epoch=lambda epoch: simulate(model, share(qat, epoch)),
         validation=lambda: _quantized_validation(state),
         course=state.course("quantized", "quantization-aware training"),
@@ -49,7 +49,7 @@ def quantize(state: State) -> Iterator[Event]:
     outcome = yield from state.journey.follow("quantized", "quantization-aware training", ticks)
     numerics.insert(model)
     state.notes.append(
-        f"Quantization-aware training: validation {classification.METRIC} {outcome.before.score:.4f} → "
+        f"Quantization-aware training: validation {state.task.metric} {outcome.before.score:.4f} → "
         f"{outcome.best.score:.4f} (best of epochs 0 to {qat.epochs}: {outcome.best_epoch})."
     )
 
