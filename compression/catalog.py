@@ -145,6 +145,8 @@ TOKEN_FLOATS_HIDDEN, TOKEN_FLOATS_FFN = 16, 5
 """Floats kept for the backward pass, for each token and layer: so many of the hidden and of the feed-forward width."""
 TEACHER_BYTES = 2 * 2**30
 """The teacher's hidden states are kept in memory up to this; beyond it the teacher is asked again in each epoch."""
+LARGEST_GRAPH = 2**31
+"""Bytes that an ONNX file of one piece can have (a protobuf message); the float32 baseline must fit."""
 KEPT_FREED = 1.1
 """Freed blocks that the C library keeps (compression/process.py). Seen: 3.08 GB where the sum before this factor is 2.9."""
 INT8_OVERHEAD = 1.05
@@ -202,6 +204,12 @@ def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Eval
     shape = planned_shape(family, model.shape, recipe.prune) if recipe.prune else model.shape
     rows = table_rows(model.parameters, model.shape)
     before, after = (encoder_parameters(family, each, rows=rows, labels=len(data.labels)) for each in (model.shape, shape))
+    if HELD_BYTES * before.total >= LARGEST_GRAPH:
+        raise UnsupportedShape(
+            f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
+            param="config.json",
+            remedy="Send a smaller model of the family.",
+        )
     return Preflight(
         shape=shape,
         parameters=after,

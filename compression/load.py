@@ -125,13 +125,14 @@ def open_stock(folder: Path, **settings: Any) -> tuple[PreTrainedModel, dict[str
     and DamagedCheckpoint.
     """
     try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            attn_implementation=families.FAMILIES[read_config(folder)["model_type"]].attention,
+            attn_implementation=families.FAMILIES[kind].attention,
             output_loading_info=True,
             **settings,
         )

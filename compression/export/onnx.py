@@ -58,7 +58,8 @@ def plain(model: nn.Module) -> nn.Module:
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     numerics.remove(twin)
-    twin.set_attn_implementation("eager")  # type: ignore[operator]  # a method of every PreTrainedModel
+    if twin.config._attn_implementation != "eager":  # type: ignore[union-attr]
+        twin.set_attn_implementation("eager")  # type: ignore[operator]  # a method of every PreTrainedModel
     return twin
 
 

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from compression import families
+from compression import families, tasks
 from compression.batches import Encoded
 from compression.catalog import FAMILIES, encoder_parameters, planned_shape
 from compression.families import Kept, head_rows
@@ -164,7 +164,9 @@ def test_what_importance_chooses_can_be_built(kind: str, importance: str) -> Non
     model = tiny(kind)
     family, settings = families.of(model), Prune(ratio=0.5, multiple=8, importance=importance, calibration_rows=4)
     shape = planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), settings)
-    rows = Encoded(tokens=IDS.tolist(), labels=torch.tensor([0, 1, 0, 1]), padding=PADDING)
+    rows = Encoded(
+        tokens=IDS.tolist(), labels=torch.tensor([0, 1, 0, 1]), padding=PADDING, task=tasks.of("text-classification")
+    )
     loud = 17  # a channel that is far stronger than the others, wherever the stream starts
     with torch.no_grad():
         for norm in family.stream_norms(model):
@@ -194,9 +196,10 @@ def test_what_no_config_can_say_is_refused() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_teacher_of_any_family_says_what_distillation_compares(kind: str) -> None:
     model = tiny(kind)
-    rows = Encoded(tokens=[row[: 5 + n] for n, row in enumerate(IDS.tolist())], labels=torch.zeros(4).long(), padding=PADDING)
+    tokens = [row[: 5 + n] for n, row in enumerate(IDS.tolist())]
+    rows = Encoded(tokens, torch.zeros(4).long(), PADDING, tasks.of("text-classification"))
     with torch.no_grad():
-        said = ask(model, rows.batch([0, 1, 2, 3]), relations=True)
+        said = ask(model, rows.batch([0, 1, 2, 3]), rows.task, relations=True)
     assert said.hidden.shape == (3, 5 + 6 + 7 + 8, HIDDEN)
     assert said.relations is not None
     assert said.relations.shape == (3, 4, 8, HIDDEN)
