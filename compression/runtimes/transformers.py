@@ -17,7 +17,7 @@ class TransformersRunner:
         transformers.utils.logging.disable_progress_bar()
         self.model: nn.Module = transformers.AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True)
         self.model.eval()
-        self.types = getattr(self.model.config, "type_vocab_size", 0) > 1  # type: ignore[operator]
+        self.types = getattr(self.model.config, "type_vocab_size", 0) > 1
         self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
 
     def logits(self, batch: Batch) -> Logits:
