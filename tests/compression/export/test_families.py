@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from compression.runtimes.runner import Batch, Kind, Logits
 from compression.runtimes.transformers import TransformersRunner
 from tests.compression.conftest import sentences, write_rows
 from tests.compression.export.test_artifact import run_card
-from tests.compression.models import PADDING, WORDS, tiny
+from tests.compression.models import LAYERS, PADDING, WORDS, tiny
 from tests.compression.models import write_tokenizer as write_source
 
 LABELS = ("negative", "positive")
@@ -66,6 +67,11 @@ def test_the_file_has_the_inputs_that_the_model_needs_and_answers_as_it_does(kin
         row = int(batch.attention_mask[1].sum())
         alone = runner.logits(Batch(*(value[1:2, :row] for value in vars(batch).values())))
         assert alone[0] == pytest.approx(found[1], abs=2e-5)
+    operators = Counter(node.op_type for node in proto.graph.node)
+    # Query, key and value share one quantization in every family; two more for the head, one for ELECTRA's projection.
+    projection = int(kind == "electra")
+    assert operators["MatMulInteger"] == 6 * LAYERS + 2 + projection
+    assert operators["QuantizeLinear"] == 4 * LAYERS + 2 + projection
 
 
 def written(kind: str, form: Kind, folder: Path) -> PreTrainedModel:
