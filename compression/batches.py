@@ -13,29 +13,35 @@ POOL = 50
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows side by side. ids, mask: (rows, tokens), mask 1 at real tokens; labels, rows: (rows,)."""
+    """Rows side by side. ids, mask: (rows, tokens), mask 1 at real tokens; labels, rows: (rows,).
+
+    labelled: (rows,), whether a row's label is its own, or None where all are. Of another only a teacher may speak.
+    """
 
     ids: Tensor
     mask: Tensor
     labels: Tensor
     rows: Tensor
+    labelled: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on `device`; `rows` stay where the bookkeeping is."""
-        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), self.rows)
+        labelled = self.labelled.to(device) if self.labelled is not None else None
+        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), self.rows, labelled)
 
     def split(self, parts: int) -> "list[Batch]":
         """Cut into at most `parts` batches of about as many rows each, every one padded to its own longest row."""
         if parts == 1:
             return [self]
         size = -(-len(self.rows) // parts)
-        pieces = zip(*(torch.split(tensor, size) for tensor in (self.ids, self.mask, self.labels, self.rows)), strict=True)
+        tensors = (self.ids, self.mask, self.labels, self.rows, *([self.labelled] if self.labelled is not None else []))
+        pieces = zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
         return [Batch(*piece).trimmed() for piece in pieces]
 
     def trimmed(self) -> "Batch":
         """Drop columns in which every row is padding."""
         longest = int(self.mask.sum(dim=1).max())
-        return Batch(self.ids[:, :longest], self.mask[:, :longest], self.labels, self.rows)
+        return Batch(self.ids[:, :longest], self.mask[:, :longest], self.labels, self.rows, self.labelled)
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -45,18 +51,28 @@ class Batch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenized split. `tokens` holds the ids of each row, unpadded; labels: (rows,)."""
+    """A tokenized split. `tokens` holds the ids of each row, unpadded; labels: (rows,); labelled as in a batch."""
 
     tokens: list[list[int]]
     labels: Tensor
     padding: int
+    labelled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def at(self, rows: list[int]) -> "Encoded":
         """Return the rows named, in that order."""
-        return Encoded([self.tokens[row] for row in rows], self.labels[rows], self.padding)
+        return Encoded([self.tokens[row] for row in rows], self.labels[rows], self.padding, self._labelled(rows))
+
+    def with_unlabelled(self, more: "Encoded") -> "Encoded":
+        """Put rows behind these whose labels nobody may learn from."""
+        here = torch.ones(len(self), dtype=torch.bool) if self.labelled is None else self.labelled
+        labelled = torch.cat([here, torch.zeros(len(more), dtype=torch.bool)])
+        return Encoded(self.tokens + more.tokens, torch.cat([self.labels, more.labels]), self.padding, labelled)
+
+    def _labelled(self, rows: list[int]) -> Tensor | None:
+        return self.labelled[rows] if self.labelled is not None else None
 
     def batch(self, rows: list[int]) -> Batch:
         """Pad the rows named to the longest of them."""
@@ -67,7 +83,7 @@ class Encoded:
             found = self.tokens[row]
             ids[line, : len(found)] = torch.tensor(found)
             mask[line, : len(found)] = 1
-        return Batch(ids, mask, self.labels[rows], torch.tensor(rows))
+        return Batch(ids, mask, self.labels[rows], torch.tensor(rows), self._labelled(rows))
 
     def by_length(self, size: int) -> Iterator[Batch]:
         """Go through all rows once, shortest first: for evaluation, where order means nothing."""

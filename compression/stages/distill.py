@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compression import losses
+from compression.augment.stage import with_more_rows
 from compression.batches import Batch, Encoded
 from compression.evaluate import smaller
 from compression.numerics import gradient_dtype
@@ -28,8 +29,10 @@ def distill(state: State) -> Iterator[Event]:
     """
     settings, recipe = state.recipe.distill, state.recipe
     assert settings is not None and state.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101, PT018
-    yield from state.journey.mark("distilled", "ask the teacher", done=False)
     rows = state.rows["train"]
+    if settings.augment is not None and state.material is not None:
+        rows = yield from with_more_rows(state, settings.augment, state.material)
+    yield from state.journey.mark("distilled", "ask the teacher", done=False)
     teacher = Teacher(state.teacher, rows, hidden=settings.hidden > 0, relations=settings.attention > 0, parts=state.parts)
     if teacher.needs_states and not teacher.keeps:
         yield Log(message=f"The teacher's states would take {teacher.bytes / 2**30:.1f} GiB: it is asked again in each epoch.")
@@ -87,7 +90,7 @@ class Lesson:
         if settings.soft:
             total = total + settings.soft * losses.soft_targets(given.logits, wanted.logits, settings.temperature)
         if settings.hard:
-            total = total + settings.hard * classification.loss(given.logits, batch.labels)
+            total = total + settings.hard * _hard(given.logits, batch)
         if settings.hidden:
             # The projections are thrown away, so they may multiply in the precision that is fastest.
             kind = batch.ids.device.type
@@ -102,3 +105,13 @@ class Lesson:
         if self.teacher.needs_states:
             return ask(self.student, batch, relations=self.teacher.relations)
         return Said(self.student(**batch.inputs).logits, torch.empty(0), None)
+
+
+def _hard(logits: Tensor, batch: Batch) -> Tensor:
+    """Return the loss on the labels, mean over all rows, of which those without a label of their own count 0."""
+    if batch.labelled is None:
+        return classification.loss(logits, batch.labels)
+    real = batch.labelled
+    if not real.any():
+        return logits.new_zeros(())
+    return classification.loss(logits[real], batch.labels[real]) * real.float().mean()
