@@ -28,14 +28,19 @@ class Translator:
             inputs = self.tokenizer(
                 [texts[i] for i in some], padding=True, truncation=True, max_length=self.longest, return_tensors="pt"
             ).to(self.model.device)
-            longest = min(int(GROWTH * inputs["input_ids"].shape[1]) + EXTRA, self.longest - 1)
+            limits = [
+                min(int(GROWTH * length) + EXTRA, self.longest - 1) for length in inputs["attention_mask"].sum(dim=1).tolist()
+            ]
             ids = self.model.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
                 do_sample=False,
                 num_beams=1,
-                max_new_tokens=longest,
+                max_new_tokens=max(limits),
             )
-            for i, text in zip(some, self.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
+            # Each is cut at its own limit: what a model that finds no end says must not hang on its neighbours' length.
+            # The last is left out: where the most was reached, it is the end that was put there and no word.
+            kept = [row[:limit] for row, limit in zip(ids.tolist(), limits, strict=True)]
+            for i, text in zip(some, self.tokenizer.batch_decode(kept, skip_special_tokens=True), strict=True):
                 found[i] = text.strip()
         return found

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-"""Letters, with what holds them together inside of a word: don't, well-made."""
+WORD = re.compile(r"(?<!\w)[^\W\d_]+(?:['’-][^\W\d_]+)*(?!\w)")
+"""Letters, with what holds them together inside of a word (don't, well-made), and no digit at either end (2nd)."""
 
 
 @dataclass(frozen=True)
