@@ -7,55 +7,72 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from compression.tasks.base import Task
+
 POOL = 50
 """Batches whose rows are sorted by length together: enough to save most padding, few enough to keep batches random."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows side by side. ids, mask: (rows, tokens), mask 1 at real tokens; labels, rows: (rows,).
+    """Rows side by side. ids, mask: (rows, tokens), mask 1 at real tokens; labels: as the task has them; rows: (rows,).
 
-    labelled: (rows,), whether a row's label is its own, or None where all are. Of another only a teacher may speak.
+    types: (rows, tokens), which text of a pair a token belongs to; None for a model that is told no types. labelled: (rows,),
+    whether a row's label is its own, or None where all are; of the others only a teacher may speak.
     """
 
     ids: Tensor
     mask: Tensor
     labels: Tensor
     rows: Tensor
+    types: Tensor | None = None
     labelled: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on `device`; `rows` stay where the bookkeeping is."""
-        labelled = self.labelled.to(device) if self.labelled is not None else None
-        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), self.rows, labelled)
+        types = None if self.types is None else self.types.to(device)
+        labelled = None if self.labelled is None else self.labelled.to(device)
+        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), self.rows, types, labelled)
 
     def split(self, parts: int) -> "list[Batch]":
         """Cut into at most `parts` batches of about as many rows each, every one padded to its own longest row."""
         if parts == 1:
             return [self]
         size = -(-len(self.rows) // parts)
-        tensors = (self.ids, self.mask, self.labels, self.rows, *([self.labelled] if self.labelled is not None else []))
-        pieces = zip(*(torch.split(tensor, size) for tensor in tensors), strict=True)
-        return [Batch(*piece).trimmed() for piece in pieces]
+        return [self.at(slice(start, start + size)).trimmed() for start in range(0, len(self.rows), size)]
+
+    def at(self, where: slice | Tensor) -> "Batch":
+        """Return some of the rows: a slice of them, or those where a mask says so. where: (rows,) of truth values."""
+        types = None if self.types is None else self.types[where]
+        labelled = None if self.labelled is None else self.labelled[where]
+        rows = self.rows[where.to(self.rows.device) if isinstance(where, Tensor) else where]
+        return Batch(self.ids[where], self.mask[where], self.labels[where], rows, types, labelled)
 
     def trimmed(self) -> "Batch":
         """Drop columns in which every row is padding."""
         longest = int(self.mask.sum(dim=1).max())
-        return Batch(self.ids[:, :longest], self.mask[:, :longest], self.labels, self.rows, self.labelled)
+        types = None if self.types is None else self.types[:, :longest]
+        return Batch(self.ids[:, :longest], self.mask[:, :longest], self.labels, self.rows, types, self.labelled)
 
     @property
     def inputs(self) -> dict[str, Tensor]:
         """What a stock encoder takes."""
-        return {"input_ids": self.ids, "attention_mask": self.mask}
+        types = {} if self.types is None else {"token_type_ids": self.types}
+        return {"input_ids": self.ids, "attention_mask": self.mask, **types}
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenized split. `tokens` holds the ids of each row, unpadded; labels: (rows,); labelled as in a batch."""
+    """A split tokenized for a task. `tokens` and `types` hold each row's ids, unpadded; `labels` are of the task's form.
+
+    labelled: (rows,), as in a batch.
+    """
 
     tokens: list[list[int]]
     labels: Tensor
     padding: int
+    task: Task
+    types: list[list[int]] | None = None
     labelled: Tensor | None = None
 
     def __len__(self) -> int:
@@ -63,27 +80,32 @@ class Encoded:
 
     def at(self, rows: list[int]) -> "Encoded":
         """Return the rows named, in that order."""
-        return Encoded([self.tokens[row] for row in rows], self.labels[rows], self.padding, self._labelled(rows))
+        types = None if self.types is None else [self.types[row] for row in rows]
+        labelled = None if self.labelled is None else self.labelled[rows]
+        return Encoded([self.tokens[row] for row in rows], self.labels[rows], self.padding, self.task, types, labelled)
 
     def with_unlabelled(self, more: "Encoded") -> "Encoded":
         """Put rows behind these whose labels nobody may learn from."""
-        here = torch.ones(len(self), dtype=torch.bool) if self.labelled is None else self.labelled
-        labelled = torch.cat([here, torch.zeros(len(more), dtype=torch.bool)])
-        return Encoded(self.tokens + more.tokens, torch.cat([self.labels, more.labels]), self.padding, labelled)
-
-    def _labelled(self, rows: list[int]) -> Tensor | None:
-        return self.labelled[rows] if self.labelled is not None else None
+        types = None if self.types is None or more.types is None else self.types + more.types
+        own = torch.ones(len(self), dtype=torch.bool) if self.labelled is None else self.labelled
+        labelled = torch.cat([own, torch.zeros(len(more), dtype=torch.bool)])
+        labels = torch.cat([self.labels, more.labels])
+        return Encoded(self.tokens + more.tokens, labels, self.padding, self.task, types, labelled)
 
     def batch(self, rows: list[int]) -> Batch:
         """Pad the rows named to the longest of them."""
         longest = max(len(self.tokens[row]) for row in rows)
         ids = torch.full((len(rows), longest), self.padding)
         mask = torch.zeros((len(rows), longest), dtype=torch.long)
+        types = None if self.types is None else torch.zeros_like(mask)
         for line, row in enumerate(rows):
             found = self.tokens[row]
             ids[line, : len(found)] = torch.tensor(found)
             mask[line, : len(found)] = 1
-        return Batch(ids, mask, self.labels[rows], torch.tensor(rows), self._labelled(rows))
+            if types is not None and self.types is not None:
+                types[line, : len(found)] = torch.tensor(self.types[row])
+        labelled = None if self.labelled is None else self.labelled[rows]
+        return Batch(ids, mask, self.labels[rows], torch.tensor(rows), types, labelled)
 
     def by_length(self, size: int) -> Iterator[Batch]:
         """Go through all rows once, shortest first: for evaluation, where order means nothing."""
@@ -108,7 +130,17 @@ def steps(rows: int, size: int) -> int:
     return -(-rows // size)
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...], labels: list[int], max_length: int) -> Encoded:
-    """Tokenize a split once; longer texts are cut to `max_length` tokens."""
-    tokens = tokenizer(list(texts), truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
-    return Encoded(tokens, torch.tensor(labels), int(tokenizer.pad_token_id))
+def encode(
+    tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...], labels: list[int], max_length: int, task: Task, *, types: bool
+) -> Encoded:
+    """Tokenize a split once; longer texts are cut to `max_length` tokens. `types`: whether the model takes them."""
+    found = tokenizer(
+        list(texts), truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=types
+    )
+    return Encoded(
+        found["input_ids"],
+        torch.tensor(labels),
+        int(tokenizer.pad_token_id),
+        task,
+        found["token_type_ids"] if types else None,
+    )

@@ -1,6 +1,7 @@
 """Augmentation within distillation: made rows are taught by the teacher alone, and a job that cannot make them never begins."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_hard_labels_do_not_count_on_made_rows(state: State) -> None:
         settings = Distill(**{"soft": 0.0, "hard": 0.0, "hidden": 0.0, **weights})
         labels = rows.labels.clone()
         labels[320:] = 1 - labels[320:] if flipped else labels[320:]
-        here = Encoded(rows.tokens, labels, rows.padding, rows.labelled)
+        here = replace(rows, labels=labels)
         teacher = Teacher(state.teacher, here, hidden=settings.hidden > 0, relations=False)
         return Lesson(state, teacher, settings)(here.batch(batch_rows)).item()
 
