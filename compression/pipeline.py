@@ -15,8 +15,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from compression import checkpoint, data, durable, families, load, numerics, process, tasks
+from compression.augment.material import Material
+from compression.augment.resources import Resources
 from compression.batches import encode
-from compression.catalog import FAMILIES, planned_shape
+from compression.catalog import FAMILIES, augment_seconds, check_task, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
 from compression.environment import environment
 from compression.errors import InvalidSpec
@@ -114,6 +116,7 @@ class Job:
     def open(cls, spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> "Job":
         """Read model and data, and refuse before any training what cannot be done."""
         folder, recipe = base / spec.model, spec.recipe
+        check_task(spec.task, recipe)
         dataset = data.load(spec.data, base, seed=recipe.train.seed)
         model = load.load_model(folder, dataset.labels, seed=recipe.train.seed)
         dataset = dataset.in_order(classification.head_labels(model.config))
@@ -130,6 +133,9 @@ class Job:
             name: encode(tokenizer, split.texts, dataset.ids(name), length, task, types=types)
             for name, split in dataset.splits.items()
         }
+        resources = Resources.of(spec, base)
+        if recipe.distill is not None and recipe.distill.augment is not None:
+            resources.check(recipe.distill.augment)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         output = base / spec.output
         output.mkdir(parents=True, exist_ok=True)
@@ -142,6 +148,12 @@ class Job:
             journey(recipe, {name: len(r) for name, r in rows.items()}),
             parts=spec.split_batches,
             saver=Saver(output / "checkpoints", work, spec.save_seconds, pause_asked, earlier),
+            material=Material(
+                [(text,) for text in dataset.splits["train"].texts],
+                lambda texts, labels: encode(tokenizer, tuple(text for (text,) in texts), labels, length, task, types=types),
+                tokenizer,
+                resources,
+            ),
         )
         job = cls(spec, base, output, dataset, tokenizer, length, state, work, rows=[], artifacts=[])
         job.write_test_rows()
@@ -325,6 +337,9 @@ def journey(recipe: Recipe, rows: dict[str, int]) -> Journey:
         phases += [Phase("pruned", "cut", 2.0), Phase("pruned", "recover", recovery * train * 0.7)]
         phases.append(Phase("pruned", "export and measure", shipping))
     if recipe.distill is not None:
+        if (augment := recipe.distill.augment) is not None:
+            phases.append(Phase("distilled", "augment", augment_seconds(augment, rows["train"])))
+            train *= 1 + augment.copies
         phases.append(Phase("distilled", "ask the teacher", train / 3))
         phases.append(Phase("distilled", "distill", recipe.distill.epochs * train * 0.5))
         phases.append(Phase("distilled", "export and measure", shipping))
