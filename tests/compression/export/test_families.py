@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -58,14 +59,19 @@ def answers(model: PreTrainedModel, batch: Batch, *, simulated: bool) -> Logits:
         return twin(input_ids=ids, attention_mask=mask).logits.numpy()
 
 
+@cache
+def graphs(kind: str) -> dict[bool, onnx.ModelProto]:
+    """Trace a family's model, once for all tests: whether its weights are integers → the file."""
+    twin = exporter.plain(tiny(kind))
+    traced = as_rows(exporter.graph(twin))
+    return {False: traced, True: to_int8(traced, dict(numerics.quantizable(twin)))}
+
+
 @pytest.mark.parametrize("kind", ["distilbert", "roberta", "electra", "mpnet"])
 def test_the_file_has_the_inputs_that_the_model_needs_and_answers_as_it_does(kind: str, tmp_path: Path) -> None:
     model, batch = tiny(kind), padded()
     names = ("input_ids", "attention_mask", *(["token_type_ids"] if kind == "electra" else []))
-    twin = exporter.plain(model)
-    traced = as_rows(exporter.graph(twin))
-    for int8 in (False, True):
-        proto = to_int8(traced, dict(numerics.quantizable(twin))) if int8 else traced
+    for int8, proto in graphs(kind).items():
         onnx.save(proto, tmp_path / "model.onnx")
         runner = OnnxRunner(tmp_path / "model.onnx", threads=1)
         check_interface(runner, 2, names)
@@ -75,7 +81,7 @@ def test_the_file_has_the_inputs_that_the_model_needs_and_answers_as_it_does(kin
         row = int(batch.attention_mask[1].sum())
         alone = runner.logits(Batch(*(value[1:2, :row] for value in vars(batch).values())))
         assert alone[0] == pytest.approx(found[1], abs=2e-5)
-    operators = Counter(node.op_type for node in proto.graph.node)
+    operators = Counter(node.op_type for node in graphs(kind)[True].graph.node)
     # Query, key and value share one quantization in every family; two more for the head, one for ELECTRA's projection.
     projection = int(kind == "electra")
     assert operators["MatMulInteger"] == 6 * LAYERS + 2 + projection
@@ -88,8 +94,10 @@ def written(kind: str, form: Kind, folder: Path) -> PreTrainedModel:
     source.mkdir()
     folder.mkdir()
     write_source(source)
-    writer = exporter if form == "onnx" else checkpoints
-    writer.write(model, folder, int8=True)
+    if form == "onnx":
+        onnx.save(graphs(kind)[True], folder / exporter.FILE)
+    else:
+        checkpoints.write(model, folder, int8=True)
     write_tokenizer(source, folder, max_length=16)
     assert write_config(model, folder, LABELS, 16, form) == PADDING
     nothing = NotMeasured(not_measured="It is not asked.")
