@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app import resources
-from app.errors import InvalidRecipe, NotReady, recipe_problem
+from app.errors import InvalidRecipe, InvalidRequest, NotReady, recipe_problem
 from app.models import Dataset, Job, Model
 from app.resources import R
 from app.schemas import JobCreate
@@ -43,12 +43,15 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     recipe = resolve_recipe(body.recipe)
     model = _ready(session, Model, team, body.models.base, "models.base")
     dataset = _ready(session, Dataset, team, body.datasets[0], "datasets.0")
-    forecast = preflight(ModelFacts.model_validate(model.facts), DataFacts.model_validate(dataset.facts), recipe, body.evaluate)
+    facts = DataFacts.model_validate(dataset.facts)
+    if body.task not in (None, facts.task):
+        raise InvalidRequest(f"the dataset is for {facts.task}, the job for {body.task}", param="task")
+    forecast = preflight(ModelFacts.model_validate(model.facts), facts, recipe, body.evaluate)
     job = Job(
         team_id=team,
         name=body.name or f"{model.name} on {dataset.name}",
         labels=body.labels,
-        task=body.task,
+        task=facts.task,
         model_id=model.id,
         dataset_id=dataset.id,
         recipe=recipe.model_dump(mode="json"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,13 +56,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A split tokenized for a task. `tokens` and `types` hold each row's ids, unpadded; `labels` are of the task's form."""
+    """A split tokenized for a task. `tokens` and `types` hold each row's ids, unpadded; `labels` are of the task's form.
+
+    references: what the task needs beside the labels to judge answers, `at` some rows; None where it needs nothing.
+    """
 
     tokens: list[list[int]]
     labels: Tensor
     padding: int
     task: Task
     types: list[list[int]] | None = None
+    references: Any | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -69,7 +74,8 @@ class Encoded:
     def at(self, rows: list[int]) -> "Encoded":
         """Return the rows named, in that order."""
         types = None if self.types is None else [self.types[row] for row in rows]
-        return Encoded([self.tokens[row] for row in rows], self.labels[rows], self.padding, self.task, types)
+        references = None if self.references is None else self.references.at(rows)
+        return Encoded([self.tokens[row] for row in rows], self.labels[rows], self.padding, self.task, types, references)
 
     def batch(self, rows: list[int]) -> Batch:
         """Pad the rows named to the longest of them."""
@@ -109,11 +115,26 @@ def steps(rows: int, size: int) -> int:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...], labels: list[int], max_length: int, task: Task, *, types: bool
+    tokenizer: PreTrainedTokenizerFast,
+    texts: tuple[str, ...],
+    labels: list[int] | list[float],
+    max_length: int,
+    task: Task,
+    *,
+    types: bool,
+    pairs: tuple[str, ...] | None = None,
 ) -> Encoded:
-    """Tokenize a split once; longer texts are cut to `max_length` tokens. `types`: whether the model takes them."""
+    """Tokenize a split once; longer texts are cut to `max_length` tokens, of a pair the longer one first.
+
+    types: whether the model takes them; pairs: the second text of each row.
+    """
     found = tokenizer(
-        list(texts), truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=types
+        list(texts),
+        None if pairs is None else list(pairs),
+        truncation=True,
+        max_length=max_length,
+        return_attention_mask=False,
+        return_token_type_ids=types,
     )
     return Encoded(
         found["input_ids"],

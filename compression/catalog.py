@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from compression import heads
 from compression.errors import InvalidSpec, LabelMismatch, UnsupportedArchitecture, UnsupportedShape
-from compression.recipe import Axis, Config, Evaluate, Prune, Recipe
+from compression.recipe import Axis, Config, Evaluate, Prune, Recipe, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
 
 
@@ -118,6 +119,8 @@ SHIP_MINUTES = 0.2
 """Exporting, verifying and timing an artifact (same run); the score's time comes on top."""
 SCORED_ROWS_A_SECOND = 100.0
 """Rows a second when the test split is answered, one at a time and again by 32, on one thread."""
+WINDOWS_OVERLAP = 4 / 3
+"""Tokens that go through the model for one of a question's context."""
 DEFAULT_TEST_SHARE = 0.2
 """Of train, where no test split is given."""
 
@@ -140,6 +143,27 @@ class Preflight(Config):
     warnings: tuple[str, ...]
 
 
+def check_task(task: Task, recipe: Recipe, evaluate: Evaluate, labels: tuple[str, ...]) -> None:
+    """Refuse what a task cannot be asked for. labels: of the data. Raises InvalidSpec."""
+    if task not in ("text-classification", "text-pair-classification"):
+        for key in ("metric", "positive"):
+            if getattr(evaluate, key) not in ("auto", None):
+                cause = f"{task} has one headline metric, and {key} is for classification"
+                raise InvalidSpec(cause, param=f"evaluate.{key}", remedy="Leave it out.")
+    elif evaluate.positive is not None and evaluate.positive not in labels:
+        cause = f"the data has no label {evaluate.positive!r:.100}; it has {_listed(labels)}"
+        raise InvalidSpec(cause, param="evaluate.positive")
+    if task == "question-answering" and recipe.train.max_length < heads.FEWEST_TOKENS:
+        cause = f"{recipe.train.max_length} tokens have no room for a question and its context"
+        remedy = f"Choose at least {heads.FEWEST_TOKENS}; 384 is usual."
+        raise InvalidSpec(cause, param="recipe.train.max_length", remedy=remedy)
+
+
+def has_head(model: ModelFacts, task: Task) -> bool:
+    """Say whether a model comes with the head that a task needs."""
+    return heads.of_architecture(model.architecture) == heads.of_task(task)
+
+
 def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evaluate) -> Preflight:
     """Hold model, data and recipe against each other and say what will come out.
 
@@ -152,18 +176,24 @@ def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Eval
                 param=param,
                 remedy=f"Choose at most {model.max_positions}.",
             )
-    if model.labels is not None and set(model.labels) != set(data.labels):
-        raise LabelMismatch(
-            f"the model's head has the labels {_listed(model.labels)}, the data {_listed(data.labels)}",
-            param="config.json:id2label",
-        )
+    check_task(data.task, recipe, evaluate, data.labels)
+    wanted = heads.outputs(data.task, len(data.labels))
+    if model.labels is not None and has_head(model, data.task):
+        if not data.labels and len(model.labels) != wanted:
+            raise LabelMismatch(
+                f"the model's head has {len(model.labels)} outputs, {data.task} needs {wanted}", param="config.json:id2label"
+            )
+        if data.labels and set(model.labels) != set(data.labels):
+            raise LabelMismatch(
+                f"the model's head has the labels {_listed(model.labels)}, the data {_listed(data.labels)}",
+                param="config.json:id2label",
+            )
     family = FAMILIES[model.family]
     shape = planned_shape(family, model.shape, recipe.prune) if recipe.prune else model.shape
     # The facts do not carry the rows of the type table apart: they are what is left of the embedding.
     types = model.parameters.embedding // model.shape.hidden - model.shape.vocabulary - model.max_positions
     before, after = (
-        bert_parameters(each, positions=model.max_positions, types=types, labels=len(data.labels))
-        for each in (model.shape, shape)
+        bert_parameters(each, positions=model.max_positions, types=types, labels=wanted) for each in (model.shape, shape)
     )
     return Preflight(
         shape=shape,
@@ -178,7 +208,10 @@ def _estimate(shape: Shape, before: Parameters, after: Parameters, data: DataFac
     train = recipe.train
     token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * shape.ffn)
     longest = min(train.max_length, round(data.longest_words * TOKENS_A_WORD) + 2)
-    tokens = data.rows["train"] * min(train.max_length, data.mean_words * TOKENS_A_WORD + 2)
+    row = data.mean_words * TOKENS_A_WORD + 2
+    # Contexts are not cut but read in windows, a quarter of which the one before has read already.
+    row = row * WINDOWS_OVERLAP if data.task == "question-answering" else min(train.max_length, row)
+    tokens = data.rows["train"] * row
     memory = PROCESS_BYTES + (TRAINED_BYTES + HELD_BYTES) * before.total + 4 * token_floats * train.batch * longest
     if recipe.distill and (recipe.distill.hidden or recipe.distill.attention):
         states = shape.layers + 1 + 3 * bool(recipe.distill.attention)
@@ -212,17 +245,20 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
     missing = [name for name in ("validation", "test") if name not in data.rows]
     if missing:
         yield f"There is no {' and no '.join(missing)} split: it is carved from train."
-    if data.mean_words * TOKENS_A_WORD > recipe.train.max_length:
+    if data.mean_words * TOKENS_A_WORD > recipe.train.max_length and data.task != "question-answering":
         yield f"The texts average {data.mean_words:.0f} words; most are cut to {recipe.train.max_length} tokens."
     counts = data.label_counts["train"]
-    rarest = min(counts, key=lambda label: counts[label])
-    if counts[rarest] < 8:
-        yield f"Only {counts[rarest]} rows of train bear the label {rarest!r}."
+    rarest = min(counts, key=lambda label: counts[label], default=None)
+    if rarest is not None and counts[rarest] < 8:
+        what = "words" if data.task == "token-classification" else "rows"
+        yield f"Only {counts[rarest]} {what} of train bear the label {rarest!r}."
+    if model.labels is not None and not has_head(model, data.task):
+        yield "The model's head is for another task: it is left out, and a new one drawn."
     if recipe.prune and after.total == before.total:
         yield f"The ratio {recipe.prune.ratio} rounds to no change of shape."
     if recipe.prune and recipe.distill is None and recipe.prune.recovery is None:
         yield "The model is pruned and not trained afterwards: expect its score to fall."
-    if recipe.prepare.epochs == 0 and model.labels is None:
+    if recipe.prepare.epochs == 0 and not has_head(model, data.task):
         yield "The model is a bare encoder and prepare.epochs is 0: its head stays as it was drawn."
 
 

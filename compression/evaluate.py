@@ -26,17 +26,25 @@ def smaller(batch: int, parts: int) -> int:
 
 @torch.inference_mode()
 def logits(model: nn.Module, rows: Encoded, parts: int = 1) -> Tensor:
-    """Return the logits of all rows in their order; `parts` shrinks the batches. -> (rows, labels) on the CPU."""
+    """Return the logits of all rows in their order; `parts` shrinks the batches.
+
+    -> (rows, labels), or (rows, tokens, …) with zeros at padding, in float32 on the CPU.
+    """
     training = model.training
     model.eval()
     device = next(model.parameters()).device
-    out = torch.empty((len(rows), 0))
+    longest, out = max(map(len, rows.tokens)), None
     for batch in rows.by_length(smaller(BATCH, parts)):
         found = rows.task.logits(model(**batch.to(device).inputs)).float().cpu()
-        if not out.shape[1]:
-            out = torch.empty((len(rows), found.shape[1]))
-        out[batch.rows] = found
+        if out is None:
+            # One answer a row, or one a token.
+            out = torch.zeros((len(rows), *((longest, found.shape[2]) if found.ndim == 3 else found.shape[1:])))
+        if found.ndim == 3:
+            out[batch.rows, : found.shape[1]] = found
+        else:
+            out[batch.rows] = found
     model.train(training)
+    assert out is not None, "a split has rows"  # noqa: S101
     return out
 
 

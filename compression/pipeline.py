@@ -15,9 +15,9 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from compression import checkpoint, data, durable, families, load, numerics, process, tasks
-from compression.batches import encode
-from compression.catalog import FAMILIES, planned_shape
+from compression.catalog import FAMILIES, check_task, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
+from compression.encoding import encoded
 from compression.environment import environment
 from compression.errors import InvalidSpec
 from compression.export.artifact import Shipped, ship
@@ -45,7 +45,6 @@ from compression.stages.prepare import prepare
 from compression.stages.prune import prune
 from compression.stages.quantize import quantize
 from compression.state import State
-from compression.tasks import classification
 
 WORK: dict[Stage, Callable[[State], Iterator[Event]]] = {
     "baseline": prepare,
@@ -54,7 +53,7 @@ WORK: dict[Stage, Callable[[State], Iterator[Event]]] = {
     "distilled": distill,
 }
 SAMPLE = 64
-"""Texts of validation on which an artifact must answer as the engine does."""
+"""Rows of validation on which an artifact must answer as the engine does."""
 
 
 def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
@@ -114,9 +113,11 @@ class Job:
     def open(cls, spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> "Job":
         """Read model and data, and refuse before any training what cannot be done."""
         folder, recipe = base / spec.model, spec.recipe
-        dataset = data.load(spec.data, base, seed=recipe.train.seed)
-        model = load.load_model(folder, dataset.labels, seed=recipe.train.seed)
-        dataset = dataset.in_order(classification.head_labels(model.config))
+        dataset = data.load(spec.data, base, seed=recipe.train.seed, task=spec.task)
+        check_task(spec.task, recipe, spec.evaluate, dataset.labels)
+        model = load.load_model(folder, dataset.labels, spec.task, seed=recipe.train.seed)
+        if dataset.labels:
+            dataset = dataset.in_order(load.head_labels(model.config))
         tokenizer = load.load_tokenizer(folder)
         family = families.of(model)
         positions = family.max_positions(model.config)
@@ -125,11 +126,8 @@ class Job:
         if recipe.prune is not None:
             planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), recipe.prune)
         length = min(recipe.train.max_length, positions)
-        task, types = tasks.of(spec.task), family.types(model.config) > 1
-        rows = {
-            name: encode(tokenizer, split.texts, dataset.ids(name), length, task, types=types)
-            for name, split in dataset.splits.items()
-        }
+        task, types = tasks.of(spec.task, dataset.labels, spec.evaluate), family.types(model.config) > 1
+        rows = {name: encoded(dataset, name, tokenizer, length, task, types=types) for name in dataset.splits}
         device = "cuda" if torch.cuda.is_available() else "cpu"
         output = base / spec.output
         output.mkdir(parents=True, exist_ok=True)
@@ -158,11 +156,9 @@ class Job:
         return self.output / "scratch" / "test.jsonl"
 
     def write_test_rows(self) -> None:
-        """Write the test split as label ids, for the process that measures."""
+        """Write the test split for the process that measures."""
         self.test_rows.parent.mkdir(exist_ok=True)
-        rows = zip(self.dataset.splits["test"].texts, self.dataset.ids("test"), strict=True)
-        lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
-        durable.write_text(self.test_rows, "".join(lines))
+        durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in self.dataset.judged("test")))
 
     def look_for_checkpoint(self, stages: tuple[Stage, ...]) -> tuple[Checkpoint | None, list[str]]:
         """Find where an earlier attempt got to: its last stage, and the training that it was in."""
@@ -211,6 +207,7 @@ class Job:
             kind="onnx" if kind == "onnx" else "transformers",
             stage=stage,
             precision="int8" if precision == "int8" else "float32",
+            task=self.spec.task,
             labels=self.dataset.labels,
             tokenizer=self.base / self.spec.model,
             max_length=self.max_length,
@@ -218,7 +215,7 @@ class Job:
             test_rows=self.test_rows,
             baseline=against,
             evaluate=self.spec.evaluate,
-            sample=list(self.dataset.splits["validation"].texts[:SAMPLE]),
+            sample=self.dataset.judged("validation")[:SAMPLE],
             last_try=self.spec.split_batches > 1,
         )
         model.to(device)
@@ -274,6 +271,7 @@ class Job:
         return Checkpoint(
             fingerprint=self.fingerprint,
             stage=stage,
+            task=self.spec.task,
             labels=self.dataset.labels,
             simulated=simulated(self.state.model),
             rows=tuple(self.rows),

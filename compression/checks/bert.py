@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compression.data import LONGEST_LABEL
 from compression.errors import CompressionError, ConfigMismatch, UnsafeCheckpoint, UnsupportedArchitecture
+from compression.forms import LONGEST_LABEL
 from compression.report import Shape
 
 CLASSIFIER = "BertForSequenceClassification"

@@ -1,4 +1,4 @@
-"""Write a classifier as an ONNX file that stock ONNX Runtime opens: FP32 here, its INT8 form by `integers.to_int8`.
+"""Write a model as an ONNX file that stock ONNX Runtime opens: FP32 here, its INT8 form by `integers.to_int8`.
 
 Only operators of the standard's opset 20 are in the file (ONNX Runtime 1.17 and later), no contrib operators: ONNX
 Runtime fuses what it can on each machine when it opens the file, and the same file stays valid elsewhere.
@@ -15,7 +15,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from compression import numerics
+from compression import heads, numerics
 from compression.export.integers import to_int8
 from compression.export.rows import as_rows
 
@@ -23,22 +23,27 @@ OPSET = 20
 """The first with Gelu as one operator."""
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-OUTPUT = "logits"
 FILE = "model.onnx"
 
 
 class _Logits(nn.Module):
-    """A transformers classifier with the three inputs in a fixed order and logits as its only output."""
+    """A transformers model with the three inputs in a fixed order and its head's answers as its only outputs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        """Three (batch, sequence) int64 -> (batch, labels)."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, ...]:
+        """Three (batch, sequence) int64 -> (batch, labels), (batch, sequence, labels), or twice (batch, sequence)."""
         out = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-        logits: Tensor = out.logits
-        return logits
+        return tuple(out[name] for name in outputs_of(self.model))
+
+
+def outputs_of(model: nn.Module) -> tuple[str, ...]:
+    """Name the outputs of a model's artifact: those of its stock class."""
+    head = heads.of_architecture(type(model).__name__)
+    assert head is not None, "what is shipped has a head"  # noqa: S101
+    return head.outputs
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -67,7 +72,7 @@ def graph(model: nn.Module) -> onnx.ModelProto:
             dynamo=True,
             opset_version=OPSET,
             input_names=list(INPUTS),
-            output_names=[OUTPUT],
+            output_names=list(outputs_of(model)),
             dynamic_shapes={name: {0: batch, 1: sequence} for name in INPUTS},
             verbose=False,
         )
