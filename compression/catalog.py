@@ -4,7 +4,7 @@ The API answers preflights from here, the engine prunes to the shapes planned he
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
@@ -23,17 +23,42 @@ class Family(Config):
     axes: tuple[Axis, ...]
     tasks: tuple[str, ...]
     limits: str
+    distance_buckets: Annotated[int, Field(description="Rows of a bias by distance, one column a head; 0 without.")] = 0
 
 
-BERT = Family(
-    name="bert",
-    model_type="bert",
-    architectures=("BertModel", "BertForSequenceClassification", "BertForMaskedLM", "BertForPreTraining"),
-    axes=("hidden", "heads", "ffn"),
-    tasks=("text-classification",),
-    limits="hidden = heads × head size, so hidden and heads shrink together; every layer has the same widths.",
+AXES: tuple[Axis, ...] = ("hidden", "heads", "ffn")
+TASKS: tuple[Task, ...] = get_args(Task)
+COUPLED = "hidden = heads × head size, so hidden and heads shrink together; every layer has the same widths."
+
+
+def _family(name: str, stem: str, pretraining: tuple[str, ...], limits: str = COUPLED, distance_buckets: int = 0) -> Family:
+    suffixes = ("Model", *(head.suffix for head in heads.HEADS), *pretraining)
+    architectures = tuple(f"{stem}{suffix}" for suffix in suffixes)
+    return Family(
+        name=name,
+        model_type=name,
+        architectures=architectures,
+        axes=AXES,
+        tasks=TASKS,
+        limits=limits,
+        distance_buckets=distance_buckets,
+    )
+
+
+BERT = _family("bert", "Bert", ("ForMaskedLM", "ForPreTraining"))
+DISTILBERT = _family("distilbert", "DistilBert", ("ForMaskedLM",))
+ROBERTA = _family("roberta", "Roberta", ("ForMaskedLM",))
+XLM_ROBERTA = _family("xlm-roberta", "XLMRoberta", ("ForMaskedLM",))
+ELECTRA = _family(
+    "electra",
+    "Electra",
+    ("ForPreTraining", "ForMaskedLM"),
+    f"{COUPLED} Tables narrower than hidden stay as they are, and hidden cannot become as narrow as they are.",
 )
-FAMILIES: dict[str, Family] = {BERT.model_type: BERT}
+MPNET = _family(
+    "mpnet", "MPNet", ("ForMaskedLM",), f"{COUPLED} All layers keep the same heads: they share a bias by distance.", 32
+)
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, MPNET)}
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
@@ -71,7 +96,7 @@ def planned_shape(family: Family, shape: Shape, prune: Prune) -> Shape:
         )
     heads, hidden, ffn = shape.heads, shape.hidden, shape.ffn
     if "heads" in prune.axes:
-        heads = round(shape.heads * (1 - prune.ratio))
+        heads = _beside_tables(shape, round(shape.heads * (1 - prune.ratio)))
         hidden = heads * (shape.hidden // shape.heads)
     if "ffn" in prune.axes:
         ffn = min(round(shape.ffn * (1 - prune.ratio) / prune.multiple) * prune.multiple, shape.ffn)
@@ -80,18 +105,34 @@ def planned_shape(family: Family, shape: Shape, prune: Prune) -> Shape:
             f"ratio {prune.ratio} with multiple {prune.multiple} leaves {heads} heads and {ffn} feed-forward units",
             param="recipe.prune.ratio",
         )
-    return Shape(layers=shape.layers, hidden=hidden, heads=heads, ffn=ffn, vocabulary=shape.vocabulary)
+    return shape.model_copy(update={"hidden": hidden, "heads": heads, "ffn": ffn})
 
 
-def bert_parameters(shape: Shape, *, positions: int, types: int, labels: int | None) -> Parameters:
-    """Count a BERT encoder's parameters with its pooler, and its classification head where `labels` is given."""
-    h, f = shape.hidden, shape.ffn
-    tables = (shape.vocabulary + positions + types) * h
+def _beside_tables(shape: Shape, heads: int) -> int:
+    """Keep a head more where the stream would become as wide as narrow tables: then no projection could be expressed."""
+    return heads + 1 if heads * (shape.hidden // shape.heads) == shape.embedding else heads
+
+
+def encoder_parameters(family: Family, shape: Shape, *, rows: int, labels: int | None, dense: bool = True) -> Parameters:
+    """Count the parameters of an encoder, and of its classification head where `labels` is given.
+
+    rows: of the position and type tables together. dense: whether a dense layer lies between stream and answer (pooler,
+    pre_classifier); the stock classes for sequences have one, those for tokens and spans have none.
+    """
+    h, f, e = shape.hidden, shape.ffn, shape.embedding or shape.hidden
+    tables = (shape.vocabulary + rows) * e
+    start = 2 * e + (e * h + h if shape.embedding else 0) + family.distance_buckets * shape.heads
     attention = 4 * (h * h + h) + 2 * h
     feed_forward = 2 * h * f + f + h + 2 * h
     head = (h * labels + labels) if labels else 0
-    other = 2 * h + shape.layers * (attention + feed_forward) + (h * h + h) + head
+    head += h * h + h if dense else 0
+    other = start + shape.layers * (attention + feed_forward) + head
     return Parameters(total=tables + other, embedding=tables, other=other)
+
+
+def table_rows(parameters: Parameters, shape: Shape) -> int:
+    """Count the rows of the position and type tables: what is left of the embedding."""
+    return parameters.embedding // (shape.embedding or shape.hidden) - shape.vocabulary
 
 
 # A job's cost. First guesses, so that a queue can be planned and a job that cannot fit is refused: the constants were taken
@@ -105,6 +146,8 @@ TOKEN_FLOATS_HIDDEN, TOKEN_FLOATS_FFN = 16, 5
 """Floats kept for the backward pass, for each token and layer: so many of the hidden and of the feed-forward width."""
 TEACHER_BYTES = 2 * 2**30
 """The teacher's hidden states are kept in memory up to this; beyond it the teacher is asked again in each epoch."""
+LARGEST_GRAPH = 2**31
+"""Bytes that an ONNX file of one piece can have (a protobuf message); the float32 baseline must fit."""
 KEPT_FREED = 1.1
 """Freed blocks that the C library keeps (compression/process.py). Seen: 3.08 GB where the sum before this factor is 2.9."""
 INT8_OVERHEAD = 1.05
@@ -190,11 +233,14 @@ def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Eval
             )
     family = FAMILIES[model.family]
     shape = planned_shape(family, model.shape, recipe.prune) if recipe.prune else model.shape
-    # The facts do not carry the rows of the type table apart: they are what is left of the embedding.
-    types = model.parameters.embedding // model.shape.hidden - model.shape.vocabulary - model.max_positions
-    before, after = (
-        bert_parameters(each, positions=model.max_positions, types=types, labels=wanted) for each in (model.shape, shape)
-    )
+    rows, dense = table_rows(model.parameters, model.shape), heads.of_task(data.task) == heads.CLASSIFIER
+    before, after = (encoder_parameters(family, each, rows=rows, labels=wanted, dense=dense) for each in (model.shape, shape))
+    if HELD_BYTES * before.total >= LARGEST_GRAPH:
+        raise UnsupportedShape(
+            f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
+            param="config.json",
+            remedy="Send a smaller model of the family.",
+        )
     return Preflight(
         shape=shape,
         parameters=after,

@@ -10,8 +10,8 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoTokenizer,
-    BertConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -51,15 +51,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     if "auto_map" in config:
         raise UnsafeCheckpoint("config.json names code to run (auto_map)", param="config.json:auto_map")
     family_of(config)
-    if shadowing := sorted(key for key in config if _is_code(key)):
+    stock = CONFIG_MAPPING[config["model_type"]]
+    if shadowing := sorted(key for key in config if _is_code(stock, key)):
         cause = f"config.json sets {shadowing[0]!r}, which is a method of the stock config"
         raise ConfigMismatch(cause, param=f"config.json:{shadowing[0]}")
     return config
 
 
-def _is_code(key: str) -> bool:
+def _is_code(stock: type, key: str) -> bool:
     # transformers makes an attribute of every key: one of a method's name breaks whatever calls the method.
-    found = inspect.getattr_static(BertConfig, key, None)
+    found = inspect.getattr_static(stock, key, None)
     return callable(found) or isinstance(found, classmethod | staticmethod) or (isinstance(found, property) and not found.fset)
 
 
@@ -74,7 +75,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if tokenizer.pad_token_id is None:
         raise ConfigMismatch("the tokenizer has no padding token", param="tokenizer.json")
     # tokenizer_config.json can add tokens to those of tokenizer.json: an id without a row in the table ends the job midway.
-    rows, highest = read_config(folder).get("vocab_size", BertConfig().vocab_size), max(tokenizer.get_vocab().values())
+    config, highest = read_config(folder), max(tokenizer.get_vocab().values())
+    rows = config.get("vocab_size", CONFIG_MAPPING[config["model_type"]]().vocab_size)
     if highest >= rows:
         raise ConfigMismatch(
             f"the tokenizer has the id {highest}, config.json a vocabulary of {rows}", param="tokenizer_config.json"
@@ -93,13 +95,15 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) 
     settings: dict[str, Any] = {}
     headed = has_head(config, head)
     if not headed:
-        settings = {"num_labels": heads.outputs(task, len(labels))}
+        # Another task's head may bear the same names with other shapes.
+        other = any(heads.of_architecture(str(name)) for name in config.get("architectures") or ())
+        settings = {"num_labels": heads.outputs(task, len(labels)), "ignore_mismatched_sizes": other}
     model, report = open_stock(folder, head, **settings)
     if headed:
         labels = _own_labels(model.config, labels, task)
     outer = families.of(model).head(model)
     parts = {name: part for name, part in model.named_modules() if part in (outer.dense, outer.out)}
-    missing = set(report["missing_keys"])
+    missing = {*report["missing_keys"], *(name for name, *_ in report.get("mismatched_keys") or ())}
     drawn = () if headed else tuple(f"{name}." for name in parts)  # what a bare encoder may lack
     lost = [name for name in missing if not name.startswith(drawn)]
     if lost:
@@ -157,13 +161,14 @@ def open_stock(folder: Path, head: heads.Head, **settings: Any) -> tuple[PreTrai
     and DamagedCheckpoint.
     """
     try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
         model, report = getattr(transformers, head.auto).from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            attn_implementation="sdpa",
+            attn_implementation=families.FAMILIES[kind].attention,
             output_loading_info=True,
             **settings,
         )

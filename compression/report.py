@@ -29,6 +29,7 @@ class Shape(Config):
     heads: int
     ffn: int
     vocabulary: int
+    embedding: Annotated[int | None, Field(description="Width of the token tables, where it is not `hidden`.")] = None
 
 
 class Parameters(Config):

@@ -99,13 +99,13 @@ def ship(
             stage=stage,
             precision=precision,
             task=task,
-            inputs=onnx.INPUTS,
             labels=labels,
             max_length=max_length,
             size=size,
             latency=found.latency,
             score=found.score,
             memory=found.peak_memory_bytes,
+            inputs=onnx.inputs_of(model),
         )
         (folder / "README.md").write_text(about, "utf-8")
         files = write_manifest(folder)
@@ -159,7 +159,8 @@ def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_le
         config["id2label"] = {str(number): label for number, label in enumerate(labels)}
         config["label2id"] = {label: number for number, label in enumerate(labels)}
     config["architectures"] = [type(model).__name__]
-    config["pad_token_id"] = config.get("pad_token_id") or 0
+    # Named whatever it is: a stock config leaves out what is its family's default.
+    config["pad_token_id"] = model.config.pad_token_id or 0  # type: ignore[union-attr]
     config.pop("_name_or_path", None)
     path.write_text(_json(config), "utf-8")
     return int(config["pad_token_id"])
@@ -196,7 +197,7 @@ def count_flops(model: nn.Module, evaluate: Evaluate) -> int:
     """
     ids = torch.zeros(evaluate.batch, evaluate.length, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
-        onnx.plain(model)(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=torch.zeros_like(ids))
+        onnx.plain(model)(input_ids=ids, attention_mask=torch.ones_like(ids))
     return int(counter.get_total_flops())
 
 

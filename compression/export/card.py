@@ -43,13 +43,13 @@ def card(
     stage: Stage,
     precision: str,
     task: Task,
-    inputs: tuple[str, ...],
     labels: tuple[str, ...],
     max_length: int,
     size: Size,
     latency: Latency | NotMeasured,
     score: Score | NotMeasured,
     memory: int | NotMeasured,
+    inputs: tuple[str, ...],
 ) -> str:
     """Write the card in Markdown. inputs: of the ONNX file."""
     about = DESCRIPTIONS[task].format(count=len(labels), names=", ".join(labels))

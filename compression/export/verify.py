@@ -10,7 +10,7 @@ from torch import nn
 
 from compression import numerics
 from compression.errors import ExportMismatch
-from compression.export.onnx import outputs_of
+from compression.export.onnx import inputs_of, outputs_of
 from compression.runtimes.onnx import OnnxRunner
 from compression.runtimes.runner import Batch, Kind, Logits, Runner, batches, open_artifact, tokenizer_of
 from compression.scoring import Scorer
@@ -46,7 +46,8 @@ def verify(
     """
     runner = open_artifact(kind, folder, threads=torch.get_num_threads())
     if isinstance(runner, OnnxRunner):
-        check_interface(runner, int(model.config.num_labels), outputs_of(model))  # type: ignore[union-attr, arg-type]
+        labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
+        check_interface(runner, labels, inputs_of(model), outputs_of(model))
     encodings = scorer.ask(tokenizer_of(folder), sample).windows
     asked = [*batches(encodings, 1, pad_id=pad_id), *batches(encodings, len(encodings), pad_id=pad_id)]
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
@@ -89,10 +90,10 @@ def compare(expected: Logits, found: Logits, allowed: float, *, choice: bool = T
     return Agreement(difference=difference, largest=largest, allowed=allowed)
 
 
-def check_interface(runner: OnnxRunner, labels: int, answers: tuple[str, ...]) -> None:
+def check_interface(runner: OnnxRunner, labels: int, names: tuple[str, ...], answers: tuple[str, ...]) -> None:
     """See that names, types and free dimensions are what the model card says. Raises ExportMismatch."""
     inputs = {item.name: (item.type, [isinstance(size, str) for size in item.shape]) for item in runner.session.get_inputs()}
-    wanted = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ("tensor(int64)", [True, True]))
+    wanted = dict.fromkeys(names, ("tensor(int64)", [True, True]))
     if inputs != wanted:
         raise ExportMismatch(f"the file's inputs are {inputs}")
     outputs = [(item.name, item.type, item.shape[-1]) for item in runner.session.get_outputs()]
@@ -105,11 +106,11 @@ def check_interface(runner: OnnxRunner, labels: int, answers: tuple[str, ...]) -
 @torch.inference_mode()
 def answers(model: nn.Module, asked: list[Batch]) -> Logits:
     """Ask the engine's model on the CPU. -> (rows of all batches, labels), or (all their real tokens, …)."""
-    out, names = [], outputs_of(model)
+    out, names, outputs = [], inputs_of(model), outputs_of(model)
     for batch in asked:
-        inputs = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
+        inputs = {name: torch.from_numpy(getattr(batch, name)) for name in names}
         answer = model(**inputs)
-        found = [answer[name].float().numpy() for name in names]
+        found = [answer[name].float().numpy() for name in outputs]
         out.append(_real(found[0] if len(found) == 1 else np.stack(found, axis=-1), batch))
     return np.concatenate(out)
 

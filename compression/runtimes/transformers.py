@@ -20,16 +20,16 @@ class TransformersRunner:
         self.model: nn.Module = getattr(transformers, head.auto).from_pretrained(folder, local_files_only=True)
         self.model.eval()
         self.outputs = head.outputs
+        self.types = getattr(self.model.config, "type_vocab_size", 0) > 1  # type: ignore[operator]
         self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
 
     def logits(self, batch: Batch) -> Logits:
         """Answer one batch; starts and ends, where the model has both, side by side."""
+        given = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
+        if not self.types:
+            del given["token_type_ids"]
         with torch.inference_mode():
-            out = self.model(
-                input_ids=torch.from_numpy(batch.input_ids),
-                attention_mask=torch.from_numpy(batch.attention_mask),
-                token_type_ids=torch.from_numpy(batch.token_type_ids),
-            )
+            out = self.model(**given)
         found = [out[name].float() for name in self.outputs]
         answer: Logits = (found[0] if len(found) == 1 else torch.stack(found, dim=-1)).numpy()
         return answer

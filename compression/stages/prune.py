@@ -70,7 +70,7 @@ def choose(model: PreTrainedModel, to: Shape, settings: Prune, train_rows: Encod
     return Kept(
         hidden=importance.strongest(hidden, to.hidden),
         pooled=importance.strongest(pooled, to.hidden),
-        heads=tuple(importance.strongest(scores, to.heads) for scores in heads),
+        heads=tuple(importance.strongest(scores, to.heads) for scores in families.of(model).head_scores(heads)),
         ffn=tuple(importance.strongest(scores, to.ffn) for scores in ffn),
     )
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from compression.catalog import BERT, bert_parameters, preflight
+from compression.catalog import BERT, ELECTRA, XLM_ROBERTA, encoder_parameters, planned_shape, preflight
 from compression.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import ARTICLE, QUICK, STANDARD, Evaluate, Prepare, Prune, Recipe, Train
 from compression.report import DataFacts, ModelFacts, Shape
@@ -13,7 +13,7 @@ MODEL = ModelFacts(
     architecture="BertModel",
     shape=SHAPE,
     max_positions=512,
-    parameters=bert_parameters(SHAPE, positions=512, types=2, labels=None),
+    parameters=encoder_parameters(BERT, SHAPE, rows=514, labels=None),
     labels=None,
     dtype="float32",
     bytes=90_868_376,
@@ -30,7 +30,7 @@ DATA = DataFacts(
 def test_the_plan_is_the_shape_that_the_config_can_express_and_its_exact_count() -> None:
     plan = preflight(MODEL, DATA, STANDARD, Evaluate())
     assert plan.shape == Shape(layers=6, hidden=256, heads=8, ffn=1088, vocabulary=30522)
-    assert plan.parameters == bert_parameters(plan.shape, positions=512, types=2, labels=2)
+    assert plan.parameters == encoder_parameters(BERT, plan.shape, rows=514, labels=2)
     assert plan.baseline_parameters.total == MODEL.parameters.total + 2 * 384 + 2
     assert plan.warnings == ()
 
@@ -60,6 +60,27 @@ def test_what_cannot_be_is_refused_by_name(error: type[CompressionError], param:
 
 def test_a_head_may_have_the_labels_in_another_order() -> None:
     preflight(MODEL.model_copy(update={"labels": ("positive", "negative")}), DATA, STANDARD, Evaluate())
+
+
+def test_a_model_that_no_onnx_file_can_hold_is_refused() -> None:
+    # XLM-R large: 24 layers, 1,024 channels, 250,002 tokens.
+    shape = Shape(layers=24, hidden=1024, heads=16, ffn=4096, vocabulary=250_002)
+    large = MODEL.model_copy(
+        update={
+            "family": XLM_ROBERTA.name,
+            "shape": shape,
+            "parameters": encoder_parameters(XLM_ROBERTA, shape, rows=515, labels=None),
+        }
+    )
+    with pytest.raises(UnsupportedShape, match="2 GiB"):
+        preflight(large, DATA, STANDARD, Evaluate())
+
+
+def test_a_stream_never_becomes_as_wide_as_narrow_tables() -> None:
+    # ELECTRA small: at half of its heads the stream would be 128 wide, like its tables, and lose its projection.
+    shape = Shape(layers=12, hidden=256, heads=4, ffn=1024, vocabulary=30522, embedding=128)
+    assert planned_shape(ELECTRA, shape, Prune(ratio=0.5)).hidden == 192
+    assert planned_shape(ELECTRA, shape, Prune(ratio=0.75)).hidden == 64
 
 
 def test_estimates_grow_with_the_work() -> None:

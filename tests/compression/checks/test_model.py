@@ -21,7 +21,14 @@ WEIGHTS = "model.safetensors"
 def test_a_bare_encoder_is_known_by_its_facts(tiny_model: Path) -> None:
     facts = judged(tiny_model)
     assert (facts.family, facts.architecture, facts.labels) == ("bert", "BertModel", None)
-    assert facts.shape.model_dump() == {"layers": 2, "hidden": 32, "heads": 4, "ffn": 64, "vocabulary": len(WORDS)}
+    assert facts.shape.model_dump() == {
+        "layers": 2,
+        "hidden": 32,
+        "heads": 4,
+        "ffn": 64,
+        "vocabulary": len(WORDS),
+        "embedding": None,
+    }
     assert facts.max_positions == 64
     stored = load_file(tiny_model / WEIGHTS)
     assert facts.parameters.total == sum(value.size for value in stored.values())

@@ -19,6 +19,7 @@ from compression.scoring.base import Row
 from tests.compression.export.conftest import Shipment
 
 SCORER = ClassScorer("accuracy", 2, 1)
+INPUTS, OUTPUTS = ("input_ids", "attention_mask", "token_type_ids"), ("logits",)
 
 
 def texts(shipment: Shipment) -> list[Row]:
@@ -77,10 +78,10 @@ def test_what_is_not_a_number_is_never_near_enough() -> None:
 def test_the_interface_is_part_of_the_promise(tiny_shipment: Shipment, tmp_path: Path) -> None:
     proto = onnx.load(tiny_shipment.folder(tiny_shipment.baseline) / "model.onnx")
     proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2
-    check_interface(OnnxRunner(tiny_shipment.folder(tiny_shipment.baseline) / "model.onnx", threads=1), 2, ("logits",))
+    check_interface(OnnxRunner(tiny_shipment.folder(tiny_shipment.baseline) / "model.onnx", threads=1), 2, INPUTS, OUTPUTS)
     for node in proto.graph.node:
         node.input[:] = ["ids" if name == "input_ids" else name for name in node.input]
     proto.graph.input[0].name = "ids"
     onnx.save(proto, tmp_path / "model.onnx")
     with pytest.raises(ExportMismatch, match="inputs"):
-        check_interface(OnnxRunner(tmp_path / "model.onnx", threads=1), 2, ("logits",))
+        check_interface(OnnxRunner(tmp_path / "model.onnx", threads=1), 2, INPUTS, OUTPUTS)
