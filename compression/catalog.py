@@ -10,7 +10,7 @@ from pydantic import Field
 
 from compression import heads
 from compression.errors import InvalidSpec, LabelMismatch, UnsupportedArchitecture, UnsupportedShape
-from compression.recipe import Axis, Config, Evaluate, Prune, Recipe, Task
+from compression.recipe import AUGMENTED_TASKS, Augment, Axis, Config, Evaluate, Prune, Recipe, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
 
 
@@ -164,6 +164,8 @@ SCORED_ROWS_A_SECOND = 100.0
 """Rows a second when the test split is answered, one at a time and again by 32, on one thread."""
 WINDOWS_OVERLAP = 4 / 3
 """Tokens that go through the model for one of a question's context."""
+AUGMENT_SECONDS = {"wordnet": 0.001, "embeddings": 0.002, "masked-lm": 0.05, "apertium": 0.006, "models": 0.5}
+"""Seconds that a made row takes on two cores, by where it comes from (sentences of some 20 words; docs/method.md)."""
 DEFAULT_TEST_SHARE = 0.2
 """Of train, where no test split is given."""
 
@@ -188,6 +190,12 @@ class Preflight(Config):
 
 def check_task(task: Task, recipe: Recipe, evaluate: Evaluate, labels: tuple[str, ...]) -> None:
     """Refuse what a task cannot be asked for. labels: of the data. Raises InvalidSpec."""
+    if recipe.distill is not None and recipe.distill.augment is not None and task not in AUGMENTED_TASKS:
+        raise InvalidSpec(
+            f"texts of {task} cannot be augmented: its answers are places in the text, which would shift",
+            param="recipe.distill.augment",
+            remedy="Leave distill.augment out.",
+        )
     if task not in ("text-classification", "text-pair-classification"):
         for key in ("metric", "positive"):
             if getattr(evaluate, key) not in ("auto", None):
@@ -258,10 +266,12 @@ def _estimate(shape: Shape, before: Parameters, after: Parameters, data: DataFac
     # Contexts are not cut but read in windows, a quarter of which the one before has read already.
     row = row * WINDOWS_OVERLAP if data.task == "question-answering" else min(train.max_length, row)
     tokens = data.rows["train"] * row
+    augment = recipe.distill.augment if recipe.distill else None
+    taught = tokens * (1 + augment.copies if augment else 1)
     memory = PROCESS_BYTES + (TRAINED_BYTES + HELD_BYTES) * before.total + 4 * token_floats * train.batch * longest
     if recipe.distill and (recipe.distill.hidden or recipe.distill.attention):
         states = shape.layers + 1 + 3 * bool(recipe.distill.attention)
-        memory += min(TEACHER_BYTES, round(2 * tokens * shape.hidden * states))
+        memory += min(TEACHER_BYTES, round(2 * taught * shape.hidden * states))
     memory = round(memory * KEPT_FREED)
     sizes = [before.total] + [before.total] * (recipe.quantize is not None)
     sizes += [after.total] * ((recipe.prune is not None) + (recipe.distill is not None))
@@ -271,16 +281,30 @@ def _estimate(shape: Shape, before: Parameters, after: Parameters, data: DataFac
     disk += 2 * HELD_BYTES * after.total  # the transformers artifact, and its float32 weights in passing
     # A training step costs three forward passes, one of 2 operations a parameter and token; a teacher one more, once.
     forward, small = (2 * parameters.other * tokens for parameters in (before, after))
+    more = taught / tokens
     work = (
         3 * forward * (recipe.prepare.epochs + (recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0))
     )
     if recipe.prune and recipe.prune.recovery:
         work += 3 * small * recipe.prune.recovery.epochs
     if recipe.distill:
-        work += 3 * small * recipe.distill.epochs + forward
+        work += more * (3 * small * recipe.distill.epochs + forward)
     tests = data.rows.get("test", round(DEFAULT_TEST_SHARE * data.rows["train"]))
-    shipping = (len(sizes) + 1) * (SHIP_MINUTES + tests / SCORED_ROWS_A_SECOND / 60)
+    made = augment_seconds(augment, data.rows["train"]) / 60 if augment else 0.0
+    shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + tests / SCORED_ROWS_A_SECOND / 60)
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(work / TRAINING_FLOPS / 60 + shipping, 1))
+
+
+def augment_seconds(augment: Augment, rows: int) -> float:
+    """Say about how long making the new rows takes. The source `auto` counts as the dearer of the two that it may be."""
+    seconds, copies = 0.0, augment.copies
+    if augment.back_translation is not None:
+        copies -= 1
+        seconds += AUGMENT_SECONDS["models" if augment.back_translation.models else "apertium"] * rows
+    if augment.synonyms is not None:
+        source = augment.synonyms.source
+        seconds += AUGMENT_SECONDS["embeddings" if source == "auto" else source] * rows * copies
+    return seconds
 
 
 def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parameters, after: Parameters) -> Iterator[str]:

@@ -53,6 +53,11 @@ class Rows:
                 words.append(one.words)
         return cls(tuple(texts), tuple(labels), tuple(pairs) or None, tuple(words) or None)
 
+    @property
+    def columns(self) -> list[tuple[str, ...]]:
+        """Return each row's text, or both."""
+        return list(zip(self.texts, self.pairs, strict=True)) if self.pairs is not None else [(text,) for text in self.texts]
+
     def at(self, positions: list[int]) -> "Rows":
         """Return the rows at `positions`, in that order."""
         texts, labels = (tuple(column[i] for i in positions) for column in (self.texts, self.labels))

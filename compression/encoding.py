@@ -1,5 +1,7 @@
 """A split's rows as a model takes them, task by task."""
 
+from collections.abc import Sequence
+
 import torch
 from transformers import PreTrainedTokenizerFast
 
@@ -25,7 +27,12 @@ def encoded(
     if dataset.task == "question-answering":
         return _asked(dataset, split, tokenizer, length, task, types=types)
     rows = dataset.splits[split]
-    return encode(tokenizer, rows.texts, dataset.ids(split), length, task, types=types, pairs=rows.pairs)
+    return encode(tokenizer, rows.texts, rows.pairs, dataset.ids(split), length, task, types=types)
+
+
+def side_by_side(rows: Sequence[tuple[str, ...]]) -> tuple[list[str], list[str] | None]:
+    """Turn rows of one or two texts to a column of first texts and one of second texts, if there are any."""
+    return [row[0] for row in rows], [row[1] for row in rows] if rows and len(rows[0]) > 1 else None
 
 
 def _tagged(
@@ -68,5 +75,5 @@ def _asked(
         int(tokenizer.pad_token_id),
         task,
         [one.type_ids for one in asked.windows] if types else None,
-        known,
+        references=known,
     )

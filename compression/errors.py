@@ -123,6 +123,13 @@ class LabelMismatch(CompressionError):
     remedy = "Send data with the model's labels (its config's id2label), or the bare encoder without a head."
 
 
+class MissingResource(CompressionError):
+    """The recipe asks for a program, a word list or a helper model that this worker does not have."""
+
+    code = "missing_resource"
+    remedy = "Ask who runs the worker to install what is named, or choose another source in the recipe."
+
+
 class TrainingDiverged(CompressionError):
     """The loss became NaN or infinite and did not recover."""
 
@@ -173,6 +180,7 @@ ALL_ERRORS: tuple[type[CompressionError], ...] = (
     UnseenLabel,
     SingleLabel,
     LabelMismatch,
+    MissingResource,
     TrainingDiverged,
     ExportMismatch,
     OutOfMemory,

@@ -15,9 +15,12 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from compression import checkpoint, data, durable, families, load, numerics, process, tasks
-from compression.catalog import FAMILIES, check_task, planned_shape
+from compression.augment.material import Material
+from compression.augment.resources import Resources
+from compression.batches import encode
+from compression.catalog import FAMILIES, augment_seconds, check_task, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
-from compression.encoding import encoded
+from compression.encoding import encoded, side_by_side
 from compression.environment import environment
 from compression.errors import InvalidSpec
 from compression.export.artifact import Shipped, ship
@@ -128,6 +131,9 @@ class Job:
         length = min(recipe.train.max_length, positions)
         task, types = tasks.of(spec.task, dataset.labels, spec.evaluate), family.types(model.config) > 1
         rows = {name: encoded(dataset, name, tokenizer, length, task, types=types) for name in dataset.splits}
+        resources = Resources.of(spec, base)
+        if recipe.distill is not None and recipe.distill.augment is not None:
+            resources.check(recipe.distill.augment)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         output = base / spec.output
         output.mkdir(parents=True, exist_ok=True)
@@ -140,6 +146,12 @@ class Job:
             journey(recipe, {name: len(r) for name, r in rows.items()}),
             parts=spec.split_batches,
             saver=Saver(output / "checkpoints", work, spec.save_seconds, pause_asked, earlier),
+            material=Material(
+                dataset.splits["train"].columns,
+                lambda texts, labels: encode(tokenizer, *side_by_side(texts), labels, length, task, types=types),
+                tokenizer,
+                resources,
+            ),
         )
         job = cls(spec, base, output, dataset, tokenizer, length, state, work, rows=[], artifacts=[])
         job.write_test_rows()
@@ -323,6 +335,9 @@ def journey(recipe: Recipe, rows: dict[str, int]) -> Journey:
         phases += [Phase("pruned", "cut", 2.0), Phase("pruned", "recover", recovery * train * 0.7)]
         phases.append(Phase("pruned", "export and measure", shipping))
     if recipe.distill is not None:
+        if (augment := recipe.distill.augment) is not None:
+            phases.append(Phase("distilled", "augment", augment_seconds(augment, rows["train"])))
+            train *= 1 + augment.copies
         phases.append(Phase("distilled", "ask the teacher", train / 3))
         phases.append(Phase("distilled", "distill", recipe.distill.epochs * train * 0.5))
         phases.append(Phase("distilled", "export and measure", shipping))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from compression.augment.material import Material
 from compression.batches import Encoded
 from compression.evaluate import Validation, validate
 from compression.progress import Journey
@@ -21,7 +22,7 @@ class State:
 
     `teacher` is the prepared model in full precision, frozen; `pruning` what the cut took, for the report; `notes` what the
     row of the current stage should say; `parts` in how many parts batches go through a model; `saver` keeps training in
-    progress.
+    progress; `material` is what augmentation makes new rows of.
     """
 
     recipe: Recipe
@@ -33,6 +34,7 @@ class State:
     notes: list[str] = field(default_factory=list)
     parts: int = 1
     saver: Saver | None = None
+    material: Material | None = None
 
     @property
     def task(self) -> Task:

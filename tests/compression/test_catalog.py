@@ -2,9 +2,24 @@
 
 import pytest
 
-from compression.catalog import BERT, ELECTRA, XLM_ROBERTA, encoder_parameters, planned_shape, preflight
+from compression.catalog import BERT, ELECTRA, XLM_ROBERTA, Estimate, check_task, encoder_parameters, planned_shape, preflight
 from compression.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
-from compression.recipe import ARTICLE, QUICK, STANDARD, Evaluate, Prepare, Prune, Recipe, Train
+from compression.recipe import (
+    ARTICLE,
+    QUICK,
+    STANDARD,
+    Augment,
+    BackTranslation,
+    Distill,
+    Evaluate,
+    Prepare,
+    Prune,
+    Recipe,
+    Synonyms,
+    Task,
+    Train,
+    preset,
+)
 from compression.report import DataFacts, ModelFacts, Shape
 
 SHAPE = Shape(layers=6, hidden=384, heads=12, ffn=1536, vocabulary=30522)
@@ -94,6 +109,30 @@ def test_estimates_grow_with_the_work() -> None:
     assert standard.disk_bytes > 2 * MODEL.bytes + 3 * MODEL.bytes // 2
 
 
+def test_made_rows_are_reckoned_with() -> None:
+    def estimate(augment: Augment | None) -> Estimate:
+        return preflight(MODEL, DATA, Recipe(distill=Distill(augment=augment)), Evaluate()).estimate
+
+    plain = estimate(None)
+    one, three = (estimate(Augment(copies=copies, synonyms=Synonyms())) for copies in (1, 3))
+    distilling = plain.minutes - preflight(MODEL, DATA, Recipe(distill=None), Evaluate()).estimate.minutes
+    assert plain.minutes + 0.5 * distilling < one.minutes < three.minutes
+    assert plain.memory_bytes < one.memory_bytes < three.memory_bytes
+    assert estimate(Augment(back_translation=BackTranslation(models=("a", "b")))).minutes > one.minutes
+
+
+@pytest.mark.parametrize("task", ["token-classification", "question-answering"])
+def test_texts_that_answers_point_into_are_not_augmented(task: Task) -> None:
+    with pytest.raises(InvalidSpec, match=task) as caught:
+        check_task(task, ARTICLE, Evaluate(), ())
+    assert caught.value.param == "recipe.distill.augment"
+    assert preset("article", "text-regression") == ARTICLE
+    suited = preset("article", task)
+    check_task(task, suited, Evaluate(), ())
+    assert suited.distill == ARTICLE.distill.model_copy(update={"augment": None})  # type: ignore[union-attr]
+    assert preset("standard", task) == STANDARD
+
+
 def test_what_is_unlikely_to_be_meant_is_said() -> None:
     odd = Recipe(prepare=Prepare(epochs=0), prune=Prune(ratio=0.01), distill=None)
     small = DATA.model_copy(
@@ -110,3 +149,41 @@ def test_what_is_unlikely_to_be_meant_is_said() -> None:
         "as it was drawn",
     ):
         assert part in said
+
+
+QUESTIONS = DataFacts(
+    task="question-answering",
+    labels=(),
+    rows={"train": 900},
+    label_counts={"train": {"answerable": 900}},
+    mean_words=150,
+    longest_words=700,
+)
+TAGS = DATA.model_copy(update={"task": "token-classification"})
+NUMBERS = DATA.model_copy(update={"task": "text-regression", "labels": (), "label_counts": {"train": {}}})
+
+
+@pytest.mark.parametrize(("data", "outputs", "dense"), [(QUESTIONS, 2, False), (TAGS, 2, False), (NUMBERS, 1, True)])
+def test_a_task_has_its_own_head(data: DataFacts, outputs: int, dense: bool) -> None:
+    recipe = Recipe(train=Train(max_length=384))
+    plan = preflight(MODEL, data, recipe, Evaluate())
+    assert plan.parameters == encoder_parameters(BERT, plan.shape, rows=514, labels=outputs, dense=dense)
+    assert not any("are cut" in warning for warning in plan.warnings)
+    classifier = MODEL.model_copy(update={"architecture": "BertForSequenceClassification", "labels": ("a", "b", "c")})
+    if data is NUMBERS:
+        with pytest.raises(LabelMismatch, match="3 outputs, text-regression needs 1"):
+            preflight(classifier, data, recipe, Evaluate())
+    else:
+        assert any("for another task" in warning for warning in preflight(classifier, data, recipe, Evaluate()).warnings)
+    for changes in ({"metric": "f1"}, {"positive": "positive"}):
+        with pytest.raises(InvalidSpec, match="for classification"):
+            preflight(MODEL, data, recipe, Evaluate.model_validate(changes))
+
+
+def test_what_a_score_is_asked_for_must_be_there() -> None:
+    preflight(MODEL, DATA, STANDARD, Evaluate(metric="matthews", positive="negative"))
+    with pytest.raises(InvalidSpec) as caught:
+        preflight(MODEL, DATA, STANDARD, Evaluate(positive="maybe"))
+    assert caught.value.param == "evaluate.positive"
+    with pytest.raises(InvalidSpec, match="no room"):
+        preflight(MODEL, QUESTIONS, Recipe(train=Train(max_length=24)), Evaluate(length=16))
