@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from compression import scoring, tasks
+from compression import scoring
 from compression.batches import Batch
 from compression.data import Dataset
 from compression.evaluate import logits, validate
 from compression.export import onnx, transformers
 from compression.export.artifact import write_config, write_tokenizer
+from compression.export.snippets import onnx_snippet, transformers_snippet
 from compression.export.verify import verify
 from compression.measure import score_of
 from compression.numerics import insert
@@ -96,9 +97,15 @@ def test_what_is_padding_counts_nowhere(learned: Learned) -> None:
 
 
 @pytest.mark.parametrize(("kind", "int8"), [("onnx", False), ("onnx", True), ("transformers", True)])
-def test_what_is_shipped_answers_as_the_engine_does(learned: Learned, tmp_path: Path, kind: Kind, int8: bool) -> None:
+def test_what_is_shipped_answers_as_the_engine_does(
+    learned: Learned,
+    tmp_path: Path,
+    kind: Kind,
+    int8: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     state, dataset = learned.state, learned.dataset
-    task = tasks.of(learned.task, dataset.labels)
     model = copy.deepcopy(state.teacher)
     assert model is not None
     if int8:
@@ -107,18 +114,34 @@ def test_what_is_shipped_answers_as_the_engine_does(learned: Learned, tmp_path: 
     write_tokenizer(learned.encoder, tmp_path, LENGTH, learned.task)
     pad = write_config(model, tmp_path, dataset.labels, LENGTH, kind)
     scorer = scoring.of(learned.task, Evaluate(), dataset.labels)
-    sample = dataset.judged("validation")[:8]
-    verify(model, tmp_path, kind=kind, int8=int8, sample=sample, scorer=scorer, pad_id=pad)
+    verify(model, tmp_path, kind=kind, int8=int8, sample=dataset.judged("validation")[:8], scorer=scorer, pad_id=pad)
     test = tmp_path / "test.jsonl"
     test.write_text("".join(json.dumps(row) + "\n" for row in dataset.judged("test")))
     score = score_of(open_artifact(kind, tmp_path, threads=1), tmp_path, test, scorer)
-    assert (score.metric, score.rows) == (task.metric, 80)
+    assert (score.metric, score.rows) == (state.task.metric, 80)
     assert score.value == pytest.approx(validate(model, state.rows["test"]).score, abs=0.05 if int8 else 1e-4)
     assert score.rows_changed_by_batching == 0
     assert score.value == pytest.approx(score.value_at_batch_32, abs=1e-6)
     assert score.value > score.chance + 0.2
     assert 0 <= score.standard_error < 0.1
     assert score.metrics[score.metric] == score.value
+    # The card's own code answers too, with nothing of ours.
+    snippet = onnx_snippet(learned.task, onnx.inputs_of(model)) if kind == "onnx" else transformers_snippet(learned.task, 10)
+    assert "compression" not in snippet
+    monkeypatch.chdir(tmp_path)
+    exec(snippet.removeprefix("```python\n").removesuffix("```\n"), {})
+    printed = capsys.readouterr().out.split()
+    if learned.task == "token-classification":
+        assert printed[0::2] == ["One", "text.", "And", "another,", "which", "is", "longer."]
+        assert set(printed[1::2]) <= set(dataset.labels)
+    elif learned.task == "text-regression":
+        assert len([float(number) for number in printed]) == 2
+    elif learned.task == "text-pair-classification":
+        assert len(printed) == 2
+        assert set(printed) <= {"yes", "no"}
+    else:
+        answered = " ".join(printed)
+        assert answered == "(no answer)" or answered in "A context, in which the answer stands."
 
 
 def test_a_pair_is_told_apart_by_its_types(encoder: Path, tmp_path: Path) -> None:
