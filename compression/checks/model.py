@@ -94,7 +94,7 @@ def _held_against(described: encoder.Described, tensors: list[weights.Tensor]) -
     if described.head is not None:
         needed |= heads
     allowed |= heads | needed
-    found = {tensor.name: tensor for tensor in tensors}
+    found = {_modern(tensor.name): tensor for tensor in tensors}
     problems: list[CompressionError] = []
 
     def disagree(names: list[str], cause: str) -> None:
@@ -111,6 +111,11 @@ def _held_against(described: encoder.Described, tensors: list[weights.Tensor]) -
         elif tensor.dtype not in FLOATS and not name.endswith("position_ids"):
             disagree([name], f"{{}} is of type {tensor.dtype} and not floating-point")
     return problems
+
+
+def _modern(name: str) -> str:
+    """Name a tensor as today's stock code does, which renames those of the first checkpoints while it loads them."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def _tokenizer(folder: Path, described: encoder.Described | None) -> list[CompressionError]:

@@ -179,7 +179,7 @@ class PostNormEncoder:
 
     def head(self, model: PreTrainedModel) -> Head:
         """Return what follows the encoder."""
-        answer = getattr(model, "classifier", None) or getattr(model, "qa_outputs", None)
+        answer: Any = getattr(model, "classifier", None) or getattr(model, "qa_outputs", None)
         if hasattr(answer, "out_proj"):
             return Head(dense=answer.dense, out=answer.out_proj)
         return Head(dense=self._pooler(model), out=answer)

@@ -14,7 +14,7 @@ class Roberta(PostNormEncoder):
 
     def max_positions(self, config: PretrainedConfig) -> int:
         """Say how many tokens a text may have."""
-        return int(config.max_position_embeddings) - config.pad_token_id - 1
+        return int(config.max_position_embeddings - config.pad_token_id - 1)
 
     def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:
         """Return the first token ids, which must keep their numbers: the padding token's says where positions begin."""

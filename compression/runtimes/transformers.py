@@ -20,7 +20,7 @@ class TransformersRunner:
         self.model: nn.Module = getattr(transformers, head.auto).from_pretrained(folder, local_files_only=True)
         self.model.eval()
         self.outputs = head.outputs
-        self.types = getattr(self.model.config, "type_vocab_size", 0) > 1  # type: ignore[operator]
+        self.types = getattr(self.model.config, "type_vocab_size", 0) > 1
         self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
 
     def logits(self, batch: Batch) -> Logits:

@@ -162,7 +162,7 @@ def test_a_text_may_have_as_many_tokens_as_the_family_says(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_importance_chooses_can_be_built(kind: str, importance: str) -> None:
     model = tiny(kind)
-    family, settings = families.of(model), Prune(ratio=0.5, multiple=8, importance=importance, calibration_rows=4)
+    family, settings = families.of(model), Prune(ratio=0.5, multiple=8, importance=importance, calibration_rows=8)
     shape = planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), settings)
     rows = Encoded(
         tokens=IDS.tolist(), labels=torch.tensor([0, 1, 0, 1]), padding=PADDING, task=tasks.of("text-classification")

@@ -4,9 +4,11 @@ import copy
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -16,6 +18,8 @@ from compression.export import onnx as exporter
 from compression.export import transformers as checkpoints
 from compression.export.artifact import write_config, write_tokenizer
 from compression.export.card import card
+from compression.export.integers import to_int8
+from compression.export.rows import as_rows
 from compression.export.verify import check_interface, verify
 from compression.report import NotMeasured, Size
 from compression.runtimes.onnx import OnnxRunner
@@ -24,7 +28,7 @@ from compression.runtimes.transformers import TransformersRunner
 from compression.scoring import ClassScorer
 from tests.compression.conftest import sentences, write_rows
 from tests.compression.export.test_artifact import run_card
-from tests.compression.models import PADDING, WORDS, tiny
+from tests.compression.models import LAYERS, PADDING, WORDS, tiny
 from tests.compression.models import write_tokenizer as write_source
 
 LABELS = ("negative", "positive")
@@ -51,8 +55,12 @@ def answers(model: PreTrainedModel, batch: Batch, *, simulated: bool) -> Logits:
 def test_the_file_has_the_inputs_that_the_model_needs_and_answers_as_it_does(kind: str, tmp_path: Path) -> None:
     model, batch = tiny(kind), padded()
     names = ("input_ids", "attention_mask", *(["token_type_ids"] if kind == "electra" else []))
+    twin = exporter.plain(model)
+    traced = as_rows(exporter.graph(twin))
     for int8 in (False, True):
-        runner = OnnxRunner(exporter.write(model, tmp_path, int8=int8), threads=1)
+        proto = to_int8(traced, dict(numerics.quantizable(twin))) if int8 else traced
+        onnx.save(proto, tmp_path / "model.onnx")
+        runner = OnnxRunner(tmp_path / "model.onnx", threads=1)
         check_interface(runner, 2, names, ("logits",))
         found, wanted = runner.logits(batch), answers(model, batch, simulated=int8)
         # A value on the edge of two integers may fall either way in a few rows; the others agree to the last digits.
@@ -60,6 +68,11 @@ def test_the_file_has_the_inputs_that_the_model_needs_and_answers_as_it_does(kin
         row = int(batch.attention_mask[1].sum())
         alone = runner.logits(Batch(*(value[1:2, :row] for value in vars(batch).values())))
         assert alone[0] == pytest.approx(found[1], abs=2e-5)
+    operators = Counter(node.op_type for node in proto.graph.node)
+    # Query, key and value share one quantization in every family; two more for the head, one for ELECTRA's projection.
+    projection = int(kind == "electra")
+    assert operators["MatMulInteger"] == 6 * LAYERS + 2 + projection
+    assert operators["QuantizeLinear"] == 4 * LAYERS + 2 + projection
 
 
 def written(kind: str, form: Kind, folder: Path) -> PreTrainedModel:
