@@ -135,6 +135,28 @@ def steps(rows: int, size: int) -> int:
     return -(-rows // size)
 
 
+def put(store: Tensor | None, batch: Batch, answers: Tensor, rows: Encoded) -> Tensor:
+    """Keep a batch's answers at their rows' places among those to all rows; None makes room for them first.
+
+    answers: (rows of the batch, n), or (rows of the batch, tokens, n) -> (rows, n), or (rows, tokens of the longest row, n)
+    with zeros at padding; on the CPU in float32.
+    """
+    if store is None:
+        tokens = (max(map(len, rows.tokens)),) if answers.ndim == 3 else ()
+        store = torch.zeros((len(rows), *tokens, answers.shape[-1]))
+    if answers.ndim == 3:
+        store[batch.rows, : answers.shape[1]] = answers.float().cpu()
+    else:
+        store[batch.rows] = answers.float().cpu()
+    return store
+
+
+def taken(store: Tensor, batch: Batch) -> Tensor:
+    """Return what `put` kept of a batch's rows, as wide as the batch."""
+    found = store[batch.rows]
+    return found[:, : batch.ids.shape[1]] if found.ndim == 3 else found
+
+
 def encode(
     tokenizer: PreTrainedTokenizerFast,
     texts: Sequence[str],

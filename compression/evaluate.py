@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compression.batches import Encoded
+from compression.batches import Encoded, put
 
 BATCH = 64
 """Rows asked together; answers do not depend on it, because scales are per token."""
@@ -33,16 +33,9 @@ def logits(model: nn.Module, rows: Encoded, parts: int = 1) -> Tensor:
     training = model.training
     model.eval()
     device = next(model.parameters()).device
-    longest, out = max(map(len, rows.tokens)), None
+    out = None
     for batch in rows.by_length(smaller(BATCH, parts)):
-        found = rows.task.logits(model(**batch.to(device).inputs)).float().cpu()
-        if out is None:
-            # One answer a row, or one a token.
-            out = torch.zeros((len(rows), *((longest, found.shape[2]) if found.ndim == 3 else found.shape[1:])))
-        if found.ndim == 3:
-            out[batch.rows, : found.shape[1]] = found
-        else:
-            out[batch.rows] = found
+        out = put(out, batch, rows.task.logits(model(**batch.to(device).inputs)), rows)
     model.train(training)
     assert out is not None, "a split has rows"  # noqa: S101
     return out

@@ -35,7 +35,7 @@ def job_notes(rows: list[Row], dataset: Dataset, cut: int, max_length: int) -> t
     if dataset.carved:
         how = "stratified, " if dataset.task in ("text-classification", "text-pair-classification") else ""
         notes.append(f"Carved from train, {how}by the recipe's seed: {', '.join(sorted(dataset.carved))}.")
-    if cut:
+    if cut and dataset.task != "question-answering":  # whose contexts are read in windows
         notes.append(f"{cut} of {len(dataset.splits['train'])} training texts reach {max_length} tokens and were cut there.")
     if isinstance(first.score, Score) and isinstance(last.score, Score):
         error = (first.score.standard_error**2 + last.score.standard_error**2) ** 0.5

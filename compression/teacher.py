@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression import evaluate, families
-from compression.batches import Batch, Encoded
+from compression.batches import Batch, Encoded, put, taken
 from compression.catalog import TEACHER_BYTES
 from compression.tasks.base import Task
 
@@ -54,30 +54,20 @@ class Teacher:
         tokens = sum(map(len, rows.tokens))
         self.bytes = 2 * tokens * width * (layers + 3 * relations) if self.needs_states else 0
         self.keeps = self.needs_states and self.bytes <= TEACHER_BYTES
-        self._logits = torch.empty(0)
+        self._logits: Tensor | None = None
         self._states: list[Tensor] = [torch.empty(0)] * len(rows)
         self._ask_all(rows, evaluate.smaller(evaluate.BATCH, parts))
 
     @torch.no_grad()
     def _ask_all(self, rows: Encoded, size: int) -> None:
-        longest = max(map(len, rows.tokens))
         for batch in rows.by_length(size):
             logits, states = self._answers(batch)
-            self._keep(batch, logits.float().cpu(), len(rows), longest)
+            self._logits = put(self._logits, batch, logits, rows)
             if self.keeps:
                 # float16 holds the states to three digits, far finer than a narrower student can follow them.
                 parts = torch.split(states.half().cpu(), batch.mask.sum(dim=1).tolist(), dim=1)
                 for row, part in zip(batch.rows.tolist(), parts, strict=True):
                     self._states[row] = part.clone()
-
-    def _keep(self, batch: Batch, logits: Tensor, rows: int, longest: int) -> None:
-        # One answer a row, or one a token.
-        if not len(self._logits):
-            self._logits = torch.zeros((rows, *((longest, logits.shape[2]) if logits.ndim == 3 else logits.shape[1:])))
-        if logits.ndim == 3:
-            self._logits[batch.rows, : logits.shape[1]] = logits
-        else:
-            self._logits[batch.rows] = logits
 
     def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits; hidden states, then queries, keys and values where asked for: (layers + 1 [+ 3], real tokens, width)."""
@@ -93,8 +83,8 @@ class Teacher:
     def says(self, batch: Batch) -> Said:
         """Answer a batch of train rows, from memory where it is there."""
         device = batch.ids.device
-        logits = self._logits[batch.rows].to(device)
-        logits = logits[:, : batch.ids.shape[1]] if logits.ndim == 3 else logits
+        assert self._logits is not None, "all rows were asked about"  # noqa: S101
+        logits = taken(self._logits, batch).to(device)
         if not self.needs_states:
             return Said(logits, torch.empty(0), None)
         if self.keeps:
