@@ -8,11 +8,14 @@ from transformers import PreTrainedTokenizerFast
 from compression.batches import Encoded, encode
 from compression.data import Dataset
 from compression.recipe import Split
-from compression.scoring.questions import Window, windows_of
+from compression.scoring.questions import Reader, Window
 from compression.scoring.tags import first_tokens
 from compression.tasks.base import Task
 from compression.tasks.questions import References
 from compression.tasks.tagging import IGNORED
+
+AT_ONCE = 512
+"""Rows: the tokenizer's own objects take a hundred times the memory of the numbers in them."""
 
 
 def encoded(
@@ -39,41 +42,42 @@ def _tagged(
     dataset: Dataset, split: Split, tokenizer: PreTrainedTokenizerFast, length: int, task: Task, *, types: bool
 ) -> Encoded:
     rows = dataset.splits[split]
-    found = tokenizer(list(rows.texts), truncation=True, max_length=length).encodings
-    labels = torch.full((len(rows), max(len(one.ids) for one in found)), IGNORED)
-    for line, (one, words, tags) in enumerate(zip(found, rows.words or (), dataset.ids(split), strict=True)):
-        for tag, at in zip(tags, first_tokens(one.offsets, words), strict=True):
+    tokens, kinds, places = [], [], []
+    for start in range(0, len(rows), AT_ONCE):
+        found = tokenizer(list(rows.texts[start : start + AT_ONCE]), truncation=True, max_length=length).encodings
+        for one, words in zip(found, (rows.words or ())[start : start + AT_ONCE], strict=True):
+            tokens.append(one.ids)
+            kinds.append(one.type_ids)
+            places.append(first_tokens(one.offsets, words))
+    labels = torch.full((len(rows), max(map(len, tokens))), IGNORED)
+    for line, (firsts, tags) in enumerate(zip(places, dataset.ids(split), strict=True)):
+        for at, tag in zip(firsts, tags, strict=True):
             if at is not None:
                 labels[line, at] = tag
-    return Encoded(
-        [one.ids for one in found],
-        labels,
-        int(tokenizer.pad_token_id),
-        task,
-        [one.type_ids for one in found] if types else None,
-    )
+    return Encoded(tokens, labels, int(tokenizer.pad_token_id), task, kinds if types else None)
 
 
 def _asked(
     dataset: Dataset, split: Split, tokenizer: PreTrainedTokenizerFast, length: int, task: Task, *, types: bool
 ) -> Encoded:
-    rows = dataset.splits[split]
+    rows, reader = dataset.splits[split], Reader(tokenizer.backend_tokenizer, length)
     contexts = rows.pairs or ()
-    asked = windows_of(tokenizer.backend_tokenizer, rows.texts, contexts, length)
-    windows = [Window.of(one) for one in asked.windows]
-    labels = torch.zeros((len(windows), 2), dtype=torch.long)
-    for line, (window, row) in enumerate(zip(windows, asked.owners, strict=True)):
-        if rows.labels[row]:
-            first = rows.labels[row][0]
-            labels[line] = torch.tensor(window.place(first.start, first.start + len(first.text)))
+    tokens, kinds, labels = [], [], []
+    windows: list[Window] = []
+    owners: list[int] = []
+    for start in range(0, len(rows), AT_ONCE):
+        asked = reader.read(rows.texts[start : start + AT_ONCE], contexts[start : start + AT_ONCE])
+        for one, row in zip(asked.windows, asked.owners, strict=True):
+            window, answers = Window.of(one), rows.labels[start + row]
+            place = window.place(answers[0].start, answers[0].start + len(answers[0].text)) if answers else (0, 0)
+            tokens.append(one.ids)
+            kinds.append(one.type_ids)
+            labels.append(place)
+            if split != "train":
+                windows.append(window)
+                owners.append(start + row)
     answers = tuple(tuple(each.text for each in one) for one in rows.labels)
     # Nobody judges answers to train, and its windows' offsets would take as much memory as its tokens.
-    known = None if split == "train" else References(tuple(windows), tuple(asked.owners), contexts, answers)
-    return Encoded(
-        [one.ids for one in asked.windows],
-        labels,
-        int(tokenizer.pad_token_id),
-        task,
-        [one.type_ids for one in asked.windows] if types else None,
-        references=known,
-    )
+    known = None if split == "train" else References(tuple(windows), tuple(owners), contexts, answers)
+    padding = int(tokenizer.pad_token_id)
+    return Encoded(tokens, torch.tensor(labels), padding, task, kinds if types else None, references=known)

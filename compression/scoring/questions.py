@@ -73,30 +73,34 @@ def answer(windows: Sequence[Window], logits: Sequence[Floats], context: str) ->
     return context[start:end] if score > none else ""
 
 
-def shortened(tokenizer: Tokenizer, questions: Sequence[str], most: int) -> list[str]:
-    """Cut questions to `most` tokens, without which some would leave no room for a context."""
-    bare = Tokenizer.from_str(tokenizer.to_str())
-    bare.no_truncation()
-    bare.no_padding()
-    found = bare.encode_batch(list(questions), add_special_tokens=False)
-    return [
-        question[: one.offsets[most - 1][1]] if len(one.ids) > most else question
-        for question, one in zip(questions, found, strict=True)
-    ]
+class Reader:
+    """Tokenizes questions with their contexts to windows of at most `length` tokens. The tokenizer's own settings stay."""
 
+    def __init__(self, tokenizer: Tokenizer, length: int) -> None:
+        self.most = longest_question(length)
+        self.bare, self.own = (Tokenizer.from_str(tokenizer.to_str()) for _ in range(2))
+        self.bare.no_truncation()
+        self.bare.no_padding()
+        self.own.no_padding()
+        self.own.enable_truncation(length, stride=overlap_of(length), strategy="only_second")
 
-def windows_of(tokenizer: Tokenizer, questions: Sequence[str], contexts: Sequence[str], length: int) -> Asked:
-    """Tokenize questions with their contexts to windows of at most `length` tokens. The tokenizer's own settings stay."""
-    own = Tokenizer.from_str(tokenizer.to_str())
-    own.no_padding()
-    own.enable_truncation(length, stride=overlap_of(length), strategy="only_second")
-    short = shortened(tokenizer, questions, longest_question(length))
-    windows, owners = [], []
-    for row, encoding in enumerate(own.encode_batch(list(zip(short, contexts, strict=True)))):
-        for window in (encoding, *encoding.overflowing):
-            windows.append(window)
-            owners.append(row)
-    return Asked(windows, owners)
+    def read(self, questions: Sequence[str], contexts: Sequence[str]) -> Asked:
+        """Make the windows of some rows."""
+        windows, owners = [], []
+        pairs = list(zip(self._shortened(questions), contexts, strict=True))
+        for row, encoding in enumerate(self.own.encode_batch(pairs)):
+            for window in (encoding, *encoding.overflowing):
+                windows.append(window)
+                owners.append(row)
+        return Asked(windows, owners)
+
+    def _shortened(self, questions: Sequence[str]) -> list[str]:
+        """Cut questions that would leave no room for a context."""
+        found = self.bare.encode_batch(list(questions), add_special_tokens=False)
+        return [
+            question[: one.offsets[self.most - 1][1]] if len(one.ids) > self.most else question
+            for question, one in zip(questions, found, strict=True)
+        ]
 
 
 class QuestionScorer:
@@ -110,7 +114,7 @@ class QuestionScorer:
         cut = tokenizer.truncation
         if cut is None:
             raise ValueError("the tokenizer does not say how long a window is")
-        return windows_of(tokenizer, questions, contexts, int(cut["max_length"]))
+        return Reader(tokenizer, int(cut["max_length"])).read(questions, contexts)
 
     def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:
         """A stretch of the context, or "" for none."""

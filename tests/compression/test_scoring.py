@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from compression.errors import InvalidSpec
 from compression.recipe import Evaluate
 from compression.scoring import ClassScorer, NumberScorer, QuestionScorer, TagScorer, errors, metrics
-from compression.scoring.questions import Window, answer, longest_question, overlap_of, windows_of
+from compression.scoring.questions import Reader, Window, answer, longest_question, overlap_of
 from compression.scoring.tags import first_tokens
 
 DRAW = np.random.default_rng(0)
@@ -127,7 +127,7 @@ def test_a_long_context_is_read_in_windows_that_hold_every_answer(encoder: Path)
     tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
     words = [f"word{number % 30}" for number in range(70)] + ["good"]
     context, question = " ".join(words), "word1 word2 " * 20
-    asked = windows_of(tokenizer, [question, "word3"], [context, "word4"], 32)
+    asked = Reader(tokenizer, 32).read([question, "word3"], [context, "word4"])
     assert asked.owners == [0] * (len(asked.owners) - 1) + [1]
     windows = [Window.of(one) for one in asked.windows]
     assert max(len(one.ids) for one in asked.windows) <= 32
