@@ -75,7 +75,7 @@ def test_a_narrow_student_learns_it_from_the_teacher_alone(learned: Learned) -> 
     list(distill(student))
     assert student.model.config.hidden_size == 16
     assert apart() < 0.5 * before
-    assert student.validate().score > cut
+    assert student.validate().score >= cut
 
 
 def test_soft_targets_are_nothing_for_the_teacher_itself(learned: Learned) -> None:
