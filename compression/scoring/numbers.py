@@ -10,8 +10,8 @@ from compression.scoring import errors, metrics
 from compression.scoring.base import Asked, Figures, Floats, Row, one_window, texts_of
 from compression.scoring.metrics import Numbers
 
-SAME = 1e-3
-"""Answers differ where they are further apart than this share of all answers' spread: sums in another order do less."""
+SAME = 1e-2
+"""Answers differ where they are further apart than this share of all answers' spread; integers rounded the other way do less."""
 
 
 class NumberScorer:

@@ -34,11 +34,11 @@ def row(task: Task, draw: random.Random) -> dict[str, Any]:
         words += draw.choices(GOOD, k=count)
         draw.shuffle(words)
         return {"text": " ".join(words), "label": count / 2}
-    if task == "token-classification":  # good begins an entity of two words, bad is one by itself
+    if task == "token-classification":  # a good word is an entity; two bad ones are another
         at = draw.randrange(len(words))
-        words[at : at + 1] = [draw.choice(GOOD), draw.choice(FILLER)] if good else [draw.choice(BAD)]
+        words[at : at + 1] = [draw.choice(GOOD)] if good else [draw.choice(BAD[:2]), draw.choice(BAD[2:])]
         tags = ["O"] * len(words)
-        tags[at : at + 2] = ["B-G", "I-G"] if good else ["B-B", *tags[at + 1 : at + 2]]
+        tags[at : at + (1 if good else 2)] = ["B-G"] if good else ["B-B", "I-B"]
         return {"tokens": words, "tags": tags}
     answers: dict[str, list[Any]] = {"text": [], "answer_start": []}
     if good:
