@@ -11,7 +11,7 @@ from compression.scoring.base import Asked, Figures, Floats, Row, one_window, te
 from compression.scoring.metrics import Numbers
 
 SAME = 1e-2
-"""Answers differ where they are further apart than this share of all answers' spread; integers rounded the other way do less."""
+"""Answers differ where they are further apart than this share of all answers' spread; other rounding does less."""
 
 
 class NumberScorer:

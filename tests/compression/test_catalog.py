@@ -63,7 +63,15 @@ def test_without_pruning_the_shape_stays() -> None:
         (InvalidSpec, "evaluate.length", {"evaluate": Evaluate(length=513)}),
         (UnsupportedShape, "recipe.prune.axes", {"recipe": Recipe(prune=Prune(axes=("hidden",)))}),
         (UnsupportedShape, "recipe.prune.ratio", {"recipe": Recipe(prune=Prune(ratio=0.99))}),
-        (LabelMismatch, "config.json:id2label", {"model": MODEL.model_copy(update={"labels": ("negative", "neutral")})}),
+        (
+            LabelMismatch,
+            "config.json:id2label",
+            {
+                "model": MODEL.model_copy(
+                    update={"architecture": "BertForSequenceClassification", "labels": ("negative", "neutral")}
+                )
+            },
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(error: type[CompressionError], param: str, changes: dict[str, object]) -> None:
