@@ -6,11 +6,11 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app import resources
-from app.errors import InvalidRecipe, NotReady, recipe_problem
+from app.errors import InvalidRecipe, InvalidRequest, NotReady, recipe_problem
 from app.models import Dataset, Job, Model
 from app.resources import R
 from app.schemas import JobCreate
-from compression.catalog import Preflight, check_task, preflight
+from compression.catalog import Preflight, preflight
 from compression.recipe import PRESETS, Recipe, preset
 from compression.report import DataFacts, ModelFacts
 
@@ -40,16 +40,18 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
 
     Raises InvalidRecipe, NotFound, NotReady, and what the engine's rules say (CompressionError).
     """
-    recipe = resolve_recipe(body.recipe, body.task)
-    check_task(body.task, recipe)
     model = _ready(session, Model, team, body.models.base, "models.base")
     dataset = _ready(session, Dataset, team, body.datasets[0], "datasets.0")
-    forecast = preflight(ModelFacts.model_validate(model.facts), DataFacts.model_validate(dataset.facts), recipe, body.evaluate)
+    facts = DataFacts.model_validate(dataset.facts)
+    if body.task not in (None, facts.task):
+        raise InvalidRequest(f"the dataset is for {facts.task}, the job for {body.task}", param="task")
+    recipe = resolve_recipe(body.recipe, facts.task)
+    forecast = preflight(ModelFacts.model_validate(model.facts), facts, recipe, body.evaluate)
     job = Job(
         team_id=team,
         name=body.name or f"{model.name} on {dataset.name}",
         labels=body.labels,
-        task=body.task,
+        task=facts.task,
         model_id=model.id,
         dataset_id=dataset.id,
         recipe=recipe.model_dump(mode="json"),

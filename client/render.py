@@ -92,7 +92,7 @@ def conditions(rows: Sequence[Row]) -> str:
         if isinstance(row.score, Score):
             parts.append(
                 f"Score: {row.score.metric} on {row.score.rows} test rows ± standard error; "
-                f"always the most frequent label: {percent(row.score.chance)}."
+                f"knowing no text: {percent(row.score.chance)}."
             )
             break
     return " ".join(parts)

@@ -1,7 +1,8 @@
 """Texts to padded tensors: tokenized once, rows of like length together, each batch padded to its longest row only."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,8 @@ class Batch:
 class Encoded:
     """A split tokenized for a task. `tokens` and `types` hold each row's ids, unpadded; `labels` are of the task's form.
 
-    labelled: (rows,), as in a batch.
+    labelled: (rows,), as in a batch. references: what the task needs beside the labels to judge answers, `at` some rows; None
+    where it needs nothing.
     """
 
     tokens: list[list[int]]
@@ -74,6 +76,7 @@ class Encoded:
     task: Task
     types: list[list[int]] | None = None
     labelled: Tensor | None = None
+    references: Any | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -82,7 +85,9 @@ class Encoded:
         """Return the rows named, in that order."""
         types = None if self.types is None else [self.types[row] for row in rows]
         labelled = None if self.labelled is None else self.labelled[rows]
-        return Encoded([self.tokens[row] for row in rows], self.labels[rows], self.padding, self.task, types, labelled)
+        references = None if self.references is None else self.references.at(rows)
+        tokens = [self.tokens[row] for row in rows]
+        return Encoded(tokens, self.labels[rows], self.padding, self.task, types, labelled, references)
 
     def with_unlabelled(self, more: "Encoded") -> "Encoded":
         """Put rows behind these whose labels nobody may learn from."""
@@ -130,12 +135,49 @@ def steps(rows: int, size: int) -> int:
     return -(-rows // size)
 
 
+def put(store: Tensor | None, batch: Batch, answers: Tensor, rows: Encoded) -> Tensor:
+    """Keep a batch's answers at their rows' places among those to all rows; None makes room for them first.
+
+    answers: (rows of the batch, n), or (rows of the batch, tokens, n) -> (rows, n), or (rows, tokens of the longest row, n)
+    with zeros at padding; on the CPU in float32.
+    """
+    if store is None:
+        tokens = (max(map(len, rows.tokens)),) if answers.ndim == 3 else ()
+        store = torch.zeros((len(rows), *tokens, answers.shape[-1]))
+    if answers.ndim == 3:
+        store[batch.rows, : answers.shape[1]] = answers.float().cpu()
+    else:
+        store[batch.rows] = answers.float().cpu()
+    return store
+
+
+def taken(store: Tensor, batch: Batch) -> Tensor:
+    """Return what `put` kept of a batch's rows, as wide as the batch."""
+    found = store[batch.rows]
+    return found[:, : batch.ids.shape[1]] if found.ndim == 3 else found
+
+
 def encode(
-    tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...], labels: list[int], max_length: int, task: Task, *, types: bool
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    labels: list[int] | list[float],
+    max_length: int,
+    task: Task,
+    *,
+    types: bool,
 ) -> Encoded:
-    """Tokenize a split once; longer texts are cut to `max_length` tokens. `types`: whether the model takes them."""
+    """Tokenize a split once; longer texts are cut to `max_length` tokens, of a pair the longer one first.
+
+    types: whether the model takes them; pairs: the second text of each row.
+    """
     found = tokenizer(
-        list(texts), truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=types
+        list(texts),
+        None if pairs is None else list(pairs),
+        truncation=True,
+        max_length=max_length,
+        return_attention_mask=False,
+        return_token_type_ids=types,
     )
     return Encoded(
         found["input_ids"],

@@ -4,12 +4,13 @@ The API answers preflights from here, the engine prunes to the shapes planned he
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
+from compression import heads
 from compression.errors import InvalidSpec, LabelMismatch, UnsupportedArchitecture, UnsupportedShape
-from compression.recipe import AUGMENTED_TASKS, Augment, Axis, Config, Evaluate, Prune, Recipe
+from compression.recipe import AUGMENTED_TASKS, Augment, Axis, Config, Evaluate, Prune, Recipe, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
 
 
@@ -26,13 +27,13 @@ class Family(Config):
 
 
 AXES: tuple[Axis, ...] = ("hidden", "heads", "ffn")
-TASKS = ("text-classification",)
+TASKS: tuple[Task, ...] = get_args(Task)
 COUPLED = "hidden = heads × head size, so hidden and heads shrink together; every layer has the same widths."
 
 
 def _family(name: str, stem: str, pretraining: tuple[str, ...], limits: str = COUPLED, distance_buckets: int = 0) -> Family:
-    heads = ("Model", "ForSequenceClassification", *pretraining)
-    architectures = tuple(f"{stem}{head}" for head in heads)
+    suffixes = ("Model", *(head.suffix for head in heads.HEADS), *pretraining)
+    architectures = tuple(f"{stem}{suffix}" for suffix in suffixes)
     return Family(
         name=name,
         model_type=name,
@@ -161,6 +162,8 @@ SHIP_MINUTES = 0.2
 """Exporting, verifying and timing an artifact (same run); the score's time comes on top."""
 SCORED_ROWS_A_SECOND = 100.0
 """Rows a second when the test split is answered, one at a time and again by 32, on one thread."""
+WINDOWS_OVERLAP = 4 / 3
+"""Tokens that go through the model for one of a question's context."""
 AUGMENT_SECONDS = {"wordnet": 0.001, "embeddings": 0.002, "masked-lm": 0.05, "apertium": 0.006, "models": 0.5}
 """Seconds that a made row takes on two cores, by where it comes from (sentences of some 20 words; docs/method.md)."""
 DEFAULT_TEST_SHARE = 0.2
@@ -185,14 +188,31 @@ class Preflight(Config):
     warnings: tuple[str, ...]
 
 
-def check_task(task: str, recipe: Recipe) -> None:
-    """Refuse what a task cannot have. Raises InvalidSpec."""
+def check_task(task: Task, recipe: Recipe, evaluate: Evaluate, labels: tuple[str, ...]) -> None:
+    """Refuse what a task cannot be asked for. labels: of the data. Raises InvalidSpec."""
     if recipe.distill is not None and recipe.distill.augment is not None and task not in AUGMENTED_TASKS:
         raise InvalidSpec(
             f"texts of {task} cannot be augmented: its answers are places in the text, which would shift",
             param="recipe.distill.augment",
             remedy="Leave distill.augment out.",
         )
+    if task not in ("text-classification", "text-pair-classification"):
+        for key in ("metric", "positive"):
+            if getattr(evaluate, key) not in ("auto", None):
+                cause = f"{task} has one headline metric, and {key} is for classification"
+                raise InvalidSpec(cause, param=f"evaluate.{key}", remedy="Leave it out.")
+    elif evaluate.positive is not None and evaluate.positive not in labels:
+        cause = f"the data has no label {evaluate.positive!r:.100}; it has {_listed(labels)}"
+        raise InvalidSpec(cause, param="evaluate.positive")
+    if task == "question-answering" and recipe.train.max_length < heads.FEWEST_TOKENS:
+        cause = f"{recipe.train.max_length} tokens have no room for a question and its context"
+        remedy = f"Choose at least {heads.FEWEST_TOKENS}; 384 is usual."
+        raise InvalidSpec(cause, param="recipe.train.max_length", remedy=remedy)
+
+
+def has_head(model: ModelFacts, task: Task) -> bool:
+    """Say whether a model comes with the head that a task needs."""
+    return heads.of_architecture(model.architecture) == heads.of_task(task)
 
 
 def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evaluate) -> Preflight:
@@ -207,15 +227,22 @@ def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Eval
                 param=param,
                 remedy=f"Choose at most {model.max_positions}.",
             )
-    if model.labels is not None and set(model.labels) != set(data.labels):
-        raise LabelMismatch(
-            f"the model's head has the labels {_listed(model.labels)}, the data {_listed(data.labels)}",
-            param="config.json:id2label",
-        )
+    check_task(data.task, recipe, evaluate, data.labels)
+    wanted = heads.outputs(data.task, len(data.labels))
+    if model.labels is not None and has_head(model, data.task):
+        if not data.labels and len(model.labels) != wanted:
+            raise LabelMismatch(
+                f"the model's head has {len(model.labels)} outputs, {data.task} needs {wanted}", param="config.json:id2label"
+            )
+        if data.labels and set(model.labels) != set(data.labels):
+            raise LabelMismatch(
+                f"the model's head has the labels {_listed(model.labels)}, the data {_listed(data.labels)}",
+                param="config.json:id2label",
+            )
     family = FAMILIES[model.family]
     shape = planned_shape(family, model.shape, recipe.prune) if recipe.prune else model.shape
-    rows = table_rows(model.parameters, model.shape)
-    before, after = (encoder_parameters(family, each, rows=rows, labels=len(data.labels)) for each in (model.shape, shape))
+    rows, dense = table_rows(model.parameters, model.shape), heads.of_task(data.task) == heads.CLASSIFIER
+    before, after = (encoder_parameters(family, each, rows=rows, labels=wanted, dense=dense) for each in (model.shape, shape))
     if HELD_BYTES * before.total >= LARGEST_GRAPH:
         raise UnsupportedShape(
             f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
@@ -235,7 +262,10 @@ def _estimate(shape: Shape, before: Parameters, after: Parameters, data: DataFac
     train = recipe.train
     token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * shape.ffn)
     longest = min(train.max_length, round(data.longest_words * TOKENS_A_WORD) + 2)
-    tokens = data.rows["train"] * min(train.max_length, data.mean_words * TOKENS_A_WORD + 2)
+    row = data.mean_words * TOKENS_A_WORD + 2
+    # Contexts are not cut but read in windows, a quarter of which the one before has read already.
+    row = row * WINDOWS_OVERLAP if data.task == "question-answering" else min(train.max_length, row)
+    tokens = data.rows["train"] * row
     augment = recipe.distill.augment if recipe.distill else None
     taught = tokens * (1 + augment.copies if augment else 1)
     memory = PROCESS_BYTES + (TRAINED_BYTES + HELD_BYTES) * before.total + 4 * token_floats * train.batch * longest
@@ -285,17 +315,20 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
     missing = [name for name in ("validation", "test") if name not in data.rows]
     if missing:
         yield f"There is no {' and no '.join(missing)} split: it is carved from train."
-    if data.mean_words * TOKENS_A_WORD > recipe.train.max_length:
+    if data.mean_words * TOKENS_A_WORD > recipe.train.max_length and data.task != "question-answering":
         yield f"The texts average {data.mean_words:.0f} words; most are cut to {recipe.train.max_length} tokens."
     counts = data.label_counts["train"]
-    rarest = min(counts, key=lambda label: counts[label])
-    if counts[rarest] < 8:
-        yield f"Only {counts[rarest]} rows of train bear the label {rarest!r}."
+    rarest = min(counts, key=lambda label: counts[label], default=None)
+    if rarest is not None and counts[rarest] < 8:
+        what = "words" if data.task == "token-classification" else "rows"
+        yield f"Only {counts[rarest]} {what} of train bear the label {rarest!r}."
+    if model.labels is not None and not has_head(model, data.task):
+        yield "The model's head is for another task: it is left out, and a new one drawn."
     if recipe.prune and after.total == before.total:
         yield f"The ratio {recipe.prune.ratio} rounds to no change of shape."
     if recipe.prune and recipe.distill is None and recipe.prune.recovery is None:
         yield "The model is pruned and not trained afterwards: expect its score to fall."
-    if recipe.prepare.epochs == 0 and model.labels is None:
+    if recipe.prepare.epochs == 0 and not has_head(model, data.task):
         yield "The model is a bare encoder and prepare.epochs is 0: its head stays as it was drawn."
 
 

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 from compression import durable, numerics
 from compression.augment.resources import Resources
 from compression.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
+from compression.heads import of_task
 from compression.load import open_stock
-from compression.recipe import Config, Spec
+from compression.recipe import Config, Spec, Task
 from compression.report import STAGES, Artifact, File, Row, Stage
 
 FORMAT = 1
@@ -31,6 +32,7 @@ class Checkpoint(Config):
 
     fingerprint: Annotated[str, Field(description="sha256 of all that the result depends on: recipe, data, model, code.")]
     stage: Stage
+    task: Task = "text-classification"
     labels: tuple[str, ...]
     simulated: Annotated[bool, Field(description="Whether the model computes with fake-quantized integers.")]
     rows: tuple[Row, ...]
@@ -155,7 +157,7 @@ def latest(folder: Path, stages: tuple[Stage, ...], expected: str) -> tuple[Chec
 def open_model(folder: Path, facts: Checkpoint) -> PreTrainedModel:
     """Open the model of a verified checkpoint, computing as it did. Raises Unusable."""
     try:
-        model, _ = open_stock(folder / facts.stage)
+        model, _ = open_stock(folder / facts.stage, of_task(facts.task))
     except (OutOfMemory, DeviceError, DiskFull):
         raise  # the checkpoint is not to blame
     except CompressionError as problem:

@@ -95,6 +95,13 @@ class EmptySplit(CompressionError):
     remedy = "Put rows into the split, or leave it out so that it is carved from train."
 
 
+class UnfitLabel(CompressionError):
+    """A row's label is not of the form that the task needs."""
+
+    code = "unfit_label"
+    remedy = "Correct the named row, or name the task that the data is for."
+
+
 class UnseenLabel(CompressionError):
     """A label of validation or test does not occur in train."""
 
@@ -169,6 +176,7 @@ ALL_ERRORS: tuple[type[CompressionError], ...] = (
     UnreadableData,
     MissingColumn,
     EmptySplit,
+    UnfitLabel,
     UnseenLabel,
     SingleLabel,
     LabelMismatch,

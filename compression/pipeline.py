@@ -20,6 +20,7 @@ from compression.augment.resources import Resources
 from compression.batches import encode
 from compression.catalog import FAMILIES, augment_seconds, check_task, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
+from compression.encoding import encoded, side_by_side
 from compression.environment import environment
 from compression.errors import InvalidSpec
 from compression.export.artifact import Shipped, ship
@@ -47,7 +48,6 @@ from compression.stages.prepare import prepare
 from compression.stages.prune import prune
 from compression.stages.quantize import quantize
 from compression.state import State
-from compression.tasks import classification
 
 WORK: dict[Stage, Callable[[State], Iterator[Event]]] = {
     "baseline": prepare,
@@ -56,7 +56,7 @@ WORK: dict[Stage, Callable[[State], Iterator[Event]]] = {
     "distilled": distill,
 }
 SAMPLE = 64
-"""Texts of validation on which an artifact must answer as the engine does."""
+"""Rows of validation on which an artifact must answer as the engine does."""
 
 
 def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
@@ -116,10 +116,11 @@ class Job:
     def open(cls, spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> "Job":
         """Read model and data, and refuse before any training what cannot be done."""
         folder, recipe = base / spec.model, spec.recipe
-        check_task(spec.task, recipe)
-        dataset = data.load(spec.data, base, seed=recipe.train.seed)
-        model = load.load_model(folder, dataset.labels, seed=recipe.train.seed)
-        dataset = dataset.in_order(classification.head_labels(model.config))
+        dataset = data.load(spec.data, base, seed=recipe.train.seed, task=spec.task)
+        check_task(spec.task, recipe, spec.evaluate, dataset.labels)
+        model = load.load_model(folder, dataset.labels, spec.task, seed=recipe.train.seed)
+        if dataset.labels:
+            dataset = dataset.in_order(load.head_labels(model.config))
         tokenizer = load.load_tokenizer(folder)
         family = families.of(model)
         positions = family.max_positions(model.config)
@@ -128,11 +129,8 @@ class Job:
         if recipe.prune is not None:
             planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), recipe.prune)
         length = min(recipe.train.max_length, positions)
-        task, types = tasks.of(spec.task), family.types(model.config) > 1
-        rows = {
-            name: encode(tokenizer, split.texts, dataset.ids(name), length, task, types=types)
-            for name, split in dataset.splits.items()
-        }
+        task, types = tasks.of(spec.task, dataset.labels, spec.evaluate), family.types(model.config) > 1
+        rows = {name: encoded(dataset, name, tokenizer, length, task, types=types) for name in dataset.splits}
         resources = Resources.of(spec, base)
         if recipe.distill is not None and recipe.distill.augment is not None:
             resources.check(recipe.distill.augment)
@@ -149,8 +147,8 @@ class Job:
             parts=spec.split_batches,
             saver=Saver(output / "checkpoints", work, spec.save_seconds, pause_asked, earlier),
             material=Material(
-                [(text,) for text in dataset.splits["train"].texts],
-                lambda texts, labels: encode(tokenizer, tuple(text for (text,) in texts), labels, length, task, types=types),
+                dataset.splits["train"].columns,
+                lambda texts, labels: encode(tokenizer, *side_by_side(texts), labels, length, task, types=types),
                 tokenizer,
                 resources,
             ),
@@ -170,11 +168,9 @@ class Job:
         return self.output / "scratch" / "test.jsonl"
 
     def write_test_rows(self) -> None:
-        """Write the test split as label ids, for the process that measures."""
+        """Write the test split for the process that measures."""
         self.test_rows.parent.mkdir(exist_ok=True)
-        rows = zip(self.dataset.splits["test"].texts, self.dataset.ids("test"), strict=True)
-        lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
-        durable.write_text(self.test_rows, "".join(lines))
+        durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in self.dataset.judged("test")))
 
     def look_for_checkpoint(self, stages: tuple[Stage, ...]) -> tuple[Checkpoint | None, list[str]]:
         """Find where an earlier attempt got to: its last stage, and the training that it was in."""
@@ -223,6 +219,7 @@ class Job:
             kind="onnx" if kind == "onnx" else "transformers",
             stage=stage,
             precision="int8" if precision == "int8" else "float32",
+            task=self.spec.task,
             labels=self.dataset.labels,
             tokenizer=self.base / self.spec.model,
             max_length=self.max_length,
@@ -230,7 +227,7 @@ class Job:
             test_rows=self.test_rows,
             baseline=against,
             evaluate=self.spec.evaluate,
-            sample=list(self.dataset.splits["validation"].texts[:SAMPLE]),
+            sample=self.dataset.judged("validation")[:SAMPLE],
             last_try=self.spec.split_batches > 1,
         )
         model.to(device)
@@ -286,6 +283,7 @@ class Job:
         return Checkpoint(
             fingerprint=self.fingerprint,
             stage=stage,
+            task=self.spec.task,
             labels=self.dataset.labels,
             simulated=simulated(self.state.model),
             rows=tuple(self.rows),

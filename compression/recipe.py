@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Task = Literal["text-classification"]
+Task = Literal[
+    "text-classification", "text-pair-classification", "text-regression", "token-classification", "question-answering"
+]
 Split = Literal["train", "validation", "test"]
 DataFormat = Literal["jsonl", "csv", "parquet"]
 Axis = Literal["hidden", "heads", "ffn"]
@@ -222,18 +224,44 @@ class Targets(Config):
 
 
 class Evaluate(Config):
-    """The shape at which latency is measured; baseline and candidate interleaved in one process."""
+    """What the score is, and the shape at which latency is measured: baseline and candidate interleaved in one process."""
 
+    metric: Annotated[
+        Literal["auto", "accuracy", "f1", "matthews"],
+        Field(
+            description="The headline metric of classification, which epochs are chosen by too; auto is accuracy. The other "
+            "tasks have one each: the mean of Pearson's and Spearman's correlation, F1 of entities, F1 of SQuAD."
+        ),
+    ] = "auto"
+    positive: Annotated[
+        str | None,
+        Field(description="The label whose F1 counts; null: the last of two, and of more the mean over all labels (macro)."),
+    ] = None
     batch: Annotated[int, Field(ge=1, le=256)] = 1
     length: Annotated[int, Field(ge=8, le=8192, description="Tokens in each row.")] = 128
     threads: Annotated[int, Field(ge=1, le=256)] = 1
 
 
-class Columns(Config):
-    """Which columns of the data files hold what."""
+Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 
-    text: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")] = "text"
-    label: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")] = "label"
+
+class Columns(Config):
+    """Which columns of the data files hold what; a task reads its own alone."""
+
+    text: Column = "text"
+    text_pair: Annotated[
+        Column | None,
+        Field(description="The second text. Pair classification reads text_pair where this is null; regression then has none."),
+    ] = None
+    label: Annotated[Column, Field(description="The class, or for regression the number.")] = "label"
+    tokens: Annotated[Column, Field(description="Token classification: a list of words.")] = "tokens"
+    tags: Annotated[Column, Field(description="Token classification: a list of as many tags, entities in IOB2.")] = "tags"
+    question: Column = "question"
+    context: Column = "context"
+    answers: Annotated[
+        Column,
+        Field(description="Of the question: {text: [...], answer_start: [...]}, characters from 0; empty lists: no answer."),
+    ] = "answers"
 
 
 class Data(Config):

@@ -67,12 +67,25 @@ class Score(Config):
     """The task's metric on the test split, at batch 1 and, padded, at batch 32."""
 
     metric: str
-    value: Annotated[float, Field(description="At batch 1, between 0 and 1.")]
+    value: Annotated[float, Field(description="At batch 1; 1 is perfect. Correlations may be negative.")]
     standard_error: float
+    error_from: Annotated[
+        Literal["analytic", "bootstrap"],
+        Field(description="analytic: of a share or a mean over rows. bootstrap: 1,000 samples of the rows, seeded."),
+    ] = "analytic"
+    metrics: Annotated[
+        dict[str, float], Field(default_factory=dict, description="The headline and the task's other metrics, at batch 1.")
+    ]
     value_at_batch_32: float
     rows: int
     rows_changed_by_batching: Annotated[int, Field(description="Rows whose answer depends on who shares the batch.")]
-    chance: Annotated[float, Field(description="The metric when always answering the most frequent label.")]
+    chance: Annotated[
+        float,
+        Field(
+            description="The metric of who knows no text: always the most frequent label, no entity, no answer; 0 for "
+            "correlations."
+        ),
+    ]
 
 
 class Ratios(Config):
@@ -126,12 +139,21 @@ class Artifact(Config):
     opens_with: Annotated[str, Field(description="The stock tool and call that open it.")]
 
 
+class Values(Config):
+    """What the numbers of a regression split are."""
+
+    least: float
+    most: float
+    mean: float
+
+
 class SplitFacts(Config):
     """What a split held when the job ran."""
 
     rows: int
     carved_from_train: bool
-    labels: dict[str, int]
+    labels: Annotated[dict[str, int], Field(description="Rows of each; tags of tokens; answerable and unanswerable questions.")]
+    values: Annotated[Values | None, Field(description="Of a regression split, which has no labels.")] = None
 
 
 class Verdict(Config):
@@ -338,9 +360,13 @@ class DataFacts(Config):
     """What is known of a dataset once its files were read."""
 
     kind: Literal["dataset"] = "dataset"
-    labels: tuple[str, ...]
+    task: Task = "text-classification"
+    labels: Annotated[tuple[str, ...], Field(description="Classes or tags; none where the task has none.")]
     rows: dict[str, int]
     label_counts: dict[str, dict[str, int]]
+    values: Annotated[
+        dict[str, Values], Field(default_factory=dict, description="Of each split of a regression, which has no labels.")
+    ]
     mean_words: Annotated[float, Field(description="Of train; a first guess at tokens.")]
     longest_words: int
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from compression import heads
 from compression.checks.names import NAMES, Names, Tensors, pair, pretraining_tensors
-from compression.data import LONGEST_LABEL
 from compression.errors import CompressionError, ConfigMismatch, UnsafeCheckpoint, UnsupportedArchitecture
+from compression.forms import LONGEST_LABEL
 from compression.report import Shape
 
 MOST_LABELS = 1000
@@ -24,7 +25,7 @@ ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "si
 
 @dataclass(frozen=True)
 class Described:
-    """An encoder as its config.json describes it. `labels` is None for a model without a classification head.
+    """An encoder as its config.json describes it. `labels` is None where its head has none, or where it has no head.
 
     `positions`: rows of the position table; `max_positions`: tokens that a text may have.
     """
@@ -36,6 +37,11 @@ class Described:
     max_positions: int
     types: int
     labels: tuple[str, ...] | None
+
+    @property
+    def head(self) -> heads.Head | None:
+        """What answers a task; None for a bare encoder."""
+        return heads.of_architecture(self.architecture)
 
     @property
     def names(self) -> Names:
@@ -57,15 +63,15 @@ def describe(config: Mapping[str, Any]) -> tuple[Described | None, list[Compress
             found[meaning] = value
     first, problem = _first_position(config, known, found)
     problems += [problem] if problem else []
-    hidden, heads = found.get("hidden"), found.get("heads")
-    if hidden and heads and hidden % heads:
+    hidden, parts = found.get("hidden"), found.get("heads")
+    if hidden and parts and hidden % parts:
         keys = known.keys["hidden"][0], known.keys["heads"][0]
-        cause = f"{keys[0]} {hidden} is not a multiple of {keys[1]} {heads}"
+        cause = f"{keys[0]} {hidden} is not a multiple of {keys[1]} {parts}"
         problems.append(ConfigMismatch(cause, param=known.key("heads")))
     names = config.get("architectures") or [f"{known.stem}Model"]
-    architecture = known.classifier if known.classifier in names else str(names[0])
+    architecture = next((str(name) for name in names if heads.of_architecture(str(name))), str(names[0]))
     labels = None
-    if architecture == known.classifier:
+    if heads.of_architecture(architecture) in (heads.CLASSIFIER, heads.TAGGER):
         labels, problem = _labels(config)
         problems += [problem] if problem else []
     if problems:
@@ -183,8 +189,12 @@ def optional_encoder_tensors(described: Described) -> Tensors:
 
 
 def head_tensors(described: Described) -> Tensors:
-    """Return what lies beside the encoder: the classifier, or the heads of pre-training, which are dropped."""
-    shape = described.shape
+    """Return what lies beside the encoder: the head of its task, or the heads of pre-training, which are dropped."""
+    shape, head = described.shape, described.head
+    if head == heads.READER:
+        return pair("qa_outputs", (2, shape.hidden))
+    if head == heads.TAGGER:
+        return pair("classifier", (len(described.labels or ()), shape.hidden))
     if described.labels is not None:
         dense, answer = described.names.head
         before = pair(dense, (shape.hidden, shape.hidden)) if dense else {}

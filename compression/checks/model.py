@@ -91,7 +91,7 @@ def _held_against(described: encoder.Described, tensors: list[weights.Tensor]) -
     needed = {prefix + name: shape for name, shape in encoder.encoder_tensors(described).items()}
     allowed = {prefix + name: shape for name, shape in encoder.optional_encoder_tensors(described).items()}
     heads = encoder.head_tensors(described)
-    if described.labels is not None:
+    if described.head is not None:
         needed |= heads
     allowed |= heads | needed
     found = {_modern(tensor.name): tensor for tensor in tensors}

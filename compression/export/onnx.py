@@ -1,4 +1,4 @@
-"""Write a classifier as an ONNX file that stock ONNX Runtime opens: FP32 here, its INT8 form by `integers.to_int8`.
+"""Write a model as an ONNX file that stock ONNX Runtime opens: FP32 here, its INT8 form by `integers.to_int8`.
 
 Only operators of the standard's opset 20 are in the file (ONNX Runtime 1.17 and later), no contrib operators: ONNX
 Runtime fuses what it can on each machine when it opens the file, and the same file stays valid elsewhere.
@@ -15,7 +15,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from compression import families, numerics
+from compression import families, heads, numerics
 from compression.export.integers import to_int8
 from compression.export.rows import as_rows
 
@@ -23,25 +23,31 @@ OPSET = 20
 """The first with Gelu as one operator."""
 
 TYPES = "token_type_ids"
-OUTPUT = "logits"
 FILE = "model.onnx"
 
 
 class _Logits(nn.Module):
-    """A transformers classifier with its inputs in a fixed order and logits as its only output."""
+    """A transformers model with its inputs in a fixed order and its head's answers as its only outputs."""
 
     def __init__(self, model: nn.Module, types: int) -> None:
         super().__init__()
         self.model, self.types = model, types
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """Two or three (batch, sequence) int64 -> (batch, labels)."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Two or three (batch, sequence) int64 -> (batch, labels), (batch, sequence, labels), or twice (batch, sequence)."""
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self.types:
             # A single type is every token's: said here, it costs the user no input.
             given[TYPES] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        logits: Tensor = self.model(**given).logits
-        return logits
+        out = self.model(**given)
+        return tuple(out[name] for name in outputs_of(self.model))
+
+
+def outputs_of(model: nn.Module) -> tuple[str, ...]:
+    """Name the outputs of a model's artifact: those of its stock class."""
+    head = heads.of_architecture(type(model).__name__)
+    assert head is not None, "what is shipped has a head"  # noqa: S101
+    return head.outputs
 
 
 def inputs_of(model: nn.Module) -> tuple[str, ...]:
@@ -77,7 +83,7 @@ def graph(model: nn.Module) -> onnx.ModelProto:
             dynamo=True,
             opset_version=OPSET,
             input_names=list(names),
-            output_names=[OUTPUT],
+            output_names=list(outputs_of(model)),
             dynamic_shapes={name: {0: batch, 1: sequence} for name in names},
             verbose=False,
         )

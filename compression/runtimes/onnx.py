@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 
 from compression.runtimes.runner import Batch, Logits
@@ -22,13 +23,14 @@ class OnnxRunner:
         options.log_severity_level = 3
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.inputs = [item.name for item in self.session.get_inputs()]
+        self.outputs = [item.name for item in self.session.get_outputs()]
         self.name = f"onnxruntime {onnxruntime.__version__} {self.session.get_providers()[0]}"
 
     def logits(self, batch: Batch) -> Logits:
-        """Answer one batch: (batch, labels)."""
+        """Answer one batch; starts and ends, where the file has both, side by side."""
         # A file of a model that tells no token types apart has no input for them.
-        answer: Logits = self.session.run(["logits"], {name: getattr(batch, name) for name in self.inputs})[0]
-        return answer
+        found: list[Logits] = self.session.run(self.outputs, {name: getattr(batch, name) for name in self.inputs})
+        return found[0] if len(found) == 1 else np.stack(found, axis=-1)
 
 
 def open_folder(folder: Path, *, threads: int) -> OnnxRunner:

@@ -235,6 +235,7 @@ def test_preflight_stores_nothing(http: httpx.Client, request_body: dict[str, An
         ({"recipe": "slow"}, "invalid_recipe", "recipe"),
         ({"models": {"base": "mdl_none"}}, "not_found", "models.base"),
         ({"task": "image-classification"}, "invalid_request", "task"),
+        ({"task": "text-regression"}, "invalid_request", "task"),
         ({"priority": 99}, "invalid_request", "priority"),
         ({"surprise": 1}, "invalid_request", "surprise"),
         ({"evaluate": {"length": 100_000}}, "invalid_request", "evaluate.length"),

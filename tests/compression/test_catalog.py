@@ -16,6 +16,7 @@ from compression.recipe import (
     Prune,
     Recipe,
     Synonyms,
+    Task,
     Train,
     preset,
 )
@@ -62,7 +63,15 @@ def test_without_pruning_the_shape_stays() -> None:
         (InvalidSpec, "evaluate.length", {"evaluate": Evaluate(length=513)}),
         (UnsupportedShape, "recipe.prune.axes", {"recipe": Recipe(prune=Prune(axes=("hidden",)))}),
         (UnsupportedShape, "recipe.prune.ratio", {"recipe": Recipe(prune=Prune(ratio=0.99))}),
-        (LabelMismatch, "config.json:id2label", {"model": MODEL.model_copy(update={"labels": ("negative", "neutral")})}),
+        (
+            LabelMismatch,
+            "config.json:id2label",
+            {
+                "model": MODEL.model_copy(
+                    update={"architecture": "BertForSequenceClassification", "labels": ("negative", "neutral")}
+                )
+            },
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(error: type[CompressionError], param: str, changes: dict[str, object]) -> None:
@@ -121,13 +130,13 @@ def test_made_rows_are_reckoned_with() -> None:
 
 
 @pytest.mark.parametrize("task", ["token-classification", "question-answering"])
-def test_texts_that_answers_point_into_are_not_augmented(task: str) -> None:
+def test_texts_that_answers_point_into_are_not_augmented(task: Task) -> None:
     with pytest.raises(InvalidSpec, match=task) as caught:
-        check_task(task, ARTICLE)
+        check_task(task, ARTICLE, Evaluate(), ())
     assert caught.value.param == "recipe.distill.augment"
     assert preset("article", "text-regression") == ARTICLE
     suited = preset("article", task)
-    check_task(task, suited)
+    check_task(task, suited, Evaluate(), ())
     assert suited.distill == ARTICLE.distill.model_copy(update={"augment": None})  # type: ignore[union-attr]
     assert preset("standard", task) == STANDARD
 
@@ -148,3 +157,41 @@ def test_what_is_unlikely_to_be_meant_is_said() -> None:
         "as it was drawn",
     ):
         assert part in said
+
+
+QUESTIONS = DataFacts(
+    task="question-answering",
+    labels=(),
+    rows={"train": 900},
+    label_counts={"train": {"answerable": 900}},
+    mean_words=150,
+    longest_words=700,
+)
+TAGS = DATA.model_copy(update={"task": "token-classification"})
+NUMBERS = DATA.model_copy(update={"task": "text-regression", "labels": (), "label_counts": {"train": {}}})
+
+
+@pytest.mark.parametrize(("data", "outputs", "dense"), [(QUESTIONS, 2, False), (TAGS, 2, False), (NUMBERS, 1, True)])
+def test_a_task_has_its_own_head(data: DataFacts, outputs: int, dense: bool) -> None:
+    recipe = Recipe(train=Train(max_length=384))
+    plan = preflight(MODEL, data, recipe, Evaluate())
+    assert plan.parameters == encoder_parameters(BERT, plan.shape, rows=514, labels=outputs, dense=dense)
+    assert not any("are cut" in warning for warning in plan.warnings)
+    classifier = MODEL.model_copy(update={"architecture": "BertForSequenceClassification", "labels": ("a", "b", "c")})
+    if data is NUMBERS:
+        with pytest.raises(LabelMismatch, match="3 outputs, text-regression needs 1"):
+            preflight(classifier, data, recipe, Evaluate())
+    else:
+        assert any("for another task" in warning for warning in preflight(classifier, data, recipe, Evaluate()).warnings)
+    for changes in ({"metric": "f1"}, {"positive": "positive"}):
+        with pytest.raises(InvalidSpec, match="for classification"):
+            preflight(MODEL, data, recipe, Evaluate.model_validate(changes))
+
+
+def test_what_a_score_is_asked_for_must_be_there() -> None:
+    preflight(MODEL, DATA, STANDARD, Evaluate(metric="matthews", positive="negative"))
+    with pytest.raises(InvalidSpec) as caught:
+        preflight(MODEL, DATA, STANDARD, Evaluate(positive="maybe"))
+    assert caught.value.param == "evaluate.positive"
+    with pytest.raises(InvalidSpec, match="no room"):
+        preflight(MODEL, QUESTIONS, Recipe(train=Train(max_length=24)), Evaluate(length=16))

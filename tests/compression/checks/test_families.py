@@ -51,7 +51,7 @@ def test_a_bare_encoder_is_planned_and_opened_with_a_new_head(kind: str, tmp_pat
     )
     recipe = STANDARD.model_copy(update={"train": STANDARD.train.model_copy(update={"max_length": 32})})
     plan = preflight(facts, data, recipe, Evaluate(length=32))
-    first, again, other = (load.load_model(tmp_path, data.labels, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (load.load_model(tmp_path, data.labels, "text-classification", seed=seed) for seed in (1, 1, 2))
     family = families.of(first)
     assert plan.baseline_parameters == family.parameters_of(first)
     assert plan.shape.embedding == family.shape_of(first.config).embedding
@@ -78,7 +78,7 @@ def test_a_bare_encoder_is_planned_and_opened_with_a_new_head(kind: str, tmp_pat
 def test_heads_of_pre_training_are_dropped(kind: str, head: str, tmp_path: Path) -> None:
     facts = judged(upload(tmp_path, kind, head))
     assert (facts.architecture, facts.labels) == (STEMS[kind] + head, None)
-    load.load_model(tmp_path, ("a", "b"), seed=0)
+    load.load_model(tmp_path, ("a", "b"), "text-classification", seed=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,7 +89,7 @@ def test_a_lost_tensor_and_one_too_many_are_named(kind: str, tmp_path: Path) -> 
     save_file({name: value for name, value in whole.items() if name != lost}, tmp_path / WEIGHTS, {"format": "pt"})
     assert lost in reasons(tmp_path)["config_mismatch"]
     with pytest.raises(ConfigMismatch, match="lack"):
-        load.load_model(tmp_path, ("LABEL_0", "LABEL_1"), seed=0)
+        load.load_model(tmp_path, ("LABEL_0", "LABEL_1"), "text-classification", seed=0)
     save_file({**whole, "backdoor.weight": whole[lost]}, tmp_path / WEIGHTS)
     assert "backdoor" in reasons(tmp_path)["config_mismatch"]
 

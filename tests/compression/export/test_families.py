@@ -26,6 +26,7 @@ from compression.report import NotMeasured, Size
 from compression.runtimes.onnx import OnnxRunner
 from compression.runtimes.runner import Batch, Kind, Logits
 from compression.runtimes.transformers import TransformersRunner
+from compression.scoring import ClassScorer
 from tests.compression.conftest import sentences, write_rows
 from tests.compression.export.test_artifact import run_card
 from tests.compression.models import LAYERS, PADDING, WORDS, tiny
@@ -40,7 +41,7 @@ while found := find_spec("compression"):
 sys.argv.pop(0)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-TEXTS = [text for text, _ in sentences(12, seed=5)]
+ROWS = [{"text": text} for text, _ in sentences(12, seed=5)]
 
 
 def padded(rows: int = 12, length: int = 9) -> Batch:
@@ -74,7 +75,7 @@ def test_the_file_has_the_inputs_that_the_model_needs_and_answers_as_it_does(kin
     for int8, proto in graphs(kind).items():
         onnx.save(proto, tmp_path / "model.onnx")
         runner = OnnxRunner(tmp_path / "model.onnx", threads=1)
-        check_interface(runner, 2, names)
+        check_interface(runner, 2, names, ("logits",))
         found, wanted = runner.logits(batch), answers(model, batch, simulated=int8)
         # A value on the edge of two integers may fall either way in a few rows; the others agree to the last digits.
         assert (np.median if int8 else np.max)(np.abs(found - wanted)) < 2e-5
@@ -98,7 +99,7 @@ def written(kind: str, form: Kind, folder: Path) -> PreTrainedModel:
         onnx.save(graphs(kind)[True], folder / exporter.FILE)
     else:
         checkpoints.write(model, folder, int8=True)
-    write_tokenizer(source, folder, max_length=16)
+    write_tokenizer(source, folder, 16, "text-classification")
     assert write_config(model, folder, LABELS, 16, form) == PADDING
     nothing = NotMeasured(not_measured="It is not asked.")
     about = card(
@@ -106,6 +107,7 @@ def written(kind: str, form: Kind, folder: Path) -> PreTrainedModel:
         kind=form,
         stage="quantized",
         precision="int8",
+        task="text-classification",
         labels=LABELS,
         max_length=16,
         size=Size(bytes=1, dtype="int8", bytes_at_16_bit=1),
@@ -126,7 +128,7 @@ def test_card_and_script_open_a_file_of_two_inputs(tmp_path: Path) -> None:
     assert len(said) == 2
     assert set(said) <= set(LABELS)
     numerics.insert(model)
-    verify(model, folder, kind="onnx", int8=True, sample=TEXTS, pad_id=PADDING)
+    verify(model, folder, kind="onnx", int8=True, sample=ROWS, scorer=ClassScorer("accuracy", 2, 1), pad_id=PADDING)
     write_rows(tmp_path / "test.jsonl", rows)
     script = Path(__file__).parents[3] / "scripts" / "open_onnx.py"
     command = [sys.executable, "-I", "-c", WITHOUT_LATHE, str(script), str(folder), str(tmp_path / "test.jsonl")]
@@ -148,4 +150,4 @@ def test_a_checkpoint_keeps_the_padding_that_positions_are_counted_from(kind: st
     runner = TransformersRunner(folder, threads=1)
     assert runner.model.config.pad_token_id == PADDING  # type: ignore[union-attr]
     numerics.insert(model)
-    verify(model, folder, kind="transformers", int8=True, sample=TEXTS, pad_id=PADDING)
+    verify(model, folder, kind="transformers", int8=True, sample=ROWS, scorer=ClassScorer("accuracy", 2, 1), pad_id=PADDING)
