@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -90,6 +91,12 @@ class Encoded:
 def steps(rows: int, size: int) -> int:
     """Count the batches of one pass."""
     return -(-rows // size)
+
+
+def together(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
+    """Hand out `count` batches at a time; the last hand may hold fewer."""
+    while hand := list(islice(batches, count)):
+        yield hand
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...], labels: list[int], max_length: int) -> Encoded:

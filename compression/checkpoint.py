@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from transformers import BertForSequenceClassification
 
 from compression import durable, numerics
+from compression.budget import Spent
 from compression.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
 from compression.load import open_stock
 from compression.recipe import Config, Spec
@@ -35,6 +36,7 @@ class Checkpoint(Config):
     rows: tuple[Row, ...]
     artifacts: tuple[Artifact, ...]
     pruning: dict[str, Any] | None
+    spent: Annotated[Spent, Field(description="What the job has trained so far.")] = Spent()
     files: Annotated[tuple[File, ...], Field(description="The model's files beside this one.")]
 
 

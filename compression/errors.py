@@ -116,6 +116,13 @@ class LabelMismatch(CompressionError):
     remedy = "Send data with the model's labels (its config's id2label), or the bare encoder without a head."
 
 
+class UnsupportedPrecision(CompressionError):
+    """The recipe insists on a precision that the worker's device does not compute in."""
+
+    code = "unsupported_precision"
+    remedy = "Choose precision auto or float32, or send the job to a worker whose device has bfloat16."
+
+
 class TrainingDiverged(CompressionError):
     """The loss became NaN or infinite and did not recover."""
 
@@ -165,6 +172,7 @@ ALL_ERRORS: tuple[type[CompressionError], ...] = (
     UnseenLabel,
     SingleLabel,
     LabelMismatch,
+    UnsupportedPrecision,
     TrainingDiverged,
     ExportMismatch,
     OutOfMemory,

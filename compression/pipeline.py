@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from compression import checkpoint, data, durable, load, numerics, process
 from compression.batches import encode
+from compression.budget import Budget
 from compression.catalog import BERT, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
 from compression.environment import environment
@@ -23,6 +24,7 @@ from compression.errors import InvalidSpec
 from compression.export.artifact import Shipped, ship
 from compression.families import bert
 from compression.notes import job_notes, row_notes
+from compression.plan import check_precision
 from compression.progress import Journey, Phase
 from compression.recipe import Recipe, Spec
 from compression.report import (
@@ -126,7 +128,8 @@ class Job:
             planned_shape(BERT, bert.shape_of(model.config), recipe.prune)
         length = min(recipe.train.max_length, positions)
         rows = {name: encode(tokenizer, split.texts, dataset.ids(name), length) for name, split in dataset.splits.items()}
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        check_precision(recipe.train.precision, device)
         output = base / spec.output
         output.mkdir(parents=True, exist_ok=True)
         work = checkpoint.fingerprint(spec, base)
@@ -138,6 +141,7 @@ class Job:
             journey(recipe, {name: len(r) for name, r in rows.items()}),
             parts=spec.split_batches,
             saver=Saver(output / "checkpoints", work, spec.save_seconds, pause_asked, earlier),
+            budget=Budget(recipe.train.max_steps, recipe.train.max_minutes),
         )
         job = cls(spec, base, output, dataset, tokenizer, length, state, work, rows=[], artifacts=[])
         job.write_test_rows()
@@ -181,7 +185,7 @@ class Job:
         device = self.state.device
         self.state.model = model.to(device)
         self.state.teacher = teacher.to(device).requires_grad_(False)
-        self.state.pruning = done.pruning
+        self.state.pruning, self.state.budget.spent = done.pruning, done.spent
         self.rows, self.artifacts = list(done.rows), list(done.artifacts)
         for row in self.rows:
             self.state.journey.skip(row.stage)
@@ -275,6 +279,7 @@ class Job:
             rows=tuple(self.rows),
             artifacts=tuple(self.artifacts),
             pruning=self.state.pruning,
+            spent=self.state.budget.spent,
             files=(),
         )
 

@@ -14,7 +14,7 @@ from compression.report import Event, Log
 from compression.state import State
 from compression.tasks import classification
 from compression.teacher import Said, Teacher, ask
-from compression.training import Plan, train
+from compression.training import train
 
 FIT_ROWS = 256
 """Rows of train on which the projections' starting point is solved for: some thousand tokens for some hundred unknowns."""
@@ -26,7 +26,7 @@ def distill(state: State) -> Iterator[Event]:
 
     The student trains without dropout: the teacher's answers were computed once and are for the whole text.
     """
-    settings, recipe = state.recipe.distill, state.recipe
+    settings = state.recipe.distill
     assert settings is not None and state.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101, PT018
     yield from state.journey.mark("distilled", "ask the teacher", done=False)
     rows = state.rows["train"]
@@ -35,14 +35,7 @@ def distill(state: State) -> Iterator[Event]:
         yield Log(message=f"The teacher's states would take {teacher.bytes / 2**30:.1f} GiB: it is asked again in each epoch.")
     yield from state.journey.mark("distilled", "ask the teacher", done=True)
     lesson = Lesson(state, teacher, settings)
-    plan = Plan(
-        name="distill",
-        epochs=settings.epochs,
-        rate=settings.rate,
-        batch=recipe.train.batch,
-        seed=recipe.train.seed,
-        parts=state.parts,
-    )
+    plan = state.plan("distill", epochs=settings.epochs, rate=settings.rate, patience=settings.patience)
     ticks = train(
         state.model,
         plan,
@@ -51,12 +44,14 @@ def distill(state: State) -> Iterator[Event]:
         lesson,
         extra=lesson.projections,
         course=state.course("distilled", "distill"),
+        budget=state.budget,
     )
     outcome = yield from state.journey.follow("distilled", "distill", ticks)
     state.notes.append(
         f"Distillation: validation {classification.METRIC} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
         f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
     )
+    state.notes += outcome.remarks
 
 
 class Lesson:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from compression.catalog import BERT, bert_parameters, preflight
+from compression.catalog import BERT, bert_parameters, planned_steps, preflight
 from compression.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import ARTICLE, QUICK, STANDARD, Evaluate, Prepare, Prune, Recipe, Train
 from compression.report import DataFacts, ModelFacts, Shape
@@ -89,3 +89,14 @@ def test_what_is_unlikely_to_be_meant_is_said() -> None:
         "as it was drawn",
     ):
         assert part in said
+
+
+def test_limits_of_training_show_in_the_forecast() -> None:
+    whole = preflight(MODEL, DATA, STANDARD, Evaluate())
+    half = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(max_steps=1000)}), Evaluate())
+    assert planned_steps(STANDARD, 4000) == (3 + 16) * 125
+    assert planned_steps(STANDARD.model_copy(update={"train": Train(accumulate=4)}), 4000) == (3 + 16) * 32
+    assert half.estimate.minutes < whole.estimate.minutes
+    assert any("after 1000 of about 2375 steps" in warning for warning in half.warnings)
+    short = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(max_minutes=0.5)}), Evaluate())
+    assert short.estimate.minutes < half.estimate.minutes

@@ -14,6 +14,7 @@ from transformers import BertForSequenceClassification
 
 from compression import checkpoint, saving
 from compression.batches import Batch
+from compression.budget import Budget
 from compression.checkpoint import Unusable
 from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Train
 from compression.report import Event, Log, Progress, Stage, TrainingSaved
@@ -43,10 +44,11 @@ WORK: dict[Stage, Callable[[State], Iterator[Event]]] = {
 STEPS_AN_EPOCH = 5
 
 
-def state_before(stage: Stage, device: str = "cpu") -> State:
+def state_before(stage: Stage, device: str = "cpu", recipe: Recipe = RECIPE) -> State:
     """Do all that comes before a stage, without saving."""
     torch.manual_seed(0)
-    state = state_of(BertForSequenceClassification(tiny_config(num_labels=2)).eval().to(device), RECIPE)
+    state = state_of(BertForSequenceClassification(tiny_config(num_labels=2)).eval().to(device), recipe)
+    state.budget = Budget(recipe.train.max_steps, recipe.train.max_minutes)
     for name, work in WORK.items():
         if name == stage:
             break
@@ -104,9 +106,9 @@ def resumed(tmp_path: Path, listener: Listener, number: int, **changes: Any) -> 
     return made
 
 
-def go_on(stage: Stage, given: Saver, device: str = "cpu") -> tuple[State, list[Event]]:
+def go_on(stage: Stage, given: Saver, device: str = "cpu", recipe: Recipe = RECIPE) -> tuple[State, list[Event]]:
     """Do a stage in a new attempt, whose random numbers and weights are not those of the first."""
-    state = state_before(stage, device)
+    state = state_before(stage, device, recipe)
     torch.manual_seed(4711)
     with torch.no_grad():
         for parameter in state.model.parameters():
@@ -142,6 +144,42 @@ def check(stage: Stage, tmp_path: Path, listener: Listener, device: str = "cpu")
 @pytest.mark.parametrize("stage", WORK)
 def test_what_is_taken_up_ends_bit_for_bit_alike(stage: Stage, tmp_path: Path, listener: Listener) -> None:
     check(stage, tmp_path, listener)
+
+
+def test_accumulation_and_the_jobs_budget_go_on_bit_for_bit(tmp_path: Path, listener: Listener) -> None:
+    """Batches of 16 in halves, three to a step: seven steps an epoch, and the budget ends it in the midst of the second."""
+    train_settings = Train(batch=16, max_length=32, accumulate=3, max_steps=10)
+    recipe = RECIPE.model_copy(update={"train": train_settings})
+    plain = state_before("baseline", recipe=recipe)
+    plain.parts = 2
+    list(prepare(plain))
+    assert "stopped at step 10 of 21" in plain.notes[-1]
+    saved = state_before("baseline", recipe=recipe)
+    saved.parts, saved.saver = 2, saver(tmp_path)
+    listener.hear(prepare(saved))
+    assert [save.step for save in listener.saves] == [*range(1, 11), 10]
+    for number in (1, 7, 9, 10, 11):
+        state = state_before("baseline", recipe=recipe)
+        state.parts, state.saver = 2, resumed(tmp_path, listener, number)
+        list(prepare(state))
+        assert same(weights(state), weights(plain)), f"save {number}"
+        assert state.notes == plain.notes
+        assert state.budget.spent.steps == 10
+
+
+def test_minutes_count_across_attempts_only_as_far_as_they_were_saved(tmp_path: Path, listener: Listener) -> None:
+    recipe = RECIPE.model_copy(update={"train": Train(batch=64, max_length=32, max_minutes=1.0)})
+    state = state_before("baseline", recipe=recipe)
+    state.saver = saver(tmp_path)
+    state.budget.clock = iter(range(0, 10_000, 5)).__next__  # five seconds a step, and five for each validation
+    listener.hear(prepare(state))
+    assert "stopped at step 10 of 15" in state.notes[-1]  # 12 times five seconds, two of them for validations
+    again = state_before("baseline", recipe=recipe)
+    again.saver = resumed(tmp_path, listener, 4)
+    again.budget.clock = iter(range(0, 10_000, 10)).__next__  # the new attempt runs at half the speed
+    list(prepare(again))
+    # 20 of 60 seconds were saved; what came after the fourth step died with its attempt.
+    assert "stopped at step 7 of 15" in again.notes[-1]
 
 
 @pytest.mark.gpu
