@@ -7,12 +7,12 @@ runtime, hold it against the engine's model, and measure it. A stage that the re
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
 from compression import checkpoint, data, durable, load, numerics, process
 from compression.batches import encode
@@ -49,6 +49,7 @@ from compression.stages.prune import prune
 from compression.stages.quantize import quantize
 from compression.state import State
 from compression.tasks import classification
+from compression.verdicts import choose, judged
 
 WORK: dict[Stage, Callable[[State], Iterator[Event]]] = {
     "baseline": prepare,
@@ -83,7 +84,7 @@ def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) ->
         yield from job.ship_row(stage, started)
         if pause_asked():
             raise Pause
-    yield from job.ship_checkpoint(stages[-1])
+    yield from job.ship_checkpoint()
     yield Finished(report=job.report())
 
 
@@ -239,14 +240,30 @@ class Job:
         yield from state.journey.mark(stage, "export and measure", done=True)
         yield StageFinished(row=row, checkpoint=files)
 
-    def ship_checkpoint(self, stage: Stage) -> Iterator[Event]:
-        """Ship the final model a second time, as a checkpoint of its own library."""
-        yield from self.state.journey.mark(stage, "export the checkpoint", done=False)
+    def ship_checkpoint(self) -> Iterator[Event]:
+        """Ship the headline's model a second time, as a checkpoint of its own library."""
+        last = self.rows[-1].stage
+        yield from self.state.journey.mark(last, "export the checkpoint", done=False)
         against = self.artifact_folder(self.rows[0].artifact)
-        shipped = self.ship(self.state.model, stage, "transformers", against)
+        chosen, _ = choose(self.rows, self.spec.targets)
+        model = yield from self.model_after(chosen.stage)
+        shipped = self.ship(model, chosen.stage, "transformers", against)
         self.artifacts.append(shipped.artifact)
         yield ArtifactReady(artifact=shipped.artifact)
-        yield from self.state.journey.mark(stage, "export the checkpoint", done=True)
+        yield from self.state.journey.mark(last, "export the checkpoint", done=True)
+
+    def model_after(self, stage: Stage) -> Generator[Event, None, BertForSequenceClassification]:
+        """Return the model as it was after a stage: the one at hand, or that of the stage's checkpoint.
+
+        Raises Unusable where there is none: a new attempt then does what is missing.
+        """
+        if stage == self.rows[-1].stage:
+            return self.state.model
+        yield Log(message=f"The headline is not the last stage: the model is taken from the checkpoint of {stage}.")
+        folder = self.output / "checkpoints"
+        if self.spec.resume is not None and not (folder / stage).is_dir():
+            folder = self.base / self.spec.resume
+        return checkpoint.open_model(folder, checkpoint.read(folder, stage, self.fingerprint))
 
     def row(self, stage: Stage, shipped: Shipped, seconds: float) -> Row:
         """Put a stage's figures together."""
@@ -254,7 +271,7 @@ class Job:
         before = self.rows[0] if self.rows else None
         after = (parameters, shipped.size, shipped.score)
         found = ratios((before.parameters, before.size, before.score) if before else after, after, shipped.latency)
-        return Row(
+        row = Row(
             stage=stage,
             artifact=shipped.artifact.name,
             shape=bert.shape_of(self.state.model.config),
@@ -268,6 +285,7 @@ class Job:
             seconds=seconds,
             notes=(*self.state.notes, *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
         )
+        return judged(row, self.rows, self.spec.recipe, self.spec.targets, self.state.budget.reached())
 
     def checkpoint(self, stage: Stage) -> Checkpoint:
         """Say what must be known to go on after `stage`."""
@@ -285,22 +303,25 @@ class Job:
 
     def report(self) -> Report:
         """Write report.json and return it."""
-        last = self.rows[-1]
+        chosen, choice = choose(self.rows, self.spec.targets)
         texts = self.state.rows["train"]
         report = Report(
             task=self.spec.task,
             labels=self.dataset.labels,
             rows=tuple(self.rows),
-            headline=last.artifact,
-            ratios=last.ratios,
+            headline=chosen.artifact,
+            choice=choice,
+            ratios=chosen.ratios,
             targets=self.spec.targets,
-            verdicts=verdicts(last.ratios, self.spec.targets),
+            verdicts=verdicts(chosen.ratios, self.spec.targets),
             artifacts=tuple(self.artifacts),
             recipe=self.spec.recipe,
             splits={str(name): facts for name, facts in self.dataset.facts().items()},
             pruning=self.state.pruning,
             environment=environment(),
-            notes=job_notes(self.rows, self.dataset, sum(len(row) >= self.max_length for row in texts.tokens), self.max_length),
+            notes=job_notes(
+                self.rows[0], chosen, self.dataset, sum(len(row) >= self.max_length for row in texts.tokens), self.max_length
+            ),
         )
         durable.write_text(self.output / "report.json", report.model_dump_json(indent=2))
         shutil.rmtree(self.output / "scratch", ignore_errors=True)
