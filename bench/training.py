@@ -25,9 +25,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import BertForSequenceClassification
+from transformers import PreTrainedModel
 
-from compression import load, numerics, process
+from compression import load, numerics, process, tasks
 from compression.batches import Batch, Encoded, encode
 from compression.evaluate import Validation
 from compression.pipeline import journey
@@ -63,7 +63,7 @@ class Lab:
         assert recipe.distill is not None
         labels, splits = read(data / "train.jsonl", rows + CHECKED_ROWS)
         tokenizer, whole = load.load_tokenizer(model), load.load_model(model, labels, seed=recipe.train.seed)
-        encoded = encode(tokenizer, splits[0], splits[1], recipe.train.max_length)
+        encoded = encode(tokenizer, splits[0], splits[1], recipe.train.max_length, tasks.of("text-classification"), types=False)
         parts = {
             "train": encoded.at(list(range(rows))),
             "validation": encoded.at(list(range(rows, len(encoded)))),
@@ -128,7 +128,7 @@ Answers = Callable[[Batch], tuple[Tensor, Tensor]]
 """The teacher's logits (rows, labels) and the hidden states of real tokens (layers + 1, tokens, width)."""
 
 
-def plain(lab: Lab, student: BertForSequenceClassification, answers: Answers) -> tuple[float, list[float]]:
+def plain(lab: Lab, student: PreTrainedModel, answers: Answers) -> tuple[float, list[float]]:
     """Train one epoch by a loop with nothing of ours in it but the student's layers; return seconds and losses."""
     student.load_state_dict(lab.weights)
     student.requires_grad_(True).eval()
@@ -196,7 +196,7 @@ class FloatEmbedding(nn.Embedding):
         return round_through(super().forward(input))
 
 
-def in_floats(student: BertForSequenceClassification) -> BertForSequenceClassification:
+def in_floats(student: PreTrainedModel) -> PreTrainedModel:
     """Copy a fake-quantized student; the copy rounds in floats."""
     twin = copy.deepcopy(student)
     kinds: dict[type[nn.Module], type[nn.Module]] = {

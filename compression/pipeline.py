@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from compression import checkpoint, data, durable, load, numerics, process
+from compression import checkpoint, data, durable, families, load, numerics, process, tasks
 from compression.batches import encode
 from compression.budget import Budget
-from compression.catalog import BERT, planned_shape
+from compression.catalog import FAMILIES, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
 from compression.environment import environment
 from compression.errors import InvalidSpec
 from compression.export.artifact import Shipped, ship
-from compression.families import bert
 from compression.notes import job_notes, row_notes
 from compression.plan import check_precision
 from compression.progress import Journey, Phase
@@ -122,13 +121,18 @@ class Job:
         model = load.load_model(folder, dataset.labels, seed=recipe.train.seed)
         dataset = dataset.in_order(classification.head_labels(model.config))
         tokenizer = load.load_tokenizer(folder)
-        positions = model.config.max_position_embeddings
+        family = families.of(model)
+        positions = family.max_positions(model.config)
         if spec.evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
         if recipe.prune is not None:
-            planned_shape(BERT, bert.shape_of(model.config), recipe.prune)
+            planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), recipe.prune)
         length = min(recipe.train.max_length, positions)
-        rows = {name: encode(tokenizer, split.texts, dataset.ids(name), length) for name, split in dataset.splits.items()}
+        task, types = tasks.of(spec.task), family.types(model.config) > 1
+        rows = {
+            name: encode(tokenizer, split.texts, dataset.ids(name), length, task, types=types)
+            for name, split in dataset.splits.items()
+        }
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         check_precision(recipe.train.precision, device)
         output = base / spec.output
@@ -246,35 +250,40 @@ class Job:
         yield from self.state.journey.mark(last, "export the checkpoint", done=False)
         against = self.artifact_folder(self.rows[0].artifact)
         chosen, _ = choose(self.rows, self.spec.targets)
-        model = yield from self.model_after(chosen.stage)
-        shipped = self.ship(model, chosen.stage, "transformers", against)
+        stage, model = yield from self.model_after(chosen.stage)
+        shipped = self.ship(model, stage, "transformers", against)
         self.artifacts.append(shipped.artifact)
         yield ArtifactReady(artifact=shipped.artifact)
         yield from self.state.journey.mark(last, "export the checkpoint", done=True)
 
-    def model_after(self, stage: Stage) -> Generator[Event, None, BertForSequenceClassification]:
+    def model_after(self, stage: Stage) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
         """Return the model as it was after a stage: the one at hand, or that of the stage's checkpoint.
 
-        Raises Unusable where there is none: a new attempt then does what is missing.
+        A checkpoint that was damaged since must not cost the job: then it is the last stage's model, and the log says so.
         """
-        if stage == self.rows[-1].stage:
-            return self.state.model
+        last = self.rows[-1].stage
+        if stage == last:
+            return last, self.state.model
         yield Log(message=f"The headline is not the last stage: the model is taken from the checkpoint of {stage}.")
         folder = self.output / "checkpoints"
         if self.spec.resume is not None and not (folder / stage).is_dir():
             folder = self.base / self.spec.resume
-        return checkpoint.open_model(folder, checkpoint.read(folder, stage, self.fingerprint))
+        try:
+            return stage, checkpoint.open_model(folder, checkpoint.read(folder, stage, self.fingerprint))
+        except Unusable as problem:
+            yield Log(level="warning", message=f"The model of {last} is taken after all: {problem}."[:4000])
+            return last, self.state.model
 
     def row(self, stage: Stage, shipped: Shipped, seconds: float) -> Row:
         """Put a stage's figures together."""
-        parameters = bert.parameters_of(self.state.model)
+        parameters = families.of(self.state.model).parameters_of(self.state.model)
         before = self.rows[0] if self.rows else None
         after = (parameters, shipped.size, shipped.score)
         found = ratios((before.parameters, before.size, before.score) if before else after, after, shipped.latency)
         row = Row(
             stage=stage,
             artifact=shipped.artifact.name,
-            shape=bert.shape_of(self.state.model.config),
+            shape=families.of(self.state.model).shape_of(self.state.model.config),
             parameters=parameters,
             size=shipped.size,
             latency=shipped.latency,

@@ -14,7 +14,7 @@ from compression.errors import TrainingDiverged, UnsupportedPrecision
 from compression.evaluate import Validation, logits, validate
 from compression.plan import check_precision
 from compression.report import Log, TrainingSaved
-from compression.tasks import classification
+from compression.tasks.base import labelled
 from compression.training import Outcome, Plan, Tick, train
 from tests.compression.conftest import encoded, sentences
 
@@ -46,7 +46,7 @@ def finish(ticks: Training) -> tuple[list[Tick], Outcome]:
 
 
 def loss_of(model: BertForSequenceClassification) -> Any:
-    return lambda batch: classification.loss(model(**batch.inputs).logits, batch.labels)
+    return labelled(TRAIN.task, model)
 
 
 def test_it_learns_and_leaves_the_best_epoch(model: BertForSequenceClassification) -> None:
