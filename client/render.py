@@ -112,7 +112,7 @@ def verdict_text(name: str, verdict: Verdict) -> str:
 def remedies(report: Report) -> list[str]:
     """recipe.distill.epochs 8 → 14: 0.7400 is scored where 0.7936 is needed…: each change once, as its last row has it."""
     found = {
-        remedy.key: f"{remedy.key} {jsonlib.dumps(remedy.now)} → {jsonlib.dumps(remedy.proposed)}"
+        (remedy.key, remedy.applied): f"{remedy.key} {jsonlib.dumps(remedy.now)} → {jsonlib.dumps(remedy.proposed)}"
         f"{' (done)' if remedy.applied else ''}: {remedy.why}"
         for row in report.rows
         if row.verdict is not None

@@ -198,7 +198,8 @@ def _estimate(shape: Shape, before: Parameters, after: Parameters, data: DataFac
     if recipe.prune and recipe.prune.recovery:
         work += 3 * small * recipe.prune.recovery.epochs
     if recipe.distill:
-        work += 3 * small * recipe.distill.epochs + forward
+        again = -(-recipe.distill.epochs // 2) if recipe.remedy == "apply" else 0
+        work += 3 * small * (recipe.distill.epochs + again) + forward
     planned = planned_steps(recipe, data.rows["train"])
     work *= min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(work / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))

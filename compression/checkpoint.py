@@ -66,6 +66,7 @@ def fingerprint(spec: Spec, base: Path) -> str:
         "code": code_version(),
         "task": spec.task,
         "recipe": spec.recipe.model_dump(mode="json"),
+        "targets": spec.targets.model_dump(mode="json"),
         "evaluate": spec.evaluate.model_dump(mode="json"),
         "columns": spec.data.columns.model_dump(mode="json"),
         "data": data,

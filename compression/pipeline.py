@@ -43,6 +43,7 @@ from compression.report import (
 )
 from compression.saving import Pause, Saver, never
 from compression.stages.distill import distill
+from compression.stages.further import PHASE, epochs_again
 from compression.stages.prepare import prepare
 from compression.stages.prune import prune
 from compression.stages.quantize import quantize
@@ -147,6 +148,7 @@ class Job:
             parts=spec.split_batches,
             saver=Saver(output / "checkpoints", work, spec.save_seconds, pause_asked, earlier),
             budget=Budget(recipe.train.max_steps, recipe.train.max_minutes),
+            targets=spec.targets,
         )
         job = cls(spec, base, output, dataset, tokenizer, length, state, work, rows=[], artifacts=[])
         job.write_test_rows()
@@ -240,6 +242,7 @@ class Job:
         row = self.row(stage, shipped, time.monotonic() - started)
         self.rows.append(row)
         state.notes.clear()
+        state.applied.clear()
         files = checkpoint.write(self.output / "checkpoints", state.model, self.checkpoint(stage))
         yield from state.journey.mark(stage, "export and measure", done=True)
         yield StageFinished(row=row, checkpoint=files)
@@ -294,7 +297,8 @@ class Job:
             seconds=seconds,
             notes=(*self.state.notes, *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
         )
-        return judged(row, self.rows, self.spec.recipe, self.spec.targets, self.state.budget.reached())
+        state, spec = self.state, self.spec
+        return judged(row, self.rows, spec.recipe, spec.targets, limit=state.budget.reached(), applied=state.applied)
 
     def checkpoint(self, stage: Stage) -> Checkpoint:
         """Say what must be known to go on after `stage`."""
@@ -358,5 +362,7 @@ def journey(recipe: Recipe, rows: dict[str, int]) -> Journey:
     if recipe.distill is not None:
         phases.append(Phase("distilled", "ask the teacher", train / 3))
         phases.append(Phase("distilled", "distill", recipe.distill.epochs * train * 0.5))
+        if recipe.remedy == "apply":
+            phases.append(Phase("distilled", PHASE, epochs_again(recipe.distill) * train * 0.5))
         phases.append(Phase("distilled", "export and measure", shipping))
     return Journey([*phases, Phase(planned(recipe)[-1], "export the checkpoint", shipping / 2)])

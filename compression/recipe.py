@@ -164,6 +164,13 @@ class Recipe(Config):
     prune: Prune | None = Prune()
     distill: Distill | None = Distill()
     train: Train = Train()
+    remedy: Annotated[
+        Literal["report", "apply"],
+        Field(
+            description="apply: a distillation that misses the retention target on validation is trained once more, for half "
+            "as many epochs again at half the rate; the better on validation is kept. report: it is only said what to try."
+        ),
+    ] = "report"
 
 
 class Targets(Config):

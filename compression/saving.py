@@ -121,6 +121,10 @@ class Saver:
             return str(problem)
         return None
 
+    def is_at(self, stage: Stage, phase: str) -> bool:
+        """Say whether the earlier attempt was in this very training: what came before it in the stage need not be done."""
+        return self.found is not None and (self.found.stage, self.found.phase) == (stage, phase)
+
     def begin(self) -> None:
         """Count the time until the next save from now."""
         self._last = time.monotonic()

@@ -11,8 +11,8 @@ from compression.budget import Budget
 from compression.evaluate import Validation, validate
 from compression.plan import Plan
 from compression.progress import Journey
-from compression.recipe import Recipe, Split
-from compression.report import Stage
+from compression.recipe import Recipe, Split, Targets
+from compression.report import Remedy, Stage
 from compression.saving import Course, Saver
 from compression.tasks.base import Task
 
@@ -23,7 +23,7 @@ class State:
 
     `teacher` is the prepared model in full precision, frozen; `pruning` what the cut took, for the report; `notes` what the
     row of the current stage should say; `parts` in how many parts batches go through a model; `saver` keeps training in
-    progress; `budget` is what all training together may take.
+    progress; `budget` is what all training together may take; `applied` the remedies that the current stage tried by itself.
     """
 
     recipe: Recipe
@@ -36,6 +36,8 @@ class State:
     parts: int = 1
     saver: Saver | None = None
     budget: Budget = field(default_factory=Budget)
+    targets: Targets = field(default_factory=Targets)
+    applied: list[Remedy] = field(default_factory=list)
 
     @property
     def task(self) -> Task:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from compression import remedies
 from compression.recipe import Recipe, Targets
-from compression.report import Row, Score, StageVerdict, verdicts
+from compression.report import Remedy, Row, Score, StageVerdict, verdicts
 
 SAME_COST = 0.1
 """Costs and latencies that differ by less than this share are taken as equal: two timings of one graph come as far apart."""
@@ -73,8 +73,19 @@ def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
     return choose(better, targets)[0] if better else None
 
 
-def judged(row: Row, before: Sequence[Row], recipe: Recipe, targets: Targets, limit: str | None = None) -> Row:
-    """Complete a row with its verdict. before: the rows of earlier stages; limit: that of training which is reached."""
+def judged(
+    row: Row,
+    before: Sequence[Row],
+    recipe: Recipe,
+    targets: Targets,
+    *,
+    limit: str | None = None,
+    applied: Sequence[Remedy] = (),
+) -> Row:
+    """Complete a row with its verdict.
+
+    before: the rows of earlier stages; limit: that of training which is reached; applied: what the stage tried by itself.
+    """
     met = targets_met(row, targets)
     better = worse_than(row, before, targets)
     missed = tuple(name for name in Targets.model_fields if name not in met)
@@ -83,7 +94,10 @@ def judged(row: Row, before: Sequence[Row], recipe: Recipe, targets: Targets, li
         missed=missed,
         best_before=choose(before, targets)[0].stage if before else None,
         worse_than=better.stage if better else None,
-        remedies=remedies.offered(row, before, recipe, targets, missed, is_worse=better is not None, limit=limit),
+        remedies=(
+            *applied,
+            *remedies.offered(row, before, recipe, targets, missed, is_worse=better is not None, limit=limit),
+        ),
     )
     notes = row.notes
     if better is not None and isinstance(better.score, Score) and isinstance(row.score, Score):

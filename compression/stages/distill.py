@@ -11,6 +11,7 @@ from compression.evaluate import smaller
 from compression.numerics import gradient_dtype
 from compression.recipe import Distill
 from compression.report import Event, Log
+from compression.stages.further import further, is_under_way
 from compression.state import State
 from compression.teacher import Said, Teacher, ask
 from compression.training import train
@@ -35,22 +36,25 @@ def distill(state: State) -> Iterator[Event]:
     yield from state.journey.mark("distilled", "ask the teacher", done=True)
     lesson = Lesson(state, teacher, settings)
     plan = state.plan("distill", epochs=settings.epochs, rate=settings.rate, patience=settings.patience)
-    ticks = train(
-        state.model,
-        plan,
-        rows,
-        state.rows["validation"],
-        lesson,
-        extra=lesson.projections,
-        course=state.course("distilled", "distill"),
-        budget=state.budget,
-    )
-    outcome = yield from state.journey.follow("distilled", "distill", ticks)
-    state.notes.append(
-        f"Distillation: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
-        f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
-    )
-    state.notes += outcome.remarks
+    if not is_under_way(state):
+        ticks = train(
+            state.model,
+            plan,
+            rows,
+            state.rows["validation"],
+            lesson,
+            extra=lesson.projections,
+            course=state.course("distilled", "distill"),
+            budget=state.budget,
+        )
+        outcome = yield from state.journey.follow("distilled", "distill", ticks)
+        state.notes.append(
+            f"Distillation: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
+            f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
+        )
+        state.notes += outcome.remarks
+    if state.recipe.remedy == "apply":
+        yield from further(state, settings, plan, lesson, lesson.projections)
 
 
 class Lesson:

@@ -16,7 +16,7 @@ from compression import checkpoint, saving
 from compression.batches import Batch
 from compression.budget import Budget
 from compression.checkpoint import Unusable
-from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Train
+from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Targets, Train
 from compression.report import Event, Log, Progress, Stage, TrainingSaved
 from compression.saving import Pause, Saver
 from compression.stages.distill import distill
@@ -180,6 +180,34 @@ def test_minutes_count_across_attempts_only_as_far_as_they_were_saved(tmp_path: 
     list(prepare(again))
     # 20 of 60 seconds were saved; what came after the fourth step died with its attempt.
     assert "stopped at step 7 of 15" in again.notes[-1]
+
+
+def test_a_remedy_that_is_being_applied_goes_on_bit_for_bit(tmp_path: Path, listener: Listener) -> None:
+    """The first training is not done again: its result is in the second one's saves, and its note too."""
+    recipe = RECIPE.model_copy(update={"remedy": "apply", "distill": Distill(epochs=2, rate=1e-3), "quantize": Quantize()})
+    short = state_before("distilled", recipe=recipe)
+    short.targets = Targets(retention=1000)  # which nothing meets
+    short.saver = saver(tmp_path)
+    listener.hear(distill(short))
+    first = 2 * STEPS_AN_EPOCH
+    assert [(save.phase, save.step) for save in listener.saves] == [
+        *(("distill", step) for step in [*range(1, first + 1), first]),
+        *(("distill again", step) for step in [*range(1, STEPS_AN_EPOCH + 1), STEPS_AN_EPOCH]),
+    ]
+    assert [note.split(":")[0] for note in short.notes] == ["Distillation", "Remedy applied"]
+    (remedy,) = short.applied
+    assert (remedy.now, remedy.proposed, remedy.applied) == (2, 3, True)
+    again = state_before("distilled", recipe=recipe)
+    again.targets, again.saver = short.targets, resumed(tmp_path, listener, first + 1 + 2)
+    seen = list(distill(again))
+    assert same(weights(again), weights(short))
+    assert (again.notes, again.applied) == (short.notes, short.applied)
+    assert {event.phase for event in seen if isinstance(event, Progress) and event.loss is not None} == {"distill again"}
+    met = state_before("distilled", recipe=recipe)
+    met.targets = Targets(retention=0.1)
+    list(distill(met))
+    assert not met.applied
+    assert len(met.notes) == 1
 
 
 @pytest.mark.gpu

@@ -28,7 +28,7 @@ def distilled(score: float = 0.798, *, size: int = 14_000_000, ms: float = 6.4, 
 
 def verdict(recipe: Recipe, *rows: Row, targets: Targets = TARGETS, limit: str | None = None) -> StageVerdict:
     *before, last = rows
-    found = judged(last, before, recipe, targets, limit).verdict
+    found = judged(last, before, recipe, targets, limit=limit).verdict
     assert found is not None
     return found
 
