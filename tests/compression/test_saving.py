@@ -184,7 +184,13 @@ def test_minutes_count_across_attempts_only_as_far_as_they_were_saved(tmp_path: 
 
 def test_a_remedy_that_is_being_applied_goes_on_bit_for_bit(tmp_path: Path, listener: Listener) -> None:
     """The first training is not done again: its result is in the second one's saves, and its note too."""
-    recipe = RECIPE.model_copy(update={"remedy": "apply", "distill": Distill(epochs=2, rate=1e-3), "quantize": Quantize()})
+    recipe = Recipe(
+        prepare=Prepare(epochs=1, rate=3e-3),
+        prune=Prune(ratio=0.5, multiple=8, calibration_rows=64),
+        distill=Distill(epochs=2, rate=1e-3),
+        train=Train(batch=64, max_length=32),
+        remedy="apply",
+    )
     short = state_before("distilled", recipe=recipe)
     short.targets = Targets(retention=1000)  # which nothing meets
     short.saver = saver(tmp_path)
