@@ -10,17 +10,17 @@ from app.errors import InvalidRecipe, NotReady, recipe_problem
 from app.models import Dataset, Job, Model
 from app.resources import R
 from app.schemas import JobCreate
-from compression.catalog import Preflight, preflight
-from compression.recipe import PRESETS, Recipe
+from compression.catalog import Preflight, check_task, preflight
+from compression.recipe import PRESETS, Recipe, preset
 from compression.report import DataFacts, ModelFacts
 
 
-def resolve_recipe(asked: str | dict[str, Any]) -> Recipe:
+def resolve_recipe(asked: str | dict[str, Any], task: str) -> Recipe:
     """Turn a preset's name or a whole recipe into a recipe. Raises InvalidRecipe, which names the key."""
     if isinstance(asked, str):
         if asked not in PRESETS:
             raise InvalidRecipe(f"no preset {asked!r}; there are: {', '.join(PRESETS)}", param="recipe")
-        return PRESETS[asked][0]
+        return preset(asked, task)
     try:
         return Recipe.model_validate(asked)
     except ValidationError as error:
@@ -40,7 +40,8 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
 
     Raises InvalidRecipe, NotFound, NotReady, and what the engine's rules say (CompressionError).
     """
-    recipe = resolve_recipe(body.recipe)
+    recipe = resolve_recipe(body.recipe, body.task)
+    check_task(body.task, recipe)
     model = _ready(session, Model, team, body.models.base, "models.base")
     dataset = _ready(session, Dataset, team, body.datasets[0], "datasets.0")
     forecast = preflight(ModelFacts.model_validate(model.facts), DataFacts.model_validate(dataset.facts), recipe, body.evaluate)

@@ -18,7 +18,8 @@ POOL = 50
 class Batch:
     """Rows side by side. ids, mask: (rows, tokens), mask 1 at real tokens; labels: as the task has them; rows: (rows,).
 
-    types: (rows, tokens), which text of a pair a token belongs to; None for a model that is told no types.
+    types: (rows, tokens), which text of a pair a token belongs to; None for a model that is told no types. labelled: (rows,),
+    whether a row's label is its own, or None where all are; of the others only a teacher may speak.
     """
 
     ids: Tensor
@@ -26,26 +27,33 @@ class Batch:
     labels: Tensor
     rows: Tensor
     types: Tensor | None = None
+    labelled: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on `device`; `rows` stay where the bookkeeping is."""
         types = None if self.types is None else self.types.to(device)
-        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), self.rows, types)
+        labelled = None if self.labelled is None else self.labelled.to(device)
+        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), self.rows, types, labelled)
 
     def split(self, parts: int) -> "list[Batch]":
         """Cut into at most `parts` batches of about as many rows each, every one padded to its own longest row."""
         if parts == 1:
             return [self]
         size = -(-len(self.rows) // parts)
-        whole = (self.ids, self.mask, self.labels, self.rows, *(() if self.types is None else (self.types,)))
-        pieces = zip(*(torch.split(tensor, size) for tensor in whole), strict=True)
-        return [Batch(*piece).trimmed() for piece in pieces]
+        return [self.at(slice(start, start + size)).trimmed() for start in range(0, len(self.rows), size)]
+
+    def at(self, where: slice | Tensor) -> "Batch":
+        """Return some of the rows: a slice of them, or those where a mask says so. where: (rows,) of truth values."""
+        types = None if self.types is None else self.types[where]
+        labelled = None if self.labelled is None else self.labelled[where]
+        rows = self.rows[where.to(self.rows.device) if isinstance(where, Tensor) else where]
+        return Batch(self.ids[where], self.mask[where], self.labels[where], rows, types, labelled)
 
     def trimmed(self) -> "Batch":
         """Drop columns in which every row is padding."""
         longest = int(self.mask.sum(dim=1).max())
         types = None if self.types is None else self.types[:, :longest]
-        return Batch(self.ids[:, :longest], self.mask[:, :longest], self.labels, self.rows, types)
+        return Batch(self.ids[:, :longest], self.mask[:, :longest], self.labels, self.rows, types, self.labelled)
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -56,13 +64,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A split tokenized for a task. `tokens` and `types` hold each row's ids, unpadded; `labels` are of the task's form."""
+    """A split tokenized for a task. `tokens` and `types` hold each row's ids, unpadded; `labels` are of the task's form.
+
+    labelled: (rows,), as in a batch.
+    """
 
     tokens: list[list[int]]
     labels: Tensor
     padding: int
     task: Task
     types: list[list[int]] | None = None
+    labelled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -70,7 +82,16 @@ class Encoded:
     def at(self, rows: list[int]) -> "Encoded":
         """Return the rows named, in that order."""
         types = None if self.types is None else [self.types[row] for row in rows]
-        return Encoded([self.tokens[row] for row in rows], self.labels[rows], self.padding, self.task, types)
+        labelled = None if self.labelled is None else self.labelled[rows]
+        return Encoded([self.tokens[row] for row in rows], self.labels[rows], self.padding, self.task, types, labelled)
+
+    def with_unlabelled(self, more: "Encoded") -> "Encoded":
+        """Put rows behind these whose labels nobody may learn from."""
+        types = None if self.types is None or more.types is None else self.types + more.types
+        own = torch.ones(len(self), dtype=torch.bool) if self.labelled is None else self.labelled
+        labelled = torch.cat([own, torch.zeros(len(more), dtype=torch.bool)])
+        labels = torch.cat([self.labels, more.labels])
+        return Encoded(self.tokens + more.tokens, labels, self.padding, self.task, types, labelled)
 
     def batch(self, rows: list[int]) -> Batch:
         """Pad the rows named to the longest of them."""
@@ -84,7 +105,8 @@ class Encoded:
             mask[line, : len(found)] = 1
             if types is not None and self.types is not None:
                 types[line, : len(found)] = torch.tensor(self.types[row])
-        return Batch(ids, mask, self.labels[rows], torch.tensor(rows), types)
+        labelled = None if self.labelled is None else self.labelled[rows]
+        return Batch(ids, mask, self.labels[rows], torch.tensor(rows), types, labelled)
 
     def by_length(self, size: int) -> Iterator[Batch]:
         """Go through all rows once, shortest first: for evaluation, where order means nothing."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from compression.errors import InvalidSpec, LabelMismatch, UnsupportedArchitecture, UnsupportedShape
-from compression.recipe import Axis, Config, Evaluate, Prune, Recipe
+from compression.recipe import AUGMENTED_TASKS, Augment, Axis, Config, Evaluate, Prune, Recipe
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
 
 
@@ -118,6 +118,8 @@ SHIP_MINUTES = 0.2
 """Exporting, verifying and timing an artifact (same run); the score's time comes on top."""
 SCORED_ROWS_A_SECOND = 100.0
 """Rows a second when the test split is answered, one at a time and again by 32, on one thread."""
+AUGMENT_SECONDS = {"wordnet": 0.001, "embeddings": 0.002, "masked-lm": 0.05, "apertium": 0.006, "models": 0.5}
+"""Seconds that a made row takes on two cores, by where it comes from (sentences of some 20 words; docs/method.md)."""
 DEFAULT_TEST_SHARE = 0.2
 """Of train, where no test split is given."""
 
@@ -138,6 +140,16 @@ class Preflight(Config):
     baseline_parameters: Annotated[Parameters, Field(description="Of the baseline, its classification head included.")]
     estimate: Estimate
     warnings: tuple[str, ...]
+
+
+def check_task(task: str, recipe: Recipe) -> None:
+    """Refuse what a task cannot have. Raises InvalidSpec."""
+    if recipe.distill is not None and recipe.distill.augment is not None and task not in AUGMENTED_TASKS:
+        raise InvalidSpec(
+            f"texts of {task} cannot be augmented: its answers are places in the text, which would shift",
+            param="recipe.distill.augment",
+            remedy="Leave distill.augment out.",
+        )
 
 
 def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evaluate) -> Preflight:
@@ -179,10 +191,12 @@ def _estimate(shape: Shape, before: Parameters, after: Parameters, data: DataFac
     token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * shape.ffn)
     longest = min(train.max_length, round(data.longest_words * TOKENS_A_WORD) + 2)
     tokens = data.rows["train"] * min(train.max_length, data.mean_words * TOKENS_A_WORD + 2)
+    augment = recipe.distill.augment if recipe.distill else None
+    taught = tokens * (1 + augment.copies if augment else 1)
     memory = PROCESS_BYTES + (TRAINED_BYTES + HELD_BYTES) * before.total + 4 * token_floats * train.batch * longest
     if recipe.distill and (recipe.distill.hidden or recipe.distill.attention):
         states = shape.layers + 1 + 3 * bool(recipe.distill.attention)
-        memory += min(TEACHER_BYTES, round(2 * tokens * shape.hidden * states))
+        memory += min(TEACHER_BYTES, round(2 * taught * shape.hidden * states))
     memory = round(memory * KEPT_FREED)
     sizes = [before.total] + [before.total] * (recipe.quantize is not None)
     sizes += [after.total] * ((recipe.prune is not None) + (recipe.distill is not None))
@@ -192,6 +206,7 @@ def _estimate(shape: Shape, before: Parameters, after: Parameters, data: DataFac
     disk += 2 * HELD_BYTES * after.total  # the transformers artifact, and its float32 weights in passing
     # A training step costs three forward passes, one of 2 operations a parameter and token; a teacher one more, once.
     forward, small = (2 * parameters.other * tokens for parameters in (before, after))
+    more = taught / tokens
     work = (
         3 * forward * (recipe.prepare.epochs + (recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0))
     )
@@ -199,22 +214,43 @@ def _estimate(shape: Shape, before: Parameters, after: Parameters, data: DataFac
         work += 3 * small * recipe.prune.recovery.epochs
     if recipe.distill:
         again = -(-recipe.distill.epochs // 2) if recipe.remedy == "apply" else 0
-        work += 3 * small * (recipe.distill.epochs + again) + forward
+        work += more * (3 * small * (recipe.distill.epochs + again) + forward)
     planned = planned_steps(recipe, data.rows["train"])
     work *= min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(work / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
     tests = data.rows.get("test", round(DEFAULT_TEST_SHARE * data.rows["train"]))
-    shipping = (len(sizes) + 1) * (SHIP_MINUTES + tests / SCORED_ROWS_A_SECOND / 60)
+    made = augment_seconds(augment, data.rows["train"]) / 60 if augment else 0.0
+    shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + tests / SCORED_ROWS_A_SECOND / 60)
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
 
 
 def planned_steps(recipe: Recipe, rows: int) -> int:
     """Count the optimizer steps that a recipe asks for over `rows` of train, before any limit or early end."""
-    epochs = recipe.prepare.epochs + (recipe.distill.epochs if recipe.distill else 0)
+    epochs = recipe.prepare.epochs
     epochs += recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
     epochs += recipe.prune.recovery.epochs if recipe.prune and recipe.prune.recovery else 0
-    batches = -(-rows // recipe.train.batch)
-    return epochs * -(-batches // recipe.train.accumulate)
+
+    def an_epoch(rows: int) -> int:
+        batches = -(-rows // recipe.train.batch)
+        return -(-batches // recipe.train.accumulate)
+
+    taught = 0
+    if recipe.distill:
+        copies = recipe.distill.augment.copies if recipe.distill.augment else 0
+        taught = recipe.distill.epochs * an_epoch(rows * (1 + copies))
+    return epochs * an_epoch(rows) + taught
+
+
+def augment_seconds(augment: Augment, rows: int) -> float:
+    """Say about how long making the new rows takes. The source `auto` counts as the dearer of the two that it may be."""
+    seconds, copies = 0.0, augment.copies
+    if augment.back_translation is not None:
+        copies -= 1
+        seconds += AUGMENT_SECONDS["models" if augment.back_translation.models else "apertium"] * rows
+    if augment.synonyms is not None:
+        source = augment.synonyms.source
+        seconds += AUGMENT_SECONDS["embeddings" if source == "auto" else source] * rows * copies
+    return seconds
 
 
 def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parameters, after: Parameters) -> Iterator[str]:

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from transformers import PreTrainedModel
 
 from compression import durable, numerics
+from compression.augment.resources import Resources
 from compression.budget import Spent
 from compression.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
 from compression.load import open_stock
@@ -61,6 +62,7 @@ def fingerprint(spec: Spec, base: Path) -> str:
     folder = base / spec.model
     model = {path.name: digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
     data = {split: [digest(base / file) for file in files] for split, files in spec.data.splits.items()}
+    augment = spec.recipe.distill.augment if spec.recipe.distill else None
     facts = {
         "format": FORMAT,
         "code": code_version(),
@@ -71,6 +73,7 @@ def fingerprint(spec: Spec, base: Path) -> str:
         "columns": spec.data.columns.model_dump(mode="json"),
         "data": data,
         "model": model,
+        "augment": Resources.of(spec, base).digests(augment) if augment else None,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

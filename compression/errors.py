@@ -123,6 +123,13 @@ class UnsupportedPrecision(CompressionError):
     remedy = "Choose precision auto or float32, or send the job to a worker whose device has bfloat16."
 
 
+class MissingResource(CompressionError):
+    """The recipe asks for a program, a word list or a helper model that this worker does not have."""
+
+    code = "missing_resource"
+    remedy = "Ask who runs the worker to install what is named, or choose another source in the recipe."
+
+
 class TrainingDiverged(CompressionError):
     """The loss became NaN or infinite and did not recover."""
 
@@ -173,6 +180,7 @@ ALL_ERRORS: tuple[type[CompressionError], ...] = (
     SingleLabel,
     LabelMismatch,
     UnsupportedPrecision,
+    MissingResource,
     TrainingDiverged,
     ExportMismatch,
     OutOfMemory,

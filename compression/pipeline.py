@@ -15,9 +15,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from compression import checkpoint, data, durable, families, load, numerics, process, tasks
+from compression.augment.material import Material
+from compression.augment.resources import Resources
 from compression.batches import encode
 from compression.budget import Budget
-from compression.catalog import FAMILIES, planned_shape
+from compression.catalog import FAMILIES, augment_seconds, check_task, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
 from compression.environment import environment
 from compression.errors import InvalidSpec
@@ -118,6 +120,7 @@ class Job:
     def open(cls, spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> "Job":
         """Read model and data, and refuse before any training what cannot be done."""
         folder, recipe = base / spec.model, spec.recipe
+        check_task(spec.task, recipe)
         dataset = data.load(spec.data, base, seed=recipe.train.seed)
         model = load.load_model(folder, dataset.labels, seed=recipe.train.seed)
         dataset = dataset.in_order(classification.head_labels(model.config))
@@ -134,6 +137,9 @@ class Job:
             name: encode(tokenizer, split.texts, dataset.ids(name), length, task, types=types)
             for name, split in dataset.splits.items()
         }
+        resources = Resources.of(spec, base)
+        if recipe.distill is not None and recipe.distill.augment is not None:
+            resources.check(recipe.distill.augment)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         check_precision(recipe.train.precision, device)
         output = base / spec.output
@@ -149,6 +155,12 @@ class Job:
             saver=Saver(output / "checkpoints", work, spec.save_seconds, pause_asked, earlier),
             budget=Budget(recipe.train.max_steps, recipe.train.max_minutes),
             targets=spec.targets,
+            material=Material(
+                [(text,) for text in dataset.splits["train"].texts],
+                lambda texts, labels: encode(tokenizer, tuple(text for (text,) in texts), labels, length, task, types=types),
+                tokenizer,
+                resources,
+            ),
         )
         job = cls(spec, base, output, dataset, tokenizer, length, state, work, rows=[], artifacts=[])
         job.write_test_rows()
@@ -360,6 +372,9 @@ def journey(recipe: Recipe, rows: dict[str, int]) -> Journey:
         phases += [Phase("pruned", "cut", 2.0), Phase("pruned", "recover", recovery * train * 0.7)]
         phases.append(Phase("pruned", "export and measure", shipping))
     if recipe.distill is not None:
+        if (augment := recipe.distill.augment) is not None:
+            phases.append(Phase("distilled", "augment", augment_seconds(augment, rows["train"])))
+            train *= 1 + augment.copies
         phases.append(Phase("distilled", "ask the teacher", train / 3))
         phases.append(Phase("distilled", "distill", recipe.distill.epochs * train * 0.5))
         if recipe.remedy == "apply":

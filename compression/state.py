@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from compression.augment.material import Material
 from compression.batches import Encoded
 from compression.budget import Budget
 from compression.evaluate import Validation, validate
@@ -23,7 +24,8 @@ class State:
 
     `teacher` is the prepared model in full precision, frozen; `pruning` what the cut took, for the report; `notes` what the
     row of the current stage should say; `parts` in how many parts batches go through a model; `saver` keeps training in
-    progress; `budget` is what all training together may take; `applied` the remedies that the current stage tried by itself.
+    progress; `budget` is what all training together may take; `applied` the remedies that the current stage tried by itself;
+    `material` is what augmentation makes new rows of.
     """
 
     recipe: Recipe
@@ -38,6 +40,7 @@ class State:
     budget: Budget = field(default_factory=Budget)
     targets: Targets = field(default_factory=Targets)
     applied: list[Remedy] = field(default_factory=list)
+    material: Material | None = None
 
     @property
     def task(self) -> Task:

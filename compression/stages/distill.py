@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compression import losses
+from compression.augment.stage import with_more_rows
 from compression.batches import Batch, Encoded
 from compression.evaluate import smaller
 from compression.numerics import gradient_dtype
@@ -13,6 +14,7 @@ from compression.recipe import Distill
 from compression.report import Event, Log
 from compression.stages.further import further, is_under_way
 from compression.state import State
+from compression.tasks.base import Task
 from compression.teacher import Said, Teacher, ask
 from compression.training import train
 
@@ -28,8 +30,10 @@ def distill(state: State) -> Iterator[Event]:
     """
     settings = state.recipe.distill
     assert settings is not None and state.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101, PT018
-    yield from state.journey.mark("distilled", "ask the teacher", done=False)
     rows = state.rows["train"]
+    if settings.augment is not None and state.material is not None:
+        rows = yield from with_more_rows(state, settings.augment, state.material)
+    yield from state.journey.mark("distilled", "ask the teacher", done=False)
     teacher = Teacher(state.teacher, rows, hidden=settings.hidden > 0, relations=settings.attention > 0, parts=state.parts)
     if teacher.needs_states and not teacher.keeps:
         yield Log(message=f"The teacher's states would take {teacher.bytes / 2**30:.1f} GiB: it is asked again in each epoch.")
@@ -54,7 +58,7 @@ def distill(state: State) -> Iterator[Event]:
         )
         state.notes += outcome.remarks
     if state.recipe.remedy == "apply":
-        yield from further(state, settings, plan, lesson, lesson.projections)
+        yield from further(state, settings, rows, plan, lesson, lesson.projections)
 
 
 class Lesson:
@@ -87,7 +91,7 @@ class Lesson:
         if settings.soft:
             total = total + settings.soft * self.task.soft_loss(given.logits, wanted.logits, batch, settings.temperature)
         if settings.hard:
-            total = total + settings.hard * self.task.loss(given.logits, batch)
+            total = total + settings.hard * hard(self.task, given.logits, batch)
         if settings.hidden:
             # The projections are thrown away, so they may multiply in the precision that is fastest.
             kind = batch.ids.device.type
@@ -102,3 +106,12 @@ class Lesson:
         if self.teacher.needs_states:
             return ask(self.student, batch, self.task, relations=self.teacher.relations)
         return Said(self.task.logits(self.student(**batch.inputs)), torch.empty(0), None)
+
+
+def hard(task: Task, logits: Tensor, batch: Batch) -> Tensor:
+    """Return the loss on the labels, mean over all rows, of which those without a label of their own count 0."""
+    if batch.labelled is None:
+        return task.loss(logits, batch)
+    if not batch.labelled.any():
+        return logits.new_zeros(())
+    return task.loss(logits[batch.labelled], batch.at(batch.labelled)) * batch.labelled.float().mean()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from compression.batches import Encoded
 from compression.evaluate import validate
 from compression.plan import Plan
 from compression.recipe import Distill
@@ -26,10 +27,12 @@ def is_under_way(state: State) -> bool:
     return state.saver is not None and state.saver.is_at("distilled", PHASE)
 
 
-def further(state: State, settings: Distill, plan: Plan, lesson: Loss, extra: Sequence[nn.Parameter]) -> Iterator[Event]:
+def further(
+    state: State, settings: Distill, rows: Encoded, plan: Plan, lesson: Loss, extra: Sequence[nn.Parameter]
+) -> Iterator[Event]:
     """Train once more at half the rate where validation misses the retention target; keep the better. Test is not seen.
 
-    plan, lesson, extra: those of the first training, whose best epoch the model now is.
+    rows, plan, lesson, extra: those of the first training, whose best epoch the model now is.
     """
     assert state.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
     wanted = state.targets.retention
@@ -43,7 +46,7 @@ def further(state: State, settings: Distill, plan: Plan, lesson: Loss, extra: Se
     ticks = train(
         state.model,
         again,
-        state.rows["train"],
+        rows,
         state.rows["validation"],
         lesson,
         extra=extra,

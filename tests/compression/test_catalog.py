@@ -2,9 +2,23 @@
 
 import pytest
 
-from compression.catalog import BERT, bert_parameters, planned_steps, preflight
+from compression.catalog import BERT, Estimate, bert_parameters, check_task, planned_steps, preflight
 from compression.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
-from compression.recipe import ARTICLE, QUICK, STANDARD, Evaluate, Prepare, Prune, Recipe, Train
+from compression.recipe import (
+    ARTICLE,
+    QUICK,
+    STANDARD,
+    Augment,
+    BackTranslation,
+    Distill,
+    Evaluate,
+    Prepare,
+    Prune,
+    Recipe,
+    Synonyms,
+    Train,
+    preset,
+)
 from compression.report import DataFacts, ModelFacts, Shape
 
 SHAPE = Shape(layers=6, hidden=384, heads=12, ffn=1536, vocabulary=30522)
@@ -71,6 +85,30 @@ def test_estimates_grow_with_the_work() -> None:
     assert large.memory_bytes > 2 * standard.memory_bytes
     # At the least: the baseline's file, its checkpoint, and an int8 file and a checkpoint for each later row.
     assert standard.disk_bytes > 2 * MODEL.bytes + 3 * MODEL.bytes // 2
+
+
+def test_made_rows_are_reckoned_with() -> None:
+    def estimate(augment: Augment | None) -> Estimate:
+        return preflight(MODEL, DATA, Recipe(distill=Distill(augment=augment)), Evaluate()).estimate
+
+    plain = estimate(None)
+    one, three = (estimate(Augment(copies=copies, synonyms=Synonyms())) for copies in (1, 3))
+    distilling = plain.minutes - preflight(MODEL, DATA, Recipe(distill=None), Evaluate()).estimate.minutes
+    assert plain.minutes + 0.5 * distilling < one.minutes < three.minutes
+    assert plain.memory_bytes < one.memory_bytes < three.memory_bytes
+    assert estimate(Augment(back_translation=BackTranslation(models=("a", "b")))).minutes > one.minutes
+
+
+@pytest.mark.parametrize("task", ["token-classification", "question-answering"])
+def test_texts_that_answers_point_into_are_not_augmented(task: str) -> None:
+    with pytest.raises(InvalidSpec, match=task) as caught:
+        check_task(task, ARTICLE)
+    assert caught.value.param == "recipe.distill.augment"
+    assert preset("article", "text-regression") == ARTICLE
+    suited = preset("article", task)
+    check_task(task, suited)
+    assert suited.distill == ARTICLE.distill.model_copy(update={"augment": None})  # type: ignore[union-attr]
+    assert preset("standard", task) == STANDARD
 
 
 def test_what_is_unlikely_to_be_meant_is_said() -> None:
