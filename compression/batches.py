@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -155,6 +156,12 @@ def taken(store: Tensor, batch: Batch) -> Tensor:
     """Return what `put` kept of a batch's rows, as wide as the batch."""
     found = store[batch.rows]
     return found[:, : batch.ids.shape[1]] if found.ndim == 3 else found
+
+
+def together(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
+    """Hand out `count` batches at a time; the last hand may hold fewer."""
+    while hand := list(islice(batches, count)):
+        yield hand
 
 
 def encode(

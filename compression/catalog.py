@@ -288,11 +288,32 @@ def _estimate(shape: Shape, before: Parameters, after: Parameters, data: DataFac
     if recipe.prune and recipe.prune.recovery:
         work += 3 * small * recipe.prune.recovery.epochs
     if recipe.distill:
-        work += more * (3 * small * recipe.distill.epochs + forward)
+        again = -(-recipe.distill.epochs // 2) if recipe.remedy == "apply" else 0
+        work += more * (3 * small * (recipe.distill.epochs + again) + forward)
+    planned = planned_steps(recipe, data.rows["train"])
+    work *= min(1.0, (train.max_steps or planned) / max(planned, 1))
+    training = min(work / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
     tests = data.rows.get("test", round(DEFAULT_TEST_SHARE * data.rows["train"]))
     made = augment_seconds(augment, data.rows["train"]) / 60 if augment else 0.0
     shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + tests / SCORED_ROWS_A_SECOND / 60)
-    return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(work / TRAINING_FLOPS / 60 + shipping, 1))
+    return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
+
+
+def planned_steps(recipe: Recipe, rows: int) -> int:
+    """Count the optimizer steps that a recipe asks for over `rows` of train, before any limit or early end."""
+    epochs = recipe.prepare.epochs
+    epochs += recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
+    epochs += recipe.prune.recovery.epochs if recipe.prune and recipe.prune.recovery else 0
+
+    def an_epoch(rows: int) -> int:
+        batches = -(-rows // recipe.train.batch)
+        return -(-batches // recipe.train.accumulate)
+
+    taught = 0
+    if recipe.distill:
+        copies = recipe.distill.augment.copies if recipe.distill.augment else 0
+        taught = recipe.distill.epochs * an_epoch(rows * (1 + copies))
+    return epochs * an_epoch(rows) + taught
 
 
 def augment_seconds(augment: Augment, rows: int) -> float:
@@ -328,6 +349,9 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
         yield f"The ratio {recipe.prune.ratio} rounds to no change of shape."
     if recipe.prune and recipe.distill is None and recipe.prune.recovery is None:
         yield "The model is pruned and not trained afterwards: expect its score to fall."
+    planned, most = planned_steps(recipe, data.rows["train"]), recipe.train.max_steps
+    if most is not None and most < planned:
+        yield f"train.max_steps ends training after {most} of about {planned} steps: later stages get what earlier ones leave."
     if recipe.prepare.epochs == 0 and not has_head(model, data.task):
         yield "The model is a bare encoder and prepare.epochs is 0: its head stays as it was drawn."
 

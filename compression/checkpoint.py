@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from compression import durable, numerics
 from compression.augment.resources import Resources
+from compression.budget import Spent
 from compression.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
 from compression.heads import of_task
 from compression.load import open_stock
@@ -38,6 +39,7 @@ class Checkpoint(Config):
     rows: tuple[Row, ...]
     artifacts: tuple[Artifact, ...]
     pruning: dict[str, Any] | None
+    spent: Annotated[Spent, Field(description="What the job has trained so far.")] = Spent()
     files: Annotated[tuple[File, ...], Field(description="The model's files beside this one.")]
 
 
@@ -68,6 +70,7 @@ def fingerprint(spec: Spec, base: Path) -> str:
         "code": code_version(),
         "task": spec.task,
         "recipe": spec.recipe.model_dump(mode="json"),
+        "targets": spec.targets.model_dump(mode="json"),
         "evaluate": spec.evaluate.model_dump(mode="json"),
         "columns": spec.data.columns.model_dump(mode="json"),
         "data": data,

@@ -123,6 +123,13 @@ class LabelMismatch(CompressionError):
     remedy = "Send data with the model's labels (its config's id2label), or the bare encoder without a head."
 
 
+class UnsupportedPrecision(CompressionError):
+    """The recipe insists on a precision that the worker's device does not compute in."""
+
+    code = "unsupported_precision"
+    remedy = "Choose precision auto or float32, or send the job to a worker whose device has bfloat16."
+
+
 class MissingResource(CompressionError):
     """The recipe asks for a program, a word list or a helper model that this worker does not have."""
 
@@ -180,6 +187,7 @@ ALL_ERRORS: tuple[type[CompressionError], ...] = (
     UnseenLabel,
     SingleLabel,
     LabelMismatch,
+    UnsupportedPrecision,
     MissingResource,
     TrainingDiverged,
     ExportMismatch,

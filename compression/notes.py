@@ -25,9 +25,8 @@ def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
     return notes
 
 
-def job_notes(rows: list[Row], dataset: Dataset, cut: int, max_length: int) -> tuple[str, ...]:
-    """Say of the whole job what its figures rest on."""
-    first, last = rows[0], rows[-1]
+def job_notes(first: Row, last: Row, dataset: Dataset, cut: int, max_length: int) -> tuple[str, ...]:
+    """Say of the whole job what its figures rest on. first: the baseline; last: the headline's row."""
     notes = [
         f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
         f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."

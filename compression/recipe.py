@@ -14,9 +14,13 @@ Task = Literal[
 Split = Literal["train", "validation", "test"]
 DataFormat = Literal["jsonl", "csv", "parquet"]
 Axis = Literal["hidden", "heads", "ffn"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 Rate = Annotated[float, Field(gt=0, le=1, description="Peak learning rate of AdamW.")]
 Epochs = Annotated[int, Field(ge=0, le=200, description="Passes over the train split.")]
+Patience = Annotated[
+    int | None, Field(ge=1, le=200, description="Training ends after so many epochs without a better validation; null: never.")
+]
 Weight = Annotated[float, Field(ge=0, le=1000, description="Weight of this term in the loss; 0 leaves it out.")]
 
 
@@ -35,6 +39,7 @@ class Prepare(Config):
 
     epochs: Epochs = 3
     rate: Rate = 5e-5
+    patience: Patience = None
 
 
 class Qat(Config):
@@ -68,6 +73,7 @@ class Recovery(Config):
     rate: Rate = 1e-5
     shallow_first: Annotated[bool, Field(description="Train the lower half of the layers alone for the first half.")] = True
     adapt_l2: Annotated[bool, Field(description="Double weight decay when validation falls, halve it when it rises.")] = True
+    patience: Annotated[Patience, Field(description="As elsewhere; epochs of the shallow layers alone are not counted.")] = None
 
 
 class Prune(Config):
@@ -184,6 +190,7 @@ class Distill(Config):
     hard: Weight = 0.3
     hidden: Annotated[Weight, Field(description="Of the hidden states' error, relative to the teacher's mean square.")] = 5.0
     attention: Weight = 0.0
+    patience: Patience = None
     augment: Annotated[
         Augment | None, Field(description="More rows that the teacher labels; hard labels do not count on them.")
     ] = None
@@ -196,11 +203,45 @@ class Distill(Config):
 
 
 class Train(Config):
-    """What all training in the job has in common."""
+    """What all training in the job has in common, and how much of it there may be."""
 
-    batch: Annotated[int, Field(ge=1, le=4096)] = 32
+    batch: Annotated[int, Field(ge=1, le=4096, description="Rows that go through the model together.")] = 32
+    accumulate: Annotated[
+        int, Field(ge=1, le=1024, description="Batches whose gradients are added up before each step of the optimizer.")
+    ] = 1
     max_length: Annotated[int, Field(ge=8, le=8192, description="Longer texts are cut to this many tokens.")] = 128
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    warmup: Annotated[
+        float,
+        Field(ge=0, le=1, description="Share of a training's steps over which the rate rises to its peak; then it falls to 0."),
+    ] = 0.1
+    decay: Annotated[
+        float, Field(ge=0, le=1, description="AdamW's L2 on weight matrices; recovery adapts it from here if adapt_l2.")
+    ] = 0.01
+    precision: Annotated[
+        Precision,
+        Field(
+            description="What training multiplies in beside the simulated integers, which stay exact in all three. "
+            "auto: bfloat16 where the device has it, else float32. float32: nothing else. bfloat16: as auto, and refused "
+            "where the device lacks it."
+        ),
+    ] = "auto"
+    max_steps: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Optimizer steps of all training in the job. Training that reaches it ends and keeps its best epoch.",
+        ),
+    ] = None
+    max_minutes: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1e6,
+            description="Minutes of all training in the job, validation included, export and measuring not; work that a dead "
+            "attempt had not saved is not counted. Results then depend on the machine's speed.",
+        ),
+    ] = None
 
 
 class Recipe(Config):
@@ -212,6 +253,13 @@ class Recipe(Config):
     prune: Prune | None = Prune()
     distill: Distill | None = Distill()
     train: Train = Train()
+    remedy: Annotated[
+        Literal["report", "apply"],
+        Field(
+            description="apply: a distillation that misses the retention target on validation is trained once more, for half "
+            "as many epochs again at half the rate; the better on validation is kept. report: it is only said what to try."
+        ),
+    ] = "report"
 
 
 class Targets(Config):

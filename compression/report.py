@@ -6,7 +6,7 @@ figure that does not fit the machine is `NotMeasured`, with the reason.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, JsonValue, TypeAdapter
 
 from compression.recipe import Config, Recipe, Targets, Task
 
@@ -99,6 +99,31 @@ class Ratios(Config):
     retention_above_chance: float | None
 
 
+class Remedy(Config):
+    """A change of the recipe that the figures speak for. Sending the job again with it is a try, not a promise."""
+
+    key: Annotated[str, Field(description="Path in the recipe, for example recipe.distill.epochs.")]
+    now: Annotated[JsonValue, Field(description="What the job ran with.")]
+    proposed: JsonValue
+    why: Annotated[str, Field(description="The figures that it was reckoned from.")]
+    applied: Annotated[bool, Field(description="Whether the job did it itself already (recipe.remedy: apply).")] = False
+
+
+class StageVerdict(Config):
+    """A row held against the targets and against the best row before it."""
+
+    met: Annotated[tuple[str, ...], Field(description="Names of the targets that its artifact meets.")]
+    missed: tuple[str, ...]
+    best_before: Annotated[Stage | None, Field(description="The row that would be shipped without this one.")]
+    worse_than: Annotated[
+        Stage | None,
+        Field(
+            description="An earlier row that scores higher, by more than this one's standard error, and is as small and fast."
+        ),
+    ]
+    remedies: Annotated[tuple[Remedy, ...], Field(description="For what no later stage of the recipe is there to mend.")] = ()
+
+
 class Row(Config):
     """One stage's row: bytes, latency and score come from one and the same artifact."""
 
@@ -114,6 +139,7 @@ class Row(Config):
     ratios: Ratios
     seconds: Annotated[float, Field(description="What the stage took, export and measuring included.")]
     notes: tuple[str, ...] = ()
+    verdict: Annotated[StageVerdict | None, Field(description="null in reports of before there were verdicts.")] = None
 
 
 class File(Config):
@@ -171,7 +197,8 @@ class Report(Config):
     task: Task
     labels: tuple[str, ...]
     rows: tuple[Row, ...]
-    headline: Annotated[str, Field(description="Name of the artifact that the last row and `ratios` speak of.")]
+    headline: Annotated[str, Field(description="Name of the artifact to take; `ratios` and `verdicts` are its row's.")]
+    choice: Annotated[str, Field(description="Why that one: the rule and the figures.")] = ""
     ratios: Ratios
     targets: Targets
     verdicts: dict[str, Verdict]

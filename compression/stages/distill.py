@@ -12,10 +12,11 @@ from compression.evaluate import smaller
 from compression.numerics import gradient_dtype
 from compression.recipe import Distill
 from compression.report import Event, Log
+from compression.stages.further import further, is_under_way
 from compression.state import State
 from compression.tasks.base import Task
 from compression.teacher import Said, Teacher, ask
-from compression.training import Plan, train
+from compression.training import train
 
 FIT_ROWS = 256
 """Rows of train on which the projections' starting point is solved for: some thousand tokens for some hundred unknowns."""
@@ -27,7 +28,7 @@ def distill(state: State) -> Iterator[Event]:
 
     The student trains without dropout: the teacher's answers were computed once and are for the whole text.
     """
-    settings, recipe = state.recipe.distill, state.recipe
+    settings = state.recipe.distill
     assert settings is not None and state.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101, PT018
     rows = state.rows["train"]
     if settings.augment is not None and state.material is not None:
@@ -38,28 +39,26 @@ def distill(state: State) -> Iterator[Event]:
         yield Log(message=f"The teacher's states would take {teacher.bytes / 2**30:.1f} GiB: it is asked again in each epoch.")
     yield from state.journey.mark("distilled", "ask the teacher", done=True)
     lesson = Lesson(state, teacher, settings)
-    plan = Plan(
-        name="distill",
-        epochs=settings.epochs,
-        rate=settings.rate,
-        batch=recipe.train.batch,
-        seed=recipe.train.seed,
-        parts=state.parts,
-    )
-    ticks = train(
-        state.model,
-        plan,
-        rows,
-        state.rows["validation"],
-        lesson,
-        extra=lesson.projections,
-        course=state.course("distilled", "distill"),
-    )
-    outcome = yield from state.journey.follow("distilled", "distill", ticks)
-    state.notes.append(
-        f"Distillation: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
-        f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
-    )
+    plan = state.plan("distill", epochs=settings.epochs, rate=settings.rate, patience=settings.patience)
+    if not is_under_way(state):
+        ticks = train(
+            state.model,
+            plan,
+            rows,
+            state.rows["validation"],
+            lesson,
+            extra=lesson.projections,
+            course=state.course("distilled", "distill"),
+            budget=state.budget,
+        )
+        outcome = yield from state.journey.follow("distilled", "distill", ticks)
+        state.notes.append(
+            f"Distillation: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
+            f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
+        )
+        state.notes += outcome.remarks
+    if state.recipe.remedy == "apply":
+        yield from further(state, settings, rows, plan, lesson, lesson.projections)
 
 
 class Lesson:

@@ -109,7 +109,7 @@ def all_phases() -> Journey:
         "baseline": ("tune",),
         "quantized": ("quantization-aware training",),
         "pruned": ("cut", "recover"),
-        "distilled": ("ask the teacher", "distill"),
+        "distilled": ("ask the teacher", "distill", "distill again"),
     }
     return Journey([Phase(stage, name, 1.0) for stage, phases in names.items() for name in phases])
 

@@ -2,7 +2,17 @@
 
 import pytest
 
-from compression.catalog import BERT, ELECTRA, XLM_ROBERTA, Estimate, check_task, encoder_parameters, planned_shape, preflight
+from compression.catalog import (
+    BERT,
+    ELECTRA,
+    XLM_ROBERTA,
+    Estimate,
+    check_task,
+    encoder_parameters,
+    planned_shape,
+    planned_steps,
+    preflight,
+)
 from compression.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import (
     ARTICLE,
@@ -195,3 +205,14 @@ def test_what_a_score_is_asked_for_must_be_there() -> None:
     assert caught.value.param == "evaluate.positive"
     with pytest.raises(InvalidSpec, match="no room"):
         preflight(MODEL, QUESTIONS, Recipe(train=Train(max_length=24)), Evaluate(length=16))
+
+
+def test_limits_of_training_show_in_the_forecast() -> None:
+    whole = preflight(MODEL, DATA, STANDARD, Evaluate())
+    half = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(max_steps=1000)}), Evaluate())
+    assert planned_steps(STANDARD, 4000) == (3 + 16) * 125
+    assert planned_steps(STANDARD.model_copy(update={"train": Train(accumulate=4)}), 4000) == (3 + 16) * 32
+    assert half.estimate.minutes < whole.estimate.minutes
+    assert any("after 1000 of about 2375 steps" in warning for warning in half.warnings)
+    short = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(max_minutes=0.5)}), Evaluate())
+    assert short.estimate.minutes < half.estimate.minutes
