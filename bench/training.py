@@ -62,8 +62,9 @@ class Lab:
         """Cut and fake-quantize the model; its head is drawn, and nothing is trained before."""
         assert recipe.distill is not None
         labels, splits = read(data / "train.jsonl", rows + CHECKED_ROWS)
-        tokenizer, whole = load.load_tokenizer(model), load.load_model(model, labels, seed=recipe.train.seed)
-        encoded = encode(tokenizer, splits[0], splits[1], recipe.train.max_length, tasks.of("text-classification"), types=False)
+        task = tasks.of("text-classification")
+        tokenizer, whole = load.load_tokenizer(model), load.load_model(model, labels, task, seed=recipe.train.seed)
+        encoded = encode(tokenizer, splits[0], None, splits[1], recipe.train.max_length, task, types=False)
         parts = {
             "train": encoded.at(list(range(rows))),
             "validation": encoded.at(list(range(rows, len(encoded)))),
