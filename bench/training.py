@@ -63,7 +63,10 @@ class Lab:
         assert recipe.distill is not None
         labels, splits = read(data / "train.jsonl", rows + CHECKED_ROWS)
         task = tasks.of("text-classification")
-        tokenizer, whole = load.load_tokenizer(model), load.load_model(model, labels, task, seed=recipe.train.seed)
+        tokenizer, whole = (
+            load.load_tokenizer(model),
+            load.load_model(model, labels, "text-classification", seed=recipe.train.seed),
+        )
         encoded = encode(tokenizer, splits[0], None, splits[1], recipe.train.max_length, task, types=False)
         parts = {
             "train": encoded.at(list(range(rows))),
