@@ -103,7 +103,20 @@ def test_what_is_padding_counts_nowhere(learned: Learned) -> None:
     )
 
 
-@pytest.mark.parametrize(("kind", "int8"), [("onnx", False), ("onnx", True), ("transformers", True)])
+@pytest.mark.parametrize(
+    ("learned", "kind", "int8"),
+    [
+        ("text-pair-classification", "onnx", True),
+        ("text-regression", "onnx", False),
+        ("text-regression", "transformers", True),
+        ("token-classification", "onnx", True),
+        ("token-classification", "transformers", True),
+        ("question-answering", "onnx", False),
+        ("question-answering", "onnx", True),
+        ("question-answering", "transformers", True),
+    ],
+    indirect=["learned"],
+)
 def test_what_is_shipped_answers_as_the_engine_does(
     learned: Learned,
     tmp_path: Path,
@@ -128,7 +141,7 @@ def test_what_is_shipped_answers_as_the_engine_does(
     assert (score.metric, score.rows) == (state.task.metric, 80)
     assert score.value == pytest.approx(validate(model, state.rows["test"]).score, abs=0.05 if int8 else 1e-4)
     assert score.rows_changed_by_batching == 0
-    assert score.value == pytest.approx(score.value_at_batch_32, abs=1e-6)
+    assert score.value == pytest.approx(score.value_at_batch_32, abs=1e-3)
     assert score.value > score.chance + 0.2
     assert 0 <= score.standard_error < 0.1
     assert score.metrics[score.metric] == score.value

@@ -52,7 +52,7 @@ def test_heads_of_pre_training_and_half_precision_are_taken(tmp_path: Path) -> N
 def test_names_of_the_first_checkpoints_are_taken(tiny_model: Path) -> None:
     whole = load_file(tiny_model / WEIGHTS)
     old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-    before = load.load_model(tiny_model, ("a", "b"), seed=0)
+    before = load.load_model(tiny_model, ("a", "b"), "text-classification", seed=0)
     renamed = {}
     for name, value in whole.items():
         ending = next((ending for ending in old if name.endswith(ending)), "")
@@ -60,7 +60,7 @@ def test_names_of_the_first_checkpoints_are_taken(tiny_model: Path) -> None:
     assert sum(name.endswith("gamma") for name in renamed) == 5
     save_file(renamed, tiny_model / WEIGHTS, metadata={"format": "pt"})
     judged(tiny_model)
-    after = load.load_model(tiny_model, ("a", "b"), seed=0)
+    after = load.load_model(tiny_model, ("a", "b"), "text-classification", seed=0)
     assert all(value.equal(after.state_dict()[name]) for name, value in before.state_dict().items())
 
 
@@ -151,7 +151,7 @@ def test_a_config_that_names_a_kernel_to_fetch_is_refused(tiny_model: Path) -> N
         ("model_type", "llama", "unsupported_architecture"),
         ("model_type", None, "unsupported_architecture"),
         ("model_type", ["bert"], "unsupported_architecture"),
-        ("architectures", ["BertForTokenClassification"], "unsupported_architecture"),
+        ("architectures", ["BertForMultipleChoice"], "unsupported_architecture"),
         ("architectures", 7, "unsupported_architecture"),
         ("architectures", [["BertModel"]], "unsupported_architecture"),
         ("is_decoder", True, "unsupported_architecture"),
