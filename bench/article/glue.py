@@ -1,7 +1,8 @@
 """SST-2, MRPC, STS-B and RTE as files that a job takes: from a folder of copies, or from the hub where there is none.
 
 Validation, for every choice, is carved from train with a fixed seed. What is called test here is for the report alone: the
-labelled development set of SST-2 and RTE (GLUE keeps the labels of its test sets to itself), the labelled test set of the others.
+labelled development set of SST-2 and RTE (GLUE keeps the labels of its test sets to itself), the labelled test set of the
+others.
 """
 
 import csv
