@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
-from transformers import BertForSequenceClassification
+from transformers import PreTrainedModel
 
 from compression import durable, numerics
 from compression.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
@@ -87,7 +87,7 @@ def listing(folder: Path) -> tuple[File, ...]:
     )
 
 
-def write(folder: Path, model: BertForSequenceClassification, facts: Checkpoint) -> tuple[File, ...]:
+def write(folder: Path, model: PreTrainedModel, facts: Checkpoint) -> tuple[File, ...]:
     """Write `folder`/<stage> whole, durable, or not at all; `facts.files` is filled in here. Return all its files."""
     with durable.folder(folder / facts.stage) as place:
         model.save_pretrained(place)
@@ -149,7 +149,7 @@ def latest(folder: Path, stages: tuple[Stage, ...], expected: str) -> tuple[Chec
     return None, problems
 
 
-def open_model(folder: Path, facts: Checkpoint) -> BertForSequenceClassification:
+def open_model(folder: Path, facts: Checkpoint) -> PreTrainedModel:
     """Open the model of a verified checkpoint, computing as it did. Raises Unusable."""
     try:
         model, _ = open_stock(folder / facts.stage)

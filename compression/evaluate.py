@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from compression.batches import Encoded
-from compression.tasks import classification
 
 BATCH = 64
 """Rows asked together; answers do not depend on it, because scales are per token."""
@@ -33,7 +32,7 @@ def logits(model: nn.Module, rows: Encoded, parts: int = 1) -> Tensor:
     device = next(model.parameters()).device
     out = torch.empty((len(rows), 0))
     for batch in rows.by_length(smaller(BATCH, parts)):
-        found = model(**batch.to(device).inputs).logits.float().cpu()
+        found = rows.task.logits(model(**batch.to(device).inputs)).float().cpu()
         if not out.shape[1]:
             out = torch.empty((len(rows), found.shape[1]))
         out[batch.rows] = found
@@ -42,6 +41,7 @@ def logits(model: nn.Module, rows: Encoded, parts: int = 1) -> Tensor:
 
 
 def validate(model: nn.Module, rows: Encoded, parts: int = 1) -> Validation:
-    """Score a model on a split by the task's metric; `parts` shrinks the batches."""
+    """Score a model on a split by its task's metric; `parts` shrinks the batches."""
     found = logits(model, rows, parts)
-    return Validation(classification.score(found, rows.labels), -classification.loss(found, rows.labels).item())
+    whole = rows.batch(list(range(len(rows))))
+    return Validation(rows.task.score(found, rows), -rows.task.loss(found, whole).item())

@@ -11,7 +11,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
-    BertForSequenceClassification,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -82,7 +82,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def load_model(folder: Path, labels: tuple[str, ...], *, seed: int) -> BertForSequenceClassification:
+def load_model(folder: Path, labels: tuple[str, ...], *, seed: int) -> PreTrainedModel:
     """Load the model in float32 for exactly these labels.
 
     A bare encoder is given a new head, drawn with `seed`, whose outputs follow `labels`. A model with a head keeps its own
@@ -115,7 +115,7 @@ def load_model(folder: Path, labels: tuple[str, ...], *, seed: int) -> BertForSe
     return model
 
 
-def open_stock(folder: Path, **settings: Any) -> tuple[BertForSequenceClassification, dict[str, Any]]:
+def open_stock(folder: Path, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Open a folder with AutoModelForSequenceClassification: safetensors only, no code, no network.
 
     Returns the model in evaluation mode and transformers' account of missing and unexpected keys. Raises ConfigMismatch

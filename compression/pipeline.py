@@ -14,14 +14,13 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from compression import checkpoint, data, durable, load, numerics, process
+from compression import checkpoint, data, durable, families, load, numerics, process, tasks
 from compression.batches import encode
-from compression.catalog import BERT, planned_shape
+from compression.catalog import FAMILIES, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
 from compression.environment import environment
 from compression.errors import InvalidSpec
 from compression.export.artifact import Shipped, ship
-from compression.families import bert
 from compression.notes import job_notes, row_notes
 from compression.progress import Journey, Phase
 from compression.recipe import Recipe, Spec
@@ -119,13 +118,18 @@ class Job:
         model = load.load_model(folder, dataset.labels, seed=recipe.train.seed)
         dataset = dataset.in_order(classification.head_labels(model.config))
         tokenizer = load.load_tokenizer(folder)
-        positions = model.config.max_position_embeddings
+        family = families.of(model)
+        positions = family.max_positions(model.config)
         if spec.evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
         if recipe.prune is not None:
-            planned_shape(BERT, bert.shape_of(model.config), recipe.prune)
+            planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), recipe.prune)
         length = min(recipe.train.max_length, positions)
-        rows = {name: encode(tokenizer, split.texts, dataset.ids(name), length) for name, split in dataset.splits.items()}
+        task, types = tasks.of(spec.task), family.types(model.config) > 1
+        rows = {
+            name: encode(tokenizer, split.texts, dataset.ids(name), length, task, types=types)
+            for name, split in dataset.splits.items()
+        }
         device = "cuda" if torch.cuda.is_available() else "cpu"
         output = base / spec.output
         output.mkdir(parents=True, exist_ok=True)
@@ -246,14 +250,14 @@ class Job:
 
     def row(self, stage: Stage, shipped: Shipped, seconds: float) -> Row:
         """Put a stage's figures together."""
-        parameters = bert.parameters_of(self.state.model)
+        parameters = families.of(self.state.model).parameters_of(self.state.model)
         before = self.rows[0] if self.rows else None
         after = (parameters, shipped.size, shipped.score)
         found = ratios((before.parameters, before.size, before.score) if before else after, after, shipped.latency)
         return Row(
             stage=stage,
             artifact=shipped.artifact.name,
-            shape=bert.shape_of(self.state.model.config),
+            shape=families.of(self.state.model).shape_of(self.state.model.config),
             parameters=parameters,
             size=shipped.size,
             latency=shipped.latency,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import BertForSequenceClassification
+from transformers import PreTrainedModel
 
 from compression.batches import Encoded
 from compression.evaluate import Validation, validate
@@ -12,6 +12,7 @@ from compression.progress import Journey
 from compression.recipe import Recipe, Split
 from compression.report import Stage
 from compression.saving import Course, Saver
+from compression.tasks.base import Task
 
 
 @dataclass
@@ -25,13 +26,18 @@ class State:
 
     recipe: Recipe
     rows: dict[Split, Encoded]
-    model: BertForSequenceClassification
+    model: PreTrainedModel
     journey: Journey
-    teacher: BertForSequenceClassification | None = None
+    teacher: PreTrainedModel | None = None
     pruning: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     parts: int = 1
     saver: Saver | None = None
+
+    @property
+    def task(self) -> Task:
+        """What the job's rows ask."""
+        return self.rows["train"].task
 
     @property
     def device(self) -> torch.device:

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BertForSequenceClassification
+from transformers import PreTrainedModel
 
-from compression import evaluate
+from compression import evaluate, families
 from compression.batches import Batch, Encoded
 from compression.catalog import TEACHER_BYTES
-from compression.families import bert
+from compression.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Said:
     relations: Tensor | None
 
 
-def ask(model: BertForSequenceClassification, batch: Batch, *, relations: bool) -> Said:
+def ask(model: PreTrainedModel, batch: Batch, task: Task, *, relations: bool) -> Said:
     """Run a model and keep what distillation compares. Gradients flow where the caller lets them."""
     found: dict[Any, Tensor] = {}
-    last = bert.layers(model)[-1]
+    last = families.of(model).layers(model)[-1]
     parts = (last.query, last.key, last.value) if relations else ()
     with ExitStack() as hooks:
         for part in parts:
@@ -38,7 +38,7 @@ def ask(model: BertForSequenceClassification, batch: Batch, *, relations: bool) 
         out = model(**batch.inputs, output_hidden_states=True)
     real = batch.mask.bool()
     return Said(
-        logits=out.logits,
+        logits=task.logits(out),
         hidden=torch.stack([state[real] for state in out.hidden_states]),
         relations=torch.stack([found[part] for part in parts]) if parts else None,
     )
@@ -47,10 +47,8 @@ def ask(model: BertForSequenceClassification, batch: Batch, *, relations: bool) 
 class Teacher:
     """A frozen model whose answers to the rows of train are known. Logits always; hidden states where memory allows it."""
 
-    def __init__(
-        self, model: BertForSequenceClassification, rows: Encoded, *, hidden: bool, relations: bool, parts: int = 1
-    ) -> None:
-        self.model, self.relations = model, relations
+    def __init__(self, model: PreTrainedModel, rows: Encoded, *, hidden: bool, relations: bool, parts: int = 1) -> None:
+        self.model, self.task, self.relations = model, rows.task, relations
         self.needs_states = hidden or relations
         width, layers = model.config.hidden_size, model.config.num_hidden_layers + 1
         tokens = sum(map(len, rows.tokens))
@@ -75,8 +73,8 @@ class Teacher:
         """Logits; hidden states, then queries, keys and values where asked for: (layers + 1 [+ 3], real tokens, width)."""
         here = batch.to(next(self.model.parameters()).device)
         if not self.needs_states:
-            return self.model(**here.inputs).logits, torch.empty(0)
-        said = ask(self.model, here, relations=self.relations)
+            return self.task.logits(self.model(**here.inputs)), torch.empty(0)
+        said = ask(self.model, here, self.task, relations=self.relations)
         if said.relations is None:
             return said.logits, said.hidden
         return said.logits, torch.cat([said.hidden, said.relations[:, here.mask.bool()]])

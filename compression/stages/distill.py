@@ -12,7 +12,6 @@ from compression.numerics import gradient_dtype
 from compression.recipe import Distill
 from compression.report import Event, Log
 from compression.state import State
-from compression.tasks import classification
 from compression.teacher import Said, Teacher, ask
 from compression.training import Plan, train
 
@@ -54,7 +53,7 @@ def distill(state: State) -> Iterator[Event]:
     )
     outcome = yield from state.journey.follow("distilled", "distill", ticks)
     state.notes.append(
-        f"Distillation: validation {classification.METRIC} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
+        f"Distillation: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
         f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
     )
 
@@ -63,7 +62,7 @@ class Lesson:
     """The weighted loss of one batch, and the projections that are learned with it and thrown away after."""
 
     def __init__(self, state: State, teacher: Teacher, settings: Distill) -> None:
-        self.student, self.teacher, self.settings = state.model, teacher, settings
+        self.student, self.teacher, self.settings, self.task = state.model, teacher, settings, state.task
         narrow, wide = state.model.config.hidden_size, teacher.model.config.hidden_size
         self.heads = losses.relation_heads(narrow, wide, most=teacher.model.config.num_attention_heads)
         self.projections: list[nn.Parameter] = []
@@ -74,7 +73,9 @@ class Lesson:
     def _fitted(self, rows: Encoded, size: int) -> Tensor:
         batches = list(rows.at(list(range(min(len(rows), FIT_ROWS)))).by_length(size))
         device = next(self.student.parameters()).device
-        student = torch.cat([ask(self.student, batch.to(device), relations=False).hidden for batch in batches], dim=1)
+        student = torch.cat(
+            [ask(self.student, batch.to(device), self.task, relations=False).hidden for batch in batches], dim=1
+        )
         teacher = torch.cat([self.teacher.says(batch.to(device)).hidden for batch in batches], dim=1)
         return losses.fitted_projections(student, teacher)
 
@@ -85,9 +86,9 @@ class Lesson:
         given = self._given(batch)
         total = given.logits.new_zeros(())
         if settings.soft:
-            total = total + settings.soft * losses.soft_targets(given.logits, wanted.logits, settings.temperature)
+            total = total + settings.soft * self.task.soft_loss(given.logits, wanted.logits, batch, settings.temperature)
         if settings.hard:
-            total = total + settings.hard * classification.loss(given.logits, batch.labels)
+            total = total + settings.hard * self.task.loss(given.logits, batch)
         if settings.hidden:
             # The projections are thrown away, so they may multiply in the precision that is fastest.
             kind = batch.ids.device.type
@@ -100,5 +101,5 @@ class Lesson:
 
     def _given(self, batch: Batch) -> Said:
         if self.teacher.needs_states:
-            return ask(self.student, batch, relations=self.teacher.relations)
-        return Said(self.student(**batch.inputs).logits, torch.empty(0), None)
+            return ask(self.student, batch, self.task, relations=self.teacher.relations)
+        return Said(self.task.logits(self.student(**batch.inputs)), torch.empty(0), None)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from compression.report import Event
 from compression.state import State
-from compression.tasks import classification
+from compression.tasks.base import labelled
 from compression.training import Plan, train
 
 
@@ -26,13 +26,13 @@ def prepare(state: State) -> Iterator[Event]:
         plan,
         state.rows["train"],
         state.rows["validation"],
-        lambda batch: classification.loss(model(**batch.inputs).logits, batch.labels),
+        labelled(state.task, model),
         course=state.course("baseline", "tune"),
     )
     outcome = yield from state.journey.follow("baseline", "tune", ticks)
     if plan.epochs:
         state.notes.append(
-            f"Tuned on train: validation {classification.METRIC} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
+            f"Tuned on train: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
             f"(best of epochs 0 to {plan.epochs}: {outcome.best_epoch})."
         )
     state.teacher = copy.deepcopy(model).eval().requires_grad_(False)

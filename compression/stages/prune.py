@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertForSequenceClassification
+from transformers import PreTrainedModel
 
-from compression import importance, numerics
+from compression import families, importance, numerics
 from compression.batches import Encoded
-from compression.catalog import BERT, planned_shape
+from compression.catalog import FAMILIES, planned_shape
 from compression.evaluate import smaller
-from compression.families import bert
+from compression.families import Kept
 from compression.recipe import Prune, Recovery
 from compression.report import Event, Shape
 from compression.state import State
-from compression.tasks import classification
+from compression.tasks.base import labelled
 from compression.training import Plan, train
 
 CALIBRATION_BATCH = 32
@@ -26,20 +26,21 @@ def prune(state: State) -> Iterator[Event]:
     """Choose by importance, slice into a narrower stock model, recover. Raises UnsupportedShape."""
     settings = state.recipe.prune
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
-    before = bert.shape_of(state.model.config)
-    after = planned_shape(BERT, before, settings)
+    family = families.of(state.model)
+    before = family.shape_of(state.model.config)
+    after = planned_shape(FAMILIES[state.model.config.model_type], before, settings)
     yield from state.journey.mark("pruned", "cut", done=False)
     whole = state.validate()
     simulated = any(type(m) is numerics.FakeQuantLinear for m in state.model.modules())
     kept = choose(state.model, after, settings, state.rows["train"], state.recipe.train.seed, state.parts)
     device = state.device
-    state.model = bert.narrowed(state.model.cpu(), kept).to(device).eval()
+    state.model = family.narrowed(state.model.cpu(), kept).to(device).eval()
     if simulated:
         numerics.insert(state.model)
     cut = state.validate()
     state.pruning = taken(before, after, settings)
     state.notes.append(
-        f"The cut alone: validation {classification.METRIC} {whole.score:.4f} → {cut.score:.4f}, before any training."
+        f"The cut alone: validation {state.task.metric} {whole.score:.4f} → {cut.score:.4f}, before any training."
     )
     yield from state.journey.mark("pruned", "cut", done=True)
     if settings.recovery is not None and settings.recovery.epochs:
@@ -59,16 +60,14 @@ def taken(before: Shape, after: Shape, settings: Prune) -> dict[str, Any]:
     }
 
 
-def choose(
-    model: BertForSequenceClassification, to: Shape, settings: Prune, train_rows: Encoded, seed: int, parts: int = 1
-) -> bert.Kept:
+def choose(model: PreTrainedModel, to: Shape, settings: Prune, train_rows: Encoded, seed: int, parts: int = 1) -> Kept:
     """Keep the units that matter most: channels and pooler outputs once, heads and feed-forward units layer by layer."""
     if settings.importance == "l1":
         rows = _calibration(train_rows, settings.calibration_rows, seed)
         hidden, pooled, heads, ffn = _activation_scores(model, rows, smaller(CALIBRATION_BATCH, parts))
     else:
         hidden, pooled, heads, ffn = _weight_scores(model)
-    return bert.Kept(
+    return Kept(
         hidden=importance.strongest(hidden, to.hidden),
         pooled=importance.strongest(pooled, to.hidden),
         heads=tuple(importance.strongest(scores, to.heads) for scores in heads),
@@ -85,10 +84,12 @@ Scores = tuple[Tensor, Tensor, list[Tensor], list[Tensor]]
 
 
 @torch.inference_mode()
-def _activation_scores(model: BertForSequenceClassification, rows: Encoded, size: int) -> Scores:
+def _activation_scores(model: PreTrainedModel, rows: Encoded, size: int) -> Scores:
     """Listen at the stream's norms, and at what enters each attention output, each down projection and the classifier."""
     model.eval()
-    shape, layers, head = bert.shape_of(model.config), bert.layers(model), model.classifier
+    family = families.of(model)
+    shape, layers, head = family.shape_of(model.config), family.layers(model), family.head(model).out
+    assert head is not None, "a classifier has a head"  # noqa: S101
     device = next(model.parameters()).device
     norms: dict[nn.Module, Tensor] = {}
     mask = torch.empty(0)
@@ -104,7 +105,7 @@ def _activation_scores(model: BertForSequenceClassification, rows: Encoded, size
         norms[module] = norms[module] + found if module in norms else found
 
     with ExitStack() as hooks:
-        for norm in bert.stream_norms(model):
+        for norm in family.stream_norms(model):
             hooks.callback(norm.register_forward_hook(lambda module, _, out: hear(module, out)).remove)
         for reader in [head, *(part for layer in layers for part in (layer.attended, layer.down))]:
             hooks.callback(reader.register_forward_pre_hook(lambda module, inputs: hear(module, inputs[0])).remove)
@@ -113,7 +114,7 @@ def _activation_scores(model: BertForSequenceClassification, rows: Encoded, size
             mask = here.mask
             model(**here.inputs)
     return (
-        torch.stack([norms[norm] for norm in bert.stream_norms(model)]).sum(dim=0).cpu(),
+        torch.stack([norms[norm] for norm in family.stream_norms(model)]).sum(dim=0).cpu(),
         norms[head].cpu(),
         [importance.grouped(norms[layer.attended], shape.heads).cpu() for layer in layers],
         [norms[layer.down].cpu() for layer in layers],
@@ -121,20 +122,19 @@ def _activation_scores(model: BertForSequenceClassification, rows: Encoded, size
 
 
 @torch.no_grad()
-def _weight_scores(model: BertForSequenceClassification) -> Scores:
+def _weight_scores(model: PreTrainedModel) -> Scores:
     """Add up the weights that make and read each unit."""
-    layers, heads = bert.layers(model), bert.shape_of(model.config).heads
-    tables = [m.weight.t() for m in model.bert.embeddings.modules() if isinstance(m, nn.Embedding)]
-    makers = tables + [part.weight for layer in layers for part in (layer.attended, layer.down)]
-    readers = [part.weight for layer in layers for part in (layer.query, layer.key, layer.value, layer.up)]
-    pooler = model.bert.pooler.dense.weight
+    family = families.of(model)
+    layers, heads, head = family.layers(model), family.shape_of(model.config).heads, family.head(model)
+    assert head.dense is not None, "a sequence classifier has a dense layer before its answer"  # noqa: S101
+    assert head.out is not None, "a classifier has a head"  # noqa: S101
     attention = [
         importance.weight_norm([layer.query.weight, layer.key.weight, layer.value.weight], [layer.attended.weight])
         for layer in layers
     ]
     return (
-        importance.weight_norm(makers, [*readers, pooler]).cpu(),
-        importance.weight_norm([pooler], [model.classifier.weight]).cpu(),
+        importance.weight_norm(family.stream_makers(model), family.stream_readers(model)).cpu(),
+        importance.weight_norm([head.dense.weight], [head.out.weight]).cpu(),
         [importance.grouped(scores, heads).cpu() for scores in attention],
         [importance.weight_norm([layer.up.weight], [layer.down.weight]).cpu() for layer in layers],
     )
@@ -158,20 +158,20 @@ def recover(state: State, settings: Recovery) -> Iterator[Event]:
         plan,
         state.rows["train"],
         state.rows["validation"],
-        lambda batch: classification.loss(model(**batch.inputs).logits, batch.labels),
+        labelled(state.task, model),
         before_epoch=_freezer(model, settings),
         course=state.course("pruned", "recover"),
     )
     outcome = yield from state.journey.follow("pruned", "recover", ticks)
     state.notes.append(
-        f"Recovery: validation {classification.METRIC} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
+        f"Recovery: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
         f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
     )
 
 
-def _freezer(model: BertForSequenceClassification, settings: Recovery) -> Callable[[int], None]:
+def _freezer(model: PreTrainedModel, settings: Recovery) -> Callable[[int], None]:
     """In the first half of the epochs the lower half of the layers learns alone, in the second half everything does."""
-    layers = bert.layer_parameters(model)
+    layers = families.of(model).layer_parameters(model)
     shallow = {id(parameter) for layer in layers[: (len(layers) + 1) // 2] for parameter in layer}
 
     def before_epoch(epoch: int) -> None:

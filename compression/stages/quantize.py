@@ -3,15 +3,14 @@
 import math
 from collections.abc import Callable, Iterator
 
-from transformers import BertForSequenceClassification
+from transformers import PreTrainedModel
 
-from compression import numerics
+from compression import families, numerics
 from compression.evaluate import Validation
-from compression.families import bert
 from compression.recipe import Qat
 from compression.report import Event
 from compression.state import State
-from compression.tasks import classification
+from compression.tasks.base import labelled
 from compression.training import Plan, train
 
 
@@ -25,7 +24,7 @@ def quantize(state: State) -> Iterator[Event]:
     before = state.validate()
     numerics.insert(model)
     after = state.validate()
-    state.notes.append(f"Rounding to int8 alone: validation {classification.METRIC} {before.score:.4f} → {after.score:.4f}.")
+    state.notes.append(f"Rounding to int8 alone: validation {state.task.metric} {before.score:.4f} → {after.score:.4f}.")
     if qat is None or qat.epochs == 0:
         return
     plan = Plan(
@@ -42,7 +41,7 @@ def quantize(state: State) -> Iterator[Event]:
         plan,
         state.rows["train"],
         state.rows["validation"],
-        lambda batch: classification.loss(model(**batch.inputs).logits, batch.labels),
+        labelled(state.task, model),
         before_epoch=lambda epoch: simulate(model, share(qat, epoch)),
         validation=lambda: _quantized_validation(state),
         course=state.course("quantized", "quantization-aware training"),
@@ -50,7 +49,7 @@ def quantize(state: State) -> Iterator[Event]:
     outcome = yield from state.journey.follow("quantized", "quantization-aware training", ticks)
     numerics.insert(model)
     state.notes.append(
-        f"Quantization-aware training: validation {classification.METRIC} {outcome.before.score:.4f} → "
+        f"Quantization-aware training: validation {state.task.metric} {outcome.before.score:.4f} → "
         f"{outcome.best.score:.4f} (best of epochs 0 to {qat.epochs}: {outcome.best_epoch})."
     )
 
@@ -60,17 +59,18 @@ def share(qat: Qat, epoch: int) -> float:
     return min(max(epoch - qat.full, 0) / (qat.ramp + 1), 1.0)
 
 
-def simulate(model: BertForSequenceClassification, part: float) -> None:
+def simulate(model: PreTrainedModel, part: float) -> None:
     """Fake-quantize the first `part` of the depths: embeddings, then the layers from shallow to deep, then the head."""
     chosen = _first(model, part)
     numerics.remove(model)
     numerics.insert(model, only=chosen)
 
 
-def _first(model: BertForSequenceClassification, part: float) -> Callable[[str], bool]:
-    depths = sorted({bert.quantization_group(name) for name, _ in numerics.quantizable(model)})
+def _first(model: PreTrainedModel, part: float) -> Callable[[str], bool]:
+    depth = families.of(model).quantization_group
+    depths = sorted({depth(name) for name, _ in numerics.quantizable(model)})
     chosen = set(depths[: math.ceil(part * len(depths))])
-    return lambda name: bert.quantization_group(name) in chosen
+    return lambda name: depth(name) in chosen
 
 
 def _quantized_validation(state: State) -> Validation:

@@ -17,6 +17,7 @@ from compression.batches import Encoded
 from compression.progress import Journey, Phase
 from compression.recipe import Recipe
 from compression.state import State
+from compression.tasks import of
 
 # Tiny matrices gain nothing from more threads, and lose much where other tests run beside.
 torch.set_num_threads(1)
@@ -98,7 +99,7 @@ def model() -> BertForSequenceClassification:
 
 def encoded(rows: list[tuple[str, str]]) -> Encoded:
     tokens = [[WORDS["[CLS]"], *(WORDS[word] for word in text.split()), WORDS["[SEP]"]] for text, _ in rows]
-    return Encoded(tokens, torch.tensor([int(label == "positive") for _, label in rows]), padding=0)
+    return Encoded(tokens, torch.tensor([int(label == "positive") for _, label in rows]), 0, of("text-classification"))
 
 
 def all_phases() -> Journey:

@@ -23,7 +23,7 @@ from compression.stages.prepare import prepare
 from compression.stages.prune import prune
 from compression.stages.quantize import quantize
 from compression.state import State
-from compression.tasks import classification
+from compression.tasks.base import labelled
 from compression.training import Plan, Tick, train
 from tests.compression.conftest import encoded, sentences, state_of, tiny_config
 
@@ -165,7 +165,7 @@ def test_a_training_that_stepped_back_goes_on_so(tmp_path: Path, listener: Liste
         def loss(batch: Batch) -> Tensor:
             nonlocal calls
             calls += 1
-            found = classification.loss(model(**batch.inputs).logits, batch.labels)
+            found = labelled(rows.task, model)(batch)
             return found * float("nan") if calls == bad else found
 
         state.saver = given
@@ -293,7 +293,7 @@ def test_losses_that_are_no_numbers_are_kept_as_they_are(tmp_path: Path, listene
         Plan("prepare", 1, 1e-3, 64, 0),
         state.rows["train"],
         state.rows["validation"],
-        lambda batch: classification.loss(state.model(**batch.inputs).logits, batch.labels),
+        labelled(state.task, state.model),
         validation=lambda: worst,
         course=state.course("baseline", "tune"),
     )

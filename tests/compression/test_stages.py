@@ -7,7 +7,7 @@ from transformers import BertForSequenceClassification
 
 from compression import numerics, teacher
 from compression.evaluate import logits
-from compression.families import bert
+from compression.families.bert import BERT
 from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Train
 from compression.report import Event, Progress, Shape
 from compression.stages.distill import Lesson, distill
@@ -33,7 +33,7 @@ def prepared(model: BertForSequenceClassification, recipe: Recipe) -> State:
 
 def faked(model: BertForSequenceClassification) -> set[int]:
     kinds = (numerics.FakeQuantLinear, numerics.FakeQuantEmbedding)
-    return {bert.quantization_group(name) for name, module in model.named_modules() if isinstance(module, kinds)}
+    return {BERT.quantization_group(name) for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
 def test_prepare_leaves_a_frozen_teacher_that_answers_alike(model: BertForSequenceClassification) -> None:
@@ -74,7 +74,7 @@ def test_qat_trains_and_leaves_everything_quantized(model: BertForSequenceClassi
 def test_units_that_say_nothing_are_cut_first(model: BertForSequenceClassification, importance: str) -> None:
     mute = [3, 17, 40]
     with torch.no_grad():
-        for layer in bert.layers(model):
+        for layer in BERT.layers(model):
             layer.up.weight[mute] = 0
             layer.up.bias[mute] = 0
             layer.down.weight[:, mute] = 0
@@ -95,9 +95,9 @@ def test_units_that_say_nothing_are_cut_first(model: BertForSequenceClassificati
 def test_prune_makes_the_model_narrower_and_says_what_it_took(model: BertForSequenceClassification) -> None:
     state = prepared(model, Recipe(prepare=Prepare(epochs=0), prune=HALF, train=TRAIN))
     run(quantize(state))
-    before = bert.parameters_of(state.model).total
+    before = BERT.parameters_of(state.model).total
     run(prune(state))
-    assert bert.parameters_of(state.model).total < 0.6 * before
+    assert BERT.parameters_of(state.model).total < 0.6 * before
     assert faked(state.model) == {0, 1, 2, 10_000}
     assert state.pruning == {
         "hidden": {"before": 32, "after": 16, "asked": 0.5, "taken": 0.5},

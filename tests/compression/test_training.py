@@ -12,7 +12,7 @@ from compression.batches import Batch
 from compression.errors import TrainingDiverged
 from compression.evaluate import Validation, logits, validate
 from compression.report import Log, TrainingSaved
-from compression.tasks import classification
+from compression.tasks.base import labelled
 from compression.training import Outcome, Plan, Tick, train
 from tests.compression.conftest import encoded, sentences
 
@@ -32,7 +32,7 @@ def finish(ticks: Generator[Tick | TrainingSaved | Log, None, Outcome]) -> tuple
 
 
 def loss_of(model: BertForSequenceClassification) -> Any:
-    return lambda batch: classification.loss(model(**batch.inputs).logits, batch.labels)
+    return labelled(TRAIN.task, model)
 
 
 def test_it_learns_and_leaves_the_best_epoch(model: BertForSequenceClassification) -> None:

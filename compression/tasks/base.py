@@ -1,0 +1,40 @@
+"""What the engine asks of a task: how a model's output becomes one tensor, what it is trained on, and how it is judged."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor, nn
+
+from compression.recipe import Task as Name
+
+if TYPE_CHECKING:  # rows know their task, so that no caller can judge them by another's metric
+    from compression.batches import Batch, Encoded
+
+
+class Task(Protocol):
+    """A kind of question. `logits` below are always those of `logits()`: one tensor, its first dimension the rows."""
+
+    name: Name
+    metric: str
+    """The headline metric, which validation chooses by."""
+
+    def logits(self, output: Any) -> Tensor:
+        """Take the answers out of what a stock model returns."""
+        ...
+
+    def loss(self, logits: Tensor, batch: "Batch") -> Tensor:
+        """Hold answers against the batch's labels -> scalar, mean over rows."""
+        ...
+
+    def soft_loss(self, student: Tensor, teacher: Tensor, batch: "Batch", temperature: float) -> Tensor:
+        """Hold a student's answers against a teacher's -> scalar, mean over rows."""
+        ...
+
+    def score(self, logits: Tensor, rows: "Encoded") -> float:
+        """Judge the answers to all rows of a split by `metric`."""
+        ...
+
+
+def labelled(task: Task, model: nn.Module) -> "Callable[[Batch], Tensor]":
+    """Return the loss of `model` on a batch's labels, as training asks for it."""
+    return lambda batch: task.loss(task.logits(model(**batch.inputs)), batch)
