@@ -6,21 +6,21 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app import resources
-from app.errors import InvalidRecipe, NotReady, recipe_problem
+from app.errors import InvalidRecipe, InvalidRequest, NotReady, recipe_problem
 from app.models import Dataset, Job, Model
 from app.resources import R
 from app.schemas import JobCreate
 from compression.catalog import Preflight, preflight
-from compression.recipe import PRESETS, Recipe
+from compression.recipe import PRESETS, Recipe, preset
 from compression.report import DataFacts, ModelFacts
 
 
-def resolve_recipe(asked: str | dict[str, Any]) -> Recipe:
+def resolve_recipe(asked: str | dict[str, Any], task: str) -> Recipe:
     """Turn a preset's name or a whole recipe into a recipe. Raises InvalidRecipe, which names the key."""
     if isinstance(asked, str):
         if asked not in PRESETS:
             raise InvalidRecipe(f"no preset {asked!r}; there are: {', '.join(PRESETS)}", param="recipe")
-        return PRESETS[asked][0]
+        return preset(asked, task)
     try:
         return Recipe.model_validate(asked)
     except ValidationError as error:
@@ -40,15 +40,18 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
 
     Raises InvalidRecipe, NotFound, NotReady, and what the engine's rules say (CompressionError).
     """
-    recipe = resolve_recipe(body.recipe)
     model = _ready(session, Model, team, body.models.base, "models.base")
     dataset = _ready(session, Dataset, team, body.datasets[0], "datasets.0")
-    forecast = preflight(ModelFacts.model_validate(model.facts), DataFacts.model_validate(dataset.facts), recipe, body.evaluate)
+    facts = DataFacts.model_validate(dataset.facts)
+    if body.task not in (None, facts.task):
+        raise InvalidRequest(f"the dataset is for {facts.task}, the job for {body.task}", param="task")
+    recipe = resolve_recipe(body.recipe, facts.task)
+    forecast = preflight(ModelFacts.model_validate(model.facts), facts, recipe, body.evaluate)
     job = Job(
         team_id=team,
         name=body.name or f"{model.name} on {dataset.name}",
         labels=body.labels,
-        task=body.task,
+        task=facts.task,
         model_id=model.id,
         dataset_id=dataset.id,
         recipe=recipe.model_dump(mode="json"),

@@ -81,7 +81,7 @@ class JobCreate(Body):
 
     name: Name | None = None
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
-    task: Task = "text-classification"
+    task: Annotated[Task | None, Field(description="The dataset's where it is null; anything else is refused.")] = None
     models: JobModels
     datasets: Annotated[list[Id], Field(min_length=1, max_length=1)]
     recipe: str | dict[str, Any] = "standard"

@@ -43,12 +43,22 @@ class Settings(BaseSettings):
     ] = None
     sweep_seconds: Annotated[float, Field(description="How often the keeper looks for bytes that no row names.")] = 3600.0
     unconfined: Annotated[bool, Field(description="Run engines where nothing can confine them.")] = False
+    wordnet: Annotated[
+        Path | None, Field(description="Folder with WordNet's database files, for augmentation by synonyms.")
+    ] = None
+    helper_models: Annotated[
+        Path | None,
+        Field(description="Folder of the model folders that augmentation may name: masked LMs, translation models."),
+    ] = None
     validation_seconds: Annotated[float, Field(description="An upload whose check takes longer is rejected.")] = 600.0
 
     @model_validator(mode="after")
     def _places_in_home(self) -> Self:
         home = self.home.expanduser().resolve()
         object.__setattr__(self, "home", home)
+        for name in ("wordnet", "helper_models"):
+            if (place := getattr(self, name)) is not None:
+                object.__setattr__(self, name, place.expanduser().resolve())
         if not self.database_url:
             object.__setattr__(self, "database_url", f"sqlite:///{home / 'lathe.db'}")
         if not self.storage_url:

@@ -1,5 +1,7 @@
 """`python -m bench [encoder] [--recipe NAME …]`: run the engine as a user does and print its table.
 
+`python -m bench training` compares a training epoch with a plain loop (bench/training.py).
+
 Needs a calm machine: latency is measured with baseline and candidate interleaved in one process, but training beside it would
 still disturb both. Each recipe is a run of `python -m compression run` in a folder of its own, which is kept for a look.
 """
@@ -12,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench import training
 from compression.recipe import PRESETS, Data, Spec
 from compression.report import Latency, Report, Row, Score
 
@@ -59,6 +62,9 @@ def line(row: Row) -> str:
 
 def main() -> None:
     """Run what is asked for and print a table a run."""
+    if sys.argv[1:2] == ["training"]:
+        training.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", nargs="?", choices=["encoder"], default="encoder")
     parser.add_argument("--recipe", nargs="+", default=["quick", "standard"], choices=list(PRESETS))

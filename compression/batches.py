@@ -1,7 +1,9 @@
 """Texts to padded tensors: tokenized once, rows of like length together, each batch padded to its longest row only."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +19,8 @@ POOL = 50
 class Batch:
     """Rows side by side. ids, mask: (rows, tokens), mask 1 at real tokens; labels: as the task has them; rows: (rows,).
 
-    types: (rows, tokens), which text of a pair a token belongs to; None for a model that is told no types.
+    types: (rows, tokens), which text of a pair a token belongs to; None for a model that is told no types. labelled: (rows,),
+    whether a row's label is its own, or None where all are; of the others only a teacher may speak.
     """
 
     ids: Tensor
@@ -25,26 +28,33 @@ class Batch:
     labels: Tensor
     rows: Tensor
     types: Tensor | None = None
+    labelled: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on `device`; `rows` stay where the bookkeeping is."""
         types = None if self.types is None else self.types.to(device)
-        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), self.rows, types)
+        labelled = None if self.labelled is None else self.labelled.to(device)
+        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), self.rows, types, labelled)
 
     def split(self, parts: int) -> "list[Batch]":
         """Cut into at most `parts` batches of about as many rows each, every one padded to its own longest row."""
         if parts == 1:
             return [self]
         size = -(-len(self.rows) // parts)
-        whole = (self.ids, self.mask, self.labels, self.rows, *(() if self.types is None else (self.types,)))
-        pieces = zip(*(torch.split(tensor, size) for tensor in whole), strict=True)
-        return [Batch(*piece).trimmed() for piece in pieces]
+        return [self.at(slice(start, start + size)).trimmed() for start in range(0, len(self.rows), size)]
+
+    def at(self, where: slice | Tensor) -> "Batch":
+        """Return some of the rows: a slice of them, or those where a mask says so. where: (rows,) of truth values."""
+        types = None if self.types is None else self.types[where]
+        labelled = None if self.labelled is None else self.labelled[where]
+        rows = self.rows[where.to(self.rows.device) if isinstance(where, Tensor) else where]
+        return Batch(self.ids[where], self.mask[where], self.labels[where], rows, types, labelled)
 
     def trimmed(self) -> "Batch":
         """Drop columns in which every row is padding."""
         longest = int(self.mask.sum(dim=1).max())
         types = None if self.types is None else self.types[:, :longest]
-        return Batch(self.ids[:, :longest], self.mask[:, :longest], self.labels, self.rows, types)
+        return Batch(self.ids[:, :longest], self.mask[:, :longest], self.labels, self.rows, types, self.labelled)
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -55,13 +65,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A split tokenized for a task. `tokens` and `types` hold each row's ids, unpadded; `labels` are of the task's form."""
+    """A split tokenized for a task. `tokens` and `types` hold each row's ids, unpadded; `labels` are of the task's form.
+
+    labelled: (rows,), as in a batch. references: what the task needs beside the labels to judge answers, `at` some rows; None
+    where it needs nothing.
+    """
 
     tokens: list[list[int]]
     labels: Tensor
     padding: int
     task: Task
     types: list[list[int]] | None = None
+    labelled: Tensor | None = None
+    references: Any | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -69,7 +85,18 @@ class Encoded:
     def at(self, rows: list[int]) -> "Encoded":
         """Return the rows named, in that order."""
         types = None if self.types is None else [self.types[row] for row in rows]
-        return Encoded([self.tokens[row] for row in rows], self.labels[rows], self.padding, self.task, types)
+        labelled = None if self.labelled is None else self.labelled[rows]
+        references = None if self.references is None else self.references.at(rows)
+        tokens = [self.tokens[row] for row in rows]
+        return Encoded(tokens, self.labels[rows], self.padding, self.task, types, labelled, references)
+
+    def with_unlabelled(self, more: "Encoded") -> "Encoded":
+        """Put rows behind these whose labels nobody may learn from."""
+        types = None if self.types is None or more.types is None else self.types + more.types
+        own = torch.ones(len(self), dtype=torch.bool) if self.labelled is None else self.labelled
+        labelled = torch.cat([own, torch.zeros(len(more), dtype=torch.bool)])
+        labels = torch.cat([self.labels, more.labels])
+        return Encoded(self.tokens + more.tokens, labels, self.padding, self.task, types, labelled)
 
     def batch(self, rows: list[int]) -> Batch:
         """Pad the rows named to the longest of them."""
@@ -83,7 +110,8 @@ class Encoded:
             mask[line, : len(found)] = 1
             if types is not None and self.types is not None:
                 types[line, : len(found)] = torch.tensor(self.types[row])
-        return Batch(ids, mask, self.labels[rows], torch.tensor(rows), types)
+        labelled = None if self.labelled is None else self.labelled[rows]
+        return Batch(ids, mask, self.labels[rows], torch.tensor(rows), types, labelled)
 
     def by_length(self, size: int) -> Iterator[Batch]:
         """Go through all rows once, shortest first: for evaluation, where order means nothing."""
@@ -108,12 +136,55 @@ def steps(rows: int, size: int) -> int:
     return -(-rows // size)
 
 
+def put(store: Tensor | None, batch: Batch, answers: Tensor, rows: Encoded) -> Tensor:
+    """Keep a batch's answers at their rows' places among those to all rows; None makes room for them first.
+
+    answers: (rows of the batch, n), or (rows of the batch, tokens, n) -> (rows, n), or (rows, tokens of the longest row, n)
+    with zeros at padding; on the CPU in float32.
+    """
+    if store is None:
+        tokens = (max(map(len, rows.tokens)),) if answers.ndim == 3 else ()
+        store = torch.zeros((len(rows), *tokens, answers.shape[-1]))
+    if answers.ndim == 3:
+        store[batch.rows, : answers.shape[1]] = answers.float().cpu()
+    else:
+        store[batch.rows] = answers.float().cpu()
+    return store
+
+
+def taken(store: Tensor, batch: Batch) -> Tensor:
+    """Return what `put` kept of a batch's rows, as wide as the batch."""
+    found = store[batch.rows]
+    return found[:, : batch.ids.shape[1]] if found.ndim == 3 else found
+
+
+def together(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
+    """Hand out `count` batches at a time; the last hand may hold fewer."""
+    while hand := list(islice(batches, count)):
+        yield hand
+
+
 def encode(
-    tokenizer: PreTrainedTokenizerFast, texts: tuple[str, ...], labels: list[int], max_length: int, task: Task, *, types: bool
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    labels: list[int] | list[float],
+    max_length: int,
+    task: Task,
+    *,
+    types: bool,
 ) -> Encoded:
-    """Tokenize a split once; longer texts are cut to `max_length` tokens. `types`: whether the model takes them."""
+    """Tokenize a split once; longer texts are cut to `max_length` tokens, of a pair the longer one first.
+
+    types: whether the model takes them; pairs: the second text of each row.
+    """
     found = tokenizer(
-        list(texts), truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=types
+        list(texts),
+        None if pairs is None else list(pairs),
+        truncation=True,
+        max_length=max_length,
+        return_attention_mask=False,
+        return_token_type_ids=types,
     )
     return Encoded(
         found["input_ids"],

@@ -15,9 +15,12 @@ from pydantic import Field, ValidationError
 from transformers import PreTrainedModel
 
 from compression import durable, numerics
+from compression.augment.resources import Resources
+from compression.budget import Spent
 from compression.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
+from compression.heads import of_task
 from compression.load import open_stock
-from compression.recipe import Config, Spec
+from compression.recipe import Config, Spec, Task
 from compression.report import STAGES, Artifact, File, Row, Stage
 
 FORMAT = 1
@@ -30,11 +33,13 @@ class Checkpoint(Config):
 
     fingerprint: Annotated[str, Field(description="sha256 of all that the result depends on: recipe, data, model, code.")]
     stage: Stage
+    task: Task = "text-classification"
     labels: tuple[str, ...]
     simulated: Annotated[bool, Field(description="Whether the model computes with fake-quantized integers.")]
     rows: tuple[Row, ...]
     artifacts: tuple[Artifact, ...]
     pruning: dict[str, Any] | None
+    spent: Annotated[Spent, Field(description="What the job has trained so far.")] = Spent()
     files: Annotated[tuple[File, ...], Field(description="The model's files beside this one.")]
 
 
@@ -59,15 +64,18 @@ def fingerprint(spec: Spec, base: Path) -> str:
     folder = base / spec.model
     model = {path.name: digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
     data = {split: [digest(base / file) for file in files] for split, files in spec.data.splits.items()}
+    augment = spec.recipe.distill.augment if spec.recipe.distill else None
     facts = {
         "format": FORMAT,
         "code": code_version(),
         "task": spec.task,
         "recipe": spec.recipe.model_dump(mode="json"),
+        "targets": spec.targets.model_dump(mode="json"),
         "evaluate": spec.evaluate.model_dump(mode="json"),
         "columns": spec.data.columns.model_dump(mode="json"),
         "data": data,
         "model": model,
+        "augment": Resources.of(spec, base).digests(augment) if augment else None,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -152,7 +160,7 @@ def latest(folder: Path, stages: tuple[Stage, ...], expected: str) -> tuple[Chec
 def open_model(folder: Path, facts: Checkpoint) -> PreTrainedModel:
     """Open the model of a verified checkpoint, computing as it did. Raises Unusable."""
     try:
-        model, _ = open_stock(folder / facts.stage)
+        model, _ = open_stock(folder / facts.stage, of_task(facts.task))
     except (OutOfMemory, DeviceError, DiskFull):
         raise  # the checkpoint is not to blame
     except CompressionError as problem:

@@ -1,13 +1,13 @@
 """The user's rows: read from files, checked, and split as the recipe needs them. Torch-free.
 
-Validation serves every choice, test the report alone. What is missing of the two is carved from train, stratified, with the
-recipe's seed; `Dataset.facts` says so.
+Validation serves every choice, test the report alone. What is missing of the two is carved from train with the recipe's seed,
+stratified where rows have one label each; `Dataset.facts` says so.
 """
 
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,47 +17,85 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from compression.errors import EmptySplit, MissingColumn, MissingFile, SingleLabel, UnreadableData, UnseenLabel
-from compression.recipe import Columns, Data, DataFormat, Split
-from compression.report import SplitFacts
+from compression.forms import LARGEST_ROW, Example, columns_of, example, has_lists
+from compression.recipe import Data, DataFormat, Split, Task
+from compression.report import SplitFacts, Values
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 CARVED_SHARE: dict[Split, float] = {"test": 0.20, "validation": 0.10}
 """What is carved from train, each as a share of train as it was sent."""
-LARGEST_ROW = 4 << 20
-"""Bytes of one row: files are read in such pieces, so that a file without line ends costs no more memory than one with."""
 BATCH_ROWS = 512
 """Rows of Parquet at a time: a few kilobytes of it can stand for as many rows of any length as their sender likes."""
-LONGEST_LABEL = 200
-"""Characters. Labels are listed in facts, reports and a model's config."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Texts with their labels, in the order of the files."""
+    """Texts with their labels, in the order of the files. `forms.Example` says what label, pair and words are."""
 
     texts: tuple[str, ...]
-    labels: tuple[str, ...]
+    labels: tuple[Any, ...]
+    pairs: tuple[str, ...] | None = None
+    words: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
+    @classmethod
+    def of(cls, examples: Iterable[Example]) -> "Rows":
+        """Put rows of one task side by side."""
+        texts, labels, pairs, words = [], [], [], []
+        for one in examples:
+            texts.append(one.text)
+            labels.append(one.label)
+            if one.pair is not None:
+                pairs.append(one.pair)
+            if one.words is not None:
+                words.append(one.words)
+        return cls(tuple(texts), tuple(labels), tuple(pairs) or None, tuple(words) or None)
+
+    @property
+    def columns(self) -> list[tuple[str, ...]]:
+        """Return each row's text, or both."""
+        return list(zip(self.texts, self.pairs, strict=True)) if self.pairs is not None else [(text,) for text in self.texts]
+
     def at(self, positions: list[int]) -> "Rows":
         """Return the rows at `positions`, in that order."""
-        return Rows(tuple(self.texts[i] for i in positions), tuple(self.labels[i] for i in positions))
+        texts, labels = (tuple(column[i] for i in positions) for column in (self.texts, self.labels))
+        pairs = tuple(self.pairs[i] for i in positions) if self.pairs is not None else None
+        words = tuple(self.words[i] for i in positions) if self.words is not None else None
+        return Rows(texts, labels, pairs, words)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits whose labels all occur in train. `labels` gives each label its id."""
+    """Three splits whose labels all occur in train. `labels` gives each label its id; numbers and answers have none."""
 
     labels: tuple[str, ...]
     splits: dict[Split, Rows]
     carved: frozenset[Split]
+    task: Task = "text-classification"
 
-    def ids(self, split: Split) -> list[int]:
-        """Return the label ids of a split."""
+    def ids(self, split: Split) -> list[Any]:
+        """Return a split's labels as the task learns them: ids, a list of them for tagged words, numbers, answers."""
         numbers = {label: number for number, label in enumerate(self.labels)}
-        return [numbers[label] for label in self.splits[split].labels]
+        found = self.splits[split].labels
+        if self.task == "token-classification":
+            return [[numbers[tag] for tag in tags] for tags in found]
+        return [numbers[label] for label in found] if self.labels else list(found)
+
+    def judged(self, split: Split) -> list[dict[str, Any]]:
+        """Return a split's rows as `scoring` reads them."""
+        rows = self.splits[split]
+        if self.task == "token-classification":
+            return [{"words": words, "label": tags} for words, tags in zip(rows.words or (), rows.labels, strict=True)]
+        pairs = rows.pairs or (None,) * len(rows)
+        if self.task == "question-answering":
+            return [
+                {"question": text, "context": pair, "answers": [answer.text for answer in answers]}
+                for text, pair, answers in zip(rows.texts, pairs, rows.labels, strict=True)
+            ]
+        columns = zip(rows.texts, pairs, self.ids(split), strict=True)
+        return [{"text": text, "label": label} | ({"pair": pair} if pair is not None else {}) for text, pair, label in columns]
 
     def in_order(self, labels: tuple[str, ...]) -> "Dataset":
         """Number the same labels in another order, for example that of a model's head."""
@@ -69,52 +107,96 @@ class Dataset:
         """Say what each split holds."""
         return {
             name: SplitFacts(
-                rows=len(rows), carved_from_train=name in self.carved, labels=dict(sorted(Counter(rows.labels).items()))
+                rows=len(rows),
+                carved_from_train=name in self.carved,
+                labels=counted(self.task, rows.labels),
+                values=spread(rows.labels) if self.task == "text-regression" else None,
             )
             for name, rows in self.splits.items()
         }
 
 
-def load(data: Data, base: Path, *, seed: int) -> Dataset:
+def names_of(task: Task, label: Any) -> tuple[str, ...]:
+    """Say what of a row's label is counted: its class, the tag of each word, or whether its question has an answer."""
+    if task == "text-regression":
+        return ()
+    if task == "token-classification":
+        return tuple(label)
+    if task == "question-answering":
+        return ("answerable" if label else "unanswerable",)
+    return (label,)
+
+
+def counted(task: Task, labels: Iterable[Any]) -> dict[str, int]:
+    """Count labels, by name."""
+    return dict(sorted(Counter(name for label in labels for name in names_of(task, label)).items()))
+
+
+def spread(numbers: tuple[float, ...]) -> Values:
+    """Say between what the labels of a regression lie."""
+    return Values(least=min(numbers), most=max(numbers), mean=sum(numbers) / len(numbers))
+
+
+def load(data: Data, base: Path, *, seed: int, task: Task = "text-classification") -> Dataset:
     """Read all splits and carve the missing ones. Relative paths are taken from `base`.
 
-    Raises MissingFile, UnreadableData, MissingColumn, EmptySplit, SingleLabel and UnseenLabel.
+    Raises MissingFile, UnreadableData, MissingColumn, UnfitLabel, EmptySplit, SingleLabel and UnseenLabel.
     """
-    given = {name: read_split(data, name, base) for name in SPLITS if name in data.splits}
-    check(given)
-    splits = carve(given, seed)
-    labels = tuple(sorted(set(splits["train"].labels)))
-    return Dataset(labels=labels, splits=splits, carved=frozenset(splits) - frozenset(given))
+    given = {name: read_split(data, name, base, task) for name in SPLITS if name in data.splits}
+    check(given, task)
+    splits = carve(given, seed, task)
+    labels = tuple(counted(task, splits["train"].labels)) if task not in ("text-regression", "question-answering") else ()
+    return Dataset(labels=labels, splits=splits, carved=frozenset(splits) - frozenset(given), task=task)
 
 
-def check(given: dict[Split, Rows]) -> None:
+def check(given: dict[Split, Rows], task: Task = "text-classification") -> None:
     """Refuse splits that nothing can be learned from. Raises EmptySplit, SingleLabel and UnseenLabel."""
     for name, rows in given.items():
         if not rows:
             raise EmptySplit(f"{name} has no rows", param=f"data.splits.{name}")
-    known = set(given["train"].labels)
-    if len(known) < 2:
-        raise SingleLabel(f"all {len(given['train'])} rows of train bear the label {known.pop()!r}", param="data.splits.train")
+    train = given["train"].labels
+    learnable(task, counted(task, train), len(train), set(train) if task == "text-regression" else set())
+    if task in ("text-regression", "question-answering"):
+        return
+    known = {name for label in train for name in names_of(task, label)}
     for name, rows in given.items():
         for number, label in enumerate(rows.labels, start=1):
-            if label not in known:
-                raise UnseenLabel(
-                    f"row {number} of {name} has the label {label!r}, which train lacks", param=f"data.splits.{name}"
-                )
+            for one in names_of(task, label):
+                if one not in known:
+                    raise UnseenLabel(
+                        f"row {number} of {name} has the label {one!r}, which train lacks", param=f"data.splits.{name}"
+                    )
 
 
-def carve(given: dict[Split, Rows], seed: int) -> dict[Split, Rows]:
+def learnable(task: Task, counts: Mapping[str, int], rows: int, numbers: set[float]) -> None:
+    """Refuse a train split whose rows all say the same. counts: as `counted` has them. Raises SingleLabel."""
+    param = "data.splits.train"
+    if task == "text-regression":
+        if len(numbers) < 2:
+            raise SingleLabel(f"all {rows} rows of train have the value {next(iter(numbers)):g}", param=param)
+    elif task == "question-answering":
+        if "answerable" not in counts:
+            raise SingleLabel(f"none of the {rows} questions of train has an answer", param=param)
+    elif len(counts) < 2:
+        what = "words" if task == "token-classification" else "rows"
+        total = sum(counts.values())
+        raise SingleLabel(f"all {total} {what} of train bear the label {next(iter(counts))!r:.100}", param=param)
+
+
+def carve(given: dict[Split, Rows], seed: int, task: Task = "text-classification") -> dict[Split, Rows]:
     """Complete the splits from train: the same share of each label, drawn with `seed`; one row of a label always stays.
 
-    Raises EmptySplit where train is too small to give a row.
+    Where rows have no label of their own (numbers, tags, answers), all of train is one label. Raises EmptySplit where train
+    is too small to give a row.
     """
     train = given["train"]
     missing = [name for name in CARVED_SHARE if name not in given]
     taken: dict[Split, list[int]] = {name: [] for name in missing}
     kept: list[int] = []
     draw = random.Random(seed)
-    for label in sorted(set(train.labels)):
-        positions = [i for i, other in enumerate(train.labels) if other == label]
+    strata = train.labels if task in ("text-classification", "text-pair-classification") else ("",) * len(train)
+    for label in sorted(set(strata)):
+        positions = [i for i, other in enumerate(strata) if other == label]
         draw.shuffle(positions)
         whole = len(positions)
         for name in missing:
@@ -133,53 +215,56 @@ def carve(given: dict[Split, Rows], seed: int) -> dict[Split, Rows]:
     return splits
 
 
-def read_split(data: Data, name: Split, base: Path) -> Rows:
-    """Read the files of one split, one after the other. Raises MissingFile, UnreadableData and MissingColumn."""
-    texts, labels = [], []
-    for text, label in each_row(data, name, base):
-        texts.append(text)
-        labels.append(label)
-    return Rows(tuple(texts), tuple(labels))
+def read_split(data: Data, name: Split, base: Path, task: Task = "text-classification") -> Rows:
+    """Read the files of one split, one after the other. Raises what `each_row` does."""
+    return Rows.of(each_row(data, name, base, task))
 
 
-def each_row(data: Data, name: Split, base: Path) -> Iterator[tuple[str, str]]:
-    """Yield (text, label) of a split, one row in memory at a time. Raises MissingFile, UnreadableData and MissingColumn."""
+def each_row(data: Data, name: Split, base: Path, task: Task = "text-classification") -> Iterator[Example]:
+    """Yield the rows of a split, one in memory at a time. Raises MissingFile, UnreadableData, MissingColumn and UnfitLabel."""
+    wanted = columns_of(task, data.columns)
+    if data.format == "csv" and has_lists(task):
+        remedy = "Send JSON lines or Parquet."
+        raise UnreadableData(f"{task} needs lists, which csv does not have", param="data.format", remedy=remedy)
     for number, file in enumerate(data.splits[name]):
         path = base / file
         if not path.is_file():
             raise MissingFile(f"{file} is not there", param=f"data.splits.{name}[{number}]")
-        for row, text, label in read_file(path, data.format, data.columns):
-            yield _text(text, file, row), _label(label, file, row)
+        for row, values in read_file(path, data.format, wanted):
+            yield example(task, values, file, row)
 
 
-def read_file(path: Path, kind: DataFormat, columns: Columns) -> Iterator[tuple[int, Any, Any]]:
-    """Yield (row number from 1, text, label) as the file has them. Raises UnreadableData and MissingColumn."""
+Wanted = Mapping[str, str]
+"""Key of `columns` → name of the column in the file."""
+
+
+def read_file(path: Path, kind: DataFormat, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row number from 1, key → value) as the file has them. Raises UnreadableData and MissingColumn."""
     if kind == "jsonl":
-        yield from _read_jsonl(path, columns)
+        yield from _read_jsonl(path, wanted)
         return
     try:
-        names, batches = (_csv if kind == "csv" else _parquet)(path, columns)
-        for column in (columns.text, columns.label):
-            _require(column, names, columns, path.name)
+        names, batches = (_csv if kind == "csv" else _parquet)(path, wanted)
+        for key in wanted:
+            _require(key, names, wanted, path.name)
         row = 0
         for batch in batches:
-            pairs = zip(batch.column(columns.text).to_pylist(), batch.column(columns.label).to_pylist(), strict=True)
-            for text, label in pairs:
+            for values in zip(*(batch.column(column).to_pylist() for column in wanted.values()), strict=True):
                 row += 1
-                yield row, text, label
+                yield row, dict(zip(wanted, values, strict=True))
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as problem:
         raise UnreadableData(f"{path.name} is not readable as {kind}: {problem}", param=path.name) from problem
 
 
-def _csv(path: Path, columns: Columns) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
+def _csv(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
     with arrow.csv.open_csv(path, _csv_blocks(), _csv_rows()) as file:
         names = file.schema.names
     return names, _csv_batches(path, columns)
 
 
-def _csv_batches(path: Path, columns: Columns) -> Iterator[arrow.RecordBatch]:
+def _csv_batches(path: Path, columns: Wanted) -> Iterator[arrow.RecordBatch]:
     # Texts and labels stay as they are written: without the explicit types "007" would become 7 and "NA" nothing.
-    wanted = {columns.text: arrow.string(), columns.label: arrow.string()}
+    wanted = dict.fromkeys(columns.values(), arrow.string())
     as_written = arrow.csv.ConvertOptions(column_types=wanted, include_columns=list(wanted), strings_can_be_null=False)
     with arrow.csv.open_csv(path, _csv_blocks(), _csv_rows(), as_written) as file:
         yield from file
@@ -193,13 +278,13 @@ def _csv_rows() -> arrow.csv.ParseOptions:
     return arrow.csv.ParseOptions(newlines_in_values=True)
 
 
-def _parquet(path: Path, columns: Columns) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
+def _parquet(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
     file = arrow.parquet.ParquetFile(path)
     # Reading starts with the first batch, after the columns were found to be there.
-    return file.schema_arrow.names, file.iter_batches(BATCH_ROWS, columns=[columns.text, columns.label])
+    return file.schema_arrow.names, file.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(columns.values())))
 
 
-def _read_jsonl(path: Path, columns: Columns) -> Iterator[tuple[int, Any, Any]]:
+def _read_jsonl(path: Path, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:
     # Line by line and not by Arrow, which names no row, makes dates of texts that look like one and trips over mixed types.
     with path.open("rb") as lines:
         for row, line in enumerate(iter(lambda: lines.readline(LARGEST_ROW + 1), b""), start=1):
@@ -217,51 +302,13 @@ def _read_jsonl(path: Path, columns: Columns) -> Iterator[tuple[int, Any, Any]]:
                 ) from problem
             if not isinstance(found, dict):
                 raise UnreadableData(f"row {row} of {path.name} is not a JSON object", param=f"{path.name}:{row}")
-            for column in (columns.text, columns.label):
-                _require(column, list(found), columns, f"row {row} of {path.name}")
-            yield row, found[columns.text], found[columns.label]
+            for key in wanted:
+                _require(key, list(found), wanted, f"row {row} of {path.name}")
+            yield row, {key: found[column] for key, column in wanted.items()}
 
 
-def _require(column: str, names: list[str], columns: Columns, where: str) -> None:
-    if column not in names:
-        field = "text" if column == columns.text else "label"
+def _require(key: str, names: list[str], wanted: Wanted, where: str) -> None:
+    if wanted[key] not in names:
         raise MissingColumn(
-            f"{where} has no column {column!r}; it has {', '.join(map(repr, names[:20]))}", param=f"data.columns.{field}"
+            f"{where} has no column {wanted[key]!r}; it has {', '.join(map(repr, names[:20]))}", param=f"data.columns.{key}"
         )
-
-
-def _text(value: Any, file: str, row: int) -> str:
-    if not isinstance(value, str):
-        raise UnreadableData(f"row {row} of {file}: the text is {_kind(value)}, not a string", param=f"{file}:{row}")
-    if len(value) > LARGEST_ROW:
-        raise UnreadableData(f"row {row} of {file} is longer than {LARGEST_ROW:,} characters", param=f"{file}:{row}")
-    return _encodable(value, file, row)
-
-
-def _label(value: Any, file: str, row: int) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise UnreadableData(
-            f"row {row} of {file}: the label is {_kind(value)}, not a string, integer or boolean", param=f"{file}:{row}"
-        )
-    if len(value) > LONGEST_LABEL or "\0" in value:
-        raise UnreadableData(
-            f"row {row} of {file}: the label is longer than {LONGEST_LABEL} characters or holds a NUL", param=f"{file}:{row}"
-        )
-    return _encodable(value, file, row)
-
-
-def _encodable(value: str, file: str, row: int) -> str:
-    # JSON can spell half a surrogate pair, which no tokenizer and no report can take.
-    try:
-        value.encode()
-    except UnicodeEncodeError as problem:
-        raise UnreadableData(f"row {row} of {file} is not valid Unicode: {problem}", param=f"{file}:{row}") from problem
-    return value
-
-
-def _kind(value: Any) -> str:
-    return "empty" if value is None or value == "" else f"of type {type(value).__name__}"

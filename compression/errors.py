@@ -95,6 +95,13 @@ class EmptySplit(CompressionError):
     remedy = "Put rows into the split, or leave it out so that it is carved from train."
 
 
+class UnfitLabel(CompressionError):
+    """A row's label is not of the form that the task needs."""
+
+    code = "unfit_label"
+    remedy = "Correct the named row, or name the task that the data is for."
+
+
 class UnseenLabel(CompressionError):
     """A label of validation or test does not occur in train."""
 
@@ -114,6 +121,20 @@ class LabelMismatch(CompressionError):
 
     code = "label_mismatch"
     remedy = "Send data with the model's labels (its config's id2label), or the bare encoder without a head."
+
+
+class UnsupportedPrecision(CompressionError):
+    """The recipe insists on a precision that the worker's device does not compute in."""
+
+    code = "unsupported_precision"
+    remedy = "Choose precision auto or float32, or send the job to a worker whose device has bfloat16."
+
+
+class MissingResource(CompressionError):
+    """The recipe asks for a program, a word list or a helper model that this worker does not have."""
+
+    code = "missing_resource"
+    remedy = "Ask who runs the worker to install what is named, or choose another source in the recipe."
 
 
 class TrainingDiverged(CompressionError):
@@ -162,9 +183,12 @@ ALL_ERRORS: tuple[type[CompressionError], ...] = (
     UnreadableData,
     MissingColumn,
     EmptySplit,
+    UnfitLabel,
     UnseenLabel,
     SingleLabel,
     LabelMismatch,
+    UnsupportedPrecision,
+    MissingResource,
     TrainingDiverged,
     ExportMismatch,
     OutOfMemory,

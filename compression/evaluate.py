@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compression.batches import Encoded
+from compression.batches import Encoded, put
 
 BATCH = 64
 """Rows asked together; answers do not depend on it, because scales are per token."""
@@ -26,17 +26,18 @@ def smaller(batch: int, parts: int) -> int:
 
 @torch.inference_mode()
 def logits(model: nn.Module, rows: Encoded, parts: int = 1) -> Tensor:
-    """Return the logits of all rows in their order; `parts` shrinks the batches. -> (rows, labels) on the CPU."""
+    """Return the logits of all rows in their order; `parts` shrinks the batches.
+
+    -> (rows, labels), or (rows, tokens, …) with zeros at padding, in float32 on the CPU.
+    """
     training = model.training
     model.eval()
     device = next(model.parameters()).device
-    out = torch.empty((len(rows), 0))
+    out = None
     for batch in rows.by_length(smaller(BATCH, parts)):
-        found = rows.task.logits(model(**batch.to(device).inputs)).float().cpu()
-        if not out.shape[1]:
-            out = torch.empty((len(rows), found.shape[1]))
-        out[batch.rows] = found
+        out = put(out, batch, rows.task.logits(model(**batch.to(device).inputs)), rows)
     model.train(training)
+    assert out is not None, "a split has rows"  # noqa: S101
     return out
 
 

@@ -6,27 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
-    AutoModelForSequenceClassification,
+    CONFIG_MAPPING,
     AutoTokenizer,
-    BertConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
+from compression import families, heads
 from compression.catalog import family_of
 from compression.errors import ConfigMismatch, DamagedCheckpoint, LabelMismatch, MissingFile, UnsafeCheckpoint
 from compression.failures import typed
-from compression.tasks import classification
-
-NEW_PARTS = ("classifier.", "bert.pooler.")
-"""What a bare encoder may lack; it is drawn anew. All else must be in the checkpoint."""
+from compression.recipe import Task
 
 
-def has_head(config: dict[str, Any]) -> bool:
-    """Say whether a config.json describes a model with a classification head."""
-    return any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+def has_head(config: dict[str, Any], head: heads.Head) -> bool:
+    """Say whether a config.json describes a model with such a head."""
+    return any(heads.of_architecture(str(name)) == head for name in config.get("architectures") or ())
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -51,15 +51,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     if "auto_map" in config:
         raise UnsafeCheckpoint("config.json names code to run (auto_map)", param="config.json:auto_map")
     family_of(config)
-    if shadowing := sorted(key for key in config if _is_code(key)):
+    stock = CONFIG_MAPPING[config["model_type"]]
+    if shadowing := sorted(key for key in config if _is_code(stock, key)):
         cause = f"config.json sets {shadowing[0]!r}, which is a method of the stock config"
         raise ConfigMismatch(cause, param=f"config.json:{shadowing[0]}")
     return config
 
 
-def _is_code(key: str) -> bool:
+def _is_code(stock: type, key: str) -> bool:
     # transformers makes an attribute of every key: one of a method's name breaks whatever calls the method.
-    found = inspect.getattr_static(BertConfig, key, None)
+    found = inspect.getattr_static(stock, key, None)
     return callable(found) or isinstance(found, classmethod | staticmethod) or (isinstance(found, property) and not found.fset)
 
 
@@ -74,7 +75,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if tokenizer.pad_token_id is None:
         raise ConfigMismatch("the tokenizer has no padding token", param="tokenizer.json")
     # tokenizer_config.json can add tokens to those of tokenizer.json: an id without a row in the table ends the job midway.
-    rows, highest = read_config(folder).get("vocab_size", BertConfig().vocab_size), max(tokenizer.get_vocab().values())
+    config, highest = read_config(folder), max(tokenizer.get_vocab().values())
+    rows = config.get("vocab_size", CONFIG_MAPPING[config["model_type"]]().vocab_size)
     if highest >= rows:
         raise ConfigMismatch(
             f"the tokenizer has the id {highest}, config.json a vocabulary of {rows}", param="tokenizer_config.json"
@@ -82,53 +84,91 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def load_model(folder: Path, labels: tuple[str, ...], *, seed: int) -> PreTrainedModel:
-    """Load the model in float32 for exactly these labels.
+def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) -> PreTrainedModel:
+    """Load the model in float32 for a task, and for exactly these labels where it has any.
 
-    A bare encoder is given a new head, drawn with `seed`, whose outputs follow `labels`. A model with a head keeps its own
-    order: read it with `classification.head_labels`. Raises what `read_config` does, and LabelMismatch, ConfigMismatch and
-    DamagedCheckpoint.
+    A bare encoder, or one with another task's head, is given a new head, drawn with `seed`, whose outputs follow `labels`. A
+    model with a head keeps its own order: read it with `head_labels`. Raises what `read_config` does, and LabelMismatch,
+    ConfigMismatch and DamagedCheckpoint.
     """
-    config = read_config(folder)
+    config, head = read_config(folder), heads.of_task(task)
     settings: dict[str, Any] = {}
-    headed = has_head(config)
+    headed = has_head(config, head)
     if not headed:
-        settings = {"id2label": dict(enumerate(labels)), "label2id": {label: number for number, label in enumerate(labels)}}
-    model, report = open_stock(folder, **settings)
+        # Another task's head may bear the same names with other shapes.
+        other = any(heads.of_architecture(str(name)) for name in config.get("architectures") or ())
+        settings = {"num_labels": heads.outputs(task, len(labels)), "ignore_mismatched_sizes": other}
+    model, report = open_stock(folder, head, **settings)
     if headed:
-        own = classification.head_labels(model.config)
-        if set(own) != set(labels) or len(own) != len(labels):
-            raise LabelMismatch(
-                f"the model's head has {_listed(own)}, the data has {_listed(labels)}", param="config.json:id2label"
-            )
-        labels = own
-    lost = [name for name in report["missing_keys"] if headed or not name.startswith(NEW_PARTS)]
+        labels = _own_labels(model.config, labels, task)
+    outer = families.of(model).head(model)
+    parts = {name: part for name, part in model.named_modules() if part in (outer.dense, outer.out)}
+    missing = {*report["missing_keys"], *(name for name, *_ in report.get("mismatched_keys") or ())}
+    drawn = () if headed else tuple(f"{name}." for name in parts)  # what a bare encoder may lack
+    lost = [name for name in missing if not name.startswith(drawn)]
     if lost:
         raise ConfigMismatch(f"the weights lack {_listed(tuple(sorted(lost)))}", param=f"*.safetensors:{min(lost)}")
     torch.manual_seed(seed)
-    deviation = model.config.initializer_range
-    if any(name.startswith("bert.pooler.") for name in report["missing_keys"]):
-        classification.initialise_head(model.bert.pooler.dense, deviation)
-    if not headed:
-        classification.initialise_head(model.classifier, deviation)
-    classification.name_labels(model.config, labels)
+    for name, part in parts.items():
+        # The answer of a bare encoder is always drawn here, whatever lies in the file.
+        if f"{name}.weight" in missing or (part is outer.out and not headed):
+            initialise_head(part, model.config.initializer_range)
+    name_labels(model.config, labels, task)
     return model
 
 
-def open_stock(folder: Path, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Open a folder with AutoModelForSequenceClassification: safetensors only, no code, no network.
+def _own_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) -> tuple[str, ...]:
+    """Return the labels of a model's own head in its order. Raises LabelMismatch where it is not for these."""
+    if not labels:
+        wanted = heads.outputs(task, 0)
+        if config.num_labels != wanted:
+            raise LabelMismatch(
+                f"the model's head has {config.num_labels} outputs, {task} needs {wanted}", param="config.json:id2label"
+            )
+        return labels
+    own = head_labels(config)
+    if set(own) != set(labels) or len(own) != len(labels):
+        raise LabelMismatch(
+            f"the model's head has {_listed(own)}, the data has {_listed(labels)}", param="config.json:id2label"
+        )
+    return own
+
+
+def name_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) -> None:
+    """Write the labels into a stock config, so that whoever opens the model reads names and not numbers."""
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+    if heads.of_task(task) == heads.CLASSIFIER:
+        config.problem_type = "single_label_classification" if labels else "regression"
+
+
+def head_labels(config: PretrainedConfig) -> tuple[str, ...]:
+    """Read the labels of a model's head in the order of its outputs."""
+    return tuple(config.id2label[number] for number in sorted(config.id2label))
+
+
+def initialise_head(head: nn.Module, deviation: float) -> None:
+    """Draw a new head as BERT's authors do: normal weights, no bias."""
+    nn.init.normal_(head.weight, std=deviation)  # type: ignore[arg-type]
+    nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+
+
+def open_stock(folder: Path, head: heads.Head, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Open a folder with the stock class of a head: safetensors only, no code, no network.
 
     Returns the model in evaluation mode and transformers' account of missing and unexpected keys. Raises ConfigMismatch
     and DamagedCheckpoint.
     """
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        model, report = getattr(transformers, head.auto).from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            attn_implementation="sdpa",
+            attn_implementation=families.FAMILIES[kind].attention,
             output_loading_info=True,
             **settings,
         )

@@ -11,22 +11,22 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from compression import failures
+from compression import failures, scoring
 from compression.child import OUT_OF_MEMORY
 from compression.errors import OutOfMemory
 from compression.process import private_channel
-from compression.recipe import Config, Evaluate
+from compression.recipe import Config, Evaluate, Task
 from compression.report import Latency, NotMeasured, Score
-from compression.runtimes.runner import Batch, Kind, Runner, batches, full_batch, open_artifact, tokenizer_of
+from compression.runtimes.runner import Batch, Kind, Runner, answered, config_of, full_batch, open_artifact, tokenizer_of
+from compression.scoring.base import Row
 
 LOCK_VARIABLE = "LATHE_MEASURE_LOCK"
 WARM_UP_RUNS = 10
@@ -44,7 +44,9 @@ class MeasureSpec(Config):
     kind: Kind
     folder: Annotated[str, Field(description="The artifact that is measured.")]
     baseline: Annotated[str | None, Field(description="Folder of the ONNX artifact that latency is held against.")] = None
-    test_rows: Annotated[str | None, Field(description='JSONL of {"text", "label": index}; null takes no score.')] = None
+    task: Task
+    labels: Annotated[tuple[str, ...], Field(description="In the order of the outputs; none where the task has none.")]
+    test_rows: Annotated[str | None, Field(description="JSONL of rows as `scoring` reads them; null takes no score.")] = None
     evaluate: Evaluate = Evaluate()
 
 
@@ -75,7 +77,7 @@ def measure(spec: MeasureSpec) -> Measured:
         )
     score: Score | NotMeasured = NotMeasured(not_measured="No test rows were given.")
     if spec.test_rows is not None:
-        score = score_of(runner, folder, Path(spec.test_rows))
+        score = score_of(runner, folder, Path(spec.test_rows), scoring.of(spec.task, spec.evaluate, spec.labels))
     return Measured(latency=latency, score=score, peak_memory_bytes=memory)
 
 
@@ -120,37 +122,37 @@ def percentile(values: list[float], percent: float) -> float:
     return float(np.percentile(values, percent))
 
 
-def score_of(runner: Runner, folder: Path, rows: Path) -> Score:
-    """Take the accuracy at batch 1 and padded at batch 32, each row tokenized by the artifact's own tokenizer.
+def score_of(runner: Runner, folder: Path, path: Path, scorer: scoring.Scorer) -> Score:
+    """Take the score at batch 1 and padded at batch 32, each row tokenized by the artifact's own tokenizer.
 
-    The standard error is that of a share, √(p(1 − p)/n). Raises ValueError where there are no rows.
+    Raises ValueError where there are no rows.
     """
-    texts, labels = read_rows(rows)
-    encodings = tokenizer_of(folder).encode_batch(texts)
-    pad_id = json.loads((folder / "config.json").read_text("utf-8")).get("pad_token_id") or 0
+    rows = read_rows(path)
+    asked = scorer.ask(tokenizer_of(folder), rows)
+    pad_id = config_of(folder).get("pad_token_id") or 0
     alone, together = (
-        np.concatenate([runner.logits(batch).argmax(axis=-1) for batch in batches(encodings, size, pad_id=pad_id)])
-        for size in (1, TOGETHER)
+        scorer.answers(asked, answered(runner, asked.windows, size, pad_id=pad_id), rows) for size in (1, TOGETHER)
     )
-    wanted = np.array(labels)
-    value = float((alone == wanted).mean())
+    found = scorer.figures(alone, rows)
     return Score(
-        metric="accuracy",
-        value=value,
-        standard_error=float(np.sqrt(value * (1 - value) / len(labels))),
-        value_at_batch_32=float((together == wanted).mean()),
-        rows=len(labels),
-        rows_changed_by_batching=int((alone != together).sum()),
-        chance=Counter(labels).most_common(1)[0][1] / len(labels),
+        metric=scorer.metric,
+        value=found.values[scorer.metric],
+        standard_error=found.standard_error,
+        error_from=found.error_from,
+        metrics=found.values,
+        value_at_batch_32=scorer.figures(together, rows).values[scorer.metric],
+        rows=len(rows),
+        rows_changed_by_batching=scorer.changed(alone, together),
+        chance=found.chance,
     )
 
 
-def read_rows(path: Path) -> tuple[list[str], list[int]]:
-    """Read JSONL of {"text": str, "label": int}. Raises ValueError where there are none."""
-    rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+def read_rows(path: Path) -> list[Row]:
+    """Read rows, one a line. Raises ValueError where there are none."""
+    rows: list[Row] = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
     if not rows:
         raise ValueError(f"{path} has no rows")
-    return [row["text"] for row in rows], [row["label"] for row in rows]
+    return rows
 
 
 def peak_memory() -> int | NotMeasured:

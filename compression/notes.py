@@ -15,7 +15,7 @@ def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
                 f"Test {score.metric} fell from {previous.score.value:.4f} ({previous.stage}) to {score.value:.4f}{noise}."
             )
         if score.value <= score.chance:
-            notes.append(f"The score is not above chance ({score.chance:.4f}: always the most frequent label).")
+            notes.append(f"The score is not above chance ({score.chance:.4f}: what knowing no text would score).")
         if score.rows_changed_by_batching:
             notes.append(f"{score.rows_changed_by_batching} of {score.rows} answers depend on who shares the batch.")
     if previous is not None and found.speed_up is not None and found.speed_up < 1:
@@ -25,16 +25,16 @@ def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
     return notes
 
 
-def job_notes(rows: list[Row], dataset: Dataset, cut: int, max_length: int) -> tuple[str, ...]:
-    """Say of the whole job what its figures rest on."""
-    first, last = rows[0], rows[-1]
+def job_notes(first: Row, last: Row, dataset: Dataset, cut: int, max_length: int) -> tuple[str, ...]:
+    """Say of the whole job what its figures rest on. first: the baseline; last: the headline's row."""
     notes = [
         f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
         f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."
     ]
     if dataset.carved:
-        notes.append(f"Carved from train, stratified, by the recipe's seed: {', '.join(sorted(dataset.carved))}.")
-    if cut:
+        how = "stratified, " if dataset.task in ("text-classification", "text-pair-classification") else ""
+        notes.append(f"Carved from train, {how}by the recipe's seed: {', '.join(sorted(dataset.carved))}.")
+    if cut and dataset.task != "question-answering":  # whose contexts are read in windows
         notes.append(f"{cut} of {len(dataset.splits['train'])} training texts reach {max_length} tokens and were cut there.")
     if isinstance(first.score, Score) and isinstance(last.score, Score):
         error = (first.score.standard_error**2 + last.score.standard_error**2) ** 0.5

@@ -10,10 +10,14 @@ float32); its gradients are taken in bfloat16 where the processor has it, since 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from compression.recipe import Precision
 
 LEVELS = 127.0
 SMALLEST_SCALE = 1e-12
@@ -60,10 +64,29 @@ def integer_product(left: Tensor, right: Tensor) -> Tensor:
     return left.float() @ right.float().t()
 
 
+_precision: ContextVar[Precision] = ContextVar("precision", default="auto")
+
+
+@contextmanager
+def precision(asked: Precision) -> Iterator[None]:
+    """Let `gradient_dtype` follow the recipe for a while."""
+    before = _precision.set(asked)
+    try:
+        yield
+    finally:
+        _precision.reset(before)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Say whether a device multiplies bfloat16 itself, so that it is faster than float32."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def gradient_dtype(device: torch.device) -> torch.dtype:
-    """Say in what precision the gradients of linear layers are multiplied: bfloat16 where it is faster than float32."""
-    has_bfloat16 = torch.cpu._is_avx512_bf16_supported() if device.type == "cpu" else device.type == "cuda"
-    return torch.bfloat16 if has_bfloat16 else torch.float32
+    """Say in what precision the gradients of linear layers are multiplied: bfloat16 where it is faster and not forbidden."""
+    return torch.bfloat16 if _precision.get() != "float32" and has_bfloat16(device) else torch.float32
 
 
 class _IntegerLinear(torch.autograd.Function):
@@ -74,6 +97,7 @@ class _IntegerLinear(torch.autograd.Function):
         rows, row_scale = integers(x.reshape(-1, x.shape[-1]))
         columns, column_scale = integers(weight)
         ctx.save_for_backward(rows, row_scale, columns, column_scale)
+        ctx.dtype = gradient_dtype(x.device)  # here, since a device's backward pass runs in a thread of its own
         out = integer_product(rows, columns).mul_(row_scale).mul_(column_scale.t())
         if bias is not None:
             out.add_(bias)
@@ -83,7 +107,7 @@ class _IntegerLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         rows, row_scale, columns, column_scale = ctx.saved_tensors
         grad = grads[0].reshape(-1, grads[0].shape[-1])
-        dtype = gradient_dtype(grad.device)
+        dtype = ctx.dtype
         to_x = to_weight = to_bias = None
         if ctx.needs_input_grad[0]:
             to_x = (grad * column_scale.t()).to(dtype) @ columns.to(dtype)

@@ -7,21 +7,26 @@ runtime, hold it against the engine's model, and measure it. A stage that the re
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from compression import checkpoint, data, durable, families, load, numerics, process, tasks
+from compression.augment.material import Material
+from compression.augment.resources import Resources
 from compression.batches import encode
-from compression.catalog import FAMILIES, planned_shape
+from compression.budget import Budget
+from compression.catalog import FAMILIES, augment_seconds, check_task, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
+from compression.encoding import encoded, side_by_side
 from compression.environment import environment
 from compression.errors import InvalidSpec
 from compression.export.artifact import Shipped, ship
 from compression.notes import job_notes, row_notes
+from compression.plan import check_precision
 from compression.progress import Journey, Phase
 from compression.recipe import Recipe, Spec
 from compression.report import (
@@ -41,11 +46,12 @@ from compression.report import (
 )
 from compression.saving import Pause, Saver, never
 from compression.stages.distill import distill
+from compression.stages.further import PHASE, epochs_again
 from compression.stages.prepare import prepare
 from compression.stages.prune import prune
 from compression.stages.quantize import quantize
 from compression.state import State
-from compression.tasks import classification
+from compression.verdicts import choose, judged
 
 WORK: dict[Stage, Callable[[State], Iterator[Event]]] = {
     "baseline": prepare,
@@ -54,7 +60,7 @@ WORK: dict[Stage, Callable[[State], Iterator[Event]]] = {
     "distilled": distill,
 }
 SAMPLE = 64
-"""Texts of validation on which an artifact must answer as the engine does."""
+"""Rows of validation on which an artifact must answer as the engine does."""
 
 
 def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
@@ -80,7 +86,7 @@ def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) ->
         yield from job.ship_row(stage, started)
         if pause_asked():
             raise Pause
-    yield from job.ship_checkpoint(stages[-1])
+    yield from job.ship_checkpoint()
     yield Finished(report=job.report())
 
 
@@ -114,9 +120,11 @@ class Job:
     def open(cls, spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> "Job":
         """Read model and data, and refuse before any training what cannot be done."""
         folder, recipe = base / spec.model, spec.recipe
-        dataset = data.load(spec.data, base, seed=recipe.train.seed)
-        model = load.load_model(folder, dataset.labels, seed=recipe.train.seed)
-        dataset = dataset.in_order(classification.head_labels(model.config))
+        dataset = data.load(spec.data, base, seed=recipe.train.seed, task=spec.task)
+        check_task(spec.task, recipe, spec.evaluate, dataset.labels)
+        model = load.load_model(folder, dataset.labels, spec.task, seed=recipe.train.seed)
+        if dataset.labels:
+            dataset = dataset.in_order(load.head_labels(model.config))
         tokenizer = load.load_tokenizer(folder)
         family = families.of(model)
         positions = family.max_positions(model.config)
@@ -125,12 +133,13 @@ class Job:
         if recipe.prune is not None:
             planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), recipe.prune)
         length = min(recipe.train.max_length, positions)
-        task, types = tasks.of(spec.task), family.types(model.config) > 1
-        rows = {
-            name: encode(tokenizer, split.texts, dataset.ids(name), length, task, types=types)
-            for name, split in dataset.splits.items()
-        }
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        task, types = tasks.of(spec.task, dataset.labels, spec.evaluate), family.types(model.config) > 1
+        rows = {name: encoded(dataset, name, tokenizer, length, task, types=types) for name in dataset.splits}
+        resources = Resources.of(spec, base)
+        if recipe.distill is not None and recipe.distill.augment is not None:
+            resources.check(recipe.distill.augment)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        check_precision(recipe.train.precision, device)
         output = base / spec.output
         output.mkdir(parents=True, exist_ok=True)
         work = checkpoint.fingerprint(spec, base)
@@ -142,6 +151,14 @@ class Job:
             journey(recipe, {name: len(r) for name, r in rows.items()}),
             parts=spec.split_batches,
             saver=Saver(output / "checkpoints", work, spec.save_seconds, pause_asked, earlier),
+            budget=Budget(recipe.train.max_steps, recipe.train.max_minutes),
+            targets=spec.targets,
+            material=Material(
+                dataset.splits["train"].columns,
+                lambda texts, labels: encode(tokenizer, *side_by_side(texts), labels, length, task, types=types),
+                tokenizer,
+                resources,
+            ),
         )
         job = cls(spec, base, output, dataset, tokenizer, length, state, work, rows=[], artifacts=[])
         job.write_test_rows()
@@ -158,11 +175,9 @@ class Job:
         return self.output / "scratch" / "test.jsonl"
 
     def write_test_rows(self) -> None:
-        """Write the test split as label ids, for the process that measures."""
+        """Write the test split for the process that measures."""
         self.test_rows.parent.mkdir(exist_ok=True)
-        rows = zip(self.dataset.splits["test"].texts, self.dataset.ids("test"), strict=True)
-        lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
-        durable.write_text(self.test_rows, "".join(lines))
+        durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in self.dataset.judged("test")))
 
     def look_for_checkpoint(self, stages: tuple[Stage, ...]) -> tuple[Checkpoint | None, list[str]]:
         """Find where an earlier attempt got to: its last stage, and the training that it was in."""
@@ -185,7 +200,7 @@ class Job:
         device = self.state.device
         self.state.model = model.to(device)
         self.state.teacher = teacher.to(device).requires_grad_(False)
-        self.state.pruning = done.pruning
+        self.state.pruning, self.state.budget.spent = done.pruning, done.spent
         self.rows, self.artifacts = list(done.rows), list(done.artifacts)
         for row in self.rows:
             self.state.journey.skip(row.stage)
@@ -211,6 +226,7 @@ class Job:
             kind="onnx" if kind == "onnx" else "transformers",
             stage=stage,
             precision="int8" if precision == "int8" else "float32",
+            task=self.spec.task,
             labels=self.dataset.labels,
             tokenizer=self.base / self.spec.model,
             max_length=self.max_length,
@@ -218,7 +234,7 @@ class Job:
             test_rows=self.test_rows,
             baseline=against,
             evaluate=self.spec.evaluate,
-            sample=list(self.dataset.splits["validation"].texts[:SAMPLE]),
+            sample=self.dataset.judged("validation")[:SAMPLE],
             last_try=self.spec.split_batches > 1,
         )
         model.to(device)
@@ -235,18 +251,40 @@ class Job:
         row = self.row(stage, shipped, time.monotonic() - started)
         self.rows.append(row)
         state.notes.clear()
+        state.applied.clear()
         files = checkpoint.write(self.output / "checkpoints", state.model, self.checkpoint(stage))
         yield from state.journey.mark(stage, "export and measure", done=True)
         yield StageFinished(row=row, checkpoint=files)
 
-    def ship_checkpoint(self, stage: Stage) -> Iterator[Event]:
-        """Ship the final model a second time, as a checkpoint of its own library."""
-        yield from self.state.journey.mark(stage, "export the checkpoint", done=False)
+    def ship_checkpoint(self) -> Iterator[Event]:
+        """Ship the headline's model a second time, as a checkpoint of its own library."""
+        last = self.rows[-1].stage
+        yield from self.state.journey.mark(last, "export the checkpoint", done=False)
         against = self.artifact_folder(self.rows[0].artifact)
-        shipped = self.ship(self.state.model, stage, "transformers", against)
+        chosen, _ = choose(self.rows, self.spec.targets)
+        stage, model = yield from self.model_after(chosen.stage)
+        shipped = self.ship(model, stage, "transformers", against)
         self.artifacts.append(shipped.artifact)
         yield ArtifactReady(artifact=shipped.artifact)
-        yield from self.state.journey.mark(stage, "export the checkpoint", done=True)
+        yield from self.state.journey.mark(last, "export the checkpoint", done=True)
+
+    def model_after(self, stage: Stage) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
+        """Return the model as it was after a stage: the one at hand, or that of the stage's checkpoint.
+
+        A checkpoint that was damaged since must not cost the job: then it is the last stage's model, and the log says so.
+        """
+        last = self.rows[-1].stage
+        if stage == last:
+            return last, self.state.model
+        yield Log(message=f"The headline is not the last stage: the model is taken from the checkpoint of {stage}.")
+        folder = self.output / "checkpoints"
+        if self.spec.resume is not None and not (folder / stage).is_dir():
+            folder = self.base / self.spec.resume
+        try:
+            return stage, checkpoint.open_model(folder, checkpoint.read(folder, stage, self.fingerprint))
+        except Unusable as problem:
+            yield Log(level="warning", message=f"The model of {last} is taken after all: {problem}."[:4000])
+            return last, self.state.model
 
     def row(self, stage: Stage, shipped: Shipped, seconds: float) -> Row:
         """Put a stage's figures together."""
@@ -254,7 +292,7 @@ class Job:
         before = self.rows[0] if self.rows else None
         after = (parameters, shipped.size, shipped.score)
         found = ratios((before.parameters, before.size, before.score) if before else after, after, shipped.latency)
-        return Row(
+        row = Row(
             stage=stage,
             artifact=shipped.artifact.name,
             shape=families.of(self.state.model).shape_of(self.state.model.config),
@@ -268,38 +306,45 @@ class Job:
             seconds=seconds,
             notes=(*self.state.notes, *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
         )
+        state, spec = self.state, self.spec
+        return judged(row, self.rows, spec.recipe, spec.targets, limit=state.budget.reached(), applied=state.applied)
 
     def checkpoint(self, stage: Stage) -> Checkpoint:
         """Say what must be known to go on after `stage`."""
         return Checkpoint(
             fingerprint=self.fingerprint,
             stage=stage,
+            task=self.spec.task,
             labels=self.dataset.labels,
             simulated=simulated(self.state.model),
             rows=tuple(self.rows),
             artifacts=tuple(self.artifacts),
             pruning=self.state.pruning,
+            spent=self.state.budget.spent,
             files=(),
         )
 
     def report(self) -> Report:
         """Write report.json and return it."""
-        last = self.rows[-1]
+        chosen, choice = choose(self.rows, self.spec.targets)
         texts = self.state.rows["train"]
         report = Report(
             task=self.spec.task,
             labels=self.dataset.labels,
             rows=tuple(self.rows),
-            headline=last.artifact,
-            ratios=last.ratios,
+            headline=chosen.artifact,
+            choice=choice,
+            ratios=chosen.ratios,
             targets=self.spec.targets,
-            verdicts=verdicts(last.ratios, self.spec.targets),
+            verdicts=verdicts(chosen.ratios, self.spec.targets),
             artifacts=tuple(self.artifacts),
             recipe=self.spec.recipe,
             splits={str(name): facts for name, facts in self.dataset.facts().items()},
             pruning=self.state.pruning,
             environment=environment(),
-            notes=job_notes(self.rows, self.dataset, sum(len(row) >= self.max_length for row in texts.tokens), self.max_length),
+            notes=job_notes(
+                self.rows[0], chosen, self.dataset, sum(len(row) >= self.max_length for row in texts.tokens), self.max_length
+            ),
         )
         durable.write_text(self.output / "report.json", report.model_dump_json(indent=2))
         shutil.rmtree(self.output / "scratch", ignore_errors=True)
@@ -325,7 +370,12 @@ def journey(recipe: Recipe, rows: dict[str, int]) -> Journey:
         phases += [Phase("pruned", "cut", 2.0), Phase("pruned", "recover", recovery * train * 0.7)]
         phases.append(Phase("pruned", "export and measure", shipping))
     if recipe.distill is not None:
+        if (augment := recipe.distill.augment) is not None:
+            phases.append(Phase("distilled", "augment", augment_seconds(augment, rows["train"])))
+            train *= 1 + augment.copies
         phases.append(Phase("distilled", "ask the teacher", train / 3))
         phases.append(Phase("distilled", "distill", recipe.distill.epochs * train * 0.5))
+        if recipe.remedy == "apply":
+            phases.append(Phase("distilled", PHASE, epochs_again(recipe.distill) * train * 0.5))
         phases.append(Phase("distilled", "export and measure", shipping))
     return Journey([*phases, Phase(planned(recipe)[-1], "export the checkpoint", shipping / 2)])

@@ -5,8 +5,8 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from compression.plan import Tick
 from compression.report import Log, Progress, Stage, TrainingSaved
-from compression.training import Tick
 
 Result = TypeVar("Result")
 SECONDS_BETWEEN = 0.5

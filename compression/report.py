@@ -6,7 +6,7 @@ figure that does not fit the machine is `NotMeasured`, with the reason.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, JsonValue, TypeAdapter
 
 from compression.recipe import Config, Recipe, Targets, Task
 
@@ -29,6 +29,7 @@ class Shape(Config):
     heads: int
     ffn: int
     vocabulary: int
+    embedding: Annotated[int | None, Field(description="Width of the token tables, where it is not `hidden`.")] = None
 
 
 class Parameters(Config):
@@ -66,12 +67,25 @@ class Score(Config):
     """The task's metric on the test split, at batch 1 and, padded, at batch 32."""
 
     metric: str
-    value: Annotated[float, Field(description="At batch 1, between 0 and 1.")]
+    value: Annotated[float, Field(description="At batch 1; 1 is perfect. Correlations may be negative.")]
     standard_error: float
+    error_from: Annotated[
+        Literal["analytic", "bootstrap"],
+        Field(description="analytic: of a share or a mean over rows. bootstrap: 1,000 samples of the rows, seeded."),
+    ] = "analytic"
+    metrics: Annotated[
+        dict[str, float], Field(default_factory=dict, description="The headline and the task's other metrics, at batch 1.")
+    ]
     value_at_batch_32: float
     rows: int
     rows_changed_by_batching: Annotated[int, Field(description="Rows whose answer depends on who shares the batch.")]
-    chance: Annotated[float, Field(description="The metric when always answering the most frequent label.")]
+    chance: Annotated[
+        float,
+        Field(
+            description="The metric of who knows no text: always the most frequent label, no entity, no answer; 0 for "
+            "correlations."
+        ),
+    ]
 
 
 class Ratios(Config):
@@ -83,6 +97,31 @@ class Ratios(Config):
     latency_reduction: float | None
     retention: float | None
     retention_above_chance: float | None
+
+
+class Remedy(Config):
+    """A change of the recipe that the figures speak for. Sending the job again with it is a try, not a promise."""
+
+    key: Annotated[str, Field(description="Path in the recipe, for example recipe.distill.epochs.")]
+    now: Annotated[JsonValue, Field(description="What the job ran with.")]
+    proposed: JsonValue
+    why: Annotated[str, Field(description="The figures that it was reckoned from.")]
+    applied: Annotated[bool, Field(description="Whether the job did it itself already (recipe.remedy: apply).")] = False
+
+
+class StageVerdict(Config):
+    """A row held against the targets and against the best row before it."""
+
+    met: Annotated[tuple[str, ...], Field(description="Names of the targets that its artifact meets.")]
+    missed: tuple[str, ...]
+    best_before: Annotated[Stage | None, Field(description="The row that would be shipped without this one.")]
+    worse_than: Annotated[
+        Stage | None,
+        Field(
+            description="An earlier row that scores higher, by more than this one's standard error, and is as small and fast."
+        ),
+    ]
+    remedies: Annotated[tuple[Remedy, ...], Field(description="For what no later stage of the recipe is there to mend.")] = ()
 
 
 class Row(Config):
@@ -100,6 +139,7 @@ class Row(Config):
     ratios: Ratios
     seconds: Annotated[float, Field(description="What the stage took, export and measuring included.")]
     notes: tuple[str, ...] = ()
+    verdict: Annotated[StageVerdict | None, Field(description="null in reports of before there were verdicts.")] = None
 
 
 class File(Config):
@@ -125,12 +165,21 @@ class Artifact(Config):
     opens_with: Annotated[str, Field(description="The stock tool and call that open it.")]
 
 
+class Values(Config):
+    """What the numbers of a regression split are."""
+
+    least: float
+    most: float
+    mean: float
+
+
 class SplitFacts(Config):
     """What a split held when the job ran."""
 
     rows: int
     carved_from_train: bool
-    labels: dict[str, int]
+    labels: Annotated[dict[str, int], Field(description="Rows of each; tags of tokens; answerable and unanswerable questions.")]
+    values: Annotated[Values | None, Field(description="Of a regression split, which has no labels.")] = None
 
 
 class Verdict(Config):
@@ -148,7 +197,8 @@ class Report(Config):
     task: Task
     labels: tuple[str, ...]
     rows: tuple[Row, ...]
-    headline: Annotated[str, Field(description="Name of the artifact that the last row and `ratios` speak of.")]
+    headline: Annotated[str, Field(description="Name of the artifact to take; `ratios` and `verdicts` are its row's.")]
+    choice: Annotated[str, Field(description="Why that one: the rule and the figures.")] = ""
     ratios: Ratios
     targets: Targets
     verdicts: dict[str, Verdict]
@@ -337,9 +387,13 @@ class DataFacts(Config):
     """What is known of a dataset once its files were read."""
 
     kind: Literal["dataset"] = "dataset"
-    labels: tuple[str, ...]
+    task: Task = "text-classification"
+    labels: Annotated[tuple[str, ...], Field(description="Classes or tags; none where the task has none.")]
     rows: dict[str, int]
     label_counts: dict[str, dict[str, int]]
+    values: Annotated[
+        dict[str, Values], Field(default_factory=dict, description="Of each split of a regression, which has no labels.")
+    ]
     mean_words: Annotated[float, Field(description="Of train; a first guess at tokens.")]
     longest_words: int
 

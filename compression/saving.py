@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from compression import durable
+from compression.budget import Spent
 from compression.checkpoint import STATE, Unusable, listing, sealed, unsealed, verify_files
 from compression.evaluate import Validation
 from compression.recipe import Config
@@ -37,11 +38,15 @@ class Pause(Exception):
 
 @dataclass
 class Where:
-    """The numbers of a training in progress: with its tensors, all that is needed to go on. Epoch 0 is the model before."""
+    """The numbers of a training in progress: with its tensors, all that is needed to go on. Epoch 0 is the model before.
+
+    `total` is how many steps it will have; `spent` what the whole job has trained up to here, this training included.
+    """
 
     before: Validation
     best: Validation
     decay: float
+    total: int
     epoch: int = 1
     done: int = 0
     step: int = 0
@@ -51,6 +56,8 @@ class Where:
     last_score: float | None = None
     last_loss: float | None = None
     ended: bool = False
+    remarks: list[str] = field(default_factory=list)
+    spent: Spent = field(default_factory=Spent)
 
 
 Tensors = dict[str, Tensor]
@@ -74,7 +81,6 @@ class Training(Protocol):
     """What can be saved."""
 
     where: Where
-    total: int
 
     @property
     def shapes(self) -> Shapes:
@@ -114,6 +120,10 @@ class Saver:
         except Unusable as problem:
             return str(problem)
         return None
+
+    def is_at(self, stage: Stage, phase: str) -> bool:
+        """Say whether the earlier attempt was in this very training: what came before it in the stage need not be done."""
+        return self.found is not None and (self.found.stage, self.found.phase) == (stage, phase)
 
     def begin(self) -> None:
         """Count the time until the next save from now."""
@@ -222,7 +232,7 @@ class Course:
             fingerprint=self.saver.fingerprint,
             stage=self.stage,
             phase=self.phase,
-            total=training.total,
+            total=training.where.total,
             where=training.where,
             shapes=training.shapes,
             notes=tuple(self.notes),

@@ -6,11 +6,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from compression.augment.material import Material
 from compression.batches import Encoded
+from compression.budget import Budget
 from compression.evaluate import Validation, validate
+from compression.plan import Plan
 from compression.progress import Journey
-from compression.recipe import Recipe, Split
-from compression.report import Stage
+from compression.recipe import Recipe, Split, Targets
+from compression.report import Remedy, Stage
 from compression.saving import Course, Saver
 from compression.tasks.base import Task
 
@@ -21,7 +24,8 @@ class State:
 
     `teacher` is the prepared model in full precision, frozen; `pruning` what the cut took, for the report; `notes` what the
     row of the current stage should say; `parts` in how many parts batches go through a model; `saver` keeps training in
-    progress.
+    progress; `budget` is what all training together may take; `applied` the remedies that the current stage tried by itself;
+    `material` is what augmentation makes new rows of.
     """
 
     recipe: Recipe
@@ -33,6 +37,10 @@ class State:
     notes: list[str] = field(default_factory=list)
     parts: int = 1
     saver: Saver | None = None
+    budget: Budget = field(default_factory=Budget)
+    targets: Targets = field(default_factory=Targets)
+    applied: list[Remedy] = field(default_factory=list)
+    material: Material | None = None
 
     @property
     def task(self) -> Task:
@@ -44,6 +52,36 @@ class State:
         """Where the model is."""
         device: torch.device = next(self.model.parameters()).device
         return device
+
+    def plan(
+        self,
+        name: str,
+        *,
+        epochs: int,
+        rate: float,
+        dropout: bool = False,
+        adapt_decay: bool = False,
+        patience: int | None = None,
+        patience_from: int = 0,
+    ) -> Plan:
+        """Make the plan of one training: what the recipe says of all of them, and what is this one's own."""
+        common = self.recipe.train
+        return Plan(
+            name=name,
+            epochs=epochs,
+            rate=rate,
+            batch=common.batch,
+            seed=common.seed,
+            warmup=common.warmup,
+            decay=common.decay,
+            adapt_decay=adapt_decay,
+            dropout=dropout,
+            parts=self.parts,
+            accumulate=common.accumulate,
+            precision=common.precision,
+            patience=patience,
+            patience_from=patience_from,
+        )
 
     def course(self, stage: Stage, phase: str) -> Course | None:
         """Return the way of one training through saves and pauses; None where nobody saves."""

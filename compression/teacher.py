@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression import evaluate, families
-from compression.batches import Batch, Encoded
+from compression.batches import Batch, Encoded, put, taken
 from compression.catalog import TEACHER_BYTES
 from compression.tasks.base import Task
 
@@ -54,7 +54,7 @@ class Teacher:
         tokens = sum(map(len, rows.tokens))
         self.bytes = 2 * tokens * width * (layers + 3 * relations) if self.needs_states else 0
         self.keeps = self.needs_states and self.bytes <= TEACHER_BYTES
-        self._logits = torch.empty(len(rows), model.config.num_labels)
+        self._logits: Tensor | None = None
         self._states: list[Tensor] = [torch.empty(0)] * len(rows)
         self._ask_all(rows, evaluate.smaller(evaluate.BATCH, parts))
 
@@ -62,7 +62,7 @@ class Teacher:
     def _ask_all(self, rows: Encoded, size: int) -> None:
         for batch in rows.by_length(size):
             logits, states = self._answers(batch)
-            self._logits[batch.rows] = logits.cpu()
+            self._logits = put(self._logits, batch, logits, rows)
             if self.keeps:
                 # float16 holds the states to three digits, far finer than a narrower student can follow them.
                 parts = torch.split(states.half().cpu(), batch.mask.sum(dim=1).tolist(), dim=1)
@@ -83,7 +83,8 @@ class Teacher:
     def says(self, batch: Batch) -> Said:
         """Answer a batch of train rows, from memory where it is there."""
         device = batch.ids.device
-        logits = self._logits[batch.rows].to(device)
+        assert self._logits is not None, "all rows were asked about"  # noqa: S101
+        logits = taken(self._logits, batch).to(device)
         if not self.needs_states:
             return Said(logits, torch.empty(0), None)
         if self.keeps:

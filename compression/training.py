@@ -1,71 +1,33 @@
 """The one training loop: preparation, quantization-aware training, recovery and distillation all go through it.
 
-AdamW (Loshchilov & Hutter 2019), linear warm-up and decay, clipped gradients; the best epoch on validation is what remains.
-The same seed gives the same result on the same machine, also where the loop was stopped on the way and a new process took it
-up: all that it remembers is in `_Run`, which `saving` writes and reads.
+AdamW (Loshchilov & Hutter 2019), linear warm-up and decay, clipped gradients; the best epoch on validation is what remains. It
+ends early where validation no longer gains or the job's budget is spent; what it did unasked it says. The same seed gives
+the same result on the same machine, also where the loop was stopped on the way and a new process took it up: all that it
+remembers is in `_Run`, which `saving` writes and reads.
 """
 
 import math
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
 from compression import numerics
-from compression.batches import Batch, Encoded, steps
+from compression.batches import Batch, Encoded, steps, together
+from compression.budget import Budget
 from compression.errors import TrainingDiverged
 from compression.evaluate import Validation, validate
+from compression.plan import Outcome, Plan, Tick, rate_share
 from compression.report import Log, TrainingSaved
 from compression.saving import Course, Shapes, Tensors, Where, random_state, set_random_state
+
+__all__ = ["Outcome", "Plan", "Tick", "train"]
 
 LARGEST_GRADIENT = 1.0
 """Gradients of a larger norm are scaled down to it: BERT's own fine-tuning value."""
 LEAST_DECAY, MOST_DECAY = 1e-4, 0.3
 """Between these the adapted L2 stays: below it has no effect, above it the weights collapse within an epoch."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to train; `name` is the recipe's key, for messages.
-
-    `parts` is in how many parts each batch goes through the model, their gradients added up: the same step in less memory, as
-    near as losses and dropout let it (`_Run.gradients`).
-    """
-
-    name: str
-    epochs: int
-    rate: float
-    batch: int
-    seed: int
-    warmup: float = 0.1
-    decay: float = 0.01
-    adapt_decay: bool = False
-    dropout: bool = False
-    parts: int = 1
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Where the loop is. `score` is on validation, after an epoch; `resumed`: what came before took no time of ours."""
-
-    step: int
-    total: int
-    loss: float | None = None
-    rate: float | None = None
-    score: float | None = None
-    resumed: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the loop came to. Epoch 0 is the model as it was before."""
-
-    best_epoch: int
-    before: Validation
-    best: Validation
-    stepped_back: bool
 
 
 Loss = Callable[[Batch], Tensor]
@@ -87,21 +49,23 @@ def train(
     validation: Callable[[], Validation] | None = None,
     extra: Iterable[nn.Parameter] = (),
     course: Course | None = None,
+    budget: Budget | None = None,
 ) -> Generator[Tick | TrainingSaved | Log, None, Outcome]:
     """Train `model` in place on `loss`; leave it in evaluation mode with the weights of its best epoch.
 
     `before_epoch` may freeze parameters or exchange layers, and must be right when it is called in mid-epoch, after a
     resumption; `validation` replaces the plain scoring on `validation_rows`; `extra` are parameters that are trained beside
-    the model's and thrown away after; `course` saves, pauses and takes up again. With no epochs nothing changes. A loss that
-    is not finite puts the last good epoch back, once, at half the rate. Raises TrainingDiverged at the second time, and
-    what `course` does.
+    the model's and thrown away after; `course` saves, pauses and takes up again; `budget` is the job's: when it is spent,
+    training ends at that step, and the part of an epoch that it had done is judged like a whole one. With no epochs nothing
+    changes. A loss that is not finite puts the last good epoch back, once, at half the rate. Raises TrainingDiverged at the
+    second time, and what `course` does.
     """
     judge = validation or (lambda: validate(model, validation_rows, plan.parts))
-    run = _Run(model, plan, list(extra), steps(len(train_rows), plan.batch))
+    run = _Run(model, plan, list(extra), steps(steps(len(train_rows), plan.batch), plan.accumulate), budget or Budget())
     found = (yield from course.take_up(run.shapes)) if course is not None and plan.epochs else None
     if found is not None:
         run.take_up(*found)
-        yield Tick(run.where.step, run.total, resumed=True)
+        yield Tick(run.where.step, run.where.total, resumed=True)
     else:
         before = judge()
         if plan.epochs == 0:
@@ -110,20 +74,25 @@ def train(
         torch.manual_seed(plan.seed)
         run.begin(before)
     where = run.where
-    while where.epoch <= plan.epochs and not where.ended:
+    run.budget.begin()
+    while not run.is_over():
         before_epoch(where.epoch)
         model.train(plan.dropout)
         healthy = yield from run.epoch(train_rows, loss, course)
         if not healthy:
-            run.step_back()
+            yield Log(level="warning", message=run.step_back())
             continue
         score = run.judged(judge())
-        yield Tick(where.step, run.total, where.last_loss, run.rate(), score)
+        yield Tick(where.step, where.total, where.last_loss, run.rate(), score)
     run.leave_best()
-    if course is not None and not where.ended:
+    if not where.ended:
+        if (cut_short := run.why_cut_short()) is not None:
+            where.remarks.append(cut_short)
+            yield Log(message=cut_short)
         where.ended = True
-        yield from course.after_step(run, ended=True)
-    return Outcome(where.best_epoch, where.before, where.best, where.stepped_back)
+        if course is not None:
+            yield from course.after_step(run, ended=True)
+    return Outcome(where.best_epoch, where.before, where.best, where.stepped_back, tuple(where.remarks))
 
 
 def _like(parameter: Tensor, values: Tensor) -> Tensor:
@@ -136,9 +105,9 @@ class _Run:
 
     where: Where
 
-    def __init__(self, model: nn.Module, plan: Plan, extra: list[nn.Parameter], steps_an_epoch: int) -> None:
-        self.model, self.plan = model, plan
-        self.steps_an_epoch, self.total = steps_an_epoch, plan.epochs * steps_an_epoch
+    def __init__(self, model: nn.Module, plan: Plan, extra: list[nn.Parameter], steps_an_epoch: int, budget: Budget) -> None:
+        self.model, self.plan, self.budget = model, plan, budget
+        self.steps_an_epoch = steps_an_epoch
         self.parameters = [*model.parameters(), *extra]
 
     @property
@@ -148,7 +117,8 @@ class _Run:
 
     def begin(self, before: Validation) -> None:
         """Start at the first step. `before` is what the model scores now."""
-        self.where = Where(before=before, best=before, decay=self.plan.decay)
+        total = self.budget.steps_of(self.plan.epochs * self.steps_an_epoch)
+        self.where = Where(before=before, best=before, decay=self.plan.decay, total=total, spent=self.budget.spent)
         self.good = self.best_weights = self.snapshot()
         self.optimizer = self._optimizer()
 
@@ -166,7 +136,7 @@ class _Run:
 
     def take_up(self, where: Where, tensors: Tensors) -> None:
         """Become the loop that was saved, bit for bit."""
-        self.where = where
+        self.where, self.budget.spent = where, where.spent
         self.restore(self._like_parameters("weight", tensors))
         self.optimizer = self._optimizer()
         if where.ended:
@@ -193,18 +163,50 @@ class _Run:
         return torch.optim.AdamW(groups, lr=self.plan.rate, fused=True)
 
     def rate(self) -> float:
-        """Linear up over the warm-up, linear down to nothing at the end."""
-        step, warm = self.where.step, max(1, round(self.plan.warmup * self.total))
-        share = (step + 1) / warm if step < warm else (self.total - step) / max(1, self.total - warm)
-        return self.plan.rate * self.where.scale * max(share, 0.0)
+        """Return the learning rate of the step that comes."""
+        return self.plan.rate * self.where.scale * rate_share(self.where.step, self.where.total, self.plan.warmup)
+
+    def is_over(self) -> bool:
+        """Say whether there is nothing left to train, or nothing left to train with."""
+        where = self.where
+        # What was trained of an epoch still has to be judged, also where the budget was found spent by a new attempt.
+        spent = self.budget.reached() is not None and not where.done
+        return where.ended or where.epoch > self.plan.epochs or self._is_out_of_patience() or spent
+
+    def _is_out_of_patience(self) -> bool:
+        last_gain = max(self.where.best_epoch, self.plan.patience_from)
+        return self.plan.patience is not None and self.where.epoch - 1 - last_gain >= self.plan.patience
+
+    def why_cut_short(self) -> str | None:
+        """Say why training ended before all its epochs were done; None where it did not."""
+        where, plan, planned = self.where, self.plan, self.plan.epochs * self.steps_an_epoch
+        if where.step >= planned:
+            return None
+        if self._is_out_of_patience():
+            return (
+                f"{plan.name} stopped early: {plan.patience} epochs brought nothing better on validation "
+                f"(epoch {where.best_epoch} of {plan.epochs} is kept)."
+            )
+        if where.step == 0:
+            return f"{plan.name} was not trained: {self.budget.reached()} was reached before it."
+        return (
+            f"{plan.name} stopped at step {where.step} of {planned}: {self.budget.reached()} is reached by all training of "
+            f"the job together (the best so far is kept: epoch {where.best_epoch})."
+        )
 
     def epoch(self, rows: Encoded, loss: Loss, course: Course | None) -> Generator[Tick | TrainingSaved | Log, None, bool]:
-        """Go through the rows that this epoch has left; say whether all losses and gradients were finite."""
-        where = self.where
-        for batch in islice(rows.shuffled(self.plan.batch, self.plan.seed * 1_000_003 + where.epoch), where.done, None):
+        """Go through the rows that this epoch has left, or the budget has room for.
+
+        Returns whether all losses and gradients were finite.
+        """
+        where, plan = self.where, self.plan
+        batches = rows.shuffled(plan.batch, plan.seed * 1_000_003 + where.epoch)
+        for step in islice(together(batches, plan.accumulate), where.done, None):
+            if self.budget.reached() is not None:
+                return True
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate()
-            if not self.gradients(batch, loss):
+            if not self.gradients(step, loss):
                 return False
             norm = nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
             if not math.isfinite(norm.item()):
@@ -213,27 +215,30 @@ class _Run:
             self.optimizer.zero_grad()
             where.step += 1
             where.done += 1
-            yield Tick(where.step, self.total, where.last_loss, self.rate())
+            self.budget.count(steps=1)
+            yield Tick(where.step, where.total, where.last_loss, self.rate())
             if course is not None:
                 yield from course.after_step(self)
         return True
 
-    def gradients(self, batch: Batch, loss: Loss) -> bool:
-        """Compute the gradients of a batch, in the plan's parts; say whether its loss was finite.
+    def gradients(self, batches: list[Batch], loss: Loss) -> bool:
+        """Compute the gradients of a step's batches, each in the plan's parts; say whether their loss was finite.
 
-        Parts are weighted by their rows, so the sum is the whole batch's for every loss that is a mean over rows. Those of
-        hidden states and attention relations are means over tokens: there a row of a part with short rows counts for a
+        Parts are weighted by their rows, so the sum is that of all rows at once for every loss that is a mean over rows. Those
+        of hidden states and attention relations are means over tokens: there a row of a part with short rows counts for a
         little more. Dropout draws other numbers. Nothing else differs but rounding.
         """
         device = next(self.model.parameters()).device
+        rows = sum(len(batch.rows) for batch in batches)
         self.where.last_loss = 0.0
-        for part in batch.split(self.plan.parts):
-            with torch.autocast(device.type, torch.bfloat16, enabled=self._half_precision(device)):
-                value = loss(part.to(device)) * (len(part.rows) / len(batch.rows))
-            self.where.last_loss += value.item()
-            if not math.isfinite(self.where.last_loss):
-                return False
-            value.backward()  # type: ignore[no-untyped-call]
+        for part in (part for batch in batches for part in batch.split(self.plan.parts)):
+            with numerics.precision(self.plan.precision):
+                with torch.autocast(device.type, torch.bfloat16, enabled=self._half_precision(device)):
+                    value = loss(part.to(device)) * (len(part.rows) / rows)
+                self.where.last_loss += value.item()
+                if not math.isfinite(self.where.last_loss):
+                    return False
+                value.backward()  # type: ignore[no-untyped-call]
         return True
 
     def _half_precision(self, device: torch.device) -> bool:
@@ -244,6 +249,7 @@ class _Run:
     def judged(self, now: Validation) -> float:
         """End an epoch that validation found to be worth `now`: keep it as the last good one, and as the best if it is."""
         where = self.where
+        self.budget.count()
         self.adapt_decay(now.score)
         self.good = self.snapshot()
         if now > where.best:
@@ -269,8 +275,8 @@ class _Run:
             parameter.grad = None
         self.model.eval()
 
-    def step_back(self) -> None:
-        """Return to the last good epoch at half the rate. Raises TrainingDiverged where that was done before."""
+    def step_back(self) -> str:
+        """Return to the last good epoch at half the rate; say so. Raises TrainingDiverged where that was done before."""
         where, plan = self.where, self.plan
         if where.stepped_back:
             raise TrainingDiverged(
@@ -280,8 +286,15 @@ class _Run:
         where.stepped_back = True
         self.restore(self.good)
         where.scale, where.step, where.done = 0.5, (where.epoch - 1) * self.steps_an_epoch, 0
+        where.total = where.step + self.budget.steps_of(plan.epochs * self.steps_an_epoch - where.step)
         self.optimizer = self._optimizer()
         self.optimizer.zero_grad()  # what is not finite must not be added to
+        remark = (
+            f"The loss of {plan.name} was not finite in epoch {where.epoch}: training went back to the end of epoch "
+            f"{where.epoch - 1} and on at half the rate ({plan.rate / 2:g})."
+        )
+        where.remarks.append(remark)
+        return remark
 
     def adapt_decay(self, score: float) -> None:
         """Double the L2 where validation fell, halve it where it rose: the article's regularization in recovery."""

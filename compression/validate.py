@@ -24,7 +24,7 @@ def validate(check: ModelCheck | DataCheck, base: Path) -> ModelFacts | DataFact
     A file that we do not know how to judge is refused, not passed on: no input makes this raise.
     """
     try:
-        found = _model(base / check.path) if isinstance(check, ModelCheck) else dataset.check(check.data, base)
+        found = _model(base / check.path) if isinstance(check, ModelCheck) else dataset.check(check.data, base, check.task)
     except MemoryError:
         cause = f"the files take more than {MOST_MEMORY:,} bytes of memory to read"
         found = [OutOfMemory(cause, remedy="Send shorter rows, or a smaller tokenizer.")]

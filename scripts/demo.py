@@ -3,7 +3,7 @@
     python scripts/demo.py [--recipe quick] [--set prune.ratio=0.4 …] [--output demo-output]
 
 Starts Lathe in a temporary home, uploads a real encoder and real sentences, compresses it, prints the before/after table,
-downloads every artifact of the last stage, and opens each in an environment that has stock tools and nothing of ours. The
+downloads every artifact of the headline's stage, and opens each in an environment that has stock tools and nothing of ours. The
 accuracy found there must be the report's, to the row.
 """
 
@@ -151,7 +151,8 @@ def demo(home: Path, output: Path, recipe: str, changes: list[str]) -> None:
         artifacts = lathe.ask("download", job, "--out", str(output))["artifacts"]
         (output / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
         check_report(report)
-        promised = {artifact["name"] for artifact in report["artifacts"] if artifact["stage"] == report["rows"][-1]["stage"]}
+        stage = next(artifact["stage"] for artifact in report["artifacts"] if artifact["name"] == report["headline"])
+        promised = {artifact["name"] for artifact in report["artifacts"] if artifact["stage"] == stage}
         check({artifact["name"] for artifact in artifacts} == promised, f"all {len(promised)} artifacts were downloaded")
         for artifact in artifacts:
             check_manifest(artifact)

@@ -28,9 +28,9 @@ def main(folder: Path, test: Path, threads: int = 1) -> None:
     rows = [json.loads(line) for line in test.read_text(encoding="utf-8").splitlines() if line.strip()]
     correct = 0
     for row in rows:
-        found = tokenizer.encode(row["text"])
+        found = tokenizer.encode(row["text"], row.get("text_pair"))
         parts = {"input_ids": found.ids, "attention_mask": found.attention_mask, "token_type_ids": found.type_ids}
-        feeds = {name: np.array([values], dtype=np.int64) for name, values in parts.items()}
+        feeds = {item.name: np.array([parts[item.name]], dtype=np.int64) for item in session.get_inputs()}
         (logits,) = session.run(["logits"], feeds)
         correct += names[str(int(logits[0].argmax()))] == str(row["label"])
     print(json.dumps({"rows": len(rows), "correct": correct}))

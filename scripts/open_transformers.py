@@ -25,7 +25,7 @@ def main(folder: Path, test: Path, threads: int = 1) -> None:
     correct = 0
     with torch.inference_mode():
         for row in rows:
-            logits = model(**tokenizer(row["text"], truncation=True, return_tensors="pt")).logits
+            logits = model(**tokenizer(row["text"], row.get("text_pair"), truncation=True, return_tensors="pt")).logits
             correct += model.config.id2label[int(logits.argmax())] == str(row["label"])
     print(json.dumps({"rows": len(rows), "correct": correct}))
 

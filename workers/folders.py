@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
+import psutil
 import structlog
 
 log = structlog.get_logger()
@@ -35,8 +36,12 @@ def private_folder(scratch: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+SECONDS_TO_GO = 10.0
+"""For the kernel to take away what was killed."""
+
+
 def sweep(scratch: Path) -> None:
-    """Remove folders whose worker was killed: nobody holds their lock any more."""
+    """Remove folders whose worker was killed, and what still runs there: nobody holds their lock any more."""
     for folder in scratch.glob("*/"):
         try:
             with (folder / LOCK).open("r+") as lock:
@@ -46,7 +51,27 @@ def sweep(scratch: Path) -> None:
         except OSError:
             continue  # held
         log.info("left_over_removed", folder=str(folder))
+        end_strays(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_strays(folder: Path) -> None:
+    """Kill every process whose home is `folder`, and wait until it is gone.
+
+    What a worker started dies with it, but for one moment: bubblewrap's child, before it has asked the kernel for that, waits
+    for a word from its parent, and where the parent was killed it waits for ever.
+    """
+    strays = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("HOME") == str(folder):
+                process.kill()
+                strays.append(process)
+        except psutil.Error:
+            continue  # gone, or not ours
+    if strays:
+        log.warning("stray_killed", folder=str(folder), processes=[process.pid for process in strays])
+        psutil.wait_procs(strays, timeout=SECONDS_TO_GO)
 
 
 @contextmanager

@@ -42,6 +42,8 @@ def lay_out(claim: jobs.Claim, folder: Path, settings: Settings, storage: Storag
         threads=settings.engine_threads,
         save_seconds=settings.save_seconds,
         split_batches=job.split_batches,
+        wordnet=str(settings.wordnet) if settings.wordnet else None,
+        helper_models=str(settings.helper_models) if settings.helper_models else None,
     )
     path = folder / "spec.json"
     path.write_text(spec.model_dump_json(), encoding="utf-8")

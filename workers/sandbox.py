@@ -66,10 +66,10 @@ class CannotConfine(Exception):
 
 
 class Sandbox:
-    """One way to confine. The level is what is in force, and what a worker's row says."""
+    """One way to confine. The level is what is in force, and what a worker's row says; `lent` is read beside what all read."""
 
-    def __init__(self, level: Level, lock: Path) -> None:
-        self.level, self.lock = level, lock
+    def __init__(self, level: Level, lock: Path, lent: Sequence[Path] = ()) -> None:
+        self.level, self.lock, self.lent = level, lock, tuple(lent)
 
     def wrap(self, command: Sequence[str], folder: Path) -> list[str]:
         """Return the command line that runs `command` confined to `folder`; the process that starts it becomes its keeper.
@@ -81,7 +81,7 @@ class Sandbox:
         # The lock must be there to be shown: the folder around it is not.
         self.lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.lock.touch(mode=0o600, exist_ok=True)
-        read = readable()
+        read = sorted({*readable(), *(place for place in self.lent if place.exists())})
         if self.level == "bubblewrap":
             plan = Plan(os.getpid(), bubblewrap=tuple(bubblewrap(read, folder, self.lock)))
         else:
@@ -103,7 +103,7 @@ def get_sandbox(settings: Settings) -> Sandbox:
     if not reasons:
         for level in STRONGEST_FIRST:
             if (reason := obstacle(level)) is None:
-                return Sandbox(level, lock)
+                return Sandbox(level, lock, lent(settings))
             reasons.append(f"{level}: {reason}")
     if settings.unconfined:
         return Sandbox("none", lock)
@@ -163,7 +163,7 @@ def exposed(settings: Settings) -> str | None:
         if url.startswith(scheme):
             private[name] = Path(url.removeprefix(scheme)).resolve()
     for name, place in private.items():
-        for root in readable():
+        for root in (*readable(), *lent(settings)):
             if place.is_relative_to(root.resolve()):
                 return f"{name} ({place}) lies beneath {root}, which engines read"
     return None
@@ -181,6 +181,11 @@ def readable() -> list[Path]:
     if accelerators():
         places.append(Path("/sys"))
     return sorted({place for place in places if place.exists() and place != Path("/")})
+
+
+def lent(settings: Settings) -> list[Path]:
+    """Return the folders that the operator offers to all jobs: word lists and models for augmentation."""
+    return [place for place in (settings.wordnet, settings.helper_models) if place is not None and place != Path("/")]
 
 
 def accelerators() -> list[Path]:

@@ -1,7 +1,7 @@
 """lathe models, lathe datasets: what jobs work on. Uploads go on where an earlier one stopped."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -12,6 +12,7 @@ from client.errors import BadFolder
 from client.output import AsJson, emit, moving, say, table
 from client.types import Dataset, Model
 from client.upload import add, data_files, manifest, model_files, until_ready
+from compression.recipe import Task as Tasks
 
 models = typer.Typer(help="Checkpoints to compress.", no_args_is_help=True)
 datasets = typer.Typer(help="Data to train and test on.", no_args_is_help=True)
@@ -19,6 +20,11 @@ datasets = typer.Typer(help="Data to train and test on.", no_args_is_help=True)
 Name = Annotated[str | None, typer.Option(help="Its name; the folder's where left out.")]
 TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
+Task = Annotated[str, typer.Option(help=f"What the data is for: {', '.join(get_args(Tasks))}.")]
+ColumnNames = Annotated[
+    list[str] | None,
+    typer.Option("--column", help="KEY=NAME of another column: text_pair, tokens, tags, question … Repeatable."),
+]
 Id = Annotated[str, typer.Argument(help="Its id.")]
 Ids = Annotated[list[str], typer.Argument(help="Their ids.")]
 
@@ -42,15 +48,26 @@ def add_model(lathe: Lathe, folder: Path, name: str | None = None) -> Model | Da
     return _hash_and_send(lathe, "models", {"name": name or folder.resolve().name}, files)
 
 
-def add_dataset(lathe: Lathe, place: Path, name: str | None, text: str, label: str) -> Model | Dataset:
+def pairs(option: str, given: list[str]) -> dict[str, str]:
+    """Read KEY=VALUE, given any number of times."""
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{text!r} is not of the form KEY=VALUE", param_hint=option)
+        found[name] = value
+    return found
+
+
+def add_dataset(lathe: Lathe, place: Path, name: str | None, task: str, columns: dict[str, str]) -> Model | Dataset:
     """Upload a data file or folder and wait until it is ready."""
     found, splits = data_files(place)
     files = [path for paths in splits.values() for path in paths]
     body = {
         "name": name or place.resolve().stem,
-        "task": "text-classification",
+        "task": task,
         "format": found,
-        "columns": {"text": text, "label": label},
+        "columns": columns,
         "splits": {split: [path.name for path in paths] for split, paths in splits.items()},
     }
     return _hash_and_send(lathe, "datasets", body, files)
@@ -63,7 +80,11 @@ def _facts(found: Model | Dataset) -> str:
     if found.facts is None:
         return ""
     rows = ", ".join(f"{split} {count}" for split, count in found.facts.rows.items())
-    return f"{rows} rows; labels {', '.join(found.facts.labels)}"
+    if found.facts.values:
+        values = found.facts.values["train"]
+        return f"{rows} rows; {found.facts.task}, values {values.least:g} to {values.most:g}"
+    labels = f", labels {', '.join(found.facts.labels)}" if found.facts.labels else ""
+    return f"{rows} rows; {found.facts.task}{labels}"
 
 
 def _list(kind: Kind) -> None:
@@ -125,11 +146,14 @@ def datasets_add(
     name: Name = None,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
+    task: Task = "text-classification",
+    column: ColumnNames = None,
     json: AsJson = False,  # noqa: ARG001
 ) -> None:
     """Upload data (jsonl, csv or parquet), and wait until it is checked."""
+    columns = {"text": text_column, "label": label_column, **pairs("--column", column or [])}
     with connect() as lathe:
-        found = add_dataset(lathe, place, name, text_column, label_column)
+        found = add_dataset(lathe, place, name, task, columns)
     emit(found, f"{found.id} is ready: {_facts(found)}", f"Next: lathe submit --model FOLDER --data {found.id}")
 
 
@@ -153,13 +177,15 @@ def datasets_rm(ids: Ids, json: AsJson = False) -> None:  # noqa: ARG001
     _remove("datasets", ids)
 
 
-def resolve(lathe: Lathe, kind: Kind, given: str, *, text: str = "text", label: str = "label") -> str:
+def resolve(
+    lathe: Lathe, kind: Kind, given: str, *, task: str = "text-classification", columns: dict[str, str] | None = None
+) -> str:
     """Return the id of what was named: an id as it is, or a local folder or file, which is uploaded first."""
     place = Path(given)
     if place.exists():
         if kind == "models":
             return add_model(lathe, place).id
-        return add_dataset(lathe, place, None, text, label).id
+        return add_dataset(lathe, place, None, task, columns or {}).id
     prefix = "mdl_" if kind == "models" else "dat_"
     if given.startswith(prefix):
         return given

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from client import render
+from client.api import Lathe
 from client.commands import connect
 from client.commands.jobs import JobId
 from client.download import download as fetch
-from client.errors import ClientError
+from client.errors import ClientError, Problem
 from client.output import AsJson, emit, moving
 from client.types import Artifact
 from compression.report import STAGES
@@ -41,12 +42,21 @@ def report(
         emit(found, render.report_table(found))
 
 
-def chosen(artifacts: list[Artifact], *, stage: str | None, kind: str | None, every: bool) -> list[Artifact]:
-    """Pick what is downloaded: of the last stage that made any, or of the one named. Raises ClientError where none is left."""
+def best_stage(lathe: Lathe, job: str, artifacts: list[Artifact]) -> str | None:
+    """Name the stage of the report's headline; of a job that has no report yet, or none at all, the last that made anything."""
+    try:
+        headline = lathe.report(job).headline
+    except Problem:
+        headline = None
     order: dict[str, int] = {name: place for place, name in enumerate(STAGES)}
+    named = [artifact.stage for artifact in artifacts if artifact.name == headline]
+    return max(named or [artifact.stage for artifact in artifacts], key=lambda name: order.get(name, -1), default=None)
+
+
+def chosen(artifacts: list[Artifact], *, stage: str | None, kind: str | None, every: bool) -> list[Artifact]:
+    """Pick what is downloaded: all, or of one stage. Raises ClientError where none is left."""
     if not every:
-        last = max((artifact.stage for artifact in artifacts), key=lambda name: order.get(name, -1), default=None)
-        artifacts = [artifact for artifact in artifacts if artifact.stage == (stage or last)]
+        artifacts = [artifact for artifact in artifacts if artifact.stage == stage]
     found = [artifact for artifact in artifacts if kind in (None, artifact.kind)]
     if not found:
         raise ClientError(
@@ -61,7 +71,7 @@ def download(
     job: JobId,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; ./JOB where left out.")] = None,
     stage: Annotated[
-        str | None, typer.Option(help="baseline, quantized, pruned or distilled; the last where left out.")
+        str | None, typer.Option(help="baseline, quantized, pruned or distilled; the report's headline where left out.")
     ] = None,
     kind: Annotated[str | None, typer.Option(help="onnx or transformers; all where left out.")] = None,
     every: Annotated[bool, typer.Option("--all", help="The artifacts of all stages.")] = False,
@@ -70,7 +80,9 @@ def download(
     """Download artifacts, check them against their manifest, and say what opens them. Goes on where it was broken off."""
     folder = out or Path(job)
     with connect() as lathe:
-        artifacts = chosen(lathe.artifacts(job), stage=stage, kind=kind, every=every)
+        artifacts = lathe.artifacts(job)
+        wanted = stage if every or stage else best_stage(lathe, job, artifacts)
+        artifacts = chosen(artifacts, stage=wanted, kind=kind, every=every)
         total = sum(file.size for artifact in artifacts for file in artifact.files)
         with moving(f"downloading {job}", total) as moved:
             places = [fetch(lathe, artifact, folder, moved=moved) for artifact in artifacts]

@@ -9,20 +9,10 @@ import typer
 from client import render
 from client.api import Lathe
 from client.commands import connect, data
+from client.commands.data import pairs
 from client.commands.jobs import ended, finish
 from client.output import AsJson, emit
 from client.types import Preflight
-
-
-def pairs(option: str, given: list[str]) -> dict[str, str]:
-    """Read KEY=VALUE, given any number of times."""
-    found = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise typer.BadParameter(f"{text!r} is not of the form KEY=VALUE", param_hint=option)
-        found[name] = value
-    return found
 
 
 def values(option: str, given: list[str]) -> dict[str, Any]:
@@ -98,6 +88,8 @@ def submit(
     deadline: Annotated[int | None, typer.Option(help="Seconds from now in which the job must be done, or it fails.")] = None,
     text_column: data.TextColumn = "text",
     label_column: data.LabelColumn = "label",
+    task: data.Task = "text-classification",
+    column: data.ColumnNames = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate only; local folders are uploaded.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the job has ended; exit codes as of `lathe wait`.")] = False,
     timeout: Annotated[float | None, typer.Option(help="With --wait: seconds after which to stop waiting.")] = None,
@@ -105,7 +97,6 @@ def submit(
 ) -> None:
     """Submit a job: lathe submit --model ./model --data ./data --recipe quick --set prune.ratio=0.4 --wait."""
     body: dict[str, Any] = {
-        "task": "text-classification",
         "labels": pairs("--label", label or []),
         "priority": priority,
         "deadline_seconds": deadline,
@@ -116,7 +107,8 @@ def submit(
     with connect() as lathe:
         body["recipe"] = choose_recipe(lathe, recipe, changes)
         base = data.resolve(lathe, "models", model)
-        dataset = data.resolve(lathe, "datasets", data_, text=text_column, label=label_column)
+        columns = {"text": text_column, "label": label_column, **pairs("--column", column or [])}
+        dataset = data.resolve(lathe, "datasets", data_, task=task, columns=columns)
         body |= {"models": {"base": base}, "datasets": [dataset], "name": name}
         if dry_run:
             show_preflight(lathe.preflight(body))

@@ -1,13 +1,14 @@
 """Check a dataset's files: can they be read, and can anything be learned from them? One row in memory at a time."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from compression import data as rows
 from compression.errors import CompressionError, EmptySplit, SingleLabel, UnreadableData, UnseenLabel
-from compression.recipe import Data, Split
-from compression.report import DataFacts
+from compression.recipe import Data, Split, Task
+from compression.report import DataFacts, Values
 
 MOST_LABELS = 1000
 MOST_ROWS, MOST_CHARACTERS = 10_000_000, 2**31
@@ -18,68 +19,93 @@ ENOUGH_TO_CARVE = 20
 
 @dataclass
 class _Tally:
+    """`labels` counts what `data.names_of` names; `numbers` holds two different values at most, to know that there are two."""
+
     labels: Counter[str] = field(default_factory=Counter)
+    numbers: set[float] = field(default_factory=set)
+    least: float = math.inf
+    most: float = -math.inf
+    sum: float = 0.0
+    rows: int = 0
     words: int = 0
     longest: int = 0
 
+    def number(self, value: float) -> None:
+        """Take a regression's label in."""
+        if len(self.numbers) < 2:
+            self.numbers.add(value)
+        self.least, self.most, self.sum = min(self.least, value), max(self.most, value), self.sum + value
 
-def check(data: Data, base: Path) -> DataFacts | list[CompressionError]:
+    @property
+    def values(self) -> Values:
+        """Say what the numbers are."""
+        return Values(least=self.least, most=self.most, mean=self.sum / self.rows)
+
+
+def check(data: Data, base: Path, task: Task = "text-classification") -> DataFacts | list[CompressionError]:
     """Return what is known of the dataset, or every reason why it cannot be taken. Relative paths are taken from `base`."""
     tallies: dict[Split, _Tally] = {}
     problems: list[CompressionError] = []
     for name in rows.SPLITS:
         if name in data.splits:
             try:
-                tallies[name] = _count(data, name, base)
+                tallies[name] = _count(data, name, base, task)
             except CompressionError as problem:
                 problems.append(problem)
     for name, tally in tallies.items():
-        if not tally.labels:
+        if not tally.rows:
             problems.append(EmptySplit(f"{name} has no rows", param=f"data.splits.{name}"))
-    if "train" in tallies and tallies["train"].labels:
-        problems += _learnable(tallies)
+    if "train" in tallies and tallies["train"].rows:
+        problems += _learnable(tallies, task)
     if problems:
         return problems
     train = tallies["train"]
+    numbers = task == "text-regression"
     return DataFacts(
-        labels=tuple(sorted(train.labels)),
-        rows={name: tally.labels.total() for name, tally in tallies.items()},
+        task=task,
+        labels=() if task == "question-answering" else tuple(sorted(train.labels)),
+        rows={name: tally.rows for name, tally in tallies.items()},
         label_counts={name: dict(sorted(tally.labels.items())) for name, tally in tallies.items()},
-        mean_words=train.words / train.labels.total(),
+        values={str(name): tally.values for name, tally in tallies.items()} if numbers else {},
+        mean_words=train.words / train.rows,
         longest_words=train.longest,
     )
 
 
-def _count(data: Data, name: Split, base: Path) -> _Tally:
+def _count(data: Data, name: Split, base: Path, task: Task) -> _Tally:
     tally, characters = _Tally(), 0
-    for text, label in rows.each_row(data, name, base):
-        tally.labels[label] += 1
+    for row in rows.each_row(data, name, base, task):
+        tally.rows += 1
+        tally.labels.update(rows.names_of(task, row.label))
+        if task == "text-regression":
+            tally.number(row.label)
         if len(tally.labels) > MOST_LABELS:
             raise UnreadableData(
                 f"{name} has more than {MOST_LABELS} different labels",
-                param="data.columns.label",
+                param="data.columns.tags" if task == "token-classification" else "data.columns.label",
                 remedy="Name the column that holds the class of each row.",
             )
-        characters += len(text)
-        if tally.labels.total() > MOST_ROWS or characters > MOST_CHARACTERS:
+        characters += len(row.text) + len(row.pair or "")
+        if tally.rows > MOST_ROWS or characters > MOST_CHARACTERS:
             raise UnreadableData(
                 f"{name} has more than {MOST_ROWS:,} rows or {MOST_CHARACTERS:,} characters",
                 param=f"data.splits.{name}",
                 remedy="Send a sample of the rows.",
             )
-        words = len(text.split())
+        words = len(row.text.split()) + len((row.pair or "").split())
         tally.words += words
         tally.longest = max(tally.longest, words)
     return tally
 
 
-def _learnable(tallies: dict[Split, _Tally]) -> list[CompressionError]:
+def _learnable(tallies: dict[Split, _Tally], task: Task) -> list[CompressionError]:
     train = tallies["train"].labels
     problems: list[CompressionError] = []
-    if len(train) == 1:
-        cause = f"all {train.total()} rows of train bear the label {next(iter(train))!r:.100}"
-        problems.append(SingleLabel(cause, param="data.splits.train"))
-    for name, tally in tallies.items():
+    try:
+        rows.learnable(task, train, tallies["train"].rows, tallies["train"].numbers)
+    except SingleLabel as problem:
+        problems.append(problem)
+    for name, tally in tallies.items() if task != "question-answering" else ():
         unseen = {label: count for label, count in tally.labels.items() if label not in train}
         if unseen:
             label, count = next(iter(unseen.items()))
@@ -88,9 +114,11 @@ def _learnable(tallies: dict[Split, _Tally]) -> list[CompressionError]:
             problems.append(UnseenLabel(cause, param=f"data.splits.{name}"))
     if not problems:
         labels = tuple(label for label, count in train.items() for _ in range(min(count, ENOUGH_TO_CARVE)))
+        if "classification" not in task or task == "token-classification":
+            labels = ("",) * min(tallies["train"].rows, ENOUGH_TO_CARVE)
         standing = rows.Rows(texts=("",) * len(labels), labels=labels)
         try:
-            rows.carve(dict.fromkeys(tallies, standing), seed=0)
+            rows.carve(dict.fromkeys(tallies, standing), seed=0, task=task)
         except CompressionError as problem:
             problems.append(problem)
     return problems

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from compression import catalog
-from compression.checks import bert, weights
+from compression.checks import encoder, weights
 from compression.checks.jsonfile import BadJson, read_file
 from compression.errors import CompressionError, ConfigMismatch, DamagedCheckpoint, MissingFile, UnsafeCheckpoint
 from compression.report import ModelFacts
@@ -29,7 +29,7 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
         except CompressionError as problem:
             problems.append(problem)
         else:
-            described, more = bert.describe(config)
+            described, more = encoder.describe(config)
             problems += more
     tensors, more = weights.read_weights(folder)
     problems += more
@@ -40,15 +40,21 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
     problems += _tokenizer(folder, described)
     if problems or described is None:
         return problems
-    shape = described.shape
+    shape, family = described.shape, catalog.FAMILIES[described.kind]
     labels = len(described.labels) if described.labels is not None else None
     kinds = Counter(FLOATS[tensor.dtype] for tensor in tensors if tensor.dtype in FLOATS)
     return ModelFacts(
-        family=catalog.BERT.name,
+        family=family.name,
         architecture=described.architecture,
         shape=shape,
-        max_positions=described.positions,
-        parameters=catalog.bert_parameters(shape, positions=described.positions, types=described.types, labels=labels),
+        max_positions=described.max_positions,
+        parameters=catalog.encoder_parameters(
+            family,
+            shape,
+            rows=described.positions + described.types,
+            labels=labels,
+            dense=labels is not None or described.names.pooler,
+        ),
         labels=described.labels,
         dtype=kinds.most_common(1)[0][0],
         bytes=sum((folder / file).stat().st_size for file in {tensor.file for tensor in tensors}),
@@ -77,17 +83,18 @@ def _config(folder: Path) -> tuple[dict[str, Any] | None, list[CompressionError]
         return None, [ConfigMismatch(f"config.json: {problem}", param="config.json")]
 
 
-def _held_against(described: bert.Described, tensors: list[weights.Tensor]) -> list[CompressionError]:
+def _held_against(described: encoder.Described, tensors: list[weights.Tensor]) -> list[CompressionError]:
     """Compare names, shapes and types of the checkpoint's tensors with what config.json implies."""
-    inner = [tensor.name for tensor in tensors if tensor.name.startswith("bert.")]
-    prefix = "bert." if inner else ""
-    needed = {prefix + name: shape for name, shape in bert.encoder_tensors(described).items()}
-    allowed = {prefix + name: shape for name, shape in bert.optional_encoder_tensors(described).items()}
-    heads = bert.head_tensors(described)
-    if described.labels is not None:
+    prefix = described.names.prefix
+    if not any(tensor.name.startswith(prefix) for tensor in tensors):
+        prefix = ""
+    needed = {prefix + name: shape for name, shape in encoder.encoder_tensors(described).items()}
+    allowed = {prefix + name: shape for name, shape in encoder.optional_encoder_tensors(described).items()}
+    heads = encoder.head_tensors(described)
+    if described.head is not None:
         needed |= heads
     allowed |= heads | needed
-    found = {tensor.name: tensor for tensor in tensors}
+    found = {_modern(tensor.name): tensor for tensor in tensors}
     problems: list[CompressionError] = []
 
     def disagree(names: list[str], cause: str) -> None:
@@ -106,7 +113,12 @@ def _held_against(described: bert.Described, tensors: list[weights.Tensor]) -> l
     return problems
 
 
-def _tokenizer(folder: Path, described: bert.Described | None) -> list[CompressionError]:
+def _modern(name: str) -> str:
+    """Name a tensor as today's stock code does, which renames those of the first checkpoints while it loads them."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _tokenizer(folder: Path, described: encoder.Described | None) -> list[CompressionError]:
     path = folder / "tokenizer.json"
     problems: list[CompressionError] = []
     settings = folder / "tokenizer_config.json"

@@ -12,16 +12,18 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compression import durable
+from compression import durable, scoring
 from compression.child import ChildFailed, ChildOutOfMemory, ask
 from compression.errors import OutOfMemory
 from compression.export import onnx, transformers
 from compression.export.card import card, opens_with
 from compression.export.verify import verify
 from compression.measure import Measured, MeasureSpec
-from compression.recipe import Evaluate
+from compression.recipe import Evaluate, Task
 from compression.report import Artifact, File, Latency, NotMeasured, Score, Size, Stage
 from compression.runtimes.runner import Kind
+from compression.scoring.base import Row
+from compression.scoring.questions import overlap_of
 
 CHILD_SECONDS = 3000.0
 """A measuring child that takes longer is given up, and its figures are told as not measured.
@@ -51,6 +53,7 @@ def ship(
     kind: Kind,
     stage: Stage,
     precision: Literal["float32", "int8"],
+    task: Task,
     labels: tuple[str, ...],
     tokenizer: Path,
     max_length: int,
@@ -58,14 +61,14 @@ def ship(
     test_rows: Path,
     baseline: Path | None,
     evaluate: Evaluate,
-    sample: list[str],
+    sample: list[Row],
     last_try: bool = False,
 ) -> Shipped:
     """Write output/artifacts/<name>/, whole or not at all, and return its figures. What lay there before is replaced.
 
-    model: a stock sequence classifier, its integers simulated where `precision` is int8. tokenizer: the folder that
-    holds tokenizer.json. test_rows: JSONL of {"text", "label": index into labels}. baseline: folder of the FP32 ONNX
-    artifact that latency is held against. sample: a few texts that the reopened artifact is verified with.
+    model: a stock model for `task`, its integers simulated where `precision` is int8. tokenizer: the folder that
+    holds tokenizer.json. test_rows: JSONL of rows as `scoring` reads them. baseline: folder of the FP32 ONNX
+    artifact that latency is held against. sample: a few rows that the reopened artifact is verified with.
     last_try: figures for which memory does not suffice are told as not measured.
 
     Raises ExportMismatch where the reopened artifact does not answer as the model does, and OutOfMemory.
@@ -75,22 +78,34 @@ def ship(
     with durable.folder(output / "artifacts" / name) as folder:
         weights = (onnx if kind == "onnx" else transformers).write(model, folder, int8=int8)
         weights.chmod(0o644)  # safetensors writes for the owner alone
-        write_tokenizer(tokenizer, folder, max_length)
+        write_tokenizer(tokenizer, folder, max_length, task)
         pad_id = write_config(model, folder, labels, max_length, kind)
-        verify(model, folder, kind=kind, int8=int8, sample=sample, pad_id=pad_id)
+        scorer = scoring.of(task, evaluate, labels)
+        verify(model, folder, kind=kind, int8=int8, sample=sample, scorer=scorer, pad_id=pad_id)
         size = Size(bytes=weights.stat().st_size, dtype=precision, bytes_at_16_bit=2 * parameters)
-        found = figures(kind, folder, baseline, test_rows, evaluate, last_try=last_try)
+        spec = MeasureSpec(
+            kind=kind,
+            folder=str(folder.resolve()),
+            baseline=str(baseline.resolve()) if baseline else None,
+            task=task,
+            labels=labels,
+            test_rows=str(test_rows.resolve()),
+            evaluate=evaluate,
+        )
+        found = figures(spec, last_try=last_try)
         about = card(
             name=name,
             kind=kind,
             stage=stage,
             precision=precision,
+            task=task,
             labels=labels,
             max_length=max_length,
             size=size,
             latency=found.latency,
             score=found.score,
             memory=found.peak_memory_bytes,
+            inputs=onnx.inputs_of(model),
         )
         (folder / "README.md").write_text(about, "utf-8")
         files = write_manifest(folder)
@@ -102,7 +117,7 @@ def ship(
             precision=precision,
             files=files,
             score=found.score,
-            opens_with=opens_with(kind, precision),
+            opens_with=opens_with(kind, precision, task),
         ),
         size=size,
         latency=found.latency,
@@ -112,10 +127,13 @@ def ship(
     )
 
 
-def write_tokenizer(source: Path, folder: Path, max_length: int) -> None:
-    """Copy the tokenizer; tokenizer.json then truncates to `max_length` by itself and pads nothing."""
+def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task) -> None:
+    """Copy the tokenizer; tokenizer.json then truncates to `max_length` by itself (contexts to windows) and pads nothing."""
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    tokenizer.enable_truncation(max_length)
+    if task == "question-answering":
+        tokenizer.enable_truncation(max_length, stride=overlap_of(max_length), strategy="only_second")
+    else:
+        tokenizer.enable_truncation(max_length)
     tokenizer.no_padding()
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {}
@@ -137,10 +155,12 @@ def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_le
         config = {**model.config.to_diff_dict(), "max_length": max_length}  # type: ignore[union-attr, operator]
     else:
         config = json.loads(path.read_text("utf-8"))
-    config["id2label"] = {str(number): label for number, label in enumerate(labels)}
-    config["label2id"] = {label: number for number, label in enumerate(labels)}
+    if labels:
+        config["id2label"] = {str(number): label for number, label in enumerate(labels)}
+        config["label2id"] = {label: number for number, label in enumerate(labels)}
     config["architectures"] = [type(model).__name__]
-    config["pad_token_id"] = config.get("pad_token_id") or 0
+    # Named whatever it is: a stock config leaves out what is its family's default.
+    config["pad_token_id"] = model.config.pad_token_id or 0  # type: ignore[union-attr]
     config.pop("_name_or_path", None)
     path.write_text(_json(config), "utf-8")
     return int(config["pad_token_id"])
@@ -154,21 +174,12 @@ def write_manifest(folder: Path) -> tuple[File, ...]:
     return (*listed, _file(manifest, folder))
 
 
-def figures(
-    kind: Kind, folder: Path, baseline: Path | None, test_rows: Path, evaluate: Evaluate, *, last_try: bool = False
-) -> Measured:
+def figures(spec: MeasureSpec, *, last_try: bool = False) -> Measured:
     """Measure in a fresh process, in which nothing of training ever was.
 
     A child that the machine could not carry to its end costs its figures, not the job; but one that ran out of memory is
     worth another try, somewhere or some time else, where there is one left. Raises OutOfMemory.
     """
-    spec = MeasureSpec(
-        kind=kind,
-        folder=str(folder.resolve()),
-        baseline=str(baseline.resolve()) if baseline else None,
-        test_rows=str(test_rows.resolve()),
-        evaluate=evaluate,
-    )
     try:
         return Measured.model_validate_json(ask("measure", spec, timeout=CHILD_SECONDS))
     except ChildFailed as problem:
@@ -186,7 +197,7 @@ def count_flops(model: nn.Module, evaluate: Evaluate) -> int:
     """
     ids = torch.zeros(evaluate.batch, evaluate.length, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
-        onnx.plain(model)(input_ids=ids, attention_mask=torch.ones_like(ids), token_type_ids=torch.zeros_like(ids))
+        onnx.plain(model)(input_ids=ids, attention_mask=torch.ones_like(ids))
     return int(counter.get_total_flops())
 
 

@@ -1,15 +1,19 @@
 """The model card (README.md) that lies in every artifact: what it is, its figures, and code that opens it."""
 
+from compression import heads
+from compression.export.snippets import onnx_snippet, transformers_snippet
+from compression.recipe import Task
 from compression.report import Latency, NotMeasured, Score, Size, Stage
 from compression.runtimes.runner import Kind
+from compression.scoring.questions import overlap_of
 
 
-def opens_with(kind: Kind, precision: str) -> str:
+def opens_with(kind: Kind, precision: str, task: Task) -> str:
     """Name the stock tool and call that open an artifact."""
     if kind == "onnx":
         return "onnxruntime.InferenceSession('model.onnx') with tokenizers.Tokenizer.from_file('tokenizer.json')"
     needs = " with torchao installed" if precision == "int8" else ""
-    return f"transformers.AutoModelForSequenceClassification.from_pretrained(folder){needs}"
+    return f"transformers.{heads.of_task(task).auto}.from_pretrained(folder){needs}"
 
 
 NUMERICS: dict[tuple[Kind, str], str] = {
@@ -23,46 +27,13 @@ NUMERICS: dict[tuple[Kind, str], str] = {
     "of the ONNX artifact, so its score is its own.",
 }
 
-ONNX_SNIPPET = """\
-```python
-# pip install onnxruntime tokenizers numpy
-import json
-import numpy as np
-import onnxruntime
-from tokenizers import Tokenizer
-
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-tokenizer = Tokenizer.from_file("tokenizer.json")  # truncates to the length that the model was measured with
-config = json.load(open("config.json"))
-tokenizer.enable_padding(pad_id=config["pad_token_id"])
-
-rows = tokenizer.encode_batch(["One text.", "And another, which is longer."])
-logits = session.run(["logits"], {
-    "input_ids": np.array([row.ids for row in rows], np.int64),
-    "attention_mask": np.array([row.attention_mask for row in rows], np.int64),
-    "token_type_ids": np.array([row.type_ids for row in rows], np.int64),
-})[0]
-for row in logits:
-    print(config["id2label"][str(row.argmax())])
-```
-"""
-
-TRANSFORMERS_SNIPPET = """\
-```python
-# pip install torch transformers torchao
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(".")
-model = AutoModelForSequenceClassification.from_pretrained(".").eval()
-
-inputs = tokenizer(["One text.", "And another, which is longer."], padding=True, truncation=True, return_tensors="pt")
-with torch.inference_mode():
-    logits = model(**inputs).logits
-for row in logits:
-    print(model.config.id2label[int(row.argmax())])
-```
-"""
+DESCRIPTIONS: dict[Task, str] = {
+    "text-classification": "A text classifier for {count} labels ({names})",
+    "text-pair-classification": "A classifier of pairs of texts for {count} labels ({names})",
+    "text-regression": "A model that gives a text, or a pair of texts, a number",
+    "token-classification": "A model that gives each word one of {count} tags ({names})",
+    "question-answering": "A model that answers questions with a stretch of a given context, or says that it has none",
+}
 
 
 def card(
@@ -71,24 +42,28 @@ def card(
     kind: Kind,
     stage: Stage,
     precision: str,
+    task: Task,
     labels: tuple[str, ...],
     max_length: int,
     size: Size,
     latency: Latency | NotMeasured,
     score: Score | NotMeasured,
     memory: int | NotMeasured,
+    inputs: tuple[str, ...],
 ) -> str:
-    """Write the card in Markdown."""
+    """Write the card in Markdown. inputs: of the ONNX file."""
+    about = DESCRIPTIONS[task].format(count=len(labels), names=", ".join(labels))
+    windows = " Longer contexts are read in overlapping windows." if task == "question-answering" else ""
     lines = [
         f"# {name}",
         "",
-        f"A text classifier for {len(labels)} labels ({', '.join(labels)}), as it was after the stage *{stage}*.",
+        f"{about}, as it was after the stage *{stage}*.",
         NUMERICS[kind, precision],
-        f"Texts are cut to {max_length} tokens.",
+        f"Texts are cut to {max_length} tokens.{windows}",
         "",
         "## Open it",
         "",
-        ONNX_SNIPPET if kind == "onnx" else TRANSFORMERS_SNIPPET,
+        onnx_snippet(task, inputs) if kind == "onnx" else transformers_snippet(task, overlap_of(max_length)),
         "## Figures",
         "",
         "Measured on these very files, after they were written and reopened.",
@@ -113,7 +88,8 @@ def _score(score: Score | NotMeasured) -> list[str]:
         f"| {score.metric} on {score.rows:,} test rows, one at a time | {score.value:.2%} ± {score.standard_error:.2%} |",
         f"| {score.metric}, 32 rows together | {score.value_at_batch_32:.2%} |",
         f"| rows whose answer changes with the batch | {score.rows_changed_by_batching} |",
-        f"| {score.metric} of always answering the most frequent label | {score.chance:.2%} |",
+        *(f"| {name} | {value:.2%} |" for name, value in score.metrics.items() if name != score.metric),
+        f"| {score.metric} of knowing no text (always the most frequent label, no entity, no answer) | {score.chance:.2%} |",
     ]
 
 

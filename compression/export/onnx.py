@@ -1,4 +1,4 @@
-"""Write a classifier as an ONNX file that stock ONNX Runtime opens: FP32 here, its INT8 form by `integers.to_int8`.
+"""Write a model as an ONNX file that stock ONNX Runtime opens: FP32 here, its INT8 form by `integers.to_int8`.
 
 Only operators of the standard's opset 20 are in the file (ONNX Runtime 1.17 and later), no contrib operators: ONNX
 Runtime fuses what it can on each machine when it opens the file, and the same file stays valid elsewhere.
@@ -15,30 +15,45 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from compression import numerics
+from compression import families, heads, numerics
 from compression.export.integers import to_int8
 from compression.export.rows import as_rows
 
 OPSET = 20
 """The first with Gelu as one operator."""
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-OUTPUT = "logits"
+TYPES = "token_type_ids"
 FILE = "model.onnx"
 
 
 class _Logits(nn.Module):
-    """A transformers classifier with the three inputs in a fixed order and logits as its only output."""
+    """A transformers model with its inputs in a fixed order and its head's answers as its only outputs."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, types: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.types = model, types
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        """Three (batch, sequence) int64 -> (batch, labels)."""
-        out = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-        logits: Tensor = out.logits
-        return logits
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Two or three (batch, sequence) int64 -> (batch, labels), (batch, sequence, labels), or twice (batch, sequence)."""
+        given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.types:
+            # A single type is every token's: said here, it costs the user no input.
+            given[TYPES] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        out = self.model(**given)
+        return tuple(out[name] for name in outputs_of(self.model))
+
+
+def outputs_of(model: nn.Module) -> tuple[str, ...]:
+    """Name the outputs of a model's artifact: those of its stock class."""
+    head = heads.of_architecture(type(model).__name__)
+    assert head is not None, "what is shipped has a head"  # noqa: S101
+    return head.outputs
+
+
+def inputs_of(model: nn.Module) -> tuple[str, ...]:
+    """Name the inputs of a model's artifact: token types only where it tells any apart."""
+    types = families.of(model).types(model.config)
+    return ("input_ids", "attention_mask", TYPES) if types > 1 else ("input_ids", "attention_mask")
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -49,7 +64,8 @@ def plain(model: nn.Module) -> nn.Module:
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     numerics.remove(twin)
-    twin.set_attn_implementation("eager")  # type: ignore[operator]  # a method of every PreTrainedModel
+    if twin.config._attn_implementation != "eager":  # type: ignore[union-attr]
+        twin.set_attn_implementation("eager")  # type: ignore[operator]  # a method of every PreTrainedModel
     return twin
 
 
@@ -58,17 +74,17 @@ def graph(model: nn.Module) -> onnx.ModelProto:
     ids = torch.zeros(2, 8, dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
-    longest: int = model.config.max_position_embeddings  # type: ignore[union-attr, assignment]
-    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=longest)
+    family, names = families.of(model), inputs_of(model)
+    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=family.max_positions(model.config))
     with _quiet():
         program = torch.onnx.export(
-            _Logits(model),
-            (ids, mask, torch.zeros_like(ids)),
+            _Logits(model, family.types(model.config)),
+            (ids, mask, torch.zeros_like(ids))[: len(names)],
             dynamo=True,
             opset_version=OPSET,
-            input_names=list(INPUTS),
-            output_names=[OUTPUT],
-            dynamic_shapes={name: {0: batch, 1: sequence} for name in INPUTS},
+            input_names=list(names),
+            output_names=list(outputs_of(model)),
+            dynamic_shapes={name: {0: batch, 1: sequence} for name in names},
             verbose=False,
         )
     assert program is not None  # noqa: S101 (only the non-dynamo exporter returns None)

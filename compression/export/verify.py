@@ -10,8 +10,11 @@ from torch import nn
 
 from compression import numerics
 from compression.errors import ExportMismatch
+from compression.export.onnx import inputs_of, outputs_of
 from compression.runtimes.onnx import OnnxRunner
 from compression.runtimes.runner import Batch, Kind, Logits, Runner, batches, open_artifact, tokenizer_of
+from compression.scoring import Scorer
+from compression.scoring.base import Row
 
 RELATIVE = 1e-3
 """What the order of floating-point sums may move, of the largest logit. Two FP32 runtimes differ by 1e-6 to 1e-5."""
@@ -34,22 +37,24 @@ class Agreement:
     allowed: float
 
 
-def verify(model: nn.Module, folder: Path, *, kind: Kind, int8: bool, sample: list[str], pad_id: int) -> Agreement:
+def verify(
+    model: nn.Module, folder: Path, *, kind: Kind, int8: bool, sample: list[Row], scorer: Scorer, pad_id: int
+) -> Agreement:
     """Compare at batch 1 and all together, padded. Raises ExportMismatch.
 
-    model: the engine's classifier, its integers simulated where `int8`; sample: at least one text.
+    model: the engine's, its integers simulated where `int8`; sample: at least one row, as `scorer` reads it.
     """
     runner = open_artifact(kind, folder, threads=torch.get_num_threads())
-    labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
     if isinstance(runner, OnnxRunner):
-        check_interface(runner, labels)
-    encodings = tokenizer_of(folder).encode_batch(sample)
+        labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
+        check_interface(runner, labels, inputs_of(model), outputs_of(model))
+    encodings = scorer.ask(tokenizer_of(folder), sample).windows
     asked = [*batches(encodings, 1, pad_id=pad_id), *batches(encodings, len(encodings), pad_id=pad_id)]
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     expected, found = answers(twin, asked), _stacked(runner, asked)
     numerics.remove(twin)
     allowed = limit(expected, answers(twin, asked), noise=ROUNDING_NOISE[kind] if int8 else 0.0)
-    return compare(expected, found, allowed)
+    return compare(expected, found, allowed, choice=len(outputs_of(model)) == 1)
 
 
 def limit(simulated: Logits, float32: Logits, *, noise: float) -> float:
@@ -64,8 +69,11 @@ def limit(simulated: Logits, float32: Logits, *, noise: float) -> float:
     return noise * _rms(simulated - float32) + RELATIVE * scale
 
 
-def compare(expected: Logits, found: Logits, allowed: float) -> Agreement:
-    """Hold (rows, labels) against (rows, labels). Raises ExportMismatch with the distance and the first row that differs."""
+def compare(expected: Logits, found: Logits, allowed: float, *, choice: bool = True) -> Agreement:
+    """Hold (rows, labels) against (rows, labels). Raises ExportMismatch with the distance and the first row that differs.
+
+    choice: whether a row's largest logit is its answer. Starts and ends, which compete with those of other tokens, have none.
+    """
     if found.shape != expected.shape:
         raise ExportMismatch(f"the artifact answers with shape {found.shape} and not {expected.shape}")
     off = found - expected
@@ -75,36 +83,45 @@ def compare(expected: Logits, found: Logits, allowed: float) -> Agreement:
             f"logits differ by {difference:.2g} (root mean square) and {largest:.2g} (largest), allowed {allowed:.2g}"
         )
     top = np.sort(expected, axis=-1)
-    clear = top[:, -1] - top[:, -2] > 2 * PEAK * allowed if expected.shape[1] > 1 else np.ones(len(expected), bool)
+    clear = top[:, -1] - top[:, -2] > 2 * PEAK * allowed if expected.shape[1] > 1 and choice else np.zeros(len(expected), bool)
     other = np.flatnonzero(clear & (expected.argmax(-1) != found.argmax(-1)))
     if other.size:
         raise ExportMismatch(f"row {other[0]} is answered otherwise, though not a close call")
     return Agreement(difference=difference, largest=largest, allowed=allowed)
 
 
-def check_interface(runner: OnnxRunner, labels: int) -> None:
+def check_interface(runner: OnnxRunner, labels: int, names: tuple[str, ...], answers: tuple[str, ...]) -> None:
     """See that names, types and free dimensions are what the model card says. Raises ExportMismatch."""
     inputs = {item.name: (item.type, [isinstance(size, str) for size in item.shape]) for item in runner.session.get_inputs()}
-    wanted = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ("tensor(int64)", [True, True]))
+    wanted = dict.fromkeys(names, ("tensor(int64)", [True, True]))
     if inputs != wanted:
         raise ExportMismatch(f"the file's inputs are {inputs}")
     outputs = [(item.name, item.type, item.shape[-1]) for item in runner.session.get_outputs()]
-    if outputs != [("logits", "tensor(float)", labels)]:
+    # Of starts and ends the last dimension is the sequence, which is free.
+    last = labels if answers == ("logits",) else next((size for _, _, size in outputs if isinstance(size, str)), None)
+    if outputs != [(name, "tensor(float)", last) for name in answers]:
         raise ExportMismatch(f"the file's outputs are {outputs}")
 
 
 @torch.inference_mode()
 def answers(model: nn.Module, asked: list[Batch]) -> Logits:
-    """Ask the engine's model on the CPU. -> (rows of all batches, labels)."""
-    out = []
+    """Ask the engine's model on the CPU. -> (rows of all batches, labels), or (all their real tokens, …)."""
+    out, names, outputs = [], inputs_of(model), outputs_of(model)
     for batch in asked:
-        inputs = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
-        out.append(model(**inputs).logits.float().numpy())
+        inputs = {name: torch.from_numpy(getattr(batch, name)) for name in names}
+        answer = model(**inputs)
+        found = [answer[name].float().numpy() for name in outputs]
+        out.append(_real(found[0] if len(found) == 1 else np.stack(found, axis=-1), batch))
     return np.concatenate(out)
 
 
+def _real(logits: Logits, batch: Batch) -> Logits:
+    """Leave out what answers padding, where there is an answer a token."""
+    return logits[batch.attention_mask.astype(bool)] if logits.ndim == 3 else logits
+
+
 def _stacked(runner: Runner, asked: list[Batch]) -> Logits:
-    return np.concatenate([runner.logits(batch) for batch in asked])
+    return np.concatenate([_real(runner.logits(batch), batch) for batch in asked])
 
 
 def _rms(values: Logits) -> float:

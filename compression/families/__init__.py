@@ -7,8 +7,19 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compression.families.base import Family, Head, Kept, Layer, head_rows, linear_modules
 from compression.families.bert import BERT
+from compression.families.distilbert import DISTILBERT
+from compression.families.electra import ELECTRA
+from compression.families.mpnet import MPNET
+from compression.families.roberta import ROBERTA
 
-FAMILIES: dict[str, Family] = {"bert": BERT}
+FAMILIES: dict[str, Family] = {
+    "bert": BERT,
+    "distilbert": DISTILBERT,
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "electra": ELECTRA,
+    "mpnet": MPNET,
+}
 """By the model_type of the stock config."""
 
 

@@ -66,6 +66,9 @@ Axes = tuple[Tensor | None, Tensor | None]
 class Family(Protocol):
     """One model family, taken apart. `families.of` finds the one of a model or a config."""
 
+    attention: str
+    """The attention implementation that the engine opens its models with: the fastest that the stock code has."""
+
     def shape_of(self, config: PretrainedConfig) -> Shape:
         """Read the widths from a stock config."""
         ...
@@ -100,6 +103,10 @@ class Family(Protocol):
 
     def stream_readers(self, model: PreTrainedModel) -> list[Tensor]:
         """Return the weights that read the stream, each (outputs, hidden)."""
+        ...
+
+    def head_scores(self, scores: list[Tensor]) -> list[Tensor]:
+        """Make the scores of each layer's heads such that a choice by them can be built. (heads,) each -> the same."""
         ...
 
     def layer_parameters(self, model: PreTrainedModel) -> list[list[nn.Parameter]]:
@@ -130,11 +137,18 @@ class Family(Protocol):
         """Build the stock model that knows only the tokens named."""
         ...
 
+    def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:
+        """Return the first token ids, which must keep their numbers when the vocabulary shrinks."""
+        ...
+
 
 class PostNormEncoder:
     """The shared implementation, with the names of BERT's own config and modules."""
 
     ffn_key = "intermediate_size"
+    attention = "sdpa"
+    shallow: tuple[str, ...] = ("embeddings",)
+    """Names of modules before the first layer, or beside them all."""
 
     def shape_of(self, config: PretrainedConfig) -> Shape:
         """Read the widths from a stock config."""
@@ -165,8 +179,10 @@ class PostNormEncoder:
 
     def head(self, model: PreTrainedModel) -> Head:
         """Return what follows the encoder."""
-        pooler = getattr(model.base_model, "pooler", None)
-        return Head(dense=pooler.dense if pooler is not None else None, out=_answer(model))
+        answer: Any = getattr(model, "classifier", None) or getattr(model, "qa_outputs", None)
+        if hasattr(answer, "out_proj"):
+            return Head(dense=answer.dense, out=answer.out_proj)
+        return Head(dense=self._pooler(model), out=answer)
 
     def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:
         """Return every module whose output is the residual stream, the embeddings' first."""
@@ -186,6 +202,10 @@ class PostNormEncoder:
         parts = [part for layer in layers for part in (layer.query, layer.key, layer.value, layer.up)]
         return [part.weight for part in [*parts, *([last] if last is not None else [])]]
 
+    def head_scores(self, scores: list[Tensor]) -> list[Tensor]:
+        """Make the scores of each layer's heads such that a choice by them can be built. (heads,) each -> the same."""
+        return scores
+
     def layer_parameters(self, model: PreTrainedModel) -> list[list[nn.Parameter]]:
         """Return the parameters of each encoder layer, shallow first."""
         return [list(block.parameters()) for block in self._blocks(model)]
@@ -195,7 +215,7 @@ class PostNormEncoder:
         parts = name.split(".")
         if "layer" in parts:
             return 1 + int(parts[parts.index("layer") + 1])
-        return 0 if "embeddings" in parts else 10_000
+        return 0 if set(self.shallow) & set(parts) else 10_000
 
     def parameters_of(self, model: PreTrainedModel) -> Parameters:
         """Count elements of unique parameters, those of the token, position and type tables apart."""
@@ -282,7 +302,7 @@ class PostNormEncoder:
         return small
 
     def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:  # noqa: ARG002 (families that count positions so use it)
-        """Return the first token ids that must keep their numbers."""
+        """Return the first token ids, which must keep their numbers when the vocabulary shrinks."""
         return ()
 
     def _blocks(self, model: PreTrainedModel) -> nn.ModuleList:
@@ -300,6 +320,10 @@ class PostNormEncoder:
             down=block.output.dense,
             norm=block.output.LayerNorm,
         )
+
+    def _pooler(self, model: PreTrainedModel) -> nn.Linear | None:
+        pooler = getattr(model.base_model, "pooler", None)
+        return pooler.dense if pooler is not None else None
 
     def _stream_start(self, model: PreTrainedModel) -> Any:
         return model.base_model.embeddings.LayerNorm
@@ -343,12 +367,6 @@ def linear_modules(model: nn.Module) -> Iterator[nn.Linear]:
 
 def _tables(module: nn.Module) -> list[nn.Embedding]:
     return [found for found in module.modules() if isinstance(found, nn.Embedding)]
-
-
-def _answer(model: PreTrainedModel) -> nn.Linear | None:
-    """Return the one linear layer that gives the answer: the stock classes call it classifier, or qa_outputs."""
-    out: nn.Linear | None = getattr(model, "classifier", None) or getattr(model, "qa_outputs", None)
-    return out
 
 
 def _stock(model: PreTrainedModel, config: PretrainedConfig) -> PreTrainedModel:

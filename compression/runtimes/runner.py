@@ -1,10 +1,11 @@
 """What every runtime offers once it has opened an artifact, and how texts become its inputs. Torch-free."""
 
 import importlib
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ class Runner(Protocol):
     """Runtime, version and device, as the report names them."""
 
     def logits(self, batch: Batch) -> Logits:
-        """Answer one batch: (batch, labels)."""
+        """Answer one batch: (batch, labels), (batch, tokens, labels), or (batch, tokens, 2) for starts and ends."""
         ...
 
 
@@ -47,6 +48,18 @@ def tokenizer_of(folder: Path) -> Tokenizer:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     return tokenizer
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """Read the artifact's config.json."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    return config
+
+
+def answered(runner: Runner, encodings: Sequence[Encoding], size: int, *, pad_id: int = 0) -> list[Logits]:
+    """Answer every row, `size` of them at a time. -> (labels,) or (tokens, …) of each, what answers padding cut off."""
+    found = [row for batch in batches(encodings, size, pad_id=pad_id) for row in runner.logits(batch)]
+    return [row[: len(one.ids)] if row.ndim > 1 else row for row, one in zip(found, encodings, strict=True)]
 
 
 def batches(encodings: Iterable[Encoding], size: int, *, pad_id: int = 0) -> Iterator[Batch]:

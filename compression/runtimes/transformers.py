@@ -6,7 +6,8 @@ import torch
 import transformers
 from torch import nn
 
-from compression.runtimes.runner import Batch, Logits
+from compression import heads
+from compression.runtimes.runner import Batch, Logits, config_of
 
 
 class TransformersRunner:
@@ -15,19 +16,22 @@ class TransformersRunner:
     def __init__(self, folder: Path, *, threads: int) -> None:
         torch.set_num_threads(threads)
         transformers.utils.logging.disable_progress_bar()
-        self.model: nn.Module = transformers.AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True)
+        head = heads.of_architecture(config_of(folder)["architectures"][0]) or heads.CLASSIFIER
+        self.model: nn.Module = getattr(transformers, head.auto).from_pretrained(folder, local_files_only=True)
         self.model.eval()
+        self.outputs = head.outputs
+        self.types = getattr(self.model.config, "type_vocab_size", 0) > 1
         self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
 
     def logits(self, batch: Batch) -> Logits:
-        """Answer one batch: (batch, labels)."""
+        """Answer one batch; starts and ends, where the model has both, side by side."""
+        given = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
+        if not self.types:
+            del given["token_type_ids"]
         with torch.inference_mode():
-            out = self.model(
-                input_ids=torch.from_numpy(batch.input_ids),
-                attention_mask=torch.from_numpy(batch.attention_mask),
-                token_type_ids=torch.from_numpy(batch.token_type_ids),
-            )
-        answer: Logits = out.logits.float().numpy()
+            out = self.model(**given)
+        found = [out[name].float() for name in self.outputs]
+        answer: Logits = (found[0] if len(found) == 1 else torch.stack(found, dim=-1)).numpy()
         return answer
 
 

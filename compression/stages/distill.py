@@ -6,14 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from compression import losses
+from compression.augment.stage import with_more_rows
 from compression.batches import Batch, Encoded
 from compression.evaluate import smaller
 from compression.numerics import gradient_dtype
 from compression.recipe import Distill
 from compression.report import Event, Log
+from compression.stages.further import further, is_under_way
 from compression.state import State
+from compression.tasks.base import Task
 from compression.teacher import Said, Teacher, ask
-from compression.training import Plan, train
+from compression.training import train
 
 FIT_ROWS = 256
 """Rows of train on which the projections' starting point is solved for: some thousand tokens for some hundred unknowns."""
@@ -25,37 +28,37 @@ def distill(state: State) -> Iterator[Event]:
 
     The student trains without dropout: the teacher's answers were computed once and are for the whole text.
     """
-    settings, recipe = state.recipe.distill, state.recipe
+    settings = state.recipe.distill
     assert settings is not None and state.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101, PT018
-    yield from state.journey.mark("distilled", "ask the teacher", done=False)
     rows = state.rows["train"]
+    if settings.augment is not None and state.material is not None:
+        rows = yield from with_more_rows(state, settings.augment, state.material)
+    yield from state.journey.mark("distilled", "ask the teacher", done=False)
     teacher = Teacher(state.teacher, rows, hidden=settings.hidden > 0, relations=settings.attention > 0, parts=state.parts)
     if teacher.needs_states and not teacher.keeps:
         yield Log(message=f"The teacher's states would take {teacher.bytes / 2**30:.1f} GiB: it is asked again in each epoch.")
     yield from state.journey.mark("distilled", "ask the teacher", done=True)
     lesson = Lesson(state, teacher, settings)
-    plan = Plan(
-        name="distill",
-        epochs=settings.epochs,
-        rate=settings.rate,
-        batch=recipe.train.batch,
-        seed=recipe.train.seed,
-        parts=state.parts,
-    )
-    ticks = train(
-        state.model,
-        plan,
-        rows,
-        state.rows["validation"],
-        lesson,
-        extra=lesson.projections,
-        course=state.course("distilled", "distill"),
-    )
-    outcome = yield from state.journey.follow("distilled", "distill", ticks)
-    state.notes.append(
-        f"Distillation: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
-        f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
-    )
+    plan = state.plan("distill", epochs=settings.epochs, rate=settings.rate, patience=settings.patience)
+    if not is_under_way(state):
+        ticks = train(
+            state.model,
+            plan,
+            rows,
+            state.rows["validation"],
+            lesson,
+            extra=lesson.projections,
+            course=state.course("distilled", "distill"),
+            budget=state.budget,
+        )
+        outcome = yield from state.journey.follow("distilled", "distill", ticks)
+        state.notes.append(
+            f"Distillation: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
+            f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
+        )
+        state.notes += outcome.remarks
+    if state.recipe.remedy == "apply":
+        yield from further(state, settings, rows, plan, lesson, lesson.projections)
 
 
 class Lesson:
@@ -88,7 +91,7 @@ class Lesson:
         if settings.soft:
             total = total + settings.soft * self.task.soft_loss(given.logits, wanted.logits, batch, settings.temperature)
         if settings.hard:
-            total = total + settings.hard * self.task.loss(given.logits, batch)
+            total = total + settings.hard * hard(self.task, given.logits, batch)
         if settings.hidden:
             # The projections are thrown away, so they may multiply in the precision that is fastest.
             kind = batch.ids.device.type
@@ -103,3 +106,12 @@ class Lesson:
         if self.teacher.needs_states:
             return ask(self.student, batch, self.task, relations=self.teacher.relations)
         return Said(self.task.logits(self.student(**batch.inputs)), torch.empty(0), None)
+
+
+def hard(task: Task, logits: Tensor, batch: Batch) -> Tensor:
+    """Return the loss on the labels, mean over all rows, of which those without a label of their own count 0."""
+    if batch.labelled is None:
+        return task.loss(logits, batch)
+    if not batch.labelled.any():
+        return logits.new_zeros(())
+    return task.loss(logits[batch.labelled], batch.at(batch.labelled)) * batch.labelled.float().mean()

@@ -6,21 +6,14 @@ from collections.abc import Iterator
 from compression.report import Event
 from compression.state import State
 from compression.tasks.base import labelled
-from compression.training import Plan, train
+from compression.training import train
 
 
 def prepare(state: State) -> Iterator[Event]:
     """Train head and encoder in full precision, then freeze a copy as the teacher."""
     recipe, model = state.recipe, state.model
-    plan = Plan(
-        name="prepare",
-        epochs=recipe.prepare.epochs,
-        rate=recipe.prepare.rate,
-        batch=recipe.train.batch,
-        seed=recipe.train.seed,
-        dropout=True,
-        parts=state.parts,
-    )
+    settings = recipe.prepare
+    plan = state.plan("prepare", epochs=settings.epochs, rate=settings.rate, dropout=True, patience=settings.patience)
     ticks = train(
         model,
         plan,
@@ -28,6 +21,7 @@ def prepare(state: State) -> Iterator[Event]:
         state.rows["validation"],
         labelled(state.task, model),
         course=state.course("baseline", "tune"),
+        budget=state.budget,
     )
     outcome = yield from state.journey.follow("baseline", "tune", ticks)
     if plan.epochs:
@@ -35,4 +29,5 @@ def prepare(state: State) -> Iterator[Event]:
             f"Tuned on train: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
             f"(best of epochs 0 to {plan.epochs}: {outcome.best_epoch})."
         )
+        state.notes += outcome.remarks
     state.teacher = copy.deepcopy(model).eval().requires_grad_(False)

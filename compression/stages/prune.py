@@ -17,7 +17,7 @@ from compression.recipe import Prune, Recovery
 from compression.report import Event, Shape
 from compression.state import State
 from compression.tasks.base import labelled
-from compression.training import Plan, train
+from compression.training import train
 
 CALIBRATION_BATCH = 32
 
@@ -70,7 +70,7 @@ def choose(model: PreTrainedModel, to: Shape, settings: Prune, train_rows: Encod
     return Kept(
         hidden=importance.strongest(hidden, to.hidden),
         pooled=importance.strongest(pooled, to.hidden),
-        heads=tuple(importance.strongest(scores, to.heads) for scores in heads),
+        heads=tuple(importance.strongest(scores, to.heads) for scores in families.of(model).head_scores(heads)),
         ffn=tuple(importance.strongest(scores, to.ffn) for scores in ffn),
     )
 
@@ -142,16 +142,15 @@ def _weight_scores(model: PreTrainedModel) -> Scores:
 
 def recover(state: State, settings: Recovery) -> Iterator[Event]:
     """Train right after the cut: shallow layers first, then all; L2 adapted to the validation score."""
-    recipe, model = state.recipe, state.model
-    plan = Plan(
-        name="prune.recovery",
+    model = state.model
+    plan = state.plan(
+        "prune.recovery",
         epochs=settings.epochs,
         rate=settings.rate,
-        batch=recipe.train.batch,
-        seed=recipe.train.seed,
-        adapt_decay=settings.adapt_l2,
         dropout=True,
-        parts=state.parts,
+        adapt_decay=settings.adapt_l2,
+        patience=settings.patience,
+        patience_from=settings.epochs // 2 if settings.shallow_first else 0,
     )
     ticks = train(
         model,
@@ -161,12 +160,14 @@ def recover(state: State, settings: Recovery) -> Iterator[Event]:
         labelled(state.task, model),
         before_epoch=_freezer(model, settings),
         course=state.course("pruned", "recover"),
+        budget=state.budget,
     )
     outcome = yield from state.journey.follow("pruned", "recover", ticks)
     state.notes.append(
         f"Recovery: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
         f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
     )
+    state.notes += outcome.remarks
 
 
 def _freezer(model: PreTrainedModel, settings: Recovery) -> Callable[[int], None]:

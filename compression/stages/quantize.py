@@ -11,7 +11,7 @@ from compression.recipe import Qat
 from compression.report import Event
 from compression.state import State
 from compression.tasks.base import labelled
-from compression.training import Plan, train
+from compression.training import train
 
 
 def quantize(state: State) -> Iterator[Event]:
@@ -27,15 +27,7 @@ def quantize(state: State) -> Iterator[Event]:
     state.notes.append(f"Rounding to int8 alone: validation {state.task.metric} {before.score:.4f} → {after.score:.4f}.")
     if qat is None or qat.epochs == 0:
         return
-    plan = Plan(
-        name="quantize.qat",
-        epochs=qat.epochs,
-        rate=qat.rate,
-        batch=recipe.train.batch,
-        seed=recipe.train.seed,
-        dropout=True,
-        parts=state.parts,
-    )
+    plan = state.plan("quantize.qat", epochs=qat.epochs, rate=qat.rate, dropout=True)
     ticks = train(
         model,
         plan,
@@ -45,6 +37,7 @@ def quantize(state: State) -> Iterator[Event]:
         before_epoch=lambda epoch: simulate(model, share(qat, epoch)),
         validation=lambda: _quantized_validation(state),
         course=state.course("quantized", "quantization-aware training"),
+        budget=state.budget,
     )
     outcome = yield from state.journey.follow("quantized", "quantization-aware training", ticks)
     numerics.insert(model)
@@ -52,6 +45,7 @@ def quantize(state: State) -> Iterator[Event]:
         f"Quantization-aware training: validation {state.task.metric} {outcome.before.score:.4f} → "
         f"{outcome.best.score:.4f} (best of epochs 0 to {qat.epochs}: {outcome.best_epoch})."
     )
+    state.notes += outcome.remarks
 
 
 def share(qat: Qat, epoch: int) -> float:

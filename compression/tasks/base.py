@@ -14,9 +14,15 @@ if TYPE_CHECKING:  # rows know their task, so that no caller can judge them by a
 class Task(Protocol):
     """A kind of question. `logits` below are always those of `logits()`: one tensor, its first dimension the rows."""
 
-    name: Name
-    metric: str
-    """The headline metric, which validation chooses by."""
+    @property
+    def name(self) -> Name:
+        """What jobs and datasets call it."""
+        ...
+
+    @property
+    def metric(self) -> str:
+        """The headline metric, which validation chooses by."""
+        ...
 
     def logits(self, output: Any) -> Tensor:
         """Take the answers out of what a stock model returns."""
@@ -31,7 +37,11 @@ class Task(Protocol):
         ...
 
     def score(self, logits: Tensor, rows: "Encoded") -> float:
-        """Judge the answers to all rows of a split by `metric`."""
+        """Judge the answers to all rows of a split by `metric`. logits: (rows, ...), in float32 on the CPU."""
+        ...
+
+    def chance(self, rows: "Encoded") -> float:
+        """Say what `metric` is for whoever knows the split's answers and not its texts."""
         ...
 
 

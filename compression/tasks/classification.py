@@ -1,23 +1,30 @@
-"""Text classification: a sentence goes in, one of the data's labels comes out."""
+"""Classification of a text or of a pair: one of the data's labels comes out."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from transformers import PretrainedConfig
 
 from compression import losses
 from compression.recipe import Task as Name
+from compression.scoring import ClassScorer
 
 if TYPE_CHECKING:
     from compression.batches import Batch, Encoded
 
 
-class TextClassification:
+@dataclass(frozen=True)
+class Classification:
     """One label a row. Labels: (rows,) of ids; logits: (rows, labels)."""
 
-    name: Name = "text-classification"
-    metric = "accuracy"
+    name: Name
+    scorer: ClassScorer
+
+    @property
+    def metric(self) -> str:
+        """The headline metric."""
+        return self.scorer.metric
 
     def logits(self, output: Any) -> Tensor:
         """(rows, labels)."""
@@ -33,23 +40,9 @@ class TextClassification:
         return losses.soft_targets(student, teacher, temperature)
 
     def score(self, logits: Tensor, rows: "Encoded") -> float:
-        """Accuracy: share of rows whose largest logit is the right one."""
-        return (logits.argmax(dim=-1) == rows.labels).float().mean().item()
+        """The headline metric of the labels whose logits are largest."""
+        return self.scorer.score(logits.argmax(dim=-1).numpy(), rows.labels.numpy())
 
-
-def name_labels(config: PretrainedConfig, labels: tuple[str, ...]) -> None:
-    """Write the labels into a stock config, so that whoever opens the model reads names and not numbers."""
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: number for number, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"
-
-
-def head_labels(config: PretrainedConfig) -> tuple[str, ...]:
-    """Read the labels of a model's head in the order of its outputs."""
-    return tuple(config.id2label[number] for number in sorted(config.id2label))
-
-
-def initialise_head(head: nn.Linear, deviation: float) -> None:
-    """Draw a new head as BERT's authors do: normal weights, no bias."""
-    nn.init.normal_(head.weight, std=deviation)
-    nn.init.zeros_(head.bias)
+    def chance(self, rows: "Encoded") -> float:
+        """Always the most frequent label."""
+        return self.scorer.chance(rows.labels.numpy())

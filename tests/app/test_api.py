@@ -235,6 +235,7 @@ def test_preflight_stores_nothing(http: httpx.Client, request_body: dict[str, An
         ({"recipe": "slow"}, "invalid_recipe", "recipe"),
         ({"models": {"base": "mdl_none"}}, "not_found", "models.base"),
         ({"task": "image-classification"}, "invalid_request", "task"),
+        ({"task": "text-regression"}, "invalid_request", "task"),
         ({"priority": 99}, "invalid_request", "priority"),
         ({"surprise": 1}, "invalid_request", "surprise"),
         ({"evaluate": {"length": 100_000}}, "invalid_request", "evaluate.length"),
@@ -396,7 +397,8 @@ def test_reference_lists(http: httpx.Client) -> None:
     recipes = http.get("/v1/recipes").json()
     assert [item["name"] for item in recipes["items"]] == ["standard", "article", "quick"]
     assert "Prune" in recipes["schema"]["$defs"]
-    assert http.get("/v1/families").json()["items"][0]["name"] == "bert"
+    names = [item["name"] for item in http.get("/v1/families").json()["items"]]
+    assert names == ["bert", "distilbert", "roberta", "xlm-roberta", "electra", "mpnet"]
     assert set(http.get("/v1/queue").json()) == {"queued", "running"}
     assert http.get("/v1/workers").json()["items"] == []
 

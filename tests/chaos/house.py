@@ -65,13 +65,14 @@ class House:
         """Start everything and wait until it answers."""
         self._start("postgres", arm=False)
         self._start("valkey", arm=False)
-        wait_for(self._database_answers)
+        wait_for(self.database_answers)
         self.service.database.key = run_bootstrap(self.postgres.url, self.service.home) or ""
         self.service.start_api()
         for name in (*self.workers, "checks", "keeper"):
             self._start(name, arm=False)
 
-    def _database_answers(self) -> bool:
+    def database_answers(self) -> bool:
+        """Whether PostgreSQL takes a connection just now."""
         with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self.postgres.url):
             return True
         return False

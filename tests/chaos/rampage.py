@@ -120,7 +120,9 @@ def _settle(house: House, evidence: Evidence) -> None:
         if time.monotonic() - rung > 5:
             rung = time.monotonic()
             bell.ring_now(JOBS)
-        if not house.due and not house.frozen and not any(audit.audit(evidence, audit.SETTLING).values()):
+        # The last strike may have hit PostgreSQL: it is asked only once it answers again.
+        standing = not house.due and not house.frozen and house.database_answers()
+        if standing and not any(audit.audit(evidence, audit.SETTLING).values()):
             return
         time.sleep(1)
 

@@ -35,8 +35,8 @@ def test_a_job_travels_from_folders_to_a_download(up: Up, tmp_path: Path) -> Non
         for file in item["files"]:
             found = (Path(item["folder"]) / file["path"]).read_bytes()
             assert hashlib.sha256(found).hexdigest() == file["sha256"]
-    last_only = json.loads(up.lathe("download", job["id"], "--kind", "onnx", "--out", str(tmp_path / "last"), "--json").stdout)
-    assert {(item["stage"], item["kind"]) for item in last_only["artifacts"]} == {("distilled", "onnx")}
+    best = json.loads(up.lathe("download", job["id"], "--kind", "onnx", "--out", str(tmp_path / "best"), "--json").stdout)
+    assert [item["name"] for item in best["artifacts"]] == [report["headline"]]
 
     events = [json.loads(line) for line in up.lathe("logs", job["id"], "-f", "--json").stdout.splitlines()]
     assert (events[0]["type"], events[-1]["type"]) == ("queued", "succeeded")

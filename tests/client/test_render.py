@@ -7,6 +7,7 @@ from rich.console import Console
 
 from client import render
 from compression.report import NotMeasured, verdicts
+from compression.verdicts import choose, judged
 from tests.client.figures import report, row
 
 
@@ -81,3 +82,14 @@ def test_a_reduction_is_shown_as_the_change_it_is(reduction: float, text: str) -
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (65, "1 min 5 s"), (3725, "1 h 2 min"), (-3, "0 s")])
 def test_durations(seconds: float, text: str) -> None:
     assert render.duration(seconds) == text
+
+
+def test_the_choice_and_what_to_try_are_shown_once_each() -> None:
+    found = report()
+    rows = []
+    for each in found.rows:
+        rows.append(judged(each, rows, found.recipe, found.targets))
+    found = found.model_copy(update={"rows": tuple(rows), "choice": choose(rows, found.targets)[1]})
+    for text in (shown(render.report_table(found)), render.report_markdown(found)):
+        assert "No stage meets all targets. quantized is shipped" in text
+        assert text.count("recipe.distill.epochs 8 → ") == 1

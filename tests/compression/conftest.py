@@ -46,7 +46,9 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.normalizer = BertNormalizer()
     tokenizer.pre_tokenizer = BertPreTokenizer()
     ends = [(name, WORDS[name]) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends)
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="[UNK]",
@@ -107,7 +109,7 @@ def all_phases() -> Journey:
         "baseline": ("tune",),
         "quantized": ("quantization-aware training",),
         "pruned": ("cut", "recover"),
-        "distilled": ("ask the teacher", "distill"),
+        "distilled": ("ask the teacher", "distill", "distill again"),
     }
     return Journey([Phase(stage, name, 1.0) for stage, phases in names.items() for name in phases])
 

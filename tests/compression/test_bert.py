@@ -91,7 +91,7 @@ def test_the_model_that_was_cut_is_left_alone(model: BertForSequenceClassificati
 @pytest.mark.parametrize("cut", [False, True])
 def test_parameters_are_counted_as_the_catalog_foretells(model: BertForSequenceClassification, cut: bool) -> None:
     subject = BERT.narrowed(model, narrow_choice()) if cut else model
-    foretold = catalog.bert_parameters(BERT.shape_of(subject.config), positions=64, types=2, labels=2)
+    foretold = catalog.encoder_parameters(catalog.BERT, BERT.shape_of(subject.config), rows=66, labels=2)
     assert BERT.parameters_of(subject) == foretold
 
 

@@ -143,11 +143,14 @@ import resource, sys
 from pathlib import Path
 from compression.errors import OutOfMemory
 from compression.export.artifact import figures
+from compression.measure import MeasureSpec
 from compression.recipe import Evaluate
 folder, rows, last_try = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "last"
 resource.setrlimit(resource.RLIMIT_DATA, (600 << 20,) * 2)
 try:
-    found = figures("onnx", folder, None, rows, Evaluate(batch=16, length=1024), last_try=last_try)
+    spec = MeasureSpec(kind="onnx", task="text-classification", labels=("a", "b"), folder=str(folder),
+                       test_rows=str(rows), evaluate=Evaluate(batch=16, length=1024))
+    found = figures(spec, last_try=last_try)
 except OutOfMemory as problem:
     print(problem.code, problem.param)
 else:

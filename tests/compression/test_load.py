@@ -19,7 +19,6 @@ from compression.errors import (
     UnsafeCheckpoint,
     UnsupportedArchitecture,
 )
-from compression.tasks import classification
 from tests.compression.conftest import tiny_config, write_tokenizer
 
 
@@ -44,7 +43,7 @@ def headed(folder: Path, labels: list[str]) -> BertForSequenceClassification:
 
 
 def test_a_bare_encoder_gets_a_head_by_seed(folder: Path) -> None:
-    first, again, other = (load.load_model(folder, ("a", "b", "c"), seed=seed) for seed in (1, 1, 2))
+    first, again, other = (load.load_model(folder, ("a", "b", "c"), "text-classification", seed=seed) for seed in (1, 1, 2))
     assert first.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert first.classifier.weight.equal(again.classifier.weight)
     assert not first.classifier.weight.equal(other.classifier.weight)
@@ -54,8 +53,8 @@ def test_a_bare_encoder_gets_a_head_by_seed(folder: Path) -> None:
 
 def test_a_head_is_used_in_its_own_order(tmp_path: Path) -> None:
     stored = headed(tmp_path, ["yes", "no"])
-    opened = load.load_model(tmp_path, ("no", "yes"), seed=0)
-    assert classification.head_labels(opened.config) == ("yes", "no")
+    opened = load.load_model(tmp_path, ("no", "yes"), "text-classification", seed=0)
+    assert load.head_labels(opened.config) == ("yes", "no")
     ids = torch.arange(5, 12)[None]
     assert torch.allclose(opened(ids).logits, stored(ids).logits, atol=1e-6)
 
@@ -63,7 +62,7 @@ def test_a_head_is_used_in_its_own_order(tmp_path: Path) -> None:
 def test_a_head_for_other_labels_is_refused(tmp_path: Path) -> None:
     headed(tmp_path, ["yes", "no"])
     with pytest.raises(LabelMismatch, match="'maybe'"):
-        load.load_model(tmp_path, ("maybe", "no"), seed=0)
+        load.load_model(tmp_path, ("maybe", "no"), "text-classification", seed=0)
 
 
 def without(name: str) -> object:
@@ -106,7 +105,7 @@ def test_what_is_wrong_with_a_model_is_named(
 ) -> None:
     harm(folder)  # type: ignore[operator]
     with pytest.raises(error) as caught:
-        load.load_model(folder, ("a", "b"), seed=0)
+        load.load_model(folder, ("a", "b"), "text-classification", seed=0)
     assert param is None or caught.value.param == param
 
 
@@ -121,7 +120,7 @@ def test_what_is_wrong_with_a_model_is_named(
 def test_a_config_that_would_break_what_calls_it_is_refused(folder: Path, changes: dict[str, object], param: str) -> None:
     edit_config(folder, **changes)
     with pytest.raises(ConfigMismatch) as caught:
-        load.load_model(folder, ("a", "b"), seed=0)
+        load.load_model(folder, ("a", "b"), "text-classification", seed=0)
     assert caught.value.param == param
 
 

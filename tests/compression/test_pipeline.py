@@ -12,8 +12,9 @@ from transformers import AutoModelForSequenceClassification
 
 from compression import checkpoint
 from compression.errors import CompressionError
-from compression.recipe import Spec
-from compression.report import Event, Failed, Finished, Log, Progress, Report, StageFinished, StageStarted
+from compression.pipeline import Job
+from compression.recipe import Spec, Targets
+from compression.report import ArtifactReady, Event, Failed, Finished, Log, Progress, Report, StageFinished, StageStarted
 from compression.run import job
 from tests.compression.jobs import RECIPE, STAGES, events, start, write_spec
 
@@ -45,7 +46,17 @@ def test_a_job_has_a_row_for_each_stage(whole: tuple[list[Event], Path]) -> None
     assert pruned.parameters.total < 0.6 * baseline.parameters.total
     assert quantized.size.bytes < baseline.size.bytes
     assert distilled.size.bytes < quantized.size.bytes
-    assert report.ratios.parameter_reduction == pytest.approx(1 - distilled.parameters.total / baseline.parameters.total)
+    # The tiny model's latency decides what is chosen, and that differs from run to run: whatever it is, all speaks of it.
+    (chosen,) = [row for row in report.rows if row.artifact == report.headline]
+    assert report.choice.find(chosen.stage) >= 0
+    assert report.ratios == chosen.ratios
+    assert report.ratios.parameter_reduction == pytest.approx(1 - chosen.parameters.total / baseline.parameters.total)
+    assert [artifact.stage for artifact in report.artifacts if artifact.kind == "transformers"] == [chosen.stage]
+    for row in report.rows:
+        assert row.verdict is not None
+        assert {*row.verdict.met, *row.verdict.missed} == set(report.verdicts)
+    assert chosen.verdict is not None
+    assert set(chosen.verdict.met) == {name for name, verdict in report.verdicts.items() if verdict.met}
     assert report.splits["validation"].carved_from_train
     assert report.splits["test"].rows == 80
     assert report.pruning is not None
@@ -62,19 +73,48 @@ def test_progress_never_falls_and_ends_at_one(whole: tuple[list[Event], Path]) -
 
 def test_the_download_opens_with_stock_tools(whole: tuple[list[Event], Path]) -> None:
     report = Report.model_validate_json((whole[1] / "report.json").read_text())
+    (chosen,) = [row for row in report.rows if row.artifact == report.headline]
     assert [(artifact.stage, artifact.kind, artifact.precision) for artifact in report.artifacts] == [
         ("baseline", "onnx", "float32"),
         ("quantized", "onnx", "int8"),
         ("pruned", "onnx", "int8"),
         ("distilled", "onnx", "int8"),
-        ("distilled", "transformers", "int8"),
+        (chosen.stage, "transformers", "int8"),
     ]
     for artifact in report.artifacts:
         for file in artifact.files:
             assert checkpoint.digest(whole[1] / "artifacts" / artifact.name / file.path) == file.sha256
     opened = AutoModelForSequenceClassification.from_pretrained(whole[1] / "artifacts" / report.artifacts[-1].name)
-    assert opened.config.hidden_size == 16
+    assert opened.config.hidden_size == chosen.shape.hidden
     assert opened.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_a_headline_of_an_earlier_stage_is_shipped_from_its_checkpoint(
+    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path
+) -> None:
+    spec = write_spec(tmp_path, encoder, reviews, resume=str(whole[1] / "checkpoints"), evaluate={"length": 16})
+    opened = Job.open(Spec.model_validate_json(spec.read_text()), spec.parent)
+    done, problems = opened.look_for_checkpoint(("baseline", "quantized", "pruned", "distilled"))
+    assert done is not None
+    assert not problems
+    list(opened.go_on_from(done))
+    # As if the cut had cost too much: rows whose scores fall below the quantized one's.
+    opened.rows = [
+        row.model_copy(update={"ratios": row.ratios.model_copy(update={"retention": 0.5, "parameter_reduction": 0.0})})
+        if row.stage in ("pruned", "distilled")
+        else row
+        for row in opened.rows
+    ]
+    opened.spec = opened.spec.model_copy(update={"targets": Targets(size_reduction=0, speed_up=1e-3)})
+    seen = list(opened.ship_checkpoint())
+    (ready,) = [event.artifact for event in seen if isinstance(event, ArtifactReady)]
+    assert (ready.stage, ready.kind, ready.name) == ("quantized", "transformers", "quantized-transformers-int8")
+    assert [event for event in seen if isinstance(event, Log) and "checkpoint of quantized" in event.message]
+    found = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "artifacts" / ready.name)
+    assert found.config.hidden_size == 32  # the cut took half of it
+    report = opened.report()
+    assert report.headline == "quantized-onnx-int8"
+    assert report.ratios == opened.rows[1].ratios
 
 
 def test_checkpoints_list_their_files(whole: tuple[list[Event], Path]) -> None:

@@ -14,8 +14,9 @@ from transformers import BertForSequenceClassification
 
 from compression import checkpoint, saving
 from compression.batches import Batch
+from compression.budget import Budget
 from compression.checkpoint import Unusable
-from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Train
+from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Targets, Train
 from compression.report import Event, Log, Progress, Stage, TrainingSaved
 from compression.saving import Pause, Saver
 from compression.stages.distill import distill
@@ -43,10 +44,11 @@ WORK: dict[Stage, Callable[[State], Iterator[Event]]] = {
 STEPS_AN_EPOCH = 5
 
 
-def state_before(stage: Stage, device: str = "cpu") -> State:
+def state_before(stage: Stage, device: str = "cpu", recipe: Recipe = RECIPE) -> State:
     """Do all that comes before a stage, without saving."""
     torch.manual_seed(0)
-    state = state_of(BertForSequenceClassification(tiny_config(num_labels=2)).eval().to(device), RECIPE)
+    state = state_of(BertForSequenceClassification(tiny_config(num_labels=2)).eval().to(device), recipe)
+    state.budget = Budget(recipe.train.max_steps, recipe.train.max_minutes)
     for name, work in WORK.items():
         if name == stage:
             break
@@ -104,9 +106,9 @@ def resumed(tmp_path: Path, listener: Listener, number: int, **changes: Any) -> 
     return made
 
 
-def go_on(stage: Stage, given: Saver, device: str = "cpu") -> tuple[State, list[Event]]:
+def go_on(stage: Stage, given: Saver, device: str = "cpu", recipe: Recipe = RECIPE) -> tuple[State, list[Event]]:
     """Do a stage in a new attempt, whose random numbers and weights are not those of the first."""
-    state = state_before(stage, device)
+    state = state_before(stage, device, recipe)
     torch.manual_seed(4711)
     with torch.no_grad():
         for parameter in state.model.parameters():
@@ -142,6 +144,76 @@ def check(stage: Stage, tmp_path: Path, listener: Listener, device: str = "cpu")
 @pytest.mark.parametrize("stage", WORK)
 def test_what_is_taken_up_ends_bit_for_bit_alike(stage: Stage, tmp_path: Path, listener: Listener) -> None:
     check(stage, tmp_path, listener)
+
+
+def test_accumulation_and_the_jobs_budget_go_on_bit_for_bit(tmp_path: Path, listener: Listener) -> None:
+    """Batches of 16 in halves, three to a step: seven steps an epoch, and the budget ends it in the midst of the second."""
+    train_settings = Train(batch=16, max_length=32, accumulate=3, max_steps=10)
+    recipe = RECIPE.model_copy(update={"train": train_settings})
+    plain = state_before("baseline", recipe=recipe)
+    plain.parts = 2
+    list(prepare(plain))
+    assert "stopped at step 10 of 21" in plain.notes[-1]
+    saved = state_before("baseline", recipe=recipe)
+    saved.parts, saved.saver = 2, saver(tmp_path)
+    listener.hear(prepare(saved))
+    assert [save.step for save in listener.saves] == [*range(1, 11), 10]
+    for number in (1, 7, 9, 10, 11):
+        state = state_before("baseline", recipe=recipe)
+        state.parts, state.saver = 2, resumed(tmp_path, listener, number)
+        list(prepare(state))
+        assert same(weights(state), weights(plain)), f"save {number}"
+        assert state.notes == plain.notes
+        assert state.budget.spent.steps == 10
+
+
+def test_minutes_count_across_attempts_only_as_far_as_they_were_saved(tmp_path: Path, listener: Listener) -> None:
+    recipe = RECIPE.model_copy(update={"train": Train(batch=64, max_length=32, max_minutes=1.0)})
+    state = state_before("baseline", recipe=recipe)
+    state.saver = saver(tmp_path)
+    state.budget.clock = iter(range(0, 10_000, 5)).__next__  # five seconds a step, and five for each validation
+    listener.hear(prepare(state))
+    assert "stopped at step 10 of 15" in state.notes[-1]  # 12 times five seconds, two of them for validations
+    again = state_before("baseline", recipe=recipe)
+    again.saver = resumed(tmp_path, listener, 4)
+    again.budget.clock = iter(range(0, 10_000, 10)).__next__  # the new attempt runs at half the speed
+    list(prepare(again))
+    # 20 of 60 seconds were saved; what came after the fourth step died with its attempt.
+    assert "stopped at step 7 of 15" in again.notes[-1]
+
+
+def test_a_remedy_that_is_being_applied_goes_on_bit_for_bit(tmp_path: Path, listener: Listener) -> None:
+    """The first training is not done again: its result is in the second one's saves, and its note too."""
+    recipe = Recipe(
+        prepare=Prepare(epochs=1, rate=3e-3),
+        prune=Prune(ratio=0.5, multiple=8, calibration_rows=64),
+        distill=Distill(epochs=2, rate=1e-3),
+        train=Train(batch=64, max_length=32),
+        remedy="apply",
+    )
+    short = state_before("distilled", recipe=recipe)
+    short.targets = Targets(retention=1000)  # which nothing meets
+    short.saver = saver(tmp_path)
+    listener.hear(distill(short))
+    first = 2 * STEPS_AN_EPOCH
+    assert [(save.phase, save.step) for save in listener.saves] == [
+        *(("distill", step) for step in [*range(1, first + 1), first]),
+        *(("distill again", step) for step in [*range(1, STEPS_AN_EPOCH + 1), STEPS_AN_EPOCH]),
+    ]
+    assert [note.split(":")[0] for note in short.notes] == ["Distillation", "Remedy applied"]
+    (remedy,) = short.applied
+    assert (remedy.now, remedy.proposed, remedy.applied) == (2, 3, True)
+    again = state_before("distilled", recipe=recipe)
+    again.targets, again.saver = short.targets, resumed(tmp_path, listener, first + 1 + 2)
+    seen = list(distill(again))
+    assert same(weights(again), weights(short))
+    assert (again.notes, again.applied) == (short.notes, short.applied)
+    assert {event.phase for event in seen if isinstance(event, Progress) and event.loss is not None} == {"distill again"}
+    met = state_before("distilled", recipe=recipe)
+    met.targets = Targets(retention=0.1)
+    list(distill(met))
+    assert not met.applied
+    assert len(met.notes) == 1
 
 
 @pytest.mark.gpu

@@ -9,8 +9,10 @@ from transformers import BertForSequenceClassification
 
 from compression import numerics, training
 from compression.batches import Batch
-from compression.errors import TrainingDiverged
+from compression.budget import Budget
+from compression.errors import TrainingDiverged, UnsupportedPrecision
 from compression.evaluate import Validation, logits, validate
+from compression.plan import check_precision
 from compression.report import Log, TrainingSaved
 from compression.tasks.base import labelled
 from compression.training import Outcome, Plan, Tick, train
@@ -20,15 +22,27 @@ TRAIN, VALIDATION = encoded(sentences(320, 1)), encoded(sentences(64, 3))
 PLAN = Plan(name="prepare", epochs=4, rate=3e-3, batch=16, seed=0, dropout=True)
 
 
-def finish(ticks: Generator[Tick | TrainingSaved | Log, None, Outcome]) -> tuple[list[Tick], Outcome]:
-    seen = []
+Training = Generator[Tick | TrainingSaved | Log, None, Outcome]
+
+
+def heard(ticks: Training) -> tuple[list[Tick], list[Log], Outcome]:
+    seen: list[Tick] = []
+    said: list[Log] = []
     while True:
         try:
-            tick = next(ticks)
-            assert isinstance(tick, Tick)
-            seen.append(tick)
+            event = next(ticks)
         except StopIteration as end:
-            return seen, end.value
+            return seen, said, end.value
+        if isinstance(event, Log):
+            said.append(event)
+        else:
+            assert isinstance(event, Tick)
+            seen.append(event)
+
+
+def finish(ticks: Training) -> tuple[list[Tick], Outcome]:
+    seen, _, outcome = heard(ticks)
+    return seen, outcome
 
 
 def loss_of(model: BertForSequenceClassification) -> Any:
@@ -94,8 +108,11 @@ def test_a_loss_that_is_not_a_number_steps_back_once(model: BertForSequenceClass
             finish(ticks)
         assert caught.value.param == "recipe.prepare.rate"
         return
-    seen, outcome = finish(ticks)
+    seen, said, outcome = heard(ticks)
     assert outcome.stepped_back
+    assert [(log.level, log.message) for log in said] == [("warning", outcome.remarks[0])]
+    assert "not finite in epoch 2" in outcome.remarks[0]
+    assert "half the rate (0.0015)" in outcome.remarks[0]
     assert len([tick for tick in seen if tick.score is not None]) == 4
     assert max(tick.rate for tick in seen[40:] if tick.rate is not None) < 1.6e-3
     assert all(p.isfinite().all() for p in model.parameters())
@@ -117,11 +134,11 @@ def test_l2_follows_the_validation_score(model: BertForSequenceClassification, m
     assert seen == [0.01, 0.01, 0.02, 0.01]
 
 
-def gradients(model: BertForSequenceClassification, loss: Any, parts: int) -> list[torch.Tensor]:
+def gradients(model: BertForSequenceClassification, loss: Any, parts: int, **plan: Any) -> list[torch.Tensor]:
     """Gradients of one batch of 30 rows, computed in parts."""
-    run = training._Run(model, Plan("prepare", 1, 1e-3, 30, 0, parts=parts), [], 1)
+    run = training._Run(model, Plan("prepare", 1, 1e-3, 30, 0, parts=parts, **plan), [], 1, Budget())
     run.begin(Validation(0.0, 0.0))
-    assert run.gradients(TRAIN.batch(list(range(30))), loss)
+    assert run.gradients([TRAIN.batch(list(range(30)))], loss)
     found = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
     run.optimizer.zero_grad()
     return [*found, torch.tensor(run.where.last_loss)]
@@ -164,3 +181,152 @@ def test_gradients_that_are_not_finite_are_forgotten(model: BertForSequenceClass
     _, outcome = finish(train(model, PLAN, TRAIN, VALIDATION, loss))
     assert outcome.stepped_back
     assert outcome.best.score > 0.9
+
+
+def test_accumulated_batches_have_the_gradients_of_one_large_one(model: BertForSequenceClassification) -> None:
+    numerics.insert(model)  # else half precision, where the processor has it, hides how near they are
+    whole = gradients(model, loss_of(model), 1)
+    for parts in (1, 2):
+        run = training._Run(model, Plan("prepare", 1, 1e-3, 12, 0, parts=parts, accumulate=3), [], 1, Budget())
+        run.begin(Validation(0.0, 0.0))
+        assert run.gradients([TRAIN.batch(list(range(start, min(start + 12, 30)))) for start in (0, 12, 24)], loss_of(model))
+        ours = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+        run.optimizer.zero_grad()
+        for mine, theirs in zip([*ours, torch.tensor(run.where.last_loss)], whole, strict=True):
+            assert torch.allclose(mine, theirs, rtol=2e-2, atol=1e-3 * theirs.abs().max().item() + 1e-7)
+
+
+def test_accumulation_takes_fewer_steps_and_repeats_itself(model: BertForSequenceClassification) -> None:
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    results = []
+    for seed in (0, 0, 1):
+        model.load_state_dict(start)
+        plan = Plan("prepare", 2, 3e-3, 16, seed, dropout=True, accumulate=3, parts=2)
+        ticks, _ = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model)))
+        steps = [tick for tick in ticks if tick.score is None]
+        assert [tick.step for tick in steps] == list(range(1, 15))  # 20 batches: seven steps an epoch, the last of two batches
+        assert {tick.total for tick in steps} == {14}
+        assert steps[-1].rate == 0
+        results.append(logits(model, VALIDATION))
+    assert results[0].equal(results[1])
+    assert not results[0].equal(results[2])
+
+
+def test_the_warm_up_is_a_share_of_the_steps_and_l2_shrinks_weights(model: BertForSequenceClassification) -> None:
+    ticks, _ = finish(train(model, Plan("prepare", 1, 1e-3, 16, 0, warmup=0.5), TRAIN, VALIDATION, loss_of(model)))
+    rates = [tick.rate for tick in ticks if tick.score is None and tick.rate is not None]
+    assert rates.index(max(rates)) == 8  # the tenth step's, told after the ninth
+    assert rates == pytest.approx(
+        [*(1e-3 * step / 10 for step in range(2, 11)), *(1e-3 * left / 10 for left in range(10, -1, -1))]
+    )
+    weight, norms = model.bert.encoder.layer[0].intermediate.dense.weight, []
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    for decay in (0.0, 1.0):
+        model.load_state_dict(start)
+        finish(train(model, Plan("prepare", 1, 1e-2, 16, 0, decay=decay), TRAIN, VALIDATION, loss_of(model)))
+        norms.append(weight.norm().item())
+    assert norms[1] < 0.97 * norms[0]
+
+
+def scored(*scores: float) -> Any:
+    verdicts = iter([Validation(score, 0.0) for score in scores])
+    return lambda: next(verdicts)
+
+
+def test_patience_ends_training_and_says_so(model: BertForSequenceClassification) -> None:
+    plan = Plan("distill", 9, 1e-3, 320, 0, patience=2)
+    judge = scored(0.5, 0.6, 0.7, 0.7, 0.65)
+    ticks, said, outcome = heard(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=judge))
+    assert [tick.score for tick in ticks if tick.score is not None] == [0.6, 0.7, 0.7, 0.65]
+    assert outcome.best_epoch == 2
+    assert [log.message for log in said] == list(outcome.remarks)
+    assert "distill stopped early: 2 epochs" in outcome.remarks[0]
+
+
+def test_patience_does_not_count_the_epochs_before_its_time(model: BertForSequenceClassification) -> None:
+    plan = Plan("prune.recovery", 9, 1e-3, 320, 0, patience=1, patience_from=3)
+    judge = scored(0.5, 0.4, 0.4, 0.4, 0.6, 0.5)
+    ticks, outcome = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=judge))
+    assert len([tick for tick in ticks if tick.score is not None]) == 5
+    assert outcome.best_epoch == 4
+
+
+def test_the_jobs_steps_are_shared_by_its_trainings(model: BertForSequenceClassification) -> None:
+    budget = Budget(max_steps=50)
+    plan = Plan("prepare", 1, 3e-3, 16, 0)
+    _, outcome = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), budget=budget))
+    assert (budget.spent.steps, outcome.remarks) == (20, ())
+    longer = Plan("distill", 4, 3e-3, 16, 0)
+    ticks, said, outcome = heard(train(model, longer, TRAIN, VALIDATION, loss_of(model), budget=budget))
+    steps = [tick for tick in ticks if tick.score is None]
+    assert [tick.step for tick in steps] == list(range(1, 31))
+    assert {tick.total for tick in ticks} == {30}
+    assert steps[-1].rate == 0  # the rate falls to nothing at the last step that there is
+    assert ticks[-1].score is not None  # half an epoch is judged like a whole one
+    assert len([tick for tick in ticks if tick.score is not None]) == 2
+    assert "stopped at step 30 of 80: recipe.train.max_steps (50)" in outcome.remarks[0]
+    assert [log.message for log in said] == list(outcome.remarks)
+    before = logits(model, VALIDATION)
+    ticks, _, outcome = heard(train(model, longer, TRAIN, VALIDATION, loss_of(model), budget=budget))
+    assert not ticks
+    assert outcome.remarks == ("distill was not trained: recipe.train.max_steps (50) was reached before it.",)
+    assert logits(model, VALIDATION).equal(before)
+
+
+def test_minutes_end_training_at_the_step(model: BertForSequenceClassification) -> None:
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 6.0
+        return now
+
+    budget = Budget(max_minutes=0.5, clock=clock)  # each look at this clock costs six seconds
+    ticks, outcome = finish(train(model, PLAN, TRAIN, VALIDATION, loss_of(model), budget=budget))
+    assert [tick.step for tick in ticks if tick.score is None] == [1, 2, 3, 4, 5]
+    assert "stopped at step 5 of 80: recipe.train.max_minutes (0.5)" in outcome.remarks[0]
+    assert validate(model, VALIDATION).score == outcome.best.score
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+def test_precision_decides_what_is_multiplied_in(
+    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, precision: Any
+) -> None:
+    monkeypatch.setattr(numerics, "has_bfloat16", lambda device: True)
+    seen: set[torch.dtype] = set()
+    linear = model.bert.encoder.layer[0].output.dense
+    linear.register_forward_hook(lambda module, given, out: seen.add(out.dtype))
+    finish(
+        train(
+            model,
+            Plan("prepare", 1, 1e-3, 320, 0, precision=precision),
+            TRAIN,
+            VALIDATION,
+            loss_of(model),
+            validation=scored(0, 1),
+        )
+    )
+    assert seen == {torch.float32 if precision == "float32" else torch.bfloat16}
+
+    numerics.insert(model)  # simulated integers stay exact; their gradients are rounded as the recipe allows
+    run = training._Run(model, Plan("prepare", 1, 1e-3, 30, 0, precision=precision), [], 1, Budget())
+    run.begin(Validation(0.0, 0.0))
+    seen.clear()
+    assert run.gradients([TRAIN.batch(list(range(30)))], loss_of(model))
+    assert seen == {torch.float32}
+    assert linear.weight.grad is not None
+    rounded = linear.weight.grad.clone()
+    run.optimizer.zero_grad()
+    exact = gradients(model, loss_of(model), 1, precision="float32")
+    theirs = next(g for g, p in zip(exact, model.parameters(), strict=False) if p is linear.weight)
+    assert rounded.equal(theirs) == (precision == "float32")
+
+
+def test_a_device_without_bfloat16_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerics, "has_bfloat16", lambda device: False)
+    for precision in ("auto", "float32"):
+        check_precision(precision, torch.device("cpu"))
+    with pytest.raises(UnsupportedPrecision) as caught:
+        check_precision("bfloat16", torch.device("cpu"))
+    assert caught.value.param == "recipe.train.precision"
+    assert numerics.gradient_dtype(torch.device("cpu")) == torch.float32

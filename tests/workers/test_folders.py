@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,23 @@ def test_what_a_killed_worker_left_is_swept(tmp_path: Path) -> None:
     (left / "model").mkdir()
     sweep(tmp_path)
     assert not left.exists()
+
+
+def test_what_still_runs_in_a_left_folder_is_ended_and_nothing_else(tmp_path: Path) -> None:
+    left = tmp_path / "job-1"
+    left.mkdir()
+    (left / ".held").touch()
+    waiting = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
+    with private_folder(tmp_path, "job-2") as held:
+        children = []
+        for home in (left, held):
+            child = subprocess.Popen(waiting, env={"HOME": str(home)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert child.stdout is not None
+            child.stdout.readline()
+            children.append(child)
+        sweep(tmp_path)
+        stray, kept = children
+        stray.wait(30)  # TimeoutExpired where it still reads
+        assert kept.poll() is None
+        for child in children:
+            child.communicate()

@@ -85,6 +85,9 @@ def test_the_embedded_set_says_so_itself_and_warns(tmp_path: Path) -> None:
 def test_a_home_that_engines_could_read_is_refused() -> None:
     home = Path(sys.prefix) / "lib" / "lathe"
     assert exposed(Settings(home=home, storage_url="s3://elsewhere", database_url="postgresql+psycopg://h/d"))
+    assert exposed(Settings(home="/srv/lathe/home", wordnet="/srv/lathe")) == (
+        "LATHE_HOME (/srv/lathe/home) lies beneath /srv/lathe, which engines read"
+    )
     with pytest.raises(CannotConfine, match="LATHE_HOME"):
         get_sandbox(Settings(home=home))
     assert get_sandbox(Settings(home=home, unconfined=True)).level == "none"

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -179,6 +180,33 @@ def test_it_uses_its_own_folder_and_the_lock(house: House, confined: Sandbox) ->
     )
     assert [became for became in found if "refused" in became] == []
     assert (house.own / "made").exists()
+
+
+def test_it_reads_what_the_operator_lends_and_changes_nothing_there(house: House, confined: Sandbox) -> None:
+    words = house.settings.home.parent / "words"
+    words.mkdir()
+    (words / "index.noun").write_text("film")
+    ways = [["read", str(words / "index.noun")], ["list", str(words)], ["create", str(words / "new")]]
+    assert [list(became) for became in house.attempt(confined, *ways)] == [["refused"]] * 3
+    lending = Sandbox(confined.level, confined.lock, [words])
+    assert [list(became) for became in house.attempt(lending, *ways)] == [["done"], ["done"], ["refused"]]
+
+
+@pytest.mark.skipif(not shutil.which("apertium"), reason="apertium is not installed")
+def test_a_translation_pair_of_the_system_runs_inside(house: House, confined: Sandbox) -> None:
+    pairs = subprocess.run(["apertium", "-l"], capture_output=True, text=True, check=False).stdout.split()
+    if "eng-spa" not in pairs:
+        pytest.skip("apertium-eng-spa is not installed")
+    code = "from compression.augment.apertium import Apertium; print(Apertium('eng-spa')(['The house is big.']))"
+    out = house.own / "said"
+    with out.open("wb") as said, (house.own / "log").open("wb") as log:
+        arguments = [sys.executable, "-P", "-c", code]
+        child = start(arguments, house.own, confined, stdin=subprocess.DEVNULL, stdout=said, stderr=log)
+        try:
+            assert child.wait(120) == 0, (house.own / "log").read_text()
+        finally:
+            end(child)
+    assert "casa" in out.read_text()
 
 
 def test_under_bubblewrap_there_is_nobody_else_and_nothing_else_to_write_to(house: House, confined: Sandbox) -> None:

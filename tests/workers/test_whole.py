@@ -123,7 +123,9 @@ def test_a_job_travels_from_request_to_download(
     assert [artifact["kind"] for artifact in artifacts.values()].count("transformers") == 1
     test_rows = [json.loads(line) for line in files["test.jsonl"].decode().splitlines()]
     opened = download(http, artifacts[report["headline"]], tmp_path / "headline")
-    assert stock_accuracy(opened, test_rows) == pytest.approx(after["score"]["value"], abs=1e-9)
+    chosen = next(row for row in done["rows"] if row["artifact"] == report["headline"])
+    assert stock_accuracy(opened, test_rows) == pytest.approx(chosen["score"]["value"], abs=1e-9)
+    assert report["choice"]
 
     # A second delivery finds nothing to do.
     seen = events(http, job_id)

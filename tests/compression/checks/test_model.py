@@ -12,6 +12,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
+from compression import load
+from compression.report import Shape
 from tests.compression.checks.conftest import edit_json, join, judged, reasons, split
 from tests.compression.conftest import WORDS, tiny_config, write_tokenizer
 
@@ -21,7 +23,7 @@ WEIGHTS = "model.safetensors"
 def test_a_bare_encoder_is_known_by_its_facts(tiny_model: Path) -> None:
     facts = judged(tiny_model)
     assert (facts.family, facts.architecture, facts.labels) == ("bert", "BertModel", None)
-    assert facts.shape.model_dump() == {"layers": 2, "hidden": 32, "heads": 4, "ffn": 64, "vocabulary": len(WORDS)}
+    assert facts.shape == Shape(layers=2, hidden=32, heads=4, ffn=64, vocabulary=len(WORDS))
     assert facts.max_positions == 64
     stored = load_file(tiny_model / WEIGHTS)
     assert facts.parameters.total == sum(value.size for value in stored.values())
@@ -45,6 +47,21 @@ def test_heads_of_pre_training_and_half_precision_are_taken(tmp_path: Path) -> N
     write_tokenizer(tmp_path)
     facts = judged(tmp_path)
     assert (facts.architecture, facts.dtype, facts.labels) == ("BertForMaskedLM", "float16", None)
+
+
+def test_names_of_the_first_checkpoints_are_taken(tiny_model: Path) -> None:
+    whole = load_file(tiny_model / WEIGHTS)
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    before = load.load_model(tiny_model, ("a", "b"), seed=0)
+    renamed = {}
+    for name, value in whole.items():
+        ending = next((ending for ending in old if name.endswith(ending)), "")
+        renamed[name.removesuffix(ending) + old.get(ending, "")] = value
+    assert sum(name.endswith("gamma") for name in renamed) == 5
+    save_file(renamed, tiny_model / WEIGHTS, metadata={"format": "pt"})
+    judged(tiny_model)
+    after = load.load_model(tiny_model, ("a", "b"), seed=0)
+    assert all(value.equal(after.state_dict()[name]) for name, value in before.state_dict().items())
 
 
 def test_shards_are_taken_together(encoder: Path, tiny_model: Path) -> None:

@@ -67,6 +67,7 @@ def tiny_shipment(
             kind=kind,
             stage="baseline" if name == "baseline" else "quantized",
             precision=precision,
+            task="text-classification",
             labels=LABELS,
             tokenizer=encoder,
             max_length=MAX_LENGTH,
@@ -74,6 +75,6 @@ def tiny_shipment(
             test_rows=test_rows,
             baseline=output / "artifacts" / "baseline" if name != "baseline" else None,
             evaluate=Evaluate(length=16),
-            sample=[text for text, _ in rows[:16]],
+            sample=[{"text": text} for text, _ in rows[:16]],
         )
     return Shipment(tiny_classifier, rows, output, made["baseline"], made["int8"], made["checkpoint"])

@@ -20,13 +20,16 @@ from compression.measure import LOCK_VARIABLE, Measured, MeasureSpec, host_lock,
 from compression.recipe import Evaluate
 from compression.report import Latency, Score
 from compression.runtimes.runner import Batch, Logits, Runner, full_batch, open_artifact
-from tests.compression.export.conftest import Shipment
+from compression.scoring import ClassScorer
+from tests.compression.export.conftest import LABELS, Shipment
 
 
 def spec(shipment: Shipment, **changes: object) -> MeasureSpec:
     folder, baseline = shipment.folder(shipment.int8), shipment.folder(shipment.baseline)
     return MeasureSpec(
         kind="onnx",
+        task="text-classification",
+        labels=LABELS,
         folder=str(folder),
         baseline=str(baseline),
         test_rows=str(shipment.output / "test.jsonl"),
@@ -110,7 +113,7 @@ class Contrary:
 def test_the_score_tells_of_answers_that_change_with_the_batch(tiny_shipment: Shipment, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"text": "good", "label": label}) + "\n" for label in [1, 1, 1, 0]))
-    score = score_of(Contrary(), tiny_shipment.folder(tiny_shipment.int8), rows)
+    score = score_of(Contrary(), tiny_shipment.folder(tiny_shipment.int8), rows, ClassScorer("accuracy", 2, 1))
     assert (score.value, score.value_at_batch_32, score.rows_changed_by_batching) == (0.75, 0.25, 4)
     assert score.chance == 0.75
     assert score.standard_error == pytest.approx((0.75 * 0.25 / 4) ** 0.5)

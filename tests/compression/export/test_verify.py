@@ -14,11 +14,16 @@ from compression import numerics
 from compression.errors import ExportMismatch
 from compression.export.verify import check_interface, compare, verify
 from compression.runtimes.onnx import OnnxRunner
+from compression.scoring import ClassScorer
+from compression.scoring.base import Row
 from tests.compression.export.conftest import Shipment
 
+SCORER = ClassScorer("accuracy", 2, 1)
+INPUTS, OUTPUTS = ("input_ids", "attention_mask", "token_type_ids"), ("logits",)
 
-def texts(shipment: Shipment) -> list[str]:
-    return [text for text, _ in shipment.rows[:24]]
+
+def texts(shipment: Shipment) -> list[Row]:
+    return [{"text": text} for text, _ in shipment.rows[:24]]
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -27,7 +32,7 @@ def test_the_exported_model_agrees(tiny_shipment: Shipment, int8: bool) -> None:
     if int8:
         numerics.insert(model)
     folder = tiny_shipment.folder(tiny_shipment.int8 if int8 else tiny_shipment.baseline)
-    agreement = verify(model, folder, kind="onnx", int8=int8, sample=texts(tiny_shipment), pad_id=0)
+    agreement = verify(model, folder, kind="onnx", int8=int8, sample=texts(tiny_shipment), scorer=SCORER, pad_id=0)
     assert agreement.difference <= agreement.allowed
 
 
@@ -44,6 +49,7 @@ def test_a_lost_bias_is_noticed_in_int8(tiny_shipment: Shipment, lost: str) -> N
             kind="onnx",
             int8=True,
             sample=texts(tiny_shipment),
+            scorer=SCORER,
             pad_id=0,
         )
 
@@ -58,7 +64,7 @@ def test_a_wrong_scale_is_noticed(tiny_shipment: Shipment, tmp_path: Path) -> No
     model = copy.deepcopy(tiny_shipment.model)
     numerics.insert(model)
     with pytest.raises(ExportMismatch):
-        verify(model, folder, kind="onnx", int8=True, sample=texts(tiny_shipment), pad_id=0)
+        verify(model, folder, kind="onnx", int8=True, sample=texts(tiny_shipment), scorer=SCORER, pad_id=0)
 
 
 def test_what_is_not_a_number_is_never_near_enough() -> None:
@@ -72,10 +78,10 @@ def test_what_is_not_a_number_is_never_near_enough() -> None:
 def test_the_interface_is_part_of_the_promise(tiny_shipment: Shipment, tmp_path: Path) -> None:
     proto = onnx.load(tiny_shipment.folder(tiny_shipment.baseline) / "model.onnx")
     proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2
-    check_interface(OnnxRunner(tiny_shipment.folder(tiny_shipment.baseline) / "model.onnx", threads=1), labels=2)
+    check_interface(OnnxRunner(tiny_shipment.folder(tiny_shipment.baseline) / "model.onnx", threads=1), 2, INPUTS, OUTPUTS)
     for node in proto.graph.node:
         node.input[:] = ["ids" if name == "input_ids" else name for name in node.input]
     proto.graph.input[0].name = "ids"
     onnx.save(proto, tmp_path / "model.onnx")
     with pytest.raises(ExportMismatch, match="inputs"):
-        check_interface(OnnxRunner(tmp_path / "model.onnx", threads=1), labels=2)
+        check_interface(OnnxRunner(tmp_path / "model.onnx", threads=1), 2, INPUTS, OUTPUTS)

@@ -1,0 +1,123 @@
+"""Where a worker keeps what augmentation needs, and how a recipe's names become words and translations."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
+
+from compression.augment.apertium import Apertium
+from compression.augment.masked import MaskedLM
+from compression.augment.models import open_helper
+from compression.augment.neighbours import Neighbours, Vocabulary
+from compression.augment.translate import Translator
+from compression.augment.wordnet import FILES, REMEDY, WordNet
+from compression.augment.words import Source
+from compression.errors import ConfigMismatch, MissingResource
+from compression.recipe import Augment, BackTranslation, Spec, Synonyms
+
+Translate = Callable[[Sequence[str]], list[str]]
+SYNONYMS, BACK = "recipe.distill.augment.synonyms", "recipe.distill.augment.back_translation"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The folders at hand: WordNet's, that of helper models, and the job's own model."""
+
+    wordnet: Path | None
+    helpers: Path | None
+    base: Path
+
+    @classmethod
+    def of(cls, spec: Spec, base: Path) -> "Resources":
+        """Take them from a specification; relative paths are taken from `base`."""
+        wordnet = base / spec.wordnet if spec.wordnet is not None else None
+        helpers = base / spec.helper_models if spec.helper_models is not None else None
+        return cls(wordnet, helpers, base / spec.model)
+
+    def source(self, asked: Synonyms) -> str:
+        """Say what `auto` stands for here."""
+        return asked.source if asked.source != "auto" else "wordnet" if self.wordnet is not None else "embeddings"
+
+    def helper(self, name: str, param: str) -> Path:
+        """Find a helper model's folder. Raises MissingResource."""
+        if self.helpers is None:
+            raise MissingResource(
+                f"this worker has no helper models, so no {name!r}",
+                param=param,
+                remedy="Ask who runs the worker to set LATHE_HELPER_MODELS, or choose another source in the recipe.",
+            )
+        if not (self.helpers / name).is_dir():
+            there = ", ".join(sorted(path.name for path in self.helpers.iterdir() if path.is_dir())) or "none"
+            raise MissingResource(f"there is no helper model {name!r}; there are: {there}", param=param)
+        return self.helpers / name
+
+    def digests(self, settings: Augment) -> dict[str, str]:
+        """Digest all files that the made rows hang on, beside those of the job itself."""
+        folders: dict[str, tuple[Path, tuple[str, ...]]] = {}
+        if settings.synonyms and self.source(settings.synonyms) == "wordnet" and self.wordnet is not None:
+            folders["wordnet"] = (self.wordnet, FILES)
+        named = [settings.synonyms.model] if settings.synonyms and settings.synonyms.model else []
+        named += settings.back_translation.models or () if settings.back_translation else ()
+        for name in named if self.helpers is not None else ():
+            folder = self.helpers / name  # type: ignore[operator]
+            folders[name] = (folder, tuple(sorted(path.name for path in folder.glob("*") if path.is_file())))
+        return {name: _digest(folder, files) for name, (folder, files) in folders.items()}
+
+    def check(self, settings: Augment) -> None:
+        """Open all that will be needed and let it go, so that what is not there is known before any training.
+
+        Raises MissingResource and what opening a helper model raises.
+        """
+        if settings.synonyms is not None and self.source(settings.synonyms) != "embeddings":
+            self.open_synonyms(settings.synonyms, None, None)
+        if settings.back_translation is not None:
+            self.open_translators(settings.back_translation)
+
+    def open_synonyms(self, asked: Synonyms, tokenizer: PreTrainedTokenizerFast | None, table: Tensor | None) -> Source:
+        """Open the source of other words. table: the teacher's input table, (vocabulary, width), for embeddings."""
+        source = self.source(asked)
+        if source == "embeddings" and tokenizer is not None and table is not None:
+            return Neighbours(Vocabulary(tokenizer), table, asked.candidates)
+        if source == "masked-lm":
+            return self._masked_lm(asked)
+        if self.wordnet is None:
+            raise MissingResource("this worker has no WordNet", param=f"{SYNONYMS}.source", remedy=REMEDY)
+        return WordNet(self.wordnet)
+
+    def open_translators(self, asked: BackTranslation) -> tuple[Translate, Translate]:
+        """Open both directions. Raises MissingResource and what opening a helper model raises."""
+        if asked.models is not None:
+            there, back = (self.helper(name, f"{BACK}.models") for name in asked.models)
+            first, second = (open_helper(AutoModelForSeq2SeqLM, folder, f"{BACK}.models") for folder in (there, back))
+            for folder, (_, _, lost) in ((there, first), (back, second)):
+                if lost:
+                    raise ConfigMismatch(f"the weights of {folder.name} lack {lost[0]}", param=f"{BACK}.models")
+            return Translator(*first[:2]), Translator(*second[:2])
+        here, _, abroad = (asked.apertium or "").partition("-")
+        return Apertium(f"{here}-{abroad}"), Apertium(f"{abroad}-{here}")
+
+    def _masked_lm(self, asked: Synonyms) -> MaskedLM:
+        folder = self.helper(asked.model, f"{SYNONYMS}.model") if asked.model else self.base
+        model, tokenizer, lost = open_helper(AutoModelForMaskedLM, folder, f"{SYNONYMS}.model")
+        name = folder.name if asked.model else "the model"
+        if lost:
+            raise MissingResource(
+                f"{name} has no head of a masked language model (its weights lack {lost[0]})",
+                param=f"{SYNONYMS}.model",
+                remedy="Name a helper model with such a head, or choose the source embeddings or wordnet.",
+            )
+        if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.mask_token_id is None:
+            raise ConfigMismatch(f"the tokenizer of {name} has no mask token or no tokenizer.json", param=f"{SYNONYMS}.model")
+        return MaskedLM(model, tokenizer, asked.candidates)
+
+
+def _digest(folder: Path, files: Sequence[str]) -> str:
+    whole = hashlib.sha256()
+    for name in files:
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                whole.update(name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()

@@ -1,0 +1,93 @@
+"""augmented(): new rows made of old ones. The same texts, settings, seed and sources give the same rows. Torch-free."""
+
+import random
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+from compression.augment.resources import Translate
+from compression.augment.words import Place, Source, exchanged, places
+from compression.recipe import Augment, Synonyms
+
+CHUNK = 256
+"""Rows at a time: between two chunks a job tells where it is."""
+Texts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A new row: the number of the row that it was made of, its texts, and how many of their words were replaced."""
+
+    row: int
+    texts: Texts
+    replaced: int = 0
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where new rows come from; None where the settings do not ask for it."""
+
+    synonyms: Source | None = None
+    translators: tuple[Translate, Translate] | None = None
+
+
+def augmented(texts: Sequence[Texts], settings: Augment, seed: int, sources: Sources) -> Generator[int, None, list[Made]]:
+    """Make up to `settings.copies` new rows of each row; yield after each chunk how many were dealt with, for progress.
+
+    A row has one or more texts, each dealt with by itself. One that came out as it was, or like another copy of its row, is
+    left out. Raises what the sources raise.
+    """
+    made: list[Made] = []
+    known = {(row, old) for row, old in enumerate(texts)}
+    done = 0
+    for copy in range(settings.copies):
+        for start in range(0, len(texts), CHUNK):
+            numbers = range(start, min(start + CHUNK, len(texts)))
+            some = [texts[row] for row in numbers]
+            if copy == 0 and sources.translators is not None:
+                new = [Made(row, back) for row, back in zip(numbers, translated(some, sources.translators), strict=True)]
+            elif settings.synonyms is not None and sources.synonyms is not None:
+                draws = [random.Random(f"{seed} {copy} {row}") for row in numbers]
+                changed = replaced(some, settings.synonyms, draws, sources.synonyms)
+                new = [Made(row, *change) for row, change in zip(numbers, changed, strict=True)]
+            else:
+                raise ValueError("the settings ask for a source that was not opened")
+            for one in new:
+                if (one.row, one.texts) not in known and any(text.strip() for text in one.texts):
+                    known.add((one.row, one.texts))
+                    made.append(one)
+            done += len(numbers)
+            yield done
+    return made
+
+
+def translated(rows: Sequence[Texts], translators: tuple[Translate, Translate]) -> Iterator[Texts]:
+    """Say each text of each row in the other language and back."""
+    there, back = translators
+    flat = iter(back(there([text for row in rows for text in row])))
+    for row in rows:
+        yield tuple(next(flat) for _ in row)
+
+
+def replaced(
+    rows: Sequence[Texts], settings: Synonyms, draws: Sequence[random.Random], source: Source
+) -> Iterator[tuple[Texts, int]]:
+    """Put other words into each row; yield its texts with the number of words that were replaced.
+
+    Each word is chosen with the chance `share`, and one of the row where none was; of its candidates each is as likely.
+    draws: one generator a row.
+    """
+    chosen = [_chosen(row, settings.share, draw) for row, draw in zip(rows, draws, strict=True)]
+    found = iter(source.candidates([place for row in chosen for _, place in row]))
+    for row, wanted, draw in zip(rows, chosen, draws, strict=True):
+        changes: list[dict[Place, str]] = [{} for _ in row]
+        for number, place in wanted:
+            others = next(found)[: settings.candidates]
+            if others:
+                changes[number][place] = draw.choice(others)
+        yield tuple(map(exchanged, row, changes)), sum(map(len, changes))
+
+
+def _chosen(row: Texts, share: float, draw: random.Random) -> list[tuple[int, Place]]:
+    words = [(number, place) for number, text in enumerate(row) for place in places(text)]
+    chosen = [word for word in words if draw.random() < share]
+    return chosen or ([draw.choice(words)] if words else [])

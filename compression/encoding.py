@@ -1,0 +1,83 @@
+"""A split's rows as a model takes them, task by task."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from compression.batches import Encoded, encode
+from compression.data import Dataset
+from compression.recipe import Split
+from compression.scoring.questions import Reader, Window
+from compression.scoring.tags import first_tokens
+from compression.tasks.base import Task
+from compression.tasks.questions import References
+from compression.tasks.tagging import IGNORED
+
+AT_ONCE = 512
+"""Rows: the tokenizer's own objects take a hundred times the memory of the numbers in them."""
+
+
+def encoded(
+    dataset: Dataset, split: Split, tokenizer: PreTrainedTokenizerFast, length: int, task: Task, *, types: bool
+) -> Encoded:
+    """Tokenize a split; longer texts are cut to `length` tokens, longer contexts to windows of as many.
+
+    types: whether the model takes them.
+    """
+    if dataset.task == "token-classification":
+        return _tagged(dataset, split, tokenizer, length, task, types=types)
+    if dataset.task == "question-answering":
+        return _asked(dataset, split, tokenizer, length, task, types=types)
+    rows = dataset.splits[split]
+    return encode(tokenizer, rows.texts, rows.pairs, dataset.ids(split), length, task, types=types)
+
+
+def side_by_side(rows: Sequence[tuple[str, ...]]) -> tuple[list[str], list[str] | None]:
+    """Turn rows of one or two texts to a column of first texts and one of second texts, if there are any."""
+    return [row[0] for row in rows], [row[1] for row in rows] if rows and len(rows[0]) > 1 else None
+
+
+def _tagged(
+    dataset: Dataset, split: Split, tokenizer: PreTrainedTokenizerFast, length: int, task: Task, *, types: bool
+) -> Encoded:
+    rows = dataset.splits[split]
+    tokens, kinds, places = [], [], []
+    for start in range(0, len(rows), AT_ONCE):
+        found = tokenizer(list(rows.texts[start : start + AT_ONCE]), truncation=True, max_length=length).encodings
+        for one, words in zip(found, (rows.words or ())[start : start + AT_ONCE], strict=True):
+            tokens.append(one.ids)
+            kinds.append(one.type_ids)
+            places.append(first_tokens(one.offsets, words))
+    labels = torch.full((len(rows), max(map(len, tokens))), IGNORED)
+    for line, (firsts, tags) in enumerate(zip(places, dataset.ids(split), strict=True)):
+        for at, tag in zip(firsts, tags, strict=True):
+            if at is not None:
+                labels[line, at] = tag
+    return Encoded(tokens, labels, int(tokenizer.pad_token_id), task, kinds if types else None)
+
+
+def _asked(
+    dataset: Dataset, split: Split, tokenizer: PreTrainedTokenizerFast, length: int, task: Task, *, types: bool
+) -> Encoded:
+    rows, reader = dataset.splits[split], Reader(tokenizer.backend_tokenizer, length)
+    contexts = rows.pairs or ()
+    tokens, kinds, labels = [], [], []
+    windows: list[Window] = []
+    owners: list[int] = []
+    for start in range(0, len(rows), AT_ONCE):
+        asked = reader.read(rows.texts[start : start + AT_ONCE], contexts[start : start + AT_ONCE])
+        for one, row in zip(asked.windows, asked.owners, strict=True):
+            window, answers = Window.of(one), rows.labels[start + row]
+            place = window.place(answers[0].start, answers[0].start + len(answers[0].text)) if answers else (0, 0)
+            tokens.append(one.ids)
+            kinds.append(one.type_ids)
+            labels.append(place)
+            if split != "train":
+                windows.append(window)
+                owners.append(start + row)
+    answers = tuple(tuple(each.text for each in one) for one in rows.labels)
+    # Nobody judges answers to train, and its windows' offsets would take as much memory as its tokens.
+    known = None if split == "train" else References(tuple(windows), tuple(owners), contexts, answers)
+    padding = int(tokenizer.pad_token_id)
+    return Encoded(tokens, torch.tensor(labels), padding, task, kinds if types else None, references=known)

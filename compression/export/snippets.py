@@ -1,0 +1,162 @@
+"""Code for the model card: how an artifact is opened and asked with stock tools, task by task."""
+
+from compression import heads
+from compression.recipe import Task
+
+TEXTS = '["One text.", "And another, which is longer."]'
+PAIRS = '[("One text.", "Its second text."), ("Another.", "And a second text, which is longer.")]'
+QUESTION = """\
+question, context = "What is asked?", "A context, in which the answer stands."
+"""
+
+ONNX_OPEN = """\
+# pip install onnxruntime tokenizers numpy
+import json
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+tokenizer = Tokenizer.from_file("tokenizer.json")  # truncates to the length that the model was measured with
+config = json.load(open("config.json"))
+"""
+ONNX_ASK = """\
+tokenizer.enable_padding(pad_id=config["pad_token_id"])
+
+texts = {texts}
+rows = tokenizer.encode_batch(texts)
+logits = session.run(["logits"], {{
+{feeds}
+}})[0]
+"""
+FEEDS = {
+    "input_ids": '    "input_ids": np.array([row.ids for row in rows], np.int64),',
+    "attention_mask": '    "attention_mask": np.array([row.attention_mask for row in rows], np.int64),',
+    "token_type_ids": '    "token_type_ids": np.array([row.type_ids for row in rows], np.int64),',
+}
+"""A line for each input that a file may have."""
+ONNX_QUESTION = (
+    """
+"""
+    + QUESTION
+    + """\
+first = tokenizer.encode(question, context)  # a question of more than half that length must be cut before
+nothing, best, answer = float("inf"), -float("inf"), ""
+for window in [first, *first.overflowing]:  # a long context is read in overlapping windows
+    rows = [window]
+    starts, ends = (found[0] for found in session.run(["start_logits", "end_logits"], {{
+{feeds}
+    }}))
+    nothing = min(nothing, starts[0] + ends[0])  # no answer: both ends on the first token
+    inside = [number for number, part in enumerate(window.sequence_ids) if part == 1]
+    for start in inside:
+        for end in inside:
+            if start <= end < start + 30 and starts[start] + ends[end] > best:
+                best, answer = starts[start] + ends[end], context[window.offsets[start][0]:window.offsets[end][1]]
+print(answer if best > nothing else "(no answer)")
+"""
+)
+ONNX_ANSWER = {
+    "class": """\
+for row in logits:
+    print(config["id2label"][str(row.argmax())])
+""",
+    "number": """\
+for row in logits:
+    print(float(row[0]))
+""",
+    "tags": """\
+for text, row, tags in zip(texts, rows, logits.argmax(-1)):
+    for (start, end), tag in zip(row.offsets, tags):
+        if end > start and (start == 0 or text[start - 1] == " "):  # a word's first token bears its tag
+            print(text[start:].split()[0], config["id2label"][str(tag)])
+""",
+}
+
+TRANSFORMERS_OPEN = """\
+# pip install torch transformers torchao
+import torch
+from transformers import {auto}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = {auto}.from_pretrained(".").eval()
+
+"""
+TRANSFORMERS_ASK = """\
+texts = {texts}
+inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt"{offsets})
+{places}with torch.inference_mode():
+    logits = model(**inputs).logits
+"""
+TRANSFORMERS_ANSWER = {
+    "class": """\
+for row in logits:
+    print(model.config.id2label[int(row.argmax())])
+""",
+    "number": """\
+for row in logits:
+    print(float(row[0]))
+""",
+    "tags": """\
+for text, row, tags in zip(texts, places, logits.argmax(-1)):
+    for (start, end), tag in zip(row.tolist(), tags):
+        if end > start and (start == 0 or text[start - 1] == " "):  # a word's first token bears its tag
+            print(text[start:].split()[0], model.config.id2label[int(tag)])
+""",
+}
+TRANSFORMERS_QUESTION = (
+    QUESTION
+    + """\
+inputs = tokenizer(question, context, truncation="only_second", stride={stride}, return_overflowing_tokens=True,
+                   return_offsets_mapping=True, padding=True, return_tensors="pt")  # a long context: overlapping windows
+places = inputs.pop("offset_mapping").tolist()
+inputs.pop("overflow_to_sample_mapping")
+with torch.inference_mode():
+    out = model(**inputs)
+nothing, best, answer = float("inf"), -float("inf"), ""
+for window, (starts, ends) in enumerate(zip(out.start_logits.tolist(), out.end_logits.tolist())):
+    nothing = min(nothing, starts[0] + ends[0])  # no answer: both ends on the first token
+    inside = [number for number, part in enumerate(inputs.sequence_ids(window)) if part == 1]
+    for start in inside:
+        for end in inside:
+            if start <= end < start + 30 and starts[start] + ends[end] > best:
+                best, answer = starts[start] + ends[end], context[places[window][start][0]:places[window][end][1]]
+print(answer if best > nothing else "(no answer)")
+"""
+)
+
+
+def onnx_snippet(task: Task, inputs: tuple[str, ...]) -> str:
+    """Write what opens an ONNX artifact. inputs: of the file."""
+    feeds = "\n".join(FEEDS[name] for name in inputs)
+    if task == "question-answering":
+        return _fenced(
+            ONNX_OPEN + ONNX_QUESTION.format(feeds=feeds.replace("    ", "        ", 1).replace("\n    ", "\n        "))
+        )
+    return _fenced(ONNX_OPEN + ONNX_ASK.format(texts=_texts(task), feeds=feeds) + ONNX_ANSWER[_form(task)])
+
+
+def transformers_snippet(task: Task, stride: int) -> str:
+    """Write what opens a checkpoint. stride: tokens that two windows of a question's context share."""
+    opened = TRANSFORMERS_OPEN.format(auto=heads.of_task(task).auto)
+    if task == "question-answering":
+        return _fenced(opened + TRANSFORMERS_QUESTION.format(stride=stride))
+    tags = task == "token-classification"
+    asked = TRANSFORMERS_ASK.format(
+        texts=_texts(task).replace("(", "[").replace(")", "]"),
+        offsets=", return_offsets_mapping=True" if tags else "",
+        places='places = inputs.pop("offset_mapping")\n' if tags else "",
+    )
+    return _fenced(opened + asked + TRANSFORMERS_ANSWER[_form(task)])
+
+
+def _form(task: Task) -> str:
+    return {"text-regression": "number", "token-classification": "tags"}.get(task, "class")
+
+
+def _texts(task: Task) -> str:
+    return PAIRS if task == "text-pair-classification" else TEXTS
+
+
+def _fenced(code: str) -> str:
+    return f"```python\n{code}```\n"

@@ -1,0 +1,37 @@
+"""Which stock class answers which task, and what its outputs are called. Torch-free."""
+
+from dataclasses import dataclass
+
+from compression.recipe import Task
+
+
+@dataclass(frozen=True)
+class Head:
+    """suffix: of the stock class's name; auto: the class of transformers that opens it; outputs: of model and ONNX file."""
+
+    suffix: str
+    auto: str
+    outputs: tuple[str, ...] = ("logits",)
+
+
+FEWEST_TOKENS = 32
+"""With fewer a window has no room for a question and its context."""
+CLASSIFIER = Head("ForSequenceClassification", "AutoModelForSequenceClassification")
+TAGGER = Head("ForTokenClassification", "AutoModelForTokenClassification")
+READER = Head("ForQuestionAnswering", "AutoModelForQuestionAnswering", ("start_logits", "end_logits"))
+HEADS = (CLASSIFIER, TAGGER, READER)
+
+
+def of_task(task: Task) -> Head:
+    """Find the head that a task needs."""
+    return {"token-classification": TAGGER, "question-answering": READER}.get(task, CLASSIFIER)
+
+
+def of_architecture(name: str) -> Head | None:
+    """Find the head of a stock class by its name; None for a bare encoder and for heads of pre-training."""
+    return next((head for head in HEADS if name.endswith(head.suffix)), None)
+
+
+def outputs(task: Task, labels: int) -> int:
+    """Count the outputs of a task's head. labels: of the data; numbers have one output, questions a start and an end."""
+    return {"text-regression": 1, "question-answering": 2}.get(task, labels)

@@ -1,0 +1,75 @@
+"""What one training is asked and what it came to: its plan, its ticks, its outcome, and the rate of each step."""
+
+from dataclasses import dataclass
+
+import torch
+
+from compression import numerics
+from compression.errors import UnsupportedPrecision
+from compression.evaluate import Validation
+from compression.recipe import Precision
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train; `name` is the recipe's key, for messages.
+
+    `parts` is in how many parts each batch goes through the model, their gradients added up: the same step in less memory, as
+    near as losses and dropout let it (`_Run.gradients`). `accumulate` is the other way about: of so many batches the gradients
+    are added up before each step. `warmup` is a share of all steps. `patience` is how many epochs may pass without a better
+    one before training ends; epochs up to `patience_from` are not counted.
+    """
+
+    name: str
+    epochs: int
+    rate: float
+    batch: int
+    seed: int
+    warmup: float = 0.1
+    decay: float = 0.01
+    adapt_decay: bool = False
+    dropout: bool = False
+    parts: int = 1
+    accumulate: int = 1
+    precision: Precision = "auto"
+    patience: int | None = None
+    patience_from: int = 0
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Where the loop is. `score` is on validation, after an epoch; `resumed`: what came before took no time of ours."""
+
+    step: int
+    total: int
+    loss: float | None = None
+    rate: float | None = None
+    score: float | None = None
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the loop came to. Epoch 0 is the model as it was before; `remarks` is what a reader of the row must know of it."""
+
+    best_epoch: int
+    before: Validation
+    best: Validation
+    stepped_back: bool
+    remarks: tuple[str, ...] = ()
+
+
+def check_precision(asked: Precision, device: torch.device) -> None:
+    """Refuse before any training what the device cannot do. Raises UnsupportedPrecision."""
+    if asked == "bfloat16" and not numerics.has_bfloat16(device):
+        raise UnsupportedPrecision(f"this worker's {device.type} does not multiply bfloat16", param="recipe.train.precision")
+
+
+def rate_share(step: int, total: int, warmup: float) -> float:
+    """Say what share of the peak rate a step has: linear up over the warm-up, linear down to nothing at the end.
+
+    step: from 0; total: steps of the whole training; warmup: share of them, at least one step.
+    """
+    warm = max(1, round(warmup * total))
+    share = (step + 1) / warm if step < warm else (total - step) / max(1, total - warm)
+    return max(share, 0.0)

@@ -1,0 +1,237 @@
+"""Remedies: which change of the recipe the figures speak for, reckoned from the rows. Torch-free, pure.
+
+The reckoning is coarse on purpose, and each remedy says what it assumed: a size falls with a power of what is left of each
+axis, an epoch of distillation brings back the same share of what is still missing, what a cut costs for good grows with the
+square of its ratio.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from compression.recipe import Distill, Qat, Quantize, Recipe, Targets
+from compression.report import Remedy, Row, Score, Stage
+
+MOST_RATIO = 0.8
+"""Beyond it too little is left of a small encoder to be worth a proposal."""
+MOST_MORE = 3
+"""So many times the epochs are proposed at most; where more were needed, the cut was too deep."""
+POWER = 1.5
+"""How a size falls with what is left of each axis, where no cut has shown it: 1 if one side of a matrix shrinks, 2 if both."""
+
+
+def offered(
+    row: Row,
+    before: Sequence[Row],
+    recipe: Recipe,
+    targets: Targets,
+    missed: Sequence[str],
+    *,
+    is_worse: bool,
+    limit: str | None,
+) -> tuple[Remedy, ...]:
+    """List what would mend the targets that a row misses, where no later stage of the recipe is there to do it.
+
+    before: the rows of earlier stages, the baseline first; is_worse: an earlier row is better at no cost; limit: the limit of
+    training that was reached, if one was.
+    """
+    if not before:
+        return ()
+    to_come = _stages(recipe)[len(before) + 1 :]
+    rows = {each.stage: each for each in (*before, row)}
+    found: list[Remedy] = []
+    if row.stage == "quantized" and "retention" in missed:
+        found += _live_with_integers(rows, recipe, targets)
+    if is_worse:
+        found += _undo(row, recipe)
+    sizes = [name for name in missed if name != "retention"]
+    if sizes and not {"quantized", "pruned"} & set(to_come):
+        found += _smaller(row, rows, recipe, targets, sizes)
+    if "retention" in missed and not {"pruned", "distilled"} & set(to_come):
+        found += _trained_longer(recipe, rows, limit) if limit else _better(row, rows, recipe, targets)
+    return tuple({remedy.key: remedy for remedy in reversed(found)}.values())[::-1]
+
+
+def _stages(recipe: Recipe) -> list[Stage]:
+    wanted: dict[Stage, object] = {"quantized": recipe.quantize, "pruned": recipe.prune, "distilled": recipe.distill}
+    return ["baseline", *(stage for stage, settings in wanted.items() if settings is not None)]
+
+
+def _live_with_integers(rows: dict[Stage, Row], recipe: Recipe, targets: Targets) -> Iterator[Remedy]:
+    first, row = rows["baseline"].score, rows["quantized"].score
+    if recipe.quantize is None or not isinstance(first, Score) or not isinstance(row, Score):
+        return
+    lost = first.value - row.value
+    if lost <= row.standard_error:
+        return  # as likely chance as rounding
+    why = f"Quantization took {lost:.4f} of {first.value:.4f}, where {(1 - targets.retention) * first.value:.4f} may go"
+    qat = recipe.quantize.qat
+    if qat is None or not qat.epochs:
+        yield Remedy(
+            key="recipe.quantize.qat", now=None, proposed=Qat().model_dump(), why=f"{why}, and no training got used to it."
+        )
+    else:
+        yield Remedy(
+            key="recipe.quantize.qat.quantized",
+            now=qat.quantized,
+            proposed=max(2 * qat.quantized, 1),
+            why=f"{why}, after {qat.epochs} epochs of which {qat.quantized} were fully quantized.",
+        )
+
+
+def _undo(row: Row, recipe: Recipe) -> Iterator[Remedy]:
+    if row.stage == "distilled" and recipe.distill is not None:
+        rate = recipe.distill.rate
+        yield Remedy(
+            key="recipe.distill.rate",
+            now=rate,
+            proposed=rate / 2,
+            why="Distillation lost test score that validation did not show: smaller steps stay nearer to where it began.",
+        )
+    elif row.stage in ("quantized", "pruned"):
+        key = "quantize" if row.stage == "quantized" else "prune"
+        yield Remedy(
+            key=f"recipe.{key}",
+            now=getattr(recipe, key).model_dump(mode="json"),
+            proposed=None,
+            why=f"The stage cost score and brought neither bytes ({row.size.bytes:,}) nor speed ({_times(row)}).",
+        )
+
+
+def _smaller(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets, missed: Sequence[str]) -> Iterator[Remedy]:
+    if recipe.quantize is None and set(missed) & {"size_reduction", "speed_up"}:
+        yield Remedy(
+            key="recipe.quantize",
+            now=None,
+            proposed=Quantize().model_dump(mode="json"),
+            why=f"The weights are {row.size.dtype}, {row.size.bytes:,} bytes: int8 takes about a quarter of float32's.",
+        )
+    whole = rows.get("quantized", rows["baseline"])
+    ratio = recipe.prune.ratio if recipe.prune is not None else None
+    needed: dict[str, float] = {}
+    for name in missed:
+        start, now, wanted = _left(whole, name), _left(row, name), _wanted(targets, name)
+        if start is not None and now is not None:
+            needed[name] = ratio_for(start, now, wanted, ratio)
+    if not needed:
+        return
+    hardest = max(needed, key=lambda name: needed[name])
+    proposed = min(math.ceil(100 * needed[hardest]) / 100, MOST_RATIO)
+    if ratio is not None and proposed <= ratio:
+        return
+    why = f"{_told(row, missed, targets)}; {hardest.replace('_', ' ')} needs a ratio of about {needed[hardest]:.2f}"
+    if needed[hardest] > MOST_RATIO:
+        why += f", more than a cut of widths alone should take: {MOST_RATIO} comes as near as it can"
+    if recipe.prune is None:
+        yield Remedy(key="recipe.prune", now=None, proposed={"ratio": proposed}, why=f"{why}.")
+    else:
+        yield Remedy(key="recipe.prune.ratio", now=ratio, proposed=proposed, why=f"{why}.")
+
+
+def ratio_for(start: float, now: float, wanted: float, ratio: float | None) -> float:
+    """Reckon the ratio at which a size falls to `wanted`: size = start · (1 − ratio)^power.
+
+    start, now, wanted: shares of the baseline's, before the cut, after it at `ratio`, and as the target asks. The power is what
+    the cut has shown, within 0.5 and 2.5, or POWER where there was none or it showed nothing. Returns at least 0, below 1.
+    """
+    power = POWER
+    if ratio is not None and 0 < now < start:
+        power = min(max(math.log(now / start) / math.log(1 - ratio), 0.5), 2.5)
+    return max(1 - math.pow(wanted / start, 1 / power), 0.0)
+
+
+def _left(row: Row, name: str) -> float | None:
+    value: float | None = getattr(row.ratios, name)
+    if value is None:
+        return None
+    return 1 / value if name == "speed_up" else 1 - value
+
+
+def _wanted(targets: Targets, name: str) -> float:
+    value: float = getattr(targets, name)
+    return float(1 / value if name == "speed_up" else 1 - value)
+
+
+def _told(row: Row, names: Sequence[str], targets: Targets) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} is {getattr(row.ratios, name):.3f}, not {getattr(targets, name):g}"
+        for name in names
+        if getattr(row.ratios, name) is not None
+    )
+
+
+def _times(row: Row) -> str:
+    return "not measured" if row.ratios.speed_up is None else f"{row.ratios.speed_up:.2f} times the baseline"
+
+
+def _trained_longer(recipe: Recipe, rows: dict[Stage, Row], limit: str) -> Iterator[Remedy]:
+    # Where the budget ended training, more epochs or a milder cut would be judged by training that never took place.
+    if recipe.train.max_minutes is not None and "max_minutes" in limit:
+        key, now, proposed = "max_minutes", recipe.train.max_minutes, 2 * recipe.train.max_minutes
+    else:
+        key, now, proposed = "max_steps", recipe.train.max_steps or 0, 2 * (recipe.train.max_steps or 1)
+    yield Remedy(
+        key=f"recipe.train.{key}",
+        now=now,
+        proposed=proposed,
+        why=f"{limit} ended training before {len(rows) - 1} stages had all their epochs.",
+    )
+
+
+def _better(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets) -> Iterator[Remedy]:
+    first, last = rows["baseline"].score, row.score
+    if not isinstance(first, Score) or not isinstance(last, Score):
+        return
+    needed = targets.retention * first.value
+    gap = f"{last.value:.4f} is scored where {needed:.4f} is needed"
+    if recipe.distill is None:
+        yield Remedy(
+            key="recipe.distill", now=None, proposed=Distill().model_dump(mode="json"), why=f"{gap}, and no teacher was asked."
+        )
+        return
+    epochs = recipe.distill.epochs
+    cut = rows.get("pruned")
+    if cut is None or recipe.prune is None or not isinstance(cut.score, Score):
+        yield Remedy(key="recipe.distill.epochs", now=epochs, proposed=2 * epochs, why=f"{gap}, and nothing was cut.")
+        return
+    whole = rows.get("quantized", rows["baseline"]).score
+    if not isinstance(whole, Score):
+        return
+    fall, left, may_stay = whole.value - cut.score.value, whole.value - last.value, whole.value - needed
+    if may_stay <= 0:  # it was below the target before anything was cut
+        yield from _live_with_integers(rows, recipe, targets)
+    if left <= 0:
+        return
+    if fall <= 0:
+        why = f"{gap}: the cut took nothing, distillation took {left:.4f}"
+        yield Remedy(key="recipe.distill.rate", now=recipe.distill.rate, proposed=recipe.distill.rate / 2, why=f"{why}.")
+        return
+    wanted = epochs_for(fall, left, may_stay, epochs)
+    back = f"{1 - left / fall:.0%} of the {fall:.4f} that the cut took"
+    if wanted is not None and wanted <= MOST_MORE * epochs:
+        yield Remedy(
+            key="recipe.distill.epochs",
+            now=epochs,
+            proposed=max(wanted, epochs + 1),
+            why=f"{gap}: {epochs} epochs brought back {back}; at this pace {wanted} would do.",
+        )
+        return
+    ratio = recipe.prune.ratio
+    share = math.sqrt(may_stay / left) if 0 < may_stay < left else 0.5
+    yield Remedy(
+        key="recipe.prune.ratio",
+        now=ratio,
+        proposed=max(math.floor(100 * ratio * share) / 100, 0.01),
+        why=f"{gap}: {epochs} epochs brought back {back}, too little for more of them to do; what a cut costs for good is "
+        "taken to grow with the square of its ratio.",
+    )
+
+
+def epochs_for(fall: float, left: float, may_stay: float, epochs: int) -> int | None:
+    """Reckon the epochs after which at most `may_stay` of a fall is left, if each leaves the same share of what was missing.
+
+    fall: what the cut took; left: what was still missing after `epochs`, all in units of the score. None where no number of
+    epochs would do: nothing was brought back, or the model before the cut was below the target.
+    """
+    if not 0 < left < fall or not 0 < may_stay < fall:
+        return None
+    return math.ceil(epochs * math.log(may_stay / fall) / math.log(left / fall))

@@ -1,0 +1,33 @@
+"""Standard errors: by formula where a metric is a mean over rows, by bootstrap (Efron 1979) where it is not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+RESAMPLES = 1000
+SEED = 0
+
+Indices = npt.NDArray[np.int64]
+
+
+def of_share(share: float, rows: int) -> float:
+    """√(p(1 − p)/n)."""
+    return float(np.sqrt(share * (1 - share) / rows))
+
+
+def of_mean(values: npt.ArrayLike) -> float:
+    """s/√n of values that each row has; 0 for a single row. values: (rows,)."""
+    found = np.asarray(values, np.float64)
+    return float(found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else 0.0
+
+
+def by_bootstrap(statistic: Callable[[Indices], float], rows: int, *, seed: int = SEED) -> float:
+    """Standard deviation of a statistic over samples of as many rows, drawn with replacement. The same seed, the same error.
+
+    statistic: takes the numbers of the rows in a sample, some more than once, (rows,).
+    """
+    draw = np.random.default_rng(seed)
+    found: list[Any] = [statistic(draw.integers(0, rows, rows)) for _ in range(RESAMPLES)]
+    return float(np.std(found, ddof=1))

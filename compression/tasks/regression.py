@@ -1,0 +1,48 @@
+"""Regression of a text or of a pair: a number comes out, as STS-B's similarity from 0 to 5."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional
+
+from compression.recipe import Task as Name
+from compression.scoring import NumberScorer
+
+if TYPE_CHECKING:
+    from compression.batches import Batch, Encoded
+
+
+@dataclass(frozen=True)
+class Regression:
+    """One number a row. Labels: (rows,) of floats; logits: (rows, 1), in the data's own unit."""
+
+    scorer: NumberScorer
+    name: Name = "text-regression"
+
+    @property
+    def metric(self) -> str:
+        """The headline metric."""
+        return self.scorer.metric
+
+    def logits(self, output: Any) -> Tensor:
+        """(rows, 1)."""
+        found: Tensor = output.logits
+        return found
+
+    def loss(self, logits: Tensor, batch: "Batch") -> Tensor:
+        """Mean squared error."""
+        return functional.mse_loss(logits[:, 0].float(), batch.labels)
+
+    def soft_loss(self, student: Tensor, teacher: Tensor, batch: "Batch", temperature: float) -> Tensor:  # noqa: ARG002
+        """Mean squared error against the teacher's number (TinyBERT, Jiao et al. 2020); it has nothing to soften."""
+        return functional.mse_loss(student.float(), teacher.float())
+
+    def score(self, logits: Tensor, rows: "Encoded") -> float:
+        """Mean of Pearson's and Spearman's correlation."""
+        return self.scorer.score(logits[:, 0].numpy().astype(np.float64), rows.labels.numpy().astype(np.float64))
+
+    def chance(self, rows: "Encoded") -> float:  # noqa: ARG002
+        """Whoever always says the same correlates with nothing."""
+        return 0.0

@@ -1,0 +1,62 @@
+"""Token classification: a tag for each word, read off the word's first token."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from compression import losses
+from compression.recipe import Task as Name
+from compression.scoring import TagScorer
+
+if TYPE_CHECKING:
+    from compression.batches import Batch, Encoded
+
+IGNORED = -100
+"""In the place of a label: tokens that do not begin a word, and padding."""
+
+
+@dataclass(frozen=True)
+class Tagging:
+    """Labels: (rows, tokens) of ids, IGNORED where there is none, as wide as the split's longest row at least.
+
+    logits: (rows, tokens, labels).
+    """
+
+    scorer: TagScorer
+    name: Name = "token-classification"
+
+    @property
+    def metric(self) -> str:
+        """The headline metric."""
+        return self.scorer.metric
+
+    def logits(self, output: Any) -> Tensor:
+        """(rows, tokens, labels)."""
+        found: Tensor = output.logits
+        return found
+
+    def loss(self, logits: Tensor, batch: "Batch") -> Tensor:
+        """Cross-entropy, mean over words."""
+        labels = batch.labels[:, : logits.shape[1]]
+        whole = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        return whole / (labels != IGNORED).sum().clamp(min=1)
+
+    def soft_loss(self, student: Tensor, teacher: Tensor, batch: "Batch", temperature: float) -> Tensor:
+        """KL divergence over the labels, mean over all real tokens: the teacher knows of those too that begin no word."""
+        real = batch.mask.bool()
+        return losses.soft_targets(student[real], teacher[:, : student.shape[1]][real], temperature)
+
+    def score(self, logits: Tensor, rows: "Encoded") -> float:
+        """F1 of entities. Words that were cut off are left out here; the artifact's score counts them as missed."""
+        names, found, wanted = self.scorer.labels, [], []
+        for best, labels in zip(logits.argmax(dim=-1), rows.labels[:, : logits.shape[1]], strict=True):
+            there = labels != IGNORED
+            found.append([names[int(tag)] for tag in best[there]])
+            wanted.append([names[int(tag)] for tag in labels[there]])
+        return self.scorer.score(found, wanted)
+
+    def chance(self, rows: "Encoded") -> float:  # noqa: ARG002
+        """Whoever tags nothing finds no entity."""
+        return 0.0

@@ -1,0 +1,131 @@
+"""Verdicts: each row against the targets and against what came before it, and which artifact the job ships. Torch-free.
+
+Which artifact to take is chosen by its figures on the test split, as a reader of the table would choose; nothing is trained
+or tuned by them.
+"""
+
+import math
+from collections.abc import Sequence
+
+from compression import remedies
+from compression.recipe import Recipe, Targets
+from compression.report import Remedy, Row, Score, StageVerdict, verdicts
+
+SAME_COST = 0.1
+"""Costs and latencies that differ by less than this share are taken as equal: two timings of one graph come as far apart."""
+SAME_SIZE = 0.01
+"""As much for bytes, which do not vary: a graph's own text is more than this of no real model's file."""
+
+
+def cost(row: Row) -> float:
+    """Multiply bytes and latency, each as a share of the baseline's; infinite where latency was not measured."""
+    faster = row.ratios.speed_up
+    return (1 - row.ratios.size_reduction) / faster if faster else math.inf
+
+
+def targets_met(row: Row, targets: Targets) -> tuple[str, ...]:
+    """Name the targets that a row meets; what was not measured meets none."""
+    return tuple(name for name, verdict in verdicts(row.ratios, targets).items() if verdict.met)
+
+
+def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
+    """Pick the row whose artifact is the headline, and say why.
+
+    Of the rows that meet all targets the cheapest in bytes × latency, and of those that cost the same (SAME_COST) the one
+    that keeps the most of the score. Where none meets all: the one that meets the most, then the one that keeps the most. The
+    baseline is no compression, so it takes part in that second choice only if it is alone.
+    """
+    complete = [row for row in rows if len(targets_met(row, targets)) == len(Targets.model_fields)]
+    if complete:
+        least = min(map(cost, complete))
+        cheapest = [row for row in complete if cost(row) <= least * (1 + SAME_COST)]
+        chosen = max(reversed(cheapest), key=_kept)
+        others = [row.stage for row in complete if row is not chosen]
+        return chosen, (
+            f"{chosen.stage} is shipped: it meets all targets at {cost(chosen):.1%} of the baseline's bytes × latency, "
+            f"{_kept(chosen):.1%} of the score kept"
+            + (f"; {_listed(others)} also meet them all, at {_costs(rows, others)}" if others else "")
+            + "."
+        )
+    candidates = [row for row in rows if row.stage != "baseline"] or list(rows)
+    chosen = max(reversed(candidates), key=lambda row: (len(targets_met(row, targets)), _kept(row), -cost(row)))
+    met = targets_met(chosen, targets)
+    missed = [name for name in Targets.model_fields if name not in met]
+    return chosen, (
+        f"No stage meets all targets. {chosen.stage} is shipped: it meets {len(met)} of {len(Targets.model_fields)}"
+        f"{f' ({_listed(met)})' if met else ''}, as many as any, and of such it keeps the most of the score; missed: "
+        + ", ".join(_missed(chosen, name, targets) for name in missed)
+        + "."
+    )
+
+
+def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
+    """Return the best of the earlier rows that are as small and fast and score higher by more than `row`'s standard error."""
+    better = [
+        earlier
+        for earlier in before
+        if isinstance(earlier.score, Score)
+        and isinstance(row.score, Score)
+        and earlier.score.value - row.score.value > row.score.standard_error
+        and row.size.bytes >= earlier.size.bytes * (1 - SAME_SIZE)
+        and not _is_faster(row, earlier)
+    ]
+    return choose(better, targets)[0] if better else None
+
+
+def judged(
+    row: Row,
+    before: Sequence[Row],
+    recipe: Recipe,
+    targets: Targets,
+    *,
+    limit: str | None = None,
+    applied: Sequence[Remedy] = (),
+) -> Row:
+    """Complete a row with its verdict.
+
+    before: the rows of earlier stages; limit: that of training which is reached; applied: what the stage tried by itself.
+    """
+    met = targets_met(row, targets)
+    better = worse_than(row, before, targets)
+    missed = tuple(name for name in Targets.model_fields if name not in met)
+    verdict = StageVerdict(
+        met=met,
+        missed=missed,
+        best_before=choose(before, targets)[0].stage if before else None,
+        worse_than=better.stage if better else None,
+        remedies=(
+            *applied,
+            *remedies.offered(row, before, recipe, targets, missed, is_worse=better is not None, limit=limit),
+        ),
+    )
+    notes = row.notes
+    if better is not None and isinstance(better.score, Score) and isinstance(row.score, Score):
+        notes += (
+            f"This stage made things worse: {better.stage} scores {better.score.value:.4f} against {row.score.value:.4f} "
+            f"(standard error {row.score.standard_error:.4f}), and nothing was gained in bytes or latency.",
+        )
+    return row.model_copy(update={"verdict": verdict, "notes": notes})
+
+
+def _kept(row: Row) -> float:
+    return -math.inf if row.ratios.retention is None else row.ratios.retention
+
+
+def _is_faster(row: Row, earlier: Row) -> bool:
+    own, other = row.ratios.speed_up, earlier.ratios.speed_up
+    return own is not None and other is not None and own > other * (1 + SAME_COST)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(name.replace("_", " ") for name in names)
+
+
+def _costs(rows: Sequence[Row], stages: Sequence[str]) -> str:
+    return ", ".join(f"{cost(row):.1%}" for row in rows if row.stage in stages)
+
+
+def _missed(row: Row, name: str, targets: Targets) -> str:
+    value = getattr(row.ratios, name)
+    found = "not measured" if value is None else f"{value:.3f}"
+    return f"{name.replace('_', ' ')} {found} (target {getattr(targets, name):g})"

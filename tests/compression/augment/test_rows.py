@@ -1,0 +1,123 @@
+"""augmented(): new rows are made of old ones, each time the same, and nothing else changes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from compression.augment.rows import CHUNK, Made, Sources, Texts, augmented
+from compression.augment.words import Place, places
+from compression.recipe import ARTICLE, STANDARD, Augment, BackTranslation, Recipe, Synonyms
+
+
+class Numbered:
+    """Words from a list of six; none for those that begin with x."""
+
+    def candidates(self, places: Sequence[Place]) -> list[list[str]]:
+        return [[] if place.word.startswith("x") else ["one", "two", "three", "four", "five", "six"] for place in places]
+
+
+def backwards(texts: Sequence[str]) -> list[str]:
+    return [" ".join(reversed(text.split())) for text in texts]
+
+
+def shouted(texts: Sequence[str]) -> list[str]:
+    return [text.upper() for text in texts]
+
+
+def make(texts: Sequence[Texts], settings: Augment, seed: int = 0, **sources: Any) -> tuple[list[Made], list[int]]:
+    work = augmented(texts, settings, seed, Sources(**{"synonyms": Numbered(), **sources}))
+    told = []
+    while True:
+        try:
+            told.append(next(work))
+        except StopIteration as end:
+            return end.value, told
+
+
+def synonyms(copies: int = 1, **settings: Any) -> Augment:
+    return Augment(copies=copies, synonyms=Synonyms(**settings))
+
+
+ROWS = [(f"alpha beta gamma delta epsilon {number}",) for number in range(1, 2 * CHUNK + 5)]
+
+
+def changed(one: Made, old: Texts) -> int:
+    pairs = zip(places(" ".join(one.texts)), places(" ".join(old)), strict=True)
+    return sum(new.word != before.word for new, before in pairs)
+
+
+def test_about_the_share_of_words_is_replaced_and_the_rest_stays() -> None:
+    made, told = make(ROWS, synonyms(share=0.4))
+    assert len(made) == len(ROWS)  # one word of a row always changes
+    assert told == [CHUNK, 2 * CHUNK, len(ROWS)]
+    for one in made:
+        assert changed(one, ROWS[one.row]) == one.replaced
+        assert one.texts[0].endswith(f" {one.row + 1}")
+    share = sum(one.replaced for one in made) / (5 * len(ROWS))
+    assert 0.35 < share < 0.45
+    assert {one.replaced for one in made} >= {1, 2, 3, 4}
+
+
+def test_the_seed_decides_and_copies_differ() -> None:
+    first, _ = make(ROWS[:40], synonyms(copies=3), seed=1)
+    assert make(ROWS[:40], synonyms(copies=3), seed=1)[0] == first
+    assert make(ROWS[:40], synonyms(copies=3), seed=2)[0] != first
+    assert len({(one.row, one.texts) for one in first}) == len(first)
+    # A row's copies do not hang on who stands beside it.
+    assert [one.texts for one in make(ROWS[:7], synonyms())[0]] == [one.texts for one in make(ROWS[:40], synonyms())[0]][:7]
+
+
+def test_candidates_bound_what_is_drawn_from() -> None:
+    made, _ = make(ROWS[:60], synonyms(share=1, candidates=2))
+    assert {word for one in made for word in one.texts[0].split()[:5]} == {"one", "two"}
+
+
+def test_what_came_out_as_it_was_or_twice_is_left_out() -> None:
+    assert make([("xx xxx",), ("",), ("5 %",)], synonyms(copies=2))[0] == []
+    made, _ = make([("word",)], synonyms(copies=50, candidates=2))
+    assert sorted(one.texts[0] for one in made) == ["one", "two"]
+
+
+def test_rows_of_two_texts_keep_both() -> None:
+    made, _ = make([("alpha beta", "gamma xx"), ("xx", "delta")], synonyms(share=1))
+    assert [len(one.texts) for one in made] == [2, 2]
+    assert made[0].texts[1].endswith(" xx")
+    assert made[1].texts[0] == "xx"
+    assert made[1].replaced == 1
+
+
+def test_the_first_copy_is_the_back_translation_and_others_are_of_words() -> None:
+    settings = Augment(copies=2, back_translation=BackTranslation(apertium="eng-spa"), synonyms=Synonyms(share=1))
+    rows = [("alpha beta", "gamma"), ("LONE", "")]
+    made, _ = make(rows, settings, translators=(backwards, shouted))
+    assert made[0] == Made(0, ("BETA ALPHA", "GAMMA"))
+    assert [one.row for one in made[1:]] == [0, 1]  # LONE came back as it was
+    assert made[1].replaced == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, "name synonyms"),
+        ({"copies": 0, "synonyms": {}}, "greater than or equal to 1"),
+        ({"copies": 2, "back_translation": {"apertium": "eng-spa"}}, "copies is 1"),
+        ({"copies": 1, "back_translation": {"apertium": "eng-spa"}, "synonyms": {}}, "at least 2"),
+        ({"back_translation": {}}, "either models or apertium"),
+        ({"back_translation": {"apertium": "eng-spa; rm"}}, "pattern"),
+        ({"back_translation": {"models": ["../../etc", "b"]}}, "pattern"),
+        ({"synonyms": {"source": "embeddings", "model": "bert"}}, "masked-lm alone"),
+        ({"synonyms": {"share": 0}}, "greater than 0"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        Recipe.model_validate({"distill": {"augment": settings}})
+
+
+def test_the_article_augments_with_what_every_worker_has() -> None:
+    assert ARTICLE.distill is not None
+    assert ARTICLE.distill.augment == Augment(synonyms=Synonyms(source="embeddings"))
+    assert STANDARD.distill is not None
+    assert STANDARD.distill.augment is None

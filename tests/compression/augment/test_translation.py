@@ -1,0 +1,147 @@
+"""There and back: a small Marian model with a SentencePiece of its own, and an Apertium pair where one is installed."""
+
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import MarianConfig, MarianMTModel, MarianTokenizer, PreTrainedTokenizerFast
+
+from compression.augment.apertium import Apertium
+from compression.augment.resources import Resources
+from compression.augment.rows import translated
+from compression.errors import ConfigMismatch, MissingFile, MissingResource, UnsafeCheckpoint
+from compression.recipe import BackTranslation
+from tests.compression.conftest import sentences
+
+TEXTS = [text for text, _ in sentences(60, seed=5)]
+
+
+def byte_pairs(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Train a tokenizer of RoBERTa's kind, which marks the space before a word."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=60, special_tokens=["<unk>", "<pad>", "<mask>"]))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", mask_token="<mask>")
+
+
+@pytest.fixture(scope="module")
+def helpers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two Marian models, random but for the seed, as save_pretrained leaves them."""
+    folder = tmp_path_factory.mktemp("helpers")
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS), model_writer=written, vocab_size=60, minloglevel=2, hard_vocab_limit=False
+    )
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    names = ["</s>", "<unk>", *(name for i in range(len(pieces)) if (name := pieces.id_to_piece(i))[0] != "<"), "<pad>"]
+    spm, vocabulary = folder / "spm", folder / "vocabulary"
+    spm.write_bytes(written.getvalue())
+    vocabulary.write_text(json.dumps({name: number for number, name in enumerate(names)}))
+    for seed, name in enumerate(("there", "back")):
+        MarianTokenizer(str(spm), str(spm), str(vocabulary), model_max_length=48).save_pretrained(folder / name)
+        torch.manual_seed(seed)
+        padding = len(names) - 1
+        config = MarianConfig(
+            vocab_size=len(names), d_model=16, encoder_layers=1, decoder_layers=1,
+            encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
+            max_position_embeddings=48, pad_token_id=padding, eos_token_id=0, decoder_start_token_id=padding,
+            forced_eos_token_id=0, bos_token_id=None, init_std=0.5,
+        )  # fmt: skip
+        MarianMTModel(config).save_pretrained(folder / name)
+    return folder
+
+
+def resources(helpers: Path | None) -> Resources:
+    return Resources(wordnet=None, helpers=helpers, base=Path("nowhere"))
+
+
+PAIR = BackTranslation(models=("there", "back"))
+
+
+def test_a_marian_pair_answers_the_same_each_time_and_keeps_the_order(helpers: Path) -> None:
+    first, second = (resources(helpers).open_translators(PAIR) for _ in range(2))
+    there = first[0](TEXTS)
+    assert there == second[0](TEXTS)
+    assert [first[0]([text])[0] for text in TEXTS[:4]] == there[:4]  # a batch's padding says nothing
+    assert len(set(there)) > 10
+    assert all(text and "<" not in text and "▁" not in text for text in there)
+    rows = [(TEXTS[0], TEXTS[1]), (TEXTS[2], TEXTS[3])]
+    back = first[1](there[:4])
+    assert list(translated(rows, first)) == [tuple(back[:2]), tuple(back[2:])]
+    assert back[0] != there[0]
+
+
+def test_a_helper_model_is_opened_from_safetensors_alone(helpers: Path, tmp_path: Path) -> None:
+    def spoilt(name: str) -> Path:
+        shutil.copytree(helpers, tmp_path / name)
+        return tmp_path / name / "back"
+
+    def refused(kind: type[Exception], match: str, folder: Path) -> None:
+        with pytest.raises(kind, match=match):
+            resources(folder.parent).open_translators(PAIR)
+
+    pickled = spoilt("pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    refused(UnsafeCheckpoint, "no \\*.safetensors", pickled)
+    coded = spoilt("coded")
+    config = json.loads((coded / "config.json").read_text())
+    (coded / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForSeq2SeqLM": "evil.Model"}}))
+    refused(UnsafeCheckpoint, "auto_map", coded)
+    other = spoilt("other")
+    (other / "config.json").write_text(json.dumps({**config, "d_model": 32}))
+    refused(ConfigMismatch, "back cannot be opened", other)
+    empty = spoilt("empty")
+    (empty / "config.json").unlink()
+    refused(MissingFile, "no config.json", empty)
+    shutil.rmtree(spoilt("absent"))
+    refused(MissingResource, "there is no helper model 'back'; there are: there", tmp_path / "absent" / "back")
+    with pytest.raises(MissingResource, match="no helper models") as caught:
+        resources(None).open_translators(PAIR)
+    assert "LATHE_HELPER_MODELS" in caught.value.remedy_text
+
+
+def has_pair(direction: str) -> bool:
+    if not shutil.which("apertium"):
+        return False
+    return direction in subprocess.run(["apertium", "-l"], capture_output=True, text=True, check=False).stdout.split()
+
+
+needs_pair = pytest.mark.skipif(
+    not (has_pair("eng-spa") and has_pair("spa-eng")),
+    reason="apertium-eng-spa is not installed (apt-get install apertium-eng-spa)",
+)
+
+
+@needs_pair
+def test_an_installed_pair_translates_line_for_line() -> None:
+    there, back = resources(None).open_translators(BackTranslation(apertium="eng-spa"))
+    texts = ["The house is very big.", "", "good", "I see\na red\tcar <b>[here]</b> ^x/y$ @ \\", "film", "the dog sleeps"]
+    spanish = there(texts)
+    assert spanish[0].startswith("La casa es muy grande")
+    assert spanish[1] == ""
+    assert "coche" in spanish[3] or "carro" in spanish[3]
+    assert [" ".join(line.split()) for line in spanish] == spanish
+    assert [there([text])[0] for text in texts] == spanish  # nobody's words wander to a neighbour
+    assert "house" in back(spanish)[0]
+    assert there(texts) == spanish
+
+
+@needs_pair
+def test_a_pair_that_is_not_there_is_named_with_those_that_are() -> None:
+    with pytest.raises(MissingResource, match=r"no eng-tlh; it has .*eng-spa") as caught:
+        Apertium("eng-tlh")
+    assert "apertium" in caught.value.remedy_text
+
+
+def test_without_apertium_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingResource, match="apertium is not installed") as caught:
+        resources(None).open_translators(BackTranslation(apertium="eng-spa"))
+    assert "apertium-eng-spa" in caught.value.remedy_text

@@ -1,0 +1,153 @@
+"""Artifacts of every family open in stock tools, with as many inputs as the model has, and answer as it does."""
+
+import copy
+import json
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from compression import numerics
+from compression.export import onnx as exporter
+from compression.export import transformers as checkpoints
+from compression.export.artifact import write_config, write_tokenizer
+from compression.export.card import card
+from compression.export.integers import to_int8
+from compression.export.rows import as_rows
+from compression.export.verify import check_interface, verify
+from compression.report import NotMeasured, Size
+from compression.runtimes.onnx import OnnxRunner
+from compression.runtimes.runner import Batch, Kind, Logits
+from compression.runtimes.transformers import TransformersRunner
+from compression.scoring import ClassScorer
+from tests.compression.conftest import sentences, write_rows
+from tests.compression.export.test_artifact import run_card
+from tests.compression.models import LAYERS, PADDING, WORDS, tiny
+from tests.compression.models import write_tokenizer as write_source
+
+LABELS = ("negative", "positive")
+WITHOUT_LATHE = """
+import pathlib, runpy, sys
+from importlib.util import find_spec
+while found := find_spec("compression"):
+    sys.path.remove(str(pathlib.Path(found.origin).parents[1]))  # where an editable installation points to
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+ROWS = [{"text": text} for text, _ in sentences(12, seed=5)]
+
+
+def padded(rows: int = 12, length: int = 9) -> Batch:
+    draw = np.random.default_rng(3)
+    mask = (np.arange(length) < draw.integers(3, length + 1, (rows, 1))).astype(np.int64)
+    ids = draw.integers(5, len(WORDS), (rows, length)) * mask + PADDING * (1 - mask)
+    return Batch(ids, mask, np.zeros_like(ids))
+
+
+def answers(model: PreTrainedModel, batch: Batch, *, simulated: bool) -> Logits:
+    twin = copy.deepcopy(model)
+    if simulated:
+        numerics.insert(twin)
+    with torch.inference_mode():
+        ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
+        return twin(input_ids=ids, attention_mask=mask).logits.numpy()
+
+
+@cache
+def graphs(kind: str) -> dict[bool, onnx.ModelProto]:
+    """Trace a family's model, once for all tests: whether its weights are integers → the file."""
+    twin = exporter.plain(tiny(kind))
+    traced = as_rows(exporter.graph(twin))
+    return {False: traced, True: to_int8(traced, dict(numerics.quantizable(twin)))}
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "roberta", "electra", "mpnet"])
+def test_the_file_has_the_inputs_that_the_model_needs_and_answers_as_it_does(kind: str, tmp_path: Path) -> None:
+    model, batch = tiny(kind), padded()
+    names = ("input_ids", "attention_mask", *(["token_type_ids"] if kind == "electra" else []))
+    for int8, proto in graphs(kind).items():
+        onnx.save(proto, tmp_path / "model.onnx")
+        runner = OnnxRunner(tmp_path / "model.onnx", threads=1)
+        check_interface(runner, 2, names, ("logits",))
+        found, wanted = runner.logits(batch), answers(model, batch, simulated=int8)
+        # A value on the edge of two integers may fall either way in a few rows; the others agree to the last digits.
+        assert (np.median if int8 else np.max)(np.abs(found - wanted)) < 2e-5
+        row = int(batch.attention_mask[1].sum())
+        alone = runner.logits(Batch(*(value[1:2, :row] for value in vars(batch).values())))
+        assert alone[0] == pytest.approx(found[1], abs=2e-5)
+    operators = Counter(node.op_type for node in graphs(kind)[True].graph.node)
+    # Query, key and value share one quantization in every family; two more for the head, one for ELECTRA's projection.
+    projection = int(kind == "electra")
+    assert operators["MatMulInteger"] == 6 * LAYERS + 2 + projection
+    assert operators["QuantizeLinear"] == 4 * LAYERS + 2 + projection
+
+
+def written(kind: str, form: Kind, folder: Path) -> PreTrainedModel:
+    """Write an int8 artifact without its figures: a tokenizer, a config, weights and a card."""
+    model, source = tiny(kind), folder.parent / "source"
+    source.mkdir()
+    folder.mkdir()
+    write_source(source)
+    if form == "onnx":
+        onnx.save(graphs(kind)[True], folder / exporter.FILE)
+    else:
+        checkpoints.write(model, folder, int8=True)
+    write_tokenizer(source, folder, 16, "text-classification")
+    assert write_config(model, folder, LABELS, 16, form) == PADDING
+    nothing = NotMeasured(not_measured="It is not asked.")
+    about = card(
+        name="tiny",
+        kind=form,
+        stage="quantized",
+        precision="int8",
+        task="text-classification",
+        labels=LABELS,
+        max_length=16,
+        size=Size(bytes=1, dtype="int8", bytes_at_16_bit=1),
+        latency=nothing,
+        score=nothing,
+        memory=nothing,
+        inputs=exporter.inputs_of(model),
+    )
+    (folder / "README.md").write_text(about)
+    return model
+
+
+def test_card_and_script_open_a_file_of_two_inputs(tmp_path: Path) -> None:
+    folder, rows = tmp_path / "artifact", sentences(12, seed=5)
+    model = written("roberta", "onnx", folder)
+    assert "token_type_ids" not in (folder / "README.md").read_text()
+    said = run_card(folder, tmp_path, "", "").split()
+    assert len(said) == 2
+    assert set(said) <= set(LABELS)
+    numerics.insert(model)
+    verify(model, folder, kind="onnx", int8=True, sample=ROWS, scorer=ClassScorer("accuracy", 2, 1), pad_id=PADDING)
+    write_rows(tmp_path / "test.jsonl", rows)
+    script = Path(__file__).parents[3] / "scripts" / "open_onnx.py"
+    command = [sys.executable, "-I", "-c", WITHOUT_LATHE, str(script), str(folder), str(tmp_path / "test.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answered = json.loads(done.stdout)
+    runner, tokens = OnnxRunner(folder / "model.onnx", threads=1), {word: number for number, word in enumerate(WORDS)}
+    right = 0
+    for text, label in rows:
+        ids = np.array([[0, *(tokens[word] for word in text.split()), 2]])
+        right += LABELS[int(runner.logits(Batch(ids, np.ones_like(ids), np.zeros_like(ids))).argmax())] == label
+    assert answered == {"rows": len(rows), "correct": right}
+
+
+@pytest.mark.parametrize("kind", ["roberta", "mpnet"])
+def test_a_checkpoint_keeps_the_padding_that_positions_are_counted_from(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    model = written(kind, "transformers", folder)
+    runner = TransformersRunner(folder, threads=1)
+    assert runner.model.config.pad_token_id == PADDING  # type: ignore[union-attr]
+    numerics.insert(model)
+    verify(model, folder, kind="transformers", int8=True, sample=ROWS, scorer=ClassScorer("accuracy", 2, 1), pad_id=PADDING)

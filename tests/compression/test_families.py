@@ -1,0 +1,236 @@
+"""Every family made narrower, shallower and poorer in words: what can be exact is exact, and the result is a stock model."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from compression import families, tasks
+from compression.batches import Encoded
+from compression.catalog import FAMILIES, encoder_parameters, planned_shape
+from compression.families import Kept, head_rows
+from compression.recipe import Prune
+from compression.stages.prune import choose
+from compression.teacher import ask
+from tests.compression.models import FFN, HEADS, HIDDEN, PADDING, POSITIONS, STEMS, WORDS, tiny
+
+KINDS = list(STEMS)
+IDS = torch.randint(5, len(WORDS), (4, 11), generator=torch.Generator().manual_seed(0))
+MASK = torch.ones_like(IDS)
+MASK[1, 6:] = 0
+PADDED = IDS * MASK + PADDING * (1 - MASK)
+HALF_HEADS, SOME_UNITS, SOME_CHANNELS = torch.tensor([0, 3]), torch.arange(0, FFN, 3), torch.arange(1, HIDDEN, 2)
+
+
+def answers(model: PreTrainedModel) -> Tensor:
+    with torch.inference_mode():
+        logits: Tensor = model(input_ids=PADDED, attention_mask=MASK)[0]
+    return logits
+
+
+def narrow_choice(model: PreTrainedModel) -> Kept:
+    shape = families.of(model).shape_of(model.config)
+    layers = (HALF_HEADS,) * shape.layers, (SOME_UNITS,) * shape.layers
+    # Three of ELECTRA's heads: two would make the stream as wide as its narrow tables.
+    if shape.embedding is None:
+        return Kept(SOME_CHANNELS, torch.arange(16), *layers)
+    return Kept(torch.arange(3, 27), torch.arange(24), (torch.tensor([0, 2, 3]),) * shape.layers, layers[1])
+
+
+def reopened(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    model.save_pretrained(folder)
+    opened, report = type(model).from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    return opened.eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_removing_feed_forward_units_equals_masking_them(kind: str) -> None:
+    model = tiny(kind)
+    family = families.of(model)
+    whole = family.everything(model)
+    small = family.narrowed(model, Kept(whole.hidden, whole.pooled, whole.heads, (SOME_UNITS,) * 2))
+    assert answers(family.narrowed(model, whole)).equal(answers(model))
+    gone = torch.ones(FFN, dtype=torch.bool)
+    gone[SOME_UNITS] = False
+    for layer in family.layers(model):
+        layer.down.weight[:, gone] = 0
+    assert family.shape_of(small.config).ffn == len(SOME_UNITS)
+    assert torch.allclose(answers(small), answers(model), atol=1e-5)
+
+
+Attend = Callable[[PreTrainedModel, nn.Module, Tensor], Tensor]
+ATTEND: dict[str, Attend] = {
+    "distilbert": lambda model, block, stream: block.attention(stream)[0],  # type: ignore[operator]
+    "mpnet": lambda model, block, stream: block.attention.attn(  # type: ignore[union-attr, operator]
+        stream, position_bias=model.mpnet.encoder.compute_position_bias(stream)
+    )[0],
+}
+
+
+def attend(kind: str, model: PreTrainedModel, stream: Tensor) -> Tensor:
+    """Return what the first layer's attention adds to the stream."""
+    block = families.of(model)._blocks(model)[0]  # type: ignore[attr-defined]
+    if kind in ATTEND:
+        return ATTEND[kind](model, block, stream)
+    added: Tensor = block.attention.output.dense(block.attention.self(stream)[0])
+    return added
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_removing_heads_equals_masking_them(kind: str) -> None:
+    model = tiny(kind)
+    family, kept = families.of(model), narrow_choice(model)
+    small = family.narrowed(model, kept)
+    stream = torch.zeros(2, 7, HIDDEN)
+    stream[..., kept.hidden] = torch.randn(2, 7, len(kept.hidden))
+    gone = torch.ones(HIDDEN, dtype=torch.bool)
+    gone[head_rows(kept.heads[0], HIDDEN // HEADS)] = False
+    family.layers(model)[0].attended.weight[:, gone] = 0
+    given = attend(kind, small, stream[..., kept.hidden])
+    assert torch.allclose(given, attend(kind, model, stream)[..., kept.hidden], atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_stock_from_pretrained_opens_what_was_cut(kind: str, head: str, tmp_path: Path) -> None:
+    model = tiny(kind, head)
+    family = families.of(model)
+    small = family.narrowed(model, narrow_choice(model))
+    shape = family.shape_of(small.config)
+    assert (shape.hidden, shape.ffn) == (len(narrow_choice(model).hidden), len(SOME_UNITS))
+    opened = reopened(small, tmp_path)
+    assert answers(opened).equal(answers(small))
+    assert not torch.allclose(answers(small), answers(model), atol=1e-3)
+    dense = head == "ForSequenceClassification"
+    rows = POSITIONS + getattr(model.config, "type_vocab_size", 0)
+    for each in (model, opened):
+        now = family.shape_of(each.config)
+        foretold = encoder_parameters(FAMILIES[model.config.model_type], now, rows=rows, labels=2, dense=dense)
+        assert family.parameters_of(each) == foretold
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shallower_model_computes_the_layers_that_stayed(kind: str, tmp_path: Path) -> None:
+    deep = tiny(kind, num_hidden_layers=4)
+    family = families.of(deep)
+    small = family.without_layers(deep, [0, 3])
+    assert family.shape_of(small.config).layers == 2
+    blocks = family._blocks(deep)  # type: ignore[attr-defined]
+    for number in (2, 1):
+        del blocks[number]
+    assert answers(small).equal(answers(deep))
+    assert answers(reopened(small, tmp_path)).equal(answers(small))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_smaller_vocabulary_answers_the_same_for_the_tokens_it_knows(kind: str, tmp_path: Path) -> None:
+    model = tiny(kind)
+    family = families.of(model)
+    kept = [0, 1, 2, 3, 4, *sorted(set(IDS.flatten().tolist()) - {0, 1, 2, 3, 4})]
+    assert len(kept) < len(WORDS)
+    small = family.with_vocabulary(model, kept)
+    new = torch.tensor([[kept.index(token) for token in row] for row in PADDED.tolist()])
+    opened = reopened(small, tmp_path)
+    with torch.inference_mode():
+        assert opened(input_ids=new, attention_mask=MASK).logits.equal(answers(model))
+    if family.fixed_tokens(model.config):
+        with pytest.raises(ValueError, match="positions are counted"):
+            family.with_vocabulary(model, [1, 0, *kept[2:]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_a_text_may_have_as_many_tokens_as_the_family_says(kind: str) -> None:
+    model = tiny(kind)
+    longest = families.of(model).max_positions(model.config)
+    assert longest == POSITIONS - (2 if kind in {"roberta", "xlm-roberta", "mpnet"} else 0)
+    assert model(input_ids=torch.full((1, longest), 7)).logits.isfinite().all()
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, longest + 1), 7))
+
+
+@pytest.mark.parametrize("importance", ["l1", "l1_weight"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_importance_chooses_can_be_built(kind: str, importance: str) -> None:
+    model = tiny(kind)
+    family, settings = families.of(model), Prune(ratio=0.5, multiple=8, importance=importance, calibration_rows=8)
+    shape = planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), settings)
+    rows = Encoded(
+        tokens=IDS.tolist(), labels=torch.tensor([0, 1, 0, 1]), padding=PADDING, task=tasks.of("text-classification")
+    )
+    loud = 17  # a channel that is far stronger than the others, wherever the stream starts
+    with torch.no_grad():
+        for norm in family.stream_norms(model):
+            norm.weight[loud] *= 20
+        for weight in (*family.stream_makers(model), *(reader.t() for reader in family.stream_readers(model))):
+            weight[loud] *= 20
+    kept = choose(model, shape, settings, rows, seed=0)
+    small = family.narrowed(model, kept)
+    assert family.shape_of(small.config) == shape
+    assert loud in kept.hidden.tolist()
+    assert answers(small).isfinite().all()
+    if kind == "electra":
+        assert (shape.hidden, shape.heads, shape.embedding) == (24, 3, 16)
+
+
+def test_what_no_config_can_say_is_refused() -> None:
+    electra, mpnet = tiny("electra"), tiny("mpnet")
+    whole = families.of(electra).everything(electra)
+    narrow = Kept(torch.arange(16), torch.arange(16), (HALF_HEADS,) * 2, whole.ffn)
+    with pytest.raises(ValueError, match="projection"):
+        families.of(electra).narrowed(electra, narrow)
+    uneven = Kept(torch.arange(16), torch.arange(16), (HALF_HEADS, torch.tensor([1, 2])), whole.ffn)
+    with pytest.raises(ValueError, match="same heads"):
+        families.of(mpnet).narrowed(mpnet, uneven)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_teacher_of_any_family_says_what_distillation_compares(kind: str) -> None:
+    model = tiny(kind)
+    tokens = [row[: 5 + n] for n, row in enumerate(IDS.tolist())]
+    rows = Encoded(tokens, torch.zeros(4).long(), PADDING, tasks.of("text-classification"))
+    with torch.no_grad():
+        said = ask(model, rows.batch([0, 1, 2, 3]), rows.task, relations=True)
+    assert said.hidden.shape == (3, 5 + 6 + 7 + 8, HIDDEN)
+    assert said.relations is not None
+    assert said.relations.shape == (3, 4, 8, HIDDEN)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_modules_are_as_deep_as_they_lie(kind: str) -> None:
+    model = tiny(kind)
+    family, encoder = families.of(model), model.base_model_prefix
+    depths = {name: family.quantization_group(name) for name, module in model.named_modules() if hasattr(module, "weight")}
+    assert {depth for name, depth in depths.items() if ".layer." in name} == {1, 2}
+    before = {name for name, depth in depths.items() if depth == 0}
+    assert {f"{encoder}.embeddings.word_embeddings", f"{encoder}.embeddings.position_embeddings"} <= before
+    assert all(name.startswith(encoder) for name in before)
+    after = {name for name, depth in depths.items() if depth > 2}
+    assert after == {name for name, module in model.named_modules() if module in vars(family.head(model)).values()}
+
+
+def test_the_model_that_was_cut_is_left_alone() -> None:
+    model = tiny("electra")
+    before, config = copy.deepcopy(model.state_dict()), copy.deepcopy(model.config)
+    small = families.of(model).narrowed(model, narrow_choice(model))
+    with torch.no_grad():
+        for parameter in small.parameters():
+            parameter.zero_()
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    assert model.config.to_dict() == config.to_dict()
+
+
+def test_every_family_of_the_catalog_can_be_taken_apart_and_opened() -> None:
+    assert set(families.FAMILIES) == set(FAMILIES)
+    for family in FAMILIES.values():
+        assert all(hasattr(transformers, architecture) for architecture in family.architectures)
+        assert transformers.CONFIG_MAPPING[family.model_type] in AutoModelForSequenceClassification._model_mapping

@@ -1,0 +1,166 @@
+"""Metrics against scikit-learn, against figures worked out by hand, and the cases that SQuAD's own script is known by."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+from tokenizers import Tokenizer
+
+from compression.errors import InvalidSpec
+from compression.recipe import Evaluate
+from compression.scoring import ClassScorer, NumberScorer, QuestionScorer, TagScorer, errors, metrics
+from compression.scoring.questions import Reader, Window, answer, longest_question, overlap_of
+from compression.scoring.tags import first_tokens
+
+DRAW = np.random.default_rng(0)
+WANTED = DRAW.integers(0, 3, 200)
+FOUND = np.where(DRAW.random(200) < 0.7, WANTED, DRAW.integers(0, 3, 200))
+X = DRAW.normal(size=150).round(1)  # rounded, so that there are ties
+Y = (X + DRAW.normal(size=150)).round(1)
+
+
+def test_classification_is_as_scikit_learn_has_it() -> None:
+    assert metrics.accuracy(FOUND, WANTED) == pytest.approx(reference.accuracy_score(WANTED, FOUND))
+    assert metrics.macro_f1(FOUND, WANTED, 3) == pytest.approx(reference.f1_score(WANTED, FOUND, average="macro"))
+    assert metrics.matthews(FOUND, WANTED, 3) == pytest.approx(reference.matthews_corrcoef(WANTED, FOUND))
+    two, other = FOUND % 2, WANTED % 2
+    for positive in (0, 1):
+        assert metrics.f1(two, other, positive) == pytest.approx(reference.f1_score(other, two, pos_label=positive))
+    assert metrics.matthews(two, other, 2) == pytest.approx(reference.matthews_corrcoef(other, two))
+    assert metrics.matthews(np.zeros(9, np.int64), np.arange(9) % 2, 2) == 0
+
+
+def test_correlations_are_as_scipy_has_them() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    assert metrics.pearson(X, Y) == pytest.approx(stats.pearsonr(X, Y).statistic)
+    assert metrics.spearman(X, Y) == pytest.approx(stats.spearmanr(X, Y).statistic)
+    assert metrics.spearman(np.exp(X), X) == pytest.approx(1)
+    assert metrics.pearson(np.ones(5), np.arange(5.0)) == 0
+
+
+def test_entities_are_read_as_conll_reads_them() -> None:
+    tags = ["B-PER", "I-PER", "O", "B-LOC", "B-LOC", "I-PER", "I-PER", "O", "I-ORG"]
+    assert metrics.entities(tags) == {(0, 2, "PER"), (3, 4, "LOC"), (4, 5, "LOC"), (5, 7, "PER"), (8, 9, "ORG")}
+    scorer = TagScorer(("O", "B-PER", "I-PER"))
+    wanted = [["B-PER", "I-PER", "O"], ["O", "B-PER", "O"]]
+    found = [["B-PER", "O", "O"], ["O", "B-PER", "B-PER"]]  # one right of three found and two wanted
+    assert scorer.score(found, wanted) == pytest.approx(2 * 1 / (3 + 2))
+    figures = scorer.figures(found, [{"label": tags} for tags in wanted])
+    assert figures.values == pytest.approx({"entity_f1": 0.4, "precision": 1 / 3, "recall": 1 / 2})
+    assert scorer.score([["O"] * 3] * 2, wanted) == figures.chance == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "exact", "shared"),
+    [
+        ("The Norman conquest!", ["norman  conquest"], 1, 1),
+        ("in the 10th century", ["10th century", "the tenth"], 0, 0.8),
+        ("a b c", ["c d"], 0, 2 * 0.5 * 0.5 / 1),
+        ("", [], 1, 1),
+        ("something", [], 0, 0),
+        ("", ["something"], 0, 0),
+        ("x", ["the"], 0, 0),  # of "the" nothing is left, so that no answer was wanted
+    ],
+)
+def test_answers_are_compared_as_squad_does(found: str, wanted: list[str], exact: float, shared: float) -> None:
+    assert metrics.exact_match(found, wanted) == exact
+    assert metrics.overlap(found, wanted) == pytest.approx(shared)
+
+
+def test_answers_to_all_questions_are_averaged() -> None:
+    rows = [{"answers": ["blue sky"]}, {"answers": []}, {"answers": []}, {"answers": ["red"]}]
+    figures = QuestionScorer().figures(["blue", "", "x", ""], rows)
+    shares = [2 / 3, 1, 0, 0]
+    assert figures.values["f1"] == pytest.approx(np.mean(shares))
+    assert figures.values["exact_match"] == 0.25
+    assert figures.values["f1_answerable"] == pytest.approx(1 / 3)
+    assert figures.values["f1_unanswerable"] == 0.5
+    assert (figures.chance, figures.error_from) == (0.5, "analytic")
+    assert figures.standard_error == pytest.approx(np.std(shares, ddof=1) / 2)
+
+
+def test_the_bootstrap_agrees_with_the_formula_where_there_is_one() -> None:
+    right = (FOUND == WANTED).astype(float)
+    drawn = errors.by_bootstrap(lambda some: float(right[some].mean()), len(right))
+    assert drawn == pytest.approx(errors.of_share(right.mean(), len(right)), rel=0.1)
+    assert drawn == errors.by_bootstrap(lambda some: float(right[some].mean()), len(right))
+    assert errors.of_mean(right) == pytest.approx(errors.of_share(right.mean(), len(right)), rel=0.01)
+
+
+def test_classification_reports_all_three_and_chance_is_the_most_frequent_label() -> None:
+    rows = [{"label": int(label)} for label in WANTED % 2]
+    share = sum(row["label"] for row in rows) / len(rows)
+    labels = ("no", "yes")
+    for metric, chance in (("accuracy", max(share, 1 - share)), ("f1", 2 * share / (1 + share) if share > 0.5 else 0)):
+        scorer = ClassScorer.of(Evaluate.model_validate({"metric": metric}), labels)
+        figures = scorer.figures((FOUND % 2).tolist(), rows)
+        assert set(figures.values) == {"accuracy", "f1", "matthews"}
+        assert figures.values[metric] == scorer.score(FOUND % 2, WANTED % 2)
+        assert figures.chance == pytest.approx(chance)
+        assert figures.error_from == ("analytic" if metric == "accuracy" else "bootstrap")
+    with pytest.raises(InvalidSpec, match="maybe"):
+        ClassScorer.of(Evaluate(positive="maybe"), labels)
+
+
+def test_numbers_that_rounding_moves_are_not_changed() -> None:
+    scorer = NumberScorer()
+    assert scorer.changed([0.0, 1.0, 5.0], [1e-6, 1.0, 4.0]) == 1
+    figures = scorer.figures(Y.tolist(), [{"label": value} for value in X])
+    assert figures.values["pearson_spearman"] == pytest.approx((metrics.pearson(X, Y) + metrics.spearman(X, Y)) / 2)
+    assert 0 < figures.standard_error < 0.1
+
+
+def test_a_word_is_found_by_its_first_token_whoever_counts_the_space() -> None:
+    words = ["U.S.", "word1", "x"]  # "U.S. word1 x"
+    pieces = [(0, 0), (0, 1), (1, 2), (2, 3), (3, 4), (5, 10), (0, 0)]
+    assert first_tokens(pieces, words) == [1, 5, None]
+    assert first_tokens([(0, 4), (4, 10), (10, 12)], words) == [0, 1, 2]
+
+
+def window_of(tokenizer: Tokenizer, question: str, context: str) -> Window:
+    return Window.of(tokenizer.encode(question, context))
+
+
+def test_a_long_context_is_read_in_windows_that_hold_every_answer(encoder: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    words = [f"word{number % 30}" for number in range(70)] + ["good"]
+    context, question = " ".join(words), "word1 word2 " * 20
+    asked = Reader(tokenizer, 32).read([question, "word3"], [context, "word4"])
+    assert asked.owners == [0] * (len(asked.owners) - 1) + [1]
+    windows = [Window.of(one) for one in asked.windows]
+    assert max(len(one.ids) for one in asked.windows) <= 32
+    assert sum(part == 0 for part in asked.windows[0].sequence_ids) == longest_question(32)
+    places = [window.offsets[window.context] for window in windows[:-1]]
+    assert {int(start) for place in places for start in place[:, 0]} == {context.index(words[0])} | {
+        number + 1 for number, sign in enumerate(context) if sign == " "
+    }
+    assert places[0][-overlap_of(32)][0] == places[1][0][0]
+    start = context.index("good")
+    ends = [window.place(start, start + 4) for window in windows[:-1]]
+    holding = [(window, each) for window, each in zip(windows, ends, strict=False) if each != (0, 0)]
+    assert holding
+    for window, (first, last) in holding:
+        assert context[window.offsets[first][0] : window.offsets[last][1]] == "good"
+
+
+def test_the_best_span_is_answered_unless_nothing_is_likelier_everywhere(encoder: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    context = "word1 good fine word2"
+    window = window_of(tokenizer, "word3", context)  # [CLS] word3 [SEP] word1 good fine word2 [SEP]
+    logits = np.zeros((8, 2), np.float32)
+    logits[4, 0], logits[5, 1] = 3, 2
+    logits[1] = 9  # the question is never the answer
+    assert answer([window], [logits], context) == "good fine"
+    backwards = logits[:, ::-1].copy()
+    assert answer([window], [backwards], context) != "fine good"
+    nothing = logits.copy()
+    nothing[0] = 3
+    assert answer([window], [nothing], context) == ""
+    assert answer([window, window], [nothing, logits], context) == "good fine"
+
+
+def test_scores_are_read_from_json_alone() -> None:
+    rows = json.loads(json.dumps([{"words": ("a", "b"), "label": ("O", "B-X")}]))
+    assert TagScorer(("O", "B-X")).figures([["O", "B-X"]], rows).values["entity_f1"] == 1

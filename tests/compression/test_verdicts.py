@@ -1,0 +1,234 @@
+"""Verdicts: what is shipped and why, what is called worse, and which changes the figures speak for."""
+
+from typing import Any
+
+import pytest
+
+from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Targets, Train
+from compression.remedies import epochs_for, ratio_for
+from compression.report import NotMeasured, Remedy, Report, Row, StageVerdict
+from compression.verdicts import choose, cost, judged, targets_met
+from tests.client import figures
+from tests.client.figures import row
+
+TARGETS = Targets()
+"""−30.5 % parameters, −72.9 % bytes, 1.445 times faster, 99.2 % kept: of 80 % that is 79.36 %."""
+RECIPE = Recipe()
+BASELINE = row("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
+QUANTIZED = row("quantized", 20_000_000, 20_000_000, 8.0, 0.798)
+
+
+def pruned(score: float = 0.6, **changes: Any) -> Row:
+    return row("pruned", 13_000_000, 14_000_000, 6.4, score, **changes)
+
+
+def distilled(score: float = 0.798, *, size: int = 14_000_000, ms: float = 6.4, **changes: Any) -> Row:
+    return row("distilled", 13_000_000, size, ms, score, **changes)
+
+
+def verdict(recipe: Recipe, *rows: Row, targets: Targets = TARGETS, limit: str | None = None) -> StageVerdict:
+    *before, last = rows
+    found = judged(last, before, recipe, targets, limit=limit).verdict
+    assert found is not None
+    return found
+
+
+def offered(recipe: Recipe, *rows: Row, **more: Any) -> dict[str, Remedy]:
+    return {remedy.key: remedy for remedy in verdict(recipe, *rows, **more).remedies}
+
+
+def test_what_meets_all_targets_is_shipped_though_it_is_not_the_last() -> None:
+    rows = [BASELINE, QUANTIZED, pruned(0.797), distilled(0.78)]
+    chosen, why = choose(rows, TARGETS)
+    assert chosen.stage == "pruned"
+    assert why == "pruned is shipped: it meets all targets at 7.0% of the baseline's bytes × latency, 99.6% of the score kept."
+
+
+def test_of_those_that_meet_all_the_cheapest_is_shipped() -> None:
+    easy = Targets(parameter_reduction=0, size_reduction=0.5, speed_up=1.5, retention=0.9)
+    rows = [BASELINE, QUANTIZED, pruned(0.75), distilled(0.6)]
+    chosen, why = choose(rows, easy)
+    assert chosen.stage == "pruned"
+    assert "quantized also meet them all, at 12.5%" in why
+
+
+def test_of_those_that_cost_the_same_the_better_is_shipped_however_the_clock_ran() -> None:
+    easy = Targets(retention=0.9)
+    for ms in (6.1, 6.4, 6.7):  # the same graph, timed again
+        assert choose([BASELINE, QUANTIZED, pruned(0.75), distilled(0.79, ms=ms)], easy)[0].stage == "distilled"
+        assert choose([BASELINE, QUANTIZED, pruned(0.79), distilled(0.75, ms=ms)], easy)[0].stage == "pruned"
+    assert choose([BASELINE, QUANTIZED, pruned(0.78), distilled(0.78)], easy)[0].stage == "distilled"
+
+
+def test_where_none_meets_all_the_most_targets_and_then_the_score_decide() -> None:
+    rows = [BASELINE, QUANTIZED, pruned(), distilled(0.784)]
+    assert [len(targets_met(each, TARGETS)) for each in rows] == [1, 3, 3, 3]
+    chosen, why = choose(rows, TARGETS)
+    assert chosen.stage == "quantized"
+    assert why.startswith(
+        "No stage meets all targets. quantized is shipped: it meets 3 of 4 (size reduction, speed up, retention)"
+    )
+    assert "parameter reduction 0.000 (target 0.305)" in why
+    harder = Targets(speed_up=2.2)
+    assert choose(rows, harder)[0].stage == "distilled"
+
+
+def test_the_baseline_is_shipped_only_where_it_meets_all_or_is_alone() -> None:
+    assert choose([BASELINE], TARGETS)[0].stage == "baseline"
+    nothing_met = Targets(parameter_reduction=0.9, size_reduction=0.9, speed_up=100)
+    assert choose([BASELINE, row("quantized", 20_000_000, 80_000_000, 16.0, 0.5)], nothing_met)[0].stage == "quantized"
+    only_score = Targets(parameter_reduction=0, size_reduction=0, speed_up=1)
+    assert choose([BASELINE, row("quantized", 20_000_000, 20_000_000, 8.0, 0.5)], only_score)[0].stage == "baseline"
+
+
+def test_what_was_not_measured_meets_no_target() -> None:
+    why = NotMeasured(not_measured="busy")
+    last = distilled(0.8, latency=why)
+    last = last.model_copy(update={"ratios": last.ratios.model_copy(update={"speed_up": None})})
+    assert cost(last) == float("inf")
+    assert "speed up not measured" in choose([BASELINE, last], TARGETS)[1]
+    assert verdict(RECIPE, BASELINE, QUANTIZED, pruned(), last).missed == ("speed_up",)
+
+
+def test_a_stage_that_cost_score_and_brought_nothing_is_called_worse() -> None:
+    last = distilled(0.58)
+    found = judged(last, [BASELINE, QUANTIZED, pruned(0.6)], RECIPE, TARGETS)
+    assert found.verdict is not None
+    assert found.verdict.worse_than == "pruned"
+    assert found.verdict.best_before == "quantized"
+    assert "pruned scores 0.6000 against 0.5800" in found.notes[-1]
+    (remedy,) = [each for each in found.verdict.remedies if each.key == "recipe.distill.rate"]
+    assert (remedy.now, remedy.proposed) == (2e-4, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        distilled(0.595),  # within its standard error
+        distilled(0.5, size=10_000_000),  # smaller
+        distilled(0.5, ms=5.0),  # faster
+    ],
+)
+def test_a_fall_within_its_error_or_with_a_gain_is_not_called_worse(last: Row) -> None:
+    assert verdict(RECIPE, BASELINE, QUANTIZED, pruned(0.6), last).worse_than is None
+
+
+def test_a_cut_that_brings_nothing_is_offered_to_be_left_out() -> None:
+    cut = row("pruned", 20_000_000, 20_000_000, 8.1, 0.7)
+    found = verdict(RECIPE, BASELINE, QUANTIZED, cut)
+    assert found.worse_than == "quantized"
+    assert found.remedies[0].key == "recipe.prune"
+    assert found.remedies[0].proposed is None
+
+
+def test_nothing_is_offered_for_what_a_later_stage_is_there_to_mend() -> None:
+    assert not verdict(RECIPE, BASELINE).remedies
+    assert not verdict(RECIPE, BASELINE, QUANTIZED).remedies
+    assert verdict(RECIPE, BASELINE, QUANTIZED, pruned(0.6)).missed == ("retention",)
+    assert not verdict(RECIPE, BASELINE, QUANTIZED, pruned(0.6)).remedies
+    assert not verdict(RECIPE, BASELINE, QUANTIZED, pruned(0.6), distilled(0.798)).remedies
+
+
+def test_rounding_that_costs_too_much_asks_for_training_with_it() -> None:
+    fallen = row("quantized", 20_000_000, 20_000_000, 8.0, 0.77)
+    (remedy,) = verdict(RECIPE, BASELINE, fallen).remedies
+    assert (remedy.key, remedy.now, remedy.proposed) == ("recipe.quantize.qat", None, Qat().model_dump())
+    assert "0.0300 of 0.8000, where 0.0064 may go" in remedy.why
+    trained = RECIPE.model_copy(update={"quantize": Quantize(qat=Qat(full=0, ramp=0, quantized=2))})
+    (remedy,) = verdict(trained, BASELINE, fallen).remedies
+    assert (remedy.key, remedy.now, remedy.proposed) == ("recipe.quantize.qat.quantized", 2, 4)
+
+
+def test_a_small_gap_asks_for_as_many_epochs_as_the_pace_tells() -> None:
+    found = offered(RECIPE, BASELINE, QUANTIZED, pruned(0.598), distilled(0.79))
+    assert list(found) == ["recipe.distill.epochs"]
+    # 0.2 fell, 0.008 is left after 8 epochs, 0.0044 may stay: 0.04^(n/8) = 0.022.
+    assert (found["recipe.distill.epochs"].now, found["recipe.distill.epochs"].proposed) == (8, 10)
+    assert "brought back 96% of the 0.2000" in found["recipe.distill.epochs"].why
+
+
+def test_a_fall_that_distillation_cannot_bring_back_asks_for_a_milder_ratio() -> None:
+    found = offered(RECIPE, BASELINE, QUANTIZED, pruned(0.5), distilled(0.65))
+    assert list(found) == ["recipe.prune.ratio"]
+    remedy = found["recipe.prune.ratio"]
+    assert remedy.now == 0.3
+    assert remedy.proposed == 0.05  # 0.3 · √(0.0044 / 0.148)
+    # The nearer it came, the less is taken back.
+    nearer = offered(RECIPE, BASELINE, QUANTIZED, pruned(0.7), distilled(0.75))["recipe.prune.ratio"].proposed
+    assert isinstance(nearer, float)
+    assert 0.05 < nearer < 0.3
+
+
+def test_a_stage_that_is_left_out_is_offered_where_it_would_help() -> None:
+    bare = Recipe(quantize=None, prune=None, distill=None, prepare=Prepare())
+    assert not verdict(bare, BASELINE).remedies
+    no_teacher = RECIPE.model_copy(update={"distill": None})
+    found = offered(no_teacher, BASELINE, QUANTIZED, pruned(0.6))
+    assert list(found) == ["recipe.distill"]
+    assert Distill.model_validate(found["recipe.distill"].proposed) == Distill()
+    uncut = Recipe(prune=None, distill=None)
+    found = offered(uncut, BASELINE, QUANTIZED)
+    assert Prune.model_validate(found["recipe.prune"].proposed).ratio == 0.22  # 0.305 of the parameters, by the power 1.5
+    in_floats = Recipe(quantize=None, distill=None)
+    found = offered(in_floats, BASELINE, row("pruned", 13_000_000, 52_000_000, 10.0, 0.8))
+    assert found["recipe.quantize"].proposed == Quantize().model_dump(mode="json")
+
+
+def test_a_missed_speed_asks_for_the_ratio_that_its_own_cut_tells_of() -> None:
+    faster = Targets(speed_up=4)
+    rows = (BASELINE, QUANTIZED, pruned(0.6), distilled(0.798))
+    remedy = offered(RECIPE, *rows, targets=faster)["recipe.prune.ratio"]
+    # Latency fell from 8 to 6.4 ms at 0.3, a power of 0.63: 4 ms are half of 8.
+    assert remedy.proposed == pytest.approx(0.67)
+    assert "speed up is 2.500, not 4" in remedy.why
+    assert offered(RECIPE, *rows[:3], targets=faster)["recipe.prune.ratio"].proposed == remedy.proposed
+    beyond = offered(RECIPE, *rows, targets=Targets(speed_up=20))["recipe.prune.ratio"]
+    assert beyond.proposed == 0.8
+    assert "more than a cut of widths alone should take" in beyond.why
+
+
+def test_training_that_a_limit_cut_short_asks_for_more_of_it_and_for_nothing_else() -> None:
+    rows = (BASELINE, QUANTIZED, pruned(0.6), distilled(0.7))
+    limited = RECIPE.model_copy(update={"train": Train(max_steps=100)})
+    found = offered(limited, *rows, limit="recipe.train.max_steps (100)")
+    assert {key: remedy.proposed for key, remedy in found.items()} == {"recipe.train.max_steps": 200}
+    limited = RECIPE.model_copy(update={"train": Train(max_minutes=2.5)})
+    found = offered(limited, *rows, limit="recipe.train.max_minutes (2.5)")
+    assert {key: remedy.proposed for key, remedy in found.items()} == {"recipe.train.max_minutes": 5.0}
+
+
+def test_every_remedy_is_a_recipe_that_can_be_sent() -> None:
+    """Put into the recipe at its path, each proposal is a valid one."""
+    cases = [
+        (RECIPE, (BASELINE, row("quantized", 20_000_000, 20_000_000, 8.0, 0.77)), TARGETS),
+        (RECIPE, (BASELINE, QUANTIZED, pruned(0.598), distilled(0.79)), Targets(speed_up=20)),
+        (RECIPE, (BASELINE, QUANTIZED, pruned(0.5), distilled(0.4)), TARGETS),
+        (Recipe(prune=None, distill=None), (BASELINE, QUANTIZED), TARGETS),
+        (Recipe(quantize=None, distill=None), (BASELINE, pruned(0.6)), TARGETS),
+    ]
+    for recipe, rows, targets in cases:
+        found = verdict(recipe, *rows, targets=targets).remedies
+        assert found
+        for remedy in found:
+            changed = recipe.model_dump(mode="json")
+            *way, key = remedy.key.split(".")[1:]
+            place = changed
+            for part in way:
+                place = place[part]
+            assert place[key] == remedy.now
+            place[key] = remedy.proposed
+            assert Recipe.model_validate(changed) != recipe
+
+
+def test_the_reckoning() -> None:
+    assert ratio_for(1.0, 0.49, 0.25, 0.3) == pytest.approx(0.5)  # both sides shrink: a power of 2
+    assert ratio_for(0.5, 0.5, 0.6, None) == 0
+    assert epochs_for(0.4, 0.2, 0.05, 2) == 6  # halved every two epochs
+    assert epochs_for(0.4, 0.4, 0.05, 2) is None
+    assert epochs_for(0.4, 0.2, -0.1, 2) is None
+
+
+def test_old_reports_stay_readable() -> None:
+    old = figures.report().model_dump(mode="json", exclude={"choice": True, "rows": {"__all__": {"verdict"}}})
+    read = Report.model_validate(old)
+    assert (read.choice, read.rows[0].verdict) == ("", None)

@@ -1,0 +1,40 @@
+"""What an attempt's folder holds before its engine starts."""
+
+from pathlib import Path
+
+import pytest
+
+from app import jobs
+from app.db import writing
+from app.models import Dataset
+from app.settings import Settings
+from app.storage import open_storage
+from compression.recipe import Spec
+from tests.rows import submitted
+from workers.layout import lay_out
+from workers.sandbox import get_sandbox
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # what is laid out hangs on no database
+def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(settings: Settings, tmp_path: Path) -> None:
+    words, models = tmp_path / "words", tmp_path / "models"
+    words.mkdir()
+    models.mkdir()
+    augment = {"copies": 2, "synonyms": {"source": "wordnet"}, "back_translation": {"models": ["there", "back"]}}
+    with writing() as session:
+        job = submitted(session, recipe={"distill": {"augment": augment}})
+        session.get_one(Dataset, job.dataset_id).data = {"format": "jsonl", "splits": {"train": ["a.jsonl"]}}
+    with writing() as session:
+        claim = jobs.claim(session, "w", 60)
+    assert claim is not None
+    lends = Settings(home=settings.home, database_url=settings.database_url, wordnet=words, helper_models=models)
+    for used, expected in ((lends, (str(words), str(models))), (settings, (None, None))):
+        folder = tmp_path / f"attempt-{expected[0] is None}"
+        folder.mkdir()
+        spec = Spec.model_validate_json(lay_out(claim, folder, used, open_storage(used)).read_bytes())
+        assert (spec.wordnet, spec.helper_models) == expected
+        assert spec.recipe.distill is not None
+        assert spec.recipe.distill.augment is not None
+        assert spec.recipe.distill.augment.model_dump(exclude_defaults=True, mode="json") == augment
+    assert get_sandbox(lends).lent == (words, models)
+    assert get_sandbox(settings).lent == ()
