@@ -1,4 +1,4 @@
-"""`python -m bench.article --data FOLDER --folder RESULTS`: see the package; stop it at any time and start it again."""
+"""`python -m bench article --data FOLDER --folder RESULTS`: see the package; stop it at any time and start it again."""
 
 import argparse
 import json
@@ -17,9 +17,9 @@ ROOT = Path(__file__).parent.parent.parent
 ORIGINAL, OWN = "original FP32", "ONNX Runtime's own INT8"
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, then print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.article", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench article", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of copies of the four sets; without it they come from the hub")
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache/bench-article", help="where runs are kept")
     parser.add_argument("--model", type=Path, default=ROOT / ".cache/examples/model")
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, help="of training; all cores by default")
     parser.add_argument("--table-only", action="store_true", help="print what is there; run nothing")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     changed = list(ABLATION) if "all" in asked.ablation else list(asked.ablation)
     cells = list(_cells(asked))
     for name in [None, *asked.recipes, *changed]:
@@ -39,7 +39,7 @@ def main() -> None:
             started = time.monotonic()
             if asked.table_only:
                 continue
-            run = cell.original() if name is None else cell.compressed(name, recipe_named(name))
+            run = cell.original() if name is None else cell.compressed(name, recipe_named(name, cell.set))
             print(
                 f"{name or 'original'} {cell.set.name} seed {cell.seed}: {run.report.rows[-1].score}, "
                 f"{run.seconds / 60:.1f} min ({time.monotonic() - started:.0f} s now)",
@@ -83,7 +83,7 @@ def _collect(cells: list[Cell], names: list[str]) -> tuple[dict[str, Answers], d
         fp32 = original.artifact("baseline-onnx-float32")
         folders = {ORIGINAL: fp32, OWN: compare.own_int8(fp32, cell.folder / "own-int8")}
         for name in names:
-            run = cell.compressed(name, recipe_named(name))
+            run = cell.compressed(name, recipe_named(name, cell.set))
             folders[name] = run.artifact(run.report.headline)
         here = said.setdefault(cell.set.name, {})
         for name, folder in folders.items():
@@ -102,7 +102,7 @@ def _table(cells: list[Cell], recipes: list[str], folder: Path) -> None:
     print("| " + " | ".join([*head, "mean", "kept"]) + " |")
     print("|" + " --- |" * (len(head) + 2))
     times = {name: compare.time_all(folders) for name, folders in places.items()}
-    reports = {name: [cell.compressed(name, recipe_named(name)).report for cell in cells] for name in recipes}
+    reports = {name: [cell.compressed(name, recipe_named(name, cell.set)).report for cell in cells] for name in recipes}
     for model in [ORIGINAL, OWN, *recipes]:
         faster = geometric_mean([each[ORIGINAL] / each[model] for each in times.values()])
         than_own = geometric_mean([each[OWN] / each[model] for each in times.values()])

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.article import engine
 from bench.article.glue import Set
-from compression.recipe import PRESETS, Data, Prepare, Recipe, Train
+from compression.recipe import PRESETS, Data, Prepare, Recipe, Train, preset
 
 RATES = (2e-5, 5e-5, 1e-4)
 EPOCHS = 5
@@ -92,9 +92,9 @@ class Cell:
         return Path(self.data.splits["test"][0])
 
 
-def recipe_named(name: str) -> Recipe:
-    """Find a preset, or a preset with one part changed."""
+def recipe_named(name: str, chosen: Set) -> Recipe:
+    """Find a preset as it is for a task, or one with one part changed."""
     if name in PRESETS:
-        return PRESETS[name][0]
-    preset, change = ABLATION[name]
-    return change(PRESETS[preset][0])
+        return preset(name, chosen.task)
+    whole, change = ABLATION[name]
+    return change(preset(whole, chosen.task))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from compression.scoring import metrics
+
 Floats = npt.NDArray[np.float64]
 Metric = Callable[[Floats, Floats], float]
 
@@ -19,29 +21,13 @@ def accuracy(answers: Floats, wanted: Floats) -> float:
 
 
 def accuracy_and_f1(answers: Floats, wanted: Floats) -> float:
-    """GLUE's figure for MRPC: the mean of accuracy and F1 of label 1."""
-    both = float(((answers == 1) & (wanted == 1)).sum())
-    f1 = 2 * both / max(float((answers == 1).sum() + (wanted == 1).sum()), 1.0)
-    return (accuracy(answers, wanted) + f1) / 2
+    """GLUE's figure for MRPC: the mean of accuracy and F1 of label 1, each (rows,) of label ids."""
+    return (accuracy(answers, wanted) + metrics.f1(answers.astype(np.int64), wanted.astype(np.int64), 1)) / 2
 
 
 def correlation(answers: Floats, wanted: Floats) -> float:
-    """GLUE's figure for STS-B: the mean of Pearson's and Spearman's correlation; 0 where answers are all the same."""
-    if answers.std() == 0 or wanted.std() == 0:
-        return 0.0
-    return float((_pearson(answers, wanted) + _pearson(_ranks(answers), _ranks(wanted))) / 2)
-
-
-def _pearson(a: Floats, b: Floats) -> float:
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _ranks(values: Floats) -> Floats:
-    # Equal values share the mean of their ranks.
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    shared: Floats = (last - (counts - 1) / 2)[place].astype(np.float64)
-    return shared
+    """GLUE's figure for STS-B: the mean of Pearson's and Spearman's correlation."""
+    return (metrics.pearson(answers, wanted) + metrics.spearman(answers, wanted)) / 2
 
 
 METRICS: dict[str, Metric] = {"sst2": accuracy, "rte": accuracy, "mrpc": accuracy_and_f1, "stsb": correlation}
