@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from bench import training
+from bench.article import __main__ as article
 from compression.recipe import PRESETS, Data, Spec
 from compression.report import Latency, Report, Row, Score
 
@@ -62,8 +63,9 @@ def line(row: Row) -> str:
 
 def main() -> None:
     """Run what is asked for and print a table a run."""
-    if sys.argv[1:2] == ["training"]:
-        training.main(sys.argv[2:])
+    others = {"training": training.main, "article": article.main}
+    if sys.argv[1:2] and sys.argv[1] in others:
+        others[sys.argv[1]](sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", nargs="?", choices=["encoder"], default="encoder")

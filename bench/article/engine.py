@@ -1,0 +1,111 @@
+"""One run of the engine, in a folder of its own, that can be killed and goes on: what a worker does, without the service."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compression.recipe import Spec
+from compression.report import Failed, Progress, Report, StageFinished, TrainingSaved, parse_event
+
+ROOT = Path(__file__).parent.parent.parent
+SAVE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. `validation`: best score on validation of each stage's trainings; `seconds`: all attempts together."""
+
+    folder: Path
+    report: Report
+    validation: dict[str, float]
+    seconds: float
+
+    def artifact(self, name: str) -> Path:
+        """Where an artifact's files lie."""
+        return self.folder / "artifacts" / name
+
+
+def run(folder: Path, spec: dict[str, Any], keep: set[str] | None = None) -> Run:
+    """Run the engine as `spec` says, or return what an earlier call came to.
+
+    spec: the fields of compression.recipe.Spec other than output and resume. keep: kinds of artifacts whose files stay;
+    None keeps all. Raises SystemExit where the engine fails, with its last words.
+    """
+    done = folder / "done.json"
+    if not done.is_file():
+        _attempt(folder, spec)
+        _tidy(folder, keep)
+    facts = json.loads(done.read_text("utf-8"))
+    report = Report.model_validate(json.loads((folder / "report.json").read_text("utf-8")))
+    return Run(folder, report, facts["validation"], facts["seconds"])
+
+
+def _attempt(folder: Path, spec: dict[str, Any]) -> None:
+    kept, out = folder / "kept", folder / "out"
+    kept.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
+    path = folder / "spec.json"
+    whole = Spec(**spec, output=str(out), resume=str(kept), save_seconds=SAVE_SECONDS)
+    path.write_text(whole.model_dump_json(indent=1), encoding="utf-8")
+    facts_path = folder / "facts.json"
+    facts: dict[str, Any] = {"validation": {}, "seconds": 0.0}
+    if facts_path.is_file():
+        facts = json.loads(facts_path.read_text("utf-8"))
+    before, started = facts["seconds"], time.monotonic()
+    command = [sys.executable, "-m", "compression", "run", str(path)]
+    with (folder / "log").open("ab") as log, (folder / "events.jsonl").open("ab") as events:
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as engine:
+            assert engine.stdout is not None
+            for line in engine.stdout:
+                event = parse_event.validate_json(line)
+                if isinstance(event, Progress):
+                    if event.score is not None:
+                        best = facts["validation"].get(event.stage, event.score)
+                        facts["validation"][event.stage] = max(best, event.score)
+                    continue
+                events.write(line)
+                if isinstance(event, StageFinished):
+                    _take(out / "checkpoints" / event.row.stage, kept / event.row.stage)
+                elif isinstance(event, TrainingSaved):
+                    _take(out / "checkpoints" / event.folder, kept / "training", move=True)
+                elif isinstance(event, Failed):
+                    raise SystemExit(f"{folder.name}: {event.code}: {event.cause}\n{event.remedy}")
+                if isinstance(event, StageFinished | TrainingSaved):
+                    facts["seconds"] = before + time.monotonic() - started
+                    facts_path.write_text(json.dumps(facts), encoding="utf-8")
+        if engine.returncode:
+            raise SystemExit(f"{folder.name}: the engine ended with {engine.returncode}; see {folder / 'log'}")
+    facts["seconds"] = before + time.monotonic() - started
+    facts_path.write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _take(source: Path, target: Path, *, move: bool = False) -> None:
+    # The old one goes only once the new one is whole beside it; a kill in between costs the save, not the run.
+    beside = target.with_name(f".{target.name}")
+    shutil.rmtree(beside, ignore_errors=True)
+    if move:
+        source.rename(beside)
+    else:
+        shutil.copytree(source, beside)
+    shutil.rmtree(target, ignore_errors=True)
+    beside.rename(target)
+
+
+def _tidy(folder: Path, keep: set[str] | None) -> None:
+    """Keep report and artifacts; checkpoints are large and of no more use."""
+    out = folder / "out"
+    report = Report.model_validate(json.loads((out / "report.json").read_text("utf-8")))
+    shutil.rmtree(folder / "artifacts", ignore_errors=True)
+    shutil.copytree(out / "artifacts", folder / "artifacts")
+    for artifact in report.artifacts:
+        if keep is not None and artifact.kind not in keep:
+            shutil.rmtree(folder / "artifacts" / artifact.name, ignore_errors=True)
+    shutil.copyfile(out / "report.json", folder / "report.json")
+    (folder / "facts.json").rename(folder / "done.json")
+    for name in ("out", "kept"):
+        shutil.rmtree(folder / name, ignore_errors=True)

@@ -1,0 +1,77 @@
+"""What bench/article reckons by itself: rows read from copies, shares kept and their intervals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.article import glue
+from bench.article.cells import ABLATION, recipe_named
+from bench.article.statistics import Answers, accuracy_and_f1, correlation, differences, kept
+
+
+def copies(folder: Path) -> Path:
+    """The four sets in the layout of the copies, ten rows a file."""
+    for name in glue.SETS:
+        (folder / name).mkdir(parents=True)
+    sst2 = "sentence\tlabel\n" + "".join(f'film "{n} is fine \t{n % 2}\n' for n in range(10))
+    for part in ("train_60614", "train_rest_6735", "glue_dev_872"):
+        (folder / "sst2" / f"{part}.tsv").write_text(sst2, "utf-8")
+    mrpc = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n" + "".join(f"{n % 2}\t1\t2\ta {n}\tb {n}\n" for n in range(10))
+    stsb = "".join(f"main\tfile\t2012\t{n}\t{n / 2:.3f}\ta {n}\tb {n}\n" for n in range(10))
+    rte = "".join(json.dumps({"premise": f"a {n}", "hypothesis": f"b {n}", "label": "entailment"}) + "\n" for n in range(10))
+    for part in ("train", "test"):
+        (folder / "mrpc" / f"msr_paraphrase_{part}.txt").write_text(mrpc, "utf-8")
+        (folder / "stsb" / f"sts-{part}.csv").write_text(stsb, "utf-8")
+    for part in ("train", "val"):
+        (folder / "rte" / f"{part}.jsonl").write_text(rte, "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("name", list(glue.SETS))
+def test_rows_are_read_and_held_out(name: str, tmp_path: Path) -> None:
+    chosen, source = glue.SETS[name], copies(tmp_path / "copies")
+    data, digest = glue.prepare(chosen, source, tmp_path / "out", most=None)
+    files = {split: Path(paths[0]).read_text("utf-8").splitlines() for split, paths in data.splits.items()}
+    rows = {split: [json.loads(line) for line in lines] for split, lines in files.items()}
+    whole = 20 if name == "sst2" else 10
+    assert (len(rows["train"]), len(rows["validation"]), len(rows["test"])) == (whole * 9 // 10, whole // 10, 10)
+    assert all(("text_pair" in row) == (len(chosen.columns) == 2) for row in rows["test"])
+    if name == "stsb":
+        assert [row["label"] for row in rows["test"]] == [n / 10 for n in range(10)]
+    assert glue.prepare(chosen, source, tmp_path / "again", most=None)[1] == digest
+    assert glue.prepare(chosen, source, tmp_path / "fewer", most=whole // 2)[1] != digest
+    with pytest.raises(SystemExit, match="not there"):
+        glue.prepare(chosen, tmp_path, tmp_path / "none", most=None)
+
+
+def test_glue_s_figures() -> None:
+    said, wanted = np.array([1.0, 1, 0, 0]), np.array([1.0, 0, 1, 0])
+    assert accuracy_and_f1(said, wanted) == pytest.approx((0.5 + 0.5) / 2)
+    rising = np.array([1.0, 2, 3, 4])
+    assert correlation(rising, np.exp(rising)) == pytest.approx((np.corrcoef(rising, np.exp(rising))[0, 1] + 1) / 2)
+    assert correlation(np.ones(4), rising) == 0
+
+
+def test_a_share_kept_has_an_interval_that_knows_what_both_share() -> None:
+    chance = np.random.default_rng(3)
+    wanted = chance.integers(0, 2, 400).astype(np.float64)
+    good = np.where(chance.random(400) < 0.9, wanted, 1 - wanted)
+    worse = good.copy()
+    worse[:20] = 1 - wanted[:20]
+    found = {"sst2": Answers(wanted, {"a": good[None], "same": good[None], "worse": np.stack([worse, worse])})}
+    same = kept(found, "a", "same")
+    assert (same.share, same.low, same.high) == (1, 1, 1)
+    less = kept(found, "a", "worse", draws=500)
+    assert less.low < less.share < less.high < 1
+    gap, low, high = differences(found, "worse", "a", draws=500)
+    assert gap == pytest.approx(100 * (less.after - less.before))
+    assert low < gap < high < 0
+
+
+@pytest.mark.parametrize("name", list(ABLATION))
+def test_each_change_changes_the_recipe_and_nothing_else_of_it(name: str) -> None:
+    whole, changed = (recipe_named(each, glue.SETS["mrpc"]) for each in (ABLATION[name][0], name))
+    assert changed != whole
+    assert changed.train == whole.train
