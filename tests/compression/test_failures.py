@@ -166,7 +166,7 @@ def test_a_measuring_child_without_memory_is_tried_again_and_then_told(tmp_path:
     folder.mkdir()
     tokenizer_into(tmp_path)
     onnx.write(model, folder, int8=False)
-    write_tokenizer(tmp_path, folder, 1024)
+    write_tokenizer(tmp_path, folder, 1024, "text-classification")
     write_config(model, folder, ("negative", "positive"), 1024, "onnx")
     (tmp_path / "rows.jsonl").write_text('{"text": "good", "label": 1}\n')
 
