@@ -16,6 +16,9 @@ SAME_COST = 0.1
 SAME_SIZE = 0.01
 """As much for bytes, which do not vary: a graph's own text is more than this of no real model's file."""
 
+LEAST_LOSS = 0.001
+"""What a retention target allows to lose counts as at least this much: to miss a target of 1 by a hair is a hair still."""
+
 
 def cost(row: Row) -> float:
     """Multiply bytes and latency, each as a share of the baseline's; infinite where latency was not measured."""
@@ -28,12 +31,31 @@ def targets_met(row: Row, targets: Targets) -> tuple[str, ...]:
     return tuple(name for name, verdict in verdicts(row.ratios, targets).items() if verdict.met)
 
 
+def shortfall(row: Row, targets: Targets) -> float:
+    """Add up by how much a row misses its targets: 0 where it meets all.
+
+    A reduction or a speed-up counts as the share of the target that is lacking, so that none of it is 1. Retention counts in
+    units of the loss that its target allows, because a score is worth more than as much of a size: at a target of 99.2 %, to keep
+    98.4 % is 1 as well.
+    """
+    missing = 0.0
+    for name in Targets.model_fields:
+        target, value = getattr(targets, name), getattr(row.ratios, name)
+        unit = max(1 - target, LEAST_LOSS) if name == "retention" else target
+        if value is None:
+            missing += 1.0
+        elif value < target:
+            missing += (target - value) / unit
+    return missing
+
+
 def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
     """Pick the row whose artifact is the headline, and say why.
 
     Of the rows that meet all targets the cheapest in bytes × latency, and of those that cost the same (SAME_COST) the one
-    that keeps the most of the score. Where none meets all: the one that meets the most, then the one that keeps the most. The
-    baseline is no compression, so it takes part in that second choice only if it is alone.
+    that keeps the most of the score. Where none meets all: the one that meets the most, and of these the one that comes
+    nearest to the others (`shortfall`). The baseline is no compression, so it takes part in that second choice only if it
+    is alone.
     """
     complete = [row for row in rows if len(targets_met(row, targets)) == len(Targets.model_fields)]
     if complete:
@@ -48,12 +70,12 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
             + "."
         )
     candidates = [row for row in rows if row.stage != "baseline"] or list(rows)
-    chosen = max(reversed(candidates), key=lambda row: (len(targets_met(row, targets)), _kept(row), -cost(row)))
+    chosen = max(reversed(candidates), key=lambda row: (len(targets_met(row, targets)), -shortfall(row, targets), -cost(row)))
     met = targets_met(chosen, targets)
     missed = [name for name in Targets.model_fields if name not in met]
     return chosen, (
         f"No stage meets all targets. {chosen.stage} is shipped: it meets {len(met)} of {len(Targets.model_fields)}"
-        f"{f' ({_listed(met)})' if met else ''}, as many as any, and of such it keeps the most of the score; missed: "
+        f"{f' ({_listed(met)})' if met else ''}, as many as any, and of such it comes nearest; missed: "
         + ", ".join(_missed(chosen, name, targets) for name in missed)
         + "."
     )

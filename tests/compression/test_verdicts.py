@@ -7,7 +7,7 @@ import pytest
 from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Targets, Train
 from compression.remedies import epochs_for, ratio_for
 from compression.report import NotMeasured, Remedy, Report, Row, StageVerdict
-from compression.verdicts import choose, cost, judged, targets_met
+from compression.verdicts import choose, cost, judged, shortfall, targets_met
 from tests.client import figures
 from tests.client.figures import row
 
@@ -60,7 +60,7 @@ def test_of_those_that_cost_the_same_the_better_is_shipped_however_the_clock_ran
     assert choose([BASELINE, QUANTIZED, pruned(0.78), distilled(0.78)], easy)[0].stage == "distilled"
 
 
-def test_where_none_meets_all_the_most_targets_and_then_the_score_decide() -> None:
+def test_where_none_meets_all_the_most_targets_and_then_what_is_lacking_decide() -> None:
     rows = [BASELINE, QUANTIZED, pruned(), distilled(0.784)]
     assert [len(targets_met(each, TARGETS)) for each in rows] == [1, 3, 3, 3]
     chosen, why = choose(rows, TARGETS)
@@ -69,6 +69,13 @@ def test_where_none_meets_all_the_most_targets_and_then_the_score_decide() -> No
         "No stage meets all targets. quantized is shipped: it meets 3 of 4 (size reduction, speed up, retention)"
     )
     assert "parameter reduction 0.000 (target 0.305)" in why
+    near = [*rows[:-1], distilled(0.791)]
+    assert [len(targets_met(each, TARGETS)) for each in near] == [1, 3, 3, 3]
+    assert choose(near, TARGETS)[0].stage == "distilled"
+    assert [shortfall(each, TARGETS) for each in near[1:]] == pytest.approx(
+        [1, (0.992 - 0.75) / 0.008, (0.992 - 0.98875) / 0.008]
+    )
+    assert shortfall(distilled(), TARGETS) == 0
     harder = Targets(speed_up=2.2)
     assert choose(rows, harder)[0].stage == "distilled"
 
