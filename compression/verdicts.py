@@ -35,8 +35,8 @@ def shortfall(row: Row, targets: Targets) -> float:
     """Add up by how much a row misses its targets: 0 where it meets all.
 
     A reduction or a speed-up counts as the share of the target that is lacking, so that none of it is 1. Retention counts in
-    units of the loss that its target allows, because a score is worth more than as much of a size: at a target of 99.2 %, to keep
-    98.4 % is 1 as well.
+    units of the loss that its target allows, because a score is worth more than as much of a size: at a target of 99.2 %, to
+    keep 98.4 % is 1 as well.
     """
     missing = 0.0
     for name in Targets.model_fields:
