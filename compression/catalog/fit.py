@@ -1,0 +1,127 @@
+"""Model, data and recipe held against each other before a job is accepted."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
+
+from compression import heads
+from compression.catalog.cost import HELD_BYTES, LARGEST_GRAPH, TOKENS_A_WORD, Estimate, estimate, planned_steps
+from compression.catalog.families import FAMILIES
+from compression.catalog.shapes import encoder_parameters, planned_shape, table_rows
+from compression.errors import InvalidSpec, LabelMismatch, UnsupportedShape
+from compression.recipe import AUGMENTED_TASKS, Config, Evaluate, Recipe, Task
+from compression.report import DataFacts, ModelFacts, Parameters, Shape
+
+
+class Preflight(Config):
+    """What a job will become, said before it is accepted."""
+
+    shape: Annotated[Shape, Field(description="Of the result; the model's own where nothing is pruned.")]
+    parameters: Annotated[Parameters, Field(description="Of the result, its classification head included.")]
+    baseline_parameters: Annotated[Parameters, Field(description="Of the baseline, its classification head included.")]
+    estimate: Estimate
+    warnings: tuple[str, ...]
+
+
+def check_task(task: Task, recipe: Recipe, evaluate: Evaluate, labels: tuple[str, ...]) -> None:
+    """Refuse what a task cannot be asked for. labels: of the data. Raises InvalidSpec."""
+    if recipe.distill is not None and recipe.distill.augment is not None and task not in AUGMENTED_TASKS:
+        raise InvalidSpec(
+            f"texts of {task} cannot be augmented: its answers are places in the text, which would shift",
+            param="recipe.distill.augment",
+            remedy="Leave distill.augment out.",
+        )
+    if task not in ("text-classification", "text-pair-classification"):
+        for key in ("metric", "positive"):
+            if getattr(evaluate, key) not in ("auto", None):
+                cause = f"{task} has one headline metric, and {key} is for classification"
+                raise InvalidSpec(cause, param=f"evaluate.{key}", remedy="Leave it out.")
+    elif evaluate.positive is not None and evaluate.positive not in labels:
+        cause = f"the data has no label {evaluate.positive!r:.100}; it has {_listed(labels)}"
+        raise InvalidSpec(cause, param="evaluate.positive")
+    if task == "question-answering" and recipe.train.max_length < heads.FEWEST_TOKENS:
+        cause = f"{recipe.train.max_length} tokens have no room for a question and its context"
+        remedy = f"Choose at least {heads.FEWEST_TOKENS}; 384 is usual."
+        raise InvalidSpec(cause, param="recipe.train.max_length", remedy=remedy)
+
+
+def has_head(model: ModelFacts, task: Task) -> bool:
+    """Say whether a model comes with the head that a task needs."""
+    return heads.of_architecture(model.architecture) == heads.of_task(task)
+
+
+def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evaluate) -> Preflight:
+    """Hold model, data and recipe against each other and say what will come out.
+
+    Raises InvalidSpec, LabelMismatch and UnsupportedShape, each naming the field that it is about.
+    """
+    for value, param in ((recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")):
+        if value > model.max_positions:
+            raise InvalidSpec(
+                f"{value} tokens, but the model has {model.max_positions} positions",
+                param=param,
+                remedy=f"Choose at most {model.max_positions}.",
+            )
+    check_task(data.task, recipe, evaluate, data.labels)
+    wanted = heads.outputs(data.task, len(data.labels))
+    if model.labels is not None and has_head(model, data.task):
+        if not data.labels and len(model.labels) != wanted:
+            raise LabelMismatch(
+                f"the model's head has {len(model.labels)} outputs, {data.task} needs {wanted}", param="config.json:id2label"
+            )
+        if data.labels and set(model.labels) != set(data.labels):
+            raise LabelMismatch(
+                f"the model's head has the labels {_listed(model.labels)}, the data {_listed(data.labels)}",
+                param="config.json:id2label",
+            )
+    family = FAMILIES[model.family]
+    shape = planned_shape(family, model.shape, recipe.prune) if recipe.prune else model.shape
+    rows, dense = table_rows(model.parameters, model.shape), heads.of_task(data.task) == heads.CLASSIFIER
+    before, after = (encoder_parameters(family, each, rows=rows, labels=wanted, dense=dense) for each in (model.shape, shape))
+    if HELD_BYTES * before.total >= LARGEST_GRAPH:
+        raise UnsupportedShape(
+            f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
+            param="config.json",
+            remedy="Send a smaller model of the family.",
+        )
+    return Preflight(
+        shape=shape,
+        parameters=after,
+        baseline_parameters=before,
+        estimate=estimate(model.shape, before, after, data, recipe),
+        warnings=tuple(_warnings(model, data, recipe, before, after)),
+    )
+
+
+def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parameters, after: Parameters) -> Iterator[str]:
+    """Say what is allowed, but unlikely to be meant."""
+    for name, least in (("train", 1000), ("validation", 100), ("test", 200)):
+        if name in data.rows and data.rows[name] < least:
+            yield f"{name} has {data.rows[name]} rows: with fewer than {least} the score tells little."
+    missing = [name for name in ("validation", "test") if name not in data.rows]
+    if missing:
+        yield f"There is no {' and no '.join(missing)} split: it is carved from train."
+    if data.mean_words * TOKENS_A_WORD > recipe.train.max_length and data.task != "question-answering":
+        yield f"The texts average {data.mean_words:.0f} words; most are cut to {recipe.train.max_length} tokens."
+    counts = data.label_counts["train"]
+    rarest = min(counts, key=lambda label: counts[label], default=None)
+    if rarest is not None and counts[rarest] < 8:
+        what = "words" if data.task == "token-classification" else "rows"
+        yield f"Only {counts[rarest]} {what} of train bear the label {rarest!r}."
+    if model.labels is not None and not has_head(model, data.task):
+        yield "The model's head is for another task: it is left out, and a new one drawn."
+    if recipe.prune and after.total == before.total:
+        yield f"The ratio {recipe.prune.ratio} rounds to no change of shape."
+    if recipe.prune and recipe.distill is None and recipe.prune.recovery is None:
+        yield "The model is pruned and not trained afterwards: expect its score to fall."
+    planned, most = planned_steps(recipe, data.rows["train"]), recipe.train.max_steps
+    if most is not None and most < planned:
+        yield f"train.max_steps ends training after {most} of about {planned} steps: later stages get what earlier ones leave."
+    if recipe.prepare.epochs == 0 and not has_head(model, data.task):
+        yield "The model is a bare encoder and prepare.epochs is 0: its head stays as it was drawn."
+
+
+def _listed(labels: tuple[str, ...], most: int = 8) -> str:
+    shown = ", ".join(map(repr, labels[:most]))
+    return shown if len(labels) <= most else f"{shown} and {len(labels) - most} more"

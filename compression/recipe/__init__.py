@@ -1,0 +1,53 @@
+"""What to do with a model: one frozen, validated object shared by API, row, engine and report. Torch-free.
+
+The order of the stages is fixed by the method (quantize → prune → distill), so a recipe has keys and not a list; `null`
+skips a stage. Unknown keys are refused by name. `version` lets old recipes stay readable.
+"""
+
+from compression.recipe.augment import AUGMENTED_TASKS, Augment, BackTranslation, HelperName, Synonyms
+from compression.recipe.base import Axis, Config, DataFormat, Epochs, Patience, Precision, Rate, Split, Task, Weight
+from compression.recipe.distill import Distill
+from compression.recipe.presets import ARTICLE, PRESETS, QUICK, STANDARD, preset
+from compression.recipe.prune import Prune, Recovery
+from compression.recipe.quantize import Qat, Quantize
+from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Spec
+from compression.recipe.whole import Evaluate, Prepare, Recipe, Targets, Train
+
+__all__ = [
+    "ARTICLE",
+    "AUGMENTED_TASKS",
+    "PRESETS",
+    "QUICK",
+    "STANDARD",
+    "Augment",
+    "Axis",
+    "BackTranslation",
+    "Column",
+    "Columns",
+    "Config",
+    "Data",
+    "DataCheck",
+    "DataFormat",
+    "Distill",
+    "Epochs",
+    "Evaluate",
+    "HelperName",
+    "ModelCheck",
+    "Patience",
+    "Precision",
+    "Prepare",
+    "Prune",
+    "Qat",
+    "Quantize",
+    "Rate",
+    "Recipe",
+    "Recovery",
+    "Spec",
+    "Split",
+    "Synonyms",
+    "Targets",
+    "Task",
+    "Train",
+    "Weight",
+    "preset",
+]

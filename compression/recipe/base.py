@@ -1,0 +1,25 @@
+"""What all parts of a recipe share: frozen data that refuses unknown keys, and the names that recur."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Task = Literal[
+    "text-classification", "text-pair-classification", "text-regression", "token-classification", "question-answering"
+]
+Split = Literal["train", "validation", "test"]
+DataFormat = Literal["jsonl", "csv", "parquet"]
+Axis = Literal["hidden", "heads", "ffn"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Rate = Annotated[float, Field(gt=0, le=1, description="Peak learning rate of AdamW.")]
+Epochs = Annotated[int, Field(ge=0, le=200, description="Passes over the train split.")]
+Patience = Annotated[
+    int | None, Field(ge=1, le=200, description="Training ends after so many epochs without a better validation; null: never.")
+]
+Weight = Annotated[float, Field(ge=0, le=1000, description="Weight of this term in the loss; 0 leaves it out.")]
+
+
+class Config(BaseModel):
+    """Frozen data that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,0 +1,29 @@
+"""Recipes by name."""
+
+from compression.recipe.augment import AUGMENTED_TASKS, Augment, Synonyms
+from compression.recipe.distill import Distill
+from compression.recipe.prune import Prune, Recovery
+from compression.recipe.quantize import Qat, Quantize
+from compression.recipe.whole import Recipe
+
+STANDARD = Recipe(distill=Distill(epochs=16))
+ARTICLE = Recipe(
+    quantize=Quantize(qat=Qat()),
+    prune=Prune(recovery=Recovery()),
+    distill=Distill(epochs=10, rate=5e-5, hidden=1.0, attention=1.0, augment=Augment(synonyms=Synonyms(source="embeddings"))),
+)
+QUICK = Recipe(distill=Distill(epochs=8))
+PRESETS: dict[str, tuple[Recipe, str]] = {
+    "standard": (STANDARD, "The default: our best for a small encoder."),
+    "article": (ARTICLE, "The published method to the letter, as far as this version builds it (docs/method.md)."),
+    "quick": (QUICK, "Minutes on a CPU."),
+}
+"""Name → (recipe, one line on when to choose it)."""
+
+
+def preset(name: str, task: str) -> Recipe:
+    """Return a preset as it can be had for a task: without augmentation where answers point into the text. Raises KeyError."""
+    recipe = PRESETS[name][0]
+    if recipe.distill is None or recipe.distill.augment is None or task in AUGMENTED_TASKS:
+        return recipe
+    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"augment": None})})

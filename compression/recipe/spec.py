@@ -1,0 +1,83 @@
+"""What the engine's commands read: one job, or one upload to be checked."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from compression.recipe.base import Config, DataFormat, Split, Task
+from compression.recipe.whole import Evaluate, Recipe, Targets
+
+Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+
+
+class Columns(Config):
+    """Which columns of the data files hold what; a task reads its own alone."""
+
+    text: Column = "text"
+    text_pair: Annotated[
+        Column | None,
+        Field(description="The second text. Pair classification reads text_pair where this is null; regression then has none."),
+    ] = None
+    label: Annotated[Column, Field(description="The class, or for regression the number.")] = "label"
+    tokens: Annotated[Column, Field(description="Token classification: a list of words.")] = "tokens"
+    tags: Annotated[Column, Field(description="Token classification: a list of as many tags, entities in IOB2.")] = "tags"
+    question: Column = "question"
+    context: Column = "context"
+    answers: Annotated[
+        Column,
+        Field(description="Of the question: {text: [...], answer_start: [...]}, characters from 0; empty lists: no answer."),
+    ] = "answers"
+
+
+class Data(Config):
+    """Files of one format and the splits that they make up. `train` is needed; what else is missing is carved from it."""
+
+    format: DataFormat
+    columns: Columns = Columns()
+    splits: Annotated[dict[Split, Annotated[tuple[str, ...], Field(min_length=1)]], Field(description="Files of each split.")]
+
+    @model_validator(mode="after")
+    def _there_is_something_to_train_on(self) -> "Data":
+        if "train" not in self.splits:
+            raise ValueError("splits has no train")
+        return self
+
+
+class Spec(Config):
+    """What `python -m compression run` reads: one job, with local paths. Relative paths are taken from the spec's folder."""
+
+    version: Literal[1] = 1
+    task: Task = "text-classification"
+    model: Annotated[str, Field(description="Folder with config.json, *.safetensors and the tokenizer.")]
+    data: Data
+    recipe: Recipe = Recipe()
+    targets: Targets = Targets()
+    evaluate: Evaluate = Evaluate()
+    output: Annotated[str, Field(description="Folder for checkpoints/, artifacts/ and report.json; made if missing.")]
+    resume: Annotated[
+        str | None, Field(description="Folder of an earlier attempt's checkpoints: one a stage, and training/.")
+    ] = None
+    threads: Annotated[int | None, Field(ge=1, le=1024, description="Training threads; all cores where null.")] = None
+    save_seconds: Annotated[
+        float | None, Field(ge=0, description="Training is saved this often, for a new attempt to go on from; null: never.")
+    ] = None
+    split_batches: Annotated[
+        int, Field(ge=1, le=64, description="Parts in which each batch goes through the model, where memory did not suffice.")
+    ] = 1
+    wordnet: Annotated[str | None, Field(description="Folder with WordNet's database files (wndb), for augmentation.")] = None
+    helper_models: Annotated[str | None, Field(description="Folder of the model folders that augmentation may name.")] = None
+
+
+class ModelCheck(Config):
+    """What `python -m compression validate` reads for a model: is it safe, whole and of a known family?"""
+
+    kind: Literal["model"] = "model"
+    path: str
+
+
+class DataCheck(Config):
+    """What `python -m compression validate` reads for a dataset: do its files hold what its manifest says?"""
+
+    kind: Literal["dataset"] = "dataset"
+    task: Task = "text-classification"
+    data: Data

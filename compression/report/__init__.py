@@ -1,0 +1,83 @@
+"""What came out: the figures, their definitions, and the events that tell of them on the way. Torch-free.
+
+Every figure is measured on the artifact that is downloaded, after it was exported and reopened in its own runtime. A
+figure that does not fit the machine is `NotMeasured`, with the reason.
+"""
+
+from compression.report.events import (
+    ArtifactReady,
+    Event,
+    Failed,
+    Finished,
+    Log,
+    Paused,
+    Progress,
+    StageFinished,
+    StageStarted,
+    Started,
+    TrainingSaved,
+    parse_event,
+)
+from compression.report.figures import (
+    STAGES,
+    Latency,
+    NotMeasured,
+    Parameters,
+    Ratios,
+    Remedy,
+    Row,
+    Score,
+    Shape,
+    Size,
+    Stage,
+    StageVerdict,
+    ratios,
+    reduction,
+    retention,
+    speed_up,
+)
+from compression.report.findings import DataFacts, Finding, ModelFacts, Rejected, parse_finding
+from compression.report.whole import Artifact, File, Report, SplitFacts, Values, Verdict, verdicts
+
+__all__ = [
+    "STAGES",
+    "Artifact",
+    "ArtifactReady",
+    "DataFacts",
+    "Event",
+    "Failed",
+    "File",
+    "Finding",
+    "Finished",
+    "Latency",
+    "Log",
+    "ModelFacts",
+    "NotMeasured",
+    "Parameters",
+    "Paused",
+    "Progress",
+    "Ratios",
+    "Rejected",
+    "Remedy",
+    "Report",
+    "Row",
+    "Score",
+    "Shape",
+    "Size",
+    "SplitFacts",
+    "Stage",
+    "StageFinished",
+    "StageStarted",
+    "StageVerdict",
+    "Started",
+    "TrainingSaved",
+    "Values",
+    "Verdict",
+    "parse_event",
+    "parse_finding",
+    "ratios",
+    "reduction",
+    "retention",
+    "speed_up",
+    "verdicts",
+]

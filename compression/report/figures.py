@@ -1,0 +1,179 @@
+"""The figures of a row, their definitions, and how one row is held against another."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from compression.recipe import Config
+
+Stage = Literal["baseline", "quantized", "pruned", "distilled"]
+STAGES: tuple[Stage, ...] = ("baseline", "quantized", "pruned", "distilled")
+"""Names of the rows, in the fixed order of the method."""
+
+
+class NotMeasured(Config):
+    """In place of a figure that could not be had, with the reason."""
+
+    not_measured: str
+
+
+class Shape(Config):
+    """The widths of an encoder, as its stock config says them."""
+
+    layers: int
+    hidden: int
+    heads: int
+    ffn: int
+    vocabulary: int
+    embedding: Annotated[int | None, Field(description="Width of the token tables, where it is not `hidden`.")] = None
+
+
+class Parameters(Config):
+    """Elements of unique parameters; tied ones count once."""
+
+    total: int
+    embedding: Annotated[int, Field(description="Token, position and type tables.")]
+    other: int
+
+
+class Size(Config):
+    """Bytes on disk of the artifact's weights, as downloaded."""
+
+    bytes: int
+    dtype: Annotated[str, Field(description="What the weights are stored in, for example float32 or int8.")]
+    bytes_at_16_bit: Annotated[int, Field(description="Two bytes a parameter: the other baseline that people mean.")]
+
+
+class Latency(Config):
+    """Baseline and candidate interleaved in one fresh process, same device, runtime and threads. Milliseconds."""
+
+    median_ms: float
+    p95_ms: float
+    spread_ms: Annotated[float, Field(description="Distance between the quartiles.")]
+    baseline_median_ms: float
+    baseline_p95_ms: float
+    runs: int
+    batch: int
+    length: int
+    threads: int
+    runtime: Annotated[str, Field(description="For example 'onnxruntime 1.32.0 CPUExecutionProvider'.")]
+
+
+class Score(Config):
+    """The task's metric on the test split, at batch 1 and, padded, at batch 32."""
+
+    metric: str
+    value: Annotated[float, Field(description="At batch 1; 1 is perfect. Correlations may be negative.")]
+    standard_error: float
+    error_from: Annotated[
+        Literal["analytic", "bootstrap"],
+        Field(description="analytic: of a share or a mean over rows. bootstrap: 1,000 samples of the rows, seeded."),
+    ] = "analytic"
+    metrics: Annotated[
+        dict[str, float], Field(default_factory=dict, description="The headline and the task's other metrics, at batch 1.")
+    ]
+    value_at_batch_32: float
+    rows: int
+    rows_changed_by_batching: Annotated[int, Field(description="Rows whose answer depends on who shares the batch.")]
+    chance: Annotated[
+        float,
+        Field(
+            description="The metric of who knows no text: always the most frequent label, no entity, no answer; 0 for "
+            "correlations."
+        ),
+    ]
+
+
+class Ratios(Config):
+    """A row against the baseline. `null` where the ratio has no meaning."""
+
+    parameter_reduction: float
+    size_reduction: float
+    speed_up: float | None
+    latency_reduction: float | None
+    retention: float | None
+    retention_above_chance: float | None
+
+
+class Remedy(Config):
+    """A change of the recipe that the figures speak for. Sending the job again with it is a try, not a promise."""
+
+    key: Annotated[str, Field(description="Path in the recipe, for example recipe.distill.epochs.")]
+    now: Annotated[JsonValue, Field(description="What the job ran with.")]
+    proposed: JsonValue
+    why: Annotated[str, Field(description="The figures that it was reckoned from.")]
+    applied: Annotated[bool, Field(description="Whether the job did it itself already (recipe.remedy: apply).")] = False
+
+
+class StageVerdict(Config):
+    """A row held against the targets and against the best row before it."""
+
+    met: Annotated[tuple[str, ...], Field(description="Names of the targets that its artifact meets.")]
+    missed: tuple[str, ...]
+    best_before: Annotated[Stage | None, Field(description="The row that would be shipped without this one.")]
+    worse_than: Annotated[
+        Stage | None,
+        Field(
+            description="An earlier row that scores higher, by more than this one's standard error, and is as small and fast."
+        ),
+    ]
+    remedies: Annotated[tuple[Remedy, ...], Field(description="For what no later stage of the recipe is there to mend.")] = ()
+
+
+class Row(Config):
+    """One stage's row: bytes, latency and score come from one and the same artifact."""
+
+    stage: Stage
+    artifact: Annotated[str, Field(description="Name of the artifact that these figures were measured on.")]
+    shape: Shape
+    parameters: Parameters
+    size: Size
+    latency: Latency | NotMeasured
+    score: Score | NotMeasured
+    flops: Annotated[int | NotMeasured, Field(description="Of one forward pass at the latency's shape (torch's counter).")]
+    peak_memory_bytes: Annotated[int | NotMeasured, Field(description="Resident peak of the process that only serves it.")]
+    ratios: Ratios
+    seconds: Annotated[float, Field(description="What the stage took, export and measuring included.")]
+    notes: tuple[str, ...] = ()
+    verdict: Annotated[StageVerdict | None, Field(description="null in reports of before there were verdicts.")] = None
+
+
+def reduction(before: float, after: float) -> float:
+    """(before − after) / before."""
+    return (before - after) / before
+
+
+def speed_up(before_ms: float, after_ms: float) -> float:
+    """Latency before / latency after."""
+    return before_ms / after_ms
+
+
+def retention(before: float, after: float, *, lower_is_better: bool = False) -> float | None:
+    """Score after / before (inverted for lower-is-better metrics); None where before ≤ 0 makes it meaningless."""
+    if before <= 0 or (lower_is_better and after <= 0):
+        return None
+    return before / after if lower_is_better else after / before
+
+
+def ratios(
+    before: tuple[Parameters, Size, Score | NotMeasured],
+    after: tuple[Parameters, Size, Score | NotMeasured],
+    latency: Latency | NotMeasured,
+) -> Ratios:
+    """Hold a stage's figures against the baseline's. `latency` carries both sides, measured in one process."""
+    faster = less_latency = kept = kept_above_chance = None
+    if isinstance(latency, Latency):
+        faster = speed_up(latency.baseline_median_ms, latency.median_ms)
+        less_latency = reduction(latency.baseline_median_ms, latency.median_ms)
+    first, last = before[2], after[2]
+    if isinstance(first, Score) and isinstance(last, Score):
+        kept = retention(first.value, last.value)
+        kept_above_chance = retention(first.value - first.chance, last.value - last.chance)
+    return Ratios(
+        parameter_reduction=reduction(before[0].total, after[0].total),
+        size_reduction=reduction(before[1].bytes, after[1].bytes),
+        speed_up=faster,
+        latency_reduction=less_latency,
+        retention=kept,
+        retention_above_chance=kept_above_chance,
+    )

@@ -1,0 +1,85 @@
+"""Everything that a job brought: its rows, its artifacts, and what is made of them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from compression.recipe import Config, Recipe, Targets, Task
+from compression.report.figures import NotMeasured, Ratios, Row, Score, Stage
+
+
+class File(Config):
+    """One file of an artifact or a checkpoint."""
+
+    path: Annotated[
+        str,
+        Field(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$", description="Relative."),
+    ]
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Artifact(Config):
+    """Something to download: a folder under artifacts/, named by `name`, that stock tools open."""
+
+    name: Annotated[str, Field(max_length=100, pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    kind: Literal["onnx", "transformers"]
+    stage: Stage
+    precision: Literal["float32", "int8"]
+    files: tuple[File, ...]
+    score: Annotated[Score | NotMeasured, Field(description="Measured on this artifact in its own runtime.")]
+    opens_with: Annotated[str, Field(description="The stock tool and call that open it.")]
+
+
+class Values(Config):
+    """What the numbers of a regression split are."""
+
+    least: float
+    most: float
+    mean: float
+
+
+class SplitFacts(Config):
+    """What a split held when the job ran."""
+
+    rows: int
+    carved_from_train: bool
+    labels: Annotated[dict[str, int], Field(description="Rows of each; tags of tokens; answerable and unanswerable questions.")]
+    values: Annotated[Values | None, Field(description="Of a regression split, which has no labels.")] = None
+
+
+class Verdict(Config):
+    """One target, and whether the headline artifact meets it. `value` is null where it was not measured."""
+
+    target: float
+    value: float | None
+    met: bool
+
+
+class Report(Config):
+    """The whole result of a job."""
+
+    version: Literal[1] = 1
+    task: Task
+    labels: tuple[str, ...]
+    rows: tuple[Row, ...]
+    headline: Annotated[str, Field(description="Name of the artifact to take; `ratios` and `verdicts` are its row's.")]
+    choice: Annotated[str, Field(description="Why that one: the rule and the figures.")] = ""
+    ratios: Ratios
+    targets: Targets
+    verdicts: dict[str, Verdict]
+    artifacts: tuple[Artifact, ...]
+    recipe: Recipe
+    splits: dict[str, SplitFacts]
+    pruning: Annotated[dict[str, Any] | None, Field(description="Per axis: units before and after, ratio asked and taken.")]
+    environment: Annotated[dict[str, str], Field(description="Versions, processor, device, threads.")]
+    notes: tuple[str, ...] = ()
+
+
+def verdicts(found: Ratios, targets: Targets) -> dict[str, Verdict]:
+    """Hold the headline artifact's ratios against the targets, one verdict a target."""
+    out = {}
+    for name in Targets.model_fields:
+        wanted, value = getattr(targets, name), getattr(found, name)
+        out[name] = Verdict(target=wanted, value=value, met=value is not None and value >= wanted)
+    return out
