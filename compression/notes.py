@@ -1,6 +1,7 @@
 """What a report says in words: chiefly what got worse, what did not help, and what a reader must know to judge it."""
 
 from compression.data import Dataset
+from compression.recipe import Quantize
 from compression.report import Ratios, Row, Score
 
 
@@ -42,3 +43,18 @@ def job_notes(first: Row, last: Row, dataset: Dataset, cut: int, max_length: int
         if change > 0:
             notes.append(f"The result scores higher than the baseline by {change:.4f}; the standard error is {error:.4f}.")
     return tuple(notes)
+
+
+def scheme_notes(settings: Quantize | None) -> tuple[str, ...]:
+    """Say where the transformers checkpoint of a scheme is not what the ONNX artifact is."""
+    if settings is None or settings.scheme in ("dynamic-int8", "weight-only-int8"):
+        return ()
+    if settings.scheme == "static-int8":
+        return (
+            "torchao's static form is not opened by stock from_pretrained: the transformers checkpoint rounds activations by "
+            "their own range, token by token, and has a score of its own.",
+        )
+    return (
+        "torchao has no packed 4-bit form for CPUs: the transformers checkpoint holds each 4-bit number in a byte of its own. "
+        "It answers as the ONNX artifact does and is larger.",
+    )

@@ -24,8 +24,8 @@ from compression.checkpoint import Checkpoint, Unusable
 from compression.encoding import encoded, side_by_side
 from compression.environment import environment
 from compression.errors import InvalidSpec
-from compression.export.artifact import Shipped, ship
-from compression.notes import job_notes, row_notes
+from compression.export.artifact import Shipped, precision_of, ship
+from compression.notes import job_notes, row_notes, scheme_notes
 from compression.plan import check_precision
 from compression.progress import Journey, Phase
 from compression.recipe import Recipe, Spec
@@ -45,6 +45,7 @@ from compression.report import (
     verdicts,
 )
 from compression.saving import Pause, Saver, never
+from compression.simulating import settle
 from compression.stages.distill import distill
 from compression.stages.further import PHASE, epochs_again
 from compression.stages.prepare import prepare
@@ -83,6 +84,7 @@ def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) ->
         yield StageStarted(stage=stage)
         started = time.monotonic()
         yield from WORK[stage](job.state)
+        settle(job.state)
         yield from job.ship_row(stage, started)
         if pause_asked():
             raise Pause
@@ -216,7 +218,8 @@ class Job:
 
     def ship(self, model: torch.nn.Module, stage: Stage, kind: str, against: Path | None) -> Shipped:
         """Export, reopen, verify and measure a model as one artifact."""
-        precision = "int8" if simulated(model) else "float32"
+        simulation = numerics.simulation_of(model)
+        precision = precision_of(simulation.scheme if simulation else None)
         device = next(model.parameters()).device
         model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
         process.release_memory()
@@ -225,7 +228,7 @@ class Job:
             name=f"{stage}-{kind}-{precision}",
             kind="onnx" if kind == "onnx" else "transformers",
             stage=stage,
-            precision="int8" if precision == "int8" else "float32",
+            precision=precision,
             task=self.spec.task,
             labels=self.dataset.labels,
             tokenizer=self.base / self.spec.model,
@@ -304,6 +307,7 @@ class Job:
             peak_memory_bytes=shipped.peak_memory_bytes,
             ratios=found,
             seconds=seconds,
+            ranges=self.state.ranges,
             notes=(*self.state.notes, *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
         )
         state, spec = self.state, self.spec
@@ -316,7 +320,7 @@ class Job:
             stage=stage,
             task=self.spec.task,
             labels=self.dataset.labels,
-            simulated=simulated(self.state.model),
+            simulation=numerics.simulation_of(self.state.model),
             rows=tuple(self.rows),
             artifacts=tuple(self.artifacts),
             pruning=self.state.pruning,
@@ -342,18 +346,16 @@ class Job:
             splits={str(name): facts for name, facts in self.dataset.facts().items()},
             pruning=self.state.pruning,
             environment=environment(),
-            notes=job_notes(
-                self.rows[0], chosen, self.dataset, sum(len(row) >= self.max_length for row in texts.tokens), self.max_length
+            notes=(
+                *job_notes(
+                    self.rows[0], chosen, self.dataset, sum(len(row) >= self.max_length for row in texts.tokens), self.max_length
+                ),
+                *scheme_notes(self.spec.recipe.quantize),
             ),
         )
         durable.write_text(self.output / "report.json", report.model_dump_json(indent=2))
         shutil.rmtree(self.output / "scratch", ignore_errors=True)
         return report
-
-
-def simulated(model: torch.nn.Module) -> bool:
-    """Say whether a model computes with fake-quantized integers."""
-    return any(isinstance(module, numerics.FakeQuantLinear) for module in model.modules())
 
 
 def journey(recipe: Recipe, rows: dict[str, int]) -> Journey:

@@ -13,7 +13,7 @@ from compression.evaluate import Validation, validate
 from compression.plan import Plan
 from compression.progress import Journey
 from compression.recipe import Recipe, Split, Targets
-from compression.report import Remedy, Stage
+from compression.report import LayerRange, Remedy, Stage
 from compression.saving import Course, Saver
 from compression.tasks.base import Task
 
@@ -25,7 +25,7 @@ class State:
     `teacher` is the prepared model in full precision, frozen; `pruning` what the cut took, for the report; `notes` what the
     row of the current stage should say; `parts` in how many parts batches go through a model; `saver` keeps training in
     progress; `budget` is what all training together may take; `applied` the remedies that the current stage tried by itself;
-    `material` is what augmentation makes new rows of.
+    `material` is what augmentation makes new rows of; `ranges` how the integers' ranges were found after the current stage.
     """
 
     recipe: Recipe
@@ -41,6 +41,7 @@ class State:
     targets: Targets = field(default_factory=Targets)
     applied: list[Remedy] = field(default_factory=list)
     material: Material | None = None
+    ranges: tuple[LayerRange, ...] = ()
 
     @property
     def task(self) -> Task:

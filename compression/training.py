@@ -243,8 +243,7 @@ class _Run:
 
     def _half_precision(self, device: torch.device) -> bool:
         # Simulated integers must stay exact, so bfloat16 is for plain full-precision training only (2.3 times as fast there).
-        simulated = any(type(m) is numerics.FakeQuantLinear for m in self.model.modules())
-        return not simulated and numerics.gradient_dtype(device) == torch.bfloat16
+        return not numerics.is_simulated(self.model) and numerics.gradient_dtype(device) == torch.bfloat16
 
     def judged(self, now: Validation) -> float:
         """End an epoch that validation found to be worth `now`: keep it as the last good one, and as the best if it is."""

@@ -5,7 +5,20 @@ skips a stage. Unknown keys are refused by name. `version` lets old recipes stay
 """
 
 from compression.recipe.augment import AUGMENTED_TASKS, Augment, BackTranslation, HelperName, Synonyms
-from compression.recipe.base import Axis, Config, DataFormat, Epochs, Patience, Precision, Rate, Split, Task, Weight
+from compression.recipe.base import (
+    Axis,
+    Config,
+    DataFormat,
+    Epochs,
+    Observer,
+    Patience,
+    Precision,
+    Rate,
+    Scheme,
+    Split,
+    Task,
+    Weight,
+)
 from compression.recipe.distill import Distill
 from compression.recipe.presets import ARTICLE, PRESETS, QUICK, STANDARD, preset
 from compression.recipe.prune import Prune, Recovery
@@ -33,6 +46,7 @@ __all__ = [
     "Evaluate",
     "HelperName",
     "ModelCheck",
+    "Observer",
     "Patience",
     "Precision",
     "Prepare",
@@ -42,6 +56,7 @@ __all__ = [
     "Rate",
     "Recipe",
     "Recovery",
+    "Scheme",
     "Spec",
     "Split",
     "Synonyms",

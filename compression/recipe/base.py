@@ -11,6 +11,8 @@ Split = Literal["train", "validation", "test"]
 DataFormat = Literal["jsonl", "csv", "parquet"]
 Axis = Literal["hidden", "heads", "ffn"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Scheme = Literal["dynamic-int8", "static-int8", "weight-only-int8", "weight-only-int4"]
+Observer = Literal["min-max", "percentile", "mse"]
 Rate = Annotated[float, Field(gt=0, le=1, description="Peak learning rate of AdamW.")]
 Epochs = Annotated[int, Field(ge=0, le=200, description="Passes over the train split.")]
 Patience = Annotated[

@@ -37,6 +37,7 @@ from compression.report.figures import (
     speed_up,
 )
 from compression.report.findings import DataFacts, Finding, ModelFacts, Rejected, parse_finding
+from compression.report.ranges import LayerRange
 from compression.report.whole import Artifact, File, Report, SplitFacts, Values, Verdict, verdicts
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "Finding",
     "Finished",
     "Latency",
+    "LayerRange",
     "Log",
     "ModelFacts",
     "NotMeasured",
