@@ -10,9 +10,9 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from compression import numerics
 from compression.batches import Encoded
 from compression.evaluate import smaller
-from compression.numerics import StaticLinear
 from compression.numerics.observers import Spread, range_of
 from compression.recipe import Quantize
 from compression.state import State
@@ -71,14 +71,8 @@ def spreads(model: nn.Module, rows: Encoded, parts: int = 1) -> dict[str, Spread
 
 def calibrate(model: nn.Module, rows: Encoded, settings: Quantize, parts: int = 1) -> None:
     """Give every linear layer the range of its input, by the recipe's observer, on the model as it computes now."""
-    found, layers = spreads(model, rows, parts), linears(model)
-    for name, spread in found.items():
-        layers[name].input_range = range_of(spread, settings.observer, settings.percentile)  # type: ignore[assignment]
-
-
-def ranges(model: nn.Module) -> dict[str, tuple[float, float]]:
-    """Return the ranges of all static layers by name."""
-    return {n: m.input_range for n, m in model.named_modules() if isinstance(m, StaticLinear) and m.input_range is not None}
+    found = spreads(model, rows, parts).items()
+    numerics.set_ranges(model, {name: range_of(spread, settings.observer, settings.percentile) for name, spread in found})
 
 
 def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: Encoded, parts: int = 1) -> dict[str, Tensor]:

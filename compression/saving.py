@@ -21,6 +21,7 @@ from compression import durable
 from compression.budget import Spent
 from compression.checkpoint import STATE, Unusable, listing, sealed, unsealed, verify_files
 from compression.evaluate import Validation
+from compression.numerics import Range
 from compression.recipe import Config
 from compression.report import File, Log, Stage, TrainingSaved
 
@@ -40,7 +41,8 @@ class Pause(Exception):
 class Where:
     """The numbers of a training in progress: with its tensors, all that is needed to go on. Epoch 0 is the model before.
 
-    `total` is how many steps it will have; `spent` what the whole job has trained up to here, this training included.
+    `total` is how many steps it will have; `spent` what the whole job has trained up to here, this training included;
+    `ranges` those of the model's static layers, which it keeps throughout.
     """
 
     before: Validation
@@ -58,6 +60,7 @@ class Where:
     ended: bool = False
     remarks: list[str] = field(default_factory=list)
     spent: Spent = field(default_factory=Spent)
+    ranges: dict[str, Range] = field(default_factory=dict)
 
 
 Tensors = dict[str, Tensor]
@@ -65,7 +68,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class Saved(Config):
-    """state.json: what was trained, where it was, and what the row's notes said so far."""
+    """state.json: what was trained, where it was, what the row's notes said so far, and the order that a ramp follows."""
 
     fingerprint: str
     stage: Stage
@@ -74,6 +77,7 @@ class Saved(Config):
     where: Where
     shapes: Shapes
     notes: tuple[str, ...]
+    order: tuple[int, ...] = ()
     files: tuple[File, ...]
 
 
@@ -183,13 +187,14 @@ def read(place: Path, expected: str) -> Saved:
 class Course:
     """One training's way: taken up where an earlier attempt left it, saved on the way, stopped when a pause is asked for.
 
-    `notes` are the row's, which a save keeps and puts back.
+    `notes` are the row's, `order` is that in which depths are quantized: a save keeps them and puts them back.
     """
 
     saver: Saver
     stage: Stage
     phase: str
     notes: list[str]
+    order: list[int] = field(default_factory=list)
     _started: float = field(default_factory=time.monotonic)
 
     def take_up(self, shapes: Shapes) -> Generator[Log, None, tuple[Where, Tensors] | None]:
@@ -204,7 +209,7 @@ class Course:
             return None
         with safe_open(folder / FOLDER / TENSORS, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
-        self.notes[:] = found.notes
+        self.notes[:], self.order[:] = found.notes, found.order
         place = f"from step {found.where.step} of {found.total}"
         yield Log(message="Training had ended; its result is taken up." if found.where.ended else f"Training goes on {place}.")
         return found.where, tensors
@@ -236,6 +241,7 @@ class Course:
             where=training.where,
             shapes=training.shapes,
             notes=tuple(self.notes),
+            order=tuple(self.order),
             files=(),
         )
         return self.saver.save(facts, training.tensors())

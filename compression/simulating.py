@@ -30,9 +30,8 @@ def _refit(state: State) -> None:
 
     Training held the old ones fast, and its weights have learned to live with them.
     """
-    settings, trained = state.recipe.quantize, numerics.simulation_of(state.model)
+    settings, trained = state.recipe.quantize, numerics.ranges_of(state.model)
     assert settings is not None, "see simulate"  # noqa: S101
-    assert trained is not None, "asked for a simulated model only"  # noqa: S101
     before = state.validate()
     calibrate(state.model, calibration_rows(state), settings, state.parts)
     after = state.validate()
@@ -40,4 +39,4 @@ def _refit(state: State) -> None:
         change = f"validation {state.task.metric} {before.score:.4f} → {after.score:.4f}"
         state.notes.append(f"Ranges were calibrated again on the model as it is now: {change}.")
     else:
-        numerics.insert(state.model, simulation=trained)
+        numerics.set_ranges(state.model, trained)

@@ -25,7 +25,8 @@ class State:
     `teacher` is the prepared model in full precision, frozen; `pruning` what the cut took, for the report; `notes` what the
     row of the current stage should say; `parts` in how many parts batches go through a model; `saver` keeps training in
     progress; `budget` is what all training together may take; `applied` the remedies that the current stage tried by itself;
-    `material` is what augmentation makes new rows of; `ranges` how the integers' ranges were found after the current stage.
+    `material` is what augmentation makes new rows of; `ranges` how the integers' ranges were found after the current stage;
+    `order` that in which the depths are quantized while the share of quantized ones grows.
     """
 
     recipe: Recipe
@@ -42,6 +43,7 @@ class State:
     applied: list[Remedy] = field(default_factory=list)
     material: Material | None = None
     ranges: tuple[LayerRange, ...] = ()
+    order: list[int] = field(default_factory=list)
 
     @property
     def task(self) -> Task:
@@ -86,7 +88,7 @@ class State:
 
     def course(self, stage: Stage, phase: str) -> Course | None:
         """Return the way of one training through saves and pauses; None where nobody saves."""
-        return Course(self.saver, stage, phase, self.notes) if self.saver else None
+        return Course(self.saver, stage, phase, self.notes, self.order) if self.saver else None
 
     def validate(self) -> Validation:
         """Score the model as it is now on validation."""

@@ -119,6 +119,7 @@ class _Run:
         """Start at the first step. `before` is what the model scores now."""
         total = self.budget.steps_of(self.plan.epochs * self.steps_an_epoch)
         self.where = Where(before=before, best=before, decay=self.plan.decay, total=total, spent=self.budget.spent)
+        self.where.ranges = numerics.ranges_of(self.model)
         self.good = self.best_weights = self.snapshot()
         self.optimizer = self._optimizer()
 
@@ -137,6 +138,7 @@ class _Run:
     def take_up(self, where: Where, tensors: Tensors) -> None:
         """Become the loop that was saved, bit for bit."""
         self.where, self.budget.spent = where, where.spent
+        numerics.set_ranges(self.model, where.ranges)
         self.restore(self._like_parameters("weight", tensors))
         self.optimizer = self._optimizer()
         if where.ended:

@@ -60,6 +60,7 @@ def static_linear(to: Writer, x: str, name: str, layer: StaticLinear, output: st
         "DequantizeLinear",
         to.constant(f"{name}.weight_int8", whole.numpy().T),
         to.constant(f"{name}.weight_scale", scales.numpy()),
+        to.constant(f"int8.zero_points_{len(whole)}", np.zeros(len(whole), np.int8)),  # without them nothing is fused
         axis=1,
     )
     inputs = [to.dequantized(x, scale, zero), weight]

@@ -1,6 +1,6 @@
 """Which layers compute with which integers: put in, taken out, read back, and put in again from what was saved."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -64,9 +64,8 @@ def insert(
             module.__class__ = LINEAR[simulation.scheme]
             if isinstance(module, WeightOnlyLinear):
                 module.group_size = simulation.group_size
-            if isinstance(module, StaticLinear) and name in simulation.ranges:
-                module.input_range = simulation.ranges[name]
         names.append(name)
+    set_ranges(model, {name: found for name, found in simulation.ranges.items() if name in names})
     return names
 
 
@@ -90,17 +89,27 @@ def is_simulated(model: nn.Module) -> bool:
 
 def simulation_of(model: nn.Module) -> Simulation | None:
     """Read back what is simulated in a model; None where nothing is."""
-    ranges: dict[str, Range] = {}
     scheme: Scheme | None = None
     group_size: int | None = None
-    for name, layer in simulated_layers(model):
+    for _, layer in simulated_layers(model):
         if isinstance(layer, WeightOnlyLinear):
             group_size = layer.group_size
             scheme = "weight-only-int8" if group_size is None else "weight-only-int4"
         elif isinstance(layer, StaticLinear):
             scheme = "static-int8"
-            if (found := getattr(layer, "input_range", None)) is not None:
-                ranges[name] = found
         else:
             scheme = "dynamic-int8"
+    ranges = ranges_of(model) if scheme == "static-int8" else {}
     return None if scheme is None else Simulation(scheme=scheme, group_size=group_size, ranges=ranges)
+
+
+def ranges_of(model: nn.Module) -> dict[str, Range]:
+    """Return the ranges that layers were given, also while they are not simulated. -> layer → (lowest, highest)"""
+    layers = ((name, module) for name, module in quantizable(model) if hasattr(module, "input_range"))
+    return {name: module.input_range for name, module in layers}  # type: ignore[misc]
+
+
+def set_ranges(model: nn.Module, ranges: Mapping[str, Range]) -> None:
+    """Give layers, by name, the range of their input, for when they are simulated."""
+    for name, found in ranges.items():
+        model.get_submodule(name).input_range = found  # type: ignore[assignment]

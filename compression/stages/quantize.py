@@ -21,8 +21,7 @@ from compression.training import train
 def quantize(state: State) -> Iterator[Event]:
     """Smooth if the recipe says so, simulate its scheme in the whole model; train with it on the progressive schedule first.
 
-    All that is measured on the way depends on the model before and on the seed alone, so a new attempt that comes back in
-    mid-training finds the same ranges and the same order.
+    A new attempt that comes back in mid-training takes ranges and order from what was saved.
     """
     settings, model = state.recipe.quantize, state.model
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
@@ -40,7 +39,7 @@ def quantize(state: State) -> Iterator[Event]:
     qat = settings.qat
     if qat is None or qat.epochs == 0:
         return
-    order, simulation = ordered(state, qat), Simulation.of(settings)
+    state.order[:], simulation = ordered(state, qat), Simulation.of(settings)
     plan = state.plan("quantize.qat", epochs=qat.epochs, rate=qat.rate, dropout=True)
     ticks = train(
         model,
@@ -48,7 +47,7 @@ def quantize(state: State) -> Iterator[Event]:
         state.rows["train"],
         state.rows["validation"],
         labelled(state.task, model),
-        before_epoch=lambda epoch: simulate_first(model, share(qat, epoch), order, simulation),
+        before_epoch=lambda epoch: simulate_first(model, share(qat, epoch), state.order, simulation),
         validation=lambda: _quantized_validation(state, simulation),
         course=state.course("quantized", "quantization-aware training"),
         budget=state.budget,
