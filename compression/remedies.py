@@ -106,7 +106,8 @@ def _tamed(row: Row, recipe: Recipe) -> Iterator[Remedy]:
         yield from _clipped(settings, max(layer.beyond for layer in broken), why)
     qat = settings.qat
     if qat is None or not qat.epochs:
-        yield Remedy(key="recipe.quantize.qat", now=None, proposed=Qat().model_dump(), why=f"{why}; no training got used to it.")
+        now = None if qat is None else qat.model_dump()
+        yield Remedy(key="recipe.quantize.qat", now=now, proposed=Qat().model_dump(), why=f"{why}; no training got used to it.")
     else:
         more = max(2 * qat.quantized, 1)
         key = "recipe.quantize.qat.quantized"
@@ -114,8 +115,11 @@ def _tamed(row: Row, recipe: Recipe) -> Iterator[Remedy]:
 
 
 def _clipped(settings: Quantize, beyond: float, why: str) -> Iterator[Remedy]:
-    """Offer the percentile that leaves out what lies beyond 4 times the usual. beyond: its share in the layer that has most."""
-    percent = min(round(100 * (1 - beyond), 4), WIDEST)
+    """Offer the percentile that leaves out what lies beyond 4 times the usual. beyond: its share in the layer that has most.
+
+    A percentile leaves out as much on either side, and the outliers may all lie on one.
+    """
+    percent = min(math.floor(1e6 * (1 - 2 * beyond)) / 1e4, WIDEST)
     why = f"{why}; {beyond:.4%} of a layer's values are outliers"
     if settings.observer != "percentile":
         yield Remedy(

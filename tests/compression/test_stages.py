@@ -1,19 +1,23 @@
 """The stages on a tiny model: each changes what it says it changes, and the student comes nearer to its teacher."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional
 from transformers import BertForSequenceClassification
 
-from compression import numerics, teacher
+from compression import checkpoint, numerics, teacher
+from compression.checkpoint import Checkpoint
 from compression.evaluate import logits
 from compression.families.bert import BERT
 from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Train
 from compression.report import Event, Progress, Shape
+from compression.simulating import settle
 from compression.stages.distill import Lesson, distill
 from compression.stages.prepare import prepare
 from compression.stages.prune import choose, prune
-from compression.stages.quantize import quantize, share, simulate_first
+from compression.stages.quantize import ordered, quantize, share, simulate_first
 from compression.state import State
 from tests.compression.conftest import state_of
 
@@ -68,6 +72,53 @@ def test_qat_trains_and_leaves_everything_quantized(model: BertForSequenceClassi
     assert len(scores) == 4
     assert faked(state.model) == {0, 1, 2, 10_000}
     assert max(scores) > 0.8
+
+
+@pytest.mark.parametrize("deep", [0, 1])
+def test_the_depth_that_bears_rounding_least_is_quantized_last(model: BertForSequenceClassification, deep: int) -> None:
+    layer = BERT.layers(model)[deep]
+    with torch.no_grad():  # a channel so loud that all others are rounded to nothing, and the same answers
+        for value in (layer.value.weight, layer.value.bias):
+            value[7] *= 3000
+        layer.attended.weight[:, 7] /= 3000
+        layer.attended.weight *= 3
+    qat = Qat(full=0, ramp=3, quantized=0)
+    state = state_of(model, Recipe(quantize=Quantize(qat=qat, calibration_rows=32)))
+    order = ordered(state, qat)
+    assert sorted(order) == [0, 1, 2, 10_000]
+    assert order[-1] == deep + 1
+    assert f"layer {deep + 1} " in state.notes[-1].rsplit(",", 1)[1]
+    assert faked(model) == {0, 1, 2, 10_000}
+    assert ordered(state, qat.model_copy(update={"order": "depth"})) == [0, 1, 2, 10_000]
+
+
+def test_a_static_model_is_calibrated_anew_when_it_was_cut(model: BertForSequenceClassification, tmp_path: Path) -> None:
+    qat = Qat(full=0, ramp=1, quantized=1, rate=1e-3)
+    static = Quantize(scheme="static-int8", calibration_rows=32, smoothing=0.5, qat=qat)
+    state = prepared(model, Recipe(prepare=Prepare(epochs=2, rate=3e-3), quantize=static, prune=HALF, train=TRAIN))
+    run(quantize(state))
+    settle(state)
+    before, names = numerics.simulation_of(state.model), set(state.model.state_dict())
+    assert before is not None
+    assert len(before.ranges) == len(state.ranges) == 14
+    assert state.notes[0].startswith("Smoothed with α = 0.5")
+    run(prune(state))
+    settle(state)
+    after = numerics.simulation_of(state.model)
+    assert after is not None
+    assert set(after.ranges) == set(before.ranges)
+    assert not set(after.ranges.values()) & set(before.ranges.values())
+    assert set(state.model.state_dict()) == names
+    # What a checkpoint keeps computes as the model does.
+    answers = logits(state.model, state.rows["test"])
+    kept = Checkpoint(
+        fingerprint="x", stage="pruned", labels=("a", "b"), simulation=after, rows=(), artifacts=(), pruning=None, files=()
+    )
+    checkpoint.write(tmp_path, state.model, kept)
+    again = checkpoint.open_model(tmp_path, checkpoint.read(tmp_path, "pruned", "x"))
+    assert logits(again, state.rows["test"]).equal(answers)
+    numerics.remove(again)
+    assert not logits(again, state.rows["test"]).equal(answers)
 
 
 @pytest.mark.parametrize("importance", ["l1", "l1_weight"])
