@@ -48,7 +48,7 @@ def listen(
 
     with ExitStack() as hooks:
         for name, layer in layers.items():
-            hook = layer.register_forward_pre_hook(lambda _, inputs, name=name: on_input(name, inputs[0]))  # type: ignore[misc]
+            hook = layer.register_forward_pre_hook(lambda _, inputs, name=name: on_input(name, inputs[0]))
             hooks.callback(hook.remove)
         for batch in rows.by_length(smaller(BATCH, parts)):
             here = batch.to(device)

@@ -348,7 +348,11 @@ class Job:
             environment=environment(),
             notes=(
                 *job_notes(
-                    self.rows[0], chosen, self.dataset, sum(len(row) >= self.max_length for row in texts.tokens), self.max_length
+                    self.rows[0],
+                    chosen,
+                    self.dataset,
+                    sum(len(row) >= self.max_length for row in texts.tokens),
+                    self.max_length,
                 ),
                 *scheme_notes(self.spec.recipe.quantize),
             ),

@@ -93,8 +93,8 @@ def _tamed(row: Row, recipe: Recipe) -> Iterator[Remedy]:
         return
     worst = broken[0]
     why = (
-        f"{len(broken)} of {len(row.ranges)} layers have a range that is broken by outliers, worst {worst.layer}: its largest |activation| is "
-        f"{worst.ratio:.0f} times what 99 % of them keep below"
+        f"{len(broken)} of {len(row.ranges)} layers have a range that is broken by outliers, worst {worst.layer}: its largest "
+        f"|activation| is {worst.ratio:.0f} times what 99 % of them keep below"
     )
     smoothable = [layer for layer in broken if layer.smooths_into is not None]
     if smoothable:
@@ -135,8 +135,8 @@ def _clipped(settings: Quantize, beyond: float, why: str) -> Iterator[Remedy]:
 def smoothing_for(ratio: float, now: float | None) -> float | None:
     """Reckon α: the more, the farther the outliers stand out. None where it cannot be more.
 
-    ratio: largest |activation| by what 99 % keep below. 0.5 up to a ratio of 10, and 0.1 more for every factor of 10 beyond; where
-    some α was tried, half of what is left up to the strongest.
+    ratio: largest |activation| by what 99 % keep below. 0.5 up to a ratio of 10, and 0.1 more for every factor of 10
+    beyond; where some α was tried, half of what is left up to the strongest.
     """
     if now is not None:
         return None if now >= STRONGEST_SMOOTHING - 0.05 else round((now + STRONGEST_SMOOTHING) / 2, 2)

@@ -1,10 +1,11 @@
 """Sensitivity: how much a model's answers change when one depth alone is quantized."""
 
+from transformers import PreTrainedModel
+
 from compression import families, numerics
 from compression.batches import Encoded
 from compression.evaluate import logits
 from compression.numerics import Simulation
-from transformers import PreTrainedModel
 
 
 def depths(model: PreTrainedModel) -> list[int]:

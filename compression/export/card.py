@@ -17,28 +17,30 @@ def opens_with(kind: Kind, precision: str, task: Task) -> str:
 
 
 FLOAT = "All weights and all arithmetic are float32."
-ROWS = "embeddings int8 with one scale a row"
-NUMERICS: dict[tuple[Kind, Scheme], str] = {
-    ("onnx", "dynamic-int8"): f"Weights of linear layers are int8 with one scale an output channel, {ROWS}; activations are "
-    "quantized to 8 bits while it runs, with one scale a token (max / 127), so that an answer does not depend on who shares the "
-    "batch.",
-    ("onnx", "static-int8"): f"Weights of linear layers are int8 with one scale an output channel, {ROWS}; what enters a linear "
-    "layer is quantized to 8 bits with a scale and a zero point that were calibrated for the layer.",
-    ("onnx", "weight-only-int8"): f"Weights of linear layers are int8 with one scale an output channel, {ROWS}; all arithmetic is "
-    "float32. ONNX Runtime makes floating-point weights of them when it opens the file: it is small on disk, and as fast as float32.",
-    ("onnx", "weight-only-int4"): f"Weights of linear layers are 4-bit integers with one scale for each group of inputs, {ROWS}; "
-    "all arithmetic is float32. The linear layers are ONNX Runtime's own operator MatMulNBits (com.microsoft), so other runtimes "
-    "may not open the file.",
-    ("transformers", "dynamic-int8"): f"Weights of linear layers are torchao's int8 with one scale an output channel, {ROWS}; "
-    "activations are quantized to int8 while it runs, with one scale a token. Its rounding is not that of the ONNX artifact, so "
-    "its score is its own.",
-    ("transformers", "static-int8"): f"Weights of linear layers are torchao's int8 with one scale an output channel, {ROWS}; "
-    "activations are quantized to int8 while it runs, with one scale a token: stock from_pretrained does not open torchao's form "
-    "with calibrated scales. Its rounding is not that of the ONNX artifact, so its score is its own.",
-    ("transformers", "weight-only-int8"): f"Weights of linear layers are torchao's int8 with one scale an output channel, {ROWS}; "
-    "all arithmetic is float32.",
-    ("transformers", "weight-only-int4"): f"Weights of linear layers are 4-bit integers with one scale for each group of inputs, "
-    f"{ROWS}; all arithmetic is float32. torchao has no packed form of them for CPUs: each lies in a byte of its own.",
+CHANNELS = "int8 with one scale an output channel, embeddings int8 with one scale a row"
+GROUPS = "4-bit integers with one scale for each group of inputs, embeddings int8 with one scale a row"
+OWN_SCORE = "Its rounding is not that of the ONNX artifact, so its score is its own."
+NUMERICS: dict[Kind, dict[Scheme, str]] = {
+    "onnx": {
+        "dynamic-int8": f"Weights of linear layers are {CHANNELS}; activations are quantized to 8 bits while it runs, with one "
+        "scale a token (max / 127), so that an answer does not depend on who shares the batch.",
+        "static-int8": f"Weights of linear layers are {CHANNELS}; what enters a linear layer is quantized to 8 bits with a "
+        "scale and a zero point that were calibrated for the layer.",
+        "weight-only-int8": f"Weights of linear layers are {CHANNELS}; all arithmetic is float32. ONNX Runtime makes "
+        "floating-point weights of them when it opens the file: it is small on disk, and as fast as float32.",
+        "weight-only-int4": f"Weights of linear layers are {GROUPS}; all arithmetic is float32. The linear layers are ONNX "
+        "Runtime's own operator MatMulNBits (com.microsoft), so other runtimes may not open the file.",
+    },
+    "transformers": {
+        "dynamic-int8": f"Weights of linear layers are torchao's {CHANNELS}; activations are quantized to int8 while it runs, "
+        f"with one scale a token. {OWN_SCORE}",
+        "static-int8": f"Weights of linear layers are torchao's {CHANNELS}; activations are quantized to int8 while it runs, "
+        "with one scale a token: stock from_pretrained does not open torchao's form with calibrated scales. "
+        f"{OWN_SCORE}",
+        "weight-only-int8": f"Weights of linear layers are torchao's {CHANNELS}; all arithmetic is float32.",
+        "weight-only-int4": f"Weights of linear layers are {GROUPS}; all arithmetic is float32. torchao has no packed form of "
+        "them for CPUs: each lies in a byte of its own.",
+    },
 }
 
 DESCRIPTIONS: dict[Task, str] = {
@@ -72,7 +74,7 @@ def card(
         f"# {name}",
         "",
         f"{about}, as it was after the stage *{stage}*.",
-        FLOAT if scheme is None else NUMERICS[kind, scheme],
+        FLOAT if scheme is None else NUMERICS[kind][scheme],
         f"Texts are cut to {max_length} tokens.{windows}",
         "",
         "## Open it",

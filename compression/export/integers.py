@@ -7,9 +7,9 @@ In dynamic-int8, with operators of the ONNX standard alone, a linear layer y = x
     a = MatMulInteger(q, W_int8, zero point 128)    exact integers
     y = DequantizeLinear(a, s) · w + b              s per row, w per column
 
-and in every scheme an embedding becomes int8 rows, gathered together with their scales. QuantizeLinear with one scale per row divides,
-rounds half to even, adds 128 and narrows in one pass over memory; DequantizeLinear does the same on the way back. Layers
-that read the same tensor share one quantization of it.
+and in every scheme an embedding becomes int8 rows, gathered together with their scales. QuantizeLinear with one scale per
+row divides, rounds half to even, adds 128 and narrows in one pass over memory; DequantizeLinear does the same on the way
+back. Layers that read the same tensor share one quantization of it.
 """
 
 from collections.abc import Mapping
@@ -90,7 +90,7 @@ class _Surgeon:
         return self.ranged[x, scale, zero]
 
     def linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str) -> None:
-        """Write x·Wᵀ + b in the module's scheme, dynamic-int8 where nothing is simulated. x (rows, in) -> output (rows, out)."""
+        """Write x·Wᵀ + b as the module computes: x (rows, in) -> output (rows, out). Not simulated, it becomes dynamic-int8."""
         if isinstance(module, StaticLinear):
             static_linear(self, x, name, module, output)
         elif isinstance(module, WeightOnlyLinear):
@@ -163,7 +163,8 @@ class _Surgeon:
 def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.ModelProto:
     """Return `proto` with the linear layers and embeddings in `modules` (name → layer, weights in FP32) as integers.
 
-    Each layer is written as its own class computes; a plain nn.Linear as dynamic-int8. proto: a graph whose linear layers read matrices (`rows.as_rows`).
+    Each layer is written as its own class computes, a plain nn.Linear as dynamic-int8. proto: a graph whose linear layers
+    read matrices (`rows.as_rows`).
 
     Raises RuntimeError where the graph does not hold one of them.
     """

@@ -33,6 +33,7 @@ from compression import numerics
 from compression.numerics import WeightOnlyLinear
 
 FILE = "model.safetensors"
+INT4: torch.dtype = torch.int4  # type: ignore[attr-defined]  # torch 2.13 has it, its stubs have not
 ONE_SHARD = "64GB"
 """All weights go to one file, so that its bytes are the artifact's."""
 
@@ -81,7 +82,7 @@ def _scheme(model: nn.Module, weight_only: dict[str, int | None]) -> FqnToConfig
     for name, layer in numerics.quantizable(model):
         group_size = weight_only.get(name)
         if group_size is not None:
-            found[f"{name}.weight"] = IntxWeightOnlyConfig(torch.int4, PerGroup(_block(layer, group_size)))
+            found[f"{name}.weight"] = IntxWeightOnlyConfig(INT4, PerGroup(_block(layer, group_size)))
         elif isinstance(layer, nn.Embedding) or name in weight_only:
             found[f"{name}.weight"] = Int8WeightOnlyConfig()
         else:
@@ -100,17 +101,19 @@ def _own(layer: nn.Module) -> torch.Tensor:
     if not isinstance(layer, WeightOnlyLinear) or layer.group_size is None:
         whole, scale = numerics.integers(weight)
         zeros = torch.zeros(scale.shape, dtype=torch.int8)
-        return Int8Tensor(whole, scale, [1, weight.shape[1]], torch.float32, zero_point=zeros)
+        table: torch.Tensor = Int8Tensor(whole, scale, [1, weight.shape[1]], torch.float32, zero_point=zeros)
+        return table
     whole, scales = numerics.grouped_integers(weight, layer.group_size)
     block = _block(layer, layer.group_size)
     # A smaller group of torchao's has the scale of ours that it is a part of.
     scales = scales.repeat_interleave(layer.group_size // block, dim=1)[:, : layer.in_features // block]
-    return IntxUnpackedToInt8Tensor(
+    found: torch.Tensor = IntxUnpackedToInt8Tensor(
         whole[:, : layer.in_features].contiguous(),
         scales.contiguous(),
         torch.zeros(scales.shape, dtype=torch.int8),
-        torch.int4,
+        INT4,
         [1, block],
         torch.float32,
         None,
     )
+    return found

@@ -28,7 +28,7 @@ class Simulation(Config):
 
     scheme: Scheme = "dynamic-int8"
     group_size: Annotated[int | None, Field(description="Of weight-only-int4 alone.")] = None
-    ranges: Annotated[dict[str, Range], Field(default_factory=dict, description="Of static-int8: layer → lowest, highest.")]
+    ranges: dict[str, Range] = Field(default_factory=dict, description="Of static-int8: layer → lowest, highest.")
 
     @classmethod
     def of(cls, recipe: Quantize) -> "Simulation":
@@ -46,9 +46,7 @@ def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def insert(
-    model: nn.Module, only: Callable[[str], bool] = lambda _name: True, simulation: Simulation = DYNAMIC
-) -> list[str]:
+def insert(model: nn.Module, only: Callable[[str], bool] = lambda _name: True, simulation: Simulation = DYNAMIC) -> list[str]:
     """Simulate integers in the modules whose name `only` accepts; return their names. Parameters and keys stay as they are.
 
     The class of the module is exchanged in place, because replacing the module would lose ties, hooks and optimizers. A range

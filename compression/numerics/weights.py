@@ -58,7 +58,7 @@ class WeightOnlyLinear(SimulatedLinear):
 
     group_size: int | None = None
 
-    def activation_integers(self, input: Tensor) -> None:  # noqa: A002, ARG002
+    def activation_integers(self, input: Tensor) -> None:  # noqa: A002
         """Return None: activations are not rounded."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)

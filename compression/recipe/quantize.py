@@ -17,8 +17,8 @@ class Qat(Config):
     order: Annotated[
         Literal["sensitivity", "depth"],
         Field(
-            description="Which depths are quantized first in the ramp. sensitivity: those that change the logits least when they "
-            "alone are quantized, measured on calibration rows of train. depth: shallow ones first."
+            description="Which depths are quantized first in the ramp. sensitivity: those that change the logits least when "
+            "they alone are quantized, measured on calibration rows of train. depth: shallow ones first."
         ),
     ] = "sensitivity"
 
@@ -35,33 +35,39 @@ class Quantize(Config):
         Scheme,
         Field(
             description="dynamic-int8: int8 weights per output channel, 8-bit activations per token. static-int8: 8-bit "
-            "activations with one calibrated range a layer. weight-only-int8, weight-only-int4: activations stay floating point; "
-            "int4 has one scale a group of inputs. Embeddings are int8 per row in all of them."
+            "activations with one calibrated range a layer. weight-only-int8, weight-only-int4: activations stay floating "
+            "point; int4 has one scale a group of inputs. Embeddings are int8 per row in all of them."
         ),
     ] = "dynamic-int8"
     group_size: Annotated[
-        Literal[16, 32, 64, 128, 256], Field(description="Of weight-only-int4: inputs of an output channel that share one scale.")
+        Literal[16, 32, 64, 128, 256],
+        Field(description="Of weight-only-int4: inputs of an output channel that share one scale."),
     ] = 32
     observer: Annotated[
         Observer,
         Field(
-            description="Of static-int8: what a layer's range is. min-max: all that was seen. percentile: the middle `percentile` "
-            "per cent of it. mse: where clipping and rounding together have the least squared error."
+            description="Of static-int8: what a layer's range is. min-max: all that was seen. percentile: the middle "
+            "`percentile` per cent of it. mse: where clipping and rounding together have the least squared error."
         ),
     ] = "mse"
     percentile: Annotated[
         float, Field(ge=50, lt=100, description="Of the observer percentile: per cent of the values that the range holds.")
     ] = 99.99
     calibration_rows: Annotated[
-        int, Field(ge=8, le=8192, description="Rows of train, drawn with train.seed, that ranges, sensitivities and the check of ranges come from.")
+        int,
+        Field(
+            ge=8,
+            le=8192,
+            description="Rows of train, drawn with train.seed, that ranges, sensitivities and the check of ranges come from.",
+        ),
     ] = 512
     smoothing: Annotated[
         float | None,
         Field(
             gt=0,
             lt=1,
-            description="α of SmoothQuant: outliers of activations are moved into weights, where the float model stays the same; "
-            "null: they stay.",
+            description="α of SmoothQuant: outliers of activations are moved into weights, where the float model stays the "
+            "same; null: they stay.",
         ),
     ] = None
     qat: Annotated[Qat | None, Field(description="Train with the simulated integers before pruning.")] = None

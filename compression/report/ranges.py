@@ -29,5 +29,5 @@ class LayerRange(Config):
     broken: Annotated[bool, Field(description="Whether outliers break the range.")]
     smooths_into: Annotated[
         str | None,
-        Field(description="The layer before, into which smoothing can move the outliers exactly; null where none feeds it alone."),
+        Field(description="The layer before that smoothing can exactly scale the outliers down in; null: none feeds it alone."),
     ] = None

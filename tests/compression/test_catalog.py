@@ -32,7 +32,7 @@ from compression.recipe import (
     Train,
     preset,
 )
-from compression.report import DataFacts, ModelFacts, Shape
+from compression.report import DataFacts, ModelFacts, Parameters, Shape
 
 SHAPE = Shape(layers=6, hidden=384, heads=12, ffn=1536, vocabulary=30522)
 MODEL = ModelFacts(
