@@ -37,6 +37,7 @@ def _refit(state: State) -> None:
     after = state.validate()
     if after > before:
         change = f"validation {state.task.metric} {before.score:.4f} → {after.score:.4f}"
-        state.notes.append(f"Ranges were calibrated again on the model as it is now: {change}.")
+        loss = f"loss {-before.negative_loss:.4g} → {-after.negative_loss:.4g}"
+        state.notes.append(f"Ranges were calibrated again on the model as it is now: {change}, {loss}.")
     else:
         numerics.set_ranges(state.model, trained)
