@@ -40,6 +40,7 @@ from compression.catalog.families import (
     family_of,
 )
 from compression.catalog.fit import Preflight, check_task, has_head, preflight
+from compression.catalog.several import preflight_several
 from compression.catalog.shapes import encoder_parameters, planned_shape, table_rows
 
 __all__ = [
@@ -81,5 +82,6 @@ __all__ = [
     "planned_shape",
     "planned_steps",
     "preflight",
+    "preflight_several",
     "table_rows",
 ]
