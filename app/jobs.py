@@ -30,6 +30,7 @@ from app.models import (
     Dataset,
     File,
     Job,
+    JobDataset,
     Metric,
     Model,
     Worker,
@@ -114,8 +115,10 @@ def retry(session: Session, team: str, job_id: str) -> Job:
     if old.state not in TERMINAL:
         raise WrongState(f"{job_id} is {old.state}; only a job that is over can be tried again")
     resources.get(session, Model, team, old.model_id, hold="share")
-    resources.get(session, Dataset, team, old.dataset_id, hold="share")
-    return submit(session, Job(**{field: getattr(old, field) for field in ASKED}, retry_of=old.id))
+    for dataset in old.datasets:
+        resources.get(session, Dataset, team, dataset, hold="share")
+    parts = [JobDataset(position=part.position, dataset_id=part.dataset_id, name=part.name) for part in old.parts]
+    return submit(session, Job(**{field: getattr(old, field) for field in ASKED}, parts=parts, retry_of=old.id))
 
 
 def remove(session: Session, team: str, job_id: str) -> None:
@@ -181,16 +184,24 @@ def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: 
 
 
 def checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
-    """Return what earlier attempts finished, in the order of the stages; training in progress comes last."""
+    """Return what earlier attempts finished, in the order of the stages; training in progress comes last.
+
+    The parts of a stage that was not finished come as `<stage>.<place>`.
+    """
     rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)).all()
     order: tuple[str, ...] = (*STAGES, TRAINING)
-    return sorted(rows, key=lambda row: order.index(row.stage))
+    return sorted(rows, key=lambda row: (order.index(row.stage.partition(".")[0]), row.stage))
 
 
 def recorded(session: Session, job_id: str) -> tuple[list[dict[str, Any]], set[str]]:
     """Return the rows of a job's stages in their order, and the names of its artifacts."""
     rows = session.scalars(select(Metric.row).where(Metric.job_id == job_id).order_by(Metric.position))
     return list(rows), set(session.scalars(select(Artifact.name).where(Artifact.job_id == job_id)))
+
+
+def part_names(session: Session, job_id: str) -> list[str]:
+    """Return what the several datasets of a job are called, in their order; of one that has one dataset nothing."""
+    return list(session.scalars(select(JobDataset.name).where(JobDataset.job_id == job_id).order_by(JobDataset.position)))
 
 
 def heartbeat(session: Session, claim: Claim, lease_seconds: float, **changes: Any) -> Beat:
@@ -221,7 +232,8 @@ def stage_finished(
 ) -> None:
     """Store a stage's row, checkpoint and artifacts, whose bytes are in storage already. Raises StaleFence.
 
-    Each artifact comes with the storage key of each of its files. Saved training belonged to this stage and is forgotten.
+    Each artifact comes with the storage key of each of its files. Saved training belonged to this stage and is forgotten, as
+    are the parts that were kept of it.
     """
     job_id = claim.job.id
     if origin is not None and written(session, claim, origin):
@@ -229,7 +241,8 @@ def stage_finished(
     data = row.model_dump(mode="json")
     fenced(session, claim, events=[("stage_finished", {"row": data})], origin=origin, stage=row.stage)
     session.execute(delete(Metric).where(Metric.job_id == job_id, Metric.stage == row.stage))
-    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.stage.in_((row.stage, TRAINING))))
+    _forget(session, job_id, row.stage, TRAINING)
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.stage.startswith(f"{row.stage}.")))
     session.add(
         Metric(
             job_id=job_id,
@@ -249,6 +262,36 @@ def stage_finished(
     session.flush()
 
 
+def part_finished(
+    session: Session,
+    claim: Claim,
+    stage: str,
+    number: int,
+    prefix: str,
+    checkpoint: Sequence[dict[str, Any]],
+    artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]],
+    data: dict[str, Any],
+    *,
+    origin: str | None = None,
+) -> None:
+    """Store what one of several datasets brought in a stage that goes on with the next. Raises StaleFence.
+
+    The stage itself has no row yet. Saved training was this part's and is forgotten.
+    """
+    if origin is not None and written(session, claim, origin):
+        return
+    fenced(session, claim, events=[("part_finished", data)], origin=origin)
+    kept = f"{stage}.{number}"
+    _forget(session, claim.job.id, kept, TRAINING)
+    session.add(Checkpoint(job_id=claim.job.id, stage=kept, fence=claim.fence, prefix=prefix, files=list(checkpoint)))
+    _add_artifacts(session, claim, artifacts)
+    session.flush()
+
+
+def _forget(session: Session, job_id: str, *stages: str) -> None:
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.stage.in_(stages)))
+
+
 def training_saved(
     session: Session,
     claim: Claim,
@@ -262,7 +305,7 @@ def training_saved(
     if origin is not None and written(session, claim, origin):
         return
     fenced(session, claim, events=[("training_saved", data)], origin=origin)
-    session.execute(delete(Checkpoint).where(Checkpoint.job_id == claim.job.id, Checkpoint.stage == TRAINING))
+    _forget(session, claim.job.id, TRAINING)
     session.add(Checkpoint(job_id=claim.job.id, stage=TRAINING, fence=claim.fence, prefix=prefix, files=list(files)))
     session.flush()
 
