@@ -70,7 +70,8 @@ class Job:
     @classmethod
     def open(cls, spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> "Job":
         """Read model and data, and refuse before any training what cannot be done."""
-        about, part = {}, None
+        about: dict[str, PartFacts] = {}
+        part: Part | None = None
         for asked in spec.asked:
             part = None  # one model in memory at a time
             with named(asked):

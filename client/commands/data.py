@@ -25,7 +25,7 @@ Tasks = Annotated[
     list[str] | None,
     typer.Option(
         "--task",
-        help=f"What local data is for: {', '.join(get_args(TaskName))}. Once for all, or once for each --data, in order.",
+        help=f"What local data is for: {', '.join(get_args(TaskName))}. Once, or for each --data in turn.",
     ),
 ]
 ColumnNames = Annotated[
