@@ -108,7 +108,8 @@ class Job:
             if self.part is not None:
                 self.part.take_up(folder, done)
             for name, facts in self.about.items():
-                facts.pruning = checkpoint.read(folder, done.stage, self.fingerprint, name).pruning
+                own = checkpoint.read(folder, done.stage, self.fingerprint, name) if name else done
+                facts.pruning = own.pruning
         except Unusable as problem:
             yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
             return
