@@ -25,6 +25,8 @@ from app.settings import Settings, get_settings
 
 CHUNK = 1 << 20
 """Bytes moved at once: large enough to be fast, small enough for constant memory."""
+TRIES = 10
+"""Times that a file is put into a folder which is taken away meanwhile."""
 
 
 class Stored(NamedTuple):
@@ -96,11 +98,19 @@ class LocalStorage(Storage):
         return self.root / ".incoming" / secrets.token_hex(12)
 
     def _land(self, part: Path, key: str) -> None:
-        target = self._path(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.replace(target)
-        # The name is durable only once every folder on the way that may be new is.
-        for folder in (target.parent, target.parent.parent):
+        target, root = self._path(key), self.root.resolve()
+        for left in reversed(range(TRIES)):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part.replace(target)
+                break
+            except FileNotFoundError:  # who deletes takes folders away that became empty: ours, a moment ago
+                if not left or not part.exists():
+                    raise
+        # The name is durable only once every folder on the way is; which of them is new, nobody knows for certain.
+        for folder in target.parents:
+            if not folder.is_relative_to(root):
+                break
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(handle)
