@@ -1,6 +1,9 @@
 """What lies in an attempt's folder before the engine starts: model, data, what earlier attempts finished, and the spec."""
 
+import shutil
 from pathlib import Path
+
+import structlog
 
 from app import jobs
 from app.db import reading
@@ -9,6 +12,7 @@ from app.settings import Settings
 from app.storage import Storage
 from compression.recipe import Data, Evaluate, Recipe, Spec, Targets
 
+log = structlog.get_logger()
 UNKNOWN = 1 << 30
 """Bytes that a job is taken to need whose forecast nobody made."""
 
@@ -16,6 +20,15 @@ UNKNOWN = 1 << 30
 def needed_bytes(job: Job) -> int:
     """Return the bytes that a job may write beside its inputs, as forecast when it was accepted."""
     return job.disk_bytes or UNKNOWN
+
+
+def fetched_bytes(job: Job) -> int:
+    """Return the bytes that `lay_out` will copy."""
+    with reading() as session:
+        inputs = (session.get_one(Model, job.model_id), session.get_one(Dataset, job.dataset_id))
+        done = jobs.checkpoints(session, job.id)
+    files = sum(file.size for one in inputs for file in one.files)
+    return files + sum(int(file["size"]) for checkpoint in done for file in checkpoint.files)
 
 
 def lay_out(claim: jobs.Claim, folder: Path, settings: Settings, storage: Storage) -> Path:
@@ -27,7 +40,12 @@ def lay_out(claim: jobs.Claim, folder: Path, settings: Settings, storage: Storag
     _fetch(storage, model.files, folder / "model")
     _fetch(storage, dataset.files, folder / "data")
     for checkpoint in done:
-        _fetch_checkpoint(storage, checkpoint, folder / "resume" / checkpoint.stage)
+        place = folder / "resume" / checkpoint.stage
+        try:
+            _fetch_checkpoint(storage, checkpoint, place)
+        except FileNotFoundError as error:  # like one that is damaged it costs time, and not the job
+            log.warning("checkpoint_missing", job=job.id, stage=checkpoint.stage, error=str(error))
+            shutil.rmtree(place)
     data = dataset.data
     splits = {name: tuple(f"data/{path}" for path in paths) for name, paths in data["splits"].items()}
     spec = Spec(

@@ -19,7 +19,7 @@ from app.storage import Storage
 from compression.errors import DeviceError, DiskFull, OutOfMemory
 from workers.engine import Engine
 from workers.folders import Untrustworthy, private_folder
-from workers.layout import lay_out, needed_bytes
+from workers.layout import fetched_bytes, lay_out, needed_bytes
 from workers.lease import Lease, Write, persist
 from workers.limits import NO_ROOM, NoRoom, room
 from workers.watch import Crashed, Failed, Interrupted, Watch
@@ -70,7 +70,7 @@ def _outcome(claim: jobs.Claim, settings: Settings, storage: Storage, run: Calla
     try:
         with (
             private_folder(settings.scratch, f"{claim.job.id}-{claim.fence}") as folder,
-            room(settings.scratch, folder, storage, needed_bytes(claim.job)),
+            room(settings.scratch, folder, storage, needed_bytes(claim.job), fetched_bytes(claim.job)),
         ):
             run(lay_out(claim, folder, settings, storage), folder)
     except Interrupted as stop:
