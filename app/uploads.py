@@ -92,7 +92,7 @@ async def receive(
     except BaseException:
         await asyncio.to_thread(storage.delete, key)
         raise
-    # From here on a row may name the bytes, also where the reply to its COMMIT is lost; if none does, they are the keeper's to free.
+    # From here on a row may name the bytes, also where the reply to its COMMIT is lost: if none does, they are the keeper's.
     if not await asyncio.to_thread(_note, file.id, key):
         await asyncio.to_thread(storage.delete, key)
     return file

@@ -50,7 +50,7 @@ def killed_for_memory() -> int:
 
 @contextmanager
 def room(scratch: Path, folder: Path, storage: Storage, needed: int, fetched: int = 0) -> Iterator[None]:
-    """Set `needed` bytes of the scratch disk aside for a job's folder while the context lasts, beside the `fetched` of its inputs.
+    """Set `needed` bytes of the scratch disk aside for a job's folder while the context lasts, beside what is `fetched` first.
 
     What other jobs of this host were promised and have not written yet counts as taken. Raises NoRoom.
     """
