@@ -15,12 +15,6 @@ from app.storage import LocalStorage
 from workers import checks
 
 
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check may take two seconds."""
-    monkeypatch.setenv("LATHE_VALIDATION_SECONDS", "2")
-
-
 def checked(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, child: str, **values: Any) -> Model:
     """Check a model once, with a child that does as it likes."""
     with writing() as session:
@@ -35,7 +29,8 @@ def checked(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 def test_a_check_that_takes_too_long_is_not_done_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    found = checked(settings, monkeypatch, tmp_path, "import time; time.sleep(60)")
+    hurried = settings.model_copy(update={"validation_seconds": 2})
+    found = checked(hurried, monkeypatch, tmp_path, "import time; time.sleep(60)")
     assert (found.state, found.check_attempts) == (resources.REJECTED, 1)
     assert found.reasons[0]["code"] == "check_failed"
     assert "longer than 2 s" in found.reasons[0]["cause"]
