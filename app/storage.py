@@ -10,7 +10,7 @@ import secrets
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -72,11 +72,12 @@ class Storage(ABC):
         """Free what a writer left that was killed, and that nobody has touched for so long."""
         return
 
-    def get_file(self, key: str, target: Path, size: int) -> None:
-        """Copy an object to a local file, whole or not at all."""
+    def get_file(self, key: str, target: Path, size: int, heed: Callable[[], None] = lambda: None) -> None:
+        """Copy an object to a local file, whole or not at all. `heed` is called all along; what it raises ends the copy."""
         part = target.with_name(f".{target.name}.part")
         with part.open("wb") as out:
             for chunk in self.read(key, 0, size):
+                heed()
                 out.write(chunk)
         part.replace(target)
 
