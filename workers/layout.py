@@ -1,6 +1,10 @@
 """What lies in an attempt's folder before the engine starts: model, data, what earlier attempts finished, and the spec."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+import structlog
 
 from app import jobs
 from app.db import reading
@@ -9,6 +13,7 @@ from app.settings import Settings
 from app.storage import Storage
 from compression.recipe import Data, Evaluate, Recipe, Spec, Targets
 
+log = structlog.get_logger()
 UNKNOWN = 1 << 30
 """Bytes that a job is taken to need whose forecast nobody made."""
 
@@ -18,16 +23,35 @@ def needed_bytes(job: Job) -> int:
     return job.disk_bytes or UNKNOWN
 
 
-def lay_out(claim: jobs.Claim, folder: Path, settings: Settings, storage: Storage) -> Path:
-    """Copy model, data and checkpoints into the folder; return the spec that was written beside them."""
+def fetched_bytes(job: Job) -> int:
+    """Return the bytes that `lay_out` will copy."""
+    with reading() as session:
+        inputs = (session.get_one(Model, job.model_id), session.get_one(Dataset, job.dataset_id))
+        done = jobs.checkpoints(session, job.id)
+    files = sum(file.size for one in inputs for file in one.files)
+    return files + sum(int(file["size"]) for checkpoint in done for file in checkpoint.files)
+
+
+def lay_out(
+    claim: jobs.Claim, folder: Path, settings: Settings, storage: Storage, heed: Callable[[], None] = lambda: None
+) -> Path:
+    """Copy model, data and checkpoints into the folder; return the spec that was written beside them.
+
+    That may take long: `heed` is called again and again meanwhile, and what it raises ends it.
+    """
     job = claim.job
     with reading() as session:
         model, dataset = session.get_one(Model, job.model_id), session.get_one(Dataset, job.dataset_id)
         done = jobs.checkpoints(session, job.id)
-    _fetch(storage, model.files, folder / "model")
-    _fetch(storage, dataset.files, folder / "data")
+    _fetch(storage, model.files, folder / "model", heed)
+    _fetch(storage, dataset.files, folder / "data", heed)
     for checkpoint in done:
-        _fetch_checkpoint(storage, checkpoint, folder / "resume" / checkpoint.stage)
+        place = folder / "resume" / checkpoint.stage
+        try:
+            _fetch_checkpoint(storage, checkpoint, place, heed)
+        except FileNotFoundError as error:  # like one that is damaged it costs time, and not the job
+            log.warning("checkpoint_missing", job=job.id, stage=checkpoint.stage, error=str(error))
+            shutil.rmtree(place)
     data = dataset.data
     splits = {name: tuple(f"data/{path}" for path in paths) for name, paths in data["splits"].items()}
     spec = Spec(
@@ -50,17 +74,17 @@ def lay_out(claim: jobs.Claim, folder: Path, settings: Settings, storage: Storag
     return path
 
 
-def _fetch(storage: Storage, files: list[File], target: Path) -> None:
+def _fetch(storage: Storage, files: list[File], target: Path, heed: Callable[[], None]) -> None:
     for file in files:
         if file.key is None:
             raise FileNotFoundError(f"{file.path} has no bytes in storage")
         place = target / file.path
         place.parent.mkdir(parents=True, exist_ok=True)
-        storage.get_file(file.key, place, file.size)
+        storage.get_file(file.key, place, file.size, heed)
 
 
-def _fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path) -> None:
+def _fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path, heed: Callable[[], None]) -> None:
     for file in checkpoint.files:
         place = target / file["path"]
         place.parent.mkdir(parents=True, exist_ok=True)
-        storage.get_file(f"{checkpoint.prefix}/{file['path']}", place, file["size"])
+        storage.get_file(f"{checkpoint.prefix}/{file['path']}", place, file["size"], heed)
