@@ -17,11 +17,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from compression import checkpoint, data, durable, families, load, numerics, process, tasks
 from compression.augment.material import Material
 from compression.augment.resources import Resources
-from compression.batches import encode
 from compression.budget import Budget
+from compression.cast import Named, gathered
 from compression.catalog import FAMILIES, augment_seconds, check_task, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
-from compression.encoding import encoded, side_by_side
+from compression.encoding import Reading
 from compression.environment import environment
 from compression.errors import InvalidSpec
 from compression.export.artifact import Shipped, ship
@@ -45,11 +45,13 @@ from compression.report import (
     verdicts,
 )
 from compression.saving import Pause, Saver, never
+from compression.stages import general
 from compression.stages.distill import distill
 from compression.stages.further import PHASE, epochs_again
-from compression.stages.prepare import prepare
+from compression.stages.prepare import phase_of, prepare
 from compression.stages.prune import prune
 from compression.stages.quantize import quantize
+from compression.stages.teachers import ASK
 from compression.state import State
 from compression.verdicts import choose, judged
 
@@ -130,11 +132,24 @@ class Job:
         positions = family.max_positions(model.config)
         if spec.evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
+        planned = family.shape_of(model.config)
         if recipe.prune is not None:
-            planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), recipe.prune)
+            planned = planned_shape(FAMILIES[model.config.model_type], planned, recipe.prune)
         length = min(recipe.train.max_length, positions)
-        task, types = tasks.of(spec.task, dataset.labels, spec.evaluate), family.types(model.config) > 1
-        rows = {name: encoded(dataset, name, tokenizer, length, task, types=types) for name in dataset.splits}
+        task = tasks.of(spec.task, dataset.labels, spec.evaluate)
+        reading, own = Reading(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
+        rows = {name: reading.split(dataset, name, task) for name in dataset.splits}
+        members = gathered(
+            Named("models.base", folder, reading, own, positions),
+            base / spec.student if spec.student is not None else None,
+            [base / teacher for teacher in spec.teachers],
+            dataset,
+            task,
+            recipe,
+            planned,
+        )
+        if members.student is not None and spec.evaluate.length > members.student.positions:
+            raise InvalidSpec(f"the student takes at most {members.student.positions} tokens", param="evaluate.length")
         resources = Resources.of(spec, base)
         if recipe.distill is not None and recipe.distill.augment is not None:
             resources.check(recipe.distill.augment)
@@ -148,17 +163,20 @@ class Job:
             recipe,
             rows,
             model.to(device),
-            journey(recipe, {name: len(r) for name, r in rows.items()}),
+            journey(recipe, {name: len(r) for name, r in rows.items()} | {"unlabelled": len(dataset.unlabelled)}),
             parts=spec.split_batches,
             saver=Saver(output / "checkpoints", work, spec.save_seconds, pause_asked, earlier),
             budget=Budget(recipe.train.max_steps, recipe.train.max_minutes),
             targets=spec.targets,
             material=Material(
                 dataset.splits["train"].columns,
-                lambda texts, labels: encode(tokenizer, *side_by_side(texts), labels, length, task, types=types),
+                lambda texts, labels: reading.rows(texts, labels, task),
                 tokenizer,
                 resources,
             ),
+            unlabelled=reading.unlabelled(dataset.unlabelled, task) if dataset.unlabelled else None,
+            cast=members,
+            scratch=output / "scratch",
         )
         job = cls(spec, base, output, dataset, tokenizer, length, state, work, rows=[], artifacts=[])
         job.write_test_rows()
@@ -194,12 +212,14 @@ class Job:
             model = checkpoint.open_model(folder, done)
             first = checkpoint.read(folder, "baseline", self.fingerprint)
             teacher = checkpoint.open_model(folder, first)
+            originals = [] if done.stage == "distilled" else checkpoint.open_teachers(folder, first)
         except Unusable as problem:
             yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
             return
         device = self.state.device
         self.state.model = model.to(device)
         self.state.teacher = teacher.to(device).requires_grad_(False)
+        self.state.originals = [original.requires_grad_(False) for original in originals]
         self.state.pruning, self.state.budget.spent = done.pruning, done.spent
         self.rows, self.artifacts = list(done.rows), list(done.artifacts)
         for row in self.rows:
@@ -209,6 +229,12 @@ class Job:
         if not (baseline / "model.onnx").is_file():
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
             self.ship(teacher, "baseline", "onnx", against=None)
+
+    def reader(self, stage: Stage) -> Named:
+        """Say how the model of a stage reads texts: as the base does, or as the student that took its place."""
+        cast = self.state.cast
+        assert cast is not None, "a job has a cast"  # noqa: S101
+        return cast.student if stage == "distilled" and cast.student is not None else cast.base
 
     def artifact_folder(self, name: str) -> Path:
         """Where an artifact's files lie."""
@@ -220,6 +246,7 @@ class Job:
         device = next(model.parameters()).device
         model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
         process.release_memory()
+        reader = self.reader(stage)
         shipped = ship(
             model,
             name=f"{stage}-{kind}-{precision}",
@@ -228,8 +255,8 @@ class Job:
             precision="int8" if precision == "int8" else "float32",
             task=self.spec.task,
             labels=self.dataset.labels,
-            tokenizer=self.base / self.spec.model,
-            max_length=self.max_length,
+            tokenizer=reader.folder,
+            max_length=reader.reading.length,
             output=self.output,
             test_rows=self.test_rows,
             baseline=against,
@@ -252,7 +279,8 @@ class Job:
         self.rows.append(row)
         state.notes.clear()
         state.applied.clear()
-        files = checkpoint.write(self.output / "checkpoints", state.model, self.checkpoint(stage))
+        beside = state.originals if stage == "baseline" else ()
+        files = checkpoint.write(self.output / "checkpoints", state.model, self.checkpoint(stage), beside)
         yield from state.journey.mark(stage, "export and measure", done=True)
         yield StageFinished(row=row, checkpoint=files)
 
@@ -360,7 +388,9 @@ def journey(recipe: Recipe, rows: dict[str, int]) -> Journey:
     """List the phases of a job with their expected times: only how they compare to each other matters."""
     row, shipping = 0.006, 20 + 0.012 * rows["test"]
     train = rows["train"] * row
-    phases = [Phase("baseline", "tune", recipe.prepare.epochs * train), Phase("baseline", "export and measure", shipping)]
+    seeds = recipe.distill.teachers.seeds if recipe.distill is not None else 1
+    phases = [Phase("baseline", phase_of(number), recipe.prepare.epochs * train) for number in range(max(seeds, 1))]
+    phases.append(Phase("baseline", "export and measure", shipping))
     if recipe.quantize is not None:
         qat = recipe.quantize.qat.epochs if recipe.quantize.qat else 0
         phases.append(Phase("quantized", "quantization-aware training", qat * train))
@@ -370,10 +400,16 @@ def journey(recipe: Recipe, rows: dict[str, int]) -> Journey:
         phases += [Phase("pruned", "cut", 2.0), Phase("pruned", "recover", recovery * train * 0.7)]
         phases.append(Phase("pruned", "export and measure", shipping))
     if recipe.distill is not None:
+        if (plain := recipe.distill.general) is not None:
+            texts = (rows.get("unlabelled") or rows["train"]) * row
+            phases += [
+                Phase("distilled", general.ASK, texts / 3),
+                Phase("distilled", general.PHASE, plain.epochs * texts * 0.5),
+            ]
         if (augment := recipe.distill.augment) is not None:
             phases.append(Phase("distilled", "augment", augment_seconds(augment, rows["train"])))
             train *= 1 + augment.copies
-        phases.append(Phase("distilled", "ask the teacher", train / 3))
+        phases.append(Phase("distilled", ASK, max(seeds, 1) * train / 3))
         phases.append(Phase("distilled", "distill", recipe.distill.epochs * train * 0.5))
         if recipe.remedy == "apply":
             phases.append(Phase("distilled", PHASE, epochs_again(recipe.distill) * train * 0.5))

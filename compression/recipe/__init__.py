@@ -5,8 +5,8 @@ skips a stage. Unknown keys are refused by name. `version` lets old recipes stay
 """
 
 from compression.recipe.augment import AUGMENTED_TASKS, Augment, BackTranslation, HelperName, Synonyms
-from compression.recipe.base import Axis, Config, DataFormat, Epochs, Patience, Precision, Rate, Split, Task, Weight
-from compression.recipe.distill import Distill
+from compression.recipe.base import Axis, Config, DataFormat, DataSplit, Epochs, Patience, Precision, Rate, Split, Task, Weight
+from compression.recipe.distill import TERMS, Distill, General, Teachers, Weights
 from compression.recipe.presets import ARTICLE, PRESETS, QUICK, STANDARD, preset
 from compression.recipe.prune import Prune, Recovery
 from compression.recipe.quantize import Qat, Quantize
@@ -19,6 +19,7 @@ __all__ = [
     "PRESETS",
     "QUICK",
     "STANDARD",
+    "TERMS",
     "Augment",
     "Axis",
     "BackTranslation",
@@ -28,9 +29,11 @@ __all__ = [
     "Data",
     "DataCheck",
     "DataFormat",
+    "DataSplit",
     "Distill",
     "Epochs",
     "Evaluate",
+    "General",
     "HelperName",
     "ModelCheck",
     "Patience",
@@ -47,7 +50,9 @@ __all__ = [
     "Synonyms",
     "Targets",
     "Task",
+    "Teachers",
     "Train",
     "Weight",
+    "Weights",
     "preset",
 ]

@@ -8,6 +8,8 @@ Task = Literal[
     "text-classification", "text-pair-classification", "text-regression", "token-classification", "question-answering"
 ]
 Split = Literal["train", "validation", "test"]
+DataSplit = Literal["train", "validation", "test", "unlabelled"]
+"""What files may be sent for: the splits that have labels, and texts without."""
 DataFormat = Literal["jsonl", "csv", "parquet"]
 Axis = Literal["hidden", "heads", "ffn"]
 Precision = Literal["auto", "float32", "bfloat16"]
