@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 from compression import load, numerics, process, tasks
 from compression.batches import Batch, Encoded, encode
 from compression.evaluate import Validation
-from compression.pipeline import journey
+from compression.phases import journey
 from compression.recipe import Distill, Prepare, Prune, Recipe, Train
 from compression.stages.lesson import Comparison, Lesson
 from compression.stages.prepare import prepare

@@ -16,7 +16,7 @@ from compression.augment.stage import with_more_rows
 from compression.batches import Encoded
 from compression.errors import MissingResource
 from compression.evaluate import logits
-from compression.pipeline import Job
+from compression.job import Job
 from compression.progress import Journey, Phase
 from compression.recipe import Augment, BackTranslation, Data, Distill, Prepare, Recipe, Spec, Synonyms, Train
 from compression.report import Event, Log
@@ -167,9 +167,9 @@ def test_a_job_finds_what_the_worker_has(encoder: Path, reviews: Path, tmp_path:
     write_wordnet(tmp_path / "wordnet")
     masked = Augment(synonyms=Synonyms(source="masked-lm", model="bert"))
     job = Job.open(spec(encoder, reviews, tmp_path / "out", masked, helper_models="helpers"), tmp_path)
-    job.state.teacher = job.state.model
-    assert job.state.material is not None
-    work = with_more_rows(job.state, masked, job.state.material)
+    job.part.state.teacher = job.part.state.model
+    assert job.part.state.material is not None
+    work = with_more_rows(job.part.state, masked, job.part.state.material)
     said = [event.message for event in work if isinstance(event, Log)]
     assert "other words from masked-lm" in said[0]
     found = Resources(tmp_path / "wordnet", None, encoder)

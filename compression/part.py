@@ -1,0 +1,251 @@
+"""One dataset's part of a job: its rows, the model that is made for it, and how that is shipped and taken up again."""
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from compression import checkpoint, data, durable, families, load, numerics, process, tasks
+from compression.augment.material import Material
+from compression.augment.resources import Resources
+from compression.budget import Budget
+from compression.cast import Named, gathered
+from compression.catalog import FAMILIES, check_task, planned_shape
+from compression.checkpoint import Checkpoint, Unusable
+from compression.encoding import Reading
+from compression.errors import InvalidSpec
+from compression.export.artifact import Shipped, ship
+from compression.notes import row_notes
+from compression.phases import journey
+from compression.plan import check_precision
+from compression.recipe import Spec
+from compression.report import Artifact, Event, Log, Row, Stage, ratios
+from compression.saving import Saver
+from compression.state import State
+from compression.verdicts import judged
+
+SAMPLE = 64
+"""Rows of validation on which an artifact must answer as the engine does."""
+
+
+@dataclass
+class Part:
+    """A dataset, the state of its model between stages, and its own rows so far."""
+
+    spec: Spec
+    base: Path
+    output: Path
+    dataset: data.Dataset
+    tokenizer: PreTrainedTokenizerFast
+    max_length: int
+    state: State
+    fingerprint: str = ""
+    rows: list[Row] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, spec: Spec, base: Path) -> "Part":
+        """Read model and data, and refuse before any training what cannot be done."""
+        folder, recipe = base / spec.model, spec.recipe
+        dataset = data.load(spec.data, base, seed=recipe.train.seed, task=spec.task)
+        check_task(spec.task, recipe, spec.evaluate, dataset.labels)
+        model = load.load_model(folder, dataset.labels, spec.task, seed=recipe.train.seed)
+        if dataset.labels:
+            dataset = dataset.in_order(load.head_labels(model.config))
+        tokenizer = load.load_tokenizer(folder)
+        family = families.of(model)
+        positions = family.max_positions(model.config)
+        if spec.evaluate.length > positions:
+            raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
+        planned = family.shape_of(model.config)
+        if recipe.prune is not None:
+            planned = planned_shape(FAMILIES[model.config.model_type], planned, recipe.prune)
+        length = min(recipe.train.max_length, positions)
+        task = tasks.of(spec.task, dataset.labels, spec.evaluate)
+        reading, own = Reading(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
+        rows = {name: reading.split(dataset, name, task) for name in dataset.splits}
+        cast = gathered(
+            Named("models.base", folder, reading, own, positions),
+            base / spec.student if spec.student is not None else None,
+            [base / teacher for teacher in spec.teachers],
+            dataset,
+            task,
+            recipe,
+            planned,
+        )
+        if cast.student is not None and spec.evaluate.length > cast.student.positions:
+            raise InvalidSpec(f"the student takes at most {cast.student.positions} tokens", param="evaluate.length")
+        resources = Resources.of(spec, base)
+        if recipe.distill is not None and recipe.distill.augment is not None:
+            resources.check(recipe.distill.augment)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        check_precision(recipe.train.precision, device)
+        state = State(
+            recipe,
+            rows,
+            model.to(device),
+            journey(recipe, {name: len(r) for name, r in rows.items()} | {"unlabelled": len(dataset.unlabelled)}),
+            parts=spec.split_batches,
+            budget=Budget(recipe.train.max_steps, recipe.train.max_minutes),
+            targets=spec.targets,
+            material=Material(
+                dataset.splits["train"].columns,
+                lambda texts, labels: reading.rows(texts, labels, task),
+                tokenizer,
+                resources,
+            ),
+            unlabelled=reading.unlabelled(dataset.unlabelled, task) if dataset.unlabelled else None,
+            cast=cast,
+            scratch=base / spec.output / "scratch",
+        )
+        part = cls(spec, base, base / spec.output, dataset, tokenizer, length, state)
+        part.write_test_rows()
+        return part
+
+    def save_with(self, saver: Saver) -> None:
+        """Keep training in progress by `saver`, whose fingerprint is that of the job."""
+        self.state.saver, self.fingerprint = saver, saver.fingerprint
+
+    @property
+    def test_rows(self) -> Path:
+        """Where the measuring process finds the test split."""
+        return self.output / "scratch" / "test.jsonl"
+
+    @property
+    def cut(self) -> int:
+        """Count the training texts that reach the greatest length, and were cut there."""
+        return sum(len(row) >= self.max_length for row in self.state.rows["train"].tokens)
+
+    def write_test_rows(self) -> None:
+        """Write the test split for the process that measures."""
+        self.test_rows.parent.mkdir(parents=True, exist_ok=True)
+        durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in self.dataset.judged("test")))
+
+    def take_up(self, folder: Path, done: Checkpoint) -> None:
+        """Go on from an earlier attempt's stage: its rows, its model and its teacher. Raises Unusable, and changes nothing."""
+        model = checkpoint.open_model(folder, done)
+        first = checkpoint.read(folder, "baseline", self.fingerprint)
+        teacher = checkpoint.open_model(folder, first)
+        originals = checkpoint.open_teachers(folder, first) if done.stage != "distilled" else []
+        device = self.state.device
+        self.state.model = model.to(device)
+        self.state.teacher = teacher.to(device).requires_grad_(False)
+        self.state.originals = [original.requires_grad_(False) for original in originals]
+        self.state.pruning, self.state.budget.spent = done.pruning, done.spent
+        self.rows = list(done.rows)
+
+    def restore_baseline(self) -> Iterator[Event]:
+        """Write the baseline's artifact again where it is not there, from the teacher."""
+        assert self.state.teacher is not None, "the pipeline takes up a checkpoint first"  # noqa: S101
+        if not (self.artifact_folder(self.rows[0].artifact) / "model.onnx").is_file():
+            yield Log(message="The baseline's artifact is written again: latency is held against it.")
+            self.ship(self.state.teacher, "baseline", "onnx")
+
+    def reader(self, stage: Stage) -> Named:
+        """Say who reads texts as a stage's model does: the base, or the student that took its place."""
+        cast = self.state.cast
+        assert cast is not None, "a job has a cast"  # noqa: S101
+        return cast.student if stage == "distilled" and cast.student is not None else cast.base
+
+    def artifact_folder(self, name: str) -> Path:
+        """Where an artifact's files lie."""
+        return self.output / "artifacts" / name
+
+    def ship(self, model: torch.nn.Module, stage: Stage, kind: str) -> Shipped:
+        """Export, reopen, verify and measure a model as one artifact; latency is held against the baseline's."""
+        precision = "int8" if simulated(model) else "float32"
+        is_baseline = stage == "baseline" and kind == "onnx"
+        device = next(model.parameters()).device
+        model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
+        process.release_memory()
+        reader = self.reader(stage)
+        shipped = ship(
+            model,
+            name=f"{stage}-{kind}-{precision}",
+            kind="onnx" if kind == "onnx" else "transformers",
+            stage=stage,
+            precision="int8" if precision == "int8" else "float32",
+            task=self.spec.task,
+            labels=self.dataset.labels,
+            tokenizer=reader.folder,
+            max_length=reader.reading.length,
+            output=self.output,
+            test_rows=self.test_rows,
+            baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),
+            evaluate=self.spec.evaluate,
+            sample=self.dataset.judged("validation")[:SAMPLE],
+            last_try=self.spec.split_batches > 1,
+        )
+        model.to(device)
+        return shipped
+
+    def finish(self, stage: Stage, shipped: Shipped, seconds: float) -> Row:
+        """Complete a stage's row; what was noted for it is used up."""
+        row = self.row(stage, shipped, seconds)
+        self.rows.append(row)
+        self.state.notes.clear()
+        self.state.applied.clear()
+        return row
+
+    def model_after(self, stage: Stage) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
+        """Return the model as it was after a stage: the one at hand, or that of the stage's checkpoint.
+
+        A checkpoint that was damaged since must not cost the job: then it is the last stage's model, and the log says so.
+        """
+        last = self.rows[-1].stage
+        if stage == last:
+            return last, self.state.model
+        yield Log(message=f"The headline is not the last stage: the model is taken from the checkpoint of {stage}.")
+        folder = self.output / "checkpoints"
+        if self.spec.resume is not None and not (folder / stage).is_dir():
+            folder = self.base / self.spec.resume
+        try:
+            return stage, checkpoint.open_model(folder, checkpoint.read(folder, stage, self.fingerprint))
+        except Unusable as problem:
+            yield Log(level="warning", message=f"The model of {last} is taken after all: {problem}."[:4000])
+            return last, self.state.model
+
+    def row(self, stage: Stage, shipped: Shipped, seconds: float) -> Row:
+        """Put a stage's figures together."""
+        parameters = families.of(self.state.model).parameters_of(self.state.model)
+        before = self.rows[0] if self.rows else None
+        after = (parameters, shipped.size, shipped.score)
+        found = ratios((before.parameters, before.size, before.score) if before else after, after, shipped.latency)
+        row = Row(
+            stage=stage,
+            artifact=shipped.artifact.name,
+            shape=families.of(self.state.model).shape_of(self.state.model.config),
+            parameters=parameters,
+            size=shipped.size,
+            latency=shipped.latency,
+            score=shipped.score,
+            flops=shipped.flops,
+            peak_memory_bytes=shipped.peak_memory_bytes,
+            ratios=found,
+            seconds=seconds,
+            notes=(*self.state.notes, *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
+        )
+        state, spec = self.state, self.spec
+        return judged(row, self.rows, spec.recipe, spec.targets, limit=state.budget.reached(), applied=state.applied)
+
+    def checkpoint(self, stage: Stage, artifacts: Sequence[Artifact]) -> Checkpoint:
+        """Say what must be known to go on after `stage`."""
+        return Checkpoint(
+            fingerprint=self.fingerprint,
+            stage=stage,
+            task=self.spec.task,
+            labels=self.dataset.labels,
+            simulated=simulated(self.state.model),
+            rows=tuple(self.rows),
+            artifacts=tuple(artifacts),
+            pruning=self.state.pruning,
+            spent=self.state.budget.spent,
+            files=(),
+        )
+
+
+def simulated(model: torch.nn.Module) -> bool:
+    """Say whether a model computes with fake-quantized integers."""
+    return any(isinstance(module, numerics.FakeQuantLinear) for module in model.modules())
