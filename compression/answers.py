@@ -67,7 +67,7 @@ class OnDisk:
 
     def put(self, row: int, states: Tensor) -> None:
         """Write a row's states. Raises OSError where the disk is full."""
-        left, at = memoryview(states.contiguous().numpy()).cast("B"), self._starts[row]
+        left, at = memoryview(states.contiguous().view(torch.uint8).numpy().tobytes()), self._starts[row]
         while left:
             done = os.pwrite(self._file, left, at)
             left, at = left[done:], at + done

@@ -37,17 +37,18 @@ def attention_scores(student: Tensor, teacher: Tensor, mask: Tensor, heads: int)
     real = (mask[:, :, None] * mask[:, None, :])[:, None].to(student.dtype)
     total = student.new_zeros(())
     for given, wanted in zip(student, teacher, strict=True):  # layer by layer: scores grow with the square of the tokens
-        apart = _scores(*given, heads) - _scores(*wanted, heads)
+        apart = _scores(given, heads) - _scores(wanted, heads)
         total = total + (apart.square() * real).sum()
     mean: Tensor = total / (real.sum() * heads * len(student))
     return mean
 
 
-def _scores(query: Tensor, key: Tensor, heads: int) -> Tensor:
-    rows, tokens, width = query.shape
+def _scores(pair: Tensor, heads: int) -> Tensor:
+    _, rows, tokens, width = pair.shape
     size = width // heads
-    left, right = (x.view(rows, tokens, heads, size).transpose(1, 2) for x in (query, key))
-    return left @ right.transpose(-1, -2) / size**0.5
+    query, key = pair.view(2, rows, tokens, heads, size).transpose(2, 3)
+    scores: Tensor = query @ key.transpose(-1, -2) / size**0.5
+    return scores
 
 
 def fused(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:

@@ -173,7 +173,7 @@ class Teacher:
         return Said(
             logits,
             states[: ends[0]],
-            padded(states[ends[0] : ends[1]]).unflatten(0, (-1, 2)) if look.scores else None,
+            padded(states[ends[0] : ends[1]]).view(-1, 2, *mask.shape, states.shape[-1]) if look.scores else None,
             padded(states[ends[1] :]) if look.relations is not None else None,
         )
 

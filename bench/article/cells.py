@@ -34,6 +34,16 @@ def within(part: str, **changes: Any) -> Change:
     return change
 
 
+LABELS_ONLY: dict[str, Any] = {
+    "soft": 0.0,
+    "hidden": 0.0,
+    "attention": 0.0,
+    "embedding": 0.0,
+    "hard": 1.0,
+    "weighting": "fixed",
+    "teachers": {"seeds": 1},
+    "general": None,
+}
 ABLATION: dict[str, tuple[str, Change]] = {
     "quantized only, no training": ("article", without(quantize=PRESETS["standard"][0].quantize, prune=None, distill=None)),
     "quantization-aware training only": ("article", without(prune=None, distill=None)),
@@ -41,9 +51,12 @@ ABLATION: dict[str, tuple[str, Change]] = {
     "no recovery": ("article", within("prune", recovery=None)),
     "L1 of weights": ("article", within("prune", importance="l1_weight")),
     "no distillation": ("article", without(distill=None)),
-    "labels only": ("article", within("distill", soft=0.0, hidden=0.0, attention=0.0, hard=1.0)),
+    "labels only": ("article", within("distill", **LABELS_ONLY)),
     "no hidden states": ("article", within("distill", hidden=0.0)),
     "no attention": ("article", within("distill", attention=0.0)),
+    "one teacher": ("article", within("distill", teachers={"seeds": 1})),
+    "no general phase": ("article", within("distill", general=None)),
+    "fixed weights": ("article", within("distill", weighting="fixed")),
 }
 """Name → (preset, what is changed in it)."""
 
