@@ -93,8 +93,21 @@ class Dataset(Resource, Base):
     files: Mapped[list["File"]] = relationship(order_by="File.path", lazy="selectin", cascade="all, delete-orphan")
 
 
+class JobDataset(Base):
+    """One of several datasets of a job. `name` is what rows, artifacts and checkpoints call it; it never changes."""
+
+    __tablename__ = "job_datasets"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    name: Mapped[str] = mapped_column(String(40))
+
+
 class Job(Base):
-    """One accepted request: it reaches exactly one outcome."""
+    """One accepted request: it reaches exactly one outcome.
+
+    `dataset_id` is its first dataset; `parts` has them all where there are several, and is empty where there is one.
+    """
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("job"))
@@ -139,6 +152,12 @@ class Job(Base):
     purged_at: Mapped[dt.datetime | None]
 
     metrics: Mapped[list["Metric"]] = relationship(order_by="Metric.position", lazy="selectin")
+    parts: Mapped[list["JobDataset"]] = relationship(order_by="JobDataset.position", lazy="selectin")
+
+    @property
+    def datasets(self) -> list[str]:
+        """Ids of all its datasets, in their order."""
+        return [part.dataset_id for part in self.parts] or [self.dataset_id]
 
     __table_args__ = (
         Index(

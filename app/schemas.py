@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app import models
 from app.forecast import Place
-from compression.recipe import Columns, DataFormat, Evaluate, Split, Targets, Task
+from compression.recipe import MOST_PARTS, Columns, DataFormat, Evaluate, JobTask, Split, Targets, Task
 
 
 def _relative(path: str) -> str:
@@ -81,9 +81,19 @@ class JobCreate(Body):
 
     name: Name | None = None
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
-    task: Annotated[Task | None, Field(description="The dataset's where it is null; anything else is refused.")] = None
+    task: Annotated[
+        JobTask | None,
+        Field(description="The dataset's where it is null, `several` where there are more; anything else is refused."),
+    ] = None
     models: JobModels
-    datasets: Annotated[list[Id], Field(min_length=1, max_length=1)]
+    datasets: Annotated[
+        list[Id],
+        Field(
+            min_length=1,
+            max_length=MOST_PARTS,
+            description="Of several, each with a task of its own, a model is made for each, and the mean is the headline.",
+        ),
+    ]
     recipe: str | dict[str, Any] = "standard"
     evaluate: Evaluate = Evaluate()
     targets: Targets = Targets()
@@ -139,6 +149,7 @@ class Progress(Out):
     loss: float | None = None
     rate: float | None = None
     score: float | None = None
+    part: Annotated[str, Field(description="The dataset that is at work, of several.")] = ""
 
 
 class JobOut(Out):
@@ -151,6 +162,7 @@ class JobOut(Out):
     task: str
     models: dict[str, str]
     datasets: list[str]
+    parts: Annotated[list[str], Field(description="Of several datasets, what each is called in rows and artifacts.")]
     recipe: dict[str, Any]
     evaluate: dict[str, Any]
     targets: dict[str, Any]
@@ -191,6 +203,7 @@ class ArtifactOut(Out):
     kind: str
     stage: str
     precision: str
+    part: Annotated[str | None, Field(description="Of several datasets, the one that it is for.")]
     opens_with: str
     score: dict[str, Any]
     bytes: int
@@ -272,7 +285,8 @@ def job_out(job: models.Job, place: Place | None = None) -> JobOut:
     return JobOut(
         **{name: getattr(job, name) for name in same},
         models={"base": job.model_id},
-        datasets=[job.dataset_id],
+        datasets=job.datasets,
+        parts=[part.name for part in job.parts],
         progress=Progress.model_validate(job.progress) if job.progress else None,
         rows=[metric.row for metric in job.metrics],
         queue_position=place.position if place else None,
@@ -289,5 +303,6 @@ def artifact_out(row: models.Artifact) -> ArtifactOut:
         created_at=row.created_at,
         bytes=sum(file.size for file in row.files),
         files=[{"path": file.path, "size": file.size, "sha256": file.sha256} for file in row.files],
+        part=row.facts.get("part"),
         **{name: row.facts[name] for name in ("name", "kind", "stage", "precision", "opens_with", "score")},
     )

@@ -77,6 +77,7 @@ class Saved(Config):
     shapes: Shapes
     notes: tuple[str, ...]
     files: tuple[File, ...]
+    part: str = ""
 
 
 class Training(Protocol):
@@ -101,7 +102,8 @@ def never() -> bool:
 class Saver:
     """What all trainings of one attempt share: where saves go, how often, and the earlier attempt's, if there is one.
 
-    A save's folder belongs to whoever listens as soon as its event is out, until the listener removes it.
+    A save's folder belongs to whoever listens as soon as its event is out, until the listener removes it. `part` names the
+    dataset that is at work, of several.
     """
 
     folder: Path
@@ -110,6 +112,7 @@ class Saver:
     pause_asked: Callable[[], bool] = never
     resume: Path | None = None
     found: Saved | None = None
+    part: str = ""
     _last: float = field(default_factory=time.monotonic)
     _handed_over: Path | None = None
 
@@ -125,7 +128,8 @@ class Saver:
 
     def is_at(self, stage: Stage, phase: str) -> bool:
         """Say whether the earlier attempt was in this very training: what came before it in the stage need not be done."""
-        return self.found is not None and (self.found.stage, self.found.phase) == (stage, phase)
+        found = self.found
+        return found is not None and (found.stage, found.phase, found.part) == (stage, phase, self.part)
 
     def beside(self) -> Tensors:
         """Read what an earlier attempt saved beside its training."""
@@ -173,6 +177,7 @@ class Saver:
             total=facts.total,
             folder=name,
             files=listing(self._handed_over),
+            part=facts.part,
         )
 
 
@@ -207,7 +212,7 @@ class Course:
         """Return the earlier attempt's place in this training, if there is one. shapes: those of all that is trained."""
         self.saver.begin()
         found, folder = self.saver.found, self.saver.resume
-        if found is None or folder is None or (found.stage, found.phase) != (self.stage, self.phase):
+        if found is None or folder is None or not self.saver.is_at(self.stage, self.phase):
             return None
         self.saver.found = None
         if found.shapes != shapes:
@@ -248,6 +253,7 @@ class Course:
             shapes=training.shapes,
             notes=tuple(self.notes),
             files=(),
+            part=self.saver.part,
         )
         return self.saver.save(facts, training.tensors() | {f"{BESIDE}{key}": value for key, value in self.beside.items()})
 

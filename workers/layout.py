@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from sqlalchemy import select
+
 from app import jobs
 from app.db import reading
-from app.models import Checkpoint, Dataset, File, Job, Model
+from app.models import Checkpoint, Dataset, File, Job, JobDataset, Model
 from app.settings import Settings
 from app.storage import Storage
-from compression.recipe import Data, Evaluate, Recipe, Spec, Targets
+from compression.recipe import Data, Evaluate, Part, Recipe, Spec, Targets
 
 UNKNOWN = 1 << 30
 """Bytes that a job is taken to need whose forecast nobody made."""
@@ -22,18 +24,24 @@ def lay_out(claim: jobs.Claim, folder: Path, settings: Settings, storage: Storag
     """Copy model, data and checkpoints into the folder; return the spec that was written beside them."""
     job = claim.job
     with reading() as session:
-        model, dataset = session.get_one(Model, job.model_id), session.get_one(Dataset, job.dataset_id)
+        model = session.get_one(Model, job.model_id)
+        several = session.scalars(select(JobDataset).where(JobDataset.job_id == job.id).order_by(JobDataset.position)).all()
+        datasets = {part.name: session.get_one(Dataset, part.dataset_id) for part in several}
+        alone = None if several else session.get_one(Dataset, job.dataset_id)
         done = jobs.checkpoints(session, job.id)
     _fetch(storage, model.files, folder / "model")
-    _fetch(storage, dataset.files, folder / "data")
     for checkpoint in done:
-        _fetch_checkpoint(storage, checkpoint, folder / "resume" / checkpoint.stage)
-    data = dataset.data
-    splits = {name: tuple(f"data/{path}" for path in paths) for name, paths in data["splits"].items()}
+        # Parts of a stage that was not finished (`<stage>.<place>`) lie where they would in the finished one.
+        _fetch_checkpoint(storage, checkpoint, folder / "resume" / checkpoint.stage.partition(".")[0])
+    parts = [
+        Part(name=name, task=dataset.task, data=_data(dataset, storage, folder, f"data/{name}"))
+        for name, dataset in datasets.items()
+    ]
     spec = Spec(
         task=job.task,
         model="model",
-        data=Data.model_validate({**data, "splits": splits}),
+        data=_data(alone, storage, folder, "data") if alone else None,
+        parts=tuple(parts),
         recipe=Recipe.model_validate(job.recipe),
         evaluate=Evaluate.model_validate(job.evaluate),
         targets=Targets.model_validate(job.targets),
@@ -48,6 +56,13 @@ def lay_out(claim: jobs.Claim, folder: Path, settings: Settings, storage: Storag
     path = folder / "spec.json"
     path.write_text(spec.model_dump_json(), encoding="utf-8")
     return path
+
+
+def _data(dataset: Dataset, storage: Storage, folder: Path, place: str) -> Data:
+    """Copy a dataset's files to folder/place; return its layout with their paths from `folder`."""
+    _fetch(storage, dataset.files, folder / place)
+    splits = {name: tuple(f"{place}/{path}" for path in paths) for name, paths in dataset.data["splits"].items()}
+    return Data.model_validate({**dataset.data, "splits": splits})
 
 
 def _fetch(storage: Storage, files: list[File], target: Path) -> None:

@@ -41,6 +41,7 @@ from compression.catalog.families import (
 )
 from compression.catalog.fit import Preflight, check_task, has_head, preflight
 from compression.catalog.lessons import attention_form, check_cast, check_insides, check_teacher, compares_states, layer_pairs
+from compression.catalog.several import preflight_several
 from compression.catalog.shapes import encoder_parameters, planned_shape, table_rows
 
 __all__ = [
@@ -88,5 +89,6 @@ __all__ = [
     "planned_shape",
     "planned_steps",
     "preflight",
+    "preflight_several",
     "table_rows",
 ]

@@ -5,17 +5,33 @@ skips a stage. Unknown keys are refused by name. `version` lets old recipes stay
 """
 
 from compression.recipe.augment import AUGMENTED_TASKS, Augment, BackTranslation, HelperName, Synonyms
-from compression.recipe.base import Axis, Config, DataFormat, DataSplit, Epochs, Patience, Precision, Rate, Split, Task, Weight
+from compression.recipe.base import (
+    MOST_PARTS,
+    Axis,
+    Config,
+    DataFormat,
+    DataSplit,
+    Epochs,
+    JobTask,
+    PartName,
+    Patience,
+    Precision,
+    Rate,
+    Split,
+    Task,
+    Weight,
+)
 from compression.recipe.distill import TERMS, Distill, General, Teachers, Weights
 from compression.recipe.presets import ARTICLE, PRESETS, QUICK, STANDARD, preset
 from compression.recipe.prune import Prune, Recovery
 from compression.recipe.quantize import Qat, Quantize
-from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Spec
+from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Part, Spec
 from compression.recipe.whole import Evaluate, Prepare, Recipe, Targets, Train
 
 __all__ = [
     "ARTICLE",
     "AUGMENTED_TASKS",
+    "MOST_PARTS",
     "PRESETS",
     "QUICK",
     "STANDARD",
@@ -35,7 +51,10 @@ __all__ = [
     "Evaluate",
     "General",
     "HelperName",
+    "JobTask",
     "ModelCheck",
+    "Part",
+    "PartName",
     "Patience",
     "Precision",
     "Prepare",

@@ -70,7 +70,8 @@ def _beside(models: list[PreTrainedModel]) -> Tensors:
 def _taken_up(state: State) -> Generator[Log, None, int]:
     """Put back the originals that an earlier attempt trained before the one that it was in; return how many."""
     found = state.saver.found if state.saver is not None else None
-    place = re.fullmatch(rf"{PHASE} (\d+)", found.phase) if found is not None and found.stage == "baseline" else None
+    is_ours = found is not None and state.saver is not None and state.saver.is_at("baseline", found.phase)
+    place = re.fullmatch(rf"{PHASE} (\d+)", found.phase) if found is not None and is_ours else None
     if place is None or state.saver is None or state.cast is None:
         return 0
     count, tensors = int(place.group(1)) - 1, state.saver.beside()

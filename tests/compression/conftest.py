@@ -108,7 +108,7 @@ def encoded(rows: list[tuple[str, str]]) -> Encoded:
 
 def all_phases() -> Journey:
     names = {
-        "baseline": ("tune",),
+        "baseline": ("tune", "tune 2"),
         "quantized": ("quantization-aware training",),
         "pruned": ("cut", "recover"),
         "distilled": ("ask of unlabelled text", "general", "ask the teacher", "distill", "distill again"),

@@ -24,7 +24,17 @@ from compression.stages.distill import distill, enter
 from compression.stages.prepare import prepare
 from compression.stages.teachers import Heard, fused, hear
 from compression.state import State
-from tests.compression.conftest import BAD, GOOD, encoded, sentences, state_of, tiny_config, write_rows, write_tokenizer
+from tests.compression.conftest import (
+    BAD,
+    GOOD,
+    all_phases,
+    encoded,
+    sentences,
+    state_of,
+    tiny_config,
+    write_rows,
+    write_tokenizer,
+)
 
 TRAIN = Train(batch=16, max_length=32)
 ALL_TERMS = {"soft": 1.0, "hard": 0.3, "hidden": 1.0, "attention": 1.0, "embedding": 1.0}
@@ -160,12 +170,18 @@ def spec(encoder: Path, reviews: Path, recipe: Recipe, **changes: object) -> Spe
     return Spec.model_validate({**given, "evaluate": {"length": 16}, **changes})
 
 
+def open_part(asked: Spec, base: Path) -> Part:
+    (one,) = asked.asked
+    return Part.open(asked, base, one)
+
+
 def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, reviews: Path, tmp_path: Path) -> None:
     recipe = Recipe(prepare=Prepare(epochs=1, rate=3e-3), distill=Distill(teachers=Teachers(seeds=2)), prune=None, train=TRAIN)
     asked = False
 
     def opened(resume: Path | None) -> State:
-        state = Part.open(spec(encoder, reviews, recipe), tmp_path).state
+        state = open_part(spec(encoder, reviews, recipe), tmp_path).state
+        state.journey = all_phases()
         state.saver = Saver(tmp_path / "out", "work", None, lambda: asked, resume)
         state.saver.look()
         return state
@@ -213,9 +229,9 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     student = write_model(tmp_path / "student", deep().bert)
     teacher = write_model(tmp_path / "teacher", deep(("positive", "negative")))
     recipe = Recipe(prune=None, distill=Distill(teachers=Teachers(seeds=0)), prepare=Prepare(epochs=0), train=TRAIN)
-    part = Part.open(spec(encoder, reviews, recipe, student=str(student), teachers=[str(teacher)]), tmp_path)
-    state, cast = part.state, part.state.cast
-    assert cast is not None
+    part = open_part(spec(encoder, reviews, recipe, student=str(student), teachers=[str(teacher)]), tmp_path)
+    state = part.state
+    state.journey = all_phases()
     list(prepare(state))
     enter(state)
     assert state.model.config.num_hidden_layers == 4
@@ -240,7 +256,7 @@ def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, r
     def refused(settings: Distill, **changes: object) -> InvalidSpec | LabelMismatch:
         recipe = Recipe(prune=None, distill=settings, train=TRAIN)
         with pytest.raises((InvalidSpec, LabelMismatch)) as caught:
-            Part.open(spec(encoder, reviews, recipe, **changes), tmp_path)
+            open_part(spec(encoder, reviews, recipe, **changes), tmp_path)
         return caught.value
 
     assert refused(Distill(), teachers=[str(wrong)]).param == "models.teachers.0"
@@ -248,7 +264,7 @@ def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, r
     assert refused(Distill(), student=str(other)).param == "recipe.distill.hidden"
     assert refused(Distill(general=General(), **answers_alone), student=str(other)).param == "recipe.distill.general"
     recipe = Recipe(prune=None, distill=Distill(**answers_alone), train=TRAIN)
-    part = Part.open(spec(encoder, reviews, recipe, student=str(other)), tmp_path)
+    part = open_part(spec(encoder, reviews, recipe, student=str(other)), tmp_path)
     assert part.state.cast is not None
     assert not part.state.cast.base.aligned
 
@@ -266,7 +282,7 @@ def test_unlabelled_texts_are_read_whatever_the_task_and_reach_the_student(
     assert facts.rows == {"train": 320, "unlabelled": 50}
     assert facts.unlabelled_words > 2
     recipe = Recipe(prune=None, distill=Distill(general=General()), train=TRAIN)
-    part = Part.open(spec(encoder, reviews, recipe, data=data), tmp_path)
+    part = open_part(spec(encoder, reviews, recipe, data=data), tmp_path)
     assert part.state.unlabelled is not None
     assert len(part.state.unlabelled) == 50
     assert part.dataset.facts()["unlabelled"].rows == 50

@@ -167,9 +167,11 @@ def test_a_job_finds_what_the_worker_has(encoder: Path, reviews: Path, tmp_path:
     write_wordnet(tmp_path / "wordnet")
     masked = Augment(synonyms=Synonyms(source="masked-lm", model="bert"))
     job = Job.open(spec(encoder, reviews, tmp_path / "out", masked, helper_models="helpers"), tmp_path)
-    job.part.state.teacher = job.part.state.model
-    assert job.part.state.material is not None
-    work = with_more_rows(job.part.state, masked, job.part.state.material)
+    assert job.part is not None
+    state = job.part.state
+    state.teacher = state.model
+    assert state.material is not None
+    work = with_more_rows(state, masked, state.material)
     said = [event.message for event in work if isinstance(event, Log)]
     assert "other words from masked-lm" in said[0]
     found = Resources(tmp_path / "wordnet", None, encoder)
