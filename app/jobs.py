@@ -37,6 +37,7 @@ from app.models import (
     File,
     Job,
     JobDataset,
+    JobModel,
     Model,
     Worker,
 )
@@ -113,16 +114,19 @@ ASKED = (
 def retry(session: Session, team: str, job_id: str) -> Job:
     """Submit the same request again as a new job.
 
-    Raises WrongState while the old one is not over, NotFound where its model or its dataset was deleted.
+    Raises WrongState while the old one is not over, NotFound where one of its models or datasets was deleted.
     """
     old = get(session, team, job_id)
     if old.state not in TERMINAL:
         raise WrongState(f"{job_id} is {old.state}; only a job that is over can be tried again")
-    resources.get(session, Model, team, old.model_id, hold="share")
+    for model in (old.model_id, *(other.model_id for other in old.others)):
+        resources.get(session, Model, team, model, hold="share")
     for dataset in old.datasets:
         resources.get(session, Dataset, team, dataset, hold="share")
     parts = [JobDataset(position=part.position, dataset_id=part.dataset_id, name=part.name) for part in old.parts]
-    return submit(session, Job(**{field: getattr(old, field) for field in ASKED}, parts=parts, retry_of=old.id))
+    others = [JobModel(position=other.position, model_id=other.model_id, role=other.role) for other in old.others]
+    asked = {field: getattr(old, field) for field in ASKED}
+    return submit(session, Job(**asked, parts=parts, others=others, retry_of=old.id))
 
 
 def remove(session: Session, team: str, job_id: str) -> None:

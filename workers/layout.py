@@ -21,15 +21,21 @@ def needed_bytes(job: Job) -> int:
 
 
 def lay_out(claim: jobs.Claim, folder: Path, settings: Settings, storage: Storage) -> Path:
-    """Copy model, data and checkpoints into the folder; return the spec that was written beside them."""
+    """Copy models, data and checkpoints into the folder; return the spec that was written beside them."""
     job = claim.job
     with reading() as session:
         model = session.get_one(Model, job.model_id)
         several = session.scalars(select(JobDataset).where(JobDataset.job_id == job.id).order_by(JobDataset.position)).all()
         datasets = {part.name: session.get_one(Dataset, part.dataset_id) for part in several}
         alone = None if several else session.get_one(Dataset, job.dataset_id)
+        student = session.get_one(Model, job.student) if job.student else None
+        teachers = [session.get_one(Model, teacher) for teacher in job.teachers]
         done = jobs.checkpoints(session, job.id)
     _fetch(storage, model.files, folder / "model")
+    if student is not None:
+        _fetch(storage, student.files, folder / "student")
+    for number, teacher in enumerate(teachers):
+        _fetch(storage, teacher.files, folder / "teachers" / str(number))
     for checkpoint in done:
         # Parts of a stage that was not finished (`<stage>.<place>`) lie where they would in the finished one.
         _fetch_checkpoint(storage, checkpoint, folder / "resume" / checkpoint.stage.partition(".")[0])
@@ -40,6 +46,8 @@ def lay_out(claim: jobs.Claim, folder: Path, settings: Settings, storage: Storag
     spec = Spec(
         task=job.task,
         model="model",
+        student="student" if student is not None else None,
+        teachers=tuple(f"teachers/{number}" for number in range(len(teachers))),
         data=_data(alone, storage, folder, "data") if alone else None,
         parts=tuple(parts),
         recipe=Recipe.model_validate(job.recipe),

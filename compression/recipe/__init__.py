@@ -7,6 +7,7 @@ skips a stage. Unknown keys are refused by name. `version` lets old recipes stay
 from compression.recipe.augment import AUGMENTED_TASKS, Augment, BackTranslation, HelperName, Synonyms
 from compression.recipe.base import (
     MOST_PARTS,
+    MOST_TEACHERS,
     Axis,
     Config,
     DataFormat,
@@ -32,6 +33,7 @@ __all__ = [
     "ARTICLE",
     "AUGMENTED_TASKS",
     "MOST_PARTS",
+    "MOST_TEACHERS",
     "PRESETS",
     "QUICK",
     "STANDARD",

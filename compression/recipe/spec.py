@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from compression.recipe.base import MOST_PARTS, Config, DataFormat, DataSplit, JobTask, PartName, Task
+from compression.recipe.base import MOST_PARTS, MOST_TEACHERS, Config, DataFormat, DataSplit, JobTask, PartName, Task
 from compression.recipe.whole import Evaluate, Recipe, Targets
 
 Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
@@ -67,7 +67,7 @@ class Spec(Config):
     ] = None
     teachers: Annotated[
         tuple[str, ...],
-        Field(max_length=8, description="Folders of models tuned on the task, which teach beside the job's own."),
+        Field(max_length=MOST_TEACHERS, description="Folders of models tuned on the task, which teach beside the job's own."),
     ] = ()
     data: Annotated[Data | None, Field(description="Of a job with one dataset; null where there are `parts`.")] = None
     parts: Annotated[
