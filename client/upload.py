@@ -70,7 +70,7 @@ def data_files(place: Path) -> tuple[str, dict[str, list[Path]]]:
     if "train" not in splits:
         raise BadFolder(
             f"{place} has no train split",
-            remedy="Call the files train.jsonl, validation.jsonl, test.jsonl (or .csv, .parquet); texts for the general phase of distillation unlabelled.jsonl.",
+            remedy="Call the files train.jsonl, validation.jsonl, test.jsonl, unlabelled.jsonl (or .csv, .parquet).",
         )
     if len(formats) > 1 or not formats <= set(DATA_SUFFIXES.values()):
         raise BadFolder(

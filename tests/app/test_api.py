@@ -298,6 +298,39 @@ def test_of_several_datasets_the_wrong_one_is_named(service: Service, http: http
     assert http.get("/v1/jobs").json()["items"] == []
 
 
+def test_a_job_names_a_student_and_teachers(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    base, student, one, other = request_body["models"]["base"], *(ready_model(service, http) for _ in range(3))
+    tuned = json.dumps({**MODEL_FACTS, "architecture": "BertForSequenceClassification", "labels": ["positive", "negative"]})
+    for teacher in (one, other):
+        sql(service, "UPDATE models SET facts = %s WHERE id = %s", tuned, teacher)
+    models = {"base": base, "student": student, "teachers": [one, other]}
+    body = {**request_body, "models": models, "recipe": {"prune": None}}
+    problem(http.post("/v1/jobs", json={**body, "recipe": "quick"}), 422, "invalid_spec", "recipe.prune")
+    problem(
+        http.post("/v1/jobs", json={**body, "recipe": {"prune": None, "distill": None}}), 422, "invalid_spec", "models.student"
+    )
+    for named, code, param in (
+        ({"teachers": [one, one]}, "invalid_request", "models.teachers.1"),
+        ({"teachers": [one, student]}, "label_mismatch", "models.teachers.1"),
+        ({"teachers": [one] * 9}, "invalid_request", "models.teachers"),
+        ({"student": "mdl_none"}, "not_found", "models.student"),
+    ):
+        answer = http.post("/v1/jobs", json={**body, "models": {**models, **named}})
+        problem(answer, 404 if code == "not_found" else 422, code, param)
+    assert http.get("/v1/jobs").json()["items"] == []
+    made = http.post("/v1/jobs", json=body).json()
+    assert http.get(f"/v1/jobs/{made['id']}").json()["models"] == models
+    for model in (student, other):
+        assert made["id"] in problem(http.delete(f"/v1/models/{model}"), 409, "in_use")["cause"]
+        assert [job["id"] for job in http.get(f"/v1/jobs?model={model}").json()["items"]] == [made["id"]]
+    http.post(f"/v1/jobs/{made['id']}/cancel")
+    again = http.post(f"/v1/jobs/{made['id']}/retry").json()
+    assert (again["models"], again["retry_of"]) == (models, made["id"])
+    http.post(f"/v1/jobs/{again['id']}/cancel")
+    assert http.delete(f"/v1/models/{other}").status_code == 204
+    problem(http.post(f"/v1/jobs/{made['id']}/retry"), 404, "not_found")
+
+
 def test_a_model_that_is_not_ready_is_refused(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
     reasons = json.dumps([{"code": "unsafe_checkpoint", "cause": "it is a pickle"}])
     sql(service, "UPDATE models SET state = 'rejected', reasons = %s WHERE id = %s", reasons, request_body["models"]["base"])
