@@ -306,9 +306,8 @@ def test_a_job_names_a_student_and_teachers(service: Service, http: httpx.Client
     models = {"base": base, "student": student, "teachers": [one, other]}
     body = {**request_body, "models": models, "recipe": {"prune": None}}
     problem(http.post("/v1/jobs", json={**body, "recipe": "quick"}), 422, "invalid_spec", "recipe.prune")
-    problem(
-        http.post("/v1/jobs", json={**body, "recipe": {"prune": None, "distill": None}}), 422, "invalid_spec", "models.student"
-    )
+    untaught = {**body, "recipe": {"prune": None, "distill": None}}
+    problem(http.post("/v1/jobs", json=untaught), 422, "invalid_spec", "models.student")
     for named, code, param in (
         ({"teachers": [one, one]}, "invalid_request", "models.teachers.1"),
         ({"teachers": [one, student]}, "label_mismatch", "models.teachers.1"),
