@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
-from transformers import BertForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertModel, PreTrainedModel
 
 from compression import checkpoint, families, tasks
 from compression.batches import Encoded
@@ -18,7 +18,8 @@ from compression.errors import InvalidSpec, LabelMismatch
 from compression.evaluate import logits
 from compression.part import Part, simulated
 from compression.recipe import Data, Distill, General, Prepare, Recipe, Spec, Task, Teachers, Train
-from compression.report import Event, Log, Progress, TrainingSaved
+from compression.report import Event, Finished, Log, Progress, Score, TrainingSaved
+from compression.run import job
 from compression.saving import FOLDER, Pause, Saver
 from compression.stages.distill import distill, enter
 from compression.stages.prepare import prepare
@@ -241,6 +242,47 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     heard = finished(hear(state, recipe.distill, state.rows["train"], ()))  # type: ignore[arg-type]
     as_sent = answers(state, deep(("positive", "negative")))
     assert torch.allclose(answers(state, heard.guide), as_sent.flip(1), atol=1e-6)
+
+
+def test_a_named_student_is_what_the_job_ships(encoder: Path, reviews: Path, tmp_path: Path) -> None:
+    """A whole job: a general phase, a named teacher beside the baseline, and a student that opens with stock tools."""
+    torch.manual_seed(6)
+    student = write_model(tmp_path / "student", BertModel(tiny_config(num_hidden_layers=1)))
+    teacher = write_model(tmp_path / "teacher", deep())
+    write_rows(tmp_path / "plain.jsonl", sentences(48, 9))
+    asked = spec(
+        encoder,
+        reviews,
+        Recipe(
+            prepare=Prepare(epochs=1, rate=3e-3),
+            quantize=None,
+            prune=None,
+            distill=Distill(epochs=2, rate=3e-3, weighting="uncertainty", general=General(epochs=1, rate=3e-3)),
+            train=TRAIN,
+        ),
+        student=str(student),
+        teachers=[str(teacher)],
+        threads=1,
+    )
+    splits = {**asked.model_dump(mode="json")["data"]["splits"], "unlabelled": [str(tmp_path / "plain.jsonl")]}
+    (tmp_path / "spec.json").write_text(
+        json.dumps({**asked.model_dump(mode="json"), "data": {"format": "jsonl", "splits": splits}})
+    )
+    last = list(job(tmp_path / "spec.json"))[-1]
+    assert isinstance(last, Finished)
+    baseline, distilled = last.report.rows
+    assert (baseline.shape.layers, distilled.shape.layers) == (2, 1)
+    assert last.report.splits["unlabelled"].rows == 48
+    said = " ".join(distilled.notes)
+    assert "General phase on 48 unlabelled texts" in said
+    assert "models.teachers.0" in said
+    assert "The student is the model that the job names" in said
+    (onnx,) = [one for one in last.report.artifacts if one.stage == "distilled" and one.kind == "onnx"]
+    assert isinstance(onnx.score, Score)
+    for folder in (tmp_path / "out" / "checkpoints" / "distilled", tmp_path / "out" / "artifacts" / onnx.name):
+        assert json.loads((folder / "config.json").read_text())["num_hidden_layers"] == 1
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "checkpoints" / "distilled")
+    assert sum(p.numel() for p in stock.parameters()) == distilled.parameters.total
 
 
 def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, reviews: Path, tmp_path: Path) -> None:
