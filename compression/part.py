@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -11,17 +12,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from compression import checkpoint, data, durable, families, load, numerics, process, tasks
 from compression.augment.material import Material
 from compression.augment.resources import Resources
-from compression.batches import encode
 from compression.budget import Budget
+from compression.cast import Named, gathered
 from compression.catalog import FAMILIES, check_task, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
-from compression.encoding import encoded, side_by_side
-from compression.errors import InvalidSpec
+from compression.encoding import Reading
+from compression.errors import CompressionError, InvalidSpec
 from compression.export.artifact import Shipped, ship
 from compression.notes import row_notes
-from compression.phases import journey
 from compression.plan import check_precision
-from compression.recipe import Spec
+from compression.progress import Journey
+from compression.recipe import Part as Asked
+from compression.recipe import Spec, Task
 from compression.report import Artifact, Event, Log, Row, Stage, ratios
 from compression.saving import Saver
 from compression.state import State
@@ -36,6 +38,7 @@ class Part:
     """A dataset, the state of its model between stages, and its own rows so far."""
 
     spec: Spec
+    asked: Asked
     base: Path
     output: Path
     dataset: data.Dataset
@@ -46,12 +49,12 @@ class Part:
     rows: list[Row] = field(default_factory=list)
 
     @classmethod
-    def open(cls, spec: Spec, base: Path) -> "Part":
+    def open(cls, spec: Spec, base: Path, asked: Asked) -> "Part":
         """Read model and data, and refuse before any training what cannot be done."""
         folder, recipe = base / spec.model, spec.recipe
-        dataset = data.load(spec.data, base, seed=recipe.train.seed, task=spec.task)
-        check_task(spec.task, recipe, spec.evaluate, dataset.labels)
-        model = load.load_model(folder, dataset.labels, spec.task, seed=recipe.train.seed)
+        dataset = data.load(asked.data, base, seed=recipe.train.seed, task=asked.task)
+        check_task(asked.task, recipe, spec.evaluate, dataset.labels)
+        model = load.load_model(folder, dataset.labels, asked.task, seed=recipe.train.seed)
         if dataset.labels:
             dataset = dataset.in_order(load.head_labels(model.config))
         tokenizer = load.load_tokenizer(folder)
@@ -59,11 +62,24 @@ class Part:
         positions = family.max_positions(model.config)
         if spec.evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
+        planned = family.shape_of(model.config)
         if recipe.prune is not None:
-            planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), recipe.prune)
+            planned = planned_shape(FAMILIES[model.config.model_type], planned, recipe.prune)
         length = min(recipe.train.max_length, positions)
-        task, types = tasks.of(spec.task, dataset.labels, spec.evaluate), family.types(model.config) > 1
-        rows = {name: encoded(dataset, name, tokenizer, length, task, types=types) for name in dataset.splits}
+        task = tasks.of(asked.task, dataset.labels, spec.evaluate)
+        reading, own = Reading(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
+        rows = {name: reading.split(dataset, name, task) for name in dataset.splits}
+        cast = gathered(
+            Named("models.base", folder, reading, own, positions),
+            base / spec.student if spec.student is not None else None,
+            [base / teacher for teacher in spec.teachers],
+            dataset,
+            task,
+            recipe,
+            planned,
+        )
+        if cast.student is not None and spec.evaluate.length > cast.student.positions:
+            raise InvalidSpec(f"the student takes at most {cast.student.positions} tokens", param="evaluate.length")
         resources = Resources.of(spec, base)
         if recipe.distill is not None and recipe.distill.augment is not None:
             resources.check(recipe.distill.augment)
@@ -73,29 +89,46 @@ class Part:
             recipe,
             rows,
             model.to(device),
-            journey(recipe, {name: len(r) for name, r in rows.items()}),
+            Journey([]),
             parts=spec.split_batches,
-            budget=Budget(recipe.train.max_steps, recipe.train.max_minutes),
+            budget=Budget(recipe.train.max_steps, recipe.train.max_minutes, len(spec.asked)),
             targets=spec.targets,
             material=Material(
                 dataset.splits["train"].columns,
-                lambda texts, labels: encode(tokenizer, *side_by_side(texts), labels, length, task, types=types),
+                lambda texts, labels: reading.rows(texts, labels, task),
                 tokenizer,
                 resources,
             ),
+            unlabelled=reading.unlabelled(dataset.unlabelled, task) if dataset.unlabelled else None,
+            cast=cast,
+            scratch=base / spec.output / "scratch",
         )
-        part = cls(spec, base, base / spec.output, dataset, tokenizer, length, state)
+        part = cls(spec, asked, base, base / spec.output, dataset, tokenizer, length, state)
         part.write_test_rows()
         return part
 
-    def save_with(self, saver: Saver) -> None:
-        """Keep training in progress by `saver`, whose fingerprint is that of the job."""
-        self.state.saver, self.fingerprint = saver, saver.fingerprint
+    def begin(self, saver: Saver, journey: Journey) -> None:
+        """Keep training in progress by `saver`, whose fingerprint is that of the job, and tell of it on the job's journey."""
+        self.state.saver, self.state.journey, self.fingerprint = saver, journey, saver.fingerprint
+
+    @property
+    def name(self) -> str:
+        """What the dataset is called, of several; empty where it is the only one."""
+        return self.asked.name
+
+    @property
+    def task(self) -> Task:
+        """What the dataset is for."""
+        return self.asked.task
 
     @property
     def test_rows(self) -> Path:
         """Where the measuring process finds the test split."""
-        return self.output / "scratch" / "test.jsonl"
+        return self.output / "scratch" / f"test{self._suffix}.jsonl"
+
+    @property
+    def _suffix(self) -> str:
+        return f"-{self.name}" if self.name else ""
 
     @property
     def cut(self) -> int:
@@ -110,11 +143,13 @@ class Part:
     def take_up(self, folder: Path, done: Checkpoint) -> None:
         """Go on from an earlier attempt's stage: its rows, its model and its teacher. Raises Unusable, and changes nothing."""
         model = checkpoint.open_model(folder, done)
-        first = checkpoint.read(folder, "baseline", self.fingerprint)
+        first = checkpoint.read(folder, "baseline", self.fingerprint, self.name)
         teacher = checkpoint.open_model(folder, first)
+        originals = checkpoint.open_teachers(folder, first) if done.stage != "distilled" else []
         device = self.state.device
         self.state.model = model.to(device)
         self.state.teacher = teacher.to(device).requires_grad_(False)
+        self.state.originals = [original.requires_grad_(False) for original in originals]
         self.state.pruning, self.state.budget.spent = done.pruning, done.spent
         self.rows = list(done.rows)
 
@@ -124,6 +159,12 @@ class Part:
         if not (self.artifact_folder(self.rows[0].artifact) / "model.onnx").is_file():
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
             self.ship(self.state.teacher, "baseline", "onnx")
+
+    def reader(self, stage: Stage) -> Named:
+        """Say who reads texts as a stage's model does: the base, or the student that took its place."""
+        cast = self.state.cast
+        assert cast is not None, "a job has a cast"  # noqa: S101
+        return cast.student if stage == "distilled" and cast.student is not None else cast.base
 
     def artifact_folder(self, name: str) -> Path:
         """Where an artifact's files lie."""
@@ -136,16 +177,17 @@ class Part:
         device = next(model.parameters()).device
         model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
         process.release_memory()
+        reader = self.reader(stage)
         shipped = ship(
             model,
-            name=f"{stage}-{kind}-{precision}",
+            name=f"{stage}-{kind}-{precision}{self._suffix}",
             kind="onnx" if kind == "onnx" else "transformers",
             stage=stage,
             precision="int8" if precision == "int8" else "float32",
-            task=self.spec.task,
+            task=self.task,
             labels=self.dataset.labels,
-            tokenizer=self.base / self.spec.model,
-            max_length=self.max_length,
+            tokenizer=reader.folder,
+            max_length=reader.reading.length,
             output=self.output,
             test_rows=self.test_rows,
             baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),
@@ -154,18 +196,25 @@ class Part:
             last_try=self.spec.split_batches > 1,
         )
         model.to(device)
-        return shipped
+        if not self.name:
+            return shipped
+        return replace(shipped, artifact=shipped.artifact.model_copy(update={"part": self.name}))
 
     def finish(self, stage: Stage, shipped: Shipped, seconds: float) -> Row:
-        """Complete a stage's row; what was noted for it is used up."""
+        """Complete a stage's row; what was noted for it is used up.
+
+        What the figures speak for is offered once for the job, so of several parts none offers anything itself.
+        """
         row = self.row(stage, shipped, seconds)
+        if self.name and row.verdict is not None:
+            row = row.model_copy(update={"verdict": row.verdict.model_copy(update={"remedies": tuple(self.state.applied)})})
         self.rows.append(row)
         self.state.notes.clear()
         self.state.applied.clear()
         return row
 
-    def model_after(self, stage: Stage) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
-        """Return the model as it was after a stage: the one at hand, or that of the stage's checkpoint.
+    def model_after(self, stage: Stage, folder: Path) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
+        """Return the model as it was after a stage: the one at hand, or that of the stage's checkpoint in `folder`.
 
         A checkpoint that was damaged since must not cost the job: then it is the last stage's model, and the log says so.
         """
@@ -173,11 +222,8 @@ class Part:
         if stage == last:
             return last, self.state.model
         yield Log(message=f"The headline is not the last stage: the model is taken from the checkpoint of {stage}.")
-        folder = self.output / "checkpoints"
-        if self.spec.resume is not None and not (folder / stage).is_dir():
-            folder = self.base / self.spec.resume
         try:
-            return stage, checkpoint.open_model(folder, checkpoint.read(folder, stage, self.fingerprint))
+            return stage, checkpoint.open_model(folder, checkpoint.read(folder, stage, self.fingerprint, self.name))
         except Unusable as problem:
             yield Log(level="warning", message=f"The model of {last} is taken after all: {problem}."[:4000])
             return last, self.state.model
@@ -210,7 +256,8 @@ class Part:
         return Checkpoint(
             fingerprint=self.fingerprint,
             stage=stage,
-            task=self.spec.task,
+            part=self.name,
+            task=self.task,
             labels=self.dataset.labels,
             simulated=simulated(self.state.model),
             rows=tuple(self.rows),
@@ -224,3 +271,14 @@ class Part:
 def simulated(model: torch.nn.Module) -> bool:
     """Say whether a model computes with fake-quantized integers."""
     return any(isinstance(module, numerics.FakeQuantLinear) for module in model.modules())
+
+
+@contextmanager
+def named(asked: Asked) -> Iterator[None]:
+    """Let an error say which of several datasets it is about."""
+    try:
+        yield
+    except CompressionError as problem:
+        if asked.name:
+            problem.cause = f"{asked.name}: {problem.cause}"
+        raise

@@ -10,6 +10,7 @@ from compression.report.events import (
     Failed,
     Finished,
     Log,
+    PartFinished,
     Paused,
     Progress,
     StageFinished,
@@ -37,7 +38,8 @@ from compression.report.figures import (
     speed_up,
 )
 from compression.report.findings import DataFacts, Finding, ModelFacts, Rejected, parse_finding
-from compression.report.whole import Artifact, File, Report, SplitFacts, Values, Verdict, verdicts
+from compression.report.means import mean_row
+from compression.report.whole import Artifact, File, PartReport, Report, SplitFacts, Values, Verdict, verdicts
 
 __all__ = [
     "STAGES",
@@ -54,6 +56,8 @@ __all__ = [
     "ModelFacts",
     "NotMeasured",
     "Parameters",
+    "PartFinished",
+    "PartReport",
     "Paused",
     "Progress",
     "Ratios",
@@ -73,6 +77,7 @@ __all__ = [
     "TrainingSaved",
     "Values",
     "Verdict",
+    "mean_row",
     "parse_event",
     "parse_finding",
     "ratios",

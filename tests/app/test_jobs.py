@@ -94,6 +94,7 @@ def test_a_stale_fence_writes_nothing(transaction: SessionMaker, new_job: Callab
         lambda s: jobs.heartbeat(s, old, LEASE),
         lambda s: jobs.record(s, old, "log", {}),
         lambda s: jobs.stage_finished(s, old, row(), "p", [], []),
+        lambda s: jobs.part_finished(s, old, "baseline", 0, "p", [], [], {}),
         lambda s: jobs.finish(s, old, {}, []),
         lambda s: jobs.fail(s, old, {}),
         lambda s: jobs.cancelled(s, old),

@@ -7,12 +7,12 @@ import pytest
 
 from app import jobs
 from app.db import writing
-from app.models import Dataset, File
+from app.models import Dataset, File, JobModel
 from app.settings import Settings
 from app.storage import open_storage
 from compression.recipe import Spec
 from tests.app.test_jobs import row
-from tests.rows import submitted
+from tests.rows import ready, submitted, team
 from workers.layout import fetched_bytes, lay_out
 from workers.sandbox import get_sandbox
 
@@ -25,7 +25,15 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
     augment = {"copies": 2, "synonyms": {"source": "wordnet"}, "back_translation": {"models": ["there", "back"]}}
     with writing() as session:
         job = submitted(session, recipe={"distill": {"augment": augment}})
-        session.get_one(Dataset, job.dataset_id).data = {"format": "jsonl", "splits": {"train": ["a.jsonl"]}}
+        splits = {"train": ["a.jsonl"], "unlabelled": ["b.jsonl"]}
+        session.get_one(Dataset, job.dataset_id).data = {"format": "jsonl", "splits": splits}
+        for place, role in enumerate(("student", "teacher", "teacher")):
+            other, _ = ready(session, team(session))
+            other.files = [File(path="config.json", size=2, sha256="0" * 64, key=f"uploads/{role}")]
+            session.add(JobModel(job_id=job.id, position=place, model_id=other.id, role=role))
+    storage = open_storage(settings)
+    for role in ("student", "teacher"):
+        storage.put_file(f"uploads/{role}", io.BytesIO(role[:2].encode()))
     with writing() as session:
         claim = jobs.claim(session, "w", 60)
     assert claim is not None
@@ -35,6 +43,11 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
         folder.mkdir()
         spec = Spec.model_validate_json(lay_out(claim, folder, used, open_storage(used)).read_bytes())
         assert (spec.wordnet, spec.helper_models) == expected
+        assert (spec.student, spec.teachers) == ("student", ("teachers/0", "teachers/1"))
+        for name in ("student", *spec.teachers):
+            assert (folder / name / "config.json").read_text() == name[:2]
+        assert spec.data is not None
+        assert spec.data.splits["unlabelled"] == ("data/b.jsonl",)
         assert spec.recipe.distill is not None
         assert spec.recipe.distill.augment is not None
         assert spec.recipe.distill.augment.model_dump(exclude_defaults=True, mode="json") == augment
