@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from compression import evaluate
 from compression.batches import Encoded
 from compression.cast import Named, Texts
+from compression.catalog import compares_states
 from compression.plan import Tick
 from compression.recipe import Distill
 from compression.report import Event, Log
@@ -103,7 +104,8 @@ def hear(state: State, settings: Distill, rows: Encoded, made: Sequence[Texts]) 
         f"{member.name} {score:.4f} × {weight / sum(weights):.3f}"
         for member, score, weight in zip(found, scores, weights, strict=True)
     )
-    said = f"Teachers, with validation {state.task.metric} and weight: {', '.join(parts)}; insides are those of {guide[1]}."
+    whose = f"; hidden states and the like are those of {guide[1]}" if compares_states(settings) else ""
+    said = f"Teachers, with validation {state.task.metric} and weight: {', '.join(parts)}{whose}."
     state.notes.append(said)
     yield Log(message=said[:4000])
     state.originals.clear()  # all that they know is known now
