@@ -37,6 +37,7 @@ from app.models import (
     File,
     Job,
     JobDataset,
+    JobModel,
     Model,
     Worker,
 )
@@ -77,6 +78,8 @@ def get(session: Session, team: str, job_id: str) -> Job:
 
 def cancel(session: Session, team: str, job_id: str) -> Job:
     """End a waiting job at once; ask the worker of a running one. Raises WrongState for one that ended otherwise."""
+    # Locked, or a job that is given back between the two looks would be in neither state, and go on.
+    session.execute(select(Job.id).where(Job.id == job_id, Job.team_id == team).with_for_update())
     get(session, team, job_id)
     gone = change(
         session,
@@ -113,16 +116,19 @@ ASKED = (
 def retry(session: Session, team: str, job_id: str) -> Job:
     """Submit the same request again as a new job.
 
-    Raises WrongState while the old one is not over, NotFound where its model or its dataset was deleted.
+    Raises WrongState while the old one is not over, NotFound where one of its models or datasets was deleted.
     """
     old = get(session, team, job_id)
     if old.state not in TERMINAL:
         raise WrongState(f"{job_id} is {old.state}; only a job that is over can be tried again")
-    resources.get(session, Model, team, old.model_id, hold="share")
+    for model in (old.model_id, *(other.model_id for other in old.others)):
+        resources.get(session, Model, team, model, hold="share")
     for dataset in old.datasets:
         resources.get(session, Dataset, team, dataset, hold="share")
     parts = [JobDataset(position=part.position, dataset_id=part.dataset_id, name=part.name) for part in old.parts]
-    return submit(session, Job(**{field: getattr(old, field) for field in ASKED}, parts=parts, retry_of=old.id))
+    others = [JobModel(position=other.position, model_id=other.model_id, role=other.role) for other in old.others]
+    asked = {field: getattr(old, field) for field in ASKED}
+    return submit(session, Job(**asked, parts=parts, others=others, retry_of=old.id))
 
 
 def remove(session: Session, team: str, job_id: str) -> None:
@@ -226,7 +232,14 @@ def cancelled(session: Session, claim: Claim) -> None:
 
 
 def release(session: Session, claim: Claim) -> None:
-    """Give a job back because its worker drains: nobody's fault, no failure charged. Raises StaleFence."""
+    """Give a job back because its worker drains: nobody's fault, no failure charged. Raises StaleFence.
+
+    One whose cancel came meanwhile ends: in the queue nobody would take it, and nobody end it.
+    """
+    asked = select(Job.cancel_requested_at).where(Job.id == claim.job.id).with_for_update()
+    if session.scalar(asked) is not None:
+        cancelled(session, claim)
+        return
     fenced(
         session,
         claim,
@@ -267,7 +280,8 @@ def _set_back(
     *more: ColumnElement[bool],
     **changes: Any,
 ) -> bool:
-    job = session.scalar(select(Job).where(Job.id == job_id, *held(fence), *more))
+    # Locked: a cancel between this look and the change would leave a job in the queue that nobody takes and nobody ends.
+    job = session.scalar(select(Job).where(Job.id == job_id, *held(fence), *more).with_for_update())
     if job is None:
         return False
     failures = job.failures + 1

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app import resources
 from app.errors import InvalidRecipe, InvalidRequest, NotReady, recipe_problem
-from app.models import Dataset, Job, JobDataset, Model
+from app.models import STUDENT, TEACHER, Dataset, Job, JobDataset, JobModel, Model
 from app.resources import R
 from app.schemas import JobCreate
 from compression.catalog import Preflight, preflight, preflight_several
@@ -55,12 +55,24 @@ def part_names(names: Sequence[str]) -> list[str]:
     return found
 
 
+def _others(session: Session, team: str, body: JobCreate) -> list[tuple[str, Model]]:
+    """Find the models that a job names beside its base: (role, model), the student first. Raises as `_ready` does."""
+    named = [] if body.models.student is None else [(STUDENT, body.models.student, "models.student")]
+    for place, identifier in enumerate(body.models.teachers):
+        if identifier in body.models.teachers[:place]:
+            cause = f"{identifier} is named twice, and would count twice"
+            raise InvalidRequest(cause, param=f"models.teachers.{place}", remedy="Name each teacher once.")
+        named.append((TEACHER, identifier, f"models.teachers.{place}"))
+    return [(role, _ready(session, Model, team, identifier, param)) for role, identifier, param in named]
+
+
 def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     """Check that recipe, model, data and their fit are right; return the job's row, not stored yet, and the forecast.
 
     Raises InvalidRequest, InvalidRecipe, NotFound, NotReady, and what the engine's rules say (CompressionError).
     """
     model = _ready(session, Model, team, body.models.base, "models.base")
+    others = _others(session, team, body)
     for place, identifier in enumerate(body.datasets):
         if identifier in body.datasets[:place]:
             cause = f"{identifier} is named twice, and would count twice in the mean"
@@ -74,10 +86,14 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
     recipe = resolve_recipe(body.recipe, [one.task for one in facts])
     names = part_names([dataset.name for dataset in datasets])
     about = ModelFacts.model_validate(model.facts)
+    beside = [(role, ModelFacts.model_validate(other.facts)) for role, other in others]
+    student = next((known for role, known in beside if role == STUDENT), None)
+    teachers = [known for role, known in beside if role == TEACHER]
     if len(facts) == 1:
-        forecast, parts = preflight(about, facts[0], recipe, body.evaluate), []
+        forecast, parts = preflight(about, facts[0], recipe, body.evaluate, student, teachers), []
     else:
-        forecast = preflight_several(about, dict(zip(names, facts, strict=True)), recipe, body.evaluate)
+        each = dict(zip(names, facts, strict=True))
+        forecast = preflight_several(about, each, recipe, body.evaluate, student, teachers)
         parts = [
             JobDataset(position=place, dataset_id=dataset.id, name=name)
             for place, (dataset, name) in enumerate(zip(datasets, names, strict=True))
@@ -90,6 +106,7 @@ def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
         model_id=model.id,
         dataset_id=datasets[0].id,
         parts=parts,
+        others=[JobModel(position=place, model_id=other.id, role=role) for place, (role, other) in enumerate(others)],
         recipe=recipe.model_dump(mode="json"),
         evaluate=body.evaluate.model_dump(mode="json"),
         targets=body.targets.model_dump(mode="json"),

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app import models
 from app.forecast import Place
-from compression.recipe import MOST_PARTS, Columns, DataFormat, Evaluate, JobTask, Split, Targets, Task
+from compression.recipe import MOST_PARTS, MOST_TEACHERS, Columns, DataFormat, DataSplit, Evaluate, JobTask, Targets, Task
 
 
 def _relative(path: str) -> str:
@@ -66,7 +66,7 @@ class DatasetCreate(Body):
     task: Task = "text-classification"
     format: DataFormat
     columns: Columns = Columns()
-    splits: dict[Split, Annotated[list[FilePath], Field(min_length=1, max_length=1000)]]
+    splits: dict[DataSplit, Annotated[list[FilePath], Field(min_length=1, max_length=1000)]]
     files: Manifest
 
 
@@ -74,6 +74,17 @@ class JobModels(Body):
     """The models of a job, by id."""
 
     base: Id
+    student: Annotated[
+        Id | None,
+        Field(description="Another model that distillation trains in place of the pruned one; the recipe then prunes nothing."),
+    ] = None
+    teachers: Annotated[
+        list[Id],
+        Field(
+            max_length=MOST_TEACHERS,
+            description="Models tuned on the task, with exactly the data's labels, that teach beside the job's own.",
+        ),
+    ] = []
 
 
 class JobCreate(Body):
@@ -137,6 +148,14 @@ class DatasetOut(ResourceOut):
     data: dict[str, Any]
 
 
+class JobModelsOut(Out):
+    """The models of a job, by id."""
+
+    base: str
+    student: str | None
+    teachers: list[str]
+
+
 class Progress(Out):
     """Where a running job is."""
 
@@ -160,7 +179,7 @@ class JobOut(Out):
     name: str
     labels: dict[str, str]
     task: str
-    models: dict[str, str]
+    models: JobModelsOut
     datasets: list[str]
     parts: Annotated[list[str], Field(description="Of several datasets, what each is called in rows and artifacts.")]
     recipe: dict[str, Any]
@@ -284,7 +303,7 @@ def job_out(job: models.Job, place: Place | None = None) -> JobOut:
     )
     return JobOut(
         **{name: getattr(job, name) for name in same},
-        models={"base": job.model_id},
+        models=JobModelsOut(base=job.model_id, student=job.student, teachers=job.teachers),
         datasets=job.datasets,
         parts=[part.name for part in job.parts],
         progress=Progress.model_validate(job.progress) if job.progress else None,

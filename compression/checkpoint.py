@@ -28,6 +28,8 @@ from compression.report import STAGES, Artifact, File, Row, Stage
 FORMAT = 1
 """Raise it when what a stage computes or keeps changes so that older checkpoints must not be gone on from."""
 STATE = "state.json"
+TEACHERS = "teachers"
+"""Folder of the models that were trained beside the stage's own, numbered from 1."""
 
 
 class Checkpoint(Config):
@@ -64,8 +66,10 @@ def fingerprint(spec: Spec, base: Path) -> str:
     How often training is saved, and in how many parts a batch is computed, is not in it: a job whose memory did not suffice
     goes on from what it has.
     """
-    folder = base / spec.model
-    model = {path.name: digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    model, student, *teachers = (
+        {path.name: digest(path) for path in sorted((base / folder).iterdir()) if path.is_file()} if folder else None
+        for folder in (spec.model, spec.student, *spec.teachers)
+    )
     augment = spec.recipe.distill.augment if spec.recipe.distill else None
     facts = {
         "format": FORMAT,
@@ -75,6 +79,8 @@ def fingerprint(spec: Spec, base: Path) -> str:
         "targets": spec.targets.model_dump(mode="json"),
         "evaluate": spec.evaluate.model_dump(mode="json"),
         "model": model,
+        "student": student,
+        "teachers": teachers,
         "augment": Resources.of(spec, base).digests(augment) if augment else None,
     }
     if spec.data is not None:
@@ -104,10 +110,15 @@ def listing(folder: Path) -> tuple[File, ...]:
     )
 
 
-def write(folder: Path, model: PreTrainedModel, facts: Checkpoint) -> None:
-    """Write `folder`/<stage>[/<part>] whole, durable, or not at all; `facts.files` is filled in here."""
+def write(folder: Path, model: PreTrainedModel, facts: Checkpoint, teachers: Sequence[PreTrainedModel] = ()) -> None:
+    """Write `folder`/<stage>[/<part>] whole, durable, or not at all; `facts.files` is filled in here.
+
+    teachers: models that were trained beside it, kept in folders of their own.
+    """
     with durable.folder(folder / facts.stage / facts.part) as place:
         model.save_pretrained(place)
+        for number, teacher in enumerate(teachers, start=1):
+            teacher.save_pretrained(place / TEACHERS / str(number))
         complete = facts.model_copy(update={"files": listing(place)})
         (place / STATE).write_text(sealed(complete.model_dump_json(indent=1)), encoding="utf-8")
 
@@ -200,6 +211,20 @@ def open_model(folder: Path, facts: Checkpoint) -> PreTrainedModel:
     if facts.simulated:
         numerics.insert(model)
     return model
+
+
+def open_teachers(folder: Path, facts: Checkpoint) -> list[PreTrainedModel]:
+    """Open the models that were trained beside a verified checkpoint's, in their order. Raises Unusable."""
+    kept = {path[1] for path in (file.path.split("/") for file in facts.files) if path[0] == TEACHERS}
+    if facts.task == "several" or not kept:
+        return []
+    place, head = folder / facts.stage / facts.part / TEACHERS, of_task(facts.task)
+    try:
+        return [open_stock(place / name, head)[0] for name in sorted(kept, key=int)]
+    except (OutOfMemory, DeviceError, DiskFull):
+        raise
+    except CompressionError as problem:
+        raise Unusable(f"{facts.stage} cannot be opened: {problem.cause}") from problem
 
 
 def _sha256(text: str) -> str:

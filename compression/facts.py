@@ -35,7 +35,8 @@ class PartFacts:
             task=part.task,
             labels=part.dataset.labels,
             splits={str(name): facts for name, facts in part.dataset.facts().items()},
-            rows={str(name): len(rows) for name, rows in part.state.rows.items()},
+            rows={str(name): len(rows) for name, rows in part.state.rows.items()}
+            | {"unlabelled": len(part.dataset.unlabelled)},
             max_length=part.max_length,
             cut=part.cut,
         )

@@ -187,7 +187,8 @@ class Job:
         yield ArtifactReady(artifact=shipped.artifact)
         part.finish(stage, shipped, time.monotonic() - started)
         facts = part.checkpoint(stage, [shipped.artifact] if part.name else self.artifacts)
-        checkpoint.write(self.output / "checkpoints", part.state.model, facts)
+        beside = part.state.originals if stage == "baseline" else ()
+        checkpoint.write(self.output / "checkpoints", part.state.model, facts, beside)
         yield from self.journey.mark(stage, "export and measure", done=True)
         return facts
 

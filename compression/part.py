@@ -12,11 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from compression import checkpoint, data, durable, families, load, numerics, process, tasks
 from compression.augment.material import Material
 from compression.augment.resources import Resources
-from compression.batches import encode
 from compression.budget import Budget
+from compression.cast import Named, gathered
 from compression.catalog import FAMILIES, check_task, planned_shape
 from compression.checkpoint import Checkpoint, Unusable
-from compression.encoding import encoded, side_by_side
+from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec
 from compression.export.artifact import Shipped, ship
 from compression.notes import row_notes
@@ -62,11 +62,24 @@ class Part:
         positions = family.max_positions(model.config)
         if spec.evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
+        planned = family.shape_of(model.config)
         if recipe.prune is not None:
-            planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), recipe.prune)
+            planned = planned_shape(FAMILIES[model.config.model_type], planned, recipe.prune)
         length = min(recipe.train.max_length, positions)
-        task, types = tasks.of(asked.task, dataset.labels, spec.evaluate), family.types(model.config) > 1
-        rows = {name: encoded(dataset, name, tokenizer, length, task, types=types) for name in dataset.splits}
+        task = tasks.of(asked.task, dataset.labels, spec.evaluate)
+        reading, own = Reading(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
+        rows = {name: reading.split(dataset, name, task) for name in dataset.splits}
+        cast = gathered(
+            Named("models.base", folder, reading, own, positions),
+            base / spec.student if spec.student is not None else None,
+            [base / teacher for teacher in spec.teachers],
+            dataset,
+            task,
+            recipe,
+            planned,
+        )
+        if cast.student is not None and spec.evaluate.length > cast.student.positions:
+            raise InvalidSpec(f"the student takes at most {cast.student.positions} tokens", param="evaluate.length")
         resources = Resources.of(spec, base)
         if recipe.distill is not None and recipe.distill.augment is not None:
             resources.check(recipe.distill.augment)
@@ -82,10 +95,13 @@ class Part:
             targets=spec.targets,
             material=Material(
                 dataset.splits["train"].columns,
-                lambda texts, labels: encode(tokenizer, *side_by_side(texts), labels, length, task, types=types),
+                lambda texts, labels: reading.rows(texts, labels, task),
                 tokenizer,
                 resources,
             ),
+            unlabelled=reading.unlabelled(dataset.unlabelled, task) if dataset.unlabelled else None,
+            cast=cast,
+            scratch=base / spec.output / "scratch",
         )
         part = cls(spec, asked, base, base / spec.output, dataset, tokenizer, length, state)
         part.write_test_rows()
@@ -129,9 +145,11 @@ class Part:
         model = checkpoint.open_model(folder, done)
         first = checkpoint.read(folder, "baseline", self.fingerprint, self.name)
         teacher = checkpoint.open_model(folder, first)
+        originals = checkpoint.open_teachers(folder, first) if done.stage != "distilled" else []
         device = self.state.device
         self.state.model = model.to(device)
         self.state.teacher = teacher.to(device).requires_grad_(False)
+        self.state.originals = [original.requires_grad_(False) for original in originals]
         self.state.pruning, self.state.budget.spent = done.pruning, done.spent
         self.rows = list(done.rows)
 
@@ -141,6 +159,12 @@ class Part:
         if not (self.artifact_folder(self.rows[0].artifact) / "model.onnx").is_file():
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
             self.ship(self.state.teacher, "baseline", "onnx")
+
+    def reader(self, stage: Stage) -> Named:
+        """Say who reads texts as a stage's model does: the base, or the student that took its place."""
+        cast = self.state.cast
+        assert cast is not None, "a job has a cast"  # noqa: S101
+        return cast.student if stage == "distilled" and cast.student is not None else cast.base
 
     def artifact_folder(self, name: str) -> Path:
         """Where an artifact's files lie."""
@@ -153,6 +177,7 @@ class Part:
         device = next(model.parameters()).device
         model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
         process.release_memory()
+        reader = self.reader(stage)
         shipped = ship(
             model,
             name=f"{stage}-{kind}-{precision}{self._suffix}",
@@ -161,8 +186,8 @@ class Part:
             precision="int8" if precision == "int8" else "float32",
             task=self.task,
             labels=self.dataset.labels,
-            tokenizer=self.base / self.spec.model,
-            max_length=self.max_length,
+            tokenizer=reader.folder,
+            max_length=reader.reading.length,
             output=self.output,
             test_rows=self.test_rows,
             baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),

@@ -27,6 +27,8 @@ from compression.report import File, Log, Stage, TrainingSaved
 TENSORS = "training.safetensors"
 FOLDER = "training"
 """Where a supervisor lays an earlier attempt's save, beside its stages' checkpoints."""
+BESIDE = "beside."
+"""Names of tensors that are saved with a training and are not its own begin so."""
 PATIENCE = 20.0
 """Seconds that a pause, or the end of a training, waits for the listener to have taken the save before."""
 LOOK_AGAIN = 0.05
@@ -129,6 +131,13 @@ class Saver:
         found = self.found
         return found is not None and (found.stage, found.phase, found.part) == (stage, phase, self.part)
 
+    def beside(self) -> Tensors:
+        """Read what an earlier attempt saved beside its training."""
+        if self.found is None or self.resume is None:
+            return {}
+        with safe_open(self.resume / FOLDER / TENSORS, "pt") as file:
+            return {key.removeprefix(BESIDE): file.get_tensor(key) for key in file.keys() if key.startswith(BESIDE)}  # noqa: SIM118
+
     def begin(self) -> None:
         """Count the time until the next save from now."""
         self._last = time.monotonic()
@@ -188,13 +197,15 @@ def read(place: Path, expected: str) -> Saved:
 class Course:
     """One training's way: taken up where an earlier attempt left it, saved on the way, stopped when a pause is asked for.
 
-    `notes` are the row's, which a save keeps and puts back.
+    `notes` are the row's, which a save keeps and puts back; `beside` tensors that are saved with it, because nothing else keeps
+    them yet: `Saver.beside` gives them to a new attempt.
     """
 
     saver: Saver
     stage: Stage
     phase: str
     notes: list[str]
+    beside: Tensors = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
     def take_up(self, shapes: Shapes) -> Generator[Log, None, tuple[Where, Tensors] | None]:
@@ -244,7 +255,7 @@ class Course:
             files=(),
             part=self.saver.part,
         )
-        return self.saver.save(facts, training.tensors())
+        return self.saver.save(facts, training.tensors() | {f"{BESIDE}{key}": value for key, value in self.beside.items()})
 
 
 def random_state() -> Tensors:

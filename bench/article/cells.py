@@ -34,6 +34,16 @@ def within(part: str, **changes: Any) -> Change:
     return change
 
 
+LABELS_ONLY: dict[str, Any] = {
+    "soft": 0.0,
+    "hidden": 0.0,
+    "attention": 0.0,
+    "embedding": 0.0,
+    "hard": 1.0,
+    "weighting": "fixed",
+    "teachers": {"seeds": 1},
+    "general": None,
+}
 ABLATION: dict[str, tuple[str, Change]] = {
     "quantized only, no training": ("article", without(quantize=PRESETS["standard"][0].quantize, prune=None, distill=None)),
     "quantization-aware training only": ("article", without(prune=None, distill=None)),
@@ -41,9 +51,12 @@ ABLATION: dict[str, tuple[str, Change]] = {
     "no recovery": ("article", within("prune", recovery=None)),
     "L1 of weights": ("article", within("prune", importance="l1_weight")),
     "no distillation": ("article", without(distill=None)),
-    "labels only": ("article", within("distill", soft=0.0, hidden=0.0, attention=0.0, hard=1.0)),
+    "labels only": ("article", within("distill", **LABELS_ONLY)),
     "no hidden states": ("article", within("distill", hidden=0.0)),
     "no attention": ("article", within("distill", attention=0.0)),
+    "one teacher": ("article", within("distill", teachers={"seeds": 1})),
+    "no general phase": ("article", within("distill", general=None)),
+    "fixed weights": ("article", within("distill", weighting="fixed")),
 }
 """Name → (preset, what is changed in it)."""
 
@@ -81,7 +94,18 @@ class Cell:
         recipe = recipe_named(name, self.set)
         train = recipe.train.model_copy(update={"seed": self.seed, "batch": self.batch})
         prepare = recipe.prepare.model_copy(update={"epochs": 0})
-        return recipe.model_copy(update={"train": train, "prepare": prepare})
+        distill = recipe.distill
+        if distill is not None and distill.teachers.seeds > 1:  # the originals of the other rates are the other teachers
+            distill = distill.model_copy(update={"teachers": distill.teachers.model_copy(update={"seeds": 1})})
+        return recipe.model_copy(update={"train": train, "prepare": prepare, "distill": distill})
+
+    def teachers(self, name: str) -> list[Path]:
+        """Return the originals that teach beside the best one, the better first: as many as the recipe has further seeds."""
+        distill = recipe_named(name, self.set).distill
+        further = distill.teachers.seeds - 1 if distill is not None else 0
+        best = self.original()
+        others = sorted((run for run in self.originals() if run != best), key=lambda run: -run.validation["baseline"])
+        return [run.artifact("baseline-transformers-float32") for run in others[: max(further, 0)]]
 
     def original_recipes(self) -> Iterator[Recipe]:
         """Return the recipes that the original is the best of."""
@@ -98,13 +122,16 @@ class Cell:
             "threads": self.threads,
         }
 
-    def original(self) -> engine.Run:
-        """Tune at each rate; choose the best on validation, of equals the first."""
-        runs = [
+    def originals(self) -> list[engine.Run]:
+        """Tune at each rate."""
+        return [
             engine.run(self.folder / f"original-{recipe.prepare.rate:g}", self._spec(self.model, recipe))
             for recipe in self.original_recipes()
         ]
-        return max(runs, key=lambda run: run.validation["baseline"])
+
+    def original(self) -> engine.Run:
+        """Choose the original that is best on validation, of equals the first."""
+        return max(self.originals(), key=lambda run: run.validation["baseline"])
 
     def _original(self, key: str) -> Record:
         run = self.original()
@@ -114,7 +141,8 @@ class Cell:
 
     def _compressed(self, name: str, key: str) -> Record:
         tuned = self.original().artifact("baseline-transformers-float32")
-        run = engine.run(self.folder / name, self._spec(tuned, self.recipe(name)), keep={"onnx"})
+        spec = {**self._spec(tuned, self.recipe(name)), "teachers": tuple(map(str, self.teachers(name)))}
+        run = engine.run(self.folder / name, spec, keep={"onnx"})
         return self._recorded(key, run, run.artifact(run.report.headline))
 
     def _recorded(self, key: str, run: engine.Run, artifact: Path) -> Record:

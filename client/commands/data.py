@@ -149,7 +149,7 @@ def models_rm(ids: Ids, json: AsJson = False) -> None:  # noqa: ARG001
 
 @datasets.command("add")
 def datasets_add(
-    place: Annotated[Path, typer.Argument(help="A file (train), or a folder with train.*, validation.*, test.*.")],
+    place: Annotated[Path, typer.Argument(help="A file (train), or a folder with train.*, validation.*, test.*, unlabelled.*")],
     name: Name = None,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",

@@ -90,6 +90,12 @@ def submit(
             "--data", help="A dataset's id, or a local file or folder, which is uploaded first. Repeatable: their mean counts."
         ),
     ],
+    student: Annotated[
+        str | None, typer.Option(help="Train this model in place of the pruned one: an id or a local folder (prune=null).")
+    ] = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="A model tuned on the task that teaches too: an id or a local folder. Repeatable.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="A recipe's name (lathe recipes) or a .json file.")] = "standard",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change the recipe: prune.ratio=0.4. Repeatable.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Change a target: retention=0.98. Repeatable.")] = None,
@@ -118,13 +124,17 @@ def submit(
     changes = values("--set", set_ or [])
     with connect() as lathe:
         body["recipe"] = choose_recipe(lathe, recipe, changes)
-        base = data.resolve(lathe, "models", model)
+        models: dict[str, Any] = {"base": data.resolve(lathe, "models", model)}
+        if student is not None:
+            models["student"] = data.resolve(lathe, "models", student)
+        if teacher:
+            models["teachers"] = [data.resolve(lathe, "models", place) for place in teacher]
         columns = {"text": text_column, "label": label_column, **pairs("--column", column or [])}
         datasets = [
             data.resolve(lathe, "datasets", place, task=one, columns=columns)
             for place, one in zip(data_, tasks_of(task or [], len(data_)), strict=True)
         ]
-        body |= {"models": {"base": base}, "datasets": datasets, "name": name}
+        body |= {"models": models, "datasets": datasets, "name": name}
         if dry_run:
             show_preflight(lathe.preflight(body))
             return

@@ -1,6 +1,6 @@
 """A job with several datasets, held against model and recipe one by one, and what all of it will take."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from compression.catalog.cost import Estimate
 from compression.catalog.fit import Preflight, preflight
@@ -9,8 +9,17 @@ from compression.recipe import Evaluate, Recipe
 from compression.report import DataFacts, ModelFacts, Parameters
 
 
-def preflight_several(model: ModelFacts, parts: Mapping[str, DataFacts], recipe: Recipe, evaluate: Evaluate) -> Preflight:
+def preflight_several(
+    model: ModelFacts,
+    parts: Mapping[str, DataFacts],
+    recipe: Recipe,
+    evaluate: Evaluate,
+    student: ModelFacts | None = None,
+    teachers: Sequence[ModelFacts] = (),
+) -> Preflight:
     """Say what will come out of several datasets. parts: name → facts, in the job's order.
+
+    student, teachers: those that the job names beside its model; each of them has a part in every dataset's distillation.
 
     Parameters are means, minutes and disk are sums, memory is the most that one takes, because one is at work at a time.
     Raises what `preflight` does; an error that is a dataset's own names it as `datasets.<place>`.
@@ -19,10 +28,10 @@ def preflight_several(model: ModelFacts, parts: Mapping[str, DataFacts], recipe:
     found: dict[str, Preflight] = {}
     for place, (name, facts) in enumerate(parts.items()):
         try:
-            found[name] = preflight(model, facts, shared, evaluate)
+            found[name] = preflight(model, facts, shared, evaluate, student, teachers)
         except CompressionError as problem:
             problem.cause = f"datasets.{place} ({name}): {problem.cause}"
-            if not (problem.param or "").startswith(("recipe.", "evaluate.")):
+            if not (problem.param or "").startswith(("recipe.", "evaluate.", "models.")):
                 problem.param = f"datasets.{place}"
             raise
     each = list(found.values())

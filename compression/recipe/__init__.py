@@ -7,9 +7,11 @@ skips a stage. Unknown keys are refused by name. `version` lets old recipes stay
 from compression.recipe.augment import AUGMENTED_TASKS, Augment, BackTranslation, HelperName, Synonyms
 from compression.recipe.base import (
     MOST_PARTS,
+    MOST_TEACHERS,
     Axis,
     Config,
     DataFormat,
+    DataSplit,
     Epochs,
     JobTask,
     PartName,
@@ -20,7 +22,7 @@ from compression.recipe.base import (
     Task,
     Weight,
 )
-from compression.recipe.distill import Distill
+from compression.recipe.distill import TERMS, Distill, General, Teachers, Weights
 from compression.recipe.presets import ARTICLE, PRESETS, QUICK, STANDARD, preset
 from compression.recipe.prune import Prune, Recovery
 from compression.recipe.quantize import Qat, Quantize
@@ -31,9 +33,11 @@ __all__ = [
     "ARTICLE",
     "AUGMENTED_TASKS",
     "MOST_PARTS",
+    "MOST_TEACHERS",
     "PRESETS",
     "QUICK",
     "STANDARD",
+    "TERMS",
     "Augment",
     "Axis",
     "BackTranslation",
@@ -43,9 +47,11 @@ __all__ = [
     "Data",
     "DataCheck",
     "DataFormat",
+    "DataSplit",
     "Distill",
     "Epochs",
     "Evaluate",
+    "General",
     "HelperName",
     "JobTask",
     "ModelCheck",
@@ -65,7 +71,9 @@ __all__ = [
     "Synonyms",
     "Targets",
     "Task",
+    "Teachers",
     "Train",
     "Weight",
+    "Weights",
     "preset",
 ]

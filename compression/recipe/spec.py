@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from compression.recipe.base import MOST_PARTS, Config, DataFormat, JobTask, PartName, Split, Task
+from compression.recipe.base import MOST_PARTS, MOST_TEACHERS, Config, DataFormat, DataSplit, JobTask, PartName, Task
 from compression.recipe.whole import Evaluate, Recipe, Targets
 
 Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
@@ -30,11 +30,16 @@ class Columns(Config):
 
 
 class Data(Config):
-    """Files of one format and the splits that they make up. `train` is needed; what else is missing is carved from it."""
+    """Files of one format and the splits that they make up. `train` is needed; a missing validation or test is carved from it.
+
+    `unlabelled` are texts for the general phase of distillation: the column `text` alone is read, whatever the task.
+    """
 
     format: DataFormat
     columns: Columns = Columns()
-    splits: Annotated[dict[Split, Annotated[tuple[str, ...], Field(min_length=1)]], Field(description="Files of each split.")]
+    splits: Annotated[
+        dict[DataSplit, Annotated[tuple[str, ...], Field(min_length=1)]], Field(description="Files of each split.")
+    ]
 
     @model_validator(mode="after")
     def _there_is_something_to_train_on(self) -> "Data":
@@ -57,6 +62,13 @@ class Spec(Config):
     version: Literal[1] = 1
     task: JobTask = "text-classification"
     model: Annotated[str, Field(description="Folder with config.json, *.safetensors and the tokenizer.")]
+    student: Annotated[
+        str | None, Field(description="Folder of another model that distillation trains in place of the pruned one.")
+    ] = None
+    teachers: Annotated[
+        tuple[str, ...],
+        Field(max_length=MOST_TEACHERS, description="Folders of models tuned on the task, which teach beside the job's own."),
+    ] = ()
     data: Annotated[Data | None, Field(description="Of a job with one dataset; null where there are `parts`.")] = None
     parts: Annotated[
         tuple[Part, ...],
