@@ -283,5 +283,5 @@ def named(asked: Asked) -> Iterator[None]:
         yield
     except CompressionError as problem:
         if asked.name:
-            problem.cause = f"{asked.name}: {problem.cause}"
+            problem.found_in(asked.name)
         raise
