@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Task = Literal[
     "text-classification", "text-pair-classification", "text-regression", "token-classification", "question-answering"
 ]
-JobTask = Task | Literal["several"]
+JobTask = Literal[Task, "several"]
 """What a job is for; `several`: it names several datasets, each with a task of its own."""
 PartName = Annotated[str, Field(max_length=40, pattern=r"^([a-z0-9][a-z0-9-]*)?$")]
 """What one of several datasets is called within a job; nothing where it is the only one."""
