@@ -78,6 +78,8 @@ def get(session: Session, team: str, job_id: str) -> Job:
 
 def cancel(session: Session, team: str, job_id: str) -> Job:
     """End a waiting job at once; ask the worker of a running one. Raises WrongState for one that ended otherwise."""
+    # Locked, or a job that is given back between the two looks would be in neither state, and go on.
+    session.execute(select(Job.id).where(Job.id == job_id, Job.team_id == team).with_for_update())
     get(session, team, job_id)
     gone = change(
         session,
@@ -230,7 +232,14 @@ def cancelled(session: Session, claim: Claim) -> None:
 
 
 def release(session: Session, claim: Claim) -> None:
-    """Give a job back because its worker drains: nobody's fault, no failure charged. Raises StaleFence."""
+    """Give a job back because its worker drains: nobody's fault, no failure charged. Raises StaleFence.
+
+    One whose cancel came meanwhile ends: in the queue nobody would take it, and nobody end it.
+    """
+    asked = select(Job.cancel_requested_at).where(Job.id == claim.job.id).with_for_update()
+    if session.scalar(asked) is not None:
+        cancelled(session, claim)
+        return
     fenced(
         session,
         claim,
@@ -271,7 +280,8 @@ def _set_back(
     *more: ColumnElement[bool],
     **changes: Any,
 ) -> bool:
-    job = session.scalar(select(Job).where(Job.id == job_id, *held(fence), *more))
+    # Locked: a cancel between this look and the change would leave a job in the queue that nobody takes and nobody ends.
+    job = session.scalar(select(Job).where(Job.id == job_id, *held(fence), *more).with_for_update())
     if job is None:
         return False
     failures = job.failures + 1

@@ -1,5 +1,6 @@
 """The API as its callers meet it: a real uvicorn process over both databases."""
 
+import asyncio
 import base64
 import contextlib
 import hashlib
@@ -9,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -366,6 +368,35 @@ def test_a_wait_ends_with_the_change(service: Service, http: httpx.Client, reque
     ):
         answer = http.get(f"/v1/jobs/{job['id']}", params={"version": job["version"]}, headers={"Prefer": "wait=60"})
     assert answer.json()["state"] == "cancelled"
+
+
+def test_who_waits_holds_no_thread_and_no_session(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    job = http.post("/v1/jobs", json=request_body).json()
+    place, many = f"/v1/jobs/{job['id']}", 60  # more than there are threads or sessions
+
+    async def scene() -> None:
+        async with AsyncExitStack() as stack:
+            client = httpx.AsyncClient(base_url=service.url, headers=http.headers, timeout=90, limits=httpx.Limits())
+            await stack.enter_async_context(client)
+            told = []
+            for _ in range(many):
+                opened = client.stream("GET", f"{place}/events", headers={"Accept": "text/event-stream"})
+                lines = (await stack.enter_async_context(opened)).aiter_lines()
+                assert await anext(lines) == "retry: 2000"
+                told.append(lines)
+            waits = [
+                asyncio.create_task(client.get(place, params={"version": job["version"]}, headers={"Prefer": "wait=60"}))
+                for _ in range(many)
+            ]
+            await asyncio.sleep(1)
+            assert (await client.get(place, timeout=30)).json()["state"] == "queued"
+            assert not [wait for wait in waits if wait.done()]
+            await client.post(f"{place}/cancel", timeout=30)
+            assert {(await wait).json()["state"] for wait in waits} == {"cancelled"}
+            for lines in told:
+                assert "event: cancelled" in [line async for line in lines]
+
+    asyncio.run(asyncio.wait_for(scene(), 120))
 
 
 def test_events_come_as_pages_and_as_a_stream(http: httpx.Client, request_body: dict[str, Any]) -> None:
