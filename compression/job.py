@@ -106,7 +106,7 @@ class Job:
         folder = self.base / (self.spec.resume or "")
         try:
             if self.part is not None:
-                self.part.take_up(folder, done)
+                self.part.take_up(folder, done, folder)
             for name, facts in self.about.items():
                 own = checkpoint.read(folder, done.stage, self.fingerprint, name) if name else done
                 facts.pruning = own.pruning
@@ -132,7 +132,8 @@ class Job:
         if self.rows:
             stage = self.rows[-1].stage
             folder = self.folder_of(stage)
-            part.take_up(folder, checkpoint.read(folder, stage, self.fingerprint, asked.name))
+            done = checkpoint.read(folder, stage, self.fingerprint, asked.name)
+            part.take_up(folder, done, self.folder_of("baseline"))
             yield from part.restore_baseline()
         self.part = part
         return part

@@ -140,12 +140,15 @@ class Part:
         self.test_rows.parent.mkdir(parents=True, exist_ok=True)
         durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in self.dataset.judged("test")))
 
-    def take_up(self, folder: Path, done: Checkpoint) -> None:
-        """Go on from an earlier attempt's stage: its rows, its model and its teacher. Raises Unusable, and changes nothing."""
+    def take_up(self, folder: Path, done: Checkpoint, beginning: Path) -> None:
+        """Go on from a stage that is done: its rows, its model and its teacher. Raises Unusable, and changes nothing.
+
+        folder: where its checkpoint lies; beginning: where the baseline's does, which an earlier attempt may have made.
+        """
         model = checkpoint.open_model(folder, done)
-        first = checkpoint.read(folder, "baseline", self.fingerprint, self.name)
-        teacher = checkpoint.open_model(folder, first)
-        originals = checkpoint.open_teachers(folder, first) if done.stage != "distilled" else []
+        first = checkpoint.read(beginning, "baseline", self.fingerprint, self.name)
+        teacher = checkpoint.open_model(beginning, first)
+        originals = checkpoint.open_teachers(beginning, first) if done.stage != "distilled" else []
         device = self.state.device
         self.state.model = model.to(device)
         self.state.teacher = teacher.to(device).requires_grad_(False)
