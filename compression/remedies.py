@@ -88,12 +88,13 @@ def _live_with_integers(rows: dict[Stage, Row], recipe: Recipe, targets: Targets
 def _tamed(row: Row, recipe: Recipe) -> Iterator[Remedy]:
     """Offer what tames ranges that outliers break: smoothing where a layer before takes it, a clipped range, more training."""
     settings = recipe.quantize
-    broken = sorted((layer for layer in row.ranges if layer.broken), key=lambda layer: -layer.ratio)
+    layers = [layer for each in (row, *row.parts.values()) for layer in each.ranges]
+    broken = sorted((layer for layer in layers if layer.broken), key=lambda layer: -layer.ratio)
     if settings is None or not broken:
         return
     worst = broken[0]
     why = (
-        f"{len(broken)} of {len(row.ranges)} layers have a range that is broken by outliers, worst {worst.layer}: its largest "
+        f"{len(broken)} of {len(layers)} layers have a range that is broken by outliers, worst {worst.layer}: its largest "
         f"|activation| is {worst.ratio:.0f} times what 99 % of them keep below"
     )
     smoothable = [layer for layer in broken if layer.smooths_into is not None]

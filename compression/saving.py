@@ -28,6 +28,8 @@ from compression.report import File, Log, Stage, TrainingSaved
 TENSORS = "training.safetensors"
 FOLDER = "training"
 """Where a supervisor lays an earlier attempt's save, beside its stages' checkpoints."""
+BESIDE = "beside."
+"""Names of tensors that are saved with a training and are not its own begin so."""
 PATIENCE = 20.0
 """Seconds that a pause, or the end of a training, waits for the listener to have taken the save before."""
 LOOK_AGAIN = 0.05
@@ -68,7 +70,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class Saved(Config):
-    """state.json: what was trained, where it was, what the row's notes said so far, and the order that a ramp follows."""
+    """state.json: what was trained, where it was, and what the row's notes said so far."""
 
     fingerprint: str
     stage: Stage
@@ -77,8 +79,8 @@ class Saved(Config):
     where: Where
     shapes: Shapes
     notes: tuple[str, ...]
-    order: tuple[int, ...] = ()
     files: tuple[File, ...]
+    part: str = ""
 
 
 class Training(Protocol):
@@ -103,7 +105,8 @@ def never() -> bool:
 class Saver:
     """What all trainings of one attempt share: where saves go, how often, and the earlier attempt's, if there is one.
 
-    A save's folder belongs to whoever listens as soon as its event is out, until the listener removes it.
+    A save's folder belongs to whoever listens as soon as its event is out, until the listener removes it. `part` names the
+    dataset that is at work, of several.
     """
 
     folder: Path
@@ -112,6 +115,7 @@ class Saver:
     pause_asked: Callable[[], bool] = never
     resume: Path | None = None
     found: Saved | None = None
+    part: str = ""
     _last: float = field(default_factory=time.monotonic)
     _handed_over: Path | None = None
 
@@ -127,7 +131,15 @@ class Saver:
 
     def is_at(self, stage: Stage, phase: str) -> bool:
         """Say whether the earlier attempt was in this very training: what came before it in the stage need not be done."""
-        return self.found is not None and (self.found.stage, self.found.phase) == (stage, phase)
+        found = self.found
+        return found is not None and (found.stage, found.phase, found.part) == (stage, phase, self.part)
+
+    def beside(self) -> Tensors:
+        """Read what an earlier attempt saved beside its training."""
+        if self.found is None or self.resume is None:
+            return {}
+        with safe_open(self.resume / FOLDER / TENSORS, "pt") as file:
+            return {key.removeprefix(BESIDE): file.get_tensor(key) for key in file.keys() if key.startswith(BESIDE)}  # noqa: SIM118
 
     def begin(self) -> None:
         """Count the time until the next save from now."""
@@ -168,6 +180,7 @@ class Saver:
             total=facts.total,
             folder=name,
             files=listing(self._handed_over),
+            part=facts.part,
         )
 
 
@@ -187,21 +200,22 @@ def read(place: Path, expected: str) -> Saved:
 class Course:
     """One training's way: taken up where an earlier attempt left it, saved on the way, stopped when a pause is asked for.
 
-    `notes` are the row's, `order` is that in which depths are quantized: a save keeps them and puts them back.
+    `notes` are the row's, which a save keeps and puts back; `beside` tensors that are saved with it, because nothing else keeps
+    them yet: `Saver.beside` gives them to a new attempt.
     """
 
     saver: Saver
     stage: Stage
     phase: str
     notes: list[str]
-    order: list[int] = field(default_factory=list)
+    beside: Tensors = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
     def take_up(self, shapes: Shapes) -> Generator[Log, None, tuple[Where, Tensors] | None]:
         """Return the earlier attempt's place in this training, if there is one. shapes: those of all that is trained."""
         self.saver.begin()
         found, folder = self.saver.found, self.saver.resume
-        if found is None or folder is None or (found.stage, found.phase) != (self.stage, self.phase):
+        if found is None or folder is None or not self.saver.is_at(self.stage, self.phase):
             return None
         self.saver.found = None
         if found.shapes != shapes:
@@ -209,7 +223,7 @@ class Course:
             return None
         with safe_open(folder / FOLDER / TENSORS, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
-        self.notes[:], self.order[:] = found.notes, found.order
+        self.notes[:] = found.notes
         place = f"from step {found.where.step} of {found.total}"
         yield Log(message="Training had ended; its result is taken up." if found.where.ended else f"Training goes on {place}.")
         return found.where, tensors
@@ -241,10 +255,10 @@ class Course:
             where=training.where,
             shapes=training.shapes,
             notes=tuple(self.notes),
-            order=tuple(self.order),
             files=(),
+            part=self.saver.part,
         )
-        return self.saver.save(facts, training.tensors())
+        return self.saver.save(facts, training.tensors() | {f"{BESIDE}{key}": value for key, value in self.beside.items()})
 
 
 def random_state() -> Tensors:

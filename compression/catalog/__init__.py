@@ -41,6 +41,8 @@ from compression.catalog.families import (
     family_of,
 )
 from compression.catalog.fit import Preflight, check_task, has_head, preflight
+from compression.catalog.lessons import attention_form, check_cast, check_insides, check_teacher, compares_states, layer_pairs
+from compression.catalog.several import preflight_several
 from compression.catalog.shapes import encoder_parameters, planned_shape, table_rows
 
 __all__ = [
@@ -75,13 +77,20 @@ __all__ = [
     "Family",
     "Preflight",
     "artifact_bytes",
+    "attention_form",
     "augment_seconds",
+    "check_cast",
+    "check_insides",
     "check_task",
+    "check_teacher",
+    "compares_states",
     "encoder_parameters",
     "family_of",
     "has_head",
+    "layer_pairs",
     "planned_shape",
     "planned_steps",
     "preflight",
+    "preflight_several",
     "table_rows",
 ]

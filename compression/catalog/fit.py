@@ -1,6 +1,6 @@
 """Model, data and recipe held against each other before a job is accepted."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -8,6 +8,7 @@ from pydantic import Field
 from compression import heads
 from compression.catalog.cost import HELD_BYTES, LARGEST_GRAPH, TOKENS_A_WORD, Estimate, estimate, planned_steps
 from compression.catalog.families import FAMILIES
+from compression.catalog.lessons import check_cast, check_insides, check_teacher
 from compression.catalog.shapes import encoder_parameters, planned_shape, table_rows
 from compression.errors import InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import AUGMENTED_TASKS, Config, Evaluate, Recipe, Task
@@ -51,11 +52,63 @@ def has_head(model: ModelFacts, task: Task) -> bool:
     return heads.of_architecture(model.architecture) == heads.of_task(task)
 
 
-def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evaluate) -> Preflight:
-    """Hold model, data and recipe against each other and say what will come out.
+def preflight(
+    model: ModelFacts,
+    data: DataFacts,
+    recipe: Recipe,
+    evaluate: Evaluate,
+    student: ModelFacts | None = None,
+    teachers: Sequence[ModelFacts] = (),
+) -> Preflight:
+    """Hold models, data and recipe against each other and say what will come out.
 
-    Raises InvalidSpec, LabelMismatch and UnsupportedShape, each naming the field that it is about.
+    student, teachers: those that the job names beside its model. Raises InvalidSpec, LabelMismatch and UnsupportedShape, each
+    naming the field that it is about.
     """
+    check_cast(recipe, student=student is not None, teachers=len(teachers))
+    check_task(data.task, recipe, evaluate, data.labels)
+    wanted = _fitting(model, data, recipe, evaluate)
+    if student is not None:
+        try:
+            _fitting(student, data, recipe, evaluate)
+        except (InvalidSpec, LabelMismatch) as problem:
+            raise type(problem)(
+                f"the student: {problem.cause}", param=_param_of_student(problem.param), remedy=problem.remedy_text
+            ) from problem
+    for number, teacher in enumerate(teachers):
+        check_teacher(teacher.labels, teacher.architecture, data.task, data.labels, f"models.teachers.{number}")
+    family = FAMILIES[model.family]
+    shape = planned_shape(family, model.shape, recipe.prune) if recipe.prune else model.shape
+    before, after = (_parameters(model, each, data, wanted) for each in (model.shape, shape))
+    if student is not None:
+        shape, after = student.shape, _parameters(student, student.shape, data, wanted)
+    if recipe.distill is not None and student is None and not teachers:
+        check_insides(recipe.distill, shape, model.shape)  # of several, who shows its insides is found when they are opened
+    if HELD_BYTES * before.total >= LARGEST_GRAPH:
+        raise UnsupportedShape(
+            f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
+            param="config.json",
+            remedy="Send a smaller model of the family.",
+        )
+    return Preflight(
+        shape=shape,
+        parameters=after,
+        baseline_parameters=before,
+        estimate=estimate(
+            model.shape,
+            before,
+            after,
+            data,
+            recipe,
+            student=shape,
+            named=[_parameters(each, each.shape, data, wanted) for each in teachers],
+        ),
+        warnings=tuple(_warnings(model, data, recipe, before, after)),
+    )
+
+
+def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evaluate) -> int:
+    """Return how many outputs the task needs of a model. Raises InvalidSpec and LabelMismatch where it cannot have them."""
     for value, param in ((recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")):
         if value > model.max_positions:
             raise InvalidSpec(
@@ -63,7 +116,6 @@ def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Eval
                 param=param,
                 remedy=f"Choose at most {model.max_positions}.",
             )
-    check_task(data.task, recipe, evaluate, data.labels)
     wanted = heads.outputs(data.task, len(data.labels))
     if model.labels is not None and has_head(model, data.task):
         if not data.labels and len(model.labels) != wanted:
@@ -75,22 +127,21 @@ def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Eval
                 f"the model's head has the labels {_listed(model.labels)}, the data {_listed(data.labels)}",
                 param="config.json:id2label",
             )
-    family = FAMILIES[model.family]
-    shape = planned_shape(family, model.shape, recipe.prune) if recipe.prune else model.shape
-    rows, dense = table_rows(model.parameters, model.shape), heads.of_task(data.task) == heads.CLASSIFIER
-    before, after = (encoder_parameters(family, each, rows=rows, labels=wanted, dense=dense) for each in (model.shape, shape))
-    if HELD_BYTES * before.total >= LARGEST_GRAPH:
-        raise UnsupportedShape(
-            f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
-            param="config.json",
-            remedy="Send a smaller model of the family.",
-        )
-    return Preflight(
-        shape=shape,
-        parameters=after,
-        baseline_parameters=before,
-        estimate=estimate(model.shape, before, after, data, recipe),
-        warnings=tuple(_warnings(model, data, recipe, before, after)),
+    return wanted
+
+
+def _param_of_student(param: str | None) -> str | None:
+    return "models.student" if param is None or param.startswith("config.json") else param
+
+
+def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Parameters:
+    """Count a model's parameters at a shape, its head for the data's task included."""
+    return encoder_parameters(
+        FAMILIES[model.family],
+        shape,
+        rows=table_rows(model.parameters, model.shape),
+        labels=outputs,
+        dense=heads.of_task(data.task) == heads.CLASSIFIER,
     )
 
 
@@ -115,7 +166,9 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
         yield f"The ratio {recipe.prune.ratio} rounds to no change of shape."
     if recipe.prune and recipe.distill is None and recipe.prune.recovery is None:
         yield "The model is pruned and not trained afterwards: expect its score to fall."
-    planned, most = planned_steps(recipe, data.rows["train"]), recipe.train.max_steps
+    if recipe.distill is not None and recipe.distill.general is not None and "unlabelled" not in data.rows:
+        yield "There is no unlabelled split: the general phase takes train's texts."
+    planned, most = planned_steps(recipe, data.rows["train"], data.rows.get("unlabelled")), recipe.train.max_steps
     if most is not None and most < planned:
         yield f"train.max_steps ends training after {most} of about {planned} steps: later stages get what earlier ones leave."
     if recipe.prepare.epochs == 0 and not has_head(model, data.task):

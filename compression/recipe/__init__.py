@@ -6,11 +6,16 @@ skips a stage. Unknown keys are refused by name. `version` lets old recipes stay
 
 from compression.recipe.augment import AUGMENTED_TASKS, Augment, BackTranslation, HelperName, Synonyms
 from compression.recipe.base import (
+    MOST_PARTS,
+    MOST_TEACHERS,
     Axis,
     Config,
     DataFormat,
+    DataSplit,
     Epochs,
+    JobTask,
     Observer,
+    PartName,
     Patience,
     Precision,
     Rate,
@@ -19,19 +24,22 @@ from compression.recipe.base import (
     Task,
     Weight,
 )
-from compression.recipe.distill import Distill
+from compression.recipe.distill import TERMS, Distill, General, Teachers, Weights
 from compression.recipe.presets import ARTICLE, PRESETS, QUICK, STANDARD, preset
 from compression.recipe.prune import Prune, Recovery
 from compression.recipe.quantize import Qat, Quantize
-from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Spec
+from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Part, Spec
 from compression.recipe.whole import Evaluate, Prepare, Recipe, Targets, Train
 
 __all__ = [
     "ARTICLE",
     "AUGMENTED_TASKS",
+    "MOST_PARTS",
+    "MOST_TEACHERS",
     "PRESETS",
     "QUICK",
     "STANDARD",
+    "TERMS",
     "Augment",
     "Axis",
     "BackTranslation",
@@ -41,12 +49,17 @@ __all__ = [
     "Data",
     "DataCheck",
     "DataFormat",
+    "DataSplit",
     "Distill",
     "Epochs",
     "Evaluate",
+    "General",
     "HelperName",
+    "JobTask",
     "ModelCheck",
     "Observer",
+    "Part",
+    "PartName",
     "Patience",
     "Precision",
     "Prepare",
@@ -62,7 +75,9 @@ __all__ = [
     "Synonyms",
     "Targets",
     "Task",
+    "Teachers",
     "Train",
     "Weight",
+    "Weights",
     "preset",
 ]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
+import torch
 from transformers import PreTrainedModel
 
 from compression import families, numerics, smoothing
@@ -16,6 +17,10 @@ from compression.simulating import simulate
 from compression.state import State
 from compression.tasks.base import labelled
 from compression.training import train
+
+PHASE = "quantization-aware training"
+ORDER = "qat.order"
+"""What the order of the depths is saved as, beside the training."""
 
 
 def quantize(state: State) -> Iterator[Event]:
@@ -39,7 +44,7 @@ def quantize(state: State) -> Iterator[Event]:
     qat = settings.qat
     if qat is None or qat.epochs == 0:
         return
-    state.order[:], simulation = ordered(state, qat), Simulation.of(settings)
+    order, simulation = ordered(state, qat), Simulation.of(settings)
     plan = state.plan("quantize.qat", epochs=qat.epochs, rate=qat.rate, dropout=True)
     ticks = train(
         model,
@@ -47,12 +52,12 @@ def quantize(state: State) -> Iterator[Event]:
         state.rows["train"],
         state.rows["validation"],
         labelled(state.task, model),
-        before_epoch=lambda epoch: simulate_first(model, share(qat, epoch), state.order, simulation),
+        before_epoch=lambda epoch: simulate_first(model, share(qat, epoch), order, simulation),
         validation=lambda: _quantized_validation(state, simulation),
-        course=state.course("quantized", "quantization-aware training"),
+        course=state.course("quantized", PHASE, beside={ORDER: torch.tensor(order)}),
         budget=state.budget,
     )
-    outcome = yield from state.journey.follow("quantized", "quantization-aware training", ticks)
+    outcome = yield from state.journey.follow("quantized", PHASE, ticks)
     numerics.insert(model, simulation=simulation)
     state.notes.append(
         f"Quantization-aware training: validation {state.task.metric} {outcome.before.score:.4f} → "
@@ -62,9 +67,14 @@ def quantize(state: State) -> Iterator[Event]:
 
 
 def ordered(state: State, qat: Qat) -> list[int]:
-    """Say in which order the depths are quantized, and note what was measured. The model is left fully quantized."""
+    """Say in which order the depths are quantized, and note what was measured. The model is left fully quantized.
+
+    A new attempt that was in the training already has the order, and the notes, from what was saved.
+    """
     model, settings = state.model, state.recipe.quantize
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
+    if state.saver is not None and state.saver.is_at("quantized", PHASE):
+        return [int(depth) for depth in state.saver.beside()[ORDER]]
     if qat.order == "depth":
         return depths(model)
     simulation = Simulation.of(settings)

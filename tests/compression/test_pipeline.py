@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from compression import checkpoint
 from compression.errors import CompressionError
-from compression.pipeline import Job
+from compression.job import Job
 from compression.recipe import Spec, Targets
 from compression.report import ArtifactReady, Event, Failed, Finished, Log, Progress, Report, StageFinished, StageStarted
 from compression.run import job

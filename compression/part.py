@@ -1,0 +1,284 @@
+"""One dataset's part of a job: its rows, the model that is made for it, and how that is shipped and taken up again."""
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from compression import checkpoint, data, durable, families, load, numerics, process, tasks
+from compression.augment.material import Material
+from compression.augment.resources import Resources
+from compression.budget import Budget
+from compression.cast import Named, gathered
+from compression.catalog import FAMILIES, check_task, planned_shape
+from compression.checkpoint import Checkpoint, Unusable
+from compression.encoding import Reading
+from compression.errors import CompressionError, InvalidSpec
+from compression.export.artifact import Shipped, precision_of, ship
+from compression.notes import row_notes
+from compression.plan import check_precision
+from compression.progress import Journey
+from compression.recipe import Part as Asked
+from compression.recipe import Spec, Task
+from compression.report import Artifact, Event, Log, Row, Stage, ratios
+from compression.saving import Saver
+from compression.state import State
+from compression.verdicts import judged
+
+SAMPLE = 64
+"""Rows of validation on which an artifact must answer as the engine does."""
+
+
+@dataclass
+class Part:
+    """A dataset, the state of its model between stages, and its own rows so far."""
+
+    spec: Spec
+    asked: Asked
+    base: Path
+    output: Path
+    dataset: data.Dataset
+    tokenizer: PreTrainedTokenizerFast
+    max_length: int
+    state: State
+    fingerprint: str = ""
+    rows: list[Row] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, spec: Spec, base: Path, asked: Asked) -> "Part":
+        """Read model and data, and refuse before any training what cannot be done."""
+        folder, recipe = base / spec.model, spec.recipe
+        dataset = data.load(asked.data, base, seed=recipe.train.seed, task=asked.task)
+        check_task(asked.task, recipe, spec.evaluate, dataset.labels)
+        model = load.load_model(folder, dataset.labels, asked.task, seed=recipe.train.seed)
+        if dataset.labels:
+            dataset = dataset.in_order(load.head_labels(model.config))
+        tokenizer = load.load_tokenizer(folder)
+        family = families.of(model)
+        positions = family.max_positions(model.config)
+        if spec.evaluate.length > positions:
+            raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
+        planned = family.shape_of(model.config)
+        if recipe.prune is not None:
+            planned = planned_shape(FAMILIES[model.config.model_type], planned, recipe.prune)
+        length = min(recipe.train.max_length, positions)
+        task = tasks.of(asked.task, dataset.labels, spec.evaluate)
+        reading, own = Reading(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
+        rows = {name: reading.split(dataset, name, task) for name in dataset.splits}
+        cast = gathered(
+            Named("models.base", folder, reading, own, positions),
+            base / spec.student if spec.student is not None else None,
+            [base / teacher for teacher in spec.teachers],
+            dataset,
+            task,
+            recipe,
+            planned,
+        )
+        if cast.student is not None and spec.evaluate.length > cast.student.positions:
+            raise InvalidSpec(f"the student takes at most {cast.student.positions} tokens", param="evaluate.length")
+        resources = Resources.of(spec, base)
+        if recipe.distill is not None and recipe.distill.augment is not None:
+            resources.check(recipe.distill.augment)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        check_precision(recipe.train.precision, device)
+        state = State(
+            recipe,
+            rows,
+            model.to(device),
+            Journey([]),
+            parts=spec.split_batches,
+            budget=Budget(recipe.train.max_steps, recipe.train.max_minutes, len(spec.asked)),
+            targets=spec.targets,
+            material=Material(
+                dataset.splits["train"].columns,
+                lambda texts, labels: reading.rows(texts, labels, task),
+                tokenizer,
+                resources,
+            ),
+            unlabelled=reading.unlabelled(dataset.unlabelled, task) if dataset.unlabelled else None,
+            cast=cast,
+            scratch=base / spec.output / "scratch",
+        )
+        part = cls(spec, asked, base, base / spec.output, dataset, tokenizer, length, state)
+        part.write_test_rows()
+        return part
+
+    def begin(self, saver: Saver, journey: Journey) -> None:
+        """Keep training in progress by `saver`, whose fingerprint is that of the job, and tell of it on the job's journey."""
+        self.state.saver, self.state.journey, self.fingerprint = saver, journey, saver.fingerprint
+
+    @property
+    def name(self) -> str:
+        """What the dataset is called, of several; empty where it is the only one."""
+        return self.asked.name
+
+    @property
+    def task(self) -> Task:
+        """What the dataset is for."""
+        return self.asked.task
+
+    @property
+    def test_rows(self) -> Path:
+        """Where the measuring process finds the test split."""
+        return self.output / "scratch" / f"test{self._suffix}.jsonl"
+
+    @property
+    def _suffix(self) -> str:
+        return f"-{self.name}" if self.name else ""
+
+    @property
+    def cut(self) -> int:
+        """Count the training texts that reach the greatest length, and were cut there."""
+        return sum(len(row) >= self.max_length for row in self.state.rows["train"].tokens)
+
+    def write_test_rows(self) -> None:
+        """Write the test split for the process that measures."""
+        self.test_rows.parent.mkdir(parents=True, exist_ok=True)
+        durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in self.dataset.judged("test")))
+
+    def take_up(self, folder: Path, done: Checkpoint, beginning: Path) -> None:
+        """Go on from a stage that is done: its rows, its model and its teacher. Raises Unusable, and changes nothing.
+
+        folder: where its checkpoint lies; beginning: where the baseline's does, which an earlier attempt may have made.
+        """
+        model = checkpoint.open_model(folder, done)
+        first = checkpoint.read(beginning, "baseline", self.fingerprint, self.name)
+        teacher = checkpoint.open_model(beginning, first)
+        originals = checkpoint.open_teachers(beginning, first) if done.stage != "distilled" else []
+        device = self.state.device
+        self.state.model = model.to(device)
+        self.state.teacher = teacher.to(device).requires_grad_(False)
+        self.state.originals = [original.requires_grad_(False) for original in originals]
+        self.state.pruning, self.state.budget.spent = done.pruning, done.spent
+        self.rows = list(done.rows)
+
+    def restore_baseline(self) -> Iterator[Event]:
+        """Write the baseline's artifact again where it is not there, from the teacher."""
+        assert self.state.teacher is not None, "the pipeline takes up a checkpoint first"  # noqa: S101
+        if not (self.artifact_folder(self.rows[0].artifact) / "model.onnx").is_file():
+            yield Log(message="The baseline's artifact is written again: latency is held against it.")
+            self.ship(self.state.teacher, "baseline", "onnx")
+
+    def reader(self, stage: Stage) -> Named:
+        """Say who reads texts as a stage's model does: the base, or the student that took its place."""
+        cast = self.state.cast
+        assert cast is not None, "a job has a cast"  # noqa: S101
+        return cast.student if stage == "distilled" and cast.student is not None else cast.base
+
+    def artifact_folder(self, name: str) -> Path:
+        """Where an artifact's files lie."""
+        return self.output / "artifacts" / name
+
+    def ship(self, model: torch.nn.Module, stage: Stage, kind: str) -> Shipped:
+        """Export, reopen, verify and measure a model as one artifact; latency is held against the baseline's."""
+        simulation = numerics.simulation_of(model)
+        precision = precision_of(simulation.scheme if simulation else None)
+        is_baseline = stage == "baseline" and kind == "onnx"
+        device = next(model.parameters()).device
+        model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
+        process.release_memory()
+        reader = self.reader(stage)
+        shipped = ship(
+            model,
+            name=f"{stage}-{kind}-{precision}{self._suffix}",
+            kind="onnx" if kind == "onnx" else "transformers",
+            stage=stage,
+            precision=precision,
+            task=self.task,
+            labels=self.dataset.labels,
+            tokenizer=reader.folder,
+            max_length=reader.reading.length,
+            output=self.output,
+            test_rows=self.test_rows,
+            baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),
+            evaluate=self.spec.evaluate,
+            sample=self.dataset.judged("validation")[:SAMPLE],
+            last_try=self.spec.split_batches > 1,
+        )
+        model.to(device)
+        if not self.name:
+            return shipped
+        return replace(shipped, artifact=shipped.artifact.model_copy(update={"part": self.name}))
+
+    def finish(self, stage: Stage, shipped: Shipped, seconds: float) -> Row:
+        """Complete a stage's row; what was noted for it is used up.
+
+        What the figures speak for is offered once for the job, so of several parts none offers anything itself.
+        """
+        row = self.row(stage, shipped, seconds)
+        if self.name and row.verdict is not None:
+            row = row.model_copy(update={"verdict": row.verdict.model_copy(update={"remedies": tuple(self.state.applied)})})
+        self.rows.append(row)
+        self.state.notes.clear()
+        self.state.applied.clear()
+        return row
+
+    def model_after(self, stage: Stage, folder: Path) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
+        """Return the model as it was after a stage: the one at hand, or that of the stage's checkpoint in `folder`.
+
+        A checkpoint that was damaged since must not cost the job: then it is the last stage's model, and the log says so.
+        """
+        last = self.rows[-1].stage
+        if stage == last:
+            return last, self.state.model
+        yield Log(message=f"The headline is not the last stage: the model is taken from the checkpoint of {stage}.")
+        try:
+            return stage, checkpoint.open_model(folder, checkpoint.read(folder, stage, self.fingerprint, self.name))
+        except Unusable as problem:
+            yield Log(level="warning", message=f"The model of {last} is taken after all: {problem}."[:4000])
+            return last, self.state.model
+
+    def row(self, stage: Stage, shipped: Shipped, seconds: float) -> Row:
+        """Put a stage's figures together."""
+        parameters = families.of(self.state.model).parameters_of(self.state.model)
+        before = self.rows[0] if self.rows else None
+        after = (parameters, shipped.size, shipped.score)
+        found = ratios((before.parameters, before.size, before.score) if before else after, after, shipped.latency)
+        row = Row(
+            stage=stage,
+            artifact=shipped.artifact.name,
+            shape=families.of(self.state.model).shape_of(self.state.model.config),
+            parameters=parameters,
+            size=shipped.size,
+            latency=shipped.latency,
+            score=shipped.score,
+            flops=shipped.flops,
+            peak_memory_bytes=shipped.peak_memory_bytes,
+            ratios=found,
+            seconds=seconds,
+            ranges=self.state.ranges,
+            notes=(*self.state.notes, *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
+        )
+        state, spec = self.state, self.spec
+        return judged(row, self.rows, spec.recipe, spec.targets, limit=state.budget.reached(), applied=state.applied)
+
+    def checkpoint(self, stage: Stage, artifacts: Sequence[Artifact]) -> Checkpoint:
+        """Say what must be known to go on after `stage`."""
+        return Checkpoint(
+            fingerprint=self.fingerprint,
+            stage=stage,
+            part=self.name,
+            task=self.task,
+            labels=self.dataset.labels,
+            simulation=numerics.simulation_of(self.state.model),
+            rows=tuple(self.rows),
+            artifacts=tuple(artifacts),
+            pruning=self.state.pruning,
+            spent=self.state.budget.spent,
+            files=(),
+        )
+
+
+@contextmanager
+def named(asked: Asked) -> Iterator[None]:
+    """Let an error say which of several datasets it is about."""
+    try:
+        yield
+    except CompressionError as problem:
+        if asked.name:
+            problem.found_in(asked.name)
+        raise
