@@ -16,7 +16,7 @@ from app.storage import Storage
 from compression import report as told
 from compression.errors import OutOfMemory
 from workers.engine import Engine
-from workers.folders import Untrustworthy, check, open_beneath, remove_beneath
+from workers.folders import Checked, Untrustworthy, open_beneath, remove_beneath
 from workers.lease import Lease, Write, persist
 from workers.limits import engine_memory, killed_for_memory
 
@@ -256,7 +256,7 @@ class Watch:
         self.saved = []
 
     def _store(self, folder: str, files: tuple[told.File, ...]) -> dict[str, str]:
-        """Put files that the engine wrote beneath out/<folder> into storage, each checked against its event.
+        """Put files that the engine wrote beneath out/<folder> into storage, each checked against its event as it is copied.
 
         Returns path → key. Every folder on the way is the engine's to make, so none may be a link.
         """
@@ -267,9 +267,8 @@ class Watch:
                 keys[file.path] = key  # it came with its part
                 continue
             with open_beneath(self.folder, f"out/{folder}/{file.path}") as source:
-                check(source, file.size, file.sha256, file.path)
+                self.storage.put_file(key, Checked(source, file.size, file.sha256, file.path))
                 keys[file.path] = key
-                self.storage.put_file(keys[file.path], source)
             self._interrupt()
         return keys
 
