@@ -39,15 +39,6 @@ def engine_memory(settings: Settings) -> int:
     return settings.engine_memory_bytes or round(SHARE * machine_memory())
 
 
-def killed_for_memory() -> int:
-    """Return how often the kernel has ended a process of this machine for want of memory; 0 where it does not tell."""
-    try:
-        lines = Path("/proc/vmstat").read_text("ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
-
-
 @contextmanager
 def room(scratch: Path, folder: Path, storage: Storage, needed: int, fetched: int = 0) -> Iterator[None]:
     """Set `needed` bytes of the scratch disk aside for a job's folder while the context lasts, beside what is `fetched` first.

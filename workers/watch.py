@@ -15,10 +15,11 @@ from app.settings import Settings
 from app.storage import Storage
 from compression import report as told
 from compression.errors import OutOfMemory
+from compression.memory import killed_for_memory
 from workers.engine import Engine
 from workers.folders import Checked, Untrustworthy, open_beneath, remove_beneath
 from workers.lease import Lease, Write, persist
-from workers.limits import engine_memory, killed_for_memory
+from workers.limits import engine_memory
 
 log = structlog.get_logger()
 TICK = 0.25
