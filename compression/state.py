@@ -15,7 +15,7 @@ from compression.evaluate import Validation, validate
 from compression.plan import Plan
 from compression.progress import Journey
 from compression.recipe import Recipe, Split, Targets
-from compression.report import Remedy, Stage
+from compression.report import LayerRange, Remedy, Stage
 from compression.saving import Course, Saver, Tensors
 from compression.tasks.base import Task
 
@@ -30,7 +30,7 @@ class State:
     `material` is what augmentation makes new rows of; `unlabelled` the texts of the general phase, where there are any; `cast`
     the job's models by their folders; `originals` teachers that were trained beside the baseline, on the CPU, until they were
     asked; `base_rows` the rows as the base model reads them, once a student that the job names has taken its place; `scratch`
-    a folder for what may be lost.
+    a folder for what may be lost; `ranges` how the integers' ranges were found after the current stage.
     """
 
     recipe: Recipe
@@ -46,6 +46,7 @@ class State:
     targets: Targets = field(default_factory=Targets)
     applied: list[Remedy] = field(default_factory=list)
     material: Material | None = None
+    ranges: tuple[LayerRange, ...] = ()
     unlabelled: Encoded | None = None
     cast: Cast | None = None
     originals: list[PreTrainedModel] = field(default_factory=list)

@@ -22,6 +22,7 @@ from compression.catalog.cost import (
     TRAINING_FLOPS,
     WINDOWS_OVERLAP,
     Estimate,
+    artifact_bytes,
     augment_seconds,
     planned_steps,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "Estimate",
     "Family",
     "Preflight",
+    "artifact_bytes",
     "attention_form",
     "augment_seconds",
     "check_cast",

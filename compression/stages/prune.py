@@ -15,6 +15,7 @@ from compression.evaluate import smaller
 from compression.families import Kept
 from compression.recipe import Prune, Recovery
 from compression.report import Event, Shape
+from compression.simulating import simulate
 from compression.state import State
 from compression.tasks.base import labelled
 from compression.training import train
@@ -31,12 +32,12 @@ def prune(state: State) -> Iterator[Event]:
     after = planned_shape(FAMILIES[state.model.config.model_type], before, settings)
     yield from state.journey.mark("pruned", "cut", done=False)
     whole = state.validate()
-    simulated = any(type(m) is numerics.FakeQuantLinear for m in state.model.modules())
+    simulated = numerics.is_simulated(state.model)
     kept = choose(state.model, after, settings, state.rows["train"], state.recipe.train.seed, state.parts)
     device = state.device
     state.model = family.narrowed(state.model.cpu(), kept).to(device).eval()
     if simulated:
-        numerics.insert(state.model)
+        simulate(state)
     cut = state.validate()
     state.pruning = taken(before, after, settings)
     state.notes.append(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
-from compression import checkpoint, saving
+from compression import checkpoint, numerics, saving
 from compression.batches import Batch
 from compression.budget import Budget
 from compression.catalog.cost import SAVED_BYTES
@@ -149,6 +149,19 @@ def check(stage: Stage, tmp_path: Path, listener: Listener, device: str = "cpu")
             assert not [event for event in events if isinstance(event, Progress) and event.loss is not None]
         else:
             assert log == f"Training goes on from step {number} of {listener.saves[0].total}."
+
+
+def test_static_ranges_and_the_order_of_the_ramp_come_from_what_was_saved(tmp_path: Path, listener: Listener) -> None:
+    static = Quantize(scheme="static-int8", calibration_rows=32, qat=Qat(full=0, ramp=2, quantized=1, rate=1e-3))
+    recipe = RECIPE.model_copy(update={"quantize": static})
+    saved = state_before("quantized", recipe=recipe)
+    saved.saver = saver(tmp_path)
+    listener.hear(quantize(saved))
+    given = resumed(tmp_path, listener, 7)  # of 15: in the ramp, in mid-epoch
+    again, _ = go_on("quantized", given, recipe=recipe)
+    assert same(weights(again), weights(saved))
+    assert numerics.simulation_of(again.model) == numerics.simulation_of(saved.model)
+    assert again.notes == saved.notes
 
 
 @pytest.mark.parametrize("stage", WORK)
