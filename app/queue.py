@@ -19,6 +19,11 @@ JOBS, CHECKS = "jobs", "checks"
 LANES = (JOBS, CHECKS)
 """A lane is a queue with workers of its own: the check of an upload never waits behind hours of training."""
 
+KEPT_SECONDS = 3600.0
+"""After which a message that nobody took is thrown away unread. The sender's clock says when, the worker's whether it is past:
+one whose clock is further ahead hears no ring at all, so this is far more than clocks differ. It need not be less: the keeper
+rings every few seconds while work waits, 720 messages in the hour, each of them one look at the table."""
+
 log = structlog.get_logger()
 
 
@@ -91,8 +96,9 @@ class Bell:
     def ring_now(self, lane: str) -> bool:
         """Send a wake-up from this thread; say whether the broker took it."""
         try:
-            # A message that nobody took in a minute is of no use: by then the keeper has rung again.
-            self.celery.send_task(task_name(lane), queue=queue_name(lane), retry=False, expires=60, ignore_result=True)
+            self.celery.send_task(
+                task_name(lane), queue=queue_name(lane), retry=False, expires=KEPT_SECONDS, ignore_result=True
+            )
         except Exception as error:
             self.lost += 1
             log.warning("wake_up_lost", lane=lane, error=str(error))

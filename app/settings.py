@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     engine_memory_bytes: Annotated[
         int | None, Field(description="An engine that takes more is stopped; nine tenths of the machine's where unset.")
     ] = None
+    engine_disk_bytes: Annotated[
+        int, Field(description="An engine that writes so much more than twice its job's forecast is stopped.")
+    ] = 4 * 2**30
     sweep_seconds: Annotated[float, Field(description="How often the keeper looks for bytes that no row names.")] = 3600.0
     unconfined: Annotated[bool, Field(description="Run engines where nothing can confine them.")] = False
     wordnet: Annotated[

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import obstore
@@ -37,6 +37,13 @@ class Stored(NamedTuple):
     modified: datetime
 
 
+class Source(Protocol):
+    """An open file, or what reads like one."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, at most `size`; nothing at the end."""
+
+
 class Storage(ABC):
     """What the service asks of a place for bytes. All but `write` may block: call them off the event loop."""
 
@@ -45,8 +52,8 @@ class Storage(ABC):
         """Store a stream at constant memory. If it breaks off, nothing stays under the key."""
 
     @abstractmethod
-    def put_file(self, key: str, source: BinaryIO) -> None:
-        """Store an open file from its start to its end."""
+    def put_file(self, key: str, source: Source) -> None:
+        """Store what is read from `source` until it ends. If reading breaks off, nothing stays under the key."""
 
     @abstractmethod
     def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
@@ -134,12 +141,13 @@ class LocalStorage(Storage):
         finally:
             part.unlink(missing_ok=True)
 
-    def put_file(self, key: str, source: BinaryIO) -> None:
+    def put_file(self, key: str, source: Source) -> None:
         """See Storage."""
         part = self._incoming()
         try:
             with part.open("wb") as out:
-                shutil.copyfileobj(source, out, CHUNK)
+                for chunk in _chunks(source):
+                    out.write(chunk)
                 _finish(out, b"")
             self._land(part, key)
         finally:
@@ -191,6 +199,11 @@ class LocalStorage(Storage):
         return shutil.disk_usage(self.root).free
 
 
+def _chunks(source: Source) -> Iterator[bytes]:
+    while chunk := source.read(CHUNK):
+        yield chunk
+
+
 def _finish(out: BinaryIO, rest: bytes | bytearray) -> None:
     out.write(rest)
     out.flush()
@@ -221,9 +234,9 @@ class S3Storage(Storage):
         """See Storage."""
         await obstore.put_async(self.store, key, chunks, use_multipart=True, chunk_size=self.PART, max_concurrency=2)
 
-    def put_file(self, key: str, source: BinaryIO) -> None:
+    def put_file(self, key: str, source: Source) -> None:
         """See Storage."""
-        obstore.put(self.store, key, source, use_multipart=True, chunk_size=self.PART, max_concurrency=2)
+        obstore.put(self.store, key, _chunks(source), use_multipart=True, chunk_size=self.PART, max_concurrency=2)
 
     def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
         """See Storage."""

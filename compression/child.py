@@ -1,12 +1,14 @@
 """Start one of the engine's own commands in a fresh process and take its answer. Torch-free."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import compression
+from compression.memory import killed_for_memory
 from compression.recipe import Config
 
 LAST_WORDS = 2000
@@ -22,15 +24,16 @@ class ChildFailed(RuntimeError):
 
 
 class ChildOutOfMemory(ChildFailed):
-    """A child's memory did not suffice, and it was able to say so."""
+    """A child's memory did not suffice: it said so itself, or the kernel ended it for that."""
 
 
 def ask(command: str, spec: Config, *, timeout: float) -> str:
     """Run `python -m compression <command> SPEC.json` and return its standard output.
 
     The child dies with us (`process.die_with_parent`). Raises ChildFailed where it ends with an error or takes longer than
-    `timeout` seconds, ChildOutOfMemory where it says that it had too little.
+    `timeout` seconds, ChildOutOfMemory where it had too little memory.
     """
+    before = killed_for_memory()
     with tempfile.TemporaryDirectory(prefix="lathe-") as folder:
         path = Path(folder) / "spec.json"
         path.write_text(spec.model_dump_json(), "utf-8")
@@ -47,7 +50,9 @@ def ask(command: str, spec: Config, *, timeout: float) -> str:
         except subprocess.TimeoutExpired as problem:
             raise ChildFailed(f"{command} took longer than {timeout:.0f} s") from problem
     if done.returncode != 0:
-        kind = ChildOutOfMemory if done.returncode == OUT_OF_MEMORY else ChildFailed
+        # Anybody may send SIGKILL: it tells of memory only where the kernel counted one of its own meanwhile.
+        ended_for_it = done.returncode == -signal.SIGKILL and killed_for_memory() > before
+        kind = ChildOutOfMemory if done.returncode == OUT_OF_MEMORY or ended_for_it else ChildFailed
         raise kind(f"{command} ended with {done.returncode}: {done.stderr[-LAST_WORDS:]}")
     return done.stdout
 

@@ -1,7 +1,7 @@
 """Files that are whole and stay: written beside their place, synced, renamed. Torch-free.
 
-Whoever reads a place finds what was written there before, or all of what is there now, also after a power cut. A write that
-fails, as on a full disk, leaves nothing.
+Whoever reads a place finds what was written there before, or all of what is there now, also after a power cut; but while a
+folder takes the place of another, there is neither for a moment. A write that fails, as on a full disk, leaves what was there.
 """
 
 import os
@@ -13,16 +13,29 @@ from pathlib import Path
 
 @contextmanager
 def folder(place: Path) -> Iterator[Path]:
-    """Hand out an empty folder to fill; it becomes `place`, in place of what lay there, once the block ends well."""
-    beside = place.with_name(f".{place.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
+    """Hand out an empty folder to fill; it becomes `place`, in place of what lay there, once the block ends well.
+
+    A folder that is not empty cannot be replaced in one step: it is moved aside, the new one takes its place, and then it is
+    removed. Whoever reads between the two moves finds no `place`, and a process that is killed between them leaves none.
+    """
+    beside, before = (place.with_name(f".{place.name}.{what}") for what in ("partial", "before"))
+    for left in (beside, before):
+        shutil.rmtree(left, ignore_errors=True)
     try:
         beside.mkdir(parents=True)
         yield beside
         sync_tree(beside)
-        shutil.rmtree(place, ignore_errors=True)
-        beside.rename(place)
+        replaces = place.exists()
+        if replaces:
+            place.rename(before)
+        try:
+            beside.rename(place)
+        except BaseException:
+            if replaces:
+                before.rename(place)
+            raise
         sync(place.parent)
+        shutil.rmtree(before, ignore_errors=True)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 import structlog
@@ -123,9 +124,27 @@ def open_beneath(root: Path, path: str) -> BufferedReader:
     return os.fdopen(handle, "rb")
 
 
-def check(source: BufferedReader, size: int, sha256: str, name: str) -> None:
-    """Compare a file with what its event promised, and rewind it. Raises Untrustworthy."""
-    found = hashlib.file_digest(source, "sha256").hexdigest()
-    if source.tell() != size or found != sha256:
-        raise Untrustworthy(f"{name!r} is not the file that its event describes")
-    source.seek(0)
+class Checked:
+    """A file as its event promised it, read once from start to end while its writer lives and may go on writing.
+
+    What is handed on is what was hashed, and never more than was promised. The last bytes come only once all are right: whoever
+    stores what is read here has stored nothing whole where it was not.
+    """
+
+    def __init__(self, source: BinaryIO, size: int, sha256: str, name: str) -> None:
+        self.source, self.left, self.sha256, self.name = source, size, sha256, name
+        self.digest, self.ended = hashlib.sha256(), False
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, at most `size`; nothing at the end. Raises Untrustworthy where the promise was not kept."""
+        if self.ended:
+            return b""
+        chunk = self.source.read(min(size, self.left))
+        self.digest.update(chunk)
+        self.left -= len(chunk)
+        if chunk and self.left:
+            return chunk
+        if self.left or self.digest.hexdigest() != self.sha256 or self.source.read(1):
+            raise Untrustworthy(f"{self.name!r} is not the file that its event describes")
+        self.ended = True
+        return chunk

@@ -1,9 +1,10 @@
 """What a job may take of its machine: memory while it runs, and room on the disks before it starts."""
 
+import contextlib
 import errno
 import fcntl
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from shutil import disk_usage
 
@@ -16,6 +17,8 @@ SHARE = 0.9
 """Of the machine's memory that an engine may take: the rest is the worker's and the system's."""
 TO_SPARE = 32 << 20
 """Bytes of disk that stay free whatever jobs ask for."""
+BLOCK = 4096
+"""Bytes."""
 RESERVED = ".reserved"
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -39,16 +42,12 @@ def engine_memory(settings: Settings) -> int:
     return settings.engine_memory_bytes or round(SHARE * machine_memory())
 
 
-def killed_for_memory() -> int:
-    """Return how often the kernel has ended a process of this machine for want of memory; 0 where it does not tell."""
-    try:
-        lines = Path("/proc/vmstat").read_text("ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+def engine_disk(settings: Settings, needed: int) -> int:
+    """Return the bytes beyond which an engine that was forecast to write `needed` is stopped: a forecast may be wrong."""
+    return 2 * needed + settings.engine_disk_bytes
 
 
-@contextmanager
+@contextlib.contextmanager
 def room(scratch: Path, folder: Path, storage: Storage, needed: int, fetched: int = 0) -> Iterator[None]:
     """Set `needed` bytes of the scratch disk aside for a job's folder while the context lasts, beside what is `fetched` first.
 
@@ -74,7 +73,25 @@ def _outstanding(promise: Path) -> int:
     """Bytes that a folder was promised beyond those that it has taken."""
     try:
         promised = int(promise.read_text("ascii"))
-        taken = sum(path.lstat().st_blocks * 512 for path in promise.parent.rglob("*"))
+        return max(promised - taken_bytes(promise.parent, promised), 0)
     except (OSError, ValueError):
         return 0  # ended meanwhile
-    return max(promised - taken, 0)
+
+
+def taken_bytes(folder: Path, most: int) -> int:
+    """Sum the disk blocks of all that lies in a folder, following no link; ends once it is more than `most`.
+
+    What goes meanwhile does not count. A file counts as a block at least, so that a folder of empty ones comes to an end too.
+    Raises OSError for a folder that cannot be looked through.
+    """
+    taken, folders = 0, [str(folder)]
+    while folders and taken <= most:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    taken += max(entry.stat(follow_symlinks=False).st_blocks * 512, BLOCK)
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                if taken > most:
+                    break
+    return taken

@@ -5,6 +5,7 @@ import platform
 import socket
 import threading
 import time
+from typing import Any
 
 import structlog
 from sqlalchemy import select, update
@@ -57,11 +58,12 @@ class Presence(threading.Thread):
         self.lane, self.settings = lane, settings
         self.stirred = threading.Event()
         self.drains = False
+        self.facts: dict[str, Any] = {}
 
     def register(self) -> None:
         """Write the row. The child that works reads its id from the environment."""
         os.environ["LATHE_WORKER_ID"] = self.worker_id
-        facts = {
+        self.facts = {
             "cores": os.cpu_count(),
             "memory_bytes": machine_memory(),
             "machine": platform.machine(),
@@ -69,8 +71,12 @@ class Presence(threading.Thread):
             "confinement": get_sandbox(self.settings).level,
         }
         with writing() as session:
-            session.add(Worker(id=self.worker_id, kind=self.lane, host=socket.gethostname(), pid=os.getpid(), facts=facts))
-        log.info("worker_started", worker=self.worker_id, lane=self.lane, **facts)
+            session.add(self._row())
+        log.info("worker_started", worker=self.worker_id, lane=self.lane, **self.facts)
+
+    def _row(self, *, drain: bool = False) -> Worker:
+        who = {"id": self.worker_id, "kind": self.lane, "host": socket.gethostname(), "pid": os.getpid()}
+        return Worker(**who, facts=self.facts, drain=drain)
 
     def run(self) -> None:
         """Beat as long as the process lives."""
@@ -89,11 +95,17 @@ class Presence(threading.Thread):
                 time.sleep(0.5)
 
     def beat(self, drains: bool) -> None:
-        """Write that we live, and leave no connection open that a child could inherit."""
+        """Write that we live, and leave no connection open that a child could inherit.
+
+        The keeper forgets who was silent for a day, as one is that stood still or whose database was away. Without a row
+        nothing would tell our child to stop, so it is written again.
+        """
         with gate.lock:
             try:
                 with writing() as session:
-                    session.execute(update(Worker).where(Worker.id == self.worker_id).values(seen_at=now(), drain=drains))
+                    mine = update(Worker).where(Worker.id == self.worker_id).values(seen_at=now(), drain=drains)
+                    if session.scalar(mine.returning(Worker.id)) is None:
+                        session.add(self._row(drain=drains))
             finally:
                 get_engine().dispose()
 

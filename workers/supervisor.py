@@ -40,10 +40,10 @@ def attempt(claim: jobs.Claim, settings: Settings, storage: Storage) -> None:
     lease = Lease(claim, settings, on_lost=lambda: engine.kill() if engine else None)
     lease.start()
 
-    def run(spec: Path, folder: Path) -> None:
+    def run(spec: Path, folder: Path, fetched: int) -> None:
         nonlocal engine
         with Engine(spec, folder, settings) as engine:
-            Watch(claim, folder, storage, lease, engine, settings).follow()
+            Watch(claim, folder, storage, lease, engine, settings, fetched=fetched).follow()
 
     try:
         outcome = _outcome(claim, settings, storage, lease, run)
@@ -66,7 +66,7 @@ def _heed(lease: Lease) -> None:
 
 
 def _outcome(
-    claim: jobs.Claim, settings: Settings, storage: Storage, lease: Lease, run: Callable[[Path, Path], None]
+    claim: jobs.Claim, settings: Settings, storage: Storage, lease: Lease, run: Callable[[Path, Path, int], None]
 ) -> Write | None:
     """Do the work; return the write that says how it ended, or None where that is written already or not ours to write."""
     bound = log.bind(job=claim.job.id, fence=claim.fence)
@@ -77,11 +77,12 @@ def _outcome(
         return lambda session: jobs.setback(session, claim, error, max_failures=cap, backoff_seconds=wait, split_batches=split)
 
     try:
+        fetched = fetched_bytes(claim.job)
         with (
             private_folder(settings.scratch, f"{claim.job.id}-{claim.fence}") as folder,
-            room(settings.scratch, folder, storage, needed_bytes(claim.job), fetched_bytes(claim.job)),
+            room(settings.scratch, folder, storage, needed_bytes(claim.job), fetched),
         ):
-            run(lay_out(claim, folder, settings, storage, lambda: _heed(lease)), folder)
+            run(lay_out(claim, folder, settings, storage, lambda: _heed(lease)), folder, fetched)
     except Interrupted as stop:
         bound.info("interrupted", reason=stop.reason)
         endings: dict[str, Write] = {

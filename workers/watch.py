@@ -14,16 +14,20 @@ from app.db import reading
 from app.settings import Settings
 from app.storage import Storage
 from compression import report as told
-from compression.errors import OutOfMemory
+from compression.errors import DiskFull, OutOfMemory
+from compression.memory import killed_for_memory
 from workers.engine import Engine
-from workers.folders import Untrustworthy, check, open_beneath, remove_beneath
+from workers.folders import Checked, Untrustworthy, open_beneath, remove_beneath
+from workers.layout import needed_bytes
 from workers.lease import Lease, Write, persist
-from workers.limits import engine_memory, killed_for_memory
+from workers.limits import engine_disk, engine_memory, taken_bytes
 
 log = structlog.get_logger()
 TICK = 0.25
 MEMORY_SECONDS = 1.0
 """Between two looks at what the engine's processes take."""
+DISK_SECONDS, DISK_SHARE = 10.0, 0.05
+"""Between two looks at what lies in the engine's folder, and the share of our time that they may take."""
 MOST_EVENTS = 20_000
 """Events of one attempt that are stored. A real job has some hundred."""
 BREATH = 0.01
@@ -56,12 +60,26 @@ class Crashed(Exception):
         self.code = code
 
 
+def _beyond(cause: str) -> dict[str, Any]:
+    remedy = "Retry the job; if it happens again, report it with the job's id, or raise the worker's LATHE_ENGINE_DISK_BYTES."
+    return DiskFull(f"{cause}, far more than forecast", remedy=remedy).as_dict()
+
+
 class Watch:
     """Follows one engine to its end."""
 
     def __init__(
-        self, claim: jobs.Claim, folder: Path, storage: Storage, lease: Lease, engine: Engine, settings: Settings
+        self,
+        claim: jobs.Claim,
+        folder: Path,
+        storage: Storage,
+        lease: Lease,
+        engine: Engine,
+        settings: Settings,
+        *,
+        fetched: int = 0,
     ) -> None:
+        """`fetched`: bytes that were laid into the folder before the engine began."""
         self.claim, self.folder, self.storage, self.lease = claim, folder, storage, lease
         self.engine, self.settings = engine, settings
         self.place = f"jobs/{claim.job.id}/{claim.fence}"
@@ -76,6 +94,9 @@ class Watch:
         self.seen: tuple[Any, ...] = ()
         self.pausing: float | None = None
         self.limit, self.killed_before = engine_memory(settings), killed_for_memory()
+        self.most_written = engine_disk(settings, needed_bytes(claim.job))
+        self.most_disk = fetched + self.most_written
+        self.disk_due, self.kept_bytes = time.monotonic() + DISK_SECONDS, 0
 
     def follow(self) -> None:
         """Read to the end. Raises Interrupted, Failed, Crashed, Untrustworthy, StaleFence."""
@@ -120,7 +141,7 @@ class Watch:
         raise Interrupted(reason)
 
     def _watch_over(self) -> None:
-        """End an engine that stands still or takes too much. Raises Crashed, Failed."""
+        """End an engine that stands still or takes too much. Raises Crashed, Failed, Untrustworthy."""
         now = time.monotonic()
         if now - self.moved > self.settings.stall_seconds:
             self.engine.kill()
@@ -134,6 +155,20 @@ class Watch:
                 self.engine.kill()
                 cause = f"the job took {taken:,} bytes of memory, the limit is {self.limit:,}"
                 raise Failed(OutOfMemory(cause, param="recipe.train").as_dict())
+        if now > self.disk_due:
+            self._look_at_disk()
+
+    def _look_at_disk(self) -> None:
+        """End an engine whose folder takes too much, or hides what it takes. Raises Failed, Untrustworthy."""
+        began = time.monotonic()
+        try:
+            taken = taken_bytes(self.folder, self.most_disk)
+        except OSError as error:
+            raise Untrustworthy(f"its folder cannot be looked through: {error.strerror}") from error
+        self.disk_due = time.monotonic() + max(DISK_SECONDS, (time.monotonic() - began) / DISK_SHARE)
+        if taken > self.most_disk:
+            self.engine.kill()
+            raise Failed(_beyond(f"the job's folder takes more than {self.most_disk:,} bytes of the worker's disk"))
 
     def _take(self, event: told.Event) -> None:
         match event:
@@ -237,7 +272,7 @@ class Watch:
     def _training_saved(self, event: told.TrainingSaved) -> None:
         """Take what was saved, then make room: the folder's absence tells the engine that it may save again."""
         folder = f"checkpoints/{event.folder}"
-        keys = self._store(folder, event.files)
+        keys = self._store(folder, event.files, stays=False)
         remove_beneath(self.folder, f"out/{folder}")
         files = [file.model_dump(mode="json") for file in event.files]
         data = event.model_dump(mode="json", include={"stage", "part", "phase", "step", "total"})
@@ -255,21 +290,28 @@ class Watch:
             self.storage.delete(key)
         self.saved = []
 
-    def _store(self, folder: str, files: tuple[told.File, ...]) -> dict[str, str]:
-        """Put files that the engine wrote beneath out/<folder> into storage, each checked against its event.
+    def _store(self, folder: str, files: tuple[told.File, ...], *, stays: bool = True) -> dict[str, str]:
+        """Put files that the engine wrote beneath out/<folder> into storage, each checked against its event as it is copied.
 
-        Returns path → key. Every folder on the way is the engine's to make, so none may be a link.
+        Returns path → key. Every folder on the way is the engine's to make, so none may be a link; and a file with holes takes
+        disk only once it is copied. stays: as long as the job, and not until the next of its kind. Raises Failed for too much.
         """
-        keys = {}
+        keys: dict[str, str] = {}
+        place = f"{self.place}/{folder}"
+        new = [file for file in files if self.stored.get(f"{place}/{file.path}") != file.sha256]
+        kept = self.kept_bytes + sum(file.size for file in new)
+        if kept > self.most_written:
+            raise Failed(_beyond(f"the job has {kept:,} bytes to store"))
+        if stays:
+            self.kept_bytes = kept
         for file in files:
-            key = f"{self.place}/{folder}/{file.path}"
+            key = f"{place}/{file.path}"
             if self.stored.get(key) == file.sha256:
                 keys[file.path] = key  # it came with its part
                 continue
             with open_beneath(self.folder, f"out/{folder}/{file.path}") as source:
-                check(source, file.size, file.sha256, file.path)
+                self.storage.put_file(key, Checked(source, file.size, file.sha256, file.path))
                 keys[file.path] = key
-                self.storage.put_file(keys[file.path], source)
             self._interrupt()
         return keys
 

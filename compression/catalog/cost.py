@@ -13,6 +13,9 @@ PROCESS_BYTES = 600_000_000
 """A process that has imported torch, transformers and the exporter, before it holds a model."""
 TRAINED_BYTES, HELD_BYTES = 16, 4
 """A trained parameter: weight, gradient and AdamW's two moments in float32. One that is only held (the teacher): 4."""
+SAVED_BYTES = 2 * 20
+"""A parameter of a training that is saved: weight, AdamW's two moments, the weights of the last good and of the best epoch.
+Twice, since a save goes only once the next is there."""
 TOKEN_FLOATS_HIDDEN, TOKEN_FLOATS_FFN = 16, 5
 """Floats kept for the backward pass, for each token and layer: so many of the hidden and of the feed-forward width."""
 TEACHER_BYTES = 2 * 2**30
@@ -89,6 +92,7 @@ def estimate(
         disk += states
     disk += HELD_BYTES * before.total + sum(artifact_bytes(each, recipe.quantize) for each in shipped)
     disk += ARTIFACT_EXTRAS * (len(sizes) + 1)
+    disk += SAVED_BYTES * max(before.total, after.total) + 2 * HELD_BYTES * max(seeds - 1, 0) * before.total
     disk += 2 * HELD_BYTES * after.total  # the transformers artifact, and its float32 weights in passing
     # Calibration, sensitivities and the check of ranges are forward passes over a few hundred rows: left out.
     # A training step costs three forward passes, one of 2 operations a parameter and token; a teacher one more, once.

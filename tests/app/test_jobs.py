@@ -241,6 +241,23 @@ def test_the_outcome_is_final_even_for_plain_sql(transaction: SessionMaker, new_
     assert look(transaction, job).labels == {"a": "b"}
 
 
+@pytest.mark.parametrize("out_of", [True, False], ids=["out of it", "into it"])
+def test_metrics_are_not_moved_between_a_finished_job_and_another(
+    out_of: bool, transaction: SessionMaker, new_job: Callable[..., Job]
+) -> None:
+    new_job(), new_job()
+    over, running = must_take(transaction), must_take(transaction)
+    with transaction() as session:
+        jobs.stage_finished(session, over if out_of else running, row(), "p", [], [])
+        jobs.finish(session, over, {}, [])
+    move = update(Metric).values(job_id=(running if out_of else over).job.id)
+    with pytest.raises(DBAPIError, match="final"), transaction() as session:
+        session.execute(move)
+    third = new_job()
+    with transaction() as session:  # between two that are not over it is nobody's matter
+        session.execute(update(Metric).where(Metric.job_id == running.job.id).values(job_id=third.id))
+
+
 def test_events_have_a_gapless_sequence(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
     job = new_job()
     claim = must_take(transaction)

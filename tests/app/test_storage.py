@@ -107,6 +107,25 @@ def test_a_stream_that_breaks_leaves_nothing(storage: Storage) -> None:
         list(storage.read("a/broken", 0, 10))
 
 
+class Broken(io.BytesIO):
+    """A file whose last bytes are not to be had."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(size) or self.fail()
+
+    def fail(self) -> bytes:
+        raise LookupError("not the file that was promised")
+
+
+@pytest.mark.parametrize("data", [b"short", DATA], ids=["short", "parts"])
+def test_a_file_that_breaks_off_leaves_nothing(data: bytes, storage: Storage) -> None:
+    with pytest.raises(LookupError, match="promised"):
+        storage.put_file("a/broken", Broken(data))
+    assert list(storage.objects("")) == []
+    if isinstance(storage, LocalStorage):
+        assert list((storage.root / ".incoming").iterdir()) == []
+
+
 def test_files_are_put_listed_fetched_and_deleted(storage: Storage, tmp_path: Path) -> None:
     storage.put_file("x/one", io.BytesIO(b"1"))
     storage.put_file("x/deep/two", io.BytesIO(b"22"))

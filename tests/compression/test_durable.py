@@ -1,5 +1,6 @@
 """A folder or a file is there whole, or what was there before is."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,28 @@ def test_a_folder_appears_whole_in_place_of_the_one_before(tmp_path: Path) -> No
         (beside / "new").write_text("2")
         assert (place / "old").exists()
     assert [path.name for path in tmp_path.rglob("*")] == ["place", "new"]
+
+
+def test_what_is_replaced_goes_last_and_comes_back_where_the_new_cannot_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, rename, remove = tmp_path / "place", Path.rename, shutil.rmtree
+    for name in ("old", "new"):
+        with durable.folder(place) as beside:
+            (beside / name).write_text("1")
+            # As long as anything of the old one is being removed, the new one is there.
+            monkeypatch.setattr(shutil, "rmtree", lambda gone, **how: (place / "new").exists() and remove(gone, **how))
+    monkeypatch.setattr(shutil, "rmtree", remove)
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise OSError("made up")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="made up"), durable.folder(place) as beside:
+        (beside / "newer").write_text("1")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "place"]
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from transformers import BertForSequenceClassification
 from compression import checkpoint, numerics, saving
 from compression.batches import Batch
 from compression.budget import Budget
+from compression.catalog.cost import SAVED_BYTES
 from compression.checkpoint import Unusable
 from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Targets, Train
 from compression.report import Event, Log, Progress, Stage, TrainingSaved
@@ -63,6 +64,10 @@ def weights(state: State) -> list[Tensor]:
 
 def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
     return all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
+
+
+RANDOM_STATE_AND_NAMES = 50_000
+"""Bytes of a save that do not hang on the model's size."""
 
 
 @dataclass
@@ -125,6 +130,10 @@ def check(stage: Stage, tmp_path: Path, listener: Listener, device: str = "cpu")
     listener.hear(WORK[stage](saved))
     assert same(weights(saved), weights(plain)), "saving changed the training"
     last = len(listener.saves)
+    if stage == "baseline":  # the others train more than the model
+        largest = max(file.size for save in listener.saves for file in save.files)
+        held = SAVED_BYTES / 2 * sum(weight.numel() for weight in weights(saved))
+        assert 0.75 * held < largest < held + RANDOM_STATE_AND_NAMES, "not as forecast"
     assert last > 2 * STEPS_AN_EPOCH
     assert [save.step for save in listener.saves] == [*range(1, last), last - 1]
     # After the first step, in mid-epoch, at an epoch's last step, in the last epoch, and after the end.

@@ -103,6 +103,13 @@ def test_memory_is_that_of_the_whole_tree(run: Callable[[str], Engine]) -> None:
         assert engine.resident_bytes() == 0
 
 
+def test_it_can_ask_whom_the_kernel_ended_for_want_of_memory(run: Callable[[str], Engine]) -> None:
+    code = "print(json.dumps({'type': 'log', 'message': open('/proc/vmstat').read()[-4000:]}), file=pipe, flush=True)"
+    with run(code) as engine:
+        told = next(event for event in engine.events(600) if isinstance(event, Log))
+    assert "\noom_kill " in told.message
+
+
 def test_last_words_are_its_own_whatever_it_makes_of_the_name_of_its_log(run: Callable[[str], Engine], tmp_path: Path) -> None:
     (tmp_path / "database").write_text("of others")
     code = (

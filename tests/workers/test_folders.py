@@ -10,18 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from workers.folders import LOCK, Untrustworthy, check, open_beneath, private_folder, sweep
+from workers.folders import LOCK, Checked, Untrustworthy, open_beneath, private_folder, sweep
 
 
-def test_a_plain_file_is_read_and_checked(tmp_path: Path) -> None:
+def test_a_plain_file_is_checked_as_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").write_bytes(b"data")
+    (tmp_path / "a" / "nothing").touch()
+    whole, start = (hashlib.sha256(data).hexdigest() for data in (b"data", b"dat"))
     with open_beneath(tmp_path, "a/b") as source:
-        check(source, 4, hashlib.sha256(b"data").hexdigest(), "a/b")
-        assert source.read() == b"data"
-    for size, sha in ((5, hashlib.sha256(b"data").hexdigest()), (4, "0" * 64)):
+        checked = Checked(source, 4, whole, "a/b")
+        assert [checked.read(3) for _ in range(4)] == [b"dat", b"a", b"", b""]
+    with open_beneath(tmp_path, "a/nothing") as source:
+        assert Checked(source, 0, hashlib.sha256().hexdigest(), "a/nothing").read(3) == b""
+    for size, sha in ((5, whole), (4, "0" * 64), (3, start), (0, whole)):
         with open_beneath(tmp_path, "a/b") as source, pytest.raises(Untrustworthy):
-            check(source, size, sha, "a/b")
+            checked = Checked(source, size, sha, "a/b")
+            while checked.read(9):
+                pass
 
 
 @pytest.mark.parametrize(

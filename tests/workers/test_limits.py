@@ -9,8 +9,9 @@ import pytest
 
 from app.settings import Settings
 from app.storage import LocalStorage
+from compression.memory import killed_for_memory
 from workers import limits
-from workers.limits import TO_SPARE, NoRoom, engine_memory, killed_for_memory, machine_memory, room
+from workers.limits import TO_SPARE, NoRoom, engine_memory, machine_memory, room
 
 
 @pytest.fixture

@@ -5,7 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from sqlalchemy import delete
+
+from app.db import reading, writing
+from app.models import Worker
+from app.settings import Settings
 from tests.conftest import ROOT, fresh_database
+from workers.presence import Presence, draining
 
 FORKS = """
 import os, sqlite3, sys, threading
@@ -54,3 +61,19 @@ def test_a_child_that_is_born_while_the_parent_writes_finds_the_database_free(
         )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "0"
+
+
+def test_a_worker_that_was_forgotten_is_known_again_and_can_be_told_to_stop(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATHE_WORKER_ID", "")  # put back at the end
+    presence = Presence("jobs", settings)
+    presence.register()
+    with writing() as session:
+        session.execute(delete(Worker))  # as the keeper does once nothing was heard for a day
+    presence.beat(True)
+    assert draining(presence.worker_id)
+    presence.beat(True)
+    with reading() as session:
+        row = session.get_one(Worker, presence.worker_id)
+        assert (row.kind, row.pid, row.facts) == ("jobs", os.getpid(), presence.facts)

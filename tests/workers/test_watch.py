@@ -1,0 +1,149 @@
+"""What an engine writes is stored as it was hashed, within bounds, whatever the engine does to it meanwhile."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from app.db import writing
+from app.settings import Settings
+from app.storage import LocalStorage, Source
+from compression import report as told
+from tests.client.figures import report
+from tests.rows import submitted
+from tests.workers.test_several import Telling, claimed, file
+from workers import watch
+from workers.engine import Engine
+from workers.folders import Untrustworthy
+from workers.lease import Lease
+from workers.watch import Crashed, Failed, Watch
+
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+MIB = 1 << 20
+
+
+class Meddled(LocalStorage):
+    """A storage in which the engine writes to its file once that was opened and looked at, and before it is copied."""
+
+    def __init__(self, root: Path, place: Path, data: bytes) -> None:
+        super().__init__(root)
+        self.place, self.data = place, data
+
+    def put_file(self, key: str, source: Source) -> None:
+        with self.place.open("r+b") as out:  # the same file, not another of its name
+            out.write(self.data)
+        super().put_file(key, source)
+
+
+def saved(*files: told.File) -> told.TrainingSaved:
+    return told.TrainingSaved(stage="baseline", phase="tune", step=1, total=2, folder="training-1", files=files)
+
+
+@pytest.mark.parametrize("data", [b"lies", b"weights and no end"], ids=["changed", "longer"])
+def test_a_file_that_changes_under_the_copy_is_not_stored(data: bytes, settings: Settings, tmp_path: Path) -> None:
+    with writing() as session:
+        submitted(session)
+    claim = claimed(settings, tmp_path / "1")
+    promised = file(tmp_path / "1/out/checkpoints/training-1", "state", b"weights")
+    place = tmp_path / "1/out/checkpoints/training-1/state"
+    storage = Meddled(tmp_path / "store", place, data)
+    lease, engine = Lease(claim, settings, on_lost=lambda: None), cast("Engine", Telling(saved(promised)))
+    with pytest.raises(Untrustworthy, match="not the file"):
+        Watch(claim, tmp_path / "1", storage, lease, engine, settings).follow()
+    assert hashlib.sha256(place.read_bytes()).hexdigest() != promised.sha256
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+class Writing(Telling):
+    """An engine that is looked at once before it tells anything, and can be ended."""
+
+    ended = False
+
+    def events(self, _tick: float) -> Iterator[told.Event]:
+        yield cast("told.Event", None)
+        yield from self.told
+
+    def kill(self) -> None:
+        self.ended = True
+
+
+def two_of_three_and_much_that_takes_none(folder: Path) -> None:
+    (folder / "engine.log").write_bytes(os.urandom(2 * MIB))
+    with (folder / "holes").open("wb") as holes:
+        holes.truncate(100 * MIB)
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "much").write_bytes(os.urandom(4 * MIB))
+    for name in ("", "much"):
+        (folder / f"link-{name}").symlink_to(elsewhere / name)
+
+
+def much(folder: Path) -> None:
+    (folder / "out/deep").mkdir(parents=True)
+    for number in range(4):
+        (folder / f"out/deep/{number}").write_bytes(os.urandom(MIB))
+
+
+def files_without_a_byte(folder: Path) -> None:
+    for number in range(800):
+        (folder / str(number)).touch()
+
+
+def too_deep_to_look(folder: Path) -> None:
+    at = os.open(folder, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=at)
+        deeper = os.open("d" * 250, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = deeper
+    os.close(at)
+
+
+@pytest.mark.parametrize(
+    ("lay", "end", "code"),
+    [
+        (two_of_three_and_much_that_takes_none, Crashed, None),
+        (much, Failed, "disk_full"),
+        (files_without_a_byte, Failed, "disk_full"),
+        (too_deep_to_look, Untrustworthy, None),
+    ],
+)
+def test_an_engine_whose_folder_fills_up_is_ended(
+    lay: Callable[[Path], None],
+    end: type[Exception],
+    code: str | None,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "DISK_SECONDS", -1.0)
+    narrow = settings.model_copy(update={"engine_disk_bytes": MIB})
+    with writing() as session:
+        submitted(session, disk_bytes=MIB)
+    claim, engine = claimed(settings, tmp_path / "1"), Writing()
+    lay(tmp_path / "1")
+    lease = Lease(claim, settings, on_lost=lambda: None)
+    with pytest.raises(end) as caught:
+        Watch(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, cast("Engine", engine), narrow).follow()
+    assert getattr(caught.value, "error", {}).get("code") == code
+    assert engine.ended == (code is not None)
+
+
+def test_no_more_is_stored_than_an_engine_may_write(settings: Settings, tmp_path: Path) -> None:
+    narrow = settings.model_copy(update={"engine_disk_bytes": MIB})
+    with writing() as session:
+        submitted(session, disk_bytes=MIB)
+    claim, storage = claimed(settings, tmp_path / "1"), LocalStorage(tmp_path / "store")
+    lease = Lease(claim, settings, on_lost=lambda: None)
+    place = tmp_path / "1/out/artifacts"
+    ready = [
+        told.ArtifactReady(artifact=report().artifacts[0].model_copy(update={"name": name, "files": (promised,)}))
+        for name, promised in ((name, file(place / name, "holes", bytes(MIB))) for name in "abcd")
+    ]
+    with pytest.raises(Failed) as caught:
+        Watch(claim, tmp_path / "1", storage, lease, cast("Engine", Telling(*ready)), narrow).follow()
+    assert caught.value.error["code"] == "disk_full"
+    assert sorted(stored.key.split("/")[-2] for stored in storage.objects("")) == ["a", "b", "c"]
