@@ -7,6 +7,7 @@ the same work (the fingerprint) and only whole (every digest).
 
 import hashlib
 import json
+import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,11 +22,12 @@ from compression.errors import CompressionError, DeviceError, DiskFull, OutOfMem
 from compression.heads import of_task
 from compression.load import open_stock
 from compression.recipe import Config, Spec, Task
-from compression.report import STAGES, Artifact, File, Row, Stage
+from compression.report import STAGES, Artifact, File, Row, Sensitivity, Stage
 
 FORMAT = 1
 """Raise it when what a stage computes or keeps changes so that older checkpoints must not be gone on from."""
 STATE = "state.json"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 
 
 class Checkpoint(Config):
@@ -39,6 +41,7 @@ class Checkpoint(Config):
     rows: tuple[Row, ...]
     artifacts: tuple[Artifact, ...]
     pruning: dict[str, Any] | None
+    sensitivity: Annotated[dict[str, tuple[Sensitivity, ...]], Field(default_factory=dict)]
     spent: Annotated[Spent, Field(description="What the job has trained so far.")] = Spent()
     files: Annotated[tuple[File, ...], Field(description="The model's files beside this one.")]
 
@@ -95,10 +98,16 @@ def listing(folder: Path) -> tuple[File, ...]:
     )
 
 
-def write(folder: Path, model: PreTrainedModel, facts: Checkpoint) -> tuple[File, ...]:
-    """Write `folder`/<stage> whole, durable, or not at all; `facts.files` is filled in here. Return all its files."""
+def write(folder: Path, model: PreTrainedModel, facts: Checkpoint, tokenizer: Path | None = None) -> tuple[File, ...]:
+    """Write `folder`/<stage> whole, durable, or not at all; `facts.files` is filled in here. Return all its files.
+
+    tokenizer: the folder of the one that the model is for, whose files are laid beside it.
+    """
     with durable.folder(folder / facts.stage) as place:
         model.save_pretrained(place)
+        for name in TOKENIZER if tokenizer is not None else ():
+            if (tokenizer / name).is_file():
+                shutil.copyfile(tokenizer / name, place / name)
         complete = facts.model_copy(update={"files": listing(place)})
         (place / STATE).write_text(sealed(complete.model_dump_json(indent=1)), encoding="utf-8")
     return listing(folder / facts.stage)

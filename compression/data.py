@@ -75,6 +75,11 @@ class Dataset:
     carved: frozenset[Split]
     task: Task = "text-classification"
 
+    @property
+    def texts(self) -> list[str]:
+        """Return every text of every split, second ones and contexts among them."""
+        return [text for rows in self.splits.values() for texts in (rows.texts, rows.pairs or ()) for text in texts]
+
     def ids(self, split: Split) -> list[Any]:
         """Return a split's labels as the task learns them: ids, a list of them for tagged words, numbers, answers."""
         numbers = {label: number for number, label in enumerate(self.labels)}

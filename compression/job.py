@@ -87,6 +87,7 @@ class Job:
             self.part.state.journey.skip(row.stage)
             yield StageStarted(stage=row.stage, resumed=True)
         yield from self.part.restore_baseline()
+        self.part.follow_cut()
 
     def do(self, stage: Stage) -> Iterator[Event]:
         """Do a stage's work, ship the model as it is then, complete the row and keep a checkpoint."""
@@ -99,7 +100,9 @@ class Job:
         yield ArtifactReady(artifact=shipped.artifact)
         row = part.finish(stage, shipped, time.monotonic() - started)
         self.rows.append(row)
-        files = checkpoint.write(self.output / "checkpoints", part.state.model, part.checkpoint(stage, self.artifacts))
+        facts = part.checkpoint(stage, self.artifacts)
+        tokenizer = part.tokenizer_of(stage) if part.state.vocabulary is not None else None
+        files = checkpoint.write(self.output / "checkpoints", part.state.model, facts, tokenizer)
         yield from part.state.journey.mark(stage, "export and measure", done=True)
         yield StageFinished(row=row, checkpoint=files)
 
@@ -131,6 +134,7 @@ class Job:
             recipe=self.spec.recipe,
             splits={str(name): facts for name, facts in part.dataset.facts().items()},
             pruning=part.state.pruning,
+            sensitivity=part.state.sensitivity,
             environment=environment(),
             notes=job_notes(self.rows[0], chosen, part.dataset, part.cut, part.max_length),
         )

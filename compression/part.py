@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,22 +13,27 @@ from compression.augment.material import Material
 from compression.augment.resources import Resources
 from compression.batches import encode
 from compression.budget import Budget
-from compression.catalog import FAMILIES, check_task, planned_shape
+from compression.catalog import check_task
 from compression.checkpoint import Checkpoint, Unusable
 from compression.encoding import encoded, side_by_side
 from compression.errors import InvalidSpec
-from compression.export.artifact import Shipped, ship
+from compression.export.artifact import Shipped, ship, timed
 from compression.notes import row_notes
 from compression.phases import journey
 from compression.plan import check_precision
 from compression.recipe import Spec
-from compression.report import Artifact, Event, Log, Row, Stage, ratios
+from compression.report import Artifact, Event, Latency, Log, NotMeasured, Row, Stage, ratios
 from compression.saving import Saver
+from compression.stages.prune import aimed
+from compression.stages.trim import trim
 from compression.state import State
 from compression.verdicts import judged
+from compression.vocabulary import Encode, fitted
 
 SAMPLE = 64
 """Rows of validation on which an artifact must answer as the engine does."""
+AFTER_CUT: tuple[Stage, ...] = ("pruned", "distilled")
+"""Stages whose models have the cut vocabulary, where there is one."""
 
 
 @dataclass
@@ -59,11 +64,22 @@ class Part:
         positions = family.max_positions(model.config)
         if spec.evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
+        output = base / spec.output
+        vocabulary = None
         if recipe.prune is not None:
-            planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), recipe.prune)
+            if ratio := recipe.prune.vocabulary_ratio:
+                place = output / "scratch" / "tokenizer"
+                vocabulary = fitted(folder, tokenizer, model.config, dataset.texts, place, ratio)
+            aimed(model, recipe.prune, vocabulary)
         length = min(recipe.train.max_length, positions)
         task, types = tasks.of(spec.task, dataset.labels, spec.evaluate), family.types(model.config) > 1
         rows = {name: encoded(dataset, name, tokenizer, length, task, types=types) for name in dataset.splits}
+
+        def encoder(reader: PreTrainedTokenizerFast) -> Encode:
+            return lambda texts, labels: encode(reader, *side_by_side(texts), labels, length, task, types=types)
+
+        if vocabulary is not None:
+            vocabulary = replace(vocabulary, encode=encoder(vocabulary.tokenizer))
         resources = Resources.of(spec, base)
         if recipe.distill is not None and recipe.distill.augment is not None:
             resources.check(recipe.distill.augment)
@@ -79,12 +95,14 @@ class Part:
             targets=spec.targets,
             material=Material(
                 dataset.splits["train"].columns,
-                lambda texts, labels: encode(tokenizer, *side_by_side(texts), labels, length, task, types=types),
+                encoder(tokenizer),
                 tokenizer,
                 resources,
             ),
+            vocabulary=vocabulary,
         )
-        part = cls(spec, base, base / spec.output, dataset, tokenizer, length, state)
+        part = cls(spec, base, output, dataset, tokenizer, length, state)
+        state.timed = part.timed
         part.write_test_rows()
         return part
 
@@ -116,6 +134,7 @@ class Part:
         self.state.model = model.to(device)
         self.state.teacher = teacher.to(device).requires_grad_(False)
         self.state.pruning, self.state.budget.spent = done.pruning, done.spent
+        self.state.sensitivity = done.sensitivity
         self.rows = list(done.rows)
 
     def restore_baseline(self) -> Iterator[Event]:
@@ -124,6 +143,16 @@ class Part:
         if not (self.artifact_folder(self.rows[0].artifact) / "model.onnx").is_file():
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
             self.ship(self.state.teacher, "baseline", "onnx")
+
+    def follow_cut(self) -> None:
+        """Read the new ids where an earlier attempt has cut the vocabulary: its model knows no others."""
+        if self.rows[-1].stage in AFTER_CUT:
+            trim(self.state, model=False)
+
+    def tokenizer_of(self, stage: Stage) -> Path:
+        """Where the tokenizer lies that a stage's model is for."""
+        vocabulary = self.state.vocabulary if stage in AFTER_CUT else None
+        return vocabulary.folder if vocabulary is not None else self.base / self.spec.model
 
     def artifact_folder(self, name: str) -> Path:
         """Where an artifact's files lie."""
@@ -144,7 +173,7 @@ class Part:
             precision="int8" if precision == "int8" else "float32",
             task=self.spec.task,
             labels=self.dataset.labels,
-            tokenizer=self.base / self.spec.model,
+            tokenizer=self.tokenizer_of(stage),
             max_length=self.max_length,
             output=self.output,
             test_rows=self.test_rows,
@@ -155,6 +184,21 @@ class Part:
         )
         model.to(device)
         return shipped
+
+    def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:
+        """Export a model as an artifact would be and measure its latency alone, against the baseline's artifact."""
+        process.release_memory()
+        return timed(
+            model,
+            self.test_rows.parent,
+            int8=simulated(model),
+            task=self.spec.task,
+            labels=self.dataset.labels,
+            tokenizer=self.tokenizer_of("pruned"),
+            baseline=self.artifact_folder(self.rows[0].artifact),
+            evaluate=self.spec.evaluate,
+            last_try=self.spec.split_batches > 1,
+        )
 
     def finish(self, stage: Stage, shipped: Shipped, seconds: float) -> Row:
         """Complete a stage's row; what was noted for it is used up."""
@@ -216,6 +260,7 @@ class Part:
             rows=tuple(self.rows),
             artifacts=tuple(artifacts),
             pruning=self.state.pruning,
+            sensitivity=self.state.sensitivity,
             spent=self.state.budget.spent,
             files=(),
         )

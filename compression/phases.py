@@ -1,10 +1,11 @@
 """The rows that a recipe leads to, and the phases of the way there with their expected times."""
 
-from compression.catalog import augment_seconds
+from compression.catalog import PROBES, augment_seconds
 from compression.progress import Journey, Phase
 from compression.recipe import Recipe
 from compression.report import Stage
 from compression.stages.further import PHASE, epochs_again
+from compression.stages.recover import phases as recovery_phases
 
 
 def planned(recipe: Recipe) -> tuple[Stage, ...]:
@@ -28,8 +29,9 @@ def journey(recipe: Recipe, rows: dict[str, int]) -> Journey:
         phases.append(Phase("quantized", "quantization-aware training", qat * train))
         phases.append(Phase("quantized", "export and measure", shipping))
     if recipe.prune is not None:
-        recovery = recipe.prune.recovery.epochs if recipe.prune.recovery else 0
-        phases += [Phase("pruned", "cut", 2.0), Phase("pruned", "recover", recovery * train * 0.7)]
+        looking = PROBES * shipping / 2 if recipe.prune.target_latency is not None else 0.0
+        phases.append(Phase("pruned", "cut", 2.0 + looking))
+        phases += [Phase("pruned", name, epochs * train * 0.7) for name, epochs in recovery_phases(recipe.prune)]
         phases.append(Phase("pruned", "export and measure", shipping))
     if recipe.distill is not None:
         if (augment := recipe.distill.augment) is not None:

@@ -25,6 +25,8 @@ from compression.recipe import Config
 from compression.report import File, Log, Stage, TrainingSaved
 
 TENSORS = "training.safetensors"
+BESIDE = "beside."
+"""What names begin with of tensors that a stage keeps with the saves of its trainings."""
 FOLDER = "training"
 """Where a supervisor lays an earlier attempt's save, beside its stages' checkpoints."""
 PATIENCE = 20.0
@@ -125,6 +127,13 @@ class Saver:
         """Say whether the earlier attempt was in this very training: what came before it in the stage need not be done."""
         return self.found is not None and (self.found.stage, self.found.phase) == (stage, phase)
 
+    def beside(self, stage: Stage) -> Tensors:
+        """Return what the earlier attempt's stage kept with its save, if it was in a training of this one."""
+        if self.found is None or self.resume is None or self.found.stage != stage:
+            return {}
+        with safe_open(self.resume / FOLDER / TENSORS, "pt") as file:
+            return {key.removeprefix(BESIDE): file.get_tensor(key) for key in file.keys() if key.startswith(BESIDE)}  # noqa: SIM118
+
     def begin(self) -> None:
         """Count the time until the next save from now."""
         self._last = time.monotonic()
@@ -183,13 +192,14 @@ def read(place: Path, expected: str) -> Saved:
 class Course:
     """One training's way: taken up where an earlier attempt left it, saved on the way, stopped when a pause is asked for.
 
-    `notes` are the row's, which a save keeps and puts back.
+    `notes` are the row's, which a save keeps and puts back; `beside` is what the stage wants kept with it (`Saver.beside`).
     """
 
     saver: Saver
     stage: Stage
     phase: str
     notes: list[str]
+    beside: Tensors = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
     def take_up(self, shapes: Shapes) -> Generator[Log, None, tuple[Where, Tensors] | None]:
@@ -238,7 +248,7 @@ class Course:
             notes=tuple(self.notes),
             files=(),
         )
-        return self.saver.save(facts, training.tensors())
+        return self.saver.save(facts, training.tensors() | {f"{BESIDE}{name}": kept for name, kept in self.beside.items()})
 
 
 def random_state() -> Tensors:

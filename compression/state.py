@@ -1,5 +1,6 @@
 """What the stages hand on to each other: the model as it is now, its teacher, the rows, and where the job is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,10 @@ from compression.evaluate import Validation, validate
 from compression.plan import Plan
 from compression.progress import Journey
 from compression.recipe import Recipe, Split, Targets
-from compression.report import Remedy, Stage
-from compression.saving import Course, Saver
+from compression.report import Latency, NotMeasured, Remedy, Sensitivity, Stage
+from compression.saving import Course, Saver, Tensors
 from compression.tasks.base import Task
+from compression.vocabulary import Vocabulary
 
 
 @dataclass
@@ -25,7 +27,8 @@ class State:
     `teacher` is the prepared model in full precision, frozen; `pruning` what the cut took, for the report; `notes` what the
     row of the current stage should say; `parts` in how many parts batches go through a model; `saver` keeps training in
     progress; `budget` is what all training together may take; `applied` the remedies that the current stage tried by itself;
-    `material` is what augmentation makes new rows of.
+    `material` is what augmentation makes new rows of; `vocabulary` the tokens that the cut leaves, where it is to take some;
+    `sensitivity` the curves that it drew, for the report; `timed` exports a model and measures its latency.
     """
 
     recipe: Recipe
@@ -41,6 +44,9 @@ class State:
     targets: Targets = field(default_factory=Targets)
     applied: list[Remedy] = field(default_factory=list)
     material: Material | None = None
+    vocabulary: Vocabulary | None = None
+    sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
+    timed: Callable[[PreTrainedModel], Latency | NotMeasured] | None = None
 
     @property
     def task(self) -> Task:
@@ -83,9 +89,9 @@ class State:
             patience_from=patience_from,
         )
 
-    def course(self, stage: Stage, phase: str) -> Course | None:
-        """Return the way of one training through saves and pauses; None where nobody saves."""
-        return Course(self.saver, stage, phase, self.notes) if self.saver else None
+    def course(self, stage: Stage, phase: str, beside: Tensors | None = None) -> Course | None:
+        """Return the way of one training through saves and pauses; None where nobody saves. `beside`: kept with its saves."""
+        return Course(self.saver, stage, phase, self.notes, beside or {}) if self.saver else None
 
     def validate(self) -> Validation:
         """Score the model as it is now on validation."""

@@ -7,10 +7,10 @@ from pydantic import Field
 
 from compression import heads
 from compression.catalog.cost import HELD_BYTES, LARGEST_GRAPH, TOKENS_A_WORD, Estimate, estimate, planned_steps
-from compression.catalog.families import FAMILIES
-from compression.catalog.shapes import encoder_parameters, planned_shape, table_rows
+from compression.catalog.families import FAMILIES, Family
+from compression.catalog.shapes import Count, candidates, encoder_parameters, planned_shape, table_rows
 from compression.errors import InvalidSpec, LabelMismatch, UnsupportedShape
-from compression.recipe import AUGMENTED_TASKS, Config, Evaluate, Recipe, Task
+from compression.recipe import AUGMENTED_TASKS, Config, Evaluate, Prune, Recipe, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
 
 
@@ -76,9 +76,16 @@ def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Eval
                 param="config.json:id2label",
             )
     family = FAMILIES[model.family]
-    shape = planned_shape(family, model.shape, recipe.prune) if recipe.prune else model.shape
     rows, dense = table_rows(model.parameters, model.shape), heads.of_task(data.task) == heads.CLASSIFIER
-    before, after = (encoder_parameters(family, each, rows=rows, labels=wanted, dense=dense) for each in (model.shape, shape))
+
+    def counted(shape: Shape) -> Parameters:
+        return encoder_parameters(family, shape, rows=rows, labels=wanted, dense=dense)
+
+    def count(shape: Shape) -> int:
+        return counted(shape).total
+
+    shape = foretold(family, model.shape, recipe.prune, count) if recipe.prune else model.shape
+    before, after = counted(model.shape), counted(shape)
     if HELD_BYTES * before.total >= LARGEST_GRAPH:
         raise UnsupportedShape(
             f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
@@ -90,8 +97,41 @@ def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Eval
         parameters=after,
         baseline_parameters=before,
         estimate=estimate(model.shape, before, after, data, recipe),
-        warnings=tuple(_warnings(model, data, recipe, before, after)),
+        warnings=(*_warnings(model, data, recipe, before, after), *_unknown(model.shape, recipe.prune, count)),
     )
+
+
+def foretold(family: Family, shape: Shape, prune: Prune, count: Count) -> Shape:
+    """Say what is known of the shape before the texts are tokenized: tokens that they do not need still count.
+
+    So where target_params cannot be reached without them, the deepest cut is foretold. Raises UnsupportedShape.
+    """
+    try:
+        return planned_shape(family, shape, prune, count=count)
+    except UnsupportedShape:
+        if prune.target_params is None or "vocabulary" not in prune.axes:
+            raise
+        *_, (_, deepest) = candidates(shape, prune)
+        return deepest
+
+
+def _unknown(shape: Shape, prune: Prune | None, count: Count) -> Iterator[str]:
+    """Say what only the worker finds out, and between what it lies."""
+    if prune is None:
+        return
+    if prune.target_latency is not None:
+        *_, (_, deepest) = candidates(shape, prune)
+        yield (
+            f"Which shape target_latency needs is measured on the worker: between {count(deepest):,} and {count(shape):,} "
+            "parameters. What is foretold here is without a cut."
+        )
+    if "vocabulary" in prune.axes:
+        least = max(round(shape.vocabulary * (1 - prune.vocabulary_ratio)), 1)
+        spared = count(shape) - count(shape.model_copy(update={"vocabulary": least}))
+        yield (
+            f"Which of {shape.vocabulary:,} tokens the texts need is found on the worker: up to {spared:,} parameters of the "
+            "model go with the others. What is foretold here is with all tokens."
+        )
 
 
 def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parameters, after: Parameters) -> Iterator[str]:
@@ -111,8 +151,10 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
         yield f"Only {counts[rarest]} {what} of train bear the label {rarest!r}."
     if model.labels is not None and not has_head(model, data.task):
         yield "The model's head is for another task: it is left out, and a new one drawn."
-    if recipe.prune and after.total == before.total:
-        yield f"The ratio {recipe.prune.ratio} rounds to no change of shape."
+    settled = recipe.prune and recipe.prune.target_latency is None and set(recipe.prune.axes) != {"vocabulary"}
+    if recipe.prune and settled and after.total == before.total:
+        asked = recipe.prune.ratio if isinstance(recipe.prune.ratio, float) else recipe.prune.deepest
+        yield f"The ratio {asked:g} rounds to no change of shape."
     if recipe.prune and recipe.distill is None and recipe.prune.recovery is None:
         yield "The model is pruned and not trained afterwards: expect its score to fall."
     planned, most = planned_steps(recipe, data.rows["train"]), recipe.train.max_steps

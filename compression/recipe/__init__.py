@@ -8,7 +8,7 @@ from compression.recipe.augment import AUGMENTED_TASKS, Augment, BackTranslation
 from compression.recipe.base import Axis, Config, DataFormat, Epochs, Patience, Precision, Rate, Split, Task, Weight
 from compression.recipe.distill import Distill
 from compression.recipe.presets import ARTICLE, PRESETS, QUICK, STANDARD, preset
-from compression.recipe.prune import Prune, Recovery
+from compression.recipe.prune import AxisRatios, Prune, Recovery, TargetLatency
 from compression.recipe.quantize import Qat, Quantize
 from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Spec
 from compression.recipe.whole import Evaluate, Prepare, Recipe, Targets, Train
@@ -21,6 +21,7 @@ __all__ = [
     "STANDARD",
     "Augment",
     "Axis",
+    "AxisRatios",
     "BackTranslation",
     "Column",
     "Columns",
@@ -45,6 +46,7 @@ __all__ = [
     "Spec",
     "Split",
     "Synonyms",
+    "TargetLatency",
     "Targets",
     "Task",
     "Train",

@@ -9,7 +9,7 @@ Task = Literal[
 ]
 Split = Literal["train", "validation", "test"]
 DataFormat = Literal["jsonl", "csv", "parquet"]
-Axis = Literal["hidden", "heads", "ffn"]
+Axis = Literal["hidden", "heads", "ffn", "layers", "vocabulary"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Rate = Annotated[float, Field(gt=0, le=1, description="Peak learning rate of AdamW.")]
 Epochs = Annotated[int, Field(ge=0, le=200, description="Passes over the train split.")]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from compression.recipe import Config, Recipe, Targets, Task
-from compression.report.figures import NotMeasured, Ratios, Row, Score, Stage
+from compression.report.figures import NotMeasured, Ratios, Row, Score, Sensitivity, Stage
 
 
 class File(Config):
@@ -72,6 +72,13 @@ class Report(Config):
     recipe: Recipe
     splits: dict[str, SplitFacts]
     pruning: Annotated[dict[str, Any] | None, Field(description="Per axis: units before and after, ratio asked and taken.")]
+    sensitivity: Annotated[
+        dict[str, tuple[Sensitivity, ...]],
+        Field(
+            default_factory=dict,
+            description="By axis: hidden with its heads, ffn, layers; empty unless asked for.",
+        ),
+    ]
     environment: Annotated[dict[str, str], Field(description="Versions, processor, device, threads.")]
     notes: tuple[str, ...] = ()
 

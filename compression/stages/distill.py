@@ -67,6 +67,9 @@ class Lesson:
     def __init__(self, state: State, teacher: Teacher, settings: Distill) -> None:
         self.student, self.teacher, self.settings, self.task = state.model, teacher, settings, state.task
         narrow, wide = state.model.config.hidden_size, teacher.model.config.hidden_size
+        deep, deeper = state.model.config.num_hidden_layers, teacher.model.config.num_hidden_layers
+        # A student with fewer layers follows the teacher's evenly, from the embeddings to the last (TinyBERT).
+        self.states = None if deep == deeper else [round(layer * deeper / deep) for layer in range(deep + 1)]
         self.heads = losses.relation_heads(narrow, wide, most=teacher.model.config.num_attention_heads)
         self.projections: list[nn.Parameter] = []
         if settings.hidden:
@@ -79,7 +82,7 @@ class Lesson:
         student = torch.cat(
             [ask(self.student, batch.to(device), self.task, relations=False).hidden for batch in batches], dim=1
         )
-        teacher = torch.cat([self.teacher.says(batch.to(device)).hidden for batch in batches], dim=1)
+        teacher = torch.cat([self._followed(self.teacher.says(batch.to(device)).hidden) for batch in batches], dim=1)
         return losses.fitted_projections(student, teacher)
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -96,11 +99,14 @@ class Lesson:
             # The projections are thrown away, so they may multiply in the precision that is fastest.
             kind = batch.ids.device.type
             with torch.autocast(kind, torch.bfloat16, enabled=gradient_dtype(batch.ids.device) == torch.bfloat16):
-                hidden = losses.hidden_states(given.hidden, wanted.hidden, self.projections[0])
+                hidden = losses.hidden_states(given.hidden, self._followed(wanted.hidden), self.projections[0])
             total = total + settings.hidden * hidden
         if settings.attention and given.relations is not None and wanted.relations is not None:
             total = total + settings.attention * losses.relations(given.relations, wanted.relations, batch.mask, self.heads)
         return total
+
+    def _followed(self, states: Tensor) -> Tensor:
+        return states if self.states is None else states[self.states]
 
     def _given(self, batch: Batch) -> Said:
         if self.teacher.needs_states:
