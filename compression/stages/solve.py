@@ -50,9 +50,8 @@ def of_latency(state: State, settings: Prune, target: TargetLatency) -> Generato
         f"{'; '.join(told[place] for place in sorted(told))}."
     )
     if high == len(found):
-        said = (
-            f"target_latency is out of reach: the deepest cut of {', '.join(settings.axes)} (ratio {MOST_RATIO:g}) is too slow"
-        )
+        deepest = f"the deepest cut of {', '.join(settings.axes)} (ratio {MOST_RATIO:g})"
+        said = f"target_latency is out of reach: {deepest} is too slow"
         state.notes.append(f"{said}. It was taken, for it comes nearest.")
         yield Log(level="warning", message=f"{said}; it is taken.")
     return found[min(high, len(found) - 1)]

@@ -12,8 +12,9 @@ from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, R
 from compression.report import Event, Progress, Shape
 from compression.stages.distill import Lesson, distill
 from compression.stages.prepare import prepare
-from compression.stages.prune import choose, prune
+from compression.stages.prune import prune
 from compression.stages.quantize import quantize, share, simulate
+from compression.stages.scores import taken_scores
 from compression.state import State
 from tests.compression.conftest import state_of
 
@@ -70,7 +71,7 @@ def test_qat_trains_and_leaves_everything_quantized(model: BertForSequenceClassi
     assert max(scores) > 0.8
 
 
-@pytest.mark.parametrize("importance", ["l1", "l1_weight"])
+@pytest.mark.parametrize("importance", ["l1", "l1_weight", "l2", "taylor"])
 def test_units_that_say_nothing_are_cut_first(model: BertForSequenceClassification, importance: str) -> None:
     mute = [3, 17, 40]
     with torch.no_grad():
@@ -85,7 +86,7 @@ def test_units_that_say_nothing_are_cut_first(model: BertForSequenceClassificati
     state = state_of(model, Recipe())
     settings = Prune(importance=importance, axes=("ffn",), calibration_rows=64)
     to = Shape(layers=2, hidden=32, heads=3, ffn=61, vocabulary=43)
-    kept = choose(model, to, settings, state.rows["train"], seed=0)
+    kept = taken_scores(model, settings, state.rows["train"], seed=0).choose(BERT, to)
     for layer in range(2):
         assert not set(mute) & set(kept.ffn[layer].tolist())
         assert kept.heads[layer].tolist() == [0, 2, 3]
@@ -102,7 +103,7 @@ def test_prune_makes_the_model_narrower_and_says_what_it_took(model: BertForSequ
     assert state.pruning == {
         "hidden": {"before": 32, "after": 16, "asked": 0.5, "taken": 0.5},
         "heads": {"before": 4, "after": 2, "asked": 0.5, "taken": 0.5},
-        "ffn": {"before": 64, "after": 32, "asked": 0.5, "taken": 0.5},
+        "ffn": {"before": 64, "after": 32, "asked": 0.5, "taken": 0.5, "multiple": 8},
     }
     assert any("The cut alone" in note for note in state.notes)
 
