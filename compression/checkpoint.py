@@ -105,9 +105,9 @@ def write(folder: Path, model: PreTrainedModel, facts: Checkpoint, tokenizer: Pa
     """
     with durable.folder(folder / facts.stage) as place:
         model.save_pretrained(place)
-        for name in TOKENIZER if tokenizer is not None else ():
-            if (tokenizer / name).is_file():
-                shutil.copyfile(tokenizer / name, place / name)
+        for path in (tokenizer / name for name in TOKENIZER) if tokenizer is not None else ():
+            if path.is_file():
+                shutil.copyfile(path, place / path.name)
         complete = facts.model_copy(update={"files": listing(place)})
         (place / STATE).write_text(sealed(complete.model_dump_json(indent=1)), encoding="utf-8")
     return listing(folder / facts.stage)

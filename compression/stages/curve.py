@@ -1,4 +1,4 @@
-"""Sensitivity curves: what cutting each axis alone does to the validation score, untrained, by scores that are there already."""
+"""Sensitivity curves: what cutting each axis alone does to the validation score, untrained. No pass is needed to draw one."""
 
 import torch
 

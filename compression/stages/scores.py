@@ -72,8 +72,8 @@ class Scores:
     def of_tensors(cls, found: Mapping[str, Tensor]) -> "Scores":
         """Put together what `tensors` named."""
         layers = range(sum(name.startswith("heads.") for name in found))
-        parts = (tuple(found[f"{part}.{i}"] for i in layers) for part in ("heads", "ffn"))
-        return cls(found["hidden"], found["pooled"], *parts, found.get("layers"))
+        heads, ffn = (tuple(found[f"{part}.{i}"] for i in layers) for part in ("heads", "ffn"))
+        return cls(found["hidden"], found["pooled"], heads, ffn, found.get("layers"))
 
 
 def taken_scores(
@@ -166,7 +166,7 @@ def _by_loss(model: PreTrainedModel, rows: Encoded, size: int) -> dict[str, Any]
             found = importance.first_order(a, g, m, ears.heads if module in attention else None)
             changes[module] = changes[module] + found if module in changes else found
 
-        activations.register_hook(learn)
+        activations.register_hook(learn)  # type: ignore[no-untyped-call]
 
     def go_through(batch: Batch) -> None:
         nonlocal mask

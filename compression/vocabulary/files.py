@@ -51,7 +51,7 @@ def _renumbered(processor: Mapping[str, Any], new_ids: Mapping[int, int]) -> dic
 
 
 def write(source: Path, folder: Path, kept: Sequence[int]) -> None:
-    """Write `folder` with the tokenizer of `source` for the tokens `kept`: tokenizer.json, its settings, a vocab.txt if it has one.
+    """Write `folder` with the tokenizer of `source` for the tokens `kept`: tokenizer.json, its settings, its vocab.txt if any.
 
     Other lists of the old vocabulary (vocab.json, merges.txt, a SentencePiece model) are left out: tokenizer.json has it all.
     """

@@ -28,7 +28,9 @@ def tokens_of(spec: Spec) -> dict[str, int]:
     if kind not in KINDS:
         raise UnsupportedTokenizer(f"tokenizer.json is of the kind {kind!r:.40}", param="tokenizer.json")
     pairs = ((entry[0], number) for number, entry in enumerate(model["vocab"]))
-    return dict(pairs if kind == "Unigram" else model["vocab"]) | {token["content"]: token["id"] for token in spec.get("added_tokens") or ()}
+    return dict(pairs if kind == "Unigram" else model["vocab"]) | {
+        token["content"]: token["id"] for token in spec.get("added_tokens") or ()
+    }
 
 
 def needed(spec: Spec, used: Iterable[int], count: int = 0) -> list[int]:

@@ -115,7 +115,7 @@ def test_what_only_the_worker_finds_out_is_said_with_its_bounds() -> None:
     ("settings", "said"),
     [
         ({"ratio": {"ffn": 0.3}, "axes": ["ffn", "layers"]}, "ratio does not"),
-        ({"ratio": {"layers": 0.3}, "axes": ["ffn"]}, "axes does not"),
+        ({"ratio": {"ffn": 0.3, "layers": 0.3}, "axes": ["ffn"]}, "axes does not"),
         ({"ratio": {"hidden": 0.3, "heads": 0.4}}, "go together"),
         ({"ratio": {"hidden": 1.3}}, "less than 1"),
         ({"ratio": {"width": 0.3}}, "Extra inputs"),
@@ -131,7 +131,13 @@ def test_keys_of_a_cut_that_do_not_agree_are_refused(settings: dict[str, object]
     with pytest.raises(ValidationError, match=said) as caught:
         Recipe.model_validate({"prune": settings})
     where = ".".join(map(str, caught.value.errors()[0]["loc"]))
-    assert where in {"prune", "prune.target_latency", "prune.target_latency.speed_up", "prune.ratio.hidden", "prune.ratio.width"}
+    assert where in {
+        "prune",
+        "prune.target_latency",
+        "prune.target_latency.speed_up",
+        "prune.ratio.hidden",
+        "prune.ratio.width",
+    }
 
 
 def test_a_recipe_of_ratios_comes_back_from_json_as_it_went() -> None:

@@ -149,7 +149,12 @@ def test_what_is_taken_up_ends_bit_for_bit_alike(stage: Stage, tmp_path: Path, l
 def test_a_cut_in_steps_goes_on_from_its_own_scores(tmp_path: Path, listener: Listener) -> None:
     """The first step's training is not done again, and the second cut chooses by the scores that the save kept."""
     settings = Prune(
-        ratio={"ffn": 0.5, "layers": 0.5}, multiple=8, calibration_rows=64, importance="taylor", steps=2, recovery=Recovery(epochs=2)
+        ratio={"ffn": 0.5, "layers": 0.5},
+        multiple=8,
+        calibration_rows=64,
+        importance="taylor",
+        steps=2,
+        recovery=Recovery(epochs=2),
     )
     recipe = Recipe(prepare=Prepare(epochs=1), quantize=None, prune=settings, train=Train(batch=64, max_length=32))
     plain = state_before("pruned", recipe=recipe)

@@ -22,7 +22,12 @@ from tests.compression.conftest import all_phases
 from tests.compression.models import tiny
 from tests.examples import real_examples
 
-CORPUS = ["good morning, world", "the worldly goods of the morning", "mourning becomes the worldly", "a banana and an ananas"] * 3
+CORPUS = [
+    "good morning, world",
+    "the worldly goods of the morning",
+    "mourning becomes the worldly",
+    "a banana and an ananas",
+] * 3
 TEXTS = ["good world", "the morning banana"]
 UNSEEN = ["worldly goods", "becoming an", "gnome"]
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -37,7 +42,9 @@ def word_pieces() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     ends = [("<s>", 0), ("</s>", 2)]
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=ends)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=ends
+    )
     return tokenizer
 
 
@@ -61,7 +68,9 @@ def unigrams() -> Tokenizer:
         CORPUS, trainers.UnigramTrainer(vocab_size=70, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
     )
     ends = [("<s>", 0), ("</s>", 2)]
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=ends)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=ends
+    )
     return tokenizer
 
 
@@ -115,9 +124,9 @@ def test_the_texts_are_read_alike_and_others_without_unknowns(kind: str, tmp_pat
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_ratio_keeps_more_than_the_texts_need(kind: str, tmp_path: Path) -> None:
     old, least, _ = fit(tmp_path, kind, TEXTS)
-    _, more, _ = fit(tmp_path / "again", kind, TEXTS, ratio=0.1)
+    _, more, _ = fit(tmp_path / "again", kind, TEXTS, ratio=0.01)
     assert set(least.kept) < set(more.kept)
-    assert 0.9 * len(old) <= len(more.kept) < len(old)
+    assert round(0.99 * len(old)) <= len(more.kept) <= len(old)
 
 
 def test_a_word_that_was_unknown_stays_so(tmp_path: Path) -> None:
@@ -152,12 +161,17 @@ def test_the_cut_changes_ids_and_no_answer(tmp_path: Path) -> None:
     old, small, model = fit(tmp_path, "byte-level BPE", TEXTS)
     tokens = old(TEXTS)["input_ids"]
     rows = Encoded(tokens, torch.tensor([0, 1]), old.pad_token_id, tasks.of("text-classification"))
-    state = State(Recipe(), {"train": rows, "validation": rows}, model, all_phases(), teacher=tiny("roberta", vocab_size=len(old) + 3))
+    state = State(
+        Recipe(), {"train": rows, "validation": rows}, model, all_phases(), teacher=tiny("roberta", vocab_size=len(old) + 3)
+    )
     state.vocabulary = small
     before = [logits(each, rows) for each in (state.model, state.teacher)]
     trim(state)
     assert max(max(row) for row in state.rows["train"].tokens) < len(small.kept)
-    assert [logits(each, state.rows["validation"]).equal(was) for each, was in zip((state.model, state.teacher), before, strict=True)] == [True, True]
+    assert [
+        logits(each, state.rows["validation"]).equal(was)
+        for each, was in zip((state.model, state.teacher), before, strict=True)
+    ] == [True, True]
     assert state.model.config.vocab_size == state.teacher.config.vocab_size == len(small.kept)
     assert not any(parameter.requires_grad for parameter in state.teacher.parameters())
 
