@@ -14,6 +14,13 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app import resources
+from app.brought import add_artifacts
+from app.brought import checkpoints as checkpoints
+from app.brought import part_finished as part_finished
+from app.brought import part_names as part_names
+from app.brought import recorded as recorded
+from app.brought import stage_finished as stage_finished
+from app.brought import training_saved as training_saved
 from app.clock import now
 from app.errors import NotFound, WrongState
 from app.failures import failure
@@ -24,18 +31,17 @@ from app.models import (
     QUEUED,
     RUNNING,
     TERMINAL,
-    TRAINING,
     Artifact,
     Checkpoint,
     Dataset,
     File,
     Job,
-    Metric,
+    JobDataset,
+    JobModel,
     Model,
     Worker,
 )
 from app.queue import JOBS, wake_after_commit
-from compression.report import STAGES, Latency, Row, Score
 from compression.report import Artifact as ArtifactFacts
 
 
@@ -72,6 +78,8 @@ def get(session: Session, team: str, job_id: str) -> Job:
 
 def cancel(session: Session, team: str, job_id: str) -> Job:
     """End a waiting job at once; ask the worker of a running one. Raises WrongState for one that ended otherwise."""
+    # Locked, or a job that is given back between the two looks would be in neither state, and go on.
+    session.execute(select(Job.id).where(Job.id == job_id, Job.team_id == team).with_for_update())
     get(session, team, job_id)
     gone = change(
         session,
@@ -108,14 +116,19 @@ ASKED = (
 def retry(session: Session, team: str, job_id: str) -> Job:
     """Submit the same request again as a new job.
 
-    Raises WrongState while the old one is not over, NotFound where its model or its dataset was deleted.
+    Raises WrongState while the old one is not over, NotFound where one of its models or datasets was deleted.
     """
     old = get(session, team, job_id)
     if old.state not in TERMINAL:
         raise WrongState(f"{job_id} is {old.state}; only a job that is over can be tried again")
-    resources.get(session, Model, team, old.model_id, hold="share")
-    resources.get(session, Dataset, team, old.dataset_id, hold="share")
-    return submit(session, Job(**{field: getattr(old, field) for field in ASKED}, retry_of=old.id))
+    for model in (old.model_id, *(other.model_id for other in old.others)):
+        resources.get(session, Model, team, model, hold="share")
+    for dataset in old.datasets:
+        resources.get(session, Dataset, team, dataset, hold="share")
+    parts = [JobDataset(position=part.position, dataset_id=part.dataset_id, name=part.name) for part in old.parts]
+    others = [JobModel(position=other.position, model_id=other.model_id, role=other.role) for other in old.others]
+    asked = {field: getattr(old, field) for field in ASKED}
+    return submit(session, Job(**asked, parts=parts, others=others, retry_of=old.id))
 
 
 def remove(session: Session, team: str, job_id: str) -> None:
@@ -180,19 +193,6 @@ def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: 
     return claimed
 
 
-def checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
-    """Return what earlier attempts finished, in the order of the stages; training in progress comes last."""
-    rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)).all()
-    order: tuple[str, ...] = (*STAGES, TRAINING)
-    return sorted(rows, key=lambda row: order.index(row.stage))
-
-
-def recorded(session: Session, job_id: str) -> tuple[list[dict[str, Any]], set[str]]:
-    """Return the rows of a job's stages in their order, and the names of its artifacts."""
-    rows = session.scalars(select(Metric.row).where(Metric.job_id == job_id).order_by(Metric.position))
-    return list(rows), set(session.scalars(select(Artifact.name).where(Artifact.job_id == job_id)))
-
-
 def heartbeat(session: Session, claim: Claim, lease_seconds: float, **changes: Any) -> Beat:
     """Renew the lease, carry progress out and cancel and drain in. Raises StaleFence."""
     job = fenced(session, claim, lease_until=now(lease_seconds), **changes)
@@ -209,74 +209,6 @@ def record(
         fenced(session, claim, events=[(kind, data)], origin=origin, **changes)
 
 
-def stage_finished(
-    session: Session,
-    claim: Claim,
-    row: Row,
-    prefix: str,
-    checkpoint: Sequence[dict[str, Any]],
-    artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]],
-    *,
-    origin: str | None = None,
-) -> None:
-    """Store a stage's row, checkpoint and artifacts, whose bytes are in storage already. Raises StaleFence.
-
-    Each artifact comes with the storage key of each of its files. Saved training belonged to this stage and is forgotten.
-    """
-    job_id = claim.job.id
-    if origin is not None and written(session, claim, origin):
-        return
-    data = row.model_dump(mode="json")
-    fenced(session, claim, events=[("stage_finished", {"row": data})], origin=origin, stage=row.stage)
-    session.execute(delete(Metric).where(Metric.job_id == job_id, Metric.stage == row.stage))
-    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.stage.in_((row.stage, TRAINING))))
-    session.add(
-        Metric(
-            job_id=job_id,
-            stage=row.stage,
-            position=STAGES.index(row.stage),
-            fence=claim.fence,
-            parameters=row.parameters.total,
-            size_bytes=row.size.bytes,
-            latency_ms=row.latency.median_ms if isinstance(row.latency, Latency) else None,
-            score=row.score.value if isinstance(row.score, Score) else None,
-            row=data,
-        )
-    )
-    if checkpoint:
-        session.add(Checkpoint(job_id=job_id, stage=row.stage, fence=claim.fence, prefix=prefix, files=list(checkpoint)))
-    _add_artifacts(session, claim, artifacts)
-    session.flush()
-
-
-def training_saved(
-    session: Session,
-    claim: Claim,
-    prefix: str,
-    files: Sequence[dict[str, Any]],
-    data: dict[str, Any],
-    *,
-    origin: str | None = None,
-) -> None:
-    """Store training in progress in place of what was saved of it before. Raises StaleFence."""
-    if origin is not None and written(session, claim, origin):
-        return
-    fenced(session, claim, events=[("training_saved", data)], origin=origin)
-    session.execute(delete(Checkpoint).where(Checkpoint.job_id == claim.job.id, Checkpoint.stage == TRAINING))
-    session.add(Checkpoint(job_id=claim.job.id, stage=TRAINING, fence=claim.fence, prefix=prefix, files=list(files)))
-    session.flush()
-
-
-def _add_artifacts(session: Session, claim: Claim, artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]) -> None:
-    for facts, keys in artifacts:
-        for old in session.scalars(select(Artifact).where(Artifact.job_id == claim.job.id, Artifact.name == facts.name)):
-            session.delete(old)
-        session.flush()
-        files = [File(path=file.path, size=file.size, sha256=file.sha256, key=keys[file.path]) for file in facts.files]
-        summary = facts.model_dump(mode="json", exclude={"files"})
-        session.add(Artifact(job_id=claim.job.id, fence=claim.fence, name=facts.name, facts=summary, files=files))
-
-
 def finish(
     session: Session, claim: Claim, report: dict[str, Any], artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]
 ) -> None:
@@ -284,7 +216,7 @@ def finish(
     found = session.execute(select(Job.state, Job.fence).where(Job.id == claim.job.id).with_for_update()).one()
     if (found.state, found.fence) == ("succeeded", claim.fence):
         return  # the reply to the first COMMIT was lost
-    _add_artifacts(session, claim, artifacts)
+    add_artifacts(session, claim, artifacts)
     session.flush()
     fenced(session, claim, events=[("succeeded", {})], state="succeeded", report=report, finished_at=now(), lease_until=None)
 
@@ -300,7 +232,14 @@ def cancelled(session: Session, claim: Claim) -> None:
 
 
 def release(session: Session, claim: Claim) -> None:
-    """Give a job back because its worker drains: nobody's fault, no failure charged. Raises StaleFence."""
+    """Give a job back because its worker drains: nobody's fault, no failure charged. Raises StaleFence.
+
+    One whose cancel came meanwhile ends: in the queue nobody would take it, and nobody end it.
+    """
+    asked = select(Job.cancel_requested_at).where(Job.id == claim.job.id).with_for_update()
+    if session.scalar(asked) is not None:
+        cancelled(session, claim)
+        return
     fenced(
         session,
         claim,
@@ -341,7 +280,8 @@ def _set_back(
     *more: ColumnElement[bool],
     **changes: Any,
 ) -> bool:
-    job = session.scalar(select(Job).where(Job.id == job_id, *held(fence), *more))
+    # Locked: a cancel between this look and the change would leave a job in the queue that nobody takes and nobody ends.
+    job = session.scalar(select(Job).where(Job.id == job_id, *held(fence), *more).with_for_update())
     if job is None:
         return False
     failures = job.failures + 1

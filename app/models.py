@@ -93,8 +93,35 @@ class Dataset(Resource, Base):
     files: Mapped[list["File"]] = relationship(order_by="File.path", lazy="selectin", cascade="all, delete-orphan")
 
 
+class JobDataset(Base):
+    """One of several datasets of a job. `name` is what rows, artifacts and checkpoints call it; it never changes."""
+
+    __tablename__ = "job_datasets"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    name: Mapped[str] = mapped_column(String(40))
+
+
+STUDENT, TEACHER = "student", "teacher"
+
+
+class JobModel(Base):
+    """A model that a job needs beside its base: the student, or a teacher. It never changes."""
+
+    __tablename__ = "job_models"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    role: Mapped[str] = mapped_column(String(20))
+
+
 class Job(Base):
-    """One accepted request: it reaches exactly one outcome."""
+    """One accepted request: it reaches exactly one outcome.
+
+    `dataset_id` is its first dataset; `parts` has them all where there are several, and is empty where there is one.
+    `model_id` is its base; `others` are the models that it names beside it.
+    """
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("job"))
@@ -139,6 +166,23 @@ class Job(Base):
     purged_at: Mapped[dt.datetime | None]
 
     metrics: Mapped[list["Metric"]] = relationship(order_by="Metric.position", lazy="selectin")
+    parts: Mapped[list["JobDataset"]] = relationship(order_by="JobDataset.position", lazy="selectin")
+    others: Mapped[list["JobModel"]] = relationship(order_by="JobModel.position", lazy="selectin")
+
+    @property
+    def datasets(self) -> list[str]:
+        """Ids of all its datasets, in their order."""
+        return [part.dataset_id for part in self.parts] or [self.dataset_id]
+
+    @property
+    def student(self) -> str | None:
+        """Id of the student that it names, if it names one."""
+        return next((other.model_id for other in self.others if other.role == STUDENT), None)
+
+    @property
+    def teachers(self) -> list[str]:
+        """Ids of the teachers that it names, in their order."""
+        return [other.model_id for other in self.others if other.role == TEACHER]
 
     __table_args__ = (
         Index(

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.errors import AlreadySealed, IncompleteUpload, InUse, InvalidRequest, NotFound
-from app.models import QUEUED, RUNNING, Dataset, File, Job, Model
+from app.models import QUEUED, RUNNING, Dataset, File, Job, JobDataset, JobModel, Model
 from app.queue import CHECKS, wake_after_commit
 
 R = TypeVar("R", Model, Dataset)
@@ -96,11 +96,19 @@ def delete(session: Session, kind: type[R], team: str, identifier: str) -> None:
     """Hide it and let the keeper free its bytes. Raises InUse while a job that is not finished needs it."""
     # Locked before the look at who needs it: a job that is being submitted holds the same lock.
     row = get(session, kind, team, identifier, hold="update")
-    column = Job.model_id if kind is Model else Job.dataset_id
-    users = session.scalars(select(Job.id).where(column == identifier, Job.state.in_((QUEUED, RUNNING))).limit(5)).all()
+    users = session.scalars(select(Job.id).where(needing(kind, identifier), Job.state.in_((QUEUED, RUNNING))).limit(5)).all()
     if users:
         raise InUse(f"{identifier} is needed by {', '.join(users)}")
     session.execute(update(kind).where(kind.id == row.id).values(deleted_at=now()))
+
+
+def needing(kind: type[Model] | type[Dataset], identifier: str) -> ColumnElement[bool]:
+    """Say which jobs name it, in whatever part."""
+    if kind is Model:
+        among = select(JobModel.job_id).where(JobModel.model_id == identifier)
+        return or_(Job.model_id == identifier, Job.id.in_(among))
+    among = select(JobDataset.job_id).where(JobDataset.dataset_id == identifier)
+    return or_(Job.dataset_id == identifier, Job.id.in_(among))
 
 
 # The checker's side.

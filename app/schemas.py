@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app import models
 from app.forecast import Place
-from compression.recipe import Columns, DataFormat, Evaluate, Split, Targets, Task
+from compression.recipe import MOST_PARTS, MOST_TEACHERS, Columns, DataFormat, DataSplit, Evaluate, JobTask, Targets, Task
 
 
 def _relative(path: str) -> str:
@@ -66,7 +66,7 @@ class DatasetCreate(Body):
     task: Task = "text-classification"
     format: DataFormat
     columns: Columns = Columns()
-    splits: dict[Split, Annotated[list[FilePath], Field(min_length=1, max_length=1000)]]
+    splits: dict[DataSplit, Annotated[list[FilePath], Field(min_length=1, max_length=1000)]]
     files: Manifest
 
 
@@ -74,6 +74,17 @@ class JobModels(Body):
     """The models of a job, by id."""
 
     base: Id
+    student: Annotated[
+        Id | None,
+        Field(description="Another model that distillation trains in place of the pruned one; the recipe then prunes nothing."),
+    ] = None
+    teachers: Annotated[
+        list[Id],
+        Field(
+            max_length=MOST_TEACHERS,
+            description="Models tuned on the task, with exactly the data's labels, that teach beside the job's own.",
+        ),
+    ] = []
 
 
 class JobCreate(Body):
@@ -81,9 +92,19 @@ class JobCreate(Body):
 
     name: Name | None = None
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
-    task: Annotated[Task | None, Field(description="The dataset's where it is null; anything else is refused.")] = None
+    task: Annotated[
+        JobTask | None,
+        Field(description="The dataset's where it is null, `several` where there are more; anything else is refused."),
+    ] = None
     models: JobModels
-    datasets: Annotated[list[Id], Field(min_length=1, max_length=1)]
+    datasets: Annotated[
+        list[Id],
+        Field(
+            min_length=1,
+            max_length=MOST_PARTS,
+            description="Of several, each with a task of its own, a model is made for each, and the mean is the headline.",
+        ),
+    ]
     recipe: str | dict[str, Any] = "standard"
     evaluate: Evaluate = Evaluate()
     targets: Targets = Targets()
@@ -127,6 +148,14 @@ class DatasetOut(ResourceOut):
     data: dict[str, Any]
 
 
+class JobModelsOut(Out):
+    """The models of a job, by id."""
+
+    base: str
+    student: str | None
+    teachers: list[str]
+
+
 class Progress(Out):
     """Where a running job is."""
 
@@ -139,6 +168,7 @@ class Progress(Out):
     loss: float | None = None
     rate: float | None = None
     score: float | None = None
+    part: Annotated[str, Field(description="The dataset that is at work, of several.")] = ""
 
 
 class JobOut(Out):
@@ -149,8 +179,9 @@ class JobOut(Out):
     name: str
     labels: dict[str, str]
     task: str
-    models: dict[str, str]
+    models: JobModelsOut
     datasets: list[str]
+    parts: Annotated[list[str], Field(description="Of several datasets, what each is called in rows and artifacts.")]
     recipe: dict[str, Any]
     evaluate: dict[str, Any]
     targets: dict[str, Any]
@@ -191,6 +222,7 @@ class ArtifactOut(Out):
     kind: str
     stage: str
     precision: str
+    part: Annotated[str | None, Field(description="Of several datasets, the one that it is for.")]
     opens_with: str
     score: dict[str, Any]
     bytes: int
@@ -271,8 +303,9 @@ def job_out(job: models.Job, place: Place | None = None) -> JobOut:
     )
     return JobOut(
         **{name: getattr(job, name) for name in same},
-        models={"base": job.model_id},
-        datasets=[job.dataset_id],
+        models=JobModelsOut(base=job.model_id, student=job.student, teachers=job.teachers),
+        datasets=job.datasets,
+        parts=[part.name for part in job.parts],
         progress=Progress.model_validate(job.progress) if job.progress else None,
         rows=[metric.row for metric in job.metrics],
         queue_position=place.position if place else None,
@@ -289,5 +322,6 @@ def artifact_out(row: models.Artifact) -> ArtifactOut:
         created_at=row.created_at,
         bytes=sum(file.size for file in row.files),
         files=[{"path": file.path, "size": file.size, "sha256": file.sha256} for file in row.files],
+        part=row.facts.get("part"),
         **{name: row.facts[name] for name in ("name", "kind", "stage", "precision", "opens_with", "score")},
     )

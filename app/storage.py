@@ -10,7 +10,7 @@ import secrets
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,8 @@ from app.settings import Settings, get_settings
 
 CHUNK = 1 << 20
 """Bytes moved at once: large enough to be fast, small enough for constant memory."""
+TRIES = 10
+"""Times that a file is put into a folder which is taken away meanwhile."""
 
 
 class Stored(NamedTuple):
@@ -70,11 +72,12 @@ class Storage(ABC):
         """Free what a writer left that was killed, and that nobody has touched for so long."""
         return
 
-    def get_file(self, key: str, target: Path, size: int) -> None:
-        """Copy an object to a local file, whole or not at all."""
+    def get_file(self, key: str, target: Path, size: int, heed: Callable[[], None] = lambda: None) -> None:
+        """Copy an object to a local file, whole or not at all. `heed` is called all along; what it raises ends the copy."""
         part = target.with_name(f".{target.name}.part")
         with part.open("wb") as out:
             for chunk in self.read(key, 0, size):
+                heed()
                 out.write(chunk)
         part.replace(target)
 
@@ -96,11 +99,19 @@ class LocalStorage(Storage):
         return self.root / ".incoming" / secrets.token_hex(12)
 
     def _land(self, part: Path, key: str) -> None:
-        target = self._path(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.replace(target)
-        # The name is durable only once every folder on the way that may be new is.
-        for folder in (target.parent, target.parent.parent):
+        target, root = self._path(key), self.root.resolve()
+        for left in reversed(range(TRIES)):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part.replace(target)
+                break
+            except FileNotFoundError:  # who deletes takes folders away that became empty: ours, a moment ago
+                if not left or not part.exists():
+                    raise
+        # The name is durable only once every folder on the way is; which of them is new, nobody knows for certain.
+        for folder in target.parents:
+            if not folder.is_relative_to(root):
+                break
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(handle)

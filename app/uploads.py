@@ -82,7 +82,6 @@ async def receive(
             raise ChecksumMismatch(
                 f"the bytes have sha256 {meter.hash.hexdigest()}, the manifest says {file.sha256}", param="sha256"
             )
-        kept = await asyncio.to_thread(_note, file.id, key)
     except ClientDisconnect as error:
         raise SizeMismatch("the connection ended before the file did", param="size") from error
     except OSError as error:
@@ -93,6 +92,7 @@ async def receive(
     except BaseException:
         await asyncio.to_thread(storage.delete, key)
         raise
-    if not kept:
+    # From here on a row may name the bytes, also where the reply to its COMMIT is lost: if none does, they are the keeper's.
+    if not await asyncio.to_thread(_note, file.id, key):
         await asyncio.to_thread(storage.delete, key)
     return file

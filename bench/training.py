@@ -32,12 +32,12 @@ from compression.batches import Batch, Encoded, encode
 from compression.evaluate import Validation
 from compression.phases import journey
 from compression.recipe import Distill, Prepare, Prune, Recipe, Train
-from compression.stages.distill import Lesson
+from compression.stages.lesson import Comparison, Lesson
 from compression.stages.prepare import prepare
 from compression.stages.prune import prune
 from compression.stages.quantize import quantize
 from compression.state import State
-from compression.teacher import Teacher
+from compression.teacher import Look, Teacher
 from compression.training import Plan, Tick, train
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +76,7 @@ class Lab:
         state = State(recipe, parts, whole, journey(recipe, {"train": rows, "test": 0}))  # type: ignore[arg-type]
         for _ in itertools.chain(prepare(state), quantize(state), prune(state)):
             pass
-        first = Lesson(state, asked_once(state), recipe.distill)
+        first = lesson_of(state, asked_once(state), recipe.distill)
         plan = state.plan("distill", epochs=1, rate=recipe.distill.rate)
         weights = copy.deepcopy(state.model.state_dict())
         return cls(state, plan, recipe.distill, first.projections[0].detach().clone(), weights)
@@ -104,13 +104,19 @@ def read(path: Path, most: int) -> tuple[tuple[str, ...], tuple[tuple[str, ...],
 def asked_once(state: State) -> Teacher:
     """Ask the teacher of every row."""
     assert state.teacher is not None
-    return Teacher(state.teacher, state.rows["train"], hidden=True, relations=False)
+    return Teacher(state.teacher, state.rows["train"], Look.at_all(state.teacher))
+
+
+def lesson_of(state: State, known: Teacher, settings: Distill) -> Lesson:
+    """Make what the student is held against."""
+    comparison = Comparison.of(state.model, known.model, settings, settings.weights(), apart=False)
+    return Lesson(state.model, known, comparison, settings, state.rows["train"])
 
 
 def ours(lab: Lab, known: Teacher) -> tuple[float, list[float]]:
     """Train one epoch by the engine's loop; return its seconds and the loss of each step."""
     lab.reset()
-    lesson = Lesson(lab.state, known, lab.settings)
+    lesson = lesson_of(lab.state, known, lab.settings)
     with torch.no_grad():
         lesson.projections[0].copy_(lab.projections)
     scores = itertools.count()
@@ -122,7 +128,7 @@ def ours(lab: Lab, known: Teacher) -> tuple[float, list[float]]:
         lab.state.rows["validation"],
         lesson,
         validation=lambda: Validation(next(scores), 0.0),
-        extra=lesson.projections,
+        extra=lesson.parameters,
     )
     losses = [tick.loss for tick in ticks if isinstance(tick, Tick) and tick.score is None and tick.loss is not None]
     return time.perf_counter() - started, losses
@@ -255,7 +261,7 @@ def sides(lab: Lab) -> dict[str, Side]:
     floats = in_floats(lab.state.model)
     kept, plainly_kept, asks = asked_once(lab.state), known_answers(lab), every_time(lab)
     asked = asked_once(lab.state)
-    asked.keeps = False  # as where its answers do not fit into memory
+    asked.store = None  # as where its answers do not fit into memory
     return {
         "cached: ours": lambda: ours(lab, kept),
         "cached: integers": lambda: plain(lab, lab.state.model, plainly_kept),

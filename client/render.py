@@ -1,7 +1,7 @@
 """The before/after table, its targets and its notes, for terminals and for Markdown. Pure: figures in, text out."""
 
 import json as jsonlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -57,8 +57,8 @@ def score_text(score: Score | NotMeasured | None) -> str:
     return f"{100 * score.value:.2f} ± {100 * score.standard_error:.2f} %"
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """One row of the table. Changes are against the baseline, which has none."""
+def cells(row: Row, name: str | None = None) -> tuple[str, ...]:
+    """One row of the table. Changes are against the baseline, which has none. name: of a part, in place of the stage's."""
     first = row.stage == "baseline"
     latency = score = batched = "–"
     if isinstance(row.latency, Latency):
@@ -74,7 +74,15 @@ def cells(row: Row) -> tuple[str, ...]:
     if not first:
         parameters += f" ({change(row.ratios.parameter_reduction)})"
         weight += f" ({change(row.ratios.size_reduction)})"
-    return (row.stage, parameters, weight, latency, score, batched)
+    return (name or row.stage, parameters, weight, latency, score, batched)
+
+
+def lines(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
+    """Each row of the table, and under a mean those of its parts."""
+    for row in rows:
+        yield cells(row)
+        for name, part in sorted(row.parts.items()):
+            yield cells(part, f"· {name}")
 
 
 def conditions(rows: Sequence[Row]) -> str:
@@ -91,8 +99,10 @@ def conditions(rows: Sequence[Row]) -> str:
             break
     for row in reversed(rows):
         if isinstance(row.score, Score):
+            metrics = {name: part.score.metric for name, part in sorted(row.parts.items()) if isinstance(part.score, Score)}
+            of = f" ({', '.join(f'{name}: {metric}' for name, metric in metrics.items())})" if metrics else ""
             parts.append(
-                f"Score: {row.score.metric} on {row.score.rows} test rows ± standard error; "
+                f"Score: {row.score.metric}{of} on {row.score.rows} test rows ± standard error; "
                 f"knowing no text: {percent(row.score.chance)}."
             )
             break
@@ -130,7 +140,9 @@ def notes(report: Report) -> list[str]:
             if isinstance(value, NotMeasured):
                 found.append(f"{row.stage}: {figure.replace('_', ' ')} not measured: {value.not_measured}")
         found += [f"{row.stage}: {note}" for note in row.notes]
-    return found + list(report.notes)
+        found += [f"{row.stage}, {name}: {note}" for name, part in sorted(row.parts.items()) for note in part.notes]
+    found += report.notes
+    return found + [f"{part.name}: {note}" for part in report.parts for note in part.notes]
 
 
 def row_table(rows: Sequence[Row]) -> Table:
@@ -138,8 +150,8 @@ def row_table(rows: Sequence[Row]) -> Table:
     found = Table(header_style="bold", pad_edge=False)
     for header in HEADERS:
         found.add_column(header, justify="left" if header == "stage" else "right")
-    for row in rows:
-        found.add_row(*(Text(cell) for cell in cells(row)))
+    for line in lines(rows):
+        found.add_row(*(Text(cell) for cell in line))
     return found
 
 
@@ -147,7 +159,7 @@ def report_table(report: Report) -> RenderableType:
     """The table, the conditions, the targets and the notes, for a terminal."""
     parts: list[RenderableType] = [row_table(report.rows), Text(conditions(report.rows), style="dim")]
     if report.verdicts:
-        parts.append(Text(f"\nTargets, held against {report.headline}:", style="bold"))
+        parts.append(Text(f"\nTargets, held against {held_against(report)}:", style="bold"))
     for name, verdict in report.verdicts.items():
         parts.append(Text(f"  {verdict_text(name, verdict)}", style="green" if verdict.met else "yellow"))
     if report.choice:
@@ -167,15 +179,22 @@ def report_markdown(report: Report) -> str:
     def line(values: Sequence[str]) -> str:
         return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
 
-    lines = [line(HEADERS), line(["---", *["---:"] * (len(HEADERS) - 1)]), *(line(cells(row)) for row in report.rows)]
-    lines += ["", conditions(report.rows)]
+    text = [line(HEADERS), line(["---", *["---:"] * (len(HEADERS) - 1)]), *map(line, lines(report.rows))]
+    text += ["", conditions(report.rows)]
     if report.verdicts:
-        lines += ["", f"Targets, held against `{report.headline}`:", ""]
-        lines += [f"- {verdict_text(name, verdict)}" for name, verdict in report.verdicts.items()]
+        text += ["", f"Targets, held against {held_against(report, '`')}:", ""]
+        text += [f"- {verdict_text(name, verdict)}" for name, verdict in report.verdicts.items()]
     if report.choice:
-        lines += ["", report.choice]
+        text += ["", report.choice]
     if offered := remedies(report):
-        lines += ["", "To try:", "", *(f"- {remedy}" for remedy in offered)]
+        text += ["", "To try:", "", *(f"- {remedy}" for remedy in offered)]
     if found := notes(report):
-        lines += ["", "Notes:", "", *(f"- {note}" for note in found)]
-    return "\n".join(lines) + "\n"
+        text += ["", "Notes:", "", *(f"- {note}" for note in found)]
+    return "\n".join(text) + "\n"
+
+
+def held_against(report: Report, quote: str = "") -> str:
+    """Name the artifact that the targets are held against; of several datasets, the mean over theirs."""
+    if not report.headlines:
+        return f"{quote}{report.headline}{quote}"
+    return "the mean over " + ", ".join(f"{quote}{name}{quote}" for name in report.headlines.values())

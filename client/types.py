@@ -105,6 +105,7 @@ class Progress(Answer):
     loss: float | None = None
     rate: float | None = None
     score: float | None = None
+    part: str = ""
 
 
 class Job(Answer):
@@ -118,6 +119,7 @@ class Job(Answer):
     task: str = ""
     models: dict[str, Any] = {}
     datasets: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
     recipe: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}
     targets: dict[str, Any] = {}
@@ -174,6 +176,7 @@ class Artifact(Answer):
     bytes: int = 0
     score: Score | NotMeasured | None = None
     opens_with: str = ""
+    part: str | None = None
 
 
 class Preset(Answer):

@@ -28,6 +28,8 @@ SPLITS = {
     "val": "validation",
     "dev": "validation",
     "test": "test",
+    "unlabelled": "unlabelled",
+    "unlabeled": "unlabelled",
 }
 
 
@@ -68,7 +70,7 @@ def data_files(place: Path) -> tuple[str, dict[str, list[Path]]]:
     if "train" not in splits:
         raise BadFolder(
             f"{place} has no train split",
-            remedy="Call the files train.jsonl, validation.jsonl, test.jsonl (or .csv, .parquet).",
+            remedy="Call the files train.jsonl, validation.jsonl, test.jsonl, unlabelled.jsonl (or .csv, .parquet).",
         )
     if len(formats) > 1 or not formats <= set(DATA_SUFFIXES.values()):
         raise BadFolder(

@@ -40,7 +40,8 @@ def headline(job: Job) -> str:
         return job.state
     step = f" {found.step}/{found.total}" if found.total else ""
     left = f", about {render.duration(found.eta_seconds)} left" if found.eta_seconds is not None else ""
-    return f"{found.stage}: {found.phase}{step}, {render.percent(found.fraction, 0)} of the job{left}"
+    part = f"{found.part}, " if found.part else ""
+    return f"{found.stage}: {part}{found.phase}{step}, {render.percent(found.fraction, 0)} of the job{left}"
 
 
 class View(ABC):
@@ -81,7 +82,7 @@ class Lines(View):
             stage, *figures = render.cells(row)
             self._out.print(Text(f"{stage} done: {', '.join(figures)}"), soft_wrap=True)
         self._rows = len(job.rows)
-        now = (job.state, job.attempt, job.progress and (job.progress.stage, job.progress.phase))
+        now = (job.state, job.attempt, job.progress and (job.progress.stage, job.progress.part, job.progress.phase))
         if now != self._said or (job.state == "running" and time.monotonic() - self._at > self.EVERY):
             self._out.print(Text(headline(job)), soft_wrap=True)
             self._said, self._at = now, time.monotonic()
@@ -124,7 +125,7 @@ class Bars(View):
                 self._bars.update(
                     task,
                     completed=found.step / found.total if found.total else 0.0,
-                    detail=f"{found.phase} {found.step}/{found.total}{loss}{score}",
+                    detail=f"{found.part} {found.phase} {found.step}/{found.total}{loss}{score}".lstrip(),
                 )
         whole = 1.0 if job.state == "succeeded" else job.progress.fraction if job.progress else 0.0
         self._bars.update(self._whole, completed=whole, detail=headline(job))

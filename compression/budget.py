@@ -18,10 +18,14 @@ class Spent:
 
 @dataclass
 class Budget:
-    """The recipe's limits and what is spent of them; None is no limit. `clock` tells seconds."""
+    """The recipe's limits and what is spent of them; None is no limit. `clock` tells seconds.
+
+    Where `sharers` have the limits together, each has an equal share, and this is one's account.
+    """
 
     max_steps: int | None = None
     max_minutes: float | None = None
+    sharers: int = 1
     spent: Spent = field(default_factory=Spent)
     clock: Callable[[], float] = time.monotonic
     _since: float | None = None
@@ -39,12 +43,16 @@ class Budget:
 
     def steps_of(self, wanted: int) -> int:
         """Say how many of the steps that are wanted there is still room for. Minutes cannot be foretold in steps."""
-        return wanted if self.max_steps is None else max(min(wanted, self.max_steps - self.spent.steps), 0)
+        return wanted if self.max_steps is None else max(min(wanted, self._steps(self.max_steps) - self.spent.steps), 0)
 
     def reached(self) -> str | None:
         """Name the limit that is reached, if one is."""
-        if self.max_steps is not None and self.spent.steps >= self.max_steps:
-            return f"recipe.train.max_steps ({self.max_steps})"
-        if self.max_minutes is not None and self.spent.seconds >= 60 * self.max_minutes:
-            return f"recipe.train.max_minutes ({self.max_minutes:g})"
+        share = "" if self.sharers == 1 else f"a share of 1/{self.sharers} of "
+        if self.max_steps is not None and self.spent.steps >= self._steps(self.max_steps):
+            return f"{share}recipe.train.max_steps ({self.max_steps})"
+        if self.max_minutes is not None and self.spent.seconds >= 60 * self.max_minutes / self.sharers:
+            return f"{share}recipe.train.max_minutes ({self.max_minutes:g})"
         return None
+
+    def _steps(self, whole: int) -> int:
+        return max(whole // self.sharers, 1)

@@ -2,12 +2,14 @@
 
 A checkpoint is a folder named for its stage: the model as stock files, and state.json with the rows so far. It is written
 beside its place, synced and renamed, so a killed attempt and a power cut leave a whole one or none. It is trusted only for
-the same work (the fingerprint) and only whole (every digest).
+the same work (the fingerprint) and only whole (every digest). Of several datasets each has such a folder of its own in the
+stage's, and the stage's own state.json, with the means, is written once all are there.
 """
 
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,13 +23,15 @@ from compression.budget import Spent
 from compression.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
 from compression.heads import of_task
 from compression.load import open_stock
-from compression.recipe import Config, Spec, Task
+from compression.recipe import Config, Data, JobTask, PartName, Spec
 from compression.report import STAGES, Artifact, File, Row, Sensitivity, Stage
 
 FORMAT = 1
 """Raise it when what a stage computes or keeps changes so that older checkpoints must not be gone on from."""
 STATE = "state.json"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+TEACHERS = "teachers"
+"""Folder of the models that were trained beside the stage's own, numbered from 1."""
 
 
 class Checkpoint(Config):
@@ -35,13 +39,14 @@ class Checkpoint(Config):
 
     fingerprint: Annotated[str, Field(description="sha256 of all that the result depends on: recipe, data, model, code.")]
     stage: Stage
-    task: Task = "text-classification"
+    part: PartName = ""
+    task: JobTask = "text-classification"
     labels: tuple[str, ...]
     simulated: Annotated[bool, Field(description="Whether the model computes with fake-quantized integers.")]
     rows: tuple[Row, ...]
     artifacts: tuple[Artifact, ...]
     pruning: dict[str, Any] | None
-    sensitivity: Annotated[dict[str, tuple[Sensitivity, ...]], Field(default_factory=dict)]
+    sensitivity: dict[str, tuple[Sensitivity, ...]] = Field(default_factory=dict)
     spent: Annotated[Spent, Field(description="What the job has trained so far.")] = Spent()
     files: Annotated[tuple[File, ...], Field(description="The model's files beside this one.")]
 
@@ -64,9 +69,10 @@ def fingerprint(spec: Spec, base: Path) -> str:
     How often training is saved, and in how many parts a batch is computed, is not in it: a job whose memory did not suffice
     goes on from what it has.
     """
-    folder = base / spec.model
-    model = {path.name: digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
-    data = {split: [digest(base / file) for file in files] for split, files in spec.data.splits.items()}
+    model, student, *teachers = (
+        {path.name: digest(path) for path in sorted((base / folder).iterdir()) if path.is_file()} if folder else None
+        for folder in (spec.model, spec.student, *spec.teachers)
+    )
     augment = spec.recipe.distill.augment if spec.recipe.distill else None
     facts = {
         "format": FORMAT,
@@ -75,12 +81,21 @@ def fingerprint(spec: Spec, base: Path) -> str:
         "recipe": spec.recipe.model_dump(mode="json"),
         "targets": spec.targets.model_dump(mode="json"),
         "evaluate": spec.evaluate.model_dump(mode="json"),
-        "columns": spec.data.columns.model_dump(mode="json"),
-        "data": data,
         "model": model,
+        "student": student,
+        "teachers": teachers,
         "augment": Resources.of(spec, base).digests(augment) if augment else None,
     }
+    if spec.data is not None:
+        facts |= _of_data(spec.data, base)
+    else:
+        facts["parts"] = [[part.name, part.task, _of_data(part.data, base)] for part in spec.parts]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _of_data(data: Data, base: Path) -> dict[str, Any]:
+    splits = {split: [digest(base / file) for file in files] for split, files in data.splits.items()}
+    return {"columns": data.columns.model_dump(mode="json"), "data": splits}
 
 
 def digest(path: Path) -> str:
@@ -98,19 +113,39 @@ def listing(folder: Path) -> tuple[File, ...]:
     )
 
 
-def write(folder: Path, model: PreTrainedModel, facts: Checkpoint, tokenizer: Path | None = None) -> tuple[File, ...]:
-    """Write `folder`/<stage> whole, durable, or not at all; `facts.files` is filled in here. Return all its files.
+def write(
+    folder: Path,
+    model: PreTrainedModel,
+    facts: Checkpoint,
+    teachers: Sequence[PreTrainedModel] = (),
+    tokenizer: Path | None = None,
+) -> None:
+    """Write `folder`/<stage>[/<part>] whole, durable, or not at all; `facts.files` is filled in here.
 
-    tokenizer: the folder of the one that the model is for, whose files are laid beside it.
+    teachers: models that were trained beside it, kept in folders of their own. tokenizer: the folder of the one that the model
+    is for, where that is not the job's own.
     """
-    with durable.folder(folder / facts.stage) as place:
+    with durable.folder(folder / facts.stage / facts.part) as place:
         model.save_pretrained(place)
+        for number, teacher in enumerate(teachers, start=1):
+            teacher.save_pretrained(place / TEACHERS / str(number))
         for path in (tokenizer / name for name in TOKENIZER) if tokenizer is not None else ():
             if path.is_file():
                 shutil.copyfile(path, place / path.name)
         complete = facts.model_copy(update={"files": listing(place)})
         (place / STATE).write_text(sealed(complete.model_dump_json(indent=1)), encoding="utf-8")
-    return listing(folder / facts.stage)
+
+
+def write_whole(folder: Path, facts: Checkpoint) -> tuple[File, ...]:
+    """Say that all parts of a stage are there: write its own state.json, durable. Return that file alone."""
+    place = folder / facts.stage
+    durable.write_text(place / STATE, sealed(facts.model_dump_json(indent=1)))
+    return (File(path=STATE, size=(place / STATE).stat().st_size, sha256=digest(place / STATE)),)
+
+
+def within(part: str, files: Iterable[File]) -> tuple[File, ...]:
+    """Name a part's files as they lie in the stage's folder."""
+    return tuple(file.model_copy(update={"path": f"{part}/{file.path}"}) for file in files)
 
 
 def sealed(body: str) -> str:
@@ -134,31 +169,41 @@ def verify_files(place: Path, files: tuple[File, ...]) -> None:
             raise Unusable(f"{place.name}/{file.path} is not what was written")
 
 
-def read(folder: Path, stage: Stage, expected: str) -> Checkpoint:
-    """Read and verify `folder`/<stage>. Raises Unusable where it is damaged or of other work."""
-    place = folder / stage
+def read(folder: Path, stage: Stage, expected: str, part: str = "") -> Checkpoint:
+    """Read and verify `folder`/<stage>[/<part>]. Raises Unusable where it is damaged or of other work."""
+    place = folder / stage / part
     try:
         facts = Checkpoint.model_validate_json(unsealed(place / STATE))
         verify_files(place, facts.files)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError) as problem:
-        raise Unusable(f"{stage} cannot be read: {problem}") from problem
-    if facts.stage != stage or facts.fingerprint != expected:
+        raise Unusable(f"{stage}{f' of {part}' if part else ''} cannot be read: {problem}") from problem
+    if (facts.stage, facts.part) != (stage, part) or facts.fingerprint != expected:
         raise Unusable(f"{stage} is of other work: recipe, data, model or version differ")
     return facts
 
 
-def latest(folder: Path, stages: tuple[Stage, ...], expected: str) -> tuple[Checkpoint | None, list[str]]:
-    """Find the last stage that can be gone on from, and say why later ones cannot.
+def read_whole(folder: Path, stage: Stage, expected: str, parts: Sequence[str]) -> Checkpoint:
+    """Read and verify a stage's folder, and those of its parts where it has several. Raises Unusable."""
+    facts = read(folder, stage, expected)
+    for part in filter(None, parts):
+        read(folder, stage, expected, part)
+    return facts
+
+
+def latest(
+    folder: Path, stages: tuple[Stage, ...], expected: str, parts: Sequence[str] = ()
+) -> tuple[Checkpoint | None, list[str]]:
+    """Find the last stage that can be gone on from, and say why later ones cannot. parts: the names of several datasets.
 
     The baseline must be usable too: it is the teacher, and what latency is held against.
     """
     problems = []
     for stage in sorted(stages, key=STAGES.index, reverse=True):
-        if not (folder / stage).is_dir():
-            continue
+        if not (folder / stage).is_dir() or (any(parts) and not (folder / stage / STATE).exists()):
+            continue  # not there, or some of its parts alone
         try:
-            facts = read(folder, stage, expected)
-            read(folder, "baseline", expected)
+            facts = read_whole(folder, stage, expected, parts)
+            read_whole(folder, "baseline", expected, parts)
         except Unusable as problem:
             problems.append(str(problem))
         else:
@@ -168,8 +213,10 @@ def latest(folder: Path, stages: tuple[Stage, ...], expected: str) -> tuple[Chec
 
 def open_model(folder: Path, facts: Checkpoint) -> PreTrainedModel:
     """Open the model of a verified checkpoint, computing as it did. Raises Unusable."""
+    if facts.task == "several":
+        raise ValueError("a stage of several parts has a model for each, and none of its own")
     try:
-        model, _ = open_stock(folder / facts.stage, of_task(facts.task))
+        model, _ = open_stock(folder / facts.stage / facts.part, of_task(facts.task))
     except (OutOfMemory, DeviceError, DiskFull):
         raise  # the checkpoint is not to blame
     except CompressionError as problem:
@@ -177,6 +224,20 @@ def open_model(folder: Path, facts: Checkpoint) -> PreTrainedModel:
     if facts.simulated:
         numerics.insert(model)
     return model
+
+
+def open_teachers(folder: Path, facts: Checkpoint) -> list[PreTrainedModel]:
+    """Open the models that were trained beside a verified checkpoint's, in their order. Raises Unusable."""
+    kept = {path[1] for path in (file.path.split("/") for file in facts.files) if path[0] == TEACHERS}
+    if facts.task == "several" or not kept:
+        return []
+    place, head = folder / facts.stage / facts.part / TEACHERS, of_task(facts.task)
+    try:
+        return [open_stock(place / name, head)[0] for name in sorted(kept, key=int)]
+    except (OutOfMemory, DeviceError, DiskFull):
+        raise
+    except CompressionError as problem:
+        raise Unusable(f"{facts.stage} cannot be opened: {problem.cause}") from problem
 
 
 def _sha256(text: str) -> str:

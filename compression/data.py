@@ -17,8 +17,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from compression.errors import EmptySplit, MissingColumn, MissingFile, SingleLabel, UnreadableData, UnseenLabel
-from compression.forms import LARGEST_ROW, Example, columns_of, example, has_lists
-from compression.recipe import Data, DataFormat, Split, Task
+from compression.forms import LARGEST_ROW, Example, columns_of, example, has_lists, text
+from compression.recipe import Data, DataFormat, DataSplit, Split, Task
 from compression.report import SplitFacts, Values
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -56,7 +56,7 @@ class Rows:
     @property
     def columns(self) -> list[tuple[str, ...]]:
         """Return each row's text, or both."""
-        return list(zip(self.texts, self.pairs, strict=True)) if self.pairs is not None else [(text,) for text in self.texts]
+        return list(zip(self.texts, self.pairs, strict=True)) if self.pairs is not None else [(one,) for one in self.texts]
 
     def at(self, positions: list[int]) -> "Rows":
         """Return the rows at `positions`, in that order."""
@@ -68,17 +68,22 @@ class Rows:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits whose labels all occur in train. `labels` gives each label its id; numbers and answers have none."""
+    """Three splits whose labels all occur in train. `labels` gives each label its id; numbers and answers have none.
+
+    `unlabelled` are texts of which nothing is known, for the general phase of distillation.
+    """
 
     labels: tuple[str, ...]
     splits: dict[Split, Rows]
     carved: frozenset[Split]
     task: Task = "text-classification"
+    unlabelled: tuple[str, ...] = ()
 
     @property
     def texts(self) -> list[str]:
-        """Return every text of every split, second ones and contexts among them."""
-        return [text for rows in self.splits.values() for texts in (rows.texts, rows.pairs or ()) for text in texts]
+        """Return every text of every split, second ones, contexts and unlabelled ones among them."""
+        known = [text for rows in self.splits.values() for texts in (rows.texts, rows.pairs or ()) for text in texts]
+        return [*known, *self.unlabelled]
 
     def ids(self, split: Split) -> list[Any]:
         """Return a split's labels as the task learns them: ids, a list of them for tagged words, numbers, answers."""
@@ -96,11 +101,11 @@ class Dataset:
         pairs = rows.pairs or (None,) * len(rows)
         if self.task == "question-answering":
             return [
-                {"question": text, "context": pair, "answers": [answer.text for answer in answers]}
-                for text, pair, answers in zip(rows.texts, pairs, rows.labels, strict=True)
+                {"question": question, "context": pair, "answers": [answer.text for answer in answers]}
+                for question, pair, answers in zip(rows.texts, pairs, rows.labels, strict=True)
             ]
         columns = zip(rows.texts, pairs, self.ids(split), strict=True)
-        return [{"text": text, "label": label} | ({"pair": pair} if pair is not None else {}) for text, pair, label in columns]
+        return [{"text": one, "label": label} | ({"pair": pair} if pair is not None else {}) for one, pair, label in columns]
 
     def in_order(self, labels: tuple[str, ...]) -> "Dataset":
         """Number the same labels in another order, for example that of a model's head."""
@@ -110,6 +115,7 @@ class Dataset:
 
     def facts(self) -> dict[str, SplitFacts]:
         """Say what each split holds."""
+        plain = SplitFacts(rows=len(self.unlabelled), carved_from_train=False, labels={})
         return {
             name: SplitFacts(
                 rows=len(rows),
@@ -118,7 +124,7 @@ class Dataset:
                 values=spread(rows.labels) if self.task == "text-regression" else None,
             )
             for name, rows in self.splits.items()
-        }
+        } | ({"unlabelled": plain} if self.unlabelled else {})
 
 
 def names_of(task: Task, label: Any) -> tuple[str, ...]:
@@ -151,7 +157,10 @@ def load(data: Data, base: Path, *, seed: int, task: Task = "text-classification
     check(given, task)
     splits = carve(given, seed, task)
     labels = tuple(counted(task, splits["train"].labels)) if task not in ("text-regression", "question-answering") else ()
-    return Dataset(labels=labels, splits=splits, carved=frozenset(splits) - frozenset(given), task=task)
+    texts = tuple(each_text(data, base)) if "unlabelled" in data.splits else ()
+    if "unlabelled" in data.splits and not texts:
+        raise EmptySplit("unlabelled has no rows", param="data.splits.unlabelled")
+    return Dataset(labels, splits, frozenset(splits) - frozenset(given), task, texts)
 
 
 def check(given: dict[Split, Rows], task: Task = "text-classification") -> None:
@@ -231,12 +240,23 @@ def each_row(data: Data, name: Split, base: Path, task: Task = "text-classificat
     if data.format == "csv" and has_lists(task):
         remedy = "Send JSON lines or Parquet."
         raise UnreadableData(f"{task} needs lists, which csv does not have", param="data.format", remedy=remedy)
+    for file, row, values in _each(data, name, base, wanted):
+        yield example(task, values, file, row)
+
+
+def each_text(data: Data, base: Path) -> Iterator[str]:
+    """Yield the texts of `unlabelled`: one column, whatever the task. Raises what `each_row` does."""
+    for file, row, values in _each(data, "unlabelled", base, {"text": data.columns.text}):
+        yield text(values["text"], f"row {row} of {file}", f"{file}:{row}")
+
+
+def _each(data: Data, name: DataSplit, base: Path, wanted: "Wanted") -> Iterator[tuple[str, int, dict[str, Any]]]:
     for number, file in enumerate(data.splits[name]):
         path = base / file
         if not path.is_file():
             raise MissingFile(f"{file} is not there", param=f"data.splits.{name}[{number}]")
         for row, values in read_file(path, data.format, wanted):
-            yield example(task, values, file, row)
+            yield file, row, values
 
 
 Wanted = Mapping[str, str]

@@ -1,6 +1,7 @@
 """A split's rows as a model takes them, task by task."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -16,6 +17,28 @@ from compression.tasks.tagging import IGNORED
 
 AT_ONCE = 512
 """Rows: the tokenizer's own objects take a hundred times the memory of the numbers in them."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model reads texts. length: the most tokens of a row; types: whether it is told which of two texts a token is of."""
+
+    tokenizer: PreTrainedTokenizerFast
+    length: int
+    types: bool
+
+    def split(self, dataset: Dataset, split: Split, task: Task) -> Encoded:
+        """Tokenize a split."""
+        return encoded(dataset, split, self.tokenizer, self.length, task, types=self.types)
+
+    def rows(self, texts: Sequence[tuple[str, ...]], labels: list[int], task: Task) -> Encoded:
+        """Tokenize rows of one or two texts."""
+        return encode(self.tokenizer, *side_by_side(texts), labels, self.length, task, types=self.types)
+
+    def unlabelled(self, texts: Sequence[str], task: Task) -> Encoded:
+        """Tokenize plain texts, of which no label is known."""
+        found = self.rows([(text,) for text in texts], [0] * len(texts), task)
+        return replace(found, labelled=torch.zeros(len(texts), dtype=torch.bool))
 
 
 def encoded(

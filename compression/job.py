@@ -1,30 +1,39 @@
-"""One job: its specification, the dataset's part that the stages work on, and what all of it has brought so far."""
+"""One job: its specification, the datasets' parts that the stages work on, and what all of it has brought so far.
+
+A stage goes across the parts, one after the other, and ends with one row: that of the only part, or the mean of several. Of
+several one is in memory at a time; the others lie in the checkpoint of the stage that they finished last.
+"""
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compression import checkpoint, durable
+from compression import checkpoint, durable, process
+from compression.budget import Budget
 from compression.checkpoint import Checkpoint, Unusable
-from compression.environment import environment
-from compression.notes import job_notes
-from compression.part import Part
+from compression.facts import PartFacts, job_report
+from compression.part import Part, named
+from compression.phases import journey, journey_of_parts
+from compression.progress import Journey
+from compression.recipe import Part as Asked
 from compression.recipe import Spec
 from compression.report import (
     Artifact,
     ArtifactReady,
     Event,
+    File,
     Log,
+    PartFinished,
     Report,
     Row,
     Stage,
     StageFinished,
     StageStarted,
-    verdicts,
 )
-from compression.saving import Saver, never
+from compression.saving import Pause, Saver, never
+from compression.several import mean_judged
 from compression.stages.distill import distill
 from compression.stages.prepare import prepare
 from compression.stages.prune import prune
@@ -42,24 +51,42 @@ WORK: dict[Stage, Callable[[State], Iterator[Event]]] = {
 
 @dataclass
 class Job:
-    """What the parts of a job have in common: where it lies, its rows, its artifacts, its report."""
+    """What the parts of a job have in common: where it lies, its rows, its artifacts, its report.
+
+    `about` holds what the report says of each dataset; `part` is the one at work, None between two of several.
+    """
 
     spec: Spec
     base: Path
     output: Path
-    part: Part
     fingerprint: str
+    saver: Saver
+    journey: Journey
+    about: dict[str, PartFacts]
+    part: Part | None
     rows: list[Row] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
 
     @classmethod
     def open(cls, spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> "Job":
         """Read model and data, and refuse before any training what cannot be done."""
-        part = Part.open(spec, base)
+        about: dict[str, PartFacts] = {}
+        part: Part | None = None
+        for asked in spec.asked:
+            part = None  # one model in memory at a time
+            with named(asked):
+                part = Part.open(spec, base, asked)
+            about[asked.name] = PartFacts.of(part)
+        rows = {name: facts.rows for name, facts in about.items()}
+        way = journey_of_parts(spec.recipe, rows) if spec.parts else journey(spec.recipe, rows[""])
         output, work = base / spec.output, checkpoint.fingerprint(spec, base)
         earlier = base / spec.resume if spec.resume is not None else None
-        part.save_with(Saver(output / "checkpoints", work, spec.save_seconds, pause_asked, earlier))
-        return cls(spec, base, output, part, work)
+        saver = Saver(output / "checkpoints", work, spec.save_seconds, pause_asked, earlier)
+        if spec.parts or part is None:
+            part = None
+        else:
+            part.begin(saver, way)
+        return cls(spec, base, output, work, saver, way, about, part)
 
     @property
     def finished(self) -> set[Stage]:
@@ -70,74 +97,153 @@ class Job:
         """Find where an earlier attempt got to: its last stage, and the training that it was in."""
         if self.spec.resume is None:
             return None, []
-        done, problems = checkpoint.latest(self.base / self.spec.resume, stages, self.fingerprint)
-        saver = self.part.state.saver
-        problem = saver.look() if saver else None
+        done, problems = checkpoint.latest(self.base / self.spec.resume, stages, self.fingerprint, tuple(self.about))
+        problem = self.saver.look()
         return done, problems + ([problem] if problem else [])
 
     def go_on_from(self, done: Checkpoint) -> Iterator[Event]:
-        """Take up an earlier attempt: its rows, its model and its teacher. Nothing is trained."""
+        """Take up an earlier attempt: its rows, its models and its teachers. Nothing is trained."""
+        folder = self.base / (self.spec.resume or "")
         try:
-            self.part.take_up(self.base / (self.spec.resume or ""), done)
+            if self.part is not None:
+                self.part.take_up(folder, done, folder)
+            for name, facts in self.about.items():
+                own = checkpoint.read(folder, done.stage, self.fingerprint, name) if name else done
+                facts.pruning, facts.sensitivity = own.pruning, own.sensitivity
         except Unusable as problem:
             yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
             return
         self.rows, self.artifacts = list(done.rows), list(done.artifacts)
         for row in self.rows:
-            self.part.state.journey.skip(row.stage)
+            self.journey.skip(row.stage)
             yield StageStarted(stage=row.stage, resumed=True)
-        yield from self.part.restore_baseline()
-        self.part.follow_cut()
+        if self.part is not None:
+            yield from self.part.restore_baseline()
+            self.part.follow_cut()
+
+    def enter(self, asked: Asked) -> Generator[Event, None, Part]:
+        """Bring a part to work, as it was after the stage that was finished last."""
+        self.saver.part = self.journey.part = asked.name
+        if self.part is not None and self.part.name == asked.name:
+            return self.part
+        self.part = None
+        process.release_memory()
+        part = Part.open(self.spec, self.base, asked)
+        part.begin(self.saver, self.journey)
+        if self.rows:
+            stage = self.rows[-1].stage
+            folder = self.folder_of(stage)
+            done = checkpoint.read(folder, stage, self.fingerprint, asked.name)
+            part.take_up(folder, done, self.folder_of("baseline"))
+            yield from part.restore_baseline()
+            part.follow_cut()
+        self.part = part
+        return part
+
+    def folder_of(self, stage: Stage) -> Path:
+        """Where the checkpoints lie that have a finished stage: this attempt's, or the earlier one's."""
+        folder = self.output / "checkpoints"
+        if self.spec.resume is not None and not (folder / stage / checkpoint.STATE).is_file():
+            return self.base / self.spec.resume
+        return folder
 
     def do(self, stage: Stage) -> Iterator[Event]:
-        """Do a stage's work, ship the model as it is then, complete the row and keep a checkpoint."""
+        """Take each part through a stage, and end it with its row. Raises Pause between two parts where one is asked for."""
+        done: dict[str, Row] = {}
+        files: tuple[File, ...] = ()
+        limits = []
+        for number, asked in enumerate(self.spec.asked):
+            if done and self.saver.pause_asked():
+                raise Pause
+            with named(asked):
+                facts = yield from self.do_part(stage, asked)
+            done[asked.name] = facts.rows[-1]
+            self.about[asked.name].pruning, self.about[asked.name].sensitivity = facts.pruning, facts.sensitivity
+            limits.append(self._limit(facts))
+            found = checkpoint.listing(self.output / "checkpoints" / stage / asked.name)
+            if asked.name:
+                found = checkpoint.within(asked.name, found)
+                yield PartFinished(stage=stage, part=asked.name, number=number, checkpoint=found)
+            files += found
+        if not self.spec.parts:
+            (row,) = done.values()
+            self.rows.append(row)
+        else:
+            row = mean_judged(done, self.rows, self.spec, next(filter(None, limits), None))
+            self.rows.append(row)
+            files += checkpoint.write_whole(self.output / "checkpoints", self._whole(stage))
+        yield StageFinished(row=row, checkpoint=files)
+
+    def do_part(self, stage: Stage, asked: Asked) -> Generator[Event, None, Checkpoint]:
+        """Do a stage's work on one part, ship its model as it is then, complete its row and keep a checkpoint."""
+        kept = self._kept(stage, asked)
+        if kept is not None:
+            self.artifacts += kept.artifacts
+            yield Log(message=f"{asked.name} had gone through {stage} already.")
+            return kept
         started = time.monotonic()
-        part = self.part
+        part = yield from self.enter(asked)
         yield from WORK[stage](part.state)
-        yield from part.state.journey.mark(stage, "export and measure", done=False)
+        yield from self.journey.mark(stage, "export and measure", done=False)
         shipped = part.ship(part.state.model, stage, "onnx")
         self.artifacts.append(shipped.artifact)
         yield ArtifactReady(artifact=shipped.artifact)
-        row = part.finish(stage, shipped, time.monotonic() - started)
-        self.rows.append(row)
-        facts = part.checkpoint(stage, self.artifacts)
-        tokenizer = part.tokenizer_of(stage) if part.state.vocabulary is not None else None
-        files = checkpoint.write(self.output / "checkpoints", part.state.model, facts, tokenizer)
-        yield from part.state.journey.mark(stage, "export and measure", done=True)
-        yield StageFinished(row=row, checkpoint=files)
+        part.finish(stage, shipped, time.monotonic() - started)
+        facts = part.checkpoint(stage, [shipped.artifact] if part.name else self.artifacts)
+        beside = part.state.originals if stage == "baseline" else ()
+        checkpoint.write(self.output / "checkpoints", part.state.model, facts, beside, part.new_tokenizer(stage))
+        yield from self.journey.mark(stage, "export and measure", done=True)
+        return facts
+
+    def _kept(self, stage: Stage, asked: Asked) -> Checkpoint | None:
+        """Take over a part that an earlier attempt took through the stage it did not finish, if it came from the same rows."""
+        if not asked.name or self.spec.resume is None:
+            return None
+        folder = self.base / self.spec.resume
+        try:
+            facts = checkpoint.read(folder, stage, self.fingerprint, asked.name)
+        except Unusable:
+            return None
+        if list(facts.rows[:-1]) != [row.parts[asked.name] for row in self.rows]:
+            return None
+        place = self.output / "checkpoints" / stage / asked.name
+        with durable.folder(place) as beside:
+            shutil.copytree(folder / stage / asked.name, beside, dirs_exist_ok=True)
+        return facts
+
+    def _limit(self, facts: Checkpoint) -> str | None:
+        limits = self.spec.recipe.train
+        return Budget(limits.max_steps, limits.max_minutes, len(self.about), facts.spent).reached()
+
+    def _whole(self, stage: Stage) -> Checkpoint:
+        return Checkpoint(
+            fingerprint=self.fingerprint,
+            stage=stage,
+            task="several",
+            labels=(),
+            simulated=False,
+            rows=tuple(self.rows),
+            artifacts=tuple(self.artifacts),
+            pruning=None,
+            files=(),
+        )
 
     def ship_checkpoint(self) -> Iterator[Event]:
-        """Ship the headline's model a second time, as a checkpoint of its own library."""
+        """Ship the headline's models a second time, as checkpoints of their own library."""
         last = self.rows[-1].stage
-        yield from self.part.state.journey.mark(last, "export the checkpoint", done=False)
         chosen, _ = choose(self.rows, self.spec.targets)
-        stage, model = yield from self.part.model_after(chosen.stage)
-        shipped = self.part.ship(model, stage, "transformers")
-        self.artifacts.append(shipped.artifact)
-        yield ArtifactReady(artifact=shipped.artifact)
-        yield from self.part.state.journey.mark(last, "export the checkpoint", done=True)
+        for asked in self.spec.asked:
+            part = yield from self.enter(asked)
+            yield from self.journey.mark(last, "export the checkpoint", done=False)
+            stage, model = yield from part.model_after(chosen.stage, self.folder_of(chosen.stage))
+            shipped = part.ship(model, stage, "transformers")
+            self.artifacts.append(shipped.artifact)
+            yield ArtifactReady(artifact=shipped.artifact)
+            yield from self.journey.mark(last, "export the checkpoint", done=True)
 
     def report(self) -> Report:
         """Write report.json and return it."""
-        chosen, choice = choose(self.rows, self.spec.targets)
-        part = self.part
-        report = Report(
-            task=self.spec.task,
-            labels=part.dataset.labels,
-            rows=tuple(self.rows),
-            headline=chosen.artifact,
-            choice=choice,
-            ratios=chosen.ratios,
-            targets=self.spec.targets,
-            verdicts=verdicts(chosen.ratios, self.spec.targets),
-            artifacts=tuple(self.artifacts),
-            recipe=self.spec.recipe,
-            splits={str(name): facts for name, facts in part.dataset.facts().items()},
-            pruning=part.state.pruning,
-            sensitivity=part.state.sensitivity,
-            environment=environment(),
-            notes=job_notes(self.rows[0], chosen, part.dataset, part.cut, part.max_length),
-        )
+        report = job_report(self.spec, self.rows, self.artifacts, self.about)
         durable.write_text(self.output / "report.json", report.model_dump_json(indent=2))
         shutil.rmtree(self.output / "scratch", ignore_errors=True)
         return report

@@ -134,6 +134,21 @@ def _own_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) -
     return own
 
 
+@torch.no_grad()
+def in_order(model: PreTrainedModel, labels: tuple[str, ...]) -> PreTrainedModel:
+    """Put the outputs of a model's head into the order of `labels`, in place; numbers and places have no order. Returns it."""
+    own = head_labels(model.config) if labels else ()
+    out = families.of(model).head(model).out
+    if own == labels or out is None:
+        return model
+    places = [own.index(label) for label in labels]
+    out.weight.copy_(out.weight[places])
+    out.bias.copy_(out.bias[places])
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {label: number for number, label in enumerate(labels)}
+    return model
+
+
 def name_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) -> None:
     """Write the labels into a stock config, so that whoever opens the model reads names and not numbers."""
     if labels:

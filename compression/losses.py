@@ -26,6 +26,41 @@ def hidden_states(student: Tensor, teacher: Tensor, projections: Tensor) -> Tens
     return error
 
 
+def attention_scores(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
+    """Mean squared error of attention scores before the softmax (TinyBERT, Jiao et al. 2020, eq. 7).
+
+    student: (layers, 2, rows, tokens, narrow), teacher: (layers, 2, rows, tokens, wide), both of queries and keys; mask: (rows,
+    tokens), 1 at real tokens; heads: of either model -> scalar, mean over layers, heads and pairs of real tokens. Scores are
+    query · key / √(head size), each model's own; what is added to them (padding's mask, MPNet's bias by distance) is no part
+    of them.
+    """
+    real = (mask[:, :, None] * mask[:, None, :])[:, None].to(student.dtype)
+    total = student.new_zeros(())
+    for given, wanted in zip(student, teacher, strict=True):  # layer by layer: scores grow with the square of the tokens
+        apart = _scores(given, heads) - _scores(wanted, heads)
+        total = total + (apart.square() * real).sum()
+    mean: Tensor = total / (real.sum() * heads * len(student))
+    return mean
+
+
+def _scores(pair: Tensor, heads: int) -> Tensor:
+    _, rows, tokens, width = pair.shape
+    size = width // heads
+    query, key = pair.view(2, rows, tokens, heads, size).transpose(2, 3)
+    scores: Tensor = query @ key.transpose(-1, -2) / size**0.5
+    return scores
+
+
+def fused(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    """Make one teacher of several: logits whose softmax at τ is the weighted mean of theirs (Hinton et al. 2015, section 5).
+
+    logits: (teachers, ..., labels); weights: (teachers,), positive, of any sum -> (..., labels).
+    """
+    shares = (weights / weights.sum()).log().view(-1, *[1] * (logits.ndim - 1))
+    mean: Tensor = ((logits / temperature).log_softmax(dim=-1) + shares).logsumexp(dim=0)
+    return mean * temperature
+
+
 def relations(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
     """KL divergence of self-attention relations (MiniLMv2, Wang et al. 2021).
 

@@ -1,7 +1,9 @@
 """What a report says in words: chiefly what got worse, what did not help, and what a reader must know to judge it."""
 
-from compression.data import Dataset
-from compression.report import Ratios, Row, Score
+from collections.abc import Mapping
+
+from compression.recipe import Task
+from compression.report import Ratios, Row, Score, SplitFacts
 
 
 def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
@@ -25,20 +27,29 @@ def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
     return notes
 
 
-def job_notes(first: Row, last: Row, dataset: Dataset, cut: int, max_length: int) -> tuple[str, ...]:
-    """Say of the whole job what its figures rest on. first: the baseline; last: the headline's row."""
+def data_notes(
+    first: Row, last: Row, task: Task, splits: Mapping[str, SplitFacts], cut: int, max_length: int
+) -> tuple[str, ...]:
+    """Say of a dataset what its figures rest on. first: the baseline; last: the headline's row; cut: texts that were cut."""
     notes = [
         f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
         f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."
     ]
-    if dataset.carved:
-        how = "stratified, " if dataset.task in ("text-classification", "text-pair-classification") else ""
-        notes.append(f"Carved from train, {how}by the recipe's seed: {', '.join(sorted(dataset.carved))}.")
-    if cut and dataset.task != "question-answering":  # whose contexts are read in windows
-        notes.append(f"{cut} of {len(dataset.splits['train'])} training texts reach {max_length} tokens and were cut there.")
+    if carved := sorted(name for name, facts in splits.items() if facts.carved_from_train):
+        how = "stratified, " if task in ("text-classification", "text-pair-classification") else ""
+        notes.append(f"Carved from train, {how}by the recipe's seed: {', '.join(carved)}.")
+    if cut and task != "question-answering":  # whose contexts are read in windows
+        notes.append(f"{cut} of {splits['train'].rows} training texts reach {max_length} tokens and were cut there.")
+    if (better := better_note(first, last)) is not None:
+        notes.append(better)
+    return tuple(notes)
+
+
+def better_note(first: Row, last: Row) -> str | None:
+    """Say where the result scores higher than the baseline, and how little that may mean."""
     if isinstance(first.score, Score) and isinstance(last.score, Score):
         error = (first.score.standard_error**2 + last.score.standard_error**2) ** 0.5
         change = last.score.value - first.score.value
         if change > 0:
-            notes.append(f"The result scores higher than the baseline by {change:.4f}; the standard error is {error:.4f}.")
-    return tuple(notes)
+            return f"The result scores higher than the baseline by {change:.4f}; the standard error is {error:.4f}."
+    return None

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,24 +12,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from compression import checkpoint, data, durable, families, load, numerics, process, tasks
 from compression.augment.material import Material
 from compression.augment.resources import Resources
-from compression.batches import encode
 from compression.budget import Budget
+from compression.cast import Named, gathered
 from compression.catalog import check_task
 from compression.checkpoint import Checkpoint, Unusable
-from compression.encoding import encoded, side_by_side
-from compression.errors import InvalidSpec
+from compression.encoding import Reading
+from compression.errors import CompressionError, InvalidSpec
 from compression.export.artifact import Shipped, ship, timed
 from compression.notes import row_notes
-from compression.phases import journey
 from compression.plan import check_precision
-from compression.recipe import Spec
+from compression.progress import Journey
+from compression.recipe import Part as Asked
+from compression.recipe import Spec, Task
 from compression.report import Artifact, Event, Latency, Log, NotMeasured, Row, Stage, ratios
 from compression.saving import Saver
 from compression.stages.prune import aimed
 from compression.stages.trim import trim
 from compression.state import State
 from compression.verdicts import judged
-from compression.vocabulary import Encode, fitted
+from compression.vocabulary import Vocabulary, fitted
 
 SAMPLE = 64
 """Rows of validation on which an artifact must answer as the engine does."""
@@ -41,6 +43,7 @@ class Part:
     """A dataset, the state of its model between stages, and its own rows so far."""
 
     spec: Spec
+    asked: Asked
     base: Path
     output: Path
     dataset: data.Dataset
@@ -51,12 +54,12 @@ class Part:
     rows: list[Row] = field(default_factory=list)
 
     @classmethod
-    def open(cls, spec: Spec, base: Path) -> "Part":
+    def open(cls, spec: Spec, base: Path, asked: Asked) -> "Part":
         """Read model and data, and refuse before any training what cannot be done."""
         folder, recipe = base / spec.model, spec.recipe
-        dataset = data.load(spec.data, base, seed=recipe.train.seed, task=spec.task)
-        check_task(spec.task, recipe, spec.evaluate, dataset.labels)
-        model = load.load_model(folder, dataset.labels, spec.task, seed=recipe.train.seed)
+        dataset = data.load(asked.data, base, seed=recipe.train.seed, task=asked.task)
+        check_task(asked.task, recipe, spec.evaluate, dataset.labels)
+        model = load.load_model(folder, dataset.labels, asked.task, seed=recipe.train.seed)
         if dataset.labels:
             dataset = dataset.in_order(load.head_labels(model.config))
         tokenizer = load.load_tokenizer(folder)
@@ -64,22 +67,28 @@ class Part:
         positions = family.max_positions(model.config)
         if spec.evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
-        output = base / spec.output
-        vocabulary = None
+        planned, output = family.shape_of(model.config), base / spec.output
+        vocabulary: Vocabulary | None = None
         if recipe.prune is not None:
             if ratio := recipe.prune.vocabulary_ratio:
-                place = output / "scratch" / "tokenizer"
+                place = output / "scratch" / f"tokenizer-{asked.name}".rstrip("-")
                 vocabulary = fitted(folder, tokenizer, model.config, dataset.texts, place, ratio)
-            aimed(model, recipe.prune, vocabulary)
+            planned = aimed(model, recipe.prune, vocabulary)
         length = min(recipe.train.max_length, positions)
-        task, types = tasks.of(spec.task, dataset.labels, spec.evaluate), family.types(model.config) > 1
-        rows = {name: encoded(dataset, name, tokenizer, length, task, types=types) for name in dataset.splits}
-
-        def encoder(reader: PreTrainedTokenizerFast) -> Encode:
-            return lambda texts, labels: encode(reader, *side_by_side(texts), labels, length, task, types=types)
-
-        if vocabulary is not None:
-            vocabulary = replace(vocabulary, encode=encoder(vocabulary.tokenizer))
+        task = tasks.of(asked.task, dataset.labels, spec.evaluate)
+        reading, own = Reading(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
+        rows = {name: reading.split(dataset, name, task) for name in dataset.splits}
+        cast = gathered(
+            Named("models.base", folder, reading, own, positions),
+            base / spec.student if spec.student is not None else None,
+            [base / teacher for teacher in spec.teachers],
+            dataset,
+            task,
+            recipe,
+            planned,
+        )
+        if cast.student is not None and spec.evaluate.length > cast.student.positions:
+            raise InvalidSpec(f"the student takes at most {cast.student.positions} tokens", param="evaluate.length")
         resources = Resources.of(spec, base)
         if recipe.distill is not None and recipe.distill.augment is not None:
             resources.check(recipe.distill.augment)
@@ -89,31 +98,48 @@ class Part:
             recipe,
             rows,
             model.to(device),
-            journey(recipe, {name: len(r) for name, r in rows.items()}),
+            Journey([]),
             parts=spec.split_batches,
-            budget=Budget(recipe.train.max_steps, recipe.train.max_minutes),
+            budget=Budget(recipe.train.max_steps, recipe.train.max_minutes, len(spec.asked)),
             targets=spec.targets,
             material=Material(
                 dataset.splits["train"].columns,
-                encoder(tokenizer),
+                lambda texts, labels: reading.rows(texts, labels, task),
                 tokenizer,
                 resources,
             ),
+            unlabelled=reading.unlabelled(dataset.unlabelled, task) if dataset.unlabelled else None,
+            cast=cast,
+            scratch=output / "scratch",
             vocabulary=vocabulary,
         )
-        part = cls(spec, base, output, dataset, tokenizer, length, state)
+        part = cls(spec, asked, base, output, dataset, tokenizer, length, state)
         state.timed = part.timed
         part.write_test_rows()
         return part
 
-    def save_with(self, saver: Saver) -> None:
-        """Keep training in progress by `saver`, whose fingerprint is that of the job."""
-        self.state.saver, self.fingerprint = saver, saver.fingerprint
+    def begin(self, saver: Saver, journey: Journey) -> None:
+        """Keep training in progress by `saver`, whose fingerprint is that of the job, and tell of it on the job's journey."""
+        self.state.saver, self.state.journey, self.fingerprint = saver, journey, saver.fingerprint
+
+    @property
+    def name(self) -> str:
+        """What the dataset is called, of several; empty where it is the only one."""
+        return self.asked.name
+
+    @property
+    def task(self) -> Task:
+        """What the dataset is for."""
+        return self.asked.task
 
     @property
     def test_rows(self) -> Path:
         """Where the measuring process finds the test split."""
-        return self.output / "scratch" / "test.jsonl"
+        return self.output / "scratch" / f"test{self._suffix}.jsonl"
+
+    @property
+    def _suffix(self) -> str:
+        return f"-{self.name}" if self.name else ""
 
     @property
     def cut(self) -> int:
@@ -125,14 +151,19 @@ class Part:
         self.test_rows.parent.mkdir(parents=True, exist_ok=True)
         durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in self.dataset.judged("test")))
 
-    def take_up(self, folder: Path, done: Checkpoint) -> None:
-        """Go on from an earlier attempt's stage: its rows, its model and its teacher. Raises Unusable, and changes nothing."""
+    def take_up(self, folder: Path, done: Checkpoint, beginning: Path) -> None:
+        """Go on from a stage that is done: its rows, its model and its teacher. Raises Unusable, and changes nothing.
+
+        folder: where its checkpoint lies; beginning: where the baseline's does, which an earlier attempt may have made.
+        """
         model = checkpoint.open_model(folder, done)
-        first = checkpoint.read(folder, "baseline", self.fingerprint)
-        teacher = checkpoint.open_model(folder, first)
+        first = checkpoint.read(beginning, "baseline", self.fingerprint, self.name)
+        teacher = checkpoint.open_model(beginning, first)
+        originals = checkpoint.open_teachers(beginning, first) if done.stage != "distilled" else []
         device = self.state.device
         self.state.model = model.to(device)
         self.state.teacher = teacher.to(device).requires_grad_(False)
+        self.state.originals = [original.requires_grad_(False) for original in originals]
         self.state.pruning, self.state.budget.spent = done.pruning, done.spent
         self.state.sensitivity = done.sensitivity
         self.rows = list(done.rows)
@@ -145,14 +176,19 @@ class Part:
             self.ship(self.state.teacher, "baseline", "onnx")
 
     def follow_cut(self) -> None:
-        """Read the new ids where an earlier attempt has cut the vocabulary: its model knows no others."""
+        """Read the new ids where an earlier stage has cut the vocabulary: its model knows no others."""
         if self.rows[-1].stage in AFTER_CUT:
             trim(self.state, model=False)
 
-    def tokenizer_of(self, stage: Stage) -> Path:
-        """Where the tokenizer lies that a stage's model is for."""
-        vocabulary = self.state.vocabulary if stage in AFTER_CUT else None
-        return vocabulary.folder if vocabulary is not None else self.base / self.spec.model
+    def new_tokenizer(self, stage: Stage) -> Path | None:
+        """Where the tokenizer lies that a stage's model needs in the place of the job's own."""
+        return self.state.vocabulary.folder if self.state.vocabulary is not None and stage in AFTER_CUT else None
+
+    def reader(self, stage: Stage) -> Named:
+        """Say who reads texts as a stage's model does: the base, or the student that took its place."""
+        cast = self.state.cast
+        assert cast is not None, "a job has a cast"  # noqa: S101
+        return cast.student if stage == "distilled" and cast.student is not None else cast.base
 
     def artifact_folder(self, name: str) -> Path:
         """Where an artifact's files lie."""
@@ -165,16 +201,17 @@ class Part:
         device = next(model.parameters()).device
         model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
         process.release_memory()
+        reader = self.reader(stage)
         shipped = ship(
             model,
-            name=f"{stage}-{kind}-{precision}",
+            name=f"{stage}-{kind}-{precision}{self._suffix}",
             kind="onnx" if kind == "onnx" else "transformers",
             stage=stage,
             precision="int8" if precision == "int8" else "float32",
-            task=self.spec.task,
+            task=self.task,
             labels=self.dataset.labels,
-            tokenizer=self.tokenizer_of(stage),
-            max_length=self.max_length,
+            tokenizer=self.new_tokenizer(stage) or reader.folder,
+            max_length=reader.reading.length,
             output=self.output,
             test_rows=self.test_rows,
             baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),
@@ -183,33 +220,40 @@ class Part:
             last_try=self.spec.split_batches > 1,
         )
         model.to(device)
-        return shipped
+        if not self.name:
+            return shipped
+        return replace(shipped, artifact=shipped.artifact.model_copy(update={"part": self.name}))
 
     def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:
-        """Export a model as an artifact would be and measure its latency alone, against the baseline's artifact."""
+        """Export a model as the cut one's artifact would be, and measure its latency alone, against the baseline's artifact."""
         process.release_memory()
         return timed(
             model,
             self.test_rows.parent,
             int8=simulated(model),
-            task=self.spec.task,
+            task=self.task,
             labels=self.dataset.labels,
-            tokenizer=self.tokenizer_of("pruned"),
+            tokenizer=self.new_tokenizer("pruned") or self.reader("pruned").folder,
             baseline=self.artifact_folder(self.rows[0].artifact),
             evaluate=self.spec.evaluate,
             last_try=self.spec.split_batches > 1,
         )
 
     def finish(self, stage: Stage, shipped: Shipped, seconds: float) -> Row:
-        """Complete a stage's row; what was noted for it is used up."""
+        """Complete a stage's row; what was noted for it is used up.
+
+        What the figures speak for is offered once for the job, so of several parts none offers anything itself.
+        """
         row = self.row(stage, shipped, seconds)
+        if self.name and row.verdict is not None:
+            row = row.model_copy(update={"verdict": row.verdict.model_copy(update={"remedies": tuple(self.state.applied)})})
         self.rows.append(row)
         self.state.notes.clear()
         self.state.applied.clear()
         return row
 
-    def model_after(self, stage: Stage) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
-        """Return the model as it was after a stage: the one at hand, or that of the stage's checkpoint.
+    def model_after(self, stage: Stage, folder: Path) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
+        """Return the model as it was after a stage: the one at hand, or that of the stage's checkpoint in `folder`.
 
         A checkpoint that was damaged since must not cost the job: then it is the last stage's model, and the log says so.
         """
@@ -217,11 +261,8 @@ class Part:
         if stage == last:
             return last, self.state.model
         yield Log(message=f"The headline is not the last stage: the model is taken from the checkpoint of {stage}.")
-        folder = self.output / "checkpoints"
-        if self.spec.resume is not None and not (folder / stage).is_dir():
-            folder = self.base / self.spec.resume
         try:
-            return stage, checkpoint.open_model(folder, checkpoint.read(folder, stage, self.fingerprint))
+            return stage, checkpoint.open_model(folder, checkpoint.read(folder, stage, self.fingerprint, self.name))
         except Unusable as problem:
             yield Log(level="warning", message=f"The model of {last} is taken after all: {problem}."[:4000])
             return last, self.state.model
@@ -254,7 +295,8 @@ class Part:
         return Checkpoint(
             fingerprint=self.fingerprint,
             stage=stage,
-            task=self.spec.task,
+            part=self.name,
+            task=self.task,
             labels=self.dataset.labels,
             simulated=simulated(self.state.model),
             rows=tuple(self.rows),
@@ -269,3 +311,14 @@ class Part:
 def simulated(model: torch.nn.Module) -> bool:
     """Say whether a model computes with fake-quantized integers."""
     return any(isinstance(module, numerics.FakeQuantLinear) for module in model.modules())
+
+
+@contextmanager
+def named(asked: Asked) -> Iterator[None]:
+    """Let an error say which of several datasets it is about."""
+    try:
+        yield
+    except CompressionError as problem:
+        if asked.name:
+            problem.cause = f"{asked.name}: {problem.cause}"
+        raise

@@ -1,11 +1,17 @@
 """The rows that a recipe leads to, and the phases of the way there with their expected times."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from compression.catalog import PROBES, augment_seconds
 from compression.progress import Journey, Phase
 from compression.recipe import Recipe
-from compression.report import Stage
+from compression.report import STAGES, Stage
+from compression.stages import general
 from compression.stages.further import PHASE, epochs_again
+from compression.stages.prepare import phase_of
 from compression.stages.recover import phases as recovery_phases
+from compression.stages.teachers import ASK
 
 
 def planned(recipe: Recipe) -> tuple[Stage, ...]:
@@ -19,27 +25,47 @@ def planned(recipe: Recipe) -> tuple[Stage, ...]:
     return tuple(stage for stage, is_wanted in wanted.items() if is_wanted)
 
 
-def journey(recipe: Recipe, rows: dict[str, int]) -> Journey:
-    """List the phases of a job with their expected times: only how they compare to each other matters."""
+LAST = "export the checkpoint"
+
+
+def journey(recipe: Recipe, rows: Mapping[str, int]) -> Journey:
+    """List the phases of a job with one dataset. rows: of each split."""
+    return Journey(phases(recipe, rows))
+
+
+def journey_of_parts(recipe: Recipe, rows: Mapping[str, Mapping[str, int]]) -> Journey:
+    """List the phases of a job with several: stage by stage, in each the parts in their order. rows: name → split → rows."""
+    found = [replace(phase, part=name) for name, each in rows.items() for phase in phases(recipe, each)]
+    return Journey(sorted(found, key=lambda phase: (phase.name == LAST, STAGES.index(phase.stage))))
+
+
+def phases(recipe: Recipe, rows: Mapping[str, int]) -> list[Phase]:
+    """List one dataset's phases with their expected times: only how they compare to each other matters."""
     row, shipping = 0.006, 20 + 0.012 * rows["test"]
     train = rows["train"] * row
-    phases = [Phase("baseline", "tune", recipe.prepare.epochs * train), Phase("baseline", "export and measure", shipping)]
+    seeds = max(recipe.distill.teachers.seeds, 1) if recipe.distill is not None else 1
+    found = [Phase("baseline", phase_of(number), recipe.prepare.epochs * train) for number in range(seeds)]
+    found.append(Phase("baseline", "export and measure", shipping))
     if recipe.quantize is not None:
         qat = recipe.quantize.qat.epochs if recipe.quantize.qat else 0
-        phases.append(Phase("quantized", "quantization-aware training", qat * train))
-        phases.append(Phase("quantized", "export and measure", shipping))
+        found.append(Phase("quantized", "quantization-aware training", qat * train))
+        found.append(Phase("quantized", "export and measure", shipping))
     if recipe.prune is not None:
         looking = PROBES * shipping / 2 if recipe.prune.target_latency is not None else 0.0
-        phases.append(Phase("pruned", "cut", 2.0 + looking))
-        phases += [Phase("pruned", name, epochs * train * 0.7) for name, epochs in recovery_phases(recipe.prune)]
-        phases.append(Phase("pruned", "export and measure", shipping))
+        found.append(Phase("pruned", "cut", 2.0 + looking))
+        found += [Phase("pruned", name, epochs * train * 0.7) for name, epochs in recovery_phases(recipe.prune)]
+        found.append(Phase("pruned", "export and measure", shipping))
     if recipe.distill is not None:
+        if (plain := recipe.distill.general) is not None:
+            texts = (rows.get("unlabelled") or rows["train"]) * row
+            found.append(Phase("distilled", general.ASK, texts / 3))
+            found.append(Phase("distilled", general.PHASE, plain.epochs * texts * 0.5))
         if (augment := recipe.distill.augment) is not None:
-            phases.append(Phase("distilled", "augment", augment_seconds(augment, rows["train"])))
+            found.append(Phase("distilled", "augment", augment_seconds(augment, rows["train"])))
             train *= 1 + augment.copies
-        phases.append(Phase("distilled", "ask the teacher", train / 3))
-        phases.append(Phase("distilled", "distill", recipe.distill.epochs * train * 0.5))
+        found.append(Phase("distilled", ASK, seeds * train / 3))
+        found.append(Phase("distilled", "distill", recipe.distill.epochs * train * 0.5))
         if recipe.remedy == "apply":
-            phases.append(Phase("distilled", PHASE, epochs_again(recipe.distill) * train * 0.5))
-        phases.append(Phase("distilled", "export and measure", shipping))
-    return Journey([*phases, Phase(planned(recipe)[-1], "export the checkpoint", shipping / 2)])
+            found.append(Phase("distilled", PHASE, epochs_again(recipe.distill) * train * 0.5))
+        found.append(Phase("distilled", "export and measure", shipping))
+    return [*found, Phase(planned(recipe)[-1], LAST, shipping / 2)]

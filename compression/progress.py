@@ -15,18 +15,23 @@ SECONDS_BETWEEN = 0.5
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of work. `weight` is its expected share of time, in any unit that all phases share."""
+    """One stretch of work. `weight` is its expected share of time, in any unit that all phases share.
+
+    `part` is the dataset that it is for, of several.
+    """
 
     stage: Stage
     name: str
     weight: float
+    part: str = ""
 
 
 class Journey:
-    """The phases of a job. Its fraction never falls."""
+    """The phases of a job. Its fraction never falls. `part` names the dataset that is at work, of several."""
 
     def __init__(self, phases: list[Phase]) -> None:
         self.phases = phases
+        self.part = ""
         self._whole = sum(phase.weight for phase in phases) or 1.0
         self._reached = 0.0
         self._told = 0.0
@@ -36,7 +41,7 @@ class Journey:
         """Count all phases of a stage as done: it was resumed from its checkpoint."""
         for phase in self.phases:
             if phase.stage == stage:
-                self._reached = max(self._reached, self._before(stage, phase.name) + phase.weight / self._whole)
+                self._reached = max(self._reached, self._before(phase) + phase.weight / self._whole)
 
     def at(self, stage: Stage, phase: str, tick: Tick) -> Iterator[Progress]:
         """Yield the progress that `tick` means, or nothing where one was told a moment ago."""
@@ -45,9 +50,9 @@ class Journey:
         if now - self._told < SECONDS_BETWEEN and not edge and tick.score is None:
             return
         self._told = now
-        weight = next(p.weight for p in self.phases if (p.stage, p.name) == (stage, phase))
-        here = self._before(stage, phase) + weight / self._whole * (tick.step / max(tick.total, 1))
-        self._reached = min(max(self._reached, here), 1.0)
+        here = self._phase(stage, phase)
+        reached = self._before(here) + here.weight / self._whole * (tick.step / max(tick.total, 1))
+        self._reached = min(max(self._reached, reached), 1.0)
         if tick.resumed:
             self._started = None
         yield Progress(
@@ -60,6 +65,7 @@ class Journey:
             loss=tick.loss,
             rate=tick.rate,
             score=tick.score,
+            part=self.part,
         )
 
     def mark(self, stage: Stage, phase: str, done: bool) -> Iterator[Progress]:
@@ -81,13 +87,14 @@ class Journey:
             else:
                 yield news
 
-    def _before(self, stage: Stage, phase: str) -> float:
-        done = 0.0
-        for candidate in self.phases:
-            if (candidate.stage, candidate.name) == (stage, phase):
-                return done / self._whole
-            done += candidate.weight
-        raise KeyError(f"no phase {phase!r} of {stage}")
+    def _phase(self, stage: Stage, name: str) -> Phase:
+        for phase in self.phases:
+            if (phase.stage, phase.name, phase.part) == (stage, name, self.part):
+                return phase
+        raise KeyError(f"no phase {name!r} of {stage}")
+
+    def _before(self, phase: Phase) -> float:
+        return sum(earlier.weight for earlier in self.phases[: self.phases.index(phase)]) / self._whole
 
     def _eta(self, now: float) -> float | None:
         # From this attempt's own pace only: what a resumed attempt skipped took it no time.

@@ -25,10 +25,10 @@ from compression.recipe import Config
 from compression.report import File, Log, Stage, TrainingSaved
 
 TENSORS = "training.safetensors"
-BESIDE = "beside."
-"""What names begin with of tensors that a stage keeps with the saves of its trainings."""
 FOLDER = "training"
 """Where a supervisor lays an earlier attempt's save, beside its stages' checkpoints."""
+BESIDE = "beside."
+"""Names of tensors that are saved with a training and are not its own begin so."""
 PATIENCE = 20.0
 """Seconds that a pause, or the end of a training, waits for the listener to have taken the save before."""
 LOOK_AGAIN = 0.05
@@ -77,6 +77,7 @@ class Saved(Config):
     shapes: Shapes
     notes: tuple[str, ...]
     files: tuple[File, ...]
+    part: str = ""
 
 
 class Training(Protocol):
@@ -101,7 +102,8 @@ def never() -> bool:
 class Saver:
     """What all trainings of one attempt share: where saves go, how often, and the earlier attempt's, if there is one.
 
-    A save's folder belongs to whoever listens as soon as its event is out, until the listener removes it.
+    A save's folder belongs to whoever listens as soon as its event is out, until the listener removes it. `part` names the
+    dataset that is at work, of several.
     """
 
     folder: Path
@@ -110,6 +112,7 @@ class Saver:
     pause_asked: Callable[[], bool] = never
     resume: Path | None = None
     found: Saved | None = None
+    part: str = ""
     _last: float = field(default_factory=time.monotonic)
     _handed_over: Path | None = None
 
@@ -125,11 +128,12 @@ class Saver:
 
     def is_at(self, stage: Stage, phase: str) -> bool:
         """Say whether the earlier attempt was in this very training: what came before it in the stage need not be done."""
-        return self.found is not None and (self.found.stage, self.found.phase) == (stage, phase)
+        found = self.found
+        return found is not None and (found.stage, found.phase, found.part) == (stage, phase, self.part)
 
-    def beside(self, stage: Stage) -> Tensors:
-        """Return what the earlier attempt's stage kept with its save, if it was in a training of this one."""
-        if self.found is None or self.resume is None or self.found.stage != stage:
+    def beside(self) -> Tensors:
+        """Read what an earlier attempt saved beside its training."""
+        if self.found is None or self.resume is None:
             return {}
         with safe_open(self.resume / FOLDER / TENSORS, "pt") as file:
             return {key.removeprefix(BESIDE): file.get_tensor(key) for key in file.keys() if key.startswith(BESIDE)}  # noqa: SIM118
@@ -173,6 +177,7 @@ class Saver:
             total=facts.total,
             folder=name,
             files=listing(self._handed_over),
+            part=facts.part,
         )
 
 
@@ -192,7 +197,8 @@ def read(place: Path, expected: str) -> Saved:
 class Course:
     """One training's way: taken up where an earlier attempt left it, saved on the way, stopped when a pause is asked for.
 
-    `notes` are the row's, which a save keeps and puts back; `beside` is what the stage wants kept with it (`Saver.beside`).
+    `notes` are the row's, which a save keeps and puts back; `beside` tensors that are saved with it, because nothing else keeps
+    them yet: `Saver.beside` gives them to a new attempt.
     """
 
     saver: Saver
@@ -206,7 +212,7 @@ class Course:
         """Return the earlier attempt's place in this training, if there is one. shapes: those of all that is trained."""
         self.saver.begin()
         found, folder = self.saver.found, self.saver.resume
-        if found is None or folder is None or (found.stage, found.phase) != (self.stage, self.phase):
+        if found is None or folder is None or not self.saver.is_at(self.stage, self.phase):
             return None
         self.saver.found = None
         if found.shapes != shapes:
@@ -247,8 +253,9 @@ class Course:
             shapes=training.shapes,
             notes=tuple(self.notes),
             files=(),
+            part=self.saver.part,
         )
-        return self.saver.save(facts, training.tensors() | {f"{BESIDE}{name}": kept for name, kept in self.beside.items()})
+        return self.saver.save(facts, training.tensors() | {f"{BESIDE}{key}": value for key, value in self.beside.items()})
 
 
 def random_state() -> Tensors:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 from compression.augment.material import Material
 from compression.batches import Encoded
 from compression.budget import Budget
+from compression.cast import Cast
 from compression.evaluate import Validation, validate
 from compression.plan import Plan
 from compression.progress import Journey
@@ -27,8 +29,11 @@ class State:
     `teacher` is the prepared model in full precision, frozen; `pruning` what the cut took, for the report; `notes` what the
     row of the current stage should say; `parts` in how many parts batches go through a model; `saver` keeps training in
     progress; `budget` is what all training together may take; `applied` the remedies that the current stage tried by itself;
-    `material` is what augmentation makes new rows of; `vocabulary` the tokens that the cut leaves, where it is to take some;
-    `sensitivity` the curves that it drew, for the report; `timed` exports a model and measures its latency.
+    `material` is what augmentation makes new rows of; `unlabelled` the texts of the general phase, where there are any; `cast`
+    the job's models by their folders; `originals` teachers that were trained beside the baseline, on the CPU, until they were
+    asked; `base_rows` the rows as the base model reads them, once a student that the job names has taken its place; `scratch`
+    a folder for what may be lost; `vocabulary` the tokens that the cut leaves, where it is to take some; `sensitivity` the
+    curves that it drew, for the report; `timed` exports a model and measures its latency.
     """
 
     recipe: Recipe
@@ -44,6 +49,11 @@ class State:
     targets: Targets = field(default_factory=Targets)
     applied: list[Remedy] = field(default_factory=list)
     material: Material | None = None
+    unlabelled: Encoded | None = None
+    cast: Cast | None = None
+    originals: list[PreTrainedModel] = field(default_factory=list)
+    base_rows: dict[Split, Encoded] | None = None
+    scratch: Path | None = None
     vocabulary: Vocabulary | None = None
     sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
     timed: Callable[[PreTrainedModel], Latency | NotMeasured] | None = None
@@ -69,15 +79,16 @@ class State:
         adapt_decay: bool = False,
         patience: int | None = None,
         patience_from: int = 0,
+        seed: int | None = None,
     ) -> Plan:
-        """Make the plan of one training: what the recipe says of all of them, and what is this one's own."""
+        """Make the plan of one training: what the recipe says of all of them, and what is this one's own. seed: else theirs."""
         common = self.recipe.train
         return Plan(
             name=name,
             epochs=epochs,
             rate=rate,
             batch=common.batch,
-            seed=common.seed,
+            seed=common.seed if seed is None else seed,
             warmup=common.warmup,
             decay=common.decay,
             adapt_decay=adapt_decay,
@@ -90,8 +101,15 @@ class State:
         )
 
     def course(self, stage: Stage, phase: str, beside: Tensors | None = None) -> Course | None:
-        """Return the way of one training through saves and pauses; None where nobody saves. `beside`: kept with its saves."""
+        """Return the way of one training through saves and pauses; None where nobody saves. beside: what is saved with it."""
         return Course(self.saver, stage, phase, self.notes, beside or {}) if self.saver else None
+
+    def spill(self, name: str) -> tuple[Path, float] | None:
+        """Say which file what a teacher says may go to, and how many bytes of it; None where the recipe allows none."""
+        distill = self.recipe.distill
+        if self.scratch is None or distill is None or not distill.spill_gib:
+            return None
+        return self.scratch / f"teacher-{name}.float16", distill.spill_gib * 2**30
 
     def validate(self) -> Validation:
         """Score the model as it is now on validation."""

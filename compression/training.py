@@ -32,10 +32,11 @@ LEAST_DECAY, MOST_DECAY = 1e-4, 0.3
 
 Loss = Callable[[Batch], Tensor]
 BeforeEpoch = Callable[[int], None]
+BeforeStep = Callable[[int, int], None]
 
 
-def nothing(_epoch: int) -> None:
-    """Do nothing before an epoch."""
+def nothing(*_: int) -> None:
+    """Do nothing before an epoch or a step."""
 
 
 def train(
@@ -46,6 +47,7 @@ def train(
     loss: Loss,
     *,
     before_epoch: BeforeEpoch = nothing,
+    before_step: BeforeStep = nothing,
     validation: Callable[[], Validation] | None = None,
     extra: Iterable[nn.Parameter] = (),
     course: Course | None = None,
@@ -54,11 +56,11 @@ def train(
     """Train `model` in place on `loss`; leave it in evaluation mode with the weights of its best epoch.
 
     `before_epoch` may freeze parameters or exchange layers, and must be right when it is called in mid-epoch, after a
-    resumption; `validation` replaces the plain scoring on `validation_rows`; `extra` are parameters that are trained beside
-    the model's and thrown away after; `course` saves, pauses and takes up again; `budget` is the job's: when it is spent,
-    training ends at that step, and the part of an epoch that it had done is judged like a whole one. With no epochs nothing
-    changes. A loss that is not finite puts the last good epoch back, once, at half the rate. Raises TrainingDiverged at the
-    second time, and what `course` does.
+    resumption; `before_step` is told (step, steps in all) before each step; `validation` replaces the plain scoring on
+    `validation_rows`; `extra` are parameters that are trained beside the model's and thrown away after; `course` saves,
+    pauses and takes up again; `budget` is the job's: when it is spent, training ends at that step, and the part of an epoch
+    that it had done is judged like a whole one. With no epochs nothing changes. A loss that is not finite puts the last good
+    epoch back, once, at half the rate. Raises TrainingDiverged at the second time, and what `course` does.
     """
     judge = validation or (lambda: validate(model, validation_rows, plan.parts))
     run = _Run(model, plan, list(extra), steps(steps(len(train_rows), plan.batch), plan.accumulate), budget or Budget())
@@ -78,7 +80,7 @@ def train(
     while not run.is_over():
         before_epoch(where.epoch)
         model.train(plan.dropout)
-        healthy = yield from run.epoch(train_rows, loss, course)
+        healthy = yield from run.epoch(train_rows, loss, course, before_step)
         if not healthy:
             yield Log(level="warning", message=run.step_back())
             continue
@@ -194,7 +196,9 @@ class _Run:
             f"the job together (the best so far is kept: epoch {where.best_epoch})."
         )
 
-    def epoch(self, rows: Encoded, loss: Loss, course: Course | None) -> Generator[Tick | TrainingSaved | Log, None, bool]:
+    def epoch(
+        self, rows: Encoded, loss: Loss, course: Course | None, before_step: BeforeStep
+    ) -> Generator[Tick | TrainingSaved | Log, None, bool]:
         """Go through the rows that this epoch has left, or the budget has room for.
 
         Returns whether all losses and gradients were finite.
@@ -206,6 +210,7 @@ class _Run:
                 return True
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate()
+            before_step(where.step, where.total)
             if not self.gradients(step, loss):
                 return False
             norm = nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)

@@ -32,7 +32,14 @@ def check_next(settings: Settings, storage: Storage) -> bool:
         row = resources.claim_check(session, lease)
     if row is None:
         return False
-    _check(row, settings, storage)
+    if row.check_attempts > resources.MAX_CHECK_ATTEMPTS:
+        # Whoever checked it did not live to say so; the oldest goes first, so it would hold up all others again and again.
+        reasons = [failure("check_failed", f"{resources.MAX_CHECK_ATTEMPTS} checkers were lost over it.")]
+        with writing() as session:
+            resources.finish_check(session, row, facts=None, reasons=reasons, attempt=row.check_attempts)
+        log.error("check_given_up", id=row.id)
+    else:
+        _check(row, settings, storage)
     return True
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import psutil
 import structlog
 
 log = structlog.get_logger()
-LOCK = ".held"
+LOCK, DOOR = ".held", ".door"
 
 
 class Untrustworthy(Exception):
@@ -26,14 +26,21 @@ def private_folder(scratch: Path, name: str) -> Iterator[Path]:
     """Make scratch/name for us alone, hold it while it is used, and remove it at the end."""
     folder = scratch / name
     scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
-    try:
-        with (folder / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with ExitStack() as stack:
+        with _door(scratch):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700)
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            fcntl.flock(stack.enter_context((folder / LOCK).open("w")), fcntl.LOCK_EX)
+        yield folder
+
+
+@contextmanager
+def _door(scratch: Path) -> Iterator[None]:
+    """Let one at a time make folders or sweep them: so a folder without a lock is nobody's."""
+    with (scratch / DOOR).open("w") as door:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        yield
 
 
 SECONDS_TO_GO = 10.0
@@ -41,18 +48,24 @@ SECONDS_TO_GO = 10.0
 
 
 def sweep(scratch: Path) -> None:
-    """Remove folders whose worker was killed, and what still runs there: nobody holds their lock any more."""
-    for folder in scratch.glob("*/"):
-        try:
-            with (folder / LOCK).open("r+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            continue  # being made or removed right now
-        except OSError:
-            continue  # held
-        log.info("left_over_removed", folder=str(folder))
-        end_strays(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+    """Remove folders whose worker was killed, and what still runs there: nobody holds their lock any more.
+
+    One whose worker was killed while it made or removed it has no lock at all.
+    """
+    if not scratch.is_dir():
+        return
+    with _door(scratch):
+        for folder in scratch.glob("*/"):
+            try:
+                with (folder / LOCK).open("r+") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except FileNotFoundError:
+                pass
+            except OSError:
+                continue  # held
+            log.info("left_over_removed", folder=str(folder))
+            end_strays(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def end_strays(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The keeper: takes jobs from workers that are gone, wakes workers, and frees what was deleted. One leads; others stand by."""
 
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -45,7 +46,8 @@ class Keeper:
     def __init__(self, settings: Settings, storage: Storage) -> None:
         self.settings = settings
         self.sweeper = Sweeper(settings, storage)
-        self.holder = f"{socket.gethostname()}:{os.getpid()}"
+        # Containers may share a host's name, and each count its processes from 1.
+        self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.stopped = threading.Event()
         self.rung: dict[str, float] = {}
         self.grace_until = 0.0
@@ -62,8 +64,8 @@ class Keeper:
             except SQLAlchemyError as error:
                 log.warning("round_failed", error=str(error))
                 self.grace_until = time.monotonic() + self.settings.lease_seconds
-            except OSError as error:
-                log.warning("storage_away", error=str(error))
+            except Exception as error:  # a storage that is away says so in its client's own words; jobs are reaped all the same
+                log.warning("storage_away", error=f"{type(error).__name__}: {error}"[:500])
             self.stopped.wait(self.settings.keeper_seconds)
 
     def round(self) -> None:

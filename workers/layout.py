@@ -1,14 +1,21 @@
 """What lies in an attempt's folder before the engine starts: model, data, what earlier attempts finished, and the spec."""
 
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
+from sqlalchemy import select
 
 from app import jobs
 from app.db import reading
-from app.models import Checkpoint, Dataset, File, Job, Model
+from app.models import Checkpoint, Dataset, File, Job, JobDataset, Model
 from app.settings import Settings
 from app.storage import Storage
-from compression.recipe import Data, Evaluate, Recipe, Spec, Targets
+from compression.recipe import Data, Evaluate, Part, Recipe, Spec, Targets
 
+log = structlog.get_logger()
 UNKNOWN = 1 << 30
 """Bytes that a job is taken to need whose forecast nobody made."""
 
@@ -18,27 +25,84 @@ def needed_bytes(job: Job) -> int:
     return job.disk_bytes or UNKNOWN
 
 
-def lay_out(claim: jobs.Claim, folder: Path, settings: Settings, storage: Storage) -> Path:
-    """Copy model, data and checkpoints into the folder; return the spec that was written beside them."""
-    job = claim.job
+@dataclass(frozen=True)
+class _Inputs:
+    """Folder → the row whose files lie there, and what earlier attempts finished. datasets: by the place of each."""
+
+    models: dict[str, Model]
+    datasets: dict[str, Dataset]
+    names: tuple[str, ...]
+    done: tuple[Checkpoint, ...]
+
+    @property
+    def uploads(self) -> dict[str, Model | Dataset]:
+        """All of both."""
+        return {**self.models, **self.datasets}
+
+    @property
+    def student(self) -> str | None:
+        """Folder of the named student, if there is one."""
+        return "student" if "student" in self.models else None
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Folders of the named teachers."""
+        return tuple(place for place in self.models if place.startswith("teachers/"))
+
+
+def _inputs(job: Job) -> _Inputs:
     with reading() as session:
-        model, dataset = session.get_one(Model, job.model_id), session.get_one(Dataset, job.dataset_id)
-        done = jobs.checkpoints(session, job.id)
-    _fetch(storage, model.files, folder / "model")
-    _fetch(storage, dataset.files, folder / "data")
-    for checkpoint in done:
-        _fetch_checkpoint(storage, checkpoint, folder / "resume" / checkpoint.stage)
-    data = dataset.data
-    splits = {name: tuple(f"data/{path}" for path in paths) for name, paths in data["splits"].items()}
+        models = {"model": job.model_id, **({"student": job.student} if job.student else {})}
+        models |= {f"teachers/{number}": teacher for number, teacher in enumerate(job.teachers)}
+        several = session.scalars(select(JobDataset).where(JobDataset.job_id == job.id).order_by(JobDataset.position)).all()
+        datasets = {f"data/{part.name}": part.dataset_id for part in several} or {"data": job.dataset_id}
+        return _Inputs(
+            {place: session.get_one(Model, one) for place, one in models.items()},
+            {place: session.get_one(Dataset, one) for place, one in datasets.items()},
+            tuple(part.name for part in several),
+            tuple(jobs.checkpoints(session, job.id)),
+        )
+
+
+def fetched_bytes(job: Job) -> int:
+    """Return the bytes that `lay_out` will copy."""
+    inputs = _inputs(job)
+    files = sum(file.size for one in inputs.uploads.values() for file in one.files)
+    return files + sum(int(file["size"]) for checkpoint in inputs.done for file in checkpoint.files)
+
+
+def lay_out(
+    claim: jobs.Claim, folder: Path, settings: Settings, storage: Storage, heed: Callable[[], None] = lambda: None
+) -> Path:
+    """Copy models, data and checkpoints into the folder; return the spec that was written beside them.
+
+    That may take long: `heed` is called again and again meanwhile, and what it raises ends it.
+    """
+    job, inputs = claim.job, _inputs(claim.job)
+    for name, one in inputs.uploads.items():
+        _fetch(storage, one.files, folder / name, heed)
+    for checkpoint in inputs.done:
+        # Parts of a stage that was not finished (`<stage>.<place>`) lie where they would in the finished one.
+        place = folder / "resume" / checkpoint.stage.partition(".")[0]
+        try:
+            _fetch_checkpoint(storage, checkpoint, place, heed)
+        except FileNotFoundError as error:  # like one that is damaged it costs time, and not the job
+            log.warning("checkpoint_missing", job=job.id, stage=checkpoint.stage, error=str(error))
+            shutil.rmtree(place)
+    data = {place: _data(dataset, place) for place, dataset in inputs.datasets.items()}
+    parts = [Part(name=name, task=inputs.datasets[f"data/{name}"].task, data=data[f"data/{name}"]) for name in inputs.names]
     spec = Spec(
         task=job.task,
         model="model",
-        data=Data.model_validate({**data, "splits": splits}),
+        student=inputs.student,
+        teachers=inputs.teachers,
+        data=data.get("data"),
+        parts=tuple(parts),
         recipe=Recipe.model_validate(job.recipe),
         evaluate=Evaluate.model_validate(job.evaluate),
         targets=Targets.model_validate(job.targets),
         output="out",
-        resume="resume" if done else None,
+        resume="resume" if inputs.done else None,
         threads=settings.engine_threads,
         save_seconds=settings.save_seconds,
         split_batches=job.split_batches,
@@ -50,17 +114,23 @@ def lay_out(claim: jobs.Claim, folder: Path, settings: Settings, storage: Storag
     return path
 
 
-def _fetch(storage: Storage, files: list[File], target: Path) -> None:
+def _data(dataset: Dataset, place: str) -> Data:
+    """Return a dataset's layout with its files' paths from the attempt's folder."""
+    splits = {name: tuple(f"{place}/{path}" for path in paths) for name, paths in dataset.data["splits"].items()}
+    return Data.model_validate({**dataset.data, "splits": splits})
+
+
+def _fetch(storage: Storage, files: list[File], target: Path, heed: Callable[[], None]) -> None:
     for file in files:
         if file.key is None:
             raise FileNotFoundError(f"{file.path} has no bytes in storage")
         place = target / file.path
         place.parent.mkdir(parents=True, exist_ok=True)
-        storage.get_file(file.key, place, file.size)
+        storage.get_file(file.key, place, file.size, heed)
 
 
-def _fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path) -> None:
+def _fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path, heed: Callable[[], None]) -> None:
     for file in checkpoint.files:
         place = target / file["path"]
         place.parent.mkdir(parents=True, exist_ok=True)
-        storage.get_file(f"{checkpoint.prefix}/{file['path']}", place, file["size"])
+        storage.get_file(f"{checkpoint.prefix}/{file['path']}", place, file["size"], heed)

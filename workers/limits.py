@@ -49,8 +49,8 @@ def killed_for_memory() -> int:
 
 
 @contextmanager
-def room(scratch: Path, folder: Path, storage: Storage, needed: int) -> Iterator[None]:
-    """Set `needed` bytes of the scratch disk aside for a job's folder while the context lasts.
+def room(scratch: Path, folder: Path, storage: Storage, needed: int, fetched: int = 0) -> Iterator[None]:
+    """Set `needed` bytes of the scratch disk aside for a job's folder while the context lasts, beside what is `fetched` first.
 
     What other jobs of this host were promised and have not written yet counts as taken. Raises NoRoom.
     """
@@ -58,12 +58,12 @@ def room(scratch: Path, folder: Path, storage: Storage, needed: int) -> Iterator
         fcntl.flock(lock, fcntl.LOCK_EX)
         promised = sum(_outstanding(other) for other in scratch.glob(f"*/{RESERVED}") if other.parent != folder)
         free = disk_usage(scratch).free - promised
-        if free < needed + TO_SPARE:
-            raise NoRoom(f"The job needs {needed:,} bytes of scratch, {max(free, 0):,} are free.")
+        if free < needed + fetched + TO_SPARE:
+            raise NoRoom(f"The job needs {needed + fetched:,} bytes of scratch, {max(free, 0):,} are free.")
         left = storage.free_bytes()
         if left is not None and left < needed + TO_SPARE:
             raise NoRoom(f"The job needs up to {needed:,} bytes of storage, {left:,} are free.")
-        (folder / RESERVED).write_text(str(needed), "ascii")
+        (folder / RESERVED).write_text(str(needed + fetched), "ascii")
     try:
         yield
     finally:

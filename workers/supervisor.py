@@ -19,7 +19,7 @@ from app.storage import Storage
 from compression.errors import DeviceError, DiskFull, OutOfMemory
 from workers.engine import Engine
 from workers.folders import Untrustworthy, private_folder
-from workers.layout import lay_out, needed_bytes
+from workers.layout import fetched_bytes, lay_out, needed_bytes
 from workers.lease import Lease, Write, persist
 from workers.limits import NO_ROOM, NoRoom, room
 from workers.watch import Crashed, Failed, Interrupted, Watch
@@ -46,7 +46,7 @@ def attempt(claim: jobs.Claim, settings: Settings, storage: Storage) -> None:
             Watch(claim, folder, storage, lease, engine, settings).follow()
 
     try:
-        outcome = _outcome(claim, settings, storage, run)
+        outcome = _outcome(claim, settings, storage, lease, run)
         lease.close()
         if outcome is not None:
             persist(lease, outcome)
@@ -58,7 +58,16 @@ def attempt(claim: jobs.Claim, settings: Settings, storage: Storage) -> None:
         lease.release()
 
 
-def _outcome(claim: jobs.Claim, settings: Settings, storage: Storage, run: Callable[[Path, Path], None]) -> Write | None:
+def _heed(lease: Lease) -> None:
+    """Stop where that is asked for before there is an engine to stop. Raises Interrupted."""
+    for reason in ("lost", "cancel", "overdue", "drain"):
+        if getattr(lease, reason).is_set():
+            raise Interrupted(reason)
+
+
+def _outcome(
+    claim: jobs.Claim, settings: Settings, storage: Storage, lease: Lease, run: Callable[[Path, Path], None]
+) -> Write | None:
     """Do the work; return the write that says how it ended, or None where that is written already or not ours to write."""
     bound = log.bind(job=claim.job.id, fence=claim.fence)
 
@@ -70,9 +79,9 @@ def _outcome(claim: jobs.Claim, settings: Settings, storage: Storage, run: Calla
     try:
         with (
             private_folder(settings.scratch, f"{claim.job.id}-{claim.fence}") as folder,
-            room(settings.scratch, folder, storage, needed_bytes(claim.job)),
+            room(settings.scratch, folder, storage, needed_bytes(claim.job), fetched_bytes(claim.job)),
         ):
-            run(lay_out(claim, folder, settings, storage), folder)
+            run(lay_out(claim, folder, settings, storage, lambda: _heed(lease)), folder)
     except Interrupted as stop:
         bound.info("interrupted", reason=stop.reason)
         endings: dict[str, Write] = {

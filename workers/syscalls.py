@@ -165,16 +165,27 @@ NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
     "clone": (56, 220),
     "clone3": (435, 435),
     "prlimit64": (302, 261),
+    "fcntl": (72, 25),
+    "ioctl": (16, 29),
     "truncate": (76, 45),
     "landlock_create_ruleset": (444, 444),
 }
 """System call → its number on x86_64 and on aarch64 (asm/unistd.h)."""
 
+# Whoever owns a file's signals gets one of the caller's choice, SIGKILL too, once the file has news: `kill` by another name.
+SIGNALS_OF_A_FILE: Mapping[str, tuple[int, ...]] = {"fcntl": (8, 15), "ioctl": (0x8901, 0x8902)}
+"""System call → what its second argument must not be: F_SETOWN and F_SETOWN_EX, FIOSETOWN and SIOCSPGRP."""
+
 _NAMESPACE_FLAGS = 0x7E020080
 """CLONE_NEW…: time, mount, cgroup, UTS, IPC, user, PID and network."""
 
 _LOAD, _EQUAL, _ANY_BIT, _AT_LEAST, _RETURN = 0x20, 0x15, 0x45, 0x35, 0x06  # linux/bpf_common.h, on 32-bit words
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; both machines are little-endian
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = (
+    0,
+    4,
+    16,
+    24,
+)  # offsets in struct seccomp_data; both machines are little-endian
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 
 
@@ -187,7 +198,7 @@ def build(answers: Mapping[str, int], machine: str | None = None) -> bytes:
 
     `answers` gives the error for each refused system call; 0 stands for "done" without doing anything. Besides, clone makes no
     namespaces, clone3 is unknown (its flags lie where a filter cannot look; the C library then uses clone), and limits of
-    other processes stay as they are. Raises UnknownMachine.
+    other processes stay as they are, and nobody else is signalled by way of a file. Raises UnknownMachine.
     """
     machine = machine or os.uname().machine
     if machine not in ARCHITECTURES:
@@ -204,6 +215,11 @@ def build(answers: Mapping[str, int], machine: str | None = None) -> bytes:
     for name, error in {**answers, "clone3": errno.ENOSYS}.items():
         if (number := NUMBERS[name][column]) is not None:
             lines += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | error)]
+    for name, values in SIGNALS_OF_A_FILE.items():
+        number = NUMBERS[name][column]
+        assert number is not None  # noqa: S101
+        refused = [line for value in values for line in ((_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ERRNO | errno.EPERM))]
+        lines += [(_EQUAL, 0, len(refused) + 2, number), (_LOAD, 0, 0, _SECOND_ARGUMENT), *refused, (_RETURN, 0, 0, _ALLOW)]
     for name, bits in (("clone", _NAMESPACE_FLAGS), ("prlimit64", 0xFFFFFFFF)):
         number = NUMBERS[name][column]
         assert number is not None  # noqa: S101

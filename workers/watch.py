@@ -2,6 +2,7 @@
 
 import signal
 import time
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
@@ -69,6 +70,8 @@ class Watch:
         self.numbers = count(1)
         self.saved: list[str] = []
         self.finished: set[str] = set()
+        self.parts: set[tuple[str, int]] = set()
+        self.stored: dict[str, str] = {}
         self.moved = self.looked = time.monotonic()
         self.seen: tuple[Any, ...] = ()
         self.pausing: float | None = None
@@ -140,6 +143,8 @@ class Watch:
                 keys = self._store(f"artifacts/{artifact.name}", artifact.files)
                 self.pending.append((artifact, keys))
                 crash.reach("worker_artifact_stored")
+            case told.PartFinished():
+                self._part_finished(event)
             case told.StageFinished(row=row, checkpoint=files):
                 self._stage_finished(row, files)
             case told.TrainingSaved():
@@ -164,8 +169,8 @@ class Watch:
     def _progress(self, event: told.Progress) -> None:
         crash.reach(f"worker_in_{event.stage}")
         self.lease.progress = event.model_dump(mode="json", exclude={"type"})
-        if (event.stage, event.phase, event.step) != self.seen:
-            self.seen, self.moved = (event.stage, event.phase, event.step), time.monotonic()
+        if (event.stage, event.part, event.phase, event.step) != self.seen:
+            self.seen, self.moved = (event.stage, event.part, event.phase, event.step), time.monotonic()
         if event.score is not None:
             self._record("progress", self.lease.progress)
 
@@ -176,12 +181,17 @@ class Watch:
         names |= {artifact.name for artifact, _ in self.pending}
         if [row.model_dump(mode="json") for row in report.rows] != rows:
             raise Untrustworthy("the report's rows are not those of its stages")
-        if {artifact.name for artifact in report.artifacts} != names or report.headline not in names:
+        taken = {report.headline, *report.headlines.values()}
+        if {artifact.name for artifact in report.artifacts} != names or not taken <= names:
             raise Untrustworthy("the report's artifacts are not those that were stored")
+        if not {part.name for part in report.parts} == set(report.headlines) == set(self.part_names):
+            raise Untrustworthy("the report's parts are not the job's")
 
     def _stage_finished(self, row: told.Row, files: tuple[told.File, ...]) -> None:
         if row.stage in self.finished:
             raise Untrustworthy(f"{row.stage} was finished twice")
+        if set(row.parts) != set(self.part_names):
+            raise Untrustworthy(f"the parts of {row.stage} are not the job's")
         self.finished.add(row.stage)
         folder = f"checkpoints/{row.stage}"
         self._store(folder, files)
@@ -196,13 +206,41 @@ class Watch:
         self.pending = []
         self._forget_saved()
 
+    def _part_finished(self, event: told.PartFinished) -> None:
+        """Keep what one of several datasets brought in a stage, so that no attempt need do it again."""
+        place = (event.stage, event.number)
+        if self.part_names[event.number : event.number + 1] != [event.part]:
+            raise Untrustworthy(f"the job has no part {event.part!r} at {event.number}")
+        if place in self.parts or event.stage in self.finished:
+            raise Untrustworthy(f"{event.part} was finished twice in {event.stage}")
+        self.parts.add(place)
+        folder = f"checkpoints/{event.stage}"
+        self._store(folder, event.checkpoint)
+        files = [file.model_dump(mode="json") for file in event.checkpoint]
+        data = event.model_dump(mode="json", include={"stage", "part"})
+        origin, kept, prefix = self._origin(), self.pending, f"{self.place}/{folder}"
+        self._write(
+            lambda session: jobs.part_finished(
+                session, self.claim, event.stage, event.number, prefix, files, kept, data, origin=origin
+            )
+        )
+        self.stored |= {f"{prefix}/{file.path}": file.sha256 for file in event.checkpoint}
+        self.pending = []
+        self._forget_saved()
+
+    @cached_property
+    def part_names(self) -> list[str]:
+        """What the job's several datasets are called; nothing where it has one."""
+        with reading() as session:
+            return jobs.part_names(session, self.claim.job.id)
+
     def _training_saved(self, event: told.TrainingSaved) -> None:
         """Take what was saved, then make room: the folder's absence tells the engine that it may save again."""
         folder = f"checkpoints/{event.folder}"
         keys = self._store(folder, event.files)
         remove_beneath(self.folder, f"out/{folder}")
         files = [file.model_dump(mode="json") for file in event.files]
-        data = event.model_dump(mode="json", include={"stage", "phase", "step", "total"})
+        data = event.model_dump(mode="json", include={"stage", "part", "phase", "step", "total"})
         origin = self._origin()
         self._write(
             lambda session: jobs.training_saved(session, self.claim, f"{self.place}/{folder}", files, data, origin=origin)
@@ -224,9 +262,13 @@ class Watch:
         """
         keys = {}
         for file in files:
+            key = f"{self.place}/{folder}/{file.path}"
+            if self.stored.get(key) == file.sha256:
+                keys[file.path] = key  # it came with its part
+                continue
             with open_beneath(self.folder, f"out/{folder}/{file.path}") as source:
                 check(source, file.size, file.sha256, file.path)
-                keys[file.path] = f"{self.place}/{folder}/{file.path}"
+                keys[file.path] = key
                 self.storage.put_file(keys[file.path], source)
             self._interrupt()
         return keys

@@ -12,9 +12,10 @@ from app import events, forecast, jobs
 from app.db import reading
 from app.deps import CallerDep, OnceDep, ReadDep, SessionDep
 from app.errors import InvalidRequest, ReportNotReady
-from app.models import TERMINAL, Artifact, Job
+from app.models import TERMINAL, Artifact, Job, Model
 from app.paging import PageSize, PageToken, newest_first, page
 from app.preflight import plan
+from app.resources import needing
 from app.schemas import LABEL_KEY, JobCreate, JobOut, Page, artifact_out, job_out
 from app.watch import preferred_wait, watcher
 from compression.catalog import Preflight
@@ -45,7 +46,7 @@ def list_(
     caller: CallerDep,
     state: Annotated[list[State] | None, Query()] = None,
     label: Annotated[list[str] | None, Query(description="key:value; several must all hold")] = None,
-    model: str | None = None,
+    model: Annotated[str | None, Query(description="As base, student or teacher.")] = None,
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Page:
@@ -54,7 +55,7 @@ def list_(
     if state:
         query = query.where(Job.state.in_(state))
     if model:
-        query = query.where(Job.model_id == model)
+        query = query.where(needing(Model, model))
     for pair in label or ():
         key, colon, value = pair.partition(":")
         if not colon or not re.fullmatch(LABEL_KEY, key):

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.article import compare, glue
-from bench.article.cells import ABLATION, Cell, recipe_named
+from bench.article import compare, glue, records
+from bench.article.cells import ABLATION, ORIGINAL, Cell
+from bench.article.records import Record
 from bench.article.statistics import METRICS, Answers, differences, geometric_mean, kept
 from compression.environment import environment
 from compression.recipe import PRESETS
 
 ROOT = Path(__file__).parent.parent.parent
-ORIGINAL, OWN = "original FP32", "ONNX Runtime's own INT8"
+OWN = "ONNX Runtime's own INT8"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,22 +31,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=8000, help="training rows of SST-2, validation included; 0 takes all")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, help="of training; all cores by default")
+    parser.add_argument("--records", type=Path, default=records.ROOT, help="where finished runs' records lie and are put")
     parser.add_argument("--table-only", action="store_true", help="print what is there; run nothing")
     asked = parser.parse_args(arguments)
     changed = list(ABLATION) if "all" in asked.ablation else list(asked.ablation)
     cells = list(_cells(asked))
-    for name in [None, *asked.recipes, *changed]:
-        for cell in cells:
+    for cell in cells:
+        # A cell from its original to its last recipe: what is tuned need not be tuned again on another day.
+        for name in [] if asked.table_only else [ORIGINAL, *asked.recipes, *changed]:
             started = time.monotonic()
-            if asked.table_only:
-                continue
-            run = cell.original() if name is None else cell.compressed(name, recipe_named(name, cell.set))
+            record = cell.record(name)
+            assert record is not None
             print(
-                f"{name or 'original'} {cell.set.name} seed {cell.seed}: {run.report.rows[-1].score}, "
-                f"{run.seconds / 60:.1f} min ({time.monotonic() - started:.0f} s now)",
+                f"{name} {cell.set.name} seed {cell.seed}: {record.shipped.score}, {record.seconds / 60:.1f} min "
+                f"({time.monotonic() - started:.0f} s now)",
                 flush=True,
             )
-    _table(cells, asked.recipes, asked.folder)
+    _table(cells, asked.recipes, asked.folder, asked.model.resolve())
     if changed:
         _ablation(cells, changed)
 
@@ -59,65 +61,75 @@ def _cells(asked: argparse.Namespace) -> list[Cell]:
         data, digest = glue.prepare(chosen, asked.data, folder / "data" / name, most)
         print(f"{name}: rows {digest}")
         for seed in range(asked.seeds if chosen.seeds else 1):
-            place = folder / f"{name}-{seed}"
-            out.append(Cell(chosen, data, seed, place, asked.model.resolve(), asked.batch, asked.threads))
+            place, kept = folder / f"{name}-{seed}", asked.records.resolve()
+            out.append(Cell(chosen, data, digest, seed, place, kept, asked.model.resolve(), asked.batch, asked.threads))
     return out
 
 
-def _answers(cell: Cell, name: str, folder: Path) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """Ask an artifact once; what it said is kept beside it."""
-    path = cell.folder / f"answers-{name}.npy".replace(" ", "-")
-    if not path.is_file():
-        said, _ = compare.answers(folder, cell.test_rows)
-        np.save(path, said)
-    found: np.ndarray[tuple[int], np.dtype[np.float64]] = np.load(path)
+Found = dict[str, dict[str, list[Record]]]
+"""Set → model → its records, a seed each."""
+
+
+def _collect(cells: list[Cell], names: list[str]) -> Found:
+    """Gather the records of those cells that have all of `names`; say which have not."""
+    found: Found = {}
+    for cell in cells:
+        here = {name: cell.record(name, run=False) for name in (ORIGINAL, *names)}
+        missing = [name for name, record in here.items() if record is None]
+        if missing:
+            print(f"not in the table: {cell.set.name} seed {cell.seed}, without {', '.join(missing)}")
+            continue
+        for name, record in here.items():
+            if record is not None:
+                found.setdefault(cell.set.name, {}).setdefault(name, []).append(record)
     return found
 
 
-def _collect(cells: list[Cell], names: list[str]) -> tuple[dict[str, Answers], dict[str, dict[str, Path]]]:
-    """Gather what every model said of every set, and the folders of the first seed's artifacts."""
-    said: dict[str, dict[str, list[np.ndarray[tuple[int], np.dtype[np.float64]]]]] = {}
-    wanted, places = {}, {}
-    for cell in cells:
-        original = cell.original()
-        fp32 = original.artifact("baseline-onnx-float32")
-        folders = {ORIGINAL: fp32, OWN: compare.own_int8(fp32, cell.folder / "own-int8")}
-        for name in names:
-            run = cell.compressed(name, recipe_named(name, cell.set))
-            folders[name] = run.artifact(run.report.headline)
-        here = said.setdefault(cell.set.name, {})
-        for name, folder in folders.items():
-            here.setdefault(name, []).append(_answers(cell, name, folder))
-        if cell.set.name not in wanted:
-            wanted[cell.set.name] = compare.answers(fp32, cell.test_rows)[1]
-            places[cell.set.name] = folders
-    found = {name: Answers(wanted[name], {model: np.stack(a) for model, a in here.items()}) for name, here in said.items()}
-    return found, places
+def _answers(found: Found) -> dict[str, Answers]:
+    """Put the answers of all seeds into arrays. The original has a twin: ONNX Runtime's own INT8 of it."""
+    out = {}
+    for name, models in found.items():
+        said = {model: np.array([record.answers for record in seeds]) for model, seeds in models.items()}
+        said[OWN] = np.array([record.own_int8 for record in models[ORIGINAL]])
+        out[name] = Answers(np.array(models[ORIGINAL][0].wanted), said)
+    return out
 
 
-def _table(cells: list[Cell], recipes: list[str], folder: Path) -> None:
-    found, places = _collect(cells, recipes)
+def _times(found: Found, folder: Path, model: Path) -> dict[str, dict[str, float]]:
+    """Time all shapes of all sets by turns in one process. -> set → model → median milliseconds."""
+    wanted: dict[str, dict[str, str]] = {}
+    places: dict[str, Path] = {}
+    for name, models in found.items():
+        labels = 1 if glue.SETS[name].labels is None else 2
+        for which, seeds in models.items():
+            row = seeds[0].shipped
+            simulated = row.size.dtype != "float32"
+            mark = f"{'-'.join(str(value) for value in row.shape.model_dump().values())}-{labels}-{row.size.dtype}"
+            places[mark] = compare.of_shape(model, row.shape, labels, folder / "shapes" / mark, int8=simulated)
+            wanted.setdefault(name, {})[which] = mark
+        first = wanted[name][ORIGINAL]
+        wanted[name][OWN] = f"{first}-own"
+        places[f"{first}-own"] = compare.own_int8(places[first], folder / "shapes" / f"{first}-own")
+    times = compare.time_all(places)
+    return {name: {which: times[mark] for which, mark in models.items()} for name, models in wanted.items()}
+
+
+def _table(cells: list[Cell], recipes: list[str], folder: Path, model: Path) -> None:
+    found = _collect(cells, recipes)
+    if not found:
+        return
+    answers, times = _answers(found), _times(found, folder.resolve(), model)
     print(f"\n{json.dumps(environment())}\n")
     head = ["model", "parameters", "without tables", "bytes", "1 × 128, one thread", "against ORT's INT8", *found]
     print("| " + " | ".join([*head, "mean", "kept"]) + " |")
     print("|" + " --- |" * (len(head) + 2))
-    times = {name: compare.time_all(folders) for name, folders in places.items()}
-    reports = {name: [cell.compressed(name, recipe_named(name, cell.set)).report for cell in cells] for name in recipes}
-    for model in [ORIGINAL, OWN, *recipes]:
-        faster = geometric_mean([each[ORIGINAL] / each[model] for each in times.values()])
-        than_own = geometric_mean([each[OWN] / each[model] for each in times.values()])
-        size = np.mean([compare.weight_bytes(folders[model]) for folders in places.values()])
-        first = np.mean([compare.weight_bytes(folders[ORIGINAL]) for folders in places.values()])
-        total = other = 0.0
-        if model in reports:
-            rows = [(r.rows[0], next(row for row in r.rows if row.artifact == r.headline)) for r in reports[model]]
-            total = float(np.mean([1 - after.parameters.total / before.parameters.total for before, after in rows]))
-            other = float(np.mean([1 - after.parameters.other / before.parameters.other for before, after in rows]))
-        scores = [np.mean([METRICS[n](a, f.wanted) for a in f.by_model[model]]) for n, f in found.items()]
-        share = kept(found, ORIGINAL, model)
+    for which in [ORIGINAL, OWN, *recipes]:
+        faster = geometric_mean([each[ORIGINAL] / each[which] for each in times.values()])
+        than_own = geometric_mean([each[OWN] / each[which] for each in times.values()])
+        scores = [np.mean([METRICS[n](said, a.wanted) for said in a.by_model[which]]) for n, a in answers.items()]
+        share = kept(answers, ORIGINAL, which)
         print(
-            f"| {model} | {-total:+.1%} | {-other:+.1%} | {size / 1e6:.2f} MB ({size / first - 1:+.1%}) | {faster:.2f}× | "
-            f"{than_own:.2f}× | "
+            f"| {which} | {_sizes(found, folder.resolve(), which)} | {faster:.2f}× | {than_own:.2f}× | "
             + " | ".join(f"{100 * score:.2f}" for score in scores)
             + f" | {100 * share.after:.2f} | {share.share:.2%} [{share.low:.2%}, {share.high:.2%}] |",
             flush=True,
@@ -125,11 +137,26 @@ def _table(cells: list[Cell], recipes: list[str], folder: Path) -> None:
     (folder / "times.json").write_text(json.dumps(times, indent=1), encoding="utf-8")
 
 
+def _sizes(found: Found, folder: Path, which: str) -> str:
+    """Say how many parameters and bytes went, mean over sets and seeds."""
+    if which == OWN:
+        own = list((folder / "shapes").glob("*-own/model.onnx"))
+        size = float(np.mean([place.stat().st_size for place in own]))
+        first = float(np.mean([r.baseline.size.bytes for models in found.values() for r in models[ORIGINAL]]))
+        return f"+0.0% | +0.0% | {size / 1e6:.2f} MB ({size / first - 1:+.1%})"
+    pairs = [(record.baseline, record.shipped) for models in found.values() for record in models[which]]
+    total = float(np.mean([after.parameters.total / before.parameters.total - 1 for before, after in pairs]))
+    other = float(np.mean([after.parameters.other / before.parameters.other - 1 for before, after in pairs]))
+    size = float(np.mean([after.size.bytes for _, after in pairs]))
+    less = float(np.mean([after.size.bytes / before.size.bytes - 1 for before, after in pairs]))
+    return f"{total:+.1%} | {other:+.1%} | {size / 1e6:.2f} MB ({less:+.1%})"
+
+
 def _ablation(cells: list[Cell], changed: list[str]) -> None:
     presets = sorted({ABLATION[name][0] for name in changed})
-    found, _ = _collect(cells, [*presets, *changed])
+    found = _answers(_collect(cells, [*presets, *changed]))
     print("\n| changed | mean score against the whole recipe, points | 95 % |\n| --- | --- | --- |")
-    for name in changed:
+    for name in changed if found else ():
         gap, low, high = differences(found, name, ABLATION[name][0])
         print(f"| {name} | {gap:+.2f} | [{low:+.2f}, {high:+.2f}] |", flush=True)
 

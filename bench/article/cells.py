@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.article import engine
+from bench.article import compare, engine, records
 from bench.article.glue import Set
+from bench.article.records import Record
+from compression.environment import environment
 from compression.recipe import PRESETS, Data, Prepare, Recipe, Train, preset
 
 RATES = (2e-5, 5e-5, 1e-4)
@@ -32,6 +34,16 @@ def within(part: str, **changes: Any) -> Change:
     return change
 
 
+LABELS_ONLY: dict[str, Any] = {
+    "soft": 0.0,
+    "hidden": 0.0,
+    "attention": 0.0,
+    "embedding": 0.0,
+    "hard": 1.0,
+    "weighting": "fixed",
+    "teachers": {"seeds": 1},
+    "general": None,
+}
 ABLATION: dict[str, tuple[str, Change]] = {
     "quantized only, no training": ("article", without(quantize=PRESETS["standard"][0].quantize, prune=None, distill=None)),
     "quantization-aware training only": ("article", without(prune=None, distill=None)),
@@ -39,52 +51,114 @@ ABLATION: dict[str, tuple[str, Change]] = {
     "no recovery": ("article", within("prune", recovery=None)),
     "L1 of weights": ("article", within("prune", importance="l1_weight")),
     "no distillation": ("article", without(distill=None)),
-    "labels only": ("article", within("distill", soft=0.0, hidden=0.0, attention=0.0, hard=1.0)),
+    "labels only": ("article", within("distill", **LABELS_ONLY)),
     "no hidden states": ("article", within("distill", hidden=0.0)),
     "no attention": ("article", within("distill", attention=0.0)),
+    "one teacher": ("article", within("distill", teachers={"seeds": 1})),
+    "no general phase": ("article", within("distill", general=None)),
+    "fixed weights": ("article", within("distill", weighting="fixed")),
 }
 """Name → (preset, what is changed in it)."""
 
 
+ORIGINAL = "original"
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One set with one seed."""
+    """One set with one seed. digest: of the set's rows; folder: where runs lie; kept: where records lie."""
 
     set: Set
     data: Data
+    digest: str
     seed: int
     folder: Path
+    kept: Path
     model: Path
     batch: int
     threads: int | None
 
-    def spec(self, model: Path, recipe: Recipe) -> dict[str, Any]:
-        """Say what the engine shall do."""
+    def record(self, name: str = ORIGINAL, *, run: bool = True) -> Record | None:
+        """Return what the original or a recipe came to: from its record, else by a run, or None where nothing may be run."""
+        recipes = list(self.original_recipes()) if name == ORIGINAL else [self.recipe(name)]
+        key = records.key(self.digest, recipes, self.seed, self.batch, self.model)
+        path = records.path_of(self.kept, f"{self.set.name}-{self.seed}", name)
+        found = records.find(path, key)
+        if found is not None or not run:
+            return found
+        made = self._original(key) if name == ORIGINAL else self._compressed(name, key)
+        return records.keep(path, made)
+
+    def recipe(self, name: str) -> Recipe:
+        """Return a recipe as it is run on the original: with this cell's seed and batch, and nothing left to prepare."""
+        recipe = recipe_named(name, self.set)
         train = recipe.train.model_copy(update={"seed": self.seed, "batch": self.batch})
+        prepare = recipe.prepare.model_copy(update={"epochs": 0})
+        distill = recipe.distill
+        if distill is not None and distill.teachers.seeds > 1:  # the originals of the other rates are the other teachers
+            distill = distill.model_copy(update={"teachers": distill.teachers.model_copy(update={"seeds": 1})})
+        return recipe.model_copy(update={"train": train, "prepare": prepare, "distill": distill})
+
+    def teachers(self, name: str) -> list[Path]:
+        """Return the originals that teach beside the best one, the better first: as many as the recipe has further seeds."""
+        distill = recipe_named(name, self.set).distill
+        further = distill.teachers.seeds - 1 if distill is not None else 0
+        best = self.original()
+        others = sorted((run for run in self.originals() if run != best), key=lambda run: -run.validation["baseline"])
+        return [run.artifact("baseline-transformers-float32") for run in others[: max(further, 0)]]
+
+    def original_recipes(self) -> Iterator[Recipe]:
+        """Return the recipes that the original is the best of."""
+        for rate in RATES:
+            prepare, train = Prepare(epochs=EPOCHS, rate=rate), Train(seed=self.seed, batch=self.batch)
+            yield Recipe(prepare=prepare, quantize=None, prune=None, distill=None, train=train)
+
+    def _spec(self, model: Path, recipe: Recipe) -> dict[str, Any]:
         return {
             "task": self.set.task,
             "model": str(model),
             "data": self.data,
-            "recipe": recipe.model_copy(update={"train": train}),
+            "recipe": recipe,
             "threads": self.threads,
         }
 
-    def originals(self) -> Iterator[engine.Run]:
-        """Tune the original at each rate."""
-        for rate in RATES:
-            prepare = Prepare(epochs=EPOCHS, rate=rate)
-            recipe = Recipe(prepare=prepare, quantize=None, prune=None, distill=None, train=Train())
-            yield engine.run(self.folder / f"original-{rate:g}", self.spec(self.model, recipe))
+    def originals(self) -> list[engine.Run]:
+        """Tune at each rate."""
+        return [
+            engine.run(self.folder / f"original-{recipe.prepare.rate:g}", self._spec(self.model, recipe))
+            for recipe in self.original_recipes()
+        ]
 
     def original(self) -> engine.Run:
-        """Choose the best on validation; of equals the first."""
+        """Choose the original that is best on validation, of equals the first."""
         return max(self.originals(), key=lambda run: run.validation["baseline"])
 
-    def compressed(self, name: str, recipe: Recipe) -> engine.Run:
-        """Run a recipe on the original as it was tuned: every recipe starts from the same model."""
+    def _original(self, key: str) -> Record:
+        run = self.original()
+        fp32 = run.artifact("baseline-onnx-float32")
+        own, _ = compare.answers(compare.own_int8(fp32, self.folder / "own-int8"), self.test_rows)
+        return self._recorded(key, run, fp32).model_copy(update={"own_int8": tuple(own.tolist())})
+
+    def _compressed(self, name: str, key: str) -> Record:
         tuned = self.original().artifact("baseline-transformers-float32")
-        ready = recipe.model_copy(update={"prepare": recipe.prepare.model_copy(update={"epochs": 0})})
-        return engine.run(self.folder / name, self.spec(tuned, ready), keep={"onnx"})
+        spec = {**self._spec(tuned, self.recipe(name)), "teachers": tuple(map(str, self.teachers(name)))}
+        run = engine.run(self.folder / name, spec, keep={"onnx"})
+        return self._recorded(key, run, run.artifact(run.report.headline))
+
+    def _recorded(self, key: str, run: engine.Run, artifact: Path) -> Record:
+        said, wanted = compare.answers(artifact, self.test_rows)
+        report = run.report
+        return Record(
+            key=key,
+            recipe=report.recipe,
+            baseline=report.rows[0],
+            shipped=next(row for row in report.rows if row.artifact == report.headline),
+            validation=run.validation,
+            answers=tuple(said.tolist()),
+            wanted=tuple(wanted.tolist()),
+            seconds=run.seconds,
+            environment=environment(),
+        )
 
     @property
     def test_rows(self) -> Path:

@@ -1,4 +1,4 @@
-"""Ask and time artifacts as their users would: stock ONNX Runtime and tokenizers, nothing of Lathe."""
+"""Ask and time artifacts as their users would: stock ONNX Runtime and tokenizers. `of_shape` alone needs the engine."""
 
 import json
 import statistics
@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bench.article.statistics import Floats
+from compression.export import onnx
+from compression.report import Shape
 
 WARM_UP, RUNS = 30, 300
 Feed = dict[str, npt.NDArray[np.int64]]
@@ -64,9 +68,25 @@ def answers(folder: Path, rows: Path, threads: int = 2) -> tuple[Floats, Floats]
     return np.array(said), np.array(wanted)
 
 
-def weight_bytes(folder: Path) -> int:
-    """Bytes of model.onnx."""
-    return (folder / "model.onnx").stat().st_size
+def of_shape(model: Path, shape: Shape, labels: int, folder: Path, *, int8: bool) -> Path:
+    """Write an artifact of a shape, with random weights: its time does not depend on them. model: where BERT's config lies."""
+    if not (folder / "model.onnx").is_file():
+        config = AutoConfig.from_pretrained(
+            model,
+            num_hidden_layers=shape.layers,
+            hidden_size=shape.hidden,
+            num_attention_heads=shape.heads,
+            intermediate_size=shape.ffn,
+            vocab_size=shape.vocabulary,
+            num_labels=labels,
+        )
+        torch.manual_seed(0)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in model.glob("tokenizer*"):
+            (folder / path.name).write_bytes(path.read_bytes())
+        config.save_pretrained(folder)
+        onnx.write(AutoModelForSequenceClassification.from_config(config).eval(), folder, int8=int8)
+    return folder
 
 
 def time_all(folders: Mapping[str, Path], *, batch: int = 1, length: int = 128, threads: int = 1) -> dict[str, float]:

@@ -12,7 +12,7 @@ from client.errors import BadFolder
 from client.output import AsJson, emit, moving, say, table
 from client.types import Dataset, Model
 from client.upload import add, data_files, manifest, model_files, until_ready
-from compression.recipe import Task as Tasks
+from compression.recipe import Task as TaskName
 
 models = typer.Typer(help="Checkpoints to compress.", no_args_is_help=True)
 datasets = typer.Typer(help="Data to train and test on.", no_args_is_help=True)
@@ -20,7 +20,14 @@ datasets = typer.Typer(help="Data to train and test on.", no_args_is_help=True)
 Name = Annotated[str | None, typer.Option(help="Its name; the folder's where left out.")]
 TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
-Task = Annotated[str, typer.Option(help=f"What the data is for: {', '.join(get_args(Tasks))}.")]
+Task = Annotated[str, typer.Option(help=f"What the data is for: {', '.join(get_args(TaskName))}.")]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task",
+        help=f"What local data is for: {', '.join(get_args(TaskName))}. Once, or for each --data in turn.",
+    ),
+]
 ColumnNames = Annotated[
     list[str] | None,
     typer.Option("--column", help="KEY=NAME of another column: text_pair, tokens, tags, question … Repeatable."),
@@ -142,7 +149,7 @@ def models_rm(ids: Ids, json: AsJson = False) -> None:  # noqa: ARG001
 
 @datasets.command("add")
 def datasets_add(
-    place: Annotated[Path, typer.Argument(help="A file (train), or a folder with train.*, validation.*, test.*.")],
+    place: Annotated[Path, typer.Argument(help="A file (train), or a folder with train.*, validation.*, test.*, unlabelled.*")],
     name: Name = None,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",

@@ -43,7 +43,12 @@ def show(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001
     lines = [f"{found.id}  {found.name}  {watch.headline(found)}"]
     if found.labels:
         lines.append("labels: " + ", ".join(f"{name}={value}" for name, value in found.labels.items()))
-    lines.append(f"model {found.models.get('base')}, data {', '.join(found.datasets)}, attempt {found.attempt}")
+    models = [f"model {found.models.get('base')}"]
+    if student := found.models.get("student"):
+        models.append(f"student {student}")
+    if teachers := found.models.get("teachers"):
+        models.append(f"teachers {', '.join(teachers)}")
+    lines.append(f"{', '.join(models)}, data {', '.join(found.datasets)}, attempt {found.attempt}")
     lines += _failure(found)
     rows = (render.row_table(found.rows),) if found.rows else ()
     emit(found, *lines, *rows)

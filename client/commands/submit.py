@@ -60,6 +60,13 @@ def choose_recipe(lathe: Lathe, given: str, changes: dict[str, Any]) -> str | di
     return override(presets[given], changes)
 
 
+def tasks_of(given: list[str], datasets: int) -> list[str]:
+    """Say what each local dataset is for: one --task is for all, otherwise there is one for each --data."""
+    if len(given) > 1 and len(given) != datasets:
+        raise typer.BadParameter(f"{len(given)} tasks for {datasets} datasets", param_hint="--task")
+    return given if len(given) > 1 else (given or ["text-classification"]) * datasets
+
+
 def show_preflight(found: Preflight) -> None:
     """Say what the job would be."""
     lines = []
@@ -77,7 +84,18 @@ def show_preflight(found: Preflight) -> None:
 
 def submit(
     model: Annotated[str, typer.Option(help="A model's id, or a local folder, which is uploaded first.")],
-    data_: Annotated[str, typer.Option("--data", help="A dataset's id, or a local file or folder, which is uploaded first.")],
+    data_: Annotated[
+        list[str],
+        typer.Option(
+            "--data", help="A dataset's id, or a local file or folder, which is uploaded first. Repeatable: their mean counts."
+        ),
+    ],
+    student: Annotated[
+        str | None, typer.Option(help="Train this model in place of the pruned one: an id or a local folder (prune=null).")
+    ] = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="A model tuned on the task that teaches too: an id or a local folder. Repeatable.")
+    ] = None,
     recipe: Annotated[str, typer.Option(help="A recipe's name (lathe recipes) or a .json file.")] = "standard",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change the recipe: prune.ratio=0.4. Repeatable.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Change a target: retention=0.98. Repeatable.")] = None,
@@ -88,7 +106,7 @@ def submit(
     deadline: Annotated[int | None, typer.Option(help="Seconds from now in which the job must be done, or it fails.")] = None,
     text_column: data.TextColumn = "text",
     label_column: data.LabelColumn = "label",
-    task: data.Task = "text-classification",
+    task: data.Tasks = None,
     column: data.ColumnNames = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate only; local folders are uploaded.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the job has ended; exit codes as of `lathe wait`.")] = False,
@@ -106,10 +124,17 @@ def submit(
     changes = values("--set", set_ or [])
     with connect() as lathe:
         body["recipe"] = choose_recipe(lathe, recipe, changes)
-        base = data.resolve(lathe, "models", model)
+        models: dict[str, Any] = {"base": data.resolve(lathe, "models", model)}
+        if student is not None:
+            models["student"] = data.resolve(lathe, "models", student)
+        if teacher:
+            models["teachers"] = [data.resolve(lathe, "models", place) for place in teacher]
         columns = {"text": text_column, "label": label_column, **pairs("--column", column or [])}
-        dataset = data.resolve(lathe, "datasets", data_, task=task, columns=columns)
-        body |= {"models": {"base": base}, "datasets": [dataset], "name": name}
+        datasets = [
+            data.resolve(lathe, "datasets", place, task=one, columns=columns)
+            for place, one in zip(data_, tasks_of(task or [], len(data_)), strict=True)
+        ]
+        body |= {"models": models, "datasets": datasets, "name": name}
         if dry_run:
             show_preflight(lathe.preflight(body))
             return

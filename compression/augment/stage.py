@@ -16,8 +16,10 @@ EXAMPLES, SHOWN = 3, 300
 """Pairs in the log, and the characters of each text in them."""
 
 
-def with_more_rows(state: State, settings: Augment, material: Material) -> Generator[Event, None, Encoded]:
-    """Return train's rows with the made ones behind them, unlabelled. Nothing is kept: a new attempt makes the same again.
+def with_more_rows(state: State, settings: Augment, material: Material) -> Generator[Event, None, tuple[Encoded, list[Texts]]]:
+    """Return train's rows with the made ones behind them, unlabelled, and the texts of these.
+
+    Nothing is kept: a new attempt makes the same again.
 
     Raises Pause where one is asked for, and what opening the sources raises.
     """
@@ -40,9 +42,10 @@ def with_more_rows(state: State, settings: Augment, material: Material) -> Gener
     for one in made[:: max(1, len(made) // EXAMPLES)][:EXAMPLES]:
         yield Log(message=f"Made of {_shown(material.texts[one.row])}: {_shown(one.texts)}.")
     if not made:
-        return rows
+        return rows, []
     labels = rows.labels[[one.row for one in made]].tolist()
-    return rows.with_unlabelled(material.encode([one.texts for one in made], labels))
+    texts = [one.texts for one in made]
+    return rows.with_unlabelled(material.encode(texts, labels)), texts
 
 
 def _opened(state: State, settings: Augment, material: Material) -> Sources:

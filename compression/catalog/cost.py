@@ -1,10 +1,12 @@
 """What a job will take: first guesses of its memory, its disk and its minutes."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
-from compression.recipe import Augment, Config, Recipe
+from compression.catalog.lessons import attention_form
+from compression.recipe import Augment, Config, Distill, Recipe
 from compression.report import DataFacts, Parameters, Shape
 
 PROCESS_BYTES = 600_000_000
@@ -51,8 +53,20 @@ class Estimate(Config):
     minutes: float
 
 
-def estimate(shape: Shape, before: Parameters, after: Parameters, data: DataFacts, recipe: Recipe) -> Estimate:
-    """Reckon a job from the shape of its model, the parameters before and after, its rows and its recipe."""
+def estimate(
+    shape: Shape,
+    before: Parameters,
+    after: Parameters,
+    data: DataFacts,
+    recipe: Recipe,
+    *,
+    student: Shape | None = None,
+    named: Sequence[Parameters] = (),
+) -> Estimate:
+    """Reckon a job from the shape of its model, the parameters before and after, its rows and its recipe.
+
+    student: the shape of what is taught, where it is not the model's; named: the parameters of each teacher that the job names.
+    """
     train = recipe.train
     token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * shape.ffn)
     longest = min(train.max_length, round(data.longest_words * TOKENS_A_WORD) + 2)
@@ -62,31 +76,39 @@ def estimate(shape: Shape, before: Parameters, after: Parameters, data: DataFact
     tokens = data.rows["train"] * row
     augment = recipe.distill.augment if recipe.distill else None
     taught = tokens * (1 + augment.copies if augment else 1)
+    seeds = recipe.distill.teachers.seeds if recipe.distill else 1
+    plain = tokens  # of the general phase
+    if "unlabelled" in data.rows:
+        plain = data.rows["unlabelled"] * min(train.max_length, data.unlabelled_words * TOKENS_A_WORD + 2)
     memory = PROCESS_BYTES + (TRAINED_BYTES + HELD_BYTES) * before.total + 4 * token_floats * train.batch * longest
-    if recipe.distill and (recipe.distill.hidden or recipe.distill.attention):
-        states = shape.layers + 1 + 3 * bool(recipe.distill.attention)
-        memory += min(TEACHER_BYTES, round(2 * taught * shape.hidden * states))
+    memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(parameters.total for parameters in named))
+    states = teacher_bytes(recipe.distill, shape, student or shape, taught, plain) if recipe.distill else 0
+    memory += min(TEACHER_BYTES, states)
     memory = round(memory * KEPT_FREED)
     sizes = [before.total] + [before.total] * (recipe.quantize is not None)
     sizes += [after.total] * ((recipe.prune is not None) + (recipe.distill is not None))
     bytes_each = INT8_OVERHEAD if recipe.quantize else HELD_BYTES
-    disk = HELD_BYTES * sum(sizes)  # one checkpoint a row
+    disk = HELD_BYTES * (sum(sizes) + max(seeds - 1, 0) * before.total)  # one checkpoint a row; teachers beside the baseline's
+    if recipe.distill and TEACHER_BYTES < states <= recipe.distill.spill_gib * 2**30:
+        disk += states
     disk += HELD_BYTES * before.total + round(bytes_each * sum(sizes[1:])) + ARTIFACT_EXTRAS * (len(sizes) + 1)
     disk += 2 * HELD_BYTES * after.total  # the transformers artifact, and its float32 weights in passing
     # A training step costs three forward passes, one of 2 operations a parameter and token; a teacher one more, once.
     forward, small = (2 * parameters.other * tokens for parameters in (before, after))
     more = taught / tokens
-    work = (
-        3 * forward * (recipe.prepare.epochs + (recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0))
-    )
+    qat = recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
+    work = 3 * forward * (recipe.prepare.epochs * max(seeds, 1) + qat)
     if recipe.prune and recipe.prune.recovery:
         work += 3 * small * recipe.prune.recovery.epochs
     if recipe.prune and recipe.prune.sensitivity:
         work += forward / max(data.rows["train"], 1) * CURVE_ROWS * len(CURVE_RATIOS) * 3
     if recipe.distill:
         again = -(-recipe.distill.epochs // 2) if recipe.remedy == "apply" else 0
-        work += more * (3 * small * (recipe.distill.epochs + again) + forward)
-    planned = planned_steps(recipe, data.rows["train"])
+        others = 2 * sum(parameters.other for parameters in named) * tokens
+        work += more * (3 * small * (recipe.distill.epochs + again) + forward * seeds + others)
+        if recipe.distill.general:
+            work += plain / tokens * (3 * small * recipe.distill.general.epochs + forward)
+    planned = planned_steps(recipe, data.rows["train"], data.rows.get("unlabelled"))
     work *= min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(work / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
     tests = data.rows.get("test", round(DEFAULT_TEST_SHARE * data.rows["train"]))
@@ -96,9 +118,29 @@ def estimate(shape: Shape, before: Parameters, after: Parameters, data: DataFact
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
 
 
-def planned_steps(recipe: Recipe, rows: int) -> int:
-    """Count the optimizer steps that a recipe asks for over `rows` of train, before any limit or early end."""
-    epochs = recipe.prepare.epochs
+def teacher_bytes(distill: Distill, teacher: Shape, student: Shape, taught: float, plain: float) -> int:
+    """Reckon what is known of a teacher in float16, of the phase that takes more. taught, plain: tokens of the two phases."""
+
+    def of_phase(tokens: float, hidden: bool, attention: bool) -> int:
+        states = (student.layers + 1) * hidden
+        if attention:
+            form = attention_form(distill.attention_by, student.heads, teacher.heads)
+            states += 2 * student.layers if form == "scores" else 3
+        return round(2 * tokens * teacher.hidden * states)
+
+    weights, general = distill.weights(), distill.general
+    task = of_phase(taught, bool({"hidden", "embedding"} & set(weights)), "attention" in weights)
+    if general is None:
+        return task
+    return max(task, of_phase(plain, bool(general.hidden or general.embedding), bool(general.attention)))
+
+
+def planned_steps(recipe: Recipe, rows: int, unlabelled: int | None = None) -> int:
+    """Count the optimizer steps that a recipe asks for, before any limit or early end.
+
+    rows: of train; unlabelled: of the general phase's texts, train's where there are none.
+    """
+    epochs = recipe.prepare.epochs * max(recipe.distill.teachers.seeds if recipe.distill else 1, 1)
     epochs += recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
     epochs += recipe.prune.recovery.epochs if recipe.prune and recipe.prune.recovery else 0
 
@@ -110,6 +152,8 @@ def planned_steps(recipe: Recipe, rows: int) -> int:
     if recipe.distill:
         copies = recipe.distill.augment.copies if recipe.distill.augment else 0
         taught = recipe.distill.epochs * an_epoch(rows * (1 + copies))
+        if recipe.distill.general:
+            taught += recipe.distill.general.epochs * an_epoch(unlabelled or rows)
     return epochs * an_epoch(rows) + taught
 
 

@@ -1,6 +1,6 @@
 """Model, data and recipe held against each other before a job is accepted."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -8,7 +8,8 @@ from pydantic import Field
 from compression import heads
 from compression.catalog.cost import HELD_BYTES, LARGEST_GRAPH, TOKENS_A_WORD, Estimate, estimate, planned_steps
 from compression.catalog.families import FAMILIES, Family
-from compression.catalog.shapes import Count, candidates, encoder_parameters, planned_shape, table_rows
+from compression.catalog.lessons import check_cast, check_insides, check_teacher
+from compression.catalog.shapes import Count, deepest_shape, encoder_parameters, planned_shape, table_rows
 from compression.errors import InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import AUGMENTED_TASKS, Config, Evaluate, Prune, Recipe, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
@@ -51,41 +52,43 @@ def has_head(model: ModelFacts, task: Task) -> bool:
     return heads.of_architecture(model.architecture) == heads.of_task(task)
 
 
-def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evaluate) -> Preflight:
-    """Hold model, data and recipe against each other and say what will come out.
+def preflight(
+    model: ModelFacts,
+    data: DataFacts,
+    recipe: Recipe,
+    evaluate: Evaluate,
+    student: ModelFacts | None = None,
+    teachers: Sequence[ModelFacts] = (),
+) -> Preflight:
+    """Hold models, data and recipe against each other and say what will come out.
 
-    Raises InvalidSpec, LabelMismatch and UnsupportedShape, each naming the field that it is about.
+    student, teachers: those that the job names beside its model. Raises InvalidSpec, LabelMismatch and UnsupportedShape, each
+    naming the field that it is about.
     """
-    for value, param in ((recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")):
-        if value > model.max_positions:
-            raise InvalidSpec(
-                f"{value} tokens, but the model has {model.max_positions} positions",
-                param=param,
-                remedy=f"Choose at most {model.max_positions}.",
-            )
+    check_cast(recipe, student=student is not None, teachers=len(teachers))
     check_task(data.task, recipe, evaluate, data.labels)
-    wanted = heads.outputs(data.task, len(data.labels))
-    if model.labels is not None and has_head(model, data.task):
-        if not data.labels and len(model.labels) != wanted:
-            raise LabelMismatch(
-                f"the model's head has {len(model.labels)} outputs, {data.task} needs {wanted}", param="config.json:id2label"
-            )
-        if data.labels and set(model.labels) != set(data.labels):
-            raise LabelMismatch(
-                f"the model's head has the labels {_listed(model.labels)}, the data {_listed(data.labels)}",
-                param="config.json:id2label",
-            )
+    wanted = _fitting(model, data, recipe, evaluate)
+    if student is not None:
+        try:
+            _fitting(student, data, recipe, evaluate)
+        except (InvalidSpec, LabelMismatch) as problem:
+            raise type(problem)(
+                f"the student: {problem.cause}", param=_param_of_student(problem.param), remedy=problem.remedy_text
+            ) from problem
+    for number, teacher in enumerate(teachers):
+        check_teacher(teacher.labels, teacher.architecture, data.task, data.labels, f"models.teachers.{number}")
     family = FAMILIES[model.family]
-    rows, dense = table_rows(model.parameters, model.shape), heads.of_task(data.task) == heads.CLASSIFIER
 
-    def counted(shape: Shape) -> Parameters:
-        return encoder_parameters(family, shape, rows=rows, labels=wanted, dense=dense)
-
-    def count(shape: Shape) -> int:
-        return counted(shape).total
+    def count(each: Shape) -> int:
+        return _parameters(model, each, data, wanted).total
 
     shape = foretold(family, model.shape, recipe.prune, count) if recipe.prune else model.shape
-    before, after = counted(model.shape), counted(shape)
+    before, after = (_parameters(model, each, data, wanted) for each in (model.shape, shape))
+    if student is not None:
+        shape, after = student.shape, _parameters(student, student.shape, data, wanted)
+    if recipe.distill is not None and student is None and not teachers:
+        cut = deepest_shape(model.shape, recipe.prune) if recipe.prune and recipe.prune.target_latency else shape
+        check_insides(recipe.distill, cut, model.shape)  # of several, who shows its insides is found when they are opened
     if HELD_BYTES * before.total >= LARGEST_GRAPH:
         raise UnsupportedShape(
             f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
@@ -96,7 +99,15 @@ def preflight(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Eval
         shape=shape,
         parameters=after,
         baseline_parameters=before,
-        estimate=estimate(model.shape, before, after, data, recipe),
+        estimate=estimate(
+            model.shape,
+            before,
+            after,
+            data,
+            recipe,
+            student=shape,
+            named=[_parameters(each, each.shape, data, wanted) for each in teachers],
+        ),
         warnings=(*_warnings(model, data, recipe, before, after), *_unknown(model.shape, recipe.prune, count)),
     )
 
@@ -111,8 +122,7 @@ def foretold(family: Family, shape: Shape, prune: Prune, count: Count) -> Shape:
     except UnsupportedShape:
         if prune.target_params is None or "vocabulary" not in prune.axes:
             raise
-        *_, (_, deepest) = candidates(shape, prune)
-        return deepest
+        return deepest_shape(shape, prune)
 
 
 def _unknown(shape: Shape, prune: Prune | None, count: Count) -> Iterator[str]:
@@ -120,18 +130,56 @@ def _unknown(shape: Shape, prune: Prune | None, count: Count) -> Iterator[str]:
     if prune is None:
         return
     if prune.target_latency is not None:
-        *_, (_, deepest) = candidates(shape, prune)
+        least = count(deepest_shape(shape, prune))
         yield (
-            f"Which shape target_latency needs is measured on the worker: between {count(deepest):,} and {count(shape):,} "
+            f"Which shape target_latency needs is measured on the worker: between {least:,} and {count(shape):,} "
             "parameters. What is foretold here is without a cut."
         )
     if "vocabulary" in prune.axes:
-        least = max(round(shape.vocabulary * (1 - prune.vocabulary_ratio)), 1)
-        spared = count(shape) - count(shape.model_copy(update={"vocabulary": least}))
+        fewest = max(round(shape.vocabulary * (1 - prune.vocabulary_ratio)), 1)
+        spared = count(shape) - count(shape.model_copy(update={"vocabulary": fewest}))
         yield (
             f"Which of {shape.vocabulary:,} tokens the texts need is found on the worker: up to {spared:,} parameters of the "
             "model go with the others. What is foretold here is with all tokens."
         )
+
+
+def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evaluate) -> int:
+    """Return how many outputs the task needs of a model. Raises InvalidSpec and LabelMismatch where it cannot have them."""
+    for value, param in ((recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")):
+        if value > model.max_positions:
+            raise InvalidSpec(
+                f"{value} tokens, but the model has {model.max_positions} positions",
+                param=param,
+                remedy=f"Choose at most {model.max_positions}.",
+            )
+    wanted = heads.outputs(data.task, len(data.labels))
+    if model.labels is not None and has_head(model, data.task):
+        if not data.labels and len(model.labels) != wanted:
+            raise LabelMismatch(
+                f"the model's head has {len(model.labels)} outputs, {data.task} needs {wanted}", param="config.json:id2label"
+            )
+        if data.labels and set(model.labels) != set(data.labels):
+            raise LabelMismatch(
+                f"the model's head has the labels {_listed(model.labels)}, the data {_listed(data.labels)}",
+                param="config.json:id2label",
+            )
+    return wanted
+
+
+def _param_of_student(param: str | None) -> str | None:
+    return "models.student" if param is None or param.startswith("config.json") else param
+
+
+def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Parameters:
+    """Count a model's parameters at a shape, its head for the data's task included."""
+    return encoder_parameters(
+        FAMILIES[model.family],
+        shape,
+        rows=table_rows(model.parameters, model.shape),
+        labels=outputs,
+        dense=heads.of_task(data.task) == heads.CLASSIFIER,
+    )
 
 
 def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parameters, after: Parameters) -> Iterator[str]:
@@ -153,11 +201,12 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
         yield "The model's head is for another task: it is left out, and a new one drawn."
     settled = recipe.prune and recipe.prune.target_latency is None and set(recipe.prune.axes) != {"vocabulary"}
     if recipe.prune and settled and after.total == before.total:
-        asked = recipe.prune.ratio if isinstance(recipe.prune.ratio, float) else recipe.prune.deepest
-        yield f"The ratio {asked:g} rounds to no change of shape."
+        yield f"The ratio {recipe.prune.deepest:g} rounds to no change of shape."
     if recipe.prune and recipe.distill is None and recipe.prune.recovery is None:
         yield "The model is pruned and not trained afterwards: expect its score to fall."
-    planned, most = planned_steps(recipe, data.rows["train"]), recipe.train.max_steps
+    if recipe.distill is not None and recipe.distill.general is not None and "unlabelled" not in data.rows:
+        yield "There is no unlabelled split: the general phase takes train's texts."
+    planned, most = planned_steps(recipe, data.rows["train"], data.rows.get("unlabelled")), recipe.train.max_steps
     if most is not None and most < planned:
         yield f"train.max_steps ends training after {most} of about {planned} steps: later stages get what earlier ones leave."
     if recipe.prepare.epochs == 0 and not has_head(model, data.task):

@@ -100,6 +100,12 @@ def candidates(shape: Shape, prune: Prune) -> Iterator[tuple[dict[Axis, float], 
             yield ratios, found
 
 
+def deepest_shape(shape: Shape, prune: Prune) -> Shape:
+    """Return the deepest cut that a target may take."""
+    *_, (_, found) = candidates(shape, prune)
+    return found
+
+
 def _of_parameters(shape: Shape, prune: Prune, count: Count, before: int) -> tuple[Ratios, Shape]:
     target = prune.target_params or 0.0
     most = int(target) if target >= 1 else int(before * (1 - target))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compression import data as rows
 from compression.errors import CompressionError, EmptySplit, SingleLabel, UnreadableData, UnseenLabel
-from compression.recipe import Data, Split, Task
+from compression.recipe import Data, DataSplit, Split, Task
 from compression.report import DataFacts, Values
 
 MOST_LABELS = 1000
@@ -55,6 +55,15 @@ def check(data: Data, base: Path, task: Task = "text-classification") -> DataFac
     for name, tally in tallies.items():
         if not tally.rows:
             problems.append(EmptySplit(f"{name} has no rows", param=f"data.splits.{name}"))
+    plain = _Tally()
+    if "unlabelled" in data.splits:
+        try:
+            plain = _count_texts(data, base)
+        except CompressionError as problem:
+            problems.append(problem)
+        else:
+            if not plain.rows:
+                problems.append(EmptySplit("unlabelled has no rows", param="data.splits.unlabelled"))
     if "train" in tallies and tallies["train"].rows:
         problems += _learnable(tallies, task)
     if problems:
@@ -64,11 +73,12 @@ def check(data: Data, base: Path, task: Task = "text-classification") -> DataFac
     return DataFacts(
         task=task,
         labels=() if task == "question-answering" else tuple(sorted(train.labels)),
-        rows={name: tally.rows for name, tally in tallies.items()},
+        rows={name: tally.rows for name, tally in tallies.items()} | ({"unlabelled": plain.rows} if plain.rows else {}),
         label_counts={name: dict(sorted(tally.labels.items())) for name, tally in tallies.items()},
         values={str(name): tally.values for name, tally in tallies.items()} if numbers else {},
         mean_words=train.words / train.rows,
         longest_words=train.longest,
+        unlabelled_words=plain.words / max(plain.rows, 1),
     )
 
 
@@ -86,16 +96,30 @@ def _count(data: Data, name: Split, base: Path, task: Task) -> _Tally:
                 remedy="Name the column that holds the class of each row.",
             )
         characters += len(row.text) + len(row.pair or "")
-        if tally.rows > MOST_ROWS or characters > MOST_CHARACTERS:
-            raise UnreadableData(
-                f"{name} has more than {MOST_ROWS:,} rows or {MOST_CHARACTERS:,} characters",
-                param=f"data.splits.{name}",
-                remedy="Send a sample of the rows.",
-            )
+        _bounded(name, tally, characters)
         words = len(row.text.split()) + len((row.pair or "").split())
         tally.words += words
         tally.longest = max(tally.longest, words)
     return tally
+
+
+def _count_texts(data: Data, base: Path) -> _Tally:
+    tally, characters = _Tally(), 0
+    for text in rows.each_text(data, base):
+        tally.rows += 1
+        characters += len(text)
+        _bounded("unlabelled", tally, characters)
+        tally.words += len(text.split())
+    return tally
+
+
+def _bounded(name: DataSplit, tally: _Tally, characters: int) -> None:
+    if tally.rows > MOST_ROWS or characters > MOST_CHARACTERS:
+        raise UnreadableData(
+            f"{name} has more than {MOST_ROWS:,} rows or {MOST_CHARACTERS:,} characters",
+            param=f"data.splits.{name}",
+            remedy="Send a sample of the rows.",
+        )
 
 
 def _learnable(tallies: dict[Split, _Tally], task: Task) -> list[CompressionError]:

@@ -5,20 +5,39 @@ skips a stage. Unknown keys are refused by name. `version` lets old recipes stay
 """
 
 from compression.recipe.augment import AUGMENTED_TASKS, Augment, BackTranslation, HelperName, Synonyms
-from compression.recipe.base import Axis, Config, DataFormat, Epochs, Patience, Precision, Rate, Split, Task, Weight
-from compression.recipe.distill import Distill
+from compression.recipe.base import (
+    MOST_PARTS,
+    MOST_TEACHERS,
+    Axis,
+    Config,
+    DataFormat,
+    DataSplit,
+    Epochs,
+    JobTask,
+    PartName,
+    Patience,
+    Precision,
+    Rate,
+    Split,
+    Task,
+    Weight,
+)
+from compression.recipe.distill import TERMS, Distill, General, Teachers, Weights
 from compression.recipe.presets import ARTICLE, PRESETS, QUICK, STANDARD, preset
 from compression.recipe.prune import AxisRatios, Prune, Recovery, TargetLatency
 from compression.recipe.quantize import Qat, Quantize
-from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Spec
+from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Part, Spec
 from compression.recipe.whole import Evaluate, Prepare, Recipe, Targets, Train
 
 __all__ = [
     "ARTICLE",
     "AUGMENTED_TASKS",
+    "MOST_PARTS",
+    "MOST_TEACHERS",
     "PRESETS",
     "QUICK",
     "STANDARD",
+    "TERMS",
     "Augment",
     "Axis",
     "AxisRatios",
@@ -29,11 +48,16 @@ __all__ = [
     "Data",
     "DataCheck",
     "DataFormat",
+    "DataSplit",
     "Distill",
     "Epochs",
     "Evaluate",
+    "General",
     "HelperName",
+    "JobTask",
     "ModelCheck",
+    "Part",
+    "PartName",
     "Patience",
     "Precision",
     "Prepare",
@@ -49,7 +73,9 @@ __all__ = [
     "TargetLatency",
     "Targets",
     "Task",
+    "Teachers",
     "Train",
     "Weight",
+    "Weights",
     "preset",
 ]

@@ -7,7 +7,16 @@ from pydantic import BaseModel, ConfigDict, Field
 Task = Literal[
     "text-classification", "text-pair-classification", "text-regression", "token-classification", "question-answering"
 ]
+JobTask = Task | Literal["several"]
+"""What a job is for; `several`: it names several datasets, each with a task of its own."""
+PartName = Annotated[str, Field(max_length=40, pattern=r"^([a-z0-9][a-z0-9-]*)?$")]
+"""What one of several datasets is called within a job; nothing where it is the only one."""
+MOST_PARTS = 16
 Split = Literal["train", "validation", "test"]
+MOST_TEACHERS = 8
+"""Models that a job may name as teachers."""
+DataSplit = Literal["train", "validation", "test", "unlabelled"]
+"""What files may be sent for: the splits that have labels, and texts without."""
 DataFormat = Literal["jsonl", "csv", "parquet"]
 Axis = Literal["hidden", "heads", "ffn", "layers", "vocabulary"]
 Precision = Literal["auto", "float32", "bfloat16"]

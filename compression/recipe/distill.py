@@ -1,15 +1,85 @@
-"""What the student learns from its teacher."""
+"""What the student learns, from whom, and how much each part of it counts."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from compression.recipe.augment import Augment
 from compression.recipe.base import Config, Patience, Rate, Weight
 
+LayerNumber = Annotated[int, Field(ge=1, le=1000)]
+Mapping = Annotated[
+    Literal["uniform", "last"] | Annotated[tuple[tuple[LayerNumber, LayerNumber], ...], Field(min_length=1)],
+    Field(
+        description="Which layer of the teacher each layer of the student follows, where they differ in number. uniform: "
+        "evenly spread over the teacher's. last: the last so many. Or pairs (student, teacher) of layer numbers from 1."
+    ),
+]
+TERMS = ("soft", "hard", "hidden", "attention", "embedding")
+"""The parts of the loss, in the order in which they are added up."""
+
+
+class General(Config):
+    """A phase before the task's: the teacher's insides on unlabelled text, no labels (TinyBERT, Jiao et al. 2020).
+
+    Its texts are the dataset's split `unlabelled`; train's where there is none.
+    """
+
+    epochs: Annotated[int, Field(ge=1, le=200, description="Passes over the unlabelled texts.")] = 3
+    rate: Rate = 1e-4
+    teacher: Annotated[
+        Literal["prepared", "base"],
+        Field(description="prepared: the baseline, tuned on the task. base: the model as it was sent."),
+    ] = "prepared"
+    hidden: Annotated[Weight, Field(description="Of the layers' hidden states, as in the task phase.")] = 1.0
+    attention: Weight = 1.0
+    embedding: Annotated[Weight, Field(description="Of the embedding layer's output, as in the task phase.")] = 1.0
+    patience: Patience = None
+
+    @model_validator(mode="after")
+    def _some_term_is_left(self) -> "General":
+        if not (self.hidden or self.attention or self.embedding):
+            raise ValueError("all three weights are 0: nothing to learn from")
+        return self
+
+
+class Teachers(Config):
+    """Who teaches: originals that the job trains, and the models that it names as `models.teachers`.
+
+    What they say is fused before it is learned. The hidden states, attention and embeddings are those of one of them: the best
+    on validation whose tokens are the student's.
+    """
+
+    seeds: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=10,
+            description="Originals trained by the job, each as `prepare` says and with a seed of its own; the first is the "
+            "baseline. 0: named teachers alone.",
+        ),
+    ] = 1
+    fusion: Annotated[
+        Literal["mean", "validation"],
+        Field(
+            description="How several answers become one: probabilities softened at τ (numbers as they are), averaged. mean: "
+            "equally. validation: weighted by each teacher's score on validation."
+        ),
+    ] = "mean"
+
+
+class Weights(Config):
+    """Where the weights end up; null: where they began."""
+
+    soft: Weight | None = None
+    hard: Weight | None = None
+    hidden: Weight | None = None
+    attention: Weight | None = None
+    embedding: Weight | None = None
+
 
 class Distill(Config):
-    """Train the pruned, fake-quantized student on the prepared teacher (Hinton et al. 2015; TinyBERT, Jiao et al. 2020)."""
+    """Train the pruned, fake-quantized student on its teachers (Hinton et al. 2015; TinyBERT, Jiao et al. 2020)."""
 
     epochs: Annotated[int, Field(ge=1, le=200, description="Passes over the train split.")] = 8
     rate: Rate = 2e-4
@@ -18,13 +88,65 @@ class Distill(Config):
     hard: Weight = 0.3
     hidden: Annotated[Weight, Field(description="Of the hidden states' error, relative to the teacher's mean square.")] = 5.0
     attention: Weight = 0.0
+    embedding: Annotated[
+        Weight | None,
+        Field(
+            description="Of the embedding layer's output, as hidden states are compared. null: it is one more layer of "
+            "`hidden`; 0: it is left out."
+        ),
+    ] = None
+    attention_by: Annotated[
+        Literal["auto", "scores", "relations"],
+        Field(
+            description="scores: query-key products before the softmax, squared error, all layers (TinyBERT); both models must "
+            "have as many heads. relations: those of the last layer, re-split (MiniLMv2), for any heads. auto: scores where "
+            "the heads are as many, else relations."
+        ),
+    ] = "auto"
+    layers: Mapping = "uniform"
+    weighting: Annotated[
+        Literal["fixed", "linear", "uncertainty"],
+        Field(
+            description="fixed: the weights stay. linear: they go to those of `to`, step by step. uncertainty: each is divided "
+            "by a variance that is learned (Kendall et al. 2018), beginning at 1."
+        ),
+    ] = "fixed"
+    to: Annotated[Weights | None, Field(description="The weights at the end of a linear schedule.")] = None
     patience: Patience = None
+    teachers: Teachers = Teachers()
+    general: Annotated[General | None, Field(description="A phase on unlabelled text before this one.")] = None
     augment: Annotated[
         Augment | None, Field(description="More rows that the teacher labels; hard labels do not count on them.")
     ] = None
+    spill_gib: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1024,
+            description="GiB of the worker's scratch disk that the teacher's hidden states may take where they exceed the "
+            "memory for them. What exceeds this too is asked again in each epoch.",
+        ),
+    ] = 0.0
+
+    def weights(self) -> dict[str, tuple[float, float]]:
+        """Return each term's weight at the beginning and at the end; terms that never count are left out."""
+        found = {}
+        for term in TERMS:
+            start = getattr(self, term) or 0.0
+            end = getattr(self.to, term) if self.to is not None else None
+            if start or end:
+                found[term] = (start, start if end is None else end)
+        return found
 
     @model_validator(mode="after")
     def _some_term_is_left(self) -> "Distill":
-        if not (self.soft or self.hard or self.hidden or self.attention):
-            raise ValueError("all four weights are 0: nothing to learn from")
+        found = self.weights()
+        if not any(start for start, _ in found.values()):
+            raise ValueError("all weights are 0: nothing to learn from")
+        if (self.weighting == "linear") != (self.to is not None):
+            raise ValueError("to is where a linear weighting ends: give both or neither")
+        if self.weighting == "uncertainty" and len(found) < 2:
+            raise ValueError("uncertainty weighs terms against each other: it needs at least two weights above 0")
+        if self.teachers.seeds > 1 and "soft" not in found:
+            raise ValueError("teachers beyond the first speak through their answers alone: they need a weight of soft above 0")
         return self

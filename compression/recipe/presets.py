@@ -1,7 +1,7 @@
 """Recipes by name."""
 
 from compression.recipe.augment import AUGMENTED_TASKS, Augment, Synonyms
-from compression.recipe.distill import Distill
+from compression.recipe.distill import Distill, General, Teachers
 from compression.recipe.prune import Prune, Recovery
 from compression.recipe.quantize import Qat, Quantize
 from compression.recipe.whole import Recipe
@@ -10,12 +10,22 @@ STANDARD = Recipe(prune=Prune(sensitivity=True), distill=Distill(epochs=16))
 ARTICLE = Recipe(
     quantize=Quantize(qat=Qat()),
     prune=Prune(recovery=Recovery(patience=5), sensitivity=True),
-    distill=Distill(epochs=10, rate=5e-5, hidden=1.0, attention=1.0, augment=Augment(synonyms=Synonyms(source="embeddings"))),
+    distill=Distill(
+        epochs=10,
+        rate=5e-5,
+        hidden=1.0,
+        attention=1.0,
+        embedding=1.0,
+        weighting="uncertainty",
+        teachers=Teachers(seeds=3),
+        general=General(),
+        augment=Augment(synonyms=Synonyms(source="embeddings")),
+    ),
 )
 QUICK = Recipe(distill=Distill(epochs=8))
 PRESETS: dict[str, tuple[Recipe, str]] = {
     "standard": (STANDARD, "The default: our best for a small encoder."),
-    "article": (ARTICLE, "The published method to the letter, as far as this version builds it (docs/method.md)."),
+    "article": (ARTICLE, "The published method to the letter, its corrections listed in docs/method.md."),
     "quick": (QUICK, "Minutes on a CPU."),
 }
 """Name → (recipe, one line on when to choose it)."""

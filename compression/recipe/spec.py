@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from compression.recipe.base import Config, DataFormat, Split, Task
+from compression.recipe.base import MOST_PARTS, MOST_TEACHERS, Config, DataFormat, DataSplit, JobTask, PartName, Task
 from compression.recipe.whole import Evaluate, Recipe, Targets
 
 Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
@@ -30,11 +30,16 @@ class Columns(Config):
 
 
 class Data(Config):
-    """Files of one format and the splits that they make up. `train` is needed; what else is missing is carved from it."""
+    """Files of one format and the splits that they make up. `train` is needed; a missing validation or test is carved from it.
+
+    `unlabelled` are texts for the general phase of distillation: the column `text` alone is read, whatever the task.
+    """
 
     format: DataFormat
     columns: Columns = Columns()
-    splits: Annotated[dict[Split, Annotated[tuple[str, ...], Field(min_length=1)]], Field(description="Files of each split.")]
+    splits: Annotated[
+        dict[DataSplit, Annotated[tuple[str, ...], Field(min_length=1)]], Field(description="Files of each split.")
+    ]
 
     @model_validator(mode="after")
     def _there_is_something_to_train_on(self) -> "Data":
@@ -43,13 +48,32 @@ class Data(Config):
         return self
 
 
+class Part(Config):
+    """One dataset of a job: a model is made for each. `name` tells several apart."""
+
+    name: PartName = ""
+    task: Task = "text-classification"
+    data: Data
+
+
 class Spec(Config):
     """What `python -m compression run` reads: one job, with local paths. Relative paths are taken from the spec's folder."""
 
     version: Literal[1] = 1
-    task: Task = "text-classification"
+    task: JobTask = "text-classification"
     model: Annotated[str, Field(description="Folder with config.json, *.safetensors and the tokenizer.")]
-    data: Data
+    student: Annotated[
+        str | None, Field(description="Folder of another model that distillation trains in place of the pruned one.")
+    ] = None
+    teachers: Annotated[
+        tuple[str, ...],
+        Field(max_length=MOST_TEACHERS, description="Folders of models tuned on the task, which teach beside the job's own."),
+    ] = ()
+    data: Annotated[Data | None, Field(description="Of a job with one dataset; null where there are `parts`.")] = None
+    parts: Annotated[
+        tuple[Part, ...],
+        Field(max_length=MOST_PARTS, description="Several datasets, each with a name of its own; `task` is then `several`."),
+    ] = ()
     recipe: Recipe = Recipe()
     targets: Targets = Targets()
     evaluate: Evaluate = Evaluate()
@@ -66,6 +90,22 @@ class Spec(Config):
     ] = 1
     wordnet: Annotated[str | None, Field(description="Folder with WordNet's database files (wndb), for augmentation.")] = None
     helper_models: Annotated[str | None, Field(description="Folder of the model folders that augmentation may name.")] = None
+
+    @model_validator(mode="after")
+    def _one_dataset_or_several(self) -> "Spec":
+        names = [part.name for part in self.parts]
+        if (self.data is None) != bool(names) or (self.task == "several") != bool(names):
+            raise ValueError("either data and its task, or parts and the task `several`")
+        if len(names) == 1 or "" in names or len(set(names)) < len(names):
+            raise ValueError("parts are two or more, each with a name of its own")
+        return self
+
+    @property
+    def asked(self) -> tuple[Part, ...]:
+        """Return the datasets in their order; the only one of a job has no name."""
+        if self.data is None or self.task == "several":
+            return self.parts
+        return (Part(task=self.task, data=self.data),)
 
 
 class ModelCheck(Config):

@@ -50,7 +50,8 @@ class Train(Config):
         int | None,
         Field(
             ge=1,
-            description="Optimizer steps of all training in the job. Training that reaches it ends and keeps its best epoch.",
+            description="Optimizer steps of all training in the job; of several datasets each has an equal share. Training "
+            "that reaches it ends and keeps its best epoch.",
         ),
     ] = None
     max_minutes: Annotated[
@@ -58,8 +59,9 @@ class Train(Config):
         Field(
             gt=0,
             le=1e6,
-            description="Minutes of all training in the job, validation included, export and measuring not; work that a dead "
-            "attempt had not saved is not counted. Results then depend on the machine's speed.",
+            description="Minutes of all training in the job, validation included, export and measuring not; of several "
+            "datasets each has an equal share. Work that a dead attempt had not saved is not counted. Results then depend on "
+            "the machine's speed.",
         ),
     ] = None
 

@@ -10,6 +10,7 @@ from compression.report.events import (
     Failed,
     Finished,
     Log,
+    PartFinished,
     Paused,
     Progress,
     StageFinished,
@@ -38,7 +39,8 @@ from compression.report.figures import (
     speed_up,
 )
 from compression.report.findings import DataFacts, Finding, ModelFacts, Rejected, parse_finding
-from compression.report.whole import Artifact, File, Report, SplitFacts, Values, Verdict, verdicts
+from compression.report.means import mean_row
+from compression.report.whole import Artifact, File, PartReport, Report, SplitFacts, Values, Verdict, verdicts
 
 __all__ = [
     "STAGES",
@@ -55,6 +57,8 @@ __all__ = [
     "ModelFacts",
     "NotMeasured",
     "Parameters",
+    "PartFinished",
+    "PartReport",
     "Paused",
     "Progress",
     "Ratios",
@@ -75,6 +79,7 @@ __all__ = [
     "TrainingSaved",
     "Values",
     "Verdict",
+    "mean_row",
     "parse_event",
     "parse_finding",
     "ratios",

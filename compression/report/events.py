@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from compression.recipe import Config
+from compression.recipe import MOST_PARTS, Config, PartName
 from compression.report.figures import Row, Stage
 from compression.report.whole import Artifact, File, Report
 
@@ -38,6 +38,7 @@ class Progress(Config):
     loss: float | None = None
     rate: float | None = None
     score: Annotated[float | None, Field(description="On validation, after an epoch.")] = None
+    part: Annotated[PartName, Field(description="The dataset that is at work, of several.")] = ""
 
 
 class Log(Config):
@@ -65,6 +66,19 @@ class StageFinished(Config):
     ]
 
 
+class PartFinished(Config):
+    """One of several datasets has gone through a stage, and its artifact is out: a new attempt need not do it again.
+
+    Its files lie under checkpoints/<stage>/, in the folder of its name; the stage's own event lists them once more.
+    """
+
+    type: Literal["part_finished"] = "part_finished"
+    stage: Stage
+    part: Annotated[PartName, Field(min_length=1)]
+    number: Annotated[int, Field(ge=0, lt=MOST_PARTS, description="Its place among the job's datasets.")]
+    checkpoint: tuple[File, ...]
+
+
 class TrainingSaved(Config):
     """Training in progress was saved: a new attempt goes on from this step.
 
@@ -79,6 +93,7 @@ class TrainingSaved(Config):
     total: int
     folder: Annotated[str, Field(pattern=r"^training-[0-9]{1,9}$")]
     files: tuple[File, ...]
+    part: PartName = ""
 
 
 class Paused(Config):
@@ -105,7 +120,17 @@ class Failed(Config):
 
 
 Event = Annotated[
-    Started | StageStarted | Progress | Log | ArtifactReady | StageFinished | TrainingSaved | Paused | Finished | Failed,
+    Started
+    | StageStarted
+    | Progress
+    | Log
+    | ArtifactReady
+    | PartFinished
+    | StageFinished
+    | TrainingSaved
+    | Paused
+    | Finished
+    | Failed,
     Field(discriminator="type"),
 ]
 parse_event: TypeAdapter[Event] = TypeAdapter(Event)

@@ -66,11 +66,18 @@ class Score(Config):
     value: Annotated[float, Field(description="At batch 1; 1 is perfect. Correlations may be negative.")]
     standard_error: float
     error_from: Annotated[
-        Literal["analytic", "bootstrap"],
-        Field(description="analytic: of a share or a mean over rows. bootstrap: 1,000 samples of the rows, seeded."),
+        Literal["analytic", "bootstrap", "parts"],
+        Field(
+            description="analytic: of a share or a mean over rows. bootstrap: 1,000 samples of the rows, seeded. parts: of a "
+            "mean over n datasets, the root of the sum of their squared errors over n."
+        ),
     ] = "analytic"
     metrics: Annotated[
-        dict[str, float], Field(default_factory=dict, description="The headline and the task's other metrics, at batch 1.")
+        dict[str, float],
+        Field(
+            default_factory=dict,
+            description="The headline and the task's other metrics, at batch 1; of a mean over datasets, the value of each.",
+        ),
     ]
     value_at_batch_32: float
     rows: int
@@ -130,10 +137,16 @@ class Sensitivity(Config):
 
 
 class Row(Config):
-    """One stage's row: bytes, latency and score come from one and the same artifact."""
+    """One stage's row: bytes, latency and score come from one and the same artifact.
+
+    Of a job with several datasets it is the mean over their rows, which lie in `parts`, each measured on an artifact of its
+    own: sizes, times and scores are means, seconds and counts of test rows are sums, and the ratios are those of the means.
+    """
 
     stage: Stage
-    artifact: Annotated[str, Field(description="Name of the artifact that these figures were measured on.")]
+    artifact: Annotated[
+        str, Field(description="Name of the artifact that these figures were measured on; of a mean, the first part's.")
+    ]
     shape: Shape
     parameters: Parameters
     size: Size
@@ -145,6 +158,8 @@ class Row(Config):
     seconds: Annotated[float, Field(description="What the stage took, export and measuring included.")]
     notes: tuple[str, ...] = ()
     verdict: Annotated[StageVerdict | None, Field(description="null in reports of before there were verdicts.")] = None
+    # Not within Annotated: mypy's plugin overlooks the factory there, where a class speaks of itself.
+    parts: dict[str, "Row"] = Field(default_factory=dict, description="Of several datasets, each one's row by its name.")
 
 
 def reduction(before: float, after: float) -> float:

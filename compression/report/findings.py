@@ -36,6 +36,7 @@ class DataFacts(Config):
     ]
     mean_words: Annotated[float, Field(description="Of train; a first guess at tokens.")]
     longest_words: int
+    unlabelled_words: Annotated[float, Field(description="Mean of the unlabelled texts, where there are any.")] = 0.0
 
 
 class Rejected(Config):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from compression.recipe import Config, Recipe, Targets, Task
+from compression.recipe import Config, JobTask, Recipe, Targets, Task
 from compression.report.figures import NotMeasured, Ratios, Row, Score, Sensitivity, Stage
 
 
@@ -29,6 +29,7 @@ class Artifact(Config):
     files: tuple[File, ...]
     score: Annotated[Score | NotMeasured, Field(description="Measured on this artifact in its own runtime.")]
     opens_with: Annotated[str, Field(description="The stock tool and call that open it.")]
+    part: Annotated[str | None, Field(description="Of several datasets, the name of the one that it is for.")] = None
 
 
 class Values(Config):
@@ -56,14 +57,39 @@ class Verdict(Config):
     met: bool
 
 
+class PartReport(Config):
+    """What is one dataset's own in the report of several."""
+
+    name: Annotated[str, Field(description="Key of its figures in the `parts` of each row.")]
+    task: Task
+    labels: tuple[str, ...]
+    splits: dict[str, SplitFacts]
+    pruning: Annotated[dict[str, Any] | None, Field(description="As the report's own.")]
+    sensitivity: Annotated[dict[str, tuple[Sensitivity, ...]], Field(default_factory=dict, description="As the report's own.")]
+    notes: tuple[str, ...] = ()
+
+
 class Report(Config):
     """The whole result of a job."""
 
     version: Literal[1] = 1
-    task: Task
+    task: JobTask
     labels: tuple[str, ...]
     rows: tuple[Row, ...]
-    headline: Annotated[str, Field(description="Name of the artifact to take; `ratios` and `verdicts` are its row's.")]
+    headline: Annotated[
+        str,
+        Field(
+            description="Name of the artifact to take; `ratios` and `verdicts` are its row's. Of several datasets the first "
+            "one's, and `headlines` names them all."
+        ),
+    ]
+    headlines: Annotated[
+        dict[str, str], Field(default_factory=dict, description="Of several datasets, the artifact to take for each.")
+    ]
+    parts: Annotated[
+        tuple[PartReport, ...],
+        Field(description="Of several datasets; `labels`, `splits`, `pruning` and `sensitivity` are then each one's own."),
+    ] = ()
     choice: Annotated[str, Field(description="Why that one: the rule and the figures.")] = ""
     ratios: Ratios
     targets: Targets
@@ -74,10 +100,7 @@ class Report(Config):
     pruning: Annotated[dict[str, Any] | None, Field(description="Per axis: units before and after, ratio asked and taken.")]
     sensitivity: Annotated[
         dict[str, tuple[Sensitivity, ...]],
-        Field(
-            default_factory=dict,
-            description="By axis: hidden with its heads, ffn, layers; empty unless asked for.",
-        ),
+        Field(default_factory=dict, description="By axis: hidden with its heads, ffn, layers; empty unless asked for."),
     ]
     environment: Annotated[dict[str, str], Field(description="Versions, processor, device, threads.")]
     notes: tuple[str, ...] = ()

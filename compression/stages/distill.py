@@ -1,45 +1,86 @@
-"""Teach the narrow, fake-quantized student what the prepared teacher knows (Hinton et al. 2015; Jiao et al. 2020)."""
+"""Teach the narrow, fake-quantized student what its teachers know (Hinton et al. 2015; Jiao et al. 2020)."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-import torch
-from torch import Tensor, nn
-
-from compression import losses
+from compression import numerics
 from compression.augment.stage import with_more_rows
-from compression.batches import Batch, Encoded
-from compression.evaluate import smaller
-from compression.numerics import gradient_dtype
+from compression.batches import Encoded
+from compression.cast import Texts
 from compression.recipe import Distill
 from compression.report import Event, Log
 from compression.stages.further import further, is_under_way
+from compression.stages.general import general
+from compression.stages.lesson import Comparison, Lesson, reported
+from compression.stages.teachers import ASK, hear
 from compression.state import State
-from compression.tasks.base import Task
-from compression.teacher import Said, Teacher, ask
+from compression.teacher import Teacher
 from compression.training import train
 
-FIT_ROWS = 256
-"""Rows of train on which the projections' starting point is solved for: some thousand tokens for some hundred unknowns."""
-FIT_BATCH = 32
+PHASE = "distill"
 
 
 def distill(state: State) -> Iterator[Event]:
-    """Train on the teacher's soft targets, hidden states and attention relations, and on the labels, as weighted.
+    """Train on soft targets, labels, hidden states, attention and embeddings, as weighted; on unlabelled text before, if asked.
 
-    The student trains without dropout: the teacher's answers were computed once and are for the whole text.
+    The student trains without dropout: the teachers' answers were computed once and are for the whole text.
     """
     settings = state.recipe.distill
     assert settings is not None and state.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101, PT018
-    rows = state.rows["train"]
+    if state.cast is not None and state.cast.student is not None:
+        enter(state)
+    rows, made = state.rows["train"], list[Texts]()
+    task_phase = is_under_way(state) or (state.saver is not None and state.saver.is_at("distilled", PHASE))
+    if settings.general is not None and not task_phase:
+        yield from general(state, settings)
     if settings.augment is not None and state.material is not None:
-        rows = yield from with_more_rows(state, settings.augment, state.material)
-    yield from state.journey.mark("distilled", "ask the teacher", done=False)
-    teacher = Teacher(state.teacher, rows, hidden=settings.hidden > 0, relations=settings.attention > 0, parts=state.parts)
-    if teacher.needs_states and not teacher.keeps:
+        rows, made = yield from with_more_rows(state, settings.augment, state.material)
+    yield from state.journey.mark("distilled", ASK, done=False)
+    heard = yield from hear(state, settings, rows, made)
+    guide = heard.guide.to(state.device).requires_grad_(False)
+    comparison = Comparison.of(state.model, guide, settings, settings.weights(), apart=settings.embedding is not None)
+    spill = state.spill("task")
+    teacher = Teacher(guide, heard.rows, comparison.teacher, parts=state.parts, logits=heard.logits, spill=spill)
+    yield from _where_kept(teacher)
+    yield from state.journey.mark("distilled", ASK, done=True)
+    lesson = Lesson(state.model, teacher, comparison, settings, rows, parts=state.parts)
+    try:
+        yield from _task_phase(state, settings, rows, lesson)
+    finally:
+        teacher.close()
+
+
+def enter(state: State) -> None:
+    """Put the student that the user names in the place of the model, fake-quantized where the recipe quantizes."""
+    cast, seed = state.cast, state.recipe.train.seed
+    assert cast is not None and cast.student is not None, "the caller has looked"  # noqa: S101, PT018
+    student = cast.student
+    before = state.model
+    state.model = cast.opened(student, seed).to(state.device)
+    if state.recipe.quantize is not None:
+        numerics.insert(state.model)
+    state.base_rows, state.rows = state.rows, {split: cast.read(student, split) for split in state.rows}
+    if state.unlabelled is not None:
+        state.unlabelled = student.reading.unlabelled(cast.dataset.unlabelled, state.task)
+    if state.material is not None:
+        task = state.task
+        state.material = replace(state.material, encode=lambda rows, labels: student.reading.rows(rows, labels, task))
+    state.notes.append(
+        f"The student is the model that the job names ({state.model.config.model_type}, "
+        f"{sum(p.numel() for p in state.model.parameters()):,} parameters), not the {before.config.model_type} model before it."
+    )
+
+
+def _where_kept(teacher: Teacher) -> Iterator[Event]:
+    if not teacher.keeps:
         yield Log(message=f"The teacher's states would take {teacher.bytes / 2**30:.1f} GiB: it is asked again in each epoch.")
-    yield from state.journey.mark("distilled", "ask the teacher", done=True)
-    lesson = Lesson(state, teacher, settings)
+    elif teacher.on_disk:
+        yield Log(message=f"The teacher's states are kept on disk ({teacher.bytes / 2**30:.1f} GiB).")
+
+
+def _task_phase(state: State, settings: Distill, rows: Encoded, lesson: Lesson) -> Iterator[Event]:
     plan = state.plan("distill", epochs=settings.epochs, rate=settings.rate, patience=settings.patience)
+    first = lesson.weighting.weights()
     if not is_under_way(state):
         ticks = train(
             state.model,
@@ -47,77 +88,21 @@ def distill(state: State) -> Iterator[Event]:
             rows,
             state.rows["validation"],
             lesson,
-            extra=lesson.projections,
-            course=state.course("distilled", "distill"),
+            before_step=lesson.before_step,
+            extra=lesson.parameters,
+            course=state.course("distilled", PHASE),
             budget=state.budget,
         )
-        outcome = yield from state.journey.follow("distilled", "distill", ticks)
+        outcome = yield from state.journey.follow("distilled", PHASE, reported(ticks, lesson))
         state.notes.append(
             f"Distillation: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
             f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
         )
-        state.notes += outcome.remarks
+        state.notes += (*lesson.insides.comparison.said(), *outcome.remarks)
+    if settings.weighting != "fixed":
+        lesson.before_step(1, 1)
+        now = lesson.weighting.weights()
+        changes = ", ".join(f"{term} {weight:.4g} → {now[term]:.4g}" for term, weight in first.items())
+        state.notes.append(f"Weights ({settings.weighting}), first → last: {changes}.")
     if state.recipe.remedy == "apply":
-        yield from further(state, settings, rows, plan, lesson, lesson.projections)
-
-
-class Lesson:
-    """The weighted loss of one batch, and the projections that are learned with it and thrown away after."""
-
-    def __init__(self, state: State, teacher: Teacher, settings: Distill) -> None:
-        self.student, self.teacher, self.settings, self.task = state.model, teacher, settings, state.task
-        narrow, wide = state.model.config.hidden_size, teacher.model.config.hidden_size
-        deep, deeper = state.model.config.num_hidden_layers, teacher.model.config.num_hidden_layers
-        # A student with fewer layers follows the teacher's evenly, from the embeddings to the last (TinyBERT).
-        self.states = None if deep == deeper else [round(layer * deeper / deep) for layer in range(deep + 1)]
-        self.heads = losses.relation_heads(narrow, wide, most=teacher.model.config.num_attention_heads)
-        self.projections: list[nn.Parameter] = []
-        if settings.hidden:
-            self.projections.append(nn.Parameter(self._fitted(state.rows["train"], smaller(FIT_BATCH, state.parts))))
-
-    @torch.no_grad()
-    def _fitted(self, rows: Encoded, size: int) -> Tensor:
-        batches = list(rows.at(list(range(min(len(rows), FIT_ROWS)))).by_length(size))
-        device = next(self.student.parameters()).device
-        student = torch.cat(
-            [ask(self.student, batch.to(device), self.task, relations=False).hidden for batch in batches], dim=1
-        )
-        teacher = torch.cat([self._followed(self.teacher.says(batch.to(device)).hidden) for batch in batches], dim=1)
-        return losses.fitted_projections(student, teacher)
-
-    def __call__(self, batch: Batch) -> Tensor:
-        """Return the loss of a batch; a weight of 0 leaves its term out, and its work."""
-        settings = self.settings
-        wanted = self.teacher.says(batch)
-        given = self._given(batch)
-        total = given.logits.new_zeros(())
-        if settings.soft:
-            total = total + settings.soft * self.task.soft_loss(given.logits, wanted.logits, batch, settings.temperature)
-        if settings.hard:
-            total = total + settings.hard * hard(self.task, given.logits, batch)
-        if settings.hidden:
-            # The projections are thrown away, so they may multiply in the precision that is fastest.
-            kind = batch.ids.device.type
-            with torch.autocast(kind, torch.bfloat16, enabled=gradient_dtype(batch.ids.device) == torch.bfloat16):
-                hidden = losses.hidden_states(given.hidden, self._followed(wanted.hidden), self.projections[0])
-            total = total + settings.hidden * hidden
-        if settings.attention and given.relations is not None and wanted.relations is not None:
-            total = total + settings.attention * losses.relations(given.relations, wanted.relations, batch.mask, self.heads)
-        return total
-
-    def _followed(self, states: Tensor) -> Tensor:
-        return states if self.states is None else states[self.states]
-
-    def _given(self, batch: Batch) -> Said:
-        if self.teacher.needs_states:
-            return ask(self.student, batch, self.task, relations=self.teacher.relations)
-        return Said(self.task.logits(self.student(**batch.inputs)), torch.empty(0), None)
-
-
-def hard(task: Task, logits: Tensor, batch: Batch) -> Tensor:
-    """Return the loss on the labels, mean over all rows, of which those without a label of their own count 0."""
-    if batch.labelled is None:
-        return task.loss(logits, batch)
-    if not batch.labelled.any():
-        return logits.new_zeros(())
-    return task.loss(logits[batch.labelled], batch.at(batch.labelled)) * batch.labelled.float().mean()
+        yield from further(state, settings, rows, plan, lesson)

@@ -1,18 +1,17 @@
 """The remedy that a job applies by itself: a distillation that falls short on validation is trained once more, more gently."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-
-from torch import nn
 
 from compression.batches import Encoded
 from compression.evaluate import validate
 from compression.plan import Plan
 from compression.recipe import Distill
 from compression.report import Event, Log, Remedy, retention
+from compression.stages.lesson import Lesson, reported
 from compression.state import State
-from compression.training import Loss, train
+from compression.training import train
 
 PHASE = "distill again"
 
@@ -27,17 +26,16 @@ def is_under_way(state: State) -> bool:
     return state.saver is not None and state.saver.is_at("distilled", PHASE)
 
 
-def further(
-    state: State, settings: Distill, rows: Encoded, plan: Plan, lesson: Loss, extra: Sequence[nn.Parameter]
-) -> Iterator[Event]:
+def further(state: State, settings: Distill, rows: Encoded, plan: Plan, lesson: Lesson) -> Iterator[Event]:
     """Train once more at half the rate where validation misses the retention target; keep the better. Test is not seen.
 
-    rows, plan, lesson, extra: those of the first training, whose best epoch the model now is.
+    rows, plan, lesson: those of the first training, whose best epoch the model now is.
     """
     assert state.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
     wanted = state.targets.retention
     if not is_under_way(state):
-        now = retention(validate(state.teacher, state.rows["validation"], state.parts).score, state.validate().score)
+        base = state.base_rows or state.rows
+        now = retention(validate(state.teacher, base["validation"], state.parts).score, state.validate().score)
         if now is None or now >= wanted or state.budget.reached() is not None:
             return
         yield Log(message=f"Distillation keeps {now:.4f} of the validation score, not {wanted:g}: it is trained once more.")
@@ -49,11 +47,11 @@ def further(
         rows,
         state.rows["validation"],
         lesson,
-        extra=extra,
+        extra=lesson.parameters,
         course=state.course("distilled", PHASE),
         budget=state.budget,
     )
-    outcome = yield from state.journey.follow("distilled", PHASE, ticks)
+    outcome = yield from state.journey.follow("distilled", PHASE, reported(ticks, lesson))
     why = (
         f"retention on validation was below {wanted:g}; {more} more epochs at a rate of {again.rate:g} took validation "
         f"{state.task.metric} from {outcome.before.score:.4f} to {outcome.best.score:.4f}"

@@ -8,8 +8,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression import families
-from compression.catalog import FAMILIES, Ratios, encoder_parameters, planned, shape_at, stepped, table_rows
-from compression.catalog.shapes import Count
+from compression.catalog import (
+    FAMILIES,
+    Count,
+    Ratios,
+    deepest_shape,
+    encoder_parameters,
+    planned,
+    shape_at,
+    stepped,
+    table_rows,
+)
 from compression.recipe import Prune
 from compression.report import Event, Shape
 from compression.stages.curve import curves
@@ -37,7 +46,9 @@ def prune(state: State) -> Iterator[Event]:
     before = family.shape_of(state.model.config)
     yield from state.journey.mark("pruned", "cut", done=False)
     whole = state.validate()
-    kept_before = state.saver.beside("pruned") if state.saver else {}
+    trainings = phases(settings)
+    going_on = _step_of_save(state, [phase for phase, _ in trainings])
+    kept_before = state.saver.beside() if state.saver and going_on else {}
     scores = _scores(state, settings, kept_before)
     beside = {f"scores.{name}": found for name, found in scores.tensors().items()}
     if settings.sensitivity:
@@ -46,12 +57,10 @@ def prune(state: State) -> Iterator[Event]:
     start = family.shape_of(state.model.config)
     ratios, after = yield from _solved(state, settings, before, kept_before)
     beside[RATIOS] = _as_tensor(ratios)
-    trainings = phases(settings)
-    going_on = _step_of_save(state, [phase for phase, _ in trainings])
     for step, (phase, epochs) in enumerate(trainings, 1):
         to = after if step == settings.steps else shape_at(start, settings, stepped(ratios, step, settings.steps))
         kept = scores.choose(family, to)
-        if going_on <= step != 1:
+        if step > max(going_on, 1):
             whole = state.validate()
         state.model, scores = cut(state.model, kept), scores.after(kept)
         if step < going_on:
@@ -66,9 +75,13 @@ def prune(state: State) -> Iterator[Event]:
 
 
 def aimed(model: PreTrainedModel, settings: Prune, vocabulary: Vocabulary | None) -> Shape:
-    """Say which shape the recipe comes to, before anything is done, as far as it can be known. Raises UnsupportedShape."""
+    """Say which shape the recipe comes to, before anything is done; where only measuring tells, the deepest that it may be.
+
+    Raises UnsupportedShape.
+    """
     shape, tokens = families.of(model).shape_of(model.config), len(vocabulary.kept) if vocabulary is not None else None
-    return planned(FAMILIES[model.config.model_type], shape, settings, count=counter(model), vocabulary=tokens)[1]
+    found = planned(FAMILIES[model.config.model_type], shape, settings, count=counter(model), vocabulary=tokens)[1]
+    return deepest_shape(found, settings) if settings.target_latency is not None else found
 
 
 def counter(model: PreTrainedModel) -> Count:
@@ -129,9 +142,9 @@ def _solved(
 
 
 def _step_of_save(state: State, trainings: list[str]) -> int:
-    """Say in which step the earlier attempt was saved, from 1: the first where it was in none."""
+    """Say in which step the earlier attempt was saved, from 1; 0 where it was in none."""
     saver = state.saver
-    return next((step for step, phase in enumerate(trainings, 1) if saver and saver.is_at("pruned", phase)), 1)
+    return next((step for step, phase in enumerate(trainings, 1) if saver and saver.is_at("pruned", phase)), 0)
 
 
 def _as_tensor(ratios: Ratios) -> Tensor:

@@ -36,6 +36,14 @@ class Task(Protocol):
         """Hold a student's answers against a teacher's -> scalar, mean over rows."""
         ...
 
+    def fused(self, logits: Tensor, weights: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
+        """Make one answer of several teachers', for `soft_loss` at that temperature.
+
+        logits: (teachers, rows, ...); weights: (teachers,), positive; mask: (rows, tokens), 1 at real tokens, where answers are
+        of tokens -> (rows, ...).
+        """
+        ...
+
     def score(self, logits: Tensor, rows: "Encoded") -> float:
         """Judge the answers to all rows of a split by `metric`. logits: (rows, ...), in float32 on the CPU."""
         ...

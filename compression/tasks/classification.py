@@ -39,6 +39,10 @@ class Classification:
         """KL divergence of the softened distributions over the labels."""
         return losses.soft_targets(student, teacher, temperature)
 
+    def fused(self, logits: Tensor, weights: Tensor, mask: Tensor | None, temperature: float) -> Tensor:  # noqa: ARG002
+        """The mean of the softened distributions over the labels."""
+        return losses.fused(logits, weights, temperature)
+
     def score(self, logits: Tensor, rows: "Encoded") -> float:
         """The headline metric of the labels whose logits are largest."""
         return self.scorer.score(logits.argmax(dim=-1).numpy(), rows.labels.numpy())

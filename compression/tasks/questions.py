@@ -66,6 +66,12 @@ class Questions:
         )
         return losses.soft_targets(given, wanted, temperature)
 
+    def fused(self, logits: Tensor, weights: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
+        """The mean of the softened distributions over the real positions, for either end."""
+        assert mask is not None, "answers are places"  # noqa: S101
+        places = torch.stack([_real(each, mask) for each in logits]).transpose(2, 3)
+        return losses.fused(places, weights, temperature).transpose(1, 2)
+
     def score(self, logits: Tensor, rows: "Encoded") -> float:
         """F1 of the answers' words, mean over questions. Raises ValueError for a split that was encoded to learn from only."""
         known = rows.references

@@ -5,7 +5,7 @@ pieces. That is proven on the job's own texts before anything is trained (`fitte
 """
 
 from compression.vocabulary.files import trimmed, write
-from compression.vocabulary.fitted import Encode, Vocabulary, fitted
+from compression.vocabulary.fitted import Vocabulary, fitted
 from compression.vocabulary.needs import needed, parts_of, tokens_of
 
-__all__ = ["Encode", "Vocabulary", "fitted", "needed", "parts_of", "tokens_of", "trimmed", "write"]
+__all__ = ["Vocabulary", "fitted", "needed", "parts_of", "tokens_of", "trimmed", "write"]

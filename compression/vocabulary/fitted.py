@@ -1,7 +1,7 @@
 """fitted(): the vocabulary for a job's texts, proven on them; and what it makes of models and of rows."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,8 +16,6 @@ from compression.families.base import SPECIAL_IDS
 from compression.vocabulary.files import write
 from compression.vocabulary.needs import needed, parts_of, tokens_of
 
-Encode = Callable[[Sequence[tuple[str, ...]], list[int]], Encoded]
-"""(rows of one or more texts, their labels) → tokens."""
 AT_ONCE = 512
 """Texts: the tokenizer's own objects take a hundred times the memory of the numbers in them."""
 REMEDY = "Leave vocabulary out of prune.axes; the tokenizer then stays as it was sent."
@@ -25,15 +23,11 @@ REMEDY = "Leave vocabulary out of prune.axes; the tokenizer then stays as it was
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Fewer tokens. kept: their old ids, whose order gives the new ones; folder: the files of the tokenizer that knows them.
-
-    encode: how rows that are made later become tokens, where some are.
-    """
+    """Fewer tokens. kept: their old ids, whose order gives the new ones; folder: the files of the tokenizer that knows them."""
 
     kept: tuple[int, ...]
     folder: Path
     tokenizer: PreTrainedTokenizerFast
-    encode: Encode | None = None
 
     def model(self, model: PreTrainedModel) -> PreTrainedModel:
         """Build the stock model that reads the new ids; to the job's rows it gives the same answers, to the bit."""

@@ -1,5 +1,6 @@
 """The API as its callers meet it: a real uvicorn process over both databases."""
 
+import asyncio
 import base64
 import contextlib
 import hashlib
@@ -9,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -249,6 +251,87 @@ def test_bad_jobs_name_the_field(
     assert http.get("/v1/jobs").json()["items"] == []
 
 
+NUMBERS = {
+    **DATA_FACTS,
+    "task": "text-regression",
+    "labels": [],
+    "label_counts": {"train": {}},
+    "values": {"train": {"least": 0, "most": 5, "mean": 2}},
+}
+
+
+def test_a_job_names_several_datasets(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    one, other = request_body["datasets"][0], ready_dataset(service, http)
+    sql(service, "UPDATE datasets SET facts = %s, task = 'text-regression' WHERE id = %s", json.dumps(NUMBERS), other)
+    body = {**request_body, "datasets": [one, other]}
+    single = [
+        http.post("/v1/jobs?validate_only=true", json={**body, "datasets": [data]}).json()["estimate"] for data in (one, other)
+    ]
+    both = http.post("/v1/jobs?validate_only=true", json=body).json()["estimate"]
+    assert both["minutes"] == pytest.approx(sum(estimate["minutes"] for estimate in single), abs=0.11)
+    assert both["disk_bytes"] == sum(estimate["disk_bytes"] for estimate in single)
+    assert both["memory_bytes"] == max(estimate["memory_bytes"] for estimate in single)
+    made = http.post("/v1/jobs", json=body).json()
+    shown = http.get(f"/v1/jobs/{made['id']}").json()
+    assert (shown["task"], shown["datasets"], shown["parts"]) == ("several", [one, other], ["d", "d-2"])
+    assert made["id"] in problem(http.delete(f"/v1/datasets/{other}"), 409, "in_use")["cause"]
+    http.post(f"/v1/jobs/{made['id']}/cancel")
+    again = http.post(f"/v1/jobs/{made['id']}/retry").json()
+    assert (again["datasets"], again["parts"], again["retry_of"]) == ([one, other], ["d", "d-2"], made["id"])
+    http.post(f"/v1/jobs/{again['id']}/cancel")
+    assert http.delete(f"/v1/datasets/{other}").status_code == 204
+    problem(http.post(f"/v1/jobs/{made['id']}/retry"), 404, "not_found")
+
+
+def test_of_several_datasets_the_wrong_one_is_named(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    one, other = request_body["datasets"][0], ready_dataset(service, http)
+    several = {**request_body, "datasets": [one, other]}
+    problem(http.post("/v1/jobs", json={**several, "datasets": [one, "dat_none"]}), 404, "not_found", "datasets.1")
+    problem(http.post("/v1/jobs", json={**several, "datasets": [one, one]}), 422, "invalid_request", "datasets.1")
+    problem(http.post("/v1/jobs", json={**several, "datasets": [one] * 17}), 422, "invalid_request", "datasets")
+    problem(http.post("/v1/jobs", json={**several, "task": "text-classification"}), 422, "invalid_request", "task")
+    sql(service, "UPDATE datasets SET facts = %s WHERE id = %s", json.dumps({**DATA_FACTS, "labels": ["x", "y"]}), other)
+    headed = {**MODEL_FACTS, "architecture": "BertForSequenceClassification", "labels": ["negative", "positive"]}
+    sql(service, "UPDATE models SET facts = %s WHERE id = %s", json.dumps(headed), request_body["models"]["base"])
+    said = problem(http.post("/v1/jobs", json=several), 422, "label_mismatch", "datasets.1")
+    assert said["cause"].startswith("datasets.1 (d-2): the model's head has the labels")
+    sql(service, "UPDATE datasets SET state = 'validating' WHERE id = %s", other)
+    problem(http.post("/v1/jobs", json=several), 409, "not_ready", "datasets.1")
+    assert http.get("/v1/jobs").json()["items"] == []
+
+
+def test_a_job_names_a_student_and_teachers(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    base, student, one, other = request_body["models"]["base"], *(ready_model(service, http) for _ in range(3))
+    tuned = json.dumps({**MODEL_FACTS, "architecture": "BertForSequenceClassification", "labels": ["positive", "negative"]})
+    for teacher in (one, other):
+        sql(service, "UPDATE models SET facts = %s WHERE id = %s", tuned, teacher)
+    models = {"base": base, "student": student, "teachers": [one, other]}
+    body = {**request_body, "models": models, "recipe": {"prune": None}}
+    problem(http.post("/v1/jobs", json={**body, "recipe": "quick"}), 422, "invalid_spec", "recipe.prune")
+    untaught = {**body, "recipe": {"prune": None, "distill": None}}
+    problem(http.post("/v1/jobs", json=untaught), 422, "invalid_spec", "models.student")
+    for named, code, param in (
+        ({"teachers": [one, one]}, "invalid_request", "models.teachers.1"),
+        ({"teachers": [one, student]}, "label_mismatch", "models.teachers.1"),
+        ({"teachers": [one] * 9}, "invalid_request", "models.teachers"),
+        ({"student": "mdl_none"}, "not_found", "models.student"),
+    ):
+        answer = http.post("/v1/jobs", json={**body, "models": {**models, **named}})
+        problem(answer, 404 if code == "not_found" else 422, code, param)
+    assert http.get("/v1/jobs").json()["items"] == []
+    made = http.post("/v1/jobs", json=body).json()
+    assert http.get(f"/v1/jobs/{made['id']}").json()["models"] == models
+    for model in (student, other):
+        assert made["id"] in problem(http.delete(f"/v1/models/{model}"), 409, "in_use")["cause"]
+        assert [job["id"] for job in http.get(f"/v1/jobs?model={model}").json()["items"]] == [made["id"]]
+    http.post(f"/v1/jobs/{made['id']}/cancel")
+    again = http.post(f"/v1/jobs/{made['id']}/retry").json()
+    assert (again["models"], again["retry_of"]) == (models, made["id"])
+    http.post(f"/v1/jobs/{again['id']}/cancel")
+    assert http.delete(f"/v1/models/{other}").status_code == 204
+    problem(http.post(f"/v1/jobs/{made['id']}/retry"), 404, "not_found")
+
+
 def test_a_model_that_is_not_ready_is_refused(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
     reasons = json.dumps([{"code": "unsafe_checkpoint", "cause": "it is a pickle"}])
     sql(service, "UPDATE models SET state = 'rejected', reasons = %s WHERE id = %s", reasons, request_body["models"]["base"])
@@ -285,6 +368,35 @@ def test_a_wait_ends_with_the_change(service: Service, http: httpx.Client, reque
     ):
         answer = http.get(f"/v1/jobs/{job['id']}", params={"version": job["version"]}, headers={"Prefer": "wait=60"})
     assert answer.json()["state"] == "cancelled"
+
+
+def test_who_waits_holds_no_thread_and_no_session(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    job = http.post("/v1/jobs", json=request_body).json()
+    place, many = f"/v1/jobs/{job['id']}", 60  # more than there are threads or sessions
+
+    async def scene() -> None:
+        async with AsyncExitStack() as stack:
+            client = httpx.AsyncClient(base_url=service.url, headers=http.headers, timeout=90, limits=httpx.Limits())
+            await stack.enter_async_context(client)
+            told = []
+            for _ in range(many):
+                opened = client.stream("GET", f"{place}/events", headers={"Accept": "text/event-stream"})
+                lines = (await stack.enter_async_context(opened)).aiter_lines()
+                assert await anext(lines) == "retry: 2000"
+                told.append(lines)
+            waits = [
+                asyncio.create_task(client.get(place, params={"version": job["version"]}, headers={"Prefer": "wait=60"}))
+                for _ in range(many)
+            ]
+            await asyncio.sleep(1)
+            assert (await client.get(place, timeout=30)).json()["state"] == "queued"
+            assert not [wait for wait in waits if wait.done()]
+            await client.post(f"{place}/cancel", timeout=30)
+            assert {(await wait).json()["state"] for wait in waits} == {"cancelled"}
+            for lines in told:
+                assert "event: cancelled" in [line async for line in lines]
+
+    asyncio.run(asyncio.wait_for(scene(), 120))
 
 
 def test_events_come_as_pages_and_as_a_stream(http: httpx.Client, request_body: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import select, text, update
@@ -93,6 +94,7 @@ def test_a_stale_fence_writes_nothing(transaction: SessionMaker, new_job: Callab
         lambda s: jobs.heartbeat(s, old, LEASE),
         lambda s: jobs.record(s, old, "log", {}),
         lambda s: jobs.stage_finished(s, old, row(), "p", [], []),
+        lambda s: jobs.part_finished(s, old, "baseline", 0, "p", [], [], {}),
         lambda s: jobs.finish(s, old, {}, []),
         lambda s: jobs.fail(s, old, {}),
         lambda s: jobs.cancelled(s, old),
@@ -182,6 +184,41 @@ def test_a_cancelled_job_whose_worker_is_lost_ends_cancelled(transaction: Sessio
         jobs.cancel(session, job.team_id, job.id)
     with transaction() as session:
         jobs.reap(session, max_failures=3, backoff_seconds=0)
+    assert look(transaction, job).state == "cancelled"
+
+
+WRITES: dict[str, Callable[[Session, jobs.Claim], None]] = {
+    "drained": jobs.release,
+    "set back": lambda session, claim: jobs.setback(
+        session, claim, failure("engine_crashed"), max_failures=3, backoff_seconds=0
+    ),
+}
+
+
+@pytest.mark.parametrize("cancel_first", [True, False], ids=["cancel first", "cancel second"])
+@pytest.mark.parametrize("write", WRITES)
+def test_a_cancel_that_meets_a_job_on_its_way_back_ends_it(
+    write: str, cancel_first: bool, transaction: SessionMaker, new_job: Callable[..., Job]
+) -> None:
+    job = new_job()
+    claim = must_take(transaction)
+    acts: list[Callable[[Session], object]] = [
+        lambda session: jobs.cancel(session, job.team_id, job.id),
+        lambda session: WRITES[write](session, claim),
+    ]
+    first, second = acts if cancel_first else reversed(acts)
+
+    def follow() -> None:
+        with transaction() as session:
+            second(session)
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction() as session:
+            first(session)
+            waiting = pool.submit(follow)
+            with suppress(TimeoutError):
+                waiting.result(0.5)  # it has begun, and waits for us
+        waiting.result(60)
     assert look(transaction, job).state == "cancelled"
 
 

@@ -378,7 +378,11 @@ class Protocol(RuleBasedStateMachine):
     @rule(claim=claims)
     def release(self, claim: jobs.Claim) -> None:
         def then(job: Told) -> None:
-            job.state, job.worker, job.dead = "queued", None, False
+            job.dead = False
+            if job.asked:
+                job.end("cancelled")
+                return
+            job.state, job.worker = "queued", None
             job.events.append("released")
 
         self.write(claim, lambda session: jobs.release(session, claim), then)

@@ -136,6 +136,35 @@ def test_a_local_key_cannot_leave_its_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_every_folder_on_the_way_to_a_new_file_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, target = LocalStorage(tmp_path / "store"), tmp_path / "store" / "jobs/j/1/artifacts/a/model"
+    synced, sync = [], os.fsync
+
+    def seen(handle: int) -> None:
+        if target.exists():  # before that there is no name yet to keep
+            synced.append(Path(f"/proc/self/fd/{handle}").readlink())
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    storage.put_file("jobs/j/1/artifacts/a/model", io.BytesIO(b"1"))
+    assert {tmp_path / "store", *(target.parents[: len(Path("jobs/j/1/artifacts/a").parts)])} <= set(synced)
+
+
+def test_a_folder_that_a_delete_takes_away_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, replace, taken = LocalStorage(tmp_path), Path.replace, []
+
+    def late(part: Path, target: Path) -> Path:
+        if not taken:
+            taken.append(target)
+            storage.delete("jobs/j/old")
+        return replace(part, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    storage.put_file("jobs/j/new", io.BytesIO(b"1"))
+    assert taken
+    assert [stored.key for stored in storage.objects("")] == ["jobs/j/new"]
+
+
 def test_what_a_killed_writer_left_is_freed_once_it_is_old(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     old, new = tmp_path / ".incoming" / "old", tmp_path / ".incoming" / "new"

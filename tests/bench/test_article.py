@@ -1,14 +1,18 @@
 """What bench/article reckons by itself: rows read from copies, shares kept and their intervals."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench.article import glue
-from bench.article.cells import ABLATION, recipe_named
+from bench.article import glue, records
+from bench.article.cells import ABLATION, Cell, recipe_named
+from bench.article.records import Record
 from bench.article.statistics import Answers, accuracy_and_f1, correlation, differences, kept
+from compression.recipe import Data
+from compression.report import NotMeasured, Parameters, Row, Shape, Size, ratios
 
 
 def copies(folder: Path) -> Path:
@@ -75,3 +79,51 @@ def test_each_change_changes_the_recipe_and_nothing_else_of_it(name: str) -> Non
     whole, changed = (recipe_named(each, glue.SETS["mrpc"]) for each in (ABLATION[name][0], name))
     assert changed != whole
     assert changed.train == whole.train
+
+
+def row() -> Row:
+    """A row in which nothing was measured."""
+    nothing = NotMeasured(not_measured="a test")
+    parameters, size = Parameters(total=10, embedding=4, other=6), Size(bytes=40, dtype="float32", bytes_at_16_bit=20)
+    same = (parameters, size, nothing)
+    return Row(
+        stage="baseline",
+        artifact="baseline-onnx-float32",
+        shape=Shape(layers=1, hidden=16, heads=2, ffn=32, vocabulary=60),
+        parameters=parameters,
+        size=size,
+        latency=nothing,
+        score=nothing,
+        flops=nothing,
+        peak_memory_bytes=nothing,
+        ratios=ratios(same, same, nothing),
+        seconds=1.0,
+    )
+
+
+def test_a_record_stands_for_its_run_and_for_no_other(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    data = Data(format="jsonl", splits={"train": ("t",)})
+    cell = Cell(glue.SETS["rte"], data, "abc", 0, tmp_path, tmp_path / "kept", model, 32, None)
+    assert cell.record("quick", run=False) is None
+    key = records.key("abc", [cell.recipe("quick")], 0, 32, model)
+    path = records.path_of(tmp_path / "kept", "rte-0", "quick")
+    record = Record(
+        key=key,
+        recipe=cell.recipe("quick"),
+        baseline=row(),
+        shipped=row(),
+        validation={"distilled": 0.5},
+        answers=(1.0, 0.0),
+        wanted=(1.0, 1.0),
+        seconds=3.0,
+        environment={},
+    )
+    records.keep(path, record)
+    assert cell.record("quick", run=False) == record
+    for other in (replace(cell, digest="abd"), replace(cell, seed=1), replace(cell, batch=16)):
+        assert replace(other, kept=cell.kept).record("quick", run=False) is None
+    (model / "config.json").write_text("{ }")
+    assert cell.record("quick", run=False) is None

@@ -4,12 +4,13 @@ import json
 from typing import Any
 
 import pytest
+import typer
 from sqlalchemy.orm import Session
 
 from app import jobs
 from app.errors import ALL_PROBLEMS
 from client import config
-from client.commands.submit import override
+from client.commands.submit import override, tasks_of
 from client.output import IN_COMMANDS
 from tests.client.conftest import Command, Live, Ran
 from tests.client.figures import report
@@ -30,6 +31,14 @@ def succeed(session: Session, claim: jobs.Claim) -> None:
     for row in found.rows:
         jobs.stage_finished(session, claim, row, "p", [], [])
     jobs.finish(session, claim, found.model_dump(mode="json"), [])
+
+
+def test_one_task_is_for_all_datasets_or_each_has_its_own() -> None:
+    assert tasks_of([], 2) == ["text-classification"] * 2
+    assert tasks_of(["text-regression"], 2) == ["text-regression"] * 2
+    assert tasks_of(["text-classification", "text-regression"], 2) == ["text-classification", "text-regression"]
+    with pytest.raises(typer.BadParameter, match="2 tasks for 3 datasets"):
+        tasks_of(["text-classification", "text-regression"], 3)
 
 
 def test_wait_ends_with_0_and_the_table(live: Live, command: Command, job: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from client import render
-from compression.report import NotMeasured, verdicts
+from compression.report import NotMeasured, Row, mean_row, verdicts
 from compression.verdicts import choose, judged
 from tests.client.figures import report, row
 
@@ -49,6 +49,25 @@ def test_the_terminal_shows_rows_targets_and_notes() -> None:
     assert "pruned: flops not measured: no counter here" in text
     assert "batch 1 × 128 tokens, 1 thread, onnxruntime 1.32.0" in text
     assert "accuracy on 1000 test rows" in text
+
+
+def test_of_several_datasets_the_mean_stands_above_its_parts() -> None:
+    whole = report()
+    rows: list[Row] = []
+    for each in whole.rows:
+        other = row(each.stage, each.parameters.total, each.size.bytes, 16.0, 0.6)
+        rows.append(mean_row({"sst2": each, "rte": other}, rows[0] if rows else None))
+    last = rows[-1]
+    names = {"sst2": "distilled-onnx-int8-sst2", "rte": "distilled-onnx-int8-rte"}
+    found = report(task="several", rows=tuple(rows), ratios=last.ratios, headlines=names)
+    text = shown(render.report_table(found))
+    firsts = [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")]
+    assert firsts[-3:] == ["distilled", "· rte", "· sst2"]
+    assert "69.20 ± 0.71 % (98.9 % kept)" in text
+    assert "mean of parts (rte: accuracy, sst2: accuracy) on 2000 test rows" in text
+    assert "the mean over distilled-onnx-int8-sst2, distilled-onnx-int8-rte" in text
+    table = [line for line in render.report_markdown(found).splitlines() if line.startswith("|")]
+    assert len(table) == 2 + 4 * 3
 
 
 def test_what_was_not_measured_is_a_dash_with_its_reason() -> None:

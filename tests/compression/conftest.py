@@ -15,9 +15,11 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, P
 
 from compression.batches import Encoded
 from compression.progress import Journey, Phase
-from compression.recipe import Recipe
+from compression.recipe import Distill, Recipe
+from compression.stages.lesson import Comparison, Lesson
 from compression.state import State
 from compression.tasks import of
+from compression.teacher import Teacher
 
 # Tiny matrices gain nothing from more threads, and lose much where other tests run beside.
 torch.set_num_threads(1)
@@ -106,12 +108,19 @@ def encoded(rows: list[tuple[str, str]]) -> Encoded:
 
 def all_phases() -> Journey:
     names = {
-        "baseline": ("tune",),
+        "baseline": ("tune", "tune 2"),
         "quantized": ("quantization-aware training",),
         "pruned": ("cut", "recover", "recover, step 1 of 2", "recover, step 2 of 2"),
-        "distilled": ("ask the teacher", "distill", "distill again"),
+        "distilled": ("ask of unlabelled text", "general", "ask the teacher", "distill", "distill again"),
     }
     return Journey([Phase(stage, name, 1.0) for stage, phases in names.items() for name in phases])
+
+
+def lesson_of(state: State, settings: Distill, rows: Encoded) -> Lesson:
+    """Ask the state's teacher of the rows, and make of it what a student is held against."""
+    assert state.teacher is not None
+    comparison = Comparison.of(state.model, state.teacher, settings, settings.weights(), apart=settings.embedding is not None)
+    return Lesson(state.model, Teacher(state.teacher, rows, comparison.teacher), comparison, settings, rows)
 
 
 def state_of(model: BertForSequenceClassification, recipe: Recipe) -> State:

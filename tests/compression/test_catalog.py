@@ -13,6 +13,7 @@ from compression.catalog import (
     planned_shape,
     planned_steps,
     preflight,
+    preflight_several,
     stepped,
 )
 from compression.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
@@ -307,3 +308,27 @@ def test_limits_of_training_show_in_the_forecast() -> None:
     assert any("after 1000 of about 2375 steps" in warning for warning in half.warnings)
     short = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(max_minutes=0.5)}), Evaluate())
     assert short.estimate.minutes < half.estimate.minutes
+
+
+def test_several_datasets_are_forecast_one_by_one() -> None:
+    more = DATA.model_copy(update={"rows": {"train": 8000, "validation": 500, "test": 90}})
+    questions = QUESTIONS.model_copy(update={"rows": {"train": 5000, "validation": 500, "test": 1000}})
+    recipe = STANDARD.model_copy(update={"train": Train(max_length=128)})
+    each = [preflight(MODEL, data, recipe, Evaluate()) for data in (DATA, more, questions)]
+    found = preflight_several(MODEL, {"a": DATA, "b": more, "c": questions}, recipe, Evaluate())
+    assert found.estimate.memory_bytes == max(one.estimate.memory_bytes for one in each)
+    assert found.estimate.disk_bytes == sum(one.estimate.disk_bytes for one in each)
+    assert found.estimate.minutes == pytest.approx(sum(one.estimate.minutes for one in each), abs=0.11)
+    assert found.parameters.other == round(sum(one.parameters.other for one in each) / 3)
+    assert next(warning for warning in found.warnings if "test has 90 rows" in warning).startswith("b: ")
+    wordy = STANDARD.model_copy(update={"distill": Distill(augment=Augment(synonyms=Synonyms()))})
+    with pytest.raises(InvalidSpec, match=r"datasets\.1 \(c\): texts of question-answering") as caught:
+        preflight_several(MODEL, {"a": DATA, "c": questions}, wordy, Evaluate())
+    assert caught.value.param == "recipe.distill.augment"
+
+
+def test_several_datasets_share_the_limits_of_training() -> None:
+    recipe = STANDARD.model_copy(update={"train": Train(max_steps=100)})
+    alone = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(max_steps=50)}), Evaluate())
+    found = preflight_several(MODEL, {"a": DATA, "b": DATA}, recipe, Evaluate())
+    assert found.estimate.minutes == pytest.approx(2 * alone.estimate.minutes, abs=0.11)

@@ -18,7 +18,7 @@ from compression.families import Kept, head_rows
 from compression.recipe import Prune
 from compression.stages.prune import counter
 from compression.stages.scores import Scores, taken_scores
-from compression.teacher import ask
+from compression.teacher import Look, ask
 from tests.compression.models import FFN, HEADS, HIDDEN, PADDING, POSITIONS, STEMS, WORDS, tiny
 
 KINDS = list(STEMS)
@@ -219,7 +219,7 @@ def test_a_teacher_of_any_family_says_what_distillation_compares(kind: str) -> N
     tokens = [row[: 5 + n] for n, row in enumerate(IDS.tolist())]
     rows = Encoded(tokens, torch.zeros(4).long(), PADDING, tasks.of("text-classification"))
     with torch.no_grad():
-        said = ask(model, rows.batch([0, 1, 2, 3]), rows.task, relations=True)
+        said = ask(model, rows.batch([0, 1, 2, 3]), rows.task, Look.at_all(model, relations=True))
     assert said.hidden.shape == (3, 5 + 6 + 7 + 8, HIDDEN)
     assert said.relations is not None
     assert said.relations.shape == (3, 4, 8, HIDDEN)

@@ -49,3 +49,27 @@ def test_relations_compare_models_of_different_widths_and_ignore_padding() -> No
 def test_relation_heads_divide_both_widths() -> None:
     assert losses.relation_heads(256, 384, most=12) == 8
     assert losses.relation_heads(7, 12, most=12) == 1
+
+
+def test_attention_scores_are_compared_before_the_softmax_head_by_head_and_without_padding() -> None:
+    student, teacher = torch.randn(2, 2, 2, 3, 4), torch.randn(2, 2, 2, 3, 8)
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    errors = []
+    for layer in range(2):
+        for head in range(2):
+            for row, real in ((0, 3), (1, 2)):
+                for one in range(real):
+                    for other in range(real):
+                        given, wanted = (
+                            (model[layer, 0, row, one, part] @ model[layer, 1, row, other, part]).item() / size**0.5
+                            for model, size in ((student, 2), (teacher, 4))
+                            for part in (slice(head * size, (head + 1) * size),)
+                        )
+                        errors.append((given - wanted) ** 2)
+    assert losses.attention_scores(student, teacher, mask, 2).item() == pytest.approx(sum(errors) / len(errors), rel=1e-4)
+
+
+def test_fused_teachers_give_the_weighted_mean_of_their_softened_probabilities() -> None:
+    logits, weights = torch.randn(2, 5, 3), torch.tensor([3.0, 1.0])
+    mean = 0.75 * (logits[0] / 4).softmax(-1) + 0.25 * (logits[1] / 4).softmax(-1)
+    assert torch.allclose((losses.fused(logits, weights, 4.0) / 4).softmax(-1), mean, atol=1e-6)

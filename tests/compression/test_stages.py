@@ -1,5 +1,7 @@
 """The stages on a tiny model: each changes what it says it changes, and the student comes nearer to its teacher."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional
@@ -8,15 +10,15 @@ from transformers import BertForSequenceClassification
 from compression import numerics, teacher
 from compression.evaluate import logits
 from compression.families.bert import BERT
-from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Train
+from compression.recipe import TERMS, Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Train
 from compression.report import Event, Progress, Shape
-from compression.stages.distill import Lesson, distill
+from compression.stages.distill import distill
 from compression.stages.prepare import prepare
 from compression.stages.prune import prune
 from compression.stages.quantize import quantize, share, simulate
 from compression.stages.scores import taken_scores
 from compression.state import State
-from tests.compression.conftest import state_of
+from tests.compression.conftest import lesson_of, state_of
 
 TRAIN = Train(batch=16, max_length=32)
 HALF = Prune(ratio=0.5, multiple=8, calibration_rows=64)
@@ -154,27 +156,34 @@ def test_the_student_comes_nearer_to_its_teacher(model: BertForSequenceClassific
 
 
 def test_a_teacher_too_large_for_memory_is_asked_again(
-    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch
+    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     rows = state_of(model, Recipe()).rows["train"]
     batch = rows.batch([5, 0, 9])
-    kept = teacher.Teacher(model, rows, hidden=True, relations=True)
+    look = teacher.Look((0, 1, 2), scores=(1, 2), relations=2)
+    kept = teacher.Teacher(model, rows, look)
     monkeypatch.setattr(teacher, "TEACHER_BYTES", 0)
-    asked = teacher.Teacher(model, rows, hidden=True, relations=True)
-    assert (kept.keeps, asked.keeps) == (True, False)
-    mine, other = kept.says(batch), asked.says(batch)
-    assert torch.allclose(mine.logits, other.logits, atol=1e-5)
-    assert torch.allclose(mine.hidden, other.hidden, atol=5e-3)
-    assert mine.relations is not None
-    assert other.relations is not None
-    assert torch.allclose(mine.relations, other.relations, atol=5e-3)
+    asked = teacher.Teacher(model, rows, look)
+    spilled = teacher.Teacher(model, rows, look, spill=(tmp_path / "states", kept.bytes))
+    assert (kept.keeps, asked.keeps, spilled.keeps, spilled.on_disk) == (True, False, True, True)
+    assert (tmp_path / "states").stat().st_size == kept.bytes
+    assert not teacher.Teacher(model, rows, look, spill=(tmp_path / "more", kept.bytes - 1)).keeps
+    mine, other, read = kept.says(batch), asked.says(batch), spilled.says(batch)
+    direct = teacher.ask(model, batch, rows.task, look)
+    for name in ("logits", "hidden", "scores", "relations"):
+        assert torch.allclose(getattr(mine, name), getattr(other, name), atol=5e-3)
+        assert torch.equal(getattr(mine, name), getattr(read, name))
+        padding = 0 if name in ("logits", "hidden") else (1 - batch.mask)[:, :, None] * getattr(direct, name)
+        assert torch.allclose(getattr(mine, name), getattr(direct, name) - padding, atol=5e-3)
+    spilled.close()
+    assert not (tmp_path / "states").exists()
     with torch.autocast("cpu", torch.bfloat16):  # as a job without integers trains where the processor knows bfloat16
         assert torch.equal(kept.says(batch).hidden, mine.hidden)
 
 
-@pytest.mark.parametrize("term", ["soft", "hard", "hidden", "attention"])
+@pytest.mark.parametrize("term", TERMS)
 def test_every_weight_of_the_recipe_counts(model: BertForSequenceClassification, term: str) -> None:
-    weights = {"soft": 0.0, "hard": 0.0, "hidden": 0.0, "attention": 0.0}
+    weights = dict.fromkeys(TERMS, 0.0)
     found = []
     for weight in (1.0, 2.0):
         settings = Distill(**{**weights, term: weight})
@@ -182,7 +191,6 @@ def test_every_weight_of_the_recipe_counts(model: BertForSequenceClassification,
         run(prune(state))
         assert state.teacher is not None
         rows = state.rows["train"]
-        asked = teacher.Teacher(state.teacher, rows, hidden=settings.hidden > 0, relations=settings.attention > 0)
-        found.append(Lesson(state, asked, settings)(rows.batch([0, 1, 2, 3])).item())
+        found.append(lesson_of(state, settings, rows)(rows.batch([0, 1, 2, 3])).item())
     assert found[0] > 0
     assert found[1] == pytest.approx(2 * found[0], rel=0.02)

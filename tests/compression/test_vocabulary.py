@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from compression import tasks
-from compression.batches import Encoded
+from compression.cast import Cast, Named
+from compression.data import Dataset, Rows
+from compression.encoding import Reading
 from compression.errors import UnsupportedTokenizer
 from compression.evaluate import logits
+from compression.families.roberta import ROBERTA
 from compression.recipe import Recipe
 from compression.stages.trim import trim
 from compression.state import State
@@ -159,21 +162,34 @@ def test_a_tokenizer_of_whole_words_cannot_shrink() -> None:
 
 def test_the_cut_changes_ids_and_no_answer(tmp_path: Path) -> None:
     old, small, model = fit(tmp_path, "byte-level BPE", TEXTS)
-    tokens = old(TEXTS)["input_ids"]
-    rows = Encoded(tokens, torch.tensor([0, 1]), old.pad_token_id, tasks.of("text-classification"))
-    state = State(
-        Recipe(), {"train": rows, "validation": rows}, model, all_phases(), teacher=tiny("roberta", vocab_size=len(old) + 3)
-    )
-    state.vocabulary = small
-    before = [logits(each, rows) for each in (state.model, state.teacher)]
+    model.save_pretrained(tmp_path / "old")
+    task = tasks.of("text-classification")
+    data = Dataset(("LABEL_0", "LABEL_1"), {"train": Rows(tuple(TEXTS), ("LABEL_0", "LABEL_1"))}, frozenset())
+    base = Named("models.base", tmp_path / "old", Reading(old, 32, types=False), ROBERTA.shape_of(model.config), 64)
+    teachers = (replace(base, param="models.teachers.0"), replace(base, param="models.teachers.1", aligned=False))
+    cast = Cast(base, data, task, teachers=teachers)
+    rows = cast.read(base, "train")
+    other = tiny("roberta", vocab_size=len(old) + 3)
+    state = State(Recipe(), {"train": rows, "validation": rows}, model, all_phases(), teacher=other, cast=cast)
+    state.originals, state.unlabelled, state.vocabulary = [other], rows, small
+    before = logits(model, rows)
+    assert before.equal(logits(other, rows))
     trim(state)
-    assert max(max(row) for row in state.rows["train"].tokens) < len(small.kept)
-    assert [
-        logits(each, state.rows["validation"]).equal(was)
-        for each, was in zip((state.model, state.teacher), before, strict=True)
-    ] == [True, True]
-    assert state.model.config.vocab_size == state.teacher.config.vocab_size == len(small.kept)
+    assert state.cast is not None
+    assert state.teacher is not None
+    assert state.unlabelled is not None
+    named, stranger = state.cast.teachers
+    alike = [state.model, state.teacher, *state.originals, state.cast.opened(named, 0)]
+    assert {each.config.vocab_size for each in alike} == {len(small.kept)}
+    for each in alike:
+        assert logits(each, state.rows["validation"]).equal(before)
+    tokens = state.rows["train"].tokens
+    assert max(max(row) for row in tokens) < len(small.kept)
+    assert tokens == state.unlabelled.tokens == state.cast.read(named, "train").tokens
     assert not any(parameter.requires_grad for parameter in state.teacher.parameters())
+    # Whoever cuts texts otherwise keeps tokens, table and tokenizer.
+    assert state.cast.opened(stranger, 0).config.vocab_size == len(old) + 3
+    assert state.cast.read(stranger, "train").tokens == rows.tokens
 
 
 def test_a_real_tokenizer_reads_real_sentences_alike(tmp_path: Path) -> None:

@@ -111,6 +111,14 @@ def a_stage_twice(channel: Channel) -> None:
     channel.row()
 
 
+def a_part_that_the_job_has_not(channel: Channel) -> None:
+    channel.say(type="part_finished", stage="baseline", part="other", number=0, checkpoint=[])
+
+
+def a_mean_of_parts_that_the_job_has_not(channel: Channel) -> None:
+    channel.row(parts={"other": FORGED["row"]})
+
+
 def a_report_of_rows_that_never_were(channel: Channel) -> None:
     channel.say(type="finished", report=FORGED["report"])
     os._exit(0)
@@ -131,6 +139,8 @@ TRICKS: tuple[Callable[[Channel], None], ...] = (
     numbers_beyond_all_bounds,
     a_pause_that_nobody_asked_for,
     a_stage_twice,
+    a_part_that_the_job_has_not,
+    a_mean_of_parts_that_the_job_has_not,
     a_report_of_rows_that_never_were,
 )
 

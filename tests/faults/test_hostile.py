@@ -1,5 +1,6 @@
 """An engine that a model file has taken over: each of its tricks ends as `engine_misbehaved` and harms nobody else."""
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -16,6 +17,7 @@ from tests.client.figures import report, row
 from tests.conftest import ROOT
 from tests.faults.conftest import SHORT, Stand
 from tests.faults.hostile_engine import TRICKS
+from workers.folders import LOCK
 
 OVERWRITTEN = b"overwritten"
 ON_EITHER = {"numbers_that_are_none", "numbers_beyond_all_bounds"}
@@ -47,7 +49,9 @@ def bystander(stand: Stand) -> Iterator[Path]:
     folder = stand.service.home / "scratch" / "job_bystander-1" / "out" / "checkpoints"
     (folder / "training-1").mkdir(parents=True)
     (folder / "training-1" / "state").write_text("hours of work")
-    yield folder
+    with (folder.parent.parent / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
     shutil.rmtree(folder.parent.parent)
 
 

@@ -1,6 +1,7 @@
 """A child that tries to get out: run with a JSON list of attempts, it prints what became of each. Standard library alone."""
 
 import ctypes
+import fcntl
 import json
 import os
 import resource
@@ -36,6 +37,7 @@ ATTEMPTS: dict[str, Callable[..., object]] = {
     "abstract": lambda name: connect(socket.AF_UNIX, "\0" + name),
     "pair": lambda: [end.close() for end in socket.socketpair()],
     "signal": lambda pid: os.kill(pid, 0),
+    "signal by a file": lambda pid: fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, pid),
     "trace": lambda pid: call("ptrace", 16, pid, 0, 0),
     "unshare": lambda: call("unshare", 0x10000000),
     "leave the group": lambda: os.setpgid(0, 0),

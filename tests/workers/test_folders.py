@@ -4,11 +4,13 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from workers.folders import Untrustworthy, check, open_beneath, private_folder, sweep
+from workers.folders import LOCK, Untrustworthy, check, open_beneath, private_folder, sweep
 
 
 def test_a_plain_file_is_read_and_checked(tmp_path: Path) -> None:
@@ -44,13 +46,34 @@ def test_a_folder_is_private_and_goes_with_its_holder(tmp_path: Path) -> None:
     assert not held.exists()
 
 
-def test_what_a_killed_worker_left_is_swept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("had_its_lock", [True, False])  # or was killed before it had, or after it had removed it
+def test_what_a_killed_worker_left_is_swept(had_its_lock: bool, tmp_path: Path) -> None:
     left = tmp_path / "job-1"
     left.mkdir()
-    (left / ".held").touch()
+    if had_its_lock:
+        (left / ".held").touch()
     (left / "model").mkdir()
     sweep(tmp_path)
     assert not left.exists()
+
+
+def test_a_folder_that_is_being_made_is_not_swept(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def broom() -> None:
+        while not over.is_set():
+            sweep(tmp_path)
+
+    with ThreadPoolExecutor(2) as pool:
+        brooms = [pool.submit(broom) for _ in range(2)]
+        try:
+            for number in range(100):
+                with private_folder(tmp_path, f"job-{number}") as held:
+                    assert (held / LOCK).exists()
+        finally:
+            over.set()
+        for done in brooms:
+            done.result(60)
 
 
 def test_what_still_runs_in_a_left_folder_is_ended_and_nothing_else(tmp_path: Path) -> None:

@@ -1,16 +1,26 @@
 """The keeper: one leads, bytes of what was deleted go, bytes that are needed stay."""
 
 import io
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+from obstore.exceptions import GenericError
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from app import jobs
 from app.db import writing
 from app.models import Checkpoint, File, Job, Model
 from app.settings import Settings
-from app.storage import LocalStorage
+from app.storage import LocalStorage, Stored
+from tests.conftest import wait_for
 from tests.rows import ready, submitted, team
+from workers import keeper as keepers
 from workers.keeper import Keeper, lead
 
 
@@ -62,3 +72,74 @@ def test_a_round_takes_jobs_from_the_lost(settings: Settings, tmp_path: Path) ->
     with writing() as session:
         found = session.get_one(Job, job.id)
         assert (found.state, found.failures) == ("queued", 1)
+
+
+def test_of_two_that_share_a_name_and_a_number_one_leads(settings: Settings, tmp_path: Path) -> None:
+    first, second = (Keeper(settings, LocalStorage(tmp_path / "store")) for _ in range(2))
+    first.round()
+    with writing() as session:
+        job = submitted(session)
+        assert jobs.claim(session, "w", -1)
+    second.round()
+    assert state_of(job) == "running"
+    first.round()
+    assert state_of(job) == "queued"
+
+
+class Away(LocalStorage):
+    """A bucket that cannot be reached, as obstore says it."""
+
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        raise GenericError(f"error sending request for {prefix}")
+
+
+def test_jobs_are_taken_from_the_lost_while_storage_is_away(settings: Settings, tmp_path: Path) -> None:
+    hurried = settings.model_copy(update={"lease_seconds": 0.2, "keeper_seconds": 0.05})
+    with writing() as session:
+        job = submitted(session)  # and there is something to sweep from the first round on
+        assert jobs.claim(session, "w", -1)
+        session.get_one(Model, job.model_id).deleted_at = job.created_at
+    with running(Keeper(hurried, Away(tmp_path / "store"))):
+        wait_for(lambda: state_of(job) == "queued")
+
+
+def test_it_waits_a_lease_after_the_database_was_away(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = settings.model_copy(update={"lease_seconds": 2.0, "keeper_seconds": 0.05})
+    away, failed = threading.Event(), [time.monotonic()]  # the start counts: nobody knows what was before
+
+    def asked(session: Session, holder: str, seconds: float) -> bool:
+        if away.is_set():
+            failed.append(time.monotonic())
+            raise OperationalError("SELECT", {}, ConnectionError("away"))
+        return lead(session, holder, seconds)
+
+    monkeypatch.setattr(keepers, "lead", asked)
+    with running(Keeper(patient, LocalStorage(tmp_path / "store"))):
+        for _ in range(2):
+            with writing() as session:
+                job = submitted(session)
+                assert jobs.claim(session, "w", -1)
+            wait_for(lambda job=job: state_of(job) == "queued", every=0.01)
+            assert time.monotonic() - failed[-1] >= patient.lease_seconds
+            away.set()
+            wait_for(lambda: len(failed) > 2)
+            away.clear()
+
+
+def state_of(job: Job) -> str:
+    with writing() as session:
+        return session.get_one(Job, job.id).state
+
+
+@contextmanager
+def running(keeper: Keeper) -> Iterator[None]:
+    """Let a keeper make its rounds meanwhile."""
+    thread = threading.Thread(target=keeper.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        keeper.stopped.set()
+        thread.join(60)

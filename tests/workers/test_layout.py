@@ -1,17 +1,19 @@
 """What an attempt's folder holds before its engine starts."""
 
+import io
 from pathlib import Path
 
 import pytest
 
 from app import jobs
 from app.db import writing
-from app.models import Dataset
+from app.models import Dataset, File, JobModel
 from app.settings import Settings
 from app.storage import open_storage
 from compression.recipe import Spec
-from tests.rows import submitted
-from workers.layout import lay_out
+from tests.app.test_jobs import row
+from tests.rows import ready, submitted, team
+from workers.layout import fetched_bytes, lay_out
 from workers.sandbox import get_sandbox
 
 
@@ -23,7 +25,15 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
     augment = {"copies": 2, "synonyms": {"source": "wordnet"}, "back_translation": {"models": ["there", "back"]}}
     with writing() as session:
         job = submitted(session, recipe={"distill": {"augment": augment}})
-        session.get_one(Dataset, job.dataset_id).data = {"format": "jsonl", "splits": {"train": ["a.jsonl"]}}
+        splits = {"train": ["a.jsonl"], "unlabelled": ["b.jsonl"]}
+        session.get_one(Dataset, job.dataset_id).data = {"format": "jsonl", "splits": splits}
+        for place, role in enumerate(("student", "teacher", "teacher")):
+            other, _ = ready(session, team(session))
+            other.files = [File(path="config.json", size=2, sha256="0" * 64, key=f"uploads/{role}")]
+            session.add(JobModel(job_id=job.id, position=place, model_id=other.id, role=role))
+    storage = open_storage(settings)
+    for role in ("student", "teacher"):
+        storage.put_file(f"uploads/{role}", io.BytesIO(role[:2].encode()))
     with writing() as session:
         claim = jobs.claim(session, "w", 60)
     assert claim is not None
@@ -33,8 +43,37 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
         folder.mkdir()
         spec = Spec.model_validate_json(lay_out(claim, folder, used, open_storage(used)).read_bytes())
         assert (spec.wordnet, spec.helper_models) == expected
+        assert (spec.student, spec.teachers) == ("student", ("teachers/0", "teachers/1"))
+        for name in ("student", *spec.teachers):
+            assert (folder / name / "config.json").read_text() == name[:2]
+        assert spec.data is not None
+        assert spec.data.splits["unlabelled"] == ("data/b.jsonl",)
         assert spec.recipe.distill is not None
         assert spec.recipe.distill.augment is not None
         assert spec.recipe.distill.augment.model_dump(exclude_defaults=True, mode="json") == augment
     assert get_sandbox(lends).lent == (words, models)
     assert get_sandbox(settings).lent == ()
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_checkpoint_without_its_bytes_is_passed_over(settings: Settings, tmp_path: Path) -> None:
+    storage = open_storage(settings)
+    with writing() as session:
+        job = submitted(session)
+        dataset = session.get_one(Dataset, job.dataset_id)
+        dataset.data = {"format": "jsonl", "splits": {"train": ["a.jsonl"]}}
+        session.add(File(dataset_id=dataset.id, path="a.jsonl", size=3, sha256="0" * 64, key="uploads/a"))
+    with writing() as session:
+        claim = jobs.claim(session, "w", 60)
+    assert claim is not None
+    storage.put_file("uploads/a", io.BytesIO(b"row"))
+    for stage in ("baseline", "quantized"):
+        files = [{"path": name, "size": 2, "sha256": "0" * 64} for name in ("model", "state.json")]
+        storage.put_file(f"{stage}/model", io.BytesIO(b"of"))
+        with writing() as session:
+            jobs.stage_finished(session, claim, row(stage), stage, files, [])
+    storage.put_file("baseline/state.json", io.BytesIO(b"it"))
+    lay_out(claim, tmp_path, settings, storage)
+    laid_out = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "resume").rglob("*"))
+    assert laid_out == ["resume/baseline", "resume/baseline/model", "resume/baseline/state.json"]
+    assert fetched_bytes(claim.job) == 3 + 4 * 2

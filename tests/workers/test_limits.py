@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 from shutil import disk_usage
+from types import SimpleNamespace
 
 import pytest
 
 from app.settings import Settings
 from app.storage import LocalStorage
+from workers import limits
 from workers.limits import TO_SPARE, NoRoom, engine_memory, killed_for_memory, machine_memory, room
 
 
@@ -40,6 +42,28 @@ def test_what_was_written_counts_once(places: tuple[Path, list[Path], LocalStora
         os.sync()
         # All that was promised is on the disk: the disk's own figure says it.
         with room(scratch, second, storage, round(0.9 * (disk_usage(scratch).free - TO_SPARE))):
+            pass
+
+
+def test_what_is_fetched_takes_nothing_of_what_was_promised(
+    places: tuple[Path, list[Path], LocalStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch, (first, second), storage = places
+    mib = 1 << 20
+
+    def disk(_: Path) -> SimpleNamespace:
+        taken = sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
+        return SimpleNamespace(free=100 * mib + TO_SPARE - taken)
+
+    monkeypatch.setattr(limits, "disk_usage", disk)
+    with pytest.raises(NoRoom), room(scratch, first, storage, 60 * mib, 60 * mib):
+        pass
+    with room(scratch, first, storage, 60 * mib, 8 * mib):
+        (first / "model").write_bytes(os.urandom(8 * mib))
+        os.sync()
+        with room(scratch, second, storage, 30 * mib):
+            pass
+        with pytest.raises(NoRoom), room(scratch, second, storage, 36 * mib):
             pass
 
 

@@ -110,6 +110,7 @@ def ways_out(house: House) -> list[list[Any]]:
         ["abstract", house.abstract],
         ["pair"],
         ["signal", pid],
+        ["signal by a file", pid],
         ["limit", pid],
         ["leave the group"],
     ]

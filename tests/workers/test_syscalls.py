@@ -10,9 +10,9 @@ from workers import syscalls
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 
 
-def verdict(program: bytes, architecture: int, number: int, first: int = 0) -> int:
+def verdict(program: bytes, architecture: int, number: int, first: int = 0, second: int = 0) -> int:
     """Run a filter over one system call."""
-    data = struct.pack("=iIQ6Q", number, architecture, 0, first, *[0] * 5)
+    data = struct.pack("=iIQ6Q", number, architecture, 0, first, second, *[0] * 4)
     lines = list(struct.iter_unpack("=HBBI", program))
     value, at = 0, 0
     while True:
@@ -56,6 +56,21 @@ def test_threads_and_forks_are_allowed_and_namespaces_are_not(machine: str) -> N
     assert [verdict(program, architecture, clone, flags) for flags in (new_user, new_network)] == [ERRNO | errno.EPERM] * 2
     assert verdict(program, architecture, clone3) == ERRNO | errno.ENOSYS
     assert [verdict(program, architecture, limit, pid) for pid in (0, 4711)] == [ALLOW, ERRNO | errno.EPERM]
+
+
+@pytest.mark.parametrize("machine", syscalls.ARCHITECTURES)
+def test_files_signal_nobody(machine: str) -> None:
+    column, architecture = syscalls.ARCHITECTURES[machine]
+    program = syscalls.build({}, machine)
+    for name, refused in syscalls.SIGNALS_OF_A_FILE.items():
+        number = syscalls.NUMBERS[name][column]
+        assert number is not None
+        found = [
+            second
+            for second in (*range(100), *range(0x8900, 0x8910))
+            if verdict(program, architecture, number, 3, second) != ALLOW
+        ]
+        assert found == list(refused)
 
 
 def test_other_numberings_are_unknown() -> None:

@@ -21,12 +21,11 @@ from compression.progress import Journey, Phase
 from compression.recipe import Augment, BackTranslation, Data, Distill, Prepare, Recipe, Spec, Synonyms, Train
 from compression.report import Event, Log
 from compression.saving import Pause, Saver
-from compression.stages.distill import Lesson, distill
+from compression.stages.distill import distill
 from compression.stages.prepare import prepare
 from compression.state import State
-from compression.teacher import Teacher
 from tests.compression.augment.test_sources import write_wordnet
-from tests.compression.conftest import encoded, sentences, state_of, tiny_config, write_tokenizer
+from tests.compression.conftest import encoded, lesson_of, sentences, state_of, tiny_config, write_tokenizer
 
 AUGMENT = Augment(copies=2, synonyms=Synonyms(source="embeddings", candidates=8))
 TRAIN = Train(batch=16, max_length=32)
@@ -62,7 +61,9 @@ def more(state: State) -> tuple[Encoded, list[Event]]:
         try:
             events.append(next(work))
         except StopIteration as end:
-            return end.value, events
+            (rows, made) = end.value
+            assert len(made) == len(rows) - len(state.rows["train"])
+            return rows, events
 
 
 def test_made_rows_stand_behind_those_of_train_without_a_label(state: State) -> None:
@@ -103,8 +104,7 @@ def test_hard_labels_do_not_count_on_made_rows(state: State) -> None:
         labels = rows.labels.clone()
         labels[320:] = 1 - labels[320:] if flipped else labels[320:]
         here = replace(rows, labels=labels)
-        teacher = Teacher(state.teacher, here, hidden=settings.hidden > 0, relations=False)
-        return Lesson(state, teacher, settings)(here.batch(batch_rows)).item()
+        return lesson_of(state, settings, here)(here.batch(batch_rows)).item()
 
     mixed, real = [0, 400, 1, 500], [0, 1]
     assert loss(mixed, hard=1.0) == pytest.approx(0.5 * loss(real, hard=1.0), rel=1e-4)
@@ -167,9 +167,11 @@ def test_a_job_finds_what_the_worker_has(encoder: Path, reviews: Path, tmp_path:
     write_wordnet(tmp_path / "wordnet")
     masked = Augment(synonyms=Synonyms(source="masked-lm", model="bert"))
     job = Job.open(spec(encoder, reviews, tmp_path / "out", masked, helper_models="helpers"), tmp_path)
-    job.part.state.teacher = job.part.state.model
-    assert job.part.state.material is not None
-    work = with_more_rows(job.part.state, masked, job.part.state.material)
+    assert job.part is not None
+    state = job.part.state
+    state.teacher = state.model
+    assert state.material is not None
+    work = with_more_rows(state, masked, state.material)
     said = [event.message for event in work if isinstance(event, Log)]
     assert "other words from masked-lm" in said[0]
     found = Resources(tmp_path / "wordnet", None, encoder)

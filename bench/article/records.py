@@ -1,0 +1,66 @@
+"""What a run came to, small enough to lie in the repository: the table is printed from records, whoever made them and when.
+
+All of it takes more than a day of two cores. A record holds what was learned in a run, its answers to the test rows above all,
+and the digest of what they depend on; where that digest is the same, the run need not be done again.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from compression.recipe import Config, Recipe
+from compression.report import Row
+
+ROOT = Path(__file__).parent / "records"
+
+
+class Record(Config):
+    """One model on one set with one seed. Answers are label ids or values, a test row each, at batch 1."""
+
+    key: Annotated[str, Field(description="Digest of rows, recipes, seed, batch and base model.")]
+    recipe: Annotated[Recipe, Field(description="Of an original: that of the rate which was best on validation.")]
+    baseline: Row
+    shipped: Annotated[Row, Field(description="The report's headline; of an original its baseline.")]
+    validation: dict[str, float]
+    answers: tuple[float, ...]
+    wanted: tuple[float, ...]
+    own_int8: Annotated[tuple[float, ...], Field(description="Of an original: what ONNX Runtime's own INT8 of it says.")] = ()
+    seconds: float
+    environment: dict[str, str]
+
+
+def key(rows: str, recipes: Iterable[Recipe], seed: int, batch: int, model: Path) -> str:
+    """Digest what a run's result depends on. rows: digest of the set's files; model: folder of the base model."""
+    digest = hashlib.sha256()
+    facts = {"rows": rows, "seed": seed, "batch": batch, "recipes": [recipe.model_dump(mode="json") for recipe in recipes]}
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    for path in sorted(model.iterdir()):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def path_of(root: Path, cell: str, name: str) -> Path:
+    """Where a record lies."""
+    return root / cell / f"{name.replace(' ', '-').replace(',', '')}.json"
+
+
+def find(path: Path, wanted: str) -> Record | None:
+    """Return the record, if there is one of just this work. One that cannot be read counts as none."""
+    try:
+        record = Record.model_validate_json(path.read_text("utf-8"))
+    except (OSError, ValidationError):
+        return None
+    return record if record.key == wanted else None
+
+
+def keep(path: Path, record: Record) -> Record:
+    """Write a record beside its place, then rename it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_text(record.model_dump_json(exclude_defaults=True), encoding="utf-8")
+    beside.rename(path)
+    return record

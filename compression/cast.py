@@ -1,0 +1,157 @@
+"""Who takes part in a job beside the model at hand: its base, and the student and the teachers that the user names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from compression import families, load
+from compression.batches import Encoded
+from compression.catalog import check_cast, check_insides, check_teacher, compares_states
+from compression.data import Dataset
+from compression.encoding import Reading
+from compression.errors import CompressionError, InvalidSpec, LabelMismatch
+from compression.recipe import Recipe, Split
+from compression.report import Shape
+from compression.tasks.base import Task
+from compression.vocabulary import Vocabulary
+
+PER_TOKEN = frozenset({"token-classification", "question-answering"})
+"""Tasks whose answers are places among the tokens: who cuts texts otherwise answers another question."""
+Texts = tuple[str, ...]
+STUDENT = "models.student"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model in a folder.
+
+    param: the job's name for it; positions: the most tokens that it takes; aligned: whether it cuts train's texts into the
+    student's tokens.
+    """
+
+    param: str
+    folder: Path
+    reading: Reading
+    shape: Shape
+    positions: int
+    aligned: bool = True
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The job's models by the folders that they are opened from, and its data, which each reads in its own way.
+
+    vocabulary: the tokens that the cut has left, once it has; who shares the base's tokenizer is then opened with these alone.
+    """
+
+    base: Named
+    dataset: Dataset
+    task: Task
+    student: Named | None = None
+    teachers: tuple[Named, ...] = ()
+    vocabulary: Vocabulary | None = None
+
+    def opened(self, who: Named, seed: int) -> PreTrainedModel:
+        """Open a model for the task, its answers in the order of the data's labels; a head that it lacks is drawn by `seed`."""
+        model = load.in_order(load.load_model(who.folder, self.dataset.labels, self.task.name, seed=seed), self.dataset.labels)
+        return self.vocabulary.model(model) if self.vocabulary is not None and who.aligned else model
+
+    def trimmed(self, vocabulary: Vocabulary) -> "Cast":
+        """Let everyone who reads as the base does read with its new tokenizer. A table without some of its rows cannot."""
+        least = max(vocabulary.kept) + 1
+
+        def other(who: Named) -> Named:
+            aligned = who.aligned and who.shape.vocabulary >= least
+            reading = replace(who.reading, tokenizer=vocabulary.tokenizer) if aligned else who.reading
+            return replace(who, aligned=aligned, reading=reading)
+
+        return replace(self, base=other(self.base), teachers=tuple(map(other, self.teachers)), vocabulary=vocabulary)
+
+    def read(self, who: Named, split: Split, made: Sequence[Texts] = ()) -> Encoded:
+        """Tokenize a split as a model reads it, and behind it the texts that were made of it."""
+        rows = who.reading.split(self.dataset, split, self.task)
+        if not made:
+            return rows
+        return rows.with_unlabelled(who.reading.rows(made, rows.labels[[0] * len(made)].tolist(), self.task))
+
+
+def gathered(
+    base: Named, student: Path | None, teachers: Sequence[Path], dataset: Dataset, task: Task, recipe: Recipe, planned: Shape
+) -> Cast:
+    """Look at the models that a job names, and refuse before any training what they cannot be asked for.
+
+    planned: the shape that the base model will have been cut to. Raises what opening a model does, with `param` saying which,
+    LabelMismatch and InvalidSpec.
+    """
+    check_cast(recipe, student=student is not None, teachers=len(teachers))
+    cast = Cast(base, dataset, task)
+    if student is not None:
+        pupil = _looked_at(cast, student, STUDENT, recipe)
+        cast = replace(cast, student=pupil, base=_aligned(cast, base, pupil))
+    reader = cast.student or base
+    found = []
+    for number, folder in enumerate(teachers):
+        teacher = _looked_at(cast, folder, f"models.teachers.{number}", recipe)
+        found.append(_aligned(cast, teacher, reader))
+    cast = replace(cast, teachers=tuple(found))
+    _check(cast, recipe, cast.student.shape if cast.student else planned)
+    return cast
+
+
+def _looked_at(cast: Cast, folder: Path, param: str, recipe: Recipe) -> Named:
+    """Open a named model once, so that what is wrong with it is known now."""
+    dataset, task = cast.dataset, cast.task
+    try:
+        config = load.read_config(folder)
+        if param != STUDENT:
+            architecture = next(iter(config.get("architectures") or ()), config["model_type"])
+            check_teacher(None, str(architecture), task.name, (), param)
+        model = load.load_model(folder, dataset.labels, task.name, seed=recipe.train.seed)
+        tokenizer = load.load_tokenizer(folder)
+    except CompressionError as problem:
+        remedy = None
+        if isinstance(problem, LabelMismatch) and param != STUDENT:
+            remedy = "Name a teacher with exactly the data's labels (its config's id2label)."
+        raise type(problem)(f"{param}: {problem.cause}", param=param, remedy=remedy or problem.remedy_text) from problem
+    family = families.of(model)
+    positions = family.max_positions(model.config)
+    reading = Reading(tokenizer, min(recipe.train.max_length, positions), family.types(model.config) > 1)
+    return Named(param, folder, reading, family.shape_of(model.config), positions)
+
+
+def _aligned(cast: Cast, who: Named, reader: Named) -> Named:
+    """Say of a model whether it cuts texts into the tokens that `reader` does: not by its files, but on train's rows."""
+    mine, other = (cast.read(each, "train").tokens for each in (who, reader))
+    return replace(who, aligned=mine == other)
+
+
+def _check(cast: Cast, recipe: Recipe, student: Shape) -> None:
+    settings = recipe.distill
+    if settings is None:
+        return
+    seeds = (cast.base,) if settings.teachers.seeds else ()
+    for who in (*seeds, *cast.teachers):
+        if not who.aligned and cast.task.name in PER_TOKEN:
+            raise InvalidSpec(
+                f"{who.param} cuts texts into other tokens than the student, and answers of {cast.task.name} are tokens",
+                param=who.param if who in cast.teachers else STUDENT,
+                remedy="Name models with one and the same tokenizer.",
+            )
+    if settings.general is not None and not cast.base.aligned:
+        raise InvalidSpec(
+            "the student cuts texts into other tokens than the model that would teach it in the general phase",
+            param="recipe.distill.general",
+            remedy="Set distill.general to null, or name a student with the base model's tokenizer.",
+        )
+    guides = [who for who in (*seeds, *cast.teachers) if who.aligned]
+    if not guides and compares_states(settings):
+        term = next(term for term in settings.weights() if term in ("hidden", "attention", "embedding"))
+        raise InvalidSpec(
+            "no teacher cuts texts into the student's tokens, so only their answers can be compared",
+            param=f"recipe.distill.{term}",
+            remedy="Set distill.hidden, attention and embedding to 0, or name a teacher with the student's tokenizer.",
+        )
+    for who in {who.param: who for who in (*guides, *((cast.base,) if settings.general is not None else ()))}.values():
+        check_insides(settings, student, who.shape)

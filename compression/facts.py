@@ -1,0 +1,91 @@
+"""What a job remembers of its datasets for the report, and the report itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from compression.environment import environment
+from compression.notes import better_note, data_notes
+from compression.part import Part
+from compression.recipe import Spec, Task
+from compression.report import Artifact, PartReport, Report, Row, Sensitivity, SplitFacts, verdicts
+from compression.verdicts import choose
+
+
+@dataclass
+class PartFacts:
+    """A dataset when its rows and its model are no longer in memory.
+
+    `rows` counts those of each split that go through the model; `cut` are the training texts that reach `max_length` tokens;
+    `pruning` is what the cut took, `sensitivity` the curves that it drew.
+    """
+
+    task: Task
+    labels: tuple[str, ...]
+    splits: dict[str, SplitFacts]
+    rows: dict[str, int]
+    max_length: int
+    cut: int
+    pruning: dict[str, Any] | None = field(default=None)
+    sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, part: Part) -> "PartFacts":
+        """Take them from a part that is open."""
+        return cls(
+            task=part.task,
+            labels=part.dataset.labels,
+            splits={str(name): facts for name, facts in part.dataset.facts().items()},
+            rows={str(name): len(rows) for name, rows in part.state.rows.items()}
+            | {"unlabelled": len(part.dataset.unlabelled)},
+            max_length=part.max_length,
+            cut=part.cut,
+        )
+
+    def notes(self, first: Row, last: Row) -> tuple[str, ...]:
+        """Say what the dataset's figures rest on. first: its baseline; last: its row of the headline's stage."""
+        return data_notes(first, last, self.task, self.splits, self.cut, self.max_length)
+
+
+def job_report(spec: Spec, rows: Sequence[Row], artifacts: Sequence[Artifact], about: Mapping[str, PartFacts]) -> Report:
+    """Put the report of a finished job together. about: name → dataset; the only one of a job has no name."""
+    chosen, choice = choose(rows, spec.targets)
+    alone = about.get("")
+    parts = [
+        PartReport(
+            name=name,
+            task=facts.task,
+            labels=facts.labels,
+            splits=facts.splits,
+            pruning=facts.pruning,
+            sensitivity=facts.sensitivity,
+            notes=facts.notes(rows[0].parts[name], chosen.parts[name]),
+        )
+        for name, facts in about.items()
+        if name
+    ]
+    return Report(
+        task=spec.task,
+        labels=alone.labels if alone else (),
+        rows=tuple(rows),
+        headline=chosen.artifact,
+        headlines={name: row.artifact for name, row in chosen.parts.items()},
+        parts=tuple(parts),
+        choice=choice,
+        ratios=chosen.ratios,
+        targets=spec.targets,
+        verdicts=verdicts(chosen.ratios, spec.targets),
+        artifacts=tuple(artifacts),
+        recipe=spec.recipe,
+        splits=alone.splits if alone else {},
+        pruning=alone.pruning if alone else None,
+        sensitivity=alone.sensitivity if alone else {},
+        environment=environment(),
+        notes=alone.notes(rows[0], chosen) if alone else _of_means(rows[0], chosen, len(parts)),
+    )
+
+
+def _of_means(first: Row, last: Row, parts: int) -> tuple[str, ...]:
+    about = f"The rows are means over {parts} datasets, each with a model of its own, and weigh them alike."
+    better = better_note(first, last)
+    return (about,) if better is None else (about, better)

@@ -1,0 +1,106 @@
+"""Which layer follows which, and what a recipe cannot ask of the models that a job names. No torch."""
+
+import pytest
+
+from compression.catalog import attention_form, check_cast, layer_pairs, planned_steps, preflight
+from compression.errors import InvalidSpec, LabelMismatch
+from compression.recipe import ARTICLE, STANDARD, Distill, Evaluate, General, Prepare, Recipe, Teachers
+from tests.compression.test_catalog import DATA, MODEL
+
+TEACHER = MODEL.model_copy(update={"architecture": "BertForSequenceClassification", "labels": ("positive", "negative")})
+
+SEEDS = "recipe.distill.teachers.seeds"
+
+
+def test_layers_are_mapped_evenly_from_the_end_or_as_named() -> None:
+    assert layer_pairs("uniform", 3, 3) == ((1, 1), (2, 2), (3, 3))
+    assert layer_pairs("uniform", 4, 12) == ((1, 3), (2, 6), (3, 9), (4, 12))
+    assert layer_pairs("uniform", 4, 6) == ((1, 2), (2, 3), (3, 5), (4, 6))
+    assert layer_pairs("uniform", 6, 2)[-1] == (6, 2)
+    assert layer_pairs("last", 2, 6) == ((1, 5), (2, 6))
+    assert layer_pairs("last", 6, 2) == ((5, 1), (6, 2))
+    assert layer_pairs(((2, 5), (1, 1)), 2, 6) == ((1, 1), (2, 5))
+    for pairs, whose in ((((3, 1),), "student"), (((1, 7),), "teacher")):
+        with pytest.raises(InvalidSpec, match=whose):
+            layer_pairs(pairs, 2, 6)
+
+
+def test_attention_is_compared_by_scores_where_there_are_as_many_heads() -> None:
+    assert (attention_form("auto", 12, 12), attention_form("auto", 8, 12)) == ("scores", "relations")
+    assert attention_form("relations", 12, 12) == "relations"
+    with pytest.raises(InvalidSpec, match="heads"):
+        preflight(MODEL, DATA, Recipe(distill=Distill(attention=1.0, attention_by="scores")), Evaluate())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "student", "teachers", "param"),
+    [
+        (Recipe(), True, 0, "recipe.prune"),
+        (Recipe(distill=None, prune=None), True, 0, "models.student"),
+        (Recipe(distill=None), False, 1, "models.teachers"),
+        (Recipe(distill=Distill(soft=0.0)), False, 1, "recipe.distill.soft"),
+        (Recipe(distill=Distill(teachers=Teachers(seeds=0))), False, 0, "recipe.distill.teachers.seeds"),
+        (
+            Recipe(prepare=Prepare(epochs=0), distill=Distill(teachers=Teachers(seeds=2))),
+            False,
+            0,
+            "recipe.distill.teachers.seeds",
+        ),
+    ],
+)
+def test_a_recipe_must_have_a_part_for_every_model(recipe: Recipe, student: bool, teachers: int, param: str) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        check_cast(recipe, student=student, teachers=teachers)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"soft": 0, "hard": 0, "hidden": 0},
+        {"weighting": "linear"},
+        {"to": {"soft": 0}},
+        {"weighting": "uncertainty", "hard": 0, "hidden": 0},
+        {"teachers": {"seeds": 2}, "soft": 0},
+        {"general": {"hidden": 0, "attention": 0, "embedding": 0}},
+        {"layers": []},
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"weight|teacher|layers"):
+        Distill.model_validate(changes)
+
+
+def test_named_models_are_looked_at_before_a_job_is_taken() -> None:
+    recipe = STANDARD.model_copy(update={"prune": None})
+    small = MODEL.model_copy(update={"shape": MODEL.shape.model_copy(update={"layers": 2})})
+    plan = preflight(MODEL, DATA, recipe, Evaluate(), student=small, teachers=(TEACHER, TEACHER))
+    alone = preflight(MODEL, DATA, recipe, Evaluate(), student=small)
+    assert plan.shape.layers == 2
+    assert plan.parameters.other < plan.baseline_parameters.other
+    assert plan.estimate.memory_bytes > alone.estimate.memory_bytes
+    assert plan.estimate.minutes > alone.estimate.minutes
+    short = small.model_copy(update={"max_positions": 64})
+    with pytest.raises(InvalidSpec, match="the student"):
+        preflight(MODEL, DATA, recipe, Evaluate(), student=short)
+    for teacher, cause in ((MODEL, "no head"), (TEACHER.model_copy(update={"labels": ("yes", "no")}), "has the labels")):
+        with pytest.raises(LabelMismatch, match=cause) as caught:
+            preflight(MODEL, DATA, STANDARD, Evaluate(), teachers=(TEACHER, teacher))
+        assert caught.value.param == "models.teachers.1"
+
+
+def test_more_teachers_and_a_general_phase_show_in_the_forecast() -> None:
+    def estimate(**changes: object) -> tuple[int, int, float]:
+        found = preflight(MODEL, DATA, Recipe(distill=Distill(**changes)), Evaluate()).estimate  # type: ignore[arg-type]
+        return found.memory_bytes, found.disk_bytes, found.minutes
+
+    plain, more, first = estimate(), estimate(teachers=Teachers(seeds=3)), estimate(general=General())
+    assert all(one < other for one, other in zip(plain, more, strict=True))
+    assert first[2] > plain[2]
+    assert planned_steps(ARTICLE, 4000, 8000) > planned_steps(ARTICLE, 4000)
+    large = DATA.model_copy(update={"rows": {**DATA.rows, "train": 60_000}})
+    kept, spilled = (
+        preflight(MODEL, large, Recipe(distill=Distill(spill_gib=gib)), Evaluate()).estimate.disk_bytes for gib in (0, 100)
+    )
+    assert spilled > kept + 2 * 2**30
+    assert any("takes train's texts" in warning for warning in preflight(MODEL, DATA, ARTICLE, Evaluate()).warnings)

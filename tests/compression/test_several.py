@@ -1,0 +1,194 @@
+"""A job with several datasets: a model for each, their mean as its rows, and nothing done twice."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSequenceClassification
+
+from compression.budget import Budget, Spent
+from compression.phases import journey_of_parts
+from compression.pipeline import compress
+from compression.plan import Tick
+from compression.recipe import QUICK, Spec
+from compression.report import (
+    ArtifactReady,
+    Event,
+    Finished,
+    Log,
+    PartFinished,
+    Progress,
+    Row,
+    Score,
+    StageFinished,
+    StageStarted,
+)
+from compression.saving import Saver
+from tests.compression.conftest import sentences, write_rows
+from tests.compression.toys import write
+
+
+def spec_of(folder: Path, encoder: Path, **changes: Any) -> Spec:
+    mood = {"format": "jsonl", "splits": {name: [f"mood/{name}.jsonl"] for name in ("train", "test")}}
+    joy = {"format": "jsonl", "splits": {name: [f"joy/{name}.jsonl"] for name in ("train", "test")}}
+    given = {
+        "task": "several",
+        "model": str(encoder),
+        "parts": [
+            {"name": "mood", "task": "text-classification", "data": mood},
+            {"name": "joy", "task": "text-regression", "data": joy},
+        ],
+        "recipe": {
+            "prepare": {"epochs": 3, "rate": 3e-3},
+            "prune": None,
+            "distill": None,
+            "train": {"batch": 16, "max_length": 32},
+        },
+        "evaluate": {"length": 16},
+        "output": "out",
+        "threads": 1,
+        **changes,
+    }
+    return Spec.model_validate(given)
+
+
+@pytest.fixture(scope="module")
+def attempts(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> tuple[list[Event], list[Event], Path]:
+    """The events of an attempt that died between the parts of its second stage, those of the next, and its output."""
+    folder = tmp_path_factory.mktemp("several")
+    for name in ("mood", "joy"):
+        (folder / name).mkdir()
+    write_rows(folder / "mood" / "train.jsonl", sentences(128, seed=1))
+    write_rows(folder / "mood" / "test.jsonl", sentences(40, seed=2))
+    write("text-regression", folder / "joy", train=128, test=30)
+    first = []
+    for event in compress(spec_of(folder, encoder), folder):
+        first.append(event)
+        if isinstance(event, PartFinished) and event.stage == "quantized":
+            break
+    shutil.copytree(folder / "out" / "checkpoints", folder / "kept")
+    shutil.rmtree(folder / "out")
+    second = list(compress(spec_of(folder, encoder, resume="kept"), folder))
+    return first, second, folder / "out"
+
+
+def finished(events: list[Event]) -> list[Row]:
+    return [event.row for event in events if isinstance(event, StageFinished)]
+
+
+def test_a_stage_goes_across_the_parts_and_ends_with_one_row(attempts: tuple[list[Event], list[Event], Path]) -> None:
+    first, _, _ = attempts
+    told = [event for event in first if isinstance(event, ArtifactReady | PartFinished | StageFinished)]
+    names = [event.artifact.name if isinstance(event, ArtifactReady) else event.type for event in told]
+    assert names == [
+        "baseline-onnx-float32-mood",
+        "part_finished",
+        "baseline-onnx-float32-joy",
+        "part_finished",
+        "stage_finished",
+        "quantized-onnx-int8-mood",
+        "part_finished",
+    ]
+    (row,) = finished(first)
+    mood, joy = row.parts["mood"], row.parts["joy"]
+    assert (mood.artifact, joy.artifact, row.artifact) == (names[0], names[2], names[0])
+    assert isinstance(mood.score, Score)
+    assert isinstance(joy.score, Score)
+    assert (mood.score.metric, mood.score.rows, joy.score.metric, joy.score.rows) == ("accuracy", 40, "pearson_spearman", 30)
+    assert isinstance(row.score, Score)
+    assert row.score.value == (mood.score.value + joy.score.value) / 2
+    assert (row.score.metric, row.score.rows) == ("mean of parts", 70)
+    files = {file.path for event in first if isinstance(event, StageFinished) for file in event.checkpoint}
+    assert {"state.json", "mood/state.json", "mood/model.safetensors", "joy/state.json", "joy/model.safetensors"} <= files
+
+
+def test_a_new_attempt_does_no_part_of_a_stage_again(attempts: tuple[list[Event], list[Event], Path]) -> None:
+    first, second, _ = attempts
+    assert [(event.stage, event.resumed) for event in second if isinstance(event, StageStarted)] == [
+        ("baseline", True),
+        ("quantized", False),
+    ]
+    assert not [event for event in second if isinstance(event, Progress) and event.stage == "baseline"]
+    assert [event.message for event in second if isinstance(event, Log) and "already" in event.message] == [
+        "mood had gone through quantized already."
+    ]
+    made = [event.artifact.name for event in second if isinstance(event, ArtifactReady)]
+    assert [name for name in made if "onnx" in name] == ["quantized-onnx-int8-joy"]
+    last = second[-1]
+    assert isinstance(last, Finished)
+    assert last.report.rows[:1] == tuple(finished(first))
+    assert last.report.rows[1:] == tuple(finished(second))
+    fractions = [event.fraction for event in second if isinstance(event, Progress)]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == pytest.approx(1)
+
+
+def test_the_report_tells_of_the_mean_and_of_each_part(attempts: tuple[list[Event], list[Event], Path]) -> None:
+    _, second, output = attempts
+    last = second[-1]
+    assert isinstance(last, Finished)
+    report = last.report
+    assert (report.task, report.labels, report.splits) == ("several", (), {})
+    (chosen,) = [row for row in report.rows if row.artifact == report.headline]
+    assert report.headlines == {name: row.artifact for name, row in chosen.parts.items()}
+    assert [(part.name, part.task, part.labels) for part in report.parts] == [
+        ("mood", "text-classification", ("negative", "positive")),
+        ("joy", "text-regression", ()),
+    ]
+    assert report.parts[1].splits["test"].rows == 30
+    baseline, quantized = report.rows
+    assert quantized.verdict is not None
+    for name, part in quantized.parts.items():
+        assert quantized.size.bytes == round(sum(each.size.bytes for each in quantized.parts.values()) / 2)
+        assert part.ratios.size_reduction == 1 - part.size.bytes / baseline.parts[name].size.bytes
+    assert quantized.ratios.size_reduction == 1 - quantized.size.bytes / baseline.size.bytes
+    assert len(report.artifacts) == 6
+    shipped = {artifact.part: artifact for artifact in report.artifacts if artifact.kind == "transformers"}
+    heads = {}
+    for name, artifact in shipped.items():
+        assert name is not None
+        opened = AutoModelForSequenceClassification.from_pretrained(output / "artifacts" / artifact.name)
+        heads[name] = opened.config.num_labels
+    assert heads == {"mood": 2, "joy": 1}
+
+
+def test_a_specification_has_one_dataset_or_several(tmp_path: Path, encoder: Path) -> None:
+    spec = spec_of(tmp_path, encoder)
+    assert [part.name for part in spec.asked] == ["mood", "joy"]
+    data = spec.parts[0].data.model_dump()
+    alone = Spec.model_validate({**spec.model_dump(), "task": "text-classification", "data": data, "parts": []})
+    assert [(part.name, part.task) for part in alone.asked] == [("", "text-classification")]
+    twice = [part.model_dump() | {"name": "mood"} for part in spec.parts]
+    for wrong in ({"data": data}, {"task": "text-regression"}, {"parts": []}, {"parts": twice}, {"parts": twice[:1]}):
+        with pytest.raises(ValueError, match="part"):
+            Spec.model_validate({**spec.model_dump(), **wrong})
+
+
+def test_parts_share_the_limits_of_training() -> None:
+    budget = Budget(max_steps=100, max_minutes=3, sharers=3)
+    assert budget.steps_of(50) == 33
+    assert budget.reached() is None
+    budget.spent = Spent(steps=33)
+    assert budget.reached() == "a share of 1/3 of recipe.train.max_steps (100)"
+    budget.spent = Spent(seconds=60)
+    assert budget.reached() == "a share of 1/3 of recipe.train.max_minutes (3)"
+
+
+def test_training_of_one_part_is_not_taken_up_by_another(tmp_path: Path) -> None:
+    saver = Saver(tmp_path, "work", part="mood")
+    assert not saver.is_at("baseline", "tune")
+
+
+def test_the_journey_goes_stage_by_stage_across_the_parts() -> None:
+    splits = {"train": 100, "validation": 10, "test": 20}
+    way = journey_of_parts(QUICK, {"a": splits, "b": {**splits, "train": 300}})
+    assert [(phase.stage, phase.part) for phase in way.phases if phase.name == "export and measure"] == [
+        (stage, part) for stage in ("baseline", "quantized", "pruned", "distilled") for part in ("a", "b")
+    ]
+    reached = []
+    for part in ("a", "b"):
+        way.part = part
+        reached += [event.fraction for event in way.at("baseline", "tune", Tick(0, 1))]
+    assert reached[0] == 0 < reached[1]
+    assert [phase.name for phase in way.phases[-2:]] == ["export the checkpoint"] * 2

@@ -1,0 +1,161 @@
+"""Several datasets from the worker's side: what is laid out, what is kept of an unfinished stage, and what is refused."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from app import jobs
+from app.db import reading, writing
+from app.models import Dataset, Job, JobDataset
+from app.settings import Settings
+from app.storage import open_storage
+from compression import report as told
+from compression.recipe import Spec
+from tests.client.figures import row
+from tests.rows import submitted, team
+from workers.engine import Engine
+from workers.folders import Untrustworthy
+from workers.layout import lay_out
+from workers.lease import Lease
+from workers.watch import Crashed, Watch
+
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # the transitions are tested on both elsewhere
+LAYOUT = {"format": "jsonl", "splits": {"train": ["a.jsonl"]}}
+
+
+class Telling:
+    """Stands in for an engine that tells some events and ends."""
+
+    def __init__(self, *events: told.Event) -> None:
+        self.told = events
+
+    def events(self, _tick: float) -> Iterator[told.Event]:
+        yield from self.told
+
+    def status(self) -> int:
+        return 1
+
+    def last_words(self, _limit: int) -> str:
+        return "died"
+
+    def resident_bytes(self) -> int:
+        return 0
+
+
+@pytest.fixture
+def job(settings: Settings) -> Job:
+    with writing() as session:
+        job = submitted(session, task="several")
+        owner = team(session)
+        session.get_one(Dataset, job.dataset_id).data = LAYOUT
+        other = Dataset(team_id=owner.id, name="joy", state="ready", task="text-regression", data=LAYOUT)
+        session.add(other)
+        session.flush()
+        for place, (name, dataset) in enumerate((("mood", job.dataset_id), ("joy", other.id))):
+            session.add(JobDataset(job_id=job.id, position=place, dataset_id=dataset, name=name))
+    return job
+
+
+def claimed(settings: Settings, folder: Path) -> jobs.Claim:
+    folder.mkdir()
+    with writing() as session:
+        claim = jobs.claim(session, "w", 60)
+    assert claim is not None
+    return claim
+
+
+def listen(claim: jobs.Claim, folder: Path, settings: Settings, *events: told.Event) -> None:
+    """Follow an engine that tells these and dies."""
+    lease = Lease(claim, settings, on_lost=lambda: None)
+    engine = cast("Engine", Telling(*events))
+    with pytest.raises(Crashed):
+        Watch(claim, folder, open_storage(settings), lease, engine, settings).follow()
+
+
+def file(folder: Path, path: str, data: bytes) -> told.File:
+    """Write what an engine would; `path` is from the folder of checkpoints or of the artifact."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / path).parent.mkdir(exist_ok=True)
+    (folder / path).write_bytes(data)
+    return told.File(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def part(number: int, name: str, *files: told.File) -> told.PartFinished:
+    return told.PartFinished(stage="baseline", part=name, number=number, checkpoint=files)
+
+
+def mean(*names: str) -> told.Row:
+    rows = {name: row("baseline", 20_000_000, 80_000_000, 16.0, 0.8) for name in names}
+    return told.mean_row(rows, None) if rows else row("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
+
+
+def test_an_attempt_that_died_between_two_parts_is_gone_on_from(job: Job, settings: Settings, tmp_path: Path) -> None:
+    first, second = tmp_path / "1", tmp_path / "2"
+    claim = claimed(settings, first)
+    kept = file(first / "out/checkpoints/baseline", "mood/state.json", b"of mood")
+    model = file(first / "out/artifacts/baseline-onnx-float32-mood", "model.onnx", b"weights")
+    ready = told.Artifact(
+        name="baseline-onnx-float32-mood",
+        kind="onnx",
+        stage="baseline",
+        precision="float32",
+        files=(model,),
+        score=told.NotMeasured(not_measured="a test"),
+        opens_with="onnxruntime",
+        part="mood",
+    )
+    listen(claim, first, settings, told.ArtifactReady(artifact=ready), part(0, "mood", kept))
+    with reading() as session:
+        assert [found.stage for found in jobs.checkpoints(session, job.id)] == ["baseline.0"]
+        assert jobs.recorded(session, job.id) == ([], {"baseline-onnx-float32-mood"})
+    with writing() as session:
+        jobs.release(session, claim)
+
+    claim = claimed(settings, second)
+    spec = Spec.model_validate_json(lay_out(claim, second, settings, open_storage(settings)).read_bytes())
+    assert (spec.task, spec.data, spec.resume) == ("several", None, "resume")
+    assert [(each.name, each.task, each.data.splits) for each in spec.parts] == [
+        ("mood", "text-classification", {"train": ("data/mood/a.jsonl",)}),
+        ("joy", "text-regression", {"train": ("data/joy/a.jsonl",)}),
+    ]
+    assert (second / "resume/baseline/mood/state.json").read_bytes() == b"of mood"
+    place = second / "out/checkpoints/baseline"
+    mood, joy, whole = (file(place, path, b"x") for path in ("mood/state.json", "joy/state.json", "state.json"))
+    done = told.StageFinished(row=mean("mood", "joy"), checkpoint=(mood, joy, whole))
+    listen(claim, second, settings, part(0, "mood", mood), part(1, "joy", joy), done)
+    with reading() as session:
+        (stage,) = jobs.checkpoints(session, job.id)
+        assert (stage.stage, [each["path"] for each in stage.files]) == (
+            "baseline",
+            ["mood/state.json", "joy/state.json", "state.json"],
+        )
+        (stored,) = jobs.recorded(session, job.id)[0]
+        assert stored["parts"].keys() == {"mood", "joy"}
+    storage = open_storage(settings)
+    for each in stage.files:
+        assert b"".join(storage.read(f"{stage.prefix}/{each['path']}", 0, each["size"])) == b"x"
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [part(0, "other")],
+        [part(1, "mood")],
+        [part(2, "mood")],
+        [part(0, "mood"), part(0, "mood")],
+        [told.StageFinished(row=mean(), checkpoint=())],
+        [told.StageFinished(row=mean("mood"), checkpoint=())],
+        [told.StageFinished(row=mean("mood", "joy"), checkpoint=()), part(0, "mood")],
+    ],
+)
+def test_an_engine_cannot_speak_of_other_parts(job: Job, settings: Settings, tmp_path: Path, events: list[Any]) -> None:
+    claim = claimed(settings, tmp_path / "1")
+    lease = Lease(claim, settings, on_lost=lambda: None)
+    engine = cast("Engine", Telling(*events))
+    with pytest.raises(Untrustworthy):
+        Watch(claim, tmp_path / "1", open_storage(settings), lease, engine, settings).follow()
+    with reading() as session:
+        assert len(jobs.checkpoints(session, job.id)) <= 1

@@ -1,0 +1,74 @@
+"""An attempt that is told to stop before its engine began: fetching what it needs may take as long as many a job."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from app import jobs
+from app.clock import now
+from app.db import writing
+from app.models import Dataset, File, Job, Worker
+from app.settings import Settings
+from app.storage import LocalStorage
+from tests.rows import submitted
+from workers.supervisor import attempt
+
+PATIENCE = 30.0
+
+
+class Slow(LocalStorage):
+    """A storage from which a file comes for ever, and in whose reading something happens."""
+
+    def __init__(self, root: Path, happens: Callable[[], object]) -> None:
+        super().__init__(root)
+        self.happens = happens
+
+    def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        self.happens()
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            yield b"x"
+            time.sleep(0.05)
+        raise TimeoutError(f"nobody stopped the copy of {key}")
+
+
+def drain(_: Job) -> None:
+    with writing() as session:
+        session.execute(update(Worker).values(drain=True))
+
+
+def cancel(job: Job) -> None:
+    with writing() as session:
+        jobs.cancel(session, job.team_id, job.id)
+
+
+def pass_the_deadline(job: Job) -> None:
+    with writing() as session:
+        session.execute(update(Job).where(Job.id == job.id).values(deadline_at=now(-1)))
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("happens", "state", "code"),
+    [(drain, "queued", None), (cancel, "cancelled", None), (pass_the_deadline, "failed", "deadline_exceeded")],
+)
+def test_it_stops_while_it_fetches(
+    happens: Callable[[Job], None], state: str, code: str | None, settings: Settings, tmp_path: Path
+) -> None:
+    with writing() as session:
+        job = submitted(session, deadline_seconds=3600)
+        session.add(Worker(id="w", kind="jobs", host="h", pid=1, facts={}))
+        session.get_one(Dataset, job.dataset_id).data = {"format": "jsonl", "splits": {"train": ["a"]}}
+        session.add(File(model_id=job.model_id, path="x", size=1, sha256="0" * 64, key="uploads/x"))
+    with writing() as session:
+        claim = jobs.claim(session, "w", 60)
+    assert claim is not None
+    hurried = settings.model_copy(update={"heartbeat_seconds": 0.1, "lease_seconds": 60.0})
+    attempt(claim, hurried, Slow(tmp_path / "store", lambda: happens(job)))
+    with writing() as session:
+        found = session.get_one(Job, job.id)
+    assert (found.state, found.failures, (found.error or {}).get("code")) == (state, 0, code)
+    assert list(settings.scratch.glob("*/")) == []
