@@ -23,10 +23,11 @@ from compression.budget import Spent
 from compression.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
 from compression.heads import of_task
 from compression.load import open_stock
+from compression.numerics import Simulation
 from compression.recipe import Config, Data, JobTask, PartName, Spec
 from compression.report import STAGES, Artifact, File, Row, Sensitivity, Stage
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when what a stage computes or keeps changes so that older checkpoints must not be gone on from."""
 STATE = "state.json"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
@@ -42,7 +43,7 @@ class Checkpoint(Config):
     part: PartName = ""
     task: JobTask = "text-classification"
     labels: tuple[str, ...]
-    simulated: Annotated[bool, Field(description="Whether the model computes with fake-quantized integers.")]
+    simulation: Annotated[Simulation | None, Field(description="The integers that the model computes with, and their ranges.")]
     rows: tuple[Row, ...]
     artifacts: tuple[Artifact, ...]
     pruning: dict[str, Any] | None
@@ -221,8 +222,8 @@ def open_model(folder: Path, facts: Checkpoint) -> PreTrainedModel:
         raise  # the checkpoint is not to blame
     except CompressionError as problem:
         raise Unusable(f"{facts.stage} cannot be opened: {problem.cause}") from problem
-    if facts.simulated:
-        numerics.insert(model)
+    if facts.simulation is not None:
+        numerics.insert(model, simulation=facts.simulation)
     return model
 
 

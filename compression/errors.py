@@ -20,6 +20,11 @@ class CompressionError(Exception):
         self.param = param
         self.remedy_text = remedy or self.remedy
 
+    def found_in(self, place: str) -> None:
+        """Say before the cause what of several it is about."""
+        self.cause = f"{place}: {self.cause}"
+        self.args = (self.cause,)
+
     def as_dict(self) -> dict[str, str | None]:
         """Return the four facts as events and problem documents carry them."""
         return {"code": self.code, "cause": self.cause, "remedy": self.remedy_text, "param": self.param}

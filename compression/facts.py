@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compression.environment import environment
-from compression.notes import better_note, data_notes
+from compression.notes import better_note, data_notes, scheme_notes
 from compression.part import Part
 from compression.recipe import Spec, Task
 from compression.report import Artifact, PartReport, Report, Row, Sensitivity, SplitFacts, verdicts
@@ -81,7 +81,10 @@ def job_report(spec: Spec, rows: Sequence[Row], artifacts: Sequence[Artifact], a
         pruning=alone.pruning if alone else None,
         sensitivity=alone.sensitivity if alone else {},
         environment=environment(),
-        notes=alone.notes(rows[0], chosen) if alone else _of_means(rows[0], chosen, len(parts)),
+        notes=(
+            *(alone.notes(rows[0], chosen) if alone else _of_means(rows[0], chosen, len(parts))),
+            *scheme_notes(spec.recipe.quantize),
+        ),
     )
 
 

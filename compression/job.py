@@ -34,6 +34,7 @@ from compression.report import (
 )
 from compression.saving import Pause, Saver, never
 from compression.several import mean_judged
+from compression.simulating import settle
 from compression.stages.distill import distill
 from compression.stages.prepare import prepare
 from compression.stages.prune import prune
@@ -184,6 +185,7 @@ class Job:
         started = time.monotonic()
         part = yield from self.enter(asked)
         yield from WORK[stage](part.state)
+        settle(part.state)
         yield from self.journey.mark(stage, "export and measure", done=False)
         shipped = part.ship(part.state.model, stage, "onnx")
         self.artifacts.append(shipped.artifact)
@@ -221,7 +223,7 @@ class Job:
             stage=stage,
             task="several",
             labels=(),
-            simulated=False,
+            simulation=None,
             rows=tuple(self.rows),
             artifacts=tuple(self.artifacts),
             pruning=None,

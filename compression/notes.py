@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from compression.recipe import Task
+from compression.recipe import Quantize, Task
 from compression.report import Ratios, Row, Score, SplitFacts
 
 
@@ -53,3 +53,18 @@ def better_note(first: Row, last: Row) -> str | None:
         if change > 0:
             return f"The result scores higher than the baseline by {change:.4f}; the standard error is {error:.4f}."
     return None
+
+
+def scheme_notes(settings: Quantize | None) -> tuple[str, ...]:
+    """Say where the transformers checkpoint of a scheme is not what the ONNX artifact is."""
+    if settings is None or settings.scheme in ("dynamic-int8", "weight-only-int8"):
+        return ()
+    if settings.scheme == "static-int8":
+        return (
+            "torchao's static form is not opened by stock from_pretrained: the transformers checkpoint rounds activations by "
+            "their own range, token by token, and has a score of its own.",
+        )
+    return (
+        "torchao has no packed 4-bit form for CPUs: the transformers checkpoint holds each 4-bit number in a byte of its own. "
+        "It answers as the ONNX artifact does and is larger.",
+    )

@@ -18,7 +18,7 @@ from compression.catalog import check_task
 from compression.checkpoint import Checkpoint, Unusable
 from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec
-from compression.export.artifact import Shipped, ship, timed
+from compression.export.artifact import Shipped, precision_of, ship, timed
 from compression.notes import row_notes
 from compression.plan import check_precision
 from compression.progress import Journey
@@ -196,7 +196,8 @@ class Part:
 
     def ship(self, model: torch.nn.Module, stage: Stage, kind: str) -> Shipped:
         """Export, reopen, verify and measure a model as one artifact; latency is held against the baseline's."""
-        precision = "int8" if simulated(model) else "float32"
+        simulation = numerics.simulation_of(model)
+        precision = precision_of(simulation.scheme if simulation else None)
         is_baseline = stage == "baseline" and kind == "onnx"
         device = next(model.parameters()).device
         model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
@@ -207,7 +208,7 @@ class Part:
             name=f"{stage}-{kind}-{precision}{self._suffix}",
             kind="onnx" if kind == "onnx" else "transformers",
             stage=stage,
-            precision="int8" if precision == "int8" else "float32",
+            precision=precision,
             task=self.task,
             labels=self.dataset.labels,
             tokenizer=self.new_tokenizer(stage) or reader.folder,
@@ -230,7 +231,7 @@ class Part:
         return timed(
             model,
             self.test_rows.parent,
-            int8=simulated(model),
+            int8=numerics.is_simulated(model),
             task=self.task,
             labels=self.dataset.labels,
             tokenizer=self.new_tokenizer("pruned") or self.reader("pruned").folder,
@@ -285,6 +286,7 @@ class Part:
             peak_memory_bytes=shipped.peak_memory_bytes,
             ratios=found,
             seconds=seconds,
+            ranges=self.state.ranges,
             notes=(*self.state.notes, *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
         )
         state, spec = self.state, self.spec
@@ -298,7 +300,7 @@ class Part:
             part=self.name,
             task=self.task,
             labels=self.dataset.labels,
-            simulated=simulated(self.state.model),
+            simulation=numerics.simulation_of(self.state.model),
             rows=tuple(self.rows),
             artifacts=tuple(artifacts),
             pruning=self.state.pruning,
@@ -308,11 +310,6 @@ class Part:
         )
 
 
-def simulated(model: torch.nn.Module) -> bool:
-    """Say whether a model computes with fake-quantized integers."""
-    return any(isinstance(module, numerics.FakeQuantLinear) for module in model.modules())
-
-
 @contextmanager
 def named(asked: Asked) -> Iterator[None]:
     """Let an error say which of several datasets it is about."""
@@ -320,5 +317,5 @@ def named(asked: Asked) -> Iterator[None]:
         yield
     except CompressionError as problem:
         if asked.name:
-            problem.cause = f"{asked.name}: {problem.cause}"
+            problem.found_in(asked.name)
         raise

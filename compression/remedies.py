@@ -15,6 +15,10 @@ MOST_RATIO = 0.8
 """Beyond it too little is left of a small encoder to be worth a proposal."""
 MOST_MORE = 3
 """So many times the epochs are proposed at most; where more were needed, the cut was too deep."""
+STRONGEST_SMOOTHING = 0.85
+"""Beyond it the weights are what is hard to round (Xiao et al. 2023, figure 10)."""
+WIDEST = 99.9999
+"""Per cent: a percentile nearer to 100 is the observer min-max."""
 POWER = 1.5
 """How a size falls with what is left of each axis, where no cut has shown it: 1 if one side of a matrix shrinks, 2 if both."""
 
@@ -30,6 +34,8 @@ def offered(
     limit: str | None,
 ) -> tuple[Remedy, ...]:
     """List what would mend the targets that a row misses, where no later stage of the recipe is there to do it.
+
+    Ranges that outliers break are no later stage's to mend, so what would is offered with every row that has some.
 
     before: the rows of earlier stages, the baseline first; is_worse: an earlier row is better at no cost; limit: the limit of
     training that was reached, if one was.
@@ -48,6 +54,7 @@ def offered(
         found += _smaller(row, rows, recipe, targets, sizes)
     if "retention" in missed and not {"pruned", "distilled"} & set(to_come):
         found += _trained_longer(recipe, rows, limit) if limit else _better(row, rows, recipe, targets)
+    found += _tamed(row, recipe)
     return tuple({remedy.key: remedy for remedy in reversed(found)}.values())[::-1]
 
 
@@ -76,6 +83,65 @@ def _live_with_integers(rows: dict[Stage, Row], recipe: Recipe, targets: Targets
             proposed=max(2 * qat.quantized, 1),
             why=f"{why}, after {qat.epochs} epochs of which {qat.quantized} were fully quantized.",
         )
+
+
+def _tamed(row: Row, recipe: Recipe) -> Iterator[Remedy]:
+    """Offer what tames ranges that outliers break: smoothing where a layer before takes it, a clipped range, more training."""
+    settings = recipe.quantize
+    layers = [layer for each in (row, *row.parts.values()) for layer in each.ranges]
+    broken = sorted((layer for layer in layers if layer.broken), key=lambda layer: -layer.ratio)
+    if settings is None or not broken:
+        return
+    worst = broken[0]
+    why = (
+        f"{len(broken)} of {len(layers)} layers have a range that is broken by outliers, worst {worst.layer}: its largest "
+        f"|activation| is {worst.ratio:.0f} times what 99 % of them keep below"
+    )
+    smoothable = [layer for layer in broken if layer.smooths_into is not None]
+    if smoothable:
+        alpha = smoothing_for(smoothable[0].ratio, settings.smoothing)
+        if alpha is not None:
+            into = f"{len(smoothable)} of them can hand outliers on ({smoothable[0].layer} to {smoothable[0].smooths_into})"
+            yield Remedy(key="recipe.quantize.smoothing", now=settings.smoothing, proposed=alpha, why=f"{why}; {into}.")
+    if settings.scheme == "static-int8":
+        yield from _clipped(settings, max(layer.beyond for layer in broken), why)
+    qat = settings.qat
+    if qat is None or not qat.epochs:
+        now = None if qat is None else qat.model_dump()
+        yield Remedy(key="recipe.quantize.qat", now=now, proposed=Qat().model_dump(), why=f"{why}; no training got used to it.")
+    else:
+        more = max(2 * qat.quantized, 1)
+        key = "recipe.quantize.qat.quantized"
+        yield Remedy(key=key, now=qat.quantized, proposed=more, why=f"{why}, after {qat.quantized} fully quantized epochs.")
+
+
+def _clipped(settings: Quantize, beyond: float, why: str) -> Iterator[Remedy]:
+    """Offer the percentile that leaves out what lies beyond 4 times the usual. beyond: its share in the layer that has most.
+
+    A percentile leaves out as much on either side, and the outliers may all lie on one.
+    """
+    percent = min(math.floor(1e6 * (1 - 2 * beyond)) / 1e4, WIDEST)
+    why = f"{why}; {beyond:.4%} of a layer's values are outliers"
+    if settings.observer != "percentile":
+        yield Remedy(
+            key="recipe.quantize",
+            now=settings.model_dump(mode="json"),
+            proposed=settings.model_copy(update={"observer": "percentile", "percentile": percent}).model_dump(mode="json"),
+            why=f"{why}, and the observer {settings.observer} minds them.",
+        )
+    elif percent < settings.percentile:
+        yield Remedy(key="recipe.quantize.percentile", now=settings.percentile, proposed=percent, why=f"{why}.")
+
+
+def smoothing_for(ratio: float, now: float | None) -> float | None:
+    """Reckon α: the more, the farther the outliers stand out. None where it cannot be more.
+
+    ratio: largest |activation| by what 99 % keep below. 0.5 up to a ratio of 10, and 0.1 more for every factor of 10
+    beyond; where some α was tried, half of what is left up to the strongest.
+    """
+    if now is not None:
+        return None if now >= STRONGEST_SMOOTHING - 0.05 else round((now + STRONGEST_SMOOTHING) / 2, 2)
+    return round(min(0.5 + 0.1 * max(math.log10(ratio) - 1, 0.0), STRONGEST_SMOOTHING), 2)
 
 
 def _undo(row: Row, recipe: Recipe) -> Iterator[Remedy]:

@@ -21,6 +21,7 @@ from compression import durable
 from compression.budget import Spent
 from compression.checkpoint import STATE, Unusable, listing, sealed, unsealed, verify_files
 from compression.evaluate import Validation
+from compression.numerics import Range
 from compression.recipe import Config
 from compression.report import File, Log, Stage, TrainingSaved
 
@@ -42,7 +43,8 @@ class Pause(Exception):
 class Where:
     """The numbers of a training in progress: with its tensors, all that is needed to go on. Epoch 0 is the model before.
 
-    `total` is how many steps it will have; `spent` what the whole job has trained up to here, this training included.
+    `total` is how many steps it will have; `spent` what the whole job has trained up to here, this training included;
+    `ranges` those of the model's static layers, which it keeps throughout.
     """
 
     before: Validation
@@ -60,6 +62,7 @@ class Where:
     ended: bool = False
     remarks: list[str] = field(default_factory=list)
     spent: Spent = field(default_factory=Spent)
+    ranges: dict[str, Range] = field(default_factory=dict)
 
 
 Tensors = dict[str, Tensor]

@@ -16,7 +16,7 @@ from compression.evaluate import Validation, validate
 from compression.plan import Plan
 from compression.progress import Journey
 from compression.recipe import Recipe, Split, Targets
-from compression.report import Latency, NotMeasured, Remedy, Sensitivity, Stage
+from compression.report import Latency, LayerRange, NotMeasured, Remedy, Sensitivity, Stage
 from compression.saving import Course, Saver, Tensors
 from compression.tasks.base import Task
 from compression.vocabulary import Vocabulary
@@ -33,7 +33,8 @@ class State:
     the job's models by their folders; `originals` teachers that were trained beside the baseline, on the CPU, until they were
     asked; `base_rows` the rows as the base model reads them, once a student that the job names has taken its place; `scratch`
     a folder for what may be lost; `vocabulary` the tokens that the cut leaves, where it is to take some; `sensitivity` the
-    curves that it drew, for the report; `timed` exports a model and measures its latency.
+    curves that it drew, for the report; `timed` exports a model and measures its latency; `ranges` how the integers' ranges
+    were found after the current stage.
     """
 
     recipe: Recipe
@@ -49,6 +50,7 @@ class State:
     targets: Targets = field(default_factory=Targets)
     applied: list[Remedy] = field(default_factory=list)
     material: Material | None = None
+    ranges: tuple[LayerRange, ...] = ()
     unlabelled: Encoded | None = None
     cast: Cast | None = None
     originals: list[PreTrainedModel] = field(default_factory=list)

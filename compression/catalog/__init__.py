@@ -25,6 +25,7 @@ from compression.catalog.cost import (
     TRAINING_FLOPS,
     WINDOWS_OVERLAP,
     Estimate,
+    artifact_bytes,
     augment_seconds,
     planned_steps,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "Family",
     "Preflight",
     "Ratios",
+    "artifact_bytes",
     "attention_form",
     "augment_seconds",
     "candidates",

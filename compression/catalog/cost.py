@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from compression.catalog.lessons import attention_form
-from compression.recipe import Augment, Config, Distill, Recipe
+from compression.recipe import Augment, Config, Distill, Quantize, Recipe
 from compression.report import DataFacts, Parameters, Shape
 
 PROCESS_BYTES = 600_000_000
@@ -22,7 +22,7 @@ LARGEST_GRAPH = 2**31
 KEPT_FREED = 1.1
 """Freed blocks that the C library keeps (compression/process.py). Seen: 3.08 GB where the sum before this factor is 2.9."""
 INT8_OVERHEAD = 1.05
-"""An int8 artifact's bytes a parameter: scales, biases and the graph beside the integers."""
+"""An artifact's bytes by those of its integers: scales, biases and the graph lie beside them."""
 ARTIFACT_EXTRAS = 2_000_000
 """Tokenizer, configs and card of an artifact."""
 TRAINING_FLOPS = 1.4e11
@@ -87,12 +87,14 @@ def estimate(
     memory = round(memory * KEPT_FREED)
     sizes = [before.total] + [before.total] * (recipe.quantize is not None)
     sizes += [after.total] * ((recipe.prune is not None) + (recipe.distill is not None))
-    bytes_each = INT8_OVERHEAD if recipe.quantize else HELD_BYTES
+    shipped = [before] * (recipe.quantize is not None) + [after] * ((recipe.prune is not None) + (recipe.distill is not None))
     disk = HELD_BYTES * (sum(sizes) + max(seeds - 1, 0) * before.total)  # one checkpoint a row; teachers beside the baseline's
     if recipe.distill and TEACHER_BYTES < states <= recipe.distill.spill_gib * 2**30:
         disk += states
-    disk += HELD_BYTES * before.total + round(bytes_each * sum(sizes[1:])) + ARTIFACT_EXTRAS * (len(sizes) + 1)
+    disk += HELD_BYTES * before.total + sum(artifact_bytes(each, recipe.quantize) for each in shipped)
+    disk += ARTIFACT_EXTRAS * (len(sizes) + 1)
     disk += 2 * HELD_BYTES * after.total  # the transformers artifact, and its float32 weights in passing
+    # Calibration, sensitivities and the check of ranges are forward passes over a few hundred rows: left out.
     # A training step costs three forward passes, one of 2 operations a parameter and token; a teacher one more, once.
     forward, small = (2 * parameters.other * tokens for parameters in (before, after))
     more = taught / tokens
@@ -116,6 +118,16 @@ def estimate(
     shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + tests / SCORED_ROWS_A_SECOND / 60)
     shipping += PROBES * SHIP_MINUTES * (recipe.prune is not None and recipe.prune.target_latency is not None)
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
+
+
+def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:
+    """Reckon the bytes of an ONNX artifact's weights by their scheme. Tables are int8 in all of them."""
+    if quantize is None:
+        return HELD_BYTES * parameters.total
+    if quantize.scheme != "weight-only-int4":
+        return round(INT8_OVERHEAD * parameters.total)
+    # Half a byte each, and a float32 scale a group.
+    return round(INT8_OVERHEAD * (parameters.embedding + (0.5 + 4 / quantize.group_size) * parameters.other))
 
 
 def teacher_bytes(distill: Distill, teacher: Shape, student: Shape, taught: float, plain: float) -> int:

@@ -30,7 +30,7 @@ def preflight_several(
         try:
             found[name] = preflight(model, facts, shared, evaluate, student, teachers)
         except CompressionError as problem:
-            problem.cause = f"datasets.{place} ({name}): {problem.cause}"
+            problem.found_in(f"datasets.{place} ({name})")
             if not (problem.param or "").startswith(("recipe.", "evaluate.", "models.")):
                 problem.param = f"datasets.{place}"
             raise

@@ -13,14 +13,14 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compression import durable, scoring
+from compression import durable, numerics, scoring
 from compression.child import ChildFailed, ChildOutOfMemory, ask
 from compression.errors import OutOfMemory
 from compression.export import onnx, transformers
 from compression.export.card import card, opens_with
 from compression.export.verify import verify
 from compression.measure import Measured, MeasureSpec
-from compression.recipe import Evaluate, Task
+from compression.recipe import Evaluate, Scheme, Task
 from compression.report import Artifact, File, Latency, NotMeasured, Score, Size, Stage
 from compression.runtimes.runner import Kind
 from compression.scoring.base import Row
@@ -34,6 +34,7 @@ takes an engine that says nothing for stalled.
 """
 TIMED_SECONDS = 3.0
 """Of a shape that is only looked at, of both sides together: enough to tell neighbouring shapes apart by their medians."""
+Precision = Literal["float32", "int8", "int4"]
 TOKENIZER_EXTRAS = ("special_tokens_map.json", "vocab.txt")
 
 
@@ -55,7 +56,7 @@ def ship(
     name: str,
     kind: Kind,
     stage: Stage,
-    precision: Literal["float32", "int8"],
+    precision: Precision,
     task: Task,
     labels: tuple[str, ...],
     tokenizer: Path,
@@ -69,14 +70,14 @@ def ship(
 ) -> Shipped:
     """Write output/artifacts/<name>/, whole or not at all, and return its figures. What lay there before is replaced.
 
-    model: a stock model for `task`, its integers simulated where `precision` is int8. tokenizer: the folder that
+    model: a stock model for `task`, its integers simulated where `precision` is not float32. tokenizer: the folder that
     holds tokenizer.json. test_rows: JSONL of rows as `scoring` reads them. baseline: folder of the FP32 ONNX
     artifact that latency is held against. sample: a few rows that the reopened artifact is verified with.
     last_try: figures for which memory does not suffice are told as not measured.
 
     Raises ExportMismatch where the reopened artifact does not answer as the model does, and OutOfMemory.
     """
-    int8 = precision == "int8"
+    int8 = precision != "float32"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     with durable.folder(output / "artifacts" / name) as folder:
         weights = (onnx if kind == "onnx" else transformers).write(model, folder, int8=int8)
@@ -85,7 +86,8 @@ def ship(
         pad_id = write_config(model, folder, labels, max_length, kind)
         scorer = scoring.of(task, evaluate, labels)
         verify(model, folder, kind=kind, int8=int8, sample=sample, scorer=scorer, pad_id=pad_id)
-        size = Size(bytes=weights.stat().st_size, dtype=precision, bytes_at_16_bit=2 * parameters)
+        stored = "int8" if kind == "transformers" and precision == "int4" else precision  # see `transformers`
+        size = Size(bytes=weights.stat().st_size, dtype=stored, bytes_at_16_bit=2 * parameters)
         spec = MeasureSpec(
             kind=kind,
             folder=str(folder.resolve()),
@@ -100,7 +102,7 @@ def ship(
             name=name,
             kind=kind,
             stage=stage,
-            precision=precision,
+            scheme=scheme_of(model) if int8 else None,
             task=task,
             labels=labels,
             max_length=max_length,
@@ -128,6 +130,16 @@ def ship(
         flops=count_flops(model, evaluate),
         peak_memory_bytes=found.peak_memory_bytes,
     )
+
+
+def precision_of(scheme: Scheme | None) -> Precision:
+    """Name what a scheme's weights are; None is no scheme."""
+    return "float32" if scheme is None else "int4" if scheme == "weight-only-int4" else "int8"
+
+
+def scheme_of(model: nn.Module) -> Scheme:
+    """Return the scheme that is simulated in a model; where none is, integers are written as dynamic-int8."""
+    return (numerics.simulation_of(model) or numerics.DYNAMIC).scheme
 
 
 def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task) -> None:

@@ -2,7 +2,7 @@
 
 from compression import heads
 from compression.export.snippets import onnx_snippet, transformers_snippet
-from compression.recipe import Task
+from compression.recipe import Scheme, Task
 from compression.report import Latency, NotMeasured, Score, Size, Stage
 from compression.runtimes.runner import Kind
 from compression.scoring.questions import overlap_of
@@ -12,19 +12,35 @@ def opens_with(kind: Kind, precision: str, task: Task) -> str:
     """Name the stock tool and call that open an artifact."""
     if kind == "onnx":
         return "onnxruntime.InferenceSession('model.onnx') with tokenizers.Tokenizer.from_file('tokenizer.json')"
-    needs = " with torchao installed" if precision == "int8" else ""
+    needs = "" if precision == "float32" else " with torchao installed"
     return f"transformers.{heads.of_task(task).auto}.from_pretrained(folder){needs}"
 
 
-NUMERICS: dict[tuple[Kind, str], str] = {
-    ("onnx", "float32"): "All weights and all arithmetic are float32.",
-    ("transformers", "float32"): "All weights and all arithmetic are float32.",
-    ("onnx", "int8"): "Weights of linear layers are int8 with one scale an output channel, embeddings int8 with one scale a "
-    "row; activations are quantized to 8 bits while it runs, with one scale a token (max / 127), so that an answer does not "
-    "depend on who shares the batch.",
-    ("transformers", "int8"): "Weights of linear layers are torchao's int8 with one scale an output channel, embeddings int8 "
-    "with one scale a row; activations are quantized to int8 while it runs, with one scale a token. Its rounding is not that "
-    "of the ONNX artifact, so its score is its own.",
+FLOAT = "All weights and all arithmetic are float32."
+CHANNELS = "int8 with one scale an output channel, embeddings int8 with one scale a row"
+GROUPS = "4-bit integers with one scale for each group of inputs, embeddings int8 with one scale a row"
+OWN_SCORE = "Its rounding is not that of the ONNX artifact, so its score is its own."
+NUMERICS: dict[Kind, dict[Scheme, str]] = {
+    "onnx": {
+        "dynamic-int8": f"Weights of linear layers are {CHANNELS}; activations are quantized to 8 bits while it runs, with one "
+        "scale a token (max / 127), so that an answer does not depend on who shares the batch.",
+        "static-int8": f"Weights of linear layers are {CHANNELS}; what enters a linear layer is quantized to 8 bits with a "
+        "scale and a zero point that were calibrated for the layer.",
+        "weight-only-int8": f"Weights of linear layers are {CHANNELS}; all arithmetic is float32. ONNX Runtime makes "
+        "floating-point weights of them when it opens the file: it is small on disk, and as fast as float32.",
+        "weight-only-int4": f"Weights of linear layers are {GROUPS}; all arithmetic is float32. The linear layers are ONNX "
+        "Runtime's own operator MatMulNBits (com.microsoft), so other runtimes may not open the file.",
+    },
+    "transformers": {
+        "dynamic-int8": f"Weights of linear layers are torchao's {CHANNELS}; activations are quantized to int8 while it runs, "
+        f"with one scale a token. {OWN_SCORE}",
+        "static-int8": f"Weights of linear layers are torchao's {CHANNELS}; activations are quantized to int8 while it runs, "
+        "with one scale a token: stock from_pretrained does not open torchao's form with calibrated scales. "
+        f"{OWN_SCORE}",
+        "weight-only-int8": f"Weights of linear layers are torchao's {CHANNELS}; all arithmetic is float32.",
+        "weight-only-int4": f"Weights of linear layers are {GROUPS}; all arithmetic is float32. torchao has no packed form of "
+        "them for CPUs: each lies in a byte of its own.",
+    },
 }
 
 DESCRIPTIONS: dict[Task, str] = {
@@ -41,7 +57,7 @@ def card(
     name: str,
     kind: Kind,
     stage: Stage,
-    precision: str,
+    scheme: Scheme | None,
     task: Task,
     labels: tuple[str, ...],
     max_length: int,
@@ -51,14 +67,14 @@ def card(
     memory: int | NotMeasured,
     inputs: tuple[str, ...],
 ) -> str:
-    """Write the card in Markdown. inputs: of the ONNX file."""
+    """Write the card in Markdown. scheme: None is float32. inputs: of the ONNX file."""
     about = DESCRIPTIONS[task].format(count=len(labels), names=", ".join(labels))
     windows = " Longer contexts are read in overlapping windows." if task == "question-answering" else ""
     lines = [
         f"# {name}",
         "",
         f"{about}, as it was after the stage *{stage}*.",
-        NUMERICS[kind, precision],
+        FLOAT if scheme is None else NUMERICS[kind][scheme],
         f"Texts are cut to {max_length} tokens.{windows}",
         "",
         "## Open it",

@@ -1,15 +1,15 @@
-"""Turn an FP32 ONNX graph into dynamic-int8, the definition in `numerics`, with operators of the ONNX standard alone.
+"""Turn an FP32 ONNX graph into integers as `numerics` defines them: dynamic-int8 and embeddings here, the rest in `schemes`.
 
-A linear layer y = x·Wᵀ + b over rows x becomes
+In dynamic-int8, with operators of the ONNX standard alone, a linear layer y = x·Wᵀ + b over rows x becomes
 
     s = max(max|x| / 127, tiny)                     one scale per row
     q = QuantizeLinear(x, s, zero point 128)        uint8, because u8 × s8 is what processors have instructions for
     a = MatMulInteger(q, W_int8, zero point 128)    exact integers
     y = DequantizeLinear(a, s) · w + b              s per row, w per column
 
-and an embedding becomes int8 rows, gathered together with their scales. QuantizeLinear with one scale per row divides,
-rounds half to even, adds 128 and narrows in one pass over memory; DequantizeLinear does the same on the way back. Layers
-that read the same tensor share one quantization of it.
+and in every scheme an embedding becomes int8 rows, gathered together with their scales. QuantizeLinear with one scale per
+row divides, rounds half to even, adds 128 and narrows in one pass over memory; DequantizeLinear does the same on the way
+back. Layers that read the same tensor share one quantization of it.
 """
 
 from collections.abc import Mapping
@@ -22,6 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from compression import numerics
+from compression.export.schemes import MICROSOFT, static_linear, weight_only_linear
+from compression.numerics import StaticLinear, WeightOnlyLinear
 
 Array = npt.NDArray[np.generic]
 ZERO_POINT = 128
@@ -37,6 +39,7 @@ class _Surgeon:
         self.names = _named_weights(modules)
         self.done: set[str] = set()
         self.quantized: dict[str, tuple[str, str]] = {}
+        self.ranged: dict[tuple[str, float, int], str] = {}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.graph.node:
             for name in node.input:
@@ -76,8 +79,27 @@ class _Surgeon:
             self.quantized[x] = self.node("QuantizeLinear", x, scales, zeros, axis=0), scales
         return self.quantized[x]
 
+    def dequantized(self, x: str, scale: float, zero: int) -> str:
+        """Round x to a static range and back, once for all who ask for the same."""
+        if (x, scale, zero) not in self.ranged:
+            number = len(self.ranged)
+            units = self.constant(f"int8.range_{number}_scale", np.array(scale, np.float32))
+            zeros = self.constant(f"int8.range_{number}_zero_point", np.array(zero, np.uint8))
+            rounded = self.node("QuantizeLinear", x, units, zeros)
+            self.ranged[x, scale, zero] = self.node("DequantizeLinear", rounded, units, zeros)
+        return self.ranged[x, scale, zero]
+
     def linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str) -> None:
-        """Write x·Wᵀ + b, x (rows, in) -> output (rows, out)."""
+        """Write x·Wᵀ + b as the module computes: x (rows, in) -> output (rows, out). Not simulated, it becomes dynamic-int8."""
+        if isinstance(module, StaticLinear):
+            static_linear(self, x, name, module, output)
+        elif isinstance(module, WeightOnlyLinear):
+            weight_only_linear(self, x, name, module, bias, output)
+        else:
+            self.dynamic_linear(x, name, module, bias, output)
+
+    def dynamic_linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str) -> None:
+        """Write x·Wᵀ + b in dynamic-int8."""
         weight = module.weight
         assert isinstance(weight, torch.Tensor)  # noqa: S101 (narrows nn.Module's attribute type)
         integers, scale = numerics.integers(weight)
@@ -139,9 +161,10 @@ class _Surgeon:
 
 
 def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.ModelProto:
-    """Return `proto` with the linear layers and embeddings in `modules` (name → layer, in FP32) as integers.
+    """Return `proto` with the linear layers and embeddings in `modules` (name → layer, weights in FP32) as integers.
 
-    proto: a graph whose linear layers read matrices (`rows.as_rows`).
+    Each layer is written as its own class computes, a plain nn.Linear as dynamic-int8. proto: a graph whose linear layers
+    read matrices (`rows.as_rows`).
 
     Raises RuntimeError where the graph does not hold one of them.
     """
@@ -153,6 +176,8 @@ def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.Mo
     del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
     out.graph.node.extend(surgeon.nodes)
     out.graph.initializer.extend(tensor for name, tensor in surgeon.initializers.items() if name in used)
+    if any(node.domain == MICROSOFT for node in surgeon.nodes):
+        out.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     return out
 
 

@@ -1,7 +1,8 @@
-"""Write a model as an ONNX file that stock ONNX Runtime opens: FP32 here, its INT8 form by `integers.to_int8`.
+"""Write a model as an ONNX file that stock ONNX Runtime opens: FP32 here, its integers by `integers.to_int8`.
 
-Only operators of the standard's opset 20 are in the file (ONNX Runtime 1.17 and later), no contrib operators: ONNX
-Runtime fuses what it can on each machine when it opens the file, and the same file stays valid elsewhere.
+Only operators of the standard's opset 20 are in the file (ONNX Runtime 1.17 and later): ONNX Runtime fuses what it can on
+each machine when it opens the file, and the same file stays valid elsewhere. The one exception is weight-only-int4, whose
+MatMulNBits is ONNX Runtime's own.
 """
 
 import copy
@@ -95,12 +96,14 @@ def graph(model: nn.Module) -> onnx.ModelProto:
 def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     """Write `model` to folder/model.onnx and return that path. The model itself stays as it is.
 
-    INT8 writes the integers of `numerics` for every linear layer and embedding, whether or not they are simulated in
-    `model`. Raises RuntimeError where one of them could not be found in the traced graph.
+    int8 writes integers for every linear layer and embedding: those that are simulated in `model`, dynamic-int8 where none
+    are. Raises RuntimeError where one of them could not be found in the traced graph.
     """
     twin = plain(model)
     proto = as_rows(graph(twin))
     if int8:
+        if (simulation := numerics.simulation_of(model)) is not None:
+            numerics.insert(twin, simulation=simulation)
         proto = to_int8(proto, dict(numerics.quantizable(twin)))
     onnx.checker.check_model(proto)
     path = folder / FILE

@@ -1,10 +1,15 @@
-"""Write a classifier as a checkpoint that stock transformers opens, with torchao's integers for INT8.
+"""Write a classifier as a checkpoint that stock transformers opens, with torchao's integers.
 
-torchao's int8 scheme nearest to dynamic-int8 is symmetric per token and per output channel too, but it divides by 127.5
-where we divide by 127: its answers are not the simulated ones to the last rounding. Such an artifact has a score of its own.
+- dynamic-int8: torchao's nearest scheme is symmetric per token and per output channel too, but it divides by 127.5 where we
+  divide by 127: its answers are not the simulated ones to the last rounding. Such an artifact has a score of its own.
+- static-int8: stock from_pretrained (transformers 5.24) neither writes torchao's configuration with calibrated scales nor
+  reads them back, so the checkpoint is that of dynamic-int8, with a score of its own.
+- weight-only-int8, weight-only-int4: our integers and scales in torchao's tensors, so the answers are the simulated ones.
+  torchao packs 4 bits for accelerators only; its form for CPUs holds each in a byte.
 """
 
 import copy
+import math
 import shutil
 import tempfile
 from collections import OrderedDict
@@ -13,13 +18,22 @@ from pathlib import Path
 import torch
 import transformers
 from torch import nn
-from torchao.quantization import FqnToConfig, Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig
+from torchao.quantization import (
+    FqnToConfig,
+    Int8DynamicActivationInt8WeightConfig,
+    Int8WeightOnlyConfig,
+    IntxUnpackedToInt8Tensor,
+    IntxWeightOnlyConfig,
+    PerGroup,
+)
 from torchao.quantization.quantize_.workflows import Int8Tensor
 from transformers import TorchAoConfig
 
 from compression import numerics
+from compression.numerics import WeightOnlyLinear
 
 FILE = "model.safetensors"
+INT4: torch.dtype = torch.int4  # type: ignore[attr-defined]  # torch 2.13 has it, its stubs have not
 ONE_SHARD = "64GB"
 """All weights go to one file, so that its bytes are the artifact's."""
 
@@ -27,9 +41,13 @@ ONE_SHARD = "64GB"
 def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     """Write config.json and model.safetensors into `folder` and return the weights' path. The model itself stays as it is.
 
-    Raises RuntimeError where torchao left a linear layer or an embedding in floating point.
+    int8 writes the integers that are simulated in `model`, dynamic-int8 where none are. Raises RuntimeError where torchao
+    left a linear layer or an embedding in floating point.
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    simulated = {name: layer for name, layer in numerics.simulated_layers(twin) if isinstance(layer, WeightOnlyLinear)}
+    own = {name: _own(layer) for name, layer in numerics.quantizable(twin)} if simulated else {}
+    scheme = _scheme(twin, {name: layer.group_size for name, layer in simulated.items()})
     numerics.remove(twin)
     transformers.utils.logging.disable_progress_bar()
     if not int8:
@@ -41,27 +59,61 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
         twin.save_pretrained(passage)  # type: ignore[operator]
         quantized = type(twin).from_pretrained(  # type: ignore[attr-defined]
             passage,
-            quantization_config=TorchAoConfig(_scheme(twin), include_input_output_embeddings=True),
+            quantization_config=TorchAoConfig(scheme, include_input_output_embeddings=True),
             dtype=torch.float32,
             local_files_only=True,
         )
     finally:
         shutil.rmtree(passage)
-    missed = [name for name, layer in numerics.quantizable(quantized) if not isinstance(layer.weight, Int8Tensor)]
+    kinds = (Int8Tensor, IntxUnpackedToInt8Tensor)
+    missed = [name for name, layer in numerics.quantizable(quantized) if not isinstance(layer.weight, kinds)]
     if missed:
         raise RuntimeError(f"torchao left in floating point: {', '.join(missed)}")
+    for name, weight in own.items():
+        quantized.get_submodule(name).weight = nn.Parameter(weight, requires_grad=False)
     quantized.save_pretrained(folder, max_shard_size=ONE_SHARD)
     return folder / FILE
 
 
-def _scheme(model: nn.Module) -> FqnToConfig:
+def _scheme(model: nn.Module, weight_only: dict[str, int | None]) -> FqnToConfig:
+    """Say what torchao makes of each weight. weight_only: layer → group size, None for int8."""
     # Weights by their full names: names of modules, and `_default`, would catch biases as well.
-    return FqnToConfig(
-        OrderedDict(
-            (
-                f"{name}.weight",
-                Int8DynamicActivationInt8WeightConfig() if isinstance(layer, nn.Linear) else Int8WeightOnlyConfig(),
-            )
-            for name, layer in numerics.quantizable(model)
-        )
+    found = OrderedDict()
+    for name, layer in numerics.quantizable(model):
+        group_size = weight_only.get(name)
+        if group_size is not None:
+            found[f"{name}.weight"] = IntxWeightOnlyConfig(INT4, PerGroup(_block(layer, group_size)))
+        elif isinstance(layer, nn.Embedding) or name in weight_only:
+            found[f"{name}.weight"] = Int8WeightOnlyConfig()
+        else:
+            found[f"{name}.weight"] = Int8DynamicActivationInt8WeightConfig()
+    return FqnToConfig(found)
+
+
+def _block(layer: nn.Module, group_size: int) -> int:
+    """Return the size of torchao's groups, which must divide a layer's inputs where ours end with what is left."""
+    return math.gcd(int(layer.in_features), group_size)  # type: ignore[arg-type]
+
+
+def _own(layer: nn.Module) -> torch.Tensor:
+    """Put the integers and scales of a table or a weight-only layer into torchao's tensor."""
+    weight: torch.Tensor = layer.weight  # type: ignore[assignment]
+    if not isinstance(layer, WeightOnlyLinear) or layer.group_size is None:
+        whole, scale = numerics.integers(weight)
+        zeros = torch.zeros(scale.shape, dtype=torch.int8)
+        table: torch.Tensor = Int8Tensor(whole, scale, [1, weight.shape[1]], torch.float32, zero_point=zeros)
+        return table
+    whole, scales = numerics.grouped_integers(weight, layer.group_size)
+    block = _block(layer, layer.group_size)
+    # A smaller group of torchao's has the scale of ours that it is a part of.
+    scales = scales.repeat_interleave(layer.group_size // block, dim=1)[:, : layer.in_features // block]
+    found: torch.Tensor = IntxUnpackedToInt8Tensor(
+        whole[:, : layer.in_features].contiguous(),
+        scales.contiguous(),
+        torch.zeros(scales.shape, dtype=torch.int8),
+        INT4,
+        [1, block],
+        torch.float32,
+        None,
     )
+    return found

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Task = Literal[
     "text-classification", "text-pair-classification", "text-regression", "token-classification", "question-answering"
 ]
-JobTask = Task | Literal["several"]
+JobTask = Literal[Task, "several"]
 """What a job is for; `several`: it names several datasets, each with a task of its own."""
 PartName = Annotated[str, Field(max_length=40, pattern=r"^([a-z0-9][a-z0-9-]*)?$")]
 """What one of several datasets is called within a job; nothing where it is the only one."""
@@ -20,6 +20,8 @@ DataSplit = Literal["train", "validation", "test", "unlabelled"]
 DataFormat = Literal["jsonl", "csv", "parquet"]
 Axis = Literal["hidden", "heads", "ffn", "layers", "vocabulary"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Scheme = Literal["dynamic-int8", "static-int8", "weight-only-int8", "weight-only-int4"]
+Observer = Literal["min-max", "percentile", "mse"]
 Rate = Annotated[float, Field(gt=0, le=1, description="Peak learning rate of AdamW.")]
 Epochs = Annotated[int, Field(ge=0, le=200, description="Passes over the train split.")]
 Patience = Annotated[

@@ -8,7 +8,7 @@ from compression.recipe.augment import Augment
 from compression.recipe.base import Config, Patience, Rate, Weight
 
 LayerNumber = Annotated[int, Field(ge=1, le=1000)]
-Mapping = Annotated[
+LayerMapping = Annotated[
     Literal["uniform", "last"] | Annotated[tuple[tuple[LayerNumber, LayerNumber], ...], Field(min_length=1)],
     Field(
         description="Which layer of the teacher each layer of the student follows, where they differ in number. uniform: "
@@ -103,7 +103,7 @@ class Distill(Config):
             "the heads are as many, else relations."
         ),
     ] = "auto"
-    layers: Mapping = "uniform"
+    layers: LayerMapping = "uniform"
     weighting: Annotated[
         Literal["fixed", "linear", "uncertainty"],
         Field(

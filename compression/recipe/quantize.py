@@ -1,10 +1,10 @@
-"""Which integers are simulated, and how a model is trained to live with them."""
+"""Which integers are simulated, how their ranges are found, and how a model is trained to live with them."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from compression.recipe.base import Config, Epochs, Rate
+from compression.recipe.base import Config, Epochs, Observer, Rate, Scheme
 
 
 class Qat(Config):
@@ -14,6 +14,13 @@ class Qat(Config):
     ramp: Epochs = 10
     quantized: Epochs = 5
     rate: Rate = 2e-5
+    order: Annotated[
+        Literal["sensitivity", "depth"],
+        Field(
+            description="Which depths are quantized first in the ramp. sensitivity: those that change the logits least when "
+            "they alone are quantized, measured on calibration rows of train. depth: shallow ones first."
+        ),
+    ] = "sensitivity"
 
     @property
     def epochs(self) -> int:
@@ -25,7 +32,55 @@ class Quantize(Config):
     """Simulate the integers of the shipped artifact from here on; docs/numerics.md defines each scheme."""
 
     scheme: Annotated[
-        Literal["dynamic-int8"],
-        Field(description="int8 weights per output channel, 8-bit activations per token, int8 embeddings per row."),
+        Scheme,
+        Field(
+            description="dynamic-int8: int8 weights per output channel, 8-bit activations per token. static-int8: 8-bit "
+            "activations with one calibrated range a layer. weight-only-int8, weight-only-int4: activations stay floating "
+            "point; int4 has one scale a group of inputs. Embeddings are int8 per row in all of them."
+        ),
     ] = "dynamic-int8"
+    group_size: Annotated[
+        Literal[16, 32, 64, 128, 256],
+        Field(description="Of weight-only-int4: inputs of an output channel that share one scale."),
+    ] = 32
+    observer: Annotated[
+        Observer,
+        Field(
+            description="Of static-int8: what a layer's range is. min-max: all that was seen. percentile: the middle "
+            "`percentile` per cent of it. mse: where clipping and rounding together have the least squared error."
+        ),
+    ] = "mse"
+    percentile: Annotated[
+        float, Field(ge=50, lt=100, description="Of the observer percentile: per cent of the values that the range holds.")
+    ] = 99.99
+    calibration_rows: Annotated[
+        int,
+        Field(
+            ge=8,
+            le=8192,
+            description="Rows of train, drawn with train.seed, that ranges, sensitivities and the check of ranges come from.",
+        ),
+    ] = 512
+    smoothing: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="α of SmoothQuant: outliers of activations are moved into weights, where the float model stays the "
+            "same; null: they stay.",
+        ),
+    ] = None
     qat: Annotated[Qat | None, Field(description="Train with the simulated integers before pruning.")] = None
+
+    @model_validator(mode="after")
+    def _nothing_is_set_that_has_no_effect(self) -> "Quantize":
+        defaults = {name: field.default for name, field in Quantize.model_fields.items()}
+        owners = {"group_size": "weight-only-int4", "observer": "static-int8", "percentile": "static-int8"}
+        for name, scheme in owners.items():
+            if getattr(self, name) != defaults[name] and self.scheme != scheme:
+                raise ValueError(f"{name} is of {scheme} alone, and the scheme is {self.scheme}")
+        if self.percentile != defaults["percentile"] and self.observer != "percentile":
+            raise ValueError(f"percentile is of the observer percentile alone, and the observer is {self.observer}")
+        if self.smoothing is not None and self.scheme.startswith("weight-only"):
+            raise ValueError(f"smoothing is for rounded activations, and {self.scheme} leaves them in floating point")
+        return self

@@ -40,6 +40,7 @@ from compression.report.figures import (
 )
 from compression.report.findings import DataFacts, Finding, ModelFacts, Rejected, parse_finding
 from compression.report.means import mean_row
+from compression.report.ranges import LayerRange
 from compression.report.whole import Artifact, File, PartReport, Report, SplitFacts, Values, Verdict, verdicts
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Finding",
     "Finished",
     "Latency",
+    "LayerRange",
     "Log",
     "ModelFacts",
     "NotMeasured",

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from compression.recipe import Config
+from compression.report.ranges import LayerRange
 
 Stage = Literal["baseline", "quantized", "pruned", "distilled"]
 STAGES: tuple[Stage, ...] = ("baseline", "quantized", "pruned", "distilled")
@@ -158,6 +159,9 @@ class Row(Config):
     seconds: Annotated[float, Field(description="What the stage took, export and measuring included.")]
     notes: tuple[str, ...] = ()
     verdict: Annotated[StageVerdict | None, Field(description="null in reports of before there were verdicts.")] = None
+    ranges: Annotated[
+        tuple[LayerRange, ...], Field(description="Of each linear layer's input, where integers are simulated; model order.")
+    ] = ()
     # Not within Annotated: mypy's plugin overlooks the factory there, where a class speaks of itself.
     parts: dict[str, "Row"] = Field(default_factory=dict, description="Of several datasets, each one's row by its name.")
 

@@ -47,7 +47,7 @@ def curves(state: State, scores: Scores, settings: Prune) -> dict[str, tuple[Sen
             except UnsupportedShape:
                 break
             if to not in points:
-                small = cut(model, scores.choose(family, to))
+                small = cut(state, model, scores.choose(family, to))
                 points[to] = Sensitivity(
                     ratio=ratio,
                     taken=_share(shape, to, name),

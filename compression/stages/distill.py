@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from compression import numerics
 from compression.augment.stage import with_more_rows
 from compression.batches import Encoded
 from compression.cast import Texts
 from compression.recipe import Distill
 from compression.report import Event, Log
+from compression.simulating import simulate
 from compression.stages.further import further, is_under_way
 from compression.stages.general import general
 from compression.stages.lesson import Comparison, Lesson, reported
@@ -57,9 +57,9 @@ def enter(state: State) -> None:
     student = cast.student
     before = state.model
     state.model = cast.opened(student, seed).to(state.device)
-    if state.recipe.quantize is not None:
-        numerics.insert(state.model)
     state.base_rows, state.rows = state.rows, {split: cast.read(student, split) for split in state.rows}
+    if state.recipe.quantize is not None:
+        simulate(state)
     if state.unlabelled is not None:
         state.unlabelled = student.reading.unlabelled(cast.dataset.unlabelled, state.task)
     if state.material is not None:

@@ -1,13 +1,13 @@
 """Cut tokens, layers, channels, heads and feed-forward units, at once or in steps, and let the model recover in between."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression import families
+from compression import families, numerics
 from compression.catalog import (
     FAMILIES,
     Count,
@@ -30,8 +30,8 @@ from compression.stages.trim import trim
 from compression.state import State
 from compression.vocabulary import Vocabulary
 
-RATIOS = "ratios"
-"""Under this name a save keeps the ratios that a target came to."""
+RATIOS, RANGES = "ratios", "ranges."
+"""Under these names a save keeps the ratios that a target came to, and the static ranges of each layer."""
 
 
 def prune(state: State) -> Iterator[Event]:
@@ -56,21 +56,25 @@ def prune(state: State) -> Iterator[Event]:
     trim(state)
     start = family.shape_of(state.model.config)
     ratios, after = yield from _solved(state, settings, before, kept_before)
-    beside[RATIOS] = _as_tensor(ratios)
+    beside[RATIOS] = _as_tensor(ratios.values())
     for step, (phase, epochs) in enumerate(trainings, 1):
         to = after if step == settings.steps else shape_at(start, settings, stepped(ratios, step, settings.steps))
         kept = scores.choose(family, to)
         if step > max(going_on, 1):
             whole = state.validate()
-        state.model, scores = cut(state.model, kept), scores.after(kept)
+        state.model, scores = cut(state, state.model, kept), scores.after(kept)
         if step < going_on:
             continue  # its training is in the save that is taken up
+        if step == going_on:
+            numerics.set_ranges(state.model, _ranges(kept_before))
         now = state.validate()
         which = f"Cut {step} of {settings.steps} alone" if settings.steps > 1 else "The cut alone"
         state.notes.append(f"{which}: validation {state.task.metric} {whole.score:.4f} → {now.score:.4f}, before any training.")
         yield from state.journey.mark("pruned", "cut", done=True)
         if settings.recovery is not None and epochs:
-            yield from recover(state, settings.recovery, step, phase, epochs, beside)
+            # Static ranges are of the model as the steps before have trained it, which a new attempt does not have.
+            ranges = {f"{RANGES}{name}": _as_tensor(found) for name, found in numerics.ranges_of(state.model).items()}
+            yield from recover(state, settings.recovery, step, phase, epochs, beside | ranges)
     state.pruning = taken(before, after, settings, ratios)
 
 
@@ -147,5 +151,11 @@ def _step_of_save(state: State, trainings: list[str]) -> int:
     return next((step for step, phase in enumerate(trainings, 1) if saver and saver.is_at("pruned", phase)), 0)
 
 
-def _as_tensor(ratios: Ratios) -> Tensor:
-    return torch.tensor(list(ratios.values()), dtype=torch.float64)
+def _ranges(kept: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
+    return {
+        name.removeprefix(RANGES): (found[0].item(), found[1].item()) for name, found in kept.items() if name.startswith(RANGES)
+    }
+
+
+def _as_tensor(numbers: Iterable[float]) -> Tensor:
+    return torch.tensor(list(numbers), dtype=torch.float64)

@@ -1,32 +1,50 @@
 """Simulate the shipped integers from here on and, where the recipe asks for it, train the model to live with them."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
+import torch
 from transformers import PreTrainedModel
 
-from compression import families, numerics
+from compression import families, numerics, smoothing
+from compression.calibration import calibration_rows
 from compression.evaluate import Validation
+from compression.numerics import DYNAMIC, Simulation
 from compression.recipe import Qat
 from compression.report import Event
+from compression.sensitivity import depths, named, only, sensitivities
+from compression.simulating import simulate
 from compression.state import State
 from compression.tasks.base import labelled
 from compression.training import train
 
+PHASE = "quantization-aware training"
+ORDER = "qat.order"
+"""What the order of the depths is saved as, beside the training."""
+
 
 def quantize(state: State) -> Iterator[Event]:
-    """Insert fake quantization into the whole model; train with it on the progressive schedule first, if there is one.
+    """Smooth if the recipe says so, simulate its scheme in the whole model; train with it on the progressive schedule first.
 
-    The scheme has no state to calibrate: every scale is computed from the row at hand.
+    A new attempt that comes back in mid-training takes ranges and order from what was saved.
     """
-    recipe, model = state.recipe, state.model
-    qat = recipe.quantize.qat if recipe.quantize else None
+    settings, model = state.recipe.quantize, state.model
+    assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
     before = state.validate()
-    numerics.insert(model)
+    if settings.smoothing is not None:
+        where = smoothing.smooth(model, calibration_rows(state), settings.smoothing, state.parts)
+        state.notes.append(
+            f"Smoothed with α = {settings.smoothing:g} where it is exact, before {len(where)} of "
+            f"{sum(1 for name, _ in numerics.quantizable(model))} layers and tables."
+        )
+    simulate(state)
     after = state.validate()
-    state.notes.append(f"Rounding to int8 alone: validation {state.task.metric} {before.score:.4f} → {after.score:.4f}.")
+    bits = "int4" if settings.scheme == "weight-only-int4" else "int8"
+    state.notes.append(f"Rounding to {bits} alone: validation {state.task.metric} {before.score:.4f} → {after.score:.4f}.")
+    qat = settings.qat
     if qat is None or qat.epochs == 0:
         return
+    order, simulation = ordered(state, qat), Simulation.of(settings)
     plan = state.plan("quantize.qat", epochs=qat.epochs, rate=qat.rate, dropout=True)
     ticks = train(
         model,
@@ -34,13 +52,13 @@ def quantize(state: State) -> Iterator[Event]:
         state.rows["train"],
         state.rows["validation"],
         labelled(state.task, model),
-        before_epoch=lambda epoch: simulate(model, share(qat, epoch)),
-        validation=lambda: _quantized_validation(state),
-        course=state.course("quantized", "quantization-aware training"),
+        before_epoch=lambda epoch: simulate_first(model, share(qat, epoch), order, simulation),
+        validation=lambda: _quantized_validation(state, simulation),
+        course=state.course("quantized", PHASE, beside={ORDER: torch.tensor(order)}),
         budget=state.budget,
     )
-    outcome = yield from state.journey.follow("quantized", "quantization-aware training", ticks)
-    numerics.insert(model)
+    outcome = yield from state.journey.follow("quantized", PHASE, ticks)
+    numerics.insert(model, simulation=simulation)
     state.notes.append(
         f"Quantization-aware training: validation {state.task.metric} {outcome.before.score:.4f} → "
         f"{outcome.best.score:.4f} (best of epochs 0 to {qat.epochs}: {outcome.best_epoch})."
@@ -48,26 +66,38 @@ def quantize(state: State) -> Iterator[Event]:
     state.notes += outcome.remarks
 
 
+def ordered(state: State, qat: Qat) -> list[int]:
+    """Say in which order the depths are quantized, and note what was measured. The model is left fully quantized.
+
+    A new attempt that was in the training already has the order, and the notes, from what was saved.
+    """
+    model, settings = state.model, state.recipe.quantize
+    assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
+    if state.saver is not None and state.saver.is_at("quantized", PHASE):
+        return [int(depth) for depth in state.saver.beside()[ORDER]]
+    if qat.order == "depth":
+        return depths(model)
+    simulation = Simulation.of(settings)
+    found = sensitivities(model, calibration_rows(state), simulation, state.parts)
+    numerics.insert(model, simulation=simulation)
+    order = sorted(found, key=lambda depth: (found[depth], depth))
+    layers = len(families.of(model).layers(model))
+    told = ", ".join(f"{named(depth, layers)} {found[depth]:.2g}" for depth in order)
+    state.notes.append(f"Sensitivity, least first (change of the logits' mean square, each depth quantized alone): {told}.")
+    return order
+
+
 def share(qat: Qat, epoch: int) -> float:
     """Say what share of the layers is quantized in an epoch, from 1: none, then growing, then all."""
     return min(max(epoch - qat.full, 0) / (qat.ramp + 1), 1.0)
 
 
-def simulate(model: PreTrainedModel, part: float) -> None:
-    """Fake-quantize the first `part` of the depths: embeddings, then the layers from shallow to deep, then the head."""
-    chosen = _first(model, part)
-    numerics.remove(model)
-    numerics.insert(model, only=chosen)
+def simulate_first(model: PreTrainedModel, part: float, order: Sequence[int], simulation: Simulation = DYNAMIC) -> None:
+    """Quantize the first `part` of the depths in `order`: embeddings, the layers, and the head are one each."""
+    only(model, set(order[: math.ceil(part * len(order))]), simulation)
 
 
-def _first(model: PreTrainedModel, part: float) -> Callable[[str], bool]:
-    depth = families.of(model).quantization_group
-    depths = sorted({depth(name) for name, _ in numerics.quantizable(model)})
-    chosen = set(depths[: math.ceil(part * len(depths))])
-    return lambda name: depth(name) in chosen
-
-
-def _quantized_validation(state: State) -> Validation:
+def _quantized_validation(state: State, simulation: Simulation) -> Validation:
     """Judge an epoch by the fully quantized model whatever was simulated in it, because that is what is shipped."""
-    numerics.insert(state.model)
+    numerics.insert(state.model, simulation=simulation)
     return state.validate()

@@ -59,7 +59,7 @@ def of_latency(state: State, settings: Prune, target: TargetLatency) -> Generato
 
 def _measured(state: State, shape: Shape) -> Latency:
     assert state.timed is not None, "whoever runs a job can measure"  # noqa: S101
-    found = state.timed(remade(state.model, lambda model: families.of(model).drawn(model, shape)))
+    found = state.timed(remade(state, state.model, lambda model: families.of(model).drawn(model, shape)))
     if not isinstance(found, Latency):
         raise RuntimeError(f"a shape could not be timed: {found.not_measured}")
     return found

@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
-from compression.stages.cut import remade
+from transformers import PreTrainedModel
+
+from compression import numerics
 from compression.state import State
+from compression.vocabulary import Vocabulary
 
 
 def trim(state: State, *, model: bool = True) -> None:
@@ -16,10 +19,10 @@ def trim(state: State, *, model: bool = True) -> None:
     if vocabulary is None:
         return
     if model:
-        state.model = remade(state.model, vocabulary.model)
+        state.model = _knowing(vocabulary, state.model)
     if state.teacher is not None:
-        state.teacher = remade(state.teacher, vocabulary.model).requires_grad_(False)
-    state.originals = [remade(original, vocabulary.model).requires_grad_(False) for original in state.originals]
+        state.teacher = _knowing(vocabulary, state.teacher).requires_grad_(False)
+    state.originals = [_knowing(vocabulary, original).requires_grad_(False) for original in state.originals]
     state.rows = {name: vocabulary.rows(rows) for name, rows in state.rows.items()}
     if state.unlabelled is not None:
         state.unlabelled = vocabulary.rows(state.unlabelled)
@@ -32,3 +35,12 @@ def trim(state: State, *, model: bool = True) -> None:
                 tokenizer=vocabulary.tokenizer,
                 encode=lambda texts, labels: reading.rows(texts, labels, task),
             )
+
+
+def _knowing(vocabulary: Vocabulary, model: PreTrainedModel) -> PreTrainedModel:
+    """Build the model that reads the new ids. It computes as before, so its integers keep their ranges."""
+    device, simulation = next(model.parameters()).device, numerics.simulation_of(model)
+    small = vocabulary.model(model.cpu()).to(device).eval()
+    if simulation is not None:
+        numerics.insert(small, simulation=simulation)
+    return small

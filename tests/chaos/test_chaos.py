@@ -4,6 +4,7 @@ import random
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -17,8 +18,8 @@ Run = tuple[House, Result, Evidence]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    root = tmp_path_factory.mktemp("chaos") / "run"
+def run(apart: Path) -> Iterator[Run]:
+    root = apart / "chaos"
     with opened(root, 2, random.Random(f"{SEED}-house"), keep=False) as house:
         yield house, *rampage(house, jobs=JOBS, kills=KILLS, seed=SEED, limit=1800)
 

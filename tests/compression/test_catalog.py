@@ -8,6 +8,7 @@ from compression.catalog import (
     ELECTRA,
     XLM_ROBERTA,
     Estimate,
+    artifact_bytes,
     check_task,
     encoder_parameters,
     planned_shape,
@@ -27,6 +28,7 @@ from compression.recipe import (
     Evaluate,
     Prepare,
     Prune,
+    Quantize,
     Recipe,
     Synonyms,
     TargetLatency,
@@ -34,7 +36,7 @@ from compression.recipe import (
     Train,
     preset,
 )
-from compression.report import DataFacts, ModelFacts, Shape
+from compression.report import DataFacts, ModelFacts, Parameters, Shape
 
 SHAPE = Shape(layers=6, hidden=384, heads=12, ffn=1536, vocabulary=30522)
 MODEL = ModelFacts(
@@ -308,6 +310,23 @@ def test_limits_of_training_show_in_the_forecast() -> None:
     assert any("after 1000 of about 2375 steps" in warning for warning in half.warnings)
     short = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(max_minutes=0.5)}), Evaluate())
     assert short.estimate.minutes < half.estimate.minutes
+
+
+def test_an_artifact_s_bytes_follow_its_scheme() -> None:
+    parameters = Parameters(total=20_000_000, embedding=12_000_000, other=8_000_000)
+    plain, int8, int4, coarse = (
+        artifact_bytes(parameters, scheme)
+        for scheme in (
+            None,
+            Quantize(),
+            Quantize(scheme="weight-only-int4"),
+            Quantize(scheme="weight-only-int4", group_size=128),
+        )
+    )
+    assert plain == 80_000_000
+    assert int8 == 21_000_000
+    assert int4 == round(1.05 * (12_000_000 + 8_000_000 * 0.625))
+    assert coarse < int4
 
 
 def test_several_datasets_are_forecast_one_by_one() -> None:

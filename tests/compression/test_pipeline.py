@@ -46,6 +46,7 @@ def test_a_job_has_a_row_for_each_stage(whole: tuple[list[Event], Path]) -> None
     assert pruned.parameters.total < 0.6 * baseline.parameters.total
     assert quantized.size.bytes < baseline.size.bytes
     assert distilled.size.bytes < quantized.size.bytes
+    assert [len(row.ranges) for row in report.rows] == [0, 14, 14, 14]  # each linear layer, where integers are simulated
     # The tiny model's latency decides what is chosen, and that differs from run to run: whatever it is, all speaks of it.
     (chosen,) = [row for row in report.rows if row.artifact == report.headline]
     assert report.choice.find(chosen.stage) >= 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
-from compression import checkpoint, saving
+from compression import checkpoint, numerics, saving
 from compression.batches import Batch
 from compression.budget import Budget
 from compression.checkpoint import Unusable
@@ -142,6 +142,19 @@ def check(stage: Stage, tmp_path: Path, listener: Listener, device: str = "cpu")
             assert log == f"Training goes on from step {number} of {listener.saves[0].total}."
 
 
+def test_static_ranges_and_the_order_of_the_ramp_come_from_what_was_saved(tmp_path: Path, listener: Listener) -> None:
+    static = Quantize(scheme="static-int8", calibration_rows=32, qat=Qat(full=0, ramp=2, quantized=1, rate=1e-3))
+    recipe = RECIPE.model_copy(update={"quantize": static})
+    saved = state_before("quantized", recipe=recipe)
+    saved.saver = saver(tmp_path)
+    listener.hear(quantize(saved))
+    given = resumed(tmp_path, listener, 7)  # of 15: in the ramp, in mid-epoch
+    again, _ = go_on("quantized", given, recipe=recipe)
+    assert same(weights(again), weights(saved))
+    assert numerics.simulation_of(again.model) == numerics.simulation_of(saved.model)
+    assert again.notes == saved.notes
+
+
 @pytest.mark.parametrize("stage", WORK)
 def test_what_is_taken_up_ends_bit_for_bit_alike(stage: Stage, tmp_path: Path, listener: Listener) -> None:
     check(stage, tmp_path, listener)
@@ -157,7 +170,8 @@ def test_a_cut_in_steps_goes_on_from_its_own_scores(tmp_path: Path, listener: Li
         steps=2,
         recovery=Recovery(epochs=2),
     )
-    recipe = Recipe(prepare=Prepare(epochs=1), quantize=None, prune=settings, train=Train(batch=64, max_length=32))
+    static = Quantize(scheme="static-int8", calibration_rows=32)
+    recipe = Recipe(prepare=Prepare(epochs=1), quantize=static, prune=settings, train=Train(batch=64, max_length=32))
     plain = state_before("pruned", recipe=recipe)
     list(prune(plain))
     saved = state_before("pruned", recipe=recipe)

@@ -7,15 +7,17 @@ import torch
 from torch.nn import functional
 from transformers import BertForSequenceClassification
 
-from compression import numerics, teacher
+from compression import checkpoint, numerics, teacher
+from compression.checkpoint import Checkpoint
 from compression.evaluate import logits
 from compression.families.bert import BERT
 from compression.recipe import TERMS, Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Train
 from compression.report import Event, Progress, Shape
+from compression.simulating import settle
 from compression.stages.distill import distill
 from compression.stages.prepare import prepare
 from compression.stages.prune import prune
-from compression.stages.quantize import quantize, share, simulate
+from compression.stages.quantize import ordered, quantize, share, simulate_first
 from compression.stages.scores import taken_scores
 from compression.state import State
 from tests.compression.conftest import lesson_of, state_of
@@ -55,12 +57,12 @@ def test_the_share_of_quantized_layers_grows_in_phases() -> None:
     assert [share(qat, epoch) for epoch in range(1, 8)] == [0, 0, 0.25, 0.5, 0.75, 1, 1]
 
 
-def test_layers_are_quantized_from_shallow_to_deep(model: BertForSequenceClassification) -> None:
+def test_depths_are_quantized_in_their_order(model: BertForSequenceClassification) -> None:
     seen = []
     for part in (0.0, 0.25, 0.5, 0.75, 1.0, 0.25):
-        simulate(model, part)
+        simulate_first(model, part, [0, 2, 10_000, 1])
         seen.append(faked(model))
-    assert seen == [set(), {0}, {0, 1}, {0, 1, 2}, {0, 1, 2, 10_000}, {0}]
+    assert seen == [set(), {0}, {0, 2}, {0, 2, 10_000}, {0, 1, 2, 10_000}, {0}]
 
 
 def test_qat_trains_and_leaves_everything_quantized(model: BertForSequenceClassification) -> None:
@@ -74,6 +76,54 @@ def test_qat_trains_and_leaves_everything_quantized(model: BertForSequenceClassi
 
 
 @pytest.mark.parametrize("importance", ["l1", "l1_weight", "l2", "taylor"])
+@pytest.mark.parametrize("deep", [0, 1])
+def test_the_depth_that_bears_rounding_least_is_quantized_last(model: BertForSequenceClassification, deep: int) -> None:
+    layer = BERT.layers(model)[deep]
+    with torch.no_grad():  # a channel so loud that all others are rounded to nothing, and the same answers
+        for value in (layer.value.weight, layer.value.bias):
+            value[7] *= 3000
+        layer.attended.weight[:, 7] /= 3000
+        layer.attended.weight *= 3
+    qat = Qat(full=0, ramp=3, quantized=0)
+    state = state_of(model, Recipe(quantize=Quantize(qat=qat, calibration_rows=32)))
+    order = ordered(state, qat)
+    assert sorted(order) == [0, 1, 2, 10_000]
+    assert order[-1] == deep + 1
+    assert f"layer {deep + 1} " in state.notes[-1].rsplit(",", 1)[1]
+    assert faked(model) == {0, 1, 2, 10_000}
+    assert ordered(state, qat.model_copy(update={"order": "depth"})) == [0, 1, 2, 10_000]
+
+
+def test_a_static_model_is_calibrated_anew_when_it_was_cut(model: BertForSequenceClassification, tmp_path: Path) -> None:
+    qat = Qat(full=0, ramp=1, quantized=1, rate=1e-3)
+    static = Quantize(scheme="static-int8", calibration_rows=32, smoothing=0.5, qat=qat)
+    state = prepared(model, Recipe(prepare=Prepare(epochs=2, rate=3e-3), quantize=static, prune=HALF, train=TRAIN))
+    run(quantize(state))
+    settle(state)
+    before, names = numerics.simulation_of(state.model), set(state.model.state_dict())
+    assert before is not None
+    assert len(before.ranges) == len(state.ranges) == 14
+    assert any(note.startswith("Smoothed with α = 0.5") for note in state.notes)
+    run(prune(state))
+    settle(state)
+    after = numerics.simulation_of(state.model)
+    assert after is not None
+    assert set(after.ranges) == set(before.ranges)
+    assert not set(after.ranges.values()) & set(before.ranges.values())
+    assert set(state.model.state_dict()) == names
+    # What a checkpoint keeps computes as the model does.
+    answers = logits(state.model, state.rows["test"])
+    kept = Checkpoint(
+        fingerprint="x", stage="pruned", labels=("a", "b"), simulation=after, rows=(), artifacts=(), pruning=None, files=()
+    )
+    checkpoint.write(tmp_path, state.model, kept)
+    again = checkpoint.open_model(tmp_path, checkpoint.read(tmp_path, "pruned", "x"))
+    assert logits(again, state.rows["test"]).equal(answers)
+    numerics.remove(again)
+    assert not logits(again, state.rows["test"]).equal(answers)
+
+
+@pytest.mark.parametrize("importance", ["l1", "l1_weight"])
 def test_units_that_say_nothing_are_cut_first(model: BertForSequenceClassification, importance: str) -> None:
     mute = [3, 17, 40]
     with torch.no_grad():

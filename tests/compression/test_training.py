@@ -292,7 +292,7 @@ def test_minutes_end_training_at_the_step(model: BertForSequenceClassification) 
 def test_precision_decides_what_is_multiplied_in(
     model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, precision: Any
 ) -> None:
-    monkeypatch.setattr(numerics, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr("compression.numerics.floating.has_bfloat16", lambda device: True)
     seen: set[torch.dtype] = set()
     linear = model.bert.encoder.layer[0].output.dense
     linear.register_forward_hook(lambda module, given, out: seen.add(out.dtype))

@@ -6,7 +6,7 @@ import pytest
 
 from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Targets, Train
 from compression.remedies import epochs_for, ratio_for
-from compression.report import NotMeasured, Remedy, Report, Row, StageVerdict
+from compression.report import LayerRange, NotMeasured, Remedy, Report, Row, StageVerdict
 from compression.verdicts import choose, cost, judged, shortfall, targets_met
 from tests.client import figures
 from tests.client.figures import row
@@ -217,6 +217,46 @@ def test_training_that_a_limit_cut_short_asks_for_more_of_it_and_for_nothing_els
     assert {key: remedy.proposed for key, remedy in found.items()} == {"recipe.train.max_minutes": 5.0}
 
 
+def broken(ratio: float = 40.0, beyond: float = 0.002, into: str | None = "value", *, is_broken: bool = True) -> LayerRange:
+    return LayerRange(
+        layer="output",
+        largest=ratio,
+        percentile=1.0,
+        ratio=ratio,
+        beyond=beyond,
+        levels_used=0.03,
+        broken=is_broken,
+        smooths_into=into,
+    )
+
+
+def with_ranges(*found: LayerRange) -> Row:
+    return QUANTIZED.model_copy(update={"ranges": found})
+
+
+def test_ranges_that_outliers_break_ask_for_what_tames_them() -> None:
+    assert not offered(RECIPE, BASELINE, with_ranges(broken(is_broken=False)))
+    found = offered(RECIPE, BASELINE, with_ranges(broken(), broken(ratio=100)))
+    assert {key: remedy.proposed for key, remedy in found.items()} == {
+        "recipe.quantize.smoothing": 0.6,  # 0.5, and 0.1 for the factor of 10 beyond 10
+        "recipe.quantize.qat": Qat().model_dump(),
+    }
+    assert "2 of 2 layers" in found["recipe.quantize.smoothing"].why
+    assert "100 times what 99 %" in found["recipe.quantize.smoothing"].why
+    # Where no layer before takes the outliers, smoothing is of no use.
+    assert list(offered(RECIPE, BASELINE, with_ranges(broken(into=None)))) == ["recipe.quantize.qat"]
+    static = Recipe(quantize=Quantize(scheme="static-int8", smoothing=0.5, qat=Qat(quantized=3)))
+    found = offered(static, BASELINE, with_ranges(broken()))
+    assert (found["recipe.quantize.smoothing"].now, found["recipe.quantize.smoothing"].proposed) == (0.5, 0.68)
+    assert found["recipe.quantize.qat.quantized"].proposed == 6
+    clipped = Quantize.model_validate(found["recipe.quantize"].proposed)
+    assert (clipped.observer, clipped.percentile) == ("percentile", 99.6)
+    tight = Recipe(quantize=Quantize(scheme="static-int8", observer="percentile", percentile=99.99, smoothing=0.85))
+    found = offered(tight, BASELINE, with_ranges(broken()))
+    assert (found["recipe.quantize.percentile"].now, found["recipe.quantize.percentile"].proposed) == (99.99, 99.6)
+    assert "recipe.quantize.smoothing" not in found
+
+
 def test_every_remedy_is_a_recipe_that_can_be_sent() -> None:
     """Put into the recipe at its path, each proposal is a valid one."""
     cases = [
@@ -225,6 +265,9 @@ def test_every_remedy_is_a_recipe_that_can_be_sent() -> None:
         (RECIPE, (BASELINE, QUANTIZED, pruned(0.5), distilled(0.4)), TARGETS),
         (Recipe(prune=None, distill=None), (BASELINE, QUANTIZED), TARGETS),
         (Recipe(quantize=None, distill=None), (BASELINE, pruned(0.6)), TARGETS),
+        (RECIPE, (BASELINE, with_ranges(broken())), TARGETS),
+        (Recipe(quantize=Quantize(scheme="static-int8", qat=Qat())), (BASELINE, with_ranges(broken())), TARGETS),
+        (Recipe(quantize=Quantize(scheme="static-int8", observer="percentile")), (BASELINE, with_ranges(broken())), TARGETS),
     ]
     for recipe, rows, targets in cases:
         found = verdict(recipe, *rows, targets=targets).remedies
@@ -249,6 +292,6 @@ def test_the_reckoning() -> None:
 
 
 def test_old_reports_stay_readable() -> None:
-    old = figures.report().model_dump(mode="json", exclude={"choice": True, "rows": {"__all__": {"verdict"}}})
+    old = figures.report().model_dump(mode="json", exclude={"choice": True, "rows": {"__all__": {"verdict", "ranges"}}})
     read = Report.model_validate(old)
-    assert (read.choice, read.rows[0].verdict) == ("", None)
+    assert (read.choice, read.rows[0].verdict, read.rows[0].ranges) == ("", None, ())

@@ -306,9 +306,11 @@ def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 
 @pytest.fixture(scope="session")
-def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def own_postgres(apart: Path) -> Iterator[Postgres]:
     """A PostgreSQL that tests may kill."""
-    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
+    folder = apart / "own-postgres"
+    folder.mkdir()
+    with Postgres(folder) as server:
         server.make_template()
         yield server
 

@@ -9,8 +9,10 @@ from tests.faults.servers import Postgres, Valkey
 
 
 @pytest.mark.parametrize("clean", [False, True], ids=["killed", "stopped"])
-def test_postgresql_comes_back_on_its_port_with_what_was_committed(clean: bool, tmp_path: Path) -> None:
-    with Postgres(tmp_path) as server:
+def test_postgresql_comes_back_on_its_port_with_what_was_committed(clean: bool, apart: Path) -> None:
+    folder = apart / f"restarted-{clean}"
+    folder.mkdir()
+    with Postgres(folder) as server:
         server.run("CREATE TABLE kept AS SELECT 42 AS value")
         with psycopg.connect(server.url()) as connection:
             server.restart(clean=clean)

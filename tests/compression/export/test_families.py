@@ -106,7 +106,7 @@ def written(kind: str, form: Kind, folder: Path) -> PreTrainedModel:
         name="tiny",
         kind=form,
         stage="quantized",
-        precision="int8",
+        scheme="dynamic-int8",
         task="text-classification",
         labels=LABELS,
         max_length=16,

@@ -9,15 +9,12 @@ On a CPU a linear layer multiplies real integers (exact in int32, as the artifac
 float32); its gradients are taken in bfloat16 where the processor has it, since they are estimates anyway.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from compression.recipe import Precision
+from compression.numerics.floating import gradient_dtype
 
 LEVELS = 127.0
 SMALLEST_SCALE = 1e-12
@@ -64,31 +61,6 @@ def integer_product(left: Tensor, right: Tensor) -> Tensor:
     return left.float() @ right.float().t()
 
 
-_precision: ContextVar[Precision] = ContextVar("precision", default="auto")
-
-
-@contextmanager
-def precision(asked: Precision) -> Iterator[None]:
-    """Let `gradient_dtype` follow the recipe for a while."""
-    before = _precision.set(asked)
-    try:
-        yield
-    finally:
-        _precision.reset(before)
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Say whether a device multiplies bfloat16 itself, so that it is faster than float32."""
-    if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported())
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def gradient_dtype(device: torch.device) -> torch.dtype:
-    """Say in what precision the gradients of linear layers are multiplied: bfloat16 where it is faster and not forbidden."""
-    return torch.bfloat16 if _precision.get() != "float32" and has_bfloat16(device) else torch.float32
-
-
 class _IntegerLinear(torch.autograd.Function):
     """x, weight, bias -> the artifact's answer; gradients as if x and weight had only been rounded in place."""
 
@@ -119,8 +91,20 @@ class _IntegerLinear(torch.autograd.Function):
         return to_x, to_weight, to_bias
 
 
-class FakeQuantLinear(nn.Linear):
+class SimulatedLinear(nn.Linear):
+    """What the linear layers of all schemes have in common: same state dict as nn.Linear, and integers of some kind."""
+
+    def activation_integers(self, input: Tensor) -> Tensor | None:  # noqa: A002 (the name is nn.Linear's)
+        """Return the integers that an input becomes, of its shape; None where activations stay in floating point."""
+        raise NotImplementedError
+
+
+class FakeQuantLinear(SimulatedLinear):
     """nn.Linear that computes as the int8 artifact will. Same state dict, no state of its own."""
+
+    def activation_integers(self, input: Tensor) -> Tensor:  # noqa: A002
+        """(..., in) -> int8 of the same shape."""
+        return integers(input)[0]
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(..., in) -> (..., out)."""
@@ -134,33 +118,3 @@ class FakeQuantEmbedding(nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """(...) of ids -> (..., features)."""
         return fake_quantize_rows(super().forward(input))
-
-
-_FAKE: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: FakeQuantLinear, nn.Embedding: FakeQuantEmbedding}
-_REAL: dict[type[nn.Module], type[nn.Module]] = {fake: real for real, fake in _FAKE.items()}
-
-
-def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (name, module) of everything that dynamic-int8 turns to integers, quantized already or not, in model order."""
-    for name, module in model.named_modules():
-        if type(module) in _FAKE or type(module) in _REAL:
-            yield name, module
-
-
-def insert(model: nn.Module, only: Callable[[str], bool] = lambda _name: True) -> list[str]:
-    """Simulate int8 in the modules whose name `only` accepts; return their names. Parameters and keys stay as they are.
-
-    The class of the module is exchanged in place, because replacing the module would lose ties, hooks and optimizers.
-    """
-    names = []
-    for name, module in quantizable(model):
-        if only(name):
-            module.__class__ = _FAKE.get(type(module), type(module))
-            names.append(name)
-    return names
-
-
-def remove(model: nn.Module) -> None:
-    """Undo `insert`."""
-    for _, module in quantizable(model):
-        module.__class__ = _REAL.get(type(module), type(module))

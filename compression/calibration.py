@@ -1,0 +1,87 @@
+"""Listen to a model on rows of train: the spread of what enters each linear layer, its ranges, its largest values by channel.
+
+Only real tokens count; what stands at padding is never asked for. Nothing is trained and no random number is drawn from the
+common generator, so the model and whatever comes after it stay as they would have been.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from compression import numerics
+from compression.batches import Encoded
+from compression.evaluate import smaller
+from compression.numerics.observers import Spread, range_of
+from compression.recipe import Quantize
+from compression.state import State
+
+BATCH = 32
+
+
+def sample(rows: Encoded, count: int, seed: int) -> Encoded:
+    """Draw at most `count` rows, the same ones for the same seed."""
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    return rows.at(order[:count])
+
+
+def calibration_rows(state: State) -> Encoded:
+    """Draw the rows that a job's recipe says: of train, never of test."""
+    settings = state.recipe.quantize or Quantize()
+    return sample(state.rows["train"], settings.calibration_rows, state.recipe.train.seed)
+
+
+@torch.inference_mode()
+def listen(
+    model: nn.Module, layers: dict[str, nn.Module], rows: Encoded, hear: Callable[[str, Tensor], None], parts: int = 1
+) -> None:
+    """Run all rows through a model and hand on what enters each of some layers: `hear(name, (tokens, features))`."""
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    real = torch.empty(0)
+
+    def on_input(name: str, given: Tensor) -> None:
+        # A head may read one vector a row, of which none is padding.
+        hear(name, given[real] if given.ndim == 3 else given)
+
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hook = layer.register_forward_pre_hook(lambda _, inputs, name=name: on_input(name, inputs[0]))
+            hooks.callback(hook.remove)
+        for batch in rows.by_length(smaller(BATCH, parts)):
+            here = batch.to(device)
+            real = here.mask.bool()
+            model(**here.inputs)
+    model.train(training)
+
+
+def linears(model: nn.Module) -> dict[str, nn.Module]:
+    """Return every linear layer by name, in model order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+
+
+def spreads(model: nn.Module, rows: Encoded, parts: int = 1) -> dict[str, Spread]:
+    """Return how the inputs of each linear layer are spread, by its name."""
+    found: dict[str, Spread] = {name: Spread() for name in linears(model)}
+    listen(model, linears(model), rows, lambda name, x: found[name].add(x), parts)
+    return found
+
+
+def calibrate(model: nn.Module, rows: Encoded, settings: Quantize, parts: int = 1) -> None:
+    """Give every linear layer the range of its input, by the recipe's observer, on the model as it computes now."""
+    found = spreads(model, rows, parts).items()
+    numerics.set_ranges(model, {name: range_of(spread, settings.observer, settings.percentile) for name, spread in found})
+
+
+def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: Encoded, parts: int = 1) -> dict[str, Tensor]:
+    """Return the largest absolute value in each input channel of some layers. -> (in,) each, on the CPU."""
+    found: dict[str, Tensor] = {}
+
+    def hear(name: str, x: Tensor) -> None:
+        peaks = x.abs().amax(dim=0).cpu()
+        found[name] = torch.maximum(found[name], peaks) if name in found else peaks
+
+    listen(model, layers, rows, hear, parts)
+    return found

@@ -1,0 +1,64 @@
+"""The integers of every scheme: one definition each, simulated in training exactly as the shipped artifact computes them.
+
+`dynamic`, `static` and `weights` are the schemes (docs/numerics.md), `observers` the pure mathematics of ranges, `simulation`
+puts a scheme into a model. Nothing here runs a model or reads data.
+"""
+
+from compression.numerics.dynamic import (
+    LEVELS,
+    SMALLEST_SCALE,
+    FakeQuantEmbedding,
+    FakeQuantLinear,
+    SimulatedLinear,
+    fake_quantize_rows,
+    integer_product,
+    integers,
+    row_scales,
+)
+from compression.numerics.floating import gradient_dtype, has_bfloat16, precision
+from compression.numerics.simulation import (
+    DYNAMIC,
+    Simulation,
+    insert,
+    is_simulated,
+    quantizable,
+    ranges_of,
+    remove,
+    set_ranges,
+    simulated_layers,
+    simulation_of,
+)
+from compression.numerics.static import Range, StaticLinear, affine, static_weights
+from compression.numerics.weights import WeightOnlyLinear, grouped_integers, stored
+
+__all__ = [
+    "DYNAMIC",
+    "LEVELS",
+    "SMALLEST_SCALE",
+    "FakeQuantEmbedding",
+    "FakeQuantLinear",
+    "Range",
+    "SimulatedLinear",
+    "Simulation",
+    "StaticLinear",
+    "WeightOnlyLinear",
+    "affine",
+    "fake_quantize_rows",
+    "gradient_dtype",
+    "grouped_integers",
+    "has_bfloat16",
+    "insert",
+    "integer_product",
+    "integers",
+    "is_simulated",
+    "precision",
+    "quantizable",
+    "ranges_of",
+    "remove",
+    "row_scales",
+    "set_ranges",
+    "simulated_layers",
+    "simulation_of",
+    "static_weights",
+    "stored",
+]

@@ -1,0 +1,113 @@
+"""Which layers compute with which integers: put in, taken out, read back, and put in again from what was saved."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+from compression.numerics.dynamic import FakeQuantEmbedding, FakeQuantLinear, SimulatedLinear
+from compression.numerics.static import Range, StaticLinear
+from compression.numerics.weights import WeightOnlyLinear
+from compression.recipe import Config, Quantize, Scheme
+
+LINEAR: dict[Scheme, type[SimulatedLinear]] = {
+    "dynamic-int8": FakeQuantLinear,
+    "static-int8": StaticLinear,
+    "weight-only-int8": WeightOnlyLinear,
+    "weight-only-int4": WeightOnlyLinear,
+}
+REAL: dict[type[nn.Module], type[nn.Module]] = {
+    **dict.fromkeys(LINEAR.values(), nn.Linear),
+    FakeQuantEmbedding: nn.Embedding,
+}
+
+
+class Simulation(Config):
+    """All that a model's simulated integers hang on beside its weights: what a checkpoint keeps of them."""
+
+    scheme: Scheme = "dynamic-int8"
+    group_size: Annotated[int | None, Field(description="Of weight-only-int4 alone.")] = None
+    ranges: dict[str, Range] = Field(default_factory=dict, description="Of static-int8: layer → lowest, highest.")
+
+    @classmethod
+    def of(cls, recipe: Quantize) -> "Simulation":
+        """Return what a recipe asks for, without any ranges."""
+        return cls(scheme=recipe.scheme, group_size=recipe.group_size if recipe.scheme == "weight-only-int4" else None)
+
+
+DYNAMIC = Simulation()
+
+
+def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (name, module) of everything that a scheme turns to integers, quantized already or not, in model order."""
+    for name, module in model.named_modules():
+        if type(module) in (nn.Linear, nn.Embedding) or type(module) in REAL:
+            yield name, module
+
+
+def insert(model: nn.Module, only: Callable[[str], bool] = lambda _name: True, simulation: Simulation = DYNAMIC) -> list[str]:
+    """Simulate integers in the modules whose name `only` accepts; return their names. Parameters and keys stay as they are.
+
+    The class of the module is exchanged in place, because replacing the module would lose ties, hooks and optimizers. A range
+    that a layer has stays where `simulation` has none for it.
+    """
+    names = []
+    for name, module in quantizable(model):
+        if not only(name):
+            continue
+        if isinstance(module, nn.Embedding):
+            module.__class__ = FakeQuantEmbedding
+        else:
+            module.__class__ = LINEAR[simulation.scheme]
+            if isinstance(module, WeightOnlyLinear):
+                module.group_size = simulation.group_size
+        names.append(name)
+    set_ranges(model, {name: found for name, found in simulation.ranges.items() if name in names})
+    return names
+
+
+def remove(model: nn.Module) -> None:
+    """Undo `insert`; ranges stay, for the next `insert`."""
+    for _, module in quantizable(model):
+        module.__class__ = REAL.get(type(module), type(module))
+
+
+def simulated_layers(model: nn.Module) -> Iterator[tuple[str, SimulatedLinear]]:
+    """Yield (name, layer) of every linear layer that computes with integers, in model order."""
+    for name, module in model.named_modules():
+        if isinstance(module, SimulatedLinear):
+            yield name, module
+
+
+def is_simulated(model: nn.Module) -> bool:
+    """Say whether a model computes with simulated integers."""
+    return any(True for _ in simulated_layers(model))
+
+
+def simulation_of(model: nn.Module) -> Simulation | None:
+    """Read back what is simulated in a model; None where nothing is."""
+    scheme: Scheme | None = None
+    group_size: int | None = None
+    for _, layer in simulated_layers(model):
+        if isinstance(layer, WeightOnlyLinear):
+            group_size = layer.group_size
+            scheme = "weight-only-int8" if group_size is None else "weight-only-int4"
+        elif isinstance(layer, StaticLinear):
+            scheme = "static-int8"
+        else:
+            scheme = "dynamic-int8"
+    ranges = ranges_of(model) if scheme == "static-int8" else {}
+    return None if scheme is None else Simulation(scheme=scheme, group_size=group_size, ranges=ranges)
+
+
+def ranges_of(model: nn.Module) -> dict[str, Range]:
+    """Return the ranges that layers were given, also while they are not simulated. -> layer → (lowest, highest)"""
+    layers = ((name, module) for name, module in quantizable(model) if hasattr(module, "input_range"))
+    return {name: module.input_range for name, module in layers}  # type: ignore[misc]
+
+
+def set_ranges(model: nn.Module, ranges: Mapping[str, Range]) -> None:
+    """Give layers, by name, the range of their input, for when they are simulated."""
+    for name, found in ranges.items():
+        model.get_submodule(name).input_range = found  # type: ignore[assignment]

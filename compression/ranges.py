@@ -1,0 +1,56 @@
+"""Check of ranges: which layers' activations are rounded badly because a few outliers stretch their range."""
+
+import torch
+from torch import Tensor, nn
+
+from compression import calibration, numerics, smoothing
+from compression.batches import Encoded
+from compression.numerics.observers import Spread, levels_used, quantile
+from compression.report import LayerRange
+
+PERCENT = 99
+"""Of |activations| are no outliers. BERT's are one to six channels of 768 (Kovaleva et al. 2021): less than one per cent."""
+STRETCHED = 4.0
+"""A range this many times as wide as what PERCENT of the values need is stretched."""
+FEWEST_LEVELS = 1 / 16
+"""Of the levels in effect: below it, of 8 bits fewer than 4 are left."""
+CODES = 256
+
+
+def check(model: nn.Module, rows: Encoded, parts: int = 1) -> tuple[LayerRange, ...]:
+    """Look at what enters each simulated layer, as it computes now. In model order; empty where nothing is simulated."""
+    layers = dict(numerics.simulated_layers(model))
+    if not layers:
+        return ()
+    spreads = {name: Spread() for name in layers}
+    codes = {name: torch.zeros(CODES) for name in layers}
+
+    def hear(name: str, x: Tensor) -> None:
+        spreads[name].add(x)
+        whole = layers[name].activation_integers(x)
+        if whole is not None:
+            # int8 begins at −127 and uint8 at 0: moved by 128 where it is signed.
+            place = whole.flatten().long() + (CODES // 2 if whole.dtype == torch.int8 else 0)
+            codes[name] += torch.bincount(place, minlength=CODES).cpu()
+
+    calibration.listen(model, dict(layers), rows, hear, parts)
+    into = {pair.reader: pair.source for pair in smoothing.pairs(model)}
+    return tuple(found(name, spreads[name], codes[name], into.get(name)) for name in layers)
+
+
+def found(name: str, spread: Spread, codes: Tensor, into: str | None) -> LayerRange:
+    """Make a layer's figures of what was seen. codes: (256,), how often each integer occurs; all 0 where none is made."""
+    values, counts = spread.magnitudes()
+    usual = quantile(values, counts, PERCENT / 100)
+    ratio = spread.largest / usual if usual > 0 else 1.0
+    levels = levels_used(codes) / CODES if codes.any() else None
+    return LayerRange(
+        layer=name,
+        largest=spread.largest,
+        percentile=usual,
+        ratio=ratio,
+        beyond=float(counts[values > STRETCHED * usual].sum() / counts.sum()),
+        levels_used=levels,
+        broken=levels is not None and levels < FEWEST_LEVELS and ratio >= STRETCHED,
+        smooths_into=into,
+    )

@@ -1,0 +1,95 @@
+"""Every scheme as files: reopened they answer as the simulation does, in the bytes and with the operators that are promised."""
+
+import copy
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+from transformers import BertForSequenceClassification
+
+from compression import calibration, numerics
+from compression.catalog import artifact_bytes
+from compression.export import onnx as exporter
+from compression.export import transformers as checkpoints
+from compression.export.artifact import precision_of, write_config
+from compression.export.verify import Agreement, verify
+from compression.families.bert import BERT
+from compression.numerics import Simulation
+from compression.recipe import Quantize
+from compression.runtimes.runner import Kind
+from compression.scoring import ClassScorer
+from tests.compression.conftest import encoded, sentences, tiny_config, write_tokenizer
+from tests.compression.export.conftest import LABELS, MAX_LENGTH
+
+SAMPLE = [{"text": text} for text, _ in sentences(16, seed=5)]
+SCHEMES = ("static-int8", "weight-only-int8", "weight-only-int4")
+
+
+@cache
+def simulated(scheme: str) -> BertForSequenceClassification:
+    """Widths of which groups of 32 leave a rest."""
+    torch_model = BertForSequenceClassification(tiny_config(num_labels=2, hidden_size=48, intermediate_size=80)).eval()
+    settings = Quantize(scheme=scheme)
+    if scheme == "static-int8":
+        calibration.calibrate(torch_model, encoded(sentences(64, 1)), settings)
+    numerics.insert(torch_model, simulation=Simulation.of(settings))
+    return torch_model
+
+
+def written(scheme: str, kind: Kind, folder: Path) -> tuple[Path, Agreement]:
+    model = simulated(scheme)
+    weights = (exporter if kind == "onnx" else checkpoints).write(model, folder, int8=True)
+    write_tokenizer(folder)
+    write_config(model, folder, LABELS, MAX_LENGTH, kind)
+    scorer = ClassScorer("accuracy", 2, 1)
+    return weights, verify(model, folder, kind=kind, int8=True, sample=SAMPLE, scorer=scorer, pad_id=0)
+
+
+def operators(path: Path, tmp_path: Path) -> Counter[str]:
+    """Count what ONNX Runtime makes of a file on this machine."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_onnx_file_answers_as_the_simulation_does(scheme: str, tmp_path: Path) -> None:
+    weights, agreement = written(scheme, "onnx", tmp_path)
+    assert agreement.difference < 1e-3 * agreement.allowed if scheme == "static-int8" else agreement.difference < 1e-6
+    proto, found = onnx.load(weights), operators(weights, tmp_path)
+    domains = {item.domain for item in proto.opset_import}
+    if scheme == "static-int8":
+        # All 14 layers in integers; query, key and value read one rounded tensor.
+        assert (found["QGemm"], found["Gemm"], found["QuantizeLinear"]) == (14, 0, 4 * 2 + 2)
+    elif scheme == "weight-only-int8":
+        assert found["MatMulNBits"] == 0, "activations would be rounded too"
+        assert found["Gemm"] + found["FusedGemm"] == 14
+    else:
+        assert found["MatMulNBits"] == 14
+    assert domains == ({"", "com.microsoft"} if scheme == "weight-only-int4" else {""})
+    # The integers alone, and with all that lies beside them but the graph's own text, which no real model's file is much of.
+    stored = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    promised = artifact_bytes(BERT.parameters_of(simulated(scheme)), Quantize(scheme=scheme))
+    assert 0.9 * promised < stored < 1.35 * promised
+    assert precision_of(scheme) == scheme[-4:]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_checkpoint_opens_with_stock_transformers(scheme: str, tmp_path: Path) -> None:
+    weights, agreement = written(scheme, "transformers", tmp_path)
+    if scheme != "static-int8":  # of which torchao has no form that stock from_pretrained opens
+        assert agreement.difference < 1e-6
+    assert weights.stat().st_size < 0.6 * 4 * BERT.parameters_of(simulated(scheme)).total
+
+
+def test_exporting_takes_nothing_from_the_simulation(tmp_path: Path) -> None:
+    before = numerics.simulation_of(simulated("static-int8"))
+    twin = copy.deepcopy(simulated("static-int8"))
+    exporter.plain(twin)
+    assert numerics.simulation_of(twin) == before
+    assert before is not None
+    assert len(before.ranges) == 14

@@ -1,0 +1,170 @@
+"""static-int8 and weight-only in training: the artifact's arithmetic forward, straight-through gradients, stock state dicts."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import BertForSequenceClassification
+
+from compression import calibration, numerics
+from compression.numerics import Simulation, StaticLinear, WeightOnlyLinear
+from compression.recipe import Quantize
+from tests.compression.conftest import encoded, sentences
+
+SCHEMES = ("static-int8", "weight-only-int8", "weight-only-int4")
+
+
+def layer(scheme: str, width: int = 48) -> tuple[nn.Linear, nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    plain, fake = nn.Linear(width, 40), nn.Linear(width, 40)
+    fake.load_state_dict(plain.state_dict())
+    asked = Simulation.of(Quantize(scheme=scheme)).model_copy(update={"ranges": {"0": (-1.5, 2.5)}})
+    assert numerics.insert(nn.Sequential(fake), simulation=asked) == ["0"]
+    return plain, fake, torch.randn(3, 5, width)
+
+
+def test_a_static_layer_answers_as_rounded_matrices_do() -> None:
+    plain, fake, x = layer("static-int8")
+    scale, zero = numerics.affine(-1.5, 2.5)
+    rounded = (np.clip(np.round(x.numpy() / np.float32(scale)) + zero, 0, 255) - zero) * scale
+    weight, bias = plain.weight.detach().numpy(), plain.bias.detach().numpy()
+    units = np.abs(weight).max(1) / 127
+    wanted = rounded @ (np.round(weight / units[:, None]) * units[:, None]).T + np.round(bias / (scale * units)) * scale * units
+    assert fake(x).detach().numpy() == pytest.approx(wanted, abs=1e-5)
+    assert not torch.allclose(fake(x), plain(x), atol=1e-4), "nothing was rounded"
+
+
+def test_no_gradient_comes_from_what_was_clipped() -> None:
+    plain, fake, x = layer("static-int8")
+    mine, other, push = x.clone().requires_grad_(), x.clone().requires_grad_(), torch.randn(3, 5, 40)
+    fake(mine).backward(push)
+    clipped = other.clamp(-1.5, 2.5)
+    functional.linear(clipped, numerics.fake_quantize_rows(plain.weight), plain.bias).backward(push)
+    assert mine.grad is not None
+    assert other.grad is not None
+    outside = (x < -1.51) | (x > 2.51)
+    assert outside.any()
+    assert not mine.grad[outside].any()
+    assert functional.cosine_similarity(mine.grad.flatten(), other.grad.flatten(), dim=0) > 0.999
+    for name in ("weight", "bias"):
+        got, wanted = fake.get_parameter(name).grad, plain.get_parameter(name).grad
+        assert got is not None
+        if wanted is not None:
+            assert functional.cosine_similarity(got.flatten(), wanted.flatten(), dim=0) > 0.999
+
+
+def test_an_answer_of_a_static_layer_does_not_depend_on_who_shares_the_batch() -> None:
+    _, fake, x = layer("static-int8")
+    assert fake(x).equal(fake(torch.cat([x, 1000 * torch.randn(1, 5, 48)]))[:3])
+
+
+def test_a_channel_without_weights_keeps_its_bias() -> None:
+    _, fake, x = layer("static-int8")
+    with torch.no_grad():
+        fake.get_parameter("weight")[3] = 0
+        fake.get_parameter("bias")[3] = 2.5
+    assert torch.allclose(fake(x)[..., 3], torch.tensor(2.5), rtol=1e-6)
+
+
+def test_a_static_layer_that_was_not_calibrated_says_so() -> None:
+    fake = nn.Linear(4, 4)
+    numerics.insert(nn.Sequential(fake), simulation=Simulation(scheme="static-int8"))
+    with pytest.raises(RuntimeError, match="calibrated"):
+        fake(torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("width", [64, 48, 20])
+def test_four_bits_have_a_scale_a_group_and_the_last_group_is_what_is_left(width: int) -> None:
+    plain, fake, x = layer("weight-only-int4", width)
+    weight = plain.weight.detach().numpy()
+    wanted = np.zeros_like(weight)
+    for start in range(0, width, 32):
+        part = weight[:, start : start + 32]
+        scale = np.abs(part).max(1, keepdims=True) / 7
+        wanted[:, start : start + 32] = np.round(part / scale) * scale
+    whole, scales = numerics.grouped_integers(plain.weight, 32)
+    assert whole.shape == (40, 32 * -(-width // 32))
+    assert scales.shape == (40, -(-width // 32))
+    assert int(whole.abs().max()) == 7
+    assert numerics.stored(plain.weight, 32).numpy() == pytest.approx(wanted, abs=1e-6)
+    assert fake(x).detach().numpy() == pytest.approx(x.numpy() @ wanted.T + plain.bias.detach().numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["weight-only-int8", "weight-only-int4"])
+def test_the_gradient_of_a_rounded_weight_passes_straight_through(scheme: str) -> None:
+    plain, fake, x = layer(scheme)
+    assert isinstance(fake, WeightOnlyLinear)
+    mine, push = x.clone().requires_grad_(), torch.randn(3, 5, 40)
+    fake(mine).backward(push)
+    rounded = numerics.stored(plain.weight, fake.group_size)
+    assert mine.grad is not None
+    assert torch.allclose(mine.grad, push @ rounded, atol=1e-5)
+    assert fake.weight.grad is not None
+    assert torch.allclose(fake.weight.grad, push.reshape(-1, 40).t() @ x.reshape(-1, 48), atol=1e-4)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_scheme_is_put_in_read_back_and_taken_out(model: BertForSequenceClassification, scheme: str) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ids, rows, settings = torch.arange(5, 15)[None], encoded(sentences(40, 1)), Quantize(scheme=scheme, calibration_rows=16)
+    plain, random = model(ids).logits, torch.get_rng_state()
+    calibration.calibrate(model, rows, settings)
+    assert torch.get_rng_state().equal(random), "calibration must not change what training draws"
+    numerics.insert(model, simulation=Simulation.of(settings))
+    rounded = model(ids).logits
+    assert not rounded.equal(plain)
+    found = numerics.simulation_of(model)
+    assert found is not None
+    assert found.scheme == scheme
+    assert len(found.ranges) == (14 if scheme == "static-int8" else 0)
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    assert set(model.state_dict()) == set(before)
+    twin = copy.deepcopy(model)
+    numerics.remove(twin)
+    assert twin(ids).logits.equal(plain)
+    numerics.set_ranges(twin, dict.fromkeys(numerics.ranges_of(twin), (0.0, 0.0)))
+    numerics.insert(twin, simulation=Simulation.model_validate_json(found.model_dump_json()))
+    assert twin(ids).logits.equal(rounded)
+
+
+def test_calibration_hears_real_tokens_only(model: BertForSequenceClassification) -> None:
+    rows = encoded([("word1 good word2 word3 word4", "positive"), ("bad", "negative")])
+    quiet, loud = copy.deepcopy(model), copy.deepcopy(model)
+    with torch.no_grad():
+        loud.bert.embeddings.word_embeddings.weight[0] = 1000 * torch.randn(32)  # the padding token's
+    for one in (quiet, loud):
+        calibration.calibrate(one, rows, Quantize(scheme="static-int8", observer="min-max"))
+    for name, found in numerics.ranges_of(quiet).items():
+        assert numerics.ranges_of(loud)[name] == pytest.approx(found, rel=1e-4)
+
+
+def test_the_observer_decides_the_range(model: BertForSequenceClassification) -> None:
+    rows, found = encoded(sentences(40, 1)), {}
+    for observer, percentile in (("min-max", 99.99), ("percentile", 90.0), ("mse", 99.99)):
+        calibration.calibrate(model, rows, Quantize(scheme="static-int8", observer=observer, percentile=percentile))
+        found[observer] = numerics.ranges_of(model)
+    for name, (low, high) in found["min-max"].items():
+        narrow = found["percentile"][name]
+        assert low < narrow[0] < narrow[1] < high
+        assert low <= found["mse"][name][0] < found["mse"][name][1] <= high
+    layers = [module for module in model.modules() if isinstance(module, StaticLinear)]
+    assert not layers, "calibration alone simulates nothing"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"group_size": 64}, "group_size"),
+        ({"observer": "min-max"}, "observer"),
+        ({"scheme": "static-int8", "percentile": 99.0}, "percentile"),
+        ({"scheme": "weight-only-int8", "smoothing": 0.5}, "smoothing"),
+        ({"scheme": "weight-only-int4", "group_size": 48}, "group_size"),
+    ],
+)
+def test_a_setting_that_would_have_no_effect_is_refused(settings: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Quantize.model_validate(settings)
+    assert Quantize.model_validate(Quantize().model_dump(mode="json")) == Quantize()
