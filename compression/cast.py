@@ -15,6 +15,7 @@ from compression.errors import CompressionError, InvalidSpec, LabelMismatch
 from compression.recipe import Recipe, Split
 from compression.report import Shape
 from compression.tasks.base import Task
+from compression.vocabulary import Vocabulary
 
 PER_TOKEN = frozenset({"token-classification", "question-answering"})
 """Tasks whose answers are places among the tokens: who cuts texts otherwise answers another question."""
@@ -40,18 +41,33 @@ class Named:
 
 @dataclass(frozen=True)
 class Cast:
-    """The job's models by the folders that they are opened from, and its data, which each reads in its own way."""
+    """The job's models by the folders that they are opened from, and its data, which each reads in its own way.
+
+    vocabulary: the tokens that the cut has left, once it has; who shares the base's tokenizer is then opened with these alone.
+    """
 
     base: Named
     dataset: Dataset
     task: Task
     student: Named | None = None
     teachers: tuple[Named, ...] = ()
+    vocabulary: Vocabulary | None = None
 
     def opened(self, who: Named, seed: int) -> PreTrainedModel:
         """Open a model for the task, its answers in the order of the data's labels; a head that it lacks is drawn by `seed`."""
-        model = load.load_model(who.folder, self.dataset.labels, self.task.name, seed=seed)
-        return load.in_order(model, self.dataset.labels)
+        model = load.in_order(load.load_model(who.folder, self.dataset.labels, self.task.name, seed=seed), self.dataset.labels)
+        return self.vocabulary.model(model) if self.vocabulary is not None and who.aligned else model
+
+    def trimmed(self, vocabulary: Vocabulary) -> "Cast":
+        """Let everyone who reads as the base does read with its new tokenizer. A table without some of its rows cannot."""
+        least = max(vocabulary.kept) + 1
+
+        def other(who: Named) -> Named:
+            aligned = who.aligned and who.shape.vocabulary >= least
+            reading = replace(who.reading, tokenizer=vocabulary.tokenizer) if aligned else who.reading
+            return replace(who, aligned=aligned, reading=reading)
+
+        return replace(self, base=other(self.base), teachers=tuple(map(other, self.teachers)), vocabulary=vocabulary)
 
     def read(self, who: Named, split: Split, made: Sequence[Texts] = ()) -> Encoded:
         """Tokenize a split as a model reads it, and behind it the texts that were made of it."""

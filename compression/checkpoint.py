@@ -8,6 +8,7 @@ stage's, and the stage's own state.json, with the means, is written once all are
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,11 +25,12 @@ from compression.heads import of_task
 from compression.load import open_stock
 from compression.numerics import Simulation
 from compression.recipe import Config, Data, JobTask, PartName, Spec
-from compression.report import STAGES, Artifact, File, Row, Stage
+from compression.report import STAGES, Artifact, File, Row, Sensitivity, Stage
 
 FORMAT = 2
 """Raise it when what a stage computes or keeps changes so that older checkpoints must not be gone on from."""
 STATE = "state.json"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 TEACHERS = "teachers"
 """Folder of the models that were trained beside the stage's own, numbered from 1."""
 
@@ -45,6 +47,7 @@ class Checkpoint(Config):
     rows: tuple[Row, ...]
     artifacts: tuple[Artifact, ...]
     pruning: dict[str, Any] | None
+    sensitivity: dict[str, tuple[Sensitivity, ...]] = Field(default_factory=dict)
     spent: Annotated[Spent, Field(description="What the job has trained so far.")] = Spent()
     files: Annotated[tuple[File, ...], Field(description="The model's files beside this one.")]
 
@@ -111,15 +114,25 @@ def listing(folder: Path) -> tuple[File, ...]:
     )
 
 
-def write(folder: Path, model: PreTrainedModel, facts: Checkpoint, teachers: Sequence[PreTrainedModel] = ()) -> None:
+def write(
+    folder: Path,
+    model: PreTrainedModel,
+    facts: Checkpoint,
+    teachers: Sequence[PreTrainedModel] = (),
+    tokenizer: Path | None = None,
+) -> None:
     """Write `folder`/<stage>[/<part>] whole, durable, or not at all; `facts.files` is filled in here.
 
-    teachers: models that were trained beside it, kept in folders of their own.
+    teachers: models that were trained beside it, kept in folders of their own. tokenizer: the folder of the one that the model
+    is for, where that is not the job's own.
     """
     with durable.folder(folder / facts.stage / facts.part) as place:
         model.save_pretrained(place)
         for number, teacher in enumerate(teachers, start=1):
             teacher.save_pretrained(place / TEACHERS / str(number))
+        for path in (tokenizer / name for name in TOKENIZER) if tokenizer is not None else ():
+            if path.is_file():
+                shutil.copyfile(path, place / path.name)
         complete = facts.model_copy(update={"files": listing(place)})
         (place / STATE).write_text(sealed(complete.model_dump_json(indent=1)), encoding="utf-8")
 

@@ -79,6 +79,12 @@ class Dataset:
     task: Task = "text-classification"
     unlabelled: tuple[str, ...] = ()
 
+    @property
+    def texts(self) -> list[str]:
+        """Return every text of every split, second ones, contexts and unlabelled ones among them."""
+        known = [text for rows in self.splits.values() for texts in (rows.texts, rows.pairs or ()) for text in texts]
+        return [*known, *self.unlabelled]
+
     def ids(self, split: Split) -> list[Any]:
         """Return a split's labels as the task learns them: ids, a list of them for tagged words, numbers, answers."""
         numbers = {label: number for number, label in enumerate(self.labels)}

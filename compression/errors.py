@@ -51,6 +51,13 @@ class UnsupportedShape(CompressionError):
     remedy = "Choose a milder ratio or fewer axes, so that at least one head and one layer's multiple remain."
 
 
+class UnsupportedTokenizer(CompressionError):
+    """The vocabulary shall shrink, but the tokenizer cannot be made smaller so that it reads the data as before."""
+
+    code = "unsupported_tokenizer"
+    remedy = "Leave vocabulary out of prune.axes, or send a WordPiece, byte-pair or Unigram tokenizer.json."
+
+
 class MissingFile(CompressionError):
     """A file that the model or the dataset needs is not there."""
 
@@ -181,6 +188,7 @@ ALL_ERRORS: tuple[type[CompressionError], ...] = (
     InvalidSpec,
     UnsupportedArchitecture,
     UnsupportedShape,
+    UnsupportedTokenizer,
     MissingFile,
     UnsafeCheckpoint,
     DamagedCheckpoint,

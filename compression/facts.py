@@ -8,7 +8,7 @@ from compression.environment import environment
 from compression.notes import better_note, data_notes, scheme_notes
 from compression.part import Part
 from compression.recipe import Spec, Task
-from compression.report import Artifact, PartReport, Report, Row, SplitFacts, verdicts
+from compression.report import Artifact, PartReport, Report, Row, Sensitivity, SplitFacts, verdicts
 from compression.verdicts import choose
 
 
@@ -17,7 +17,7 @@ class PartFacts:
     """A dataset when its rows and its model are no longer in memory.
 
     `rows` counts those of each split that go through the model; `cut` are the training texts that reach `max_length` tokens;
-    `pruning` is what the cut took.
+    `pruning` is what the cut took, `sensitivity` the curves that it drew.
     """
 
     task: Task
@@ -27,6 +27,7 @@ class PartFacts:
     max_length: int
     cut: int
     pruning: dict[str, Any] | None = field(default=None)
+    sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, part: Part) -> "PartFacts":
@@ -57,6 +58,7 @@ def job_report(spec: Spec, rows: Sequence[Row], artifacts: Sequence[Artifact], a
             labels=facts.labels,
             splits=facts.splits,
             pruning=facts.pruning,
+            sensitivity=facts.sensitivity,
             notes=facts.notes(rows[0].parts[name], chosen.parts[name]),
         )
         for name, facts in about.items()
@@ -77,6 +79,7 @@ def job_report(spec: Spec, rows: Sequence[Row], artifacts: Sequence[Artifact], a
         recipe=spec.recipe,
         splits=alone.splits if alone else {},
         pruning=alone.pruning if alone else None,
+        sensitivity=alone.sensitivity if alone else {},
         environment=environment(),
         notes=(
             *(alone.notes(rows[0], chosen) if alone else _of_means(rows[0], chosen, len(parts))),

@@ -1,18 +1,50 @@
-"""How much a unit matters: pure reductions of activations and weights to one score a unit, and the choice by score.
+"""How much a unit matters: pure reductions of activations, gradients and weights to one score a unit, and the choice by score.
 
-`l1` is the L1 norm of what a unit says on calibration rows, `l1_weight` that of the weights which make and read it (Li et
-al. 2017). On encoders the first keeps far more of the model; docs/method.md says why.
+`l1` and `l2` are the norm of what a unit says on calibration rows, `l1_weight` that of the weights which make and read it (Li
+et al. 2017), `taylor` what the loss would change without it, to the first order (Molchanov et al. 2017, 2019). On encoders the
+first keeps far more of the model than the weights' norm; docs/method.md says why. Layers are scored by what they change
+(block influence: Men et al. 2024, ShortGPT).
 """
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def activation_norm(activations: Tensor, mask: Tensor) -> Tensor:
     """L1 norm over real tokens. activations: (rows, tokens, units), mask: (rows, tokens), 1 at real tokens -> (units,)."""
     return (activations.abs() * mask[..., None].to(activations.dtype)).sum(dim=(0, 1))
+
+
+def activation_squares(activations: Tensor, mask: Tensor) -> Tensor:
+    """Squared L2 norm over real tokens: unlike the norm it adds up over batches, and it ranks the same.
+
+    activations: (rows, tokens, units), mask: (rows, tokens), 1 at real tokens -> (units,).
+    """
+    return (activations.square() * mask[..., None].to(activations.dtype)).sum(dim=(0, 1))
+
+
+def first_order(activations: Tensor, gradients: Tensor, mask: Tensor, groups: int | None = None) -> Tensor:
+    """What the loss of each row would change if a unit were silent, to the first order, its size added up over rows.
+
+    That is |Σ over tokens of g · a|: the derivative by a gate on the unit's output (Molchanov et al. 2019, eq. 5 to 8, by the
+    absolute value of the 2017 paper). With `groups` neighbouring units share a gate, for example those of a head.
+    activations, gradients: (rows, tokens, units), gradients of the sum over rows; mask: (rows, tokens) -> (units or groups,).
+    """
+    changes = (activations * gradients * mask[..., None].to(activations.dtype)).sum(dim=1)
+    if groups is not None:
+        changes = changes.view(len(changes), groups, -1).sum(dim=2)
+    return changes.abs().sum(dim=0)
+
+
+def block_influence(states: Tensor) -> Tensor:
+    """How much each layer turns the stream: 1 − cosine of what enters and what leaves it, added up over tokens.
+
+    states: (layers + 1, tokens, width), the stream before the first layer and after each -> (layers,).
+    """
+    return (1 - functional.cosine_similarity(states[:-1], states[1:], dim=-1)).sum(dim=1)
 
 
 def grouped(scores: Tensor, groups: int) -> Tensor:

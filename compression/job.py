@@ -110,7 +110,7 @@ class Job:
                 self.part.take_up(folder, done, folder)
             for name, facts in self.about.items():
                 own = checkpoint.read(folder, done.stage, self.fingerprint, name) if name else done
-                facts.pruning = own.pruning
+                facts.pruning, facts.sensitivity = own.pruning, own.sensitivity
         except Unusable as problem:
             yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
             return
@@ -120,6 +120,7 @@ class Job:
             yield StageStarted(stage=row.stage, resumed=True)
         if self.part is not None:
             yield from self.part.restore_baseline()
+            self.part.follow_cut()
 
     def enter(self, asked: Asked) -> Generator[Event, None, Part]:
         """Bring a part to work, as it was after the stage that was finished last."""
@@ -136,6 +137,7 @@ class Job:
             done = checkpoint.read(folder, stage, self.fingerprint, asked.name)
             part.take_up(folder, done, self.folder_of("baseline"))
             yield from part.restore_baseline()
+            part.follow_cut()
         self.part = part
         return part
 
@@ -157,7 +159,7 @@ class Job:
             with named(asked):
                 facts = yield from self.do_part(stage, asked)
             done[asked.name] = facts.rows[-1]
-            self.about[asked.name].pruning = facts.pruning
+            self.about[asked.name].pruning, self.about[asked.name].sensitivity = facts.pruning, facts.sensitivity
             limits.append(self._limit(facts))
             found = checkpoint.listing(self.output / "checkpoints" / stage / asked.name)
             if asked.name:
@@ -191,7 +193,7 @@ class Job:
         part.finish(stage, shipped, time.monotonic() - started)
         facts = part.checkpoint(stage, [shipped.artifact] if part.name else self.artifacts)
         beside = part.state.originals if stage == "baseline" else ()
-        checkpoint.write(self.output / "checkpoints", part.state.model, facts, beside)
+        checkpoint.write(self.output / "checkpoints", part.state.model, facts, beside, part.new_tokenizer(stage))
         yield from self.journey.mark(stage, "export and measure", done=True)
         return facts
 

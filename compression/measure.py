@@ -32,7 +32,7 @@ LOCK_VARIABLE = "LATHE_MEASURE_LOCK"
 WARM_UP_RUNS = 10
 FEWEST_RUNS, MOST_RUNS = 40, 400
 SECONDS = 8.0
-"""Latency is timed for about this long: between FEWEST_RUNS and MOST_RUNS of each side."""
+"""Latency is timed for about this long, unless the spec says otherwise: between FEWEST_RUNS and MOST_RUNS of each side."""
 TOGETHER = 32
 """Rows that share a batch when a score is taken for the second time."""
 
@@ -48,6 +48,7 @@ class MeasureSpec(Config):
     labels: Annotated[tuple[str, ...], Field(description="In the order of the outputs; none where the task has none.")]
     test_rows: Annotated[str | None, Field(description="JSONL of rows as `scoring` reads them; null takes no score.")] = None
     evaluate: Evaluate = Evaluate()
+    seconds: Annotated[float, Field(gt=0, description="About how long latency is timed.")] = SECONDS
 
 
 class Measured(Config):
@@ -70,7 +71,9 @@ def measure(spec: MeasureSpec) -> Measured:
     if spec.kind == "onnx":
         against = open_artifact("onnx", Path(spec.baseline), threads=spec.evaluate.threads) if spec.baseline else None
         with host_lock():
-            latency: Latency | NotMeasured = time_both(runner, against, example, threads=spec.evaluate.threads)
+            latency: Latency | NotMeasured = time_both(
+                runner, against, example, threads=spec.evaluate.threads, seconds=spec.seconds
+            )
     else:
         latency = NotMeasured(
             not_measured="The baseline runs in ONNX Runtime and this checkpoint in PyTorch: their ratio would compare runtimes."
@@ -81,7 +84,7 @@ def measure(spec: MeasureSpec) -> Measured:
     return Measured(latency=latency, score=score, peak_memory_bytes=memory)
 
 
-def time_both(candidate: Runner, baseline: Runner | None, example: Batch, *, threads: int) -> Latency:
+def time_both(candidate: Runner, baseline: Runner | None, example: Batch, *, threads: int, seconds: float = SECONDS) -> Latency:
     """Run baseline and candidate by turns, so that whatever disturbs the machine disturbs both.
 
     Each turn times one run of each side; which goes first alternates. Without a baseline the candidate is its own.
@@ -93,7 +96,7 @@ def time_both(candidate: Runner, baseline: Runner | None, example: Batch, *, thr
         for side in sides:
             side.logits(example)
     one_turn = (time.perf_counter() - started) / WARM_UP_RUNS
-    turns = min(max(int(SECONDS / one_turn), FEWEST_RUNS), MOST_RUNS)
+    turns = min(max(int(seconds / one_turn), FEWEST_RUNS), MOST_RUNS)
     times: list[list[float]] = [[] for _ in sides]
     for turn in range(turns):
         order = range(len(sides)) if turn % 2 == 0 else reversed(range(len(sides)))

@@ -14,23 +14,28 @@ from compression.augment.material import Material
 from compression.augment.resources import Resources
 from compression.budget import Budget
 from compression.cast import Named, gathered
-from compression.catalog import FAMILIES, check_task, planned_shape
+from compression.catalog import check_task
 from compression.checkpoint import Checkpoint, Unusable
 from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec
-from compression.export.artifact import Shipped, precision_of, ship
+from compression.export.artifact import Shipped, precision_of, ship, timed
 from compression.notes import row_notes
 from compression.plan import check_precision
 from compression.progress import Journey
 from compression.recipe import Part as Asked
 from compression.recipe import Spec, Task
-from compression.report import Artifact, Event, Log, Row, Stage, ratios
+from compression.report import Artifact, Event, Latency, Log, NotMeasured, Row, Stage, ratios
 from compression.saving import Saver
+from compression.stages.prune import aimed
+from compression.stages.trim import trim
 from compression.state import State
 from compression.verdicts import judged
+from compression.vocabulary import Vocabulary, fitted
 
 SAMPLE = 64
 """Rows of validation on which an artifact must answer as the engine does."""
+AFTER_CUT: tuple[Stage, ...] = ("pruned", "distilled")
+"""Stages whose models have the cut vocabulary, where there is one."""
 
 
 @dataclass
@@ -62,9 +67,13 @@ class Part:
         positions = family.max_positions(model.config)
         if spec.evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
-        planned = family.shape_of(model.config)
+        planned, output = family.shape_of(model.config), base / spec.output
+        vocabulary: Vocabulary | None = None
         if recipe.prune is not None:
-            planned = planned_shape(FAMILIES[model.config.model_type], planned, recipe.prune)
+            if ratio := recipe.prune.vocabulary_ratio:
+                place = output / "scratch" / f"tokenizer-{asked.name}".rstrip("-")
+                vocabulary = fitted(folder, tokenizer, model.config, dataset.texts, place, ratio)
+            planned = aimed(model, recipe.prune, vocabulary)
         length = min(recipe.train.max_length, positions)
         task = tasks.of(asked.task, dataset.labels, spec.evaluate)
         reading, own = Reading(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
@@ -101,9 +110,11 @@ class Part:
             ),
             unlabelled=reading.unlabelled(dataset.unlabelled, task) if dataset.unlabelled else None,
             cast=cast,
-            scratch=base / spec.output / "scratch",
+            scratch=output / "scratch",
+            vocabulary=vocabulary,
         )
-        part = cls(spec, asked, base, base / spec.output, dataset, tokenizer, length, state)
+        part = cls(spec, asked, base, output, dataset, tokenizer, length, state)
+        state.timed = part.timed
         part.write_test_rows()
         return part
 
@@ -154,6 +165,7 @@ class Part:
         self.state.teacher = teacher.to(device).requires_grad_(False)
         self.state.originals = [original.requires_grad_(False) for original in originals]
         self.state.pruning, self.state.budget.spent = done.pruning, done.spent
+        self.state.sensitivity = done.sensitivity
         self.rows = list(done.rows)
 
     def restore_baseline(self) -> Iterator[Event]:
@@ -162,6 +174,15 @@ class Part:
         if not (self.artifact_folder(self.rows[0].artifact) / "model.onnx").is_file():
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
             self.ship(self.state.teacher, "baseline", "onnx")
+
+    def follow_cut(self) -> None:
+        """Read the new ids where an earlier stage has cut the vocabulary: its model knows no others."""
+        if self.rows[-1].stage in AFTER_CUT:
+            trim(self.state, model=False)
+
+    def new_tokenizer(self, stage: Stage) -> Path | None:
+        """Where the tokenizer lies that a stage's model needs in the place of the job's own."""
+        return self.state.vocabulary.folder if self.state.vocabulary is not None and stage in AFTER_CUT else None
 
     def reader(self, stage: Stage) -> Named:
         """Say who reads texts as a stage's model does: the base, or the student that took its place."""
@@ -190,7 +211,7 @@ class Part:
             precision=precision,
             task=self.task,
             labels=self.dataset.labels,
-            tokenizer=reader.folder,
+            tokenizer=self.new_tokenizer(stage) or reader.folder,
             max_length=reader.reading.length,
             output=self.output,
             test_rows=self.test_rows,
@@ -203,6 +224,21 @@ class Part:
         if not self.name:
             return shipped
         return replace(shipped, artifact=shipped.artifact.model_copy(update={"part": self.name}))
+
+    def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:
+        """Export a model as the cut one's artifact would be, and measure its latency alone, against the baseline's artifact."""
+        process.release_memory()
+        return timed(
+            model,
+            self.test_rows.parent,
+            int8=numerics.is_simulated(model),
+            task=self.task,
+            labels=self.dataset.labels,
+            tokenizer=self.new_tokenizer("pruned") or self.reader("pruned").folder,
+            baseline=self.artifact_folder(self.rows[0].artifact),
+            evaluate=self.spec.evaluate,
+            last_try=self.spec.split_batches > 1,
+        )
 
     def finish(self, stage: Stage, shipped: Shipped, seconds: float) -> Row:
         """Complete a stage's row; what was noted for it is used up.
@@ -268,6 +304,7 @@ class Part:
             rows=tuple(self.rows),
             artifacts=tuple(artifacts),
             pruning=self.state.pruning,
+            sensitivity=self.state.sensitivity,
             spent=self.state.budget.spent,
             files=(),
         )

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from compression.catalog import augment_seconds
+from compression.catalog import PROBES, augment_seconds
 from compression.progress import Journey, Phase
 from compression.recipe import Recipe
 from compression.report import STAGES, Stage
 from compression.stages import general
 from compression.stages.further import PHASE, epochs_again
 from compression.stages.prepare import phase_of
+from compression.stages.recover import phases as recovery_phases
 from compression.stages.teachers import ASK
 
 
@@ -50,8 +51,9 @@ def phases(recipe: Recipe, rows: Mapping[str, int]) -> list[Phase]:
         found.append(Phase("quantized", "quantization-aware training", qat * train))
         found.append(Phase("quantized", "export and measure", shipping))
     if recipe.prune is not None:
-        recovery = recipe.prune.recovery.epochs if recipe.prune.recovery else 0
-        found += [Phase("pruned", "cut", 2.0), Phase("pruned", "recover", recovery * train * 0.7)]
+        looking = PROBES * shipping / 2 if recipe.prune.target_latency is not None else 0.0
+        found.append(Phase("pruned", "cut", 2.0 + looking))
+        found += [Phase("pruned", name, epochs * train * 0.7) for name, epochs in recovery_phases(recipe.prune)]
         found.append(Phase("pruned", "export and measure", shipping))
     if recipe.distill is not None:
         if (plain := recipe.distill.general) is not None:

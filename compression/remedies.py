@@ -8,7 +8,7 @@ square of its ratio.
 import math
 from collections.abc import Iterator, Sequence
 
-from compression.recipe import Distill, Qat, Quantize, Recipe, Targets
+from compression.recipe import AxisRatios, Distill, Prune, Qat, Quantize, Recipe, Targets
 from compression.report import Remedy, Row, Score, Stage
 
 MOST_RATIO = 0.8
@@ -172,7 +172,10 @@ def _smaller(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets,
             why=f"The weights are {row.size.dtype}, {row.size.bytes:,} bytes: int8 takes about a quarter of float32's.",
         )
     whole = rows.get("quantized", rows["baseline"])
-    ratio = recipe.prune.ratio if recipe.prune is not None else None
+    ratio = recipe.prune.deepest if recipe.prune is not None else None
+    if recipe.prune is not None and (recipe.prune.has_target or not ratio):
+        yield from _further(row, recipe.prune, targets, missed)
+        return
     needed: dict[str, float] = {}
     for name in missed:
         start, now, wanted = _left(whole, name), _left(row, name), _wanted(targets, name)
@@ -190,7 +193,27 @@ def _smaller(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets,
     if recipe.prune is None:
         yield Remedy(key="recipe.prune", now=None, proposed={"ratio": proposed}, why=f"{why}.")
     else:
-        yield Remedy(key="recipe.prune.ratio", now=ratio, proposed=proposed, why=f"{why}.")
+        yield _ratio(recipe.prune, proposed, f"{why}.")
+
+
+def _ratio(prune: Prune, deepest: float, why: str) -> Remedy:
+    """Propose a ratio; where each axis has its own, all in the proportion that they have now."""
+    if not isinstance(prune.ratio, AxisRatios):
+        return Remedy(key="recipe.prune.ratio", now=prune.ratio, proposed=deepest, why=why)
+    factor = deepest / prune.deepest
+    now = prune.ratio.model_dump(mode="json", exclude_none=True)
+    changed = {axis: round(share * factor, 3) for axis, share in now.items() if axis != "vocabulary"}
+    return Remedy(key="recipe.prune.ratio", now=now, proposed={**now, **changed}, why=why)
+
+
+def _further(row: Row, prune: Prune, targets: Targets, missed: Sequence[str]) -> Iterator[Remedy]:
+    """Where the ratio follows from a target that was aimed too low, propose the one that the job is held against."""
+    why = f"{_told(row, missed, targets)}; the cut was aimed at another target."
+    if "parameter_reduction" in missed and prune.target_params is not None:
+        yield Remedy(key="recipe.prune.target_params", now=prune.target_params, proposed=targets.parameter_reduction, why=why)
+    if "speed_up" in missed and prune.target_latency is not None:
+        now = prune.target_latency.model_dump(mode="json", exclude_none=True)
+        yield Remedy(key="recipe.prune.target_latency", now=now, proposed={"speed_up": targets.speed_up}, why=why)
 
 
 def ratio_for(start: float, now: float, wanted: float, ratio: float | None) -> float:
@@ -281,13 +304,16 @@ def _better(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets) 
             why=f"{gap}: {epochs} epochs brought back {back}; at this pace {wanted} would do.",
         )
         return
-    ratio = recipe.prune.ratio
+    ratio = recipe.prune.deepest
+    if recipe.prune.has_target or not ratio:
+        why = f"{gap}: {epochs} epochs brought back {back}; the depth of the cut is the target's, so it wants more of them."
+        yield Remedy(key="recipe.distill.epochs", now=epochs, proposed=MOST_MORE * epochs, why=why)
+        return
     share = math.sqrt(may_stay / left) if 0 < may_stay < left else 0.5
-    yield Remedy(
-        key="recipe.prune.ratio",
-        now=ratio,
-        proposed=max(math.floor(100 * ratio * share) / 100, 0.01),
-        why=f"{gap}: {epochs} epochs brought back {back}, too little for more of them to do; what a cut costs for good is "
+    yield _ratio(
+        recipe.prune,
+        max(math.floor(100 * ratio * share) / 100, 0.01),
+        f"{gap}: {epochs} epochs brought back {back}, too little for more of them to do; what a cut costs for good is "
         "taken to grow with the square of its ratio.",
     )
 

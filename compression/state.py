@@ -1,5 +1,6 @@
 """What the stages hand on to each other: the model as it is now, its teacher, the rows, and where the job is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from compression.evaluate import Validation, validate
 from compression.plan import Plan
 from compression.progress import Journey
 from compression.recipe import Recipe, Split, Targets
-from compression.report import LayerRange, Remedy, Stage
+from compression.report import Latency, LayerRange, NotMeasured, Remedy, Sensitivity, Stage
 from compression.saving import Course, Saver, Tensors
 from compression.tasks.base import Task
+from compression.vocabulary import Vocabulary
 
 
 @dataclass
@@ -30,7 +32,9 @@ class State:
     `material` is what augmentation makes new rows of; `unlabelled` the texts of the general phase, where there are any; `cast`
     the job's models by their folders; `originals` teachers that were trained beside the baseline, on the CPU, until they were
     asked; `base_rows` the rows as the base model reads them, once a student that the job names has taken its place; `scratch`
-    a folder for what may be lost; `ranges` how the integers' ranges were found after the current stage.
+    a folder for what may be lost; `vocabulary` the tokens that the cut leaves, where it is to take some; `sensitivity` the
+    curves that it drew, for the report; `timed` exports a model and measures its latency; `ranges` how the integers' ranges
+    were found after the current stage.
     """
 
     recipe: Recipe
@@ -52,6 +56,9 @@ class State:
     originals: list[PreTrainedModel] = field(default_factory=list)
     base_rows: dict[Split, Encoded] | None = None
     scratch: Path | None = None
+    vocabulary: Vocabulary | None = None
+    sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
+    timed: Callable[[PreTrainedModel], Latency | NotMeasured] | None = None
 
     @property
     def task(self) -> Task:

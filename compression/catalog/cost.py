@@ -40,6 +40,10 @@ WINDOWS_OVERLAP = 4 / 3
 """Tokens that go through the model for one of a question's context."""
 AUGMENT_SECONDS = {"wordnet": 0.001, "embeddings": 0.002, "masked-lm": 0.05, "apertium": 0.006, "models": 0.5}
 """Seconds that a made row takes on two cores, by where it comes from (sentences of some 20 words; docs/method.md)."""
+CURVE_RATIOS, CURVE_ROWS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 256
+"""What a sensitivity curve tries on each of three axes (heads go with hidden), and the rows of validation that judge it."""
+PROBES = 6
+"""Shapes that are exported and timed for a target latency: half of some 60 each time."""
 DEFAULT_TEST_SHARE = 0.2
 """Of train, where no test split is given."""
 
@@ -102,6 +106,8 @@ def estimate(
     work = 3 * forward * (recipe.prepare.epochs * max(seeds, 1) + qat)
     if recipe.prune and recipe.prune.recovery:
         work += 3 * small * recipe.prune.recovery.epochs
+    if recipe.prune and recipe.prune.sensitivity:
+        work += forward / max(data.rows["train"], 1) * CURVE_ROWS * len(CURVE_RATIOS) * 3
     if recipe.distill:
         again = -(-recipe.distill.epochs // 2) if recipe.remedy == "apply" else 0
         others = 2 * sum(parameters.other for parameters in named) * tokens
@@ -114,6 +120,7 @@ def estimate(
     tests = data.rows.get("test", round(DEFAULT_TEST_SHARE * data.rows["train"]))
     made = augment_seconds(augment, data.rows["train"]) / 60 if augment else 0.0
     shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + tests / SCORED_ROWS_A_SECOND / 60)
+    shipping += PROBES * SHIP_MINUTES * (recipe.prune is not None and recipe.prune.target_latency is not None)
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
 
 

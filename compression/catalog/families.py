@@ -22,7 +22,7 @@ class Family(Config):
     distance_buckets: Annotated[int, Field(description="Rows of a bias by distance, one column a head; 0 without.")] = 0
 
 
-AXES: tuple[Axis, ...] = ("hidden", "heads", "ffn")
+AXES: tuple[Axis, ...] = get_args(Axis)
 TASKS: tuple[Task, ...] = get_args(Task)
 COUPLED = "hidden = heads × head size, so hidden and heads shrink together; every layer has the same widths."
 

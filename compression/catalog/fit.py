@@ -7,11 +7,11 @@ from pydantic import Field
 
 from compression import heads
 from compression.catalog.cost import HELD_BYTES, LARGEST_GRAPH, TOKENS_A_WORD, Estimate, estimate, planned_steps
-from compression.catalog.families import FAMILIES
+from compression.catalog.families import FAMILIES, Family
 from compression.catalog.lessons import check_cast, check_insides, check_teacher
-from compression.catalog.shapes import encoder_parameters, planned_shape, table_rows
+from compression.catalog.shapes import Count, deepest_shape, encoder_parameters, planned_shape, table_rows
 from compression.errors import InvalidSpec, LabelMismatch, UnsupportedShape
-from compression.recipe import AUGMENTED_TASKS, Config, Evaluate, Recipe, Task
+from compression.recipe import AUGMENTED_TASKS, Config, Evaluate, Prune, Recipe, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
 
 
@@ -78,12 +78,17 @@ def preflight(
     for number, teacher in enumerate(teachers):
         check_teacher(teacher.labels, teacher.architecture, data.task, data.labels, f"models.teachers.{number}")
     family = FAMILIES[model.family]
-    shape = planned_shape(family, model.shape, recipe.prune) if recipe.prune else model.shape
+
+    def count(each: Shape) -> int:
+        return _parameters(model, each, data, wanted).total
+
+    shape = foretold(family, model.shape, recipe.prune, count) if recipe.prune else model.shape
     before, after = (_parameters(model, each, data, wanted) for each in (model.shape, shape))
     if student is not None:
         shape, after = student.shape, _parameters(student, student.shape, data, wanted)
     if recipe.distill is not None and student is None and not teachers:
-        check_insides(recipe.distill, shape, model.shape)  # of several, who shows its insides is found when they are opened
+        cut = deepest_shape(model.shape, recipe.prune) if recipe.prune and recipe.prune.target_latency else shape
+        check_insides(recipe.distill, cut, model.shape)  # of several, who shows its insides is found when they are opened
     if HELD_BYTES * before.total >= LARGEST_GRAPH:
         raise UnsupportedShape(
             f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
@@ -103,8 +108,40 @@ def preflight(
             student=shape,
             named=[_parameters(each, each.shape, data, wanted) for each in teachers],
         ),
-        warnings=tuple(_warnings(model, data, recipe, before, after)),
+        warnings=(*_warnings(model, data, recipe, before, after), *_unknown(model.shape, recipe.prune, count)),
     )
+
+
+def foretold(family: Family, shape: Shape, prune: Prune, count: Count) -> Shape:
+    """Say what is known of the shape before the texts are tokenized: tokens that they do not need still count.
+
+    So where target_params cannot be reached without them, the deepest cut is foretold. Raises UnsupportedShape.
+    """
+    try:
+        return planned_shape(family, shape, prune, count=count)
+    except UnsupportedShape:
+        if prune.target_params is None or "vocabulary" not in prune.axes:
+            raise
+        return deepest_shape(shape, prune)
+
+
+def _unknown(shape: Shape, prune: Prune | None, count: Count) -> Iterator[str]:
+    """Say what only the worker finds out, and between what it lies."""
+    if prune is None:
+        return
+    if prune.target_latency is not None:
+        least = count(deepest_shape(shape, prune))
+        yield (
+            f"Which shape target_latency needs is measured on the worker: between {least:,} and {count(shape):,} "
+            "parameters. What is foretold here is without a cut."
+        )
+    if "vocabulary" in prune.axes:
+        fewest = max(round(shape.vocabulary * (1 - prune.vocabulary_ratio)), 1)
+        spared = count(shape) - count(shape.model_copy(update={"vocabulary": fewest}))
+        yield (
+            f"Which of {shape.vocabulary:,} tokens the texts need is found on the worker: up to {spared:,} parameters of the "
+            "model go with the others. What is foretold here is with all tokens."
+        )
 
 
 def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evaluate) -> int:
@@ -162,8 +199,9 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
         yield f"Only {counts[rarest]} {what} of train bear the label {rarest!r}."
     if model.labels is not None and not has_head(model, data.task):
         yield "The model's head is for another task: it is left out, and a new one drawn."
-    if recipe.prune and after.total == before.total:
-        yield f"The ratio {recipe.prune.ratio} rounds to no change of shape."
+    settled = recipe.prune and recipe.prune.target_latency is None and set(recipe.prune.axes) != {"vocabulary"}
+    if recipe.prune and settled and after.total == before.total:
+        yield f"The ratio {recipe.prune.deepest:g} rounds to no change of shape."
     if recipe.prune and recipe.distill is None and recipe.prune.recovery is None:
         yield "The model is pruned and not trained afterwards: expect its score to fall."
     if recipe.distill is not None and recipe.distill.general is not None and "unlabelled" not in data.rows:

@@ -1,17 +1,50 @@
-"""What a ratio becomes, and how many parameters a shape has."""
+"""What a ratio or a target becomes, and how many parameters a shape has."""
+
+from collections.abc import Callable, Iterator, Mapping
 
 from compression.catalog.families import Family
 from compression.errors import UnsupportedShape
-from compression.recipe import Prune
+from compression.recipe import Axis, Prune
 from compression.report import Parameters, Shape
 
+MOST_RATIO = 0.8
+"""No target cuts an axis deeper than this: beyond it too little is left of a small encoder to learn again."""
+Ratios = Mapping[Axis, float]
+"""The share removed of hidden, heads, ffn and layers."""
+Count = Callable[[Shape], int]
+"""How many parameters a model of a shape has."""
 
-def planned_shape(family: Family, shape: Shape, prune: Prune) -> Shape:
-    """Say which shape the ratio becomes: the nearest that the stock config can express.
+
+def planned_shape(
+    family: Family, shape: Shape, prune: Prune, *, count: Count | None = None, vocabulary: int | None = None
+) -> Shape:
+    """Say which shape the recipe's ratio or target becomes. As `planned`, which also says the ratios."""
+    return planned(family, shape, prune, count=count, vocabulary=vocabulary)[1]
+
+
+def planned(
+    family: Family, shape: Shape, prune: Prune, *, count: Count | None = None, vocabulary: int | None = None
+) -> tuple[Ratios, Shape]:
+    """Say which ratios the recipe comes to, and which shape they become: the nearest that the stock config can express.
 
     BERT-type configs have no head size of their own (hidden = heads × head size), so heads and hidden channels go
-    together, a whole head at a time. Raises UnsupportedShape where an axis alone cannot be expressed or nothing is left.
+    together, a whole head at a time. count: for target_params. vocabulary: the tokens that stay, where they are known; else
+    the whole vocabulary counts. Which shape has a latency is found by measuring: here target_latency leaves the shape whole.
+    Raises UnsupportedShape where an axis alone cannot be expressed, nothing is left, or the target cannot be reached.
     """
+    check_axes(family, prune)
+    whole = shape.model_copy(update={"vocabulary": vocabulary or shape.vocabulary})
+    if prune.target_latency is not None:
+        return dict.fromkeys(prune.ratios, 0.0), whole
+    if prune.target_params is None:
+        return prune.ratios, shape_at(whole, prune, prune.ratios)
+    if count is None:
+        raise ValueError("parameters cannot be aimed at without counting them")
+    return _of_parameters(whole, prune, count, before=count(shape))
+
+
+def check_axes(family: Family, prune: Prune) -> None:
+    """Refuse axes that the family's stock config cannot express. Raises UnsupportedShape."""
     unknown = [axis for axis in prune.axes if axis not in family.axes]
     if unknown:
         raise UnsupportedShape(f"family {family.name} has no axis {unknown[0]!r}", param="recipe.prune.axes")
@@ -21,18 +54,71 @@ def planned_shape(family: Family, shape: Shape, prune: Prune) -> Shape:
             param="recipe.prune.axes",
             remedy="Name both hidden and heads, or neither.",
         )
-    heads, hidden, ffn = shape.heads, shape.hidden, shape.ffn
+
+
+def shape_at(shape: Shape, prune: Prune, ratios: Ratios) -> Shape:
+    """Say which shape is nearest to these ratios, on the axes that the recipe names. Raises UnsupportedShape."""
+    heads, hidden, ffn, layers = shape.heads, shape.hidden, shape.ffn, shape.layers
     if "heads" in prune.axes:
-        heads = _beside_tables(shape, round(shape.heads * (1 - prune.ratio)))
+        heads = _beside_tables(shape, round(shape.heads * (1 - ratios["heads"])))
         hidden = heads * (shape.hidden // shape.heads)
     if "ffn" in prune.axes:
-        ffn = min(round(shape.ffn * (1 - prune.ratio) / prune.multiple) * prune.multiple, shape.ffn)
-    if heads < 1 or ffn < 1:
+        ffn = min(round(shape.ffn * (1 - ratios["ffn"]) / prune.multiple) * prune.multiple, shape.ffn)
+    if "layers" in prune.axes:
+        layers = round(shape.layers * (1 - ratios["layers"]))
+    if heads < 1 or ffn < 1 or layers < 1:
+        asked = ", ".join(f"{axis} {ratios[axis]:g}" for axis in ("heads", "ffn", "layers") if axis in prune.axes)
         raise UnsupportedShape(
-            f"ratio {prune.ratio} with multiple {prune.multiple} leaves {heads} heads and {ffn} feed-forward units",
+            f"the ratios {asked} with multiple {prune.multiple} leave {layers} layers of {heads} heads and {ffn} feed-forward "
+            "units",
             param="recipe.prune.ratio",
         )
-    return shape.model_copy(update={"hidden": hidden, "heads": heads, "ffn": ffn})
+    return shape.model_copy(update={"hidden": hidden, "heads": heads, "ffn": ffn, "layers": layers})
+
+
+def stepped(ratios: Ratios, step: int, steps: int) -> dict[Axis, float]:
+    """Return the ratios after a step, from 1: what is left falls by the same factor in each, to what `ratios` leave."""
+    # The last step's are given as they are: a root and its power may differ from them in the last digit, and round otherwise.
+    return dict(ratios) if step == steps else {axis: 1 - (1 - ratio) ** (step / steps) for axis, ratio in ratios.items()}
+
+
+def candidates(shape: Shape, prune: Prune) -> Iterator[tuple[dict[Axis, float], Shape]]:
+    """Yield the shapes that a target may take, each once, the mildest (no cut) first, with the ratios that lead to them.
+
+    The deepest axis goes up to MOST_RATIO by hundredths, the others in the proportion of the recipe's ratios.
+    """
+    asked = prune.ratios
+    last = None
+    for percent in range(round(100 * MOST_RATIO) + 1):
+        ratios = {axis: ratio / prune.deepest * percent / 100 for axis, ratio in asked.items()}
+        try:
+            found = shape_at(shape, prune, ratios)
+        except UnsupportedShape:
+            return
+        if found != last:
+            last = found
+            yield ratios, found
+
+
+def deepest_shape(shape: Shape, prune: Prune) -> Shape:
+    """Return the deepest cut that a target may take."""
+    *_, (_, found) = candidates(shape, prune)
+    return found
+
+
+def _of_parameters(shape: Shape, prune: Prune, count: Count, before: int) -> tuple[Ratios, Shape]:
+    target = prune.target_params or 0.0
+    most = int(target) if target >= 1 else int(before * (1 - target))
+    smallest = before
+    for ratios, found in candidates(shape, prune):
+        smallest = count(found)
+        if smallest <= most:
+            return ratios, found
+    raise UnsupportedShape(
+        f"target_params asks for at most {most:,} parameters; the deepest cut of {', '.join(prune.axes)} leaves {smallest:,}",
+        param="recipe.prune.target_params",
+        remedy="Choose a milder target, or name more axes.",
+    )
 
 
 def _beside_tables(shape: Shape, heads: int) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,8 @@ CHILD_SECONDS = 3000.0
 An artifact has two such children and says nothing while they run: together they stay below the hour after which a worker
 takes an engine that says nothing for stalled.
 """
+TIMED_SECONDS = 3.0
+"""Of a shape that is only looked at, of both sides together: enough to tell neighbouring shapes apart by their medians."""
 Precision = Literal["float32", "int8", "int4"]
 TOKENIZER_EXTRAS = ("special_tokens_map.json", "vocab.txt")
 
@@ -199,6 +202,39 @@ def figures(spec: MeasureSpec, *, last_try: bool = False) -> Measured:
             raise OutOfMemory(f"the artifact could not be measured: {problem}", param="evaluate") from problem
         reason = NotMeasured(not_measured=str(problem))
         return Measured(latency=reason, score=reason, peak_memory_bytes=reason)
+
+
+def timed(
+    model: nn.Module,
+    place: Path,
+    *,
+    int8: bool,
+    task: Task,
+    labels: tuple[str, ...],
+    tokenizer: Path,
+    baseline: Path,
+    evaluate: Evaluate,
+    last_try: bool = False,
+) -> Latency | NotMeasured:
+    """Export a model to ONNX, have its latency measured against the baseline's, and remove it again.
+
+    place: where the files lie meanwhile; the rest is as for `ship`. Raises OutOfMemory.
+    """
+    with tempfile.TemporaryDirectory(dir=place, prefix="timed-") as name:
+        folder = Path(name)
+        onnx.write(model, folder, int8=int8)
+        write_tokenizer(tokenizer, folder, evaluate.length, task)
+        spec = MeasureSpec(
+            kind="onnx",
+            folder=str(folder.resolve()),
+            baseline=str(baseline.resolve()),
+            task=task,
+            labels=labels,
+            test_rows=None,
+            evaluate=evaluate,
+            seconds=TIMED_SECONDS,
+        )
+        return figures(spec, last_try=last_try).latency
 
 
 @torch.inference_mode()

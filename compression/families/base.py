@@ -51,12 +51,16 @@ class Head:
 
 @dataclass(frozen=True)
 class Kept:
-    """Indices that stay, ascending: stream channels and outputs of the head's dense layer, heads and units of each layer."""
+    """Indices that stay, ascending: stream channels and outputs of the head's dense layer, heads and units of each layer.
+
+    `layers` are the numbers of those that stay, from 0, None where all do; `heads` and `ffn` are of these.
+    """
 
     hidden: Tensor
     pooled: Tensor
     heads: tuple[Tensor, ...]
     ffn: tuple[Tensor, ...]
+    layers: tuple[int, ...] | None = None
 
 
 Axes = tuple[Tensor | None, Tensor | None]
@@ -127,6 +131,10 @@ class Family(Protocol):
 
     def narrowed(self, model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
         """Build the stock model of the narrower stock config and fill it with the kept slices of `model`."""
+        ...
+
+    def drawn(self, model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
+        """Build a stock model like `model` with other widths and layers, its weights drawn anew. The vocabulary stays."""
         ...
 
     def without_layers(self, model: PreTrainedModel, keep: list[int]) -> PreTrainedModel:
@@ -226,13 +234,7 @@ class PostNormEncoder:
 
     def everything(self, model: PreTrainedModel) -> Kept:
         """Return the choice that keeps the model as it is."""
-        shape = self.shape_of(model.config)
-        return Kept(
-            hidden=torch.arange(shape.hidden),
-            pooled=torch.arange(shape.hidden),
-            heads=tuple(torch.arange(shape.heads) for _ in range(shape.layers)),
-            ffn=tuple(torch.arange(shape.ffn) for _ in range(shape.layers)),
-        )
+        return _all_of(self.shape_of(model.config))
 
     @torch.no_grad()
     def narrowed(self, model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
@@ -241,6 +243,8 @@ class PostNormEncoder:
         Removing feed-forward units or heads alone equals the dense model with those units masked, exactly; removing stream
         channels does not, because LayerNorm then takes its mean and variance over fewer of them.
         """
+        if kept.layers is not None:
+            model = self.without_layers(model, list(kept.layers))
         config = copy.deepcopy(model.config)
         self._set_widths(config, kept)
         small = _stock(model, config)
@@ -253,6 +257,13 @@ class PostNormEncoder:
             weight = weight if rows is None else weight[rows]
             target.copy_(weight[:, columns] if leaf == "weight" and columns is not None else weight)
         return small
+
+    def drawn(self, model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
+        """Build a stock model like `model` with other widths and layers, its weights drawn anew. The vocabulary stays."""
+        config = copy.deepcopy(model.config)
+        self._set_widths(config, _all_of(shape))
+        config.num_hidden_layers = shape.layers
+        return _stock(model, config)
 
     @torch.no_grad()
     def without_layers(self, model: PreTrainedModel, keep: list[int]) -> PreTrainedModel:
@@ -363,6 +374,15 @@ def linear_modules(model: nn.Module) -> Iterator[nn.Linear]:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             yield module
+
+
+def _all_of(shape: Shape) -> Kept:
+    return Kept(
+        hidden=torch.arange(shape.hidden),
+        pooled=torch.arange(shape.hidden),
+        heads=tuple(torch.arange(shape.heads) for _ in range(shape.layers)),
+        ffn=tuple(torch.arange(shape.ffn) for _ in range(shape.layers)),
+    )
 
 
 def _tables(module: nn.Module) -> list[nn.Embedding]:

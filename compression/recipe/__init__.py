@@ -26,7 +26,7 @@ from compression.recipe.base import (
 )
 from compression.recipe.distill import TERMS, Distill, General, Teachers, Weights
 from compression.recipe.presets import ARTICLE, PRESETS, QUICK, STANDARD, preset
-from compression.recipe.prune import Prune, Recovery
+from compression.recipe.prune import AxisRatios, Prune, Recovery, TargetLatency
 from compression.recipe.quantize import Qat, Quantize
 from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Part, Spec
 from compression.recipe.whole import Evaluate, Prepare, Recipe, Targets, Train
@@ -42,6 +42,7 @@ __all__ = [
     "TERMS",
     "Augment",
     "Axis",
+    "AxisRatios",
     "BackTranslation",
     "Column",
     "Columns",
@@ -73,6 +74,7 @@ __all__ = [
     "Spec",
     "Split",
     "Synonyms",
+    "TargetLatency",
     "Targets",
     "Task",
     "Teachers",

@@ -18,7 +18,7 @@ MOST_TEACHERS = 8
 DataSplit = Literal["train", "validation", "test", "unlabelled"]
 """What files may be sent for: the splits that have labels, and texts without."""
 DataFormat = Literal["jsonl", "csv", "parquet"]
-Axis = Literal["hidden", "heads", "ffn"]
+Axis = Literal["hidden", "heads", "ffn", "layers", "vocabulary"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Scheme = Literal["dynamic-int8", "static-int8", "weight-only-int8", "weight-only-int4"]
 Observer = Literal["min-max", "percentile", "mse"]

@@ -6,10 +6,10 @@ from compression.recipe.prune import Prune, Recovery
 from compression.recipe.quantize import Qat, Quantize
 from compression.recipe.whole import Recipe
 
-STANDARD = Recipe(distill=Distill(epochs=16))
+STANDARD = Recipe(prune=Prune(sensitivity=True), distill=Distill(epochs=16))
 ARTICLE = Recipe(
     quantize=Quantize(qat=Qat()),
-    prune=Prune(recovery=Recovery()),
+    prune=Prune(recovery=Recovery(patience=5), sensitivity=True),
     distill=Distill(
         epochs=10,
         rate=5e-5,

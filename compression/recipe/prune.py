@@ -1,8 +1,9 @@
-"""What is cut away, by what it is chosen, and how the model recovers."""
+"""What is cut away, by what it is chosen, how far and in how many steps, and how the model recovers."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from compression.recipe.base import Axis, Config, Epochs, Patience, Rate
 
@@ -10,28 +11,152 @@ from compression.recipe.base import Axis, Config, Epochs, Patience, Rate
 class Recovery(Config):
     """Training right after the cut, in steps: shallow layers first, then all; L2 adapted to the validation score."""
 
-    epochs: Epochs = 20
+    epochs: Annotated[Epochs, Field(description="Passes over the train split; of all steps together.")] = 20
     rate: Rate = 1e-5
     shallow_first: Annotated[bool, Field(description="Train the lower half of the layers alone for the first half.")] = True
     adapt_l2: Annotated[bool, Field(description="Double weight decay when validation falls, halve it when it rises.")] = True
     patience: Annotated[Patience, Field(description="As elsewhere; epochs of the shallow layers alone are not counted.")] = None
 
 
-class Prune(Config):
-    """Remove whole channels, heads and feed-forward units, so that shapes really shrink."""
+Share = Annotated[float, Field(gt=0, lt=1)]
+Asked = Annotated[Share | None, Field(description="Share of units removed on this axis; null leaves it alone.")]
 
-    ratio: Annotated[float, Field(gt=0, lt=1, description="Share of units removed on each of the axes.")] = 0.3
-    axes: Annotated[tuple[Axis, ...], Field(min_length=1, description="What is made narrower.")] = ("hidden", "heads", "ffn")
+
+class AxisRatios(Config):
+    """A ratio for each axis. hidden and heads go together: one that is named alone holds for both."""
+
+    hidden: Asked = None
+    heads: Asked = None
+    ffn: Asked = None
+    layers: Asked = None
+    vocabulary: Annotated[
+        float | None,
+        Field(gt=0, le=1, description="Share of tokens removed at most; what the texts need stays. null: all the rest."),
+    ] = None
+
+
+class TargetLatency(Config):
+    """How fast the artifact shall be, at evaluate's shape, in the runtime that it is measured in. One of the two."""
+
+    speed_up: Annotated[float | None, Field(gt=1, le=1000, description="Times as fast as the baseline's artifact.")] = None
+    milliseconds: Annotated[float | None, Field(gt=0, le=1e6, description="Median, on the worker that does the job.")] = None
+
+    @model_validator(mode="after")
+    def _one_is_given(self) -> "TargetLatency":
+        if (self.speed_up is None) == (self.milliseconds is None):
+            raise ValueError("name either speed_up or milliseconds")
+        return self
+
+
+_share: TypeAdapter[float] = TypeAdapter(Share)
+
+
+def _by_kind(value: Any, _: ValidatorFunctionWrapHandler) -> float | AxisRatios:
+    # Not by pydantic's union, whose errors name `ratio.float` and `ratio.AxisRatios`, which are no fields of the recipe.
+    return AxisRatios.model_validate(value) if isinstance(value, Mapping | AxisRatios) else _share.validate_python(value)
+
+
+class Prune(Config):
+    """Remove whole channels, heads, feed-forward units, layers or tokens, so that shapes really shrink."""
+
+    ratio: Annotated[
+        Share | AxisRatios,
+        WrapValidator(_by_kind),
+        Field(
+            description="Share of units removed: one for all of the axes, or one for each. The vocabulary goes down to what "
+            "the texts need, unless it has a ratio of its own. With a target it only says how the axes compare to each other."
+        ),
+    ] = 0.3
+    axes: Annotated[
+        tuple[Axis, ...],
+        Field(min_length=1, description="What is made smaller. Where it is left out and ratio names axes: those."),
+    ] = ("hidden", "heads", "ffn")
+    target_params: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="The mildest cut with which at most so many parameters are left (1 and above: their number), or so "
+            "large a share of the baseline's is removed (below 1).",
+        ),
+    ] = None
+    target_latency: Annotated[
+        TargetLatency | None, Field(description="The mildest cut that is so fast, found by measuring shapes on the worker.")
+    ] = None
+    steps: Annotated[
+        int, Field(ge=1, le=20, description="Cuts, each followed by its part of recovery; what is left falls geometrically.")
+    ] = 1
     importance: Annotated[
-        Literal["l1", "l1_weight"],
-        Field(description="l1: L1 norm of a unit's activations on calibration rows. l1_weight: L1 norm of its weights."),
+        Literal["l1", "l1_weight", "l2", "taylor"],
+        Field(
+            description="l1, l2: norm of a unit's activations on calibration rows. l1_weight: L1 norm of its weights. taylor: "
+            "what the loss would change without it, to the first order. Layers are always chosen by what they change."
+        ),
     ] = "l1"
     multiple: Annotated[int, Field(ge=1, le=256, description="The feed-forward width is rounded to this multiple.")] = 64
     calibration_rows: Annotated[int, Field(ge=8, le=8192, description="Rows of train that the activations come from.")] = 512
+    sensitivity: Annotated[
+        bool, Field(description="Score cuts of each axis alone at several ratios on validation, untrained, for the report.")
+    ] = False
     recovery: Recovery | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _axes_follow_from_ratios(cls, given: Any) -> Any:
+        ratio = given.get("ratio") if isinstance(given, Mapping) else None
+        if not isinstance(ratio, Mapping | AxisRatios) or "axes" in given:
+            return given
+        named = ratio if isinstance(ratio, Mapping) else dict(ratio)
+        axes = tuple(axis for axis in get_args(Axis) if named.get(axis) is not None)
+        if "hidden" in axes or "heads" in axes:
+            axes = tuple(axis for axis in get_args(Axis) if axis in {*axes, "hidden", "heads"})
+        return {**given, "axes": axes}
+
     @model_validator(mode="after")
-    def _axes_are_distinct(self) -> "Prune":
+    def _keys_agree(self) -> "Prune":
         if len(set(self.axes)) != len(self.axes):
             raise ValueError("axes names the same axis twice")
+        if isinstance(self.ratio, AxisRatios):
+            for axis in get_args(Axis):
+                if getattr(self.ratio, axis) is not None and axis not in self.axes:
+                    raise ValueError(f"ratio names {axis}, and axes does not")
+                if axis in self.axes and axis != "vocabulary" and not self.ratios[axis]:
+                    raise ValueError(f"axes names {axis}, and ratio does not")
+            if None not in (self.ratio.hidden, self.ratio.heads) and self.ratio.hidden != self.ratio.heads:
+                raise ValueError("hidden and heads go together: give them one ratio")
+        if self.target_params is not None and self.target_latency is not None:
+            raise ValueError("name either target_params or target_latency")
+        if self.has_target and set(self.axes) <= {"vocabulary"}:
+            raise ValueError("a target needs an axis that can give way: the texts decide on the vocabulary")
+        if self.steps > 1 and (self.recovery is None or self.recovery.epochs < self.steps):
+            raise ValueError(f"{self.steps} steps need recovery of at least as many epochs, or they are one cut")
         return self
+
+    @property
+    def has_target(self) -> bool:
+        """Say whether the ratios follow from a target."""
+        return self.target_params is not None or self.target_latency is not None
+
+    @property
+    def ratios(self) -> dict[Axis, float]:
+        """The share asked for on each axis but the vocabulary, 0 where nothing is."""
+        asked: dict[Axis, float] = {}
+        for axis in ("hidden", "heads", "ffn", "layers"):
+            if isinstance(self.ratio, AxisRatios):
+                other = {"hidden": self.ratio.heads, "heads": self.ratio.hidden}.get(axis)
+                share = getattr(self.ratio, axis) or other or 0.0
+            else:
+                share = self.ratio
+            asked[axis] = share if axis in self.axes else 0.0
+        return asked
+
+    @property
+    def deepest(self) -> float:
+        """The largest of the ratios; 0 where the vocabulary alone is cut."""
+        return max(self.ratios.values())
+
+    @property
+    def vocabulary_ratio(self) -> float:
+        """The share of tokens that may go at most: 0 where the vocabulary stays whole, 1 where the texts alone decide."""
+        if "vocabulary" not in self.axes:
+            return 0.0
+        return self.ratio.vocabulary or 1.0 if isinstance(self.ratio, AxisRatios) else 1.0

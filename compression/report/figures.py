@@ -128,6 +128,15 @@ class StageVerdict(Config):
     remedies: Annotated[tuple[Remedy, ...], Field(description="For what no later stage of the recipe is there to mend.")] = ()
 
 
+class Sensitivity(Config):
+    """What a cut of one axis alone does to the score, before any training."""
+
+    ratio: Annotated[float, Field(description="Asked; 0 is the model before the cut, on the same rows.")]
+    taken: Annotated[float, Field(description="At the nearest shape that the stock config can express.")]
+    parameters: Annotated[int, Field(description="That the whole model would be left with.")]
+    score: Annotated[float, Field(description="The task's metric on (at most 256) rows of validation.")]
+
+
 class Row(Config):
     """One stage's row: bytes, latency and score come from one and the same artifact.
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from compression.recipe import Config, JobTask, Recipe, Targets, Task
-from compression.report.figures import NotMeasured, Ratios, Row, Score, Stage
+from compression.report.figures import NotMeasured, Ratios, Row, Score, Sensitivity, Stage
 
 
 class File(Config):
@@ -65,6 +65,7 @@ class PartReport(Config):
     labels: tuple[str, ...]
     splits: dict[str, SplitFacts]
     pruning: Annotated[dict[str, Any] | None, Field(description="As the report's own.")]
+    sensitivity: Annotated[dict[str, tuple[Sensitivity, ...]], Field(default_factory=dict, description="As the report's own.")]
     notes: tuple[str, ...] = ()
 
 
@@ -87,7 +88,7 @@ class Report(Config):
     ]
     parts: Annotated[
         tuple[PartReport, ...],
-        Field(description="Of several datasets; `labels`, `splits` and `pruning` are then each one's own."),
+        Field(description="Of several datasets; `labels`, `splits`, `pruning` and `sensitivity` are then each one's own."),
     ] = ()
     choice: Annotated[str, Field(description="Why that one: the rule and the figures.")] = ""
     ratios: Ratios
@@ -97,6 +98,10 @@ class Report(Config):
     recipe: Recipe
     splits: dict[str, SplitFacts]
     pruning: Annotated[dict[str, Any] | None, Field(description="Per axis: units before and after, ratio asked and taken.")]
+    sensitivity: Annotated[
+        dict[str, tuple[Sensitivity, ...]],
+        Field(default_factory=dict, description="By axis: hidden with its heads, ffn, layers; empty unless asked for."),
+    ]
     environment: Annotated[dict[str, str], Field(description="Versions, processor, device, threads.")]
     notes: tuple[str, ...] = ()
 

@@ -1,184 +1,161 @@
-"""Cut whole channels, heads and feed-forward units, and let the model recover where the recipe asks for it."""
+"""Cut tokens, layers, channels, heads and feed-forward units, at once or in steps, and let the model recover in between."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression import families, importance, numerics
-from compression.batches import Encoded
-from compression.catalog import FAMILIES, planned_shape
-from compression.evaluate import smaller
-from compression.families import Kept
-from compression.recipe import Prune, Recovery
+from compression import families, numerics
+from compression.catalog import (
+    FAMILIES,
+    Count,
+    Ratios,
+    deepest_shape,
+    encoder_parameters,
+    planned,
+    shape_at,
+    stepped,
+    table_rows,
+)
+from compression.recipe import Prune
 from compression.report import Event, Shape
-from compression.simulating import simulate
+from compression.stages.curve import curves
+from compression.stages.cut import cut
+from compression.stages.recover import phases, recover
+from compression.stages.scores import Scores, taken_scores
+from compression.stages.solve import of_latency
+from compression.stages.trim import trim
 from compression.state import State
-from compression.tasks.base import labelled
-from compression.training import train
+from compression.vocabulary import Vocabulary
 
-CALIBRATION_BATCH = 32
+RATIOS, RANGES = "ratios", "ranges."
+"""Under these names a save keeps the ratios that a target came to, and the static ranges of each layer."""
 
 
 def prune(state: State) -> Iterator[Event]:
-    """Choose by importance, slice into a narrower stock model, recover. Raises UnsupportedShape."""
+    """Choose by importance, slice into a smaller stock model, recover; as often as there are steps. Raises UnsupportedShape.
+
+    Scores are taken once, of the whole model, and every cut chooses by what is left of them: so each goes on from the one
+    before, and an attempt that goes on from a save in the midst of a step makes the earlier cuts again without training.
+    """
     settings = state.recipe.prune
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
     family = families.of(state.model)
     before = family.shape_of(state.model.config)
-    after = planned_shape(FAMILIES[state.model.config.model_type], before, settings)
     yield from state.journey.mark("pruned", "cut", done=False)
     whole = state.validate()
-    simulated = numerics.is_simulated(state.model)
-    kept = choose(state.model, after, settings, state.rows["train"], state.recipe.train.seed, state.parts)
-    device = state.device
-    state.model = family.narrowed(state.model.cpu(), kept).to(device).eval()
-    if simulated:
-        simulate(state)
-    cut = state.validate()
-    state.pruning = taken(before, after, settings)
-    state.notes.append(
-        f"The cut alone: validation {state.task.metric} {whole.score:.4f} → {cut.score:.4f}, before any training."
+    trainings = phases(settings)
+    going_on = _step_of_save(state, [phase for phase, _ in trainings])
+    kept_before = state.saver.beside() if state.saver and going_on else {}
+    scores = _scores(state, settings, kept_before)
+    beside = {f"scores.{name}": found for name, found in scores.tensors().items()}
+    if settings.sensitivity:
+        state.sensitivity = curves(state, scores, settings)
+    trim(state)
+    start = family.shape_of(state.model.config)
+    ratios, after = yield from _solved(state, settings, before, kept_before)
+    beside[RATIOS] = _as_tensor(ratios.values())
+    for step, (phase, epochs) in enumerate(trainings, 1):
+        to = after if step == settings.steps else shape_at(start, settings, stepped(ratios, step, settings.steps))
+        kept = scores.choose(family, to)
+        if step > max(going_on, 1):
+            whole = state.validate()
+        state.model, scores = cut(state, state.model, kept), scores.after(kept)
+        if step < going_on:
+            continue  # its training is in the save that is taken up
+        if step == going_on:
+            numerics.set_ranges(state.model, _ranges(kept_before))
+        now = state.validate()
+        which = f"Cut {step} of {settings.steps} alone" if settings.steps > 1 else "The cut alone"
+        state.notes.append(f"{which}: validation {state.task.metric} {whole.score:.4f} → {now.score:.4f}, before any training.")
+        yield from state.journey.mark("pruned", "cut", done=True)
+        if settings.recovery is not None and epochs:
+            # Static ranges are of the model as the steps before have trained it, which a new attempt does not have.
+            ranges = {f"{RANGES}{name}": _as_tensor(found) for name, found in numerics.ranges_of(state.model).items()}
+            yield from recover(state, settings.recovery, step, phase, epochs, beside | ranges)
+    state.pruning = taken(before, after, settings, ratios)
+
+
+def aimed(model: PreTrainedModel, settings: Prune, vocabulary: Vocabulary | None) -> Shape:
+    """Say which shape the recipe comes to, before anything is done; where only measuring tells, the deepest that it may be.
+
+    Raises UnsupportedShape.
+    """
+    shape, tokens = families.of(model).shape_of(model.config), len(vocabulary.kept) if vocabulary is not None else None
+    found = planned(FAMILIES[model.config.model_type], shape, settings, count=counter(model), vocabulary=tokens)[1]
+    return deepest_shape(found, settings) if settings.target_latency is not None else found
+
+
+def counter(model: PreTrainedModel) -> Count:
+    """Return what counts the parameters of models like this one, its head included, by their shape."""
+    family, head = families.of(model), families.of(model).head(model)
+    known, kind = family.shape_of(model.config), FAMILIES[model.config.model_type]
+    rows = table_rows(family.parameters_of(model), known)
+    labels = head.out.out_features if head.out is not None else None
+    return lambda shape: encoder_parameters(kind, shape, rows=rows, labels=labels, dense=head.dense is not None).total
+
+
+def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[str, Any]:
+    """Say for each axis what it had, what it has, what was asked and what was taken.
+
+    Of a target, `asked` is the ratio that it came to; of the vocabulary it is null where the texts alone decide.
+    """
+
+    def one(axis: str, named: str, asked: float | None) -> dict[str, Any]:
+        had, has = getattr(before, named), getattr(after, named)
+        return {axis: {"before": had, "after": has, "asked": asked, "taken": (had - has) / had}}
+
+    found: dict[str, Any] = {}
+    for axis in ("hidden", "heads", "ffn"):
+        found |= one(axis, axis, ratios[axis])
+    found["ffn"]["multiple"] = settings.multiple
+    if "layers" in settings.axes:
+        found |= one("layers", "layers", ratios["layers"])
+    if "vocabulary" in settings.axes:
+        found |= one("vocabulary", "vocabulary", settings.vocabulary_ratio if settings.vocabulary_ratio < 1 else None)
+    return found
+
+
+def _scores(state: State, settings: Prune, kept: dict[str, Tensor]) -> Scores:
+    """Take the scores out of an earlier attempt's save, or take them now."""
+    known = {name.removeprefix("scores."): found for name, found in kept.items() if name.startswith("scores.")}
+    if known:
+        return Scores.of_tensors(known)
+    layers = "layers" in settings.axes or settings.sensitivity
+    rows, seed = state.rows["train"], state.recipe.train.seed
+    return taken_scores(state.model, settings, rows, seed, state.parts, layers=layers)
+
+
+def _solved(
+    state: State, settings: Prune, before: Shape, kept: dict[str, Tensor]
+) -> Generator[Event, None, tuple[Ratios, Shape]]:
+    """Return the ratios and the shape that the recipe comes to, its target solved. before: with the whole vocabulary."""
+    family = families.of(state.model)
+    here = family.shape_of(state.model.config)
+    if RATIOS in kept:
+        ratios: Ratios = dict(zip(settings.ratios, kept[RATIOS].tolist(), strict=True))
+        return ratios, shape_at(here, settings, ratios)
+    if settings.target_latency is not None:
+        found = yield from of_latency(state, settings, settings.target_latency)
+        return found
+    return planned(
+        FAMILIES[state.model.config.model_type], before, settings, count=counter(state.model), vocabulary=here.vocabulary
     )
-    yield from state.journey.mark("pruned", "cut", done=True)
-    if settings.recovery is not None and settings.recovery.epochs:
-        yield from recover(state, settings.recovery)
 
 
-def taken(before: Shape, after: Shape, settings: Prune) -> dict[str, Any]:
-    """Say for each axis what it had, what it has, what was asked and what was taken."""
+def _step_of_save(state: State, trainings: list[str]) -> int:
+    """Say in which step the earlier attempt was saved, from 1; 0 where it was in none."""
+    saver = state.saver
+    return next((step for step, phase in enumerate(trainings, 1) if saver and saver.is_at("pruned", phase)), 0)
+
+
+def _ranges(kept: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
     return {
-        axis: {
-            "before": getattr(before, axis),
-            "after": getattr(after, axis),
-            "asked": settings.ratio if axis in settings.axes else 0.0,
-            "taken": (getattr(before, axis) - getattr(after, axis)) / getattr(before, axis),
-        }
-        for axis in ("hidden", "heads", "ffn")
+        name.removeprefix(RANGES): (found[0].item(), found[1].item()) for name, found in kept.items() if name.startswith(RANGES)
     }
 
 
-def choose(model: PreTrainedModel, to: Shape, settings: Prune, train_rows: Encoded, seed: int, parts: int = 1) -> Kept:
-    """Keep the units that matter most: channels and pooler outputs once, heads and feed-forward units layer by layer."""
-    if settings.importance == "l1":
-        rows = _calibration(train_rows, settings.calibration_rows, seed)
-        hidden, pooled, heads, ffn = _activation_scores(model, rows, smaller(CALIBRATION_BATCH, parts))
-    else:
-        hidden, pooled, heads, ffn = _weight_scores(model)
-    return Kept(
-        hidden=importance.strongest(hidden, to.hidden),
-        pooled=importance.strongest(pooled, to.hidden),
-        heads=tuple(importance.strongest(scores, to.heads) for scores in families.of(model).head_scores(heads)),
-        ffn=tuple(importance.strongest(scores, to.ffn) for scores in ffn),
-    )
-
-
-def _calibration(rows: Encoded, count: int, seed: int) -> Encoded:
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-    return rows.at(order[:count])
-
-
-Scores = tuple[Tensor, Tensor, list[Tensor], list[Tensor]]
-
-
-@torch.inference_mode()
-def _activation_scores(model: PreTrainedModel, rows: Encoded, size: int) -> Scores:
-    """Listen at the stream's norms, and at what enters each attention output, each down projection and the classifier."""
-    model.eval()
-    family = families.of(model)
-    shape, layers, head = family.shape_of(model.config), family.layers(model), family.head(model).out
-    assert head is not None, "a classifier has a head"  # noqa: S101
-    device = next(model.parameters()).device
-    norms: dict[nn.Module, Tensor] = {}
-    mask = torch.empty(0)
-
-    def hear(module: nn.Module, activations: Tensor) -> None:
-        # The classifier reads one pooled vector a row, not one a token.
-        pooled = activations.ndim == 2
-        found = (
-            importance.activation_norm(activations[:, None], mask[:, :1])
-            if pooled
-            else importance.activation_norm(activations, mask)
-        )
-        norms[module] = norms[module] + found if module in norms else found
-
-    with ExitStack() as hooks:
-        for norm in family.stream_norms(model):
-            hooks.callback(norm.register_forward_hook(lambda module, _, out: hear(module, out)).remove)
-        for reader in [head, *(part for layer in layers for part in (layer.attended, layer.down))]:
-            hooks.callback(reader.register_forward_pre_hook(lambda module, inputs: hear(module, inputs[0])).remove)
-        for batch in rows.by_length(size):
-            here = batch.to(device)
-            mask = here.mask
-            model(**here.inputs)
-    return (
-        torch.stack([norms[norm] for norm in family.stream_norms(model)]).sum(dim=0).cpu(),
-        norms[head].cpu(),
-        [importance.grouped(norms[layer.attended], shape.heads).cpu() for layer in layers],
-        [norms[layer.down].cpu() for layer in layers],
-    )
-
-
-@torch.no_grad()
-def _weight_scores(model: PreTrainedModel) -> Scores:
-    """Add up the weights that make and read each unit."""
-    family = families.of(model)
-    layers, heads, head = family.layers(model), family.shape_of(model.config).heads, family.head(model)
-    assert head.dense is not None, "a sequence classifier has a dense layer before its answer"  # noqa: S101
-    assert head.out is not None, "a classifier has a head"  # noqa: S101
-    attention = [
-        importance.weight_norm([layer.query.weight, layer.key.weight, layer.value.weight], [layer.attended.weight])
-        for layer in layers
-    ]
-    return (
-        importance.weight_norm(family.stream_makers(model), family.stream_readers(model)).cpu(),
-        importance.weight_norm([head.dense.weight], [head.out.weight]).cpu(),
-        [importance.grouped(scores, heads).cpu() for scores in attention],
-        [importance.weight_norm([layer.up.weight], [layer.down.weight]).cpu() for layer in layers],
-    )
-
-
-def recover(state: State, settings: Recovery) -> Iterator[Event]:
-    """Train right after the cut: shallow layers first, then all; L2 adapted to the validation score."""
-    model = state.model
-    plan = state.plan(
-        "prune.recovery",
-        epochs=settings.epochs,
-        rate=settings.rate,
-        dropout=True,
-        adapt_decay=settings.adapt_l2,
-        patience=settings.patience,
-        patience_from=settings.epochs // 2 if settings.shallow_first else 0,
-    )
-    ticks = train(
-        model,
-        plan,
-        state.rows["train"],
-        state.rows["validation"],
-        labelled(state.task, model),
-        before_epoch=_freezer(model, settings),
-        course=state.course("pruned", "recover"),
-        budget=state.budget,
-    )
-    outcome = yield from state.journey.follow("pruned", "recover", ticks)
-    state.notes.append(
-        f"Recovery: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
-        f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
-    )
-    state.notes += outcome.remarks
-
-
-def _freezer(model: PreTrainedModel, settings: Recovery) -> Callable[[int], None]:
-    """In the first half of the epochs the lower half of the layers learns alone, in the second half everything does."""
-    layers = families.of(model).layer_parameters(model)
-    shallow = {id(parameter) for layer in layers[: (len(layers) + 1) // 2] for parameter in layer}
-
-    def before_epoch(epoch: int) -> None:
-        alone = settings.shallow_first and 2 * epoch <= settings.epochs
-        for parameter in model.parameters():
-            parameter.requires_grad_(not alone or id(parameter) in shallow)
-
-    return before_epoch
+def _as_tensor(numbers: Iterable[float]) -> Tensor:
+    return torch.tensor(list(numbers), dtype=torch.float64)

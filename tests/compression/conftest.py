@@ -110,7 +110,7 @@ def all_phases() -> Journey:
     names = {
         "baseline": ("tune", "tune 2"),
         "quantized": ("quantization-aware training",),
-        "pruned": ("cut", "recover"),
+        "pruned": ("cut", "recover", "recover, step 1 of 2", "recover, step 2 of 2"),
         "distilled": ("ask of unlabelled text", "general", "ask the teacher", "distill", "distill again"),
     }
     return Journey([Phase(stage, name, 1.0) for stage, phases in names.items() for name in phases])

@@ -1,6 +1,7 @@
 """A preflight says what a job will become, and refuses by name what cannot be."""
 
 import pytest
+from pydantic import ValidationError
 
 from compression.catalog import (
     BERT,
@@ -14,6 +15,7 @@ from compression.catalog import (
     planned_steps,
     preflight,
     preflight_several,
+    stepped,
 )
 from compression.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import (
@@ -29,6 +31,7 @@ from compression.recipe import (
     Quantize,
     Recipe,
     Synonyms,
+    TargetLatency,
     Task,
     Train,
     preset,
@@ -63,6 +66,92 @@ def test_the_plan_is_the_shape_that_the_config_can_express_and_its_exact_count()
     assert plan.warnings == ()
 
 
+def test_each_axis_has_its_ratio_and_layers_are_counted() -> None:
+    plan = preflight(MODEL, DATA, Recipe(prune=Prune(ratio={"heads": 0.5, "layers": 0.3})), Evaluate())
+    assert plan.shape == Shape(layers=4, hidden=192, heads=6, ffn=1536, vocabulary=30522)
+    assert plan.parameters == encoder_parameters(BERT, plan.shape, rows=514, labels=2)
+
+
+def test_a_target_of_parameters_is_solved_before_the_job() -> None:
+    half = preflight(MODEL, DATA, STANDARD, Evaluate()).baseline_parameters.total // 2
+    share, count = (preflight(MODEL, DATA, Recipe(prune=Prune(target_params=target)), Evaluate()) for target in (0.5, half))
+    assert share.parameters.total <= 0.5 * share.baseline_parameters.total
+    assert share.shape == count.shape
+    milder = Recipe(prune=Prune(target_params=share.parameters.total + 1.0))
+    assert preflight(MODEL, DATA, milder, Evaluate()).shape == share.shape
+    assert share.shape.hidden % 32 == share.shape.ffn % 64 == 0
+    # The ratios say how the axes compare: here layers go half as far as the units.
+    uneven = Prune(ratio={"ffn": 0.4, "layers": 0.2}, target_params=0.2)
+    shape = preflight(MODEL, DATA, Recipe(prune=uneven), Evaluate()).shape
+    assert (1 - shape.ffn / 1536) / 2 == pytest.approx(1 - shape.layers / 6, abs=0.1)
+    assert shape.layers < 6
+
+
+def test_steps_lead_geometrically_to_the_very_ratios() -> None:
+    ratios = {"ffn": 0.3, "layers": 0.51}
+    assert stepped(ratios, 3, 3) == ratios
+    first, second = (stepped(ratios, step, 3) for step in (1, 2))
+    assert (1 - first["ffn"]) ** 2 == pytest.approx(1 - second["ffn"])
+    assert (1 - first["layers"]) ** 3 == pytest.approx(0.49)
+
+
+def test_what_only_the_worker_finds_out_is_said_with_its_bounds() -> None:
+    fast = Prune(axes=("ffn", "layers"), target_latency=TargetLatency(speed_up=4))
+    plan = preflight(MODEL, DATA, Recipe(prune=fast), Evaluate())
+    assert plan.shape == SHAPE
+    (said,) = plan.warnings
+    assert f"{plan.parameters.total:,}" in said
+    assert "measured on the worker" in said
+    slower = preflight(MODEL, DATA, Recipe(prune=fast.model_copy(update={"target_latency": None})), Evaluate())
+    assert plan.estimate.minutes > slower.estimate.minutes
+    words = Prune(axes=("ffn", "vocabulary"))
+    (said,) = preflight(MODEL, DATA, Recipe(prune=words), Evaluate()).warnings
+    assert f"up to {30521 * 384:,} parameters" in said
+    some = Prune(ratio={"ffn": 0.3, "vocabulary": 0.5})
+    assert f"up to {15261 * 384:,} parameters" in preflight(MODEL, DATA, Recipe(prune=some), Evaluate()).warnings[0]
+    # What cannot be reached with all tokens may be without some: the worker decides.
+    deep = Prune(axes=("ffn", "vocabulary"), target_params=0.5)
+    assert preflight(MODEL, DATA, Recipe(prune=deep), Evaluate()).shape.ffn == 320
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"ratio": {"ffn": 0.3}, "axes": ["ffn", "layers"]}, "ratio does not"),
+        ({"ratio": {"ffn": 0.3, "layers": 0.3}, "axes": ["ffn"]}, "axes does not"),
+        ({"ratio": {"hidden": 0.3, "heads": 0.4}}, "go together"),
+        ({"ratio": {"hidden": 1.3}}, "less than 1"),
+        ({"ratio": {"width": 0.3}}, "Extra inputs"),
+        ({"target_params": 0.5, "target_latency": {"speed_up": 2}}, "either"),
+        ({"target_latency": {}}, "either"),
+        ({"target_latency": {"speed_up": 0.5}}, "greater than 1"),
+        ({"axes": ["vocabulary"], "target_params": 0.5}, "give way"),
+        ({"steps": 2}, "recovery"),
+        ({"steps": 4, "recovery": {"epochs": 3}}, "recovery"),
+    ],
+)
+def test_keys_of_a_cut_that_do_not_agree_are_refused(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said) as caught:
+        Recipe.model_validate({"prune": settings})
+    where = ".".join(map(str, caught.value.errors()[0]["loc"]))
+    assert where in {
+        "prune",
+        "prune.target_latency",
+        "prune.target_latency.speed_up",
+        "prune.ratio.hidden",
+        "prune.ratio.width",
+    }
+
+
+def test_a_recipe_of_ratios_comes_back_from_json_as_it_went() -> None:
+    for settings in ({"ratio": {"heads": 0.5, "layers": 0.3}}, {"ratio": 0.4}, {"ratio": {"ffn": 0.2, "vocabulary": 0.5}}):
+        recipe = Recipe.model_validate({"prune": settings})
+        assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert Prune(ratio={"layers": 0.3, "heads": 0.5}).axes == ("hidden", "heads", "layers")
+    kinds = Recipe.model_json_schema()["$defs"]["Prune"]["properties"]["ratio"]["anyOf"]
+    assert [kind.get("type", kind.get("$ref")) for kind in kinds] == ["number", "#/$defs/AxisRatios"]
+
+
 def test_without_pruning_the_shape_stays() -> None:
     plan = preflight(MODEL, DATA, Recipe(prune=None), Evaluate())
     assert plan.shape == SHAPE
@@ -76,6 +165,8 @@ def test_without_pruning_the_shape_stays() -> None:
         (InvalidSpec, "evaluate.length", {"evaluate": Evaluate(length=513)}),
         (UnsupportedShape, "recipe.prune.axes", {"recipe": Recipe(prune=Prune(axes=("hidden",)))}),
         (UnsupportedShape, "recipe.prune.ratio", {"recipe": Recipe(prune=Prune(ratio=0.99))}),
+        (UnsupportedShape, "recipe.prune.ratio", {"recipe": Recipe(prune=Prune(ratio={"layers": 0.95}))}),
+        (UnsupportedShape, "recipe.prune.target_params", {"recipe": Recipe(prune=Prune(axes=("ffn",), target_params=0.5))}),
         (
             LabelMismatch,
             "config.json:id2label",

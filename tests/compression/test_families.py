@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from compression.batches import Encoded
 from compression.catalog import FAMILIES, encoder_parameters, planned_shape
 from compression.families import Kept, head_rows
 from compression.recipe import Prune
-from compression.stages.prune import choose
+from compression.stages.prune import counter
+from compression.stages.scores import Scores, taken_scores
 from compression.teacher import Look, ask
 from tests.compression.models import FFN, HEADS, HIDDEN, PADDING, POSITIONS, STEMS, WORDS, tiny
 
@@ -102,20 +104,29 @@ def test_removing_heads_equals_masking_them(kind: str) -> None:
 @pytest.mark.parametrize("head", ["ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_stock_from_pretrained_opens_what_was_cut(kind: str, head: str, tmp_path: Path) -> None:
-    model = tiny(kind, head)
-    family = families.of(model)
-    small = family.narrowed(model, narrow_choice(model))
+    model = tiny(kind, head, num_hidden_layers=3)
+    family, kept = families.of(model), narrow_choice(model)
+    kept = replace(kept, layers=(0, 2), heads=kept.heads[:2], ffn=kept.ffn[:2])
+    small = family.narrowed(model, kept)
     shape = family.shape_of(small.config)
-    assert (shape.hidden, shape.ffn) == (len(narrow_choice(model).hidden), len(SOME_UNITS))
+    assert (shape.hidden, shape.ffn, shape.layers) == (len(kept.hidden), len(SOME_UNITS), 2)
     opened = reopened(small, tmp_path)
     assert answers(opened).equal(answers(small))
     assert not torch.allclose(answers(small), answers(model), atol=1e-3)
+    # Layers first and widths then is the same as both at once; a model of the shape that is drawn anew has it too.
+    whole = family.everything(small)
+    assert answers(family.narrowed(family.without_layers(model, [0, 2]), replace(kept, layers=None))).equal(answers(small))
+    assert answers(family.narrowed(small, whole)).equal(answers(small))
+    fewer = family.with_vocabulary(small, list(range(len(WORDS) - 7)))
+    drawn = family.drawn(model, shape)
+    assert family.shape_of(drawn.config) == shape
     dense = head == "ForSequenceClassification"
     rows = POSITIONS + getattr(model.config, "type_vocab_size", 0)
-    for each in (model, opened):
+    for each in (model, opened, fewer, drawn):
         now = family.shape_of(each.config)
         foretold = encoder_parameters(FAMILIES[model.config.model_type], now, rows=rows, labels=2, dense=dense)
         assert family.parameters_of(each) == foretold
+        assert counter(model)(now) == foretold.total
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -138,6 +149,7 @@ def test_a_smaller_vocabulary_answers_the_same_for_the_tokens_it_knows(kind: str
     kept = [0, 1, 2, 3, 4, *sorted(set(IDS.flatten().tolist()) - {0, 1, 2, 3, 4})]
     assert len(kept) < len(WORDS)
     small = family.with_vocabulary(model, kept)
+    assert counter(model)(family.shape_of(small.config)) == family.parameters_of(small).total
     new = torch.tensor([[kept.index(token) for token in row] for row in PADDED.tolist()])
     opened = reopened(small, tmp_path)
     with torch.inference_mode():
@@ -158,11 +170,14 @@ def test_a_text_may_have_as_many_tokens_as_the_family_says(kind: str) -> None:
         model(input_ids=torch.full((1, longest + 1), 7))
 
 
-@pytest.mark.parametrize("importance", ["l1", "l1_weight"])
+@pytest.mark.parametrize("importance", ["l1", "l1_weight", "l2", "taylor"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_importance_chooses_can_be_built(kind: str, importance: str) -> None:
-    model = tiny(kind)
-    family, settings = families.of(model), Prune(ratio=0.5, multiple=8, importance=importance, calibration_rows=8)
+    model = tiny(kind, num_hidden_layers=3)
+    family = families.of(model)
+    settings = Prune(
+        ratio=0.5, axes=("hidden", "heads", "ffn", "layers"), multiple=8, importance=importance, calibration_rows=8
+    )
     shape = planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), settings)
     rows = Encoded(
         tokens=IDS.tolist(), labels=torch.tensor([0, 1, 0, 1]), padding=PADDING, task=tasks.of("text-classification")
@@ -173,10 +188,15 @@ def test_what_importance_chooses_can_be_built(kind: str, importance: str) -> Non
             norm.weight[loud] *= 20
         for weight in (*family.stream_makers(model), *(reader.t() for reader in family.stream_readers(model))):
             weight[loud] *= 20
-    kept = choose(model, shape, settings, rows, seed=0)
+    scores = taken_scores(model, settings, rows, seed=0, layers=True)
+    kept = scores.choose(family, shape)
     small = family.narrowed(model, kept)
     assert family.shape_of(small.config) == shape
-    assert loud in kept.hidden.tolist()
+    assert shape.layers == len(kept.heads) == 2
+    assert loud in kept.hidden.tolist() or importance == "taylor"  # loud is not what matters to the loss
+    # What is left after a cut is chosen from without asking the model again; a save brings the scores back as they were.
+    last = Scores.of_tensors(scores.tensors()).after(kept).choose(family, shape.model_copy(update={"ffn": 8, "layers": 1}))
+    assert family.shape_of(family.narrowed(small, last).config) == shape.model_copy(update={"ffn": 8, "layers": 1})
     assert answers(small).isfinite().all()
     if kind == "electra":
         assert (shape.hidden, shape.heads, shape.embedding) == (24, 3, 16)

@@ -169,6 +169,33 @@ def test_what_is_taken_up_ends_bit_for_bit_alike(stage: Stage, tmp_path: Path, l
     check(stage, tmp_path, listener)
 
 
+def test_a_cut_in_steps_goes_on_from_its_own_scores(tmp_path: Path, listener: Listener) -> None:
+    """The first step's training is not done again, and the second cut chooses by the scores that the save kept."""
+    settings = Prune(
+        ratio={"ffn": 0.5, "layers": 0.5},
+        multiple=8,
+        calibration_rows=64,
+        importance="taylor",
+        steps=2,
+        recovery=Recovery(epochs=2),
+    )
+    static = Quantize(scheme="static-int8", calibration_rows=32)
+    recipe = Recipe(prepare=Prepare(epochs=1), quantize=static, prune=settings, train=Train(batch=64, max_length=32))
+    plain = state_before("pruned", recipe=recipe)
+    list(prune(plain))
+    saved = state_before("pruned", recipe=recipe)
+    saved.saver = saver(tmp_path)
+    listener.hear(prune(saved))
+    last = STEPS_AN_EPOCH + 1  # the end of a training is saved too
+    assert [save.phase for save in listener.saves] == [f"recover, step {step} of 2" for step in (1, 2) for _ in range(last)]
+    for number in (2, last, last + 2):
+        state, events = go_on("pruned", resumed(tmp_path, listener, number), recipe=recipe)
+        assert same(weights(state), weights(plain)), f"save {number}"
+        assert (state.notes, state.pruning) == (plain.notes, plain.pruning)
+        again = {event.phase for event in events if isinstance(event, Progress) and event.loss is not None}
+        assert ("recover, step 1 of 2" in again) == (number < last)
+
+
 def test_accumulation_and_the_jobs_budget_go_on_bit_for_bit(tmp_path: Path, listener: Listener) -> None:
     """Batches of 16 in halves, three to a step: seven steps an epoch, and the budget ends it in the midst of the second."""
     train_settings = Train(batch=16, max_length=32, accumulate=3, max_steps=10)

@@ -16,8 +16,9 @@ from compression.report import Event, Progress, Shape
 from compression.simulating import settle
 from compression.stages.distill import distill
 from compression.stages.prepare import prepare
-from compression.stages.prune import choose, prune
+from compression.stages.prune import prune
 from compression.stages.quantize import ordered, quantize, share, simulate_first
+from compression.stages.scores import taken_scores
 from compression.state import State
 from tests.compression.conftest import lesson_of, state_of
 
@@ -74,6 +75,7 @@ def test_qat_trains_and_leaves_everything_quantized(model: BertForSequenceClassi
     assert max(scores) > 0.8
 
 
+@pytest.mark.parametrize("importance", ["l1", "l1_weight", "l2", "taylor"])
 @pytest.mark.parametrize("deep", [0, 1])
 def test_the_depth_that_bears_rounding_least_is_quantized_last(model: BertForSequenceClassification, deep: int) -> None:
     layer = BERT.layers(model)[deep]
@@ -136,7 +138,7 @@ def test_units_that_say_nothing_are_cut_first(model: BertForSequenceClassificati
     state = state_of(model, Recipe())
     settings = Prune(importance=importance, axes=("ffn",), calibration_rows=64)
     to = Shape(layers=2, hidden=32, heads=3, ffn=61, vocabulary=43)
-    kept = choose(model, to, settings, state.rows["train"], seed=0)
+    kept = taken_scores(model, settings, state.rows["train"], seed=0).choose(BERT, to)
     for layer in range(2):
         assert not set(mute) & set(kept.ffn[layer].tolist())
         assert kept.heads[layer].tolist() == [0, 2, 3]
@@ -153,7 +155,7 @@ def test_prune_makes_the_model_narrower_and_says_what_it_took(model: BertForSequ
     assert state.pruning == {
         "hidden": {"before": 32, "after": 16, "asked": 0.5, "taken": 0.5},
         "heads": {"before": 4, "after": 2, "asked": 0.5, "taken": 0.5},
-        "ffn": {"before": 64, "after": 32, "asked": 0.5, "taken": 0.5},
+        "ffn": {"before": 64, "after": 32, "asked": 0.5, "taken": 0.5, "multiple": 8},
     }
     assert any("The cut alone" in note for note in state.notes)
 

@@ -181,6 +181,19 @@ def test_a_stage_that_is_left_out_is_offered_where_it_would_help() -> None:
     assert found["recipe.quantize"].proposed == Quantize().model_dump(mode="json")
 
 
+def test_the_ratios_of_axes_change_together_and_a_target_is_not_changed_to_a_ratio() -> None:
+    rows = [BASELINE, QUANTIZED, pruned(0.5), distilled(0.6)]
+    each = RECIPE.model_copy(update={"prune": Prune(ratio={"ffn": 0.4, "layers": 0.2})})
+    remedy = offered(each, *rows)["recipe.prune.ratio"]
+    assert remedy.now == {"ffn": 0.4, "layers": 0.2}
+    assert remedy.proposed["ffn"] == pytest.approx(2 * remedy.proposed["layers"])  # type: ignore[index, call-overload]
+    assert Prune.model_validate({"ratio": remedy.proposed}).deepest < 0.4
+    aimed = RECIPE.model_copy(update={"prune": Prune(target_params=0.3)})
+    assert list(offered(aimed, *rows)) == ["recipe.distill.epochs"]
+    smaller = offered(aimed, *rows[:3], distilled(), targets=Targets(parameter_reduction=0.5))
+    assert smaller["recipe.prune.target_params"].proposed == 0.5
+
+
 def test_a_missed_speed_asks_for_the_ratio_that_its_own_cut_tells_of() -> None:
     faster = Targets(speed_up=4)
     rows = (BASELINE, QUANTIZED, pruned(0.6), distilled(0.798))

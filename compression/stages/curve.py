@@ -1,0 +1,64 @@
+"""Sensitivity curves: what cutting each axis alone does to the validation score, untrained. No pass is needed to draw one."""
+
+import torch
+
+from compression import families
+from compression.catalog import CURVE_RATIOS, CURVE_ROWS, shape_at
+from compression.errors import UnsupportedShape
+from compression.evaluate import validate
+from compression.recipe import Prune
+from compression.report import Sensitivity, Shape
+from compression.saving import Pause
+from compression.stages.cut import cut
+from compression.stages.scores import Scores
+from compression.state import State
+
+CURVES: dict[str, tuple[str, ...]] = {"hidden": ("hidden", "heads"), "ffn": ("ffn",), "layers": ("layers",)}
+"""By the name of a curve the axes that it cuts together."""
+
+
+def curves(state: State, scores: Scores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:
+    """Draw the curve of each axis, also of those that the recipe leaves alone: they may be the cheaper ones.
+
+    Each point is the whole model with one axis cut, on a draw of validation rows; shapes that two ratios share are scored once.
+    Raises Pause where one is asked for.
+    """
+    rows = state.rows["validation"]
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(state.recipe.train.seed))[:CURVE_ROWS]
+    some = rows.at(sorted(drawn.tolist()))
+    model, family = state.model, families.of(state.model)
+    shape = family.shape_of(model.config)
+    whole = Sensitivity(
+        ratio=0.0,
+        taken=0.0,
+        parameters=family.parameters_of(model).total,
+        score=validate(model, some, state.parts).score,
+    )
+    out: dict[str, tuple[Sensitivity, ...]] = {}
+    for name, axes in CURVES.items():
+        points = {shape: whole}
+        found = [whole]
+        for ratio in CURVE_RATIOS:
+            if state.saver is not None and state.saver.pause_asked():
+                raise Pause
+            alone = Prune.model_validate({"ratio": ratio, "axes": axes, "multiple": settings.multiple})
+            try:
+                to = shape_at(shape, alone, alone.ratios)
+            except UnsupportedShape:
+                break
+            if to not in points:
+                small = cut(state, model, scores.choose(family, to))
+                points[to] = Sensitivity(
+                    ratio=ratio,
+                    taken=_share(shape, to, name),
+                    parameters=family.parameters_of(small).total,
+                    score=validate(small, some, state.parts).score,
+                )
+            found.append(points[to].model_copy(update={"ratio": ratio}))
+        out[name] = tuple(found)
+    return out
+
+
+def _share(before: Shape, after: Shape, axis: str) -> float:
+    had, has = getattr(before, axis), getattr(after, axis)
+    return float((had - has) / had)

@@ -1,0 +1,29 @@
+"""One cut: another stock model that computes as the one before did, its integers simulated where they were."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from transformers import PreTrainedModel
+
+from compression import families, numerics
+from compression.families import Kept
+from compression.simulating import simulate
+from compression.state import State
+
+
+def cut(state: State, model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
+    """Build the smaller model of what is kept."""
+    return remade(state, model, lambda whole: families.of(whole).narrowed(whole, kept))
+
+
+def remade(state: State, model: PreTrainedModel, build: Callable[[PreTrainedModel], PreTrainedModel]) -> PreTrainedModel:
+    """Build a model of another one on the CPU, and have it compute where that one did, and with simulated integers if it did.
+
+    Ranges of a static scheme are calibrated anew: they are of what enters layers that have changed. `state` keeps its model.
+    """
+    device = next(model.parameters()).device
+    other = build(model.cpu()).to(device).eval()
+    if numerics.is_simulated(model):
+        simulate(replace(state, model=other))
+    model.to(device)
+    return other

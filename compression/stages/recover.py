@@ -1,0 +1,73 @@
+"""Recovery: training right after a cut, as the published account has it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from transformers import PreTrainedModel
+
+from compression import families
+from compression.recipe import Prune, Recovery
+from compression.report import Event
+from compression.saving import Tensors
+from compression.state import State
+from compression.tasks.base import labelled
+from compression.training import train
+
+
+def phases(settings: Prune) -> list[tuple[str, int]]:
+    """Name the trainings of the stage, one after each cut, with their epochs: an equal share, later ones with the rest."""
+    epochs = settings.recovery.epochs if settings.recovery else 0
+    if settings.steps == 1:
+        return [("recover", epochs)]
+    bounds = [epochs * step // settings.steps for step in range(settings.steps + 1)]
+    return [
+        (f"recover, step {step} of {settings.steps}", bounds[step] - bounds[step - 1]) for step in range(1, settings.steps + 1)
+    ]
+
+
+def recover(state: State, whole: Recovery, step: int, phase: str, epochs: int, beside: Tensors) -> Iterator[Event]:
+    """Train: shallow layers first, then all; L2 adapted to the validation score; the best epoch remains.
+
+    whole: the recipe's; step: from 1, which cut it follows; epochs: of this training; beside: what its saves keep.
+    """
+    settings = whole.model_copy(update={"epochs": epochs})
+    model = state.model
+    plan = state.plan(
+        "prune.recovery",
+        epochs=settings.epochs,
+        rate=settings.rate,
+        dropout=True,
+        adapt_decay=settings.adapt_l2,
+        patience=settings.patience,
+        patience_from=settings.epochs // 2 if settings.shallow_first else 0,
+    )
+    ticks = train(
+        model,
+        replace(plan, seed=plan.seed + step - 1),
+        state.rows["train"],
+        state.rows["validation"],
+        labelled(state.task, model),
+        before_epoch=freezer(model, settings),
+        course=state.course("pruned", phase, beside),
+        budget=state.budget,
+    )
+    outcome = yield from state.journey.follow("pruned", phase, ticks)
+    which = "Recovery" if phase == "recover" else f"Recovery{phase.removeprefix('recover')}"
+    state.notes.append(
+        f"{which}: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
+        f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
+    )
+    state.notes += outcome.remarks
+
+
+def freezer(model: PreTrainedModel, settings: Recovery) -> Callable[[int], None]:
+    """In the first half of the epochs the lower half of the layers learns alone, in the second half everything does."""
+    layers = families.of(model).layer_parameters(model)
+    shallow = {id(parameter) for layer in layers[: (len(layers) + 1) // 2] for parameter in layer}
+
+    def before_epoch(epoch: int) -> None:
+        alone = settings.shallow_first and 2 * epoch <= settings.epochs
+        for parameter in model.parameters():
+            parameter.requires_grad_(not alone or id(parameter) in shallow)
+
+    return before_epoch

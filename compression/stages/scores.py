@@ -1,0 +1,214 @@
+"""Scores of everything that can be cut, taken once on calibration rows: any ratio then chooses by them without another pass."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from compression import families, importance
+from compression.batches import Batch, Encoded
+from compression.evaluate import smaller
+from compression.families import Kept
+from compression.recipe import Prune
+from compression.report import Shape
+from compression.saving import Tensors
+from compression.tasks.base import labelled
+
+CALIBRATION_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How much each unit of a model matters. On the CPU, the larger the more.
+
+    hidden: (hidden,), summed over the whole stream; pooled: (hidden,), outputs of the head's dense layer; heads, ffn: (heads,)
+    and (ffn,) of each layer; layers: (layers,), their block influence, or None where nobody asked for it.
+    """
+
+    hidden: Tensor
+    pooled: Tensor
+    heads: tuple[Tensor, ...]
+    ffn: tuple[Tensor, ...]
+    layers: Tensor | None = None
+
+    def choose(self, family: families.Family, to: Shape) -> Kept:
+        """Keep what matters most, for a model of the shape `to`: layers first, then heads and units of those that stay."""
+        stay = tuple(range(len(self.heads)))
+        if to.layers < len(stay):
+            if self.layers is None:
+                raise ValueError("no layer can be chosen: their influence was not asked for")
+            stay = tuple(importance.strongest(self.layers, to.layers).tolist())
+        return Kept(
+            hidden=importance.strongest(self.hidden, to.hidden),
+            pooled=importance.strongest(self.pooled, to.hidden),
+            heads=tuple(importance.strongest(scores, to.heads) for scores in family.head_scores([self.heads[i] for i in stay])),
+            ffn=tuple(importance.strongest(self.ffn[i], to.ffn) for i in stay),
+            layers=stay if to.layers < len(self.heads) else None,
+        )
+
+    def after(self, kept: Kept) -> "Scores":
+        """Return the scores of what is left: the next cut goes on from them."""
+        stay = kept.layers or tuple(range(len(self.heads)))
+        return Scores(
+            hidden=self.hidden[kept.hidden],
+            pooled=self.pooled[kept.pooled],
+            heads=tuple(self.heads[i][heads] for i, heads in zip(stay, kept.heads, strict=True)),
+            ffn=tuple(self.ffn[i][units] for i, units in zip(stay, kept.ffn, strict=True)),
+            layers=self.layers[list(stay)] if self.layers is not None else None,
+        )
+
+    def tensors(self) -> Tensors:
+        """Name each, for a save."""
+        named = {"hidden": self.hidden, "pooled": self.pooled}
+        named |= {f"heads.{i}": scores for i, scores in enumerate(self.heads)}
+        named |= {f"ffn.{i}": scores for i, scores in enumerate(self.ffn)}
+        return named | ({"layers": self.layers} if self.layers is not None else {})
+
+    @classmethod
+    def of_tensors(cls, found: Mapping[str, Tensor]) -> "Scores":
+        """Put together what `tensors` named."""
+        layers = range(sum(name.startswith("heads.") for name in found))
+        heads, ffn = (tuple(found[f"{part}.{i}"] for i in layers) for part in ("heads", "ffn"))
+        return cls(found["hidden"], found["pooled"], heads, ffn, found.get("layers"))
+
+
+def taken_scores(
+    model: PreTrainedModel, settings: Prune, train_rows: Encoded, seed: int, parts: int = 1, *, layers: bool = False
+) -> Scores:
+    """Score a model's units as the recipe says, on rows of train drawn with `seed`. `layers`: also how much each turns."""
+    rows = _calibration(train_rows, settings.calibration_rows, seed)
+    size = smaller(CALIBRATION_BATCH, parts)
+    if settings.importance == "l1_weight":
+        found = _by_weights(model)
+    elif settings.importance == "taylor":
+        found = _by_loss(model, rows, size)
+    else:
+        found = _by_activations(model, rows, size, squared=settings.importance == "l2")
+    return Scores(**found, layers=_influence(model, rows, size) if layers else None)
+
+
+def _calibration(rows: Encoded, count: int, seed: int) -> Encoded:
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    return rows.at(order[:count])
+
+
+Hear = Callable[[nn.Module, Tensor], None]
+
+
+class _Ears:
+    """Listens at the stream's norms, and at what enters each attention output, each down projection and the classifier."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        family = families.of(model)
+        self.layers, head = family.layers(model), family.head(model).out
+        assert head is not None, "a classifier has a head"  # noqa: S101
+        self.head, self.norms = head, family.stream_norms(model)
+        self.heads = family.shape_of(model.config).heads
+
+    def listen(self, hooks: ExitStack, hear: Hear) -> None:
+        """Have `hear` told of activations, (rows, tokens, units) or of a pooled vector (rows, units), until `hooks` end."""
+        for norm in self.norms:
+            hooks.callback(norm.register_forward_hook(lambda module, _, out: hear(module, out)).remove)
+        for reader in [self.head, *(part for layer in self.layers for part in (layer.attended, layer.down))]:
+            hooks.callback(reader.register_forward_pre_hook(lambda module, inputs: hear(module, inputs[0])).remove)
+
+    def sorted(self, found: dict[nn.Module, Tensor], heads: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Say what was heard by what it is of; `heads` makes scores of heads of those of their channels."""
+        return {
+            "hidden": torch.stack([found[norm] for norm in self.norms]).sum(dim=0).cpu(),
+            "pooled": found[self.head].cpu(),
+            "heads": tuple(heads(found[layer.attended]).cpu() for layer in self.layers),
+            "ffn": tuple(found[layer.down].cpu() for layer in self.layers),
+        }
+
+
+@torch.inference_mode()
+def _by_activations(model: PreTrainedModel, rows: Encoded, size: int, *, squared: bool) -> dict[str, Any]:
+    model.eval()
+    ears = _Ears(model)
+    device = next(model.parameters()).device
+    norms: dict[nn.Module, Tensor] = {}
+    mask = torch.empty(0)
+    measure = importance.activation_squares if squared else importance.activation_norm
+
+    def hear(module: nn.Module, activations: Tensor) -> None:
+        # The classifier reads one pooled vector a row, not one a token.
+        pooled = activations.ndim == 2
+        found = measure(activations[:, None], mask[:, :1]) if pooled else measure(activations, mask)
+        norms[module] = norms[module] + found if module in norms else found
+
+    with ExitStack() as hooks:
+        ears.listen(hooks, hear)
+        for batch in rows.by_length(size):
+            here = batch.to(device)
+            mask = here.mask
+            model(**here.inputs)
+    return ears.sorted(norms, lambda scores: importance.grouped(scores, ears.heads))
+
+
+def _by_loss(model: PreTrainedModel, rows: Encoded, size: int) -> dict[str, Any]:
+    model.eval()
+    ears, loss = _Ears(model), labelled(rows.task, model)
+    device = next(model.parameters()).device
+    changes: dict[nn.Module, Tensor] = {}
+    attention = {layer.attended for layer in ears.layers}
+    mask = torch.empty(0)
+
+    def hear(module: nn.Module, activations: Tensor) -> None:
+        told, real = activations.detach(), mask
+
+        def learn(gradient: Tensor) -> None:
+            a, g, m = (told, gradient, real) if told.ndim == 3 else (told[:, None], gradient[:, None], real[:, :1])
+            found = importance.first_order(a, g, m, ears.heads if module in attention else None)
+            changes[module] = changes[module] + found if module in changes else found
+
+        activations.register_hook(learn)  # type: ignore[no-untyped-call]
+
+    def go_through(batch: Batch) -> None:
+        nonlocal mask
+        mask = batch.mask
+        # The loss is a mean over rows; of their sum each row has the gradient that it would have alone.
+        (loss(batch) * len(batch.rows)).backward()  # type: ignore[no-untyped-call]
+        model.zero_grad(set_to_none=True)
+
+    with ExitStack() as hooks:
+        ears.listen(hooks, hear)
+        for batch in rows.by_length(size):
+            go_through(batch.to(device))
+    return ears.sorted(changes, lambda scores: scores)
+
+
+@torch.no_grad()
+def _by_weights(model: PreTrainedModel) -> dict[str, Any]:
+    """Add up the weights that make and read each unit."""
+    family = families.of(model)
+    layers, heads, head = family.layers(model), family.shape_of(model.config).heads, family.head(model)
+    assert head.out is not None, "a classifier has a head"  # noqa: S101
+    attention = [
+        importance.weight_norm([layer.query.weight, layer.key.weight, layer.value.weight], [layer.attended.weight])
+        for layer in layers
+    ]
+    made = [head.dense.weight] if head.dense is not None else []
+    return {
+        "hidden": importance.weight_norm(family.stream_makers(model), family.stream_readers(model)).cpu(),
+        "pooled": importance.weight_norm(made, [head.out.weight]).cpu(),
+        "heads": tuple(importance.grouped(scores, heads).cpu() for scores in attention),
+        "ffn": tuple(importance.weight_norm([layer.up.weight], [layer.down.weight]).cpu() for layer in layers),
+    }
+
+
+@torch.inference_mode()
+def _influence(model: PreTrainedModel, rows: Encoded, size: int) -> Tensor:
+    model.eval()
+    device = next(model.parameters()).device
+    found = torch.zeros(model.config.num_hidden_layers)
+    for batch in rows.by_length(size):
+        here = batch.to(device)
+        states = model(**here.inputs, output_hidden_states=True).hidden_states
+        real = here.mask.bool()
+        found += importance.block_influence(torch.stack([state[real] for state in states])).cpu()
+    return found
