@@ -75,7 +75,6 @@ def test_qat_trains_and_leaves_everything_quantized(model: BertForSequenceClassi
     assert max(scores) > 0.8
 
 
-@pytest.mark.parametrize("importance", ["l1", "l1_weight", "l2", "taylor"])
 @pytest.mark.parametrize("deep", [0, 1])
 def test_the_depth_that_bears_rounding_least_is_quantized_last(model: BertForSequenceClassification, deep: int) -> None:
     layer = BERT.layers(model)[deep]
@@ -123,7 +122,7 @@ def test_a_static_model_is_calibrated_anew_when_it_was_cut(model: BertForSequenc
     assert not logits(again, state.rows["test"]).equal(answers)
 
 
-@pytest.mark.parametrize("importance", ["l1", "l1_weight"])
+@pytest.mark.parametrize("importance", ["l1", "l1_weight", "l2", "taylor"])
 def test_units_that_say_nothing_are_cut_first(model: BertForSequenceClassification, importance: str) -> None:
     mute = [3, 17, 40]
     with torch.no_grad():
