@@ -141,8 +141,8 @@ def test_the_report_tells_of_the_mean_and_of_each_part(attempts: tuple[list[Even
     assert quantized.verdict is not None
     for name, part in quantized.parts.items():
         assert quantized.size.bytes == round(sum(each.size.bytes for each in quantized.parts.values()) / 2)
-        assert part.ratios.size_reduction == 1 - part.size.bytes / baseline.parts[name].size.bytes
-    assert quantized.ratios.size_reduction == 1 - quantized.size.bytes / baseline.size.bytes
+        assert part.ratios.size_reduction == pytest.approx(1 - part.size.bytes / baseline.parts[name].size.bytes)
+    assert quantized.ratios.size_reduction == pytest.approx(1 - quantized.size.bytes / baseline.size.bytes)
     assert len(report.artifacts) == 6
     shipped = {artifact.part: artifact for artifact in report.artifacts if artifact.kind == "transformers"}
     heads = {}
