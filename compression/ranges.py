@@ -15,6 +15,8 @@ STRETCHED = 4.0
 FEWEST_LEVELS = 1 / 16
 """Of the levels in effect: below it, of 8 bits fewer than 4 are left."""
 CODES = 256
+NAMED = 8
+"""Layers that a note names; the report has all."""
 
 
 def check(model: nn.Module, rows: Encoded, parts: int = 1) -> tuple[LayerRange, ...]:
@@ -36,6 +38,19 @@ def check(model: nn.Module, rows: Encoded, parts: int = 1) -> tuple[LayerRange, 
     calibration.listen(model, dict(layers), rows, hear, parts)
     into = {pair.reader: pair.source for pair in smoothing.pairs(model)}
     return tuple(found(name, spreads[name], codes[name], into.get(name)) for name in layers)
+
+
+def told(found: tuple[LayerRange, ...]) -> str | None:
+    """Name the layers whose range outliers break, worst first; None where there are none."""
+    broken = sorted((layer for layer in found if layer.broken), key=lambda layer: -layer.ratio)
+    if not broken:
+        return None
+    names = ", ".join(f"{layer.layer} ({layer.ratio:.0f} times, {layer.levels_used:.1%})" for layer in broken[:NAMED])
+    more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+    return (
+        f"Outliers break the range of {len(broken)} of {len(found)} layers (largest |activation| by what {PERCENT} % keep "
+        f"below, levels used): {names}{more}."
+    )
 
 
 def found(name: str, spread: Spread, codes: Tensor, into: str | None) -> LayerRange:

@@ -23,6 +23,8 @@ def settle(state: State) -> None:
     if state.recipe.quantize is not None and state.recipe.quantize.scheme == "static-int8":
         _refit(state)
     state.ranges = ranges.check(state.model, calibration_rows(state), state.parts)
+    if (broken := ranges.told(state.ranges)) is not None:
+        state.notes.append(broken)
 
 
 def _refit(state: State) -> None:

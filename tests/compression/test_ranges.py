@@ -59,6 +59,8 @@ def test_the_layer_that_outliers_break_is_named_and_smoothing_tames_it(
     assert worst.ratio > 20
     assert 0.001 < worst.beyond < 1 / 128
     assert worst.smooths_into == "bert.encoder.layer.1.attention.self.value"
+    assert (ranges.told(found) or "").startswith("Outliers break the range of 1 of 14 layers")
+    assert LAYER in (ranges.told(found) or "")
 
     smooth = copy.deepcopy(broken)
     where = smoothing.smooth(smooth, ROWS, 0.5)
@@ -68,6 +70,7 @@ def test_the_layer_that_outliers_break_is_named_and_smoothing_tames_it(
     again = simulated(smooth, scheme)
     tamed = of(ranges.check(again, ROWS))
     assert not tamed.broken
+    assert ranges.told((tamed,)) is None
     assert tamed.levels_used is not None
     assert worst.levels_used is not None
     assert tamed.levels_used > 4 * worst.levels_used

@@ -323,7 +323,8 @@ def test_precision_decides_what_is_multiplied_in(
 
 
 def test_a_device_without_bfloat16_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numerics, "has_bfloat16", lambda device: False)
+    for place in ("compression.numerics", "compression.numerics.floating"):
+        monkeypatch.setattr(f"{place}.has_bfloat16", lambda device: False)
     for precision in ("auto", "float32"):
         check_precision(precision, torch.device("cpu"))
     with pytest.raises(UnsupportedPrecision) as caught:
