@@ -16,7 +16,8 @@ from compression.checkpoint import Checkpoint
 from compression.checks.dataset import check
 from compression.errors import InvalidSpec, LabelMismatch
 from compression.evaluate import logits
-from compression.part import Part, simulated
+from compression.numerics import is_simulated
+from compression.part import Part
 from compression.recipe import Data, Distill, General, Prepare, Recipe, Spec, Task, Teachers, Train
 from compression.report import Event, Finished, Log, Progress, Score, TrainingSaved
 from compression.run import job
@@ -210,7 +211,7 @@ def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, r
     for one, same in ((again.model, whole.model), (again.originals[0], other)):
         assert all(a.equal(b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
 
-    nothing = {"rows": (), "artifacts": (), "pruning": None, "files": (), "simulated": False}
+    nothing = {"rows": (), "artifacts": (), "pruning": None, "files": (), "simulation": None}
     facts = Checkpoint(fingerprint="work", stage="baseline", labels=("negative", "positive"), **nothing)
     checkpoint.write(tmp_path / "kept", whole.model, facts, whole.originals)
     (kept,) = checkpoint.open_teachers(tmp_path / "kept", checkpoint.read(tmp_path / "kept", "baseline", "work"))
@@ -236,7 +237,7 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     list(prepare(state))
     enter(state)
     assert state.model.config.num_hidden_layers == 4
-    assert simulated(state.model)
+    assert is_simulated(state.model)
     assert part.reader("distilled").folder == student
     assert part.reader("quantized").folder == encoder
     heard = finished(hear(state, recipe.distill, state.rows["train"], ()))  # type: ignore[arg-type]
