@@ -233,6 +233,8 @@ def test_preflight_stores_nothing(http: httpx.Client, request_body: dict[str, An
         ({"recipe": {"prune": {"ratoi": 0.3}}}, "invalid_recipe", "recipe.prune.ratoi"),
         ({"recipe": {"prune": {"ratio": 1.5}}}, "invalid_recipe", "recipe.prune.ratio"),
         ({"recipe": {"prune": {"ratio": 0.99}}}, "unsupported_shape", "recipe.prune.ratio"),
+        ({"recipe": {"prune": {"ratio": {"layers": 1.5}}}}, "invalid_recipe", "recipe.prune.ratio.layers"),
+        ({"recipe": {"prune": {"axes": ["ffn"], "target_params": 0.9}}}, "unsupported_shape", "recipe.prune.target_params"),
         ({"recipe": {"train": {"max_length": 4096}}}, "invalid_spec", "recipe.train.max_length"),
         ({"recipe": "slow"}, "invalid_recipe", "recipe"),
         ({"models": {"base": "mdl_none"}}, "not_found", "models.base"),
