@@ -64,8 +64,10 @@ def _stages(recipe: Recipe) -> list[Stage]:
 
 
 def _live_with_integers(rows: dict[Stage, Row], recipe: Recipe, targets: Targets) -> Iterator[Remedy]:
+    if recipe.quantize is None:
+        return
     first, row = rows["baseline"].score, rows["quantized"].score
-    if recipe.quantize is None or not isinstance(first, Score) or not isinstance(row, Score):
+    if not isinstance(first, Score) or not isinstance(row, Score):
         return
     lost = first.value - row.value
     if lost <= row.standard_error:

@@ -82,7 +82,9 @@ def _scheme(model: nn.Module, weight_only: dict[str, int | None]) -> FqnToConfig
     for name, layer in numerics.quantizable(model):
         group_size = weight_only.get(name)
         if group_size is not None:
-            found[f"{name}.weight"] = IntxWeightOnlyConfig(INT4, PerGroup(_block(layer, group_size)))
+            # Of groups of one torchao finds no scales. `_own` replaces what it makes, whose groups are then only those named.
+            block = _block(layer, group_size)
+            found[f"{name}.weight"] = IntxWeightOnlyConfig(INT4, PerGroup(block if block > 1 else int(layer.in_features)))  # type: ignore[arg-type]
         elif isinstance(layer, nn.Embedding) or name in weight_only:
             found[f"{name}.weight"] = Int8WeightOnlyConfig()
         else:

@@ -146,6 +146,13 @@ def test_rounding_that_costs_too_much_asks_for_training_with_it() -> None:
     assert (remedy.key, remedy.now, remedy.proposed) == ("recipe.quantize.qat.quantized", 2, 4)
 
 
+def test_nothing_is_offered_for_integers_that_nobody_asked_for() -> None:
+    # A score below 0, as correlations can be: what may go of it is nothing.
+    before, cut = row("baseline", 20_000_000, 80_000_000, 16.0, -0.1), pruned(-0.2)
+    keys = offered(RECIPE.model_copy(update={"quantize": None}), before, cut, distilled(-0.3)).keys()
+    assert not any(key.startswith("recipe.quantize.") for key in keys)
+
+
 def test_a_small_gap_asks_for_as_many_epochs_as_the_pace_tells() -> None:
     found = offered(RECIPE, BASELINE, QUANTIZED, pruned(0.598), distilled(0.79))
     assert list(found) == ["recipe.distill.epochs"]

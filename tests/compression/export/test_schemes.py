@@ -29,9 +29,9 @@ SCHEMES = ("static-int8", "weight-only-int8", "weight-only-int4")
 
 
 @cache
-def simulated(scheme: str) -> BertForSequenceClassification:
+def simulated(scheme: str, ffn: int = 80) -> BertForSequenceClassification:
     """Widths of which groups of 32 leave a rest."""
-    torch_model = BertForSequenceClassification(tiny_config(num_labels=2, hidden_size=48, intermediate_size=80)).eval()
+    torch_model = BertForSequenceClassification(tiny_config(num_labels=2, hidden_size=48, intermediate_size=ffn)).eval()
     settings = Quantize(scheme=scheme)
     if scheme == "static-int8":
         calibration.calibrate(torch_model, encoded(sentences(64, 1)), settings)
@@ -39,8 +39,8 @@ def simulated(scheme: str) -> BertForSequenceClassification:
     return torch_model
 
 
-def written(scheme: str, kind: Kind, folder: Path) -> tuple[Path, Agreement]:
-    model = simulated(scheme)
+def written(scheme: str, kind: Kind, folder: Path, ffn: int = 80) -> tuple[Path, Agreement]:
+    model = simulated(scheme, ffn)
     weights = (exporter if kind == "onnx" else checkpoints).write(model, folder, int8=True)
     write_tokenizer(folder)
     write_config(model, folder, LABELS, MAX_LENGTH, kind)
@@ -84,6 +84,10 @@ def test_the_checkpoint_opens_with_stock_transformers(scheme: str, tmp_path: Pat
     if scheme != "static-int8":  # of which torchao has no form that stock from_pretrained opens
         assert agreement.difference < 1e-6
     assert weights.stat().st_size < 0.6 * 4 * BERT.parameters_of(simulated(scheme)).total
+
+
+def test_four_bits_of_an_odd_width_open_with_stock_transformers(tmp_path: Path) -> None:
+    assert written("weight-only-int4", "transformers", tmp_path, ffn=45)[1].difference < 1e-6
 
 
 def test_exporting_takes_nothing_from_the_simulation(tmp_path: Path) -> None:
