@@ -10,14 +10,14 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertModel, PreTrainedModel
 
-from compression import checkpoint, families, tasks
+from compression import checkpoint, families, numerics, tasks
 from compression.batches import Encoded
 from compression.checkpoint import Checkpoint
 from compression.checks.dataset import check
 from compression.errors import InvalidSpec, LabelMismatch
 from compression.evaluate import logits
-from compression.part import Part, simulated
-from compression.recipe import Data, Distill, General, Prepare, Recipe, Spec, Task, Teachers, Train
+from compression.part import Part
+from compression.recipe import Data, Distill, General, Prepare, Quantize, Recipe, Spec, Task, Teachers, Train
 from compression.report import Event, Finished, Log, Progress, Score, TrainingSaved
 from compression.run import job
 from compression.saving import FOLDER, Pause, Saver
@@ -210,7 +210,7 @@ def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, r
     for one, same in ((again.model, whole.model), (again.originals[0], other)):
         assert all(a.equal(b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
 
-    nothing = {"rows": (), "artifacts": (), "pruning": None, "files": (), "simulated": False}
+    nothing = {"rows": (), "artifacts": (), "pruning": None, "files": (), "simulation": None}
     facts = Checkpoint(fingerprint="work", stage="baseline", labels=("negative", "positive"), **nothing)
     checkpoint.write(tmp_path / "kept", whole.model, facts, whole.originals)
     (kept,) = checkpoint.open_teachers(tmp_path / "kept", checkpoint.read(tmp_path / "kept", "baseline", "work"))
@@ -229,14 +229,23 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     torch.manual_seed(5)
     student = write_model(tmp_path / "student", deep().bert)
     teacher = write_model(tmp_path / "teacher", deep(("positive", "negative")))
-    recipe = Recipe(prune=None, distill=Distill(teachers=Teachers(seeds=0)), prepare=Prepare(epochs=0), train=TRAIN)
+    recipe = Recipe(
+        prepare=Prepare(epochs=0),
+        quantize=Quantize(smoothing=0.5),
+        prune=None,
+        distill=Distill(teachers=Teachers(seeds=0)),
+        train=TRAIN,
+    )
     part = open_part(spec(encoder, reviews, recipe, student=str(student), teachers=[str(teacher)]), tmp_path)
     state = part.state
     state.journey = all_phases()
     list(prepare(state))
     enter(state)
     assert state.model.config.num_hidden_layers == 4
-    assert simulated(state.model)
+    assert numerics.is_simulated(state.model)
+    sent, here = (families.of(each).layers(each)[0].value.weight for each in (deep(), state.model))
+    assert not here.equal(sent)  # its channels are smoothed, each by a factor of its own
+    assert torch.allclose(here / sent, (here / sent)[:, :1], rtol=1e-4)
     assert part.reader("distilled").folder == student
     assert part.reader("quantized").folder == encoder
     heard = finished(hear(state, recipe.distill, state.rows["train"], ()))  # type: ignore[arg-type]
