@@ -10,12 +10,13 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertModel, PreTrainedModel
 
-from compression import checkpoint, families, numerics, tasks
+from compression import checkpoint, families, tasks
 from compression.batches import Encoded
 from compression.checkpoint import Checkpoint
 from compression.checks.dataset import check
 from compression.errors import InvalidSpec, LabelMismatch
 from compression.evaluate import logits
+from compression.numerics import is_simulated
 from compression.part import Part
 from compression.recipe import Data, Distill, General, Prepare, Quantize, Recipe, Spec, Task, Teachers, Train
 from compression.report import Event, Finished, Log, Progress, Score, TrainingSaved
@@ -242,7 +243,7 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     list(prepare(state))
     enter(state)
     assert state.model.config.num_hidden_layers == 4
-    assert numerics.is_simulated(state.model)
+    assert is_simulated(state.model)
     sent, here = (families.of(each).layers(each)[0].value.weight for each in (deep(), state.model))
     assert not here.equal(sent)  # its channels are smoothed, each by a factor of its own
     assert torch.allclose(here / sent, (here / sent)[:, :1], rtol=1e-4)
