@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from compression import families, load
 from compression.batches import Encoded
@@ -27,8 +27,8 @@ STUDENT = "models.student"
 class Named:
     """A model in a folder.
 
-    param: the job's name for it; positions: the most tokens that it takes; aligned: whether it cuts train's texts into the
-    student's tokens.
+    param: the job's name for it; positions: the most tokens that it takes; config: the model's own; aligned: whether it cuts
+    train's texts into the student's tokens.
     """
 
     param: str
@@ -36,6 +36,7 @@ class Named:
     reading: Reading
     shape: Shape
     positions: int
+    config: PretrainedConfig
     aligned: bool = True
 
 
@@ -59,11 +60,10 @@ class Cast:
         return self.vocabulary.model(model) if self.vocabulary is not None and who.aligned else model
 
     def trimmed(self, vocabulary: Vocabulary) -> "Cast":
-        """Let everyone who reads as the base does read with its new tokenizer. A table without some of its rows cannot."""
-        least = max(vocabulary.kept) + 1
+        """Let everyone who reads as the base does read with its new tokenizer, but for models that it does not fit."""
 
         def other(who: Named) -> Named:
-            aligned = who.aligned and who.shape.vocabulary >= least
+            aligned = who.aligned and vocabulary.fits(who.config)
             reading = replace(who.reading, tokenizer=vocabulary.tokenizer) if aligned else who.reading
             return replace(who, aligned=aligned, reading=reading)
 
@@ -118,7 +118,7 @@ def _looked_at(cast: Cast, folder: Path, param: str, recipe: Recipe) -> Named:
     family = families.of(model)
     positions = family.max_positions(model.config)
     reading = Reading(tokenizer, min(recipe.train.max_length, positions), family.types(model.config) > 1)
-    return Named(param, folder, reading, family.shape_of(model.config), positions)
+    return Named(param, folder, reading, family.shape_of(model.config), positions, model.config)
 
 
 def _aligned(cast: Cast, who: Named, reader: Named) -> Named:

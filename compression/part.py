@@ -79,7 +79,7 @@ class Part:
         reading, own = Reading(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
         rows = {name: reading.split(dataset, name, task) for name in dataset.splits}
         cast = gathered(
-            Named("models.base", folder, reading, own, positions),
+            Named("models.base", folder, reading, own, positions, model.config),
             base / spec.student if spec.student is not None else None,
             [base / teacher for teacher in spec.teachers],
             dataset,

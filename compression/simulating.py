@@ -1,9 +1,21 @@
 """The recipe's scheme in a job's model: put in with ranges of its own, and looked after when a stage has changed the model."""
 
-from compression import numerics, ranges
+from compression import numerics, ranges, smoothing
 from compression.calibration import calibrate, calibration_rows
 from compression.numerics import Simulation
 from compression.state import State
+
+
+def smooth(state: State) -> None:
+    """Smooth the model as the recipe says, where it does. Nothing may be simulated in it yet."""
+    settings, model = state.recipe.quantize, state.model
+    if settings is None or settings.smoothing is None:
+        return
+    where = smoothing.smooth(model, calibration_rows(state), settings.smoothing, state.parts)
+    state.notes.append(
+        f"Smoothed with α = {settings.smoothing:g} where it is exact, before {len(where)} of "
+        f"{sum(1 for name, _ in numerics.quantizable(model))} layers and tables."
+    )
 
 
 def simulate(state: State) -> None:

@@ -140,7 +140,9 @@ def teacher_bytes(distill: Distill, teacher: Shape, student: Shape, taught: floa
     def of_phase(tokens: float, hidden: bool, attention: bool) -> int:
         states = (student.layers + 1) * hidden
         if attention:
-            form = attention_form(distill.attention_by, student.heads, teacher.heads)
+            # Not whether heads can be compared: of named teachers, which may be the only ones, another counts.
+            auto = distill.attention_by == "auto"
+            form = attention_form("auto", student.heads, teacher.heads) if auto else distill.attention_by
             states += 2 * student.layers if form == "scores" else 3
         return round(2 * tokens * teacher.hidden * states)
 

@@ -86,9 +86,10 @@ def preflight(
     before, after = (_parameters(model, each, data, wanted) for each in (model.shape, shape))
     if student is not None:
         shape, after = student.shape, _parameters(student, student.shape, data, wanted)
-    if recipe.distill is not None and student is None and not teachers:
+    baseline_shows = recipe.distill is not None and (recipe.distill.teachers.seeds or recipe.distill.general)
+    if recipe.distill is not None and student is None and baseline_shows:
         cut = deepest_shape(model.shape, recipe.prune) if recipe.prune and recipe.prune.target_latency else shape
-        check_insides(recipe.distill, cut, model.shape)  # of several, who shows its insides is found when they are opened
+        check_insides(recipe.distill, cut, model.shape)  # whose tokens named teachers have is found when they are opened
     if HELD_BYTES * before.total >= LARGEST_GRAPH:
         raise UnsupportedShape(
             f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",

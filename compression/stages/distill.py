@@ -8,7 +8,7 @@ from compression.batches import Encoded
 from compression.cast import Texts
 from compression.recipe import Distill
 from compression.report import Event, Log
-from compression.simulating import simulate
+from compression.simulating import simulate, smooth
 from compression.stages.further import further, is_under_way
 from compression.stages.general import general
 from compression.stages.lesson import Comparison, Lesson, reported
@@ -51,7 +51,7 @@ def distill(state: State) -> Iterator[Event]:
 
 
 def enter(state: State) -> None:
-    """Put the student that the user names in the place of the model, fake-quantized where the recipe quantizes."""
+    """Put the student that the user names in the place of the model, smoothed and fake-quantized where the recipe says so."""
     cast, seed = state.cast, state.recipe.train.seed
     assert cast is not None and cast.student is not None, "the caller has looked"  # noqa: S101, PT018
     student = cast.student
@@ -59,6 +59,7 @@ def enter(state: State) -> None:
     state.model = cast.opened(student, seed).to(state.device)
     state.base_rows, state.rows = state.rows, {split: cast.read(student, split) for split in state.rows}
     if state.recipe.quantize is not None:
+        smooth(state)
         simulate(state)
     if state.unlabelled is not None:
         state.unlabelled = student.reading.unlabelled(cast.dataset.unlabelled, state.task)

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from compression import families, numerics, smoothing
+from compression import families, numerics
 from compression.calibration import calibration_rows
 from compression.evaluate import Validation
 from compression.numerics import DYNAMIC, Simulation
 from compression.recipe import Qat
 from compression.report import Event
 from compression.sensitivity import depths, named, only, sensitivities
-from compression.simulating import simulate
+from compression.simulating import simulate, smooth
 from compression.state import State
 from compression.tasks.base import labelled
 from compression.training import train
@@ -31,12 +31,7 @@ def quantize(state: State) -> Iterator[Event]:
     settings, model = state.recipe.quantize, state.model
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
     before = state.validate()
-    if settings.smoothing is not None:
-        where = smoothing.smooth(model, calibration_rows(state), settings.smoothing, state.parts)
-        state.notes.append(
-            f"Smoothed with α = {settings.smoothing:g} where it is exact, before {len(where)} of "
-            f"{sum(1 for name, _ in numerics.quantizable(model))} layers and tables."
-        )
+    smooth(state)
     simulate(state)
     after = state.validate()
     bits = "int4" if settings.scheme == "weight-only-int4" else "int8"

@@ -29,6 +29,15 @@ class Vocabulary:
     folder: Path
     tokenizer: PreTrainedTokenizerFast
 
+    def fits(self, config: PretrainedConfig) -> bool:
+        """Say whether a model of this stock config can be cut to these tokens: all in its table, those that it needs kept.
+
+        config: of another model with the old tokenizer, whose padding or first tokens may be others than its base's.
+        """
+        first = families.of(config).fixed_tokens(config)
+        padded = config.pad_token_id is None or config.pad_token_id in self.kept
+        return padded and config.vocab_size > max(self.kept) and self.kept[: len(first)] == first
+
     def model(self, model: PreTrainedModel) -> PreTrainedModel:
         """Build the stock model that reads the new ids; to the job's rows it gives the same answers, to the bit."""
         return families.of(model).with_vocabulary(model, list(self.kept))

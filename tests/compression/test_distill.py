@@ -18,7 +18,7 @@ from compression.errors import InvalidSpec, LabelMismatch
 from compression.evaluate import logits
 from compression.numerics import is_simulated
 from compression.part import Part
-from compression.recipe import Data, Distill, General, Prepare, Recipe, Spec, Task, Teachers, Train
+from compression.recipe import Data, Distill, General, Prepare, Quantize, Recipe, Spec, Task, Teachers, Train
 from compression.report import Event, Finished, Log, Progress, Score, TrainingSaved
 from compression.run import job
 from compression.saving import FOLDER, Pause, Saver
@@ -230,7 +230,13 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     torch.manual_seed(5)
     student = write_model(tmp_path / "student", deep().bert)
     teacher = write_model(tmp_path / "teacher", deep(("positive", "negative")))
-    recipe = Recipe(prune=None, distill=Distill(teachers=Teachers(seeds=0)), prepare=Prepare(epochs=0), train=TRAIN)
+    recipe = Recipe(
+        prepare=Prepare(epochs=0),
+        quantize=Quantize(smoothing=0.5),
+        prune=None,
+        distill=Distill(teachers=Teachers(seeds=0)),
+        train=TRAIN,
+    )
     part = open_part(spec(encoder, reviews, recipe, student=str(student), teachers=[str(teacher)]), tmp_path)
     state = part.state
     state.journey = all_phases()
@@ -238,6 +244,9 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     enter(state)
     assert state.model.config.num_hidden_layers == 4
     assert is_simulated(state.model)
+    sent, here = (families.of(each).layers(each)[0].value.weight for each in (deep(), state.model))
+    assert not here.equal(sent)  # its channels are smoothed, each by a factor of its own
+    assert torch.allclose(here / sent, (here / sent)[:, :1], rtol=1e-4)
     assert part.reader("distilled").folder == student
     assert part.reader("quantized").folder == encoder
     heard = finished(hear(state, recipe.distill, state.rows["train"], ()))  # type: ignore[arg-type]

@@ -28,8 +28,15 @@ def test_layers_are_mapped_evenly_from_the_end_or_as_named() -> None:
 def test_attention_is_compared_by_scores_where_there_are_as_many_heads() -> None:
     assert (attention_form("auto", 12, 12), attention_form("auto", 8, 12)) == ("scores", "relations")
     assert attention_form("relations", 12, 12) == "relations"
-    with pytest.raises(InvalidSpec, match="heads"):
-        preflight(MODEL, DATA, Recipe(distill=Distill(attention=1.0, attention_by="scores")), Evaluate())
+    scores = Recipe(distill=Distill(attention=1.0, attention_by="scores"))
+    for named in ((), (TEACHER,)):  # the baseline teaches beside those that are named
+        with pytest.raises(InvalidSpec, match="heads"):
+            preflight(MODEL, DATA, scores, Evaluate(), teachers=named)
+    # Where named ones alone teach, only the worker sees who shows its insides: the model's own heads say nothing.
+    alone = Distill(attention=1.0, attention_by="scores", teachers=Teachers(seeds=0))
+    narrow = MODEL.shape.model_copy(update={"heads": MODEL.shape.heads // 2})
+    pupil = MODEL.model_copy(update={"shape": narrow})
+    assert preflight(MODEL, DATA, Recipe(prune=None, distill=alone), Evaluate(), student=pupil, teachers=(TEACHER,))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from compression.stages.trim import trim
 from compression.state import State
 from compression.vocabulary import Vocabulary, fitted, needed, tokens_of
 from tests.compression.conftest import all_phases
-from tests.compression.models import tiny
+from tests.compression.models import tiny, tiny_config
 from tests.examples import real_examples
 
 CORPUS = [
@@ -165,8 +165,13 @@ def test_the_cut_changes_ids_and_no_answer(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "old")
     task = tasks.of("text-classification")
     data = Dataset(("LABEL_0", "LABEL_1"), {"train": Rows(tuple(TEXTS), ("LABEL_0", "LABEL_1"))}, frozenset())
-    base = Named("models.base", tmp_path / "old", Reading(old, 32, types=False), ROBERTA.shape_of(model.config), 64)
+    reading, shape = Reading(old, 32, types=False), ROBERTA.shape_of(model.config)
+    base = Named("models.base", tmp_path / "old", reading, shape, 64, model.config)
     teachers = (replace(base, param="models.teachers.0"), replace(base, param="models.teachers.1", aligned=False))
+    # The same tokenizer, but padding is a token that the texts do not need.
+    gone = next(number for number in range(len(old)) if number not in small.kept)
+    padded = tiny_config("roberta", vocab_size=len(old), pad_token_id=gone)
+    teachers += (replace(base, param="models.teachers.2", config=padded),)
     cast = Cast(base, data, task, teachers=teachers)
     rows = cast.read(base, "train")
     other = tiny("roberta", vocab_size=len(old) + 3)
@@ -178,7 +183,7 @@ def test_the_cut_changes_ids_and_no_answer(tmp_path: Path) -> None:
     assert state.cast is not None
     assert state.teacher is not None
     assert state.unlabelled is not None
-    named, stranger = state.cast.teachers
+    named, *strangers = state.cast.teachers
     alike = [state.model, state.teacher, *state.originals, state.cast.opened(named, 0)]
     assert {each.config.vocab_size for each in alike} == {len(small.kept)}
     for each in alike:
@@ -187,9 +192,10 @@ def test_the_cut_changes_ids_and_no_answer(tmp_path: Path) -> None:
     assert max(max(row) for row in tokens) < len(small.kept)
     assert tokens == state.unlabelled.tokens == state.cast.read(named, "train").tokens
     assert not any(parameter.requires_grad for parameter in state.teacher.parameters())
-    # Whoever cuts texts otherwise keeps tokens, table and tokenizer.
-    assert state.cast.opened(stranger, 0).config.vocab_size == len(old) + 3
-    assert state.cast.read(stranger, "train").tokens == rows.tokens
+    # Whoever cuts texts otherwise keeps tokens, table and tokenizer, and who would lose a token that it needs.
+    for stranger in strangers:
+        assert state.cast.opened(stranger, 0).config.vocab_size == len(old) + 3
+        assert state.cast.read(stranger, "train").tokens == rows.tokens
 
 
 def test_a_real_tokenizer_reads_real_sentences_alike(tmp_path: Path) -> None:
