@@ -24,9 +24,12 @@ PATIENCE = {
     "tcp_user_timeout": 15000,
 }
 """A PostgreSQL that is gone without a word is noticed well within a lease: seconds, the last one milliseconds."""
+IDLE_SECONDS = 20
+"""PostgreSQL ends a transaction of ours that says nothing for so long. None waits for anything but the database, so its process
+stands still or is cut off; its locks would keep the job from everybody else until TCP gives the connection up, after hours."""
 
 
-def make_engine(url: str) -> Engine:
+def make_engine(url: str, idle_seconds: int = IDLE_SECONDS) -> Engine:
     """Open PostgreSQL (psycopg 3) or SQLite (WAL, full sync: a 202 must survive a power cut)."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
@@ -38,7 +41,7 @@ def make_engine(url: str) -> Engine:
         return engine
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-    return create_engine(
+    engine = create_engine(
         parsed,
         json_serializer=_dump,
         hide_parameters=True,
@@ -47,6 +50,13 @@ def make_engine(url: str) -> Engine:
         max_overflow=20,
         connect_args=PATIENCE,
     )
+
+    def limit_idling(connection: Any, _record: Any) -> None:
+        connection.execute(f"SET idle_in_transaction_session_timeout = '{idle_seconds}s'")
+        connection.commit()
+
+    event.listen(engine, "connect", limit_idling)
+    return engine
 
 
 _NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session
 
 from app import jobs
@@ -110,7 +110,7 @@ def persist(lease: Lease, write: Write, every: float = 0.5) -> None:
             with writing() as session:
                 write(session)
             return
-        except (OperationalError, InterfaceError) as error:
+        except (OperationalError, InterfaceError, InternalError) as error:  # the last: ended for silence (app/db.py)
             if not lease.holds():
                 raise
             log.warning("write_again", job=lease.claim.job.id, error=str(error.orig))

@@ -4,15 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
+from sqlalchemy.exc import InternalError
 from sqlalchemy.orm import Session
 
 from app import forecast, jobs
 from app.clock import now
+from app.db import IDLE_SECONDS, make_engine
 from app.failures import failure
 from app.models import Checkpoint, Event, Job, Worker
 from tests.app.conftest import SessionMaker
 from tests.app.test_jobs import LEASE, look, must_take, row, take
+from tests.conftest import Database, wait_for
 
 
 def told(transaction: SessionMaker, job: Job) -> list[tuple[int, str]]:
@@ -52,6 +55,28 @@ def test_a_finish_of_an_older_fence_is_refused_though_the_job_succeeded(
     with pytest.raises(jobs.StaleFence), transaction() as session:
         jobs.finish(session, old, {"by": "old"}, [])
     assert look(transaction, job).report == {"by": "new"}
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_job_is_taken_from_a_worker_that_fell_silent_within_a_transaction(
+    database: Database, transaction: SessionMaker, new_job: Callable[..., Job]
+) -> None:
+    job, claim = new_job(), must_take(transaction, lease=-1)
+
+    def reaped() -> list[str]:
+        with transaction() as session:
+            return jobs.reap(session, max_failures=3, backoff_seconds=0)
+
+    engine = make_engine(database.url, idle_seconds=2)
+    with Session(engine) as silent:
+        jobs.record(silent, claim, "log", {"message": "never committed"})
+        assert reaped() == []  # the row is locked
+        assert wait_for(reaped) == [job.id]
+        with pytest.raises(InternalError):
+            silent.commit()
+    engine.dispose()
+    with transaction() as session:
+        assert session.scalar(text("SHOW idle_in_transaction_session_timeout")) == f"{IDLE_SECONDS}s"
 
 
 def test_saved_training_is_replaced_and_goes_with_its_stage(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:

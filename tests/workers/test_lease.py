@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
-from sqlalchemy import Connection, event, select
+from sqlalchemy import Connection, event, select, text
+from sqlalchemy.orm import Session
 
 from app import db, jobs
 from app.db import writing
@@ -71,6 +73,24 @@ def test_a_write_is_made_again_and_told_once_where_the_reply_to_its_commit_was_l
     with writing() as session:
         kinds = session.scalars(select(Event.type).where(Event.job_id == claim.job.id).order_by(Event.seq)).all()
     assert kinds == ["queued", "claimed", "log"]
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_write_whose_transaction_was_ended_for_its_silence_is_made_again(claim: jobs.Claim, settings: Settings) -> None:
+    lease = Lease(claim, settings, on_lost=lambda: None)
+    tries = []
+
+    def write(session: Session) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '50ms'"))
+            time.sleep(1)  # as a process that stood still
+        jobs.record(session, claim, "log", {"message": "x"}, origin="1.1")
+
+    persist(lease, write, every=0.01)
+    with writing() as session:
+        kinds = session.scalars(select(Event.type).where(Event.job_id == claim.job.id).order_by(Event.seq)).all()
+    assert (len(tries), kinds) == (2, ["queued", "claimed", "log"])
 
 
 STUCK = """
