@@ -90,7 +90,15 @@ def graph(model: nn.Module) -> onnx.ModelProto:
         )
     assert program is not None  # noqa: S101 (only the non-dynamo exporter returns None)
     proto: onnx.ModelProto = program.model_proto
+    _forget_origin(proto)
     return proto
+
+
+def _forget_origin(proto: onnx.ModelProto) -> None:
+    """Remove what the exporter notes for its own developers: stack traces with this machine's paths, a kilobyte a node."""
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
 
 
 def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:

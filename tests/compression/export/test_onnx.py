@@ -113,3 +113,10 @@ def test_exporting_leaves_the_model_as_it_is(
     kinds = {type(module) for _, module in numerics.quantizable(tiny_classifier)}
     assert kinds == {torch.nn.Linear, torch.nn.Embedding}
     assert tiny_classifier.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_file_tells_nothing_of_the_machine_that_wrote_it(files: dict[bool, Path], int8: bool) -> None:
+    content = files[int8].read_bytes()
+    for told in (exporter.__file__, torch.__path__[0], "site-packages", ".py", "stack_trace"):
+        assert told.encode() not in content
