@@ -1,0 +1,115 @@
+"""What callers read: pages, waits that end with the change, events as pages and as a stream, reference lists."""
+
+import asyncio
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+
+from tests.app.api.conftest import problem
+from tests.conftest import Service
+
+
+def test_pages_are_stable_and_filters_hold(http: httpx.Client, request_body: dict[str, Any]) -> None:
+    ids = [http.post("/v1/jobs", json={**request_body, "labels": {"n": str(n % 2)}}).json()["id"] for n in range(5)]
+    seen: list[str] = []
+    url: str | None = "/v1/jobs?page_size=2"
+    while url:
+        answer = http.get(url)
+        seen += [job["id"] for job in answer.json()["items"]]
+        link = answer.links.get("next")
+        url = link["url"] if link else None
+        if len(seen) == 2:
+            http.post("/v1/jobs", json=request_body)  # a newcomer does not shift the pages that follow
+    assert seen == ids[::-1]
+    assert [job["id"] for job in http.get("/v1/jobs?label=n:1").json()["items"]] == [ids[3], ids[1]]
+    http.post(f"/v1/jobs/{ids[0]}/cancel")
+    assert [job["id"] for job in http.get("/v1/jobs?state=cancelled").json()["items"]] == [ids[0]]
+    problem(http.get("/v1/jobs?page_token=%21%21"), 422, "invalid_request", "page_token")
+
+
+def test_a_label_is_what_a_filter_can_spell(http: httpx.Client, request_body: dict[str, Any]) -> None:
+    for key in ('a"b', "a\\b", "a:b"):
+        problem(http.post("/v1/jobs", json={**request_body, "labels": {key: "x"}}), 422, "invalid_request")
+    for sought in ('a"b:x', '"].a:x', "a\\:x"):
+        problem(http.get("/v1/jobs", params={"label": sought}), 422, "invalid_request", "label")
+    job = http.post("/v1/jobs", json={**request_body, "labels": {"größe'%s.$[0]": "a:b"}}).json()["id"]
+    found = http.get("/v1/jobs", params={"label": "größe'%s.$[0]:a:b"}).json()["items"]
+    assert [item["id"] for item in found] == [job]
+
+
+def test_a_wait_ends_with_the_change(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    job = http.post("/v1/jobs", json=request_body).json()
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import time,httpx; time.sleep(1); httpx.post('{service.url}/v1/jobs/{job['id']}/cancel',"
+            f" headers={{'Authorization': 'Bearer {service.database.key}'}})",
+        ],
+    ):
+        answer = http.get(f"/v1/jobs/{job['id']}", params={"version": job["version"]}, headers={"Prefer": "wait=60"})
+    assert answer.json()["state"] == "cancelled"
+
+
+def test_who_waits_holds_no_thread_and_no_session(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    job = http.post("/v1/jobs", json=request_body).json()
+    place, many = f"/v1/jobs/{job['id']}", 60  # more than there are threads or sessions
+
+    async def scene() -> None:
+        async with AsyncExitStack() as stack:
+            client = httpx.AsyncClient(base_url=service.url, headers=http.headers, timeout=90, limits=httpx.Limits())
+            await stack.enter_async_context(client)
+            told = []
+            for _ in range(many):
+                opened = client.stream("GET", f"{place}/events", headers={"Accept": "text/event-stream"})
+                lines = (await stack.enter_async_context(opened)).aiter_lines()
+                assert await anext(lines) == "retry: 2000"
+                told.append(lines)
+            waits = [
+                asyncio.create_task(client.get(place, params={"version": job["version"]}, headers={"Prefer": "wait=60"}))
+                for _ in range(many)
+            ]
+            await asyncio.sleep(1)
+            assert (await client.get(place, timeout=30)).json()["state"] == "queued"
+            assert not [wait for wait in waits if wait.done()]
+            await client.post(f"{place}/cancel", timeout=30)
+            assert {(await wait).json()["state"] for wait in waits} == {"cancelled"}
+            for lines in told:
+                assert "event: cancelled" in [line async for line in lines]
+
+    asyncio.run(asyncio.wait_for(scene(), 120))
+
+
+def test_events_come_as_pages_and_as_a_stream(http: httpx.Client, request_body: dict[str, Any]) -> None:
+    job = http.post("/v1/jobs", json=request_body).json()["id"]
+    http.post(f"/v1/jobs/{job}/cancel")
+    page = http.get(f"/v1/jobs/{job}/events?page_size=1").json()
+    assert [event["type"] for event in page["items"]] == ["queued"]
+    rest = http.get(f"/v1/jobs/{job}/events", params={"page_token": page["next_page_token"]}).json()
+    assert [(event["seq"], event["type"]) for event in rest["items"]] == [(2, "cancelled")]
+    stream = http.get(f"/v1/jobs/{job}/events", headers={"Accept": "text/event-stream", "Last-Event-ID": "1"})
+    assert stream.headers["content-type"].startswith("text/event-stream")
+    assert [line for line in stream.text.splitlines() if line.startswith(("id", "event"))] == ["id: 2", "event: cancelled"]
+
+
+def test_a_stream_ends_when_its_job_is_deleted(http: httpx.Client, request_body: dict[str, Any]) -> None:
+    job = http.post("/v1/jobs", json=request_body).json()["id"]
+    with http.stream("GET", f"/v1/jobs/{job}/events", headers={"Accept": "text/event-stream"}) as stream:
+        lines = stream.iter_lines()
+        assert next(line for line in lines if line.startswith("event:")) == "event: queued"
+        http.post(f"/v1/jobs/{job}/cancel")
+        assert http.delete(f"/v1/jobs/{job}").status_code == 204
+        list(lines)  # raises where the stream breaks off
+
+
+def test_reference_lists(http: httpx.Client) -> None:
+    recipes = http.get("/v1/recipes").json()
+    assert [item["name"] for item in recipes["items"]] == ["standard", "article", "quick"]
+    assert "Prune" in recipes["schema"]["$defs"]
+    names = [item["name"] for item in http.get("/v1/families").json()["items"]]
+    assert names == ["bert", "distilbert", "roberta", "xlm-roberta", "electra", "mpnet"]
+    assert set(http.get("/v1/queue").json()) == {"queued", "running"}
+    assert http.get("/v1/workers").json()["items"] == []

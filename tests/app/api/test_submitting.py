@@ -1,0 +1,176 @@
+"""A job is asked for: accepted once, or refused by the name of the field; preflight says the same and stores nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.ids import new_id
+from tests.app.api.conftest import DATA_FACTS, MODEL_FACTS, problem, ready_dataset, ready_model, sql
+from tests.conftest import Database, Service, wait_for
+
+
+def test_a_job_is_accepted_once_a_key(http: httpx.Client, request_body: dict[str, Any]) -> None:
+    key = {"Idempotency-Key": new_id("k")}
+    first = http.post("/v1/jobs", json=request_body, headers=key)
+    again = http.post("/v1/jobs", json=request_body, headers=key)
+    assert (first.status_code, first.json()["state"]) == (202, "queued")
+    assert first.json()["queue_position"] >= 1
+    assert again.json() == first.json()
+    assert again.headers["idempotency-replayed"] == "true"
+    problem(
+        http.post("/v1/jobs", json={**request_body, "name": "x"}, headers=key), 422, "idempotency_key_reused", "Idempotency-Key"
+    )
+    assert len(http.get("/v1/jobs").json()["items"]) == 1
+
+
+def test_a_failed_request_does_not_burn_its_key(http: httpx.Client, request_body: dict[str, Any]) -> None:
+    key = {"Idempotency-Key": new_id("k")}
+    problem(http.post("/v1/jobs", json={**request_body, "recipe": "nope"}, headers=key), 422, "invalid_recipe", "recipe")
+    assert http.post("/v1/jobs", json=request_body, headers=key).status_code == 202
+
+
+def test_a_job_is_accepted_while_the_broker_is_down(database: Database, tmp_path: Path) -> None:
+    service = Service(tmp_path / "home", database, broker="redis://127.0.0.1:1/0")
+    service.start_api()
+    try:
+        with service.client() as http:
+            body = {
+                "models": {"base": ready_model(service, http)},
+                "datasets": [ready_dataset(service, http)],
+                "recipe": "quick",
+            }
+            assert http.post("/v1/jobs", json=body).status_code == 202
+        wait_for(lambda: "wake_up_lost" in service.log("api"))
+    finally:
+        service.stop()
+
+
+def test_preflight_stores_nothing(http: httpx.Client, request_body: dict[str, Any]) -> None:
+    answer = http.post("/v1/jobs?validate_only=true", json=request_body)
+    assert answer.status_code == 200
+    assert answer.json()["shape"]["hidden"] == 256
+    assert answer.json()["estimate"]["minutes"] > 0
+    assert http.get("/v1/jobs").json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param"),
+    [
+        ({"recipe": {"prune": {"ratoi": 0.3}}}, "invalid_recipe", "recipe.prune.ratoi"),
+        ({"recipe": {"prune": {"ratio": 1.5}}}, "invalid_recipe", "recipe.prune.ratio"),
+        ({"recipe": {"prune": {"ratio": 0.99}}}, "unsupported_shape", "recipe.prune.ratio"),
+        ({"recipe": {"prune": {"ratio": {"layers": 1.5}}}}, "invalid_recipe", "recipe.prune.ratio.layers"),
+        ({"recipe": {"prune": {"axes": ["ffn"], "target_params": 0.9}}}, "unsupported_shape", "recipe.prune.target_params"),
+        ({"recipe": {"train": {"max_length": 4096}}}, "invalid_spec", "recipe.train.max_length"),
+        ({"recipe": "slow"}, "invalid_recipe", "recipe"),
+        ({"models": {"base": "mdl_none"}}, "not_found", "models.base"),
+        ({"task": "image-classification"}, "invalid_request", "task"),
+        ({"task": "text-regression"}, "invalid_request", "task"),
+        ({"priority": 99}, "invalid_request", "priority"),
+        ({"surprise": 1}, "invalid_request", "surprise"),
+        ({"evaluate": {"length": 100_000}}, "invalid_request", "evaluate.length"),
+    ],
+)
+def test_bad_jobs_name_the_field(
+    change: dict[str, Any], code: str, param: str, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    answer = http.post("/v1/jobs", json={**request_body, **change})
+    problem(answer, 404 if code == "not_found" else 422, code, param)
+    assert http.get("/v1/jobs").json()["items"] == []
+
+
+@pytest.mark.parametrize("target", ["speed_up", "retention"])
+def test_an_infinite_target_is_refused(http: httpx.Client, request_body: dict[str, Any], target: str) -> None:
+    body = json.dumps({**request_body, "targets": {target: 0}}).replace(f'"{target}": 0', f'"{target}": 1e999')
+    answer = http.post("/v1/jobs", content=body, headers={"Content-Type": "application/json"})
+    problem(answer, 422, "invalid_request", f"targets.{target}")
+
+
+def test_a_model_that_is_not_ready_is_refused(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    reasons = json.dumps([{"code": "unsafe_checkpoint", "cause": "it is a pickle"}])
+    sql(service, "UPDATE models SET state = 'rejected', reasons = %s WHERE id = %s", reasons, request_body["models"]["base"])
+    assert "it is a pickle" in problem(http.post("/v1/jobs", json=request_body), 409, "not_ready", "models.base")["cause"]
+
+
+NUMBERS = {
+    **DATA_FACTS,
+    "task": "text-regression",
+    "labels": [],
+    "label_counts": {"train": {}},
+    "values": {"train": {"least": 0, "most": 5, "mean": 2}},
+}
+
+
+def test_a_job_names_several_datasets(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    one, other = request_body["datasets"][0], ready_dataset(service, http)
+    sql(service, "UPDATE datasets SET facts = %s, task = 'text-regression' WHERE id = %s", json.dumps(NUMBERS), other)
+    body = {**request_body, "datasets": [one, other]}
+    single = [
+        http.post("/v1/jobs?validate_only=true", json={**body, "datasets": [data]}).json()["estimate"] for data in (one, other)
+    ]
+    both = http.post("/v1/jobs?validate_only=true", json=body).json()["estimate"]
+    assert both["minutes"] == pytest.approx(sum(estimate["minutes"] for estimate in single), abs=0.11)
+    assert both["disk_bytes"] == sum(estimate["disk_bytes"] for estimate in single)
+    assert both["memory_bytes"] == max(estimate["memory_bytes"] for estimate in single)
+    made = http.post("/v1/jobs", json=body).json()
+    shown = http.get(f"/v1/jobs/{made['id']}").json()
+    assert (shown["task"], shown["datasets"], shown["parts"]) == ("several", [one, other], ["d", "d-2"])
+    assert made["id"] in problem(http.delete(f"/v1/datasets/{other}"), 409, "in_use")["cause"]
+    http.post(f"/v1/jobs/{made['id']}/cancel")
+    again = http.post(f"/v1/jobs/{made['id']}/retry").json()
+    assert (again["datasets"], again["parts"], again["retry_of"]) == ([one, other], ["d", "d-2"], made["id"])
+    http.post(f"/v1/jobs/{again['id']}/cancel")
+    assert http.delete(f"/v1/datasets/{other}").status_code == 204
+    problem(http.post(f"/v1/jobs/{made['id']}/retry"), 404, "not_found")
+
+
+def test_of_several_datasets_the_wrong_one_is_named(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    one, other = request_body["datasets"][0], ready_dataset(service, http)
+    several = {**request_body, "datasets": [one, other]}
+    problem(http.post("/v1/jobs", json={**several, "datasets": [one, "dat_none"]}), 404, "not_found", "datasets.1")
+    problem(http.post("/v1/jobs", json={**several, "datasets": [one, one]}), 422, "invalid_request", "datasets.1")
+    problem(http.post("/v1/jobs", json={**several, "datasets": [one] * 17}), 422, "invalid_request", "datasets")
+    problem(http.post("/v1/jobs", json={**several, "task": "text-classification"}), 422, "invalid_request", "task")
+    sql(service, "UPDATE datasets SET facts = %s WHERE id = %s", json.dumps({**DATA_FACTS, "labels": ["x", "y"]}), other)
+    headed = {**MODEL_FACTS, "architecture": "BertForSequenceClassification", "labels": ["negative", "positive"]}
+    sql(service, "UPDATE models SET facts = %s WHERE id = %s", json.dumps(headed), request_body["models"]["base"])
+    said = problem(http.post("/v1/jobs", json=several), 422, "label_mismatch", "datasets.1")
+    assert said["cause"].startswith("datasets.1 (d-2): the model's head has the labels")
+    sql(service, "UPDATE datasets SET state = 'validating' WHERE id = %s", other)
+    problem(http.post("/v1/jobs", json=several), 409, "not_ready", "datasets.1")
+    assert http.get("/v1/jobs").json()["items"] == []
+
+
+def test_a_job_names_a_student_and_teachers(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    base, student, one, other = request_body["models"]["base"], *(ready_model(service, http) for _ in range(3))
+    tuned = json.dumps({**MODEL_FACTS, "architecture": "BertForSequenceClassification", "labels": ["positive", "negative"]})
+    for teacher in (one, other):
+        sql(service, "UPDATE models SET facts = %s WHERE id = %s", tuned, teacher)
+    models = {"base": base, "student": student, "teachers": [one, other]}
+    body = {**request_body, "models": models, "recipe": {"prune": None}}
+    problem(http.post("/v1/jobs", json={**body, "recipe": "quick"}), 422, "invalid_spec", "recipe.prune")
+    untaught = {**body, "recipe": {"prune": None, "distill": None}}
+    problem(http.post("/v1/jobs", json=untaught), 422, "invalid_spec", "models.student")
+    for named, code, param in (
+        ({"teachers": [one, one]}, "invalid_request", "models.teachers.1"),
+        ({"teachers": [one, student]}, "label_mismatch", "models.teachers.1"),
+        ({"teachers": [one] * 9}, "invalid_request", "models.teachers"),
+        ({"student": "mdl_none"}, "not_found", "models.student"),
+    ):
+        answer = http.post("/v1/jobs", json={**body, "models": {**models, **named}})
+        problem(answer, 404 if code == "not_found" else 422, code, param)
+    assert http.get("/v1/jobs").json()["items"] == []
+    made = http.post("/v1/jobs", json=body).json()
+    assert http.get(f"/v1/jobs/{made['id']}").json()["models"] == models
+    for model in (student, other):
+        assert made["id"] in problem(http.delete(f"/v1/models/{model}"), 409, "in_use")["cause"]
+        assert [job["id"] for job in http.get(f"/v1/jobs?model={model}").json()["items"]] == [made["id"]]
+    http.post(f"/v1/jobs/{made['id']}/cancel")
+    again = http.post(f"/v1/jobs/{made['id']}/retry").json()
+    assert (again["models"], again["retry_of"]) == (models, made["id"])
+    http.post(f"/v1/jobs/{again['id']}/cancel")
+    assert http.delete(f"/v1/models/{other}").status_code == 204
+    problem(http.post(f"/v1/jobs/{made['id']}/retry"), 404, "not_found")
