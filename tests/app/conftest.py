@@ -12,6 +12,8 @@ from app.models import Job
 from tests.conftest import Database
 from tests.rows import submitted
 
+pytest.register_assert_rewrite("tests.app.world")  # so that rows that differ are shown
+
 SessionMaker = Callable[[], AbstractContextManager[Session]]
 
 
