@@ -1,9 +1,6 @@
 """Training that was stopped and taken up ends with the very weights of one that was not, in every phase."""
 
-import json
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,114 +9,34 @@ import torch
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
-from compression import checkpoint, numerics, saving
+from compression import numerics
 from compression.batches import Batch
-from compression.budget import Budget
 from compression.catalog.cost import SAVED_BYTES
-from compression.checkpoint import Unusable
 from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Targets, Train
-from compression.report import Event, Log, Progress, Stage, TrainingSaved
-from compression.saving import Pause, Saver
+from compression.report import Log, Progress, Stage
+from compression.saving import Saver
 from compression.stages.distill import distill
 from compression.stages.prepare import prepare
 from compression.stages.prune import prune
 from compression.stages.quantize import quantize
-from compression.state import State
 from compression.tasks.base import labelled
 from compression.training import Plan, Tick, train
-from tests.compression.conftest import encoded, sentences, state_of, tiny_config
-
-RECIPE = Recipe(
-    prepare=Prepare(epochs=3, rate=3e-3),
-    quantize=Quantize(qat=Qat(full=1, ramp=1, quantized=1, rate=1e-3)),
-    prune=Prune(ratio=0.5, multiple=8, calibration_rows=64, recovery=Recovery(epochs=4, rate=1e-3)),
-    distill=Distill(epochs=3, rate=3e-3, attention=1.0),
-    train=Train(batch=64, max_length=32),
+from tests.compression.conftest import encoded, sentences
+from tests.compression.saving.conftest import (
+    RECIPE,
+    STEPS_AN_EPOCH,
+    WORK,
+    Listener,
+    go_on,
+    resumed,
+    same,
+    saver,
+    state_before,
+    weights,
 )
-WORK: dict[Stage, Callable[[State], Iterator[Event]]] = {
-    "baseline": prepare,
-    "quantized": quantize,
-    "pruned": prune,
-    "distilled": distill,
-}
-STEPS_AN_EPOCH = 5
-
-
-def state_before(stage: Stage, device: str = "cpu", recipe: Recipe = RECIPE) -> State:
-    """Do all that comes before a stage, without saving."""
-    torch.manual_seed(0)
-    state = state_of(BertForSequenceClassification(tiny_config(num_labels=2)).eval().to(device), recipe)
-    state.budget = Budget(recipe.train.max_steps, recipe.train.max_minutes)
-    for name, work in WORK.items():
-        if name == stage:
-            break
-        list(work(state))
-        state.notes.clear()
-    return state
-
-
-def weights(state: State) -> list[Tensor]:
-    return [parameter.detach().cpu().clone() for parameter in state.model.parameters()]
-
-
-def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    return all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
-
 
 RANDOM_STATE_AND_NAMES = 50_000
 """Bytes of a save that do not hang on the model's size."""
-
-
-@dataclass
-class Listener:
-    """Takes each save as a supervisor does: keeps its files, then removes its folder."""
-
-    kept: Path
-    saves: list[TrainingSaved] = field(default_factory=list)
-
-    def hear(self, events: Iterator[Event]) -> list[Event]:
-        others: list[Event] = []
-        for event in events:
-            if not isinstance(event, TrainingSaved):
-                others.append(event)
-                continue
-            self.saves.append(event)
-            place = self.kept.parent / "out" / event.folder
-            for file in event.files:
-                assert checkpoint.digest(place / file.path) == file.sha256
-            place.rename(self.kept / str(len(self.saves)))
-        return others
-
-
-@pytest.fixture
-def listener(tmp_path: Path) -> Listener:
-    (tmp_path / "kept").mkdir()
-    return Listener(tmp_path / "kept")
-
-
-def saver(tmp_path: Path, **changes: Any) -> Saver:
-    return Saver(**{"folder": tmp_path / "out", "fingerprint": "same work", "seconds": 0.0, **changes})
-
-
-def resumed(tmp_path: Path, listener: Listener, number: int, **changes: Any) -> Saver:
-    """Lay a kept save where a supervisor lays it; return the new attempt's saver."""
-    resume = tmp_path / "resume"
-    shutil.rmtree(resume, ignore_errors=True)
-    shutil.copytree(listener.kept / str(number), resume / saving.FOLDER)
-    made = saver(tmp_path, resume=resume, seconds=None, **changes)
-    assert made.look() is None
-    return made
-
-
-def go_on(stage: Stage, given: Saver, device: str = "cpu", recipe: Recipe = RECIPE) -> tuple[State, list[Event]]:
-    """Do a stage in a new attempt, whose random numbers and weights are not those of the first."""
-    state = state_before(stage, device, recipe)
-    torch.manual_seed(4711)
-    with torch.no_grad():
-        for parameter in state.model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=1e-3)
-    state.saver = given
-    return state, list(WORK[stage](state))
 
 
 def check(stage: Stage, tmp_path: Path, listener: Listener, device: str = "cpu") -> None:
@@ -151,6 +68,22 @@ def check(stage: Stage, tmp_path: Path, listener: Listener, device: str = "cpu")
             assert log == f"Training goes on from step {number} of {listener.saves[0].total}."
 
 
+@pytest.mark.parametrize("stage", WORK)
+def test_what_is_taken_up_ends_bit_for_bit_alike(stage: Stage, tmp_path: Path, listener: Listener) -> None:
+    check(stage, tmp_path, listener)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_random_numbers_of_a_device_go_on_too(tmp_path: Path, listener: Listener) -> None:
+    """Dropout draws from the device's generator: without its state the weights would differ."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        check("baseline", tmp_path, listener, "cuda")
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_static_ranges_and_the_order_of_the_ramp_come_from_what_was_saved(tmp_path: Path, listener: Listener) -> None:
     static = Quantize(scheme="static-int8", calibration_rows=32, qat=Qat(full=0, ramp=2, quantized=1, rate=1e-3))
     recipe = RECIPE.model_copy(update={"quantize": static})
@@ -162,11 +95,6 @@ def test_static_ranges_and_the_order_of_the_ramp_come_from_what_was_saved(tmp_pa
     assert same(weights(again), weights(saved))
     assert numerics.simulation_of(again.model) == numerics.simulation_of(saved.model)
     assert again.notes == saved.notes
-
-
-@pytest.mark.parametrize("stage", WORK)
-def test_what_is_taken_up_ends_bit_for_bit_alike(stage: Stage, tmp_path: Path, listener: Listener) -> None:
-    check(stage, tmp_path, listener)
 
 
 def test_a_cut_in_steps_goes_on_from_its_own_scores(tmp_path: Path, listener: Listener) -> None:
@@ -266,17 +194,6 @@ def test_a_remedy_that_is_being_applied_goes_on_bit_for_bit(tmp_path: Path, list
     assert len(met.notes) == 1
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_random_numbers_of_a_device_go_on_too(tmp_path: Path, listener: Listener) -> None:
-    """Dropout draws from the device's generator: without its state the weights would differ."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        check("baseline", tmp_path, listener, "cuda")
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 def test_a_training_that_stepped_back_goes_on_so(tmp_path: Path, listener: Listener) -> None:
     rows, validation = encoded(sentences(320, 1)), encoded(sentences(64, 3))
     plan = Plan("prepare", 3, 3e-3, 64, seed=0, dropout=True)
@@ -304,120 +221,3 @@ def test_a_training_that_stepped_back_goes_on_so(tmp_path: Path, listener: Liste
     state, calls = state_before("baseline"), 0
     with pytest.raises(Exception, match="also at half the rate"):
         list(ticks(state.model, resumed(tmp_path, listener, 9), bad=3))
-
-
-def test_nothing_is_saved_until_the_save_before_was_taken(tmp_path: Path) -> None:
-    state = state_before("baseline")
-    state.saver = saver(tmp_path)
-    steps: list[int] = []
-    for event in prepare(state):
-        if isinstance(event, TrainingSaved):
-            steps.append(event.step)
-            assert [path.name for path in (tmp_path / "out").iterdir()] == [event.folder] == [f"training-{len(steps)}"]
-        if isinstance(event, Progress) and event.score is not None and event.step == 2 * STEPS_AN_EPOCH:
-            shutil.rmtree(tmp_path / "out" / "training-1")
-        if len(steps) == 2:
-            break
-    assert steps == [1, 2 * STEPS_AN_EPOCH + 1]
-
-
-def test_a_pause_saves_at_once_and_stops(tmp_path: Path, listener: Listener) -> None:
-    plain = state_before("distilled")
-    list(distill(plain))
-    state = state_before("distilled")
-    answers = iter([False] * 6 + [True] * 99)
-    state.saver = saver(tmp_path, seconds=None, pause_asked=lambda: next(answers))
-    with pytest.raises(Pause):
-        listener.hear(distill(state))
-    assert [save.step for save in listener.saves] == [7]
-    state, _ = go_on("distilled", resumed(tmp_path, listener, 1))
-    assert same(weights(state), weights(plain))
-
-
-def test_a_pause_after_the_last_step_keeps_the_result(tmp_path: Path, listener: Listener) -> None:
-    state = state_before("baseline")
-    answers = iter([False] * 15 + [True])
-    state.saver = saver(tmp_path, seconds=None, pause_asked=lambda: next(answers))
-    with pytest.raises(Pause):
-        listener.hear(prepare(state))
-    assert json.loads(checkpoint.unsealed(listener.kept / "1" / "state.json"))["where"]["ended"]
-
-
-def test_a_listener_that_takes_nothing_cannot_hold_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "PATIENCE", 0.2)
-    state = state_before("baseline")
-    answers = iter([False] * 6 + [True])
-    state.saver = saver(tmp_path, pause_asked=lambda: next(answers))
-    seen: list[Event] = []
-    with pytest.raises(Pause):
-        for event in prepare(state):
-            seen.append(event)  # noqa: PERF402 (what was seen before it raises counts)
-    assert [event.step for event in seen if isinstance(event, TrainingSaved)] == [1]
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
-def edit(path: Path) -> None:
-    path.write_text(path.read_text().replace("epoch", "epocc"))
-
-
-@pytest.mark.parametrize(
-    ("harm", "says"),
-    [
-        (lambda place: flip(place / "training.safetensors"), "training.safetensors is not what was written"),
-        (lambda place: edit(place / "state.json"), "state.json is damaged"),
-        (lambda place: (place / "state.json").write_text("{}"), "cannot be read"),
-        (lambda place: (place / "training.safetensors").unlink(), "cannot be read"),
-        (lambda place: (place / "state.json").unlink(), "cannot be read"),
-    ],
-)
-def test_a_damaged_save_costs_time_only(tmp_path: Path, listener: Listener, harm: Callable[[Path], object], says: str) -> None:
-    state = state_before("baseline")
-    state.saver = saver(tmp_path)
-    listener.hear(prepare(state))
-    again = resumed(tmp_path, listener, 7)
-    harm(tmp_path / "resume" / "training")
-    again.found = None
-    problem = again.look()
-    assert problem is not None
-    assert says in problem
-    anew = state_before("baseline")
-    anew.saver = again
-    assert not [event for event in prepare(anew) if isinstance(event, Log)]
-    assert same(weights(anew), weights(state))
-
-
-def test_a_save_of_other_work_or_of_another_stage_is_not_used(tmp_path: Path, listener: Listener) -> None:
-    state = state_before("baseline")
-    state.saver = saver(tmp_path)
-    listener.hear(prepare(state))
-    with pytest.raises(Unusable, match="other work"):
-        saving.read(listener.kept / "7", "another fingerprint")
-    given = resumed(tmp_path, listener, 7)
-    plain, other = state_before("pruned"), state_before("pruned")
-    other.saver = given
-    list(prune(plain))
-    list(prune(other))
-    assert same(weights(other), weights(plain))
-
-
-def test_losses_that_are_no_numbers_are_kept_as_they_are(tmp_path: Path, listener: Listener) -> None:
-    """A model may score an infinite loss on validation before it is trained."""
-    state = state_before("baseline")
-    state.saver = saver(tmp_path)
-    worst = saving.Validation(0.0, float("-inf"))
-    ticks = train(
-        state.model,
-        Plan("prepare", 1, 1e-3, 64, 0),
-        state.rows["train"],
-        state.rows["validation"],
-        labelled(state.task, state.model),
-        validation=lambda: worst,
-        course=state.course("baseline", "tune"),
-    )
-    listener.hear(event for event in ticks if not isinstance(event, Tick))
-    assert saving.read(listener.kept / "1", "same work").where.before == worst

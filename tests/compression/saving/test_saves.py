@@ -1,0 +1,145 @@
+"""One save at a time, at once where a pause is asked for; and one that is damaged or not of this work costs time only."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from compression import checkpoint, saving
+from compression.checkpoint import Unusable
+from compression.report import Event, Log, Progress, TrainingSaved
+from compression.saving import Pause
+from compression.stages.distill import distill
+from compression.stages.prepare import prepare
+from compression.stages.prune import prune
+from compression.tasks.base import labelled
+from compression.training import Plan, Tick, train
+from tests.compression.saving.conftest import (
+    STEPS_AN_EPOCH,
+    Listener,
+    go_on,
+    resumed,
+    same,
+    saver,
+    state_before,
+    weights,
+)
+
+
+def test_nothing_is_saved_until_the_save_before_was_taken(tmp_path: Path) -> None:
+    state = state_before("baseline")
+    state.saver = saver(tmp_path)
+    steps: list[int] = []
+    for event in prepare(state):
+        if isinstance(event, TrainingSaved):
+            steps.append(event.step)
+            assert [path.name for path in (tmp_path / "out").iterdir()] == [event.folder] == [f"training-{len(steps)}"]
+        if isinstance(event, Progress) and event.score is not None and event.step == 2 * STEPS_AN_EPOCH:
+            shutil.rmtree(tmp_path / "out" / "training-1")
+        if len(steps) == 2:
+            break
+    assert steps == [1, 2 * STEPS_AN_EPOCH + 1]
+
+
+def test_a_pause_saves_at_once_and_stops(tmp_path: Path, listener: Listener) -> None:
+    plain = state_before("distilled")
+    list(distill(plain))
+    state = state_before("distilled")
+    answers = iter([False] * 6 + [True] * 99)
+    state.saver = saver(tmp_path, seconds=None, pause_asked=lambda: next(answers))
+    with pytest.raises(Pause):
+        listener.hear(distill(state))
+    assert [save.step for save in listener.saves] == [7]
+    state, _ = go_on("distilled", resumed(tmp_path, listener, 1))
+    assert same(weights(state), weights(plain))
+
+
+def test_a_pause_after_the_last_step_keeps_the_result(tmp_path: Path, listener: Listener) -> None:
+    state = state_before("baseline")
+    answers = iter([False] * 15 + [True])
+    state.saver = saver(tmp_path, seconds=None, pause_asked=lambda: next(answers))
+    with pytest.raises(Pause):
+        listener.hear(prepare(state))
+    assert json.loads(checkpoint.unsealed(listener.kept / "1" / "state.json"))["where"]["ended"]
+
+
+def test_a_listener_that_takes_nothing_cannot_hold_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "PATIENCE", 0.2)
+    state = state_before("baseline")
+    answers = iter([False] * 6 + [True])
+    state.saver = saver(tmp_path, pause_asked=lambda: next(answers))
+    seen: list[Event] = []
+    with pytest.raises(Pause):
+        for event in prepare(state):
+            seen.append(event)  # noqa: PERF402 (what was seen before it raises counts)
+    assert [event.step for event in seen if isinstance(event, TrainingSaved)] == [1]
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def edit(path: Path) -> None:
+    path.write_text(path.read_text().replace("epoch", "epocc"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda place: flip(place / "training.safetensors"), "training.safetensors is not what was written"),
+        (lambda place: edit(place / "state.json"), "state.json is damaged"),
+        (lambda place: (place / "state.json").write_text("{}"), "cannot be read"),
+        (lambda place: (place / "training.safetensors").unlink(), "cannot be read"),
+        (lambda place: (place / "state.json").unlink(), "cannot be read"),
+    ],
+)
+def test_a_damaged_save_costs_time_only(tmp_path: Path, listener: Listener, harm: Callable[[Path], object], says: str) -> None:
+    state = state_before("baseline")
+    state.saver = saver(tmp_path)
+    listener.hear(prepare(state))
+    again = resumed(tmp_path, listener, 7)
+    harm(tmp_path / "resume" / "training")
+    again.found = None
+    problem = again.look()
+    assert problem is not None
+    assert says in problem
+    anew = state_before("baseline")
+    anew.saver = again
+    assert not [event for event in prepare(anew) if isinstance(event, Log)]
+    assert same(weights(anew), weights(state))
+
+
+def test_a_save_of_other_work_or_of_another_stage_is_not_used(tmp_path: Path, listener: Listener) -> None:
+    state = state_before("baseline")
+    state.saver = saver(tmp_path)
+    listener.hear(prepare(state))
+    with pytest.raises(Unusable, match="other work"):
+        saving.read(listener.kept / "7", "another fingerprint")
+    given = resumed(tmp_path, listener, 7)
+    plain, other = state_before("pruned"), state_before("pruned")
+    other.saver = given
+    list(prune(plain))
+    list(prune(other))
+    assert same(weights(other), weights(plain))
+
+
+def test_losses_that_are_no_numbers_are_kept_as_they_are(tmp_path: Path, listener: Listener) -> None:
+    """A model may score an infinite loss on validation before it is trained."""
+    state = state_before("baseline")
+    state.saver = saver(tmp_path)
+    worst = saving.Validation(0.0, float("-inf"))
+    ticks = train(
+        state.model,
+        Plan("prepare", 1, 1e-3, 64, 0),
+        state.rows["train"],
+        state.rows["validation"],
+        labelled(state.task, state.model),
+        validation=lambda: worst,
+        course=state.course("baseline", "tune"),
+    )
+    listener.hear(event for event in ticks if not isinstance(event, Tick))
+    assert saving.read(listener.kept / "1", "same work").where.before == worst
