@@ -1,6 +1,5 @@
 """An engine that a model file has taken over: each of its tricks ends as `engine_misbehaved` and harms nobody else."""
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -17,7 +16,7 @@ from tests.client.figures import report, row
 from tests.conftest import ROOT
 from tests.faults.conftest import SHORT, Stand
 from tests.faults.hostile_engine import TRICKS
-from workers.folders import LOCK
+from workers.folders import private_folder
 
 OVERWRITTEN = b"overwritten"
 ON_EITHER = {"numbers_that_are_none", "numbers_beyond_all_bounds"}
@@ -46,13 +45,11 @@ def forged(stand: Stand, bystander: Path) -> dict[str, Any]:
 @pytest.fixture
 def bystander(stand: Stand) -> Iterator[Path]:
     """The folder in which another job of this host has saved its training."""
-    folder = stand.service.home / "scratch" / "job_bystander-1" / "out" / "checkpoints"
-    (folder / "training-1").mkdir(parents=True)
-    (folder / "training-1" / "state").write_text("hours of work")
-    with (folder.parent.parent / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with private_folder(stand.service.home / "scratch", "job_bystander-1") as attempt:
+        folder = attempt / "out" / "checkpoints"
+        (folder / "training-1").mkdir(parents=True)
+        (folder / "training-1" / "state").write_text("hours of work")
         yield folder
-    shutil.rmtree(folder.parent.parent)
 
 
 @pytest.fixture
