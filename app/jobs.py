@@ -155,6 +155,10 @@ def _due() -> tuple[ColumnElement[bool], ...]:
     )
 
 
+def _fits(memory_bytes: int | None) -> tuple[ColumnElement[bool], ...]:
+    return () if memory_bytes is None else (or_(Job.memory_bytes.is_(None), Job.memory_bytes <= memory_bytes),)
+
+
 def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: int | None = None) -> Claim | None:
     """Take the next job: by priority, then the team with fewest running, then age; None where nothing can run now.
 
@@ -162,10 +166,9 @@ def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: 
     """
     other = aliased(Job)
     running = select(func.count()).select_from(other).where(other.team_id == Job.team_id, other.state == RUNNING)
-    fits = () if memory_bytes is None else (or_(Job.memory_bytes.is_(None), Job.memory_bytes <= memory_bytes),)
     runnable = (
         select(Job.id)
-        .where(*_due(), *fits)
+        .where(*_due(), *_fits(memory_bytes))
         .order_by(Job.priority.desc(), running.scalar_subquery(), Job.id)
         .limit(1)
         .with_for_update(skip_locked=True, of=Job)
@@ -340,6 +343,6 @@ def expire(session: Session) -> list[str]:
     ]
 
 
-def work_waiting(session: Session) -> bool:
-    """Say whether any job could be claimed right now."""
-    return session.scalar(select(Job.id).where(*_due()).limit(1)) is not None
+def work_waiting(session: Session, memory_bytes: int | None = None) -> bool:
+    """Say whether any job could be claimed right now, by a worker of so much memory."""
+    return session.scalar(select(Job.id).where(*_due(), *_fits(memory_bytes)).limit(1)) is not None

@@ -10,6 +10,7 @@ from celery import signals
 from app import db, logs, queue
 from app.settings import get_settings
 from workers.folders import sweep
+from workers.hearing import Ears
 from workers.presence import Presence
 
 PR_SET_PDEATHSIG = 1
@@ -17,6 +18,7 @@ LANE = os.environ.get("LATHE_LANE", queue.JOBS)
 
 app = queue.make_celery(get_settings())
 app.conf.imports = ("workers.tasks",)
+ears = Ears()
 _presence: Presence | None = None
 
 
@@ -26,7 +28,7 @@ def _starting(**_: Any) -> None:
     logs.configure(f"worker-{LANE}")
     settings = get_settings()
     sweep(settings.scratch)
-    _presence = Presence(LANE, settings)
+    _presence = Presence(LANE, settings, ears)
     _presence.register()
     db.get_engine().dispose()  # the children are forked from here and must not share a connection
 

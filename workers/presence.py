@@ -10,11 +10,13 @@ from typing import Any
 import structlog
 from sqlalchemy import select, update
 
+from app import jobs, queue, resources
 from app.clock import now
 from app.db import get_engine, reading, writing
 from app.ids import new_id
 from app.models import Worker
 from app.settings import Settings
+from workers.hearing import Ears, Hearing, begin_anew
 from workers.limits import machine_memory
 from workers.sandbox import get_sandbox
 
@@ -52,13 +54,14 @@ gate = Gate()
 class Presence(threading.Thread):
     """Says every few seconds that this worker lives. Runs in Celery's parent, so it goes on while the child works."""
 
-    def __init__(self, lane: str, settings: Settings) -> None:
+    def __init__(self, lane: str, settings: Settings, ears: Ears) -> None:
         super().__init__(name="presence", daemon=True)
         self.worker_id = new_id("wkr")
         self.lane, self.settings = lane, settings
         self.stirred = threading.Event()
         self.drains = False
         self.facts: dict[str, Any] = {}
+        self.hearing = Hearing(ears, queue.bell(), lane)
 
     def register(self) -> None:
         """Write the row. The child that works reads its id from the environment."""
@@ -87,6 +90,8 @@ class Presence(threading.Thread):
             try:
                 self.beat(drains)
                 told = drains
+                if not drains and self.hearing.is_lost(self.work_waits):
+                    begin_anew(self.lane)
             except Exception as error:  # the database is away; it will be asked again
                 log.warning("presence_failed", error=str(error))
             if told or not drains:
@@ -106,6 +111,17 @@ class Presence(threading.Thread):
                     mine = update(Worker).where(Worker.id == self.worker_id).values(seen_at=now(), drain=drains)
                     if session.scalar(mine.returning(Worker.id)) is None:
                         session.add(self._row(drain=drains))
+            finally:
+                get_engine().dispose()
+
+    def work_waits(self) -> bool:
+        """Say whether there is work that this worker could take."""
+        with gate.lock:
+            try:
+                with reading() as session:
+                    if self.lane == queue.CHECKS:
+                        return resources.checks_waiting(session)
+                    return jobs.work_waiting(session, machine_memory())
             finally:
                 get_engine().dispose()
 

@@ -8,7 +8,7 @@ from app import jobs, queue
 from app.db import writing
 from app.settings import get_settings
 from app.storage import get_storage
-from workers.celery_app import app
+from workers.celery_app import app, ears
 from workers.checks import check_next
 from workers.folders import sweep
 from workers.limits import machine_memory
@@ -19,6 +19,7 @@ log = structlog.get_logger()
 
 
 @app.task(name=queue.task_name(queue.JOBS))
+@ears.at_work()
 def run_jobs() -> None:
     """Claim and run jobs until none is left, or this worker is to stop."""
     settings, worker_id = get_settings(), os.environ["LATHE_WORKER_ID"]
@@ -35,6 +36,7 @@ def run_jobs() -> None:
 
 
 @app.task(name=queue.task_name(queue.CHECKS))
+@ears.at_work()
 def run_checks() -> None:
     """Check uploads until none is left, or this worker is to stop."""
     worker_id = os.environ["LATHE_WORKER_ID"]

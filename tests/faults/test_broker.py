@@ -1,16 +1,29 @@
 """The broker carries wake-ups only: without it jobs are accepted as quickly as ever, and end a little later."""
 
 import threading
+import time
 
 import httpx
+import psutil
+import pytest
 
-from app.queue import JOBS, Bell
+from app.queue import JOBS, Bell, make_celery, queue_name
 from app.settings import Settings
 from tests.conftest import wait_for
 from tests.faults.conftest import LONG, SHORT, SQLITE, Stand
 
 SILENCE = 5.0
 """Less than any try of ours to talk to a broker that says nothing may take (app/queue.py): who waits for one is found out."""
+
+
+def at_rest(process: psutil.Process) -> bool:
+    """Whether a process did nothing, and wanted to do nothing, for two seconds."""
+    before = process.cpu_times()
+    for _ in range(20):
+        time.sleep(0.1)
+        if process.status() != psutil.STATUS_SLEEPING:
+            return False
+    return process.cpu_times() == before
 
 
 @SQLITE
@@ -58,6 +71,27 @@ def test_a_worker_takes_new_work_after_the_broker_was_a_black_hole(stand: Stand)
     job_id = stand.job(LONG)
     stand.broker.heal()
     stand.taken(job_id)
+
+
+@SQLITE
+@pytest.mark.parametrize("deafness", ["its consumer is gone", "its child hangs"])
+def test_a_worker_that_hears_nothing_begins_anew(stand: Stand, deafness: str) -> None:
+    name = stand.start_worker()
+    stand.taken(stand.job(LONG))
+    process = stand.service.processes[name]
+    if deafness == "its child hangs":
+        (child,) = psutil.Process(process.pid).children()
+        wait_for(lambda: at_rest(child), 120)  # or it would hang with SQLite's write lock in its hand
+        child.suspend()
+    else:
+        # As after a lost connection that Celery's consumer did not come back from: it lives, and takes no message.
+        celery = make_celery(Settings(broker_url=stand.service.broker))
+        assert celery.control.cancel_consumer(queue_name(JOBS), reply=True, timeout=60, limit=1)
+    job_id = stand.job(LONG)
+    stand.taken(job_id)
+    assert process.poll() is None  # whoever has started it need not notice
+    assert stand.show(job_id)["attempt"] == 1
+    assert '"event": "deaf"' in stand.service.log(name)
 
 
 def test_a_ring_that_nobody_hears_holds_nobody_up(stand: Stand) -> None:

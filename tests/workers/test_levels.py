@@ -12,6 +12,7 @@ from app.db import reading
 from app.models import Worker
 from app.settings import Settings
 from tests.conftest import ROOT
+from workers.hearing import Ears
 from workers.presence import Presence
 from workers.sandbox import STRONGEST_FIRST, CannotConfine, exposed, get_sandbox, obstacle
 
@@ -36,7 +37,7 @@ def run_where(refused: dict[str, int], *arguments: str, home: Path, **environmen
 
 def test_the_level_is_in_the_workers_row(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATHE_WORKER_ID", "")  # registering sets it
-    presence = Presence("jobs", settings)
+    presence = Presence("jobs", settings, Ears())
     presence.register()
     with reading() as session:
         found = session.get_one(Worker, presence.worker_id).facts["confinement"]

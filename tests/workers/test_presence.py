@@ -12,16 +12,18 @@ from app.db import reading, writing
 from app.models import Worker
 from app.settings import Settings
 from tests.conftest import ROOT, fresh_database
+from workers.hearing import Ears
 from workers.presence import Presence, draining
 
 FORKS = """
 import os, sqlite3, sys, threading
 from app import db
 from app.settings import get_settings
+from workers.hearing import Ears
 from workers.presence import Presence
 
 settings = get_settings()
-presence = Presence("jobs", settings)
+presence = Presence("jobs", settings, Ears())
 presence.register()
 stopped = threading.Event()
 
@@ -67,7 +69,7 @@ def test_a_worker_that_was_forgotten_is_known_again_and_can_be_told_to_stop(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATHE_WORKER_ID", "")  # put back at the end
-    presence = Presence("jobs", settings)
+    presence = Presence("jobs", settings, Ears())
     presence.register()
     with writing() as session:
         session.execute(delete(Worker))  # as the keeper does once nothing was heard for a day

@@ -1,0 +1,98 @@
+"""A worker is deaf where work waits, it does nothing, and rings that were sent do not make it look; else it is not."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from app.queue import JOBS, Bell
+from app.settings import Settings
+from workers.hearing import RING_SECONDS, UNHEARD, Ears, Hearing
+
+
+class World:
+    """A worker's parent whose clock we hold. The bell sends nothing by itself: a test says when the broker took a ring."""
+
+    def __init__(self) -> None:
+        self.ears, self.bell = Ears(), Bell(Settings())
+        self.bell.thread = None
+        self.now, self.work, self.broker = 100.0, True, True
+        self.rings = 0
+        self.hearing = Hearing(self.ears, self.bell, JOBS, clock=lambda: self.now)
+        self.bell.ring = self.ring  # type: ignore[method-assign]
+
+    def ring(self, lane: str) -> None:
+        assert lane == JOBS
+        self.rings += 1
+        self.bell.sent += self.broker
+
+    def deaf_within(self, seconds: float, every: float = 3.0) -> float | None:
+        """When it is found to be deaf, counted from now."""
+        began = self.now
+        while self.now - began < seconds:
+            if self.hearing.is_lost(lambda: self.work):
+                return self.now - began
+            self.now += every
+        return None
+
+
+def test_rings_that_do_not_arrive_make_it_deaf_and_not_before() -> None:
+    world = World()
+    found = world.deaf_within(600)
+    assert found is not None
+    assert UNHEARD * RING_SECONDS <= found <= 60
+    assert world.rings == UNHEARD
+
+
+def test_without_work_nobody_rings() -> None:
+    world = World()
+    world.work = False
+    assert world.deaf_within(600) is None
+    assert world.rings == 0
+
+
+def test_a_broker_that_takes_no_ring_says_nothing_about_ears() -> None:
+    world = World()
+    world.broker = False
+    assert world.deaf_within(600) is None
+    assert world.rings > UNHEARD
+
+
+def test_who_looks_is_not_deaf_though_work_goes_on_waiting() -> None:
+    world = World()  # its rows may be locked, or others may be faster
+    for _ in range(20):
+        assert world.deaf_within(UNHEARD * RING_SECONDS - 3) is None
+        with world.ears.at_work():
+            pass
+
+
+def test_who_is_at_work_is_not_asked_to_hear() -> None:
+    world = World()
+    with world.ears.at_work():
+        assert not world.ears.idle
+        assert world.deaf_within(600) is None
+    assert world.ears.idle
+    assert world.deaf_within(600) is not None
+
+
+@pytest.mark.parametrize("ends", ["well", "killed"])
+def test_a_child_tells_its_parent(ends: str) -> None:
+    script = f"""
+import os, signal, time
+from workers.hearing import Ears
+ears = Ears()
+first, second = os.pipe(), os.pipe()
+child = os.fork()
+if not child:
+    with ears.at_work():
+        os.write(first[1], b"x")
+        os.read(second[0], 1)
+    os._exit(0)
+os.read(first[0], 1)
+assert ears.looks == 1 and not ears.idle
+os.kill(child, signal.SIGKILL) if {ends == "killed"} else os.write(second[1], b"x")
+os.waitpid(child, 0)
+assert ears.looks == 1 and ears.idle
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ}, timeout=120)
