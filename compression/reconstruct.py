@@ -21,7 +21,7 @@ from compression.families.base import Kept, Layer, head_rows
 
 RIDGE = 0.1
 """How much a change of weights costs, in units of the inputs' mean square. Of 0.001, 0.01 and 0.1 none was best for all of four
-cuts of MiniLM-L6 on SST-2; the largest keeps nearest to what was learned on more text than calibration has."""
+cuts of MiniLM-L6 on SST-2 (norms were fitted too in that trial); the largest keeps nearest to what was learned before."""
 MOST_TOKENS = 16_384
 """Tokens that equations are made of: several for each unknown of a row, in some hundred MB for an encoder of BERT's size."""
 
