@@ -5,11 +5,12 @@
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compression.families.base import Family, Head, Kept, Layer, head_rows, linear_modules
+from compression.families.base import linear_modules
 from compression.families.bert import BERT
 from compression.families.distilbert import DISTILBERT
 from compression.families.electra import ELECTRA
 from compression.families.mpnet import MPNET
+from compression.families.parts import Family, Head, Kept, Layer, head_rows
 from compression.families.roberta import ROBERTA
 
 FAMILIES: dict[str, Family] = {
