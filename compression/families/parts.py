@@ -1,7 +1,8 @@
 """The words that all families are spoken of in: the parts of a layer, what stays of a model, and what every family can do."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from compression.report import Parameters, Shape
 
 SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
 """Keys by which stock configs name a token."""
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,27 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Routed:
+    """What stays of a layer's experts, ascending.
+
+    experts: (n,), numbers of the routed ones; units: (n, width), those of each that stays; shared: (m,), units of the shared
+    experts, which are one feed-forward part in the stock models.
+    """
+
+    experts: Tensor
+    units: Tensor
+    shared: Tensor
+
+
+@dataclass(frozen=True)
 class Kept:
     """Indices that stay, ascending: stream channels and outputs of the head's dense layer, heads and units of each layer.
 
     `layers` are the numbers of those that stay, from 0, None where all do; `heads` and `ffn` are of these.
+
+    Of a decoder `pooled` says nothing, and `heads` are groups: a KV head with the query heads that read it. Where its layers
+    have more, there is an entry for each of them too: `routed`, None in a layer without experts, as `ffn` is empty in one with
+    them; `query_ranks` and `kv_ranks`, channels of the squeezed queries (empty where they are not) and of keys and values.
     """
 
     hidden: Tensor
@@ -50,6 +69,25 @@ class Kept:
     heads: tuple[Tensor, ...]
     ffn: tuple[Tensor, ...]
     layers: tuple[int, ...] | None = None
+    routed: tuple[Routed | None, ...] = ()
+    query_ranks: tuple[Tensor, ...] = ()
+    kv_ranks: tuple[Tensor, ...] = ()
+
+    def of_layers(self, keep: Sequence[int]) -> "Kept":
+        """Leave of a choice from all layers what it says of some. keep: their numbers, from 0, in their order."""
+
+        def those(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+            return tuple(entries[number] for number in keep) if entries else ()
+
+        return replace(
+            self,
+            heads=those(self.heads),
+            ffn=those(self.ffn),
+            layers=tuple(keep),
+            routed=those(self.routed),
+            query_ranks=those(self.query_ranks),
+            kv_ranks=those(self.kv_ranks),
+        )
 
 
 Axes = tuple[Tensor | None, Tensor | None]
