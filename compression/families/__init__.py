@@ -16,7 +16,7 @@ from compression.families.gpt2 import GPT2
 from compression.families.llama import LLAMA
 from compression.families.mistral import MISTRAL
 from compression.families.mpnet import MPNET
-from compression.families.parts import Family, Head, Kept, Layer, Routed, head_rows
+from compression.families.parts import Block, Family, Head, Kept, Layer, Routed, head_rows
 from compression.families.qwen import QWEN2, QWEN3
 from compression.families.roberta import ROBERTA
 
@@ -56,6 +56,7 @@ def decoder_of(model_or_config: PreTrainedModel | PretrainedConfig) -> PreNormDe
 __all__ = [
     "DECODERS",
     "FAMILIES",
+    "Block",
     "Family",
     "Head",
     "Kept",

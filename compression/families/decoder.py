@@ -19,7 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compression.catalog.decoders import check_decoder
 from compression.families import slices
-from compression.families.parts import Head, Kept, head_rows
+from compression.families.parts import Block, Head, Kept, head_rows
 from compression.families.slices import Slices, taken
 from compression.report import Parameters, Shape
 
@@ -68,13 +68,18 @@ class PreNormDecoder:
         """Return what follows the decoder: the stock classes have one layer there, or none."""
         return Head(dense=None, out=next((getattr(model, name) for name in OUTS if hasattr(model, name)), None))
 
-    def blocks(self, model: PreTrainedModel) -> list[nn.Module]:
+    def blocks(self, model: PreTrainedModel) -> list[Block]:
         """Return the decoder's layers, shallow first."""
-        return list(model.base_model.get_submodule(self.stack).children())
+        return [self._block(layer) for layer in model.base_model.get_submodule(self.stack).children()]
+
+    def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:
+        """Return every norm that reads the residual stream, shallow first."""
+        last = model.base_model.get_submodule(self.final_norm)
+        return [*(norm for block in self.blocks(model) for norm in block.norms), last]
 
     def layer_parameters(self, model: PreTrainedModel) -> list[list[nn.Parameter]]:
         """Return the parameters of each layer, shallow first."""
-        return [list(block.parameters()) for block in self.blocks(model)]
+        return [list(block.whole.parameters()) for block in self.blocks(model)]
 
     def quantization_group(self, name: str) -> int:
         """Say how deep a module of this name lies: 0 the embeddings, 1 and on the layers, a large number what follows them."""
@@ -152,6 +157,10 @@ class PreNormDecoder:
         small = self._built(model, config, cuts, range(old.num_hidden_layers))
         _renumber(getattr(small, "generation_config", None), new_ids)
         return small
+
+    def _block(self, layer: Any) -> Block:
+        norms = (layer.input_layernorm, layer.post_attention_layernorm)
+        return Block(whole=layer, norms=norms, attended=layer.self_attn.o_proj, down=layer.mlp.down_proj)
 
     @torch.no_grad()
     def _built(self, model: PreTrainedModel, config: PretrainedConfig, cuts: Slices, layers: Sequence[int]) -> PreTrainedModel:

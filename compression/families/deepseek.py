@@ -7,6 +7,7 @@ and being read, with an ε that no config says: cutting them is as exact as that
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compression.families import slices
 from compression.families.decoder import PreNormDecoder, gated
-from compression.families.parts import Kept, Routed, head_rows
+from compression.families.parts import Block, Kept, Routed, head_rows
 from compression.families.slices import Slices, taken
 from compression.report import Experts, Latent, Shape
 
@@ -70,6 +71,18 @@ class DeepseekV3(PreNormDecoder):
             routed=tuple(None if is_dense else routed for is_dense in dense),
             query_ranks=tuple(torch.arange(latent.query) for _ in dense) if latent.query else (),
             kv_ranks=tuple(torch.arange(latent.kv) for _ in dense),
+        )
+
+    def _block(self, layer: Any) -> Block:
+        experts = getattr(layer.mlp, "experts", None)
+        return Block(
+            whole=layer,
+            norms=(layer.input_layernorm, layer.post_attention_layernorm),
+            attended=layer.self_attn.o_proj,
+            down=(layer.mlp if experts is None else layer.mlp.shared_experts).down_proj,
+            experts=experts,
+            query_rank=layer.self_attn.q_a_layernorm,
+            kv_rank=layer.self_attn.kv_a_layernorm,
         )
 
     def _routing(self, config: PretrainedConfig) -> tuple[int, int]:

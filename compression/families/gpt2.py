@@ -1,12 +1,14 @@
 """GPT-2: LayerNorms, a table of positions, biases everywhere, and layers whose weights lie transposed (Conv1D)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from compression.families import slices
 from compression.families.decoder import PreNormDecoder
-from compression.families.parts import Kept, head_rows
+from compression.families.parts import Block, Kept, head_rows
 from compression.families.slices import Slice, Slices
 from compression.report import Shape
 
@@ -35,6 +37,9 @@ class Gpt2(PreNormDecoder):
             groups=heads,
             head_size=config.hidden_size // heads,
         )
+
+    def _block(self, layer: Any) -> Block:
+        return Block(whole=layer, norms=(layer.ln_1, layer.ln_2), attended=layer.attn.c_proj, down=layer.mlp.c_proj)
 
     def _set_widths(self, config: PretrainedConfig, shape: Shape) -> None:
         config.hidden_size, config.num_attention_heads, config.n_inner = shape.hidden, shape.heads, shape.ffn

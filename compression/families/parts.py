@@ -30,6 +30,25 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Block:
+    """The parts of one decoder layer whose inputs and outputs say how much its units matter.
+
+    whole: stream in, stream out; norms: those that read the stream; attended: reads what the heads say, group by group; down:
+    reads the feed-forward units, of the shared experts where there are experts; experts: called with (tokens, hidden), the
+    numbers and the weights of the experts that each token goes to, (tokens, chosen); ranks: the norms over squeezed queries
+    and over squeezed keys and values.
+    """
+
+    whole: nn.Module
+    norms: tuple[nn.Module, nn.Module]
+    attended: nn.Module
+    down: nn.Module
+    experts: nn.Module | None = None
+    query_rank: nn.Module | None = None
+    kv_rank: nn.Module | None = None
+
+
+@dataclass(frozen=True)
 class Head:
     """What follows the encoder. `dense`: pooler or the like, None where there is none; `out`: the answer, None in a bare one.
 
