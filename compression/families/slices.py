@@ -50,7 +50,7 @@ def rms_norm(name: str, kept: Tensor, width: int) -> Slices:
 
         w / √(Σx²/n + ε)  =  w √(n/m) / √(Σx²/m + ε n/m)    for m channels of n:
 
-    the weight grows by √(n/m), and ε by n/m, where the config has one for such norms alone.
+    the weight grows by √(n/m), and ε by n/m, where the config has one for such norms alone. In 16 bits the product is rounded.
     """
     factor = math.sqrt(width / len(kept))
     cut = taken(kept)
