@@ -37,7 +37,8 @@ def decoder_shape(kind: str, shape: Shape, ratios: Mapping[DecoderAxis, float], 
     """Return the shape nearest to these ratios that the stock config can say.
 
     ratios: the share removed of each axis named; the others keep their widths. multiple: that hidden, feed-forward and expert
-    widths and ranks are rounded to. Shared experts shrink with the width of the routed ones. Raises UnsupportedShape.
+    widths and ranks are rounded to (hidden to less, where it must be a multiple of the heads too). Shared experts shrink with
+    the width of the routed ones. Raises UnsupportedShape.
     """
     if kind in COUPLED_HEADS and ratios.get("hidden") != ratios.get("heads"):
         raise UnsupportedShape(
@@ -51,7 +52,9 @@ def decoder_shape(kind: str, shape: Shape, ratios: Mapping[DecoderAxis, float], 
 
     groups, each = _groups(kind, shape, ratios), shape.heads // (shape.groups or shape.heads)
     heads = groups * each
-    step = math.lcm(multiple, EXPERT_STEP if shape.experts else 1, heads if kind in DIVIDED and heads else 1)
+    step = _step(
+        multiple, math.lcm(EXPERT_STEP if shape.experts else 1, heads if kind in DIVIDED and heads else 1), shape.hidden
+    )
     hidden = heads * (shape.hidden // shape.heads) if kind in COUPLED_HEADS else near(shape.hidden, "hidden", step)
     experts, latent = shape.experts, shape.latent
     if experts is not None:
@@ -74,6 +77,17 @@ def decoder_shape(kind: str, shape: Shape, ratios: Mapping[DecoderAxis, float], 
     )
     check_decoder(kind, found)
     return found
+
+
+def _step(multiple: int, must: int, width: int) -> int:
+    """Return what a width is rounded to: `must` always divides it, and of `multiple` as much as leaves a choice of widths.
+
+    So where `must` makes steps wider than `multiple`, and than an eighth of the width, `multiple` is halved: 64 and the 9 heads
+    of SmolLM2 would leave its 576 channels alone.
+    """
+    while multiple < math.lcm(multiple, must) and math.lcm(multiple, must) * 8 > width and multiple % 2 == 0:
+        multiple //= 2
+    return math.lcm(multiple, must)
 
 
 def _groups(kind: str, shape: Shape, ratios: Mapping[DecoderAxis, float]) -> int:
