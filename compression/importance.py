@@ -6,7 +6,7 @@ first keeps far more of the model than the weights' norm; docs/method.md says wh
 (block influence: Men et al. 2024, ShortGPT).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -45,6 +45,26 @@ def block_influence(states: Tensor) -> Tensor:
     states: (layers + 1, tokens, width), the stream before the first layer and after each -> (layers,).
     """
     return (1 - functional.cosine_similarity(states[:-1], states[1:], dim=-1)).sum(dim=1)
+
+
+def expert_scores(
+    inputs: Tensor, chosen: Tensor, weights: Tensor, said_by: Callable[[int, Tensor], Tensor], down: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Score a layer's experts and the units of each, by what they add to the stream, added up over tokens.
+
+    An expert by its router's weight times the L2 norm of its output (REAP, Lasby et al. 2025, who take the mean over its
+    tokens: the sum also says how often it is asked); a unit by the weight times the size of its activation.
+    inputs: (tokens, hidden); chosen, weights: (tokens, n), the experts that a token goes to; said_by: an expert's number and
+    its tokens, (m, hidden), to its units' activations, (m, units); down: (experts, hidden, units)
+    -> (experts,), (experts, units).
+    """
+    experts, units = torch.zeros(len(down), device=down.device), torch.zeros(len(down), down.shape[2], device=down.device)
+    for number in sorted(set(chosen.flatten().tolist())):
+        tokens, places = torch.where(chosen == number)
+        weighted = said_by(number, inputs[tokens]) * weights[tokens, places, None].to(inputs.dtype)
+        units[number] = weighted.float().abs().sum(dim=0)
+        experts[number] = functional.linear(weighted, down[number]).float().norm(dim=1).sum()
+    return experts, units
 
 
 def grouped(scores: Tensor, groups: int) -> Tensor:

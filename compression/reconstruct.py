@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from compression import families
 from compression.batches import Batch, Encoded
-from compression.families.base import Kept, Layer, head_rows
+from compression.families.parts import Kept, Layer, head_rows
 
 RIDGE = 0.1
 """How much a change of weights costs, in units of the inputs' mean square. Of 0.001, 0.01 and 0.1 none was best for all of four

@@ -11,143 +11,14 @@ here, and holds for every head class of the family, since these share the encode
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from compression.families.parts import SPECIAL_IDS, Axes, Head, Kept, Layer, head_rows
 from compression.report import Parameters, Shape
-
-SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
-"""Keys by which stock configs name a token."""
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The parts of one encoder layer that pruning and distillation speak of."""
-
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
-    attended: nn.Linear
-    attended_norm: nn.LayerNorm
-    up: nn.Linear
-    down: nn.Linear
-    norm: nn.LayerNorm
-
-
-@dataclass(frozen=True)
-class Head:
-    """What follows the encoder. `dense`: pooler or the like, None where there is none; `out`: the answer, None in a bare one.
-
-    `out` reads the outputs of `dense`, or the stream where there is no `dense`.
-    """
-
-    dense: nn.Linear | None
-    out: nn.Linear | None
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Indices that stay, ascending: stream channels and outputs of the head's dense layer, heads and units of each layer.
-
-    `layers` are the numbers of those that stay, from 0, None where all do; `heads` and `ffn` are of these.
-    """
-
-    hidden: Tensor
-    pooled: Tensor
-    heads: tuple[Tensor, ...]
-    ffn: tuple[Tensor, ...]
-    layers: tuple[int, ...] | None = None
-
-
-Axes = tuple[Tensor | None, Tensor | None]
-"""Which outputs and which inputs of a module stay; None is all of them. A table has rows for outputs."""
-
-
-class Family(Protocol):
-    """One model family, taken apart. `families.of` finds the one of a model or a config."""
-
-    attention: str
-    """The attention implementation that the engine opens its models with: the fastest that the stock code has."""
-
-    def shape_of(self, config: PretrainedConfig) -> Shape:
-        """Read the widths from a stock config."""
-        ...
-
-    def max_positions(self, config: PretrainedConfig) -> int:
-        """Say how many tokens a text may have."""
-        ...
-
-    def types(self, config: PretrainedConfig) -> int:
-        """Count the token types that the model tells apart; fewer than two means that it takes no token_type_ids."""
-        ...
-
-    def layers(self, model: PreTrainedModel) -> list[Layer]:
-        """Return the encoder's layers, shallow first."""
-        ...
-
-    def embeddings(self, model: PreTrainedModel) -> nn.Module:
-        """Return the module that holds the token, position and type tables."""
-        ...
-
-    def head(self, model: PreTrainedModel) -> Head:
-        """Return what follows the encoder."""
-        ...
-
-    def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:
-        """Return every module whose output is the residual stream, the embeddings' first."""
-        ...
-
-    def stream_makers(self, model: PreTrainedModel) -> list[Tensor]:
-        """Return the weights that write the stream, each (hidden, inputs)."""
-        ...
-
-    def stream_readers(self, model: PreTrainedModel) -> list[Tensor]:
-        """Return the weights that read the stream, each (outputs, hidden)."""
-        ...
-
-    def head_scores(self, scores: list[Tensor]) -> list[Tensor]:
-        """Make the scores of each layer's heads such that a choice by them can be built. (heads,) each -> the same."""
-        ...
-
-    def layer_parameters(self, model: PreTrainedModel) -> list[list[nn.Parameter]]:
-        """Return the parameters of each encoder layer, shallow first."""
-        ...
-
-    def quantization_group(self, name: str) -> int:
-        """Say how deep a module of this name lies: 0 the embeddings, 1 and on the layers, a large number what follows them."""
-        ...
-
-    def parameters_of(self, model: PreTrainedModel) -> Parameters:
-        """Count elements of unique parameters, those of the token, position and type tables apart."""
-        ...
-
-    def everything(self, model: PreTrainedModel) -> Kept:
-        """Return the choice that keeps the model as it is."""
-        ...
-
-    def narrowed(self, model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
-        """Build the stock model of the narrower stock config and fill it with the kept slices of `model`."""
-        ...
-
-    def drawn(self, model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
-        """Build a stock model like `model` with other widths and layers, its weights drawn anew. The vocabulary stays."""
-        ...
-
-    def without_layers(self, model: PreTrainedModel, keep: list[int]) -> PreTrainedModel:
-        """Build the stock model that has only the layers named."""
-        ...
-
-    def with_vocabulary(self, model: PreTrainedModel, kept_token_ids: list[int]) -> PreTrainedModel:
-        """Build the stock model that knows only the tokens named."""
-        ...
-
-    def fixed_tokens(self, config: PretrainedConfig) -> tuple[int, ...]:
-        """Return the first token ids, which must keep their numbers when the vocabulary shrinks."""
-        ...
 
 
 class PostNormEncoder:
@@ -362,11 +233,6 @@ class PostNormEncoder:
         if head.out is not None:
             axes[head.out] = (None, kept.pooled if head.dense is not None else kept.hidden)
         return axes
-
-
-def head_rows(heads: Tensor, size: int) -> Tensor:
-    """Turn head numbers to the rows of query, key and value that belong to them. (n,) -> (n × size,)."""
-    return (heads[:, None] * size + torch.arange(size)).flatten()
 
 
 def linear_modules(model: nn.Module) -> Iterator[nn.Linear]:

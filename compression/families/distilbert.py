@@ -5,7 +5,8 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compression.families.base import Layer, PostNormEncoder
+from compression.families.base import PostNormEncoder
+from compression.families.parts import Layer
 
 
 class DistilBert(PostNormEncoder):

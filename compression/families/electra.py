@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compression.families.base import Axes, Kept, PostNormEncoder
+from compression.families.base import PostNormEncoder
+from compression.families.parts import Axes, Kept
 from compression.report import Shape
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compression.families.base import Axes, Kept, Layer, PostNormEncoder
+from compression.families.base import PostNormEncoder
+from compression.families.parts import Axes, Kept, Layer
 
 FIRST_POSITION = 2
 """The stock code counts positions from the padding id 1, whatever the config says."""

@@ -21,7 +21,9 @@ from compression.report.events import (
 )
 from compression.report.figures import (
     STAGES,
+    Experts,
     Latency,
+    Latent,
     NotMeasured,
     Parameters,
     Ratios,
@@ -49,11 +51,13 @@ __all__ = [
     "ArtifactReady",
     "DataFacts",
     "Event",
+    "Experts",
     "Failed",
     "File",
     "Finding",
     "Finished",
     "Latency",
+    "Latent",
     "LayerRange",
     "Log",
     "ModelFacts",

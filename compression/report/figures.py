@@ -18,8 +18,29 @@ class NotMeasured(Config):
     not_measured: str
 
 
+class Experts(Config):
+    """The experts of a decoder's layers: routed ones, of which each token is sent to some, and shared ones for all tokens."""
+
+    count: Annotated[int, Field(description="Routed experts of a layer.")]
+    ffn: Annotated[int, Field(description="Units of one routed expert.")]
+    shared: Annotated[int, Field(description="Units of a layer's shared experts together: a multiple of `ffn`.")]
+    chosen: Annotated[int, Field(description="Routed experts that a token is sent to.")]
+    groups: Annotated[int, Field(description="Groups that the router chooses among before experts; 1 where it does not.")] = 1
+    chosen_groups: int = 1
+    dense_layers: Annotated[int, Field(description="Layers, the shallow ones, that have one feed-forward part in their place.")]
+
+
+class Latent(Config):
+    """The ranks and head widths of multi-head latent attention (DeepSeek-V2)."""
+
+    query: Annotated[int | None, Field(description="Rank that queries are squeezed to; null where they are not.")]
+    kv: Annotated[int, Field(description="Rank that keys and values are squeezed to together.")]
+    rope: Annotated[int, Field(description="Channels of a head's query and key that carry the position.")]
+    value: Annotated[int, Field(description="Channels of a head's value.")]
+
+
 class Shape(Config):
-    """The widths of an encoder, as its stock config says them."""
+    """The widths of a model, as its stock config says them. Those from `groups` on are of decoders, and else null."""
 
     layers: int
     hidden: int
@@ -27,6 +48,10 @@ class Shape(Config):
     ffn: int
     vocabulary: int
     embedding: Annotated[int | None, Field(description="Width of the token tables, where it is not `hidden`.")] = None
+    groups: Annotated[int | None, Field(description="Key and value heads, each read by as many query heads.")] = None
+    head_size: Annotated[int | None, Field(description="Channels of a head's query and key.")] = None
+    experts: Experts | None = None
+    latent: Latent | None = None
 
 
 class Parameters(Config):

@@ -47,10 +47,12 @@ def _shape(rows: Sequence[Row]) -> Shape:
     shapes = [row.shape for row in rows]
     embeddings = [shape.embedding for shape in shapes if shape.embedding is not None]
     widths = {name: _whole([getattr(shape, name) for shape in shapes]) for name in ("layers", "hidden", "heads", "ffn")}
-    return Shape(
-        **widths,
-        vocabulary=_whole([shape.vocabulary for shape in shapes]),
-        embedding=_whole(embeddings) if len(embeddings) == len(shapes) else None,
+    return shapes[0].model_copy(
+        update={
+            **widths,
+            "vocabulary": _whole([shape.vocabulary for shape in shapes]),
+            "embedding": _whole(embeddings) if len(embeddings) == len(shapes) else None,
+        }
     )
 
 

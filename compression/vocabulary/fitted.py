@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTr
 from compression import families
 from compression.batches import Encoded
 from compression.errors import UnsupportedTokenizer
-from compression.families.base import SPECIAL_IDS
+from compression.families.parts import SPECIAL_IDS
 from compression.vocabulary.files import write
 from compression.vocabulary.needs import needed, parts_of, tokens_of
 

@@ -1,0 +1,222 @@
+"""Tiny decoders of every family, random and made in milliseconds, and the whole model with parts of it silenced by hooks."""
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from compression import families
+from compression.families import Kept, Routed
+
+LAYERS, HIDDEN, FFN, WORDS, PADDING = 3, 32, 48, 61, 0
+COMMON: dict[str, Any] = {
+    "vocab_size": WORDS,
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+    "pad_token_id": PADDING,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+}
+GATED: dict[str, Any] = {"intermediate_size": FFN, "num_key_value_heads": 2}
+LATENT: dict[str, Any] = {
+    "intermediate_size": FFN,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 12,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 6,
+    "v_head_dim": 10,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "llama": {**GATED, "tie_word_embeddings": True},
+    "llama-wide": {**GATED, "head_dim": 12, "attention_bias": True, "mlp_bias": True},
+    "mistral": {**GATED, "sliding_window": 4},
+    "qwen2": {**GATED, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "qwen3": {**GATED, "head_dim": 10, "tie_word_embeddings": True},
+    "gpt2": {"scale_attn_by_inverse_layer_idx": True},
+    "deepseek_v2": {**LATENT, "q_lora_rank": None, "topk_method": "greedy"},
+    "deepseek_v2-grouped": {**LATENT, "topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1},
+    "deepseek_v3": {**LATENT, "n_group": 2, "topk_group": 1, "attention_bias": True},
+}
+"""Every kind of decoder that is taken apart in another way, by its model_type and what it has besides."""
+KINDS = list(SETTINGS)
+EXPERTS = [kind for kind in KINDS if kind.startswith("deepseek")]
+IDS = torch.randint(2, WORDS, (3, 11), generator=torch.Generator().manual_seed(0))
+
+
+def tiny_config(kind: str, **changes: object) -> PretrainedConfig:
+    name = kind.partition("-")[0]
+    return CONFIG_MAPPING[name](**{**COMMON, **SETTINGS[kind], "attn_implementation": "eager", **changes})
+
+
+@functools.cache
+def _made(kind: str, auto: Any) -> PreTrainedModel:
+    torch.manual_seed(1)
+    model: PreTrainedModel = auto.from_config(tiny_config(kind)).eval()
+    with torch.no_grad():
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            if value.ndim == 1 and "inv_freq" not in name:
+                value.add_(torch.randn_like(value) * 0.2)
+    return model
+
+
+def tiny(kind: str, auto: Any = AutoModelForCausalLM) -> PreTrainedModel:
+    """Make a model whose biases are not 0 and whose norms are not 1, so that losing one shows."""
+    return copy.deepcopy(_made(kind, auto))
+
+
+def tiny_classifier(kind: str) -> PreTrainedModel:
+    return tiny(kind, AutoModelForSequenceClassification)
+
+
+def logits(model: PreTrainedModel, ids: Tensor = IDS, mask: Tensor | None = None) -> Tensor:
+    with torch.inference_mode():
+        found: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids) if mask is None else mask).logits
+    return found
+
+
+def some(count: int, of: int, seed: int) -> Tensor:
+    """Draw which of `of` stay."""
+    return torch.randperm(of, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+
+
+def cut_on(kind: str, model: PreTrainedModel, *axes: str) -> Kept:
+    """Choose what stays when these axes are cut, other parts in each layer."""
+    family = families.decoder_of(model)
+    shape, kept = family.shape_of(model.config), vars(family.everything(model)).copy()
+    layers = [0, 2] if "layers" in axes else list(range(LAYERS))
+    if "layers" in axes:
+        kept = vars(Kept(**kept).of_layers(layers)).copy()
+    groups = shape.groups or 0
+    stay = {2: 1, 4: 3 if kind == "gpt2" else 2}[groups]
+    if "heads" in axes:
+        kept["heads"] = tuple(some(stay, groups, 10 + number) for number in layers)
+    if "hidden" in axes:
+        kept["hidden"] = some(24, HIDDEN, 20)
+    if "ffn" in axes:
+        kept["ffn"] = tuple(some(29, len(each), 30 + n) if len(each) else each for n, each in enumerate(kept["ffn"]))
+    if "ranks" in axes:
+        kept["query_ranks"] = tuple(some(9, len(each), 40 + n) for n, each in enumerate(kept["query_ranks"]))
+        kept["kv_ranks"] = tuple(some(8, len(each), 50 + n) for n, each in enumerate(kept["kv_ranks"]))
+    if "experts" in axes:
+        # As many of each of two groups of four, others in each layer.
+        kept["routed"] = tuple(
+            each and Routed(torch.cat([some(3, 4, 60 + n), some(3, 4, 70 + n) + 4]), each.units[:6], each.shared)
+            for n, each in enumerate(kept["routed"])
+        )
+    if "expert_ffn" in axes:
+        kept["routed"] = tuple(
+            each and Routed(each.experts, torch.stack([some(8, 16, e) for e in each.experts.tolist()]), some(16, 32, 80 + n))
+            for n, each in enumerate(kept["routed"])
+        )
+    return Kept(**kept)
+
+
+def axes_of(kind: str) -> list[tuple[str, ...]]:
+    """List what is cut in turn: each axis alone, then all together."""
+    alone: list[tuple[str, ...]] = [("ffn",), ("layers",), ("hidden", "heads") if kind == "gpt2" else ("hidden",)]
+    alone += [] if kind == "gpt2" else [("heads",)]
+    alone += [("ranks",), ("experts",), ("expert_ffn",)] if kind in EXPERTS else []
+    return [*alone, tuple(dict.fromkeys(axis for axes in alone for axis in axes))]
+
+
+def _only(kept: Tensor, width: int) -> Tensor:
+    mask = torch.zeros(width)
+    mask[kept] = 1
+    return mask
+
+
+@contextmanager
+def silenced(model: PreTrainedModel, kept: Kept) -> Iterator[PreTrainedModel]:
+    """Give the whole model with everything that is not kept made silent: by hooks on what modules take in and say."""
+    with ExitStack() as hooks:
+
+        def on_input(module: nn.Module, mask: Tensor) -> None:
+            hook = module.register_forward_pre_hook(lambda _, given: (given[0] * mask, *given[1:]))
+            hooks.callback(hook.remove)
+
+        def on_output(module: nn.Module, change: Callable[..., Any]) -> None:
+            hooks.callback(module.register_forward_hook(lambda module, given, said: change(module, given, said)).remove)
+
+        body, config, stream = model.base_model, model.config, _only(kept.hidden, HIDDEN)
+        blocks = list(body.layers if hasattr(body, "layers") else body.h)
+        layers = kept.layers or tuple(range(len(blocks)))
+        for number in set(range(len(blocks))) - set(layers):
+            on_output(blocks[number], lambda module, given, said: given[0])
+        for table in ("embed_tokens", "wte", "wpe"):
+            if hasattr(body, table):
+                on_output(getattr(body, table), lambda module, given, said: said * stream)
+        for place, number in enumerate(layers):
+            block = blocks[number]
+            attention, mlp = getattr(block, "attn", None) or block.self_attn, block.mlp
+            out = attention.c_proj if hasattr(attention, "c_proj") else attention.o_proj
+            inputs = out.weight.shape[0 if hasattr(out, "nf") else 1]
+            groups = families.decoder_of(model).shape_of(config).groups or 1
+            on_input(out, _only(kept.heads[place], groups).repeat_interleave(inputs // groups))
+            on_output(out, lambda module, given, said: said * stream)
+            on_output(mlp, lambda module, given, said: said * stream)
+            if kept.kv_ranks:
+                on_input(attention.kv_a_layernorm, _only(kept.kv_ranks[place], config.kv_lora_rank))
+            if kept.query_ranks:
+                on_input(attention.q_a_layernorm, _only(kept.query_ranks[place], config.q_lora_rank))
+            routed = kept.routed[place] if kept.routed else None
+            if routed is None:
+                down = getattr(mlp, "c_proj", None) or mlp.down_proj
+                on_input(down, _only(kept.ffn[place], 4 * HIDDEN if hasattr(mlp, "c_proj") else FFN))
+                continue
+            on_input(mlp.shared_experts.down_proj, _only(routed.shared, 32))
+            gone = _only(routed.experts, 8) == 0
+            on_output(mlp.gate, functools.partial(_rerouted, gone=gone))
+            for expert, units in zip(routed.experts, routed.units, strict=True):
+                with torch.no_grad():
+                    mlp.experts.down_proj[expert] *= _only(units, 16)
+        if model.config.model_type == "gpt2" and len(kept.hidden) < HIDDEN:
+            for norm in [module for module in model.modules() if isinstance(module, nn.LayerNorm)]:
+                on_output(norm, functools.partial(_over_fewer, kept=kept.hidden))
+        yield model
+
+
+def _rerouted(router: Any, given: tuple[Tensor], said: tuple[Tensor, ...], gone: Tensor) -> tuple[Tensor, ...]:
+    """Route as the papers have it, among the experts that stay: V3 by a corrected sigmoid, V2 by a softmax."""
+    scores = said[0].masked_fill(gone, float("-inf"))
+    third = hasattr(router, "e_score_correction_bias")
+    scores = scores.sigmoid() if third else scores.softmax(-1)
+    wanted = (scores + router.e_score_correction_bias if third else scores).masked_fill(gone, float("-inf"))
+    if router.num_group:
+        groups = wanted.view(len(wanted), router.num_group, -1)
+        worth = groups.topk(2, dim=-1).values.sum(-1) if third else groups.max(-1).values
+        best = worth.topk(router.topk_group, dim=-1).indices
+        open_ = torch.zeros_like(worth).scatter(1, best, 1)[..., None].expand_as(groups).flatten(1)
+        wanted = wanted.masked_fill(open_ == 0, float("-inf"))
+    chosen = wanted.topk(router.top_k, dim=-1).indices
+    weights = scores.gather(1, chosen)
+    if third:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return said[0], weights * router.routed_scaling_factor, chosen
+
+
+def _over_fewer(norm: nn.LayerNorm, given: tuple[Tensor], said: Tensor, kept: Tensor) -> Tensor:
+    """Take LayerNorm's mean and variance over the channels that stay: what no factor on its weight can bring about."""
+    fewer = torch.zeros_like(said)
+    fewer[..., kept] = functional.layer_norm(given[0][..., kept], (len(kept),), norm.weight[kept], norm.bias[kept], norm.eps)
+    return fewer
