@@ -55,6 +55,11 @@ class Sequences:
         return [Sequences(*(column[at : at + size] for column in columns)) for at in cut]
 
     @property
+    def weight(self) -> int:
+        """Say over how many tokens a loss of these rows is a mean."""
+        return int(self.asked.sum())
+
+    @property
     def asked(self) -> Tensor:
         """Return where a next token is asked for, (rows, tokens)."""
         return self.labels != NOBODY
