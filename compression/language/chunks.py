@@ -28,7 +28,7 @@ def summed(part: Callable[..., Tensor], size: int, *columns: Tensor) -> Tensor:
     chunk. Gradients flow to the columns and to all parameters that `part` uses, as if it had seen all tokens at once.
     """
     total: Tensor | None = None
-    for chunk in zip(*(column.split(size) for column in columns), strict=True):
+    for chunk in zip(*(torch.split(column, size) for column in columns), strict=True):
         # On a device the backward pass runs in a thread of its own: what the caller has set (`numerics.precision`) goes along.
         here = copy_context()
         found = checkpoint(_within, here, part, *chunk, use_reentrant=False, preserve_rng_state=False)

@@ -46,7 +46,7 @@ def scores(states: Tensor, head: Head, following: Tensor, *, size: int) -> tuple
     -> −ln p of each in nats, (asked,); whether it was the likeliest, (asked,).
     """
     losses, hits = [], []
-    for some, wanted in zip(states.split(size), following.split(size), strict=True):
+    for some, wanted in zip(torch.split(states, size), torch.split(following, size), strict=True):
         logits = chunks.wide(head(some))
         losses.append(logits.logsumexp(dim=-1) - logits.gather(-1, wanted[:, None]).squeeze(-1))
         hits.append(logits.argmax(dim=-1) == wanted)

@@ -84,9 +84,9 @@ def keep(model: PreTrainedModel, rows: Packed, store: KeptOnDisk, *, batch: int,
     head = models.head(model)
     for sequences in rows.in_order(batch):
         here = sequences.to(device)
-        states = models.asked(model, here).split(size)
+        states = torch.split(models.asked(model, here), size)
         found = [losses.likeliest(chunks.wide(head(some)), store.temperature, store.kept) for some in states]
         known, ids = (torch.cat(column) for column in zip(*found, strict=True))
         counts = here.asked.sum(dim=1).tolist()
-        for row, *one in zip(sequences.rows.tolist(), known.split(counts), ids.split(counts), strict=True):
+        for row, *one in zip(sequences.rows.tolist(), torch.split(known, counts), torch.split(ids, counts), strict=True):
             store.put(row, *one)

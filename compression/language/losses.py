@@ -14,6 +14,7 @@ from compression.language.models import Head
 
 Term = Literal["soft", "hard"]
 ALL: tuple[Term, ...] = ("soft", "hard")
+HARD: tuple[Term, ...] = ("hard",)
 
 
 class Wanted(Protocol):
@@ -64,12 +65,13 @@ class Kept:
 
     def divergence(self, logits: Tensor, *columns: Tensor) -> Tensor:
         """KL(teacher ‖ student) × τ² over the tokens that were kept, and all others as one."""
-        return losses.likeliest_targets(logits, *columns, self.temperature)
+        known, ids = columns
+        return losses.likeliest_targets(logits, known, ids, self.temperature)
 
 
 def next_token(states: Tensor, head: Head, following: Tensor, *, size: int) -> Tensor:
     """Cross-entropy of the text's own next tokens: `terms` with nobody to teach -> scalar in nats, mean over tokens."""
-    return terms(states, head, following, None, ("hard",), size=size)["hard"]
+    return terms(states, head, following, None, HARD, size=size)["hard"]
 
 
 def terms(
