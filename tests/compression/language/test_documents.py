@@ -49,6 +49,14 @@ def test_settings_that_are_not_read_do_not_decide() -> None:
     assert affixes(reader) == ([reader.bos_token_id], [])
 
 
+def test_a_tokenizer_that_cuts_and_pads_neither_cuts_nor_pads_a_document() -> None:
+    plain, cutting = tokenizer(bos=True), tokenizer(bos=True)
+    cutting.backend_tokenizer.enable_truncation(3)
+    cutting.backend_tokenizer.enable_padding(length=8)
+    assert read(TEXTS, cutting).ids.tolist() == read(TEXTS, plain).ids.tolist()
+    assert read(TEXTS, cutting).bytes.tolist() == read(TEXTS, plain).bytes.tolist()
+
+
 @pytest.mark.parametrize("count", [3, 1200])
 def test_many_texts_are_read_as_each_alone(count: int) -> None:
     texts = [f"{TEXTS[i % 4]} {i}" for i in range(count)]

@@ -41,10 +41,12 @@ def test_what_is_asked_for_follows_what_is_read() -> None:
         assert set(zip(batch.ids[batch.asked].tolist(), batch.wanted.tolist(), strict=True)) <= pairs
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_documents_of_a_row_do_not_see_each_other(family: str) -> None:
-    network, found = model(family), documents()
+def test_documents_of_a_row_do_not_see_each_other(family: str, attention: str) -> None:
+    network, found = model(family, attn_implementation=attention), documents()
     row = Packed(found, 64).batch([0, 1])
+    assert network.config._attn_implementation == attention
     assert (row.positions == 0).sum() > 2  # several in a row
     with torch.no_grad():
         together = models.states(network, row)
