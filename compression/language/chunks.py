@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 BYTES = 64 << 20
-"""Of one chunk's logits in float32. A loss holds about eight such tensors for a moment, in the backward pass."""
+"""Of one chunk's logits in float32. A loss against a teacher holds some six such tensors for a moment, in the backward pass."""
 
 
 def size_of(vocabulary: int) -> int:

@@ -119,6 +119,20 @@ def test_a_head_of_integers_learns_as_it_does_of_all_tokens_at_once(kind: type[n
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_models_of_16_bits_are_held_against_each_other_in_32() -> None:
+    at = Places()
+    states, theirs = at.states.detach().bfloat16().requires_grad_(), at.theirs.bfloat16()
+    head, teacher = at.head.bfloat16(), at.teacher.bfloat16()
+    found = terms(states, head, at.following, Whole(theirs, teacher, TEMPERATURE), size=4)
+    plain = losses.soft_targets(head(states).float(), teacher(theirs).float(), TEMPERATURE)
+    assert found["soft"].dtype == found["hard"].dtype == torch.float32
+    torch.testing.assert_close(found["soft"], plain)
+    few, whole = (torch.autograd.grad(one, [states, head.weight]) for one in (found["soft"], plain))
+    for one, other in zip(few, whole, strict=True):
+        assert one.dtype == torch.bfloat16
+        torch.testing.assert_close(one, other, rtol=5e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_model_learns_as_from_its_own_logits_and_padding_never_counts(tied: bool) -> None:
     network, batch = model(tie_word_embeddings=tied), Packed(documents(), 40).batch([0, 1, 2])

@@ -50,6 +50,7 @@ def test_documents_of_a_row_do_not_see_each_other(family: str, attention: str) -
     assert (row.positions == 0).sum() > 2  # several in a row
     with torch.no_grad():
         together = models.states(network, row)
+        torch.testing.assert_close(models.head(network)(together), network(**row.inputs).logits)
         for line, starts in enumerate(row.positions):
             begins = [*starts.eq(0).nonzero().flatten().tolist(), len(starts)]
             for start, end in pairwise(begins):

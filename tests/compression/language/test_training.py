@@ -49,6 +49,18 @@ def test_a_student_learns_of_its_teacher_and_the_text() -> None:
         next(train(student, plan, ROWS, None, lambda batch: lesson(student, teacher, batch)))
 
 
+def test_layers_that_are_computed_again_backward_have_the_same_gradients() -> None:
+    teacher, student, batch = model(initializer_range=0.1), model().train(), ROWS.batch([0, 1])
+    plain = torch.autograd.grad(lesson(student, teacher, batch), list(student.parameters()))
+    calls = []
+    student.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    student.activation_checkpointing_enable()
+    again = torch.autograd.grad(lesson(student, teacher, batch), list(student.parameters()))
+    assert len(calls) == 2
+    for one, other in zip(again, plain, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_batches_in_parts_and_together_have_the_gradients_of_all_tokens_at_once() -> None:
     teacher, student = model(initializer_range=0.1), model()
 
