@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,39 @@ from compression.tasks.base import Task
 
 POOL = 50
 """Batches whose rows are sorted by length together: enough to save most padding, few enough to keep batches random."""
+
+
+class Learned(Protocol):
+    """Rows side by side that a loss is taken of, whatever a row is."""
+
+    @property
+    def weight(self) -> int:
+        """Say over how many of its parts, such as rows or tokens, the loss is a mean."""
+        ...
+
+    def to(self: "Part", device: torch.device) -> "Part":
+        """Return the rows with their tensors on a device."""
+        ...
+
+    def split(self: "Part", parts: int) -> "list[Part]":
+        """Cut into at most `parts`, of about as many rows each."""
+        ...
+
+
+Part = TypeVar("Part", bound=Learned)
+Handed = TypeVar("Handed", covariant=True, bound=Learned)
+
+
+class Learnable(Protocol[Handed]):
+    """Rows that a model can be trained on."""
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        ...
+
+    def shuffled(self, size: int, seed: int) -> Iterator[Handed]:
+        """Go through all rows once, `size` at a time, in an order given by `seed`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,6 +62,11 @@ class Batch:
     rows: Tensor
     types: Tensor | None = None
     labelled: Tensor | None = None
+
+    @property
+    def weight(self) -> int:
+        """Count the rows, which a task's loss is a mean over."""
+        return len(self.rows)
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch with its tensors on `device`; `rows` stay where the bookkeeping is."""
@@ -158,7 +196,7 @@ def taken(store: Tensor, batch: Batch) -> Tensor:
     return found[:, : batch.ids.shape[1]] if found.ndim == 3 else found
 
 
-def together(batches: Iterator[Batch], count: int) -> Iterator[list[Batch]]:
+def together(batches: Iterator[Part], count: int) -> Iterator[list[Part]]:
     """Hand out `count` batches at a time; the last hand may hold fewer."""
     while hand := list(islice(batches, count)):
         yield hand

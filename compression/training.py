@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compression import numerics
-from compression.batches import Batch, Encoded, steps, together
+from compression.batches import Encoded, Learnable, Part, steps, together
 from compression.budget import Budget
 from compression.errors import TrainingDiverged
 from compression.evaluate import Validation, validate
@@ -29,8 +29,6 @@ LARGEST_GRADIENT = 1.0
 LEAST_DECAY, MOST_DECAY = 1e-4, 0.3
 """Between these the adapted L2 stays: below it has no effect, above it the weights collapse within an epoch."""
 
-
-Loss = Callable[[Batch], Tensor]
 BeforeEpoch = Callable[[int], None]
 BeforeStep = Callable[[int, int], None]
 
@@ -42,9 +40,9 @@ def nothing(*_: int) -> None:
 def train(
     model: nn.Module,
     plan: Plan,
-    train_rows: Encoded,
-    validation_rows: Encoded,
-    loss: Loss,
+    train_rows: Learnable[Part],
+    validation_rows: Encoded | None,
+    loss: Callable[[Part], Tensor],
     *,
     before_epoch: BeforeEpoch = nothing,
     before_step: BeforeStep = nothing,
@@ -57,12 +55,12 @@ def train(
 
     `before_epoch` may freeze parameters or exchange layers, and must be right when it is called in mid-epoch, after a
     resumption; `before_step` is told (step, steps in all) before each step; `validation` replaces the plain scoring on
-    `validation_rows`; `extra` are parameters that are trained beside the model's and thrown away after; `course` saves,
-    pauses and takes up again; `budget` is the job's: when it is spent, training ends at that step, and the part of an epoch
-    that it had done is judged like a whole one. With no epochs nothing changes. A loss that is not finite puts the last good
-    epoch back, once, at half the rate. Raises TrainingDiverged at the second time, and what `course` does.
+    `validation_rows`, which may be None then; `extra` are parameters that are trained beside the model's and thrown away after;
+    `course` saves, pauses and takes up again; `budget` is the job's: when it is spent, training ends at that step, and the part
+    of an epoch that it had done is judged like a whole one. With no epochs nothing changes. A loss that is not finite puts the
+    last good epoch back, once, at half the rate. Raises TrainingDiverged at the second time, and what `course` does.
     """
-    judge = validation or (lambda: validate(model, validation_rows, plan.parts))
+    judge = validation or _plain(model, validation_rows, plan.parts)
     run = _Run(model, plan, list(extra), steps(steps(len(train_rows), plan.batch), plan.accumulate), budget or Budget())
     found = (yield from course.take_up(run.shapes)) if course is not None and plan.epochs else None
     if found is not None:
@@ -95,6 +93,12 @@ def train(
         if course is not None:
             yield from course.after_step(run, ended=True)
     return Outcome(where.best_epoch, where.before, where.best, where.stepped_back, tuple(where.remarks))
+
+
+def _plain(model: nn.Module, rows: Encoded | None, parts: int) -> Callable[[], Validation]:
+    if rows is None:
+        raise ValueError("there is nothing to choose the best epoch by")
+    return lambda: validate(model, rows, parts)
 
 
 def _like(parameter: Tensor, values: Tensor) -> Tensor:
@@ -199,7 +203,7 @@ class _Run:
         )
 
     def epoch(
-        self, rows: Encoded, loss: Loss, course: Course | None, before_step: BeforeStep
+        self, rows: Learnable[Part], loss: Callable[[Part], Tensor], course: Course | None, before_step: BeforeStep
     ) -> Generator[Tick | TrainingSaved | Log, None, bool]:
         """Go through the rows that this epoch has left, or the budget has room for.
 
@@ -228,20 +232,20 @@ class _Run:
                 yield from course.after_step(self)
         return True
 
-    def gradients(self, batches: list[Batch], loss: Loss) -> bool:
+    def gradients(self, batches: list[Part], loss: Callable[[Part], Tensor]) -> bool:
         """Compute the gradients of a step's batches, each in the plan's parts; say whether their loss was finite.
 
-        Parts are weighted by their rows, so the sum is that of all rows at once for every loss that is a mean over rows. Those
-        of hidden states and attention relations are means over tokens: there a row of a part with short rows counts for a
-        little more. Dropout draws other numbers. Nothing else differs but rounding.
+        Parts are weighted by what their loss is a mean over, rows or the tokens that are asked for, so the sum is that of all
+        at once. Losses of hidden states and attention relations are means over tokens where others are over rows: there a row
+        of a part with short rows counts for a little more. Dropout draws other numbers. Nothing else differs but rounding.
         """
         device = next(self.model.parameters()).device
-        rows = sum(len(batch.rows) for batch in batches)
+        whole = sum(batch.weight for batch in batches)
         self.where.last_loss = 0.0
         for part in (part for batch in batches for part in batch.split(self.plan.parts)):
             with numerics.precision(self.plan.precision):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self._half_precision(device)):
-                    value = loss(part.to(device)) * (len(part.rows) / rows)
+                    value = loss(part.to(device)) * (part.weight / whole)
                 self.where.last_loss += value.item()
                 if not math.isfinite(self.where.last_loss):
                     return False

@@ -1,4 +1,4 @@
-"""Standard errors: by formula where a metric is a mean over rows, by bootstrap (Efron 1979) where it is not."""
+"""Standard errors: by formula where a metric is a mean over rows or a ratio, by bootstrap (Efron 1979) where it is neither."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +21,20 @@ def of_mean(values: npt.ArrayLike) -> float:
     """s/√n of values that each row has; 0 for a single row. values: (rows,)."""
     found = np.asarray(values, np.float64)
     return float(found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else 0.0
+
+
+def of_ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> float | None:
+    """Return the standard error of Σ above / Σ below over clusters, within which nothing is independent.
+
+    above, below: (clusters,), below positive. Linearised, as for a ratio estimator of a cluster sample (Cochran 1977, section
+    6.3): √(c/(c − 1) Σ (aᵢ − r bᵢ)²) / Σ b. Of a single cluster nobody can tell: None.
+    """
+    tops, bottoms = np.asarray(above, np.float64), np.asarray(below, np.float64)
+    clusters, whole = len(tops), bottoms.sum()
+    if clusters < 2:
+        return None
+    apart = tops - tops.sum() / whole * bottoms
+    return float(np.sqrt(clusters / (clusters - 1) * np.square(apart).sum()) / whole)
 
 
 def by_bootstrap(statistic: Callable[[Indices], float], rows: int, *, seed: int = SEED) -> float:

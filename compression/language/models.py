@@ -1,0 +1,39 @@
+"""A stock causal model in two parts: what comes before its head, and the head, which is asked of some tokens at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compression.language.sequences import Sequences
+
+Head = Callable[[Tensor], Tensor]
+"""(tokens, width) -> (tokens, vocabulary) of logits: an output layer, simulated or not."""
+SEPARATING = ("eager", "flex_attention", "sdpa")
+"""Attention that is given a mask, which keeps documents of a row apart. Flash attention finds them in batches of one row."""
+
+
+def states(model: PreTrainedModel, sequences: Sequences) -> Tensor:
+    """Return what the head reads: states after the last norm, (rows, tokens, width).
+
+    Documents of a row do not see each other: without a mask and a cache, stock masks (transformers 5, masking_utils) are cut
+    where positions begin anew. Raises ValueError where the model's attention takes no such mask.
+    """
+    attention = model.config._attn_implementation
+    if attention not in SEPARATING:
+        raise ValueError(f"{attention} would let documents of a row see each other")
+    out: Any = model.base_model(**sequences.inputs)
+    found: Tensor = out.last_hidden_state
+    return found
+
+
+def asked(model: PreTrainedModel, sequences: Sequences) -> Tensor:
+    """Return the states of the places where a token is asked for alone, row after row, (asked, width)."""
+    return states(model, sequences)[sequences.asked]
+
+
+def head(model: PreTrainedModel) -> Head:
+    """Return the output layer. Of the families here none does more to a state than this."""
+    found: Head = model.get_output_embeddings()
+    return found

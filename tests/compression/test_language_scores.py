@@ -1,0 +1,63 @@
+"""Figures of language models: ratios whose errors come from how texts differ."""
+
+import math
+
+import numpy as np
+import pytest
+
+from compression.scoring import errors
+from compression.scoring.language import Told, added_loss, figures
+
+
+def told(texts: int, seed: int = 0) -> Told:
+    draw = np.random.default_rng(seed)
+    tokens = draw.integers(20, 200, texts)
+    per_token = draw.normal(3.0, 0.4, texts)  # a text's own difficulty, shared by all of its tokens
+    return Told(tokens, tokens * 4 + draw.integers(0, 9, texts), per_token * tokens, draw.binomial(tokens, 0.4))
+
+
+def test_figures_are_ratios_of_sums() -> None:
+    one = Told(np.array([10, 30]), np.array([40, 110]), np.array([20.0, 90.0]), np.array([4, 10]))
+    found = figures(one)
+    assert found.loss.value == pytest.approx(110 / 40)
+    assert found.perplexity.value == pytest.approx(math.exp(110 / 40))
+    assert found.bits_per_byte.value == pytest.approx(110 / math.log(2) / 150)
+    assert found.accuracy.value == pytest.approx(14 / 40)
+    assert (found.texts, found.tokens, found.bytes) == (2, 40, 150)
+    assert found.perplexity.standard_error == pytest.approx(found.perplexity.value * (found.loss.standard_error or 0))
+
+
+def test_errors_are_those_of_the_bootstrap_over_texts_and_larger_than_of_independent_tokens() -> None:
+    one = told(300)
+    found = figures(one)
+    resampled = errors.by_bootstrap(lambda some: one.loss[some].sum() / one.tokens[some].sum(), 300)
+    assert found.loss.standard_error == pytest.approx(resampled, rel=0.1)
+    independent = 0.4 / math.sqrt(found.tokens)
+    assert (found.loss.standard_error or 0) > 5 * independent
+    bits = errors.by_bootstrap(lambda some: one.loss[some].sum() / math.log(2) / one.bytes[some].sum(), 300)
+    assert found.bits_per_byte.standard_error == pytest.approx(bits, rel=0.1)
+
+
+def test_of_clusters_of_one_size_the_error_is_that_of_their_mean() -> None:
+    values = np.random.default_rng(1).normal(size=50)
+    assert errors.of_ratio(values * 7, np.full(50, 7)) == pytest.approx(errors.of_mean(values))
+
+
+def test_of_one_text_no_error_is_known() -> None:
+    assert figures(told(1)).loss.standard_error is None
+    assert figures(told(1)).perplexity.standard_error is None
+
+
+def test_a_small_loss_on_the_same_tokens_is_seen_though_texts_differ_widely() -> None:
+    before = told(60)
+    after = Told(before.tokens, before.bytes, before.loss + 0.005 * before.tokens, before.right)
+    found = added_loss(before, after)
+    assert found.value == pytest.approx(0.005)
+    assert (found.standard_error or 0) < 1e-6 < (figures(before).loss.standard_error or 0)
+    with pytest.raises(ValueError, match="same tokens"):
+        added_loss(before, told(60, seed=2))
+
+
+def test_a_perplexity_past_floating_point_is_infinite() -> None:
+    lost = Told(np.array([1, 1]), np.array([1, 1]), np.array([900.0, 800.0]), np.array([0, 0]))
+    assert figures(lost).perplexity.value == math.inf
