@@ -7,7 +7,15 @@ import torch
 import transformers
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
-STEMS = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gpt2": "GPT2"}
+STEMS = {
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "gpt2": "GPT2",
+    "deepseek_v2": "DeepseekV2",
+    "deepseek_v3": "DeepseekV3",
+}
 VOCABULARY = 96
 
 
@@ -24,6 +32,23 @@ def tiny_config(kind: str, **changes: object) -> PretrainedConfig:
             "num_key_value_heads": 2,
             "max_position_embeddings": 64,
             "head_dim": 8,
+        }
+    if kind.startswith("deepseek"):
+        del settings["head_dim"]
+        settings |= {
+            "num_key_value_heads": 4,
+            "moe_intermediate_size": 16,
+            "n_routed_experts": 4,
+            "n_shared_experts": 2,
+            "num_experts_per_tok": 2,
+            "n_group": 2,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+            "q_lora_rank": 24,
+            "kv_lora_rank": 16,
+            "qk_nope_head_dim": 8,
+            "qk_rope_head_dim": 4,
+            "v_head_dim": 8,
         }
     return CONFIG_MAPPING[kind](**{**settings, **changes})
 
