@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from compression import catalog
-from compression.checks import decoder, encoder, weights
+from compression.checks import decoder, encoder, gguf_model, weights
 from compression.checks.jsonfile import BadJson, read_file
 from compression.checks.names import Expected
 from compression.errors import CompressionError, ConfigMismatch, DamagedCheckpoint, MissingFile, UnsafeCheckpoint
@@ -24,6 +24,9 @@ FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 def check(folder: Path) -> ModelFacts | list[CompressionError]:
     """Return what is known of the model, or every reason why it cannot be taken."""
     problems: list[CompressionError] = list(_code_and_pickles(folder))
+    if gguf_model.is_one(folder):
+        found = gguf_model.check(folder)
+        return [*problems, *found] if isinstance(found, list) else problems or found
     config, more = _config(folder)
     problems += more
     described: Described | None = None
