@@ -147,11 +147,11 @@ class _Shard:
         self._end_if_full()
 
     def put(self, name: str, rows: torch.Tensor) -> None:
-        data = rows.contiguous().reshape(-1).view(torch.uint8).numpy()
+        data = rows.contiguous().reshape(-1).view(torch.uint8).numpy().data
         start = self._next[name]
         if start + data.nbytes > self._end[name]:
             raise RuntimeError(f"{name} is given more bytes than were planned")
-        self._put(memoryview(data), self._data + start)
+        self._put(data, self._data + start)
         self._next[name] = start + data.nbytes
         self._left -= data.nbytes
         self._end_if_full()
