@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 
 from compression import catalog
 from compression.checks import gguf_model
-from compression.report import Shape
+from compression.report import Parameters, Shape
 from tests.compression.checks.conftest import judged, reasons
 from tests.compression.decoders import STEMS, tiny
 from tests.compression.ggufs import tokens, write
+from tests.examples import real_examples
 
 VOCABULARY = len(tokens()) + 3
 NOT_IN_A_FILE: dict[str, dict[str, Any]] = {
@@ -59,6 +60,14 @@ def test_facts_are_those_of_the_file(kind: str, packed: Kind, tied: bool, tmp_pa
     assert facts.parameters.total == sum(parameter.numel() for parameter in model.parameters())
     assert facts.max_positions == model.config.max_position_embeddings
     assert (facts.dtype, facts.bytes) == (packed.name, path.stat().st_size)
+
+
+@pytest.mark.usefixtures("decoders")
+def test_a_real_file_is_known_by_its_facts() -> None:
+    facts = judged(real_examples("decoder") / "decoder")
+    assert (facts.family, facts.dtype, facts.bytes) == ("llama", "Q4_1", 98_362_432)
+    assert facts.shape == Shape(layers=30, hidden=576, heads=9, ffn=1536, vocabulary=49_152)
+    assert facts.parameters == Parameters(total=134_515_008, embedding=28_311_552, other=106_203_456)
 
 
 def test_a_family_that_the_catalog_does_not_offer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
