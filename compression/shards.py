@@ -38,7 +38,7 @@ TYPES: dict[str, torch.dtype] = {
 }
 """By the names of safetensors' headers."""
 NAMES = {dtype: name for name, dtype in TYPES.items()}
-BLOCK = 32 << 20
+BLOCK = 16 << 20
 """Bytes of a tensor that are read at once, unless a single row is larger."""
 LARGEST_SHARD = 5_000_000_000
 """Bytes; a group of tensors larger than that has a shard of its own."""

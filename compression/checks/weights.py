@@ -159,10 +159,10 @@ def read_weights(folder: Path) -> tuple[list[Tensor], list[CompressionError]]:
 
 
 def _wrong_total(metadata: Any, tensors: list[Tensor]) -> Iterator[CompressionError]:
-    """Hold the size that an index states, where it states one, against the shards'. Some tools add what headers take."""
+    """Hold the size that an index states, where it states one, against the shards'."""
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     held = sum(tensor.end - tensor.start for tensor in tensors)
-    if total is not None and (type(total) not in (int, float) or not held <= total <= held + LARGEST_HEADERS):
+    if total is not None and (type(total) not in (int, float) or total != held):
         cause = f"{INDEX} states {total!r:.40} bytes of tensors, the shards hold {held:,}"
         remedy = "Save the model again with save_pretrained, or take total_size out of the index's metadata."
         yield DamagedCheckpoint(cause, param=f"{INDEX}:metadata.total_size", remedy=remedy)

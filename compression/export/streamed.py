@@ -2,7 +2,7 @@
 
 The result is that of `transformers.write(model, folder, int8=True)`, tensor by tensor: integers need a row of a weight and
 nothing else. In memory are the model's skeleton, without any weights, and one block of rows with what quantizing it takes,
-less than sixteen times the block: half a gibibyte, where a shard of the usual size has five.
+less than thirty-two times the block: half a gibibyte, where a shard of the usual size has five.
 """
 
 import json

@@ -126,7 +126,7 @@ tiny = source.with_name("tiny")
 streamed.quantize(tiny, place.with_name("warm"))  # what the libraries allocate once
 held = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (held + room, held + room))
-streamed.quantize(source, place, block=1 << 20, largest=1 << 22)
+streamed.quantize(source, place, block=room >> 5, largest=1 << 22)
 try:
     torch.empty(2 * room, dtype=torch.uint8)
 except (RuntimeError, MemoryError):
