@@ -26,6 +26,9 @@ from compression.shards import BLOCK, LARGEST_SHARD, Checkpoint, Planned, writin
 StreamedScheme = Literal["dynamic-int8", "weight-only-int8"]
 """Schemes whose integers follow from the weights alone, row by row."""
 
+LEFTOVERS = (r"\.rotary_emb\.inv_freq$",)
+"""Buffers that older versions saved with the weights, and stock code no longer reads."""
+
 
 def skeleton(folder: Path) -> PreTrainedModel:
     """Build the stock model of a folder's config.json on the meta device, where weights have shapes and no bytes.
@@ -60,7 +63,7 @@ def sources(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, str]:
     wanted = model.state_dict(keep_vars=True)
     prefix = f"{model.base_model_prefix}."
     stored = {name if name in wanted or f"{prefix}{name}" not in wanted else prefix + name: name for name in checkpoint.names()}
-    ignored = model._keys_to_ignore_on_load_unexpected or ()
+    ignored = (*(model._keys_to_ignore_on_load_unexpected or ()), *LEFTOVERS)
     found: dict[str, str] = {}
     first: dict[int, str] = {}
     for name, tensor in wanted.items():

@@ -8,9 +8,11 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFReader
 from transformers import PreTrainedModel
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 from compression import catalog
-from compression.checks import gguf_model
+from compression.checks import gguf, gguf_model
+from compression.checks.gguf_names import SPLITS
 from compression.report import Parameters, Shape
 from tests.compression.checks.conftest import judged, reasons
 from tests.compression.decoders import STEMS, tiny
@@ -67,6 +69,9 @@ def test_a_real_file_is_known_by_its_facts() -> None:
     facts = judged(real_examples("decoder") / "decoder")
     assert (facts.family, facts.dtype, facts.bytes) == ("llama", "Q4_1", 98_362_432)
     assert facts.shape == Shape(layers=30, hidden=576, heads=9, ffn=1536, vocabulary=49_152)
+    # Its tokenizer sets digits apart, which stock code does not: no token and no merge may hold two.
+    said = gguf.read(gguf_model.files(real_examples("decoder") / "decoder")[0]).metadata["tokenizer.ggml.tokens"]
+    assert not [token for token in said if sum(sign.isdigit() for sign in token) > 1]
     assert facts.parameters == Parameters(total=134_515_008, embedding=28_311_552, other=106_203_456)
 
 
@@ -139,6 +144,11 @@ def test_weights_that_are_no_numbers_and_code_beside_them_are_refused(tmp_path: 
     found = reasons(tmp_path)
     assert "blk.1.ffn_up.weight" in found["damaged_checkpoint"]
     assert "unsafe_checkpoint" in found
+
+
+def test_ways_to_cut_text_are_those_that_stock_code_knows() -> None:
+    # GPT-2's own, and one whose vocabulary has no merge that the difference could show.
+    assert SPLITS - GGUF_PRE_TOKENIZER_SPLITS.keys() == {"gpt-2", "smollm"}
 
 
 def test_files_of_a_folder_are_found(tmp_path: Path) -> None:
