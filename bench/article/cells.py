@@ -56,6 +56,7 @@ ABLATION: dict[str, tuple[str, Change]] = {
     "no attention": ("article", within("distill", attention=0.0)),
     "one teacher": ("article", within("distill", teachers={"seeds": 1})),
     "no general phase": ("article", within("distill", general=None)),
+    "standard without least squares": ("standard", within("prune", reconstruct=False)),
     "fixed weights": ("article", within("distill", weighting="fixed")),
 }
 """Name → (preset, what is changed in it)."""

@@ -6,7 +6,7 @@ from compression.recipe.prune import Prune, Recovery
 from compression.recipe.quantize import Qat, Quantize
 from compression.recipe.whole import Recipe
 
-STANDARD = Recipe(prune=Prune(sensitivity=True), distill=Distill(epochs=16))
+STANDARD = Recipe(prune=Prune(reconstruct=True, sensitivity=True), distill=Distill(epochs=16))
 ARTICLE = Recipe(
     quantize=Quantize(qat=Qat()),
     prune=Prune(recovery=Recovery(patience=5), sensitivity=True),
@@ -22,7 +22,7 @@ ARTICLE = Recipe(
         augment=Augment(synonyms=Synonyms(source="embeddings")),
     ),
 )
-QUICK = Recipe(distill=Distill(epochs=8))
+QUICK = Recipe(prune=Prune(reconstruct=True), distill=Distill(epochs=8))
 PRESETS: dict[str, tuple[Recipe, str]] = {
     "standard": (STANDARD, "The default: our best for a small encoder."),
     "article": (ARTICLE, "The published method to the letter, its corrections listed in docs/method.md."),

@@ -94,6 +94,13 @@ class Prune(Config):
     ] = "l1"
     multiple: Annotated[int, Field(ge=1, le=256, description="The feed-forward width is rounded to this multiple.")] = 64
     calibration_rows: Annotated[int, Field(ge=8, le=8192, description="Rows of train that the activations come from.")] = 512
+    reconstruct: Annotated[
+        bool,
+        Field(
+            description="Solve the linear layers that are left by least squares on the calibration rows, one after another, to "
+            "say what the whole model's said (He et al. 2017). No training: recovery and distillation start from there."
+        ),
+    ] = False
     sensitivity: Annotated[
         bool, Field(description="Score cuts of each axis alone at several ratios on validation, untrained, for the report.")
     ] = False

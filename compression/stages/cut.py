@@ -6,14 +6,28 @@ from dataclasses import replace
 from transformers import PreTrainedModel
 
 from compression import families, numerics
+from compression.batches import Encoded
+from compression.evaluate import smaller
 from compression.families import Kept
+from compression.reconstruct import drawn, reconstruct
 from compression.simulating import simulate
+from compression.stages.scores import CALIBRATION_BATCH
 from compression.state import State
 
 
-def cut(state: State, model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
-    """Build the smaller model of what is kept."""
-    return remade(state, model, lambda whole: families.of(whole).narrowed(whole, kept))
+def cut(state: State, model: PreTrainedModel, kept: Kept, calibration: Encoded | None = None) -> PreTrainedModel:
+    """Build the smaller model of what is kept; with calibration rows its weights are solved anew on them."""
+    device = next(model.parameters()).device
+
+    def build(whole: PreTrainedModel) -> PreTrainedModel:
+        small = families.of(whole).narrowed(whole, kept)
+        if calibration is not None:
+            size = smaller(CALIBRATION_BATCH, state.parts)
+            batches = [batch.to(device) for batch in drawn(calibration).by_length(size)]
+            reconstruct(small.to(device), whole.to(device), kept, batches)
+        return small
+
+    return remade(state, model, build)
 
 
 def remade(state: State, model: PreTrainedModel, build: Callable[[PreTrainedModel], PreTrainedModel]) -> PreTrainedModel:

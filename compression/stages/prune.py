@@ -19,12 +19,14 @@ from compression.catalog import (
     stepped,
     table_rows,
 )
+from compression.evaluate import Validation
+from compression.families import Kept
 from compression.recipe import Prune
 from compression.report import Event, Shape
 from compression.stages.curve import curves
 from compression.stages.cut import cut
 from compression.stages.recover import phases, recover
-from compression.stages.scores import Scores, taken_scores
+from compression.stages.scores import Scores, calibration_draw, taken_scores
 from compression.stages.solve import of_latency
 from compression.stages.trim import trim
 from compression.state import State
@@ -62,7 +64,8 @@ def prune(state: State) -> Iterator[Event]:
         kept = scores.choose(family, to)
         if step > max(going_on, 1):
             whole = state.validate()
-        state.model, scores = cut(state, state.model, kept), scores.after(kept)
+        uncut = state.model
+        state.model, scores = cut(state, uncut, kept), scores.after(kept)
         if step < going_on:
             continue  # its training is in the save that is taken up
         if step == going_on:
@@ -70,12 +73,23 @@ def prune(state: State) -> Iterator[Event]:
         now = state.validate()
         which = f"Cut {step} of {settings.steps} alone" if settings.steps > 1 else "The cut alone"
         state.notes.append(f"{which}: validation {state.task.metric} {whole.score:.4f} → {now.score:.4f}, before any training.")
+        if settings.reconstruct and step > going_on:
+            _reconstruct(state, settings, uncut, kept, now)
         yield from state.journey.mark("pruned", "cut", done=True)
         if settings.recovery is not None and epochs:
             # Static ranges are of the model as the steps before have trained it, which a new attempt does not have.
             ranges = {f"{RANGES}{name}": _as_tensor(found) for name, found in numerics.ranges_of(state.model).items()}
             yield from recover(state, settings.recovery, step, phase, epochs, beside | ranges)
     state.pruning = taken(before, after, settings, ratios)
+
+
+def _reconstruct(state: State, settings: Prune, uncut: PreTrainedModel, kept: Kept, before: Validation) -> None:
+    """Cut again, and solve what is left on calibration rows. before: what the cut alone is worth."""
+    rows = calibration_draw(state.rows["train"], settings.calibration_rows, state.recipe.train.seed)
+    state.model = cut(state, uncut, kept, rows)
+    now = state.validate()
+    change = f"validation {state.task.metric} {before.score:.4f} → {now.score:.4f}"
+    state.notes.append(f"What the cut left, solved by least squares on {len(rows)} rows: {change}, still without training.")
 
 
 def aimed(model: PreTrainedModel, settings: Prune, vocabulary: Vocabulary | None) -> Shape:

@@ -80,7 +80,7 @@ def taken_scores(
     model: PreTrainedModel, settings: Prune, train_rows: Encoded, seed: int, parts: int = 1, *, layers: bool = False
 ) -> Scores:
     """Score a model's units as the recipe says, on rows of train drawn with `seed`. `layers`: also how much each turns."""
-    rows = _calibration(train_rows, settings.calibration_rows, seed)
+    rows = calibration_draw(train_rows, settings.calibration_rows, seed)
     size = smaller(CALIBRATION_BATCH, parts)
     if settings.importance == "l1_weight":
         found = _by_weights(model)
@@ -91,7 +91,8 @@ def taken_scores(
     return Scores(**found, layers=_influence(model, rows, size) if layers else None)
 
 
-def _calibration(rows: Encoded, count: int, seed: int) -> Encoded:
+def calibration_draw(rows: Encoded, count: int, seed: int) -> Encoded:
+    """Draw rows that a cut may look at."""
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     return rows.at(order[:count])
 

@@ -26,7 +26,7 @@ from tests.compression.conftest import state_of, tiny_config
 RECIPE = Recipe(
     prepare=Prepare(epochs=3, rate=3e-3),
     quantize=Quantize(qat=Qat(full=1, ramp=1, quantized=1, rate=1e-3)),
-    prune=Prune(ratio=0.5, multiple=8, calibration_rows=64, recovery=Recovery(epochs=4, rate=1e-3)),
+    prune=Prune(ratio=0.5, multiple=8, calibration_rows=64, reconstruct=True, recovery=Recovery(epochs=4, rate=1e-3)),
     distill=Distill(epochs=3, rate=3e-3, attention=1.0),
     train=Train(batch=64, max_length=32),
 )

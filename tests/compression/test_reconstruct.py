@@ -1,0 +1,139 @@
+"""What a cut left, solved by least squares: nearer to the whole model, exact where what went follows from what stayed."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import BertForSequenceClassification, PreTrainedModel
+
+from compression import families, numerics, tasks
+from compression.batches import Encoded
+from compression.families import Kept
+from compression.recipe import Distill, Prepare, Prune, Quantize, Recipe, Train
+from compression.reconstruct import MOST_TOKENS, drawn, heard, reconstruct, solve
+from compression.stages.prepare import prepare
+from compression.stages.prune import prune
+from compression.stages.quantize import quantize
+from tests.compression.conftest import state_of, tiny_config
+from tests.compression.models import PADDING, STEMS, WORDS, tiny
+
+TASK = tasks.of("text-classification")
+
+
+def some_rows(count: int = 96, seed: int = 5) -> Encoded:
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(4, 24, (count,), generator=draw).tolist()
+    tokens = [torch.randint(5, len(WORDS), (length,), generator=draw).tolist() for length in lengths]
+    return Encoded(tokens, torch.zeros(count, dtype=torch.long), PADDING, TASK)
+
+
+def stream(model: PreTrainedModel, rows: Encoded) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([model.base_model(**batch.inputs)[0][batch.mask.bool()] for batch in rows.by_length(32)])
+
+
+def apart(model: PreTrainedModel, whole: PreTrainedModel, kept: Kept, rows: Encoded) -> float:
+    """How far the stream at its end is from the channels of the whole model's that were kept."""
+    return (stream(model, rows) - stream(whole, rows)[:, kept.hidden]).square().mean().item()
+
+
+def test_a_layer_learns_what_its_inputs_say_and_keeps_what_they_do_not() -> None:
+    torch.manual_seed(0)
+    linear, wanted = nn.Linear(8, 3), nn.Linear(8, 3)
+    given = torch.randn(512, 8)
+    given[:, 7] = 2.0  # the same for every token: nothing can be learned of it
+    before = copy.deepcopy(linear)
+    with torch.no_grad():
+        solve(linear, given, wanted(given) - linear(given), ridge=1e-6)
+        assert torch.allclose(linear(given), wanted(given), atol=1e-4)
+    assert torch.allclose(linear.weight[:, :7], wanted.weight[:, :7], atol=1e-4)
+    assert torch.equal(linear.weight[:, 7], before.weight[:, 7])
+
+
+def test_a_ridge_holds_the_change_small_and_not_the_weights() -> None:
+    torch.manual_seed(0)
+    linear, given = nn.Linear(8, 3), torch.randn(512, 8)
+    before = copy.deepcopy(linear)
+    with torch.no_grad():
+        solve(linear, given, torch.randn(512, 3), ridge=1e6)
+    assert torch.allclose(linear.weight, before.weight, atol=1e-4)
+    with torch.no_grad():
+        solve(linear, given, torch.zeros(512, 3))
+    assert torch.allclose(linear.weight, before.weight, atol=1e-4)
+
+
+def test_units_that_follow_from_others_are_not_missed() -> None:
+    whole = tiny("bert")
+    family, rows = families.of(whole), some_rows()
+    with torch.no_grad():
+        for layer in family.layers(whole):  # the upper half of the units says what the lower says
+            layer.up.weight[32:] = layer.up.weight[:32]
+            layer.up.bias[32:] = layer.up.bias[:32]
+    kept = replace(family.everything(whole), ffn=(torch.arange(32),) * 2)
+    cut, solved = family.narrowed(whole, kept), family.narrowed(whole, kept)
+    reconstruct(solved, whole, kept, list(rows.by_length(32)))
+    unseen = some_rows(seed=6)
+    assert apart(solved, whole, kept, unseen) < 0.02 * apart(cut, whole, kept, unseen)
+
+
+def narrow(model: PreTrainedModel, axis: str) -> Kept:
+    family = families.of(model)
+    whole, shape = family.everything(model), family.shape_of(model.config)
+    if axis == "ffn":
+        return replace(whole, ffn=(torch.arange(0, shape.ffn, 2),) * shape.layers)
+    if axis == "layers":
+        return replace(whole, layers=(0, 2), heads=whole.heads[:2], ffn=whole.ffn[:2])
+    heads = (torch.tensor([0, 2, 3]),) * shape.layers
+    return replace(whole, hidden=torch.arange(4, 28), pooled=torch.arange(24), heads=heads)
+
+
+@pytest.mark.parametrize("axis", ["ffn", "layers", "hidden"])
+@pytest.mark.parametrize("kind", list(STEMS))
+def test_every_family_comes_nearer_to_the_whole_on_texts_it_was_not_solved_on(kind: str, axis: str) -> None:
+    whole = tiny(kind, num_hidden_layers=3)
+    family, kept = families.of(whole), narrow(whole, axis)
+    cut, solved = family.narrowed(whole, kept), family.narrowed(whole, kept)
+    reconstruct(solved, whole, kept, list(some_rows(256).by_length(32)))
+    unseen = some_rows(seed=6)
+    assert apart(solved, whole, kept, unseen) < 0.6 * apart(cut, whole, kept, unseen)
+
+
+def test_padding_is_not_listened_to_and_nothing_is_computed_that_is_not_wanted() -> None:
+    model = tiny("bert")
+    layers, rows = families.of(model).layers(model), some_rows()
+    ran = []
+    layers[1].down.register_forward_hook(lambda *_: ran.append(1))
+    given, said = heard(model, [(layers[0].up, "in"), (layers[0].up, "out")], list(rows.by_length(32)))
+    assert given.shape == (sum(map(len, rows.tokens)), 32)
+    assert said.shape == (len(given), 64)
+    assert not ran
+    assert not layers[0].up._forward_hooks
+
+
+def test_no_more_tokens_are_taken_than_equations_need() -> None:
+    row = list(range(5, 15))
+    many = Encoded([row] * 4000, torch.zeros(4000, dtype=torch.long), PADDING, TASK)
+    assert len(drawn(many)) == MOST_TOKENS // 10
+    assert len(drawn(many.at([0]))) == 1
+
+
+@pytest.mark.parametrize("scheme", ["dynamic-int8", "static-int8"])
+def test_a_job_says_what_the_cut_cost_and_what_was_won_back(scheme: str) -> None:
+    torch.manual_seed(0)
+    recipe = Recipe(
+        prepare=Prepare(epochs=3, rate=3e-3),
+        quantize=Quantize.model_validate({"scheme": scheme}),
+        prune=Prune(ratio=0.5, multiple=8, reconstruct=True),
+        distill=Distill(epochs=1),
+        train=Train(batch=64, max_length=32),
+    )
+    state = state_of(BertForSequenceClassification(tiny_config(num_labels=2)).eval(), recipe)
+    for stage in (prepare, quantize, prune):
+        list(stage(state))
+    assert numerics.is_simulated(state.model)
+    cut, solved = state.notes[-2:]
+    assert cut.startswith("The cut alone: validation accuracy")
+    assert solved.startswith("What the cut left, solved by least squares on ")
+    assert f"→ {state.validate().score:.4f}, still without training" in solved
