@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from compression import catalog
 from compression.checks import decoder, encoder, gguf_model, weights
+from compression.checks.decoder_names import FAMILIES as DECODERS
 from compression.checks.jsonfile import BadJson, read_file
 from compression.checks.names import Expected
 from compression.errors import CompressionError, ConfigMismatch, DamagedCheckpoint, MissingFile, UnsafeCheckpoint
@@ -62,7 +63,7 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
 
 def _kind(model_type: str) -> Any:
     """Return the module that describes models of a type."""
-    return decoder if model_type in decoder.FAMILIES else encoder
+    return decoder if model_type in DECODERS else encoder
 
 
 def _code_and_pickles(folder: Path) -> list[CompressionError]:

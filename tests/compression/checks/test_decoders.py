@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
 from compression import catalog
 from compression.checks import decoder
-from compression.checks.decoder import FAMILIES
+from compression.checks.decoder_names import FAMILIES
 from tests.compression.checks.conftest import edit_json, judged, reasons
 from tests.compression.decoders import tiny
 from tests.compression.models import write_tokenizer
