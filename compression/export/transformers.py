@@ -13,6 +13,7 @@ import math
 import shutil
 import tempfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -47,7 +48,7 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     simulated = {name: layer for name, layer in numerics.simulated_layers(twin) if isinstance(layer, WeightOnlyLinear)}
     own = {name: _own(layer) for name, layer in numerics.quantizable(twin)} if simulated else {}
-    scheme = _scheme(twin, {name: layer.group_size for name, layer in simulated.items()})
+    scheme = torchao_scheme(twin, {name: layer.group_size for name, layer in simulated.items()})
     numerics.remove(twin)
     transformers.utils.logging.disable_progress_bar()
     if not int8:
@@ -75,8 +76,8 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     return folder / FILE
 
 
-def _scheme(model: nn.Module, weight_only: dict[str, int | None]) -> FqnToConfig:
-    """Say what torchao makes of each weight. weight_only: layer → group size, None for int8."""
+def torchao_scheme(model: nn.Module, weight_only: Mapping[str, int | None]) -> FqnToConfig:
+    """Say what torchao makes of each weight of a model. weight_only: layer → group size, None for int8."""
     # Weights by their full names: names of modules, and `_default`, would catch biases as well.
     found = OrderedDict()
     for name, layer in numerics.quantizable(model):
@@ -97,14 +98,19 @@ def _block(layer: nn.Module, group_size: int) -> int:
     return math.gcd(int(layer.in_features), group_size)  # type: ignore[arg-type]
 
 
+def int8_rows(weight: torch.Tensor) -> torch.Tensor:
+    """Put our integers, one scale a row, into torchao's tensor. weight: (rows, features), float32 -> the same shape."""
+    whole, scale = numerics.integers(weight)
+    zeros = torch.zeros(scale.shape, dtype=torch.int8)
+    found: torch.Tensor = Int8Tensor(whole, scale, [1, weight.shape[1]], torch.float32, zero_point=zeros)
+    return found
+
+
 def _own(layer: nn.Module) -> torch.Tensor:
     """Put the integers and scales of a table or a weight-only layer into torchao's tensor."""
     weight: torch.Tensor = layer.weight  # type: ignore[assignment]
     if not isinstance(layer, WeightOnlyLinear) or layer.group_size is None:
-        whole, scale = numerics.integers(weight)
-        zeros = torch.zeros(scale.shape, dtype=torch.int8)
-        table: torch.Tensor = Int8Tensor(whole, scale, [1, weight.shape[1]], torch.float32, zero_point=zeros)
-        return table
+        return int8_rows(weight)
     whole, scales = numerics.grouped_integers(weight, layer.group_size)
     block = _block(layer, layer.group_size)
     # A smaller group of torchao's has the scale of ours that it is a part of.

@@ -94,6 +94,37 @@ def test_a_shard_index_may_not_lead_out_nor_name_what_is_not_there(tiny_model: P
     assert "disagree" in reasons(tiny_model)["config_mismatch"]
 
 
+def test_shards_hold_each_tensor_once_and_no_file_is_left_over(tiny_model: Path) -> None:
+    whole = load_file(tiny_model / WEIGHTS)
+    shard(tiny_model)
+    index, second = tiny_model / f"{WEIGHTS}.index.json", tiny_model / "model-00002-of-00002.safetensors"
+    size = sum(value.nbytes for value in whole.values())
+    for total in (size - 1, size * 2, "much", True):
+        edit_json(index, lambda value, total=total: value.update(metadata={"total_size": total}))
+        assert "states" in reasons(tiny_model)["damaged_checkpoint"]
+    edit_json(index, lambda value: value.update(metadata={"total_size": size}))
+    judged(tiny_model)
+    edit_json(index, lambda value: value.update(metadata={}))
+    held = load_file(second)
+    name = "embeddings.word_embeddings.weight"
+    assert name not in held
+    save_file({**held, name: whole[name]}, second)
+    assert "same name" in reasons(tiny_model)["damaged_checkpoint"]
+    save_file(held, second)
+    shutil.copy(second, tiny_model / "model-00003-of-00003.safetensors")
+    assert "00003" in reasons(tiny_model)["config_mismatch"]
+    edit_json(index, lambda value: value.update(weight_map={f"t{n}": f"{n}.safetensors" for n in range(1025)}))
+    assert "1,025 files" in reasons(tiny_model)["damaged_checkpoint"]
+
+
+def test_headers_of_many_shards_are_bounded_together(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard(tiny_model)
+    judged(tiny_model)
+    first, _ = split(tiny_model / "model-00001-of-00002.safetensors")
+    monkeypatch.setattr("compression.checks.weights.LARGEST_HEADERS", len(json.dumps(first)) + 100)
+    assert "take more than" in reasons(tiny_model)["damaged_checkpoint"]
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", WEIGHTS])
 def test_what_is_missing_is_named(tiny_model: Path, name: str) -> None:
     (tiny_model / name).unlink()

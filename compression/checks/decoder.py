@@ -1,0 +1,141 @@
+"""What a decoder's config.json implies: its numbers, and the name and shape of every tensor of its checkpoint."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compression.checks.config import labels_of, refused
+from compression.checks.decoder_names import BARE, CLASSIFIER, FAMILIES, LANGUAGE, Family, Numbers
+from compression.checks.names import Expected, Tensors
+from compression.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture
+from compression.report import Parameters, Shape
+
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
+
+
+@dataclass(frozen=True)
+class Described:
+    """A decoder as its config.json describes it. `labels` is None where its head has none."""
+
+    kind: str
+    architecture: str
+    head: str
+    numbers: Numbers
+    tied: bool
+    labels: tuple[str, ...] | None
+
+    @property
+    def shape(self) -> Shape:
+        """The widths that encoders have too."""
+        return Shape(**{meaning: self.numbers[meaning] for meaning in ("layers", "hidden", "heads", "ffn", "vocabulary")})
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens that a text may have."""
+        return self.numbers["positions"]
+
+
+def describe(config: Mapping[str, Any]) -> tuple[Described | None, list[CompressionError]]:
+    """Read a config.json whose model_type is in `FAMILIES`. Returns None with the reasons where it makes no sense."""
+    kind = str(config["model_type"])
+    known = FAMILIES[kind]
+    problems = list(refused(config, known.activation, known.fixed, known.fractions))
+    problems += _rope(config)
+    found: Numbers = {}
+    for meaning, (key, default, most) in known.keys.items():
+        problems += _taken(found, meaning, key, config.get(key, default), 1, most)
+    for meaning, key, value in known.more(config, found):
+        problems += _taken(found, meaning, key, value, 1 if meaning in ("groups", "head", "ffn") else 0, 131_072)
+    if not problems:
+        problems += _inconsistent(known, found)
+    names = config.get("architectures") or [f"{known.stem}{BARE}"]
+    architecture = next((str(name) for name in names if str(name) in known.heads()), None)
+    labels = None
+    if architecture is None:
+        cause = f"architectures names none of: {', '.join(known.heads())}"
+        problems.append(UnsupportedArchitecture(cause, param="config.json:architectures"))
+    elif known.heads()[architecture] == CLASSIFIER:
+        labels, problem = labels_of(config)
+        problems += [problem] if problem else []
+    tied = config.get("tie_word_embeddings", known.tied)
+    if type(tied) is not bool:
+        problems.append(ConfigMismatch(f"tie_word_embeddings is {tied!r:.60}", param="config.json:tie_word_embeddings"))
+    problems += _special(config, found)
+    if problems or architecture is None:
+        return None, problems
+    return Described(kind, architecture, known.heads()[architecture], found, tied, labels), []
+
+
+def _taken(found: Numbers, meaning: str, key: str, value: object, least: int, most: int) -> Iterator[CompressionError]:
+    if type(value) is int and least <= value <= most:
+        found[meaning] = value
+    else:
+        yield ConfigMismatch(f"{key} is {value!r:.60} and not {least} to {most:,}", param=f"config.json:{key}")
+
+
+def _inconsistent(known: Family, n: Numbers) -> Iterator[CompressionError]:
+    where = f"config.json:{known.keys['heads'][0]}"
+    if known.divided and n["hidden"] % n["heads"]:
+        yield ConfigMismatch(f"{n['hidden']} channels are not a multiple of {n['heads']} heads", param=where)
+    if n["heads"] % n.get("groups", 1):
+        yield ConfigMismatch(f"{n['heads']} heads cannot share {n['groups']} of keys and values evenly", param=where)
+    if n.get("chosen", 0) > n.get("experts", 0):
+        cause = f"a token is sent to {n['chosen']} of {n['experts']} experts"
+        yield ConfigMismatch(cause, param="config.json:num_experts_per_tok")
+
+
+def _rope(config: Mapping[str, Any]) -> Iterator[CompressionError]:
+    """See that the scaling of positions is of a kind that stock code knows, its numbers finite and no lists."""
+    for key in ("rope_scaling", "rope_parameters"):
+        value = config.get(key)
+        if value is None:
+            continue
+        kind = value.get("rope_type", value.get("type", "default")) if isinstance(value, dict) else value
+        if kind not in ROPE_TYPES:
+            cause = f"{key} is of type {kind!r:.60} and not one of: {', '.join(ROPE_TYPES)}"
+            yield UnsupportedArchitecture(cause, param=f"config.json:{key}")
+            continue
+        for name, item in value.items():
+            proper = item is None or isinstance(item, bool | str) or (type(item) in (int, float) and 0 <= item < 1e12)
+            if not proper:
+                yield ConfigMismatch(f"{key}.{name[:60]} is {item!r:.60}", param=f"config.json:{key}.{name[:60]}")
+    theta = config.get("rope_theta", 1.0)
+    if type(theta) not in (int, float) or not 0 < theta < 1e12:
+        yield ConfigMismatch(f"rope_theta is {theta!r:.60}", param="config.json:rope_theta")
+
+
+def _special(config: Mapping[str, Any], n: Numbers) -> Iterator[CompressionError]:
+    """See that the tokens which the config names are in the vocabulary."""
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = config.get(key)
+        numbers = value if isinstance(value, list) and len(value) <= 16 else [value]
+        for number in numbers:
+            if number is not None and (type(number) is not int or not 0 <= number < n.get("vocabulary", 0)):
+                yield ConfigMismatch(f"{key} is {value!r:.60} and not in the vocabulary", param=f"config.json:{key}")
+
+
+def expected(described: Described) -> Expected:
+    """Return what its checkpoint must and may hold."""
+    known, n = FAMILIES[described.kind], described.numbers
+    needed = dict(known.outer(n))
+    beside: Tensors = {}
+    for number in range(n["layers"]):
+        prefix = f"{known.block}.{number}."
+        needed |= {prefix + name: shape for name, shape in known.layer(n, number).items()}
+        beside |= {prefix + name: shape for name, shape in known.leftovers(n, number).items()}
+    speaks: Tensors = {"lm_head.weight": (n["vocabulary"], n["hidden"])}
+    answers: Tensors = {} if described.labels is None else {"score.weight": (len(described.labels), n["hidden"])}
+    if described.head == LANGUAGE and not described.tied:
+        return Expected(known.prefix, needed, beside, speaks, {})
+    # A tied head is the token table; under another head, or none, it is dropped.
+    return Expected(known.prefix, needed, beside, answers, speaks)
+
+
+def parameters(described: Described) -> Parameters:
+    """Count the elements of unique weights, tied ones once; a router's correction is a buffer and none of them."""
+    known, all_of_it = FAMILIES[described.kind], expected(described)
+    held = {**all_of_it.needed, **all_of_it.head}
+    sizes = {name: math.prod(shape) for name, shape in held.items() if not name.endswith("e_score_correction_bias")}
+    total, embedding = sum(sizes.values()), sum(sizes.get(name, 0) for name in known.tables)
+    return Parameters(total=total, embedding=embedding, other=total - embedding)

@@ -1,0 +1,171 @@
+"""Uploads of every family of decoders are held against what the stock class saves, and known by their facts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
+
+from compression import catalog
+from compression.checks import decoder
+from compression.checks.decoder_names import FAMILIES
+from tests.compression.checks.conftest import edit_json, judged, reasons
+from tests.compression.decoders import tiny
+from tests.compression.models import write_tokenizer
+
+INDEX = "model.safetensors.index.json"
+KINDS = list(FAMILIES)
+BIASED = {"llama": {"attention_bias": True, "mlp_bias": True}, "qwen3": {"attention_bias": True}}
+FORMS: list[tuple[str, dict[str, Any]]] = [
+    *((kind, {}) for kind in KINDS),
+    *BIASED.items(),
+    ("deepseek_v2", {"q_lora_rank": None}),
+    ("deepseek_v3", {"first_k_dense_replace": 2, "attention_bias": True}),
+]
+
+
+@pytest.fixture(autouse=True)
+def _offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the catalog know all that the check knows, whichever it offers by itself."""
+    for kind, family in FAMILIES.items():
+        known = catalog.BERT.model_copy(update={"name": kind, "model_type": kind, "architectures": tuple(family.heads())})
+        monkeypatch.setitem(catalog.FAMILIES, kind, known)
+
+
+def upload(folder: Path, kind: str, head: str = "ForCausalLM", *, largest: int = 10**9, **changes: Any) -> PreTrainedModel:
+    model = tiny(kind, head, **changes)
+    model.save_pretrained(folder, max_shard_size=largest)
+    write_tokenizer(folder)
+    return model
+
+
+@pytest.mark.parametrize("head", ["Model", "ForCausalLM", "ForSequenceClassification"])
+@pytest.mark.parametrize(("kind", "changes"), FORMS)
+def test_what_the_stock_class_saves_is_what_is_expected(kind: str, changes: dict[str, Any], head: str, tmp_path: Path) -> None:
+    model = upload(tmp_path, kind, head, **changes)
+    described, problems = decoder.describe(json.loads((tmp_path / "config.json").read_text()))
+    assert not problems
+    assert described is not None
+    expected = decoder.expected(described)
+    prefix = "" if head == "Model" else expected.prefix
+    needed = {prefix + name: shape for name, shape in expected.needed.items()} | expected.head
+    assert needed == {name: value.shape for name, value in load_file(tmp_path / "model.safetensors").items()}
+    facts = judged(tmp_path)
+    assert (facts.family, facts.architecture) == (kind, type(model).__name__)
+    assert facts.parameters.total == sum(parameter.numel() for parameter in model.parameters())
+    assert facts.max_positions == model.config.max_position_embeddings
+    assert (facts.shape.hidden, facts.shape.layers) == (model.config.hidden_size, model.config.num_hidden_layers)
+    assert facts.labels == (("LABEL_0", "LABEL_1") if head == "ForSequenceClassification" else None)
+    embedding = model.get_input_embeddings().weight.numel()
+    assert facts.parameters.embedding == embedding + (64 * 32 if kind == "gpt2" else 0)
+
+
+def test_a_real_config_is_one_on_the_meta_device(tmp_path: Path) -> None:
+    config = {
+        "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151643,
+        "hidden_act": "silu", "hidden_size": 1536, "initializer_range": 0.02, "intermediate_size": 8960,
+        "max_position_embeddings": 131072, "max_window_layers": 21, "model_type": "qwen2", "num_attention_heads": 12,
+        "num_hidden_layers": 28, "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 10000,
+        "sliding_window": 4096, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": True,
+        "use_mrope": False, "use_sliding_window": False, "vocab_size": 151936,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with torch.device("meta"):
+        model = transformers.Qwen2ForCausalLM(AutoConfig.from_pretrained(tmp_path))
+    described, problems = decoder.describe(config)
+    assert not problems
+    assert described is not None
+    expected = decoder.expected(described)
+    needed = {expected.prefix + name: shape for name, shape in expected.needed.items()} | expected.head
+    assert needed == {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    assert decoder.parameters(described).total == model.num_parameters() == 1_777_088_000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lost_tensor_and_one_too_many_are_named(kind: str, tmp_path: Path) -> None:
+    upload(tmp_path, kind, largest=20_000)
+    index = json.loads((tmp_path / INDEX).read_text())["weight_map"]
+    name = next(name for name in index if ".1." in name and "mlp" in name and name.endswith("weight"))
+    file = tmp_path / index[name]
+    whole = load_file(file)
+    assert len({*index.values()}) > 1
+
+    def put(weights: dict[str, Any]) -> None:
+        save_file(weights, file)
+        others = {key: value for key, value in index.items() if value != file.name}
+        edit_json(
+            tmp_path / INDEX, lambda value: value.update(weight_map=others | dict.fromkeys(weights, file.name), metadata={})
+        )
+
+    put({key: value for key, value in whole.items() if key != name})
+    assert name in reasons(tmp_path)["config_mismatch"]
+    put({**whole, name: whole[name][:-1].copy()})
+    assert name in reasons(tmp_path)["config_mismatch"]
+    put({**whole, "model.layers.1.backdoor.weight": whole[name]})
+    assert "backdoor" in reasons(tmp_path)["config_mismatch"]
+    put(whole)
+    judged(tmp_path)
+
+
+def test_what_older_versions_saved_beside_the_weights_is_taken(tmp_path: Path) -> None:
+    upload(tmp_path, "llama", tie_word_embeddings=True)
+    path = tmp_path / "model.safetensors"
+    whole = load_file(path)
+    more = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": whole["model.norm.weight"][:4].copy() for layer in (0, 1)}
+    save_file({**whole, **more, "lm_head.weight": whole["model.embed_tokens.weight"].copy()}, path)
+    facts = judged(tmp_path)
+    assert facts.parameters.total == sum(value.size for value in whole.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "code"),
+    [
+        ("llama", "auto_map", {"AutoModelForCausalLM": "evil.Model"}, "unsafe_checkpoint"),
+        ("llama", "attn_implementation", "evil/kernels", "unsafe_checkpoint"),
+        ("llama", "quantization_config", {"quant_method": "fp8"}, "unsupported_architecture"),
+        ("llama", "architectures", ["BertModel"], "unsupported_architecture"),
+        ("llama", "hidden_act", "evil", "unsupported_architecture"),
+        ("llama", "rope_parameters", {"rope_type": "longrope", "rope_theta": 1.0}, "unsupported_architecture"),
+        ("llama", "rope_parameters", {"rope_type": "linear", "factor": [1] * 9}, "config_mismatch"),
+        ("llama", "rope_parameters", {"rope_type": "linear", "factor": -1.0}, "config_mismatch"),
+        ("llama", "rope_scaling", 7, "unsupported_architecture"),
+        ("llama", "rope_theta", 0, "config_mismatch"),
+        ("llama", "hidden_size", 33, "config_mismatch"),
+        ("llama", "hidden_size", 10**9, "config_mismatch"),
+        ("llama", "hidden_size", True, "config_mismatch"),
+        ("llama", "num_hidden_layers", 10**9, "config_mismatch"),
+        ("llama", "num_key_value_heads", 3, "config_mismatch"),
+        ("llama", "head_dim", 16, "config_mismatch"),
+        ("llama", "vocab_size", 20, "config_mismatch"),
+        ("llama", "tie_word_embeddings", "yes", "config_mismatch"),
+        ("llama", "eos_token_id", [10**9], "config_mismatch"),
+        ("llama", "rms_norm_eps", "tiny", "config_mismatch"),
+        ("llama", "output_attentions", True, "config_mismatch"),
+        ("qwen2", "num_attention_heads", 0, "config_mismatch"),
+        ("qwen3", "head_dim", 0, "config_mismatch"),
+        ("gpt2", "n_inner", 96, "config_mismatch"),
+        ("gpt2", "add_cross_attention", True, "config_mismatch"),
+        ("deepseek_v3", "n_routed_experts", 10**6, "config_mismatch"),
+        ("deepseek_v3", "num_experts_per_tok", 9, "config_mismatch"),
+        ("deepseek_v3", "scoring_func", "softmax", "config_mismatch"),
+        ("deepseek_v2", "q_lora_rank", -1, "config_mismatch"),
+        ("deepseek_v2", "first_k_dense_replace", 2, "config_mismatch"),
+    ],
+)
+def test_a_config_that_cannot_be_right_is_refused(kind: str, key: str, value: object, code: str, tmp_path: Path) -> None:
+    upload(tmp_path, kind)
+    edit_json(tmp_path / "config.json", lambda config: config.update({key: value}))
+    assert code in reasons(tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_defaults_are_those_of_the_stock_config(kind: str) -> None:
+    stock, family = CONFIG_MAPPING[kind](), FAMILIES[kind]
+    for key, default, _ in family.keys.values():
+        assert default in (None, getattr(stock, key)), key
+    assert stock.tie_word_embeddings == family.tied
+    assert all(hasattr(stock, key) for key in (family.activation, *family.fractions))

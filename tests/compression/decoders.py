@@ -1,0 +1,71 @@
+"""Tiny decoders with random weights, made in milliseconds, as stock transformers saves them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
+
+STEMS = {
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "gpt2": "GPT2",
+    "deepseek_v2": "DeepseekV2",
+    "deepseek_v3": "DeepseekV3",
+}
+VOCABULARY = 96
+
+
+def tiny_config(kind: str, **changes: object) -> PretrainedConfig:
+    settings: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    if kind == "gpt2":
+        settings |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    else:
+        settings |= {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+            "head_dim": 8,
+        }
+    if kind.startswith("deepseek"):
+        del settings["head_dim"]
+        settings |= {
+            "num_key_value_heads": 4,
+            "moe_intermediate_size": 16,
+            "n_routed_experts": 4,
+            "n_shared_experts": 2,
+            "num_experts_per_tok": 2,
+            "n_group": 2,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+            "q_lora_rank": 24,
+            "kv_lora_rank": 16,
+            "qk_nope_head_dim": 8,
+            "qk_rope_head_dim": 4,
+            "v_head_dim": 8,
+        }
+    return CONFIG_MAPPING[kind](**{**settings, **changes})
+
+
+def tiny(kind: str, head: str = "ForCausalLM", **changes: object) -> PreTrainedModel:
+    """Make a model whose norms and biases are not all alike, so that losing one shows."""
+    torch.manual_seed(1)
+    stem = STEMS[kind] + ("LMHeadModel" if kind == "gpt2" and head == "ForCausalLM" else head)
+    model: PreTrainedModel = getattr(transformers, stem)(tiny_config(kind, **changes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def saved(model: PreTrainedModel, folder: Path, *, largest: int = 20_000) -> Path:
+    """Save a model in shards of at most `largest` bytes."""
+    model.save_pretrained(folder, max_shard_size=largest)
+    return folder

@@ -1,0 +1,155 @@
+"""Quantized as it lies on disk: the same file as of the whole model, and memory for less than one of its tensors."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from compression import numerics
+from compression.errors import ConfigMismatch, UnsupportedArchitecture
+from compression.export import streamed, transformers
+from compression.numerics import Simulation
+from compression.shards import Checkpoint
+from tests.compression.checks.conftest import edit_json
+from tests.compression.decoders import saved, tiny
+
+ROOT = Path(__file__).parents[3]
+
+
+def untied(model: PreTrainedModel) -> PreTrainedModel:
+    model = copy.deepcopy(model)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    return model
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "tied", "scheme"),
+    [("llama", True, "dynamic-int8"), ("qwen2", False, "dynamic-int8"), ("qwen3", True, "weight-only-int8")],
+)
+def test_it_is_the_export_of_the_whole_model(kind: str, tied: bool, scheme: str, tmp_path: Path) -> None:
+    model = tiny(kind, tie_word_embeddings=tied).to(torch.bfloat16)
+    source = saved(model, tmp_path / "source")
+    assert len(list(source.glob("*.safetensors"))) > 2
+    streamed.quantize(source, tmp_path / "made", scheme=scheme, block=500, largest=9_000)  # type: ignore[arg-type]
+    assert len(list((tmp_path / "made").glob("*.safetensors"))) > 2
+
+    whole = untied(model)
+    if scheme == "weight-only-int8":
+        numerics.insert(whole, simulation=Simulation(scheme=scheme))
+    transformers.write(whole, tmp_path / "whole", int8=True)
+    made, expected = tensors(tmp_path / "made"), tensors(tmp_path / "whole")
+    assert made.keys() == expected.keys()
+    for name, value in expected.items():
+        assert made[name].dtype == value.dtype, name
+        assert made[name].equal(value), name
+    with (
+        safe_open(next((tmp_path / "made").glob("*.safetensors")), "pt") as one,
+        safe_open(tmp_path / "whole" / "model.safetensors", "pt") as other,
+    ):
+        assert one.metadata() == other.metadata()
+    for file in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "made" / file).read_text()) == json.loads((tmp_path / "whole" / file).read_text())
+
+    opened, stock = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32).eval() for name in ("made", "whole")
+    )
+    ids = torch.arange(3, 19)[None]
+    with torch.inference_mode():
+        logits = opened(ids).logits
+        assert logits.equal(stock(ids).logits)
+        original = model.float()(ids).logits
+    assert not logits.equal(original)
+    assert torch.nn.functional.cosine_similarity(logits.flatten(), original.flatten(), dim=0) > 0.99
+
+
+def test_a_checkpoint_of_the_bare_model_lacks_its_prefix_and_is_taken(tmp_path: Path) -> None:
+    model = tiny("llama", tie_word_embeddings=True)
+    source = saved(model, tmp_path / "source", largest=10**9)
+    whole = {name.removeprefix("model."): value for name, value in load_file(source / "model.safetensors").items()}
+    assert "embed_tokens.weight" in whole
+    whole["layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)  # of an older version
+    save_file(whole, source / "model.safetensors", {"format": "pt"})
+    found = streamed.sources(streamed.skeleton(source), Checkpoint(source))
+    assert found.keys() == model.state_dict().keys()
+    assert found["lm_head.weight"] == found["model.embed_tokens.weight"] == "embed_tokens.weight"
+
+
+def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
+    source = saved(tiny("llama", tie_word_embeddings=False), tmp_path / "source", largest=10**9)
+    whole, file = load_file(source / "model.safetensors"), source / "model.safetensors"
+    name = "model.layers.1.mlp.down_proj.weight"
+
+    def refused(weights: dict[str, torch.Tensor]) -> str:
+        save_file(weights, file, {"format": "pt"})
+        with pytest.raises(ConfigMismatch) as caught:
+            streamed.quantize(source, tmp_path / "made")
+        assert not (tmp_path / "made").exists()
+        return str(caught.value.param)
+
+    assert name in refused({key: value for key, value in whole.items() if key != name})
+    assert name in refused({**whole, name: whole[name].T.contiguous()})
+    assert "backdoor" in refused({**whole, "backdoor": torch.ones(3)})
+    for architecture in ("LlamaForWorldPeace", "BertForMaskedLM", "pipeline", "PreTrainedModel"):
+        edit_json(source / "config.json", lambda value, name=architecture: value.update(architectures=[name]))
+        with pytest.raises(UnsupportedArchitecture):
+            streamed.quantize(source, tmp_path / "made")
+
+
+def test_a_matrix_that_would_stay_in_floating_point_is_refused(tmp_path: Path) -> None:
+    source = saved(tiny("gpt2"), tmp_path / "source")
+    with pytest.raises(UnsupportedArchitecture, match="c_attn"):
+        streamed.quantize(source, tmp_path / "made")
+
+
+SMALL = """
+import resource, sys
+from pathlib import Path
+import torch
+from safetensors.torch import load_file
+from compression.export import streamed
+
+source, place, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+tiny = source.with_name("tiny")
+streamed.quantize(tiny, place.with_name("warm"))  # what the libraries allocate once
+held = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (held + room, held + room))
+streamed.quantize(source, place, block=room >> 5, largest=1 << 22)
+try:
+    torch.empty(2 * room, dtype=torch.uint8)
+except (RuntimeError, MemoryError):
+    print("the limit holds")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
+def test_a_model_of_many_times_the_memory_is_quantized(tmp_path: Path) -> None:
+    room = 16 << 20
+    saved(tiny("llama"), tmp_path / "tiny")
+    model = tiny("llama", vocab_size=1 << 18, hidden_size=64, head_dim=16, tie_word_embeddings=False).to(torch.bfloat16)
+    source = saved(model, tmp_path / "source", largest=1 << 25)
+    size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
+    assert size > 3 * room
+    assert max(path.stat().st_size for path in source.glob("*.safetensors")) > room  # not even one shard fits
+    command = [sys.executable, "-c", SMALL, str(source), str(tmp_path / "made"), str(room)]
+    child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert child.returncode == 0, child.stderr[-2000:]
+    assert "the limit holds" in child.stdout
+    made = Checkpoint(tmp_path / "made")
+    rows = made.tensor("model.embed_tokens._weight_qdata")
+    scale = made.tensor("model.embed_tokens._weight_scale")
+    weight = model.model.embed_tokens.weight.float()
+    assert (rows * scale - weight).abs().max() <= scale.max()

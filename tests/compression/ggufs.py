@@ -1,0 +1,88 @@
+"""GGUF files of tiny decoders, written by the field's own package as llama.cpp's converter lays them out."""
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType as Kind
+from gguf import GGUFWriter
+from transformers import PreTrainedModel
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+CONTROL = "<|end|>"
+MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the")]
+
+
+def tokens() -> list[str]:
+    return [CONTROL, *sorted(bytes_to_unicode().values()), *(left + right for left, right in MERGES)]
+
+
+def permuted(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
+    """Order the rows of queries and keys as llama.cpp's rotary embedding wants them: neighbours are a pair."""
+    return weight.reshape(heads, 2, len(weight) // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def write(model: PreTrainedModel, path: Path, kind: Kind = Kind.Q8_0, **more: Any) -> Path:
+    """Write a model; its matrices become what the file holds, so that it answers as the file should."""
+    config = model.config
+    arch: str = config.model_type
+    writer = GGUFWriter(path, arch)
+    writer.add_name("tiny")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_head_count(config.num_attention_heads)
+    if arch == "gpt2":
+        writer.add_feed_forward_length(4 * config.hidden_size)
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    else:
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+        writer.add_vocab_size(config.vocab_size)
+    if arch == "llama":
+        writer.add_rope_dimension_count(config.head_dim)
+    if arch == "qwen3":
+        writer.add_key_length(config.head_dim)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2" if arch.startswith("qwen") else "smollm")
+    writer.add_token_list(tokens())
+    writer.add_token_types([3, *[1] * (len(tokens()) - 1)])
+    writer.add_token_merges([" ".join(pair) for pair in MERGES])
+    writer.add_eos_token_id(0)
+    writer.add_pad_token_id(0)
+    for key, value in more.items():
+        getattr(writer, key)(value)
+    _add_tensors(writer, model, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@torch.no_grad()
+def _add_tensors(writer: GGUFWriter, model: PreTrainedModel, kind: Kind) -> None:
+    config = model.config
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == config.model_type)
+    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+    heads = {"attn_q": config.num_attention_heads, "attn_k": getattr(config, "num_key_value_heads", 0)}
+    for name, parameter in model.named_parameters():
+        stem, leaf = name.rsplit(".", 1)
+        place = names.get_name(stem)
+        assert place is not None, name
+        value = parameter.numpy()
+        turned = config.model_type == "gpt2" and value.ndim == 2 and place.split(".")[-1].startswith(("attn", "ffn"))
+        value = np.ascontiguousarray(value.T if turned else value)
+        if value.ndim == 1 or kind == Kind.F32:
+            writer.add_tensor(f"{place}.{leaf}", value)
+            continue
+        packed = gguf.quantize(value, kind)
+        read = torch.from_numpy(gguf.dequantize(packed, kind).copy())
+        parameter.copy_(read.T if turned else read)
+        if config.model_type == "llama" and place.split(".")[-1] in heads:
+            packed = permuted(packed, heads[place.split(".")[-1]])  # whole rows move, blocks lie within rows
+        writer.add_tensor(f"{place}.{leaf}", packed, raw_dtype=kind)

@@ -1,0 +1,71 @@
+"""A GGUF file becomes a stock folder that answers as the file's integers say, and reads texts by the file's vocabulary."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from compression import gguf
+from compression.errors import ConfigMismatch, MissingFile
+from tests.compression.decoders import saved, tiny
+from tests.compression.ggufs import CONTROL, tokens, write
+
+VOCABULARY = len(tokens())
+
+
+@pytest.mark.parametrize(
+    ("kind", "packed", "more"),
+    [
+        ("llama", Kind.Q4_1, {"tie_word_embeddings": True}),
+        ("llama", Kind.F16, {"tie_word_embeddings": False, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}),
+        ("qwen2", Kind.Q5_1, {"tie_word_embeddings": False}),
+        ("qwen3", Kind.Q8_0, {"tie_word_embeddings": True, "head_dim": 128}),
+        ("gpt2", Kind.Q4_0, {"n_positions": 1024}),
+    ],
+)
+def test_it_answers_as_the_file_says(kind: str, packed: Kind, more: dict[str, object], tmp_path: Path) -> None:
+    model = tiny(kind, vocab_size=VOCABULARY, **more)
+    before = model.get_input_embeddings().weight.detach().clone()
+    write(model, tmp_path / "tiny.gguf", packed)
+    assert not model.get_input_embeddings().weight.equal(before)  # the file is not the model that it was made of
+    gguf.unpack(tmp_path, tmp_path / "stock")
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", dtype=torch.float32).eval()
+    assert type(opened) is type(model)
+    assert opened.config.tie_word_embeddings == model.config.tie_word_embeddings
+    ids = torch.arange(3, 40)[None]
+    with torch.inference_mode():
+        assert torch.allclose(opened(ids).logits, model(ids).logits, atol=1e-5)
+
+
+def test_texts_are_read_by_the_file_s_vocabulary(tmp_path: Path) -> None:
+    write(tiny("llama", vocab_size=VOCABULARY), tmp_path / "tiny.gguf")
+    gguf.unpack(tmp_path, tmp_path / "stock")
+    assert (tmp_path / "stock" / "tokenizer.json").is_file()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "stock")
+    ids = tokenizer(f"is the th{CONTROL}")["input_ids"]
+    assert [tokens()[number] for number in ids] == ["i", "s", "Ġthe", "Ġ", "th", CONTROL]
+    assert (tokenizer.eos_token, tokenizer.pad_token) == (CONTROL, CONTROL)
+
+
+def test_a_file_is_unpacked_once_and_a_folder_stays_where_it_is(tmp_path: Path) -> None:
+    saved(tiny("llama"), tmp_path / "stock")
+    assert gguf.stock_folder(tmp_path / "stock", tmp_path / "place") == tmp_path / "stock"
+    (tmp_path / "file").mkdir()
+    write(tiny("llama", vocab_size=VOCABULARY), tmp_path / "file" / "tiny.gguf")
+    assert gguf.stock_folder(tmp_path / "file", tmp_path / "place") == tmp_path / "place"
+    written = (tmp_path / "place" / "model.safetensors").stat()
+    assert gguf.stock_folder(tmp_path / "file", tmp_path / "place") == tmp_path / "place"
+    assert (tmp_path / "place" / "model.safetensors").stat().st_ino == written.st_ino
+
+
+def test_a_file_that_lacks_a_tensor_makes_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(MissingFile):
+        gguf.unpack(tmp_path, tmp_path / "stock")
+    model = tiny("llama", vocab_size=VOCABULARY)
+    model.config.num_hidden_layers = 3  # says the file; the third layer is not there
+    write(model, tmp_path / "tiny.gguf")
+    with pytest.raises(ConfigMismatch, match=r"layers\.2"):
+        gguf.unpack(tmp_path, tmp_path / "stock")
+    assert not (tmp_path / "stock").exists()
