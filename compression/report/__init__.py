@@ -22,6 +22,7 @@ from compression.report.events import (
 from compression.report.figures import (
     STAGES,
     Experts,
+    Generation,
     Latency,
     Latent,
     NotMeasured,
@@ -56,6 +57,7 @@ __all__ = [
     "File",
     "Finding",
     "Finished",
+    "Generation",
     "Latency",
     "Latent",
     "LayerRange",

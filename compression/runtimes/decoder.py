@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from compression.runtimes.runner import Batch, Ids, Kind, Logits
 
 
@@ -39,6 +37,12 @@ def greedy(decoder: Decoder, ids: Ids, mask: Ids | None = None) -> Iterator[Ids]
     """Yield the likeliest next token of each row, without end, (rows,) each. ids: prompts, (rows, tokens), padded before."""
     logits, cache = decoder.step(ids, None, mask)
     while True:
-        chosen: Ids = logits[:, -1].argmax(axis=-1)
-        yield chosen
-        logits, cache = decoder.step(np.ascontiguousarray(chosen[:, None]), cache)
+        following = chosen(logits)
+        yield following[:, 0]
+        logits, cache = decoder.step(following, cache)
+
+
+def chosen(logits: Logits) -> Ids:
+    """Take the likeliest next token of each row. (rows, tokens, vocabulary) -> (rows, 1)"""
+    found: Ids = logits[:, -1:].argmax(axis=-1)
+    return found

@@ -64,10 +64,10 @@ class TransformersDecoder:
                 input_ids=torch.from_numpy(ids),
                 attention_mask=torch.from_numpy(seen),
                 position_ids=torch.from_numpy(places),
-                past_key_values=None if cache is None else cache.values,
+                cache=None if cache is None else cache.values,
                 use_cache=True,
             )
-        return out.logits.float().numpy(), TorchCache(out.past_key_values, seen)
+        return out.logits.float().numpy(), TorchCache(out.cache, seen)
 
     def logits(self, batch: Batch) -> Logits:
         """Answer one batch, padded on any side."""
