@@ -72,7 +72,7 @@ def prune(state: State) -> Iterator[Event]:
             numerics.set_ranges(state.model, _ranges(kept_before))
         now = state.validate()
         which = f"Cut {step} of {settings.steps} alone" if settings.steps > 1 else "The cut alone"
-        state.notes.append(f"{which}: validation {state.task.metric} {whole.score:.4f} → {now.score:.4f}, before any training.")
+        state.notes.append(f"{which}: validation {state.task.metric} {whole} → {now}, before any training.")
         if settings.reconstruct and step > going_on:
             _reconstruct(state, settings, uncut, kept, now)
         yield from state.journey.mark("pruned", "cut", done=True)
@@ -88,7 +88,7 @@ def _reconstruct(state: State, settings: Prune, uncut: PreTrainedModel, kept: Ke
     rows = calibration_draw(state.rows["train"], settings.calibration_rows, state.recipe.train.seed)
     state.model = cut(state, uncut, kept, rows)
     now = state.validate()
-    change = f"validation {state.task.metric} {before.score:.4f} → {now.score:.4f}"
+    change = f"validation {state.task.metric} {before} → {now}"
     state.notes.append(f"What the cut left, solved by least squares on {len(rows)} rows: {change}, still without training.")
 
 
