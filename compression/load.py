@@ -92,6 +92,8 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) 
     ConfigMismatch and DamagedCheckpoint.
     """
     config, head = read_config(folder), heads.of_task(task)
+    if head == heads.LANGUAGE:
+        return _language_model(folder)
     settings: dict[str, Any] = {}
     headed = has_head(config, head)
     if not headed:
@@ -114,6 +116,18 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) 
         if f"{name}.weight" in missing or (part is outer.out and not headed):
             initialise_head(part, model.config.initializer_range)
     name_labels(model.config, labels, task)
+    return model
+
+
+def _language_model(folder: Path) -> PreTrainedModel:
+    """Load a model with the output layer that it was trained with. Raises ConfigMismatch where it has none."""
+    model, report = open_stock(folder, heads.LANGUAGE)
+    if lost := sorted(report["missing_keys"]):
+        raise ConfigMismatch(
+            f"the weights lack {_listed(tuple(lost))}",
+            param=f"*.safetensors:{lost[0]}",
+            remedy="Send the language model itself (...ForCausalLM): its output layer cannot be drawn anew.",
+        )
     return model
 
 

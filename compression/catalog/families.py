@@ -23,7 +23,8 @@ class Family(Config):
 
 
 AXES: tuple[Axis, ...] = get_args(Axis)
-TASKS: tuple[Task, ...] = get_args(Task)
+TASKS: tuple[Task, ...] = tuple(task for task in get_args(Task) if task != "causal-lm")
+"""Those that encoders are made for."""
 COUPLED = "hidden = heads × head size, so hidden and heads shrink together; every layer has the same widths."
 
 
