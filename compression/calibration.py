@@ -53,13 +53,13 @@ def listen(
         for batch in rows.by_length(smaller(BATCH, parts)):
             here = batch.to(device)
             real = here.mask.bool()
-            model(**here.inputs)
+            rows.task.run(model, here)
     model.train(training)
 
 
 def linears(model: nn.Module) -> dict[str, nn.Module]:
     """Return every linear layer by name, in model order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {name: module for name, module in model.named_modules() if numerics.is_linear(module)}
 
 
 def spreads(model: nn.Module, rows: Encoded, parts: int = 1) -> dict[str, Spread]:

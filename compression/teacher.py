@@ -1,19 +1,25 @@
 """What a teacher says of each row: asked once, kept in memory or on disk, handed out batch by batch."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from compression import evaluate, families
 from compression.answers import HALF, InMemory, OnDisk, Store
 from compression.batches import Batch, Encoded, put, taken
 from compression.catalog import TEACHER_BYTES
+from compression.families import Attention
+from compression.language import models
+from compression.language.sequences import Sequences
 from compression.tasks.base import Task
+
+LARGEST_HALF = torch.finfo(torch.float16).max
 
 
 @dataclass(frozen=True)
@@ -56,26 +62,44 @@ class Said:
 
 
 def ask(model: PreTrainedModel, batch: Batch, task: Task, look: Look) -> Said:
-    """Run a model and keep what distillation compares. Gradients flow where the caller lets them."""
+    """Run a model and keep what distillation compares. Gradients flow where the caller lets them.
+
+    Of a language model's batch `logits` are what its head makes them of: the last states where a token is asked for, (asked,
+    width).
+    """
+    if isinstance(batch, Sequences):
+        return _ask_language(model, batch, look)
     if not len(look):
         return Said(task.logits(model(**batch.inputs)), torch.empty(0))
     found: dict[nn.Module, Tensor] = {}
-    layers = families.of(model).layers(model)
-    pairs = [(layers[number - 1].query, layers[number - 1].key) for number in look.scores]
-    related = layers[look.relations - 1] if look.relations is not None else None
-    trio = (related.query, related.key, related.value) if related is not None else ()
+    layers = families.of(model).attentions(model)
+    scored = [layers[number - 1] for number in look.scores]
+    related = [layers[look.relations - 1]] if look.relations is not None else []
     with ExitStack() as hooks:
-        for part in {*trio, *(part for pair in pairs for part in pair)}:
-            hooks.callback(part.register_forward_hook(lambda module, _, out: found.__setitem__(module, out)).remove)
+        for maker in {maker for layer in (*scored, *related) for maker in layer.makers}:
+            hooks.callback(maker.register_forward_hook(lambda module, _, out: found.__setitem__(module, out)).remove)
         out: Any = model(**batch.inputs, output_hidden_states=bool(look.states))
     real = batch.mask.bool()
     states = [out.hidden_states[number][real] for number in look.states]
+
+    def made(layer: Attention) -> tuple[Tensor, Tensor, Tensor]:
+        return layer.read(*(found[maker] for maker in layer.makers))
+
     return Said(
         logits=task.logits(out),
         hidden=torch.stack(states) if states else torch.empty(0),
-        scores=torch.stack([torch.stack([found[query], found[key]]) for query, key in pairs]) if pairs else None,
-        relations=torch.stack([found[part] for part in trio]) if trio else None,
+        scores=torch.stack([torch.stack(made(layer)[:2]) for layer in scored]) if scored else None,
+        relations=torch.stack(made(related[0])) if related else None,
     )
+
+
+def _ask_language(model: PreTrainedModel, batch: Sequences, look: Look) -> Said:
+    if look.scores or look.relations is not None:
+        raise ValueError("documents of a row do not attend to each other, so attention over rows is nothing to compare")
+    out = models.output(model, batch, output_hidden_states=bool(look.states))
+    real = batch.mask.bool()
+    states = [out.hidden_states[number][real] for number in look.states]
+    return Said(out.last_hidden_state[batch.asked], torch.stack(states) if states else torch.empty(0))
 
 
 class Teacher:
@@ -97,7 +121,9 @@ class Teacher:
     ) -> None:
         self.model, self.task, self.rows, self.look = model, rows.task, rows, look
         lengths = list(map(len, rows.tokens))
-        width = model.config.hidden_size
+        shape = families.of(model).shape_of(model.config)
+        self.widths = shape.hidden, shape.attended
+        self.width = width = max(shape.hidden * bool(look.states), shape.attended * (len(look) > len(look.states)))
         self.bytes = HALF * sum(lengths) * width * len(look)
         self.store: Store | None = None
         if len(look) and self.bytes <= TEACHER_BYTES:
@@ -126,12 +152,13 @@ class Teacher:
             if known is None:
                 self._logits = put(self._logits, batch, logits, rows)
             if self.store is not None:
-                parts = torch.split(states.half().cpu(), batch.mask.sum(dim=1).tolist(), dim=1)
+                halves = states.clamp(-LARGEST_HALF, LARGEST_HALF).half().cpu()  # some channels of decoders are that large
+                parts = torch.split(halves, batch.mask.sum(dim=1).tolist(), dim=1)
                 for row, part in zip(batch.rows.tolist(), parts, strict=True):
                     self.store.put(row, part)
 
     def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits; then all that is looked at side by side, (states, real tokens, width)."""
+        """Logits; then all that is looked at side by side, (states, real tokens, width), narrower ones filled with zeros."""
         here = batch.to(next(self.model.parameters()).device)
         said = ask(self.model, here, self.task, self.look)
         if not len(self.look):
@@ -142,7 +169,8 @@ class Teacher:
             found.append(said.scores.flatten(0, 1)[:, real])
         if said.relations is not None:
             found.append(said.relations[:, real])
-        return said.logits, torch.cat(found) if len(found) > 1 else found[0]
+        even = [functional.pad(part, (0, more)) if (more := self.width - part.shape[-1]) else part for part in found]
+        return said.logits, torch.cat(even) if len(even) > 1 else even[0]
 
     @torch.no_grad()
     def says(self, batch: Batch) -> Said:
@@ -164,6 +192,7 @@ class Teacher:
         """Take apart what `_answers` put side by side."""
         look, real = self.look, mask.bool()
         ends = len(look.states), len(look.states) + 2 * len(look.scores)
+        hidden, attended = self.widths
 
         def padded(flat: Tensor) -> Tensor:
             whole = flat.new_zeros((len(flat), *mask.shape, flat.shape[-1]))
@@ -172,12 +201,30 @@ class Teacher:
 
         return Said(
             logits,
-            states[: ends[0]],
-            padded(states[ends[0] : ends[1]]).view(-1, 2, *mask.shape, states.shape[-1]) if look.scores else None,
-            padded(states[ends[1] :]) if look.relations is not None else None,
+            states[: ends[0], ..., :hidden],
+            padded(states[ends[0] : ends[1], ..., :attended]).view(-1, 2, *mask.shape, attended) if look.scores else None,
+            padded(states[ends[1] :, ..., :attended]) if look.relations is not None else None,
         )
 
     def close(self) -> None:
         """Free what is kept."""
         if self.store is not None:
             self.store.close()
+
+
+class LanguageTeacher(Teacher):
+    """A frozen language model. Not its answers are known, which have a vocabulary's width, but its last states: `head` makes
+    the answers of them, so that nothing of them is lost but what float16 does not hold."""
+
+    def __init__(
+        self, model: PreTrainedModel, rows: Encoded, look: Look, *, parts: int = 1, spill: tuple[Path, float] | None = None
+    ) -> None:
+        last = model.config.num_hidden_layers
+        whole = replace(look, states=(*look.states, last))
+        super().__init__(model, rows, whole, parts=parts, logits=torch.zeros((len(rows), 0)), spill=spill)
+
+    def says(self, batch: Batch) -> Said:
+        """Answer a batch of the student's: `logits` are the last states where a token is asked for, (asked, width)."""
+        assert isinstance(batch, Sequences), "rows are a language model's"  # noqa: S101
+        found = super().says(batch)
+        return Said(found.hidden[-1][batch.asked[batch.mask.bool()]], found.hidden[:-1])

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from compression import numerics
 from compression.export.nodes import Array, Nodes
 from compression.export.schemes import MICROSOFT
 
@@ -97,7 +97,5 @@ def _named_weights(modules: Mapping[str, nn.Module]) -> dict[tuple[tuple[int, ..
     """Index layers by their weight's content: the exporter renames and transposes weights, but does not change them."""
     out = {}
     for name, module in modules.items():
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)  # noqa: S101
-        out[_fingerprint(weight.detach().numpy())] = (name, module)
+        out[_fingerprint(numerics.matrix(module).detach().numpy())] = (name, module)
     return out

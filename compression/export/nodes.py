@@ -15,7 +15,6 @@ back. Layers that read the same tensor share one quantization of it.
 import numpy as np
 import numpy.typing as npt
 import onnx
-import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
@@ -85,9 +84,7 @@ class Nodes:
 
     def dynamic_linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str | None = None) -> str:
         """Write x·Wᵀ + b in dynamic-int8."""
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)  # noqa: S101 (narrows nn.Module's attribute type)
-        integers, scale = numerics.integers(weight)
+        integers, scale = numerics.integers(numerics.matrix(module))
         stored = self.constant(f"{name}.weight_int8", integers.numpy().T)
         return self.integer_product(x, stored, self.constant(f"{name}.weight_scale", scale.numpy()[:, 0]), bias, output)
 
@@ -102,9 +99,7 @@ class Nodes:
 
     def embedding(self, name: str, module: nn.Module, ids: str, output: str | None = None) -> str:
         """Write the look-up of int8 rows and their scales."""
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)  # noqa: S101
-        integers, scale = numerics.integers(weight)
+        integers, scale = numerics.integers(numerics.matrix(module))
         rows = self.node("Gather", self.constant(f"{name}.weight_int8", integers.numpy()), ids)
         scales = self.node("Gather", self.constant(f"{name}.weight_scale", scale.numpy()), ids)
         return self.node("Mul", self.node("Cast", rows, to=TensorProto.FLOAT), scales, output=output)

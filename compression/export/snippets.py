@@ -154,6 +154,12 @@ for _ in range(32):
     tokens = tokens + new
 print(tokenizer.decode(tokens))
 """
+TRANSFORMERS_GENERATE = """\
+inputs = tokenizer("Once upon a time", return_tensors="pt", return_token_type_ids=False)
+with torch.inference_mode():
+    tokens = model.generate(**inputs, max_new_tokens=32, do_sample=False)
+print(tokenizer.decode(tokens[0], skip_special_tokens=True))
+"""
 
 
 def onnx_snippet(task: Task, inputs: tuple[str, ...]) -> str:
@@ -169,6 +175,8 @@ def onnx_snippet(task: Task, inputs: tuple[str, ...]) -> str:
 def transformers_snippet(task: Task, stride: int) -> str:
     """Write what opens a checkpoint. stride: tokens that two windows of a question's context share."""
     opened = TRANSFORMERS_OPEN.format(auto=heads.of_task(task).auto)
+    if task == "causal-lm":
+        return _fenced(opened + TRANSFORMERS_GENERATE)
     if task == "question-answering":
         return _fenced(opened + TRANSFORMERS_QUESTION.format(stride=stride))
     tags = task == "token-classification"

@@ -144,7 +144,7 @@ def quantize(
 
 
 def _tensors(model: PreTrainedModel, checkpoint: Checkpoint, scheme: StreamedScheme) -> list[_Tensor]:
-    whole = {f"{name}.weight" for name, _ in numerics.quantizable(model)}
+    whole = {f"{name}.weight" for name, layer in numerics.quantizable(model) if not numerics.is_transposed(layer)}
     configs = _torchao(model, scheme).fqn_to_config
     for name, tensor in model.state_dict().items():
         if tensor.ndim > 1 and tensor.is_floating_point() and name not in whole:

@@ -21,6 +21,7 @@ from compression.report.events import (
 )
 from compression.report.figures import (
     STAGES,
+    UNITS,
     Experts,
     Generation,
     Latency,
@@ -39,6 +40,7 @@ from compression.report.figures import (
     ratios,
     reduction,
     retention,
+    shown,
     speed_up,
 )
 from compression.report.findings import DataFacts, Finding, ModelFacts, Rejected, parse_finding
@@ -48,6 +50,7 @@ from compression.report.whole import Artifact, File, PartReport, Report, SplitFa
 
 __all__ = [
     "STAGES",
+    "UNITS",
     "Artifact",
     "ArtifactReady",
     "DataFacts",
@@ -93,6 +96,7 @@ __all__ = [
     "ratios",
     "reduction",
     "retention",
+    "shown",
     "speed_up",
     "verdicts",
 ]

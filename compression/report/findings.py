@@ -21,6 +21,10 @@ class ModelFacts(Config):
     labels: Annotated[tuple[str, ...] | None, Field(description="Of its classification head; null for a bare encoder.")]
     dtype: str
     bytes: int
+    biases: Annotated[
+        tuple[Literal["attention", "mlp"], ...],
+        Field(description="Of a decoder: parts whose linear layers have biases, where its family's config says so."),
+    ] = ()
 
 
 class DataFacts(Config):
@@ -36,6 +40,7 @@ class DataFacts(Config):
     ]
     mean_words: Annotated[float, Field(description="Of train; a first guess at tokens.")]
     longest_words: int
+    characters: dict[str, int] = Field(default_factory=dict, description="Of each split of causal-lm, all texts together.")
     unlabelled_words: Annotated[float, Field(description="Mean of the unlabelled texts, where there are any.")] = 0.0
 
 

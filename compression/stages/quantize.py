@@ -35,7 +35,7 @@ def quantize(state: State) -> Iterator[Event]:
     simulate(state)
     after = state.validate()
     bits = "int4" if settings.scheme == "weight-only-int4" else "int8"
-    state.notes.append(f"Rounding to {bits} alone: validation {state.task.metric} {before.score:.4f} → {after.score:.4f}.")
+    state.notes.append(f"Rounding to {bits} alone: validation {state.task.metric} {before} → {after}.")
     qat = settings.qat
     if qat is None or qat.epochs == 0:
         return
@@ -55,8 +55,8 @@ def quantize(state: State) -> Iterator[Event]:
     outcome = yield from state.journey.follow("quantized", PHASE, ticks)
     numerics.insert(model, simulation=simulation)
     state.notes.append(
-        f"Quantization-aware training: validation {state.task.metric} {outcome.before.score:.4f} → "
-        f"{outcome.best.score:.4f} (best of epochs 0 to {qat.epochs}: {outcome.best_epoch})."
+        f"Quantization-aware training: validation {state.task.metric} {outcome.before} → "
+        f"{outcome.best} (best of epochs 0 to {qat.epochs}: {outcome.best_epoch})."
     )
     state.notes += outcome.remarks
 
@@ -76,7 +76,7 @@ def ordered(state: State, qat: Qat) -> list[int]:
     found = sensitivities(model, calibration_rows(state), simulation, state.parts)
     numerics.insert(model, simulation=simulation)
     order = sorted(found, key=lambda depth: (found[depth], depth))
-    layers = len(families.of(model).layers(model))
+    layers = families.of(model).shape_of(model.config).layers
     told = ", ".join(f"{named(depth, layers)} {found[depth]:.2g}" for depth in order)
     state.notes.append(f"Sensitivity, least first (change of the logits' mean square, each depth quantized alone): {told}.")
     return order
