@@ -236,7 +236,7 @@ class FileToFile:
     def ship(
         self, model: PreTrainedModel, place: Path, name: str, stage: Stage, precision: Precision, scheme: Scheme | None
     ) -> Shipped:
-        """Complete an artifact's folder, in which the weights lie, and measure it. model: without weights, its config is told."""
+        """Complete an artifact's folder, in which the weights lie, and measure it. model: whose config it is."""
         task, labels = self.spec.asked[0].task, self.dataset.labels
         length = min(self.spec.recipe.train.max_length, families.decoder_of(model).max_positions(model.config))
         artifact.write_tokenizer(self.folder, place, length, task)
@@ -350,7 +350,10 @@ def _said_of(written: streamed.Written, model: torch.nn.Module) -> Iterator[str]
 
 
 def run(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
-    """Do one such job; yield what happens after `started`. Raises CompressionError, and Pause, after which a stage begins anew."""
+    """Do one such job; yield what happens after `started`.
+
+    Raises CompressionError, and Pause, after which the stage at work begins anew.
+    """
     job = FileToFile.open(spec, base)
     yield from job.look_for_checkpoint()
     for stage in STAGES[len(job.rows) :]:

@@ -1,8 +1,8 @@
 """A decoder scored and cut layer by layer: at no time is more of it in memory than one layer, and what becomes of that.
 
-Scores are those of `stages.decoder_scores`, heard in the stock layers themselves. All rows go through a layer before the next one
-is opened, as compressors of large models do (GPTQ, Frantar et al. 2023): between layers the states of the rows are kept, rows ×
-tokens × hidden in the checkpoint's own type. A cut is that of `families`, one weight at a time, and is written as it is made.
+Scores are those of `stages.decoder_scores`, heard in the stock layers themselves. All rows go through a layer before the next
+one is opened, as compressors of large models do (GPTQ, Frantar et al. 2023): between layers the states of the rows are kept,
+rows × tokens × hidden in the checkpoint's own type. A cut is that of `families`, one weight at a time, written as it is made.
 """
 
 import re
@@ -15,11 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import GenerationConfig
 
 from compression import families
 from compression.batches import Batch
-from compression.export.streamed import EXPERTS, PARTS, skeleton, sources
+from compression.export.streamed import EXPERTS, PARTS, generation_of, skeleton, sources
 from compression.families import Kept
 from compression.families.decoder import prefix, stored
 from compression.shards import LARGEST_SHARD, Checkpoint, Planned, writing
@@ -94,8 +93,7 @@ class Layerwise:
                         ears.mask = batch.mask
                         more = {key: value for key, value in batch.inputs.items() if key != "input_ids"}
                         base(inputs_embeds=states[place], use_cache=False, **more)
-                        states[place] = stand.said
-                        stand.states = stand.said = None
+                        states[place] = stand.taken()
                     setattr(base, stack, nn.ModuleList(layers))
                 if number < len(layers) - 1:
                     ears.forget(final)  # what went through it was not the last layer's
@@ -109,7 +107,7 @@ class Layerwise:
                 yield functional.embedding(batch.ids, table.weight)  # type: ignore[arg-type]
 
     def _turn_positions(self) -> None:
-        """Make what turns queries and keys by their places, where the family does: it has no weights, only the config's numbers."""
+        """Make what turns queries and keys by their places, if there is such: it has no weights but numbers of the config."""
         base: Any = self.model.base_model
         if hasattr(base, "rotary_emb"):
             with torch.device("cpu"):
@@ -118,7 +116,7 @@ class Layerwise:
     def cut(
         self, kept: Kept, place: Path, *, largest: int = LARGEST_SHARD, beside: Callable[[Path], None] | None = None
     ) -> Generator[tuple[int, int], None, None]:
-        """Write what `family.narrowed` would make as the folder `place`, in the checkpoint's own type; config.json is there too.
+        """Write what `family.narrowed` would make as the folder `place`, in the checkpoint's own type, with config.json.
 
         Yields (elements written, of all) after each tensor. beside: puts more files into the folder before it appears. Raises
         UnsupportedShape where the config cannot say the shape, ValueError where `kept` is not of one shape.
@@ -143,9 +141,7 @@ class Layerwise:
             small.config.dtype = str(self.dtype).removeprefix("torch.")
             small.config.save_pretrained(shards.folder)
             if small.can_generate():
-                has_own = (self.folder / "generation_config.json").is_file()
-                own = GenerationConfig.from_pretrained(self.folder, local_files_only=True) if has_own else small.generation_config
-                own.save_pretrained(shards.folder)
+                generation_of(small, self.folder).save_pretrained(shards.folder)
             if beside is not None:
                 beside(shards.folder)
 
@@ -156,13 +152,19 @@ class Layerwise:
 
 
 class _Stand(nn.Module):
-    """In a layer's place: lets what comes through as it is, or sends the states it was given through the layer, and keeps them."""
+    """In a layer's place: lets states through as they come, or sends its own through the layer and keeps what it says."""
 
     def __init__(self, layer: nn.Module | None = None) -> None:
         super().__init__()
         self.layer = layer
         self.states: Tensor | None = None
         self.said: Tensor | None = None
+
+    def taken(self) -> Tensor:
+        """Hand out what the layer said, and keep nothing."""
+        assert self.said is not None, "the layer was gone through"  # noqa: S101
+        said, self.said, self.states = self.said, None, None
+        return said
 
     def forward(self, states: Tensor, *more: Any, **named: Any) -> Tensor:
         """(rows, tokens, hidden) -> the same."""

@@ -7,7 +7,7 @@ from compression.recipe import Recipe
 from compression.recipe.base import StreamedScheme
 
 STREAMED_BYTES = PROCESS_BYTES + (1 << 30)
-"""Resident peak of a job from file to file, whatever its model: a process, and a block of rows with what quantizing it takes."""
+"""Resident peak of a job from file to file, whatever its model: a process, a block of rows and what becomes of it."""
 
 
 def quantizes_only(recipe: Recipe) -> bool:

@@ -194,9 +194,10 @@ def quantizing(
     """Write the integer form of the checkpoint in `source` as the folder `place`: config.json and safetensors.
 
     Every linear weight has one scale an output channel (weight-only-int4: one a group of `group_size` inputs), every table one
-    a row, every fused expert's matrix one a row, also in weight-only-int4; norms and biases are float32. Tied tables are untied: embeddings and head are
-    read in different ways, so torchao's tensors differ. block: bytes read at once; largest: bytes of tensors a file; beside:
-    puts more files into the folder, before it appears: it is given the model's skeleton and where they go.
+    a row, every fused expert's matrix one a row, also in weight-only-int4; norms and biases are float32. Tied tables are
+    untied: embeddings and head are read in different ways, so torchao's tensors differ. block: bytes read at once; largest:
+    bytes of tensors a file; beside: puts more files into the folder, before it appears: it is given the model's skeleton and
+    where they go.
 
     Yields (elements written, of all) after each tensor. Raises what `skeleton`, `sources` and `shards.Checkpoint` do.
     """
@@ -282,6 +283,11 @@ def _write_configs(model: PreTrainedModel, source: Path, folder: Path, scheme: S
         said = {**json.loads(path.read_text("utf-8")), "experts_implementation": "eager"}
         path.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", "utf-8")
     if model.can_generate():
-        has_own = (source / "generation_config.json").is_file()
-        own = GenerationConfig.from_pretrained(source, local_files_only=True) if has_own else model.generation_config
-        own.save_pretrained(folder)
+        generation_of(model, source).save_pretrained(folder)
+
+
+def generation_of(model: PreTrainedModel, source: Path) -> GenerationConfig:
+    """Return how a model generates: as its folder says, else as its config does."""
+    if (source / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(source, local_files_only=True)
+    return model.generation_config

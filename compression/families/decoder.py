@@ -24,6 +24,7 @@ from compression.families.parts import Block, Head, Kept, head_rows
 from compression.families.slices import Slices, taken
 from compression.report import Parameters, Shape
 
+
 @dataclass(frozen=True)
 class Cut:
     """What a choice makes of a model, before any weight is looked at.

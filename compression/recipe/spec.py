@@ -92,8 +92,8 @@ class Spec(Config):
         int | None,
         Field(
             ge=1,
-            description="What the engine's processes may have resident together. A job that only quantizes goes from file to file "
-            "where its model takes more; null: no limit is known.",
+            description="What the engine's processes may have resident together. A job that only quantizes goes from file to "
+            "file where its model takes more; null: no limit is known.",
         ),
     ] = None
     wordnet: Annotated[str | None, Field(description="Folder with WordNet's database files (wndb), for augmentation.")] = None

@@ -132,7 +132,9 @@ class Ratios(Config):
     size_reduction_from_file: Annotated[
         float | None, Field(description="Against the weights as they were sent; null in reports of before this was kept.")
     ] = None
-    size_reduction_from_16_bit: Annotated[float | None, Field(description="Against two bytes a parameter of the baseline.")] = None
+    size_reduction_from_16_bit: Annotated[float | None, Field(description="Against two bytes a parameter of the baseline.")] = (
+        None
+    )
     size_reduction_from_float32: Annotated[float | None, Field(description="Against four.")] = None
     speed_up: float | None
     latency_reduction: float | None
