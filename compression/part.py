@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from compression import checkpoint, data, durable, families, load, numerics, process, tasks
+from compression import checkpoint, data, durable, families, gguf, load, numerics, process, tasks
 from compression.augment.material import Material
 from compression.augment.resources import Resources
 from compression.budget import Budget
@@ -31,6 +31,7 @@ from compression.saving import Saver
 from compression.stages.prune import aimed
 from compression.stages.trim import trim
 from compression.state import State
+from compression.uploaded import uploaded
 from compression.verdicts import judged
 from compression.vocabulary import Vocabulary, fitted
 
@@ -63,7 +64,8 @@ class Part:
     @classmethod
     def open(cls, spec: Spec, base: Path, asked: Asked) -> "Part":
         """Read model and data, and refuse before any training what cannot be done."""
-        folder, recipe = base / spec.model, spec.recipe
+        recipe, unpacked = spec.recipe, base / spec.output / "scratch" / "unpacked"
+        folder = gguf.stock_folder(base / spec.model, unpacked / "model")
         dataset = data.load(asked.data, base, seed=recipe.train.seed, task=asked.task)
         check_task(asked.task, recipe, spec.evaluate, dataset.labels)
         model = load.load_model(folder, dataset.labels, asked.task, seed=recipe.train.seed)
@@ -94,8 +96,8 @@ class Part:
         check_texts(rows)
         cast = gathered(
             Named("models.base", folder, reading, own, positions, model.config),
-            base / spec.student if spec.student is not None else None,
-            [base / teacher for teacher in spec.teachers],
+            gguf.stock_folder(base / spec.student, unpacked / "student") if spec.student is not None else None,
+            [gguf.stock_folder(base / one, unpacked / f"teacher-{place}") for place, one in enumerate(spec.teachers)],
             dataset,
             task,
             recipe,
@@ -297,7 +299,8 @@ class Part:
         parameters = families.of(self.state.model).parameters_of(self.state.model)
         before = self.rows[0] if self.rows else None
         after = (parameters, shipped.size, shipped.score)
-        found = ratios((before.parameters, before.size, before.score) if before else after, after, shipped.latency)
+        first = (before.parameters, before.size, before.score) if before else after
+        found = ratios(first, after, shipped.latency, uploaded(self.base / self.spec.model))
         row = Row(
             stage=stage,
             artifact=shipped.artifact.name,

@@ -91,6 +91,8 @@ def torchao_scheme(model: nn.Module, weight_only: Mapping[str, int | None]) -> F
     # Weights by their full names: names of modules, and `_default`, would catch biases as well.
     found = OrderedDict()
     for name, layer in numerics.quantizable(model):
+        if numerics.is_transposed(layer):
+            continue  # torchao would take its inputs for outputs
         group_size = weight_only.get(name)
         if group_size is not None:
             # Of groups of one torchao finds no scales. `_own` replaces what it makes, whose groups are then only those named.
@@ -109,10 +111,11 @@ def _block(layer: nn.Module, group_size: int) -> int:
 
 
 def int8_rows(weight: torch.Tensor) -> torch.Tensor:
-    """Put our integers, one scale a row, into torchao's tensor. weight: (rows, features), float32 -> the same shape."""
+    """Put our integers, one scale a row, into torchao's tensor. weight: (..., rows, features), float32 -> the same shape."""
     whole, scale = numerics.integers(weight)
     zeros = torch.zeros(scale.shape, dtype=torch.int8)
-    found: torch.Tensor = Int8Tensor(whole, scale, [1, weight.shape[1]], torch.float32, zero_point=zeros)
+    block = [*(1 for _ in weight.shape[:-1]), weight.shape[-1]]
+    found: torch.Tensor = Int8Tensor(whole, scale, block, torch.float32, zero_point=zeros)
     return found
 
 
@@ -121,12 +124,18 @@ def _own(layer: nn.Module) -> torch.Tensor:
     weight: torch.Tensor = layer.weight  # type: ignore[assignment]
     if not isinstance(layer, WeightOnlyLinear) or layer.group_size is None:
         return int8_rows(weight)
-    whole, scales = numerics.grouped_integers(weight, layer.group_size)
-    block = _block(layer, layer.group_size)
+    return int4_groups(weight, layer.group_size)
+
+
+def int4_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Put our 4-bit integers, one scale a group of inputs, into torchao's tensor. weight: (out, in) -> the same shape."""
+    whole, scales = numerics.grouped_integers(weight, group_size)
+    features = weight.shape[1]
+    block = math.gcd(features, group_size)
     # A smaller group of torchao's has the scale of ours that it is a part of.
-    scales = scales.repeat_interleave(layer.group_size // block, dim=1)[:, : layer.in_features // block]
+    scales = scales.repeat_interleave(group_size // block, dim=1)[:, : features // block]
     found: torch.Tensor = IntxUnpackedToInt8Tensor(
-        whole[:, : layer.in_features].contiguous(),
+        whole[:, :features].contiguous(),
         scales.contiguous(),
         torch.zeros(scales.shape, dtype=torch.int8),
         INT4,
