@@ -84,8 +84,27 @@ class Uploaded(Config):
     dtype: Annotated[str, Field(description="What most of these bytes are stored in, for example bfloat16 or Q4_1.")]
 
 
+class Generation(Config):
+    """A language model that goes on with a prompt, greedily: all of the prompt at once (prefill), then token by token (decode).
+
+    Tokens a second of all rows together; both sides interleaved as for `Latency`, medians.
+    """
+
+    prompt: Annotated[int, Field(description="Tokens of each row's prompt.")]
+    tokens: Annotated[int, Field(description="Tokens that follow it, one a step; each step sees all before it.")]
+    prefill_per_second: float
+    decode_per_second: float
+    first_token_ms: Annotated[float, Field(description="From the prompt to the first token of its continuation.")]
+    baseline_prefill_per_second: float
+    baseline_decode_per_second: float
+    baseline_first_token_ms: float
+
+
 class Latency(Config):
-    """Baseline and candidate interleaved in one fresh process, same device, runtime and threads. Milliseconds."""
+    """Baseline and candidate interleaved in one fresh process, same device, runtime and threads. Milliseconds.
+
+    Of one batch of `length` tokens; of a language model, of one token more of each row, behind a prompt of `length` tokens.
+    """
 
     median_ms: float
     p95_ms: float
@@ -97,6 +116,7 @@ class Latency(Config):
     length: int
     threads: int
     runtime: Annotated[str, Field(description="For example 'onnxruntime 1.32.0 CPUExecutionProvider'.")]
+    generation: Annotated[Generation | None, Field(description="Of a language model alone.")] = None
 
 
 UNITS = {"perplexity": "", "loss": " nats a token", "bits_per_byte": " bits a byte"}
