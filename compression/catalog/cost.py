@@ -71,7 +71,7 @@ def estimate(
     student: the shape of what is taught, where it is not the model's; named: the parameters of each teacher that the job names.
     """
     train = recipe.train
-    token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * shape.ffn)
+    token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * units_a_token(shape))
     longest = min(train.max_length, round(data.longest_words * TOKENS_A_WORD) + 2)
     row = data.mean_words * TOKENS_A_WORD + 2
     # Contexts are not cut but read in windows, a quarter of which the one before has read already.
@@ -122,6 +122,12 @@ def estimate(
     shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + tests / SCORED_ROWS_A_SECOND / 60)
     shipping += PROBES * SHIP_MINUTES * (recipe.prune is not None and recipe.prune.target_latency is not None)
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
+
+
+def units_a_token(shape: Shape) -> int:
+    """Count the feed-forward units that a token goes through in a layer: of experts, those it is sent to and the shared."""
+    experts = shape.experts
+    return shape.ffn if experts is None else max(shape.ffn, experts.chosen * experts.ffn + experts.shared)
 
 
 def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:

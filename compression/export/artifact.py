@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compression import durable, numerics, scoring
+from compression import durable, families, numerics, scoring
 from compression.child import ChildFailed, ChildOutOfMemory, ask
 from compression.errors import OutOfMemory
 from compression.export import onnx, transformers
@@ -82,7 +82,7 @@ def ship(
     with durable.folder(output / "artifacts" / name) as folder:
         weights = (onnx if kind == "onnx" else transformers).write(model, folder, int8=int8)
         weights.chmod(0o644)  # safetensors writes for the owner alone
-        write_tokenizer(tokenizer, folder, max_length, task, padding_of(model))
+        write_tokenizer(tokenizer, folder, max_length, task, model)
         pad_id = write_config(model, folder, labels, max_length, kind)
         scorer = scoring.of(task, evaluate, labels)
         verify(model, folder, kind=kind, int8=int8, sample=sample, scorer=scorer, pad_id=pad_id)
@@ -155,11 +155,11 @@ def padding_of(model: nn.Module) -> int:
     return int(model.config.pad_token_id or 0)  # type: ignore[union-attr, arg-type]
 
 
-def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, padding: int | None = None) -> None:
+def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, model: nn.Module | None = None) -> None:
     """Copy the tokenizer; tokenizer.json then truncates to `max_length` by itself (contexts to windows) and pads nothing.
 
-    padding: the id of the token that stock code is to pad with, on the right, where the tokenizer's own files name none: many
-    decoders' do not, and their classifiers find the last token by it.
+    model: the one that it reads for. Where it is a decoder, the tokenizer's settings say what it takes, and which token stock
+    code is to pad with, on the right: its own files may not, and a classifier finds the last token by it.
     """
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     if task == "question-answering":
@@ -171,12 +171,10 @@ def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, pad
     settings = {}
     if (source / "tokenizer_config.json").is_file():
         settings = json.loads((source / "tokenizer_config.json").read_text("utf-8"))
-    if padding is not None and not any(
-        _names_padding(source / name) for name in ("tokenizer_config.json", "special_tokens_map.json")
-    ):
-        settings |= {"pad_token": tokenizer.id_to_token(padding)}
-    if "padding_side" in settings:
-        settings["padding_side"] = "right"  # as the rows were that it was trained and measured on
+    if model is not None and families.decodes(model):
+        if not any(_names_padding(source / name) for name in ("tokenizer_config.json", "special_tokens_map.json")):
+            settings |= {"pad_token": tokenizer.id_to_token(padding_of(model))}
+        settings |= {"padding_side": "right", "model_input_names": list(onnx.inputs_of(model))}
     (folder / "tokenizer_config.json").write_text(_json({**settings, "model_max_length": max_length}), "utf-8")
     for extra in TOKENIZER_EXTRAS:
         if (source / extra).is_file():
@@ -250,7 +248,7 @@ def timed(
     with tempfile.TemporaryDirectory(dir=place, prefix="timed-") as name:
         folder = Path(name)
         onnx.write(model, folder, int8=int8)
-        write_tokenizer(tokenizer, folder, evaluate.length, task, padding_of(model))
+        write_tokenizer(tokenizer, folder, evaluate.length, task, model)
         spec = MeasureSpec(
             kind="onnx",
             folder=str(folder.resolve()),
