@@ -35,7 +35,7 @@ takes an engine that says nothing for stalled.
 TIMED_SECONDS = 3.0
 """Of a shape that is only looked at, of both sides together: enough to tell neighbouring shapes apart by their medians."""
 Precision = Literal["float32", "bfloat16", "float16", "int8", "int4"]
-TOKENIZER_EXTRAS = ("special_tokens_map.json", "vocab.txt")
+TOKENIZER_EXTRAS = ("special_tokens_map.json", "vocab.txt", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ def ship(
     with durable.folder(output / "artifacts" / name) as folder:
         weights = (onnx if kind == "onnx" else transformers).write(model, folder, int8=int8)
         weights.chmod(0o644)  # safetensors writes for the owner alone
-        write_tokenizer(tokenizer, folder, max_length, task, model)
+        # A language model's rows in training say nothing of how far it reads.
+        reads = model.config.max_position_embeddings if task == "causal-lm" else max_length  # type: ignore[union-attr]
+        write_tokenizer(tokenizer, folder, int(reads), task, model)  # type: ignore[arg-type]
         pad_id = write_config(model, folder, labels, max_length, kind)
         scorer = scoring.of(task, evaluate, labels)
         verify(model, folder, kind=kind, int8=int8, sample=sample, scorer=scorer, pad_id=pad_id)
@@ -158,11 +160,14 @@ def padding_of(model: nn.Module) -> int:
 def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, model: nn.Module | None = None) -> None:
     """Copy the tokenizer; tokenizer.json then truncates to `max_length` by itself (contexts to windows) and pads nothing.
 
-    model: the one that it reads for. Where it is a decoder, the tokenizer's settings say what it takes, and which token stock
-    code is to pad with, on the right: its own files may not, and a classifier finds the last token by it.
+    That of a language model truncates nothing. model: the one that it reads for. Where it is a decoder, the settings say what
+    it takes, and which token stock code is to pad with, a classifier's on the right: the tokenizer's own files may not, and a
+    classifier finds the last token by it.
     """
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    if task == "question-answering":
+    if task == "causal-lm":  # whoever generates decides how much is read
+        tokenizer.no_truncation()
+    elif task == "question-answering":
         tokenizer.enable_truncation(max_length, stride=overlap_of(max_length), strategy="only_second")
     else:
         tokenizer.enable_truncation(max_length)
@@ -172,9 +177,12 @@ def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, mod
     if (source / "tokenizer_config.json").is_file():
         settings = json.loads((source / "tokenizer_config.json").read_text("utf-8"))
     if model is not None and families.decodes(model):
-        if not any(_names_padding(source / name) for name in ("tokenizer_config.json", "special_tokens_map.json")):
+        settings |= {"model_input_names": ["input_ids", "attention_mask"]}
+        named = any(_names_padding(source / name) for name in ("tokenizer_config.json", "special_tokens_map.json"))
+        if model.config.pad_token_id is not None and not named:  # type: ignore[union-attr]
             settings |= {"pad_token": tokenizer.id_to_token(padding_of(model))}
-        settings |= {"padding_side": "right", "model_input_names": list(onnx.inputs_of(model))}
+        if task != "causal-lm":
+            settings |= {"padding_side": "right"}
     (folder / "tokenizer_config.json").write_text(_json({**settings, "model_max_length": max_length}), "utf-8")
     for extra in TOKENIZER_EXTRAS:
         if (source / extra).is_file():
