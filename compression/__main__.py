@@ -1,4 +1,4 @@
-"""The engine as a command: `python -m compression run|validate|measure SPEC.json`.
+"""The engine as a command: `python -m compression run|validate|measure SPEC.json`, and `lm-eval FOLDER --tasks NAME …`.
 
 `run` writes one JSON event a line to a pipe and ends with 0 (finished), 2 (the job cannot be done as asked, or not here; a
 `failed` event says why), 3 (paused, because its parent wrote the line `pause` to its standard input; only with
@@ -12,7 +12,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from compression import process
+from compression import harness, process
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,11 +29,15 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--die-with-parent", action="store_true", help="be killed when the parent process ends")
         if name == "run":
             command.add_argument("--events-fd", type=int, default=1, metavar="N", help="where events go (default: stdout)")
+    tasks = commands.add_parser("lm-eval", help="ask a language model's checkpoint what tasks of lm-eval ask")
+    harness.add_arguments(tasks)
     options = parser.parse_args(arguments)
     # Threads that spin long while they wait take the cores from another job's threads that work, and both crawl (80 times
     # slower was seen); never spinning costs a wake-up an operation, twice the time of a step here. So: spin briefly. The
     # OpenMP runtime reads this once, when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    if options.command == "lm-eval":
+        return harness.main(options)
     if options.die_with_parent:
         process.die_with_parent()
     module = import_module({"run": "compression.run"}.get(options.command, f"compression.{options.command}"))

@@ -10,7 +10,7 @@ from compression.language.rows import TextRows
 from compression.notes import better_note, data_notes, scheme_notes
 from compression.part import Part
 from compression.recipe import Spec, Task
-from compression.report import Artifact, PartReport, Report, Row, Sensitivity, SplitFacts, verdicts
+from compression.report import Artifact, PartReport, Report, Row, Sensitivity, SplitFacts, Uploaded, verdicts
 from compression.verdicts import choose
 
 
@@ -88,7 +88,9 @@ def language_notes(part: Part) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def job_report(spec: Spec, rows: Sequence[Row], artifacts: Sequence[Artifact], about: Mapping[str, PartFacts]) -> Report:
+def job_report(
+    spec: Spec, rows: Sequence[Row], artifacts: Sequence[Artifact], about: Mapping[str, PartFacts], sent: Uploaded
+) -> Report:
     """Put the report of a finished job together. about: name → dataset; the only one of a job has no name."""
     chosen, choice = choose(rows, spec.targets)
     alone = about.get("")
@@ -109,6 +111,7 @@ def job_report(spec: Spec, rows: Sequence[Row], artifacts: Sequence[Artifact], a
         task=spec.task,
         labels=alone.labels if alone else (),
         rows=tuple(rows),
+        uploaded=sent,
         headline=chosen.artifact,
         headlines={name: row.artifact for name, row in chosen.parts.items()},
         parts=tuple(parts),

@@ -1,20 +1,27 @@
 """A model that is one GGUF file becomes a stock folder: float32 weights, config.json, tokenizer.json.
 
-transformers unpacks the blocks (its reader needs the packages gguf and accelerate). Whoever opens the folder afterwards need
+What the file's names and layouts stand for is stock transformers' own knowledge (its reader, which needs the packages gguf and
+accelerate, unpacks all tensors before it lets go of one; here they pass one by one). Whoever opens the folder afterwards need
 not know what it was. The file must have passed `checks.gguf_model`: the stock reader trusts what it reads.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from gguf import GGMLQuantizationType, dequantize
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
-from compression import durable
 from compression.checks import gguf_model
-from compression.errors import ConfigMismatch
+from compression.checks.gguf import Gguf
+from compression.checks.weights import Tensor
+from compression.errors import ConfigMismatch, DamagedCheckpoint
 from compression.failures import typed
-from compression.shards import LARGEST_SHARD
+from compression.shards import LARGEST_SHARD, Planned, writing
 
 
 def stock_folder(folder: Path, place: Path) -> Path:
@@ -27,30 +34,61 @@ def stock_folder(folder: Path, place: Path) -> Path:
 
 
 def unpack(folder: Path, place: Path) -> None:
-    """Write the folder's only GGUF file as the folder `place`, which appears whole. Memory: the model once in float32.
+    """Write the folder's only GGUF file as the folder `place`, which appears whole. Memory: a tensor in float32, and its copy.
 
     Raises what `checks.gguf_model.read_model` does, and ConfigMismatch where the stock reader finds something amiss.
     """
-    path, _ = gguf_model.read_model(folder)
+    path, content = gguf_model.read_model(folder)
     transformers.utils.logging.disable_progress_bar()
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            gguf_file=path.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        config = AutoConfig.from_pretrained(folder, gguf_file=path.name, local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        tensors = _Tensors(path, content, model)
     except Exception as problem:  # transformers raises whatever it meets
         raise typed(problem) or ConfigMismatch(
             f"{path.name} cannot be opened: {str(problem)[:300]}", param=path.name
         ) from problem
-    lost = sorted({*report["missing_keys"], *(name for name, *_ in report.get("mismatched_keys") or ())})
+    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    lost = sorted(wanted.keys() - tensors.places.keys())
     if lost:
         raise ConfigMismatch(f"{path.name} lacks {lost[0]!r}", param=path.name)
-    with durable.folder(place) as beside:
-        model.save_pretrained(beside, max_shard_size=LARGEST_SHARD)
-        tokenizer.save_pretrained(beside)
+    plan = [[Planned(name, torch.float32, shape)] for name, shape in wanted.items()]
+    with writing(place, plan, largest=LARGEST_SHARD) as shards:
+        for name, shape in wanted.items():
+            values = tensors.read(name)
+            if values.shape != shape:
+                raise ConfigMismatch(f"{name!r} has the shape {values.shape}, and not {shape}", param=path.name)
+            shards.put(name, torch.from_numpy(values))
+        model.config.architectures, model.config.dtype = [type(model).__name__], "float32"
+        model.config.save_pretrained(shards.folder)
+        model.generation_config.save_pretrained(shards.folder)
+        tokenizer.save_pretrained(shards.folder)
+
+
+class _Tensors:
+    """A file's tensors by their names in the stock model."""
+
+    def __init__(self, path: Path, content: Gguf, model: PreTrainedModel) -> None:
+        self._path = path
+        self._processor: Any = TENSOR_PROCESSORS.get(content.metadata["general.architecture"], TensorProcessor)(
+            config=model.config.to_dict()
+        )
+        self._names = get_gguf_hf_weights_map(model, self._processor)
+        self.places: dict[str, Tensor] = {self._names[tensor.name]: tensor for tensor in self._known(content)}
+
+    def _known(self, content: Gguf) -> Iterator[Tensor]:
+        return (tensor for tensor in content.tensors if tensor.name in self._names)
+
+    def read(self, name: str) -> np.ndarray[Any, Any]:
+        """Unpack one tensor, its values in the places where the stock model has them. -> float32"""
+        tensor = self.places[name]
+        data = np.fromfile(self._path, np.uint8, tensor.end - tensor.start, offset=tensor.start)
+        if len(data) != tensor.end - tensor.start:
+            raise DamagedCheckpoint(f"{self._path.name} became shorter while it was read", param=self._path.name)
+        values = dequantize(data.reshape(*tensor.shape[:-1], -1), GGMLQuantizationType[tensor.dtype])
+        found = self._processor.process(
+            weights=values, name=tensor.name, tensor_key_mapping=self._names, parsed_parameters={"tensors": {}}
+        )
+        return np.ascontiguousarray(found.weights, np.float32)

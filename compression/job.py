@@ -40,6 +40,7 @@ from compression.stages.prepare import prepare
 from compression.stages.prune import prune
 from compression.stages.quantize import quantize
 from compression.state import State
+from compression.uploaded import uploaded
 from compression.verdicts import choose
 
 WORK: dict[Stage, Callable[[State], Iterator[Event]]] = {
@@ -170,7 +171,8 @@ class Job:
             (row,) = done.values()
             self.rows.append(row)
         else:
-            row = mean_judged(done, self.rows, self.spec, next(filter(None, limits), None))
+            sent = uploaded(self.base / self.spec.model)
+            row = mean_judged(done, self.rows, self.spec, next(filter(None, limits), None), sent)
             self.rows.append(row)
             files += checkpoint.write_whole(self.output / "checkpoints", self._whole(stage))
         yield StageFinished(row=row, checkpoint=files)
@@ -247,7 +249,7 @@ class Job:
 
     def report(self) -> Report:
         """Write report.json and return it."""
-        report = job_report(self.spec, self.rows, self.artifacts, self.about)
+        report = job_report(self.spec, self.rows, self.artifacts, self.about, uploaded(self.base / self.spec.model))
         durable.write_text(self.output / "report.json", report.model_dump_json(indent=2))
         shutil.rmtree(self.output / "scratch", ignore_errors=True)
         return report

@@ -119,7 +119,7 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) 
         settings = {"num_labels": heads.outputs(task, len(labels)), "ignore_mismatched_sizes": other}
     model, report = open_stock(folder, head, **settings)
     if headed:
-        labels = _own_labels(model.config, labels, task)
+        labels = own_labels(model.config, labels, task)
     outer = families.of(model).head(model)
     parts = {name: part for name, part in model.named_modules() if part in (outer.dense, outer.out)}
     missing = {*report["missing_keys"], *(name for name, *_ in report.get("mismatched_keys") or ())}
@@ -160,7 +160,7 @@ def _read_last_token(config: PretrainedConfig, folder: Path) -> None:
     config.use_cache = False
 
 
-def _own_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) -> tuple[str, ...]:
+def own_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) -> tuple[str, ...]:
     """Return the labels of a model's own head in its order. Raises LabelMismatch where it is not for these."""
     if not labels:
         wanted = heads.outputs(task, 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from compression import checkpoint, data, durable, families, load, numerics, process, tasks
+from compression import checkpoint, data, durable, families, gguf, load, numerics, process, tasks
 from compression.augment.material import Material
 from compression.augment.resources import Resources
 from compression.budget import Budget
@@ -17,7 +17,7 @@ from compression.cast import Named, gathered
 from compression.catalog import check_task
 from compression.checkpoint import Checkpoint, Unusable
 from compression.encoding import Reading
-from compression.errors import CompressionError, InvalidSpec
+from compression.errors import CompressionError, InvalidSpec, UnreadableData
 from compression.export.artifact import Shipped, precision_of, ship, timed
 from compression.export.decoder import can_write
 from compression.language.tested import check_texts, tested
@@ -32,6 +32,7 @@ from compression.saving import Saver
 from compression.stages.prune import aimed
 from compression.stages.trim import trim
 from compression.state import State
+from compression.uploaded import uploaded
 from compression.verdicts import judged
 from compression.vocabulary import Vocabulary, fitted
 
@@ -64,7 +65,8 @@ class Part:
     @classmethod
     def open(cls, spec: Spec, base: Path, asked: Asked) -> "Part":
         """Read model and data, and refuse before any training what cannot be done."""
-        folder, recipe = base / spec.model, spec.recipe
+        recipe, unpacked = spec.recipe, base / spec.output / "scratch" / "unpacked"
+        folder = gguf.stock_folder(base / spec.model, unpacked / "model")
         dataset = data.load(asked.data, base, seed=recipe.train.seed, task=asked.task)
         check_task(asked.task, recipe, spec.evaluate, dataset.labels)
         model = load.load_model(folder, dataset.labels, asked.task, seed=recipe.train.seed)
@@ -95,8 +97,8 @@ class Part:
         check_texts(rows)
         cast = gathered(
             Named("models.base", folder, reading, own, positions, model.config),
-            base / spec.student if spec.student is not None else None,
-            [base / teacher for teacher in spec.teachers],
+            gguf.stock_folder(base / spec.student, unpacked / "student") if spec.student is not None else None,
+            [gguf.stock_folder(base / one, unpacked / f"teacher-{place}") for place, one in enumerate(spec.teachers)],
             dataset,
             task,
             recipe,
@@ -107,6 +109,10 @@ class Part:
         resources = Resources.of(spec, base)
         if recipe.distill is not None and recipe.distill.augment is not None:
             resources.check(recipe.distill.augment)
+        for split, encoded in rows.items():
+            if empty := [number for number, tokens in enumerate(encoded.tokens, 1) if not tokens]:
+                cause = f"{len(empty)} texts of {split} have no tokens, the first of them row {empty[0]}"
+                raise UnreadableData(cause, param=f"data.{split}", remedy="Leave out rows whose text is empty.")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         check_precision(recipe.train.precision, device)
         state = State(
@@ -299,7 +305,8 @@ class Part:
         parameters = families.of(self.state.model).parameters_of(self.state.model)
         before = self.rows[0] if self.rows else None
         after = (parameters, shipped.size, shipped.score)
-        found = ratios((before.parameters, before.size, before.score) if before else after, after, shipped.latency)
+        first = (before.parameters, before.size, before.score) if before else after
+        found = ratios(first, after, shipped.latency, uploaded(self.base / self.spec.model))
         row = Row(
             stage=stage,
             artifact=shipped.artifact.name,

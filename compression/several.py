@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 
 from compression.notes import row_notes
 from compression.recipe import Spec
-from compression.report import Remedy, Row, mean_row
+from compression.report import Remedy, Row, Uploaded, mean_row
 from compression.verdicts import judged
 
 
-def mean_judged(parts: Mapping[str, Row], before: Sequence[Row], spec: Spec, limit: str | None) -> Row:
+def mean_judged(parts: Mapping[str, Row], before: Sequence[Row], spec: Spec, limit: str | None, sent: Uploaded) -> Row:
     """Take the mean of one stage's rows and hold it against the targets and the means of earlier stages.
 
-    parts: name → row, in the job's order; limit: that of training which a part has reached.
+    parts: name → row, in the job's order; limit: that of training which a part has reached; sent: the model that all came from.
     """
-    row = mean_row(parts, before[0] if before else None)
+    row = mean_row(parts, before[0] if before else None, sent)
     row = row.model_copy(update={"notes": tuple(row_notes(row.ratios, row.score, before[-1] if before else None))})
     return judged(row, before, spec.recipe, spec.targets, limit=limit, applied=applied(parts))
 

@@ -93,6 +93,12 @@ class Checkpoint:
         for start in range(tensor.start, tensor.end, step):
             yield self._read(tensor, start, min(start + step, tensor.end)).view(-1, *tensor.shape[1:])
 
+    def lines(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Read some lines of a tensor: what its last dimension counts, numbered through all others. -> (stop − start, last)."""
+        tensor = self._tensors[name]
+        line = tensor.shape[-1] * TYPES[tensor.dtype].itemsize
+        return self._read(tensor, tensor.start + start * line, tensor.start + stop * line).view(-1, tensor.shape[-1])
+
     def _read(self, tensor: weights.Tensor, start: int, end: int) -> torch.Tensor:
         if start == end:
             return torch.empty(0, dtype=TYPES[tensor.dtype])

@@ -14,6 +14,7 @@ from app.models import Checkpoint, Dataset, File, Job, JobDataset, Model
 from app.settings import Settings
 from app.storage import Storage
 from compression.recipe import Data, Evaluate, Part, Recipe, Spec, Targets
+from workers.limits import engine_memory
 
 log = structlog.get_logger()
 UNKNOWN = 1 << 30
@@ -106,6 +107,7 @@ def lay_out(
         threads=settings.engine_threads,
         save_seconds=settings.save_seconds,
         split_batches=job.split_batches,
+        memory_bytes=engine_memory(settings),
         wordnet=str(settings.wordnet) if settings.wordnet else None,
         helper_models=str(settings.helper_models) if settings.helper_models else None,
     )

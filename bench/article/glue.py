@@ -129,7 +129,7 @@ def from_folder(chosen: Set, source: Path) -> tuple[Rows, Rows]:
 def from_hub(chosen: Set) -> tuple[Rows, Rows]:
     """Download (train, test) with the datasets library."""
     try:
-        from datasets import load_dataset  # type: ignore[import-not-found]
+        from datasets import load_dataset
     except ImportError as problem:
         raise SystemExit("pip install datasets, or give --data a folder of copies") from problem
     found = load_dataset(*chosen.hub)

@@ -14,11 +14,11 @@ def opens_with(kind: Kind, precision: str, task: Task) -> str:
         return "onnxruntime.InferenceSession('model.onnx'), which reads model.onnx_data beside it"
     if kind == "onnx":
         return "onnxruntime.InferenceSession('model.onnx') with tokenizers.Tokenizer.from_file('tokenizer.json')"
-    needs = "" if precision == "float32" else " with torchao installed"
+    needs = " with torchao installed" if precision in ("int8", "int4") else ""
     return f"transformers.{heads.of_task(task).auto}.from_pretrained(folder){needs}"
 
 
-FLOAT = "All weights and all arithmetic are float32."
+FLOAT = "All weights and all arithmetic are {dtype}."
 CHANNELS = "int8 with one scale an output channel, embeddings int8 with one scale a row"
 GROUPS = "4-bit integers with one scale for each group of inputs, embeddings int8 with one scale a row"
 OWN_SCORE = "Its rounding is not that of the ONNX artifact, so its score is its own."
@@ -80,7 +80,7 @@ def card(
         f"# {name}",
         "",
         f"{about}, as it was after the stage *{stage}*.",
-        FLOAT if scheme is None else NUMERICS[kind][scheme],
+        FLOAT.format(dtype=size.dtype) if scheme is None else NUMERICS[kind][scheme],
         read,
         "",
         "## Open it",

@@ -3,28 +3,36 @@
 The result is that of `transformers.write(model, folder, int8=True)`, tensor by tensor: integers need a row of a weight and
 nothing else. In memory are the model's skeleton, without any weights, and one block of rows with what quantizing it takes,
 less than thirty-two times the block: half a gibibyte, where a shard of the usual size has five.
+
+Beyond that export, fused experts are written: int8 with one scale a row of each expert's matrices, which stock code multiplies
+one expert after the other (`experts_implementation` of config.json; its grouped product knows no integers). Matrices that stock
+code keeps in neither a linear layer nor an embedding nor as experts (GPT-2's, routers) stay as they are in the file.
 """
 
 import json
 import re
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers as stock
 from torch import nn
 from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
-from torchao.quantization import quantize_
+from torchao.quantization import FqnToConfig, Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel, TorchAoConfig
 
 from compression import numerics
 from compression.errors import ConfigMismatch, UnsupportedArchitecture
-from compression.export.transformers import int8_rows, torchao_scheme
+from compression.export.transformers import int4_groups, int8_rows, torchao_scheme
+from compression.recipe.base import StreamedScheme
 from compression.shards import BLOCK, LARGEST_SHARD, Checkpoint, Planned, writing
 
-StreamedScheme = Literal["dynamic-int8", "weight-only-int8"]
-"""Schemes whose integers follow from the weights alone, row by row."""
+EXPERTS = re.compile(r"(?P<place>.+\.experts)\.(?P<part>gate_up_proj|down_proj)$")
+"""Fused experts in stock models. In checkpoints each expert has matrices of its own, as their authors publish them."""
+PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
 LEFTOVERS = (r"\.rotary_emb\.inv_freq$",)
 """Buffers that older versions saved with the weights, and stock code no longer reads."""
@@ -54,58 +62,104 @@ def skeleton(folder: Path) -> PreTrainedModel:
         raise ConfigMismatch(cause, param="config.json") from problem
 
 
-def sources(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, str]:
-    """Say which tensor of a checkpoint each tensor of a model is filled from, in model order; tied ones from the same.
+def sources(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
+    """Say which tensors of a checkpoint each tensor of a model is filled from, in model order; tied ones from the same.
 
-    A checkpoint of the bare model lacks the prefix that its tensors have in a model with a head. Raises ConfigMismatch where
-    the two do not fit: names that lack or are too many, other shapes.
+    It is one, but for fused experts, whose rows lie in as many matrices as are named here, in that order. A checkpoint of the
+    bare model lacks the prefix that its tensors have in a model with a head. Raises ConfigMismatch where the two do not fit:
+    names that lack or are too many, other shapes.
     """
     wanted = model.state_dict(keep_vars=True)
     prefix = f"{model.base_model_prefix}."
-    stored = {name if name in wanted or f"{prefix}{name}" not in wanted else prefix + name: name for name in checkpoint.names()}
+    known = {part for name, tensor in wanted.items() for part in _parts(name, tensor)}
+    stored = {name if name in known or f"{prefix}{name}" not in known else prefix + name: name for name in checkpoint.names()}
     ignored = (*(model._keys_to_ignore_on_load_unexpected or ()), *LEFTOVERS)
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, ...]] = {}
     first: dict[int, str] = {}
+    used: set[str] = set()
     for name, tensor in wanted.items():
         # A tied table is stored under the name that comes first; where it is stored twice, stock code takes that one.
-        owner = first.setdefault(id(tensor), name)
-        if owner not in stored:
-            raise ConfigMismatch(f"the weights lack {owner!r}", param=f"*.safetensors:{owner}")
-        if checkpoint.shape(stored[owner]) != tuple(tensor.shape):
-            cause = f"{owner!r} has the shape {list(checkpoint.shape(stored[owner]))}, config.json implies {list(tensor.shape)}"
-            raise ConfigMismatch(cause, param=f"{checkpoint.file(stored[owner])}:{owner}")
-        found[name] = stored[owner]
-    for name in sorted(stored.keys() - found.keys()):
+        parts = _parts(first.setdefault(id(tensor), name), tensor)
+        for part, shape in parts.items():
+            if part not in stored:
+                raise ConfigMismatch(f"the weights lack {part!r}", param=f"*.safetensors:{part}")
+            if checkpoint.shape(stored[part]) != shape:
+                cause = f"{part!r} has the shape {list(checkpoint.shape(stored[part]))}, config.json implies {list(shape)}"
+                raise ConfigMismatch(cause, param=f"{checkpoint.file(stored[part])}:{part}")
+        found[name] = tuple(stored[part] for part in parts)
+        used |= {name, *parts}
+    for name in sorted(stored.keys() - used):
         if not any(re.search(pattern, name) for pattern in ignored):
             cause = f"config.json does not account for {name!r:.200}"
             raise ConfigMismatch(cause, param=f"{checkpoint.file(stored[name])}:{name[:200]}")
     return found
 
 
+def _parts(name: str, tensor: torch.Tensor) -> dict[str, tuple[int, ...]]:
+    """Name the tensors of a checkpoint that one of a model lies in, with their shapes, in the order of its rows."""
+    fused = EXPERTS.match(name) if tensor.ndim == 3 else None
+    if fused is None:
+        return {name: tuple(tensor.shape)}
+    parts = PARTS[fused["part"]]
+    shape = (tensor.shape[1] // len(parts), tensor.shape[2])
+    return {f"{fused['place']}.{number}.{part}.weight": shape for number in range(len(tensor)) for part in parts}
+
+
+Form = Callable[[torch.Tensor], torch.Tensor]
+"""What becomes of some rows of a tensor: (some, ...), as read -> the same shape, of torchao's types or of torch's."""
+
+
 @dataclass(frozen=True)
-class _Tensor:
-    """One tensor of the model: where it comes from, and what its rows become; None for what stays in floating point."""
+class Streamed:
+    """One tensor of the model: its shape, where its rows come from, in order, and what becomes of them."""
 
     name: str
-    source: str
-    config: Any
-    own: bool
+    shape: tuple[int, ...]
+    sources: tuple[str, ...]
+    form: Form
 
     def parts(self, rows: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        """Return the tensors that are stored for some rows, and what torchao says of them. rows: (some, ...), as read."""
-        value = rows.float() if rows.is_floating_point() else rows
-        if self.config is not None:
-            value = int8_rows(value) if self.own else _quantized(value, self.config)
-        parts, metadata = flatten_tensor_state_dict({self.name: value})
+        """Return the tensors that are stored for some rows, and what torchao says of them."""
+        parts, metadata = flatten_tensor_state_dict({self.name: self.form(rows)})
         return parts, metadata
 
+    def planned(self, dtype: torch.dtype) -> tuple[list[Planned], dict[str, str]]:
+        """Say what will be stored, and what torchao says of it. dtype: of the rows."""
+        # Names, types and torchao's words are those of what a single row becomes.
+        parts, metadata = self.parts(torch.ones((*(1 for _ in self.shape[:-1]), *self.shape[-1:]), dtype=dtype))
+        shapes = {name: (*self.shape[:-1], part.shape[-1]) if part.ndim > 1 else self.shape for name, part in parts.items()}
+        return [Planned(name, part.dtype, shapes[name]) for name, part in parts.items()], metadata
 
-def _quantized(weight: torch.Tensor, config: Any) -> torch.Tensor:
-    holder = nn.Module()
-    holder.weight = nn.Parameter(weight, requires_grad=False)
-    quantize_(holder, config, filter_fn=lambda *_: True)
-    found: torch.Tensor = holder.weight.data
-    return found
+
+def float32(rows: torch.Tensor) -> torch.Tensor:
+    """Leave floating point as float32, and else what it is."""
+    return rows.float() if rows.is_floating_point() else rows
+
+
+def as_it_is(rows: torch.Tensor) -> torch.Tensor:
+    """Leave it."""
+    return rows
+
+
+def _by_torchao(config: Any) -> Form:
+    def form(rows: torch.Tensor) -> torch.Tensor:
+        holder = nn.Module()
+        holder.weight = nn.Parameter(rows.float(), requires_grad=False)
+        quantize_(holder, config, filter_fn=lambda *_: True)
+        found: torch.Tensor = holder.weight.data
+        return found
+
+    return form
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written. unquantized: elements of matrices that stayed in floating point; dtype: what these are stored in."""
+
+    bytes: int
+    parameters: int
+    unquantized: int
+    dtype: str | None
 
 
 def quantize(
@@ -113,61 +167,127 @@ def quantize(
     place: Path,
     *,
     scheme: StreamedScheme = "dynamic-int8",
+    group_size: int = 32,
     block: int = BLOCK,
     largest: int = LARGEST_SHARD,
-) -> None:
-    """Write the int8 form of the checkpoint in `source` as the folder `place`: config.json and safetensors.
+) -> Written:
+    """Do what `quantizing` says, at once."""
+    steps = quantizing(source, place, scheme=scheme, group_size=group_size, block=block, largest=largest)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            written: Written = end.value
+            return written
 
-    Every linear weight has one scale an output channel, every table one a row; the rest is float32. Tied tables are untied:
-    embeddings and head are read in different ways, so torchao's tensors differ. block: bytes read at once; largest: bytes of
-    tensors a file. Raises what `skeleton`, `sources` and `shards.Checkpoint` do, and UnsupportedArchitecture where a matrix
-    would stay in floating point because stock code keeps it neither in a linear layer nor in an embedding.
+
+def quantizing(
+    source: Path,
+    place: Path,
+    *,
+    scheme: StreamedScheme = "dynamic-int8",
+    group_size: int = 32,
+    block: int = BLOCK,
+    largest: int = LARGEST_SHARD,
+    beside: Callable[[PreTrainedModel, Path], None] | None = None,
+) -> Generator[tuple[int, int], None, Written]:
+    """Write the integer form of the checkpoint in `source` as the folder `place`: config.json and safetensors.
+
+    Every linear weight has one scale an output channel (weight-only-int4: one a group of `group_size` inputs), every table one
+    a row, every fused expert's matrix one a row, also in weight-only-int4; norms and biases are float32. Tied tables are
+    untied: embeddings and head are read in different ways, so torchao's tensors differ. block: bytes read at once; largest:
+    bytes of tensors a file; beside: puts more files into the folder, before it appears: it is given the model's skeleton and
+    where they go.
+
+    Yields (elements written, of all) after each tensor. Raises what `skeleton`, `sources` and `shards.Checkpoint` do.
     """
     checkpoint = Checkpoint(source)
     model = skeleton(source)
-    tensors = _tensors(model, checkpoint, scheme)
+    tensors, kept = plan_of(model, checkpoint, scheme, group_size)
     metadata: dict[str, str] = {}
     plan = []
     for tensor in tensors:
-        shape = checkpoint.shape(tensor.source)
-        # The names and types of what a weight becomes are those of what one of its rows becomes.
-        parts, said = tensor.parts(torch.ones((1, *shape[1:]) if shape else (), dtype=checkpoint.dtype(tensor.source)))
+        planned, said = tensor.planned(checkpoint.dtype(tensor.sources[0]))
         metadata |= said
-        plan.append([Planned(name, part.dtype, (*shape[:1], *part.shape[1:])) for name, part in parts.items()])
+        plan.append(planned)
     metadata["tensor_names"] = json.dumps([tensor.name for tensor in tensors])
+    total, done = sum(prod(tensor.shape) for tensor in tensors), 0
     with writing(place, plan, metadata=metadata, largest=largest) as shards:
         for tensor in tensors:
-            for rows in checkpoint.rows(tensor.source, block):
-                for name, part in tensor.parts(rows)[0].items():
-                    shards.put(name, part)
-        _write_configs(model, source, shards.folder, scheme)
+            for name in tensor.sources:
+                for rows in checkpoint.rows(name, block):
+                    for part, value in tensor.parts(rows)[0].items():
+                        shards.put(part, value)
+            done += prod(tensor.shape)
+            yield done, total
+        _write_configs(model, source, shards.folder, scheme, group_size)
+        if beside is not None:
+            beside(model, shards.folder)
+    types = {str(checkpoint.dtype(tensor.sources[0])).removeprefix("torch.") for tensor in kept}
+    return Written(
+        bytes=sum(path.stat().st_size for path in place.glob("*.safetensors")),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        unquantized=sum(prod(tensor.shape) for tensor in kept),
+        dtype=" and ".join(sorted(types)) or None,
+    )
 
 
-def _tensors(model: PreTrainedModel, checkpoint: Checkpoint, scheme: StreamedScheme) -> list[_Tensor]:
-    whole = {f"{name}.weight" for name, layer in numerics.quantizable(model) if not numerics.is_transposed(layer)}
-    configs = _torchao(model, scheme).fqn_to_config
-    for name, tensor in model.state_dict().items():
-        if tensor.ndim > 1 and tensor.is_floating_point() and name not in whole:
-            raise UnsupportedArchitecture(
-                f"{name} is a matrix that stock code keeps neither in a linear layer nor in an embedding",
-                param="config.json:architectures",
-            )
-    own = scheme == "weight-only-int8"
-    return [_Tensor(name, source, configs.get(name), own) for name, source in sources(model, checkpoint).items()]
+def plan_of(
+    model: PreTrainedModel, checkpoint: Checkpoint, scheme: StreamedScheme, group_size: int
+) -> tuple[list[Streamed], list[Streamed]]:
+    """Say what becomes of each tensor, in model order, and which matrices stay in floating point."""
+    layers = dict(numerics.quantizable(model))
+    configs = _torchao(model, scheme, group_size).fqn_to_config
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found, kept = [], []
+    for name, places in sources(model, checkpoint).items():
+        form = _form(configs.get(name), layers.get(name.removesuffix(".weight")), scheme, group_size)
+        stays = form is None and len(shapes[name]) > 1 and checkpoint.dtype(places[0]).is_floating_point
+        found.append(Streamed(name, shapes[name], places, form or (as_it_is if stays else float32)))
+        kept += found[-1:] if stays else []
+    return found, kept
 
 
-def _torchao(model: nn.Module, scheme: StreamedScheme) -> Any:
+def _form(config: Any, layer: nn.Module | None, scheme: StreamedScheme, group_size: int) -> Form | None:
+    """Return how a weight is quantized; None where it is not."""
+    if config is None:
+        return None
+    if scheme == "dynamic-int8":
+        return _by_torchao(config)
+    if scheme == "weight-only-int4" and isinstance(layer, nn.Linear):
+        return lambda rows: int4_groups(rows.float(), group_size)
+    return lambda rows: int8_rows(rows.float())
+
+
+def _torchao(model: nn.Module, scheme: StreamedScheme, group_size: int) -> Any:
+    size = group_size if scheme == "weight-only-int4" else None
     layers = [name for name, layer in numerics.quantizable(model) if isinstance(layer, nn.Linear)]
-    return torchao_scheme(model, dict.fromkeys(layers) if scheme == "weight-only-int8" else {})
+    found = torchao_scheme(model, {} if scheme == "dynamic-int8" else dict.fromkeys(layers, size))
+    experts = Int8DynamicActivationInt8WeightConfig() if scheme == "dynamic-int8" else Int8WeightOnlyConfig()
+    return FqnToConfig(found.fqn_to_config | dict.fromkeys(fused_experts(model), experts))
 
 
-def _write_configs(model: PreTrainedModel, source: Path, folder: Path, scheme: StreamedScheme) -> None:
+def fused_experts(model: nn.Module) -> list[str]:
+    """Name the fused tensors of a model's experts."""
+    return [name for name, weight in model.named_parameters() if weight.ndim == 3 and EXPERTS.match(name)]
+
+
+def _write_configs(model: PreTrainedModel, source: Path, folder: Path, scheme: StreamedScheme, group_size: int) -> None:
     config = model.config
     config.tie_word_embeddings = False
     config.dtype = "float32"
-    config.quantization_config = TorchAoConfig(_torchao(model, scheme), include_input_output_embeddings=True)
+    config.quantization_config = TorchAoConfig(_torchao(model, scheme, group_size), include_input_output_embeddings=True)
     config.save_pretrained(folder)
+    if fused_experts(model):
+        path = folder / "config.json"
+        said = {**json.loads(path.read_text("utf-8")), "experts_implementation": "eager"}
+        path.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", "utf-8")
     if model.can_generate():
-        has_own = (source / "generation_config.json").is_file()
-        own = GenerationConfig.from_pretrained(source, local_files_only=True) if has_own else model.generation_config
-        own.save_pretrained(folder)
+        generation_of(model, source).save_pretrained(folder)
+
+
+def generation_of(model: PreTrainedModel, source: Path) -> GenerationConfig:
+    """Return how a model generates: as its folder says, else as its config does."""
+    if (source / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(source, local_files_only=True)
+    return model.generation_config

@@ -6,6 +6,9 @@
   reads them back, so the checkpoint is that of dynamic-int8, with a score of its own.
 - weight-only-int8, weight-only-int4: our integers and scales in torchao's tensors, so the answers are the simulated ones.
   torchao packs 4 bits for accelerators only; its form for CPUs holds each in a byte.
+
+Fused experts stay in float32, and so do GPT-2's matrices, which lie the other way round (Conv1D): torchao would round them by
+their inputs. How much that is, an artifact's figures say.
 """
 
 import copy
@@ -43,13 +46,14 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     """Write config.json and model.safetensors into `folder` and return the weights' path. The model itself stays as it is.
 
     int8 writes the integers that are simulated in `model`, dynamic-int8 where none are. Raises RuntimeError where torchao
-    left a linear layer or an embedding in floating point.
+    left an nn.Linear or an embedding in floating point.
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     if int8:
         untie(twin)
     simulated = {name: layer for name, layer in numerics.simulated_layers(twin) if isinstance(layer, WeightOnlyLinear)}
-    own = {name: _own(layer) for name, layer in numerics.quantizable(twin)} if simulated else {}
+    turned = {name: layer for name, layer in numerics.quantizable(twin) if not numerics.is_transposed(layer)}
+    own = {name: _own(layer) for name, layer in turned.items()} if simulated else {}
     scheme = torchao_scheme(twin, {name: layer.group_size for name, layer in simulated.items()})
     numerics.remove(twin)
     transformers.utils.logging.disable_progress_bar()
@@ -62,14 +66,16 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
         twin.save_pretrained(passage)  # type: ignore[operator]
         quantized = type(twin).from_pretrained(  # type: ignore[attr-defined]
             passage,
-            quantization_config=TorchAoConfig(scheme, include_input_output_embeddings=True),
+            # Where nothing is named, stock code leaves out the last parameter: a decoder's head, which has no bias behind it.
+            quantization_config=TorchAoConfig(scheme, include_input_output_embeddings=True, modules_to_not_convert=[]),
             dtype=torch.float32,
             local_files_only=True,
         )
     finally:
         shutil.rmtree(passage)
     kinds = (Int8Tensor, IntxUnpackedToInt8Tensor)
-    missed = [name for name, layer in numerics.quantizable(quantized) if not isinstance(layer.weight, kinds)]
+    layers = {name: layer for name, layer in numerics.quantizable(quantized) if not numerics.is_transposed(layer)}
+    missed = [name for name, layer in layers.items() if not isinstance(layer.weight, kinds)]
     if missed:
         raise RuntimeError(f"torchao left in floating point: {', '.join(missed)}")
     for name, weight in own.items():
@@ -91,6 +97,8 @@ def torchao_scheme(model: nn.Module, weight_only: Mapping[str, int | None]) -> F
     # Weights by their full names: names of modules, and `_default`, would catch biases as well.
     found = OrderedDict()
     for name, layer in numerics.quantizable(model):
+        if numerics.is_transposed(layer):
+            continue  # torchao would take its inputs for outputs
         group_size = weight_only.get(name)
         if group_size is not None:
             # Of groups of one torchao finds no scales. `_own` replaces what it makes, whose groups are then only those named.
@@ -109,10 +117,11 @@ def _block(layer: nn.Module, group_size: int) -> int:
 
 
 def int8_rows(weight: torch.Tensor) -> torch.Tensor:
-    """Put our integers, one scale a row, into torchao's tensor. weight: (rows, features), float32 -> the same shape."""
+    """Put our integers, one scale a row, into torchao's tensor. weight: (..., rows, features), float32 -> the same shape."""
     whole, scale = numerics.integers(weight)
     zeros = torch.zeros(scale.shape, dtype=torch.int8)
-    found: torch.Tensor = Int8Tensor(whole, scale, [1, weight.shape[1]], torch.float32, zero_point=zeros)
+    block = [*(1 for _ in weight.shape[:-1]), weight.shape[-1]]
+    found: torch.Tensor = Int8Tensor(whole, scale, block, torch.float32, zero_point=zeros)
     return found
 
 
@@ -121,12 +130,18 @@ def _own(layer: nn.Module) -> torch.Tensor:
     weight: torch.Tensor = layer.weight  # type: ignore[assignment]
     if not isinstance(layer, WeightOnlyLinear) or layer.group_size is None:
         return int8_rows(weight)
-    whole, scales = numerics.grouped_integers(weight, layer.group_size)
-    block = _block(layer, layer.group_size)
+    return int4_groups(weight, layer.group_size)
+
+
+def int4_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
+    """Put our 4-bit integers, one scale a group of inputs, into torchao's tensor. weight: (out, in) -> the same shape."""
+    whole, scales = numerics.grouped_integers(weight, group_size)
+    features = weight.shape[1]
+    block = math.gcd(features, group_size)
     # A smaller group of torchao's has the scale of ours that it is a part of.
-    scales = scales.repeat_interleave(layer.group_size // block, dim=1)[:, : layer.in_features // block]
+    scales = scales.repeat_interleave(group_size // block, dim=1)[:, : features // block]
     found: torch.Tensor = IntxUnpackedToInt8Tensor(
-        whole[:, : layer.in_features].contiguous(),
+        whole[:, :features].contiguous(),
         scales.contiguous(),
         torch.zeros(scales.shape, dtype=torch.int8),
         INT4,

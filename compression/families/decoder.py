@@ -11,6 +11,7 @@ every head class of the family, since these share the decoder.
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,32 @@ from compression.families.parts import Attention, Block, Feed, Head, Kept, head_
 from compression.families.slices import Slices, taken
 from compression.numerics import is_linear, matrix
 from compression.report import Parameters, Shape
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a choice makes of a model, before any weight is looked at.
+
+    config: the narrower stock one; slices: what stays of each weight; layers: where each layer comes from; stack: what names of
+    layers begin with.
+    """
+
+    config: PretrainedConfig
+    slices: Slices
+    layers: Sequence[int]
+    stack: str
+
+    def source(self, name: str) -> str:
+        """Say where in the whole model a parameter of the narrower one comes from."""
+        if not name.startswith(self.stack):
+            return name
+        number, _, rest = name.removeprefix(self.stack).partition(".")
+        return f"{self.stack}{self.layers[int(number)]}.{rest}"
+
+    def of(self, name: str, whole: Tensor) -> Tensor:
+        """Cut a parameter. name: in the narrower model; whole: its source in the whole one."""
+        return self.slices.get(self.source(name), taken())(whole)
+
 
 OUTS = ("lm_head", "score", "qa_outputs")
 """Names of what reads the stream last, in the stock head classes."""
@@ -149,10 +176,17 @@ class PreNormDecoder:
 
         Raises UnsupportedShape where the config cannot say the shape, ValueError where `kept` is not of one shape.
         """
+        return self._built(model, self.cut(model, kept))
+
+    def cut(self, model: PreTrainedModel, kept: Kept) -> Cut:
+        """Say what `narrowed` would do. The model's weights need not be there.
+
+        Raises UnsupportedShape where the config cannot say the shape, ValueError where `kept` is not of one shape.
+        """
         layers = self._checked(model, kept)
         shape = self._shape_of_kept(model.config, kept, layers)
         config = self._config(model.config, shape, layers)
-        return self._built(model, config, self._slices(model, kept, layers), layers)
+        return Cut(config, self._slices(model, kept, layers), layers, f"{prefix(model)}{self.stack}.")
 
     def drawn(self, model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
         """Build a stock model like `model` with other widths and layers, its weights drawn anew. The vocabulary stays.
@@ -190,9 +224,9 @@ class PreNormDecoder:
         config.vocab_size = len(kept_token_ids)
         _renumber(config, new_ids)
         rows = taken(torch.tensor(kept_token_ids))
-        where = _prefix(model)
+        where = prefix(model)
         cuts: Slices = {f"{where}{self.tables[0]}.weight": rows, "lm_head.weight": rows}
-        small = self._built(model, config, cuts, range(old.num_hidden_layers))
+        small = self._built(model, Cut(config, cuts, range(old.num_hidden_layers), f"{where}{self.stack}."))
         _renumber(getattr(small, "generation_config", None), new_ids)
         return small
 
@@ -222,21 +256,12 @@ class PreNormDecoder:
         return Block(whole=layer, norms=norms, attended=layer.self_attn.o_proj, down=layer.mlp.down_proj)
 
     @torch.no_grad()
-    def _built(self, model: PreTrainedModel, config: PretrainedConfig, cuts: Slices, layers: Sequence[int]) -> PreTrainedModel:
-        """Make the model of a config and fill it from `model`. layers: the number in `model` of each layer."""
-        small = type(model)(config)
-        stack = f"{_prefix(model)}{self.stack}."
-
-        def in_whole(name: str) -> str:
-            if not name.startswith(stack):
-                return name
-            number, _, rest = name.removeprefix(stack).partition(".")
-            return f"{stack}{layers[int(number)]}.{rest}"
-
-        own = dict(_stored(model))
-        for name, target in _stored(small):
-            source = own[in_whole(name)]
-            value = cuts.get(in_whole(name), taken())(source.detach())
+    def _built(self, model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
+        """Make the model of a config and fill it from `model`."""
+        small = type(model)(cut.config)
+        own = dict(stored(model))
+        for name, target in stored(small):
+            value = cut.of(name, own[cut.source(name)].detach())
             if value.shape != target.shape:
                 raise ValueError(f"{name} would be {tuple(value.shape)}, and the config says {tuple(target.shape)}")
             # Not copied into the target: routers stay in float32 in models of 16 bit, and each type is the source's.
@@ -284,7 +309,7 @@ class PreNormDecoder:
 
     def _slices(self, model: PreTrainedModel, kept: Kept, layers: Sequence[int]) -> Slices:
         """Say of every weight whose widths are coupled what stays of it."""
-        where = _prefix(model)
+        where = prefix(model)
         found: Slices = {f"{where}{table}.weight": taken(None, kept.hidden) for table in self.tables}
         found |= {f"{name}.weight": taken(None, kept.hidden) for name in OUTS}
         found |= self._norm(f"{where}{self.final_norm}", kept.hidden, model.config)
@@ -336,12 +361,12 @@ def shared(said: Tensor, groups: int, times: int) -> Tensor:
     return said.view(*said.shape[:-1], groups, -1).repeat_interleave(times, dim=-2).flatten(-2)
 
 
-def _prefix(model: PreTrainedModel) -> str:
+def prefix(model: PreTrainedModel) -> str:
     """Return what names of the decoder's parameters begin with in this class."""
     return "" if model.base_model is model else f"{model.base_model_prefix}."
 
 
-def _stored(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+def stored(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """Yield parameters and buffers that a checkpoint holds, tied ones once; not the tables that a config alone implies."""
     yield from model.named_parameters()
     saved = model.state_dict(keep_vars=True)

@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compression.families import slices
-from compression.families.decoder import PreNormDecoder, gated
+from compression.families.decoder import Cut, PreNormDecoder, gated
 from compression.families.parts import Attention, Block, Feed, Kept, Routed, head_rows
 from compression.families.slices import Slices, taken
 from compression.report import Experts, Latent, Shape
@@ -84,7 +84,7 @@ class DeepseekV3(PreNormDecoder):
             return functional.pad(said, (0, width - said.shape[-1])).flatten(-2)
 
         def read(queries: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            each = packed.view(*packed.shape[:-1], heads, -1)
+            each = packed.view(*queries.shape[:-1], heads, -1)  # stock code gives it a dimension of one more
             apart = each[..., :without_position], each[..., without_position:]
             return filled(queries.view(*queries.shape[:-1], heads, -1)), filled(apart[0]), filled(apart[1])
 
@@ -123,10 +123,15 @@ class DeepseekV3(PreNormDecoder):
         """Return how many groups the router chooses among, and how many of them."""
         return config.n_group, config.topk_group
 
-    def _built(self, model: PreTrainedModel, config: PretrainedConfig, cuts: Slices, layers: Sequence[int]) -> PreTrainedModel:
-        if hasattr(config, "num_mtp_layers"):
-            config.num_mtp_layers = 0
-        return super()._built(model, config, cuts, layers)
+    def _built(self, model: PreTrainedModel, cut: Cut) -> PreTrainedModel:
+        _without_prediction(cut.config)
+        return super()._built(model, cut)
+
+    def cut(self, model: PreTrainedModel, kept: Kept) -> Cut:
+        """Say what `narrowed` would do. The model's weights need not be there."""
+        found = super().cut(model, kept)
+        _without_prediction(found.config)
+        return found
 
     def _checked(self, model: PreTrainedModel, kept: Kept) -> Sequence[int]:
         layers, (experts, _) = super()._checked(model, kept), _has(self.shape_of(model.config))
@@ -213,6 +218,11 @@ class DeepseekV2(DeepseekV3):
 
     def _routing(self, config: PretrainedConfig) -> tuple[int, int]:
         return (config.n_group, config.topk_group) if config.topk_method == "group_limited_greedy" else (1, 1)
+
+
+def _without_prediction(config: PretrainedConfig) -> None:
+    if hasattr(config, "num_mtp_layers"):
+        config.num_mtp_layers = 0
 
 
 def _has(shape: Shape) -> tuple[Experts, Latent]:

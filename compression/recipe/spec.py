@@ -102,6 +102,14 @@ class Spec(Config):
     split_batches: Annotated[
         int, Field(ge=1, le=64, description="Parts in which each batch goes through the model, where memory did not suffice.")
     ] = 1
+    memory_bytes: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="What the engine's processes may have resident together. A job that only quantizes goes from file to "
+            "file where its model takes more; null: no limit is known.",
+        ),
+    ] = None
     wordnet: Annotated[str | None, Field(description="Folder with WordNet's database files (wndb), for augmentation.")] = None
     helper_models: Annotated[str | None, Field(description="Folder of the model folders that augmentation may name.")] = None
 

@@ -77,6 +77,13 @@ class Size(Config):
     bytes_at_16_bit: Annotated[int, Field(description="Two bytes a parameter: the other baseline that people mean.")]
 
 
+class Uploaded(Config):
+    """The weights as they were sent."""
+
+    bytes: Annotated[int, Field(description="Of the file or of all shards.")]
+    dtype: Annotated[str, Field(description="What most of these bytes are stored in, for example bfloat16 or Q4_1.")]
+
+
 class Generation(Config):
     """A language model that goes on with a prompt, greedily: all of the prompt at once (prefill), then token by token (decode).
 
@@ -185,6 +192,13 @@ class Ratios(Config):
 
     parameter_reduction: float
     size_reduction: float
+    size_reduction_from_file: Annotated[
+        float | None, Field(description="Against the weights as they were sent; null in reports of before this was kept.")
+    ] = None
+    size_reduction_from_16_bit: Annotated[float | None, Field(description="Against two bytes a parameter of the baseline.")] = (
+        None
+    )
+    size_reduction_from_float32: Annotated[float | None, Field(description="Against four.")] = None
     speed_up: float | None
     latency_reduction: float | None
     retention: float | None
@@ -275,8 +289,12 @@ def ratios(
     before: tuple[Parameters, Size, Score | NotMeasured],
     after: tuple[Parameters, Size, Score | NotMeasured],
     latency: Latency | NotMeasured,
+    uploaded: Uploaded | None = None,
 ) -> Ratios:
-    """Hold a stage's figures against the baseline's. `latency` carries both sides, measured in one process."""
+    """Hold a stage's figures against the baseline's, and its size against that of the file, of 16 bit and of float32.
+
+    `latency` carries both sides, measured in one process.
+    """
     faster = less_latency = kept = kept_above_chance = None
     if isinstance(latency, Latency):
         faster = speed_up(latency.baseline_median_ms, latency.median_ms)
@@ -288,6 +306,9 @@ def ratios(
     return Ratios(
         parameter_reduction=reduction(before[0].total, after[0].total),
         size_reduction=reduction(before[1].bytes, after[1].bytes),
+        size_reduction_from_file=reduction(uploaded.bytes, after[1].bytes) if uploaded else None,
+        size_reduction_from_16_bit=reduction(2 * before[0].total, after[1].bytes),
+        size_reduction_from_float32=reduction(4 * before[0].total, after[1].bytes),
         speed_up=faster,
         latency_reduction=less_latency,
         retention=kept,

@@ -2,21 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 
-from compression.report.figures import Latency, NotMeasured, Parameters, Ratios, Row, Score, Shape, Size, ratios
+from compression.report.figures import Latency, NotMeasured, Parameters, Ratios, Row, Score, Shape, Size, Uploaded, ratios
 
 METRIC = "mean of parts"
 
 
-def mean_row(parts: Mapping[str, Row], first: Row | None) -> Row:
+def mean_row(parts: Mapping[str, Row], first: Row | None, sent: Uploaded | None = None) -> Row:
     """Take the mean over one stage's rows; it has no notes and no verdict yet.
 
-    parts: name → row, in the job's order; first: the baseline's mean, None where this is it. A figure that one part lacks the
-    mean lacks too, because a mean over the others would be held against one over all.
+    parts: name → row, in the job's order; first: the baseline's mean, None where this is it; sent: the model of all.
+    A figure that one part lacks the mean lacks too, because a mean over the others would be held against one over all.
     """
     rows = list(parts.values())
     parameters, size, latency, score = _parameters(rows), _size(rows), _latency(parts), _score(parts)
     after = (parameters, size, score)
-    found: Ratios = ratios((first.parameters, first.size, first.score) if first else after, after, latency)
+    found: Ratios = ratios((first.parameters, first.size, first.score) if first else after, after, latency, sent)
     return Row(
         stage=rows[0].stage,
         artifact=rows[0].artifact,

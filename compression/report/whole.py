@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from compression.recipe import Config, JobTask, Recipe, Targets, Task
-from compression.report.figures import NotMeasured, Ratios, Row, Score, Sensitivity, Stage
+from compression.report.figures import NotMeasured, Ratios, Row, Score, Sensitivity, Stage, Uploaded
 
 
 class File(Config):
@@ -25,7 +25,7 @@ class Artifact(Config):
     name: Annotated[str, Field(max_length=100, pattern=r"^[a-z0-9][a-z0-9-]*$")]
     kind: Literal["onnx", "transformers"]
     stage: Stage
-    precision: Literal["float32", "int8", "int4"]
+    precision: Literal["float32", "bfloat16", "float16", "int8", "int4"]
     files: tuple[File, ...]
     score: Annotated[Score | NotMeasured, Field(description="Measured on this artifact in its own runtime.")]
     opens_with: Annotated[str, Field(description="The stock tool and call that open it.")]
@@ -80,6 +80,9 @@ class Report(Config):
     task: JobTask
     labels: tuple[str, ...]
     rows: tuple[Row, ...]
+    uploaded: Annotated[
+        Uploaded | None, Field(description="The job's model as it was sent; null in reports of before this was kept.")
+    ] = None
     headline: Annotated[
         str,
         Field(

@@ -30,7 +30,7 @@ class TransformersRunner:
         given = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
         if not self.types:
             del given["token_type_ids"]
-        with torch.inference_mode():
+        with torch.no_grad():  # in inference mode torchao's tensors cannot be indexed, as those of experts are
             out = self.model(**given)
         found = [out[name].float() for name in self.outputs]
         answer: Logits = (found[0] if len(found) == 1 else torch.stack(found, dim=-1)).numpy()

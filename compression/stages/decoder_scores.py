@@ -134,7 +134,7 @@ def decoder_scores(model: PreTrainedModel, batches: Iterable[Batch], norm: Liter
     """
     training = model.training
     model.eval()
-    ears = _Ears(model, importance.activation_norm if norm == "l1" else importance.activation_squares)
+    ears = Ears(model, norm)
     device = next(model.parameters()).device
     with ExitStack() as hooks:
         ears.listen(hooks)
@@ -147,14 +147,14 @@ def decoder_scores(model: PreTrainedModel, batches: Iterable[Batch], norm: Liter
     return ears.told()
 
 
-class _Ears:
+class Ears:
     """Adds up what is heard, by the module that it is of. `mask` is that of the batch on its way, (rows, tokens)."""
 
-    def __init__(self, model: PreTrainedModel, measure: Any) -> None:
+    def __init__(self, model: PreTrainedModel, norm: Literal["l1", "l2"]) -> None:
         family = families.decoder_of(model)
         self.blocks, self.norms = family.blocks(model), family.stream_norms(model)
         self.groups = family.shape_of(model.config).groups or 1
-        self.measure = measure
+        self.measure = importance.activation_norm if norm == "l1" else importance.activation_squares
         self.mask = torch.empty(0)
         self.heard: dict[nn.Module, Tensor] = {}
         self.units: dict[nn.Module, Tensor] = {}
@@ -170,6 +170,10 @@ class _Ears:
             hooks.callback(block.whole.register_forward_hook(self._turn).remove)
             if block.experts is not None:
                 hooks.callback(block.experts.register_forward_pre_hook(self._routed).remove)
+
+    def forget(self, module: nn.Module) -> None:
+        """Leave out what was heard of a module so far."""
+        self.heard.pop(module, None)
 
     def told(self) -> DecoderScores:
         """Say what was heard by what it is of."""

@@ -1,0 +1,221 @@
+"""`python -m bench memory`: peak resident memory against the model's size, at several sizes and for each way to compress it.
+
+Random weights of real shapes are written to disk in 16 bits, block by block, as the shards of any checkpoint. Each way then has
+a process of its own, and what the kernel says of its peak (VmHWM) is taken when it ends: what is printed is that figure, what
+of it is beyond a process that only has the libraries, and this as a multiple of the checkpoint. Pages of a mapped file count as
+resident, as they do for whoever watches an engine. What would take more than --room is not tried, and said to be so.
+
+- open: stock from_pretrained, in the checkpoint's own type; open in float32: what a job with the model in memory starts with.
+- quantize: the integers of every weight, from file to file (`export.streamed`).
+- prune and quantize: scores of 64 rows, a cut of 30 % of all feed-forward units, int8 (`layerwise`, then `export.streamed`).
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+ROOT = Path(__file__).parent.parent
+SHAPES: dict[str, dict[str, int]] = {
+    "tiny": {"hidden": 64, "layers": 4, "heads": 4, "groups": 2, "ffn": 192, "vocabulary": 4_096},
+    "smollm2-135m": {"hidden": 576, "layers": 30, "heads": 9, "groups": 3, "ffn": 1_536, "vocabulary": 49_152},
+    "smollm2-360m": {"hidden": 960, "layers": 32, "heads": 15, "groups": 5, "ffn": 2_560, "vocabulary": 49_152},
+    "smollm2-1.7b": {"hidden": 2_048, "layers": 24, "heads": 32, "groups": 32, "ffn": 8_192, "vocabulary": 49_152},
+    "llama-3-8b": {"hidden": 4_096, "layers": 32, "heads": 32, "groups": 8, "ffn": 14_336, "vocabulary": 128_256},
+}
+"""Widths as their authors publish them; all have tied tables but the last."""
+UNTIED = frozenset({"llama-3-8b"})
+WAYS = ("libraries", "open", "open in float32", "quantize", "prune and quantize")
+EXPECTED: dict[str, Callable[[int], int]] = {
+    "open": lambda file: 2 * file,
+    "open in float32": lambda file: 3 * file,
+}
+"""Bytes at the most, by those of the checkpoint, where the model is in memory: mapped pages beside what is made of them."""
+ROWS, TOKENS, BATCH = 64, 128, 8
+DISK = 3.5
+"""Times the checkpoint: itself, a cut, the integers of it."""
+
+
+def main(arguments: list[str]) -> None:
+    """Print a row a size and way."""
+    parser = argparse.ArgumentParser(prog="python -m bench memory", description=__doc__)
+    parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["smollm2-135m", "smollm2-360m", "smollm2-1.7b"])
+    parser.add_argument("--room", type=float, default=20.0, metavar="GIB", help="memory that may be taken (default: 20)")
+    parser.add_argument("--scratch", type=Path, help="where checkpoints lie meanwhile (default: the system's)")
+    asked = parser.parse_args(arguments)
+    print("| shape | parameters | checkpoint, 16 bit | way | peak resident | beyond the libraries | × checkpoint |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name in asked.shape:
+        with tempfile.TemporaryDirectory(prefix="lathe-memory-", dir=asked.scratch) as place:
+            print("\n".join(lines(name, Path(place), int(asked.room * 2**30))), flush=True)
+
+
+def lines(name: str, place: Path, room: int) -> list[str]:
+    """Measure one shape in every way."""
+    parameters = parameters_of(name)
+    free = shutil.disk_usage(place).free
+    if 2 * parameters * DISK > free:
+        lacking = f"not_measured: its files take {2 * parameters * DISK / 1e9:.1f} GB, {free / 1e9:.1f} GB of disk are free"
+        return [f"| {name} | {parameters / 1e6:,.0f} M | | | {lacking} | | |"]
+    child("make", name, place)
+    file = sum(path.stat().st_size for path in (place / "model").glob("*.safetensors"))
+    libraries, out = 0, []
+    for way in WAYS:
+        needed = EXPECTED[way](file) if way in EXPECTED else 0
+        if needed > room:
+            figures = f"not_measured: about {needed / 2**30:.1f} GiB, more than the {room / 2**30:.1f} GiB allowed | | |"
+        else:
+            peak = child("measure", way, place)
+            libraries = libraries or peak
+            beyond = peak - libraries
+            figures = f"{peak / 2**20:,.0f} MiB | {beyond / 2**20:,.0f} MiB | {beyond / file:.2f} |"
+        out.append(f"| {name} | {parameters / 1e6:,.0f} M | {file / 2**20:,.0f} MiB | {way} | {figures}")
+    return out
+
+
+def child(what: str, name: str, place: Path) -> int:
+    """Do one thing in a process of its own; return its peak. what: make a shape's checkpoint, or measure a way."""
+    command = [sys.executable, "-m", "bench.memory", what, name, str(place)]
+    done = subprocess.run(
+        command, cwd=ROOT, check=False, capture_output=True, text=True, env={**os.environ, "TQDM_DISABLE": "1"}
+    )
+    if done.returncode != 0:
+        raise SystemExit(f"{what} {name} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return int(json.loads(done.stdout.splitlines()[-1])["peak"])
+
+
+def config_of(name: str) -> "PretrainedConfig":
+    """Make a shape's stock config."""
+    from transformers import LlamaConfig
+
+    shape = SHAPES[name]
+    return LlamaConfig(
+        hidden_size=shape["hidden"],
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["heads"],
+        num_key_value_heads=shape["groups"],
+        intermediate_size=shape["ffn"],
+        vocab_size=shape["vocabulary"],
+        max_position_embeddings=2_048,
+        tie_word_embeddings=name not in UNTIED,
+        architectures=["LlamaForCausalLM"],
+        dtype="bfloat16",
+    )
+
+
+def parameters_of(name: str) -> int:
+    """Count a shape's parameters."""
+    from compression.catalog.decoders import decoder_parameters
+    from compression.report import Shape
+
+    shape = SHAPES[name]
+    size = shape["hidden"] // shape["heads"]
+    outputs = shape["vocabulary"] if name in UNTIED else 0
+    return decoder_parameters("llama", Shape(**shape, head_size=size), outputs=outputs).total
+
+
+def make(name: str, folder: Path) -> None:
+    """Write random weights, a few rows at a time: norms are 1, all else is drawn from N(0, 0.02²)."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from compression.shards import Planned, writing
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config_of(name))
+    torch.manual_seed(0)
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    plan = [[Planned(name, torch.bfloat16, shape)] for name, shape in shapes.items()]
+    with writing(folder, plan, largest=1 << 30) as shards:
+        for name, shape in shapes.items():
+            if len(shape) == 1:
+                shards.put(name, torch.ones(shape, dtype=torch.bfloat16))
+                continue
+            step = max(1, (4 << 20) // shape[1])
+            for start in range(0, shape[0], step):
+                rows = torch.randn(min(step, shape[0] - start), shape[1]) * 0.02
+                shards.put(name, rows.to(torch.bfloat16))
+        model.config.save_pretrained(shards.folder)
+        model.generation_config.save_pretrained(shards.folder)
+
+
+def use(way: str, place: Path) -> None:
+    """Go one way with the checkpoint in place/model."""
+    import torch
+    import transformers  # noqa: F401 (all ways hold the libraries)
+
+    from compression.export import streamed
+
+    torch.set_num_threads(1)
+    folder, made = place / "model", place / way.replace(" ", "-")
+    if way == "libraries":
+        from compression import layerwise  # noqa: F401
+    elif way.startswith("open"):
+        from transformers import AutoModelForCausalLM
+
+        dtype = torch.float32 if way.endswith("float32") else torch.bfloat16
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        # Mapped weights come to memory when they are looked at.
+        with torch.no_grad():
+            print(float(sum(weight.sum(dtype=torch.float32) for weight in model.parameters())))
+    elif way == "quantize":
+        print(streamed.quantize(folder, made))
+        shutil.rmtree(made)
+    else:
+        prune_and_quantize(folder, made)
+
+
+def prune_and_quantize(folder: Path, made: Path) -> None:
+    """Compress without training."""
+    import torch
+
+    from compression.batches import Batch
+    from compression.catalog.decoders import decoder_shape
+    from compression.export import streamed
+    from compression.layerwise import Layerwise
+
+    layers = Layerwise(folder)
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, layers.model.config.vocab_size, (ROWS, TOKENS), generator=draw)
+    nothing = torch.zeros(BATCH, dtype=torch.int64)
+    batches = [Batch(part, torch.ones_like(part), nothing, torch.arange(BATCH)) for part in ids.split(BATCH)]
+    scores = None
+    steps = layers.scores(batches)
+    while scores is None:
+        try:
+            next(steps)
+        except StopIteration as end:
+            scores = end.value
+    to = decoder_shape("llama", layers.family.shape_of(layers.model.config), {"ffn": 0.3}, 64)
+    for _ in layers.cut(scores.choose(to), made / "cut"):
+        pass
+    print(streamed.quantize(made / "cut", made / "int8"))
+    shutil.rmtree(made)
+
+
+def peak() -> int:
+    """Return the most bytes that this process had resident."""
+    from compression.measure import peak_memory
+
+    found = peak_memory()
+    if not isinstance(found, int):
+        raise SystemExit(found.not_measured)
+    return found
+
+
+if __name__ == "__main__":
+    what, name, place = sys.argv[1:]
+    if what == "make":
+        make(name, Path(place) / "model")
+    else:
+        use(name, Path(place))
+    print(json.dumps({"peak": peak()}))

@@ -1,0 +1,134 @@
+"""Tasks of EleutherAI's lm-eval on a checkpoint as it is shipped: `python -m compression lm-eval FOLDER --tasks NAME …`.
+
+Needs the extra `lathe[lm-eval]`. It is a command and no part of a job: engines have no network, and lm-eval takes its data from
+a hub. Its tasks come by their names, from the package or from a folder of their YAML files; these may name Python functions,
+which then run: take such folders as one takes programs. Torch-free until a model is opened.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from compression.errors import CompressionError, MissingResource
+from compression.process import private_channel
+from compression.recipe import Config
+
+REMEDY = "pip install 'lathe[lm-eval]'"
+SUFFIX = "_stderr"
+
+
+class Figure(Config):
+    """One metric of one task, as lm-eval reports it."""
+
+    task: str
+    metric: str
+    filter: Annotated[str, Field(description="How answers were read out of what was generated; none: as they were.")]
+    value: float
+    standard_error: Annotated[float | None, Field(description="null where lm-eval has none for the metric.")]
+    higher_is_better: bool | None
+    rows: Annotated[int | None, Field(description="Documents that were asked; of a group the sum.")]
+    few_shot: Annotated[int | None, Field(description="Examples before each.")]
+    version: Annotated[str, Field(description="Of the task.")]
+
+
+class Found(Config):
+    """What the command prints, as one JSON object."""
+
+    figures: tuple[Figure, ...]
+    lm_eval: Annotated[str, Field(description="Version of the package.")]
+    limit: Annotated[int | None, Field(description="Documents of each task; null is all. With a limit figures are no results.")]
+
+
+def evaluate(
+    folder: Path,
+    tasks: Sequence[str],
+    *,
+    include: Path | None = None,
+    few_shot: int | None = None,
+    batch: int = 8,
+    limit: int | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+) -> Found:
+    """Ask the causal language model in `folder`, a stock checkpoint, what tasks ask. few_shot: None is each task's own.
+
+    include: folder of further tasks. Raises MissingResource where lm-eval is not installed, InvalidSpec for an unknown task or
+    one without data here, ConfigMismatch where the checkpoint cannot be opened.
+    """
+    try:
+        release = version("lm_eval")
+    except PackageNotFoundError as problem:
+        raise MissingResource("lm-eval is not installed", param="lm-eval", remedy=REMEDY) from problem
+    from compression import harness_model  # it needs what was just looked for
+
+    found = harness_model.asked(
+        folder, tasks, include=include, few_shot=few_shot, batch=batch, limit=limit, threads=threads, seed=seed
+    )
+    return Found(figures=tuple(figures(found)), lm_eval=release, limit=limit)
+
+
+def figures(found: Mapping[str, Any]) -> list[Figure]:
+    """Read the table that lm-eval returns: task → "metric,filter" → value, with "metric_stderr,filter" beside it."""
+    out = []
+    for task, values in {**found["results"], **found.get("groups", {})}.items():
+        for key, value in values.items():
+            metric, _, how = key.partition(",")
+            if not how or metric.endswith(SUFFIX) or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            error = values.get(f"{metric}{SUFFIX},{how}")
+            known = isinstance(error, int | float) and math.isfinite(error)
+            rows = found.get("n-samples", {}).get(task)
+            out.append(
+                Figure(
+                    task=task,
+                    metric=metric,
+                    filter=how,
+                    value=value,
+                    standard_error=float(error) if known else None,
+                    higher_is_better=found.get("higher_is_better", {}).get(task, {}).get(metric),
+                    rows=rows["effective"] if rows else values.get("sample_len"),
+                    few_shot=found.get("n-shot", {}).get(task),
+                    version=str(found.get("versions", {}).get(task)),
+                )
+            )
+    return out
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Say what the command takes."""
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="a downloaded transformers checkpoint")
+    command.add_argument("--tasks", nargs="+", required=True, metavar="NAME", help="lm-eval's tasks or groups")
+    command.add_argument("--include", type=Path, metavar="FOLDER", help="further tasks' YAML files, which may run code")
+    command.add_argument("--few-shot", type=int, metavar="N", help="examples before each document (default: the task's own)")
+    command.add_argument("--batch", type=int, default=8, metavar="N", help="documents at once (default: 8)")
+    command.add_argument("--limit", type=int, metavar="N", help="documents of each task (default: all)")
+    command.add_argument("--threads", type=int, metavar="N", help="torch's threads (default: torch's own choice)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of few-shot examples and sampling (default: 0)")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the command; print `Found`. Returns 2 where it cannot be done, with the reason on standard error."""
+    answers = private_channel()  # lm-eval and what it calls print what they like
+    try:
+        found = evaluate(
+            options.folder,
+            options.tasks,
+            include=options.include,
+            few_shot=options.few_shot,
+            batch=options.batch,
+            limit=options.limit,
+            threads=options.threads,
+            seed=options.seed,
+        )
+    except CompressionError as problem:
+        print(json.dumps(problem.as_dict()), file=sys.stderr)  # noqa: T201 (a command's answer)
+        return 2
+    print(found.model_dump_json(indent=1), file=answers)
+    return 0

@@ -1,0 +1,185 @@
+"""A decoder scored and cut layer by layer: at no time is more of it in memory than one layer, and what becomes of that.
+
+Scores are those of `stages.decoder_scores`, heard in the stock layers themselves. All rows go through a layer before the next
+one is opened, as compressors of large models do (GPTQ, Frantar et al. 2023): between layers the states of the rows are kept,
+rows × tokens × hidden in the checkpoint's own type. A cut is that of `families`, one weight at a time, written as it is made.
+"""
+
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compression import families
+from compression.batches import Batch
+from compression.export.streamed import EXPERTS, PARTS, generation_of, skeleton, sources
+from compression.families import Kept
+from compression.families.decoder import prefix, stored
+from compression.shards import LARGEST_SHARD, Checkpoint, Planned, writing
+from compression.stages.decoder_scores import DecoderScores, Ears
+from compression.uploaded import uploaded
+
+
+class Layerwise:
+    """A decoder's checkpoint, opened by the layer, in the type that most of its bytes are stored in.
+
+    model: the stock model, whose weights are on the meta device but for what is opened. Raises what `streamed.skeleton` and
+    `streamed.sources` do.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = skeleton(folder)
+        self.family = families.decoder_of(self.model)
+        self.dtype: torch.dtype = getattr(torch, uploaded(folder).dtype)
+        self._checkpoint = Checkpoint(folder)
+        self._sources = sources(self.model, self._checkpoint)
+        self._precise = [
+            *(getattr(self.model, "_keep_in_fp32_modules_strict", None) or ()),
+            *(getattr(self.model, "_keep_in_fp32_modules", None) or ()),
+        ]
+
+    def tensor(self, name: str) -> Tensor:
+        """Read one of the model's tensors whole; experts are put together."""
+        places = self._sources[name]
+        if len(places) == 1:
+            found = self._checkpoint.tensor(places[0])
+        else:
+            shape = self.model.get_parameter(name).shape
+            found = torch.cat([self._checkpoint.tensor(place) for place in places]).view(shape)
+        return found.to(self._type(name)) if found.is_floating_point() else found
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[nn.Module]:
+        """Fill a module of the bare model with its weights, for as long as the block lasts."""
+        module = self.model.base_model.get_submodule(name)
+        where = f"{prefix(self.model)}{name}."
+        module.load_state_dict({key: self.tensor(where + key) for key in module.state_dict()}, assign=True)
+        empty = [key for key, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+        if empty:
+            raise RuntimeError(f"{where}{empty[0]} is in no checkpoint")
+        try:
+            yield module
+        finally:
+            module.to("meta")
+
+    def scores(
+        self, batches: Sequence[Batch], norm: Literal["l1", "l2"] = "l1"
+    ) -> Generator[tuple[int, int], None, DecoderScores]:
+        """Do what `decoder_scores` does. Yields (layers done, of all) after each."""
+        base, stack, last = self.model.base_model, self.family.stack, self.family.final_norm
+        ears = Ears(self.model, norm)
+        layers = list(base.get_submodule(stack).children())
+        states = list(self._embedded(batches))
+        with ExitStack() as open_parts, torch.no_grad():
+            for table in self.family.tables[1:]:
+                open_parts.enter_context(self.opened(table))
+            final = open_parts.enter_context(self.opened(last))
+            self._turn_positions()
+            ears.listen(open_parts)
+            for number, layer in enumerate(layers):
+                with self.opened(f"{stack}.{number}"):
+                    stand = _Stand(layer)
+                    setattr(base, stack, nn.ModuleList([stand if each is layer else _Stand() for each in layers]))
+                    for place, batch in enumerate(batches):
+                        # Positions were added to the first states by the stock code itself, where the family adds them.
+                        stand.states = states[place] if number else None
+                        ears.mask = batch.mask
+                        more = {key: value for key, value in batch.inputs.items() if key != "input_ids"}
+                        base(inputs_embeds=states[place], use_cache=False, **more)
+                        states[place] = stand.taken()
+                    setattr(base, stack, nn.ModuleList(layers))
+                if number < len(layers) - 1:
+                    ears.forget(final)  # what went through it was not the last layer's
+                yield number + 1, len(layers)
+        return ears.told()
+
+    def _embedded(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
+        """Yield what enters the decoder: (rows, tokens, hidden) for each batch, of the tokens' table alone."""
+        with self.opened(self.family.tables[0]) as table, torch.no_grad():
+            for batch in batches:
+                yield functional.embedding(batch.ids, table.weight)  # type: ignore[arg-type]
+
+    def _turn_positions(self) -> None:
+        """Make what turns queries and keys by their places, if there is such: it has no weights but numbers of the config."""
+        base: Any = self.model.base_model
+        if hasattr(base, "rotary_emb"):
+            with torch.device("cpu"):
+                base.rotary_emb = type(base.rotary_emb)(config=self.model.config)
+
+    def cut(
+        self, kept: Kept, place: Path, *, largest: int = LARGEST_SHARD, beside: Callable[[Path], None] | None = None
+    ) -> Generator[tuple[int, int], None, None]:
+        """Write what `family.narrowed` would make as the folder `place`, in the checkpoint's own type, with config.json.
+
+        Yields (elements written, of all) after each tensor. beside: puts more files into the folder before it appears. Raises
+        UnsupportedShape where the config cannot say the shape, ValueError where `kept` is not of one shape.
+        """
+        cut = self.family.cut(self.model, kept)
+        with torch.device("meta"):
+            small = type(self.model)(cut.config)
+        wanted = {name: tuple(tensor.shape) for name, tensor in stored(small)}
+        types = {name: self._type(cut.source(name)) for name in wanted}
+        plan = [[Planned(part, types[name], size) for part, size in _apart(name, shape)] for name, shape in wanted.items()]
+        done, total = 0, sum(map(prod, wanted.values()))
+        with writing(place, plan, largest=largest) as shards:
+            for name, shape in wanted.items():
+                value = cut.of(name, self.tensor(cut.source(name)))
+                if tuple(value.shape) != shape:
+                    raise ValueError(f"{name} would be {tuple(value.shape)}, and the config says {shape}")
+                parts = _apart(name, shape)
+                for (part, _), rows in zip(parts, value.reshape(len(parts), *parts[0][1]), strict=True):
+                    shards.put(part, rows)
+                done += prod(shape)
+                yield done, total
+            small.config.dtype = str(self.dtype).removeprefix("torch.")
+            small.config.save_pretrained(shards.folder)
+            if small.can_generate():
+                generation_of(small, self.folder).save_pretrained(shards.folder)
+            if beside is not None:
+                beside(shards.folder)
+
+    def _type(self, name: str) -> torch.dtype:
+        """Say in what a tensor is held: routers stay in float32, as in stock code."""
+        precise = any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", name) for part in self._precise)
+        return torch.float32 if precise else self.dtype
+
+
+class _Stand(nn.Module):
+    """In a layer's place: lets states through as they come, or sends its own through the layer and keeps what it says."""
+
+    def __init__(self, layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer = layer
+        self.states: Tensor | None = None
+        self.said: Tensor | None = None
+
+    def taken(self) -> Tensor:
+        """Hand out what the layer said, and keep nothing."""
+        assert self.said is not None, "the layer was gone through"  # noqa: S101
+        said, self.said, self.states = self.said, None, None
+        return said
+
+    def forward(self, states: Tensor, *more: Any, **named: Any) -> Tensor:
+        """(rows, tokens, hidden) -> the same."""
+        if self.layer is None:
+            return states
+        found: Tensor = self.layer(states if self.states is None else self.states, *more, **named)
+        self.said = found
+        return found
+
+
+def _apart(name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+    """Name the tensors, with their shapes, that one lies in on disk: experts one by one, all else as it is."""
+    fused = EXPERTS.match(name) if len(shape) == 3 else None
+    if fused is None:
+        return [(name, shape)]
+    parts = PARTS[fused["part"]]
+    size = (shape[1] // len(parts), shape[2])
+    return [(f"{fused['place']}.{number}.{part}.weight", size) for number in range(shape[0]) for part in parts]

@@ -1,0 +1,175 @@
+"""A decoder that memory does not hold is quantized all the same: a whole job, its files, its figures and its reasons."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from compression import file_to_file
+from compression.errors import InvalidSpec
+from compression.pipeline import compress
+from compression.recipe import Spec
+from compression.report import Finished, NotMeasured, Report, Score, StageFinished, StageStarted, parse_event
+from tests.compression.conftest import WORDS, sentences, write_rows, write_tokenizer
+from tests.compression.decoders import saved, tiny
+from tests.compression.jobs import write_spec
+
+ROOT = Path(__file__).parents[2]
+ONLY_QUANTIZE: dict[str, Any] = {"prepare": {"epochs": 0}, "prune": None, "distill": None, "train": {"max_length": 32}}
+SMALL = 500_000_000
+"""Bytes of memory in which not even an empty process with the model's libraries would do a job."""
+
+
+def model_into(folder: Path, kind: str = "llama", head: str = "ForSequenceClassification", **changes: object) -> Path:
+    labels = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}, "pad_token_id": 0}
+    saved(tiny(kind, head, **labels, **changes).to(torch.bfloat16), folder)
+    write_tokenizer(folder)
+    return folder
+
+
+def spec_of(place: Path, model: Path, **changes: Any) -> Spec:
+    place.mkdir(exist_ok=True)
+    for name, rows in (("train", 40), ("test", 12)):
+        write_rows(place / f"{name}.jsonl", sentences(rows, seed=len(name)))
+    path = write_spec(place, model, place, **{"recipe": ONLY_QUANTIZE, "memory_bytes": SMALL, **changes})
+    return Spec.model_validate_json(path.read_text())
+
+
+def done(spec: Spec, place: Path) -> Report:
+    last = list(compress(spec, place))[-1]
+    assert isinstance(last, Finished)
+    assert json.loads((place / "out" / "report.json").read_text()) == last.report.model_dump(mode="json")
+    return last.report
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def test_a_model_beyond_the_limit_goes_from_file_to_file(tmp_path: Path) -> None:
+    model = model_into(tmp_path / "model", "deepseek_v3")
+    report = done(spec_of(tmp_path, model), tmp_path)
+    assert [row.stage for row in report.rows] == ["baseline", "quantized"]
+    assert [one.name for one in report.artifacts] == ["baseline-transformers-bfloat16", "quantized-transformers-int8"]
+    baseline, quantized = report.rows
+    made = tmp_path / "out" / "artifacts" / quantized.artifact
+    assert report.uploaded is not None
+    assert (report.uploaded.bytes, report.uploaded.dtype) == (size_of(model), "bfloat16")
+    assert (baseline.size.bytes, quantized.size.bytes) == (size_of(model), size_of(made))
+    assert quantized.ratios.size_reduction_from_file == pytest.approx(1 - size_of(made) / size_of(model))
+    assert quantized.ratios.size_reduction_from_float32 == pytest.approx(1 - size_of(made) / (4 * baseline.parameters.total))
+    for row in report.rows:
+        assert isinstance(row.score, NotMeasured)
+        assert "memory" in row.score.not_measured
+    assert any("bfloat16" in note for note in quantized.notes)
+    opened = AutoModelForSequenceClassification.from_pretrained(made).eval()
+    original = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32).eval()
+    assert opened.config.id2label == {0: "negative", 1: "positive"}
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        assert torch.allclose(opened(ids).logits, original(ids).logits, atol=0.1 * float(original(ids).logits.abs().max()))
+    listed = {file["path"] for file in json.loads((made / "manifest.json").read_text())["files"]}
+    assert {"README.md", "config.json", "tokenizer.json"} <= listed
+    assert not (tmp_path / "out" / "scratch").exists()
+
+
+def test_where_the_smaller_file_fits_it_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_to_file, "whole_bytes", lambda parameters: 1 << 62)
+    model = model_into(tmp_path / "model", vocab_size=len(WORDS))
+    spec = spec_of(tmp_path, model, memory_bytes=8 << 30)
+    monkeypatch.setattr(file_to_file, "opened_bytes", lambda file, table: 0 if file < size_of(model) else 1 << 62)
+    baseline, quantized = done(spec, tmp_path).rows
+    assert isinstance(baseline.score, NotMeasured)
+    assert isinstance(quantized.score, Score)
+    assert quantized.score.rows == 12
+    assert isinstance(quantized.peak_memory_bytes, int)
+
+
+def test_it_goes_on_from_the_stage_that_was_finished(tmp_path: Path) -> None:
+    model = model_into(tmp_path / "model")
+    spec = spec_of(tmp_path, model)
+    for event in compress(spec, tmp_path):
+        if isinstance(event, StageFinished):
+            break
+    (tmp_path / "out" / "checkpoints").rename(tmp_path / "resume")
+    (tmp_path / "out" / "artifacts").rename(tmp_path / "stored")
+    seen = list(compress(spec.model_copy(update={"resume": "resume"}), tmp_path))
+    assert [event.resumed for event in seen if isinstance(event, StageStarted)] == [True, False]
+    last = seen[-1]
+    assert isinstance(last, Finished)
+    assert [row.stage for row in last.report.rows] == ["baseline", "quantized"]
+    assert len(last.report.artifacts) == 2
+    assert [path.name for path in (tmp_path / "out" / "artifacts").iterdir()] == ["quantized-transformers-int8"]
+
+
+def test_a_model_without_the_task_s_head_is_refused(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, model_into(tmp_path / "model", head="Model"))
+    with pytest.raises(InvalidSpec, match="no head"):
+        list(compress(spec, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"memory_bytes": None},
+        {"memory_bytes": 1 << 40},
+        {"recipe": {**ONLY_QUANTIZE, "prepare": {"epochs": 1}}},
+        {"recipe": {**ONLY_QUANTIZE, "quantize": {"scheme": "static-int8"}}},
+        {"recipe": {**ONLY_QUANTIZE, "prune": {}}},
+    ],
+)
+def test_what_fits_or_asks_for_more_has_its_model_in_memory(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = model_into(tmp_path / "model")
+    assert file_to_file.is_for(spec_of(tmp_path, model), tmp_path)
+    assert not file_to_file.is_for(spec_of(tmp_path, model, **changes), tmp_path)
+
+
+LIMITED = """
+import json, os, resource, sys
+from pathlib import Path
+import torch, transformers
+from compression import run
+from compression.memory import resident
+torch.set_num_threads(1)
+warm, spec, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+events = os.dup(1)
+assert run.main(warm, 2) == 0  # what the libraries allocate once
+held = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (held + room, held + room))
+asked = json.loads(spec.read_text())
+try:
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(asked["model"])
+except (RuntimeError, MemoryError, OSError) as problem:
+    print("refused", type(problem).__name__, file=sys.stderr)
+else:
+    print("opened", sum(weight.sum() for weight in model.parameters()), file=sys.stderr)
+spec.write_text(json.dumps({**asked, "memory_bytes": resident() + room}))
+sys.exit(run.main(spec, events))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
+def test_a_model_three_times_the_memory_is_quantized_under_a_real_limit(tmp_path: Path) -> None:
+    room = 40 << 20
+    model = model_into(tmp_path / "model", vocab_size=1 << 20, hidden_size=64, head_dim=16)
+    assert size_of(model) > 3 * room
+    warm = tmp_path / "warm"
+    spec_of(warm, model_into(tmp_path / "tiny"))
+    spec_of(tmp_path, model)
+    command = [sys.executable, "-c", LIMITED, str(warm / "spec.json"), str(tmp_path / "spec.json"), str(room)]
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    child = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert "refused" in child.stderr, child.stderr[-2000:]
+    assert child.returncode == 0, child.stderr[-2000:] + child.stdout[-2000:]
+    last = parse_event.validate_json(child.stdout.splitlines()[-1])
+    assert isinstance(last, Finished)
+    made = tmp_path / "out" / "artifacts" / last.report.rows[1].artifact
+    assert size_of(made) < 0.6 * size_of(model)
+    assert isinstance(last.report.rows[1].score, NotMeasured)

@@ -1,0 +1,79 @@
+"""Layer by layer a decoder gets the scores, and becomes the cut, of a whole one."""
+
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from compression import families
+from compression.batches import Batch
+from compression.layerwise import Layerwise
+from compression.stages.decoder_scores import DecoderScores, decoder_scores
+from tests.compression.decoders import saved, tiny
+
+KINDS = ["llama", "qwen2", "gpt2", "deepseek_v2", "deepseek_v3"]
+Result = TypeVar("Result")
+
+
+def batches() -> list[Batch]:
+    torch.manual_seed(3)
+    mask = torch.ones(4, 12, dtype=torch.int64)
+    mask[0, 9:] = mask[3, 5:] = 0
+    nothing = torch.zeros(4, dtype=torch.int64)
+    return [Batch(torch.randint(3, 90, (4, 12)), some, nothing, torch.arange(4)) for some in (mask, torch.ones_like(mask))]
+
+
+def heard(layers: Layerwise) -> DecoderScores:
+    steps = layers.scores(batches())
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: DecoderScores = end.value
+            return found
+        # Between two layers no weights are in memory but those that all layers share.
+        held = {name for name, weight in layers.model.named_parameters() if not weight.is_meta}
+        assert all(".layers." not in name and ".h." not in name for name in held)
+        assert all(weight.ndim == 1 or "wpe" in name for name, weight in layers.model.named_parameters() if name in held)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_are_those_of_the_whole_model(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    model = tiny(kind).to(dtype)
+    saved(model, tmp_path)
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert whole.dtype == dtype
+    expected, found = decoder_scores(whole, batches()).tensors(), heard(Layerwise(tmp_path)).tensors()
+    assert found.keys() == expected.keys()
+    for name, scores in expected.items():
+        assert torch.allclose(found[name], scores, rtol=1e-4 if dtype == torch.float32 else 0.02, atol=1e-4), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cut_is_that_of_the_whole_model(kind: str, tmp_path: Path) -> None:
+    model = tiny(kind, num_hidden_layers=3).to(torch.bfloat16)
+    saved(model, tmp_path / "whole")
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole").eval()
+    family, layers = families.decoder_of(whole), Layerwise(tmp_path / "whole")
+    shape = family.shape_of(whole.config)
+    halves = {"hidden": 16, "layers": 2, "groups": (shape.groups or 0) // 2, "heads": shape.heads // 2, "ffn": 24}
+    to = shape.model_copy(update=halves)
+    if shape.experts is not None:
+        to = to.model_copy(update={"experts": shape.experts.model_copy(update={"ffn": 8, "shared": 16})})
+    kept = heard(layers).choose(to)
+    expected = family.narrowed(whole, kept)
+    for _ in layers.cut(kept, tmp_path / "cut", largest=10_000):
+        pass
+    assert len(list((tmp_path / "cut").glob("*.safetensors"))) > 1
+    opened: PreTrainedModel = getattr(transformers, type(whole).__name__).from_pretrained(tmp_path / "cut").eval()
+    assert opened.dtype == torch.bfloat16
+    before, after = expected.state_dict(), opened.state_dict()
+    assert before.keys() == after.keys()
+    assert all(after[name].equal(weight) for name, weight in before.items())
+    ids = torch.arange(3, 19)[None]
+    with torch.inference_mode():
+        assert opened(ids).logits.equal(expected.eval()(ids).logits)
