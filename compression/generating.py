@@ -13,7 +13,7 @@ from compression.runtimes.runner import Ids
 
 TOKENS = 32
 """That follow each prompt. Few beside the prompt, so that a step's time is that of the length that is stated."""
-FEWEST_ROUNDS, MOST_ROUNDS = 3, 40
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 20
 
 
 def time_both(candidate: Decoder, baseline: Decoder | None, prompt: Ids, *, threads: int, seconds: float) -> Latency:

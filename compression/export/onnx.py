@@ -119,7 +119,7 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     """
     if is_language_model(model):
         simulation = (numerics.simulation_of(model) or numerics.DYNAMIC) if int8 else None
-        return decoder.write(model, folder, simulation=simulation)[0]  # type: ignore[arg-type]
+        return decoder.write(model, folder, simulation=simulation)[0]
     twin = plain(model)
     proto = as_rows(graph(twin))
     if int8:

@@ -67,7 +67,7 @@ def verify(
     numerics.remove(twin)
     allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else ROUNDING_NOISE[kind])
     if isinstance(scorer, LanguageScorer):
-        routed = families.of(model).shape_of(model.config).experts is not None  # type: ignore[arg-type]
+        routed = families.of(model).shape_of(model.config).experts is not None
         agreement = compare(expected, found, allowed, choice=not routed, places=True, routed=routed)
         if isinstance(runner, Decoder):
             both = at_once_and_stepwise(runner, asked[-1].input_ids[:1])
