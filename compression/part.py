@@ -19,6 +19,7 @@ from compression.checkpoint import Checkpoint, Unusable
 from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec, UnreadableData
 from compression.export.artifact import Shipped, precision_of, ship, timed
+from compression.export.decoder import can_write
 from compression.language.tested import check_texts, tested
 from compression.notes import row_notes
 from compression.plan import check_precision
@@ -179,7 +180,8 @@ class Part:
     @property
     def kind(self) -> Kind:
         """Say as what the model is shipped and measured after each stage."""
-        return "transformers" if self.task == "causal-lm" else "onnx"
+        known = self.task != "causal-lm" or can_write(self.state.model.config)
+        return "onnx" if known else "transformers"
 
     def take_up(self, folder: Path, done: Checkpoint, beginning: Path) -> None:
         """Go on from a stage that is done: its rows, its model and its teacher. Raises Unusable, and changes nothing.
