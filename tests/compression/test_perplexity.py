@@ -9,7 +9,7 @@ from client.render import cells, conditions
 from compression.catalog import FAMILIES, parameters_at, preflight
 from compression.errors import CompressionError
 from compression.notes import better_note, row_notes
-from compression.recipe import Distill, Evaluate, Prune, Recipe, Targets, Train, preset
+from compression.recipe import PRESETS, Distill, Evaluate, Prune, Recipe, Targets, Train, preset
 from compression.report import DataFacts, ModelFacts, Row, Score, Shape, Stage, ratios, shown
 from compression.verdicts import choose, judged, worse_than
 from tests.client.figures import row as of_accuracy
@@ -134,6 +134,21 @@ def test_a_preflight_foretells_rows_of_tokens_and_the_table_that_answers() -> No
     assert not any("most are cut" in warning or "has 400 rows" in warning for warning in found.warnings)
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_had_for_a_language_model(name: str) -> None:
+    assert preflight(MODEL, DATA, preset(name, "causal-lm"), Evaluate()).parameters.total < MODEL.parameters.total
+
+
+def test_what_is_kept_of_a_teacher_has_its_place_in_the_estimate() -> None:
+    recipe = preset("language", "causal-lm")
+    assert recipe.distill is not None
+    kept = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"kept": 64})})
+    whole, likeliest = (preflight(MODEL, DATA, one, Evaluate()).estimate for one in (recipe, kept))
+    tokens = 781 * 512
+    assert likeliest.disk_bytes - whole.disk_bytes == pytest.approx(258 * tokens, rel=1e-3)
+    assert whole.memory_bytes - likeliest.memory_bytes == pytest.approx(1.1 * 2 * 576 * tokens, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("changes", "evaluate", "teachers", "param"),
     [
@@ -149,3 +164,10 @@ def test_a_preflight_refuses_what_the_engine_would(
     with pytest.raises(CompressionError) as caught:
         preflight(MODEL, DATA, recipe, Evaluate(**evaluate), teachers=[MODEL] * teachers)
     assert caught.value.param == param
+
+
+def test_not_all_tokens_of_a_teacher_can_be_kept() -> None:
+    small = MODEL.model_copy(update={"shape": SHAPE.model_copy(update={"vocabulary": 512})})
+    with pytest.raises(CompressionError) as caught:
+        preflight(small, DATA, Recipe(distill=Distill(kept=512)), Evaluate())
+    assert caught.value.param == "recipe.distill.kept"
