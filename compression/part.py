@@ -227,10 +227,13 @@ class Part:
         """Where an artifact's files lie."""
         return self.output / "artifacts" / name
 
-    def ship(self, model: torch.nn.Module, stage: Stage, kind: Kind) -> Shipped:
-        """Export, reopen, verify and measure a model as one artifact; latency is held against the baseline's."""
+    def ship(self, model: torch.nn.Module, stage: Stage, kind: Kind, *, half: bool = False) -> Shipped:
+        """Export, reopen, verify and measure a model as one artifact; latency is held against the baseline's.
+
+        half: in 16 bits, whatever integers are simulated in it.
+        """
         simulation = numerics.simulation_of(model)
-        precision = precision_of(simulation.scheme if simulation else None)
+        precision = "bfloat16" if half else precision_of(simulation.scheme if simulation else None)
         is_baseline = stage == "baseline" and kind == self.kind
         device = next(model.parameters()).device
         model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers

@@ -71,17 +71,20 @@ def ship(
 ) -> Shipped:
     """Write output/artifacts/<name>/, whole or not at all, and return its figures. What lay there before is replaced.
 
-    model: a stock model for `task`, its integers simulated where `precision` is not float32. tokenizer: the folder that
+    model: a stock model for `task`, its integers simulated where `precision` is of integers. tokenizer: the folder that
     holds tokenizer.json. test_rows: JSONL of rows as `scoring` reads them. baseline: folder of the FP32 ONNX
     artifact that latency is held against. sample: a few rows that the reopened artifact is verified with.
     last_try: figures for which memory does not suffice are told as not measured.
 
     Raises ExportMismatch where the reopened artifact does not answer as the model does, and OutOfMemory.
     """
-    int8 = precision != "float32"
+    int8, half = precision in ("int8", "int4"), precision == "bfloat16"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     with durable.folder(output / "artifacts" / name) as folder:
-        (onnx if kind == "onnx" else transformers).write(model, folder, int8=int8)
+        if kind == "onnx":
+            onnx.write(model, folder, int8=int8)
+        else:
+            transformers.write(model, folder, int8=int8, half=half)
         weights = [path for pattern in WEIGHTS for path in folder.glob(pattern)]
         for path in weights:
             path.chmod(0o644)  # safetensors writes for the owner alone
@@ -90,7 +93,7 @@ def ship(
         write_tokenizer(tokenizer, folder, int(reads), task, model)  # type: ignore[arg-type]
         pad_id = write_config(model, folder, labels, max_length, kind)
         scorer = scoring.of(task, evaluate, labels)
-        verify(model, folder, kind=kind, int8=int8, sample=sample, scorer=scorer, pad_id=pad_id)
+        verify(model, folder, kind=kind, int8=int8, half=half, sample=sample, scorer=scorer, pad_id=pad_id)
         size = Size(
             bytes=sum(path.stat().st_size for path in weights),
             dtype=stored_as(model, kind, precision),
@@ -147,7 +150,7 @@ def precision_of(scheme: Scheme | None) -> Precision:
 
 def stored_as(model: nn.Module, kind: Kind, precision: Precision) -> str:
     """Say what an artifact's weights are stored in, and how many of them stayed in floating point."""
-    if precision == "float32":
+    if precision in ("float32", "bfloat16"):
         return precision
     stored = "int8" if kind == "transformers" and precision == "int4" else precision  # see `transformers`
     left = numerics.left_in_float(model, transposed=kind == "onnx")

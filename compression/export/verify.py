@@ -27,6 +27,8 @@ ROUNDING_NOISE: dict[Kind, float] = {"onnx": 2.0, "transformers": 4.0}
 torchao computes other integers: it divides by 127.5, so that each row's largest element is half a step off, which in
 narrow layers weighs more than all other rounding. Its distance is that of two different quantizations.
 """
+HALF_NOISE = 2.0
+"""How far an artifact of 16 bits may be from float32, in units of what 16 bits change in the engine's own hands."""
 LOGITS_BYTES, SHORT = 1 << 25, 24
 """What a language model's logits may take at once, and the tokens of the shortest row; the others are each a token longer."""
 PEAK = 6.0
@@ -43,12 +45,21 @@ class Agreement:
 
 
 def verify(
-    model: nn.Module, folder: Path, *, kind: Kind, int8: bool, sample: list[Row], scorer: Scorer | LanguageScorer, pad_id: int
+    model: nn.Module,
+    folder: Path,
+    *,
+    kind: Kind,
+    int8: bool,
+    half: bool = False,
+    sample: list[Row],
+    scorer: Scorer | LanguageScorer,
+    pad_id: int,
 ) -> Agreement:
     """Compare at batch 1 and all together, padded. Raises ExportMismatch.
 
     model: the engine's, its integers simulated where `int8`; sample: at least one row, as `scorer` reads it. Where weights
-    alone are integers nothing is rounded that the order of sums could move, so the artifact is held to the bound of FP32.
+    alone are integers nothing is rounded that the order of sums could move, so the artifact is held to the bound of FP32. half:
+    the artifact is in bfloat16, of the model without its integers.
     """
     runner = open_artifact(kind, folder, threads=torch.get_num_threads())
     if isinstance(runner, OnnxDecoder):
@@ -62,10 +73,15 @@ def verify(
         encodings = scorer.ask(tokenizer_of(folder), sample).windows
         asked = [*batches(encodings, 1, pad_id=pad_id), *batches(encodings, len(encodings), pad_id=pad_id)]
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    if half:
+        numerics.remove(twin)
     exact = not int8 or any(isinstance(layer, WeightOnlyLinear) for _, layer in numerics.simulated_layers(twin))
     expected, found = answers(twin, asked), _stacked(runner, asked)
     numerics.remove(twin)
-    allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else ROUNDING_NOISE[kind])
+    if half:
+        allowed = limit(expected, answers(twin.to(torch.bfloat16), asked), noise=HALF_NOISE)
+    else:
+        allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else ROUNDING_NOISE[kind])
     if isinstance(scorer, LanguageScorer):
         routed = families.of(model).shape_of(model.config).experts is not None
         agreement = compare(expected, found, allowed, choice=not routed, places=True, routed=routed)

@@ -148,6 +148,23 @@ def test_a_tied_checkpoint_of_integers_opens_with_stock_code_and_generates(
         compare(wanted, opened(prompt).logits[0].numpy(), limit(wanted, plain, noise=noise))
 
 
+def test_a_checkpoint_of_16_bits_is_the_model_without_its_integers(network: PreTrainedModel, tmp_path: Path) -> None:
+    tokenizer(bos=True).save_pretrained(tmp_path)
+    numerics.insert(network)
+    transformers.write(network, tmp_path, int8=False, half=True)
+    sample, scorer = [{"text": text} for text in MANY], of("causal-lm", EVALUATE, ())
+    found = verify(network, tmp_path, kind="transformers", int8=False, half=True, sample=sample, scorer=scorer, pad_id=0)
+    assert 0 < found.difference < found.allowed
+    with pytest.raises(ExportMismatch):  # held against float32 it is another model
+        verify(network, tmp_path, kind="transformers", int8=False, sample=sample, scorer=scorer, pad_id=0)
+    numerics.remove(network)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
+    assert {parameter.dtype for parameter in opened.parameters()} == {torch.bfloat16}
+    for name, parameter in network.named_parameters():
+        assert torch.equal(opened.get_parameter(name), parameter.to(torch.bfloat16))
+    assert opened.lm_head.weight is opened.model.embed_tokens.weight
+
+
 class Forgetful:
     """A real session that loses the oldest token of its cache."""
 
