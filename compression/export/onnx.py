@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from compression import families, heads, numerics
 from compression.export import decoder
+from compression.export.experts_apart import take_apart
 from compression.export.integers import to_int8
 from compression.export.rotation import real_rotation
 from compression.export.rows import as_rows
@@ -121,10 +122,13 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
         simulation = (numerics.simulation_of(model) or numerics.DYNAMIC) if int8 else None
         return decoder.write(model, folder, simulation=simulation)[0]
     twin = plain(model)
+    experts = tuple(f"{name}." for name in take_apart(twin))
     proto = as_rows(graph(twin))
     if int8:
         if (simulation := numerics.simulation_of(model)) is not None:
-            numerics.insert(twin, simulation=simulation)
+            # Experts have no static ranges: not simulated, their layers are written as dynamic-int8.
+            left = experts if simulation.scheme == "static-int8" else ()
+            numerics.insert(twin, lambda name: not name.startswith(left), simulation)
         proto = to_int8(proto, dict(numerics.quantizable(twin)))
     onnx.checker.check_model(proto)
     path = folder / FILE
