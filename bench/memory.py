@@ -196,7 +196,7 @@ def prune_and_quantize(folder: Path, made: Path) -> None:
         except StopIteration as end:
             scores = end.value
     to = decoder_shape("llama", layers.family.shape_of(layers.model.config), {"ffn": 0.3}, 64)
-    for _ in layers.cut(scores.choose(to), made / "cut"):
+    for _ in layers.cut(scores.choose(layers.family, to), made / "cut"):
         pass
     print(streamed.quantize(made / "cut", made / "int8"))
     shutil.rmtree(made)

@@ -59,7 +59,7 @@ def listen(
 
 def linears(model: nn.Module) -> dict[str, nn.Module]:
     """Return every linear layer by name, in model order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {name: module for name, module in model.named_modules() if numerics.is_linear(module)}
 
 
 def spreads(model: nn.Module, rows: Encoded, parts: int = 1) -> dict[str, Spread]:

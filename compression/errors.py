@@ -51,6 +51,13 @@ class UnsupportedShape(CompressionError):
     remedy = "Choose a milder ratio or fewer axes, so that at least one head and one layer's multiple remain."
 
 
+class UnsupportedTask(CompressionError):
+    """Models of this family are not made for this task here."""
+
+    code = "unsupported_task"
+    remedy = "Send a model of another family (GET /v1/families lists the tasks of each), or data for one of its tasks."
+
+
 class UnsupportedTokenizer(CompressionError):
     """The vocabulary shall shrink, but the tokenizer cannot be made smaller so that it reads the data as before."""
 
@@ -188,6 +195,7 @@ ALL_ERRORS: tuple[type[CompressionError], ...] = (
     InvalidSpec,
     UnsupportedArchitecture,
     UnsupportedShape,
+    UnsupportedTask,
     UnsupportedTokenizer,
     MissingFile,
     UnsafeCheckpoint,

@@ -7,6 +7,7 @@ is smaller than what it was made of, fits the memory that is left, and else told
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from compression import catalog, checkpoint, data, durable, families, gguf, heads, load, process
-from compression.catalog.streaming import opened_bytes, quantizes_only, whole_bytes
+from compression.catalog.streaming import fits_a_graph, opened_bytes, quantizes_only, whole_bytes
 from compression.checkpoint import Checkpoint
 from compression.checks import gguf_model, weights
 from compression.errors import InvalidSpec
@@ -67,7 +68,7 @@ def is_for(spec: Spec, base: Path) -> bool:
 
     Raises what `load.read_config`, `streamed.skeleton` and `checks.gguf_model.read_model` do.
     """
-    if spec.memory_bytes is None or spec.parts or not quantizes_only(spec.recipe):
+    if spec.parts or not quantizes_only(spec.recipe):
         return False
     folder = base / spec.model
     if gguf_model.is_one(folder):
@@ -76,7 +77,7 @@ def is_for(spec: Spec, base: Path) -> bool:
         parameters = sum(parameter.numel() for parameter in streamed.skeleton(folder).parameters())
     else:
         return False
-    return whole_bytes(parameters) > spec.memory_bytes
+    return not fits_a_graph(parameters) or (spec.memory_bytes is not None and whole_bytes(parameters) > spec.memory_bytes)
 
 
 @dataclass
@@ -124,7 +125,7 @@ class FileToFile:
         positions = families.decoder_of(model).max_positions(model.config)
         if spec.evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
-        load.load_tokenizer(folder)
+        model.config.pad_token_id = load.load_tokenizer(folder).pad_token_id
         # Never taken up by a job with its model in memory, nor the other way about: their checkpoints are others.
         work = f"{checkpoint.fingerprint(spec, base)}-files"
         job = cls(spec, base, folder, model, dataset, sent, work)
@@ -189,8 +190,8 @@ class FileToFile:
             shipped = self.ship(self.model, place, name, "baseline", precision, None)
         yield from self.journey.mark("baseline", MEASURE, done=True)
         note = (
-            "The model takes more memory than the engine may: it went from file to file, and there is no ONNX artifact. The "
-            "baseline is the checkpoint as it was sent."
+            "The model takes more memory than the engine may, or more bytes than an ONNX file can have: it went from file to file, "
+            "and there is no ONNX artifact. The baseline is the checkpoint as it was sent."
         )
         return shipped, (note,)
 
@@ -219,8 +220,8 @@ class FileToFile:
         return min(BLOCK, max(SMALLEST_BLOCK, self.left() // (2 * BLOCKS)))
 
     def left(self) -> int:
-        """Return the bytes of memory that this process leaves of the engine's limit."""
-        return max((self.spec.memory_bytes or 0) - resident(), 0)
+        """Return the bytes of memory that this process leaves of the engine's limit; as many as there may be without one."""
+        return sys.maxsize if self.spec.memory_bytes is None else max(self.spec.memory_bytes - resident(), 0)
 
     def follow(
         self, phase: str, steps: Generator[tuple[int, int], None, streamed.Written | None]
@@ -239,7 +240,8 @@ class FileToFile:
         """Complete an artifact's folder, in which the weights lie, and measure it. model: whose config it is."""
         task, labels = self.spec.asked[0].task, self.dataset.labels
         length = min(self.spec.recipe.train.max_length, families.decoder_of(model).max_positions(model.config))
-        artifact.write_tokenizer(self.folder, place, length, task)
+        model.config.pad_token_id = self.model.config.pad_token_id
+        artifact.write_tokenizer(self.folder, place, length, task, artifact.padding_of(model))
         artifact.write_config(model, place, labels, length, "transformers")
         files = sum(path.stat().st_size for path in place.glob("*.safetensors"))
         parameters = families.decoder_of(self.model).parameters_of(self.model).total

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import (
 )
 
 from compression import families, heads
-from compression.catalog import family_of
+from compression.catalog import check_served, family_of
 from compression.errors import ConfigMismatch, DamagedCheckpoint, LabelMismatch, MissingFile, UnsafeCheckpoint
 from compression.failures import typed
 from compression.recipe import Task
@@ -65,17 +66,22 @@ def _is_code(stock: type, key: str) -> bool:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Open tokenizer.json with the stock class. Raises ConfigMismatch where it is not one, or not this model's."""
+    """Open tokenizer.json with the stock class. Raises ConfigMismatch where it is not one, or not this model's.
+
+    A decoder's may come without a padding token, and is given one (`with_padding`).
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
     except Exception as problem:  # the tokenizers library raises bare Exception
         raise typed(problem) or ConfigMismatch(
             f"tokenizer.json cannot be opened: {problem}", param="tokenizer.json"
         ) from problem
+    config, highest = read_config(folder), max(tokenizer.get_vocab().values())
+    if tokenizer.pad_token_id is None and family_of(config).decodes:
+        with_padding(tokenizer, config)
     if tokenizer.pad_token_id is None:
         raise ConfigMismatch("the tokenizer has no padding token", param="tokenizer.json")
     # tokenizer_config.json can add tokens to those of tokenizer.json: an id without a row in the table ends the job midway.
-    config, highest = read_config(folder), max(tokenizer.get_vocab().values())
     rows = config.get("vocab_size", CONFIG_MAPPING[config["model_type"]]().vocab_size)
     if highest >= rows:
         raise ConfigMismatch(
@@ -84,14 +90,25 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def with_padding(tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any]) -> None:
+    """Let a decoder's tokenizer pad with a token that it has: config.json's padding, else that for ends, unknowns, or starts.
+
+    Which one does not matter to the tokens before it, which see none behind them; whoever reads the last token must know it.
+    """
+    number = config.get("pad_token_id")
+    named = tokenizer.convert_ids_to_tokens(number) if isinstance(number, int) and 0 <= number < len(tokenizer) else None
+    tokenizer.pad_token = named or tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+
+
 def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) -> PreTrainedModel:
     """Load the model in float32 for a task, and for exactly these labels where it has any.
 
-    A bare encoder, or one with another task's head, is given a new head, drawn with `seed`, whose outputs follow `labels`. A
-    model with a head keeps its own order: read it with `head_labels`. Raises what `read_config` does, and LabelMismatch,
-    ConfigMismatch and DamagedCheckpoint.
+    A bare encoder or decoder, or one with another task's head, is given a new head, drawn with `seed`, whose outputs follow
+    `labels`. A model with a head keeps its own order: read it with `head_labels`. Raises what `read_config` does, and
+    LabelMismatch, ConfigMismatch, DamagedCheckpoint and UnsupportedTask.
     """
     config, head = read_config(folder), heads.of_task(task)
+    check_served(family_of(config), task, param="config.json:model_type")
     settings: dict[str, Any] = {}
     headed = has_head(config, head)
     if not headed:
@@ -114,7 +131,19 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) 
         if f"{name}.weight" in missing or (part is outer.out and not headed):
             initialise_head(part, model.config.initializer_range)
     name_labels(model.config, labels, task)
+    if families.decodes(model) and head == heads.CLASSIFIER:
+        _read_last_token(model.config, folder)
     return model
+
+
+def _read_last_token(config: PretrainedConfig, folder: Path) -> None:
+    """Tell a decoder's stock classifier which token pads: it answers by the last one that does not, and keeps no cache for it.
+
+    The tokenizer decides, because rows are padded with its token: where the config named another, or none, a row's answer would
+    depend on who shares its batch.
+    """
+    config.pad_token_id = load_tokenizer(folder).pad_token_id
+    config.use_cache = False
 
 
 def own_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) -> tuple[str, ...]:
@@ -142,8 +171,8 @@ def in_order(model: PreTrainedModel, labels: tuple[str, ...]) -> PreTrainedModel
     if own == labels or out is None:
         return model
     places = [own.index(label) for label in labels]
-    out.weight.copy_(out.weight[places])
-    out.bias.copy_(out.bias[places])
+    for parameter in out.parameters():  # a decoder's head has no bias
+        parameter.copy_(parameter[places])
     model.config.id2label = dict(enumerate(labels))
     model.config.label2id = {label: number for number, label in enumerate(labels)}
     return model
@@ -164,9 +193,10 @@ def head_labels(config: PretrainedConfig) -> tuple[str, ...]:
 
 
 def initialise_head(head: nn.Module, deviation: float) -> None:
-    """Draw a new head as BERT's authors do: normal weights, no bias."""
+    """Draw a new head as BERT's authors do: normal weights, no bias, also where there is one."""
     nn.init.normal_(head.weight, std=deviation)  # type: ignore[arg-type]
-    nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)  # type: ignore[arg-type]
 
 
 def open_stock(folder: Path, head: heads.Head, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:

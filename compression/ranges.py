@@ -36,7 +36,7 @@ def check(model: nn.Module, rows: Encoded, parts: int = 1) -> tuple[LayerRange, 
             codes[name] += torch.bincount(place, minlength=CODES).cpu()
 
     calibration.listen(model, dict(layers), rows, hear, parts)
-    into = {pair.reader: pair.source for pair in smoothing.pairs(model)}
+    into = {reader: pair.source for pair in smoothing.pairs(model) for reader in pair.readers}
     return tuple(found(name, spreads[name], codes[name], into.get(name)) for name in layers)
 
 

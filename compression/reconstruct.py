@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from compression import families
 from compression.batches import Batch, Encoded
 from compression.families.parts import Kept, Layer, head_rows
+from compression.numerics import matrix
 
 RIDGE = 0.1
 """How much a change of weights costs, in units of the inputs' mean square. Of 0.001, 0.01 and 0.1 none was best for all of four
@@ -51,7 +52,7 @@ def reconstruct(small: PreTrainedModel, whole: PreTrainedModel, kept: Kept, batc
     Both are on one device, as the batches are; `whole` may simulate integers, `small` may not yet. Embeddings, norms and
     head stay as they are: norms gain nothing by it, and a head that reads one vector a row has too few rows to be solved on.
     """
-    family = families.of(whole)
+    family = families.encoder_of(whole)
     shape = family.shape_of(whole.config)
     ours, theirs = family.layers(small.eval()), family.layers(whole.eval())
     numbers = kept.layers if kept.layers is not None else tuple(range(len(theirs)))
@@ -115,19 +116,20 @@ def heard(model: nn.Module, taps: Sequence[Tap], batches: Sequence[Batch]) -> li
     return [torch.cat(one) for one in found]
 
 
-def solve(linear: nn.Linear, given: Tensor, missing: Tensor, ridge: float = RIDGE) -> None:
+def solve(linear: nn.Module, given: Tensor, missing: Tensor, ridge: float = RIDGE) -> None:
     """Change a layer so that it adds what is missing, as far as a linear map of its inputs can: ridge regression.
 
     given: (tokens, inputs), missing: (tokens, outputs). The change of weights is held small and not the weights, so what the
     tokens say nothing of stays as it was; the bias is free.
     """
+    weight, bias = matrix(linear), dict(linear.named_parameters()).get("bias")
     mean_given, mean_missing = given.mean(dim=0), missing.mean(dim=0)
-    if linear.bias is None:
+    if bias is None:
         mean_given, mean_missing = torch.zeros_like(mean_given), torch.zeros_like(mean_missing)
     apart = (given - mean_given).double()
     gram = apart.t() @ apart
     gram.diagonal().add_(ridge * gram.diagonal().mean())
-    change = torch.linalg.solve(gram, apart.t() @ (missing - mean_missing).double()).t().to(linear.weight.dtype)
-    linear.weight.add_(change)
-    if linear.bias is not None:
-        linear.bias.add_(mean_missing - change @ mean_given)
+    change = torch.linalg.solve(gram, apart.t() @ (missing - mean_missing).double()).t().to(weight.dtype)
+    weight.add_(change)
+    if bias is not None:
+        bias.add_(mean_missing - change @ mean_given)

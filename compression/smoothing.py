@@ -12,6 +12,13 @@ layer, so what is left are
 - the last norm → pooler or head;
 - feed-forward up → down, where the activation is ReLU (Relu(x / s) = Relu(x) / s);
 - ELECTRA's embedding norm → its projection.
+
+In a pre-norm decoder the norms feed nothing but what reads them, so (with max|W_j| over all readers) there are more:
+
+- each norm of the stream → queries, keys and values, or gate and up; not before experts, which are read by a router too;
+- up → down, whatever bends the gate, which is the other factor;
+- the norms over DeepSeek's ranks → what reads these;
+- the last norm → the head, unless it is the table of tokens.
 """
 
 from dataclasses import dataclass
@@ -22,6 +29,7 @@ from transformers import PreTrainedModel
 
 from compression import calibration, families
 from compression.batches import Encoded
+from compression.numerics import matrix
 
 LEAST, MOST = 1e-4, 1e4
 """Bounds of s: weights beyond them would leave the range in which float32 is exact enough to stay the same model."""
@@ -29,29 +37,35 @@ LEAST, MOST = 1e-4, 1e4
 
 @dataclass(frozen=True)
 class Pair:
-    """Names of two layers: the first makes the second's input and feeds nothing else."""
+    """Names of layers: the first makes the others' input, which is one and the same, and feeds nothing else."""
 
     source: str
-    reader: str
+    readers: tuple[str, ...]
 
 
 def pairs(model: PreTrainedModel) -> list[Pair]:
     """List where smoothing can be folded in exactly, in model order."""
-    family, names = families.of(model), {module: name for name, module in model.named_modules()}
-    found: list[tuple[nn.Module, nn.Module]] = []
+    names = {module: name for name, module in model.named_modules()}
+    found = families.decoder_of(model).feeds(model) if families.decodes(model) else _of_encoder(model)
+    return [Pair(names[source], tuple(names[reader] for reader in readers)) for source, readers in found]
+
+
+def _of_encoder(model: PreTrainedModel) -> list[tuple[nn.Module, tuple[nn.Module, ...]]]:
+    family = families.encoder_of(model)
+    found: list[tuple[nn.Module, tuple[nn.Module, ...]]] = []
     projection = getattr(model.base_model, "embeddings_project", None)
     if projection is not None:
-        found.append((family.embeddings(model).LayerNorm, projection))  # type: ignore[arg-type]
+        found.append((family.embeddings(model).LayerNorm, (projection,)))  # type: ignore[arg-type]
     bends = getattr(model.config, "hidden_act", None) or getattr(model.config, "activation", None)
     for layer in family.layers(model):
-        found.append((layer.value, layer.attended))
+        found.append((layer.value, (layer.attended,)))
         if bends == "relu":
-            found.append((layer.up, layer.down))
+            found.append((layer.up, (layer.down,)))
     head = family.head(model)
     reader = head.dense if head.dense is not None else head.out
     if reader is not None:
-        found.append((family.stream_norms(model)[-1], reader))
-    return [Pair(names[source], names[reader]) for source, reader in found]
+        found.append((family.stream_norms(model)[-1], (reader,)))
+    return found
 
 
 def factors(activations: Tensor, weights: Tensor, alpha: float) -> Tensor:
@@ -67,12 +81,15 @@ def smooth(model: PreTrainedModel, rows: Encoded, alpha: float, parts: int = 1) 
     rows: what the activations' peaks are measured on. Nothing may be simulated in the model yet.
     """
     where = pairs(model)
-    readers = {pair.reader: model.get_submodule(pair.reader) for pair in where}
-    peaks = calibration.channel_peaks(model, readers, rows, parts)
+    first = {pair.readers[0]: model.get_submodule(pair.readers[0]) for pair in where}
+    peaks = calibration.channel_peaks(model, first, rows, parts)
     for pair in where:
-        source, weight = model.get_submodule(pair.source), readers[pair.reader].weight
-        s = factors(peaks[pair.reader].to(weight.device), weight.abs().amax(dim=0), alpha)
-        for parameter in source.parameters():  # (channels, …) each: weight and bias
-            parameter.div_(s if parameter.ndim == 1 else s[:, None])
-        weight.mul_(s)
+        source, weights = model.get_submodule(pair.source), [matrix(model.get_submodule(name)) for name in pair.readers]
+        largest = torch.stack([weight.abs().amax(dim=0) for weight in weights]).amax(dim=0)
+        s = factors(peaks[pair.readers[0]].to(largest.device), largest, alpha)
+        for name, parameter in source.named_parameters():  # (channels, …) each: weight and bias
+            part = matrix(source) if name == "weight" else parameter
+            part.div_(s if part.ndim == 1 else s[:, None])
+        for weight in weights:
+            weight.mul_(s)
     return where

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from compression import evaluate, families
 from compression.answers import HALF, InMemory, OnDisk, Store
 from compression.batches import Batch, Encoded, put, taken
 from compression.catalog import TEACHER_BYTES
+from compression.families import Attention
 from compression.tasks.base import Task
 
 
@@ -60,21 +62,24 @@ def ask(model: PreTrainedModel, batch: Batch, task: Task, look: Look) -> Said:
     if not len(look):
         return Said(task.logits(model(**batch.inputs)), torch.empty(0))
     found: dict[nn.Module, Tensor] = {}
-    layers = families.of(model).layers(model)
-    pairs = [(layers[number - 1].query, layers[number - 1].key) for number in look.scores]
-    related = layers[look.relations - 1] if look.relations is not None else None
-    trio = (related.query, related.key, related.value) if related is not None else ()
+    layers = families.of(model).attentions(model)
+    scored = [layers[number - 1] for number in look.scores]
+    related = [layers[look.relations - 1]] if look.relations is not None else []
     with ExitStack() as hooks:
-        for part in {*trio, *(part for pair in pairs for part in pair)}:
-            hooks.callback(part.register_forward_hook(lambda module, _, out: found.__setitem__(module, out)).remove)
+        for maker in {maker for layer in (*scored, *related) for maker in layer.makers}:
+            hooks.callback(maker.register_forward_hook(lambda module, _, out: found.__setitem__(module, out)).remove)
         out: Any = model(**batch.inputs, output_hidden_states=bool(look.states))
     real = batch.mask.bool()
     states = [out.hidden_states[number][real] for number in look.states]
+
+    def made(layer: Attention) -> tuple[Tensor, Tensor, Tensor]:
+        return layer.read(*(found[maker] for maker in layer.makers))
+
     return Said(
         logits=task.logits(out),
         hidden=torch.stack(states) if states else torch.empty(0),
-        scores=torch.stack([torch.stack([found[query], found[key]]) for query, key in pairs]) if pairs else None,
-        relations=torch.stack([found[part] for part in trio]) if trio else None,
+        scores=torch.stack([torch.stack(made(layer)[:2]) for layer in scored]) if scored else None,
+        relations=torch.stack(made(related[0])) if related else None,
     )
 
 
@@ -97,7 +102,9 @@ class Teacher:
     ) -> None:
         self.model, self.task, self.rows, self.look = model, rows.task, rows, look
         lengths = list(map(len, rows.tokens))
-        width = model.config.hidden_size
+        shape = families.of(model).shape_of(model.config)
+        self.widths = shape.hidden, shape.attended
+        self.width = width = max(shape.hidden * bool(look.states), shape.attended * (len(look) > len(look.states)))
         self.bytes = HALF * sum(lengths) * width * len(look)
         self.store: Store | None = None
         if len(look) and self.bytes <= TEACHER_BYTES:
@@ -131,7 +138,7 @@ class Teacher:
                     self.store.put(row, part)
 
     def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits; then all that is looked at side by side, (states, real tokens, width)."""
+        """Logits; then all that is looked at side by side, (states, real tokens, width), narrower ones filled with zeros."""
         here = batch.to(next(self.model.parameters()).device)
         said = ask(self.model, here, self.task, self.look)
         if not len(self.look):
@@ -142,7 +149,8 @@ class Teacher:
             found.append(said.scores.flatten(0, 1)[:, real])
         if said.relations is not None:
             found.append(said.relations[:, real])
-        return said.logits, torch.cat(found) if len(found) > 1 else found[0]
+        even = [functional.pad(part, (0, more)) if (more := self.width - part.shape[-1]) else part for part in found]
+        return said.logits, torch.cat(even) if len(even) > 1 else even[0]
 
     @torch.no_grad()
     def says(self, batch: Batch) -> Said:
@@ -164,6 +172,7 @@ class Teacher:
         """Take apart what `_answers` put side by side."""
         look, real = self.look, mask.bool()
         ends = len(look.states), len(look.states) + 2 * len(look.scores)
+        hidden, attended = self.widths
 
         def padded(flat: Tensor) -> Tensor:
             whole = flat.new_zeros((len(flat), *mask.shape, flat.shape[-1]))
@@ -172,9 +181,9 @@ class Teacher:
 
         return Said(
             logits,
-            states[: ends[0]],
-            padded(states[ends[0] : ends[1]]).view(-1, 2, *mask.shape, states.shape[-1]) if look.scores else None,
-            padded(states[ends[1] :]) if look.relations is not None else None,
+            states[: ends[0], ..., :hidden],
+            padded(states[ends[0] : ends[1], ..., :attended]).view(-1, 2, *mask.shape, attended) if look.scores else None,
+            padded(states[ends[1] :, ..., :attended]) if look.relations is not None else None,
         )
 
     def close(self) -> None:

@@ -29,8 +29,8 @@ from compression.catalog.cost import (
     augment_seconds,
     planned_steps,
 )
+from compression.catalog.decoders import Biases
 from compression.catalog.families import (
-    AXES,
     BERT,
     COUPLED,
     DISTILBERT,
@@ -41,6 +41,7 @@ from compression.catalog.families import (
     TASKS,
     XLM_ROBERTA,
     Family,
+    check_served,
     family_of,
 )
 from compression.catalog.fit import Preflight, check_task, has_head, preflight
@@ -51,19 +52,21 @@ from compression.catalog.shapes import (
     Count,
     Ratios,
     candidates,
+    check_axes,
     deepest_shape,
     encoder_parameters,
+    parameters_at,
     planned,
     planned_shape,
     shape_at,
     stepped,
     table_rows,
+    width_of,
 )
 
 __all__ = [
     "ARTIFACT_EXTRAS",
     "AUGMENT_SECONDS",
-    "AXES",
     "BERT",
     "COUPLED",
     "CURVE_RATIOS",
@@ -92,6 +95,7 @@ __all__ = [
     "TRAINING_FLOPS",
     "WINDOWS_OVERLAP",
     "XLM_ROBERTA",
+    "Biases",
     "Count",
     "Estimate",
     "Family",
@@ -101,8 +105,10 @@ __all__ = [
     "attention_form",
     "augment_seconds",
     "candidates",
+    "check_axes",
     "check_cast",
     "check_insides",
+    "check_served",
     "check_task",
     "check_teacher",
     "compares_states",
@@ -111,6 +117,7 @@ __all__ = [
     "family_of",
     "has_head",
     "layer_pairs",
+    "parameters_at",
     "planned",
     "planned_shape",
     "planned_steps",
@@ -119,4 +126,5 @@ __all__ = [
     "shape_at",
     "stepped",
     "table_rows",
+    "width_of",
 ]

@@ -142,9 +142,9 @@ def teacher_bytes(distill: Distill, teacher: Shape, student: Shape, taught: floa
         if attention:
             # Not whether heads can be compared: of named teachers, which may be the only ones, another counts.
             auto = distill.attention_by == "auto"
-            form = attention_form("auto", student.heads, teacher.heads) if auto else distill.attention_by
+            form = attention_form("auto", student, teacher) if auto else distill.attention_by
             states += 2 * student.layers if form == "scores" else 3
-        return round(2 * tokens * teacher.hidden * states)
+        return round(2 * tokens * max(teacher.hidden, teacher.attended) * states)
 
     weights, general = distill.weights(), distill.general
     task = of_phase(taught, bool({"hidden", "embedding"} & set(weights)), "attention" in weights)

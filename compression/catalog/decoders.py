@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Literal
 
 from compression.errors import UnsupportedShape
+from compression.recipe import Axis
 from compression.report import Experts, Parameters, Shape
 
-DecoderAxis = Literal["hidden", "heads", "ffn", "layers", "experts", "expert_ffn", "query_rank", "kv_rank"]
-"""heads: whole groups of a KV head and the query heads that read it."""
+Biases = tuple[Literal["attention", "mlp"], ...]
+"""Parts of a layer whose linear layers have biases because the config says so."""
 DIVIDED = frozenset({"llama", "deepseek_v2"})
 """Their configs refuse a hidden size that is no multiple of the number of heads, even where the head size is explicit."""
 COUPLED_HEADS = frozenset({"gpt2"})
@@ -33,22 +34,22 @@ def check_decoder(kind: str, shape: Shape) -> None:
         raise UnsupportedShape(f"{kind} cannot be saved so: {cause}", param="recipe.prune.ratio")
 
 
-def decoder_shape(kind: str, shape: Shape, ratios: Mapping[DecoderAxis, float], multiple: int) -> Shape:
+def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multiple: int) -> Shape:
     """Return the shape nearest to these ratios that the stock config can say.
 
     ratios: the share removed of each axis named; the others keep their widths. multiple: that hidden, feed-forward and expert
     widths and ranks are rounded to (hidden to less, where it must be a multiple of the heads too). Shared experts shrink with
     the width of the routed ones. Raises UnsupportedShape.
     """
-    if kind in COUPLED_HEADS and ratios.get("hidden") != ratios.get("heads"):
+    if kind in COUPLED_HEADS and ratios.get("hidden", 0.0) != ratios.get("heads", 0.0):
         raise UnsupportedShape(
             f"{kind} cannot shrink hidden and heads apart: its head size is hidden / heads",
             param="recipe.prune.axes",
             remedy="Name both hidden and heads, with one ratio, or neither.",
         )
 
-    def near(width: int, axis: DecoderAxis, step: int = multiple) -> int:
-        return min(round(width * (1 - ratios[axis]) / step) * step, width) if axis in ratios else width
+    def near(width: int, axis: Axis, step: int = multiple) -> int:
+        return min(round(width * (1 - ratios[axis]) / step) * step, width) if ratios.get(axis) else width
 
     groups, each = _groups(kind, shape, ratios), shape.heads // (shape.groups or shape.heads)
     heads = groups * each
@@ -90,12 +91,12 @@ def _step(multiple: int, must: int, width: int) -> int:
     return math.lcm(multiple, must)
 
 
-def _groups(kind: str, shape: Shape, ratios: Mapping[DecoderAxis, float]) -> int:
+def _groups(kind: str, shape: Shape, ratios: Mapping[Axis, float]) -> int:
     """Say how many groups stay: of equally near numbers the larger. Heads must divide a hidden size that stays as it is."""
     groups = shape.groups or shape.heads
     each = shape.heads // groups
     target = groups * (1 - ratios.get("heads", 0.0))
-    fixed = kind in DIVIDED and "hidden" not in ratios
+    fixed = kind in DIVIDED and not ratios.get("hidden")
     sayable = [number for number in range(groups, 0, -1) if not fixed or shape.hidden % (number * each) == 0]
     return min(sayable, key=lambda number: abs(number - target)) if target >= 0.5 else 0
 
@@ -150,6 +151,15 @@ def _unroutable(kind: str, experts: Experts) -> list[str]:
     if experts.shared % experts.ffn or experts.shared < experts.ffn:
         found.append(f"{experts.shared} units of shared experts are no multiple of the {experts.ffn} of a routed one")
     return found
+
+
+def biases_of(kind: str, *, attention: bool, mlp: bool) -> Biases:
+    """Say where a decoder has biases that its config may ask for. attention, mlp: attention_bias and mlp_bias of the config.
+
+    Stock code of the other families does not look at these keys.
+    """
+    found: Biases = ("attention",) if attention and kind in {"llama", "qwen3", "deepseek_v2", "deepseek_v3"} else ()
+    return (*found, "mlp") if mlp and kind in {"llama", "deepseek_v2"} else found
 
 
 def decoder_parameters(

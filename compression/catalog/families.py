@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from compression import heads
-from compression.errors import UnsupportedArchitecture
+from compression.errors import UnsupportedArchitecture, UnsupportedTask
 from compression.recipe import Axis, Config, Task
 
 
@@ -20,11 +20,32 @@ class Family(Config):
     tasks: tuple[str, ...]
     limits: str
     distance_buckets: Annotated[int, Field(description="Rows of a bias by distance, one column a head; 0 without.")] = 0
+    decodes: Annotated[bool, Field(description="Whether each token sees only those before it: a language model.")] = False
+    coupled: Annotated[bool, Field(description="Whether hidden and heads shrink together, at one ratio, or not at all.")] = True
 
 
-AXES: tuple[Axis, ...] = get_args(Axis)
+EVERYWHERE: tuple[Axis, ...] = ("hidden", "heads", "ffn", "layers", "vocabulary")
+OF_EXPERTS: tuple[Axis, ...] = (
+    "hidden",
+    "heads",
+    "ffn",
+    "layers",
+    "experts",
+    "expert_ffn",
+    "query_rank",
+    "kv_rank",
+    "vocabulary",
+)
 TASKS: tuple[Task, ...] = get_args(Task)
+OF_DECODERS: tuple[Task, ...] = ("text-classification", "text-pair-classification", "text-regression")
+"""Those of the one head that all stock decoders have beside the language model's: it reads the last token."""
 COUPLED = "hidden = heads × head size, so hidden and heads shrink together; every layer has the same widths."
+GROUPED = "heads go in whole groups, a KV head with the query heads that read it, and keep their size; every layer has the same widths."
+DIVIDED = "hidden is a multiple of the number of heads"
+EXPERTS = (
+    "hidden and an expert's units are multiples of 8; as many experts stay of each of the router's groups; shared experts "
+    "shrink with the units of the others."
+)
 
 
 def _family(name: str, stem: str, pretraining: tuple[str, ...], limits: str = COUPLED, distance_buckets: int = 0) -> Family:
@@ -34,10 +55,32 @@ def _family(name: str, stem: str, pretraining: tuple[str, ...], limits: str = CO
         name=name,
         model_type=name,
         architectures=architectures,
-        axes=AXES,
+        axes=EVERYWHERE,
         tasks=TASKS,
         limits=limits,
         distance_buckets=distance_buckets,
+    )
+
+
+def _decoder(
+    name: str,
+    stem: str,
+    limits: str,
+    axes: tuple[Axis, ...] = EVERYWHERE,
+    language: str = "ForCausalLM",
+    *,
+    coupled: bool = False,
+) -> Family:
+    suffixes = ("Model", language, heads.CLASSIFIER.suffix)
+    return Family(
+        name=name,
+        model_type=name,
+        architectures=tuple(f"{stem}{suffix}" for suffix in suffixes),
+        axes=axes,
+        tasks=OF_DECODERS,
+        limits=limits,
+        decodes=True,
+        coupled=coupled,
     )
 
 
@@ -54,7 +97,20 @@ ELECTRA = _family(
 MPNET = _family(
     "mpnet", "MPNet", ("ForMaskedLM",), f"{COUPLED} All layers keep the same heads: they share a bias by distance.", 32
 )
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, MPNET)}
+LLAMA = _decoder("llama", "Llama", f"{GROUPED} {DIVIDED}.")
+MISTRAL = _decoder("mistral", "Mistral", GROUPED)
+QWEN2 = _decoder("qwen2", "Qwen2", GROUPED)
+QWEN3 = _decoder("qwen3", "Qwen3", GROUPED)
+GPT2 = _decoder("gpt2", "GPT2", COUPLED, language="LMHeadModel", coupled=True)
+DEEPSEEK_V2 = _decoder("deepseek_v2", "DeepseekV2", f"{GROUPED} {DIVIDED}, the KV rank is even; {EXPERTS}", OF_EXPERTS)
+DEEPSEEK_V3 = _decoder("deepseek_v3", "DeepseekV3", f"{GROUPED} {EXPERTS}", OF_EXPERTS)
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (
+        *(BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, MPNET),
+        *(LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, DEEPSEEK_V2, DEEPSEEK_V3),
+    )
+}
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
@@ -73,3 +129,11 @@ def family_of(config: Mapping[str, Any]) -> Family:
                 f"architecture {name!r} is not one of: {', '.join(family.architectures)}", param="config.json:architectures"
             )
     return family
+
+
+def check_served(family: Family, task: Task, param: str = "models.base") -> None:
+    """Refuse a task that the family's models are not made for here. Raises UnsupportedTask."""
+    if task not in family.tasks:
+        raise UnsupportedTask(
+            f"models of the family {family.name} are made for {', '.join(family.tasks)}, not {task}", param=param
+        )

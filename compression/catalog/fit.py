@@ -6,10 +6,11 @@ from typing import Annotated
 from pydantic import Field
 
 from compression import heads
-from compression.catalog.cost import HELD_BYTES, LARGEST_GRAPH, TOKENS_A_WORD, Estimate, estimate, planned_steps
-from compression.catalog.families import FAMILIES, Family
+from compression.catalog.cost import TOKENS_A_WORD, Estimate, estimate, planned_steps
+from compression.catalog.families import FAMILIES, Family, check_served
 from compression.catalog.lessons import check_cast, check_insides, check_teacher
-from compression.catalog.shapes import Count, deepest_shape, encoder_parameters, planned_shape, table_rows
+from compression.catalog.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
+from compression.catalog.streaming import fits_a_graph, from_file_to_file, quantizes_only, whole_bytes
 from compression.errors import InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import AUGMENTED_TASKS, Config, Evaluate, Prune, Recipe, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
@@ -62,11 +63,14 @@ def preflight(
 ) -> Preflight:
     """Hold models, data and recipe against each other and say what will come out.
 
-    student, teachers: those that the job names beside its model. Raises InvalidSpec, LabelMismatch and UnsupportedShape, each
-    naming the field that it is about.
+    student, teachers: those that the job names beside its model. Raises InvalidSpec, LabelMismatch, UnsupportedShape and
+    UnsupportedTask, each naming the field that it is about.
     """
     check_cast(recipe, student=student is not None, teachers=len(teachers))
     check_task(data.task, recipe, evaluate, data.labels)
+    check_served(FAMILIES[model.family], data.task)
+    if student is not None:
+        check_served(FAMILIES[student.family], data.task, "models.student")
     wanted = _fitting(model, data, recipe, evaluate)
     if student is not None:
         try:
@@ -88,29 +92,34 @@ def preflight(
         shape, after = student.shape, _parameters(student, student.shape, data, wanted)
     baseline_shows = recipe.distill is not None and (recipe.distill.teachers.seeds or recipe.distill.general)
     if recipe.distill is not None and student is None and baseline_shows:
-        cut = deepest_shape(model.shape, recipe.prune) if recipe.prune and recipe.prune.target_latency else shape
+        cut = deepest_shape(family, model.shape, recipe.prune) if recipe.prune and recipe.prune.target_latency else shape
         check_insides(recipe.distill, cut, model.shape)  # whose tokens named teachers have is found when they are opened
-    if HELD_BYTES * before.total >= LARGEST_GRAPH:
+    streamed = family.decodes and quantizes_only(recipe) and has_head(model, data.task)
+    if not fits_a_graph(before.total) and not streamed:
         raise UnsupportedShape(
             f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
             param="config.json",
             remedy="Send a smaller model of the family.",
         )
-    return Preflight(
-        shape=shape,
-        parameters=after,
-        baseline_parameters=before,
-        estimate=estimate(
-            model.shape,
-            before,
-            after,
-            data,
-            recipe,
-            student=shape,
-            named=[_parameters(each, each.shape, data, wanted) for each in teachers],
-        ),
-        warnings=(*_warnings(model, data, recipe, before, after), *_unknown(model.shape, recipe.prune, count)),
+    found = estimate(
+        model.shape,
+        before,
+        after,
+        data,
+        recipe,
+        student=shape,
+        named=[_parameters(each, each.shape, data, wanted) for each in teachers],
     )
+    warnings = [*_warnings(model, data, recipe, before, after), *_unknown(family, model.shape, recipe.prune, count)]
+    if streamed:
+        found = from_file_to_file(found, model, before.total)
+        warnings.append(
+            f"Where a worker has less than {whole_bytes(before.total):,} bytes of memory, the model goes from file to file: there "
+            "is no ONNX artifact then, and scores where the checkpoints alone fit its memory."
+            if fits_a_graph(before.total)
+            else "The model is too large for an ONNX file: it goes from file to file, and is scored where a worker's memory holds it."
+        )
+    return Preflight(shape=shape, parameters=after, baseline_parameters=before, estimate=found, warnings=tuple(warnings))
 
 
 def foretold(family: Family, shape: Shape, prune: Prune, count: Count) -> Shape:
@@ -123,15 +132,15 @@ def foretold(family: Family, shape: Shape, prune: Prune, count: Count) -> Shape:
     except UnsupportedShape:
         if prune.target_params is None or "vocabulary" not in prune.axes:
             raise
-        return deepest_shape(shape, prune)
+        return deepest_shape(family, shape, prune)
 
 
-def _unknown(shape: Shape, prune: Prune | None, count: Count) -> Iterator[str]:
+def _unknown(family: Family, shape: Shape, prune: Prune | None, count: Count) -> Iterator[str]:
     """Say what only the worker finds out, and between what it lies."""
     if prune is None:
         return
     if prune.target_latency is not None:
-        least = count(deepest_shape(shape, prune))
+        least = count(deepest_shape(family, shape, prune))
         yield (
             f"Which shape target_latency needs is measured on the worker: between {least:,} and {count(shape):,} "
             "parameters. What is foretold here is without a cut."
@@ -174,12 +183,13 @@ def _param_of_student(param: str | None) -> str | None:
 
 def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Parameters:
     """Count a model's parameters at a shape, its head for the data's task included."""
-    return encoder_parameters(
+    return parameters_at(
         FAMILIES[model.family],
         shape,
         rows=table_rows(model.parameters, model.shape),
-        labels=outputs,
+        outputs=outputs,
         dense=heads.of_task(data.task) == heads.CLASSIFIER,
+        biases=model.biases,
     )
 
 
@@ -211,7 +221,7 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
     if most is not None and most < planned:
         yield f"train.max_steps ends training after {most} of about {planned} steps: later stages get what earlier ones leave."
     if recipe.prepare.epochs == 0 and not has_head(model, data.task):
-        yield "The model is a bare encoder and prepare.epochs is 0: its head stays as it was drawn."
+        yield "The model comes without a head for the task and prepare.epochs is 0: its head stays as it was drawn."
 
 
 def _listed(labels: tuple[str, ...], most: int = 8) -> str:

@@ -29,15 +29,24 @@ def layer_pairs(mapping: Literal["uniform", "last"] | Pairs, student: int, teach
     return tuple(sorted(mapping))
 
 
-def attention_form(asked: Literal["auto", "scores", "relations"], student: int, teacher: int) -> Literal["scores", "relations"]:
-    """Say how attention is compared. student, teacher: how many heads they have. Raises InvalidSpec."""
+def attention_form(
+    asked: Literal["auto", "scores", "relations"], student: Shape, teacher: Shape
+) -> Literal["scores", "relations"]:
+    """Say how attention is compared. Raises InvalidSpec.
+
+    Decoders turn queries and keys by their positions before they multiply them, so what is heard of them are no scores.
+    """
+    decodes = student.groups is not None or teacher.groups is not None
     if asked == "auto":
-        return "scores" if student == teacher else "relations"
-    if asked == "scores" and student != teacher:
+        return "scores" if student.heads == teacher.heads and not decodes else "relations"
+    if asked == "scores" and (student.heads != teacher.heads or decodes):
+        cause = "decoders' queries and keys are turned by their positions before they are scores"
+        if not decodes:
+            cause = f"the student has {student.heads} heads and the teacher {teacher.heads}"
         raise InvalidSpec(
-            f"the student has {student} heads and the teacher {teacher}: their attention scores cannot be compared",
+            f"{cause}: attention scores cannot be compared",
             param="recipe.distill.attention_by",
-            remedy="Choose relations or auto, or leave the axis heads out of the cut.",
+            remedy="Choose relations or auto" + ("." if decodes else ", or leave the axis heads out of the cut."),
         )
     return asked
 
@@ -53,7 +62,7 @@ def check_insides(distill: Distill, student: Shape, teacher: Shape) -> None:
         layer_pairs(distill.layers, student.layers, teacher.layers)
         attention = "attention" in distill.weights() or (distill.general is not None and distill.general.attention)
         if attention:
-            attention_form(distill.attention_by, student.heads, teacher.heads)
+            attention_form(distill.attention_by, student, teacher)
 
 
 def check_cast(recipe: Recipe, *, student: bool, teachers: int) -> None:

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
+from compression.catalog.decoders import Biases, decoder_parameters, decoder_shape
 from compression.catalog.families import Family
-from compression.errors import UnsupportedShape
+from compression.errors import InvalidSpec, UnsupportedShape
 from compression.recipe import Axis, Prune
 from compression.report import Parameters, Shape
 
 MOST_RATIO = 0.8
 """No target cuts an axis deeper than this: beyond it too little is left of a small encoder to learn again."""
 Ratios = Mapping[Axis, float]
-"""The share removed of hidden, heads, ffn and layers."""
+"""The share removed of each axis but the vocabulary."""
 Count = Callable[[Shape], int]
 """How many parameters a model of a shape has."""
 
@@ -27,37 +28,57 @@ def planned(
 ) -> tuple[Ratios, Shape]:
     """Say which ratios the recipe comes to, and which shape they become: the nearest that the stock config can express.
 
-    BERT-type configs have no head size of their own (hidden = heads × head size), so heads and hidden channels go
-    together, a whole head at a time. count: for target_params. vocabulary: the tokens that stay, where they are known; else
-    the whole vocabulary counts. Which shape has a latency is found by measuring: here target_latency leaves the shape whole.
-    Raises UnsupportedShape where an axis alone cannot be expressed, nothing is left, or the target cannot be reached.
+    Encoders' configs have no head size of their own (hidden = heads × head size), so heads and hidden channels go together, a
+    whole head at a time; what decoders' can say is in `catalog.decoders`. count: for target_params. vocabulary: the tokens that
+    stay, where they are known; else the whole vocabulary counts. Which shape has a latency is found by measuring: here
+    target_latency leaves the shape whole. Raises UnsupportedShape where an axis alone cannot be expressed, nothing is left, or
+    the target cannot be reached, and InvalidSpec where the family's units cannot be scored so.
     """
-    check_axes(family, prune)
+    check_axes(family, prune, shape)
     whole = shape.model_copy(update={"vocabulary": vocabulary or shape.vocabulary})
     if prune.target_latency is not None:
         return dict.fromkeys(prune.ratios, 0.0), whole
     if prune.target_params is None:
-        return prune.ratios, shape_at(whole, prune, prune.ratios)
+        return prune.ratios, shape_at(family, whole, prune, prune.ratios)
     if count is None:
         raise ValueError("parameters cannot be aimed at without counting them")
-    return _of_parameters(whole, prune, count, before=count(shape))
+    return _of_parameters(family, whole, prune, count, before=count(shape))
 
 
-def check_axes(family: Family, prune: Prune) -> None:
-    """Refuse axes that the family's stock config cannot express. Raises UnsupportedShape."""
-    unknown = [axis for axis in prune.axes if axis not in family.axes]
+def check_axes(family: Family, prune: Prune, shape: Shape) -> None:
+    """Refuse axes that the stock config of a model of this shape cannot express, and scores that its units cannot have.
+
+    Raises UnsupportedShape and InvalidSpec.
+    """
+    lacking = {"query_rank"} if shape.latent is not None and shape.latent.query is None else set[str]()
+    unknown = [axis for axis in prune.axes if axis not in family.axes or axis in lacking]
     if unknown:
         raise UnsupportedShape(f"family {family.name} has no axis {unknown[0]!r}", param="recipe.prune.axes")
-    if ("hidden" in prune.axes) != ("heads" in prune.axes):
+    if family.coupled and ("hidden" in prune.axes) != ("heads" in prune.axes):
         raise UnsupportedShape(
             f"family {family.name} cannot shrink hidden and heads apart: {family.limits}",
             param="recipe.prune.axes",
             remedy="Name both hidden and heads, or neither.",
         )
+    if family.coupled and prune.ratios["hidden"] != prune.ratios["heads"]:
+        raise UnsupportedShape(
+            f"hidden and heads of the family {family.name} go together: {family.limits}",
+            param="recipe.prune.ratio",
+            remedy="Give hidden and heads one ratio.",
+        )
+    if family.decodes and prune.importance not in ("l1", "l2"):
+        raise InvalidSpec(
+            f"units of decoders are scored by what they say on calibration rows, not by {prune.importance}",
+            param="recipe.prune.importance",
+            remedy="Choose l1 or l2.",
+        )
 
 
-def shape_at(shape: Shape, prune: Prune, ratios: Ratios) -> Shape:
+def shape_at(family: Family, shape: Shape, prune: Prune, ratios: Ratios) -> Shape:
     """Say which shape is nearest to these ratios, on the axes that the recipe names. Raises UnsupportedShape."""
+    if family.decodes:
+        named = {axis: ratio for axis, ratio in ratios.items() if axis in prune.axes}
+        return decoder_shape(family.model_type, shape, named, prune.multiple)
     heads, hidden, ffn, layers = shape.heads, shape.hidden, shape.ffn, shape.layers
     if "heads" in prune.axes:
         heads = _beside_tables(shape, round(shape.heads * (1 - ratios["heads"])))
@@ -82,7 +103,7 @@ def stepped(ratios: Ratios, step: int, steps: int) -> dict[Axis, float]:
     return dict(ratios) if step == steps else {axis: 1 - (1 - ratio) ** (step / steps) for axis, ratio in ratios.items()}
 
 
-def candidates(shape: Shape, prune: Prune) -> Iterator[tuple[dict[Axis, float], Shape]]:
+def candidates(family: Family, shape: Shape, prune: Prune) -> Iterator[tuple[dict[Axis, float], Shape]]:
     """Yield the shapes that a target may take, each once, the mildest (no cut) first, with the ratios that lead to them.
 
     The deepest axis goes up to MOST_RATIO by hundredths, the others in the proportion of the recipe's ratios.
@@ -92,7 +113,7 @@ def candidates(shape: Shape, prune: Prune) -> Iterator[tuple[dict[Axis, float], 
     for percent in range(round(100 * MOST_RATIO) + 1):
         ratios = {axis: ratio / prune.deepest * percent / 100 for axis, ratio in asked.items()}
         try:
-            found = shape_at(shape, prune, ratios)
+            found = shape_at(family, shape, prune, ratios)
         except UnsupportedShape:
             return
         if found != last:
@@ -100,17 +121,17 @@ def candidates(shape: Shape, prune: Prune) -> Iterator[tuple[dict[Axis, float], 
             yield ratios, found
 
 
-def deepest_shape(shape: Shape, prune: Prune) -> Shape:
+def deepest_shape(family: Family, shape: Shape, prune: Prune) -> Shape:
     """Return the deepest cut that a target may take."""
-    *_, (_, found) = candidates(shape, prune)
+    *_, (_, found) = candidates(family, shape, prune)
     return found
 
 
-def _of_parameters(shape: Shape, prune: Prune, count: Count, before: int) -> tuple[Ratios, Shape]:
+def _of_parameters(family: Family, shape: Shape, prune: Prune, count: Count, before: int) -> tuple[Ratios, Shape]:
     target = prune.target_params or 0.0
     most = int(target) if target >= 1 else int(before * (1 - target))
     smallest = before
-    for ratios, found in candidates(shape, prune):
+    for ratios, found in candidates(family, shape, prune):
         smallest = count(found)
         if smallest <= most:
             return ratios, found
@@ -124,6 +145,33 @@ def _of_parameters(shape: Shape, prune: Prune, count: Count, before: int) -> tup
 def _beside_tables(shape: Shape, heads: int) -> int:
     """Keep a head more where the stream would become as wide as narrow tables: then no projection could be expressed."""
     return heads + 1 if heads * (shape.hidden // shape.heads) == shape.embedding else heads
+
+
+def parameters_at(
+    family: Family, shape: Shape, *, rows: int, outputs: int | None, dense: bool = True, biases: Biases = ()
+) -> Parameters:
+    """Count the parameters of a model of a family at a shape, its head included where `outputs` is given.
+
+    rows: of the position and type tables together. dense: of an encoder, as `encoder_parameters` has it. biases: of a decoder.
+    """
+    if not family.decodes:
+        return encoder_parameters(family, shape, rows=rows, labels=outputs, dense=dense)
+    attention, mlp = "attention" in biases, "mlp" in biases
+    return decoder_parameters(
+        family.model_type, shape, outputs=outputs or 0, positions=rows, attention_bias=attention, mlp_bias=mlp
+    )
+
+
+def width_of(shape: Shape, axis: str) -> int:
+    """Say how many units a model has on an axis; 0 where it has none of the kind."""
+    experts, latent = shape.experts, shape.latent
+    inner = {
+        "experts": experts.count if experts is not None else 0,
+        "expert_ffn": experts.ffn if experts is not None else 0,
+        "query_rank": (latent.query or 0) if latent is not None else 0,
+        "kv_rank": latent.kv if latent is not None else 0,
+    }
+    return inner[axis] if axis in inner else int(getattr(shape, axis))
 
 
 def encoder_parameters(family: Family, shape: Shape, *, rows: int, labels: int | None, dense: bool = True) -> Parameters:

@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from compression.catalog.decoders import Biases, biases_of, check_decoder
 from compression.checks.config import labels_of, refused
 from compression.checks.decoder_names import BARE, CLASSIFIER, FAMILIES, LANGUAGE, Family, Numbers
 from compression.checks.names import Expected, Tensors
-from compression.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture
-from compression.report import Parameters, Shape
+from compression.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture, UnsupportedShape
+from compression.report import Experts, Latent, Parameters, Shape
 
+AT_LEAST_ONE = ("groups", "head", "ffn", "router_groups", "chosen_groups")
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
 
 
@@ -27,8 +29,29 @@ class Described:
 
     @property
     def shape(self) -> Shape:
-        """The widths that encoders have too."""
-        return Shape(**{meaning: self.numbers[meaning] for meaning in ("layers", "hidden", "heads", "ffn", "vocabulary")})
+        """The widths, as the engine reads them from the stock config."""
+        n = self.numbers
+        widths = {meaning: n[meaning] for meaning in ("layers", "hidden", "heads", "ffn", "vocabulary")}
+        if "experts" not in n:
+            heads = n["heads"]
+            return Shape(**widths, groups=n.get("groups", heads), head_size=n.get("head", n["hidden"] // heads))
+        experts = Experts(
+            count=n["experts"],
+            ffn=n["expert_ffn"],
+            shared=n["shared"] * n["expert_ffn"],
+            chosen=n["chosen"],
+            groups=n["router_groups"],
+            chosen_groups=n["chosen_groups"],
+            dense_layers=min(n["dense"], n["layers"]),
+        )
+        latent = Latent(query=n["query_rank"] or None, kv=n["kv_rank"], rope=n["rope"], value=n["value"])
+        return Shape(**widths, groups=n["heads"], head_size=n["nope"] + n["rope"], experts=experts, latent=latent)
+
+    @property
+    def biases(self) -> Biases:
+        """Where there are biases that the config may ask for."""
+        attention, mlp = (bool(self.numbers.get(key)) for key in ("attention_bias", "mlp_bias"))
+        return biases_of(self.kind, attention=attention, mlp=mlp)
 
     @property
     def max_positions(self) -> int:
@@ -46,7 +69,7 @@ def describe(config: Mapping[str, Any]) -> tuple[Described | None, list[Compress
     for meaning, (key, default, most) in known.keys.items():
         problems += _taken(found, meaning, key, config.get(key, default), 1, most)
     for meaning, key, value in known.more(config, found):
-        problems += _taken(found, meaning, key, value, 1 if meaning in ("groups", "head", "ffn") else 0, 131_072)
+        problems += _taken(found, meaning, key, value, 1 if meaning in AT_LEAST_ONE else 0, 131_072)
     if not problems:
         problems += _inconsistent(known, found)
     names = config.get("architectures") or [f"{known.stem}{BARE}"]
@@ -64,7 +87,13 @@ def describe(config: Mapping[str, Any]) -> tuple[Described | None, list[Compress
     problems += _special(config, found)
     if problems or architecture is None:
         return None, problems
-    return Described(kind, architecture, known.heads()[architecture], found, tied, labels), []
+    described = Described(kind, architecture, known.heads()[architecture], found, tied, labels)
+    try:
+        check_decoder(kind, described.shape)
+    except UnsupportedShape as problem:
+        remedy = "Correct config.json; stock code opens no such model, or cannot run it."
+        return None, [ConfigMismatch(problem.cause, param="config.json", remedy=remedy)]
+    return described, []
 
 
 def _taken(found: Numbers, meaning: str, key: str, value: object, least: int, most: int) -> Iterator[CompressionError]:

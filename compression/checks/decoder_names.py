@@ -91,7 +91,12 @@ def _latent(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, st
     yield "groups", "num_key_value_heads", _given(config, "num_key_value_heads", found.get("heads"))
     rank = config.get("q_lora_rank", 1536)
     yield "query_rank", "q_lora_rank", 0 if rank is None else rank
-    yield "dense", "first_k_dense_replace", _given(config, "first_k_dense_replace", 0)
+    third = config.get("model_type") == "deepseek_v3"
+    yield "dense", "first_k_dense_replace", _given(config, "first_k_dense_replace", 3 if third else 0)
+    # V2's router looks at groups by one of its methods only.
+    grouped = third or config.get("topk_method") == "group_limited_greedy"
+    for meaning, key, stock in (("router_groups", "n_group", 8), ("chosen_groups", "topk_group", 4)):
+        yield meaning, key, _given(config, key, stock if third else None) if grouped else 1
     for key in ("attention_bias", "mlp_bias"):
         yield key, key, int(config.get(key) is True)
 

@@ -33,6 +33,11 @@ class Described:
         return heads.of_architecture(self.architecture)
 
     @property
+    def biases(self) -> tuple[()]:
+        """No config asks for biases: they are always there."""
+        return ()
+
+    @property
     def names(self) -> Names:
         """What the family calls things."""
         return NAMES[self.kind]

@@ -115,7 +115,8 @@ def describe(content: gguf.Gguf, file: str) -> Described:
     if heads % groups or (hidden % heads and not known.head):
         cause = f"{heads} heads do not go with {groups} groups and {hidden} channels"
         raise ConfigMismatch(cause, param=f"{file}:{name}.attention.head_count", remedy=REMEDY)
-    shape = Shape(layers=numbers["layers"], hidden=hidden, heads=heads, ffn=numbers["ffn"], vocabulary=vocabulary)
+    widths = {meaning: numbers[meaning] for meaning in ("layers", "hidden", "heads", "ffn")}
+    shape = Shape(**widths, vocabulary=vocabulary, groups=groups, head_size=head)
     tied = all(tensor.name != "output.weight" for tensor in content.tensors)
     described = Described(known.model_type, shape, numbers["positions"], groups, head, tied)
     _refuse_unknown(metadata, known, described, file)

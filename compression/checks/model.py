@@ -58,6 +58,7 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
         labels=described.labels,
         dtype=kinds.most_common(1)[0][0],
         bytes=sum((folder / file).stat().st_size for file in {tensor.file for tensor in tensors}),
+        biases=described.biases,
     )
 
 

@@ -82,7 +82,7 @@ def ship(
     with durable.folder(output / "artifacts" / name) as folder:
         weights = (onnx if kind == "onnx" else transformers).write(model, folder, int8=int8)
         weights.chmod(0o644)  # safetensors writes for the owner alone
-        write_tokenizer(tokenizer, folder, max_length, task)
+        write_tokenizer(tokenizer, folder, max_length, task, padding_of(model))
         pad_id = write_config(model, folder, labels, max_length, kind)
         scorer = scoring.of(task, evaluate, labels)
         verify(model, folder, kind=kind, int8=int8, sample=sample, scorer=scorer, pad_id=pad_id)
@@ -142,8 +142,17 @@ def scheme_of(model: nn.Module) -> Scheme:
     return (numerics.simulation_of(model) or numerics.DYNAMIC).scheme
 
 
-def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task) -> None:
-    """Copy the tokenizer; tokenizer.json then truncates to `max_length` by itself (contexts to windows) and pads nothing."""
+def padding_of(model: nn.Module) -> int:
+    """Return the id of the token that the model's rows are padded with."""
+    return int(model.config.pad_token_id or 0)  # type: ignore[union-attr, arg-type]
+
+
+def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, padding: int | None = None) -> None:
+    """Copy the tokenizer; tokenizer.json then truncates to `max_length` by itself (contexts to windows) and pads nothing.
+
+    padding: the id of the token that stock code is to pad with, on the right, where the tokenizer's own files name none: many
+    decoders' do not, and their classifiers find the last token by it.
+    """
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     if task == "question-answering":
         tokenizer.enable_truncation(max_length, stride=overlap_of(max_length), strategy="only_second")
@@ -154,10 +163,20 @@ def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task) -> 
     settings = {}
     if (source / "tokenizer_config.json").is_file():
         settings = json.loads((source / "tokenizer_config.json").read_text("utf-8"))
+    if padding is not None and not any(
+        _names_padding(source / name) for name in ("tokenizer_config.json", "special_tokens_map.json")
+    ):
+        settings |= {"pad_token": tokenizer.id_to_token(padding)}
+    if "padding_side" in settings:
+        settings["padding_side"] = "right"  # as the rows were that it was trained and measured on
     (folder / "tokenizer_config.json").write_text(_json({**settings, "model_max_length": max_length}), "utf-8")
     for extra in TOKENIZER_EXTRAS:
         if (source / extra).is_file():
             shutil.copyfile(source / extra, folder / extra)
+
+
+def _names_padding(path: Path) -> bool:
+    return path.is_file() and bool(json.loads(path.read_text("utf-8")).get("pad_token"))
 
 
 def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_length: int, kind: Kind) -> int:
@@ -175,7 +194,7 @@ def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_le
         config["label2id"] = {label: number for number, label in enumerate(labels)}
     config["architectures"] = [type(model).__name__]
     # Named whatever it is: a stock config leaves out what is its family's default.
-    config["pad_token_id"] = model.config.pad_token_id or 0  # type: ignore[union-attr]
+    config["pad_token_id"] = padding_of(model)
     config.pop("_name_or_path", None)
     path.write_text(_json(config), "utf-8")
     return int(config["pad_token_id"])
@@ -223,7 +242,7 @@ def timed(
     with tempfile.TemporaryDirectory(dir=place, prefix="timed-") as name:
         folder = Path(name)
         onnx.write(model, folder, int8=int8)
-        write_tokenizer(tokenizer, folder, evaluate.length, task)
+        write_tokenizer(tokenizer, folder, evaluate.length, task, padding_of(model))
         spec = MeasureSpec(
             kind="onnx",
             folder=str(folder.resolve()),

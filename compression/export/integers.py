@@ -100,9 +100,7 @@ class _Surgeon:
 
     def dynamic_linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str) -> None:
         """Write x·Wᵀ + b in dynamic-int8."""
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)  # noqa: S101 (narrows nn.Module's attribute type)
-        integers, scale = numerics.integers(weight)
+        integers, scale = numerics.integers(numerics.matrix(module))
         q, scales = self.rows(x)
         accumulated = self.node(
             "MatMulInteger",
@@ -189,7 +187,5 @@ def _named_weights(modules: Mapping[str, nn.Module]) -> dict[tuple[tuple[int, ..
     """Index layers by their weight's content: the exporter renames and transposes weights, but does not change them."""
     out = {}
     for name, module in modules.items():
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)  # noqa: S101
-        out[_fingerprint(weight.detach().numpy())] = (name, module)
+        out[_fingerprint(numerics.matrix(module).detach().numpy())] = (name, module)
     return out

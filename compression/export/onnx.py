@@ -65,6 +65,8 @@ def plain(model: nn.Module) -> nn.Module:
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     numerics.remove(twin)
+    if getattr(twin.config, "_experts_implementation", None) is not None:
+        twin.set_experts_implementation("batched_mm")  # type: ignore[operator]  # grouped_mm has no operator in the standard
     if twin.config._attn_implementation != "eager":  # type: ignore[union-attr]
         twin.set_attn_implementation("eager")  # type: ignore[operator]  # a method of every PreTrainedModel
     return twin

@@ -1,4 +1,4 @@
-"""Rewrite an encoder's ONNX graph so that hidden states are rows, (batch × sequence, features), outside of attention.
+"""Rewrite a model's ONNX graph so that hidden states are rows, (batch × sequence, features), outside of attention.
 
 Three reasons, all seen in the CPU kernels of ONNX Runtime 1.32: QuantizeLinear takes one scale a row only for a
 matrix; a matrix product with a bias becomes one Gemm; and a residual sum of three dimensions is fused with its
@@ -10,8 +10,13 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-ROWWISE = ("Add", "Gelu", "LayerNormalization", "MatMul", "Relu", "Tanh", "Mul", "Sigmoid", "Erf", "Div", "Pow")
+ROWWISE = (
+    *("Add", "Gelu", "LayerNormalization", "MatMul", "Relu", "Tanh", "Mul", "Sigmoid", "Erf", "Div", "Pow"),
+    *("ReduceMean", "Sqrt", "Reciprocal"),  # with Pow and Mul a decoder's RMSNorm
+)
 """Operators that treat each row by itself, if their other inputs are constants of at most one row (or a matrix, for MatMul)."""
+STARTS = ("LayerNormalization", "Pow", "MatMul")
+"""Operators that hidden states which are no rows yet are made rows for: those of norms, and linear layers."""
 
 
 class _Flattener:
@@ -65,12 +70,15 @@ class _Flattener:
         if self.is_hidden(node.output[0]):
             width = int(self.shapes[node.output[0]][2])
             if node.op_type == "Reshape":
-                self.flat(node, [node.input[0], self.constant(f"rows.of_{width}", [-1, width])])
+                if node.input[0] in self.rows:  # as wide as it was
+                    self.rows[node.output[0]] = self.rows[node.input[0]]
+                else:
+                    self.flat(node, [node.input[0], self.constant(f"rows.of_{width}", [-1, width])])
                 return
-            if node.op_type == "LayerNormalization" and node.input[0] not in self.rows:
-                self.reshape(node.input[0], self.constant(f"rows.of_{width}", [-1, width]), f"{node.input[0]}_rows")
-                self.rows[node.input[0]] = f"{node.input[0]}_rows"
-            if node.op_type in ROWWISE and all(self.is_row_constant(name, node) or name in self.rows for name in node.input):
+            if node.op_type in STARTS and self.is_hidden(node.input[0]) and node.input[0] not in self.rows:
+                if node.op_type != "MatMul" or self.is_row_constant(node.input[1], node):
+                    self.begin(node.input[0])
+            if self.is_rowwise(node) and all(self.is_row_constant(name, node) or name in self.rows for name in node.input):
                 self.flat(node, [self.rows.get(name, name) for name in node.input])
                 return
         if node.op_type == "Reshape" and node.input[0] in self.rows and not self.copies_dimensions(node):
@@ -78,6 +86,20 @@ class _Flattener:
         for name in node.input:
             self.restore(name)
         self.nodes.append(node)
+
+    def begin(self, name: str) -> None:
+        """Make hidden states rows."""
+        width = int(self.shapes[name][2])
+        self.reshape(name, self.constant(f"rows.of_{width}", [-1, width]), f"{name}_rows")
+        self.rows[name] = f"{name}_rows"
+
+    def is_rowwise(self, node: onnx.NodeProto) -> bool:
+        """Say whether a node treats each row by itself; a mean is one over the last axis alone, which it keeps."""
+        if node.op_type != "ReduceMean":
+            return node.op_type in ROWWISE
+        axes = self.constants.get(node.input[1]) if len(node.input) > 1 else None
+        keeps = all(attribute.i == 1 for attribute in node.attribute if attribute.name == "keepdims")
+        return keeps and axes is not None and numpy_helper.to_array(axes).tolist() == [-1]
 
     def is_row_constant(self, name: str, node: onnx.NodeProto) -> bool:
         return name in self.constants and len(self.constants[name].dims) <= (2 if node.op_type == "MatMul" else 1)
@@ -91,7 +113,7 @@ class _Flattener:
 def as_rows(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return the same function of the same inputs, its hidden states as rows.
 
-    What is not understood stays as it was: the result is right for every graph, and fast for encoders.
+    What is not understood stays as it was: the result is right for every graph, and fast for encoders and decoders.
     """
     out = onnx.ModelProto()
     out.CopyFrom(proto)

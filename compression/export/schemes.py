@@ -55,7 +55,7 @@ class Writer(Protocol):
 def static_linear(to: Writer, x: str, name: str, layer: StaticLinear, output: str) -> None:
     """Write a static layer, x (rows, in) -> output (rows, out)."""
     scale, zero = layer.grid()
-    whole, scales, bias = numerics.static_weights(layer.weight, layer.bias, scale)
+    whole, scales, bias = numerics.static_weights(numerics.matrix(layer), layer.bias, scale)
     weight = to.node(
         "DequantizeLinear",
         to.constant(f"{name}.weight_int8", whole.numpy().T),
@@ -74,12 +74,12 @@ def weight_only_linear(to: Writer, x: str, name: str, layer: WeightOnlyLinear, b
     """Write a layer whose weights alone are integers, x (rows, in) -> output (rows, out)."""
     more = [] if bias is None else [bias]
     if layer.group_size is None:
-        whole, scale = numerics.integers(layer.weight)
+        whole, scale = numerics.integers(numerics.matrix(layer))
         cast = to.node("Cast", to.constant(f"{name}.weight_int8", whole.numpy().T), to=TensorProto.FLOAT)
         weight = to.node("Mul", cast, to.constant(f"{name}.weight_scale", scale.numpy()[:, 0]))
         to.node("Gemm", x, weight, *more, output=output)
         return
-    whole, scales = numerics.grouped_integers(layer.weight, layer.group_size)
+    whole, scales = numerics.grouped_integers(numerics.matrix(layer), layer.group_size)
     packed = to.constant(f"{name}.weight_int4", _packed(whole, layer.group_size))
     product = to.node(
         "MatMulNBits",
@@ -88,8 +88,8 @@ def weight_only_linear(to: Writer, x: str, name: str, layer: WeightOnlyLinear, b
         to.constant(f"{name}.weight_scale", scales.numpy()),
         output=None if more else output,
         domain=MICROSOFT,
-        K=layer.in_features,
-        N=layer.out_features,
+        K=numerics.matrix(layer).shape[1],
+        N=numerics.matrix(layer).shape[0],
         bits=BITS,
         block_size=layer.group_size,
         accuracy_level=FLOAT32,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compression.families.parts import SPECIAL_IDS, Axes, Head, Kept, Layer, head_rows
+from compression.families.parts import SPECIAL_IDS, Attention, Axes, Head, Kept, Layer, head_rows
 from compression.report import Parameters, Shape
 
 
@@ -47,9 +47,18 @@ class PostNormEncoder:
         """Count the token types that the model tells apart; fewer than two means that it takes no token_type_ids."""
         return int(config.type_vocab_size)
 
+    def biases(self, config: PretrainedConfig) -> tuple[()]:  # noqa: ARG002 (the protocol's)
+        """No config asks for biases: they are always there."""
+        return ()
+
     def layers(self, model: PreTrainedModel) -> list[Layer]:
         """Return the encoder's layers, shallow first."""
         return [self._layer(block) for block in self._blocks(model)]
+
+    def attentions(self, model: PreTrainedModel) -> list[Attention]:
+        """Return where each layer's queries, keys and values are made, shallow first."""
+        layers = self.layers(model)
+        return [Attention((layer.query, layer.key, layer.value), lambda *said: said) for layer in layers]
 
     def embeddings(self, model: PreTrainedModel) -> nn.Module:
         """Return the module that holds the token, position and type tables."""

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compression.catalog.decoders import check_decoder
+from compression.catalog import Biases
+from compression.catalog.decoders import biases_of, check_decoder
 from compression.families import slices
-from compression.families.parts import Block, Head, Kept, head_rows
+from compression.families.parts import Attention, Block, Feed, Head, Kept, head_rows
 from compression.families.slices import Slices, taken
+from compression.numerics import is_linear, matrix
 from compression.report import Parameters, Shape
 
 
@@ -95,14 +97,50 @@ class PreNormDecoder:
         """Return what follows the decoder: the stock classes have one layer there, or none."""
         return Head(dense=None, out=next((getattr(model, name) for name in OUTS if hasattr(model, name)), None))
 
+    def biases(self, config: PretrainedConfig) -> Biases:
+        """Say where linear layers have biases because the config asks for them."""
+        attention, mlp = (bool(getattr(config, key, False)) for key in ("attention_bias", "mlp_bias"))
+        return biases_of(config.model_type, attention=attention, mlp=mlp)
+
     def blocks(self, model: PreTrainedModel) -> list[Block]:
         """Return the decoder's layers, shallow first."""
-        return [self._block(layer) for layer in model.base_model.get_submodule(self.stack).children()]
+        return [self._block(block) for block in self._stack(model)]
+
+    def attentions(self, model: PreTrainedModel) -> list[Attention]:
+        """Return where each layer's queries, keys and values are made, shallow first."""
+        shape = self.shape_of(model.config)
+        return [self._made(block, shape) for block in self._stack(model)]
+
+    def feeds(self, model: PreTrainedModel) -> list[Feed]:
+        """List the norms and layers whose channels can be scaled in the layers that read them as well, in model order."""
+        found = [feed for block in self._stack(model) for feed in self._feeds(block)]
+        head = self.head(model).out
+        if head is not None and head.weight is not model.get_input_embeddings().weight:
+            found.append((model.base_model.get_submodule(self.final_norm), (head,)))
+        return found
+
+    def outputs_kept(self, model: PreTrainedModel, kept: Kept) -> dict[nn.Module, Tensor]:
+        """Say of the linear layers which outputs a cut leaves. -> layer of `model` → (outputs that stay,)
+
+        A layer that a cut scales besides is left out: its outputs are not those of the whole model.
+        """
+        cuts = self._slices(model, kept, self._checked(model, kept))
+        found = {}
+        for name, module in model.named_modules():
+            if f"{name}.bias" in cuts and is_linear(module):
+                rows = cuts[f"{name}.bias"](torch.arange(len(matrix(module)), dtype=torch.float64))
+                if rows.equal(rows.round()):
+                    found[module] = rows.long()
+        return found
 
     def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:
         """Return every norm that reads the residual stream, shallow first."""
         last = model.base_model.get_submodule(self.final_norm)
         return [*(norm for block in self.blocks(model) for norm in block.norms), last]
+
+    def head_scores(self, scores: list[Tensor]) -> list[Tensor]:
+        """Each layer's groups are chosen by its own scores. (groups,) each -> the same."""
+        return scores
 
     def layer_parameters(self, model: PreTrainedModel) -> list[list[nn.Parameter]]:
         """Return the parameters of each layer, shallow first."""
@@ -191,6 +229,27 @@ class PreNormDecoder:
         small = self._built(model, Cut(config, cuts, range(old.num_hidden_layers), f"{where}{self.stack}."))
         _renumber(getattr(small, "generation_config", None), new_ids)
         return small
+
+    def _stack(self, model: PreTrainedModel) -> Iterator[nn.Module]:
+        stack: nn.Module = model.base_model.get_submodule(self.stack)
+        return stack.children()
+
+    def _made(self, layer: Any, shape: Shape) -> Attention:
+        attention, groups = layer.self_attn, shape.groups or shape.heads
+
+        def read(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            times = shape.heads // groups
+            return query, shared(key, groups, times), shared(value, groups, times)
+
+        return Attention((attention.q_proj, attention.k_proj, attention.v_proj), read)
+
+    def _feeds(self, layer: Any) -> list[Feed]:
+        attention, mlp = layer.self_attn, layer.mlp
+        return [
+            (layer.input_layernorm, (attention.q_proj, attention.k_proj, attention.v_proj)),
+            (layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj)),
+            (mlp.up_proj, (mlp.down_proj,)),
+        ]
 
     def _block(self, layer: Any) -> Block:
         norms = (layer.input_layernorm, layer.post_attention_layernorm)
@@ -292,6 +351,14 @@ def gated(name: str, units: Tensor, hidden: Tensor) -> Slices:
         **slices.linear(f"{name}.up_proj", units, hidden),
         **slices.linear(f"{name}.down_proj", hidden, units),
     }
+
+
+def shared(said: Tensor, groups: int, times: int) -> Tensor:
+    """Give each query head its copy of what its group says.
+
+    said: (rows, tokens, groups × size) -> (rows, tokens, groups × times × size).
+    """
+    return said.view(*said.shape[:-1], groups, -1).repeat_interleave(times, dim=-2).flatten(-2)
 
 
 def prefix(model: PreTrainedModel) -> str:

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
 from compression.families import slices
 from compression.families.decoder import Cut, PreNormDecoder, gated
-from compression.families.parts import Block, Kept, Routed, head_rows
+from compression.families.parts import Attention, Block, Feed, Kept, Routed, head_rows
 from compression.families.slices import Slices, taken
 from compression.report import Experts, Latent, Shape
 
@@ -72,6 +73,39 @@ class DeepseekV3(PreNormDecoder):
             query_ranks=tuple(torch.arange(latent.query) for _ in dense) if latent.query else (),
             kv_ranks=tuple(torch.arange(latent.kv) for _ in dense),
         )
+
+    def _made(self, layer: Any, shape: Shape) -> Attention:
+        """Of keys what is each head's own: the part with the position is one for all. Narrower ones are filled with zeros."""
+        attention, heads, width = layer.self_attn, shape.heads, shape.attended // shape.heads
+        _, latent = _has(shape)
+        without_position = (shape.head_size or 0) - latent.rope
+
+        def filled(said: Tensor) -> Tensor:
+            return functional.pad(said, (0, width - said.shape[-1])).flatten(-2)
+
+        def read(queries: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            each = packed.view(*packed.shape[:-1], heads, -1)
+            apart = each[..., :without_position], each[..., without_position:]
+            return filled(queries.view(*queries.shape[:-1], heads, -1)), filled(apart[0]), filled(apart[1])
+
+        made = attention.q_proj if latent.query is None else attention.q_b_proj
+        return Attention((made, attention.kv_b_proj), read)
+
+    def _feeds(self, layer: Any) -> list[Feed]:
+        attention, mlp = layer.self_attn, layer.mlp
+        squeezed = attention.q_lora_rank is not None
+        queries = attention.q_a_proj if squeezed else attention.q_proj
+        found: list[Feed] = [(layer.input_layernorm, (queries, attention.kv_a_proj_with_mqa))]
+        if squeezed:
+            found.append((attention.q_a_layernorm, (attention.q_b_proj,)))
+        found.append((attention.kv_a_layernorm, (attention.kv_b_proj,)))
+        if hasattr(mlp, "experts"):  # what they read, their router reads too
+            return [*found, (mlp.shared_experts.up_proj, (mlp.shared_experts.down_proj,))]
+        return [
+            *found,
+            (layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj)),
+            (mlp.up_proj, (mlp.down_proj,)),
+        ]
 
     def _block(self, layer: Any) -> Block:
         experts = getattr(layer.mlp, "experts", None)

@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 
 from compression.families import slices
 from compression.families.decoder import PreNormDecoder
-from compression.families.parts import Block, Kept, head_rows
+from compression.families.parts import Attention, Block, Feed, Kept, head_rows
 from compression.families.slices import Slice, Slices
 from compression.report import Shape
 
@@ -37,6 +37,12 @@ class Gpt2(PreNormDecoder):
             groups=heads,
             head_size=config.hidden_size // heads,
         )
+
+    def _made(self, layer: Any, shape: Shape) -> Attention:  # noqa: ARG002 (every head has keys and values of its own)
+        return Attention((layer.attn.c_attn,), lambda packed: packed.chunk(3, dim=-1))
+
+    def _feeds(self, layer: Any) -> list[Feed]:
+        return [(layer.ln_1, (layer.attn.c_attn,)), (layer.ln_2, (layer.mlp.c_fc,))]
 
     def _block(self, layer: Any) -> Block:
         return Block(whole=layer, norms=(layer.ln_1, layer.ln_2), attended=layer.attn.c_proj, down=layer.mlp.c_proj)

@@ -1,6 +1,6 @@
 """The words that all families are spoken of in: the parts of a layer, what stays of a model, and what every family can do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from compression.catalog import Biases
 from compression.report import Parameters, Shape
 
 SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
@@ -49,8 +50,20 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """Where the queries, keys and values of one layer are made, before positions turn them.
+
+    makers: the modules whose outputs hold them, (rows, tokens, ...) each; read: from these outputs, in their order, to queries,
+    keys and values, (rows, tokens, `Shape.attended`) each, head after head. Heads that share a key have each its copy.
+    """
+
+    makers: tuple[nn.Module, ...]
+    read: Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
 class Head:
-    """What follows the encoder. `dense`: pooler or the like, None where there is none; `out`: the answer, None in a bare one.
+    """What follows the model. `dense`: pooler or the like, None where there is none; `out`: the answer, None in a bare one.
 
     `out` reads the outputs of `dense`, or the stream where there is no `dense`.
     """
@@ -109,12 +122,17 @@ class Kept:
         )
 
 
+Feed = tuple[nn.Module, tuple[nn.Module, ...]]
+"""A norm or a layer, and the linear layers that read its output, which is one and the same and feeds nothing else."""
 Axes = tuple[Tensor | None, Tensor | None]
 """Which outputs and which inputs of a module stay; None is all of them. A table has rows for outputs."""
 
 
 class Family(Protocol):
-    """One model family, taken apart. `families.of` finds the one of a model or a config."""
+    """What every model family can do, encoders and decoders. `families.of` finds the one of a model or a config.
+
+    What a stage needs beside it is a matter of how the layers are made: `families.encoder_of`, `families.decoder_of`.
+    """
 
     attention: str
     """The attention implementation that the engine opens its models with: the fastest that the stock code has."""
@@ -131,28 +149,20 @@ class Family(Protocol):
         """Count the token types that the model tells apart; fewer than two means that it takes no token_type_ids."""
         ...
 
-    def layers(self, model: PreTrainedModel) -> list[Layer]:
-        """Return the encoder's layers, shallow first."""
-        ...
-
-    def embeddings(self, model: PreTrainedModel) -> nn.Module:
-        """Return the module that holds the token, position and type tables."""
+    def biases(self, config: PretrainedConfig) -> Biases:
+        """Say where linear layers have biases because the config asks for them."""
         ...
 
     def head(self, model: PreTrainedModel) -> Head:
-        """Return what follows the encoder."""
+        """Return what follows the encoder or decoder."""
+        ...
+
+    def attentions(self, model: PreTrainedModel) -> list[Attention]:
+        """Return where each layer's queries, keys and values are made, shallow first."""
         ...
 
     def stream_norms(self, model: PreTrainedModel) -> list[nn.Module]:
-        """Return every module whose output is the residual stream, the embeddings' first."""
-        ...
-
-    def stream_makers(self, model: PreTrainedModel) -> list[Tensor]:
-        """Return the weights that write the stream, each (hidden, inputs)."""
-        ...
-
-    def stream_readers(self, model: PreTrainedModel) -> list[Tensor]:
-        """Return the weights that read the stream, each (outputs, hidden)."""
+        """Return every norm of the residual stream, shallow first: an encoder's make it, a decoder's read it."""
         ...
 
     def head_scores(self, scores: list[Tensor]) -> list[Tensor]:
@@ -160,7 +170,7 @@ class Family(Protocol):
         ...
 
     def layer_parameters(self, model: PreTrainedModel) -> list[list[nn.Parameter]]:
-        """Return the parameters of each encoder layer, shallow first."""
+        """Return the parameters of each layer, shallow first."""
         ...
 
     def quantization_group(self, name: str) -> int:

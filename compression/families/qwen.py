@@ -1,6 +1,12 @@
 """Qwen2, whose queries, keys and values have biases (DeepSeek-R1-Distill-Qwen too), and Qwen3, which normalizes heads."""
 
-from compression.families.decoder import PreNormDecoder
+from typing import Any
+
+from torch import Tensor
+
+from compression.families.decoder import PreNormDecoder, shared
+from compression.families.parts import Attention
+from compression.report import Shape
 
 
 class Qwen2(PreNormDecoder):
@@ -14,6 +20,16 @@ class Qwen3(PreNormDecoder):
     """
 
     owns_epsilon = False
+
+    def _made(self, layer: Any, shape: Shape) -> Attention:
+        attention, groups = layer.self_attn, shape.groups or shape.heads
+        times = shape.heads // groups
+
+        def read(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            # The norms' outputs are apart by heads already.
+            return query.flatten(-2), shared(key.flatten(-2), groups, times), shared(value, groups, times)
+
+        return Attention((attention.q_norm, attention.k_norm, attention.v_proj), read)
 
 
 QWEN2, QWEN3 = Qwen2(), Qwen3()

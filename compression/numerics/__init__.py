@@ -16,6 +16,7 @@ from compression.numerics.dynamic import (
     row_scales,
 )
 from compression.numerics.floating import gradient_dtype, has_bfloat16, precision
+from compression.numerics.matrices import is_linear, is_transposed, matrix
 from compression.numerics.simulation import (
     DYNAMIC,
     Simulation,
@@ -50,7 +51,10 @@ __all__ = [
     "insert",
     "integer_product",
     "integers",
+    "is_linear",
     "is_simulated",
+    "is_transposed",
+    "matrix",
     "precision",
     "quantizable",
     "ranges_of",

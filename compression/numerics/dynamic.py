@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compression.numerics.floating import gradient_dtype
+from compression.numerics.matrices import matrix
 
 LEVELS = 127.0
 SMALLEST_SCALE = 1e-12
@@ -108,7 +109,7 @@ class FakeQuantLinear(SimulatedLinear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(..., in) -> (..., out)."""
-        out: Tensor = _IntegerLinear.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        out: Tensor = _IntegerLinear.apply(input, matrix(self), self.bias)  # type: ignore[no-untyped-call]
         return out
 
 

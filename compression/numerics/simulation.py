@@ -5,9 +5,11 @@ from typing import Annotated
 
 from pydantic import Field
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from compression.numerics.dynamic import FakeQuantEmbedding, FakeQuantLinear, SimulatedLinear
 from compression.numerics.static import Range, StaticLinear
+from compression.numerics.transposed import TRANSPOSED
 from compression.numerics.weights import WeightOnlyLinear
 from compression.recipe import Config, Quantize, Scheme
 
@@ -19,6 +21,7 @@ LINEAR: dict[Scheme, type[SimulatedLinear]] = {
 }
 REAL: dict[type[nn.Module], type[nn.Module]] = {
     **dict.fromkeys(LINEAR.values(), nn.Linear),
+    **dict.fromkeys(TRANSPOSED.values(), Conv1D),
     FakeQuantEmbedding: nn.Embedding,
 }
 
@@ -42,7 +45,7 @@ DYNAMIC = Simulation()
 def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (name, module) of everything that a scheme turns to integers, quantized already or not, in model order."""
     for name, module in model.named_modules():
-        if type(module) in (nn.Linear, nn.Embedding) or type(module) in REAL:
+        if type(module) in (nn.Linear, Conv1D, nn.Embedding) or type(module) in REAL:
             yield name, module
 
 
@@ -59,7 +62,7 @@ def insert(model: nn.Module, only: Callable[[str], bool] = lambda _name: True, s
         if isinstance(module, nn.Embedding):
             module.__class__ = FakeQuantEmbedding
         else:
-            module.__class__ = LINEAR[simulation.scheme]
+            module.__class__ = (TRANSPOSED if isinstance(module, Conv1D) else LINEAR)[simulation.scheme]
             if isinstance(module, WeightOnlyLinear):
                 module.group_size = simulation.group_size
         names.append(name)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compression.numerics.dynamic import LEVELS, SMALLEST_SCALE, SimulatedLinear
 from compression.numerics.floating import gradient_dtype
+from compression.numerics.matrices import matrix
 
 Range = tuple[float, float]
 """The lowest and the highest value that a layer's input can take; 0 lies between."""
@@ -116,5 +117,5 @@ class StaticLinear(SimulatedLinear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(..., in) -> (..., out)."""
         self.grid()
-        out: Tensor = _StaticLinear.apply(input, self.weight, self.bias, *self.input_range)  # type: ignore[no-untyped-call, misc]
+        out: Tensor = _StaticLinear.apply(input, matrix(self), self.bias, *self.input_range)  # type: ignore[no-untyped-call, misc]
         return out

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compression.numerics.dynamic import SMALLEST_SCALE, SimulatedLinear, integers
+from compression.numerics.matrices import matrix
 
 INT4_LEVELS = 7.0
 
@@ -63,5 +64,5 @@ class WeightOnlyLinear(SimulatedLinear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(..., in) -> (..., out)."""
-        weight = _PassThrough.apply(self.weight, stored(self.weight, self.group_size))  # type: ignore[no-untyped-call]
+        weight = _PassThrough.apply(matrix(self), stored(matrix(self), self.group_size))  # type: ignore[no-untyped-call]
         return functional.linear(input, weight, self.bias)

@@ -18,7 +18,8 @@ MOST_TEACHERS = 8
 DataSplit = Literal["train", "validation", "test", "unlabelled"]
 """What files may be sent for: the splits that have labels, and texts without."""
 DataFormat = Literal["jsonl", "csv", "parquet"]
-Axis = Literal["hidden", "heads", "ffn", "layers", "vocabulary"]
+Axis = Literal["hidden", "heads", "ffn", "layers", "experts", "expert_ffn", "query_rank", "kv_rank", "vocabulary"]
+"""heads: of decoders whole groups, a KV head with the query heads that read it. From experts on: of decoders that have them."""
 Precision = Literal["auto", "float32", "bfloat16"]
 Scheme = Literal["dynamic-int8", "static-int8", "weight-only-int8", "weight-only-int4"]
 StreamedScheme = Literal["dynamic-int8", "weight-only-int8", "weight-only-int4"]

@@ -23,12 +23,25 @@ Asked = Annotated[Share | None, Field(description="Share of units removed on thi
 
 
 class AxisRatios(Config):
-    """A ratio for each axis. hidden and heads go together: one that is named alone holds for both."""
+    """A ratio for each axis. Where `axes` is left out, one of hidden and heads that is named alone holds for both.
+
+    Encoders and GPT-2 can only shrink both together, at one ratio; other decoders each by itself, if `axes` names it alone.
+    """
 
     hidden: Asked = None
     heads: Asked = None
     ffn: Asked = None
     layers: Asked = None
+    experts: Annotated[Share | None, Field(description="Share of the routed experts of each layer (DeepSeek).")] = None
+    expert_ffn: Annotated[
+        Share | None, Field(description="Share of each expert's units; shared experts shrink as much (DeepSeek).")
+    ] = None
+    query_rank: Annotated[Share | None, Field(description="Share of the channels that queries are squeezed to (DeepSeek).")] = (
+        None
+    )
+    kv_rank: Annotated[
+        Share | None, Field(description="Share of the channels that keys and values are squeezed to (DeepSeek).")
+    ] = None
     vocabulary: Annotated[
         float | None,
         Field(gt=0, le=1, description="Share of tokens removed at most; what the texts need stays. null: all the rest."),
@@ -48,6 +61,8 @@ class TargetLatency(Config):
         return self
 
 
+SHRINKING: tuple[Axis, ...] = tuple(axis for axis in get_args(Axis) if axis != "vocabulary")
+"""The axes that a ratio can be asked for; how far the vocabulary goes, the texts decide."""
 _share: TypeAdapter[float] = TypeAdapter(Share)
 
 
@@ -57,7 +72,7 @@ def _by_kind(value: Any, _: ValidatorFunctionWrapHandler) -> float | AxisRatios:
 
 
 class Prune(Config):
-    """Remove whole channels, heads, feed-forward units, layers or tokens, so that shapes really shrink."""
+    """Remove whole channels, heads, feed-forward units, experts, layers or tokens, so that shapes really shrink."""
 
     ratio: Annotated[
         Share | AxisRatios,
@@ -89,10 +104,18 @@ class Prune(Config):
         Literal["l1", "l1_weight", "l2", "taylor"],
         Field(
             description="l1, l2: norm of a unit's activations on calibration rows. l1_weight: L1 norm of its weights. taylor: "
-            "what the loss would change without it, to the first order. Layers are always chosen by what they change."
+            "what the loss would change without it, to the first order. Layers are always chosen by what they change. "
+            "Decoders: l1 or l2."
         ),
     ] = "l1"
-    multiple: Annotated[int, Field(ge=1, le=256, description="The feed-forward width is rounded to this multiple.")] = 64
+    multiple: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=256,
+            description="The feed-forward width is rounded to this multiple; of decoders hidden, expert widths and ranks too.",
+        ),
+    ] = 64
     calibration_rows: Annotated[int, Field(ge=8, le=8192, description="Rows of train that the activations come from.")] = 512
     reconstruct: Annotated[
         bool,
@@ -128,8 +151,6 @@ class Prune(Config):
                     raise ValueError(f"ratio names {axis}, and axes does not")
                 if axis in self.axes and axis != "vocabulary" and not self.ratios[axis]:
                     raise ValueError(f"axes names {axis}, and ratio does not")
-            if None not in (self.ratio.hidden, self.ratio.heads) and self.ratio.hidden != self.ratio.heads:
-                raise ValueError("hidden and heads go together: give them one ratio")
         if self.target_params is not None and self.target_latency is not None:
             raise ValueError("name either target_params or target_latency")
         if self.has_target and set(self.axes) <= {"vocabulary"}:
@@ -147,7 +168,7 @@ class Prune(Config):
     def ratios(self) -> dict[Axis, float]:
         """The share asked for on each axis but the vocabulary, 0 where nothing is."""
         asked: dict[Axis, float] = {}
-        for axis in ("hidden", "heads", "ffn", "layers"):
+        for axis in SHRINKING:
             if isinstance(self.ratio, AxisRatios):
                 other = {"hidden": self.ratio.heads, "heads": self.ratio.hidden}.get(axis)
                 share = getattr(self.ratio, axis) or other or 0.0

@@ -53,6 +53,12 @@ class Shape(Config):
     experts: Experts | None = None
     latent: Latent | None = None
 
+    @property
+    def attended(self) -> int:
+        """Channels of all heads' queries together, at least as many as of their values: what attention is compared over."""
+        size = self.head_size or self.hidden // self.heads
+        return self.heads * (max(size, self.latent.value) if self.latent is not None else size)
+
 
 class Parameters(Config):
     """Elements of unique parameters; tied ones count once."""

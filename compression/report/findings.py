@@ -21,6 +21,10 @@ class ModelFacts(Config):
     labels: Annotated[tuple[str, ...] | None, Field(description="Of its classification head; null for a bare encoder.")]
     dtype: str
     bytes: int
+    biases: Annotated[
+        tuple[Literal["attention", "mlp"], ...],
+        Field(description="Of a decoder: parts whose linear layers have biases, where its family's config says so."),
+    ] = ()
 
 
 class DataFacts(Config):

@@ -3,21 +3,28 @@
 import torch
 
 from compression import families
-from compression.catalog import CURVE_RATIOS, CURVE_ROWS, shape_at
+from compression.catalog import CURVE_RATIOS, CURVE_ROWS, FAMILIES, shape_at, width_of
 from compression.errors import UnsupportedShape
 from compression.evaluate import validate
 from compression.recipe import Prune
 from compression.report import Sensitivity, Shape
 from compression.saving import Pause
 from compression.stages.cut import cut
+from compression.stages.decoder_scores import DecoderScores
 from compression.stages.scores import Scores
 from compression.state import State
 
-CURVES: dict[str, tuple[str, ...]] = {"hidden": ("hidden", "heads"), "ffn": ("ffn",), "layers": ("layers",)}
-"""By the name of a curve the axes that it cuts together."""
+CURVES: dict[str, tuple[str, ...]] = {
+    "hidden": ("hidden", "heads"),
+    "ffn": ("ffn",),
+    "layers": ("layers",),
+    "experts": ("experts",),
+    "expert_ffn": ("expert_ffn",),
+}
+"""By the name of a curve the axes that it cuts together; a model has those of the axes that it has."""
 
 
-def curves(state: State, scores: Scores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:
+def curves(state: State, scores: Scores | DecoderScores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:
     """Draw the curve of each axis, also of those that the recipe leaves alone: they may be the cheaper ones.
 
     Each point is the whole model with one axis cut, on a draw of validation rows; shapes that two ratios share are scored once.
@@ -27,7 +34,7 @@ def curves(state: State, scores: Scores, settings: Prune) -> dict[str, tuple[Sen
     drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(state.recipe.train.seed))[:CURVE_ROWS]
     some = rows.at(sorted(drawn.tolist()))
     model, family = state.model, families.of(state.model)
-    shape = family.shape_of(model.config)
+    shape, kind = family.shape_of(model.config), FAMILIES[model.config.model_type]
     whole = Sensitivity(
         ratio=0.0,
         taken=0.0,
@@ -36,6 +43,8 @@ def curves(state: State, scores: Scores, settings: Prune) -> dict[str, tuple[Sen
     )
     out: dict[str, tuple[Sensitivity, ...]] = {}
     for name, axes in CURVES.items():
+        if not set(axes) <= set(kind.axes):
+            continue
         points = {shape: whole}
         found = [whole]
         for ratio in CURVE_RATIOS:
@@ -43,7 +52,7 @@ def curves(state: State, scores: Scores, settings: Prune) -> dict[str, tuple[Sen
                 raise Pause
             alone = Prune.model_validate({"ratio": ratio, "axes": axes, "multiple": settings.multiple})
             try:
-                to = shape_at(shape, alone, alone.ratios)
+                to = shape_at(kind, shape, alone, alone.ratios)
             except UnsupportedShape:
                 break
             if to not in points:
@@ -60,5 +69,5 @@ def curves(state: State, scores: Scores, settings: Prune) -> dict[str, tuple[Sen
 
 
 def _share(before: Shape, after: Shape, axis: str) -> float:
-    had, has = getattr(before, axis), getattr(after, axis)
+    had, has = width_of(before, axis), width_of(after, axis)
     return float((had - has) / had)

@@ -10,6 +10,7 @@ from compression.batches import Encoded
 from compression.evaluate import smaller
 from compression.families import Kept
 from compression.reconstruct import drawn, reconstruct
+from compression.reconstruct_decoder import reconstruct_decoder
 from compression.simulating import simulate
 from compression.stages.scores import CALIBRATION_BATCH
 from compression.state import State
@@ -24,7 +25,8 @@ def cut(state: State, model: PreTrainedModel, kept: Kept, calibration: Encoded |
         if calibration is not None:
             size = smaller(CALIBRATION_BATCH, state.parts)
             batches = [batch.to(device) for batch in drawn(calibration).by_length(size)]
-            reconstruct(small.to(device), whole.to(device), kept, batches)
+            solved = reconstruct_decoder if families.decodes(whole) else reconstruct
+            solved(small.to(device), whole.to(device), kept, batches)
         return small
 
     return remade(state, model, build)

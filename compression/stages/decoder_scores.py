@@ -72,7 +72,7 @@ class DecoderScores:
     influence: Tensor
     layers: tuple[LayerScores, ...]
 
-    def choose(self, to: Shape) -> Kept:
+    def choose(self, family: families.Family, to: Shape) -> Kept:
         """Keep what matters most, for a model of the shape `to`: layers first, then the parts of those that stay.
 
         How many of these have experts follows from which they are, whatever `to` says of it.
@@ -84,7 +84,10 @@ class DecoderScores:
         return Kept(
             hidden=importance.strongest(self.hidden, to.hidden),
             pooled=torch.arange(0),
-            heads=tuple(importance.strongest(layer.groups, to.groups or to.heads) for layer in layers),
+            heads=tuple(
+                importance.strongest(groups, to.groups or to.heads)
+                for groups in family.head_scores([layer.groups for layer in layers])
+            ),
             ffn=tuple(
                 importance.strongest(layer.ffn, 0 if routed else to.ffn)
                 for layer, routed in zip(layers, has_experts, strict=True)

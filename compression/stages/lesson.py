@@ -49,8 +49,8 @@ class Comparison:
         states = list(pairs) if "hidden" in terms else []
         if ("embedding" in terms) if apart else states:
             states.insert(0, (0, 0))
-        form = attention_form(settings.attention_by, one.heads, other.heads) if "attention" in terms else None
-        heads = one.heads if form == "scores" else losses.relation_heads(one.hidden, other.hidden, most=other.heads)
+        form = attention_form(settings.attention_by, one, other) if "attention" in terms else None
+        heads = one.heads if form == "scores" else losses.relation_heads(one.attended, other.attended, most=other.heads)
         mine, theirs = (
             Look(
                 states=tuple(pair[side] for pair in states),

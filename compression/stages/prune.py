@@ -13,11 +13,12 @@ from compression.catalog import (
     Count,
     Ratios,
     deepest_shape,
-    encoder_parameters,
+    parameters_at,
     planned,
     shape_at,
     stepped,
     table_rows,
+    width_of,
 )
 from compression.evaluate import Validation
 from compression.families import Kept
@@ -25,6 +26,7 @@ from compression.recipe import Prune
 from compression.report import Event, Shape
 from compression.stages.curve import curves
 from compression.stages.cut import cut
+from compression.stages.decoder_scores import DecoderScores
 from compression.stages.recover import phases, recover
 from compression.stages.scores import Scores, calibration_draw, taken_scores
 from compression.stages.solve import of_latency
@@ -32,6 +34,8 @@ from compression.stages.trim import trim
 from compression.state import State
 from compression.vocabulary import Vocabulary
 
+ALWAYS_TOLD = ("hidden", "heads", "ffn")
+"""Axes that a report speaks of also where they were left alone."""
 RATIOS, RANGES = "ratios", "ranges."
 """Under these names a save keeps the ratios that a target came to, and the static ranges of each layer."""
 
@@ -44,7 +48,7 @@ def prune(state: State) -> Iterator[Event]:
     """
     settings = state.recipe.prune
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
-    family = families.of(state.model)
+    family, kind = families.of(state.model), FAMILIES[state.model.config.model_type]
     before = family.shape_of(state.model.config)
     yield from state.journey.mark("pruned", "cut", done=False)
     whole = state.validate()
@@ -60,7 +64,7 @@ def prune(state: State) -> Iterator[Event]:
     ratios, after = yield from _solved(state, settings, before, kept_before)
     beside[RATIOS] = _as_tensor(ratios.values())
     for step, (phase, epochs) in enumerate(trainings, 1):
-        to = after if step == settings.steps else shape_at(start, settings, stepped(ratios, step, settings.steps))
+        to = after if step == settings.steps else shape_at(kind, start, settings, stepped(ratios, step, settings.steps))
         kept = scores.choose(family, to)
         if step > max(going_on, 1):
             whole = state.validate()
@@ -98,8 +102,9 @@ def aimed(model: PreTrainedModel, settings: Prune, vocabulary: Vocabulary | None
     Raises UnsupportedShape.
     """
     shape, tokens = families.of(model).shape_of(model.config), len(vocabulary.kept) if vocabulary is not None else None
-    found = planned(FAMILIES[model.config.model_type], shape, settings, count=counter(model), vocabulary=tokens)[1]
-    return deepest_shape(found, settings) if settings.target_latency is not None else found
+    kind = FAMILIES[model.config.model_type]
+    found = planned(kind, shape, settings, count=counter(model), vocabulary=tokens)[1]
+    return deepest_shape(kind, found, settings) if settings.target_latency is not None else found
 
 
 def counter(model: PreTrainedModel) -> Count:
@@ -107,8 +112,9 @@ def counter(model: PreTrainedModel) -> Count:
     family, head = families.of(model), families.of(model).head(model)
     known, kind = family.shape_of(model.config), FAMILIES[model.config.model_type]
     rows = table_rows(family.parameters_of(model), known)
-    labels = head.out.out_features if head.out is not None else None
-    return lambda shape: encoder_parameters(kind, shape, rows=rows, labels=labels, dense=head.dense is not None).total
+    outputs, dense = head.out.out_features if head.out is not None else None, head.dense is not None
+    biases = family.biases(model.config)
+    return lambda shape: parameters_at(kind, shape, rows=rows, outputs=outputs, dense=dense, biases=biases).total
 
 
 def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[str, Any]:
@@ -117,26 +123,25 @@ def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[
     Of a target, `asked` is the ratio that it came to; of the vocabulary it is null where the texts alone decide.
     """
 
-    def one(axis: str, named: str, asked: float | None) -> dict[str, Any]:
-        had, has = getattr(before, named), getattr(after, named)
+    def one(axis: str, asked: float | None) -> dict[str, Any]:
+        had, has = width_of(before, axis), width_of(after, axis)
         return {axis: {"before": had, "after": has, "asked": asked, "taken": (had - has) / had}}
 
     found: dict[str, Any] = {}
-    for axis in ("hidden", "heads", "ffn"):
-        found |= one(axis, axis, ratios[axis])
+    for axis, ratio in ratios.items():
+        if axis in ALWAYS_TOLD or axis in settings.axes:
+            found |= one(axis, ratio)
     found["ffn"]["multiple"] = settings.multiple
-    if "layers" in settings.axes:
-        found |= one("layers", "layers", ratios["layers"])
     if "vocabulary" in settings.axes:
-        found |= one("vocabulary", "vocabulary", settings.vocabulary_ratio if settings.vocabulary_ratio < 1 else None)
+        found |= one("vocabulary", settings.vocabulary_ratio if settings.vocabulary_ratio < 1 else None)
     return found
 
 
-def _scores(state: State, settings: Prune, kept: dict[str, Tensor]) -> Scores:
+def _scores(state: State, settings: Prune, kept: dict[str, Tensor]) -> Scores | DecoderScores:
     """Take the scores out of an earlier attempt's save, or take them now."""
     known = {name.removeprefix("scores."): found for name, found in kept.items() if name.startswith("scores.")}
     if known:
-        return Scores.of_tensors(known)
+        return (DecoderScores if families.decodes(state.model) else Scores).of_tensors(known)
     layers = "layers" in settings.axes or settings.sensitivity
     rows, seed = state.rows["train"], state.recipe.train.seed
     return taken_scores(state.model, settings, rows, seed, state.parts, layers=layers)
@@ -150,7 +155,7 @@ def _solved(
     here = family.shape_of(state.model.config)
     if RATIOS in kept:
         ratios: Ratios = dict(zip(settings.ratios, kept[RATIOS].tolist(), strict=True))
-        return ratios, shape_at(here, settings, ratios)
+        return ratios, shape_at(FAMILIES[state.model.config.model_type], here, settings, ratios)
     if settings.target_latency is not None:
         found = yield from of_latency(state, settings, settings.target_latency)
         return found

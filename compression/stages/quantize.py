@@ -76,7 +76,7 @@ def ordered(state: State, qat: Qat) -> list[int]:
     found = sensitivities(model, calibration_rows(state), simulation, state.parts)
     numerics.insert(model, simulation=simulation)
     order = sorted(found, key=lambda depth: (found[depth], depth))
-    layers = len(families.of(model).layers(model))
+    layers = families.of(model).shape_of(model.config).layers
     told = ", ".join(f"{named(depth, layers)} {found[depth]:.2g}" for depth in order)
     state.notes.append(f"Sensitivity, least first (change of the logits' mean square, each depth quantized alone): {told}.")
     return order

@@ -1,4 +1,7 @@
-"""Scores of everything that can be cut, taken once on calibration rows: any ratio then chooses by them without another pass."""
+"""Scores of everything that can be cut, taken once on calibration rows: any ratio then chooses by them without another pass.
+
+What is here is of encoders; decoders have other parts (`stages.decoder_scores`). `taken_scores` is the way to both.
+"""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -16,6 +19,7 @@ from compression.families import Kept
 from compression.recipe import Prune
 from compression.report import Shape
 from compression.saving import Tensors
+from compression.stages.decoder_scores import DecoderScores, decoder_scores
 from compression.tasks.base import labelled
 
 CALIBRATION_BATCH = 32
@@ -23,7 +27,7 @@ CALIBRATION_BATCH = 32
 
 @dataclass(frozen=True)
 class Scores:
-    """How much each unit of a model matters. On the CPU, the larger the more.
+    """How much each unit of an encoder matters. On the CPU, the larger the more.
 
     hidden: (hidden,), summed over the whole stream; pooled: (hidden,), outputs of the head's dense layer; heads, ffn: (heads,)
     and (ffn,) of each layer; layers: (layers,), their block influence, or None where nobody asked for it.
@@ -78,10 +82,17 @@ class Scores:
 
 def taken_scores(
     model: PreTrainedModel, settings: Prune, train_rows: Encoded, seed: int, parts: int = 1, *, layers: bool = False
-) -> Scores:
-    """Score a model's units as the recipe says, on rows of train drawn with `seed`. `layers`: also how much each turns."""
+) -> Scores | DecoderScores:
+    """Score a model's units as the recipe says, on rows of train drawn with `seed`. `layers`: also how much each turns.
+
+    Raises ValueError for scores that a decoder's units cannot have; `catalog.check_axes` refuses them before.
+    """
     rows = calibration_draw(train_rows, settings.calibration_rows, seed)
     size = smaller(CALIBRATION_BATCH, parts)
+    if families.decodes(model):
+        if settings.importance not in ("l1", "l2"):
+            raise ValueError(f"units of decoders cannot be scored by {settings.importance}")
+        return decoder_scores(model, rows.by_length(size), settings.importance)
     if settings.importance == "l1_weight":
         found = _by_weights(model)
     elif settings.importance == "taylor":
@@ -104,7 +115,7 @@ class _Ears:
     """Listens at the stream's norms, and at what enters each attention output, each down projection and the classifier."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        family = families.of(model)
+        family = families.encoder_of(model)
         self.layers, head = family.layers(model), family.head(model).out
         assert head is not None, "a classifier has a head"  # noqa: S101
         self.head, self.norms = head, family.stream_norms(model)
@@ -186,7 +197,7 @@ def _by_loss(model: PreTrainedModel, rows: Encoded, size: int) -> dict[str, Any]
 @torch.no_grad()
 def _by_weights(model: PreTrainedModel) -> dict[str, Any]:
     """Add up the weights that make and read each unit."""
-    family = families.of(model)
+    family = families.encoder_of(model)
     layers, heads, head = family.layers(model), family.shape_of(model.config).heads, family.head(model)
     assert head.out is not None, "a classifier has a head"  # noqa: S101
     attention = [

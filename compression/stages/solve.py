@@ -3,7 +3,7 @@
 from collections.abc import Generator
 
 from compression import families
-from compression.catalog import MOST_RATIO, Ratios, candidates
+from compression.catalog import FAMILIES, MOST_RATIO, Ratios, candidates
 from compression.recipe import Prune, TargetLatency
 from compression.report import Event, Latency, Log, Shape
 from compression.saving import Pause
@@ -19,7 +19,7 @@ def of_latency(state: State, settings: Prune, target: TargetLatency) -> Generato
     this machine cannot measure.
     """
     family = families.of(state.model)
-    found = list(candidates(family.shape_of(state.model.config), settings))
+    found = list(candidates(FAMILIES[state.model.config.model_type], family.shape_of(state.model.config), settings))
     told: dict[int, str] = {}
 
     def is_fast_enough(place: int) -> bool:

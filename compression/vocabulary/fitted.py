@@ -70,20 +70,23 @@ def fitted(
     used |= {number for number in named if isinstance(number, int) and 0 <= number < config.vocab_size}
     least = round((1 - ratio) * len(tokens_of(spec)))
     kept = needed(spec, used, least)
-    new = _opened(source, folder, kept)
+    new = _opened(source, folder, kept, tokenizer.pad_token)
     other = [text for text, _ in _read_otherwise(old, new, texts, kept)]
     if other:
         # Words that are unknown, whose tokens nobody can tell: all that could take part in them stay.
         kept = needed(spec, {*kept, *parts_of(spec, _pieces(old, other))}, least)
-        new = _opened(source, folder, kept)
+        new = _opened(source, folder, kept, tokenizer.pad_token)
         for text, place in _read_otherwise(old, new, texts, kept):
             cause = f"with fewer tokens the tokenizer reads {text!r:.200} otherwise, from token {place} on"
             raise UnsupportedTokenizer(cause, param="tokenizer.json", remedy=REMEDY)
     return Vocabulary(tuple(kept), folder, new)
 
 
-def _opened(source: Path, folder: Path, kept: Sequence[int]) -> PreTrainedTokenizerFast:
-    """Write the files and open them with the stock class, which must give each token its new id."""
+def _opened(source: Path, folder: Path, kept: Sequence[int], padding: str) -> PreTrainedTokenizerFast:
+    """Write the files and open them with the stock class, which must give each token its new id.
+
+    padding: the token that pads, which a decoder's files may not name.
+    """
     write(source, folder, kept)
     try:
         new = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
@@ -91,6 +94,8 @@ def _opened(source: Path, folder: Path, kept: Sequence[int]) -> PreTrainedTokeni
     except Exception as problem:  # the tokenizers library raises bare Exception
         cause = f"the tokenizer does not open with fewer tokens: {problem}"
         raise UnsupportedTokenizer(cause, param="tokenizer.json", remedy=REMEDY) from problem
+    if new.pad_token is None:
+        new.pad_token = padding
     wanted = tokens_of(json.loads((folder / "tokenizer.json").read_text("utf-8")))
     for found in (plain, new.get_vocab()):
         moved = next((token for token, number in wanted.items() if found.get(token) != number), None)

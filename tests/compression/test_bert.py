@@ -100,7 +100,7 @@ def test_parameters_are_counted_as_the_catalog_foretells(model: BertForSequenceC
 def test_every_head_class_is_cut_like_its_encoder(kind: type, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = kind(tiny_config(num_labels=2)).eval()
-    family, choice = families.of(model), narrow_choice()
+    family, choice = families.encoder_of(model), narrow_choice()
     small = family.narrowed(model, choice)
     assert type(small) is kind
     kept = family.everything(model)

@@ -119,7 +119,6 @@ def test_what_only_the_worker_finds_out_is_said_with_its_bounds() -> None:
     [
         ({"ratio": {"ffn": 0.3}, "axes": ["ffn", "layers"]}, "ratio does not"),
         ({"ratio": {"ffn": 0.3, "layers": 0.3}, "axes": ["ffn"]}, "axes does not"),
-        ({"ratio": {"hidden": 0.3, "heads": 0.4}}, "go together"),
         ({"ratio": {"hidden": 1.3}}, "less than 1"),
         ({"ratio": {"width": 0.3}}, "Extra inputs"),
         ({"target_params": 0.5, "target_latency": {"speed_up": 2}}, "either"),
@@ -164,6 +163,8 @@ def test_without_pruning_the_shape_stays() -> None:
         (InvalidSpec, "recipe.train.max_length", {"recipe": Recipe(train=Train(max_length=513))}),
         (InvalidSpec, "evaluate.length", {"evaluate": Evaluate(length=513)}),
         (UnsupportedShape, "recipe.prune.axes", {"recipe": Recipe(prune=Prune(axes=("hidden",)))}),
+        (UnsupportedShape, "recipe.prune.axes", {"recipe": Recipe(prune=Prune(axes=("ffn", "experts")))}),
+        (UnsupportedShape, "recipe.prune.ratio", {"recipe": Recipe(prune=Prune(ratio={"hidden": 0.3, "heads": 0.4}))}),
         (UnsupportedShape, "recipe.prune.ratio", {"recipe": Recipe(prune=Prune(ratio=0.99))}),
         (UnsupportedShape, "recipe.prune.ratio", {"recipe": Recipe(prune=Prune(ratio={"layers": 0.95}))}),
         (UnsupportedShape, "recipe.prune.target_params", {"recipe": Recipe(prune=Prune(axes=("ffn",), target_params=0.5))}),

@@ -244,7 +244,7 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     enter(state)
     assert state.model.config.num_hidden_layers == 4
     assert is_simulated(state.model)
-    sent, here = (families.of(each).layers(each)[0].value.weight for each in (deep(), state.model))
+    sent, here = (families.encoder_of(each).layers(each)[0].value.weight for each in (deep(), state.model))
     assert not here.equal(sent)  # its channels are smoothed, each by a factor of its own
     assert torch.allclose(here / sent, (here / sent)[:, :1], rtol=1e-4)
     assert part.reader("distilled").folder == student

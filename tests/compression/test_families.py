@@ -56,7 +56,7 @@ def reopened(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 @torch.no_grad()
 def test_removing_feed_forward_units_equals_masking_them(kind: str) -> None:
     model = tiny(kind)
-    family = families.of(model)
+    family = families.encoder_of(model)
     whole = family.everything(model)
     small = family.narrowed(model, Kept(whole.hidden, whole.pooled, whole.heads, (SOME_UNITS,) * 2))
     assert answers(family.narrowed(model, whole)).equal(answers(model))
@@ -79,7 +79,7 @@ ATTEND: dict[str, Attend] = {
 
 def attend(kind: str, model: PreTrainedModel, stream: Tensor) -> Tensor:
     """Return what the first layer's attention adds to the stream."""
-    block = families.of(model)._blocks(model)[0]  # type: ignore[attr-defined]
+    block = families.encoder_of(model)._blocks(model)[0]
     if kind in ATTEND:
         return ATTEND[kind](model, block, stream)
     added: Tensor = block.attention.output.dense(block.attention.self(stream)[0])
@@ -90,7 +90,7 @@ def attend(kind: str, model: PreTrainedModel, stream: Tensor) -> Tensor:
 @torch.no_grad()
 def test_removing_heads_equals_masking_them(kind: str) -> None:
     model = tiny(kind)
-    family, kept = families.of(model), narrow_choice(model)
+    family, kept = families.encoder_of(model), narrow_choice(model)
     small = family.narrowed(model, kept)
     stream = torch.zeros(2, 7, HIDDEN)
     stream[..., kept.hidden] = torch.randn(2, 7, len(kept.hidden))
@@ -251,6 +251,7 @@ def test_the_model_that_was_cut_is_left_alone() -> None:
 
 def test_every_family_of_the_catalog_can_be_taken_apart_and_opened() -> None:
     assert set(families.FAMILIES) == set(FAMILIES)
+    assert {kind for kind, family in FAMILIES.items() if family.decodes} == set(families.DECODERS)
     for family in FAMILIES.values():
         assert all(hasattr(transformers, architecture) for architecture in family.architectures)
         assert transformers.CONFIG_MAPPING[family.model_type] in AutoModelForSequenceClassification._model_mapping

@@ -117,7 +117,7 @@ def test_a_model_without_the_task_s_head_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"memory_bytes": None},
+        {"memory_bytes": None},  # nobody watches
         {"memory_bytes": 1 << 40},
         {"recipe": {**ONLY_QUANTIZE, "prepare": {"epochs": 1}}},
         {"recipe": {**ONLY_QUANTIZE, "quantize": {"scheme": "static-int8"}}},

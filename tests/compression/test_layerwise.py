@@ -64,7 +64,7 @@ def test_a_cut_is_that_of_the_whole_model(kind: str, tmp_path: Path) -> None:
     to = shape.model_copy(update=halves)
     if shape.experts is not None:
         to = to.model_copy(update={"experts": shape.experts.model_copy(update={"ffn": 8, "shared": 16})})
-    kept = heard(layers).choose(to)
+    kept = heard(layers).choose(family, to)
     expected = family.narrowed(whole, kept)
     for _ in layers.cut(kept, tmp_path / "cut", largest=10_000):
         pass

@@ -5,6 +5,7 @@ import pytest
 from compression.catalog import attention_form, check_cast, layer_pairs, planned_steps, preflight
 from compression.errors import InvalidSpec, LabelMismatch
 from compression.recipe import ARTICLE, STANDARD, Distill, Evaluate, General, Prepare, Recipe, Teachers
+from compression.report import Shape
 from tests.compression.test_catalog import DATA, MODEL
 
 TEACHER = MODEL.model_copy(update={"architecture": "BertForSequenceClassification", "labels": ("positive", "negative")})
@@ -26,8 +27,13 @@ def test_layers_are_mapped_evenly_from_the_end_or_as_named() -> None:
 
 
 def test_attention_is_compared_by_scores_where_there_are_as_many_heads() -> None:
-    assert (attention_form("auto", 12, 12), attention_form("auto", 8, 12)) == ("scores", "relations")
-    assert attention_form("relations", 12, 12) == "relations"
+    few, many = (Shape(layers=2, hidden=96, heads=heads, ffn=8, vocabulary=9) for heads in (8, 12))
+    assert (attention_form("auto", many, many), attention_form("auto", few, many)) == ("scores", "relations")
+    assert attention_form("relations", many, many) == "relations"
+    grouped = many.model_copy(update={"groups": 12, "head_size": 8})
+    assert attention_form("auto", grouped, grouped) == "relations"
+    with pytest.raises(InvalidSpec, match="turned by their positions"):
+        attention_form("scores", grouped, grouped)
     scores = Recipe(distill=Distill(attention=1.0, attention_by="scores"))
     for named in ((), (TEACHER,)):  # the baseline teaches beside those that are named
         with pytest.raises(InvalidSpec, match="heads"):

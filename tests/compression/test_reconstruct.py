@@ -66,7 +66,7 @@ def test_a_ridge_holds_the_change_small_and_not_the_weights() -> None:
 
 def test_units_that_follow_from_others_are_not_missed() -> None:
     whole = tiny("bert")
-    family, rows = families.of(whole), some_rows()
+    family, rows = families.encoder_of(whole), some_rows()
     with torch.no_grad():
         for layer in family.layers(whole):  # the upper half of the units says what the lower says
             layer.up.weight[32:] = layer.up.weight[:32]
@@ -102,7 +102,7 @@ def test_every_family_comes_nearer_to_the_whole_on_texts_it_was_not_solved_on(ki
 
 def test_padding_is_not_listened_to_and_nothing_is_computed_that_is_not_wanted() -> None:
     model = tiny("bert")
-    layers, rows = families.of(model).layers(model), some_rows()
+    layers, rows = families.encoder_of(model).layers(model), some_rows()
     ran = []
     layers[1].down.register_forward_hook(lambda *_: ran.append(1))
     given, said = heard(model, [(layers[0].up, "in"), (layers[0].up, "out")], list(rows.by_length(32)))

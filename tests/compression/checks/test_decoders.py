@@ -10,7 +10,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
-from compression import catalog
+from compression import catalog, families
 from compression.checks import decoder
 from compression.checks.decoder_names import FAMILIES
 from tests.compression.checks.conftest import edit_json, judged, reasons
@@ -26,14 +26,6 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("deepseek_v2", {"q_lora_rank": None}),
     ("deepseek_v3", {"first_k_dense_replace": 2, "attention_bias": True}),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the catalog know all that the check knows, whichever it offers by itself."""
-    for kind, family in FAMILIES.items():
-        known = catalog.BERT.model_copy(update={"name": kind, "model_type": kind, "architectures": tuple(family.heads())})
-        monkeypatch.setitem(catalog.FAMILIES, kind, known)
 
 
 def upload(folder: Path, kind: str, head: str = "ForCausalLM", *, largest: int = 10**9, **changes: Any) -> PreTrainedModel:
@@ -58,10 +50,16 @@ def test_what_the_stock_class_saves_is_what_is_expected(kind: str, changes: dict
     assert (facts.family, facts.architecture) == (kind, type(model).__name__)
     assert facts.parameters.total == sum(parameter.numel() for parameter in model.parameters())
     assert facts.max_positions == model.config.max_position_embeddings
-    assert (facts.shape.hidden, facts.shape.layers) == (model.config.hidden_size, model.config.num_hidden_layers)
+    assert facts.shape == families.of(model).shape_of(model.config)
+    assert facts.biases == families.of(model).biases(model.config)  # type: ignore[attr-defined]
     assert facts.labels == (("LABEL_0", "LABEL_1") if head == "ForSequenceClassification" else None)
     embedding = model.get_input_embeddings().weight.numel()
     assert facts.parameters.embedding == embedding + (64 * 32 if kind == "gpt2" else 0)
+
+
+def test_the_catalog_offers_what_the_check_knows() -> None:
+    offered = {kind: set(family.architectures) for kind, family in catalog.FAMILIES.items() if family.decodes}
+    assert offered == {kind: set(family.heads()) for kind, family in FAMILIES.items()}
 
 
 def test_a_real_config_is_one_on_the_meta_device(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from transformers import PreTrainedModel
 
 from compression import families
 from compression.batches import Batch
-from compression.catalog.decoders import DecoderAxis, decoder_shape
+from compression.catalog.decoders import decoder_shape
+from compression.recipe import Axis
 from compression.stages.decoder_scores import DecoderScores, decoder_scores
 from tests.compression.families.decoders import EXPERTS, IDS, KINDS, PADDING, logits, tiny, tiny_classifier
 
-ALL: dict[DecoderAxis, float] = dict.fromkeys(
+ALL: dict[Axis, float] = dict.fromkeys(
     ("hidden", "heads", "ffn", "layers", "experts", "expert_ffn", "query_rank", "kv_rank"), 0.4
 )
 
@@ -45,7 +46,7 @@ def test_what_scores_choose_is_built_at_any_shape(kind: str) -> None:
     for ratios, multiple in (({**ALL}, 8), ({**ALL, "layers": 0.0, "hidden": 0.2, "heads": 0.2}, 2)):
         together = {axis: ratio for axis, ratio in ratios.items() if name != "gpt2" or axis != "hidden"}
         to = decoder_shape(name, shape, together if name != "gpt2" else {**together, "hidden": together["heads"]}, multiple)
-        kept = scores.choose(to)
+        kept = scores.choose(family, to)
         small = family.narrowed(model, kept)
         found = family.shape_of(small.config)
         if to.experts is not None and found.experts is not None:  # how many layers have experts follows from which stay
@@ -54,7 +55,7 @@ def test_what_scores_choose_is_built_at_any_shape(kind: str) -> None:
         assert logits(small).isfinite().all()
         # What is left is chosen from without asking the model again; a save brings the scores back as they were.
         left = DecoderScores.of_tensors(scores.tensors()).after(kept)
-        again = left.choose(to)
+        again = left.choose(family, to)
         assert logits(family.narrowed(small, replace(again, layers=None))).equal(logits(small))
 
 
@@ -92,7 +93,7 @@ def test_loud_parts_stay_and_a_layer_that_says_nothing_goes(kind: str) -> None:
     to = shape.model_copy(update={"layers": 2, "hidden": 8, "groups": 1, "ffn": 1})
     if to.latent is not None:
         to = to.model_copy(update={"latent": to.latent.model_copy(update={"kv": 1})})
-    kept = scores.choose(to)
+    kept = scores.choose(family, to)
     assert kept.layers == (0, 2)
     assert 11 in kept.hidden.tolist()
     assert (kept.heads[0].tolist(), kept.ffn[0].tolist()) == ([last], [3])
