@@ -186,8 +186,9 @@ def prune_and_quantize(folder: Path, made: Path) -> None:
     layers = Layerwise(folder)
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(0, layers.model.config.vocab_size, (ROWS, TOKENS), generator=draw)
+    parts = [ids[start : start + BATCH] for start in range(0, ROWS, BATCH)]
     nothing = torch.zeros(BATCH, dtype=torch.int64)
-    batches = [Batch(part, torch.ones_like(part), nothing, torch.arange(BATCH)) for part in ids.split(BATCH)]
+    batches = [Batch(part, torch.ones_like(part), nothing, torch.arange(BATCH)) for part in parts]
     scores = None
     steps = layers.scores(batches)
     while scores is None:

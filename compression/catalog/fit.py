@@ -10,7 +10,7 @@ from compression.catalog.cost import TOKENS_A_WORD, Estimate, estimate, planned_
 from compression.catalog.families import FAMILIES, Family, check_served
 from compression.catalog.lessons import check_cast, check_insides, check_teacher
 from compression.catalog.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
-from compression.catalog.streaming import fits_a_graph, from_file_to_file, quantizes_only, whole_bytes
+from compression.catalog.streaming import fits_a_graph, from_file_to_file, untrained, warning
 from compression.errors import InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import AUGMENTED_TASKS, Config, Evaluate, Prune, Recipe, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
@@ -94,7 +94,7 @@ def preflight(
     if recipe.distill is not None and student is None and baseline_shows:
         cut = deepest_shape(family, model.shape, recipe.prune) if recipe.prune and recipe.prune.target_latency else shape
         check_insides(recipe.distill, cut, model.shape)  # whose tokens named teachers have is found when they are opened
-    streamed = family.decodes and quantizes_only(recipe) and has_head(model, data.task)
+    streamed = family.decodes and untrained(recipe) and has_head(model, data.task)
     if not fits_a_graph(before.total) and not streamed:
         raise UnsupportedShape(
             f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
@@ -112,13 +112,8 @@ def preflight(
     )
     warnings = [*_warnings(model, data, recipe, before, after), *_unknown(family, model.shape, recipe.prune, count)]
     if streamed:
-        found = from_file_to_file(found, model, before.total)
-        warnings.append(
-            f"Where a worker has less than {whole_bytes(before.total):,} bytes of memory, the model goes from file to file: there "
-            "is no ONNX artifact then, and scores where the checkpoints alone fit its memory."
-            if fits_a_graph(before.total)
-            else "The model is too large for an ONNX file: it goes from file to file, and is scored where a worker's memory holds it."
-        )
+        found = from_file_to_file(found, model, before.total, recipe)
+        warnings.append(warning(before.total))
     return Preflight(shape=shape, parameters=after, baseline_parameters=before, estimate=found, warnings=tuple(warnings))
 
 

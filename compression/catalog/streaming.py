@@ -12,12 +12,12 @@ from compression.catalog.cost import (
     TRAINED_BYTES,
     Estimate,
 )
-from compression.recipe import Recipe
+from compression.recipe import Prune, Recipe
 from compression.recipe.base import StreamedScheme
-from compression.report import ModelFacts
+from compression.report import ModelFacts, Shape
 
 STREAMED_BYTES = PROCESS_BYTES + (1 << 30)
-"""Resident peak of a job from file to file, whatever its model: a process, a block of rows and what becomes of it."""
+"""Resident peak of a job that quantizes from file to file, whatever its model: a process, a block and what becomes of it."""
 
 STREAMED_ELEMENTS = 2e7
 """Elements a second that are quantized and held against their source, on one core."""
@@ -25,17 +25,28 @@ FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 """What safetensors are stored in; blocks of a GGUF file are unpacked first."""
 
 
-def quantizes_only(recipe: Recipe) -> bool:
-    """Say whether nothing of a recipe needs data: no training, no calibration, no cut. Its integers follow from the weights."""
-    asked = recipe.quantize
+def untrained(recipe: Recipe) -> bool:
+    """Say whether a recipe trains nothing, takes integers that follow from the weights, and cuts at once, by activations."""
+    asked, prune = recipe.quantize, recipe.prune
     return (
-        asked is not None
+        recipe.prepare.epochs == 0
+        and recipe.distill is None
+        and asked is not None
         and asked.scheme in get_args(StreamedScheme)
         and asked.qat is None
         and asked.smoothing is None
-        and recipe.prune is None
-        and recipe.distill is None
-        and recipe.prepare.epochs == 0
+        and (prune is None or _cuts_at_once(prune))
+    )
+
+
+def _cuts_at_once(prune: Prune) -> bool:
+    return (
+        prune.recovery is None
+        and prune.importance in ("l1", "l2")
+        and prune.target_latency is None
+        and not prune.reconstruct
+        and not prune.sensitivity
+        and "vocabulary" not in prune.axes
     )
 
 
@@ -49,15 +60,33 @@ def fits_a_graph(parameters: int) -> bool:
     return HELD_BYTES * parameters < LARGEST_GRAPH
 
 
-def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int) -> Estimate:
-    """Reckon a job that only quantizes a decoder. whole: what it takes with its model in memory, where there is so much."""
-    memory = min(whole.memory_bytes, STREAMED_BYTES)
+def layered_bytes(shape: Shape, parameters: int, recipe: Recipe) -> int:
+    """Reckon what scoring and cutting layer by layer takes: two layers or a table in float32, the rows' states in 16 bits."""
+    table = shape.vocabulary * shape.hidden
+    layer = max(parameters - table, 0) // shape.layers
+    rows = recipe.prune.calibration_rows if recipe.prune is not None else 0
+    return HELD_BYTES * max(2 * layer, table) + 2 * rows * recipe.train.max_length * shape.hidden
+
+
+def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recipe: Recipe) -> Estimate:
+    """Reckon a job without training, of a decoder. whole: what it takes with its model in memory, where there is so much."""
+    needed = STREAMED_BYTES + (layered_bytes(model.shape, parameters, recipe) if recipe.prune is not None else 0)
+    memory = min(whole.memory_bytes, needed)
     if fits_a_graph(parameters):
         return whole.model_copy(update={"memory_bytes": memory})
-    # The checkpoint as it was sent, unpacked where it was a GGUF file, and its integers; each with its tokenizer and card.
-    disk = model.bytes + HELD_BYTES * parameters * (model.dtype not in FLOATS) + round(INT8_OVERHEAD * parameters)
+    # The checkpoint as it was sent, unpacked where it was a GGUF file, and its integers; and both of what a cut leaves.
+    one = model.bytes + HELD_BYTES * parameters * (model.dtype not in FLOATS) + round(INT8_OVERHEAD * parameters)
+    disk = one * (1 + (recipe.prune is not None))
     minutes = round(parameters / STREAMED_ELEMENTS / 60, 1)
-    return Estimate(memory_bytes=memory, disk_bytes=disk + 2 * ARTIFACT_EXTRAS, minutes=minutes)
+    return Estimate(memory_bytes=memory, disk_bytes=disk + 4 * ARTIFACT_EXTRAS, minutes=minutes)
+
+
+def warning(parameters: int) -> str:
+    """Say before a job what going from file to file means for it."""
+    when = "As an ONNX file could not hold it"
+    if fits_a_graph(parameters):
+        when = f"Where a worker has less than {whole_bytes(parameters):,} bytes of memory"
+    return f"{when}, the model goes from file to file: without an ONNX artifact, and scored where its checkpoints fit memory."
 
 
 def opened_bytes(file: int, table: int) -> int:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from compression import file_to_file
 from compression.errors import InvalidSpec
 from compression.pipeline import compress
 from compression.recipe import Spec
 from compression.report import Finished, NotMeasured, Report, Score, StageFinished, StageStarted, parse_event
-from tests.compression.conftest import WORDS, sentences, write_rows, write_tokenizer
+from compression.streaming import job, shipping
+from tests.compression.conftest import sentences, write_rows, write_tokenizer
 from tests.compression.decoders import saved, tiny
 from tests.compression.jobs import write_spec
 
@@ -80,10 +80,10 @@ def test_a_model_beyond_the_limit_goes_from_file_to_file(tmp_path: Path) -> None
 
 
 def test_where_the_smaller_file_fits_it_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_to_file, "whole_bytes", lambda parameters: 1 << 62)
-    model = model_into(tmp_path / "model", vocab_size=len(WORDS))
+    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
+    model = model_into(tmp_path / "model")
     spec = spec_of(tmp_path, model, memory_bytes=8 << 30)
-    monkeypatch.setattr(file_to_file, "opened_bytes", lambda file, table: 0 if file < size_of(model) else 1 << 62)
+    monkeypatch.setattr(shipping, "opened_bytes", lambda file, table: 0 if file < size_of(model) else 1 << 62)
     baseline, quantized = done(spec, tmp_path).rows
     assert isinstance(baseline.score, NotMeasured)
     assert isinstance(quantized.score, Score)
@@ -108,6 +108,28 @@ def test_it_goes_on_from_the_stage_that_was_finished(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out" / "artifacts").iterdir()] == ["quantized-transformers-int8"]
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "deepseek_v2"])
+def test_it_is_cut_without_training(kind: str, tmp_path: Path) -> None:
+    model = model_into(tmp_path / "model", kind)
+    prune = {"ratio": {"ffn": 0.5, "hidden": 0.5, "heads": 0.5}, "multiple": 8, "calibration_rows": 16}
+    report = done(spec_of(tmp_path, model, recipe={**ONLY_QUANTIZE, "prune": prune}), tmp_path)
+    assert [row.stage for row in report.rows] == ["baseline", "quantized", "pruned"]
+    before, _, after = report.rows
+    assert (after.shape.hidden, after.shape.heads, after.shape.ffn) == (16, 2, 32)
+    assert report.pruning is not None
+    assert report.pruning["ffn"] == {"before": 64, "after": 32, "asked": 0.5, "taken": 0.5, "multiple": 8}
+    assert after.parameters.total < 0.7 * before.parameters.total
+    assert after.artifact == "pruned-transformers-int8"
+    assert {one.name for one in report.artifacts if one.stage == "pruned"} == {after.artifact, "pruned-transformers-bfloat16"}
+    places = [tmp_path / "out" / "artifacts" / f"pruned-transformers-{kind}" for kind in ("int8", "bfloat16")]
+    quantized, plain = (AutoModelForSequenceClassification.from_pretrained(place).eval() for place in places)
+    assert sum(weight.numel() for weight in plain.parameters()) == after.parameters.total
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        one, other = quantized(ids).logits, plain(ids).logits.float()
+    assert torch.allclose(one, other, atol=0.1 * float(other.abs().max()))
+
+
 def test_a_model_without_the_task_s_head_is_refused(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, model_into(tmp_path / "model", head="Model"))
     with pytest.raises(InvalidSpec, match="no head"):
@@ -121,13 +143,14 @@ def test_a_model_without_the_task_s_head_is_refused(tmp_path: Path) -> None:
         {"memory_bytes": 1 << 40},
         {"recipe": {**ONLY_QUANTIZE, "prepare": {"epochs": 1}}},
         {"recipe": {**ONLY_QUANTIZE, "quantize": {"scheme": "static-int8"}}},
-        {"recipe": {**ONLY_QUANTIZE, "prune": {}}},
+        {"recipe": {**ONLY_QUANTIZE, "prune": {"recovery": {"epochs": 1}}}},
+        {"recipe": {**ONLY_QUANTIZE, "prune": {"reconstruct": True}}},
     ],
 )
 def test_what_fits_or_asks_for_more_has_its_model_in_memory(changes: dict[str, Any], tmp_path: Path) -> None:
     model = model_into(tmp_path / "model")
-    assert file_to_file.is_for(spec_of(tmp_path, model), tmp_path)
-    assert not file_to_file.is_for(spec_of(tmp_path, model, **changes), tmp_path)
+    assert job.is_for(spec_of(tmp_path, model), tmp_path)
+    assert not job.is_for(spec_of(tmp_path, model, **changes), tmp_path)
 
 
 LIMITED = """
@@ -143,14 +166,15 @@ assert run.main(warm, 2) == 0  # what the libraries allocate once
 held = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (held + room, held + room))
 asked = json.loads(spec.read_text())
+spec.write_text(json.dumps({**asked, "memory_bytes": resident() + room}))
+code = run.main(spec, events)
 try:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(asked["model"])
 except (RuntimeError, MemoryError, OSError) as problem:
     print("refused", type(problem).__name__, file=sys.stderr)
 else:
     print("opened", sum(weight.sum() for weight in model.parameters()), file=sys.stderr)
-spec.write_text(json.dumps({**asked, "memory_bytes": resident() + room}))
-sys.exit(run.main(spec, events))
+sys.exit(code)
 """
 
 
