@@ -17,7 +17,7 @@ from compression.cast import Named, gathered
 from compression.catalog import check_task
 from compression.checkpoint import Checkpoint, Unusable
 from compression.encoding import Reading
-from compression.errors import CompressionError, InvalidSpec
+from compression.errors import CompressionError, InvalidSpec, UnreadableData
 from compression.export.artifact import Shipped, precision_of, ship, timed
 from compression.notes import row_notes
 from compression.plan import check_precision
@@ -94,6 +94,10 @@ class Part:
         resources = Resources.of(spec, base)
         if recipe.distill is not None and recipe.distill.augment is not None:
             resources.check(recipe.distill.augment)
+        for split, encoded in rows.items():
+            if empty := [number for number, tokens in enumerate(encoded.tokens, 1) if not tokens]:
+                cause = f"{len(empty)} texts of {split} have no tokens, the first of them row {empty[0]}"
+                raise UnreadableData(cause, param=f"data.{split}", remedy="Leave out rows whose text is empty.")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         check_precision(recipe.train.precision, device)
         state = State(

@@ -40,8 +40,11 @@ TASKS: tuple[Task, ...] = get_args(Task)
 OF_DECODERS: tuple[Task, ...] = ("text-classification", "text-pair-classification", "text-regression")
 """Those of the one head that all stock decoders have beside the language model's: it reads the last token."""
 COUPLED = "hidden = heads × head size, so hidden and heads shrink together; every layer has the same widths."
-GROUPED = "heads go in whole groups, a KV head with the query heads that read it, and keep their size; every layer has the same widths."
-DIVIDED = "hidden is a multiple of the number of heads"
+GROUPED = (
+    "heads go in whole groups, a KV head with the query heads that read it, and keep their size; every layer has the same "
+    "widths."
+)
+DIVIDED = "hidden size is a multiple of the number of heads"
 EXPERTS = (
     "hidden and an expert's units are multiples of 8; as many experts stay of each of the router's groups; shared experts "
     "shrink with the units of the others."
@@ -97,12 +100,12 @@ ELECTRA = _family(
 MPNET = _family(
     "mpnet", "MPNet", ("ForMaskedLM",), f"{COUPLED} All layers keep the same heads: they share a bias by distance.", 32
 )
-LLAMA = _decoder("llama", "Llama", f"{GROUPED} {DIVIDED}.")
+LLAMA = _decoder("llama", "Llama", f"{GROUPED} The {DIVIDED}.")
 MISTRAL = _decoder("mistral", "Mistral", GROUPED)
 QWEN2 = _decoder("qwen2", "Qwen2", GROUPED)
 QWEN3 = _decoder("qwen3", "Qwen3", GROUPED)
 GPT2 = _decoder("gpt2", "GPT2", COUPLED, language="LMHeadModel", coupled=True)
-DEEPSEEK_V2 = _decoder("deepseek_v2", "DeepseekV2", f"{GROUPED} {DIVIDED}, the KV rank is even; {EXPERTS}", OF_EXPERTS)
+DEEPSEEK_V2 = _decoder("deepseek_v2", "DeepseekV2", f"{GROUPED} The {DIVIDED}, the KV rank is even; {EXPERTS}", OF_EXPERTS)
 DEEPSEEK_V3 = _decoder("deepseek_v3", "DeepseekV3", f"{GROUPED} {EXPERTS}", OF_EXPERTS)
 FAMILIES: dict[str, Family] = {
     family.model_type: family

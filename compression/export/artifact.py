@@ -86,8 +86,7 @@ def ship(
         pad_id = write_config(model, folder, labels, max_length, kind)
         scorer = scoring.of(task, evaluate, labels)
         verify(model, folder, kind=kind, int8=int8, sample=sample, scorer=scorer, pad_id=pad_id)
-        stored = "int8" if kind == "transformers" and precision == "int4" else precision  # see `transformers`
-        size = Size(bytes=weights.stat().st_size, dtype=stored, bytes_at_16_bit=2 * parameters)
+        size = Size(bytes=weights.stat().st_size, dtype=stored_as(model, kind, precision), bytes_at_16_bit=2 * parameters)
         spec = MeasureSpec(
             kind=kind,
             folder=str(folder.resolve()),
@@ -135,6 +134,15 @@ def ship(
 def precision_of(scheme: Scheme | None) -> Precision:
     """Name what a scheme's weights are; None is no scheme."""
     return "float32" if scheme is None else "int4" if scheme == "weight-only-int4" else "int8"
+
+
+def stored_as(model: nn.Module, kind: Kind, precision: Precision) -> str:
+    """Say what an artifact's weights are stored in, and how many of them stayed in floating point."""
+    if precision == "float32":
+        return precision
+    stored = "int8" if kind == "transformers" and precision == "int4" else precision  # see `transformers`
+    left = numerics.left_in_float(model, transposed=kind == "onnx")
+    return f"{stored}, {left:,} parameters float32" if left else stored
 
 
 def scheme_of(model: nn.Module) -> Scheme:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from compression import families, heads, numerics
 from compression.export.integers import to_int8
+from compression.export.rotation import real_rotation
 from compression.export.rows import as_rows
 
 OPSET = 20
@@ -79,7 +80,7 @@ def graph(model: nn.Module) -> onnx.ModelProto:
     mask[1, 5:] = 0
     family, names = families.of(model), inputs_of(model)
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=family.max_positions(model.config))
-    with _quiet():
+    with _quiet(), real_rotation(model):
         program = torch.onnx.export(
             _Logits(model, family.types(model.config)),
             (ids, mask, torch.zeros_like(ids))[: len(names)],

@@ -76,16 +76,39 @@ class _Flattener:
                     self.flat(node, [node.input[0], self.constant(f"rows.of_{width}", [-1, width])])
                 return
             if node.op_type in STARTS and self.is_hidden(node.input[0]) and node.input[0] not in self.rows:
-                if node.op_type != "MatMul" or self.is_row_constant(node.input[1], node):
-                    self.begin(node.input[0])
+                self.begin(node.input[0])
             if self.is_rowwise(node) and all(self.is_row_constant(name, node) or name in self.rows for name in node.input):
                 self.flat(node, [self.rows.get(name, name) for name in node.input])
                 return
+        if node.op_type == "MatMul" and self.is_linear(node) and len(self.shapes.get(node.input[0], ())) > 2:
+            self.apart(node)
+            return
         if node.op_type == "Reshape" and node.input[0] in self.rows and not self.copies_dimensions(node):
             node.input[0] = self.rows[node.input[0]]
         for name in node.input:
             self.restore(name)
         self.nodes.append(node)
+
+    def is_linear(self, node: onnx.NodeProto) -> bool:
+        """Say whether a product is one with a constant matrix: a linear layer."""
+        return node.input[1] in self.constants and len(self.constants[node.input[1]].dims) == 2
+
+    def apart(self, node: onnx.NodeProto) -> None:
+        """Let a linear layer over more dimensions read rows, and give what it says these dimensions back."""
+        given, said = node.input[0], node.output[0]
+        self.restore(given)
+        inputs, outputs = self.constants[node.input[1]].dims
+        self.reshape(given, self.constant(f"rows.of_{inputs}", [-1, inputs]), f"{said}_given")
+        product = onnx.NodeProto()
+        product.CopyFrom(node)
+        product.input[0], product.output[0] = f"{said}_given", f"{said}_rows"
+        features = self.constant(f"rows.only_{outputs}", [outputs])
+        self.nodes.append(product)
+        self.nodes.append(helper.make_node("Shape", [given], [f"{said}_lengths"], name=f"{said}_lengths", end=-1))
+        self.nodes.append(
+            helper.make_node("Concat", [f"{said}_lengths", features], [f"{said}_shape"], name=f"{said}_shape", axis=0)
+        )
+        self.reshape(f"{said}_rows", f"{said}_shape", said)
 
     def begin(self, name: str) -> None:
         """Make hidden states rows."""

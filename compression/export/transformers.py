@@ -6,6 +6,9 @@
   reads them back, so the checkpoint is that of dynamic-int8, with a score of its own.
 - weight-only-int8, weight-only-int4: our integers and scales in torchao's tensors, so the answers are the simulated ones.
   torchao packs 4 bits for accelerators only; its form for CPUs holds each in a byte.
+
+Fused experts stay in float32, and so do GPT-2's matrices, which lie the other way round (Conv1D): torchao would round them by
+their inputs. How much that is, an artifact's figures say.
 """
 
 import copy
@@ -43,11 +46,12 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     """Write config.json and model.safetensors into `folder` and return the weights' path. The model itself stays as it is.
 
     int8 writes the integers that are simulated in `model`, dynamic-int8 where none are. Raises RuntimeError where torchao
-    left a linear layer or an embedding in floating point.
+    left an nn.Linear or an embedding in floating point.
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     simulated = {name: layer for name, layer in numerics.simulated_layers(twin) if isinstance(layer, WeightOnlyLinear)}
-    own = {name: _own(layer) for name, layer in numerics.quantizable(twin)} if simulated else {}
+    turned = {name: layer for name, layer in numerics.quantizable(twin) if not numerics.is_transposed(layer)}
+    own = {name: _own(layer) for name, layer in turned.items()} if simulated else {}
     scheme = torchao_scheme(twin, {name: layer.group_size for name, layer in simulated.items()})
     numerics.remove(twin)
     transformers.utils.logging.disable_progress_bar()
@@ -67,7 +71,8 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     finally:
         shutil.rmtree(passage)
     kinds = (Int8Tensor, IntxUnpackedToInt8Tensor)
-    missed = [name for name, layer in numerics.quantizable(quantized) if not isinstance(layer.weight, kinds)]
+    layers = {name: layer for name, layer in numerics.quantizable(quantized) if not numerics.is_transposed(layer)}
+    missed = [name for name, layer in layers.items() if not isinstance(layer.weight, kinds)]
     if missed:
         raise RuntimeError(f"torchao left in floating point: {', '.join(missed)}")
     for name, weight in own.items():
@@ -81,6 +86,8 @@ def torchao_scheme(model: nn.Module, weight_only: Mapping[str, int | None]) -> F
     # Weights by their full names: names of modules, and `_default`, would catch biases as well.
     found = OrderedDict()
     for name, layer in numerics.quantizable(model):
+        if numerics.is_transposed(layer):
+            continue  # torchao would take its inputs for outputs
         group_size = weight_only.get(name)
         if group_size is not None:
             # Of groups of one torchao finds no scales. `_own` replaces what it makes, whose groups are then only those named.

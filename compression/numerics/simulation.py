@@ -8,6 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from compression.numerics.dynamic import FakeQuantEmbedding, FakeQuantLinear, SimulatedLinear
+from compression.numerics.matrices import is_transposed
 from compression.numerics.static import Range, StaticLinear
 from compression.numerics.transposed import TRANSPOSED
 from compression.numerics.weights import WeightOnlyLinear
@@ -47,6 +48,15 @@ def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if type(module) in (nn.Linear, Conv1D, nn.Embedding) or type(module) in REAL:
             yield name, module
+
+
+def left_in_float(model: nn.Module, *, transposed: bool = True) -> int:
+    """Count the elements of matrices that no scheme turns to integers: fused experts and their routers.
+
+    transposed: whether layers that keep their weight as (inputs, outputs) are turned, as in ONNX; torchao does not.
+    """
+    turned = {id(layer.weight) for _, layer in quantizable(model) if transposed or not is_transposed(layer)}
+    return sum(weight.numel() for weight in model.parameters() if weight.ndim > 1 and id(weight) not in turned)
 
 
 def insert(model: nn.Module, only: Callable[[str], bool] = lambda _name: True, simulation: Simulation = DYNAMIC) -> list[str]:

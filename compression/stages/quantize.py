@@ -36,6 +36,11 @@ def quantize(state: State) -> Iterator[Event]:
     after = state.validate()
     bits = "int4" if settings.scheme == "weight-only-int4" else "int8"
     state.notes.append(f"Rounding to {bits} alone: validation {state.task.metric} {before.score:.4f} → {after.score:.4f}.")
+    if left := numerics.left_in_float(model):
+        whole = families.of(model).parameters_of(model).total
+        state.notes.append(
+            f"{left:,} of {whole:,} parameters, fused experts and their routers, are neither simulated nor shipped as integers."
+        )
     qat = settings.qat
     if qat is None or qat.epochs == 0:
         return

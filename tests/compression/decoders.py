@@ -5,7 +5,10 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 STEMS = {
     "llama": "Llama",
@@ -17,6 +20,7 @@ STEMS = {
     "deepseek_v3": "DeepseekV3",
 }
 VOCABULARY = 96
+END, UNKNOWN = "<|end|>", "<|unknown|>"
 
 
 def tiny_config(kind: str, **changes: object) -> PretrainedConfig:
@@ -68,4 +72,15 @@ def tiny(kind: str, head: str = "ForCausalLM", **changes: object) -> PreTrainedM
 def saved(model: PreTrainedModel, folder: Path, *, largest: int = 20_000) -> Path:
     """Save a model in shards of at most `largest` bytes."""
     model.save_pretrained(folder, max_shard_size=largest)
+    return folder
+
+
+def write_tokenizer(folder: Path, words: list[str], **names: str) -> Path:
+    """Write a tokenizer as many decoders have it: nothing is put before or behind a text, and no token pads.
+
+    words: the vocabulary, `END` and `UNKNOWN` first; names: special tokens by their keys, beside these two.
+    """
+    tokenizer = Tokenizer(WordPiece({word: number for number, word in enumerate(words)}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, unk_token=UNKNOWN, **names).save_pretrained(folder)
     return folder

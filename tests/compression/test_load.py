@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, PreTrainedModel
 
-from compression import load
+from compression import load, tasks
+from compression.batches import encode
 from compression.errors import (
     CompressionError,
     ConfigMismatch,
@@ -18,8 +19,13 @@ from compression.errors import (
     MissingFile,
     UnsafeCheckpoint,
     UnsupportedArchitecture,
+    UnsupportedTask,
 )
-from tests.compression.conftest import tiny_config, write_tokenizer
+from tests.compression import decoders
+from tests.compression.conftest import BAD, FILLER, GOOD, tiny_config, write_tokenizer
+
+TASK = tasks.of("text-classification")
+TOKENS = [decoders.END, decoders.UNKNOWN, *GOOD, *BAD, *FILLER]
 
 
 @pytest.fixture
@@ -130,3 +136,52 @@ def test_a_token_without_a_row_in_the_table_is_refused(folder: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": "[OUTSIDE]"}))
     with pytest.raises(ConfigMismatch, match="has the id"):
         load.load_tokenizer(folder)
+
+
+def decoder(folder: Path, head: str = "ForCausalLM", **names: str) -> PreTrainedModel:
+    """Write a language model whose tokenizer pads with nothing, unless it is named."""
+    model = decoders.tiny("llama", head, vocab_size=len(TOKENS), num_labels=3)
+    model.save_pretrained(folder)
+    decoders.write_tokenizer(folder, TOKENS, **names)
+    return model
+
+
+@pytest.mark.parametrize(("named", "padding"), [({}, 0), ({"pad_token": "good"}, 2)])
+def test_a_decoder_is_told_which_token_pads_and_a_row_answers_alike_alone_and_padded(
+    named: dict[str, str], padding: int, tmp_path: Path
+) -> None:
+    sent = decoder(tmp_path, "ForSequenceClassification", **named)
+    tokenizer = load.load_tokenizer(tmp_path)
+    model = load.load_model(tmp_path, ("LABEL_0", "LABEL_1", "LABEL_2"), "text-classification", seed=0)
+    assert tokenizer.pad_token_id == model.config.pad_token_id == padding
+    rows = encode(tokenizer, ["bad word1 word2 word3", "word4 bad", "word5"], None, [0, 1, 2], 16, TASK, types=False)
+    assert rows.padding == padding
+    with torch.inference_mode():
+        together = model(**rows.batch([0, 1, 2]).inputs).logits
+        for row in range(3):
+            ids = torch.tensor([rows.tokens[row]])
+            assert torch.allclose(model(input_ids=ids).logits[0], together[row], atol=1e-6)
+            # The head that was sent answers: at the last token of each row, whatever stands behind it.
+            assert torch.allclose(sent(input_ids=ids).logits[0], together[row], atol=1e-6)
+
+
+def test_a_decoder_gets_a_head_without_bias_whose_answers_can_be_put_in_order(tmp_path: Path) -> None:
+    sent = decoder(tmp_path)
+    one, same, other = (load.load_model(tmp_path, ("b", "a"), "text-classification", seed=seed) for seed in (0, 0, 1))
+    assert type(one).__name__ == "LlamaForSequenceClassification"
+    assert one.score.weight.equal(same.score.weight)
+    assert not one.score.weight.equal(other.score.weight)
+    assert one.model.embed_tokens.weight.equal(sent.model.embed_tokens.weight)
+    before = one.score.weight.clone()
+    assert load.in_order(one, ("a", "b")).score.weight.equal(before[[1, 0]])
+    for task in ("token-classification", "question-answering"):
+        with pytest.raises(UnsupportedTask, match="llama"):
+            load.load_model(tmp_path, ("a", "b"), task, seed=0)
+
+
+def test_weights_of_16_bits_are_loaded_as_they_are_in_float32(tmp_path: Path) -> None:
+    sent = decoder(tmp_path).to(torch.bfloat16)
+    sent.save_pretrained(tmp_path)
+    model = load.load_model(tmp_path, ("a", "b"), "text-classification", seed=0)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.model.norm.weight.equal(sent.model.norm.weight.float())

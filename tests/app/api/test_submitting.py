@@ -56,6 +56,42 @@ def test_preflight_stores_nothing(http: httpx.Client, request_body: dict[str, An
     assert http.get("/v1/jobs").json()["items"] == []
 
 
+SMOLLM2 = {
+    **MODEL_FACTS,
+    "family": "llama",
+    "architecture": "LlamaForCausalLM",
+    "shape": {"layers": 30, "hidden": 576, "heads": 9, "ffn": 1536, "vocabulary": 49152, "groups": 3, "head_size": 64},
+    "max_positions": 8192,
+    "parameters": {"total": 134515008, "embedding": 28311552, "other": 106203456},
+    "dtype": "bfloat16",
+    "bytes": 269060552,
+}
+
+
+def test_a_language_model_is_foretold_as_a_classifier(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    base, data = request_body["models"]["base"], request_body["datasets"][0]
+    sql(service, "UPDATE models SET facts = %s WHERE id = %s", json.dumps(SMOLLM2), base)
+    cut = {"ratio": {"hidden": 0.2, "heads": 0.3, "ffn": 0.3}}
+    found = http.post("/v1/jobs?validate_only=true", json={**request_body, "recipe": {"prune": cut}}).json()
+    shape = found["shape"]
+    assert (shape["hidden"], shape["heads"], shape["groups"], shape["ffn"]) == (480, 6, 2, 1088)
+    assert found["baseline_parameters"]["total"] == 134515008 + 2 * 576
+    layer = 480 * (2 * 6 * 64 + 2 * 2 * 64) + 3 * 480 * 1088 + 2 * 480
+    assert found["parameters"]["total"] == 49152 * 480 + 30 * layer + 480 + 2 * 480
+    wrong: list[tuple[dict[str, Any], str, str]] = [
+        ({"axes": ["experts"]}, "unsupported_shape", "recipe.prune.axes"),
+        ({"importance": "taylor"}, "invalid_spec", "recipe.prune.importance"),
+        ({"ratio": 0.99}, "unsupported_shape", "recipe.prune.ratio"),
+    ]
+    for settings, code, param in wrong:
+        problem(http.post("/v1/jobs", json={**request_body, "recipe": {"prune": settings}}), 422, code, param)
+    tags = {**DATA_FACTS, "task": "token-classification", "labels": ["O", "B-X"]}
+    sql(service, "UPDATE datasets SET facts = %s, task = 'token-classification' WHERE id = %s", json.dumps(tags), data)
+    problem(http.post("/v1/jobs", json=request_body), 422, "unsupported_task", "models.base")
+
+
 @pytest.mark.parametrize(
     ("change", "code", "param"),
     [

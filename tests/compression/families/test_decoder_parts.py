@@ -1,0 +1,117 @@
+"""What the stages ask of a decoder's layers: insides for a teacher, folds for smoothing, equations for what a cut left."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compression import families, numerics, smoothing, tasks
+from compression.batches import Encoded
+from compression.families import Kept
+from compression.reconstruct_decoder import reconstruct_decoder
+from compression.teacher import Look, Teacher, ask
+from tests.compression.families.decoders import EXPERTS, KINDS, PADDING, WORDS, cut_on, logits, tiny_classifier
+
+TASK = tasks.of("text-classification")
+
+
+def some_rows(count: int = 8, seed: int = 5) -> Encoded:
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(4, 16, (count,), generator=draw).tolist()
+    tokens = [torch.randint(2, WORDS, (length,), generator=draw).tolist() for length in lengths]
+    return Encoded(tokens, torch.zeros(count, dtype=torch.long), PADDING, TASK)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_values_are_read_as_the_attention_reads_them(kind: str) -> None:
+    model, rows = tiny_classifier(kind), some_rows()
+    shape, batch = families.of(model).shape_of(model.config), rows.batch(list(range(8)))
+    given: list[Tensor] = []
+    hook = families.decoder_of(model).blocks(model)[-1].attended.register_forward_pre_hook(lambda _, x: given.append(x[0]))
+    said = ask(model, batch, TASK, Look.at_all(model, relations=True)).relations
+    hook.remove()
+    assert said is not None
+    assert said.shape == (3, *batch.ids.shape, shape.attended)
+    # The first token attends to itself alone: what its heads hand on is its value, head by head.
+    values = said[2, :, 0].view(8, shape.heads, -1)
+    handed = given[0][:, 0].view(8, shape.heads, -1)
+    assert torch.allclose(values[..., : handed.shape[-1]], handed, atol=1e-5)
+    assert not values[..., handed.shape[-1] :].any()
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama-wide", "deepseek_v3"])
+@torch.no_grad()
+def test_what_a_teacher_keeps_is_what_it_said_whatever_its_widths(kind: str) -> None:
+    model, rows = tiny_classifier(kind), some_rows()
+    look = Look.at_all(model, relations=True)
+    batch = rows.batch([3, 1, 6])
+    kept, said = Teacher(model, rows, look).says(batch), ask(model, batch, TASK, look)
+    assert kept.relations is not None
+    assert said.relations is not None
+    assert torch.allclose(kept.hidden, said.hidden, rtol=2e-3, atol=2e-3)
+    real = batch.mask.bool()
+    assert torch.allclose(kept.relations[:, real], said.relations[:, real], rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_smoothing_is_exact_and_reaches_what_norms_feed(kind: str) -> None:
+    model, rows = tiny_classifier(kind), some_rows()
+    plain, before = logits(model), {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.inference_mode():
+        where = smoothing.smooth(model, rows, 0.6)
+    assert torch.allclose(logits(model), plain, atol=2e-5 * plain.abs().max().item())
+    readers = {reader for pair in where for reader in pair.readers}
+    assert "score" in readers
+    # Queries, keys and values, feed-forward units and what is squeezed: all but outputs of attention, and GPT-2's second half.
+    assert len(where) == {"gpt2": 7, "deepseek_v2": 10, "deepseek_v2-grouped": 13, "deepseek_v3": 13}.get(kind, 10)
+    for reader in readers:
+        assert not model.state_dict()[f"{reader}.weight"].equal(before[f"{reader}.weight"])
+
+
+def stream(model: PreTrainedModel, rows: Encoded) -> Tensor:
+    with torch.inference_mode():
+        found = [model.base_model(**batch.inputs)[0][batch.mask.bool()] for batch in rows.by_length(32)]
+    return torch.cat(found)
+
+
+def narrow(kind: str, model: PreTrainedModel, axis: str) -> Kept:
+    if axis == "hidden":
+        return cut_on(kind, model, "hidden", "heads") if kind == "gpt2" else cut_on(kind, model, "hidden")
+    return cut_on(kind, model, axis)
+
+
+@pytest.mark.parametrize("axis", ["ffn", "layers", "hidden", "ranks"])
+@pytest.mark.parametrize("kind", ["llama-wide", "qwen2", "gpt2", "deepseek_v3"])
+def test_what_is_left_comes_nearer_to_the_whole_on_texts_it_was_not_solved_on(kind: str, axis: str) -> None:
+    if axis == "ranks" and kind not in EXPERTS:
+        return
+    whole = tiny_classifier(kind)
+    family, kept = families.decoder_of(whole), narrow(kind, whole, axis)
+    cut, solved = family.narrowed(whole, kept), family.narrowed(whole, kept)
+    head = solved.score.weight.clone()
+    numerics.insert(whole)
+    reconstruct_decoder(solved, whole, kept, list(some_rows(192).by_length(32)))
+    numerics.remove(whole)
+    unseen = some_rows(32, seed=6)
+    wanted = stream(whole, unseen)[:, kept.hidden]
+    before, after = ((stream(model, unseen) - wanted).square().mean() for model in (cut, solved))
+    assert after < 0.8 * before
+    assert solved.score.weight.equal(head)
+
+
+@torch.no_grad()
+def test_units_that_follow_from_others_are_not_missed() -> None:
+    whole = tiny_classifier("llama")
+    family = families.decoder_of(whole)
+    for block in family.blocks(whole):  # the upper half of the units says what the lower says
+        for part in (block.whole.mlp.gate_proj, block.whole.mlp.up_proj):  # type: ignore[union-attr]
+            part.weight[24:] = part.weight[:24]  # type: ignore[index, union-attr]
+    kept = replace(family.everything(whole), ffn=(torch.arange(24),) * 3)
+    cut, solved = family.narrowed(whole, kept), family.narrowed(whole, kept)
+    reconstruct_decoder(solved, whole, kept, list(some_rows(192).by_length(32)))
+    unseen = some_rows(32, seed=6)
+    before, after = ((stream(model, unseen) - stream(whole, unseen)).square().mean() for model in (cut, solved))
+    assert after < 0.02 * before

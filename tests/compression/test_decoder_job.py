@@ -1,0 +1,113 @@
+"""Whole jobs that make classifiers of language models: their shapes, their answers, and what stock tools make of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from compression.pipeline import compress
+from compression.recipe import Spec
+from compression.report import Finished, NotMeasured, Report
+from tests.compression.conftest import BAD, FILLER, GOOD
+from tests.compression.decoders import END, UNKNOWN, tiny, write_tokenizer
+
+SIGNS = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
+WORDS = [END, UNKNOWN, *SIGNS, *(f"##{sign}" for sign in SIGNS), *GOOD, *BAD, *FILLER, *(f"spare{n}" for n in range(20))]
+
+
+def send(folder: Path, kind: str, **changes: Any) -> None:
+    model = tiny(kind, vocab_size=len(WORDS), initializer_range=0.2, eos_token_id=0, **changes)
+    model.save_pretrained(folder)
+    write_tokenizer(folder, WORDS)
+
+
+def run(place: Path, reviews: Path, **recipe: Any) -> Report:
+    spec = Spec.model_validate(
+        {
+            "model": "model",
+            "data": {"format": "jsonl", "splits": {name: [str(reviews / f"{name}.jsonl")] for name in ("train", "test")}},
+            "recipe": {"train": {"batch": 16, "max_length": 16}, "prepare": {"epochs": 4, "rate": 3e-3}, **recipe},
+            "evaluate": {"length": 16},
+            "output": "out",
+            "threads": 1,
+        }
+    )
+    *_, last = compress(spec, place)
+    assert isinstance(last, Finished)
+    return last.report
+
+
+def opened(folder: Path) -> list[str]:
+    """Ask a downloaded checkpoint as its user would: rows of unlike length together, padded by stock code."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
+    asked = tokenizer(["word1 happy word2 word4 word5", "awful word3"], padding=True, return_tensors="pt")
+    asked.pop("token_type_ids", None)
+    with torch.inference_mode():
+        return [model.config.id2label[number] for number in model(**asked).logits.argmax(dim=-1).tolist()]
+
+
+def test_a_language_model_becomes_a_small_classifier(tmp_path: Path, reviews: Path) -> None:
+    send(tmp_path / "model", "llama", num_hidden_layers=3, tie_word_embeddings=True)
+    report = run(
+        tmp_path,
+        reviews,
+        prune={
+            "ratio": {"hidden": 0.25, "heads": 0.5, "ffn": 0.5, "layers": 0.3, "vocabulary": 1.0},
+            "multiple": 8,
+            "calibration_rows": 64,
+            "reconstruct": True,
+            "sensitivity": True,
+        },
+        distill={"epochs": 4, "rate": 3e-3, "hidden": 0.5, "attention": 0.5},
+    )
+    baseline, quantized, pruned, distilled = report.rows
+    shape = baseline.shape
+    assert (shape.hidden, shape.heads, shape.groups, shape.head_size, shape.ffn, shape.layers) == (32, 4, 2, 8, 64, 3)
+    shape = distilled.shape
+    assert (shape.hidden, shape.heads, shape.groups, shape.head_size, shape.ffn, shape.layers) == (24, 2, 1, 8, 32, 2)
+    assert (baseline.shape.vocabulary, pruned.shape.vocabulary) == (len(WORDS), len(WORDS) - 20)
+    assert baseline.parameters == quantized.parameters
+    assert quantized.size.bytes < 0.5 * baseline.size.bytes
+    assert report.pruning is not None
+    assert report.pruning["heads"] == {"before": 4, "after": 2, "asked": 0.5, "taken": 0.5}
+    assert set(report.sensitivity) == {"hidden", "ffn", "layers"}
+    assert any("solved by least squares" in note for note in pruned.notes)
+    assert any("relations of the last layers" in note for note in distilled.notes)
+    for row in report.rows:
+        assert not isinstance(row.score, NotMeasured)
+        assert row.score.rows_changed_by_batching == 0  # what pads a row is not what it is judged by
+        assert row.score.value > (0.6 if row is pruned else 0.9)
+    for artifact in report.artifacts:
+        folder = tmp_path / "out" / "artifacts" / artifact.name
+        assert json.loads((folder / "config.json").read_text())["pad_token_id"] == 0
+        assert AutoTokenizer.from_pretrained(folder).pad_token == END
+        if artifact.kind == "transformers":
+            assert opened(folder) == ["positive", "negative"]
+
+
+def test_experts_are_cut_and_said_to_stay_in_float(tmp_path: Path, reviews: Path) -> None:
+    send(tmp_path / "model", "deepseek_v3", n_routed_experts=8, attention_bias=True)
+    report = run(
+        tmp_path,
+        reviews,
+        prune={"ratio": {"experts": 0.5, "expert_ffn": 0.5, "kv_rank": 0.5, "query_rank": 0.3}, "multiple": 8},
+        distill=None,
+    )
+    baseline, quantized, pruned = report.rows
+    assert baseline.shape.experts is not None
+    assert pruned.shape.experts is not None
+    assert (baseline.shape.experts.count, baseline.shape.experts.ffn) == (8, 16)
+    assert (pruned.shape.experts.count, pruned.shape.experts.ffn, pruned.shape.experts.shared) == (4, 8, 16)
+    assert report.pruning is not None
+    assert report.pruning["expert_ffn"]["taken"] == 0.5
+    assert report.pruning["kv_rank"] == {"before": 16, "after": 8, "asked": 0.5, "taken": 0.5}
+    left = 8 * 3 * 16 * 32 + 8 * 32  # one layer of experts, and its router
+    assert quantized.size.dtype == f"int8, {left:,} parameters float32"
+    assert any(f"{left:,} of " in note for note in quantized.notes)
+    (shipped,) = [artifact for artifact in report.artifacts if artifact.kind == "transformers"]
+    for row in report.rows:
+        assert not isinstance(row.score, NotMeasured)
+        assert row.score.rows_changed_by_batching == 0
+    assert opened(tmp_path / "out" / "artifacts" / shipped.name)[0] in ("positive", "negative")
