@@ -1,7 +1,8 @@
 """`python -m bench [encoder] [--recipe NAME …]`: run the engine as a user does and print its table.
 
-`python -m bench training` compares a training epoch with a plain loop (bench/training.py), `python -m bench memory` peak
-memory with the model's size (bench/memory.py).
+`python -m bench training` compares a training epoch with a plain loop (bench/training.py); `python -m bench decoding MODEL` the
+forms of a decoder in ONNX Runtime (bench/decoding.py); `python -m bench memory` peak memory with the model's size
+(bench/memory.py).
 
 Needs a calm machine: latency is measured with baseline and candidate interleaved in one process, but training beside it would
 still disturb both. Each recipe is a run of `python -m compression run` in a folder of its own, which is kept for a look.
@@ -15,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import memory, training
+from bench import decoding, memory, training
 from bench.article import __main__ as article
 from compression.recipe import PRESETS, Data, Spec
 from compression.report import Latency, Report, Row, Score
@@ -64,7 +65,7 @@ def line(row: Row) -> str:
 
 def main() -> None:
     """Run what is asked for and print a table a run."""
-    others = {"training": training.main, "memory": memory.main, "article": article.main}
+    others = {"decoding": decoding.main, "training": training.main, "memory": memory.main, "article": article.main}
     if sys.argv[1:2] and sys.argv[1] in others:
         others[sys.argv[1]](sys.argv[2:])
         return

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from compression.report import Latency, NotMeasured, Report, Row, Score, Verdict
+from compression.report import UNITS, Latency, NotMeasured, Report, Row, Score, Verdict, shown
 
 HEADERS = ("stage", "parameters", "size", "latency", "score", "at batch 32")
 MINUS = "−"
@@ -54,7 +54,14 @@ def score_text(score: Score | NotMeasured | None) -> str:
     """85.33 ± 0.91 %."""
     if not isinstance(score, Score):
         return "–"
+    if score.metric in UNITS:
+        return f"{score.value:.4g} ± {score.standard_error:.2g}"
     return f"{100 * score.value:.2f} ± {100 * score.standard_error:.2f} %"
+
+
+def figure_text(metric: str, value: float, digits: int = 1) -> str:
+    """A metric's value: shares in percent, perplexities as they are."""
+    return shown(metric, value) if metric in UNITS else percent(value, digits)
 
 
 def cells(row: Row, name: str | None = None) -> tuple[str, ...]:
@@ -69,7 +76,8 @@ def cells(row: Row, name: str | None = None) -> tuple[str, ...]:
         score = score_text(row.score)
         if not first and row.ratios.retention is not None:
             score += f" ({percent(row.ratios.retention)} kept)"
-        batched = f"{percent(row.score.value_at_batch_32, 2)}, {row.score.rows_changed_by_batching} rows changed"
+        together = figure_text(row.score.metric, row.score.value_at_batch_32, 2)
+        batched = f"{together}, {row.score.rows_changed_by_batching} rows changed"
     parameters, weight = count(row.parameters.total), f"{size(row.size.bytes)} {row.size.dtype}"
     if not first:
         parameters += f" ({change(row.ratios.parameter_reduction)})"
@@ -100,10 +108,12 @@ def conditions(rows: Sequence[Row]) -> str:
     for row in reversed(rows):
         if isinstance(row.score, Score):
             metrics = {name: part.score.metric for name, part in sorted(row.parts.items()) if isinstance(part.score, Score)}
+            also = [name for name in row.score.metrics if name != row.score.metric] if row.score.metric in UNITS else []
+            beside = f"; {', '.join(f'{name} {shown(name, row.score.metrics[name])}' for name in also)}" if also else ""
             of = f" ({', '.join(f'{name}: {metric}' for name, metric in metrics.items())})" if metrics else ""
             parts.append(
                 f"Score: {row.score.metric}{of} on {row.score.rows} test rows ± standard error; "
-                f"knowing no text: {percent(row.score.chance)}."
+                f"knowing no text: {figure_text(row.score.metric, row.score.chance)}{beside}."
             )
             break
     return " ".join(parts)

@@ -20,7 +20,7 @@ Moved = Callable[[str, int], None]
 
 MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
 """What from_pretrained reads from the top of a folder; other formats, samples and caches stay where they are."""
-DATA_SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+DATA_SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 SPLITS = {
     "train": "train",
     "validation": "validation",
@@ -67,14 +67,17 @@ def data_files(place: Path) -> tuple[str, dict[str, list[Path]]]:
         if split:
             splits.setdefault(split, []).append(path)
     formats = {DATA_SUFFIXES.get(path.suffix, path.suffix) for paths in splits.values() for path in paths}
+    if len(formats) > 1:  # beside rows, a .txt is what somebody wrote about them
+        splits = {name: rows for name, paths in splits.items() if (rows := [path for path in paths if path.suffix != ".txt"])}
+        formats -= {"text"}
     if "train" not in splits:
         raise BadFolder(
             f"{place} has no train split",
-            remedy="Call the files train.jsonl, validation.jsonl, test.jsonl, unlabelled.jsonl (or .csv, .parquet).",
+            remedy="Call the files train.jsonl, validation.jsonl, test.jsonl, unlabelled.jsonl (or .csv, .parquet, .txt).",
         )
     if len(formats) > 1 or not formats <= set(DATA_SUFFIXES.values()):
         raise BadFolder(
-            f"{place}: data must be of one format, jsonl, csv or parquet, but is {', '.join(sorted(formats))}",
+            f"{place}: data must be of one format, jsonl, csv, parquet or text, but is {', '.join(sorted(formats))}",
             remedy="Convert the files, or name a folder that holds one format alone.",
         )
     return formats.pop(), splits

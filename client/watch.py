@@ -121,7 +121,10 @@ class Bars(View):
             elif job.progress and job.progress.stage == stage and job.state == "running":
                 found = job.progress
                 loss = f" · loss {found.loss:.4f}" if found.loss is not None else ""
-                score = f" · validation {render.percent(found.score)}" if found.score is not None else ""
+                score = ""
+                if found.score is not None:  # shares are at most 1; what is more is a perplexity
+                    of = render.percent(found.score) if found.score <= 1 else f"{found.score:.4g}"
+                    score = f" · validation {of}"
                 self._bars.update(
                     task,
                     completed=found.step / found.total if found.total else 0.0,

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from compression.tasks.base import Task
+if TYPE_CHECKING:  # a task's own batches are made of these
+    from compression.tasks.base import Task
 
 POOL = 50
 """Batches whose rows are sorted by length together: enough to save most padding, few enough to keep batches random."""
@@ -109,10 +110,10 @@ class Encoded:
     where it needs nothing.
     """
 
-    tokens: list[list[int]]
+    tokens: Sequence[Sequence[int]]
     labels: Tensor
     padding: int
-    task: Task
+    task: "Task"
     types: list[list[int]] | None = None
     labelled: Tensor | None = None
     references: Any | None = None
@@ -134,7 +135,7 @@ class Encoded:
         own = torch.ones(len(self), dtype=torch.bool) if self.labelled is None else self.labelled
         labelled = torch.cat([own, torch.zeros(len(more), dtype=torch.bool)])
         labels = torch.cat([self.labels, more.labels])
-        return Encoded(self.tokens + more.tokens, labels, self.padding, self.task, types, labelled)
+        return Encoded([*self.tokens, *more.tokens], labels, self.padding, self.task, types, labelled)
 
     def batch(self, rows: list[int]) -> Batch:
         """Pad the rows named to the longest of them."""
@@ -208,7 +209,7 @@ def encode(
     pairs: Sequence[str] | None,
     labels: list[int] | list[float],
     max_length: int,
-    task: Task,
+    task: "Task",
     *,
     types: bool,
 ) -> Encoded:

@@ -53,7 +53,7 @@ def listen(
         for batch in rows.by_length(smaller(BATCH, parts)):
             here = batch.to(device)
             real = here.mask.bool()
-            model(**here.inputs)
+            rows.task.run(model, here)
     model.train(training)
 
 

@@ -8,7 +8,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from compression import families, load
 from compression.batches import Encoded
-from compression.catalog import check_cast, check_insides, check_teacher, compares_states
+from compression.catalog import check_cast, check_insides, check_one_teacher, check_teacher, compares_states
 from compression.data import Dataset
 from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec, LabelMismatch
@@ -17,7 +17,7 @@ from compression.report import Shape
 from compression.tasks.base import Task
 from compression.vocabulary import Vocabulary
 
-PER_TOKEN = frozenset({"token-classification", "question-answering"})
+PER_TOKEN = frozenset({"token-classification", "question-answering", "causal-lm"})
 """Tasks whose answers are places among the tokens: who cuts texts otherwise answers another question."""
 Texts = tuple[str, ...]
 STUDENT = "models.student"
@@ -86,6 +86,8 @@ def gathered(
     LabelMismatch and InvalidSpec.
     """
     check_cast(recipe, student=student is not None, teachers=len(teachers))
+    if task.name == "causal-lm":
+        check_one_teacher(recipe, len(teachers))
     cast = Cast(base, dataset, task)
     if student is not None:
         pupil = _looked_at(cast, student, STUDENT, recipe)
@@ -132,6 +134,12 @@ def _check(cast: Cast, recipe: Recipe, student: Shape) -> None:
     if settings is None:
         return
     seeds = (cast.base,) if settings.teachers.seeds else ()
+    if cast.task.name == "causal-lm":
+        wide = (cast.student or cast.base).config.vocab_size
+        for who in (*seeds, *cast.teachers):
+            if who.config.vocab_size != wide:
+                cause = f"{who.param} answers with {who.config.vocab_size} tokens and the student with {wide}"
+                raise InvalidSpec(cause, param=who.param, remedy="Name models whose vocabularies are of one size.")
     for who in (*seeds, *cast.teachers):
         if not who.aligned and cast.task.name in PER_TOKEN:
             raise InvalidSpec(

@@ -18,9 +18,13 @@ import pyarrow.parquet
 
 from compression.errors import EmptySplit, MissingColumn, MissingFile, SingleLabel, UnreadableData, UnseenLabel
 from compression.forms import LARGEST_ROW, Example, columns_of, example, has_lists, text
-from compression.recipe import Data, DataFormat, DataSplit, Split, Task
+from compression.recipe import Data, DataFormat, DataSplit, Split, Task, check_data
 from compression.report import SplitFacts, Values
 
+UNNAMED: tuple[Task, ...] = ("text-regression", "question-answering", "causal-lm")
+"""Tasks whose rows bear no labels that have names."""
+FEWEST_TEXTS = 2
+"""Of a split of causal-lm: how sure a perplexity is follows from how texts differ."""
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 CARVED_SHARE: dict[Split, float] = {"test": 0.20, "validation": 0.10}
 """What is carved from train, each as a share of train as it was sent."""
@@ -135,7 +139,7 @@ def names_of(task: Task, label: Any) -> tuple[str, ...]:
         return tuple(label)
     if task == "question-answering":
         return ("answerable" if label else "unanswerable",)
-    return (label,)
+    return () if task == "causal-lm" else (label,)
 
 
 def counted(task: Task, labels: Iterable[Any]) -> dict[str, int]:
@@ -153,10 +157,11 @@ def load(data: Data, base: Path, *, seed: int, task: Task = "text-classification
 
     Raises MissingFile, UnreadableData, MissingColumn, UnfitLabel, EmptySplit, SingleLabel and UnseenLabel.
     """
+    check_data(task, data)
     given = {name: read_split(data, name, base, task) for name in SPLITS if name in data.splits}
     check(given, task)
     splits = carve(given, seed, task)
-    labels = tuple(counted(task, splits["train"].labels)) if task not in ("text-regression", "question-answering") else ()
+    labels = tuple(counted(task, splits["train"].labels)) if task not in UNNAMED else ()
     texts = tuple(each_text(data, base)) if "unlabelled" in data.splits else ()
     if "unlabelled" in data.splits and not texts:
         raise EmptySplit("unlabelled has no rows", param="data.splits.unlabelled")
@@ -166,11 +171,10 @@ def load(data: Data, base: Path, *, seed: int, task: Task = "text-classification
 def check(given: dict[Split, Rows], task: Task = "text-classification") -> None:
     """Refuse splits that nothing can be learned from. Raises EmptySplit, SingleLabel and UnseenLabel."""
     for name, rows in given.items():
-        if not rows:
-            raise EmptySplit(f"{name} has no rows", param=f"data.splits.{name}")
+        check_rows(task, name, len(rows))
     train = given["train"].labels
     learnable(task, counted(task, train), len(train), set(train) if task == "text-regression" else set())
-    if task in ("text-regression", "question-answering"):
+    if task in UNNAMED:
         return
     known = {name for label in train for name in names_of(task, label)}
     for name, rows in given.items():
@@ -182,6 +186,18 @@ def check(given: dict[Split, Rows], task: Task = "text-classification") -> None:
                     )
 
 
+def check_rows(task: Task, name: Split, rows: int) -> None:
+    """Refuse a split with too few rows to be one. Raises EmptySplit."""
+    if not rows:
+        raise EmptySplit(f"{name} has no rows", param=f"data.splits.{name}")
+    if task == "causal-lm" and name != "train" and rows < FEWEST_TEXTS:
+        raise EmptySplit(
+            f"{name} has one text: how sure a perplexity is cannot be told from it",
+            param=f"data.splits.{name}",
+            remedy="Send several texts, such as the articles or chapters of a long one, each a row of its own.",
+        )
+
+
 def learnable(task: Task, counts: Mapping[str, int], rows: int, numbers: set[float]) -> None:
     """Refuse a train split whose rows all say the same. counts: as `counted` has them. Raises SingleLabel."""
     param = "data.splits.train"
@@ -191,7 +207,7 @@ def learnable(task: Task, counts: Mapping[str, int], rows: int, numbers: set[flo
     elif task == "question-answering":
         if "answerable" not in counts:
             raise SingleLabel(f"none of the {rows} questions of train has an answer", param=param)
-    elif len(counts) < 2:
+    elif task != "causal-lm" and len(counts) < 2:
         what = "words" if task == "token-classification" else "rows"
         total = sum(counts.values())
         raise SingleLabel(f"all {total} {what} of train bear the label {next(iter(counts))!r:.100}", param=param)
@@ -214,7 +230,8 @@ def carve(given: dict[Split, Rows], seed: int, task: Task = "text-classification
         draw.shuffle(positions)
         whole = len(positions)
         for name in missing:
-            count = min(max(round(whole * CARVED_SHARE[name]), 1), len(positions) - 1)
+            least = FEWEST_TEXTS if task == "causal-lm" else 1
+            count = min(max(round(whole * CARVED_SHARE[name]), least), len(positions) - 1)
             taken[name] += positions[:count]
             positions = positions[count:]
         kept += positions
@@ -224,7 +241,8 @@ def carve(given: dict[Split, Rows], seed: int, task: Task = "text-classification
             splits[name] = given[name]
             continue
         splits[name] = train.at(sorted(kept if name == "train" else taken[name]))
-        if not splits[name]:
+        fewest = FEWEST_TEXTS if task == "causal-lm" and name != "train" else 1
+        if len(splits[name]) < fewest:
             raise EmptySplit(f"train has {len(train)} rows: too few to carve {name} from", param=f"data.splits.{name}")
     return splits
 
@@ -265,8 +283,8 @@ Wanted = Mapping[str, str]
 
 def read_file(path: Path, kind: DataFormat, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (row number from 1, key → value) as the file has them. Raises UnreadableData and MissingColumn."""
-    if kind == "jsonl":
-        yield from _read_jsonl(path, wanted)
+    if kind in ("jsonl", "text"):
+        yield from (_read_jsonl(path, wanted) if kind == "jsonl" else _read_text(path))
         return
     try:
         names, batches = (_csv if kind == "csv" else _parquet)(path, wanted)
@@ -307,6 +325,30 @@ def _parquet(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.Rec
     file = arrow.parquet.ParquetFile(path)
     # Reading starts with the first batch, after the columns were found to be there.
     return file.schema_arrow.names, file.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(columns.values())))
+
+
+def _read_text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    row, held, size = 0, list[str](), 0
+    try:
+        with path.open(encoding="utf-8", newline=None) as lines:
+            for line in iter(lambda: lines.readline(LARGEST_ROW + 1), ""):
+                size += len(line)
+                if size > LARGEST_ROW:
+                    cause = f"text {row + 1} of {path.name} is longer than {LARGEST_ROW:,} characters"
+                    remedy = "Part texts by blank lines, or send JSON lines."
+                    raise UnreadableData(cause, param=path.name, remedy=remedy)
+                if line.strip():
+                    held.append(line)
+                elif held:
+                    row += 1
+                    yield row, {"text": "".join(held).removesuffix("\n")}
+                    held, size = [], 0
+                else:
+                    size = 0
+    except UnicodeDecodeError as problem:
+        raise UnreadableData(f"{path.name} is not readable as text: {problem}", param=path.name) from problem
+    if held:
+        yield row + 1, {"text": "".join(held).removesuffix("\n")}
 
 
 def _read_jsonl(path: Path, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from compression.batches import Encoded, encode
 from compression.data import Dataset
+from compression.language.rows import TextRows
 from compression.recipe import Split
 from compression.scoring.questions import Reader, Window
 from compression.scoring.tags import first_tokens
@@ -28,7 +29,10 @@ class Reading:
     types: bool
 
     def split(self, dataset: Dataset, split: Split, task: Task) -> Encoded:
-        """Tokenize a split."""
+        """Tokenize a split. Of a language model's validation as much as epochs are chosen by."""
+        if task.name == "causal-lm":
+            rows = TextRows.of(dataset.splits[split].texts, self.tokenizer, self.length, task)
+            return rows.judged(0) if split == "validation" else rows
         return encoded(dataset, split, self.tokenizer, self.length, task, types=self.types)
 
     def rows(self, texts: Sequence[tuple[str, ...]], labels: list[int], task: Task) -> Encoded:

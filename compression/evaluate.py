@@ -1,11 +1,17 @@
 """Ask the engine's own model: for choices on validation and for verifying exports. Reported scores come from the artifact."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from compression.batches import Encoded, put
+from compression.language import chunks, models
+from compression.language.evaluate import scores
+from compression.language.rows import TextRows
 
 BATCH = 64
 """Rows asked together; answers do not depend on it, because scales are per token."""
@@ -13,10 +19,23 @@ BATCH = 64
 
 @dataclass(frozen=True, order=True)
 class Validation:
-    """How good a model is on validation; of equal scores the one with the lower loss is better."""
+    """How good a model is on validation; of equal scores the one with the lower loss is better.
+
+    score: the task's metric, or where less of that is better (`inverse`: perplexity) 1 by it, so that more is better always and
+    what is kept of it is a ratio of scores.
+    """
 
     score: float
     negative_loss: float
+    inverse: bool = field(default=False, compare=False)
+
+    @property
+    def value(self) -> float:
+        """Return the task's metric."""
+        return 1 / max(self.score, 1e-300) if self.inverse else self.score
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f}"
 
 
 def smaller(batch: int, parts: int) -> int:
@@ -43,6 +62,25 @@ def logits(model: nn.Module, rows: Encoded, parts: int = 1) -> Tensor:
 
 def validate(model: nn.Module, rows: Encoded, parts: int = 1) -> Validation:
     """Score a model on a split by its task's metric; `parts` shrinks the batches."""
+    if isinstance(rows, TextRows):
+        loss = told(model, rows, parts)
+        return Validation(math.exp(-loss), -loss, inverse=True)
     found = logits(model, rows, parts)
     whole = rows.batch(list(range(len(rows))))
     return Validation(rows.task.score(found, rows), -rows.task.loss(found, whole).item())
+
+
+@torch.inference_mode()
+def told(model: nn.Module, rows: TextRows, parts: int = 1) -> float:
+    """Return the loss of a language model on packed rows, nats a token. Chosen by, and not reported: the test split's texts are
+    read in windows, in which tokens see more before them."""
+    training, own = model.training, cast(PreTrainedModel, model)
+    model.eval()
+    device, head, size = next(model.parameters()).device, models.head(own), chunks.size_of(own.config.vocab_size)
+    total = 0.0
+    for batch in rows.by_length(smaller(BATCH, parts)):
+        here = batch.to(device)
+        losses, _ = scores(models.asked(own, here), head, here.wanted, size=size)
+        total += losses.double().sum().item()
+    model.train(training)
+    return total / rows.asked

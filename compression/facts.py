@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from compression.batches import Encoded
 from compression.environment import environment
+from compression.language.rows import TextRows
 from compression.notes import better_note, data_notes, scheme_notes
 from compression.part import Part
 from compression.recipe import Spec, Task
@@ -28,23 +30,62 @@ class PartFacts:
     cut: int
     pruning: dict[str, Any] | None = field(default=None)
     sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, part: Part) -> "PartFacts":
         """Take them from a part that is open."""
+        own = {str(name): rows for name, rows in part.state.rows.items()}
         return cls(
             task=part.task,
             labels=part.dataset.labels,
-            splits={str(name): facts for name, facts in part.dataset.facts().items()},
-            rows={str(name): len(rows) for name, rows in part.state.rows.items()}
-            | {"unlabelled": len(part.dataset.unlabelled)},
+            splits={name: _with_tokens(facts, own.get(name)) for name, facts in part.dataset.facts().items()},
+            rows={name: _rows(rows) for name, rows in own.items()} | {"unlabelled": len(part.dataset.unlabelled)},
             max_length=part.max_length,
             cut=part.cut,
+            remarks=language_notes(part),
         )
 
     def notes(self, first: Row, last: Row) -> tuple[str, ...]:
         """Say what the dataset's figures rest on. first: its baseline; last: its row of the headline's stage."""
-        return data_notes(first, last, self.task, self.splits, self.cut, self.max_length)
+        return (*data_notes(first, last, self.task, self.splits, self.cut, self.max_length), *self.remarks)
+
+
+SENTENCE = 20
+"""Tokens of a row as times are foretold by."""
+
+
+def _rows(rows: Encoded) -> int:
+    """Count a split's rows; of packed texts as many sentences as take the time that they do."""
+    return rows.asked // SENTENCE + 1 if isinstance(rows, TextRows) else len(rows)
+
+
+def _with_tokens(facts: SplitFacts, rows: Encoded | None) -> SplitFacts:
+    if not isinstance(rows, TextRows):
+        return facts
+    return facts.model_copy(update={"tokens": rows.whole, "bytes": rows.bytes})
+
+
+def language_notes(part: Part) -> tuple[str, ...]:
+    """Say what a language model's figures rest on; nothing of other tasks."""
+    rows, notes = part.state.rows, list[str]()
+    train, validation = rows["train"], rows["validation"]
+    if not isinstance(train, TextRows) or not isinstance(validation, TextRows):
+        return ()
+    window = part.evaluate.window or part.max_length
+    notes.append(
+        f"Perplexity is taken in windows of {window} tokens that go on by {max(window // 2, 1)}; texts share rows of "
+        f"{part.max_length} tokens in training and do not see each other."
+    )
+    if validation.asked < validation.whole:
+        notes.append(f"Epochs are chosen by {validation.asked:,} of {validation.whole:,} tokens of validation.")
+    if part.scored is not None and len(part.scored) < len(part.dataset.splits["test"]):
+        whole = len(part.dataset.splits["test"])
+        notes.append(f"{len(part.scored)} of {whole} texts of test are scored (evaluate.tokens {part.evaluate.tokens:,}).")
+    for name, split in rows.items():
+        if isinstance(split, TextRows) and split.left_out:
+            notes.append(f"{split.left_out} texts of {name} have no token that could be foretold, and are left out.")
+    return tuple(notes)
 
 
 def job_report(

@@ -32,7 +32,8 @@ class Answer:
 class Example:
     """One row. `label`: a class, a number, a tag for each word, or the answers (none: the question has no answer).
 
-    `words` are those of a tagged text, which `text` joins with spaces; `pair` is the second text, or a question's context.
+    Of causal-lm a row is a text alone, and `label` is None. `words` are those of a tagged text, which `text` joins with spaces;
+    `pair` is the second text, or a question's context.
     """
 
     text: str
@@ -47,6 +48,8 @@ def columns_of(task: Task, columns: Columns) -> dict[str, str]:
         return {"tokens": columns.tokens, "tags": columns.tags}
     if task == "question-answering":
         return {"question": columns.question, "context": columns.context, "answers": columns.answers}
+    if task == "causal-lm":
+        return {"text": columns.text}
     wanted = {"text": columns.text, "label": columns.label}
     pair = columns.text_pair or ("text_pair" if task == "text-pair-classification" else None)
     if pair is not None and task != "text-classification":
@@ -88,6 +91,10 @@ def _tagged(values: Mapping[str, Any], where: str, param: str) -> Example:
     return Example(" ".join(found), named, words=found)
 
 
+def _written(values: Mapping[str, Any], where: str, param: str) -> Example:
+    return Example(text(values["text"], where, param), None)
+
+
 def _asked(values: Mapping[str, Any], where: str, param: str) -> Example:
     question, context = (text(values[name], where, param) for name in ("question", "context"))
     given = values["answers"]
@@ -112,6 +119,7 @@ FORMS: dict[Task, Callable[[Mapping[str, Any], str, str], Example]] = {
     "text-regression": _measured,
     "token-classification": _tagged,
     "question-answering": _asked,
+    "causal-lm": _written,
 }
 
 

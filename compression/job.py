@@ -189,7 +189,7 @@ class Job:
         yield from WORK[stage](part.state)
         settle(part.state)
         yield from self.journey.mark(stage, "export and measure", done=False)
-        shipped = part.ship(part.state.model, stage, "onnx")
+        shipped = part.ship(part.state.model, stage, part.kind)
         self.artifacts.append(shipped.artifact)
         yield ArtifactReady(artifact=shipped.artifact)
         part.finish(stage, shipped, time.monotonic() - started)
@@ -238,6 +238,8 @@ class Job:
         chosen, _ = choose(self.rows, self.spec.targets)
         for asked in self.spec.asked:
             part = yield from self.enter(asked)
+            if part.kind == "transformers":
+                continue  # it was shipped so after its stage
             yield from self.journey.mark(last, "export the checkpoint", done=False)
             stage, model = yield from part.model_after(chosen.stage, self.folder_of(chosen.stage))
             shipped = part.ship(model, stage, "transformers")

@@ -109,6 +109,8 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) 
     """
     config, head = read_config(folder), heads.of_task(task)
     check_served(family_of(config), task, param="config.json:model_type")
+    if head == heads.LANGUAGE:
+        return _language_model(folder)
     settings: dict[str, Any] = {}
     headed = has_head(config, head)
     if not headed:
@@ -133,6 +135,18 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) 
     name_labels(model.config, labels, task)
     if families.decodes(model) and head == heads.CLASSIFIER:
         _read_last_token(model.config, folder)
+    return model
+
+
+def _language_model(folder: Path) -> PreTrainedModel:
+    """Load a model with the output layer that it was trained with. Raises ConfigMismatch where it has none."""
+    model, report = open_stock(folder, heads.LANGUAGE)
+    if lost := sorted(report["missing_keys"]):
+        raise ConfigMismatch(
+            f"the weights lack {_listed(tuple(lost))}",
+            param=f"*.safetensors:{lost[0]}",
+            remedy="Send the language model itself (...ForCausalLM): its output layer cannot be drawn anew.",
+        )
     return model
 
 

@@ -25,7 +25,18 @@ from compression.errors import OutOfMemory
 from compression.process import private_channel
 from compression.recipe import Config, Evaluate, Task
 from compression.report import Latency, NotMeasured, Score
-from compression.runtimes.runner import Batch, Kind, Runner, answered, config_of, full_batch, open_artifact, tokenizer_of
+from compression.runtimes.runner import (
+    Batch,
+    Kind,
+    Runner,
+    answered,
+    batch_of,
+    config_of,
+    full_batch,
+    open_artifact,
+    tokenizer_of,
+)
+from compression.scoring import language
 from compression.scoring.base import Row
 
 LOCK_VARIABLE = "LATHE_MEASURE_LOCK"
@@ -35,6 +46,8 @@ SECONDS = 8.0
 """Latency is timed for about this long, unless the spec says otherwise: between FEWEST_RUNS and MOST_RUNS of each side."""
 TOGETHER = 32
 """Rows that share a batch when a score is taken for the second time."""
+LOGITS_BYTES = 1 << 29
+"""What the logits of windows that are asked together may take; two windows always are."""
 
 
 class MeasureSpec(Config):
@@ -74,13 +87,22 @@ def measure(spec: MeasureSpec) -> Measured:
             latency: Latency | NotMeasured = time_both(
                 runner, against, example, threads=spec.evaluate.threads, seconds=spec.seconds
             )
+    elif spec.task == "causal-lm":
+        latency = NotMeasured(
+            not_measured="A language model's artifact is a checkpoint of PyTorch: its integers are for bytes, not for speed."
+        )
     else:
         latency = NotMeasured(
             not_measured="The baseline runs in ONNX Runtime and this checkpoint in PyTorch: their ratio would compare runtimes."
         )
     score: Score | NotMeasured = NotMeasured(not_measured="No test rows were given.")
     if spec.test_rows is not None:
-        score = score_of(runner, folder, Path(spec.test_rows), scoring.of(spec.task, spec.evaluate, spec.labels))
+        scorer = scoring.of(spec.task, spec.evaluate, spec.labels)
+        rows = Path(spec.test_rows)
+        if isinstance(scorer, scoring.LanguageScorer):
+            score = language_score_of(runner, folder, rows, scorer)
+        else:
+            score = score_of(runner, folder, rows, scorer)
     return Measured(latency=latency, score=score, peak_memory_bytes=memory)
 
 
@@ -147,6 +169,44 @@ def score_of(runner: Runner, folder: Path, path: Path, scorer: scoring.Scorer) -
         rows=len(rows),
         rows_changed_by_batching=scorer.changed(alone, together),
         chance=found.chance,
+    )
+
+
+def language_score_of(runner: Runner, folder: Path, path: Path, scorer: scoring.LanguageScorer) -> Score:
+    """Take a language model's figures, window by window, each text tokenized by the artifact's own tokenizer.
+
+    Windows are long and their logits wide, so only the first ones are asked again together: as many as LOGITS_BYTES hold, at
+    most TOGETHER. Raises ValueError where no token is asked for.
+    """
+    windows = scorer.windows(tokenizer_of(folder), read_rows(path))
+    if not windows:
+        raise ValueError(f"{path} has no token to ask for")
+    pad_id = config_of(folder).get("pad_token_id") or 0
+    found = [language.heard(one, runner.logits(batch_of([one.ids]))[0]) for one in windows]
+    told = language.summed(windows, *zip(*found, strict=True))
+    vocabulary = runner.logits(batch_of([windows[0].ids])).shape[-1]
+    count = min(TOGETHER, max(LOGITS_BYTES // (4 * scorer.length * vocabulary), 2), len(windows))
+    both = runner.logits(batch_of([one.ids for one in windows[:count]], pad_id))
+    again = [language.heard(one, logits) for one, logits in zip(windows[:count], both, strict=True)]
+    other = language.figures(language.summed(windows, *zip(*again, *found[count:], strict=True)))
+    changed = {
+        one.text
+        for one, (alone, _), (together, _) in zip(windows, found, again, strict=False)
+        if abs(alone - together) > language.SAME * len(one.following)
+    }
+    figures = language.figures(told)
+    values, errors = language.headline(figures)
+    return Score(
+        metric=scorer.metric,
+        value=figures.perplexity.value,
+        lower_is_better=True,
+        standard_error=errors.get(scorer.metric, 0.0),
+        metrics=values,
+        standard_errors=errors,
+        value_at_batch_32=other.perplexity.value,
+        rows=figures.texts,
+        rows_changed_by_batching=len(changed),
+        chance=language.chance([one.following for one in windows]),
     )
 
 

@@ -10,13 +10,14 @@ def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
     """Say of a stage's artifact what is worse than before."""
     notes = []
     if isinstance(score, Score):
-        if previous is not None and isinstance(previous.score, Score) and score.value < previous.score.value:
-            lost = previous.score.value - score.value
-            noise = " (within one standard error)" if lost <= previous.score.standard_error else ""
+        if previous is not None and isinstance(previous.score, Score) and score.worth < previous.score.worth:
+            lost = previous.score.worth - score.worth
+            noise = " (within one standard error)" if lost <= previous.score.worth_error else ""
+            turned = "rose" if score.lower_is_better else "fell"
             notes.append(
-                f"Test {score.metric} fell from {previous.score.value:.4f} ({previous.stage}) to {score.value:.4f}{noise}."
+                f"Test {score.metric} {turned} from {previous.score.value:.4f} ({previous.stage}) to {score.value:.4f}{noise}."
             )
-        if score.value <= score.chance:
+        if score.above_chance <= 0:
             notes.append(f"The score is not above chance ({score.chance:.4f}: what knowing no text would score).")
         if score.rows_changed_by_batching:
             notes.append(f"{score.rows_changed_by_batching} of {score.rows} answers depend on who shares the batch.")
@@ -46,12 +47,14 @@ def data_notes(
 
 
 def better_note(first: Row, last: Row) -> str | None:
-    """Say where the result scores higher than the baseline, and how little that may mean."""
+    """Say where the result scores better than the baseline, and how little that may mean."""
     if isinstance(first.score, Score) and isinstance(last.score, Score):
-        error = (first.score.standard_error**2 + last.score.standard_error**2) ** 0.5
-        change = last.score.value - first.score.value
+        error = (first.score.worth_error**2 + last.score.worth_error**2) ** 0.5
+        change = last.score.worth - first.score.worth
         if change > 0:
-            return f"The result scores higher than the baseline by {change:.4f}; the standard error is {error:.4f}."
+            how = "better" if last.score.lower_is_better else "higher"
+            unit = " nats a token" if last.score.lower_is_better else ""
+            return f"The result scores {how} than the baseline by {change:.4f}{unit}; the standard error is {error:.4f}."
     return None
 
 

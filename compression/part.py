@@ -19,12 +19,14 @@ from compression.checkpoint import Checkpoint, Unusable
 from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec, UnreadableData
 from compression.export.artifact import Shipped, precision_of, ship, timed
+from compression.language.tested import check_texts, tested
 from compression.notes import row_notes
 from compression.plan import check_precision
 from compression.progress import Journey
+from compression.recipe import Evaluate, Spec, Task
 from compression.recipe import Part as Asked
-from compression.recipe import Spec, Task
 from compression.report import Artifact, Event, Latency, Log, NotMeasured, Row, Stage, ratios
+from compression.runtimes.runner import Kind
 from compression.saving import Saver
 from compression.stages.prune import aimed
 from compression.stages.trim import trim
@@ -41,7 +43,10 @@ AFTER_CUT: tuple[Stage, ...] = ("pruned", "distilled")
 
 @dataclass
 class Part:
-    """A dataset, the state of its model between stages, and its own rows so far."""
+    """A dataset, the state of its model between stages, and its own rows so far.
+
+    evaluate: the job's, with the window that it leaves open; scored: the rows of test that are scored, None where all are.
+    """
 
     spec: Spec
     asked: Asked
@@ -51,6 +56,8 @@ class Part:
     tokenizer: PreTrainedTokenizerFast
     max_length: int
     state: State
+    evaluate: Evaluate
+    scored: list[int] | None = None
     fingerprint: str = ""
     rows: list[Row] = field(default_factory=list)
 
@@ -77,9 +84,16 @@ class Part:
                 vocabulary = fitted(folder, tokenizer, model.config, dataset.texts, place, ratio)
             planned = aimed(model, recipe.prune, vocabulary)
         length = min(recipe.train.max_length, positions)
-        task = tasks.of(asked.task, dataset.labels, spec.evaluate)
+        evaluate = spec.evaluate
+        if asked.task == "causal-lm":
+            evaluate = evaluate.model_copy(update={"window": evaluate.window or length})
+            if (evaluate.window or 0) > positions:
+                raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.window")
+        task = tasks.of(asked.task, dataset.labels, evaluate)
         reading, own = Reading(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
+        scored = tested(dataset, tokenizer, evaluate, recipe) if asked.task == "causal-lm" else None
         rows = {name: reading.split(dataset, name, task) for name in dataset.splits}
+        check_texts(rows)
         cast = gathered(
             Named("models.base", folder, reading, own, positions, model.config),
             gguf.stock_folder(base / spec.student, unpacked / "student") if spec.student is not None else None,
@@ -119,7 +133,7 @@ class Part:
             scratch=output / "scratch",
             vocabulary=vocabulary,
         )
-        part = cls(spec, asked, base, output, dataset, tokenizer, length, state)
+        part = cls(spec, asked, base, output, dataset, tokenizer, length, state, evaluate, scored)
         state.timed = part.timed
         part.write_test_rows()
         return part
@@ -149,13 +163,23 @@ class Part:
 
     @property
     def cut(self) -> int:
-        """Count the training texts that reach the greatest length, and were cut there."""
+        """Count the training texts that reach the greatest length, and were cut there; a language model's rows are no texts."""
+        if self.task == "causal-lm":
+            return 0
         return sum(len(row) >= self.max_length for row in self.state.rows["train"].tokens)
 
     def write_test_rows(self) -> None:
         """Write the test split for the process that measures."""
         self.test_rows.parent.mkdir(parents=True, exist_ok=True)
-        durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in self.dataset.judged("test")))
+        rows = self.dataset.judged("test")
+        if self.scored is not None:
+            rows = [rows[number] for number in self.scored]
+        durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in rows))
+
+    @property
+    def kind(self) -> Kind:
+        """Say as what the model is shipped and measured after each stage."""
+        return "transformers" if self.task == "causal-lm" else "onnx"
 
     def take_up(self, folder: Path, done: Checkpoint, beginning: Path) -> None:
         """Go on from a stage that is done: its rows, its model and its teacher. Raises Unusable, and changes nothing.
@@ -177,9 +201,9 @@ class Part:
     def restore_baseline(self) -> Iterator[Event]:
         """Write the baseline's artifact again where it is not there, from the teacher."""
         assert self.state.teacher is not None, "the pipeline takes up a checkpoint first"  # noqa: S101
-        if not (self.artifact_folder(self.rows[0].artifact) / "model.onnx").is_file():
+        if not (self.artifact_folder(self.rows[0].artifact) / "config.json").is_file():
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
-            self.ship(self.state.teacher, "baseline", "onnx")
+            self.ship(self.state.teacher, "baseline", self.kind)
 
     def follow_cut(self) -> None:
         """Read the new ids where an earlier stage has cut the vocabulary: its model knows no others."""
@@ -200,11 +224,11 @@ class Part:
         """Where an artifact's files lie."""
         return self.output / "artifacts" / name
 
-    def ship(self, model: torch.nn.Module, stage: Stage, kind: str) -> Shipped:
+    def ship(self, model: torch.nn.Module, stage: Stage, kind: Kind) -> Shipped:
         """Export, reopen, verify and measure a model as one artifact; latency is held against the baseline's."""
         simulation = numerics.simulation_of(model)
         precision = precision_of(simulation.scheme if simulation else None)
-        is_baseline = stage == "baseline" and kind == "onnx"
+        is_baseline = stage == "baseline" and kind == self.kind
         device = next(model.parameters()).device
         model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
         process.release_memory()
@@ -212,7 +236,7 @@ class Part:
         shipped = ship(
             model,
             name=f"{stage}-{kind}-{precision}{self._suffix}",
-            kind="onnx" if kind == "onnx" else "transformers",
+            kind=kind,
             stage=stage,
             precision=precision,
             task=self.task,
@@ -222,7 +246,7 @@ class Part:
             output=self.output,
             test_rows=self.test_rows,
             baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),
-            evaluate=self.spec.evaluate,
+            evaluate=self.evaluate,
             sample=self.dataset.judged("validation")[:SAMPLE],
             last_try=self.spec.split_batches > 1,
         )
@@ -242,7 +266,7 @@ class Part:
             labels=self.dataset.labels,
             tokenizer=self.new_tokenizer("pruned") or self.reader("pruned").folder,
             baseline=self.artifact_folder(self.rows[0].artifact),
-            evaluate=self.spec.evaluate,
+            evaluate=self.evaluate,
             last_try=self.spec.split_batches > 1,
         )
 

@@ -17,7 +17,7 @@ class Plan:
     `parts` is in how many parts each batch goes through the model, their gradients added up: the same step in less memory, as
     near as losses and dropout let it (`_Run.gradients`). `accumulate` is the other way about: of so many batches the gradients
     are added up before each step. `warmup` is a share of all steps. `patience` is how many epochs may pass without a better
-    one before training ends; epochs up to `patience_from` are not counted.
+    one before training ends; epochs up to `patience_from` are not counted. `recompute`: layers are computed again backward.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Plan:
     precision: Precision = "auto"
     patience: int | None = None
     patience_from: int = 0
+    recompute: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class _Stack:
                 hook = layer.register_forward_pre_hook(self._keeper(number), with_kwargs=True)
                 hooks.callback(hook.remove)
             for batch in batches:
-                model.base_model(**batch.inputs, use_cache=False)
+                model.base_model(**{**batch.inputs, "use_cache": False})
 
     def _keeper(self, number: int) -> Any:
         """Keep what a layer is given beside the stream: masks and positions, the same whatever the stream is."""

@@ -69,10 +69,11 @@ def _live_with_integers(rows: dict[Stage, Row], recipe: Recipe, targets: Targets
     first, row = rows["baseline"].score, rows["quantized"].score
     if not isinstance(first, Score) or not isinstance(row, Score):
         return
-    lost = first.value - row.value
-    if lost <= row.standard_error:
+    lost, may_go = first.worth - row.worth, _may_go(first, targets)
+    if lost <= row.worth_error:
         return  # as likely chance as rounding
-    why = f"Quantization took {lost:.4f} of {first.value:.4f}, where {(1 - targets.retention) * first.value:.4f} may go"
+    took = f"{lost:.4f} nats a token" if first.lower_is_better else f"{lost:.4f} of {first.value:.4f}"
+    why = f"Quantization took {took}, where {may_go:.4f} may go"
     qat = recipe.quantize.qat
     if qat is None or not qat.epochs:
         yield Remedy(
@@ -85,6 +86,11 @@ def _live_with_integers(rows: dict[Stage, Row], recipe: Recipe, targets: Targets
             proposed=max(2 * qat.quantized, 1),
             why=f"{why}, after {qat.epochs} epochs of which {qat.quantized} were fully quantized.",
         )
+
+
+def _may_go(score: Score, targets: Targets) -> float:
+    """Say how much of a score's worth the target lets go: a share of it; of a perplexity, whose ratio it is, nats."""
+    return -math.log(targets.retention) if score.lower_is_better else (1 - targets.retention) * score.value
 
 
 def _tamed(row: Row, recipe: Recipe) -> Iterator[Remedy]:
@@ -272,8 +278,8 @@ def _better(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets) 
     first, last = rows["baseline"].score, row.score
     if not isinstance(first, Score) or not isinstance(last, Score):
         return
-    needed = targets.retention * first.value
-    gap = f"{last.value:.4f} is scored where {needed:.4f} is needed"
+    needed = first.worth - _may_go(first, targets)
+    gap = f"{last.value:.4f} is scored where {first.at_retention(targets.retention):.4f} is needed"
     if recipe.distill is None:
         yield Remedy(
             key="recipe.distill", now=None, proposed=Distill().model_dump(mode="json"), why=f"{gap}, and no teacher was asked."
@@ -287,7 +293,7 @@ def _better(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets) 
     whole = rows.get("quantized", rows["baseline"]).score
     if not isinstance(whole, Score):
         return
-    fall, left, may_stay = whole.value - cut.score.value, whole.value - last.value, whole.value - needed
+    fall, left, may_stay = whole.worth - cut.score.worth, whole.worth - last.worth, whole.worth - needed
     if may_stay <= 0:  # it was below the target before anything was cut
         yield from _live_with_integers(rows, recipe, targets)
     if left <= 0:
@@ -323,8 +329,8 @@ def _better(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets) 
 def epochs_for(fall: float, left: float, may_stay: float, epochs: int) -> int | None:
     """Reckon the epochs after which at most `may_stay` of a fall is left, if each leaves the same share of what was missing.
 
-    fall: what the cut took; left: what was still missing after `epochs`, all in units of the score. None where no number of
-    epochs would do: nothing was brought back, or the model before the cut was below the target.
+    fall: what the cut took; left: what was still missing after `epochs`, all in units of the score's worth. None where no
+    number of epochs would do: nothing was brought back, or the model before the cut was below the target.
     """
     if not 0 < left < fall or not 0 < may_stay < fall:
         return None

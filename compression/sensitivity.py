@@ -1,11 +1,20 @@
 """Sensitivity: how much a model's answers change when one depth alone is quantized."""
 
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression import families, numerics
 from compression.batches import Encoded
-from compression.evaluate import logits
+from compression.evaluate import BATCH, logits, smaller
+from compression.language import chunks, models
+from compression.language.rows import TextRows
 from compression.numerics import Simulation
+
+MOST_TOKENS = 32_768
+"""Of a language model, whose states are all kept meanwhile."""
 
 
 def depths(model: PreTrainedModel) -> list[int]:
@@ -27,14 +36,48 @@ def sensitivities(model: PreTrainedModel, rows: Encoded, simulation: Simulation,
     rows: of train. The model is left without simulated integers; layers of a static scheme must have been calibrated.
     """
     numerics.remove(model)
-    plain = logits(model, rows, parts)
-    scale = plain.square().mean().clamp_min(1e-12)
+    change = _of_tokens(model, rows, parts) if isinstance(rows, TextRows) else _of_answers(model, rows, parts)
     found = {}
     for depth in depths(model):
         only(model, {depth}, simulation)
-        found[depth] = ((logits(model, rows, parts) - plain).square().mean() / scale).item()
+        found[depth] = change()
     numerics.remove(model)
     return found
+
+
+def _of_answers(model: PreTrainedModel, rows: Encoded, parts: int) -> Callable[[], float]:
+    """Return what tells how much the logits of all rows have changed since now."""
+    plain = logits(model, rows, parts)
+    scale = plain.square().mean().clamp_min(1e-12)
+    return lambda: ((logits(model, rows, parts) - plain).square().mean() / scale).item()
+
+
+def _of_tokens(model: PreTrainedModel, rows: TextRows, parts: int) -> Callable[[], float]:
+    """The same of a language model, on the first rows: kept are its last states, and the logits are made of them by chunks."""
+    some = rows.at(list(range(min(len(rows), max(MOST_TOKENS // rows.length, 1)))))
+    weights = models.head(model).weight.detach().clone()  # type: ignore[attr-defined]  # a linear layer
+    size = chunks.size_of(model.config.vocab_size)
+
+    @torch.inference_mode()
+    def states() -> list[Tensor]:
+        device = next(model.parameters()).device
+        model.eval()
+        return [models.asked(model, batch.to(device)) for batch in some.by_length(smaller(BATCH, parts))]
+
+    plain = states()
+
+    @torch.inference_mode()
+    def change() -> float:
+        moved = whole = 0.0
+        head = models.head(model)
+        for before, after in zip(plain, states(), strict=True):
+            for one, other in zip(torch.split(before, size), torch.split(after, size), strict=True):
+                was = one @ weights.t()
+                moved += (head(other) - was).square().sum().item()
+                whole += was.square().sum().item()
+        return moved / max(whole, 1e-12)
+
+    return change
 
 
 def named(depth: int, layers: int) -> str:

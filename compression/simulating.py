@@ -50,7 +50,7 @@ def _refit(state: State) -> None:
     calibrate(state.model, calibration_rows(state), settings, state.parts)
     after = state.validate()
     if after > before:
-        change = f"validation {state.task.metric} {before.score:.4f} → {after.score:.4f}"
+        change = f"validation {state.task.metric} {before} → {after}"
         loss = f"loss {-before.negative_loss:.4g} → {-after.negative_loss:.4g}"
         state.notes.append(f"Ranges were calibrated again on the model as it is now: {change}, {loss}.")
     else:

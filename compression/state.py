@@ -100,6 +100,7 @@ class State:
             precision=common.precision,
             patience=patience,
             patience_from=patience_from,
+            recompute=common.recompute,
         )
 
     def course(self, stage: Stage, phase: str, beside: Tensors | None = None) -> Course | None:

@@ -1,7 +1,7 @@
 """What a teacher says of each row: asked once, kept in memory or on disk, handed out batch by batch."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,11 @@ from compression.answers import HALF, InMemory, OnDisk, Store
 from compression.batches import Batch, Encoded, put, taken
 from compression.catalog import TEACHER_BYTES
 from compression.families import Attention
+from compression.language import models
+from compression.language.sequences import Sequences
 from compression.tasks.base import Task
+
+LARGEST_HALF = torch.finfo(torch.float16).max
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,13 @@ class Said:
 
 
 def ask(model: PreTrainedModel, batch: Batch, task: Task, look: Look) -> Said:
-    """Run a model and keep what distillation compares. Gradients flow where the caller lets them."""
+    """Run a model and keep what distillation compares. Gradients flow where the caller lets them.
+
+    Of a language model's batch `logits` are what its head makes them of: the last states where a token is asked for, (asked,
+    width).
+    """
+    if isinstance(batch, Sequences):
+        return _ask_language(model, batch, look)
     if not len(look):
         return Said(task.logits(model(**batch.inputs)), torch.empty(0))
     found: dict[nn.Module, Tensor] = {}
@@ -81,6 +91,15 @@ def ask(model: PreTrainedModel, batch: Batch, task: Task, look: Look) -> Said:
         scores=torch.stack([torch.stack(made(layer)[:2]) for layer in scored]) if scored else None,
         relations=torch.stack(made(related[0])) if related else None,
     )
+
+
+def _ask_language(model: PreTrainedModel, batch: Sequences, look: Look) -> Said:
+    if look.scores or look.relations is not None:
+        raise ValueError("documents of a row do not attend to each other, so attention over rows is nothing to compare")
+    out = models.output(model, batch, output_hidden_states=bool(look.states))
+    real = batch.mask.bool()
+    states = [out.hidden_states[number][real] for number in look.states]
+    return Said(out.last_hidden_state[batch.asked], torch.stack(states) if states else torch.empty(0))
 
 
 class Teacher:
@@ -133,7 +152,8 @@ class Teacher:
             if known is None:
                 self._logits = put(self._logits, batch, logits, rows)
             if self.store is not None:
-                parts = torch.split(states.half().cpu(), batch.mask.sum(dim=1).tolist(), dim=1)
+                halves = states.clamp(-LARGEST_HALF, LARGEST_HALF).half().cpu()  # some channels of decoders are that large
+                parts = torch.split(halves, batch.mask.sum(dim=1).tolist(), dim=1)
                 for row, part in zip(batch.rows.tolist(), parts, strict=True):
                     self.store.put(row, part)
 
@@ -190,3 +210,21 @@ class Teacher:
         """Free what is kept."""
         if self.store is not None:
             self.store.close()
+
+
+class LanguageTeacher(Teacher):
+    """A frozen language model. Not its answers are known, which have a vocabulary's width, but its last states: `head` makes
+    the answers of them, so that nothing of them is lost but what float16 does not hold."""
+
+    def __init__(
+        self, model: PreTrainedModel, rows: Encoded, look: Look, *, parts: int = 1, spill: tuple[Path, float] | None = None
+    ) -> None:
+        last = model.config.num_hidden_layers
+        whole = replace(look, states=(*look.states, last))
+        super().__init__(model, rows, whole, parts=parts, logits=torch.zeros((len(rows), 0)), spill=spill)
+
+    def says(self, batch: Batch) -> Said:
+        """Answer a batch of the student's: `logits` are the last states where a token is asked for, (asked, width)."""
+        assert isinstance(batch, Sequences), "rows are a language model's"  # noqa: S101
+        found = super().says(batch)
+        return Said(found.hidden[-1][batch.asked[batch.mask.bool()]], found.hidden[:-1])

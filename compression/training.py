@@ -19,6 +19,7 @@ from compression.budget import Budget
 from compression.errors import TrainingDiverged
 from compression.evaluate import Validation, validate
 from compression.plan import Outcome, Plan, Tick, rate_share
+from compression.recompute import recomputed
 from compression.report import Log, TrainingSaved
 from compression.saving import Course, Shapes, Tensors, Where, random_state, set_random_state
 
@@ -243,7 +244,7 @@ class _Run:
         whole = sum(batch.weight for batch in batches)
         self.where.last_loss = 0.0
         for part in (part for batch in batches for part in batch.split(self.plan.parts)):
-            with numerics.precision(self.plan.precision):
+            with numerics.precision(self.plan.precision), recomputed(self.model, wanted=self.plan.recompute):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self._half_precision(device)):
                     value = loss(part.to(device)) * (part.weight / whole)
                 self.where.last_loss += value.item()
@@ -265,7 +266,7 @@ class _Run:
         if now > where.best:
             where.best, where.best_epoch, self.best_weights = now, where.epoch, self.good
         where.epoch, where.done = where.epoch + 1, 0
-        return now.score
+        return now.value
 
     def snapshot(self) -> list[Tensor]:
         """Copy all weights."""

@@ -82,13 +82,13 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
 
 
 def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
-    """Return the best of the earlier rows that are as small and fast and score higher by more than `row`'s standard error."""
+    """Return the best of the earlier rows that are as small and fast and score better by more than `row`'s standard error."""
     better = [
         earlier
         for earlier in before
         if isinstance(earlier.score, Score)
         and isinstance(row.score, Score)
-        and earlier.score.value - row.score.value > row.score.standard_error
+        and earlier.score.worth - row.score.worth > row.score.worth_error
         and row.size.bytes >= earlier.size.bytes * (1 - SAME_SIZE)
         and not _is_faster(row, earlier)
     ]

@@ -45,7 +45,15 @@ from compression.catalog.families import (
     family_of,
 )
 from compression.catalog.fit import Preflight, check_task, has_head, preflight
-from compression.catalog.lessons import attention_form, check_cast, check_insides, check_teacher, compares_states, layer_pairs
+from compression.catalog.lessons import (
+    attention_form,
+    check_cast,
+    check_insides,
+    check_one_teacher,
+    check_teacher,
+    compares_states,
+    layer_pairs,
+)
 from compression.catalog.several import preflight_several
 from compression.catalog.shapes import (
     MOST_RATIO,
@@ -108,6 +116,7 @@ __all__ = [
     "check_axes",
     "check_cast",
     "check_insides",
+    "check_one_teacher",
     "check_served",
     "check_task",
     "check_teacher",

@@ -32,6 +32,10 @@ TRAINING_FLOPS = 1.4e11
 """Useful floating-point operations a second in training, two cores with AVX-512 together (`standard` on MiniLM-L6, calm
 machine: 2.1e11 in full precision, 1.3e11 fake-quantized)."""
 TOKENS_A_WORD = 1.4
+CHARACTERS_A_TOKEN = 4
+"""Of English prose with a vocabulary of some 50,000: with fewer tokens it is less, and the job takes longer."""
+LOGITS_BYTES = 400_000_000
+"""What a loss over a vocabulary holds for a moment, in chunks (compression/language/chunks.py)."""
 SHIP_MINUTES = 0.2
 """Exporting, verifying and timing an artifact (same run); the score's time comes on top."""
 SCORED_ROWS_A_SECOND = 100.0
@@ -65,12 +69,16 @@ def estimate(
     *,
     student: Shape | None = None,
     named: Sequence[Parameters] = (),
+    scored_tokens: int = 65536,
 ) -> Estimate:
     """Reckon a job from the shape of its model, the parameters before and after, its rows and its recipe.
 
-    student: the shape of what is taught, where it is not the model's; named: the parameters of each teacher that the job names.
+    student: the shape of what is taught, where it is not the model's; named: the parameters of each teacher that the job names;
+    scored_tokens: of causal-lm, how many of test are scored at most.
     """
-    train = recipe.train
+    train, language = recipe.train, data.task == "causal-lm"
+    if language:
+        data = packed(data, recipe)
     token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * shape.ffn)
     longest = min(train.max_length, round(data.longest_words * TOKENS_A_WORD) + 2)
     row = data.mean_words * TOKENS_A_WORD + 2
@@ -83,7 +91,10 @@ def estimate(
     plain = tokens  # of the general phase
     if "unlabelled" in data.rows:
         plain = data.rows["unlabelled"] * min(train.max_length, data.unlabelled_words * TOKENS_A_WORD + 2)
+    if train.recompute:  # what enters each layer is kept, and one layer's insides
+        token_floats = shape.layers * shape.hidden + token_floats // shape.layers
     memory = PROCESS_BYTES + (TRAINED_BYTES + HELD_BYTES) * before.total + 4 * token_floats * train.batch * longest
+    memory += LOGITS_BYTES * language
     memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(parameters.total for parameters in named))
     states = teacher_bytes(recipe.distill, shape, student or shape, taught, plain) if recipe.distill else 0
     memory += min(TEACHER_BYTES, states)
@@ -100,7 +111,8 @@ def estimate(
     disk += 2 * HELD_BYTES * after.total  # the transformers artifact, and its float32 weights in passing
     # Calibration, sensitivities and the check of ranges are forward passes over a few hundred rows: left out.
     # A training step costs three forward passes, one of 2 operations a parameter and token; a teacher one more, once.
-    forward, small = (2 * parameters.other * tokens for parameters in (before, after))
+    # A language model's table is multiplied by too: it is the output layer, or as large as it.
+    forward, small = (2 * (each.total if language else each.other) * tokens for each in (before, after))
     more = taught / tokens
     qat = recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
     work = 3 * forward * (recipe.prepare.epochs * max(seeds, 1) + qat)
@@ -119,9 +131,26 @@ def estimate(
     training = min(work / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
     tests = data.rows.get("test", round(DEFAULT_TEST_SHARE * data.rows["train"]))
     made = augment_seconds(augment, data.rows["train"]) / 60 if augment else 0.0
-    shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + tests / SCORED_ROWS_A_SECOND / 60)
+    scoring = tests / SCORED_ROWS_A_SECOND / 60
+    if language:
+        asked = min(
+            data.characters.get("test", DEFAULT_TEST_SHARE * data.characters["train"]) / CHARACTERS_A_TOKEN, scored_tokens
+        )
+        scoring = 2 * 2 * before.total * asked / (TRAINING_FLOPS / 2) / 60
+    shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + scoring)
     shipping += PROBES * SHIP_MINUTES * (recipe.prune is not None and recipe.prune.target_latency is not None)
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
+
+
+def packed(data: DataFacts, recipe: Recipe) -> DataFacts:
+    """Say of texts what their packed rows are: full, and as many as their characters come to."""
+    length = recipe.train.max_length
+
+    def rows(characters: int) -> int:
+        return max(round(characters / CHARACTERS_A_TOKEN / length), 1)
+
+    counted = {name: rows(characters) for name, characters in data.characters.items()}
+    return data.model_copy(update={"rows": counted, "mean_words": float(length), "longest_words": length})
 
 
 def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:

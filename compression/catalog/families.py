@@ -36,9 +36,10 @@ OF_EXPERTS: tuple[Axis, ...] = (
     "kv_rank",
     "vocabulary",
 )
-TASKS: tuple[Task, ...] = get_args(Task)
-OF_DECODERS: tuple[Task, ...] = ("text-classification", "text-pair-classification", "text-regression")
-"""Those of the one head that all stock decoders have beside the language model's: it reads the last token."""
+TASKS: tuple[Task, ...] = tuple(task for task in get_args(Task) if task != "causal-lm")
+"""Those that encoders are made for."""
+OF_DECODERS: tuple[Task, ...] = ("text-classification", "text-pair-classification", "text-regression", "causal-lm")
+"""The language model's own, and those of the one head that all stock decoders have beside it: it reads the last token."""
 COUPLED = "hidden = heads × head size, so hidden and heads shrink together; every layer has the same widths."
 GROUPED = (
     "heads go in whole groups, a KV head with the query heads that read it, and keep their size; every layer has the same "

@@ -6,9 +6,9 @@ from typing import Annotated
 from pydantic import Field
 
 from compression import heads
-from compression.catalog.cost import TOKENS_A_WORD, Estimate, estimate, planned_steps
+from compression.catalog.cost import TOKENS_A_WORD, Estimate, estimate, packed, planned_steps
 from compression.catalog.families import FAMILIES, Family, check_served
-from compression.catalog.lessons import check_cast, check_insides, check_teacher
+from compression.catalog.lessons import check_cast, check_insides, check_one_teacher, check_teacher
 from compression.catalog.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.catalog.streaming import fits_a_graph, from_file_to_file, untrained, warning
 from compression.errors import InvalidSpec, LabelMismatch, UnsupportedShape
@@ -42,10 +42,40 @@ def check_task(task: Task, recipe: Recipe, evaluate: Evaluate, labels: tuple[str
     elif evaluate.positive is not None and evaluate.positive not in labels:
         cause = f"the data has no label {evaluate.positive!r:.100}; it has {_listed(labels)}"
         raise InvalidSpec(cause, param="evaluate.positive")
+    if task == "causal-lm":
+        _check_language(recipe)
+    elif evaluate.window is not None:
+        cause = f"windows are of causal-lm, and the data is for {task}"
+        raise InvalidSpec(cause, param="evaluate.window", remedy="Leave it out.")
+    if recipe.distill is not None and recipe.distill.kept is not None and task != "causal-lm":
+        cause = f"next tokens are of causal-lm, and the data is for {task}"
+        raise InvalidSpec(cause, param="recipe.distill.kept", remedy="Leave it out.")
     if task == "question-answering" and recipe.train.max_length < heads.FEWEST_TOKENS:
         cause = f"{recipe.train.max_length} tokens have no room for a question and its context"
         remedy = f"Choose at least {heads.FEWEST_TOKENS}; 384 is usual."
         raise InvalidSpec(cause, param="recipe.train.max_length", remedy=remedy)
+
+
+def _check_language(recipe: Recipe) -> None:
+    """Refuse what a language model cannot be asked for. Raises InvalidSpec."""
+    if recipe.prune is not None and recipe.prune.target_latency is not None:
+        cause = "a language model's latency is not measured: its artifacts are checkpoints of PyTorch"
+        raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
+    if recipe.prune is not None and "vocabulary" in recipe.prune.axes:
+        cause = "a language model's answers are its tokens: those that the texts do not need could never be said again"
+        raise InvalidSpec(cause, param="recipe.prune.axes", remedy="Leave vocabulary out of the axes.")
+    distill = recipe.distill
+    if distill is None:
+        return
+    if "attention" in distill.weights():
+        cause = "documents of a row do not attend to each other, so attention over rows is nothing to compare"
+        raise InvalidSpec(cause, param="recipe.distill.attention", remedy="Set it to 0; hidden can be compared.")
+    if distill.general is not None:
+        cause = "the general phase is for texts without labels, and causal-lm has none but such"
+        raise InvalidSpec(cause, param="recipe.distill.general", remedy="Set it to null, and put all texts into train.")
+    if distill.teachers.seeds > 1:
+        cause = "distributions over a vocabulary are not averaged: a language model has one teacher"
+        raise InvalidSpec(cause, param="recipe.distill.teachers.seeds", remedy="Choose 1, or 0 and name one teacher.")
 
 
 def has_head(model: ModelFacts, task: Task) -> bool:
@@ -68,6 +98,8 @@ def preflight(
     """
     check_cast(recipe, student=student is not None, teachers=len(teachers))
     check_task(data.task, recipe, evaluate, data.labels)
+    if data.task == "causal-lm":
+        check_one_teacher(recipe, len(teachers))
     check_served(FAMILIES[model.family], data.task)
     if student is not None:
         check_served(FAMILIES[student.family], data.task, "models.student")
@@ -95,7 +127,7 @@ def preflight(
         cut = deepest_shape(family, model.shape, recipe.prune) if recipe.prune and recipe.prune.target_latency else shape
         check_insides(recipe.distill, cut, model.shape)  # whose tokens named teachers have is found when they are opened
     streamed = family.decodes and untrained(recipe) and has_head(model, data.task)
-    if not fits_a_graph(before.total) and not streamed:
+    if not fits_a_graph(before.total) and data.task != "causal-lm" and not streamed:  # whose artifacts are checkpoints
         raise UnsupportedShape(
             f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
             param="config.json",
@@ -109,11 +141,12 @@ def preflight(
         recipe,
         student=shape,
         named=[_parameters(each, each.shape, data, wanted) for each in teachers],
+        scored_tokens=evaluate.tokens,
     )
     warnings = [*_warnings(model, data, recipe, before, after), *_unknown(family, model.shape, recipe.prune, count)]
     if streamed:
-        found = from_file_to_file(found, model, before.total, recipe)
-        warnings.append(warning(before.total))
+        found = from_file_to_file(found, model, before.total, recipe, data.task)
+        warnings.append(warning(before.total, data.task))
     return Preflight(shape=shape, parameters=after, baseline_parameters=before, estimate=found, warnings=tuple(warnings))
 
 
@@ -151,7 +184,8 @@ def _unknown(family: Family, shape: Shape, prune: Prune | None, count: Count) ->
 
 def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evaluate) -> int:
     """Return how many outputs the task needs of a model. Raises InvalidSpec and LabelMismatch where it cannot have them."""
-    for value, param in ((recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")):
+    lengths = [(recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")]
+    for value, param in (*lengths, (evaluate.window or 0, "evaluate.window")):
         if value > model.max_positions:
             raise InvalidSpec(
                 f"{value} tokens, but the model has {model.max_positions} positions",
@@ -178,25 +212,30 @@ def _param_of_student(param: str | None) -> str | None:
 
 def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Parameters:
     """Count a model's parameters at a shape, its head for the data's task included."""
-    return parameters_at(
-        FAMILIES[model.family],
-        shape,
-        rows=table_rows(model.parameters, model.shape),
-        outputs=outputs,
-        dense=heads.of_task(data.task) == heads.CLASSIFIER,
-        biases=model.biases,
-    )
+    family, rows = FAMILIES[model.family], table_rows(model.parameters, model.shape)
+    dense = heads.of_task(data.task) == heads.CLASSIFIER
+
+    def at(shape: Shape, outputs: int) -> Parameters:
+        return parameters_at(family, shape, rows=rows, outputs=outputs, dense=dense, biases=model.biases)
+
+    if data.task == "causal-lm" and at(model.shape, 0).total < model.parameters.total:
+        outputs = model.shape.vocabulary  # its output layer is not its table
+    return at(shape, outputs)
 
 
 def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parameters, after: Parameters) -> Iterator[str]:
     """Say what is allowed, but unlikely to be meant."""
-    for name, least in (("train", 1000), ("validation", 100), ("test", 200)):
+    fewest = {"train": 1000, "validation": 100, "test": 200}
+    if data.task == "causal-lm":  # texts, and not what is learned of them
+        fewest = {"test": 30}
+    for name, least in fewest.items():
         if name in data.rows and data.rows[name] < least:
             yield f"{name} has {data.rows[name]} rows: with fewer than {least} the score tells little."
     missing = [name for name in ("validation", "test") if name not in data.rows]
     if missing:
         yield f"There is no {' and no '.join(missing)} split: it is carved from train."
-    if data.mean_words * TOKENS_A_WORD > recipe.train.max_length and data.task != "question-answering":
+    cuts = data.task not in ("question-answering", "causal-lm")
+    if data.mean_words * TOKENS_A_WORD > recipe.train.max_length and cuts:
         yield f"The texts average {data.mean_words:.0f} words; most are cut to {recipe.train.max_length} tokens."
     counts = data.label_counts["train"]
     rarest = min(counts, key=lambda label: counts[label], default=None)
@@ -212,10 +251,11 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
         yield "The model is pruned and not trained afterwards: expect its score to fall."
     if recipe.distill is not None and recipe.distill.general is not None and "unlabelled" not in data.rows:
         yield "There is no unlabelled split: the general phase takes train's texts."
-    planned, most = planned_steps(recipe, data.rows["train"], data.rows.get("unlabelled")), recipe.train.max_steps
+    rows = packed(data, recipe).rows if data.task == "causal-lm" else data.rows
+    planned, most = planned_steps(recipe, rows["train"], rows.get("unlabelled")), recipe.train.max_steps
     if most is not None and most < planned:
         yield f"train.max_steps ends training after {most} of about {planned} steps: later stages get what earlier ones leave."
-    if recipe.prepare.epochs == 0 and not has_head(model, data.task):
+    if recipe.prepare.epochs == 0 and data.task != "causal-lm" and not has_head(model, data.task):
         yield "The model comes without a head for the task and prepare.epochs is 0: its head stays as it was drawn."
 
 

@@ -91,6 +91,14 @@ def check_cast(recipe: Recipe, *, student: bool, teachers: int) -> None:
         raise InvalidSpec(cause, param="recipe.distill.teachers.seeds", remedy="Give prepare epochs, or choose 1.")
 
 
+def check_one_teacher(recipe: Recipe, teachers: int) -> None:
+    """Refuse several teachers of a language model. teachers: that the job names. Raises InvalidSpec."""
+    own = recipe.distill.teachers.seeds if recipe.distill is not None else 0
+    if own + teachers > 1:
+        cause = f"distributions over a vocabulary are not averaged, and {own + teachers} models would teach"
+        raise InvalidSpec(cause, param="models.teachers", remedy="Name one teacher and set distill.teachers.seeds to 0.")
+
+
 def check_teacher(labels: tuple[str, ...] | None, architecture: str, task: Task, wanted: tuple[str, ...], param: str) -> None:
     """Refuse a named teacher that has no head for the task and its labels: nobody trains it. Raises LabelMismatch.
 

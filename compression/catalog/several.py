@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from compression.catalog.cost import Estimate
 from compression.catalog.fit import Preflight, preflight
-from compression.errors import CompressionError
+from compression.errors import CompressionError, InvalidSpec
 from compression.recipe import Evaluate, Recipe
 from compression.report import DataFacts, ModelFacts, Parameters
 
@@ -28,6 +28,9 @@ def preflight_several(
     found: dict[str, Preflight] = {}
     for place, (name, facts) in enumerate(parts.items()):
         try:
+            if facts.task == "causal-lm":
+                cause = "perplexities have no mean with other scores: causal-lm is a job of one dataset"
+                raise InvalidSpec(cause, param="task", remedy="Send a job for this dataset alone.")
             found[name] = preflight(model, facts, shared, evaluate, student, teachers)
         except CompressionError as problem:
             problem.found_in(f"datasets.{place} ({name})")

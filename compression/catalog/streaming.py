@@ -12,13 +12,15 @@ from compression.catalog.cost import (
     TRAINED_BYTES,
     Estimate,
 )
-from compression.recipe import Prune, Recipe
+from compression.recipe import Prune, Recipe, Task
 from compression.recipe.base import StreamedScheme
 from compression.report import ModelFacts, Shape
 
 STREAMED_BYTES = PROCESS_BYTES + (1 << 30)
 """Resident peak of a job that quantizes from file to file, whatever its model: a process, a block and what becomes of it."""
 
+LARGEST_WHOLE = 64 << 30
+"""Bytes; a model that takes more in memory goes from file to file on any worker, so that its disk is known beforehand."""
 STREAMED_ELEMENTS = 2e7
 """Elements a second that are quantized and held against their source, on one core."""
 FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
@@ -68,11 +70,16 @@ def layered_bytes(shape: Shape, parameters: int, recipe: Recipe) -> int:
     return HELD_BYTES * max(2 * layer, table) + 2 * rows * recipe.train.max_length * shape.hidden
 
 
-def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recipe: Recipe) -> Estimate:
+def may_be_whole(parameters: int, task: Task) -> bool:
+    """Say whether a job without training has its model in memory where a worker has enough. Language models need no graph."""
+    return whole_bytes(parameters) <= LARGEST_WHOLE and (task == "causal-lm" or fits_a_graph(parameters))
+
+
+def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recipe: Recipe, task: Task) -> Estimate:
     """Reckon a job without training, of a decoder. whole: what it takes with its model in memory, where there is so much."""
     needed = STREAMED_BYTES + (layered_bytes(model.shape, parameters, recipe) if recipe.prune is not None else 0)
     memory = min(whole.memory_bytes, needed)
-    if fits_a_graph(parameters):
+    if may_be_whole(parameters, task):
         return whole.model_copy(update={"memory_bytes": memory})
     # The checkpoint as it was sent, unpacked where it was a GGUF file, and its integers; and both of what a cut leaves.
     one = model.bytes + HELD_BYTES * parameters * (model.dtype not in FLOATS) + round(INT8_OVERHEAD * parameters)
@@ -81,10 +88,10 @@ def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recip
     return Estimate(memory_bytes=memory, disk_bytes=disk + 4 * ARTIFACT_EXTRAS, minutes=minutes)
 
 
-def warning(parameters: int) -> str:
+def warning(parameters: int, task: Task) -> str:
     """Say before a job what going from file to file means for it."""
-    when = "As an ONNX file could not hold it"
-    if fits_a_graph(parameters):
+    when = "Being so large"
+    if may_be_whole(parameters, task):
         when = f"Where a worker has less than {whole_bytes(parameters):,} bytes of memory"
     return f"{when}, the model goes from file to file: without an ONNX artifact, and scored where its checkpoints fit memory."
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compression import data as rows
 from compression.errors import CompressionError, EmptySplit, SingleLabel, UnreadableData, UnseenLabel
-from compression.recipe import Data, DataSplit, Split, Task
+from compression.recipe import Data, DataSplit, Split, Task, check_data
 from compression.report import DataFacts, Values
 
 MOST_LABELS = 1000
@@ -27,6 +27,7 @@ class _Tally:
     most: float = -math.inf
     sum: float = 0.0
     rows: int = 0
+    characters: int = 0
     words: int = 0
     longest: int = 0
 
@@ -45,6 +46,10 @@ class _Tally:
 def check(data: Data, base: Path, task: Task = "text-classification") -> DataFacts | list[CompressionError]:
     """Return what is known of the dataset, or every reason why it cannot be taken. Relative paths are taken from `base`."""
     tallies: dict[Split, _Tally] = {}
+    try:
+        check_data(task, data)
+    except CompressionError as problem:
+        return [problem]
     problems: list[CompressionError] = []
     for name in rows.SPLITS:
         if name in data.splits:
@@ -53,8 +58,10 @@ def check(data: Data, base: Path, task: Task = "text-classification") -> DataFac
             except CompressionError as problem:
                 problems.append(problem)
     for name, tally in tallies.items():
-        if not tally.rows:
-            problems.append(EmptySplit(f"{name} has no rows", param=f"data.splits.{name}"))
+        try:
+            rows.check_rows(task, name, tally.rows)
+        except EmptySplit as problem:
+            problems.append(problem)
     plain = _Tally()
     if "unlabelled" in data.splits:
         try:
@@ -72,11 +79,12 @@ def check(data: Data, base: Path, task: Task = "text-classification") -> DataFac
     numbers = task == "text-regression"
     return DataFacts(
         task=task,
-        labels=() if task == "question-answering" else tuple(sorted(train.labels)),
+        labels=() if task in rows.UNNAMED else tuple(sorted(train.labels)),
         rows={name: tally.rows for name, tally in tallies.items()} | ({"unlabelled": plain.rows} if plain.rows else {}),
         label_counts={name: dict(sorted(tally.labels.items())) for name, tally in tallies.items()},
         values={str(name): tally.values for name, tally in tallies.items()} if numbers else {},
         mean_words=train.words / train.rows,
+        characters={str(name): tally.characters for name, tally in tallies.items()} if task == "causal-lm" else {},
         longest_words=train.longest,
         unlabelled_words=plain.words / max(plain.rows, 1),
     )
@@ -96,6 +104,7 @@ def _count(data: Data, name: Split, base: Path, task: Task) -> _Tally:
                 remedy="Name the column that holds the class of each row.",
             )
         characters += len(row.text) + len(row.pair or "")
+        tally.characters = characters
         _bounded(name, tally, characters)
         words = len(row.text.split()) + len((row.pair or "").split())
         tally.words += words

@@ -35,7 +35,7 @@ takes an engine that says nothing for stalled.
 TIMED_SECONDS = 3.0
 """Of a shape that is only looked at, of both sides together: enough to tell neighbouring shapes apart by their medians."""
 Precision = Literal["float32", "bfloat16", "float16", "int8", "int4"]
-TOKENIZER_EXTRAS = ("special_tokens_map.json", "vocab.txt")
+TOKENIZER_EXTRAS = ("special_tokens_map.json", "vocab.txt", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ def ship(
     with durable.folder(output / "artifacts" / name) as folder:
         weights = (onnx if kind == "onnx" else transformers).write(model, folder, int8=int8)
         weights.chmod(0o644)  # safetensors writes for the owner alone
-        write_tokenizer(tokenizer, folder, max_length, task, padding_of(model))
+        # A language model's rows in training say nothing of how far it reads.
+        reads = model.config.max_position_embeddings if task == "causal-lm" else max_length  # type: ignore[union-attr]
+        write_tokenizer(tokenizer, folder, int(reads), task, padding_of(model))  # type: ignore[arg-type]
         pad_id = write_config(model, folder, labels, max_length, kind)
         scorer = scoring.of(task, evaluate, labels)
         verify(model, folder, kind=kind, int8=int8, sample=sample, scorer=scorer, pad_id=pad_id)
@@ -158,11 +160,14 @@ def padding_of(model: nn.Module) -> int:
 def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, padding: int | None = None) -> None:
     """Copy the tokenizer; tokenizer.json then truncates to `max_length` by itself (contexts to windows) and pads nothing.
 
+    That of a language model truncates nothing.
     padding: the id of the token that stock code is to pad with, on the right, where the tokenizer's own files name none: many
     decoders' do not, and their classifiers find the last token by it.
     """
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    if task == "question-answering":
+    if task == "causal-lm":  # whoever generates decides how much is read
+        tokenizer.no_truncation()
+    elif task == "question-answering":
         tokenizer.enable_truncation(max_length, stride=overlap_of(max_length), strategy="only_second")
     else:
         tokenizer.enable_truncation(max_length)

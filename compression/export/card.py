@@ -3,7 +3,7 @@
 from compression import heads
 from compression.export.snippets import onnx_snippet, transformers_snippet
 from compression.recipe import Scheme, Task
-from compression.report import Latency, NotMeasured, Score, Size, Stage
+from compression.report import Latency, NotMeasured, Score, Size, Stage, shown
 from compression.runtimes.runner import Kind
 from compression.scoring.questions import overlap_of
 
@@ -49,6 +49,7 @@ DESCRIPTIONS: dict[Task, str] = {
     "text-regression": "A model that gives a text, or a pair of texts, a number",
     "token-classification": "A model that gives each word one of {count} tags ({names})",
     "question-answering": "A model that answers questions with a stretch of a given context, or says that it has none",
+    "causal-lm": "A language model, which goes on with a text",
 }
 
 
@@ -70,12 +71,15 @@ def card(
     """Write the card in Markdown. scheme: None is float32. inputs: of the ONNX file."""
     about = DESCRIPTIONS[task].format(count=len(labels), names=", ".join(labels))
     windows = " Longer contexts are read in overlapping windows." if task == "question-answering" else ""
+    read = f"Texts are cut to {max_length} tokens.{windows}"
+    if task == "causal-lm":
+        read = f"It was trained on rows of {max_length} tokens."
     lines = [
         f"# {name}",
         "",
         f"{about}, as it was after the stage *{stage}*.",
         FLOAT.format(dtype=size.dtype) if scheme is None else NUMERICS[kind][scheme],
-        f"Texts are cut to {max_length} tokens.{windows}",
+        read,
         "",
         "## Open it",
         "",
@@ -101,11 +105,13 @@ def _score(score: Score | NotMeasured) -> list[str]:
     if isinstance(score, NotMeasured):
         return [f"| score | not measured: {score.not_measured} |"]
     return [
-        f"| {score.metric} on {score.rows:,} test rows, one at a time | {score.value:.2%} ± {score.standard_error:.2%} |",
-        f"| {score.metric}, 32 rows together | {score.value_at_batch_32:.2%} |",
+        f"| {score.metric} on {score.rows:,} test rows, one at a time | {shown(score.metric, score.value)} ± "
+        f"{shown(score.metric, score.standard_error)} |",
+        f"| {score.metric}, 32 rows together | {shown(score.metric, score.value_at_batch_32)} |",
         f"| rows whose answer changes with the batch | {score.rows_changed_by_batching} |",
-        *(f"| {name} | {value:.2%} |" for name, value in score.metrics.items() if name != score.metric),
-        f"| {score.metric} of knowing no text (always the most frequent label, no entity, no answer) | {score.chance:.2%} |",
+        *(f"| {name} | {shown(name, value)} |" for name, value in score.metrics.items() if name != score.metric),
+        f"| {score.metric} of knowing no text (always the most frequent label, no entity, no answer; shares of tokens) | "
+        f"{shown(score.metric, score.chance)} |",
     ]
 
 

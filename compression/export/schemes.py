@@ -52,8 +52,8 @@ class Writer(Protocol):
         ...
 
 
-def static_linear(to: Writer, x: str, name: str, layer: StaticLinear, output: str) -> None:
-    """Write a static layer, x (rows, in) -> output (rows, out)."""
+def static_linear(to: Writer, x: str, name: str, layer: StaticLinear, output: str | None = None) -> str:
+    """Write a static layer, x (rows, in) -> (rows, out)."""
     scale, zero = layer.grid()
     whole, scales, bias = numerics.static_weights(numerics.matrix(layer), layer.bias, scale)
     weight = to.node(
@@ -67,18 +67,19 @@ def static_linear(to: Writer, x: str, name: str, layer: StaticLinear, output: st
     if bias is not None:
         units = to.constant(f"{name}.bias_scale", (scale * scales).numpy())
         inputs.append(to.node("DequantizeLinear", to.constant(f"{name}.bias_int32", bias.numpy()), units, axis=0))
-    to.node("Gemm", *inputs, output=output)
+    return to.node("Gemm", *inputs, output=output)
 
 
-def weight_only_linear(to: Writer, x: str, name: str, layer: WeightOnlyLinear, bias: str | None, output: str) -> None:
-    """Write a layer whose weights alone are integers, x (rows, in) -> output (rows, out)."""
+def weight_only_linear(
+    to: Writer, x: str, name: str, layer: WeightOnlyLinear, bias: str | None, output: str | None = None
+) -> str:
+    """Write a layer whose weights alone are integers, x (rows, in) -> (rows, out)."""
     more = [] if bias is None else [bias]
     if layer.group_size is None:
         whole, scale = numerics.integers(numerics.matrix(layer))
         cast = to.node("Cast", to.constant(f"{name}.weight_int8", whole.numpy().T), to=TensorProto.FLOAT)
         weight = to.node("Mul", cast, to.constant(f"{name}.weight_scale", scale.numpy()[:, 0]))
-        to.node("Gemm", x, weight, *more, output=output)
-        return
+        return to.node("Gemm", x, weight, *more, output=output)
     whole, scales = numerics.grouped_integers(numerics.matrix(layer), layer.group_size)
     packed = to.constant(f"{name}.weight_int4", _packed(whole, layer.group_size))
     product = to.node(
@@ -94,8 +95,7 @@ def weight_only_linear(to: Writer, x: str, name: str, layer: WeightOnlyLinear, b
         block_size=layer.group_size,
         accuracy_level=FLOAT32,
     )
-    if more:
-        to.node("Add", product, *more, output=output)
+    return to.node("Add", product, *more, output=output) if more else product
 
 
 def _packed(whole: Tensor, group_size: int) -> Array:

@@ -126,6 +126,42 @@ print(answer if best > nothing else "(no answer)")
 )
 
 
+ONNX_GENERATE = """\
+# pip install onnxruntime tokenizers numpy
+import json
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])  # reads model.onnx_data beside it
+tokenizer = Tokenizer.from_file("tokenizer.json")
+stops = np.atleast_1d(json.load(open("config.json")).get("eos_token_id") or [])
+
+tokens = new = tokenizer.encode("Once upon a time").ids
+cache = {item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32)
+         for item in session.get_inputs() if item.name.startswith("past_key_values.")}
+for _ in range(32):
+    logits, *present = session.run(None, {
+        "input_ids": np.array([new], np.int64),
+        "attention_mask": np.ones((1, len(tokens)), np.int64),
+        "position_ids": np.arange(len(tokens) - len(new), len(tokens), dtype=np.int64)[None],
+        **cache,
+    })
+    cache = dict(zip(cache, present))
+    new = [int(logits[0, -1].argmax())]  # the likeliest token
+    if new[0] in stops:
+        break
+    tokens = tokens + new
+print(tokenizer.decode(tokens))
+"""
+TRANSFORMERS_GENERATE = """\
+inputs = tokenizer("Once upon a time", return_tensors="pt", return_token_type_ids=False)
+with torch.inference_mode():
+    tokens = model.generate(**inputs, max_new_tokens=32, do_sample=False)
+print(tokenizer.decode(tokens[0], skip_special_tokens=True))
+"""
+
+
 def onnx_snippet(task: Task, inputs: tuple[str, ...]) -> str:
     """Write what opens an ONNX artifact. inputs: of the file."""
     feeds = "\n".join(FEEDS[name] for name in inputs)
@@ -139,6 +175,8 @@ def onnx_snippet(task: Task, inputs: tuple[str, ...]) -> str:
 def transformers_snippet(task: Task, stride: int) -> str:
     """Write what opens a checkpoint. stride: tokens that two windows of a question's context share."""
     opened = TRANSFORMERS_OPEN.format(auto=heads.of_task(task).auto)
+    if task == "causal-lm":
+        return _fenced(opened + TRANSFORMERS_GENERATE)
     if task == "question-answering":
         return _fenced(opened + TRANSFORMERS_QUESTION.format(stride=stride))
     tags = task == "token-classification"

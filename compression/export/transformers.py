@@ -49,6 +49,8 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     left an nn.Linear or an embedding in floating point.
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    if int8:
+        untie(twin)
     simulated = {name: layer for name, layer in numerics.simulated_layers(twin) if isinstance(layer, WeightOnlyLinear)}
     turned = {name: layer for name, layer in numerics.quantizable(twin) if not numerics.is_transposed(layer)}
     own = {name: _own(layer) for name, layer in turned.items()} if simulated else {}
@@ -79,6 +81,14 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
         quantized.get_submodule(name).weight = nn.Parameter(weight, requires_grad=False)
     quantized.save_pretrained(folder, max_shard_size=ONE_SHARD)
     return folder / FILE
+
+
+def untie(model: nn.Module) -> None:
+    """Give a language model's output layer weights of its own: torchao's tensors cannot be shared by a table and a layer."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+    if head is not None and head.weight is model.get_input_embeddings().weight:  # type: ignore[operator]
+        head.weight = nn.Parameter(head.weight.detach().clone())
+        model.config.tie_word_embeddings = False  # type: ignore[union-attr]
 
 
 def torchao_scheme(model: nn.Module, weight_only: Mapping[str, int | None]) -> FqnToConfig:

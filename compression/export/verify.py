@@ -13,9 +13,10 @@ from compression.errors import ExportMismatch
 from compression.export.onnx import inputs_of, outputs_of
 from compression.numerics import WeightOnlyLinear
 from compression.runtimes.onnx import OnnxRunner
-from compression.runtimes.runner import Batch, Kind, Logits, Runner, batches, open_artifact, tokenizer_of
-from compression.scoring import Scorer
+from compression.runtimes.runner import Batch, Kind, Logits, Runner, batch_of, batches, open_artifact, tokenizer_of
+from compression.scoring import LanguageScorer, Scorer
 from compression.scoring.base import Row
+from compression.scoring.language import Window
 
 RELATIVE = 1e-3
 """What the order of floating-point sums may move, of the largest logit. Two FP32 runtimes differ by 1e-6 to 1e-5."""
@@ -25,6 +26,8 @@ ROUNDING_NOISE: dict[Kind, float] = {"onnx": 2.0, "transformers": 4.0}
 torchao computes other integers: it divides by 127.5, so that each row's largest element is half a step off, which in
 narrow layers weighs more than all other rounding. Its distance is that of two different quantizations.
 """
+LOGITS_BYTES, SHORT = 1 << 25, 24
+"""What a language model's logits may take at once, and the tokens of the shortest row; the others are each a token longer."""
 PEAK = 6.0
 """The largest single difference allowed, in units of the root mean square allowed."""
 
@@ -39,7 +42,7 @@ class Agreement:
 
 
 def verify(
-    model: nn.Module, folder: Path, *, kind: Kind, int8: bool, sample: list[Row], scorer: Scorer, pad_id: int
+    model: nn.Module, folder: Path, *, kind: Kind, int8: bool, sample: list[Row], scorer: Scorer | LanguageScorer, pad_id: int
 ) -> Agreement:
     """Compare at batch 1 and all together, padded. Raises ExportMismatch.
 
@@ -50,14 +53,24 @@ def verify(
     if isinstance(runner, OnnxRunner):
         labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
         check_interface(runner, labels, inputs_of(model), outputs_of(model))
-    encodings = scorer.ask(tokenizer_of(folder), sample).windows
-    asked = [*batches(encodings, 1, pad_id=pad_id), *batches(encodings, len(encodings), pad_id=pad_id)]
+    if isinstance(scorer, LanguageScorer):
+        asked = begun(scorer.windows(tokenizer_of(folder), sample), int(model.config.vocab_size), pad_id)  # type: ignore[union-attr, arg-type]
+    else:
+        encodings = scorer.ask(tokenizer_of(folder), sample).windows
+        asked = [*batches(encodings, 1, pad_id=pad_id), *batches(encodings, len(encodings), pad_id=pad_id)]
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     exact = not int8 or any(isinstance(layer, WeightOnlyLinear) for _, layer in numerics.simulated_layers(twin))
     expected, found = answers(twin, asked), _stacked(runner, asked)
     numerics.remove(twin)
     allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else ROUNDING_NOISE[kind])
     return compare(expected, found, allowed, choice=len(outputs_of(model)) == 1)
+
+
+def begun(windows: list[Window], vocabulary: int, pad_id: int) -> list[Batch]:
+    """Take the beginnings of a language model's windows, as many as their logits have room for; one by one and together."""
+    most = max(LOGITS_BYTES // (4 * vocabulary), 2 * SHORT)
+    rows = [one.ids[: SHORT + number] for number, one in enumerate(windows[: most // (2 * SHORT) + 1])]
+    return [*(batch_of([row]) for row in rows), batch_of(rows, pad_id)]
 
 
 def limit(simulated: Logits, float32: Logits, *, noise: float) -> float:

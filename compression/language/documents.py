@@ -1,17 +1,14 @@
 """Texts as a language model reads them: token ids, which of them are asked for, and the bytes that these stand for."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from tokenizers import Encoding
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from compression.errors import ConfigMismatch
-
-AT_ONCE, CHARACTERS = 512, 1 << 20
-"""Texts, and characters, that are tokenized together: the tokenizer's own objects take a hundred times the memory of ids."""
-PROBE = "a"
+from compression.scoring import texts as scoring_texts
 
 
 @dataclass(frozen=True)
@@ -48,21 +45,8 @@ class Documents:
 
 
 def affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """Find what a tokenizer puts before and behind each text, such as the ids of BOS and EOS.
-
-    Its settings say it in several places, of which some are not read (`add_bos_token` beside a tokenizer.json); what it does is
-    the truth. Raises ConfigMismatch where it changes the text's own ids.
-    """
-    own, whole = (_ids(tokenizer, special=special) for special in (False, True))
-    for at in range(len(whole) - len(own) + 1):
-        if whole[at : at + len(own)] == own:
-            return whole[:at], whole[at + len(own) :]
-    raise ConfigMismatch("the tokenizer's special tokens change the tokens of a text", param="tokenizer.json:post_processor")
-
-
-def _ids(tokenizer: PreTrainedTokenizerFast, *, special: bool) -> list[int]:
-    found: list[int] = tokenizer(PROBE, add_special_tokens=special, truncation=False)["input_ids"]
-    return found
+    """Find what a tokenizer puts before and behind each text (`scoring.texts.affixes`). Raises ConfigMismatch."""
+    return scoring_texts.affixes(_encoder(tokenizer))
 
 
 def read(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> Documents:
@@ -70,36 +54,24 @@ def read(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> Documents:
 
     Raises ConfigMismatch as `affixes` does.
     """
-    before, behind = affixes(tokenizer)
-    lead = len(before) or 1
     ids, tails, sizes = [], [], []
-    left_out = 0
-    for group in _groups(texts):
-        found = tokenizer(group, add_special_tokens=False, truncation=False, return_attention_mask=False, verbose=False)
-        for text, one in zip(group, found.encodings, strict=True):
-            own: list[int] = one.ids
-            headed = own[: len(before)] == before
-            tailed = not behind or own[-len(behind) :] == behind
-            if len(own) <= (lead if headed else 0):
-                left_out += 1
-                continue
-            ids.append(torch.tensor((own if headed else before + own) + ([] if tailed else behind), dtype=torch.int32))
-            tails.append(0 if tailed else len(behind))
-            unasked = text[: one.offsets[lead - 1][1]] if headed else ""
-            sizes.append(len(text.encode()) - len(unasked.encode()))
+    lead, left_out = len(affixes(tokenizer)[0]) or 1, 0
+    for one in scoring_texts.read(texts, _encoder(tokenizer)):
+        if one is None:
+            left_out += 1
+            continue
+        ids.append(torch.tensor(one.ids, dtype=torch.int32))
+        tails.append(one.tail)
+        sizes.append(one.bytes)
     lengths = torch.tensor([len(each) for each in ids], dtype=torch.long)
     flat = torch.cat(ids) if ids else torch.empty(0, dtype=torch.int32)
     return Documents(flat, lengths.cumsum(0), lead, torch.tensor(tails).long(), torch.tensor(sizes).long(), left_out)
 
 
-def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
-    group: list[str] = []
-    held = 0
-    for text in texts:
-        group.append(text)
-        held += len(text)
-        if len(group) == AT_ONCE or held >= CHARACTERS:
-            yield group
-            group, held = [], 0
-    if group:
-        yield group
+def _encoder(tokenizer: PreTrainedTokenizerFast) -> scoring_texts.Encode:
+    def encode(texts: list[str], special: bool) -> list[Encoding]:
+        options = {"truncation": False, "return_attention_mask": False, "verbose": False}
+        found: list[Encoding] = tokenizer(texts, add_special_tokens=special, **options).encodings
+        return found
+
+    return encode

@@ -15,7 +15,13 @@ SEPARATING = ("eager", "flex_attention", "sdpa")
 
 
 def states(model: PreTrainedModel, sequences: Sequences) -> Tensor:
-    """Return what the head reads: states after the last norm, (rows, tokens, width).
+    """Return what the head reads: states after the last norm, (rows, tokens, width). Raises ValueError as `output` does."""
+    found: Tensor = output(model, sequences).last_hidden_state
+    return found
+
+
+def output(model: PreTrainedModel, sequences: Sequences, **options: Any) -> Any:
+    """Return what the stock model says before its head. options: of its forward, such as output_hidden_states.
 
     Documents of a row do not see each other: without a mask and a cache, stock masks (transformers 5, masking_utils) are cut
     where positions begin anew. Raises ValueError where the model's attention takes no such mask.
@@ -23,9 +29,7 @@ def states(model: PreTrainedModel, sequences: Sequences) -> Tensor:
     attention = model.config._attn_implementation
     if attention not in SEPARATING:
         raise ValueError(f"{attention} would let documents of a row see each other")
-    out: Any = model.base_model(**sequences.inputs)
-    found: Tensor = out.last_hidden_state
-    return found
+    return model.base_model(**sequences.inputs, **options)
 
 
 def asked(model: PreTrainedModel, sequences: Sequences) -> Tensor:

@@ -4,9 +4,11 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from compression.language.documents import Documents
-from compression.language.sequences import Sequences, Stretch
+from compression.language.sequences import Sequences
+from compression.scoring.texts import Stretch
 
 
 class Packed:
@@ -25,6 +27,16 @@ class Packed:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def at(self, rows: list[int]) -> "Packed":
+        """Return the rows named, in that order."""
+        some = object.__new__(Packed)
+        some._ids, some._rows = self._ids, [self._rows[row] for row in rows]
+        return some
+
+    def ids_of(self, row: int) -> Tensor:
+        """Return what a row reads, (tokens,), document after document."""
+        return torch.cat([self._ids[start:end] for start, end, _ in self._rows[row]])
 
     @property
     def asked(self) -> list[int]:

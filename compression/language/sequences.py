@@ -1,37 +1,35 @@
 """Rows of tokens side by side, and which token comes next at each place where it is asked for."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from compression.batches import Batch
+from compression.scoring.texts import Stretch
+
 NOBODY = -100
 """In the place of the next token: nobody is asked for it. Padding, a text's last token, what was asked for elsewhere."""
-Stretch = tuple[int, int, int]
-"""A part of a row, (start, end, first): it reads ids[start:end] and is asked for ids[first : end + 1]; first is past start."""
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """ids, positions, labels: (rows, tokens); labels: the id that comes next, or NOBODY; rows: (rows,), whose they are.
+@dataclass(frozen=True, kw_only=True)
+class Sequences(Batch):
+    """A batch whose rows have documents side by side. ids, mask, positions, labels: (rows, tokens); rows: (rows,), whose.
 
-    Positions begin anew with each document of a row, by which stock models tell documents apart. Padding is to the right and
-    goes on where the last document ends; what comes before it cannot see it.
+    labels: the id that comes next, or NOBODY. Positions begin anew with each document of a row, by which stock models tell
+    documents apart. Padding is to the right and goes on where the last document ends; what comes before it cannot see it.
     """
 
-    ids: Tensor
     positions: Tensor
-    labels: Tensor
-    rows: Tensor
 
     @classmethod
     def of(cls, rows: Sequence[int], parts: Sequence[Sequence[Stretch]], ids: Tensor) -> "Sequences":
         """Lay each row's parts side by side, padded to the longest row. ids: (tokens,) that stretches lie in."""
         width = max(sum(end - start for start, end, _ in row) for row in parts)
         found = torch.zeros((len(rows), width), dtype=torch.long)
-        positions = torch.zeros_like(found)
+        mask, positions = torch.zeros_like(found), torch.zeros_like(found)
         labels = torch.full_like(found, NOBODY)
         for line, row in enumerate(parts):
             at = 0
@@ -41,18 +39,31 @@ class Sequences:
                 labels[line, at + first - 1 - start : stop] = ids[first : end + 1]
                 positions[line, at:] = torch.arange(width - at)
                 at = stop
-        return cls(found, positions, labels, torch.tensor(rows))
+            mask[line, :at] = 1
+        return cls(ids=found, mask=mask, positions=positions, labels=labels, rows=torch.tensor(rows))
 
     def to(self, device: torch.device) -> "Sequences":
         """Return the rows with their tensors on `device`; `rows` stay where the bookkeeping is."""
-        return Sequences(self.ids.to(device), self.positions.to(device), self.labels.to(device), self.rows)
+        return self._each(lambda column: column.to(device))
 
-    def split(self, parts: int) -> "list[Sequences]":
+    def split(self, parts: int) -> "list[Sequences]":  # type: ignore[override]  # a list of these is all that a caller reads
         """Cut into at most `parts` of about as many rows each."""
         size = -(-len(self.rows) // parts)
-        cut = range(0, len(self.rows), size)
-        columns = (self.ids, self.positions, self.labels, self.rows)
-        return [Sequences(*(column[at : at + size] for column in columns)) for at in cut]
+        return [self.at(slice(at, at + size)) for at in range(0, len(self.rows), size)]
+
+    def at(self, where: slice | Tensor) -> "Sequences":
+        """Return some of the rows: a slice of them, or those where a mask says so. where: (rows,) of truth values."""
+        rows = self.rows[where.to(self.rows.device) if isinstance(where, Tensor) else where]
+        return replace(self._each(lambda column: column[where]), rows=rows)
+
+    def trimmed(self) -> "Sequences":
+        """Drop columns in which every row is padding."""
+        longest = int(self.mask.sum(dim=1).max())
+        return self._each(lambda column: column[:, :longest])
+
+    def _each(self, made: Callable[[Tensor], Tensor]) -> "Sequences":
+        columns = {name: made(getattr(self, name)) for name in ("ids", "mask", "positions", "labels")}
+        return Sequences(rows=self.rows, **columns)
 
     @property
     def weight(self) -> int:

@@ -3,29 +3,17 @@
 from collections.abc import Iterator
 
 from compression.language.documents import Documents
-from compression.language.sequences import Sequences, Stretch
+from compression.language.sequences import Sequences
+from compression.scoring.texts import Stretch, stretches
 
 
 def windows(documents: Documents, length: int, stride: int) -> list[tuple[int, Stretch]]:
-    """Cut documents into windows that read at most `length` tokens. -> (document, stretch).
+    """Cut documents into windows that read at most `length` tokens, as `scoring.texts.stretches` says. -> (document, stretch).
 
-    A document's first window asks for all that it reads; each later one goes `stride` tokens further and asks for what is
-    new, so that a token sees length − stride + 1 before it or more, or all that there are (the strided perplexity of
-    transformers' documentation). With a stride of 1 each sees as much as can be; with `length` the first of a window sees one.
-    Raises ValueError where the stride is not between 1 and `length`, or affixes leave no room.
+    Raises ValueError as it does.
     """
-    if not 1 <= stride <= length or length < documents.lead:
-        raise ValueError(f"windows of {length} tokens cannot go on by {stride}, after {documents.lead} that are not asked for")
-    found = []
-    ends = zip(documents.starts.tolist(), documents.ends.tolist(), documents.tails.tolist(), strict=True)
-    for number, (start, end, tail) in enumerate(ends):
-        last = end - tail - 1
-        stop, first = min(start + length, last), start + documents.lead
-        found.append((number, (start, stop, first)))
-        while stop < last:
-            first, stop = stop + 1, min(stop + stride, last)
-            found.append((number, (stop - length, stop, first)))
-    return found
+    spans = zip(documents.starts.tolist(), documents.ends.tolist(), documents.tails.tolist(), strict=True)
+    return stretches(spans, documents.lead, length, stride)
 
 
 def in_batches(documents: Documents, length: int, stride: int, size: int) -> Iterator[Sequences]:

@@ -28,7 +28,7 @@ from compression.recipe.distill import TERMS, Distill, General, Teachers, Weight
 from compression.recipe.presets import ARTICLE, PRESETS, QUICK, STANDARD, preset
 from compression.recipe.prune import AxisRatios, Prune, Recovery, TargetLatency
 from compression.recipe.quantize import Qat, Quantize
-from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Part, Spec
+from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Part, Spec, check_data
 from compression.recipe.whole import Evaluate, Prepare, Recipe, Targets, Train
 
 __all__ = [
@@ -81,5 +81,6 @@ __all__ = [
     "Train",
     "Weight",
     "Weights",
+    "check_data",
     "preset",
 ]

@@ -5,7 +5,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Task = Literal[
-    "text-classification", "text-pair-classification", "text-regression", "token-classification", "question-answering"
+    "text-classification",
+    "text-pair-classification",
+    "text-regression",
+    "token-classification",
+    "question-answering",
+    "causal-lm",
 ]
 JobTask = Literal[Task, "several"]
 """What a job is for; `several`: it names several datasets, each with a task of its own."""
@@ -17,7 +22,8 @@ MOST_TEACHERS = 8
 """Models that a job may name as teachers."""
 DataSplit = Literal["train", "validation", "test", "unlabelled"]
 """What files may be sent for: the splits that have labels, and texts without."""
-DataFormat = Literal["jsonl", "csv", "parquet"]
+DataFormat = Literal["jsonl", "csv", "parquet", "text"]
+"""`text` is plain UTF-8, a text ending where a blank line begins: of a task whose rows are texts alone."""
 Axis = Literal["hidden", "heads", "ffn", "layers", "experts", "expert_ffn", "query_rank", "kv_rank", "vocabulary"]
 """heads: of decoders whole groups, a KV head with the query heads that read it. From experts on: of decoders that have them."""
 Precision = Literal["auto", "float32", "bfloat16"]

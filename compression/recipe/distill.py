@@ -118,6 +118,15 @@ class Distill(Config):
     augment: Annotated[
         Augment | None, Field(description="More rows that the teacher labels; hard labels do not count on them.")
     ] = None
+    kept: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=4096,
+            description="Of causal-lm: so many likeliest next tokens of the teacher are kept on the scratch disk, with the "
+            "share of all others, and it is not asked again. null: its last states are kept, and its head answers of them.",
+        ),
+    ] = None
     spill_gib: Annotated[
         float,
         Field(
@@ -147,6 +156,8 @@ class Distill(Config):
             raise ValueError("to is where a linear weighting ends: give both or neither")
         if self.weighting == "uncertainty" and len(found) < 2:
             raise ValueError("uncertainty weighs terms against each other: it needs at least two weights above 0")
+        if self.kept is not None and "soft" not in found:
+            raise ValueError("kept is of the teacher's answers, whose weight is 0")
         if self.teachers.seeds > 1 and "soft" not in found:
             raise ValueError("teachers beyond the first speak through their answers alone: they need a weight of soft above 0")
         return self

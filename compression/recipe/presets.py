@@ -2,9 +2,9 @@
 
 from compression.recipe.augment import AUGMENTED_TASKS, Augment, Synonyms
 from compression.recipe.distill import Distill, General, Teachers
-from compression.recipe.prune import Prune, Recovery
+from compression.recipe.prune import AxisRatios, Prune, Recovery
 from compression.recipe.quantize import Qat, Quantize
-from compression.recipe.whole import Recipe
+from compression.recipe.whole import Prepare, Recipe, Train
 
 STANDARD = Recipe(prune=Prune(reconstruct=True, sensitivity=True), distill=Distill(epochs=16))
 ARTICLE = Recipe(
@@ -23,10 +23,17 @@ ARTICLE = Recipe(
     ),
 )
 QUICK = Recipe(prune=Prune(reconstruct=True), distill=Distill(epochs=8))
+LANGUAGE = Recipe(
+    prepare=Prepare(epochs=1, rate=2e-5),
+    prune=Prune(ratio=AxisRatios(ffn=0.5)),
+    distill=Distill(epochs=3, rate=1e-4, temperature=1.0, hard=0.0, hidden=0.0),
+    train=Train(batch=8, max_length=512),
+)
 PRESETS: dict[str, tuple[Recipe, str]] = {
     "standard": (STANDARD, "The default: our best for a small encoder."),
     "article": (ARTICLE, "The published method to the letter, its corrections listed in docs/method.md."),
     "quick": (QUICK, "Minutes on a CPU."),
+    "language": (LANGUAGE, "For causal-lm: half of the feed-forward units, then the teacher's next tokens alone (Minitron)."),
 }
 """Name → (recipe, one line on when to choose it)."""
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from compression.errors import UnreadableData
 from compression.recipe.base import MOST_PARTS, MOST_TEACHERS, Config, DataFormat, DataSplit, JobTask, PartName, Task
 from compression.recipe.whole import Evaluate, Recipe, Targets
 
@@ -11,7 +12,7 @@ Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$
 
 
 class Columns(Config):
-    """Which columns of the data files hold what; a task reads its own alone."""
+    """Which columns of the data files hold what; a task reads its own alone. causal-lm reads `text`, a document a row."""
 
     text: Column = "text"
     text_pair: Annotated[
@@ -46,6 +47,19 @@ class Data(Config):
         if "train" not in self.splits:
             raise ValueError("splits has no train")
         return self
+
+
+def check_data(task: Task, data: Data) -> None:
+    """Refuse what a task's data cannot be. Raises UnreadableData.
+
+    Language models learn from all texts alike, so there are none beside theirs; other tasks need columns, which text has not.
+    """
+    if task == "causal-lm" and "unlabelled" in data.splits:
+        remedy = "Put the texts into train: causal-lm has no labels."
+        raise UnreadableData("causal-lm has no split unlabelled", param="data.splits.unlabelled", remedy=remedy)
+    if task != "causal-lm" and data.format == "text":
+        cause = f"{task} needs columns, which text does not have"
+        raise UnreadableData(cause, param="data.format", remedy="Send JSON lines, CSV or Parquet.")
 
 
 class Part(Config):
@@ -106,6 +120,8 @@ class Spec(Config):
             raise ValueError("either data and its task, or parts and the task `several`")
         if len(names) == 1 or "" in names or len(set(names)) < len(names):
             raise ValueError("parts are two or more, each with a name of its own")
+        if any(part.task == "causal-lm" for part in self.parts):
+            raise ValueError("perplexities have no mean with other scores: causal-lm is a job of one dataset")
         return self
 
     @property

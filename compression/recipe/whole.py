@@ -29,7 +29,14 @@ class Train(Config):
     accumulate: Annotated[
         int, Field(ge=1, le=1024, description="Batches whose gradients are added up before each step of the optimizer.")
     ] = 1
-    max_length: Annotated[int, Field(ge=8, le=8192, description="Longer texts are cut to this many tokens.")] = 128
+    max_length: Annotated[
+        int,
+        Field(
+            ge=8,
+            le=8192,
+            description="Longer texts are cut to this many tokens. Of causal-lm the tokens of a row, which texts share.",
+        ),
+    ] = 128
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     warmup: Annotated[
         float,
@@ -46,6 +53,13 @@ class Train(Config):
             "where the device lacks it."
         ),
     ] = "auto"
+    recompute: Annotated[
+        bool,
+        Field(
+            description="Layers are computed again in the backward pass, and what they made is not kept till then: some third "
+            "more time, and far less memory where rows are long (gradient checkpointing, Chen et al. 2016)."
+        ),
+    ] = False
     max_steps: Annotated[
         int | None,
         Field(
@@ -100,7 +114,7 @@ class Evaluate(Config):
         Literal["auto", "accuracy", "f1", "matthews"],
         Field(
             description="The headline metric of classification, which epochs are chosen by too; auto is accuracy. The other "
-            "tasks have one each: the mean of Pearson's and Spearman's correlation, F1 of entities, F1 of SQuAD."
+            "tasks have one each: the mean of Pearson's and Spearman's correlation, F1 of entities, F1 of SQuAD, perplexity."
         ),
     ] = "auto"
     positive: Annotated[
@@ -110,3 +124,20 @@ class Evaluate(Config):
     batch: Annotated[int, Field(ge=1, le=256)] = 1
     length: Annotated[int, Field(ge=8, le=8192, description="Tokens in each row.")] = 128
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    window: Annotated[
+        int | None,
+        Field(
+            ge=8,
+            le=131072,
+            description="Of causal-lm: tokens that perplexity is taken over together; windows go on by half of it, so that a "
+            "token sees at least half. null: train.max_length.",
+        ),
+    ] = None
+    tokens: Annotated[
+        int,
+        Field(
+            ge=256,
+            le=10**9,
+            description="Of causal-lm: at most about so many tokens of test are scored, whole texts drawn with train.seed.",
+        ),
+    ] = 65536

@@ -21,7 +21,9 @@ from compression.report.events import (
 )
 from compression.report.figures import (
     STAGES,
+    UNITS,
     Experts,
+    Generation,
     Latency,
     Latent,
     NotMeasured,
@@ -39,6 +41,7 @@ from compression.report.figures import (
     ratios,
     reduction,
     retention,
+    shown,
     speed_up,
 )
 from compression.report.findings import DataFacts, Finding, ModelFacts, Rejected, parse_finding
@@ -48,6 +51,7 @@ from compression.report.whole import Artifact, File, PartReport, Report, SplitFa
 
 __all__ = [
     "STAGES",
+    "UNITS",
     "Artifact",
     "ArtifactReady",
     "DataFacts",
@@ -57,6 +61,7 @@ __all__ = [
     "File",
     "Finding",
     "Finished",
+    "Generation",
     "Latency",
     "Latent",
     "LayerRange",
@@ -93,6 +98,7 @@ __all__ = [
     "ratios",
     "reduction",
     "retention",
+    "shown",
     "speed_up",
     "verdicts",
 ]

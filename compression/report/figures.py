@@ -1,5 +1,6 @@
 """The figures of a row, their definitions, and how one row is held against another."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
@@ -83,8 +84,27 @@ class Uploaded(Config):
     dtype: Annotated[str, Field(description="What most of these bytes are stored in, for example bfloat16 or Q4_1.")]
 
 
+class Generation(Config):
+    """A language model that goes on with a prompt, greedily: all of the prompt at once (prefill), then token by token (decode).
+
+    Tokens a second of all rows together; both sides interleaved as for `Latency`, medians.
+    """
+
+    prompt: Annotated[int, Field(description="Tokens of each row's prompt.")]
+    tokens: Annotated[int, Field(description="Tokens that follow it, one a step; each step sees all before it.")]
+    prefill_per_second: float
+    decode_per_second: float
+    first_token_ms: Annotated[float, Field(description="From the prompt to the first token of its continuation.")]
+    baseline_prefill_per_second: float
+    baseline_decode_per_second: float
+    baseline_first_token_ms: float
+
+
 class Latency(Config):
-    """Baseline and candidate interleaved in one fresh process, same device, runtime and threads. Milliseconds."""
+    """Baseline and candidate interleaved in one fresh process, same device, runtime and threads. Milliseconds.
+
+    Of one batch of `length` tokens; of a language model, of one token more of each row, behind a prompt of `length` tokens.
+    """
 
     median_ms: float
     p95_ms: float
@@ -96,6 +116,16 @@ class Latency(Config):
     length: int
     threads: int
     runtime: Annotated[str, Field(description="For example 'onnxruntime 1.32.0 CPUExecutionProvider'.")]
+    generation: Annotated[Generation | None, Field(description="Of a language model alone.")] = None
+
+
+UNITS = {"perplexity": "", "loss": " nats a token", "bits_per_byte": " bits a byte"}
+"""Metrics that are no shares, and what is said behind them."""
+
+
+def shown(metric: str, value: float) -> str:
+    """Write a metric's value for people: shares in percent, the others as they are."""
+    return f"{value:.4g}{UNITS[metric]}" if metric in UNITS else f"{value:.2%}"
 
 
 class Score(Config):
@@ -103,6 +133,7 @@ class Score(Config):
 
     metric: str
     value: Annotated[float, Field(description="At batch 1; 1 is perfect. Correlations may be negative.")]
+    lower_is_better: Annotated[bool, Field(description="Of perplexity; retention is then before / after.")] = False
     standard_error: float
     error_from: Annotated[
         Literal["analytic", "bootstrap", "parts"],
@@ -118,16 +149,42 @@ class Score(Config):
             description="The headline and the task's other metrics, at batch 1; of a mean over datasets, the value of each.",
         ),
     ]
-    value_at_batch_32: float
+    standard_errors: dict[str, float] = Field(default_factory=dict, description="Of those of `metrics` that have one.")
+    value_at_batch_32: Annotated[
+        float,
+        Field(
+            description="Of a language model as many windows of the test texts are asked again together as their logits allow, "
+            "at most 32, and the others' answers are those at batch 1."
+        ),
+    ]
     rows: int
     rows_changed_by_batching: Annotated[int, Field(description="Rows whose answer depends on who shares the batch.")]
     chance: Annotated[
         float,
         Field(
             description="The metric of who knows no text: always the most frequent label, no entity, no answer; 0 for "
-            "correlations."
+            "correlations; for perplexity the shares of all tokens, whatever came before."
         ),
     ]
+
+    @property
+    def worth(self) -> float:
+        """Return the score such that more is better and differences add up: of a perplexity minus its logarithm, in nats."""
+        return -math.log(self.value) if self.lower_is_better else self.value
+
+    @property
+    def worth_error(self) -> float:
+        """Return the standard error of `worth`; of a logarithm it is the relative one (delta method)."""
+        return self.standard_error / self.value if self.lower_is_better else self.standard_error
+
+    @property
+    def above_chance(self) -> float:
+        """Say how much `worth` is more than that of who knows no text."""
+        return self.worth - (-math.log(self.chance) if self.lower_is_better else self.chance)
+
+    def at_retention(self, share: float) -> float:
+        """Return the value at which `share` of this score is kept."""
+        return self.value / share if self.lower_is_better else self.value * share
 
 
 class Ratios(Config):
@@ -244,8 +301,8 @@ def ratios(
         less_latency = reduction(latency.baseline_median_ms, latency.median_ms)
     first, last = before[2], after[2]
     if isinstance(first, Score) and isinstance(last, Score):
-        kept = retention(first.value, last.value)
-        kept_above_chance = retention(first.value - first.chance, last.value - last.chance)
+        kept = retention(first.value, last.value, lower_is_better=first.lower_is_better)
+        kept_above_chance = retention(first.above_chance, last.above_chance)
     return Ratios(
         parameter_reduction=reduction(before[0].total, after[0].total),
         size_reduction=reduction(before[1].bytes, after[1].bytes),

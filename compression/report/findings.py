@@ -40,6 +40,7 @@ class DataFacts(Config):
     ]
     mean_words: Annotated[float, Field(description="Of train; a first guess at tokens.")]
     longest_words: int
+    characters: dict[str, int] = Field(default_factory=dict, description="Of each split of causal-lm, all texts together.")
     unlabelled_words: Annotated[float, Field(description="Mean of the unlabelled texts, where there are any.")] = 0.0
 
 

@@ -47,6 +47,10 @@ class SplitFacts(Config):
     carved_from_train: bool
     labels: Annotated[dict[str, int], Field(description="Rows of each; tags of tokens; answerable and unanswerable questions.")]
     values: Annotated[Values | None, Field(description="Of a regression split, which has no labels.")] = None
+    tokens: Annotated[
+        int | None, Field(description="Of causal-lm: next tokens that the split's texts ask for, as the model cuts them.")
+    ] = None
+    bytes: Annotated[int | None, Field(description="Of causal-lm: of UTF-8, of the texts that have such a token.")] = None
 
 
 class Verdict(Config):

@@ -32,7 +32,10 @@ class Runner(Protocol):
     """Runtime, version and device, as the report names them."""
 
     def logits(self, batch: Batch) -> Logits:
-        """Answer one batch: (batch, labels), (batch, tokens, labels), or (batch, tokens, 2) for starts and ends."""
+        """Answer one batch: (batch, labels), (batch, tokens, labels), or (batch, tokens, 2) for starts and ends.
+
+        Of a language model the labels are its vocabulary, and those of a token are what comes next.
+        """
         ...
 
 
@@ -85,6 +88,16 @@ def _padded(rows: list[Encoding], pad_id: int) -> Batch:
         attention_mask=table((row.attention_mask for row in rows), 0),
         token_type_ids=table((row.type_ids for row in rows), 0),
     )
+
+
+def batch_of(rows: Sequence[list[int]], pad_id: int = 0) -> Batch:
+    """Lay rows of token ids side by side, padded to the right; all are one text's."""
+    longest = max(map(len, rows))
+    ids = np.full((len(rows), longest), pad_id, np.int64)
+    mask = np.zeros_like(ids)
+    for line, row in enumerate(rows):
+        ids[line, : len(row)], mask[line, : len(row)] = row, 1
+    return Batch(input_ids=ids, attention_mask=mask, token_type_ids=np.zeros_like(ids))
 
 
 def full_batch(batch: int, length: int, vocabulary: int, *, seed: int = 0) -> Batch:

@@ -1,13 +1,15 @@
 """Checkpoints in stock transformers, torchao's integers included, on the CPU."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from torch import nn
 
 from compression import heads
-from compression.runtimes.runner import Batch, Logits, config_of
+from compression.runtimes.runner import Batch, Ids, Logits, config_of
 
 
 class TransformersRunner:
@@ -33,6 +35,48 @@ class TransformersRunner:
         found = [out[name].float() for name in self.outputs]
         answer: Logits = (found[0] if len(found) == 1 else torch.stack(found, dim=-1)).numpy()
         return answer
+
+
+@dataclass(frozen=True)
+class TorchCache:
+    """What tokens read so far have left, and which of them are real, (rows, tokens). A step adds to it in place."""
+
+    values: transformers.Cache
+    mask: Ids
+
+
+class TransformersDecoder:
+    """A stock language model, opened as its user would."""
+
+    def __init__(self, folder: Path, *, threads: int) -> None:
+        torch.set_num_threads(threads)
+        transformers.utils.logging.disable_progress_bar()
+        self.model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+        self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
+
+    def step(self, ids: Ids, cache: TorchCache | None = None, mask: Ids | None = None) -> tuple[Logits, TorchCache]:
+        """Read some tokens more; see `decoder.Decoder`."""
+        new = np.ones(ids.shape, np.int64) if mask is None else mask
+        seen = new if cache is None else np.concatenate([cache.mask, new], axis=1)
+        places = np.maximum(seen.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
+        with torch.inference_mode():
+            out = self.model(
+                input_ids=torch.from_numpy(ids),
+                attention_mask=torch.from_numpy(seen),
+                position_ids=torch.from_numpy(places),
+                cache=None if cache is None else cache.values,
+                use_cache=True,
+            )
+        return out.logits.float().numpy(), TorchCache(out.cache, seen)
+
+    def logits(self, batch: Batch) -> Logits:
+        """Answer one batch, padded on any side."""
+        return self.step(batch.input_ids, None, batch.attention_mask)[0]
+
+
+def open_decoder(folder: Path, *, threads: int) -> TransformersDecoder:
+    """Open the language model in `folder`. Raises transformers' own errors where it cannot."""
+    return TransformersDecoder(folder, threads=threads)
 
 
 def open_folder(folder: Path, *, threads: int) -> TransformersRunner:

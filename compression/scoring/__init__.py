@@ -6,13 +6,21 @@
 from compression.recipe import Evaluate, Task
 from compression.scoring.base import Scorer
 from compression.scoring.classes import ClassScorer
+from compression.scoring.language import LanguageScorer
 from compression.scoring.numbers import NumberScorer
 from compression.scoring.questions import QuestionScorer
 from compression.scoring.tags import TagScorer
 
+AnyScorer = ClassScorer | NumberScorer | TagScorer | QuestionScorer
+WINDOW = 512
+"""Tokens that a language model reads together where nobody says: part.Part says it from the recipe."""
 
-def of(task: Task, evaluate: Evaluate, labels: tuple[str, ...]) -> ClassScorer | NumberScorer | TagScorer | QuestionScorer:
+
+def of(task: Task, evaluate: Evaluate, labels: tuple[str, ...]) -> AnyScorer | LanguageScorer:
     """Find what judges a task. labels: the model's, in the order of its outputs; none where it has none."""
+    if task == "causal-lm":
+        length = evaluate.window or WINDOW
+        return LanguageScorer(length, max(length // 2, 1))
     if task == "text-regression":
         return NumberScorer()
     if task == "token-classification":
@@ -22,4 +30,4 @@ def of(task: Task, evaluate: Evaluate, labels: tuple[str, ...]) -> ClassScorer |
     return ClassScorer.of(evaluate, labels)
 
 
-__all__ = ["ClassScorer", "NumberScorer", "QuestionScorer", "Scorer", "TagScorer", "of"]
+__all__ = ["AnyScorer", "ClassScorer", "LanguageScorer", "NumberScorer", "QuestionScorer", "Scorer", "TagScorer", "of"]

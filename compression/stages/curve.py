@@ -39,7 +39,7 @@ def curves(state: State, scores: Scores | DecoderScores, settings: Prune) -> dic
         ratio=0.0,
         taken=0.0,
         parameters=family.parameters_of(model).total,
-        score=validate(model, some, state.parts).score,
+        score=validate(model, some, state.parts).value,
     )
     out: dict[str, tuple[Sensitivity, ...]] = {}
     for name, axes in CURVES.items():
@@ -61,7 +61,7 @@ def curves(state: State, scores: Scores | DecoderScores, settings: Prune) -> dic
                     ratio=ratio,
                     taken=_share(shape, to, name),
                     parameters=family.parameters_of(small).total,
-                    score=validate(small, some, state.parts).score,
+                    score=validate(small, some, state.parts).value,
                 )
             found.append(points[to].model_copy(update={"ratio": ratio}))
         out[name] = tuple(found)

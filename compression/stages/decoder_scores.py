@@ -142,7 +142,7 @@ def decoder_scores(model: PreTrainedModel, batches: Iterable[Batch], norm: Liter
             here = batch.to(device)
             ears.mask = here.mask
             # Not through the head: logits over a vocabulary would be the largest tensor, and nobody listens to them.
-            model.base_model(**here.inputs, use_cache=False)
+            model.base_model(**{**here.inputs, "use_cache": False})
     model.train(training)
     return ears.told()
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from transformers import PreTrainedModel
+
 from compression.augment.stage import with_more_rows
 from compression.batches import Encoded
 from compression.cast import Texts
@@ -12,7 +14,8 @@ from compression.simulating import simulate, smooth
 from compression.stages.further import further, is_under_way
 from compression.stages.general import general
 from compression.stages.lesson import Comparison, Lesson, reported
-from compression.stages.teachers import ASK, hear
+from compression.stages.next_tokens import lesson_of
+from compression.stages.teachers import ASK, Heard, hear
 from compression.state import State
 from compression.teacher import Teacher
 from compression.training import train
@@ -38,16 +41,24 @@ def distill(state: State) -> Iterator[Event]:
     yield from state.journey.mark("distilled", ASK, done=False)
     heard = yield from hear(state, settings, rows, made)
     guide = heard.guide.to(state.device).requires_grad_(False)
-    comparison = Comparison.of(state.model, guide, settings, settings.weights(), apart=settings.embedding is not None)
-    spill = state.spill("task")
-    teacher = Teacher(guide, heard.rows, comparison.teacher, parts=state.parts, logits=heard.logits, spill=spill)
-    yield from _where_kept(teacher)
+    lesson = (_of_tokens if state.task.name == "causal-lm" else _of_answers)(state, settings, guide, rows, heard)
+    yield from _where_kept(lesson.teacher)
     yield from state.journey.mark("distilled", ASK, done=True)
-    lesson = Lesson(state.model, teacher, comparison, settings, rows, parts=state.parts)
     try:
         yield from _task_phase(state, settings, rows, lesson)
     finally:
-        teacher.close()
+        lesson.close()
+
+
+def _of_answers(state: State, settings: Distill, guide: PreTrainedModel, rows: Encoded, heard: Heard) -> Lesson:
+    comparison = Comparison.of(state.model, guide, settings, settings.weights(), apart=settings.embedding is not None)
+    spill = state.spill("task")
+    teacher = Teacher(guide, heard.rows, comparison.teacher, parts=state.parts, logits=heard.logits, spill=spill)
+    return Lesson(state.model, teacher, comparison, settings, rows, parts=state.parts)
+
+
+def _of_tokens(state: State, settings: Distill, guide: PreTrainedModel, rows: Encoded, heard: Heard) -> Lesson:
+    return lesson_of(state, settings, guide, rows, heard.rows)
 
 
 def enter(state: State) -> None:
@@ -96,7 +107,7 @@ def _task_phase(state: State, settings: Distill, rows: Encoded, lesson: Lesson) 
         )
         outcome = yield from state.journey.follow("distilled", PHASE, reported(ticks, lesson))
         state.notes.append(
-            f"Distillation: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
+            f"Distillation: validation {state.task.metric} {outcome.before} → {outcome.best} "
             f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
         )
         state.notes += (*lesson.insides.comparison.said(), *outcome.remarks)

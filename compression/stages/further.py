@@ -54,7 +54,7 @@ def further(state: State, settings: Distill, rows: Encoded, plan: Plan, lesson: 
     outcome = yield from state.journey.follow("distilled", PHASE, reported(ticks, lesson))
     why = (
         f"retention on validation was below {wanted:g}; {more} more epochs at a rate of {again.rate:g} took validation "
-        f"{state.task.metric} from {outcome.before.score:.4f} to {outcome.best.score:.4f}"
+        f"{state.task.metric} from {outcome.before} to {outcome.best}"
     )
     kept = f"epoch {outcome.best_epoch} of them is kept" if outcome.best_epoch else "none of them was better, so none is kept"
     state.notes += (f"Remedy applied: {why} ({kept}).", *outcome.remarks)

@@ -142,6 +142,10 @@ class Lesson:
         """All that is trained beside the student."""
         return [*self.projections, *self.weighting.parameters]
 
+    def close(self) -> None:
+        """Free what is kept of the teacher."""
+        self.teacher.close()
+
     def before_step(self, step: int, total: int) -> None:
         """Note how much of training is done. step: from 0."""
         self.weighting.at(step / max(total - 1, 1))

@@ -57,7 +57,7 @@ def _tuned(state: State, model: PreTrainedModel, number: int, beside: Tensors) -
     if plan.epochs:
         whose = "Tuned on train" if number == 0 else f"Another teacher, the original with seed {seed}, tuned on train"
         state.notes.append(
-            f"{whose}: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
+            f"{whose}: validation {state.task.metric} {outcome.before} → {outcome.best} "
             f"(best of epochs 0 to {plan.epochs}: {outcome.best_epoch})."
         )
         state.notes += outcome.remarks

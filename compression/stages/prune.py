@@ -76,7 +76,7 @@ def prune(state: State) -> Iterator[Event]:
             numerics.set_ranges(state.model, _ranges(kept_before))
         now = state.validate()
         which = f"Cut {step} of {settings.steps} alone" if settings.steps > 1 else "The cut alone"
-        state.notes.append(f"{which}: validation {state.task.metric} {whole.score:.4f} → {now.score:.4f}, before any training.")
+        state.notes.append(f"{which}: validation {state.task.metric} {whole} → {now}, before any training.")
         if settings.reconstruct and step > going_on:
             _reconstruct(state, settings, uncut, kept, now)
         yield from state.journey.mark("pruned", "cut", done=True)
@@ -92,7 +92,7 @@ def _reconstruct(state: State, settings: Prune, uncut: PreTrainedModel, kept: Ke
     rows = calibration_draw(state.rows["train"], settings.calibration_rows, state.recipe.train.seed)
     state.model = cut(state, uncut, kept, rows)
     now = state.validate()
-    change = f"validation {state.task.metric} {before.score:.4f} → {now.score:.4f}"
+    change = f"validation {state.task.metric} {before} → {now}"
     state.notes.append(f"What the cut left, solved by least squares on {len(rows)} rows: {change}, still without training.")
 
 
@@ -113,6 +113,8 @@ def counter(model: PreTrainedModel) -> Count:
     known, kind = family.shape_of(model.config), FAMILIES[model.config.model_type]
     rows = table_rows(family.parameters_of(model), known)
     outputs, dense = head.out.out_features if head.out is not None else None, head.dense is not None
+    if head.out is not None and head.out.weight is model.get_input_embeddings().weight:
+        outputs = None  # a tied output layer is its table
     biases = family.biases(model.config)
     return lambda shape: parameters_at(kind, shape, rows=rows, outputs=outputs, dense=dense, biases=biases).total
 

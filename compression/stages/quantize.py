@@ -35,7 +35,7 @@ def quantize(state: State) -> Iterator[Event]:
     simulate(state)
     after = state.validate()
     bits = "int4" if settings.scheme == "weight-only-int4" else "int8"
-    state.notes.append(f"Rounding to {bits} alone: validation {state.task.metric} {before.score:.4f} → {after.score:.4f}.")
+    state.notes.append(f"Rounding to {bits} alone: validation {state.task.metric} {before} → {after}.")
     if left := numerics.left_in_float(model):
         whole = families.of(model).parameters_of(model).total
         state.notes.append(
@@ -60,8 +60,8 @@ def quantize(state: State) -> Iterator[Event]:
     outcome = yield from state.journey.follow("quantized", PHASE, ticks)
     numerics.insert(model, simulation=simulation)
     state.notes.append(
-        f"Quantization-aware training: validation {state.task.metric} {outcome.before.score:.4f} → "
-        f"{outcome.best.score:.4f} (best of epochs 0 to {qat.epochs}: {outcome.best_epoch})."
+        f"Quantization-aware training: validation {state.task.metric} {outcome.before} → "
+        f"{outcome.best} (best of epochs 0 to {qat.epochs}: {outcome.best_epoch})."
     )
     state.notes += outcome.remarks
 

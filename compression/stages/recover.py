@@ -54,7 +54,7 @@ def recover(state: State, whole: Recovery, step: int, phase: str, epochs: int, b
     outcome = yield from state.journey.follow("pruned", phase, ticks)
     which = "Recovery" if phase == "recover" else f"Recovery{phase.removeprefix('recover')}"
     state.notes.append(
-        f"{which}: validation {state.task.metric} {outcome.before.score:.4f} → {outcome.best.score:.4f} "
+        f"{which}: validation {state.task.metric} {outcome.before} → {outcome.best} "
         f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
     )
     state.notes += outcome.remarks

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, cast
 from transformers import PreTrainedModel
 
 from compression import catalog, checkpoint, data, durable, families, gguf, heads, load, tasks
-from compression.catalog.streaming import fits_a_graph, untrained, whole_bytes
+from compression.catalog.streaming import may_be_whole, untrained, whole_bytes
 from compression.checkpoint import Checkpoint
 from compression.checks import gguf_model, weights
 from compression.encoding import Reading
@@ -22,6 +22,7 @@ from compression.errors import InvalidSpec
 from compression.export import streamed, streamed_check
 from compression.export.artifact import Precision, Shipped, precision_of
 from compression.facts import PartFacts, job_report
+from compression.language.tested import tested
 from compression.layerwise import Layerwise
 from compression.notes import row_notes
 from compression.phases import planned as stages_of
@@ -80,7 +81,9 @@ def is_for(spec: Spec, base: Path) -> bool:
         parameters = sum(parameter.numel() for parameter in streamed.skeleton(folder).parameters())
     else:
         return False
-    return not fits_a_graph(parameters) or (spec.memory_bytes is not None and whole_bytes(parameters) > spec.memory_bytes)
+    if not may_be_whole(parameters, spec.asked[0].task):
+        return True
+    return spec.memory_bytes is not None and whole_bytes(parameters) > spec.memory_bytes
 
 
 @dataclass
@@ -121,7 +124,14 @@ class StreamingJob:
         positions = families.decoder_of(model).max_positions(model.config)
         if spec.evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
-        shipping = Shipping(spec, output, folder, dataset, int(load.load_tokenizer(folder).pad_token_id))
+        tokenizer, evaluate, scored = load.load_tokenizer(folder), spec.evaluate, None
+        if task == "causal-lm":
+            window = evaluate.window or min(spec.recipe.train.max_length, positions)
+            if window > positions:
+                raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.window")
+            evaluate = evaluate.model_copy(update={"window": window})
+            scored = tested(dataset, tokenizer, evaluate, spec.recipe)
+        shipping = Shipping(spec, output, folder, dataset, int(tokenizer.pad_token_id), evaluate, scored)
         shipping.write_test_rows()
         # Never taken up by a job with its model in memory, nor the other way about: their checkpoints are others.
         work = f"{checkpoint.fingerprint(spec, base)}-files"
@@ -182,7 +192,7 @@ class StreamingJob:
             shipped = self.shipping.complete(self.model, place, name, "baseline", precision, None)
         yield from self.journey.mark("baseline", MEASURE, done=True)
         note = (
-            "The model takes more memory than the engine may, or more bytes than an ONNX file can have: it went from file to "
+            "The model takes more memory than the engine may, or is larger than an ONNX file can be: it went from file to "
             "file, and there is no ONNX artifact. The baseline is the checkpoint as it was sent."
         )
         return [shipped], self.model, (note,)
@@ -223,7 +233,7 @@ class StreamingJob:
 
     def train_rows(self) -> Any:
         """Tokenize train as the model reads it."""
-        recipe, task = self.spec.recipe, tasks.of(self.spec.asked[0].task, self.dataset.labels, self.spec.evaluate)
+        recipe, task = self.spec.recipe, tasks.of(self.spec.asked[0].task, self.dataset.labels, self.shipping.evaluate)
         positions = families.decoder_of(self.model).max_positions(self.model.config)
         reading = Reading(load.load_tokenizer(self.folder), min(recipe.train.max_length, positions), types=False)
         return reading.split(self.dataset, "train", task)

@@ -15,7 +15,7 @@ from compression.export.artifact import Precision, Shipped
 from compression.export.card import card, opens_with
 from compression.measure import Measured, MeasureSpec
 from compression.memory import resident
-from compression.recipe import Scheme, Spec
+from compression.recipe import Evaluate, Scheme, Spec
 from compression.report import Artifact, NotMeasured, Size, Stage
 from compression.shards import BLOCK
 
@@ -25,13 +25,19 @@ SMALLEST_BLOCK, BLOCKS = 1 << 16, 32
 
 @dataclass(frozen=True)
 class Shipping:
-    """What all artifacts of a job have in common. folder: where the model's tokenizer lies; padding: the token that pads."""
+    """What all artifacts of a job have in common.
+
+    folder: where the model's tokenizer lies; padding: the token that pads; evaluate: how scores are taken; scored: the texts of
+    test that a language model is asked, None where all are.
+    """
 
     spec: Spec
     output: Path
     folder: Path
     dataset: data.Dataset
     padding: int
+    evaluate: Evaluate
+    scored: list[int] | None
 
     @property
     def test_rows(self) -> Path:
@@ -41,7 +47,10 @@ class Shipping:
     def write_test_rows(self) -> None:
         """Write the test split for the process that measures."""
         self.test_rows.parent.mkdir(parents=True, exist_ok=True)
-        durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in self.dataset.judged("test")))
+        rows = self.dataset.judged("test")
+        if self.scored is not None:
+            rows = [rows[number] for number in self.scored]
+        durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in rows))
 
     def place(self, name: str) -> Path:
         """Where an artifact's folder comes to lie."""
@@ -52,9 +61,10 @@ class Shipping:
     ) -> Shipped:
         """Put beside the weights in `place` what an artifact has, and measure it. model: without weights."""
         task, labels, family = self.spec.asked[0].task, self.dataset.labels, families.decoder_of(model)
-        length = min(self.spec.recipe.train.max_length, family.max_positions(model.config))
+        positions = family.max_positions(model.config)
+        length = min(self.spec.recipe.train.max_length, positions)
         model.config.pad_token_id = self.padding
-        artifact.write_tokenizer(self.folder, place, length, task, self.padding)
+        artifact.write_tokenizer(self.folder, place, positions if task == "causal-lm" else length, task, self.padding)
         artifact.write_config(model, place, labels, length, "transformers")
         files = sum(path.stat().st_size for path in place.glob("*.safetensors"))
         stored = "int8" if precision == "int4" else precision  # see `export.transformers`
@@ -107,7 +117,7 @@ class Shipping:
             task=self.spec.asked[0].task,
             labels=self.dataset.labels,
             test_rows=str(self.test_rows.resolve()),
-            evaluate=self.spec.evaluate,
+            evaluate=self.evaluate,
         )
         return artifact.figures(spec, last_try=True)
 

@@ -5,6 +5,7 @@ from compression.recipe import Evaluate
 from compression.recipe import Task as Name
 from compression.tasks.base import Task
 from compression.tasks.classification import Classification
+from compression.tasks.language import Language
 from compression.tasks.questions import Questions
 from compression.tasks.regression import Regression
 from compression.tasks.tagging import Tagging
@@ -18,6 +19,8 @@ def of(name: Name, labels: tuple[str, ...] = (), evaluate: Evaluate = AS_MEASURE
     labels: of the model, in the order of its outputs; evaluate: names the metric. Raises InvalidSpec where they do not fit.
     """
     scorer = scoring.of(name, evaluate, labels)
+    if isinstance(scorer, scoring.LanguageScorer):
+        return Language(scorer)
     if isinstance(scorer, scoring.NumberScorer):
         return Regression(scorer)
     if isinstance(scorer, scoring.TagScorer):

@@ -32,6 +32,14 @@ class Task(Protocol):
         """Hold answers against the batch's labels -> scalar, mean over rows."""
         ...
 
+    def learned(self, model: nn.Module, batch: "Batch") -> Tensor:
+        """Ask a model and hold its answers against the batch's labels, as `loss` does -> scalar."""
+        ...
+
+    def run(self, model: nn.Module, batch: "Batch") -> None:
+        """Have a model answer, for those who listen to its parts."""
+        ...
+
     def soft_loss(self, student: Tensor, teacher: Tensor, batch: "Batch", temperature: float) -> Tensor:
         """Hold a student's answers against a teacher's -> scalar, mean over rows."""
         ...
@@ -53,6 +61,18 @@ class Task(Protocol):
         ...
 
 
+class AtOnce:
+    """What tasks have in common whose answers to a batch are small: they are there all at once."""
+
+    def learned(self: Task, model: nn.Module, batch: "Batch") -> Tensor:
+        """Ask a model and hold its answers against the batch's labels -> scalar."""
+        return self.loss(self.logits(model(**batch.inputs)), batch)
+
+    def run(self, model: nn.Module, batch: "Batch") -> None:
+        """Have a model answer."""
+        model(**batch.inputs)
+
+
 def labelled(task: Task, model: nn.Module) -> "Callable[[Batch], Tensor]":
     """Return the loss of `model` on a batch's labels, as training asks for it."""
-    return lambda batch: task.loss(task.logits(model(**batch.inputs)), batch)
+    return lambda batch: task.learned(model, batch)

@@ -9,13 +9,14 @@ from torch.nn import functional
 from compression import losses
 from compression.recipe import Task as Name
 from compression.scoring import ClassScorer
+from compression.tasks.base import AtOnce
 
 if TYPE_CHECKING:
     from compression.batches import Batch, Encoded
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(AtOnce):
     """One label a row. Labels: (rows,) of ids; logits: (rows, labels)."""
 
     name: Name

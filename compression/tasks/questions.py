@@ -13,6 +13,7 @@ from compression.recipe import Task as Name
 from compression.scoring import QuestionScorer
 from compression.scoring.metrics import overlap
 from compression.scoring.questions import Window, answer
+from compression.tasks.base import AtOnce
 
 if TYPE_CHECKING:
     from compression.batches import Batch, Encoded
@@ -37,7 +38,7 @@ class References:
 
 
 @dataclass(frozen=True)
-class Questions:
+class Questions(AtOnce):
     """A row is a window. Labels: (rows, 2), the answer's first and last token, both 0 where it is not whole in the window.
 
     logits: (rows, tokens, 2), how likely each token is the first, and the last.

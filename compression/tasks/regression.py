@@ -10,13 +10,14 @@ from torch.nn import functional
 
 from compression.recipe import Task as Name
 from compression.scoring import NumberScorer
+from compression.tasks.base import AtOnce
 
 if TYPE_CHECKING:
     from compression.batches import Batch, Encoded
 
 
 @dataclass(frozen=True)
-class Regression:
+class Regression(AtOnce):
     """One number a row. Labels: (rows,) of floats; logits: (rows, 1), in the data's own unit."""
 
     scorer: NumberScorer

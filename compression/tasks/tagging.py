@@ -9,6 +9,7 @@ from torch.nn import functional
 from compression import losses
 from compression.recipe import Task as Name
 from compression.scoring import TagScorer
+from compression.tasks.base import AtOnce
 
 if TYPE_CHECKING:
     from compression.batches import Batch, Encoded
@@ -18,7 +19,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class Tagging:
+class Tagging(AtOnce):
     """Labels: (rows, tokens) of ids, IGNORED where there is none, as wide as the split's longest row at least.
 
     logits: (rows, tokens, labels).

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from compression import losses, numerics
 from compression.language import chunks, models
 from compression.language.losses import Kept, Whole, next_token, terms
 from compression.language.packing import Packed
-from compression.language.sequences import Sequences
 from compression.numerics import FakeQuantLinear
 from tests.compression.language.tiny import Largest, documents, model, parameters
 
@@ -149,7 +149,7 @@ def test_a_model_learns_as_from_its_own_logits_and_padding_never_counts(tied: bo
 
 def test_where_nothing_is_asked_for_nothing_is_lost() -> None:
     network, batch = model(), Packed(documents(), 40).batch([0])
-    silent = Sequences(batch.ids, batch.positions, torch.full_like(batch.labels, -100), batch.rows)
+    silent = replace(batch, labels=torch.full_like(batch.labels, -100))
     states = models.asked(network, silent)
     found = terms(states, models.head(network), silent.wanted, Whole(states, models.head(network), 3.0), size=8)
     assert found["soft"].item() == found["hard"].item() == 0

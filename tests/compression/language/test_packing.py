@@ -1,6 +1,7 @@
 """Rows to learn from: whole, full, and each document for itself."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,6 @@ import torch
 from compression.language import models
 from compression.language.documents import read
 from compression.language.packing import Packed, packed
-from compression.language.sequences import Sequences
 from tests.compression.language.tiny import FAMILIES, TEXTS, documents, model, tokenizer
 
 
@@ -56,9 +56,7 @@ def test_documents_of_a_row_do_not_see_each_other(family: str, attention: str) -
             for start, end in pairwise(begins):
                 alone = network(row.ids[line : line + 1, start:end], output_hidden_states=True)
                 torch.testing.assert_close(together[line, start:end], alone.hidden_states[-1][0], atol=2e-5, rtol=1e-4)
-        crossing = models.states(
-            network, Sequences(row.ids, torch.arange(row.ids.shape[1]).expand_as(row.ids), row.labels, row.rows)
-        )
+        crossing = models.states(network, replace(row, positions=torch.arange(row.ids.shape[1]).expand_as(row.ids)))
     assert (crossing - together).abs().max() > 1e-2
     assert (crossing - together)[:, 0].abs().max() < 1e-4
 
@@ -97,7 +95,8 @@ def test_padding_is_asked_for_nothing_and_changes_nothing() -> None:
     width = rows.read[last]
     assert width < batch.ids.shape[1]
     assert not batch.asked[1, width:].any()
-    other = Sequences(batch.ids.clone(), batch.positions, batch.labels, batch.rows)
+    assert batch.mask.sum(dim=1).tolist() == [batch.ids.shape[1], width]
+    other = replace(batch, ids=batch.ids.clone())
     other.ids[1, width:] = 7
     with torch.no_grad():
         assert torch.equal(models.asked(network, batch), models.asked(network, other))

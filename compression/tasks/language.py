@@ -1,0 +1,80 @@
+"""Language modelling: what comes next, token after token."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from compression import losses
+from compression.language import chunks, models
+from compression.language import losses as language
+from compression.language.sequences import NOBODY, Sequences
+from compression.recipe import Task as Name
+from compression.scoring import LanguageScorer
+from compression.scoring.language import chance
+
+if TYPE_CHECKING:
+    from compression.batches import Batch, Encoded
+
+
+@dataclass(frozen=True)
+class Language:
+    """A row is documents side by side. Labels: (rows, tokens), the id that comes next, NOBODY where none is asked for.
+
+    logits: (rows, tokens, vocabulary), of a few rows at most: those of a batch would be the largest tensor of a job. What is
+    trained, judged and listened to goes through the head some tokens at a time (`learned`, `run`, evaluate.validate).
+    """
+
+    scorer: LanguageScorer
+    name: Name = "causal-lm"
+
+    @property
+    def metric(self) -> str:
+        """The headline metric."""
+        return self.scorer.metric
+
+    def logits(self, output: Any) -> Tensor:
+        """(rows, tokens, vocabulary)."""
+        found: Tensor = output.logits
+        return found
+
+    def loss(self, logits: Tensor, batch: "Batch") -> Tensor:
+        """Cross-entropy of the next tokens, mean over those that are asked for."""
+        return functional.cross_entropy(chunks.wide(logits).flatten(0, 1), batch.labels.flatten(), ignore_index=NOBODY)
+
+    def learned(self, model: nn.Module, batch: "Batch") -> Tensor:
+        """The same, in chunks of tokens."""
+        own, rows = cast(PreTrainedModel, model), cast(Sequences, batch)
+        states = models.asked(own, rows)
+        return language.next_token(states, models.head(own), rows.wanted, size=chunks.size_of(own.config.vocab_size))
+
+    @torch.no_grad()
+    def run(self, model: nn.Module, batch: "Batch") -> None:
+        """Have a model answer at every real token, its head too, whose answers are let go chunk by chunk."""
+        own, rows = cast(PreTrainedModel, model), cast(Sequences, batch)
+        head = models.head(own)
+        for some in torch.split(models.states(own, rows)[rows.mask.bool()], chunks.size_of(own.config.vocab_size)):
+            head(some)
+
+    def soft_loss(self, student: Tensor, teacher: Tensor, batch: "Batch", temperature: float) -> Tensor:
+        """KL divergence over the vocabulary, mean over the tokens that are asked for."""
+        asked = batch.labels != NOBODY
+        return losses.soft_targets(student[asked], teacher[asked], temperature)
+
+    def fused(self, logits: Tensor, weights: Tensor, mask: Tensor | None, temperature: float) -> Tensor:  # noqa: ARG002
+        """The mean of the softened distributions over the vocabulary."""
+        return losses.fused(logits, weights, temperature)
+
+    def score(self, logits: Tensor, rows: "Encoded") -> float:
+        """Perplexity of the packed rows. logits: (rows, tokens, vocabulary)."""
+        whole = rows.batch(list(range(len(rows))))
+        return math.exp(min(self.loss(logits[:, : whole.ids.shape[1]], whole).item(), 690.0))
+
+    def chance(self, rows: "Encoded") -> float:
+        """Perplexity of who knows how often each token comes, and nothing before it."""
+        batches = (cast(Sequences, rows.batch([row])) for row in range(len(rows)))
+        return chance(batch.wanted.tolist() for batch in batches)
