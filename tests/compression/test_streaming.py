@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from compression.errors import InvalidSpec
 from compression.pipeline import compress
@@ -18,6 +18,7 @@ from compression.report import Finished, NotMeasured, Report, Score, StageFinish
 from compression.streaming import job, shipping
 from tests.compression.conftest import sentences, write_rows, write_tokenizer
 from tests.compression.decoders import saved, tiny
+from tests.compression.ggufs import tokens, write
 from tests.compression.jobs import write_spec
 
 ROOT = Path(__file__).parents[2]
@@ -79,15 +80,25 @@ def test_a_model_beyond_the_limit_goes_from_file_to_file(tmp_path: Path) -> None
     assert not (tmp_path / "out" / "scratch").exists()
 
 
-def test_where_the_smaller_file_fits_it_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gguf_file_s_integers_are_scored_where_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama", vocab_size=len(tokens()))
+    (tmp_path / "model").mkdir()
+    file = write(model, tmp_path / "model" / "tiny.gguf")
+    parameters = sum(weight.numel() for weight in model.parameters())
     monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
-    model = model_into(tmp_path / "model")
-    spec = spec_of(tmp_path, model, memory_bytes=8 << 30)
-    monkeypatch.setattr(shipping, "opened_bytes", lambda file, table: 0 if file < size_of(model) else 1 << 62)
-    baseline, quantized = done(spec, tmp_path).rows
+    monkeypatch.setattr(shipping, "opened_bytes", lambda file, table: 0 if file < 2 * parameters else 1 << 62)
+    report = done(spec_of(tmp_path, tmp_path / "model", task="causal-lm", memory_bytes=8 << 30), tmp_path)
+    baseline, quantized = report.rows
+    assert report.uploaded is not None
+    assert (report.uploaded.bytes, report.uploaded.dtype) == (file.stat().st_size, "Q8_0")
+    assert baseline.artifact == "baseline-transformers-float32"  # unpacked: stock code opens it so
+    assert baseline.parameters.total == parameters
+    made = tmp_path / "out" / "artifacts" / quantized.artifact
+    assert quantized.ratios.size_reduction_from_file == pytest.approx(1 - size_of(made) / file.stat().st_size)
     assert isinstance(baseline.score, NotMeasured)
     assert isinstance(quantized.score, Score)
-    assert quantized.score.rows == 12
+    assert (quantized.score.metric, quantized.score.rows) == ("perplexity", 12)
+    assert 1 < quantized.score.value < 10 * len(tokens())
     assert isinstance(quantized.peak_memory_bytes, int)
 
 
@@ -108,11 +119,14 @@ def test_it_goes_on_from_the_stage_that_was_finished(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out" / "artifacts").iterdir()] == ["quantized-transformers-int8"]
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "deepseek_v2"])
-def test_it_is_cut_without_training(kind: str, tmp_path: Path) -> None:
-    model = model_into(tmp_path / "model", kind)
+@pytest.mark.parametrize(("kind", "task"), [("mistral", "causal-lm"), ("deepseek_v2", "text-classification")])
+def test_it_is_cut_without_training(kind: str, task: str, tmp_path: Path) -> None:
+    head, auto = "ForCausalLM", AutoModelForCausalLM
+    if task == "text-classification":
+        head, auto = "ForSequenceClassification", AutoModelForSequenceClassification
+    model = model_into(tmp_path / "model", kind, head)
     prune = {"ratio": {"ffn": 0.5, "hidden": 0.5, "heads": 0.5}, "multiple": 8, "calibration_rows": 16}
-    report = done(spec_of(tmp_path, model, recipe={**ONLY_QUANTIZE, "prune": prune}), tmp_path)
+    report = done(spec_of(tmp_path, model, task=task, recipe={**ONLY_QUANTIZE, "prune": prune}), tmp_path)
     assert [row.stage for row in report.rows] == ["baseline", "quantized", "pruned"]
     before, _, after = report.rows
     assert (after.shape.hidden, after.shape.heads, after.shape.ffn) == (16, 2, 32)
@@ -122,7 +136,7 @@ def test_it_is_cut_without_training(kind: str, tmp_path: Path) -> None:
     assert after.artifact == "pruned-transformers-int8"
     assert {one.name for one in report.artifacts if one.stage == "pruned"} == {after.artifact, "pruned-transformers-bfloat16"}
     places = [tmp_path / "out" / "artifacts" / f"pruned-transformers-{kind}" for kind in ("int8", "bfloat16")]
-    quantized, plain = (AutoModelForSequenceClassification.from_pretrained(place).eval() for place in places)
+    quantized, plain = (auto.from_pretrained(place).eval() for place in places)
     assert sum(weight.numel() for weight in plain.parameters()) == after.parameters.total
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
