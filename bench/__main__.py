@@ -1,8 +1,8 @@
 """`python -m bench [encoder] [--recipe NAME …]`: run the engine as a user does and print its table.
 
-`python -m bench training` compares a training epoch with a plain loop (bench/training.py); `python -m bench decoding MODEL` the
-forms of a decoder in ONNX Runtime (bench/decoding.py); `python -m bench memory` peak memory with the model's size
-(bench/memory.py).
+`python -m bench training` compares a training epoch with a plain loop (bench/training.py), `python -m bench memory` peak
+memory with the model's size (bench/memory.py); `python -m bench decoding MODEL` the forms of a decoder in ONNX Runtime
+(bench/decoding.py).
 
 Needs a calm machine: latency is measured with baseline and candidate interleaved in one process, but training beside it would
 still disturb both. Each recipe is a run of `python -m compression run` in a folder of its own, which is kept for a look.
@@ -65,7 +65,7 @@ def line(row: Row) -> str:
 
 def main() -> None:
     """Run what is asked for and print a table a run."""
-    others = {"decoding": decoding.main, "training": training.main, "memory": memory.main, "article": article.main}
+    others = {"training": training.main, "memory": memory.main, "decoding": decoding.main, "article": article.main}
     if sys.argv[1:2] and sys.argv[1] in others:
         others[sys.argv[1]](sys.argv[2:])
         return

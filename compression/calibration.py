@@ -43,8 +43,8 @@ def listen(
     real = torch.empty(0)
 
     def on_input(name: str, given: Tensor) -> None:
-        # A head may read one vector a row, of which none is padding.
-        hear(name, given[real] if given.ndim == 3 else given)
+        # A head may read one vector a row, of which none is padding; DeepSeek's ranks have a dimension of one more.
+        hear(name, given if given.ndim == 2 else given.reshape(*real.shape, -1)[real])
 
     with ExitStack() as hooks:
         for name, layer in layers.items():

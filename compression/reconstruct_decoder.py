@@ -60,7 +60,8 @@ class _Stack:
         found: list[list[Tensor]] = [[] for _ in taps]
 
         def take(place: int, said: Tensor) -> None:
-            found[place].append(said[self.masks[len(found[place])]].float())
+            real = self.masks[len(found[place])]
+            found[place].append(said.reshape(*real.shape, -1)[real].float())  # ranks have a dimension of one more
 
         with ExitStack() as hooks:
             for place, (module, side) in enumerate(taps):

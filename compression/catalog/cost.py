@@ -79,7 +79,7 @@ def estimate(
     train, language = recipe.train, data.task == "causal-lm"
     if language:
         data = packed(data, recipe)
-    token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * shape.ffn)
+    token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * units_a_token(shape))
     longest = min(train.max_length, round(data.longest_words * TOKENS_A_WORD) + 2)
     row = data.mean_words * TOKENS_A_WORD + 2
     # Contexts are not cut but read in windows, a quarter of which the one before has read already.
@@ -140,6 +140,12 @@ def estimate(
     shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + scoring)
     shipping += PROBES * SHIP_MINUTES * (recipe.prune is not None and recipe.prune.target_latency is not None)
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
+
+
+def units_a_token(shape: Shape) -> int:
+    """Count the feed-forward units that a token goes through in a layer: of experts, those it is sent to and the shared."""
+    experts = shape.experts
+    return shape.ffn if experts is None else max(shape.ffn, experts.chosen * experts.ffn + experts.shared)
 
 
 def packed(data: DataFacts, recipe: Recipe) -> DataFacts:

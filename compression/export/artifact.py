@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compression import durable, numerics, scoring
+from compression import durable, families, numerics, scoring
 from compression.child import ChildFailed, ChildOutOfMemory, ask
 from compression.errors import OutOfMemory
 from compression.export import onnx, transformers
@@ -84,7 +84,7 @@ def ship(
         weights.chmod(0o644)  # safetensors writes for the owner alone
         # A language model's rows in training say nothing of how far it reads.
         reads = model.config.max_position_embeddings if task == "causal-lm" else max_length  # type: ignore[union-attr]
-        write_tokenizer(tokenizer, folder, int(reads), task, padding_of(model))  # type: ignore[arg-type]
+        write_tokenizer(tokenizer, folder, int(reads), task, model)  # type: ignore[arg-type]
         pad_id = write_config(model, folder, labels, max_length, kind)
         scorer = scoring.of(task, evaluate, labels)
         verify(model, folder, kind=kind, int8=int8, sample=sample, scorer=scorer, pad_id=pad_id)
@@ -157,12 +157,12 @@ def padding_of(model: nn.Module) -> int:
     return int(model.config.pad_token_id or 0)  # type: ignore[union-attr, arg-type]
 
 
-def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, padding: int | None = None) -> None:
+def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, model: nn.Module | None = None) -> None:
     """Copy the tokenizer; tokenizer.json then truncates to `max_length` by itself (contexts to windows) and pads nothing.
 
-    That of a language model truncates nothing.
-    padding: the id of the token that stock code is to pad with, on the right, where the tokenizer's own files name none: many
-    decoders' do not, and their classifiers find the last token by it.
+    That of a language model truncates nothing. model: the one that it reads for. Where it is a decoder, the settings say what
+    it takes, and which token stock code is to pad with, a classifier's on the right: the tokenizer's own files may not, and a
+    classifier finds the last token by it.
     """
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     if task == "causal-lm":  # whoever generates decides how much is read
@@ -176,12 +176,13 @@ def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, pad
     settings = {}
     if (source / "tokenizer_config.json").is_file():
         settings = json.loads((source / "tokenizer_config.json").read_text("utf-8"))
-    if padding is not None and not any(
-        _names_padding(source / name) for name in ("tokenizer_config.json", "special_tokens_map.json")
-    ):
-        settings |= {"pad_token": tokenizer.id_to_token(padding)}
-    if "padding_side" in settings:
-        settings["padding_side"] = "right"  # as the rows were that it was trained and measured on
+    if model is not None and families.decodes(model):
+        settings |= {"model_input_names": ["input_ids", "attention_mask"]}
+        named = any(_names_padding(source / name) for name in ("tokenizer_config.json", "special_tokens_map.json"))
+        if model.config.pad_token_id is not None and not named:  # type: ignore[union-attr]
+            settings |= {"pad_token": tokenizer.id_to_token(padding_of(model))}
+        if task != "causal-lm":
+            settings |= {"padding_side": "right"}
     (folder / "tokenizer_config.json").write_text(_json({**settings, "model_max_length": max_length}), "utf-8")
     for extra in TOKENIZER_EXTRAS:
         if (source / extra).is_file():
@@ -255,7 +256,7 @@ def timed(
     with tempfile.TemporaryDirectory(dir=place, prefix="timed-") as name:
         folder = Path(name)
         onnx.write(model, folder, int8=int8)
-        write_tokenizer(tokenizer, folder, evaluate.length, task, padding_of(model))
+        write_tokenizer(tokenizer, folder, evaluate.length, task, model)
         spec = MeasureSpec(
             kind="onnx",
             folder=str(folder.resolve()),

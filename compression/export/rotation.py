@@ -13,7 +13,8 @@ from transformers.models.deepseek_v2 import modeling_deepseek_v2 as stock
 def _angles(rotary: Any, x: Tensor, position_ids: Tensor) -> Tensor:
     """Return cosine and sine of what each pair is turned by. position_ids: (rows, tokens) -> (rows, tokens, pairs, 2)."""
     angles = position_ids[..., None].float() * rotary.inv_freq.to(device=x.device, dtype=torch.float)
-    return torch.stack([angles.cos(), angles.sin()], dim=-1) * rotary.attention_scaling
+    found: Tensor = torch.stack([angles.cos(), angles.sin()], dim=-1) * rotary.attention_scaling
+    return found
 
 
 def _turned(queries: Tensor, keys: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:

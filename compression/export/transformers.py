@@ -66,7 +66,8 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
         twin.save_pretrained(passage)  # type: ignore[operator]
         quantized = type(twin).from_pretrained(  # type: ignore[attr-defined]
             passage,
-            quantization_config=TorchAoConfig(scheme, include_input_output_embeddings=True),
+            # Where nothing is named, stock code leaves out the last parameter: a decoder's head, which has no bias behind it.
+            quantization_config=TorchAoConfig(scheme, include_input_output_embeddings=True, modules_to_not_convert=[]),
             dtype=torch.float32,
             local_files_only=True,
         )

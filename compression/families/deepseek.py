@@ -84,7 +84,7 @@ class DeepseekV3(PreNormDecoder):
             return functional.pad(said, (0, width - said.shape[-1])).flatten(-2)
 
         def read(queries: Tensor, packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            each = packed.view(*packed.shape[:-1], heads, -1)
+            each = packed.view(*queries.shape[:-1], heads, -1)  # stock code gives it a dimension of one more
             apart = each[..., :without_position], each[..., without_position:]
             return filled(queries.view(*queries.shape[:-1], heads, -1)), filled(apart[0]), filled(apart[1])
 

@@ -58,7 +58,8 @@ class KeptOnDisk:
 
     def get(self, rows: Sequence[int], device: torch.device) -> Kept:
         """Read some rows, one after the other. Raises ValueError where one was not written."""
-        found = [self._read(row) for row in rows]
+        # Wide before they are put together: under autocast, on a CPU, torch puts no float16 tensors together.
+        found = [(known.float(), ids) for known, ids in map(self._read, rows)]
         known, ids = (torch.cat(column) for column in zip(*found, strict=True))
         return Kept(known.to(device), ids.to(device), self.temperature)
 

@@ -43,7 +43,6 @@ def opened(folder: Path) -> list[str]:
     """Ask a downloaded checkpoint as its user would: rows of unlike length together, padded by stock code."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
     asked = tokenizer(["word1 happy word2 word4 word5", "awful word3"], padding=True, return_tensors="pt")
-    asked.pop("token_type_ids", None)
     with torch.inference_mode():
         return [model.config.id2label[number] for number in model(**asked).logits.argmax(dim=-1).tolist()]
 

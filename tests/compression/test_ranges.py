@@ -119,5 +119,5 @@ def test_smoothing_is_exact_in_every_family(kind: str, head: str) -> None:
         assert torch.allclose(model(input_ids=ids, attention_mask=mask).logits, plain, atol=1e-5)
     # Two layers: value and up in each; the last norm; ELECTRA's projection.
     assert len(where) == 5 + (kind == "electra")
-    for pair in where:
-        assert not model.state_dict()[f"{pair.reader}.weight"].equal(before[f"{pair.reader}.weight"])
+    for reader in (reader for pair in where for reader in pair.readers):
+        assert not model.state_dict()[f"{reader}.weight"].equal(before[f"{reader}.weight"])

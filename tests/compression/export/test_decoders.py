@@ -1,0 +1,69 @@
+"""Classifiers made of decoders as ONNX files and as checkpoints: they answer as the engine does, alone and beside others."""
+
+import copy
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from compression import numerics
+from compression.export import onnx as exporter
+from compression.export import transformers as checkpoints
+from compression.export.artifact import stored_as
+from compression.export.verify import check_interface
+from compression.runtimes.onnx import OnnxRunner
+from compression.runtimes.runner import Batch, Logits
+from tests.compression.families.decoders import IDS, tiny_classifier
+
+LENGTHS = (11, 5, 8)
+
+
+def padded() -> Batch:
+    mask = (np.arange(IDS.shape[1]) < np.array(LENGTHS)[:, None]).astype(np.int64)
+    return Batch(IDS.numpy() * mask, mask, np.zeros_like(mask))  # token 0 pads
+
+
+def answers(model: PreTrainedModel, batch: Batch) -> Logits:
+    with torch.inference_mode():
+        ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
+        return model(input_ids=ids, attention_mask=mask, use_cache=False).logits.numpy()
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2", "deepseek_v2-grouped"])
+def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, tmp_path: Path) -> None:
+    model, batch = tiny_classifier(kind), padded()
+    model.config.use_cache = False
+    simulated = copy.deepcopy(model)
+    layers = [layer for name in numerics.insert(simulated) if numerics.is_linear(layer := simulated.get_submodule(name))]
+    for whose in (model, simulated):
+        path = exporter.write(whose, tmp_path, int8=whose is simulated)
+        runner = OnnxRunner(path, threads=1)
+        check_interface(runner, 2, ("input_ids", "attention_mask"), ("logits",))
+        found, wanted = runner.logits(batch), answers(whose, batch)
+        assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
+        for row, length in enumerate(LENGTHS):
+            alone = runner.logits(Batch(*(value[row : row + 1, :length] for value in vars(batch).values())))
+            assert alone[0] == pytest.approx(found[row], abs=1e-5)
+    operators = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert operators["MatMulInteger"] == len(layers)
+    assert numerics.left_in_float(model) == (0 if kind != "deepseek_v2-grouped" else 2 * (8 * 3 * 16 * 32 + 8 * 32))
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gpt2", "deepseek_v3"])
+def test_a_checkpoint_of_integers_opens_with_stock_code_and_says_what_stayed(kind: str, tmp_path: Path) -> None:
+    model, batch = tiny_classifier(kind), padded()
+    checkpoints.write(model, tmp_path / "int8", int8=True)
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "int8").eval()
+    numerics.insert(model)
+    wanted = answers(model, batch)
+    assert np.abs(answers(opened, batch) - wanted).max() < 0.1 * np.abs(wanted).max()
+    whole = {name for name, value in opened.named_parameters() if type(value) is torch.nn.Parameter and value.ndim > 1}
+    transposed = {f"{name}.weight" for name, layer in model.named_modules() if numerics.is_transposed(layer)}
+    experts = {name for name, value in model.named_parameters() if ".mlp.experts." in name or ".mlp.gate.weight" in name}
+    assert whole == transposed | experts
+    left = sum(model.get_parameter(name).numel() for name in whole)
+    assert stored_as(model, "transformers", "int8") == (f"int8, {left:,} parameters float32" if left else "int8")

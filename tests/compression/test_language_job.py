@@ -1,0 +1,206 @@
+"""One whole job of a language model: texts in, four rows of perplexities out, and checkpoints that stock transformers opens."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from compression import measure
+from compression.errors import CompressionError
+from compression.export import artifact
+from compression.language import evaluate
+from compression.language.documents import read
+from compression.pipeline import compress
+from compression.recipe import Spec
+from compression.report import Finished, Log, Report, Score, StageStarted, TrainingSaved
+from compression.scoring.language import figures
+from tests.compression.language.tiny import model, tokenizer
+
+RECIPE: dict[str, Any] = {
+    "prepare": {"epochs": 4, "rate": 1e-2},
+    "prune": {"ratio": {"ffn": 0.5, "hidden": 0.5}, "multiple": 8, "calibration_rows": 16},
+    "distill": {"epochs": 4, "rate": 5e-3, "temperature": 1.0, "hidden": 0.5, "hard": 0.3},
+    "train": {"batch": 4, "max_length": 48},
+}
+
+
+def texts(count: int, seed: int) -> list[str]:
+    draw = random.Random(seed)
+    animals, places = ["cat", "dog", "hen", "owl"], ["mat", "roof", "road"]
+    return [
+        " ".join(f"the {draw.choice(animals)} sat on the {draw.choice(places)}." for _ in range(draw.randint(1, 3)))
+        for _ in range(count)
+    ]
+
+
+def write(place: Path, *, bos: bool = True, **changes: Any) -> None:
+    model(
+        "llama", **{"intermediate_size": 64, "initializer_range": 0.05, "tie_word_embeddings": True, **changes}
+    ).save_pretrained(place / "model")
+    tokenizer(bos=bos).save_pretrained(place / "model")
+    for name, count in (("train", 160), ("test", 24)):
+        lines = [json.dumps({"text": text}) for text in texts(count, seed=len(name))]
+        (place / f"{name}.jsonl").write_text("\n".join(lines))
+
+
+def spec_of(recipe: dict[str, Any], **changes: Any) -> Spec:
+    return Spec.model_validate(
+        {
+            "task": "causal-lm",
+            "model": "model",
+            "data": {"format": "jsonl", "splits": {"train": ["train.jsonl"], "test": ["test.jsonl"]}},
+            "recipe": recipe,
+            "evaluate": {"length": 16},
+            "output": "out",
+            "threads": 1,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure in this process: what a fresh one is for is tested elsewhere, and it takes seconds to begin."""
+    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec))
+
+
+def run(place: Path, recipe: dict[str, Any] = RECIPE, **changes: Any) -> tuple[Report, list[Any]]:
+    events = list(compress(spec_of(recipe, **changes), place))
+    assert isinstance(events[-1], Finished)
+    return events[-1].report, events
+
+
+def scores(report: Report) -> dict[str, Score]:
+    found = {row.stage: row.score for row in report.rows}
+    assert all(isinstance(score, Score) for score in found.values())
+    return found  # type: ignore[return-value]
+
+
+def test_a_language_model_goes_through_the_whole_job(tmp_path: Path) -> None:
+    write(tmp_path)
+    before = figures(evaluate.told(_opened(tmp_path / "model"), _test(tmp_path), length=48, stride=24))
+    report, _ = run(tmp_path)
+    found = scores(report)
+    assert list(found) == ["baseline", "quantized", "pruned", "distilled"]
+    baseline, quantized, cut, last = found.values()
+    assert baseline.value < before.perplexity.value / 10
+    assert quantized.worth > baseline.worth - 0.05
+    assert cut.value > 1.1 * quantized.value
+    assert last.value < cut.value
+    for score in found.values():
+        assert (score.metric, score.lower_is_better, score.rows, score.rows_changed_by_batching) == ("perplexity", True, 24, 0)
+        assert score.metrics.keys() == score.standard_errors.keys()
+        assert score.metrics.keys() == {"perplexity", "loss", "bits_per_byte", "next_token_accuracy"}
+        assert score.value_at_batch_32 == pytest.approx(score.value, rel=1e-3)
+        assert last.value < score.chance
+    ratios = report.rows[-1].ratios
+    assert ratios.retention == pytest.approx(baseline.value / last.value)
+    shapes = [(row.shape.hidden, row.shape.groups, row.shape.heads, row.shape.ffn) for row in report.rows]
+    assert shapes == [(32, 2, 4, 64), (32, 2, 4, 64), (16, 1, 2, 32), (16, 1, 2, 32)]
+    assert ratios.parameter_reduction > 0.5
+    assert ratios.size_reduction > 0.6
+    assert report.splits["test"].tokens == sum(len(text.encode()) - 2 * text.count("the") for text in texts(24, seed=4))
+    assert report.splits["test"].bytes == sum(len(text.encode()) for text in texts(24, seed=4))
+    assert any("windows of 48 tokens" in note for note in report.notes)
+    assert any(note.startswith("Distillation: validation perplexity") for note in report.rows[-1].notes)
+
+    # What is downloaded scores what the row says, in stock transformers and with the tokenizer beside it.
+    assert {one.kind for one in report.artifacts} == {"transformers"}
+    assert len(report.artifacts) == 4
+    for stage, score in found.items():
+        folder = tmp_path / "out" / "artifacts" / next(one.name for one in report.artifacts if one.stage == stage)
+        stock = _opened(folder)
+        again = figures(evaluate.told(stock, _test(tmp_path, folder), length=48, stride=24))
+        assert again.perplexity.value == pytest.approx(score.value, rel=1e-4)
+        assert again.loss.standard_error == pytest.approx(score.standard_errors["loss"], rel=2e-2)
+        tied = stage == "baseline"
+        assert stock.config.tie_word_embeddings is tied is (stock.lm_head.weight is stock.model.embed_tokens.weight)
+    asked = AutoTokenizer.from_pretrained(folder)("the ", return_tensors="pt", return_token_type_ids=False)
+    said = AutoTokenizer.from_pretrained(folder).decode(stock.generate(**asked, max_new_tokens=8, do_sample=False)[0])
+    assert any(animal in said for animal in ("cat", "dog", "hen", "owl"))
+    assert "generate" in (folder / "README.md").read_text()
+
+    # A new attempt that has the cut behind it makes the same of it.
+    shutil.copytree(tmp_path / "out" / "checkpoints", tmp_path / "kept")
+    shutil.rmtree(tmp_path / "kept" / "distilled")
+    other, events = run(tmp_path, resume="kept")
+    assert [event.stage for event in events if isinstance(event, StageStarted) and event.resumed] == list(found)[:3]
+    assert scores(other) == found
+
+
+def _opened(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def _test(place: Path, folder: Path | None = None) -> Any:
+    lines = (place / "test.jsonl").read_text().splitlines()
+    return read([json.loads(line)["text"] for line in lines], AutoTokenizer.from_pretrained(folder or place / "model"))
+
+
+def test_a_job_goes_on_within_a_training_by_the_teachers_kept_tokens(tmp_path: Path) -> None:
+    write(tmp_path, bos=False)
+    recipe = {
+        **RECIPE,
+        "quantize": None,
+        "prune": None,
+        "prepare": {"epochs": 1, "rate": 1e-2},
+        "distill": {"epochs": 2, "rate": 2e-3, "hidden": 0.0, "hard": 0.0, "kept": 8, "temperature": 1.0},
+        "train": {**RECIPE["train"], "recompute": True},
+    }
+    spec = spec_of(recipe, save_seconds=0, evaluate={"length": 16, "window": 32, "tokens": 256})
+    whole: list[Any] = []
+    kept = tmp_path / "kept"
+    for event in compress(spec, tmp_path):
+        whole.append(event)
+        if isinstance(event, TrainingSaved):
+            place = tmp_path / "out" / "checkpoints" / event.folder
+            if event.stage == "distilled" and event.step > event.total // 2 and not kept.exists():
+                shutil.copytree(tmp_path / "out" / "checkpoints", kept, ignore=shutil.ignore_patterns("training-*"))
+                shutil.copytree(place, kept / "training")
+            shutil.rmtree(place)
+    report = whole[-1].report
+    assert not any(isinstance(event, Log) and "asked again" in event.message for event in whole)
+    assert "texts of test are scored" in " ".join(report.notes)
+    score = scores(report)["distilled"]
+    assert 2 <= score.rows < 24
+    again, _ = run(tmp_path, recipe, resume="kept", evaluate={"length": 16, "window": 32, "tokens": 256})
+    assert scores(again)["distilled"] == score
+    # Without BOS nobody is asked for a text's first token, and nothing was put there.
+    folder = tmp_path / "out" / "artifacts" / "distilled-transformers-float32"
+    assert AutoTokenizer.from_pretrained(folder)("a")["input_ids"] == tokenizer()("a")["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "evaluate_at", "param"),
+    [
+        ({"distill": {"attention": 1.0}}, {}, "recipe.distill.attention"),
+        ({"distill": {"general": {"attention": 0}}}, {}, "recipe.distill.general"),
+        ({"distill": {"teachers": {"seeds": 2}}}, {}, "recipe.distill.teachers.seeds"),
+        ({"prune": {"axes": ["ffn", "vocabulary"]}}, {}, "recipe.prune.axes"),
+        ({"prune": {"axes": ["ffn"], "target_latency": {"speed_up": 2}}}, {}, "recipe.prune.target_latency"),
+        ({}, {"metric": "f1"}, "evaluate.metric"),
+        ({}, {"window": 65}, "evaluate.window"),
+    ],
+)
+def test_what_a_language_model_cannot_be_asked_for_is_refused(
+    tmp_path: Path, recipe: dict[str, Any], evaluate_at: dict[str, Any], param: str
+) -> None:
+    write(tmp_path)
+    with pytest.raises(CompressionError) as caught:
+        run(tmp_path, {**RECIPE, **recipe}, evaluate={"length": 16, **evaluate_at})
+    assert caught.value.param == param
+
+
+def test_an_output_layer_that_is_not_there_is_not_drawn(tmp_path: Path) -> None:
+    write(tmp_path, tie_word_embeddings=False)
+    whole = _opened(tmp_path / "model")
+    whole.model.save_pretrained(tmp_path / "model")
+    with pytest.raises(CompressionError, match="lm_head") as caught:
+        run(tmp_path)
+    assert caught.value.code == "config_mismatch"
+    assert torch.is_tensor(whole.lm_head.weight)
