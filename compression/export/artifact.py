@@ -143,7 +143,7 @@ def stored_as(model: nn.Module, kind: Kind, precision: Precision) -> str:
     if precision == "float32":
         return precision
     stored = "int8" if kind == "transformers" and precision == "int4" else precision  # see `transformers`
-    left = numerics.left_in_float(model, transposed=kind == "onnx")
+    left = numerics.left_in_float(model, torchao=kind == "transformers")
     return f"{stored}, {left:,} parameters float32" if left else stored
 
 

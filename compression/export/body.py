@@ -41,6 +41,7 @@ class Body(Nodes):
         self._data = data
         self._read = read or model.get_parameter
         self._names = {id(module): name for name, module in model.named_modules()}
+        self.within_expert = False
         self.left = {name for name, _ in model.named_parameters()}
         self._tables: dict[str, tuple[str, str]] = {}
         self._shapes: dict[tuple[object, ...], str] = {}
@@ -56,7 +57,9 @@ class Body(Nodes):
         return name
 
     def zero_points(self, scales: str) -> str:
-        """Write a zero point for each scale, (rows,) uint8: all tensors of a decoder have as many rows."""
+        """Write a zero point for each scale, (rows,) uint8: all tensors of a decoder but those within experts have as many."""
+        if self.within_expert:
+            return super().zero_points(scales)
         return self.once(("zero points",), lambda: super(Body, self).zero_points(scales))
 
     def numbers(self, *values: int) -> str:
@@ -146,7 +149,8 @@ class Body(Nodes):
         layer.weight = nn.Parameter(weight, requires_grad=False)
         if bias is not None:
             layer.bias = nn.Parameter(bias, requires_grad=False)
-        if self.simulation is not None:
+        # Experts have no static ranges: left as they are, they are written as dynamic-int8.
+        if self.simulation is not None and not (self.within_expert and self.simulation.scheme == "static-int8"):
             ranges = {"it": self.simulation.ranges[name]} if name in self.simulation.ranges else {}
             numerics.insert(nn.ModuleDict({"it": layer}), simulation=self.simulation.model_copy(update={"ranges": ranges}))
         return layer

@@ -20,17 +20,19 @@ def routed(body: Body, x: str, part: Any) -> str:
     nothing = body.constant("nothing", np.array(0, np.float32))
     total = body.node("Expand", nothing, body.node("Shape", x))
     columns = body.split(shares, (1,) * len(down), axis=1)
+    body.within_expert = True
     for number, column in enumerate(columns):
         own = body.node("Reshape", column, body.numbers(-1))
         places = body.node("Reshape", body.node("NonZero", own), body.numbers(-1))
         rows = body.node("Gather", x, places)
-        both = body.plain_product(rows, f"{stem}.{number}.gate_up_proj", up[number])
+        both = body.product(rows, f"{stem}.{number}.gate_up_proj", up[number])
         gate, value = body.split(both, (units, units), axis=1)
         inner = body.node("Mul", activation(body, gate, body.config.hidden_act), value)
-        found = body.plain_product(inner, f"{stem}.{number}.down_proj", down[number])
+        found = body.product(inner, f"{stem}.{number}.down_proj", down[number])
         share = body.node("Unsqueeze", body.node("Gather", own, places), body.numbers(-1))
         at = body.node("Unsqueeze", places, body.numbers(-1))
         total = body.node("ScatterND", total, at, body.node("Mul", found, share), reduction="add")
+    body.within_expert = False
     return total
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from compression import families, heads, numerics
+from compression.export.experts_apart import take_apart
 from compression.export.integers import to_int8
 from compression.export.rotation import real_rotation
 from compression.export.rows import as_rows
@@ -111,10 +112,13 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     are. Raises RuntimeError where one of them could not be found in the traced graph.
     """
     twin = plain(model)
+    experts = tuple(f"{name}." for name in take_apart(twin))
     proto = as_rows(graph(twin))
     if int8:
         if (simulation := numerics.simulation_of(model)) is not None:
-            numerics.insert(twin, simulation=simulation)
+            # Experts have no static ranges: not simulated, their layers are written as dynamic-int8.
+            left = experts if simulation.scheme == "static-int8" else ()
+            numerics.insert(twin, lambda name: not name.startswith(left), simulation)
         proto = to_int8(proto, dict(numerics.quantizable(twin)))
     onnx.checker.check_model(proto)
     path = folder / FILE

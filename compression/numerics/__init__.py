@@ -15,6 +15,7 @@ from compression.numerics.dynamic import (
     integers,
     row_scales,
 )
+from compression.numerics.experts import SimulatedExperts, fused
 from compression.numerics.floating import gradient_dtype, has_bfloat16, precision
 from compression.numerics.matrices import is_linear, is_transposed, matrix
 from compression.numerics.simulation import (
@@ -40,12 +41,14 @@ __all__ = [
     "FakeQuantEmbedding",
     "FakeQuantLinear",
     "Range",
+    "SimulatedExperts",
     "SimulatedLinear",
     "Simulation",
     "StaticLinear",
     "WeightOnlyLinear",
     "affine",
     "fake_quantize_rows",
+    "fused",
     "gradient_dtype",
     "grouped_integers",
     "has_bfloat16",

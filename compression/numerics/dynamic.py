@@ -92,6 +92,12 @@ class _IntegerLinear(torch.autograd.Function):
         return to_x, to_weight, to_bias
 
 
+def integer_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute x·Wᵀ + b as the artifact will. x: (..., in), weight: (out, in) -> (..., out)."""
+    out: Tensor = _IntegerLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return out
+
+
 class SimulatedLinear(nn.Linear):
     """What the linear layers of all schemes have in common: same state dict as nn.Linear, and integers of some kind."""
 
@@ -109,8 +115,7 @@ class FakeQuantLinear(SimulatedLinear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(..., in) -> (..., out)."""
-        out: Tensor = _IntegerLinear.apply(input, matrix(self), self.bias)  # type: ignore[no-untyped-call]
-        return out
+        return integer_linear(input, matrix(self), self.bias)
 
 
 class FakeQuantEmbedding(nn.Embedding):

@@ -8,6 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from compression.numerics.dynamic import FakeQuantEmbedding, FakeQuantLinear, SimulatedLinear
+from compression.numerics.experts import WEIGHTS, fused, insert_experts, remove_experts
 from compression.numerics.matrices import is_transposed
 from compression.numerics.static import Range, StaticLinear
 from compression.numerics.transposed import TRANSPOSED
@@ -50,12 +51,14 @@ def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def left_in_float(model: nn.Module, *, transposed: bool = True) -> int:
-    """Count the elements of matrices that no scheme turns to integers: fused experts and their routers.
+def left_in_float(model: nn.Module, *, torchao: bool = False) -> int:
+    """Count the elements of matrices that no scheme turns to integers: those of experts' routers.
 
-    transposed: whether layers that keep their weight as (inputs, outputs) are turned, as in ONNX; torchao does not.
+    torchao: of its form, which has none for fused experts and for layers that keep their weight as (inputs, outputs) either.
     """
-    turned = {id(layer.weight) for _, layer in quantizable(model) if transposed or not is_transposed(layer)}
+    turned = {id(layer.weight) for _, layer in quantizable(model) if not (torchao and is_transposed(layer))}
+    if not torchao:
+        turned |= {id(getattr(module, key)) for _, module in fused(model) for key in WEIGHTS}
     return sum(weight.numel() for weight in model.parameters() if weight.ndim > 1 and id(weight) not in turned)
 
 
@@ -76,6 +79,10 @@ def insert(model: nn.Module, only: Callable[[str], bool] = lambda _name: True, s
             if isinstance(module, WeightOnlyLinear):
                 module.group_size = simulation.group_size
         names.append(name)
+    for name, module in fused(model):
+        if only(name):
+            insert_experts(module, simulation.scheme, simulation.group_size)
+            names.append(name)
     set_ranges(model, {name: found for name, found in simulation.ranges.items() if name in names})
     return names
 
@@ -84,6 +91,8 @@ def remove(model: nn.Module) -> None:
     """Undo `insert`; ranges stay, for the next `insert`."""
     for _, module in quantizable(model):
         module.__class__ = REAL.get(type(module), type(module))
+    for _, module in fused(model):
+        remove_experts(module)
 
 
 def simulated_layers(model: nn.Module) -> Iterator[tuple[str, SimulatedLinear]]:

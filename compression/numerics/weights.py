@@ -51,6 +51,12 @@ class _PassThrough(torch.autograd.Function):
         return grads[0], None
 
 
+def rounded(weight: Tensor, group_size: int | None) -> Tensor:
+    """Return `stored`, with a gradient that passes straight through."""
+    found: Tensor = _PassThrough.apply(weight, stored(weight, group_size))  # type: ignore[no-untyped-call]
+    return found
+
+
 class WeightOnlyLinear(SimulatedLinear):
     """nn.Linear with the weights of the artifact; their gradient passes straight through the rounding.
 
@@ -64,5 +70,4 @@ class WeightOnlyLinear(SimulatedLinear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(..., in) -> (..., out)."""
-        weight = _PassThrough.apply(matrix(self), stored(matrix(self), self.group_size))  # type: ignore[no-untyped-call]
-        return functional.linear(input, weight, self.bias)
+        return functional.linear(input, rounded(matrix(self), self.group_size), self.bias)

@@ -39,7 +39,7 @@ def quantize(state: State) -> Iterator[Event]:
     if left := numerics.left_in_float(model):
         whole = families.of(model).parameters_of(model).total
         state.notes.append(
-            f"{left:,} of {whole:,} parameters, fused experts and their routers, are neither simulated nor shipped as integers."
+            f"{left:,} of {whole:,} parameters, those of the experts' routers, are neither simulated nor shipped as integers."
         )
     qat = settings.qat
     if qat is None or qat.epochs == 0:

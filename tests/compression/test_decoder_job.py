@@ -86,7 +86,7 @@ def test_a_language_model_becomes_a_small_classifier(tmp_path: Path, reviews: Pa
             assert opened(folder) == ["positive", "negative"]
 
 
-def test_experts_are_cut_and_said_to_stay_in_float(tmp_path: Path, reviews: Path) -> None:
+def test_experts_are_cut_and_it_is_said_what_stays_in_float(tmp_path: Path, reviews: Path) -> None:
     send(tmp_path / "model", "deepseek_v3", n_routed_experts=8, attention_bias=True)
     report = run(
         tmp_path,
@@ -102,11 +102,15 @@ def test_experts_are_cut_and_said_to_stay_in_float(tmp_path: Path, reviews: Path
     assert report.pruning is not None
     assert report.pruning["expert_ffn"]["taken"] == 0.5
     assert report.pruning["kv_rank"] == {"before": 16, "after": 8, "asked": 0.5, "taken": 0.5}
-    left = 8 * 3 * 16 * 32 + 8 * 32  # one layer of experts, and its router
-    assert quantized.size.dtype == f"int8, {left:,} parameters float32"
-    assert any(f"{left:,} of " in note for note in quantized.notes)
+    router, experts = 8 * 32, 8 * 3 * 16 * 32  # of one layer
+    assert quantized.size.dtype == f"int8, {router:,} parameters float32"
+    assert quantized.size.bytes < 0.6 * baseline.size.bytes
+    assert any(f"{router:,} of " in note for note in quantized.notes)
     (shipped,) = [artifact for artifact in report.artifacts if artifact.kind == "transformers"]
     for row in report.rows:
         assert not isinstance(row.score, NotMeasured)
         assert row.score.rows_changed_by_batching == 0
-    assert opened(tmp_path / "out" / "artifacts" / shipped.name)[0] in ("positive", "negative")
+    folder = tmp_path / "out" / "artifacts" / shipped.name
+    assert opened(folder)[0] in ("positive", "negative")
+    stays = experts + router if shipped.stage == "quantized" else (experts // 4 + router // 2)
+    assert f"(int8, {stays:,} parameters float32)" in (folder / "README.md").read_text()

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from compression import families, numerics, smoothing, tasks
 from compression.batches import Encoded
 from compression.families import Kept
+from compression.recipe import Scheme
 from compression.reconstruct_decoder import reconstruct_decoder
 from compression.teacher import Look, Teacher, ask
 from tests.compression.families.decoders import EXPERTS, KINDS, PADDING, WORDS, cut_on, logits, tiny_classifier
@@ -115,3 +116,35 @@ def test_units_that_follow_from_others_are_not_missed() -> None:
     unseen = some_rows(32, seed=6)
     before, after = ((stream(model, unseen) - stream(whole, unseen)).square().mean() for model in (cut, solved))
     assert after < 0.02 * before
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+@pytest.mark.parametrize("scheme", ["dynamic-int8", "weight-only-int8"])
+def test_fused_experts_have_the_integers_of_linear_layers_and_learn(kind: str, scheme: Scheme) -> None:
+    model = tiny_classifier(kind)
+    plain, keys = logits(model), list(model.state_dict())
+    names = numerics.insert(model, simulation=numerics.Simulation(scheme=scheme))
+    assert {name for name, _ in numerics.fused(model)} <= set(names)
+    assert list(model.state_dict()) == keys
+    experts = families.decoder_of(model).blocks(model)[1].experts
+    assert isinstance(experts, numerics.SimulatedExperts)
+    x, chosen, weights = torch.randn(5, 32), torch.tensor([[0, 3], [3, 1], [1, 0], [3, 0], [2, 3]]), torch.rand(5, 2)
+    linear, other = (torch.nn.Linear(32, 32, bias=False), torch.nn.Linear(16, 32, bias=False))
+    wanted = torch.zeros(5, 32)
+    for number in range(4):
+        linear.weight.data, other.weight.data = experts.gate_up_proj[number].data, experts.down_proj[number].data
+        one = torch.nn.ModuleList([linear, other])
+        numerics.insert(one, simulation=numerics.Simulation(scheme=scheme))
+        for token, place in (chosen == number).nonzero().tolist():
+            gate, value = one[0](x[token : token + 1]).chunk(2, dim=-1)
+            wanted[token] += one[1](experts.act_fn(gate) * value)[0] * weights[token, place]
+        numerics.remove(one)
+    found = experts(x, chosen, weights)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    found.square().sum().backward()  # type: ignore[no-untyped-call]
+    gradient = experts.down_proj.grad
+    assert gradient is not None
+    assert [bool(each.any()) for each in gradient] == [True] * 4 + [False] * 4  # nobody went to the last four
+    assert not torch.equal(logits(model), plain)
+    numerics.remove(model)
+    assert torch.equal(logits(model), plain)

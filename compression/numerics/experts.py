@@ -1,0 +1,74 @@
+"""Fused experts, which lie in 3-D tensors: each expert's matrices have the integers that linear layers of its own would have.
+
+In static-int8 they are dynamic: an expert sees other tokens from batch to batch, so a range of its own would rest on few.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compression.numerics.dynamic import integer_linear
+from compression.numerics.weights import rounded
+from compression.recipe import Scheme
+
+WEIGHTS = ("gate_up_proj", "down_proj")
+
+
+def fused(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (name, module) of all fused experts, simulated or not, in model order."""
+    for name, module in model.named_modules():
+        if all(isinstance(found := getattr(module, key, None), nn.Parameter) and found.ndim == 3 for key in WEIGHTS):
+            yield name, module
+
+
+class SimulatedExperts(nn.Module):
+    """Fused experts that compute with integers: in a stock module's place by its class, so that parameters and keys stay.
+
+    stock: the module's own class; scheme, group_size: as a linear layer's.
+    """
+
+    stock: type[nn.Module]
+    scheme: Scheme
+    group_size: int | None
+    gate_up_proj: nn.Parameter
+    down_proj: nn.Parameter
+    act_fn: Any
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Ask each expert about the tokens that are sent to it.
+
+        hidden_states: (tokens, hidden); top_k_index, top_k_weights: (tokens, chosen) -> (tokens, hidden).
+        """
+        out = torch.zeros_like(hidden_states)
+        # Taken apart once: a gradient of one expert by its number would be as large as that of all.
+        ups, downs = self.gate_up_proj.unbind(0), self.down_proj.unbind(0)
+        for number in sorted(set(top_k_index.flatten().tolist())):
+            tokens, places = torch.where(top_k_index == number)
+            gates, values = self.product(hidden_states[tokens], ups[number]).chunk(2, dim=-1)
+            said = self.product(self.act_fn(gates) * values, downs[number]) * top_k_weights[tokens, places, None]
+            out = out.index_add(0, tokens, said.to(out.dtype))
+        return out
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Multiply as a linear layer of the scheme does. x: (tokens, in), weight: (out, in) -> (tokens, out)."""
+        if self.scheme in ("dynamic-int8", "static-int8"):
+            return integer_linear(x, weight)
+        return functional.linear(x, rounded(weight, self.group_size))
+
+
+def insert_experts(module: nn.Module, scheme: Scheme, group_size: int | None) -> None:
+    """Let fused experts compute with the integers of a scheme."""
+    if not isinstance(module, SimulatedExperts):
+        stock = type(module)
+        module.__class__ = SimulatedExperts
+        module.stock = stock
+    module.scheme, module.group_size = scheme, group_size
+
+
+def remove_experts(module: nn.Module) -> None:
+    """Let fused experts compute as the stock class does."""
+    if isinstance(module, SimulatedExperts):
+        module.__class__ = module.stock
