@@ -263,9 +263,6 @@ def _torchao(model: nn.Module, scheme: StreamedScheme, group_size: int) -> Any:
     size = group_size if scheme == "weight-only-int4" else None
     layers = [name for name, layer in numerics.quantizable(model) if isinstance(layer, nn.Linear)]
     found = torchao_scheme(model, {} if scheme == "dynamic-int8" else dict.fromkeys(layers, size)).fqn_to_config
-    for name, layer in numerics.quantizable(model):
-        if numerics.is_transposed(layer):  # torchao's integers are not added and multiplied in one, as GPT-2's layers do
-            found.pop(f"{name}.weight", None)
     experts = Int8DynamicActivationInt8WeightConfig() if scheme == "dynamic-int8" else Int8WeightOnlyConfig()
     return FqnToConfig(found | dict.fromkeys(fused_experts(model), experts))
 

@@ -22,7 +22,7 @@ from compression.errors import InvalidSpec
 from compression.export import streamed, streamed_check
 from compression.export.artifact import Precision, Shipped, precision_of
 from compression.facts import PartFacts, job_report
-from compression.language.tested import tested
+from compression.language.tested import check_texts, tested
 from compression.layerwise import Layerwise
 from compression.notes import row_notes
 from compression.phases import planned as stages_of
@@ -81,7 +81,8 @@ def is_for(spec: Spec, base: Path) -> bool:
         parameters = sum(parameter.numel() for parameter in streamed.skeleton(folder).parameters())
     else:
         return False
-    if not may_be_whole(parameters, spec.asked[0].task):
+    # Batches are split once an attempt found memory too small: what was reckoned for the model was too little then.
+    if spec.split_batches > 1 or not may_be_whole(parameters, spec.asked[0].task):
         return True
     return spec.memory_bytes is not None and whole_bytes(parameters) > spec.memory_bytes
 
@@ -107,6 +108,7 @@ class StreamingJob:
     def open(cls, spec: Spec, base: Path) -> "StreamingJob":
         """Read configuration, tokenizer and data, and refuse what cannot be done. Raises what these do, and InvalidSpec."""
         task, output = spec.asked[0].task, base / spec.output
+        catalog.check_cast(spec.recipe, student=spec.student is not None, teachers=len(spec.teachers))
         sent = uploaded(base / spec.model)
         folder = gguf.stock_folder(base / spec.model, output / "scratch" / "unpacked" / "model")
         config = load.read_config(folder)
@@ -236,7 +238,9 @@ class StreamingJob:
         recipe, task = self.spec.recipe, tasks.of(self.spec.asked[0].task, self.dataset.labels, self.shipping.evaluate)
         positions = families.decoder_of(self.model).max_positions(self.model.config)
         reading = Reading(load.load_tokenizer(self.folder), min(recipe.train.max_length, positions), types=False)
-        return reading.split(self.dataset, "train", task)
+        rows = reading.split(self.dataset, "train", task)
+        check_texts({"train": rows})
+        return rows
 
     def integers(self, stage: Stage, source: Path) -> Generator[Event, None, tuple[Shipped, tuple[str, ...]]]:
         """Write the integers of the checkpoint in `source`, hold them against it, and ship them."""

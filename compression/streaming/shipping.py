@@ -64,7 +64,7 @@ class Shipping:
         positions = family.max_positions(model.config)
         length = min(self.spec.recipe.train.max_length, positions)
         model.config.pad_token_id = self.padding
-        artifact.write_tokenizer(self.folder, place, positions if task == "causal-lm" else length, task, self.padding)
+        artifact.write_tokenizer(self.folder, place, positions if task == "causal-lm" else length, task, model)
         artifact.write_config(model, place, labels, length, "transformers")
         files = sum(path.stat().st_size for path in place.glob("*.safetensors"))
         stored = "int8" if precision == "int4" else precision  # see `export.transformers`

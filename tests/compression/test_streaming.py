@@ -167,6 +167,12 @@ def test_what_fits_or_asks_for_more_has_its_model_in_memory(changes: dict[str, A
     assert not job.is_for(spec_of(tmp_path, model, **changes), tmp_path)
 
 
+def test_an_attempt_that_memory_did_not_suffice_for_is_followed_by_one_from_file_to_file(tmp_path: Path) -> None:
+    model = model_into(tmp_path / "model")
+    assert not job.is_for(spec_of(tmp_path, model, memory_bytes=1 << 40), tmp_path)
+    assert job.is_for(spec_of(tmp_path, model, memory_bytes=1 << 40, split_batches=4), tmp_path)
+
+
 LIMITED = """
 import json, os, resource, sys
 from pathlib import Path
