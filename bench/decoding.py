@@ -29,7 +29,8 @@ from compression.export.body import Body
 from compression.export.external import External
 from compression.export.schemes import MICROSOFT
 from compression.numerics import Simulation
-from compression.runtimes.onnx import OnnxDecoder
+from compression.runtimes.decoder import Decoder
+from compression.runtimes.runner import open_artifact
 
 BLOCK = 32
 BYTES, MIDDLE = 8, 128
@@ -99,7 +100,7 @@ FORMS: dict[str, Callable[[PreTrainedModel, Path], object]] = {
 }
 
 
-def measured(sides: list[OnnxDecoder], prompt: int, steps: int, rounds: int, batch: int) -> list[tuple[float, float]]:
+def measured(sides: list[Decoder], prompt: int, steps: int, rounds: int, batch: int) -> list[tuple[float, float]]:
     """Time all sides by turns. -> of each: seconds of a prefill, seconds of a decoding step, both medians."""
     ids = np.random.default_rng(0).integers(0, 1000, (batch, prompt + steps), dtype=np.int64)
     for side in sides:
@@ -135,13 +136,16 @@ def main(arguments: list[str]) -> None:
     asked = parser.parse_args(arguments)
     model = AutoModelForCausalLM.from_pretrained(asked.model, local_files_only=True).eval()
     with tempfile.TemporaryDirectory(prefix="lathe-decoding-") as place:
-        sizes, sides = [], []
+        sizes: list[int] = []
+        sides: list[Decoder] = []
         for number, form in enumerate(asked.forms):
             folder = Path(place) / str(number)
             folder.mkdir()
             FORMS[form](model, folder)
             sizes.append(sum(path.stat().st_size for path in folder.iterdir()))
-            sides.append(OnnxDecoder(folder / decoder.FILE, threads=asked.threads))
+            opened = open_artifact("onnx", folder, threads=asked.threads)
+            assert isinstance(opened, Decoder)
+            sides.append(opened)
         found = measured(sides, asked.prompt, asked.steps, asked.rounds, asked.batch)
     print(f"{sides[0].name}, {asked.threads} thread(s), batch {asked.batch}, prompt {asked.prompt}, {asked.steps} steps\n")
     print("| form | MB | prefill, tokens/s | decode, tokens/s | prefill, × first | decode, × first |")

@@ -2,17 +2,18 @@
 
 import statistics
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from compression.report import Generation, Latency
-from compression.runtimes.decoder import Decoder, chosen
+from compression.runtimes.decoder import Decoder, chosen, greedy
 from compression.runtimes.runner import Ids
 
 TOKENS = 32
 """That follow each prompt. Few beside the prompt, so that a step's time is that of the length that is stated."""
-FEWEST_ROUNDS, MOST_ROUNDS = 3, 40
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 20
 
 
 def time_both(candidate: Decoder, baseline: Decoder | None, prompt: Ids, *, threads: int, seconds: float) -> Latency:
@@ -57,6 +58,18 @@ def time_both(candidate: Decoder, baseline: Decoder | None, prompt: Ids, *, thre
             baseline_first_token_ms=first_reference,
         ),
     )
+
+
+def prompt_of(length: int, config: Mapping[str, Any]) -> int:
+    """Say how long a prompt is: `length` tokens, or what leaves room for TOKENS among the positions that a config has."""
+    most = config.get("max_position_embeddings") or config.get("n_positions") or length + TOKENS
+    return max(min(length, most - TOKENS), 1)
+
+
+def warm_up(decoder: Decoder, prompt: Ids) -> None:
+    """Go on with a prompt as it is timed later, so that the memory of all steps has been taken."""
+    for _ in zip(greedy(decoder, prompt), range(TOKENS + 1), strict=False):
+        pass
 
 
 def _round(sides: list[Decoder], prompt: Ids, firsts: list[list[float]], steps: list[list[float]], *, tokens: int) -> None:

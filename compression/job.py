@@ -242,9 +242,11 @@ class Job:
                 continue  # it was shipped so after its stage
             yield from self.journey.mark(last, "export the checkpoint", done=False)
             stage, model = yield from part.model_after(chosen.stage, self.folder_of(chosen.stage))
-            shipped = part.ship(model, stage, "transformers")
-            self.artifacts.append(shipped.artifact)
-            yield ArtifactReady(artifact=shipped.artifact)
+            # A language model's weights are sent in 16 bits too: the form that others train on.
+            for half in (False, True) if part.task == "causal-lm" else (False,):
+                shipped = part.ship(model, stage, "transformers", half=half)
+                self.artifacts.append(shipped.artifact)
+                yield ArtifactReady(artifact=shipped.artifact)
             yield from self.journey.mark(last, "export the checkpoint", done=True)
 
     def report(self) -> Report:

@@ -19,12 +19,13 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from compression import failures, scoring
+from compression import failures, generating, scoring
 from compression.child import OUT_OF_MEMORY
 from compression.errors import OutOfMemory
 from compression.process import private_channel
 from compression.recipe import Config, Evaluate, Task
 from compression.report import Latency, NotMeasured, Score
+from compression.runtimes.decoder import Decoder
 from compression.runtimes.runner import (
     Batch,
     Kind,
@@ -76,20 +77,27 @@ def measure(spec: MeasureSpec) -> Measured:
     """Open what the spec names and take its figures."""
     folder = Path(spec.folder)
     runner = open_artifact(spec.kind, folder, threads=spec.evaluate.threads)
-    example = full_batch(spec.evaluate.batch, spec.evaluate.length, tokenizer_of(folder).get_vocab_size())
-    for _ in range(WARM_UP_RUNS):
+    decodes = isinstance(runner, Decoder)
+    length = generating.prompt_of(spec.evaluate.length, config_of(folder)) if decodes else spec.evaluate.length
+    example = full_batch(spec.evaluate.batch, length, tokenizer_of(folder).get_vocab_size())
+    for _ in range(1 if decodes else WARM_UP_RUNS):
         runner.logits(example)
+    if isinstance(runner, Decoder):
+        generating.warm_up(runner, example.input_ids)
     # Taken before anything else is opened here, so that it is the memory of serving and of nothing more.
     memory = peak_memory()
     if spec.kind == "onnx":
         against = open_artifact("onnx", Path(spec.baseline), threads=spec.evaluate.threads) if spec.baseline else None
+        latency: Latency | NotMeasured
+        threads, seconds = spec.evaluate.threads, spec.seconds
         with host_lock():
-            latency: Latency | NotMeasured = time_both(
-                runner, against, example, threads=spec.evaluate.threads, seconds=spec.seconds
-            )
+            if isinstance(runner, Decoder) and (against is None or isinstance(against, Decoder)):
+                latency = generating.time_both(runner, against, example.input_ids, threads=threads, seconds=seconds)
+            else:
+                latency = time_both(runner, against, example, threads=threads, seconds=seconds)
     elif spec.task == "causal-lm":
         latency = NotMeasured(
-            not_measured="A language model's artifact is a checkpoint of PyTorch: its integers are for bytes, not for speed."
+            not_measured="A language model's checkpoint of PyTorch is not timed: its integers are for bytes, not for speed."
         )
     else:
         latency = NotMeasured(

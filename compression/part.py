@@ -19,6 +19,7 @@ from compression.checkpoint import Checkpoint, Unusable
 from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec, UnreadableData
 from compression.export.artifact import Shipped, precision_of, ship, timed
+from compression.export.decoder import can_write
 from compression.language.tested import check_texts, tested
 from compression.notes import row_notes
 from compression.plan import check_precision
@@ -179,7 +180,8 @@ class Part:
     @property
     def kind(self) -> Kind:
         """Say as what the model is shipped and measured after each stage."""
-        return "transformers" if self.task == "causal-lm" else "onnx"
+        known = self.task != "causal-lm" or can_write(self.state.model.config)
+        return "onnx" if known else "transformers"
 
     def take_up(self, folder: Path, done: Checkpoint, beginning: Path) -> None:
         """Go on from a stage that is done: its rows, its model and its teacher. Raises Unusable, and changes nothing.
@@ -224,10 +226,13 @@ class Part:
         """Where an artifact's files lie."""
         return self.output / "artifacts" / name
 
-    def ship(self, model: torch.nn.Module, stage: Stage, kind: Kind) -> Shipped:
-        """Export, reopen, verify and measure a model as one artifact; latency is held against the baseline's."""
+    def ship(self, model: torch.nn.Module, stage: Stage, kind: Kind, *, half: bool = False) -> Shipped:
+        """Export, reopen, verify and measure a model as one artifact; latency is held against the baseline's.
+
+        half: in 16 bits, whatever integers are simulated in it.
+        """
         simulation = numerics.simulation_of(model)
-        precision = precision_of(simulation.scheme if simulation else None)
+        precision = "bfloat16" if half else precision_of(simulation.scheme if simulation else None)
         is_baseline = stage == "baseline" and kind == self.kind
         device = next(model.parameters()).device
         model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers

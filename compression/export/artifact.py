@@ -35,6 +35,7 @@ takes an engine that says nothing for stalled.
 TIMED_SECONDS = 3.0
 """Of a shape that is only looked at, of both sides together: enough to tell neighbouring shapes apart by their medians."""
 Precision = Literal["float32", "bfloat16", "float16", "int8", "int4"]
+WEIGHTS = ("*.onnx", "*.onnx_data", "*.safetensors")
 TOKENIZER_EXTRAS = ("special_tokens_map.json", "vocab.txt", "chat_template.jinja")
 
 
@@ -70,25 +71,34 @@ def ship(
 ) -> Shipped:
     """Write output/artifacts/<name>/, whole or not at all, and return its figures. What lay there before is replaced.
 
-    model: a stock model for `task`, its integers simulated where `precision` is not float32. tokenizer: the folder that
+    model: a stock model for `task`, its integers simulated where `precision` is of integers. tokenizer: the folder that
     holds tokenizer.json. test_rows: JSONL of rows as `scoring` reads them. baseline: folder of the FP32 ONNX
     artifact that latency is held against. sample: a few rows that the reopened artifact is verified with.
     last_try: figures for which memory does not suffice are told as not measured.
 
     Raises ExportMismatch where the reopened artifact does not answer as the model does, and OutOfMemory.
     """
-    int8 = precision != "float32"
+    int8, half = precision in ("int8", "int4"), precision == "bfloat16"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     with durable.folder(output / "artifacts" / name) as folder:
-        weights = (onnx if kind == "onnx" else transformers).write(model, folder, int8=int8)
-        weights.chmod(0o644)  # safetensors writes for the owner alone
+        if kind == "onnx":
+            onnx.write(model, folder, int8=int8)
+        else:
+            transformers.write(model, folder, int8=int8, half=half)
+        weights = [path for pattern in WEIGHTS for path in folder.glob(pattern)]
+        for path in weights:
+            path.chmod(0o644)  # safetensors writes for the owner alone
         # A language model's rows in training say nothing of how far it reads.
         reads = model.config.max_position_embeddings if task == "causal-lm" else max_length  # type: ignore[union-attr]
         write_tokenizer(tokenizer, folder, int(reads), task, model)  # type: ignore[arg-type]
         pad_id = write_config(model, folder, labels, max_length, kind)
         scorer = scoring.of(task, evaluate, labels)
-        verify(model, folder, kind=kind, int8=int8, sample=sample, scorer=scorer, pad_id=pad_id)
-        size = Size(bytes=weights.stat().st_size, dtype=stored_as(model, kind, precision), bytes_at_16_bit=2 * parameters)
+        verify(model, folder, kind=kind, int8=int8, half=half, sample=sample, scorer=scorer, pad_id=pad_id)
+        size = Size(
+            bytes=sum(path.stat().st_size for path in weights),
+            dtype=stored_as(model, kind, precision),
+            bytes_at_16_bit=2 * parameters,
+        )
         spec = MeasureSpec(
             kind=kind,
             folder=str(folder.resolve()),
@@ -140,7 +150,7 @@ def precision_of(scheme: Scheme | None) -> Precision:
 
 def stored_as(model: nn.Module, kind: Kind, precision: Precision) -> str:
     """Say what an artifact's weights are stored in, and how many of them stayed in floating point."""
-    if precision == "float32":
+    if precision in ("float32", "bfloat16"):
         return precision
     stored = "int8" if kind == "transformers" and precision == "int4" else precision  # see `transformers`
     left = numerics.left_in_float(model, torchao=kind == "transformers")
@@ -201,6 +211,12 @@ def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_le
     path = folder / "config.json"
     if kind == "onnx":
         config = {**model.config.to_diff_dict(), "max_length": max_length}  # type: ignore[union-attr, operator]
+        if onnx.is_language_model(model):
+            # A checkpoint's are written with it.
+            model.generation_config.save_pretrained(folder)  # type: ignore[union-attr, operator]
+            config |= {
+                name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id")
+            }  # stock ones are left out
     else:
         config = json.loads(path.read_text("utf-8"))
     if labels:
@@ -257,6 +273,7 @@ def timed(
         folder = Path(name)
         onnx.write(model, folder, int8=int8)
         write_tokenizer(tokenizer, folder, evaluate.length, task, model)
+        write_config(model, folder, labels, evaluate.length, "onnx")
         spec = MeasureSpec(
             kind="onnx",
             folder=str(folder.resolve()),

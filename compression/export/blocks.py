@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from compression.errors import UnsupportedArchitecture
-from compression.export.body import Body, activation
+from compression.export.body import ACTIVATIONS, Body, activation
 from compression.export.experts import routed
 
 FIXED_TURNS = ("default", "linear", "llama3", "yarn")
@@ -17,12 +17,21 @@ States = Callable[[Body], str]
 
 
 def of(config: PretrainedConfig) -> States:
-    """Return what writes a family's states after the last norm, (b × s, channels). Raises UnsupportedArchitecture."""
-    found = FAMILIES.get(config.model_type)
-    if found is None:
-        cause = f"no ONNX file with a cache is written for {config.model_type!r}"
-        raise UnsupportedArchitecture(cause, param="config.json:model_type")
-    return found
+    """Return what writes a family's states after the last norm, (b × s, channels).
+
+    Raises UnsupportedArchitecture where the family, or something that its config asks for, is not known.
+    """
+    turns = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    shape = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)
+    for known, cause in (
+        (config.model_type in FAMILIES, f"no ONNX file with a cache is written for {config.model_type!r}"),
+        (turns in FIXED_TURNS, f"rotary embeddings of the kind {turns!r:.100} change with the text's length"),
+        (shape in ACTIVATIONS, f"ONNX files are not written with the activation {shape!r:.100}"),
+        (not getattr(config, "add_cross_attention", False), "cross-attention has nothing to look at in a language model"),
+    ):
+        if not known:
+            raise UnsupportedArchitecture(cause, param="config.json")
+    return FAMILIES[config.model_type]
 
 
 def rotary_states(body: Body) -> str:
@@ -45,8 +54,6 @@ def rotary_states(body: Body) -> str:
 def gpt2_states(body: Body) -> str:
     """GPT-2: LayerNorm, a table of positions, queries, keys and values from one matrix."""
     config = body.config
-    if config.add_cross_attention:
-        raise UnsupportedArchitecture("cross-attention has nothing to look at in a language model", param="config.json")
     stack: Any = body.model.base_model
     places = body.node("Reshape", "position_ids", body.numbers(-1))
     x = body.node("Add", body.look_up(body.ids, stack.wte), body.look_up(places, stack.wpe))
@@ -158,11 +165,6 @@ def _pairs(body: Body, x: str, size: int) -> str:
 def _tables(body: Body) -> tuple[str, str]:
     """Return cosines of both halves, and sines whose first half is negated, (b, 1, s, size) each."""
     rotary: Any = body.model.base_model.rotary_emb
-    kind = rotary.rope_type
-    if kind not in FIXED_TURNS:
-        raise UnsupportedArchitecture(
-            f"rotary embeddings of the kind {kind!r:.100} change with the text's length", param="config.json"
-        )
     with torch.device("cpu"):  # the model's own may have no values
         fresh = type(rotary)(body.config)
     cosines, sines = body.turns(fresh.inv_freq, float(fresh.attention_scaling))

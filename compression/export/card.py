@@ -3,13 +3,15 @@
 from compression import heads
 from compression.export.snippets import onnx_snippet, transformers_snippet
 from compression.recipe import Scheme, Task
-from compression.report import Latency, NotMeasured, Score, Size, Stage, shown
+from compression.report import Generation, Latency, NotMeasured, Score, Size, Stage, shown
 from compression.runtimes.runner import Kind
 from compression.scoring.questions import overlap_of
 
 
 def opens_with(kind: Kind, precision: str, task: Task) -> str:
     """Name the stock tool and call that open an artifact."""
+    if kind == "onnx" and task == "causal-lm":
+        return "onnxruntime.InferenceSession('model.onnx'), which reads model.onnx_data beside it"
     if kind == "onnx":
         return "onnxruntime.InferenceSession('model.onnx') with tokenizers.Tokenizer.from_file('tokenizer.json')"
     needs = " with torchao installed" if precision in ("int8", "int4") else ""
@@ -120,10 +122,23 @@ def _latency(latency: Latency | NotMeasured) -> list[str]:
         return [f"| latency | not measured: {latency.not_measured} |"]
     threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
     where = f"batch {latency.batch}, {latency.length} tokens, {threads}, {latency.runtime}"
+    if latency.generation is not None:
+        return _generation(latency.generation, where)
     return [
         f"| latency, median ({where}) | {latency.median_ms:.2f} ms |",
         f"| latency, 95th percentile; distance between the quartiles | {latency.p95_ms:.2f} ms; {latency.spread_ms:.2f} ms |",
         f"| latency of the baseline, interleaved in the same process | {latency.baseline_median_ms:.2f} ms |",
+    ]
+
+
+def _generation(found: Generation, where: str) -> list[str]:
+    first, baseline = f"{found.first_token_ms:.1f} ms", f"{found.baseline_first_token_ms:.1f} ms"
+    return [
+        f"| tokens a second, reading a prompt ({where}) | {found.prefill_per_second:,.0f} |",
+        f"| tokens a second, one after the other, the {found.tokens} behind that prompt | {found.decode_per_second:,.1f} |",
+        f"| time to the first token | {first} |",
+        f"| the same of the baseline, interleaved in the same process | {found.baseline_prefill_per_second:,.0f}; "
+        f"{found.baseline_decode_per_second:,.1f}; {baseline} |",
     ]
 
 

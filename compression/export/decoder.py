@@ -19,14 +19,24 @@ shares its bytes with it wherever both are rounded alike: in float32, dynamic-in
 from pathlib import Path
 
 import onnx
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
+from compression.errors import UnsupportedArchitecture
 from compression.export import blocks
 from compression.export.body import Body, Read
 from compression.export.external import External
 from compression.numerics import Simulation
 
 FILE, DATA = "model.onnx", "model.onnx_data"
+
+
+def can_write(config: PretrainedConfig) -> bool:
+    """Say whether a model of this config can be written: its family, its activation and how it turns positions are known."""
+    try:
+        blocks.of(config)
+    except UnsupportedArchitecture:
+        return False
+    return True
 
 
 def write(

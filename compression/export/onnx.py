@@ -2,7 +2,7 @@
 
 Only operators of the standard's opset 20 are in the file (ONNX Runtime 1.17 and later): ONNX Runtime fuses what it can on
 each machine when it opens the file, and the same file stays valid elsewhere. The one exception is weight-only-int4, whose
-MatMulNBits is ONNX Runtime's own.
+MatMulNBits is ONNX Runtime's own. Models with a language head are not traced (`decoder`).
 """
 
 import copy
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from compression import families, heads, numerics
+from compression.export import decoder
 from compression.export.experts_apart import take_apart
 from compression.export.integers import to_int8
 from compression.export.rotation import real_rotation
@@ -51,6 +52,11 @@ def outputs_of(model: nn.Module) -> tuple[str, ...]:
     head = heads.of_architecture(type(model).__name__)
     assert head is not None, "what is shipped has a head"  # noqa: S101
     return head.outputs
+
+
+def is_language_model(model: nn.Module) -> bool:
+    """Say whether a model's artifact has a cache, and goes on with texts."""
+    return heads.of_architecture(type(model).__name__) is heads.LANGUAGE
 
 
 def inputs_of(model: nn.Module) -> tuple[str, ...]:
@@ -109,8 +115,12 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     """Write `model` to folder/model.onnx and return that path. The model itself stays as it is.
 
     int8 writes integers for every linear layer and embedding: those that are simulated in `model`, dynamic-int8 where none
-    are. Raises RuntimeError where one of them could not be found in the traced graph.
+    are. Language models are written by `decoder`, with their weights in a second file. Raises RuntimeError where one of them
+    could not be found in the traced graph.
     """
+    if is_language_model(model):
+        simulation = (numerics.simulation_of(model) or numerics.DYNAMIC) if int8 else None
+        return decoder.write(model, folder, simulation=simulation)[0]
     twin = plain(model)
     experts = tuple(f"{name}." for name in take_apart(twin))
     proto = as_rows(graph(twin))

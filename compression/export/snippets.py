@@ -164,6 +164,8 @@ print(tokenizer.decode(tokens[0], skip_special_tokens=True))
 
 def onnx_snippet(task: Task, inputs: tuple[str, ...]) -> str:
     """Write what opens an ONNX artifact. inputs: of the file."""
+    if task == "causal-lm":
+        return _fenced(ONNX_GENERATE)
     feeds = "\n".join(FEEDS[name] for name in inputs)
     if task == "question-answering":
         return _fenced(

@@ -42,11 +42,12 @@ ONE_SHARD = "64GB"
 """All weights go to one file, so that its bytes are the artifact's."""
 
 
-def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
+def write(model: nn.Module, folder: Path, *, int8: bool, half: bool = False) -> Path:
     """Write config.json and model.safetensors into `folder` and return the weights' path. The model itself stays as it is.
 
-    int8 writes the integers that are simulated in `model`, dynamic-int8 where none are. Raises RuntimeError where torchao
-    left an nn.Linear or an embedding in floating point.
+    int8 writes the integers that are simulated in `model`, dynamic-int8 where none are; half the weights in bfloat16, but for
+    those that stock code keeps in float32 (routers); neither, all in float32. Raises RuntimeError where torchao left an
+    nn.Linear or an embedding in floating point.
     """
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     if int8:
@@ -57,13 +58,17 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     scheme = torchao_scheme(twin, {name: layer.group_size for name, layer in simulated.items()})
     numerics.remove(twin)
     transformers.utils.logging.disable_progress_bar()
-    if not int8:
+    if not int8 and not half:
         twin.save_pretrained(folder, max_shard_size=ONE_SHARD)  # type: ignore[operator]  # a PreTrainedModel's
         return folder / FILE
-    # transformers quantizes while it loads, so the weights go through a folder; beside the target, where there is room.
+    # transformers rounds while it loads, so the weights go through a folder; beside the target, where there is room.
     passage = Path(tempfile.mkdtemp(prefix=".float32-", dir=folder.parent))
     try:
         twin.save_pretrained(passage)  # type: ignore[operator]
+        if half:
+            rounded = type(twin).from_pretrained(passage, dtype=torch.bfloat16, local_files_only=True)  # type: ignore[attr-defined]
+            rounded.save_pretrained(folder, max_shard_size=ONE_SHARD)
+            return folder / FILE
         quantized = type(twin).from_pretrained(  # type: ignore[attr-defined]
             passage,
             # Where nothing is named, stock code leaves out the last parameter: a decoder's head, which has no bias behind it.

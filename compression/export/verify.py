@@ -12,8 +12,9 @@ from compression import families, numerics
 from compression.errors import ExportMismatch
 from compression.export.onnx import inputs_of, outputs_of
 from compression.numerics import WeightOnlyLinear
-from compression.runtimes.onnx import OnnxRunner
-from compression.runtimes.runner import Batch, Kind, Logits, Runner, batch_of, batches, open_artifact, tokenizer_of
+from compression.runtimes.decoder import Decoder
+from compression.runtimes.onnx import OnnxDecoder, OnnxRunner
+from compression.runtimes.runner import Batch, Ids, Kind, Logits, Runner, batch_of, batches, open_artifact, tokenizer_of
 from compression.scoring import LanguageScorer, Scorer
 from compression.scoring.base import Row
 from compression.scoring.language import Window
@@ -26,6 +27,8 @@ ROUNDING_NOISE: dict[Kind, float] = {"onnx": 2.0, "transformers": 4.0}
 torchao computes other integers: it divides by 127.5, so that each row's largest element is half a step off, which in
 narrow layers weighs more than all other rounding. Its distance is that of two different quantizations.
 """
+HALF_NOISE = 2.0
+"""How far an artifact of 16 bits may be from float32, in units of what 16 bits change in the engine's own hands."""
 LOGITS_BYTES, SHORT = 1 << 25, 24
 """What a language model's logits may take at once, and the tokens of the shortest row; the others are each a token longer."""
 PEAK = 6.0
@@ -42,15 +45,26 @@ class Agreement:
 
 
 def verify(
-    model: nn.Module, folder: Path, *, kind: Kind, int8: bool, sample: list[Row], scorer: Scorer | LanguageScorer, pad_id: int
+    model: nn.Module,
+    folder: Path,
+    *,
+    kind: Kind,
+    int8: bool,
+    half: bool = False,
+    sample: list[Row],
+    scorer: Scorer | LanguageScorer,
+    pad_id: int,
 ) -> Agreement:
     """Compare at batch 1 and all together, padded. Raises ExportMismatch.
 
     model: the engine's, its integers simulated where `int8`; sample: at least one row, as `scorer` reads it. Where weights
-    alone are integers nothing is rounded that the order of sums could move, so the artifact is held to the bound of FP32.
+    alone are integers nothing is rounded that the order of sums could move, so the artifact is held to the bound of FP32. half:
+    the artifact is in bfloat16, of the model without its integers.
     """
     runner = open_artifact(kind, folder, threads=torch.get_num_threads())
-    if isinstance(runner, OnnxRunner):
+    if isinstance(runner, OnnxDecoder):
+        check_cache(runner, model)
+    elif isinstance(runner, OnnxRunner):
         labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
         check_interface(runner, labels, inputs_of(model), outputs_of(model))
     if isinstance(scorer, LanguageScorer):
@@ -59,13 +73,22 @@ def verify(
         encodings = scorer.ask(tokenizer_of(folder), sample).windows
         asked = [*batches(encodings, 1, pad_id=pad_id), *batches(encodings, len(encodings), pad_id=pad_id)]
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    if half:
+        numerics.remove(twin)
     exact = not int8 or any(isinstance(layer, WeightOnlyLinear) for _, layer in numerics.simulated_layers(twin))
     expected, found = answers(twin, asked), _stacked(runner, asked)
     numerics.remove(twin)
-    allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else ROUNDING_NOISE[kind])
+    if half:
+        allowed = limit(expected, answers(twin.to(torch.bfloat16), asked), noise=HALF_NOISE)
+    else:
+        allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else ROUNDING_NOISE[kind])
     if isinstance(scorer, LanguageScorer):
-        routed = families.of(model).shape_of(model.config).experts is not None  # type: ignore[arg-type]
-        return compare(expected, found, allowed, choice=not routed, places=True, routed=routed)
+        routed = families.of(model).shape_of(model.config).experts is not None
+        agreement = compare(expected, found, allowed, choice=not routed, places=True, routed=routed)
+        if isinstance(runner, Decoder):
+            both = at_once_and_stepwise(runner, asked[-1].input_ids[:1])
+            compare(*both, allowed, choice=not routed, places=True, routed=routed)
+        return agreement
     return compare(expected, found, allowed, choice=len(outputs_of(model)) == 1)
 
 
@@ -125,6 +148,29 @@ def check_interface(runner: OnnxRunner, labels: int, names: tuple[str, ...], ans
     last = labels if answers == ("logits",) else next((size for _, _, size in outputs if isinstance(size, str)), None)
     if outputs != [(name, "tensor(float)", last) for name in answers]:
         raise ExportMismatch(f"the file's outputs are {outputs}")
+
+
+def check_cache(runner: OnnxDecoder, model: nn.Module) -> None:
+    """See that a language model's inputs and outputs are those of the usual exports. Raises ExportMismatch."""
+    layers = range(int(model.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
+    parts = [f"{number}.{part}" for number in layers for part in ("key", "value")]
+    wanted = (
+        ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{part}" for part in parts)],
+        ["logits", *(f"present.{part}" for part in parts)],
+    )
+    found = [item.name for item in runner.session.get_inputs()], [item.name for item in runner.session.get_outputs()]
+    if found != wanted:
+        raise ExportMismatch(f"the file's inputs and outputs are {found}")
+
+
+def at_once_and_stepwise(runner: Decoder, ids: Ids) -> tuple[Logits, Logits]:
+    """Let a language model read a row of tokens at once, and in two parts and token by token. -> (tokens, vocabulary) each."""
+    cache, found = None, []
+    half = ids.shape[1] // 2
+    for start, end in ((0, half), *((at, at + 1) for at in range(half, ids.shape[1]))):
+        logits, cache = runner.step(np.ascontiguousarray(ids[:, start:end]), cache)
+        found.append(logits[0])
+    return runner.step(np.ascontiguousarray(ids))[0][0], np.concatenate(found)
 
 
 @torch.inference_mode()

@@ -1,15 +1,14 @@
 """What every runtime offers of a language model: tokens read at once or one after the other, with a cache. Torch-free."""
 
-import importlib
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from compression.runtimes.runner import Batch, Ids, Kind, Logits
+from compression.runtimes.runner import Batch, Ids, Logits
 
 
+@runtime_checkable
 class Decoder(Protocol):
-    """A language model opened by its own runtime."""
+    """A language model opened by its own runtime (`runner.open_artifact`)."""
 
     name: str
     """Runtime, version and device, as the report names them."""
@@ -24,13 +23,6 @@ class Decoder(Protocol):
     def logits(self, batch: Batch) -> Logits:
         """Answer one batch, padded on any side. -> (rows, tokens, vocabulary)"""
         ...
-
-
-def open_decoder(kind: Kind, folder: Path, *, threads: int) -> Decoder:
-    """Open a language model's folder in the stock runtime of its kind, with a fixed number of threads."""
-    # By name and late, as in `runner.open_artifact`.
-    decoder: Decoder = importlib.import_module(f"compression.runtimes.{kind}").open_decoder(folder, threads=threads)
-    return decoder
 
 
 def greedy(decoder: Decoder, ids: Ids, mask: Ids | None = None) -> Iterator[Ids]:

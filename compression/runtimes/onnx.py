@@ -9,13 +9,22 @@ import onnxruntime
 from compression.runtimes.runner import Batch, Ids, Logits
 
 FILE = "model.onnx"
+PAST = "past_key_values."
+"""What the names of a cache's inputs begin with."""
 
 
 class OnnxRunner:
     """An inference session with fixed threads."""
 
     def __init__(self, path: Path, *, threads: int) -> None:
-        self.session = session(path, threads=threads)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        # Spinning threads steal the core from whoever else is measured in this process.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.inputs = [item.name for item in self.session.get_inputs()]
         self.outputs = [item.name for item in self.session.get_outputs()]
         self.name = name_of(self.session)
@@ -38,10 +47,10 @@ class OnnxCache:
 class OnnxDecoder:
     """A language model's session. Keys and values stay where ONNX Runtime has put them; nothing copies them between steps."""
 
-    def __init__(self, path: Path, *, threads: int) -> None:
-        self.session = session(path, threads=threads)
-        self.name = name_of(self.session)
-        self._past = [item for item in self.session.get_inputs() if item.name.startswith("past_key_values.")]
+    def __init__(self, opened: onnxruntime.InferenceSession) -> None:
+        self.session = opened
+        self.name = name_of(opened)
+        self._past = [item for item in opened.get_inputs() if item.name.startswith(PAST)]
         self._outputs = [item.name for item in self.session.get_outputs()]
 
     def step(self, ids: Ids, cache: OnnxCache | None = None, mask: Ids | None = None) -> tuple[Logits, OnnxCache]:
@@ -66,28 +75,12 @@ class OnnxDecoder:
         return [onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.float32)) for shape in shapes]
 
 
-def session(path: Path, *, threads: int) -> onnxruntime.InferenceSession:
-    """Open a file on the CPU with a fixed number of threads. Raises onnxruntime's own errors where it cannot."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Spinning threads steal the core from whoever else is measured in this process.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def name_of(opened: onnxruntime.InferenceSession) -> str:
     """Name runtime, version and device."""
     return f"onnxruntime {onnxruntime.__version__} {opened.get_providers()[0]}"
 
 
-def open_decoder(folder: Path, *, threads: int) -> OnnxDecoder:
-    """Open a language model's folder/model.onnx. Raises onnxruntime's own errors where it cannot."""
-    return OnnxDecoder(folder / FILE, threads=threads)
-
-
-def open_folder(folder: Path, *, threads: int) -> OnnxRunner:
-    """Open folder/model.onnx. Raises onnxruntime's own errors where it cannot."""
-    return OnnxRunner(folder / FILE, threads=threads)
+def open_folder(folder: Path, *, threads: int) -> OnnxRunner | OnnxDecoder:
+    """Open folder/model.onnx; with a cache among its inputs, it is a language model. Raises onnxruntime's own errors."""
+    runner = OnnxRunner(folder / FILE, threads=threads)
+    return OnnxDecoder(runner.session) if any(name.startswith(PAST) for name in runner.inputs) else runner

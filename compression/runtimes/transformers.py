@@ -74,11 +74,7 @@ class TransformersDecoder:
         return self.step(batch.input_ids, None, batch.attention_mask)[0]
 
 
-def open_decoder(folder: Path, *, threads: int) -> TransformersDecoder:
-    """Open the language model in `folder`. Raises transformers' own errors where it cannot."""
-    return TransformersDecoder(folder, threads=threads)
-
-
-def open_folder(folder: Path, *, threads: int) -> TransformersRunner:
+def open_folder(folder: Path, *, threads: int) -> TransformersRunner | TransformersDecoder:
     """Open the checkpoint in `folder`. Raises transformers' own errors where it cannot."""
-    return TransformersRunner(folder, threads=threads)
+    head = heads.of_architecture(config_of(folder)["architectures"][0])
+    return (TransformersDecoder if head is heads.LANGUAGE else TransformersRunner)(folder, threads=threads)

@@ -17,7 +17,7 @@ from compression.language import evaluate
 from compression.language.documents import read
 from compression.pipeline import compress
 from compression.recipe import Spec
-from compression.report import Finished, Log, Report, Score, StageStarted, TrainingSaved
+from compression.report import Finished, Latency, Log, Report, Score, StageStarted, TrainingSaved
 from compression.scoring.language import figures
 from tests.compression.language.tiny import model, tokenizer
 
@@ -109,17 +109,25 @@ def test_a_language_model_goes_through_the_whole_job(tmp_path: Path) -> None:
     assert any("windows of 48 tokens" in note for note in report.notes)
     assert any(note.startswith("Distillation: validation perplexity") for note in report.rows[-1].notes)
 
-    # What is downloaded scores what the row says, in stock transformers and with the tokenizer beside it.
-    assert {one.kind for one in report.artifacts} == {"transformers"}
-    assert len(report.artifacts) == 4
-    for stage, score in found.items():
-        folder = tmp_path / "out" / "artifacts" / next(one.name for one in report.artifacts if one.stage == stage)
-        stock = _opened(folder)
-        again = figures(evaluate.told(stock, _test(tmp_path, folder), length=48, stride=24))
-        assert again.perplexity.value == pytest.approx(score.value, rel=1e-4)
-        assert again.loss.standard_error == pytest.approx(score.standard_errors["loss"], rel=2e-2)
-        tied = stage == "baseline"
-        assert stock.config.tie_word_embeddings is tied is (stock.lm_head.weight is stock.model.embed_tokens.weight)
+    # Each stage ships an ONNX file that is timed as it generates, and the one that is named a checkpoint beside it.
+    assert [one.kind for one in report.artifacts] == ["onnx"] * 4 + ["transformers"] * 2
+    assert [one.precision for one in report.artifacts[-2:]] == ["int8", "bfloat16"]
+    for row in report.rows:
+        assert isinstance(row.latency, Latency)
+        assert row.latency.generation is not None
+        assert (row.latency.generation.prompt, row.artifact.split("-")[1]) == (16, "onnx")
+
+    # The checkpoint scores what is told of it, in stock transformers and with the tokenizer beside it.
+    told = report.artifacts[-2].score
+    assert isinstance(told, Score)
+    folder = tmp_path / "out" / "artifacts" / report.artifacts[-2].name
+    stock = _opened(folder)
+    again = figures(evaluate.told(stock, _test(tmp_path, folder), length=48, stride=24))
+    assert again.perplexity.value == pytest.approx(told.value, rel=1e-4)
+    assert again.loss.standard_error == pytest.approx(told.standard_errors["loss"], rel=2e-2)
+    assert told.value == pytest.approx(found[report.artifacts[-2].stage].value, rel=5e-2)
+    assert not stock.config.tie_word_embeddings
+    assert stock.lm_head.weight is not stock.model.embed_tokens.weight
     asked = AutoTokenizer.from_pretrained(folder)("the ", return_tensors="pt", return_token_type_ids=False)
     said = AutoTokenizer.from_pretrained(folder).decode(stock.generate(**asked, max_new_tokens=8, do_sample=False)[0])
     assert any(animal in said for animal in ("cat", "dog", "hen", "owl"))
@@ -171,7 +179,7 @@ def test_a_job_goes_on_within_a_training_by_the_teachers_kept_tokens(tmp_path: P
     again, _ = run(tmp_path, recipe, resume="kept", evaluate={"length": 16, "window": 32, "tokens": 256})
     assert scores(again)["distilled"] == score
     # Without BOS nobody is asked for a text's first token, and nothing was put there.
-    folder = tmp_path / "out" / "artifacts" / "distilled-transformers-float32"
+    folder = tmp_path / "out" / "artifacts" / "distilled-onnx-float32"
     assert AutoTokenizer.from_pretrained(folder)("a")["input_ids"] == tokenizer()("a")["input_ids"]
 
 

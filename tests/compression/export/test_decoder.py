@@ -16,10 +16,8 @@ from compression import numerics
 from compression.errors import UnsupportedArchitecture
 from compression.export import decoder
 from compression.numerics import Simulation
-from compression.runtimes.decoder import greedy
-from compression.runtimes.onnx import OnnxDecoder
-from compression.runtimes.runner import Ids, Logits
-from compression.runtimes.transformers import TransformersDecoder
+from compression.runtimes.decoder import Decoder, greedy
+from compression.runtimes.runner import Ids, Kind, Logits, open_artifact
 from tests.compression.decoders import VOCABULARY, tiny
 
 SCHEMES = {
@@ -45,6 +43,12 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 def made(kind: str) -> PreTrainedModel:
     stem, changes = KINDS[kind]
     return tiny(stem, **changes)
+
+
+def opened(folder: Path, kind: Kind = "onnx") -> Decoder:
+    runner = open_artifact(kind, folder, threads=1)
+    assert isinstance(runner, Decoder)
+    return runner
 
 
 def simulated(model: PreTrainedModel, scheme: str) -> PreTrainedModel:
@@ -78,7 +82,7 @@ def answers(model: PreTrainedModel, ids: Ids, mask: Ids) -> Logits:
     return found
 
 
-def stepwise(runner: OnnxDecoder, ids: Ids, mask: Ids) -> Logits:
+def stepwise(runner: Decoder, ids: Ids, mask: Ids) -> Logits:
     cache, found = None, []
     for at in range(ids.shape[1]):
         column = slice(at, at + 1)
@@ -92,7 +96,7 @@ def stepwise(runner: OnnxDecoder, ids: Ids, mask: Ids) -> Logits:
 def test_a_prompt_is_answered_as_by_the_engine_at_once_and_token_by_token(kind: str, scheme: str, tmp_path: Path) -> None:
     model = made(kind)
     decoder.write(model, tmp_path, simulation=SCHEMES[scheme])
-    runner = OnnxDecoder(tmp_path / decoder.FILE, threads=1)
+    runner = opened(tmp_path)
     ids, mask = prompts()
     real = mask.astype(bool)
     wanted, found = answers(simulated(model, scheme), ids, mask)[real], runner.step(ids, None, mask)[0][real]
@@ -109,12 +113,13 @@ def test_float32_generates_what_stock_transformers_does(kind: str, tmp_path: Pat
     model = made(kind)
     decoder.write(model, tmp_path)
     model.save_pretrained(tmp_path / "stock")
+    model.generation_config.eos_token_id = None  # goes on to the end
     ids, mask = prompts()
     with torch.inference_mode():
         wanted = model.generate(
-            torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), max_new_tokens=12, do_sample=False, eos_token_id=-1
+            torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), max_new_tokens=12, do_sample=False
         )[:, ids.shape[1] :].numpy()
-    for runner in (OnnxDecoder(tmp_path / decoder.FILE, threads=1), TransformersDecoder(tmp_path / "stock", threads=1)):
+    for runner in (opened(tmp_path), opened(tmp_path / "stock", "transformers")):
         found = [chosen for chosen, _ in zip(greedy(runner, ids, mask), range(12), strict=False)]
         assert np.array_equal(np.stack(found, axis=1), wanted)
 
