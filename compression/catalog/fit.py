@@ -44,9 +44,11 @@ def check_task(task: Task, recipe: Recipe, evaluate: Evaluate, labels: tuple[str
         raise InvalidSpec(cause, param="evaluate.positive")
     if task == "causal-lm":
         _check_language(recipe)
-    elif evaluate.window is not None:
-        cause = f"windows are of causal-lm, and the data is for {task}"
-        raise InvalidSpec(cause, param="evaluate.window", remedy="Leave it out.")
+    else:
+        for key in ("window", "tokens"):
+            if getattr(evaluate, key) != Evaluate.model_fields[key].default:
+                cause = f"{key} is of causal-lm, and the data is for {task}"
+                raise InvalidSpec(cause, param=f"evaluate.{key}", remedy="Leave it out.")
     if recipe.distill is not None and recipe.distill.kept is not None and task != "causal-lm":
         cause = f"next tokens are of causal-lm, and the data is for {task}"
         raise InvalidSpec(cause, param="recipe.distill.kept", remedy="Leave it out.")
@@ -59,7 +61,7 @@ def check_task(task: Task, recipe: Recipe, evaluate: Evaluate, labels: tuple[str
 def _check_language(recipe: Recipe) -> None:
     """Refuse what a language model cannot be asked for. Raises InvalidSpec."""
     if recipe.prune is not None and recipe.prune.target_latency is not None:
-        cause = "a language model's latency is not measured: its artifacts are checkpoints of PyTorch"
+        cause = "shapes of language models are not timed before they are trained: how fast one is, its row says"
         raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
     if recipe.prune is not None and "vocabulary" in recipe.prune.axes:
         cause = "a language model's answers are its tokens: those that the texts do not need could never be said again"
@@ -76,6 +78,14 @@ def _check_language(recipe: Recipe) -> None:
     if distill.teachers.seeds > 1:
         cause = "distributions over a vocabulary are not averaged: a language model has one teacher"
         raise InvalidSpec(cause, param="recipe.distill.teachers.seeds", remedy="Choose 1, or 0 and name one teacher.")
+
+
+def check_kept(recipe: Recipe, vocabulary: int) -> None:
+    """Refuse to keep all of a teacher's next tokens. vocabulary: of the models. Raises InvalidSpec."""
+    kept = recipe.distill.kept if recipe.distill is not None else None
+    if kept is not None and kept >= vocabulary:
+        cause = f"of {vocabulary} tokens, {kept} cannot be kept with others beside them"
+        raise InvalidSpec(cause, param="recipe.distill.kept", remedy="Choose fewer, or null.")
 
 
 def has_head(model: ModelFacts, task: Task) -> bool:
@@ -100,6 +110,7 @@ def preflight(
     check_task(data.task, recipe, evaluate, data.labels)
     if data.task == "causal-lm":
         check_one_teacher(recipe, len(teachers))
+        check_kept(recipe, model.shape.vocabulary)
     check_served(FAMILIES[model.family], data.task)
     if student is not None:
         check_served(FAMILIES[student.family], data.task, "models.student")
