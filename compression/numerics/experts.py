@@ -59,7 +59,7 @@ class SimulatedExperts(nn.Module):
         return functional.linear(x, rounded(weight, self.group_size))
 
 
-def insert_experts(module: nn.Module, scheme: Scheme, group_size: int | None) -> None:
+def insert_experts(module: Any, scheme: Scheme, group_size: int | None) -> None:
     """Let fused experts compute with the integers of a scheme."""
     if not isinstance(module, SimulatedExperts):
         stock = type(module)
@@ -68,7 +68,7 @@ def insert_experts(module: nn.Module, scheme: Scheme, group_size: int | None) ->
     module.scheme, module.group_size = scheme, group_size
 
 
-def remove_experts(module: nn.Module) -> None:
+def remove_experts(module: Any) -> None:
     """Let fused experts compute as the stock class does."""
     if isinstance(module, SimulatedExperts):
         module.__class__ = module.stock

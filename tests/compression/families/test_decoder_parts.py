@@ -67,7 +67,7 @@ def test_smoothing_is_exact_and_reaches_what_norms_feed(kind: str) -> None:
     readers = {reader for pair in where for reader in pair.readers}
     assert "score" in readers
     # Queries, keys and values, feed-forward units and what is squeezed: all but outputs of attention, and GPT-2's second half.
-    assert len(where) == {"gpt2": 7, "deepseek_v2": 10, "deepseek_v2-grouped": 13, "deepseek_v3": 13}.get(kind, 10)
+    assert len(where) == {"gpt2": 7, "deepseek_v2": 11, "deepseek_v2-grouped": 14, "deepseek_v3": 14}.get(kind, 10)
     for reader in readers:
         assert not model.state_dict()[f"{reader}.weight"].equal(before[f"{reader}.weight"])
 
