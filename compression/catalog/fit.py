@@ -6,10 +6,11 @@ from typing import Annotated
 from pydantic import Field
 
 from compression import heads
-from compression.catalog.cost import HELD_BYTES, LARGEST_GRAPH, TOKENS_A_WORD, Estimate, estimate, packed, planned_steps
+from compression.catalog.cost import TOKENS_A_WORD, Estimate, estimate, packed, planned_steps
 from compression.catalog.families import FAMILIES, Family, check_served
 from compression.catalog.lessons import check_cast, check_insides, check_one_teacher, check_teacher
 from compression.catalog.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
+from compression.catalog.streaming import fits_a_graph, from_file_to_file, untrained, warning
 from compression.errors import InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import AUGMENTED_TASKS, Config, Evaluate, Prune, Recipe, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
@@ -136,28 +137,28 @@ def preflight(
     if recipe.distill is not None and student is None and baseline_shows:
         cut = deepest_shape(family, model.shape, recipe.prune) if recipe.prune and recipe.prune.target_latency else shape
         check_insides(recipe.distill, cut, model.shape)  # whose tokens named teachers have is found when they are opened
-    if HELD_BYTES * before.total >= LARGEST_GRAPH and data.task != "causal-lm":  # whose artifacts are checkpoints
+    streamed = family.decodes and untrained(recipe) and has_head(model, data.task)
+    if not fits_a_graph(before.total) and data.task != "causal-lm" and not streamed:  # whose artifacts are checkpoints
         raise UnsupportedShape(
             f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
             param="config.json",
             remedy="Send a smaller model of the family.",
         )
-    return Preflight(
-        shape=shape,
-        parameters=after,
-        baseline_parameters=before,
-        estimate=estimate(
-            model.shape,
-            before,
-            after,
-            data,
-            recipe,
-            student=shape,
-            named=[_parameters(each, each.shape, data, wanted) for each in teachers],
-            scored_tokens=evaluate.tokens,
-        ),
-        warnings=(*_warnings(model, data, recipe, before, after), *_unknown(family, model.shape, recipe.prune, count)),
+    found = estimate(
+        model.shape,
+        before,
+        after,
+        data,
+        recipe,
+        student=shape,
+        named=[_parameters(each, each.shape, data, wanted) for each in teachers],
+        scored_tokens=evaluate.tokens,
     )
+    warnings = [*_warnings(model, data, recipe, before, after), *_unknown(family, model.shape, recipe.prune, count)]
+    if streamed:
+        found = from_file_to_file(found, model, before.total, recipe, data.task)
+        warnings.append(warning(before.total, data.task))
+    return Preflight(shape=shape, parameters=after, baseline_parameters=before, estimate=found, warnings=tuple(warnings))
 
 
 def foretold(family: Family, shape: Shape, prune: Prune, count: Count) -> Shape:
