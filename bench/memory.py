@@ -186,8 +186,9 @@ def prune_and_quantize(folder: Path, made: Path) -> None:
     layers = Layerwise(folder)
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(0, layers.model.config.vocab_size, (ROWS, TOKENS), generator=draw)
+    parts = [ids[start : start + BATCH] for start in range(0, ROWS, BATCH)]
     nothing = torch.zeros(BATCH, dtype=torch.int64)
-    batches = [Batch(part, torch.ones_like(part), nothing, torch.arange(BATCH)) for part in ids.split(BATCH)]
+    batches = [Batch(part, torch.ones_like(part), nothing, torch.arange(BATCH)) for part in parts]
     scores = None
     steps = layers.scores(batches)
     while scores is None:
@@ -196,7 +197,7 @@ def prune_and_quantize(folder: Path, made: Path) -> None:
         except StopIteration as end:
             scores = end.value
     to = decoder_shape("llama", layers.family.shape_of(layers.model.config), {"ffn": 0.3}, 64)
-    for _ in layers.cut(scores.choose(to), made / "cut"):
+    for _ in layers.cut(scores.choose(layers.family, to), made / "cut"):
         pass
     print(streamed.quantize(made / "cut", made / "int8"))
     shutil.rmtree(made)

@@ -5,7 +5,8 @@ accelerate, unpacks all tensors before it lets go of one; here they pass one by 
 not know what it was. The file must have passed `checks.gguf_model`: the stock reader trusts what it reads.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 import transformers
 from gguf import GGMLQuantizationType, dequantize
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
 from compression.checks import gguf_model
@@ -22,6 +24,9 @@ from compression.checks.weights import Tensor
 from compression.errors import ConfigMismatch, DamagedCheckpoint
 from compression.failures import typed
 from compression.shards import LARGEST_SHARD, Planned, writing
+
+SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+"""What transformers calls special tokens, and what GGUF files do."""
 
 
 def stock_folder(folder: Path, place: Path) -> Path:
@@ -64,7 +69,21 @@ def unpack(folder: Path, place: Path) -> None:
         model.config.architectures, model.config.dtype = [type(model).__name__], "float32"
         model.config.save_pretrained(shards.folder)
         model.generation_config.save_pretrained(shards.folder)
-        tokenizer.save_pretrained(shards.folder)
+        _of_the_file(tokenizer, content.metadata).save_pretrained(shards.folder)
+
+
+def _of_the_file(found: PreTrainedTokenizerFast, metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+    """Leave of a tokenizer what the file says: stock classes add the special tokens that their families usually have.
+
+    Where the vocabulary lacks such a one, it would get an id that the model has no row for.
+    """
+    tokens = metadata["tokenizer.ggml.tokens"]
+    said = json.loads(found.backend_tokenizer.to_str())
+    said["added_tokens"] = [token for token in said["added_tokens"] if token["id"] < len(tokens)]
+    ids = {f"{role}_token": metadata.get(f"tokenizer.ggml.{name}_token_id") for role, name in SPECIAL.items()}
+    named = {role: tokens[number] for role, number in ids.items() if number is not None}
+    backend = Tokenizer.from_str(json.dumps(said))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=found.chat_template, **named)
 
 
 class _Tensors:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from compression.errors import CompressionError, MissingResource
+from compression.errors import CompressionError, InvalidSpec, MissingResource
 from compression.process import private_channel
 from compression.recipe import Config
 
@@ -66,6 +66,8 @@ def evaluate(
         release = version("lm_eval")
     except PackageNotFoundError as problem:
         raise MissingResource("lm-eval is not installed", param="lm-eval", remedy=REMEDY) from problem
+    if include is not None and not include.is_dir():
+        raise InvalidSpec(f"{include} is no folder", param="--include")
     from compression import harness_model  # it needs what was just looked for
 
     found = harness_model.asked(

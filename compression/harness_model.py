@@ -29,8 +29,6 @@ def asked(
     if threads is not None:
         torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
-    if include is not None and not include.is_dir():
-        raise InvalidSpec(f"{include} is no folder", param="--include")
     manager = _manager(tasks, include)
     unknown = [name for name in tasks if not manager.match_tasks([name])]
     if unknown:

@@ -92,7 +92,7 @@ class Layerwise:
                         stand.states = states[place] if number else None
                         ears.mask = batch.mask
                         more = {key: value for key, value in batch.inputs.items() if key != "input_ids"}
-                        base(inputs_embeds=states[place], use_cache=False, **more)
+                        base(**{**more, "inputs_embeds": states[place], "use_cache": False})
                         states[place] = stand.taken()
                     setattr(base, stack, nn.ModuleList(layers))
                 if number < len(layers) - 1:

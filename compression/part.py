@@ -14,7 +14,7 @@ from compression.augment.material import Material
 from compression.augment.resources import Resources
 from compression.budget import Budget
 from compression.cast import Named, gathered
-from compression.catalog import check_task
+from compression.catalog import check_kept, check_task
 from compression.checkpoint import Checkpoint, Unusable
 from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec, UnreadableData
@@ -87,6 +87,7 @@ class Part:
         length = min(recipe.train.max_length, positions)
         evaluate = spec.evaluate
         if asked.task == "causal-lm":
+            check_kept(recipe, model.config.vocab_size)
             evaluate = evaluate.model_copy(update={"window": evaluate.window or length})
             if (evaluate.window or 0) > positions:
                 raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.window")

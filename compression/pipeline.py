@@ -2,7 +2,7 @@
 
 prepare → ship → quantize → ship → prune → ship → distill → ship. Shipping means: write the artifact, reopen it in its own
 runtime, hold it against the engine's model, and measure it. A stage that the recipe leaves out has no row. A decoder that
-shall only be quantized, and that memory does not hold, goes another way with the same rows (`file_to_file`).
+shall not be trained, and that memory does not hold, goes another way with the same rows (`streaming`).
 """
 
 from collections.abc import Callable, Iterator
@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from compression import file_to_file, process
+from compression import process
 from compression.environment import environment
 from compression.job import Job
 from compression.phases import planned
 from compression.recipe import Spec
 from compression.report import Event, Finished, Log, StageStarted, Started
 from compression.saving import Pause, never
+from compression.streaming import job as streaming
 
 
 def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
@@ -27,8 +28,8 @@ def compress(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) ->
     torch.set_num_threads(spec.threads or process.usable_cores())
     stages = planned(spec.recipe)
     yield Started(environment=environment(), stages=stages)
-    if file_to_file.is_for(spec, base):
-        yield from file_to_file.run(spec, base, pause_asked)
+    if streaming.is_for(spec, base):
+        yield from streaming.run(spec, base, pause_asked)
         return
     job = Job.open(spec, base, pause_asked)
     done, problems = job.look_for_checkpoint(stages)

@@ -44,7 +44,7 @@ from compression.catalog.families import (
     check_served,
     family_of,
 )
-from compression.catalog.fit import Preflight, check_task, has_head, preflight
+from compression.catalog.fit import Preflight, check_kept, check_task, has_head, preflight
 from compression.catalog.lessons import (
     attention_form,
     check_cast,
@@ -116,6 +116,7 @@ __all__ = [
     "check_axes",
     "check_cast",
     "check_insides",
+    "check_kept",
     "check_one_teacher",
     "check_served",
     "check_task",

@@ -97,6 +97,13 @@ def estimate(
     memory += LOGITS_BYTES * language
     memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(parameters.total for parameters in named))
     states = teacher_bytes(recipe.distill, shape, student or shape, taught, plain) if recipe.distill else 0
+    answers = 0
+    if recipe.distill and language and "soft" in recipe.distill.weights():
+        if recipe.distill.kept is None:
+            states += round(2 * taught * shape.hidden)  # the last ones, of which the output layer makes the answers
+        else:
+            wide = 2 if shape.vocabulary <= 1 << 16 else 4
+            answers = round(taught * (2 * (recipe.distill.kept + 1) + wide * recipe.distill.kept))
     memory += min(TEACHER_BYTES, states)
     memory = round(memory * KEPT_FREED)
     sizes = [before.total] + [before.total] * (recipe.quantize is not None)
@@ -105,6 +112,7 @@ def estimate(
     disk = HELD_BYTES * (sum(sizes) + max(seeds - 1, 0) * before.total)  # one checkpoint a row; teachers beside the baseline's
     if recipe.distill and TEACHER_BYTES < states <= recipe.distill.spill_gib * 2**30:
         disk += states
+    disk += answers
     disk += HELD_BYTES * before.total + sum(artifact_bytes(each, recipe.quantize) for each in shipped)
     disk += ARTIFACT_EXTRAS * (len(sizes) + 1)
     disk += SAVED_BYTES * max(before.total, after.total) + 2 * HELD_BYTES * max(seeds - 1, 0) * before.total

@@ -6,10 +6,11 @@ from typing import Annotated
 from pydantic import Field
 
 from compression import heads
-from compression.catalog.cost import HELD_BYTES, LARGEST_GRAPH, TOKENS_A_WORD, Estimate, estimate, packed, planned_steps
+from compression.catalog.cost import TOKENS_A_WORD, Estimate, estimate, packed, planned_steps
 from compression.catalog.families import FAMILIES, Family, check_served
 from compression.catalog.lessons import check_cast, check_insides, check_one_teacher, check_teacher
 from compression.catalog.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
+from compression.catalog.streaming import fits_a_graph, from_file_to_file, untrained, warning
 from compression.errors import InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import AUGMENTED_TASKS, Config, Evaluate, Prune, Recipe, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
@@ -43,9 +44,11 @@ def check_task(task: Task, recipe: Recipe, evaluate: Evaluate, labels: tuple[str
         raise InvalidSpec(cause, param="evaluate.positive")
     if task == "causal-lm":
         _check_language(recipe)
-    elif evaluate.window is not None:
-        cause = f"windows are of causal-lm, and the data is for {task}"
-        raise InvalidSpec(cause, param="evaluate.window", remedy="Leave it out.")
+    else:
+        for key in ("window", "tokens"):
+            if getattr(evaluate, key) != Evaluate.model_fields[key].default:
+                cause = f"{key} is of causal-lm, and the data is for {task}"
+                raise InvalidSpec(cause, param=f"evaluate.{key}", remedy="Leave it out.")
     if recipe.distill is not None and recipe.distill.kept is not None and task != "causal-lm":
         cause = f"next tokens are of causal-lm, and the data is for {task}"
         raise InvalidSpec(cause, param="recipe.distill.kept", remedy="Leave it out.")
@@ -74,6 +77,14 @@ def _check_language(recipe: Recipe) -> None:
         raise InvalidSpec(cause, param="recipe.distill.teachers.seeds", remedy="Choose 1, or 0 and name one teacher.")
 
 
+def check_kept(recipe: Recipe, vocabulary: int) -> None:
+    """Refuse to keep all of a teacher's next tokens. vocabulary: of the models. Raises InvalidSpec."""
+    kept = recipe.distill.kept if recipe.distill is not None else None
+    if kept is not None and kept >= vocabulary:
+        cause = f"of {vocabulary} tokens, {kept} cannot be kept with others beside them"
+        raise InvalidSpec(cause, param="recipe.distill.kept", remedy="Choose fewer, or null.")
+
+
 def has_head(model: ModelFacts, task: Task) -> bool:
     """Say whether a model comes with the head that a task needs."""
     return heads.of_architecture(model.architecture) == heads.of_task(task)
@@ -96,6 +107,7 @@ def preflight(
     check_task(data.task, recipe, evaluate, data.labels)
     if data.task == "causal-lm":
         check_one_teacher(recipe, len(teachers))
+        check_kept(recipe, model.shape.vocabulary)
     check_served(FAMILIES[model.family], data.task)
     if student is not None:
         check_served(FAMILIES[student.family], data.task, "models.student")
@@ -122,28 +134,28 @@ def preflight(
     if recipe.distill is not None and student is None and baseline_shows:
         cut = deepest_shape(family, model.shape, recipe.prune) if recipe.prune and recipe.prune.target_latency else shape
         check_insides(recipe.distill, cut, model.shape)  # whose tokens named teachers have is found when they are opened
-    if HELD_BYTES * before.total >= LARGEST_GRAPH and data.task != "causal-lm":  # whose artifacts are checkpoints
+    streamed = family.decodes and untrained(recipe) and has_head(model, data.task)
+    if not fits_a_graph(before.total) and data.task != "causal-lm" and not streamed:  # whose artifacts are checkpoints
         raise UnsupportedShape(
             f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
             param="config.json",
             remedy="Send a smaller model of the family.",
         )
-    return Preflight(
-        shape=shape,
-        parameters=after,
-        baseline_parameters=before,
-        estimate=estimate(
-            model.shape,
-            before,
-            after,
-            data,
-            recipe,
-            student=shape,
-            named=[_parameters(each, each.shape, data, wanted) for each in teachers],
-            scored_tokens=evaluate.tokens,
-        ),
-        warnings=(*_warnings(model, data, recipe, before, after), *_unknown(family, model.shape, recipe.prune, count)),
+    found = estimate(
+        model.shape,
+        before,
+        after,
+        data,
+        recipe,
+        student=shape,
+        named=[_parameters(each, each.shape, data, wanted) for each in teachers],
+        scored_tokens=evaluate.tokens,
     )
+    warnings = [*_warnings(model, data, recipe, before, after), *_unknown(family, model.shape, recipe.prune, count)]
+    if streamed:
+        found = from_file_to_file(found, model, before.total, recipe, data.task)
+        warnings.append(warning(before.total, data.task))
+    return Preflight(shape=shape, parameters=after, baseline_parameters=before, estimate=found, warnings=tuple(warnings))
 
 
 def foretold(family: Family, shape: Shape, prune: Prune, count: Count) -> Shape:

@@ -2,31 +2,98 @@
 
 from typing import get_args
 
-from compression.catalog.cost import HELD_BYTES, KEPT_FREED, PROCESS_BYTES, TRAINED_BYTES
-from compression.recipe import Recipe
+from compression.catalog.cost import (
+    ARTIFACT_EXTRAS,
+    HELD_BYTES,
+    INT8_OVERHEAD,
+    KEPT_FREED,
+    LARGEST_GRAPH,
+    PROCESS_BYTES,
+    TRAINED_BYTES,
+    Estimate,
+)
+from compression.recipe import Prune, Recipe, Task
 from compression.recipe.base import StreamedScheme
+from compression.report import ModelFacts, Shape
 
 STREAMED_BYTES = PROCESS_BYTES + (1 << 30)
-"""Resident peak of a job from file to file, whatever its model: a process, a block of rows and what becomes of it."""
+"""Resident peak of a job that quantizes from file to file, whatever its model: a process, a block and what becomes of it."""
+
+LARGEST_WHOLE = 64 << 30
+"""Bytes; a model that takes more in memory goes from file to file on any worker, so that its disk is known beforehand."""
+STREAMED_ELEMENTS = 2e7
+"""Elements a second that are quantized and held against their source, on one core."""
+FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
+"""What safetensors are stored in; blocks of a GGUF file are unpacked first."""
 
 
-def quantizes_only(recipe: Recipe) -> bool:
-    """Say whether nothing of a recipe needs data: no training, no calibration, no cut. Its integers follow from the weights."""
-    asked = recipe.quantize
+def untrained(recipe: Recipe) -> bool:
+    """Say whether a recipe trains nothing, takes integers that follow from the weights, and cuts at once, by activations."""
+    asked, prune = recipe.quantize, recipe.prune
     return (
-        asked is not None
+        recipe.prepare.epochs == 0
+        and recipe.distill is None
+        and asked is not None
         and asked.scheme in get_args(StreamedScheme)
         and asked.qat is None
         and asked.smoothing is None
-        and recipe.prune is None
-        and recipe.distill is None
-        and recipe.prepare.epochs == 0
+        and (prune is None or _cuts_at_once(prune))
+    )
+
+
+def _cuts_at_once(prune: Prune) -> bool:
+    return (
+        prune.recovery is None
+        and prune.importance in ("l1", "l2")
+        and prune.target_latency is None
+        and not prune.reconstruct
+        and not prune.sensitivity
+        and "vocabulary" not in prune.axes
     )
 
 
 def whole_bytes(parameters: int) -> int:
     """Reckon what a job takes at the least that has its model in memory, as `estimate` does."""
     return round(KEPT_FREED * (PROCESS_BYTES + (TRAINED_BYTES + HELD_BYTES) * parameters))
+
+
+def fits_a_graph(parameters: int) -> bool:
+    """Say whether the float32 baseline fits into an ONNX file of one piece."""
+    return HELD_BYTES * parameters < LARGEST_GRAPH
+
+
+def layered_bytes(shape: Shape, parameters: int, recipe: Recipe) -> int:
+    """Reckon what scoring and cutting layer by layer takes: two layers or a table in float32, the rows' states in 16 bits."""
+    table = shape.vocabulary * shape.hidden
+    layer = max(parameters - table, 0) // shape.layers
+    rows = recipe.prune.calibration_rows if recipe.prune is not None else 0
+    return HELD_BYTES * max(2 * layer, table) + 2 * rows * recipe.train.max_length * shape.hidden
+
+
+def may_be_whole(parameters: int, task: Task) -> bool:
+    """Say whether a job without training has its model in memory where a worker has enough. Language models need no graph."""
+    return whole_bytes(parameters) <= LARGEST_WHOLE and (task == "causal-lm" or fits_a_graph(parameters))
+
+
+def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recipe: Recipe, task: Task) -> Estimate:
+    """Reckon a job without training, of a decoder. whole: what it takes with its model in memory, where there is so much."""
+    needed = STREAMED_BYTES + (layered_bytes(model.shape, parameters, recipe) if recipe.prune is not None else 0)
+    memory = min(whole.memory_bytes, needed)
+    if may_be_whole(parameters, task):
+        return whole.model_copy(update={"memory_bytes": memory})
+    # The checkpoint as it was sent, unpacked where it was a GGUF file, and its integers; and both of what a cut leaves.
+    one = model.bytes + HELD_BYTES * parameters * (model.dtype not in FLOATS) + round(INT8_OVERHEAD * parameters)
+    disk = one * (1 + (recipe.prune is not None))
+    minutes = round(parameters / STREAMED_ELEMENTS / 60, 1)
+    return Estimate(memory_bytes=memory, disk_bytes=disk + 4 * ARTIFACT_EXTRAS, minutes=minutes)
+
+
+def warning(parameters: int, task: Task) -> str:
+    """Say before a job what going from file to file means for it."""
+    when = "Being so large"
+    if may_be_whole(parameters, task):
+        when = f"Where a worker has less than {whole_bytes(parameters):,} bytes of memory"
+    return f"{when}, the model goes from file to file: without an ONNX artifact, and scored where its checkpoints fit memory."
 
 
 def opened_bytes(file: int, table: int) -> int:

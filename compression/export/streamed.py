@@ -236,7 +236,7 @@ def plan_of(
     model: PreTrainedModel, checkpoint: Checkpoint, scheme: StreamedScheme, group_size: int
 ) -> tuple[list[Streamed], list[Streamed]]:
     """Say what becomes of each tensor, in model order, and which matrices stay in floating point."""
-    layers = dict(numerics.quantizable(model))
+    layers = {name: layer for name, layer in numerics.quantizable(model) if not numerics.is_transposed(layer)}
     configs = _torchao(model, scheme, group_size).fqn_to_config
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found, kept = [], []
@@ -262,9 +262,9 @@ def _form(config: Any, layer: nn.Module | None, scheme: StreamedScheme, group_si
 def _torchao(model: nn.Module, scheme: StreamedScheme, group_size: int) -> Any:
     size = group_size if scheme == "weight-only-int4" else None
     layers = [name for name, layer in numerics.quantizable(model) if isinstance(layer, nn.Linear)]
-    found = torchao_scheme(model, {} if scheme == "dynamic-int8" else dict.fromkeys(layers, size))
+    found = torchao_scheme(model, {} if scheme == "dynamic-int8" else dict.fromkeys(layers, size)).fqn_to_config
     experts = Int8DynamicActivationInt8WeightConfig() if scheme == "dynamic-int8" else Int8WeightOnlyConfig()
-    return FqnToConfig(found.fqn_to_config | dict.fromkeys(fused_experts(model), experts))
+    return FqnToConfig(found | dict.fromkeys(fused_experts(model), experts))
 
 
 def fused_experts(model: nn.Module) -> list[str]:

@@ -106,7 +106,7 @@ class Spec(Config):
         int | None,
         Field(
             ge=1,
-            description="What the engine's processes may have resident together. A job that only quantizes goes from file to "
+            description="What the engine's processes may have resident together. A job that trains nothing goes from file to "
             "file where its model takes more; null: no limit is known.",
         ),
     ] = None

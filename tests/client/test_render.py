@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from client import render
-from compression.report import NotMeasured, Row, mean_row, verdicts
+from compression.report import NotMeasured, Ratios, Row, Uploaded, mean_row, verdicts
 from compression.verdicts import choose, judged
 from tests.client.figures import report, row
 
@@ -37,6 +37,20 @@ def test_the_baseline_has_no_change() -> None:
         "80.00 ± 1.00 %",
         "80.00 %, 0 rows changed",
     )
+
+
+def test_sizes_are_held_against_all_that_people_mean() -> None:
+    found = report()
+    assert render.sizes(found) == "Size: −65.0 % against 16 bit, −82.5 % against float32."
+    sent = Uploaded(bytes=20_000_000, dtype="Q8_0")
+    of_file = found.ratios.model_copy(update={"size_reduction_from_file": 0.3})
+    found = found.model_copy(update={"uploaded": sent, "ratios": of_file})
+    assert "−30.0 % against the file that was sent (20.00 MB Q8_0), −65.0 % against 16 bit" in render.sizes(found)
+    assert render.sizes(found) in render.report_markdown(found)
+    plain = Ratios(
+        **{name: getattr(of_file, name) for name in Ratios.model_fields if not name.startswith("size_reduction_from")}
+    )
+    assert render.sizes(found.model_copy(update={"ratios": plain})) == ""
 
 
 def test_the_terminal_shows_rows_targets_and_notes() -> None:

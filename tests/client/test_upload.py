@@ -104,6 +104,14 @@ def test_one_file_is_train(tmp_path: Path) -> None:
     assert data_files(tmp_path / "reviews.csv") == ("csv", {"train": [tmp_path / "reviews.csv"]})
 
 
+def test_plain_texts_are_data_where_there_is_no_other(tmp_path: Path) -> None:
+    for name in ("train.txt", "test.txt"):
+        (tmp_path / name).write_text("a text")
+    assert data_files(tmp_path) == ("text", {"test": [tmp_path / "test.txt"], "train": [tmp_path / "train.txt"]})
+    (tmp_path / "train.jsonl").write_text("")
+    assert data_files(tmp_path) == ("jsonl", {"train": [tmp_path / "train.jsonl"]})
+
+
 @pytest.mark.parametrize("names", [[], ["test.jsonl"], ["train.jsonl", "test.csv"]])
 def test_data_that_cannot_be_right_is_refused_before_it_is_sent(tmp_path: Path, names: list[str]) -> None:
     for name in names:

@@ -135,3 +135,53 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFile) as caught:
         data.load(Data(format="csv", splits={"train": ("nowhere.csv",)}), tmp_path, seed=0)
     assert caught.value.param == "data.splits.train[0]"
+
+
+def texts(path: Path, written: str) -> Data:
+    path.write_bytes(written.encode())
+    return Data(format="text", splits={"train": (path.name,)})
+
+
+def test_plain_text_is_parted_by_blank_lines(tmp_path: Path) -> None:
+    source = texts(tmp_path / "d.txt", "\n\none\ntwo lines\n\n \t\n\nünïcode\r\n\r\nthe last")
+    rows = data.read_split(source, "train", tmp_path, "causal-lm")
+    assert rows.texts == ("one\ntwo lines", "ünïcode", "the last")
+    assert rows.labels == (None, None, None)
+    broken = tmp_path / "d.txt"
+    broken.write_bytes(b"good\n\n\xff")
+    with pytest.raises(UnreadableData, match="not readable as text"):
+        data.read_split(source, "train", tmp_path, "causal-lm")
+    with pytest.raises(UnreadableData, match="needs columns"):
+        data.load(source, tmp_path, seed=0)
+
+
+def test_a_text_without_an_end_costs_no_more_memory_than_a_row_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "LARGEST_ROW", 50)
+    assert len(data.read_split(texts(tmp_path / "d.txt", "x" * 40 + "\n\n" + "y" * 40), "train", tmp_path, "causal-lm")) == 2
+    with pytest.raises(UnreadableData, match=r"text 2 of d\.txt is longer"):
+        data.read_split(texts(tmp_path / "d.txt", "short\n\n" + "word\n" * 12), "train", tmp_path, "causal-lm")
+
+
+def test_texts_are_carved_and_bear_no_labels(tmp_path: Path) -> None:
+    found = data.load(texts(tmp_path / "d.txt", "\n\n".join(f"text {i}" for i in range(8))), tmp_path, seed=1, task="causal-lm")
+    assert {name: len(rows) for name, rows in found.splits.items()} == {"train": 4, "validation": 2, "test": 2}
+    assert (found.labels, found.facts()["train"].labels) == ((), {})
+    assert [row["text"] for row in found.judged("test")] == list(found.splits["test"].texts)
+
+
+def test_of_one_text_no_perplexity_is_sure(tmp_path: Path) -> None:
+    source = texts(tmp_path / "d.txt", "\n\n".join(f"text {i}" for i in range(8)))
+    (tmp_path / "one.txt").write_text("a single text")
+    with pytest.raises(EmptySplit, match="one text"):
+        data.load(
+            source.model_copy(update={"splits": {**source.splits, "test": ("one.txt",)}}), tmp_path, seed=0, task="causal-lm"
+        )
+    with pytest.raises(EmptySplit, match="too few to carve"):
+        data.load(texts(tmp_path / "d.txt", "one\n\ntwo\n\nthree"), tmp_path, seed=0, task="causal-lm")
+    with pytest.raises(UnreadableData, match="no split unlabelled"):
+        data.load(
+            source.model_copy(update={"splits": {**source.splits, "unlabelled": ("one.txt",)}}),
+            tmp_path,
+            seed=0,
+            task="causal-lm",
+        )

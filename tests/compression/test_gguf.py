@@ -9,8 +9,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from compression import gguf
 from compression.errors import ConfigMismatch, MissingFile
+from compression.part import Part
+from compression.recipe import Spec
+from compression.report import Uploaded
+from compression.uploaded import uploaded
+from tests.compression.conftest import sentences, write_rows
 from tests.compression.decoders import saved, tiny
 from tests.compression.ggufs import CONTROL, tokens, write
+from tests.compression.jobs import write_spec
 
 VOCABULARY = len(tokens())
 
@@ -69,3 +75,20 @@ def test_a_file_that_lacks_a_tensor_makes_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigMismatch, match=r"layers\.2"):
         gguf.unpack(tmp_path, tmp_path / "stock")
     assert not (tmp_path / "stock").exists()
+
+
+def test_a_job_works_on_what_the_file_holds_and_says_what_was_sent(tmp_path: Path) -> None:
+    model = tiny("llama", vocab_size=VOCABULARY)
+    (tmp_path / "model").mkdir()
+    file = write(model, tmp_path / "model" / "tiny.gguf", Kind.Q4_1)
+    write_rows(tmp_path / "train.jsonl", sentences(30, seed=1))
+    write_rows(tmp_path / "test.jsonl", sentences(10, seed=2))
+    recipe = {"train": {"max_length": 32}, "prune": None}
+    path = write_spec(tmp_path, tmp_path / "model", tmp_path, task="causal-lm", recipe=recipe)
+    spec = Spec.model_validate_json(path.read_text())
+    part = Part.open(spec, tmp_path, spec.asked[0])
+    ids = torch.arange(3, 40)[None]
+    with torch.inference_mode():
+        assert torch.allclose(part.state.model(ids).logits, model(ids).logits, atol=1e-5)
+    assert uploaded(tmp_path / spec.model) == Uploaded(bytes=file.stat().st_size, dtype="Q4_1")
+    assert (part.reader("baseline").folder / "tokenizer.json").is_file()

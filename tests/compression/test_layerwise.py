@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from compression import families
 from compression.batches import Batch
+from compression.language.sequences import Sequences
 from compression.layerwise import Layerwise
 from compression.stages.decoder_scores import DecoderScores, decoder_scores
 from tests.compression.decoders import saved, tiny
@@ -23,7 +24,12 @@ def batches() -> list[Batch]:
     mask = torch.ones(4, 12, dtype=torch.int64)
     mask[0, 9:] = mask[3, 5:] = 0
     nothing = torch.zeros(4, dtype=torch.int64)
-    return [Batch(torch.randint(3, 90, (4, 12)), some, nothing, torch.arange(4)) for some in (mask, torch.ones_like(mask))]
+    masks = (mask, torch.ones_like(mask))
+    alone = [Batch(torch.randint(3, 90, (4, 12)), some, nothing, torch.arange(4)) for some in masks]
+    ids = torch.randint(3, 90, (2, 12))
+    places = torch.cat([torch.arange(5), torch.arange(7)]).expand(2, -1)  # two documents in a row, which do not see each other
+    packed = Sequences(ids=ids, mask=torch.ones_like(ids), positions=places, labels=ids, rows=torch.arange(2))
+    return [*alone, packed]
 
 
 def heard(layers: Layerwise) -> DecoderScores:
@@ -64,7 +70,7 @@ def test_a_cut_is_that_of_the_whole_model(kind: str, tmp_path: Path) -> None:
     to = shape.model_copy(update=halves)
     if shape.experts is not None:
         to = to.model_copy(update={"experts": shape.experts.model_copy(update={"ffn": 8, "shared": 16})})
-    kept = heard(layers).choose(to)
+    kept = heard(layers).choose(family, to)
     expected = family.narrowed(whole, kept)
     for _ in layers.cut(kept, tmp_path / "cut", largest=10_000):
         pass

@@ -14,6 +14,7 @@ from compression.recipe import Spec
 from tests.app.test_jobs import row
 from tests.rows import ready, submitted, team
 from workers.layout import fetched_bytes, lay_out
+from workers.limits import engine_memory
 from workers.sandbox import get_sandbox
 
 
@@ -37,12 +38,15 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
     with writing() as session:
         claim = jobs.claim(session, "w", 60)
     assert claim is not None
-    lends = Settings(home=settings.home, database_url=settings.database_url, wordnet=words, helper_models=models)
+    lends = Settings(
+        home=settings.home, database_url=settings.database_url, wordnet=words, helper_models=models, engine_memory_bytes=1 << 30
+    )
     for used, expected in ((lends, (str(words), str(models))), (settings, (None, None))):
         folder = tmp_path / f"attempt-{expected[0] is None}"
         folder.mkdir()
         spec = Spec.model_validate_json(lay_out(claim, folder, used, open_storage(used)).read_bytes())
         assert (spec.wordnet, spec.helper_models) == expected
+        assert spec.memory_bytes == (1 << 30 if used is lends else engine_memory(settings))
         assert (spec.student, spec.teachers) == ("student", ("teachers/0", "teachers/1"))
         for name in ("student", *spec.teachers):
             assert (folder / name / "config.json").read_text() == name[:2]

@@ -134,3 +134,23 @@ def test_a_large_csv_is_streamed(tmp_path: Path) -> None:
     facts = found(tmp_path, format="csv", splits={"train": ("train",)})
     assert isinstance(facts, DataFacts)
     assert facts.label_counts == {"train": {"0": 100_000, "1": 100_000}}
+
+
+def test_texts_alone_are_known_by_how_long_they_are(tmp_path: Path) -> None:
+    (tmp_path / "train").write_text("\n\n".join(["one two", "three four five"] * 6))
+    (tmp_path / "test").write_text("a text alone")
+
+    def answered(**splits: str) -> DataFacts | Rejected:
+        data = Data.model_validate({"format": "text", "splits": {name: (file,) for name, file in splits.items()}})
+        answer = validate(DataCheck(task="causal-lm", data=data), tmp_path)
+        assert isinstance(answer, DataFacts | Rejected)
+        return answer
+
+    facts = answered(train="train")
+    assert isinstance(facts, DataFacts)
+    assert (facts.labels, facts.rows, facts.characters) == ((), {"train": 12}, {"train": 6 * (7 + 15)})
+    assert (facts.mean_words, facts.longest_words, facts.label_counts) == (2.5, 3, {"train": {}})
+    for splits, code in (({"test": "test"}, "empty_split"), ({"unlabelled": "test"}, "unreadable_data")):
+        refused = answered(train="train", **splits)
+        assert isinstance(refused, Rejected)
+        assert [reason["code"] for reason in refused.reasons] == [code]

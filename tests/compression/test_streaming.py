@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from compression import file_to_file
 from compression.errors import InvalidSpec
 from compression.pipeline import compress
 from compression.recipe import Spec
 from compression.report import Finished, NotMeasured, Report, Score, StageFinished, StageStarted, parse_event
-from tests.compression.conftest import WORDS, sentences, write_rows, write_tokenizer
+from compression.streaming import job, shipping
+from tests.compression.conftest import sentences, write_rows, write_tokenizer
 from tests.compression.decoders import saved, tiny
+from tests.compression.ggufs import tokens, write
 from tests.compression.jobs import write_spec
 
 ROOT = Path(__file__).parents[2]
@@ -79,15 +80,25 @@ def test_a_model_beyond_the_limit_goes_from_file_to_file(tmp_path: Path) -> None
     assert not (tmp_path / "out" / "scratch").exists()
 
 
-def test_where_the_smaller_file_fits_it_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_to_file, "whole_bytes", lambda parameters: 1 << 62)
-    model = model_into(tmp_path / "model", vocab_size=len(WORDS))
-    spec = spec_of(tmp_path, model, memory_bytes=8 << 30)
-    monkeypatch.setattr(file_to_file, "opened_bytes", lambda file, table: 0 if file < size_of(model) else 1 << 62)
-    baseline, quantized = done(spec, tmp_path).rows
+def test_a_gguf_file_s_integers_are_scored_where_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama", vocab_size=len(tokens()))
+    (tmp_path / "model").mkdir()
+    file = write(model, tmp_path / "model" / "tiny.gguf")
+    parameters = sum(weight.numel() for weight in model.parameters())
+    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(shipping, "opened_bytes", lambda file, table: 0 if file < 2 * parameters else 1 << 62)
+    report = done(spec_of(tmp_path, tmp_path / "model", task="causal-lm", memory_bytes=8 << 30), tmp_path)
+    baseline, quantized = report.rows
+    assert report.uploaded is not None
+    assert (report.uploaded.bytes, report.uploaded.dtype) == (file.stat().st_size, "Q8_0")
+    assert baseline.artifact == "baseline-transformers-float32"  # unpacked: stock code opens it so
+    assert baseline.parameters.total == parameters
+    made = tmp_path / "out" / "artifacts" / quantized.artifact
+    assert quantized.ratios.size_reduction_from_file == pytest.approx(1 - size_of(made) / file.stat().st_size)
     assert isinstance(baseline.score, NotMeasured)
     assert isinstance(quantized.score, Score)
-    assert quantized.score.rows == 12
+    assert (quantized.score.metric, quantized.score.rows) == ("perplexity", 12)
+    assert 1 < quantized.score.value < 10 * len(tokens())
     assert isinstance(quantized.peak_memory_bytes, int)
 
 
@@ -108,6 +119,31 @@ def test_it_goes_on_from_the_stage_that_was_finished(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out" / "artifacts").iterdir()] == ["quantized-transformers-int8"]
 
 
+@pytest.mark.parametrize(("kind", "task"), [("mistral", "causal-lm"), ("deepseek_v2", "text-classification")])
+def test_it_is_cut_without_training(kind: str, task: str, tmp_path: Path) -> None:
+    head, auto = "ForCausalLM", AutoModelForCausalLM
+    if task == "text-classification":
+        head, auto = "ForSequenceClassification", AutoModelForSequenceClassification
+    model = model_into(tmp_path / "model", kind, head)
+    prune = {"ratio": {"ffn": 0.5, "hidden": 0.5, "heads": 0.5}, "multiple": 8, "calibration_rows": 16}
+    report = done(spec_of(tmp_path, model, task=task, recipe={**ONLY_QUANTIZE, "prune": prune}), tmp_path)
+    assert [row.stage for row in report.rows] == ["baseline", "quantized", "pruned"]
+    before, _, after = report.rows
+    assert (after.shape.hidden, after.shape.heads, after.shape.ffn) == (16, 2, 32)
+    assert report.pruning is not None
+    assert report.pruning["ffn"] == {"before": 64, "after": 32, "asked": 0.5, "taken": 0.5, "multiple": 8}
+    assert after.parameters.total < 0.7 * before.parameters.total
+    assert after.artifact == "pruned-transformers-int8"
+    assert {one.name for one in report.artifacts if one.stage == "pruned"} == {after.artifact, "pruned-transformers-bfloat16"}
+    places = [tmp_path / "out" / "artifacts" / f"pruned-transformers-{kind}" for kind in ("int8", "bfloat16")]
+    quantized, plain = (auto.from_pretrained(place).eval() for place in places)
+    assert sum(weight.numel() for weight in plain.parameters()) == after.parameters.total
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        one, other = quantized(ids).logits, plain(ids).logits.float()
+    assert torch.allclose(one, other, atol=0.1 * float(other.abs().max()))
+
+
 def test_a_model_without_the_task_s_head_is_refused(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, model_into(tmp_path / "model", head="Model"))
     with pytest.raises(InvalidSpec, match="no head"):
@@ -117,17 +153,24 @@ def test_a_model_without_the_task_s_head_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"memory_bytes": None},
+        {"memory_bytes": None},  # nobody watches
         {"memory_bytes": 1 << 40},
         {"recipe": {**ONLY_QUANTIZE, "prepare": {"epochs": 1}}},
         {"recipe": {**ONLY_QUANTIZE, "quantize": {"scheme": "static-int8"}}},
-        {"recipe": {**ONLY_QUANTIZE, "prune": {}}},
+        {"recipe": {**ONLY_QUANTIZE, "prune": {"recovery": {"epochs": 1}}}},
+        {"recipe": {**ONLY_QUANTIZE, "prune": {"reconstruct": True}}},
     ],
 )
 def test_what_fits_or_asks_for_more_has_its_model_in_memory(changes: dict[str, Any], tmp_path: Path) -> None:
     model = model_into(tmp_path / "model")
-    assert file_to_file.is_for(spec_of(tmp_path, model), tmp_path)
-    assert not file_to_file.is_for(spec_of(tmp_path, model, **changes), tmp_path)
+    assert job.is_for(spec_of(tmp_path, model), tmp_path)
+    assert not job.is_for(spec_of(tmp_path, model, **changes), tmp_path)
+
+
+def test_an_attempt_that_memory_did_not_suffice_for_is_followed_by_one_from_file_to_file(tmp_path: Path) -> None:
+    model = model_into(tmp_path / "model")
+    assert not job.is_for(spec_of(tmp_path, model, memory_bytes=1 << 40), tmp_path)
+    assert job.is_for(spec_of(tmp_path, model, memory_bytes=1 << 40, split_batches=4), tmp_path)
 
 
 LIMITED = """
@@ -143,14 +186,15 @@ assert run.main(warm, 2) == 0  # what the libraries allocate once
 held = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (held + room, held + room))
 asked = json.loads(spec.read_text())
+spec.write_text(json.dumps({**asked, "memory_bytes": resident() + room}))
+code = run.main(spec, events)
 try:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(asked["model"])
 except (RuntimeError, MemoryError, OSError) as problem:
     print("refused", type(problem).__name__, file=sys.stderr)
 else:
     print("opened", sum(weight.sum() for weight in model.parameters()), file=sys.stderr)
-spec.write_text(json.dumps({**asked, "memory_bytes": resident() + room}))
-sys.exit(run.main(spec, events))
+sys.exit(code)
 """
 
 

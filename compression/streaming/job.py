@@ -1,0 +1,349 @@
+"""One job from file to file: its checkpoint as it was sent, its integers, and the integers of what a cut leaves.
+
+Rows and artifacts are those of any job. What was written is held against its source number by number; a score is taken where
+the artifact, which is smaller than what it was made of, fits the memory that is left, and else told as not measured.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from transformers import PreTrainedModel
+
+from compression import catalog, checkpoint, data, durable, families, gguf, heads, load, tasks
+from compression.catalog.streaming import may_be_whole, untrained, whole_bytes
+from compression.checkpoint import Checkpoint
+from compression.checks import gguf_model, weights
+from compression.encoding import Reading
+from compression.errors import InvalidSpec
+from compression.export import streamed, streamed_check
+from compression.export.artifact import Precision, Shipped, precision_of
+from compression.facts import PartFacts, job_report
+from compression.language.tested import check_texts, tested
+from compression.layerwise import Layerwise
+from compression.notes import row_notes
+from compression.phases import planned as stages_of
+from compression.plan import Tick
+from compression.progress import Journey, Phase
+from compression.recipe import Prune, Quantize, Spec
+from compression.recipe.base import StreamedScheme
+from compression.report import (
+    Artifact,
+    ArtifactReady,
+    Event,
+    Finished,
+    Log,
+    Report,
+    Row,
+    Stage,
+    StageFinished,
+    StageStarted,
+    Uploaded,
+    ratios,
+)
+from compression.saving import Pause, never
+from compression.stages.prune import counter, taken
+from compression.stages.scores import CALIBRATION_BATCH, calibration_draw
+from compression.streaming.shipping import Shipping
+from compression.uploaded import uploaded
+from compression.verdicts import judged
+
+SCORE, CUT, QUANTIZE, VERIFY, MEASURE = "score", "cut", "quantize", "verify", "export and measure"
+"""Names of phases."""
+PHASES = [
+    Phase("baseline", MEASURE, 2.0),
+    *(Phase("quantized", name, weight) for name, weight in ((QUANTIZE, 4.0), (VERIFY, 2.0), (MEASURE, 1.0))),
+    *(
+        Phase("pruned", name, weight)
+        for name, weight in ((SCORE, 20.0), (CUT, 2.0), (QUANTIZE, 3.0), (VERIFY, 2.0), (MEASURE, 1.0))
+    ),
+]
+FILES = (weights.INDEX, "config.json", "generation_config.json")
+Result = TypeVar("Result")
+Made = tuple[list[Shipped], PreTrainedModel, tuple[str, ...]]
+"""A stage's artifacts, its row's first; the model that they hold, without weights; and what the row says of it."""
+
+
+def is_for(spec: Spec, base: Path) -> bool:
+    """Say whether a job is to be done so. Reads config.json, or the header of a GGUF file.
+
+    Raises what `load.read_config`, `streamed.skeleton` and `checks.gguf_model.read_model` do.
+    """
+    if spec.parts or not untrained(spec.recipe):
+        return False
+    folder = base / spec.model
+    if gguf_model.is_one(folder):
+        parameters = gguf_model.parameters(gguf_model.read_model(folder)[1]).total
+    elif load.read_config(folder)["model_type"] in families.DECODERS:
+        parameters = sum(parameter.numel() for parameter in streamed.skeleton(folder).parameters())
+    else:
+        return False
+    # Batches are split once an attempt found memory too small: what was reckoned for the model was too little then.
+    if spec.split_batches > 1 or not may_be_whole(parameters, spec.asked[0].task):
+        return True
+    return spec.memory_bytes is not None and whole_bytes(parameters) > spec.memory_bytes
+
+
+@dataclass
+class StreamingJob:
+    """model: the stock one, its weights left out; folder: where its checkpoint lies; rows, artifacts: those so far."""
+
+    spec: Spec
+    base: Path
+    folder: Path
+    model: PreTrainedModel
+    dataset: data.Dataset
+    sent: Uploaded
+    shipping: Shipping
+    fingerprint: str
+    rows: list[Row] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
+    pruning: dict[str, Any] | None = None
+    journey: Journey = field(default_factory=lambda: Journey([]))
+
+    @classmethod
+    def open(cls, spec: Spec, base: Path) -> "StreamingJob":
+        """Read configuration, tokenizer and data, and refuse what cannot be done. Raises what these do, and InvalidSpec."""
+        task, output = spec.asked[0].task, base / spec.output
+        catalog.check_cast(spec.recipe, student=spec.student is not None, teachers=len(spec.teachers))
+        sent = uploaded(base / spec.model)
+        folder = gguf.stock_folder(base / spec.model, output / "scratch" / "unpacked" / "model")
+        config = load.read_config(folder)
+        if not load.has_head(config, heads.of_task(task)):
+            raise InvalidSpec(
+                f"the model has no head for {task}, and the recipe trains none",
+                param="recipe.prepare.epochs",
+                remedy="Send a model with a head for the task, or let prepare train one on a worker whose memory holds it.",
+            )
+        dataset = data.load(spec.asked[0].data, base, seed=spec.recipe.train.seed, task=task)
+        catalog.check_task(task, spec.recipe, spec.evaluate, dataset.labels)
+        model = streamed.skeleton(folder)
+        if dataset.labels:
+            dataset = dataset.in_order(load.own_labels(model.config, dataset.labels, task))
+        positions = families.decoder_of(model).max_positions(model.config)
+        if spec.evaluate.length > positions:
+            raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
+        tokenizer, evaluate, scored = load.load_tokenizer(folder), spec.evaluate, None
+        if task == "causal-lm":
+            window = evaluate.window or min(spec.recipe.train.max_length, positions)
+            if window > positions:
+                raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.window")
+            evaluate = evaluate.model_copy(update={"window": window})
+            scored = tested(dataset, tokenizer, evaluate, spec.recipe)
+        shipping = Shipping(spec, output, folder, dataset, int(tokenizer.pad_token_id), evaluate, scored)
+        shipping.write_test_rows()
+        # Never taken up by a job with its model in memory, nor the other way about: their checkpoints are others.
+        work = f"{checkpoint.fingerprint(spec, base)}-files"
+        stages = stages_of(spec.recipe)
+        journey = Journey([phase for phase in PHASES if phase.stage in stages])
+        job = cls(spec, base, folder, model, dataset, sent, shipping, work, journey=journey)
+        if spec.recipe.prune is not None:
+            job.aim(spec.recipe.prune)  # refuses a shape that the config cannot say before anything is written
+        return job
+
+    def look_for_checkpoint(self) -> Iterator[Event]:
+        """Take up what an earlier attempt finished."""
+        if self.spec.resume is None:
+            return
+        stages = stages_of(self.spec.recipe)
+        done, problems = checkpoint.latest(self.base / self.spec.resume, stages, self.fingerprint)
+        for problem in problems:
+            yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
+        if done is not None:
+            self.rows, self.artifacts, self.pruning = list(done.rows), list(done.artifacts), done.pruning
+            for row in self.rows:
+                self.journey.skip(row.stage)
+                yield StageStarted(stage=row.stage, resumed=True)
+
+    def do(self, stage: Stage) -> Iterator[Event]:
+        """Write a stage's artifacts, measure what can be measured, and end the stage with its row."""
+        started = time.monotonic()
+        made = {"baseline": self.as_sent, "quantized": self.quantized, "pruned": self.pruned}[stage]()
+        shipped, model, notes = yield from made
+        for one in shipped:
+            self.artifacts.append(one.artifact)
+            yield ArtifactReady(artifact=one.artifact)
+        self.rows.append(self.row(stage, shipped[0], model, notes, time.monotonic() - started))
+        facts = Checkpoint(
+            fingerprint=self.fingerprint,
+            stage=stage,
+            task=self.spec.task,
+            labels=self.dataset.labels,
+            simulation=None,
+            rows=tuple(self.rows),
+            artifacts=tuple(self.artifacts),
+            pruning=self.pruning,
+            files=(),
+        )
+        place = self.shipping.output / "checkpoints"
+        (place / stage).mkdir(parents=True, exist_ok=True)
+        yield StageFinished(row=self.rows[-1], checkpoint=checkpoint.write_whole(place, facts))
+
+    def as_sent(self) -> Generator[Event, None, Made]:
+        """Ship the checkpoint as it is: the baseline."""
+        yield from self.journey.mark("baseline", MEASURE, done=False)
+        precision = cast(Precision, uploaded(self.folder).dtype)
+        name = f"baseline-transformers-{precision}"
+        with durable.folder(self.shipping.place(name)) as place:
+            for path in (*self.folder.glob("*.safetensors"), *(self.folder / file for file in FILES)):
+                if path.is_file():
+                    shutil.copyfile(path, place / path.name)
+            shipped = self.shipping.complete(self.model, place, name, "baseline", precision, None)
+        yield from self.journey.mark("baseline", MEASURE, done=True)
+        note = (
+            "The model takes more memory than the engine may, or is larger than an ONNX file can be: it went from file to "
+            "file, and there is no ONNX artifact. The baseline is the checkpoint as it was sent."
+        )
+        return [shipped], self.model, (note,)
+
+    def quantized(self) -> Generator[Event, None, Made]:
+        """Ship the integers of the checkpoint."""
+        shipped, notes = yield from self.integers("quantized", self.folder)
+        return [shipped], self.model, notes
+
+    def pruned(self) -> Generator[Event, None, Made]:
+        """Score layer by layer, cut, and ship the integers of what is left, and it in its own type."""
+        settings, seed = cast(Prune, self.spec.recipe.prune), self.spec.recipe.train.seed
+        to = self.aim(settings)
+        layers = Layerwise(self.folder)
+        rows = calibration_draw(self.train_rows(), settings.calibration_rows, seed)
+        batches = list(rows.by_length(CALIBRATION_BATCH))
+        norm: Literal["l1", "l2"] = "l2" if settings.importance == "l2" else "l1"
+        scores = yield from self.follow("pruned", SCORE, layers.scores(batches, norm))
+        name = f"pruned-transformers-{str(layers.dtype).removeprefix('torch.')}"
+        kept = scores.choose(layers.family, to)
+        with durable.folder(self.shipping.place(name)) as place:
+            yield from self.follow("pruned", CUT, layers.cut(kept, place / "cut"))
+            _lift(place / "cut")
+            model = streamed.skeleton(place)
+            precision = cast(Precision, str(layers.dtype).removeprefix("torch."))
+            plain = self.shipping.complete(model, place, name, "pruned", precision, None)
+        shipped, notes = yield from self.integers("pruned", self.shipping.place(name))
+        more = f"Units were chosen on {len(rows)} rows of train, in the checkpoint's own type; nothing was trained."
+        return [shipped, plain], model, (*notes, more)
+
+    def aim(self, settings: Prune) -> Any:
+        """Return the shape that a cut comes to, and keep what the report says of it. Raises UnsupportedShape."""
+        shape = families.decoder_of(self.model).shape_of(self.model.config)
+        kind = catalog.FAMILIES[self.model.config.model_type]
+        found, to = catalog.planned(kind, shape, settings, count=counter(self.model), vocabulary=None)
+        self.pruning = taken(shape, to, settings, found)
+        return to
+
+    def train_rows(self) -> Any:
+        """Tokenize train as the model reads it."""
+        recipe, task = self.spec.recipe, tasks.of(self.spec.asked[0].task, self.dataset.labels, self.shipping.evaluate)
+        positions = families.decoder_of(self.model).max_positions(self.model.config)
+        reading = Reading(load.load_tokenizer(self.folder), min(recipe.train.max_length, positions), types=False)
+        rows = reading.split(self.dataset, "train", task)
+        check_texts({"train": rows})
+        return rows
+
+    def integers(self, stage: Stage, source: Path) -> Generator[Event, None, tuple[Shipped, tuple[str, ...]]]:
+        """Write the integers of the checkpoint in `source`, hold them against it, and ship them."""
+        asked = cast(Quantize, self.spec.recipe.quantize)
+        scheme, size = cast(StreamedScheme, asked.scheme), asked.group_size
+        name = f"{stage}-transformers-{precision_of(scheme)}"
+        with durable.folder(self.shipping.place(name)) as place:
+            made, block = place / "made", self.shipping.block()
+            steps = streamed.quantizing(source, made, scheme=scheme, group_size=size, block=block)
+            written = yield from self.follow(stage, QUANTIZE, steps)
+            checks = streamed_check.verifying(source, made, scheme=scheme, group_size=size, block=block)
+            yield from self.follow(stage, VERIFY, checks)
+            _lift(made)
+            yield from self.journey.mark(stage, MEASURE, done=False)
+            model = streamed.skeleton(place)
+            shipped = self.shipping.complete(model, place, name, stage, precision_of(scheme), scheme)
+        yield from self.journey.mark(stage, MEASURE, done=True)
+        return shipped, tuple(_said_of(written, model))
+
+    def follow(
+        self, stage: Stage, phase: str, steps: Generator[tuple[int, int], None, Result]
+    ) -> Generator[Event, None, Result]:
+        """Pass (done, total) on as progress; return what the steps come to."""
+        while True:
+            try:
+                done, total = next(steps)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            yield from self.journey.at(stage, phase, Tick(step=done, total=total))
+
+    def row(self, stage: Stage, shipped: Shipped, model: PreTrainedModel, notes: tuple[str, ...], seconds: float) -> Row:
+        """Put a stage's figures together."""
+        family = families.decoder_of(model)
+        parameters, before = family.parameters_of(model), self.rows[0] if self.rows else None
+        after = (parameters, shipped.size, shipped.score)
+        first = (before.parameters, before.size, before.score) if before else after
+        found = ratios(first, after, shipped.latency, self.sent)
+        row = Row(
+            stage=stage,
+            artifact=shipped.artifact.name,
+            shape=family.shape_of(model.config),
+            parameters=parameters,
+            size=shipped.size,
+            latency=shipped.latency,
+            score=shipped.score,
+            flops=shipped.flops,
+            peak_memory_bytes=shipped.peak_memory_bytes,
+            ratios=found,
+            seconds=seconds,
+            notes=(*notes, *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
+        )
+        return judged(row, self.rows, self.spec.recipe, self.spec.targets)
+
+    def report(self) -> Report:
+        """Write report.json and return it."""
+        about = PartFacts(
+            task=self.spec.asked[0].task,
+            labels=self.dataset.labels,
+            splits={str(name): facts for name, facts in self.dataset.facts().items()},
+            rows={},
+            max_length=self.spec.recipe.train.max_length,
+            cut=0,
+            pruning=self.pruning,
+        )
+        output = self.shipping.output
+        report = job_report(self.spec, self.rows, self.artifacts, {"": about}, self.sent)
+        durable.write_text(output / "report.json", report.model_dump_json(indent=2))
+        shutil.rmtree(output / "scratch", ignore_errors=True)
+        return report
+
+
+def _lift(folder: Path) -> None:
+    """Move a folder's files to the folder that it lies in."""
+    for path in folder.iterdir():
+        path.rename(folder.parent / path.name)
+    folder.rmdir()
+
+
+def _said_of(written: streamed.Written, model: PreTrainedModel) -> Iterator[str]:
+    if written.unquantized:
+        yield (
+            f"{written.unquantized / written.parameters:.1%} of the parameters are matrices that stock code keeps in no linear "
+            f"layer: they stay in {written.dtype}."
+        )
+    if streamed.fused_experts(model):
+        yield (
+            "Experts are int8, and are multiplied one after the other: config.json says experts_implementation: eager, which a "
+            "model that is saved again from memory no longer says."
+        )
+
+
+def run(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
+    """Do one such job; yield what happens after `started`.
+
+    Raises CompressionError, and Pause, after which the stage at work begins anew.
+    """
+    job = StreamingJob.open(spec, base)
+    yield from job.look_for_checkpoint()
+    for stage in stages_of(spec.recipe)[len(job.rows) :]:
+        yield StageStarted(stage=stage)
+        for event in job.do(stage):
+            yield event
+            if pause_asked():
+                raise Pause
+    yield Finished(report=job.report())

@@ -1,0 +1,173 @@
+"""A score of which less is better, held against others in rows, verdicts, remedies and words; and what its job will take."""
+
+import math
+from typing import Any
+
+import pytest
+
+from client.render import cells, conditions
+from compression.catalog import FAMILIES, parameters_at, preflight
+from compression.errors import CompressionError
+from compression.notes import better_note, row_notes
+from compression.recipe import PRESETS, Distill, Evaluate, Prune, Recipe, Targets, Train, preset
+from compression.report import DataFacts, ModelFacts, Row, Score, Shape, Stage, ratios, shown
+from compression.verdicts import choose, judged, worse_than
+from tests.client.figures import row as of_accuracy
+
+TARGETS = Targets(retention=0.9)
+SHAPE = Shape(layers=30, hidden=576, heads=9, ffn=1536, vocabulary=49152, groups=3, head_size=64)
+LLAMA = FAMILIES["llama"]
+MODEL = ModelFacts(
+    family="llama",
+    architecture="LlamaForCausalLM",
+    shape=SHAPE,
+    max_positions=8192,
+    parameters=parameters_at(LLAMA, SHAPE, rows=0, outputs=0),
+    labels=None,
+    dtype="bfloat16",
+    bytes=269_000_000,
+)
+DATA = DataFacts(
+    task="causal-lm",
+    labels=(),
+    rows={"train": 400, "validation": 40, "test": 60},
+    label_counts={"train": {}},
+    mean_words=700.0,
+    longest_words=9000,
+    characters={"train": 1_600_000, "validation": 160_000, "test": 240_000},
+)
+
+
+def score(perplexity: float, error: float = 0.05) -> Score:
+    return Score(
+        metric="perplexity",
+        value=perplexity,
+        lower_is_better=True,
+        standard_error=error * perplexity,
+        metrics={"perplexity": perplexity, "loss": math.log(perplexity), "next_token_accuracy": 0.4},
+        value_at_batch_32=perplexity,
+        rows=60,
+        rows_changed_by_batching=0,
+        chance=800.0,
+    )
+
+
+def row(stage: Stage, perplexity: float, parameters: int = 20_000_000, size: int = 80_000_000) -> Row:
+    plain = of_accuracy(stage, parameters, size, 16.0, 0.8)
+    first = of_accuracy("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
+    base = (first.parameters, first.size, score(12.0))
+    found = ratios(base, (plain.parameters, plain.size, score(perplexity)), plain.latency)
+    return plain.model_copy(update={"score": score(perplexity), "ratios": found})
+
+
+BASELINE, QUANTIZED = row("baseline", 12.0), row("quantized", 12.05, size=20_000_000)
+
+
+def test_what_is_kept_is_the_ratio_turned_over_and_above_chance_it_is_nats() -> None:
+    found = row("pruned", 15.0).ratios
+    assert found.retention == pytest.approx(12 / 15)
+    assert found.retention_above_chance == pytest.approx(math.log(800 / 15) / math.log(800 / 12))
+    assert row("pruned", 12.0).ratios.retention == 1
+    assert score(12.0).at_retention(0.8) == pytest.approx(15.0)
+    assert score(12.0).worth - score(15.0).worth == pytest.approx(math.log(15 / 12))
+    assert score(12.0).worth_error == pytest.approx(0.05)
+
+
+def test_a_higher_perplexity_is_the_worse_one() -> None:
+    worse, better = row("pruned", 14.0, size=20_000_000), row("distilled", 11.0, size=20_000_000)
+    assert worse_than(worse, [BASELINE, QUANTIZED], TARGETS) == QUANTIZED
+    assert worse_than(row("pruned", 12.3, size=20_000_000), [BASELINE, QUANTIZED], TARGETS) is None  # within its error
+    assert worse_than(better, [BASELINE, QUANTIZED], TARGETS) is None
+    easy = Targets(parameter_reduction=0, size_reduction=0, speed_up=0.5, retention=0.9)
+    assert choose([BASELINE, QUANTIZED, worse], easy)[0] == QUANTIZED
+
+
+def test_words_say_which_way_it_went() -> None:
+    said = row_notes(row("pruned", 14.0).ratios, score(14.0), QUANTIZED)
+    assert said == ["Test perplexity rose from 12.0500 (quantized) to 14.0000."]
+    assert "not above chance" in " ".join(row_notes(row("pruned", 900.0).ratios, score(900.0), None))
+    assert better_note(BASELINE, row("distilled", 11.0)) == (
+        f"The result scores better than the baseline by {math.log(12 / 11):.4f} nats a token; the standard error is 0.0707."
+    )
+    assert better_note(BASELINE, row("distilled", 13.0)) is None
+    assert [shown(name, 0.5) for name in ("perplexity", "loss", "accuracy")] == ["0.5", "0.5 nats a token", "50.00%"]
+    assert "12.05 ± 0.6 (99.6 % kept)" in cells(QUANTIZED)
+    told = conditions([BASELINE, QUANTIZED])
+    assert "Score: perplexity on 60 test rows" in told
+    assert "knowing no text: 800; loss 2.489 nats a token, next_token_accuracy 40.00%." in told
+
+
+def offered(recipe: Recipe, *rows: Row) -> dict[str, Any]:
+    *before, last = rows
+    found = judged(last, before, recipe, TARGETS).verdict
+    assert found is not None
+    return {remedy.key: remedy for remedy in found.remedies}
+
+
+def test_remedies_are_reckoned_in_nats() -> None:
+    recipe = Recipe(distill=Distill(epochs=4))
+    rows = [BASELINE, QUANTIZED, row("pruned", 30.0, 13_000_000), row("distilled", 14.0, 13_000_000)]
+    found = offered(recipe, *rows)["recipe.distill.epochs"]
+    # 4 epochs left 0.150 of 0.912 nats; 0.101 may stay: 0.912 (0.150 / 0.912)^(n / 4) < 0.101 from n = 5 on.
+    assert (found.now, found.proposed) == (4, 5)
+    assert "14.0000 is scored where 13.3333 is needed" in found.why
+    lost = offered(Recipe(prune=None, distill=None), BASELINE, row("quantized", 15.0))["recipe.quantize.qat"]
+    assert f"Quantization took {math.log(15 / 12):.4f} nats a token, where {-math.log(0.9):.4f} may go" in lost.why
+
+
+def test_a_preflight_foretells_rows_of_tokens_and_the_table_that_answers() -> None:
+    recipe = preset("language", "causal-lm")
+    found = preflight(MODEL, DATA, recipe, Evaluate())
+    assert found.baseline_parameters == MODEL.parameters
+    assert found.parameters.total == parameters_at(LLAMA, SHAPE.model_copy(update={"ffn": 768}), rows=0, outputs=0).total
+    assert found.parameters.total / MODEL.parameters.total < 0.71
+    untied = MODEL.model_copy(update={"parameters": parameters_at(LLAMA, SHAPE, rows=0, outputs=49152)})
+    more = preflight(untied, DATA, recipe, Evaluate())
+    assert more.parameters.total - found.parameters.total == 49152 * 576
+    # 400,000 tokens: 781 rows of 512; twice as many texts of half the length are as many.
+    other = DATA.model_copy(update={"rows": {**DATA.rows, "train": 800}, "mean_words": 350.0})
+    assert preflight(MODEL, other, recipe, Evaluate()).estimate == found.estimate
+    fewer = preflight(MODEL, DATA, recipe, Evaluate(tokens=4096)).estimate
+    assert fewer.minutes < found.estimate.minutes
+    less = recipe.model_copy(update={"train": Train(batch=8, max_length=512, recompute=True)})
+    assert preflight(MODEL, DATA, less, Evaluate()).estimate.memory_bytes < found.estimate.memory_bytes
+    assert not any("most are cut" in warning or "has 400 rows" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_had_for_a_language_model(name: str) -> None:
+    assert preflight(MODEL, DATA, preset(name, "causal-lm"), Evaluate()).parameters.total < MODEL.parameters.total
+
+
+def test_what_is_kept_of_a_teacher_has_its_place_in_the_estimate() -> None:
+    recipe = preset("language", "causal-lm")
+    assert recipe.distill is not None
+    kept = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"kept": 64})})
+    whole, likeliest = (preflight(MODEL, DATA, one, Evaluate()).estimate for one in (recipe, kept))
+    tokens = 781 * 512
+    assert likeliest.disk_bytes - whole.disk_bytes == pytest.approx(258 * tokens, rel=1e-3)
+    assert whole.memory_bytes - likeliest.memory_bytes == pytest.approx(1.1 * 2 * 576 * tokens, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "evaluate", "teachers", "param"),
+    [
+        ({}, {"window": 9000}, 0, "evaluate.window"),
+        ({}, {}, 1, "models.teachers"),
+        ({"prune": Prune(axes=("ffn", "vocabulary"))}, {}, 0, "recipe.prune.axes"),
+    ],
+)
+def test_a_preflight_refuses_what_the_engine_would(
+    changes: dict[str, Any], evaluate: dict[str, Any], teachers: int, param: str
+) -> None:
+    recipe = preset("language", "causal-lm").model_copy(update=changes)
+    with pytest.raises(CompressionError) as caught:
+        preflight(MODEL, DATA, recipe, Evaluate(**evaluate), teachers=[MODEL] * teachers)
+    assert caught.value.param == param
+
+
+def test_not_all_tokens_of_a_teacher_can_be_kept() -> None:
+    small = MODEL.model_copy(update={"shape": SHAPE.model_copy(update={"vocabulary": 512})})
+    with pytest.raises(CompressionError) as caught:
+        preflight(small, DATA, Recipe(distill=Distill(kept=512)), Evaluate())
+    assert caught.value.param == "recipe.distill.kept"
