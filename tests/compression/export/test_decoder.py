@@ -108,6 +108,22 @@ def test_a_prompt_is_answered_as_by_the_engine_at_once_and_token_by_token(kind: 
         assert np.abs(found - answers(model, ids, mask)[real]).max() > 1e-4
 
 
+@pytest.mark.parametrize("kind", ["llama-tied", "gpt2"])
+def test_static_layers_keep_a_range_each(kind: str, tmp_path: Path) -> None:
+    model = made(kind)
+    twin = simulated(model, "float32")
+    names = [name for name, layer in numerics.quantizable(twin) if isinstance(layer, nn.Linear)]
+    ranges = {name: (-2.0 - number, 1.5 + number) for number, name in enumerate(names)}
+    simulation = Simulation(scheme="static-int8", ranges=ranges)
+    numerics.insert(twin, simulation=simulation)
+    decoder.write(model, tmp_path, simulation=simulation)
+    ids, mask = prompts()
+    real = mask.astype(bool)
+    found = opened(tmp_path).step(ids, None, mask)[0][real]
+    off, rounding = found - answers(twin, ids, mask)[real], found - answers(model, ids, mask)[real]
+    assert np.median(np.abs(off)) < 0.02 * np.median(np.abs(rounding))
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "deepseek_v3"])
 def test_float32_generates_what_stock_transformers_does(kind: str, tmp_path: Path) -> None:
     model = made(kind)
