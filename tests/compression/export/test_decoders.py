@@ -14,6 +14,9 @@ from compression import numerics
 from compression.export import onnx as exporter
 from compression.export import transformers as checkpoints
 from compression.export.artifact import stored_as
+from compression.export.experts_apart import take_apart
+from compression.export.integers import to_int8
+from compression.export.rows import as_rows
 from compression.export.verify import check_interface
 from compression.runtimes.onnx import OnnxRunner
 from compression.runtimes.runner import Batch, Logits
@@ -33,23 +36,26 @@ def answers(model: PreTrainedModel, batch: Batch) -> Logits:
         return model(input_ids=ids, attention_mask=mask, use_cache=False).logits.numpy()
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "gpt2", "deepseek_v2-grouped"])
+@pytest.mark.parametrize("kind", ["gpt2", "deepseek_v2-grouped"])
 def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, tmp_path: Path) -> None:
     model, batch = tiny_classifier(kind), padded()
     model.config.use_cache = False
     simulated = copy.deepcopy(model)
     layers = [layer for name in numerics.insert(simulated) if numerics.is_linear(layer := simulated.get_submodule(name))]
     experts = 2 * sum(len(module.down_proj) for _, module in numerics.fused(model))  # type: ignore[arg-type]
-    for whose in (model, simulated):
-        path = exporter.write(whose, tmp_path, int8=whose is simulated)
-        runner = OnnxRunner(path, threads=1)
+    twin = exporter.plain(model)
+    take_apart(twin)
+    traced = as_rows(exporter.graph(twin))  # once: tracing takes longer than all the rest
+    for whose, proto in ((model, traced), (simulated, to_int8(traced, dict(numerics.quantizable(twin))))):
+        onnx.save(proto, tmp_path / exporter.FILE)
+        runner = OnnxRunner(tmp_path / exporter.FILE, threads=1)
         check_interface(runner, 2, ("input_ids", "attention_mask"), ("logits",))
         found, wanted = runner.logits(batch), answers(whose, batch)
         assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
         for row, length in enumerate(LENGTHS):
             alone = runner.logits(Batch(*(value[row : row + 1, :length] for value in vars(batch).values())))
             assert alone[0] == pytest.approx(found[row], abs=1e-5)
-    operators = Counter(node.op_type for node in onnx.load(path).graph.node)
+    operators = Counter(node.op_type for node in proto.graph.node)
     assert operators["MatMulInteger"] == len(layers) + experts
     assert numerics.left_in_float(model) == (2 * 8 * 32 if kind == "deepseek_v2-grouped" else 0)  # two routers
 
