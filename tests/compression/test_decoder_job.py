@@ -48,12 +48,12 @@ def opened(folder: Path) -> list[str]:
 
 
 def test_a_language_model_becomes_a_small_classifier(tmp_path: Path, reviews: Path) -> None:
-    send(tmp_path / "model", "llama", num_hidden_layers=3, tie_word_embeddings=True)
+    send(tmp_path / "model", "llama", tie_word_embeddings=True)
     report = run(
         tmp_path,
         reviews,
         prune={
-            "ratio": {"hidden": 0.25, "heads": 0.5, "ffn": 0.5, "layers": 0.3, "vocabulary": 1.0},
+            "ratio": {"hidden": 0.25, "heads": 0.5, "ffn": 0.5, "layers": 0.5, "vocabulary": 1.0},
             "multiple": 8,
             "calibration_rows": 64,
             "reconstruct": True,
@@ -63,9 +63,9 @@ def test_a_language_model_becomes_a_small_classifier(tmp_path: Path, reviews: Pa
     )
     baseline, quantized, pruned, distilled = report.rows
     shape = baseline.shape
-    assert (shape.hidden, shape.heads, shape.groups, shape.head_size, shape.ffn, shape.layers) == (32, 4, 2, 8, 64, 3)
+    assert (shape.hidden, shape.heads, shape.groups, shape.head_size, shape.ffn, shape.layers) == (32, 4, 2, 8, 64, 2)
     shape = distilled.shape
-    assert (shape.hidden, shape.heads, shape.groups, shape.head_size, shape.ffn, shape.layers) == (24, 2, 1, 8, 32, 2)
+    assert (shape.hidden, shape.heads, shape.groups, shape.head_size, shape.ffn, shape.layers) == (24, 2, 1, 8, 32, 1)
     assert (baseline.shape.vocabulary, pruned.shape.vocabulary) == (len(WORDS), len(WORDS) - 20)
     assert baseline.parameters == quantized.parameters
     assert quantized.size.bytes < 0.5 * baseline.size.bytes
@@ -87,7 +87,7 @@ def test_a_language_model_becomes_a_small_classifier(tmp_path: Path, reviews: Pa
 
 
 def test_experts_are_cut_and_it_is_said_what_stays_in_float(tmp_path: Path, reviews: Path) -> None:
-    send(tmp_path / "model", "deepseek_v3", n_routed_experts=8, attention_bias=True)
+    send(tmp_path / "model", "deepseek_v3", n_group=1, attention_bias=True)
     report = run(
         tmp_path,
         reviews,
@@ -97,12 +97,12 @@ def test_experts_are_cut_and_it_is_said_what_stays_in_float(tmp_path: Path, revi
     baseline, quantized, pruned = report.rows
     assert baseline.shape.experts is not None
     assert pruned.shape.experts is not None
-    assert (baseline.shape.experts.count, baseline.shape.experts.ffn) == (8, 16)
-    assert (pruned.shape.experts.count, pruned.shape.experts.ffn, pruned.shape.experts.shared) == (4, 8, 16)
+    assert (baseline.shape.experts.count, baseline.shape.experts.ffn) == (4, 16)
+    assert (pruned.shape.experts.count, pruned.shape.experts.ffn, pruned.shape.experts.shared) == (2, 8, 16)
     assert report.pruning is not None
     assert report.pruning["expert_ffn"]["taken"] == 0.5
     assert report.pruning["kv_rank"] == {"before": 16, "after": 8, "asked": 0.5, "taken": 0.5}
-    router, experts = 8 * 32, 8 * 3 * 16 * 32  # of one layer
+    router, experts = 4 * 32, 4 * 3 * 16 * 32  # of one layer
     assert quantized.size.dtype == f"int8, {router:,} parameters float32"
     assert quantized.size.bytes < 0.6 * baseline.size.bytes
     assert any(f"{router:,} of " in note for note in quantized.notes)
