@@ -91,6 +91,9 @@ class Part:
             evaluate = evaluate.model_copy(update={"window": evaluate.window or length})
             if (evaluate.window or 0) > positions:
                 raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.window")
+            if recipe.prune is not None and recipe.prune.target_latency is not None and not can_write(model.config):
+                cause = "the model's ONNX file cannot be written, and nothing else of it is timed"
+                raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
         task = tasks.of(asked.task, dataset.labels, evaluate)
         reading, own = Reading(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
         scored: list[int] | None = None

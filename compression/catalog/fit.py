@@ -60,9 +60,6 @@ def check_task(task: Task, recipe: Recipe, evaluate: Evaluate, labels: tuple[str
 
 def _check_language(recipe: Recipe) -> None:
     """Refuse what a language model cannot be asked for. Raises InvalidSpec."""
-    if recipe.prune is not None and recipe.prune.target_latency is not None:
-        cause = "shapes of language models are not timed before they are trained: how fast one is, its row says"
-        raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
     if recipe.prune is not None and "vocabulary" in recipe.prune.axes:
         cause = "a language model's answers are its tokens: those that the texts do not need could never be said again"
         raise InvalidSpec(cause, param="recipe.prune.axes", remedy="Leave vocabulary out of the axes.")

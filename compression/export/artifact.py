@@ -34,7 +34,7 @@ takes an engine that says nothing for stalled.
 """
 TIMED_SECONDS = 3.0
 """Of a shape that is only looked at, of both sides together: enough to tell neighbouring shapes apart by their medians."""
-Precision = Literal["float32", "bfloat16", "float16", "int8", "int4"]
+Precision = Literal["float32", "bfloat16", "float16", "float64", "int8", "int4"]
 WEIGHTS = ("*.onnx", "*.onnx_data", "*.safetensors")
 TOKENIZER_EXTRAS = ("special_tokens_map.json", "vocab.txt", "chat_template.jinja")
 

@@ -276,7 +276,10 @@ def _write_configs(model: PreTrainedModel, source: Path, folder: Path, scheme: S
     config = model.config
     config.tie_word_embeddings = False
     config.dtype = "float32"
-    config.quantization_config = TorchAoConfig(_torchao(model, scheme, group_size), include_input_output_embeddings=True)
+    # Where nothing is named, stock code leaves out the last parameter: see `transformers.write`.
+    config.quantization_config = TorchAoConfig(
+        _torchao(model, scheme, group_size), include_input_output_embeddings=True, modules_to_not_convert=[]
+    )
     config.save_pretrained(folder)
     if fused_experts(model):
         path = folder / "config.json"

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, cast
 from transformers import PreTrainedModel
 
 from compression import catalog, checkpoint, data, durable, families, gguf, heads, load, tasks
+from compression.batches import Encoded
 from compression.catalog.streaming import may_be_whole, untrained, whole_bytes
 from compression.checkpoint import Checkpoint
 from compression.checks import gguf_model, weights
@@ -38,6 +39,7 @@ from compression.report import (
     Log,
     Report,
     Row,
+    Shape,
     Stage,
     StageFinished,
     StageStarted,
@@ -225,7 +227,7 @@ class StreamingJob:
         more = f"Units were chosen on {len(rows)} rows of train, in the checkpoint's own type; nothing was trained."
         return [shipped, plain], model, (*notes, more)
 
-    def aim(self, settings: Prune) -> Any:
+    def aim(self, settings: Prune) -> Shape:
         """Return the shape that a cut comes to, and keep what the report says of it. Raises UnsupportedShape."""
         shape = families.decoder_of(self.model).shape_of(self.model.config)
         kind = catalog.FAMILIES[self.model.config.model_type]
@@ -233,7 +235,7 @@ class StreamingJob:
         self.pruning = taken(shape, to, settings, found)
         return to
 
-    def train_rows(self) -> Any:
+    def train_rows(self) -> Encoded:
         """Tokenize train as the model reads it."""
         recipe, task = self.spec.recipe, tasks.of(self.spec.asked[0].task, self.dataset.labels, self.shipping.evaluate)
         positions = families.decoder_of(self.model).max_positions(self.model.config)

@@ -190,7 +190,6 @@ def test_a_job_goes_on_within_a_training_by_the_teachers_kept_tokens(tmp_path: P
         ({"distill": {"general": {"attention": 0}}}, {}, "recipe.distill.general"),
         ({"distill": {"teachers": {"seeds": 2}}}, {}, "recipe.distill.teachers.seeds"),
         ({"prune": {"axes": ["ffn", "vocabulary"]}}, {}, "recipe.prune.axes"),
-        ({"prune": {"axes": ["ffn"], "target_latency": {"speed_up": 2}}}, {}, "recipe.prune.target_latency"),
         ({}, {"metric": "f1"}, "evaluate.metric"),
         ({}, {"window": 65}, "evaluate.window"),
     ],
@@ -202,6 +201,13 @@ def test_what_a_language_model_cannot_be_asked_for_is_refused(
     with pytest.raises(CompressionError) as caught:
         run(tmp_path, {**RECIPE, **recipe}, evaluate={"length": 16, **evaluate_at})
     assert caught.value.param == param
+
+
+def test_a_latency_is_aimed_at_only_where_it_can_be_measured(tmp_path: Path) -> None:
+    write(tmp_path, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    with pytest.raises(CompressionError, match="cannot be written") as caught:
+        run(tmp_path, {**RECIPE, "prune": {"axes": ["ffn"], "target_latency": {"speed_up": 2}}})
+    assert caught.value.param == "recipe.prune.target_latency"
 
 
 def test_an_output_layer_that_is_not_there_is_not_drawn(tmp_path: Path) -> None:

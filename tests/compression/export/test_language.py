@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from compression import generating, numerics
 from compression.errors import ExportMismatch
 from compression.export import transformers
-from compression.export.artifact import Shipped, ship
+from compression.export.artifact import Shipped, ship, timed
 from compression.export.verify import ROUNDING_NOISE, compare, limit, verify
 from compression.language import evaluate as engine
 from compression.language.documents import read
+from compression.measure import measure
 from compression.numerics import Simulation
 from compression.recipe import Evaluate
 from compression.report import Latency, Score
@@ -190,6 +191,27 @@ def test_a_cache_that_forgets_is_found_out(
     monkeypatch.setattr("compression.export.verify.open_artifact", lambda _kind, folder, threads: Forgetful(folder))
     with pytest.raises(ExportMismatch, match="logits differ"):
         verify(network, folder, kind="onnx", int8=False, sample=sample, scorer=scorer, pad_id=0)
+
+
+def test_a_shape_is_timed_without_being_shipped(
+    shipped: dict[str, tuple[Path, Shipped]], network: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("compression.export.artifact.figures", lambda spec, **_: measure(spec))
+    baseline, _ = shipped["baseline"]
+    found = timed(
+        network,
+        tmp_path,
+        int8=True,
+        task="causal-lm",
+        labels=(),
+        tokenizer=baseline,
+        baseline=baseline,
+        evaluate=EVALUATE,
+    )
+    assert isinstance(found, Latency)
+    assert found.generation is not None
+    assert found.median_ms != found.baseline_median_ms
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_prompt_leaves_room_for_what_is_generated() -> None:
