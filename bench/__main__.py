@@ -19,7 +19,7 @@ from pathlib import Path
 from bench import decoding, memory, training
 from bench.article import __main__ as article
 from compression.recipe import PRESETS, Data, Spec
-from compression.report import Latency, Report, Row, Score
+from compression.report import Latency, Report, Row, Score, shown
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,7 +56,7 @@ def line(row: Row) -> str:
         f"{row.parameters.total / 1e6:.2f} M ({-changed.parameter_reduction:+.1%})",
         f"{row.size.bytes / 1e6:.2f} MB ({-changed.size_reduction:+.1%})",
         f"{row.latency.median_ms:.2f} ms ({changed.speed_up:.2f}×)",
-        f"{found.value:.2%} ± {found.standard_error:.2%}",
+        f"{shown(found.metric, found.value)} ± {shown(found.metric, found.standard_error)}",
         f"{changed.retention:.1%}",
         f"{found.value_at_batch_32:.2%}, {found.rows_changed_by_batching} rows",
     ]

@@ -96,9 +96,11 @@ class Part:
                 raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
         task = tasks.of(asked.task, dataset.labels, evaluate)
         reading, own = Reading(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
-        scored = tested(dataset, tokenizer, evaluate, recipe) if asked.task == "causal-lm" else None
+        scored: list[int] | None = None
+        if asked.task == "causal-lm":
+            scored = tested(dataset.splits["test"].texts, tokenizer, evaluate.tokens, recipe.train.seed)
         rows = {name: reading.split(dataset, name, task) for name in dataset.splits}
-        check_texts(rows)
+        check_texts(rows.items())
         cast = gathered(
             Named("models.base", folder, reading, own, positions, model.config),
             gguf.stock_folder(base / spec.student, unpacked / "student") if spec.student is not None else None,

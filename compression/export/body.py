@@ -25,7 +25,7 @@ PIECE = 16 << 20
 MASKED = float(np.finfo(np.float32).min)
 """What stock code adds to the scores of what may not be seen."""
 Read = Callable[[str], Tensor]
-"""Gives a parameter by its name: for models whose weights are not in memory."""
+"""Gives a parameter or a buffer by its name: for models whose weights are not in memory."""
 
 
 class Body(Nodes):
@@ -38,7 +38,7 @@ class Body(Nodes):
         super().__init__()
         self.model, self.config, self.simulation = model, model.config, simulation
         self._data = data
-        self._read = read or model.get_parameter
+        self._read = read or _from(model)
         self._names = {id(module): name for name, module in model.named_modules()}
         self.within_expert = False
         self.left = {name for name, _ in model.named_parameters()}
@@ -90,7 +90,7 @@ class Body(Nodes):
         return self._shapes[key]
 
     def parameter(self, module: nn.Module, name: str = "weight") -> tuple[str, Tensor]:
-        """Read a parameter of a module. -> its full name; its values, float32 on the CPU."""
+        """Read a parameter of a module, or a buffer. -> its full name; its values, float32 on the CPU."""
         full = f"{self._names[id(module)]}.{name}"
         self.left.discard(full)
         return full, self._read(full).detach().to("cpu", torch.float32)
@@ -315,6 +315,17 @@ class Body(Nodes):
         if any(node.domain == MICROSOFT for node in self.nodes):
             opsets.append(helper.make_opsetid(MICROSOFT, 1))
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR)
+
+
+def _from(model: nn.Module) -> Read:
+    """Return what gives a model's own parameters and buffers by their names."""
+
+    def read(name: str) -> Tensor:
+        owner, _, leaf = name.rpartition(".")
+        found: Tensor = getattr(model.get_submodule(owner), leaf)
+        return found
+
+    return read
 
 
 ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")

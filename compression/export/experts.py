@@ -43,7 +43,7 @@ def _shares(body: Body, x: str, router: Any) -> str:
     corrected = hasattr(router, "e_score_correction_bias")
     if corrected:  # V3: experts do not compete, and a correction that is learned apart has a say in the choice alone
         scores = body.node("Sigmoid", asked)
-        bias = body.constant(f"{name}_correction", router.e_score_correction_bias.detach().float().cpu().numpy())
+        bias = body.vector(router, "e_score_correction_bias")
         choice = _of_groups(body, body.node("Add", scores, bias), router, best=2, outside=-np.inf)
     else:
         scores = body.node("Softmax", asked, axis=-1)

@@ -134,7 +134,7 @@ class StreamingJob:
             if window > positions:
                 raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.window")
             evaluate = evaluate.model_copy(update={"window": window})
-            scored = tested(dataset, tokenizer, evaluate, spec.recipe)
+            scored = tested(dataset.splits["test"].texts, tokenizer, evaluate.tokens, spec.recipe.train.seed)
         shipping = Shipping(spec, output, folder, dataset, int(tokenizer.pad_token_id), evaluate, scored)
         shipping.write_test_rows()
         # Never taken up by a job with its model in memory, nor the other way about: their checkpoints are others.
@@ -241,7 +241,7 @@ class StreamingJob:
         positions = families.decoder_of(self.model).max_positions(self.model.config)
         reading = Reading(load.load_tokenizer(self.folder), min(recipe.train.max_length, positions), types=False)
         rows = reading.split(self.dataset, "train", task)
-        check_texts({"train": rows})
+        check_texts([("train", rows)])
         return rows
 
     def integers(self, stage: Stage, source: Path) -> Generator[Event, None, tuple[Shipped, tuple[str, ...]]]:
