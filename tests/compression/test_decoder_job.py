@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from compression.export import artifact
+from compression.measure import Measured
 from compression.pipeline import compress
 from compression.recipe import Spec
 from compression.report import Finished, NotMeasured, Report
@@ -78,15 +81,21 @@ def test_a_language_model_becomes_a_small_classifier(tmp_path: Path, reviews: Pa
         assert not isinstance(row.score, NotMeasured)
         assert row.score.rows_changed_by_batching == 0  # what pads a row is not what it is judged by
         assert row is pruned or row.score.value > 0.9
-    for artifact in report.artifacts:
-        folder = tmp_path / "out" / "artifacts" / artifact.name
+    for shipped in report.artifacts:
+        folder = tmp_path / "out" / "artifacts" / shipped.name
         assert json.loads((folder / "config.json").read_text())["pad_token_id"] == 0
         assert AutoTokenizer.from_pretrained(folder).pad_token == END
-        if artifact.kind == "transformers":
+        if shipped.kind == "transformers":
             assert opened(folder) == ["positive", "negative"]
 
 
-def test_experts_are_cut_and_it_is_said_what_stays_in_float(tmp_path: Path, reviews: Path) -> None:
+def test_experts_are_cut_and_it_is_said_what_stays_in_float(
+    tmp_path: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each file is held against the engine, alone and padded, before it is shipped; to measure them is the other job's.
+    nothing = NotMeasured(not_measured="It is not asked.")
+    nobody = Measured(latency=nothing, score=nothing, peak_memory_bytes=nothing)
+    monkeypatch.setattr(artifact, "figures", lambda *_, **__: nobody)
     send(tmp_path / "model", "deepseek_v3", n_group=1, attention_bias=True)
     report = run(
         tmp_path,
@@ -106,10 +115,7 @@ def test_experts_are_cut_and_it_is_said_what_stays_in_float(tmp_path: Path, revi
     assert quantized.size.dtype == f"int8, {router:,} parameters float32"
     assert quantized.size.bytes < 0.6 * baseline.size.bytes
     assert any(f"{router:,} of " in note for note in quantized.notes)
-    (shipped,) = [artifact for artifact in report.artifacts if artifact.kind == "transformers"]
-    for row in report.rows:
-        assert not isinstance(row.score, NotMeasured)
-        assert row.score.rows_changed_by_batching == 0
+    (shipped,) = [each for each in report.artifacts if each.kind == "transformers"]
     folder = tmp_path / "out" / "artifacts" / shipped.name
     assert opened(folder)[0] in ("positive", "negative")
     stays = experts + router if shipped.stage == "quantized" else (experts // 4 + router // 2)
