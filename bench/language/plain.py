@@ -1,7 +1,7 @@
 """What one writes without Lathe: prune and distil a Llama in plain PyTorch, with Minitron's published choices.
 
-Muralidharan et al. 2024 ("Compact Language Models via Pruning and Knowledge Distillation") and Sreenivas et al. 2024 ("LLM Pruning
-and Distillation in Practice"): importance from activations on calibration rows (mean over tokens, L2 over rows) at norms'
+Muralidharan et al. 2024 ("Compact Language Models via Pruning and Knowledge Distillation") and Sreenivas et al. 2024 ("LLM
+Pruning and Distillation in Practice"): importance from activations on calibration rows (mean over tokens, L2 over rows) at norms'
 outputs, at the inputs of down_proj and of o_proj; one cut; then forward KL on logits alone at τ = 1, AdamW with a cosine
 from 1e-4 to 1e-5. Rows are documents one after the other with EOS between them, cut at `length`.
 """
@@ -61,7 +61,7 @@ def importance(model: LlamaForCausalLM, rows: Tensor, batch: int = 4) -> Importa
             hooks.callback(norm.register_forward_hook(lambda module, _, out: add(module, out)).remove)
         for part in [part for layer in layers for part in (layer.self_attn.o_proj, layer.mlp.down_proj)]:
             hooks.callback(part.register_forward_pre_hook(lambda module, inputs: add(module, inputs[0])).remove)
-        for some in rows.split(batch):
+        for some in torch.split(rows, batch):
             model.model(some, use_cache=False)
     groups = [found[layer.self_attn.o_proj].sqrt().view(config.num_key_value_heads, -1).sum(dim=1) for layer in layers]
     return Importance(
@@ -111,7 +111,7 @@ def _spread(chosen: Tensor, size: int) -> Tensor:
 def distil(
     student: LlamaForCausalLM, teacher: LlamaForCausalLM, rows: Tensor, *, steps: int, batch: int, seed: int = 0
 ) -> Iterator[tuple[int, float]]:
-    """Train in place. rows: (rows, length), gone through as often as `steps` batches need. Yields (step, KL in nats a token)."""
+    """Train in place. rows: (rows, length), gone through as often as it takes. Yields (step, KL in nats a token)."""
     settings: dict[str, Any] = {"lr": PEAK, "betas": BETAS, "weight_decay": DECAY, "fused": True}
     optimizer = torch.optim.AdamW(student.parameters(), **settings)
     order = _endless(len(rows), batch, seed)
