@@ -1,9 +1,9 @@
 """What one writes without Lathe: prune and distil a Llama in plain PyTorch, with Minitron's published choices.
 
 Muralidharan et al. 2024 ("Compact Language Models via Pruning and Knowledge Distillation") and Sreenivas et al. 2024 ("LLM
-Pruning and Distillation in Practice"): importance from activations on calibration rows (mean over tokens, L2 over rows) at norms'
-outputs, at the inputs of down_proj and of o_proj; one cut; then forward KL on logits alone at τ = 1, AdamW with a cosine
-from 1e-4 to 1e-5. Rows are documents one after the other with EOS between them, cut at `length`.
+Pruning and Distillation in Practice"): importance from activations on calibration rows (mean over tokens, L2 over rows),
+of norms' outputs and of what goes into down_proj and o_proj; one cut; then forward KL on logits alone at τ = 1, AdamW with a
+cosine from 1e-4 to 1e-5. Rows are documents one after the other with EOS between them, cut at `length`.
 """
 
 import copy
