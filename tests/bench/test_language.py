@@ -1,0 +1,82 @@
+"""The plain script that language jobs are held against does what its paper says, on a tiny Llama."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bench.language import plain, wikitext
+
+TEXT = " \n = First = \n \n Some words . \n \n = = Part = = \n \n More . \n \n = Second = \n \n Others . \n"
+
+
+@pytest.fixture(scope="module")
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    widths = {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 8, "intermediate_size": 96}
+    return LlamaForCausalLM(LlamaConfig(**widths, num_hidden_layers=2, vocab_size=50, tie_word_embeddings=True)).eval()
+
+
+@pytest.fixture(scope="module")
+def rows() -> torch.Tensor:
+    return torch.randint(1, 50, (12, 16), generator=torch.Generator().manual_seed(0))
+
+
+def test_articles_are_whole_and_in_one_split(tmp_path: Path) -> None:
+    source = tmp_path / "text"
+    source.write_text(TEXT * 10, "utf-8")
+    counts = wikitext.write(source, tmp_path / "out")
+    assert counts == {"train": 14, "test": 2, "validation": 2, "calibration": 2}
+    lines = (tmp_path / "out" / "test.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(lines[0])["text"].startswith("= First =")
+    assert "More ." in json.loads(lines[0])["text"]
+
+
+def test_documents_are_put_one_behind_the_other() -> None:
+    assert plain.rows_of([[1, 2, 3], [4]], 0, 3).tolist() == [[1, 2, 3], [0, 4, 0]]
+
+
+def test_a_cut_keeps_what_scores_best_and_the_whole_is_itself(llama: LlamaForCausalLM, rows: torch.Tensor) -> None:
+    scores = plain.importance(llama, rows)
+    whole = plain.cut(llama, scores, plain.Widths(48, 3, 96))
+    assert torch.equal(whole(rows).logits, llama(rows).logits)
+    small = plain.cut(llama, scores, plain.Widths(40, 2, 64))
+    assert (small.config.num_attention_heads, small.config.num_key_value_heads, small.config.head_dim) == (4, 2, 8)
+    stream, units = (found.topk(count).indices.sort().values for found, count in ((scores.hidden, 40), (scores.ffn[1], 64)))
+    assert torch.equal(small.model.layers[1].mlp.down_proj.weight, llama.model.layers[1].mlp.down_proj.weight[stream][:, units])
+    assert small.lm_head.weight is small.model.embed_tokens.weight
+
+
+def test_units_that_say_nothing_go_first(llama: LlamaForCausalLM, rows: torch.Tensor) -> None:
+    silent = plain.cut(llama, plain.importance(llama, rows), plain.Widths(48, 3, 96))
+    with torch.no_grad():
+        silent.model.layers[0].mlp.up_proj.weight[::3] = 0
+    cut = plain.cut(silent, plain.importance(silent, rows), plain.Widths(48, 3, 64))
+    assert torch.equal(
+        cut.model.layers[0].mlp.up_proj.weight, silent.model.layers[0].mlp.up_proj.weight[torch.arange(96) % 3 > 0]
+    )
+
+
+def test_a_student_comes_nearer_to_its_teacher(llama: LlamaForCausalLM, rows: torch.Tensor) -> None:
+    student = plain.cut(llama, plain.importance(llama, rows), plain.Widths(48, 3, 32))
+    with torch.no_grad():
+        for layer in llama.model.layers:
+            layer.mlp.down_proj.weight.mul_(20)  # so that the units that went are missed
+
+    def apart() -> float:
+        one, other = (model(rows).logits.log_softmax(dim=-1) for model in (student, llama))
+        return functional.kl_div(one, other, reduction="batchmean", log_target=True).item()
+
+    before = apart()
+    steps = list(plain.distil(student, llama, rows, steps=60, batch=4))
+    assert [step for step, _ in steps] == list(range(60))
+    assert apart() < 0.9 * before
+
+
+def test_the_rate_rises_and_falls_to_a_tenth() -> None:
+    rates = [plain.rate(step, 100) for step in range(100)]
+    assert max(rates) == rates[4] == plain.PEAK
+    assert rates[-1] == pytest.approx(plain.LAST, rel=0.01)
