@@ -232,6 +232,7 @@ def test_made_rows_are_reckoned_with() -> None:
     assert plain.minutes + 0.5 * distilling < one.minutes < three.minutes
     assert plain.memory_bytes < one.memory_bytes < three.memory_bytes
     assert estimate(Augment(back_translation=BackTranslation(models=("a", "b")))).minutes > one.minutes
+    assert one.minutes < estimate(Augment(splices=1)).minutes < three.minutes  # as many rows, twice as long
 
 
 @pytest.mark.parametrize("task", ["token-classification", "question-answering"])
