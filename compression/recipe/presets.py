@@ -6,7 +6,7 @@ from compression.recipe.prune import Prune, Recovery
 from compression.recipe.quantize import Qat, Quantize
 from compression.recipe.whole import Recipe
 
-STANDARD = Recipe(prune=Prune(reconstruct=True, sensitivity=True), distill=Distill(epochs=16))
+STANDARD = Recipe(prune=Prune(ratio=0.5, reconstruct=True, sensitivity=True), distill=Distill(epochs=16))
 ARTICLE = Recipe(
     quantize=Quantize(qat=Qat()),
     prune=Prune(recovery=Recovery(patience=5), sensitivity=True),
