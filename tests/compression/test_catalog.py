@@ -59,7 +59,7 @@ DATA = DataFacts(
 
 
 def test_the_plan_is_the_shape_that_the_config_can_express_and_its_exact_count() -> None:
-    plan = preflight(MODEL, DATA, STANDARD, Evaluate())
+    plan = preflight(MODEL, DATA, QUICK, Evaluate())
     assert plan.shape == Shape(layers=6, hidden=256, heads=8, ffn=1088, vocabulary=30522)
     assert plan.parameters == encoder_parameters(BERT, plan.shape, rows=514, labels=2)
     assert plan.baseline_parameters.total == MODEL.parameters.total + 2 * 384 + 2
