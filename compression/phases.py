@@ -62,7 +62,7 @@ def phases(recipe: Recipe, rows: Mapping[str, int]) -> list[Phase]:
             found.append(Phase("distilled", general.PHASE, plain.epochs * texts * 0.5))
         if (augment := recipe.distill.augment) is not None:
             found.append(Phase("distilled", "augment", augment_seconds(augment, rows["train"])))
-            train *= 1 + augment.copies
+            train *= 1 + augment.rows
         found.append(Phase("distilled", ASK, seeds * train / 3))
         found.append(Phase("distilled", "distill", recipe.distill.epochs * train * 0.5))
         if recipe.remedy == "apply":

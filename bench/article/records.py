@@ -24,7 +24,7 @@ class Record(Config):
     key: Annotated[str, Field(description="Digest of rows, recipes, seed, batch and base model.")]
     recipe: Annotated[Recipe, Field(description="Of an original: that of the rate which was best on validation.")]
     baseline: Row
-    shipped: Annotated[Row, Field(description="The report's headline; of an original its baseline.")]
+    shipped: Annotated[Row, Field(description="The last stage's row; of an original its baseline.")]
     validation: dict[str, float]
     answers: tuple[float, ...]
     wanted: tuple[float, ...]

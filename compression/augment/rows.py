@@ -31,7 +31,7 @@ class Sources:
 
 
 def augmented(texts: Sequence[Texts], settings: Augment, seed: int, sources: Sources) -> Generator[int, None, list[Made]]:
-    """Make up to `settings.copies` new rows of each row; yield after each chunk how many were dealt with, for progress.
+    """Make up to `settings.rows` new rows of each row; yield after each chunk how many were dealt with, for progress.
 
     A row has one or more texts, each dealt with by itself. One that came out as it was, or like another copy of its row, is
     left out. Raises what the sources raise.
@@ -39,11 +39,15 @@ def augmented(texts: Sequence[Texts], settings: Augment, seed: int, sources: Sou
     made: list[Made] = []
     known = {(row, old) for row, old in enumerate(texts)}
     done = 0
-    for copy in range(settings.copies):
+    copies = settings.rows - settings.splices
+    for copy in range(settings.rows):
         for start in range(0, len(texts), CHUNK):
             numbers = range(start, min(start + CHUNK, len(texts)))
             some = [texts[row] for row in numbers]
-            if copy == 0 and sources.translators is not None:
+            if copy >= copies:
+                draws = [random.Random(f"{seed} {copy} {row}") for row in numbers]
+                new = [Made(row, spliced(texts, row, draw)) for row, draw in zip(numbers, draws, strict=True)]
+            elif copy == 0 and sources.translators is not None:
                 new = [Made(row, back) for row, back in zip(numbers, translated(some, sources.translators), strict=True)]
             elif settings.synonyms is not None and sources.synonyms is not None:
                 draws = [random.Random(f"{seed} {copy} {row}") for row in numbers]
@@ -58,6 +62,19 @@ def augmented(texts: Sequence[Texts], settings: Augment, seed: int, sources: Sou
             done += len(numbers)
             yield done
     return made
+
+
+def spliced(texts: Sequence[Texts], row: int, draw: random.Random) -> Texts:
+    """Make a row of two: a row and another, drawn, its texts before or behind. Of pairs, half take the other's second text.
+
+    What a teacher makes of it is as good a lesson as what it makes of any text, and longer than most: the student follows
+    its teacher beyond the lengths and the company of words that train has.
+    """
+    own, other = texts[row], texts[draw.randrange(len(texts))]
+    if len(own) > 1 and draw.random() < 0.5:
+        return (*own[:1], *other[1:])
+    first, second = (own, other) if draw.random() < 0.5 else (other, own)
+    return tuple(f"{one} {two}" for one, two in zip(first, second, strict=True))
 
 
 def translated(rows: Sequence[Texts], translators: tuple[Translate, Translate]) -> Iterator[Texts]:

@@ -24,7 +24,7 @@ def with_more_rows(state: State, settings: Augment, material: Material) -> Gener
     Raises Pause where one is asked for, and what opening the sources raises.
     """
     rows, seed = state.rows["train"], state.recipe.train.seed
-    total = settings.copies * len(rows)
+    total = settings.rows * len(rows)
     yield from state.journey.at("distilled", PHASE, Tick(0, total))
     work = augmented(material.texts, settings, seed, _opened(state, settings, material))
     while True:
@@ -65,6 +65,8 @@ def _summary(made: list[Made], settings: Augment, material: Material, total: int
         )
     if settings.synonyms is not None:
         ways.append(f"other words from {material.resources.source(settings.synonyms)}")
+    if settings.splices:
+        ways.append("two rows put together")
     words = f", {sum(one.replaced for one in made)} words replaced" if settings.synonyms is not None else ""
     same = f"; {total - len(made)} came out as they were or twice, and were left out" if len(made) < total else ""
     return f"Augmentation: {len(made)} rows made of {len(material.texts)} ({', '.join(ways)}){words}{same}."

@@ -86,7 +86,7 @@ def estimate(
     row = row * WINDOWS_OVERLAP if data.task == "question-answering" else min(train.max_length, row)
     tokens = data.rows["train"] * row
     augment = recipe.distill.augment if recipe.distill else None
-    taught = tokens * (1 + augment.copies if augment else 1)
+    taught = tokens * (1 + augment.rows + augment.splices if augment else 1)  # two rows together are twice as long
     seeds = recipe.distill.teachers.seeds if recipe.distill else 1
     plain = tokens  # of the general phase
     if "unlabelled" in data.rows:
@@ -211,7 +211,7 @@ def planned_steps(recipe: Recipe, rows: int, unlabelled: int | None = None) -> i
 
     taught = 0
     if recipe.distill:
-        copies = recipe.distill.augment.copies if recipe.distill.augment else 0
+        copies = recipe.distill.augment.rows if recipe.distill.augment else 0
         taught = recipe.distill.epochs * an_epoch(rows * (1 + copies))
         if recipe.distill.general:
             taught += recipe.distill.general.epochs * an_epoch(unlabelled or rows)
@@ -220,7 +220,7 @@ def planned_steps(recipe: Recipe, rows: int, unlabelled: int | None = None) -> i
 
 def augment_seconds(augment: Augment, rows: int) -> float:
     """Say about how long making the new rows takes. The source `auto` counts as the dearer of the two that it may be."""
-    seconds, copies = 0.0, augment.copies
+    seconds, copies = 0.0, augment.rows - augment.splices
     if augment.back_translation is not None:
         copies -= 1
         seconds += AUGMENT_SECONDS["models" if augment.back_translation.models else "apertium"] * rows

@@ -77,12 +77,29 @@ class Augment(Config):
     ] = 1
     synonyms: Synonyms | None = None
     back_translation: BackTranslation | None = None
+    splices: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=50,
+            description="Further rows made of each row, by putting another row's text before or behind its own. Of pairs, half "
+            "get another row's second text in the place of their own.",
+        ),
+    ] = 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows are made of each row."""
+        return self.splices + (self.copies if self.synonyms is not None or self.back_translation is not None else 0)
 
     @model_validator(mode="after")
     def _each_copy_has_its_maker(self) -> "Augment":
         if self.synonyms is None and self.back_translation is None:
-            raise ValueError("name synonyms, back_translation or both")
-        if self.synonyms is None and self.copies > 1:
+            if not self.splices:
+                raise ValueError("name synonyms, back_translation or splices")
+            if self.copies > 1:
+                raise ValueError("copies are made by synonyms and back_translation: name one of them, or leave copies out")
+        elif self.synonyms is None and self.copies > 1:
             raise ValueError("back-translation makes one copy of a row: copies is 1, or synonyms make the others")
         if self.synonyms is not None and self.back_translation is not None and self.copies == 1:
             raise ValueError("back-translation makes the first copy: synonyms need copies of at least 2")

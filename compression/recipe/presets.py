@@ -6,7 +6,10 @@ from compression.recipe.prune import AxisRatios, Prune, Recovery
 from compression.recipe.quantize import Qat, Quantize
 from compression.recipe.whole import Prepare, Recipe, Train
 
-STANDARD = Recipe(prune=Prune(reconstruct=True, sensitivity=True), distill=Distill(epochs=16))
+STANDARD = Recipe(
+    prune=Prune(ratio=0.5, reconstruct=True, sensitivity=True),
+    distill=Distill(epochs=6, augment=Augment(splices=1, synonyms=Synonyms(source="embeddings"))),
+)
 ARTICLE = Recipe(
     quantize=Quantize(qat=Qat()),
     prune=Prune(recovery=Recovery(patience=5), sensitivity=True),
@@ -38,6 +41,10 @@ PRESETS: dict[str, tuple[Recipe, str]] = {
 """Name → (recipe, one line on when to choose it)."""
 
 
+UNAUGMENTED_EPOCHS = {"standard": 16}
+"""Passes over train's own rows, where no others can be made of them."""
+
+
 def preset(name: str, task: str) -> Recipe:
     """Return a preset as it can be had for a task. Raises KeyError.
 
@@ -50,4 +57,5 @@ def preset(name: str, task: str) -> Recipe:
         return recipe.model_copy(update={"distill": recipe.distill.model_copy(update=alone)})
     if recipe.distill is None or recipe.distill.augment is None or task in AUGMENTED_TASKS:
         return recipe
-    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"augment": None})})
+    plain = {"augment": None, "epochs": UNAUGMENTED_EPOCHS.get(name, recipe.distill.epochs)}
+    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update=plain)})

@@ -61,7 +61,7 @@ DATA = DataFacts(
 
 
 def test_the_plan_is_the_shape_that_the_config_can_express_and_its_exact_count() -> None:
-    plan = preflight(MODEL, DATA, STANDARD, Evaluate())
+    plan = preflight(MODEL, DATA, QUICK, Evaluate())
     assert plan.shape == Shape(layers=6, hidden=256, heads=8, ffn=1088, vocabulary=30522)
     assert plan.parameters == encoder_parameters(BERT, plan.shape, rows=514, labels=2)
     assert plan.baseline_parameters.total == MODEL.parameters.total + 2 * 384 + 2
@@ -235,6 +235,7 @@ def test_made_rows_are_reckoned_with() -> None:
     assert plain.minutes + 0.5 * distilling < one.minutes < three.minutes
     assert plain.memory_bytes < one.memory_bytes < three.memory_bytes
     assert estimate(Augment(back_translation=BackTranslation(models=("a", "b")))).minutes > one.minutes
+    assert one.minutes < estimate(Augment(splices=1)).minutes < three.minutes  # as many rows, twice as long
 
 
 @pytest.mark.parametrize("task", ["token-classification", "question-answering"])

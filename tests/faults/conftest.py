@@ -217,7 +217,9 @@ class Stand:
     def stored(self) -> set[str]:
         """The keys of all files in storage."""
         root = self.service.home / "storage"
-        return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name != "filler"}
+        # os.walk passes over a folder that the keeper removes meanwhile; rglob raises.
+        found = (Path(place, name) for place, _, names in os.walk(root) for name in names)
+        return {str(path.relative_to(root)) for path in found if path.name != "filler"}
 
     def nothing_runs(self) -> None:
         """Wait until no engine is left on this stand, and no folder of a job."""

@@ -97,10 +97,47 @@ def test_the_first_copy_is_the_back_translation_and_others_are_of_words() -> Non
     assert made[1].replaced == 3
 
 
+def test_two_rows_are_put_together_in_either_order() -> None:
+    texts = [(f"own{number}",) for number in range(300)]
+    made, _ = make(texts, Augment(splices=2))
+    assert [one.row for one in made] == [*range(300), *range(300)]
+    words = [one.texts[0].split() for one in made]
+    assert all(len(each) == 2 and f"own{one.row}" in each for one, each in zip(made, words, strict=True))
+    behind = sum(each[0] == f"own{one.row}" for one, each in zip(made, words, strict=True))
+    assert 230 < behind < 370
+    others = {word for one, each in zip(made, words, strict=True) for word in each if word != f"own{one.row}"}
+    assert len(others) > 200  # from all over train
+    assert make(texts, Augment(splices=2))[0] == made
+    assert make(texts, Augment(splices=2), seed=1)[0] != made
+
+
+def test_half_of_the_pairs_get_anothers_second_text_and_half_stay_in_step() -> None:
+    texts = [(f"a{number}", f"b{number}") for number in range(300)]
+    made, _ = make(texts, Augment(splices=1))
+    exchanged = [one for one in made if " " not in one.texts[0]]
+    assert 110 < len(exchanged) < 190
+    for one in made:
+        first, second = one.texts
+        if one in exchanged:
+            assert first == f"a{one.row}"
+            assert second in {pair[1] for pair in texts} - {f"b{one.row}"}
+        else:
+            assert first.replace("a", "b") == second
+            assert f"a{one.row}" in first.split()
+
+
+def test_splices_come_behind_the_copies() -> None:
+    made, _ = make(ROWS[:3], Augment(splices=1, synonyms=Synonyms()))
+    assert [one.replaced > 0 for one in made] == [True] * 3 + [False] * 3
+    assert Augment(splices=2).rows == 2
+    assert Augment(splices=2, copies=3, synonyms=Synonyms()).rows == 5
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
         ({}, "name synonyms"),
+        ({"copies": 2, "splices": 1}, "copies are made by"),
         ({"copies": 0, "synonyms": {}}, "greater than or equal to 1"),
         ({"copies": 2, "back_translation": {"apertium": "eng-spa"}}, "copies is 1"),
         ({"copies": 1, "back_translation": {"apertium": "eng-spa"}, "synonyms": {}}, "at least 2"),
