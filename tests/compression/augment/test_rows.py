@@ -153,8 +153,8 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], reason
         Recipe.model_validate({"distill": {"augment": settings}})
 
 
-def test_the_article_augments_with_what_every_worker_has() -> None:
+def test_presets_augment_with_what_every_worker_has() -> None:
     assert ARTICLE.distill is not None
     assert ARTICLE.distill.augment == Augment(synonyms=Synonyms(source="embeddings"))
     assert STANDARD.distill is not None
-    assert STANDARD.distill.augment is None
+    assert STANDARD.distill.augment == Augment(splices=1, synonyms=Synonyms(source="embeddings"))
