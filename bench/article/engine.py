@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from compression.recipe import Spec
 from compression.report import Failed, Progress, Report, StageFinished, TrainingSaved, parse_event
 
@@ -31,33 +33,44 @@ class Run:
 
 
 def run(folder: Path, spec: dict[str, Any], keep: set[str] | None = None) -> Run:
-    """Run the engine as `spec` says, or return what an earlier call came to.
+    """Run the engine as `spec` says, or return what an earlier call with the same spec came to; another's run is removed.
 
     spec: the fields of compression.recipe.Spec other than output and resume. keep: kinds of artifacts whose files stay;
     None keeps all. Raises SystemExit where the engine fails, with its last words.
     """
     done = folder / "done.json"
+    kept, out, path = folder / "kept", folder / "out", folder / "spec.json"
+    whole = Spec(**spec, output=str(out), resume=str(kept), save_seconds=SAVE_SECONDS)
+    if path.is_file() and not _is_same(path, whole):
+        shutil.rmtree(folder)
     if not done.is_file():
-        _attempt(folder, spec)
+        kept.mkdir(parents=True, exist_ok=True)
+        path.write_text(whole.model_dump_json(indent=1), encoding="utf-8")
+        _attempt(folder)
         _tidy(folder, keep)
     facts = json.loads(done.read_text("utf-8"))
     report = Report.model_validate(json.loads((folder / "report.json").read_text("utf-8")))
     return Run(folder, report, facts["validation"], facts["seconds"])
 
 
-def _attempt(folder: Path, spec: dict[str, Any]) -> None:
+def _is_same(path: Path, spec: Spec) -> bool:
+    """Say whether a spec on disk asks for the same run. Keys that it lacks have their defaults; threads are no part of it."""
+    try:
+        found = Spec.model_validate_json(path.read_bytes())
+    except ValidationError:
+        return False
+    return found.model_copy(update={"threads": spec.threads}) == spec
+
+
+def _attempt(folder: Path) -> None:
     kept, out = folder / "kept", folder / "out"
-    kept.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out, ignore_errors=True)
-    path = folder / "spec.json"
-    whole = Spec(**spec, output=str(out), resume=str(kept), save_seconds=SAVE_SECONDS)
-    path.write_text(whole.model_dump_json(indent=1), encoding="utf-8")
     facts_path = folder / "facts.json"
     facts: dict[str, Any] = {"validation": {}, "seconds": 0.0}
     if facts_path.is_file():
         facts = json.loads(facts_path.read_text("utf-8"))
     before, started = facts["seconds"], time.monotonic()
-    command = [sys.executable, "-m", "compression", "run", str(path)]
+    command = [sys.executable, "-m", "compression", "run", str(folder / "spec.json")]
     with (folder / "log").open("ab") as log, (folder / "events.jsonl").open("ab") as events:
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as engine:
             assert engine.stdout is not None

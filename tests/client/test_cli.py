@@ -163,7 +163,7 @@ def test_a_dry_run_submits_nothing(live: Live, command: Command) -> None:
     ran = command("submit", "--model", model, "--data", dataset, "--dry-run")
     assert ran.code == 0
     assert "Nothing was submitted" in ran.out
-    assert "heads 8" in ran.out
+    assert "heads 6" in ran.out
     assert len(document(command("ls", "--json"))) == before
 
 

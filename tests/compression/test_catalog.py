@@ -339,7 +339,7 @@ def test_an_artifact_s_bytes_follow_its_scheme() -> None:
 def test_several_datasets_are_forecast_one_by_one() -> None:
     more = DATA.model_copy(update={"rows": {"train": 8000, "validation": 500, "test": 90}})
     questions = QUESTIONS.model_copy(update={"rows": {"train": 5000, "validation": 500, "test": 1000}})
-    recipe = STANDARD.model_copy(update={"train": Train(max_length=128)})
+    recipe = preset("standard", "question-answering").model_copy(update={"train": Train(max_length=128)})
     each = [preflight(MODEL, data, recipe, Evaluate()) for data in (DATA, more, questions)]
     found = preflight_several(MODEL, {"a": DATA, "b": more, "c": questions}, recipe, Evaluate())
     assert found.estimate.memory_bytes == max(one.estimate.memory_bytes for one in each)

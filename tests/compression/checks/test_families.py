@@ -11,7 +11,7 @@ from compression import families, load
 from compression.catalog import preflight
 from compression.checks.names import NAMES
 from compression.errors import ConfigMismatch
-from compression.recipe import STANDARD, Evaluate
+from compression.recipe import QUICK, Evaluate
 from compression.report import DataFacts
 from tests.compression.checks.conftest import edit_json, judged, reasons
 from tests.compression.models import LAYERS, STEMS, tiny, write_tokenizer
@@ -49,7 +49,7 @@ def test_a_bare_encoder_is_planned_and_opened_with_a_new_head(kind: str, tmp_pat
         mean_words=3.0,
         longest_words=8,
     )
-    recipe = STANDARD.model_copy(update={"train": STANDARD.train.model_copy(update={"max_length": 32})})
+    recipe = QUICK.model_copy(update={"train": QUICK.train.model_copy(update={"max_length": 32})})
     plan = preflight(facts, data, recipe, Evaluate(length=32))
     first, again, other = (load.load_model(tmp_path, data.labels, "text-classification", seed=seed) for seed in (1, 1, 2))
     family = families.of(first)

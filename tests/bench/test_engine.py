@@ -1,0 +1,43 @@
+"""A run of the bench is taken up only by the same run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.article import engine
+from compression.recipe import Data, Prune, Recipe
+
+SPEC: dict[str, Any] = {"model": "model", "data": Data(format="jsonl", splits={"train": ("a",)}), "recipe": Recipe()}
+
+
+@pytest.fixture
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as a finished run leaves it; whatever runs again stops at once."""
+
+    def stopped(folder: Path) -> None:
+        raise InterruptedError(folder)
+
+    monkeypatch.setattr(engine, "_attempt", stopped)
+    folder = tmp_path / "run"
+    with pytest.raises(InterruptedError):
+        engine.run(folder, SPEC)
+    (folder / "done.json").write_text(json.dumps({"validation": {}, "seconds": 1.0}))
+    return folder
+
+
+def test_another_recipes_run_is_not_taken_for_it(finished: Path) -> None:
+    with pytest.raises(InterruptedError):
+        engine.run(finished, {**SPEC, "recipe": Recipe(prune=Prune(ratio=0.5))})
+    assert not (finished / "done.json").exists()
+    assert json.loads((finished / "spec.json").read_text())["recipe"]["prune"]["ratio"] == 0.5
+
+
+def test_the_same_run_is_known_by_what_it_asks_and_not_by_how_its_file_says_it(finished: Path) -> None:
+    said = json.loads((finished / "spec.json").read_text())
+    del said["recipe"]["distill"]["spill_gib"]  # as a version wrote it that had no such key
+    (finished / "spec.json").write_text(json.dumps({**said, "threads": 1}))
+    with pytest.raises(FileNotFoundError, match=r"report\.json"):  # it is done: what is read next is the report
+        engine.run(finished, {**SPEC, "threads": 2})
+    assert (finished / "done.json").exists()
