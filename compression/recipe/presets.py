@@ -1,5 +1,7 @@
 """Recipes by name."""
 
+from typing import Any
+
 from compression.recipe.augment import AUGMENTED_TASKS, Augment, Synonyms
 from compression.recipe.distill import Distill, General, Teachers
 from compression.recipe.prune import AxisRatios, Prune, Recovery
@@ -52,10 +54,9 @@ def preset(name: str, task: str) -> Recipe:
     all teachers but one as well.
     """
     recipe = PRESETS[name][0]
-    if recipe.distill is not None and task == "causal-lm":
-        alone = {"augment": None, "attention": 0.0, "general": None, "teachers": Teachers()}
-        return recipe.model_copy(update={"distill": recipe.distill.model_copy(update=alone)})
-    if recipe.distill is None or recipe.distill.augment is None or task in AUGMENTED_TASKS:
+    if recipe.distill is None or task in AUGMENTED_TASKS:
         return recipe
-    plain = {"augment": None, "epochs": UNAUGMENTED_EPOCHS.get(name, recipe.distill.epochs)}
+    plain: dict[str, Any] = {"augment": None, "epochs": UNAUGMENTED_EPOCHS.get(name, recipe.distill.epochs)}
+    if task == "causal-lm":
+        plain |= {"attention": 0.0, "general": None, "teachers": Teachers()}
     return recipe.model_copy(update={"distill": recipe.distill.model_copy(update=plain)})
