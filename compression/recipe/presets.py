@@ -25,7 +25,7 @@ ARTICLE = Recipe(
         augment=Augment(synonyms=Synonyms(source="embeddings")),
     ),
 )
-QUICK = Recipe(prune=Prune(reconstruct=True), distill=Distill(epochs=8))
+QUICK = Recipe(distill=Distill(epochs=8))
 PRESETS: dict[str, tuple[Recipe, str]] = {
     "standard": (STANDARD, "The default: our best for a small encoder."),
     "article": (ARTICLE, "The published method to the letter, its corrections listed in docs/method.md."),
