@@ -27,7 +27,7 @@ ARTICLE = Recipe(
         augment=Augment(synonyms=Synonyms(source="embeddings")),
     ),
 )
-QUICK = Recipe(prune=Prune(reconstruct=True), distill=Distill(epochs=8))
+QUICK = Recipe(distill=Distill(epochs=8))
 LANGUAGE = Recipe(
     prepare=Prepare(epochs=1, rate=2e-5),
     prune=Prune(ratio=AxisRatios(ffn=0.5)),
