@@ -45,6 +45,13 @@ class Settings(BaseSettings):
         int, Field(description="An engine that writes so much more than twice its job's forecast is stopped.")
     ] = 4 * 2**30
     sweep_seconds: Annotated[float, Field(description="How often the keeper looks for bytes that no row names.")] = 3600.0
+    ring_seconds: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="An idle worker rings for itself so often while work waits; after five rings in vain it begins anew.",
+        ),
+    ] = 5.0
     unconfined: Annotated[bool, Field(description="Run engines where nothing can confine them.")] = False
     wordnet: Annotated[
         Path | None, Field(description="Folder with WordNet's database files, for augmentation by synonyms.")

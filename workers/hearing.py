@@ -19,8 +19,6 @@ import structlog
 from app.queue import Bell
 
 log = structlog.get_logger()
-RING_SECONDS = 5.0
-"""Between two rings of a worker for itself."""
 UNHEARD = 5
 """Rings that are sent and not heard before a worker is deaf. Other idle workers hear some, but they take the work, too."""
 
@@ -62,8 +60,10 @@ class Ears:
 class Hearing:
     """Rings for this worker while work waits that it does not take, and says when that is of no use."""
 
-    def __init__(self, ears: Ears, bell: Bell, lane: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self.ears, self.bell, self.lane, self.clock = ears, bell, lane, clock
+    def __init__(
+        self, ears: Ears, bell: Bell, lane: str, ring_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.ears, self.bell, self.lane, self.ring_seconds, self.clock = ears, bell, lane, ring_seconds, clock
         self.looks: int | None = None
         self.sent, self.rung = 0, 0.0
 
@@ -81,7 +81,7 @@ class Hearing:
             return False
         if self.bell.sent - self.sent >= UNHEARD:
             return True
-        if self.clock() - self.rung >= RING_SECONDS:
+        if self.clock() - self.rung >= self.ring_seconds:
             self.rung = self.clock()
             self.bell.ring(self.lane)
         return False

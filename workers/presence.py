@@ -61,7 +61,7 @@ class Presence(threading.Thread):
         self.stirred = threading.Event()
         self.drains = False
         self.facts: dict[str, Any] = {}
-        self.hearing = Hearing(ears, queue.bell(), lane)
+        self.hearing = Hearing(ears, queue.bell(), lane, settings.ring_seconds)
 
     def register(self) -> None:
         """Write the row. The child that works reads its id from the environment."""

@@ -76,7 +76,7 @@ def test_a_worker_takes_new_work_after_the_broker_was_a_black_hole(stand: Stand)
 @SQLITE
 @pytest.mark.parametrize("deafness", ["its consumer is gone", "its child hangs"])
 def test_a_worker_that_hears_nothing_begins_anew(stand: Stand, deafness: str) -> None:
-    name = stand.start_worker()
+    name = stand.start_worker(LATHE_RING_SECONDS="2")  # ten seconds of silence are as deaf as half a minute
     stand.taken(stand.job(LONG))
     process = stand.service.processes[name]
     if deafness == "its child hangs":

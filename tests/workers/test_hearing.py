@@ -8,7 +8,9 @@ import pytest
 
 from app.queue import JOBS, Bell
 from app.settings import Settings
-from workers.hearing import RING_SECONDS, UNHEARD, Ears, Hearing
+from workers.hearing import UNHEARD, Ears, Hearing
+
+RING_SECONDS = Settings().ring_seconds
 
 
 class World:
@@ -19,7 +21,7 @@ class World:
         self.bell.thread = None
         self.now, self.work, self.broker = 100.0, True, True
         self.rings = 0
-        self.hearing = Hearing(self.ears, self.bell, JOBS, clock=lambda: self.now)
+        self.hearing = Hearing(self.ears, self.bell, JOBS, RING_SECONDS, clock=lambda: self.now)
         self.bell.ring = self.ring  # type: ignore[method-assign]
 
     def ring(self, lane: str) -> None:
