@@ -96,13 +96,14 @@ def test_a_job_travels_from_request_to_download(
     recipe, files = TINY_RECIPE, tiny_splits()
     if real:
         recipe = {"prepare": {"epochs": 1}, "distill": {"epochs": 1}, "train": {"max_length": 64}}
-        limits = {"train.jsonl": 384, "validation.jsonl": 64, "test.jsonl": 128}
+        limits = {"train.jsonl": 192, "validation.jsonl": 32, "test.jsonl": 64}  # what it learns is not asked here
         data = real_examples() / "data"
         files = {name: b"".join((data / name).read_bytes().splitlines(keepends=True)[:most]) for name, most in limits.items()}
     model = send_model(http, real_examples() / "model" if real else tiny)
     dataset = send_data(http, files)
     assert (model["state"], dataset["state"]) == ("ready", "ready"), (model["reasons"], dataset["reasons"])
-    body = {"models": {"base": model["id"]}, "datasets": [dataset["id"]], "recipe": recipe}
+    # Short texts are timed within a second; long ones of the real model would be for eight, at each stage.
+    body = {"models": {"base": model["id"]}, "datasets": [dataset["id"]], "recipe": recipe, "evaluate": {"length": 16}}
     planned = http.post("/v1/jobs?validate_only=true", json=body).json()
     job_id = http.post("/v1/jobs", json=body).json()["id"]
     done = finished(http, job_id)
@@ -130,7 +131,7 @@ def test_a_job_travels_from_request_to_download(
     # A second delivery finds nothing to do.
     seen = events(http, job_id)
     Bell(Settings(broker_url=service.broker)).ring_now(JOBS)
-    again = submit(http, tiny, prune=None, distill=None)  # by when this one is over, the message was long taken
+    again = submit(http, tiny, quantize=None, prune=None, distill=None)  # by when this one is over, the message was long taken
     assert finished(http, again)["state"] == "succeeded"
     assert events(http, job_id) == seen
 
@@ -138,7 +139,7 @@ def test_a_job_travels_from_request_to_download(
 @ONCE  # tests/faults kills at each point on PostgreSQL; here the whole worker goes, and its engine with it
 def test_a_killed_workers_job_ends_on_the_next(service: Service, http: httpx.Client, tiny: Path) -> None:
     service.start_workers("jobs")
-    job_id = submit(http, tiny, distill={"epochs": 30, "rate": 1e-3})
+    job_id = submit(http, tiny, quantize=None, distill={"epochs": 30, "rate": 1e-3})
     wait_for(lambda: job(http, job_id)["stage"] == "distilled", PATIENCE)
     engines = [p.pid for p in psutil.Process(service.processes["jobs"].pid).children(recursive=True)]
     service.kill("jobs")
@@ -149,16 +150,16 @@ def test_a_killed_workers_job_ends_on_the_next(service: Service, http: httpx.Cli
     assert (done["attempt"], done["failures"]) == (2, 1)
     told = events(http, job_id)
     assert "requeued" in [event["type"] for event in told]
-    # No finished stage was done twice: each has one row, and the second attempt took the first three as they were.
+    # No finished stage was done twice: each has one row, and the second attempt took the first two as they were.
     assert [event["data"]["row"]["stage"] for event in told if event["type"] == "stage_finished"] == [
         "baseline",
-        "quantized",
         "pruned",
         "distilled",
     ]
     assert [event["seq"] for event in told] == list(range(1, len(told) + 1))
 
 
+@ONCE  # tests/faults cancels running jobs of both databases, and drains workers of both
 def test_a_running_job_is_cancelled_and_nothing_of_it_is_left(service: Service, http: httpx.Client, tiny: Path) -> None:
     service.start_workers("jobs")
     job_id = submit(http, tiny, prepare={"epochs": 200, "rate": 1e-3})
@@ -170,6 +171,7 @@ def test_a_running_job_is_cancelled_and_nothing_of_it_is_left(service: Service, 
     wait_for(lambda: not list((service.home / "scratch").glob("job_*")))
 
 
+@ONCE
 def test_a_worker_that_is_told_to_stop_gives_its_job_back(service: Service, http: httpx.Client, tiny: Path) -> None:
     service.start_workers("jobs")
     job_id = submit(http, tiny, prepare={"epochs": 200, "rate": 1e-3})
