@@ -117,9 +117,7 @@ def test_paused_twice_a_job_ships_the_same_bytes(tmp_path: Path, encoder: Path, 
     assert last.step < last.total
     assert not list((tmp_path / "second" / "out" / "checkpoints").glob("*training*"))
 
-    with attempt(tmp_path / "third", kept, spec("third", resume=str(kept))) as third:
-        seen = list(third.events())
-        assert third.engine.wait() == 0
+    seen = list(job(spec("third", resume=str(kept))))
     assert [event.stage for event in seen if isinstance(event, StageStarted) and event.resumed] == ["baseline"]
     assert f"Training goes on from step {last.step} of {last.total}." in [e.message for e in seen if isinstance(e, Log)]
     done = seen[-1]
