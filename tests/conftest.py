@@ -32,8 +32,8 @@ DATABASES = ("sqlite", "postgresql")
 
 LONG = ("faults", "chaos", "workers", "client", "test_readme.py", "compression")
 """What has tests that take longest. It is begun first, so that no process of `make test` ends long before another."""
-TOGETHER = "tests/faults/"
-"""Tests whose stands cost more than most of them do: one process has them all, while others compute."""
+TOGETHER = ("tests/faults/", "tests/compression/export/")
+"""Folders whose tests share what costs more than most of them do: one process has all of a folder."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,7 +46,7 @@ class ByFile(LoadFileScheduling):
     """A process takes a file at a time, but for TOGETHER."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return TOGETHER if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)
+        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), super()._split_scope(nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)
