@@ -13,6 +13,7 @@ from compression import evaluate, families
 from compression.answers import HALF, InMemory, OnDisk, Store
 from compression.batches import Batch, Encoded, put, taken
 from compression.catalog import TEACHER_BYTES
+from compression.numerics import gradient_dtype
 from compression.tasks.base import Task
 
 
@@ -157,7 +158,10 @@ class Teacher:
             # One by one: under autocast, as without integers on a CPU, torch puts no float16 tensors together.
             states = torch.cat([states.to(device).float() for states in self.store.get(rows)], dim=1)
         else:
-            _, states = self._answers(self.rows.batch(rows))
+            # Beside the student's error that of bfloat16 is nothing, and this is nearly half of a step that asks in float32.
+            with torch.autocast(device.type, torch.bfloat16, enabled=gradient_dtype(device) == torch.bfloat16):
+                _, states = self._answers(self.rows.batch(rows))
+            states = states.float()
         return self._apart(logits, states.to(device), batch.mask)
 
     def _apart(self, logits: Tensor, states: Tensor, mask: Tensor) -> Said:
