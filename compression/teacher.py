@@ -1,6 +1,6 @@
 """What a teacher says of each row: asked once, kept in memory or on disk, handed out batch by batch."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from compression.catalog import TEACHER_BYTES
 from compression.families import Attention
 from compression.language import models
 from compression.language.sequences import Sequences
+from compression.numerics import gradient_dtype
 from compression.tasks.base import Task
 
 LARGEST_HALF = torch.finfo(torch.float16).max
@@ -109,6 +110,9 @@ class Teacher:
     known from elsewhere, as those of several teachers are. spill: a file, and the bytes that it may have.
     """
 
+    states_answer = False
+    """Whether answers are made of the states, which then may not be rounded more than answers are."""
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -185,7 +189,11 @@ class Teacher:
             # One by one: under autocast, as without integers on a CPU, torch puts no float16 tensors together.
             states = torch.cat([states.to(device).float() for states in self.store.get(rows)], dim=1)
         else:
-            _, states = self._answers(self.rows.batch(rows))
+            # Beside the student's error that of bfloat16 is nothing, and this is nearly half of a step that asks in float32.
+            quick = not self.states_answer and gradient_dtype(device) == torch.bfloat16
+            with torch.autocast(device.type, torch.bfloat16) if quick else nullcontext():
+                _, states = self._answers(self.rows.batch(rows))
+            states = states.float()
         return self._apart(logits, states.to(device), batch.mask)
 
     def _apart(self, logits: Tensor, states: Tensor, mask: Tensor) -> Said:
@@ -215,6 +223,8 @@ class Teacher:
 class LanguageTeacher(Teacher):
     """A frozen language model. Not its answers are known, which have a vocabulary's width, but its last states: `head` makes
     the answers of them, so that nothing of them is lost but what float16 does not hold."""
+
+    states_answer = True
 
     def __init__(
         self, model: PreTrainedModel, rows: Encoded, look: Look, *, parts: int = 1, spill: tuple[Path, float] | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.article import compare, glue, records
+from bench.article import compare, glue, records, texts
 from bench.article.cells import ABLATION, ORIGINAL, Cell
 from bench.article.records import Record
 from bench.article.statistics import METRICS, Answers, differences, geometric_mean, kept
@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, then print."""
     parser = argparse.ArgumentParser(prog="python -m bench article", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of copies of the four sets; without it they come from the hub")
+    parser.add_argument("--text", type=Path, help="WikiText-2's validation file, for the general phase; else from the hub")
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache/bench-article", help="where runs are kept")
     parser.add_argument("--model", type=Path, default=ROOT / ".cache/examples/model")
     parser.add_argument("--sets", nargs="+", default=list(glue.SETS), choices=list(glue.SETS))
@@ -55,14 +56,20 @@ def main(arguments: list[str] | None = None) -> None:
 def _cells(asked: argparse.Namespace) -> list[Cell]:
     out = []
     folder: Path = asked.folder.resolve()
-    for name in asked.sets:
-        chosen = glue.SETS[name]
+    found = {}
+    for name, chosen in glue.SETS.items():
         most = (asked.rows or None) if name == "sst2" else None
-        data, digest = glue.prepare(chosen, asked.data, folder / "data" / name, most)
+        found[name] = glue.prepare(chosen, asked.data, folder / "data" / name, most)
+    pool = folder / "data/texts.jsonl"
+    read = texts.write(texts.wikitext(asked.text), [data for data, _ in found.values()], pool)
+    print(f"texts without labels: {read}")
+    for name in asked.sets:
+        chosen, (data, digest) = glue.SETS[name], found[name]
         print(f"{name}: rows {digest}")
         for seed in range(asked.seeds if chosen.seeds else 1):
             place, kept = folder / f"{name}-{seed}", asked.records.resolve()
-            out.append(Cell(chosen, data, digest, seed, place, kept, asked.model.resolve(), asked.batch, asked.threads))
+            model = asked.model.resolve()
+            out.append(Cell(chosen, data, digest, (pool, read), seed, place, kept, model, asked.batch, asked.threads))
     return out
 
 

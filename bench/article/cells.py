@@ -67,11 +67,16 @@ ORIGINAL = "original"
 
 @dataclass(frozen=True)
 class Cell:
-    """One set with one seed. digest: of the set's rows; folder: where runs lie; kept: where records lie."""
+    """One set with one seed.
+
+    digest: of the set's rows; unlabelled: texts for the general phase and their digest; folder: where runs lie; kept: where
+    records lie.
+    """
 
     set: Set
     data: Data
     digest: str
+    unlabelled: tuple[Path, str]
     seed: int
     folder: Path
     kept: Path
@@ -82,7 +87,8 @@ class Cell:
     def record(self, name: str = ORIGINAL, *, run: bool = True) -> Record | None:
         """Return what the original or a recipe came to: from its record, else by a run, or None where nothing may be run."""
         recipes = list(self.original_recipes()) if name == ORIGINAL else [self.recipe(name)]
-        key = records.key(self.digest, recipes, self.seed, self.batch, self.model)
+        rows = self.digest + (f" {self.unlabelled[1]}" if self._reads_more(recipes[0]) else "")
+        key = records.key(rows, recipes, self.seed, self.batch, self.model)
         path = records.path_of(self.kept, f"{self.set.name}-{self.seed}", name)
         found = records.find(path, key)
         if found is not None or not run:
@@ -114,11 +120,19 @@ class Cell:
             prepare, train = Prepare(epochs=EPOCHS, rate=rate), Train(seed=self.seed, batch=self.batch)
             yield Recipe(prepare=prepare, quantize=None, prune=None, distill=None, train=train)
 
+    @staticmethod
+    def _reads_more(recipe: Recipe) -> bool:
+        return recipe.distill is not None and recipe.distill.general is not None
+
     def _spec(self, model: Path, recipe: Recipe) -> dict[str, Any]:
+        data = self.data
+        if self._reads_more(recipe):
+            splits = {**data.splits, "unlabelled": (str(self.unlabelled[0]),)}
+            data = data.model_copy(update={"splits": splits})
         return {
             "task": self.set.task,
             "model": str(model),
-            "data": self.data,
+            "data": data,
             "recipe": recipe,
             "threads": self.threads,
         }

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.article import glue, records
+from bench.article import glue, records, texts
 from bench.article.cells import ABLATION, Cell, recipe_named
 from bench.article.records import Record
 from bench.article.statistics import Answers, accuracy_and_f1, correlation, differences, kept
-from compression.recipe import Data
+from compression.recipe import PRESETS, Data, General
 from compression.report import NotMeasured, Parameters, Row, Shape, Size, ratios
 
 
@@ -106,7 +106,7 @@ def test_a_record_stands_for_its_run_and_for_no_other(tmp_path: Path) -> None:
     model.mkdir()
     (model / "config.json").write_text("{}")
     data = Data(format="jsonl", splits={"train": ("t",)})
-    cell = Cell(glue.SETS["rte"], data, "abc", 0, tmp_path, tmp_path / "kept", model, 32, None)
+    cell = Cell(glue.SETS["rte"], data, "abc", (tmp_path / "pool", "p"), 0, tmp_path, tmp_path / "kept", model, 32, None)
     assert cell.record("quick", run=False) is None
     key = records.key("abc", [cell.recipe("quick")], 0, 32, model)
     path = records.path_of(tmp_path / "kept", "rte-0", "quick")
@@ -123,7 +123,43 @@ def test_a_record_stands_for_its_run_and_for_no_other(tmp_path: Path) -> None:
     )
     records.keep(path, record)
     assert cell.record("quick", run=False) == record
+    assert replace(cell, unlabelled=(tmp_path / "pool", "q")).record("quick", run=False) == record, "it reads no such text"
     for other in (replace(cell, digest="abd"), replace(cell, seed=1), replace(cell, batch=16)):
         assert replace(other, kept=cell.kept).record("quick", run=False) is None
     (model / "config.json").write_text("{ }")
     assert cell.record("quick", run=False) is None
+
+
+def test_the_general_phase_reads_running_sentences_and_nothing_that_a_test_split_holds(tmp_path: Path) -> None:
+    lines = [
+        " = A heading of some words = ",
+        " It is 1 @,@ 000 m high . The <unk> of it is far too short . Is It ?",
+        "a kept sentence from a wiki",
+    ]
+    assert list(texts.sentences(lines)) == [
+        "It is 1,000 m high .",
+        "The of it is far too short .",
+        "a kept sentence from a wiki",
+    ]
+    files = {"train": ["of train", "A kept  sentence from a wiki", "of both"], "test": ["OF BOTH", "it is 1,000 m high ."]}
+    for split, found in files.items():
+        rows = ({"text": text, "text_pair": "the second", "label": "0"} for text in found)
+        (tmp_path / split).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = Data(format="jsonl", splits={split: (str(tmp_path / split),) for split in files})
+    digest = texts.write(lines, [data], tmp_path / "pool")
+    pool = [json.loads(line)["text"] for line in (tmp_path / "pool").read_text().splitlines()]
+    assert pool == ["The of it is far too short .", "a kept sentence from a wiki", "of train", "A kept  sentence from a wiki"]
+    assert texts.write(lines[:1], [data], tmp_path / "pool") != digest
+
+
+def test_a_cell_gives_the_pool_to_recipes_with_a_general_phase_alone(tmp_path: Path) -> None:
+    data = Data(format="jsonl", splits={"train": ("t",)})
+    cell = Cell(glue.SETS["rte"], data, "abc", (tmp_path / "pool", "p"), 0, tmp_path, tmp_path, tmp_path, 32, None)
+    plain = PRESETS["quick"][0]
+    more = (
+        plain.model_copy(update={"distill": plain.distill.model_copy(update={"general": General()})})
+        if plain.distill
+        else plain
+    )
+    assert cell._spec(tmp_path, plain)["data"] == data
+    assert cell._spec(tmp_path, more)["data"].splits == {"train": ("t",), "unlabelled": (str(tmp_path / "pool"),)}
