@@ -36,7 +36,7 @@ def wikitext(path: Path | None) -> list[str]:
     if path is not None:
         return path.read_text("utf-8").splitlines()
     try:
-        from datasets import load_dataset  # type: ignore[import-not-found]
+        from datasets import load_dataset
     except ImportError as problem:
         raise SystemExit("pip install datasets, or give --text a copy of WikiText-2's validation file") from problem
     name, part, split = HUB

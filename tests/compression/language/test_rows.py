@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from compression import calibration, evaluate, numerics, sensitivity
+from compression import calibration, evaluate, numerics, sensitivity, teacher
 from compression.evaluate import Validation, validate
 from compression.language import evaluate as told_by
 from compression.language import models
@@ -82,18 +82,22 @@ def test_whoever_listens_hears_the_head_too_and_no_padding() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_a_teachers_last_states_say_all_that_it_would_say(family: str, tmp_path: Path) -> None:
+def test_a_teachers_last_states_say_all_that_it_would_say(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, found = model(family), rows()
     look = Look(states=(0, 1))
     kept = LanguageTeacher(network, found, look)
     asked = LanguageTeacher(network, found, look, spill=(tmp_path / "states", 1e9))
-    assert kept.keeps
+    monkeypatch.setattr(teacher, "TEACHER_BYTES", 0)
+    again = LanguageTeacher(network, found, look)
+    assert (kept.keeps, again.keeps) == (True, False)
     for batch in found.shuffled(3, 1):
         said = kept.says(batch)
         assert len(said.hidden) == 2
         with torch.no_grad():
             logits = models.head(network)(said.logits)
-            torch.testing.assert_close(logits, network(**batch.inputs).logits[batch.asked], rtol=1e-2, atol=2e-2)
+            direct = network(**batch.inputs).logits[batch.asked]
+            torch.testing.assert_close(logits, direct, rtol=1e-2, atol=2e-2)
+            torch.testing.assert_close(models.head(network)(again.says(batch).logits), direct, rtol=1e-4, atol=1e-5)
         assert torch.equal(said.logits, asked.says(batch).logits)
         half = batch.split(2)[0]
         assert torch.equal(kept.says(half).logits, said.logits[: half.weight])
