@@ -25,7 +25,7 @@ from compression.recipe.base import (
     Weight,
 )
 from compression.recipe.distill import TERMS, Distill, General, Teachers, Weights
-from compression.recipe.presets import ARTICLE, PRESETS, QUICK, STANDARD, preset
+from compression.recipe.presets import ARTICLE, PRESETS, QUICK, SMALLEST, STANDARD, preset
 from compression.recipe.prune import AxisRatios, Prune, Recovery, TargetLatency
 from compression.recipe.quantize import Qat, Quantize
 from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Part, Spec, check_data
@@ -38,6 +38,7 @@ __all__ = [
     "MOST_TEACHERS",
     "PRESETS",
     "QUICK",
+    "SMALLEST",
     "STANDARD",
     "TERMS",
     "Augment",

@@ -107,7 +107,7 @@ def test_a_stream_ends_when_its_job_is_deleted(http: httpx.Client, request_body:
 
 def test_reference_lists(http: httpx.Client) -> None:
     recipes = http.get("/v1/recipes").json()
-    assert [item["name"] for item in recipes["items"]] == ["standard", "article", "quick", "language"]
+    assert [item["name"] for item in recipes["items"]] == ["standard", "article", "smallest", "quick", "language"]
     assert "Prune" in recipes["schema"]["$defs"]
     names = [item["name"] for item in http.get("/v1/families").json()["items"]]
     assert names[:6] == ["bert", "distilbert", "roberta", "xlm-roberta", "electra", "mpnet"]
