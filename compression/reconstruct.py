@@ -7,7 +7,7 @@ Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks"). No labe
 and a system of equations a layer. Where layers were dropped, the one before the gap is solved for the stream beyond it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Literal
 
@@ -46,11 +46,18 @@ def drawn(rows: Encoded) -> Encoded:
 
 
 @torch.no_grad()
-def reconstruct(small: PreTrainedModel, whole: PreTrainedModel, kept: Kept, batches: Sequence[Batch]) -> None:
+def reconstruct(
+    small: PreTrainedModel,
+    whole: PreTrainedModel,
+    kept: Kept,
+    batches: Sequence[Batch],
+    before_layer: Callable[[], None] = lambda: None,
+) -> None:
     """Solve the linear layers of `small`, which was cut from `whole` as `kept` says, in place.
 
     Both are on one device, as the batches are; `whole` may simulate integers, `small` may not yet. Embeddings, norms and
     head stay as they are: norms gain nothing by it, and a head that reads one vector a row has too few rows to be solved on.
+    Raises what `before_layer` does.
     """
     family = families.encoder_of(whole)
     shape = family.shape_of(whole.config)
@@ -58,6 +65,7 @@ def reconstruct(small: PreTrainedModel, whole: PreTrainedModel, kept: Kept, batc
     numbers = kept.layers if kept.layers is not None else tuple(range(len(theirs)))
     ends = [number - 1 for number in numbers[1:]] + [len(theirs) - 1]
     for layer, number, end, heads, units in zip(ours, numbers, ends, kept.heads, kept.ffn, strict=True):
+        before_layer()
         rows, stream = head_rows(heads, shape.hidden // shape.heads), kept.hidden
         parts = zip(_said(whole, theirs[number], theirs[end], batches), (rows, rows, rows, stream, units, stream), strict=True)
         _solve(small, layer, [said[:, stay] for said, stay in parts], batches)

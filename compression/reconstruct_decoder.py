@@ -6,7 +6,7 @@ experts and routers stay as they were cut. Decoders are deep, so a layer is run 
 nothing before it is computed again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -79,11 +79,18 @@ class _Stack:
 
 
 @torch.no_grad()
-def reconstruct_decoder(small: PreTrainedModel, whole: PreTrainedModel, kept: Kept, batches: Sequence[Batch]) -> None:
+def reconstruct_decoder(
+    small: PreTrainedModel,
+    whole: PreTrainedModel,
+    kept: Kept,
+    batches: Sequence[Batch],
+    before_layer: Callable[[], None] = lambda: None,
+) -> None:
     """Solve the linear layers of `small`, which was cut from `whole` as `kept` says, in place.
 
     Both are on one device, as the batches are; `whole` may simulate integers, `small` may not yet. Embeddings, norms, experts
-    and head stay as they are. Where layers were dropped, the one before the gap is solved for the stream beyond it.
+    and head stay as they are. Where layers were dropped, the one before the gap is solved for the stream beyond it. Raises what
+    `before_layer` does.
     """
     family = families.decoder_of(whole)
     ours, theirs = family.blocks(small.eval()), family.blocks(whole.eval())
@@ -94,6 +101,7 @@ def reconstruct_decoder(small: PreTrainedModel, whole: PreTrainedModel, kept: Ke
     for number in range(numbers[0]):
         before.go_on(number)
     for place, (number, end) in enumerate(zip(numbers, ends, strict=True)):
+        before_layer()
         block, old = ours[place], theirs[number]
         parts = [
             (new, then)

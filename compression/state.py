@@ -17,7 +17,7 @@ from compression.plan import Plan
 from compression.progress import Journey
 from compression.recipe import Recipe, Split, Targets
 from compression.report import Latency, LayerRange, NotMeasured, Remedy, Sensitivity, Stage
-from compression.saving import Course, Saver, Tensors
+from compression.saving import Course, Pause, Saver, Tensors
 from compression.tasks.base import Task
 from compression.vocabulary import Vocabulary
 
@@ -106,6 +106,11 @@ class State:
     def course(self, stage: Stage, phase: str, beside: Tensors | None = None) -> Course | None:
         """Return the way of one training through saves and pauses; None where nobody saves. beside: what is saved with it."""
         return Course(self.saver, stage, phase, self.notes, beside or {}) if self.saver else None
+
+    def heed(self) -> None:
+        """Raise Pause where one is asked for: for long work between trainings, which is done again from its beginning."""
+        if self.saver is not None and self.saver.pause_asked():
+            raise Pause
 
     def spill(self, name: str) -> tuple[Path, float] | None:
         """Say which file what a teacher says may go to, and how many bytes of it; None where the recipe allows none."""

@@ -7,7 +7,6 @@ from compression.augment.rows import Made, Sources, Texts, augmented
 from compression.batches import Encoded
 from compression.recipe import Augment
 from compression.report import Event, Log
-from compression.saving import Pause
 from compression.state import State
 from compression.training import Tick
 
@@ -34,8 +33,7 @@ def with_more_rows(state: State, settings: Augment, material: Material) -> Gener
             made: list[Made] = end.value
             break
         yield from state.journey.at("distilled", PHASE, Tick(done, total))
-        if state.saver is not None and state.saver.pause_asked():
-            raise Pause
+        state.heed()
     said = _summary(made, settings, material, total)
     state.notes.append(said)
     yield Log(message=said)

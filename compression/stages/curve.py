@@ -8,7 +8,6 @@ from compression.errors import UnsupportedShape
 from compression.evaluate import validate
 from compression.recipe import Prune
 from compression.report import Sensitivity, Shape
-from compression.saving import Pause
 from compression.stages.cut import cut
 from compression.stages.decoder_scores import DecoderScores
 from compression.stages.scores import Scores
@@ -48,8 +47,7 @@ def curves(state: State, scores: Scores | DecoderScores, settings: Prune) -> dic
         points = {shape: whole}
         found = [whole]
         for ratio in CURVE_RATIOS:
-            if state.saver is not None and state.saver.pause_asked():
-                raise Pause
+            state.heed()
             alone = Prune.model_validate({"ratio": ratio, "axes": axes, "multiple": settings.multiple})
             try:
                 to = shape_at(kind, shape, alone, alone.ratios)

@@ -17,7 +17,10 @@ from compression.state import State
 
 
 def cut(state: State, model: PreTrainedModel, kept: Kept, calibration: Encoded | None = None) -> PreTrainedModel:
-    """Build the smaller model of what is kept; with calibration rows its weights are solved anew on them."""
+    """Build the smaller model of what is kept; with calibration rows its weights are solved anew on them.
+
+    Solving heeds a pause before each layer, and raises it.
+    """
     device = next(model.parameters()).device
 
     def build(whole: PreTrainedModel) -> PreTrainedModel:
@@ -26,7 +29,7 @@ def cut(state: State, model: PreTrainedModel, kept: Kept, calibration: Encoded |
             size = smaller(CALIBRATION_BATCH, state.parts)
             batches = [batch.to(device) for batch in drawn(calibration).by_length(size)]
             solved = reconstruct_decoder if families.decodes(whole) else reconstruct
-            solved(small.to(device), whole.to(device), kept, batches)
+            solved(small.to(device), whole.to(device), kept, batches, state.heed)
         return small
 
     return remade(state, model, build)

@@ -6,7 +6,6 @@ from compression import families
 from compression.catalog import FAMILIES, MOST_RATIO, Ratios, candidates
 from compression.recipe import Prune, TargetLatency
 from compression.report import Event, Latency, Log, Shape
-from compression.saving import Pause
 from compression.stages.cut import remade
 from compression.state import State
 
@@ -35,8 +34,7 @@ def of_latency(state: State, settings: Prune, target: TargetLatency) -> Generato
 
     low, high = 0, len(found)
     while low < high:
-        if state.saver is not None and state.saver.pause_asked():
-            raise Pause
+        state.heed()
         middle = (low + high) // 2
         if is_fast_enough(middle):
             high = middle

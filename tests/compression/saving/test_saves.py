@@ -56,6 +56,15 @@ def test_a_pause_saves_at_once_and_stops(tmp_path: Path, listener: Listener) -> 
     assert same(weights(state), weights(plain))
 
 
+def test_a_pause_is_heard_between_layers_that_are_solved(tmp_path: Path) -> None:
+    state = state_before("pruned")
+    answers = iter([False] * (state.model.config.num_hidden_layers - 1) + [True])
+    state.saver = saver(tmp_path, pause_asked=lambda: next(answers))
+    with pytest.raises(Pause):
+        list(prune(state))
+    assert not any("least squares" in note for note in state.notes)
+
+
 def test_a_pause_after_the_last_step_keeps_the_result(tmp_path: Path, listener: Listener) -> None:
     state = state_before("baseline")
     answers = iter([False] * 15 + [True])
