@@ -57,6 +57,8 @@ def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multipl
         multiple, math.lcm(EXPERT_STEP if shape.experts else 1, heads if kind in DIVIDED and heads else 1), shape.hidden
     )
     hidden = heads * (shape.hidden // shape.heads) if kind in COUPLED_HEADS else near(shape.hidden, "hidden", step)
+    if kind in DIVIDED and heads and hidden % heads:  # the whole width was nearest, and is no multiple of fewer heads
+        hidden = hidden // step * step
     experts, latent = shape.experts, shape.latent
     if experts is not None:
         ffn = near(experts.ffn, "expert_ffn", math.lcm(multiple, EXPERT_STEP))
