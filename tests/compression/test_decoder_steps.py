@@ -3,9 +3,9 @@
 import pytest
 
 from compression.catalog import FAMILIES, planned, steps_to
-from compression.catalog.decoders import check_decoder
+from compression.catalog.decoders import check_decoder, decoder_parameters, decoder_shape
 from compression.recipe import AxisRatios, Prune, Recovery
-from compression.report import Shape
+from compression.report import Experts, Latent, Shape
 
 
 def of(hidden: int, heads: int, groups: int) -> Shape:
@@ -42,3 +42,19 @@ def test_encoders_go_the_way_that_they_went() -> None:
     start = Shape(layers=6, hidden=384, heads=12, ffn=1536, vocabulary=1000)
     shapes = steps_to(FAMILIES["bert"], start, prune, *planned(FAMILIES["bert"], start, prune))
     assert [(one.hidden, one.heads, one.ffn) for one in shapes] == [(256, 8, 1088), (192, 6, 768)]
+
+
+def test_no_more_layers_are_without_experts_than_are_left() -> None:
+    start = of(64, 4, 4).model_copy(
+        update={
+            "layers": 6,
+            "experts": Experts(count=8, ffn=32, shared=32, chosen=2, dense_layers=3),
+            "latent": Latent(query=None, kv=16, rope=8, value=16),
+        }
+    )
+    found = [decoder_shape("deepseek_v3", start, {"layers": ratio}, 8) for ratio in (0.3, 0.5, 0.7, 0.8)]
+    assert [(one.layers, one.experts.dense_layers) for one in found if one.experts] == [(4, 3), (3, 3), (2, 2), (1, 1)]
+    counts = [decoder_parameters("deepseek_v3", one, outputs=0).total for one in found]
+    tables = 1000 * 64
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] > tables
