@@ -20,6 +20,8 @@ Moved = Callable[[str, int], None]
 
 MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
 """What from_pretrained reads from the top of a folder; other formats, samples and caches stay where they are."""
+GGUF = ".gguf"
+"""A file that is a whole model. Beside safetensors, which go before it, it stays too."""
 DATA_SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 SPLITS = {
     "train": "train",
@@ -41,15 +43,21 @@ def sha256_of(path: Path) -> str:
 
 def model_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return (files that are sent, files that are left out) of a model's folder. Raises BadFolder."""
+    remedy = "Name the folder that save_pretrained() wrote, or one with a GGUF file."
     if not folder.is_dir():
-        raise BadFolder(f"{folder} is not a folder", remedy="Name the folder that save_pretrained() wrote.")
+        raise BadFolder(f"{folder} is not a folder", remedy=remedy)
     here = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     taken = [path for path in here if path.is_file() and path.suffix in MODEL_SUFFIXES]
+    whole = [path for path in here if path.is_file() and path.suffix == GGUF]
+    if whole and not any(path.suffix == ".safetensors" for path in taken):
+        if len(whole) > 1:
+            raise BadFolder(
+                f"{folder} has {len(whole)} GGUF files, and a model is one",
+                remedy="Put the one that is meant into a folder of its own; llama-gguf-split --merge joins parts.",
+            )
+        taken = sorted([*taken, *whole])
     if not taken:
-        raise BadFolder(
-            f"{folder} holds nothing of a model (no config.json, no *.safetensors)",
-            remedy="Name the folder that save_pretrained() wrote.",
-        )
+        raise BadFolder(f"{folder} holds nothing of a model (no config.json, no *.safetensors, no *.gguf)", remedy=remedy)
     return taken, [path for path in here if path not in taken]
 
 

@@ -69,7 +69,10 @@ class MissingFile(CompressionError):
     """A file that the model or the dataset needs is not there."""
 
     code = "missing_file"
-    remedy = "Upload the named file with the others; a model needs config.json, *.safetensors and tokenizer.json."
+    remedy = (
+        "Upload the named file with the others; a model needs config.json, *.safetensors and tokenizer.json, "
+        "or is one GGUF file."
+    )
 
 
 class UnsafeCheckpoint(CompressionError):

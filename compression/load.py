@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -72,6 +73,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+        as_filed(tokenizer, folder)
     except Exception as problem:  # the tokenizers library raises bare Exception
         raise typed(problem) or ConfigMismatch(
             f"tokenizer.json cannot be opened: {problem}", param="tokenizer.json"
@@ -88,6 +90,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             f"the tokenizer has the id {highest}, config.json a vocabulary of {rows}", param="tokenizer_config.json"
         )
     return tokenizer
+
+
+def as_filed(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Let a tokenizer cut texts as its tokenizer.json does, which artifacts are shipped with and scored by.
+
+    Some stock classes (GPT-2's, Qwen2's) put their family's rules in the place of the file's.
+    """
+    own, backend = Tokenizer.from_file(str(folder / "tokenizer.json")), tokenizer.backend_tokenizer
+    backend.normalizer, backend.pre_tokenizer = own.normalizer, own.pre_tokenizer
 
 
 def with_padding(tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """What a student is held against: pure functions of tensors. Which of them count, and how much, the recipe says."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -121,12 +123,16 @@ def relation_heads(narrow: int, wide: int, most: int) -> int:
     return max(heads for heads in range(1, most + 1) if narrow % heads == 0 and wide % heads == 0)
 
 
-def fitted_projections(student: Tensor, teacher: Tensor, ridge: float = 1e-3) -> Tensor:
+def fitted_projections(pairs: Iterable[tuple[Tensor, Tensor]], ridge: float = 1e-3) -> Tensor:
     """Solve the ridge regression that best maps student to teacher states: where learning of the projections starts.
 
-    student: (layers, tokens, narrow), teacher: (layers, tokens, wide) -> (layers, narrow, wide).
+    pairs: of some tokens at a time, one pair or more: the student's (layers, tokens, narrow), the teacher's (layers, tokens,
+    wide) -> (layers, narrow, wide). What is kept of a pair is its products, whose size does not depend on the tokens.
     """
-    gram = student.transpose(1, 2) @ student
+    products = ((student.transpose(1, 2) @ student, student.transpose(1, 2) @ teacher) for student, teacher in pairs)
+    gram, across = next(products)
+    for more, further in products:
+        gram, across = gram + more, across + further
     strength = ridge * gram.diagonal(dim1=1, dim2=2).mean(dim=1)
     gram = gram + strength[:, None, None] * torch.eye(gram.shape[-1], device=gram.device)
-    return torch.cholesky_solve(student.transpose(1, 2) @ teacher, torch.linalg.cholesky(gram))
+    return torch.cholesky_solve(across, torch.linalg.cholesky(gram))

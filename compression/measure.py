@@ -25,7 +25,7 @@ from compression.errors import OutOfMemory
 from compression.process import private_channel
 from compression.recipe import Config, Evaluate, Task
 from compression.report import Latency, NotMeasured, Score
-from compression.runtimes.decoder import Decoder
+from compression.runtimes.decoder import Decoder, pieces
 from compression.runtimes.runner import (
     Batch,
     Kind,
@@ -48,7 +48,7 @@ SECONDS = 8.0
 TOGETHER = 32
 """Rows that share a batch when a score is taken for the second time."""
 LOGITS_BYTES = 1 << 29
-"""What the logits of windows that are asked together may take; two windows always are."""
+"""What logits may take at once. Two windows are always asked together, in pieces where theirs are more."""
 
 
 class MeasureSpec(Config):
@@ -108,6 +108,7 @@ def measure(spec: MeasureSpec) -> Measured:
         scorer = scoring.of(spec.task, spec.evaluate, spec.labels)
         rows = Path(spec.test_rows)
         if isinstance(scorer, scoring.LanguageScorer):
+            assert isinstance(runner, Decoder), "a language model's artifact goes on with texts"  # noqa: S101
             score = language_score_of(runner, folder, rows, scorer)
         else:
             score = score_of(runner, folder, rows, scorer)
@@ -180,7 +181,7 @@ def score_of(runner: Runner, folder: Path, path: Path, scorer: scoring.Scorer) -
     )
 
 
-def language_score_of(runner: Runner, folder: Path, path: Path, scorer: scoring.LanguageScorer) -> Score:
+def language_score_of(runner: Decoder, folder: Path, path: Path, scorer: scoring.LanguageScorer) -> Score:
     """Take a language model's figures, window by window, each text tokenized by the artifact's own tokenizer.
 
     Windows are long and their logits wide, so only the first ones are asked again together: as many as LOGITS_BYTES hold, at
@@ -190,12 +191,11 @@ def language_score_of(runner: Runner, folder: Path, path: Path, scorer: scoring.
     if not windows:
         raise ValueError(f"{path} has no token to ask for")
     pad_id = config_of(folder).get("pad_token_id") or 0
-    found = [language.heard(one, runner.logits(batch_of([one.ids]))[0]) for one in windows]
+    room = LOGITS_BYTES // (4 * runner.logits(batch_of([windows[0].ids[:1]])).shape[-1])  # places
+    found = [heard for one in windows for heard in _heard(runner, [one], pad_id, room)]
     told = language.summed(windows, *zip(*found, strict=True))
-    vocabulary = runner.logits(batch_of([windows[0].ids])).shape[-1]
-    count = min(TOGETHER, max(LOGITS_BYTES // (4 * scorer.length * vocabulary), 2), len(windows))
-    both = runner.logits(batch_of([one.ids for one in windows[:count]], pad_id))
-    again = [language.heard(one, logits) for one, logits in zip(windows[:count], both, strict=True)]
+    count = min(TOGETHER, max(room // scorer.length, 2), len(windows))
+    again = _heard(runner, windows[:count], pad_id, room)
     other = language.figures(language.summed(windows, *zip(*again, *found[count:], strict=True)))
     changed = {
         one.text
@@ -216,6 +216,18 @@ def language_score_of(runner: Runner, folder: Path, path: Path, scorer: scoring.
         rows_changed_by_batching=len(changed),
         chance=language.chance([one.following for one in windows]),
     )
+
+
+def _heard(runner: Decoder, windows: list[language.Window], pad_id: int, room: int) -> list[tuple[float, int]]:
+    """Ask windows together, whose logits have room for so many places. -> of each Σ −ln p, and how many were likeliest."""
+    losses, right = [0.0] * len(windows), [0] * len(windows)
+    for start, logits in pieces(runner, batch_of([one.ids for one in windows], pad_id), max(room // len(windows), 1)):
+        for number, window in enumerate(windows):
+            part = language.part_of(window, start, start + logits.shape[1])
+            if part is not None:
+                loss, hits = language.heard(part, logits[number])
+                losses[number], right[number] = losses[number] + loss, right[number] + hits
+    return list(zip(losses, right, strict=True))
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -34,12 +34,12 @@ class _Enough(Exception):
     """All that was wanted has been computed."""
 
 
-def drawn(rows: Encoded) -> Encoded:
-    """Return the first rows, as many as have MOST_TOKENS tokens; at least one."""
+def drawn(rows: Encoded, most: int = MOST_TOKENS) -> Encoded:
+    """Return the first rows, as many as have `most` tokens; at least one."""
     total, count = 0, 0
     for tokens in rows.tokens:
         total += len(tokens)
-        if count and total > MOST_TOKENS:
+        if count and total > most:
             break
         count += 1
     return rows.at(list(range(count)))

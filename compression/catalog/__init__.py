@@ -68,6 +68,7 @@ from compression.catalog.shapes import (
     planned_shape,
     shape_at,
     stepped,
+    steps_to,
     table_rows,
     width_of,
 )
@@ -135,6 +136,7 @@ __all__ = [
     "preflight_several",
     "shape_at",
     "stepped",
+    "steps_to",
     "table_rows",
     "width_of",
 ]

@@ -57,17 +57,20 @@ def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multipl
         multiple, math.lcm(EXPERT_STEP if shape.experts else 1, heads if kind in DIVIDED and heads else 1), shape.hidden
     )
     hidden = heads * (shape.hidden // shape.heads) if kind in COUPLED_HEADS else near(shape.hidden, "hidden", step)
-    experts, latent = shape.experts, shape.latent
+    if kind in DIVIDED and heads and hidden % heads:  # the whole width was nearest, and is no multiple of fewer heads
+        hidden = hidden // step * step
+    experts, latent, layers = shape.experts, shape.latent, near(shape.layers, "layers", 1)
     if experts is not None:
         ffn = near(experts.ffn, "expert_ffn", math.lcm(multiple, EXPERT_STEP))
         experts = _experts(experts, near(experts.count, "experts", experts.groups), ffn)
+        experts = experts.model_copy(update={"dense_layers": min(experts.dense_layers, layers)})
     if latent is not None:
         query = latent.query and near(latent.query, "query_rank")
         kv = near(latent.kv, "kv_rank", math.lcm(multiple, 2 if kind in PAIRED_RANK else 1))
         latent = latent.model_copy(update={"query": query, "kv": kv})
     found = shape.model_copy(
         update={
-            "layers": near(shape.layers, "layers", 1),
+            "layers": layers,
             "hidden": hidden,
             "heads": heads,
             "groups": groups,

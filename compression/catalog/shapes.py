@@ -103,6 +103,22 @@ def stepped(ratios: Ratios, step: int, steps: int) -> dict[Axis, float]:
     return dict(ratios) if step == steps else {axis: 1 - (1 - ratio) ** (step / steps) for axis, ratio in ratios.items()}
 
 
+def steps_to(family: Family, start: Shape, prune: Prune, ratios: Ratios, end: Shape) -> list[Shape]:
+    """Return the shapes of a cut in steps, the last of them `end`; on no axis is one wider than the one before.
+
+    ratios: that lead to `end`. Some configs want hidden to be a multiple of the heads, which shrink too, so the size nearest to
+    a step's own ratio may be less than a later step leaves: then hidden and heads wait for that step.
+    """
+    found, here = [], start
+    for step in range(1, prune.steps):
+        to = shape_at(family, start, prune, stepped(ratios, step, prune.steps))
+        if not end.hidden <= to.hidden <= here.hidden:
+            to = to.model_copy(update={"hidden": here.hidden, "heads": here.heads, "groups": here.groups})
+        found.append(to)
+        here = to
+    return [*found, end]
+
+
 def candidates(family: Family, shape: Shape, prune: Prune) -> Iterator[tuple[dict[Axis, float], Shape]]:
     """Yield the shapes that a target may take, each once, the mildest (no cut) first, with the ratios that lead to them.
 

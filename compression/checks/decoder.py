@@ -14,6 +14,8 @@ from compression.report import Experts, Latent, Parameters, Shape
 
 AT_LEAST_ONE = ("groups", "head", "ffn", "router_groups", "chosen_groups")
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
+V2_ROUTERS = ("greedy", "group_limited_greedy")
+"""Ways in which DeepSeek-V2's stock code chooses experts; with others its first forward fails."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def describe(config: Mapping[str, Any]) -> tuple[Described | None, list[Compress
     known = FAMILIES[kind]
     problems = list(refused(config, known.activation, known.fixed, known.fractions))
     problems += _rope(config)
+    problems += _router(config)
     found: Numbers = {}
     for meaning, (key, default, most) in known.keys.items():
         problems += _taken(found, meaning, key, config.get(key, default), 1, most)
@@ -132,6 +135,14 @@ def _rope(config: Mapping[str, Any]) -> Iterator[CompressionError]:
     theta = config.get("rope_theta", 1.0)
     if type(theta) not in (int, float) or not 0 < theta < 1e12:
         yield ConfigMismatch(f"rope_theta is {theta!r:.60}", param="config.json:rope_theta")
+
+
+def _router(config: Mapping[str, Any]) -> Iterator[CompressionError]:
+    """See that a router chooses in a way that stock code knows. V3 has one way alone."""
+    method = config.get("topk_method", V2_ROUTERS[0])
+    if config["model_type"] == "deepseek_v2" and method not in V2_ROUTERS:
+        cause = f"topk_method is {method!r:.60} and not one of: {', '.join(V2_ROUTERS)}"
+        yield UnsupportedArchitecture(cause, param="config.json:topk_method")
 
 
 def _special(config: Mapping[str, Any], n: Numbers) -> Iterator[CompressionError]:

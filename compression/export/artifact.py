@@ -223,11 +223,13 @@ def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_le
         config["id2label"] = {str(number): label for number, label in enumerate(labels)}
         config["label2id"] = {label: number for number, label in enumerate(labels)}
     config["architectures"] = [type(model).__name__]
-    # Named whatever it is: a stock config leaves out what is its family's default.
-    config["pad_token_id"] = padding_of(model)
+    # Named whatever it is: a stock config leaves out what is its family's default. A language model that has no padding keeps
+    # none: token 0 is text, and stock code would not train it any more, nor take it for a text's last token.
+    padding = padding_of(model)
+    config["pad_token_id"] = model.config.pad_token_id if onnx.is_language_model(model) else padding  # type: ignore[union-attr]
     config.pop("_name_or_path", None)
     path.write_text(_json(config), "utf-8")
-    return int(config["pad_token_id"])
+    return padding
 
 
 def write_manifest(folder: Path) -> tuple[File, ...]:

@@ -85,7 +85,7 @@ model = {auto}.from_pretrained(".").eval()
 TRANSFORMERS_ASK = """\
 texts = {texts}
 inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt"{offsets})
-{places}with torch.inference_mode():
+{places}with torch.no_grad():
     logits = model(**inputs).logits
 """
 TRANSFORMERS_ANSWER = {
@@ -111,7 +111,7 @@ inputs = tokenizer(question, context, truncation="only_second", stride={stride},
                    return_offsets_mapping=True, padding=True, return_tensors="pt")  # a long context: overlapping windows
 places = inputs.pop("offset_mapping").tolist()
 inputs.pop("overflow_to_sample_mapping")
-with torch.inference_mode():
+with torch.no_grad():
     out = model(**inputs)
 nothing, best, answer = float("inf"), -float("inf"), ""
 for window, (starts, ends) in enumerate(zip(out.start_logits.tolist(), out.end_logits.tolist())):
@@ -156,7 +156,7 @@ print(tokenizer.decode(tokens))
 """
 TRANSFORMERS_GENERATE = """\
 inputs = tokenizer("Once upon a time", return_tensors="pt", return_token_type_ids=False)
-with torch.inference_mode():
+with torch.no_grad():
     tokens = model.generate(**inputs, max_new_tokens=32, do_sample=False)
 print(tokenizer.decode(tokens[0], skip_special_tokens=True))
 """

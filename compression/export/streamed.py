@@ -290,7 +290,11 @@ def _write_configs(model: PreTrainedModel, source: Path, folder: Path, scheme: S
 
 
 def generation_of(model: PreTrainedModel, source: Path) -> GenerationConfig:
-    """Return how a model generates: as its folder says, else as its config does."""
-    if (source / "generation_config.json").is_file():
+    """Return how a model generates: as its folder says, else as its config does. Raises ConfigMismatch."""
+    name = "generation_config.json"
+    if not (source / name).is_file():
+        return model.generation_config
+    try:
         return GenerationConfig.from_pretrained(source, local_files_only=True)
-    return model.generation_config
+    except Exception as problem:  # transformers raises whatever it meets
+        raise ConfigMismatch(f"{name} cannot be read: {str(problem)[:300]}", param=name) from problem

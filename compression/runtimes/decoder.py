@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from compression.runtimes.runner import Batch, Ids, Logits
 
 
@@ -32,6 +34,21 @@ def greedy(decoder: Decoder, ids: Ids, mask: Ids | None = None) -> Iterator[Ids]
         following = chosen(logits)
         yield following[:, 0]
         logits, cache = decoder.step(following, cache)
+
+
+def pieces(decoder: Decoder, batch: Batch, size: int) -> Iterator[tuple[int, Logits]]:
+    """Answer a batch `size` tokens of each row at a time, behind what was read before: logits of all may be too large.
+
+    -> where a piece begins, and its logits, (rows, some tokens, vocabulary).
+    """
+    width, cache = batch.input_ids.shape[1], None
+    if width <= size:
+        yield 0, decoder.logits(batch)
+        return
+    for start in range(0, width, size):
+        ids, mask = (np.ascontiguousarray(each[:, start : start + size]) for each in (batch.input_ids, batch.attention_mask))
+        logits, cache = decoder.step(ids, cache, mask)
+        yield start, logits
 
 
 def chosen(logits: Logits) -> Ids:

@@ -59,7 +59,7 @@ class TransformersDecoder:
         new = np.ones(ids.shape, np.int64) if mask is None else mask
         seen = new if cache is None else np.concatenate([cache.mask, new], axis=1)
         places = np.maximum(seen.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
-        with torch.inference_mode():
+        with torch.no_grad():  # as above
             out = self.model(
                 input_ids=torch.from_numpy(ids),
                 attention_mask=torch.from_numpy(seen),

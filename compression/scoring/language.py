@@ -171,6 +171,15 @@ class LanguageScorer:
         return summed(windows, losses, right)
 
 
+def part_of(window: Window, start: int, stop: int) -> Window | None:
+    """Return what is asked of a window at its places from `start` to before `stop`, None where it is nothing."""
+    first, end = max(window.at, start), min(window.at + len(window.following), stop)
+    if first >= end:
+        return None
+    following = window.following[first - window.at : end - window.at]
+    return Window(window.text, window.ids[start:stop], first - start, following)
+
+
 def heard(window: Window, logits: Floats) -> tuple[float, int]:
     """Hold a window's logits against what follows. logits: (tokens, vocabulary) -> Σ −ln p in nats, how many were likeliest."""
     loss, right = 0.0, 0

@@ -15,13 +15,15 @@ from compression.evaluate import smaller
 from compression.numerics import gradient_dtype
 from compression.plan import Outcome, Tick
 from compression.recipe import Distill
+from compression.reconstruct import drawn
 from compression.report import Log, TrainingSaved
 from compression.tasks.base import Task
 from compression.teacher import Look, Said, Teacher, ask
 from compression.weighting import Weighting, weighting
 
-FIT_ROWS = 256
-"""Rows of train on which the projections' starting point is solved for: some thousand tokens for some hundred unknowns."""
+FIT_ROWS, FIT_TOKENS = 256, 32_768
+"""Rows of train on which the projections' starting point is solved for: some thousand tokens for some hundred unknowns. Rows of
+language models are long, so fewer of them are as many tokens."""
 FIT_BATCH = 32
 
 
@@ -86,12 +88,13 @@ class Insides:
 
     @torch.no_grad()
     def _fitted(self, rows: Encoded, size: int) -> Tensor:
-        batches = list(rows.at(list(range(min(len(rows), FIT_ROWS)))).by_length(size))
+        some = drawn(rows.at(list(range(min(len(rows), FIT_ROWS)))), FIT_TOKENS)
         device = next(self.student.parameters()).device
         look = Look(states=self.comparison.student.states)
-        student = torch.cat([ask(self.student, batch.to(device), rows.task, look).hidden for batch in batches], dim=1)
-        teacher = torch.cat([self.teacher.says(batch.to(device)).hidden for batch in batches], dim=1)
-        return losses.fitted_projections(student, teacher)
+        batches = (batch.to(device) for batch in some.by_length(size))
+        return losses.fitted_projections(
+            (ask(self.student, batch, rows.task, look).hidden, self.teacher.says(batch).hidden) for batch in batches
+        )
 
     def terms(self, given: Said, wanted: Said, batch: Batch) -> dict[str, Tensor]:
         """Return the terms that the comparison has, each a scalar."""

@@ -16,7 +16,7 @@ from compression.catalog import (
     parameters_at,
     planned,
     shape_at,
-    stepped,
+    steps_to,
     table_rows,
     width_of,
 )
@@ -63,8 +63,8 @@ def prune(state: State) -> Iterator[Event]:
     start = family.shape_of(state.model.config)
     ratios, after = yield from _solved(state, settings, before, kept_before)
     beside[RATIOS] = _as_tensor(ratios.values())
-    for step, (phase, epochs) in enumerate(trainings, 1):
-        to = after if step == settings.steps else shape_at(kind, start, settings, stepped(ratios, step, settings.steps))
+    shapes = steps_to(kind, start, settings, ratios, after)
+    for step, ((phase, epochs), to) in enumerate(zip(trainings, shapes, strict=True), 1):
         kept = scores.choose(family, to)
         if step > max(going_on, 1):
             whole = state.validate()

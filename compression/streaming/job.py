@@ -123,6 +123,8 @@ class StreamingJob:
         dataset = data.load(spec.asked[0].data, base, seed=spec.recipe.train.seed, task=task)
         catalog.check_task(task, spec.recipe, spec.evaluate, dataset.labels)
         model = streamed.skeleton(folder)
+        if model.can_generate():
+            streamed.generation_of(model, folder)  # read before anything is written
         if dataset.labels:
             dataset = dataset.in_order(load.own_labels(model.config, dataset.labels, task))
         positions = families.decoder_of(model).max_positions(model.config)

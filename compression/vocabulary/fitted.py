@@ -13,6 +13,7 @@ from compression import families
 from compression.batches import Encoded
 from compression.errors import UnsupportedTokenizer
 from compression.families.parts import SPECIAL_IDS
+from compression.load import as_filed
 from compression.vocabulary.files import write
 from compression.vocabulary.needs import needed, parts_of, tokens_of
 
@@ -90,6 +91,7 @@ def _opened(source: Path, folder: Path, kept: Sequence[int], padding: str) -> Pr
     write(source, folder, kept)
     try:
         new = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+        as_filed(new, folder)
         plain = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
     except Exception as problem:  # the tokenizers library raises bare Exception
         cause = f"the tokenizer does not open with fewer tokens: {problem}"

@@ -27,7 +27,10 @@ def test_hidden_states_cost_nothing_when_they_map_and_one_when_silent() -> None:
 def test_projections_start_where_regression_puts_them() -> None:
     student, maps = torch.randn(2, 400, 8), torch.randn(2, 8, 12)
     teacher = student @ maps + 0.01 * torch.randn(2, 400, 12)
-    assert torch.allclose(losses.fitted_projections(student, teacher), maps, atol=0.02)
+    at_once = losses.fitted_projections([(student, teacher)])
+    assert torch.allclose(at_once, maps, atol=0.02)
+    parts = zip(student.split(150, dim=1), teacher.split(150, dim=1), strict=True)
+    assert torch.allclose(losses.fitted_projections(parts), at_once, atol=1e-4)
 
 
 def test_relations_compare_models_of_different_widths_and_ignore_padding() -> None:

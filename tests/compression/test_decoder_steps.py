@@ -1,0 +1,60 @@
+"""Cuts in steps of configs whose hidden size hangs on their heads: each step can be said, and none gives back what one took."""
+
+import pytest
+
+from compression.catalog import FAMILIES, planned, steps_to
+from compression.catalog.decoders import check_decoder, decoder_parameters, decoder_shape
+from compression.recipe import AxisRatios, Prune, Recovery
+from compression.report import Experts, Latent, Shape
+
+
+def of(hidden: int, heads: int, groups: int) -> Shape:
+    return Shape(
+        layers=4, hidden=hidden, heads=heads, ffn=4 * hidden, vocabulary=1000, groups=groups, head_size=hidden // heads
+    )
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize(
+    "widths", [(576, 9, 3), (960, 15, 5), (2048, 32, 32), (4096, 32, 8), (3072, 24, 8), (896, 14, 2), (2048, 16, 16)]
+)
+def test_no_step_is_wider_than_the_one_before_it(kind: str, widths: tuple[int, int, int]) -> None:
+    start, family = of(*widths), FAMILIES[kind]
+    asked = [(hidden, heads, steps) for hidden in (0.02, 0.1, 0.3, 0.6) for heads in (0.1, 0.3, 0.6) for steps in (2, 3, 4)]
+    for hidden, heads, steps in asked:
+        prune = Prune(
+            ratio=AxisRatios(hidden=hidden, heads=heads, ffn=0.5),
+            axes=("hidden", "heads", "ffn"),
+            steps=steps,
+            recovery=Recovery(epochs=steps),
+        )
+        ratios, end = planned(family, start, prune)  # by itself a cut that the config can say
+        shapes = steps_to(family, start, prune, ratios, end)
+        assert (len(shapes), shapes[-1]) == (steps, end)
+        for before, after in zip([start, *shapes], shapes, strict=False):
+            check_decoder(kind, after)
+            assert all(getattr(after, axis) <= getattr(before, axis) for axis in ("hidden", "heads", "groups", "ffn"))
+        assert shapes[0].ffn < start.ffn
+
+
+def test_encoders_go_the_way_that_they_went() -> None:
+    prune = Prune(ratio=0.5, axes=("hidden", "heads", "ffn"), steps=2, multiple=64, recovery=Recovery(epochs=2))
+    start = Shape(layers=6, hidden=384, heads=12, ffn=1536, vocabulary=1000)
+    shapes = steps_to(FAMILIES["bert"], start, prune, *planned(FAMILIES["bert"], start, prune))
+    assert [(one.hidden, one.heads, one.ffn) for one in shapes] == [(256, 8, 1088), (192, 6, 768)]
+
+
+def test_no_more_layers_are_without_experts_than_are_left() -> None:
+    start = of(64, 4, 4).model_copy(
+        update={
+            "layers": 6,
+            "experts": Experts(count=8, ffn=32, shared=32, chosen=2, dense_layers=3),
+            "latent": Latent(query=None, kv=16, rope=8, value=16),
+        }
+    )
+    found = [decoder_shape("deepseek_v3", start, {"layers": ratio}, 8) for ratio in (0.3, 0.5, 0.7, 0.8)]
+    assert [(one.layers, one.experts.dense_layers) for one in found if one.experts] == [(4, 3), (3, 3), (2, 2), (1, 1)]
+    counts = [decoder_parameters("deepseek_v3", one, outputs=0).total for one in found]
+    tables = 1000 * 64
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] > tables
