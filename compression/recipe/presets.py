@@ -10,7 +10,7 @@ from compression.recipe.whole import Prepare, Recipe, Train
 
 STANDARD = Recipe(
     prune=Prune(ratio=0.5, reconstruct=True, sensitivity=True),
-    distill=Distill(epochs=12, general=General(rate=5e-4, attention=0.0, embedding=0.0)),
+    distill=Distill(epochs=6, general=General(rate=5e-4, attention=0.0, embedding=0.0)),
 )
 SMALLEST = STANDARD.model_copy(
     update={"prune": Prune(ratio=AxisRatios(hidden=0.5, ffn=0.5, layers=0.5), reconstruct=True, sensitivity=True)}

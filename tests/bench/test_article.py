@@ -130,9 +130,7 @@ def test_a_record_stands_for_its_run_and_for_no_other(tmp_path: Path) -> None:
     assert cell.record("quick", run=False) is None
 
 
-def test_the_general_phase_reads_running_sentences_and_nothing_that_a_test_split_holds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_general_phase_reads_running_sentences_and_nothing_that_a_test_split_holds(tmp_path: Path) -> None:
     lines = [
         " = A heading of some words = ",
         " It is 1 @,@ 000 m high . The <unk> of it is far too short . Is It ?",
@@ -152,11 +150,6 @@ def test_the_general_phase_reads_running_sentences_and_nothing_that_a_test_split
     pool = [json.loads(line)["text"] for line in (tmp_path / "pool").read_text().splitlines()]
     assert pool == ["The of it is far too short .", "a kept sentence from a wiki", "of train", "A kept  sentence from a wiki"]
     assert texts.write(lines[:1], [data], tmp_path / "pool") != digest
-    monkeypatch.setattr(texts, "MOST_TEXTS", 2)
-    assert texts.write(lines, [data], tmp_path / "pool") == texts.write(lines, [data], tmp_path / "pool")
-    drawn = [json.loads(line)["text"] for line in (tmp_path / "pool").read_text().splitlines()]
-    assert len(drawn) == 2
-    assert set(drawn) < set(pool)
 
 
 def test_a_cell_gives_the_pool_to_recipes_with_a_general_phase_alone(tmp_path: Path) -> None:
