@@ -215,7 +215,7 @@ def test_a_stream_never_becomes_as_wide_as_narrow_tables() -> None:
 
 def test_estimates_grow_with_the_work() -> None:
     quick, standard, article = (preflight(MODEL, DATA, recipe, Evaluate()).estimate for recipe in (QUICK, STANDARD, ARTICLE))
-    assert quick.minutes < standard.minutes < article.minutes
+    assert max(quick.minutes, standard.minutes) < article.minutes / 2
     more = DATA.model_copy(update={"rows": {**DATA.rows, "train": 40_000}})
     assert preflight(MODEL, more, STANDARD, Evaluate()).estimate.minutes > 5 * standard.minutes
     large = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(batch=256)}), Evaluate()).estimate
