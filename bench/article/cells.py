@@ -88,12 +88,13 @@ class Cell:
         """Return what the original or a recipe came to: from its record, else by a run, or None where nothing may be run."""
         recipes = list(self.original_recipes()) if name == ORIGINAL else [self.recipe(name)]
         rows = self.digest + (f" {self.unlabelled[1]}" if self._reads_more(recipes[0]) else "")
-        key = records.key(rows, recipes, self.seed, self.batch, self.model)
+        key = records.key(rows, self.seed, self.batch, self.model)
         path = records.path_of(self.kept, f"{self.set.name}-{self.seed}", name)
-        found = records.find(path, key)
+        found = records.find(path, key, recipes)
         if found is not None or not run:
             return found
         made = self._original(key) if name == ORIGINAL else self._compressed(name, key)
+        made = made.model_copy(update={"asked": tuple(recipes)})
         return records.keep(path, made)
 
     def recipe(self, name: str) -> Recipe:
@@ -166,6 +167,7 @@ class Cell:
         report = run.report
         return Record(
             key=key,
+            asked=(report.recipe,),
             recipe=report.recipe,
             baseline=report.rows[0],
             shipped=next(row for row in report.rows if row.artifact == artifact.name),

@@ -1,7 +1,8 @@
 """What a run came to, small enough to lie in the repository: the table is printed from records, whoever made them and when.
 
 All of it takes more than a day of two cores. A record holds what was learned in a run, its answers to the test rows above all,
-and the digest of what they depend on; where that digest is the same, the run need not be done again.
+and what they depend on: the recipes that were asked for, and a digest of rows, seed, batch and model. Where that is the same,
+the run need not be done again. Recipes are kept whole and compared as read: a key that was not there yet has its default.
 """
 
 import hashlib
@@ -21,7 +22,8 @@ ROOT = Path(__file__).parent / "records"
 class Record(Config):
     """One model on one set with one seed. Answers are label ids or values, a test row each, at batch 1."""
 
-    key: Annotated[str, Field(description="Digest of rows, recipes, seed, batch and base model.")]
+    key: Annotated[str, Field(description="Digest of rows, seed, batch and base model.")]
+    asked: Annotated[tuple[Recipe, ...], Field(description="What was run: of an original, a recipe for each rate.")]
     recipe: Annotated[Recipe, Field(description="Of an original: that of the rate which was best on validation.")]
     baseline: Row
     shipped: Annotated[Row, Field(description="The last stage's row; of an original its baseline.")]
@@ -33,11 +35,10 @@ class Record(Config):
     environment: dict[str, str]
 
 
-def key(rows: str, recipes: Iterable[Recipe], seed: int, batch: int, model: Path) -> str:
-    """Digest what a run's result depends on. rows: digest of the set's files; model: folder of the base model."""
+def key(rows: str, seed: int, batch: int, model: Path) -> str:
+    """Digest what a result depends on beside recipes. rows: digest of the set's files; model: folder of the base model."""
     digest = hashlib.sha256()
-    facts = {"rows": rows, "seed": seed, "batch": batch, "recipes": [recipe.model_dump(mode="json") for recipe in recipes]}
-    digest.update(json.dumps(facts, sort_keys=True).encode())
+    digest.update(json.dumps({"rows": rows, "seed": seed, "batch": batch}, sort_keys=True).encode())
     for path in sorted(model.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -48,19 +49,22 @@ def path_of(root: Path, cell: str, name: str) -> Path:
     return root / cell / f"{name.replace(' ', '-').replace(',', '')}.json"
 
 
-def find(path: Path, wanted: str) -> Record | None:
+def find(path: Path, wanted: str, asked: Iterable[Recipe]) -> Record | None:
     """Return the record, if there is one of just this work. One that cannot be read counts as none."""
     try:
         record = Record.model_validate_json(path.read_text("utf-8"))
     except (OSError, ValidationError):
         return None
-    return record if record.key == wanted else None
+    return record if record.key == wanted and record.asked == tuple(asked) else None
 
 
 def keep(path: Path, record: Record) -> Record:
     """Write a record beside its place, then rename it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
-    beside.write_text(record.model_dump_json(exclude_defaults=True), encoding="utf-8")
+    # Recipes with their defaults: those may change, and what was run would then be another recipe.
+    whole = record.model_dump(mode="json", exclude={"asked", "recipe"}, exclude_defaults=True)
+    recipes = record.model_dump(mode="json", include={"asked", "recipe"})
+    beside.write_text(json.dumps(whole | recipes, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
     beside.rename(path)
     return record

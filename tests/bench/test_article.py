@@ -108,10 +108,11 @@ def test_a_record_stands_for_its_run_and_for_no_other(tmp_path: Path) -> None:
     data = Data(format="jsonl", splits={"train": ("t",)})
     cell = Cell(glue.SETS["rte"], data, "abc", (tmp_path / "pool", "p"), 0, tmp_path, tmp_path / "kept", model, 32, None)
     assert cell.record("quick", run=False) is None
-    key = records.key("abc", [cell.recipe("quick")], 0, 32, model)
+    key = records.key("abc", 0, 32, model)
     path = records.path_of(tmp_path / "kept", "rte-0", "quick")
     record = Record(
         key=key,
+        asked=(cell.recipe("quick"),),
         recipe=cell.recipe("quick"),
         baseline=row(),
         shipped=row(),
@@ -123,6 +124,14 @@ def test_a_record_stands_for_its_run_and_for_no_other(tmp_path: Path) -> None:
     )
     records.keep(path, record)
     assert cell.record("quick", run=False) == record
+    said = json.loads(path.read_text())
+    del said["asked"][0]["distill"]["spill_gib"]  # as it was kept before there was such a key
+    path.write_text(json.dumps(said))
+    assert cell.record("quick", run=False) == record
+    said["asked"][0]["distill"]["epochs"] += 1
+    path.write_text(json.dumps(said))
+    assert cell.record("quick", run=False) is None
+    records.keep(path, record)
     assert replace(cell, unlabelled=(tmp_path / "pool", "q")).record("quick", run=False) == record, "it reads no such text"
     for other in (replace(cell, digest="abd"), replace(cell, seed=1), replace(cell, batch=16)):
         assert replace(other, kept=cell.kept).record("quick", run=False) is None
