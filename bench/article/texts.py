@@ -1,6 +1,6 @@
 """Text without labels for the general phase: Wikipedia's sentences, and what the four sets have to read in train.
 
-A task's own train split is narrow (STS-B's has no forum answers, a fifth of its test has): what the teacher makes of other text
+A task's own train split is narrow (a fifth of STS-B's test is of a kind that it lacks): what the teacher makes of other text
 can be learned from text that nobody labelled. A text that stands in any set's test split is left out.
 """
 
