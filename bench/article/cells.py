@@ -140,14 +140,25 @@ class Cell:
 
     def originals(self) -> list[engine.Run]:
         """Tune at each rate."""
-        return [
-            engine.run(self.folder / f"original-{recipe.prepare.rate:g}", self._spec(self.model, recipe))
-            for recipe in self.original_recipes()
-        ]
+        return [self._tuned(recipe) for recipe in self.original_recipes()]
+
+    def _tuned(self, recipe: Recipe) -> engine.Run:
+        return engine.run(self.folder / f"original-{recipe.prepare.rate:g}", self._spec(self.model, recipe))
 
     def original(self) -> engine.Run:
-        """Choose the original that is best on validation, of equals the first."""
-        return max(self.originals(), key=lambda run: run.validation["baseline"])
+        """Choose the original that is best on validation, of equals the first.
+
+        Where the record tells which that was, only its rate is tuned again when its folder is gone. Raises SystemExit where
+        that comes to another score: what is compressed would not be what the record answers for.
+        """
+        record = self.record(run=False)
+        if record is None:
+            return max(self.originals(), key=lambda run: run.validation["baseline"])
+        run = self._tuned(record.recipe)
+        if run.validation != record.validation:
+            found, wanted = run.validation["baseline"], record.validation["baseline"]
+            raise SystemExit(f"{run.folder}: tuned again, {found} on validation, not {wanted}; remove the record")
+        return run
 
     def _original(self, key: str) -> Record:
         run = self.original()

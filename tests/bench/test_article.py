@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.article import glue, records, texts
+from bench.article import engine, glue, records, texts
 from bench.article.cells import ABLATION, Cell, recipe_named
 from bench.article.records import Record
 from bench.article.statistics import Answers, accuracy_and_f1, correlation, differences, kept
 from compression.recipe import PRESETS, Data, General
-from compression.report import NotMeasured, Parameters, Row, Shape, Size, ratios
+from compression.report import NotMeasured, Parameters, Report, Row, Shape, Size, ratios
 
 
 def copies(folder: Path) -> Path:
@@ -172,3 +172,42 @@ def test_a_cell_gives_the_pool_to_recipes_with_a_general_phase_alone(tmp_path: P
     )
     assert cell._spec(tmp_path, plain)["data"] == data
     assert cell._spec(tmp_path, more)["data"].splits == {"train": ("t",), "unlabelled": (str(tmp_path / "pool"),)}
+
+
+def test_an_original_on_record_is_tuned_again_at_its_own_rate_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compressed on another day is the model that the record answers for, at a third of the work."""
+    tuned: list[str] = []
+    score = 0.8
+
+    def run(folder: Path, spec: dict[str, object], keep: set[str] | None = None) -> engine.Run:
+        tuned.append(folder.name)
+        return engine.Run(folder, Report.model_construct(), {"baseline": score}, 1.0)
+
+    monkeypatch.setattr(engine, "run", run)
+    model = tmp_path / "model"
+    model.mkdir()
+    data = Data(format="jsonl", splits={"train": ("t",)})
+    cell = Cell(glue.SETS["rte"], data, "abc", (tmp_path / "pool", "p"), 0, tmp_path, tmp_path / "kept", model, 32, None)
+    assert cell.original().folder.name == "original-2e-05"
+    assert tuned == ["original-2e-05", "original-5e-05", "original-0.0001"]
+
+    asked = tuple(cell.original_recipes())
+    record = Record(
+        key=records.key("abc", 0, 32, model),
+        asked=asked,
+        recipe=asked[1],
+        baseline=row(),
+        shipped=row(),
+        validation={"baseline": 0.8},
+        answers=(1.0,),
+        wanted=(1.0,),
+        seconds=3.0,
+        environment={},
+    )
+    records.keep(records.path_of(tmp_path / "kept", "rte-0", "original"), record)
+    tuned.clear()
+    assert cell.original().folder.name == "original-5e-05"
+    assert tuned == ["original-5e-05"]
+    score = 0.81
+    with pytest.raises(SystemExit, match=r"tuned again, 0\.81 on validation, not 0\.8;"):
+        cell.original()
