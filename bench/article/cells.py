@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.article import compare, engine, records
+from bench import engine
+from bench.article import compare, records
 from bench.article.glue import Set
 from bench.article.records import Record
 from compression.environment import environment

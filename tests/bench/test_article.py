@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.article import engine, glue, records, texts
+from bench import engine
+from bench.article import glue, records, texts
 from bench.article.cells import ABLATION, Cell, recipe_named
 from bench.article.records import Record
 from bench.article.statistics import Answers, accuracy_and_f1, correlation, differences, kept

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.article import engine
+from bench import engine
 from compression.recipe import Data, Prune, Recipe
 
 SPEC: dict[str, Any] = {"model": "model", "data": Data(format="jsonl", splits={"train": ("a",)}), "recipe": Recipe()}

@@ -1,6 +1,7 @@
-"""The plain script that language jobs are held against does what its paper says, on a tiny Llama."""
+"""The plain script that language jobs are held against does what its paper says, and the comparison is of like with like."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bench.language import __main__ as language
 from bench.language import plain, wikitext
+from tests.compression.language import tiny
 
 TEXT = " \n = First = \n \n Some words . \n \n = = Part = = \n \n More . \n \n = Second = \n \n Others . \n"
 
@@ -80,3 +83,28 @@ def test_the_rate_rises_and_falls_to_a_tenth() -> None:
     rates = [plain.rate(step, 100) for step in range(100)]
     assert max(rates) == rates[4] == plain.PEAK
     assert rates[-1] == pytest.approx(plain.LAST, rel=0.01)
+
+
+def test_a_job_and_the_plain_script_are_told_of_the_same_shape_tokens_and_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, model = tmp_path / "text", tmp_path / "model"
+    source.write_text("".join(f" \n = Part {n} = \n \n" + " The cat sat on the mat .\n" * 8 for n in range(20)), "utf-8")
+    tiny.model("llama", intermediate_size=256, max_position_embeddings=1024).save_pretrained(model)
+    tiny.tokenizer().save_pretrained(model)
+    asked = ["--model", str(model), "--text", str(source), "--folder", str(tmp_path / "out"), "--epochs", "1", "--threads", "1"]
+    language.main(asked)
+    said = capsys.readouterr().out
+    stages = [
+        line.split(" | ") for line in said.splitlines() if line.startswith(("| baseline", "| quantized", "| pruned", "| dis"))
+    ]
+    assert [cells[0] for cells in stages] == ["| baseline", "| quantized", "| pruned", "| distilled"]
+    assert "tokens/s" in stages[-1][3]
+    whole, script, job, against, integers = said.splitlines()[-5:]
+    losses = [float(found) for found in re.findall(r"(\d+\.\d{4}) ±", whole + script + job)]
+    shipped = float(job.split("as shipped ")[1])
+    assert losses[0] == pytest.approx(float(stages[0][5].split()[0]), abs=1e-3), (
+        "stock code and the job's baseline are one model"
+    )
+    assert float(against.split(": ")[1].split()[0]) == pytest.approx(losses[3] - losses[2], abs=2e-4)
+    assert float(integers.split()[2]) == pytest.approx(shipped - losses[3], abs=2e-4)

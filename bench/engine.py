@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from compression.recipe import Spec
 from compression.report import Failed, Progress, Report, StageFinished, TrainingSaved, parse_event
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 SAVE_SECONDS = 120.0
 
 

@@ -1,0 +1,166 @@
+"""`python -m bench language`: one job on a language model against a plain script, the same tokens, rows of test and shape.
+
+The job is the engine's own, as a worker runs it, in a folder that it goes on from: quantize, prune, distil, ship. The plain
+script (bench/language/plain.py) then cuts the same model to the shape that the job came to and trains as many tokens as the
+job's distillation did, in float32 weights throughout; nothing of it is rounded. Both are scored on the same windows of test.
+The job's own figures are those of its report, so of the file that is shipped; its loss without integers is that of the
+16-bit checkpoint beside it, opened by stock transformers.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from bench import engine
+from bench.language import plain, wikitext
+from compression import gguf
+from compression.language import documents, evaluate
+from compression.recipe import Data, Evaluate, Prepare, Recipe, preset
+from compression.report import Latency, NotMeasured, Report, Row, Score
+from compression.scoring.language import Told, added_loss, figures
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is missing, then print."""
+    parser = argparse.ArgumentParser(prog="python -m bench language", description=__doc__)
+    parser.add_argument(
+        "--model", type=Path, default=ROOT / ".cache/examples/decoder", help="a Llama: folder, or one of a GGUF"
+    )
+    parser.add_argument("--text", type=Path, required=True, help="WikiText's validation file")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".cache/bench-language", help="where runs are kept")
+    parser.add_argument("--epochs", type=int, help="of distillation; by default the recipe's")
+    parser.add_argument("--scheme", help="of quantization; by default the recipe's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="of training; all cores by default")
+    asked = parser.parse_args(arguments)
+    folder, model = asked.folder.resolve(), asked.model.resolve()
+    counts = wikitext.write(asked.text, folder / "data")
+    recipe = recipe_of(asked.epochs, asked.scheme, asked.seed)
+    splits = {name: (str(folder / "data" / f"{name}.jsonl"),) for name in ("train", "validation", "test")}
+    spec = {
+        "task": "causal-lm",
+        "model": str(model),
+        "data": Data(format="jsonl", splits=splits),
+        "recipe": recipe,
+        "evaluate": Evaluate(tokens=10**9),
+        "threads": asked.threads,
+    }
+    name = f"job-{recipe.quantize.scheme if recipe.quantize else 'float'}-{asked.seed}"
+    run = engine.run(folder / name, spec)
+    print(f"articles: {counts}; job: {run.seconds / 60:.1f} min")
+    print("\n".join(_rows(run.report)), flush=True)
+    for line in compared(run, gguf.stock_folder(model, folder / "stock"), folder / "data", asked.seed, asked.threads):
+        print(line, flush=True)
+
+
+def recipe_of(epochs: int | None, scheme: str | None, seed: int) -> Recipe:
+    """Return the preset for language models, without tuning the original first: the plain script does not either."""
+    recipe = preset("language", "causal-lm")
+    assert recipe.distill is not None
+    assert recipe.quantize is not None
+    distill = recipe.distill.model_copy(update={"epochs": epochs or recipe.distill.epochs})
+    quantize = type(recipe.quantize).model_validate({**recipe.quantize.model_dump(), **({"scheme": scheme} if scheme else {})})
+    train = recipe.train.model_copy(update={"seed": seed})
+    return recipe.model_copy(update={"prepare": Prepare(epochs=0), "distill": distill, "quantize": quantize, "train": train})
+
+
+def _rows(report: Report) -> list[str]:
+    head = ["row", "parameters", "bytes", "decode", "prefill", "loss, nats a token", "perplexity"]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return lines + [_row(row) for row in report.rows]
+
+
+def _row(row: Row) -> str:
+    if not isinstance(row.score, Score):
+        raise SystemExit(f"{row.stage}: {row.score.not_measured}")
+    faster = [row.latency.not_measured] * 2 if isinstance(row.latency, NotMeasured) else _speeds(row.latency)
+    loss, error = row.score.metrics["loss"], row.score.standard_errors["loss"]
+    cells = [
+        row.stage,
+        f"{row.parameters.total / 1e6:.2f} M ({-row.ratios.parameter_reduction:+.1%})",
+        f"{row.size.bytes / 1e6:.1f} MB ({-row.ratios.size_reduction:+.1%})",
+        *faster,
+        f"{loss:.4f} ± {error:.4f}",
+        f"{row.score.value:.2f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _speeds(latency: Latency) -> list[str]:
+    told = latency.generation
+    assert told is not None
+    decode, prefill = told.decode_per_second, told.prefill_per_second
+    return [
+        f"{decode:.1f} tokens/s ({decode / told.baseline_decode_per_second:.2f}×)",
+        f"{prefill:.0f} tokens/s ({prefill / told.baseline_prefill_per_second:.2f}×)",
+    ]
+
+
+def compared(run: engine.Run, stock: Path, data: Path, seed: int, threads: int | None) -> list[str]:
+    """Train the plain script's model to the job's shape with the job's tokens, and tell both losses on test."""
+    report, recipe = run.report, run.report.recipe
+    torch.set_num_threads(threads or torch.get_num_threads())
+    tokenizer = AutoTokenizer.from_pretrained(stock)
+    texts = documents.read(_texts(data / "test.jsonl"), tokenizer)
+    length = recipe.train.max_length
+
+    def loss_of(model: PreTrainedModel) -> Told:
+        return evaluate.told(model, texts, length=length, stride=length // 2)
+
+    distill, tokens = recipe.distill, report.splits["train"].tokens
+    assert distill is not None
+    assert tokens is not None
+    rows = plain.rows_of(tokenizer(_texts(data / "train.jsonl"))["input_ids"], tokenizer.eos_token_id, length)
+    steps = round(distill.epochs * tokens / (recipe.train.batch * length))
+    started = time.monotonic()
+    teacher = AutoModelForCausalLM.from_pretrained(stock, dtype=torch.float32).eval()
+    shape = report.rows[-1].shape
+    assert shape.groups is not None
+    assert recipe.prune is not None
+    calibration = rows[
+        torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[: recipe.prune.calibration_rows]
+    ]
+    scores = plain.importance(teacher, calibration)
+    student = plain.cut(teacher, scores, plain.Widths(hidden=shape.hidden, groups=shape.groups, ffn=shape.ffn))
+    cut = loss_of(student)
+    for step, loss in plain.distil(student, teacher, rows, steps=steps, batch=recipe.train.batch, seed=seed):
+        if step % 25 == 0 or step == steps - 1:
+            print(f"plain: step {step} of {steps}, KL {loss:.3f}, {time.monotonic() - started:.0f} s", flush=True)
+    theirs = loss_of(student)
+    name = next(one.name for one in report.artifacts if one.precision == "bfloat16" and one.stage == report.rows[-1].stage)
+    ours = loss_of(AutoModelForCausalLM.from_pretrained(run.artifact(name), dtype=torch.float32).eval())
+    whole = loss_of(teacher)
+    shipped = report.rows[-1].score
+    assert isinstance(shipped, Score)
+    return [
+        f"original, stock float32: {_figure(whole)}",
+        f"plain script: cut {_figure(cut)}; after {steps * recipe.train.batch * length:,} tokens {_figure(theirs)} "
+        f"({(time.monotonic() - started) / 60:.1f} min)",
+        f"job: {distill.epochs * tokens:,} tokens; without integers {_figure(ours)}; as shipped {shipped.metrics['loss']:.4f}",
+        f"job without integers against the plain script: {_difference(theirs, ours)} nats a token",
+        f"integers add {shipped.metrics['loss'] - figures(ours).loss.value:+.4f} nats a token",
+    ]
+
+
+def _texts(path: Path) -> list[str]:
+    return [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
+
+
+def _figure(told: Told) -> str:
+    loss = figures(told).loss
+    return f"{loss.value:.4f} ± {loss.standard_error or 0:.4f}"
+
+
+def _difference(before: Told, after: Told) -> str:
+    added = added_loss(before, after)
+    return f"{added.value:+.4f} ± {added.standard_error or 0:.4f}"
+
+
+if __name__ == "__main__":
+    main()
