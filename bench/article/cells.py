@@ -112,9 +112,13 @@ class Cell:
         """Return the originals that teach beside the best one, the better first: as many as the recipe has further seeds."""
         distill = recipe_named(name, self.set).distill
         further = distill.teachers.seeds - 1 if distill is not None else 0
+        if further < 1:
+            return []
         best = self.original()
-        others = sorted((run for run in self.originals() if run != best), key=lambda run: -run.validation["baseline"])
-        return [run.artifact("baseline-transformers-float32") for run in others[: max(further, 0)]]
+        others = sorted(
+            (run for run in self.originals() if run.folder != best.folder), key=lambda run: -run.validation["baseline"]
+        )
+        return [run.artifact("baseline-transformers-float32") for run in others[:further]]
 
     def original_recipes(self) -> Iterator[Recipe]:
         """Return the recipes that the original is the best of."""
