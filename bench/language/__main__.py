@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bench import engine
-from bench.language import plain, wikitext
+from bench.language import plain, shaped, wikitext
 from compression import gguf
 from compression.language import documents, evaluate
 from compression.recipe import Data, Evaluate, Prepare, Recipe, preset
@@ -32,6 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--model", type=Path, default=ROOT / ".cache/examples/decoder", help="a Llama: folder, or one of a GGUF"
     )
+    parser.add_argument(
+        "--shaped",
+        choices=list(shaped.SHAPES),
+        help="in place of --model: a small random model of that shape, which the job trains",
+    )
     parser.add_argument("--text", type=Path, required=True, help="WikiText's validation file")
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache/bench-language", help="where runs are kept")
     parser.add_argument("--epochs", type=int, help="of distillation; by default the recipe's")
@@ -42,6 +47,11 @@ def main(arguments: list[str] | None = None) -> None:
     folder, model = asked.folder.resolve(), asked.model.resolve()
     counts = wikitext.write(asked.text, folder / "data")
     recipe = recipe_of(asked.epochs, asked.scheme, asked.seed)
+    if asked.shaped:
+        model = folder / asked.shaped
+        if not model.exists():
+            shaped.write(asked.shaped, _texts(folder / "data/train.jsonl"), model, asked.seed)
+        recipe = shaped.recipe(asked.shaped, recipe)
     splits = {name: (str(folder / "data" / f"{name}.jsonl"),) for name in ("train", "validation", "test")}
     spec = {
         "task": "causal-lm",
@@ -51,12 +61,16 @@ def main(arguments: list[str] | None = None) -> None:
         "evaluate": Evaluate(tokens=10**9),
         "threads": asked.threads,
     }
-    name = f"job-{recipe.quantize.scheme if recipe.quantize else 'float'}-{asked.seed}"
+    name = f"{asked.shaped or 'job'}-{recipe.quantize.scheme if recipe.quantize else 'float'}-{asked.seed}"
     run = engine.run(folder / name, spec)
     print(f"articles: {counts}; job: {run.seconds / 60:.1f} min")
     print("\n".join(_rows(run.report)), flush=True)
-    for line in compared(run, gguf.stock_folder(model, folder / "stock"), folder / "data", asked.seed, asked.threads):
-        print(line, flush=True)
+    torch.set_num_threads(asked.threads or torch.get_num_threads())
+    if asked.shaped:
+        lines = reopened(run, folder / "data")
+    else:
+        lines = compared(run, gguf.stock_folder(model, folder / "stock"), folder / "data", asked.seed)
+    print("\n".join(lines), flush=True)
 
 
 def recipe_of(epochs: int | None, scheme: str | None, seed: int) -> Recipe:
@@ -102,16 +116,32 @@ def _speeds(latency: Latency) -> list[str]:
     ]
 
 
-def compared(run: engine.Run, stock: Path, data: Path, seed: int, threads: int | None) -> list[str]:
+def reopened(run: engine.Run, data: Path) -> list[str]:
+    """Open each checkpoint of the job with stock transformers and tell its loss on test."""
+    lines = []
+    for one in run.report.artifacts:
+        if one.kind == "transformers":
+            found = _told(run.artifact(one.name), run.artifact(one.name), data, run.report.recipe.train.max_length)
+            lines.append(f"{one.name}, by stock transformers: {_figure(found)}")
+    return lines
+
+
+def _told(place: Path | PreTrainedModel, tokenizer: Path, data: Path, length: int) -> Told:
+    """Ask a model, or the checkpoint in a folder in float32, for the texts of test."""
+    texts = documents.read(_texts(data / "test.jsonl"), AutoTokenizer.from_pretrained(tokenizer))
+    if isinstance(place, Path):
+        place = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
+    return evaluate.told(place, texts, length=length, stride=length // 2)
+
+
+def compared(run: engine.Run, stock: Path, data: Path, seed: int) -> list[str]:
     """Train the plain script's model to the job's shape with the job's tokens, and tell both losses on test."""
     report, recipe = run.report, run.report.recipe
-    torch.set_num_threads(threads or torch.get_num_threads())
     tokenizer = AutoTokenizer.from_pretrained(stock)
-    texts = documents.read(_texts(data / "test.jsonl"), tokenizer)
     length = recipe.train.max_length
 
-    def loss_of(model: PreTrainedModel) -> Told:
-        return evaluate.told(model, texts, length=length, stride=length // 2)
+    def loss_of(model: Path | PreTrainedModel) -> Told:
+        return _told(model, stock, data, length)
 
     distill, tokens = recipe.distill, report.splits["train"].tokens
     assert distill is not None
@@ -134,7 +164,7 @@ def compared(run: engine.Run, stock: Path, data: Path, seed: int, threads: int |
             print(f"plain: step {step} of {steps}, KL {loss:.3f}, {time.monotonic() - started:.0f} s", flush=True)
     theirs = loss_of(student)
     name = next(one.name for one in report.artifacts if one.precision == "bfloat16" and one.stage == report.rows[-1].stage)
-    ours = loss_of(AutoModelForCausalLM.from_pretrained(run.artifact(name), dtype=torch.float32).eval())
+    ours = loss_of(run.artifact(name))
     whole = loss_of(teacher)
     shipped = report.rows[-1].score
     assert isinstance(shipped, Score)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from bench.language import __main__ as language
-from bench.language import plain, wikitext
+from bench.language import plain, shaped, wikitext
 from tests.compression.language import tiny
 
 TEXT = " \n = First = \n \n Some words . \n \n = = Part = = \n \n More . \n \n = Second = \n \n Others . \n"
@@ -108,3 +108,19 @@ def test_a_job_and_the_plain_script_are_told_of_the_same_shape_tokens_and_rows(
     )
     assert float(against.split(": ")[1].split()[0]) == pytest.approx(losses[3] - losses[2], abs=2e-4)
     assert float(integers.split()[2]) == pytest.approx(shipped - losses[3], abs=2e-4)
+
+
+@pytest.mark.parametrize("name", list(shaped.SHAPES))
+def test_models_of_large_ones_shapes_are_stock_models_with_all_of_their_parts(name: str, tmp_path: Path) -> None:
+    shaped.write(name, ["the cat sat on the mat, and looked at the owl"] * 20, tmp_path, seed=0)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer("the cat sat", return_tensors="pt", return_token_type_ids=False)
+    assert model(**ids).logits.shape == (1, ids["input_ids"].shape[1], len(tokenizer))
+    parts = dict(model.named_parameters())
+    expected = {
+        "deepseek-v3": ["kv_a_proj_with_mqa", "q_a_proj", "shared_experts", "mlp.experts", "mlp.gate.weight"],
+        "r1-distill-qwen": ["k_proj.bias", "lm_head.weight"],
+    }
+    assert all(any(part in found for found in parts) for part in expected[name])
+    recipe = shaped.recipe(name, language.recipe_of(None, None, 0))
+    assert recipe.prepare.epochs > 0
