@@ -32,11 +32,12 @@ class Run:
         return self.folder / "artifacts" / name
 
 
-def run(folder: Path, spec: dict[str, Any], keep: set[str] | None = None) -> Run:
+def run(folder: Path, spec: dict[str, Any], keep: set[str] | None = None, after: Path | None = None) -> Run:
     """Run the engine as `spec` says, or return what an earlier call with the same spec came to; another's run is removed.
 
     spec: the fields of compression.recipe.Spec other than output and resume. keep: kinds of artifacts whose files stay;
-    None keeps all. Raises SystemExit where the engine fails, with its last words.
+    None keeps all. after: folder of a finished run; stages that are the same in both are taken from there. Raises SystemExit
+    where the engine fails, with its last words.
     """
     done = folder / "done.json"
     kept, out, path = folder / "kept", folder / "out", folder / "spec.json"
@@ -44,6 +45,8 @@ def run(folder: Path, spec: dict[str, Any], keep: set[str] | None = None) -> Run
     if path.is_file() and not _is_same(path, whole):
         shutil.rmtree(folder)
     if not done.is_file():
+        if after is not None and not kept.exists():
+            shutil.copytree(after / "kept", kept)
         kept.mkdir(parents=True, exist_ok=True)
         path.write_text(whole.model_dump_json(indent=1), encoding="utf-8")
         _attempt(folder)
@@ -84,6 +87,7 @@ def _attempt(folder: Path) -> None:
                 events.write(line)
                 if isinstance(event, StageFinished):
                     _take(out / "checkpoints" / event.row.stage, kept / event.row.stage)
+                    _take(out / "artifacts" / event.row.artifact, folder / "artifacts" / event.row.artifact)
                 elif isinstance(event, TrainingSaved):
                     _take(out / "checkpoints" / event.folder, kept / "training", move=True)
                 elif isinstance(event, Failed):
@@ -98,6 +102,7 @@ def _attempt(folder: Path) -> None:
 
 
 def _take(source: Path, target: Path, *, move: bool = False) -> None:
+    target.parent.mkdir(exist_ok=True)
     # The old one goes only once the new one is whole beside it; a kill in between costs the save, not the run.
     beside = target.with_name(f".{target.name}")
     shutil.rmtree(beside, ignore_errors=True)
@@ -110,15 +115,14 @@ def _take(source: Path, target: Path, *, move: bool = False) -> None:
 
 
 def _tidy(folder: Path, keep: set[str] | None) -> None:
-    """Keep report and artifacts; checkpoints are large and of no more use."""
+    """Keep report, artifacts and what other runs can go on from."""
     out = folder / "out"
     report = Report.model_validate(json.loads((out / "report.json").read_text("utf-8")))
-    shutil.rmtree(folder / "artifacts", ignore_errors=True)
-    shutil.copytree(out / "artifacts", folder / "artifacts")
+    shutil.copytree(out / "artifacts", folder / "artifacts", dirs_exist_ok=True)
     for artifact in report.artifacts:
         if keep is not None and artifact.kind not in keep:
             shutil.rmtree(folder / "artifacts" / artifact.name, ignore_errors=True)
     shutil.copyfile(out / "report.json", folder / "report.json")
     (folder / "facts.json").rename(folder / "done.json")
-    for name in ("out", "kept"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for place in (out, folder / "kept" / "training"):
+        shutil.rmtree(place, ignore_errors=True)

@@ -2,14 +2,14 @@
 
 A checkpoint is a folder named for its stage: the model as stock files, and state.json with the rows so far. It is written
 beside its place, synced and renamed, so a killed attempt and a power cut leave a whole one or none. It is trusted only for
-the same work (the fingerprint) and only whole (every digest). Of several datasets each has such a folder of its own in the
-stage's, and the stage's own state.json, with the means, is written once all are there.
+the same work up to there (the fingerprint) and only whole (every digest). Of several datasets each has such a folder of its
+own in the stage's, and the stage's own state.json, with the means, is written once all are there.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,21 +24,26 @@ from compression.errors import CompressionError, DeviceError, DiskFull, OutOfMem
 from compression.heads import of_task
 from compression.load import open_stock
 from compression.numerics import Simulation
-from compression.recipe import Config, Data, JobTask, PartName, Spec
+from compression.recipe import Config, Data, JobTask, PartName, Recipe, Spec
 from compression.report import STAGES, Artifact, File, Row, Sensitivity, Stage
 
-FORMAT = 3
+FORMAT = 4
 """Raise it when what a stage computes or keeps changes so that older checkpoints must not be gone on from."""
 STATE = "state.json"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 TEACHERS = "teachers"
 """Folder of the models that were trained beside the stage's own, numbered from 1."""
+SETTINGS: dict[Stage, str] = {"quantized": "quantize", "pruned": "prune", "distilled": "distill"}
+"""Stage → the part of the recipe that it does."""
+Fingerprints = Mapping[Stage, str]
 
 
 class Checkpoint(Config):
     """state.json: all that the rest of the job and the report need beside the weights."""
 
-    fingerprint: Annotated[str, Field(description="sha256 of all that the result depends on: recipe, data, model, code.")]
+    fingerprint: Annotated[
+        str, Field(description="Of all that the stage's result depends on: data, model, code, recipe so far.")
+    ]
     stage: Stage
     part: PartName = ""
     task: JobTask = "text-classification"
@@ -64,39 +69,50 @@ def code_version() -> str:
         return "not installed"
 
 
-def fingerprint(spec: Spec, base: Path) -> str:
-    """Digest all that the stages' results depend on: two jobs with the same one compute the same.
+def fingerprints(spec: Spec, base: Path) -> dict[Stage, str]:
+    """Digest, for each stage, all that the results depend on up to it: two jobs with the same one compute the same so far.
 
-    How often training is saved, and in how many parts a batch is computed, is not in it: a job whose memory did not suffice
-    goes on from what it has.
+    So a job whose recipe differs from another's in a later stage alone can go on from what that one kept. Which stages are to
+    come is in it, since a row's remedies depend on that; how often training is saved, and in how many parts a batch is
+    computed, is not: a job whose memory did not suffice goes on from what it has.
     """
     model, student, *teachers = (
         {path.name: digest(path) for path in sorted((base / folder).iterdir()) if path.is_file()} if folder else None
         for folder in (spec.model, spec.student, *spec.teachers)
     )
-    augment = spec.recipe.distill.augment if spec.recipe.distill else None
+    parts = [(part.model_dump(mode="json", exclude={"data": {"splits"}}), _of_data(part.data, base)) for part in spec.asked]
+    distill = spec.recipe.distill
     facts = {
         "format": FORMAT,
         "code": code_version(),
         "task": spec.task,
-        "recipe": spec.recipe.model_dump(mode="json"),
+        "stages": [name for name in SETTINGS.values() if getattr(spec.recipe, name) is not None],
+        "originals": distill.teachers.seeds if distill else 1,
         "targets": spec.targets.model_dump(mode="json"),
         "evaluate": spec.evaluate.model_dump(mode="json"),
         "model": model,
         "student": student,
-        "teachers": teachers,
-        "augment": Resources.of(spec, base).digests(augment) if augment else None,
     }
-    if spec.data is not None:
-        facts |= _of_data(spec.data, base)
-    else:
-        facts["parts"] = [[part.name, part.task, _of_data(part.data, base)] for part in spec.parts]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    # What only distillation reads: models and texts beside the job's own.
+    augment = distill.augment if distill else None
+    last = {"teachers": teachers, "augment": Resources.of(spec, base).digests(augment) if augment else None}
+    labelled = [(about, {name: found for name, found in data.items() if name != "unlabelled"}) for about, data in parts]
+    found: dict[Stage, str] = {}
+    for stage in STAGES:
+        read = last | {"parts": parts} if stage == "distilled" else {"parts": labelled}
+        recipe = {"recipe": _until(spec.recipe, stage).model_dump(mode="json")}
+        found[stage] = _sha256(json.dumps(facts | recipe | read, sort_keys=True))
+    return found
 
 
-def _of_data(data: Data, base: Path) -> dict[str, Any]:
-    splits = {split: [digest(base / file) for file in files] for split, files in data.splits.items()}
-    return {"columns": data.columns.model_dump(mode="json"), "data": splits}
+def _until(recipe: Recipe, stage: Stage) -> Recipe:
+    """Leave out of a recipe what comes after a stage."""
+    after = STAGES[STAGES.index(stage) + 1 :]
+    return recipe.model_copy(update={SETTINGS[later]: None for later in after})
+
+
+def _of_data(data: Data, base: Path) -> dict[str, list[str]]:
+    return {split: [digest(base / file) for file in files] for split, files in data.splits.items()}
 
 
 def digest(path: Path) -> str:
@@ -170,7 +186,7 @@ def verify_files(place: Path, files: tuple[File, ...]) -> None:
             raise Unusable(f"{place.name}/{file.path} is not what was written")
 
 
-def read(folder: Path, stage: Stage, expected: str, part: str = "") -> Checkpoint:
+def read(folder: Path, stage: Stage, expected: Fingerprints, part: str = "") -> Checkpoint:
     """Read and verify `folder`/<stage>[/<part>]. Raises Unusable where it is damaged or of other work."""
     place = folder / stage / part
     try:
@@ -178,12 +194,12 @@ def read(folder: Path, stage: Stage, expected: str, part: str = "") -> Checkpoin
         verify_files(place, facts.files)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError) as problem:
         raise Unusable(f"{stage}{f' of {part}' if part else ''} cannot be read: {problem}") from problem
-    if (facts.stage, facts.part) != (stage, part) or facts.fingerprint != expected:
+    if (facts.stage, facts.part) != (stage, part) or facts.fingerprint != expected[stage]:
         raise Unusable(f"{stage} is of other work: recipe, data, model or version differ")
     return facts
 
 
-def read_whole(folder: Path, stage: Stage, expected: str, parts: Sequence[str]) -> Checkpoint:
+def read_whole(folder: Path, stage: Stage, expected: Fingerprints, parts: Sequence[str]) -> Checkpoint:
     """Read and verify a stage's folder, and those of its parts where it has several. Raises Unusable."""
     facts = read(folder, stage, expected)
     for part in filter(None, parts):
@@ -192,7 +208,7 @@ def read_whole(folder: Path, stage: Stage, expected: str, parts: Sequence[str]) 
 
 
 def latest(
-    folder: Path, stages: tuple[Stage, ...], expected: str, parts: Sequence[str] = ()
+    folder: Path, stages: tuple[Stage, ...], expected: Fingerprints, parts: Sequence[str] = ()
 ) -> tuple[Checkpoint | None, list[str]]:
     """Find the last stage that can be gone on from, and say why later ones cannot. parts: the names of several datasets.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from compression import checkpoint, durable, process
 from compression.budget import Budget
-from compression.checkpoint import Checkpoint, Unusable
+from compression.checkpoint import Checkpoint, Fingerprints, Unusable
 from compression.facts import PartFacts, job_report
 from compression.part import Part, named
 from compression.phases import journey, journey_of_parts
@@ -61,7 +61,7 @@ class Job:
     spec: Spec
     base: Path
     output: Path
-    fingerprint: str
+    fingerprints: Fingerprints
     saver: Saver
     journey: Journey
     about: dict[str, PartFacts]
@@ -81,13 +81,13 @@ class Job:
             about[asked.name] = PartFacts.of(part)
         rows = {name: facts.rows for name, facts in about.items()}
         way = journey_of_parts(spec.recipe, rows) if spec.parts else journey(spec.recipe, rows[""])
-        output, work = base / spec.output, checkpoint.fingerprint(spec, base)
+        output, work = base / spec.output, checkpoint.fingerprints(spec, base)
         earlier = base / spec.resume if spec.resume is not None else None
-        saver = Saver(output / "checkpoints", work, spec.save_seconds, pause_asked, earlier)
+        saver = Saver(output / "checkpoints", work["distilled"], spec.save_seconds, pause_asked, earlier)
         if spec.parts or part is None:
             part = None
         else:
-            part.begin(saver, way)
+            part.begin(saver, way, work)
         return cls(spec, base, output, work, saver, way, about, part)
 
     @property
@@ -99,7 +99,7 @@ class Job:
         """Find where an earlier attempt got to: its last stage, and the training that it was in."""
         if self.spec.resume is None:
             return None, []
-        done, problems = checkpoint.latest(self.base / self.spec.resume, stages, self.fingerprint, tuple(self.about))
+        done, problems = checkpoint.latest(self.base / self.spec.resume, stages, self.fingerprints, tuple(self.about))
         problem = self.saver.look()
         return done, problems + ([problem] if problem else [])
 
@@ -110,7 +110,7 @@ class Job:
             if self.part is not None:
                 self.part.take_up(folder, done, folder)
             for name, facts in self.about.items():
-                own = checkpoint.read(folder, done.stage, self.fingerprint, name) if name else done
+                own = checkpoint.read(folder, done.stage, self.fingerprints, name) if name else done
                 facts.pruning, facts.sensitivity = own.pruning, own.sensitivity
         except Unusable as problem:
             yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
@@ -131,11 +131,11 @@ class Job:
         self.part = None
         process.release_memory()
         part = Part.open(self.spec, self.base, asked)
-        part.begin(self.saver, self.journey)
+        part.begin(self.saver, self.journey, self.fingerprints)
         if self.rows:
             stage = self.rows[-1].stage
             folder = self.folder_of(stage)
-            done = checkpoint.read(folder, stage, self.fingerprint, asked.name)
+            done = checkpoint.read(folder, stage, self.fingerprints, asked.name)
             part.take_up(folder, done, self.folder_of("baseline"))
             yield from part.restore_baseline()
             part.follow_cut()
@@ -205,7 +205,7 @@ class Job:
             return None
         folder = self.base / self.spec.resume
         try:
-            facts = checkpoint.read(folder, stage, self.fingerprint, asked.name)
+            facts = checkpoint.read(folder, stage, self.fingerprints, asked.name)
         except Unusable:
             return None
         if list(facts.rows[:-1]) != [row.parts[asked.name] for row in self.rows]:
@@ -221,7 +221,7 @@ class Job:
 
     def _whole(self, stage: Stage) -> Checkpoint:
         return Checkpoint(
-            fingerprint=self.fingerprint,
+            fingerprint=self.fingerprints[stage],
             stage=stage,
             task="several",
             labels=(),

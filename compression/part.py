@@ -15,7 +15,7 @@ from compression.augment.resources import Resources
 from compression.budget import Budget
 from compression.cast import Named, gathered
 from compression.catalog import check_kept, check_task
-from compression.checkpoint import Checkpoint, Unusable
+from compression.checkpoint import Checkpoint, Fingerprints, Unusable
 from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec, UnreadableData
 from compression.export.artifact import Shipped, precision_of, ship, timed
@@ -59,7 +59,7 @@ class Part:
     state: State
     evaluate: Evaluate
     scored: list[int] | None = None
-    fingerprint: str = ""
+    fingerprints: Fingerprints = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
     @classmethod
@@ -145,9 +145,9 @@ class Part:
         part.write_test_rows()
         return part
 
-    def begin(self, saver: Saver, journey: Journey) -> None:
-        """Keep training in progress by `saver`, whose fingerprint is that of the job, and tell of it on the job's journey."""
-        self.state.saver, self.state.journey, self.fingerprint = saver, journey, saver.fingerprint
+    def begin(self, saver: Saver, journey: Journey, fingerprints: Fingerprints) -> None:
+        """Keep training in progress by `saver`, and tell of it on the job's journey. fingerprints: of the job's stages."""
+        self.state.saver, self.state.journey, self.fingerprints = saver, journey, fingerprints
 
     @property
     def name(self) -> str:
@@ -195,7 +195,7 @@ class Part:
         folder: where its checkpoint lies; beginning: where the baseline's does, which an earlier attempt may have made.
         """
         model = checkpoint.open_model(folder, done)
-        first = checkpoint.read(beginning, "baseline", self.fingerprint, self.name)
+        first = checkpoint.read(beginning, "baseline", self.fingerprints, self.name)
         teacher = checkpoint.open_model(beginning, first)
         originals = checkpoint.open_teachers(beginning, first) if done.stage != "distilled" else []
         device = self.state.device
@@ -304,7 +304,7 @@ class Part:
             return last, self.state.model
         yield Log(message=f"The headline is not the last stage: the model is taken from the checkpoint of {stage}.")
         try:
-            return stage, checkpoint.open_model(folder, checkpoint.read(folder, stage, self.fingerprint, self.name))
+            return stage, checkpoint.open_model(folder, checkpoint.read(folder, stage, self.fingerprints, self.name))
         except Unusable as problem:
             yield Log(level="warning", message=f"The model of {last} is taken after all: {problem}."[:4000])
             return last, self.state.model
@@ -337,7 +337,7 @@ class Part:
     def checkpoint(self, stage: Stage, artifacts: Sequence[Artifact]) -> Checkpoint:
         """Say what must be known to go on after `stage`."""
         return Checkpoint(
-            fingerprint=self.fingerprint,
+            fingerprint=self.fingerprints[stage],
             stage=stage,
             part=self.name,
             task=self.task,

@@ -42,7 +42,10 @@ PRESETS: dict[str, tuple[Recipe, str]] = {
     "article": (ARTICLE, "The published method to the letter, its corrections listed in docs/method.md."),
     "smallest": (SMALLEST, "As standard, and half of the layers: faster, for more of the score."),
     "quick": (QUICK, "Minutes on a CPU."),
-    "language": (LANGUAGE, "For causal-lm: 55 % of the feed-forward units go, then the teacher's next tokens alone (Minitron)."),
+    "language": (
+        LANGUAGE,
+        "For causal-lm: 55 % of the feed-forward units go, then the teacher's next tokens alone (Minitron).",
+    ),
 }
 """Name → (recipe, one line on when to choose it)."""
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from compression import catalog, checkpoint, data, durable, families, gguf, heads, load, tasks
 from compression.batches import Encoded
 from compression.catalog.streaming import may_be_whole, untrained, whole_bytes
-from compression.checkpoint import Checkpoint
+from compression.checkpoint import Checkpoint, Fingerprints
 from compression.checks import gguf_model, weights
 from compression.encoding import Reading
 from compression.errors import InvalidSpec
@@ -100,7 +100,7 @@ class StreamingJob:
     dataset: data.Dataset
     sent: Uploaded
     shipping: Shipping
-    fingerprint: str
+    fingerprints: Fingerprints
     rows: list[Row] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     pruning: dict[str, Any] | None = None
@@ -140,7 +140,7 @@ class StreamingJob:
         shipping = Shipping(spec, output, folder, dataset, int(tokenizer.pad_token_id), evaluate, scored)
         shipping.write_test_rows()
         # Never taken up by a job with its model in memory, nor the other way about: their checkpoints are others.
-        work = f"{checkpoint.fingerprint(spec, base)}-files"
+        work = {stage: f"{found}-files" for stage, found in checkpoint.fingerprints(spec, base).items()}
         stages = stages_of(spec.recipe)
         journey = Journey([phase for phase in PHASES if phase.stage in stages])
         job = cls(spec, base, folder, model, dataset, sent, shipping, work, journey=journey)
@@ -153,7 +153,7 @@ class StreamingJob:
         if self.spec.resume is None:
             return
         stages = stages_of(self.spec.recipe)
-        done, problems = checkpoint.latest(self.base / self.spec.resume, stages, self.fingerprint)
+        done, problems = checkpoint.latest(self.base / self.spec.resume, stages, self.fingerprints)
         for problem in problems:
             yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
         if done is not None:
@@ -172,7 +172,7 @@ class StreamingJob:
             yield ArtifactReady(artifact=one.artifact)
         self.rows.append(self.row(stage, shipped[0], model, notes, time.monotonic() - started))
         facts = Checkpoint(
-            fingerprint=self.fingerprint,
+            fingerprint=self.fingerprints[stage],
             stage=stage,
             task=self.spec.task,
             labels=self.dataset.labels,

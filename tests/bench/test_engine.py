@@ -41,3 +41,12 @@ def test_the_same_run_is_known_by_what_it_asks_and_not_by_how_its_file_says_it(f
     with pytest.raises(FileNotFoundError, match=r"report\.json"):  # it is done: what is read next is the report
         engine.run(finished, {**SPEC, "threads": 2})
     assert (finished / "done.json").exists()
+
+
+def test_a_run_begins_with_what_another_kept(finished: Path, tmp_path: Path) -> None:
+    (finished / "kept" / "quantized").mkdir()
+    (finished / "kept" / "quantized" / "state.json").write_text("{}")
+    with pytest.raises(InterruptedError):
+        engine.run(tmp_path / "other", {**SPEC, "recipe": Recipe(distill=None)}, after=finished)
+    assert (tmp_path / "other" / "kept" / "quantized" / "state.json").is_file()
+    assert (finished / "kept" / "quantized" / "state.json").is_file()

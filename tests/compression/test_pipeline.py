@@ -162,7 +162,7 @@ def test_a_killed_job_goes_on_from_its_last_stage(
 
 
 def usable(whole: tuple[list[Event], Path], folder: Path, spec: Path) -> tuple[str | None, list[str]]:
-    expected = checkpoint.fingerprint(Spec.model_validate_json(spec.read_text()), spec.parent)
+    expected = checkpoint.fingerprints(Spec.model_validate_json(spec.read_text()), spec.parent)
     found, problems = checkpoint.latest(folder, ("baseline", "quantized", "pruned", "distilled"), expected)
     return (found.stage if found else None), problems
 
@@ -184,8 +184,28 @@ def test_a_damaged_or_foreign_checkpoint_is_not_used(
     assert usable(whole, kept, spec)[0] == "quantized"
     other = write_spec(tmp_path / "other", encoder, reviews, recipe={**RECIPE, "distill": {"epochs": 4}})
     found, problems = usable(whole, kept, other)
+    assert found == "quantized"
+    other = write_spec(tmp_path / "tuned", encoder, reviews, recipe={**RECIPE, "prepare": {"epochs": 2}})
+    found, problems = usable(whole, kept, other)
     assert found is None
     assert "other work" in problems[-1]
+
+
+def test_another_recipe_goes_on_where_it_begins_to_differ(
+    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path
+) -> None:
+    """It comes to what it would have come to by itself."""
+    other = {**RECIPE, "distill": {**RECIPE["distill"], "epochs": 1, "hidden": 0.0}}
+    kept = tmp_path / "kept"
+    shutil.copytree(whole[1] / "checkpoints", kept)
+    seen = list(job(write_spec(tmp_path / "further", encoder, reviews, recipe=other, resume=str(kept))))
+    alone = list(job(write_spec(tmp_path / "alone", encoder, reviews, recipe=other)))
+    assert [event.stage for event in seen if isinstance(event, StageStarted) and not event.resumed] == ["distilled"]
+    assert [event.stage for event in alone if isinstance(event, StageStarted) and not event.resumed] == [*STAGES]
+    last, first = seen[-1], alone[-1]
+    assert isinstance(last, Finished)
+    assert isinstance(first, Finished)
+    assert but_for_timing(last.report) == but_for_timing(first.report)
 
 
 def test_a_job_without_stages_ships_the_tuned_model(tmp_path: Path, encoder: Path, reviews: Path) -> None:

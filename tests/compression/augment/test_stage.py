@@ -193,8 +193,8 @@ def test_a_base_model_with_a_head_of_its_own_needs_no_helper(tmp_path: Path) -> 
 def test_other_word_lists_are_other_work(encoder: Path, reviews: Path, tmp_path: Path) -> None:
     folder = write_wordnet(tmp_path / "wordnet")
     asked = Augment(synonyms=Synonyms())
-    without = checkpoint.fingerprint(spec(encoder, reviews, tmp_path, asked), tmp_path)
-    before = checkpoint.fingerprint(spec(encoder, reviews, tmp_path, asked, wordnet="wordnet"), tmp_path)
+    without = checkpoint.fingerprints(spec(encoder, reviews, tmp_path, asked), tmp_path)["distilled"]
+    before = checkpoint.fingerprints(spec(encoder, reviews, tmp_path, asked, wordnet="wordnet"), tmp_path)["distilled"]
     (folder / "index.adv").write_text("  no words\n")
-    after = checkpoint.fingerprint(spec(encoder, reviews, tmp_path, asked, wordnet="wordnet"), tmp_path)
+    after = checkpoint.fingerprints(spec(encoder, reviews, tmp_path, asked, wordnet="wordnet"), tmp_path)["distilled"]
     assert len({without, before, after}) == 3
