@@ -57,6 +57,20 @@ class Unauthorized(Problem):
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}
 
 
+class ReadOnlyKey(Problem):
+    """The key may read and not change."""
+
+    status, code = 403, "read_only_key"
+    remedy = "Use a key of scope `write`; `lathe keys create` makes one with such a key."
+
+
+class CsrfFailed(Problem):
+    """A change that a browser sent without the token of its session, or from another site's page."""
+
+    status, code = 403, "csrf_failed"
+    remedy = "Load the page again and repeat; a script sends a key in Authorization and needs no such token."
+
+
 class NotFound(Problem):
     """There is no such thing, or it belongs to another team."""
 

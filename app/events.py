@@ -5,6 +5,7 @@ import base64
 import json
 from collections.abc import AsyncIterator
 
+from fastapi.sse import format_sse_event
 from sqlalchemy import select
 
 from app import jobs
@@ -13,13 +14,11 @@ from app.errors import InvalidRequest, NotFound
 from app.models import TERMINAL, Event
 from app.paging import decode
 from app.schemas import EventOut
-from app.watch import watcher
+from app.watch import KEEP_ALIVE_SECONDS, watcher
 
 BATCH = 200
 MOST_SEQ = 2**63 - 1
 """What the databases can compare a sequence number with."""
-KEEP_ALIVE_SECONDS = 15.0
-"""A comment line so often, so that proxies do not close a stream on which nothing happens."""
 
 
 def page(team: str, job_id: str, after: int, size: int, token: str | None) -> tuple[list[EventOut], str | None]:
@@ -47,9 +46,9 @@ def _after(team: str, job_id: str, seq: int, limit: int) -> tuple[list[EventOut]
         return [EventOut.model_validate(row) for row in rows], job.version, job.state in TERMINAL
 
 
-async def stream(team: str, job_id: str, seq: int) -> AsyncIterator[str]:
+async def stream(team: str, job_id: str, seq: int) -> AsyncIterator[bytes]:
     """Write server-sent events from after `seq` until the job is over. Between batches it holds no thread and no session."""
-    yield "retry: 2000\n\n"
+    yield format_sse_event(retry=2000)
     while True:
         try:
             found, version, over = await asyncio.to_thread(_after, team, job_id, seq, BATCH)
@@ -57,11 +56,11 @@ async def stream(team: str, job_id: str, seq: int) -> AsyncIterator[str]:
             return
         for event in found:
             data = json.dumps({"seq": event.seq, "at": event.at.isoformat(), "data": event.data}, ensure_ascii=False)
-            yield f"id: {event.seq}\nevent: {event.type}\ndata: {data}\n\n"
+            yield format_sse_event(id=str(event.seq), event=event.type, data_str=data)
             seq = event.seq
         if len(found) == BATCH:
             continue
         if over:
             return
         if not await watcher.changed("job", job_id, version, KEEP_ALIVE_SECONDS):
-            yield ": still here\n\n"
+            yield format_sse_event(comment="still here")

@@ -3,7 +3,10 @@
 from fastapi import FastAPI
 
 from app import errors, logs
-from app.middleware import BodyLimit, PlainAddress, RequestContext
+from app.dashboard import assets
+from app.dashboard import jobs as jobs_page
+from app.dashboard import routes as dashboard
+from app.middleware import BodyLimit, PlainAddress, RequestContext, SafeHeaders
 from app.routes import artifacts, health, jobs, keys, reference, resources
 from app.settings import Settings, get_settings
 
@@ -23,10 +26,14 @@ def create_app(settings: Settings) -> FastAPI:
         reference.router,
         keys.router,
         health.router,
+        assets.router,
+        dashboard.router,
+        jobs_page.router,
     ):
         app.include_router(router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(PlainAddress)
+    app.add_middleware(SafeHeaders)
     app.add_middleware(RequestContext)
     return app
 

@@ -48,16 +48,30 @@ class Team(Base):
     created_at: Mapped[dt.datetime] = mapped_column(default=now())
 
 
+READ, WRITE = "read", "write"
+
+
 class ApiKey(Base):
-    """A key, of which only the hash is kept."""
+    """A key, of which only the hash is kept. Its scope is READ or WRITE, which may also read."""
 
     __tablename__ = "api_keys"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), index=True)
     name: Mapped[str] = mapped_column(String(100))
     secret_sha256: Mapped[str] = mapped_column(String(64))
+    scope: Mapped[str] = mapped_column(String(20), default=WRITE, server_default=WRITE)
     created_at: Mapped[dt.datetime] = mapped_column(default=now())
     revoked_at: Mapped[dt.datetime | None]
+
+
+class SignIn(Base):
+    """A browser that somebody signed in from with a key. Only the hash of its cookie is kept; it ends with its key."""
+
+    __tablename__ = "sessions"
+    token_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), index=True)
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    expires_at: Mapped[dt.datetime]
 
 
 class Resource:
@@ -140,6 +154,7 @@ class Job(Base):
     memory_bytes: Mapped[int | None]
     disk_bytes: Mapped[int | None]
     retry_of: Mapped[str | None] = mapped_column(String(40))
+    key_id: Mapped[str | None] = mapped_column(String(40))
 
     state: Mapped[str] = mapped_column(String(20), default=QUEUED)
     stage: Mapped[str | None] = mapped_column(String(20))

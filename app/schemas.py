@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from app import models
 from app.forecast import Place
 from compression.recipe import MOST_PARTS, MOST_TEACHERS, Columns, DataFormat, DataSplit, Evaluate, JobTask, Targets, Task
+from compression.report import Ratios
 
 
 def _relative(path: str) -> str:
@@ -26,6 +27,7 @@ Id = Annotated[str, Field(max_length=40, pattern=TEXT)]
 FilePath = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._/@+=-]+$"), AfterValidator(_relative)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_KEY)]
+KeyScope = Literal["read", "write"]
 LabelValue = Annotated[str, Field(max_length=200, pattern=TEXT)]
 
 
@@ -118,6 +120,7 @@ class KeyCreate(Body):
     """A new API key of the caller's team."""
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=TEXT)]
+    scope: Annotated[KeyScope, Field(description="`read` sees everything of the team and changes nothing.")] = "write"
 
 
 class FileOut(Out):
@@ -198,6 +201,8 @@ class JobOut(Out):
     waits_for: Annotated[Literal["worker", "memory"] | None, Field(description="What no living worker offers.")]
     deadline_at: dt.datetime | None
     retry_of: str | None
+    owner: Annotated[str | None, Field(description="Name of the key that it was sent with.")]
+    ratios: Annotated[Ratios | None, Field(description="The headline artifact's, once the job has succeeded.")]
     created_at: dt.datetime
     started_at: dt.datetime | None
     finished_at: dt.datetime | None
@@ -235,6 +240,7 @@ class KeyOut(Out):
 
     id: str
     name: str
+    scope: KeyScope
     created_at: dt.datetime
     key: str | None = None
 
@@ -277,7 +283,9 @@ def resource_out(row: models.Model | models.Dataset) -> ResourceOut:
     return ResourceOut(**common)
 
 
-def job_out(job: models.Job, place: Place | None = None) -> JobOut:
+def job_out(
+    job: models.Job, place: Place | None = None, *, owner: str | None = None, ratios: dict[str, Any] | None = None
+) -> JobOut:
     """Show a job."""
     same = (
         "id",
@@ -311,6 +319,8 @@ def job_out(job: models.Job, place: Place | None = None) -> JobOut:
         queue_position=place.position if place else None,
         start_seconds=place.start_seconds if place else None,
         waits_for=place.waits_for if place else None,
+        owner=owner,
+        ratios=Ratios.model_validate(ratios) if ratios else None,
     )
 
 

@@ -60,6 +60,7 @@ class Settings(BaseSettings):
         Path | None,
         Field(description="Folder of the model folders that augmentation may name: masked LMs, translation models."),
     ] = None
+    session_seconds: Annotated[float, Field(gt=0, description="After so long a browser must sign in again.")] = 12 * 3600.0
     validation_seconds: Annotated[float, Field(description="An upload whose check takes longer is rejected.")] = 600.0
 
     @model_validator(mode="after")
