@@ -12,10 +12,10 @@ from fastapi.sse import format_sse_event
 from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session, defer
 
-from app import forecast
+from app import forecast, mending
 from app.db import reading
 from app.errors import InvalidRequest
-from app.models import QUEUED, ApiKey, Job, Model
+from app.models import QUEUED, TERMINAL, ApiKey, Job, Model
 from app.paging import decode, newest_first
 from app.resources import needing
 from app.schemas import LABEL_KEY, TEXT, JobOut, job_out
@@ -77,7 +77,16 @@ def shown(session: Session, rows: Sequence[Job]) -> list[JobOut]:
     if keys:
         owners = dict(session.execute(select(ApiKey.id, ApiKey.name).where(ApiKey.id.in_(keys))).all())
     places = forecast.places(session, [job for job in rows if job.state == QUEUED])
-    return [job_out(job, places.get(job.id), owner=owners.get(job.key_id or ""), ratios=brought.get(job.id)) for job in rows]
+    return [
+        job_out(
+            job,
+            places.get(job.id),
+            owner=owners.get(job.key_id or ""),
+            ratios=brought.get(job.id),
+            remedies=mending.offers(job) if job.state in TERMINAL else (),
+        )
+        for job in rows
+    ]
 
 
 def _versions(team: str, wanted: Wanted, size: int, token: str | None) -> tuple[dict[str, int], str]:

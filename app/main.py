@@ -4,6 +4,7 @@ from fastapi import FastAPI
 
 from app import errors, logs
 from app.dashboard import assets
+from app.dashboard import job as job_page
 from app.dashboard import jobs as jobs_page
 from app.dashboard import routes as dashboard
 from app.middleware import BodyLimit, PlainAddress, RequestContext, SafeHeaders
@@ -29,6 +30,7 @@ def create_app(settings: Settings) -> FastAPI:
         assets.router,
         dashboard.router,
         jobs_page.router,
+        job_page.router,
     ):
         app.include_router(router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)

@@ -1,6 +1,7 @@
 """What goes over the wire. Bodies refuse unknown keys; answers are made from rows."""
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -8,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from app import models
 from app.forecast import Place
 from compression.recipe import MOST_PARTS, MOST_TEACHERS, Columns, DataFormat, DataSplit, Evaluate, JobTask, Targets, Task
-from compression.report import Ratios
+from compression.report import Ratios, Remedy
 
 
 def _relative(path: str) -> str:
@@ -116,6 +117,15 @@ class JobCreate(Body):
     ] = None
 
 
+class JobRetry(Body):
+    """How to try a job again."""
+
+    remedies: Annotated[
+        list[Annotated[str, Field(max_length=200, pattern=TEXT)]],
+        Field(max_length=20, description="Keys of the job's `remedies` to apply to the recipe; none: the same request again."),
+    ] = []
+
+
 class KeyCreate(Body):
     """A new API key of the caller's team."""
 
@@ -203,6 +213,7 @@ class JobOut(Out):
     retry_of: str | None
     owner: Annotated[str | None, Field(description="Name of the key that it was sent with.")]
     ratios: Annotated[Ratios | None, Field(description="The headline artifact's, once the job has succeeded.")]
+    remedies: Annotated[list[Remedy], Field(description="Changes of the recipe that POST …/retry can apply.")]
     created_at: dt.datetime
     started_at: dt.datetime | None
     finished_at: dt.datetime | None
@@ -284,7 +295,12 @@ def resource_out(row: models.Model | models.Dataset) -> ResourceOut:
 
 
 def job_out(
-    job: models.Job, place: Place | None = None, *, owner: str | None = None, ratios: dict[str, Any] | None = None
+    job: models.Job,
+    place: Place | None = None,
+    *,
+    owner: str | None = None,
+    ratios: dict[str, Any] | None = None,
+    remedies: Sequence[Remedy] = (),
 ) -> JobOut:
     """Show a job."""
     same = (
@@ -320,6 +336,7 @@ def job_out(
         start_seconds=place.start_seconds if place else None,
         waits_for=place.waits_for if place else None,
         owner=owner,
+        remedies=list(remedies),
         ratios=Ratios.model_validate(ratios) if ratios else None,
     )
 

@@ -5,6 +5,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from compression.report import Score, shown
+
 NOTHING = "–"
 STEP = 1000
 TITLES = {
@@ -80,6 +82,21 @@ def title(value: str) -> str:
     return TITLES.get(value, value.replace("_", " ").capitalize())
 
 
+def plain_json(value: Any) -> str:
+    """JSON on one line, for people."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def score(value: Score) -> str:
+    """A score in its metric's own unit."""
+    return shown(value.metric, value.value)
+
+
+def score_error(value: Score) -> str:
+    """A score's standard error in the same unit."""
+    return shown(value.metric, value.standard_error)
+
+
 def pretty(value: Any) -> str:
     """JSON for people."""
     return json.dumps(value, indent=2, ensure_ascii=False)
@@ -96,4 +113,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "shown_moment": shown_moment,
     "title_of": title,
     "pretty": pretty,
+    "tojson_plain": plain_json,
+    "score": score,
+    "score_error": score_error,
 }

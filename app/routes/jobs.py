@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse
 from sqlalchemy import select
 
-from app import events, jobs
+from app import events, jobs, mending
 from app.db import reading
 from app.deps import CallerDep, OnceDep, ReadDep, SessionDep
 from app.errors import ReportNotReady
@@ -16,7 +16,7 @@ from app.listing import Wanted, WantedDep, jobs_page, query, shown, stream
 from app.models import TERMINAL, Artifact
 from app.paging import PageSize, PageToken, decode, page
 from app.preflight import plan
-from app.schemas import JobCreate, JobOut, Page, artifact_out
+from app.schemas import JobCreate, JobOut, JobRetry, Page, artifact_out
 from app.watch import preferred_wait, watcher
 from compression.catalog import Preflight
 from compression.report import Report
@@ -95,9 +95,14 @@ def cancel(job_id: str, session: SessionDep, caller: CallerDep) -> JobOut:
 
 
 @router.post("/{job_id}/retry", status_code=202, response_model=JobOut)
-def retry(job_id: str, session: SessionDep, caller: CallerDep, once: OnceDep) -> Response:
-    """Submit the same request again, as a new job with `retry_of`."""
-    return once(session, caller, None, 202, lambda: shown(session, [jobs.retry(session, caller.team, job_id, caller.key)])[0])
+def retry(job_id: str, session: SessionDep, caller: CallerDep, once: OnceDep, body: JobRetry | None = None) -> Response:
+    """Submit the same request again as a new job with `retry_of`, with those of the job's `remedies` applied that are named."""
+    keys = body.remedies if body else []
+
+    def again() -> JobOut:
+        return shown(session, [mending.retry(session, caller.team, job_id, keys, caller.key)])[0]
+
+    return once(session, caller, body, 202, again)
 
 
 @router.delete("/{job_id}", status_code=204)
@@ -117,12 +122,13 @@ async def list_events(
     after: Annotated[int, Query(ge=0, le=events.MOST_SEQ, description="Only events with a greater seq.")] = 0,
     page_size: Annotated[int, Query(ge=1, le=1000)] = 200,
     page_token: PageToken = None,
+    states: Annotated[bool, Query(description="Of a stream: also a `state`, without id, for each change of the job.")] = False,
 ) -> Any:
     """What happened, oldest first: JSON pages, or a live stream with `Accept: text/event-stream`."""
     if "text/event-stream" in accept:
         start = after if last_event_id is None else last_event_id
         await asyncio.to_thread(_read, caller.team, job_id)  # 404 before the stream begins
-        return EventSourceResponse(events.stream(caller.team, job_id, start), headers=UNKEPT)
+        return EventSourceResponse(events.stream(caller.team, job_id, start, states=states), headers=UNKEPT)
     found, token = await asyncio.to_thread(events.page, caller.team, job_id, after, page_size, page_token)
     return page(found, token, request, response)
 

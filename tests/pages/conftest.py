@@ -29,7 +29,6 @@ OPTIONS = (
 )
 PATIENCE = 90_000.0
 """Milliseconds that a page has: a bound on hanging on a busy machine."""
-FOREVER = {"epochs": 500, "rate": 1e-3}
 
 
 @dataclass
@@ -86,29 +85,35 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One service for all tests of pages, with what a team would see."""
     folder = tmp_path_factory.mktemp("pages")
     with running(folder / "home") as up:
-        key = up.facts["key"]
-        made = World(up, key, "")
-        with made.http() as http:
-            made.reader = http.post("/v1/keys", json={"name": "visitor", "scope": "read"}).json()["key"]
-            model = send_model(http, tiny_model(folder / "tiny-encoder"))["id"]
-            data = send_data(http, tiny_splits())["id"]
-        made.request = {"models": {"base": model}, "datasets": [data], "evaluate": {"length": 32}}
-        recipe = {**TINY_RECIPE, "quantize": {"qat": {"full": 1, "ramp": 1, "quantized": 1}}}
-        targets = {"size_reduction": 0.99}  # missed, so that a remedy is offered
-        labels = {"model": "tiny", "for": "<b>bold</b>"}
-        made.jobs["succeeded"] = made.submit(name="reviews, small", recipe=recipe, labels=labels, targets=targets)
-        made.jobs["failed"] = made.submit(name="too fast", recipe={**TINY_RECIPE, **broken()})
-        made.jobs["running"] = made.submit(name="long way", recipe={**TINY_RECIPE, "distill": FOREVER})
-        made.jobs["queued"] = made.submit(name="waits", recipe=recipe)
-        for kind in ("succeeded", "failed", "running"):
-            found = made.state(made.jobs[kind], "succeeded", "failed", *(("running",) if kind == "running" else ()))
-            assert found["state"] == kind, json.dumps(found)[:4000]
-        yield made
+        yield peopled(up, folder)
+
+
+def peopled(up: Up, folder: Path) -> World:
+    """Send a job of each kind to a service, and wait until it is of that kind."""
+    made = World(up, up.facts["key"], "")
+    with made.http() as http:
+        made.reader = http.post("/v1/keys", json={"name": "visitor", "scope": "read"}).json()["key"]
+        model = send_model(http, tiny_model(folder / "tiny-encoder"))["id"]
+        data, many = send_data(http, tiny_splits())["id"], send_data(http, tiny_splits(20_000))["id"]
+    made.request = {"models": {"base": model}, "datasets": [data], "evaluate": {"length": 32}}
+    recipe = {**TINY_RECIPE, "quantize": {"qat": {"full": 1, "ramp": 1, "quantized": 1}}}
+    targets = {"size_reduction": 0.99}  # missed, so that a remedy is offered
+    labels = {"model": "tiny", "for": "<b>bold</b>"}
+    forever = {**TINY_RECIPE, "quantize": None, "distill": {"epochs": 200, "rate": 1e-3}}
+    made.jobs["succeeded"] = made.submit(name="reviews, small", recipe=recipe, labels=labels, targets=targets)
+    made.jobs["failed"] = made.submit(name="needs synonyms", recipe={**TINY_RECIPE, **broken()})
+    made.jobs["running"] = made.submit(name="long way", recipe=forever, datasets=[many])
+    made.jobs["queued"] = made.submit(name="waits", recipe=recipe)
+    for kind in ("succeeded", "failed", "running"):
+        found = made.state(made.jobs[kind], "succeeded", "failed", *(("running",) if kind == "running" else ()))
+        assert found["state"] == kind, json.dumps(found)[:4000]
+    return made
 
 
 def broken() -> dict[str, Any]:
-    """A recipe that no model learns by: the job fails in its engine, with a cause and a remedy."""
-    return {"prepare": {"epochs": 1, "rate": 1.0}, "quantize": None}
+    """A recipe that asks for what no worker here has: the job fails in its engine, with a cause and a remedy."""
+    synonyms = {"synonyms": {"source": "wordnet"}}
+    return {"quantize": None, "distill": {"epochs": 1, "augment": synonyms}}
 
 
 def chromium(playwright: Playwright) -> str | None:
