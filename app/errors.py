@@ -102,6 +102,13 @@ class AlreadySealed(Problem):
     status, code, remedy = 409, "already_complete", "Create a new model or dataset for other files."
 
 
+class OffsetMismatch(Problem):
+    """The part does not begin where the bytes that are here end."""
+
+    status, code = 409, "upload_offset_mismatch"
+    remedy = "HEAD the file, and go on from the Upload-Offset that it answers."
+
+
 class InUse(Problem):
     """A job that is not finished still needs it."""
 
@@ -130,6 +137,12 @@ class SizeMismatch(Problem):
     """More or fewer bytes came than the manifest promised."""
 
     status, code, remedy = 422, "size_mismatch", "Upload exactly the file that the manifest names."
+
+
+class TooManyParts(Problem):
+    """The file came in more parts than are kept of one."""
+
+    status, code, remedy = 422, "too_many_parts", "Send the file anew with PUT, whole, or in parts of 5 MiB and more."
 
 
 class TooLarge(Problem):

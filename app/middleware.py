@@ -91,14 +91,14 @@ class PlainAddress:
 
 
 class BodyLimit:
-    """Refuse JSON bodies over a bound, declared or not. PUT is left alone: uploads are bounded by their manifest."""
+    """Refuse JSON bodies over a bound, declared or not. PUT and PATCH are left alone: uploads are bounded by their manifest."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http" or scope["method"] == "PUT":
+        if scope["type"] != "http" or scope["method"] in {"PUT", "PATCH"}:
             await self.app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")

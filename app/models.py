@@ -293,6 +293,16 @@ class File(Base):
     )
 
 
+class UploadPart(Base):
+    """A part of a file that has not come in full: `size` bytes from `start` on, under a key of their own until then."""
+
+    __tablename__ = "upload_parts"
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id"), primary_key=True)
+    start: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    size: Mapped[int]
+    key: Mapped[str] = mapped_column(Text)
+
+
 class Worker(Base):
     """A process that runs jobs or checks, as it last said of itself."""
 
