@@ -176,6 +176,20 @@ class Unavailable(Problem):
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
 
 
+class NothingToTry(Problem):
+    """The job's models cannot be asked here."""
+
+    status, code = 409, "nothing_to_try"
+    remedy = "Download the artifacts; the README in each has the lines that open it."
+
+
+class TooManyTries(Problem):
+    """The team asked more than is answered at once."""
+
+    status, code, remedy = 429, "too_many_tries", "Wait for the answers, and ask again after Retry-After seconds."
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
+
+
 class InternalError(Problem):
     """A bug of ours; nothing was changed."""
 

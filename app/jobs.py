@@ -39,6 +39,7 @@ from app.models import (
     JobDataset,
     JobModel,
     Model,
+    Try,
     Worker,
 )
 from app.queue import JOBS, wake_after_commit
@@ -140,6 +141,7 @@ def remove(session: Session, team: str, job_id: str) -> None:
     session.execute(delete(File).where(File.artifact_id.in_(artifacts)))
     session.execute(delete(Artifact).where(Artifact.job_id == job_id))
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id))
+    session.execute(delete(Try).where(Try.job_id == job_id))
     change(session, job_id, deleted_at=now())
 
 

@@ -293,6 +293,34 @@ class File(Base):
     )
 
 
+class Try(Base):
+    """A question to a finished job's models, before and after; a worker of the lane of checks answers it."""
+
+    __tablename__ = "tries"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("try"))
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    part: Mapped[str] = mapped_column(String(40))
+    asked: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(20), default=QUEUED)
+    attempt: Mapped[int] = mapped_column(default=0)
+    lease_until: Mapped[dt.datetime | None]
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    finished_at: Mapped[dt.datetime | None]
+
+    __table_args__ = (
+        Index("ix_tries_team_id_created_at", "team_id", "created_at"),
+        Index(
+            "ix_tries_open",
+            "id",
+            postgresql_where=text("state IN ('queued', 'running')"),
+            sqlite_where=text("state IN ('queued', 'running')"),
+        ),
+    )
+
+
 class UploadPart(Base):
     """A part of a file that has not come in full: `size` bytes from `start` on, under a key of their own until then."""
 

@@ -8,8 +8,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app import models
 from app.forecast import Place
-from compression.recipe import MOST_PARTS, MOST_TEACHERS, Columns, DataFormat, DataSplit, Evaluate, JobTask, Targets, Task
-from compression.report import Ratios, Remedy
+from compression.recipe import (
+    MOST_PARTS,
+    MOST_TEACHERS,
+    Columns,
+    DataFormat,
+    DataSplit,
+    Evaluate,
+    JobTask,
+    PartName,
+    Question,
+    Targets,
+    Task,
+)
+from compression.report import Answered, Ratios, Remedy
 
 
 def _relative(path: str) -> str:
@@ -124,6 +136,17 @@ class JobRetry(Body):
         list[Annotated[str, Field(max_length=200, pattern=TEXT)]],
         Field(max_length=20, description="Keys of the job's `remedies` to apply to the recipe; none: the same request again."),
     ] = []
+
+
+class TryCreate(Question):
+    """A question to a finished job's models: the texts that its task reads, or a row of its data."""
+
+    part: Annotated[PartName, Field(description="Of several datasets, the one whose models are asked.")] = ""
+
+    @property
+    def asked(self) -> Question:
+        """What the models are asked."""
+        return Question(**self.model_dump(exclude={"part"}))
 
 
 class KeyCreate(Body):
@@ -246,6 +269,20 @@ class ArtifactOut(Out):
     created_at: dt.datetime
 
 
+class TryOut(Out):
+    """A question, and once it was answered both answers side by side, with the time that each took."""
+
+    id: str
+    job: str
+    part: str
+    asked: dict[str, Any]
+    state: Literal["queued", "running", "succeeded", "failed"]
+    result: Answered | None
+    error: dict[str, Any] | None
+    created_at: dt.datetime
+    finished_at: dt.datetime | None
+
+
 class KeyOut(Out):
     """An API key; `key` is there once, in the answer that made it."""
 
@@ -339,6 +376,12 @@ def job_out(
         remedies=list(remedies),
         ratios=Ratios.model_validate(ratios) if ratios else None,
     )
+
+
+def try_out(row: models.Try) -> TryOut:
+    """Show a question."""
+    same = ("id", "part", "asked", "state", "result", "error", "created_at", "finished_at")
+    return TryOut(job=row.job_id, **{name: getattr(row, name) for name in same})
 
 
 def artifact_out(row: models.Artifact) -> ArtifactOut:

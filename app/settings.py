@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     session_seconds: Annotated[float, Field(gt=0, description="After so long a browser must sign in again.")] = 12 * 3600.0
     validation_seconds: Annotated[float, Field(description="An upload whose check takes longer is rejected.")] = 600.0
 
+    answer_seconds: Annotated[float, Field(description="A question to a job's models may take so long.")] = 120.0
+
     @model_validator(mode="after")
     def _places_in_home(self) -> Self:
         home = self.home.expanduser().resolve()

@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import select
 
 from app.db import reading
-from app.models import Dataset, Job, Model
+from app.models import Dataset, Job, Model, Try
 
 POLL_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 15.0
@@ -25,6 +25,7 @@ def _versions(watched: dict[str, set[str]]) -> dict[str, Any]:
         "job": (Job.id, Job.version),
         "model": (Model.id, Model.state),
         "dataset": (Dataset.id, Dataset.state),
+        "try": (Try.id, Try.state),
     }
     found: dict[str, Any] = {}
     with reading() as session:
