@@ -57,6 +57,20 @@ class Unauthorized(Problem):
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}
 
 
+class ReadOnlyKey(Problem):
+    """The key may read and not change."""
+
+    status, code = 403, "read_only_key"
+    remedy = "Use a key of scope `write`; `lathe keys create` makes one with such a key."
+
+
+class CsrfFailed(Problem):
+    """A change that a browser sent without the token of its session, or from another site's page."""
+
+    status, code = 403, "csrf_failed"
+    remedy = "Load the page again and repeat; a script sends a key in Authorization and needs no such token."
+
+
 class NotFound(Problem):
     """There is no such thing, or it belongs to another team."""
 
@@ -86,6 +100,13 @@ class AlreadySealed(Problem):
     """The upload is complete; its files do not change any more."""
 
     status, code, remedy = 409, "already_complete", "Create a new model or dataset for other files."
+
+
+class OffsetMismatch(Problem):
+    """The part does not begin where the bytes that are here end."""
+
+    status, code = 409, "upload_offset_mismatch"
+    remedy = "HEAD the file, and go on from the Upload-Offset that it answers."
 
 
 class InUse(Problem):
@@ -118,6 +139,12 @@ class SizeMismatch(Problem):
     status, code, remedy = 422, "size_mismatch", "Upload exactly the file that the manifest names."
 
 
+class TooManyParts(Problem):
+    """The file came in more parts than are kept of one."""
+
+    status, code, remedy = 422, "too_many_parts", "Send the file anew with PUT, whole, or in parts of 5 MiB and more."
+
+
 class TooLarge(Problem):
     """The body is larger than this service takes."""
 
@@ -147,6 +174,20 @@ class Unavailable(Problem):
 
     status, code, remedy = 503, "unavailable", "Send the request again in a moment, with the same Idempotency-Key."
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
+
+
+class NothingToTry(Problem):
+    """The job's models cannot be asked here."""
+
+    status, code = 409, "nothing_to_try"
+    remedy = "Download the artifacts; the README in each has the lines that open it."
+
+
+class TooManyTries(Problem):
+    """The team asked more than is answered at once."""
+
+    status, code, remedy = 429, "too_many_tries", "Wait for the answers, and ask again after Retry-After seconds."
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
 
 
 class InternalError(Problem):

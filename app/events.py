@@ -4,7 +4,10 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
 
+from fastapi.sse import format_sse_event
 from sqlalchemy import select
 
 from app import jobs
@@ -13,20 +16,18 @@ from app.errors import InvalidRequest, NotFound
 from app.models import TERMINAL, Event
 from app.paging import decode
 from app.schemas import EventOut
-from app.watch import watcher
+from app.watch import KEEP_ALIVE_SECONDS, watcher
 
 BATCH = 200
 MOST_SEQ = 2**63 - 1
 """What the databases can compare a sequence number with."""
-KEEP_ALIVE_SECONDS = 15.0
-"""A comment line so often, so that proxies do not close a stream on which nothing happens."""
 
 
 def page(team: str, job_id: str, after: int, size: int, token: str | None) -> tuple[list[EventOut], str | None]:
     """Return events with a greater seq than `after` (or than the token says), and the next page's token."""
     if token:
         after = _seq(decode(token))
-    found, _, _ = _after(team, job_id, after, size + 1)
+    found = _after(team, job_id, after, size + 1).events
     more = len(found) > size
     found = found[:size]
     following = base64.urlsafe_b64encode(str(found[-1].seq).encode()).decode().rstrip("=") if more else None
@@ -39,29 +40,48 @@ def _seq(text: str) -> int:
     return int(text)
 
 
-def _after(team: str, job_id: str, seq: int, limit: int) -> tuple[list[EventOut], int, bool]:
-    """Return (events, the job's version as of this reading, whether the job is over)."""
+@dataclass(frozen=True)
+class _Look:
+    """What one reading found."""
+
+    events: list[EventOut]
+    version: int
+    over: bool
+    state: dict[str, Any]
+
+
+def _after(team: str, job_id: str, seq: int, limit: int) -> _Look:
+    """Return the events after `seq`, and the job as of this reading."""
     with reading() as session:
         job = jobs.get(session, team, job_id)
         rows = session.scalars(select(Event).where(Event.job_id == job_id, Event.seq > seq).order_by(Event.seq).limit(limit))
-        return [EventOut.model_validate(row) for row in rows], job.version, job.state in TERMINAL
+        state = {"version": job.version, "state": job.state, "stage": job.stage, "progress": job.progress}
+        return _Look([EventOut.model_validate(row) for row in rows], job.version, job.state in TERMINAL, state)
 
 
-async def stream(team: str, job_id: str, seq: int) -> AsyncIterator[str]:
-    """Write server-sent events from after `seq` until the job is over. Between batches it holds no thread and no session."""
-    yield "retry: 2000\n\n"
+async def stream(team: str, job_id: str, seq: int, *, states: bool = False) -> AsyncIterator[bytes]:
+    """Write server-sent events from after `seq` until the job is over. Between batches it holds no thread and no session.
+
+    states: beside what happened, write each change of the job (version, state, stage, progress) as an event `state`. It has no
+    id: whoever comes back is told how the job stands then.
+    """
+    yield format_sse_event(retry=2000)
+    told: int | None = None
     while True:
         try:
-            found, version, over = await asyncio.to_thread(_after, team, job_id, seq, BATCH)
+            found = await asyncio.to_thread(_after, team, job_id, seq, BATCH)
         except NotFound:  # deleted since we last looked, so there is nothing left to tell
             return
-        for event in found:
+        for event in found.events:
             data = json.dumps({"seq": event.seq, "at": event.at.isoformat(), "data": event.data}, ensure_ascii=False)
-            yield f"id: {event.seq}\nevent: {event.type}\ndata: {data}\n\n"
+            yield format_sse_event(id=str(event.seq), event=event.type, data_str=data)
             seq = event.seq
-        if len(found) == BATCH:
+        if len(found.events) == BATCH:
             continue
-        if over:
+        if states and found.version != told:
+            told = found.version
+            yield format_sse_event(event="state", data_str=json.dumps(found.state, ensure_ascii=False))
+        if found.over:
             return
-        if not await watcher.changed("job", job_id, version, KEEP_ALIVE_SECONDS):
-            yield ": still here\n\n"
+        if not await watcher.changed("job", job_id, found.version, KEEP_ALIVE_SECONDS):
+            yield format_sse_event(comment="still here")

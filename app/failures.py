@@ -17,6 +17,10 @@ FAILURES: dict[str, tuple[str, str]] = {
         "Submit it again with a later deadline, a quicker recipe or a higher priority.",
     ),
     "worker_error": ("The worker could not do its part: fetch, store or start.", RETRY),
+    "answer_failed": (
+        "The models were asked and did not answer.",
+        "Ask again; if it happens again, report it with the id: the worker's log has the rest.",
+    ),
     "check_failed": (
         "The check of this upload ended without a finding.",
         "Upload the files again; if it happens again, report it with the id: the worker's log has the rest.",

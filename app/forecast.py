@@ -1,8 +1,10 @@
 """When a waiting job will be taken, and by whom: the queue played through as workers would claim from it."""
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -29,8 +31,14 @@ class Place:
 
 def place(session: Session, job: Job) -> Place | None:
     """Say how many go first, about when this one starts, and what it lacks; None for a job that does not wait."""
-    if job.state != QUEUED:
-        return None
+    return places(session, [job]).get(job.id)
+
+
+def places(session: Session, jobs: Sequence[Job]) -> dict[str, Place]:
+    """Say the same of several jobs, by id, from one look at the queue; those that do not wait are left out."""
+    jobs = [job for job in jobs if job.state == QUEUED]
+    if not jobs:
+        return {}
     waiting = session.execute(
         select(Job.id, Job.team_id, Job.priority)
         .where(Job.state == QUEUED, Job.cancel_requested_at.is_(None))
@@ -38,31 +46,53 @@ def place(session: Session, job: Job) -> Place | None:
         .limit(LOOKED_AT)
     ).all()
     running = dict(session.execute(select(Job.team_id, func.count()).where(Job.state == RUNNING).group_by(Job.team_id)).all())
-    order = _order([(row.id, row.team_id, row.priority) for row in waiting], Counter(running))
-    memories = _memories(session)
-    too_large = job.memory_bytes is not None and bool(memories) and job.memory_bytes > max(memories)
-    if job.id not in order:
-        ahead = select(func.count()).select_from(Job).where(Job.state == QUEUED, Job.cancel_requested_at.is_(None))
-        before = ahead.where((Job.priority > job.priority) | ((Job.priority == job.priority) & (Job.id < job.id)))
-        return Place((session.scalar(before) or 0) + 1, None, "memory" if too_large else None)
-    position = order.index(job.id)
-    lacks = "memory" if too_large else None if memories else "worker"
-    start = None if lacks else _start(position, len(memories), _left(session), _usual(session))
-    return Place(position + 1, start, lacks)
+    order = {
+        job: number
+        for number, job in enumerate(_order([(row.id, row.team_id, row.priority) for row in waiting], Counter(running)))
+    }
+    behind = _counted(session, [job.id for job in jobs if job.id not in order])
+    memories, left, usual = _memories(session), _left(session), _usual(session)
+    starts = _starts(len(waiting), len(memories), left, usual)
+    found = {}
+    for job in jobs:
+        too_large = job.memory_bytes is not None and bool(memories) and job.memory_bytes > max(memories)
+        lacks = "memory" if too_large else None if memories else "worker"
+        if job.id in order:
+            found[job.id] = Place(order[job.id] + 1, None if lacks else starts[order[job.id]], lacks)
+        else:
+            found[job.id] = Place(behind.get(job.id, len(waiting) + 1), None, "memory" if too_large else None)
+    return found
+
+
+def _counted(session: Session, ids: list[str]) -> dict[str, int]:
+    """Return the places of jobs that are too far behind to be played through."""
+    if not ids:
+        return {}
+    number = func.row_number().over(order_by=(Job.priority.desc(), Job.id)).label("number")
+    line = select(Job.id, number).where(Job.state == QUEUED, Job.cancel_requested_at.is_(None)).subquery()
+    return dict(session.execute(select(line.c.id, line.c.number).where(line.c.id.in_(ids))).all())
 
 
 def _order(waiting: list[tuple[str, str, int]], running: Counter[str]) -> list[str]:
     """Play the claims through: highest priority, then the team with fewest at work, then age.
 
     Ended jobs free their team's share again, which is not foreseen here: the order of teams is the first guess.
+    waiting: (job, team, priority), as they would go if there were one team.
     """
-    left, order = list(waiting), []
-    while left:
-        top = left[0][2]
-        chosen = min((entry for entry in left if entry[2] == top), key=lambda entry: (running[entry[1]], entry[0]))
-        left.remove(chosen)
-        running[chosen[1]] += 1
-        order.append(chosen[0])
+    order: list[str] = []
+    for _, group in groupby(waiting, key=lambda entry: entry[2]):
+        lines: dict[str, deque[str]] = defaultdict(deque)
+        for job, team, _ in group:
+            lines[team].append(job)
+        heads = [(running[team], line[0], team) for team, line in lines.items()]
+        heapq.heapify(heads)
+        while heads:
+            _, job, team = heapq.heappop(heads)
+            order.append(job)
+            running[team] += 1
+            lines[team].popleft()
+            if lines[team]:
+                heapq.heappush(heads, (running[team], lines[team][0], team))
     return order
 
 
@@ -85,12 +115,16 @@ def _usual(session: Session) -> float | None:
     return sum(times) / len(times) if times else None
 
 
-def _start(position: int, workers: int, left: list[float], usual: float | None) -> float | None:
-    """Give each job before this one to the worker that is free first; return when this one's turn comes."""
-    free = sorted(left)[-workers:] + [0.0] * max(0, workers - len(left))
+def _starts(number: int, workers: int, left: list[float], usual: float | None) -> list[float | None]:
+    """Give each waiting job in turn to the worker that is free first; return when each one's turn comes."""
+    free = sorted(left)[-workers:] + [0.0] * max(0, workers - len(left)) if workers else []
     heapq.heapify(free)
-    for _ in range(position):
-        if usual is None:
-            return None
-        heapq.heappush(free, heapq.heappop(free) + usual)
-    return free[0]
+    starts: list[float | None] = []
+    for position in range(number):
+        if not free or (usual is None and position):
+            starts.append(None)
+            continue
+        starts.append(free[0])
+        if usual is not None:
+            heapq.heapreplace(free, free[0] + usual)
+    return starts

@@ -39,6 +39,7 @@ from app.models import (
     JobDataset,
     JobModel,
     Model,
+    Try,
     Worker,
 )
 from app.queue import JOBS, wake_after_commit
@@ -113,8 +114,8 @@ ASKED = (
 """What makes a request, and is the same when it is tried again."""
 
 
-def retry(session: Session, team: str, job_id: str) -> Job:
-    """Submit the same request again as a new job.
+def retry(session: Session, team: str, job_id: str, key_id: str | None = None) -> Job:
+    """Submit the same request again as a new job, sent with this key.
 
     Raises WrongState while the old one is not over, NotFound where one of its models or datasets was deleted.
     """
@@ -128,7 +129,7 @@ def retry(session: Session, team: str, job_id: str) -> Job:
     parts = [JobDataset(position=part.position, dataset_id=part.dataset_id, name=part.name) for part in old.parts]
     others = [JobModel(position=other.position, model_id=other.model_id, role=other.role) for other in old.others]
     asked = {field: getattr(old, field) for field in ASKED}
-    return submit(session, Job(**asked, parts=parts, others=others, retry_of=old.id))
+    return submit(session, Job(**asked, parts=parts, others=others, retry_of=old.id, key_id=key_id))
 
 
 def remove(session: Session, team: str, job_id: str) -> None:
@@ -140,6 +141,7 @@ def remove(session: Session, team: str, job_id: str) -> None:
     session.execute(delete(File).where(File.artifact_id.in_(artifacts)))
     session.execute(delete(Artifact).where(Artifact.job_id == job_id))
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id))
+    session.execute(delete(Try).where(Try.job_id == job_id))
     change(session, job_id, deleted_at=now())
 
 

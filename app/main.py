@@ -3,8 +3,12 @@
 from fastapi import FastAPI
 
 from app import errors, logs
-from app.middleware import BodyLimit, PlainAddress, RequestContext
-from app.routes import artifacts, health, jobs, keys, reference, resources
+from app.dashboard import assets
+from app.dashboard import job as job_page
+from app.dashboard import jobs as jobs_page
+from app.dashboard import routes as dashboard
+from app.middleware import BodyLimit, PlainAddress, RequestContext, SafeHeaders
+from app.routes import artifacts, health, jobs, keys, reference, resources, tries
 from app.settings import Settings, get_settings
 
 DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."
@@ -19,14 +23,20 @@ def create_app(settings: Settings) -> FastAPI:
         resources.models,
         resources.datasets,
         jobs.router,
+        tries.router,
         artifacts.router,
         reference.router,
         keys.router,
         health.router,
+        assets.router,
+        dashboard.router,
+        jobs_page.router,
+        job_page.router,
     ):
         app.include_router(router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(PlainAddress)
+    app.add_middleware(SafeHeaders)
     app.add_middleware(RequestContext)
     return app
 

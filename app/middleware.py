@@ -1,7 +1,9 @@
-"""What happens to every request: an id, an address without NUL, a bound on its body, one line in the log."""
+"""What happens to every request: an id, an address without NUL, a bound on its body, safe headers, one line in the log."""
 
 import re
 import time
+from collections.abc import Mapping
+from typing import ClassVar
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -47,6 +49,32 @@ class RequestContext:
                 log.info("request", method=scope["method"], path=scope["path"], status=status, ms=took)
 
 
+class SafeHeaders:
+    """Tell browsers to take an answer for what it says it is, and to tell other sites nothing of our addresses."""
+
+    HEADERS: ClassVar[Mapping[str, str]] = {
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "same-origin",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self.HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, answer if scope["type"] == "http" else send)
+
+
 class PlainAddress:
     """Refuse addresses with a NUL: no id, path or label holds one, and PostgreSQL cannot even be asked for it."""
 
@@ -63,14 +91,14 @@ class PlainAddress:
 
 
 class BodyLimit:
-    """Refuse JSON bodies over a bound, declared or not. PUT is left alone: uploads are bounded by their manifest."""
+    """Refuse JSON bodies over a bound, declared or not. PUT and PATCH are left alone: uploads are bounded by their manifest."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http" or scope["method"] == "PUT":
+        if scope["type"] != "http" or scope["method"] in {"PUT", "PATCH"}:
             await self.app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")

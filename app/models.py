@@ -48,16 +48,30 @@ class Team(Base):
     created_at: Mapped[dt.datetime] = mapped_column(default=now())
 
 
+READ, WRITE = "read", "write"
+
+
 class ApiKey(Base):
-    """A key, of which only the hash is kept."""
+    """A key, of which only the hash is kept. Its scope is READ or WRITE, which may also read."""
 
     __tablename__ = "api_keys"
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), index=True)
     name: Mapped[str] = mapped_column(String(100))
     secret_sha256: Mapped[str] = mapped_column(String(64))
+    scope: Mapped[str] = mapped_column(String(20), default=WRITE, server_default=WRITE)
     created_at: Mapped[dt.datetime] = mapped_column(default=now())
     revoked_at: Mapped[dt.datetime | None]
+
+
+class SignIn(Base):
+    """A browser that somebody signed in from with a key. Only the hash of its cookie is kept; it ends with its key."""
+
+    __tablename__ = "sessions"
+    token_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), index=True)
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    expires_at: Mapped[dt.datetime]
 
 
 class Resource:
@@ -140,6 +154,7 @@ class Job(Base):
     memory_bytes: Mapped[int | None]
     disk_bytes: Mapped[int | None]
     retry_of: Mapped[str | None] = mapped_column(String(40))
+    key_id: Mapped[str | None] = mapped_column(String(40))
 
     state: Mapped[str] = mapped_column(String(20), default=QUEUED)
     stage: Mapped[str | None] = mapped_column(String(20))
@@ -276,6 +291,44 @@ class File(Base):
         UniqueConstraint("dataset_id", "path"),
         UniqueConstraint("artifact_id", "path"),
     )
+
+
+class Try(Base):
+    """A question to a finished job's models, before and after; a worker of the lane of checks answers it."""
+
+    __tablename__ = "tries"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("try"))
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    part: Mapped[str] = mapped_column(String(40))
+    asked: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(20), default=QUEUED)
+    attempt: Mapped[int] = mapped_column(default=0)
+    lease_until: Mapped[dt.datetime | None]
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    finished_at: Mapped[dt.datetime | None]
+
+    __table_args__ = (
+        Index("ix_tries_team_id_created_at", "team_id", "created_at"),
+        Index(
+            "ix_tries_open",
+            "id",
+            postgresql_where=text("state IN ('queued', 'running')"),
+            sqlite_where=text("state IN ('queued', 'running')"),
+        ),
+    )
+
+
+class UploadPart(Base):
+    """A part of a file that has not come in full: `size` bytes from `start` on, under a key of their own until then."""
+
+    __tablename__ = "upload_parts"
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id"), primary_key=True)
+    start: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    size: Mapped[int]
+    key: Mapped[str] = mapped_column(Text)
 
 
 class Worker(Base):

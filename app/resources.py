@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import ColumnElement, exists, or_, select, update
+from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
 from app.clock import now
 from app.errors import AlreadySealed, IncompleteUpload, InUse, InvalidRequest, NotFound
-from app.models import QUEUED, RUNNING, Dataset, File, Job, JobDataset, JobModel, Model
+from app.models import QUEUED, RUNNING, Dataset, File, Job, JobDataset, JobModel, Model, UploadPart
 from app.queue import CHECKS, wake_after_commit
 
 R = TypeVar("R", Model, Dataset)
@@ -54,10 +55,10 @@ def get(session: Session, kind: type[R], team: str, identifier: str, *, param: s
     return row
 
 
-def file_to_upload(session: Session, kind: type[R], team: str, identifier: str, path: str) -> File:
-    """Find the manifest's entry for a PUT. Raises NotFound, AlreadySealed."""
+def file_of(session: Session, kind: type[R], team: str, identifier: str, path: str, *, to_send: bool = True) -> File:
+    """Find the manifest's entry of a path. Raises NotFound, and AlreadySealed where bytes are `to_send` and none are taken."""
     row = get(session, kind, team, identifier)
-    if row.state != UPLOADING:
+    if to_send and row.state != UPLOADING:
         raise AlreadySealed(f"{identifier} is {row.state}")
     found = next((file for file in row.files if file.path == path), None)
     if found is None:
@@ -65,18 +66,45 @@ def file_to_upload(session: Session, kind: type[R], team: str, identifier: str, 
     return found
 
 
+def _owned() -> ColumnElement[bool]:
+    return or_(
+        exists().where(Model.id == File.model_id, Model.deleted_at.is_(None)),
+        exists().where(Dataset.id == File.dataset_id, Dataset.deleted_at.is_(None)),
+    )
+
+
 def file_arrived(session: Session, file_id: str, key: str) -> bool:
     """Note where a file's verified bytes are; False where another upload of the same file was first, or its owner is gone.
 
     Bytes that came before the owner was deleted are the keeper's to free; those that come later, their sender's.
     """
-    there = or_(
-        exists().where(Model.id == File.model_id, Model.deleted_at.is_(None)),
-        exists().where(Dataset.id == File.dataset_id, Dataset.deleted_at.is_(None)),
-    )
-    waiting = update(File).where(File.id == file_id, File.key.is_(None), there)
+    waiting = update(File).where(File.id == file_id, File.key.is_(None), _owned())
     done = session.execute(waiting.values(key=key).returning(File.id).execution_options(synchronize_session=False))
     return done.scalar() is not None
+
+
+def parts_of(session: Session, file_id: str) -> list[UploadPart]:
+    """Return what has come of a file that is not whole yet, in order; each part begins where the one before it ends."""
+    return list(session.scalars(select(UploadPart).where(UploadPart.file_id == file_id).order_by(UploadPart.start)))
+
+
+def part_arrived(session: Session, part: UploadPart) -> bool:
+    """Note where a part's bytes are; False where it is not the next, the file is whole, or its owner is gone."""
+    # Locked: of two that send the same part one is the first.
+    waiting = select(File.id).where(File.id == part.file_id, File.key.is_(None), _owned()).with_for_update()
+    if session.scalar(waiting) is None:
+        return False
+    had = parts_of(session, part.file_id)
+    if part.start != sum(one.size for one in had):
+        return False
+    session.add(part)
+    return True
+
+
+def forget_parts(session: Session, file_id: str) -> list[str]:
+    """Drop the rows of a file's parts; return the keys of their bytes, which are to be freed after the commit."""
+    gone = delete_rows(UploadPart).where(UploadPart.file_id == file_id).returning(UploadPart.key)
+    return list(session.scalars(gone.execution_options(synchronize_session=False)))
 
 
 def complete(session: Session, kind: type[R], team: str, identifier: str) -> R:

@@ -1,13 +1,27 @@
 """What goes over the wire. Bodies refuse unknown keys; answers are made from rows."""
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app import models
 from app.forecast import Place
-from compression.recipe import MOST_PARTS, MOST_TEACHERS, Columns, DataFormat, DataSplit, Evaluate, JobTask, Targets, Task
+from compression.recipe import (
+    MOST_PARTS,
+    MOST_TEACHERS,
+    Columns,
+    DataFormat,
+    DataSplit,
+    Evaluate,
+    JobTask,
+    PartName,
+    Question,
+    Targets,
+    Task,
+)
+from compression.report import Answered, Ratios, Remedy
 
 
 def _relative(path: str) -> str:
@@ -26,6 +40,7 @@ Id = Annotated[str, Field(max_length=40, pattern=TEXT)]
 FilePath = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._/@+=-]+$"), AfterValidator(_relative)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_KEY)]
+KeyScope = Literal["read", "write"]
 LabelValue = Annotated[str, Field(max_length=200, pattern=TEXT)]
 
 
@@ -114,10 +129,31 @@ class JobCreate(Body):
     ] = None
 
 
+class JobRetry(Body):
+    """How to try a job again."""
+
+    remedies: Annotated[
+        list[Annotated[str, Field(max_length=200, pattern=TEXT)]],
+        Field(max_length=20, description="Keys of the job's `remedies` to apply to the recipe; none: the same request again."),
+    ] = []
+
+
+class TryCreate(Question):
+    """A question to a finished job's models: the texts that its task reads, or a row of its data."""
+
+    part: Annotated[PartName, Field(description="Of several datasets, the one whose models are asked.")] = ""
+
+    @property
+    def asked(self) -> Question:
+        """What the models are asked."""
+        return Question(**self.model_dump(exclude={"part"}))
+
+
 class KeyCreate(Body):
     """A new API key of the caller's team."""
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=TEXT)]
+    scope: Annotated[KeyScope, Field(description="`read` sees everything of the team and changes nothing.")] = "write"
 
 
 class FileOut(Out):
@@ -198,6 +234,9 @@ class JobOut(Out):
     waits_for: Annotated[Literal["worker", "memory"] | None, Field(description="What no living worker offers.")]
     deadline_at: dt.datetime | None
     retry_of: str | None
+    owner: Annotated[str | None, Field(description="Name of the key that it was sent with.")]
+    ratios: Annotated[Ratios | None, Field(description="The headline artifact's, once the job has succeeded.")]
+    remedies: Annotated[list[Remedy], Field(description="Changes of the recipe that POST …/retry can apply.")]
     created_at: dt.datetime
     started_at: dt.datetime | None
     finished_at: dt.datetime | None
@@ -230,11 +269,26 @@ class ArtifactOut(Out):
     created_at: dt.datetime
 
 
+class TryOut(Out):
+    """A question, and once it was answered both answers side by side, with the time that each took."""
+
+    id: str
+    job: str
+    part: str
+    asked: dict[str, Any]
+    state: Literal["queued", "running", "succeeded", "failed"]
+    result: Answered | None
+    error: dict[str, Any] | None
+    created_at: dt.datetime
+    finished_at: dt.datetime | None
+
+
 class KeyOut(Out):
     """An API key; `key` is there once, in the answer that made it."""
 
     id: str
     name: str
+    scope: KeyScope
     created_at: dt.datetime
     key: str | None = None
 
@@ -277,7 +331,14 @@ def resource_out(row: models.Model | models.Dataset) -> ResourceOut:
     return ResourceOut(**common)
 
 
-def job_out(job: models.Job, place: Place | None = None) -> JobOut:
+def job_out(
+    job: models.Job,
+    place: Place | None = None,
+    *,
+    owner: str | None = None,
+    ratios: dict[str, Any] | None = None,
+    remedies: Sequence[Remedy] = (),
+) -> JobOut:
     """Show a job."""
     same = (
         "id",
@@ -311,7 +372,16 @@ def job_out(job: models.Job, place: Place | None = None) -> JobOut:
         queue_position=place.position if place else None,
         start_seconds=place.start_seconds if place else None,
         waits_for=place.waits_for if place else None,
+        owner=owner,
+        remedies=list(remedies),
+        ratios=Ratios.model_validate(ratios) if ratios else None,
     )
+
+
+def try_out(row: models.Try) -> TryOut:
+    """Show a question."""
+    same = ("id", "part", "asked", "state", "result", "error", "created_at", "finished_at")
+    return TryOut(job=row.job_id, **{name: getattr(row, name) for name in same})
 
 
 def artifact_out(row: models.Artifact) -> ArtifactOut:

@@ -60,7 +60,10 @@ class Settings(BaseSettings):
         Path | None,
         Field(description="Folder of the model folders that augmentation may name: masked LMs, translation models."),
     ] = None
+    session_seconds: Annotated[float, Field(gt=0, description="After so long a browser must sign in again.")] = 12 * 3600.0
     validation_seconds: Annotated[float, Field(description="An upload whose check takes longer is rejected.")] = 600.0
+
+    answer_seconds: Annotated[float, Field(description="A question to a job's models may take so long.")] = 120.0
 
     @model_validator(mode="after")
     def _places_in_home(self) -> Self:

@@ -2,16 +2,20 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 from sqlalchemy import select
 
 from app.db import reading
-from app.models import Dataset, Job, Model
+from app.models import Dataset, Job, Model, Try
 
 POLL_SECONDS = 0.5
+KEEP_ALIVE_SECONDS = 15.0
+"""A comment line so often, so that proxies do not close a stream on which nothing happens."""
+TEAM = "team"
+"""What a team's newest job tells: that its lists have one more."""
 log = structlog.get_logger()
 
 
@@ -21,9 +25,13 @@ def _versions(watched: dict[str, set[str]]) -> dict[str, Any]:
         "job": (Job.id, Job.version),
         "model": (Model.id, Model.state),
         "dataset": (Dataset.id, Dataset.state),
+        "try": (Try.id, Try.state),
     }
     found: dict[str, Any] = {}
     with reading() as session:
+        for team in watched.pop(TEAM, ()):
+            newest = select(Job.id).where(Job.team_id == team).order_by(Job.id.desc()).limit(1)
+            found[team] = session.scalar(newest) or ""
         for kind, ids in watched.items():
             key, version = columns[kind]
             wanted = sorted(ids)
@@ -43,9 +51,14 @@ class Watcher:
 
     async def changed(self, kind: str, identifier: str, known: Any, seconds: float) -> bool:
         """Return True once the row's version differs from `known`, False after so many seconds."""
+        return await self.any_changed({(kind, identifier): known}, seconds)
+
+    async def any_changed(self, known: Mapping[tuple[str, str], Any], seconds: float) -> bool:
+        """Return True once any row's version differs from the one that is known, False after so many seconds."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        place, entry = (kind, identifier), (known, future)
-        self.waiting[place].add(entry)
+        entries = {place: (version, future) for place, version in known.items()}
+        for place, entry in entries.items():
+            self.waiting[place].add(entry)
         if self.task is None or self.task.done():
             self.task = asyncio.create_task(self._poll())
         try:
@@ -53,9 +66,10 @@ class Watcher:
         except TimeoutError:
             return False
         finally:
-            self.waiting[place].discard(entry)
-            if not self.waiting[place]:
-                del self.waiting[place]
+            for place, entry in entries.items():
+                self.waiting[place].discard(entry)
+                if not self.waiting[place]:
+                    del self.waiting[place]
         return True
 
     async def _poll(self) -> None:

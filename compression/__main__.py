@@ -1,9 +1,9 @@
-"""The engine as a command: `python -m compression run|validate|measure SPEC.json`, and `lm-eval FOLDER --tasks NAME …`.
+"""The engine as a command: `python -m compression run|validate|measure|answer SPEC.json`, and `lm-eval FOLDER --tasks NAME …`.
 
 `run` writes one JSON event a line to a pipe and ends with 0 (finished), 2 (the job cannot be done as asked, or not here; a
 `failed` event says why), 3 (paused, because its parent wrote the line `pause` to its standard input; only with
---die-with-parent) or 1 (a bug, with its traceback on standard error). Each subcommand imports only what it needs: `validate`
-and `measure` must not pay for torch, nor let it near a hostile file.
+--die-with-parent) or 1 (a bug, with its traceback on standard error). Each subcommand imports only what it needs: `validate`,
+`measure` and `answer` must not pay for torch, nor let it near a hostile file.
 """
 
 import argparse
@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("run", "compress a model as the specification says"),
         ("validate", "check the files of a model or a dataset"),
         ("measure", "measure an artifact in this fresh process"),
+        ("answer", "let a job's model before and after answer one row"),
     ):
         command = commands.add_parser(name, help=what)
         command.add_argument("spec", type=Path, metavar="SPEC.json")

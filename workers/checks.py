@@ -1,6 +1,5 @@
 """The check of one upload: its files are parsed by a child, never by the API and never in this process."""
 
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,10 @@ from app.settings import Settings
 from app.storage import Storage
 from compression.recipe import Data, DataCheck, ModelCheck
 from compression.report import Rejected, parse_finding
-from workers.engine import command, end, start
+from workers import engine
 from workers.folders import private_folder
-from workers.sandbox import get_sandbox
 
 log = structlog.get_logger()
-LONGEST_FINDING = 4 << 20
 
 
 def check_next(settings: Settings, storage: Storage) -> bool:
@@ -85,25 +82,7 @@ def _look(row: Model | Dataset, folder: Path, settings: Settings, storage: Stora
         splits = {name: tuple(str(root / path) for path in paths) for name, paths in row.data["splits"].items()}
         asked = DataCheck(task=row.task, data=Data.model_validate({**row.data, "splits": splits}))
     spec.write_text(asked.model_dump_json(), encoding="utf-8")
-    sandbox = get_sandbox(settings)
-    # Read through what was opened here: what the names lead to later is the child's to choose.
-    with (folder / "finding.json").open("w+b") as answer, (folder / "errors.log").open("w+b") as errors:
-        child = start(
-            command("validate", spec, "--die-with-parent"),
-            folder,
-            sandbox,
-            stdin=subprocess.DEVNULL,
-            stdout=answer,
-            stderr=errors,
-        )
-        try:
-            status = sandbox.exit_status(child.wait(settings.validation_seconds))
-        finally:
-            end(child)
-        found = os.pread(answer.fileno(), LONGEST_FINDING + 1, 0)
-        said = os.pread(errors.fileno(), 2000, max(0, os.fstat(errors.fileno()).st_size - 2000)).decode(errors="replace")
-    if status != 0 or len(found) > LONGEST_FINDING:
-        raise RuntimeError(f"validate ended with {status}: {said}")
+    found = engine.find("validate", spec, folder, settings, settings.validation_seconds)
     try:
         return parse_finding.validate_json(found)
     except ValidationError as error:

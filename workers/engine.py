@@ -93,6 +93,31 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
+LONGEST_FINDING = 4 << 20
+"""Bytes of the one object that a command answers."""
+
+
+def find(verb: str, spec: Path, folder: Path, settings: Settings, seconds: float) -> bytes:
+    """Run a command that answers with one JSON object; return what it printed, unread.
+
+    Raises subprocess.TimeoutExpired after so many seconds, RuntimeError where it ended badly or said too much.
+    """
+    sandbox = get_sandbox(settings)
+    # Read through what was opened here: what the names lead to later is the child's to choose.
+    with (folder / "finding.json").open("w+b") as answer, (folder / "errors.log").open("w+b") as errors:
+        arguments = command(verb, spec, "--die-with-parent")
+        child = start(arguments, folder, sandbox, stdin=subprocess.DEVNULL, stdout=answer, stderr=errors)
+        try:
+            status = sandbox.exit_status(child.wait(seconds))
+        finally:
+            end(child)
+        found = os.pread(answer.fileno(), LONGEST_FINDING + 1, 0)
+        said = os.pread(errors.fileno(), 2000, max(0, os.fstat(errors.fileno()).st_size - 2000)).decode(errors="replace")
+    if status != 0 or len(found) > LONGEST_FINDING:
+        raise RuntimeError(f"{verb} ended with {status}: {said}")
+    return found
+
+
 def _number(text: str) -> float:
     """Take only numbers that both databases can keep. Raises ValueError."""
     value = float(text)

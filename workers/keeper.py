@@ -13,10 +13,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app import crash, jobs, logs, queue, resources
+from app import crash, jobs, logs, queue, resources, tries
 from app.clock import now
 from app.db import reading, writing
-from app.models import IdempotencyKey, Leader, Worker
+from app.models import IdempotencyKey, Leader, Try, Worker
 from app.settings import Settings, get_settings
 from app.storage import Storage, get_storage
 from workers.sweeper import Sweeper
@@ -26,7 +26,7 @@ OFFICE = "keeper"
 RING_SECONDS = 5.0
 """Between two wake-ups of a lane in which work waits: often enough after a lost message, too rare to fill the broker."""
 REMEMBER_SECONDS = 24 * 3600.0
-"""How long Idempotency-Keys and the rows of workers that are gone are kept."""
+"""How long Idempotency-Keys, questions with their answers and the rows of workers that are gone are kept."""
 
 
 def lead(session: Session, holder: str, seconds: float) -> bool:
@@ -88,11 +88,13 @@ class Keeper:
         self.sweeper.round()
         with writing() as session:
             session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now(-REMEMBER_SECONDS)))
+            session.execute(delete(Try).where(Try.created_at < now(-REMEMBER_SECONDS)))
             session.execute(delete(Worker).where(Worker.seen_at < now(-REMEMBER_SECONDS)))
 
     def _wake(self) -> None:
         with reading() as session:
-            waiting = {queue.JOBS: jobs.work_waiting(session), queue.CHECKS: resources.checks_waiting(session)}
+            checks = resources.checks_waiting(session) or tries.waiting(session)
+            waiting = {queue.JOBS: jobs.work_waiting(session), queue.CHECKS: checks}
         for lane, work in waiting.items():
             if work and time.monotonic() - self.rung.get(lane, -RING_SECONDS) >= RING_SECONDS:
                 self.rung[lane] = time.monotonic()

@@ -81,7 +81,7 @@ def lay_out(
     """
     job, inputs = claim.job, _inputs(claim.job)
     for name, one in inputs.uploads.items():
-        _fetch(storage, one.files, folder / name, heed)
+        fetch(storage, one.files, folder / name, heed)
     for checkpoint in inputs.done:
         # Parts of a stage that was not finished (`<stage>.<place>`) lie where they would in the finished one.
         place = folder / "resume" / checkpoint.stage.partition(".")[0]
@@ -122,7 +122,8 @@ def _data(dataset: Dataset, place: str) -> Data:
     return Data.model_validate({**dataset.data, "splits": splits})
 
 
-def _fetch(storage: Storage, files: list[File], target: Path, heed: Callable[[], None]) -> None:
+def fetch(storage: Storage, files: list[File], target: Path, heed: Callable[[], None] = lambda: None) -> None:
+    """Copy files into a folder. Raises FileNotFoundError where one has no bytes."""
     for file in files:
         if file.key is None:
             raise FileNotFoundError(f"{file.path} has no bytes in storage")

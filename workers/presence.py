@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from sqlalchemy import select, update
 
-from app import jobs, queue, resources
+from app import jobs, queue, resources, tries
 from app.clock import now
 from app.db import get_engine, reading, writing
 from app.ids import new_id
@@ -120,7 +120,7 @@ class Presence(threading.Thread):
             try:
                 with reading() as session:
                     if self.lane == queue.CHECKS:
-                        return resources.checks_waiting(session)
+                        return resources.checks_waiting(session) or tries.waiting(session)
                     return jobs.work_waiting(session, machine_memory())
             finally:
                 get_engine().dispose()

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app import crash
 from app.clock import now
 from app.db import reading, writing
-from app.models import RUNNING, TERMINAL, Artifact, Checkpoint, Dataset, File, Job, Model
+from app.models import RUNNING, TERMINAL, Artifact, Checkpoint, Dataset, File, Job, Model, UploadPart
 from app.resources import UPLOADING
 from app.settings import Settings
 from app.storage import Storage
@@ -56,6 +56,8 @@ class Sweeper:
                 if kind is not Job:
                     owner = File.model_id if kind is Model else File.dataset_id
                     session.execute(update(File).where(owner == identifier).values(key=None))
+                    files = select(File.id).where(owner == identifier)
+                    session.execute(delete(UploadPart).where(UploadPart.file_id.in_(files)))
                 session.execute(update(kind).where(kind.id == identifier).values(purged_at=now()))
 
     def _spent(self) -> None:

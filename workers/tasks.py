@@ -8,6 +8,7 @@ from app import jobs, queue
 from app.db import writing
 from app.settings import get_settings
 from app.storage import get_storage
+from workers.answers import answer_next
 from workers.celery_app import app, ears
 from workers.checks import check_next
 from workers.folders import sweep
@@ -38,7 +39,9 @@ def run_jobs() -> None:
 @app.task(name=queue.task_name(queue.CHECKS))
 @ears.at_work()
 def run_checks() -> None:
-    """Check uploads until none is left, or this worker is to stop."""
-    worker_id = os.environ["LATHE_WORKER_ID"]
-    while not draining(worker_id) and check_next(get_settings(), get_storage()):
-        pass
+    """Check uploads and answer questions, by turns, until none is left, or this worker is to stop."""
+    worker_id, settings, storage = os.environ["LATHE_WORKER_ID"], get_settings(), get_storage()
+    while not draining(worker_id):
+        answered, checked = answer_next(settings, storage), check_next(settings, storage)
+        if not (answered or checked):
+            return

@@ -30,6 +30,8 @@ DISK_SECONDS, DISK_SHARE = 10.0, 0.05
 """Between two looks at what lies in the engine's folder, and the share of our time that they may take."""
 MOST_EVENTS = 20_000
 """Events of one attempt that are stored. A real job has some hundred."""
+CURVE_POINTS = 100
+"""Losses of a phase that are stored, at most about, beside those that come with a score."""
 BREATH = 0.01
 """Seconds between two writes. One writes at a time in SQLite, and waits its turn without a queue: an engine that floods us with
 events would keep the lease's renewal, and everybody else, from theirs."""
@@ -92,6 +94,7 @@ class Watch:
         self.stored: dict[str, str] = {}
         self.moved = self.looked = time.monotonic()
         self.seen: tuple[Any, ...] = ()
+        self.drawn: tuple[tuple[str, ...], int] = ((), 0)
         self.pausing: float | None = None
         self.limit, self.killed_before = engine_memory(settings), killed_for_memory()
         self.most_written = engine_disk(settings, needed_bytes(claim.job))
@@ -206,8 +209,16 @@ class Watch:
         self.lease.progress = event.model_dump(mode="json", exclude={"type"})
         if (event.stage, event.part, event.phase, event.step) != self.seen:
             self.seen, self.moved = (event.stage, event.part, event.phase, event.step), time.monotonic()
-        if event.score is not None:
+        if event.score is not None or self._bends(event):
             self._record("progress", self.lease.progress)
+
+    def _bends(self, event: told.Progress) -> bool:
+        """Say whether a loss is kept for the curves of the job: so many of each phase, evenly spread."""
+        place = (event.stage, event.part, event.phase)
+        if event.loss is None or (place == self.drawn[0] and event.step < self.drawn[1]):
+            return False
+        self.drawn = (place, event.step + max(1, event.total // CURVE_POINTS))
+        return True
 
     def _compare(self, report: told.Report) -> None:
         """Hold a report against what was stored stage by stage. Raises Untrustworthy."""

@@ -1,28 +1,29 @@
 """/v1/jobs: submit, poll, cancel, retry; what happened and what came out."""
 
 import asyncio
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse
 from sqlalchemy import select
 
-from app import events, forecast, jobs
+from app import events, jobs, mending
 from app.db import reading
 from app.deps import CallerDep, OnceDep, ReadDep, SessionDep
-from app.errors import InvalidRequest, ReportNotReady
-from app.models import TERMINAL, Artifact, Job, Model
-from app.paging import PageSize, PageToken, newest_first, page
+from app.errors import ReportNotReady
+from app.listing import Wanted, WantedDep, jobs_page, query, shown, stream
+from app.models import TERMINAL, Artifact
+from app.paging import PageSize, PageToken, decode, page
 from app.preflight import plan
-from app.resources import needing
-from app.schemas import LABEL_KEY, JobCreate, JobOut, Page, artifact_out, job_out
+from app.schemas import JobCreate, JobOut, JobRetry, Page, artifact_out
 from app.watch import preferred_wait, watcher
 from compression.catalog import Preflight
 from compression.report import Report
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+UNKEPT = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""Of a stream: no cache keeps it, and nginx passes on what comes as it comes."""
 
 
 @router.post("", status_code=202, response_model=JobOut, responses={200: {"model": Preflight}})
@@ -32,43 +33,41 @@ def create(body: JobCreate, session: SessionDep, caller: CallerDep, once: OnceDe
         return JSONResponse(plan(session, caller.team, body)[1].model_dump(mode="json"))
 
     def submit() -> JobOut:
-        job = jobs.submit(session, plan(session, caller.team, body)[0])
-        return job_out(job, forecast.place(session, job))
+        job = plan(session, caller.team, body)[0]
+        job.key_id = caller.key
+        return shown(session, [jobs.submit(session, job)])[0]
 
     return once(session, caller, body, 202, submit)
 
 
-@router.get("", response_model=Page)
-def list_(
+@router.get("", response_model=Page, responses={200: {"content": {"text/event-stream": {}}}})
+async def list_(
     request: Request,
     response: Response,
-    session: ReadDep,
     caller: CallerDep,
-    state: Annotated[list[State] | None, Query()] = None,
-    label: Annotated[list[str] | None, Query(description="key:value; several must all hold")] = None,
-    model: Annotated[str | None, Query(description="As base, student or teacher.")] = None,
+    wanted: WantedDep,
+    accept: Annotated[str, Header()] = "application/json",
     page_size: PageSize = 50,
     page_token: PageToken = None,
-) -> Page:
-    """List jobs, newest first."""
-    query = select(Job).where(Job.team_id == caller.team, Job.deleted_at.is_(None))
-    if state:
-        query = query.where(Job.state.in_(state))
-    if model:
-        query = query.where(needing(Model, model))
-    for pair in label or ():
-        key, colon, value = pair.partition(":")
-        if not colon or not re.fullmatch(LABEL_KEY, key):
-            raise InvalidRequest(f"label {pair!r} is not key:value", param="label")
-        query = query.where(Job.labels[key].as_string() == value)
-    rows, token = newest_first(session, query, Job.id, page_size, page_token)
-    return page([job_out(row) for row in rows], token, request, response)
+) -> Any:
+    """List jobs, newest first. With `Accept: text/event-stream` a live stream of which jobs the page has, in which version."""
+    if "text/event-stream" in accept:
+        query(caller.team, wanted)  # what is wrong with the question is said before the stream begins
+        if page_token:
+            decode(page_token)
+        return EventSourceResponse(stream(caller.team, wanted, page_size, page_token), headers=UNKEPT)
+    rows, token = await asyncio.to_thread(_page, caller.team, wanted, page_size, page_token)
+    return page(rows, token, request, response)
+
+
+def _page(team: str, wanted: Wanted, size: int, token: str | None) -> tuple[list[JobOut], str | None]:
+    with reading() as session:
+        return jobs_page(session, team, wanted, size, token)
 
 
 def _read(team: str, job_id: str) -> JobOut:
     with reading() as session:
-        job = jobs.get(session, team, job_id)
-        return job_out(job, forecast.place(session, job))
+        return shown(session, [jobs.get(session, team, job_id)])[0]
 
 
 @router.get("/{job_id}", response_model=JobOut)
@@ -92,13 +91,18 @@ async def show(
 @router.post("/{job_id}/cancel", status_code=202, response_model=JobOut)
 def cancel(job_id: str, session: SessionDep, caller: CallerDep) -> JobOut:
     """Cancel a job: a waiting one at once, a running one within seconds."""
-    return job_out(jobs.cancel(session, caller.team, job_id))
+    return shown(session, [jobs.cancel(session, caller.team, job_id)])[0]
 
 
 @router.post("/{job_id}/retry", status_code=202, response_model=JobOut)
-def retry(job_id: str, session: SessionDep, caller: CallerDep, once: OnceDep) -> Response:
-    """Submit the same request again, as a new job with `retry_of`."""
-    return once(session, caller, None, 202, lambda: job_out(jobs.retry(session, caller.team, job_id)))
+def retry(job_id: str, session: SessionDep, caller: CallerDep, once: OnceDep, body: JobRetry | None = None) -> Response:
+    """Submit the same request again as a new job with `retry_of`, with those of the job's `remedies` applied that are named."""
+    keys = body.remedies if body else []
+
+    def again() -> JobOut:
+        return shown(session, [mending.retry(session, caller.team, job_id, keys, caller.key)])[0]
+
+    return once(session, caller, body, 202, again)
 
 
 @router.delete("/{job_id}", status_code=204)
@@ -118,13 +122,13 @@ async def list_events(
     after: Annotated[int, Query(ge=0, le=events.MOST_SEQ, description="Only events with a greater seq.")] = 0,
     page_size: Annotated[int, Query(ge=1, le=1000)] = 200,
     page_token: PageToken = None,
+    states: Annotated[bool, Query(description="Of a stream: also a `state`, without id, for each change of the job.")] = False,
 ) -> Any:
     """What happened, oldest first: JSON pages, or a live stream with `Accept: text/event-stream`."""
     if "text/event-stream" in accept:
         start = after if last_event_id is None else last_event_id
         await asyncio.to_thread(_read, caller.team, job_id)  # 404 before the stream begins
-        stream = events.stream(caller.team, job_id, start)
-        return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return EventSourceResponse(events.stream(caller.team, job_id, start, states=states), headers=UNKEPT)
     found, token = await asyncio.to_thread(events.page, caller.team, job_id, after, page_size, page_token)
     return page(found, token, request, response)
 

@@ -12,16 +12,16 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"])
 @router.post("", status_code=201, response_model=KeyOut)
 def create(body: KeyCreate, session: SessionDep, caller: CallerDep) -> KeyOut:
     """Make a key. It is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored."""
-    row, text = auth.create_key(session, caller.team, body.name)
+    row, text = auth.create_key(session, caller.team, body.name, body.scope)
     session.refresh(row)
-    return KeyOut(id=row.id, name=row.name, created_at=row.created_at, key=text)
+    return KeyOut(id=row.id, name=row.name, scope=row.scope, created_at=row.created_at, key=text)
 
 
 @router.get("", response_model=Page)
 def list_(session: ReadDep, caller: CallerDep) -> Page:
     """List the team's keys, without their secrets."""
     rows = auth.list_keys(session, caller.team)
-    return Page(items=[KeyOut(id=row.id, name=row.name, created_at=row.created_at) for row in rows])
+    return Page(items=[KeyOut(id=row.id, name=row.name, scope=row.scope, created_at=row.created_at) for row in rows])
 
 
 @router.delete("/{key_id}", status_code=204)

@@ -12,7 +12,7 @@ from app.deps import CallerDep, OnceDep, ReadDep, SessionDep, SettingsDep, Stora
 from app.models import Dataset, Model
 from app.paging import PageSize, PageToken, newest_first, page
 from app.schemas import DatasetCreate, DatasetOut, FileOut, ModelCreate, Page, ResourceOut, resource_out
-from app.uploads import receive
+from app.uploads import Place, append, progress, receive
 from app.watch import preferred_wait, watcher
 
 
@@ -64,8 +64,31 @@ def _router(noun: str, kind: type[Any], body_type: Any, out: type[ResourceOut], 
     async def upload(
         identifier: str, path: str, request: Request, caller: CallerDep, storage: StorageDep, settings: SettingsDep
     ) -> FileOut:
-        file = await receive(request, storage, settings, kind, caller.team, identifier, path)
+        file = await receive(request, storage, settings, Place(kind, caller.team, identifier, path))
         return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=True)
+
+    @router.head("/{identifier}/files/{path:path}", status_code=204, summary="How much of a file has come: Upload-Offset")
+    def offset(identifier: str, path: str, caller: CallerDep, settings: SettingsDep) -> Response:
+        found = progress(Place(kind, caller.team, identifier, path))
+        return Response(status_code=204, headers={**found.headers, "Upload-Limit": f"max-size={settings.max_file_bytes}"})
+
+    @router.patch(
+        "/{identifier}/files/{path:path}", response_model=FileOut, summary="Send the part of a file from Upload-Offset on, raw"
+    )
+    async def extend(
+        identifier: str,
+        path: str,
+        request: Request,
+        response: Response,
+        caller: CallerDep,
+        storage: StorageDep,
+        settings: SettingsDep,
+        upload_offset: Annotated[int, Header(ge=0, le=2**40, description="What HEAD answers.")],
+    ) -> FileOut:
+        found = await append(request, storage, settings, Place(kind, caller.team, identifier, path), upload_offset)
+        response.headers.update(found.headers)
+        file = found.file
+        return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=found.whole)
 
     @router.post("/{identifier}/complete", status_code=202, response_model=out, summary="All files are there: check them")
     def complete(identifier: str, session: SessionDep, caller: CallerDep) -> ResourceOut:

@@ -28,6 +28,7 @@ from compression.recipe.distill import TERMS, Distill, General, Teachers, Weight
 from compression.recipe.presets import ARTICLE, PRESETS, QUICK, SMALLEST, STANDARD, preset
 from compression.recipe.prune import AxisRatios, Prune, Recovery, TargetLatency
 from compression.recipe.quantize import Qat, Quantize
+from compression.recipe.question import AnswerSpec, Question, asked_for
 from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Part, Spec, check_data
 from compression.recipe.whole import Evaluate, Prepare, Recipe, Targets, Train
 
@@ -41,6 +42,7 @@ __all__ = [
     "SMALLEST",
     "STANDARD",
     "TERMS",
+    "AnswerSpec",
     "Augment",
     "Axis",
     "AxisRatios",
@@ -68,6 +70,7 @@ __all__ = [
     "Prune",
     "Qat",
     "Quantize",
+    "Question",
     "Rate",
     "Recipe",
     "Recovery",
@@ -82,6 +85,7 @@ __all__ = [
     "Train",
     "Weight",
     "Weights",
+    "asked_for",
     "check_data",
     "preset",
 ]

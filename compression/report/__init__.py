@@ -4,6 +4,7 @@ Every figure is measured on the artifact that is downloaded, after it was export
 figure that does not fit the machine is `NotMeasured`, with the reason.
 """
 
+from compression.report.answered import Answer, Answered, parse_answered
 from compression.report.events import (
     ArtifactReady,
     Event,
@@ -52,6 +53,8 @@ from compression.report.whole import Artifact, File, PartReport, Report, SplitFa
 __all__ = [
     "STAGES",
     "UNITS",
+    "Answer",
+    "Answered",
     "Artifact",
     "ArtifactReady",
     "DataFacts",
@@ -93,6 +96,7 @@ __all__ = [
     "Values",
     "Verdict",
     "mean_row",
+    "parse_answered",
     "parse_event",
     "parse_finding",
     "ratios",

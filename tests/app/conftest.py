@@ -1,19 +1,28 @@
-"""What the tests of the service share: sessions on both databases, and rows to begin with."""
+"""What the tests of the service share: sessions on both databases, both places for bytes, and rows to begin with."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.db import make_engine
 from app.models import Job
-from tests.conftest import Database
+from app.settings import Settings
+from app.storage import Storage, open_storage
+from tests.conftest import Database, free_port, wait_for
 from tests.rows import submitted
 
 pytest.register_assert_rewrite("tests.app.world")  # so that rows that differ are shown
 
+WEED = str(Path(sys.executable).with_name("weed"))  # the wheel puts it beside python, which need not be on PATH
+ACCESS, SECRET = "lathe", "lathe-secret-for-tests"
 SessionMaker = Callable[[], AbstractContextManager[Session]]
 
 
@@ -46,3 +55,65 @@ def new_job(transaction: SessionMaker) -> Callable[..., Job]:
             return submitted(session, team_name, **values)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Endpoint of a real S3 server with a bucket `lathe` and signed requests."""
+    folder = tmp_path_factory.mktemp("s3")
+    identity = {"name": "lathe", "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}], "actions": ["Admin"]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    ports = [free_port() for _ in range(4)]
+    master, volume, filer, port = (str(number) for number in ports)
+    grpc = [str(free_port()) for _ in range(4)]
+    command = [
+        WEED,
+        "server",
+        f"-dir={folder}",
+        "-ip=127.0.0.1",
+        f"-master.port={master}",
+        f"-volume.port={volume}",
+        f"-filer.port={filer}",
+        "-s3",
+        f"-s3.port={port}",
+        f"-s3.config={folder / 's3.json'}",
+        "-master.volumeSizeLimitMB=64",
+        f"-master.port.grpc={grpc[0]}",
+        f"-volume.port.grpc={grpc[1]}",
+        f"-filer.port.grpc={grpc[2]}",
+        f"-s3.port.grpc={grpc[3]}",
+        "-s3.port.iceberg=0",  # these two have fixed ports, on which a second run of the tests would end
+        "-s3.port.lance=0",
+        "-volume.max=20",
+    ]
+    with (folder / "log").open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+    try:
+        endpoint = f"http://127.0.0.1:{port}"
+        wait_for(lambda: httpx.get(endpoint).status_code in {200, 403}, every=0.3)
+        subprocess.run(
+            [WEED, "shell", f"-master=127.0.0.1:{master}.{grpc[0]}", f"-filer=127.0.0.1:{filer}.{grpc[2]}"],
+            input=b"s3.bucket.create -name lathe\n",
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        yield endpoint
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(params=["file", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "file":
+        return open_storage(Settings(storage_url=f"file://{tmp_path}/store"))
+    return open_storage(
+        Settings(
+            storage_url=f"s3://lathe/{tmp_path.name}",
+            s3_endpoint=request.getfixturevalue("s3"),
+            s3_access_key_id=ACCESS,
+            s3_secret_access_key=SECRET,
+            s3_presign=True,
+        )
+    )

@@ -14,21 +14,28 @@ from sqlalchemy.orm import Session
 from starlette.types import Message
 
 from app import uploads
-from app.models import File, Model
+from app.errors import TooManyParts
+from app.models import File, Model, UploadPart
 from app.settings import Settings
-from app.storage import LocalStorage
+from app.storage import LocalStorage, Storage
 from tests.app.conftest import SessionMaker
 from tests.rows import team
 
 DATA = b"weights"
 
 
-def put(storage: LocalStorage, model: Model) -> None:
-    async def body() -> Message:
-        return {"type": "http.request", "body": DATA, "more_body": False}
+def asked(*chunks: bytes) -> Request:
+    """A request whose body comes in chunks."""
+    left = list(chunks)
 
-    request = Request({"type": "http", "method": "PUT", "path": "/", "headers": []}, body)
-    asyncio.run(uploads.receive(request, storage, Settings(), Model, model.team_id, model.id, "x"))
+    async def body() -> Message:
+        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+    return Request({"type": "http", "method": "PUT", "path": "/", "headers": []}, body)
+
+
+def put(storage: Storage, model: Model) -> None:
+    asyncio.run(uploads.receive(asked(DATA), storage, Settings(), uploads.Place(Model, model.team_id, model.id, "x")))
 
 
 def test_bytes_stay_though_the_reply_to_the_commit_that_names_them_is_lost(
@@ -57,3 +64,52 @@ def test_bytes_stay_though_the_reply_to_the_commit_that_names_them_is_lost(
     assert [stored.key for stored in storage.objects("uploads/")] == [key]
     assert key is not None
     assert b"".join(storage.read(key, 0, len(DATA))) == DATA
+
+
+def test_a_long_part_is_kept_piece_by_piece_in_either_storage(
+    transaction: SessionMaker, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytes(range(256)) * 400
+    with transaction() as session:
+        model = Model(team_id=team(session).id, name="m")
+        model.files = [File(path="x", size=len(data), sha256=hashlib.sha256(data).hexdigest())]
+        session.add(model)
+    monkeypatch.setattr(uploads, "reading", transaction)
+    monkeypatch.setattr(uploads, "writing", transaction)
+    monkeypatch.setattr(uploads, "PART_BYTES", 10_000)
+    place = uploads.Place(Model, model.team_id, model.id, "x")
+
+    def append(offset: int, *chunks: bytes) -> uploads.Progress:
+        return asyncio.run(uploads.append(asked(*chunks), storage, Settings(), place, offset))
+
+    assert append(0, data[:25_000], b"", data[25_000:42_000]).offset == 42_000
+    with transaction() as session:
+        sizes = [part.size for part in session.scalars(select(UploadPart).order_by(UploadPart.start))]
+    assert sizes == [10_000, 10_000, 10_000, 10_000, 2_000]
+    assert sorted(found.size for found in storage.objects(f"uploads/{model.id}/")) == sorted(sizes)
+    assert append(42_000, data[42_000:]).whole
+    with transaction() as session:
+        assert session.scalars(select(UploadPart)).all() == []
+        key = session.scalars(select(File.key).where(File.model_id == model.id)).one()
+    assert [found.key for found in storage.objects(f"uploads/{model.id}/")] == [key]
+    assert b"".join(storage.read(str(key), 0, len(data))) == data
+
+
+def test_a_file_does_not_come_in_any_number_of_parts(
+    transaction: SessionMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = LocalStorage(tmp_path / "store")
+    with transaction() as session:
+        model = Model(team_id=team(session).id, name="m")
+        model.files = [File(path="x", size=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())]
+        session.add(model)
+    monkeypatch.setattr(uploads, "reading", transaction)
+    monkeypatch.setattr(uploads, "writing", transaction)
+    monkeypatch.setattr(uploads, "MOST_PARTS", 2)
+    place = uploads.Place(Model, model.team_id, model.id, "x")
+    for at in range(2):
+        asyncio.run(uploads.append(asked(DATA[at : at + 1]), storage, Settings(), place, at))
+    with pytest.raises(TooManyParts):
+        asyncio.run(uploads.append(asked(DATA[2:]), storage, Settings(), place, 2))
+    put(storage, model)  # as the remedy says
+    assert [found.size for found in storage.objects(f"uploads/{model.id}/")] == [len(DATA)]

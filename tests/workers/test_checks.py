@@ -12,7 +12,7 @@ from app.db import writing
 from app.models import Model, Team
 from app.settings import Settings
 from app.storage import LocalStorage
-from workers import checks
+from workers import checks, engine
 
 
 def checked(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, child: str, **values: Any) -> Model:
@@ -20,7 +20,7 @@ def checked(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     with writing() as session:
         model = Model(team_id=session.scalars(select(Team.id)).one(), name="m", state=resources.VALIDATING, **values)
         session.add(model)
-    monkeypatch.setattr(checks, "command", lambda *_: [sys.executable, "-c", child])
+    monkeypatch.setattr(engine, "command", lambda *_: [sys.executable, "-c", child])
     assert checks.check_next(settings, LocalStorage(tmp_path / "store"))
     with writing() as session:
         return session.get_one(Model, model.id)

@@ -4,10 +4,11 @@ import io
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
-from app import jobs
+from app import jobs, resources
 from app.db import writing
-from app.models import File, Job, Model
+from app.models import File, Job, Model, UploadPart
 from app.settings import Settings
 from app.storage import LocalStorage
 from tests.rows import submitted, team
@@ -86,3 +87,22 @@ def test_bytes_of_an_upload_wait_for_their_row_until_it_is_sealed(settings: Sett
         session.get_one(Model, model.id).state = "ready"
     sweeper.everything()
     assert keys(storage) == [f"uploads/{model.id}/named"]
+
+
+def test_parts_of_a_deleted_upload_go_with_it(settings: Settings, storage: LocalStorage) -> None:
+    with writing() as session:
+        model = Model(team_id=team(session).id, name="m")
+        model.files = [File(path="x", size=9, sha256="0" * 64)]
+        session.add(model)
+        session.flush()
+        session.add(UploadPart(file_id=model.files[0].id, start=0, size=1, key=f"uploads/{model.id}/part"))
+    put(storage, f"uploads/{model.id}/part")
+    sweeper = Sweeper(settings, storage)
+    sweeper.round()
+    assert keys(storage) == [f"uploads/{model.id}/part"]
+    with writing() as session:
+        resources.delete(session, Model, model.team_id, model.id)
+    sweeper.round()
+    assert keys(storage) == []
+    with writing() as session:
+        assert session.scalars(select(UploadPart)).all() == []

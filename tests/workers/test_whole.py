@@ -69,18 +69,24 @@ def download(http: httpx.Client, artifact: dict[str, Any], folder: Path) -> Path
     return folder
 
 
-def stock_accuracy(folder: Path, rows: list[dict[str, str]]) -> float:
-    """Score an ONNX artifact with onnxruntime and tokenizers alone."""
+def stock_labels(folder: Path, texts: list[str]) -> list[str]:
+    """Let an ONNX artifact answer, with onnxruntime and tokenizers alone."""
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     labels = json.loads((folder / "config.json").read_text())["id2label"]
-    right = 0
-    for row in rows:
-        encoded = tokenizer.encode(row["text"])
+    found = []
+    for text in texts:
+        encoded = tokenizer.encode(text)
         feed = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
         logits = session.run(None, {name: np.array([value], dtype=np.int64) for name, value in feed.items()})[0]
-        right += labels[str(int(logits[0].argmax()))] == row["label"]
-    return right / len(rows)
+        found.append(labels[str(int(logits[0].argmax()))])
+    return found
+
+
+def stock_accuracy(folder: Path, rows: list[dict[str, str]]) -> float:
+    """Score an ONNX artifact."""
+    found = stock_labels(folder, [row["text"] for row in rows])
+    return sum(label == row["label"] for label, row in zip(found, rows, strict=True)) / len(rows)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +133,15 @@ def test_a_job_travels_from_request_to_download(
     chosen = next(row for row in done["rows"] if row["artifact"] == report["headline"])
     assert stock_accuracy(opened, test_rows) == pytest.approx(chosen["score"]["value"], abs=1e-9)
     assert report["choice"]
+
+    # Both models answer a row of the test split; what they say, and what the row expects, are told side by side.
+    tried = http.post(f"/v1/jobs/{job_id}/try", json={"row": 3}, headers={"Prefer": "wait=60"})
+    assert tried.status_code == 200, tried.text
+    found = tried.json()["result"]
+    assert found is not None, tried.text
+    assert (found["asked"]["text"], found["expected"]) == (test_rows[3]["text"], test_rows[3]["label"])
+    assert [found["compressed"]["label"]] == stock_labels(opened, [test_rows[3]["text"]])
+    assert found["compressed"]["bytes"] < found["original"]["bytes"]
 
     # A second delivery finds nothing to do.
     seen = events(http, job_id)

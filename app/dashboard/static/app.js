@@ -1,0 +1,43 @@
+// What every page needs: the session's token on htmx's requests, times in the reader's zone, buttons that copy.
+import { complain, csrf, offline, Problem, say } from "./api.js";
+
+const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const short = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
+
+export function writeTimes(root = document) {
+  for (const place of root.querySelectorAll("time[datetime]")) {
+    const moment = new Date(place.dateTime);
+    if (Number.isNaN(moment.getTime())) continue;
+    place.textContent = short.format(moment);
+    place.title = exact.format(moment);
+  }
+}
+
+document.addEventListener("htmx:configRequest", (event) => { event.detail.headers["X-CSRF-Token"] = csrf(); });
+document.addEventListener("htmx:afterSwap", (event) => writeTimes(event.detail.target));
+document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.successful) offline(false); });
+document.addEventListener("htmx:sendError", () => offline(true));
+document.addEventListener("htmx:responseError", (event) => {
+  complain(new Problem(event.detail.xhr.status, { cause: `The service answered ${event.detail.xhr.status}.` }));
+});
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  const source = document.getElementById(button.dataset.copy);
+  try {
+    await navigator.clipboard.writeText(source.textContent);
+    say("Copied.");
+  } catch {  // no clipboard without TLS: the text is selected, so that one keystroke copies it
+    source.closest("details")?.setAttribute("open", "");
+    const range = document.createRange();
+    range.selectNodeContents(source);
+    getSelection().removeAllRanges();
+    getSelection().addRange(range);
+    say("Selected: press Ctrl+C to copy.");
+  }
+});
+
+window.addEventListener("offline", () => offline(true));
+window.addEventListener("online", () => offline(false));
+writeTimes();

@@ -1,0 +1,49 @@
+// ECharts in the page's own colours, in both themes, at any width. Tooltips are drawn and not written: the pages allow no
+// inline style, which ECharts' written ones have.
+
+export const STAGES = ["baseline", "quantized", "pruned", "distilled"];
+
+// Return a colour of the stylesheet as it is now; its variables hold a pair each.
+export function colour(name) {
+  const probe = document.createElement("span");
+  probe.className = `probe-${name}`;
+  document.body.append(probe);
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+}
+
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+
+function common() {
+  const soft = colour("soft"), line = colour("line");
+  const axis = {
+    nameTextStyle: { color: soft }, axisLabel: { color: soft, hideOverlap: true }, axisLine: { lineStyle: { color: line } },
+    axisTick: { lineStyle: { color: line } }, splitLine: { lineStyle: { color: line, opacity: 0.6 } },
+  };
+  return {
+    text: { color: colour("ink"), fontFamily: getComputedStyle(document.body).fontFamily },
+    axis,
+    tooltip: {
+      renderMode: "richText", confine: true, backgroundColor: colour("surface"), borderColor: line, textStyle: { color: colour("ink"), fontSize: 12 },
+    },
+    legend: { textStyle: { color: soft }, type: "scroll", icon: "roundRect", itemHeight: 8, pageTextStyle: { color: soft } },
+    colours: { ink: colour("ink"), soft, line, accent: colour("accent"), good: colour("good"), bad: colour("bad"), warn: colour("warn"), surface: colour("surface"), ...Object.fromEntries(STAGES.map((stage) => [stage, colour(stage)])) },
+  };
+}
+
+// Draw into a place, and again when theme or width changes. options: (looks) => ECharts options.
+// Returns { draw, chart, close }.
+export function picture(place, options) {
+  const chart = window.echarts.init(place, null, { renderer: "canvas" });
+  const draw = () => {
+    const looks = common();
+    chart.setOption({ textStyle: looks.text, animation: !still.matches, animationDuration: 250, ...options(looks) }, true);
+  };
+  const watcher = new ResizeObserver(() => chart.resize());
+  watcher.observe(place);
+  document.addEventListener("lathe:theme", draw);
+  draw();
+  const close = () => { watcher.disconnect(); document.removeEventListener("lathe:theme", draw); chart.dispose(); };
+  return { draw, chart, close };
+}

@@ -1,0 +1,80 @@
+// Loss and learning rate by training step, a line for each phase of each stage, and the same as a table.
+import { picture } from "./charts.js";
+
+const SOME = 400;  // rows of the table that the page holds
+
+export class Curves {
+  constructor(place) {
+    this.place = place;
+    this.phases = new Map();
+    this.rows = document.getElementById("curve-rows");
+    this.changed = false;
+    this.charts = null;
+    setInterval(() => this.show(), 1000);
+  }
+
+  add(data) {
+    if (data.loss === null && data.rate === null) return;
+    const name = `${data.stage}: ${data.part ? `${data.part}, ` : ""}${data.phase}`;
+    if (!this.phases.has(name)) this.phases.set(name, { stage: data.stage, points: [] });
+    const points = this.phases.get(name).points;
+    // A new attempt goes on from what was saved: what it does again replaces what was told.
+    while (points.length && points.at(-1).step >= data.step) points.pop();
+    points.push({ step: data.step, loss: data.loss, rate: data.rate, score: data.score });
+    this.changed = true;
+  }
+
+  show() {
+    if (!this.changed) return;
+    this.changed = false;
+    document.getElementById("no-curves").hidden = true;
+    document.getElementById("curve-charts").hidden = false;
+    if (this.charts === null) {
+      this.charts = [
+        picture(document.getElementById("loss-chart"), (looks) => this.options(looks, "loss")),
+        picture(document.getElementById("rate-chart"), (looks) => this.options(looks, "rate")),
+      ];
+    } else this.charts.forEach((chart) => chart.draw());
+    this.table();
+  }
+
+  options({ axis, legend, tooltip, colours }, figure) {
+    // Phases follow each other on one axis: each begins where the one before it ended.
+    let offset = 0;
+    const seen = new Map();
+    const series = [...this.phases].map(([name, { stage, points }]) => {
+      const number = seen.get(stage) ?? 0;
+      seen.set(stage, number + 1);
+      const data = points.filter((point) => point[figure] !== null).map((point) => [offset + point.step, point[figure]]);
+      offset += points.at(-1).step;
+      return {
+        name, type: "line", data, showSymbol: data.length < 2, symbolSize: 6, lineStyle: { width: 2, type: ["solid", "dashed", "dotted"][number % 3] },
+        itemStyle: { color: colours[stage] }, color: colours[stage],
+      };
+    });
+    return {
+      tooltip: { ...tooltip, trigger: "axis", valueFormatter: (value) => (value === undefined ? "–" : Number(value).toPrecision(4)) },
+      legend: { ...legend, top: 0 }, grid: { left: 8, right: 16, top: 40, bottom: 28, containLabel: true },
+      xAxis: { ...axis, type: "value", name: "step", nameLocation: "middle", nameGap: 28, minInterval: 1, max: "dataMax" },
+      yAxis: { ...axis, type: "value", scale: figure === "loss", axisLabel: { ...axis.axisLabel, formatter: (value) => Number(value.toPrecision(3)).toString() } },
+      series,
+    };
+  }
+
+  table() {
+    const all = [...this.phases].flatMap(([name, { points }]) => points.map((point) => ({ name, ...point })));
+    const every = Math.max(1, Math.ceil(all.length / SOME));
+    const cell = (tag, text, number) => {
+      const made = document.createElement(tag);
+      made.textContent = text;
+      if (number) made.className = "number"; else made.scope = "row";
+      return made;
+    };
+    this.rows.replaceChildren(...all.filter((point, place) => place % every === 0 || point.score !== null).map((point) => {
+      const row = document.createElement("tr");
+      const shown = (value) => (value === null ? "–" : Number(value).toPrecision(4));
+      row.append(cell("th", point.name, false), ...[point.step, shown(point.loss), shown(point.rate), shown(point.score)].map((text) => cell("td", text, true)));
+      return row;
+    }));
+  }
+}

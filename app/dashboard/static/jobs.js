@@ -1,0 +1,35 @@
+// The list of jobs stays as it is on the server: a stream tells which jobs the page has, in which version, and where that
+// differs from what is shown the list is asked for again, at most once a second.
+import { follow, liveness } from "./live.js";
+
+const EVERY = 1000;
+const list = document.getElementById("list");
+let wanted = null, asking = false, asked = 0, timer = null;
+
+const key = (jobs) => jobs.map((job) => `${job.id} ${job.version}`).join();
+const shown = () => key([...list.querySelectorAll("[data-job]")].map((row) => ({ id: row.dataset.job, version: row.dataset.version })));
+
+async function refresh() {
+  clearTimeout(timer);
+  if (asking || wanted === null || key(wanted) === shown()) return;
+  const wait = asked + EVERY - Date.now();
+  if (wait > 0) { timer = setTimeout(refresh, wait); return; }
+  asking = true;
+  asked = Date.now();
+  const before = location.href;
+  try { await htmx.ajax("GET", location.pathname + location.search, { target: "#list", swap: "innerHTML" }); }
+  catch { /* the stream tells of it once it is back */ }
+  asking = false;
+  if (location.href === before) timer = setTimeout(refresh, EVERY);
+}
+
+const stream = follow(
+  () => `/v1/jobs${location.search}`,
+  { jobs: (data) => { wanted = data.jobs; refresh(); } },
+  { status: liveness(document.getElementById("live")) },
+);
+document.addEventListener("htmx:pushedIntoHistory", () => { wanted = null; stream.reopen(); });
+// An empty field is no filter: it stays out of the address.
+document.addEventListener("htmx:configRequest", (event) => {
+  if (event.detail.elt.id === "filters" && !event.detail.parameters.search) delete event.detail.parameters.search;
+});

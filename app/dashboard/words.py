@@ -1,0 +1,119 @@
+"""How figures and times are written for people."""
+
+import datetime as dt
+import json
+from collections.abc import Callable
+from typing import Any
+
+from compression.report import Score, shown
+
+NOTHING = "–"
+STEP = 1000
+TITLES = {
+    "baseline": "Baseline",
+    "quantized": "Quantized",
+    "pruned": "Pruned",
+    "distilled": "Distilled",
+    "queued": "Queued",
+    "running": "Running",
+    "succeeded": "Succeeded",
+    "failed": "Failed",
+    "cancelled": "Cancelled",
+}
+
+
+def count(value: float | None) -> str:
+    """1234567 → 1.23 M."""
+    return NOTHING if value is None else _scaled(float(value), ("", " k", " M", " B", " T"))
+
+
+def size(value: float | None) -> str:
+    """Bytes, by powers of ten as disks are sold: 90868376 → 90.9 MB."""
+    return NOTHING if value is None else _scaled(float(value), (" B", " kB", " MB", " GB", " TB"))
+
+
+def _scaled(value: float, units: tuple[str, ...]) -> str:
+    number = 0
+    while abs(value) >= STEP and number < len(units) - 1:
+        value, number = value / STEP, number + 1
+    digits = 0 if number == 0 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f}{units[number]}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.8765 → 87.7 %."""
+    return NOTHING if value is None else f"{100 * value:.{digits}f} %"
+
+
+def times(value: float | None) -> str:
+    """2.345 → 2.35×."""
+    return NOTHING if value is None else f"{value:.2f}×"
+
+
+def milliseconds(value: float | None) -> str:
+    """Milliseconds to three figures."""
+    return NOTHING if value is None else f"{value:.3g} ms"
+
+
+def duration(seconds: float | None) -> str:
+    """3725 → 1 h 2 min; 42.4 → 42 s."""
+    if seconds is None:
+        return NOTHING
+    left = max(0, round(seconds))
+    if left < 60:
+        return f"{left} s"
+    if left < 3600:
+        return f"{left // 60} min {left % 60} s" if left < 600 else f"{left // 60} min"
+    return f"{left // 3600} h {left % 3600 // 60} min" if left < 86400 else f"{left // 86400} d {left % 86400 // 3600} h"
+
+
+def moment(value: dt.datetime | None) -> str:
+    """A time as a machine reads it; a script of the page writes it in the reader's own zone."""
+    return "" if value is None else value.astimezone(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def shown_moment(value: dt.datetime | None) -> str:
+    """A time for those without that script."""
+    return NOTHING if value is None else f"{value.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def title(value: str) -> str:
+    """A state or a stage at the beginning of a line."""
+    return TITLES.get(value, value.replace("_", " ").capitalize())
+
+
+def plain_json(value: Any) -> str:
+    """JSON on one line, for people."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def score(value: Score) -> str:
+    """A score in its metric's own unit."""
+    return shown(value.metric, value.value)
+
+
+def score_error(value: Score) -> str:
+    """A score's standard error in the same unit."""
+    return shown(value.metric, value.standard_error)
+
+
+def pretty(value: Any) -> str:
+    """JSON for people."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "count": count,
+    "bytes": size,
+    "percent": percent,
+    "times": times,
+    "ms": milliseconds,
+    "duration": duration,
+    "moment": moment,
+    "shown_moment": shown_moment,
+    "title_of": title,
+    "pretty": pretty,
+    "tojson_plain": plain_json,
+    "score": score,
+    "score_error": score_error,
+}

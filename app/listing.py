@@ -1,0 +1,118 @@
+"""Lists of jobs: what they are narrowed down by, what each shows beside its own row, and how a list is told of changes."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Query
+from fastapi.sse import format_sse_event
+from sqlalchemy import Select, or_, select
+from sqlalchemy.orm import Session, defer
+
+from app import forecast, mending
+from app.db import reading
+from app.errors import InvalidRequest
+from app.models import QUEUED, TERMINAL, ApiKey, Job, Model
+from app.paging import decode, newest_first
+from app.resources import needing
+from app.schemas import LABEL_KEY, TEXT, JobOut, job_out
+from app.watch import KEEP_ALIVE_SECONDS, watcher
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+ESCAPE = "\\"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a list is narrowed down to; all that is given must hold."""
+
+    state: Annotated[list[State] | None, Query()] = None
+    label: Annotated[list[str] | None, Query(description="key:value; several must all hold")] = None
+    model: Annotated[str | None, Query(description="As base, student or teacher.")] = None
+    search: Annotated[
+        str | None,
+        Query(max_length=200, pattern=TEXT, description="Part of the name, the id or the owner."),
+    ] = None
+
+
+WantedDep = Annotated[Wanted, Depends()]
+
+
+def query(team: str, wanted: Wanted) -> Select[Any]:
+    """Return the team's jobs that are wanted. Raises InvalidRequest for a label that is none."""
+    found = select(Job).where(Job.team_id == team, Job.deleted_at.is_(None))
+    if wanted.state:
+        found = found.where(Job.state.in_(wanted.state))
+    if wanted.model:
+        found = found.where(needing(Model, wanted.model))
+    for pair in wanted.label or ():
+        key, colon, value = pair.partition(":")
+        if not colon or not re.fullmatch(LABEL_KEY, key):
+            raise InvalidRequest(f"label {pair!r} is not key:value", param="label")
+        found = found.where(Job.labels[key].as_string() == value)
+    if wanted.search and (words := wanted.search.strip()):
+        part = "%" + re.sub(r"([%_\\])", r"\\\1", words) + "%"
+        keys = select(ApiKey.id).where(ApiKey.team_id == team, ApiKey.name.ilike(part, escape=ESCAPE))
+        found = found.where(or_(Job.name.ilike(part, escape=ESCAPE), Job.id.ilike(part, escape=ESCAPE), Job.key_id.in_(keys)))
+    return found
+
+
+def jobs_page(session: Session, team: str, wanted: Wanted, size: int, token: str | None) -> tuple[list[JobOut], str | None]:
+    """Return a page of jobs as they are shown, newest first, and the next page's token; the same few queries for any page."""
+    rows, following = newest_first(session, query(team, wanted).options(defer(Job.report)), Job.id, size, token)
+    return shown(session, rows), following
+
+
+def shown(session: Session, rows: Sequence[Job]) -> list[JobOut]:
+    """Show jobs with their place in the queue, owner and headline ratios."""
+    ids = [job.id for job in rows if job.state == "succeeded"]
+    brought: dict[str, Any] = {}
+    if ids:
+        brought = dict(session.execute(select(Job.id, Job.report["ratios"]).where(Job.id.in_(ids))).all())
+    keys = {job.key_id for job in rows if job.key_id}
+    owners: dict[str, str] = {}
+    if keys:
+        owners = dict(session.execute(select(ApiKey.id, ApiKey.name).where(ApiKey.id.in_(keys))).all())
+    places = forecast.places(session, [job for job in rows if job.state == QUEUED])
+    return [
+        job_out(
+            job,
+            places.get(job.id),
+            owner=owners.get(job.key_id or ""),
+            ratios=brought.get(job.id),
+            remedies=mending.offers(job) if job.state in TERMINAL else (),
+        )
+        for job in rows
+    ]
+
+
+def _versions(team: str, wanted: Wanted, size: int, token: str | None) -> tuple[dict[str, int], str]:
+    """Return (version of each job of a page, the team's newest job)."""
+    with reading() as session:
+        page = query(team, wanted).with_only_columns(Job.id, Job.version)
+        if token:
+            page = page.where(Job.id < decode(token))
+        rows = session.execute(page.order_by(Job.id.desc()).limit(size)).all()
+        newest = session.scalar(select(Job.id).where(Job.team_id == team).order_by(Job.id.desc()).limit(1))
+        return {row.id: row.version for row in rows}, newest or ""
+
+
+async def stream(team: str, wanted: Wanted, size: int, token: str | None) -> AsyncIterator[bytes]:
+    """Tell which jobs a page has, and in which version, now and whenever that changes; in between it holds nothing.
+
+    Each event is the whole of it, so one that is lost on a broken line is made up for by the first of the next connection.
+    """
+    yield format_sse_event(retry=2000)
+    told: dict[str, int] | None = None
+    while True:
+        found, newest = await asyncio.to_thread(_versions, team, wanted, size, token)
+        if found != told:
+            told = found
+            data = {"jobs": [{"id": job, "version": version} for job, version in found.items()]}
+            yield format_sse_event(event="jobs", data_str=json.dumps(data))
+        known = {("job", job): version for job, version in found.items()} | {("team", team): newest}
+        if not await watcher.any_changed(known, KEEP_ALIVE_SECONDS):
+            yield format_sse_event(comment="still here")

@@ -1,0 +1,58 @@
+"""/v1/jobs/{id}/try: ask a finished job's models, before and after, the same thing."""
+
+import asyncio
+import json
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import JSONResponse
+
+from app import tries
+from app.db import reading, writing
+from app.deps import CallerDep, OnceDep
+from app.idempotency import Once
+from app.models import TERMINAL
+from app.schemas import TryCreate, TryOut, try_out
+from app.watch import preferred_wait, watcher
+
+router = APIRouter(prefix="/v1/jobs/{job_id}/try", tags=["try"])
+
+
+def _read(team: str, job_id: str, try_id: str) -> TryOut:
+    with reading() as session:
+        return try_out(tries.get(session, team, job_id, try_id))
+
+
+def _ask(caller: CallerDep, once: Once, job_id: str, body: TryCreate) -> Response:
+    with writing() as session:
+        return once(
+            session, caller, body, 202, lambda: try_out(tries.create(session, caller.team, job_id, body.part, body.asked))
+        )
+
+
+async def _answered(team: str, job_id: str, try_id: str, prefer: str | None) -> TryOut:
+    """Read it, and where it is not over wait for it as long as is preferred."""
+    found = await asyncio.to_thread(_read, team, job_id, try_id)
+    seconds = preferred_wait(prefer)
+    while seconds and found.state not in TERMINAL and await watcher.changed("try", try_id, found.state, seconds):
+        found = await asyncio.to_thread(_read, team, job_id, try_id)
+        seconds /= 2  # it changes twice: taken, and answered
+    return found
+
+
+@router.post("", status_code=202, response_model=TryOut, responses={200: {"model": TryOut}})
+async def ask(
+    job_id: str, body: TryCreate, caller: CallerDep, once: OnceDep, prefer: Annotated[str | None, Header()] = None
+) -> Response:
+    """Ask the baseline and the compressed model; a worker answers, in a sandbox. `Prefer: wait=30` waits, and answers 200."""
+    stored = await asyncio.to_thread(_ask, caller, once, job_id, body)
+    if not preferred_wait(prefer):
+        return stored
+    found = await _answered(caller.team, job_id, json.loads(bytes(stored.body))["id"], prefer)
+    return JSONResponse(found.model_dump(mode="json"), 200 if found.state in TERMINAL else 202)
+
+
+@router.get("/{try_id}", response_model=TryOut)
+async def show(job_id: str, try_id: str, caller: CallerDep, prefer: Annotated[str | None, Header()] = None) -> TryOut:
+    """Show a question and, once it is there, its answer. `Prefer: wait=30` waits for it."""
+    return await _answered(caller.team, job_id, try_id, prefer)

@@ -1,0 +1,95 @@
+"""Sessions of browsers: signed in with a key, known by a cookie, over when the key is revoked or the time is up.
+
+The cookie is 256 random bits, of which the hash is kept, as of keys. A page of another site can make a browser send it along,
+so each change must also bring a token that only our own pages know: it is derived from the cookie and stored nowhere.
+"""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from fastapi import Request, Response
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from app.clock import now
+from app.errors import CsrfFailed
+from app.models import ApiKey, SignIn, Team
+
+COOKIE = "lathe_session"
+CSRF_HEADER = "X-CSRF-Token"
+CSRF_FIELD = "csrf_token"
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who is signed in, and the token that his changes must carry."""
+
+    team: str
+    team_name: str
+    key: str
+    key_name: str
+    scope: str
+    csrf: str
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def begin(session: Session, key_id: str, seconds: float) -> str:
+    """Sign a browser in; return what its cookie holds. Sessions that are over are forgotten on the way."""
+    token = secrets.token_urlsafe(32)
+    session.execute(delete(SignIn).where(SignIn.expires_at <= now()))
+    session.add(SignIn(token_sha256=_hash(token), key_id=key_id, expires_at=now(seconds)))
+    return token
+
+
+def end(session: Session, token: str) -> None:
+    """Sign a browser out."""
+    session.execute(delete(SignIn).where(SignIn.token_sha256 == _hash(token)))
+
+
+def visitor(session: Session, token: str) -> Visitor | None:
+    """Say whose cookie this is; None where it is nobody's, or the session or its key is over."""
+    found = session.execute(
+        select(ApiKey, Team.name)
+        .join(SignIn, SignIn.key_id == ApiKey.id)
+        .join(Team, Team.id == ApiKey.team_id)
+        .where(SignIn.token_sha256 == _hash(token), SignIn.expires_at > now(), ApiKey.revoked_at.is_(None))
+    ).one_or_none()
+    if found is None:
+        return None
+    key, team_name = found
+    return Visitor(key.team_id, team_name, key.id, key.name, key.scope, csrf_token(token))
+
+
+def csrf_token(token: str) -> str:
+    """Derive what a change of this session must carry."""
+    return hmac.new(token.encode(), b"csrf", hashlib.sha256).hexdigest()
+
+
+def check_csrf(visitor: Visitor, sent: str | None) -> None:
+    """Raise CsrfFailed unless a change carries its session's token."""
+    if not hmac.compare_digest(visitor.csrf.encode(), (sent or "").encode()):
+        raise CsrfFailed("the request carries no token of this session")
+
+
+def check_origin(request: Request) -> None:
+    """Raise CsrfFailed for a form that another site's page sent: at sign-in there is no session whose token it could carry."""
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
+    if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc != request.headers.get("host")):
+        raise CsrfFailed("the form was sent from another site")
+
+
+def remember(response: Response, request: Request, token: str, seconds: float) -> None:
+    """Set the cookie: not for scripts, not for other sites' forms, and over TLS alone where the service is reached so."""
+    secure = request.url.scheme == "https"
+    response.set_cookie(COOKIE, token, max_age=int(seconds), httponly=True, samesite="lax", secure=secure)
+
+
+def forget(response: Response, request: Request) -> None:
+    """Take the cookie back."""
+    response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=request.url.scheme == "https")

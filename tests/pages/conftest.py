@@ -1,0 +1,224 @@
+"""The pages in a real browser, against a real `lathe up` with a finished, a failed, a running and a waiting job.
+
+Chromium is Debian's (`make setup-system`), or Playwright's own download (`python -m playwright install chromium`). Where there
+is neither, these tests skip; in CI they fail.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, sync_playwright
+
+from tests.client.embedded import Up, family, running
+from tests.conftest import ROOT, wait_for
+from tests.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
+
+AXE = (ROOT / "tests/pages/vendor/axe-4.14.1.min.js").read_text(encoding="utf-8")
+OPTIONS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+)
+PATIENCE = 90_000.0
+"""Milliseconds that a page has: a bound on hanging on a busy machine."""
+
+
+@dataclass
+class World:
+    """The running service, its keys, and a job of each kind."""
+
+    up: Up
+    key: str
+    reader: str
+    jobs: dict[str, str] = field(default_factory=dict)
+    request: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        found: str = self.up.facts["url"]
+        return found
+
+    def http(self, key: str | None = None) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key or self.key}"}, timeout=90)
+
+    def api(self) -> psutil.Process:
+        """The process that serves pages and API; `lathe up` starts it again when it dies."""
+        found = [process for process in family(self.up.home) if "app.main:app" in process.cmdline()]
+        return min(found, key=lambda process: process.create_time())
+
+    def restart_api(self) -> None:
+        """Kill the API as a crash would, and wait until `lathe up` has another."""
+        old = self.api()
+        old.kill()
+        wait_for(lambda: not old.is_running())
+        wait_for(lambda: httpx.get(f"{self.url}/healthz/ready").status_code == 200, 120)
+
+    def state(self, job: str, *wanted: str) -> dict[str, Any]:
+        """Wait until a job is in one of these states; return it."""
+        with self.http() as http:
+
+            def there() -> dict[str, Any] | None:
+                found: dict[str, Any] = http.get(f"/v1/jobs/{job}").json()
+                return found if found["state"] in wanted else None
+
+            found = wait_for(there, 600, every=0.5)
+            assert isinstance(found, dict)
+            return found
+
+    def submit(self, **asked: Any) -> str:
+        with self.http() as http:
+            answer = http.post("/v1/jobs", json={**self.request, **asked})
+            assert answer.status_code == 202, answer.text
+            return str(answer.json()["id"])
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One service for all tests of pages, with what a team would see."""
+    folder = tmp_path_factory.mktemp("pages")
+    with running(folder / "home") as up:
+        yield peopled(up, folder)
+
+
+def peopled(up: Up, folder: Path) -> World:
+    """Send a job of each kind to a service, and wait until it is of that kind."""
+    made = World(up, up.facts["key"], "")
+    with made.http() as http:
+        made.reader = http.post("/v1/keys", json={"name": "visitor", "scope": "read"}).json()["key"]
+        model = send_model(http, tiny_model(folder / "tiny-encoder"))["id"]
+        data, many = send_data(http, tiny_splits())["id"], send_data(http, tiny_splits(20_000))["id"]
+    made.request = {"models": {"base": model}, "datasets": [data], "evaluate": {"length": 32}}
+    recipe = {**TINY_RECIPE, "quantize": {"qat": {"full": 1, "ramp": 1, "quantized": 1}}}
+    targets = {"size_reduction": 0.99}  # missed, so that a remedy is offered
+    labels = {"model": "tiny", "for": "<b>bold</b>"}
+    forever = {**TINY_RECIPE, "quantize": None, "distill": {"epochs": 200, "rate": 1e-3}}
+    made.jobs["succeeded"] = made.submit(name="reviews, small", recipe=recipe, labels=labels, targets=targets)
+    made.jobs["failed"] = made.submit(name="needs synonyms", recipe={**TINY_RECIPE, **broken()})
+    made.jobs["running"] = made.submit(name="long way", recipe=forever, datasets=[many])
+    made.jobs["queued"] = made.submit(name="waits", recipe=recipe)
+    for kind in ("succeeded", "failed", "running"):
+        found = made.state(made.jobs[kind], "succeeded", "failed", *(("running",) if kind == "running" else ()))
+        assert found["state"] == kind, json.dumps(found)[:4000]
+    return made
+
+
+def broken() -> dict[str, Any]:
+    """A recipe that asks for what no worker here has: the job fails in its engine, with a cause and a remedy."""
+    synonyms = {"synonyms": {"source": "wordnet"}}
+    return {"quantize": None, "distill": {"epochs": 1, "augment": synonyms}}
+
+
+def chromium(playwright: Playwright) -> str | None:
+    """Where there is a Chromium."""
+    own = playwright.chromium.executable_path
+    return shutil.which("chromium") or (own if Path(own).exists() else None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium with a profile of its own."""
+    with sync_playwright() as playwright:
+        found = chromium(playwright)
+        if found is None:
+            missing = "no Chromium: `make setup-system` as root, or `python -m playwright install chromium`"
+            pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+        started = playwright.chromium.launch(executable_path=found, headless=True, args=OPTIONS)
+        yield started
+        started.close()
+
+
+class Window:
+    """A page that a user looks at; what its console says of errors is an error of the test."""
+
+    def __init__(self, page: Page, context: BrowserContext, url: str) -> None:
+        self.page, self.context, self.url = page, context, url
+        self.errors: list[str] = []
+        self.dropped = False
+        page.set_default_timeout(PATIENCE)
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
+
+    def _console(self, message: ConsoleMessage) -> None:
+        # While the network is away the browser itself writes that it cannot load; our scripts must still say nothing.
+        expected = self.dropped and message.text.startswith("Failed to load resource")
+        if message.type == "error" and not expected:
+            self.errors.append(f"{message.text} ({message.location})")
+
+    def go(self, path: str) -> Page:
+        """Open a path of the service."""
+        self.page.goto(self.url + path)
+        return self.page
+
+    @contextlib.contextmanager
+    def without_network(self) -> Iterator[None]:
+        """Pull the plug, and put it back."""
+        self.dropped = True
+        self.context.set_offline(True)
+        yield
+        self.context.set_offline(False)
+
+    def accessible(self) -> None:
+        """Fail for what axe-core finds to be serious or worse, in the present theme and size."""
+        self.page.evaluate(AXE)
+        found = self.page.evaluate("async () => (await axe.run(document, {resultTypes: ['violations']})).violations")
+        grave = [
+            (each["id"], each["impact"], [(node["target"], node["failureSummary"]) for node in each["nodes"][:5]])
+            for each in found
+            if each["impact"] in ("serious", "critical")
+        ]
+        assert grave == [], json.dumps(grave, indent=1)
+
+    def accessible_everywhere(self) -> None:
+        """Both themes, and the width of a phone, where nothing may stick out either."""
+        for scheme in ("light", "dark"):
+            self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            self.accessible()
+        size = self.page.viewport_size
+        assert size is not None
+        self.page.set_viewport_size({"width": 360, "height": 740})
+        assert self.page.evaluate("document.documentElement.scrollWidth") <= 360
+        self.accessible()
+        self.page.emulate_media(color_scheme="light")
+        self.page.set_viewport_size(size)
+
+
+@contextlib.contextmanager
+def opened(browser: Browser, world: World, key: str | None) -> Iterator[Window]:
+    context = browser.new_context(viewport={"width": 1280, "height": 860})
+    if key is not None:
+        answer = context.request.post(f"{world.url}/sign-in", form={"key": key}, max_redirects=0)
+        assert answer.status == 303
+    window = Window(context.new_page(), context, world.url)
+    yield window
+    errors = list(window.errors)
+    context.close()
+    assert errors == []
+
+
+@pytest.fixture
+def window(browser: Browser, world: World) -> Iterator[Window]:
+    """Signed in with a key that may change things."""
+    with opened(browser, world, world.key) as made:
+        yield made
+
+
+@pytest.fixture
+def reading_window(browser: Browser, world: World) -> Iterator[Window]:
+    """Signed in with a key for reading."""
+    with opened(browser, world, world.reader) as made:
+        yield made
+
+
+@pytest.fixture
+def strange_window(browser: Browser, world: World) -> Iterator[Window]:
+    """Not signed in."""
+    with opened(browser, world, None) as made:
+        yield made

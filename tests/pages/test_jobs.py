@@ -1,0 +1,108 @@
+"""The page of jobs: what it shows, how it is narrowed down, and that it is live through a cut line and a restart."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.pages.conftest import Window, World
+
+
+def line(page: Page, name: str) -> "object":
+    return page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
+
+
+def test_each_job_tells_where_it_is(window: Window, world: World) -> None:
+    page = window.go("/jobs")
+    done = page.locator(f"[data-job={world.jobs['succeeded']}]")
+    expect(done).to_contain_text("Succeeded")
+    with world.http() as http:
+        ratios = http.get(f"/v1/jobs/{world.jobs['succeeded']}/report").json()["ratios"]
+    expect(done).to_contain_text(f"{100 * ratios['size_reduction']:.1f} %")
+    expect(done).to_contain_text(f"{ratios['speed_up']:.2f}×")
+    expect(done).to_contain_text(f"{100 * ratios['retention']:.1f} %")
+    expect(done).to_contain_text("for: <b>bold</b>")  # a label is text, whatever it holds
+    expect(done).to_contain_text("first")
+
+    expect(page.locator(f"[data-job={world.jobs['failed']}]")).to_contain_text("missing_resource")
+    expect(page.locator(f"[data-job={world.jobs['queued']}]")).to_contain_text("Number 1 in the queue")
+    running = page.locator(f"[data-job={world.jobs['running']}]")
+    expect(running.get_by_role("progressbar", name="Progress of long way")).to_be_visible()
+    expect(running).to_contain_text("left")
+    window.accessible_everywhere()
+
+
+def test_what_is_wanted_stands_in_the_address(window: Window, world: World) -> None:
+    page = window.go("/jobs")
+    page.locator(".chip", has_text="Failed").click()
+    expect(page).to_have_url(f"{world.url}/jobs?state=failed")
+    expect(page.locator("[data-job]")).to_have_count(1)
+    page.locator(".chip", has_text="Failed").click()
+    page.get_by_role("searchbox").fill("small")
+    expect(page).to_have_url(re.compile("search=small"))
+    expect(page.locator("[data-job]")).to_have_count(1)
+    page.reload()
+    expect(page.get_by_role("searchbox")).to_have_value("small")
+    expect(page.locator("[data-job]")).to_have_count(1)
+    page.go_back()
+    expect(page.locator("[data-job]")).not_to_have_count(1)
+
+    window.go("/jobs?search=100%25")
+    expect(page.get_by_role("heading", name="Nothing matches")).to_be_visible()
+    page.get_by_role("link", name="Show all jobs").click()
+    page.get_by_role("link", name="model: tiny").click()
+    expect(page).to_have_url(f"{world.url}/jobs?label=model%3Atiny")
+    expect(page.locator("[data-job]")).to_have_count(1)
+
+
+def test_pages_follow_each_other_without_gap(window: Window, world: World) -> None:
+    page = window.go("/jobs?page_size=2")
+    seen = []
+    while True:
+        seen += [row.get_attribute("data-job") for row in page.locator("[data-job]").all()]
+        older = page.get_by_role("link", name="Older")
+        if not older.count():
+            break
+        older.click()
+        expect(page.locator(f"[data-job={seen[-1]}]")).to_have_count(0)
+    with world.http() as http:
+        assert seen == [job["id"] for job in http.get("/v1/jobs").json()["items"]]
+    page.get_by_role("link", name="Newest").click()
+    expect(page.locator("[data-job]").first).to_have_attribute("data-job", seen[0] or "")
+
+
+def test_the_list_is_live_and_survives_a_cut_line_and_a_restart(window: Window, world: World) -> None:
+    page = window.go("/jobs")
+    expect(page.locator("#live")).to_have_attribute("data-is", "live")
+    page.evaluate("window.stillHere = true")
+    running = page.locator(f"[data-job={world.jobs['running']}]")
+    before = running.get_attribute("data-version") or ""
+    expect(running).not_to_have_attribute("data-version", before)  # the engine goes on
+
+    new = world.submit(name="new one")
+    expect(page.get_by_role("link", name="new one")).to_be_visible()
+    with window.without_network():
+        expect(page.locator("#offline")).to_be_visible()
+        with world.http() as http:
+            http.post(f"/v1/jobs/{new}/cancel")
+        expect(page.locator(f"[data-job={new}]")).to_contain_text("Queued")
+    expect(page.locator(f"[data-job={new}]")).to_contain_text("Cancelled")
+    expect(page.locator("#offline")).to_be_hidden()
+
+    window.dropped = True
+    world.restart_api()
+    another = world.submit(name="after the restart")
+    expect(page.get_by_role("link", name="after the restart")).to_be_visible()
+    window.dropped = False
+    with world.http() as http:
+        http.post(f"/v1/jobs/{another}/cancel")
+    expect(page.locator(f"[data-job={another}]")).to_contain_text("Cancelled")
+    assert page.evaluate("window.stillHere") is True
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_page_of_jobs_is_light(window: Window, world: World, width: int) -> None:
+    window.page.set_viewport_size({"width": width, "height": 800})
+    answer = window.page.goto(f"{world.url}/jobs")
+    assert answer is not None
+    assert len(answer.body()) < 100_000

@@ -1,0 +1,142 @@
+"""A question gets an answer or a reason, whatever the child does that is asked; and what it says can be stored."""
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import jobs, tries
+from app.db import writing
+from app.models import Artifact, Dataset, File, Metric, Try
+from app.settings import Settings
+from app.storage import LocalStorage
+from compression.recipe import Question, Recipe, Targets
+from tests.rows import submitted
+from workers import engine
+from workers.answers import answer_next
+
+SAID = {"milliseconds": 1.5, "runs": 3, "runtime": "r", "bytes": 9, "label": "good", "scores": {"good": 1.0}}
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "store")
+
+
+def report() -> dict[str, Any]:
+    ratios = dict.fromkeys(("speed_up", "latency_reduction", "retention", "retention_above_chance"))
+    return {
+        "task": "text-classification",
+        "labels": ["bad", "good"],
+        "rows": [],
+        "headline": "int8",
+        "ratios": {"parameter_reduction": 0.5, "size_reduction": 0.7, **ratios},
+        "targets": Targets().model_dump(mode="json"),
+        "verdicts": {},
+        "artifacts": [],
+        "recipe": Recipe().model_dump(mode="json"),
+        "splits": {},
+        "pruning": None,
+        "environment": {},
+    }
+
+
+def asked(storage: LocalStorage, question: Question) -> str:
+    """Store a finished job with both artifacts, and a question."""
+    with writing() as session:
+        job = submitted(session)
+        dataset = session.get_one(Dataset, job.dataset_id)
+        dataset.data = {"format": "jsonl", "splits": {"train": ["train.jsonl"]}}
+        counts = {"train": 1}
+        dataset.facts = {"labels": [], "rows": counts, "label_counts": {}, "mean_words": 1.0, "longest_words": 1}
+        claim = jobs.claim(session, "w", 60)
+        assert claim is not None
+        figures = {"position": 0, "fence": 1, "parameters": 1, "size_bytes": 1, "row": {"artifact": "fp32"}}
+        session.add(Metric(job_id=job.id, stage="baseline", **figures))
+        for name in ("fp32", "int8"):
+            key = f"jobs/{job.id}/1/{name}"
+            storage.put_file(key, io.BytesIO(name.encode()))
+            file = File(path="model.onnx", size=4, sha256="0" * 64, key=key)
+            session.add(Artifact(job_id=job.id, fence=1, name=name, facts={}, files=[file]))
+        storage.put_file("uploads/rows", io.BytesIO(b"row"))
+        session.add(File(dataset_id=dataset.id, path="train.jsonl", size=3, sha256="0" * 64, key="uploads/rows"))
+        jobs.finish(session, claim, report(), [])
+    with writing() as session:
+        return tries.create(session, job.team_id, job.id, "", question).id
+
+
+def answered(settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, child: str, **more: Any) -> Try:
+    """Answer a question with a child that does as it likes."""
+    question = asked(storage, Question(**(more or {"text": "good"})))
+    monkeypatch.setattr(engine, "command", lambda _verb, spec, *_: [sys.executable, "-c", child, str(spec)])
+    assert answer_next(settings, storage)
+    assert not answer_next(settings, storage)
+    assert list(settings.scratch.glob("try_*")) == []
+    with writing() as session:
+        return session.get_one(Try, question)
+
+
+def test_the_child_gets_both_artifacts_and_the_rows_that_are_asked(
+    settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = f"""
+import json, sys
+from pathlib import Path
+spec = json.loads(Path(sys.argv[1]).read_text())
+read = [Path(place).read_text() for place in ("original/model.onnx", "compressed/model.onnx", "data/train.jsonl")]
+assert spec["data"]["splits"]["train"] == ["data/train.jsonl"], spec
+asked = {{"text": " ".join([*read, *spec["labels"], str(spec["question"]["row"])])}}
+print(json.dumps({{"asked": asked, "expected": "good", "original": {SAID!r}, "compressed": {SAID!r}}}))
+"""
+    found = answered(settings, storage, monkeypatch, child, row=0, split="train")
+    assert (found.state, found.error) == ("succeeded", None)
+    assert found.result is not None
+    assert found.result["asked"] == {"text": "fp32 int8 row bad good 0"}
+    assert found.result["compressed"]["label"] == "good"
+
+
+def test_a_reason_of_the_child_is_told(settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = (
+        "from compression.report import Rejected; print(Rejected(reasons=({'code': 'c', 'cause': 'a\\0b'},)).model_dump_json())"
+    )
+    found = answered(settings, storage, monkeypatch, child)
+    assert (found.state, found.error) == ("failed", {"code": "c", "cause": "a\ufffdb"})
+
+
+@pytest.mark.parametrize(
+    ("child", "cause"),
+    [
+        ("import time; time.sleep(60)", "longer than 2 s"),
+        ("print('no JSON')", "RuntimeError"),
+        ("raise SystemExit(3)", "RuntimeError"),
+        ("print('x' * (5 << 20))", "RuntimeError"),
+        (
+            "import json; said = {'milliseconds': float('nan'), 'runs': 1, 'runtime': 'r', 'bytes': 1};"
+            "print(json.dumps({'asked': {}, 'original': said, 'compressed': said}))",
+            "RuntimeError",
+        ),
+    ],
+    ids=["hangs", "babbles", "crashes", "floods", "no-number"],
+)
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_child_that_does_not_answer_fails_its_question_alone(
+    child: str, cause: str, settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurried = settings.model_copy(update={"answer_seconds": 2}) if "sleep" in child else settings
+    found = answered(hurried, storage, monkeypatch, child)
+    assert (found.state, found.result) == ("failed", None)
+    assert found.error is not None
+    assert found.error["code"] == "answer_failed"
+    assert cause in found.error["cause"]
+
+
+def test_nothing_asks_models_that_were_deleted(
+    settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = asked(storage, Question(text="good"))
+    with writing() as session:
+        row = session.get_one(Try, question)
+        jobs.remove(session, row.team_id, row.job_id)
+    assert not answer_next(settings, storage)

@@ -1,0 +1,88 @@
+"""A question to a finished job's models: a child opens both artifacts and answers, never the API and never this process."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from app import tries
+from app.db import reading, writing
+from app.failures import failure
+from app.models import Dataset, File, Job, Try
+from app.settings import Settings
+from app.storage import Storage
+from compression.recipe import AnswerSpec, Data, Evaluate, Question
+from compression.report import Answered, DataFacts, Rejected, Report, parse_answered
+from workers import engine
+from workers.folders import private_folder
+from workers.layout import fetch
+from workers.limits import engine_memory
+
+log = structlog.get_logger()
+
+
+def answer_next(settings: Settings, storage: Storage) -> bool:
+    """Claim and answer one question; say whether there was one."""
+    # The lease outlives the child's own time limit, so that no second worker starts while the first may still write.
+    with writing() as session:
+        row = tries.claim(session, settings.answer_seconds + settings.lease_seconds)
+    if row is None:
+        return False
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    try:
+        with private_folder(settings.scratch, f"{row.id}-{row.attempt}") as folder:
+            finding = _ask(row, folder, settings, storage)
+        if isinstance(finding, Rejected):
+            error = dict(finding.reasons[0])
+        else:
+            result = finding.model_dump(mode="json")
+    except subprocess.TimeoutExpired:
+        error = failure("answer_failed", f"It took longer than {settings.answer_seconds:g} s.")
+    except Exception as problem:  # a child that crashed or a storage that is away: somebody waits, and can ask again
+        log.exception("answer_error", id=row.id, job=row.job_id)
+        error = failure("answer_failed", type(problem).__name__)
+    with writing() as session:
+        tries.finish(session, row, result=result, error=error)
+    log.info("answered", id=row.id, job=row.job_id, error=error and error["code"])
+    return True
+
+
+def _ask(row: Try, folder: Path, settings: Settings, storage: Storage) -> Answered | Rejected:
+    """Lay both artifacts out, and the rows where one of them is asked; run the child and read its one JSON object."""
+    question = Question.model_validate(row.asked)
+    with reading() as session:
+        job = session.get_one(Job, row.job_id)
+        report = Report.model_validate(job.report)
+        original, compressed = tries.artifacts(session, row)
+        dataset = session.get_one(Dataset, tries.dataset_of(job, row.part))
+        facts = DataFacts.model_validate(dataset.facts)
+    files: dict[str, list[File]] = {"original": original.files, "compressed": compressed.files}
+    data = None
+    if question.row is not None:
+        paths = dataset.data["splits"][question.split]
+        files["data"] = [file for file in dataset.files if file.path in paths]
+        splits = {"train": tuple(f"data/{path}" for path in paths), question.split: tuple(f"data/{path}" for path in paths)}
+        data = Data.model_validate({**dataset.data, "splits": splits})
+    for name, some in files.items():
+        fetch(storage, some, folder / name)
+    part = next((one for one in report.parts if one.name == row.part), None)
+    spec = AnswerSpec(
+        task=facts.task,
+        labels=part.labels if part else report.labels,
+        evaluate=Evaluate.model_validate(job.evaluate),
+        original="original",
+        compressed="compressed",
+        question=question,
+        data=data,
+        memory_bytes=engine_memory(settings),
+    )
+    path = folder / "spec.json"
+    path.write_text(spec.model_dump_json(), encoding="utf-8")
+    found = engine.find("answer", path, folder, settings, settings.answer_seconds)
+    try:
+        return parse_answered.validate_json(found)
+    except ValidationError as problem:
+        raise RuntimeError(f"answer wrote no answers: {problem}") from problem
