@@ -5,7 +5,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from sqlalchemy import select
 
 from app import events, forecast, jobs
@@ -15,6 +15,7 @@ from app.errors import InvalidRequest, ReportNotReady
 from app.models import TERMINAL, Artifact, Job, Model
 from app.paging import PageSize, PageToken, newest_first, page
 from app.preflight import plan
+from app.report_page import report_answer
 from app.resources import needing
 from app.schemas import LABEL_KEY, JobCreate, JobOut, Page, artifact_out, job_out
 from app.watch import preferred_wait, watcher
@@ -144,3 +145,18 @@ def report(job_id: str, session: ReadDep, caller: CallerDep) -> Response:
     if job.report is None:
         raise ReportNotReady(f"{job_id} is {job.state}")
     return JSONResponse(job.report)
+
+
+@router.get("/{job_id}/report.html", response_class=HTMLResponse)
+def report_page(
+    job_id: str,
+    request: Request,
+    session: ReadDep,
+    caller: CallerDep,
+    download: Annotated[bool, Query(description="As a file to keep, not as a page to look at.")] = False,
+) -> Response:
+    """The report as one file for people: pictures and tables, no script, nothing fetched from anywhere."""
+    job = jobs.get(session, caller.team, job_id)
+    if job.report is None:
+        raise ReportNotReady(f"{job_id} is {job.state}")
+    return report_answer(job, request, download=download)
