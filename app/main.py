@@ -4,7 +4,7 @@ from fastapi import FastAPI
 
 from app import errors, logs
 from app.middleware import BodyLimit, PlainAddress, RequestContext
-from app.routes import artifacts, health, jobs, keys, reference, resources
+from app.routes import artifacts, health, jobs, keys, metrics, reference, resources
 from app.settings import Settings, get_settings
 
 DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."
@@ -23,6 +23,7 @@ def create_app(settings: Settings) -> FastAPI:
         reference.router,
         keys.router,
         health.router,
+        metrics.router,
     ):
         app.include_router(router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
