@@ -69,6 +69,7 @@ def stage_finished(
             size_bytes=row.size.bytes,
             latency_ms=row.latency.median_ms if isinstance(row.latency, Latency) else None,
             score=row.score.value if isinstance(row.score, Score) else None,
+            seconds=row.seconds,
             row=data,
         )
     )

@@ -8,7 +8,7 @@ from app.dashboard import job as job_page
 from app.dashboard import jobs as jobs_page
 from app.dashboard import routes as dashboard
 from app.middleware import BodyLimit, PlainAddress, RequestContext, SafeHeaders
-from app.routes import artifacts, health, jobs, keys, reference, resources, tries
+from app.routes import artifacts, health, jobs, keys, metrics, reference, resources, tries
 from app.settings import Settings, get_settings
 
 DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."
@@ -32,6 +32,7 @@ def create_app(settings: Settings) -> FastAPI:
         dashboard.router,
         jobs_page.router,
         job_page.router,
+        metrics.router,
     ):
         app.include_router(router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)

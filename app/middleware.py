@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import InvalidRequest, TooLarge, document
 from app.ids import new_id
+from app.metrics import answered
 
 log = structlog.get_logger()
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -32,12 +33,13 @@ class RequestContext:
         sent = Headers(scope=scope).get("x-request-id", "")
         request_id = sent if _ID.fullmatch(sent) else new_id("req")
         scope.setdefault("state", {})["request_id"] = request_id
-        started, status = time.perf_counter(), 0
+        waited = "wait" in Headers(scope=scope).get("prefer", "")
+        started, began, status = time.perf_counter(), None, 0
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal began, status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, began = message["status"], time.perf_counter() - started
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
@@ -46,6 +48,7 @@ class RequestContext:
                 await self.app(scope, receive, answer)
             finally:
                 took = round((time.perf_counter() - started) * 1000, 1)
+                answered(scope, status, began, waited)
                 log.info("request", method=scope["method"], path=scope["path"], status=status, ms=took)
 
 

@@ -155,6 +155,8 @@ class Job(Base):
     disk_bytes: Mapped[int | None]
     retry_of: Mapped[str | None] = mapped_column(String(40))
     key_id: Mapped[str | None] = mapped_column(String(40))
+    request_id: Mapped[str | None] = mapped_column(String(64))
+    traceparent: Mapped[str | None] = mapped_column(String(64))
 
     state: Mapped[str] = mapped_column(String(20), default=QUEUED)
     stage: Mapped[str | None] = mapped_column(String(20))
@@ -211,6 +213,7 @@ class Job(Base):
             "ix_jobs_leases", "lease_until", postgresql_where=text("state = 'running'"), sqlite_where=text("state = 'running'")
         ),
         Index("ix_jobs_team_id_id", "team_id", "id"),
+        Index("ix_jobs_state_deleted_at", "state", "deleted_at"),
     )
 
 
@@ -226,6 +229,7 @@ class Metric(Base):
     size_bytes: Mapped[int]
     latency_ms: Mapped[float | None]
     score: Mapped[float | None]
+    seconds: Mapped[float | None]
     row: Mapped[dict[str, Any]]
     created_at: Mapped[dt.datetime] = mapped_column(default=now())
 
@@ -255,7 +259,10 @@ class Event(Base):
     origin: Mapped[str | None] = mapped_column(String(40))
     at: Mapped[dt.datetime] = mapped_column(default=now())
 
-    __table_args__ = (Index("ix_events_origin", "job_id", "origin", unique=True),)
+    __table_args__ = (
+        Index("ix_events_origin", "job_id", "origin", unique=True),
+        Index("ix_events_requeued", "type", postgresql_where=text("type = 'requeued'"), sqlite_where=text("type = 'requeued'")),
+    )
 
 
 class Artifact(Base):

@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     engine_disk_bytes: Annotated[
         int, Field(description="An engine that writes so much more than twice its job's forecast is stopped.")
     ] = 4 * 2**30
+    metrics_token: Annotated[
+        SecretStr | None, Field(description="What GET /metrics wants as bearer token; unset, it answers this machine alone.")
+    ] = None
     sweep_seconds: Annotated[float, Field(description="How often the keeper looks for bytes that no row names.")] = 3600.0
     ring_seconds: Annotated[
         float,

@@ -4,7 +4,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.sse import EventSourceResponse
 from sqlalchemy import select
 
@@ -16,6 +16,7 @@ from app.listing import Wanted, WantedDep, jobs_page, query, shown, stream
 from app.models import TERMINAL, Artifact
 from app.paging import PageSize, PageToken, decode, page
 from app.preflight import plan
+from app.report_page import report_answer
 from app.schemas import JobCreate, JobOut, JobRetry, Page, artifact_out
 from app.watch import preferred_wait, watcher
 from compression.catalog import Preflight
@@ -148,3 +149,18 @@ def report(job_id: str, session: ReadDep, caller: CallerDep) -> Response:
     if job.report is None:
         raise ReportNotReady(f"{job_id} is {job.state}")
     return JSONResponse(job.report)
+
+
+@router.get("/{job_id}/report.html", response_class=HTMLResponse)
+def report_page(
+    job_id: str,
+    request: Request,
+    session: ReadDep,
+    caller: CallerDep,
+    download: Annotated[bool, Query(description="As a file to keep, not as a page to look at.")] = False,
+) -> Response:
+    """The report as one file for people: pictures and tables, no script, nothing fetched from anywhere."""
+    job = jobs.get(session, caller.team, job_id)
+    if job.report is None:
+        raise ReportNotReady(f"{job_id} is {job.state}")
+    return report_answer(job, request, download=download)

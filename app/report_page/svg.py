@@ -1,0 +1,149 @@
+"""Pictures as inline SVG, drawn here so that a report needs nothing from anywhere. Pure: figures in, markup out.
+
+Colours come from the page's style sheet by class, so a picture follows light and dark; none says what no word says. Whatever
+comes from a job is escaped by Markup.format.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+WIDTH = 420
+LABEL, VALUE = 92, 128
+"""Pixels left of the bars for what they are called, and right of them for their figures."""
+BAR, GAP = 20, 10
+HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 220, 62, 40, 26, 96
+"""Of a picture with two axes."""
+MARKS = ("circle", "square", "diamond")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawing and what stands beneath it."""
+
+    caption: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: `error` is drawn as a whisker to both sides, `chosen` marks what is shipped (or, of ranges, what is broken)."""
+
+    label: str
+    value: float
+    text: str
+    error: float = 0.0
+    chosen: bool = False
+
+
+def bars(title: str, entries: Sequence[Bar]) -> Picture:
+    """Draw horizontal bars from zero, one under the other, each with its figure behind it."""
+    most = max([entry.value + entry.error for entry in entries] + [0.0])
+    least = min([entry.value - entry.error for entry in entries if entry.value < 0] + [0.0])
+    room = WIDTH - LABEL - VALUE
+    scale = room / ((most - least) or 1.0)
+    zero = LABEL - least * scale
+    drawn = []
+    for number, entry in enumerate(entries):
+        top = GAP + number * (BAR + GAP)
+        start, length = min(zero, zero + entry.value * scale), abs(entry.value) * scale
+        middle, end = top + BAR / 2, zero + entry.value * scale
+        drawn.append(
+            Markup(
+                '<text class="label" x="{}" y="{}" text-anchor="end">{}</text>'
+                '<rect class="{}" x="{:.1f}" y="{}" width="{:.1f}" height="{}" rx="2"/>'
+            ).format(LABEL - 8, middle + 4, entry.label, _kind(entry), start, top, max(length, 1.0), BAR)
+        )
+        if entry.error > 0:
+            low, high = max(end - entry.error * scale, LABEL), end + entry.error * scale
+            drawn.append(
+                Markup('<path class="whisker" d="M{:.1f} {}H{:.1f}M{:.1f} {}v8M{:.1f} {}v8"/>').format(
+                    low, middle, high, low, middle - 4, high, middle - 4
+                )
+            )
+        drawn.append(
+            Markup('<text class="value" x="{:.1f}" y="{}">{}</text>').format(WIDTH - VALUE + 10, middle + 4, entry.text)
+        )
+    told = "; ".join(f"{entry.label} {entry.text}" for entry in entries)
+    return _picture(title, told, WIDTH, GAP + len(entries) * (BAR + GAP), drawn)
+
+
+def columns(title: str, entries: Sequence[Bar], *, most: float) -> Picture:
+    """Draw upright bars side by side, for many; `most` is the top of the axis."""
+    width = max(WIDTH, LEFT + 8 * len(entries) + 20)
+    step = (width - LEFT - 20) / max(len(entries), 1)
+    room = HEIGHT - TOP - BOTTOM
+    drawn = _frame(width - 20, "0", f"{most:g}", "layers, in the model's order", "")
+    for number, entry in enumerate(entries):
+        height = room * min(max(entry.value / (most or 1.0), 0.0), 1.0)
+        drawn.append(
+            Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}: {}</title></rect>').format(
+                _kind(entry), LEFT + number * step + 1, TOP + room - height, max(step - 2, 1.0), height, entry.label, entry.text
+            )
+        )
+    return _picture(title, f"{len(entries)} layers; the table has their figures", width, HEIGHT, drawn)
+
+
+def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_name: str, y_name: str) -> Picture:
+    """Draw a line a series through its points (one at least), told apart by their marks and by their names at the end."""
+    points = [point for line in series.values() for point in line]
+    (left, right), (low, high) = _span(x for x, _ in points), _span(y for _, y in points)
+    across, up = (WIDTH - LEFT - RIGHT) / (right - left), (HEIGHT - TOP - BOTTOM) / (high - low)
+    drawn = _frame(WIDTH - RIGHT, f"{low:.3g}", f"{high:.3g}", f"{x_name}: {left:.3g} to {right:.3g}", y_name)
+    placed: list[float] = []
+    for number, (name, line) in enumerate(series.items()):
+        where = [(LEFT + (x - left) * across, HEIGHT - BOTTOM - (y - low) * up) for x, y in line]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in where)
+        drawn.append(Markup('<polyline class="line s{}" points="{}"/>').format(number % 3, path))
+        drawn += [_mark(number, x, y, f"{name}: {a:.3g}, {b:.4g}") for (x, y), (a, b) in zip(where, line, strict=True)]
+        beside = where[-1][1]
+        while any(abs(beside - other) < 14 for other in placed):
+            beside += 14
+        placed.append(beside)
+        drawn.append(
+            Markup('<text class="label" x="{:.1f}" y="{:.1f}">{} {}</text>').format(
+                where[-1][0] + 8, beside + 4, "●■◆"[number % 3], name
+            )
+        )
+    told = "; ".join(f"{name} from {line[0][1]:.4g} to {line[-1][1]:.4g}" for name, line in series.items() if line)
+    return _picture(title, told, WIDTH, HEIGHT, drawn)
+
+
+def _span(values: Iterable[float]) -> tuple[float, float]:
+    found = list(values)
+    least, most = min(found), max(found)
+    return (least, most) if most > least else (least - 0.5, most + 0.5)
+
+
+def _kind(entry: Bar) -> str:
+    return "bar chosen" if entry.chosen else "bar"
+
+
+def _mark(number: int, x: float, y: float, told: str) -> Markup:
+    shape = MARKS[number % 3]
+    if shape == "circle":
+        body = Markup('<circle class="mark s0" cx="{:.1f}" cy="{:.1f}" r="4">').format(x, y)
+        return body + Markup("<title>{}</title></circle>").format(told)
+    turn = Markup(' transform="rotate(45 {:.1f} {:.1f})"').format(x, y) if shape == "diamond" else ""
+    form = Markup('<rect class="mark s{}" x="{:.1f}" y="{:.1f}" width="7" height="7"{}>')
+    body = form.format(number % 3, x - 3.5, y - 3.5, turn)
+    return body + Markup("<title>{}</title></rect>").format(told)
+
+
+def _frame(right: float, low: str, high: str, below: str, beside: str) -> list[Markup]:
+    """Draw both axes with what they are called and the ends of the upright one."""
+    floor = HEIGHT - BOTTOM
+    return [
+        Markup('<path class="axis" d="M{} {}V{}H{:.1f}"/>').format(LEFT, TOP, floor, right),
+        Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 6, floor, low),
+        Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>').format(LEFT - 6, TOP + 8, high),
+        Markup('<text class="tick" x="{}" y="{}">{}</text>').format(LEFT, HEIGHT - 14, below),
+        Markup('<text class="tick" x="{}" y="{}">{}</text>').format(LEFT, TOP - 12, beside),
+    ]
+
+
+def _picture(title: str, told: str, width: float, height: float, drawn: Sequence[Markup]) -> Picture:
+    body = Markup("").join(drawn)
+    form = Markup('<svg class="picture" viewBox="0 0 {:g} {:g}" role="img" aria-label="{}: {}">{}</svg>')
+    return Picture(title, form.format(width, height, title, told, body))

@@ -1,0 +1,83 @@
+"""Figures as people read them. A figure that was not measured says why."""
+
+from compression.report import UNITS, NotMeasured, Row, Score, Verdict, shown
+
+MINUS, TIMES = "−", "×"
+STAGES = {"baseline": "Baseline", "quantized": "Quantized", "pruned": "Pruned", "distilled": "Distilled"}
+
+
+def count(number: float) -> str:
+    """22713984 → 22.71 M."""
+    return _scaled(number, (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def size(number: float) -> str:
+    """90868376 → 90.87 MB (10⁶ bytes)."""
+    return _scaled(number, (1e9, "GB"), (1e6, "MB"), (1e3, "kB")) + ("" if number >= 1e3 else " B")
+
+
+def _scaled(number: float, *units: tuple[float, str]) -> str:
+    for unit, name in units:
+        if number >= unit:
+            return f"{number / unit:.2f} {name}"
+    return f"{number:g}"
+
+
+def milliseconds(value: float) -> str:
+    """0.832 → 0.832 ms, 12.34 → 12.34 ms, 1234.5 → 1,234 ms."""
+    return f"{value:,.0f} ms" if value >= 1000 else f"{value:.2f} ms" if value >= 1 else f"{value:.3f} ms"
+
+
+def percent(share: float) -> str:
+    """0.358 → 35.8 %."""
+    return f"{100 * share:.1f} %".replace("-", MINUS)
+
+
+def change(reduction: float) -> str:
+    """Show a reduction as the change that it is: 0.358 → −35.8 %, −0.02 → +2.0 %."""
+    rounded = round(100 * reduction, 1)
+    sign = MINUS if rounded > 0 else "+" if rounded < 0 else "±"
+    return f"{sign}{abs(rounded):.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """3725 → 1 h 2 min; 65 → 1 min 5 s."""
+    whole = max(0, round(seconds))
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+def score(found: Score) -> str:
+    """85.33 % ± 0.91 %."""
+    return f"{metric(found.metric, found.value)} ± {metric(found.metric, found.standard_error)}"
+
+
+def metric(name: str, value: float) -> str:
+    """Write a metric's value: shares in percent, the others with their unit."""
+    return shown(name, value).replace("%", " %").replace("-", MINUS) if name not in UNITS else shown(name, value)
+
+
+def spoken(name: str) -> str:
+    """parameter_reduction → parameter reduction."""
+    return name.replace("_", " ")
+
+
+def target(name: str, value: float) -> str:
+    """Write a target or what was reached: a speed-up as a factor, the others as shares."""
+    return f"{value:.2f}{TIMES}" if name == "speed_up" else percent(value)
+
+
+def reached(name: str, verdict: Verdict) -> str:
+    """Say what a target was held against."""
+    return "not measured" if verdict.value is None else target(name, verdict.value)
+
+
+def unmeasured(value: object) -> str | None:
+    """Return the reason where a figure was not measured, else None."""
+    return value.not_measured if isinstance(value, NotMeasured) else None
+
+
+def kept(row: Row) -> str:
+    """Say how much of the baseline's score a row keeps."""
+    return f"{percent(row.ratios.retention)} kept" if row.ratios.retention is not None else ""

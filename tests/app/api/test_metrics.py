@@ -1,0 +1,217 @@
+"""/metrics as Prometheus meets it, and what deploy/ makes of it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.ids import new_id
+from app.metrics import STAGE_BUCKETS
+from tests.app.api.conftest import problem, sql
+from tests.conftest import ROOT, Service, fresh_database, wait_for
+
+Found = dict[str, dict[tuple[tuple[str, str], ...], float]]
+MOMENT = "2026-01-01 00:00:00.000000"
+
+
+def parsed(text: str) -> Found:
+    found: Found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+    return found
+
+
+def scraped(service: Service) -> Found:
+    answer = httpx.get(f"{service.url}/metrics")
+    assert answer.status_code == 200, answer.text
+    return parsed(answer.text)
+
+
+def value(found: Found, name: str, **labels: str) -> float:
+    return found.get(name, {}).get(tuple(sorted(labels.items())), 0.0)
+
+
+def test_requests_are_counted_by_their_route_and_not_by_their_address(service: Service, http: httpx.Client) -> None:
+    def counted(status: str) -> float:
+        return value(scraped(service), "lathe_http_requests_total", method="GET", route="/v1/jobs/{job_id}", status=status)
+
+    before = counted("404")
+    for number in range(3):
+        assert http.get(f"/v1/jobs/job_{number}").status_code == 404
+    assert http.request("BREW", "/v1/coffee").status_code == 404
+    assert counted("404") == before + 3
+    found = scraped(service)
+    assert value(found, "lathe_http_requests_total", method="OTHER", route="other", status="404") >= 1
+    assert not any("job_0" in text for labels in found["lathe_http_requests_total"] for _, text in labels)
+    assert value(found, "lathe_http_request_seconds_count", method="GET", route="/v1/jobs/{job_id}") >= 3
+
+
+def test_an_answer_that_was_asked_to_wait_is_no_slow_answer(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    job = http.post("/v1/jobs", json=request_body).json()["id"]
+
+    def timed() -> float:
+        return value(scraped(service), "lathe_http_request_seconds_count", method="GET", route="/v1/jobs/{job_id}")
+
+    before = timed()
+    http.get(f"/v1/jobs/{job}", headers={"Prefer": "wait=1"})
+    assert timed() == before
+    http.get(f"/v1/jobs/{job}")
+    assert timed() == before + 1
+
+
+def test_jobs_queues_stages_and_lost_workers_are_what_the_database_says(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    def waiting(found: Found) -> float:
+        return value(found, "lathe_queue_depth", lane="jobs")
+
+    # The figures may be a few seconds old: only now are those of before what the database says.
+    wait_for(lambda: waiting(scraped(service)) == http.get("/v1/queue").json()["queued"])
+    before = scraped(service)
+    jobs = [http.post("/v1/jobs", json=request_body).json()["id"] for _ in range(3)]
+    sql(
+        service,
+        "INSERT INTO metrics (job_id, stage, position, fence, parameters, size_bytes, seconds, row, created_at)"
+        " VALUES (%s, 'pruned', 2, 1, 1, 1, 45.0, '{}', %s)",
+        jobs[1],
+        MOMENT,
+    )
+    sql(
+        service,
+        "INSERT INTO events (job_id, seq, type, data, at) VALUES (%s, 2, 'requeued', %s, %s)",
+        jobs[1],
+        json.dumps({"code": "worker_lost"}),
+        MOMENT,
+    )
+    error = json.dumps({"code": "worker_lost"})
+    sql(service, "UPDATE jobs SET state = 'failed', error = %s WHERE id = %s", error, jobs[1])
+    sql(service, "UPDATE jobs SET state = 'succeeded', deleted_at = %s WHERE id = %s", MOMENT, jobs[2])
+
+    def grew(name: str, by: float, **labels: str) -> bool:
+        return value(scraped(service), name, **labels) - value(before, name, **labels) == by
+
+    wait_for(lambda: grew("lathe_jobs_finished_total", 1, outcome="succeeded"))
+    assert grew("lathe_jobs", 1, state="queued")
+    assert grew("lathe_queue_depth", 1, lane="jobs")
+    assert grew("lathe_jobs", 0, state="succeeded"), "a deleted job is not there any more"
+    assert grew("lathe_jobs_finished_total", 1, outcome="failed")
+    assert grew("lathe_jobs_failed_total", 1, code="worker_lost")
+    assert grew("lathe_setbacks_total", 1, code="worker_lost")
+    assert grew("lathe_lease_losses_total", 2), "one attempt that was made again, and one that was not"
+    assert grew("lathe_stage_seconds_sum", 45.0, stage="pruned")
+    assert [
+        grew("lathe_stage_seconds_bucket", bound >= 45, stage="pruned", le=str(float(bound))) for bound in STAGE_BUCKETS
+    ] == [True] * len(STAGE_BUCKETS)
+    assert value(scraped(service), "lathe_queue_oldest_seconds", lane="jobs") > 0
+
+
+def test_a_worker_is_told_of_with_its_silence(service: Service) -> None:
+    worker, silent = new_id("wkr"), new_id("wkr")
+    for who, minutes in ((worker, 0), (silent, 5)):
+        seen = f"now() - interval '{minutes} minutes'"
+        if service.database.kind == "sqlite":
+            seen = f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '-{minutes} minutes')"
+        sql(
+            service,
+            "INSERT INTO workers (id, kind, host, pid, facts, drain, started_at, seen_at) "
+            f"VALUES (%s, 'jobs', 'h', 1, %s, %s, {seen}, {seen})",
+            who,
+            json.dumps({"memory_bytes": 2**30, "confinement": "bubblewrap"}),
+            False,
+        )
+    labels = {"kind": "jobs", "host": "h"}
+
+    def told() -> Found | None:
+        found = scraped(service)
+        known = found.get("lathe_worker_memory_bytes", {})
+        return found if any(worker in dict(name).values() for name in known) else None
+
+    found = wait_for(told)
+    assert isinstance(found, dict)
+    assert value(found, "lathe_worker_memory_bytes", worker=worker, **labels) == 2**30
+    assert value(found, "lathe_worker_heartbeat_age_seconds", worker=worker, **labels) < 60
+    assert value(found, "lathe_worker_heartbeat_age_seconds", worker=silent, **labels) >= 300
+    assert value(found, "lathe_workers", kind="jobs") == 1
+    assert value(found, "lathe_devices", device="cpu", confinement="bubblewrap") == 1
+
+
+def test_strangers_get_no_figures(service: Service, tmp_path: Path) -> None:
+    for header in ("X-Forwarded-For", "Forwarded", "X-Real-IP"):
+        problem(httpx.get(f"{service.url}/metrics", headers={header: "203.0.113.9"}), 401, "unauthorized")
+    guarded = Service(tmp_path / "home", service.database, service.broker, settings={"LATHE_METRICS_TOKEN": "let me see"})
+    guarded.start_api()
+    try:
+        place = f"{guarded.url}/metrics"
+        problem(httpx.get(place), 401, "unauthorized")
+        problem(httpx.get(place, headers={"Authorization": "Bearer let me s"}), 401, "unauthorized")
+        problem(httpx.get(place, headers={"Authorization": f"Bearer {service.database.key}"}), 401, "unauthorized")
+        right = {"Authorization": "Bearer let me see", "X-Forwarded-For": "203.0.113.9"}
+        assert "lathe_database_up 1.0" in httpx.get(place, headers=right).text
+    finally:
+        guarded.stop()
+
+
+def test_several_processes_count_together(postgres: str, templates: dict[str, str], valkey: str, tmp_path: Path) -> None:
+    (tmp_path / "counts").mkdir()
+    with fresh_database("sqlite", postgres, templates, tmp_path) as database:
+        several = Service(tmp_path / "home", database, valkey, settings={"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "counts")})
+        several.start("api", "uvicorn", "app.main:app", "--port", str(several.port), "--workers", "2", "--no-access-log")
+        try:
+            wait_for(lambda: httpx.get(f"{several.url}/healthz/ready").status_code == 200)
+            for _ in range(20):
+                assert httpx.get(f"{several.url}/v1/queue").status_code == 401
+            wait_for(lambda: len({path.stem.rsplit("_", 1)[1] for path in (tmp_path / "counts").glob("counter_*.db")}) == 2)
+            sums = [
+                value(scraped(several), "lathe_http_requests_total", method="GET", route="/v1/queue", status="401")
+                for _ in range(4)
+            ]
+            assert sums == [20.0] * 4
+            assert "lathe_queue_depth" in scraped(several)
+        finally:
+            several.stop()
+
+
+def test_a_database_that_is_away_costs_its_figures_only(tmp_path: Path) -> None:
+    script = "from app import logs, metrics; from prometheus_client import generate_latest as told; logs.configure('test');"
+    script += "print(told(metrics.registry()).decode())"
+    env = {**os.environ, "LATHE_DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:1/none", "LATHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    found = parsed(done.stdout)
+    assert value(found, "lathe_database_up") == 0.0
+    assert "lathe_jobs" not in found
+    assert found["process_resident_memory_bytes"]
+
+
+def metric_names(text: str) -> set[str]:
+    return set(re.findall(r"\b(?:lathe|process)_\w+", text))
+
+
+@pytest.mark.parametrize("file", ["prometheus/alerts.yml", "grafana/lathe.json"])
+def test_what_deploy_asks_for_is_told(service: Service, http: httpx.Client, file: str) -> None:
+    http.get("/v1/queue")
+    text = (ROOT / "deploy" / file).read_text()
+    if file.endswith(".json"):
+        board = json.loads(text)
+        asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+        assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"]) >= 12
+    else:
+        rules = [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+        asked = [rule["expr"] for rule in rules]
+        assert len({rule["alert"] for rule in rules}) == len(rules) >= 8
+        assert all({"summary", "remedy"} == set(rule["annotations"]) and rule["labels"]["severity"] for rule in rules)
+    names = set().union(*map(metric_names, asked))
+    told = set(re.findall(r"^# TYPE (\w+)", httpx.get(f"{service.url}/metrics").text, re.MULTILINE))
+    told |= {f"{name}_{end}" for name in told for end in ("bucket", "sum", "count")}
+    assert names - told == set()
+    assert names, "nothing is asked for"
