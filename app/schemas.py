@@ -114,6 +114,14 @@ class JobCreate(Body):
     ] = None
 
 
+class Retry(Body):
+    """How a job is tried again; without a body, as it was."""
+
+    remedy: Annotated[
+        bool, Field(description="With the changes of the recipe that its error, or the rows of its table, speak for.")
+    ] = False
+
+
 class KeyCreate(Body):
     """A new API key of the caller's team."""
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy import select
 
-from app import events, forecast, jobs
+from app import events, forecast, jobs, remedy
 from app.db import reading
 from app.deps import CallerDep, OnceDep, ReadDep, SessionDep
 from app.errors import InvalidRequest, ReportNotReady
@@ -16,7 +16,7 @@ from app.models import TERMINAL, Artifact, Job, Model
 from app.paging import PageSize, PageToken, newest_first, page
 from app.preflight import plan
 from app.resources import needing
-from app.schemas import LABEL_KEY, JobCreate, JobOut, Page, artifact_out, job_out
+from app.schemas import LABEL_KEY, JobCreate, JobOut, Page, Retry, artifact_out, job_out
 from app.watch import preferred_wait, watcher
 from compression.catalog import Preflight
 from compression.report import Report
@@ -96,9 +96,10 @@ def cancel(job_id: str, session: SessionDep, caller: CallerDep) -> JobOut:
 
 
 @router.post("/{job_id}/retry", status_code=202, response_model=JobOut)
-def retry(job_id: str, session: SessionDep, caller: CallerDep, once: OnceDep) -> Response:
-    """Submit the same request again, as a new job with `retry_of`."""
-    return once(session, caller, None, 202, lambda: job_out(jobs.retry(session, caller.team, job_id)))
+def retry(job_id: str, session: SessionDep, caller: CallerDep, once: OnceDep, body: Retry | None = None) -> Response:
+    """Submit the same request again, as a new job with `retry_of`; if asked to, with the remedy applied."""
+    again = remedy.retry if body and body.remedy else jobs.retry
+    return once(session, caller, body, 202, lambda: job_out(again(session, caller.team, job_id)))
 
 
 @router.delete("/{job_id}", status_code=204)
