@@ -121,6 +121,13 @@ class WrongState(Problem):
     status, code, remedy = 409, "wrong_state", "GET the job and look at its state."
 
 
+class NoRemedy(Problem):
+    """No change of the recipe is known that would mend this job."""
+
+    status, code = 409, "no_remedy"
+    remedy = "Read the job's error, or the notes of its report; change what they name, and submit it as a new job."
+
+
 class ReportNotReady(Problem):
     """The job has no report yet, or ended without one."""
 

@@ -1,53 +1,63 @@
-"""What a job may be tried again with: the remedies that its rows offer, and those that follow from how it failed."""
+"""Trying a job again with what its figures or its error speak for: which changes those are, and the request that has them.
+
+The engine reckons the remedies of a table that misses its targets, and each row carries them. The errors that a change of the
+recipe can mend by itself are here; all others want somebody's eye, a new file or another machine.
+"""
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
 from app import jobs
-from app.errors import InvalidRequest, WrongState
+from app.errors import InvalidRequest, NoRemedy, WrongState
 from app.models import TERMINAL, Job
 from app.preflight import plan
 from app.schemas import JobCreate, JobModels
+from compression.errors import OutOfMemory, TrainingDiverged, UnsupportedPrecision
 from compression.recipe import Evaluate, Targets
 from compression.report import Remedy
 
 ROOT = "recipe."
+LATE = "deadline_exceeded"
+GENTLER = 0.3
+"""What a learning rate is multiplied by after a training that diverged."""
 
 
 def offers(job: Job) -> list[Remedy]:
-    """Return the remedies that the job did not apply itself, one a key, the last word of its rows on each."""
+    """List the changes of the recipe that a job speaks for and did not make itself, one a key.
+
+    Of a failed one those that answer its error; else those of its rows, of which a later one knows more.
+    """
+    if job.state == "failed":
+        return list(_of_the_error(job))
     found = {
         remedy.key: remedy
         for metric in job.metrics
         for remedy in map(Remedy.model_validate, (metric.row.get("verdict") or {}).get("remedies", ()))
         if not remedy.applied
     }
-    error = job.error or {}
-    if remedy := _after(job, str(error.get("code")), str(error.get("param"))):
-        found[remedy.key] = remedy
-    return list(found.values())
+    # A whole stage before a key of it.
+    return sorted(found.values(), key=lambda remedy: remedy.key.count("."))
 
 
-def _after(job: Job, code: str, param: str) -> Remedy | None:
-    """Say which change answers a failure, where one number does."""
-    answers: dict[str, tuple[str, Callable[[Any], Any], str]] = {
-        "training_diverged": (param, lambda rate: rate / 4, "The loss was not finite at half this rate either."),
-        "out_of_memory": (
-            "recipe.train.batch",
-            lambda batch: batch // 2,
-            "Half the rows at once take about half the memory.",
-        ),
-    }
-    if code not in answers:
-        return None
-    key, change, why = answers[code]
-    now = _at(job.recipe, key)
-    if isinstance(now, bool) or not isinstance(now, int | float) or not change(now):
-        return None
-    return Remedy(key=key, now=now, proposed=change(now), why=why)
+def _of_the_error(job: Job) -> Iterator[Remedy]:
+    error: dict[str, Any] = job.error or {}
+    code = error.get("code")
+    if code == OutOfMemory.code and (batch := _at(job.recipe, "recipe.train.batch") or 0) > 1:
+        together = _at(job.recipe, "recipe.train.accumulate") or 1
+        why = "It ran out of memory; half of the rows at a time, added up over twice as many batches, train alike."
+        yield Remedy(key="recipe.train.batch", now=batch, proposed=batch // 2, why=why)
+        yield Remedy(key="recipe.train.accumulate", now=together, proposed=2 * together, why=why)
+    elif code == TrainingDiverged.code:
+        key = str(error.get("param") or "")  # recipe.distill.rate: the engine names the training
+        if isinstance(rate := _at(job.recipe, key), float):
+            yield Remedy(key=key, now=rate, proposed=rate * GENTLER, why="The loss did not stay finite at this rate.")
+    elif code == UnsupportedPrecision.code:
+        key = "recipe.train.precision"
+        why = "The worker's device does not compute in it."
+        yield Remedy(key=key, now=_at(job.recipe, key), proposed="auto", why=why)
 
 
 def _at(recipe: Any, key: str) -> Any:
@@ -58,45 +68,57 @@ def _at(recipe: Any, key: str) -> Any:
 
 
 def mended(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[str, Any]:
-    """Return a recipe with the changes that remedies propose."""
+    """Return a copy of a recipe with the changes that remedies propose; its rules are checked by who takes it."""
     new = copy.deepcopy(recipe)
     for remedy in remedies:
         *path, last = remedy.key.removeprefix(ROOT).split(".")
         place = new
         for part in path:
-            place = place.setdefault(part, {})
+            if place.get(part) is None:
+                place[part] = {}
+            place = place[part]
         place[last] = remedy.proposed
     return new
 
 
-def retry(session: Session, team: str, job_id: str, keys: Sequence[str], key_id: str | None) -> Job:
+def retry(session: Session, team: str, job_id: str, keys: Sequence[str] | Literal["all"], key_id: str | None) -> Job:
     """Submit a job again, with the remedies of these keys applied; the changed recipe is checked as a new one is.
 
-    Raises WrongState while the job is not over; InvalidRequest for a remedy that it does not offer; NotFound, InvalidRecipe and
-    what else speaks against the new request.
+    With all of them, a job that was late is sent without its deadline. Raises WrongState while the job is not over; NoRemedy
+    where there is nothing to apply; InvalidRequest for a remedy that it does not offer; NotFound, InvalidRecipe and what else
+    speaks against the new request.
     """
     if not keys:
         return jobs.retry(session, team, job_id, key_id)
     old = jobs.get(session, team, job_id)
     if old.state not in TERMINAL:
         raise WrongState(f"{job_id} is {old.state}; only a job that is over can be tried again")
-    offered = {remedy.key: remedy for remedy in offers(old)}
-    for key in keys:
-        if key not in offered:
-            known = ", ".join(offered) or "none"
-            raise InvalidRequest(f"{job_id} offers no remedy {key!r}; it offers {known}", param="remedies")
-    models = {"base": old.model_id, "student": old.student, "teachers": old.teachers}
+    late = keys == "all" and (old.error or {}).get("code") == LATE
     body = JobCreate(
         name=old.name,
         labels=old.labels,
-        models=JobModels.model_validate(models),
+        models=JobModels.model_validate({"base": old.model_id, "student": old.student, "teachers": old.teachers}),
         datasets=old.datasets,
-        recipe=mended(old.recipe, [offered[key] for key in keys]),
+        recipe=mended(old.recipe, _chosen(old, keys, late=late)),
         evaluate=Evaluate.model_validate(old.evaluate),
         targets=Targets.model_validate(old.targets),
         priority=old.priority,
-        deadline_seconds=old.deadline_seconds,
+        deadline_seconds=None if late else old.deadline_seconds,
     )
     job = plan(session, team, body)[0]
     job.retry_of, job.key_id = old.id, key_id
     return jobs.submit(session, job)
+
+
+def _chosen(old: Job, keys: Sequence[str] | Literal["all"], *, late: bool) -> list[Remedy]:
+    offered = {remedy.key: remedy for remedy in offers(old)}
+    if keys == "all":
+        if not offered and not late:
+            raise NoRemedy(f"nothing in {old.id} can be mended by a change of its recipe alone")
+        return list(offered.values())
+    for key in keys:
+        if key not in offered:
+            raise InvalidRequest(
+                f"{old.id} offers no remedy {key!r}; it offers {', '.join(offered) or 'none'}", param="remedies"
+            )
+    return [offered[key] for key in keys]

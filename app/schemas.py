@@ -133,8 +133,11 @@ class JobRetry(Body):
     """How to try a job again."""
 
     remedies: Annotated[
-        list[Annotated[str, Field(max_length=200, pattern=TEXT)]],
-        Field(max_length=20, description="Keys of the job's `remedies` to apply to the recipe; none: the same request again."),
+        Literal["all"] | Annotated[list[Annotated[str, Field(max_length=200, pattern=TEXT)]], Field(max_length=20)],
+        Field(
+            description="Keys of the job's `remedies` to apply to the recipe, or all of them, and for a job that was late no "
+            "deadline; none: the same request again."
+        ),
     ] = []
 
 

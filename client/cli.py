@@ -8,8 +8,8 @@ from typing import NoReturn
 import typer
 
 from client import output
-from client.commands import data, jobs, keys, results, service, submit
-from client.errors import ClientError
+from client.commands import data, jobs, keys, recipe, results, service, submit
+from client.errors import EXITS, INTERRUPTED, ClientError
 from client.up import up
 
 app = typer.Typer(
@@ -18,25 +18,31 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    epilog="LATHE_URL and LATHE_KEY say where the service is and who asks; else $LATHE_HOME/client.json (~/.lathe) does.",
+    epilog="LATHE_URL and LATHE_KEY say where the service is and who asks; else $LATHE_HOME/client.json (~/.lathe) does. "
+    "Every command takes --json. NO_COLOR is respected. Exit codes: "
+    + "; ".join(f"{code} {meaning}" for code, meaning in EXITS.items())
+    + ".",
 )
 app.command()(up)
 app.add_typer(keys.app, name="keys")
 app.add_typer(data.models, name="models")
 app.add_typer(data.datasets, name="datasets")
+app.add_typer(recipe.app, name="recipe")
 COMMANDS: tuple[Callable[..., None], ...] = (
     submit.submit,
     jobs.ls,
     jobs.show,
+    jobs.watch,
     jobs.wait,
     jobs.logs,
     results.report,
+    results.compare,
     results.download,
     jobs.cancel,
     jobs.retry,
-    service.recipes,
     service.families,
     service.workers,
+    service.queue,
 )
 for command in COMMANDS:
     app.command()(command)
@@ -59,5 +65,5 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         output.show_error(ClientError(str(error), remedy="Check the path and the free space, and run the command again."))
         sys.exit(ClientError.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     sys.exit(0)

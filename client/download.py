@@ -19,10 +19,11 @@ from urllib.parse import quote, urljoin
 
 import httpx
 
-from client.api import AGAIN, Lathe, pause
 from client.errors import BadFolder, BrokenTransfer, Problem, WrongHash
+from client.http import Service
 from client.types import Artifact, Manifest
 from client.upload import CHUNK, PARALLEL, Moved, sha256_of
+from client.wire import AGAIN, pause
 
 SEGMENT = 16 << 20
 """A file gets one range for each whole segment in it, MOST at most."""
@@ -69,7 +70,7 @@ def local_path(folder: Path, path: str) -> Path:
 class _Fetch:
     """One file of one artifact."""
 
-    def __init__(self, lathe: Lathe, artifact: Artifact, file: Manifest, target: Path, moved: Moved | None) -> None:
+    def __init__(self, lathe: Service, artifact: Artifact, file: Manifest, target: Path, moved: Moved | None) -> None:
         self.lathe, self.file, self.target, self.moved = lathe, file, target, moved
         self.url = f"{lathe.url}/v1/artifacts/{artifact.id}/files/{quote(file.path)}"
         self.stop = threading.Event()
@@ -236,7 +237,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def download(lathe: Lathe, artifact: Artifact, folder: Path, *, moved: Moved | None = None) -> Path:
+def download(lathe: Service, artifact: Artifact, folder: Path, *, moved: Moved | None = None) -> Path:
     """Fetch all files of an artifact into folder/<its name>; return that folder. Raises WrongHash and BrokenTransfer."""
     root = local_path(folder, artifact.name)
     root.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,18 @@ from typing import Any, ClassVar
 
 import httpx
 
-FAILED, USAGE, CANCELLED, TIMEOUT, UNREACHABLE = 1, 2, 3, 4, 5
-"""Exit codes of every command, beside 0; `lathe wait --help` documents them."""
+FAILED, USAGE, CANCELLED, TIMEOUT, UNREACHABLE, REFUSED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
+EXITS = {
+    0: "done; of a job that was waited for: it succeeded",
+    FAILED: "the job failed, or this machine could not do its part (a full disk, a wrong hash)",
+    USAGE: "wrong usage: an option, a file, no key",
+    CANCELLED: "the job was cancelled",
+    TIMEOUT: "--timeout is over; the job goes on",
+    UNREACHABLE: "the service does not answer",
+    REFUSED: "the service refused: the message has its code, its cause and what to do",
+    INTERRUPTED: "Ctrl-C",
+}
+"""Exit codes of every command, as `lathe --help` and docs/client.md tell them."""
 
 
 class ClientError(Exception):
@@ -27,6 +37,8 @@ class ClientError(Exception):
 
 class Problem(ClientError):
     """The service refused: an RFC 9457 problem document."""
+
+    exit_code = REFUSED
 
     def __init__(
         self, cause: str, *, status: int, code: str, remedy: str, param: str | None = None, request_id: str | None = None
@@ -106,10 +118,19 @@ class BadFolder(ClientError):
     exit_code = USAGE
 
 
+class BadRecipe(ClientError):
+    """A recipe's file cannot be read, or there is no recipe of that name."""
+
+    code = "bad_recipe"
+    exit_code = USAGE
+    remedy = "Begin with one that is right: lathe recipe init quick."
+
+
 class NotReady(ClientError):
     """An upload was rejected, or its check did not end."""
 
     code = "not_ready"
+    exit_code = REFUSED
 
     def __init__(self, cause: str, *, reasons: tuple[dict[str, Any], ...] = (), remedy: str | None = None) -> None:
         super().__init__(cause, remedy=remedy)
@@ -140,7 +161,7 @@ class WaitedTooLong(ClientError):
 
     code = "timeout"
     exit_code = TIMEOUT
-    remedy = "The job goes on by itself; run `lathe wait` again, or `lathe cancel` to stop it."
+    remedy = "The job goes on by itself; look again with `lathe watch`, or stop it with `lathe cancel`."
 
 
 class CannotStart(ClientError):

@@ -22,10 +22,11 @@ WIDE = 200
 IN_COMMANDS = {
     "unauthorized": "Set LATHE_KEY to a key that is in force, or LATHE_HOME to the folder that `lathe up` uses.",
     "not_found": "Check the id: `lathe ls`, `lathe models ls` and `lathe datasets ls` show what there is.",
-    "report_not_ready": "Wait for it with `lathe wait`; `lathe show` has the rows of the finished stages.",
+    "report_not_ready": "Wait for it with `lathe watch`; `lathe show` has the rows of the finished stages.",
     "not_ready": "Upload it again with `lathe models add` or `lathe datasets add`; their `show` says why one was rejected.",
     "wrong_state": "See its state with `lathe show`.",
-    "invalid_recipe": "Correct the named key; `lathe recipes` lists the presets, `lathe recipes NAME` shows every key.",
+    "no_remedy": "See what is wrong with `lathe show` and `lathe logs`; change it with `lathe submit --set`.",
+    "invalid_recipe": "Correct the named key; `lathe recipe init` writes a file that says what each key may be.",
 }
 """What to do next, for those who use commands: of these problems the service's own remedy speaks of HTTP."""
 _as_json: ContextVar[bool] = ContextVar("as_json", default=False)

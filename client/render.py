@@ -7,7 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from compression.report import UNITS, Latency, NotMeasured, Report, Row, Score, Verdict, shown
+from client.types import Preflight
+from compression.report import UNITS, Latency, NotMeasured, Ratios, Report, Row, Score, Verdict, shown
 
 HEADERS = ("stage", "parameters", "size", "latency", "score", "at batch 32")
 MINUS = "−"
@@ -119,6 +120,14 @@ def conditions(rows: Sequence[Row]) -> str:
     return " ".join(parts)
 
 
+def ratios_text(found: Ratios) -> str:
+    """−35.0 % parameters, −82.5 % bytes, 2.50×, 98.0 % kept: what a row is against the baseline."""
+    parts = [f"{change(found.parameter_reduction)} parameters", f"{change(found.size_reduction)} bytes"]
+    parts += [f"{found.speed_up:.2f}{TIMES} as fast"] if found.speed_up is not None else []
+    parts += [f"{percent(found.retention)} kept"] if found.retention is not None else []
+    return ", ".join(parts)
+
+
 def sizes(report: Report) -> str:
     """Size: −74.4 % against the file that was sent (90.87 MB float32), −48.8 % against 16 bit, −74.4 % against float32."""
     found = report.ratios
@@ -198,13 +207,15 @@ def report_table(report: Report) -> RenderableType:
     return Group(*parts)
 
 
+def markdown_line(values: Sequence[str]) -> str:
+    """Return a row of a Markdown table."""
+    return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
+
+
 def report_markdown(report: Report) -> str:
     """Return the same as Markdown, for a pull request or a page."""
-
-    def line(values: Sequence[str]) -> str:
-        return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
-
-    text = [line(HEADERS), line(["---", *["---:"] * (len(HEADERS) - 1)]), *map(line, lines(report.rows))]
+    rule = ["---", *["---:"] * (len(HEADERS) - 1)]
+    text = [markdown_line(HEADERS), markdown_line(rule), *map(markdown_line, lines(report.rows))]
     text += ["", f"{conditions(report.rows)} {sizes(report)}".strip()]
     if report.verdicts:
         text += ["", f"Targets, held against {held_against(report, '`')}:", ""]
@@ -216,6 +227,21 @@ def report_markdown(report: Report) -> str:
     if found := notes(report):
         text += ["", "Notes:", "", *(f"- {note}" for note in found)]
     return "\n".join(text) + "\n"
+
+
+def forecast_lines(found: Preflight) -> list[str]:
+    """Say what a job would be and cost."""
+    told = []
+    if found.shape:
+        shape = {name: value for name, value in found.shape.items() if value is not None}
+        told.append("Shape: " + ", ".join(f"{name} {value}" for name, value in shape.items()))
+    if found.parameters and "total" in found.parameters:
+        told.append(f"Parameters: {count(int(found.parameters['total']))}")
+    for name, value in found.estimate.items():
+        if isinstance(value, int | float):
+            text = size(int(value)) if name.endswith("bytes") else f"{value:g}"
+            told.append(f"Estimate: {name.removesuffix('_bytes')} {text}")
+    return told + [f"Warning: {warning}" for warning in found.warnings]
 
 
 def held_against(report: Report, quote: str = "") -> str:

@@ -3,12 +3,13 @@
 from datetime import datetime
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from compression.report import DataFacts, ModelFacts, NotMeasured, Report, Row, Score
 
 __all__ = [
     "Artifact",
+    "CheckedRecipe",
     "Dataset",
     "Event",
     "File",
@@ -21,7 +22,10 @@ __all__ = [
     "Preflight",
     "Preset",
     "Progress",
+    "Queue",
+    "Recipes",
     "Report",
+    "Worker",
     "parse",
 ]
 
@@ -185,6 +189,41 @@ class Preset(Answer):
     name: str
     summary: str = ""
     recipe: dict[str, Any]
+
+
+class Recipes(Answer):
+    """The recipes that have a name, and the JSON schema of all recipes."""
+
+    items: tuple[Preset, ...] = ()
+    recipe_schema: dict[str, Any] = Field(default={}, alias="schema")
+
+
+class CheckedRecipe(Answer):
+    """A recipe that the service takes, whole."""
+
+    recipe: dict[str, Any]
+
+
+class Worker(Answer):
+    """Who works, as it last said of itself."""
+
+    id: str
+    kind: str
+    host: str = ""
+    pid: int | None = None
+    facts: dict[str, Any] = {}
+    drain: bool = False
+    alive: bool = False
+    job: str | None = None
+    started_at: datetime | None = None
+    seen_at: datetime | None = None
+
+
+class Queue(Answer):
+    """How many jobs of all teams wait and run."""
+
+    queued: int = 0
+    running: int = 0
 
 
 class Key(Answer):

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from client.api import Kind, Lathe
+from client.calls import Kind
 from client.errors import BadFolder, NotReady
+from client.http import Service
 from client.types import Dataset, Manifest, Model
 
 CHUNK = 1 << 20
@@ -116,7 +117,7 @@ def _chunks(path: Path, moved: Moved | None, stop: threading.Event) -> Iterator[
 
 
 def send(
-    lathe: Lathe, kind: Kind, target: Model | Dataset, local: Mapping[str, tuple[Manifest, Path]], moved: Moved | None = None
+    lathe: Service, kind: Kind, target: Model | Dataset, local: Mapping[str, tuple[Manifest, Path]], moved: Moved | None = None
 ) -> None:
     """Send the files that the service has not got, several at a time. The first failure stops the others."""
     missing = [local[file.path] for file in target.files if not file.uploaded]
@@ -163,7 +164,7 @@ def _same(known: Model | Dataset, body: Mapping[str, Any], local: Mapping[str, t
 
 
 def add(
-    lathe: Lathe,
+    lathe: Service,
     kind: Kind,
     body: Mapping[str, Any],
     local: Mapping[str, tuple[Manifest, Path]],
@@ -179,7 +180,7 @@ def add(
     return lathe.complete(kind, target.id)
 
 
-def until_ready(lathe: Lathe, kind: Kind, target: Model | Dataset, *, timeout: float = 900.0) -> Model | Dataset:
+def until_ready(lathe: Service, kind: Kind, target: Model | Dataset, *, timeout: float = 900.0) -> Model | Dataset:
     """Wait for the service's check. Raises NotReady with the reasons where it was rejected."""
     deadline = time.monotonic() + timeout
     while target.state == "validating" and time.monotonic() < deadline:

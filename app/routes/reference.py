@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from app.clock import now
 from app.deps import CallerDep, ReadDep
 from app.models import QUEUED, RUNNING, Job, Worker
+from app.preflight import resolve_recipe
 from app.schemas import Page, WorkerOut
 from compression.catalog import FAMILIES
 from compression.recipe import PRESETS, Recipe
@@ -24,6 +25,12 @@ def recipes(_caller: CallerDep) -> dict[str, Any]:
         for name, (recipe, summary) in PRESETS.items()
     ]
     return {"items": items, "next_page_token": None, "schema": Recipe.model_json_schema()}
+
+
+@router.post("/recipes/check")
+def check_recipe(body: dict[str, Any], _caller: CallerDep) -> dict[str, Any]:
+    """Check a recipe by itself, and answer it whole, with what it leaves out. A model and data are a job's `validate_only`."""
+    return {"recipe": resolve_recipe(body, ()).model_dump(mode="json")}
 
 
 @router.get("/families", response_model=Page)

@@ -1,10 +1,8 @@
 """The commands of `lathe`, one file a noun. They read arguments, call the client and print; everything else is elsewhere."""
 
-from client import config
 from client.api import Lathe
 
 
 def connect() -> Lathe:
     """Return the service that environment and config name. Raises NoKey and BadConfig."""
-    found = config.load()
-    return Lathe(found.url, found.require_key())
+    return Lathe.from_config()

@@ -1,17 +1,19 @@
 """lathe models, lathe datasets: what jobs work on. Uploads go on where an earlier one stopped."""
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import typer
 
 from client import render
-from client.api import Kind, Lathe
+from client.api import Lathe
+from client.calls import Kind
 from client.commands import connect
 from client.errors import BadFolder
+from client.local import Local, local_dataset, local_model
 from client.output import AsJson, emit, moving, say, table
 from client.types import Dataset, Model
-from client.upload import add, data_files, manifest, model_files, until_ready
+from client.upload import add, manifest, until_ready
 from compression.recipe import Task as TaskName
 
 models = typer.Typer(help="Checkpoints to compress.", no_args_is_help=True)
@@ -36,23 +38,24 @@ Id = Annotated[str, typer.Argument(help="Its id.")]
 Ids = Annotated[list[str], typer.Argument(help="Their ids.")]
 
 
-def _hash_and_send(lathe: Lathe, kind: Kind, body: dict[str, Any], files: list[Path]) -> Model | Dataset:
-    total = sum(path.stat().st_size for path in files)
-    with moving(f"hashing {body['name']}", total) as moved:
-        local = manifest(files, moved)
-    with moving(f"uploading {body['name']}", total) as moved:
-        target = add(lathe, kind, body, local, moved=moved)
+def send(lathe: Lathe, local: Local) -> Model | Dataset:
+    """Hash, upload and wait until it is checked; show how it goes."""
+    name = local.body["name"]
+    with moving(f"hashing {name}", local.bytes) as moved:
+        promised = manifest(local.files, moved)
+    with moving(f"uploading {name}", local.bytes) as moved:
+        target = add(lathe, local.kind, local.body, promised, moved=moved)
     if target.state == "validating":
         say(f"{target.name} ({target.id}) is being checked …")
-    return until_ready(lathe, kind, target)
+    return until_ready(lathe, local.kind, target)
 
 
 def add_model(lathe: Lathe, folder: Path, name: str | None = None) -> Model | Dataset:
     """Upload a model's folder and wait until it is ready."""
-    files, left = model_files(folder)
-    if left:
-        say(f"left out of {folder}: {', '.join(path.name for path in left)}")
-    return _hash_and_send(lathe, "models", {"name": name or folder.resolve().name}, files)
+    local = local_model(folder, name)
+    if local.left_out:
+        say(f"left out of {folder}: {', '.join(path.name for path in local.left_out)}")
+    return send(lathe, local)
 
 
 def pairs(option: str, given: list[str]) -> dict[str, str]:
@@ -64,20 +67,6 @@ def pairs(option: str, given: list[str]) -> dict[str, str]:
             raise typer.BadParameter(f"{text!r} is not of the form KEY=VALUE", param_hint=option)
         found[name] = value
     return found
-
-
-def add_dataset(lathe: Lathe, place: Path, name: str | None, task: str, columns: dict[str, str]) -> Model | Dataset:
-    """Upload a data file or folder and wait until it is ready."""
-    found, splits = data_files(place)
-    files = [path for paths in splits.values() for path in paths]
-    body = {
-        "name": name or place.resolve().stem,
-        "task": task,
-        "format": found,
-        "columns": columns,
-        "splits": {split: [path.name for path in paths] for split, paths in splits.items()},
-    }
-    return _hash_and_send(lathe, "datasets", body, files)
 
 
 def _facts(found: Model | Dataset) -> str:
@@ -160,7 +149,7 @@ def datasets_add(
     """Upload data (jsonl, csv or parquet), and wait until it is checked."""
     columns = {"text": text_column, "label": label_column, **pairs("--column", column or [])}
     with connect() as lathe:
-        found = add_dataset(lathe, place, name, task, columns)
+        found = send(lathe, local_dataset(place, name, task=task, columns=columns))
     emit(found, f"{found.id} is ready: {_facts(found)}", f"Next: lathe submit --model FOLDER --data {found.id}")
 
 
@@ -192,7 +181,7 @@ def resolve(
     if place.exists():
         if kind == "models":
             return add_model(lathe, place).id
-        return add_dataset(lathe, place, None, task, columns or {}).id
+        return send(lathe, local_dataset(place, task=task, columns=columns)).id
     prefix = "mdl_" if kind == "models" else "dat_"
     if given.startswith(prefix):
         return given

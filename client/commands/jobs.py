@@ -1,30 +1,41 @@
-"""lathe ls, show, wait, logs, cancel, retry: jobs on their way."""
+"""lathe ls, show, watch, wait, logs, cancel, retry: jobs on their way."""
 
+import json as jsonlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Annotated
 
 import typer
 
-from client import render, watch
+from client import recipes, render, watching
 from client.api import Lathe
+from client.calls import STATES
 from client.commands import connect
+from client.commands.completion import job_ids, model_ids
 from client.output import AsJson, as_json, console, emit, say, table, write_json
 from client.types import Event, Job
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", autocompletion=job_ids)]
 
 
 def ls(
-    state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = None,
-    label: Annotated[str | None, typer.Option(help="KEY:VALUE of a label.")] = None,
-    model: Annotated[str | None, typer.Option(help="Id of a model.")] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"{', '.join(STATES)}. Repeatable: any of them.",
+            autocompletion=lambda: list(STATES),
+        ),
+    ] = None,
+    label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of a label. Repeatable: all of them.")] = None,
+    model: Annotated[str | None, typer.Option(help="Id of a model.", autocompletion=model_ids)] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
     json: AsJson = False,  # noqa: ARG001
 ) -> None:
     """List jobs."""
-    wanted = label.replace("=", ":", 1) if label and ":" not in label else label
+    wanted = [one.replace("=", ":", 1) if ":" not in one else one for one in label or ()]
     with connect() as lathe:
-        found = list(islice(lathe.jobs(state=state, label=wanted, model=model), limit))
+        found = list(islice(lathe.jobs(state=state, label=wanted or None, model=model), limit))
     rows = [(job.id, job.name, job.state, f"{job.created_at:%Y-%m-%d %H:%M}", _now(job)) for job in found]
     empty = "No jobs. Submit one: lathe submit --model FOLDER --data FOLDER --recipe quick"
     emit(found, table(("id", "name", "state", "created", "now"), rows, empty=empty))
@@ -33,14 +44,17 @@ def ls(
 def _now(job: Job) -> str:
     if job.error:
         return job.error.cause
-    return "" if job.ended else watch.headline(job)
+    if not job.ended:
+        return watching.headline(job)
+    found = job.rows[-1].ratios if job.rows else None
+    return render.ratios_text(found) if found else ""
 
 
 def show(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001
     """Show a job and the rows of its table so far."""
     with connect() as lathe:
         found = lathe.job(job)
-    lines = [f"{found.id}  {found.name}  {watch.headline(found)}"]
+    lines = [f"{found.id}  {found.name}  {watching.headline(found)}"]
     if found.labels:
         lines.append("labels: " + ", ".join(f"{name}={value}" for name, value in found.labels.items()))
     models = [f"model {found.models.get('base')}"]
@@ -55,7 +69,9 @@ def show(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001
     if found.state == "succeeded":
         say(f"Next: lathe report {found.id}; lathe download {found.id}")
     elif not found.ended:
-        say(f"Next: lathe wait {found.id}")
+        say(f"Next: lathe watch {found.id}")
+    elif found.state == "failed":
+        say(f"Next: lathe logs {found.id}; lathe retry {found.id}")
 
 
 def _failure(job: Job) -> list[str]:
@@ -65,13 +81,20 @@ def _failure(job: Job) -> list[str]:
     return [f"failed: {job.error.cause} ({job.error.code}){field}", f"next: {job.error.remedy}"]
 
 
-def ended(lathe: Lathe, job_id: str, timeout: float | None) -> Job:
-    """Wait for a job. On Ctrl-C say that it goes on."""
+@contextmanager
+def detachable(job_id: str) -> Iterator[None]:
+    """On Ctrl-C say that the job goes on, and how to come back to it."""
     try:
-        return watch.wait(lathe, job_id, timeout=timeout)
+        yield
     except KeyboardInterrupt:
-        say(f"{job_id} goes on. Look again: lathe wait {job_id}; stop it: lathe cancel {job_id}")
+        say(f"\n{job_id} goes on. Come back: lathe watch {job_id}; stop it: lathe cancel {job_id}")
         raise
+
+
+def ended(lathe: Lathe, job_id: str, timeout: float | None) -> Job:
+    """Wait for a job."""
+    with detachable(job_id):
+        return watching.wait(lathe, job_id, timeout=timeout)
 
 
 def finish(lathe: Lathe, job: Job) -> None:
@@ -81,21 +104,33 @@ def finish(lathe: Lathe, job: Job) -> None:
         emit(job, *shown)
     else:
         emit(job, f"{job.id} {job.state}.", *_failure(job))
-    raise typer.Exit(watch.EXIT_CODES[job.state])
+    raise typer.Exit(watching.EXIT_CODES[job.state])
 
 
-def wait(
-    job: JobId,
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which to stop waiting; the job goes on.")] = None,
-    json: AsJson = False,  # noqa: ARG001
-) -> None:
-    """Wait until a job has ended; show its progress, then its table.
+Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Seconds after which to stop waiting; the job goes on.")]
 
-    Exit codes: 0 the job succeeded; 1 it failed, or the service refused; 2 wrong usage; 3 it was cancelled; 4 --timeout is
-    over; 5 the service cannot be reached.
+
+def wait(job: JobId, timeout: Timeout = None, json: AsJson = False) -> None:  # noqa: ARG001
+    """Wait until a job has ended; show its progress, then its table. For scripts: the exit code tells how it ended.
+
+    Exit codes: 0 the job succeeded; 1 it failed; 3 it was cancelled; 4 --timeout is over; others as of every command.
     """
     with connect() as lathe:
         finish(lathe, ended(lathe, job, timeout))
+
+
+def watch(job: JobId, timeout: Timeout = None, json: AsJson = False) -> None:  # noqa: ARG001
+    """Watch a job live: a bar a stage, and what happens as it happens, then its table. Ctrl-C leaves it running.
+
+    A service that restarts meanwhile is waited for, and nothing is missed. With --json a line for each change of the job. Exit
+    codes as of `lathe wait`.
+    """
+    with connect() as lathe, detachable(job):
+        if as_json():
+            for found in lathe.watch(job, timeout=timeout):
+                write_json(found)
+            raise typer.Exit(watching.EXIT_CODES[found.state])
+        finish(lathe, watching.live(lathe, job, timeout=timeout, line=_line))
 
 
 def _line(event: Event) -> str:
@@ -122,7 +157,7 @@ def logs(
 ) -> None:
     """Print what happened, in order. With --json, one event a line."""
     out = console()
-    with connect() as lathe:
+    with connect() as lathe, detachable(job) if follow else nullcontext():
         for event in lathe.follow(job, after=after) if follow else lathe.events(job, after=after):
             if as_json():
                 write_json(event)
@@ -134,11 +169,19 @@ def cancel(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001
     """Ask a job to stop. Finished stages and their artifacts stay."""
     with connect() as lathe:
         found = lathe.cancel(job)
-    emit(found, f"{found.id} is {watch.headline(found)}.", *([] if found.ended else [f"Next: lathe wait {found.id}"]))
+    emit(found, f"{found.id} is {watching.headline(found)}.", *([] if found.ended else [f"Next: lathe watch {found.id}"]))
 
 
-def retry(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001
-    """Submit an ended job again, as a new job."""
+def retry(
+    job: JobId,
+    remedy: Annotated[
+        bool, typer.Option("--remedy", help="With the changes that its error, or the rows of its table, speak for.")
+    ] = False,
+    json: AsJson = False,  # noqa: ARG001
+) -> None:
+    """Submit an ended job again, as a new job: as it was, or with --remedy changed."""
     with connect() as lathe:
-        found = lathe.retry(job)
-    emit(found, f"{found.id} is {found.state}, a new attempt at {job}.", f"Next: lathe wait {found.id}")
+        before, found = lathe.job(job), lathe.retry(job, remedy=remedy)
+    changes = recipes.differences(before.recipe, found.recipe)
+    lines = [f"  recipe.{key}: {jsonlib.dumps(old)} → {jsonlib.dumps(new)}" for key, (old, new) in changes.items()]
+    emit(found, f"{found.id} is {found.state}, a new attempt at {job}.", *lines, f"Next: lathe watch {found.id}")

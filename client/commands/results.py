@@ -1,4 +1,4 @@
-"""lathe report, lathe download: what a job made."""
+"""lathe report, compare, download: what a job made."""
 
 import json as jsonlib
 from enum import StrEnum
@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
+from client import compare as comparing
 from client import render
 from client.api import Lathe
 from client.commands import connect
+from client.commands.completion import job_ids
 from client.commands.jobs import JobId
+from client.compare import Compared
 from client.download import download as fetch
 from client.errors import ClientError, Problem
-from client.output import AsJson, emit, moving
+from client.output import AsJson, as_json, emit, moving, write_json
 from client.types import Artifact
 from compression.report import STAGES
 
@@ -22,24 +25,89 @@ class Format(StrEnum):
     """How a report is printed."""
 
     TABLE = "table"
-    JSON = "json"
     MARKDOWN = "md"
+    HTML = "html"
+    JSON = "json"
+
+
+class Layout(StrEnum):
+    """How a comparison is printed."""
+
+    TABLE = "table"
+    MARKDOWN = "md"
+    CSV = "csv"
+    JSON = "json"
+
+
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Write it to this file, and not to the terminal.")]
+
+
+def _write(text: str, out: Path | None) -> None:
+    """Print a document, or write it to a file and say so."""
+    if out is None:
+        if as_json():
+            write_json({"text": text})
+        else:
+            typer.echo(text.rstrip("\n"))
+        return
+    out.write_text(text, encoding="utf-8")
+    emit({"file": str(out.resolve())}, f"{out} is written.")
 
 
 def report(
     job: JobId,
-    format: Annotated[Format, typer.Option(help="table, json or md.")] = Format.TABLE,  # noqa: A002
+    format: Annotated[Format, typer.Option(help="For the terminal, a pull request, a browser or a program.")] = Format.TABLE,  # noqa: A002
+    out: Out = None,
     json: AsJson = False,
 ) -> None:
-    """Print the before/after table, the targets met or missed, and the notes."""
+    """Print the before/after table, the targets met or missed, and the notes; html is one file that needs no network."""
+    if format is Format.TABLE and out is not None:
+        format = FORMATS.get(out.suffix, Format.TABLE)  # noqa: A001
+        if format is Format.TABLE:
+            raise typer.BadParameter(f"name a --format, or a file that ends in {', '.join(FORMATS)}", param_hint="--out")
     with connect() as lathe:
+        if format is Format.HTML:
+            _write(lathe.report_page(job).decode(), out)
+            return
         found = lathe.report(job)
-    if format is Format.JSON and not json:
-        emit(found, jsonlib.dumps(found.model_dump(mode="json"), indent=2, ensure_ascii=False))
-    elif format is Format.MARKDOWN:
-        emit(found, render.report_markdown(found).rstrip("\n"))
-    else:
+    if format is Format.TABLE or (json and out is None):
         emit(found, render.report_table(found))
+    elif format is Format.MARKDOWN:
+        _write(render.report_markdown(found), out)
+    else:
+        _write(jsonlib.dumps(found.model_dump(mode="json"), indent=2, ensure_ascii=False), out)
+
+
+FORMATS = {".md": Format.MARKDOWN, ".html": Format.HTML, ".json": Format.JSON}
+"""What a file's name says of its format."""
+
+
+def _with_report(lathe: Lathe, job_id: str) -> Compared:
+    job = lathe.job(job_id)
+    return Compared(job, lathe.report(job_id) if job.state == "succeeded" else None)
+
+
+def compare(
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB JOB…", help="Two jobs or more.", autocompletion=job_ids)],
+    format: Annotated[Layout, typer.Option(help="csv has plain numbers, a line a job.")] = Layout.TABLE,  # noqa: A002
+    out: Out = None,
+    json: AsJson = False,
+) -> None:
+    """Put jobs side by side: their figures, and where their requests differ. A job at work counts by its last finished row."""
+    if len(set(jobs)) < 2:
+        raise typer.BadParameter("name two jobs or more", param_hint="JOB")
+    with connect() as lathe:
+        found = [_with_report(lathe, job) for job in dict.fromkeys(jobs)]
+    if format is Layout.MARKDOWN:
+        _write(comparing.markdown(found), out)
+    elif format is Layout.CSV:
+        _write(comparing.comma_separated(found), out)
+    elif format is Layout.JSON and not (json and out is None):
+        _write(jsonlib.dumps(comparing.document(found), indent=2, ensure_ascii=False), out)
+    elif out is not None:
+        raise typer.BadParameter("name a --format: md, csv or json", param_hint="--out")
+    else:
+        emit(comparing.document(found), comparing.table(found))
 
 
 def best_stage(lathe: Lathe, job: str, artifacts: list[Artifact]) -> str | None:

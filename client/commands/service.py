@@ -1,30 +1,17 @@
-"""lathe recipes, families, workers: what the service can do."""
+"""lathe families, workers, queue: what the service can do, and who does it."""
 
-import json as jsonlib
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
 
-import typer
-
+from client import render
 from client.commands import connect
-from client.errors import ClientError
 from client.output import AsJson, emit, table
+from client.types import Worker
+from client.watching import headline
 
-
-def recipes(
-    name: Annotated[str | None, typer.Argument(help="Show this one in full.")] = None,
-    json: AsJson = False,  # noqa: ARG001
-) -> None:
-    """List the recipes that have a name."""
-    with connect() as lathe:
-        presets = lathe.recipes()
-    if name is None:
-        rows = [(preset.name, preset.summary) for preset in presets]
-        emit(presets, table(("name", "when"), rows, empty="No recipes."), "In full: lathe recipes NAME")
-        return
-    found = next((preset for preset in presets if preset.name == name), None)
-    if found is None:
-        raise ClientError(f"there is no recipe {name!r}", remedy=f"Choose of: {', '.join(preset.name for preset in presets)}")
-    emit(found, jsonlib.dumps(found.recipe, indent=2))
+MOST = 20
+"""Jobs of one's own whose place is told."""
 
 
 def _words(value: Any) -> str:
@@ -36,7 +23,7 @@ def _words(value: Any) -> str:
 def families(json: AsJson = False) -> None:  # noqa: ARG001
     """List the model families that can be taken apart, and their limits."""
     with connect() as lathe:
-        found = list(lathe.pages("/v1/families"))
+        found = lathe.families()
     lines = []
     for item in found:
         lines.append(str(item.get("name")))
@@ -44,12 +31,45 @@ def families(json: AsJson = False) -> None:  # noqa: ARG001
     emit(found, *lines)
 
 
+def _device(worker: Worker) -> str:
+    facts = worker.facts
+    memory = f", {render.size(int(facts['memory_bytes']))}" if facts.get("memory_bytes") else ""
+    return f"{facts.get('device') or facts.get('machine', '–')}, {facts.get('cores', '?')} cores{memory}"
+
+
 def workers(json: AsJson = False) -> None:  # noqa: ARG001
-    """List the workers, and what waits for them."""
-    columns = ("id", "kind", "host", "pid", "alive", "drain", "job", "seen_at")
+    """List the workers: what they run on, how they confine what they run, their job, and when they were last heard of."""
     with connect() as lathe:
-        found, queue = list(lathe.pages("/v1/workers")), lathe.listing("queue")
-    rows = [[None if item.get(column) is None else _words(item[column]) for column in columns] for item in found]
-    shown = table(columns, rows, empty="No workers. `lathe up` starts some.")
-    waiting = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in queue.items() if isinstance(value, int | float))
-    emit({"workers": found, "queue": queue}, shown, f"Queue: {waiting}")
+        found = lathe.workers()
+    now = datetime.now(UTC)
+    rows = [
+        (
+            worker.id,
+            worker.kind,
+            worker.host,
+            "draining" if worker.drain else "alive" if worker.alive else "lost",
+            f"{render.duration((now - aware(worker.seen_at)).total_seconds())} ago" if worker.seen_at else None,
+            _device(worker),
+            worker.facts.get("confinement"),
+            worker.job,
+        )
+        for worker in found
+    ]
+    columns = ("id", "kind", "host", "state", "heard of", "machine", "confined by", "job")
+    emit(found, table(columns, rows, empty="No workers. `lathe up` starts some."))
+
+
+def aware(moment: datetime) -> datetime:
+    """Give a moment without a zone the one that it is in: the service speaks UTC."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def queue(json: AsJson = False) -> None:  # noqa: ARG001
+    """Say how many jobs wait and run, and when yours begin."""
+    with connect() as lathe:
+        found = lathe.queue()
+        # A list does not tell a job's place; each is asked for, the first few being what anybody wants to know.
+        mine = [lathe.job(job.id) for job in islice(lathe.jobs(state=("queued", "running")), MOST)]
+    rows = [(job.id, job.name, headline(job)) for job in sorted(mine, key=lambda job: job.queue_position or 0)]
+    shown = table(("id", "name", "now"), rows, empty="None of them is yours.")
+    emit({**found.model_dump(), "jobs": mine}, f"{found.queued} waiting, {found.running} running, of all teams.", shown)

@@ -1,18 +1,17 @@
 """lathe submit: one command from a local folder to a job."""
 
 import json as jsonlib
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from client import render
+from client import recipes, render
 from client.api import Lathe
-from client.commands import connect, data
+from client.commands import connect, data, recipe
+from client.commands.completion import dataset_ids, model_ids, recipe_names
 from client.commands.data import pairs
 from client.commands.jobs import ended, finish
 from client.output import AsJson, emit
-from client.types import Preflight
 
 
 def values(option: str, given: list[str]) -> dict[str, Any]:
@@ -26,38 +25,9 @@ def values(option: str, given: list[str]) -> dict[str, Any]:
     return found
 
 
-def override(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Set dotted keys in a recipe: {"prune.ratio": 0.4}. A null stage comes to be; the service checks names and ranges."""
-    changed: dict[str, Any] = jsonlib.loads(jsonlib.dumps(recipe))
-    for path, value in changes.items():
-        *parents, last = path.split(".")
-        place = changed
-        for parent in parents:
-            inner = place.get(parent)
-            if not isinstance(inner, dict):
-                inner = place[parent] = {}
-            place = inner
-        place[last] = value
-    return changed
-
-
 def choose_recipe(lathe: Lathe, given: str, changes: dict[str, Any]) -> str | dict[str, Any]:
-    """Return a preset's name, or a whole recipe: from a file, or a preset with changes."""
-    file = Path(given)
-    if file.suffix == ".json":
-        try:
-            recipe = jsonlib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise typer.BadParameter(f"{given} cannot be read: {error}", param_hint="--recipe") from error
-        if not isinstance(recipe, dict):
-            raise typer.BadParameter(f"{given} holds no JSON object", param_hint="--recipe")
-        return override(recipe, changes)
-    if not changes:
-        return given
-    presets = {preset.name: preset.recipe for preset in lathe.recipes()}
-    if given not in presets:
-        raise typer.BadParameter(f"{given!r} is none of: {', '.join(presets)}", param_hint="--recipe")
-    return override(presets[given], changes)
+    """Return a preset's name, or a whole recipe: from a file, or a preset with changes. Raises BadRecipe."""
+    return recipes.override(recipe.load(lathe, given), changes) if changes or recipes.is_file(given) else given
 
 
 def tasks_of(given: list[str], datasets: int) -> list[str]:
@@ -67,27 +37,16 @@ def tasks_of(given: list[str], datasets: int) -> list[str]:
     return given if len(given) > 1 else (given or ["text-classification"]) * datasets
 
 
-def show_preflight(found: Preflight) -> None:
-    """Say what the job would be."""
-    lines = []
-    if found.shape:
-        lines.append("Shape: " + ", ".join(f"{name} {value}" for name, value in found.shape.items()))
-    if found.parameters and "total" in found.parameters:
-        lines.append(f"Parameters: {render.count(int(found.parameters['total']))}")
-    for name, value in found.estimate.items():
-        if isinstance(value, int | float):
-            text = render.size(int(value)) if name.endswith("bytes") else f"{value:g}"
-            lines.append(f"Estimate: {name.removesuffix('_bytes')} {text}")
-    lines += [f"Warning: {warning}" for warning in found.warnings]
-    emit(found, *lines, "Nothing was submitted. Leave out --dry-run to do so.")
-
-
 def submit(
-    model: Annotated[str, typer.Option(help="A model's id, or a local folder, which is uploaded first.")],
+    model: Annotated[
+        str, typer.Option(help="A model's id, or a local folder, which is uploaded first.", autocompletion=model_ids)
+    ],
     data_: Annotated[
         list[str],
         typer.Option(
-            "--data", help="A dataset's id, or a local file or folder, which is uploaded first. Repeatable: their mean counts."
+            "--data",
+            help="A dataset's id, or a local file or folder, which is uploaded first. Repeatable: their mean counts.",
+            autocompletion=dataset_ids,
         ),
     ],
     student: Annotated[
@@ -96,7 +55,12 @@ def submit(
     teacher: Annotated[
         list[str] | None, typer.Option(help="A model tuned on the task that teaches too: an id or a local folder. Repeatable.")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="A recipe's name (lathe recipes) or a .json file.")] = "standard",
+    recipe_: Annotated[
+        str,
+        typer.Option(
+            "--recipe", help="A recipe's name (lathe recipe ls) or a file (lathe recipe init).", autocompletion=recipe_names
+        ),
+    ] = "standard",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change the recipe: prune.ratio=0.4. Repeatable.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Change a target: retention=0.98. Repeatable.")] = None,
     evaluate: Annotated[list[str] | None, typer.Option(help="Where latency is measured: threads=2. Repeatable.")] = None,
@@ -104,6 +68,9 @@ def submit(
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, to find the job by. Repeatable.")] = None,
     priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
     deadline: Annotated[int | None, typer.Option(help="Seconds from now in which the job must be done, or it fails.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Any text of your own: the same command with it again finds the same job.")
+    ] = None,
     text_column: data.TextColumn = "text",
     label_column: data.LabelColumn = "label",
     task: data.Tasks = None,
@@ -123,7 +90,9 @@ def submit(
     body |= {key: value for key, value in given.items() if value}
     changes = values("--set", set_ or [])
     with connect() as lathe:
-        body["recipe"] = choose_recipe(lathe, recipe, changes)
+        body["recipe"] = chosen = choose_recipe(lathe, recipe_, changes)
+        if not isinstance(chosen, str):
+            lathe.check_recipe(chosen)  # before anything is uploaded for it
         models: dict[str, Any] = {"base": data.resolve(lathe, "models", model)}
         if student is not None:
             models["student"] = data.resolve(lathe, "models", student)
@@ -136,9 +105,10 @@ def submit(
         ]
         body |= {"models": models, "datasets": datasets, "name": name}
         if dry_run:
-            show_preflight(lathe.preflight(body))
+            found = lathe.preflight(body)
+            emit(found, *render.forecast_lines(found), "Nothing was submitted. Leave out --dry-run to do so.")
             return
-        job = lathe.submit(body)
+        job = lathe.submit(body, idempotency_key=idempotency_key)
         if wait:
             finish(lathe, ended(lathe, job.id, timeout))
-    emit(job, f"{job.id} is {job.state}.", f"Next: lathe wait {job.id}")
+    emit(job, f"{job.id} is {job.state}.", f"Next: lathe watch {job.id}")

@@ -24,6 +24,7 @@ from client.api import Lathe
 from client.types import Artifact, Manifest
 from tests.client.embedded import Up, running
 from tests.client.figures import DATA_FACTS, MODEL_FACTS
+from tests.client.flaky import Flaky
 from tests.conftest import Service, free_port, fresh_database, wait_for
 
 
@@ -114,6 +115,11 @@ def lathe(file_server: FileServer) -> Iterator[Lathe]:
 
 
 @pytest.fixture
+def flaky() -> Flaky:
+    return Flaky()
+
+
+@pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of its own for the client's config, and no service in the environment."""
     place = tmp_path / "lathe-home"
@@ -166,6 +172,19 @@ class Live:
             session.add_all([model, dataset])
             session.flush()
             return model.id, dataset.id
+
+    def claim(self, job_id: str) -> jobs.Claim:
+        """Claim the job as a worker does."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            found = jobs.claim(session, "wkr_test", 300)
+            assert found is not None
+            assert found.job.id == job_id
+            return found
+
+    def do(self, claim: jobs.Claim, what: Callable[[Session, jobs.Claim], None]) -> None:
+        """Do what the worker does that holds the claim."""
+        with Session(self.engine) as session, session.begin():
+            what(session, claim)
 
     def end(self, job_id: str, outcome: Callable[[Session, jobs.Claim], None]) -> None:
         """Claim the job as a worker does, and end it."""

@@ -1,65 +1,16 @@
 """Requests over a network that is not to be relied on: each call of the client arrives once, or says why it did not."""
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import pytest
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
-from client.api import Lathe, pause
+from client.api import Lathe
 from client.errors import BadAnswer, Problem, Unreachable
+from client.wire import pause
 from tests.client.conftest import served
+from tests.client.flaky import Flaky, event
 from tests.conftest import free_port
-
-JOB = {"id": "job_1", "name": "j", "state": "queued", "version": 1, "created_at": "2026-01-01T00:00:00Z", "from_the_future": 1}
-
-
-@dataclass
-class Flaky:
-    """Answers each POST /v1/jobs with the next of `answers` (None: breaks the connection), then with a job."""
-
-    answers: list[Response | None] = field(default_factory=list)
-    keys: list[str | None] = field(default_factory=list)
-    events: list[list[str]] = field(default_factory=list)
-    resumed_at: list[str | None] = field(default_factory=list)
-
-    def app(self) -> FastAPI:
-        app = FastAPI()
-
-        @app.post("/v1/{noun}")
-        async def create(request: Request) -> Response:
-            self.keys.append(request.headers.get("idempotency-key"))
-            if not self.answers:
-                return JSONResponse(JOB, 202)
-            answer = self.answers.pop(0)
-            if answer is None:
-
-                async def broken() -> object:
-                    raise ConnectionAbortedError
-                    yield b""
-
-                return StreamingResponse(broken(), headers={"Content-Length": "10"})
-            return answer
-
-        @app.get("/v1/jobs/job_1")
-        async def job() -> dict[str, object]:
-            return {**JOB, "state": "running" if self.events else "succeeded"}
-
-        @app.get("/v1/jobs/job_1/events")
-        async def stream(request: Request) -> Response:
-            if "text/event-stream" not in request.headers["accept"]:
-                return JSONResponse({"items": [], "next_page_token": None})
-            self.resumed_at.append(request.headers.get("last-event-id"))
-            return Response("".join(self.events.pop(0)), media_type="text/event-stream")
-
-        return app
-
-
-@pytest.fixture
-def flaky() -> Flaky:
-    return Flaky()
 
 
 @pytest.fixture
@@ -118,10 +69,6 @@ def test_nobody_there_is_unreachable() -> None:
 
 
 def test_a_broken_event_stream_is_taken_up_after_the_last_event(flaky: Flaky, lathe: Lathe) -> None:
-    def event(seq: int) -> str:
-        data = json.dumps({"seq": seq, "at": "2026-01-01T00:00:00Z", "data": {"message": f"m{seq}"}})
-        return f"id: {seq}\nevent: log\ndata: {data}\n\n"
-
     flaky.events = [["retry: 2000\n\n", event(1), event(2), "id: 3\nevent: lo"], [": still here\n\n", event(3)]]
     found = list(lathe.follow("job_1"))
     assert [(e.seq, e.type, e.data["message"]) for e in found] == [(1, "log", "m1"), (2, "log", "m2"), (3, "log", "m3")]

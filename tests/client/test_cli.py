@@ -9,9 +9,11 @@ from sqlalchemy.orm import Session
 
 from app import jobs
 from app.errors import ALL_PROBLEMS
-from client import config
-from client.commands.submit import override, tasks_of
+from client import config, watching
+from client.commands.submit import tasks_of
+from client.errors import EXITS, ClientError
 from client.output import IN_COMMANDS
+from client.recipes import override
 from tests.client.conftest import Command, Live, Ran
 from tests.client.figures import report
 from tests.conftest import free_port
@@ -87,9 +89,14 @@ def test_wait_ends_with_5_when_nobody_answers(home: Any, command: Command) -> No
 
 
 def test_the_codes_are_documented(command: Command) -> None:
-    text = " ".join(command("wait", "--help").out.split())
-    for code in ("0 the job succeeded", "1 it failed", "2 wrong usage", "3 it was cancelled", "4 --timeout", "5 the service"):
-        assert code in text
+    text = " ".join(command("--help").out.split())
+    for code, meaning in EXITS.items():
+        assert f"{code} {meaning}" in text
+    assert EXITS.keys() == {0, *(kind.exit_code for kind in every(ClientError)), *watching.EXIT_CODES.values(), 130}
+
+
+def every(kind: type[ClientError]) -> list[type[ClientError]]:
+    return [kind, *(found for below in kind.__subclasses__() for found in every(below))]
 
 
 def test_without_a_key_the_next_step_is_named(command: Command) -> None:
@@ -101,8 +108,9 @@ def test_without_a_key_the_next_step_is_named(command: Command) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("recipes",),
-        ("recipes", "quick"),
+        ("recipe", "ls"),
+        ("recipe", "show", "quick"),
+        ("queue",),
         ("families",),
         ("workers",),
         ("keys", "ls"),
@@ -129,7 +137,7 @@ def test_a_key_is_shown_once_works_and_can_be_revoked(live: Live, command: Comma
     assert command("keys", "revoke", made["id"]).code == 0
     monkeypatch.setenv("LATHE_KEY", made["key"])
     ran = command("ls", "--json")
-    assert ran.code == 1
+    assert ran.code == 6
     assert document(ran)["error"]["status"] == 401
 
 
@@ -153,7 +161,7 @@ def test_changes_reach_the_recipe_and_wrong_ones_are_named(live: Live, command: 
     assert job["targets"]["retention"] == 0.9
     command("cancel", job["id"])
     ran = command(*here, "--set", "prune.rato=0.4")
-    assert ran.code == 1
+    assert ran.code == 6
     assert document(ran)["error"]["param"] == "recipe.prune.rato"
 
 
@@ -200,16 +208,16 @@ def test_logs_name_the_stage_that_is_finished(live: Live, command: Command, job:
 
 def test_remedies_speak_of_commands_and_documents_keep_the_services(live: Live, command: Command, job: str) -> None:
     ran = command("show", "job_none")
-    assert ran.code == 1
+    assert ran.code == 6
     assert "`lathe ls`" in ran.err
-    assert "lathe wait" in command("report", job).err
+    assert "lathe watch" in command("report", job).err
     assert document(command("report", job, "--json"))["error"]["remedy"].startswith("Wait for the state")
     assert set(IN_COMMANDS) <= {kind.code for kind in ALL_PROBLEMS}
 
 
 def test_a_report_comes_in_three_forms(live: Live, command: Command, job: str) -> None:
     early = command("report", job, "--json")
-    assert early.code == 1
+    assert early.code == 6
     assert document(early)["error"]["code"] == "report_not_ready"
     live.end(job, succeed)
     assert command("report", job, "--format", "md").out.startswith("| stage |")

@@ -1,7 +1,9 @@
 """Wait for a job and show how it goes: bars on a terminal, a line for each change elsewhere."""
 
+import asyncio
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -9,14 +11,17 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from client import errors, render
+from client.aio import AsyncLathe
 from client.api import Lathe
 from client.output import as_json, console
-from client.types import Job
+from client.types import Event, Job
 from compression.report import STAGES
 
-ASK = 25.0
-"""Seconds that the service may hold an answer back until something has changed."""
 EXIT_CODES = {"succeeded": 0, "failed": errors.FAILED, "cancelled": errors.CANCELLED}
+IN_BARS = ("progress",)
+"""Events that are shown by the bars, or by the line of a phase, already."""
+BEFORE = 5
+"""Events of before that are told where one begins to watch."""
 _KEYS = {"quantized": "quantize", "pruned": "prune", "distilled": "distill"}
 
 
@@ -45,11 +50,15 @@ def headline(job: Job) -> str:
 
 
 class View(ABC):
-    """Is shown the job each time that it has changed."""
+    """Is shown the job each time that it has changed, and lines beside it."""
 
     @abstractmethod
     def show(self, job: Job) -> None:
         """Take in the job as it stands now."""
+
+    @abstractmethod
+    def tell(self, line: str) -> None:
+        """Print a line; bars stay below it."""
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +72,9 @@ class Quiet(View):
 
     def show(self, job: Job) -> None:
         """Show nothing."""
+
+    def tell(self, line: str) -> None:
+        """Print nothing."""
 
 
 class Lines(View):
@@ -86,6 +98,10 @@ class Lines(View):
         if now != self._said or (job.state == "running" and time.monotonic() - self._at > self.EVERY):
             self._out.print(Text(headline(job)), soft_wrap=True)
             self._said, self._at = now, time.monotonic()
+
+    def tell(self, line: str) -> None:
+        """See View."""
+        self._out.print(Text(line), soft_wrap=True)
 
 
 class Bars(View):
@@ -133,6 +149,10 @@ class Bars(View):
         whole = 1.0 if job.state == "succeeded" else job.progress.fraction if job.progress else 0.0
         self._bars.update(self._whole, completed=whole, detail=headline(job))
 
+    def tell(self, line: str) -> None:
+        """See View."""
+        self._bars.console.print(Text(line))
+
 
 def view(job: Job) -> View:
     """Choose how to show it."""
@@ -143,18 +163,40 @@ def view(job: Job) -> View:
 
 def wait(lathe: Lathe, job_id: str, *, timeout: float | None = None) -> Job:
     """Return the job once it has ended; show it on the way. Raises WaitedTooLong."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    job = lathe.job(job_id)
+    changes = lathe.watch(job_id, timeout=timeout)
+    job = next(changes)
     with view(job) as shown:
-        while True:
+        shown.show(job)
+        for job in changes:
             shown.show(job)
-            if job.ended:
-                return job
-            left = ASK if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise errors.WaitedTooLong(f"{job_id} is still {headline(job)} after {timeout:g} s")
-            asked = time.monotonic()
-            seen, job = job, lathe.job(job_id, wait=min(ASK, max(1.0, left)), seen=job.version)
-            # A proxy may drop `Prefer`: without a change and without a wait, wait here.
-            if job.version == seen.version and time.monotonic() - asked < 0.5:
-                time.sleep(1.0)
+    return job
+
+
+async def _live(peer: Lathe, job_id: str, seconds: float | None, line: Callable[[Event], str]) -> Job:
+    async with AsyncLathe(peer.url, peer.key) as lathe:
+        changes = lathe.watch(job_id, timeout=seconds)
+        job = await anext(changes)
+        past = [event async for event in lathe.events(job_id) if event.type not in IN_BARS]
+        with view(job) as shown:
+
+            async def tell() -> None:
+                for event in past[-BEFORE:]:
+                    shown.tell(line(event))
+                async for event in lathe.follow(job_id, after=past[-1].seq if past else 0):
+                    if event.type not in IN_BARS:
+                        shown.tell(line(event))
+
+            async def show() -> Job:
+                found = job
+                shown.show(found)
+                async for found in changes:
+                    shown.show(found)
+                return found
+
+            found, _ = await asyncio.gather(show(), tell())
+        return found
+
+
+def live(lathe: Lathe, job_id: str, *, timeout: float | None, line: Callable[[Event], str]) -> Job:
+    """As wait, and beside it each event as it happens, as `line` writes it. Raises WaitedTooLong."""
+    return asyncio.run(_live(lathe, job_id, timeout, line))

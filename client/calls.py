@@ -1,0 +1,217 @@
+"""Every request that the service takes, as a pure function to a `Call`: which path, which body, what comes back.
+
+The one place that knows paths. Both clients send these; so can whoever needs one that has no method of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+from client.types import (
+    Artifact,
+    CheckedRecipe,
+    Dataset,
+    Event,
+    Job,
+    Key,
+    Manifest,
+    Model,
+    NewKey,
+    Preflight,
+    Queue,
+    Recipes,
+    Report,
+    Worker,
+    parse,
+)
+from client.wire import PATIENT, Call, Listing, as_, body_of, ignored
+from compression.recipe import Recipe
+
+Kind = Literal["models", "datasets"]
+UPLOADS: dict[Kind, type[Model] | type[Dataset]] = {"models": Model, "datasets": Dataset}
+STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+
+
+class JobFields(TypedDict, total=False):
+    """What a job is made of. `model` and `data` are ids, or the objects that uploads returned."""
+
+    model: str | Model
+    data: str | Dataset | Sequence[str | Dataset]
+    student: str | Model | None
+    teachers: Sequence[str | Model]
+    recipe: str | Mapping[str, Any] | Recipe
+    name: str | None
+    labels: Mapping[str, str]
+    targets: Mapping[str, float]
+    evaluate: Mapping[str, Any]
+    priority: int
+    deadline_seconds: int | None
+
+
+def _id(given: str | Model | Dataset) -> str:
+    return given if isinstance(given, str) else given.id
+
+
+def job_body(fields: JobFields) -> dict[str, Any]:
+    """Write a job as the service takes it; what is left out is the service's default."""
+    given: dict[str, Any] = dict(fields)
+    models: dict[str, Any] = {"base": _id(given.pop("model"))}
+    if (student := given.pop("student", None)) is not None:
+        models["student"] = _id(student)
+    if teachers := given.pop("teachers", ()):
+        models["teachers"] = [_id(teacher) for teacher in teachers]
+    data = given.pop("data")
+    datasets = [_id(data)] if isinstance(data, str | Dataset) else [_id(one) for one in data]
+    if isinstance(recipe := given.get("recipe"), BaseModel):
+        given["recipe"] = recipe.model_dump(mode="json")
+    return {**given, "models": models, "datasets": datasets}
+
+
+def _body(body: Mapping[str, Any] | None, fields: JobFields) -> Mapping[str, Any]:
+    return job_body(fields) if body is None else body
+
+
+def _waiting(seconds: float) -> dict[str, Any]:
+    """Options of a GET that may take a while; the connection waits a little longer than the service does."""
+    if seconds <= 0:
+        return {}
+    return {"headers": {"Prefer": f"wait={max(1, round(seconds))}"}, "timeout": seconds + 30.0, "attempts": PATIENT}
+
+
+# Models and datasets
+
+
+def create_upload(kind: Kind, body: Mapping[str, Any], files: Sequence[Manifest]) -> Call[Model | Dataset]:
+    """Promise the files of a new model or dataset."""
+    manifest = [file.model_dump(include={"path", "size", "sha256"}) for file in files]
+    return Call("POST", f"/v1/{kind}", as_(UPLOADS[kind]), body={**body, "files": manifest})
+
+
+def put_file(kind: Kind, upload_id: str, file: Manifest) -> Call[None]:
+    """Send one file; the transport adds the bytes."""
+    headers = {"Content-Length": str(file.size), "Content-Type": "application/octet-stream"}
+    return Call("PUT", f"/v1/{kind}/{upload_id}/files/{quote(file.path)}", ignored, headers=headers)
+
+
+def complete(kind: Kind, upload_id: str) -> Call[Model | Dataset]:
+    """Say that all files are there; the service checks them."""
+    return Call("POST", f"/v1/{kind}/{upload_id}/complete", as_(UPLOADS[kind]))
+
+
+def upload(kind: Kind, upload_id: str, wait: float = 0) -> Call[Model | Dataset]:
+    """Ask for a model or dataset, if wanted once its check has ended or `wait` seconds are over."""
+    return Call("GET", f"/v1/{kind}/{upload_id}", as_(UPLOADS[kind]), **_waiting(wait))
+
+
+def uploads(kind: Kind) -> Listing[Model | Dataset]:
+    """List all models or datasets of the team."""
+    return Listing(f"/v1/{kind}", lambda item: parse(UPLOADS[kind], item))
+
+
+def delete(path: str) -> Call[None]:
+    """DELETE what the path under /v1 names."""
+    return Call("DELETE", f"/v1/{path}", ignored)
+
+
+# Jobs
+
+
+def preflight(body: Mapping[str, Any] | None, fields: JobFields) -> Call[Preflight]:
+    """Check a job without creating it: what it would become and cost."""
+    return Call("POST", "/v1/jobs", as_(Preflight), params={"validate_only": "true"}, body=_body(body, fields))
+
+
+def submit(body: Mapping[str, Any] | None, fields: JobFields, idempotency_key: str | None = None) -> Call[Job]:
+    """Create a job. The same key and body again answer the same job, today or tomorrow."""
+    headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+    return Call("POST", "/v1/jobs", as_(Job), body=_body(body, fields), headers=headers)
+
+
+def job(job_id: str, wait: float = 0, seen: int | None = None) -> Call[Job]:
+    """Ask for a job; with `wait`, as soon as it is past the version that was `seen`, or when the seconds are over."""
+    return Call("GET", f"/v1/jobs/{job_id}", as_(Job), params={"version": seen} if wait else {}, **_waiting(wait))
+
+
+def followed(job_id: str) -> Call[Job]:
+    """Ask for a job whose event stream broke off, and be patient: the service may be on its way up again."""
+    return Call("GET", f"/v1/jobs/{job_id}", as_(Job), attempts=PATIENT)
+
+
+def jobs(state: str | Sequence[str] | None, label: str | Sequence[str] | None, model: str | None) -> Listing[Job]:
+    """List the team's jobs, newest first: of any of the states, with all of the labels (key:value), of a model."""
+    return Listing("/v1/jobs", lambda item: parse(Job, item), {"state": state, "label": label, "model": model})
+
+
+def cancel(job_id: str) -> Call[Job]:
+    """Ask a job to stop."""
+    return Call("POST", f"/v1/jobs/{job_id}/cancel", as_(Job))
+
+
+def retry(job_id: str, remedy: bool) -> Call[Job]:
+    """Make a new job out of an ended one, as it was or with what its error or its table speaks for."""
+    return Call("POST", f"/v1/jobs/{job_id}/retry", as_(Job), body={"remedies": "all"} if remedy else None)
+
+
+def report(job_id: str) -> Call[Report]:
+    """Ask for the whole result of a job that succeeded."""
+    return Call("GET", f"/v1/jobs/{job_id}/report", as_(Report))
+
+
+def report_page(job_id: str) -> Call[bytes]:
+    """Ask for the report as one HTML file, which needs no network."""
+    return Call("GET", f"/v1/jobs/{job_id}/report.html", lambda response: response.content, headers={"Accept": "text/html"})
+
+
+def artifacts(job_id: str) -> Listing[Artifact]:
+    """List what a job made."""
+    return Listing(f"/v1/jobs/{job_id}/artifacts", lambda item: parse(Artifact, item))
+
+
+def events(job_id: str, after: int = 0) -> Listing[Event]:
+    """List the events so far whose seq is greater than `after`."""
+    return Listing(f"/v1/jobs/{job_id}/events", lambda item: parse(Event, item), {"after": after})
+
+
+# The rest
+
+
+def recipes() -> Call[Recipes]:
+    """Ask for the recipes that have a name, and the schema of all recipes."""
+    return Call("GET", "/v1/recipes", as_(Recipes))
+
+
+def check_recipe(recipe: Mapping[str, Any]) -> Call[CheckedRecipe]:
+    """Have a recipe checked by itself; it comes back whole, with what it leaves out."""
+    return Call("POST", "/v1/recipes/check", as_(CheckedRecipe), body=recipe)
+
+
+def families() -> Listing[dict[str, Any]]:
+    """List the model families that can be taken apart, and their limits."""
+    return Listing("/v1/families", dict)
+
+
+def workers() -> Listing[Worker]:
+    """List who works."""
+    return Listing("/v1/workers", lambda item: parse(Worker, item))
+
+
+def queue() -> Call[Queue]:
+    """Ask how many jobs wait and run, of all teams."""
+    return Call("GET", "/v1/queue", as_(Queue))
+
+
+def get(path: str) -> Call[Any]:
+    """GET any path under /v1 as it comes."""
+    return Call("GET", f"/v1/{path}", body_of)
+
+
+def create_key(name: str) -> Call[NewKey]:
+    """Make another key. It is shown this once, so the service stores no answer that could be replayed."""
+    return Call("POST", "/v1/keys", as_(NewKey), body={"name": name}, repeatable=False)
+
+
+def keys() -> Listing[Key]:
+    """List the team's keys."""
+    return Listing("/v1/keys", lambda item: parse(Key, item))

@@ -1,0 +1,162 @@
+"""Jobs side by side: what came out of each, and where their requests differ. Pure: answers in, figures and text out."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from client import render
+from client.recipes import flat
+from client.types import Job, Report
+from compression.report import Latency, Row, Score
+
+ALIKE = ("models.base", "datasets", "evaluate.")
+"""Where these differ, figures are not of the same thing."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A job, its report if it has one, and the row that it is judged by: its headline's, or the last that is finished."""
+
+    job: Job
+    report: Report | None
+
+    @property
+    def row(self) -> Row | None:
+        """The row to compare."""
+        if self.report:
+            return next((row for row in self.report.rows if row.artifact == self.report.headline), self.report.rows[-1])
+        return self.job.rows[-1] if self.job.rows else None
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Plain numbers, for programs: bytes, milliseconds, shares. null: not measured, or not there yet."""
+        row = self.row
+        latency = row.latency if row and isinstance(row.latency, Latency) else None
+        score = row.score if row and isinstance(row.score, Score) else None
+        verdicts = self.report.verdicts.values() if self.report else ()
+        return {
+            "id": self.job.id,
+            "name": self.job.name,
+            "state": self.job.state,
+            "stage": row and row.stage,
+            "parameters": row and row.parameters.total,
+            "bytes": row and row.size.bytes,
+            "latency_ms": latency and latency.median_ms,
+            "latency_spread_ms": latency and latency.spread_ms,
+            "metric": score and score.metric,
+            "score": score and score.value,
+            "standard_error": score and score.standard_error,
+            "parameter_reduction": row and row.ratios.parameter_reduction,
+            "size_reduction": row and row.ratios.size_reduction,
+            "speed_up": row and row.ratios.speed_up,
+            "retention": row and row.ratios.retention,
+            "targets_met": sum(verdict.met for verdict in verdicts) if self.report else None,
+            "targets": len(verdicts) if self.report else None,
+            "seconds": sum(one.seconds for one in self.job.rows),
+        }
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The request, as dotted keys."""
+        job = self.job
+        whole = {
+            "models": {**job.models, "base": job.models.get("base")},
+            "datasets": list(job.datasets),
+            "recipe": job.recipe,
+            "evaluate": job.evaluate,
+            "targets": job.targets,
+        }
+        return dict(flat(whole))
+
+    @property
+    def told(self) -> dict[str, str]:
+        """The figures as people read them."""
+        row, report = self.row, self.report
+        stage, *cells = render.cells(row) if row else ("–",) * 6
+        met = f"{sum(verdict.met for verdict in report.verdicts.values())} of {len(report.verdicts)}" if report else "–"
+        return {
+            "name": self.job.name,
+            "state": self.job.state,
+            "stage": stage,
+            **dict(zip(("parameters", "size", "latency", "score"), cells, strict=False)),
+            "targets met": met,
+            "took": render.duration(sum(one.seconds for one in self.job.rows)) if self.job.rows else "–",
+        }
+
+
+def differences(jobs: Sequence[Compared]) -> dict[str, list[Any]]:
+    """Return key → each job's value, of all keys of the requests that are not the same in all jobs."""
+    asked = [one.asked for one in jobs]
+    keys = list(dict.fromkeys(key for each in asked for key in each))
+    found = {key: [each.get(key) for each in asked] for key in keys}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+
+
+def warning(found: Mapping[str, list[Any]]) -> str:
+    """Say where like is not compared with like; empty where it is."""
+    apart = [key for key in found if key.startswith(ALIKE)]
+    return f"Not the same in all jobs, so the figures are not of the same thing: {', '.join(apart)}." if apart else ""
+
+
+def document(jobs: Sequence[Compared]) -> dict[str, Any]:
+    """Return it for programs."""
+    return {"jobs": [one.figures for one in jobs], "differences": differences(jobs)}
+
+
+def _grid(jobs: Sequence[Compared]) -> list[tuple[str, list[str]]]:
+    told = [one.told for one in jobs]
+    return [(name, [each[name] for each in told]) for name in told[0]]
+
+
+def _written(value: Any) -> str:
+    return "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def table(jobs: Sequence[Compared]) -> RenderableType:
+    """Lay it out for a terminal: a column a job."""
+    grid = Table(header_style="bold", pad_edge=False)
+    grid.add_column("")
+    for one in jobs:
+        grid.add_column(one.job.id, overflow="fold")
+    for name, values in _grid(jobs):
+        grid.add_row(name, *(Text(value) for value in values))
+    found = differences(jobs)
+    if found:
+        grid.add_section()
+    for name, different in found.items():
+        grid.add_row(Text(name), *(Text(_written(value)) for value in different))
+    parts: list[RenderableType] = [grid]
+    if not found:
+        parts.append(Text("They were asked for alike.", style="dim"))
+    if said := warning(found):
+        parts.append(Text(said, style="yellow"))
+    return Group(*parts)
+
+
+def markdown(jobs: Sequence[Compared]) -> str:
+    """Return the same as Markdown."""
+    found = differences(jobs)
+    text = [render.markdown_line(["", *(f"`{one.job.id}`" for one in jobs)]), render.markdown_line(["---"] * (len(jobs) + 1))]
+    text += [render.markdown_line([name, *values]) for name, values in _grid(jobs)]
+    text += [render.markdown_line([f"`{name}`", *map(_written, values)]) for name, values in found.items()]
+    return "\n".join([*text, *(["", said] if (said := warning(found)) else [])]) + "\n"
+
+
+def comma_separated(jobs: Sequence[Compared]) -> str:
+    """Return a line a job: the figures, then what differs."""
+    found = differences(jobs)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*jobs[0].figures, *found])
+    for number, one in enumerate(jobs):
+        different = [values[number] for values in found.values()]
+        plain = [json.dumps(value) if isinstance(value, list | dict) else value for value in different]
+        writer.writerow([*one.figures.values(), *plain])
+    return out.getvalue()

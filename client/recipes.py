@@ -1,0 +1,141 @@
+"""Recipes as files: JSON in which a line that begins with // is a comment, and how such a file is written from a schema."""
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from client.errors import BadRecipe
+
+SUFFIXES = (".json", ".jsonc")
+WIDTH = 100
+"""Columns of a comment, its indentation included."""
+Schema = Mapping[str, Any]
+
+
+def is_file(given: str) -> bool:
+    """Say whether what was given for a recipe is a file's path, and not a name."""
+    return Path(given).suffix in SUFFIXES
+
+
+def parse(text: str) -> Any:
+    """Read JSON with comments. No string of JSON spans lines, so a line that begins with // is never within one."""
+    return json.loads("\n".join("" if line.lstrip().startswith("//") else line for line in text.splitlines()))
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Read a recipe's file; whether it is right is the service's to say. Raises BadRecipe."""
+    try:
+        found = parse(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise BadRecipe(f"{path}, line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except (OSError, ValueError) as error:
+        raise BadRecipe(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise BadRecipe(f"{path} holds no JSON object")
+    return found
+
+
+def override(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Set dotted keys in a copy: {"prune.ratio": 0.4}. A null stage comes to be; the service checks names and ranges."""
+    changed: dict[str, Any] = json.loads(json.dumps(recipe))
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        place = changed
+        for parent in parents:
+            inner = place.get(parent)
+            if not isinstance(inner, dict):
+                inner = place[parent] = {}
+            place = inner
+        place[last] = value
+    return changed
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of all leaves; {} and lists are leaves."""
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from flat(inner, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, value
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted keys that differ; what one side has not is null there."""
+    one, other = dict(flat(before)), dict(flat(after))
+    keys = [*one, *(key for key in other if key not in one)]
+    return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
+
+
+def _forms(node: Schema, defs: Schema) -> list[Schema]:
+    """Resolve references; return the forms that a value may have."""
+    if reference := node.get("$ref"):
+        named = defs[str(reference).rsplit("/", 1)[-1]]
+        return _forms({**named, **{name: value for name, value in node.items() if name != "$ref"}}, defs)
+    if options := node.get("anyOf"):
+        return [form for option in options for form in _forms(option, defs)]
+    return [node]
+
+
+def _fields(value: Any, forms: list[Schema]) -> Schema:
+    """Return the properties of the form that an object has."""
+    for form in forms:
+        if "properties" in form and set(value) <= set(form["properties"]):
+            found: Schema = form["properties"]
+            return found
+    return {}
+
+
+def _range(form: Schema) -> str:
+    low = f"{form['minimum']:g} or more" if "minimum" in form else ""
+    low = low or (f"above {form['exclusiveMinimum']:g}" if "exclusiveMinimum" in form else "")
+    high = f"{form['maximum']:g} at most" if "maximum" in form else ""
+    high = high or (f"below {form['exclusiveMaximum']:g}" if "exclusiveMaximum" in form else "")
+    return ", ".join(part for part in (low, high) if part)
+
+
+def _choices(forms: list[Schema]) -> str:
+    """Say what may stand here: names, a range, nothing."""
+    found = []
+    for form in forms:
+        if "enum" in form:
+            found.append(" | ".join(json.dumps(name) for name in form["enum"]))
+        elif form.get("type") == "array" and "enum" in form.get("items", {}):
+            found.append("a list of " + " | ".join(json.dumps(name) for name in form["items"]["enum"]))
+        elif form.get("type") in ("integer", "number"):
+            found.append(_range(form))
+        elif form.get("type") == "null":
+            found.append("null")
+    told = " or ".join(part for part in found if part)
+    return "or null" if told == "null" else told  # a whole stage
+
+
+def _about(node: Schema, forms: list[Schema]) -> str:
+    """Say what a key is for. Of a class's docstring the first paragraph is enough."""
+    told = str(node.get("description") or next((form["description"] for form in forms if form.get("description")), ""))
+    told = " ".join(told.split("\n\n")[0].split())
+    choices = _choices(forms)
+    return f"{told} [{choices}]".strip() if choices else told
+
+
+def _lines(value: Any, forms: list[Schema], defs: Schema, indent: str) -> Iterator[str]:
+    fields, begin = _fields(value, forms), f"{indent}// "
+    for number, (name, inner) in enumerate(value.items()):
+        node = fields.get(name, {})
+        inner_forms = _forms(node, defs)
+        if about := _about(node, inner_forms):
+            yield from textwrap.wrap(about, WIDTH, initial_indent=begin, subsequent_indent=begin, break_on_hyphens=False)
+        comma = "," if number < len(value) - 1 else ""
+        if isinstance(inner, Mapping) and inner:
+            yield f"{indent}{json.dumps(name)}: {{"
+            yield from _lines(inner, inner_forms, defs, indent + "  ")
+            yield f"{indent}}}{comma}"
+        else:
+            yield f"{indent}{json.dumps(name)}: {json.dumps(inner)}{comma}"
+
+
+def commented(recipe: Mapping[str, Any], schema: Schema, *title: str) -> str:
+    """Write a recipe with what each key means, and what it may be, above it."""
+    head = [f"// {line}" for line in title]
+    return "\n".join([*head, "{", *_lines(recipe, [schema], schema.get("$defs", {}), "  "), "}"]) + "\n"

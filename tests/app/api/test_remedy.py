@@ -1,0 +1,127 @@
+"""A job is tried again with what its error or its table speaks for; a recipe is checked by itself."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from app.failures import failure
+from app.ids import new_id
+from compression.errors import CompressionError, OutOfMemory, TrainingDiverged, UnseenLabel, UnsupportedPrecision
+from compression.report import Remedy, StageVerdict
+from tests.app.api.conftest import problem, sql
+from tests.client.figures import row
+from tests.conftest import Service
+
+
+def failed(service: Service, http: httpx.Client, body: dict[str, Any], error: dict[str, Any]) -> str:
+    """Submit a job and end it as its worker would."""
+    job = str(http.post("/v1/jobs", json=body).json()["id"])
+    sql(service, "UPDATE jobs SET state = 'failed', error = %s WHERE id = %s", json.dumps(error), job)
+    return job
+
+
+def whole(http: httpx.Client, **changes: Any) -> dict[str, Any]:
+    """The recipe quick, with changes."""
+    presets = {item["name"]: item["recipe"] for item in http.get("/v1/recipes").json()["items"]}
+    return {**presets["quick"], **changes}
+
+
+@pytest.mark.parametrize(
+    ("error", "place", "before", "after"),
+    [
+        (OutOfMemory("no room"), ("train", "batch"), 32, 16),
+        (OutOfMemory("no room"), ("train", "accumulate"), 1, 2),
+        (TrainingDiverged("NaN", param="recipe.prepare.rate"), ("prepare", "rate"), 5e-5, pytest.approx(1.5e-5)),
+        (UnsupportedPrecision("no bfloat16"), ("train", "precision"), "bfloat16", "auto"),
+    ],
+    ids=["half the batch", "twice as many", "a gentler rate", "any precision"],
+)
+def test_an_error_that_a_recipe_can_mend_is_mended(
+    service: Service,
+    http: httpx.Client,
+    request_body: dict[str, Any],
+    error: CompressionError,
+    place: tuple[str, str],
+    before: object,
+    after: object,
+) -> None:
+    recipe = whole(http)
+    recipe["train"] = {**recipe["train"], "precision": "bfloat16"}
+    job = failed(service, http, {**request_body, "recipe": recipe, "labels": {"of": "mine"}}, error.as_dict())
+    again = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}).json()
+    assert again["retry_of"] == job
+    assert (again["labels"], again["models"]["base"]) == ({"of": "mine"}, request_body["models"]["base"])
+    assert recipe[place[0]][place[1]] == before
+    assert again["recipe"][place[0]][place[1]] == after
+    plain = http.post(f"/v1/jobs/{job}/retry").json()
+    assert plain["recipe"] == http.get(f"/v1/jobs/{job}").json()["recipe"]
+
+
+def test_a_job_that_was_late_is_sent_again_without_its_deadline(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    job = failed(service, http, {**request_body, "deadline_seconds": 60}, failure("deadline_exceeded"))
+    again = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}).json()
+    assert again["deadline_at"] is None
+    assert http.post(f"/v1/jobs/{job}/retry").json()["deadline_at"] is not None
+
+
+def test_a_table_that_misses_its_targets_says_what_to_change(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    job = str(http.post("/v1/jobs", json=request_body).json()["id"])
+    longer = Remedy(key="recipe.distill.epochs", now=8, proposed=14, why="0.74 is scored where 0.79 is needed")
+    milder = Remedy(key="recipe.prune.ratio", now=0.3, proposed=0.2, why="the cut cost more than training brought back")
+    done = Remedy(key="recipe.distill.rate", now=3e-5, proposed=1e-5, why="it was tried", applied=True)
+    verdicts = {
+        "pruned": StageVerdict(met=(), missed=("retention",), best_before=None, worse_than=None, remedies=(milder,)),
+        "distilled": StageVerdict(met=(), missed=("retention",), best_before=None, worse_than=None, remedies=(longer, done)),
+    }
+    for position, stage in enumerate(verdicts, start=2):
+        found = row(stage, 13_000_000, 14_000_000, 6.4, 0.6, verdict=verdicts[stage])  # type: ignore[arg-type]
+        sql(
+            service,
+            "INSERT INTO metrics (job_id, stage, position, fence, parameters, size_bytes, row, created_at) "
+            "VALUES (%s, %s, %s, 1, 1, 1, %s, '2026-01-01 00:00:00.000000')",
+            job,
+            stage,
+            position,
+            json.dumps(found.model_dump(mode="json")),
+        )
+    sql(service, "UPDATE jobs SET state = 'succeeded' WHERE id = %s", job)
+    before = http.get(f"/v1/jobs/{job}").json()["recipe"]
+    again = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}).json()["recipe"]
+    assert (again["distill"]["epochs"], again["prune"]["ratio"]) == (14, 0.2)
+    assert again["distill"]["rate"] == before["distill"]["rate"]
+    again["distill"]["epochs"], again["prune"]["ratio"] = before["distill"]["epochs"], before["prune"]["ratio"]
+    assert again == before
+
+
+def test_what_no_recipe_mends_is_refused(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    waiting = http.post("/v1/jobs", json=request_body).json()["id"]
+    problem(http.post(f"/v1/jobs/{waiting}/retry", json={"remedies": "all"}), 409, "wrong_state")
+    job = failed(service, http, request_body, UnseenLabel("label x").as_dict())
+    problem(http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}), 409, "no_remedy")
+    problem(http.post(f"/v1/jobs/{job}/retry", json={"remedy": True}), 422, "invalid_request", "remedy")
+    http.post(f"/v1/jobs/{waiting}/cancel")
+    problem(http.post(f"/v1/jobs/{waiting}/retry", json={"remedies": "all"}), 409, "no_remedy")
+
+
+def test_a_retry_with_its_remedy_happens_once_a_key(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    job = failed(service, http, request_body, OutOfMemory("no room").as_dict())
+    key = {"Idempotency-Key": new_id("k")}
+    first = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}, headers=key).json()
+    assert http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}, headers=key).json() == first
+    problem(http.post(f"/v1/jobs/{job}/retry", headers=key), 422, "idempotency_key_reused")
+
+
+def test_a_recipe_is_checked_by_itself(http: httpx.Client) -> None:
+    short = http.post("/v1/recipes/check", json={"prune": {"ratio": 0.4}, "distill": None})
+    assert short.status_code == 200
+    assert short.json()["recipe"]["prune"]["ratio"] == 0.4
+    assert short.json()["recipe"]["distill"] is None
+    assert short.json()["recipe"]["train"]["batch"] == 32
+    problem(http.post("/v1/recipes/check", json={"prune": {"rato": 0.4}}), 422, "invalid_recipe", "recipe.prune.rato")
+    problem(http.post("/v1/recipes/check", json={"prune": {"ratio": 1.4}}), 422, "invalid_recipe", "recipe.prune.ratio")

@@ -1,0 +1,78 @@
+"""Jobs side by side: their figures and where their requests differ, for people, pages and programs."""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app import jobs
+from tests.client.conftest import Command, Live
+from tests.client.figures import report
+from tests.client.test_cli import document, succeed
+
+
+@pytest.fixture
+def three(live: Live, command: Command) -> Iterator[tuple[str, str, str]]:
+    """A job that succeeded, one of another recipe that is at work, and one of another model that waits."""
+    model, dataset = live.ready()
+    other, _ = live.ready()
+    made = []
+    for base, changes in ((model, ()), (model, ("--set", "prune.ratio=0.4", "--set", "distill=null")), (other, ())):
+        ran = command("submit", "--model", base, "--data", dataset, "--recipe", "quick", "--name", "a | b", *changes, "--json")
+        made.append(str(document(ran)["id"]))
+    live.end(made[0], succeed)
+    claim = live.claim(made[1])
+    for row in report().rows[:2]:
+        live.do(claim, lambda session, claim, row=row: jobs.stage_finished(session, claim, row, "p", [], []))
+    yield made[0], made[1], made[2]
+    live.do(claim, jobs.cancelled)
+    command("cancel", made[2])
+
+
+def test_jobs_are_compared(three: tuple[str, str, str], command: Command, tmp_path: Path) -> None:
+    one, two, other = three
+    ran = command("compare", one, two)
+    assert ran.code == 0
+    lines = {line.split("│")[1].strip(): line for line in ran.out.splitlines() if line.count("│") > 2}
+    assert "distilled" in lines["stage"]
+    assert "quantized" in lines["stage"]
+    assert "13.00 M (−35.0 %)" in lines["parameters"]
+    assert "20.00 M" in lines["parameters"]
+    assert "3 of 4" in lines["targets met"]
+    assert "0.3" in lines["recipe.prune.ratio"]
+    assert "0.4" in lines["recipe.prune.ratio"]
+    assert "models.base" not in ran.out
+    assert "not of the same thing" not in ran.out
+
+    found = document(command("compare", one, two, other, "--json"))
+    first, second, third = found["jobs"]
+    assert (first["parameters"], first["bytes"], first["latency_ms"], first["score"]) == (13_000_000, 14_000_000, 6.4, 0.784)
+    assert (first["targets_met"], first["targets"], second["targets"]) == (3, 4, None)
+    assert (second["stage"], second["bytes"], second["state"]) == ("quantized", 20_000_000, "running")
+    assert (third["state"], third["bytes"]) == ("queued", None)
+    assert found["differences"]["recipe.prune.ratio"] == [0.3, 0.4, 0.3]
+    assert "models.base" in found["differences"]
+    assert "not of the same thing: models.base" in command("compare", one, other).out
+
+
+def test_a_comparison_can_be_taken_along(three: tuple[str, str, str], command: Command, tmp_path: Path) -> None:
+    one, two, _ = three
+    (head, first, second) = csv.reader(io.StringIO(command("compare", one, two, "--format", "csv").out))
+    assert dict(zip(head, first, strict=True))["bytes"] == "14000000"
+    assert dict(zip(head, second, strict=True))["recipe.prune.ratio"] == "0.4"
+    out = tmp_path / "both.md"
+    assert command("compare", one, two, "--format", "md", "-o", str(out)).code == 0
+    lines = out.read_text().splitlines()
+    assert lines[0] == f"|  | `{one}` | `{two}` |"
+    assert "| name | a \\| b | a \\| b |" in lines
+    assert command("compare", one, two, "-o", str(out)).code == 2
+
+
+def test_there_must_be_two_jobs_that_exist(live: Live, job: str, command: Command) -> None:
+    assert command("compare", job).code == 2
+    assert command("compare", job, job).code == 2
+    ran = command("compare", job, "job_none", "--json")
+    assert ran.code == 6
+    assert document(ran)["error"]["code"] == "not_found"
