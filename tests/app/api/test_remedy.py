@@ -90,9 +90,11 @@ def test_a_table_that_misses_its_targets_says_what_to_change(
             position,
             json.dumps(found.model_dump(mode="json")),
         )
-    sql(service, "UPDATE jobs SET state = 'succeeded' WHERE id = %s", job)
+    sql(service, "UPDATE jobs SET state = 'succeeded', started_at = created_at, finished_at = created_at WHERE id = %s", job)
     before = http.get(f"/v1/jobs/{job}").json()["recipe"]
-    again = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}).json()["recipe"]
+    answer = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"})
+    assert answer.status_code == 202, answer.text
+    again = answer.json()["recipe"]
     assert (again["distill"]["epochs"], again["prune"]["ratio"]) == (14, 0.2)
     assert again["distill"]["rate"] == before["distill"]["rate"]
     again["distill"]["epochs"], again["prune"]["ratio"] = before["distill"]["epochs"], before["prune"]["ratio"]

@@ -42,7 +42,7 @@ def done(service: Service, http: httpx.Client, body: dict[str, Any], found: Repo
     told = (found or report()).model_dump_json()
     sql(
         service,
-        "UPDATE jobs SET state = 'succeeded', report = %s, finished_at = '2026-02-03 04:05:06.000000' WHERE id = %s",
+        "UPDATE jobs SET state = 'succeeded', report = %s, started_at = '2026-02-03 04:01:00.000000', finished_at = '2026-02-03 04:05:06.000000' WHERE id = %s",
         told,
         job,
     )
@@ -167,5 +167,10 @@ def test_a_report_of_before_a_field_was_kept_is_shown(
     del old[missing]
     job = done(service, http, request_body)
     other = http.post("/v1/jobs", json=request_body).json()["id"]
-    sql(service, "UPDATE jobs SET state = 'succeeded', report = %s WHERE id = %s", json.dumps(old), other)
+    sql(
+        service,
+        "UPDATE jobs SET state = 'succeeded', report = %s, started_at = created_at, finished_at = created_at WHERE id = %s",
+        json.dumps(old),
+        other,
+    )
     assert page_of(http, other).tags.count("svg") == page_of(http, job).tags.count("svg")
