@@ -42,7 +42,8 @@ def done(service: Service, http: httpx.Client, body: dict[str, Any], found: Repo
     told = (found or report()).model_dump_json()
     sql(
         service,
-        "UPDATE jobs SET state = 'succeeded', report = %s, started_at = '2026-02-03 04:01:00.000000', finished_at = '2026-02-03 04:05:06.000000' WHERE id = %s",
+        "UPDATE jobs SET state = 'succeeded', report = %s, started_at = '2026-02-03 04:01:00.000000', "
+        "finished_at = '2026-02-03 04:05:06.000000' WHERE id = %s",
         told,
         job,
     )
