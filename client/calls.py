@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 from urllib.parse import quote
 
+import httpx
 from pydantic import BaseModel
 
+from client.errors import BadAnswer
 from client.types import (
     Artifact,
     CheckedRecipe,
@@ -31,6 +33,7 @@ from compression.recipe import Recipe
 
 Kind = Literal["models", "datasets"]
 UPLOADS: dict[Kind, type[Model] | type[Dataset]] = {"models": Model, "datasets": Dataset}
+JOINING = 900.0
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 
 
@@ -93,6 +96,34 @@ def put_file(kind: Kind, upload_id: str, file: Manifest) -> Call[None]:
     """Send one file; the transport adds the bytes."""
     headers = {"Content-Length": str(file.size), "Content-Type": "application/octet-stream"}
     return Call("PUT", f"/v1/{kind}/{upload_id}/files/{quote(file.path)}", ignored, headers=headers)
+
+
+def offset(kind: Kind, upload_id: str, path: str) -> Call[int]:
+    """Ask how many bytes of a file have come."""
+
+    def take(response: httpx.Response) -> int:
+        found = response.headers.get("upload-offset", "")
+        if not found.isdigit():
+            raise BadAnswer(f"{response.url} does not say how much of {path} has come")
+        return int(found)
+
+    return Call("HEAD", f"/v1/{kind}/{upload_id}/files/{quote(path)}", take)
+
+
+def append(kind: Kind, upload_id: str, file: Manifest, start: int) -> Call[bool]:
+    """Send a file from a byte on; the transport adds the bytes. True once it is whole.
+
+    Not repeatable: where it broke off, what came of it is kept, and the next one begins elsewhere.
+    """
+    headers = {"Content-Length": str(file.size - start), "Content-Type": "application/partial-upload"}
+    headers["Upload-Offset"] = str(start)
+    path = f"/v1/{kind}/{upload_id}/files/{quote(file.path)}"
+    # With the last byte the service puts the file together, which takes as long as a copy.
+    return Call("PATCH", path, _whole, headers=headers, repeatable=False, timeout=JOINING)
+
+
+def _whole(response: httpx.Response) -> bool:
+    return bool(body_of(response).get("uploaded"))
 
 
 def complete(kind: Kind, upload_id: str) -> Call[Model | Dataset]:

@@ -119,6 +119,14 @@ class Service(Peer):
         """Send one file's bytes."""
         self.send(calls.put_file(kind, upload_id, file), content)
 
+    def offset(self, kind: Kind, upload_id: str, path: str) -> int:
+        """Return how many bytes of a file have come."""
+        return self.send(calls.offset(kind, upload_id, path))
+
+    def append(self, kind: Kind, upload_id: str, file: Manifest, start: int, content: Content) -> bool:
+        """Send a file from a byte on, once; say whether it is whole. Raises Problem and Unreachable."""
+        return self.send(calls.append(kind, upload_id, file, start), content)
+
     def complete(self, kind: Kind, upload_id: str) -> Model | Dataset:
         """Say that all files are there; the service checks them."""
         return self.send(calls.complete(kind, upload_id))

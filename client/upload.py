@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from client.calls import Kind
-from client.errors import BadFolder, NotReady
+from client.errors import BadFolder, NotReady, Problem, Unreachable
 from client.http import Service
 from client.types import Dataset, Manifest, Model
+from client.wire import AGAIN, pause
 
 CHUNK = 1 << 20
 """Bytes read at once: all the memory that a file of any size takes."""
+WHOLE = 8 << 20
+"""Bytes up to which a file is sent whole: to ask where it ends would take as long as to send it."""
+ELSEWHERE = "upload_offset_mismatch"
 PARALLEL = 4
 Moved = Callable[[str, int], None]
 """Is told (path, bytes that moved since the last call). Called from several threads."""
@@ -106,14 +110,59 @@ def manifest(files: Iterable[Path], hashed: Moved | None = None) -> dict[str, tu
         return {found.path: (found, path) for found, path in zip(pool.map(promise, paths), paths, strict=True)}
 
 
-def _chunks(path: Path, moved: Moved | None, stop: threading.Event) -> Iterator[bytes]:
+def _chunks(path: Path, start: int, moved: Callable[[int], None], stop: threading.Event) -> Iterator[bytes]:
     with path.open("rb") as source:
+        source.seek(start)
         while chunk := source.read(CHUNK):
             if stop.is_set():
                 raise InterruptedError("another file failed")
             yield chunk
-            if moved:
-                moved(path.name, len(chunk))
+            moved(len(chunk))
+
+
+class _Transfer:
+    """One file on its way; what is told of it is what the service has, also where some of it was sent in vain."""
+
+    def __init__(self, lathe: Service, kind: Kind, upload_id: str, promise: Manifest, path: Path, moved: Moved | None) -> None:
+        self.lathe, self.kind, self.upload_id, self.promise, self.path = lathe, kind, upload_id, promise, path
+        self.moved, self.told = moved, 0
+
+    def at(self, place: int) -> None:
+        """Tell that so many bytes have come."""
+        if self.moved and place != self.told:
+            self.moved(self.promise.path, place - self.told)
+        self.told = place
+
+    def content(self, start: int, stop: threading.Event) -> Iterator[bytes]:
+        """Read the file from a byte on, telling of each piece as it goes out."""
+        self.at(start)
+        return _chunks(self.path, start, lambda amount: self.at(self.told + amount), stop)
+
+    def run(self, stop: threading.Event) -> None:
+        """Send it: a small file whole, a large one from where the service says that it ends, again and again.
+
+        Raises Problem, and Unreachable where it does not get on any more.
+        """
+        if self.promise.size <= WHOLE:
+            self.lathe.put_file(self.kind, self.upload_id, self.promise, lambda: self.content(0, stop))
+            return
+        tries = 0
+        while True:
+            start = self.lathe.offset(self.kind, self.upload_id, self.promise.path)
+            tries = 0 if start > self.told else tries
+            self.at(start)
+            try:
+                if self._append(start, stop):
+                    return
+            except (Unreachable, Problem) as error:
+                tries += 1
+                later = not isinstance(error, Problem) or error.status in AGAIN or error.problem_code == ELSEWHERE
+                if tries >= self.lathe.attempts or not later:
+                    raise
+                time.sleep(pause(tries))
+
+    def _append(self, start: int, stop: threading.Event) -> bool:
+        return self.lathe.append(self.kind, self.upload_id, self.promise, start, lambda: self.content(start, stop))
 
 
 def send(
@@ -122,27 +171,8 @@ def send(
     """Send the files that the service has not got, several at a time. The first failure stops the others."""
     missing = [local[file.path] for file in target.files if not file.uploaded]
     stop = threading.Event()
-
-    def one(promise: Manifest, path: Path) -> None:
-        sent = 0
-
-        def count(name: str, amount: int) -> None:
-            nonlocal sent
-            sent += amount
-            if moved:
-                moved(name, amount)
-
-        def content() -> Iterator[bytes]:
-            nonlocal sent
-            if moved and sent:
-                moved(promise.path, -sent)  # an attempt that broke off does not count
-            sent = 0
-            return _chunks(path, count, stop)
-
-        lathe.put_file(kind, target.id, promise, content)
-
     with ThreadPoolExecutor(PARALLEL) as pool:
-        running = [pool.submit(one, promise, path) for promise, path in missing]
+        running = [pool.submit(_Transfer(lathe, kind, target.id, *each, moved).run, stop) for each in missing]
         try:
             for done in as_completed(running):
                 done.result()

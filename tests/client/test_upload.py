@@ -1,5 +1,6 @@
 """Uploads to the real API: what is there already is not sent again, and a file that changed on the way is refused."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from client.api import Lathe
 from client.errors import BadFolder, NotReady, Problem
 from client.upload import add, data_files, manifest, model_files, until_ready
 from tests.client.conftest import Live
+from tests.faults.proxy import Proxy
 
 
 @pytest.fixture
@@ -57,6 +59,26 @@ def test_an_upload_that_broke_off_is_completed(lathe: Lathe, model: Path) -> Non
     done = add(lathe, "models", {"name": "m"}, local, moved=lambda name, amount: moved.update({name: amount}))
     assert (done.id, done.state) == (begun.id, "validating")
     assert set(moved) == {"config.json"}
+
+
+def test_a_large_file_goes_on_from_where_the_line_broke(live: Live, model: Path) -> None:
+    (model / "model.safetensors").write_bytes(os.urandom(24 << 20))
+    local = manifest(model_files(model)[0])
+    told: list[int] = []
+    with Proxy(live.service.port) as proxy, Lathe(f"http://127.0.0.1:{proxy.port}", live.service.database.key) as lathe:
+        breaks = [6 << 20, 15 << 20]
+
+        def moved(_: str, amount: int) -> None:
+            told.append(amount)
+            if breaks and sum(told) > breaks[0]:
+                breaks.pop(0)
+                proxy.drop()
+
+        done = add(lathe, "models", {"name": "large"}, local, moved=moved)
+    assert (done.state, breaks) == ("validating", [])
+    whole = sum(file.size for file in done.files)
+    assert sum(told) == whole
+    assert sum(amount for amount in told if amount > 0) < 1.5 * whole  # what came was not sent again
 
 
 def test_a_file_that_changes_on_the_way_is_refused(lathe: Lathe, model: Path) -> None:
