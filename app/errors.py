@@ -197,6 +197,12 @@ class TooManyTries(Problem):
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
 
 
+class TooManyLinks(Problem):
+    """The job has as many share links as it may have."""
+
+    status, code, remedy = 409, "too_many_links", "Revoke those that nobody needs: DELETE /v1/jobs/{id}/share/{share_id}."
+
+
 class InternalError(Problem):
     """A bug of ours; nothing was changed."""
 

@@ -39,6 +39,7 @@ from app.models import (
     JobDataset,
     JobModel,
     Model,
+    ShareLink,
     Try,
     Worker,
 )
@@ -144,7 +145,8 @@ def remove(session: Session, team: str, job_id: str) -> None:
     session.execute(delete(File).where(File.artifact_id.in_(artifacts)))
     session.execute(delete(Artifact).where(Artifact.job_id == job_id))
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id))
-    session.execute(delete(Try).where(Try.job_id == job_id))
+    for kind in (Try, ShareLink):
+        session.execute(delete(kind).where(kind.job_id == job_id))
     change(session, job_id, deleted_at=now())
 
 

@@ -23,6 +23,8 @@ from app.watch import KEEP_ALIVE_SECONDS, watcher
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ESCAPE = "\\"
+LIGHT = (defer(Job.report),)
+"""Options of a query for many jobs: whole reports are not for lists."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def query(team: str, wanted: Wanted) -> Select[Any]:
 
 def jobs_page(session: Session, team: str, wanted: Wanted, size: int, token: str | None) -> tuple[list[JobOut], str | None]:
     """Return a page of jobs as they are shown, newest first, and the next page's token; the same few queries for any page."""
-    rows, following = newest_first(session, query(team, wanted).options(defer(Job.report)), Job.id, size, token)
+    rows, following = newest_first(session, query(team, wanted).options(*LIGHT), Job.id, size, token)
     return shown(session, rows), following
 
 

@@ -8,7 +8,7 @@ from app.dashboard import job as job_page
 from app.dashboard import jobs as jobs_page
 from app.dashboard import routes as dashboard
 from app.middleware import BodyLimit, PlainAddress, RequestContext, SafeHeaders
-from app.routes import artifacts, health, jobs, keys, metrics, reference, resources, tries
+from app.routes import artifacts, compare, fleet, health, jobs, keys, metrics, reference, resources, shares, tries
 from app.settings import Settings, get_settings
 
 DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."
@@ -24,6 +24,10 @@ def create_app(settings: Settings) -> FastAPI:
         resources.datasets,
         jobs.router,
         tries.router,
+        shares.router,
+        shares.pages,
+        compare.router,
+        fleet.router,
         artifacts.router,
         reference.router,
         keys.router,

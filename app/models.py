@@ -328,6 +328,17 @@ class Try(Base):
     )
 
 
+class ShareLink(Base):
+    """A link that shows one report without a key; of its token only the hash is kept."""
+
+    __tablename__ = "share_links"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("shr"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    expires_at: Mapped[dt.datetime]
+
+
 class UploadPart(Base):
     """A part of a file that has not come in full: `size` bytes from `start` on, under a key of their own until then."""
 

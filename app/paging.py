@@ -17,7 +17,8 @@ PageSize = Annotated[int, Query(ge=1, le=200)]
 PageToken = Annotated[str | None, Query(max_length=200)]
 
 
-def _encode(last: str) -> str:
+def encode(last: str) -> str:
+    """Make a page token of the last row's key."""
     return base64.urlsafe_b64encode(last.encode()).decode().rstrip("=")
 
 
@@ -42,7 +43,7 @@ def newest_first(
     rows = list(session.scalars(query.order_by(key.desc()).limit(size + 1)))
     more = len(rows) > size
     rows = rows[:size]
-    return rows, _encode(getattr(rows[-1], key.key)) if more else None
+    return rows, encode(getattr(rows[-1], key.key)) if more else None
 
 
 def page(items: list[Any], token: str | None, request: Request, response: Response) -> Page:

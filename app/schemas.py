@@ -16,12 +16,10 @@ from compression.recipe import (
     DataSplit,
     Evaluate,
     JobTask,
-    PartName,
-    Question,
     Targets,
     Task,
 )
-from compression.report import Answered, Ratios, Remedy
+from compression.report import Ratios, Remedy
 
 
 def _relative(path: str) -> str:
@@ -139,17 +137,6 @@ class JobRetry(Body):
             "deadline; none: the same request again."
         ),
     ] = []
-
-
-class TryCreate(Question):
-    """A question to a finished job's models: the texts that its task reads, or a row of its data."""
-
-    part: Annotated[PartName, Field(description="Of several datasets, the one whose models are asked.")] = ""
-
-    @property
-    def asked(self) -> Question:
-        """What the models are asked."""
-        return Question(**self.model_dump(exclude={"part"}))
 
 
 class KeyCreate(Body):
@@ -272,20 +259,6 @@ class ArtifactOut(Out):
     created_at: dt.datetime
 
 
-class TryOut(Out):
-    """A question, and once it was answered both answers side by side, with the time that each took."""
-
-    id: str
-    job: str
-    part: str
-    asked: dict[str, Any]
-    state: Literal["queued", "running", "succeeded", "failed"]
-    result: Answered | None
-    error: dict[str, Any] | None
-    created_at: dt.datetime
-    finished_at: dt.datetime | None
-
-
 class KeyOut(Out):
     """An API key; `key` is there once, in the answer that made it."""
 
@@ -308,6 +281,8 @@ class WorkerOut(Out):
     started_at: dt.datetime
     seen_at: dt.datetime
     alive: bool
+    silent_seconds: Annotated[float, Field(description="Since its last heartbeat.")]
+    busy: Annotated[bool, Field(description="Whether it runs a job, whoever's.")]
     job: str | None
 
 
@@ -379,12 +354,6 @@ def job_out(
         remedies=list(remedies),
         ratios=Ratios.model_validate(ratios) if ratios else None,
     )
-
-
-def try_out(row: models.Try) -> TryOut:
-    """Show a question."""
-    same = ("id", "part", "asked", "state", "result", "error", "created_at", "finished_at")
-    return TryOut(job=row.job_id, **{name: getattr(row, name) for name in same})
 
 
 def artifact_out(row: models.Artifact) -> ArtifactOut:

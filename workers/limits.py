@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import disk_usage
@@ -35,6 +36,15 @@ def machine_memory() -> int:
     except OSError:
         return total
     return min(total, int(most)) if most.isdigit() else total
+
+
+def devices(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """Name this machine's GPUs, as their driver does, or its processor where there is none. No torch is loaded for that."""
+    found = []
+    for about in sorted(drivers.glob("*/information")):
+        lines = about.read_text(errors="replace").splitlines()
+        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return found or [f"CPU ({platform.machine()})"]
 
 
 def engine_memory(settings: Settings) -> int:

@@ -17,7 +17,7 @@ from app.ids import new_id
 from app.models import Worker
 from app.settings import Settings
 from workers.hearing import Ears, Hearing, begin_anew
-from workers.limits import machine_memory
+from workers.limits import devices, machine_memory
 from workers.sandbox import get_sandbox
 
 log = structlog.get_logger()
@@ -71,6 +71,7 @@ class Presence(threading.Thread):
             "memory_bytes": machine_memory(),
             "machine": platform.machine(),
             "python": platform.python_version(),
+            "devices": devices(),
             "confinement": get_sandbox(self.settings).level,
         }
         with writing() as session:

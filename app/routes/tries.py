@@ -1,33 +1,66 @@
 """/v1/jobs/{id}/try: ask a finished job's models, before and after, the same thing."""
 
 import asyncio
+import datetime as dt
 import json
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import JSONResponse
+from pydantic import Field
 
 from app import tries
 from app.db import reading, writing
 from app.deps import CallerDep, OnceDep
 from app.idempotency import Once
-from app.models import TERMINAL
-from app.schemas import TryCreate, TryOut, try_out
+from app.models import TERMINAL, Try
+from app.schemas import Out
 from app.watch import preferred_wait, watcher
+from compression.recipe import PartName, Question
+from compression.report import Answered
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/try", tags=["try"])
 
 
+class TryCreate(Question):
+    """A question to a finished job's models: the texts that its task reads, or a row of its data."""
+
+    part: Annotated[PartName, Field(description="Of several datasets, the one whose models are asked.")] = ""
+
+    @property
+    def asked(self) -> Question:
+        """What the models are asked."""
+        return Question(**self.model_dump(exclude={"part"}))
+
+
+class TryOut(Out):
+    """A question, and once it was answered both answers side by side, with the time that each took."""
+
+    id: str
+    job: str
+    part: str
+    asked: dict[str, Any]
+    state: Literal["queued", "running", "succeeded", "failed"]
+    result: Answered | None
+    error: dict[str, Any] | None
+    created_at: dt.datetime
+    finished_at: dt.datetime | None
+
+
+def _out(row: Try) -> TryOut:
+    """Show a question."""
+    same = ("id", "part", "asked", "state", "result", "error", "created_at", "finished_at")
+    return TryOut(job=row.job_id, **{name: getattr(row, name) for name in same})
+
+
 def _read(team: str, job_id: str, try_id: str) -> TryOut:
     with reading() as session:
-        return try_out(tries.get(session, team, job_id, try_id))
+        return _out(tries.get(session, team, job_id, try_id))
 
 
 def _ask(caller: CallerDep, once: Once, job_id: str, body: TryCreate) -> Response:
     with writing() as session:
-        return once(
-            session, caller, body, 202, lambda: try_out(tries.create(session, caller.team, job_id, body.part, body.asked))
-        )
+        return once(session, caller, body, 202, lambda: _out(tries.create(session, caller.team, job_id, body.part, body.asked)))
 
 
 async def _answered(team: str, job_id: str, try_id: str, prefer: str | None) -> TryOut:

@@ -71,8 +71,8 @@ def test_a_question_is_what_the_task_reads(transaction: SessionMaker) -> None:
 
 def test_only_a_finished_job_of_ones_own_is_asked(transaction: SessionMaker) -> None:
     with transaction() as session:
-        refused(session, submitted(session), ReportNotReady, GOOD)
         job = finished(session)
+        refused(session, submitted(session), ReportNotReady, GOOD)
         stranger = team(session, "strangers")
         with pytest.raises(NotFound):
             tries.create(session, stranger.id, job.id, "", GOOD)

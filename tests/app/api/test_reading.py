@@ -112,5 +112,5 @@ def test_reference_lists(http: httpx.Client) -> None:
     names = [item["name"] for item in http.get("/v1/families").json()["items"]]
     assert names[:6] == ["bert", "distilbert", "roberta", "xlm-roberta", "electra", "mpnet"]
     assert names[6:] == ["llama", "mistral", "qwen2", "qwen3", "gpt2", "deepseek_v2", "deepseek_v3"]
-    assert set(http.get("/v1/queue").json()) == {"queued", "running"}
+    assert {"queued", "running"} < set(http.get("/v1/queue").json())
     assert http.get("/v1/workers").json()["items"] == []

@@ -1,0 +1,69 @@
+"""/v1/jobs/{id}/share: links to a report for people without a key; and /share/{token}, where they lead."""
+
+import datetime as dt
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic import Field
+
+from app import shares
+from app.dashboard.views import PageRoute
+from app.deps import CallerDep, ReadDep, SessionDep
+from app.models import ShareLink
+from app.report_page import report_answer
+from app.schemas import Body, Out, Page
+
+router = APIRouter(tags=["share"])
+pages = APIRouter(tags=["share"], route_class=PageRoute)
+DAY = 24 * 3600
+
+
+class ShareCreate(Body):
+    """A link to be made."""
+
+    expires_in: Annotated[int, Field(ge=60, le=90 * DAY, description="Seconds from now.")] = 7 * DAY
+
+
+class ShareOut(Out):
+    """A link; `url` is there once, in the answer that made it."""
+
+    id: str
+    job: str
+    created_at: dt.datetime
+    expires_at: dt.datetime
+    url: str | None = None
+
+
+def _out(row: ShareLink, url: str | None = None) -> ShareOut:
+    return ShareOut(id=row.id, job=row.job_id, created_at=row.created_at, expires_at=row.expires_at, url=url)
+
+
+@router.post("/v1/jobs/{job_id}/share", status_code=201, response_model=ShareOut)
+def create(job_id: str, body: ShareCreate, request: Request, session: SessionDep, caller: CallerDep) -> ShareOut:
+    """Make a link that shows this job's report without a key, until it expires.
+
+    The link is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored.
+    """
+    row, token = shares.create(session, caller.team, job_id, body.expires_in)
+    return _out(row, f"{str(request.base_url).rstrip('/')}/share/{token}")
+
+
+@router.get("/v1/jobs/{job_id}/share", response_model=Page)
+def list_(job_id: str, session: ReadDep, caller: CallerDep) -> Page:
+    """List the job's links that are in force, without their addresses, newest first."""
+    return Page(items=[_out(row) for row in shares.listed(session, caller.team, job_id)])
+
+
+@router.delete("/v1/jobs/{job_id}/share/{share_id}", status_code=204)
+def revoke(job_id: str, share_id: str, session: SessionDep, caller: CallerDep) -> None:
+    """Revoke a link at once."""
+    shares.revoke(session, caller.team, job_id, share_id)
+
+
+@pages.get("/share/{token}", response_class=HTMLResponse)
+def show(token: Annotated[str, Path(max_length=100)], request: Request, session: ReadDep) -> Response:
+    """The report that a link shows, as one page. Nobody signs in for it, and it leads nowhere else."""
+    answer = report_answer(shares.opened(session, token), request)
+    answer.headers.update(shares.UNSEEN)
+    return answer

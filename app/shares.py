@@ -1,0 +1,74 @@
+"""Links that show a finished job's report to whoever has them, and nothing else, until they expire or are revoked.
+
+The link holds 256 random bits, of which the hash is kept, as of keys. It is no session: it opens one page, which loads nothing,
+leads nowhere and tells no other site where it lies.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from app import jobs
+from app.clock import now
+from app.errors import NotFound, ReportNotReady, TooManyLinks
+from app.models import Job, ShareLink
+
+MOST_LINKS = 50
+"""Of one job that are in force."""
+UNSEEN = {
+    "X-Robots-Tag": "noindex, nofollow, noarchive",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "private, no-store",
+}
+"""What every answer to a link says: keep it nowhere, list it nowhere, and tell nobody where it lies."""
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def create(session: Session, team: str, job_id: str, seconds: int) -> tuple[ShareLink, str]:
+    """Make a link; return its row and the token, which is shown this once. Raises NotFound, ReportNotReady, TooManyLinks."""
+    job = jobs.get(session, team, job_id)
+    if job.report is None:
+        raise ReportNotReady(f"{job_id} is {job.state}")
+    session.execute(delete(ShareLink).where(ShareLink.expires_at <= now()))
+    if (session.scalar(select(func.count()).select_from(ShareLink).where(ShareLink.job_id == job_id)) or 0) >= MOST_LINKS:
+        raise TooManyLinks(f"{job_id} has {MOST_LINKS} links")
+    token = secrets.token_urlsafe(32)
+    row = ShareLink(job_id=job_id, token_sha256=_hash(token), expires_at=now(seconds))
+    session.add(row)
+    session.flush()
+    session.refresh(row)
+    return row, token
+
+
+def listed(session: Session, team: str, job_id: str) -> Sequence[ShareLink]:
+    """Return a job's links that are in force, newest first. Raises NotFound."""
+    job = jobs.get(session, team, job_id)
+    query = select(ShareLink).where(ShareLink.job_id == job.id, ShareLink.expires_at > now())
+    return session.scalars(query.order_by(ShareLink.id.desc())).all()
+
+
+def revoke(session: Session, team: str, job_id: str, link_id: str) -> None:
+    """End a link at once. Raises NotFound."""
+    job = jobs.get(session, team, job_id)
+    mine = delete(ShareLink).where(ShareLink.id == link_id, ShareLink.job_id == job.id)
+    if session.scalar(mine.returning(ShareLink.id)) is None:
+        raise NotFound(f"{job_id} has no link {link_id}")
+
+
+def opened(session: Session, token: str) -> Job:
+    """Return the job whose report a link shows. Raises NotFound for one that is unknown, expired or revoked, alike."""
+    found = session.scalar(
+        select(Job)
+        .join(ShareLink, ShareLink.job_id == Job.id)
+        .where(ShareLink.token_sha256 == _hash(token), ShareLink.expires_at > now(), Job.deleted_at.is_(None))
+    )
+    if found is None or found.report is None:
+        remedy = "It may have expired or been revoked: ask who sent it for another."
+        raise NotFound("this link shows nothing", remedy=remedy, headers=UNSEEN)
+    return found

@@ -1,0 +1,139 @@
+"""Finished jobs side by side: figures, who beats whom, where requests differ; as JSON and as a table."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+from typing import Any
+
+import httpx
+
+from compression.report import Report, Stage
+from tests.app.api.conftest import new_team, problem, ready_dataset, ready_model, sql
+from tests.client.figures import report, row
+from tests.conftest import Service
+
+M = 1_000_000
+
+
+def finished(
+    service: Service, http: httpx.Client, body: dict[str, Any], size: int, ms: float, score: float, **more: Any
+) -> str:
+    """A job that shipped a model of so many megabytes, as a worker leaves it."""
+    job = str(http.post("/v1/jobs", json={**body, **more}).json()["id"])
+    rows = (row("baseline", 20 * M, 80 * M, 16.0, 0.8), row("quantized", 20 * M, size * M, ms, score))
+    for place, one in enumerate(rows):
+        figures = (one.stage, place, 1, one.parameters.total, one.size.bytes, one.latency.median_ms, one.score.value)  # type: ignore[union-attr]
+        sql(
+            service,
+            "INSERT INTO metrics (job_id, stage, position, fence, parameters, size_bytes, latency_ms, score, row, created_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, '2026-01-01 00:00:00.000000')",
+            *(job, *figures, one.model_dump_json()),
+        )
+    found: Report = report().model_copy(update={"rows": rows, "headline": rows[1].artifact, "ratios": rows[1].ratios})
+    ended = "finished_at = '2026-02-03 04:05:06.000000'"
+    change = f"UPDATE jobs SET state = 'succeeded', report = %s, started_at = created_at, {ended} WHERE id = %s"
+    sql(service, change, found.model_dump_json(), job)
+    return job
+
+
+def compared(http: httpx.Client, **query: Any) -> dict[str, Any]:
+    answer = http.get("/v1/compare", params=query)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_jobs_of_a_model_are_held_against_each_other(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    small = finished(service, http, request_body, 20, 9.0, 0.70, name="small", labels={"for": "phones"})
+    good = finished(service, http, {**request_body, "recipe": "standard"}, 30, 8.0, 0.79, name="good")
+    beaten = finished(service, http, request_body, 40, 9.5, 0.79, name="beaten")
+    finished(service, http, {**request_body, "models": {"base": ready_model(service, http)}}, 1, 1.0, 0.99, name="elsewhere")
+    http.post("/v1/jobs", json=request_body)  # waits, so it has nothing to compare
+
+    found = compared(http, model=request_body["models"]["base"])
+    assert [item["id"] for item in found["items"]] == [beaten, good, small]
+    by_id = {item["id"]: item for item in found["items"]}
+    assert {job: item["best_by"] for job, item in by_id.items()} == {
+        small: ["bytes"],
+        good: ["bytes", "latency_ms"],
+        beaten: [],
+    }
+    item = by_id[small]
+    assert (item["name"], item["labels"], item["owner"], item["metric"]) == ("small", {"for": "phones"}, "first", "accuracy")
+    assert (item["shipped"]["bytes"], item["shipped"]["latency_ms"], item["shipped"]["score"]) == (20 * M, 9.0, 0.70)
+    assert item["shipped"]["latency_at"]["length"] == 128
+    assert (item["baseline"]["bytes"], item["baseline"]["stage"], item["shipped"]["stage"]) == (80 * M, "baseline", "quantized")
+    assert item["ratios"]["size_reduction"] == 0.75
+    assert "recipe.prepare.epochs" in found["differs"]
+    assert "recipe.version" not in found["differs"]
+    assert compared(http, job=[small, beaten])["differs"] == []
+    assert [one["id"] for one in compared(http, search="good")["items"]] == [good]
+    assert [one["id"] for one in compared(http, label="for:phones")["items"]] == [small]
+
+
+def test_jobs_with_other_data_do_not_beat_each_other(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    other = ready_dataset(service, http)
+    hard = finished(service, http, request_body, 20, 9.0, 0.60)
+    easy = finished(service, http, {**request_body, "datasets": [other]}, 10, 8.0, 0.99)
+    best = {item["id"]: item["best_by"] for item in compared(http, model=request_body["models"]["base"])["items"]}
+    assert best == {hard: ["bytes", "latency_ms"], easy: ["bytes", "latency_ms"]}
+    assert [item["id"] for item in compared(http, dataset=other)["items"]] == [easy]
+
+
+def test_the_table_is_one_that_spreadsheets_can_open_without_harm(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    finished(service, http, request_body, 20, 9.0, 0.7, name='=HYPERLINK("http://evil")', labels={"a": 'b,"c"'})
+    finished(service, http, {**request_body, "recipe": "standard"}, 30, 8.0, 0.79, name="plain, with a comma")
+    answer = http.get("/v1/compare", params={"format": "csv"})
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert "attachment" in answer.headers["content-disposition"]
+    lines = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [line["name"] for line in lines] == ["plain, with a comma", '\'=HYPERLINK("http://evil")']
+    assert json.loads(lines[1]["labels"]) == {"a": 'b,"c"'}
+    assert (lines[1]["shipped.bytes"], lines[1]["baseline.score"], lines[1]["size_reduction"]) == ("20000000", "0.8", "0.75")
+    assert lines[0]["recipe.prepare.epochs"] != lines[1]["recipe.prepare.epochs"]
+
+
+def test_pages_follow_each_other_and_strangers_see_nothing(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    made = [finished(service, http, request_body, 20, 9.0, 0.7) for _ in range(3)]
+    first = http.get("/v1/compare", params={"page_size": 2})
+    second = http.get(first.links["next"]["url"])
+    assert [item["id"] for item in [*first.json()["items"], *second.json()["items"]]] == made[::-1]
+    assert second.json()["next_page_token"] is None
+    others = replace(service, database=replace(service.database, key=new_team(service)))
+    with others.client() as stranger:
+        assert compared(stranger, job=made)["items"] == []
+    problem(http.get("/v1/compare", params={"page_token": "!"}), 422, "invalid_request", "page_token")
+
+
+def test_what_was_not_measured_is_null(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    job = finished(service, http, request_body, 20, 9.0, 0.7)
+    stages: tuple[Stage, ...] = ("quantized",)
+    for stage in stages:
+        one = row(stage, 20, 20, 9.0, 0.7).model_dump(mode="json") | {"latency": {"not_measured": "no reason"}}
+        again = str(http.post("/v1/jobs", json=request_body).json()["id"])
+        sql(
+            service,
+            "INSERT INTO metrics (job_id, stage, position, fence, parameters, size_bytes, latency_ms, score, row, created_at)"
+            " VALUES (%s, %s, 0, 1, 20, 20, NULL, 0.7, %s, '2026-01-01 00:00:00.000000')",
+            *(again, stage, json.dumps(one)),
+        )
+        told = report().model_copy(update={"headline": one["artifact"]}).model_dump_json()
+        sql(
+            service,
+            "UPDATE jobs SET state = 'succeeded', report = %s, started_at = created_at, finished_at = created_at WHERE id = %s",
+            told,
+            again,
+        )
+    items = {item["id"]: item for item in compared(http)["items"]}
+    assert (items[again]["shipped"]["latency_ms"], items[again]["shipped"]["latency_at"]) == (None, None)
+    assert "latency_ms" in items[job]["best_by"]
+    assert "latency_ms" not in items[again]["best_by"]

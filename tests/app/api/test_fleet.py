@@ -1,0 +1,95 @@
+"""The fleet as a team sees it: its own in full, of others no more than sums."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.app.api.conftest import entry, new_team, problem, sql
+from tests.conftest import Service
+
+THEN, LATER = "2126-01-01 00:00:00.000000", "2126-01-01 00:10:00.000000"
+
+
+def worker(service: Service, name: str, seen: str, **facts: Any) -> None:
+    sql(
+        service,
+        "INSERT INTO workers (id, kind, host, pid, facts, drain, started_at, seen_at)"
+        " VALUES (%s, 'jobs', 'h', 1, %s, FALSE, %s, %s)",
+        *(name, json.dumps({"confinement": "bubblewrap", **facts}), seen, seen),
+    )
+
+
+def running(service: Service, http: httpx.Client, body: dict[str, Any], by: str) -> str:
+    job = str(http.post("/v1/jobs", json=body).json()["id"])
+    sql(service, "UPDATE jobs SET state = 'running', worker_id = %s, started_at = %s WHERE id = %s", by, THEN, job)
+    return job
+
+
+@pytest.fixture
+def service(service: Service) -> Service:
+    """Queue, workers and usage are of all teams; what other tests left is no part of this one."""
+    for table in ("workers", "events", "jobs", "files", "models", "datasets"):
+        sql(service, f"DELETE FROM {table}")
+    return service
+
+
+def test_workers_say_when_they_were_heard_of_and_whose_job_they_run(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    worker(service, "wkr_old", "2026-01-01 00:00:00.000000")
+    worker(service, "wkr_new", THEN, devices=["NVIDIA H100"])
+    job = running(service, http, request_body, "wkr_new")
+    new, old = http.get("/v1/workers").json()["items"]
+    assert (new["id"], new["alive"], new["busy"], new["job"]) == ("wkr_new", True, True, job)
+    assert new["facts"]["devices"] == ["NVIDIA H100"]
+    assert (old["alive"], old["busy"], old["job"]) == (False, False, None)
+    assert old["silent_seconds"] > 3600
+    others = replace(service, database=replace(service.database, key=new_team(service)))
+    with others.client() as stranger:
+        seen = stranger.get("/v1/workers").json()["items"][0]
+        assert (seen["busy"], seen["job"]) == (True, None)  # of whom, is not told
+
+
+def test_the_queue_tells_of_all_that_waits(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    empty = {"queued": 0, "running": 0, "checks": 0, "tries": 0, "longest_wait_seconds": None}
+    assert http.get("/v1/queue").json() == empty
+    running(service, http, request_body, "w")
+    first = http.post("/v1/jobs", json=request_body).json()["id"]
+    http.post("/v1/jobs", json=request_body)
+    sql(service, "UPDATE jobs SET created_at = '2026-01-01 00:00:00.000000' WHERE id = %s", first)
+    sql(service, "UPDATE models SET state = 'validating'")
+    found = http.get("/v1/queue").json()
+    assert (found["queued"], found["running"], found["checks"], found["tries"]) == (2, 1, 1, 0)
+    assert found["longest_wait_seconds"] > 3600
+
+
+def test_usage_is_told_by_team_and_of_others_in_sum(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    before = http.get("/v1/storage").json()
+    assert (before["kind"], before["used_bytes"]) == ("file", 0)
+    assert before["free_bytes"] > 0
+    job = running(service, http, request_body, "w")
+    sql(service, "UPDATE jobs SET state = 'failed', finished_at = %s WHERE id = %s", LATER, job)
+    model = http.post("/v1/models", json={"name": "m", "files": [entry("w", b"12345"), entry("x", b"123")]}).json()["id"]
+    http.put(f"/v1/models/{model}/files/w", content=b"12345")  # x has not come, and takes no room
+    others = replace(service, database=replace(service.database, key=new_team(service)))
+    with others.client() as stranger:
+        made = stranger.post("/v1/datasets", json=DATA).json()["id"]
+        stranger.put(f"/v1/datasets/{made}/files/t", content=b"1234567")
+        theirs = stranger.get("/v1/usage").json()["items"]
+    found = http.get("/v1/usage").json()["items"]
+    assert [(one["mine"], one["team"] == "other teams") for one in found] == [(True, False), (False, True)]
+    assert found[0]["jobs"]["failed"] == 1
+    assert found[0]["worker_minutes"] == pytest.approx(10.0, abs=0.01)
+    assert (found[0]["models_bytes"], found[0]["datasets_bytes"], found[0]["artifacts_bytes"]) == (5, 0, 0)
+    assert (found[1]["models_bytes"], found[1]["datasets_bytes"], found[1]["worker_minutes"]) == (0, 7, 0.0)
+    assert [{**one, "team": "", "mine": None} for one in reversed(theirs)] == [
+        {**one, "team": "", "mine": None} for one in found
+    ]
+    assert http.get("/v1/storage").json()["used_bytes"] == 12
+    problem(http.get("/v1/usage?days=0"), 422, "invalid_request", "days")
+
+
+DATA = {"name": "d", "format": "jsonl", "splits": {"train": ["t"]}, "files": [entry("t", b"1234567")]}
