@@ -4,9 +4,13 @@ from fastapi import FastAPI
 
 from app import errors, logs
 from app.dashboard import assets
+from app.dashboard import compare as compare_page
+from app.dashboard import fleet as fleet_page
 from app.dashboard import job as job_page
 from app.dashboard import jobs as jobs_page
+from app.dashboard import new as new_page
 from app.dashboard import routes as dashboard
+from app.dashboard import tries as try_page
 from app.middleware import BodyLimit, PlainAddress, RequestContext, SafeHeaders
 from app.routes import artifacts, compare, fleet, health, jobs, keys, metrics, reference, resources, shares, tries
 from app.settings import Settings, get_settings
@@ -36,6 +40,10 @@ def create_app(settings: Settings) -> FastAPI:
         dashboard.router,
         jobs_page.router,
         job_page.router,
+        new_page.router,
+        compare_page.router,
+        try_page.router,
+        fleet_page.router,
         metrics.router,
     ):
         app.include_router(router)

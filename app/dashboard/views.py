@@ -49,7 +49,13 @@ class Entry:
     path: str
 
 
-NAVIGATION = (Entry("jobs", "Jobs", "/jobs"),)
+NAVIGATION = (
+    Entry("jobs", "Jobs", "/jobs"),
+    Entry("new", "New job", "/new"),
+    Entry("compare", "Compare", "/compare"),
+    Entry("try", "Try it", "/try"),
+    Entry("fleet", "Fleet", "/fleet"),
+)
 
 
 class SignInNeeded(Exception):

@@ -97,6 +97,11 @@ def score_error(value: Score) -> str:
     return shown(value.metric, value.standard_error)
 
 
+def metric_value(metric: str | None, value: float | None) -> str:
+    """A figure in a metric's own unit."""
+    return NOTHING if value is None or metric is None else shown(metric, value)
+
+
 def pretty(value: Any) -> str:
     """JSON for people."""
     return json.dumps(value, indent=2, ensure_ascii=False)
@@ -116,4 +121,5 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "tojson_plain": plain_json,
     "score": score,
     "score_error": score_error,
+    "metric_value": metric_value,
 }

@@ -1,0 +1,296 @@
+// A job is put together here: the recipe's form from its schema, the forecast from the API's own preflight, uploads in parts.
+import { api, complain, Problem, say } from "./api.js";
+import { form } from "./schema.js";
+import { Paused, upload } from "./upload.js";
+
+const get = (id) => document.getElementById(id);
+const may = get("new").dataset.may === "yes";
+const made = (tag, text, name) => {
+  const element = document.createElement(tag);
+  if (text !== undefined) element.textContent = text;
+  if (name) element.className = name;
+  return element;
+};
+const size = (value) => {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let at = 0, left = value;
+  while (left >= 1000 && at < units.length - 1) { left /= 1000; at += 1; }
+  return `${at ? left.toPrecision(3) : left} ${units[at]}`;
+};
+const count = (value) => (value >= 1e9 ? `${(value / 1e9).toPrecision(3)} B` : value >= 1e6 ? `${(value / 1e6).toPrecision(3)} M` : value >= 1e3 ? `${(value / 1e3).toPrecision(3)} k` : String(value));
+const minutes = (value) => (value < 1 ? "under a minute" : value < 90 ? `about ${Math.round(value)} minutes` : `about ${(value / 60).toPrecision(2)} hours`);
+
+// The recipe
+
+let recipe, targets, evaluate, presets, memory = null;
+
+function changed(byHand = true) {
+  if (byHand && get("preset").value) get("preset").value = "";
+  summary();
+  ask();
+}
+
+function summary() {
+  get("preset-summary").textContent = get("preset").selectedOptions[0].dataset.summary ?? "Your own: it is sent whole.";
+}
+
+function labels() {
+  const pairs = get("labels").value.split(",").map((pair) => pair.split(":").map((each) => each.trim())).filter(([key]) => key);
+  return Object.fromEntries(pairs.map(([key, ...value]) => [key, value.join(":")]));
+}
+
+function request() {
+  const body = {
+    models: { base: get("model").value }, datasets: [...get("data").selectedOptions].map((option) => option.value),
+    recipe: get("preset").value || recipe.value(), targets: targets.value(), evaluate: evaluate.value(),
+    labels: labels(), priority: Number(get("priority").value || 0),
+  };
+  if (get("name").value.trim()) body.name = get("name").value.trim();
+  return body;
+}
+
+// The forecast
+
+let timer = null, asked = 0;
+
+function ask() {
+  clearTimeout(timer);
+  timer = setTimeout(forecast, 350);
+}
+
+const forms = () => [recipe, targets, evaluate];
+
+function fact(title, text, kind) {
+  const group = made("div");
+  group.append(made("dt", title), made("dd", text, kind));
+  return group;
+}
+
+function fits(needed) {
+  if (memory === null) return ["No living worker takes jobs: it would wait for one.", "warn"];
+  if (needed <= memory) return [`Yes: the largest worker has ${size(memory)}.`, "good"];
+  return [`No: it needs ${size(needed)}, and the largest living worker has ${size(memory)}. It would wait for a larger one.`, "bad"];
+}
+
+async function forecast() {
+  const place = get("forecast"), body = request(), mine = ++asked;
+  get("request").textContent = JSON.stringify(body, null, 2);
+  get("send").disabled = true;
+  if (!body.models.base || !body.datasets.length || !may) return;
+  try {
+    const found = await api("POST", "/v1/jobs?validate_only=true", body);
+    if (mine !== asked) return;
+    forms().forEach((each) => each.blame(null));
+    const { estimate, parameters, baseline_parameters: before, shape } = found;
+    const list = made("dl", undefined, "facts");
+    const [text, kind] = fits(estimate.memory_bytes);
+    list.append(
+      fact("Fits", text, kind), fact("Memory", size(estimate.memory_bytes)), fact("Disk", size(estimate.disk_bytes)),
+      fact("Time, on two cores", minutes(estimate.minutes)),
+      fact("Parameters", `${count(before.total)} → ${count(parameters.total)} (${(100 * (1 - parameters.total / before.total)).toFixed(1)} % less)`),
+      fact("Shape", `${shape.layers} layers, ${shape.hidden} hidden, ${shape.heads} heads, ${shape.ffn} feed-forward`),
+    );
+    place.replaceChildren(list);
+    if (found.warnings.length) {
+      const notes = made("ul");
+      notes.append(...found.warnings.map((warning) => made("li", warning)));
+      place.append(made("h3", "Mind"), notes);
+    }
+    get("send").disabled = false;
+  } catch (error) {
+    if (mine !== asked) return;
+    if (!(error instanceof Problem)) { complain(error); return; }
+    let blamed = false;
+    for (const each of forms()) blamed = each.blame(error.param, error.message) || blamed;
+    place.replaceChildren(made("p", error.message, "wrong"), made("p", error.remedy, "small"));
+  }
+}
+
+async function send() {
+  const button = get("send");
+  button.disabled = true;
+  const key = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  const body = request();
+  for (let turn = 0; ; turn += 1) {
+    try {
+      const job = await api("POST", "/v1/jobs", body, { "Idempotency-Key": key });
+      location.assign(`/jobs/${job.id}`);
+      return;
+    } catch (error) {
+      // The same key again: an answer that was lost on the way makes no second job.
+      if (turn < 4 && !(error instanceof Problem && error.status < 500)) { await new Promise((done) => setTimeout(done, 1000 * 2 ** turn)); continue; }
+      complain(error);
+      button.disabled = false;
+      return;
+    }
+  }
+}
+
+async function start() {
+  const [found, workers] = await Promise.all([api("GET", "/v1/recipes"), api("GET", "/v1/workers")]);
+  presets = Object.fromEntries(found.items.map((item) => [item.name, item.recipe]));
+  recipe = form(found.schema, "recipe", () => changed());
+  targets = form(found.targets_schema, "targets", () => changed(false));
+  evaluate = form(found.evaluate_schema, "evaluate", () => changed(false));
+  targets.set(targets.defaults());
+  evaluate.set(evaluate.defaults());
+  get("recipe").replaceChildren(recipe.element);
+  get("targets").replaceChildren(targets.element);
+  get("evaluate").replaceChildren(evaluate.element);
+  const sizes = workers.items.filter((worker) => worker.alive && worker.kind === "jobs").map((worker) => worker.facts.memory_bytes ?? 0);
+  memory = sizes.length ? Math.max(...sizes) : null;
+  get("preset").value = found.items[0].name;
+  recipe.set(presets[get("preset").value]);
+  get("preset").addEventListener("change", () => {
+    if (get("preset").value) recipe.set(presets[get("preset").value]);
+    changed(false);
+  });
+  for (const id of ["model", "data"]) get(id).addEventListener("change", ask);
+  for (const id of ["name", "labels", "priority"]) get(id).addEventListener("input", ask);
+  get("send").addEventListener("click", send);
+  summary();
+  forecast();
+}
+
+// Uploads
+
+const MODEL = [".json", ".safetensors", ".txt", ".model", ".jinja", ".gguf"];
+const FORMATS = { jsonl: "jsonl", csv: "csv", parquet: "parquet", txt: "text" };
+const SPLITS = { train: "train", validation: "validation", valid: "validation", val: "validation", dev: "validation", test: "test", unlabelled: "unlabelled", unlabeled: "unlabelled" };
+const chosen = { models: [], datasets: [] };
+const running = { models: null, datasets: null };
+
+function splitOf(name, alone) {
+  const word = name.replace(/\.[^.]*$/, "").replace(/[_.]/g, "-").split("-")[0].toLowerCase();
+  return SPLITS[word] ?? (alone ? "train" : null);
+}
+
+function take(kind, files) {
+  const fine = [...files].filter((file) => !file.name.startsWith(".") && file.size >= 0);
+  const kept = kind === "models" ? fine.filter((file) => MODEL.some((end) => file.name.endsWith(end))) : fine.filter((file) => FORMATS[file.name.split(".").at(-1)]);
+  const left = fine.length - kept.length;
+  chosen[kind] = kept.map((file) => ({ path: file.name, file, split: splitOf(file.name, kept.length === 1) }));
+  if (kept.length && !get(`name-${kind}`).value) get(`name-${kind}`).value = (kept[0].webkitRelativePath?.split("/")[0] || kept[0].name.replace(/\.[^.]*$/, "")).slice(0, 200);
+  show(kind);
+  get(`said-${kind}`).textContent = left ? `${left} file${left === 1 ? "" : "s"} of other kinds stay${left === 1 ? "s" : ""} where ${left === 1 ? "it is" : "they are"}.` : "";
+}
+
+function show(kind) {
+  get(`list-${kind}`).replaceChildren(...chosen[kind].map((one) => {
+    const item = made("li");
+    const meter = made("progress");
+    meter.max = one.file.size || 1;
+    meter.value = 0;
+    meter.setAttribute("aria-label", `Progress of ${one.path}`);
+    item.dataset.path = one.path;
+    item.append(made("span", one.path, "mono"), made("span", size(one.file.size), "small number"));
+    if (kind === "datasets") {
+      const which = document.createElement("select");
+      which.setAttribute("aria-label", `Split of ${one.path}`);
+      for (const split of ["train", "validation", "test", "unlabelled", ""]) which.append(new Option(split || "leave out", split, false, split === (one.split ?? "")));
+      which.addEventListener("change", () => { one.split = which.value || null; });
+      item.append(which);
+    }
+    const state = made("span", "", "small");
+    state.dataset.state = "";
+    item.append(meter, state);
+    return item;
+  }));
+  document.querySelector(`[data-send="${kind}"]`).disabled = !chosen[kind].length;
+}
+
+function told(kind) {
+  return (path, bytes, how) => {
+    const item = get(`list-${kind}`).querySelector(`[data-path="${CSS.escape(path)}"]`);
+    item.querySelector("progress").value = bytes;
+    item.querySelector("[data-state]").textContent = { hashing: "hashing", sending: `${size(bytes)} sent`, sent: "there" }[how];
+  };
+}
+
+function bodyOf(kind) {
+  const name = get(`name-${kind}`).value.trim() || "unnamed";
+  if (kind === "models") return { name };
+  const files = chosen.datasets.filter((one) => one.split);
+  const formats = [...new Set(files.map((one) => FORMATS[one.path.split(".").at(-1)]))];
+  if (formats.length !== 1) throw new Problem(0, { cause: "Data is of one format.", remedy: "Leave out the files of the others." });
+  const splits = {};
+  for (const one of files) (splits[one.split] ??= []).push(one.path);
+  const columns = {};
+  for (const field of document.querySelectorAll("[data-column]:not([hidden]) input")) if (field.value.trim()) columns[field.id.replace("column-", "")] = field.value.trim();
+  return { name, task: get("task").value, format: formats[0], splits, columns };
+}
+
+async function sendFiles(kind) {
+  const button = document.querySelector(`[data-send="${kind}"]`), pause = document.querySelector(`[data-pause="${kind}"]`);
+  const said = (text) => { get(`said-${kind}`).textContent = text; };
+  button.disabled = true;
+  pause.hidden = false;
+  running[kind] = new AbortController();
+  try {
+    const body = bodyOf(kind);
+    const files = kind === "models" ? chosen.models : chosen.datasets.filter((one) => one.split);
+    const found = await upload(kind, body, files, running[kind].signal, told(kind), said);
+    if (found.state === "rejected") {
+      said(`Rejected: ${found.reasons.map((reason) => `${reason.cause} ${reason.remedy ?? ""}`).join(" ")}`);
+      button.disabled = false;
+    } else {
+      said("Ready, and chosen above.");
+      const select = get(kind === "models" ? "model" : "data");
+      let option = [...select.options].find((each) => each.value === found.id);
+      if (!option) { option = new Option(found.name, found.id); select.insertBefore(option, kind === "models" ? select.options[1] : select.options[0]); }
+      if (kind === "datasets") for (const each of select.options) each.selected = false;
+      option.selected = true;
+      ask();
+    }
+  } catch (error) {
+    button.disabled = false;
+    if (error instanceof Paused) said("Paused: what was sent stays there. Upload goes on from it.");
+    else { said("It did not come through."); complain(error); }
+  } finally {
+    pause.hidden = true;
+  }
+}
+
+function columns() {
+  const reads = get("task").selectedOptions[0].dataset.columns.split(" ");
+  for (const field of document.querySelectorAll("[data-column]")) field.hidden = !reads.includes(field.dataset.column);
+}
+
+function uploads() {
+  for (const kind of ["models", "datasets"]) {
+    const zone = document.querySelector(`[data-drop="${kind}"]`);
+    for (const name of ["dragenter", "dragover"]) zone.addEventListener(name, (event) => { event.preventDefault(); zone.classList.add("over"); });
+    for (const name of ["dragleave", "drop"]) zone.addEventListener(name, () => zone.classList.remove("over"));
+    zone.addEventListener("drop", async (event) => { event.preventDefault(); take(kind, await dropped(event.dataTransfer)); });
+    get(`files-${kind}`).addEventListener("change", (event) => take(kind, event.target.files));
+    get(`folder-${kind}`)?.addEventListener("change", (event) => take(kind, [...event.target.files].filter((file) => file.webkitRelativePath.split("/").length === 2)));
+    document.querySelector(`[data-choose="${kind}"]`).addEventListener("click", () => get(`files-${kind}`).click());
+    document.querySelector(`[data-choose-folder="${kind}"]`)?.addEventListener("click", () => get(`folder-${kind}`).click());
+    document.querySelector(`[data-send="${kind}"]`).addEventListener("click", () => sendFiles(kind));
+    document.querySelector(`[data-pause="${kind}"]`).addEventListener("click", () => running[kind]?.abort());
+  }
+  get("task").addEventListener("change", columns);
+  columns();
+}
+
+// A folder that is dropped stands for the files at its top.
+async function dropped(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  const found = [];
+  const fileOf = (entry) => new Promise((resolve, reject) => entry.file(resolve, reject));
+  for (const entry of entries) {
+    if (entry.isFile) found.push(await fileOf(entry));
+    else {
+      const reader = entry.createReader();
+      for (;;) {
+        const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+        if (!some.length) break;
+        for (const each of some) if (each.isFile) found.push(await fileOf(each));
+      }
+    }
+  }
+  return found.length ? found : [...transfer.files];
+}
+
+if (may) uploads();
+start().catch((error) => { complain(error); say("The form cannot be made without the recipe's schema.", { kind: "error", remedy: "Load the page again." }); });

@@ -1,0 +1,48 @@
+// Links that show a job's report to people without a key: made, listed and revoked here. The part of the page they stand in comes
+// anew when the job ends, so everything is found when it is needed.
+import { api, complain } from "./api.js";
+import { writeTimes } from "./app.js";
+
+const get = (id) => document.getElementById(id);
+const place = () => `/v1/jobs/${get("share").dataset.job}/share`;
+const mayRevoke = () => !get("share-new").querySelector("button").disabled;
+
+function line(link) {
+  const item = document.createElement("li");
+  const until = document.createElement("time");
+  until.dateTime = link.expires_at;
+  item.append(`Link ${link.id.slice(-6)}, open until `, until);
+  if (mayRevoke()) {
+    const end = document.createElement("button");
+    end.type = "button";
+    end.className = "quiet";
+    end.textContent = "Revoke";
+    end.setAttribute("aria-label", `Revoke link ${link.id.slice(-6)}`);
+    end.addEventListener("click", async () => {
+      try { await api("DELETE", `${place()}/${link.id}`); get("share-made").hidden = true; await list(); } catch (error) { complain(error); }
+    });
+    item.append(" ", end);
+  }
+  return item;
+}
+
+async function list() {
+  const { items } = await api("GET", place());
+  get("share-list").replaceChildren(...items.map(line));
+  writeTimes(get("share-list"));
+}
+
+document.addEventListener("toggle", (event) => {
+  if (event.target.closest?.("#share") && event.target.open) list().catch(complain);
+}, true);
+
+document.addEventListener("submit", async (event) => {
+  if (event.target.id !== "share-new") return;
+  event.preventDefault();
+  try {
+    const made = await api("POST", place(), { expires_in: Number(event.target.expires_in.value) });
+    get("share-url").textContent = made.url;
+    get("share-made").hidden = false;
+    await list();
+  } catch (error) { complain(error); }
+});

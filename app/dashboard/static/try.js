@@ -1,0 +1,144 @@
+// Ask both models of a job through the API, and lay what they say side by side.
+import { api, complain } from "./api.js";
+
+const page = document.getElementById("try");
+const waiting = document.getElementById("waiting");
+const answers = document.getElementById("answers");
+const ask = document.getElementById("ask");
+const byRow = document.getElementById("ask-row");
+const OVER = ["succeeded", "failed"];
+const TITLES = { text: "Text", text_pair: "Second text", tokens: "Words", question: "Question", context: "Context" };
+
+const made = (tag, text, name) => {
+  const element = document.createElement(tag);
+  if (text !== undefined) element.textContent = text;
+  if (name) element.className = name;
+  return element;
+};
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const bytes = (value) => (value < 1e6 ? `${(value / 1e3).toFixed(1)} kB` : `${(value / 1e6).toFixed(1)} MB`);
+const ms = (value) => `${Number(value.toPrecision(3))} ms`;
+
+// What a model says, in one line; null where its task has no such thing.
+const said = (answer) => answer.label ?? (answer.value !== null ? Number(answer.value.toPrecision(4)).toString() : null)
+  ?? (answer.text !== null ? answer.text || "no answer in the context" : null) ?? answer.tags.join(" ");
+
+function line(title, ...cells) {
+  const row = made("tr");
+  const head = made("th", title);
+  head.scope = "row";
+  row.append(head, ...cells.map((cell) => {
+    const place = made("td");
+    place.append(cell);
+    return place;
+  }));
+  return row;
+}
+
+function bar(name, share) {
+  const place = made("div", undefined, "share");
+  const meter = made("progress");
+  meter.max = 1;
+  meter.value = share;
+  meter.setAttribute("aria-label", name);
+  place.append(made("span", name), meter, made("span", percent(share), "number"));
+  return place;
+}
+
+function shares(answer, names) {
+  const place = made("div");
+  place.append(...names.map((name) => bar(name, answer.scores[name] ?? 0)));
+  return place;
+}
+
+// Words with their tags: tags other than O are marked, those that differ from the other model's most of all.
+function tagged(words, tags, others) {
+  const place = made("p", undefined, "words");
+  words.forEach((word, at) => {
+    const one = made("span", word, tags[at] !== others[at] ? "word differs" : tags[at] !== "O" ? "word" : "");
+    if (tags[at] !== "O" || others[at] !== "O") one.append(made("small", tags[at]));
+    place.append(one, " ");
+  });
+  return place;
+}
+
+function show({ asked, expected, original, compressed }) {
+  const facts = document.getElementById("asked");
+  facts.replaceChildren(...Object.entries(asked).flatMap(([name, value]) => {
+    const group = made("div");
+    group.append(made("dt", TITLES[name] ?? name), made("dd", Array.isArray(value) ? value.join(" ") : value));
+    return [group];
+  }));
+  if (expected !== null) {
+    const group = made("div");
+    const text = Array.isArray(expected) ? expected.join(asked.tokens ? " " : " or ") || "no answer in the context" : String(expected);
+    group.append(made("dt", "The data says"), made("dd", text));
+    facts.append(group);
+  }
+  const rows = [];
+  if (asked.tokens) rows.push(line("Answer", tagged(asked.tokens, original.tags, compressed.tags), tagged(asked.tokens, compressed.tags, original.tags)));
+  else rows.push(line("Answer", made("strong", said(original)), made("strong", said(compressed))));
+  const names = Object.keys(original.scores).slice(0, 5);
+  if (names.length) rows.push(line("How sure", shares(original, names), shares(compressed, names)));
+  rows.push(line("Time", ms(original.milliseconds), ms(compressed.milliseconds)));
+  rows.push(line("Size", bytes(original.bytes), bytes(compressed.bytes)));
+  document.getElementById("sides").replaceChildren(...rows);
+  const same = said(original) === said(compressed) || (original.value !== null && Math.abs(original.value - compressed.value) < 0.05 * Math.max(1, Math.abs(original.value)));
+  const verdict = document.getElementById("verdict");
+  verdict.className = `verdict ${same ? "good" : "bad"}`;
+  verdict.textContent = `${same ? "Both say the same" : "They differ"}; the compressed model took ${percent(compressed.milliseconds / original.milliseconds)} of the time (medians of ${compressed.runs} runs by turns, this text alone).`;
+  answers.hidden = false;
+}
+
+let asking = 0;
+
+async function put(question) {
+  const mine = ++asking;
+  const buttons = [...page.querySelectorAll("button")];
+  buttons.forEach((button) => { button.disabled = true; });
+  answers.hidden = true;
+  waiting.textContent = "Both models are being asked …";
+  const place = `/v1/jobs/${page.dataset.job}/try`;
+  try {
+    let found = await api("POST", place, { ...question, part: page.dataset.part }, { Prefer: "wait=20" });
+    for (let turn = 0; turn < 15 && !OVER.includes(found.state); turn += 1) {
+      waiting.textContent = found.state === "queued" ? "Waits for a worker …" : "Both models are being asked …";
+      found = await api("GET", `${place}/${found.id}`, undefined, { Prefer: "wait=20" });
+    }
+    if (mine !== asking) return;
+    waiting.textContent = "";
+    if (found.state === "succeeded") show(found.result);
+    else if (found.state === "failed") waiting.textContent = `${found.error.cause} ${found.error.remedy ?? ""}`;
+    else waiting.textContent = "No worker has answered yet. The page of the fleet shows whether one of kind checks is there.";
+  } catch (error) {
+    waiting.textContent = "There is no answer.";
+    complain(error);
+  } finally {
+    buttons.forEach((button) => { button.disabled = false; });
+  }
+}
+
+if (page) {
+  ask.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const texts = Object.fromEntries(new FormData(ask));
+    if (texts.tokens !== undefined) texts.tokens = texts.tokens.trim().split(/\s+/);
+    put(texts);
+  });
+  byRow?.addEventListener("submit", (event) => {
+    event.preventDefault();
+    put({ row: Number(byRow.row.value), split: byRow.split.value });
+  });
+  byRow?.split.addEventListener("change", () => {
+    byRow.row.max = Number(byRow.split.selectedOptions[0].dataset.rows) - 1;
+    byRow.row.value = 0;
+  });
+  document.getElementById("any-row")?.addEventListener("click", () => {
+    byRow.row.value = Math.floor(Math.random() * (Number(byRow.row.max) + 1));
+    byRow.requestSubmit();
+  });
+}
+document.getElementById("which")?.addEventListener("change", (event) => {
+  if (event.target.id === "job") document.getElementById("part")?.remove();
+  event.currentTarget.requestSubmit();
+});

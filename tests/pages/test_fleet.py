@@ -1,0 +1,36 @@
+"""The page of the fleet: who works on what, and what teams used."""
+
+from playwright.sync_api import expect
+
+from tests.pages.conftest import Window, World
+
+
+def test_the_fleet_tells_who_works_on_what(window: Window, world: World) -> None:
+    with world.http() as http:
+        workers = http.get("/v1/workers").json()["items"]
+        used = http.get("/v1/usage").json()["items"]
+    busy = next(worker for worker in workers if worker["job"])
+    page = window.go("/fleet")
+    line = page.get_by_role("row").filter(has_text=busy["id"])
+    expect(line.get_by_role("link", name=world.jobs["running"])).to_be_visible()
+    expect(line).to_contain_text(busy["facts"]["confinement"])
+    expect(line).to_contain_text(busy["facts"]["devices"][0])
+    expect(line).to_contain_text("ago")
+    team = page.get_by_role("row").filter(has_text="yours")
+    expect(team).to_contain_text(str(used[0]["jobs"]["failed"]))
+    expect(page.locator(".tile").filter(has_text="running")).to_contain_text("1")
+    window.accessible_everywhere()
+
+
+def test_it_stays_new_by_itself_through_a_cut_line(window: Window, world: World) -> None:
+    page = window.go("/fleet")
+    waiting = page.locator(".tile").filter(has_text="waiting").locator(".figure")
+    before = int(waiting.inner_text())
+    with window.without_network():
+        expect(page.locator("#offline")).to_be_visible()
+        job = world.submit(name="beside the page")
+    expect(waiting).to_have_text(str(before + 1))
+    expect(page.locator("#offline")).to_be_hidden()
+    with world.http() as http:
+        http.post(f"/v1/jobs/{job}/cancel")
+    expect(waiting).to_have_text(str(before))

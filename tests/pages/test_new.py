@@ -1,0 +1,157 @@
+"""The page on which a job is put together: the recipe's form, its forecast, uploads that survive a cut line, and sending."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.examples import tiny_model, tiny_splits
+from tests.pages.conftest import Window, World
+
+
+def recipe_of(window: Window) -> object:
+    return json.loads(window.page.locator("#request").text_content() or "")["recipe"]
+
+
+def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -> None:
+    window.dropped = True  # a forecast that is refused is an answer; the browser itself writes that it was one
+    page = window.go(f"/new?model={world.request['models']['base']}&data={world.request['datasets'][0]}")
+    forecast = page.locator("#forecast")
+    expect(forecast).to_contain_text("leave 2 layers of 2 heads and 0 feed-forward units")  # too small for the preset
+    with world.http() as http:
+        presets = {item["name"]: item["recipe"] for item in http.get("/v1/recipes").json()["items"]}
+    assert recipe_of(window) in presets
+    for name in presets:  # the form holds every preset whole
+        page.get_by_label("Preset").select_option(name)
+        page.get_by_label("Preset").select_option("")
+        page.evaluate("document.getElementById('name').dispatchEvent(new Event('input'))")
+        page.wait_for_function("typeof JSON.parse(document.getElementById('request').textContent).recipe === 'object'")
+        assert recipe_of(window) == presets[name], name
+
+    page.get_by_label("Preset").select_option("quick")
+    page.locator("summary", has_text=re.compile("^prune$")).click()
+    ratio = page.locator("[data-path='recipe.prune.ratio']")
+    ratio.fill("7")
+    expect(page.locator("#forecast .wrong")).to_contain_text("ratio")
+    expect(ratio).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_role("button", name="Send the job")).to_be_disabled()
+    window.accessible_everywhere()
+    ratio.fill("0.5")
+    page.locator("[data-path='recipe.prune.multiple']").fill("8")
+    expect(ratio).not_to_have_attribute("aria-invalid", "true")
+    expect(forecast).to_contain_text("Fits")
+    expect(forecast).to_contain_text("Yes")
+
+    page.locator("#name").fill("sent from the page")
+    page.get_by_label("Labels").fill("from: page, kind: test")
+    expect(page.locator("#request")).to_contain_text("sent from the page")
+    expect(page.get_by_role("button", name="Send the job")).to_be_enabled()
+    page.get_by_role("button", name="Send the job").click()
+    page.wait_for_url(re.compile("/jobs/job_"))
+    with world.http() as http:
+        job = http.get(f"/v1/jobs/{page.url.rpartition('/')[2]}").json()
+        assert (job["name"], job["labels"]) == ("sent from the page", {"from": "page", "kind": "test"})
+        assert (job["recipe"]["prune"]["ratio"], job["recipe"]["prune"]["multiple"]) == (0.5, 8)
+        http.post(f"/v1/jobs/{job['id']}/cancel")
+
+
+def test_a_model_and_its_data_are_dropped_and_used(window: Window, world: World, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "dropped-encoder")
+    (model / "pytorch_model.bin").write_bytes(b"a pickle stays where it is")
+    window.dropped = True  # its forecast is refused: it is too small for the preset
+    page = window.go("/new")
+    page.locator("summary", has_text="Upload a model").click()
+    page.locator("#files-models").set_input_files(sorted(model.iterdir()))
+    expect(page.locator("#list-models li")).to_have_count(len(list(model.iterdir())) - 1)
+    page.locator("#name-models").fill("dropped encoder")
+    page.locator("[data-send=models]").click()
+    expect(page.locator("#said-models")).to_have_text("Ready, and chosen above.")
+    expect(page.get_by_label("Base model").locator("option:checked")).to_have_text("dropped encoder")
+
+    for name, content in tiny_splits().items():
+        (tmp_path / name).write_bytes(content)
+    page.locator("summary", has_text="Upload data").click()
+    drop(window, "datasets", [tmp_path / name for name in tiny_splits()])
+    expect(page.get_by_label("Split of test.jsonl")).to_have_value("test")
+    page.locator("#name-datasets").fill("dropped data")
+    page.locator("[data-send=datasets]").click()
+    expect(page.locator("#said-datasets")).to_have_text("Ready, and chosen above.")
+    expect(page.locator("#forecast")).to_contain_text("leave 2 layers")  # the forecast is of what was dropped
+    window.accessible()
+
+
+def drop(window: Window, kind: str, paths: list[Path]) -> None:
+    """Let files fall onto the page, as a hand does."""
+    files = [{"name": path.name, "text": path.read_text()} for path in paths]
+    window.page.evaluate(
+        """([kind, files]) => {
+            const transfer = new DataTransfer();
+            for (const { name, text } of files) transfer.items.add(new File([text], name));
+            const zone = document.querySelector(`[data-drop="${kind}"]`);
+            zone.dispatchEvent(new DragEvent('drop', { dataTransfer: transfer, bubbles: true, cancelable: true }));
+        }""",
+        [kind, files],
+    )
+
+
+def test_an_upload_goes_on_after_the_line_broke_and_after_the_page_was_closed(
+    window: Window, world: World, tmp_path: Path
+) -> None:
+    large = tmp_path / "model.safetensors"
+    large.write_bytes(os.urandom(40 << 20))
+    page = window.go("/new")
+    page.locator("summary", has_text="Upload a model").click()
+    page.locator("#files-models").set_input_files(large)
+    page.locator("#name-models").fill("large")
+    page.locator("[data-send=models]").click()
+    state = page.locator("#list-models [data-state]")
+    expect(state).to_contain_text("sent")
+    with window.without_network():
+        expect(page.locator("#offline")).to_be_visible()
+    expect(page.locator("#offline")).to_be_hidden()
+    pause = page.get_by_role("button", name="Pause")
+    if pause.is_visible():
+        pause.click()
+        expect(page.locator("#said-models")).to_contain_text("what was sent stays there")
+
+    def mine() -> dict[str, object]:
+        with world.http() as http:
+            found: dict[str, object] = next(one for one in http.get("/v1/models").json()["items"] if one["name"] == "large")
+            return found
+
+    begun = mine()
+    page.reload()
+    page.locator("summary", has_text="Upload a model").click()
+    page.locator("#files-models").set_input_files(large)
+    page.locator("[data-send=models]").click()
+    expect(page.locator("#said-models")).to_contain_text("Rejected")  # random bytes are no model: the check has seen them all
+    assert mine()["id"] == begun["id"]
+
+
+@pytest.mark.parametrize("bytes_", [0, 1, 55, 56, 64, 1000, (4 << 20) + 3])
+def test_the_page_hashes_as_everybody_does(window: Window, bytes_: int) -> None:
+    page = window.go("/new")
+    address = page.locator("script[src*='new.js']").get_attribute("src")
+    assert address is not None
+    found = page.evaluate(
+        """async ([address, size]) => {
+            const { hash } = await import(address);
+            const bytes = new Uint8Array(size).map((_, at) => (at * 31) & 255);
+            const own = await crypto.subtle.digest('SHA-256', bytes);
+            const hex = [...new Uint8Array(own)].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+            return [await hash(new Blob([bytes])), hex];
+        }""",
+        [address.replace("new.js", "sha256.js"), bytes_],
+    )
+    assert found[0] == found[1]
+
+
+def test_a_key_for_reading_sends_nothing(reading_window: Window, world: World) -> None:
+    page = reading_window.go("/new")
+    expect(page.get_by_role("button", name="Send the job")).to_be_disabled()
+    expect(page.locator("[data-drop]")).to_have_count(0)
+    expect(page.get_by_label("Preset")).to_be_visible()
+    reading_window.accessible()

@@ -1,0 +1,39 @@
+"""The page on which both models answer: a real worker asks them, in its sandbox."""
+
+import re
+
+from playwright.sync_api import expect
+
+from tests.pages.conftest import Window, World
+
+
+def test_both_models_answer_what_was_typed(window: Window, world: World) -> None:
+    page = window.go(f"/try?job={world.jobs['succeeded']}")
+    page.get_by_label("Text").fill("<b>the film</b> was lovely")
+    page.get_by_role("button", name="Ask both models").click()
+    answers = page.get_by_role("region", name="Answers").first
+    expect(answers.get_by_role("row").filter(has_text="Answer")).to_contain_text(re.compile("positive|negative"))
+    expect(answers.get_by_role("row").filter(has_text="Time")).to_contain_text("ms")
+    expect(page.locator("#asked")).to_contain_text("<b>the film</b> was lovely")  # text, whatever it holds
+    expect(page.locator("#verdict")).to_contain_text("of the time")
+    window.accessible_everywhere()
+
+
+def test_a_row_of_the_data_is_asked(window: Window, world: World) -> None:
+    page = window.go(f"/try?job={world.jobs['succeeded']}")
+    page.get_by_label("Number of the row").fill("3")
+    page.get_by_role("button", name="Ask this row").click()
+    expect(page.locator("#asked")).to_contain_text("The data says")
+    expect(page.locator("#asked")).to_contain_text(re.compile("positive|negative"))
+
+
+def test_a_key_for_reading_asks_nothing(reading_window: Window, world: World) -> None:
+    page = reading_window.go(f"/try?job={world.jobs['succeeded']}")
+    expect(page.get_by_role("button", name="Ask both models")).to_be_disabled()
+    expect(page.get_by_role("button", name="Any row")).to_be_disabled()
+    reading_window.accessible()
+
+
+def test_a_job_without_both_models_says_so(window: Window, world: World) -> None:
+    page = window.go(f"/try?job={world.jobs['failed']}")
+    expect(page.get_by_text("cannot be asked here")).to_be_visible()
