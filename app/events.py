@@ -10,10 +10,9 @@ from typing import Any
 from fastapi.sse import format_sse_event
 from sqlalchemy import select
 
-from app import jobs
 from app.db import reading
 from app.errors import InvalidRequest, NotFound
-from app.models import TERMINAL, Event
+from app.models import TERMINAL, Event, Job
 from app.paging import decode
 from app.schemas import EventOut
 from app.watch import KEEP_ALIVE_SECONDS, watcher
@@ -53,7 +52,10 @@ class _Look:
 def _after(team: str, job_id: str, seq: int, limit: int) -> _Look:
     """Return the events after `seq`, and the job as of this reading."""
     with reading() as session:
-        job = jobs.get(session, team, job_id)
+        mine = (Job.id == job_id, Job.team_id == team, Job.deleted_at.is_(None))
+        job = session.execute(select(Job.version, Job.state, Job.stage, Job.progress).where(*mine)).one_or_none()
+        if job is None:
+            raise NotFound(f"no job {job_id}")
         rows = session.scalars(select(Event).where(Event.job_id == job_id, Event.seq > seq).order_by(Event.seq).limit(limit))
         state = {"version": job.version, "state": job.state, "stage": job.stage, "progress": job.progress}
         return _Look([EventOut.model_validate(row) for row in rows], job.version, job.state in TERMINAL, state)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, Query
 from fastapi.sse import format_sse_event
 from sqlalchemy import Select, or_, select
-from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm import Session, defer, lazyload
 
 from app import forecast, mending
 from app.db import reading
@@ -62,13 +62,19 @@ def query(team: str, wanted: Wanted) -> Select[Any]:
     return found
 
 
-def jobs_page(session: Session, team: str, wanted: Wanted, size: int, token: str | None) -> tuple[list[JobOut], str | None]:
-    """Return a page of jobs as they are shown, newest first, and the next page's token; the same few queries for any page."""
-    rows, following = newest_first(session, query(team, wanted).options(*LIGHT), Job.id, size, token)
-    return shown(session, rows), following
+def jobs_page(
+    session: Session, team: str, wanted: Wanted, size: int, token: str | None, *, brief: bool = False
+) -> tuple[list[JobOut], str | None]:
+    """Return a page of jobs as they are shown, newest first, and the next page's token; the same few queries for any page.
+
+    brief: without their tables and remedies, most of what there is to read of a finished job.
+    """
+    options = (*LIGHT, lazyload(Job.metrics)) if brief else LIGHT
+    rows, following = newest_first(session, query(team, wanted).options(*options), Job.id, size, token)
+    return shown(session, rows, brief=brief), following
 
 
-def shown(session: Session, rows: Sequence[Job]) -> list[JobOut]:
+def shown(session: Session, rows: Sequence[Job], *, brief: bool = False) -> list[JobOut]:
     """Show jobs with their place in the queue, owner and headline ratios."""
     ids = [job.id for job in rows if job.state == "succeeded"]
     brought: dict[str, Any] = {}
@@ -85,7 +91,8 @@ def shown(session: Session, rows: Sequence[Job]) -> list[JobOut]:
             places.get(job.id),
             owner=owners.get(job.key_id or ""),
             ratios=brought.get(job.id),
-            remedies=mending.offers(job) if job.state in TERMINAL else (),
+            remedies=mending.offers(job) if job.state in TERMINAL and not brief else (),
+            rows=() if brief else None,
         )
         for job in rows
     ]

@@ -316,8 +316,9 @@ def job_out(
     owner: str | None = None,
     ratios: dict[str, Any] | None = None,
     remedies: Sequence[Remedy] = (),
+    rows: Sequence[dict[str, Any]] | None = None,
 ) -> JobOut:
-    """Show a job."""
+    """Show a job; `rows` in the place of those that would be read for it."""
     same = (
         "id",
         "version",
@@ -346,7 +347,7 @@ def job_out(
         datasets=job.datasets,
         parts=[part.name for part in job.parts],
         progress=Progress.model_validate(job.progress) if job.progress else None,
-        rows=[metric.row for metric in job.metrics],
+        rows=[metric.row for metric in job.metrics] if rows is None else list(rows),
         queue_position=place.position if place else None,
         start_seconds=place.start_seconds if place else None,
         waits_for=place.waits_for if place else None,

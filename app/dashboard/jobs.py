@@ -25,7 +25,7 @@ def jobs(
     page_token: PageToken = None,
 ) -> Response:
     """List the jobs; to a script of the page, the list alone."""
-    found, following = listing.jobs_page(session, visitor.team, wanted, page_size, page_token)
+    found, following = listing.jobs_page(session, visitor.team, wanted, page_size, page_token, brief=True)
     kept = [(name, value) for name, value in request.query_params.multi_items() if name != "page_token" and value]
     template = "jobs_list.html" if by_htmx(request) else "jobs.html"
     return render(

@@ -22,6 +22,7 @@ LISTS = {
     "… ?state=running": "/v1/jobs?state=running",
     "… ?state=failed, 2 of them": "/v1/jobs?state=failed&page_size=2",
     "… ?label=experiment:e7, 2 of them": "/v1/jobs?label=experiment:e7&page_size=2",
+    "the page of jobs": "/jobs",
 }
 """Pages that both sides can fill: 100 jobs have two of one label."""
 PARTS = ("lists", "polling", "streams", "restarts")
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str]) -> None:
         try:
             for server in servers.values():
                 server.start("/healthz/ready")
+                server.sign_in()
             bare.start("/openapi.json")
             print(
                 f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; {asked.rounds} rounds, interleaved; medians\n"

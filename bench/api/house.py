@@ -17,6 +17,8 @@ import httpx
 import psutil
 import psycopg
 
+from app.sessions import COOKIE
+
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 120.0
 
@@ -38,6 +40,7 @@ class Server:
     key: str = ""
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
+    cookie: str = ""
 
     def start(self, answers: str) -> None:
         """Start it and wait until the path `answers` does."""
@@ -61,6 +64,10 @@ class Server:
             time.sleep(0.1)
         raise SystemExit(f"{self.application} did not start: {(self.home / 'log').read_text()[-2000:]}")
 
+    def sign_in(self) -> None:
+        """Take a browser's cookie for the key; pages go by that one."""
+        self.cookie = str(httpx.post(f"http://127.0.0.1:{self.port}/sign-in", data={"key": self.key}).cookies[COOKIE])
+
     def kill(self) -> None:
         """End it without a word."""
         if self.process is not None:
@@ -72,6 +79,8 @@ class Server:
         lines = [f"GET {path} HTTP/1.1", "Host: bench", *headers]
         if self.key:
             lines.append(f"Authorization: Bearer {self.key}")
+        if self.cookie:
+            lines.append(f"Cookie: {COOKIE}={self.cookie}")
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     def cpu_seconds(self) -> float:

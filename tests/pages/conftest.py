@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, expect, sync_playwright
 
 from tests.client.embedded import Up, family, running
 from tests.conftest import ROOT, wait_for
@@ -27,8 +27,9 @@ OPTIONS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
 )
-PATIENCE = 90_000.0
+PATIENCE = 120_000.0
 """Milliseconds that a page has: a bound on hanging on a busy machine."""
+expect.set_options(timeout=PATIENCE)
 
 
 @dataclass
@@ -69,7 +70,7 @@ class World:
                 found: dict[str, Any] = http.get(f"/v1/jobs/{job}").json()
                 return found if found["state"] in wanted else None
 
-            found = wait_for(there, 600, every=0.5)
+            found = wait_for(there, 1800, every=0.5)
             assert isinstance(found, dict)
             return found
 
