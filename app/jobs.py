@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session, aliased, defer, joinedload
 
-from app import resources
+from app import logs, resources, traces
 from app.brought import add_artifacts
 from app.brought import checkpoints as checkpoints
 from app.brought import part_finished as part_finished
@@ -61,6 +61,7 @@ class Beat:
 
 def submit(session: Session, job: Job) -> Job:
     """Accept a job: its row is the promise. Workers are woken once it is committed."""
+    job.request_id, job.traceparent = logs.request_id(), traces.current()
     if job.deadline_seconds is not None:
         job.deadline_at = now(job.deadline_seconds)
     session.add(job)

@@ -1,23 +1,60 @@
-"""Structured logs, one JSON object a line on stderr, the same in API, workers and keeper."""
+"""Structured logs, one JSON object a line on stderr, the same in API, workers and keeper; libraries' lines too.
+
+A line of a request carries its `request_id`; one of a job's attempt carries the job, its fence and the id of the request that
+made the job; both carry `trace_id` where traces are on.
+"""
 
 import logging
 import sys
 
 import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from app import traces
+
+SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.format_exc_info,
+]
 
 
 def configure(process: str) -> None:
-    """Set up structlog and route the standard library's warnings through the same stream."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    """Set up structlog and write the standard library's lines in the same form to the same stream."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*SHARED, _name], processors=[_plain, structlog.processors.JSONRenderer()]
+        )
+    )
+    logging.captureWarnings(True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    # uvicorn brings handlers of its own. Its line a request says less than ours, and whole addresses: a shared link is a secret.
+    logging.getLogger("uvicorn").handlers.clear()
+    logging.getLogger("uvicorn.access").handlers.clear()
+    logging.getLogger("uvicorn.access").propagate = False
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[*SHARED, structlog.processors.JSONRenderer()],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )
     structlog.contextvars.bind_contextvars(process=process)
+    traces.configure(process)
+
+
+def request_id() -> str | None:
+    """Return the id of the request that is being answered; None outside of one."""
+    found = structlog.contextvars.get_contextvars().get("request_id")
+    return str(found) if found else None
+
+
+def _name(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    record = event.get("_record")
+    if isinstance(record, logging.LogRecord):
+        event["logger"] = record.name
+    return event
+
+
+def _plain(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    return structlog.stdlib.ProcessorFormatter.remove_processors_meta(logger, name, event)

@@ -50,13 +50,17 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 """Whatever else comes is counted as OTHER: a stranger must not be able to make time series."""
 
 
-def answered(scope: Scope, status: int, began: float | None, waited: bool) -> None:
-    """Count a request. status: 0, told as 499, where the caller went before an answer began; began: seconds until it did."""
-    route = getattr(scope.get("route"), "path", None) or "other"
+def answered(scope: Scope, status: int, began: float | None, waited: bool) -> str:
+    """Count a request, and return its route.
+
+    status: 0, told as 499, where the caller went before an answer began; began: seconds until it did.
+    """
+    route = str(getattr(scope.get("route"), "path", None) or "other")
     method = scope["method"] if scope["method"] in METHODS else "OTHER"
     requests.labels(method, route, str(status or 499)).inc()
     if began is not None and not waited:
         seconds.labels(method, route).observe(began)
+    return route
 
 
 class Truth(Collector):

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import traces
 from app.errors import InvalidRequest, TooLarge, document
 from app.ids import new_id
 from app.metrics import answered
@@ -43,12 +44,17 @@ class RequestContext:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        parent = Headers(scope=scope).get(traces.PARENT)
+        with (
+            traces.span(scope["method"], parent, request_id=request_id) as stretch,
+            structlog.contextvars.bound_contextvars(request_id=request_id, **traces.ids()),
+        ):
             try:
                 await self.app(scope, receive, answer)
             finally:
                 took = round((time.perf_counter() - started) * 1000, 1)
-                answered(scope, status, began, waited)
+                route = answered(scope, status, began, waited)
+                stretch.tell(f"{scope['method']} {route}", status=status)
                 log.info("request", method=scope["method"], path=_loggable(scope["path"]), status=status, ms=took)
 
 

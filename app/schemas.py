@@ -224,6 +224,7 @@ class JobOut(Out):
     waits_for: Annotated[Literal["worker", "memory"] | None, Field(description="What no living worker offers.")]
     deadline_at: dt.datetime | None
     retry_of: str | None
+    request_id: Annotated[str | None, Field(description="Of the request that made it: what logs and traces know it by.")]
     owner: Annotated[str | None, Field(description="Name of the key that it was sent with.")]
     ratios: Annotated[Ratios | None, Field(description="The headline artifact's, once the job has succeeded.")]
     remedies: Annotated[list[Remedy], Field(description="Changes of the recipe that POST …/retry can apply.")]
@@ -336,6 +337,7 @@ def job_out(
         "error",
         "deadline_at",
         "retry_of",
+        "request_id",
         "created_at",
         "started_at",
         "finished_at",

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     metrics_token: Annotated[
         SecretStr | None, Field(description="What GET /metrics wants as bearer token; unset, it answers this machine alone.")
     ] = None
+    traces: Annotated[
+        str, Field(description="Where traces go (extra otel): otlp, as OTEL_* say, or file:PATH; nowhere where empty.")
+    ] = ""
     sweep_seconds: Annotated[float, Field(description="How often the keeper looks for bytes that no row names.")] = 3600.0
     ring_seconds: Annotated[
         float,

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from app import queue
+from app import logs, queue
 from app.settings import get_settings
 from workers import sandbox
 
@@ -27,11 +27,12 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"{problem.code}: {problem.cause}\n{problem.remedy}\n")
         return 1
     os.environ["LATHE_LANE"] = argv[0]  # read by celery_app when it is imported, here and in the forked child
+    logs.configure(f"worker-{argv[0]}")
     from workers.celery_app import app
 
     node = f"{argv[0]}-{os.getpid()}@%h"
     options = ["-Q", queue.queue_name(argv[0]), "-n", node, "-P", "prefork", "-c", "1", "-l", "WARNING"]
-    app.worker_main(["worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
+    app.worker_main(["--quiet", "worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
     return 0
 
 

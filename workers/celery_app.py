@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import signals
 
-from app import db, logs, queue
+from app import db, queue
 from app.settings import get_settings
 from workers.folders import sweep
 from workers.hearing import Ears
@@ -25,7 +25,6 @@ _presence: Presence | None = None
 @signals.worker_init.connect
 def _starting(**_: Any) -> None:
     global _presence
-    logs.configure(f"worker-{LANE}")
     settings = get_settings()
     sweep(settings.scratch)
     _presence = Presence(LANE, settings, ears)

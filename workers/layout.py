@@ -88,7 +88,7 @@ def lay_out(
         try:
             _fetch_checkpoint(storage, checkpoint, place, heed)
         except FileNotFoundError as error:  # like one that is damaged it costs time, and not the job
-            log.warning("checkpoint_missing", job=job.id, stage=checkpoint.stage, error=str(error))
+            log.warning("checkpoint_missing", stage=checkpoint.stage, error=str(error))
             shutil.rmtree(place)
     data = {place: _data(dataset, place) for place, dataset in inputs.datasets.items()}
     parts = [Part(name=name, task=inputs.datasets[f"data/{name}"].task, data=data[f"data/{name}"]) for name in inputs.names]

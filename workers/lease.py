@@ -30,6 +30,8 @@ class Lease(threading.Thread):
     def __init__(self, claim: jobs.Claim, settings: Settings, on_lost: Callable[[], None]) -> None:
         super().__init__(name=f"lease-{claim.job.id}", daemon=True)
         self.claim, self.settings, self.on_lost = claim, settings, on_lost
+        # What the attempt's lines carry is bound to its own thread.
+        self.log = log.bind(job=claim.job.id, fence=claim.fence, request_id=claim.job.request_id)
         self.cancel, self.drain, self.overdue, self.lost = (threading.Event() for _ in range(4))
         self.closed, self.let_go = threading.Event(), threading.Event()
         self.progress: dict[str, Any] | None = None
@@ -53,7 +55,7 @@ class Lease(threading.Thread):
                 self._give_up("the job is not ours any more")
                 return
             except Exception as error:  # the database is away: go on until the lease could be over
-                log.warning("heartbeat_failed", job=self.claim.job.id, error=str(error))
+                self.log.warning("heartbeat_failed", error=str(error))
                 continue
             self.renewed = started
             for asked, heard in ((beat.cancel, self.cancel), (beat.drain, self.drain), (beat.overdue, self.overdue)):
@@ -77,11 +79,11 @@ class Lease(threading.Thread):
             if self.lost.is_set() and since is None:
                 since = time.monotonic()
             if since is not None and time.monotonic() - since > LAST_MOMENT * self.settings.lease_seconds:
-                log.error("self_kill", job=self.claim.job.id, fence=self.claim.fence, note="did not let go of the job in time")
+                self.log.error("self_kill", note="did not let go of the job in time")
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def _give_up(self, reason: str) -> None:
-        log.warning("lease_lost", job=self.claim.job.id, fence=self.claim.fence, reason=reason)
+        self.log.warning("lease_lost", reason=reason)
         self.lost.set()
         self.on_lost()
 
@@ -113,5 +115,5 @@ def persist(lease: Lease, write: Write, every: float = 0.5) -> None:
         except (OperationalError, InterfaceError, InternalError) as error:  # the last: ended for silence (app/db.py)
             if not lease.holds():
                 raise
-            log.warning("write_again", job=lease.claim.job.id, error=str(error.orig))
+            lease.log.warning("write_again", error=str(error.orig))
             time.sleep(every)

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from app import crash, jobs
+from app import crash, jobs, traces
 from app.failures import failure
 from app.settings import Settings
 from app.storage import Storage
@@ -32,8 +32,17 @@ AGAIN_SMALLER = frozenset({OutOfMemory.code, DeviceError.code})
 
 def attempt(claim: jobs.Claim, settings: Settings, storage: Storage) -> None:
     """Run a claimed job to an outcome, or to its return to the queue. Never raises for what a job can do wrong."""
-    bound = log.bind(job=claim.job.id, fence=claim.fence)
-    bound.info("attempt", attempt=claim.job.attempt)
+    names = {"job": claim.job.id, "fence": claim.fence, "request_id": claim.job.request_id}
+    with (
+        traces.span("attempt", claim.job.traceparent, attempt=claim.job.attempt, **names),
+        structlog.contextvars.bound_contextvars(**names, **traces.ids()),
+    ):
+        _attempt(claim, settings, storage)
+    traces.flush()
+
+
+def _attempt(claim: jobs.Claim, settings: Settings, storage: Storage) -> None:
+    log.info("attempt", attempt=claim.job.attempt)
     crash.reach("worker_after_claim")
     engine: Engine | None = None
     # The lease is held from before the first byte is fetched: a large model takes longer to copy than a lease lasts.
@@ -51,9 +60,9 @@ def attempt(claim: jobs.Claim, settings: Settings, storage: Storage) -> None:
         if outcome is not None:
             persist(lease, outcome)
     except jobs.StaleFence:
-        bound.warning("stale", note="another worker has the job, or it is over; nothing was written")
+        log.warning("stale", note="another worker has the job, or it is over; nothing was written")
     except DBAPIError as error:
-        bound.error("outcome_not_written", error=str(error.orig), note="the lease will run out, and the job be taken again")
+        log.error("outcome_not_written", error=str(error.orig), note="the lease will run out, and the job be taken again")
     finally:
         lease.release()
 
@@ -69,10 +78,9 @@ def _outcome(
     claim: jobs.Claim, settings: Settings, storage: Storage, lease: Lease, run: Callable[[Path, Path, int], None]
 ) -> Write | None:
     """Do the work; return the write that says how it ended, or None where that is written already or not ours to write."""
-    bound = log.bind(job=claim.job.id, fence=claim.fence)
 
     def setback(error: dict[str, Any], split: int | None = None) -> Write:
-        bound.warning("setback", **error)
+        log.warning("setback", **error)
         cap, wait = settings.max_failures, settings.backoff_seconds
         return lambda session: jobs.setback(session, claim, error, max_failures=cap, backoff_seconds=wait, split_batches=split)
 
@@ -84,7 +92,7 @@ def _outcome(
         ):
             run(lay_out(claim, folder, settings, storage, lambda: _heed(lease)), folder, fetched)
     except Interrupted as stop:
-        bound.info("interrupted", reason=stop.reason)
+        log.info("interrupted", reason=stop.reason)
         endings: dict[str, Write] = {
             "cancel": lambda session: jobs.cancelled(session, claim),
             "drain": lambda session: jobs.release(session, claim),
@@ -92,7 +100,7 @@ def _outcome(
         }
         return endings.get(stop.reason)
     except Failed as end:
-        bound.info("failed", **end.error)
+        log.info("failed", **end.error)
         if end.error["code"] in AGAIN_SMALLER and claim.job.split_batches == 1:
             return setback(end.error, SMALLER)
         if end.error["code"] == DiskFull.code:
@@ -110,7 +118,7 @@ def _outcome(
     except Exception as error:  # storage, disk, database: ours to mend, so the job is tried again
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             return setback(DiskFull(f"{error.strerror}: {error.filename or 'storage'}").as_dict())
-        bound.exception("worker_error")
+        log.exception("worker_error")
         return setback(failure("worker_error", f"{type(error).__name__}: {error}"[:500]))
-    bound.info("succeeded")
+    log.info("succeeded")
     return None

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from app import crash, jobs
+from app import crash, jobs, traces
 from app.db import reading
 from app.settings import Settings
 from app.storage import Storage
@@ -86,6 +86,7 @@ class Watch:
         self.engine, self.settings = engine, settings
         self.place = f"jobs/{claim.job.id}/{claim.fence}"
         self.pending: Kept = []
+        self.stretch = traces.Stretch()
         self.report: told.Report | None = None
         self.numbers = count(1)
         self.saved: list[str] = []
@@ -103,6 +104,14 @@ class Watch:
 
     def follow(self) -> None:
         """Read to the end. Raises Interrupted, Failed, Crashed, Untrustworthy, StaleFence."""
+        try:
+            self._follow()
+        except Exception as error:
+            self.stretch.end(f"{type(error).__name__}: {error}"[:200])
+            raise
+        self.stretch.end()
+
+    def _follow(self) -> None:
         for event in self.engine.events(TICK):
             self._interrupt()
             if event is not None:
@@ -188,6 +197,7 @@ class Watch:
             case told.TrainingSaved():
                 self._training_saved(event)
             case told.StageStarted(stage=stage):
+                self._stage_started(stage, resumed=event.resumed)
                 self._record("stage_started", event.model_dump(mode="json", exclude={"type"}), stage=stage)
             case told.Finished(report=report):
                 self._compare(report)
@@ -200,9 +210,16 @@ class Watch:
                     raise Untrustworthy("it stopped for a pause that nobody asked for")
                 self._stop("drain")
             case told.Started() | told.Log():
+                # The engine has no log of its own that lasts: what it says is said here, with the job's and the request's id.
+                log.info(f"engine_{event.type}", told=event.model_dump(mode="json", exclude={"type"}))
                 self._record(event.type, event.model_dump(mode="json", exclude={"type"}))
         if not isinstance(event, told.Progress | told.Log):
             self.moved = time.monotonic()
+
+    def _stage_started(self, stage: str, *, resumed: bool) -> None:
+        self.stretch.end()
+        self.stretch = traces.begin(f"stage {stage}", job=self.claim.job.id, stage=stage, resumed=resumed)
+        log.info("stage_started", stage=stage, resumed=resumed)
 
     def _progress(self, event: told.Progress) -> None:
         crash.reach(f"worker_in_{event.stage}")
@@ -248,6 +265,8 @@ class Watch:
                 session, self.claim, row, f"{self.place}/{folder}", checkpoint, kept, origin=origin
             )
         )
+        self.stretch.end()
+        log.info("stage_finished", stage=row.stage, seconds=row.seconds)
         crash.reach("worker_stage_recorded")
         self.pending = []
         self._forget_saved()
