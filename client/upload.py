@@ -1,6 +1,7 @@
 """Send a local folder to the service: hash it, promise it, send what is not there yet, wait until it is checked."""
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,8 @@ Moved = Callable[[str, int], None]
 
 MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
 """What from_pretrained reads from the top of a folder; other formats, samples and caches stay where they are."""
+TERMS = re.compile(r"readme\.md|(licen[cs]e|notice|copying)([_-][a-z0-9_-]*)?(\.(txt|md|rst))?", re.IGNORECASE)
+"""What says under which licence a model is: the artifacts' cards pass it on."""
 GGUF = ".gguf"
 """A file that is a whole model. Beside safetensors, which go before it, it stays too."""
 DATA_SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
@@ -63,6 +66,7 @@ def model_files(folder: Path) -> tuple[list[Path], list[Path]]:
         taken = sorted([*taken, *whole])
     if not taken:
         raise BadFolder(f"{folder} holds nothing of a model (no config.json, no *.safetensors, no *.gguf)", remedy=remedy)
+    taken = sorted({*taken, *(path for path in here if path.is_file() and TERMS.fullmatch(path.name))})
     return taken, [path for path in here if path not in taken]
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,7 +78,7 @@ def fingerprints(spec: Spec, base: Path) -> dict[Stage, str]:
     computed, is not: a job whose memory did not suffice goes on from what it has.
     """
     model, student, *teachers = (
-        {path.name: digest(path) for path in sorted((base / folder).iterdir()) if path.is_file()} if folder else None
+        {path.name: known_digest(path) for path in sorted((base / folder).iterdir()) if path.is_file()} if folder else None
         for folder in (spec.model, spec.student, *spec.teachers)
     )
     parts = [(part.model_dump(mode="json", exclude={"data": {"splits"}}), _of_data(part.data, base)) for part in spec.asked]
@@ -112,13 +113,24 @@ def _until(recipe: Recipe, stage: Stage) -> Recipe:
 
 
 def _of_data(data: Data, base: Path) -> dict[str, list[str]]:
-    return {split: [digest(base / file) for file in files] for split, files in data.splits.items()}
+    return {split: [known_digest(base / file) for file in files] for split, files in data.splits.items()}
 
 
 def digest(path: Path) -> str:
     """sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_digest(path: Path) -> str:
+    """sha256 of an input, which is read once a process: inputs do not change while they are worked on."""
+    facts = path.stat()
+    return _known_digest(path, facts.st_size, facts.st_mtime_ns)
+
+
+@cache
+def _known_digest(path: Path, size: int, changed: int) -> str:  # noqa: ARG001
+    return digest(path)
 
 
 def listing(folder: Path) -> tuple[File, ...]:

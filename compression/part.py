@@ -22,6 +22,7 @@ from compression.export.artifact import Shipped, precision_of, ship, timed
 from compression.export.decoder import can_write
 from compression.language.tested import check_texts, tested
 from compression.notes import row_notes
+from compression.origin import Origin
 from compression.plan import check_precision
 from compression.progress import Journey
 from compression.recipe import Evaluate, Spec, Task
@@ -260,6 +261,7 @@ class Part:
             evaluate=self.evaluate,
             sample=self.dataset.judged("validation")[:SAMPLE],
             last_try=self.spec.split_batches > 1,
+            origin=Origin.of(self.spec, self.base),
         )
         model.to(device)
         if not self.name:

@@ -20,6 +20,7 @@ from compression.export import onnx, transformers
 from compression.export.card import card, opens_with
 from compression.export.verify import verify
 from compression.measure import Measured, MeasureSpec
+from compression.origin import Origin
 from compression.recipe import Evaluate, Scheme, Task
 from compression.report import Artifact, File, Latency, NotMeasured, Score, Size, Stage
 from compression.runtimes.runner import Kind
@@ -68,13 +69,14 @@ def ship(
     evaluate: Evaluate,
     sample: list[Row],
     last_try: bool = False,
+    origin: Origin | None = None,
 ) -> Shipped:
     """Write output/artifacts/<name>/, whole or not at all, and return its figures. What lay there before is replaced.
 
     model: a stock model for `task`, its integers simulated where `precision` is of integers. tokenizer: the folder that
     holds tokenizer.json. test_rows: JSONL of rows as `scoring` reads them. baseline: folder of the FP32 ONNX
     artifact that latency is held against. sample: a few rows that the reopened artifact is verified with.
-    last_try: figures for which memory does not suffice are told as not measured.
+    last_try: figures for which memory does not suffice are told as not measured. origin: for the card.
 
     Raises ExportMismatch where the reopened artifact does not answer as the model does, and OutOfMemory.
     """
@@ -122,7 +124,10 @@ def ship(
             score=found.score,
             memory=found.peak_memory_bytes,
             inputs=onnx.inputs_of(model),
+            origin=origin,
         )
+        if origin is not None:
+            write_origin(origin, folder)
         (folder / "README.md").write_text(about, "utf-8")
         files = write_manifest(folder)
     return Shipped(
@@ -230,6 +235,13 @@ def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_le
     config.pop("_name_or_path", None)
     path.write_text(_json(config), "utf-8")
     return padding
+
+
+def write_origin(origin: Origin, folder: Path) -> None:
+    """Put the whole recipe beside the weights, and the licence that the model came with."""
+    (folder / "recipe.json").write_text(_json(origin.recipe.model_dump(mode="json")), "utf-8")
+    for path in origin.licenses:
+        shutil.copyfile(path, folder / path.name)
 
 
 def write_manifest(folder: Path) -> tuple[File, ...]:

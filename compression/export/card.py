@@ -1,7 +1,11 @@
 """The model card (README.md) that lies in every artifact: what it is, its figures, and code that opens it."""
 
+import json
+from typing import Any
+
 from compression import heads
 from compression.export.snippets import onnx_snippet, transformers_snippet
+from compression.origin import MOST_FILES, Origin
 from compression.recipe import Scheme, Task
 from compression.report import Generation, Latency, NotMeasured, Score, Size, Stage, shown
 from compression.runtimes.runner import Kind
@@ -69,14 +73,16 @@ def card(
     score: Score | NotMeasured,
     memory: int | NotMeasured,
     inputs: tuple[str, ...],
+    origin: Origin | None = None,
 ) -> str:
-    """Write the card in Markdown. scheme: None is float32. inputs: of the ONNX file."""
+    """Write the card in Markdown. scheme: None is float32. inputs: of the ONNX file. origin: None where no job made it."""
     about = DESCRIPTIONS[task].format(count=len(labels), names=", ".join(labels))
     windows = " Longer contexts are read in overlapping windows." if task == "question-answering" else ""
     read = f"Texts are cut to {max_length} tokens.{windows}"
     if task == "causal-lm":
         read = f"It was trained on rows of {max_length} tokens."
     lines = [
+        *(front(name, kind, stage, scheme, task, score, origin) if origin is not None else ()),
         f"# {name}",
         "",
         f"{about}, as it was after the stage *{stage}*.",
@@ -97,10 +103,83 @@ def card(
         *_latency(latency),
         f"| peak resident memory of a process that only serves it | {_or_reason(memory, 'bytes')} |",
         "",
+        *(_made(origin, stage) if origin is not None else ()),
         "`manifest.json` lists every file with its size and sha256.",
         "",
     ]
     return "\n".join(lines)
+
+
+PIPELINES: dict[Task, str] = {
+    "text-classification": "text-classification",
+    "text-pair-classification": "text-classification",
+    "text-regression": "text-classification",
+    "token-classification": "token-classification",
+    "question-answering": "question-answering",
+    "causal-lm": "text-generation",
+}
+"""What the hub calls a task."""
+
+
+def front(
+    name: str,
+    kind: Kind,
+    stage: Stage,
+    scheme: Scheme | None,
+    task: Task,
+    score: Score | NotMeasured,
+    origin: Origin,
+) -> list[str]:
+    """Write the YAML that hubs read at the top of a card; every value is written as JSON, which is YAML too."""
+    tags = ["lathe", stage, *(["onnx"] if kind == "onnx" else []), *(["quantized", scheme] if scheme else [])]
+    told: dict[str, Any] = {
+        "license": origin.license,
+        "base_model": origin.base,
+        "library_name": kind,
+        "pipeline_tag": PIPELINES[task],
+        "tags": tags,
+    }
+    if isinstance(score, Score):
+        found = {score.metric: score.value, **score.metrics}
+        result = {
+            "task": {"type": PIPELINES[task]},
+            "dataset": {"name": "test split of the job", "type": "custom"},
+            "metrics": [{"type": metric, "value": value} for metric, value in found.items()],
+        }
+        told |= {"metrics": list(found), "model-index": [{"name": name, "results": [result]}]}
+    return ["---", *(f"{key}: {json.dumps(value)}" for key, value in told.items() if value is not None), "---", ""]
+
+
+def _made(origin: Origin, stage: Stage) -> list[str]:
+    """Say of what, how and with which versions it was made, and what makes it again."""
+    said = "The model that was sent does not say its licence; ask whoever made it before you pass this one on."
+    if origin.license is not None:
+        said = (
+            f"The model that was sent is under `{origin.license}`, as its {origin.said_in} says: mind its terms in what you do."
+        )
+    recipe = json.dumps(origin.recipe.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False)
+    more = len(origin.sent) - MOST_FILES
+    return [
+        "## How it was made",
+        "",
+        said,
+        "",
+        f"By Lathe, of which this is the stage *{stage}*. `recipe.json` is the whole recipe; what differs from the defaults:",
+        "",
+        f"```json\n{recipe}\n```",
+        "",
+        "The same job again, with the same files in the folders MODEL and DATA (compare the digests):",
+        "",
+        f"```sh\n{origin.command}\n```",
+        "",
+        "| what | file | sha256 |",
+        "| --- | --- | --- |",
+        *(f"| {one.what} | `{one.path}` | `{one.sha256}` |" for one in origin.sent[:MOST_FILES]),
+        *([f"| | and {more} more | |"] if more > 0 else []),
+        "",
+        f"Versions and machine: {', '.join(f'{name} {value}' for name, value in origin.versions.items())}.",
+        "",
+    ]
 
 
 def _score(score: Score | NotMeasured) -> list[str]:

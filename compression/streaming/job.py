@@ -26,6 +26,7 @@ from compression.facts import PartFacts, job_report
 from compression.language.tested import check_texts, tested
 from compression.layerwise import Layerwise
 from compression.notes import row_notes
+from compression.origin import Origin
 from compression.phases import planned as stages_of
 from compression.plan import Tick
 from compression.progress import Journey, Phase
@@ -137,7 +138,7 @@ class StreamingJob:
                 raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.window")
             evaluate = evaluate.model_copy(update={"window": window})
             scored = tested(dataset.splits["test"].texts, tokenizer, evaluate.tokens, spec.recipe.train.seed)
-        shipping = Shipping(spec, output, folder, dataset, int(tokenizer.pad_token_id), evaluate, scored)
+        shipping = Shipping(spec, output, folder, dataset, int(tokenizer.pad_token_id), evaluate, scored, Origin.of(spec, base))
         shipping.write_test_rows()
         # Never taken up by a job with its model in memory, nor the other way about: their checkpoints are others.
         work = {stage: f"{found}-files" for stage, found in checkpoint.fingerprints(spec, base).items()}

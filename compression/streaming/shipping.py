@@ -15,6 +15,7 @@ from compression.export.artifact import Precision, Shipped
 from compression.export.card import card, opens_with
 from compression.measure import Measured, MeasureSpec
 from compression.memory import resident
+from compression.origin import Origin
 from compression.recipe import Evaluate, Scheme, Spec
 from compression.report import Artifact, NotMeasured, Size, Stage
 from compression.shards import BLOCK
@@ -28,7 +29,7 @@ class Shipping:
     """What all artifacts of a job have in common.
 
     folder: where the model's tokenizer lies; padding: the token that pads; evaluate: how scores are taken; scored: the texts of
-    test that a language model is asked, None where all are.
+    test that a language model is asked, None where all are; origin: for the cards.
     """
 
     spec: Spec
@@ -38,6 +39,7 @@ class Shipping:
     padding: int
     evaluate: Evaluate
     scored: list[int] | None
+    origin: Origin
 
     @property
     def test_rows(self) -> Path:
@@ -83,7 +85,9 @@ class Shipping:
             score=found.score,
             memory=found.peak_memory_bytes,
             inputs=(),
+            origin=self.origin,
         )
+        artifact.write_origin(self.origin, place)
         (place / "README.md").write_text(about, "utf-8")
         return Shipped(
             artifact=Artifact(

@@ -17,7 +17,13 @@ def names(folder: Path, *files: str) -> tuple[list[str], list[str]]:
 
 
 def test_a_gguf_file_is_a_model(tmp_path: Path) -> None:
-    assert names(tmp_path / "a", "tiny.Q4_1.gguf", "README.md") == (["tiny.Q4_1.gguf"], ["README.md"])
+    assert names(tmp_path / "a", "tiny.Q4_1.gguf", "pytorch_model.bin") == (["tiny.Q4_1.gguf"], ["pytorch_model.bin"])
+
+
+def test_what_says_a_model_s_licence_goes_along(tmp_path: Path) -> None:
+    terms = ["LICENSE", "NOTICE.txt", "README.md"]
+    files = ["config.json", "model.safetensors"]
+    assert names(tmp_path / "a", *files, *terms, "notes.md") == (sorted([*files, *terms]), ["notes.md"])
 
 
 def test_beside_safetensors_a_gguf_file_stays_where_it_is(tmp_path: Path) -> None:

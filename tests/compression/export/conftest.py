@@ -11,7 +11,8 @@ from transformers import BertForSequenceClassification
 
 from compression import numerics
 from compression.export.artifact import Shipped, ship
-from compression.recipe import Evaluate
+from compression.origin import Origin, Sent
+from compression.recipe import PRESETS, Evaluate
 from tests.compression.conftest import sentences, tiny_config
 
 LABELS = ("negative", "positive")
@@ -53,6 +54,17 @@ def tiny_shipment(
     rows = sentences(60, seed=5)
     test_rows = output / "test.jsonl"
     test_rows.write_text("".join(json.dumps({"text": text, "label": LABELS.index(label)}) + "\n" for text, label in rows))
+    (output / "LICENSE").write_text("MIT License")
+    origin = Origin(
+        license="mit",
+        said_in="LICENSE",
+        base="org/tiny",
+        licenses=(output / "LICENSE",),
+        recipe=PRESETS["quick"][0],
+        command="lathe submit --model MODEL --data DATA --recipe recipe.json --wait",
+        sent=(Sent("model", "model.safetensors", "0" * 64),),
+        versions={"lathe": "0.1"},
+    )
     made: dict[str, Shipped] = {}
     model = copy.deepcopy(tiny_classifier)
     for name, kind, precision in (
@@ -76,5 +88,6 @@ def tiny_shipment(
             baseline=output / "artifacts" / "baseline" if name != "baseline" else None,
             evaluate=Evaluate(length=16),
             sample=[{"text": text} for text, _ in rows[:16]],
+            origin=origin,
         )
     return Shipment(tiny_classifier, rows, output, made["baseline"], made["int8"], made["checkpoint"])

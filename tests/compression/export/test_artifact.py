@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from tokenizers import Tokenizer
 
 from compression.export.artifact import count_flops
-from compression.recipe import Evaluate
+from compression.recipe import PRESETS, Evaluate, Recipe
 from compression.report import Latency, NotMeasured, Score
 from tests.compression.export.conftest import LABELS, MAX_LENGTH, Shipment
 
@@ -89,6 +90,26 @@ def test_figures_are_those_of_the_files(tiny_shipment: Shipment) -> None:
         assert f"{shipped.score.value:.2%}" in (tiny_shipment.folder(shipped) / "README.md").read_text()
     assert isinstance(tiny_shipment.checkpoint.latency, NotMeasured)
     assert isinstance(tiny_shipment.checkpoint.peak_memory_bytes, int)
+
+
+def test_the_card_says_where_it_comes_from_and_what_makes_it_again(tiny_shipment: Shipment) -> None:
+    for shipped, tags in ((tiny_shipment.int8, {"onnx", "quantized"}), (tiny_shipment.checkpoint, {"quantized"})):
+        folder = tiny_shipment.folder(shipped)
+        _, front, body = (folder / "README.md").read_text().split("---\n", 2)
+        told = yaml.safe_load(front)
+        assert (told["license"], told["base_model"], told["pipeline_tag"]) == ("mit", "org/tiny", "text-classification")
+        assert told["library_name"] == shipped.artifact.kind
+        assert tags <= set(told["tags"])
+        assert isinstance(shipped.score, Score)
+        (result,) = told["model-index"][0]["results"]
+        assert {one["type"]: one["value"] for one in result["metrics"]} == {
+            "accuracy": shipped.score.value,
+            **shipped.score.metrics,
+        }
+        assert Recipe.model_validate_json((folder / "recipe.json").read_text()) == PRESETS["quick"][0]
+        assert (folder / "LICENSE").read_text() == "MIT License"
+        assert "```sh\nlathe submit --model MODEL --data DATA --recipe recipe.json --wait\n```" in body
+        assert "0" * 64 in body
 
 
 def test_flops_follow_the_shape(tiny_shipment: Shipment) -> None:
