@@ -30,10 +30,12 @@ def configure(process: str) -> None:
     )
     logging.captureWarnings(True)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    # uvicorn brings handlers of its own. Its line a request says less than ours, and whole addresses: a shared link is a secret.
-    logging.getLogger("uvicorn").handlers.clear()
-    logging.getLogger("uvicorn.access").handlers.clear()
-    logging.getLogger("uvicorn.access").propagate = False
+    # uvicorn has handlers of its own. Its line a request says less than ours, but whole addresses, and a shared link is secret.
+    ours, requests = logging.getLogger("uvicorn"), logging.getLogger("uvicorn.access")
+    ours.handlers.clear()
+    ours.propagate = True
+    requests.handlers.clear()
+    requests.propagate = False
     structlog.configure(
         processors=[*SHARED, structlog.processors.JSONRenderer()],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
