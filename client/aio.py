@@ -5,7 +5,7 @@ Files are hashed, sent and fetched by the sync client's threads, since disks do 
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ import httpx
 
 from client import calls
 from client.api import Lathe, Place
-from client.calls import JobFields, Kind
+from client.calls import JobFields, JobFilter, Kind, Question, Remedies, Scope
 from client.following import Following, Waiting
 from client.types import (
     Artifact,
@@ -31,6 +31,9 @@ from client.types import (
     Queue,
     Recipes,
     Report,
+    Share,
+    Try,
+    Usage,
     Worker,
 )
 from client.upload import Moved
@@ -166,23 +169,26 @@ class AsyncLathe(Peer):
         """Return a job; with `wait`, as soon as it is past the version that was `seen`, or when the seconds are over."""
         return await self.send(calls.job(job_id, wait, seen))
 
-    def jobs(
-        self,
-        *,
-        state: str | Sequence[str] | None = None,
-        label: str | Sequence[str] | None = None,
-        model: str | None = None,
-    ) -> AsyncIterator[Job]:
+    def jobs(self, **wanted: Unpack[JobFilter]) -> AsyncIterator[Job]:
         """Yield the team's jobs, newest first."""
-        return self.pages(calls.jobs(state, label, model))
+        return self.pages(calls.jobs(wanted))
 
     async def cancel(self, job_id: str) -> Job:
         """Ask a job to stop."""
         return await self.send(calls.cancel(job_id))
 
-    async def retry(self, job_id: str, *, remedy: bool = False) -> Job:
-        """Make a new job out of an ended one; with `remedy`, changed as its error or its table says."""
-        return await self.send(calls.retry(job_id, remedy))
+    async def retry(self, job_id: str, *, remedies: Remedies = ()) -> Job:
+        """Make a new job out of an ended one, with those of its `remedies` applied that are named, or "all"."""
+        return await self.send(calls.retry(job_id, remedies))
+
+    async def ask(self, job_id: str, *, timeout: float = 120.0, **question: Unpack[Question]) -> Try:
+        """Ask a finished job's models, before and after, the same thing; return both answers. Raises WaitedTooLong."""
+        waiting = Waiting(timeout)
+        found = await self.send(calls.ask(job_id, question, waiting.begin()))
+        while not found.ended:
+            found = await self.send(calls.asked(job_id, found.id, waiting.ask(found)))
+            await asyncio.sleep(waiting.rest(changed=found.ended))
+        return found
 
     async def report(self, job_id: str) -> Report:
         """Return the whole result of a job that succeeded."""
@@ -191,6 +197,14 @@ class AsyncLathe(Peer):
     async def report_page(self, job_id: str) -> bytes:
         """Return the report as one HTML file, which needs no network."""
         return await self.send(calls.report_page(job_id))
+
+    async def share(self, job_id: str, *, days: float = 7) -> Share:
+        """Make a link that shows a job's report without a key, for so many days. It is shown this once."""
+        return await self.send(calls.share(job_id, round(days * 86400)))
+
+    async def shares(self, job_id: str) -> list[Share]:
+        """Return a job's links that are in force; `delete("jobs/JOB/share/ID")` revokes one."""
+        return [link async for link in self.pages(calls.shares(job_id))]
 
     async def artifacts(self, job_id: str) -> list[Artifact]:
         """Return what a job made."""
@@ -239,7 +253,7 @@ class AsyncLathe(Peer):
             before, job = job, await self.job(job_id, wait=waiting.ask(job), seen=job.version)
             if job.version != before.version:
                 yield job
-            await asyncio.sleep(waiting.rest(before, job))
+            await asyncio.sleep(waiting.rest(changed=job.version != before.version))
 
     async def wait(self, job_id: str, *, timeout: float | None = None) -> Job:
         """Return the job once it has ended, however it ended. Raises WaitedTooLong after `timeout` seconds."""
@@ -273,9 +287,13 @@ class AsyncLathe(Peer):
         """Say how many jobs wait and run, of all teams."""
         return await self.send(calls.queue())
 
-    async def create_key(self, name: str) -> NewKey:
-        """Make another key. It is shown this once."""
-        return await self.send(calls.create_key(name))
+    async def usage(self, *, days: int = 30) -> Usage:
+        """Say what the caller's team used, and all others together."""
+        return await self.send(calls.usage(days))
+
+    async def create_key(self, name: str, *, scope: Scope = "write") -> NewKey:
+        """Make another key; one of scope `read` sees everything and changes nothing. It is shown this once."""
+        return await self.send(calls.create_key(name, scope))
 
     def keys(self) -> AsyncIterator[Key]:
         """Yield the team's keys."""

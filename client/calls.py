@@ -25,6 +25,9 @@ from client.types import (
     Queue,
     Recipes,
     Report,
+    Share,
+    Try,
+    Usage,
     Worker,
     parse,
 )
@@ -32,8 +35,12 @@ from client.wire import PATIENT, Call, Listing, as_, body_of, ignored
 from compression.recipe import Recipe
 
 Kind = Literal["models", "datasets"]
+Scope = Literal["read", "write"]
 UPLOADS: dict[Kind, type[Model] | type[Dataset]] = {"models": Model, "datasets": Dataset}
 JOINING = 900.0
+"""Seconds that the service may take to put a large file together."""
+Remedies = Literal["all"] | Sequence[str]
+"""Keys of a job's remedies, or all of them."""
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 
 
@@ -51,6 +58,31 @@ class JobFields(TypedDict, total=False):
     evaluate: Mapping[str, Any]
     priority: int
     deadline_seconds: int | None
+
+
+class JobFilter(TypedDict, total=False):
+    """What a list of jobs is narrowed down to; all that is given must hold."""
+
+    state: str | Sequence[str] | None
+    """Any of these."""
+    label: str | Sequence[str] | None
+    """`key:value`, all of these."""
+    model: str | None
+    search: str | None
+    """Part of the name, the id or the owner."""
+
+
+class Question(TypedDict, total=False):
+    """The texts of one row, as the task reads them, or the number of a row of the data."""
+
+    text: str | None
+    text_pair: str | None
+    tokens: Sequence[str] | None
+    question: str | None
+    context: str | None
+    row: int | None
+    split: str
+    part: str
 
 
 def _id(given: str | Model | Dataset) -> str:
@@ -170,9 +202,9 @@ def followed(job_id: str) -> Call[Job]:
     return Call("GET", f"/v1/jobs/{job_id}", as_(Job), attempts=PATIENT)
 
 
-def jobs(state: str | Sequence[str] | None, label: str | Sequence[str] | None, model: str | None) -> Listing[Job]:
-    """List the team's jobs, newest first: of any of the states, with all of the labels (key:value), of a model."""
-    return Listing("/v1/jobs", lambda item: parse(Job, item), {"state": state, "label": label, "model": model})
+def jobs(wanted: JobFilter) -> Listing[Job]:
+    """List the team's jobs that are wanted, newest first."""
+    return Listing("/v1/jobs", lambda item: parse(Job, item), dict(wanted))
 
 
 def cancel(job_id: str) -> Call[Job]:
@@ -180,9 +212,21 @@ def cancel(job_id: str) -> Call[Job]:
     return Call("POST", f"/v1/jobs/{job_id}/cancel", as_(Job))
 
 
-def retry(job_id: str, remedy: bool) -> Call[Job]:
-    """Make a new job out of an ended one, as it was or with what its error or its table speaks for."""
-    return Call("POST", f"/v1/jobs/{job_id}/retry", as_(Job), body={"remedies": "all"} if remedy else None)
+def retry(job_id: str, remedies: Remedies = ()) -> Call[Job]:
+    """Make a new job out of an ended one, with those of its remedies applied that are named."""
+    named = remedies if remedies == "all" else list(remedies)
+    return Call("POST", f"/v1/jobs/{job_id}/retry", as_(Job), body={"remedies": named} if named else None)
+
+
+def ask(job_id: str, question: Question, wait: float) -> Call[Try]:
+    """Ask a finished job's models, before and after, the same thing; a worker answers."""
+    body = {name: value for name, value in question.items() if value is not None}
+    return Call("POST", f"/v1/jobs/{job_id}/try", as_(Try), body=body, **_waiting(wait))
+
+
+def asked(job_id: str, try_id: str, wait: float) -> Call[Try]:
+    """Ask for the answer to a question."""
+    return Call("GET", f"/v1/jobs/{job_id}/try/{try_id}", as_(Try), **_waiting(wait))
 
 
 def report(job_id: str) -> Call[Report]:
@@ -193,6 +237,16 @@ def report(job_id: str) -> Call[Report]:
 def report_page(job_id: str) -> Call[bytes]:
     """Ask for the report as one HTML file, which needs no network."""
     return Call("GET", f"/v1/jobs/{job_id}/report.html", lambda response: response.content, headers={"Accept": "text/html"})
+
+
+def share(job_id: str, expires_in: int) -> Call[Share]:
+    """Make a link that shows a job's report without a key, for so many seconds. It is shown this once."""
+    return Call("POST", f"/v1/jobs/{job_id}/share", as_(Share), body={"expires_in": expires_in}, repeatable=False)
+
+
+def shares(job_id: str) -> Listing[Share]:
+    """List a job's links that are in force."""
+    return Listing(f"/v1/jobs/{job_id}/share", lambda item: parse(Share, item))
 
 
 def artifacts(job_id: str) -> Listing[Artifact]:
@@ -233,14 +287,19 @@ def queue() -> Call[Queue]:
     return Call("GET", "/v1/queue", as_(Queue))
 
 
+def usage(days: int) -> Call[Usage]:
+    """Ask what the caller's team used in the last so many days, and all others together."""
+    return Call("GET", "/v1/usage", as_(Usage), params={"days": days})
+
+
 def get(path: str) -> Call[Any]:
     """GET any path under /v1 as it comes."""
     return Call("GET", f"/v1/{path}", body_of)
 
 
-def create_key(name: str) -> Call[NewKey]:
+def create_key(name: str, scope: Scope) -> Call[NewKey]:
     """Make another key. It is shown this once, so the service stores no answer that could be replayed."""
-    return Call("POST", "/v1/keys", as_(NewKey), body={"name": name}, repeatable=False)
+    return Call("POST", "/v1/keys", as_(NewKey), body={"name": name, "scope": scope}, repeatable=False)
 
 
 def keys() -> Listing[Key]:

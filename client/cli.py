@@ -37,15 +37,18 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     jobs.logs,
     results.report,
     results.compare,
+    results.try_,
+    results.share,
     results.download,
     jobs.cancel,
     jobs.retry,
     service.families,
     service.workers,
     service.queue,
+    service.usage,
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command(command.__name__.rstrip("_"))(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

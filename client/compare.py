@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client import render
-from client.recipes import flat
+from client.recipes import different, told
 from client.types import Job, Report
 from compression.report import Latency, Row, Score
 
@@ -64,16 +64,15 @@ class Compared:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """The request, as dotted keys."""
+        """The request."""
         job = self.job
-        whole = {
-            "models": {**job.models, "base": job.models.get("base")},
+        return {
+            "models": job.models,
             "datasets": list(job.datasets),
             "recipe": job.recipe,
             "evaluate": job.evaluate,
             "targets": job.targets,
         }
-        return dict(flat(whole))
 
     @property
     def told(self) -> dict[str, str]:
@@ -93,10 +92,7 @@ class Compared:
 
 def differences(jobs: Sequence[Compared]) -> dict[str, list[Any]]:
     """Return key → each job's value, of all keys of the requests that are not the same in all jobs."""
-    asked = [one.asked for one in jobs]
-    keys = list(dict.fromkeys(key for each in asked for key in each))
-    found = {key: [each.get(key) for each in asked] for key in keys}
-    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+    return dict(different([one.asked for one in jobs]))
 
 
 def warning(found: Mapping[str, list[Any]]) -> str:
@@ -116,7 +112,7 @@ def _grid(jobs: Sequence[Compared]) -> list[tuple[str, list[str]]]:
 
 
 def _written(value: Any) -> str:
-    return "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return "–" if value is None else value if isinstance(value, str) else told(value)
 
 
 def table(jobs: Sequence[Compared]) -> RenderableType:
@@ -130,8 +126,8 @@ def table(jobs: Sequence[Compared]) -> RenderableType:
     found = differences(jobs)
     if found:
         grid.add_section()
-    for name, different in found.items():
-        grid.add_row(Text(name), *(Text(_written(value)) for value in different))
+    for name, each in found.items():
+        grid.add_row(Text(name), *(Text(_written(value)) for value in each))
     parts: list[RenderableType] = [grid]
     if not found:
         parts.append(Text("They were asked for alike.", style="dim"))
@@ -149,6 +145,11 @@ def markdown(jobs: Sequence[Compared]) -> str:
     return "\n".join([*text, *(["", said] if (said := warning(found)) else [])]) + "\n"
 
 
+def _harmless(value: Any) -> Any:
+    """Let no text become a formula in whoever's spreadsheet opens the file."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 def comma_separated(jobs: Sequence[Compared]) -> str:
     """Return a line a job: the figures, then what differs."""
     found = differences(jobs)
@@ -156,7 +157,7 @@ def comma_separated(jobs: Sequence[Compared]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*jobs[0].figures, *found])
     for number, one in enumerate(jobs):
-        different = [values[number] for values in found.values()]
-        plain = [json.dumps(value) if isinstance(value, list | dict) else value for value in different]
-        writer.writerow([*one.figures.values(), *plain])
+        own = [values[number] for values in found.values()]
+        plain = [json.dumps(value) if isinstance(value, list | dict) else value for value in own]
+        writer.writerow([_harmless(value) for value in (*one.figures.values(), *plain)])
     return out.getvalue()

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from client.errors import BadAnswer, WaitedTooLong
-from client.types import Event, Job, parse
+from client.types import Event, Job, Try, parse
 from client.wire import AGAIN, pause, refuse
 
 ASK = 25.0
@@ -74,21 +74,27 @@ class Following:
 
 
 class Waiting:
-    """Looks at a job until it has ended or the caller's time is over."""
+    """Looks at a job or a question until it has ended or the caller's time is over."""
 
     def __init__(self, timeout: float | None) -> None:
         self.timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._asked = 0.0
 
-    def ask(self, job: Job) -> float:
-        """Say for how many seconds the service may hold the next answer back. Raises WaitedTooLong."""
-        left = ASK if self._deadline is None else self._deadline - time.monotonic()
-        if left <= 0:
-            raise WaitedTooLong(f"{job.id} is still {job.state} after {self.timeout:g} s")
+    def begin(self) -> float:
+        """Say for how many seconds the service may hold the first answer back."""
         self._asked = time.monotonic()
-        return min(ASK, max(1.0, left))
+        return min(ASK, max(1.0, self._left()))
 
-    def rest(self, before: Job, after: Job) -> float:
+    def _left(self) -> float:
+        return ASK if self._deadline is None else self._deadline - time.monotonic()
+
+    def ask(self, what: Job | Try) -> float:
+        """Say for how many seconds the service may hold the next answer back. Raises WaitedTooLong."""
+        if self._left() <= 0:
+            raise WaitedTooLong(f"{what.id} is still {what.state} after {self.timeout:g} s")
+        return self.begin()
+
+    def rest(self, *, changed: bool) -> float:
         """Say how long to pause then: a proxy may drop `Prefer`, and without a change and without a wait we would run hot."""
-        return 1.0 if after.version == before.version and time.monotonic() - self._asked < 0.5 else 0.0
+        return 0.0 if changed or time.monotonic() - self._asked > 0.5 else 1.0

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from client import calls
-from client.calls import JobFields, Kind
+from client.calls import JobFields, JobFilter, Kind, Question, Remedies, Scope
 from client.following import Following, Waiting
 from client.types import (
     Artifact,
@@ -30,6 +30,9 @@ from client.types import (
     Queue,
     Recipes,
     Report,
+    Share,
+    Try,
+    Usage,
     Worker,
 )
 from client.wire import Call, Listing, Peer
@@ -163,23 +166,26 @@ class Service(Peer):
         """Return a job; with `wait`, as soon as it is past the version that was `seen`, or when the seconds are over."""
         return self.send(calls.job(job_id, wait, seen))
 
-    def jobs(
-        self,
-        *,
-        state: str | Sequence[str] | None = None,
-        label: str | Sequence[str] | None = None,
-        model: str | None = None,
-    ) -> Iterator[Job]:
+    def jobs(self, **wanted: Unpack[JobFilter]) -> Iterator[Job]:
         """Yield the team's jobs, newest first."""
-        return self.pages(calls.jobs(state, label, model))
+        return self.pages(calls.jobs(wanted))
 
     def cancel(self, job_id: str) -> Job:
         """Ask a job to stop."""
         return self.send(calls.cancel(job_id))
 
-    def retry(self, job_id: str, *, remedy: bool = False) -> Job:
-        """Make a new job out of an ended one; with `remedy`, changed as its error or its table says."""
-        return self.send(calls.retry(job_id, remedy))
+    def retry(self, job_id: str, *, remedies: Remedies = ()) -> Job:
+        """Make a new job out of an ended one, with those of its `remedies` applied that are named, or "all"."""
+        return self.send(calls.retry(job_id, remedies))
+
+    def ask(self, job_id: str, *, timeout: float = 120.0, **question: Unpack[Question]) -> Try:
+        """Ask a finished job's models, before and after, the same thing; return both answers. Raises WaitedTooLong."""
+        waiting = Waiting(timeout)
+        found = self.send(calls.ask(job_id, question, waiting.begin()))
+        while not found.ended:
+            found = self.send(calls.asked(job_id, found.id, waiting.ask(found)))
+            time.sleep(waiting.rest(changed=found.ended))
+        return found
 
     def report(self, job_id: str) -> Report:
         """Return the whole result of a job that succeeded."""
@@ -188,6 +194,14 @@ class Service(Peer):
     def report_page(self, job_id: str) -> bytes:
         """Return the report as one HTML file, which needs no network."""
         return self.send(calls.report_page(job_id))
+
+    def share(self, job_id: str, *, days: float = 7) -> Share:
+        """Make a link that shows a job's report without a key, for so many days. It is shown this once."""
+        return self.send(calls.share(job_id, round(days * 86400)))
+
+    def shares(self, job_id: str) -> list[Share]:
+        """Return a job's links that are in force; `delete("jobs/JOB/share/ID")` revokes one."""
+        return list(self.pages(calls.shares(job_id)))
 
     def artifacts(self, job_id: str) -> list[Artifact]:
         """Return what a job made."""
@@ -237,7 +251,7 @@ class Service(Peer):
             before, job = job, self.job(job_id, wait=waiting.ask(job), seen=job.version)
             if job.version != before.version:
                 yield job
-            time.sleep(waiting.rest(before, job))
+            time.sleep(waiting.rest(changed=job.version != before.version))
 
     def wait(self, job_id: str, *, timeout: float | None = None) -> Job:
         """Return the job once it has ended, however it ended. Raises WaitedTooLong after `timeout` seconds."""
@@ -271,9 +285,13 @@ class Service(Peer):
         """Say how many jobs wait and run, of all teams."""
         return self.send(calls.queue())
 
-    def create_key(self, name: str) -> NewKey:
-        """Make another key. It is shown this once."""
-        return self.send(calls.create_key(name))
+    def usage(self, *, days: int = 30) -> Usage:
+        """Say what the caller's team used, and all others together."""
+        return self.send(calls.usage(days))
+
+    def create_key(self, name: str, *, scope: Scope = "write") -> NewKey:
+        """Make another key; one of scope `read` sees everything and changes nothing. It is shown this once."""
+        return self.send(calls.create_key(name, scope))
 
     def keys(self) -> Iterator[Key]:
         """Yield the team's keys."""

@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,20 +52,23 @@ def override(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     return changed
 
 
-def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of all leaves; {} and lists are leaves."""
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
-            yield from flat(inner, f"{path}.{name}" if path else str(name))
-    else:
-        yield path, value
+def different(sides: Sequence[Any], path: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Yield (dotted key, each side's value) where not all sides are the same; a stage that one side skips is one key."""
+    if all(isinstance(side, Mapping) for side in sides):
+        for name in dict.fromkeys(name for side in sides for name in side):
+            yield from different([side.get(name) for side in sides], f"{path}.{name}" if path else str(name))
+    elif any(side != sides[0] for side in sides):
+        yield path, list(sides)
 
 
-def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the dotted keys that differ; what one side has not is null there."""
-    one, other = dict(flat(before)), dict(flat(after))
-    keys = [*one, *(key for key in other if key not in one)]
-    return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
+def told(value: Any) -> str:
+    """Write a value of a recipe for people: a whole stage is only said to be there."""
+    return "{…}" if isinstance(value, Mapping) and value else json.dumps(value, ensure_ascii=False)
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Say what a recipe became: prune.ratio: 0.3 → 0.4."""
+    return [f"{key}: {told(old)} → {told(new)}" for key, (old, new) in different([before, after])]
 
 
 def _forms(node: Schema, defs: Schema) -> list[Schema]:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.types import Preflight
-from compression.report import UNITS, Latency, NotMeasured, Ratios, Report, Row, Score, Verdict, shown
+from compression.report import UNITS, Answer, Answered, Latency, NotMeasured, Ratios, Remedy, Report, Row, Score, Verdict, shown
 
 HEADERS = ("stage", "parameters", "size", "latency", "score", "at batch 32")
 MINUS = "−"
@@ -150,11 +150,16 @@ def verdict_text(name: str, verdict: Verdict) -> str:
     return f"{'met' if verdict.met else 'missed'}: {name.replace('_', ' ')} {found} (target {figure(verdict.target)})"
 
 
+def remedy_text(remedy: Remedy) -> str:
+    """recipe.distill.epochs 8 → 14: 0.7400 is scored where 0.7936 is needed…"""
+    changed = f"{remedy.key} {jsonlib.dumps(remedy.now)} → {jsonlib.dumps(remedy.proposed)}"
+    return f"{changed}{' (done)' if remedy.applied else ''}: {remedy.why}"
+
+
 def remedies(report: Report) -> list[str]:
-    """recipe.distill.epochs 8 → 14: 0.7400 is scored where 0.7936 is needed…: each change once, as its last row has it."""
+    """Each change once, as its last row has it."""
     found = {
-        (remedy.key, remedy.applied): f"{remedy.key} {jsonlib.dumps(remedy.now)} → {jsonlib.dumps(remedy.proposed)}"
-        f"{' (done)' if remedy.applied else ''}: {remedy.why}"
+        (remedy.key, remedy.applied): remedy_text(remedy)
         for row in report.rows
         if row.verdict is not None
         for remedy in row.verdict.remedies
@@ -227,6 +232,30 @@ def report_markdown(report: Report) -> str:
     if found := notes(report):
         text += ["", "Notes:", "", *(f"- {note}" for note in found)]
     return "\n".join(text) + "\n"
+
+
+def _said(answer: Answer) -> str:
+    if answer.label is not None:
+        share = answer.scores.get(answer.label)
+        return f"{answer.label} ({percent(share)})" if share is not None else answer.label
+    if answer.value is not None:
+        return f"{answer.value:.4g}"
+    return " ".join(answer.tags) if answer.tags is not None else answer.text or "no answer"
+
+
+def answers(found: Answered) -> list[RenderableType]:
+    """Both models' answers to the same texts, side by side."""
+    grid = Table(header_style="bold", pad_edge=False)
+    for header in ("", "answer", "time", "size"):
+        grid.add_column(header)
+    for name, answer in (("original", found.original), ("compressed", found.compressed)):
+        time = f"{answer.milliseconds:.2f} ms, median of {answer.runs}"
+        grid.add_row(name, Text(_said(answer)), time, size(answer.bytes))
+    texts: list[RenderableType] = [
+        f"{name}: {value if isinstance(value, str) else ' '.join(value)}" for name, value in found.asked.items()
+    ]
+    expected: list[RenderableType] = [] if found.expected is None else [f"expected: {found.expected}"]
+    return [*texts, *expected, grid]
 
 
 def forecast_lines(found: Preflight) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from compression.report import DataFacts, ModelFacts, NotMeasured, Report, Row, Score
+from compression.report import Answered, DataFacts, ModelFacts, NotMeasured, Ratios, Remedy, Report, Row, Score
 
 __all__ = [
     "Artifact",
@@ -25,6 +25,10 @@ __all__ = [
     "Queue",
     "Recipes",
     "Report",
+    "Share",
+    "Try",
+    "Usage",
+    "Used",
     "Worker",
     "parse",
 ]
@@ -139,6 +143,9 @@ class Job(Answer):
     finished_at: datetime | None = None
     cancel_requested_at: datetime | None = None
     retry_of: str | None = None
+    owner: str | None = None
+    ratios: Ratios | None = None
+    remedies: tuple[Remedy, ...] = ()
     queue_position: int | None = None
     start_seconds: float | None = None
     waits_for: str | None = None
@@ -183,6 +190,23 @@ class Artifact(Answer):
     part: str | None = None
 
 
+class Try(Answer):
+    """A question to a finished job's models, and once it was answered both answers side by side."""
+
+    id: str
+    job: str
+    state: str
+    part: str = ""
+    asked: dict[str, Any] = {}
+    result: Answered | None = None
+    error: Reason | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was answered, or will not be."""
+        return self.state in TERMINAL
+
+
 class Preset(Answer):
     """A recipe with a name."""
 
@@ -217,13 +241,47 @@ class Worker(Answer):
     job: str | None = None
     started_at: datetime | None = None
     seen_at: datetime | None = None
+    silent_seconds: float | None = None
+    busy: bool = False
 
 
 class Queue(Answer):
-    """How many jobs of all teams wait and run."""
+    """How much of all teams waits and runs."""
 
     queued: int = 0
     running: int = 0
+    checks: int = 0
+    tries: int = 0
+    longest_wait_seconds: float | None = None
+
+
+class Share(Answer):
+    """A link that shows one report without a key; `url` is there once, in the answer that made it."""
+
+    id: str
+    job: str
+    created_at: datetime
+    expires_at: datetime
+    url: str | None = None
+
+
+class Used(Answer):
+    """What a team used; all others together are one."""
+
+    team: str
+    mine: bool = False
+    jobs: dict[str, int] = {}
+    worker_minutes: float = 0.0
+    models_bytes: int = 0
+    datasets_bytes: int = 0
+    artifacts_bytes: int = 0
+
+
+class Usage(Answer):
+    """Usage by team since a time."""
+
+    since: datetime
+    items: tuple[Used, ...] = ()
 
 
 class Key(Answer):
@@ -231,6 +289,7 @@ class Key(Answer):
 
     id: str
     name: str
+    scope: str = "write"
     created_at: datetime | None = None
     revoked_at: datetime | None = None
 

@@ -14,6 +14,7 @@ from client.errors import BadFolder, NotReady, Problem, Unreachable
 from client.http import Service
 from client.types import Dataset, Manifest, Model
 from client.wire import AGAIN, pause
+from compression.recipe import Columns
 
 CHUNK = 1 << 20
 """Bytes read at once: all the memory that a file of any size takes."""
@@ -192,7 +193,9 @@ def _same(known: Model | Dataset, body: Mapping[str, Any], local: Mapping[str, t
     if known.state == "rejected" or {f.path: f.sha256 for f in known.files} != {n: p.sha256 for n, (p, _) in local.items()}:
         return False
     if isinstance(known, Dataset):
-        wanted = {name: body[name] for name in ("format", "columns", "splits")}
+        # The service tells of every column that a task may have.
+        columns = {**Columns().model_dump(), **body["columns"]}
+        wanted = {"format": body["format"], "columns": columns, "splits": body["splits"]}
         return known.task == body["task"] and known.data == wanted
     return True
 

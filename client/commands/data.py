@@ -1,5 +1,6 @@
 """lathe models, lathe datasets: what jobs work on. Uploads go on where an earlier one stopped."""
 
+import re
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -19,6 +20,8 @@ from compression.recipe import Task as TaskName
 models = typer.Typer(help="Checkpoints to compress.", no_args_is_help=True)
 datasets = typer.Typer(help="Data to train and test on.", no_args_is_help=True)
 
+HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+"""What a repository of a hub is called. The service fetches nothing from there."""
 Name = Annotated[str | None, typer.Option(help="Its name; the folder's where left out.")]
 TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
@@ -185,6 +188,8 @@ def resolve(
     prefix = "mdl_" if kind == "models" else "dat_"
     if given.startswith(prefix):
         return given
-    raise BadFolder(
-        f"{given!r} is neither a local path nor an id ({prefix}…)", remedy=f"Check the path, or see `lathe {kind} ls`."
-    )
+    remedy = f"Check the path, or see `lathe {kind} ls`."
+    if HUB.fullmatch(given):
+        here = given.split("/")[1]
+        remedy = f"If it is on a hub, fetch it first and name the folder: hf download {given} --local-dir {here}."
+    raise BadFolder(f"{given!r} is neither a local path nor an id ({prefix}…)", remedy=remedy)

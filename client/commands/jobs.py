@@ -1,6 +1,5 @@
 """lathe ls, show, watch, wait, logs, cancel, retry: jobs on their way."""
 
-import json as jsonlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import islice
@@ -29,13 +28,14 @@ def ls(
     ] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of a label. Repeatable: all of them.")] = None,
     model: Annotated[str | None, typer.Option(help="Id of a model.", autocompletion=model_ids)] = None,
+    search: Annotated[str | None, typer.Option(help="Part of the name, the id or the owner.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
     json: AsJson = False,  # noqa: ARG001
 ) -> None:
     """List jobs."""
     wanted = [one.replace("=", ":", 1) if ":" not in one else one for one in label or ()]
     with connect() as lathe:
-        found = list(islice(lathe.jobs(state=state, label=wanted or None, model=model), limit))
+        found = list(islice(lathe.jobs(state=state, label=wanted or None, model=model, search=search), limit))
     rows = [(job.id, job.name, job.state, f"{job.created_at:%Y-%m-%d %H:%M}", _now(job)) for job in found]
     empty = "No jobs. Submit one: lathe submit --model FOLDER --data FOLDER --recipe quick"
     emit(found, table(("id", "name", "state", "created", "now"), rows, empty=empty))
@@ -46,8 +46,7 @@ def _now(job: Job) -> str:
         return job.error.cause
     if not job.ended:
         return watching.headline(job)
-    found = job.rows[-1].ratios if job.rows else None
-    return render.ratios_text(found) if found else ""
+    return render.ratios_text(job.ratios) if job.ratios else ""
 
 
 def show(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001
@@ -55,6 +54,8 @@ def show(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001
     with connect() as lathe:
         found = lathe.job(job)
     lines = [f"{found.id}  {found.name}  {watching.headline(found)}"]
+    if found.owner:
+        lines.append(f"sent by {found.owner}")
     if found.labels:
         lines.append("labels: " + ", ".join(f"{name}={value}" for name, value in found.labels.items()))
     models = [f"model {found.models.get('base')}"]
@@ -65,13 +66,14 @@ def show(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001
     lines.append(f"{', '.join(models)}, data {', '.join(found.datasets)}, attempt {found.attempt}")
     lines += _failure(found)
     rows = (render.row_table(found.rows),) if found.rows else ()
-    emit(found, *lines, *rows)
+    offered = [f"to try: {render.remedy_text(remedy)}" for remedy in found.remedies if found.ended]
+    emit(found, *lines, *rows, *offered)
     if found.state == "succeeded":
         say(f"Next: lathe report {found.id}; lathe download {found.id}")
     elif not found.ended:
         say(f"Next: lathe watch {found.id}")
     elif found.state == "failed":
-        say(f"Next: lathe logs {found.id}; lathe retry {found.id}")
+        say(f"Next: lathe logs {found.id}; lathe retry {found.id}{' --remedy' if found.remedies else ''}")
 
 
 def _failure(job: Job) -> list[str]:
@@ -175,13 +177,15 @@ def cancel(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001
 def retry(
     job: JobId,
     remedy: Annotated[
-        bool, typer.Option("--remedy", help="With the changes that its error, or the rows of its table, speak for.")
+        bool, typer.Option("--remedy", help="With all changes that its error, or its table, speaks for (lathe show).")
     ] = False,
+    apply: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="With one of them: recipe.distill.epochs. Repeatable.")
+    ] = None,
     json: AsJson = False,  # noqa: ARG001
 ) -> None:
     """Submit an ended job again, as a new job: as it was, or with --remedy changed."""
     with connect() as lathe:
-        before, found = lathe.job(job), lathe.retry(job, remedy=remedy)
-    changes = recipes.differences(before.recipe, found.recipe)
-    lines = [f"  recipe.{key}: {jsonlib.dumps(old)} → {jsonlib.dumps(new)}" for key, (old, new) in changes.items()]
+        before, found = lathe.job(job), lathe.retry(job, remedies="all" if remedy else apply or ())
+    lines = [f"  recipe.{change}" for change in recipes.changes(before.recipe, found.recipe)]
     emit(found, f"{found.id} is {found.state}, a new attempt at {job}.", *lines, f"Next: lathe watch {found.id}")

@@ -11,10 +11,14 @@ app = typer.Typer(help="API keys of your team.", no_args_is_help=True)
 
 
 @app.command()
-def create(name: Annotated[str, typer.Argument(help="What it is for.")], json: AsJson = False) -> None:  # noqa: ARG001
+def create(
+    name: Annotated[str, typer.Argument(help="What it is for.")],
+    read_only: Annotated[bool, typer.Option("--read-only", help="It sees everything of the team and changes nothing.")] = False,
+    json: AsJson = False,  # noqa: ARG001
+) -> None:
     """Make another key. It is shown this once."""
     with connect() as lathe:
-        key = lathe.create_key(name)
+        key = lathe.create_key(name, scope="read" if read_only else "write")
     emit(key, key.key, f"This is shown once. Use it with: export LATHE_KEY={key.key}")
 
 
@@ -23,8 +27,8 @@ def ls(json: AsJson = False) -> None:  # noqa: ARG001
     """List the keys that are in force."""
     with connect() as lathe:
         keys = list(lathe.keys())
-    rows = [(key.id, key.name, key.created_at and f"{key.created_at:%Y-%m-%d %H:%M}") for key in keys]
-    emit(keys, table(("id", "name", "created"), rows, empty="No keys."))
+    rows = [(key.id, key.name, key.scope, key.created_at and f"{key.created_at:%Y-%m-%d %H:%M}") for key in keys]
+    emit(keys, table(("id", "name", "may", "created"), rows, empty="No keys."))
 
 
 @app.command()

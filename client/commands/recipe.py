@@ -91,10 +91,10 @@ def check(
         whole = lathe.check_recipe(asked).recipe
         forecast = lathe.preflight(model=model, data=data or (), recipe=whole) if model else None
         presets = lathe.recipes()
-    nearest = min(presets, key=lambda one: len(recipes.differences(one.recipe, whole)))
-    changes = recipes.differences(nearest.recipe, whole)
+    nearest = min(presets, key=lambda one: len(recipes.changes(one.recipe, whole)))
+    changes = dict(recipes.different([nearest.recipe, whole]))
     lines = [f"{recipe} is right: {nearest.name}" + (", with these changes:" if changes else ", unchanged.")]
-    lines += [f"  {key}: {jsonlib.dumps(before)} → {jsonlib.dumps(after)}" for key, (before, after) in changes.items()]
+    lines += [f"  {change}" for change in recipes.changes(nearest.recipe, whole)]
     if forecast:
         lines += render.forecast_lines(forecast)
     emit({"recipe": whole, "nearest": nearest.name, "changes": changes, "forecast": forecast}, *lines)

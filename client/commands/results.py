@@ -15,8 +15,8 @@ from client.commands.completion import job_ids
 from client.commands.jobs import JobId
 from client.compare import Compared
 from client.download import download as fetch
-from client.errors import ClientError, Problem
-from client.output import AsJson, as_json, emit, moving, write_json
+from client.errors import FAILED, ClientError, Problem
+from client.output import AsJson, as_json, emit, moving, table, write_json
 from client.types import Artifact
 from compression.report import STAGES
 
@@ -108,6 +108,51 @@ def compare(
         raise typer.BadParameter("name a --format: md, csv or json", param_hint="--out")
     else:
         emit(comparing.document(found), comparing.table(found))
+
+
+def try_(
+    job: JobId,
+    text: Annotated[str | None, typer.Argument(help="A sentence; of tags, its words.")] = None,
+    pair: Annotated[str | None, typer.Option("--pair", help="The second text, where the task has one.")] = None,
+    question: Annotated[str | None, typer.Option(help="Of question answering, beside --context.")] = None,
+    context: Annotated[str | None, typer.Option(help="Where the answer to --question is looked for.")] = None,
+    row: Annotated[int | None, typer.Option(min=0, help="In place of texts: a row of the data, from 0.")] = None,
+    split: Annotated[str, typer.Option(help="Where that row is: train, validation or test.")] = "test",
+    part: Annotated[str, typer.Option(help="Of several datasets, the one whose models are asked.")] = "",
+    json: AsJson = False,  # noqa: ARG001
+) -> None:
+    """Ask a finished job's models, before and after, the same thing: both answers with their times, side by side."""
+    with connect() as lathe:
+        found = lathe.ask(job, text=text, text_pair=pair, question=question, context=context, row=row, split=split, part=part)
+    if found.result is None:
+        error = found.error
+        shown = (f"{error.cause} ({error.code})", f"next: {error.remedy}") if error else ("There is no answer.",)
+        emit(found, *shown)
+        raise typer.Exit(FAILED)
+    emit(found, *render.answers(found.result))
+
+
+def share(
+    job: JobId,
+    days: Annotated[float, typer.Option(min=1 / 1440, max=90, help="Days that the link is in force.")] = 7,
+    list_: Annotated[bool, typer.Option("--list", help="List the links that are in force, and make none.")] = False,
+    revoke: Annotated[str | None, typer.Option(metavar="ID", help="End this link at once, and make none.")] = None,
+    json: AsJson = False,  # noqa: ARG001
+) -> None:
+    """Make a link that shows this job's report, and nothing else, to whoever has it. It is shown this once."""
+    with connect() as lathe:
+        if revoke is not None:
+            lathe.delete(f"jobs/{job}/share/{revoke}")
+            emit({"revoked": revoke}, f"{revoke} is revoked.")
+        elif list_:
+            found = lathe.shares(job)
+            rows = [(link.id, f"{link.created_at:%Y-%m-%d %H:%M}", f"{link.expires_at:%Y-%m-%d %H:%M}") for link in found]
+            emit(found, table(("id", "made", "until"), rows, empty=f"No links. Make one: lathe share {job}"))
+        else:
+            link = lathe.share(job, days=days)
+            emit(
+                link, str(link.url), f"Until {link.expires_at:%Y-%m-%d %H:%M} UTC; sooner: lathe share {job} --revoke {link.id}"
+            )
 
 
 def best_stage(lathe: Lathe, job: str, artifacts: list[Artifact]) -> str | None:

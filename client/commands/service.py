@@ -1,8 +1,9 @@
-"""lathe families, workers, queue: what the service can do, and who does it."""
+"""lathe families, workers, queue, usage: what the service can do, and who does it."""
 
-from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from client import render
 from client.commands import connect
@@ -34,24 +35,23 @@ def families(json: AsJson = False) -> None:  # noqa: ARG001
 def _device(worker: Worker) -> str:
     facts = worker.facts
     memory = f", {render.size(int(facts['memory_bytes']))}" if facts.get("memory_bytes") else ""
-    return f"{facts.get('device') or facts.get('machine', '–')}, {facts.get('cores', '?')} cores{memory}"
+    return f"{', '.join(facts.get('devices') or ['–'])}, {facts.get('cores', '?')} cores{memory}"
 
 
 def workers(json: AsJson = False) -> None:  # noqa: ARG001
     """List the workers: what they run on, how they confine what they run, their job, and when they were last heard of."""
     with connect() as lathe:
         found = lathe.workers()
-    now = datetime.now(UTC)
     rows = [
         (
             worker.id,
             worker.kind,
             worker.host,
             "draining" if worker.drain else "alive" if worker.alive else "lost",
-            f"{render.duration((now - aware(worker.seen_at)).total_seconds())} ago" if worker.seen_at else None,
+            None if worker.silent_seconds is None else f"{render.duration(worker.silent_seconds)} ago",
             _device(worker),
             worker.facts.get("confinement"),
-            worker.job,
+            worker.job or ("another team's" if worker.busy else None),
         )
         for worker in found
     ]
@@ -59,9 +59,24 @@ def workers(json: AsJson = False) -> None:  # noqa: ARG001
     emit(found, table(columns, rows, empty="No workers. `lathe up` starts some."))
 
 
-def aware(moment: datetime) -> datetime:
-    """Give a moment without a zone the one that it is in: the service speaks UTC."""
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+def usage(
+    days: Annotated[int, typer.Option(min=1, max=366, help="The last so many days.")] = 30,
+    json: AsJson = False,  # noqa: ARG001
+) -> None:
+    """Say what your team used, and all others together: jobs, minutes of workers, bytes that are kept."""
+    with connect() as lathe:
+        found = lathe.usage(days=days)
+    rows = [
+        (
+            used.team,
+            ", ".join(f"{state} {number}" for state, number in used.jobs.items()) or None,
+            f"{used.worker_minutes:.1f} min",
+            *(render.size(number) for number in (used.models_bytes, used.datasets_bytes, used.artifacts_bytes)),
+        )
+        for used in found.items
+    ]
+    columns = ("team", "jobs", "workers", "models", "datasets", "artifacts")
+    emit(found, table(columns, rows, empty="Nothing yet."))
 
 
 def queue(json: AsJson = False) -> None:  # noqa: ARG001
@@ -72,4 +87,7 @@ def queue(json: AsJson = False) -> None:  # noqa: ARG001
         mine = [lathe.job(job.id) for job in islice(lathe.jobs(state=("queued", "running")), MOST)]
     rows = [(job.id, job.name, headline(job)) for job in sorted(mine, key=lambda job: job.queue_position or 0)]
     shown = table(("id", "name", "now"), rows, empty="None of them is yours.")
-    emit({**found.model_dump(), "jobs": mine}, f"{found.queued} waiting, {found.running} running, of all teams.", shown)
+    beside = f"{found.checks} checks of uploads, {found.tries} questions"
+    emit(
+        {**found.model_dump(), "jobs": mine}, f"{found.queued} waiting, {found.running} running, of all teams; {beside}.", shown
+    )

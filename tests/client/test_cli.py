@@ -1,8 +1,13 @@
 """The commands against the real API: what they print, and the codes that they end with."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import typer
 from sqlalchemy.orm import Session
@@ -14,9 +19,10 @@ from client.commands.submit import tasks_of
 from client.errors import EXITS, ClientError
 from client.output import IN_COMMANDS
 from client.recipes import override
+from compression.errors import OutOfMemory
 from tests.client.conftest import Command, Live, Ran
 from tests.client.figures import report
-from tests.conftest import free_port
+from tests.conftest import ROOT, free_port
 
 FAILURE = {"code": "label_mismatch", "cause": "the head has 3 labels", "remedy": "Send two.", "param": "models.base"}
 
@@ -111,6 +117,7 @@ def test_without_a_key_the_next_step_is_named(command: Command) -> None:
         ("recipe", "ls"),
         ("recipe", "show", "quick"),
         ("queue",),
+        ("usage", "--days", "7"),
         ("families",),
         ("workers",),
         ("keys", "ls"),
@@ -224,6 +231,106 @@ def test_a_report_comes_in_three_forms(live: Live, command: Command, job: str) -
     assert json.loads(command("report", job, "--format", "json").out) == report().model_dump(mode="json")
     assert document(command("report", job, "--json")) == report().model_dump(mode="json")
     assert "missed: retention" in command("report", job).out
+
+
+def test_a_report_is_a_page_and_a_file_says_its_form(live: Live, command: Command, job: str, tmp_path: Path) -> None:
+    live.end(job, succeed)
+    page = command("report", job, "--format", "html").out
+    assert page.lower().startswith("<!doctype html>")
+    assert "distilled" in page
+    for name, begin in (("r.html", page[:40]), ("r.md", "| stage |"), ("r.json", "{")):
+        ran = command("report", job, "-o", str(tmp_path / name))
+        assert f"{name} is written" in ran.out
+        assert (tmp_path / name).read_text().startswith(begin)
+    assert document(command("report", job, "-o", str(tmp_path / "r.md"), "--json"))["file"] == str(tmp_path / "r.md")
+    assert command("report", job, "-o", str(tmp_path / "r.txt")).code == 2
+
+
+def test_a_retry_takes_its_remedy_along(live: Live, command: Command, job: str) -> None:
+    live.end(job, lambda session, claim: jobs.fail(session, claim, OutOfMemory("no room").as_dict()))
+    shown = command("show", job)
+    assert "to try: recipe.train.batch 32 → 16" in shown.out
+    assert f"lathe retry {job} --remedy" in shown.err
+    ran = command("retry", job, "--remedy")
+    assert "recipe.train.batch: 32 → 16" in ran.out
+    assert "recipe.train.accumulate: 1 → 2" in ran.out
+    again = document(command("retry", job, "--apply", "recipe.train.batch", "--json"))
+    assert (again["recipe"]["train"]["batch"], again["recipe"]["train"]["accumulate"]) == (16, 1)
+    assert "recipe.train.rate" in command("retry", job, "--apply", "recipe.train.rate").err
+    for one in document(command("ls", "--state", "queued", "--json")):
+        command("cancel", one["id"])
+
+
+def test_a_report_is_shared_by_a_link_that_can_be_revoked(live: Live, command: Command, job: str) -> None:
+    assert document(command("share", job, "--json"))["error"]["code"] == "report_not_ready"
+    live.end(job, succeed)
+    made = document(command("share", job, "--days", "2", "--json"))
+    assert "distilled" in httpx.get(made["url"]).text
+    assert [link["id"] for link in document(command("share", job, "--list", "--json"))] == [made["id"]]
+    assert made["url"] not in command("share", job, "--list").out
+    assert command("share", job, "--revoke", made["id"]).code == 0
+    assert httpx.get(made["url"]).status_code == 404
+    assert command("share", job, "--days", "1000").code == 2
+
+
+def test_a_question_that_nobody_can_answer_is_refused(live: Live, command: Command, job: str) -> None:
+    ran = command("try", job, "the film was good", "--json")
+    assert ran.code == 6
+    assert document(ran)["error"]["remedy"]
+
+
+def test_a_key_for_reading_changes_nothing(live: Live, command: Command, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = document(command("keys", "create", "screen", "--read-only", "--json"))
+    assert made["scope"] == "read"
+    monkeypatch.setenv("LATHE_KEY", made["key"])
+    assert command("show", job).code == 0
+    ran = command("cancel", job, "--json")
+    assert ran.code == 6
+    assert document(ran)["error"]["code"] == "read_only_key"
+    monkeypatch.delenv("LATHE_KEY")
+
+
+def test_jobs_are_found_by_any_of_their_states_and_a_part_of_their_name(live: Live, command: Command, job: str) -> None:
+    live.end(job, succeed)
+    model, dataset = live.ready()
+    other = document(command("submit", "--model", model, "--data", dataset, "--name", "needle 7", "--json"))["id"]
+    found = document(command("ls", "--state", "queued", "--state", "succeeded", "--json"))
+    assert {job, other} <= {item["id"] for item in found}
+    assert [item["id"] for item in document(command("ls", "--search", "needle", "--json"))] == [other]
+    listed = next(line for line in command("ls").out.splitlines() if job in line)
+    assert "−35.0 % parameters, −82.5 % bytes, 2.50× as fast, 98.0 % kept" in listed
+    assert other in command("queue").out
+    command("cancel", other)
+
+
+def complete(home: Path, *words: str) -> list[str]:
+    """What bash offers for the last word."""
+    env = {**os.environ, "LATHE_HOME": str(home), "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    command = [str(Path(sys.executable).parent / "lathe")]
+    done = subprocess.run(
+        command, env={**env, "_LATHE_COMPLETE": "complete_bash"}, capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_the_shell_completes_commands_jobs_and_recipes(live: Live, home: Path, job: str) -> None:
+    assert {"watch", "wait", "workers"} <= set(complete(home, "lathe", "w"))
+    assert job in complete(home, "lathe", "watch", "job_")
+    assert complete(home, "lathe", "recipe", "show", "qui") == ["quick"]
+    assert complete(home, "lathe", "ls", "--state", "can") == ["cancelled"]
+
+
+def test_the_shell_offers_nothing_where_nobody_answers(home: Path) -> None:
+    assert complete(home, "lathe", "watch", "job_") == []
+    config.save(config.Config(f"http://127.0.0.1:{free_port()}", "lathe_a_b"), home)
+    assert complete(home, "lathe", "watch", "job_") == []
+
+
+def test_a_model_of_a_hub_is_said_to_be_fetched_first(live: Live, command: Command) -> None:
+    ran = command("submit", "--model", "google/bert_uncased_L-2_H-128_A-2", "--data", "dat_1")
+    assert ran.code == 2
+    assert "hf download google/bert_uncased_L-2_H-128_A-2" in ran.err
 
 
 def test_a_job_without_artifacts_has_nothing_to_download(live: Live, command: Command, job: str) -> None:

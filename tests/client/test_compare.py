@@ -20,7 +20,7 @@ def three(live: Live, command: Command) -> Iterator[tuple[str, str, str]]:
     other, _ = live.ready()
     made = []
     for base, changes in ((model, ()), (model, ("--set", "prune.ratio=0.4", "--set", "distill=null")), (other, ())):
-        ran = command("submit", "--model", base, "--data", dataset, "--recipe", "quick", "--name", "a | b", *changes, "--json")
+        ran = command("submit", "--model", base, "--data", dataset, "--recipe", "quick", "--name", "=a | b", *changes, "--json")
         made.append(str(document(ran)["id"]))
     live.end(made[0], succeed)
     claim = live.claim(made[1])
@@ -61,12 +61,14 @@ def test_a_comparison_can_be_taken_along(three: tuple[str, str, str], command: C
     one, two, _ = three
     (head, first, second) = csv.reader(io.StringIO(command("compare", one, two, "--format", "csv").out))
     assert dict(zip(head, first, strict=True))["bytes"] == "14000000"
+    assert dict(zip(head, first, strict=True))["name"] == "'=a | b"  # no formula
     assert dict(zip(head, second, strict=True))["recipe.prune.ratio"] == "0.4"
+    assert dict(zip(head, second, strict=True))["recipe.distill"] == ""
     out = tmp_path / "both.md"
     assert command("compare", one, two, "--format", "md", "-o", str(out)).code == 0
     lines = out.read_text().splitlines()
     assert lines[0] == f"|  | `{one}` | `{two}` |"
-    assert "| name | a \\| b | a \\| b |" in lines
+    assert "| name | =a \\| b | =a \\| b |" in lines
     assert command("compare", one, two, "-o", str(out)).code == 2
 
 

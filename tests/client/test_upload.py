@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from app.models import Model as ModelRow
 from client.api import Lathe
 from client.errors import BadFolder, NotReady, Problem
+from client.local import local_dataset
 from client.upload import add, data_files, manifest, model_files, until_ready
 from tests.client.conftest import Live
 from tests.faults.proxy import Proxy
@@ -48,6 +49,15 @@ def test_a_second_upload_of_the_same_sends_nothing(lathe: Lathe, model: Path) ->
     assert (second.id, moved) == (first.id, [])
     (model / "config.json").write_text('{"changed": true}')
     assert add(lathe, "models", {"name": "m"}, manifest(model_files(model)[0])).id != first.id
+
+
+def test_a_second_upload_of_the_same_data_sends_nothing(lathe: Lathe, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": "b"}\n' * 40)
+    local = local_dataset(tmp_path)
+    first = add(lathe, "datasets", local.body, manifest(local.files))
+    assert add(lathe, "datasets", local.body, manifest(local.files)).id == first.id
+    other = local_dataset(tmp_path, columns={"text": "text", "label": "label", "text_pair": "other"})
+    assert add(lathe, "datasets", other.body, manifest(other.files)).id != first.id
 
 
 def test_an_upload_that_broke_off_is_completed(lathe: Lathe, model: Path) -> None:
