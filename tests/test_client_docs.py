@@ -1,0 +1,110 @@
+"""The examples of docs/client.md, run as they are printed, one after the other in one folder, against a service that works."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from client.errors import EXITS
+from client.recipes import read
+from tests.conftest import ROOT, Service
+from tests.examples import TINY_RECIPE, tiny_model, tiny_splits
+
+TEXT = (ROOT / "docs/client.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", TEXT, re.DOTALL)
+TINY = {**TINY_RECIPE, "quantize": None, "distill": None}
+
+
+def as_printed(folder: Path) -> str:
+    """Write the Python examples to files; return one script of all examples, so that variables go from block to block."""
+    script = ["set -eo pipefail"]
+    for number, (language, block) in enumerate(BLOCKS):
+        if language == "python":
+            (folder / f"example{number}.py").write_text(block, encoding="utf-8")
+            script.append(f"echo '--- example{number}.py'\n{sys.executable} example{number}.py")
+        else:
+            script.append(block)
+    return "\n".join(script)
+
+
+def editor(folder: Path) -> Path:
+    """What opens where `$EDITOR` is called for: somebody who makes the recipe small, and keeps a comment."""
+    made = folder / "editor"
+    text = "// small\n" + json.dumps(TINY, indent=2)
+    made.write_text(f"#!/bin/sh\ncat > \"$1\" <<'END'\n{text}\nEND\n", encoding="utf-8")
+    made.chmod(0o755)
+    return made
+
+
+@pytest.mark.skipif(shutil.which("curl") is None and "CI" not in os.environ, reason="no curl here: make setup-system")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_the_examples_do_what_they_say(service: Service, tmp_path: Path) -> None:
+    service.start_workers("jobs", "checks", "keeper")
+    here = tmp_path / "here"
+    here.mkdir()
+    tiny_model(here / "model")
+    (here / "data").mkdir()
+    for name, data in tiny_splits().items():
+        (here / "data" / name).write_bytes(data)
+    env = {
+        **os.environ,
+        "LATHE_URL": service.url,
+        "LATHE_KEY": service.database.key,
+        "LATHE_HOME": str(tmp_path / "nothing"),
+        "EDITOR": str(editor(tmp_path)),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    done = subprocess.run(
+        ["bash", "-c", as_printed(here)], cwd=here, env=env, capture_output=True, text=True, timeout=1800, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr + service.log("jobs")
+    out = done.stdout
+
+    assert read(here / "recipe.jsonc") == TINY
+    assert "recipe.jsonc is right" in out
+    assert (here / "report.md").read_text().startswith("| stage |")
+    assert (here / "both.csv").read_text().count("\n") == 3
+    assert "ended with 3" in out
+    assert "compressed" in out.split("report.md is written.")[1].split("small/")[0]
+    assert re.search(r"wkr_\w+ +jobs .* alive .*CPU \(", out)
+    sync, awaited, refused = (
+        out.split(f"--- example{number}.py")[1].split("---")[0]
+        for number, (language, _) in enumerate(BLOCKS)
+        if language == "python"
+    )
+    assert "minutes, or so" in sync
+    assert "running, pruned: " in sync
+    assert "bytes:" in sync
+    assert "manifest.json" in sync
+    for kind in ("queued", "claimed", "stage_finished", "succeeded"):
+        assert awaited.count(f" {kind}\n") >= 2
+    assert awaited.count("parameters\n") == 3
+    assert refused.split("\n")[1:3] == ["invalid_recipe", "recipe.prune.ratio"]
+    streamed = out[out.index("event: ") - 10 :]
+    assert "event: succeeded" in streamed
+    assert "event: queued" not in streamed  # that was seq 1
+    with service.client() as http:
+        states = [job["state"] for job in http.get("/v1/jobs", params={"label": "of:docs"}).json()["items"]]
+    assert states == ["cancelled", "succeeded", "cancelled", "succeeded"]
+    for folder in ("small", "best"):
+        assert list((here / folder).rglob("manifest.json"))
+
+
+def test_exit_codes_are_documented() -> None:
+    for code, meaning in EXITS.items():
+        assert f"| {code} | {meaning} |" in TEXT
+
+
+def test_the_commands_are_documented() -> None:
+    from client.cli import app
+
+    named = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    named |= {group.name for group in app.registered_groups if group.name}
+    table = TEXT.split("| command | what |")[1].split("\n\n")[0]
+    assert {name for name in named if f"`{name}" not in table} == set()
