@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from client.errors import EXITS
+from client.errors import EXITS, ClientError, Problem
 from client.recipes import read
 from tests.conftest import ROOT, Service
 from tests.examples import TINY_RECIPE, tiny_model, tiny_splits
@@ -101,10 +101,20 @@ def test_exit_codes_are_documented() -> None:
         assert f"| {code} | {meaning} |" in TEXT
 
 
+def test_the_clients_own_errors_are_documented() -> None:
+    kinds, codes = [ClientError], set()
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        codes |= set() if kind is Problem else {kind.code}
+    table = TEXT.split("| code | when |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", table)) - {"reasons"} == codes
+
+
 def test_the_commands_are_documented() -> None:
     from client.cli import app
 
     named = {command.callback.__name__ for command in app.registered_commands if command.callback}
     named |= {group.name for group in app.registered_groups if group.name}
     table = TEXT.split("| command | what |")[1].split("\n\n")[0]
-    assert {name for name in named if f"`{name}" not in table} == set()
+    assert {name for name in named if f"`{name.rstrip('_')}" not in table} == set()

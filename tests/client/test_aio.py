@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import inspect
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 
 from app import jobs
 from client.aio import AsyncLathe
+from client.api import Lathe
 from client.errors import Problem, Unreachable, WaitedTooLong
 from tests.client.conftest import FileServer, Live, served
 from tests.client.flaky import Flaky, event
@@ -91,6 +93,22 @@ async def _kinds(lathe: AsyncLathe, job_id: str) -> list[str]:
     return [found.type async for found in lathe.follow(job_id)]
 
 
+BLOCKING = {"close", "send", "request", "ready", "chosen", "create_upload", "put_file", "offset", "append", "complete"}
+"""What the sync client has for itself: parts of transfers, which the async one leaves to it."""
+
+
+def test_both_clients_offer_the_same() -> None:
+    def offered(kind: type) -> dict[str, list[tuple[str, object]]]:
+        methods = {name: one for name, one in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
+        return {
+            name: [(each.name, each.default) for each in inspect.signature(one).parameters.values()]
+            for name, one in methods.items()
+            if name not in {*BLOCKING, "aclose"}
+        }
+
+    assert offered(AsyncLathe) == offered(Lathe)
+
+
 def test_all_that_is_not_a_job_can_be_asked_for_too(live: Live) -> None:
     async def story() -> None:
         async with peer(live) as lathe:
@@ -99,6 +117,7 @@ def test_all_that_is_not_a_job_can_be_asked_for_too(live: Live) -> None:
             assert (await lathe.families())[0]["name"] == "bert"
             assert (await lathe.queue()).queued >= 0
             assert await lathe.workers() == []
+            assert [used.mine for used in (await lathe.usage(days=7)).items][:1] == [True]
             key = await lathe.create_key("aio")
             known = lathe.keys()
             assert key.id in [one.id async for one in known]
