@@ -30,9 +30,9 @@ ROOT = Path(__file__).parent.parent
 DATABASES = ("sqlite", "postgresql")
 
 
-LONG = ("faults", "chaos", "workers", "client", "test_readme.py", "compression")
+LONG = ("faults", "pages", "chaos", "workers", "client", "test_readme.py", "compression")
 """What has tests that take longest. It is begun first, so that no process of `make test` ends long before another."""
-TOGETHER = ("tests/faults/", "tests/compression/export/")
+TOGETHER = ("tests/faults/", "tests/pages/", "tests/compression/export/")
 """Folders whose tests share what costs more than most of them do: one process has all of a folder."""
 
 
