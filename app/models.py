@@ -212,6 +212,12 @@ class Job(Base):
         Index(
             "ix_jobs_leases", "lease_until", postgresql_where=text("state = 'running'"), sqlite_where=text("state = 'running'")
         ),
+        Index(
+            "ix_jobs_succeeded",
+            "finished_at",
+            postgresql_where=text("state = 'succeeded'"),
+            sqlite_where=text("state = 'succeeded'"),
+        ),
         Index("ix_jobs_team_id_id", "team_id", "id"),
         Index("ix_jobs_state_deleted_at", "state", "deleted_at"),
     )

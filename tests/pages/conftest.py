@@ -96,7 +96,7 @@ def peopled(up: Up, folder: Path) -> World:
         made.reader = http.post("/v1/keys", json={"name": "visitor", "scope": "read"}).json()["key"]
         model = send_model(http, tiny_model(folder / "tiny-encoder"))["id"]
         data, many = send_data(http, tiny_splits())["id"], send_data(http, tiny_splits(20_000))["id"]
-    made.request = {"models": {"base": model}, "datasets": [data], "evaluate": {"length": 32}}
+    made.request = {"models": {"base": model}, "datasets": [data], "evaluate": {"length": 32}, "recipe": TINY_RECIPE}
     learns = {"prepare": {"epochs": 12, "rate": 3e-3}, "distill": {"epochs": 4, "rate": 3e-3}}
     recipe = {**TINY_RECIPE, **learns, "quantize": {"qat": {"full": 1, "ramp": 1, "quantized": 1}}}
     targets = {"size_reduction": 0.99}  # missed, so that a remedy is offered

@@ -64,3 +64,23 @@ export function offline(is) {
   const note = document.getElementById("offline");
   if (note) note.hidden = !is;
 }
+
+// Bring a part of the page anew: what the server makes of it takes its place; what had the focus has it again.
+// Returns whether it came; a line that is cut is told by the page, not by the console.
+export async function bring(path, place) {
+  let answer, text;
+  try {
+    answer = await fetch(path, { credentials: "same-origin", headers: { "HX-Request": "true", Accept: "text/html" } });
+    text = await answer.text();
+  } catch { offline(true); return false; }
+  const elsewhere = answer.headers.get("HX-Redirect");
+  if (elsewhere) { location.assign(elsewhere); return false; }
+  if (!answer.ok) return false;
+  offline(false);
+  const focus = place.contains(document.activeElement) ? document.activeElement.id : "";
+  place.innerHTML = text;
+  if (focus) document.getElementById(focus)?.focus({ preventScroll: true });
+  window.htmx?.process(place);
+  document.dispatchEvent(new CustomEvent("lathe:brought", { detail: { place } }));
+  return true;
+}

@@ -1,5 +1,5 @@
 // What every page needs: the session's token on htmx's requests, times in the reader's zone, buttons that copy.
-import { complain, csrf, offline, Problem, say } from "./api.js";
+import { bring, complain, csrf, offline, Problem, say } from "./api.js";
 
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const short = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" });
@@ -15,6 +15,7 @@ export function writeTimes(root = document) {
 
 document.addEventListener("htmx:configRequest", (event) => { event.detail.headers["X-CSRF-Token"] = csrf(); });
 document.addEventListener("htmx:afterSwap", (event) => writeTimes(event.detail.target));
+document.addEventListener("lathe:brought", (event) => writeTimes(event.detail.place));
 document.addEventListener("htmx:afterRequest", (event) => { if (event.detail.successful) offline(false); });
 document.addEventListener("htmx:sendError", () => offline(true));
 document.addEventListener("htmx:responseError", (event) => {
@@ -37,6 +38,11 @@ document.addEventListener("click", async (event) => {
     say("Selected: press Ctrl+C to copy.");
   }
 });
+
+// A part that the server makes anew every so many seconds, while somebody looks.
+for (const place of document.querySelectorAll("[data-refresh]")) {
+  setInterval(() => { if (!document.hidden) bring(location.pathname + location.search, place); }, 1000 * Number(place.dataset.refresh));
+}
 
 window.addEventListener("offline", () => offline(true));
 window.addEventListener("online", () => offline(false));

@@ -1,5 +1,5 @@
 // One job: its stream of events feeds the log and the curves; what it says of the job's state brings the parts of the page anew.
-import { api, complain, say } from "./api.js";
+import { api, bring, complain, say } from "./api.js";
 import { picture } from "./charts.js";
 import { Curves } from "./curves.js";
 import { follow, liveness } from "./live.js";
@@ -24,8 +24,7 @@ function part(name, place, then = () => {}) {
     asked = Date.now();
     again = false;
     const kept = new Set([...place.querySelectorAll('input[name="remedy"]:not(:checked)')].map((box) => box.value));
-    try { await htmx.ajax("GET", `/jobs/${id}?part=${name}`, { target: `#${place.id}`, swap: "innerHTML" }); }
-    catch { /* the stream tells again once the service is back */ }
+    await bring(`/jobs/${id}?part=${name}`, place);
     for (const box of place.querySelectorAll('input[name="remedy"]')) box.checked = !kept.has(box.value);
     asking = false;
     then();

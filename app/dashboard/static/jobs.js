@@ -1,5 +1,6 @@
 // The list of jobs stays as it is on the server: a stream tells which jobs the page has, in which version, and where that
 // differs from what is shown the list is asked for again, at most once a second.
+import { bring } from "./api.js";
 import { follow, liveness } from "./live.js";
 
 const EVERY = 1000;
@@ -14,11 +15,10 @@ async function refresh() {
   if (asking || wanted === null || key(wanted) === shown()) return;
   const wait = asked + EVERY - Date.now();
   if (wait > 0) { timer = setTimeout(refresh, wait); return; }
+  const before = location.href;
   asking = true;
   asked = Date.now();
-  const before = location.href;
-  try { await htmx.ajax("GET", location.pathname + location.search, { target: "#list", swap: "innerHTML" }); }
-  catch { /* the stream tells of it once it is back */ }
+  await bring(before, list);
   asking = false;
   if (location.href === before) timer = setTimeout(refresh, EVERY);
 }

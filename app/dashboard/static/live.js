@@ -40,6 +40,7 @@ export function follow(address, events, { status = () => {}, resume = false } = 
     if (ended) return;
     if (document.hidden) { clearTimeout(timer); source?.close(); } else open();
   });
+  window.addEventListener("offline", () => { if (!ended) { clearTimeout(timer); source?.close(); status("away"); } });
   window.addEventListener("online", () => { if (!ended) { pause = 1000; open(); } });
   window.addEventListener("pagehide", () => source?.close());
   window.addEventListener("pageshow", (event) => { if (event.persisted && !ended) open(); });
