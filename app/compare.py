@@ -92,7 +92,7 @@ def compare(
         query = query.where((Job.dataset_id == dataset) | Job.id.in_(among))
     if token:
         query = query.where(Job.id < decode(token))
-    wanted = query.options(*listing.LIGHT).order_by(Job.id.desc()).limit(size + 1)
+    wanted = query.options(*listing.BRIEF).order_by(Job.id.desc()).limit(size + 1)
     rows = list(session.scalars(wanted))
     more, rows = len(rows) > size, rows[:size]
     items = _items(session, rows)
@@ -117,7 +117,7 @@ def _items(session: Session, rows: Sequence[Job]) -> list[Compared]:
     parts = (Metric.row["artifact"].as_string(), Metric.row["latency"], Metric.row["score"])
     for found in session.execute(select(*columns, *parts).where(Metric.job_id.in_(ids)).order_by(Metric.position)):
         figures[found[0]].append(tuple(found)[1:])
-    shown = {job.id: job for job in listing.shown(session, rows)}
+    shown = {job.id: job for job in listing.shown(session, rows, brief=True)}
     return [
         item
         for job in rows
@@ -173,14 +173,19 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def differs(items: Sequence[Compared]) -> list[str]:
-    """Name the keys of requests that some have otherwise than the others, or not at all."""
+    """Name the keys of requests that some have otherwise than the others; a part that some left out, by its own key alone."""
     names = dict.fromkeys(name for item in items for name in item.asked)
-    missing = object()
-    return [
-        name
-        for name in names
-        if len({json.dumps(value) if (value := item.asked.get(name, missing)) is not missing else "" for item in items}) > 1
-    ]
+    # Of what some left out whole (null), the others' keys beneath it say no more.
+    left_out = tuple(f"{name}." for name in names if any(item.asked.get(name, 0) is None for item in items))
+    some = [name for name in names if not name.startswith(left_out)] if left_out else list(names)
+    return sorted(name for name in some if len({asked_at(item, name) for item in items}) > 1)
+
+
+def asked_at(item: Compared, name: str) -> str:
+    """Write what a job was asked for at a key, as JSON: `used` for a whole part that others left out."""
+    if name in item.asked:
+        return json.dumps(item.asked[name], ensure_ascii=False)
+    return "used" if any(key.startswith(f"{name}.") for key in item.asked) else "–"
 
 
 def _front(items: Sequence[Compared], cost: str) -> list[Compared]:
@@ -230,13 +235,13 @@ def as_csv(found: Comparison) -> str:
         line += [" ".join(one.best_by)]
         line += [getattr(side, name) for side in (one.baseline, one.shipped) for name in FIGURES]
         line += [getattr(one.ratios, name) for name in ratios]
-        line += [_cell(one.asked[name]) if name in one.asked else None for name in found.differs]
+        line += [one.asked[name] if _plain(one.asked.get(name)) else asked_at(one, name) for name in found.differs]
         lines.writerow([_harmless(value) for value in line])
     return out.getvalue()
 
 
-def _cell(value: Any) -> Any:
-    return value if isinstance(value, str | int | float) and not isinstance(value, bool) else json.dumps(value)
+def _plain(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def _harmless(value: Any) -> Any:

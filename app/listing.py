@@ -25,6 +25,8 @@ State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ESCAPE = "\\"
 LIGHT = (defer(Job.report),)
 """Options of a query for many jobs: whole reports are not for lists."""
+BRIEF = (*LIGHT, lazyload(Job.metrics))
+"""The same, without their tables."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def jobs_page(
 
     brief: without their tables and remedies, most of what there is to read of a finished job.
     """
-    options = (*LIGHT, lazyload(Job.metrics)) if brief else LIGHT
+    options = BRIEF if brief else LIGHT
     rows, following = newest_first(session, query(team, wanted).options(*options), Job.id, size, token)
     return shown(session, rows, brief=brief), following
 

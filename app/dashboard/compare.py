@@ -11,6 +11,7 @@ from app.compare import Compared
 from app.dashboard.views import PageRoute, VisitorDep, by_htmx, render
 from app.deps import ReadDep
 from app.schemas import Id
+from compression.report import UNITS
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST, MOST_PICKED = 200, 12
@@ -49,6 +50,7 @@ def compare(
         "here": "compare",
         "picked": picked,
         "differs": domain.differs(picked),
+        "asked_at": domain.asked_at,
         "csv": f"/v1/compare?{urlencode([('format', 'csv'), *(('job', one.id) for one in picked or items)])}",
     }
     if by_htmx(request):
@@ -65,4 +67,5 @@ def compare(
         items=items,
         more=found.next_page_token is not None,
         metric=items[0].metric if items else None,
+        units=UNITS,
     )

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from app import jobs
 from app.dashboard.views import PageRoute, VisitorDep, render
 from app.deps import ReadDep
-from app.listing import LIGHT, Wanted, query
+from app.listing import BRIEF, Wanted, query
 from app.models import Dataset, Job
 from app.tries import dataset_of
 from compression.recipe import asked_for
@@ -43,7 +43,7 @@ def parts_of(session: Session, job: Job) -> list[dict[str, Any]]:
 def try_page(request: Request, session: ReadDep, visitor: VisitorDep, job: str = "", part: str = "") -> Response:
     """Ask for a job, and then for what its models are to answer."""
     finished = query(visitor.team, Wanted(state=["succeeded"])).where(Job.task != "causal-lm")
-    rows = session.scalars(finished.options(*LIGHT).order_by(Job.id.desc()).limit(MOST)).all()
+    rows = session.scalars(finished.options(*BRIEF).order_by(Job.id.desc()).limit(MOST)).all()
     chosen = jobs.get(session, visitor.team, job) if job else next(iter(rows), None)
     parts = parts_of(session, chosen) if chosen is not None and chosen.state == "succeeded" else []
     taken = next((one for one in parts if one["name"] == part), parts[0] if parts else None)

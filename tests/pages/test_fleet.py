@@ -2,7 +2,8 @@
 
 from playwright.sync_api import expect
 
-from tests.pages.conftest import Window, World
+from tests.examples import TINY_RECIPE
+from tests.pages.conftest import PATIENCE, Window, World
 
 
 def test_the_fleet_tells_who_works_on_what(window: Window, world: World) -> None:
@@ -28,9 +29,9 @@ def test_it_stays_new_by_itself_through_a_cut_line(window: Window, world: World)
     before = int(waiting.inner_text())
     with window.without_network():
         expect(page.locator("#offline")).to_be_visible()
-        job = world.submit(name="beside the page")
-    expect(waiting).to_have_text(str(before + 1))
+        job = world.submit(name="beside the page", recipe=TINY_RECIPE)
+    expect(waiting).to_have_text(str(before + 1), timeout=PATIENCE)
     expect(page.locator("#offline")).to_be_hidden()
     with world.http() as http:
         http.post(f"/v1/jobs/{job}/cancel")
-    expect(waiting).to_have_text(str(before))
+    expect(waiting).to_have_text(str(before), timeout=PATIENCE)

@@ -14,6 +14,8 @@ const COSTS = {
   latency_ms: { own: "latency", base: "baseLatency", name: "ms", scale: (value) => value },
 };
 const short = (value) => Number(value.toPrecision(4)).toString();
+// Shares are read in percent; perplexity and its kin as they are.
+const score = (value) => (table.dataset.percent ? `${Number((100 * value).toPrecision(4))} %` : short(value));
 
 function points(cost) {
   const { own, base, scale } = COSTS[cost];
@@ -35,14 +37,14 @@ function options(cost, { axis, legend, tooltip, colours }) {
     symbolSize: box(row).checked ? 20 : 12,
     itemStyle: { color: colours[row.dataset.stage], borderColor: box(row).checked ? colours.ink : colours.surface, borderWidth: box(row).checked ? 3 : 1 },
   });
-  const tip = ({ name, value, seriesName }) => `${name || seriesName}\n${short(value[0])} ${COSTS[cost].name}, score ${short(value[1])}`;
+  const tip = ({ name, value, seriesName }) => `${name || seriesName}\n${short(value[0])} ${COSTS[cost].name}, score ${score(value[1])}`;
   const used = STAGES.filter((stage) => jobs.some(({ row }) => row.dataset.stage === stage));
   return {
     tooltip: { ...tooltip, trigger: "item", formatter: tip },
     legend: { ...legend, top: 0 },
     grid: { left: 12, right: 24, top: 44, bottom: 32, containLabel: true },
     xAxis: { ...axis, type: "value", name: COSTS[cost].name, nameLocation: "middle", nameGap: 28, min: 0 },
-    yAxis: { ...axis, type: "value", scale: true, inverse: lower, axisLabel: { ...axis.axisLabel, formatter: short } },
+    yAxis: { ...axis, type: "value", scale: true, inverse: lower, axisLabel: { ...axis.axisLabel, formatter: score } },
     series: [
       { name: "nothing beats", type: "line", data: front, symbol: "none", z: 1, lineStyle: { color: colours.good, width: 2, type: "dashed" }, itemStyle: { color: colours.good }, tooltip: { show: false } },
       ...used.map((stage) => ({ name: `shipped ${stage}`, type: "scatter", z: 3, color: colours[stage], itemStyle: { color: colours[stage] }, data: jobs.filter(({ row }) => row.dataset.stage === stage).map(dot) })),

@@ -54,6 +54,7 @@ function request() {
 let timer = null, asked = 0;
 
 function ask() {
+  get("request").textContent = JSON.stringify(request(), null, 2);
   clearTimeout(timer);
   timer = setTimeout(forecast, 350);
 }
@@ -74,7 +75,6 @@ function fits(needed) {
 
 async function forecast() {
   const place = get("forecast"), body = request(), mine = ++asked;
-  get("request").textContent = JSON.stringify(body, null, 2);
   get("send").disabled = true;
   if (!body.models.base || !body.datasets.length || !may) return;
   try {
@@ -149,7 +149,7 @@ async function start() {
   for (const id of ["name", "labels", "priority"]) get(id).addEventListener("input", ask);
   get("send").addEventListener("click", send);
   summary();
-  forecast();
+  ask();
 }
 
 // Uploads

@@ -86,7 +86,9 @@ function show({ asked, expected, original, compressed }) {
   const same = said(original) === said(compressed) || (original.value !== null && Math.abs(original.value - compressed.value) < 0.05 * Math.max(1, Math.abs(original.value)));
   const verdict = document.getElementById("verdict");
   verdict.className = `verdict ${same ? "good" : "bad"}`;
-  verdict.textContent = `${same ? "Both say the same" : "They differ"}; the compressed model took ${percent(compressed.milliseconds / original.milliseconds)} of the time (medians of ${compressed.runs} runs by turns, this text alone).`;
+  const ratio = original.milliseconds / compressed.milliseconds;
+  const speed = ratio >= 1 ? `${ratio.toFixed(2)}× as fast` : `${(1 / ratio).toFixed(2)}× as slow`;
+  verdict.textContent = `${same ? "Both say the same" : "They differ"}; the compressed model is ${speed} here (medians of ${compressed.runs} runs by turns, this text alone).`;
   answers.hidden = false;
 }
 

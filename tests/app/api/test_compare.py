@@ -67,7 +67,7 @@ def test_jobs_of_a_model_are_held_against_each_other(
     assert item["shipped"]["latency_at"]["length"] == 128
     assert (item["baseline"]["bytes"], item["baseline"]["stage"], item["shipped"]["stage"]) == (80 * M, "baseline", "quantized")
     assert item["ratios"]["size_reduction"] == 0.75
-    assert "recipe.prepare.epochs" in found["differs"]
+    assert "recipe.prune.ratio" in found["differs"]
     assert "recipe.version" not in found["differs"]
     assert compared(http, job=[small, beaten])["differs"] == []
     assert [one["id"] for one in compared(http, search="good")["items"]] == [good]
@@ -97,7 +97,7 @@ def test_the_table_is_one_that_spreadsheets_can_open_without_harm(
     assert [line["name"] for line in lines] == ["plain, with a comma", '\'=HYPERLINK("http://evil")']
     assert json.loads(lines[1]["labels"]) == {"a": 'b,"c"'}
     assert (lines[1]["shipped.bytes"], lines[1]["baseline.score"], lines[1]["size_reduction"]) == ("20000000", "0.8", "0.75")
-    assert lines[0]["recipe.prepare.epochs"] != lines[1]["recipe.prepare.epochs"]
+    assert lines[0]["recipe.prune.ratio"] != lines[1]["recipe.prune.ratio"]
 
 
 def test_pages_follow_each_other_and_strangers_see_nothing(
