@@ -222,8 +222,9 @@ def _workers(session: Session) -> Iterator[Metric]:
         if silent <= ALIVE_SECONDS:
             counted[worker.kind] = counted.get(worker.kind, 0) + 1
             if worker.kind == JOBS:
-                place = (str(worker.facts.get("device") or "cpu"), str(worker.facts.get("confinement") or "unknown"))
-                computing[place] = computing.get(place, 0) + 1
+                for device in worker.facts.get("devices") or ["CPU"]:
+                    place = (str(device), str(worker.facts.get("confinement") or "unknown"))
+                    computing[place] = computing.get(place, 0) + 1
     for kind, number in counted.items():
         alive.add_metric((kind,), number)
     for place, number in sorted(computing.items()):

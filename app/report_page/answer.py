@@ -1,21 +1,25 @@
 """The page as an answer, whoever may see it: its policy, its tag, and its name where it is to be kept."""
 
 import hashlib
+from typing import Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, Response
+from sqlalchemy import select
+from sqlalchemy.orm import object_session
 
-from app.models import Job
+from app.models import Event, Job
 from app.report_page.page import About, policy, render
 from compression.report import Report
+
+MOST_POINTS = 2000
+"""Of all curves together; what came after is left out."""
 
 
 def report_answer(job: Job, request: Request, *, download: bool = False) -> Response:
     """Answer a job's report as a page, or as a file to keep; 304 to who has it already. The job has a report."""
-    page = render(
-        Report.model_validate(job.report),
-        About(job.id, job.name, job.labels, submitted=job.created_at, finished=job.finished_at),
-    )
+    about = About(job.id, job.name, job.labels, submitted=job.created_at, finished=job.finished_at)
+    page = render(Report.model_validate(job.report), about, _progress(job))
     etag = f'"{hashlib.sha256(page.encode()).hexdigest()}"'
     headers = {
         "ETag": etag,
@@ -29,3 +33,12 @@ def report_answer(job: Job, request: Request, *, download: bool = False) -> Resp
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers=headers)
     return HTMLResponse(page, headers=headers)
+
+
+def _progress(job: Job) -> list[dict[str, Any]]:
+    """Return what the job told of its training; a row that belongs to no session any more tells nothing."""
+    session = object_session(job)
+    if session is None:
+        return []
+    told = select(Event.data).where(Event.job_id == job.id, Event.type == "progress").order_by(Event.seq).limit(MOST_POINTS)
+    return list(session.scalars(told))

@@ -4,9 +4,10 @@ import base64
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -53,14 +54,15 @@ def _environment() -> Environment:
 ENVIRONMENT = _environment()
 
 
-def render(report: Report, about: About) -> str:
-    """Write the page. The same report gives the same bytes."""
+def render(report: Report, about: About, progress: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Write the page. The same report gives the same bytes. progress: what the job told of its training, in order."""
     return ENVIRONMENT.get_template("report.html").render(
         about=about,
         report=report,
         shipped=shipped(report),
         pictures=pictures(report.rows, shipped(report)),
         conditions=conditions(report.rows),
+        training=training(progress),
         sensitivity={part: _sensitivity(part, found) for part, found in _parts_sensitivity(report).items()},
         ranges={name: (_ranges(name, found), found) for name, found in _all_ranges(report).items()},
         recipe=json.dumps(report.recipe.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False),
@@ -93,6 +95,23 @@ def pictures(rows: Sequence[Row], chosen: Row) -> list[svg.Picture]:
             for row, score in scored
         ]
         drawn.append(svg.bars(f"Score: {name}{', lower is better' if lower else ''}; whiskers: standard error", entries))
+    return drawn
+
+
+def training(progress: Sequence[Mapping[str, Any]]) -> list[svg.Picture]:
+    """Draw loss and validation score of each stage over the steps of its phases, where there are two points at least."""
+    drawn = []
+    for figure, title, name in (("loss", "Loss", "loss"), ("score", "Score on validation", "score")):
+        lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
+        for told in progress:
+            if told.get(figure) is not None and told.get("stage") in words.STAGES:
+                phase = " ".join(str(told[key]) for key in ("part", "phase") if told.get(key))
+                stage = lines.setdefault(words.STAGES[told["stage"]], {})
+                stage.setdefault(phase, []).append((float(told["step"]), float(told[figure])))
+        for stage_name, phases in lines.items():
+            whole = {phase: points for phase, points in phases.items() if len(points) > 1}
+            if whole:
+                drawn.append(svg.curves(f"{title}: {stage_name}", whole, "step", name))
     return drawn
 
 

@@ -143,7 +143,7 @@ def test_a_worker_is_told_of_with_its_silence(service: Service) -> None:
     assert value(found, "lathe_worker_heartbeat_age_seconds", worker=worker, **labels) < 60
     assert value(found, "lathe_worker_heartbeat_age_seconds", worker=silent, **labels) >= 300
     assert value(found, "lathe_workers", kind="jobs") == 1
-    assert value(found, "lathe_devices", device="cpu", confinement="bubblewrap") == 1
+    assert value(found, "lathe_devices", device="CPU", confinement="bubblewrap") == 1
 
 
 def test_strangers_get_no_figures(service: Service, tmp_path: Path) -> None:

@@ -140,6 +140,27 @@ def test_of_several_datasets_each_has_its_figures(service: Service, http: httpx.
         assert said in text, said
 
 
+def test_it_draws_how_training_went_where_that_was_told(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    job = done(service, http, request_body)
+    for number, (stage, loss, score) in enumerate([("baseline", 0.7, 0.6), ("baseline", 0.4, 0.8), ("distilled", 0.3, None)]):
+        told = {"stage": stage, "phase": "tune <b>", "step": number, "total": 3, "loss": loss, "score": score, "part": ""}
+        sql(
+            service,
+            "INSERT INTO events (job_id, seq, type, data, at) VALUES (%s, %s, 'progress', %s, '2026-01-01 00:00:00.000000')",
+            job,
+            100 + number,
+            json.dumps(told),
+        )
+    page = page_of(http, job)
+    assert page.tags.count("svg") == 4 + 2, "one point is no curve"
+    assert "Loss: Baseline" in page.text
+    assert "Score on validation: Baseline" in page.text
+    assert "Loss: Distilled" not in page.text
+    assert "b" not in page.tags
+
+
 def test_only_its_team_sees_it_and_only_once_there_is_one(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:
