@@ -292,11 +292,6 @@ def usage(days: int) -> Call[Usage]:
     return Call("GET", "/v1/usage", as_(Usage), params={"days": days})
 
 
-def get(path: str) -> Call[Any]:
-    """GET any path under /v1 as it comes."""
-    return Call("GET", f"/v1/{path}", body_of)
-
-
 def create_key(name: str, scope: Scope) -> Call[NewKey]:
     """Make another key. It is shown this once, so the service stores no answer that could be replayed."""
     return Call("POST", "/v1/keys", as_(NewKey), body={"name": name, "scope": scope}, repeatable=False)

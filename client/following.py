@@ -6,9 +6,9 @@ from typing import Any
 
 import httpx
 
-from client.errors import BadAnswer, WaitedTooLong
+from client.errors import BadAnswer, Problem, WaitedTooLong
 from client.types import Event, Job, Try, parse
-from client.wire import AGAIN, pause, refuse
+from client.wire import AGAIN, pause
 
 ASK = 25.0
 """Seconds that the service may hold an answer back until something has changed."""
@@ -39,7 +39,7 @@ class Following:
         """Say whether an answer is a stream to read; False: to be asked for again. Raises Problem; its body is read then."""
         self._fields = {}
         if not response.is_success and response.status_code not in AGAIN:
-            refuse(response)
+            raise Problem.of(response)
         return response.is_success
 
     def feed(self, line: str) -> Event | None:

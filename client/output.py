@@ -17,8 +17,8 @@ from rich.text import Text
 from client.errors import ClientError, Problem
 from client.upload import Moved
 
-WIDE = 200
-"""Columns of an output that is no terminal: a pipe must not get its ids wrapped."""
+WIDE = 10_000
+"""Columns of an output that is no terminal: a pipe gets a line a row, whole."""
 IN_COMMANDS = {
     "unauthorized": "Set LATHE_KEY to a key that is in force, or LATHE_HOME to the folder that `lathe up` uses.",
     "not_found": "Check the id: `lathe ls`, `lathe models ls` and `lathe datasets ls` show what there is.",
@@ -113,7 +113,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) 
         return empty
     found = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        found.add_column(column, no_wrap=True)
+        found.add_column(column, no_wrap=column != columns[-1])  # ids are never cut; what is said last may take more lines
     for row in rows:
         found.add_row(*(Text("–" if cell is None else str(cell)) for cell in row))
     return found

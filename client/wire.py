@@ -8,7 +8,7 @@ import random
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -173,8 +173,3 @@ class Peer:
     def tries(self, call: Call[Any]) -> Attempts:
         """Begin to count."""
         return Attempts(self.url, max(self.attempts, call.attempts or 0), repeatable=call.repeatable)
-
-
-def refuse(response: httpx.Response) -> NoReturn:
-    """Raise the problem that an answer whose body is read tells of."""
-    raise Problem.of(response)

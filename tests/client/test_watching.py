@@ -126,3 +126,16 @@ def test_bars_are_drawn_on_a_terminal_and_no_color_is_respected(live: Live, home
     assert code == 0
     assert "━" in text
     assert not COLOUR.search(text)
+
+
+def test_ids_are_whole_however_narrow_the_terminal_and_rows_in_a_pipe_are_lines(
+    live: Live, home: Path, command: Command, job: str
+) -> None:
+    long = "the head has 3 labels and the data has 2: " + ", ".join(f"label {number}" for number in range(60))
+    error = {"code": "label_mismatch", "cause": long, "remedy": "Send two.", "param": "models.base"}
+    live.end(job, lambda session, claim: jobs.fail(session, claim, error))
+    code, text = on_a_terminal(home, "ls", COLUMNS="80")
+    assert code == 0
+    assert job in text
+    listed = next(line for line in command("ls").out.splitlines() if job in line)
+    assert long in listed
