@@ -90,6 +90,11 @@ def authenticate(session: Session, token: str) -> Caller | None:
     return Caller(row.team_id, row.id, row.scope) if row and matches and row.revoked_at is None else None
 
 
+def in_force(session: Session, key_id: str) -> bool:
+    """Say whether a key that let somebody in still does: a stream may be open for hours."""
+    return session.scalar(select(ApiKey.id).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))) is not None
+
+
 def get_caller(request: Request) -> Caller:
     """Read the Authorization header, or else a browser's cookie. Its session ends here, before any long work of the handler.
 

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi.sse import format_sse_event
 from sqlalchemy import select
 
+from app.auth import Caller, in_force
 from app.db import reading
 from app.errors import InvalidRequest, NotFound
 from app.models import TERMINAL, Event, Job
@@ -49,9 +50,11 @@ class _Look:
     state: dict[str, Any]
 
 
-def _after(team: str, job_id: str, seq: int, limit: int) -> _Look:
-    """Return the events after `seq`, and the job as of this reading."""
+def _after(team: str, job_id: str, seq: int, limit: int, key: str | None = None) -> _Look:
+    """Return the events after `seq`, and the job as of this reading. Raises NotFound, also where a `key` was revoked."""
     with reading() as session:
+        if key is not None and not in_force(session, key):
+            raise NotFound(f"no job {job_id}")
         mine = (Job.id == job_id, Job.team_id == team, Job.deleted_at.is_(None))
         job = session.execute(select(Job.version, Job.state, Job.stage, Job.progress).where(*mine)).one_or_none()
         if job is None:
@@ -61,8 +64,10 @@ def _after(team: str, job_id: str, seq: int, limit: int) -> _Look:
         return _Look([EventOut.model_validate(row) for row in rows], job.version, job.state in TERMINAL, state)
 
 
-async def stream(team: str, job_id: str, seq: int, *, states: bool = False) -> AsyncIterator[bytes]:
-    """Write server-sent events from after `seq` until the job is over. Between batches it holds no thread and no session.
+async def stream(caller: Caller, job_id: str, seq: int, *, states: bool = False) -> AsyncIterator[bytes]:
+    """Write server-sent events from after `seq` until the job is over, or the caller's key is.
+
+    Between batches it holds no thread and no session.
 
     states: beside what happened, write each change of the job (version, state, stage, progress) as an event `state`. It has no
     id: whoever comes back is told how the job stands then.
@@ -71,8 +76,8 @@ async def stream(team: str, job_id: str, seq: int, *, states: bool = False) -> A
     told: int | None = None
     while True:
         try:
-            found = await asyncio.to_thread(_after, team, job_id, seq, BATCH)
-        except NotFound:  # deleted since we last looked, so there is nothing left to tell
+            found = await asyncio.to_thread(_after, caller.team, job_id, seq, BATCH, caller.key)
+        except NotFound:  # deleted since we last looked, or no longer to be told to this key
             return
         for event in found.events:
             data = json.dumps({"seq": event.seq, "at": event.at.isoformat(), "data": event.data}, ensure_ascii=False)

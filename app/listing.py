@@ -13,6 +13,7 @@ from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session, defer, lazyload
 
 from app import forecast, mending
+from app.auth import Caller, in_force
 from app.db import reading
 from app.errors import InvalidRequest
 from app.models import QUEUED, TERMINAL, ApiKey, Job, Model
@@ -100,18 +101,20 @@ def shown(session: Session, rows: Sequence[Job], *, brief: bool = False) -> list
     ]
 
 
-def _versions(team: str, wanted: Wanted, size: int, token: str | None) -> tuple[dict[str, int], str]:
-    """Return (version of each job of a page, the team's newest job)."""
+def _versions(caller: Caller, wanted: Wanted, size: int, token: str | None) -> tuple[dict[str, int], str] | None:
+    """Return (version of each job of a page, the team's newest job); None where the caller's key was revoked."""
     with reading() as session:
-        page = query(team, wanted).with_only_columns(Job.id, Job.version)
+        if not in_force(session, caller.key):
+            return None
+        page = query(caller.team, wanted).with_only_columns(Job.id, Job.version)
         if token:
             page = page.where(Job.id < decode(token))
         rows = session.execute(page.order_by(Job.id.desc()).limit(size)).all()
-        newest = session.scalar(select(Job.id).where(Job.team_id == team).order_by(Job.id.desc()).limit(1))
+        newest = session.scalar(select(Job.id).where(Job.team_id == caller.team).order_by(Job.id.desc()).limit(1))
         return {row.id: row.version for row in rows}, newest or ""
 
 
-async def stream(team: str, wanted: Wanted, size: int, token: str | None) -> AsyncIterator[bytes]:
+async def stream(caller: Caller, wanted: Wanted, size: int, token: str | None) -> AsyncIterator[bytes]:
     """Tell which jobs a page has, and in which version, now and whenever that changes; in between it holds nothing.
 
     Each event is the whole of it, so one that is lost on a broken line is made up for by the first of the next connection.
@@ -119,11 +122,14 @@ async def stream(team: str, wanted: Wanted, size: int, token: str | None) -> Asy
     yield format_sse_event(retry=2000)
     told: dict[str, int] | None = None
     while True:
-        found, newest = await asyncio.to_thread(_versions, team, wanted, size, token)
+        look = await asyncio.to_thread(_versions, caller, wanted, size, token)
+        if look is None:
+            return
+        found, newest = look
         if found != told:
             told = found
             data = {"jobs": [{"id": job, "version": version} for job, version in found.items()]}
             yield format_sse_event(event="jobs", data_str=json.dumps(data))
-        known = {("job", job): version for job, version in found.items()} | {("team", team): newest}
+        known = {("job", job): version for job, version in found.items()} | {("team", caller.team): newest}
         if not await watcher.any_changed(known, KEEP_ALIVE_SECONDS):
             yield format_sse_event(comment="still here")

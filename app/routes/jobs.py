@@ -56,7 +56,7 @@ async def list_(
         query(caller.team, wanted)  # what is wrong with the question is said before the stream begins
         if page_token:
             decode(page_token)
-        return EventSourceResponse(stream(caller.team, wanted, page_size, page_token), headers=UNKEPT)
+        return EventSourceResponse(stream(caller, wanted, page_size, page_token), headers=UNKEPT)
     rows, token = await asyncio.to_thread(_page, caller.team, wanted, page_size, page_token)
     return page(rows, token, request, response)
 
@@ -130,7 +130,7 @@ async def list_events(
     if "text/event-stream" in accept:
         start = after if last_event_id is None else last_event_id
         await asyncio.to_thread(_read, caller.team, job_id)  # 404 before the stream begins
-        return EventSourceResponse(events.stream(caller.team, job_id, start, states=states), headers=UNKEPT)
+        return EventSourceResponse(events.stream(caller, job_id, start, states=states), headers=UNKEPT)
     found, token = await asyncio.to_thread(events.page, caller.team, job_id, after, page_size, page_token)
     return page(found, token, request, response)
 

@@ -13,6 +13,9 @@ export class Curves {
     setInterval(() => this.show(), 1000);
   }
 
+  // Nothing more will come: a job that trained nothing has no place for curves.
+  end() { this.show(); this.place.hidden = this.phases.size === 0; }
+
   add(data) {
     if (data.loss === null && data.rate === null) return;
     const name = `${data.stage}: ${data.part ? `${data.part}, ` : ""}${data.phase}`;

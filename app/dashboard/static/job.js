@@ -93,6 +93,7 @@ const stream = follow(
       if (!ENDS.includes(data.state)) return;
       // The end of the stream is the end of the job, not a line that broke.
       stream.close();
+      curves.end();
       status("over");
       if (page.dataset.over === "no") { page.dataset.over = "yes"; refreshResults(); refreshNow(); }
     },

@@ -101,3 +101,15 @@ def test_a_stream_of_events_tells_the_jobs_state_where_it_is_asked_to(http: http
         assert list(told) == []
     with http.stream("GET", f"/v1/jobs/{job}/events", headers=STREAM) as stream:
         assert [name for name, _ in events(stream)] == ["queued", "cancelled"]
+
+
+def test_a_stream_ends_with_the_key_that_opened_it(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    job = send(http, request_body, "watched")
+    for path in ("/v1/jobs", f"/v1/jobs/{job}/events"):
+        guest = http.post("/v1/keys", json={"name": "guest", "scope": "read"}).json()
+        with service.client(guest["key"]) as other, other.stream("GET", path, headers=STREAM) as stream:
+            told = events(stream)
+            next(told)
+            http.delete(f"/v1/keys/{guest['id']}")
+            send(http, request_body, "not for the guest")
+            assert list(told) == []
