@@ -122,6 +122,30 @@ def _picture(title: str, figures: list[tuple[str, float, str]]) -> Picture:
     return Picture(title, bars, f"{title}: " + ", ".join(f"{words.title(bar.stage)} {bar.text}" for bar in bars))
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What pruning took of one axis; shares where they are known."""
+
+    axis: str
+    before: int
+    after: int
+    asked: float | None
+    taken: float | None
+
+
+def cuts(report: Report | None) -> list[Cut]:
+    """Say what was cut, of one dataset or of each of several."""
+    if report is None:
+        return []
+    found = [("", report.pruning or {}), *((f"{part.name}: ", part.pruning or {}) for part in report.parts)]
+    return [
+        Cut(prefix + axis, facts["before"], facts["after"], facts.get("asked"), facts.get("taken"))
+        for prefix, axes in found
+        for axis, facts in axes.items()
+        if isinstance(facts, dict) and "before" in facts and "after" in facts
+    ]
+
+
 def request_of(job: JobOut) -> dict[str, Any]:
     """Return what would have to be posted to /v1/jobs to get this job again."""
     models: dict[str, Any] = {"base": job.models.base}
@@ -172,6 +196,7 @@ def job(job_id: str, request: Request, session: ReadDep, visitor: VisitorDep, pa
         "pictures": pictures(rows),
         "report": report,
         "best": best,
+        "cuts": cuts(report),
         "ranges": ranges[:MOST_LAYERS],
         "more_ranges": max(0, len(ranges) - MOST_LAYERS),
         "artifacts": artifacts_of(session, row, headline),

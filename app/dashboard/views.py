@@ -14,11 +14,12 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
 
 from app import sessions
 from app.dashboard import assets, words
 from app.db import reading
-from app.errors import InvalidRequest, Problem, Unavailable, describe
+from app.errors import InternalError, InvalidRequest, Problem, Unavailable, describe
 from app.models import WRITE
 from app.sessions import Visitor
 
@@ -165,5 +166,10 @@ class PageRoute(APIRoute):
             except OperationalError as error:
                 log.error("database_unavailable", error=str(error.orig))
                 return _error_page(request, Unavailable("the database does not answer"))
+            except HTTPException:
+                raise
+            except Exception as error:
+                log.error("internal_error", exc_info=error)
+                return _error_page(request, InternalError("something went wrong on our side"))
 
         return handled

@@ -1,0 +1,170 @@
+"""Pages of jobs as the server makes them: what a browser is not needed for."""
+
+import json
+from html.parser import HTMLParser
+from typing import Any
+
+import httpx
+import pytest
+
+from compression.report import LayerRange, NotMeasured, Remedy, Report, Sensitivity, StageVerdict
+from tests.app.api.conftest import new_team, sql
+from tests.client.figures import report, row
+from tests.conftest import Service
+
+HOSTILE = "<script>alert(1)</script>\"'&"
+MOMENT = "2026-02-03 04:05:06.000000"
+
+
+class Page(HTMLParser):
+    """The tags, their attributes, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def browser(service: Service) -> Any:
+    """Signed in."""
+    with httpx.Client(base_url=service.url, timeout=70) as client:
+        assert client.post("/sign-in", data={"key": service.database.key}).status_code == 303
+        yield client
+
+
+def ended(service: Service, http: httpx.Client, body: dict[str, Any], found: Report, **more: Any) -> str:
+    """A job that has ended well with these rows and this report, as if a worker had done it."""
+    job = str(http.post("/v1/jobs", json={**body, **more}).json()["id"])
+    for place, each in enumerate(found.rows):
+        sql(
+            service,
+            "INSERT INTO metrics (job_id, stage, position, fence, parameters, size_bytes, row, created_at) "
+            "VALUES (%s, %s, %s, 1, %s, %s, %s, %s)",
+            *(job, each.stage, place, each.parameters.total, each.size.bytes, each.model_dump_json(), MOMENT),
+        )
+    statement = "UPDATE jobs SET state = 'succeeded', report = %s, started_at = %s, finished_at = %s WHERE id = %s"
+    sql(service, statement, found.model_dump_json(), MOMENT, MOMENT, job)
+    return job
+
+
+def page_of(browser: httpx.Client, path: str) -> Page:
+    answer = browser.get(path)
+    assert answer.status_code == 200, answer.text[-2000:]
+    return Page(answer.text)
+
+
+def test_a_job_is_shown_with_all_its_figures(
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    job = ended(service, http, request_body, report(), name="Reviews, smaller")
+    page = page_of(browser, f"/jobs/{job}")
+    for figure in ("20.0 M", "13.0 M", "80.0 MB", "14.0 MB", "16 ms", "6.4 ms", "spread 0.5 ms", "78.40%", "± 1.00%", "82.5 %"):
+        assert figure in page.text, figure
+    assert page.text.count("missed") == sum(not verdict.met for verdict in report().verdicts.values())
+    listed = page_of(browser, "/jobs").text
+    for figure in ("Reviews, smaller", "82.5 %", "2.50×", "98.0 %"):
+        assert figure in listed, figure
+
+
+def test_whatever_a_job_is_called_or_tells_stays_text(
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    rows = report().rows
+    remedy = Remedy(key="recipe.distill.epochs", now=HOSTILE, proposed=HOSTILE, why=HOSTILE)
+    verdict = StageVerdict(met=(), missed=("retention",), best_before="quantized", worse_than="quantized", remedies=(remedy,))
+    layer = LayerRange(layer=HOSTILE, largest=9.0, percentile=1.0, ratio=9.0, beyond=0.01, levels_used=0.05, broken=True)
+    point = Sensitivity(ratio=0.1, taken=0.1, parameters=1, score=0.7)
+    last = rows[-1].model_copy(
+        update={
+            "notes": (HOSTILE,),
+            "verdict": verdict,
+            "ranges": (layer,),
+            "peak_memory_bytes": NotMeasured(not_measured=HOSTILE),
+        }
+    )
+    found = report(
+        rows=(*rows[:-1], last),
+        choice=HOSTILE,
+        notes=(HOSTILE,),
+        sensitivity={HOSTILE: (point, point)},
+        environment={HOSTILE: HOSTILE},
+        pruning={HOSTILE: {"before": 4, "after": 2, "asked": 0.5, "taken": 0.5}},
+    )
+    job = ended(service, http, request_body, found, name=HOSTILE, labels={"k": HOSTILE})
+    failed = str(http.post("/v1/jobs", json={**request_body, "name": HOSTILE}).json()["id"])
+    error = json.dumps({"code": HOSTILE, "cause": HOSTILE, "remedy": HOSTILE, "param": HOSTILE})
+    sql(service, "UPDATE jobs SET state = 'failed', error = %s, finished_at = %s WHERE id = %s", error, MOMENT, failed)
+    for path, least in ((f"/jobs/{job}", 14), (f"/jobs/{failed}", 5), ("/jobs", 4)):
+        page = page_of(browser, path)
+        assert page.text.count(HOSTILE) >= least, path
+        sources = [value for name, value in page.attributes if name == "src"]
+        assert page.tags.count("script") == len(sources), "no script that is no file"
+        assert all((source or "").startswith("/static/") for source in sources)
+        assert not [name for name, _ in page.attributes if name.startswith("on") or name == "style"]
+    lost = browser.get("/jobs", params={"label": HOSTILE})
+    assert lost.status_code == 422
+    assert "alert(1)" not in lost.text.replace("&lt;script&gt;alert(1)", "")
+
+
+def test_what_was_not_measured_says_why_and_each_dataset_has_its_figures(
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    reason = NotMeasured(not_measured="it does not fit")
+    none = {"latency": reason, "score": reason, "peak_memory_bytes": reason}
+    rows = tuple(found.model_copy(update=none) for found in report().rows)
+    page = page_of(browser, f"/jobs/{ended(service, http, request_body, report(rows=rows))}")
+    assert page.text.count("it does not fit") == 3 * len(rows)
+
+    reviews, news = row("distilled", 12_000_000, 13_000_000, 5.0, 0.9), row("distilled", 11_000_000, 12_000_000, 5.5, 0.7)
+    parts = {"reviews": reviews, "news": news}
+    several = report(rows=(*report().rows[:-1], report().rows[-1].model_copy(update={"parts": parts})))
+    text = page_of(browser, f"/jobs/{ended(service, http, request_body, several)}").text
+    for said in ("Each dataset", "reviews", "news", "90.00%", "70.00%", "12.0 MB, 5.5 ms"):
+        assert said in text, said
+
+
+def test_pages_are_light_however_large_a_report_is(
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    layers = tuple(
+        LayerRange(
+            layer=f"bert.encoder.layer.{place}.attention.self.query",
+            largest=9.0,
+            percentile=1.0,
+            ratio=float(place),
+            beyond=0.01,
+            levels_used=0.5,
+            broken=False,
+        )
+        for place in range(300)
+    )
+    large = report(rows=tuple(found.model_copy(update={"ranges": layers}) for found in report().rows))
+    assert len(large.model_dump_json()) > 200_000
+    job = ended(service, http, request_body, large)
+    for number in range(60):
+        http.post("/v1/jobs", json={**request_body, "name": f"job number {number}", "labels": {"number": str(number)}})
+    for path in (f"/jobs/{job}", "/jobs", f"/jobs/{job}?part=results"):
+        assert len(browser.get(path).content) < 100_000, path
+
+
+def test_another_teams_job_is_a_page_that_is_not_there(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    job = ended(service, http, request_body, report(), name="Reviews, smaller")
+    with httpx.Client(base_url=service.url) as other:
+        other.post("/sign-in", data={"key": new_team(service)})
+        lost = other.get(f"/jobs/{job}")
+        assert lost.status_code == 404
+        assert "Reviews, smaller" not in lost.text
+        assert "text/html" in lost.headers["content-type"]
+        assert other.get(f"/jobs/{job}", headers={"HX-Request": "true"}, params={"part": "now"}).status_code == 404
