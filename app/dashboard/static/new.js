@@ -18,7 +18,7 @@ const size = (value) => {
   return `${at ? left.toPrecision(3) : left} ${units[at]}`;
 };
 const count = (value) => (value >= 1e9 ? `${(value / 1e9).toPrecision(3)} B` : value >= 1e6 ? `${(value / 1e6).toPrecision(3)} M` : value >= 1e3 ? `${(value / 1e3).toPrecision(3)} k` : String(value));
-const minutes = (value) => (value < 1 ? "under a minute" : value < 90 ? `about ${Math.round(value)} minutes` : `about ${(value / 60).toPrecision(2)} hours`);
+const minutes = (value) => (value < 1.5 ? "about a minute" : value < 90 ? `about ${Math.round(value)} minutes` : `about ${(value / 60).toPrecision(2)} hours`);
 
 // The recipe
 
