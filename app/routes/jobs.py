@@ -13,8 +13,9 @@ from app.db import reading
 from app.deps import CallerDep, OnceDep, ReadDep, SessionDep
 from app.errors import ReportNotReady
 from app.listing import Wanted, WantedDep, jobs_page, query, shown, stream
-from app.models import TERMINAL, Artifact
+from app.models import Artifact
 from app.paging import PageSize, PageToken, decode, page
+from app.polled import poll
 from app.preflight import plan
 from app.report_page import report_answer
 from app.schemas import JobCreate, JobOut, JobRetry, Page, artifact_out
@@ -66,11 +67,6 @@ def _page(team: str, wanted: Wanted, size: int, token: str | None) -> tuple[list
         return jobs_page(session, team, wanted, size, token)
 
 
-def _read(team: str, job_id: str) -> JobOut:
-    with reading() as session:
-        return shown(session, [jobs.get(session, team, job_id)])[0]
-
-
 @router.get("/{job_id}", response_model=JobOut)
 async def show(
     job_id: str,
@@ -81,13 +77,12 @@ async def show(
     ] = None,
 ) -> Response:
     """Show a job. `Prefer: wait=30` answers when something changed, or after 30 seconds."""
-    job = await asyncio.to_thread(_read, caller.team, job_id)
+    job = await asyncio.to_thread(poll, caller.team, job_id)
     seconds = preferred_wait(prefer)
-    if seconds and job.state not in TERMINAL and version in {None, job.version}:
+    if seconds and not job.over and version in {None, job.version}:
         await watcher.changed("job", job_id, job.version, seconds)
-        job = await asyncio.to_thread(_read, caller.team, job_id)
-    # Written here, once: FastAPI would check the model a second time, and this is what everybody polls.
-    return Response(job.model_dump_json(), media_type="application/json")
+        job = await asyncio.to_thread(poll, caller.team, job_id)
+    return Response(job.body, media_type="application/json")
 
 
 @router.post("/{job_id}/cancel", status_code=202, response_model=JobOut)
@@ -129,7 +124,7 @@ async def list_events(
     """What happened, oldest first: JSON pages, or a live stream with `Accept: text/event-stream`."""
     if "text/event-stream" in accept:
         start = after if last_event_id is None else last_event_id
-        await asyncio.to_thread(_read, caller.team, job_id)  # 404 before the stream begins
+        await asyncio.to_thread(poll, caller.team, job_id)  # 404 before the stream begins
         return EventSourceResponse(events.stream(caller, job_id, start, states=states), headers=UNKEPT)
     found, token = await asyncio.to_thread(events.page, caller.team, job_id, after, page_size, page_token)
     return page(found, token, request, response)

@@ -1,6 +1,7 @@
 """Jobs as a busy team has them: most have succeeded, with a report of usual size; some failed, a few run, some wait."""
 
 import datetime as dt
+import json
 import random
 from typing import Any
 
@@ -9,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db import make_engine
 from app.ids import new_id
-from app.models import Dataset, Event, Job, Metric, Model, Team
+from app.models import Dataset, Event, Job, Model, Team
 from compression.recipe import PRESETS, Evaluate, Targets
 from compression.report import (
     STAGES,
@@ -29,7 +30,6 @@ from compression.report import (
 RUNNING, WAITING, FAILED = 5, 5, 0.05
 TASK = "text-classification"
 LAYERS = 36
-BATCH = 500
 
 
 def report(parameters: int) -> Report:
@@ -114,59 +114,72 @@ def report(parameters: int) -> Report:
     )
 
 
+ROWS = text(
+    "INSERT INTO metrics (job_id, stage, position, fence, parameters, size_bytes, latency_ms, score, seconds, row, created_at) "
+    "SELECT jobs.id, told.row->>'stage', told.place - 1, 1, (told.row->'parameters'->>'total')::bigint, "
+    "(told.row->'size'->>'bytes')::bigint, (told.row->'latency'->>'median_ms')::float, (told.row->'score'->>'value')::float, "
+    "(told.row->>'seconds')::float, told.row, now() "
+    "FROM jobs CROSS JOIN jsonb_array_elements(CAST(:rows AS jsonb)) WITH ORDINALITY AS told(row, place) "
+    "WHERE jobs.id = ANY(:ids) AND told.place <= :most"
+)
+ENDED = text(
+    "UPDATE jobs SET state = :state, report = CAST(:report AS jsonb), error = CAST(:error AS jsonb), finished_at = now() "
+    "WHERE id = ANY(:ids)"
+)
+FAILURE = {"code": "unseen_label", "cause": "c", "remedy": "r"}
+
+
 def fill(url: str, number: int) -> list[str]:
     """Store so many jobs of the first team, the newest of which run; return the ids of those."""
-    engine, chance, ids = make_engine(url), random.Random(0), []
-    moment = dt.datetime.now(dt.UTC)
+    engine, chance = make_engine(url), random.Random(0)
     told = report(14_000_000).model_dump(mode="json")
+    ids: dict[str, list[str]] = {"succeeded": [], "failed": [], "running": [], "queued": []}
     with Session(engine) as session, session.begin():
         team = session.scalars(select(Team.id)).one()
         models = [Model(team_id=team, name=f"encoder-{place}", state="ready") for place in range(5)]
         dataset = Dataset(team_id=team, name="reviews", state="ready", task=TASK, data={})
         session.add_all([*models, dataset])
         session.flush()
-        for start in range(0, number, BATCH):
-            jobs: list[dict[str, Any]] = []
-            rows: list[dict[str, Any]] = []
-            for place in range(start, min(start + BATCH, number)):
-                state = _state(number - place, chance)
-                job = new_id("job")
-                ids.append(job)
-                jobs.append(
-                    {
-                        "id": job,
-                        "team_id": team,
-                        "name": f"experiment {place}",
-                        "labels": {"experiment": f"e{place % 50}", "who": f"w{place % 7}"},
-                        "task": TASK,
-                        "model_id": models[place % 5].id,
-                        "dataset_id": dataset.id,
-                        "recipe": PRESETS["standard"][0].model_dump(mode="json"),
-                        "evaluate": Evaluate().model_dump(mode="json"),
-                        "targets": Targets().model_dump(mode="json"),
-                        "state": state,
-                        "report": told if state == "succeeded" else None,
-                        "error": {"code": "unseen_label", "cause": "c", "remedy": "r"} if state == "failed" else None,
-                        "fence": 1,
-                        "attempt": 1,
-                        "event_seq": 1,
-                        "started_at": None if state == "queued" else moment,
-                        "finished_at": moment if state in ("succeeded", "failed") else None,
-                        "lease_until": moment + dt.timedelta(days=1) if state == "running" else None,
-                    }
-                )
-                if state != "queued":
-                    rows += [_metric(job, row) for row in told["rows"][: 4 if state == "succeeded" else 2]]
-            session.execute(insert(Job), jobs)
-            session.execute(insert(Event), [{"job_id": job["id"], "seq": 1, "type": "queued", "data": {}} for job in jobs])
-            # Rows of a job that is over are final; these belong to history.
-            session.execute(text("ALTER TABLE metrics DISABLE TRIGGER metrics_are_final"))
-            session.execute(insert(Metric), rows)
-            session.execute(text("ALTER TABLE metrics ENABLE TRIGGER metrics_are_final"))
+        jobs = []
+        for place in range(number):
+            job, state = new_id("job"), _state(number - place, chance)
+            ids[state].append(job)
+            jobs.append(_job(job, team, models[place % 5].id, dataset.id, place, state))
+        session.execute(insert(Job), jobs)
+        session.execute(insert(Event), [{"job_id": job["id"], "seq": 1, "type": "queued", "data": {}} for job in jobs])
+        # As in life: rows come while a job runs, and its outcome last.
+        for state, most in (("succeeded", len(STAGES)), ("failed", 2), ("running", 2)):
+            session.execute(ROWS, {"rows": json.dumps(told["rows"]), "ids": ids[state], "most": most})
+        ended = {"state": "succeeded", "report": json.dumps(told), "error": None, "ids": ids["succeeded"]}
+        session.execute(ENDED, ended)
+        session.execute(ENDED, {"state": "failed", "report": None, "error": json.dumps(FAILURE), "ids": ids["failed"]})
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
     engine.dispose()
-    return ids[-RUNNING - WAITING : -WAITING]
+    return ids["running"]
+
+
+def _job(job: str, team: str, model: str, dataset: str, place: int, state: str) -> dict[str, Any]:
+    moment = dt.datetime.now(dt.UTC)
+    waits = state == "queued"
+    return {
+        "id": job,
+        "team_id": team,
+        "name": f"experiment {place}",
+        "labels": {"experiment": f"e{place % 50}", "who": f"w{place % 7}"},
+        "task": TASK,
+        "model_id": model,
+        "dataset_id": dataset,
+        "recipe": PRESETS["standard"][0].model_dump(mode="json"),
+        "evaluate": Evaluate().model_dump(mode="json"),
+        "targets": Targets().model_dump(mode="json"),
+        "state": "queued" if waits else "running",
+        "fence": 1,
+        "attempt": 1,
+        "event_seq": 1,
+        "started_at": None if waits else moment,
+        "lease_until": None if waits else moment + dt.timedelta(days=1),
+    }
 
 
 def _state(left: int, chance: random.Random) -> str:
@@ -175,21 +188,6 @@ def _state(left: int, chance: random.Random) -> str:
     if left <= WAITING + RUNNING:
         return "running"
     return "failed" if chance.random() < FAILED else "succeeded"
-
-
-def _metric(job: str, row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "job_id": job,
-        "stage": row["stage"],
-        "position": STAGES.index(row["stage"]),
-        "fence": 1,
-        "parameters": row["parameters"]["total"],
-        "size_bytes": row["size"]["bytes"],
-        "latency_ms": row["latency"]["median_ms"],
-        "score": row["score"]["value"],
-        "seconds": row["seconds"],
-        "row": row,
-    }
 
 
 def _size(size: int, dtype: str) -> Size:

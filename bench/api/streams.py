@@ -11,10 +11,13 @@ from sqlalchemy.orm import Session
 
 from app import jobs
 from app.db import make_engine
+from app.events import MOST_SEQ
 from app.models import Job
-from bench.api.house import Server
+from bench.api.house import PATIENCE, Server
 from bench.api.load import Line
 
+QUIET_SECONDS = 20.0
+"""Longer than a stream on which nothing happens says nothing."""
 SETTLE_SECONDS = 5.0
 """Longer than a poll of the API's own, so that every stream has been looked after a few times."""
 
@@ -37,16 +40,17 @@ def held(server: Server, ids: Sequence[str], number: int) -> tuple[int, int]:
     return before, most
 
 
-def tell(url: str, job_id: str, number: int, pause: float = 0.0) -> None:
-    """Write so many events of a running job, as its worker does."""
+def tell(url: str, job_id: str, number: int, enough: threading.Event, written: list[int]) -> None:
+    """Write events of a running job, as its worker does: so many, and on until it is enough. written: gets their seq."""
     engine = make_engine(url)
     with Session(engine, expire_on_commit=False) as session:
         job = session.get_one(Job, job_id)
-        claim = jobs.Claim(job, job.fence)
-    for place in range(number):
+        claim, first = jobs.Claim(job, job.fence), job.event_seq + 1
+    while len(written) < number or not enough.is_set():
         with Session(engine) as session, session.begin():
-            jobs.record(session, claim, "log", {"level": "info", "message": f"line {place}"})
-        time.sleep(pause)
+            jobs.record(session, claim, "log", {"level": "info", "message": f"line {len(written)}"})
+        written.append(first + len(written))
+        time.sleep(0.05)
     engine.dispose()
 
 
@@ -56,49 +60,53 @@ class Listener:
 
     server: Server
     job_id: str
-    last: int
+    last: int = MOST_SEQ
     seen: list[int] = field(default_factory=list)
     taken_up: int = 0
 
     def follow(self) -> None:
-        """Listen until the event `last` has come."""
+        """Listen until the event `last` has come; which that is may be said meanwhile."""
+        place = f"http://127.0.0.1:{self.server.port}/v1/jobs/{self.job_id}/events"
         headers = {"Authorization": f"Bearer {self.server.key}", "Accept": "text/event-stream"}
         while not self.seen or self.seen[-1] < self.last:
             if self.seen:
                 headers["Last-Event-ID"] = str(self.seen[-1])
             try:
-                with httpx.stream(
-                    "GET", f"http://127.0.0.1:{self.server.port}/v1/jobs/{self.job_id}/events", headers=headers
-                ) as got:
+                with httpx.stream("GET", place, headers=headers, timeout=QUIET_SECONDS) as got:
+                    self.taken_up += 1
                     self._read(got)
             except httpx.TransportError:
                 time.sleep(0.1)
-            self.taken_up += 1
 
     def _read(self, answer: httpx.Response) -> None:
-        number = 0
+        fields: dict[str, str] = {}
         for line in answer.iter_lines():
-            if line.startswith("id:"):
-                number = int(line.removeprefix("id:"))
-            elif line.startswith("data:"):
-                json.loads(line.removeprefix("data:"))  # whole, or it was not delivered
-                self.seen.append(number)
-                if number >= self.last:
+            if line:
+                name, _, value = line.partition(":")
+                fields[name] = value.strip()
+                continue
+            if "id" in fields:  # an event is told by the empty line behind it, in whatever order its fields came
+                json.loads(fields["data"])  # whole, or it was not delivered
+                self.seen.append(int(fields["id"]))
+                if self.seen[-1] >= self.last:
                     return
+            fields = {}
 
 
-def across_restarts(server: Server, job_id: str, number: int, restarts: int) -> Listener:
-    """Write events while the API is killed and started again; return who listened meanwhile."""
-    listener = Listener(server, job_id, last=1 + number)
+def across_restarts(server: Server, job_id: str, number: int, restarts: int) -> tuple[list[int], Listener]:
+    """Write events while the API is killed and started again; return what was written and who listened meanwhile."""
+    listener, enough, written = Listener(server, job_id), threading.Event(), list[int]()
     hears = threading.Thread(target=listener.follow, daemon=True)
+    writes = threading.Thread(target=tell, args=(server.url, job_id, number, enough, written), daemon=True)
     hears.start()
-    writes = threading.Thread(target=tell, args=(server.url, job_id, number, 0.05), daemon=True)
     writes.start()
     for _ in range(restarts):
         time.sleep(2.0)
         server.kill()
         time.sleep(0.5)
         server.start("/healthz/live")
+    enough.set()
     writes.join()
-    hears.join(120)
-    return listener
+    listener.last = written[-1]
+    hears.join(PATIENCE)
+    return written, listener

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from tests.app.api.conftest import problem
+from tests.app.api.conftest import new_team, problem, sql
 from tests.conftest import Service
 
 
@@ -114,3 +114,22 @@ def test_reference_lists(http: httpx.Client) -> None:
     assert names[6:] == ["llama", "mistral", "qwen2", "qwen3", "gpt2", "deepseek_v2", "deepseek_v3"]
     assert {"queued", "running"} < set(http.get("/v1/queue").json())
     assert http.get("/v1/workers").json()["items"] == []
+
+
+def test_a_poll_shows_every_change_and_nobody_else_s_job(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    place = f"/v1/jobs/{http.post('/v1/jobs', json=request_body).json()['id']}"
+    earlier = http.get(place).json()["queue_position"]
+    other = http.post("/v1/jobs", json={**request_body, "priority": 10}).json()
+    assert http.get(place).json()["queue_position"] > earlier, "its place changed, though it did not"
+    job = place.rsplit("/", 1)[1]
+    sql(service, "UPDATE jobs SET state = 'running', version = version + 1 WHERE id = %s", job)
+    assert [http.get(place).json()["state"] for _ in range(2)] == ["running"] * 2
+    sql(service, "UPDATE jobs SET stage = 'pruned', version = version + 1 WHERE id = %s", job)
+    assert [http.get(place).json()["stage"] for _ in range(2)] == ["pruned"] * 2
+    with service.client(new_team(service)) as stranger:
+        problem(stranger.get(place), 404, "not_found")
+    sql(service, "UPDATE jobs SET state = 'cancelled', deleted_at = created_at, version = version + 1 WHERE id = %s", job)
+    problem(http.get(place), 404, "not_found")
+    http.post(f"/v1/jobs/{other['id']}/cancel")
