@@ -164,7 +164,7 @@ class _Transfer:
                 later = not isinstance(error, Problem) or error.status in AGAIN or error.problem_code == ELSEWHERE
                 if tries >= self.lathe.attempts or not later:
                     raise
-                time.sleep(pause(tries))
+                time.sleep(pause(tries + 1))  # what arrived is counted once the service has stored it
 
     def _append(self, start: int, stop: threading.Event) -> bool:
         return self.lathe.append(self.kind, self.upload_id, self.promise, start, lambda: self.content(start, stop))

@@ -30,7 +30,7 @@ def test_it_starts_mends_and_stops(up: Up) -> None:
     assert not [process for process in family(up.home) if secret in " ".join(process.cmdline())]
 
     with Lathe(stored.url, stored.key) as lathe:
-        kinds = wait_for(lambda: {"jobs", "checks"} <= {worker["kind"] for worker in lathe.pages("/v1/workers")})
+        kinds = wait_for(lambda: {"jobs", "checks"} <= {worker.kind for worker in lathe.workers()})
         assert kinds
 
         twin = subprocess.run([*COMMAND, "--home", str(up.home)], cwd=ROOT, capture_output=True, text=True, check=False)
