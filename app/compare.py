@@ -173,12 +173,16 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def differs(items: Sequence[Compared]) -> list[str]:
-    """Name the keys of requests that some have otherwise than the others; a part that some left out, by its own key alone."""
+    """Name the keys of requests that some have otherwise than the others; a part that some left out, by its own key."""
     names = dict.fromkeys(name for item in items for name in item.asked)
-    # Of what some left out whole (null), the others' keys beneath it say no more.
+    # Beneath what some left out whole (null), the others are held against each other alone.
     left_out = tuple(f"{name}." for name in names if any(item.asked.get(name, 0) is None for item in items))
-    some = [name for name in names if not name.startswith(left_out)] if left_out else list(names)
-    return sorted(name for name in some if len({asked_at(item, name) for item in items}) > 1)
+
+    def values(name: str) -> set[str]:
+        apart = name.startswith(left_out)
+        return {asked_at(item, name) for item in items if name in item.asked or not apart}
+
+    return sorted(name for name in names if len(values(name)) > 1)
 
 
 def asked_at(item: Compared, name: str) -> str:

@@ -46,8 +46,8 @@ function options(cost, { axis, legend, tooltip, colours }) {
     xAxis: { ...axis, type: "value", name: COSTS[cost].name, nameLocation: "middle", nameGap: 28, min: 0 },
     yAxis: { ...axis, type: "value", scale: true, inverse: lower, axisLabel: { ...axis.axisLabel, formatter: score } },
     series: [
-      { name: "nothing beats", type: "line", data: front, symbol: "none", z: 1, lineStyle: { color: colours.good, width: 2, type: "dashed" }, itemStyle: { color: colours.good }, tooltip: { show: false } },
-      ...used.map((stage) => ({ name: `shipped ${stage}`, type: "scatter", z: 3, color: colours[stage], itemStyle: { color: colours[stage] }, data: jobs.filter(({ row }) => row.dataset.stage === stage).map(dot) })),
+      { name: "none beats", type: "line", data: front, symbol: "none", z: 1, lineStyle: { color: colours.good, width: 2, type: "dashed" }, itemStyle: { color: colours.good }, tooltip: { show: false } },
+      ...used.map((stage) => ({ name: stage, type: "scatter", z: 3, color: colours[stage], itemStyle: { color: colours[stage] }, data: jobs.filter(({ row }) => row.dataset.stage === stage).map(dot) })),
       { name: "before", type: "scatter", z: 2, symbol: "diamond", symbolSize: 14, color: colours.baseline, itemStyle: { color: colours.baseline }, data: starts.map((at) => ({ value: at, name: "before" })) },
     ],
   };

@@ -70,6 +70,11 @@ def test_jobs_of_a_model_are_held_against_each_other(
     assert "recipe.prune.ratio" in found["differs"]
     assert "recipe.version" not in found["differs"]
     assert compared(http, job=[small, beaten])["differs"] == []
+    plain = http.get("/v1/recipes").json()["items"][0]["recipe"] | {"prune": None}
+    uncut = finished(service, http, {**request_body, "recipe": plain}, 60, 9.0, 0.8)
+    assert "recipe.prune" in compared(http, job=[good, uncut])["differs"]  # and not each of its keys
+    assert "recipe.prune.ratio" not in compared(http, job=[good, uncut])["differs"]
+    assert {"recipe.prune", "recipe.prune.ratio"} < set(compared(http, job=[good, uncut, small])["differs"])
     assert [one["id"] for one in compared(http, search="good")["items"]] == [good]
     assert [one["id"] for one in compared(http, label="for:phones")["items"]] == [small]
 
