@@ -33,6 +33,8 @@ class Caller:
     team: str
     key: str
     scope: str = WRITE
+    cookie: str | None = None
+    """What is kept of a browser's cookie; None of who sent a key."""
 
 
 def _hash(secret: str) -> str:
@@ -90,9 +92,13 @@ def authenticate(session: Session, token: str) -> Caller | None:
     return Caller(row.team_id, row.id, row.scope) if row and matches and row.revoked_at is None else None
 
 
-def in_force(session: Session, key_id: str) -> bool:
-    """Say whether a key that let somebody in still does: a stream may be open for hours."""
-    return session.scalar(select(ApiKey.id).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))) is not None
+def in_force(session: Session, caller: Caller) -> bool:
+    """Say whether the key, or the sign-in, that let somebody in still does: a stream may be open for hours."""
+    query = select(ApiKey.id).where(ApiKey.id == caller.key, ApiKey.revoked_at.is_(None))
+    if caller.cookie is not None:
+        on = (SignIn.key_id == ApiKey.id) & (SignIn.expires_at > now())
+        query = query.join(SignIn, on).where(SignIn.token_sha256 == caller.cookie)
+    return session.scalar(query) is not None
 
 
 def get_caller(request: Request) -> Caller:
@@ -109,7 +115,7 @@ def get_caller(request: Request) -> Caller:
             raise Unauthorized("the session is over", remedy="Sign in again.")
         if changes:
             sessions.check_csrf(visitor, request.headers.get(sessions.CSRF_HEADER))
-        caller = Caller(visitor.team, visitor.key, visitor.scope)
+        caller = Caller(visitor.team, visitor.key, visitor.scope, sessions.hashed(cookie))
     else:
         caller = _bearer(header or "")
     if changes and caller.scope == READ:

@@ -50,10 +50,10 @@ class _Look:
     state: dict[str, Any]
 
 
-def _after(team: str, job_id: str, seq: int, limit: int, key: str | None = None) -> _Look:
-    """Return the events after `seq`, and the job as of this reading. Raises NotFound, also where a `key` was revoked."""
+def _after(team: str, job_id: str, seq: int, limit: int, caller: Caller | None = None) -> _Look:
+    """Return the events after `seq`, and the job as of now. Raises NotFound, also for a `caller` who is let in no more."""
     with reading() as session:
-        if key is not None and not in_force(session, key):
+        if caller is not None and not in_force(session, caller):
             raise NotFound(f"no job {job_id}")
         mine = (Job.id == job_id, Job.team_id == team, Job.deleted_at.is_(None))
         job = session.execute(select(Job.version, Job.state, Job.stage, Job.progress).where(*mine)).one_or_none()
@@ -65,7 +65,7 @@ def _after(team: str, job_id: str, seq: int, limit: int, key: str | None = None)
 
 
 async def stream(caller: Caller, job_id: str, seq: int, *, states: bool = False) -> AsyncIterator[bytes]:
-    """Write server-sent events from after `seq` until the job is over, or the caller's key is.
+    """Write server-sent events from after `seq` until the job is over, or the caller's key or sign-in is.
 
     Between batches it holds no thread and no session.
 
@@ -76,8 +76,8 @@ async def stream(caller: Caller, job_id: str, seq: int, *, states: bool = False)
     told: int | None = None
     while True:
         try:
-            found = await asyncio.to_thread(_after, caller.team, job_id, seq, BATCH, caller.key)
-        except NotFound:  # deleted since we last looked, or no longer to be told to this key
+            found = await asyncio.to_thread(_after, caller.team, job_id, seq, BATCH, caller)
+        except NotFound:  # deleted since we last looked, or no longer to be told to this caller
             return
         for event in found.events:
             data = json.dumps({"seq": event.seq, "at": event.at.isoformat(), "data": event.data}, ensure_ascii=False)

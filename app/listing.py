@@ -102,9 +102,9 @@ def shown(session: Session, rows: Sequence[Job], *, brief: bool = False) -> list
 
 
 def _versions(caller: Caller, wanted: Wanted, size: int, token: str | None) -> tuple[dict[str, int], str] | None:
-    """Return (version of each job of a page, the team's newest job); None where the caller's key was revoked."""
+    """Return (version of each job of a page, the team's newest job); None where the caller is let in no more."""
     with reading() as session:
-        if not in_force(session, caller.key):
+        if not in_force(session, caller):
             return None
         page = query(caller.team, wanted).with_only_columns(Job.id, Job.version)
         if token:

@@ -35,7 +35,8 @@ class Visitor:
     csrf: str
 
 
-def _hash(token: str) -> str:
+def hashed(token: str) -> str:
+    """Return what is kept of a cookie."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -43,13 +44,13 @@ def begin(session: Session, key_id: str, seconds: float) -> str:
     """Sign a browser in; return what its cookie holds. Sessions that are over are forgotten on the way."""
     token = secrets.token_urlsafe(32)
     session.execute(delete(SignIn).where(SignIn.expires_at <= now()))
-    session.add(SignIn(token_sha256=_hash(token), key_id=key_id, expires_at=now(seconds)))
+    session.add(SignIn(token_sha256=hashed(token), key_id=key_id, expires_at=now(seconds)))
     return token
 
 
 def end(session: Session, token: str) -> None:
     """Sign a browser out."""
-    session.execute(delete(SignIn).where(SignIn.token_sha256 == _hash(token)))
+    session.execute(delete(SignIn).where(SignIn.token_sha256 == hashed(token)))
 
 
 def visitor(session: Session, token: str) -> Visitor | None:
@@ -58,7 +59,7 @@ def visitor(session: Session, token: str) -> Visitor | None:
         select(ApiKey, Team.name)
         .join(SignIn, SignIn.key_id == ApiKey.id)
         .join(Team, Team.id == ApiKey.team_id)
-        .where(SignIn.token_sha256 == _hash(token), SignIn.expires_at > now(), ApiKey.revoked_at.is_(None))
+        .where(SignIn.token_sha256 == hashed(token), SignIn.expires_at > now(), ApiKey.revoked_at.is_(None))
     ).one_or_none()
     if found is None:
         return None

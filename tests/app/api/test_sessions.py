@@ -101,6 +101,33 @@ def test_a_session_ends_with_its_key_and_with_its_time(service: Service, http: h
     problem(browser.get("/v1/jobs"), 401, "unauthorized")
 
 
+def test_what_is_told_live_ends_with_the_key_and_with_the_sign_in(
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    made = http.post("/v1/keys", json={"name": "guest", "scope": "read"}).json()
+    sign_in(browser, service.database.key)
+    ends = {
+        "key": lambda: http.delete(f"/v1/keys/{made['id']}"),
+        "sign-in": lambda: browser.post("/sign-out", data={"csrf_token": token(browser)}),
+    }
+    live = {"Accept": "text/event-stream"}
+    with service.client(made["key"]) as guest:
+        for (what, end), client in zip(ends.items(), (guest, browser), strict=True):
+            job = http.post("/v1/jobs", json=request_body).json()["id"]
+            with (
+                client.stream("GET", f"/v1/jobs/{job}/events", headers=live) as events,
+                client.stream("GET", "/v1/jobs", headers=live) as page,
+            ):
+                told, listed = events.iter_lines(), page.iter_lines()
+                assert "event: queued" in (next(told), next(told), next(told))
+                next(line for line in listed if line == "event: jobs")
+                assert end().status_code in (204, 303), what
+                newest = http.post("/v1/jobs", json=request_body).json()["id"]
+                http.post(f"/v1/jobs/{job}/cancel")
+                assert "event: cancelled" not in list(told), what
+                assert not [line for line in listed if newest in line], what
+
+
 def changing_routes() -> list[tuple[str, str]]:
     """Every way to change something under /v1."""
     paths = app.openapi()["paths"].items()
