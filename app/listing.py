@@ -24,6 +24,8 @@ from app.watch import KEEP_ALIVE_SECONDS, watcher
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ESCAPE = "\\"
+MOST_WANTED = 32
+"""Of a kind that a list is narrowed down by: as many labels as a job has. A database takes no condition of any length."""
 LIGHT = (defer(Job.report),)
 """Options of a query for many jobs: whole reports are not for lists."""
 BRIEF = (*LIGHT, lazyload(Job.metrics))
@@ -34,8 +36,8 @@ BRIEF = (*LIGHT, lazyload(Job.metrics))
 class Wanted:
     """What a list is narrowed down to; all that is given must hold."""
 
-    state: Annotated[list[State] | None, Query()] = None
-    label: Annotated[list[str] | None, Query(description="key:value; several must all hold")] = None
+    state: Annotated[list[State] | None, Query(max_length=MOST_WANTED)] = None
+    label: Annotated[list[str] | None, Query(max_length=MOST_WANTED, description="key:value; several must all hold")] = None
     model: Annotated[str | None, Query(description="As base, student or teacher.")] = None
     search: Annotated[
         str | None,

@@ -40,6 +40,13 @@ def test_a_label_is_what_a_filter_can_spell(http: httpx.Client, request_body: di
     assert [item["id"] for item in found] == [job]
 
 
+def test_a_list_is_narrowed_down_by_so_much_at_most(http: httpx.Client) -> None:
+    for path, param in (("/v1/jobs", "label"), ("/v1/compare", "label"), ("/v1/jobs", "state")):
+        wanted = "a:b" if param == "label" else "queued"
+        assert http.get(path, params=[(param, wanted)] * 32).status_code == 200
+        problem(http.get(path, params=[(param, wanted)] * 1500), 422, "invalid_request", param)
+
+
 def test_a_wait_ends_with_the_change(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
     job = http.post("/v1/jobs", json=request_body).json()
     with subprocess.Popen(
