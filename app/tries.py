@@ -12,7 +12,7 @@ from app import jobs, resources
 from app.clock import now
 from app.errors import InvalidRequest, NotFound, NothingToTry, ReportNotReady, TooManyTries
 from app.failures import failure
-from app.models import QUEUED, RUNNING, Artifact, Dataset, Job, Metric, Try
+from app.models import QUEUED, RUNNING, Artifact, Dataset, Job, Metric, Team, Try
 from app.queue import CHECKS, wake_after_commit
 from compression.recipe import Question, Task, asked_for
 from compression.report import DataFacts
@@ -33,6 +33,8 @@ def create(session: Session, team: str, job_id: str, part: str, question: Questi
         raise InvalidRequest(cause, param="part")
     dataset = session.get_one(Dataset, dataset_of(job, part))
     _check(session, team, dataset, question)
+    # Locked: of many that ask at the same moment none sees the others.
+    session.execute(select(Team.id).where(Team.id == team).with_for_update(key_share=True))
     recent = select(func.count()).select_from(Try).where(Try.team_id == team, Try.created_at > now(-60))
     waiting = select(func.count()).select_from(Try).where(Try.team_id == team, Try.state.in_((QUEUED, RUNNING)))
     if (session.scalar(waiting) or 0) >= MOST_WAITING or (session.scalar(recent) or 0) >= MOST_A_MINUTE:

@@ -1,5 +1,7 @@
 """Questions to a job's models: asked within bounds, answered once, and never by two."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -118,6 +120,29 @@ def test_a_team_asks_so_much_at_once(transaction: SessionMaker) -> None:
         refused(session, job, TooManyTries, GOOD)
         session.execute(update(Try).values(created_at=now(-61)))
         tries.create(session, job.team_id, job.id, "", GOOD)
+
+
+def test_those_who_ask_at_the_same_moment_get_no_more(transaction: SessionMaker) -> None:
+    with transaction() as session:
+        job = finished(session)
+        session.info.pop("wake", None)
+    together = Barrier(3 * tries.MOST_WAITING)
+
+    def ask() -> bool:
+        with transaction() as session:
+            if session.get_bind().dialect.name == "postgresql":  # in SQLite one writes at a time
+                jobs.get(session, job.team_id, job.id)
+                together.wait(60)
+            try:
+                tries.create(session, job.team_id, job.id, "", GOOD)
+            except TooManyTries:
+                return False
+            session.info.pop("wake", None)
+            return True
+
+    with ThreadPoolExecutor(together.parties) as pool:
+        asked = [pool.submit(ask) for _ in range(together.parties)]
+        assert [one.result() for one in asked].count(True) == tries.MOST_WAITING
 
 
 def test_a_question_is_answered_once_though_its_worker_is_lost(transaction: SessionMaker) -> None:
