@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +30,8 @@ IN_COMMANDS = {
     "invalid_recipe": "Correct the named key; `lathe recipe init` writes a file that says what each key may be.",
 }
 """What to do next, for those who use commands: of these problems the service's own remedy speaks of HTTP."""
+UNSEEN = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t\r"}
+"""Control characters: names, labels and log lines are others', and must not steer the terminal that they are shown on."""
 _as_json: ContextVar[bool] = ContextVar("as_json", default=False)
 
 
@@ -51,10 +54,19 @@ def reset() -> None:
     _as_json.set(False)
 
 
+class _Console(Console):
+    """Shows text as text, whatever is in it; what rich itself tells the terminal comes apart from it."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """See Console."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(segment.text.translate(UNSEEN), segment.style)
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a console for the current stdout or stderr. NO_COLOR and COLUMNS are respected (rich reads them)."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else WIDE, highlight=False, emoji=False)
+    return _Console(file=stream, width=None if stream.isatty() else WIDE, highlight=False, emoji=False)
 
 
 def plain(data: Any) -> Any:
