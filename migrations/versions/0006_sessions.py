@@ -25,6 +25,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Undo `upgrade`. Keys that only read would read and write without a scope: they are revoked."""
+    op.execute("UPDATE api_keys SET revoked_at = CURRENT_TIMESTAMP WHERE scope = 'read' AND revoked_at IS NULL")
     op.drop_column("jobs", "key_id")
     op.drop_column("api_keys", "scope")
     op.drop_index(op.f("ix_sessions_key_id"), table_name="sessions")

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from alembic import command
 from sqlalchemy.orm import Session
 
-from app.auth import authenticate
+from app.auth import authenticate, create_key
+from app.bootstrap import alembic_config
 from app.db import make_engine
+from app.models import READ
 from tests.conftest import ROOT, Database
 
 
@@ -33,3 +36,19 @@ def test_a_lost_key_is_replaced_by_whoever_owns_the_database(database: Database,
     assert new is not None
     assert new.team == old.team
     assert new.key != old.key
+
+
+def test_the_way_back_to_an_older_version_makes_no_reader_a_writer(database: Database) -> None:
+    engine, config = make_engine(database.url), alembic_config()
+    with Session(engine) as session, session.begin():
+        known = authenticate(session, database.key)
+        assert known is not None
+        reader = create_key(session, known.team, "eyes", READ)[1]
+    for step, revision in ((command.downgrade, "0005"), (command.upgrade, "head")):
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            step(config, revision)
+    with Session(engine) as session:
+        assert authenticate(session, reader) is None
+        assert authenticate(session, database.key) == known
+    engine.dispose()
