@@ -40,7 +40,7 @@ class Problem(Exception):
 class InvalidRequest(Problem):
     """A field of the body, the path or the query is missing, unknown or out of range."""
 
-    status, code, remedy = 422, "invalid_request", "Correct the named field; /docs shows the schema."
+    status, code, remedy = 422, "invalid_request", "Correct the named field; /openapi.json shows the schema."
 
 
 class InvalidRecipe(Problem):

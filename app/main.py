@@ -21,7 +21,8 @@ DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; po
 def create_app(settings: Settings) -> FastAPI:
     """Put the routes, the problem documents and the middleware together."""
     logs.configure("api")
-    app = FastAPI(title="Lathe", version="1", description=DESCRIPTION)
+    # FastAPI's own pages of the schema load scripts from a CDN, which would run where a browser is signed in: ours loads none.
+    app = FastAPI(title="Lathe", version="1", description=DESCRIPTION, docs_url=None, redoc_url=None)
     errors.install(app)
     for router in (
         resources.models,

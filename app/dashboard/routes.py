@@ -1,4 +1,4 @@
-"""Sign-in and sign-out, and the way from / to the first page."""
+"""Sign-in and sign-out, the way from / to the first page, and what the API offers."""
 
 import re
 
@@ -23,6 +23,18 @@ def destination(asked: str) -> str:
 def home() -> Response:
     """Go to the jobs."""
     return RedirectResponse("/jobs", 303)
+
+
+@router.get("/docs")
+def docs(request: Request) -> Response:
+    """List every path of the API, for whoever asks: the schema is no secret."""
+    try:
+        visitor = get_visitor(request)
+    except SignInNeeded:
+        visitor = None
+    paths = request.app.openapi()["paths"].items()
+    ways = [(method.upper(), path, way) for path, methods in paths for method, way in methods.items()]
+    return render(request, "docs.html", visitor, ways=ways)
 
 
 @router.get("/sign-in")

@@ -164,6 +164,19 @@ def test_another_teams_cookie_sees_nothing(service: Service, http: httpx.Client,
         assert job not in other.get("/jobs").text
 
 
+def test_no_page_runs_what_another_host_serves(service: Service, http: httpx.Client, browser: httpx.Client) -> None:
+    for _ in ("a stranger", "signed in"):
+        page = browser.get("/docs")
+        assert page.status_code == 200
+        assert "script-src 'self'" in page.headers["content-security-policy"]
+        assert "/v1/jobs/{job_id}/events" in page.text
+        assert not [part for part in page.text.split('src="')[1:] if not part.startswith("/static/")]
+        assert browser.get("/redoc").status_code == 404
+        sign_in(browser, service.database.key)
+    assert "Sign out" in page.text
+    assert "/v1/jobs" in http.get("/openapi.json").json()["paths"]
+
+
 def test_pages_carry_their_policy_and_files_their_hash(service: Service, browser: httpx.Client) -> None:
     page = browser.get("/sign-in")
     policy = page.headers["content-security-policy"]
