@@ -7,6 +7,7 @@ empty when they start: prometheus-client's own way. What comes from the database
 import os
 import threading
 import time
+from collections import Counter as Counted
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -22,9 +23,11 @@ from starlette.types import Scope
 
 from app.clock import now
 from app.db import reading
+from app.failures import FAILURES
 from app.models import JOB_STATES, QUEUED, TERMINAL, Dataset, Event, Job, Leader, Model, Worker
 from app.models import Metric as StageRow
 from app.queue import CHECKS, JOBS, LANES
+from compression.errors import ALL_ERRORS
 
 log = structlog.get_logger()
 FRESH_SECONDS = 5.0
@@ -35,6 +38,8 @@ ALIVE_SECONDS = 60.0
 STAGE_BUCKETS = (10, 30, 60, 300, 900, 1800, 3600, 10800, 36000)
 REQUEST_BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 LOST = "worker_lost"
+CODES = frozenset(FAILURES) | {error.code for error in ALL_ERRORS}
+"""What failures are told by: an engine that a model has taken over calls its failures anything, and each were a time series."""
 
 own = CollectorRegistry()
 ProcessCollector(registry=own)
@@ -193,7 +198,9 @@ def _setbacks(session: Session) -> Iterator[Metric]:
     ):
         each = select(code.label("code")).where(chosen).subquery()
         rows = session.execute(select(each.c.code, func.count()).group_by(each.c.code)).tuples()
-        found: dict[str, int] = {code or "unknown": number for code, number in rows}
+        found: Counted[str] = Counted()
+        for code, number in rows:
+            found[code if code in CODES else "unknown"] += number
         codes[family.name] = found
         for name, number in sorted(found.items()):
             family.add_metric((name,), number)

@@ -55,6 +55,18 @@ def test_requests_are_counted_by_their_route_and_not_by_their_address(service: S
     assert value(found, "lathe_http_request_seconds_count", method="GET", route="/v1/jobs/{job_id}") >= 3
 
 
+def test_a_failure_that_nobody_knows_makes_no_time_series(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    before = value(scraped(service), "lathe_jobs_failed_total", code="unknown")
+    for number in range(3):
+        job = http.post("/v1/jobs", json=request_body).json()["id"]
+        error = json.dumps({"code": f"secret_{number}", "cause": "said by an engine", "remedy": "none"})
+        sql(service, "UPDATE jobs SET state = 'failed', error = %s WHERE id = %s", error, job)
+    wait_for(lambda: value(scraped(service), "lathe_jobs_failed_total", code="unknown") == before + 3)
+    assert "secret_" not in httpx.get(f"{service.url}/metrics").text
+
+
 def test_an_answer_that_was_asked_to_wait_is_no_slow_answer(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:
