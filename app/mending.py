@@ -11,7 +11,7 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 
 from app import jobs
-from app.errors import InvalidRequest, NoRemedy, WrongState
+from app.errors import InvalidRecipe, InvalidRequest, NoRemedy, WrongState
 from app.models import TERMINAL, Job
 from app.preflight import plan
 from app.schemas import JobCreate, JobModels
@@ -68,7 +68,10 @@ def _at(recipe: Any, key: str) -> Any:
 
 
 def mended(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[str, Any]:
-    """Return a copy of a recipe with the changes that remedies propose; its rules are checked by who takes it."""
+    """Return a copy of a recipe with the changes that remedies propose; its rules are checked by who takes it.
+
+    Raises InvalidRecipe for a change of what has no keys.
+    """
     new = copy.deepcopy(recipe)
     for remedy in remedies:
         *path, last = remedy.key.removeprefix(ROOT).split(".")
@@ -77,6 +80,8 @@ def mended(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[str, Any]
             if place.get(part) is None:
                 place[part] = {}
             place = place[part]
+            if not isinstance(place, dict):  # rows are told by engines, which may tell anything
+                raise InvalidRecipe(f"{remedy.key} is no key of a recipe", param="remedies")
         place[last] = remedy.proposed
     return new
 

@@ -6,8 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
+from app.errors import InvalidRecipe
 from app.failures import failure
 from app.ids import new_id
+from app.mending import mended
 from compression.errors import CompressionError, OutOfMemory, TrainingDiverged, UnseenLabel, UnsupportedPrecision
 from compression.report import Remedy, StageVerdict
 from tests.app.api.conftest import problem, sql
@@ -127,3 +129,9 @@ def test_a_recipe_is_checked_by_itself(http: httpx.Client) -> None:
     assert short.json()["recipe"]["train"]["batch"] == 32
     problem(http.post("/v1/recipes/check", json={"prune": {"rato": 0.4}}), 422, "invalid_recipe", "recipe.prune.rato")
     problem(http.post("/v1/recipes/check", json={"prune": {"ratio": 1.4}}), 422, "invalid_recipe", "recipe.prune.ratio")
+
+
+def test_a_remedy_that_an_engine_made_up_is_refused() -> None:
+    wild = Remedy(key="recipe.train.batch.size", now=None, proposed=1, why="said by an engine")
+    with pytest.raises(InvalidRecipe):
+        mended({"train": {"batch": 8}}, [wild])
