@@ -34,10 +34,15 @@ def _admit(request: Request, settings: Settings) -> None:
 
 
 def _is_here(request: Request) -> bool:
+    """Not every proxy says for whom it asks, but it asks for the host that it was asked for."""
     if request.client is None or any(name in request.headers for name in PASSED_ON):
         return False
+    return _is_loopback(request.client.host) and (request.url.hostname == "localhost" or _is_loopback(request.url.hostname))
+
+
+def _is_loopback(host: str | None) -> bool:
     try:
-        return ipaddress.ip_address(request.client.host).is_loopback
+        return ipaddress.ip_address(host or "").is_loopback
     except ValueError:
         return False
 

@@ -161,6 +161,10 @@ def test_a_worker_is_told_of_with_its_silence(service: Service) -> None:
 def test_strangers_get_no_figures(service: Service, tmp_path: Path) -> None:
     for header in ("X-Forwarded-For", "Forwarded", "X-Real-IP"):
         problem(httpx.get(f"{service.url}/metrics", headers={header: "203.0.113.9"}), 401, "unauthorized")
+    for host in ("lathe.example", "lathe.example:443", "127.0.0.1.evil.example", "10.0.0.7"):
+        problem(httpx.get(f"{service.url}/metrics", headers={"Host": host}), 401, "unauthorized")
+    for host in ("localhost", f"localhost:{service.port}", "[::1]:80"):
+        assert httpx.get(f"{service.url}/metrics", headers={"Host": host}).status_code == 200
     guarded = Service(tmp_path / "home", service.database, service.broker, settings={"LATHE_METRICS_TOKEN": "let me see"})
     guarded.start_api()
     try:
