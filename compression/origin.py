@@ -69,7 +69,7 @@ class Origin:
 
 def license_of(folder: Path) -> tuple[str | None, str | None]:
     """Return (licence of a model by its hub name, the file that says so): of its README, its config or its licence's text."""
-    front = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", _text(folder / "README.md"), re.DOTALL)
+    front = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", _text(folder / "README.md"), re.DOTALL)
     if front is not None:
         said = re.search(r"^license:\s*['\"]?([^\s'\"#]+)", front[1], re.MULTILINE)
         if said is not None and SPDX.fullmatch(said[1]):

@@ -32,6 +32,7 @@ def folder(place: Path, **files: str) -> Path:
         ({"README_md": "---\nlicense: [a, `rm -rf`]\n---\n"}, (None, None)),
         ({"README_md": "---\nlicense: x`\n---\n", "config_json": "not json"}, (None, None)),
         ({}, (None, None)),
+        ({"README_md": "---" + "\n" * 1_000_000}, (None, None)),  # this must not take hours
     ],
 )
 def test_the_licence_is_what_the_model_s_own_files_say(
