@@ -6,6 +6,7 @@ disturb no measurement of a job, nor be disturbed.
 
 import statistics
 import time
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from compression.forms import Example
 from compression.measure import host_lock
 from compression.process import limit_memory, private_channel
 from compression.recipe import AnswerSpec, Question, Task
+from compression.recipe.question import LONGEST_TEXT, LONGEST_WORD, MOST_WORDS
 from compression.report import Answer, Answered, Rejected
 from compression.runtimes.onnx import FILE
 from compression.runtimes.runner import Runner, answered, config_of, open_artifact, tokenizer_of
@@ -70,7 +72,7 @@ class _Side:
             case scoring.NumberScorer():
                 said["value"] = found
             case scoring.TagScorer():
-                said["tags"] = found
+                said["tags"] = _cut(found)
             case scoring.QuestionScorer():
                 said["text"] = found
         return Answer(**said)
@@ -115,18 +117,28 @@ def _given(spec: AnswerSpec, base: Path) -> tuple[Row, dict[str, Any], Any]:
 def _row(task: Task, example: Example) -> tuple[Row, dict[str, Any]]:
     if task == "token-classification":
         words = list(example.words or example.text.split())
-        return {"words": words}, {"tokens": words}
+        return {"words": words}, {"tokens": _cut(words)}
     if task == "question-answering":
         both = {"question": example.text, "context": example.pair or ""}
-        return both, dict(both)
+        return both, _shown(both)
     pair = {} if example.pair is None else {"pair": example.pair}
-    return {"text": example.text, **pair}, {"text": example.text, **({"text_pair": example.pair} if pair else {})}
+    return {"text": example.text, **pair}, _shown({"text": example.text, **({"text_pair": example.pair} if pair else {})})
+
+
+def _shown(texts: dict[str, Any]) -> dict[str, Any]:
+    """Return the beginnings of texts: a row of the data may have any length, and each answer is kept and shown with it."""
+    return {name: text[:LONGEST_TEXT] for name, text in texts.items()}
+
+
+def _cut(words: Sequence[str]) -> list[str]:
+    """Return the first words, and the beginning of each."""
+    return [word[:LONGEST_WORD] for word in words[:MOST_WORDS]]
 
 
 def _expected(task: Task, example: Example) -> Any:
     if example.label is None or task != "question-answering":
-        return list(example.label) if task == "token-classification" and example.label is not None else example.label
-    return [one.text for one in example.label]
+        return _cut(example.label) if task == "token-classification" and example.label is not None else example.label
+    return _cut([one.text for one in example.label])
 
 
 def main(path: Path) -> int:

@@ -10,8 +10,9 @@ from compression.recipe.whole import Evaluate
 
 LONGEST_TEXT = 20_000
 """Characters. A model reads the first few hundred words; of a context it reads all, window by window."""
+LONGEST_WORD, MOST_WORDS = 200, 2000
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, pattern=r"^[^\x00]*$")]
-Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00\s]+$")]
+Word = Annotated[str, Field(min_length=1, max_length=LONGEST_WORD, pattern=r"^[^\x00\s]+$")]
 
 
 class Question(Config):
@@ -20,7 +21,7 @@ class Question(Config):
     text: Annotated[Text | None, Field(description="Of classification and regression; of tags, its words are taken.")] = None
     text_pair: Annotated[Text | None, Field(description="The second text, where the task has one.")] = None
     tokens: Annotated[
-        tuple[Word, ...] | None, Field(min_length=1, max_length=2000, description="The words of token classification.")
+        tuple[Word, ...] | None, Field(min_length=1, max_length=MOST_WORDS, description="The words of token classification.")
     ] = None
     question: Text | None = None
     context: Text | None = None

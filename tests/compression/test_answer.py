@@ -13,9 +13,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from compression import answer as command
+from compression.answer import _given as given
 from compression.answer import answer
 from compression.pipeline import compress
 from compression.recipe import AnswerSpec, Data, Evaluate, Question, Spec, Task, asked_for
+from compression.recipe.question import LONGEST_TEXT
 from compression.report import Answer, Answered, Finished, Rejected, parse_answered
 from tests.compression.export.conftest import LABELS, Shipment
 from tests.compression.toys import LENGTH, TASKS, row, write
@@ -75,6 +77,34 @@ def test_a_row_of_the_data_is_asked_by_its_number(tiny_shipment: Shipment, tmp_p
     beyond = run(spec(tiny_shipment, Question(row=len(texts)), data=data), tmp_path)
     assert isinstance(beyond, Rejected)
     assert (beyond.reasons[0]["code"], beyond.reasons[0]["param"]) == ("empty_split", "row")
+
+
+def test_of_a_long_row_the_beginning_is_shown(tiny_shipment: Shipment, tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text(json.dumps({"text": "good " * 300_000, "label": LABELS[0]}) + "\n")
+    data = Data(format="jsonl", splits={"train": ("test.jsonl",), "test": ("test.jsonl",)})
+    found = run(spec(tiny_shipment, Question(row=0), data=data), tmp_path)
+    assert isinstance(found, Answered)
+    assert found.asked == {"text": ("good " * 300_000)[:LONGEST_TEXT]}
+    assert found.original.label in LABELS
+
+
+def test_a_row_may_have_words_of_any_length(encoder: Path, tmp_path: Path) -> None:
+    words = ["http://" + "a" * 300, *["b"] * 2500]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"tokens": words, "tags": ["O"] * len(words)}) + "\n")
+    data = Data(format="jsonl", splits={"train": ("rows.jsonl",), "test": ("rows.jsonl",)})
+    asked = AnswerSpec(
+        task="token-classification",
+        labels=("O", "B-x"),
+        original="original",
+        compressed="compressed",
+        question=Question(row=0),
+        data=data,
+        memory_bytes=ROOM,
+    )
+    read, shown, expected = given(asked, tmp_path)
+    assert read == {"words": words}
+    assert shown == {"tokens": [words[0][:200], *["b"] * 1999]}
+    assert expected == ["O"] * 2000
 
 
 def test_it_needs_no_torch_and_takes_no_more_memory_than_it_may(tiny_shipment: Shipment, tmp_path: Path) -> None:
