@@ -61,9 +61,11 @@ def running(home: Path) -> Iterator[Up]:
     """Start it and wait until it is ready; leave nothing of it in the end."""
     process = start(home)
     assert process.stdout is not None
-    yield Up(process, home, json.loads(process.stdout.readline()))
-    process.kill()
-    process.wait()
-    for left in family(home):
-        with contextlib.suppress(psutil.Error):
-            left.kill()
+    try:
+        yield Up(process, home, json.loads(process.stdout.readline()))
+    finally:
+        process.kill()
+        process.wait()
+        for left in family(home):
+            with contextlib.suppress(psutil.Error):
+                left.kill()
