@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 # Pins everything but torch: a machine's own build of torch is used (docs/decisions/0002-torch-is-a-range.md).
 CONSTRAINTS := constraints.txt
-# Tests wait for servers and processes as much as they compute, so two at once fill two cores.
-TESTERS ?= 2
+# Tests wait for servers and processes as much as they compute, so three at once fill two cores.
+TESTERS ?= 3
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test check format lock bench chaos setup-system hooks clean
 

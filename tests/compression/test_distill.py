@@ -214,7 +214,7 @@ def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, r
     nothing = {"rows": (), "artifacts": (), "pruning": None, "files": (), "simulation": None}
     facts = Checkpoint(fingerprint="work", stage="baseline", labels=("negative", "positive"), **nothing)
     checkpoint.write(tmp_path / "kept", whole.model, facts, whole.originals)
-    (kept,) = checkpoint.open_teachers(tmp_path / "kept", checkpoint.read(tmp_path / "kept", "baseline", "work"))
+    (kept,) = checkpoint.open_teachers(tmp_path / "kept", checkpoint.read(tmp_path / "kept", "baseline", {"baseline": "work"}))
     assert answers(whole, kept).equal(answers(whole, other))
 
 

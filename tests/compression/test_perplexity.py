@@ -119,7 +119,7 @@ def test_a_preflight_foretells_rows_of_tokens_and_the_table_that_answers() -> No
     recipe = preset("language", "causal-lm")
     found = preflight(MODEL, DATA, recipe, Evaluate())
     assert found.baseline_parameters == MODEL.parameters
-    assert found.parameters.total == parameters_at(LLAMA, SHAPE.model_copy(update={"ffn": 768}), rows=0, outputs=0).total
+    assert found.parameters.total == parameters_at(LLAMA, SHAPE.model_copy(update={"ffn": 704}), rows=0, outputs=0).total
     assert found.parameters.total / MODEL.parameters.total < 0.71
     untied = MODEL.model_copy(update={"parameters": parameters_at(LLAMA, SHAPE, rows=0, outputs=49152)})
     more = preflight(untied, DATA, recipe, Evaluate())

@@ -116,7 +116,7 @@ def test_a_static_model_is_calibrated_anew_when_it_was_cut(model: BertForSequenc
         fingerprint="x", stage="pruned", labels=("a", "b"), simulation=after, rows=(), artifacts=(), pruning=None, files=()
     )
     checkpoint.write(tmp_path, state.model, kept)
-    again = checkpoint.open_model(tmp_path, checkpoint.read(tmp_path, "pruned", "x"))
+    again = checkpoint.open_model(tmp_path, checkpoint.read(tmp_path, "pruned", {"pruned": "x"}))
     assert logits(again, state.rows["test"]).equal(answers)
     numerics.remove(again)
     assert not logits(again, state.rows["test"]).equal(answers)

@@ -22,7 +22,6 @@ from compression.report import Answer, Answered, Finished, Rejected, parse_answe
 from tests.compression.export.conftest import LABELS, Shipment
 from tests.compression.toys import LENGTH, TASKS, row, write
 
-pytest_plugins = ["tests.compression.export.conftest"]
 ROOM = 4 << 30
 
 
