@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.conftest import wait_for
 from tests.pages.conftest import Window, World
 
 
@@ -84,8 +85,9 @@ def test_the_log_is_searched_and_follows(window: Window, world: World) -> None:
     page.locator("#log").focus()
     page.keyboard.press("Home")
     expect(page.get_by_label("Follow")).not_to_be_checked()
+    wait_for(lambda: page.evaluate("document.getElementById('log').scrollTop") == 0)  # the browser goes there step by step
     page.get_by_label("Follow").check()
-    assert page.evaluate(at_end)
+    wait_for(lambda: page.evaluate(at_end))
 
 
 def test_the_recipe_is_copied_and_the_command_is_what_sends_it_again(window: Window, world: World) -> None:
