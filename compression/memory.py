@@ -12,6 +12,36 @@ def resident() -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), 0)
 
 
+def available() -> int | None:
+    """Return the bytes that this process can still have: of the machine, and of the control group that it is in, the less.
+
+    None where the kernel does not tell. Pages of files that are only kept for later reading count as free.
+    """
+    rooms = [room for room in (_of_machine(), _of_group()) if room is not None]
+    return min(rooms, default=None)
+
+
+def _of_machine() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _of_group(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Control groups of version 2 (kernel: admin-guide/cgroup-v2.rst): memory.max, memory.current, memory.stat."""
+    try:
+        most = (root / "memory.max").read_text("ascii").strip()
+        if most == "max":
+            return None
+        files = dict(line.split() for line in (root / "memory.stat").read_text("ascii").splitlines())
+        taken = int((root / "memory.current").read_text("ascii")) - int(files.get("inactive_file", 0))
+        return max(int(most) - taken, 0)
+    except (OSError, ValueError):
+        return None
+
+
 def killed_for_memory() -> int:
     """Return how often the kernel has ended a process of this machine for want of memory; 0 where it does not tell.
 

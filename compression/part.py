@@ -140,6 +140,7 @@ class Part:
             cast=cast,
             scratch=output / "scratch",
             vocabulary=vocabulary,
+            memory=spec.memory_bytes,
         )
         part = cls(spec, asked, base, output, dataset, tokenizer, length, state, evaluate, scored)
         state.timed = part.timed

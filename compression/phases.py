@@ -7,7 +7,7 @@ from compression.catalog import PROBES, augment_seconds
 from compression.progress import Journey, Phase
 from compression.recipe import Recipe
 from compression.report import STAGES, Stage
-from compression.stages import general
+from compression.stages import gate, general
 from compression.stages.further import PHASE, epochs_again
 from compression.stages.prepare import phase_of
 from compression.stages.recover import phases as recovery_phases
@@ -64,6 +64,9 @@ def phases(recipe: Recipe, rows: Mapping[str, int]) -> list[Phase]:
             found.append(Phase("distilled", "augment", augment_seconds(augment, rows["train"])))
             train *= 1 + augment.rows
         found.append(Phase("distilled", ASK, seeds * train / 3))
+        if recipe.distill.gate is not None:
+            tried = recipe.distill.gate.steps * recipe.train.batch * recipe.train.accumulate * row * 0.5
+            found += [Phase("distilled", name, tried) for name in (gate.WITH, gate.WITHOUT)]
         found.append(Phase("distilled", "distill", recipe.distill.epochs * train * 0.5))
         if recipe.remedy == "apply":
             found.append(Phase("distilled", PHASE, epochs_again(recipe.distill) * train * 0.5))

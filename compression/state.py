@@ -34,7 +34,7 @@ class State:
     asked; `base_rows` the rows as the base model reads them, once a student that the job names has taken its place; `scratch`
     a folder for what may be lost; `vocabulary` the tokens that the cut leaves, where it is to take some; `sensitivity` the
     curves that it drew, for the report; `timed` exports a model and measures its latency; `ranges` how the integers' ranges
-    were found after the current stage.
+    were found after the current stage; `memory` the bytes beyond which the engine is stopped, where somebody stops it.
     """
 
     recipe: Recipe
@@ -59,6 +59,7 @@ class State:
     vocabulary: Vocabulary | None = None
     sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
     timed: Callable[[PreTrainedModel], Latency | NotMeasured] | None = None
+    memory: int | None = None
 
     @property
     def task(self) -> Task:

@@ -28,6 +28,7 @@ from compression.catalog.cost import (
     artifact_bytes,
     augment_seconds,
     planned_steps,
+    step_bytes,
 )
 from compression.catalog.decoders import Biases
 from compression.catalog.families import (
@@ -135,6 +136,7 @@ __all__ = [
     "preflight",
     "preflight_several",
     "shape_at",
+    "step_bytes",
     "stepped",
     "steps_to",
     "table_rows",

@@ -6,13 +6,15 @@ from typing import Annotated
 from pydantic import Field
 
 from compression.catalog.lessons import attention_form
-from compression.recipe import Augment, Config, Distill, Quantize, Recipe
+from compression.recipe import Augment, Config, Distill, Quantize, Recipe, Train
 from compression.report import DataFacts, Parameters, Shape
 
 PROCESS_BYTES = 600_000_000
 """A process that has imported torch, transformers and the exporter, before it holds a model."""
 TRAINED_BYTES, HELD_BYTES = 16, 4
 """A trained parameter: weight, gradient and AdamW's two moments in float32. One that is only held (the teacher): 4."""
+ROUNDED_BYTES = 1
+"""A parameter of a teacher that is held in 8 bits."""
 SAVED_BYTES = 2 * 20
 """A parameter of a training that is saved: weight, AdamW's two moments, the weights of the last good and of the best epoch.
 Twice, since a save goes only once the next is there."""
@@ -79,7 +81,6 @@ def estimate(
     train, language = recipe.train, data.task == "causal-lm"
     if language:
         data = packed(data, recipe)
-    token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * units_a_token(shape))
     longest = min(train.max_length, round(data.longest_words * TOKENS_A_WORD) + 2)
     row = data.mean_words * TOKENS_A_WORD + 2
     # Contexts are not cut but read in windows, a quarter of which the one before has read already.
@@ -91,9 +92,7 @@ def estimate(
     plain = tokens  # of the general phase
     if "unlabelled" in data.rows:
         plain = data.rows["unlabelled"] * min(train.max_length, data.unlabelled_words * TOKENS_A_WORD + 2)
-    if train.recompute:  # what enters each layer is kept, and one layer's insides
-        token_floats = shape.layers * shape.hidden + token_floats // shape.layers
-    memory = PROCESS_BYTES + (TRAINED_BYTES + HELD_BYTES) * before.total + 4 * token_floats * train.batch * longest
+    memory = PROCESS_BYTES + model_bytes(before.total, after.total, recipe) + step_bytes(shape, train, longest)
     memory += LOGITS_BYTES * language
     memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(parameters.total for parameters in named))
     states = teacher_bytes(recipe.distill, shape, student or shape, taught, plain) if recipe.distill else 0
@@ -132,6 +131,9 @@ def estimate(
         again = -(-recipe.distill.epochs // 2) if recipe.remedy == "apply" else 0
         others = 2 * sum(parameters.other for parameters in named) * tokens
         work += more * (3 * small * (recipe.distill.epochs + again) + forward * seeds + others)
+        if recipe.distill.gate is not None:
+            share = 2 * recipe.distill.gate.steps * train.batch * train.accumulate / max(data.rows["train"], 1)
+            work += 3 * small * share
         if recipe.distill.general:
             work += plain / tokens * (3 * small * recipe.distill.general.epochs + forward)
     planned = planned_steps(recipe, data.rows["train"], data.rows.get("unlabelled"))
@@ -148,6 +150,28 @@ def estimate(
     shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + scoring)
     shipping += PROBES * SHIP_MINUTES * (recipe.prune is not None and recipe.prune.target_latency is not None)
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
+
+
+def model_bytes(before: int, after: int, recipe: Recipe) -> int:
+    """Reckon what the model, its training and its teacher take together. before, after: parameters.
+
+    A teacher that may be held in 8 bits spares memory only where nothing larger is trained beside it in float32 before.
+    """
+    whole = (TRAINED_BYTES + HELD_BYTES) * before
+    trains = recipe.prepare.epochs > 0 or (recipe.quantize is not None and recipe.quantize.qat is not None)
+    if trains or recipe.distill is None or recipe.distill.teachers.precision == "float32":
+        return whole
+    recovers = recipe.prune is not None and recipe.prune.recovery is not None
+    taught = TRAINED_BYTES * after + (HELD_BYTES if recovers else ROUNDED_BYTES) * before
+    return min(max(taught, HELD_BYTES * (2 * before + after)), whole)
+
+
+def step_bytes(shape: Shape, train: Train, longest: int) -> int:
+    """Reckon what a step keeps for its backward pass. longest: tokens of the longest row."""
+    token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * units_a_token(shape))
+    if train.recompute:  # what enters each layer is kept, and one layer's insides
+        token_floats = shape.layers * shape.hidden + token_floats // shape.layers
+    return 4 * token_floats * train.batch * longest
 
 
 def units_a_token(shape: Shape) -> int:
@@ -213,6 +237,7 @@ def planned_steps(recipe: Recipe, rows: int, unlabelled: int | None = None) -> i
     if recipe.distill:
         copies = recipe.distill.augment.rows if recipe.distill.augment else 0
         taught = recipe.distill.epochs * an_epoch(rows * (1 + copies))
+        taught += 2 * recipe.distill.gate.steps if recipe.distill.gate is not None else 0
         if recipe.distill.general:
             taught += recipe.distill.general.epochs * an_epoch(unlabelled or rows)
     return epochs * an_epoch(rows) + taught

@@ -15,6 +15,9 @@ from compression.errors import InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import AUGMENTED_TASKS, Config, Evaluate, Prune, Recipe, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
 
+DEEP = 0.4
+"""A share of a decoder's parameters that is better cut in steps (Minitron, Muralidharan et al. 2024, cuts by half at most)."""
+
 
 class Preflight(Config):
     """What a job will become, said before it is accepted."""
@@ -255,6 +258,12 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
     settled = recipe.prune and recipe.prune.target_latency is None and set(recipe.prune.axes) != {"vocabulary"}
     if recipe.prune and settled and after.total == before.total:
         yield f"The ratio {recipe.prune.deepest:g} rounds to no change of shape."
+    deep = after.total < (1 - DEEP) * before.total and FAMILIES[model.family].decodes
+    if recipe.prune and settled and deep and recipe.prune.steps == 1:
+        yield (
+            f"{1 - after.total / before.total:.0%} of the parameters go in one cut: beyond {DEEP:.0%}, decoders keep more in "
+            'steps with training between them (prune.steps 2, prune.recovery {"by": "teacher"}).'
+        )
     if recipe.prune and recipe.distill is None and recipe.prune.recovery is None:
         yield "The model is pruned and not trained afterwards: expect its score to fall."
     if recipe.distill is not None and recipe.distill.general is not None and "unlabelled" not in data.rows:

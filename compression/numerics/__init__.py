@@ -1,7 +1,7 @@
 """The integers of every scheme: one definition each, simulated in training exactly as the shipped artifact computes them.
 
 `dynamic`, `static` and `weights` are the schemes (docs/numerics.md), `observers` the pure mathematics of ranges, `simulation`
-puts a scheme into a model. Nothing here runs a model or reads data.
+puts a scheme into a model, `held` keeps in 8 bits what is only read. Nothing here runs a model or reads data.
 """
 
 from compression.numerics.dynamic import (
@@ -17,6 +17,7 @@ from compression.numerics.dynamic import (
 )
 from compression.numerics.experts import SimulatedExperts, fused
 from compression.numerics.floating import gradient_dtype, has_bfloat16, precision
+from compression.numerics.held import hold
 from compression.numerics.matrices import is_linear, is_transposed, matrix
 from compression.numerics.simulation import (
     DYNAMIC,
@@ -52,6 +53,7 @@ __all__ = [
     "gradient_dtype",
     "grouped_integers",
     "has_bfloat16",
+    "hold",
     "insert",
     "integer_product",
     "integers",

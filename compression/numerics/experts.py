@@ -3,7 +3,7 @@
 In static-int8 they are dynamic: an expert sees other tokens from batch to batch, so a range of its own would rest on few.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -43,14 +43,18 @@ class SimulatedExperts(nn.Module):
         hidden_states: (tokens, hidden); top_k_index, top_k_weights: (tokens, chosen) -> (tokens, hidden).
         """
         out = torch.zeros_like(hidden_states)
-        # Taken apart once: a gradient of one expert by its number would be as large as that of all.
-        ups, downs = self.gate_up_proj.unbind(0), self.down_proj.unbind(0)
+        up, down = self.matrices("gate_up_proj"), self.matrices("down_proj")
         for number in sorted(set(top_k_index.flatten().tolist())):
             tokens, places = torch.where(top_k_index == number)
-            gates, values = self.product(hidden_states[tokens], ups[number]).chunk(2, dim=-1)
-            said = self.product(self.act_fn(gates) * values, downs[number]) * top_k_weights[tokens, places, None]
+            gates, values = self.product(hidden_states[tokens], up(number)).chunk(2, dim=-1)
+            said = self.product(self.act_fn(gates) * values, down(number)) * top_k_weights[tokens, places, None]
             out = out.index_add(0, tokens, said.to(out.dtype))
         return out
+
+    def matrices(self, name: str) -> Callable[[int], Tensor]:
+        """Return what gives an expert's matrix by its number, (out, in)."""
+        # Taken apart once: a gradient of one expert by its number would be as large as that of all.
+        return self.get_parameter(name).unbind(0).__getitem__
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """Multiply as a linear layer of the scheme does. x: (tokens, in), weight: (out, in) -> (tokens, out)."""

@@ -24,7 +24,7 @@ from compression.recipe.base import (
     Task,
     Weight,
 )
-from compression.recipe.distill import TERMS, Distill, General, Teachers, Weights
+from compression.recipe.distill import TERMS, Distill, Gate, General, Teachers, Weights
 from compression.recipe.presets import ARTICLE, PRESETS, QUICK, SMALLEST, STANDARD, preset
 from compression.recipe.prune import AxisRatios, Prune, Recovery, TargetLatency
 from compression.recipe.quantize import Qat, Quantize
@@ -57,6 +57,7 @@ __all__ = [
     "Distill",
     "Epochs",
     "Evaluate",
+    "Gate",
     "General",
     "HelperName",
     "JobTask",

@@ -16,6 +16,13 @@ class Recovery(Config):
     shallow_first: Annotated[bool, Field(description="Train the lower half of the layers alone for the first half.")] = True
     adapt_l2: Annotated[bool, Field(description="Double weight decay when validation falls, halve it when it rises.")] = True
     patience: Annotated[Patience, Field(description="As elsewhere; epochs of the shallow layers alone are not counted.")] = None
+    by: Annotated[
+        Literal["labels", "teacher"],
+        Field(
+            description="What is learned. labels: the task's own loss. teacher: the baseline's answers, softened at distill's "
+            "temperature; so a deep cut in steps is distilled after each of them (Minitron)."
+        ),
+    ] = "labels"
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]

@@ -1,26 +1,31 @@
 """Teach the narrow, fake-quantized student what its teachers know (Hinton et al. 2015; Jiao et al. 2020)."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 
-from transformers import PreTrainedModel
+import torch
 
 from compression.augment.stage import with_more_rows
 from compression.batches import Encoded
 from compression.cast import Texts
-from compression.recipe import Distill
+from compression.plan import Plan
+from compression.recipe import Distill, Gate
 from compression.report import Event, Log
+from compression.saving import Tensors
 from compression.simulating import simulate, smooth
 from compression.stages.further import further, is_under_way
+from compression.stages.gate import gated
 from compression.stages.general import general
-from compression.stages.lesson import Comparison, Lesson, reported
-from compression.stages.next_tokens import lesson_of
-from compression.stages.teachers import ASK, Heard, hear
+from compression.stages.hold import lighten
+from compression.stages.lesson import Lesson, reported
+from compression.stages.taught import lesson_of
+from compression.stages.teachers import ASK, hear
 from compression.state import State
 from compression.teacher import Teacher
 from compression.training import train
 
-PHASE = "distill"
+PHASE, OPEN = "distill", "gate"
+"""OPEN: under this name a save keeps whether insides count."""
 
 
 def distill(state: State) -> Iterator[Event]:
@@ -41,24 +46,14 @@ def distill(state: State) -> Iterator[Event]:
     yield from state.journey.mark("distilled", ASK, done=False)
     heard = yield from hear(state, settings, rows, made)
     guide = heard.guide.to(state.device).requires_grad_(False)
-    lesson = (_of_tokens if state.task.name == "causal-lm" else _of_answers)(state, settings, guide, rows, heard)
+    yield from lighten(state, settings, guide)
+    lesson = lesson_of(state, settings, guide, rows, heard.rows, heard.logits)
     yield from _where_kept(lesson.teacher)
     yield from state.journey.mark("distilled", ASK, done=True)
     try:
         yield from _task_phase(state, settings, rows, lesson)
     finally:
         lesson.close()
-
-
-def _of_answers(state: State, settings: Distill, guide: PreTrainedModel, rows: Encoded, heard: Heard) -> Lesson:
-    comparison = Comparison.of(state.model, guide, settings, settings.weights(), apart=settings.embedding is not None)
-    spill = state.spill("task")
-    teacher = Teacher(guide, heard.rows, comparison.teacher, parts=state.parts, logits=heard.logits, spill=spill)
-    return Lesson(state.model, teacher, comparison, settings, rows, parts=state.parts)
-
-
-def _of_tokens(state: State, settings: Distill, guide: PreTrainedModel, rows: Encoded, heard: Heard) -> Lesson:
-    return lesson_of(state, settings, guide, rows, heard.rows)
 
 
 def enter(state: State) -> None:
@@ -90,8 +85,26 @@ def _where_kept(teacher: Teacher) -> Iterator[Event]:
         yield Log(message=f"The teacher's states are kept on disk ({teacher.bytes / 2**30:.1f} GiB).")
 
 
+def _gate(
+    state: State, asked: Gate, settings: Distill, rows: Encoded, lesson: Lesson, plan: Plan
+) -> Generator[Event, None, bool]:
+    """Try what is compared of the insides, or do as an earlier attempt's save of this phase says."""
+    saver = state.saver
+    known = saver.beside() if saver is not None and (saver.is_at("distilled", PHASE) or is_under_way(state)) else {}
+    if OPEN not in known:
+        found = yield from gated(state, asked, settings, rows, lesson, plan)
+        return found
+    if not known[OPEN].item():
+        lesson.answers_alone()
+    return bool(known[OPEN].item())
+
+
 def _task_phase(state: State, settings: Distill, rows: Encoded, lesson: Lesson) -> Iterator[Event]:
     plan = state.plan("distill", epochs=settings.epochs, rate=settings.rate, patience=settings.patience)
+    beside: Tensors = {}
+    if settings.gate is not None:
+        is_open = yield from _gate(state, settings.gate, settings, rows, lesson, plan)
+        beside[OPEN] = torch.tensor(is_open)
     first = lesson.weighting.weights()
     if not is_under_way(state):
         ticks = train(
@@ -102,7 +115,7 @@ def _task_phase(state: State, settings: Distill, rows: Encoded, lesson: Lesson) 
             lesson,
             before_step=lesson.before_step,
             extra=lesson.parameters,
-            course=state.course("distilled", PHASE),
+            course=state.course("distilled", PHASE, beside),
             budget=state.budget,
         )
         outcome = yield from state.journey.follow("distilled", PHASE, reported(ticks, lesson))
@@ -117,4 +130,4 @@ def _task_phase(state: State, settings: Distill, rows: Encoded, lesson: Lesson) 
         changes = ", ".join(f"{term} {weight:.4g} → {now[term]:.4g}" for term, weight in first.items())
         state.notes.append(f"Weights ({settings.weighting}), first → last: {changes}.")
     if state.recipe.remedy == "apply":
-        yield from further(state, settings, rows, plan, lesson)
+        yield from further(state, settings, rows, plan, lesson, beside)

@@ -9,6 +9,7 @@ from compression.evaluate import validate
 from compression.plan import Plan
 from compression.recipe import Distill
 from compression.report import Event, Log, Remedy, retention
+from compression.saving import Tensors
 from compression.stages.lesson import Lesson, reported
 from compression.state import State
 from compression.training import train
@@ -26,10 +27,10 @@ def is_under_way(state: State) -> bool:
     return state.saver is not None and state.saver.is_at("distilled", PHASE)
 
 
-def further(state: State, settings: Distill, rows: Encoded, plan: Plan, lesson: Lesson) -> Iterator[Event]:
+def further(state: State, settings: Distill, rows: Encoded, plan: Plan, lesson: Lesson, beside: Tensors) -> Iterator[Event]:
     """Train once more at half the rate where validation misses the retention target; keep the better. Test is not seen.
 
-    rows, plan, lesson: those of the first training, whose best epoch the model now is.
+    rows, plan, lesson, beside: those of the first training, whose best epoch the model now is.
     """
     assert state.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
     wanted = state.targets.retention
@@ -48,7 +49,7 @@ def further(state: State, settings: Distill, rows: Encoded, plan: Plan, lesson: 
         state.rows["validation"],
         lesson,
         extra=lesson.parameters,
-        course=state.course("distilled", PHASE),
+        course=state.course("distilled", PHASE, beside),
         budget=state.budget,
     )
     outcome = yield from state.journey.follow("distilled", PHASE, reported(ticks, lesson))

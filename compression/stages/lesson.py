@@ -1,6 +1,7 @@
 """What one batch costs a student: answers against the teachers' and the labels, insides against those of one teacher."""
 
-from collections.abc import Collection, Generator, Mapping
+import copy
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,7 @@ from compression.recipe import Distill
 from compression.reconstruct import drawn
 from compression.report import Log, TrainingSaved
 from compression.tasks.base import Task
-from compression.teacher import Look, Said, Teacher, ask
+from compression.teacher import ANSWERS_ALONE, Look, Said, Teacher, ask
 from compression.weighting import Weighting, weighting
 
 FIT_ROWS, FIT_TOKENS = 256, 32_768
@@ -77,6 +78,9 @@ class Comparison:
         return notes
 
 
+NOTHING = Comparison(ANSWERS_ALONE, ANSWERS_ALONE, apart=False, form=None, heads=0)
+
+
 class Insides:
     """Hidden states, attention and embeddings of a student against one teacher's, and the projections learned with them."""
 
@@ -85,6 +89,12 @@ class Insides:
         self.projections: list[nn.Parameter] = []
         if comparison.student.states:
             self.projections.append(nn.Parameter(self._fitted(rows, smaller(FIT_BATCH, parts))))
+
+    def none(self) -> "Insides":
+        """Return the same two models with nothing compared."""
+        twin = copy.copy(self)
+        twin.comparison, twin.projections = NOTHING, []
+        return twin
 
     @torch.no_grad()
     def _fitted(self, rows: Encoded, size: int) -> Tensor:
@@ -148,6 +158,18 @@ class Lesson:
     def close(self) -> None:
         """Free what is kept of the teacher."""
         self.teacher.close()
+
+    def answers_alone(self) -> Callable[[], None]:
+        """Compare no insides from now on; return what undoes it."""
+        whole = self.insides, self.settings, self.weighting
+
+        def undo() -> None:
+            self.insides, self.settings, self.weighting = whole
+
+        self.settings = self.settings.answers_alone()
+        self.weighting = weighting(self.settings, next(self.student.parameters()).device)
+        self.insides = self.insides.none()
+        return undo
 
     def before_step(self, step: int, total: int) -> None:
         """Note how much of training is done. step: from 0."""

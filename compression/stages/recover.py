@@ -9,6 +9,7 @@ from compression import families
 from compression.recipe import Prune, Recovery
 from compression.report import Event
 from compression.saving import Tensors
+from compression.stages.taught import of_answers_alone
 from compression.state import State
 from compression.tasks.base import labelled
 from compression.training import train
@@ -41,18 +42,26 @@ def recover(state: State, whole: Recovery, step: int, phase: str, epochs: int, b
         patience=settings.patience,
         patience_from=settings.epochs // 2 if settings.shallow_first else 0,
     )
+    rows = state.rows["train"]
+    lesson = of_answers_alone(state, rows) if settings.by == "teacher" else None
     ticks = train(
         model,
-        replace(plan, seed=plan.seed + step - 1),
-        state.rows["train"],
+        replace(plan, seed=plan.seed + step - 1, dropout=lesson is None),
+        rows,
         state.rows["validation"],
-        labelled(state.task, model),
+        lesson or labelled(state.task, model),
         before_epoch=freezer(model, settings),
         course=state.course("pruned", phase, beside),
         budget=state.budget,
     )
-    outcome = yield from state.journey.follow("pruned", phase, ticks)
+    try:
+        outcome = yield from state.journey.follow("pruned", phase, ticks)
+    finally:
+        if lesson is not None:
+            lesson.close()
     which = "Recovery" if phase == "recover" else f"Recovery{phase.removeprefix('recover')}"
+    if lesson is not None:
+        which += ", taught by the baseline's answers"
     state.notes.append(
         f"{which}: validation {state.task.metric} {outcome.before} → {outcome.best} "
         f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."

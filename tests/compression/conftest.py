@@ -16,6 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, P
 from compression.batches import Encoded
 from compression.progress import Journey, Phase
 from compression.recipe import Distill, Recipe
+from compression.stages.gate import WITH, WITHOUT
 from compression.stages.lesson import Comparison, Lesson
 from compression.state import State
 from compression.tasks import of
@@ -111,7 +112,7 @@ def all_phases() -> Journey:
         "baseline": ("tune", "tune 2"),
         "quantized": ("quantization-aware training",),
         "pruned": ("cut", "recover", "recover, step 1 of 2", "recover, step 2 of 2"),
-        "distilled": ("ask of unlabelled text", "general", "ask the teacher", "distill", "distill again"),
+        "distilled": ("ask of unlabelled text", "general", "ask the teacher", WITH, WITHOUT, "distill", "distill again"),
     }
     return Journey([Phase(stage, name, 1.0) for stage, phases in names.items() for name in phases])
 

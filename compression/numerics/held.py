@@ -1,0 +1,76 @@
+"""Weights that are only read, held in 8 bits: one scale a row, made float again layer by layer as they are multiplied.
+
+Not a scheme of what is shipped: a teacher is held so where the memory for it in float32 is not there. What its answers lose
+is what `integers` rounds, of weights alone.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from compression.numerics.dynamic import integers
+from compression.numerics.experts import WEIGHTS, SimulatedExperts, fused
+from compression.numerics.matrices import is_linear, is_transposed
+
+
+class _Rows(nn.Module):
+    """A weight as int8 and scales, for torch's parametrizations. turned: whether it lies as (inputs, outputs)."""
+
+    def __init__(self, *, turned: bool) -> None:
+        super().__init__()
+        self.turned = turned
+
+    def forward(self, whole: Tensor, scale: Tensor) -> Tensor:
+        """Make it float again. whole: (outputs, inputs), int8; scale: (outputs, 1) -> as it lies."""
+        weight = whole.to(scale.dtype) * scale
+        return weight.t() if self.turned else weight
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Round it. weight: as it lies."""
+        return integers(weight.t() if self.turned else weight)
+
+
+class HeldExperts(SimulatedExperts):
+    """Fused experts that keep their matrices in 8 bits."""
+
+    def matrices(self, name: str) -> Callable[[int], Tensor]:
+        """Return what makes an expert's matrix float when it is asked for, (out, in)."""
+        whole, scale = self.get_parameter(name), self.get_buffer(f"{name}_scale")
+        return lambda number: whole[number].to(scale.dtype) * scale[number]
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Multiply in floating point. x: (tokens, in), weight: (out, in) -> (tokens, out)."""
+        return nn.functional.linear(x, weight)
+
+
+def hold(model: nn.Module) -> int:
+    """Round the weights of all linear layers and experts of a frozen model to 8 bits, in place; return how many elements.
+
+    Tables stay, and so does an output layer that is one of them, which both are read by. Raises ValueError of a model that
+    is trained: integers have no gradients.
+    """
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("a model that is trained cannot be held in integers")
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    done = 0
+    for _, experts in list(fused(model)):
+        done += _hold_experts(experts)
+    for module in list(model.modules()):
+        if is_linear(module) and id(module.weight) not in tables and not parametrize.is_parametrized(module):
+            done += module.weight.numel()  # type: ignore[operator]
+            # Unsafe: what is kept is of another type than what is made of it, which is the purpose.
+            parametrize.register_parametrization(module, "weight", _Rows(turned=is_transposed(module)), unsafe=True)
+    return done
+
+
+def _hold_experts(experts: Any) -> int:
+    done = 0
+    for name in WEIGHTS:
+        whole, scale = integers(getattr(experts, name))
+        done += whole.numel()
+        setattr(experts, name, nn.Parameter(whole, requires_grad=False))
+        experts.register_buffer(f"{name}_scale", scale)
+    experts.__class__ = HeldExperts
+    return done

@@ -1,0 +1,85 @@
+"""Whether what is compared of the insides helps: tried for some steps with it and without, judged by the loss on validation.
+
+Hidden states help where layers are gone, and may cost where widths are (Minitron, Muralidharan et al. 2024, on losses); which
+it is for a model and its data, only its validation tells.
+"""
+
+import math
+from collections.abc import Generator
+from dataclasses import replace
+
+import torch
+
+from compression.batches import Encoded, steps
+from compression.budget import Budget
+from compression.evaluate import Validation
+from compression.plan import Outcome, Plan
+from compression.recipe import Distill, Gate
+from compression.recipe.distill import INSIDES
+from compression.report import Event, Log
+from compression.stages.lesson import Lesson
+from compression.state import State
+from compression.training import train
+
+WITH, WITHOUT = "try with insides", "try answers alone"
+
+
+def gated(
+    state: State, asked: Gate, settings: Distill, rows: Encoded, lesson: Lesson, plan: Plan
+) -> Generator[Event, None, bool]:
+    """Try both, say what was found, and leave the lesson as it is to be taught and the student as it was.
+
+    Returns whether the insides count. What the trials take is put to the job's account; where that has no room for twice as
+    many steps behind them, nothing is tried, and the insides count.
+    """
+    if state.budget.steps_of(4 * asked.steps) < 4 * asked.steps:
+        state.notes.append(f"The gate was left out: recipe.train.max_steps has no room for {4 * asked.steps} steps more.")
+        return True
+    whole = yield from _tried(state, asked, WITH, rows, lesson, plan)
+    put_back = lesson.answers_alone()
+    alone = yield from _tried(state, asked, WITHOUT, rows, lesson, plan)
+    is_open = whole < alone
+    if is_open:
+        put_back()
+    terms = ", ".join(term for term in INSIDES if term in settings.weights())
+    which = f"{terms} count" if is_open else "answers alone are learned"
+    said = f"The gate: loss on validation after {asked.steps} steps {whole:.4f} with {terms}, {alone:.4f} without: {which}."
+    state.notes.append(said)
+    yield Log(message=said)
+    return is_open
+
+
+def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson, plan: Plan) -> Generator[Event, None, float]:
+    """Train for some steps, put everything back, and return the least loss on validation."""
+    learned = [*state.model.parameters(), *lesson.parameters]
+    before = [parameter.detach().clone() for parameter in learned]
+    own = Budget(max_steps=asked.steps)
+    an_epoch = steps(steps(len(rows), plan.batch), plan.accumulate)
+
+    def judged() -> Validation:
+        loss = state.validate().negative_loss
+        return Validation(loss, loss)
+
+    def before_step(step: int, total: int) -> None:
+        state.heed()
+        lesson.before_step(step, total)
+
+    ticks = train(
+        state.model,
+        replace(plan, epochs=math.ceil(asked.steps / an_epoch), patience=None),
+        rows,
+        None,
+        lesson,
+        before_step=before_step,
+        validation=judged,
+        extra=lesson.parameters,
+        budget=own,
+    )
+    outcome: Outcome = yield from state.journey.follow("distilled", phase, ticks)
+    with torch.no_grad():
+        for parameter, weight in zip(learned, before, strict=True):
+            parameter.copy_(weight)
+    lesson.tally.told(lesson.weighting.weights())
+    state.budget.spent.steps += own.spent.steps
+    state.budget.spent.seconds += own.spent.seconds
+    return -outcome.best.score

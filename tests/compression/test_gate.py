@@ -1,0 +1,209 @@
+"""What is found out before a student is taught: whether insides help, and what a teacher's weights may take."""
+
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertForSequenceClassification, PreTrainedModel
+
+from compression import memory, numerics
+from compression.budget import Budget
+from compression.catalog import preflight
+from compression.evaluate import logits
+from compression.recipe import Distill, Evaluate, Gate, Prepare, Prune, Recipe, Recovery, Teachers, Train
+from compression.report import Progress
+from compression.saving import Saver
+from compression.stages import gate, hold
+from compression.stages.distill import distill
+from compression.stages.prepare import prepare
+from compression.stages.prune import prune
+from compression.state import State
+from tests.compression import decoders
+from tests.compression.conftest import state_of, tiny_config
+from tests.compression.test_catalog import DATA, MODEL
+from tests.compression.test_distill import TRAIN, deep, paused_at
+
+NOTHING = 1e-14
+"""A weight whose gradients are less than what AdamW divides by: what has it teaches nothing."""
+
+
+@cache
+def tuned() -> BertForSequenceClassification:
+    """A model of four layers that has learned the task."""
+    state = state_of(deep(), Recipe(prepare=Prepare(epochs=3, rate=3e-3), train=TRAIN))
+    list(prepare(state))
+    assert state.validate().score > 0.95
+    return deepcopy(state.model)
+
+
+def untaught(recipe: Recipe) -> State:
+    """A student of two layers that knows nothing, beside a teacher that knows the task."""
+    torch.manual_seed(5)
+    state = state_of(BertForSequenceClassification(tiny_config(num_labels=2)).eval(), recipe)
+    state.teacher = deepcopy(tuned()).requires_grad_(False)
+    return state
+
+
+def taught(distillation: Distill, **changes: object) -> tuple[State, list[object]]:
+    state = untaught(Recipe(distill=distillation, train=TRAIN))
+    for name, value in changes.items():
+        setattr(state, name, value)
+    return state, list(distill(state))
+
+
+def weights(state: State) -> list[torch.Tensor]:
+    return [parameter.detach() for parameter in state.model.parameters()]
+
+
+def same(one: State, other: State) -> bool:
+    return all(mine.equal(theirs) for mine, theirs in zip(weights(one), weights(other), strict=True))
+
+
+@pytest.mark.parametrize(("answers", "is_open"), [(NOTHING, True), (1.0, False)])
+def test_insides_count_where_validation_gains_by_them(answers: float, is_open: bool) -> None:
+    # Where answers teach nothing, insides can only help; where answers teach well, insides of great weight drown them.
+    asked = Distill(epochs=1, rate=3e-3, soft=answers, hard=0.0, hidden=1.0 if is_open else 1000.0, gate=Gate(steps=25))
+    state, events = taught(asked)
+    (said,) = [note for note in state.notes if note.startswith("The gate: ")]
+    assert said.endswith("hidden count." if is_open else "answers alone are learned.")
+    tried = {event.phase for event in events if isinstance(event, Progress)}
+    assert {gate.WITH, gate.WITHOUT} <= tried
+    # What was tried leaves no trace in the student: it is what it would be had the recipe known the answer.
+    known = asked.model_copy(update={"gate": None}) if is_open else asked.answers_alone()
+    assert same(state, taught(known)[0])
+
+
+def test_what_the_trials_take_is_put_to_the_account_and_must_have_room() -> None:
+    asked = Distill(epochs=1, rate=1e-3, gate=Gate(steps=5))
+    state, _ = taught(asked, budget=Budget(max_steps=20))
+    assert state.budget.spent.steps == 20
+    assert sum("stopped at step 10" in note for note in state.notes) == 1
+    state, events = taught(asked, budget=Budget(max_steps=19))
+    assert state.budget.spent.steps == 19
+    assert "The gate was left out: recipe.train.max_steps has no room for 20 steps more." in state.notes
+    assert not [event for event in events if isinstance(event, Progress) and event.phase in (gate.WITH, gate.WITHOUT)]
+
+
+def test_a_new_attempt_knows_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compression.progress.SECONDS_BETWEEN", 0.0)
+    asked = Distill(epochs=2, rate=3e-3, hidden=1000.0, gate=Gate(steps=10))
+    whole, _ = taught(asked)
+    kept = paused_at(untaught(Recipe(distill=asked, train=TRAIN)), tmp_path, "distill", 25)
+    again, seen = taught(asked, saver=_resuming(tmp_path, kept))
+    assert not [event for event in seen if isinstance(event, Progress) and event.phase in (gate.WITH, gate.WITHOUT)]
+    assert same(again, whole)
+    assert again.notes == whole.notes
+
+
+def _resuming(folder: Path, kept: Path) -> Saver:
+    saver = Saver(folder / "second", "work", resume=kept)
+    assert saver.look() is None
+    return saver
+
+
+@pytest.mark.parametrize("changes", [{"hidden": 0.0, "embedding": 0.0}, {"soft": 0.0, "hard": 0.0}])
+def test_a_gate_needs_both_sides(changes: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="gate tries"):
+        Distill.model_validate({"gate": {}, **changes})
+
+
+def _bytes(model: PreTrainedModel) -> int:
+    tensors = {tensor.data_ptr(): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "deepseek_v2", "deepseek_v3"])
+@torch.no_grad()
+def test_a_held_model_answers_as_one_of_rounded_weights(kind: str) -> None:
+    model, rounded = (decoders.tiny(kind, hidden_size=64) if kind != "gpt2" else decoders.tiny(kind) for _ in range(2))
+    rounded.load_state_dict(model.state_dict())
+    ids = torch.arange(40).view(2, 20)
+    whole = model(input_ids=ids).logits
+    tables = {id(m.weight) for m in rounded.modules() if isinstance(m, torch.nn.Embedding)}
+    count = 0
+    for module in rounded.modules():
+        if numerics.is_linear(module) and id(module.weight) not in tables:
+            matrix = numerics.matrix(module)
+            values, scale = numerics.integers(matrix)
+            matrix.copy_(values * scale)
+            count += values.numel()
+    for _, experts in numerics.fused(rounded):
+        for name in ("gate_up_proj", "down_proj"):
+            values, scale = numerics.integers(experts.get_parameter(name))
+            experts.get_parameter(name).copy_(values * scale)
+            count += values.numel()
+    with pytest.raises(ValueError, match="trained"):
+        numerics.hold(model.requires_grad_(True))
+    before = _bytes(model)
+    assert numerics.hold(model.requires_grad_(False)) == count
+    said = model(input_ids=ids).logits
+    assert torch.allclose(said, rounded(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
+    assert 0 < (said - whole).abs().max() < 0.1 * whole.abs().max()
+    scales = before - _bytes(model) - 3 * count
+    assert -0.5 * count < scales <= 0  # four bytes became one, and a scale a row
+
+
+def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0))
+    need = hold.needed(whole)
+    monkeypatch.setattr(memory, "available", lambda: need + 1)
+    roomy, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0))
+    assert not [note for note in roomy.notes if "8 bits" in note]
+    monkeypatch.setattr(memory, "available", lambda: need - 1)
+    tight, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0))
+    (said,) = [note for note in tight.notes if "8 bits" in note]
+    assert "GiB more" in said
+    held = [m for m in tight.teacher.modules() if torch.nn.utils.parametrize.is_parametrized(m)]  # type: ignore[union-attr]
+    assert len(held) == sum(numerics.is_linear(module) for module in tuned().modules())
+    floats, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0, teachers=Teachers(precision="float32")))
+    assert same(floats, whole)
+    assert not same(tight, whole)
+    given, wanted = (logits(state.model, state.rows["test"]).softmax(-1) for state in (tight, whole))
+    assert (given - wanted).abs().max() < 0.05
+    monkeypatch.undo()
+    asked, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0, teachers=Teachers(precision="int8")))
+    assert same(asked, tight)
+    assert any("as the recipe says" in note for note in asked.notes)
+    # The engine is stopped at a limit of its own, which may be nearer than the machine's.
+    limited, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0), memory=memory.resident() + 1000)
+    assert same(limited, tight)
+
+
+def test_room_is_what_the_nearer_limit_leaves(tmp_path: Path) -> None:
+    for name, text in (("memory.max", "5000\n"), ("memory.current", "3000\n"), ("memory.stat", "anon 1\ninactive_file 500\n")):
+        (tmp_path / name).write_text(text)
+    assert memory._of_group(tmp_path) == 2500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._of_group(tmp_path) is None
+    assert memory._of_group(tmp_path / "none") is None
+    found = memory.available()
+    assert found is not None
+    assert 0 < found < 1 << 50
+
+
+def test_a_teacher_in_8_bits_is_forecast_where_nothing_larger_is_trained() -> None:
+    def forecast(precision: str, epochs: int) -> int:
+        recipe = Recipe(prepare=Prepare(epochs=epochs), distill=Distill(teachers=Teachers(precision=precision)))  # type: ignore[arg-type]
+        return preflight(MODEL, DATA, recipe, Evaluate()).estimate.memory_bytes
+
+    assert forecast("int8", 0) == forecast("auto", 0) < forecast("float32", 0)
+    assert forecast("int8", 3) == forecast("float32", 3)
+
+
+def test_recovery_by_the_teacher_learns_its_answers_after_each_cut() -> None:
+    settings = Prune(ratio=0.5, steps=2, multiple=8, calibration_rows=32, recovery=Recovery(epochs=4, rate=3e-3, by="teacher"))
+    recipe = Recipe(
+        prepare=Prepare(epochs=0), quantize=None, prune=settings, distill=None, train=Train(batch=16, max_length=32)
+    )
+    state = state_of(deepcopy(tuned()), recipe)
+    state.rows["train"].labels[:] = 0  # labels that lie: nobody may look at them
+    list(prepare(state))
+    assert state.teacher is not None
+    list(prune(state))
+    said = [note for note in state.notes if "taught by the baseline's answers" in note]
+    assert [note.split(",")[1].split(" of")[0].strip() for note in said] == ["step 1", "step 2"]
+    given, wanted = (logits(model, state.rows["test"]) for model in (state.model, state.teacher))
+    assert (given.argmax(-1) == wanted.argmax(-1)).float().mean() > 0.9
+    assert 0 < wanted.argmax(-1).float().mean() < 1
