@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from compression import checkpoint, data, durable, families, gguf, load, numerics, process, tasks
+from compression import checkpoint, data, durable, families, gguf, load, numerics, pairs, process, tasks
 from compression.augment.material import Material
 from compression.augment.resources import Resources
 from compression.budget import Budget
-from compression.cast import Named, gathered
+from compression.cast import STUDENT, Named, gathered
 from compression.catalog import check_kept, check_task
 from compression.checkpoint import Checkpoint, Fingerprints, Unusable
 from compression.encoding import Reading
@@ -67,9 +67,21 @@ class Part:
     def open(cls, spec: Spec, base: Path, asked: Asked) -> "Part":
         """Read model and data, and refuse before any training what cannot be done."""
         recipe, unpacked = spec.recipe, base / spec.output / "scratch" / "unpacked"
+        output = base / spec.output
         folder = gguf.stock_folder(base / spec.model, unpacked / "model")
         dataset = data.load(asked.data, base, seed=recipe.train.seed, task=asked.task)
         check_task(asked.task, recipe, spec.evaluate, dataset.labels)
+        notes: list[str] = []
+
+        def readable(place: Path, name: str) -> Path:
+            if dataset.splits["train"].pairs is None:
+                return place
+            found, token = pairs.apart(place, asked.task, output / "scratch" / f"apart-{name}")
+            if token is not None:
+                notes.append(f"The tokenizer of {name} joined two texts; {token!r} stands between them now, in artifacts too.")
+            return found
+
+        folder = readable(folder, "models.base")
         model = load.load_model(folder, dataset.labels, asked.task, seed=recipe.train.seed)
         if dataset.labels:
             dataset = dataset.in_order(load.head_labels(model.config))
@@ -78,7 +90,7 @@ class Part:
         positions = family.max_positions(model.config)
         if spec.evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
-        planned, output = family.shape_of(model.config), base / spec.output
+        planned = family.shape_of(model.config)
         vocabulary: Vocabulary | None = None
         if recipe.prune is not None:
             if ratio := recipe.prune.vocabulary_ratio:
@@ -104,7 +116,9 @@ class Part:
         check_texts(rows.items())
         cast = gathered(
             Named("models.base", folder, reading, own, positions, model.config),
-            gguf.stock_folder(base / spec.student, unpacked / "student") if spec.student is not None else None,
+            readable(gguf.stock_folder(base / spec.student, unpacked / "student"), STUDENT)
+            if spec.student is not None
+            else None,
             [gguf.stock_folder(base / one, unpacked / f"teacher-{place}") for place, one in enumerate(spec.teachers)],
             dataset,
             task,
@@ -141,6 +155,7 @@ class Part:
             scratch=output / "scratch",
             vocabulary=vocabulary,
             memory=spec.memory_bytes,
+            notes=notes,
         )
         part = cls(spec, asked, base, output, dataset, tokenizer, length, state, evaluate, scored)
         state.timed = part.timed

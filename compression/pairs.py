@@ -1,0 +1,89 @@
+"""Two texts of a row apart: a decoder's tokenizer that puts nothing between them is given a token that stands there.
+
+Byte-level tokenizers of language models have no rule for pairs, so two texts would run into one another. A model whose head
+is still to be drawn has not seen pairs yet: it reads them with a token in between from the first step on, and so does everybody
+who opens its artifacts, whose tokenizer.json has the rule. A model that was tuned on pairs keeps the way it was tuned in.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from compression import durable, heads, load
+from compression.catalog import family_of
+from compression.recipe import Task
+
+FIRST, SECOND = "a", "b"
+"""Texts that a tokenizer is tried with."""
+
+
+def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
+    """Return a folder whose tokenizer keeps a row's two texts apart, and the token between them, if one was put there.
+
+    It is `folder` itself, unless a decoder without a head for pairs has a tokenizer that joins them: then `target` has the
+    same files (links), but for tokenizer.json. Raises what `load.read_config` and `load.load_tokenizer` do.
+    """
+    config = load.read_config(folder)
+    if not family_of(config).decodes or load.has_head(config, heads.of_task(task)):
+        return folder, None
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if backend.encode(FIRST, SECOND).ids != _joined(backend):
+        return folder, None
+    between = _token(load.load_tokenizer(folder))
+    if between is None:
+        return folder, None
+    target.mkdir(parents=True, exist_ok=True)
+    for file in folder.iterdir():
+        if file.name != "tokenizer.json" and not (target / file.name).exists():
+            (target / file.name).symlink_to(file.resolve())
+    filed = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    filed["post_processor"] = with_pairs(filed.get("post_processor"), backend, between)
+    durable.write_text(target / "tokenizer.json", json.dumps(filed, ensure_ascii=False))
+    return target, between
+
+
+def _token(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    for token in (tokenizer.sep_token, tokenizer.eos_token, tokenizer.pad_token):
+        if token is not None:
+            return str(token)
+    return None
+
+
+def _joined(backend: Tokenizer) -> list[int]:
+    """Return what a pair would be with nothing between its texts, and around them what there is around a single one."""
+    before, after = _around(backend)
+    inner = [backend.encode(text, add_special_tokens=False).ids for text in (FIRST, SECOND)]
+    return [*before, *inner[0], *inner[1], *after]
+
+
+def _around(backend: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the ids that are put before and behind a single text."""
+    whole, plain = backend.encode(FIRST).ids, backend.encode(FIRST, add_special_tokens=False).ids
+    at = next(start for start in range(len(whole) - len(plain) + 1) if whole[start : start + len(plain)] == plain)
+    return whole[:at], whole[at + len(plain) :]
+
+
+def with_pairs(rule: dict[str, Any] | None, backend: Tokenizer, between: str) -> dict[str, Any]:
+    """Return tokenizer.json's post_processor with a template for pairs in it (format: the tokenizers library's).
+
+    rule: as it is; its parts that are no template stay. What is put around one text is put around two.
+    """
+    before, after = ([str(backend.id_to_token(number)) for number in part] for part in _around(backend))
+    names = {*before, *after, between}
+
+    def pieces(*parts: str) -> list[dict[str, Any]]:
+        kinds = {"A": "Sequence", "B": "Sequence"}
+        return [{kinds.get(part, "SpecialToken"): {"id": part, "type_id": 0}} for part in parts]
+
+    template = {
+        "type": "TemplateProcessing",
+        "single": pieces(*before, "A", *after),
+        "pair": pieces(*before, "A", between, "B", *after),
+        "special_tokens": {name: {"id": name, "ids": [backend.token_to_id(name)], "tokens": [name]} for name in sorted(names)},
+    }
+    parts = [] if rule is None else rule["processors"] if rule["type"] == "Sequence" else [rule]
+    others = [part for part in parts if part["type"] != "TemplateProcessing"]
+    return {"type": "Sequence", "processors": [*others, template]} if others else template

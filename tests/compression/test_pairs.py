@@ -1,0 +1,136 @@
+"""Two texts of a row stay apart for a decoder whose tokenizer has no rule for pairs, in training and in what is shipped."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, processors
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from compression import measure
+from compression.export import artifact
+from compression.pairs import apart
+from compression.pipeline import compress
+from compression.recipe import Spec
+from compression.report import Finished, NotMeasured
+from tests.compression.decoders import END, UNKNOWN, tiny, write_tokenizer
+
+WORDS = [END, UNKNOWN, "<s>", *"abcdefghij", *(f"w{n}" for n in range(30))]
+SPECIAL = [("<s>", 2), (END, 0)]
+
+
+def send(folder: Path, head: str = "ForCausalLM", rule: Any = None) -> Path:
+    tiny("llama", head, vocab_size=len(WORDS), initializer_range=0.1, eos_token_id=0).save_pretrained(folder)
+    write_tokenizer(folder, WORDS)
+    if rule is not None:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.post_processor = rule
+        tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def read(folder: Path, *texts: str) -> list[str]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found: list[str] = tokenizer.convert_ids_to_tokens(tokenizer(*texts)["input_ids"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rule", "single", "pair"),
+    [
+        (None, ["a"], ["a", END, "b"]),
+        (processors.ByteLevel(trim_offsets=False), ["a"], ["a", END, "b"]),
+        (processors.TemplateProcessing("<s> $A", "<s> $A $B", SPECIAL), ["<s>", "a"], ["<s>", "a", END, "b"]),
+        (
+            processors.Sequence(
+                [processors.ByteLevel(), processors.TemplateProcessing(f"<s> $A {END}", f"<s> $A $B {END}", SPECIAL)]
+            ),
+            ["<s>", "a", END],
+            ["<s>", "a", END, "b", END],
+        ),
+    ],
+)
+def test_a_token_stands_between_two_texts_and_all_else_stays(
+    tmp_path: Path, rule: Any, single: list[str], pair: list[str]
+) -> None:
+    folder = send(tmp_path / "model", rule=rule)
+    assert END not in read(folder, "a", "b")[1:-1]
+    found, token = apart(folder, "text-pair-classification", tmp_path / "apart")
+    assert (found, token) == (tmp_path / "apart", END)
+    assert (read(found, "a"), read(found, "a", "b")) == (single, pair)
+    assert {file.name for file in found.iterdir()} == {file.name for file in folder.iterdir()}
+    assert apart(found, "text-pair-classification", tmp_path / "again") == (found, None)
+
+
+def test_who_keeps_texts_apart_or_was_tuned_on_pairs_is_left_alone(tmp_path: Path) -> None:
+    own = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", SPECIAL)
+    folders = [send(tmp_path / "own", rule=own), send(tmp_path / "tuned", "ForSequenceClassification")]
+    for folder in folders:
+        assert apart(folder, "text-pair-classification", tmp_path / "apart") == (folder, None)
+    assert not (tmp_path / "apart").exists()
+
+
+def test_a_token_is_found_in_a_tokenizer_of_bytes(tmp_path: Path) -> None:
+    folder = send(tmp_path / "model")
+    backend = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token=UNKNOWN))
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    backend.save(str(folder / "tokenizer.json"))
+    found, _ = apart(folder, "text-pair-classification", tmp_path / "apart")
+    kinds = [part["type"] for part in json.loads((found / "tokenizer.json").read_text())["post_processor"]["processors"]]
+    assert kinds == ["ByteLevel", "TemplateProcessing"]
+    assert isinstance(Tokenizer.from_file(str(found / "tokenizer.json")).pre_tokenizer, ByteLevel | WhitespaceSplit)
+
+
+def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Measured in this process: what a fresh one is for is tested elsewhere, and it takes seconds to begin.
+    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec))
+    send(tmp_path / "model")
+    draw = random.Random(0)
+    for name, count in (("train", 320), ("test", 80)):
+        rows = []
+        for _ in range(count):
+            one, other = draw.choice("abc"), draw.choice("abc")
+            filler = [f"w{draw.randrange(30)}" for _ in range(draw.randint(1, 5))]
+            label = "same" if one == other else "other"
+            rows.append({"text": " ".join([one, *filler]), "text_pair": " ".join([*filler, other]), "label": label})
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    spec = Spec.model_validate(
+        {
+            "task": "text-pair-classification",
+            "model": "model",
+            "data": {"format": "jsonl", "splits": {name: [f"{name}.jsonl"] for name in ("train", "test")}},
+            "recipe": {
+                "prepare": {"epochs": 2, "rate": 1e-2},
+                "prune": {"ratio": {"ffn": 0.5, "vocabulary": 1.0}, "multiple": 8, "calibration_rows": 16},
+                "distill": {"epochs": 1},
+                "train": {"batch": 16, "max_length": 24},
+            },
+            "evaluate": {"length": 16},
+            "output": "out",
+            "threads": 1,
+        }
+    )
+    *_, last = compress(spec, tmp_path)
+    assert isinstance(last, Finished)
+    report = last.report
+    assert f"{END!r} stands between them now" in " ".join(report.rows[0].notes)
+    for shipped in report.artifacts:
+        folder = tmp_path / "out/artifacts" / shipped.name
+        assert read(folder, "a w1", "w2 b") == ["a", "w1", END, "w2", "b"]
+    # The score of the checkpoint is that of rows read by its own tokenizer.
+    checkpoint = next(one for one in report.artifacts if one.kind == "transformers")
+    assert not isinstance(checkpoint.score, NotMeasured)
+    assert checkpoint.score is not None
+    folder = tmp_path / "out/artifacts" / checkpoint.name
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    right = 0
+    for row in rows:
+        logits = model(**tokenizer(row["text"], row["text_pair"], return_tensors="pt", return_token_type_ids=False)).logits
+        right += model.config.id2label[int(logits.argmax())] == row["label"]
+    assert right / len(rows) == pytest.approx(checkpoint.score.value, abs=0.02)
