@@ -12,8 +12,9 @@ STANDARD = Recipe(
     prune=Prune(ratio=0.5, reconstruct=True, sensitivity=True),
     distill=Distill(epochs=6, general=General(rate=5e-4, attention=0.0, embedding=0.0)),
 )
-SMALLEST = STANDARD.model_copy(
-    update={"prune": Prune(ratio=AxisRatios(hidden=0.5, ffn=0.5, layers=0.5), reconstruct=True, sensitivity=True)}
+SMALLEST = Recipe(
+    prune=Prune(ratio=AxisRatios(hidden=0.667, ffn=0.667), reconstruct=True, sensitivity=True),
+    distill=Distill(epochs=12, general=General(rate=5e-4, attention=0.0, embedding=0.0)),
 )
 ARTICLE = Recipe(
     quantize=Quantize(qat=Qat()),
@@ -40,7 +41,7 @@ LANGUAGE = Recipe(
 PRESETS: dict[str, tuple[Recipe, str]] = {
     "standard": (STANDARD, "The default: our best for a small encoder."),
     "article": (ARTICLE, "The published method to the letter, its corrections listed in docs/method.md."),
-    "smallest": (SMALLEST, "As standard, and half of the layers: faster, for more of the score."),
+    "smallest": (SMALLEST, "As standard, but two thirds of each width go and it learns longer: faster, for more of the score."),
     "quick": (QUICK, "Minutes on a CPU."),
     "language": (
         LANGUAGE,
