@@ -1,0 +1,75 @@
+"""`python -m bench classifier --data FOLDER`: a language model made a classifier of one GLUE task, and cut by about a third.
+
+One job of the engine, in a folder that it goes on from: the decoder is given a head and tuned, its feed-forward units are cut
+as the preset `language` cuts them, and what is left learns from the tuned one. The set is prepared as bench/article does: test
+is not seen by any choice. The last column is the share of the baseline's accuracy that is kept, and how many test rows the two
+disagree on is not in it: its standard error is that of one accuracy, so read small differences as none.
+"""
+
+import argparse
+from pathlib import Path
+
+from bench import engine
+from bench.article import glue
+from compression import gguf
+from compression.recipe import Distill, Evaluate, Prepare, Recipe, Train, preset
+from compression.report import Latency, Row, Score
+
+ROOT = Path(__file__).parent.parent
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is missing, then print."""
+    parser = argparse.ArgumentParser(prog="python -m bench classifier", description=__doc__)
+    parser.add_argument(
+        "--model", type=Path, default=ROOT / ".cache/examples/decoder", help="a decoder: folder, or one of a GGUF"
+    )
+    parser.add_argument("--data", type=Path, help="folder of copies of the GLUE sets; without it they come from the hub")
+    parser.add_argument("--set", default="sst2", choices=list(glue.SETS))
+    parser.add_argument("--rows", type=int, default=8000, help="of train, validation included")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(2, 3), help="of tuning and of distillation")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".cache/bench-classifier", help="where runs are kept")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="of training; all cores by default")
+    asked = parser.parse_args(arguments)
+    folder, chosen = asked.folder.resolve(), glue.SETS[asked.set]
+    data, digest = glue.prepare(chosen, asked.data, folder / "data" / chosen.name, asked.rows)
+    spec = {
+        "task": chosen.task,
+        "model": str(gguf.stock_folder(asked.model.resolve(), folder / "stock")),
+        "data": data,
+        "recipe": recipe_of(tuned=asked.epochs[0], distilled=asked.epochs[1], seed=asked.seed),
+        "evaluate": Evaluate(length=64),
+        "threads": asked.threads,
+    }
+    run = engine.run(folder / f"{chosen.name}-{asked.rows}-{asked.seed}", spec)
+    print(f"{chosen.name}: rows {digest}, {run.seconds / 60:.1f} min\n")
+    print("| row | parameters | bytes | 1 × 64, one thread | score | kept |\n| --- | --- | --- | --- | --- | --- |")
+    print("\n".join(map(line, run.report.rows)), flush=True)
+
+
+def recipe_of(*, tuned: int, distilled: int, seed: int) -> Recipe:
+    """Return the cut of the preset for language models, with a classifier's training around it. tuned, distilled: epochs."""
+    whole = preset("language", "causal-lm")
+    return whole.model_copy(
+        update={
+            "prepare": Prepare(epochs=tuned, rate=3e-5),
+            "distill": Distill(epochs=distilled, rate=1e-4, hidden=1.0),
+            "train": Train(batch=16, max_length=128, seed=seed),
+        }
+    )
+
+
+def line(row: Row) -> str:
+    """One row of the table. Raises SystemExit where something was not measured."""
+    if not isinstance(row.score, Score) or not isinstance(row.latency, Latency):
+        raise SystemExit(f"{row.stage}: not measured: {row.score} {row.latency}")
+    cells = [
+        row.stage,
+        f"{row.parameters.total / 1e6:.2f} M ({-row.ratios.parameter_reduction:+.1%})",
+        f"{row.size.bytes / 1e6:.1f} MB ({-row.ratios.size_reduction:+.1%})",
+        f"{row.latency.median_ms:.1f} ms ({row.ratios.speed_up:.2f}×)",
+        f"{row.score.value:.2%} ± {row.score.standard_error or 0:.2%}",
+        f"{row.ratios.retention:.1%}",
+    ]
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,33 @@
+"""What is asked of a language model that becomes a classifier: a job that is accepted, and a third less of it."""
+
+from bench import classifier
+from compression.catalog import preflight
+from compression.catalog.decoders import decoder_parameters
+from compression.recipe import Evaluate
+from compression.report import ModelFacts
+from tests.client.figures import row
+from tests.compression.test_catalog import DATA
+from tests.compression.test_decoder_shapes import SMOLLM2
+
+
+def test_the_job_is_accepted_and_leaves_less_than_70_per_cent() -> None:
+    parameters = decoder_parameters("llama", SMOLLM2, outputs=0)
+    model = ModelFacts(
+        family="llama",
+        architecture="LlamaForCausalLM",
+        shape=SMOLLM2,
+        max_positions=8192,
+        parameters=parameters,
+        labels=None,
+        dtype="bfloat16",
+        bytes=2 * parameters.total,
+    )
+    recipe = classifier.recipe_of(tuned=2, distilled=3, seed=1)
+    plan = preflight(model, DATA, recipe, Evaluate(length=64))
+    assert plan.parameters.total < 0.7 * plan.baseline_parameters.total
+    assert (recipe.prepare.epochs, recipe.distill.epochs if recipe.distill else 0, recipe.train.seed) == (2, 3, 1)
+
+
+def test_a_row_says_what_went_and_what_is_kept() -> None:
+    cells = classifier.line(row("distilled", 13_000_000, 12_000_000, 4.0, 0.79)).strip("| ").split(" | ")
+    assert cells == ["distilled", "13.00 M (-35.0%)", "12.0 MB (-85.0%)", "4.0 ms (4.00×)", "79.00% ± 1.00%", "98.8%"]
