@@ -41,7 +41,7 @@ LANGUAGE = Recipe(
 PRESETS: dict[str, tuple[Recipe, str]] = {
     "standard": (STANDARD, "The default: our best for a small encoder."),
     "article": (ARTICLE, "The published method to the letter, its corrections listed in docs/method.md."),
-    "smallest": (SMALLEST, "As standard, but three quarters of each width go and it learns longer: faster, for more of the score."),
+    "smallest": (SMALLEST, "As standard, but three quarters of each width go: faster, for more of the score."),
     "quick": (QUICK, "Minutes on a CPU."),
     "language": (
         LANGUAGE,
