@@ -2,8 +2,8 @@
 
 One job of the engine, in a folder that it goes on from: the decoder is given a head and tuned, its feed-forward units are cut
 as the preset `language` cuts them, and what is left learns from the tuned one. The set is prepared as bench/article does: test
-is not seen by any choice. The last column is the share of the baseline's accuracy that is kept; no interval is told of it, and the standard
-error beside the score is that of one accuracy, so read small differences as none.
+is not seen by any choice. The last column is the share of the baseline's accuracy that is kept; no
+interval is told of it, and the error beside the score is that of one accuracy, so read small differences as none.
 """
 
 import argparse
