@@ -11,7 +11,7 @@ from compression.catalog.families import FAMILIES, Family, check_served
 from compression.catalog.lessons import check_cast, check_insides, check_one_teacher, check_teacher
 from compression.catalog.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.catalog.streaming import fits_a_graph, from_file_to_file, untrained, warning
-from compression.errors import InvalidSpec, LabelMismatch, UnsupportedShape
+from compression.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import AUGMENTED_TASKS, Config, Evaluate, Prune, Recipe, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
 
@@ -103,8 +103,8 @@ def preflight(
 ) -> Preflight:
     """Hold models, data and recipe against each other and say what will come out.
 
-    student, teachers: those that the job names beside its model. Raises InvalidSpec, LabelMismatch, UnsupportedShape and
-    UnsupportedTask, each naming the field that it is about.
+    student, teachers: those that the job names beside its model. Raises ConfigMismatch, InvalidSpec, LabelMismatch,
+    UnsupportedShape and UnsupportedTask, each naming the field that it is about.
     """
     check_cast(recipe, student=student is not None, teachers=len(teachers))
     check_task(data.task, recipe, evaluate, data.labels)
@@ -118,7 +118,7 @@ def preflight(
     if student is not None:
         try:
             _fitting(student, data, recipe, evaluate)
-        except (InvalidSpec, LabelMismatch) as problem:
+        except (ConfigMismatch, InvalidSpec, LabelMismatch) as problem:
             raise type(problem)(
                 f"the student: {problem.cause}", param=_param_of_student(problem.param), remedy=problem.remedy_text
             ) from problem
@@ -194,7 +194,7 @@ def _unknown(family: Family, shape: Shape, prune: Prune | None, count: Count) ->
 
 
 def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evaluate) -> int:
-    """Return how many outputs the task needs of a model. Raises InvalidSpec and LabelMismatch where it cannot have them."""
+    """Return how many outputs the task needs of a model. Raises ConfigMismatch, InvalidSpec and LabelMismatch where not."""
     lengths = [(recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")]
     for value, param in (*lengths, (evaluate.window or 0, "evaluate.window")):
         if value > model.max_positions:
@@ -203,6 +203,10 @@ def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evalu
                 param=param,
                 remedy=f"Choose at most {model.max_positions}.",
             )
+    if data.task == "causal-lm" and not model.speaks:
+        cause = f"the model ({model.architecture}) comes without its output layer, which cannot be drawn anew"
+        remedy = "Send the language model itself (...ForCausalLM)."
+        raise ConfigMismatch(cause, param="config.json:architectures", remedy=remedy)
     wanted = heads.outputs(data.task, len(data.labels))
     if model.labels is not None and has_head(model, data.task):
         if not data.labels and len(model.labels) != wanted:

@@ -1,7 +1,7 @@
 """What a decoder's config.json implies: its numbers, and the name and shape of every tensor of its checkpoint."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from compression.errors import CompressionError, ConfigMismatch, UnsupportedArch
 from compression.report import Experts, Latent, Parameters, Shape
 
 AT_LEAST_ONE = ("groups", "head", "ffn", "router_groups", "chosen_groups")
+OUTPUT = "lm_head.weight"
+"""A language model's output layer, where it is not its table."""
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
 V2_ROUTERS = ("greedy", "group_limited_greedy")
 """Ways in which DeepSeek-V2's stock code chooses experts; with others its first forward fails."""
@@ -164,12 +166,17 @@ def expected(described: Described) -> Expected:
         prefix = f"{known.block}.{number}."
         needed |= {prefix + name: shape for name, shape in known.layer(n, number).items()}
         beside |= {prefix + name: shape for name, shape in known.leftovers(n, number).items()}
-    speaks: Tensors = {"lm_head.weight": (n["vocabulary"], n["hidden"])}
+    speaks: Tensors = {OUTPUT: (n["vocabulary"], n["hidden"])}
     answers: Tensors = {} if described.labels is None else {"score.weight": (len(described.labels), n["hidden"])}
     if described.head == LANGUAGE and not described.tied:
         return Expected(known.prefix, needed, beside, speaks, {})
     # A tied head is the token table; under another head, or none, it is dropped.
     return Expected(known.prefix, needed, beside, answers, speaks)
+
+
+def speaks(described: Described, tensors: Iterable[str]) -> bool:
+    """Say whether a checkpoint of these tensors has an output layer: its own, or the token table."""
+    return described.tied or OUTPUT in tensors
 
 
 def parameters(described: Described) -> Parameters:

@@ -25,6 +25,7 @@ class ModelFacts(Config):
         tuple[Literal["attention", "mlp"], ...],
         Field(description="Of a decoder: parts whose linear layers have biases, where its family's config says so."),
     ] = ()
+    speaks: Annotated[bool, Field(description="Of a decoder: whether it has an output layer, its own or its table.")] = True
 
 
 class DataFacts(Config):

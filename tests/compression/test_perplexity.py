@@ -7,7 +7,7 @@ import pytest
 
 from client.render import cells, conditions
 from compression.catalog import FAMILIES, parameters_at, preflight
-from compression.errors import CompressionError
+from compression.errors import CompressionError, ConfigMismatch
 from compression.notes import better_note, row_notes
 from compression.recipe import PRESETS, Distill, Evaluate, Prune, Recipe, Targets, Train, preset
 from compression.report import DataFacts, ModelFacts, Row, Score, Shape, Stage, ratios, shown
@@ -132,6 +132,15 @@ def test_a_preflight_foretells_rows_of_tokens_and_the_table_that_answers() -> No
     less = recipe.model_copy(update={"train": Train(batch=8, max_length=512, recompute=True)})
     assert preflight(MODEL, DATA, less, Evaluate()).estimate.memory_bytes < found.estimate.memory_bytes
     assert not any("most are cut" in warning or "has 400 rows" in warning for warning in found.warnings)
+
+
+def test_a_language_model_without_its_output_layer_is_refused_before_it_waits() -> None:
+    bare = MODEL.model_copy(update={"architecture": "LlamaModel", "speaks": False})
+    with pytest.raises(ConfigMismatch, match="without its output layer") as told:
+        preflight(bare, DATA, preset("language", "causal-lm"), Evaluate())
+    assert told.value.param == "config.json:architectures"
+    tied = bare.model_copy(update={"speaks": True})
+    assert preflight(tied, DATA, preset("language", "causal-lm"), Evaluate()).baseline_parameters == MODEL.parameters
 
 
 @pytest.mark.parametrize("name", PRESETS)

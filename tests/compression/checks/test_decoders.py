@@ -53,6 +53,7 @@ def test_what_the_stock_class_saves_is_what_is_expected(kind: str, changes: dict
     assert facts.shape == families.of(model).shape_of(model.config)
     assert facts.biases == families.of(model).biases(model.config)  # type: ignore[attr-defined]
     assert facts.labels == (("LABEL_0", "LABEL_1") if head == "ForSequenceClassification" else None)
+    assert facts.speaks == (head == "ForCausalLM" or model.config.tie_word_embeddings)
     embedding = model.get_input_embeddings().weight.numel()
     assert facts.parameters.embedding == embedding + (64 * 32 if kind == "gpt2" else 0)
 
