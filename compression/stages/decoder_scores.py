@@ -75,9 +75,10 @@ class DecoderScores:
     def choose(self, family: families.Family, to: Shape) -> Kept:
         """Keep what matters most, for a model of the shape `to`: layers first, then the parts of those that stay.
 
-        How many of these have experts follows from which they are, whatever `to` says of it.
+        As many of these are without experts as `to` says: the two kinds are of different sizes, and a target of parameters
+        was solved for so many of each.
         """
-        stay = importance.strongest(self.influence, to.layers).tolist()
+        stay = self._layers(to)
         layers = [self.layers[number] for number in stay]
         has_experts = [layer.experts is not None for layer in layers]
         query, kv = (to.latent.query, to.latent.kv) if to.latent is not None else (None, None)
@@ -97,6 +98,15 @@ class DecoderScores:
             query_ranks=_strongest([layer.query_rank for layer in layers], query),
             kv_ranks=_strongest([layer.kv_rank for layer in layers], kv),
         )
+
+    def _layers(self, to: Shape) -> list[int]:
+        """Choose the layers that stay, of either kind those that turn the stream most."""
+        dense = [number for number, layer in enumerate(self.layers) if layer.experts is None]
+        if to.experts is None or not dense:
+            return importance.strongest(self.influence, to.layers).tolist()
+        routed = [number for number, layer in enumerate(self.layers) if layer.experts is not None]
+        counts = ((dense, to.experts.dense_layers), (routed, to.layers - to.experts.dense_layers))
+        return [kind[place] for kind, count in counts for place in importance.strongest(self.influence[kind], count).tolist()]
 
     def after(self, kept: Kept) -> "DecoderScores":
         """Return the scores of what is left: the next cut goes on from them."""

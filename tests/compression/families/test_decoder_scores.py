@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from compression import families
 from compression.batches import Batch
+from compression.catalog import FAMILIES, parameters_at
 from compression.catalog.decoders import decoder_shape
 from compression.recipe import Axis
 from compression.stages.decoder_scores import DecoderScores, decoder_scores
@@ -49,9 +50,7 @@ def test_what_scores_choose_is_built_at_any_shape(kind: str) -> None:
         kept = scores.choose(family, to)
         small = family.narrowed(model, kept)
         found = family.shape_of(small.config)
-        if to.experts is not None and found.experts is not None:  # how many layers have experts follows from which stay
-            to = to.model_copy(update={"experts": replace_dense(to.experts, found.experts.dense_layers)})
-        assert found == to
+        assert found == to  # also in how many layers have experts
         assert logits(small).isfinite().all()
         # What is left is chosen from without asking the model again; a save brings the scores back as they were.
         left = DecoderScores.of_tensors(scores.tensors()).after(kept)
@@ -59,8 +58,23 @@ def test_what_scores_choose_is_built_at_any_shape(kind: str) -> None:
         assert logits(family.narrowed(small, replace(again, layers=None))).equal(logits(small))
 
 
-def replace_dense(experts: Any, dense: int) -> Any:
-    return experts.model_copy(update={"dense_layers": dense})
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_a_cut_has_the_parameters_that_were_foretold_whichever_layers_are_loud(kind: str) -> None:
+    model = tiny(kind)
+    family = families.decoder_of(model)
+    shape = family.shape_of(model.config)
+    assert shape.experts is not None
+    name = model.config.model_type
+    to = decoder_shape(name, shape, {"layers": 0.4}, 8)
+    scores = scored(model)
+    dense = torch.arange(shape.layers) < shape.experts.dense_layers
+    for quiet in (dense, ~dense):  # either kind would go first by what it says
+        told = replace(scores, influence=torch.where(quiet, 0.0, 1.0))
+        small = family.narrowed(model, told.choose(family, to))
+        untied = to.vocabulary * (not model.config.tie_word_embeddings)
+        biases = family.biases(model.config)
+        foretold = parameters_at(FAMILIES[name], to, rows=0, outputs=untied, biases=biases)
+        assert foretold.total == sum(parameter.numel() for parameter in small.parameters())
 
 
 @pytest.mark.parametrize("kind", KINDS)
