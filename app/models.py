@@ -83,6 +83,7 @@ class Resource:
     facts: Mapped[dict[str, Any] | None]
     reasons: Mapped[list[Any]] = mapped_column(default=list)
     created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    arrived_at: Mapped[dt.datetime | None]
     deleted_at: Mapped[dt.datetime | None]
     purged_at: Mapped[dt.datetime | None]
     check_lease_until: Mapped[dt.datetime | None]

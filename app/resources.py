@@ -6,7 +6,7 @@ uploading → validating → ready | rejected. The check itself is a worker's (`
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import ColumnElement, exists, or_, select, update
+from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
@@ -80,7 +80,17 @@ def file_arrived(session: Session, file_id: str, key: str) -> bool:
     """
     waiting = update(File).where(File.id == file_id, File.key.is_(None), _owned())
     done = session.execute(waiting.values(key=key).returning(File.id).execution_options(synchronize_session=False))
-    return done.scalar() is not None
+    if done.scalar() is None:
+        return False
+    _goes_on(session, file_id)
+    return True
+
+
+def _goes_on(session: Session, file_id: str) -> None:
+    """Note that bytes came for a file's owner just now."""
+    for kind, owner in ((Model, File.model_id), (Dataset, File.dataset_id)):
+        its = kind.id == select(owner).where(File.id == file_id).scalar_subquery()
+        session.execute(update(kind).where(its).values(arrived_at=now()).execution_options(synchronize_session=False))
 
 
 def parts_of(session: Session, file_id: str) -> list[UploadPart]:
@@ -98,6 +108,7 @@ def part_arrived(session: Session, part: UploadPart) -> bool:
     if part.start != sum(one.size for one in had):
         return False
     session.add(part)
+    _goes_on(session, part.file_id)
     return True
 
 
@@ -128,6 +139,17 @@ def delete(session: Session, kind: type[R], team: str, identifier: str) -> None:
     if users:
         raise InUse(f"{identifier} is needed by {', '.join(users)}")
     session.execute(update(kind).where(kind.id == row.id).values(deleted_at=now()))
+
+
+def give_up(session: Session, seconds: float) -> list[str]:
+    """Delete the uploads to which nothing came for so long and that nobody sealed. Returns which."""
+    found: list[str] = []
+    for kind in (Model, Dataset):
+        last = func.coalesce(kind.arrived_at, kind.created_at)
+        idle = update(kind).where(kind.state == UPLOADING, kind.deleted_at.is_(None), last < now(-seconds))
+        gone = idle.values(deleted_at=now()).returning(kind.id).execution_options(synchronize_session=False)
+        found += session.scalars(gone)
+    return found
 
 
 def needing(kind: type[Model] | type[Dataset], identifier: str) -> ColumnElement[bool]:

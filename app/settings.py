@@ -51,6 +51,9 @@ class Settings(BaseSettings):
         str, Field(description="Where traces go (extra otel): otlp, as OTEL_* say, or file:PATH; nowhere where empty.")
     ] = ""
     sweep_seconds: Annotated[float, Field(description="How often the keeper looks for bytes that no row names.")] = 3600.0
+    upload_seconds: Annotated[
+        float, Field(gt=0, description="An upload that nobody completed is deleted when nothing came for so long.")
+    ] = 7 * 24 * 3600.0
     ring_seconds: Annotated[
         float,
         Field(

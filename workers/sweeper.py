@@ -1,4 +1,4 @@
-"""Freeing bytes: of what was deleted, of checkpoints that nobody goes on from, and of what no row names.
+"""Freeing bytes: of what was deleted or given up, of checkpoints that nobody goes on from, and of what no row names.
 
 Rows that name bytes come after the bytes, and go before them; so whatever a crash leaves behind is bytes without a row,
 and what no row can come to name any more is safe to remove.
@@ -16,7 +16,7 @@ from app import crash
 from app.clock import now
 from app.db import reading, writing
 from app.models import RUNNING, TERMINAL, Artifact, Checkpoint, Dataset, File, Job, Model, UploadPart
-from app.resources import UPLOADING
+from app.resources import UPLOADING, give_up
 from app.settings import Settings
 from app.storage import Storage
 
@@ -42,6 +42,12 @@ class Sweeper:
         if time.monotonic() - self.swept >= self.settings.sweep_seconds:
             self.swept = time.monotonic()
             self.everything()
+
+    def _abandoned(self) -> None:
+        with writing() as session:
+            gone = give_up(session, self.settings.upload_seconds)
+        for identifier in gone:
+            log.info("upload_abandoned", upload=identifier)
 
     def _deleted(self) -> None:
         with reading() as session:
@@ -83,6 +89,7 @@ class Sweeper:
 
     def everything(self) -> None:
         """Look through the whole storage: a worker that was thought dead may have stored more after it was swept."""
+        self._abandoned()
         for prefix, sweep in (("jobs/", self._sweep_job), ("uploads/", self._sweep_upload)):
             keys = (stored.key for stored in self.storage.objects(prefix))
             for owner, found in groupby(keys, key=lambda key: key.split("/")[1]):

@@ -4,14 +4,16 @@ import io
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app import jobs, resources
-from app.db import writing
-from app.models import File, Job, Model, UploadPart
+from app.clock import now
+from app.db import reading, writing
+from app.errors import NotFound
+from app.models import Dataset, File, Job, Model, UploadPart
 from app.settings import Settings
 from app.storage import LocalStorage
-from tests.rows import submitted, team
+from tests.rows import TASK, submitted, team
 from workers.sweeper import Sweeper
 
 CHECKPOINT = [{"path": "state.json", "size": 1, "sha256": "0" * 64}]
@@ -106,3 +108,37 @@ def test_parts_of_a_deleted_upload_go_with_it(settings: Settings, storage: Local
     assert keys(storage) == []
     with writing() as session:
         assert session.scalars(select(UploadPart)).all() == []
+
+
+def test_an_upload_that_was_given_up_goes_and_one_that_goes_on_stays(settings: Settings, storage: LocalStorage) -> None:
+    long_ago = now(-2 * settings.upload_seconds)
+    with writing() as session:
+        owner = team(session)
+        rows = {name: Model(team_id=owner.id, name=name, created_at=long_ago) for name in ("left", "slow", "sealed", "new")}
+        for row in rows.values():
+            row.files = [File(path="x", size=9, sha256="0" * 64), File(path="y", size=1, sha256="0" * 64)]
+        rows["sealed"].state, rows["new"].created_at = "validating", now(-settings.upload_seconds / 2)
+        data = Dataset(team_id=owner.id, name="d", task=TASK, data={}, created_at=long_ago)
+        session.add_all([*rows.values(), data])
+        session.flush()
+        # Of the slow one a part came long after it was begun; of the other, long ago.
+        for name in ("left", "slow"):
+            key = f"uploads/{rows[name].id}/part"
+            assert resources.part_arrived(session, UploadPart(file_id=rows[name].files[0].id, start=0, size=1, key=key))
+            put(storage, key)
+        session.execute(update(Model).where(Model.id == rows["left"].id).values(arrived_at=long_ago))
+    sweeper = Sweeper(settings, storage)
+    sweeper.everything()
+    sweeper.round()
+    with reading() as session:
+        gone = set(session.scalars(select(Model.name).where(Model.deleted_at.is_not(None))))
+        assert (gone, session.get_one(Dataset, data.id).deleted_at is None) == ({"left"}, False)
+        with pytest.raises(NotFound):
+            resources.get(session, Model, owner.id, rows["left"].id)
+    assert keys(storage) == [f"uploads/{rows['slow'].id}/part"]
+    with writing() as session:
+        session.execute(update(Model).values(arrived_at=long_ago))
+        assert resources.file_arrived(session, rows["slow"].files[1].id, "k")
+    sweeper.everything()
+    with reading() as session:
+        assert session.get_one(Model, rows["slow"].id).deleted_at is None
