@@ -13,7 +13,7 @@ import torch
 from compression.batches import Encoded, steps
 from compression.budget import Budget
 from compression.evaluate import Validation
-from compression.plan import Outcome, Plan
+from compression.plan import Plan
 from compression.recipe import Distill, Gate
 from compression.recipe.distill import INSIDES
 from compression.report import Event, Log
@@ -43,22 +43,29 @@ def gated(
         put_back()
     terms = ", ".join(term for term in INSIDES if term in settings.weights())
     which = f"{terms} count" if is_open else "answers alone are learned"
-    said = f"The gate: loss on validation after {asked.steps} steps {whole:.4f} with {terms}, {alone:.4f} without: {which}."
+    said = f"The gate: least loss on validation in {asked.steps} steps {whole:.4f} with {terms}, {alone:.4f} without: {which}."
     state.notes.append(said)
     yield Log(message=said)
     return is_open
 
 
 def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson, plan: Plan) -> Generator[Event, None, float]:
-    """Train for some steps, put everything back, and return the least loss on validation."""
+    """Train for some steps, put everything back, and return the least loss on validation that training came to.
+
+    That of the weights before it does not count: it is the same in both trials, and where either makes it worse at first it
+    would be the verdict.
+    """
     learned = [*state.model.parameters(), *lesson.parameters]
     before = [parameter.detach().clone() for parameter in learned]
     own = Budget(max_steps=asked.steps)
     an_epoch = steps(steps(len(rows), plan.batch), plan.accumulate)
 
+    losses: list[float] = []
+
     def judged() -> Validation:
-        loss = state.validate().negative_loss
-        return Validation(loss, loss)
+        gain = state.validate().negative_loss
+        losses.append(-gain)
+        return Validation(gain, gain)
 
     def before_step(step: int, total: int) -> None:
         state.heed()
@@ -75,11 +82,11 @@ def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson,
         extra=lesson.parameters,
         budget=own,
     )
-    outcome: Outcome = yield from state.journey.follow("distilled", phase, ticks)
+    yield from state.journey.follow("distilled", phase, ticks)
     with torch.no_grad():
         for parameter, weight in zip(learned, before, strict=True):
             parameter.copy_(weight)
     lesson.tally.told(lesson.weighting.weights())
     state.budget.spent.steps += own.spent.steps
     state.budget.spent.seconds += own.spent.seconds
-    return -outcome.best.score
+    return min(filter(math.isfinite, losses[1:]), default=math.inf)

@@ -75,6 +75,17 @@ def test_insides_count_where_validation_gains_by_them(answers: float, is_open: b
     assert same(state, taught(known)[0])
 
 
+def test_the_verdict_is_of_what_was_trained_also_where_both_make_it_worse_at_first() -> None:
+    state = untaught(Recipe(distill=Distill(epochs=1, rate=0.5, gate=Gate(steps=5)), train=TRAIN))
+    state.model = deepcopy(tuned())  # knows all, and is taught at a rate that spoils it
+    before = -state.validate().negative_loss
+    list(distill(state))
+    (said,) = [note for note in state.notes if note.startswith("The gate: ")]
+    found = [float(part.split()[0]) for part in said.replace(" steps ", ", ").split(", ")[1:3]]
+    assert min(found) > 2 * before
+    assert found[0] != found[1]
+
+
 def test_what_the_trials_take_is_put_to_the_account_and_must_have_room() -> None:
     asked = Distill(epochs=1, rate=1e-3, gate=Gate(steps=5))
     state, _ = taught(asked, budget=Budget(max_steps=20))
