@@ -13,10 +13,10 @@ import torch
 from compression.batches import Encoded, steps
 from compression.budget import Budget
 from compression.evaluate import Validation
-from compression.plan import Plan
+from compression.plan import Outcome, Plan, Tick
 from compression.recipe import Distill, Gate
 from compression.recipe.distill import INSIDES
-from compression.report import Event, Log
+from compression.report import Event, Log, TrainingSaved
 from compression.stages.lesson import Lesson
 from compression.state import State
 from compression.training import train
@@ -82,7 +82,7 @@ def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson,
         extra=lesson.parameters,
         budget=own,
     )
-    yield from state.journey.follow("distilled", phase, ticks)
+    yield from state.journey.follow("distilled", phase, _steps_alone(ticks))
     with torch.no_grad():
         for parameter, weight in zip(learned, before, strict=True):
             parameter.copy_(weight)
@@ -90,3 +90,10 @@ def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson,
     state.budget.spent.steps += own.spent.steps
     state.budget.spent.seconds += own.spent.seconds
     return min(filter(math.isfinite, losses[1:]), default=math.inf)
+
+
+def _steps_alone(ticks: Generator[Tick | TrainingSaved | Log, None, Outcome]) -> Generator[Tick, None, None]:
+    """Pass a trial's steps on, and not what it says of a limit: that is the gate's, and no limit of the job."""
+    for news in ticks:
+        if isinstance(news, Tick):
+            yield news

@@ -13,7 +13,7 @@ from compression.budget import Budget
 from compression.catalog import preflight
 from compression.evaluate import logits
 from compression.recipe import Distill, Evaluate, Gate, Prepare, Prune, Recipe, Recovery, Teachers, Train
-from compression.report import Progress
+from compression.report import Log, Progress
 from compression.saving import Saver
 from compression.stages import gate, hold
 from compression.stages.distill import distill
@@ -70,6 +70,8 @@ def test_insides_count_where_validation_gains_by_them(answers: float, is_open: b
     assert said.endswith("hidden count." if is_open else "answers alone are learned.")
     tried = {event.phase for event in events if isinstance(event, Progress)}
     assert {gate.WITH, gate.WITHOUT} <= tried
+    # A trial's end is no limit that the job has reached.
+    assert not [event for event in events if isinstance(event, Log) and "max_steps" in event.message]
     # What was tried leaves no trace in the student: it is what it would be had the recipe known the answer.
     known = asked.model_copy(update={"gate": None}) if is_open else asked.answers_alone()
     assert same(state, taught(known)[0])
