@@ -87,6 +87,7 @@ def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson,
         for parameter, weight in zip(learned, before, strict=True):
             parameter.copy_(weight)
     lesson.tally.told(lesson.weighting.weights())
+    lesson.before_step(0, 1)  # weights that change with training are where they begin
     state.budget.spent.steps += own.spent.steps
     state.budget.spent.seconds += own.spent.seconds
     return min(filter(math.isfinite, losses[1:]), default=math.inf)

@@ -12,7 +12,7 @@ from compression import memory, numerics
 from compression.budget import Budget
 from compression.catalog import preflight
 from compression.evaluate import logits
-from compression.recipe import Distill, Evaluate, Gate, Prepare, Prune, Recipe, Recovery, Teachers, Train
+from compression.recipe import Distill, Evaluate, Gate, Prepare, Prune, Recipe, Recovery, Teachers, Train, Weights
 from compression.report import Log, Progress
 from compression.saving import Saver
 from compression.stages import gate, hold
@@ -86,6 +86,15 @@ def test_the_verdict_is_of_what_was_trained_also_where_both_make_it_worse_at_fir
     found = [float(part.split()[0]) for part in said.replace(" steps ", ", ").split(", ")[1:3]]
     assert min(found) > 2 * before
     assert found[0] != found[1]
+
+
+def test_weights_that_change_are_told_from_where_they_begin() -> None:
+    ending = Weights(hidden=0.1)
+    asked = Distill(epochs=1, rate=3e-3, soft=NOTHING, hard=0.0, hidden=1.0, weighting="linear", to=ending, gate=Gate(steps=5))
+    state, _ = taught(asked)
+    assert any(note.endswith("hidden count.") for note in state.notes)
+    (said,) = [note for note in state.notes if note.startswith("Weights (linear)")]
+    assert said.endswith("hidden 1 → 0.1.")
 
 
 def test_what_the_trials_take_is_put_to_the_account_and_must_have_room() -> None:
