@@ -6,12 +6,14 @@ it is for a model and its data, only its validation tells.
 
 import math
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 
 from compression.batches import Encoded, steps
 from compression.budget import Budget
+from compression.errors import TrainingDiverged
 from compression.evaluate import Validation
 from compression.plan import Outcome, Plan, Tick
 from compression.recipe import Distill, Gate
@@ -53,14 +55,14 @@ def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson,
     """Train for some steps, put everything back, and return the least loss on validation that training came to.
 
     That of the weights before it does not count: it is the same in both trials, and where either makes it worse at first it
-    would be the verdict.
+    would be the verdict. Infinite, where the loss was not finite twice.
     """
     learned = [*state.model.parameters(), *lesson.parameters]
     before = [parameter.detach().clone() for parameter in learned]
     own = Budget(max_steps=asked.steps)
     an_epoch = steps(steps(len(rows), plan.batch), plan.accumulate)
 
-    losses: list[float] = []
+    found, losses = math.inf, list[float]()
 
     def judged() -> Validation:
         gain = state.validate().negative_loss
@@ -82,7 +84,12 @@ def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson,
         extra=lesson.parameters,
         budget=own,
     )
-    yield from state.journey.follow("distilled", phase, _steps_alone(ticks))
+    with suppress(TrainingDiverged):  # what cannot be trained helps nobody: it has lost
+        yield from state.journey.follow("distilled", phase, _steps_alone(ticks))
+        found = min(filter(math.isfinite, losses[1:]), default=math.inf)
+    state.model.eval()
+    for parameter in learned:
+        parameter.grad = None
     with torch.no_grad():
         for parameter, weight in zip(learned, before, strict=True):
             parameter.copy_(weight)
@@ -90,7 +97,7 @@ def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson,
     lesson.before_step(0, 1)  # weights that change with training are where they begin
     state.budget.spent.steps += own.spent.steps
     state.budget.spent.seconds += own.spent.seconds
-    return min(filter(math.isfinite, losses[1:]), default=math.inf)
+    return found
 
 
 def _steps_alone(ticks: Generator[Tick | TrainingSaved | Log, None, Outcome]) -> Generator[Tick, None, None]:

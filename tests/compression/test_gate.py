@@ -3,6 +3,7 @@
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from compression.report import Log, Progress
 from compression.saving import Saver
 from compression.stages import gate, hold
 from compression.stages.distill import distill
+from compression.stages.lesson import Insides
 from compression.stages.prepare import prepare
 from compression.stages.prune import prune
 from compression.state import State
@@ -86,6 +88,21 @@ def test_the_verdict_is_of_what_was_trained_also_where_both_make_it_worse_at_fir
     found = [float(part.split()[0]) for part in said.replace(" steps ", ", ").split(", ")[1:3]]
     assert min(found) > 2 * before
     assert found[0] != found[1]
+
+
+def test_insides_that_cannot_be_trained_have_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Distill(epochs=1, rate=3e-3, gate=Gate(steps=5))
+    terms = Insides.terms
+
+    def broken(self: Insides, *given: Any) -> dict[str, torch.Tensor]:
+        return {name: value * torch.nan for name, value in terms(self, *given).items()}
+
+    monkeypatch.setattr(Insides, "terms", broken)
+    state, _ = taught(asked)
+    (said,) = [note for note in state.notes if note.startswith("The gate: ")]
+    assert "inf with hidden" in said
+    assert said.endswith("answers alone are learned.")
+    assert same(state, taught(asked.answers_alone())[0])
 
 
 def test_weights_that_change_are_told_from_where_they_begin() -> None:
