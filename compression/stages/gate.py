@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from compression.batches import Encoded, steps
-from compression.budget import Budget
+from compression.budget import Budget, Spent
 from compression.errors import TrainingDiverged
 from compression.evaluate import Validation
 from compression.plan import Outcome, Plan, Tick
@@ -32,14 +32,25 @@ def gated(
     """Try both, say what was found, and leave the lesson as it is to be taught and the student as it was.
 
     Returns whether the insides count. What the trials take is put to the job's account; where that has no room for twice as
-    many steps behind them, nothing is tried, and the insides count.
+    many steps behind them, or as many minutes, nothing is found out, and the insides count.
     """
     if state.budget.steps_of(4 * asked.steps) < 4 * asked.steps:
         state.notes.append(f"The gate was left out: recipe.train.max_steps has no room for {4 * asked.steps} steps more.")
         return True
-    whole = yield from _tried(state, asked, WITH, rows, lesson, plan)
-    put_back = lesson.answers_alone()
-    alone = yield from _tried(state, asked, WITHOUT, rows, lesson, plan)
+    left = state.budget.minutes_left()
+    own = Budget(asked.steps, None if left is None else left / 4, clock=state.budget.clock)
+    whole = yield from _tried(state, replace(own, spent=Spent()), WITH, rows, lesson, plan)
+    alone = None
+    if whole is not None:
+        put_back = lesson.answers_alone()
+        alone = yield from _tried(state, replace(own, spent=Spent()), WITHOUT, rows, lesson, plan)
+        if alone is None:
+            put_back()
+    if whole is None or alone is None:
+        state.notes.append(
+            f"The gate was left out: {asked.steps} steps take more than a quarter of what recipe.train.max_minutes leaves."
+        )
+        return True
     is_open = whole < alone
     if is_open:
         put_back()
@@ -51,17 +62,20 @@ def gated(
     return is_open
 
 
-def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson, plan: Plan) -> Generator[Event, None, float]:
+def _tried(
+    state: State, own: Budget, phase: str, rows: Encoded, lesson: Lesson, plan: Plan
+) -> Generator[Event, None, float | None]:
     """Train for some steps, put everything back, and return the least loss on validation that training came to.
 
     That of the weights before it does not count: it is the same in both trials, and where either makes it worse at first it
-    would be the verdict. Infinite, where the loss was not finite twice.
+    would be the verdict. Infinite, where the loss was not finite twice; None, where the time was up before. own: steps and
+    minutes of this trial.
     """
+    assert own.max_steps is not None, "a trial has so many steps"  # noqa: S101
     learned = [*state.model.parameters(), *lesson.parameters]
     before = [parameter.detach().clone() for parameter in learned]
-    own = Budget(max_steps=asked.steps)
     an_epoch = steps(steps(len(rows), plan.batch), plan.accumulate)
-
+    found: float | None
     found, losses = math.inf, list[float]()
 
     def judged() -> Validation:
@@ -75,7 +89,7 @@ def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson,
 
     ticks = train(
         state.model,
-        replace(plan, epochs=math.ceil(asked.steps / an_epoch), patience=None),
+        replace(plan, epochs=math.ceil(own.max_steps / an_epoch), patience=None),
         rows,
         None,
         lesson,
@@ -86,7 +100,8 @@ def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson,
     )
     with suppress(TrainingDiverged):  # what cannot be trained helps nobody: it has lost
         yield from state.journey.follow("distilled", phase, _steps_alone(ticks))
-        found = min(filter(math.isfinite, losses[1:]), default=math.inf)
+        in_time = own.spent.steps >= own.max_steps
+        found = min(filter(math.isfinite, losses[1:]), default=math.inf) if in_time else None
     state.model.eval()
     for parameter in learned:
         parameter.grad = None

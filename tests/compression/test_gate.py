@@ -125,6 +125,18 @@ def test_what_the_trials_take_is_put_to_the_account_and_must_have_room() -> None
     assert not [event for event in events if isinstance(event, Progress) and event.phase in (gate.WITH, gate.WITHOUT)]
 
 
+def test_the_trials_keep_to_the_minutes_that_the_job_has() -> None:
+    asked = Distill(epochs=1, rate=1e-3, gate=Gate(steps=30))
+    clock = iter(range(0, 100_000, 5)).__next__  # five seconds a step, and five for each validation
+    state, events = taught(asked, budget=Budget(max_minutes=4.0, clock=clock))
+    (said,) = [note for note in state.notes if note.startswith("The gate")]
+    assert said.startswith("The gate was left out: 30 steps take more than a quarter")
+    tried = {event.phase for event in events if isinstance(event, Progress)}
+    assert gate.WITH in tried
+    assert gate.WITHOUT not in tried
+    assert 60 <= state.budget.spent.seconds <= 4 * 60 + 10
+
+
 def test_a_new_attempt_knows_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compression.progress.SECONDS_BETWEEN", 0.0)
     asked = Distill(epochs=2, rate=3e-3, hidden=1000.0, gate=Gate(steps=10))
