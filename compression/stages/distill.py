@@ -95,7 +95,7 @@ def _gate(
         found = yield from gated(state, asked, settings, rows, lesson, plan)
         return found
     if not known[OPEN].item():
-        lesson.answers_alone()
+        lesson.forget_insides()
     return bool(known[OPEN].item())
 
 

@@ -44,16 +44,15 @@ def gated(
     if whole is not None:
         put_back = lesson.answers_alone()
         alone = yield from _tried(state, replace(own, spent=Spent()), WITHOUT, rows, lesson, plan)
-        if alone is None:
-            put_back()
+        put_back()
     if whole is None or alone is None:
         state.notes.append(
             f"The gate was left out: {asked.steps} steps take more than a quarter of what recipe.train.max_minutes leaves."
         )
         return True
     is_open = whole < alone
-    if is_open:
-        put_back()
+    if not is_open:
+        lesson.forget_insides()
     terms = ", ".join(term for term in INSIDES if term in settings.weights())
     which = f"{terms} count" if is_open else "answers alone are learned"
     said = f"The gate: least loss on validation in {asked.steps} steps {whole:.4f} with {terms}, {alone:.4f} without: {which}."

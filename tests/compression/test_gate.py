@@ -114,6 +114,20 @@ def test_weights_that_change_are_told_from_where_they_begin() -> None:
     assert said.endswith("hidden 1 → 0.1.")
 
 
+def test_of_a_closed_gate_the_teacher_is_not_asked_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)  # it is asked again in each epoch for what is compared
+    state = untaught(Recipe(distill=Distill(epochs=1, rate=3e-3, hidden=1000.0, gate=Gate(steps=25)), train=TRAIN))
+    assert state.teacher is not None
+    asked = list[str]()
+    phase = ""
+    state.teacher.register_forward_pre_hook(lambda *_: asked.append(phase))
+    for event in distill(state):
+        phase = event.phase if isinstance(event, Progress) else phase
+    assert any(note.endswith("answers alone are learned.") for note in state.notes)
+    assert gate.WITH in asked
+    assert "distill" not in asked
+
+
 def test_what_the_trials_take_is_put_to_the_account_and_must_have_room() -> None:
     asked = Distill(epochs=1, rate=1e-3, gate=Gate(steps=5))
     state, _ = taught(asked, budget=Budget(max_steps=20))
