@@ -13,7 +13,7 @@ from compression.recipe import Distill, Gate
 from compression.report import Event, Log
 from compression.saving import Tensors
 from compression.simulating import simulate, smooth
-from compression.stages.further import further, is_under_way
+from compression.stages.further import further, is_under_way, score_of_baseline
 from compression.stages.gate import gated
 from compression.stages.general import general
 from compression.stages.hold import lighten
@@ -46,12 +46,14 @@ def distill(state: State) -> Iterator[Event]:
     yield from state.journey.mark("distilled", ASK, done=False)
     heard = yield from hear(state, settings, rows, made)
     guide = heard.guide.to(state.device).requires_grad_(False)
-    yield from lighten(state, settings, guide)
+    # All that can be asked of it is asked before it may be rounded.
     lesson = lesson_of(state, settings, guide, rows, heard.rows, heard.logits)
+    base = score_of_baseline(state) if state.recipe.remedy == "apply" else None
     yield from _where_kept(lesson.teacher)
     yield from state.journey.mark("distilled", ASK, done=True)
     try:
-        yield from _task_phase(state, settings, rows, lesson)
+        yield from lighten(state, settings, guide)
+        yield from _task_phase(state, settings, rows, lesson, base)
     finally:
         lesson.close()
 
@@ -99,7 +101,8 @@ def _gate(
     return bool(known[OPEN].item())
 
 
-def _task_phase(state: State, settings: Distill, rows: Encoded, lesson: Lesson) -> Iterator[Event]:
+def _task_phase(state: State, settings: Distill, rows: Encoded, lesson: Lesson, base: float | None) -> Iterator[Event]:
+    """base: what the baseline scores on validation, for the remedy that a job applies by itself; None where it shall not."""
     plan = state.plan("distill", epochs=settings.epochs, rate=settings.rate, patience=settings.patience)
     beside: Tensors = {}
     if settings.gate is not None:
@@ -129,5 +132,5 @@ def _task_phase(state: State, settings: Distill, rows: Encoded, lesson: Lesson) 
         now = lesson.weighting.weights()
         changes = ", ".join(f"{term} {weight:.4g} → {now[term]:.4g}" for term, weight in first.items())
         state.notes.append(f"Weights ({settings.weighting}), first → last: {changes}.")
-    if state.recipe.remedy == "apply":
-        yield from further(state, settings, rows, plan, lesson, beside)
+    if base is not None:
+        yield from further(state, settings, rows, plan, lesson, base, beside)

@@ -12,8 +12,8 @@ from transformers import BertForSequenceClassification, PreTrainedModel
 from compression import memory, numerics
 from compression.budget import Budget
 from compression.catalog import preflight
-from compression.evaluate import logits
-from compression.recipe import Distill, Evaluate, Gate, Prepare, Prune, Recipe, Recovery, Teachers, Train, Weights
+from compression.evaluate import logits, validate
+from compression.recipe import Distill, Evaluate, Gate, Prepare, Prune, Recipe, Recovery, Targets, Teachers, Train, Weights
 from compression.report import Log, Progress
 from compression.saving import Saver
 from compression.stages import gate, hold
@@ -211,6 +211,7 @@ def test_a_held_model_answers_as_one_of_rounded_weights(kind: str) -> None:
 
 
 def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)  # it is asked again in each epoch for what is compared
     whole, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0))
     need = hold.needed(whole)
     monkeypatch.setattr(memory, "available", lambda: need + 1)
@@ -227,13 +228,36 @@ def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytes
     assert not same(tight, whole)
     given, wanted = (logits(state.model, state.rows["test"]).softmax(-1) for state in (tight, whole))
     assert (given - wanted).abs().max() < 0.05
-    monkeypatch.undo()
+    monkeypatch.setattr(memory, "available", lambda: None)
     asked, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0, teachers=Teachers(precision="int8")))
     assert same(asked, tight)
     assert any("as the recipe says" in note for note in asked.notes)
     # The engine is stopped at a limit of its own, which may be nearer than the machine's.
     limited, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0), memory=memory.resident() + 1000)
     assert same(limited, tight)
+
+
+def test_what_is_asked_once_is_asked_before_the_teacher_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ruined(model: torch.nn.Module) -> int:
+        for parameter in model.parameters():
+            parameter.zero_()
+        return 1
+
+    settings = Distill(epochs=2, rate=3e-3, teachers=Teachers(precision="int8"))
+    state = untaught(Recipe(distill=settings, train=TRAIN, remedy="apply"))
+    state.targets = Targets(retention=1000)
+    base = validate(tuned(), state.rows["validation"]).score
+    monkeypatch.setattr(numerics, "hold", ruined)
+    events = list(distill(state))
+    monkeypatch.undo()
+    (first,) = [note for note in state.notes if note.startswith("Distillation: ")]
+    kept = float(first.split(" → ")[1].split()[0]) / base
+    (said,) = [event.message for event in events if isinstance(event, Log) and event.message.startswith("Distillation keeps")]
+    assert float(said.split()[2]) == pytest.approx(kept, abs=2e-4)
+    whole = untaught(Recipe(distill=settings.model_copy(update={"teachers": Teachers()}), train=TRAIN, remedy="apply"))
+    whole.targets = Targets(retention=1000)
+    list(distill(whole))
+    assert same(state, whole)
 
 
 def test_room_is_what_the_nearer_limit_leaves(tmp_path: Path) -> None:
