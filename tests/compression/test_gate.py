@@ -162,6 +162,27 @@ def test_a_new_attempt_knows_what_was_found(tmp_path: Path, monkeypatch: pytest.
     assert again.notes == whole.notes
 
 
+def test_a_new_attempt_holds_the_teacher_as_the_one_before_and_says_what_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compression.progress.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)
+    room = 0
+    monkeypatch.setattr(memory, "available", lambda: room)
+    asked = Distill(epochs=2, rate=3e-3, hidden=1.0)
+    whole, _ = taught(asked)
+    kept = paused_at(untaught(Recipe(distill=asked, train=TRAIN)), tmp_path / "tight", "distill", 25)
+    room = 1 << 40
+    again, _ = taught(asked, saver=_resuming(tmp_path / "tight", kept))
+    assert same(again, whole)
+    assert again.notes == whole.notes
+    # The other way round there is no room any more for what was there before.
+    kept = paused_at(untaught(Recipe(distill=asked, train=TRAIN)), tmp_path / "roomy", "distill", 25)
+    room = 0
+    later, _ = taught(asked, saver=_resuming(tmp_path / "roomy", kept))
+    assert sum("8 bits" in note for note in later.notes) == 1
+
+
 def _resuming(folder: Path, kept: Path) -> Saver:
     saver = Saver(folder / "second", "work", resume=kept)
     assert saver.look() is None
