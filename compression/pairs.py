@@ -29,10 +29,14 @@ def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
     config = load.read_config(folder)
     if not family_of(config).decodes or load.has_head(config, heads.of_task(task)):
         return folder, None
+    tokenizer = load.load_tokenizer(folder)  # which says what is wrong with the file
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    if backend.encode(FIRST, SECOND).ids != _joined(backend):
+    backend.no_padding()  # nor truncation: what a file does to the length of a row is none of its rule for pairs
+    backend.no_truncation()
+    texts = [backend.encode(text, add_special_tokens=False).ids for text in (FIRST, SECOND)]
+    if not all(texts) or backend.encode(FIRST, SECOND).ids != _joined(backend):
         return folder, None
-    between = _token(load.load_tokenizer(folder))
+    between = _token(tokenizer, backend)
     if between is None:
         return folder, None
     target.mkdir(parents=True, exist_ok=True)
@@ -45,11 +49,10 @@ def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
     return target, between
 
 
-def _token(tokenizer: PreTrainedTokenizerFast) -> str | None:
-    for token in (tokenizer.sep_token, tokenizer.eos_token, tokenizer.pad_token):
-        if token is not None:
-            return str(token)
-    return None
+def _token(tokenizer: PreTrainedTokenizerFast, backend: Tokenizer) -> str | None:
+    """Choose among those that tokenizer.json has too: others may be named in settings alone."""
+    named = (tokenizer.sep_token, tokenizer.eos_token, tokenizer.pad_token)
+    return next((str(token) for token in named if token is not None and backend.token_to_id(str(token)) is not None), None)
 
 
 def _joined(backend: Tokenizer) -> list[int]:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, processors
-from tokenizers.models import WordLevel
+from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from compression import measure
+from compression.errors import ConfigMismatch
 from compression.export import artifact
 from compression.pairs import apart
 from compression.pipeline import compress
@@ -64,6 +65,49 @@ def test_a_token_stands_between_two_texts_and_all_else_stays(
     assert (read(found, "a"), read(found, "a", "b")) == (single, pair)
     assert {file.name for file in found.iterdir()} == {file.name for file in folder.iterdir()}
     assert apart(found, "text-pair-classification", tmp_path / "again") == (found, None)
+
+
+@pytest.mark.parametrize("way", ["padding", "truncation"])
+def test_what_a_file_does_to_lengths_hides_nothing(tmp_path: Path, way: str) -> None:
+    folder = send(tmp_path / "model")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if way == "padding":
+        tokenizer.enable_padding(length=16, pad_token=END)
+    else:
+        tokenizer.enable_truncation(1)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    found, token = apart(folder, "text-pair-classification", tmp_path / "apart")
+    backend = Tokenizer.from_file(str(found / "tokenizer.json"))
+    backend.no_padding()
+    backend.no_truncation()
+    assert (token, backend.encode("a", "b").tokens) == (END, ["a", END, "b"])
+
+
+def test_a_token_that_settings_alone_name_is_not_taken(tmp_path: Path) -> None:
+    folder = send(tmp_path / "model")
+    for name, change in (("tokenizer_config.json", {"sep_token": "<sep>"}), ("config.json", {"vocab_size": len(WORDS) + 8})):
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**settings, **change}))
+    found, token = apart(folder, "text-pair-classification", tmp_path / "apart")
+    assert (token, read(found, "a", "b")) == (END, ["a", END, "b"])
+
+
+def test_a_file_that_cannot_be_opened_is_said_to_be_so(tmp_path: Path) -> None:
+    folder = send(tmp_path / "model")
+    (folder / "tokenizer.json").write_text('{"model":')
+    with pytest.raises(ConfigMismatch) as caught:
+        apart(folder, "text-pair-classification", tmp_path / "apart")
+    assert caught.value.param == "tokenizer.json"
+
+
+def test_a_tokenizer_that_knows_no_letters_is_left_alone(tmp_path: Path) -> None:
+    folder = send(tmp_path / "model")
+    backend = Tokenizer(BPE({END: 0, "<s>": 1, "1": 2, "2": 3}, []))
+    backend.add_special_tokens([END, "<s>"])
+    backend.post_processor = processors.TemplateProcessing(f"<s> $A {END}", f"<s> $A $B {END}", [("<s>", 1), (END, 0)])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": END}))
+    assert apart(folder, "text-pair-classification", tmp_path / "apart") == (folder, None)
 
 
 def test_who_keeps_texts_apart_or_was_tuned_on_pairs_is_left_alone(tmp_path: Path) -> None:
