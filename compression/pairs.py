@@ -6,6 +6,7 @@ who opens its artifacts, whose tokenizer.json has the rule. A model that was tun
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,10 @@ def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
     between = _token(tokenizer, backend)
     if between is None:
         return folder, None
-    target.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)  # of an attempt that ended before, maybe on another model
+    target.mkdir(parents=True)
     for file in folder.iterdir():
-        if file.name != "tokenizer.json" and not (target / file.name).exists():
+        if file.name != "tokenizer.json":
             (target / file.name).symlink_to(file.resolve())
     filed = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     filed["post_processor"] = with_pairs(filed.get("post_processor"), backend, between)

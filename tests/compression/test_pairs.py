@@ -110,6 +110,16 @@ def test_a_tokenizer_that_knows_no_letters_is_left_alone(tmp_path: Path) -> None
     assert apart(folder, "text-pair-classification", tmp_path / "apart") == (folder, None)
 
 
+def test_what_an_earlier_attempt_left_is_not_taken(tmp_path: Path) -> None:
+    one, two = send(tmp_path / "one"), send(tmp_path / "two")
+    for folder in (one, two):
+        found, _ = apart(folder, "text-pair-classification", tmp_path / "apart")
+        assert (found / "model.safetensors").resolve() == folder / "model.safetensors"
+    moved = two.rename(tmp_path / "moved")  # which leaves links to nothing
+    found, _ = apart(moved, "text-pair-classification", tmp_path / "apart")
+    assert (found / "config.json").is_file()
+
+
 def test_who_keeps_texts_apart_or_was_tuned_on_pairs_is_left_alone(tmp_path: Path) -> None:
     own = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", SPECIAL)
     folders = [send(tmp_path / "own", rule=own), send(tmp_path / "tuned", "ForSequenceClassification")]
