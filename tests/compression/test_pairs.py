@@ -11,10 +11,11 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from compression import measure
+from compression import checkpoint, measure
 from compression.errors import ConfigMismatch
 from compression.export import artifact
 from compression.pairs import apart
+from compression.part import Part
 from compression.pipeline import compress
 from compression.recipe import Spec
 from compression.report import Finished, NotMeasured
@@ -176,15 +177,21 @@ def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path, monkeypatch:
     for shipped in report.artifacts:
         folder = tmp_path / "out/artifacts" / shipped.name
         assert read(folder, "a w1", "w2 b") == ["a", "w1", END, "w2", "b"]
+    # Said once: a new attempt opens the job again, and its row is another stage's.
+    again, kept = Part.open(spec, tmp_path, spec.asked[0]), tmp_path / "out/checkpoints"
+    assert again.state.notes
+    again.fingerprints = checkpoint.fingerprints(spec, tmp_path)
+    again.take_up(kept, checkpoint.read(kept, "pruned", again.fingerprints), kept)
+    assert not again.state.notes
     # The score of the checkpoint is that of rows read by its own tokenizer.
-    checkpoint = next(one for one in report.artifacts if one.kind == "transformers")
-    assert not isinstance(checkpoint.score, NotMeasured)
-    assert checkpoint.score is not None
-    folder = tmp_path / "out/artifacts" / checkpoint.name
+    stock = next(one for one in report.artifacts if one.kind == "transformers")
+    assert not isinstance(stock.score, NotMeasured)
+    assert stock.score is not None
+    folder = tmp_path / "out/artifacts" / stock.name
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
     rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     right = 0
     for row in rows:
         logits = model(**tokenizer(row["text"], row["text_pair"], return_tensors="pt", return_token_type_ids=False)).logits
         right += model.config.id2label[int(logits.argmax())] == row["label"]
-    assert right / len(rows) == pytest.approx(checkpoint.score.value, abs=0.02)
+    assert right / len(rows) == pytest.approx(stock.score.value, abs=0.02)
