@@ -76,7 +76,10 @@ class Part:
         def readable(place: Path, name: str) -> Path:
             if dataset.splits["train"].pairs is None:
                 return place
-            found, token = pairs.apart(place, asked.task, output / "scratch" / f"apart-{name}")
+            try:
+                found, token = pairs.apart(place, asked.task, output / "scratch" / f"apart-{name}")
+            except CompressionError:
+                return place  # what is wrong with it is said where it is opened, by the job's name for it
             if token is not None:
                 notes.append(f"The tokenizer of {name} joined two texts; {token!r} stands between them now, in artifacts too.")
             return found

@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from compression import checkpoint, measure
-from compression.errors import ConfigMismatch
+from compression.errors import ConfigMismatch, MissingFile
 from compression.export import artifact
 from compression.pairs import apart
 from compression.part import Part
@@ -141,10 +141,8 @@ def test_a_token_is_found_in_a_tokenizer_of_bytes(tmp_path: Path) -> None:
     assert isinstance(Tokenizer.from_file(str(found / "tokenizer.json")).pre_tokenizer, ByteLevel | WhitespaceSplit)
 
 
-def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Measured in this process: what a fresh one is for is tested elsewhere, and it takes seconds to begin.
-    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec))
-    send(tmp_path / "model")
+def job_of(folder: Path, **changes: Any) -> Spec:
+    """Write rows whose label hangs on both texts; return a job of the model beside them."""
     draw = random.Random(0)
     for name, count in (("train", 320), ("test", 80)):
         rows = []
@@ -153,23 +151,41 @@ def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path, monkeypatch:
             filler = [f"w{draw.randrange(30)}" for _ in range(draw.randint(1, 5))]
             label = "same" if one == other else "other"
             rows.append({"text": " ".join([one, *filler]), "text_pair": " ".join([*filler, other]), "label": label})
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    spec = Spec.model_validate(
-        {
-            "task": "text-pair-classification",
-            "model": "model",
-            "data": {"format": "jsonl", "splits": {name: [f"{name}.jsonl"] for name in ("train", "test")}},
-            "recipe": {
-                "prepare": {"epochs": 2, "rate": 1e-2},
-                "prune": {"ratio": {"ffn": 0.5, "vocabulary": 1.0}, "multiple": 8, "calibration_rows": 16},
-                "distill": {"epochs": 1},
-                "train": {"batch": 16, "max_length": 24},
-            },
-            "evaluate": {"length": 16},
-            "output": "out",
-            "threads": 1,
-        }
-    )
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = {
+        "task": "text-pair-classification",
+        "model": "model",
+        "data": {"format": "jsonl", "splits": {name: [f"{name}.jsonl"] for name in ("train", "test")}},
+        "recipe": {
+            "prepare": {"epochs": 2, "rate": 1e-2},
+            "prune": {"ratio": {"ffn": 0.5, "vocabulary": 1.0}, "multiple": 8, "calibration_rows": 16},
+            "distill": {"epochs": 1},
+            "train": {"batch": 16, "max_length": 24},
+        },
+        "evaluate": {"length": 16},
+        "output": "out",
+        "threads": 1,
+    }
+    return Spec.model_validate({**given, **changes})
+
+
+PLAIN = {"prepare": {"epochs": 0}, "quantize": None, "prune": None, "distill": {"epochs": 1}, "train": {"max_length": 24}}
+
+
+def test_what_is_wrong_with_a_student_is_said_of_it(tmp_path: Path) -> None:
+    send(tmp_path / "model")
+    (send(tmp_path / "student") / "config.json").unlink()
+    spec = job_of(tmp_path, student="student", recipe=PLAIN)
+    with pytest.raises(MissingFile) as caught:
+        Part.open(spec, tmp_path, spec.asked[0])
+    assert caught.value.param == "models.student"
+
+
+def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Measured in this process: what a fresh one is for is tested elsewhere, and it takes seconds to begin.
+    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec))
+    send(tmp_path / "model")
+    spec = job_of(tmp_path)
     *_, last = compress(spec, tmp_path)
     assert isinstance(last, Finished)
     report = last.report
