@@ -5,6 +5,7 @@ is still to be drawn has not seen pairs yet: it reads them with a token in betwe
 who opens its artifacts, whose tokenizer.json has the rule. A model that was tuned on pairs keeps the way it was tuned in.
 """
 
+import filecmp
 import json
 import shutil
 from pathlib import Path
@@ -49,6 +50,12 @@ def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
     filed["post_processor"] = with_pairs(filed.get("post_processor"), backend, between)
     durable.write_text(target / "tokenizer.json", json.dumps(filed, ensure_ascii=False))
     return target, between
+
+
+def are_alike(one: Path, other: Path) -> bool:
+    """Say whether two folders hold the same tokenizer.json."""
+    mine, theirs = (folder / "tokenizer.json" for folder in (one, other))
+    return mine.is_file() and theirs.is_file() and filecmp.cmp(mine, theirs, shallow=False)
 
 
 def _token(tokenizer: PreTrainedTokenizerFast, backend: Tokenizer) -> str | None:

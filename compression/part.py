@@ -73,8 +73,9 @@ class Part:
         check_task(asked.task, recipe, spec.evaluate, dataset.labels)
         notes: list[str] = []
 
-        def readable(place: Path, name: str) -> Path:
-            if dataset.splits["train"].pairs is None:
+        def readable(place: Path, name: str, like: Path | None = None) -> Path:
+            # Who shares a tokenizer with the model that may teach it must read as that one does.
+            if dataset.splits["train"].pairs is None or (like is not None and pairs.are_alike(place, like)):
                 return place
             try:
                 found, token = pairs.apart(place, asked.task, output / "scratch" / f"apart-{name}")
@@ -119,7 +120,7 @@ class Part:
         check_texts(rows.items())
         cast = gathered(
             Named("models.base", folder, reading, own, positions, model.config),
-            readable(gguf.stock_folder(base / spec.student, unpacked / "student"), STUDENT)
+            readable(gguf.stock_folder(base / spec.student, unpacked / "student"), STUDENT, like=folder)
             if spec.student is not None
             else None,
             [gguf.stock_folder(base / one, unpacked / f"teacher-{place}") for place, one in enumerate(spec.teachers)],

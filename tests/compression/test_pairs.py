@@ -25,8 +25,8 @@ WORDS = [END, UNKNOWN, "<s>", *"abcdefghij", *(f"w{n}" for n in range(30))]
 SPECIAL = [("<s>", 2), (END, 0)]
 
 
-def send(folder: Path, head: str = "ForCausalLM", rule: Any = None) -> Path:
-    tiny("llama", head, vocab_size=len(WORDS), initializer_range=0.1, eos_token_id=0).save_pretrained(folder)
+def send(folder: Path, head: str = "ForCausalLM", rule: Any = None, **changes: Any) -> Path:
+    tiny("llama", head, vocab_size=len(WORDS), initializer_range=0.1, eos_token_id=0, **changes).save_pretrained(folder)
     write_tokenizer(folder, WORDS)
     if rule is not None:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -179,6 +179,23 @@ def test_what_is_wrong_with_a_student_is_said_of_it(tmp_path: Path) -> None:
     with pytest.raises(MissingFile) as caught:
         Part.open(spec, tmp_path, spec.asked[0])
     assert caught.value.param == "models.student"
+
+
+def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does(tmp_path: Path) -> None:
+    names = {"id2label": {0: "other", 1: "same"}, "label2id": {"other": 0, "same": 1}}
+    send(tmp_path / "model", "ForSequenceClassification", **names)
+    send(tmp_path / "student")
+    spec = job_of(tmp_path, student="student", recipe=PLAIN)
+    part = Part.open(spec, tmp_path, spec.asked[0])
+    assert part.state.cast is not None
+    assert part.state.cast.base.aligned  # so that its hidden states can be compared, as distillation does by default
+    assert not part.state.notes
+    # Beside a base that was not tuned both are given the token.
+    send(tmp_path / "model")
+    part = Part.open(spec, tmp_path, spec.asked[0])
+    assert part.state.cast is not None
+    assert part.state.cast.base.aligned
+    assert [note.split()[3] for note in part.state.notes] == ["models.base", "models.student"]
 
 
 def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
