@@ -155,15 +155,21 @@ def estimate(
 def model_bytes(before: int, after: int, recipe: Recipe) -> int:
     """Reckon what the model, its training and its teacher take together. before, after: parameters.
 
-    A teacher that may be held in 8 bits spares memory only where nothing larger is trained beside it in float32 before.
+    A teacher that may be held in 8 bits spares memory only where nothing larger is trained beside it in float32 before; it is
+    held so in the task phase of distillation alone.
     """
     whole = (TRAINED_BYTES + HELD_BYTES) * before
     trains = recipe.prepare.epochs > 0 or (recipe.quantize is not None and recipe.quantize.qat is not None)
     if trains or recipe.distill is None or recipe.distill.teachers.precision == "float32":
         return whole
-    recovers = recipe.prune is not None and recipe.prune.recovery is not None
-    taught = TRAINED_BYTES * after + (HELD_BYTES if recovers else ROUNDED_BYTES) * before
-    return min(max(taught, HELD_BYTES * (2 * before + after)), whole)
+    # Each training beside its teacher: after the first of several cuts, on plain texts, and on the task.
+    general, prune, held = recipe.distill.general, recipe.prune, HELD_BYTES * before
+    phases = [HELD_BYTES * (2 * before + after), TRAINED_BYTES * after + ROUNDED_BYTES * before]
+    if prune is not None and prune.recovery is not None:
+        phases.append(TRAINED_BYTES * round(before * (after / before) ** (1 / prune.steps)) + held)
+    if general is not None:
+        phases.append(TRAINED_BYTES * after + held * (2 if general.teacher == "base" else 1))
+    return min(max(phases), whole)
 
 
 def step_bytes(shape: Shape, train: Train, longest: int) -> int:

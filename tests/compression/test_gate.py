@@ -12,8 +12,9 @@ from transformers import BertForSequenceClassification, PreTrainedModel
 from compression import memory, numerics
 from compression.budget import Budget
 from compression.catalog import preflight
+from compression.catalog.cost import model_bytes
 from compression.evaluate import logits, validate
-from compression.recipe import Distill, Evaluate, Gate, Prepare, Prune, Recipe, Recovery, Targets, Teachers, Train, Weights
+from compression.recipe import Distill, Evaluate, Gate, General, Prepare, Prune, Recipe, Recovery, Targets, Teachers, Train, Weights
 from compression.report import Log, Progress
 from compression.saving import Saver
 from compression.stages import gate, hold
@@ -300,6 +301,18 @@ def test_a_teacher_in_8_bits_is_forecast_where_nothing_larger_is_trained() -> No
 
     assert forecast("int8", 0) == forecast("auto", 0) < forecast("float32", 0)
     assert forecast("int8", 3) == forecast("float32", 3)
+
+
+def test_what_is_trained_beside_a_teacher_in_float32_is_forecast_so() -> None:
+    def bytes_of(prune: Prune | None = None, general: General | None = None) -> int:
+        recipe = Recipe(prepare=Prepare(epochs=0), quantize=None, prune=prune, distill=Distill(general=general))
+        return model_bytes(100, 60, recipe)
+
+    assert bytes_of() == 16 * 60 + 100
+    assert bytes_of(general=General()) == 16 * 60 + 400
+    assert bytes_of(general=General(teacher="base")) == 16 * 60 + 2 * 400
+    assert bytes_of(Prune(recovery=Recovery())) == 16 * 60 + 400
+    assert bytes_of(Prune(recovery=Recovery(), steps=2)) == 16 * 77 + 400  # what is left after the first of two cuts
 
 
 def test_recovery_by_the_teacher_learns_its_answers_after_each_cut() -> None:
