@@ -96,6 +96,9 @@ def estimate(
     memory += LOGITS_BYTES * language
     memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(parameters.total for parameters in named))
     states = teacher_bytes(recipe.distill, shape, student or shape, taught, plain) if recipe.distill else 0
+    by_teacher = recipe.prune is not None and recipe.prune.recovery is not None and recipe.prune.recovery.by == "teacher"
+    if by_teacher and language:  # its last states, as below
+        states = max(states, round(2 * tokens * shape.hidden))
     answers = 0
     if recipe.distill and language and "soft" in recipe.distill.weights():
         if recipe.distill.kept is None:
@@ -124,7 +127,7 @@ def estimate(
     qat = recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
     work = 3 * forward * (recipe.prepare.epochs * max(seeds, 1) + qat)
     if recipe.prune and recipe.prune.recovery:
-        work += 3 * small * recipe.prune.recovery.epochs
+        work += 3 * small * recipe.prune.recovery.epochs + forward * recipe.prune.steps * by_teacher
     if recipe.prune and recipe.prune.sensitivity:
         work += forward / max(data.rows["train"], 1) * CURVE_ROWS * len(CURVE_RATIOS) * 3
     if recipe.distill:

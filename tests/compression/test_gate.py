@@ -14,7 +14,20 @@ from compression.budget import Budget
 from compression.catalog import preflight
 from compression.catalog.cost import model_bytes
 from compression.evaluate import logits, validate
-from compression.recipe import Distill, Evaluate, Gate, General, Prepare, Prune, Recipe, Recovery, Targets, Teachers, Train, Weights
+from compression.recipe import (
+    Distill,
+    Evaluate,
+    Gate,
+    General,
+    Prepare,
+    Prune,
+    Recipe,
+    Recovery,
+    Targets,
+    Teachers,
+    Train,
+    Weights,
+)
 from compression.report import Log, Progress
 from compression.saving import Saver
 from compression.stages import gate, hold
@@ -313,6 +326,17 @@ def test_what_is_trained_beside_a_teacher_in_float32_is_forecast_so() -> None:
     assert bytes_of(general=General(teacher="base")) == 16 * 60 + 2 * 400
     assert bytes_of(Prune(recovery=Recovery())) == 16 * 60 + 400
     assert bytes_of(Prune(recovery=Recovery(), steps=2)) == 16 * 77 + 400  # what is left after the first of two cuts
+
+
+def test_what_recovery_asks_of_the_teacher_is_forecast() -> None:
+    def minutes(by: str, steps: int) -> float:
+        prune = Prune(steps=steps, recovery=Recovery(epochs=3, by=by))  # type: ignore[arg-type]
+        many = DATA.model_copy(update={"rows": {**DATA.rows, "train": 1_000_000}})
+        return preflight(MODEL, many, Recipe(prune=prune), Evaluate()).estimate.minutes
+
+    asked = minutes("teacher", 1) - minutes("labels", 1)
+    assert asked > 0
+    assert minutes("teacher", 3) - minutes("labels", 3) == pytest.approx(3 * asked, rel=0.01)
 
 
 def test_recovery_by_the_teacher_learns_its_answers_after_each_cut() -> None:
