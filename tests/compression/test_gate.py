@@ -299,6 +299,14 @@ def test_room_is_what_the_nearer_limit_leaves(tmp_path: Path) -> None:
     for name, text in (("memory.max", "5000\n"), ("memory.current", "3000\n"), ("memory.stat", "anon 1\ninactive_file 500\n")):
         (tmp_path / name).write_text(text)
     assert memory._of_group(tmp_path) == 2500
+    own, inner = tmp_path / "own", tmp_path / "outer" / "inner"  # as a unit of systemd is in a slice
+    own.write_text("0::/outer/inner\n")
+    inner.mkdir(parents=True)
+    for name, text in (("memory.max", "900\n"), ("memory.current", "200\n"), ("memory.stat", "anon 1\n")):
+        (inner / name).write_text(text)
+    assert memory._of_group(tmp_path, own) == 700
+    (inner / "memory.max").write_text("max\n")
+    assert memory._of_group(tmp_path, own) == 2500
     (tmp_path / "memory.max").write_text("max\n")
     assert memory._of_group(tmp_path) is None
     assert memory._of_group(tmp_path / "none") is None
