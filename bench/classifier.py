@@ -70,6 +70,6 @@ def line(row: Row) -> str:
         f"{row.size.bytes / 1e6:.1f} MB ({-row.ratios.size_reduction:+.1%})",
         f"{row.latency.median_ms:.1f} ms ({row.ratios.speed_up:.2f}×)",
         f"{row.score.value:.2%} ± {row.score.standard_error or 0:.2%}",
-        f"{row.ratios.retention:.1%}",
+        "–" if row.ratios.retention is None else f"{row.ratios.retention:.1%}",
     ]
     return "| " + " | ".join(cells) + " |"

@@ -31,3 +31,9 @@ def test_the_job_is_accepted_and_leaves_less_than_70_per_cent() -> None:
 def test_a_row_says_what_went_and_what_is_kept() -> None:
     cells = classifier.line(row("distilled", 13_000_000, 12_000_000, 4.0, 0.79)).strip("| ").split(" | ")
     assert cells == ["distilled", "13.00 M (-35.0%)", "12.0 MB (-85.0%)", "4.0 ms (4.00×)", "79.00% ± 1.00%", "98.8%"]
+
+
+def test_a_row_of_which_nothing_can_be_kept_is_printed_all_the_same() -> None:
+    found = row("distilled", 13_000_000, 12_000_000, 4.0, 0.79)
+    none = found.model_copy(update={"ratios": found.ratios.model_copy(update={"retention": None})})
+    assert classifier.line(none).endswith("| – |")
