@@ -40,12 +40,13 @@ def lighten(
 
 
 def needed(state: State) -> int:
-    """Reckon what training the student will take beside what is there: gradients, moments, and what a step keeps."""
+    """Reckon what training the student will take beside what is there: gradients, moments, the weights of the last good epoch
+    and of the best, and what a step keeps."""
     trained: int = sum(parameter.numel() for parameter in state.model.parameters())
     shape = families.of(state.model).shape_of(state.model.config)
     longest = max(map(len, state.rows["train"].tokens))
     step: int = step_bytes(shape, state.recipe.train, longest) // state.parts
-    return (TRAINED_BYTES - HELD_BYTES) * trained + step
+    return (TRAINED_BYTES - HELD_BYTES + 2 * HELD_BYTES) * trained + step
 
 
 def free(state: State) -> int | None:

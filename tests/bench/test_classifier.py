@@ -38,7 +38,7 @@ def test_the_job_is_accepted_and_leaves_less_than_70_per_cent() -> None:
 
 def test_another_model_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a GGUF file, which the engine unpacks anew; what is unpacked once beside the runs would be the first one's."""
-    asked = []
+    asked = list[str]()
 
     def run(_folder: Path, spec: dict[str, Any]) -> None:
         asked.append(spec["model"])

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification, PreTrainedModel
 
-from compression import memory, numerics
+from compression import memory, numerics, training
 from compression.budget import Budget
 from compression.catalog import preflight
 from compression.catalog.cost import model_bytes
-from compression.evaluate import logits, validate
+from compression.evaluate import Validation, logits, validate
 from compression.recipe import (
     Distill,
     Evaluate,
@@ -270,6 +270,21 @@ def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytes
     # The engine is stopped at a limit of its own, which may be nearer than the machine's.
     limited, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0), memory=memory.resident() + 1000)
     assert same(limited, tight)
+
+
+def test_what_training_needs_is_no_less_than_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hold, "step_bytes", lambda *_: 0)
+    held, judged = list[int](), training._Run.judged
+
+    def counted(run: training._Run, now: Validation) -> float:
+        found = judged(run, now)
+        moments = [moment for of in run.optimizer.state.values() for moment in (of["exp_avg"], of["exp_avg_sq"])]
+        held.append(sum(4 * part.numel() for part in (*run.good, *run.best_weights, *moments, *run.parameters)))
+        return found  # of the parameters, their gradients are meant
+
+    monkeypatch.setattr(training._Run, "judged", counted)
+    state, _ = taught(Distill(epochs=1, rate=3e-3, hidden=0.0))
+    assert held[-1] <= hold.needed(state) < 1.2 * held[-1]
 
 
 def test_what_is_asked_once_is_asked_before_the_teacher_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
