@@ -92,7 +92,7 @@ def estimate(
     plain = tokens  # of the general phase
     if "unlabelled" in data.rows:
         plain = data.rows["unlabelled"] * min(train.max_length, data.unlabelled_words * TOKENS_A_WORD + 2)
-    memory = PROCESS_BYTES + model_bytes(before.total, after.total, recipe) + step_bytes(shape, train, longest)
+    memory = PROCESS_BYTES + model_bytes(before, after, recipe) + step_bytes(shape, train, longest)
     memory += LOGITS_BYTES * language
     memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(parameters.total for parameters in named))
     states = teacher_bytes(recipe.distill, shape, student or shape, taught, plain) if recipe.distill else 0
@@ -155,23 +155,25 @@ def estimate(
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
 
 
-def model_bytes(before: int, after: int, recipe: Recipe) -> int:
-    """Reckon what the model, its training and its teacher take together. before, after: parameters.
+def model_bytes(before: Parameters, after: Parameters, recipe: Recipe) -> int:
+    """Reckon what the model, its training and its teacher take together.
 
     A teacher that may be held in 8 bits spares memory only where nothing larger is trained beside it in float32 before; it is
     held so in the task phase of distillation alone.
     """
-    whole = (TRAINED_BYTES + HELD_BYTES) * before
+    whole = (TRAINED_BYTES + HELD_BYTES) * before.total
     trains = recipe.prepare.epochs > 0 or (recipe.quantize is not None and recipe.quantize.qat is not None)
     if trains or recipe.distill is None or recipe.distill.teachers.precision == "float32":
         return whole
     # Each training beside its teacher: after the first of several cuts, on plain texts, and on the task.
-    general, prune, held = recipe.distill.general, recipe.prune, HELD_BYTES * before
-    phases = [HELD_BYTES * (2 * before + after), TRAINED_BYTES * after + ROUNDED_BYTES * before]
+    general, prune, held = recipe.distill.general, recipe.prune, HELD_BYTES * before.total
+    rounded = HELD_BYTES * before.embedding + ROUNDED_BYTES * before.other  # tables stay
+    phases = [2 * held + HELD_BYTES * after.total, TRAINED_BYTES * after.total + rounded]
     if prune is not None and prune.recovery is not None:
-        phases.append(TRAINED_BYTES * round(before * (after / before) ** (1 / prune.steps)) + held)
+        first = before.total * (after.total / before.total) ** (1 / prune.steps)
+        phases.append(TRAINED_BYTES * round(first) + held)
     if general is not None:
-        phases.append(TRAINED_BYTES * after + held * (2 if general.teacher == "base" else 1))
+        phases.append(TRAINED_BYTES * after.total + held * (2 if general.teacher == "base" else 1))
     return min(max(phases), whole)
 
 

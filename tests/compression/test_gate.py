@@ -28,7 +28,7 @@ from compression.recipe import (
     Train,
     Weights,
 )
-from compression.report import Log, Progress
+from compression.report import Log, Parameters, Progress
 from compression.saving import Saver
 from compression.stages import gate, hold
 from compression.stages.distill import distill
@@ -342,9 +342,10 @@ def test_a_teacher_in_8_bits_is_forecast_where_nothing_larger_is_trained() -> No
 def test_what_is_trained_beside_a_teacher_in_float32_is_forecast_so() -> None:
     def bytes_of(prune: Prune | None = None, general: General | None = None) -> int:
         recipe = Recipe(prepare=Prepare(epochs=0), quantize=None, prune=prune, distill=Distill(general=general))
-        return model_bytes(100, 60, recipe)
+        before, after = (Parameters(total=total, embedding=20, other=total - 20) for total in (100, 60))
+        return model_bytes(before, after, recipe)
 
-    assert bytes_of() == 16 * 60 + 100
+    assert bytes_of() == 16 * 60 + 80 + 4 * 20  # tables are not held in 8 bits
     assert bytes_of(general=General()) == 16 * 60 + 400
     assert bytes_of(general=General(teacher="base")) == 16 * 60 + 2 * 400
     assert bytes_of(Prune(recovery=Recovery())) == 16 * 60 + 400
