@@ -11,7 +11,6 @@ from pathlib import Path
 
 from bench import engine
 from bench.article import glue
-from compression import gguf
 from compression.recipe import Distill, Evaluate, Prepare, Recipe, Train, preset
 from compression.report import Latency, Row, Score
 
@@ -36,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     data, digest = glue.prepare(chosen, asked.data, folder / "data" / chosen.name, asked.rows)
     spec = {
         "task": chosen.task,
-        "model": str(gguf.stock_folder(asked.model.resolve(), folder / "stock")),
+        "model": str(asked.model.resolve()),
         "data": data,
         "recipe": recipe_of(tuned=asked.epochs[0], distilled=asked.epochs[1], seed=asked.seed),
         "evaluate": Evaluate(length=64),
@@ -70,6 +69,6 @@ def line(row: Row) -> str:
         f"{row.size.bytes / 1e6:.1f} MB ({-row.ratios.size_reduction:+.1%})",
         f"{row.latency.median_ms:.1f} ms ({row.ratios.speed_up:.2f}×)",
         f"{row.score.value:.2%} ± {row.score.standard_error or 0:.2%}",
-        f"{row.ratios.retention:.1%}",
+        "–" if row.ratios.retention is None else f"{row.ratios.retention:.1%}",
     ]
     return "| " + " | ".join(cells) + " |"

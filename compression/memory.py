@@ -29,14 +29,24 @@ def _of_machine() -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def _of_group(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Control groups of version 2 (kernel: admin-guide/cgroup-v2.rst): memory.max, memory.current, memory.stat."""
+def _of_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Return what is free in this process's control group and in each around it, the least (kernel: cgroup-v2.rst)."""
     try:
-        most = (root / "memory.max").read_text("ascii").strip()
+        name = next((line[3:] for line in own.read_text("ascii").splitlines() if line.startswith("0::")), "")
+    except (OSError, ValueError):
+        name = ""
+    place = root / name.strip("/")  # in a container's own namespace it is root itself
+    rooms = [_of_folder(each) for each in (place, *place.parents) if each.is_relative_to(root)]
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def _of_folder(group: Path) -> int | None:
+    try:
+        most = (group / "memory.max").read_text("ascii").strip()
         if most == "max":
             return None
-        files = dict(line.split() for line in (root / "memory.stat").read_text("ascii").splitlines())
-        taken = int((root / "memory.current").read_text("ascii")) - int(files.get("inactive_file", 0))
+        files = dict(line.split() for line in (group / "memory.stat").read_text("ascii").splitlines())
+        taken = int((group / "memory.current").read_text("ascii")) - int(files.get("inactive_file", 0))
         return max(int(most) - taken, 0)
     except (OSError, ValueError):
         return None

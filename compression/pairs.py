@@ -5,7 +5,9 @@ is still to be drawn has not seen pairs yet: it reads them with a token in betwe
 who opens its artifacts, whose tokenizer.json has the rule. A model that was tuned on pairs keeps the way it was tuned in.
 """
 
+import filecmp
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +31,20 @@ def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
     config = load.read_config(folder)
     if not family_of(config).decodes or load.has_head(config, heads.of_task(task)):
         return folder, None
+    tokenizer = load.load_tokenizer(folder)  # which says what is wrong with the file
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    if backend.encode(FIRST, SECOND).ids != _joined(backend):
+    backend.no_padding()  # nor truncation: what a file does to the length of a row is none of its rule for pairs
+    backend.no_truncation()
+    texts = [backend.encode(text, add_special_tokens=False).ids for text in (FIRST, SECOND)]
+    if not all(texts) or backend.encode(FIRST, SECOND).ids != _joined(backend):
         return folder, None
-    between = _token(load.load_tokenizer(folder))
+    between = _token(tokenizer, backend)
     if between is None:
         return folder, None
-    target.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)  # of an attempt that ended before, maybe on another model
+    target.mkdir(parents=True)
     for file in folder.iterdir():
-        if file.name != "tokenizer.json" and not (target / file.name).exists():
+        if file.name != "tokenizer.json":
             (target / file.name).symlink_to(file.resolve())
     filed = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     filed["post_processor"] = with_pairs(filed.get("post_processor"), backend, between)
@@ -45,11 +52,16 @@ def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
     return target, between
 
 
-def _token(tokenizer: PreTrainedTokenizerFast) -> str | None:
-    for token in (tokenizer.sep_token, tokenizer.eos_token, tokenizer.pad_token):
-        if token is not None:
-            return str(token)
-    return None
+def are_alike(one: Path, other: Path) -> bool:
+    """Say whether two folders hold the same tokenizer.json."""
+    mine, theirs = (folder / "tokenizer.json" for folder in (one, other))
+    return mine.is_file() and theirs.is_file() and filecmp.cmp(mine, theirs, shallow=False)
+
+
+def _token(tokenizer: PreTrainedTokenizerFast, backend: Tokenizer) -> str | None:
+    """Choose among those that tokenizer.json has too: others may be named in settings alone."""
+    named = (tokenizer.sep_token, tokenizer.eos_token, tokenizer.pad_token)
+    return next((str(token) for token in named if token is not None and backend.token_to_id(str(token)) is not None), None)
 
 
 def _joined(backend: Tokenizer) -> list[int]:

@@ -73,10 +73,14 @@ class Part:
         check_task(asked.task, recipe, spec.evaluate, dataset.labels)
         notes: list[str] = []
 
-        def readable(place: Path, name: str) -> Path:
-            if dataset.splits["train"].pairs is None:
+        def readable(place: Path, name: str, like: Path | None = None) -> Path:
+            # Who shares a tokenizer with the model that may teach it must read as that one does.
+            if dataset.splits["train"].pairs is None or (like is not None and pairs.are_alike(place, like)):
                 return place
-            found, token = pairs.apart(place, asked.task, output / "scratch" / f"apart-{name}")
+            try:
+                found, token = pairs.apart(place, asked.task, output / "scratch" / f"apart-{name}")
+            except CompressionError:
+                return place  # what is wrong with it is said where it is opened, by the job's name for it
             if token is not None:
                 notes.append(f"The tokenizer of {name} joined two texts; {token!r} stands between them now, in artifacts too.")
             return found
@@ -116,7 +120,7 @@ class Part:
         check_texts(rows.items())
         cast = gathered(
             Named("models.base", folder, reading, own, positions, model.config),
-            readable(gguf.stock_folder(base / spec.student, unpacked / "student"), STUDENT)
+            readable(gguf.stock_folder(base / spec.student, unpacked / "student"), STUDENT, like=folder)
             if spec.student is not None
             else None,
             [gguf.stock_folder(base / one, unpacked / f"teacher-{place}") for place, one in enumerate(spec.teachers)],
@@ -221,6 +225,7 @@ class Part:
         self.state.originals = [original.requires_grad_(False) for original in originals]
         self.state.pruning, self.state.budget.spent = done.pruning, done.spent
         self.state.sensitivity = done.sensitivity
+        self.state.notes.clear()  # of opening the job: the baseline's row has them
         self.rows = list(done.rows)
 
     def restore_baseline(self) -> Iterator[Event]:

@@ -214,6 +214,11 @@ class Teacher:
             padded(states[ends[1] :, ..., :attended]) if look.relations is not None else None,
         )
 
+    def forget_insides(self) -> None:
+        """Say answers alone from now on, and free what is kept of the rest."""
+        self.close()
+        self.store, self.look = None, ANSWERS_ALONE
+
     def close(self) -> None:
         """Free what is kept."""
         if self.store is not None:
@@ -238,3 +243,8 @@ class LanguageTeacher(Teacher):
         assert isinstance(batch, Sequences), "rows are a language model's"  # noqa: S101
         found = super().says(batch)
         return Said(found.hidden[-1][batch.asked[batch.mask.bool()]], found.hidden[:-1])
+
+    def forget_insides(self) -> None:
+        """Say answers alone from now on. What is kept stays: the last states, which make them, lie among it."""
+        if self.store is None:
+            self.look = Look(states=self.look.states[-1:])

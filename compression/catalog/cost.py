@@ -92,10 +92,13 @@ def estimate(
     plain = tokens  # of the general phase
     if "unlabelled" in data.rows:
         plain = data.rows["unlabelled"] * min(train.max_length, data.unlabelled_words * TOKENS_A_WORD + 2)
-    memory = PROCESS_BYTES + model_bytes(before.total, after.total, recipe) + step_bytes(shape, train, longest)
+    memory = PROCESS_BYTES + model_bytes(before, after, recipe) + step_bytes(shape, train, longest)
     memory += LOGITS_BYTES * language
     memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(parameters.total for parameters in named))
     states = teacher_bytes(recipe.distill, shape, student or shape, taught, plain) if recipe.distill else 0
+    by_teacher = recipe.prune is not None and recipe.prune.recovery is not None and recipe.prune.recovery.by == "teacher"
+    if by_teacher and language:  # its last states, as below
+        states = max(states, round(2 * tokens * shape.hidden))
     answers = 0
     if recipe.distill and language and "soft" in recipe.distill.weights():
         if recipe.distill.kept is None:
@@ -124,7 +127,7 @@ def estimate(
     qat = recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
     work = 3 * forward * (recipe.prepare.epochs * max(seeds, 1) + qat)
     if recipe.prune and recipe.prune.recovery:
-        work += 3 * small * recipe.prune.recovery.epochs
+        work += 3 * small * recipe.prune.recovery.epochs + forward * recipe.prune.steps * by_teacher
     if recipe.prune and recipe.prune.sensitivity:
         work += forward / max(data.rows["train"], 1) * CURVE_ROWS * len(CURVE_RATIOS) * 3
     if recipe.distill:
@@ -152,18 +155,26 @@ def estimate(
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
 
 
-def model_bytes(before: int, after: int, recipe: Recipe) -> int:
-    """Reckon what the model, its training and its teacher take together. before, after: parameters.
+def model_bytes(before: Parameters, after: Parameters, recipe: Recipe) -> int:
+    """Reckon what the model, its training and its teacher take together.
 
-    A teacher that may be held in 8 bits spares memory only where nothing larger is trained beside it in float32 before.
+    A teacher that may be held in 8 bits spares memory only where nothing larger is trained beside it in float32 before; it is
+    held so in the task phase of distillation alone.
     """
-    whole = (TRAINED_BYTES + HELD_BYTES) * before
+    whole = (TRAINED_BYTES + HELD_BYTES) * before.total
     trains = recipe.prepare.epochs > 0 or (recipe.quantize is not None and recipe.quantize.qat is not None)
     if trains or recipe.distill is None or recipe.distill.teachers.precision == "float32":
         return whole
-    recovers = recipe.prune is not None and recipe.prune.recovery is not None
-    taught = TRAINED_BYTES * after + (HELD_BYTES if recovers else ROUNDED_BYTES) * before
-    return min(max(taught, HELD_BYTES * (2 * before + after)), whole)
+    # Each training beside its teacher: after the first of several cuts, on plain texts, and on the task.
+    general, prune, held = recipe.distill.general, recipe.prune, HELD_BYTES * before.total
+    rounded = HELD_BYTES * before.embedding + ROUNDED_BYTES * before.other  # tables stay
+    phases = [2 * held + HELD_BYTES * after.total, TRAINED_BYTES * after.total + rounded]
+    if prune is not None and prune.recovery is not None:
+        first = before.total * (after.total / before.total) ** (1 / prune.steps)
+        phases.append(TRAINED_BYTES * round(first) + held)
+    if general is not None:
+        phases.append(TRAINED_BYTES * after.total + held * (2 if general.teacher == "base" else 1))
+    return min(max(phases), whole)
 
 
 def step_bytes(shape: Shape, train: Train, longest: int) -> int:

@@ -13,10 +13,10 @@ from compression.recipe import Distill, Gate
 from compression.report import Event, Log
 from compression.saving import Tensors
 from compression.simulating import simulate, smooth
-from compression.stages.further import further, is_under_way
+from compression.stages.further import further, is_under_way, score_of_baseline
 from compression.stages.gate import gated
 from compression.stages.general import general
-from compression.stages.hold import lighten
+from compression.stages.hold import SAID, lighten
 from compression.stages.lesson import Lesson, reported
 from compression.stages.taught import lesson_of
 from compression.stages.teachers import ASK, hear
@@ -24,8 +24,8 @@ from compression.state import State
 from compression.teacher import Teacher
 from compression.training import train
 
-PHASE, OPEN = "distill", "gate"
-"""OPEN: under this name a save keeps whether insides count."""
+PHASE, OPEN, HELD = "distill", "gate", "held"
+"""OPEN, HELD: under these names a save keeps whether insides count, and that the teacher is held in 8 bits."""
 
 
 def distill(state: State) -> Iterator[Event]:
@@ -39,6 +39,7 @@ def distill(state: State) -> Iterator[Event]:
         enter(state)
     rows, made = state.rows["train"], list[Texts]()
     task_phase = is_under_way(state) or (state.saver is not None and state.saver.is_at("distilled", PHASE))
+    known = state.saver.beside() if state.saver is not None and task_phase else {}
     if settings.general is not None and not task_phase:
         yield from general(state, settings)
     if settings.augment is not None and state.material is not None:
@@ -46,14 +47,20 @@ def distill(state: State) -> Iterator[Event]:
     yield from state.journey.mark("distilled", ASK, done=False)
     heard = yield from hear(state, settings, rows, made)
     guide = heard.guide.to(state.device).requires_grad_(False)
-    yield from lighten(state, settings, guide)
+    # All that can be asked of it is asked before it may be rounded.
     lesson = lesson_of(state, settings, guide, rows, heard.rows, heard.logits)
+    base = score_of_baseline(state) if state.recipe.remedy == "apply" else None
     yield from _where_kept(lesson.teacher)
     yield from state.journey.mark("distilled", ASK, done=True)
     try:
-        yield from _task_phase(state, settings, rows, lesson)
+        is_held, said = yield from lighten(state, settings, guide, before=HELD in known)
+        beside = {HELD: torch.tensor(True)} if is_held else {}
+        yield from _task_phase(state, settings, rows, lesson, base, known, beside)
     finally:
         lesson.close()
+    # The notes are those of the attempt before, where this one went on from its save.
+    if said and not any(note.startswith(SAID) for note in state.notes):
+        state.notes.append(said)
 
 
 def enter(state: State) -> None:
@@ -86,25 +93,28 @@ def _where_kept(teacher: Teacher) -> Iterator[Event]:
 
 
 def _gate(
-    state: State, asked: Gate, settings: Distill, rows: Encoded, lesson: Lesson, plan: Plan
+    state: State, asked: Gate, settings: Distill, rows: Encoded, lesson: Lesson, plan: Plan, known: Tensors
 ) -> Generator[Event, None, bool]:
     """Try what is compared of the insides, or do as an earlier attempt's save of this phase says."""
-    saver = state.saver
-    known = saver.beside() if saver is not None and (saver.is_at("distilled", PHASE) or is_under_way(state)) else {}
     if OPEN not in known:
         found = yield from gated(state, asked, settings, rows, lesson, plan)
         return found
     if not known[OPEN].item():
-        lesson.answers_alone()
+        lesson.forget_insides()
     return bool(known[OPEN].item())
 
 
-def _task_phase(state: State, settings: Distill, rows: Encoded, lesson: Lesson) -> Iterator[Event]:
+def _task_phase(
+    state: State, settings: Distill, rows: Encoded, lesson: Lesson, base: float | None, known: Tensors, beside: Tensors
+) -> Iterator[Event]:
+    """base: what the baseline scores on validation, for the remedy that a job applies by itself; None where it shall not.
+
+    known: what an earlier attempt's save of this phase keeps beside its training; beside: what those of this one keep so far.
+    """
     plan = state.plan("distill", epochs=settings.epochs, rate=settings.rate, patience=settings.patience)
-    beside: Tensors = {}
     if settings.gate is not None:
-        is_open = yield from _gate(state, settings.gate, settings, rows, lesson, plan)
-        beside[OPEN] = torch.tensor(is_open)
+        is_open = yield from _gate(state, settings.gate, settings, rows, lesson, plan, known)
+        beside = beside | {OPEN: torch.tensor(is_open)}
     first = lesson.weighting.weights()
     if not is_under_way(state):
         ticks = train(
@@ -129,5 +139,5 @@ def _task_phase(state: State, settings: Distill, rows: Encoded, lesson: Lesson) 
         now = lesson.weighting.weights()
         changes = ", ".join(f"{term} {weight:.4g} → {now[term]:.4g}" for term, weight in first.items())
         state.notes.append(f"Weights ({settings.weighting}), first → last: {changes}.")
-    if state.recipe.remedy == "apply":
-        yield from further(state, settings, rows, plan, lesson, beside)
+    if base is not None:
+        yield from further(state, settings, rows, plan, lesson, base, beside)

@@ -27,16 +27,22 @@ def is_under_way(state: State) -> bool:
     return state.saver is not None and state.saver.is_at("distilled", PHASE)
 
 
-def further(state: State, settings: Distill, rows: Encoded, plan: Plan, lesson: Lesson, beside: Tensors) -> Iterator[Event]:
+def score_of_baseline(state: State) -> float:
+    """Score the baseline on validation, as it reads its rows."""
+    assert state.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
+    return validate(state.teacher, (state.base_rows or state.rows)["validation"], state.parts).score
+
+
+def further(
+    state: State, settings: Distill, rows: Encoded, plan: Plan, lesson: Lesson, base: float, beside: Tensors
+) -> Iterator[Event]:
     """Train once more at half the rate where validation misses the retention target; keep the better. Test is not seen.
 
-    rows, plan, lesson, beside: those of the first training, whose best epoch the model now is.
+    rows, plan, lesson, beside: those of the first training, whose best epoch the model now is; base: the baseline's score.
     """
-    assert state.teacher is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
     wanted = state.targets.retention
     if not is_under_way(state):
-        base = state.base_rows or state.rows
-        now = retention(validate(state.teacher, base["validation"], state.parts).score, state.validate().score)
+        now = retention(base, state.validate().score)
         if now is None or now >= wanted or state.budget.reached() is not None:
             return
         yield Log(message=f"Distillation keeps {now:.4f} of the validation score, not {wanted:g}: it is trained once more.")

@@ -6,17 +6,19 @@ it is for a model and its data, only its validation tells.
 
 import math
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 
 from compression.batches import Encoded, steps
-from compression.budget import Budget
+from compression.budget import Budget, Spent
+from compression.errors import TrainingDiverged
 from compression.evaluate import Validation
-from compression.plan import Outcome, Plan
+from compression.plan import Outcome, Plan, Tick
 from compression.recipe import Distill, Gate
 from compression.recipe.distill import INSIDES
-from compression.report import Event, Log
+from compression.report import Event, Log, TrainingSaved
 from compression.stages.lesson import Lesson
 from compression.state import State
 from compression.training import train
@@ -30,35 +32,55 @@ def gated(
     """Try both, say what was found, and leave the lesson as it is to be taught and the student as it was.
 
     Returns whether the insides count. What the trials take is put to the job's account; where that has no room for twice as
-    many steps behind them, nothing is tried, and the insides count.
+    many steps behind them, or as many minutes, nothing is found out, and the insides count.
     """
     if state.budget.steps_of(4 * asked.steps) < 4 * asked.steps:
         state.notes.append(f"The gate was left out: recipe.train.max_steps has no room for {4 * asked.steps} steps more.")
         return True
-    whole = yield from _tried(state, asked, WITH, rows, lesson, plan)
-    put_back = lesson.answers_alone()
-    alone = yield from _tried(state, asked, WITHOUT, rows, lesson, plan)
-    is_open = whole < alone
-    if is_open:
+    left = state.budget.minutes_left()
+    own = Budget(asked.steps, None if left is None else left / 4, clock=state.budget.clock)
+    whole = yield from _tried(state, replace(own, spent=Spent()), WITH, rows, lesson, plan)
+    alone = None
+    if whole is not None:
+        put_back = lesson.answers_alone()
+        alone = yield from _tried(state, replace(own, spent=Spent()), WITHOUT, rows, lesson, plan)
         put_back()
+    if whole is None or alone is None:
+        state.notes.append(
+            f"The gate was left out: {asked.steps} steps take more than a quarter of what recipe.train.max_minutes leaves."
+        )
+        return True
+    is_open = whole < alone
+    if not is_open:
+        lesson.forget_insides()
     terms = ", ".join(term for term in INSIDES if term in settings.weights())
     which = f"{terms} count" if is_open else "answers alone are learned"
-    said = f"The gate: loss on validation after {asked.steps} steps {whole:.4f} with {terms}, {alone:.4f} without: {which}."
+    said = f"The gate: least loss on validation in {asked.steps} steps {whole:.4f} with {terms}, {alone:.4f} without: {which}."
     state.notes.append(said)
     yield Log(message=said)
     return is_open
 
 
-def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson, plan: Plan) -> Generator[Event, None, float]:
-    """Train for some steps, put everything back, and return the least loss on validation."""
+def _tried(
+    state: State, own: Budget, phase: str, rows: Encoded, lesson: Lesson, plan: Plan
+) -> Generator[Event, None, float | None]:
+    """Train for some steps, put everything back, and return the least loss on validation that training came to.
+
+    That of the weights before it does not count: it is the same in both trials, and where either makes it worse at first it
+    would be the verdict. Infinite, where the loss was not finite twice; None, where the time was up before. own: steps and
+    minutes of this trial.
+    """
+    assert own.max_steps is not None, "a trial has so many steps"  # noqa: S101
     learned = [*state.model.parameters(), *lesson.parameters]
     before = [parameter.detach().clone() for parameter in learned]
-    own = Budget(max_steps=asked.steps)
     an_epoch = steps(steps(len(rows), plan.batch), plan.accumulate)
+    found: float | None
+    found, losses = math.inf, list[float]()
 
     def judged() -> Validation:
-        loss = state.validate().negative_loss
-        return Validation(loss, loss)
+        gain = state.validate().negative_loss
+        losses.append(-gain)
+        return Validation(gain, gain)
 
     def before_step(step: int, total: int) -> None:
         state.heed()
@@ -66,7 +88,7 @@ def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson,
 
     ticks = train(
         state.model,
-        replace(plan, epochs=math.ceil(asked.steps / an_epoch), patience=None),
+        replace(plan, epochs=math.ceil(own.max_steps / an_epoch), patience=None),
         rows,
         None,
         lesson,
@@ -75,11 +97,25 @@ def _tried(state: State, asked: Gate, phase: str, rows: Encoded, lesson: Lesson,
         extra=lesson.parameters,
         budget=own,
     )
-    outcome: Outcome = yield from state.journey.follow("distilled", phase, ticks)
+    with suppress(TrainingDiverged):  # what cannot be trained helps nobody: it has lost
+        yield from state.journey.follow("distilled", phase, _steps_alone(ticks))
+        in_time = own.spent.steps >= own.max_steps
+        found = min(filter(math.isfinite, losses[1:]), default=math.inf) if in_time else None
+    state.model.eval()
+    for parameter in learned:
+        parameter.grad = None
     with torch.no_grad():
         for parameter, weight in zip(learned, before, strict=True):
             parameter.copy_(weight)
     lesson.tally.told(lesson.weighting.weights())
+    lesson.before_step(0, 1)  # weights that change with training are where they begin
     state.budget.spent.steps += own.spent.steps
     state.budget.spent.seconds += own.spent.seconds
-    return -outcome.best.score
+    return found
+
+
+def _steps_alone(ticks: Generator[Tick | TrainingSaved | Log, None, Outcome]) -> Generator[Tick, None, None]:
+    """Pass a trial's steps on, and not what it says of a limit: that is the gate's, and no limit of the job."""
+    for news in ticks:
+        if isinstance(news, Tick):
+            yield news

@@ -171,6 +171,11 @@ class Lesson:
         self.insides = self.insides.none()
         return undo
 
+    def forget_insides(self) -> None:
+        """Compare no insides any more, and ask the teacher for none."""
+        self.answers_alone()
+        self.teacher.forget_insides()
+
     def before_step(self, step: int, total: int) -> None:
         """Note how much of training is done. step: from 0."""
         self.weighting.at(step / max(total - 1, 1))

@@ -1,13 +1,21 @@
 """What is asked of a language model that becomes a classifier: a job that is accepted, and a third less of it."""
 
-from bench import classifier
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import classifier, engine
+from bench.article import glue
 from compression.catalog import preflight
 from compression.catalog.decoders import decoder_parameters
-from compression.recipe import Evaluate
+from compression.recipe import Data, Evaluate
 from compression.report import ModelFacts
 from tests.client.figures import row
 from tests.compression.test_catalog import DATA
 from tests.compression.test_decoder_shapes import SMOLLM2
+
+DATA_OF_A_JOB = Data.model_validate({"format": "jsonl", "splits": {"train": ["train.jsonl"]}})
 
 
 def test_the_job_is_accepted_and_leaves_less_than_70_per_cent() -> None:
@@ -28,6 +36,30 @@ def test_the_job_is_accepted_and_leaves_less_than_70_per_cent() -> None:
     assert (recipe.prepare.epochs, recipe.distill.epochs if recipe.distill else 0, recipe.train.seed) == (2, 3, 1)
 
 
+def test_another_model_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a GGUF file, which the engine unpacks anew; what is unpacked once beside the runs would be the first one's."""
+    asked = list[str]()
+
+    def run(_folder: Path, spec: dict[str, Any]) -> None:
+        asked.append(spec["model"])
+        raise SystemExit
+
+    monkeypatch.setattr(engine, "run", run)
+    monkeypatch.setattr(glue, "prepare", lambda *_: (DATA_OF_A_JOB, "digest"))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.gguf").touch()
+        with pytest.raises(SystemExit):
+            classifier.main(["--model", str(tmp_path / name), "--folder", str(tmp_path / "runs")])
+    assert asked == [str(tmp_path / "one"), str(tmp_path / "two")]
+
+
 def test_a_row_says_what_went_and_what_is_kept() -> None:
     cells = classifier.line(row("distilled", 13_000_000, 12_000_000, 4.0, 0.79)).strip("| ").split(" | ")
     assert cells == ["distilled", "13.00 M (-35.0%)", "12.0 MB (-85.0%)", "4.0 ms (4.00×)", "79.00% ± 1.00%", "98.8%"]
+
+
+def test_a_row_of_which_nothing_can_be_kept_is_printed_all_the_same() -> None:
+    found = row("distilled", 13_000_000, 12_000_000, 4.0, 0.79)
+    none = found.model_copy(update={"ratios": found.ratios.model_copy(update={"retention": None})})
+    assert classifier.line(none).endswith("| – |")

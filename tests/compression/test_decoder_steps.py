@@ -2,10 +2,12 @@
 
 import pytest
 
-from compression.catalog import FAMILIES, planned, steps_to
+from compression.catalog import FAMILIES, planned, preflight, steps_to
 from compression.catalog.decoders import check_decoder, decoder_parameters, decoder_shape
-from compression.recipe import AxisRatios, Prune, Recovery
-from compression.report import Experts, Latent, Shape
+from compression.recipe import AxisRatios, Evaluate, Prune, Recipe, Recovery
+from compression.report import Experts, Latent, ModelFacts, Shape
+from tests.compression.test_catalog import DATA
+from tests.compression.test_decoder_shapes import SMOLLM2
 
 
 def of(hidden: int, heads: int, groups: int) -> Shape:
@@ -58,3 +60,25 @@ def test_no_more_layers_are_without_experts_than_are_left() -> None:
     tables = 1000 * 64
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] > tables
+
+
+@pytest.mark.parametrize(("ratio", "steps", "warns"), [(0.7, 1, True), (0.7, 2, False), (0.3, 1, False)])
+def test_a_deep_cut_at_once_is_warned_of(ratio: float, steps: int, warns: bool) -> None:
+    parameters = decoder_parameters("llama", SMOLLM2, outputs=0)
+    model = ModelFacts(
+        family="llama",
+        architecture="LlamaForCausalLM",
+        shape=SMOLLM2,
+        max_positions=8192,
+        parameters=parameters,
+        labels=None,
+        dtype="bfloat16",
+        bytes=2 * parameters.total,
+    )
+    recipe = Recipe(prune=Prune(ratio=AxisRatios(ffn=ratio, layers=ratio), steps=steps, recovery=Recovery()))
+    plan = preflight(model, DATA, recipe, Evaluate())
+    said = [warning for warning in plan.warnings if "of the parameters go in one cut" in warning]
+    assert len(said) == warns
+    if warns:
+        assert plan.parameters.total < 0.6 * plan.baseline_parameters.total
+        assert "prune.steps 2" in said[0]

@@ -3,20 +3,36 @@
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import BertForSequenceClassification, PreTrainedModel
 
-from compression import memory, numerics
+from compression import memory, numerics, training
 from compression.budget import Budget
 from compression.catalog import preflight
-from compression.evaluate import logits
-from compression.recipe import Distill, Evaluate, Gate, Prepare, Prune, Recipe, Recovery, Teachers, Train
-from compression.report import Progress
+from compression.catalog.cost import model_bytes
+from compression.evaluate import Validation, logits, validate
+from compression.recipe import (
+    Distill,
+    Evaluate,
+    Gate,
+    General,
+    Prepare,
+    Prune,
+    Recipe,
+    Recovery,
+    Targets,
+    Teachers,
+    Train,
+    Weights,
+)
+from compression.report import Log, Parameters, Progress
 from compression.saving import Saver
 from compression.stages import gate, hold
 from compression.stages.distill import distill
+from compression.stages.lesson import Insides
 from compression.stages.prepare import prepare
 from compression.stages.prune import prune
 from compression.state import State
@@ -70,9 +86,60 @@ def test_insides_count_where_validation_gains_by_them(answers: float, is_open: b
     assert said.endswith("hidden count." if is_open else "answers alone are learned.")
     tried = {event.phase for event in events if isinstance(event, Progress)}
     assert {gate.WITH, gate.WITHOUT} <= tried
+    # A trial's end is no limit that the job has reached.
+    assert not [event for event in events if isinstance(event, Log) and "max_steps" in event.message]
     # What was tried leaves no trace in the student: it is what it would be had the recipe known the answer.
     known = asked.model_copy(update={"gate": None}) if is_open else asked.answers_alone()
     assert same(state, taught(known)[0])
+
+
+def test_the_verdict_is_of_what_was_trained_also_where_both_make_it_worse_at_first() -> None:
+    state = untaught(Recipe(distill=Distill(epochs=1, rate=0.5, gate=Gate(steps=5)), train=TRAIN))
+    state.model = deepcopy(tuned())  # knows all, and is taught at a rate that spoils it
+    before = -state.validate().negative_loss
+    list(distill(state))
+    (said,) = [note for note in state.notes if note.startswith("The gate: ")]
+    found = [float(part.split()[0]) for part in said.replace(" steps ", ", ").split(", ")[1:3]]
+    assert min(found) > 2 * before
+    assert found[0] != found[1]
+
+
+def test_insides_that_cannot_be_trained_have_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Distill(epochs=1, rate=3e-3, gate=Gate(steps=5))
+    terms = Insides.terms
+
+    def broken(self: Insides, *given: Any) -> dict[str, torch.Tensor]:
+        return {name: value * torch.nan for name, value in terms(self, *given).items()}
+
+    monkeypatch.setattr(Insides, "terms", broken)
+    state, _ = taught(asked)
+    (said,) = [note for note in state.notes if note.startswith("The gate: ")]
+    assert "inf with hidden" in said
+    assert said.endswith("answers alone are learned.")
+    assert same(state, taught(asked.answers_alone())[0])
+
+
+def test_weights_that_change_are_told_from_where_they_begin() -> None:
+    ending = Weights(hidden=0.1)
+    asked = Distill(epochs=1, rate=3e-3, soft=NOTHING, hard=0.0, hidden=1.0, weighting="linear", to=ending, gate=Gate(steps=5))
+    state, _ = taught(asked)
+    assert any(note.endswith("hidden count.") for note in state.notes)
+    (said,) = [note for note in state.notes if note.startswith("Weights (linear)")]
+    assert said.endswith("hidden 1 → 0.1.")
+
+
+def test_of_a_closed_gate_the_teacher_is_not_asked_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)  # it is asked again in each epoch for what is compared
+    state = untaught(Recipe(distill=Distill(epochs=1, rate=3e-3, hidden=1000.0, gate=Gate(steps=25)), train=TRAIN))
+    assert state.teacher is not None
+    asked = list[str]()
+    phase = ""
+    state.teacher.register_forward_pre_hook(lambda *_: asked.append(phase))
+    for event in distill(state):
+        phase = event.phase if isinstance(event, Progress) else phase
+    assert any(note.endswith("answers alone are learned.") for note in state.notes)
+    assert gate.WITH in asked
+    assert "distill" not in asked
 
 
 def test_what_the_trials_take_is_put_to_the_account_and_must_have_room() -> None:
@@ -86,6 +153,18 @@ def test_what_the_trials_take_is_put_to_the_account_and_must_have_room() -> None
     assert not [event for event in events if isinstance(event, Progress) and event.phase in (gate.WITH, gate.WITHOUT)]
 
 
+def test_the_trials_keep_to_the_minutes_that_the_job_has() -> None:
+    asked = Distill(epochs=1, rate=1e-3, gate=Gate(steps=30))
+    clock = iter(range(0, 100_000, 5)).__next__  # five seconds a step, and five for each validation
+    state, events = taught(asked, budget=Budget(max_minutes=4.0, clock=clock))
+    (said,) = [note for note in state.notes if note.startswith("The gate")]
+    assert said.startswith("The gate was left out: 30 steps take more than a quarter")
+    tried = {event.phase for event in events if isinstance(event, Progress)}
+    assert gate.WITH in tried
+    assert gate.WITHOUT not in tried
+    assert 60 <= state.budget.spent.seconds <= 4 * 60 + 10
+
+
 def test_a_new_attempt_knows_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compression.progress.SECONDS_BETWEEN", 0.0)
     asked = Distill(epochs=2, rate=3e-3, hidden=1000.0, gate=Gate(steps=10))
@@ -95,6 +174,27 @@ def test_a_new_attempt_knows_what_was_found(tmp_path: Path, monkeypatch: pytest.
     assert not [event for event in seen if isinstance(event, Progress) and event.phase in (gate.WITH, gate.WITHOUT)]
     assert same(again, whole)
     assert again.notes == whole.notes
+
+
+def test_a_new_attempt_holds_the_teacher_as_the_one_before_and_says_what_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compression.progress.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)
+    room = 0
+    monkeypatch.setattr(memory, "available", lambda: room)
+    asked = Distill(epochs=2, rate=3e-3, hidden=1.0)
+    whole, _ = taught(asked)
+    kept = paused_at(untaught(Recipe(distill=asked, train=TRAIN)), tmp_path / "tight", "distill", 25)
+    room = 1 << 40
+    again, _ = taught(asked, saver=_resuming(tmp_path / "tight", kept))
+    assert same(again, whole)
+    assert again.notes == whole.notes
+    # The other way round there is no room any more for what was there before.
+    kept = paused_at(untaught(Recipe(distill=asked, train=TRAIN)), tmp_path / "roomy", "distill", 25)
+    room = 0
+    later, _ = taught(asked, saver=_resuming(tmp_path / "roomy", kept))
+    assert sum("8 bits" in note for note in later.notes) == 1
 
 
 def _resuming(folder: Path, kept: Path) -> Saver:
@@ -146,6 +246,7 @@ def test_a_held_model_answers_as_one_of_rounded_weights(kind: str) -> None:
 
 
 def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)  # it is asked again in each epoch for what is compared
     whole, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0))
     need = hold.needed(whole)
     monkeypatch.setattr(memory, "available", lambda: need + 1)
@@ -162,7 +263,7 @@ def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytes
     assert not same(tight, whole)
     given, wanted = (logits(state.model, state.rows["test"]).softmax(-1) for state in (tight, whole))
     assert (given - wanted).abs().max() < 0.05
-    monkeypatch.undo()
+    monkeypatch.setattr(memory, "available", lambda: None)
     asked, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0, teachers=Teachers(precision="int8")))
     assert same(asked, tight)
     assert any("as the recipe says" in note for note in asked.notes)
@@ -171,10 +272,56 @@ def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytes
     assert same(limited, tight)
 
 
+def test_what_training_needs_is_no_less_than_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hold, "step_bytes", lambda *_: 0)
+    held, judged = list[int](), training._Run.judged
+
+    def counted(run: training._Run, now: Validation) -> float:
+        found = judged(run, now)
+        moments = [moment for of in run.optimizer.state.values() for moment in (of["exp_avg"], of["exp_avg_sq"])]
+        held.append(sum(4 * part.numel() for part in (*run.good, *run.best_weights, *moments, *run.parameters)))
+        return found  # of the parameters, their gradients are meant
+
+    monkeypatch.setattr(training._Run, "judged", counted)
+    state, _ = taught(Distill(epochs=1, rate=3e-3, hidden=0.0))
+    assert held[-1] <= hold.needed(state) < 1.2 * held[-1]
+
+
+def test_what_is_asked_once_is_asked_before_the_teacher_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ruined(model: torch.nn.Module) -> int:
+        for parameter in model.parameters():
+            parameter.zero_()
+        return 1
+
+    settings = Distill(epochs=2, rate=3e-3, teachers=Teachers(precision="int8"))
+    state = untaught(Recipe(distill=settings, train=TRAIN, remedy="apply"))
+    state.targets = Targets(retention=1000)
+    base = validate(tuned(), state.rows["validation"]).score
+    monkeypatch.setattr(numerics, "hold", ruined)
+    events = list(distill(state))
+    monkeypatch.undo()
+    (first,) = [note for note in state.notes if note.startswith("Distillation: ")]
+    kept = float(first.split(" → ")[1].split()[0]) / base
+    (said,) = [event.message for event in events if isinstance(event, Log) and event.message.startswith("Distillation keeps")]
+    assert float(said.split()[2]) == pytest.approx(kept, abs=2e-4)
+    whole = untaught(Recipe(distill=settings.model_copy(update={"teachers": Teachers()}), train=TRAIN, remedy="apply"))
+    whole.targets = Targets(retention=1000)
+    list(distill(whole))
+    assert same(state, whole)
+
+
 def test_room_is_what_the_nearer_limit_leaves(tmp_path: Path) -> None:
     for name, text in (("memory.max", "5000\n"), ("memory.current", "3000\n"), ("memory.stat", "anon 1\ninactive_file 500\n")):
         (tmp_path / name).write_text(text)
     assert memory._of_group(tmp_path) == 2500
+    own, inner = tmp_path / "own", tmp_path / "outer" / "inner"  # as a unit of systemd is in a slice
+    own.write_text("0::/outer/inner\n")
+    inner.mkdir(parents=True)
+    for name, text in (("memory.max", "900\n"), ("memory.current", "200\n"), ("memory.stat", "anon 1\n")):
+        (inner / name).write_text(text)
+    assert memory._of_group(tmp_path, own) == 700
+    (inner / "memory.max").write_text("max\n")
+    assert memory._of_group(tmp_path, own) == 2500
     (tmp_path / "memory.max").write_text("max\n")
     assert memory._of_group(tmp_path) is None
     assert memory._of_group(tmp_path / "none") is None
@@ -190,6 +337,30 @@ def test_a_teacher_in_8_bits_is_forecast_where_nothing_larger_is_trained() -> No
 
     assert forecast("int8", 0) == forecast("auto", 0) < forecast("float32", 0)
     assert forecast("int8", 3) == forecast("float32", 3)
+
+
+def test_what_is_trained_beside_a_teacher_in_float32_is_forecast_so() -> None:
+    def bytes_of(prune: Prune | None = None, general: General | None = None) -> int:
+        recipe = Recipe(prepare=Prepare(epochs=0), quantize=None, prune=prune, distill=Distill(general=general))
+        before, after = (Parameters(total=total, embedding=20, other=total - 20) for total in (100, 60))
+        return model_bytes(before, after, recipe)
+
+    assert bytes_of() == 16 * 60 + 80 + 4 * 20  # tables are not held in 8 bits
+    assert bytes_of(general=General()) == 16 * 60 + 400
+    assert bytes_of(general=General(teacher="base")) == 16 * 60 + 2 * 400
+    assert bytes_of(Prune(recovery=Recovery())) == 16 * 60 + 400
+    assert bytes_of(Prune(recovery=Recovery(), steps=2)) == 16 * 77 + 400  # what is left after the first of two cuts
+
+
+def test_what_recovery_asks_of_the_teacher_is_forecast() -> None:
+    def minutes(by: str, steps: int) -> float:
+        prune = Prune(steps=steps, recovery=Recovery(epochs=3, by=by))  # type: ignore[arg-type]
+        many = DATA.model_copy(update={"rows": {**DATA.rows, "train": 1_000_000}})
+        return preflight(MODEL, many, Recipe(prune=prune), Evaluate()).estimate.minutes
+
+    asked = minutes("teacher", 1) - minutes("labels", 1)
+    assert asked > 0
+    assert minutes("teacher", 3) - minutes("labels", 3) == pytest.approx(3 * asked, rel=0.01)
 
 
 def test_recovery_by_the_teacher_learns_its_answers_after_each_cut() -> None:

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, processors
-from tokenizers.models import WordLevel
+from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from compression import measure
+from compression import checkpoint, measure
+from compression.errors import ConfigMismatch, MissingFile
 from compression.export import artifact
 from compression.pairs import apart
+from compression.part import Part
 from compression.pipeline import compress
 from compression.recipe import Spec
 from compression.report import Finished, NotMeasured
@@ -23,8 +25,8 @@ WORDS = [END, UNKNOWN, "<s>", *"abcdefghij", *(f"w{n}" for n in range(30))]
 SPECIAL = [("<s>", 2), (END, 0)]
 
 
-def send(folder: Path, head: str = "ForCausalLM", rule: Any = None) -> Path:
-    tiny("llama", head, vocab_size=len(WORDS), initializer_range=0.1, eos_token_id=0).save_pretrained(folder)
+def send(folder: Path, head: str = "ForCausalLM", rule: Any = None, **changes: Any) -> Path:
+    tiny("llama", head, vocab_size=len(WORDS), initializer_range=0.1, eos_token_id=0, **changes).save_pretrained(folder)
     write_tokenizer(folder, WORDS)
     if rule is not None:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -66,6 +68,59 @@ def test_a_token_stands_between_two_texts_and_all_else_stays(
     assert apart(found, "text-pair-classification", tmp_path / "again") == (found, None)
 
 
+@pytest.mark.parametrize("way", ["padding", "truncation"])
+def test_what_a_file_does_to_lengths_hides_nothing(tmp_path: Path, way: str) -> None:
+    folder = send(tmp_path / "model")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if way == "padding":
+        tokenizer.enable_padding(length=16, pad_token=END)
+    else:
+        tokenizer.enable_truncation(1)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    found, token = apart(folder, "text-pair-classification", tmp_path / "apart")
+    backend = Tokenizer.from_file(str(found / "tokenizer.json"))
+    backend.no_padding()
+    backend.no_truncation()
+    assert (token, backend.encode("a", "b").tokens) == (END, ["a", END, "b"])
+
+
+def test_a_token_that_settings_alone_name_is_not_taken(tmp_path: Path) -> None:
+    folder = send(tmp_path / "model")
+    for name, change in (("tokenizer_config.json", {"sep_token": "<sep>"}), ("config.json", {"vocab_size": len(WORDS) + 8})):
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**settings, **change}))
+    found, token = apart(folder, "text-pair-classification", tmp_path / "apart")
+    assert (token, read(found, "a", "b")) == (END, ["a", END, "b"])
+
+
+def test_a_file_that_cannot_be_opened_is_said_to_be_so(tmp_path: Path) -> None:
+    folder = send(tmp_path / "model")
+    (folder / "tokenizer.json").write_text('{"model":')
+    with pytest.raises(ConfigMismatch) as caught:
+        apart(folder, "text-pair-classification", tmp_path / "apart")
+    assert caught.value.param == "tokenizer.json"
+
+
+def test_a_tokenizer_that_knows_no_letters_is_left_alone(tmp_path: Path) -> None:
+    folder = send(tmp_path / "model")
+    backend = Tokenizer(BPE({END: 0, "<s>": 1, "1": 2, "2": 3}, []))
+    backend.add_special_tokens([END, "<s>"])
+    backend.post_processor = processors.TemplateProcessing(f"<s> $A {END}", f"<s> $A $B {END}", [("<s>", 1), (END, 0)])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": END}))
+    assert apart(folder, "text-pair-classification", tmp_path / "apart") == (folder, None)
+
+
+def test_what_an_earlier_attempt_left_is_not_taken(tmp_path: Path) -> None:
+    one, two = send(tmp_path / "one"), send(tmp_path / "two")
+    for folder in (one, two):
+        found, _ = apart(folder, "text-pair-classification", tmp_path / "apart")
+        assert (found / "model.safetensors").resolve() == folder / "model.safetensors"
+    moved = two.rename(tmp_path / "moved")  # which leaves links to nothing
+    found, _ = apart(moved, "text-pair-classification", tmp_path / "apart")
+    assert (found / "config.json").is_file()
+
+
 def test_who_keeps_texts_apart_or_was_tuned_on_pairs_is_left_alone(tmp_path: Path) -> None:
     own = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", SPECIAL)
     folders = [send(tmp_path / "own", rule=own), send(tmp_path / "tuned", "ForSequenceClassification")]
@@ -86,10 +141,8 @@ def test_a_token_is_found_in_a_tokenizer_of_bytes(tmp_path: Path) -> None:
     assert isinstance(Tokenizer.from_file(str(found / "tokenizer.json")).pre_tokenizer, ByteLevel | WhitespaceSplit)
 
 
-def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Measured in this process: what a fresh one is for is tested elsewhere, and it takes seconds to begin.
-    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec))
-    send(tmp_path / "model")
+def job_of(folder: Path, **changes: Any) -> Spec:
+    """Write rows whose label hangs on both texts; return a job of the model beside them."""
     draw = random.Random(0)
     for name, count in (("train", 320), ("test", 80)):
         rows = []
@@ -98,23 +151,58 @@ def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path, monkeypatch:
             filler = [f"w{draw.randrange(30)}" for _ in range(draw.randint(1, 5))]
             label = "same" if one == other else "other"
             rows.append({"text": " ".join([one, *filler]), "text_pair": " ".join([*filler, other]), "label": label})
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    spec = Spec.model_validate(
-        {
-            "task": "text-pair-classification",
-            "model": "model",
-            "data": {"format": "jsonl", "splits": {name: [f"{name}.jsonl"] for name in ("train", "test")}},
-            "recipe": {
-                "prepare": {"epochs": 2, "rate": 1e-2},
-                "prune": {"ratio": {"ffn": 0.5, "vocabulary": 1.0}, "multiple": 8, "calibration_rows": 16},
-                "distill": {"epochs": 1},
-                "train": {"batch": 16, "max_length": 24},
-            },
-            "evaluate": {"length": 16},
-            "output": "out",
-            "threads": 1,
-        }
-    )
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = {
+        "task": "text-pair-classification",
+        "model": "model",
+        "data": {"format": "jsonl", "splits": {name: [f"{name}.jsonl"] for name in ("train", "test")}},
+        "recipe": {
+            "prepare": {"epochs": 2, "rate": 1e-2},
+            "prune": {"ratio": {"ffn": 0.5, "vocabulary": 1.0}, "multiple": 8, "calibration_rows": 16},
+            "distill": {"epochs": 1},
+            "train": {"batch": 16, "max_length": 24},
+        },
+        "evaluate": {"length": 16},
+        "output": "out",
+        "threads": 1,
+    }
+    return Spec.model_validate({**given, **changes})
+
+
+PLAIN = {"prepare": {"epochs": 0}, "quantize": None, "prune": None, "distill": {"epochs": 1}, "train": {"max_length": 24}}
+
+
+def test_what_is_wrong_with_a_student_is_said_of_it(tmp_path: Path) -> None:
+    send(tmp_path / "model")
+    (send(tmp_path / "student") / "config.json").unlink()
+    spec = job_of(tmp_path, student="student", recipe=PLAIN)
+    with pytest.raises(MissingFile) as caught:
+        Part.open(spec, tmp_path, spec.asked[0])
+    assert caught.value.param == "models.student"
+
+
+def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does(tmp_path: Path) -> None:
+    names = {"id2label": {0: "other", 1: "same"}, "label2id": {"other": 0, "same": 1}}
+    send(tmp_path / "model", "ForSequenceClassification", **names)
+    send(tmp_path / "student")
+    spec = job_of(tmp_path, student="student", recipe=PLAIN)
+    part = Part.open(spec, tmp_path, spec.asked[0])
+    assert part.state.cast is not None
+    assert part.state.cast.base.aligned  # so that its hidden states can be compared, as distillation does by default
+    assert not part.state.notes
+    # Beside a base that was not tuned both are given the token.
+    send(tmp_path / "model")
+    part = Part.open(spec, tmp_path, spec.asked[0])
+    assert part.state.cast is not None
+    assert part.state.cast.base.aligned
+    assert [note.split()[3] for note in part.state.notes] == ["models.base", "models.student"]
+
+
+def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Measured in this process: what a fresh one is for is tested elsewhere, and it takes seconds to begin.
+    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec))
+    send(tmp_path / "model")
+    spec = job_of(tmp_path)
     *_, last = compress(spec, tmp_path)
     assert isinstance(last, Finished)
     report = last.report
@@ -122,15 +210,21 @@ def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path, monkeypatch:
     for shipped in report.artifacts:
         folder = tmp_path / "out/artifacts" / shipped.name
         assert read(folder, "a w1", "w2 b") == ["a", "w1", END, "w2", "b"]
+    # Said once: a new attempt opens the job again, and its row is another stage's.
+    again, kept = Part.open(spec, tmp_path, spec.asked[0]), tmp_path / "out/checkpoints"
+    assert again.state.notes
+    again.fingerprints = checkpoint.fingerprints(spec, tmp_path)
+    again.take_up(kept, checkpoint.read(kept, "pruned", again.fingerprints), kept)
+    assert not again.state.notes
     # The score of the checkpoint is that of rows read by its own tokenizer.
-    checkpoint = next(one for one in report.artifacts if one.kind == "transformers")
-    assert not isinstance(checkpoint.score, NotMeasured)
-    assert checkpoint.score is not None
-    folder = tmp_path / "out/artifacts" / checkpoint.name
+    stock = next(one for one in report.artifacts if one.kind == "transformers")
+    assert not isinstance(stock.score, NotMeasured)
+    assert stock.score is not None
+    folder = tmp_path / "out/artifacts" / stock.name
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
     rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     right = 0
     for row in rows:
         logits = model(**tokenizer(row["text"], row["text_pair"], return_tensors="pt", return_token_type_ids=False)).logits
         right += model.config.id2label[int(logits.argmax())] == row["label"]
-    assert right / len(rows) == pytest.approx(checkpoint.score.value, abs=0.02)
+    assert right / len(rows) == pytest.approx(stock.score.value, abs=0.02)

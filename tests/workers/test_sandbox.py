@@ -20,6 +20,8 @@ import pytest
 from app.settings import Settings
 from compression.recipe import Data, ModelCheck, Recipe, Spec
 from compression.report import Finished, Latency, ModelFacts, NotMeasured, parse_finding
+from tests.compression.decoders import END
+from tests.compression.test_pairs import PLAIN, job_of, read, send
 from tests.conftest import ROOT, wait_for
 from tests.examples import TINY_RECIPE, tiny_model, tiny_splits
 from workers import landlock, sandbox
@@ -349,6 +351,26 @@ def test_the_engine_runs_and_measures_inside(house: House, confined: Sandbox) ->
     for row in events[-1].report.rows:
         assert isinstance(row.latency, Latency)
         assert not isinstance(row.peak_memory_bytes, NotMeasured)
+
+
+def test_a_decoder_reads_pairs_inside(house: House, confined: Sandbox) -> None:
+    """Its folder is one of links then, to files that came with the job: they are followed inside, and none leaves."""
+    sent = send(house.own / "model")
+    spec = job_of(house.own, recipe={**PLAIN, "distill": None})
+    path = house.own / "spec.json"
+    path.write_text(spec.model_dump_json())
+    with Engine(path, house.own, house.settings, confined) as engine:
+        events = list(engine.events(600))
+        assert engine.status() == 0, engine.last_words()
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert "stands between them now" in " ".join(last.report.rows[0].notes)
+    assert read(sent, "a", "b") == ["a", "b"]
+    for artifact in last.report.artifacts:
+        folder = house.own / "out" / "artifacts" / artifact.name
+        assert read(folder, "a", "b") == ["a", END, "b"]
+    kept = [*(house.own / "out").rglob("*")]
+    assert not [each for each in kept if each.is_symlink()]  # which a worker would refuse
 
 
 def test_the_signal_of_the_worker_reaches_the_engine(house: House, confined: Sandbox) -> None:

@@ -101,7 +101,14 @@ def test_a_teachers_last_states_say_all_that_it_would_say(family: str, tmp_path:
         assert torch.equal(said.logits, asked.says(batch).logits)
         half = batch.split(2)[0]
         assert torch.equal(kept.says(half).logits, said.logits[: half.weight])
-    assert Teacher(network, found, look, logits=torch.zeros(len(found), 0)).says(batch).hidden.shape == said.hidden.shape
+    plain = Teacher(network, found, look, logits=torch.zeros(len(found), 0))
+    assert plain.says(batch).hidden.shape == said.hidden.shape
+    # Where insides are compared no more, answers are what they were, and nothing else is asked for.
+    for each in (kept, asked, again, plain):
+        before = each.says(batch).logits
+        each.forget_insides()
+        assert torch.equal(each.says(batch).logits, before)
+    assert (again.says(batch).hidden.numel(), plain.says(batch).hidden.numel()) == (0, 0)
 
 
 def test_sensitivities_are_those_of_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:

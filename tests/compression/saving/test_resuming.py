@@ -12,10 +12,11 @@ from transformers import BertForSequenceClassification
 from compression import numerics
 from compression.batches import Batch
 from compression.catalog.cost import SAVED_BYTES
-from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Targets, Train
+from compression.recipe import Distill, Gate, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Targets, Teachers, Train
 from compression.report import Log, Progress, Stage
 from compression.saving import Saver
 from compression.stages.distill import distill
+from compression.stages.lesson import Insides
 from compression.stages.prepare import prepare
 from compression.stages.prune import prune
 from compression.stages.quantize import quantize
@@ -192,6 +193,48 @@ def test_a_remedy_that_is_being_applied_goes_on_bit_for_bit(tmp_path: Path, list
     list(distill(met))
     assert not met.applied
     assert len(met.notes) == 1
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_gated_remedy_goes_on_as_the_gate_found(
+    is_open: bool, tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is tried again, and projections, learned weights and the rounded teacher are those of the attempt before."""
+    terms = Insides.terms
+    if not is_open:  # insides that lead away from the teacher's
+        monkeypatch.setattr(Insides, "terms", lambda *given: {name: -value for name, value in terms(*given).items()})
+    recipe = Recipe(
+        prepare=Prepare(epochs=1, rate=3e-3),
+        prune=Prune(ratio=0.5, multiple=8, calibration_rows=64),
+        distill=Distill(
+            epochs=2,
+            rate=1e-3 if is_open else 1e-2,
+            soft=1e-14 if is_open else 0.0,  # of which nothing is learned, so that insides help
+            hard=0.0 if is_open else 1.0,
+            hidden=1.0 if is_open else 1000.0,
+            weighting="uncertainty",
+            teachers=Teachers(precision="int8"),
+            gate=Gate(steps=10),
+        ),
+        train=Train(batch=64, max_length=32),
+        remedy="apply",
+    )
+    short = state_before("distilled", recipe=recipe)
+    short.targets = Targets(retention=1000)  # which nothing meets
+    short.saver = saver(tmp_path)
+    listener.hear(distill(short))
+    verdict = "hidden count." if is_open else "answers alone are learned."
+    assert any(note.startswith("The gate") and note.endswith(verdict) for note in short.notes)
+    first = 2 * STEPS_AN_EPOCH + 1
+    for number in (3, first, first + 2, first + STEPS_AN_EPOCH + 1):
+        again = state_before("distilled", recipe=recipe)
+        again.targets, again.saver = short.targets, resumed(tmp_path, listener, number)
+        seen = list(distill(again))
+        assert same(weights(again), weights(short)), f"save {number}"
+        assert (again.notes, again.applied) == (short.notes, short.applied)
+        assert again.budget.spent.steps == short.budget.spent.steps
+        trained = {event.phase for event in seen if isinstance(event, Progress) and event.loss is not None}
+        assert trained <= ({"distill", "distill again"} if number < first else {"distill again"})
 
 
 def test_a_training_that_stepped_back_goes_on_so(tmp_path: Path, listener: Listener) -> None:
