@@ -59,7 +59,7 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
         dtype=kinds.most_common(1)[0][0],
         bytes=sum((folder / file).stat().st_size for file in {tensor.file for tensor in tensors}),
         biases=described.biases,
-        speaks=described.kind not in DECODERS or decoder.speaks(described, [tensor.name for tensor in tensors]),
+        speaks=isinstance(described, encoder.Described) or decoder.speaks(described, [tensor.name for tensor in tensors]),
     )
 
 
