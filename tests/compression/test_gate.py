@@ -129,6 +129,7 @@ def test_weights_that_change_are_told_from_where_they_begin() -> None:
 
 
 def test_of_a_closed_gate_the_teacher_is_not_asked_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compression.progress.SECONDS_BETWEEN", 0.0)
     monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)  # it is asked again in each epoch for what is compared
     state = untaught(Recipe(distill=Distill(epochs=1, rate=3e-3, hidden=1000.0, gate=Gate(steps=25)), train=TRAIN))
     assert state.teacher is not None
