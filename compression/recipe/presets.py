@@ -21,13 +21,13 @@ ARTICLE = Recipe(
     prune=Prune(recovery=Recovery(patience=5), sensitivity=True),
     distill=Distill(
         epochs=10,
-        rate=5e-5,
+        rate=1e-4,
         hidden=1.0,
         attention=1.0,
         embedding=1.0,
         weighting="uncertainty",
         teachers=Teachers(seeds=3),
-        general=General(),
+        general=General(rate=5e-4),
         augment=Augment(synonyms=Synonyms(source="embeddings")),
     ),
 )
