@@ -28,6 +28,8 @@ def watching(home: Path, *arguments: str) -> subprocess.Popen[bytes]:
             stdout=out,
             stderr=err,
             start_new_session=True,
+            # As a terminal starts it: a suite in the background of a shell ignores SIGINT, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
 
