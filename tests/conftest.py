@@ -6,6 +6,7 @@ Each server starts once a session, on a port or socket of its own. Tests ask for
 import contextlib
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -56,11 +57,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
 
 
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that was free a moment ago, and that no connection going out takes before its server has it.
+
+    Below 32768, where Linux begins to number connections of its own: of those that bind to 0 would give, the tests beside this
+    one open some thousands.
+    """
+    while True:
+        port = random.SystemRandom().randrange(12_000, 32_768)  # a seeded one would give every process of the tests the same
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for(what: Callable[[], object], seconds: float = 60.0, every: float = 0.1) -> object:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -60,48 +61,56 @@ def new_job(transaction: SessionMaker) -> Callable[..., Job]:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Endpoint of a real S3 server with a bucket `lathe` and signed requests."""
-    folder = tmp_path_factory.mktemp("s3")
+    for attempt in range(3):  # a server that finds one of its eight ports taken ends at once
+        folder = tmp_path_factory.mktemp(f"s3-{attempt}")
+        ports = [free_port() for _ in range(8)]
+        process = s3_server(folder, ports)
+        try:
+            endpoint = f"http://127.0.0.1:{ports[3]}"
+            wait_for(partial(ended_or_answers, process, endpoint), every=0.3)
+            if process.poll() is not None:
+                continue
+            master, filer = (f"127.0.0.1:{ports[at]}.{ports[4 + at]}" for at in (0, 2))
+            subprocess.run(
+                [WEED, "shell", f"-master={master}", f"-filer={filer}"],
+                input=b"s3.bucket.create -name lathe\n",
+                check=True,
+                capture_output=True,
+                timeout=60,
+            )
+            yield endpoint
+            return
+        finally:
+            process.kill()
+            process.wait()
+    raise AssertionError(f"the S3 server ended three times: {(folder / 'log').read_text()[-2000:]}")
+
+
+def ended_or_answers(process: subprocess.Popen[bytes], endpoint: str) -> bool:
+    return process.poll() is not None or httpx.get(endpoint).status_code in {200, 403}
+
+
+def s3_server(folder: Path, ports: list[int]) -> subprocess.Popen[bytes]:
+    """Start it: master, volume, filer and S3, each with a port and then each with one for gRPC."""
     identity = {"name": "lathe", "credentials": [{"accessKey": ACCESS, "secretKey": SECRET}], "actions": ["Admin"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    ports = [free_port() for _ in range(4)]
-    master, volume, filer, port = (str(number) for number in ports)
-    grpc = [str(free_port()) for _ in range(4)]
+    parts = ("master", "volume", "filer", "s3")
     command = [
         WEED,
         "server",
         f"-dir={folder}",
         "-ip=127.0.0.1",
-        f"-master.port={master}",
-        f"-volume.port={volume}",
-        f"-filer.port={filer}",
         "-s3",
-        f"-s3.port={port}",
         f"-s3.config={folder / 's3.json'}",
+        *(f"-{part}.port={port}" for part, port in zip(parts, ports[:4], strict=True)),
+        *(f"-{part}.port.grpc={port}" for part, port in zip(parts, ports[4:], strict=True)),
         "-master.volumeSizeLimitMB=64",
-        f"-master.port.grpc={grpc[0]}",
-        f"-volume.port.grpc={grpc[1]}",
-        f"-filer.port.grpc={grpc[2]}",
-        f"-s3.port.grpc={grpc[3]}",
         "-s3.port.iceberg=0",  # these two have fixed ports, on which a second run of the tests would end
         "-s3.port.lance=0",
         "-volume.max=20",
     ]
     with (folder / "log").open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
-    try:
-        endpoint = f"http://127.0.0.1:{port}"
-        wait_for(lambda: httpx.get(endpoint).status_code in {200, 403}, every=0.3)
-        subprocess.run(
-            [WEED, "shell", f"-master=127.0.0.1:{master}.{grpc[0]}", f"-filer=127.0.0.1:{filer}.{grpc[2]}"],
-            input=b"s3.bucket.create -name lathe\n",
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
-        yield endpoint
-    finally:
-        process.kill()
-        process.wait()
+        return subprocess.Popen(command, stdout=out, stderr=out)
 
 
 @pytest.fixture(params=["file", "s3"])
