@@ -48,7 +48,9 @@ def distill(state: State) -> Iterator[Event]:
     heard = yield from hear(state, settings, rows, made)
     guide = heard.guide.to(state.device).requires_grad_(False)
     # All that can be asked of it is asked before it may be rounded.
-    lesson = lesson_of(state, settings, guide, rows, heard.rows, heard.logits)
+    closed = OPEN in known and not known[OPEN].item()
+    compared = settings.answers_alone() if closed else settings
+    lesson = lesson_of(state, compared, guide, rows, heard.rows, heard.logits)
     base = score_of_baseline(state) if state.recipe.remedy == "apply" else None
     yield from _where_kept(lesson.teacher)
     yield from state.journey.mark("distilled", ASK, done=True)
@@ -96,12 +98,10 @@ def _gate(
     state: State, asked: Gate, settings: Distill, rows: Encoded, lesson: Lesson, plan: Plan, known: Tensors
 ) -> Generator[Event, None, bool]:
     """Try what is compared of the insides, or do as an earlier attempt's save of this phase says."""
-    if OPEN not in known:
-        found = yield from gated(state, asked, settings, rows, lesson, plan)
-        return found
-    if not known[OPEN].item():
-        lesson.forget_insides()
-    return bool(known[OPEN].item())
+    if OPEN in known:  # the lesson was made as it says
+        return bool(known[OPEN].item())
+    found = yield from gated(state, asked, settings, rows, lesson, plan)
+    return found
 
 
 def _task_phase(

@@ -36,6 +36,7 @@ from compression.stages.lesson import Insides
 from compression.stages.prepare import prepare
 from compression.stages.prune import prune
 from compression.state import State
+from compression.teacher import Look, ask
 from tests.compression import decoders
 from tests.compression.conftest import state_of, tiny_config
 from tests.compression.test_catalog import DATA, MODEL
@@ -171,7 +172,12 @@ def test_a_new_attempt_knows_what_was_found(tmp_path: Path, monkeypatch: pytest.
     asked = Distill(epochs=2, rate=3e-3, hidden=1000.0, gate=Gate(steps=10))
     whole, _ = taught(asked)
     kept = paused_at(untaught(Recipe(distill=asked, train=TRAIN)), tmp_path, "distill", 25)
+    looks = list[Look]()
+    monkeypatch.setattr("compression.teacher.ask", lambda *given: looks.append(given[-1]) or ask(*given))
     again, seen = taught(asked, saver=_resuming(tmp_path, kept))
+    assert any(note.endswith("answers alone are learned.") for note in whole.notes)
+    assert looks
+    assert not [look for look in looks if len(look)]
     assert not [event for event in seen if isinstance(event, Progress) and event.phase in (gate.WITH, gate.WITHOUT)]
     assert same(again, whole)
     assert again.notes == whole.notes
