@@ -11,8 +11,9 @@ from compression.report import DataFacts, Parameters, Shape
 
 PROCESS_BYTES = 600_000_000
 """A process that has imported torch, transformers and the exporter, before it holds a model."""
-TRAINED_BYTES, HELD_BYTES = 16, 4
-"""A trained parameter: weight, gradient and AdamW's two moments in float32. One that is only held (the teacher): 4."""
+TRAINED_BYTES, HELD_BYTES = 24, 4
+"""A trained parameter: weight, gradient, AdamW's two moments, and the weights of the last good and of the best epoch, all in
+float32. One that is only held (the teacher): 4."""
 ROUNDED_BYTES = 1
 """A parameter of a teacher that is held in 8 bits."""
 SAVED_BYTES = 2 * 20
@@ -25,7 +26,7 @@ TEACHER_BYTES = 2 * 2**30
 LARGEST_GRAPH = 2**31
 """Bytes that an ONNX file of one piece can have (a protobuf message); the float32 baseline must fit."""
 KEPT_FREED = 1.1
-"""Freed blocks that the C library keeps (compression/process.py). Seen: 3.08 GB where the sum before this factor is 2.9."""
+"""Freed blocks that the C library keeps (compression/process.py), and weights as they are copied at the end of an epoch."""
 INT8_OVERHEAD = 1.05
 """An artifact's bytes by those of its integers: scales, biases and the graph lie beside them."""
 ARTIFACT_EXTRAS = 2_000_000

@@ -46,7 +46,7 @@ def needed(state: State) -> int:
     shape = families.of(state.model).shape_of(state.model.config)
     longest = max(map(len, state.rows["train"].tokens))
     step: int = step_bytes(shape, state.recipe.train, longest) // state.parts
-    return (TRAINED_BYTES - HELD_BYTES + 2 * HELD_BYTES) * trained + step
+    return (TRAINED_BYTES - HELD_BYTES) * trained + step
 
 
 def free(state: State) -> int | None:
