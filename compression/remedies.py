@@ -8,13 +8,15 @@ square of its ratio.
 import math
 from collections.abc import Iterator, Sequence
 
-from compression.recipe import AxisRatios, Distill, Prune, Qat, Quantize, Recipe, Targets
+from compression.recipe import AxisRatios, Distill, Prepare, Prune, Qat, Quantize, Recipe, Targets
 from compression.report import Remedy, Row, Score, Stage
 
 MOST_RATIO = 0.8
 """Beyond it too little is left of a small encoder to be worth a proposal."""
 MOST_MORE = 3
 """So many times the epochs are proposed at most; where more were needed, the cut was too deep."""
+MOST_EPOCHS = 200
+"""What `recipe.prepare.epochs` may be."""
 STRONGEST_SMOOTHING = 0.85
 """Beyond it the weights are what is hard to round (Xiao et al. 2023, figure 10)."""
 WIDEST = 99.9999
@@ -52,8 +54,13 @@ def offered(
     sizes = [name for name in missed if name != "retention"]
     if sizes and not {"quantized", "pruned"} & set(to_come):
         found += _smaller(row, rows, recipe, targets, sizes)
-    if "retention" in missed and not {"pruned", "distilled"} & set(to_come):
-        found += _trained_longer(recipe, rows, limit) if limit else _better(row, rows, recipe, targets)
+    if not {"pruned", "distilled"} & set(to_come):
+        first = list(_learned_first(rows["baseline"], recipe))
+        found += first
+        if "retention" in missed and limit:
+            found += _trained_longer(recipe, rows, limit)
+        elif "retention" in missed and not first:
+            found += _better(row, rows, recipe, targets)
     found += _tamed(row, recipe)
     return tuple({remedy.key: remedy for remedy in reversed(found)}.values())[::-1]
 
@@ -271,6 +278,20 @@ def _trained_longer(recipe: Recipe, rows: dict[Stage, Row], limit: str) -> Itera
         now=now,
         proposed=proposed,
         why=f"{limit} ended training before {len(rows) - 1} stages had all their epochs.",
+    )
+
+
+def _learned_first(baseline: Row, recipe: Recipe) -> Iterator[Remedy]:
+    """Where the baseline has not learned its task, whatever is kept of it says nothing: it is tuned for longer first."""
+    score, epochs = baseline.score, recipe.prepare.epochs
+    if not isinstance(score, Score) or score.above_chance > score.worth_error or epochs >= MOST_EPOCHS:
+        return
+    yield Remedy(
+        key="recipe.prepare.epochs",
+        now=epochs,
+        proposed=min(max(2 * epochs, Prepare().epochs), MOST_EPOCHS),
+        why=f"After {epochs} epochs the baseline itself scores {score.value:.4f}, no more than a standard error above "
+        f"{score.chance:.4f}, which knowing no text would: there is nothing yet to keep.",
     )
 
 

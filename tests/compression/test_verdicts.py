@@ -161,6 +161,26 @@ def test_a_small_gap_asks_for_as_many_epochs_as_the_pace_tells() -> None:
     assert "brought back 96% of the 0.2000" in found["recipe.distill.epochs"].why
 
 
+def test_a_baseline_that_has_learned_nothing_is_to_be_tuned_first_and_nothing_else_is_judged() -> None:
+    at_chance = row("baseline", 20_000_000, 80_000_000, 16.0, 0.503)  # of 0.5, with an error of 0.01
+    for score in (0.3, 0.6):  # below it, and above
+        found = offered(RECIPE, at_chance, QUANTIZED, pruned(score), distilled(score))
+        assert {key: remedy.proposed for key, remedy in found.items()} == {"recipe.prepare.epochs": 6}
+        assert "0.5030" in found["recipe.prepare.epochs"].why
+    taken = RECIPE.model_copy(update={"prepare": Prepare(epochs=0)})
+    assert offered(taken, at_chance, QUANTIZED, pruned(0.3), distilled(0.3))["recipe.prepare.epochs"].proposed == 3
+    most = RECIPE.model_copy(update={"prepare": Prepare(epochs=200)})
+    assert "recipe.prepare.epochs" not in offered(most, at_chance, QUANTIZED, pruned(0.3), distilled(0.3))
+    assert "recipe.prepare.epochs" not in offered(RECIPE, at_chance, QUANTIZED)  # what is to come may yet be judged
+    assert "recipe.prepare.epochs" not in offered(RECIPE, BASELINE, QUANTIZED, pruned(0.3), distilled(0.3))
+    limited = RECIPE.model_copy(update={"train": Train(max_steps=100)})
+    rows = (at_chance, QUANTIZED, pruned(0.3), distilled(0.3))
+    assert set(offered(limited, *rows, limit="recipe.train.max_steps (100)")) == {
+        "recipe.prepare.epochs",
+        "recipe.train.max_steps",
+    }
+
+
 def test_a_fall_that_distillation_cannot_bring_back_asks_for_a_milder_ratio() -> None:
     found = offered(RECIPE, BASELINE, QUANTIZED, pruned(0.5), distilled(0.65))
     assert list(found) == ["recipe.prune.ratio"]
@@ -271,6 +291,7 @@ def test_every_remedy_is_a_recipe_that_can_be_sent() -> None:
         (RECIPE, (BASELINE, QUANTIZED, pruned(0.598), distilled(0.79)), Targets(speed_up=20)),
         (RECIPE, (BASELINE, QUANTIZED, pruned(0.5), distilled(0.4)), TARGETS),
         (Recipe(prune=None, distill=None), (BASELINE, QUANTIZED), TARGETS),
+        (Recipe(prune=None, distill=None), (row("baseline", 20_000_000, 80_000_000, 16.0, 0.5), QUANTIZED), TARGETS),
         (Recipe(quantize=None, distill=None), (BASELINE, pruned(0.6)), TARGETS),
         (RECIPE, (BASELINE, with_ranges(broken())), TARGETS),
         (Recipe(quantize=Quantize(scheme="static-int8", qat=Qat())), (BASELINE, with_ranges(broken())), TARGETS),
