@@ -224,12 +224,16 @@ def finish(
     session: Session, claim: Claim, report: dict[str, Any], artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]
 ) -> None:
     """End well: report, last artifacts and outcome in one fenced transaction; again is fine. Raises StaleFence."""
-    found = session.execute(select(Job.state, Job.fence).where(Job.id == claim.job.id).with_for_update()).one()
+    mine = select(Job.state, Job.fence, Job.progress).where(Job.id == claim.job.id)
+    found = session.execute(mine.with_for_update()).one()
     if (found.state, found.fence) == ("succeeded", claim.fence):
         return  # the reply to the first COMMIT was lost
     add_artifacts(session, claim, artifacts)
     session.flush()
-    fenced(session, claim, events=[("succeeded", {})], state="succeeded", report=report, finished_at=now(), lease_until=None)
+    # What was told last was of the time before the last step ended.
+    progress = {**found.progress, "fraction": 1.0, "eta_seconds": 0.0} if found.progress else None
+    ended = {"state": "succeeded", "report": report, "progress": progress, "finished_at": now(), "lease_until": None}
+    fenced(session, claim, events=[("succeeded", {})], **ended)
 
 
 def fail(session: Session, claim: Claim, error: dict[str, Any]) -> None:

@@ -222,6 +222,17 @@ def test_a_cancel_that_meets_a_job_on_its_way_back_ends_it(
     assert look(transaction, job).state == "cancelled"
 
 
+def test_a_job_that_ended_well_is_done_to_the_end(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+    job = new_job()
+    claim = must_take(transaction)
+    told = {"stage": "distilled", "phase": "export", "step": 0, "total": 1, "fraction": 0.93, "eta_seconds": 48.0}
+    with transaction() as session:
+        jobs.heartbeat(session, claim, LEASE, progress=told)
+    with transaction() as session:
+        jobs.finish(session, claim, {"version": 1}, [])
+    assert look(transaction, job).progress == {**told, "fraction": 1.0, "eta_seconds": 0.0}
+
+
 def test_the_outcome_is_final_even_for_plain_sql(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
     job = new_job()
     claim = must_take(transaction)
