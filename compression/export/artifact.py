@@ -124,6 +124,7 @@ def ship(
             score=found.score,
             memory=found.peak_memory_bytes,
             inputs=onnx.inputs_of(model),
+            pairs=any("pair" in row for row in sample),
             origin=origin,
         )
         if origin is not None:

@@ -73,9 +73,13 @@ def card(
     score: Score | NotMeasured,
     memory: int | NotMeasured,
     inputs: tuple[str, ...],
+    pairs: bool = False,
     origin: Origin | None = None,
 ) -> str:
-    """Write the card in Markdown. scheme: None is float32. inputs: of the ONNX file. origin: None where no job made it."""
+    """Write the card in Markdown.
+
+    scheme: None is float32. inputs: of the ONNX file. pairs: whether rows have a second text. origin: None where no job was.
+    """
     about = DESCRIPTIONS[task].format(count=len(labels), names=", ".join(labels))
     windows = " Longer contexts are read in overlapping windows." if task == "question-answering" else ""
     read = f"Texts are cut to {max_length} tokens.{windows}"
@@ -91,7 +95,9 @@ def card(
         "",
         "## Open it",
         "",
-        onnx_snippet(task, inputs) if kind == "onnx" else transformers_snippet(task, overlap_of(max_length)),
+        onnx_snippet(task, inputs, pairs=pairs)
+        if kind == "onnx"
+        else transformers_snippet(task, overlap_of(max_length), pairs=pairs),
         "## Figures",
         "",
         "Measured on these very files, after they were written and reopened.",

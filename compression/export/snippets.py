@@ -162,8 +162,8 @@ print(tokenizer.decode(tokens[0], skip_special_tokens=True))
 """
 
 
-def onnx_snippet(task: Task, inputs: tuple[str, ...]) -> str:
-    """Write what opens an ONNX artifact. inputs: of the file."""
+def onnx_snippet(task: Task, inputs: tuple[str, ...], *, pairs: bool = False) -> str:
+    """Write what opens an ONNX artifact. inputs: of the file; pairs: whether the task's rows have a second text."""
     if task == "causal-lm":
         return _fenced(ONNX_GENERATE)
     feeds = "\n".join(FEEDS[name] for name in inputs)
@@ -171,11 +171,11 @@ def onnx_snippet(task: Task, inputs: tuple[str, ...]) -> str:
         return _fenced(
             ONNX_OPEN + ONNX_QUESTION.format(feeds=feeds.replace("    ", "        ", 1).replace("\n    ", "\n        "))
         )
-    return _fenced(ONNX_OPEN + ONNX_ASK.format(texts=_texts(task), feeds=feeds) + ONNX_ANSWER[_form(task)])
+    return _fenced(ONNX_OPEN + ONNX_ASK.format(texts=PAIRS if pairs else TEXTS, feeds=feeds) + ONNX_ANSWER[_form(task)])
 
 
-def transformers_snippet(task: Task, stride: int) -> str:
-    """Write what opens a checkpoint. stride: tokens that two windows of a question's context share."""
+def transformers_snippet(task: Task, stride: int, *, pairs: bool = False) -> str:
+    """Write what opens a checkpoint. stride: tokens that two windows of a question's context share; pairs: as above."""
     opened = TRANSFORMERS_OPEN.format(auto=heads.of_task(task).auto)
     if task == "causal-lm":
         return _fenced(opened + TRANSFORMERS_GENERATE)
@@ -183,7 +183,7 @@ def transformers_snippet(task: Task, stride: int) -> str:
         return _fenced(opened + TRANSFORMERS_QUESTION.format(stride=stride))
     tags = task == "token-classification"
     asked = TRANSFORMERS_ASK.format(
-        texts=_texts(task).replace("(", "[").replace(")", "]"),
+        texts=(PAIRS if pairs else TEXTS).replace("(", "[").replace(")", "]"),
         offsets=", return_offsets_mapping=True" if tags else "",
         places='places = inputs.pop("offset_mapping")\n' if tags else "",
     )
@@ -192,10 +192,6 @@ def transformers_snippet(task: Task, stride: int) -> str:
 
 def _form(task: Task) -> str:
     return {"text-regression": "number", "token-classification": "tags"}.get(task, "class")
-
-
-def _texts(task: Task) -> str:
-    return PAIRS if task == "text-pair-classification" else TEXTS
 
 
 def _fenced(code: str) -> str:

@@ -85,6 +85,7 @@ class Shipping:
             score=found.score,
             memory=found.peak_memory_bytes,
             inputs=(),
+            pairs=self.dataset.splits["test"].pairs is not None,
             origin=self.origin,
         )
         artifact.write_origin(self.origin, place)

@@ -146,7 +146,12 @@ def test_what_is_shipped_answers_as_the_engine_does(
     assert 0 <= score.standard_error < 0.1
     assert score.metrics[score.metric] == score.value
     # The card's own code answers too, with nothing of ours.
-    snippet = onnx_snippet(learned.task, onnx.inputs_of(model)) if kind == "onnx" else transformers_snippet(learned.task, 10)
+    pairs = learned.task in ("text-pair-classification", "text-regression")  # a number may be asked of either
+    if kind == "onnx":
+        snippet = onnx_snippet(learned.task, onnx.inputs_of(model), pairs=pairs)
+    else:
+        snippet = transformers_snippet(learned.task, 10, pairs=pairs)
+    assert ("Its second text." in snippet) is pairs
     assert "compression" not in snippet
     monkeypatch.chdir(tmp_path)
     exec(snippet.removeprefix("```python\n").removesuffix("```\n"), {})

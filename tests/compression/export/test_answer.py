@@ -150,6 +150,8 @@ def test_every_task_has_its_answers(task: Task, encoder: Path, tmp_path: Path, m
     *_, last = compress(Spec.model_validate(job), tmp_path)
     assert isinstance(last, Finished)
     folder = f"out/artifacts/{last.report.rows[0].artifact}"
+    card = (tmp_path / folder / "README.md").read_text()
+    assert ("Its second text." in card) is (task == "text-pair-classification")
     common: dict[str, Any] = {"task": task, "labels": last.report.labels, "memory_bytes": ROOM, "data": data}
     common |= {"original": folder, "compressed": folder}
     found = [answer(AnswerSpec(question=Question(row=number), **common), tmp_path) for number in range(10)]
