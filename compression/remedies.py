@@ -9,14 +9,13 @@ import math
 from collections.abc import Iterator, Sequence
 
 from compression.recipe import AxisRatios, Distill, Prepare, Prune, Qat, Quantize, Recipe, Targets
+from compression.recipe.base import MOST_EPOCHS
 from compression.report import Remedy, Row, Score, Stage
 
 MOST_RATIO = 0.8
 """Beyond it too little is left of a small encoder to be worth a proposal."""
 MOST_MORE = 3
 """So many times the epochs are proposed at most; where more were needed, the cut was too deep."""
-MOST_EPOCHS = 200
-"""What `recipe.prepare.epochs` may be."""
 STRONGEST_SMOOTHING = 0.85
 """Beyond it the weights are what is hard to round (Xiao et al. 2023, figure 10)."""
 WIDEST = 99.9999

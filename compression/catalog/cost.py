@@ -14,6 +14,8 @@ PROCESS_BYTES = 600_000_000
 TRAINED_BYTES, HELD_BYTES = 24, 4
 """A trained parameter: weight, gradient, AdamW's two moments, and the weights of the last good and of the best epoch, all in
 float32. One that is only held (the teacher): 4."""
+UNTRAINED_BYTES = 20
+"""A parameter of a model that nothing trains, and what is made of it on its way to an artifact: reckoned, not measured."""
 ROUNDED_BYTES = 1
 """A parameter of a teacher that is held in 8 bits."""
 SAVED_BYTES = 2 * 20
@@ -162,8 +164,10 @@ def model_bytes(before: Parameters, after: Parameters, recipe: Recipe) -> int:
     A teacher that may be held in 8 bits spares memory only where nothing larger is trained beside it in float32 before; it is
     held so in the task phase of distillation alone.
     """
-    whole = (TRAINED_BYTES + HELD_BYTES) * before.total
     trains = recipe.prepare.epochs > 0 or (recipe.quantize is not None and recipe.quantize.qat is not None)
+    if not trains and recipe.distill is None and (recipe.prune is None or recipe.prune.recovery is None):
+        return UNTRAINED_BYTES * before.total
+    whole = (TRAINED_BYTES + HELD_BYTES) * before.total
     if trains or recipe.distill is None or recipe.distill.teachers.precision == "float32":
         return whole
     # Each training beside its teacher: after the first of several cuts, on plain texts, and on the task.

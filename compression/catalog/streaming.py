@@ -9,7 +9,7 @@ from compression.catalog.cost import (
     KEPT_FREED,
     LARGEST_GRAPH,
     PROCESS_BYTES,
-    TRAINED_BYTES,
+    UNTRAINED_BYTES,
     Estimate,
 )
 from compression.recipe import Prune, Recipe, Task
@@ -53,8 +53,8 @@ def _cuts_at_once(prune: Prune) -> bool:
 
 
 def whole_bytes(parameters: int) -> int:
-    """Reckon what a job takes at the least that has its model in memory, as `estimate` does."""
-    return round(KEPT_FREED * (PROCESS_BYTES + (TRAINED_BYTES + HELD_BYTES) * parameters))
+    """Reckon what a job without training takes at the least that has its model in memory, as `estimate` does."""
+    return round(KEPT_FREED * (PROCESS_BYTES + UNTRAINED_BYTES * parameters))
 
 
 def fits_a_graph(parameters: int) -> bool:

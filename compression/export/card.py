@@ -78,7 +78,8 @@ def card(
 ) -> str:
     """Write the card in Markdown.
 
-    scheme: None is float32. inputs: of the ONNX file. pairs: whether rows have a second text. origin: None where no job was.
+    scheme: None is float32. inputs: of the ONNX file. pairs: whether rows have a second text. origin: None where no job made
+    it.
     """
     about = DESCRIPTIONS[task].format(count=len(labels), names=", ".join(labels))
     windows = " Longer contexts are read in overlapping windows." if task == "question-answering" else ""

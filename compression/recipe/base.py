@@ -32,7 +32,8 @@ StreamedScheme = Literal["dynamic-int8", "weight-only-int8", "weight-only-int4"]
 """Schemes whose integers follow from the weights alone, row by row."""
 Observer = Literal["min-max", "percentile", "mse"]
 Rate = Annotated[float, Field(gt=0, le=1, description="Peak learning rate of AdamW.")]
-Epochs = Annotated[int, Field(ge=0, le=200, description="Passes over the train split.")]
+MOST_EPOCHS = 200
+Epochs = Annotated[int, Field(ge=0, le=MOST_EPOCHS, description="Passes over the train split.")]
 Patience = Annotated[
     int | None, Field(ge=1, le=200, description="Training ends after so many epochs without a better validation; null: never.")
 ]

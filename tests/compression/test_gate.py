@@ -352,6 +352,8 @@ def test_what_is_trained_beside_a_teacher_in_float32_is_forecast_so() -> None:
         before, after = (Parameters(total=total, embedding=20, other=total - 20) for total in (100, 60))
         return model_bytes(before, after, recipe)
 
+    nothing = Recipe(prepare=Prepare(epochs=0), quantize=None, prune=Prune(), distill=None)
+    assert model_bytes(*(Parameters(total=total, embedding=0, other=total) for total in (100, 60)), nothing) == 20 * 100
     assert bytes_of() == 24 * 60 + 80 + 4 * 20  # tables are not held in 8 bits
     assert bytes_of(general=General()) == 24 * 60 + 400
     assert bytes_of(general=General(teacher="base")) == 24 * 60 + 2 * 400
