@@ -71,8 +71,8 @@ ORIGINAL = "original"
 class Cell:
     """One set with one seed.
 
-    digest: of the set's rows; unlabelled: texts for the general phase and their digest; folder: where runs lie; kept: where
-    records lie.
+    digest: of the set's rows; unlabelled: texts for the general phase and their digest; folder: where its runs lie; kept: where
+    their records lie.
     """
 
     set: Set
@@ -91,7 +91,7 @@ class Cell:
         recipes = list(self.original_recipes()) if name == ORIGINAL else [self.recipe(name)]
         rows = self.digest + (f" {self.unlabelled[1]}" if self._reads_more(recipes[0]) else "")
         key = records.key(rows, self.seed, self.batch, self.model)
-        path = records.path_of(self.kept, f"{self.set.name}-{self.seed}", name)
+        path = records.path_of(self.kept, name)
         found = records.find(path, key, recipes)
         if found is not None or not run:
             return found

@@ -44,9 +44,9 @@ def key(rows: str, seed: int, batch: int, model: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def path_of(root: Path, cell: str, name: str) -> Path:
-    """Where a record lies."""
-    return root / cell / f"{name.replace(' ', '-').replace(',', '')}.json"
+def path_of(folder: Path, name: str) -> Path:
+    """Where a record lies in its cell's folder."""
+    return folder / f"{name.replace(' ', '-').replace(',', '')}.json"
 
 
 def find(path: Path, wanted: str, asked: Iterable[Recipe]) -> Record | None:

@@ -6,26 +6,30 @@ can be learned from text that nobody labelled. A text that stands in any set's t
 
 import hashlib
 import json
+import random
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from bench.article.glue import SEED
 from compression.recipe import Data
 
 HUB = ("Salesforce/wikitext", "wikitext-2-v1", "validation")
 FEWEST_WORDS, MOST_WORDS = 5, 80
 
 
-def write(wikipedia: Iterable[str], sets: Iterable[Data], path: Path) -> str:
+def write(wikipedia: Iterable[str], sets: Iterable[Data], path: Path, most: int | None = None) -> str:
     """Write the pool, {"text": …} a line, each text once. Returns its digest.
 
-    wikipedia: WikiText's lines. sets: as `glue.prepare` returns them.
+    wikipedia: WikiText's lines. sets: as `glue.prepare` returns them. most: texts at most, drawn with a fixed seed.
     """
     trained, tested = list[str](), set[str]()
     for data in sets:
         trained += _column_texts(data.splits["train"])
         tested |= {_folded(text) for text in _column_texts(data.splits["test"])}
-    pool = dict.fromkeys(text for text in [*sentences(wikipedia), *trained] if _folded(text) not in tested)
+    pool = list(dict.fromkeys(text for text in [*sentences(wikipedia), *trained] if _folded(text) not in tested))
+    if most is not None and most < len(pool):
+        pool = random.Random(SEED).sample(pool, most)
     whole = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in pool)
     path.write_text(whole, encoding="utf-8")
     return hashlib.sha256(whole.encode()).hexdigest()[:16]

@@ -110,7 +110,7 @@ def test_a_record_stands_for_its_run_and_for_no_other(tmp_path: Path) -> None:
     cell = Cell(glue.SETS["rte"], data, "abc", (tmp_path / "pool", "p"), 0, tmp_path, tmp_path / "kept", model, 32, None)
     assert cell.record("quick", run=False) is None
     key = records.key("abc", 0, 32, model)
-    path = records.path_of(tmp_path / "kept", "rte-0", "quick")
+    path = records.path_of(tmp_path / "kept", "quick")
     record = Record(
         key=key,
         asked=(cell.recipe("quick"),),
@@ -160,6 +160,12 @@ def test_the_general_phase_reads_running_sentences_and_nothing_that_a_test_split
     pool = [json.loads(line)["text"] for line in (tmp_path / "pool").read_text().splitlines()]
     assert pool == ["The of it is far too short .", "a kept sentence from a wiki", "of train", "A kept  sentence from a wiki"]
     assert texts.write(lines[:1], [data], tmp_path / "pool") != digest
+    few = texts.write(lines, [data], tmp_path / "few", 2)
+    drawn = [json.loads(line)["text"] for line in (tmp_path / "few").read_text().splitlines()]
+    assert len(drawn) == 2
+    assert set(drawn) < set(pool)
+    assert texts.write(lines, [data], tmp_path / "few", 2) == few, "the same texts each time"
+    assert texts.write(lines, [data], tmp_path / "few", 10) == digest
 
 
 def test_a_cell_gives_the_pool_to_recipes_with_a_general_phase_alone(tmp_path: Path) -> None:
@@ -205,7 +211,7 @@ def test_an_original_on_record_is_tuned_again_at_its_own_rate_alone(tmp_path: Pa
         seconds=3.0,
         environment={},
     )
-    records.keep(records.path_of(tmp_path / "kept", "rte-0", "original"), record)
+    records.keep(records.path_of(tmp_path / "kept", "original"), record)
     tuned.clear()
     assert cell.original().folder.name == "original-5e-05"
     assert tuned == ["original-5e-05"]
