@@ -85,3 +85,15 @@ def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: Encoded,
 
     listen(model, layers, rows, hear, parts)
     return found
+
+
+def some_tokens(model: nn.Module, layers: dict[str, nn.Module], rows: Encoded, count: int, parts: int = 1) -> dict[str, Tensor]:
+    """Keep what enters some layers at about `count` tokens, spread evenly over all batches. -> (tokens, in) each."""
+    batches = -(-len(rows) // smaller(BATCH, parts))
+    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+
+    def hear(name: str, x: Tensor) -> None:
+        found[name].append(x[:: max(1, len(x) * batches // count)].clone())
+
+    listen(model, layers, rows, hear, parts)
+    return {name: torch.cat(kept) for name, kept in found.items()}

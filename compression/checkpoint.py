@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from compression import durable, numerics
@@ -28,10 +30,12 @@ from compression.numerics import Simulation
 from compression.recipe import Config, Data, JobTask, PartName, Recipe, Spec
 from compression.report import STAGES, Artifact, File, Row, Sensitivity, Stage
 
-FORMAT = 4
+FORMAT = 5
 """Raise it when what a stage computes or keeps changes so that older checkpoints must not be gone on from."""
 STATE = "state.json"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+SMOOTHED = "smoothed.safetensors"
+"""What the model's channels were divided by, where they were."""
 TEACHERS = "teachers"
 """Folder of the models that were trained beside the stage's own, numbered from 1."""
 SETTINGS: dict[Stage, str] = {"quantized": "quantize", "pruned": "prune", "distilled": "distill"}
@@ -148,11 +152,12 @@ def write(
     facts: Checkpoint,
     teachers: Sequence[PreTrainedModel] = (),
     tokenizer: Path | None = None,
+    smoothed: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write `folder`/<stage>[/<part>] whole, durable, or not at all; `facts.files` is filled in here.
 
     teachers: models that were trained beside it, kept in folders of their own. tokenizer: the folder of the one that the model
-    is for, where that is not the job's own.
+    is for, where that is not the job's own. smoothed: by layer, what its channels were divided by.
     """
     with durable.folder(folder / facts.stage / facts.part) as place:
         model.save_pretrained(place)
@@ -161,6 +166,8 @@ def write(
         for path in (tokenizer / name for name in TOKENIZER) if tokenizer is not None else ():
             if path.is_file():
                 shutil.copyfile(path, place / path.name)
+        if smoothed:
+            save_file(dict(smoothed), place / SMOOTHED)
         complete = facts.model_copy(update={"files": listing(place)})
         (place / STATE).write_text(sealed(complete.model_dump_json(indent=1)), encoding="utf-8")
 
@@ -253,6 +260,12 @@ def open_model(folder: Path, facts: Checkpoint) -> PreTrainedModel:
     if facts.simulation is not None:
         numerics.insert(model, simulation=facts.simulation)
     return model
+
+
+def open_smoothed(folder: Path, facts: Checkpoint) -> dict[str, Tensor]:
+    """Read what the channels of a verified checkpoint's model were divided by; nothing where they were not."""
+    path = folder / facts.stage / facts.part / SMOOTHED
+    return load_file(path) if any(file.path == SMOOTHED for file in facts.files) else {}
 
 
 def open_teachers(folder: Path, facts: Checkpoint) -> list[PreTrainedModel]:

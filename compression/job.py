@@ -195,7 +195,8 @@ class Job:
         part.finish(stage, shipped, time.monotonic() - started)
         facts = part.checkpoint(stage, [shipped.artifact] if part.name else self.artifacts)
         beside = part.state.originals if stage == "baseline" else ()
-        checkpoint.write(self.output / "checkpoints", part.state.model, facts, beside, part.new_tokenizer(stage))
+        place, state = self.output / "checkpoints", part.state
+        checkpoint.write(place, state.model, facts, beside, part.new_tokenizer(stage), state.smoothed)
         yield from self.journey.mark(stage, "export and measure", done=True)
         return facts
 

@@ -225,6 +225,7 @@ class Part:
         self.state.originals = [original.requires_grad_(False) for original in originals]
         self.state.pruning, self.state.budget.spent = done.pruning, done.spent
         self.state.sensitivity = done.sensitivity
+        self.state.smoothed = checkpoint.open_smoothed(folder, done)
         self.state.notes.clear()  # of opening the job: the baseline's row has them
         self.rows = list(done.rows)
 

@@ -16,8 +16,6 @@ MOST_RATIO = 0.8
 """Beyond it too little is left of a small encoder to be worth a proposal."""
 MOST_MORE = 3
 """So many times the epochs are proposed at most; where more were needed, the cut was too deep."""
-STRONGEST_SMOOTHING = 0.85
-"""Beyond it the weights are what is hard to round (Xiao et al. 2023, figure 10)."""
 WIDEST = 99.9999
 """Per cent: a percentile nearer to 100 is the observer min-max."""
 POWER = 1.5
@@ -112,11 +110,9 @@ def _tamed(row: Row, recipe: Recipe) -> Iterator[Remedy]:
         f"|activation| is {worst.ratio:.0f} times what 99 % of them keep below"
     )
     smoothable = [layer for layer in broken if layer.smooths_into is not None]
-    if smoothable:
-        alpha = smoothing_for(smoothable[0].ratio, settings.smoothing)
-        if alpha is not None:
-            into = f"{len(smoothable)} of them can hand outliers on ({smoothable[0].layer} to {smoothable[0].smooths_into})"
-            yield Remedy(key="recipe.quantize.smoothing", now=settings.smoothing, proposed=alpha, why=f"{why}; {into}.")
+    if smoothable and settings.smoothing != "search":
+        into = f"{len(smoothable)} of them can hand outliers on ({smoothable[0].layer} to {smoothable[0].smooths_into})"
+        yield Remedy(key="recipe.quantize.smoothing", now=settings.smoothing, proposed="search", why=f"{why}; {into}.")
     if settings.scheme == "static-int8":
         yield from _clipped(settings, max(layer.beyond for layer in broken), why)
     qat = settings.qat
@@ -145,17 +141,6 @@ def _clipped(settings: Quantize, beyond: float, why: str) -> Iterator[Remedy]:
         )
     elif percent < settings.percentile:
         yield Remedy(key="recipe.quantize.percentile", now=settings.percentile, proposed=percent, why=f"{why}.")
-
-
-def smoothing_for(ratio: float, now: float | None) -> float | None:
-    """Reckon α: the more, the farther the outliers stand out. None where it cannot be more.
-
-    ratio: largest |activation| by what 99 % keep below. 0.5 up to a ratio of 10, and 0.1 more for every factor of 10
-    beyond; where some α was tried, half of what is left up to the strongest.
-    """
-    if now is not None:
-        return None if now >= STRONGEST_SMOOTHING - 0.05 else round((now + STRONGEST_SMOOTHING) / 2, 2)
-    return round(min(0.5 + 0.1 * max(math.log10(ratio) - 1, 0.0), STRONGEST_SMOOTHING), 2)
 
 
 def _undo(row: Row, recipe: Recipe) -> Iterator[Remedy]:

@@ -11,11 +11,11 @@ def smooth(state: State) -> None:
     settings, model = state.recipe.quantize, state.model
     if settings is None or settings.smoothing is None:
         return
-    where = smoothing.smooth(model, calibration_rows(state), settings.smoothing, state.parts)
-    state.notes.append(
-        f"Smoothed with α = {settings.smoothing:g} where it is exact, before {len(where)} of "
-        f"{sum(1 for name, _ in numerics.quantizable(model))} layers and tables."
-    )
+    how = settings.smoothing
+    state.smoothed = smoothing.smooth(model, calibration_rows(state), how, state.parts, Simulation.of(settings))
+    by = "by factors that were searched for" if how == "search" else f"with α = {how:g}"
+    layers = sum(1 for _ in numerics.quantizable(model))
+    state.notes.append(f"Smoothed {by} where it is exact, in {len(state.smoothed)} places of {layers} layers and tables.")
 
 
 def simulate(state: State) -> None:

@@ -34,7 +34,8 @@ class State:
     asked; `base_rows` the rows as the base model reads them, once a student that the job names has taken its place; `scratch`
     a folder for what may be lost; `vocabulary` the tokens that the cut leaves, where it is to take some; `sensitivity` the
     curves that it drew, for the report; `timed` exports a model and measures its latency; `ranges` how the integers' ranges
-    were found after the current stage; `memory` the bytes beyond which the engine is stopped, where somebody stops it.
+    were found after the current stage; `smoothed` what the channels of which layer were divided by before they were rounded,
+    until a cut; `memory` the bytes beyond which the engine is stopped, where somebody stops it.
     """
 
     recipe: Recipe
@@ -51,6 +52,7 @@ class State:
     applied: list[Remedy] = field(default_factory=list)
     material: Material | None = None
     ranges: tuple[LayerRange, ...] = ()
+    smoothed: Tensors = field(default_factory=dict)
     unlabelled: Encoded | None = None
     cast: Cast | None = None
     originals: list[PreTrainedModel] = field(default_factory=list)

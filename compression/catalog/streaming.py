@@ -28,7 +28,10 @@ FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 
 def untrained(recipe: Recipe) -> bool:
-    """Say whether a recipe trains nothing, takes integers that follow from the weights, and cuts at once, by activations."""
+    """Say whether a recipe trains nothing, takes integers that follow from the weights, and cuts at once, by activations.
+
+    A search for smoothing does not keep a model from going from file to file: it is left out there.
+    """
     asked, prune = recipe.quantize, recipe.prune
     return (
         recipe.prepare.epochs == 0
@@ -36,7 +39,7 @@ def untrained(recipe: Recipe) -> bool:
         and asked is not None
         and asked.scheme in get_args(StreamedScheme)
         and asked.qat is None
-        and asked.smoothing is None
+        and asked.smoothing in (None, "search")
         and (prune is None or _cuts_at_once(prune))
     )
 

@@ -62,12 +62,11 @@ class Quantize(Config):
         ),
     ] = 512
     smoothing: Annotated[
-        float | None,
+        Annotated[float, Field(gt=0, lt=1)] | Literal["search"] | None,
         Field(
-            gt=0,
-            lt=1,
-            description="α of SmoothQuant: outliers of activations are moved into weights, where the float model stays the "
-            "same; null: they stay.",
+            description="Channels are scaled before they are rounded, where the float model stays the same: by SmoothQuant's "
+            "α, which moves outliers of activations into weights, or by factors that are searched for, layer by layer, by what "
+            "rounding costs (search; left out where a model goes from file to file); null: not at all.",
         ),
     ] = None
     qat: Annotated[Qat | None, Field(description="Train with the simulated integers before pruning.")] = None
@@ -81,6 +80,6 @@ class Quantize(Config):
                 raise ValueError(f"{name} is of {scheme} alone, and the scheme is {self.scheme}")
         if self.percentile != defaults["percentile"] and self.observer != "percentile":
             raise ValueError(f"percentile is of the observer percentile alone, and the observer is {self.observer}")
-        if self.smoothing is not None and self.scheme.startswith("weight-only"):
-            raise ValueError(f"smoothing is for rounded activations, and {self.scheme} leaves them in floating point")
+        if isinstance(self.smoothing, float) and self.scheme.startswith("weight-only"):
+            raise ValueError(f"an α of smoothing is for rounded activations, and {self.scheme} leaves them in floating point")
         return self

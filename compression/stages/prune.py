@@ -24,6 +24,7 @@ from compression.evaluate import Validation
 from compression.families import Kept
 from compression.recipe import Prune
 from compression.report import Event, Shape
+from compression.smoothing import undone
 from compression.stages.curve import curves
 from compression.stages.cut import cut
 from compression.stages.decoder_scores import DecoderScores
@@ -69,7 +70,7 @@ def prune(state: State) -> Iterator[Event]:
         if step > max(going_on, 1):
             whole = state.validate()
         uncut = state.model
-        state.model, scores = cut(state, uncut, kept), scores.after(kept)
+        state.model, scores, state.smoothed = cut(state, uncut, kept), scores.after(kept), {}
         if step < going_on:
             continue  # its training is in the save that is taken up
         if step == going_on:
@@ -146,7 +147,8 @@ def _scores(state: State, settings: Prune, kept: dict[str, Tensor]) -> Scores | 
         return (DecoderScores if families.decodes(state.model) else Scores).of_tensors(known)
     layers = "layers" in settings.axes or settings.sensitivity
     rows, seed = state.rows["train"], state.recipe.train.seed
-    return taken_scores(state.model, settings, rows, seed, state.parts, layers=layers)
+    with undone(state.model, state.smoothed):
+        return taken_scores(state.model, settings, rows, seed, state.parts, layers=layers)
 
 
 def _solved(

@@ -207,6 +207,9 @@ class StreamingJob:
     def quantized(self) -> Generator[Event, None, Made]:
         """Ship the integers of the checkpoint."""
         shipped, notes = yield from self.integers("quantized", self.folder)
+        asked = self.spec.recipe.quantize
+        if asked is not None and asked.smoothing is not None:
+            notes = (*notes, "Nothing was smoothed: factors are not searched for where a model goes from file to file.")
         return [shipped], self.model, notes
 
     def pruned(self) -> Generator[Event, None, Made]:

@@ -63,7 +63,8 @@ def test_the_layer_that_outliers_break_is_named_and_smoothing_tames_it(
     assert LAYER in (ranges.told(found) or "")
 
     smooth = copy.deepcopy(broken)
-    where = smoothing.smooth(smooth, ROWS, 0.5)
+    where = smoothing.pairs(smooth)
+    assert smoothing.smooth(smooth, ROWS, 0.5).keys() == {pair.source for pair in where}
     outputs = {f"bert.encoder.layer.{n}.attention.output.dense" for n in (0, 1)}
     assert {reader for pair in where for reader in pair.readers} == {*outputs, "bert.pooler.dense"}
     assert torch.allclose(logits(smooth, ROWS), plain, atol=1e-5), "the float model must stay the same"
@@ -115,7 +116,8 @@ def test_smoothing_is_exact_in_every_family(kind: str, head: str) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.inference_mode():
         plain = model(input_ids=ids, attention_mask=mask).logits
-        where = smoothing.smooth(model, encoded(sentences(24, 1)), 0.6)
+        where = smoothing.pairs(model)
+        smoothing.smooth(model, encoded(sentences(24, 1)), 0.6)
         assert torch.allclose(model(input_ids=ids, attention_mask=mask).logits, plain, atol=1e-5)
     # Two layers: value and up in each; the last norm; ELECTRA's projection.
     assert len(where) == 5 + (kind == "electra")
