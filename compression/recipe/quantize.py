@@ -1,8 +1,8 @@
 """Which integers are simulated, how their ranges are found, and how a model is trained to live with them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from compression.recipe.base import Config, Epochs, Observer, Rate, Scheme
 
@@ -26,6 +26,20 @@ class Qat(Config):
     def epochs(self) -> int:
         """All three phases together."""
         return self.full + self.ramp + self.quantized
+
+
+Alpha = Annotated[float, Field(gt=0, lt=1)]
+_alpha: TypeAdapter[float] = TypeAdapter(Alpha)
+SEARCH: Literal["search"] = "search"
+
+
+def _by_kind(value: Any, _: ValidatorFunctionWrapHandler) -> float | Literal["search"] | None:
+    # As of a cut's ratio: a union's errors would name fields that the recipe does not have.
+    if value is None or value == SEARCH:
+        return None if value is None else SEARCH
+    if isinstance(value, str):
+        raise ValueError(f"{value!r} is neither a number between 0 and 1 nor {SEARCH!r}")
+    return _alpha.validate_python(value)
 
 
 class Quantize(Config):
@@ -62,7 +76,8 @@ class Quantize(Config):
         ),
     ] = 512
     smoothing: Annotated[
-        Annotated[float, Field(gt=0, lt=1)] | Literal["search"] | None,
+        Alpha | Literal["search"] | None,
+        WrapValidator(_by_kind),
         Field(
             description="Channels are scaled before they are rounded, where the float model stays the same: by SmoothQuant's "
             "α, which moves outliers of activations into weights, or by factors that are searched for, layer by layer, by what "

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 from transformers import BertForSequenceClassification
@@ -168,3 +169,16 @@ def test_a_setting_that_would_have_no_effect_is_refused(settings: dict[str, obje
     with pytest.raises(ValueError, match=named):
         Quantize.model_validate(settings)
     assert Quantize.model_validate(Quantize().model_dump(mode="json")) == Quantize()
+
+
+@pytest.mark.parametrize("given", [0, 1, "serach", [0.5]])
+def test_a_smoothing_that_is_none_is_refused_by_its_own_name(given: object) -> None:
+    with pytest.raises(ValidationError) as told:
+        Quantize.model_validate({"smoothing": given})
+    assert [error["loc"] for error in told.value.errors()] == [("smoothing",)]
+
+
+@pytest.mark.parametrize("given", [None, 0.5, "search"])
+def test_a_smoothing_is_an_alpha_or_a_search(given: object) -> None:
+    assert Quantize.model_validate({"smoothing": given}).smoothing == given
+    assert Quantize.model_validate({"scheme": "weight-only-int4", "smoothing": "search"}).smoothing == "search"
