@@ -34,6 +34,7 @@ ARTICLE = Recipe(
 QUICK = Recipe(distill=Distill(epochs=8))
 LANGUAGE = Recipe(
     prepare=Prepare(epochs=1, rate=2e-5),
+    quantize=Quantize(smoothing="search"),
     prune=Prune(ratio=AxisRatios(ffn=0.55)),
     distill=Distill(epochs=3, rate=1e-4, temperature=1.0, hard=0.0, hidden=0.0),
     train=Train(batch=8, max_length=512),
