@@ -238,12 +238,20 @@ def finish(
 
 def fail(session: Session, claim: Claim, error: dict[str, Any]) -> None:
     """End with something that the sender must mend; it is not tried again. Raises StaleFence."""
-    fenced(session, claim, events=[("failed", error)], state="failed", error=error, finished_at=now(), lease_until=None)
+    ended = _ended(session.scalar(select(Job.progress).where(Job.id == claim.job.id)))
+    fenced(session, claim, events=[("failed", error)], state="failed", error=error, **ended)
 
 
 def cancelled(session: Session, claim: Claim) -> None:
     """Say that the work has stopped, as was asked. Raises StaleFence."""
-    fenced(session, claim, events=[("cancelled", {})], state="cancelled", finished_at=now(), lease_until=None)
+    ended = _ended(session.scalar(select(Job.progress).where(Job.id == claim.job.id)))
+    fenced(session, claim, events=[("cancelled", {})], state="cancelled", **ended)
+
+
+def _ended(progress: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what changes in a job that ends before its work does: it stays where it was, and nothing is left to wait for."""
+    stopped = {**progress, "eta_seconds": None} if progress else None
+    return {"progress": stopped, "finished_at": now(), "lease_until": None}
 
 
 def release(session: Session, claim: Claim) -> None:
@@ -304,10 +312,10 @@ def _set_back(
     values: dict[str, Any]
     happened: list[tuple[str, dict[str, Any]]]
     if job.cancel_requested_at is not None:
-        values = {"state": "cancelled", "finished_at": now(), **common}
+        values = {"state": "cancelled", **common, **_ended(job.progress)}
         happened = [("cancelled", {})]
     elif failures >= cap:
-        values = {"state": "failed", "error": error, "finished_at": now(), **common}
+        values = {"state": "failed", "error": error, **common, **_ended(job.progress)}
         happened = [("failed", error)]
     else:
         wait = min(backoff * 2 ** (failures - 1), LONGEST_WAIT)

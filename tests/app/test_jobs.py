@@ -233,6 +233,32 @@ def test_a_job_that_ended_well_is_done_to_the_end(transaction: SessionMaker, new
     assert look(transaction, job).progress == {**told, "fraction": 1.0, "eta_seconds": 0.0}
 
 
+ENDS: dict[str, Callable[[Session, jobs.Claim], object]] = {
+    "failed": lambda session, claim: jobs.fail(session, claim, failure("engine_crashed")),
+    "cancelled": jobs.cancelled,
+    "given up": lambda session, claim: jobs.setback(
+        session, claim, failure("engine_crashed"), max_failures=1, backoff_seconds=0
+    ),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_job_that_ends_before_its_work_has_nothing_left_to_wait_for(
+    end: str, transaction: SessionMaker, new_job: Callable[..., Job]
+) -> None:
+    job = new_job()
+    claim = must_take(transaction)
+    told = {"stage": "pruned", "phase": "cut", "step": 0, "total": 1, "fraction": 0.4, "eta_seconds": 48.0}
+    with transaction() as session:
+        jobs.heartbeat(session, claim, LEASE, progress=told)
+    with transaction() as session:
+        ENDS[end](session, claim)
+    ended = look(transaction, job)
+    assert ended.state == ("cancelled" if end == "cancelled" else "failed")
+    assert ended.finished_at is not None
+    assert ended.progress == {**told, "eta_seconds": None}
+
+
 def test_the_outcome_is_final_even_for_plain_sql(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
     job = new_job()
     claim = must_take(transaction)
