@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ablation", nargs="*", default=[], choices=[*ABLATION, "all"], metavar="PART")
     parser.add_argument("--seeds", type=int, default=3, help="of the three small sets")
     parser.add_argument("--rows", type=int, default=8000, help="training rows of SST-2, validation included; 0 takes all")
-    parser.add_argument("--few", type=int, help="training rows of every set and four times as many texts: minutes, not an hour")
+    parser.add_argument("--few", type=int, help="training rows of every set and four times as many texts, for an ablation")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, help="of training; all cores by default")
     parser.add_argument("--records", type=Path, default=records.ROOT, help="where finished runs' records lie and are put")

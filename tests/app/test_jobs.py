@@ -222,15 +222,21 @@ def test_a_cancel_that_meets_a_job_on_its_way_back_ends_it(
     assert look(transaction, job).state == "cancelled"
 
 
+TOLD = {"stage": "distilled", "phase": "export", "step": 0, "total": 1, "fraction": 0.93, "eta_seconds": 48.0}
+
+
+def tell(transaction: SessionMaker, claim: jobs.Claim) -> None:
+    with transaction() as session:
+        jobs.heartbeat(session, claim, LEASE, progress=TOLD)
+
+
 def test_a_job_that_ended_well_is_done_to_the_end(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
     job = new_job()
     claim = must_take(transaction)
-    told = {"stage": "distilled", "phase": "export", "step": 0, "total": 1, "fraction": 0.93, "eta_seconds": 48.0}
-    with transaction() as session:
-        jobs.heartbeat(session, claim, LEASE, progress=told)
+    tell(transaction, claim)
     with transaction() as session:
         jobs.finish(session, claim, {"version": 1}, [])
-    assert look(transaction, job).progress == {**told, "fraction": 1.0, "eta_seconds": 0.0}
+    assert look(transaction, job).progress == {**TOLD, "fraction": 1.0, "eta_seconds": 0.0}
 
 
 ENDS: dict[str, Callable[[Session, jobs.Claim], object]] = {
@@ -248,15 +254,13 @@ def test_a_job_that_ends_before_its_work_has_nothing_left_to_wait_for(
 ) -> None:
     job = new_job()
     claim = must_take(transaction)
-    told = {"stage": "pruned", "phase": "cut", "step": 0, "total": 1, "fraction": 0.4, "eta_seconds": 48.0}
-    with transaction() as session:
-        jobs.heartbeat(session, claim, LEASE, progress=told)
+    tell(transaction, claim)
     with transaction() as session:
         ENDS[end](session, claim)
     ended = look(transaction, job)
     assert ended.state == ("cancelled" if end == "cancelled" else "failed")
     assert ended.finished_at is not None
-    assert ended.progress == {**told, "eta_seconds": None}
+    assert ended.progress == {**TOLD, "eta_seconds": None}
 
 
 def test_the_outcome_is_final_even_for_plain_sql(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:

@@ -71,7 +71,7 @@ def test_what_is_searched_for_is_folded_in_to_the_bit(kind: str) -> None:
 
 
 @pytest.mark.parametrize("settings", SCHEMES, ids=lambda settings: settings.scheme)
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "deepseek_v3"])
+@pytest.mark.parametrize("kind", ["llama", "deepseek_v3"])
 def test_rounding_costs_less_by_factors_that_were_searched_for(kind: str, settings: Quantize) -> None:
     model, rows = loud(kind), some_rows(24)
     plain = logits(model)
@@ -81,11 +81,10 @@ def test_rounding_costs_less_by_factors_that_were_searched_for(kind: str, settin
 
     before = off(model)
     smoothing.smooth(model, rows, "search", simulation=Simulation.of(settings))
-    # A tiny GPT-2 is nothing but noise in 4 bits, whatever its channels are scaled by.
-    assert off(model) < (1.5 if (kind, settings.scheme) == ("gpt2", "weight-only-int4") else 0.25) * before
+    assert off(model) < 0.25 * before
 
 
-def test_each_pair_takes_the_factors_by_which_it_errs_least() -> None:
+def test_the_error_that_is_searched_by_is_that_of_the_integers() -> None:
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(64, 32, generator=draw) * torch.where(torch.arange(32) % 8 == 0, 40.0, 1.0)
     weight = torch.randn(48, 32, generator=draw)
