@@ -13,7 +13,7 @@ from app.models import STUDENT, TEACHER, Dataset, Job, JobDataset, JobModel, Mod
 from app.resources import R
 from app.schemas import JobCreate
 from compression.catalog import Preflight, preflight, preflight_several
-from compression.recipe import AUGMENTED_TASKS, PRESETS, Recipe, preset
+from compression.recipe import AUGMENTED_TASKS, PRESETS, Recipe, merged, preset
 from compression.report import DataFacts, ModelFacts
 
 LONGEST_NAME = 40
@@ -22,16 +22,28 @@ LONGEST_JOB_NAME = 200
 
 
 def resolve_recipe(asked: str | dict[str, Any], tasks: Sequence[str]) -> Recipe:
-    """Turn a preset's name or a whole recipe into a recipe that all tasks can have. Raises InvalidRecipe with the key."""
+    """Turn what stands for a recipe into one that all tasks can have. Raises InvalidRecipe with the key.
+
+    It is a preset's name, a whole recipe (what it leaves out has its default), or a preset's name under `preset` beside the
+    keys to change in it.
+    """
     if isinstance(asked, str):
-        if asked not in PRESETS:
-            raise InvalidRecipe(f"no preset {asked!r}; there are: {', '.join(PRESETS)}", param="recipe")
-        # A preset is the same for all tasks, but for augmentation, which those whose answers point into the text cannot have.
-        return preset(asked, next((task for task in tasks if task not in AUGMENTED_TASKS), tasks[0]))
+        return _preset(asked, tasks, "recipe")
+    whole: dict[str, Any] = asked
+    if "preset" in asked:
+        changes = {key: value for key, value in asked.items() if key != "preset"}
+        whole = merged(_preset(asked["preset"], tasks, "recipe.preset"), changes)
     try:
-        return Recipe.model_validate(asked)
+        return Recipe.model_validate(whole)
     except ValidationError as error:
         raise recipe_problem(error, "recipe") from error
+
+
+def _preset(name: object, tasks: Sequence[str], param: str) -> Recipe:
+    if not isinstance(name, str) or name not in PRESETS:
+        raise InvalidRecipe(f"no preset {name!r}; there are: {', '.join(PRESETS)}", param=param)
+    # A preset is the same for all tasks, but for those whose answers point into the text: they cannot have augmentation.
+    return preset(name, next((task for task in tasks if task not in AUGMENTED_TASKS), "text-classification"))
 
 
 def _ready(session: Session, kind: type[R], team: str, identifier: str, param: str) -> R:

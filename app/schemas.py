@@ -101,7 +101,7 @@ class JobModels(Body):
 
 
 class JobCreate(Body):
-    """A job. `recipe` is the name of a preset or a whole recipe."""
+    """A job: what to make smaller, on which data, how, and what the result is held against."""
 
     name: Name | None = None
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
@@ -118,7 +118,13 @@ class JobCreate(Body):
             description="Of several, each with a task of its own, a model is made for each, and the mean is the headline.",
         ),
     ]
-    recipe: str | dict[str, Any] = "standard"
+    recipe: Annotated[
+        str | dict[str, Any],
+        Field(
+            description="A preset's name; or a whole recipe, where what is left out has its default; or a preset's name under "
+            "`preset` beside the keys to change in it, at any depth."
+        ),
+    ] = "standard"
     evaluate: Evaluate = Evaluate()
     targets: Targets = Targets()
     priority: Annotated[int, Field(ge=-10, le=10, description="Higher goes first.")] = 0

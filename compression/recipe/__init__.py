@@ -25,7 +25,7 @@ from compression.recipe.base import (
     Weight,
 )
 from compression.recipe.distill import TERMS, Distill, Gate, General, Teachers, Weights
-from compression.recipe.presets import ARTICLE, PRESETS, QUICK, SMALLEST, STANDARD, preset
+from compression.recipe.presets import ARTICLE, PRESETS, QUICK, SMALLEST, STANDARD, merged, preset
 from compression.recipe.prune import AxisRatios, Prune, Recovery, TargetLatency
 from compression.recipe.quantize import Qat, Quantize
 from compression.recipe.question import AnswerSpec, Question, asked_for
@@ -88,5 +88,6 @@ __all__ = [
     "Weights",
     "asked_for",
     "check_data",
+    "merged",
     "preset",
 ]

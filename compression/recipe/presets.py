@@ -1,5 +1,6 @@
 """Recipes by name."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from compression.recipe.augment import AUGMENTED_TASKS, Augment, Synonyms
@@ -65,3 +66,24 @@ def preset(name: str, task: str) -> Recipe:
     if task == "causal-lm":
         plain |= {"attention": 0.0, "general": None, "teachers": Teachers()}
     return recipe.model_copy(update={"distill": recipe.distill.model_copy(update=plain)})
+
+
+def merged(recipe: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe as JSON with only these keys changed, at any depth; whether the result is right is still to be checked.
+
+    As a JSON merge patch (RFC 7396), but that null is a value here and removes nothing: a null stage is skipped. Axes follow
+    from a ratio that names axes anew, unless the changes name them.
+    """
+    before = recipe.model_dump(mode="json", exclude_unset=True)
+    cut = changes.get("prune")
+    if isinstance(cut, Mapping) and isinstance(cut.get("ratio"), Mapping):
+        before.get("prune", {}).pop("axes", None)
+    return _merged(before, changes)
+
+
+def _merged(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    after = dict(before)
+    for key, value in changes.items():
+        old = before.get(key)
+        after[key] = _merged(old if isinstance(old, Mapping) else {}, value) if isinstance(value, Mapping) else value
+    return after

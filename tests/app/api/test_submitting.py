@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from app.ids import new_id
+from app.preflight import resolve_recipe
 from tests.app.api.conftest import DATA_FACTS, MODEL_FACTS, problem, ready_dataset, ready_model, sql
 from tests.conftest import Database, Service, wait_for
 
@@ -56,6 +57,38 @@ def test_preflight_stores_nothing(http: httpx.Client, request_body: dict[str, An
     assert http.get("/v1/jobs").json()["items"] == []
 
 
+def test_a_preset_may_be_named_beside_the_keys_to_change_in_it(http: httpx.Client, request_body: dict[str, Any]) -> None:
+    presets = {item["name"]: item["recipe"] for item in http.get("/v1/recipes").json()["items"]}
+    asked = {"preset": "smallest", "prune": {"ratio": {"ffn": 0.5}}, "distill": {"general": None}, "train": {"seed": 3}}
+    stored = http.post("/v1/jobs", json={**request_body, "recipe": asked}).json()["recipe"]
+    expected = presets["smallest"]
+    assert expected["prune"]["ratio"]["hidden"] == expected["prune"]["ratio"]["ffn"] == 0.75
+    expected["prune"]["ratio"]["ffn"], expected["distill"]["general"], expected["train"]["seed"] = 0.5, None, 3
+    assert stored == expected
+    assert http.post("/v1/recipes/check", json=asked).json()["recipe"] == expected
+    # A number in place of an object.
+    assert http.post("/v1/recipes/check", json={**asked, "prune": {"ratio": 0.3}}).json()["recipe"]["prune"]["ratio"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("changes", "axes"),
+    [
+        ({"preset": "standard", "prune": {"ratio": {"layers": 0.5}}, "distill": None}, ["layers"]),  # an object for a number
+        ({"preset": "smallest", "prune": {"ratio": {"layers": 0.5}}}, ["hidden", "heads", "ffn", "layers"]),
+        ({"preset": "language", "prune": {"ratio": 0.3}}, ["ffn"]),
+        ({"preset": "language", "prune": {"ratio": 0.3, "axes": ["layers"]}}, ["layers"]),
+    ],
+)
+def test_axes_follow_from_a_ratio_that_names_them_anew(changes: dict[str, Any], axes: list[str]) -> None:
+    recipe = resolve_recipe(changes, ())
+    assert recipe.prune is not None
+    assert list(recipe.prune.axes) == axes
+    asked = changes["prune"]["ratio"]
+    assert recipe.prune.ratios["layers"] == 0.5 if isinstance(asked, dict) else recipe.prune.ratio == asked
+    assert recipe.prune.reconstruct == (changes["preset"] != "language")
+    assert (recipe.distill is None) == ("distill" in changes)
+
+
 SMOLLM2 = {
     **MODEL_FACTS,
     "family": "llama",
@@ -102,6 +135,10 @@ def test_a_language_model_is_foretold_as_a_classifier(
         ({"recipe": {"prune": {"axes": ["ffn"], "target_params": 0.9}}}, "unsupported_shape", "recipe.prune.target_params"),
         ({"recipe": {"train": {"max_length": 4096}}}, "invalid_spec", "recipe.train.max_length"),
         ({"recipe": "slow"}, "invalid_recipe", "recipe"),
+        ({"recipe": {"preset": "slow"}}, "invalid_recipe", "recipe.preset"),
+        ({"recipe": {"preset": ["quick"]}}, "invalid_recipe", "recipe.preset"),
+        ({"recipe": {"preset": "standard", "prune": {"ratoi": 0.3}}}, "invalid_recipe", "recipe.prune.ratoi"),
+        ({"recipe": {"preset": "standard", "prune": 0.3}}, "invalid_recipe", "recipe.prune"),
         ({"models": {"base": "mdl_none"}}, "not_found", "models.base"),
         ({"task": "image-classification"}, "invalid_request", "task"),
         ({"task": "text-regression"}, "invalid_request", "task"),
