@@ -9,7 +9,6 @@
 import argparse
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 
 from compression import harness, process
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         return harness.main(options)
     if options.die_with_parent:
         process.die_with_parent()
-    module = import_module({"run": "compression.run"}.get(options.command, f"compression.{options.command}"))
+    module = process.imported(f"compression.{options.command}")
     code: int
     if options.command == "run":
         pauses = process.PauseRequests() if options.die_with_parent else None

@@ -8,6 +8,8 @@ import select
 import signal
 import stat
 import sys
+from importlib import import_module
+from types import ModuleType
 from typing import TextIO
 
 _PR_SET_PDEATHSIG = 1
@@ -82,6 +84,19 @@ def _is_pipe(fd: int) -> bool:
     except OSError:
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def imported(name: str) -> ModuleType:
+    """Import a module and all that it needs, and leave that out of every garbage collection from now on.
+
+    What is imported stays: looking for garbage among it took a fifth of the engine's start where this was measured.
+    """
+    gc.disable()
+    try:
+        return import_module(name)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def keep_freed_memory() -> None:

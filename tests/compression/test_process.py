@@ -19,6 +19,22 @@ NOISY = (
     "with process.private_channel(1) as channel:\n"
     "    print('chatter'); os.system('echo more chatter'); channel.write('event\\n')"
 )
+IMPORTING = """
+import gc, sys
+from compression import process
+lasting = process.imported("compression.recipe")
+assert gc.isenabled() and gc.get_freeze_count() > 10_000
+assert not any(one is lasting for one in gc.get_objects())  # nobody looks for garbage there any more
+try:
+    process.imported("compression.no_such_module")
+except ModuleNotFoundError:
+    assert gc.isenabled()
+    print("told")
+"""
+
+
+def test_what_is_imported_is_not_collected_and_what_comes_later_is() -> None:
+    assert subprocess.run([sys.executable, "-c", IMPORTING], capture_output=True, text=True, check=True).stdout == "told\n"
 
 
 def test_a_child_dies_with_its_parent() -> None:
