@@ -18,6 +18,7 @@ from compression.child import ChildFailed, ChildOutOfMemory, ask
 from compression.errors import OutOfMemory
 from compression.export import onnx, transformers
 from compression.export.card import card, opens_with
+from compression.export.trace import inputs_of
 from compression.export.verify import verify
 from compression.measure import Measured, MeasureSpec
 from compression.origin import Origin
@@ -123,7 +124,7 @@ def ship(
             latency=found.latency,
             score=found.score,
             memory=found.peak_memory_bytes,
-            inputs=onnx.inputs_of(model),
+            inputs=inputs_of(model),
             pairs=any("pair" in row for row in sample),
             origin=origin,
         )

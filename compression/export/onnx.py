@@ -6,63 +6,25 @@ MatMulNBits is ONNX Runtime's own. Models with a language head are not traced (`
 """
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from compression import families, heads, numerics
+from compression import heads, numerics
 from compression.export import decoder
 from compression.export.experts_apart import take_apart
 from compression.export.integers import to_int8
-from compression.export.rotation import real_rotation
 from compression.export.rows import as_rows
+from compression.export.trace import graph
 
-OPSET = 20
-"""The first with Gelu as one operator."""
-
-TYPES = "token_type_ids"
 FILE = "model.onnx"
-
-
-class _Logits(nn.Module):
-    """A transformers model with its inputs in a fixed order and its head's answers as its only outputs."""
-
-    def __init__(self, model: nn.Module, types: int) -> None:
-        super().__init__()
-        self.model, self.types = model, types
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Two or three (batch, sequence) int64 -> (batch, labels), (batch, sequence, labels), or twice (batch, sequence)."""
-        given = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if self.types:
-            # A single type is every token's: said here, it costs the user no input.
-            given[TYPES] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        out = self.model(**given)
-        return tuple(out[name] for name in outputs_of(self.model))
-
-
-def outputs_of(model: nn.Module) -> tuple[str, ...]:
-    """Name the outputs of a model's artifact: those of its stock class."""
-    head = heads.of_architecture(type(model).__name__)
-    assert head is not None, "what is shipped has a head"  # noqa: S101
-    return head.outputs
 
 
 def is_language_model(model: nn.Module) -> bool:
     """Say whether a model's artifact has a cache, and goes on with texts."""
     return heads.of_architecture(type(model).__name__) is heads.LANGUAGE
-
-
-def inputs_of(model: nn.Module) -> tuple[str, ...]:
-    """Name the inputs of a model's artifact: token types only where it tells any apart."""
-    types = families.of(model).types(model.config)
-    return ("input_ids", "attention_mask", TYPES) if types > 1 else ("input_ids", "attention_mask")
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -78,37 +40,6 @@ def plain(model: nn.Module) -> nn.Module:
     if twin.config._attn_implementation != "eager":  # type: ignore[union-attr]
         twin.set_attn_implementation("eager")  # type: ignore[operator]  # a method of every PreTrainedModel
     return twin
-
-
-def graph(model: nn.Module) -> onnx.ModelProto:
-    """Trace a stock classifier to FP32 ONNX; batch and sequence stay free."""
-    ids = torch.zeros(2, 8, dtype=torch.int64)
-    mask = torch.ones_like(ids)
-    mask[1, 5:] = 0
-    family, names = families.of(model), inputs_of(model)
-    batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence", max=family.max_positions(model.config))
-    with _quiet(), real_rotation(model):
-        program = torch.onnx.export(
-            _Logits(model, family.types(model.config)),
-            (ids, mask, torch.zeros_like(ids))[: len(names)],
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(names),
-            output_names=list(outputs_of(model)),
-            dynamic_shapes={name: {0: batch, 1: sequence} for name in names},
-            verbose=False,
-        )
-    assert program is not None  # noqa: S101 (only the non-dynamo exporter returns None)
-    proto: onnx.ModelProto = program.model_proto
-    _forget_origin(proto)
-    return proto
-
-
-def _forget_origin(proto: onnx.ModelProto) -> None:
-    """Remove what the exporter notes for its own developers: stack traces with this machine's paths, a kilobyte a node."""
-    graph = proto.graph
-    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del part.metadata_props[:]
 
 
 def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
@@ -134,17 +65,3 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     path = folder / FILE
     path.write_bytes(proto.SerializeToString())
     return path
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the exporter's remarks: it warns of torchvision, of its own deprecations, of axes it renames."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        exporter.setLevel(level)

@@ -10,7 +10,7 @@ from torch import nn
 
 from compression import families, numerics
 from compression.errors import ExportMismatch
-from compression.export.onnx import inputs_of, outputs_of
+from compression.export.trace import inputs_of, outputs_of
 from compression.numerics import WeightOnlyLinear
 from compression.runtimes.decoder import Decoder
 from compression.runtimes.onnx import OnnxDecoder, OnnxRunner

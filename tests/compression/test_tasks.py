@@ -15,6 +15,7 @@ from compression.evaluate import logits, validate
 from compression.export import onnx, transformers
 from compression.export.artifact import write_config, write_tokenizer
 from compression.export.snippets import onnx_snippet, transformers_snippet
+from compression.export.trace import inputs_of
 from compression.export.verify import verify
 from compression.measure import score_of
 from compression.numerics import insert
@@ -148,7 +149,7 @@ def test_what_is_shipped_answers_as_the_engine_does(
     # The card's own code answers too, with nothing of ours.
     pairs = learned.task in ("text-pair-classification", "text-regression")  # a number may be asked of either
     if kind == "onnx":
-        snippet = onnx_snippet(learned.task, onnx.inputs_of(model), pairs=pairs)
+        snippet = onnx_snippet(learned.task, inputs_of(model), pairs=pairs)
     else:
         snippet = transformers_snippet(learned.task, 10, pairs=pairs)
     assert ("Its second text." in snippet) is pairs

@@ -17,6 +17,7 @@ from compression.export.artifact import stored_as
 from compression.export.experts_apart import take_apart
 from compression.export.integers import to_int8
 from compression.export.rows import as_rows
+from compression.export.trace import graph
 from compression.export.verify import check_interface
 from compression.runtimes.onnx import OnnxRunner
 from compression.runtimes.runner import Batch, Logits
@@ -45,7 +46,7 @@ def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, tmp_pa
     experts = 2 * sum(len(module.down_proj) for _, module in numerics.fused(model))  # type: ignore[arg-type]
     twin = exporter.plain(model)
     take_apart(twin)
-    traced = as_rows(exporter.graph(twin))  # once: tracing takes longer than all the rest
+    traced = as_rows(graph(twin))  # once: tracing takes longer than all the rest
     for whose, proto in ((model, traced), (simulated, to_int8(traced, dict(numerics.quantizable(twin))))):
         onnx.save(proto, tmp_path / exporter.FILE)
         runner = OnnxRunner(tmp_path / exporter.FILE, threads=1)

@@ -21,6 +21,7 @@ from compression.export.artifact import write_config, write_tokenizer
 from compression.export.card import card
 from compression.export.integers import to_int8
 from compression.export.rows import as_rows
+from compression.export.trace import graph, inputs_of
 from compression.export.verify import check_interface, verify
 from compression.report import NotMeasured, Size
 from compression.runtimes.onnx import OnnxRunner
@@ -64,7 +65,7 @@ def answers(model: PreTrainedModel, batch: Batch, *, simulated: bool) -> Logits:
 def graphs(kind: str) -> dict[bool, onnx.ModelProto]:
     """Trace a family's model, once for all tests: whether its weights are integers → the file."""
     twin = exporter.plain(tiny(kind))
-    traced = as_rows(exporter.graph(twin))
+    traced = as_rows(graph(twin))
     return {False: traced, True: to_int8(traced, dict(numerics.quantizable(twin)))}
 
 
@@ -114,7 +115,7 @@ def written(kind: str, form: Kind, folder: Path) -> PreTrainedModel:
         latency=nothing,
         score=nothing,
         memory=nothing,
-        inputs=exporter.inputs_of(model),
+        inputs=inputs_of(model),
     )
     (folder / "README.md").write_text(about)
     return model
