@@ -31,6 +31,10 @@ class Run:
         """Where an artifact's files lie."""
         return self.folder / "artifacts" / name
 
+    def kept(self, stage: str) -> Path:
+        """Where the model lies as it was after a stage, in float32, as stock transformers opens it."""
+        return self.folder / "kept" / stage
+
 
 def run(folder: Path, spec: dict[str, Any], keep: set[str] | None = None, after: Path | None = None) -> Run:
     """Run the engine as `spec` says, or return what an earlier call with the same spec came to; another's run is removed.

@@ -234,7 +234,11 @@ class Job:
         )
 
     def ship_checkpoint(self) -> Iterator[Event]:
-        """Ship the headline's models a second time, as checkpoints of their own library."""
+        """Ship the headline's models a second time, as checkpoints of their own library.
+
+        A language model's in 16 bits too, the form that others train on and evaluate; and both forms of what it was cut to as
+        well, where an earlier stage is the headline.
+        """
         last = self.rows[-1].stage
         chosen, _ = choose(self.rows, self.spec.targets)
         for asked in self.spec.asked:
@@ -242,12 +246,20 @@ class Job:
             if part.kind == "transformers":
                 continue  # it was shipped so after its stage
             yield from self.journey.mark(last, "export the checkpoint", done=False)
-            stage, model = yield from part.model_after(chosen.stage, self.folder_of(chosen.stage))
-            # A language model's weights are sent in 16 bits too: the form that others train on.
-            for half in (False, True) if part.task == "causal-lm" else (False,):
-                shipped = part.ship(model, stage, "transformers", half=half)
-                self.artifacts.append(shipped.artifact)
-                yield ArtifactReady(artifact=shipped.artifact)
+            is_language = part.task == "causal-lm"
+            stages = [chosen.stage]
+            if is_language and self.rows[-1].parameters.total < chosen.parameters.total:
+                stages.append(last)
+            shipped: set[Stage] = set()
+            for wanted in stages:
+                stage, model = yield from part.model_after(wanted, self.folder_of(wanted))
+                if stage in shipped:  # the headline's checkpoint was damaged
+                    continue
+                for half in (False, True) if is_language else (False,):
+                    made = part.ship(model, stage, "transformers", half=half)
+                    self.artifacts.append(made.artifact)
+                    yield ArtifactReady(artifact=made.artifact)
+                shipped.add(stage)
             yield from self.journey.mark(last, "export the checkpoint", done=True)
 
     def report(self) -> Report:

@@ -163,8 +163,7 @@ def compared(run: engine.Run, stock: Path, data: Path, seed: int) -> list[str]:
         if step % 25 == 0 or step == steps - 1:
             print(f"plain: step {step} of {steps}, KL {loss:.3f}, {time.monotonic() - started:.0f} s", flush=True)
     theirs = loss_of(student)
-    name = next(one.name for one in report.artifacts if one.precision == "bfloat16" and one.stage == report.rows[-1].stage)
-    ours = loss_of(run.artifact(name))
+    ours = loss_of(run.kept(report.rows[-1].stage))
     whole = loss_of(teacher)
     shipped = report.rows[-1].score
     assert isinstance(shipped, Score)

@@ -121,7 +121,8 @@ def estimate(
     disk += HELD_BYTES * before.total + sum(artifact_bytes(each, recipe.quantize) for each in shipped)
     disk += ARTIFACT_EXTRAS * (len(sizes) + 1)
     disk += SAVED_BYTES * max(before.total, after.total) + 2 * HELD_BYTES * max(seeds - 1, 0) * before.total
-    disk += 2 * HELD_BYTES * after.total  # the transformers artifact, and its float32 weights in passing
+    # The headline as transformers artifacts, and its float32 weights in passing; a language model's cut beside it.
+    disk += HELD_BYTES * (2 * before.total + after.total * language)
     # Calibration, sensitivities and the check of ranges are forward passes over a few hundred rows: left out.
     # A training step costs three forward passes, one of 2 operations a parameter and token; a teacher one more, once.
     # A language model's table is multiplied by too: it is the output layer, or as large as it.

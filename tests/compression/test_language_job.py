@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from compression import measure
 from compression.errors import CompressionError
 from compression.export import artifact
+from compression.job import Job
 from compression.language import evaluate
 from compression.language.documents import read
 from compression.pipeline import compress
-from compression.recipe import Spec
+from compression.recipe import Spec, Targets
 from compression.report import Finished, Latency, Log, Report, Score, StageStarted, TrainingSaved
 from compression.scoring.language import figures
 from tests.compression.language.tiny import model, tokenizer
@@ -139,6 +140,29 @@ def test_a_language_model_goes_through_the_whole_job(tmp_path: Path) -> None:
     other, events = run(tmp_path, resume="kept")
     assert [event.stage for event in events if isinstance(event, StageStarted) and event.resumed] == list(found)[:3]
     assert scores(other) == found
+
+    # Had the cut cost too much, it would still be there to take, though another stage is the headline.
+    shutil.copytree(tmp_path / "out" / "checkpoints", tmp_path / "whole")
+    spec = spec_of(RECIPE, resume="whole")
+    opened = Job.open(spec, tmp_path)
+    done, _ = opened.look_for_checkpoint(("baseline", *list(found)[1:]))
+    assert done is not None
+    list(opened.go_on_from(done))
+    opened.spec = spec.model_copy(
+        update={"targets": Targets(parameter_reduction=0, size_reduction=0, speed_up=1e-3, retention=0.5)}
+    )
+    opened.rows[2:] = [
+        row.model_copy(update={"ratios": row.ratios.model_copy(update={"retention": 0.1})}) for row in opened.rows[2:]
+    ]
+    list(opened.ship_checkpoint())
+    assert [(one.stage, one.precision) for one in opened.artifacts[4:]] == [
+        ("quantized", "int8"),
+        ("quantized", "bfloat16"),
+        ("distilled", "int8"),
+        ("distilled", "bfloat16"),
+    ]
+    smaller = _opened(tmp_path / "out" / "artifacts" / opened.artifacts[-1].name)
+    assert (smaller.config.hidden_size, smaller.dtype) == (16, torch.bfloat16)
 
 
 def _opened(folder: Path) -> Any:
