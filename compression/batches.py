@@ -1,7 +1,7 @@
 """Texts to padded tensors: tokenized once, rows of like length together, each batch padded to its longest row only."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -54,7 +54,8 @@ class Batch:
     """Rows side by side. ids, mask: (rows, tokens), mask 1 at real tokens; labels: as the task has them; rows: (rows,).
 
     types: (rows, tokens), which text of a pair a token belongs to; None for a model that is told no types. labelled: (rows,),
-    whether a row's label is its own, or None where all are; of the others only a teacher may speak.
+    whether a row's label is its own, or None where all are; of the others only a teacher may speak. counts: (rows,), of how
+    many answers to a row the loss is a mean, or None where there is one to each.
     """
 
     ids: Tensor
@@ -63,17 +64,25 @@ class Batch:
     rows: Tensor
     types: Tensor | None = None
     labelled: Tensor | None = None
+    counts: Tensor | None = None
 
     @property
     def weight(self) -> int:
-        """Count the rows, which a task's loss is a mean over."""
-        return len(self.rows)
+        """Count the answers that a task's loss is a mean over."""
+        return len(self.rows) if self.counts is None else int(self.counts.sum())
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch with its tensors on `device`; `rows` stay where the bookkeeping is."""
+        """Return the batch with its tensors on `device`; `rows` and `counts` stay where the bookkeeping is."""
         types = None if self.types is None else self.types.to(device)
         labelled = None if self.labelled is None else self.labelled.to(device)
-        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), self.rows, types, labelled)
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            mask=self.mask.to(device),
+            labels=self.labels.to(device),
+            types=types,
+            labelled=labelled,
+        )
 
     def split(self, parts: int) -> "list[Batch]":
         """Cut into at most `parts` batches of about as many rows each, every one padded to its own longest row."""
@@ -86,14 +95,15 @@ class Batch:
         """Return some of the rows: a slice of them, or those where a mask says so. where: (rows,) of truth values."""
         types = None if self.types is None else self.types[where]
         labelled = None if self.labelled is None else self.labelled[where]
-        rows = self.rows[where.to(self.rows.device) if isinstance(where, Tensor) else where]
-        return Batch(self.ids[where], self.mask[where], self.labels[where], rows, types, labelled)
+        here = where.to(self.rows.device) if isinstance(where, Tensor) else where
+        counts = None if self.counts is None else self.counts[here]
+        return Batch(self.ids[where], self.mask[where], self.labels[where], self.rows[here], types, labelled, counts)
 
     def trimmed(self) -> "Batch":
         """Drop columns in which every row is padding."""
         longest = int(self.mask.sum(dim=1).max())
         types = None if self.types is None else self.types[:, :longest]
-        return Batch(self.ids[:, :longest], self.mask[:, :longest], self.labels, self.rows, types, self.labelled)
+        return replace(self, ids=self.ids[:, :longest], mask=self.mask[:, :longest], types=types)
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -150,7 +160,8 @@ class Encoded:
             if types is not None and self.types is not None:
                 types[line, : len(found)] = torch.tensor(self.types[row])
         labelled = None if self.labelled is None else self.labelled[rows]
-        return Batch(ids, mask, self.labels[rows], torch.tensor(rows), types, labelled)
+        labels = self.labels[rows]
+        return Batch(ids, mask, labels, torch.tensor(rows), types, labelled, self.task.counts(labels))
 
     def by_length(self, size: int) -> Iterator[Batch]:
         """Go through all rows once, shortest first: for evaluation, where order means nothing."""

@@ -236,9 +236,10 @@ class _Run:
     def gradients(self, batches: list[Part], loss: Callable[[Part], Tensor]) -> bool:
         """Compute the gradients of a step's batches, each in the plan's parts; say whether their loss was finite.
 
-        Parts are weighted by what their loss is a mean over, rows or the tokens that are asked for, so the sum is that of all
-        at once. Losses of hidden states and attention relations are means over tokens where others are over rows: there a row
-        of a part with short rows counts for a little more. Dropout draws other numbers. Nothing else differs but rounding.
+        Parts are weighted by what their loss is a mean over, rows, words or the tokens that are asked for, so the sum is that
+        of all at once. Losses of hidden states, of attention relations and of a tagger's soft targets are means over tokens
+        where others are over rows or words: there a row of a part with short rows counts for a little more. Dropout draws
+        other numbers. Nothing else differs but rounding.
         """
         device = next(self.model.parameters()).device
         whole = sum(batch.weight for batch in batches)

@@ -28,8 +28,12 @@ class Task(Protocol):
         """Take the answers out of what a stock model returns."""
         ...
 
+    def counts(self, labels: Tensor) -> Tensor | None:
+        """Say over how many answers to each row `loss` is a mean. labels: (rows, ...) -> (rows,), or None: one to each."""
+        ...
+
     def loss(self, logits: Tensor, batch: "Batch") -> Tensor:
-        """Hold answers against the batch's labels -> scalar, mean over rows."""
+        """Hold answers against the batch's labels -> scalar, mean over all that `counts` counts."""
         ...
 
     def learned(self, model: nn.Module, batch: "Batch") -> Tensor:
@@ -63,6 +67,10 @@ class Task(Protocol):
 
 class AtOnce:
     """What tasks have in common whose answers to a batch are small: they are there all at once."""
+
+    def counts(self, labels: Tensor) -> Tensor | None:  # noqa: ARG002
+        """One answer to each row."""
+        return None
 
     def learned(self: Task, model: nn.Module, batch: "Batch") -> Tensor:
         """Ask a model and hold its answers against the batch's labels -> scalar."""

@@ -37,6 +37,10 @@ class Language:
         """The headline metric."""
         return self.scorer.metric
 
+    def counts(self, labels: Tensor) -> Tensor:
+        """One answer to each token that is asked for."""
+        return (labels != NOBODY).sum(dim=1)
+
     def logits(self, output: Any) -> Tensor:
         """(rows, tokens, vocabulary)."""
         found: Tensor = output.logits

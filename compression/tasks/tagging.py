@@ -38,6 +38,10 @@ class Tagging(AtOnce):
         found: Tensor = output.logits
         return found
 
+    def counts(self, labels: Tensor) -> Tensor:
+        """One answer to each word; a row without labels counts for one, so that its teacher is heard."""
+        return (labels != IGNORED).sum(dim=1).clamp(min=1)
+
     def loss(self, logits: Tensor, batch: "Batch") -> Tensor:
         """Cross-entropy, mean over words."""
         labels = batch.labels[:, : logits.shape[1]]
