@@ -10,7 +10,7 @@ from bench.article import compare, records
 from bench.article.glue import Set
 from bench.article.records import Record
 from compression.environment import environment
-from compression.recipe import PRESETS, Data, Prepare, Recipe, Train, preset
+from compression.recipe import PRESETS, Data, Prepare, Recipe, Train, merged, preset
 from compression.report import Stage
 
 RATES = (2e-5, 5e-5, 1e-4)
@@ -25,15 +25,9 @@ def without(**parts: Any) -> Change:
     return lambda recipe: recipe.model_copy(update=parts)
 
 
-def within(part: str, **changes: Any) -> Change:
-    """Change keys of one part, for example within("quantize", qat=None)."""
-
-    def change(recipe: Recipe) -> Recipe:
-        found = getattr(recipe, part)
-        checked = type(found).model_validate({**found.model_dump(), **changes})
-        return recipe.model_copy(update={part: checked})
-
-    return change
+def patched(**changes: Any) -> Change:
+    """Change keys at any depth, for example patched(quantize={"qat": None})."""
+    return lambda recipe: Recipe.model_validate(merged(recipe, changes))
 
 
 LABELS_ONLY: dict[str, Any] = {
@@ -49,17 +43,24 @@ LABELS_ONLY: dict[str, Any] = {
 ABLATION: dict[str, tuple[str, Change | Stage]] = {
     "quantized only, no training": ("article", without(quantize=PRESETS["standard"][0].quantize, prune=None, distill=None)),
     "quantization-aware training only": ("article", "quantized"),
-    "no quantization-aware training": ("article", within("quantize", qat=None)),
-    "no recovery": ("article", within("prune", recovery=None)),
-    "L1 of weights": ("article", within("prune", importance="l1_weight")),
+    "no quantization-aware training": ("article", patched(quantize={"qat": None})),
+    "layers quantized by depth": ("article", patched(quantize={"qat": {"order": "depth"}})),
+    "no recovery": ("article", patched(prune={"recovery": None})),
+    "all layers recover at once": ("article", patched(prune={"recovery": {"shallow_first": False}})),
+    "the same L2 throughout": ("article", patched(prune={"recovery": {"adapt_l2": False}})),
+    "L1 of weights": ("article", patched(prune={"importance": "l1_weight"})),
     "no distillation": ("article", "pruned"),
-    "labels only": ("article", within("distill", **LABELS_ONLY)),
-    "no hidden states": ("article", within("distill", hidden=0.0)),
-    "no attention": ("article", within("distill", attention=0.0)),
-    "one teacher": ("article", within("distill", teachers={"seeds": 1})),
-    "no general phase": ("article", within("distill", general=None)),
-    "standard without least squares": ("standard", within("prune", reconstruct=False)),
-    "fixed weights": ("article", within("distill", weighting="fixed")),
+    "labels only": ("article", patched(distill=LABELS_ONLY)),
+    "no labels": ("article", patched(distill={"hard": 0.0})),
+    "no hidden states": ("article", patched(distill={"hidden": 0.0, "general": {"hidden": 0.0}})),
+    "no hidden states in the task phase": ("article", patched(distill={"hidden": 0.0})),
+    "no attention": ("article", patched(distill={"attention": 0.0, "general": {"attention": 0.0}})),
+    "no embedding loss": ("article", patched(distill={"embedding": 0.0, "general": {"embedding": 0.0}})),
+    "one teacher": ("article", patched(distill={"teachers": {"seeds": 1}})),
+    "no general phase": ("article", patched(distill={"general": None})),
+    "no augmentation": ("article", patched(distill={"augment": None})),
+    "standard without least squares": ("standard", patched(prune={"reconstruct": False})),
+    "fixed weights": ("article", patched(distill={"weighting": "fixed"})),
 }
 """Name → (preset, what is changed in it, or the stage of it that is the last)."""
 
