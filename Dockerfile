@@ -19,8 +19,12 @@ HEALTHCHECK CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8321
 CMD ["uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", "8321", "--no-access-log"]
 
 FROM base AS confined
-# Used where the runtime allows user namespaces; elsewhere workers use Landlock (docs/operations.md, Confinement).
-RUN apt-get update && apt-get install --yes --no-install-recommends bubblewrap && rm -rf /var/lib/apt/lists/*
+# bubblewrap is used where the runtime allows user namespaces; elsewhere workers use Landlock (docs/operations.md, Confinement).
+# The others are for augmentation: words of like meaning, and a pair of languages.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends apertium apertium-eng-spa bubblewrap wordnet-base \
+    && rm -rf /var/lib/apt/lists/*
+ENV LATHE_WORDNET=/usr/share/wordnet
 
 FROM confined AS worker
 # The CPU build, from torch's own index: PyPI's build would bring gigabytes of CUDA.

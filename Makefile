@@ -54,7 +54,8 @@ chaos: setup ## JOBS=200 jobs under KILLS=200 kills at random (SEED=1), then an 
 
 setup-system: ## Debian, as root: what no wheel brings
 	apt-get update
-	apt-get install --yes --no-install-recommends bubblewrap ca-certificates chromium curl python3-venv
+	apt-get install --yes --no-install-recommends apertium apertium-eng-spa bubblewrap ca-certificates chromium curl python3-venv \
+		wordnet-base
 
 hooks: setup ## Run the checks before each commit
 	$(BIN)/pre-commit install

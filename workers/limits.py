@@ -5,9 +5,11 @@ import errno
 import fcntl
 import os
 import platform
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import disk_usage
+from shutil import disk_usage, which
+from typing import Any
 
 import psutil
 
@@ -45,6 +47,15 @@ def devices(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
         lines = about.read_text(errors="replace").splitlines()
         found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
     return found or [f"CPU ({platform.machine()})"]
+
+
+def augmentation(settings: Settings) -> dict[str, Any]:
+    """Say what recipes may name here to make more rows with: word lists, models and pairs of languages."""
+    folder = settings.helper_models
+    models = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder is not None and folder.is_dir() else []
+    program = which("apertium")
+    told = subprocess.run([program, "-l"], capture_output=True, text=True, check=False).stdout if program else ""
+    return {"wordnet": settings.wordnet is not None, "helper_models": models, "apertium": sorted(told.split())}
 
 
 def engine_memory(settings: Settings) -> int:

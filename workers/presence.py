@@ -17,7 +17,7 @@ from app.ids import new_id
 from app.models import Worker
 from app.settings import Settings
 from workers.hearing import Ears, Hearing, begin_anew
-from workers.limits import devices, machine_memory
+from workers.limits import augmentation, devices, machine_memory
 from workers.sandbox import get_sandbox
 
 log = structlog.get_logger()
@@ -73,6 +73,7 @@ class Presence(threading.Thread):
             "python": platform.python_version(),
             "devices": devices(),
             "confinement": get_sandbox(self.settings).level,
+            "augmentation": augmentation(self.settings),
         }
         with writing() as session:
             session.add(self._row())

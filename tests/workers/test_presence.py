@@ -13,6 +13,7 @@ from app.models import Worker
 from app.settings import Settings
 from tests.conftest import ROOT, fresh_database
 from workers.hearing import Ears
+from workers.limits import augmentation
 from workers.presence import Presence, draining
 
 FORKS = """
@@ -79,3 +80,23 @@ def test_a_worker_that_was_forgotten_is_known_again_and_can_be_told_to_stop(
     with reading() as session:
         row = session.get_one(Worker, presence.worker_id)
         assert (row.kind, row.pid, row.facts) == ("jobs", os.getpid(), presence.facts)
+
+
+def test_a_worker_tells_what_augmentation_may_name(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("opus-mt-en-es", "masked"):
+        (tmp_path / "helpers" / name).mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "apertium"
+    program.write_text("#!/bin/sh\n[ \"$1\" = -l ] && printf '  spa-eng\\n  eng-spa\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    assert augmentation(settings) == {"wordnet": False, "helper_models": [], "apertium": ["eng-spa", "spa-eng"]}
+    rich = settings.model_copy(update={"helper_models": tmp_path / "helpers", "wordnet": tmp_path})
+    assert augmentation(rich) == {
+        "wordnet": True,
+        "helper_models": ["masked", "opus-mt-en-es"],
+        "apertium": ["eng-spa", "spa-eng"],
+    }
+    program.unlink()
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert augmentation(settings)["apertium"] == []

@@ -120,17 +120,18 @@ needs_pair = pytest.mark.skipif(
 
 
 @needs_pair
-def test_an_installed_pair_translates_line_for_line() -> None:
+def test_an_installed_pair_translates_each_text_by_itself() -> None:
     there, back = resources(None).open_translators(BackTranslation(apertium="eng-spa"))
-    texts = ["The house is very big.", "", "good", "I see\na red\tcar <b>[here]</b> ^x/y$ @ \\", "film", "the dog sleeps"]
+    texts = ["The house is very big.", "", "good", "I see\na red\tcar <b>[here]</b> ^x/y$ @ \\ {z}\0", "film", "the dog sleeps"]
     spanish = there(texts)
-    assert spanish[0].startswith("La casa es muy grande")
+    assert spanish[0] == "La casa es muy grande."
     assert spanish[1] == ""
     assert "coche" in spanish[3] or "carro" in spanish[3]
+    assert spanish[3].endswith("^x/y$ @ \\ {z}")
     assert [" ".join(line.split()) for line in spanish] == spanish
-    assert [there([text])[0] for text in texts] == spanish  # nobody's words wander to a neighbour
+    assert [there([text])[0] for text in texts] == spanish  # nobody's words wander to a neighbour, nor depend on one
+    assert there(texts[::-1]) == spanish[::-1]
     assert "house" in back(spanish)[0]
-    assert there(texts) == spanish
 
 
 @needs_pair
