@@ -190,7 +190,7 @@ def prune_and_quantize(folder: Path, made: Path) -> None:
     nothing = torch.zeros(BATCH, dtype=torch.int64)
     batches = [Batch(part, torch.ones_like(part), nothing, torch.arange(BATCH)) for part in parts]
     scores = None
-    steps = layers.scores(batches)
+    steps = layers.scores(batches, made / "states")
     while scores is None:
         try:
             next(steps)

@@ -66,7 +66,7 @@ class RowFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
-    def write(self, row: int, found: bytes) -> None:
+    def write(self, row: int, found: bytes | memoryview) -> None:
         """Write a row. Raises ValueError where it is of another size, OSError where the disk is full."""
         if len(found) != self._sizes[row]:
             raise ValueError(f"row {row} has {len(found)} bytes, not {self._sizes[row]}")

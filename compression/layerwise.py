@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compression import families
+from compression.answers import RowFile
 from compression.batches import Batch
 from compression.export.streamed import EXPERTS, PARTS, generation_of, skeleton, sources
 from compression.families import Kept
@@ -70,14 +71,21 @@ class Layerwise:
             module.to("meta")
 
     def scores(
-        self, batches: Sequence[Batch], norm: Literal["l1", "l2"] = "l1"
+        self, batches: Sequence[Batch], spill: Path, norm: Literal["l1", "l2"] = "l1"
     ) -> Generator[tuple[int, int], None, DecoderScores]:
-        """Do what `decoder_scores` does. Yields (layers done, of all) after each."""
+        """Do what `decoder_scores` does. Yields (layers done, of all) after each.
+
+        spill: a file that holds the rows' states meanwhile, where they are more than a layer. Raises OSError where the disk
+        has no room for it.
+        """
         base, stack, last = self.model.base_model, self.family.stack, self.family.final_norm
         ears = Ears(self.model, norm)
         layers = list(base.get_submodule(stack).children())
-        states = list(self._embedded(batches))
         with ExitStack() as open_parts, torch.no_grad():
+            states = self._between(batches, layers[0], spill)
+            open_parts.callback(states.close)
+            for place, embedded in enumerate(self._embedded(batches)):
+                states[place] = embedded
             for table in self.family.tables[1:]:
                 open_parts.enter_context(self.opened(table))
             final = open_parts.enter_context(self.opened(last))
@@ -92,13 +100,21 @@ class Layerwise:
                         stand.states = states[place] if number else None
                         ears.mask = batch.mask
                         more = {key: value for key, value in batch.inputs.items() if key != "input_ids"}
-                        base(**{**more, "inputs_embeds": states[place], "use_cache": False})
+                        entering = states[place] if stand.states is None else stand.states
+                        base(**{**more, "inputs_embeds": entering, "use_cache": False})
                         states[place] = stand.taken()
                     setattr(base, stack, nn.ModuleList(layers))
                 if number < len(layers) - 1:
                     ears.forget(final)  # what went through it was not the last layer's
                 yield number + 1, len(layers)
         return ears.told()
+
+    def _between(self, batches: Sequence[Batch], layer: nn.Module, spill: Path) -> "_InMemory | _OnDisk":
+        """Choose where the rows' states are kept between two layers."""
+        width = int(self.family.shape_of(self.model.config).hidden)
+        shapes = [(*batch.ids.shape, width) for batch in batches]
+        one = sum(parameter.numel() for parameter in layer.parameters())
+        return _InMemory(len(shapes)) if sum(map(prod, shapes)) <= one else _OnDisk(spill, shapes, self.dtype)
 
     def _embedded(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
         """Yield what enters the decoder: (rows, tokens, hidden) for each batch, of the tokens' table alone."""
@@ -149,6 +165,35 @@ class Layerwise:
         """Say in what a tensor is held: routers stay in float32, as in stock code."""
         precise = any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", name) for part in self._precise)
         return torch.float32 if precise else self.dtype
+
+
+class _InMemory(list[Tensor]):
+    """The states of each batch."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__([torch.empty(0)] * count)
+
+    def close(self) -> None:
+        """Forget them."""
+        self.clear()
+
+
+class _OnDisk:
+    """The same in a file, of which one batch is read at a time. shapes: of each batch's states."""
+
+    def __init__(self, path: Path, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> None:
+        self._shapes, self._dtype = shapes, dtype
+        self._file = RowFile(path, [prod(shape) * dtype.itemsize for shape in shapes])
+
+    def __getitem__(self, place: int) -> Tensor:
+        return torch.frombuffer(self._file.read(place), dtype=self._dtype).view(self._shapes[place])
+
+    def __setitem__(self, place: int, states: Tensor) -> None:
+        self._file.write(place, states.to(self._dtype).contiguous().view(torch.uint8).flatten().numpy().data)
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
 
 
 class _Stand(nn.Module):

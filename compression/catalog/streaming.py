@@ -65,12 +65,16 @@ def fits_a_graph(parameters: int) -> bool:
     return HELD_BYTES * parameters < LARGEST_GRAPH
 
 
+def states_bytes(shape: Shape, recipe: Recipe) -> int:
+    """Reckon what the calibration rows' states take in 16 bits, which are kept while a model is scored layer by layer."""
+    return 2 * recipe.prune.calibration_rows * recipe.train.max_length * shape.hidden if recipe.prune is not None else 0
+
+
 def layered_bytes(shape: Shape, parameters: int, recipe: Recipe) -> int:
-    """Reckon what scoring and cutting layer by layer takes: two layers or a table in float32, the rows' states in 16 bits."""
+    """Reckon what scoring and cutting layer by layer takes: two layers or a table in float32, and states up to a layer."""
     table = shape.vocabulary * shape.hidden
     layer = max(parameters - table, 0) // shape.layers
-    rows = recipe.prune.calibration_rows if recipe.prune is not None else 0
-    return HELD_BYTES * max(2 * layer, table) + 2 * rows * recipe.train.max_length * shape.hidden
+    return HELD_BYTES * max(2 * layer, table) + min(states_bytes(shape, recipe), HELD_BYTES * layer)
 
 
 def may_be_whole(parameters: int, task: Task) -> bool:
@@ -86,7 +90,7 @@ def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recip
         return whole.model_copy(update={"memory_bytes": memory})
     # The checkpoint as it was sent, unpacked where it was a GGUF file, and its integers; and both of what a cut leaves.
     one = model.bytes + HELD_BYTES * parameters * (model.dtype not in FLOATS) + round(INT8_OVERHEAD * parameters)
-    disk = one * (1 + (recipe.prune is not None))
+    disk = one * (1 + (recipe.prune is not None)) + states_bytes(model.shape, recipe)
     minutes = round(parameters / STREAMED_ELEMENTS / 60, 1)
     return Estimate(memory_bytes=memory, disk_bytes=disk + 4 * ARTIFACT_EXTRAS, minutes=minutes)
 

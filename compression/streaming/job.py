@@ -220,7 +220,9 @@ class StreamingJob:
         rows = calibration_draw(self.train_rows(), settings.calibration_rows, seed)
         batches = list(rows.by_length(CALIBRATION_BATCH))
         norm: Literal["l1", "l2"] = "l2" if settings.importance == "l2" else "l1"
-        scores = yield from self.follow("pruned", SCORE, layers.scores(batches, norm))
+        scores = yield from self.follow(
+            "pruned", SCORE, layers.scores(batches, self.shipping.test_rows.with_name("states"), norm)
+        )
         name = f"pruned-transformers-{str(layers.dtype).removeprefix('torch.')}"
         kept = scores.choose(layers.family, to)
         with durable.folder(self.shipping.place(name)) as place:
