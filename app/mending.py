@@ -17,6 +17,7 @@ from app.preflight import plan
 from app.schemas import JobCreate, JobModels
 from compression.errors import OutOfMemory, TrainingDiverged, UnsupportedPrecision
 from compression.recipe import Evaluate, Targets
+from compression.recipe.whole import MOST_ACCUMULATED
 from compression.report import Remedy
 
 ROOT = "recipe."
@@ -47,6 +48,10 @@ def _of_the_error(job: Job) -> Iterator[Remedy]:
     code = error.get("code")
     if code == OutOfMemory.code and (batch := _at(job.recipe, "recipe.train.batch") or 0) > 1:
         together = _at(job.recipe, "recipe.train.accumulate") or 1
+        if 2 * together > MOST_ACCUMULATED:
+            why = f"It ran out of memory; half of the rows take less. No more than {MOST_ACCUMULATED} batches can be added up."
+            yield Remedy(key="recipe.train.batch", now=batch, proposed=batch // 2, why=why)
+            return
         why = "It ran out of memory; half of the rows at a time, added up over twice as many batches, train alike."
         yield Remedy(key="recipe.train.batch", now=batch, proposed=batch // 2, why=why)
         yield Remedy(key="recipe.train.accumulate", now=together, proposed=2 * together, why=why)

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 
 from compression.recipe import AxisRatios, Distill, Prepare, Prune, Qat, Quantize, Recipe, Targets
 from compression.recipe.base import MOST_EPOCHS
+from compression.recipe.whole import MOST_MINUTES
 from compression.report import Remedy, Row, Score, Stage
 
-MOST_RATIO = 0.8
-"""Beyond it too little is left of a small encoder to be worth a proposal."""
+LEAST_RATIO, MOST_RATIO = 0.01, 0.8
+"""Below the one nothing is cut, beyond the other too little is left of a small encoder to be worth a proposal."""
 MOST_MORE = 3
 """So many times the epochs are proposed at most; where more were needed, the cut was too deep."""
 WIDEST = 99.9999
@@ -78,16 +79,20 @@ def _live_with_integers(rows: dict[Stage, Row], recipe: Recipe, targets: Targets
         return  # as likely chance as rounding
     took = f"{lost:.4f} nats a token" if first.lower_is_better else f"{lost:.4f} of {first.value:.4f}"
     why = f"Quantization took {took}, where {may_go:.4f} may go"
-    qat = recipe.quantize.qat
+    yield from _used_to_it(recipe.quantize.qat, why)
+
+
+def _used_to_it(qat: Qat | None, why: str) -> Iterator[Remedy]:
+    """Offer training with the integers, or more of it where a recipe may ask for more."""
     if qat is None or not qat.epochs:
-        yield Remedy(
-            key="recipe.quantize.qat", now=None, proposed=Qat().model_dump(), why=f"{why}, and no training got used to it."
-        )
-    else:
+        now = None if qat is None else qat.model_dump()
+        why = f"{why}, and no training got used to it."
+        yield Remedy(key="recipe.quantize.qat", now=now, proposed=Qat().model_dump(), why=why)
+    elif qat.quantized < MOST_EPOCHS:
         yield Remedy(
             key="recipe.quantize.qat.quantized",
             now=qat.quantized,
-            proposed=max(2 * qat.quantized, 1),
+            proposed=min(max(2 * qat.quantized, 1), MOST_EPOCHS),
             why=f"{why}, after {qat.epochs} epochs of which {qat.quantized} were fully quantized.",
         )
 
@@ -115,14 +120,7 @@ def _tamed(row: Row, recipe: Recipe) -> Iterator[Remedy]:
         yield Remedy(key="recipe.quantize.smoothing", now=settings.smoothing, proposed="search", why=f"{why}; {into}.")
     if settings.scheme == "static-int8":
         yield from _clipped(settings, max(layer.beyond for layer in broken), why)
-    qat = settings.qat
-    if qat is None or not qat.epochs:
-        now = None if qat is None else qat.model_dump()
-        yield Remedy(key="recipe.quantize.qat", now=now, proposed=Qat().model_dump(), why=f"{why}; no training got used to it.")
-    else:
-        more = max(2 * qat.quantized, 1)
-        key = "recipe.quantize.qat.quantized"
-        yield Remedy(key=key, now=qat.quantized, proposed=more, why=f"{why}, after {qat.quantized} fully quantized epochs.")
+    yield from _used_to_it(settings.qat, why)
 
 
 def _clipped(settings: Quantize, beyond: float, why: str) -> Iterator[Remedy]:
@@ -184,7 +182,7 @@ def _smaller(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets,
         return
     hardest = max(needed, key=lambda name: needed[name])
     proposed = min(math.ceil(100 * needed[hardest]) / 100, MOST_RATIO)
-    if ratio is not None and proposed <= ratio:
+    if proposed <= (ratio or 0):
         return
     why = f"{_told(row, missed, targets)}; {hardest.replace('_', ' ')} needs a ratio of about {needed[hardest]:.2f}"
     if needed[hardest] > MOST_RATIO:
@@ -201,18 +199,20 @@ def _ratio(prune: Prune, deepest: float, why: str) -> Remedy:
         return Remedy(key="recipe.prune.ratio", now=prune.ratio, proposed=deepest, why=why)
     factor = deepest / prune.deepest
     now = prune.ratio.model_dump(mode="json", exclude_none=True)
-    changed = {axis: round(share * factor, 3) for axis, share in now.items() if axis != "vocabulary"}
+    changed = {axis: max(round(share * factor, 3), 0.001) for axis, share in now.items() if axis != "vocabulary"}
     return Remedy(key="recipe.prune.ratio", now=now, proposed={**now, **changed}, why=why)
 
 
 def _further(row: Row, prune: Prune, targets: Targets, missed: Sequence[str]) -> Iterator[Remedy]:
     """Where the ratio follows from a target that was aimed too low, propose the one that the job is held against."""
     why = f"{_told(row, missed, targets)}; the cut was aimed at another target."
-    if "parameter_reduction" in missed and prune.target_params is not None:
-        yield Remedy(key="recipe.prune.target_params", now=prune.target_params, proposed=targets.parameter_reduction, why=why)
-    if "speed_up" in missed and prune.target_latency is not None:
-        now = prune.target_latency.model_dump(mode="json", exclude_none=True)
-        yield Remedy(key="recipe.prune.target_latency", now=now, proposed={"speed_up": targets.speed_up}, why=why)
+    asked, fewer = prune.target_params, targets.parameter_reduction
+    if "parameter_reduction" in missed and asked is not None and fewer > 0 and not fewer <= asked < 1:
+        yield Remedy(key="recipe.prune.target_params", now=asked, proposed=fewer, why=why)
+    latency, faster = prune.target_latency, targets.speed_up
+    if "speed_up" in missed and latency is not None and max(latency.speed_up or 1, 1) < faster:
+        now = latency.model_dump(mode="json", exclude_none=True)
+        yield Remedy(key="recipe.prune.target_latency", now=now, proposed={"speed_up": faster}, why=why)
 
 
 def ratio_for(start: float, now: float, wanted: float, ratio: float | None) -> float:
@@ -253,8 +253,11 @@ def _times(row: Row) -> str:
 
 def _trained_longer(recipe: Recipe, rows: dict[Stage, Row], limit: str) -> Iterator[Remedy]:
     # Where the budget ended training, more epochs or a milder cut would be judged by training that never took place.
-    if recipe.train.max_minutes is not None and "max_minutes" in limit:
-        key, now, proposed = "max_minutes", recipe.train.max_minutes, 2 * recipe.train.max_minutes
+    minutes = recipe.train.max_minutes
+    if minutes is not None and "max_minutes" in limit:
+        if minutes >= MOST_MINUTES:
+            return
+        key, now, proposed = "max_minutes", minutes, min(2 * minutes, MOST_MINUTES)
     else:
         key, now, proposed = "max_steps", recipe.train.max_steps or 0, 2 * (recipe.train.max_steps or 1)
     yield Remedy(
@@ -290,10 +293,9 @@ def _better(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets) 
             key="recipe.distill", now=None, proposed=Distill().model_dump(mode="json"), why=f"{gap}, and no teacher was asked."
         )
         return
-    epochs = recipe.distill.epochs
     cut = rows.get("pruned")
     if cut is None or recipe.prune is None or not isinstance(cut.score, Score):
-        yield Remedy(key="recipe.distill.epochs", now=epochs, proposed=2 * epochs, why=f"{gap}, and nothing was cut.")
+        yield from _taught_longer(recipe.distill, 2 * recipe.distill.epochs, f"{gap}, and nothing was cut.")
         return
     whole = rows.get("quantized", rows["baseline"]).score
     if not isinstance(whole, Score):
@@ -307,28 +309,28 @@ def _better(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets) 
         why = f"{gap}: the cut took nothing, distillation took {left:.4f}"
         yield Remedy(key="recipe.distill.rate", now=recipe.distill.rate, proposed=recipe.distill.rate / 2, why=f"{why}.")
         return
+    epochs = recipe.distill.epochs
     wanted = epochs_for(fall, left, may_stay, epochs)
-    back = f"{1 - left / fall:.0%} of the {fall:.4f} that the cut took"
-    if wanted is not None and wanted <= MOST_MORE * epochs:
-        yield Remedy(
-            key="recipe.distill.epochs",
-            now=epochs,
-            proposed=max(wanted, epochs + 1),
-            why=f"{gap}: {epochs} epochs brought back {back}; at this pace {wanted} would do.",
-        )
+    back = f"{gap}: {epochs} epochs brought back {1 - left / fall:.0%} of the {fall:.4f} that the cut took"
+    if wanted is not None and wanted <= min(MOST_MORE * epochs, MOST_EPOCHS):
+        yield from _taught_longer(recipe.distill, max(wanted, epochs + 1), f"{back}; at this pace {wanted} would do.")
         return
     ratio = recipe.prune.deepest
-    if recipe.prune.has_target or not ratio:
-        why = f"{gap}: {epochs} epochs brought back {back}; the depth of the cut is the target's, so it wants more of them."
-        yield Remedy(key="recipe.distill.epochs", now=epochs, proposed=MOST_MORE * epochs, why=why)
-        return
     share = math.sqrt(may_stay / left) if 0 < may_stay < left else 0.5
-    yield _ratio(
-        recipe.prune,
-        max(math.floor(100 * ratio * share) / 100, 0.01),
-        f"{gap}: {epochs} epochs brought back {back}, too little for more of them to do; what a cut costs for good is "
-        "taken to grow with the square of its ratio.",
-    )
+    milder = max(math.floor(100 * ratio * share) / 100, LEAST_RATIO)
+    if not recipe.prune.has_target and milder < ratio:
+        why = "too little for more of them to do; what a cut costs for good is taken to grow with the square of its ratio."
+        yield _ratio(recipe.prune, milder, f"{back}, {why}")
+        return
+    depth = "the depth of the cut is the target's" if recipe.prune.has_target else "no ratio is left that is milder"
+    yield from _taught_longer(recipe.distill, MOST_MORE * epochs, f"{back}; {depth}, so it wants more of them.")
+
+
+def _taught_longer(settings: Distill, wanted: int, why: str) -> Iterator[Remedy]:
+    """Offer so many epochs of distillation, or as many as a recipe may ask for, where that is more."""
+    proposed = min(wanted, MOST_EPOCHS)
+    if proposed > settings.epochs:
+        yield Remedy(key="recipe.distill.epochs", now=settings.epochs, proposed=proposed, why=why)
 
 
 def epochs_for(fall: float, left: float, may_stay: float, epochs: int) -> int | None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from compression.recipe.augment import Augment
-from compression.recipe.base import Config, Patience, Rate, Weight
+from compression.recipe.base import MOST_EPOCHS, Config, Patience, Rate, Weight
 
 LayerNumber = Annotated[int, Field(ge=1, le=1000)]
 LayerMapping = Annotated[
@@ -101,7 +101,7 @@ class Weights(Config):
 class Distill(Config):
     """Train the pruned, fake-quantized student on its teachers (Hinton et al. 2015; TinyBERT, Jiao et al. 2020)."""
 
-    epochs: Annotated[int, Field(ge=1, le=200, description="Passes over the train split.")] = 8
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS, description="Passes over the train split.")] = 8
     rate: Rate = 2e-4
     temperature: Annotated[float, Field(gt=0, le=100, description="τ of the soft targets.")] = 3.0
     soft: Weight = 1.0

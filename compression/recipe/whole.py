@@ -9,6 +9,9 @@ from compression.recipe.distill import Distill
 from compression.recipe.prune import Prune
 from compression.recipe.quantize import Quantize
 
+MOST_ACCUMULATED = 1024
+MOST_MINUTES = 1e6
+
 
 class Prepare(Config):
     """Give a bare encoder a head and tune it on the train split: that model is the baseline and the teacher.
@@ -27,7 +30,8 @@ class Train(Config):
 
     batch: Annotated[int, Field(ge=1, le=4096, description="Rows that go through the model together.")] = 32
     accumulate: Annotated[
-        int, Field(ge=1, le=1024, description="Batches whose gradients are added up before each step of the optimizer.")
+        int,
+        Field(ge=1, le=MOST_ACCUMULATED, description="Batches whose gradients are added up before each step of the optimizer."),
     ] = 1
     max_length: Annotated[
         int,
@@ -72,7 +76,7 @@ class Train(Config):
         float | None,
         Field(
             gt=0,
-            le=1e6,
+            le=MOST_MINUTES,
             description="Minutes of all training in the job, validation included, export and measuring not; of several "
             "datasets each has an equal share. Work that a dead attempt had not saved is not counted. Results then depend on "
             "the machine's speed.",

@@ -301,14 +301,84 @@ def test_every_remedy_is_a_recipe_that_can_be_sent() -> None:
         found = verdict(recipe, *rows, targets=targets).remedies
         assert found
         for remedy in found:
-            changed = recipe.model_dump(mode="json")
-            *way, key = remedy.key.split(".")[1:]
-            place = changed
-            for part in way:
-                place = place[part]
-            assert place[key] == remedy.now
-            place[key] = remedy.proposed
-            assert Recipe.model_validate(changed) != recipe
+            assert sent(recipe, remedy) != recipe
+
+
+def sent(recipe: Recipe, remedy: Remedy) -> Recipe:
+    """Put a proposal into the recipe at its path, where its `now` must be, and validate all of it as a request would."""
+    changed = recipe.model_dump(mode="json")
+    *way, key = remedy.key.split(".")[1:]
+    place = changed
+    for part in way:
+        place = place[part]
+    now = place[key]
+    if key in ("ratio", "target_latency") and isinstance(now, dict):  # of which a remedy tells what is set
+        now = {name: value for name, value in now.items() if value is not None}
+    assert remedy.now == now
+    place[key] = remedy.proposed
+    return Recipe.model_validate(changed)
+
+
+CUTS = (
+    None,
+    {"ratio": 0.3},
+    {"ratio": 0.01},
+    {"ratio": 0.8},
+    {"ratio": {"ffn": 0.99, "layers": 0.001}},
+    {"axes": ("vocabulary",)},
+    {"target_params": 0.305},
+    {"target_params": 5e6},
+    {"target_latency": {"speed_up": 1.445}},
+    {"target_latency": {"milliseconds": 3.0}},
+)
+LESSONS = (None, {"epochs": 70}, {"epochs": 200})
+INTEGERS = (None, {}, {"qat": {"full": 0, "ramp": 0, "quantized": 0}}, {"qat": {"quantized": 101}}, {"qat": {"quantized": 200}})
+ENDS = (0.79, 0.65, 0.4)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_no_remedy_leaves_the_bounds_of_its_field(cut: Any, lesson: Any) -> None:
+    """Recipes at, near and far from their bounds, whose rows miss targets by little, by much, and where nothing is asked."""
+    for integers in INTEGERS:
+        recipe = Recipe.model_validate({"quantize": integers, "prune": cut, "distill": lesson})
+        rows = [BASELINE]
+        if integers is not None:
+            rows.append(with_ranges(broken()).model_copy(update={"score": figures.score_of(0.77)}))
+        rows += [pruned(0.598)] if cut is not None else []
+        for end in ENDS:
+            table = [*rows, distilled(end, ms=11.0)] if lesson is not None else rows
+            for targets in (
+                TARGETS,
+                Targets(speed_up=1000, parameter_reduction=0.9),
+                Targets(speed_up=0.1, parameter_reduction=0),
+            ):
+                for number in range(1, len(table) + 1):
+                    for remedy in verdict(recipe, *table[:number], targets=targets).remedies:
+                        assert sent(recipe, remedy) != recipe, remedy
+
+
+def test_what_a_recipe_may_not_ask_for_is_not_proposed_and_the_next_best_is() -> None:
+    nearly = (BASELINE, QUANTIZED, pruned(0.598), distilled(0.7627))  # at its pace 2.2 times the epochs would do
+    for epochs, proposed in ((70, {"recipe.distill.epochs": 155}), (100, {"recipe.prune.ratio": 0.1})):
+        found = offered(RECIPE.model_copy(update={"distill": Distill(epochs=epochs)}), *nearly)
+        assert {key: remedy.proposed for key, remedy in found.items()} == proposed
+    hardly = (BASELINE, QUANTIZED, pruned(0.5), distilled(0.6))
+    for cut, epochs, proposed in (
+        (Prune(target_params=0.305), 70, {"recipe.distill.epochs": 200}),
+        (Prune(target_params=0.305), 200, {}),
+        (Prune(ratio=0.01), 70, {"recipe.distill.epochs": 200}),
+    ):
+        found = offered(RECIPE.model_copy(update={"prune": cut, "distill": Distill(epochs=epochs)}), *hardly)
+        assert {key: remedy.proposed for key, remedy in found.items()} == proposed
+    fallen = row("quantized", 20_000_000, 20_000_000, 8.0, 0.77)
+    for quantized, integers in ((101, {"recipe.quantize.qat.quantized": 200}), (200, {})):
+        trained = RECIPE.model_copy(update={"quantize": Quantize(qat=Qat(quantized=quantized))})
+        assert {key: remedy.proposed for key, remedy in offered(trained, BASELINE, fallen).items()} == integers
+    for minutes, more in ((6e5, {"recipe.train.max_minutes": 1e6}), (1e6, {})):
+        limited = RECIPE.model_copy(update={"train": Train(max_minutes=minutes)})
+        found = offered(limited, *hardly, limit=f"recipe.train.max_minutes ({minutes})")
+        assert {key: remedy.proposed for key, remedy in found.items()} == more
 
 
 def test_the_reckoning() -> None:

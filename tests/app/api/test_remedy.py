@@ -61,6 +61,18 @@ def test_an_error_that_a_recipe_can_mend_is_mended(
     assert plain["recipe"] == http.get(f"/v1/jobs/{job}").json()["recipe"]
 
 
+def test_rows_are_halved_alone_where_no_more_batches_can_be_added_up(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    recipe = whole(http)
+    recipe["train"] = {**recipe["train"], "accumulate": 600}
+    job = failed(service, http, {**request_body, "recipe": recipe}, OutOfMemory("no room").as_dict())
+    answer = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"})
+    assert answer.status_code == 202, answer.text
+    again = answer.json()["recipe"]["train"]
+    assert (again["batch"], again["accumulate"]) == (16, 600)
+
+
 def test_a_job_that_was_late_is_sent_again_without_its_deadline(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:
