@@ -39,8 +39,11 @@ def offers(job: Job) -> list[Remedy]:
         for remedy in map(Remedy.model_validate, (metric.row.get("verdict") or {}).get("remedies", ()))
         if not remedy.applied
     }
-    # A whole stage before a key of it.
-    return sorted(found.values(), key=lambda remedy: remedy.key.count("."))
+    return sorted(found.values(), key=_depth)
+
+
+def _depth(remedy: Remedy) -> int:
+    return remedy.key.count(".")
 
 
 def _of_the_error(job: Job) -> Iterator[Remedy]:
@@ -75,10 +78,14 @@ def _at(recipe: Any, key: str) -> Any:
 def mended(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[str, Any]:
     """Return a copy of a recipe with the changes that remedies propose; its rules are checked by who takes it.
 
-    Raises InvalidRecipe for a change of what has no keys.
+    A whole stage is changed before its keys, whatever their order here; where it goes, they go with it, or they would bring it
+    back with defaults. Raises InvalidRecipe for a change of what has no keys.
     """
     new = copy.deepcopy(recipe)
-    for remedy in remedies:
+    gone = [f"{remedy.key}." for remedy in remedies if remedy.proposed is None]
+    for remedy in sorted(remedies, key=_depth):
+        if any(remedy.key.startswith(stage) for stage in gone):
+            continue
         *path, last = remedy.key.removeprefix(ROOT).split(".")
         place = new
         for part in path:

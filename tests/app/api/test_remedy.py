@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import JsonValue
 
 from app.errors import InvalidRecipe
 from app.failures import failure
@@ -141,6 +142,33 @@ def test_a_recipe_is_checked_by_itself(http: httpx.Client) -> None:
     assert short.json()["recipe"]["train"]["batch"] == 32
     problem(http.post("/v1/recipes/check", json={"prune": {"rato": 0.4}}), 422, "invalid_recipe", "recipe.prune.rato")
     problem(http.post("/v1/recipes/check", json={"prune": {"ratio": 1.4}}), 422, "invalid_recipe", "recipe.prune.ratio")
+
+
+def change(key: str, proposed: JsonValue) -> Remedy:
+    return Remedy(key=key, now=None, proposed=proposed, why="the figures")
+
+
+def test_a_stage_that_is_left_out_takes_the_changes_of_its_keys_with_it() -> None:
+    recipe: dict[str, Any] = {"prune": {"ratio": 0.3, "axes": ["ffn"]}, "quantize": {"qat": {"quantized": 5}}}
+    chosen = [
+        change("recipe.prune.ratio", 0.1),
+        change("recipe.quantize.qat.quantized", 10),
+        change("recipe.prune", None),
+        change("recipe.quantize.smoothing", None),
+        change("recipe.train.batch", 8),
+    ]
+    for order in (chosen, chosen[::-1]):
+        assert mended(recipe, order) == {
+            "prune": None,
+            "quantize": {"qat": {"quantized": 10}, "smoothing": None},
+            "train": {"batch": 8},
+        }
+    assert recipe["prune"] == {"ratio": 0.3, "axes": ["ffn"]}
+
+
+def test_a_whole_stage_is_exchanged_before_its_keys_are_changed() -> None:
+    chosen = [change("recipe.quantize.smoothing", "search"), change("recipe.quantize", {"observer": "percentile"})]
+    assert mended({"quantize": {}}, chosen) == {"quantize": {"observer": "percentile", "smoothing": "search"}}
 
 
 def test_a_remedy_that_an_engine_made_up_is_refused() -> None:
