@@ -32,13 +32,14 @@ def offered(
     *,
     is_worse: bool,
     limit: str | None,
+    applied: Sequence[Remedy] = (),
 ) -> tuple[Remedy, ...]:
     """List what would mend the targets that a row misses, where no later stage of the recipe is there to do it.
 
     Ranges that outliers break are no later stage's to mend, so what would is offered with every row that has some.
 
     before: the rows of earlier stages, the baseline first; is_worse: an earlier row is better at no cost; limit: the limit of
-    training that was reached, if one was.
+    training that was reached, if one was; applied: what the stage tried by itself, which counts as done.
     """
     if not before:
         return ()
@@ -58,7 +59,7 @@ def offered(
         if "retention" in missed and limit:
             found += _trained_longer(recipe, rows, limit)
         elif "retention" in missed and not first:
-            found += _better(row, rows, recipe, targets)
+            found += _better(row, rows, recipe, targets, applied)
     found += _tamed(row, recipe)
     return tuple({remedy.key: remedy for remedy in reversed(found)}.values())[::-1]
 
@@ -282,7 +283,7 @@ def _learned_first(baseline: Row, recipe: Recipe) -> Iterator[Remedy]:
     )
 
 
-def _better(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets) -> Iterator[Remedy]:
+def _better(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets, applied: Sequence[Remedy]) -> Iterator[Remedy]:
     first, last = rows["baseline"].score, row.score
     if not isinstance(first, Score) or not isinstance(last, Score):
         return
@@ -293,9 +294,10 @@ def _better(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets) 
             key="recipe.distill", now=None, proposed=Distill().model_dump(mode="json"), why=f"{gap}, and no teacher was asked."
         )
         return
+    epochs = _taught(recipe.distill, applied)
     cut = rows.get("pruned")
     if cut is None or recipe.prune is None or not isinstance(cut.score, Score):
-        yield from _taught_longer(recipe.distill, 2 * recipe.distill.epochs, f"{gap}, and nothing was cut.")
+        yield from _taught_longer(recipe.distill, epochs, 2 * epochs, f"{gap}, and nothing was cut.")
         return
     whole = rows.get("quantized", rows["baseline"]).score
     if not isinstance(whole, Score):
@@ -309,11 +311,11 @@ def _better(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets) 
         why = f"{gap}: the cut took nothing, distillation took {left:.4f}"
         yield Remedy(key="recipe.distill.rate", now=recipe.distill.rate, proposed=recipe.distill.rate / 2, why=f"{why}.")
         return
-    epochs = recipe.distill.epochs
     wanted = epochs_for(fall, left, may_stay, epochs)
     back = f"{gap}: {epochs} epochs brought back {1 - left / fall:.0%} of the {fall:.4f} that the cut took"
     if wanted is not None and wanted <= min(MOST_MORE * epochs, MOST_EPOCHS):
-        yield from _taught_longer(recipe.distill, max(wanted, epochs + 1), f"{back}; at this pace {wanted} would do.")
+        why = f"{back}; at this pace {wanted} would do."
+        yield from _taught_longer(recipe.distill, epochs, max(wanted, epochs + 1), why)
         return
     ratio = recipe.prune.deepest
     share = math.sqrt(may_stay / left) if 0 < may_stay < left else 0.5
@@ -323,13 +325,19 @@ def _better(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets) 
         yield _ratio(recipe.prune, milder, f"{back}, {why}")
         return
     depth = "the depth of the cut is the target's" if recipe.prune.has_target else "no ratio is left that is milder"
-    yield from _taught_longer(recipe.distill, MOST_MORE * epochs, f"{back}; {depth}, so it wants more of them.")
+    yield from _taught_longer(recipe.distill, epochs, MOST_MORE * epochs, f"{back}; {depth}, so it wants more of them.")
 
 
-def _taught_longer(settings: Distill, wanted: int, why: str) -> Iterator[Remedy]:
-    """Offer so many epochs of distillation, or as many as a recipe may ask for, where that is more."""
+def _taught(settings: Distill, applied: Sequence[Remedy]) -> int:
+    """Count the epochs that the student had, those of the job's own remedy included."""
+    counts = [remedy.proposed for remedy in applied if remedy.key == "recipe.distill.epochs"]
+    return max([settings.epochs, *(count for count in counts if isinstance(count, int))])
+
+
+def _taught_longer(settings: Distill, had: int, wanted: int, why: str) -> Iterator[Remedy]:
+    """Offer so many epochs of distillation, or as many as a recipe may ask for, where that is more than it had."""
     proposed = min(wanted, MOST_EPOCHS)
-    if proposed > settings.epochs:
+    if proposed > had:
         yield Remedy(key="recipe.distill.epochs", now=settings.epochs, proposed=proposed, why=why)
 
 

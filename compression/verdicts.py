@@ -118,7 +118,7 @@ def judged(
         worse_than=better.stage if better else None,
         remedies=(
             *applied,
-            *remedies.offered(row, before, recipe, targets, missed, is_worse=better is not None, limit=limit),
+            *remedies.offered(row, before, recipe, targets, missed, is_worse=better is not None, limit=limit, applied=applied),
         ),
     )
     notes = row.notes
