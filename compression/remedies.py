@@ -43,7 +43,7 @@ def offered(
     """
     if not before:
         return ()
-    to_come = _stages(recipe)[len(before) + 1 :]
+    later = to_come(recipe, before)
     rows = {each.stage: each for each in (*before, row)}
     found: list[Remedy] = []
     if row.stage == "quantized" and "retention" in missed:
@@ -51,9 +51,9 @@ def offered(
     if is_worse:
         found += _undo(row, recipe)
     sizes = [name for name in missed if name != "retention"]
-    if sizes and not {"quantized", "pruned"} & set(to_come):
+    if sizes and not {"quantized", "pruned"} & set(later):
         found += _smaller(row, rows, recipe, targets, sizes)
-    if not {"pruned", "distilled"} & set(to_come):
+    if not {"pruned", "distilled"} & set(later):
         first = list(_learned_first(rows["baseline"], recipe))
         found += first
         if "retention" in missed and limit:
@@ -64,9 +64,10 @@ def offered(
     return tuple({remedy.key: remedy for remedy in reversed(found)}.values())[::-1]
 
 
-def _stages(recipe: Recipe) -> list[Stage]:
+def to_come(recipe: Recipe, before: Sequence[Row]) -> list[Stage]:
+    """List the stages of a recipe that follow on the one after `before`, the rows of earlier stages, the baseline first."""
     wanted: dict[Stage, object] = {"quantized": recipe.quantize, "pruned": recipe.prune, "distilled": recipe.distill}
-    return ["baseline", *(stage for stage, settings in wanted.items() if settings is not None)]
+    return ["baseline", *(stage for stage, settings in wanted.items() if settings is not None)][len(before) + 1 :]
 
 
 def _live_with_integers(rows: dict[Stage, Row], recipe: Recipe, targets: Targets) -> Iterator[Remedy]:

@@ -49,6 +49,11 @@ def shortfall(row: Row, targets: Targets) -> float:
     return missing
 
 
+def _nearness(row: Row, targets: Targets) -> tuple[int, float]:
+    """Say how near a row is to the targets: how many it meets, then by how little it misses the rest."""
+    return len(targets_met(row, targets)), -shortfall(row, targets)
+
+
 def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
     """Pick the row whose artifact is the headline, and say why.
 
@@ -70,7 +75,7 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
             + "."
         )
     candidates = [row for row in rows if row.stage != "baseline"] or list(rows)
-    chosen = max(reversed(candidates), key=lambda row: (len(targets_met(row, targets)), -shortfall(row, targets), -cost(row)))
+    chosen = max(reversed(candidates), key=lambda row: (*_nearness(row, targets), -cost(row)))
     met = targets_met(chosen, targets)
     missed = [name for name in Targets.model_fields if name not in met]
     return chosen, (
@@ -95,6 +100,30 @@ def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
     return choose(better, targets)[0] if better else None
 
 
+def behind_in(row: Row, best: Row, targets: Targets) -> tuple[str, ...]:
+    """Name the targets in which a row is behind the best before it: it misses them, and more than `best`, not by chance.
+
+    None where the row is as near to the targets as `best` is, by the rule of `choose`, whatever it lost on the way.
+    """
+    if _nearness(row, targets) >= _nearness(best, targets):
+        return ()
+    met = targets_met(row, targets)
+    return tuple(name for name in Targets.model_fields if name not in met and _is_less(row, best, name))
+
+
+def _is_less(row: Row, best: Row, name: str) -> bool:
+    value, other = getattr(row.ratios, name), getattr(best.ratios, name)
+    if value is None or other is None:
+        return other is not None
+    if name == "speed_up":
+        return _is_faster(best, row)
+    if name == "size_reduction":
+        return row.size.bytes > best.size.bytes * (1 + SAME_SIZE)
+    if name == "retention" and isinstance(row.score, Score) and isinstance(best.score, Score):
+        return best.score.worth - row.score.worth > row.score.worth_error
+    return bool(value < other)
+
+
 def judged(
     row: Row,
     before: Sequence[Row],
@@ -111,17 +140,27 @@ def judged(
     met = targets_met(row, targets)
     better = worse_than(row, before, targets)
     missed = tuple(name for name in Targets.model_fields if name not in met)
+    best = choose(before, targets)[0] if before else None
+    behind = behind_in(row, best, targets) if best is not None else ()
     verdict = StageVerdict(
         met=met,
         missed=missed,
-        best_before=choose(before, targets)[0].stage if before else None,
+        best_before=best.stage if best else None,
         worse_than=better.stage if better else None,
+        behind=best.stage if best and behind else None,
+        behind_in=behind,
         remedies=(
             *applied,
             *remedies.offered(row, before, recipe, targets, missed, is_worse=better is not None, limit=limit, applied=applied),
         ),
     )
     notes = row.notes
+    if best is not None and behind:
+        to_come = remedies.to_come(recipe, before)
+        notes += (
+            f"Against the targets this stage is worse than {best.stage}: {_compared(row, best, behind, targets)}."
+            + (f" Still to come: {_listed(to_come)}." if to_come else ""),
+        )
     if better is not None and isinstance(better.score, Score) and isinstance(row.score, Score):
         notes += (
             f"This stage made things worse: {better.stage} scores {better.score.value:.4f} against {row.score.value:.4f} "
@@ -143,11 +182,21 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(name.replace("_", " ") for name in names)
 
 
+def _compared(row: Row, best: Row, names: Sequence[str], targets: Targets) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_figure(row, name)}, there {_figure(best, name)} (target {getattr(targets, name):g})"
+        for name in names
+    )
+
+
+def _figure(row: Row, name: str) -> str:
+    value = getattr(row.ratios, name)
+    return "not measured" if value is None else f"{value:.3f}"
+
+
 def _costs(rows: Sequence[Row], stages: Sequence[str]) -> str:
     return ", ".join(f"{cost(row):.1%}" for row in rows if row.stage in stages)
 
 
 def _missed(row: Row, name: str, targets: Targets) -> str:
-    value = getattr(row.ratios, name)
-    found = "not measured" if value is None else f"{value:.3f}"
-    return f"{name.replace('_', ' ')} {found} (target {getattr(targets, name):g})"
+    return f"{name.replace('_', ' ')} {_figure(row, name)} (target {getattr(targets, name):g})"

@@ -227,6 +227,16 @@ class StageVerdict(Config):
             description="An earlier row that scores higher, by more than this one's standard error, and is as small and fast."
         ),
     ]
+    behind: Annotated[
+        Stage | None,
+        Field(
+            description="`best_before`, where that row is nearer to the targets than this one, by more than chance explains: "
+            "usual for a cut, until it is distilled. The row's notes say by which figures, and what is still to come."
+        ),
+    ] = None
+    behind_in: Annotated[
+        tuple[str, ...], Field(description="Names of the targets that this row misses, and misses by more than that one.")
+    ] = ()
     remedies: Annotated[tuple[Remedy, ...], Field(description="For what no later stage of the recipe is there to mend.")] = ()
 
 

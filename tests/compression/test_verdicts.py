@@ -18,8 +18,8 @@ BASELINE = row("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
 QUANTIZED = row("quantized", 20_000_000, 20_000_000, 8.0, 0.798)
 
 
-def pruned(score: float = 0.6, **changes: Any) -> Row:
-    return row("pruned", 13_000_000, 14_000_000, 6.4, score, **changes)
+def pruned(score: float = 0.6, *, ms: float = 6.4, **changes: Any) -> Row:
+    return row("pruned", 13_000_000, 14_000_000, ms, score, **changes)
 
 
 def distilled(score: float = 0.798, *, size: int = 14_000_000, ms: float = 6.4, **changes: Any) -> Row:
@@ -106,6 +106,45 @@ def test_a_stage_that_cost_score_and_brought_nothing_is_called_worse() -> None:
     assert "pruned scores 0.6000 against 0.5800" in found.notes[-1]
     (remedy,) = [each for each in found.verdict.remedies if each.key == "recipe.distill.rate"]
     assert (remedy.now, remedy.proposed) == (2e-4, 1e-4)
+
+
+def test_a_row_says_by_which_figures_it_is_behind_the_best_before_it_and_what_is_still_to_come() -> None:
+    found = judged(pruned(0.6), [BASELINE, QUANTIZED], RECIPE, TARGETS)
+    assert found.verdict is not None
+    assert (found.verdict.behind, found.verdict.behind_in) == ("quantized", ("retention",))
+    # The fall after a cut is a fact and no alarm: nothing is offered for it, and it is not called worse.
+    assert (found.verdict.worse_than, found.verdict.remedies) == (None, ())
+    assert found.notes[-1] == (
+        "Against the targets this stage is worse than quantized: retention 0.750, there 0.998 (target 0.992). "
+        "Still to come: distilled."
+    )
+    # With nothing to come it is as plain, and a change is offered.
+    last = judged(distilled(0.7), [BASELINE, QUANTIZED, found], RECIPE, TARGETS)
+    assert last.verdict is not None
+    assert (last.verdict.best_before, last.verdict.behind, last.verdict.behind_in) == ("quantized", "quantized", ("retention",))
+    assert last.notes[-1].endswith("retention 0.875, there 0.998 (target 0.992).")
+    assert last.verdict.remedies
+    slow = judged(distilled(0.6, ms=15.0, size=30_000_000), [BASELINE, QUANTIZED, found], RECIPE, TARGETS).verdict
+    assert slow is not None
+    assert (slow.behind, slow.behind_in) == ("quantized", ("size_reduction", "speed_up", "retention"))
+
+
+@pytest.mark.parametrize(
+    ("before", "last"),
+    [
+        ([BASELINE], QUANTIZED),  # lost a little, and is nearer to two targets
+        ([BASELINE, QUANTIZED], pruned(0.797)),  # meets all
+        ([BASELINE, QUANTIZED], pruned(0.791)),  # meets as many and comes nearer
+        ([BASELINE, pruned(0.797)], distilled(0.796, ms=8.0)),  # both meet all
+        ([BASELINE, pruned(0.794)], distilled(0.79)),  # misses what the other meets, by less than its standard error
+        ([BASELINE, pruned(0.797, ms=11.0)], distilled(0.797, ms=11.5)),  # as much, by the clock
+    ],
+)
+def test_a_row_that_is_as_near_to_the_targets_is_not_behind(before: list[Row], last: Row) -> None:
+    found = judged(last, before, RECIPE, TARGETS)
+    assert found.verdict is not None
+    assert (found.verdict.behind, found.verdict.behind_in) == (None, ())
+    assert not found.notes
 
 
 @pytest.mark.parametrize(
@@ -406,3 +445,5 @@ def test_old_reports_stay_readable() -> None:
     old = figures.report().model_dump(mode="json", exclude={"choice": True, "rows": {"__all__": {"verdict", "ranges"}}})
     read = Report.model_validate(old)
     assert (read.choice, read.rows[0].verdict, read.rows[0].ranges) == ("", None, ())
+    known = verdict(RECIPE, BASELINE, QUANTIZED, pruned()).model_dump(mode="json", exclude={"behind", "behind_in"})
+    assert StageVerdict.model_validate(known).behind is None
