@@ -107,8 +107,11 @@ class State:
         )
 
     def course(self, stage: Stage, phase: str, beside: Tensors | None = None) -> Course | None:
-        """Return the way of one training through saves and pauses; None where nobody saves. beside: what is saved with it."""
-        return Course(self.saver, stage, phase, self.notes, beside or {}) if self.saver else None
+        """Return the way of one training through saves and pauses; None where nobody saves.
+
+        beside: what is saved with it, as it is at each save.
+        """
+        return Course(self.saver, stage, phase, self.notes, {} if beside is None else beside) if self.saver else None
 
     def heed(self) -> None:
         """Raise Pause where one is asked for: for long work between trainings, which is done again from its beginning."""

@@ -8,7 +8,7 @@ import torch
 from compression.augment.stage import with_more_rows
 from compression.batches import Encoded
 from compression.cast import Texts
-from compression.plan import Plan
+from compression.plan import Plan, Tick
 from compression.recipe import Distill, Gate
 from compression.report import Event, Log
 from compression.saving import Tensors
@@ -24,8 +24,9 @@ from compression.state import State
 from compression.teacher import Teacher
 from compression.training import train
 
-PHASE, OPEN, HELD = "distill", "gate", "held"
-"""OPEN, HELD: under these names a save keeps whether insides count, and that the teacher is held in 8 bits."""
+PHASE, OPEN, HELD, LAST = "distill", "gate", "held", "last"
+"""OPEN, HELD, LAST: under these names a save keeps whether insides count, that the teacher is held in 8 bits, and what weights
+the terms had after the last epoch."""
 
 
 def distill(state: State) -> Iterator[Event]:
@@ -115,8 +116,15 @@ def _task_phase(
     if settings.gate is not None:
         is_open = yield from _gate(state, settings.gate, settings, rows, lesson, plan, known)
         beside = beside | {OPEN: torch.tensor(is_open)}
-    first = lesson.weighting.weights()
     if not is_under_way(state):
+        first = lesson.weighting.weights()
+        kept = beside | {LAST: known[LAST]} if LAST in known else dict(beside)
+
+        def after_epoch(news: Tick) -> None:
+            # At its end training puts the best epoch's weights back, learned ones of terms too.
+            lesson.before_step(news.step - 1, news.total)  # a new attempt may have had no step left to do
+            kept[LAST] = torch.tensor([*lesson.weighting.weights().values()], dtype=torch.float64)
+
         ticks = train(
             state.model,
             plan,
@@ -125,19 +133,19 @@ def _task_phase(
             lesson,
             before_step=lesson.before_step,
             extra=lesson.parameters,
-            course=state.course("distilled", PHASE, beside),
+            course=state.course("distilled", PHASE, kept),
             budget=state.budget,
         )
-        outcome = yield from state.journey.follow("distilled", PHASE, reported(ticks, lesson))
+        outcome = yield from state.journey.follow("distilled", PHASE, reported(ticks, lesson, after_epoch))
         state.notes.append(
             f"Distillation: validation {state.task.metric} {outcome.before} → {outcome.best} "
             f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
         )
         state.notes += (*lesson.insides.comparison.said(), *outcome.remarks)
-    if settings.weighting != "fixed":
-        lesson.before_step(1, 1)
-        now = lesson.weighting.weights()
-        changes = ", ".join(f"{term} {weight:.4g} → {now[term]:.4g}" for term, weight in first.items())
-        state.notes.append(f"Weights ({settings.weighting}), first → last: {changes}.")
+        if settings.weighting != "fixed":
+            last = kept[LAST].tolist() if LAST in kept else first.values()
+            changes = ", ".join(f"{term} {w:.4g} → {now:.4g}" for (term, w), now in zip(first.items(), last, strict=True))
+            state.notes.append(f"Weights ({settings.weighting}), first → last: {changes}.")
+    lesson.before_step(1, 1)  # for what is trained further, weights are where a schedule ends
     if base is not None:
         yield from further(state, settings, rows, plan, lesson, base, beside)

@@ -224,15 +224,22 @@ class Tally:
 
 
 def reported(
-    ticks: Generator[Tick | TrainingSaved | Log, None, Outcome], lesson: Lesson
+    ticks: Generator[Tick | TrainingSaved | Log, None, Outcome],
+    lesson: Lesson,
+    after_epoch: Callable[[Tick], None] | None = None,
 ) -> Generator[Tick | TrainingSaved | Log, None, Outcome]:
-    """Pass a training on; after each epoch, log what the terms were and what they were multiplied by."""
+    """Pass a training on; after each epoch, log what the terms were and what they were multiplied by.
+
+    after_epoch: called then too, before training goes on or ends.
+    """
     while True:
         try:
             news = next(ticks)
         except StopIteration as end:
             outcome: Outcome = end.value
             return outcome
+        if after_epoch is not None and isinstance(news, Tick) and news.score is not None:
+            after_epoch(news)
         yield news
         if isinstance(news, Tick) and news.score is not None and (said := lesson.tally.told(lesson.weighting.weights())):
             yield Log(message=f"Step {news.step} of {news.total}: {said}.")

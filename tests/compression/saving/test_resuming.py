@@ -1,5 +1,6 @@
 """Training that was stopped and taken up ends with the very weights of one that was not, in every phase."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import BertForSequenceClassification
 from compression import numerics
 from compression.batches import Batch
 from compression.catalog.cost import SAVED_BYTES
-from compression.recipe import Distill, Gate, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Targets, Teachers, Train
+from compression.recipe import Distill, Gate, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Targets, Teachers, Train, Weights
 from compression.report import Log, Progress, Stage
 from compression.saving import Saver
 from compression.stages.distill import distill
@@ -159,6 +160,35 @@ def test_minutes_count_across_attempts_only_as_far_as_they_were_saved(tmp_path: 
     list(prepare(again))
     # 20 of 60 seconds were saved; what came after the fourth step died with its attempt.
     assert "stopped at step 7 of 15" in again.notes[-1]
+
+
+@pytest.mark.parametrize("weighting", ["uncertainty", "linear"])
+def test_the_last_weights_of_terms_are_told_though_an_earlier_epoch_is_kept(
+    weighting: Any, tmp_path: Path, listener: Listener
+) -> None:
+    """The model before is the best; also a new attempt that has no step left, or nothing at all, knows how far weights went."""
+    to = Weights(hard=0.0, hidden=4.0) if weighting == "linear" else None
+    recipe = Recipe(
+        prepare=Prepare(epochs=2, rate=3e-3),
+        prune=Prune(ratio={"ffn": 0.1}, multiple=8, calibration_rows=64),
+        distill=Distill(epochs=3, rate=0.05, hidden=1.0, weighting=weighting, to=to, patience=1),
+        train=Train(batch=64, max_length=32),
+    )
+    whole = state_before("distilled", recipe=recipe)
+    whole.saver = saver(tmp_path)
+    seen = listener.hear(distill(whole))
+    assert any("(best of epochs 0 to 3: 0)" in note for note in whole.notes)
+    (weights_told,) = [note for note in whole.notes if note.startswith("Weights")]
+    (logged,) = [event.message for event in seen if isinstance(event, Log) and event.message.startswith("Step ")]
+    after = dict(re.findall(r"(\w+) \S+ × ([^,\s]*[0-9])", logged))
+    assert dict(re.findall(r"(\w+) \S+ → ([^,\s]*[0-9])", weights_told)) == after
+    assert len(after) == 3
+    assert 1.01 < float(after["hidden"]) < 4
+    assert [save.step for save in listener.saves] == [1, 2, 3, 4, 5, 5]
+    for number in (3, 5, 6):
+        state, _ = go_on("distilled", resumed(tmp_path, listener, number), recipe=recipe)
+        assert same(weights(state), weights(whole))
+        assert state.notes == whole.notes, f"save {number}"
 
 
 def test_a_remedy_that_is_being_applied_goes_on_bit_for_bit(tmp_path: Path, listener: Listener) -> None:
