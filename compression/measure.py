@@ -171,10 +171,11 @@ def score_of(runner: Runner, folder: Path, path: Path, scorer: scoring.Scorer) -
     return Score(
         metric=scorer.metric,
         value=found.values[scorer.metric],
-        standard_error=found.standard_error,
+        standard_error=found.standard_errors[scorer.metric],
         error_from=found.error_from,
         metrics=found.values,
-        value_at_batch_32=scorer.figures(together, rows).values[scorer.metric],
+        standard_errors=found.standard_errors,
+        value_at_batch_32=scorer.values(together, rows)[scorer.metric],
         rows=len(rows),
         rows_changed_by_batching=scorer.changed(alone, together),
         chance=found.chance,

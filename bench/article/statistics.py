@@ -22,7 +22,8 @@ def accuracy(answers: Floats, wanted: Floats) -> float:
 
 def accuracy_and_f1(answers: Floats, wanted: Floats) -> float:
     """GLUE's figure for MRPC: the mean of accuracy and F1 of label 1, each (rows,) of label ids."""
-    return (accuracy(answers, wanted) + metrics.f1(answers.astype(np.int64), wanted.astype(np.int64), 1)) / 2
+    counts = metrics.label_counts(answers.astype(np.int64), wanted.astype(np.int64), 2)
+    return (metrics.accuracy(counts) + metrics.f1(counts, 1)) / 2
 
 
 def correlation(answers: Floats, wanted: Floats) -> float:

@@ -189,6 +189,12 @@ def _made(origin: Origin, stage: Stage) -> list[str]:
     ]
 
 
+def _sure(score: Score, name: str) -> str:
+    """Write one of a score's metrics, with its standard error where there is one."""
+    error = score.standard_errors.get(name)
+    return shown(name, score.metrics[name]) + (f" ± {shown(name, error)}" if error is not None else "")
+
+
 def _score(score: Score | NotMeasured) -> list[str]:
     if isinstance(score, NotMeasured):
         return [f"| score | not measured: {score.not_measured} |"]
@@ -197,7 +203,7 @@ def _score(score: Score | NotMeasured) -> list[str]:
         f"{shown(score.metric, score.standard_error)} |",
         f"| {score.metric}, 32 rows together | {shown(score.metric, score.value_at_batch_32)} |",
         f"| rows whose answer changes with the batch | {score.rows_changed_by_batching} |",
-        *(f"| {name} | {shown(name, value)} |" for name, value in score.metrics.items() if name != score.metric),
+        *(f"| {name} | {_sure(score, name)} |" for name in score.metrics if name != score.metric),
         f"| {score.metric} of knowing no text (always the most frequent label, no entity, no answer; shares of tokens) | "
         f"{shown(score.metric, score.chance)} |",
     ]

@@ -138,8 +138,8 @@ class Score(Config):
     error_from: Annotated[
         Literal["analytic", "bootstrap", "parts"],
         Field(
-            description="analytic: of a share or a mean over rows. bootstrap: 1,000 samples of the rows, seeded. parts: of a "
-            "mean over n datasets, the root of the sum of their squared errors over n."
+            description="Of the headline. analytic: of a share or a mean over rows. bootstrap: 1,000 samples of the rows, "
+            "seeded. parts: of a mean over n datasets, the root of the sum of their squared errors over n."
         ),
     ] = "analytic"
     metrics: Annotated[
@@ -149,7 +149,11 @@ class Score(Config):
             description="The headline and the task's other metrics, at batch 1; of a mean over datasets, the value of each.",
         ),
     ]
-    standard_errors: dict[str, float] = Field(default_factory=dict, description="Of those of `metrics` that have one.")
+    standard_errors: dict[str, float] = Field(
+        default_factory=dict,
+        description="Of each of `metrics`: shares and means over rows by formula, the others by one bootstrap. Left out where "
+        "a single row or text is all that there is; none in reports of before this was kept.",
+    )
     value_at_batch_32: Annotated[
         float,
         Field(

@@ -93,6 +93,7 @@ def _score(parts: Mapping[str, Row]) -> Score | NotMeasured:
         standard_error=sum(score.standard_error**2 for score in scores) ** 0.5 / len(scores),
         error_from="parts",
         metrics={name: score.value for name, score in found.items()},
+        standard_errors={name: score.standard_error for name, score in found.items()},
         value_at_batch_32=mean([score.value_at_batch_32 for score in scores]),
         rows=sum(score.rows for score in scores),
         rows_changed_by_batching=sum(score.rows_changed_by_batching for score in scores),

@@ -15,10 +15,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Figures:
-    """What a set of answers is worth. `values` holds the headline metric and the task's others."""
+    """What a set of answers is worth. `values` holds the headline metric and the task's others.
+
+    standard_errors: of each value, but for a mean over a kind of rows of which there is only one. error_from: the headline's.
+    """
 
     values: dict[str, float]
-    standard_error: float
+    standard_errors: dict[str, float]
     error_from: Literal["analytic", "bootstrap"]
     chance: float
 
@@ -47,8 +50,12 @@ class Scorer(Protocol):
         """Read answers out of each window's logits, padding cut off. -> one for each row."""
         ...
 
+    def values(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, float]:
+        """Judge the answers to all rows by the headline metric and the task's others."""
+        ...
+
     def figures(self, answers: Sequence[Any], rows: Sequence[Row]) -> Figures:
-        """Judge the answers to all rows."""
+        """Say beside each value how sure it is."""
         ...
 
     def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:

@@ -1,7 +1,6 @@
 """Standard errors: by formula where a metric is a mean over rows or a ratio, by bootstrap (Efron 1979) where it is neither."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -37,11 +36,12 @@ def of_ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> float | None:
     return float(np.sqrt(clusters / (clusters - 1) * np.square(apart).sum()) / whole)
 
 
-def by_bootstrap(statistic: Callable[[Indices], float], rows: int, *, seed: int = SEED) -> float:
-    """Standard deviation of a statistic over samples of as many rows, drawn with replacement. The same seed, the same error.
+def by_bootstrap(statistics: Callable[[Indices], Mapping[str, float]], rows: int, *, seed: int = SEED) -> dict[str, float]:
+    """Standard deviation of each of some statistics over samples of as many rows, drawn with replacement.
 
-    statistic: takes the numbers of the rows in a sample, some more than once, (rows,).
+    All are taken of the same samples, and the same seed gives the same errors. statistics: takes the numbers of the rows in a
+    sample, some more than once, (rows,); names the same statistics each time.
     """
     draw = np.random.default_rng(seed)
-    found: list[Any] = [statistic(draw.integers(0, rows, rows)) for _ in range(RESAMPLES)]
-    return float(np.std(found, ddof=1))
+    found = [statistics(draw.integers(0, rows, rows)) for _ in range(RESAMPLES)]
+    return {name: float(np.std([one[name] for one in found], ddof=1)) for name in found[0]}

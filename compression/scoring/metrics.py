@@ -16,34 +16,45 @@ Ids = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
 
 
-def accuracy(found: Ids, wanted: Ids) -> float:
-    """Share of rows that are answered rightly. Both (rows,)."""
-    return float((found == wanted).mean())
-
-
 def f1_of(right: float, found: float, wanted: float) -> float:
     """2 · right / (found + wanted): the harmonic mean of precision right/found and recall right/wanted."""
     return 2 * right / (found + wanted) if found + wanted else 0.0
 
 
-def f1(found: Ids, wanted: Ids, positive: int) -> float:
-    """F1 of one label. Both (rows,) of ids."""
-    hits, said, true = (found == positive) & (wanted == positive), found == positive, wanted == positive
-    return f1_of(float(hits.sum()), float(said.sum()), float(true.sum()))
+def label_counts(found: Ids, wanted: Ids, labels: int, times: Ids | None = None) -> Numbers:
+    """Count the rows of each label: answered rightly, found, wanted. Both (rows,) of ids -> (3, labels).
+
+    times: (rows,), how often each row counts; once where it is None.
+    """
+    often = np.ones(len(wanted)) if times is None else times
+    right = often * (found == wanted)
+    sides = ((wanted, right), (found, often), (wanted, often))
+    return np.stack([np.bincount(side, weights=weights, minlength=labels) for side, weights in sides])
 
 
-def macro_f1(found: Ids, wanted: Ids, labels: int) -> float:
-    """Mean of the F1 of each label that occurs, in answers or in truth."""
-    occurring = [label for label in range(labels) if (found == label).any() or (wanted == label).any()]
-    return float(np.mean([f1(found, wanted, label) for label in occurring]))
+def accuracy(counts: Numbers) -> float:
+    """Share of rows that are answered rightly. counts: as `label_counts` has them, (3, labels)."""
+    return float(counts[0].sum() / counts[2].sum())
 
 
-def matthews(found: Ids, wanted: Ids, labels: int) -> float:
-    """Matthews' correlation (1975), for more than two labels as Gorodkin (2004) has it. Both (rows,) of ids."""
-    said, true = (np.bincount(side, minlength=labels).astype(np.float64) for side in (found, wanted))
-    rows, right = float(len(wanted)), float((found == wanted).sum())
-    below = float(np.sqrt((rows**2 - said @ said) * (rows**2 - true @ true)))
-    return (right * rows - float(said @ true)) / below if below else 0.0
+def f1(counts: Numbers, positive: int) -> float:
+    """F1 of one label. counts: of `label_counts`."""
+    right, found, wanted = counts[:, positive].tolist()
+    return f1_of(right, found, wanted)
+
+
+def macro_f1(counts: Numbers) -> float:
+    """Mean of the F1 of each label that occurs, in answers or in truth. counts: of `label_counts`."""
+    right, found, wanted = counts[:, counts[1] + counts[2] > 0]
+    return float((2 * right / (found + wanted)).mean())
+
+
+def matthews(counts: Numbers) -> float:
+    """Matthews' correlation (1975), for more than two labels as Gorodkin (2004) has it. counts: of `label_counts`."""
+    right, (found, wanted) = counts[0].sum(), counts[1:]
+    rows = wanted.sum()
+    below = float(np.sqrt((rows**2 - found @ found) * (rows**2 - wanted @ wanted)))
+    return float(right * rows - found @ wanted) / below if below else 0.0
 
 
 def pearson(found: Numbers, wanted: Numbers) -> float:
@@ -53,17 +64,24 @@ def pearson(found: Numbers, wanted: Numbers) -> float:
     return float(a @ b) / below if below else 0.0
 
 
-def ranks(values: Numbers) -> Numbers:
-    """Ranks from 1; equal values share the mean of theirs. (rows,) -> (rows,)."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum()
-    mean: Numbers = (last - (counts - 1) / 2)[places].astype(np.float64)
+def places(values: Numbers) -> Ids:
+    """Number values by their order, from 0; equal ones alike. (rows,) -> (rows,)."""
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def ranks(at: Ids) -> Numbers:
+    """Ranks from 1 of rows that stand at these places; equal ones share the mean of theirs. (rows,) -> (rows,).
+
+    Places may be empty, so that samples of the rows are ranked without sorting them again.
+    """
+    counts = np.bincount(at)
+    mean: Numbers = (counts.cumsum() - (counts - 1) / 2)[at]
     return mean
 
 
 def spearman(found: Numbers, wanted: Numbers) -> float:
     """Spearman's correlation: Pearson's of the ranks. Both (rows,)."""
-    return pearson(ranks(found), ranks(wanted))
+    return pearson(ranks(places(found)), ranks(places(wanted)))
 
 
 Span = tuple[int, int, str]

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from compression.scoring import errors, metrics
 from compression.scoring.base import Asked, Figures, Floats, Row, one_window, texts_of
-from compression.scoring.metrics import Numbers
+from compression.scoring.metrics import Ids, Numbers
 
 SAME = 1e-2
 """Answers differ where they are further apart than this share of all answers' spread; other rounding does less."""
@@ -21,7 +21,7 @@ class NumberScorer:
 
     def score(self, found: Numbers, wanted: Numbers) -> float:
         """The headline metric."""
-        return (metrics.pearson(found, wanted) + metrics.spearman(found, wanted)) / 2
+        return self._worth(found, wanted, metrics.places(found), metrics.places(wanted))[self.metric]
 
     def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
         """Each row is one window."""
@@ -31,18 +31,29 @@ class NumberScorer:
         """The one output."""
         return [float(one[0]) for one in logits]
 
-    def figures(self, answers: Sequence[Any], rows: Sequence[Row]) -> Figures:
+    def values(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, float]:
         """Judge numbers; a row's `label` is one too."""
-        found, wanted = np.array(answers, np.float64), np.array([row["label"] for row in rows], np.float64)
-        values = {
-            self.metric: self.score(found, wanted),
-            "pearson": metrics.pearson(found, wanted),
-            "spearman": metrics.spearman(found, wanted),
-        }
-        error = errors.by_bootstrap(lambda some: self.score(found[some], wanted[some]), len(rows))
-        return Figures(values, error, "bootstrap", chance=0.0)
+        return self._worth(*_sides(answers, rows))
+
+    def figures(self, answers: Sequence[Any], rows: Sequence[Row]) -> Figures:
+        """All errors are the bootstrap's."""
+        found, wanted, found_at, wanted_at = _sides(answers, rows)
+        error = errors.by_bootstrap(
+            lambda some: self._worth(found[some], wanted[some], found_at[some], wanted_at[some]), len(rows)
+        )
+        return Figures(self._worth(found, wanted, found_at, wanted_at), error, "bootstrap", chance=0.0)
+
+    def _worth(self, found: Numbers, wanted: Numbers, found_at: Ids, wanted_at: Ids) -> dict[str, float]:
+        """Every metric, the headline first. All (rows,); *_at: as `metrics.places` has them."""
+        linear, ranked = metrics.pearson(found, wanted), metrics.pearson(metrics.ranks(found_at), metrics.ranks(wanted_at))
+        return {self.metric: (linear + ranked) / 2, "pearson": linear, "spearman": ranked}
 
     def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:
         """Rows whose numbers differ by more than rounding."""
         one, other = np.array(alone), np.array(together)
         return int((np.abs(one - other) > SAME * np.ptp(one)).sum())
+
+
+def _sides(answers: Sequence[Any], rows: Sequence[Row]) -> tuple[Numbers, Numbers, Ids, Ids]:
+    found, wanted = np.array(answers, np.float64), np.array([row["label"] for row in rows], np.float64)
+    return found, wanted, metrics.places(found), metrics.places(wanted)

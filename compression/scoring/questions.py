@@ -13,7 +13,7 @@ from tokenizers import Encoding, Tokenizer
 
 from compression.scoring import errors, metrics
 from compression.scoring.base import Asked, Figures, Floats, Row, differing
-from compression.scoring.metrics import Ids
+from compression.scoring.metrics import Ids, Numbers
 
 LONGEST_ANSWER = 30
 """Tokens, as in BERT's own code."""
@@ -124,17 +124,29 @@ class QuestionScorer:
             own[row][1].append(one)
         return [answer(*each, row["context"]) for each, row in zip(own, rows, strict=True)]
 
-    def figures(self, answers: Sequence[Any], rows: Sequence[Row]) -> Figures:
+    def values(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, float]:
         """Judge texts; a row's `answers` is the list of those wanted, empty where there is none."""
+        return {name: float(each.mean()) for name, each in self._by_row(answers, rows).items()}
+
+    def figures(self, answers: Sequence[Any], rows: Sequence[Row]) -> Figures:
+        """Each metric is a mean over rows, and so has a formula."""
+        by_row = self._by_row(answers, rows)
+        values = {name: float(each.mean()) for name, each in by_row.items()}
+        # Of the only row of its kind nobody can tell.
+        error = {name: errors.of_mean(each) for name, each in by_row.items() if len(each) > 1 or name == self.metric}
+        return Figures(values, error, "analytic", chance=float(np.mean([not row["answers"] for row in rows])))
+
+    def _by_row(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, Numbers]:
+        """Of every metric, the headline first, what each row is worth that it is a mean over: (rows,), or (rows of a kind,)."""
         pairs = [(found, row["answers"]) for found, row in zip(answers, rows, strict=True)]
         shared = np.array([metrics.overlap(*pair) for pair in pairs])
-        exact = np.array([metrics.exact_match(*pair) for pair in pairs])
         answerable = np.array([bool(row["answers"]) for row in rows])
-        values = {self.metric: float(shared.mean()), "exact_match": float(exact.mean())}
-        for name, some in (("f1_answerable", answerable), ("f1_unanswerable", ~answerable)):
-            if some.any():
-                values[name] = float(shared[some].mean())
-        return Figures(values, errors.of_mean(shared), "analytic", chance=float((~answerable).mean()))
+        kinds = {"f1_answerable": answerable, "f1_unanswerable": ~answerable}
+        return {
+            self.metric: shared,
+            "exact_match": np.array([metrics.exact_match(*pair) for pair in pairs]),
+            **{name: shared[some] for name, some in kinds.items() if some.any()},
+        }
 
     def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:
         """Rows with another answer."""

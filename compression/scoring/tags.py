@@ -12,6 +12,7 @@ from tokenizers import Encoding, Tokenizer
 
 from compression.scoring import errors, metrics
 from compression.scoring.base import Asked, Figures, Floats, Row, differing, one_window
+from compression.scoring.metrics import Ids
 
 OUTSIDE = "O"
 
@@ -43,8 +44,7 @@ class TagScorer:
 
     def score(self, found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> float:
         """The headline metric: F1 of the entities of all rows together."""
-        right, mine, theirs = (sum(column) for column in zip(*map(metrics.entity_counts, found, wanted), strict=True))
-        return metrics.f1_of(right, mine, theirs)
+        return self._worth(_counts(found, wanted))[self.metric]
 
     def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
         """Each row is one window, of its words joined with spaces."""
@@ -58,18 +58,29 @@ class TagScorer:
         best = logits.argmax(axis=-1)
         return [OUTSIDE if at is None else self.labels[int(best[at])] for at in first_tokens(window.offsets, words)]
 
-    def figures(self, answers: Sequence[Any], rows: Sequence[Row]) -> Figures:
+    def values(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, float]:
         """Judge tags; a row's `label` is a list of them too."""
-        counts = np.array([metrics.entity_counts(found, row["label"]) for found, row in zip(answers, rows, strict=True)])
-        right, found, wanted = (int(total) for total in counts.sum(axis=0))
-        values = {
+        return self._worth(_counts(answers, [row["label"] for row in rows]))
+
+    def figures(self, answers: Sequence[Any], rows: Sequence[Row]) -> Figures:
+        """All errors are the bootstrap's, over rows: entities of one are not independent."""
+        counts = _counts(answers, [row["label"] for row in rows])
+        error = errors.by_bootstrap(lambda some: self._worth(counts[some]), len(rows))
+        return Figures(self._worth(counts), error, "bootstrap", chance=0.0)
+
+    def _worth(self, counts: Ids) -> dict[str, float]:
+        """Every metric, the headline first. counts: of each row, (rows, 3), as `metrics.entity_counts` has them."""
+        right, found, wanted = counts.sum(axis=0).tolist()
+        return {
             self.metric: metrics.f1_of(right, found, wanted),
             "precision": right / found if found else 0.0,
             "recall": right / wanted if wanted else 0.0,
         }
-        error = errors.by_bootstrap(lambda some: metrics.f1_of(*counts[some].sum(axis=0)), len(rows))
-        return Figures(values, error, "bootstrap", chance=0.0)
 
     def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:
         """Rows of which a word has another tag."""
         return differing(alone, together)
+
+
+def _counts(found: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> Ids:
+    return np.array(list(map(metrics.entity_counts, found, wanted)), np.int64)

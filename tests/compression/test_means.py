@@ -29,6 +29,7 @@ def test_sizes_times_and_scores_are_means() -> None:
     assert then.score.standard_error == pytest.approx((0.01**2 + 0.01**2) ** 0.5 / 2)
     assert (then.score.metric, then.score.error_from, then.score.chance) == ("mean of parts", "parts", 0.5)
     assert then.score.metrics == {"a": 0.796, "b": 0.58}
+    assert then.score.standard_errors == {"a": 0.01, "b": 0.01}
     assert (then.seconds, then.score.rows, then.flops) == (2.0, 2000, 1)
     assert (first.artifact, list(then.parts)) == ("baseline-onnx-int8", ["a", "b"])
 

@@ -1,9 +1,11 @@
 """Metrics against scikit-learn, against figures worked out by hand, and the cases that SQuAD's own script is known by."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from sklearn import metrics as reference
 from tokenizers import Tokenizer
@@ -22,14 +24,16 @@ Y = (X + DRAW.normal(size=150)).round(1)
 
 
 def test_classification_is_as_scikit_learn_has_it() -> None:
-    assert metrics.accuracy(FOUND, WANTED) == pytest.approx(reference.accuracy_score(WANTED, FOUND))
-    assert metrics.macro_f1(FOUND, WANTED, 3) == pytest.approx(reference.f1_score(WANTED, FOUND, average="macro"))
-    assert metrics.matthews(FOUND, WANTED, 3) == pytest.approx(reference.matthews_corrcoef(WANTED, FOUND))
+    counts = metrics.label_counts(FOUND, WANTED, 4)  # of which one does not occur
+    assert metrics.accuracy(counts) == pytest.approx(reference.accuracy_score(WANTED, FOUND))
+    assert metrics.macro_f1(counts) == pytest.approx(reference.f1_score(WANTED, FOUND, average="macro"))
+    assert metrics.matthews(counts) == pytest.approx(reference.matthews_corrcoef(WANTED, FOUND))
     two, other = FOUND % 2, WANTED % 2
+    counts = metrics.label_counts(two, other, 2)
     for positive in (0, 1):
-        assert metrics.f1(two, other, positive) == pytest.approx(reference.f1_score(other, two, pos_label=positive))
-    assert metrics.matthews(two, other, 2) == pytest.approx(reference.matthews_corrcoef(other, two))
-    assert metrics.matthews(np.zeros(9, np.int64), np.arange(9) % 2, 2) == 0
+        assert metrics.f1(counts, positive) == pytest.approx(reference.f1_score(other, two, pos_label=positive))
+    assert metrics.matthews(counts) == pytest.approx(reference.matthews_corrcoef(other, two))
+    assert metrics.matthews(metrics.label_counts(np.zeros(9, np.int64), np.arange(9) % 2, 2)) == 0
 
 
 def test_correlations_are_as_scipy_has_them() -> None:
@@ -78,14 +82,29 @@ def test_answers_to_all_questions_are_averaged() -> None:
     assert figures.values["f1_answerable"] == pytest.approx(1 / 3)
     assert figures.values["f1_unanswerable"] == 0.5
     assert (figures.chance, figures.error_from) == (0.5, "analytic")
-    assert figures.standard_error == pytest.approx(np.std(shares, ddof=1) / 2)
+    assert figures.standard_errors == pytest.approx(
+        {
+            "f1": np.std(shares, ddof=1) / 2,
+            "exact_match": np.std([0, 1, 0, 0], ddof=1) / 2,
+            "f1_answerable": np.std([2 / 3, 0], ddof=1) / 2**0.5,
+            "f1_unanswerable": np.std([1, 0], ddof=1) / 2**0.5,
+        }
+    )
+    single = QuestionScorer().figures(["blue", ""], rows[:2])
+    assert set(single.standard_errors) == {"f1", "exact_match"}  # how sure one answerable question makes, nobody can tell
 
 
 def test_the_bootstrap_agrees_with_the_formula_where_there_is_one() -> None:
     right = (FOUND == WANTED).astype(float)
-    drawn = errors.by_bootstrap(lambda some: float(right[some].mean()), len(right))
-    assert drawn == pytest.approx(errors.of_share(right.mean(), len(right)), rel=0.1)
-    assert drawn == errors.by_bootstrap(lambda some: float(right[some].mean()), len(right))
+
+    def statistics(some: npt.NDArray[np.int64]) -> dict[str, float]:
+        return {"right": float(right[some].mean()), "wrong": float(1 - right[some].mean()), "constant": 1.0}
+
+    drawn = errors.by_bootstrap(statistics, len(right))
+    assert drawn["right"] == pytest.approx(errors.of_share(right.mean(), len(right)), rel=0.1)
+    assert drawn["wrong"] == pytest.approx(drawn["right"])  # the same samples
+    assert drawn["constant"] == 0
+    assert drawn == errors.by_bootstrap(statistics, len(right))
     assert errors.of_mean(right) == pytest.approx(errors.of_share(right.mean(), len(right)), rel=0.01)
 
 
@@ -100,16 +119,64 @@ def test_classification_reports_all_three_and_chance_is_the_most_frequent_label(
         assert figures.values[metric] == scorer.score(FOUND % 2, WANTED % 2)
         assert figures.chance == pytest.approx(chance)
         assert figures.error_from == ("analytic" if metric == "accuracy" else "bootstrap")
+        assert set(figures.standard_errors) == set(figures.values)
     with pytest.raises(InvalidSpec, match="maybe"):
         ClassScorer.of(Evaluate(positive="maybe"), labels)
 
 
+def one_by_one(statistic: Callable[[npt.NDArray[np.int64]], float], rows: int) -> float:
+    """The bootstrap as its definition has it: a sample, and the statistic of the rows in it."""
+    draw = np.random.default_rng(errors.SEED)
+    return float(np.std([statistic(draw.integers(0, rows, rows)) for _ in range(errors.RESAMPLES)], ddof=1))
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_every_figure_has_the_error_of_its_own_statistic_over_the_samples_of_rows(labels: int) -> None:
+    found, wanted = FOUND % labels, WANTED % labels
+    figures = ClassScorer("f1", labels, None).figures(found.tolist(), [{"label": int(label)} for label in wanted])
+    right = float((found == wanted).mean())
+
+    def drawn(of: Callable[[npt.NDArray[np.float64]], float]) -> float:
+        return one_by_one(lambda some: of(metrics.label_counts(found[some], wanted[some], labels)), len(wanted))
+
+    assert figures.standard_errors == pytest.approx(
+        {
+            "f1": drawn(metrics.macro_f1),
+            "accuracy": (right * (1 - right) / len(wanted)) ** 0.5,
+            "matthews": drawn(metrics.matthews),
+        }
+    )
+
+
+def test_both_correlations_have_an_error_beside_that_of_their_mean() -> None:
+    figures = NumberScorer().figures(Y.tolist(), [{"label": value} for value in X])
+    own: dict[str, Callable[..., float]] = {
+        "pearson_spearman": lambda found, wanted: (metrics.pearson(found, wanted) + metrics.spearman(found, wanted)) / 2,
+        "pearson": metrics.pearson,
+        "spearman": metrics.spearman,
+    }
+    assert figures.values == pytest.approx({name: of(Y, X) for name, of in own.items()})
+    assert figures.standard_errors == pytest.approx(
+        {name: one_by_one(lambda some, of=of: of(Y[some], X[some]), len(X)) for name, of in own.items()}  # type: ignore[misc]
+    )
+
+
+def test_precision_and_recall_have_an_error_beside_that_of_f1() -> None:
+    kinds = np.array(["O", "B-A", "B-B"])
+    wanted, found = (kinds[each.reshape(40, 5)] for each in (WANTED, FOUND))
+    figures = TagScorer(tuple(kinds)).figures(found.tolist(), [{"label": tags} for tags in wanted.tolist()])
+    right = ((found == wanted) & (found != "O")).sum(axis=1)
+    mine, theirs = (found != "O").sum(axis=1), (wanted != "O").sum(axis=1)
+    own: dict[str, Callable[..., float]] = {
+        "entity_f1": lambda some: 2 * right[some].sum() / (mine[some].sum() + theirs[some].sum()),
+        "precision": lambda some: right[some].sum() / mine[some].sum(),
+        "recall": lambda some: right[some].sum() / theirs[some].sum(),
+    }
+    assert figures.standard_errors == pytest.approx({name: one_by_one(of, 40) for name, of in own.items()})
+
+
 def test_numbers_that_rounding_moves_are_not_changed() -> None:
-    scorer = NumberScorer()
-    assert scorer.changed([0.0, 1.0, 5.0], [1e-6, 1.0, 4.0]) == 1
-    figures = scorer.figures(Y.tolist(), [{"label": value} for value in X])
-    assert figures.values["pearson_spearman"] == pytest.approx((metrics.pearson(X, Y) + metrics.spearman(X, Y)) / 2)
-    assert 0 < figures.standard_error < 0.1
+    assert NumberScorer().changed([0.0, 1.0, 5.0], [1e-6, 1.0, 4.0]) == 1
 
 
 def test_a_word_is_found_by_its_first_token_whoever_counts_the_space() -> None:

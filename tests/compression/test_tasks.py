@@ -145,6 +145,8 @@ def test_what_is_shipped_answers_as_the_engine_does(
     assert score.value == pytest.approx(score.value_at_batch_32, abs=1e-3)
     assert score.value > score.chance + 0.2
     assert 0 <= score.standard_error < 0.1
+    assert score.metrics.keys() == score.standard_errors.keys()
+    assert score.standard_errors[score.metric] == score.standard_error
     assert score.metrics[score.metric] == score.value
     # The card's own code answers too, with nothing of ours.
     pairs = learned.task in ("text-pair-classification", "text-regression")  # a number may be asked of either

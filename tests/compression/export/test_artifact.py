@@ -106,6 +106,9 @@ def test_the_card_says_where_it_comes_from_and_what_makes_it_again(tiny_shipment
             "accuracy": shipped.score.value,
             **shipped.score.metrics,
         }
+        for name in ("f1", "matthews"):
+            error = shipped.score.standard_errors[name]
+            assert f"| {name} | {shipped.score.metrics[name]:.2%} ± {error:.2%} |" in body
         assert Recipe.model_validate_json((folder / "recipe.json").read_text()) == PRESETS["quick"][0]
         assert (folder / "LICENSE").read_text() == "MIT License"
         assert "```sh\nlathe submit --model MODEL --data DATA --recipe recipe.json --wait\n```" in body
