@@ -199,7 +199,7 @@ def _front(items: Sequence[Compared], cost: str) -> list[Compared]:
 
 
 def _beats(one: Compared, other: Compared, cost: str) -> bool:
-    if (one.datasets, one.metric) != (other.datasets, other.metric):
+    if (one.datasets, one.metric, _judged_by(one)) != (other.datasets, other.metric, _judged_by(other)):
         return False
     sign = -1 if one.lower_is_better else 1
     mine, theirs = (
@@ -207,6 +207,18 @@ def _beats(one: Compared, other: Compared, cost: str) -> bool:
         for each in (one, other)
     )
     return mine[0] <= theirs[0] and mine[1] <= theirs[1] and mine != theirs
+
+
+def _judged_by(one: Compared) -> list[tuple[str, str | None]]:
+    """Return the metric of each dataset, and the label where it is one label's: means over other metrics are other figures."""
+    metrics, labels = (
+        given if isinstance(given, list) else [given] * len(one.datasets)
+        for given in (one.asked.get("evaluate.metric", "auto"), one.asked.get("evaluate.positive"))
+    )
+    return [
+        ("accuracy" if metric == "auto" else metric, label if "f1" in metric else None)
+        for metric, label in zip(metrics, labels, strict=True)
+    ]
 
 
 FIGURES = ("parameters", "bytes", "latency_ms", "score", "standard_error")

@@ -16,7 +16,7 @@ from app.models import TERMINAL, Job
 from app.preflight import plan
 from app.schemas import JobCreate, JobModels
 from compression.errors import OutOfMemory, TrainingDiverged, UnsupportedPrecision
-from compression.recipe import Evaluate, Targets
+from compression.recipe import JobEvaluate, Targets
 from compression.recipe.whole import MOST_ACCUMULATED
 from compression.report import Remedy
 
@@ -117,7 +117,7 @@ def retry(session: Session, team: str, job_id: str, keys: Sequence[str] | Litera
         models=JobModels.model_validate({"base": old.model_id, "student": old.student, "teachers": old.teachers}),
         datasets=old.datasets,
         recipe=mended(old.recipe, _chosen(old, keys, late=late)),
-        evaluate=Evaluate.model_validate(old.evaluate),
+        evaluate=JobEvaluate.model_validate(old.evaluate),
         targets=Targets.model_validate(old.targets),
         priority=old.priority,
         deadline_seconds=None if late else old.deadline_seconds,

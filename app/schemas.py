@@ -14,7 +14,7 @@ from compression.recipe import (
     Columns,
     DataFormat,
     DataSplit,
-    Evaluate,
+    JobEvaluate,
     JobTask,
     Targets,
     Task,
@@ -125,7 +125,7 @@ class JobCreate(Body):
             "`preset` beside the keys to change in it, at any depth."
         ),
     ] = "standard"
-    evaluate: Evaluate = Evaluate()
+    evaluate: JobEvaluate = JobEvaluate()
     targets: Targets = Targets()
     priority: Annotated[int, Field(ge=-10, le=10, description="Higher goes first.")] = 0
     deadline_seconds: Annotated[

@@ -8,7 +8,21 @@ from rich.table import Table
 from rich.text import Text
 
 from client.types import Preflight
-from compression.report import UNITS, Answer, Answered, Latency, NotMeasured, Ratios, Remedy, Report, Row, Score, Verdict, shown
+from compression.report import (
+    UNITS,
+    Answer,
+    Answered,
+    Latency,
+    NotMeasured,
+    Ratios,
+    Remedy,
+    Report,
+    Row,
+    Score,
+    Verdict,
+    metrics_of_parts,
+    shown,
+)
 
 HEADERS = ("stage", "parameters", "size", "latency", "score", "at batch 32")
 MINUS = "−"
@@ -108,10 +122,9 @@ def conditions(rows: Sequence[Row]) -> str:
             break
     for row in reversed(rows):
         if isinstance(row.score, Score):
-            metrics = {name: part.score.metric for name, part in sorted(row.parts.items()) if isinstance(part.score, Score)}
             also = [name for name in row.score.metrics if name != row.score.metric] if row.score.metric in UNITS else []
             beside = f"; {', '.join(f'{name} {shown(name, row.score.metrics[name])}' for name in also)}" if also else ""
-            of = f" ({', '.join(f'{name}: {metric}' for name, metric in metrics.items())})" if metrics else ""
+            of = f" ({metrics})" if (metrics := metrics_of_parts(row)) else ""
             parts.append(
                 f"Score: {row.score.metric}{of} on {row.score.rows} test rows ± standard error; "
                 f"knowing no text: {figure_text(row.score.metric, row.score.chance)}{beside}."

@@ -14,7 +14,7 @@ from compression.augment.material import Material
 from compression.augment.resources import Resources
 from compression.budget import Budget
 from compression.cast import STUDENT, Named, gathered
-from compression.catalog import check_kept, check_task
+from compression.catalog import check_kept, check_task, evaluate_of
 from compression.checkpoint import Checkpoint, Fingerprints, Unusable
 from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec, UnreadableData
@@ -47,7 +47,8 @@ AFTER_CUT: tuple[Stage, ...] = ("pruned", "distilled")
 class Part:
     """A dataset, the state of its model between stages, and its own rows so far.
 
-    evaluate: the job's, with the window that it leaves open; scored: the rows of test that are scored, None where all are.
+    evaluate: what the job asks for this dataset, with the window that it leaves open; scored: the rows of test that are scored,
+    None where all are.
     """
 
     spec: Spec
@@ -70,7 +71,9 @@ class Part:
         output = base / spec.output
         folder = gguf.stock_folder(base / spec.model, unpacked / "model")
         dataset = data.load(asked.data, base, seed=recipe.train.seed, task=asked.task)
-        check_task(asked.task, recipe, spec.evaluate, dataset.labels)
+        names = [one.name for one in spec.asked]
+        evaluate = evaluate_of(spec.evaluate, names.index(asked.name), len(names), asked.task, dataset.labels)
+        check_task(asked.task, recipe, evaluate)
         notes: list[str] = []
 
         def readable(place: Path, name: str, like: Path | None = None) -> Path:
@@ -92,7 +95,7 @@ class Part:
         tokenizer = load.load_tokenizer(folder)
         family = families.of(model)
         positions = family.max_positions(model.config)
-        if spec.evaluate.length > positions:
+        if evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
         planned = family.shape_of(model.config)
         vocabulary: Vocabulary | None = None
@@ -102,7 +105,6 @@ class Part:
                 vocabulary = fitted(folder, tokenizer, model.config, dataset.texts, place, ratio)
             planned = aimed(model, recipe.prune, vocabulary)
         length = min(recipe.train.max_length, positions)
-        evaluate = spec.evaluate
         if asked.task == "causal-lm":
             check_kept(recipe, model.config.vocab_size)
             evaluate = evaluate.model_copy(update={"window": evaluate.window or length})
@@ -129,7 +131,7 @@ class Part:
             recipe,
             planned,
         )
-        if cast.student is not None and spec.evaluate.length > cast.student.positions:
+        if cast.student is not None and evaluate.length > cast.student.positions:
             raise InvalidSpec(f"the student takes at most {cast.student.positions} tokens", param="evaluate.length")
         resources = Resources.of(spec, base)
         if recipe.distill is not None and recipe.distill.augment is not None:

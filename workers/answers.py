@@ -13,7 +13,7 @@ from app.failures import failure
 from app.models import Dataset, File, Job, Try
 from app.settings import Settings
 from app.storage import Storage
-from compression.recipe import AnswerSpec, Data, Evaluate, Question
+from compression.recipe import AnswerSpec, Data, JobEvaluate, Question
 from compression.report import Answered, DataFacts, Rejected, Report, parse_answered
 from workers import engine
 from workers.folders import private_folder
@@ -68,11 +68,11 @@ def _ask(row: Try, folder: Path, settings: Settings, storage: Storage) -> Answer
         data = Data.model_validate({**dataset.data, "splits": splits})
     for name, some in files.items():
         fetch(storage, some, folder / name)
-    part = next((one for one in report.parts if one.name == row.part), None)
+    place, part = next(((place, one) for place, one in enumerate(report.parts) if one.name == row.part), (0, None))
     spec = AnswerSpec(
         task=facts.task,
         labels=part.labels if part else report.labels,
-        evaluate=Evaluate.model_validate(job.evaluate),
+        evaluate=JobEvaluate.model_validate(job.evaluate).each(len(report.parts) or 1)[place],
         original="original",
         compressed="compressed",
         question=question,

@@ -13,7 +13,7 @@ from app.db import reading
 from app.models import Checkpoint, Dataset, File, Job, JobDataset, Model
 from app.settings import Settings
 from app.storage import Storage
-from compression.recipe import Data, Evaluate, Part, Recipe, Spec, Targets
+from compression.recipe import Data, JobEvaluate, Part, Recipe, Spec, Targets
 from workers.limits import engine_memory
 
 log = structlog.get_logger()
@@ -100,7 +100,7 @@ def lay_out(
         data=data.get("data"),
         parts=tuple(parts),
         recipe=Recipe.model_validate(job.recipe),
-        evaluate=Evaluate.model_validate(job.evaluate),
+        evaluate=JobEvaluate.model_validate(job.evaluate),
         targets=Targets.model_validate(job.targets),
         output="out",
         resume="resume" if inputs.done else None,

@@ -19,6 +19,7 @@ TITLES = {
     "succeeded": "Succeeded",
     "failed": "Failed",
     "cancelled": "Cancelled",
+    "accuracy_f1": "Mean of accuracy and F1",
 }
 
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from app.report_page import svg, words
-from compression.report import Latency, LayerRange, Report, Row, Score, Sensitivity
+from compression.report import Latency, LayerRange, Report, Row, Score, Sensitivity, metrics_of_parts
 
 FOLDER = Path(__file__).parent
 STYLE = (FOLDER / "report.css").read_text(encoding="utf-8")
@@ -129,10 +129,11 @@ def conditions(rows: Sequence[Row]) -> str:
             f"Latency: {timed.runs} runs, interleaved with the baseline in one process; batch {timed.batch} × {timed.length} "
             f"tokens, {timed.threads} {threads}, {timed.runtime}."
         )
-    scored = next((row.score for row in reversed(rows) if isinstance(row.score, Score)), None)
-    if scored is not None:
+    own = next((row for row in reversed(rows) if isinstance(row.score, Score)), None)
+    if own is not None and isinstance(scored := own.score, Score):
+        of = metrics_of_parts(own)
         told.append(
-            f"Score: {scored.metric} on {scored.rows:,} test rows ± standard error; knowing no text: "
+            f"Score: {scored.metric}{f' ({of})' if of else ''} on {scored.rows:,} test rows ± standard error; knowing no text: "
             f"{words.metric(scored.metric, scored.chance)}."
         )
     return " ".join(told)

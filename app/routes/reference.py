@@ -8,7 +8,7 @@ from app.deps import CallerDep
 from app.preflight import resolve_recipe
 from app.schemas import Page
 from compression.catalog import FAMILIES
-from compression.recipe import PRESETS, Evaluate, Recipe, Targets
+from compression.recipe import PRESETS, JobEvaluate, Recipe, Targets
 
 router = APIRouter(prefix="/v1", tags=["reference"])
 
@@ -20,7 +20,7 @@ def recipes(_caller: CallerDep) -> dict[str, Any]:
         {"name": name, "summary": summary, "recipe": recipe.model_dump(mode="json")}
         for name, (recipe, summary) in PRESETS.items()
     ]
-    schemas = {"targets_schema": Targets.model_json_schema(), "evaluate_schema": Evaluate.model_json_schema()}
+    schemas = {"targets_schema": Targets.model_json_schema(), "evaluate_schema": JobEvaluate.model_json_schema()}
     return {"items": items, "next_page_token": None, "schema": Recipe.model_json_schema(), **schemas}
 
 

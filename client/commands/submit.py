@@ -63,7 +63,13 @@ def submit(
     ] = "standard",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change the recipe: prune.ratio=0.4. Repeatable.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Change a target: retention=0.98. Repeatable.")] = None,
-    evaluate: Annotated[list[str] | None, typer.Option(help="Where latency is measured: threads=2. Repeatable.")] = None,
+    evaluate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='The score\'s metric, for all datasets (metric=f1) or one for each (metric=\'["f1", "auto"]\'), and where '
+            "latency is measured (threads=2). Repeatable."
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The job's name; its model and data where left out.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, to find the job by. Repeatable.")] = None,
     priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,

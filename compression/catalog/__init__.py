@@ -45,7 +45,7 @@ from compression.catalog.families import (
     check_served,
     family_of,
 )
-from compression.catalog.fit import Preflight, check_kept, check_task, has_head, preflight
+from compression.catalog.fit import Preflight, check_kept, check_task, evaluate_of, has_head, preflight
 from compression.catalog.lessons import (
     attention_form,
     check_cast,
@@ -126,6 +126,7 @@ __all__ = [
     "compares_states",
     "deepest_shape",
     "encoder_parameters",
+    "evaluate_of",
     "family_of",
     "has_head",
     "layer_pairs",

@@ -1,5 +1,6 @@
 """Model, data and recipe held against each other before a job is accepted."""
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from compression.catalog.lessons import check_cast, check_insides, check_one_tea
 from compression.catalog.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.catalog.streaming import fits_a_graph, from_file_to_file, untrained, warning
 from compression.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape
-from compression.recipe import AUGMENTED_TASKS, Config, Evaluate, Prune, Recipe, Task
+from compression.recipe import AUGMENTED_TASKS, OF_EACH, Config, Evaluate, JobEvaluate, Prune, Recipe, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
 
 DEEP = 0.4
@@ -29,22 +30,36 @@ class Preflight(Config):
     warnings: tuple[str, ...]
 
 
-def check_task(task: Task, recipe: Recipe, evaluate: Evaluate, labels: tuple[str, ...]) -> None:
-    """Refuse what a task cannot be asked for. labels: of the data. Raises InvalidSpec."""
+def evaluate_of(evaluate: JobEvaluate, place: int, datasets: int, task: Task, labels: tuple[str, ...]) -> Evaluate:
+    """Say what is asked for one of a job's datasets, and refuse a metric that its task or a label that its data does not have.
+
+    place: of the dataset in the job's order, from 0; labels: of its data. Raises InvalidSpec, whose param is
+    `evaluate.metric.<place>` where a list names it.
+    """
+    own = evaluate.each(datasets)[place]
+    param = {
+        key: f"evaluate.{key}.{place}" if isinstance(getattr(evaluate, key), tuple) else f"evaluate.{key}" for key in OF_EACH
+    }
+    if task not in ("text-classification", "text-pair-classification"):
+        for key, usual in (("metric", "auto"), ("positive", None)):
+            if getattr(own, key) != usual:
+                cause = f"{task} has one headline metric, and {key} is for classification"
+                remedy = "Leave it out." if datasets == 1 else f"Leave it out, or send a list with {json.dumps(usual)} here."
+                raise InvalidSpec(cause, param=param[key], remedy=remedy)
+    elif own.positive is not None and own.positive not in labels:
+        cause = f"the data has no label {own.positive!r:.100}; it has {_listed(labels)}"
+        raise InvalidSpec(cause, param=param["positive"])
+    return own
+
+
+def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
+    """Refuse what a task cannot be asked for. Raises InvalidSpec."""
     if recipe.distill is not None and recipe.distill.augment is not None and task not in AUGMENTED_TASKS:
         raise InvalidSpec(
             f"texts of {task} cannot be augmented: its answers are places in the text, which would shift",
             param="recipe.distill.augment",
             remedy="Leave distill.augment out.",
         )
-    if task not in ("text-classification", "text-pair-classification"):
-        for key in ("metric", "positive"):
-            if getattr(evaluate, key) not in ("auto", None):
-                cause = f"{task} has one headline metric, and {key} is for classification"
-                raise InvalidSpec(cause, param=f"evaluate.{key}", remedy="Leave it out.")
-    elif evaluate.positive is not None and evaluate.positive not in labels:
-        cause = f"the data has no label {evaluate.positive!r:.100}; it has {_listed(labels)}"
-        raise InvalidSpec(cause, param="evaluate.positive")
     if task == "causal-lm":
         _check_language(recipe)
     else:
@@ -97,7 +112,7 @@ def preflight(
     model: ModelFacts,
     data: DataFacts,
     recipe: Recipe,
-    evaluate: Evaluate,
+    evaluate: JobEvaluate,
     student: ModelFacts | None = None,
     teachers: Sequence[ModelFacts] = (),
 ) -> Preflight:
@@ -107,7 +122,8 @@ def preflight(
     UnsupportedShape and UnsupportedTask, each naming the field that it is about.
     """
     check_cast(recipe, student=student is not None, teachers=len(teachers))
-    check_task(data.task, recipe, evaluate, data.labels)
+    evaluate_of(evaluate, 0, 1, data.task, data.labels)
+    check_task(data.task, recipe, evaluate)
     if data.task == "causal-lm":
         check_one_teacher(recipe, len(teachers))
         check_kept(recipe, model.shape.vocabulary)
@@ -193,7 +209,7 @@ def _unknown(family: Family, shape: Shape, prune: Prune | None, count: Count) ->
         )
 
 
-def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: Evaluate) -> int:
+def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEvaluate) -> int:
     """Return how many outputs the task needs of a model. Raises ConfigMismatch, InvalidSpec and LabelMismatch where not."""
     lengths = [(recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")]
     for value, param in (*lengths, (evaluate.window or 0, "evaluate.window")):

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from compression.catalog.cost import Estimate
-from compression.catalog.fit import Preflight, preflight
+from compression.catalog.fit import Preflight, evaluate_of, preflight
 from compression.errors import CompressionError, InvalidSpec
-from compression.recipe import Evaluate, Recipe
+from compression.recipe import JobEvaluate, Recipe
 from compression.report import DataFacts, ModelFacts, Parameters
 
 
@@ -13,7 +13,7 @@ def preflight_several(
     model: ModelFacts,
     parts: Mapping[str, DataFacts],
     recipe: Recipe,
-    evaluate: Evaluate,
+    evaluate: JobEvaluate,
     student: ModelFacts | None = None,
     teachers: Sequence[ModelFacts] = (),
 ) -> Preflight:
@@ -24,6 +24,7 @@ def preflight_several(
     Parameters are means, minutes and disk are sums, memory is the most that one takes, because one is at work at a time.
     Raises what `preflight` does; an error that is a dataset's own names it as `datasets.<place>`.
     """
+    evaluate.each(len(parts))  # a list of another length is no dataset's own mistake
     shared = share_of(recipe, len(parts))
     found: dict[str, Preflight] = {}
     for place, (name, facts) in enumerate(parts.items()):
@@ -31,7 +32,8 @@ def preflight_several(
             if facts.task == "causal-lm":
                 cause = "perplexities have no mean with other scores: causal-lm is a job of one dataset"
                 raise InvalidSpec(cause, param="task", remedy="Send a job for this dataset alone.")
-            found[name] = preflight(model, facts, shared, evaluate, student, teachers)
+            own = evaluate_of(evaluate, place, len(parts), facts.task, facts.labels)
+            found[name] = preflight(model, facts, shared, own, student, teachers)
         except CompressionError as problem:
             problem.found_in(f"datasets.{place} ({name})")
             if not (problem.param or "").startswith(("recipe.", "evaluate.", "models.")):

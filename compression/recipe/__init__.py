@@ -30,13 +30,14 @@ from compression.recipe.prune import AxisRatios, Prune, Recovery, TargetLatency
 from compression.recipe.quantize import Qat, Quantize
 from compression.recipe.question import AnswerSpec, Question, asked_for
 from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Part, Spec, check_data
-from compression.recipe.whole import Evaluate, Prepare, Recipe, Targets, Train
+from compression.recipe.whole import OF_EACH, Evaluate, JobEvaluate, Metric, Prepare, Recipe, Targets, Train
 
 __all__ = [
     "ARTICLE",
     "AUGMENTED_TASKS",
     "MOST_PARTS",
     "MOST_TEACHERS",
+    "OF_EACH",
     "PRESETS",
     "QUICK",
     "SMALLEST",
@@ -60,7 +61,9 @@ __all__ = [
     "Gate",
     "General",
     "HelperName",
+    "JobEvaluate",
     "JobTask",
+    "Metric",
     "ModelCheck",
     "Observer",
     "Part",

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from compression.errors import UnreadableData
 from compression.recipe.base import MOST_PARTS, MOST_TEACHERS, Config, DataFormat, DataSplit, JobTask, PartName, Task
-from compression.recipe.whole import Evaluate, Recipe, Targets
+from compression.recipe.whole import JobEvaluate, Recipe, Targets
 
 Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 
@@ -90,7 +90,7 @@ class Spec(Config):
     ] = ()
     recipe: Recipe = Recipe()
     targets: Targets = Targets()
-    evaluate: Evaluate = Evaluate()
+    evaluate: JobEvaluate = JobEvaluate()
     output: Annotated[str, Field(description="Folder for checkpoints/, artifacts/ and report.json; made if missing.")]
     resume: Annotated[
         str | None, Field(description="Folder of an earlier attempt's checkpoints: one a stage, and training/.")

@@ -1,10 +1,11 @@
 """The stages together, what they are held against, and how the result is measured."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator
 
-from compression.recipe.base import Config, Epochs, Patience, Precision, Rate
+from compression.errors import InvalidSpec
+from compression.recipe.base import MOST_PARTS, Config, Epochs, Patience, Precision, Rate
 from compression.recipe.distill import Distill
 from compression.recipe.prune import Prune
 from compression.recipe.quantize import Quantize
@@ -111,19 +112,42 @@ class Targets(Config):
     retention: Annotated[float, Field(gt=0, le=1000)] = 0.992
 
 
-class Evaluate(Config):
+Metric = Literal["auto", "accuracy", "f1", "accuracy_f1", "matthews"]
+Positive = str | None
+
+
+def _by_kind(one: Any) -> WrapValidator:
+    """Read a value that is of one kind, or a list of them: one for each of a job's datasets."""
+    # Not by pydantic's union, whose errors name both kinds in the place of `metric` and `metric.1`.
+    alone: TypeAdapter[Any] = TypeAdapter(one)
+    each: TypeAdapter[Any] = TypeAdapter(Annotated[tuple[one, ...], Field(min_length=1, max_length=MOST_PARTS)])
+
+    def read(value: Any, _: ValidatorFunctionWrapHandler) -> Any:
+        return (each if isinstance(value, list | tuple) else alone).validate_python(value)
+
+    return WrapValidator(read)
+
+
+class JobEvaluate(Config):
     """What the score is, and the shape at which latency is measured: baseline and candidate interleaved in one process."""
 
     metric: Annotated[
-        Literal["auto", "accuracy", "f1", "matthews"],
+        Metric | tuple[Metric, ...],
+        _by_kind(Metric),
         Field(
-            description="The headline metric of classification, which epochs are chosen by too; auto is accuracy. The other "
-            "tasks have one each: the mean of Pearson's and Spearman's correlation, F1 of entities, F1 of SQuAD, perplexity."
+            description="The headline metric of classification, which epochs are chosen by too; auto is accuracy, accuracy_f1 "
+            "the mean of accuracy and F1. The other tasks have one each, and only auto: the mean of Pearson's and Spearman's "
+            "correlation, F1 of entities, F1 of SQuAD, perplexity. A list has one name for each of the job's datasets, in "
+            "their order; a name alone is for all."
         ),
     ] = "auto"
     positive: Annotated[
-        str | None,
-        Field(description="The label whose F1 counts; null: the last of two, and of more the mean over all labels (macro)."),
+        Positive | tuple[Positive, ...],
+        _by_kind(Positive),
+        Field(
+            description="The label whose F1 counts; null: the last of two, and of more the mean over all labels (macro). A "
+            "list has one label or null for each of the job's datasets, in their order; a label alone is for all."
+        ),
     ] = None
     batch: Annotated[int, Field(ge=1, le=256)] = 1
     length: Annotated[int, Field(ge=8, le=8192, description="Tokens in each row.")] = 128
@@ -145,3 +169,28 @@ class Evaluate(Config):
             description="Of causal-lm: at most about so many tokens of test are scored, whole texts drawn with train.seed.",
         ),
     ] = 65536
+
+    def each(self, datasets: int) -> tuple["Evaluate", ...]:
+        """Say what is asked for each of a job's datasets. Raises InvalidSpec where a list has more or fewer."""
+        given = {key: getattr(self, key) for key in OF_EACH}
+        for key, value in given.items():
+            if isinstance(value, tuple) and len(value) != datasets:
+                cause = f"{key} is a list of {len(value)}, and the datasets are {datasets}"
+                remedy = "Name one for each dataset, in their order, or one for all without a list."
+                raise InvalidSpec(cause, param=f"evaluate.{key}", remedy=remedy)
+        shared = self.model_dump(exclude=set(OF_EACH))
+        own = [
+            {key: value[at] if isinstance(value, tuple) else value for key, value in given.items()} for at in range(datasets)
+        ]
+        return tuple(Evaluate(**shared, **one) for one in own)
+
+
+OF_EACH = ("metric", "positive")
+"""Keys that each dataset may have its own of."""
+
+
+class Evaluate(JobEvaluate):
+    """What is asked for one dataset: nothing in it is a list."""
+
+    metric: Metric = "auto"
+    positive: Positive = None

@@ -46,7 +46,7 @@ from compression.report.figures import (
     speed_up,
 )
 from compression.report.findings import DataFacts, Finding, ModelFacts, Rejected, parse_finding
-from compression.report.means import mean_row
+from compression.report.means import mean_row, metrics_of_parts
 from compression.report.ranges import LayerRange
 from compression.report.whole import Artifact, File, PartReport, Report, SplitFacts, Values, Verdict, verdicts
 
@@ -96,6 +96,7 @@ __all__ = [
     "Values",
     "Verdict",
     "mean_row",
+    "metrics_of_parts",
     "parse_answered",
     "parse_event",
     "parse_finding",

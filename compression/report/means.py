@@ -33,6 +33,12 @@ def mean_row(parts: Mapping[str, Row], first: Row | None, sent: Uploaded | None 
     )
 
 
+def metrics_of_parts(row: Row) -> str:
+    """Say of what a row's score is the mean, by name; empty where it is that of one dataset."""
+    found = {name: part.score.metric for name, part in sorted(row.parts.items()) if isinstance(part.score, Score)}
+    return ", ".join(f"{name}: {metric}" for name, metric in found.items())
+
+
 def mean(values: Sequence[float]) -> float:
     """Sum / number."""
     return sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""Metrics as GLUE (Wang et al. 2019), CoNLL (Tjong Kim Sang & De Meulder 2003) and SQuAD 2.0 (Rajpurkar et al. 2018) take them.
+"""Metrics as GLUE (Wang et al. 2018), CoNLL (Tjong Kim Sang & De Meulder 2003) and SQuAD 2.0 (Rajpurkar et al. 2018) take them.
 
 Pure functions of arrays and lists. Where a formula divides by nothing (no positives, a constant side), the metric is 0, as in
 the original scripts.

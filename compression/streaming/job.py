@@ -122,16 +122,17 @@ class StreamingJob:
                 remedy="Send a model with a head for the task, or let prepare train one on a worker whose memory holds it.",
             )
         dataset = data.load(spec.asked[0].data, base, seed=spec.recipe.train.seed, task=task)
-        catalog.check_task(task, spec.recipe, spec.evaluate, dataset.labels)
+        evaluate = catalog.evaluate_of(spec.evaluate, 0, 1, task, dataset.labels)
+        catalog.check_task(task, spec.recipe, evaluate)
         model = streamed.skeleton(folder)
         if model.can_generate():
             streamed.generation_of(model, folder)  # read before anything is written
         if dataset.labels:
             dataset = dataset.in_order(load.own_labels(model.config, dataset.labels, task))
         positions = families.decoder_of(model).max_positions(model.config)
-        if spec.evaluate.length > positions:
+        if evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
-        tokenizer, evaluate, scored = load.load_tokenizer(folder), spec.evaluate, None
+        tokenizer, scored = load.load_tokenizer(folder), None
         if task == "causal-lm":
             window = evaluate.window or min(spec.recipe.train.max_length, positions)
             if window > positions:

@@ -1,5 +1,7 @@
 """A preflight says what a job will become, and refuses by name what cannot be."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -27,6 +29,7 @@ from compression.recipe import (
     BackTranslation,
     Distill,
     Evaluate,
+    JobEvaluate,
     Prepare,
     Prune,
     Quantize,
@@ -164,6 +167,8 @@ def test_without_pruning_the_shape_stays() -> None:
     [
         (InvalidSpec, "recipe.train.max_length", {"recipe": Recipe(train=Train(max_length=513))}),
         (InvalidSpec, "evaluate.length", {"evaluate": Evaluate(length=513)}),
+        (InvalidSpec, "evaluate.metric", {"evaluate": JobEvaluate(metric=("f1", "f1"))}),
+        (InvalidSpec, "evaluate.positive.0", {"evaluate": JobEvaluate(positive=("maybe",))}),
         (UnsupportedShape, "recipe.prune.axes", {"recipe": Recipe(prune=Prune(axes=("hidden",)))}),
         (UnsupportedShape, "recipe.prune.axes", {"recipe": Recipe(prune=Prune(axes=("ffn", "experts")))}),
         (UnsupportedShape, "recipe.prune.ratio", {"recipe": Recipe(prune=Prune(ratio={"hidden": 0.3, "heads": 0.4}))}),
@@ -241,11 +246,11 @@ def test_made_rows_are_reckoned_with() -> None:
 @pytest.mark.parametrize("task", ["token-classification", "question-answering"])
 def test_texts_that_answers_point_into_are_not_augmented(task: Task) -> None:
     with pytest.raises(InvalidSpec, match=task) as caught:
-        check_task(task, ARTICLE, Evaluate(), ())
+        check_task(task, ARTICLE, Evaluate())
     assert caught.value.param == "recipe.distill.augment"
     assert preset("article", "text-regression") == ARTICLE
     suited = preset("article", task)
-    check_task(task, suited, Evaluate(), ())
+    check_task(task, suited, Evaluate())
     assert suited.distill == ARTICLE.distill.model_copy(update={"augment": None})  # type: ignore[union-attr]
     assert (preset("standard", task), preset("quick", task)) == (STANDARD, QUICK)
 
@@ -349,6 +354,33 @@ def test_several_datasets_are_forecast_one_by_one() -> None:
     with pytest.raises(InvalidSpec, match=r"datasets\.1 \(c\): texts of question-answering") as caught:
         preflight_several(MODEL, {"a": DATA, "c": questions}, wordy, Evaluate())
     assert caught.value.param == "recipe.distill.augment"
+
+
+@pytest.mark.parametrize(
+    ("asked", "param", "cause"),
+    [
+        ({"metric": ["matthews", "auto", "auto"]}, None, ""),
+        ({"metric": ["auto", "auto", "accuracy_f1"], "positive": [None, None, "negative"]}, None, ""),
+        ({"positive": "negative"}, "evaluate.positive", r"^datasets\.1 \(b\): question-answering has one headline metric"),
+        ({"metric": "f1"}, "evaluate.metric", r"^datasets\.1 \(b\): question-answering has one headline metric"),
+        (
+            {"metric": ["f1", "f1", "auto"]},
+            "evaluate.metric.1",
+            r"^datasets\.1 \(b\): question-answering has one headline metric",
+        ),
+        ({"positive": [None, None, "maybe"]}, "evaluate.positive.2", r"^datasets\.2 \(c\): the data has no label 'maybe'"),
+        ({"metric": ["f1", "auto"]}, "evaluate.metric", "^metric is a list of 2, and the datasets are 3"),
+    ],
+)
+def test_each_of_several_datasets_may_have_its_own_metric(asked: dict[str, Any], param: str | None, cause: str) -> None:
+    recipe = preset("quick", "question-answering").model_copy(update={"train": Train(max_length=128)})
+    parts, evaluate = {"a": DATA, "b": QUESTIONS, "c": DATA}, JobEvaluate.model_validate(asked)
+    if param is None:
+        preflight_several(MODEL, parts, recipe, evaluate)
+        return
+    with pytest.raises(InvalidSpec, match=cause) as caught:
+        preflight_several(MODEL, parts, recipe, evaluate)
+    assert caught.value.param == param
 
 
 def test_several_datasets_share_the_limits_of_training() -> None:

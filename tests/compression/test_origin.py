@@ -8,8 +8,9 @@ import pytest
 import typer
 
 from client.cli import app
+from client.commands.submit import values
 from compression.origin import Origin, license_of
-from compression.recipe import PRESETS, Columns, Data, Evaluate, Part, Spec, Targets
+from compression.recipe import PRESETS, Columns, Data, Evaluate, JobEvaluate, Part, Spec, Targets
 
 APACHE = "                                 Apache License\n                           Version 2.0, January 2004\n"
 
@@ -57,6 +58,7 @@ def test_the_command_is_one_that_lathe_takes(tmp_path: Path, several: bool) -> N
         assert data is not None
         parts = (Part(name="a", task="text-classification", data=data), Part(name="b", task="text-regression", data=data))
         changes |= {"task": "several", "data": None, "parts": parts, "teachers": ("model", "model")}
+        changes["evaluate"] = JobEvaluate(threads=2, metric=("f1", "auto"), positive=("yes; rm -rf /", None))
     made = Origin.of(spec(tmp_path, **changes), tmp_path)
     words = shlex.split(made.command)
     assert words[:2] == ["lathe", "submit"]
@@ -66,7 +68,8 @@ def test_the_command_is_one_that_lathe_takes(tmp_path: Path, several: bool) -> N
     assert asked["wait"]
     assert asked["recipe_"] == "recipe.json"
     assert list(asked["target"]) == ["retention=0.5"]
-    assert list(asked["evaluate"]) == ["positive=yes; rm -rf /", "threads=2"]
+    told = {"metric": ["f1", "auto"], "positive": ["yes; rm -rf /", None]} if several else {"positive": "yes; rm -rf /"}
+    assert values("--evaluate", list(asked["evaluate"])) == {**told, "threads": 2}
     assert list(asked["column"]) == ["text=the sentence"]
     assert list(asked["data_"]) == (["DATA_1", "DATA_2"] if several else ["DATA"])
     assert list(asked["task"]) == (["text-classification", "text-regression"] if several else ["text-classification"])

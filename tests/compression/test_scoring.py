@@ -108,14 +108,17 @@ def test_the_bootstrap_agrees_with_the_formula_where_there_is_one() -> None:
     assert errors.of_mean(right) == pytest.approx(errors.of_share(right.mean(), len(right)), rel=0.01)
 
 
-def test_classification_reports_all_three_and_chance_is_the_most_frequent_label() -> None:
+def test_classification_reports_all_metrics_and_chance_is_the_most_frequent_label() -> None:
     rows = [{"label": int(label)} for label in WANTED % 2]
     share = sum(row["label"] for row in rows) / len(rows)
     labels = ("no", "yes")
-    for metric, chance in (("accuracy", max(share, 1 - share)), ("f1", 2 * share / (1 + share) if share > 0.5 else 0)):
+    often, found = max(share, 1 - share), 2 * share / (1 + share) if share > 0.5 else 0
+    for metric, chance in (("accuracy", often), ("f1", found), ("accuracy_f1", (often + found) / 2)):
         scorer = ClassScorer.of(Evaluate.model_validate({"metric": metric}), labels)
         figures = scorer.figures((FOUND % 2).tolist(), rows)
-        assert set(figures.values) == {"accuracy", "f1", "matthews"}
+        assert set(figures.values) == {"accuracy", "f1", "accuracy_f1", "matthews"}
+        assert next(iter(figures.values)) == metric
+        assert figures.values["accuracy_f1"] == (figures.values["accuracy"] + figures.values["f1"]) / 2
         assert figures.values[metric] == scorer.score(FOUND % 2, WANTED % 2)
         assert figures.chance == pytest.approx(chance)
         assert figures.error_from == ("analytic" if metric == "accuracy" else "bootstrap")
@@ -143,6 +146,7 @@ def test_every_figure_has_the_error_of_its_own_statistic_over_the_samples_of_row
         {
             "f1": drawn(metrics.macro_f1),
             "accuracy": (right * (1 - right) / len(wanted)) ** 0.5,
+            "accuracy_f1": drawn(lambda counts: (metrics.accuracy(counts) + metrics.macro_f1(counts)) / 2),
             "matthews": drawn(metrics.matthews),
         }
     )

@@ -8,6 +8,8 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from compression.budget import Budget, Spent
+from compression.errors import InvalidSpec
+from compression.part import Part
 from compression.phases import journey_of_parts
 from compression.pipeline import compress
 from compression.plan import Tick
@@ -45,7 +47,7 @@ def spec_of(folder: Path, encoder: Path, **changes: Any) -> Spec:
             "distill": None,
             "train": {"batch": 16, "max_length": 32},
         },
-        "evaluate": {"length": 16},
+        "evaluate": {"length": 16, "metric": ["accuracy_f1", "auto"]},
         "output": "out",
         "threads": 1,
         **changes,
@@ -95,7 +97,9 @@ def test_a_stage_goes_across_the_parts_and_ends_with_one_row(attempts: tuple[lis
     assert (mood.artifact, joy.artifact, row.artifact) == (names[0], names[2], names[0])
     assert isinstance(mood.score, Score)
     assert isinstance(joy.score, Score)
-    assert (mood.score.metric, mood.score.rows, joy.score.metric, joy.score.rows) == ("accuracy", 40, "pearson_spearman", 30)
+    judged = (mood.score.metric, mood.score.rows, joy.score.metric, joy.score.rows)
+    assert judged == ("accuracy_f1", 40, "pearson_spearman", 30)
+    assert mood.score.value == (mood.score.metrics["accuracy"] + mood.score.metrics["f1"]) / 2
     assert isinstance(row.score, Score)
     assert row.score.value == (mood.score.value + joy.score.value) / 2
     assert (row.score.metric, row.score.rows) == ("mean of parts", 70)
@@ -151,6 +155,23 @@ def test_the_report_tells_of_the_mean_and_of_each_part(attempts: tuple[list[Even
         opened = AutoModelForSequenceClassification.from_pretrained(output / "artifacts" / artifact.name)
         heads[name] = opened.config.num_labels
     assert heads == {"mood": 2, "joy": 1}
+
+
+def test_each_part_learns_by_its_own_metric(attempts: tuple[list[Event], list[Event], Path], encoder: Path) -> None:
+    folder = attempts[2].parent
+    spec = spec_of(folder, encoder, output="opened")
+    found = {asked.name: Part.open(spec, folder, asked) for asked in spec.asked}
+    assert {name: part.state.rows["validation"].task.metric for name, part in found.items()} == {
+        "mood": "accuracy_f1",
+        "joy": "pearson_spearman",
+    }
+    (card,) = (attempts[2] / "artifacts").glob("quantized-transformers-*-mood/README.md")
+    assert "accuracy_f1 on 40 test rows" in card.read_text()
+    for metric, param in ((["auto", "f1"], "evaluate.metric.1"), (["auto"], "evaluate.metric"), ("f1", "evaluate.metric")):
+        wrong = spec_of(folder, encoder, output="opened", evaluate={"length": 16, "metric": metric})
+        with pytest.raises(InvalidSpec) as caught:
+            Part.open(wrong, folder, wrong.asked[1])
+        assert caught.value.param == param
 
 
 def test_a_specification_has_one_dataset_or_several(tmp_path: Path, encoder: Path) -> None:

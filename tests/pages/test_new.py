@@ -45,6 +45,14 @@ def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -
     expect(forecast).to_contain_text("Fits")
     expect(forecast).to_contain_text("Yes")
 
+    metric = page.locator("[data-path='evaluate.metric']")
+    page.locator("summary", has_text="Evaluation").click()
+    expect(metric).to_have_value("auto")
+    metric.fill('["f1", "auto"]')
+    expect(metric).to_have_attribute("aria-invalid", "true")  # there is one dataset
+    metric.fill('["accuracy_f1"]')
+    expect(metric).not_to_have_attribute("aria-invalid", "true")
+
     page.locator("#name").fill("sent from the page")
     page.get_by_label("Labels").fill("from: page, kind: test")
     expect(page.locator("#request")).to_contain_text("sent from the page")
@@ -55,6 +63,7 @@ def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -
         job = http.get(f"/v1/jobs/{page.url.rpartition('/')[2]}").json()
         assert (job["name"], job["labels"]) == ("sent from the page", {"from": "page", "kind": "test"})
         assert (job["recipe"]["prune"]["ratio"], job["recipe"]["prune"]["multiple"]) == (0.5, 8)
+        assert (job["evaluate"]["metric"], job["evaluate"]["positive"]) == (["accuracy_f1"], None)
         http.post(f"/v1/jobs/{job['id']}/cancel")
 
 

@@ -46,7 +46,7 @@ def report() -> dict[str, Any]:
 def asked(storage: LocalStorage, question: Question) -> str:
     """Store a finished job with both artifacts, and a question."""
     with writing() as session:
-        job = submitted(session)
+        job = submitted(session, evaluate={"metric": ["accuracy_f1"]})
         dataset = session.get_one(Dataset, job.dataset_id)
         dataset.data = {"format": "jsonl", "splits": {"train": ["train.jsonl"]}}
         counts = {"train": 1}
@@ -87,6 +87,7 @@ from pathlib import Path
 spec = json.loads(Path(sys.argv[1]).read_text())
 read = [Path(place).read_text() for place in ("original/model.onnx", "compressed/model.onnx", "data/train.jsonl")]
 assert spec["data"]["splits"]["train"] == ["data/train.jsonl"], spec
+assert spec["evaluate"]["metric"] == "accuracy_f1", spec
 asked = {{"text": " ".join([*read, *spec["labels"], str(spec["question"]["row"])])}}
 print(json.dumps({{"asked": asked, "expected": "good", "original": {SAID!r}, "compressed": {SAID!r}}}))
 """

@@ -48,7 +48,7 @@ class Telling:
 @pytest.fixture
 def job(settings: Settings) -> Job:
     with writing() as session:
-        job = submitted(session, task="several")
+        job = submitted(session, task="several", evaluate={"metric": ["accuracy_f1", "auto"]})
         owner = team(session)
         session.get_one(Dataset, job.dataset_id).data = LAYOUT
         other = Dataset(team_id=owner.id, name="joy", state="ready", task="text-regression", data=LAYOUT)
@@ -117,6 +117,7 @@ def test_an_attempt_that_died_between_two_parts_is_gone_on_from(job: Job, settin
     claim = claimed(settings, second)
     spec = Spec.model_validate_json(lay_out(claim, second, settings, open_storage(settings)).read_bytes())
     assert (spec.task, spec.data, spec.resume) == ("several", None, "resume")
+    assert spec.evaluate.metric == ("accuracy_f1", "auto")
     assert [(each.name, each.task, each.data.splits) for each in spec.parts] == [
         ("mood", "text-classification", {"train": ("data/mood/a.jsonl",)}),
         ("joy", "text-regression", {"train": ("data/joy/a.jsonl",)}),

@@ -74,6 +74,24 @@ export function form(root, path, onChange) {
     return { element: labelled(name, schema, input, where), value, set: (found) => { input.value = found === null ? "" : plain ? found : JSON.stringify(found); } };
   }
 
+  // A word, or a list as JSON with one for each of the datasets.
+  function worded(name, schema, where, optional, options) {
+    const input = made("input", { autocomplete: "off", spellcheck: "false" });
+    const element = labelled(name, schema, input, where);
+    if (options.length) {
+      const list = made("datalist", { id: `${input.id}-words` }, ...options.map((option) => made("option", { value: option })));
+      input.setAttribute("list", list.id);
+      element.append(list);
+    }
+    const value = () => {
+      const text = input.value.trim();
+      if (text === "") return optional ? null : schema.default;
+      if (text.startsWith("[")) try { return JSON.parse(text); } catch { return text; }
+      return text;
+    };
+    return { element, value, set: (found) => { input.value = found === null ? "" : typeof found === "string" ? found : JSON.stringify(found); } };
+  }
+
   function switched(name, schema, where) {
     const input = made("input", { type: "checkbox" });
     const field = labelled(name, schema, input, where);
@@ -148,6 +166,8 @@ export function form(root, path, onChange) {
     const optional = all.some((kind) => kind.type === "null");
     const real = all.filter((kind) => kind.type !== "null");
     const [one] = real;
+    const word = real.find((kind) => kind.enum || kind.type === "string");
+    if (word && real.length === 2 && real.some((kind) => kind.type === "array")) return worded(name, schema, where, optional, word.enum ?? []);
     if (real.length > 1) return written(name, schema, where, false);
     if (one.const !== undefined) return { element: made("span", { hidden: true }), value: () => one.const, set: () => {} };
     if (one.properties) return group(name, schema, where, { optional, top: !where.includes(".", path.length + 1) });

@@ -90,6 +90,21 @@ def test_jobs_with_other_data_do_not_beat_each_other(
     assert [item["id"] for item in compared(http, dataset=other)["items"]] == [easy]
 
 
+def test_means_over_other_metrics_do_not_beat_each_other(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    body = {**request_body, "datasets": [*request_body["datasets"], ready_dataset(service, http)]}
+    asked: list[Any] = ["auto", ["accuracy", "auto"], ["accuracy", "f1"], ["auto", "matthews"]]
+    plain, same, other, third = (
+        finished(service, http, {**body, "evaluate": {"metric": metric}}, size, 9.0, 0.6 + size / 100)
+        for size, metric in zip((20, 19, 18, 17), asked, strict=True)
+    )
+    better = finished(service, http, {**body, "evaluate": {"metric": ["accuracy", "accuracy"]}}, 10, 8.0, 0.99)
+    best = {item["id"]: item["best_by"] for item in compared(http, model=request_body["models"]["base"])["items"]}
+    assert [job for job, by in best.items() if by] == [better, third, other]
+    assert best[plain] == best[same] == []
+
+
 def test_the_table_is_one_that_spreadsheets_can_open_without_harm(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from compression.report import LayerRange, NotMeasured, Remedy, Report, Sensitivity, StageVerdict
+from compression.report import LayerRange, NotMeasured, Remedy, Report, Score, Sensitivity, StageVerdict
 from tests.app.api.conftest import new_team, sql
 from tests.client.figures import report, row
 from tests.conftest import Service
@@ -126,10 +126,12 @@ def test_what_was_not_measured_says_why_and_each_dataset_has_its_figures(
     assert page.text.count("it does not fit") == 3 * len(rows)
 
     reviews, news = row("distilled", 12_000_000, 13_000_000, 5.0, 0.9), row("distilled", 11_000_000, 12_000_000, 5.5, 0.7)
+    assert isinstance(reviews.score, Score)
+    reviews = reviews.model_copy(update={"score": reviews.score.model_copy(update={"metric": "accuracy_f1"})})
     parts = {"reviews": reviews, "news": news}
     several = report(rows=(*report().rows[:-1], report().rows[-1].model_copy(update={"parts": parts})))
     text = page_of(browser, f"/jobs/{ended(service, http, request_body, several)}").text
-    for said in ("Each dataset", "reviews", "news", "90.00%", "70.00%", "12.0 MB, 5.5 ms"):
+    for said in ("Each dataset", "reviews", "news", "90.00%", "70.00%", "12.0 MB, 5.5 ms", "Mean of accuracy and F1"):
         assert said in text, said
 
 

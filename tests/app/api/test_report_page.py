@@ -136,7 +136,7 @@ def test_of_several_datasets_each_has_its_figures(service: Service, http: httpx.
         headlines={"reviews": "reviews-int8", "news": "news-int8"},
     )
     text = page_of(http, done(service, http, request_body, found)).text
-    for said in ("· reviews", "· news", "reviews-int8", "news-int8", "90.00 % ± 1.00 %"):
+    for said in ("· reviews", "· news", "reviews-int8", "news-int8", "90.00 % ± 1.00 %", "(news: accuracy, reviews: accuracy)"):
         assert said in text, said
 
 

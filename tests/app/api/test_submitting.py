@@ -145,6 +145,10 @@ def test_a_language_model_is_foretold_as_a_classifier(
         ({"priority": 99}, "invalid_request", "priority"),
         ({"surprise": 1}, "invalid_request", "surprise"),
         ({"evaluate": {"length": 100_000}}, "invalid_request", "evaluate.length"),
+        ({"evaluate": {"metric": "f2"}}, "invalid_request", "evaluate.metric"),
+        ({"evaluate": {"metric": ["f2"]}}, "invalid_request", "evaluate.metric.0"),
+        ({"evaluate": {"metric": ["f1", "auto"]}}, "invalid_spec", "evaluate.metric"),
+        ({"evaluate": {"positive": ["maybe"]}}, "invalid_spec", "evaluate.positive.0"),
     ],
 )
 def test_bad_jobs_name_the_field(
@@ -180,9 +184,11 @@ NUMBERS = {
 def test_a_job_names_several_datasets(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
     one, other = request_body["datasets"][0], ready_dataset(service, http)
     sql(service, "UPDATE datasets SET facts = %s, task = 'text-regression' WHERE id = %s", json.dumps(NUMBERS), other)
-    body = {**request_body, "datasets": [one, other]}
+    evaluate = {"metric": ["accuracy_f1", "auto"], "positive": ["positive", None]}
+    body = {**request_body, "datasets": [one, other], "evaluate": evaluate}
     single = [
-        http.post("/v1/jobs?validate_only=true", json={**body, "datasets": [data]}).json()["estimate"] for data in (one, other)
+        http.post("/v1/jobs?validate_only=true", json={**request_body, "datasets": [data]}).json()["estimate"]
+        for data in (one, other)
     ]
     both = http.post("/v1/jobs?validate_only=true", json=body).json()["estimate"]
     assert both["minutes"] == pytest.approx(sum(estimate["minutes"] for estimate in single), abs=0.11)
@@ -191,10 +197,12 @@ def test_a_job_names_several_datasets(service: Service, http: httpx.Client, requ
     made = http.post("/v1/jobs", json=body).json()
     shown = http.get(f"/v1/jobs/{made['id']}").json()
     assert (shown["task"], shown["datasets"], shown["parts"]) == ("several", [one, other], ["d", "d-2"])
+    assert {key: shown["evaluate"][key] for key in evaluate} == evaluate
     assert made["id"] in problem(http.delete(f"/v1/datasets/{other}"), 409, "in_use")["cause"]
     http.post(f"/v1/jobs/{made['id']}/cancel")
     again = http.post(f"/v1/jobs/{made['id']}/retry").json()
     assert (again["datasets"], again["parts"], again["retry_of"]) == ([one, other], ["d", "d-2"], made["id"])
+    assert again["evaluate"] == shown["evaluate"]
     http.post(f"/v1/jobs/{again['id']}/cancel")
     assert http.delete(f"/v1/datasets/{other}").status_code == 204
     problem(http.post(f"/v1/jobs/{made['id']}/retry"), 404, "not_found")
@@ -207,7 +215,23 @@ def test_of_several_datasets_the_wrong_one_is_named(service: Service, http: http
     problem(http.post("/v1/jobs", json={**several, "datasets": [one, one]}), 422, "invalid_request", "datasets.1")
     problem(http.post("/v1/jobs", json={**several, "datasets": [one] * 17}), 422, "invalid_request", "datasets")
     problem(http.post("/v1/jobs", json={**several, "task": "text-classification"}), 422, "invalid_request", "task")
-    sql(service, "UPDATE datasets SET facts = %s WHERE id = %s", json.dumps({**DATA_FACTS, "labels": ["x", "y"]}), other)
+    sql(service, "UPDATE datasets SET facts = %s, task = 'text-regression' WHERE id = %s", json.dumps(NUMBERS), other)
+    for evaluate, param in (
+        ({"metric": "matthews"}, "evaluate.metric"),
+        ({"metric": ["matthews", "f1"]}, "evaluate.metric.1"),
+        ({"positive": [None, "positive"]}, "evaluate.positive.1"),
+        ({"metric": ["auto"]}, "evaluate.metric"),
+        ({"positive": [None] * 3}, "evaluate.positive"),
+    ):
+        said = problem(http.post("/v1/jobs", json={**several, "evaluate": evaluate}), 422, "invalid_spec", param)
+        own = "a list of" not in said["cause"]  # one that is too short or too long is no dataset's own mistake
+        assert said["cause"].startswith("datasets.1 (d-2): text-regression has one headline metric") is own
+    sql(
+        service,
+        "UPDATE datasets SET facts = %s, task = 'text-classification' WHERE id = %s",
+        json.dumps({**DATA_FACTS, "labels": ["x", "y"]}),
+        other,
+    )
     headed = {**MODEL_FACTS, "architecture": "BertForSequenceClassification", "labels": ["negative", "positive"]}
     sql(service, "UPDATE models SET facts = %s WHERE id = %s", json.dumps(headed), request_body["models"]["base"])
     said = problem(http.post("/v1/jobs", json=several), 422, "label_mismatch", "datasets.1")
