@@ -88,12 +88,25 @@ def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: Encoded,
 
 
 def some_tokens(model: nn.Module, layers: dict[str, nn.Module], rows: Encoded, count: int, parts: int = 1) -> dict[str, Tensor]:
-    """Keep what enters some layers at about `count` tokens, spread evenly over all batches. -> (tokens, in) each."""
-    batches = -(-len(rows) // smaller(BATCH, parts))
-    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+    """Keep what enters some layers at `count` tokens, or at all where there are fewer. -> (tokens, in) each.
+
+    Each token is as likely as any other, however many a batch has: all draw lots, and the lowest stay (reservoir sampling by
+    random keys, Efraimidis & Spirakis 2006). At a fixed distance, rows as long as that would give their first tokens alone.
+    """
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    draws = {name: torch.Generator().manual_seed(0) for name in layers}
 
     def hear(name: str, x: Tensor) -> None:
-        found[name].append(x[:: max(1, len(x) * batches // count)].clone())
+        lots = torch.rand(len(x), generator=draws[name])
+        lots, kept = _lowest(lots, x, count)
+        if name in found:
+            lots, kept = _lowest(torch.cat([found[name][0], lots]), torch.cat([found[name][1], kept]), count)
+        found[name] = lots, kept
 
     listen(model, layers, rows, hear, parts)
-    return {name: torch.cat(kept) for name, kept in found.items()}
+    return {name: kept for name, (_, kept) in found.items()}
+
+
+def _lowest(lots: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    stay = lots.argsort()[:count]
+    return lots[stay], x[stay.to(x.device)]

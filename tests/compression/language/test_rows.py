@@ -1,7 +1,9 @@
 """A split of texts goes where rows go: through training, validation, calibration and a teacher's store."""
 
 import math
+import random
 from pathlib import Path
+from string import ascii_letters
 from typing import Any
 
 import pytest
@@ -191,3 +193,23 @@ def test_chance_is_of_who_knows_how_often_each_token_comes() -> None:
     assert 10 < task.chance(rows()) < VOCABULARY
     assert task.score(torch.zeros(len(same), 16, VOCABULARY), same) == pytest.approx(VOCABULARY, rel=1e-4)
     assert evaluate.validate(model(), same).inverse
+
+
+@pytest.mark.parametrize("length", [4, 24, 60])
+def test_as_many_tokens_are_kept_whatever_the_length_of_rows_and_from_all_over_them(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compression.language.rows.TOGETHER", 60)
+    draw = random.Random(0)
+    texts = ["".join(draw.choices(ascii_letters, k=draw.randint(2, 40))) for _ in range(100)]
+    taught, given, heard = model(), rows(texts, length), list[torch.Tensor]()
+    name = "model.layers.1.self_attn.q_proj"
+    layer = {name: taught.get_submodule(name)}
+    calibration.listen(taught, layer, given, lambda _, x: heard.append(x))
+    assert len(heard) > 10
+    kept = calibration.some_tokens(taught, layer, given, 100)[name]
+    assert len(kept) == 100
+    places = (kept[:, None] == torch.cat(heard)).all(dim=-1).float().argmax(dim=1)  # whichever comes first of equals
+    assert torch.histc(places.float(), 4, 0, sum(map(len, heard))).min() > 5
+    every = calibration.some_tokens(taught, layer, given, 10**6)[name]
+    assert sorted(every.sum(dim=1).tolist()) == sorted(torch.cat(heard).sum(dim=1).tolist())
