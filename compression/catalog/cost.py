@@ -75,11 +75,12 @@ def estimate(
     student: Shape | None = None,
     named: Sequence[Parameters] = (),
     scored_tokens: int = 65536,
+    spoken: int = 0,
 ) -> Estimate:
     """Reckon a job from the shape of its model, the parameters before and after, its rows and its recipe.
 
     student: the shape of what is taught, where it is not the model's; named: the parameters of each teacher that the job names;
-    scored_tokens: of causal-lm, how many of test are scored at most.
+    scored_tokens: of causal-lm, how many of test are scored at most; spoken: the elements of an output layer that is no table.
     """
     train, language = recipe.train, data.task == "causal-lm"
     if language:
@@ -95,7 +96,7 @@ def estimate(
     plain = tokens  # of the general phase
     if "unlabelled" in data.rows:
         plain = data.rows["unlabelled"] * min(train.max_length, data.unlabelled_words * TOKENS_A_WORD + 2)
-    memory = PROCESS_BYTES + model_bytes(before, after, recipe) + step_bytes(shape, train, longest)
+    memory = PROCESS_BYTES + model_bytes(before, after, recipe, spoken) + step_bytes(shape, train, longest)
     memory += LOGITS_BYTES * language
     memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(parameters.total for parameters in named))
     states = teacher_bytes(recipe.distill, shape, student or shape, taught, plain) if recipe.distill else 0
@@ -159,11 +160,12 @@ def estimate(
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
 
 
-def model_bytes(before: Parameters, after: Parameters, recipe: Recipe) -> int:
+def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: int = 0) -> int:
     """Reckon what the model, its training and its teacher take together.
 
     A teacher that may be held in 8 bits spares memory only where nothing larger is trained beside it in float32 before; it is
-    held so in the task phase of distillation alone.
+    held so in the task phase of distillation alone. spoken: what stays in float32 beside its tables, a language model's output
+    layer.
     """
     trains = recipe.prepare.epochs > 0 or (recipe.quantize is not None and recipe.quantize.qat is not None)
     if not trains and recipe.distill is None and (recipe.prune is None or recipe.prune.recovery is None):
@@ -173,7 +175,7 @@ def model_bytes(before: Parameters, after: Parameters, recipe: Recipe) -> int:
         return whole
     # Each training beside its teacher: after the first of several cuts, on plain texts, and on the task.
     general, prune, held = recipe.distill.general, recipe.prune, HELD_BYTES * before.total
-    rounded = HELD_BYTES * before.embedding + ROUNDED_BYTES * before.other  # tables stay
+    rounded = HELD_BYTES * (before.embedding + spoken) + ROUNDED_BYTES * (before.other - spoken)
     phases = [2 * held + HELD_BYTES * after.total, TRAINED_BYTES * after.total + rounded]
     if prune is not None and prune.recovery is not None:
         first = before.total * (after.total / before.total) ** (1 / prune.steps)

@@ -169,6 +169,7 @@ def preflight(
         student=shape,
         named=[_parameters(each, each.shape, data, wanted) for each in teachers],
         scored_tokens=evaluate.tokens,
+        spoken=_spoken(model, data),
     )
     warnings = [*_warnings(model, data, recipe, before, after), *_unknown(family, model.shape, recipe.prune, count)]
     if streamed:
@@ -249,9 +250,16 @@ def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) 
     def at(shape: Shape, outputs: int) -> Parameters:
         return parameters_at(family, shape, rows=rows, outputs=outputs, dense=dense, biases=model.biases)
 
-    if data.task == "causal-lm" and at(model.shape, 0).total < model.parameters.total:
-        outputs = model.shape.vocabulary  # its output layer is not its table
-    return at(shape, outputs)
+    return at(shape, model.shape.vocabulary if _spoken(model, data) else outputs)
+
+
+def _spoken(model: ModelFacts, data: DataFacts) -> int:
+    """Count the elements of a language model's output layer that is not its table; 0 where it is, and of other tasks."""
+    if data.task != "causal-lm":
+        return 0
+    rows = table_rows(model.parameters, model.shape)
+    tied = parameters_at(FAMILIES[model.family], model.shape, rows=rows, outputs=0, dense=False, biases=model.biases)
+    return model.shape.vocabulary * model.shape.hidden if tied.total < model.parameters.total else 0
 
 
 def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parameters, after: Parameters) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
 
 from compression.numerics.dynamic import integers
 from compression.numerics.experts import WEIGHTS, SimulatedExperts, fused
@@ -45,20 +46,23 @@ class HeldExperts(SimulatedExperts):
         return nn.functional.linear(x, weight)
 
 
-def hold(model: nn.Module) -> int:
+def hold(model: PreTrainedModel) -> int:
     """Round the weights of all linear layers and experts of a frozen model to 8 bits, in place; return how many elements.
 
-    Tables stay, and so does an output layer that is one of them, which both are read by. Raises ValueError of a model that
-    is trained: integers have no gradients.
+    Tables stay, and so does a language model's output layer, whether it is one of them or not: what is kept of a teacher are
+    its last states, of which this layer makes the answers, a few tokens at a time, and would be made float again for each few.
+    Raises ValueError of a model that is trained: integers have no gradients.
     """
     if any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("a model that is trained cannot be held in integers")
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    stay = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    if (head := model.get_output_embeddings()) is not None:
+        stay.add(id(head.weight))
     done = 0
     for _, experts in list(fused(model)):
         done += _hold_experts(experts)
     for module in list(model.modules()):
-        if is_linear(module) and id(module.weight) not in tables and not parametrize.is_parametrized(module):
+        if is_linear(module) and id(module.weight) not in stay and not parametrize.is_parametrized(module):
             done += module.weight.numel()  # type: ignore[operator]
             # Unsafe: what is kept is of another type than what is made of it, which is the purpose.
             parametrize.register_parametrization(module, "weight", _Rows(turned=is_transposed(module)), unsafe=True)
