@@ -17,7 +17,7 @@ from compression.numerics.dynamic import (
 )
 from compression.numerics.experts import SimulatedExperts, fused
 from compression.numerics.floating import gradient_dtype, has_bfloat16, precision
-from compression.numerics.held import hold
+from compression.numerics.held import hold, let_go, to_hold
 from compression.numerics.matrices import is_linear, is_transposed, matrix
 from compression.numerics.simulation import (
     DYNAMIC,
@@ -61,6 +61,7 @@ __all__ = [
     "is_simulated",
     "is_transposed",
     "left_in_float",
+    "let_go",
     "matrix",
     "precision",
     "quantizable",
@@ -72,4 +73,5 @@ __all__ = [
     "simulation_of",
     "static_weights",
     "stored",
+    "to_hold",
 ]

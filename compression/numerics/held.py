@@ -4,7 +4,7 @@ Not a scheme of what is shipped: a teacher is held so where the memory for it in
 is what `integers` rounds, of weights alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,18 +55,48 @@ def hold(model: PreTrainedModel) -> int:
     """
     if any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("a model that is trained cannot be held in integers")
-    stay = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    if (head := model.get_output_embeddings()) is not None:
-        stay.add(id(head.weight))
     done = 0
     for _, experts in list(fused(model)):
         done += _hold_experts(experts)
-    for module in list(model.modules()):
-        if is_linear(module) and id(module.weight) not in stay and not parametrize.is_parametrized(module):
-            done += module.weight.numel()  # type: ignore[operator]
-            # Unsafe: what is kept is of another type than what is made of it, which is the purpose.
-            parametrize.register_parametrization(module, "weight", _Rows(turned=is_transposed(module)), unsafe=True)
+    for _, module in list(_layers(model)):
+        done += module.weight.numel()  # type: ignore[operator]
+        # Unsafe: what is kept is of another type than what is made of it, which is the purpose.
+        parametrize.register_parametrization(module, "weight", _Rows(turned=is_transposed(module)), unsafe=True)
     return done
+
+
+def to_hold(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """Return the weights that `hold` would round, by the names of their parameters."""
+    found = {f"{name}.{key}": experts.get_parameter(key) for name, experts in fused(model) for key in WEIGHTS}
+    return found | {f"{name}.weight": module.get_parameter("weight") for name, module in _layers(model)}
+
+
+def let_go(model: PreTrainedModel, weights: Callable[[str], Tensor]) -> None:
+    """Undo `hold`, in place. weights: gives by its name each of what `to_hold` returned before, one at a time."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, HeldExperts):
+            for key in WEIGHTS:
+                _put_back(module, key, weights(f"{name}.{key}"))
+                delattr(module, f"{key}_scale")
+            module.__class__ = module.stock  # type: ignore[assignment]  # as it was before `hold`
+        elif parametrize.is_parametrized(module, "weight") and isinstance(module.parametrizations.weight[0], _Rows):
+            parametrize.remove_parametrizations(module, "weight")
+            _put_back(module, "weight", weights(f"{name}.weight"))
+
+
+def _layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
+    stay = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    if (head := model.get_output_embeddings()) is not None:
+        stay.add(id(head.weight))
+    for name, module in model.named_modules():
+        if is_linear(module) and id(module.weight) not in stay and not parametrize.is_parametrized(module):
+            yield name, module
+
+
+def _put_back(module: nn.Module, key: str, weight: Tensor) -> None:
+    device = getattr(module, key).device
+    delattr(module, key)
+    module.register_parameter(key, nn.Parameter(weight.to(device), requires_grad=False))
 
 
 def _hold_experts(experts: Any) -> int:
@@ -76,5 +106,5 @@ def _hold_experts(experts: Any) -> int:
         done += whole.numel()
         setattr(experts, name, nn.Parameter(whole, requires_grad=False))
         experts.register_buffer(f"{name}_scale", scale)
-    experts.__class__ = HeldExperts
+    experts.stock, experts.__class__ = type(experts), HeldExperts
     return done

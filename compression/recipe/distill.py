@@ -71,9 +71,9 @@ class Teachers(Config):
     precision: Annotated[
         Literal["auto", "float32", "int8"],
         Field(
-            description="What the weights of the one that is compared are held in while the student is trained; what it is "
-            "asked once, it answers in float32. auto: int8, one scale a row, where training beside it would not fit into the "
-            "memory that is free."
+            description="What the weights of the one that is compared are held in while the student is trained, and those of "
+            "the baseline in a recovery by teacher; what it is asked once, it answers in float32. auto: int8, one scale a row, "
+            "where training beside it would not fit into the memory that is free."
         ),
     ] = "auto"
 

@@ -16,7 +16,7 @@ from compression.simulating import simulate, smooth
 from compression.stages.further import further, is_under_way, score_of_baseline
 from compression.stages.gate import gated
 from compression.stages.general import general
-from compression.stages.hold import SAID, lighten
+from compression.stages.hold import HELD, lighten, note
 from compression.stages.lesson import Lesson, reported
 from compression.stages.taught import lesson_of
 from compression.stages.teachers import ASK, hear
@@ -24,9 +24,8 @@ from compression.state import State
 from compression.teacher import Teacher
 from compression.training import train
 
-PHASE, OPEN, HELD, LAST = "distill", "gate", "held", "last"
-"""OPEN, HELD, LAST: under these names a save keeps whether insides count, that the teacher is held in 8 bits, and what weights
-the terms had after the last epoch."""
+PHASE, OPEN, LAST = "distill", "gate", "last"
+"""OPEN, LAST: under these names a save keeps whether insides count, and what weights the terms had after the last epoch."""
 
 
 def distill(state: State) -> Iterator[Event]:
@@ -61,9 +60,7 @@ def distill(state: State) -> Iterator[Event]:
         yield from _task_phase(state, settings, rows, lesson, base, known, beside)
     finally:
         lesson.close()
-    # The notes are those of the attempt before, where this one went on from its save.
-    if said and not any(note.startswith(SAID) for note in state.notes):
-        state.notes.append(said)
+    note(state, said)  # the notes are those of the attempt before, where this one went on from its save
 
 
 def enter(state: State) -> None:

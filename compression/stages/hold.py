@@ -1,8 +1,11 @@
 """A teacher in 8 bits, where the recipe says so or the memory for it in float32 is not there."""
 
 from collections.abc import Generator
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from compression import families, memory, numerics
@@ -13,15 +16,19 @@ from compression.state import State
 
 GIB = 2**30
 SAID = "The teacher's weights are held in 8 bits"
+HELD = "held"
+"""Under this name a training's save keeps that its teacher is held so."""
+FILE = "teacher-weights.safetensors"
 
 
 def lighten(
-    state: State, settings: Distill, guide: PreTrainedModel, *, before: bool
+    state: State, settings: Distill, guide: PreTrainedModel, *, before: bool, again: bool = False
 ) -> Generator[Event, None, tuple[bool, str]]:
     """Hold a frozen teacher's weights in 8 bits, in place, and say so and why. Returns whether it is held, and what was said.
 
     Of `auto` it is the memory that is free now that decides. before: whether the attempt that this one goes on from held it so:
-    then it is, whatever is free, for what is trained is to be the same.
+    then it is, whatever is free, for what is trained is to be the same. again: whether `unburden` shall make it float again,
+    since more is asked of it later: then its weights wait in the job's scratch folder. Raises ValueError where there is none.
     """
     asked = settings.teachers.precision
     if asked == "float32":
@@ -32,11 +39,33 @@ def lighten(
         if room is None or need <= room:
             return False, ""
         why = f"training needs about {need / GIB:.1f} GiB more, and {room / GIB:.1f} are free"
+    if again:
+        save_file(dict(numerics.to_hold(guide)), _place(state))
     count = numerics.hold(guide)
     said = f"{SAID} ({count:,} of them; one scale a row): {why}."
-    state.notes.append(said)
+    note(state, said)
     yield Log(message=said)
     return True, said
+
+
+def unburden(state: State, guide: PreTrainedModel) -> None:
+    """Make a teacher float again, to the bit, that `lighten` has held with `again`."""
+    place = _place(state)
+    with safe_open(place, "pt") as file:
+        numerics.let_go(guide, file.get_tensor)
+    place.unlink()
+
+
+def note(state: State, said: str) -> None:
+    """Have the row say once what was said of a teacher, also where its notes are those of an earlier attempt's save."""
+    if said and not any(one.startswith(SAID) for one in state.notes):
+        state.notes.append(said)
+
+
+def _place(state: State) -> Path:
+    if state.scratch is None:
+        raise ValueError("the weights of a teacher that is rounded for a while need a folder")
+    return state.scratch / FILE
 
 
 def needed(state: State) -> int:

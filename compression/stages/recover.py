@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import torch
 from transformers import PreTrainedModel
 
 from compression import families
-from compression.recipe import Prune, Recovery
+from compression.recipe import Distill, Prune, Recovery
 from compression.report import Event
 from compression.saving import Tensors
+from compression.stages.hold import HELD, lighten, note, unburden
 from compression.stages.taught import of_answers_alone
 from compression.state import State
 from compression.tasks.base import labelled
@@ -42,8 +44,13 @@ def recover(state: State, whole: Recovery, step: int, phase: str, epochs: int, b
         patience=settings.patience,
         patience_from=settings.epochs // 2 if settings.shallow_first else 0,
     )
-    rows = state.rows["train"]
+    rows, is_held, said = state.rows["train"], False, ""
+    known = state.saver.beside() if state.saver is not None and state.saver.is_at("pruned", phase) else {}
     lesson = of_answers_alone(state, rows) if settings.by == "teacher" else None
+    if lesson is not None:
+        asked, guide = state.recipe.distill or Distill(), lesson.teacher.model
+        # Later cuts and distillation ask it again, in float32 as this one did.
+        is_held, said = yield from lighten(state, asked, guide, before=HELD in known, again=True)
     ticks = train(
         model,
         replace(plan, seed=plan.seed + step - 1, dropout=lesson is None),
@@ -51,7 +58,7 @@ def recover(state: State, whole: Recovery, step: int, phase: str, epochs: int, b
         state.rows["validation"],
         lesson or labelled(state.task, model),
         before_epoch=freezer(model, settings),
-        course=state.course("pruned", phase, beside),
+        course=state.course("pruned", phase, beside | ({HELD: torch.tensor(True)} if is_held else {})),
         budget=state.budget,
     )
     try:
@@ -59,6 +66,9 @@ def recover(state: State, whole: Recovery, step: int, phase: str, epochs: int, b
     finally:
         if lesson is not None:
             lesson.close()
+    if lesson is not None and is_held:
+        unburden(state, lesson.teacher.model)
+    note(state, said)
     which = "Recovery" if phase == "recover" else f"Recovery{phase.removeprefix('recover')}"
     if lesson is not None:
         which += ", taught by the baseline's answers"

@@ -361,6 +361,7 @@ def test_what_is_trained_beside_a_teacher_in_float32_is_forecast_so() -> None:
     assert bytes_of(general=General()) == 24 * 60 + 400
     assert bytes_of(general=General(teacher="base")) == 24 * 60 + 2 * 400
     assert bytes_of(Prune(recovery=Recovery())) == 24 * 60 + 400
+    assert bytes_of(Prune(recovery=Recovery(by="teacher"))) == bytes_of()  # held in 8 bits there too
     assert bytes_of(Prune(recovery=Recovery(), steps=2)) == 24 * 77 + 400  # what is left after the first of two cuts
 
 

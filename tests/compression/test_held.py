@@ -1,25 +1,34 @@
 """A language model's teacher in 8 bits: what it is asked once it answers in float32, and the forecast counts what stays."""
 
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
+from compression import memory
 from compression.catalog import cost, preflight
 from compression.catalog.decoders import decoder_parameters
 from compression.language.rows import TextRows
-from compression.recipe import Distill, Evaluate, Prepare, Recipe, Teachers, Train
+from compression.recipe import Distill, Evaluate, Prepare, Prune, Recipe, Recovery, Teachers, Train
 from compression.report import Shape
+from compression.saving import Saver
 from compression.stages.distill import distill
+from compression.stages.prune import prune
 from compression.state import State
 from compression.tasks import of
 from tests.compression.conftest import all_phases
 from tests.compression.language.tiny import TEXTS, model, tokenizer
+from tests.compression.saving.conftest import Listener, resumed, saver
 from tests.compression.test_catalog import DATA, MODEL
 
 TRAIN = Train(batch=4, max_length=32)
 TASK = of("causal-lm", (), Evaluate(window=32))
+
+
+PRUNE = Prune(ratio={"ffn": 0.5}, steps=2, multiple=8, calibration_rows=8, recovery=Recovery(epochs=2, rate=1e-2, by="teacher"))
 
 
 @cache
@@ -54,6 +63,49 @@ def test_answers_that_are_kept_are_those_of_float32(tied: bool, monkeypatch: pyt
     assert same(taught("int8", tied=tied), taught("float32", tied=tied))
     monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)  # it is asked again in each epoch
     assert not same(taught("int8", tied=tied), taught("float32", tied=tied))
+
+
+def recovered(place: Path, precision: str = "auto", kind: str = "llama", saver: Saver | None = None, hear: Any = list) -> State:
+    settings = Distill(teachers=Teachers(precision=precision))  # type: ignore[arg-type]
+    recipe = Recipe(quantize=None, prune=PRUNE, distill=settings, train=TRAIN)
+    state = State(recipe, {"train": rows(), "validation": rows(), "test": rows()}, model(kind), all_phases())
+    state.teacher = model(kind).requires_grad_(False)
+    state.scratch, state.saver = place, saver
+    hear(prune(state))
+    assert state.teacher is not None
+    found, wanted = state.teacher.state_dict(), model(kind).state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(found[name].equal(weight) for name, weight in wanted.items())
+    return state
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "deepseek_v3"])
+def test_a_recovery_by_teacher_heeds_it_and_makes_the_teacher_float_again(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, rounded = recovered(tmp_path, "float32", kind), recovered(tmp_path, "int8", kind)
+    assert same(rounded, whole)  # what it is asked once, before each training, it answers in float32
+    assert len([note for note in rounded.notes if "8 bits" in note]) == 1
+    assert len(rounded.notes) == len(whole.notes) + 1
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)  # it is asked again in each epoch
+    assert not same(recovered(tmp_path, "int8", kind), recovered(tmp_path, "float32", kind))
+
+
+def test_a_recovery_beside_a_rounded_teacher_is_gone_on_with_beside_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)
+    (tmp_path / "kept").mkdir()
+    listener, given = Listener(tmp_path / "kept"), saver(tmp_path)
+    monkeypatch.setattr(memory, "available", lambda: 0)
+    tight = recovered(tmp_path, saver=given, hear=listener.hear)
+    monkeypatch.setattr(memory, "available", lambda: None)
+    assert not same(recovered(tmp_path), tight)
+    last = [save.phase for save in listener.saves].index("recover, step 2 of 2") + 1
+    again = recovered(tmp_path, saver=resumed(tmp_path, listener, last))
+    assert same(again, tight)
+    assert again.notes == tight.notes
 
 
 def test_an_output_layer_of_its_own_is_forecast_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
