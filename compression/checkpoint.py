@@ -27,7 +27,7 @@ from compression.errors import CompressionError, DeviceError, DiskFull, OutOfMem
 from compression.heads import of_task
 from compression.load import open_stock
 from compression.numerics import Simulation
-from compression.recipe import Config, Data, JobTask, PartName, Recipe, Spec
+from compression.recipe import Config, Data, Distill, JobTask, PartName, Recipe, Spec
 from compression.report import STAGES, Artifact, File, Row, Sensitivity, Stage
 
 FORMAT = 5
@@ -105,6 +105,7 @@ def fingerprints(spec: Spec, base: Path) -> dict[Stage, str]:
     found: dict[Stage, str] = {}
     for stage in STAGES:
         read = last | {"parts": parts} if stage == "distilled" else {"parts": labelled}
+        read |= _of_answers(spec.recipe) if stage == "pruned" else {}
         recipe = {"recipe": _until(spec.recipe, stage).model_dump(mode="json")}
         found[stage] = _sha256(json.dumps(facts | recipe | read, sort_keys=True))
     return found
@@ -114,6 +115,16 @@ def _until(recipe: Recipe, stage: Stage) -> Recipe:
     """Leave out of a recipe what comes after a stage."""
     after = STAGES[STAGES.index(stage) + 1 :]
     return recipe.model_copy(update={SETTINGS[later]: None for later in after})
+
+
+def _of_answers(recipe: Recipe) -> dict[str, Any]:
+    """Say what a recovery by the teacher's answers reads of distillation, which comes after it: `taught.of_answers_alone`."""
+    recovery = recipe.prune.recovery if recipe.prune is not None else None
+    if recovery is None or recovery.by != "teacher":
+        return {}
+    asked = recipe.distill or Distill()
+    found = {"temperature": asked.temperature, "precision": asked.teachers.precision, "spill_gib": asked.spill_gib}
+    return {"answers": found}
 
 
 def _of_data(data: Data, base: Path) -> dict[str, list[str]]:

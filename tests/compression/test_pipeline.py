@@ -14,7 +14,7 @@ from compression import checkpoint
 from compression.errors import CompressionError
 from compression.job import Job
 from compression.recipe import Spec, Targets
-from compression.report import ArtifactReady, Event, Failed, Finished, Log, Progress, Report, StageFinished, StageStarted
+from compression.report import ArtifactReady, Event, Failed, Finished, Log, Progress, Report, Stage, StageFinished, StageStarted
 from compression.run import job
 from tests.compression.jobs import RECIPE, STAGES, events, start, write_spec
 
@@ -210,6 +210,32 @@ def test_another_recipe_goes_on_where_it_begins_to_differ(
     assert isinstance(last, Finished)
     assert isinstance(first, Finished)
     assert but_for_timing(last.report) == but_for_timing(first.report)
+
+
+@pytest.mark.parametrize(
+    ("distill", "is_read"),
+    [
+        ({"temperature": 1.0}, True),
+        ({"temperature": 3.0, "teachers": {"precision": "int8"}}, True),
+        ({"temperature": 3.0, "spill_gib": 1.0}, True),
+        ({"temperature": 3.0, "epochs": 9, "hidden": 0.0}, False),
+    ],
+)
+def test_what_recovery_reads_of_distillation_is_part_of_the_cut_s_work(
+    distill: dict[str, Any], is_read: bool, tmp_path: Path, encoder: Path, reviews: Path
+) -> None:
+    """Answers that it learns are softened at distill's temperature: a cut that was taught at another is other work."""
+
+    def found(by: str, distill: dict[str, Any]) -> dict[Stage, str]:
+        prune = {**RECIPE["prune"], "steps": 2, "recovery": {"epochs": 2, "by": by}}
+        spec = write_spec(tmp_path, encoder, reviews, recipe={**RECIPE, "prune": prune, "distill": distill})
+        return checkpoint.fingerprints(Spec.model_validate_json(spec.read_text()), tmp_path)
+
+    for by, differs in (("teacher", is_read), ("labels", False)):
+        before, after = found(by, {"temperature": 3.0}), found(by, distill)
+        assert (before["pruned"] != after["pruned"]) == differs
+        assert before["quantized"] == after["quantized"]
+        assert before["distilled"] != after["distilled"]
 
 
 def test_a_job_without_stages_ships_the_tuned_model(tmp_path: Path, encoder: Path, reviews: Path) -> None:
