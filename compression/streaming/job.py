@@ -71,16 +71,20 @@ Made = tuple[list[Shipped], PreTrainedModel, tuple[str, ...]]
 
 
 def is_for(spec: Spec, base: Path) -> bool:
-    """Say whether a job is to be done so. Reads config.json, or the header of a GGUF file.
+    """Say whether a job is to be done so, of a model with the task's head. Reads config.json, or the header of a GGUF file.
+
+    A head that is not there has to be drawn, which needs the model in memory; the preflight forecasts the job so.
 
     Raises what `load.read_config`, `streamed.skeleton` and `checks.gguf_model.read_model` do.
     """
     if spec.parts or not untrained(spec.recipe):
         return False
-    folder = base / spec.model
+    folder, head = base / spec.model, heads.of_task(spec.asked[0].task)
     if gguf_model.is_one(folder):
+        if head != heads.LANGUAGE:
+            return False  # such a file holds a language model
         parameters = gguf_model.parameters(gguf_model.read_model(folder)[1]).total
-    elif load.read_config(folder)["model_type"] in families.DECODERS:
+    elif (config := load.read_config(folder))["model_type"] in families.DECODERS and load.has_head(config, head):
         parameters = sum(parameter.numel() for parameter in streamed.skeleton(folder).parameters())
     else:
         return False
@@ -114,13 +118,6 @@ class StreamingJob:
         catalog.check_cast(spec.recipe, student=spec.student is not None, teachers=len(spec.teachers))
         sent = uploaded(base / spec.model)
         folder = gguf.stock_folder(base / spec.model, output / "scratch" / "unpacked" / "model")
-        config = load.read_config(folder)
-        if not load.has_head(config, heads.of_task(task)):
-            raise InvalidSpec(
-                f"the model has no head for {task}, and the recipe trains none",
-                param="recipe.prepare.epochs",
-                remedy="Send a model with a head for the task, or let prepare train one on a worker whose memory holds it.",
-            )
         dataset = data.load(spec.asked[0].data, base, seed=spec.recipe.train.seed, task=task)
         evaluate = catalog.evaluate_of(spec.evaluate, 0, 1, task, dataset.labels)
         catalog.check_task(task, spec.recipe, evaluate)

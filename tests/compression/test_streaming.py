@@ -11,15 +11,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from compression.errors import InvalidSpec
+from compression.catalog import preflight
+from compression.checks.model import check
+from compression.job import Job
 from compression.pipeline import compress
 from compression.recipe import Spec
-from compression.report import Finished, NotMeasured, Report, Score, StageFinished, StageStarted, parse_event
+from compression.report import Finished, ModelFacts, NotMeasured, Report, Score, StageFinished, StageStarted, parse_event
 from compression.streaming import job, shipping
 from tests.compression.conftest import sentences, write_rows, write_tokenizer
 from tests.compression.decoders import saved, tiny
 from tests.compression.ggufs import tokens, write
 from tests.compression.jobs import write_spec
+from tests.compression.test_catalog import DATA
 
 ROOT = Path(__file__).parents[2]
 ONLY_QUANTIZE: dict[str, Any] = {"prepare": {"epochs": 0}, "prune": None, "distill": None, "train": {"max_length": 32}}
@@ -148,10 +151,25 @@ def test_it_is_cut_without_training(kind: str, task: str, tmp_path: Path) -> Non
     assert torch.allclose(one, other, atol=0.1 * float(other.abs().max()))
 
 
-def test_a_model_without_the_task_s_head_is_refused(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path, model_into(tmp_path / "model", head="Model"))
-    with pytest.raises(InvalidSpec, match="no head"):
-        list(compress(spec, tmp_path))
+@pytest.mark.parametrize("form", ["bare", "GGUF"])
+def test_a_head_that_has_to_be_drawn_needs_the_model_in_memory_as_the_preflight_says(form: str, tmp_path: Path) -> None:
+    if form == "bare":
+        model_into(tmp_path / "model", head="Model")
+    else:
+        (tmp_path / "model").mkdir()
+        write(tiny("llama", vocab_size=len(tokens())), tmp_path / "model" / "tiny.gguf")
+    spec = spec_of(tmp_path, tmp_path / "model")
+    facts = check(tmp_path / "model")
+    assert isinstance(facts, ModelFacts)
+    plan = preflight(facts, DATA, spec.recipe, spec.evaluate)
+    assert plan.estimate.memory_bytes > SMALL
+    assert any("its head stays as it was drawn" in warning for warning in plan.warnings)
+    assert not any("from file to file" in warning for warning in plan.warnings)
+    assert not job.is_for(spec, tmp_path)
+    assert not job.is_for(spec.model_copy(update={"split_batches": 4}), tmp_path)
+    opened = Job.open(spec, tmp_path).part
+    assert opened is not None
+    assert opened.state.model.config.num_labels == 2
 
 
 @pytest.mark.parametrize(
