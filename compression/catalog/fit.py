@@ -1,6 +1,7 @@
 """Model, data and recipe held against each other before a job is accepted."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
@@ -13,11 +14,13 @@ from compression.catalog.lessons import check_cast, check_insides, check_one_tea
 from compression.catalog.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.catalog.streaming import fits_a_graph, from_file_to_file, untrained, warning
 from compression.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape
-from compression.recipe import AUGMENTED_TASKS, OF_EACH, Config, Evaluate, JobEvaluate, Prune, Recipe, Task
+from compression.recipe import AUGMENTED_TASKS, OF_EACH, Config, Evaluate, JobEvaluate, Prune, Recipe, Recovery, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
 
 DEEP = 0.4
 """A share of a decoder's parameters that is better cut in steps (Minitron, Muralidharan et al. 2024, cuts by half at most)."""
+MOST_STEPS = 20
+"""As many cuts as a recipe may ask for."""
 
 
 class Preflight(Config):
@@ -286,12 +289,8 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
     settled = recipe.prune and recipe.prune.target_latency is None and set(recipe.prune.axes) != {"vocabulary"}
     if recipe.prune and settled and after.total == before.total:
         yield f"The ratio {recipe.prune.deepest:g} rounds to no change of shape."
-    deep = after.total < (1 - DEEP) * before.total and FAMILIES[model.family].decodes
-    if recipe.prune and settled and deep and recipe.prune.steps == 1:
-        yield (
-            f"{1 - after.total / before.total:.0%} of the parameters go in one cut: beyond {DEEP:.0%}, decoders keep more in "
-            'steps with training between them (prune.steps 2, prune.recovery {"by": "teacher"}).'
-        )
+    if recipe.prune and settled and FAMILIES[model.family].decodes:
+        yield from _too_deep(recipe.prune, after.total / before.total)
     if recipe.prune and recipe.distill is None and recipe.prune.recovery is None:
         yield "The model is pruned and not trained afterwards: expect its score to fall."
     if recipe.distill is not None and recipe.distill.general is not None and "unlabelled" not in data.rows:
@@ -302,6 +301,21 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
         yield f"train.max_steps ends training after {most} of about {planned} steps: later stages get what earlier ones leave."
     if recipe.prepare.epochs == 0 and data.task != "causal-lm" and not has_head(model, data.task):
         yield "The model comes without a head for the task and prepare.epochs is 0: its head stays as it was drawn."
+
+
+def _too_deep(prune: Prune, left: float) -> Iterator[str]:
+    """Say of a decoder's cut whether a step of it goes too deep, and with which keys none does. left: share of parameters."""
+    share = 1 - left ** (1 / prune.steps)
+    if share <= DEEP:
+        return
+    steps = min(math.ceil(math.log(left) / math.log(1 - DEEP)), MOST_STEPS)
+    recovery = prune.recovery or Recovery()
+    own = recovery.model_dump(mode="json", exclude_defaults=True)
+    asked = json.dumps({"steps": steps, "recovery": own | {"by": "teacher", "epochs": max(recovery.epochs, steps)}})
+    yield (
+        f"{share:.0%} of the parameters go in one cut: beyond {DEEP:.0%}, decoders keep more in steps, each followed by "
+        f"training that learns the baseline's answers. Put this into prune: {asked}"
+    )
 
 
 def _listed(labels: tuple[str, ...], most: int = 8) -> str:

@@ -1,5 +1,7 @@
 """Cuts in steps of configs whose hidden size hangs on their heads: each step can be said, and none gives back what one took."""
 
+import json
+
 import pytest
 
 from compression.catalog import FAMILIES, planned, preflight, steps_to
@@ -62,8 +64,8 @@ def test_no_more_layers_are_without_experts_than_are_left() -> None:
     assert counts[-1] > tables
 
 
-@pytest.mark.parametrize(("ratio", "steps", "warns"), [(0.7, 1, True), (0.7, 2, False), (0.3, 1, False)])
-def test_a_deep_cut_at_once_is_warned_of(ratio: float, steps: int, warns: bool) -> None:
+@pytest.mark.parametrize(("ratio", "steps", "warns"), [(0.7, 1, True), (0.7, 2, True), (0.7, 3, False), (0.3, 1, False)])
+def test_a_deep_cut_at_once_is_warned_of_with_the_keys_that_divide_it(ratio: float, steps: int, warns: bool) -> None:
     parameters = decoder_parameters("llama", SMOLLM2, outputs=0)
     model = ModelFacts(
         family="llama",
@@ -75,10 +77,14 @@ def test_a_deep_cut_at_once_is_warned_of(ratio: float, steps: int, warns: bool) 
         dtype="bfloat16",
         bytes=2 * parameters.total,
     )
-    recipe = Recipe(prune=Prune(ratio=AxisRatios(ffn=ratio, layers=ratio), steps=steps, recovery=Recovery()))
+    recipe = Recipe(prune=Prune(ratio=AxisRatios(ffn=ratio, layers=ratio), steps=steps, recovery=Recovery(epochs=steps, rate=1e-4)))
     plan = preflight(model, DATA, recipe, Evaluate())
     said = [warning for warning in plan.warnings if "of the parameters go in one cut" in warning]
     assert len(said) == warns
     if warns:
         assert plan.parameters.total < 0.6 * plan.baseline_parameters.total
-        assert "prune.steps 2" in said[0]
+        keys = json.loads(said[0].partition("Put this into prune: ")[2])
+        divided = Recipe.model_validate({"prune": {**recipe.prune.model_dump(), **keys}})
+        assert divided.prune is not None
+        assert (divided.prune.steps, divided.prune.recovery) == (3, Recovery(by="teacher", epochs=3, rate=1e-4))
+        assert not [one for one in preflight(model, DATA, divided, Evaluate()).warnings if "in one cut" in one]
