@@ -1,6 +1,10 @@
 """The stages on a tiny model: each changes what it says it changes, and the student comes nearer to its teacher."""
 
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,11 +12,13 @@ from torch.nn import functional
 from transformers import BertForSequenceClassification
 
 from compression import checkpoint, numerics, teacher
+from compression.calibration import calibration_rows
 from compression.checkpoint import Checkpoint
 from compression.evaluate import logits
 from compression.families.bert import BERT
-from compression.recipe import TERMS, Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Train
+from compression.recipe import TERMS, Distill, General, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Train
 from compression.report import Event, Progress, Shape
+from compression.sensitivity import depths, sensitivities
 from compression.simulating import settle
 from compression.stages.distill import distill
 from compression.stages.prepare import prepare
@@ -41,6 +47,33 @@ def faked(model: BertForSequenceClassification) -> set[int]:
     return {BERT.quantization_group(name) for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
+def make_loud(model: BertForSequenceClassification, deep: int, times: float) -> None:
+    """In one layer, make a channel so loud that all others are rounded to nothing, and the same answers."""
+    layer = BERT.layers(model)[deep]
+    with torch.no_grad():
+        for value in (layer.value.weight, layer.value.bias):
+            value[7] *= times
+        layer.attended.weight[:, 7] /= times
+        layer.attended.weight *= 3
+
+
+def spy_on_training(monkeypatch: pytest.MonkeyPatch, look: Callable[[BertForSequenceClassification], None]) -> None:
+    """Look at the model each time that it goes through a batch in training."""
+    forward = BertForSequenceClassification.forward
+
+    def spy(self: BertForSequenceClassification, *args: object, **named: object) -> object:
+        if torch.is_grad_enabled():
+            look(self)
+        return forward(self, *args, **named)
+
+    monkeypatch.setattr(BertForSequenceClassification, "forward", spy)
+
+
+def recovering(model: BertForSequenceClassification, recovery: Recovery) -> State:
+    """A state that is about to be cut and to recover."""
+    return prepared(model, Recipe(prepare=Prepare(epochs=0), prune=HALF.model_copy(update={"recovery": recovery}), train=TRAIN))
+
+
 def test_prepare_leaves_a_frozen_teacher_that_answers_alike(model: BertForSequenceClassification) -> None:
     state = prepared(model, Recipe(prepare=Prepare(epochs=3, rate=3e-3), train=TRAIN))
     assert state.teacher is not None
@@ -65,24 +98,30 @@ def test_depths_are_quantized_in_their_order(model: BertForSequenceClassificatio
     assert seen == [set(), {0}, {0, 2}, {0, 2, 10_000}, {0, 1, 2, 10_000}, {0}]
 
 
-def test_qat_trains_and_leaves_everything_quantized(model: BertForSequenceClassification) -> None:
-    recipe = Recipe(prepare=Prepare(epochs=0), quantize=Quantize(qat=Qat(full=1, ramp=1, quantized=2, rate=3e-3)), train=TRAIN)
-    state = prepared(model, recipe)
+def test_qat_trains_none_then_more_and_at_last_all_depths_quantized(
+    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_loud(model, 0, 300)
+    qat = Qat(full=1, ramp=3, quantized=1, rate=3e-3)
+    settings = Quantize(qat=qat, calibration_rows=32)
+    state = prepared(model, Recipe(prepare=Prepare(epochs=0), quantize=settings, train=TRAIN))
+    found = sensitivities(model, calibration_rows(state), numerics.DYNAMIC)
+    order = sorted(found, key=found.__getitem__)
+    assert order != depths(model)
+    seen: list[set[int]] = []
+    spy_on_training(monkeypatch, lambda trained: seen.append(faked(trained)))
     events = run(quantize(state))
     scores = [event.score for event in events if isinstance(event, Progress) and event.score is not None]
-    assert len(scores) == 4
-    assert faked(state.model) == {0, 1, 2, 10_000}
+    assert len(scores) == qat.epochs
+    epochs = [seen[start : start + 20] for start in range(0, len(seen), 20)]
+    assert epochs == [[set(order[:count])] * 20 for count in range(5)]
+    assert faked(state.model) == set(order)
     assert max(scores) > 0.8
 
 
 @pytest.mark.parametrize("deep", [0, 1])
 def test_the_depth_that_bears_rounding_least_is_quantized_last(model: BertForSequenceClassification, deep: int) -> None:
-    layer = BERT.layers(model)[deep]
-    with torch.no_grad():  # a channel so loud that all others are rounded to nothing, and the same answers
-        for value in (layer.value.weight, layer.value.bias):
-            value[7] *= 3000
-        layer.attended.weight[:, 7] /= 3000
-        layer.attended.weight *= 3
+    make_loud(model, deep, 3000)
     qat = Qat(full=0, ramp=3, quantized=0)
     state = state_of(model, Recipe(quantize=Quantize(qat=qat, calibration_rows=32)))
     order = ordered(state, qat)
@@ -159,28 +198,61 @@ def test_prune_makes_the_model_narrower_and_says_what_it_took(model: BertForSequ
     assert any("The cut alone" in note for note in state.notes)
 
 
-def test_recovery_moves_the_shallow_layers_first(model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch) -> None:
-    recovery = Recovery(epochs=2, rate=1e-3)
-    state = prepared(
-        model, Recipe(prepare=Prepare(epochs=0), prune=HALF.model_copy(update={"recovery": recovery}), train=TRAIN)
-    )
+@pytest.mark.parametrize("shallow_first", [True, False])
+def test_recovery_moves_the_shallow_layers_first_where_the_recipe_says_so(
+    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, shallow_first: bool
+) -> None:
+    recovery = Recovery(epochs=2, rate=1e-3, shallow_first=shallow_first)
+    state = recovering(model, recovery)
     learning: list[set[str]] = []
-    forward = BertForSequenceClassification.forward
-
-    def spy(self: BertForSequenceClassification, *args: object, **named: object) -> object:
-        if torch.is_grad_enabled():
-            now = {name for name, p in self.named_parameters() if p.requires_grad}
-            if now not in learning:
-                learning.append(now)
-        return forward(self, *args, **named)
-
-    monkeypatch.setattr(BertForSequenceClassification, "forward", spy)
+    spy_on_training(
+        monkeypatch, lambda trained: learning.append({name for name, p in trained.named_parameters() if p.requires_grad})
+    )
     run(prune(state))
-    first, second = learning
-    assert first
-    assert all("encoder.layer.0." in name for name in first)
-    assert second == {name for name, _ in state.model.named_parameters()}
+    first, second = learning[:20], learning[20:]
+    everything = {name for name, _ in state.model.named_parameters()}
+    assert second == [everything] * 20
+    shallow = {name for name in everything if "encoder.layer.0." in name}
+    assert first == [shallow if shallow_first else everything] * 20
     assert all(p.requires_grad for p in state.model.parameters())
+
+
+@pytest.mark.parametrize("adapt_l2", [True, False])
+def test_the_l2_of_recovery_follows_validation_where_the_recipe_says_so(
+    model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, adapt_l2: bool
+) -> None:
+    state = recovering(model, Recovery(epochs=4, rate=1e-2, adapt_l2=adapt_l2))
+    decays: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def spy(self: torch.optim.AdamW, *rest: Any) -> Any:
+        decays.append(self.param_groups[0]["weight_decay"])
+        return step(self, *rest)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    scores = [event.score for event in run(prune(state)) if isinstance(event, Progress) and event.score is not None]
+    wanted = [TRAIN.decay]
+    for before, after in pairwise(scores):
+        factor = 1.0 if after == before or not adapt_l2 else 0.5 if after > before else 2.0
+        wanted.append(wanted[-1] * factor)
+    assert decays == [decay for decay in [TRAIN.decay, *wanted[:-1]] for _ in range(20)]
+    assert (len(set(decays)) > 1) == adapt_l2
+
+
+def test_every_training_has_its_own_patience(model: BertForSequenceClassification) -> None:
+    still = {"epochs": 7, "rate": 1e-12}  # no weight moves, so no epoch is better than the model before it
+    recipe = Recipe(
+        prepare=Prepare(patience=1, **still),
+        quantize=None,
+        prune=HALF.model_copy(update={"recovery": Recovery(patience=2, **still)}),
+        distill=Distill(patience=4, general=General(patience=5, **still), **still),
+        train=Train(batch=320),
+    )
+    state = state_of(model, recipe)
+    events = [event for stage in (prepare, prune, distill) for event in stage(state)]
+    trained = Counter(event.phase for event in events if isinstance(event, Progress) and event.score is not None)
+    # Of recovery the three epochs in which the shallow layers learn alone are not counted.
+    assert trained == {"tune": 1, "recover": 3 + 2, "general": 5, "distill": 4}
 
 
 @pytest.mark.parametrize("attention", [0.0, 1.0])
