@@ -221,7 +221,7 @@ def test_recovery_moves_the_shallow_layers_first_where_the_recipe_says_so(
 def test_the_l2_of_recovery_follows_validation_where_the_recipe_says_so(
     model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, adapt_l2: bool
 ) -> None:
-    state = recovering(model, Recovery(epochs=4, rate=1e-2, adapt_l2=adapt_l2))
+    state = recovering(model, Recovery(epochs=5, rate=1e-2, adapt_l2=adapt_l2))
     decays: list[float] = []
     step = torch.optim.AdamW.step
 
