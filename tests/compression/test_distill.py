@@ -23,6 +23,7 @@ from compression.report import Event, Finished, Log, Progress, Score, TrainingSa
 from compression.run import job
 from compression.saving import FOLDER, Pause, Saver
 from compression.stages.distill import distill, enter
+from compression.stages.general import general
 from compression.stages.prepare import prepare
 from compression.stages.teachers import Heard, fused, hear
 from compression.state import State
@@ -319,6 +320,23 @@ def test_what_named_models_cannot_be_is_refused_before_training(encoder: Path, r
     part = open_part(spec(encoder, reviews, recipe, student=str(other)), tmp_path)
     assert part.state.cast is not None
     assert not part.state.cast.base.aligned
+
+
+@pytest.mark.parametrize("who", ["base", "prepared"])
+def test_the_general_phase_asks_the_model_as_it_was_sent_or_as_it_was_tuned(
+    encoder: Path, reviews: Path, tmp_path: Path, who: str
+) -> None:
+    still = General(epochs=1, rate=1e-12, teacher=who)  # no weight moves, so the loss is that of the student as it is
+    recipe = Recipe(prune=None, distill=Distill(general=still), train=TRAIN)
+    state = open_part(spec(encoder, reviews, recipe), tmp_path).state
+    state.journey = all_phases()
+    state.teacher = BertForSequenceClassification(tiny_config(num_labels=2)).eval()  # as far from the base as tuning can lead
+    assert recipe.distill is not None
+    (loss,) = [
+        -event.score for event in general(state, recipe.distill) if isinstance(event, Progress) and event.score is not None
+    ]
+    assert (loss < 0.01) == (who == "base"), "the student is the base, and has nothing to learn of it"
+    assert (loss > 0.3) == (who == "prepared")
 
 
 def test_unlabelled_texts_are_read_whatever_the_task_and_reach_the_student(
