@@ -18,8 +18,9 @@ from compression.numerics.matrices import matrix
 from compression.recipe import Prune, Quantize
 from compression.report import StageStarted
 from compression.stages.scores import taken_scores
-from tests.compression.families.decoders import KINDS, logits, tiny_classifier
+from tests.compression.families.decoders import KINDS, WORDS, logits, tiny_classifier
 from tests.compression.families.test_decoder_parts import some_rows
+from tests.compression.models import STEMS, tiny
 from tests.compression.test_language_job import RECIPE, run, scores, write
 
 SCHEMES = [
@@ -30,9 +31,12 @@ SCHEMES = [
 ]
 
 
+ENCODERS = list(STEMS)
+
+
 def loud(kind: str) -> PreTrainedModel:
     """Make some channels of each norm and of each layer's units loud, as those of large language models are."""
-    model = tiny_classifier(kind)
+    model = tiny(kind, vocab_size=WORDS) if kind in ENCODERS else tiny_classifier(kind)
     with torch.no_grad():
         for pair in smoothing.pairs(model):
             source = model.get_submodule(pair.source)
@@ -52,7 +56,7 @@ def read_rounded(model: PreTrainedModel, settings: Quantize, rows: Encoded) -> P
     return twin
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *ENCODERS])
 def test_what_is_searched_for_is_folded_in_to_the_bit(kind: str) -> None:
     model, rows = loud(kind), some_rows(24)
     plain, before = logits(model), {name: value.clone() for name, value in model.state_dict().items()}
@@ -71,7 +75,7 @@ def test_what_is_searched_for_is_folded_in_to_the_bit(kind: str) -> None:
 
 
 @pytest.mark.parametrize("settings", SCHEMES, ids=lambda settings: settings.scheme)
-@pytest.mark.parametrize("kind", ["llama", "deepseek_v3"])
+@pytest.mark.parametrize("kind", ["llama", "deepseek_v3", "bert", "roberta"])
 def test_rounding_costs_less_by_factors_that_were_searched_for(kind: str, settings: Quantize) -> None:
     model, rows = loud(kind), some_rows(24)
     plain = logits(model)
