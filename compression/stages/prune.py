@@ -147,7 +147,8 @@ def _scores(state: State, settings: Prune, kept: dict[str, Tensor]) -> Scores | 
         return (DecoderScores if families.decodes(state.model) else Scores).of_tensors(known)
     layers = "layers" in settings.axes or settings.sensitivity
     rows, seed = state.rows["train"], state.recipe.train.seed
-    with undone(state.model, state.smoothed):
+    # Taylor's have a backward pass, whose gradients are the recipe's to round, as in training.
+    with undone(state.model, state.smoothed), numerics.precision(state.recipe.train.precision):
         return taken_scores(state.model, settings, rows, seed, state.parts, layers=layers)
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
+from compression import numerics
 from compression.evaluate import logits
 from compression.families.bert import BERT
-from compression.recipe import Distill, Prepare, Prune, Recipe, Recovery, TargetLatency, Train
+from compression.recipe import Distill, Precision, Prepare, Prune, Recipe, Recovery, TargetLatency, Train
 from compression.report import Event, Latency, Log, NotMeasured, Progress
 from compression.stages import scores
 from compression.stages.distill import distill
@@ -126,6 +127,23 @@ def test_steps_come_to_the_same_shape_and_recover_in_between(monkeypatch: pytest
         "Cut 2 of 2 alone",
         "Recovery, step 2 of 2",
     ]
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_what_the_loss_would_change_is_multiplied_in_the_recipes_precision(
+    monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    monkeypatch.setattr("compression.numerics.floating.has_bfloat16", lambda device: True)
+    settings, train = Prune(importance="taylor", calibration_rows=16), TRAIN.model_copy(update={"precision": precision})
+    state = state_of(deep(), Recipe(prune=settings, train=train))
+    numerics.insert(state.model)
+    with numerics.precision("float32"):
+        exact = scores.taken_scores(state.model, settings, state.rows["train"], train.seed).tensors()
+    found: list[dict[str, torch.Tensor]] = []
+    plain = scores.Scores.tensors
+    monkeypatch.setattr(scores.Scores, "tensors", lambda self: found.append(plain(self)) or plain(self))
+    list(prune(state))
+    assert all(exact[name].equal(score) for name, score in found[0].items()) == (precision == "float32")
 
 
 def test_curves_are_drawn_from_the_scores_that_are_there() -> None:
