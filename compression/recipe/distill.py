@@ -34,7 +34,7 @@ class General(Config):
         Field(description="prepared: the baseline, tuned on the task. base: the model as it was sent."),
     ] = "prepared"
     hidden: Annotated[Weight, Field(description="Of the layers' hidden states, as in the task phase.")] = 1.0
-    attention: Weight = 1.0
+    attention: Annotated[Weight, Field(description="Of attention, compared as `attention_by` says.")] = 1.0
     embedding: Annotated[Weight, Field(description="Of the embedding layer's output, as in the task phase.")] = 1.0
     patience: Patience = None
 
@@ -91,11 +91,11 @@ class Gate(Config):
 class Weights(Config):
     """Where the weights end up; null: where they began."""
 
-    soft: Weight | None = None
-    hard: Weight | None = None
-    hidden: Weight | None = None
-    attention: Weight | None = None
-    embedding: Weight | None = None
+    soft: Annotated[Weight | None, Field(description="Of the soft targets at the end.")] = None
+    hard: Annotated[Weight | None, Field(description="Of the labels at the end.")] = None
+    hidden: Annotated[Weight | None, Field(description="Of hidden states at the end.")] = None
+    attention: Annotated[Weight | None, Field(description="Of attention at the end.")] = None
+    embedding: Annotated[Weight | None, Field(description="Of the embedding layer's output at the end.")] = None
 
 
 class Distill(Config):
@@ -104,15 +104,29 @@ class Distill(Config):
     epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS, description="Passes over the train split.")] = 8
     rate: Rate = 2e-4
     temperature: Annotated[float, Field(gt=0, le=100, description="τ of the soft targets.")] = 3.0
-    soft: Weight = 1.0
-    hard: Weight = 0.3
-    hidden: Annotated[Weight, Field(description="Of the hidden states' error, relative to the teacher's mean square.")] = 5.0
-    attention: Weight = 0.0
+    soft: Annotated[
+        Weight,
+        Field(
+            description="Weight in the loss of the teachers' answers: τ² times the divergence of the student's from them, both "
+            "softened by τ. 0 leaves it out."
+        ),
+    ] = 1.0
+    hard: Annotated[Weight, Field(description="Weight of the task's own loss on the labels of train. 0 leaves it out.")] = 0.3
+    hidden: Annotated[
+        Weight,
+        Field(
+            description="Weight of the hidden states' squared error, layer by layer through learned projections, relative to "
+            "the teacher's mean square. 0 leaves it out."
+        ),
+    ] = 5.0
+    attention: Annotated[
+        Weight, Field(description="Weight of what attention differs by, compared as `attention_by` says. 0 leaves it out.")
+    ] = 0.0
     embedding: Annotated[
         Weight | None,
         Field(
-            description="Of the embedding layer's output, as hidden states are compared. null: it is one more layer of "
-            "`hidden`; 0: it is left out."
+            description="Weight of the embedding layer's output, compared as hidden states are. null: it is one more layer of "
+            "`hidden`. 0 leaves it out."
         ),
     ] = None
     attention_by: Annotated[

@@ -26,19 +26,22 @@ class Recovery(Config):
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-Asked = Annotated[Share | None, Field(description="Share of units removed on this axis; null leaves it alone.")]
 
 
 class AxisRatios(Config):
-    """A ratio for each axis. Where `axes` is left out, one of hidden and heads that is named alone holds for both.
+    """A ratio for each axis: the share removed; null leaves it alone. Where `axes` is left out, one of hidden and heads that is
+    named alone holds for both.
 
     Encoders and GPT-2 can only shrink both together, at one ratio; other decoders each by itself, if `axes` names it alone.
     """
 
-    hidden: Asked = None
-    heads: Asked = None
-    ffn: Asked = None
-    layers: Asked = None
+    hidden: Annotated[Share | None, Field(description="Share of the channels of the stream between layers.")] = None
+    heads: Annotated[
+        Share | None,
+        Field(description="Share of each layer's attention heads; of decoders whole groups, a KV head with its own."),
+    ] = None
+    ffn: Annotated[Share | None, Field(description="Share of each layer's feed-forward units.")] = None
+    layers: Annotated[Share | None, Field(description="Share of the layers, each as a whole.")] = None
     experts: Annotated[Share | None, Field(description="Share of the routed experts of each layer (DeepSeek).")] = None
     expert_ffn: Annotated[
         Share | None, Field(description="Share of each expert's units; shared experts shrink as much (DeepSeek).")

@@ -10,9 +10,11 @@ from compression.recipe.base import Config, Epochs, Observer, Rate, Scheme
 class Qat(Config):
     """Quantization-aware training on the progressive schedule: full precision, a growing share of layers, all layers."""
 
-    full: Epochs = 5
-    ramp: Epochs = 10
-    quantized: Epochs = 5
+    full: Annotated[Epochs, Field(description="First so many epochs in full precision: no layer is simulated.")] = 5
+    ramp: Annotated[
+        Epochs, Field(description="Then so many with a share of the layers simulated that grows from epoch to epoch.")
+    ] = 10
+    quantized: Annotated[Epochs, Field(description="At last so many with all layers simulated.")] = 5
     rate: Rate = 2e-5
     order: Annotated[
         Literal["sensitivity", "depth"],

@@ -42,7 +42,15 @@ class Train(Config):
             description="Longer texts are cut to this many tokens. Of causal-lm the tokens of a row, which texts share.",
         ),
     ] = 128
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[
+        int,
+        Field(
+            ge=0,
+            lt=2**31,
+            description="What all chance follows: splits that are carved, rows that are drawn and their order, a new head, "
+            "dropout. The same seed gives the same model on the same machine.",
+        ),
+    ] = 0
     warmup: Annotated[
         float,
         Field(ge=0, le=1, description="Share of a training's steps over which the rate rises to its peak; then it falls to 0."),
@@ -53,7 +61,7 @@ class Train(Config):
     precision: Annotated[
         Precision,
         Field(
-            description="What training multiplies in beside the simulated integers, which stay exact in all three. "
+            description="What training, and Taylor's importance, multiply in beside the simulated integers, which stay exact. "
             "auto: bfloat16 where the device has it, else float32. float32: nothing else. bfloat16: as auto, and refused "
             "where the device lacks it."
         ),
@@ -88,7 +96,7 @@ class Train(Config):
 class Recipe(Config):
     """The stages in their fixed order."""
 
-    version: Literal[1] = 1
+    version: Annotated[Literal[1], Field(description="Of what recipes may say; old ones stay readable.")] = 1
     prepare: Prepare = Prepare()
     quantize: Quantize | None = Quantize()
     prune: Prune | None = Prune()
@@ -106,10 +114,23 @@ class Recipe(Config):
 class Targets(Config):
     """What the result is held against; the defaults are what the published account of the method reports."""
 
-    parameter_reduction: Annotated[float, Field(ge=0, lt=1)] = 0.305
-    size_reduction: Annotated[float, Field(ge=0, lt=1)] = 0.729
-    speed_up: Annotated[float, Field(gt=0, le=1000)] = 1.445
-    retention: Annotated[float, Field(gt=0, le=1000)] = 0.992
+    parameter_reduction: Annotated[
+        float, Field(ge=0, lt=1, description="(before - after) / before of the number of parameters, embeddings included.")
+    ] = 0.305
+    size_reduction: Annotated[
+        float, Field(ge=0, lt=1, description="(before - after) / before of the bytes of the weights' files, as downloaded.")
+    ] = 0.729
+    speed_up: Annotated[
+        float, Field(gt=0, le=1000, description="before / after of the median latency, both timed in turn in one process.")
+    ] = 1.445
+    retention: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1000,
+            description="after / before of the score on test; before / after of perplexity, where less is better.",
+        ),
+    ] = 0.992
 
 
 Metric = Literal["auto", "accuracy", "f1", "accuracy_f1", "matthews"]
@@ -149,9 +170,11 @@ class JobEvaluate(Config):
             "list has one label or null for each of the job's datasets, in their order; a label alone is for all."
         ),
     ] = None
-    batch: Annotated[int, Field(ge=1, le=256)] = 1
+    batch: Annotated[int, Field(ge=1, le=256, description="Rows that go through a model together while it is timed.")] = 1
     length: Annotated[int, Field(ge=8, le=8192, description="Tokens in each row.")] = 128
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    threads: Annotated[
+        int, Field(ge=1, le=256, description="Threads that the runtime has while artifacts are scored and timed.")
+    ] = 1
     window: Annotated[
         int | None,
         Field(

@@ -1,0 +1,46 @@
+"""The schemas that people read as forms and as comments: every key says what it is for."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from compression.recipe import Config, Epochs, Evaluate, Patience, Rate, Recipe, Targets, Weight
+
+ALIASES: dict[Any, str] = {Epochs: "epochs", Rate: "rate", Patience: "patience", Weight: ""}
+"""Types that bring words along, and the name of the keys that these words are enough for."""
+
+
+def forms(node: Mapping[str, Any], defs: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield every form that a value may have, with references resolved."""
+    if "$ref" in node:
+        yield from forms(defs[node["$ref"].rsplit("/", 1)[-1]], defs)
+    for option in node.get("anyOf", ()):
+        yield from forms(option, defs)
+    yield node
+
+
+def told(schema: Mapping[str, Any], defs: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    """Yield (path, description) of all properties, those of inner objects too; empty where nothing is said."""
+    for name, node in schema.get("properties", {}).items():
+        found = list(forms(node, defs))
+        # What is said at the key comes last and counts first; else an object's own docstring speaks for it.
+        yield f"{path}.{name}", next((form["description"] for form in reversed(found) if form.get("description")), "")
+        for form in found:
+            yield from told(form, defs, f"{path}.{name}")
+
+
+@pytest.mark.parametrize("whole", [Recipe, Evaluate, Targets])
+def test_every_key_says_what_it_is_for_in_words_of_its_own(whole: type[Config]) -> None:
+    schema = whole.model_json_schema()
+    said = dict(told(schema, schema.get("$defs", {}), whole.__name__))
+    assert said
+    assert [path for path, words in said.items() if not words] == []
+    users: dict[str, set[str]] = defaultdict(set)
+    for path, words in said.items():
+        users[words].add(path.rsplit(".", 1)[-1])
+    assert {words: names for words, names in users.items() if len(names) > 1} == {}
+    for alias, name in ALIASES.items():
+        assert users[TypeAdapter(alias).json_schema()["description"]] <= {name}
