@@ -77,7 +77,9 @@ def test_a_deep_cut_at_once_is_warned_of_with_the_keys_that_divide_it(ratio: flo
         dtype="bfloat16",
         bytes=2 * parameters.total,
     )
-    recipe = Recipe(prune=Prune(ratio=AxisRatios(ffn=ratio, layers=ratio), steps=steps, recovery=Recovery(epochs=steps, rate=1e-4)))
+    recipe = Recipe(
+        prune=Prune(ratio=AxisRatios(ffn=ratio, layers=ratio), steps=steps, recovery=Recovery(epochs=steps, rate=1e-4))
+    )
     plan = preflight(model, DATA, recipe, Evaluate())
     said = [warning for warning in plan.warnings if "of the parameters go in one cut" in warning]
     assert len(said) == warns
