@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from compression.recipe import Config, Epochs, Evaluate, Patience, Rate, Recipe, Targets, Weight
+from compression.recipe import Config, Epochs, JobEvaluate, Patience, Rate, Recipe, Targets, Weight
 
 ALIASES: dict[Any, str] = {Epochs: "epochs", Rate: "rate", Patience: "patience", Weight: ""}
 """Types that bring words along, and the name of the keys that these words are enough for."""
@@ -32,7 +32,7 @@ def told(schema: Mapping[str, Any], defs: Mapping[str, Any], path: str) -> Itera
             yield from told(form, defs, f"{path}.{name}")
 
 
-@pytest.mark.parametrize("whole", [Recipe, Evaluate, Targets])
+@pytest.mark.parametrize("whole", [Recipe, JobEvaluate, Targets])
 def test_every_key_says_what_it_is_for_in_words_of_its_own(whole: type[Config]) -> None:
     schema = whole.model_json_schema()
     said = dict(told(schema, schema.get("$defs", {}), whole.__name__))
