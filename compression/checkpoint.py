@@ -119,8 +119,7 @@ def _until(recipe: Recipe, stage: Stage) -> Recipe:
 
 def _of_answers(recipe: Recipe) -> dict[str, Any]:
     """Say what a recovery by the teacher's answers reads of distillation, which comes after it: `taught.of_answers_alone`."""
-    recovery = recipe.prune.recovery if recipe.prune is not None else None
-    if recovery is None or recovery.by != "teacher":
+    if not recipe.recovers_by_teacher:
         return {}
     asked = recipe.distill or Distill()
     found = {"temperature": asked.temperature, "precision": asked.teachers.precision, "spill_gib": asked.spill_gib}

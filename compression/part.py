@@ -219,11 +219,12 @@ class Part:
         """
         model = checkpoint.open_model(folder, done)
         first = checkpoint.read(beginning, "baseline", self.fingerprints, self.name)
-        teacher = checkpoint.open_model(beginning, first)
+        is_asked = self.state.recipe.has_teacher or not self._has_artifact(done.rows[0])
+        teacher = checkpoint.open_model(beginning, first) if is_asked else None
         originals = checkpoint.open_teachers(beginning, first) if done.stage != "distilled" else []
         device = self.state.device
         self.state.model = model.to(device)
-        self.state.teacher = teacher.to(device).requires_grad_(False)
+        self.state.teacher = teacher.to(device).requires_grad_(False) if teacher is not None else None
         self.state.originals = [original.requires_grad_(False) for original in originals]
         self.state.pruning, self.state.budget.spent = done.pruning, done.spent
         self.state.sensitivity = done.sensitivity
@@ -232,11 +233,16 @@ class Part:
         self.rows = list(done.rows)
 
     def restore_baseline(self) -> Iterator[Event]:
-        """Write the baseline's artifact again where it is not there, from the teacher."""
-        assert self.state.teacher is not None, "the pipeline takes up a checkpoint first"  # noqa: S101
-        if not (self.artifact_folder(self.rows[0].artifact) / "config.json").is_file():
+        """Write the baseline's artifact again where it is not there, from the model that teaches; keep that where it does."""
+        if not self._has_artifact(self.rows[0]):
+            assert self.state.teacher is not None, "the pipeline takes up a checkpoint first"  # noqa: S101
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
             self.ship(self.state.teacher, "baseline", self.kind)
+        if not self.state.recipe.has_teacher:
+            self.state.teacher = None
+
+    def _has_artifact(self, baseline: Row) -> bool:
+        return (self.artifact_folder(baseline.artifact) / "config.json").is_file()
 
     def follow_cut(self) -> None:
         """Read the new ids where an earlier stage has cut the vocabulary: its model knows no others."""

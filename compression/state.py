@@ -26,16 +26,16 @@ from compression.vocabulary import Vocabulary
 class State:
     """One job while it runs. A stage changes `model` in place or puts another there.
 
-    `teacher` is the prepared model in full precision, frozen; `pruning` what the cut took, for the report; `notes` what the
-    row of the current stage should say; `parts` in how many parts batches go through a model; `saver` keeps training in
-    progress; `budget` is what all training together may take; `applied` the remedies that the current stage tried by itself;
-    `material` is what augmentation makes new rows of; `unlabelled` the texts of the general phase, where there are any; `cast`
-    the job's models by their folders; `originals` teachers that were trained beside the baseline, on the CPU, until they were
-    asked; `base_rows` the rows as the base model reads them, once a student that the job names has taken its place; `scratch`
-    a folder for what may be lost; `vocabulary` the tokens that the cut leaves, where it is to take some; `sensitivity` the
-    curves that it drew, for the report; `timed` exports a model and measures its latency; `ranges` how the integers' ranges
-    were found after the current stage; `smoothed` what the channels of which layer were divided by before they were rounded,
-    until a cut; `memory` the bytes beyond which the engine is stopped, where somebody stops it.
+    `teacher` is the prepared model in full precision, frozen, where a stage asks it; `pruning` what the cut took, for the
+    report; `notes` what the row of the current stage should say; `parts` in how many parts batches go through a model; `saver`
+    keeps training in progress; `budget` is what all training together may take; `applied` the remedies that the current stage
+    tried by itself; `material` is what augmentation makes new rows of; `unlabelled` the texts of the general phase, where
+    there are any; `cast` the job's models by their folders; `originals` teachers that were trained beside the baseline, on the
+    CPU, until they were asked; `base_rows` the rows as the base model reads them, once a student that the job names has taken
+    its place; `scratch` a folder for what may be lost; `vocabulary` the tokens that the cut leaves, where it is to take some;
+    `sensitivity` the curves that it drew, for the report; `timed` exports a model and measures its latency; `ranges` how the
+    integers' ranges were found after the current stage; `smoothed` what the channels of which layer were divided by before
+    they were rounded, until a cut; `memory` the bytes beyond which the engine is stopped, where somebody stops it.
     """
 
     recipe: Recipe

@@ -100,7 +100,7 @@ def estimate(
     memory += LOGITS_BYTES * language
     memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(parameters.total for parameters in named))
     states = teacher_bytes(recipe.distill, shape, student or shape, taught, plain) if recipe.distill else 0
-    if by_teacher(recipe) and language:  # its last states, as below
+    if recipe.recovers_by_teacher and language:  # its last states, as below
         states = max(states, round(2 * tokens * shape.hidden))
     answers = 0
     if recipe.distill and language and "soft" in recipe.distill.weights():
@@ -118,7 +118,9 @@ def estimate(
     if recipe.distill and TEACHER_BYTES < states <= recipe.distill.spill_gib * 2**30:
         disk += states
     disk += answers
-    disk += HELD_BYTES * before.total * (by_teacher(recipe) and may_hold(recipe))  # float weights, while they are rounded
+    disk += (
+        HELD_BYTES * before.total * (recipe.recovers_by_teacher and may_hold(recipe))
+    )  # float weights, while they are rounded
     disk += HELD_BYTES * before.total + sum(artifact_bytes(each, recipe.quantize) for each in shipped)
     disk += ARTIFACT_EXTRAS * (len(sizes) + 1)
     disk += SAVED_BYTES * max(before.total, after.total) + 2 * HELD_BYTES * max(seeds - 1, 0) * before.total
@@ -132,7 +134,7 @@ def estimate(
     qat = recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
     work = 3 * forward * (recipe.prepare.epochs * max(seeds, 1) + qat)
     if recipe.prune and recipe.prune.recovery:
-        work += 3 * small * recipe.prune.recovery.epochs + forward * recipe.prune.steps * by_teacher(recipe)
+        work += 3 * small * recipe.prune.recovery.epochs + forward * recipe.prune.steps * recipe.recovers_by_teacher
     if recipe.prune and recipe.prune.sensitivity:
         work += forward / max(data.rows["train"], 1) * CURVE_ROWS * len(CURVE_RATIOS) * 3
     if recipe.distill:
@@ -170,7 +172,7 @@ def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: i
     trains = recipe.prepare.epochs > 0 or (recipe.quantize is not None and recipe.quantize.qat is not None)
     if not trains and recipe.distill is None and (recipe.prune is None or recipe.prune.recovery is None):
         return UNTRAINED_BYTES * before.total
-    whole = (TRAINED_BYTES + HELD_BYTES) * before.total
+    whole = (TRAINED_BYTES + HELD_BYTES * recipe.has_teacher) * before.total
     if trains or not may_hold(recipe):
         return whole
     # Each training beside its teacher: after the first of several cuts, on plain texts, and on the task.
@@ -181,22 +183,15 @@ def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: i
     if prune is not None and prune.recovery is not None:
         first = before.total * (after.total / before.total) ** (1 / prune.steps)
         phases.append(2 * held + HELD_BYTES * round(first))
-        phases.append(TRAINED_BYTES * round(first) + (rounded if by_teacher(recipe) else held))
+        phases.append(TRAINED_BYTES * round(first) + (rounded if recipe.recovers_by_teacher else held))
     if general is not None:
         phases.append(TRAINED_BYTES * after.total + held * (2 if general.teacher == "base" else 1))
     return min(max(phases), whole)
 
 
-def by_teacher(recipe: Recipe) -> bool:
-    """Say whether recovery learns the baseline's answers."""
-    return recipe.prune is not None and recipe.prune.recovery is not None and recipe.prune.recovery.by == "teacher"
-
-
 def may_hold(recipe: Recipe) -> bool:
     """Say whether a teacher is held in 8 bits, or may be where memory asks for it."""
-    if recipe.distill is None and not by_teacher(recipe):
-        return False
-    return (recipe.distill or Distill()).teachers.precision != "float32"
+    return recipe.has_teacher and (recipe.distill or Distill()).teachers.precision != "float32"
 
 
 def step_bytes(shape: Shape, train: Train, longest: int) -> int:

@@ -110,6 +110,16 @@ class Recipe(Config):
         ),
     ] = "report"
 
+    @property
+    def recovers_by_teacher(self) -> bool:
+        """Say whether recovery learns the baseline's answers."""
+        return self.prune is not None and self.prune.recovery is not None and self.prune.recovery.by == "teacher"
+
+    @property
+    def has_teacher(self) -> bool:
+        """Say whether any stage asks the baseline, which is kept beside the model then."""
+        return self.distill is not None or self.recovers_by_teacher
+
 
 class Targets(Config):
     """What the result is held against; the defaults are what the published account of the method reports."""

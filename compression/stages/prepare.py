@@ -21,7 +21,7 @@ def phase_of(number: int) -> str:
 
 
 def prepare(state: State) -> Iterator[Event]:
-    """Train head and encoder in full precision, then freeze a copy as the teacher; train further originals as teachers.
+    """Train head and encoder in full precision, then freeze a copy as the teacher, where one is asked; train further originals.
 
     These differ by the seed, which draws a head that the model lacks, the order of rows and dropout. Until the stage has its
     checkpoint, what was trained before them is saved beside them.
@@ -31,7 +31,8 @@ def prepare(state: State) -> Iterator[Event]:
     done = yield from _taken_up(state)
     if done == 0:
         yield from _tuned(state, state.model, 0, {})
-    state.teacher = copy.deepcopy(state.model).eval().requires_grad_(False)
+    if state.recipe.has_teacher:
+        state.teacher = copy.deepcopy(state.model).eval().requires_grad_(False)
     for number in range(max(done, 1), seeds):
         assert state.cast is not None, "a job has a cast"  # noqa: S101
         model = state.cast.opened(state.cast.base, state.recipe.train.seed + number).to(state.device)

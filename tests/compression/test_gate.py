@@ -349,13 +349,19 @@ def test_a_teacher_in_8_bits_is_forecast_where_nothing_larger_is_trained() -> No
 
 
 def test_what_is_trained_beside_a_teacher_in_float32_is_forecast_so() -> None:
-    def bytes_of(prune: Prune | None = None, general: General | None = None, spoken: int = 0) -> int:
-        recipe = Recipe(prepare=Prepare(epochs=0), quantize=None, prune=prune, distill=Distill(general=general))
+    def bytes_of(
+        prune: Prune | None = None, general: General | None = None, spoken: int = 0, recipe: Recipe | None = None
+    ) -> int:
+        recipe = recipe or Recipe(prepare=Prepare(epochs=0), quantize=None, prune=prune, distill=Distill(general=general))
         before, after = (Parameters(total=total, embedding=20, other=total - 20) for total in (100, 60))
         return model_bytes(before, after, recipe, spoken)
 
     nothing = Recipe(prepare=Prepare(epochs=0), quantize=None, prune=Prune(), distill=None)
     assert model_bytes(*(Parameters(total=total, embedding=0, other=total) for total in (100, 60)), nothing) == 20 * 100
+    unasked = nothing.model_copy(update={"prune": Prune(recovery=Recovery())})  # by labels, and nobody distils
+    assert bytes_of(recipe=unasked) == 24 * 100
+    assert bytes_of(recipe=nothing.model_copy(update={"prepare": Prepare()})) == 24 * 100
+    assert bytes_of(recipe=Recipe()) == 28 * 100
     assert bytes_of() == 24 * 60 + 80 + 4 * 20  # tables are not held in 8 bits
     assert bytes_of(spoken=30) == 24 * 60 + 50 + 4 * (20 + 30)  # nor is a language model's output layer
     assert bytes_of(general=General()) == 24 * 60 + 400

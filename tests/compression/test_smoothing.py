@@ -128,7 +128,10 @@ def test_a_job_smooths_and_a_new_attempt_cuts_as_the_first_did(tmp_path: Path) -
     kept = tmp_path / "kept"
     shutil.copytree(tmp_path / "out" / "checkpoints", kept)
     shutil.rmtree(kept / "pruned")
+    shutil.rmtree(tmp_path / "out" / "artifacts")
     again, events = run(tmp_path, recipe, resume="kept")
+    # Nobody asks the baseline, which is opened for its artifact alone.
+    assert (tmp_path / "out" / "artifacts" / report.rows[0].artifact / "config.json").is_file()
     assert [event.stage for event in events if isinstance(event, StageStarted) and event.resumed] == ["baseline", "quantized"]
     assert scores(again) == scores(report)
     # The same cut as without: what it chooses by is undone for it.

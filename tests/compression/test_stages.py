@@ -85,6 +85,14 @@ def test_prepare_leaves_a_frozen_teacher_that_answers_alike(model: BertForSequen
     assert not logits(state.model, state.rows["test"]).equal(before)
 
 
+def test_no_teacher_is_kept_where_no_stage_asks_it(model: BertForSequenceClassification) -> None:
+    untaught = Recipe(prepare=Prepare(epochs=0), quantize=None, distill=None, train=TRAIN)
+    assert prepared(model, untaught).teacher is None
+    for by in ("labels", "teacher"):
+        cut = untaught.model_copy(update={"prune": Prune(recovery=Recovery(epochs=1, by=by))})  # type: ignore[arg-type]
+        assert (prepared(model, cut).teacher is not None) == (by == "teacher")
+
+
 def test_the_share_of_quantized_layers_grows_in_phases() -> None:
     qat = Qat(full=2, ramp=3, quantized=2)
     assert [share(qat, epoch) for epoch in range(1, 8)] == [0, 0, 0.25, 0.5, 0.75, 1, 1]
