@@ -70,14 +70,19 @@ def graph(model: nn.Module) -> onnx.ModelProto:
     wrapped = _Logits(model, families.of(model).types(model.config))
     tensors = {**dict(wrapped.named_parameters(remove_duplicate=False)), **dict(wrapped.named_buffers(remove_duplicate=False))}
     key = _key(model, tensors)
-    program = _kept.pop(key, None)
-    if program is None:
+    kept = _kept.pop(key, None)
+    if kept is None:
         program = _trace(model, wrapped)
-    names = list(program.model.graph.initializers)
-    if all(name in tensors for name in names):  # any other may follow from weights
-        _kept[key] = _without_weights(program)
+        if all(name in tensors for name in program.model.graph.initializers):  # any other may follow from weights
+            kept = _without_weights(program)
+    if kept is not None:
+        _kept[key] = kept
         while len(_kept) > MOST:
             _kept.popitem(last=False)
+        # Also right after it was traced: what is folded is numbered from where a graph's own numbers end, and a file's bytes
+        # shall not tell whether its graph was lent.
+        program = torch.onnx.ONNXProgram(kept.model.clone(), None)
+    names = list(program.model.graph.initializers)
     program.apply_weights({name: tensors[name] for name in names if name in tensors})
     program.optimize()
     proto: onnx.ModelProto = program.model_proto
