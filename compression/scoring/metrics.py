@@ -24,8 +24,10 @@ def f1_of(right: float, found: float, wanted: float) -> float:
 def label_counts(found: Ids, wanted: Ids, labels: int, times: Ids | None = None) -> Numbers:
     """Count the rows of each label: answered rightly, found, wanted. Both (rows,) of ids -> (3, labels).
 
-    times: (rows,), how often each row counts; once where it is None.
+    labels: how many there are, or more where a larger id occurs; times: (rows,), how often each row counts, once where it is
+    None.
     """
+    labels = max([labels, *(1 + int(side.max(initial=-1)) for side in (found, wanted))])
     often = np.ones(len(wanted)) if times is None else times
     right = often * (found == wanted)
     sides = ((wanted, right), (found, often), (wanted, often))
