@@ -118,9 +118,8 @@ def estimate(
     if recipe.distill and TEACHER_BYTES < states <= recipe.distill.spill_gib * 2**30:
         disk += states
     disk += answers
-    disk += (
-        HELD_BYTES * before.total * (recipe.recovers_by_teacher and may_hold(recipe))
-    )  # float weights, while they are rounded
+    if recipe.recovers_by_teacher and may_hold(recipe):
+        disk += HELD_BYTES * before.total  # the teacher's float weights, while it is rounded
     disk += HELD_BYTES * before.total + sum(artifact_bytes(each, recipe.quantize) for each in shipped)
     disk += ARTIFACT_EXTRAS * (len(sizes) + 1)
     disk += SAVED_BYTES * max(before.total, after.total) + 2 * HELD_BYTES * max(seeds - 1, 0) * before.total
