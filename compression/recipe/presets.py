@@ -85,5 +85,6 @@ def _merged(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     after = dict(before)
     for key, value in changes.items():
         old = before.get(key)
-        after[key] = _merged(old if isinstance(old, Mapping) else {}, value) if isinstance(value, Mapping) else value
+        # No deeper than the recipe itself goes, whatever is sent.
+        after[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return after

@@ -139,6 +139,11 @@ def test_a_language_model_is_foretold_as_a_classifier(
         ({"recipe": {"preset": ["quick"]}}, "invalid_recipe", "recipe.preset"),
         ({"recipe": {"preset": "standard", "prune": {"ratoi": 0.3}}}, "invalid_recipe", "recipe.prune.ratoi"),
         ({"recipe": {"preset": "standard", "prune": 0.3}}, "invalid_recipe", "recipe.prune"),
+        (
+            {"recipe": {"preset": "standard", "deep": json.loads(900 * '{"a":' + "1" + 900 * "}")}},
+            "invalid_recipe",
+            "recipe.deep",
+        ),
         ({"models": {"base": "mdl_none"}}, "not_found", "models.base"),
         ({"task": "image-classification"}, "invalid_request", "task"),
         ({"task": "text-regression"}, "invalid_request", "task"),
