@@ -24,8 +24,9 @@ OPSET = 20
 MOST = 4
 """Graphs without weights that are kept, each some hundred kilobytes: those of the stages, and of shapes that are looked at."""
 TYPES = "token_type_ids"
-NOT_THE_GRAPH = ("_name_or_path", "id2label", "label2id")
-"""Keys of a config that change from one model to the next and say nothing of what is computed."""
+NOT_THE_GRAPH = ("_name_or_path", "architectures", "id2label", "label2id")
+"""Keys of a config that change from one model to the next and say nothing of what is computed: `architectures` names whom the
+file came from, until a stage saves it, and the class itself is looked at."""
 
 
 class _Logits(nn.Module):

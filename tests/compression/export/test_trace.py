@@ -44,6 +44,7 @@ def other(model: PreTrainedModel) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+    twin.config.architectures = [type(twin.base_model).__name__]  # as before a stage has saved it
     return twin
 
 
