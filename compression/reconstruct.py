@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from compression import families
 from compression.batches import Batch, Encoded
-from compression.families.parts import Kept, Layer, head_rows
+from compression.families.parts import Kept, Layer
 from compression.numerics import matrix
 
 RIDGE = 0.1
@@ -64,11 +64,15 @@ def reconstruct(
     ours, theirs = family.layers(small.eval()), family.layers(whole.eval())
     numbers = kept.layers if kept.layers is not None else tuple(range(len(theirs)))
     ends = [number - 1 for number in numbers[1:]] + [len(theirs) - 1]
-    for layer, number, end, heads, units in zip(ours, numbers, ends, kept.heads, kept.ffn, strict=True):
+    size, stream = shape.hidden // shape.heads, kept.hidden
+    attention = kept.attention_rows(size)
+    for layer, number, end, (compared, values), units in zip(ours, numbers, ends, attention, kept.ffn, strict=True):
         before_layer()
-        rows, stream = head_rows(heads, shape.hidden // shape.heads), kept.hidden
-        parts = zip(_said(whole, theirs[number], theirs[end], batches), (rows, rows, rows, stream, units, stream), strict=True)
-        _solve(small, layer, [said[:, stay] for said, stay in parts], batches)
+        stay = (compared, compared, values, stream, units, stream)
+        said = _said(whole, theirs[number], theirs[end], batches)
+        wanted = [states[:, those] for states, those in zip(said, stay, strict=True)]
+        wanted[0] *= kept.query_scale(size)
+        _solve(small, layer, wanted, batches)
 
 
 def _said(whole: PreTrainedModel, layer: Layer, end: Layer, batches: Sequence[Batch]) -> list[Tensor]:

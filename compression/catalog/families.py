@@ -21,7 +21,9 @@ class Family(Config):
     limits: str
     distance_buckets: Annotated[int, Field(description="Rows of a bias by distance, one column a head; 0 without.")] = 0
     decodes: Annotated[bool, Field(description="Whether each token sees only those before it: a language model.")] = False
-    coupled: Annotated[bool, Field(description="Whether hidden and heads shrink together, at one ratio, or not at all.")] = True
+    coupled: Annotated[
+        bool, Field(description="Whether hidden is heads times their size: heads shrink with hidden only, a decoder's as much.")
+    ] = True
 
 
 EVERYWHERE: tuple[Axis, ...] = ("hidden", "heads", "ffn", "layers", "vocabulary")
@@ -40,7 +42,7 @@ TASKS: tuple[Task, ...] = tuple(task for task in get_args(Task) if task != "caus
 """Those that encoders are made for."""
 OF_DECODERS: tuple[Task, ...] = ("text-classification", "text-pair-classification", "text-regression", "causal-lm")
 """The language model's own, and those of the one head that all stock decoders have beside it: it reads the last token."""
-COUPLED = "hidden = heads × head size, so hidden and heads shrink together; every layer has the same widths."
+COUPLED = "hidden = heads × head size, so heads shrink only with hidden; every layer has the same widths."
 GROUPED = (
     "heads go in whole groups, a KV head with the query heads that read it, and keep their size; every layer has the same "
     "widths."

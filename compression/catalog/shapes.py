@@ -28,9 +28,10 @@ def planned(
 ) -> tuple[Ratios, Shape]:
     """Say which ratios the recipe comes to, and which shape they become: the nearest that the stock config can express.
 
-    Encoders' configs have no head size of their own (hidden = heads × head size), so heads and hidden channels go together, a
-    whole head at a time; what decoders' can say is in `catalog.decoders`. count: for target_params. vocabulary: the tokens that
-    stay, where they are known; else the whole vocabulary counts. Which shape has a latency is found by measuring: here
+    Encoders' configs have no head size of their own (hidden = heads × head size). So heads and hidden channels at one ratio go
+    together, a whole head at a time; where hidden is to lose more, each head becomes narrower, by eighths of it; heads alone
+    cannot go. What decoders' can say is in `catalog.decoders`. count: for target_params. vocabulary: the tokens that stay,
+    where they are known; else the whole vocabulary counts. Which shape has a latency is found by measuring: here
     target_latency leaves the shape whole. Raises UnsupportedShape where an axis alone cannot be expressed, nothing is left, or
     the target cannot be reached, and InvalidSpec where the family's units cannot be scored so.
     """
@@ -54,18 +55,8 @@ def check_axes(family: Family, prune: Prune, shape: Shape) -> None:
     unknown = [axis for axis in prune.axes if axis not in family.axes or axis in lacking]
     if unknown:
         raise UnsupportedShape(f"family {family.name} has no axis {unknown[0]!r}", param="recipe.prune.axes")
-    if family.coupled and ("hidden" in prune.axes) != ("heads" in prune.axes):
-        raise UnsupportedShape(
-            f"family {family.name} cannot shrink hidden and heads apart: {family.limits}",
-            param="recipe.prune.axes",
-            remedy="Name both hidden and heads, or neither.",
-        )
-    if family.coupled and prune.ratios["hidden"] != prune.ratios["heads"]:
-        raise UnsupportedShape(
-            f"hidden and heads of the family {family.name} go together: {family.limits}",
-            param="recipe.prune.ratio",
-            remedy="Give hidden and heads one ratio.",
-        )
+    if family.coupled:
+        _check_coupled(family, prune)
     if family.decodes and prune.importance not in ("l1", "l2"):
         raise InvalidSpec(
             f"units of decoders are scored by what they say on calibration rows, not by {prune.importance}",
@@ -74,15 +65,35 @@ def check_axes(family: Family, prune: Prune, shape: Shape) -> None:
         )
 
 
+def _check_coupled(family: Family, prune: Prune) -> None:
+    hidden, heads = prune.ratios["hidden"], prune.ratios["heads"]
+    if "heads" in prune.axes and "hidden" not in prune.axes:
+        raise UnsupportedShape(
+            f"family {family.name} cannot shrink heads alone: {family.limits}",
+            param="recipe.prune.axes",
+            remedy="Name both hidden and heads, or neither.",
+        )
+    if family.decodes and hidden != heads:
+        raise UnsupportedShape(
+            f"hidden and heads of the family {family.name} go together: {family.limits}",
+            param="recipe.prune.ratio",
+            remedy="Name both hidden and heads, with one ratio, or neither.",
+        )
+    if heads > hidden:
+        raise UnsupportedShape(
+            f"heads of the family {family.name} cannot lose a larger share than hidden: {family.limits}",
+            param="recipe.prune.ratio",
+            remedy="Give hidden at least the ratio of heads.",
+        )
+
+
 def shape_at(family: Family, shape: Shape, prune: Prune, ratios: Ratios) -> Shape:
     """Say which shape is nearest to these ratios, on the axes that the recipe names. Raises UnsupportedShape."""
     if family.decodes:
         named = {axis: ratio for axis, ratio in ratios.items() if axis in prune.axes}
         return decoder_shape(family.model_type, shape, named, prune.multiple)
-    heads, hidden, ffn, layers = shape.heads, shape.hidden, shape.ffn, shape.layers
-    if "heads" in prune.axes:
-        heads = _beside_tables(shape, round(shape.heads * (1 - ratios["heads"])))
-        hidden = heads * (shape.hidden // shape.heads)
+    ffn, layers = shape.ffn, shape.layers
+    heads, hidden = _heads_and_hidden(shape, ratios)
     if "ffn" in prune.axes:
         ffn = min(round(shape.ffn * (1 - ratios["ffn"]) / prune.multiple) * prune.multiple, shape.ffn)
     if "layers" in prune.axes:
@@ -97,6 +108,18 @@ def shape_at(family: Family, shape: Shape, prune: Prune, ratios: Ratios) -> Shap
     return shape.model_copy(update={"hidden": hidden, "heads": heads, "ffn": ffn, "layers": layers})
 
 
+def _heads_and_hidden(shape: Shape, ratios: Ratios) -> tuple[int, int]:
+    """Say which heads and hidden channels of an encoder are nearest to the ratios; no heads where none would be left."""
+    size = shape.hidden // shape.heads
+    heads, width, step = round(shape.heads * (1 - ratios["heads"])), size, max(size // 8, 1)
+    if heads and ratios["hidden"] != ratios["heads"]:
+        width = min(max(round(shape.hidden * (1 - ratios["hidden"]) / (heads * step)), 1) * step, size)
+    if heads * width == shape.embedding:
+        # As wide as the narrow tables no projection could be expressed. Those are narrower than the whole model was.
+        heads, width = (heads, width + step) if width < size else (heads + 1, width)
+    return heads, heads * width
+
+
 def stepped(ratios: Ratios, step: int, steps: int) -> dict[Axis, float]:
     """Return the ratios after a step, from 1: what is left falls by the same factor in each, to what `ratios` leave."""
     # The last step's are given as they are: a root and its power may differ from them in the last digit, and round otherwise.
@@ -107,12 +130,14 @@ def steps_to(family: Family, start: Shape, prune: Prune, ratios: Ratios, end: Sh
     """Return the shapes of a cut in steps, the last of them `end`; on no axis is one wider than the one before.
 
     ratios: that lead to `end`. Some configs want hidden to be a multiple of the heads, which shrink too, so the size nearest to
-    a step's own ratio may be less than a later step leaves: then hidden and heads wait for that step.
+    a step's own ratio may be less than a later step leaves: then hidden and heads wait for that step. So they do where heads of
+    an encoder would be narrower than a later step has them.
     """
     found, here = [], start
     for step in range(1, prune.steps):
         to = shape_at(family, start, prune, stepped(ratios, step, prune.steps))
-        if not end.hidden <= to.hidden <= here.hidden:
+        narrower = family.decodes or _size(end) <= _size(to) <= _size(here)
+        if not (narrower and end.hidden <= to.hidden <= here.hidden):
             to = to.model_copy(update={"hidden": here.hidden, "heads": here.heads, "groups": here.groups})
         found.append(to)
         here = to
@@ -158,9 +183,8 @@ def _of_parameters(family: Family, shape: Shape, prune: Prune, count: Count, bef
     )
 
 
-def _beside_tables(shape: Shape, heads: int) -> int:
-    """Keep a head more where the stream would become as wide as narrow tables: then no projection could be expressed."""
-    return heads + 1 if heads * (shape.hidden // shape.heads) == shape.embedding else heads
+def _size(shape: Shape) -> int:
+    return shape.hidden // shape.heads
 
 
 def parameters_at(

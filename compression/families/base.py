@@ -1,9 +1,9 @@
 """What all families share: post-norm encoders of stock transformers, taken apart by their modules and not by their names.
 
 One residual stream (`hidden`) runs through all layers and is normalized by LayerNorm after each addition;
-`hidden = heads × head size`. Channels of the stream are chosen once for the model, heads and feed-forward units for each
-layer. What lies between the stream and a classifier (a pooler, a dense layer) reads the stream, but its outputs are a space
-of their own, so they are chosen apart.
+`hidden = heads × head size`. Channels of the stream are chosen once for the model; heads, channels of heads and feed-forward
+units for each layer. What lies between the stream and a classifier (a pooler, a dense layer) reads the stream, but its
+outputs are a space of their own, so they are chosen apart.
 
 A family says which module is which (`_blocks`, `_layer`, `head`) and how its config names the widths; everything else is
 here, and holds for every head class of the family, since these share the encoder.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from compression.families.parts import SPECIAL_IDS, Attention, Axes, Head, Kept, Layer, head_rows
+from compression.families.parts import SPECIAL_IDS, Attention, Axes, Head, Kept, Layer
 from compression.report import Parameters, Shape
 
 
@@ -120,8 +120,8 @@ class PostNormEncoder:
     def narrowed(self, model: PreTrainedModel, kept: Kept) -> PreTrainedModel:
         """Build the stock model of the narrower stock config and fill it with the kept slices of `model`.
 
-        Removing feed-forward units or heads alone equals the dense model with those units masked, exactly; removing stream
-        channels does not, because LayerNorm then takes its mean and variance over fewer of them.
+        Removing feed-forward units, heads or channels of heads alone equals the dense model with those units masked, exactly;
+        removing stream channels does not, because LayerNorm then takes its mean and variance over fewer of them.
         """
         if kept.layers is not None:
             model = self.without_layers(model, list(kept.layers))
@@ -136,6 +136,9 @@ class PostNormEncoder:
             weight = getattr(source, leaf)
             weight = weight if rows is None else weight[rows]
             target.copy_(weight[:, columns] if leaf == "weight" and columns is not None else weight)
+        for layer in self.layers(small):
+            for parameter in layer.query.parameters():
+                parameter.mul_(kept.query_scale(self._head_size(model)))
         return small
 
     def drawn(self, model: PreTrainedModel, shape: Shape) -> PreTrainedModel:
@@ -222,6 +225,10 @@ class PostNormEncoder:
     def _first_makers(self, model: PreTrainedModel) -> list[Tensor]:
         return [table.weight.t() for table in _tables(self.embeddings(model))]
 
+    def _head_size(self, model: PreTrainedModel) -> int:
+        shape = self.shape_of(model.config)
+        return shape.hidden // shape.heads
+
     def _set_widths(self, config: PretrainedConfig, kept: Kept) -> None:
         config.hidden_size = len(kept.hidden)
         config.num_attention_heads = len(kept.heads[0])
@@ -229,14 +236,13 @@ class PostNormEncoder:
 
     def _axes(self, model: PreTrainedModel, kept: Kept) -> dict[nn.Module, Axes]:
         """Say of every module whose widths are coupled which of its outputs and inputs stay."""
-        shape = self.shape_of(model.config)
-        head, layers = self.head(model), self.layers(model)
+        head, layers, attention = self.head(model), self.layers(model), kept.attention_rows(self._head_size(model))
         axes: dict[nn.Module, Axes] = dict.fromkeys(self.stream_norms(model), (kept.hidden, None))
         axes |= dict.fromkeys(_tables(self.embeddings(model)), (None, kept.hidden))
-        for layer, heads, units in zip(layers, kept.heads, kept.ffn, strict=True):
-            rows = head_rows(heads, shape.hidden // shape.heads)
-            axes |= dict.fromkeys((layer.query, layer.key, layer.value), (rows, kept.hidden))
-            axes |= {layer.attended: (kept.hidden, rows), layer.up: (units, kept.hidden), layer.down: (kept.hidden, units)}
+        for layer, (compared, said), units in zip(layers, attention, kept.ffn, strict=True):
+            axes |= dict.fromkeys((layer.query, layer.key), (compared, kept.hidden))
+            axes |= {layer.value: (said, kept.hidden), layer.attended: (kept.hidden, said)}
+            axes |= {layer.up: (units, kept.hidden), layer.down: (kept.hidden, units)}
         if head.dense is not None:
             axes[head.dense] = (kept.pooled, kept.hidden)
         if head.out is not None:

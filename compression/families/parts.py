@@ -1,5 +1,6 @@
 """The words that all families are spoken of in: the parts of a layer, what stays of a model, and what every family can do."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -91,6 +92,9 @@ class Kept:
 
     `layers` are the numbers of those that stay, from 0, None where all do; `heads` and `ffn` are of these.
 
+    Where an encoder's heads become narrower, `channels` says for each layer which channels of each head that stays do so, from
+    0: of queries and keys, which are compared channel by channel, and of values. (heads, size) each; empty where all stay.
+
     Of a decoder `pooled` says nothing, and `heads` are groups: a KV head with the query heads that read it. Where its layers
     have more, there is an entry for each of them too: `routed`, None in a layer without experts, as `ffn` is empty in one with
     them; `query_ranks` and `kv_ranks`, channels of the squeezed queries (empty where they are not) and of keys and values.
@@ -104,6 +108,7 @@ class Kept:
     routed: tuple[Routed | None, ...] = ()
     query_ranks: tuple[Tensor, ...] = ()
     kv_ranks: tuple[Tensor, ...] = ()
+    channels: tuple[tuple[Tensor, Tensor], ...] = ()
 
     def of_layers(self, keep: Sequence[int]) -> "Kept":
         """Leave of a choice from all layers what it says of some. keep: their numbers, from 0, in their order."""
@@ -119,7 +124,21 @@ class Kept:
             routed=those(self.routed),
             query_ranks=those(self.query_ranks),
             kv_ranks=those(self.kv_ranks),
+            channels=those(self.channels),
         )
+
+    def attention_rows(self, size: int) -> list[tuple[Tensor, Tensor]]:
+        """Say for each layer which rows of queries and keys stay, and which of values. size: of a head, as it was."""
+        if not self.channels:
+            return [(rows, rows) for rows in (head_rows(heads, size) for heads in self.heads)]
+        return [
+            (head_rows(heads, size, queries), head_rows(heads, size, values))
+            for heads, (queries, values) in zip(self.heads, self.channels, strict=True)
+        ]
+
+    def query_scale(self, size: int) -> float:
+        """Say what queries are multiplied by: stock models divide by the root of the head size, and shall attend as before."""
+        return math.sqrt(self.channels[0][0].shape[1] / size) if self.channels else 1.0
 
 
 Feed = tuple[nn.Module, tuple[nn.Module, ...]]
@@ -206,6 +225,9 @@ class Family(Protocol):
         ...
 
 
-def head_rows(heads: Tensor, size: int) -> Tensor:
-    """Turn head numbers to the rows of query, key and value that belong to them. (n,) -> (n × size,)."""
-    return (heads[:, None] * size + torch.arange(size)).flatten()
+def head_rows(heads: Tensor, size: int, channels: Tensor | None = None) -> Tensor:
+    """Turn head numbers to the rows of query, key and value that belong to them, all or some of each head's.
+
+    heads: (n,), channels: (n, m) from 0 in each head -> (n × size,) or (n × m,).
+    """
+    return (heads[:, None] * size + (torch.arange(size) if channels is None else channels)).flatten()

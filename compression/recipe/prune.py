@@ -32,7 +32,8 @@ class AxisRatios(Config):
     """A ratio for each axis: the share removed; null leaves it alone. Where `axes` is left out, one of hidden and heads that is
     named alone holds for both.
 
-    Encoders and GPT-2 can only shrink both together, at one ratio; other decoders each by itself, if `axes` names it alone.
+    GPT-2 can only shrink both together, at one ratio; encoders hidden alone too, or by more than heads, whose size then falls;
+    other decoders each by itself. Which is alone, `axes` says.
     """
 
     hidden: Annotated[Share | None, Field(description="Share of the channels of the stream between layers.")] = None

@@ -29,7 +29,7 @@ from compression.stages.curve import curves
 from compression.stages.cut import cut
 from compression.stages.decoder_scores import DecoderScores
 from compression.stages.recover import phases, recover
-from compression.stages.scores import Scores, calibration_draw, taken_scores
+from compression.stages.scores import PARTS, Scores, calibration_draw, taken_scores
 from compression.stages.solve import of_latency
 from compression.stages.trim import trim
 from compression.state import State
@@ -143,7 +143,8 @@ def taken(before: Shape, after: Shape, settings: Prune, ratios: Ratios) -> dict[
 def _scores(state: State, settings: Prune, kept: dict[str, Tensor]) -> Scores | DecoderScores:
     """Take the scores out of an earlier attempt's save, or take them now."""
     known = {name.removeprefix("scores."): found for name, found in kept.items() if name.startswith("scores.")}
-    if known:
+    # A save of an earlier version may lack some; they are taken again, of the same model.
+    if known and (families.decodes(state.model) or all(f"{part}.0" in known for part in PARTS)):
         return (DecoderScores if families.decodes(state.model) else Scores).of_tensors(known)
     layers = "layers" in settings.axes or settings.sensitivity
     rows, seed = state.rows["train"], state.recipe.train.seed

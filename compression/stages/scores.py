@@ -23,6 +23,8 @@ from compression.stages.decoder_scores import DecoderScores, decoder_scores
 from compression.tasks.base import labelled
 
 CALIBRATION_BATCH = 32
+PARTS = ("heads", "ffn", "compared", "values")
+"""What each layer has scores of its own for."""
 
 
 @dataclass(frozen=True)
@@ -30,54 +32,79 @@ class Scores:
     """How much each unit of an encoder matters. On the CPU, the larger the more.
 
     hidden: (hidden,), summed over the whole stream; pooled: (hidden,), outputs of the head's dense layer; heads, ffn: (heads,)
-    and (ffn,) of each layer; layers: (layers,), their block influence, or None where nobody asked for it.
+    and (ffn,) of each layer; compared, values: (heads, size), the channels of each head, of queries with keys and of values;
+    layers: (layers,), their block influence, or None where nobody asked for it.
     """
 
     hidden: Tensor
     pooled: Tensor
     heads: tuple[Tensor, ...]
     ffn: tuple[Tensor, ...]
+    compared: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
     layers: Tensor | None = None
 
     def choose(self, family: families.Family, to: Shape) -> Kept:
-        """Keep what matters most, for a model of the shape `to`: layers first, then heads and units of those that stay."""
+        """Keep what matters most, for a model of the shape `to`: layers first, then heads and units of those that stay.
+
+        Where they become narrower, each head's own channels are chosen last.
+        """
         stay = tuple(range(len(self.heads)))
         if to.layers < len(stay):
             if self.layers is None:
                 raise ValueError("no layer can be chosen: their influence was not asked for")
             stay = tuple(importance.strongest(self.layers, to.layers).tolist())
+        heads = [importance.strongest(scores, to.heads) for scores in family.head_scores([self.heads[i] for i in stay])]
+        size = to.hidden // to.heads
+        narrower = size < self.values[0].shape[1]
+
+        def within(scores: Tensor) -> Tensor:
+            return torch.stack([importance.strongest(one, size) for one in scores])
+
         return Kept(
             hidden=importance.strongest(self.hidden, to.hidden),
             pooled=importance.strongest(self.pooled, to.hidden),
-            heads=tuple(importance.strongest(scores, to.heads) for scores in family.head_scores([self.heads[i] for i in stay])),
+            heads=tuple(heads),
             ffn=tuple(importance.strongest(self.ffn[i], to.ffn) for i in stay),
             layers=stay if to.layers < len(self.heads) else None,
+            channels=tuple(
+                (within(self.compared[i][those]), within(self.values[i][those])) for i, those in zip(stay, heads, strict=True)
+            )
+            if narrower
+            else (),
         )
 
     def after(self, kept: Kept) -> "Scores":
         """Return the scores of what is left: the next cut goes on from them."""
         stay = kept.layers or tuple(range(len(self.heads)))
+        heads = list(zip(stay, kept.heads, strict=True))
+        compared, values = ([part[i][those] for i, those in heads] for part in (self.compared, self.values))
+        if kept.channels:
+            compared = [scores.gather(1, those) for scores, (those, _) in zip(compared, kept.channels, strict=True)]
+            values = [scores.gather(1, those) for scores, (_, those) in zip(values, kept.channels, strict=True)]
         return Scores(
             hidden=self.hidden[kept.hidden],
             pooled=self.pooled[kept.pooled],
-            heads=tuple(self.heads[i][heads] for i, heads in zip(stay, kept.heads, strict=True)),
+            heads=tuple(self.heads[i][those] for i, those in heads),
             ffn=tuple(self.ffn[i][units] for i, units in zip(stay, kept.ffn, strict=True)),
+            compared=tuple(compared),
+            values=tuple(values),
             layers=self.layers[list(stay)] if self.layers is not None else None,
         )
 
     def tensors(self) -> Tensors:
         """Name each, for a save."""
         named = {"hidden": self.hidden, "pooled": self.pooled}
-        named |= {f"heads.{i}": scores for i, scores in enumerate(self.heads)}
-        named |= {f"ffn.{i}": scores for i, scores in enumerate(self.ffn)}
+        for part in PARTS:
+            named |= {f"{part}.{i}": scores for i, scores in enumerate(getattr(self, part))}
         return named | ({"layers": self.layers} if self.layers is not None else {})
 
     @classmethod
     def of_tensors(cls, found: Mapping[str, Tensor]) -> "Scores":
         """Put together what `tensors` named."""
         layers = range(sum(name.startswith("heads.") for name in found))
-        heads, ffn = (tuple(found[f"{part}.{i}"] for i in layers) for part in ("heads", "ffn"))
-        return cls(found["hidden"], found["pooled"], heads, ffn, found.get("layers"))
+        heads, ffn, compared, values = (tuple(found[f"{part}.{i}"] for i in layers) for part in PARTS)
+        return cls(found["hidden"], found["pooled"], heads, ffn, compared, values, found.get("layers"))
 
 
 def taken_scores(
@@ -112,7 +139,7 @@ Hear = Callable[[nn.Module, Tensor], None]
 
 
 class _Ears:
-    """Listens at the stream's norms, and at what enters each attention output, each down projection and the classifier."""
+    """Listens at the stream's norms, queries and keys, and at what attention outputs, down projections and classifier read."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         family = families.encoder_of(model)
@@ -123,19 +150,28 @@ class _Ears:
 
     def listen(self, hooks: ExitStack, hear: Hear) -> None:
         """Have `hear` told of activations, (rows, tokens, units) or of a pooled vector (rows, units), until `hooks` end."""
-        for norm in self.norms:
-            hooks.callback(norm.register_forward_hook(lambda module, _, out: hear(module, out)).remove)
+        for maker in [*self.norms, *(part for layer in self.layers for part in (layer.query, layer.key))]:
+            hooks.callback(maker.register_forward_hook(lambda module, _, out: hear(module, out)).remove)
         for reader in [self.head, *(part for layer in self.layers for part in (layer.attended, layer.down))]:
             hooks.callback(reader.register_forward_pre_hook(lambda module, inputs: hear(module, inputs[0])).remove)
 
-    def sorted(self, found: dict[nn.Module, Tensor], heads: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """Say what was heard by what it is of; `heads` makes scores of heads of those of their channels."""
+    def sorted(self, found: dict[nn.Module, Tensor], heads: Callable[[nn.Module], Tensor]) -> dict[str, Any]:
+        """Say what was heard by what it is of; `heads` says the scores of those that an attention output reads.
+
+        A channel that queries and keys are compared by matters by the product of its two scores: either alone says nothing.
+        """
         return {
             "hidden": torch.stack([found[norm] for norm in self.norms]).sum(dim=0).cpu(),
             "pooled": found[self.head].cpu(),
-            "heads": tuple(heads(found[layer.attended]).cpu() for layer in self.layers),
+            "heads": tuple(heads(layer.attended).cpu() for layer in self.layers),
             "ffn": tuple(found[layer.down].cpu() for layer in self.layers),
+            "compared": tuple(self.by_head(found[layer.query] * found[layer.key]) for layer in self.layers),
+            "values": tuple(self.by_head(found[layer.attended]) for layer in self.layers),
         }
+
+    def by_head(self, scores: Tensor) -> Tensor:
+        """Make rows of heads. (heads × size,) -> (heads, size)."""
+        return scores.view(self.heads, -1).cpu()
 
 
 @torch.inference_mode()
@@ -159,7 +195,7 @@ def _by_activations(model: PreTrainedModel, rows: Encoded, size: int, *, squared
             here = batch.to(device)
             mask = here.mask
             model(**here.inputs)
-    return ears.sorted(norms, lambda scores: importance.grouped(scores, ears.heads))
+    return ears.sorted(norms, lambda attended: importance.grouped(norms[attended], ears.heads))
 
 
 def _by_loss(model: PreTrainedModel, rows: Encoded, size: int) -> dict[str, Any]:
@@ -167,6 +203,7 @@ def _by_loss(model: PreTrainedModel, rows: Encoded, size: int) -> dict[str, Any]
     ears, loss = _Ears(model), labelled(rows.task, model)
     device = next(model.parameters()).device
     changes: dict[nn.Module, Tensor] = {}
+    of_heads: dict[nn.Module, Tensor] = {}
     attention = {layer.attended for layer in ears.layers}
     mask = torch.empty(0)
 
@@ -175,8 +212,12 @@ def _by_loss(model: PreTrainedModel, rows: Encoded, size: int) -> dict[str, Any]
 
         def learn(gradient: Tensor) -> None:
             a, g, m = (told, gradient, real) if told.ndim == 3 else (told[:, None], gradient[:, None], real[:, :1])
-            found = importance.first_order(a, g, m, ears.heads if module in attention else None)
-            changes[module] = changes[module] + found if module in changes else found
+            add(changes, importance.first_order(a, g, m))
+            if module in attention:
+                add(of_heads, importance.first_order(a, g, m, ears.heads))
+
+        def add(to: dict[nn.Module, Tensor], found: Tensor) -> None:
+            to[module] = to[module] + found if module in to else found
 
         activations.register_hook(learn)  # type: ignore[no-untyped-call]
 
@@ -191,14 +232,14 @@ def _by_loss(model: PreTrainedModel, rows: Encoded, size: int) -> dict[str, Any]
         ears.listen(hooks, hear)
         for batch in rows.by_length(size):
             go_through(batch.to(device))
-    return ears.sorted(changes, lambda scores: scores)
+    return ears.sorted(changes, of_heads.__getitem__)
 
 
 @torch.no_grad()
 def _by_weights(model: PreTrainedModel) -> dict[str, Any]:
     """Add up the weights that make and read each unit."""
     family = families.encoder_of(model)
-    layers, heads, head = family.layers(model), family.shape_of(model.config).heads, family.head(model)
+    layers, ears, head = family.layers(model), _Ears(model), family.head(model)
     assert head.out is not None, "a classifier has a head"  # noqa: S101
     attention = [
         importance.weight_norm([layer.query.weight, layer.key.weight, layer.value.weight], [layer.attended.weight])
@@ -208,8 +249,12 @@ def _by_weights(model: PreTrainedModel) -> dict[str, Any]:
     return {
         "hidden": importance.weight_norm(family.stream_makers(model), family.stream_readers(model)).cpu(),
         "pooled": importance.weight_norm(made, [head.out.weight]).cpu(),
-        "heads": tuple(importance.grouped(scores, heads).cpu() for scores in attention),
+        "heads": tuple(importance.grouped(scores, ears.heads).cpu() for scores in attention),
         "ffn": tuple(importance.weight_norm([layer.up.weight], [layer.down.weight]).cpu() for layer in layers),
+        "compared": tuple(ears.by_head(importance.weight_norm([layer.query.weight, layer.key.weight], [])) for layer in layers),
+        "values": tuple(
+            ears.by_head(importance.weight_norm([layer.value.weight], [layer.attended.weight])) for layer in layers
+        ),
     }
 
 

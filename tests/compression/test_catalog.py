@@ -7,17 +7,14 @@ from pydantic import ValidationError
 
 from compression.catalog import (
     BERT,
-    ELECTRA,
     XLM_ROBERTA,
     Estimate,
     artifact_bytes,
     check_task,
     encoder_parameters,
-    planned_shape,
     planned_steps,
     preflight,
     preflight_several,
-    stepped,
 )
 from compression.catalog.decoders import decoder_parameters
 from compression.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
@@ -61,43 +58,6 @@ DATA = DataFacts(
     mean_words=15.0,
     longest_words=146,
 )
-
-
-def test_the_plan_is_the_shape_that_the_config_can_express_and_its_exact_count() -> None:
-    plan = preflight(MODEL, DATA, QUICK, Evaluate())
-    assert plan.shape == Shape(layers=6, hidden=256, heads=8, ffn=1088, vocabulary=30522)
-    assert plan.parameters == encoder_parameters(BERT, plan.shape, rows=514, labels=2)
-    assert plan.baseline_parameters.total == MODEL.parameters.total + 2 * 384 + 2
-    assert plan.warnings == ()
-
-
-def test_each_axis_has_its_ratio_and_layers_are_counted() -> None:
-    plan = preflight(MODEL, DATA, Recipe(prune=Prune(ratio={"heads": 0.5, "layers": 0.3})), Evaluate())
-    assert plan.shape == Shape(layers=4, hidden=192, heads=6, ffn=1536, vocabulary=30522)
-    assert plan.parameters == encoder_parameters(BERT, plan.shape, rows=514, labels=2)
-
-
-def test_a_target_of_parameters_is_solved_before_the_job() -> None:
-    half = preflight(MODEL, DATA, STANDARD, Evaluate()).baseline_parameters.total // 2
-    share, count = (preflight(MODEL, DATA, Recipe(prune=Prune(target_params=target)), Evaluate()) for target in (0.5, half))
-    assert share.parameters.total <= 0.5 * share.baseline_parameters.total
-    assert share.shape == count.shape
-    milder = Recipe(prune=Prune(target_params=share.parameters.total + 1.0))
-    assert preflight(MODEL, DATA, milder, Evaluate()).shape == share.shape
-    assert share.shape.hidden % 32 == share.shape.ffn % 64 == 0
-    # The ratios say how the axes compare: here layers go half as far as the units.
-    uneven = Prune(ratio={"ffn": 0.4, "layers": 0.2}, target_params=0.2)
-    shape = preflight(MODEL, DATA, Recipe(prune=uneven), Evaluate()).shape
-    assert (1 - shape.ffn / 1536) / 2 == pytest.approx(1 - shape.layers / 6, abs=0.1)
-    assert shape.layers < 6
-
-
-def test_steps_lead_geometrically_to_the_very_ratios() -> None:
-    ratios = {"ffn": 0.3, "layers": 0.51}
-    assert stepped(ratios, 3, 3) == ratios
-    first, second = (stepped(ratios, step, 3) for step in (1, 2))
-    assert (1 - first["ffn"]) ** 2 == pytest.approx(1 - second["ffn"])
-    assert (1 - first["layers"]) ** 3 == pytest.approx(0.49)
 
 
 def test_what_only_the_worker_finds_out_is_said_with_its_bounds() -> None:
@@ -169,7 +129,7 @@ def test_without_pruning_the_shape_stays() -> None:
         (InvalidSpec, "evaluate.length", {"evaluate": Evaluate(length=513)}),
         (InvalidSpec, "evaluate.metric", {"evaluate": JobEvaluate(metric=("f1", "f1"))}),
         (InvalidSpec, "evaluate.positive.0", {"evaluate": JobEvaluate(positive=("maybe",))}),
-        (UnsupportedShape, "recipe.prune.axes", {"recipe": Recipe(prune=Prune(axes=("hidden",)))}),
+        (UnsupportedShape, "recipe.prune.axes", {"recipe": Recipe(prune=Prune(axes=("heads",)))}),
         (UnsupportedShape, "recipe.prune.axes", {"recipe": Recipe(prune=Prune(axes=("ffn", "experts")))}),
         (UnsupportedShape, "recipe.prune.ratio", {"recipe": Recipe(prune=Prune(ratio={"hidden": 0.3, "heads": 0.4}))}),
         (UnsupportedShape, "recipe.prune.ratio", {"recipe": Recipe(prune=Prune(ratio=0.99))}),
@@ -209,13 +169,6 @@ def test_a_model_that_no_onnx_file_can_hold_is_refused() -> None:
     )
     with pytest.raises(UnsupportedShape, match="2 GiB"):
         preflight(large, DATA, STANDARD, Evaluate())
-
-
-def test_a_stream_never_becomes_as_wide_as_narrow_tables() -> None:
-    # ELECTRA small: at half of its heads the stream would be 128 wide, like its tables, and lose its projection.
-    shape = Shape(layers=12, hidden=256, heads=4, ffn=1024, vocabulary=30522, embedding=128)
-    assert planned_shape(ELECTRA, shape, Prune(ratio=0.5)).hidden == 192
-    assert planned_shape(ELECTRA, shape, Prune(ratio=0.75)).hidden == 64
 
 
 def test_estimates_grow_with_the_work() -> None:

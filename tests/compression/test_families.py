@@ -86,17 +86,38 @@ def attend(kind: str, model: PreTrainedModel, stream: Tensor) -> Tensor:
     return added
 
 
+def narrower_heads(model: PreTrainedModel) -> Kept:
+    """Three heads of six channels each, others of queries and keys than of values, and others in each head."""
+    shape = families.of(model).shape_of(model.config)
+    heads, draw = torch.tensor([0, 2, 3]), torch.Generator().manual_seed(1)
+
+    def some() -> torch.Tensor:
+        return torch.stack([torch.randperm(HIDDEN // HEADS, generator=draw)[:6].sort().values for _ in heads])
+
+    channels = tuple((some(), some()) for _ in range(shape.layers))
+    return Kept(torch.arange(7, 25), torch.arange(18), (heads,) * shape.layers, (SOME_UNITS,) * shape.layers, channels=channels)
+
+
+@pytest.mark.parametrize("choice", [narrow_choice, narrower_heads])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_removing_heads_equals_masking_them(kind: str) -> None:
+def test_removing_heads_or_channels_of_heads_equals_masking_them(kind: str, choice: Callable[[PreTrainedModel], Kept]) -> None:
     model = tiny(kind)
-    family, kept = families.encoder_of(model), narrow_choice(model)
+    family, kept = families.encoder_of(model), choice(model)
     small = family.narrowed(model, kept)
     stream = torch.zeros(2, 7, HIDDEN)
     stream[..., kept.hidden] = torch.randn(2, 7, len(kept.hidden))
     gone = torch.ones(HIDDEN, dtype=torch.bool)
-    gone[head_rows(kept.heads[0], HIDDEN // HEADS)] = False
-    family.layers(model)[0].attended.weight[:, gone] = 0
+    compared, said = kept.channels[0] if kept.channels else (None, None)
+    gone[head_rows(kept.heads[0], HIDDEN // HEADS, said)] = False
+    first = family.layers(model)[0]
+    first.attended.weight[:, gone] = 0
+    if compared is not None:
+        stay = head_rows(kept.heads[0], HIDDEN // HEADS, compared)
+        for whole in (first.query, first.key):
+            rows = torch.zeros(HIDDEN, 1).index_fill(0, stay, 1.0)
+            whole.weight *= rows
+            whole.bias *= rows[:, 0]
     given = attend(kind, small, stream[..., kept.hidden])
     assert torch.allclose(given, attend(kind, model, stream)[..., kept.hidden], atol=1e-5)
 
@@ -200,6 +221,41 @@ def test_what_importance_chooses_can_be_built(kind: str, importance: str) -> Non
     assert answers(small).isfinite().all()
     if kind == "electra":
         assert (shape.hidden, shape.heads, shape.embedding) == (24, 3, 16)
+
+
+@pytest.mark.parametrize("importance", ["l1", "l1_weight", "l2", "taylor"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_hidden_goes_alone_each_head_keeps_its_own_best_channels(kind: str, importance: str, tmp_path: Path) -> None:
+    model = tiny(kind)
+    family = families.encoder_of(model)
+    settings = Prune.model_validate({"ratio": 0.25, "axes": ("hidden",), "importance": importance, "calibration_rows": 8})
+    shape = planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), settings)
+    assert (shape.hidden, shape.heads, shape.ffn) == (24, HEADS, FFN)
+    rows = Encoded(IDS.tolist(), torch.tensor([0, 1, 0, 1]), PADDING, tasks.of("text-classification"))
+    first = family.layers(model)[0]
+    with torch.no_grad():
+        for part, mute in ((first.query, 9), (first.key, 18), (first.value, 29)):  # channels 1, 2 and 5 of heads 1, 2 and 3
+            part.weight[mute], part.bias[mute] = 0, 0
+        first.attended.weight[:, 29] = 0
+    scores = taken_scores(model, settings, rows, seed=0)
+    assert isinstance(scores, Scores)
+    kept = scores.choose(family, shape)
+    assert kept.heads[0].tolist() == list(range(HEADS))
+    compared, said = kept.channels[0]
+    assert 5 not in said[3].tolist()
+    if importance != "l1_weight":  # the weights of what it is compared with still count there
+        assert 1 not in compared[1].tolist()
+        assert 2 not in compared[2].tolist()
+    small = family.narrowed(model, kept)
+    assert answers(reopened(small, tmp_path)).equal(answers(small))
+    # A second cut goes on from what is left, by the scores of the first, and fewer heads beside narrower ones can be built too.
+    to = shape.model_copy(update={"hidden": 15, "heads": 3})
+    left = Scores.of_tensors(scores.tensors()).after(kept)
+    assert left.values[0].shape == left.compared[0].shape == (HEADS, 6)
+    assert left.compared[0].equal(scores.compared[0].gather(1, compared))
+    again = left.choose(family, to)
+    assert family.shape_of(family.narrowed(small, again).config) == to
+    assert again.channels[0][0].shape == (3, 5)
 
 
 def test_what_no_config_can_say_is_refused() -> None:

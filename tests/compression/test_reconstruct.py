@@ -86,10 +86,13 @@ def narrow(model: PreTrainedModel, axis: str) -> Kept:
     if axis == "layers":
         return replace(whole, layers=(0, 2), heads=whole.heads[:2], ffn=whole.ffn[:2])
     heads = (torch.tensor([0, 2, 3]),) * shape.layers
+    if axis == "channels":
+        channels = ((torch.arange(6).repeat(3, 1), torch.arange(2, 8).repeat(3, 1)),) * shape.layers
+        return replace(whole, hidden=torch.arange(7, 25), pooled=torch.arange(18), heads=heads, channels=channels)
     return replace(whole, hidden=torch.arange(4, 28), pooled=torch.arange(24), heads=heads)
 
 
-@pytest.mark.parametrize("axis", ["ffn", "layers", "hidden"])
+@pytest.mark.parametrize("axis", ["ffn", "layers", "hidden", "channels"])
 @pytest.mark.parametrize("kind", list(STEMS))
 def test_every_family_comes_nearer_to_the_whole_on_texts_it_was_not_solved_on(kind: str, axis: str) -> None:
     whole = tiny(kind, num_hidden_layers=3)
