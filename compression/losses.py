@@ -101,20 +101,27 @@ def relations(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Ten
     kinds, real tokens and heads. Query-query, key-key and value-value products re-split over the same number of relation
     heads compare models whose own heads differ in number, which attention maps cannot.
     """
-    given = _relation_scores(student, mask, heads).log_softmax(dim=-1)
-    wanted = _relation_scores(teacher, mask, heads).log_softmax(dim=-1)
+    return relations_apart(student, teacher, mask, mask[:, None, :], heads) / (mask.sum() * heads * student.shape[0])
+
+
+def relations_apart(student: Tensor, teacher: Tensor, mask: Tensor, seen: Tensor, heads: int) -> Tensor:
+    """Add up what `relations` is the mean of: KL divergence of each real token's relations, kind by kind and head by head.
+
+    seen: (rows, tokens, tokens) or (rows, 1, tokens), not 0 where the later axis' token is related to the earlier's.
+    """
+    given = _relation_scores(student, seen, heads).log_softmax(dim=-1)
+    wanted = _relation_scores(teacher, seen, heads).log_softmax(dim=-1)
     apart = (wanted.exp() * (wanted - given)).sum(dim=-1)
-    real = mask[None, :, None, :].to(apart.dtype)
-    mean: Tensor = (apart * real).sum() / (real.sum() * heads * student.shape[0])
-    return mean
+    total: Tensor = (apart * mask[None, :, None, :].to(apart.dtype)).sum()
+    return total
 
 
-def _relation_scores(x: Tensor, mask: Tensor, heads: int) -> Tensor:
+def _relation_scores(x: Tensor, seen: Tensor, heads: int) -> Tensor:
     kinds, rows, tokens, width = x.shape
     split = x.view(kinds, rows, tokens, heads, width // heads).transpose(2, 3)
     scores = split @ split.transpose(-1, -2) / (width // heads) ** 0.5
     # A large finite number and not −inf: padding rows would otherwise give NaN gradients.
-    masked: Tensor = scores.masked_fill(mask[None, :, None, None, :] == 0, -1e9)
+    masked: Tensor = scores.masked_fill(seen[None, :, None] == 0, -1e9)
     return masked
 
 

@@ -68,18 +68,17 @@ def ask(model: PreTrainedModel, batch: Batch, task: Task, look: Look) -> Said:
     Of a language model's batch `logits` are what its head makes them of: the last states where a token is asked for, (asked,
     width).
     """
-    if isinstance(batch, Sequences):
-        return _ask_language(model, batch, look)
-    if not len(look):
+    if not len(look) and not isinstance(batch, Sequences):
         return Said(task.logits(model(**batch.inputs)), torch.empty(0))
     found: dict[nn.Module, Tensor] = {}
-    layers = families.of(model).attentions(model)
+    layers = families.of(model).attentions(model) if look.scores or look.relations is not None else []
     scored = [layers[number - 1] for number in look.scores]
     related = [layers[look.relations - 1]] if look.relations is not None else []
     with ExitStack() as hooks:
         for maker in {maker for layer in (*scored, *related) for maker in layer.makers}:
             hooks.callback(maker.register_forward_hook(lambda module, _, out: found.__setitem__(module, out)).remove)
-        out: Any = model(**batch.inputs, output_hidden_states=bool(look.states))
+        asked = {"output_hidden_states": bool(look.states)}
+        out: Any = models.output(model, batch, **asked) if isinstance(batch, Sequences) else model(**batch.inputs, **asked)
     real = batch.mask.bool()
     states = [out.hidden_states[number][real] for number in look.states]
 
@@ -87,20 +86,11 @@ def ask(model: PreTrainedModel, batch: Batch, task: Task, look: Look) -> Said:
         return layer.read(*(found[maker] for maker in layer.makers))
 
     return Said(
-        logits=task.logits(out),
+        logits=out.last_hidden_state[batch.asked] if isinstance(batch, Sequences) else task.logits(out),
         hidden=torch.stack(states) if states else torch.empty(0),
         scores=torch.stack([torch.stack(made(layer)[:2]) for layer in scored]) if scored else None,
         relations=torch.stack(made(related[0])) if related else None,
     )
-
-
-def _ask_language(model: PreTrainedModel, batch: Sequences, look: Look) -> Said:
-    if look.scores or look.relations is not None:
-        raise ValueError("documents of a row do not attend to each other, so attention over rows is nothing to compare")
-    out = models.output(model, batch, output_hidden_states=bool(look.states))
-    real = batch.mask.bool()
-    states = [out.hidden_states[number][real] for number in look.states]
-    return Said(out.last_hidden_state[batch.asked], torch.stack(states) if states else torch.empty(0))
 
 
 class Teacher:
@@ -242,7 +232,7 @@ class LanguageTeacher(Teacher):
         """Answer a batch of the student's: `logits` are the last states where a token is asked for, (asked, width)."""
         assert isinstance(batch, Sequences), "rows are a language model's"  # noqa: S101
         found = super().says(batch)
-        return Said(found.hidden[-1][batch.asked[batch.mask.bool()]], found.hidden[:-1])
+        return replace(found, logits=found.hidden[-1][batch.asked[batch.mask.bool()]], hidden=found.hidden[:-1])
 
     def forget_insides(self) -> None:
         """Say answers alone from now on. What is kept stays: the last states, which make them, lie among it."""

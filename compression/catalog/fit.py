@@ -87,9 +87,6 @@ def _check_language(recipe: Recipe) -> None:
     distill = recipe.distill
     if distill is None:
         return
-    if "attention" in distill.weights():
-        cause = "documents of a row do not attend to each other, so attention over rows is nothing to compare"
-        raise InvalidSpec(cause, param="recipe.distill.attention", remedy="Set it to 0; hidden can be compared.")
     if distill.general is not None:
         cause = "the general phase is for texts without labels, and causal-lm has none but such"
         raise InvalidSpec(cause, param="recipe.distill.general", remedy="Set it to null, and put all texts into train.")

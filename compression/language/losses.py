@@ -11,6 +11,7 @@ from torch.nn import functional
 from compression import losses
 from compression.language import chunks
 from compression.language.models import Head
+from compression.language.sequences import Sequences
 
 Term = Literal["soft", "hard"]
 ALL: tuple[Term, ...] = ("soft", "hard")
@@ -102,3 +103,18 @@ def terms(
 
     means = chunks.summed(part, size, states, following, *said) / len(states)
     return dict(zip(order, means.unbind(), strict=True))
+
+
+def relations(student: Tensor, teacher: Tensor, batch: Sequences, heads: int) -> Tensor:
+    """KL divergence of self-attention relations (MiniLMv2, Wang et al. 2021) within documents, to no later token.
+
+    student: (kinds, rows, tokens, narrow), teacher: (kinds, rows, tokens, wide); heads: relation heads, which must divide both
+    widths -> scalar in nats, mean over kinds, real tokens and heads. They grow with the square of the tokens, so they are of
+    one row at a time and computed again in the backward pass.
+    """
+
+    def part(student: Tensor, teacher: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
+        return losses.relations_apart(student.transpose(0, 1), teacher.transpose(0, 1), mask, seen, heads)
+
+    columns = student.transpose(0, 1), teacher.transpose(0, 1), batch.mask, batch.seen
+    return chunks.summed(part, 1, *columns) / (batch.mask.sum() * heads * len(student))

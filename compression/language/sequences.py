@@ -76,6 +76,14 @@ class Sequences(Batch):
         return self.labels != NOBODY
 
     @property
+    def seen(self) -> Tensor:
+        """Return which token sees which, (rows, tokens, tokens): those of its own document that are no later."""
+        begun = self.positions.diff(dim=1, prepend=self.positions[:, :1] - 1) <= 0
+        document = begun.cumsum(dim=1)
+        together: Tensor = document[:, :, None] == document[:, None, :]
+        return together.tril()
+
+    @property
     def wanted(self) -> Tensor:
         """Return the next tokens that are asked for, row after row, (asked,)."""
         return self.labels[self.asked]

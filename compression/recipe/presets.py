@@ -56,15 +56,15 @@ PRESETS: dict[str, tuple[Recipe, str]] = {
 def preset(name: str, task: str) -> Recipe:
     """Return a preset as it can be had for a task. Raises KeyError.
 
-    That is without augmentation where answers point into the text; of language models without attention, the general phase and
-    all teachers but one as well.
+    That is without augmentation where answers point into the text; of language models without the general phase and all
+    teachers but one as well.
     """
     recipe = PRESETS[name][0]
     if recipe.distill is None or task in AUGMENTED_TASKS:
         return recipe
     plain: dict[str, Any] = {"augment": None}
     if task == "causal-lm":
-        plain |= {"attention": 0.0, "general": None, "teachers": Teachers()}
+        plain |= {"general": None, "teachers": Teachers()}
     return recipe.model_copy(update={"distill": recipe.distill.model_copy(update=plain)})
 
 

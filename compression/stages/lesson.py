@@ -13,6 +13,8 @@ from compression import families, losses
 from compression.batches import Batch, Encoded
 from compression.catalog import attention_form, layer_pairs
 from compression.evaluate import smaller
+from compression.language.losses import relations as of_documents
+from compression.language.sequences import Sequences
 from compression.numerics import gradient_dtype
 from compression.plan import Outcome, Tick
 from compression.recipe import Distill
@@ -121,7 +123,11 @@ class Insides:
         if given.scores is not None and wanted.scores is not None:
             found["attention"] = losses.attention_scores(given.scores, wanted.scores, batch.mask, comparison.heads)
         if given.relations is not None and wanted.relations is not None:
-            found["attention"] = losses.relations(given.relations, wanted.relations, batch.mask, comparison.heads)
+            both = given.relations, wanted.relations
+            if isinstance(batch, Sequences):
+                found["attention"] = of_documents(*both, batch, comparison.heads)
+            else:
+                found["attention"] = losses.relations(*both, batch.mask, comparison.heads)
         return found
 
 

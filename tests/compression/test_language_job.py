@@ -181,7 +181,7 @@ def test_a_job_goes_on_within_a_training_by_the_teachers_kept_tokens(tmp_path: P
         "quantize": None,
         "prune": None,
         "prepare": {"epochs": 1, "rate": 1e-2},
-        "distill": {"epochs": 2, "rate": 2e-3, "hidden": 0.0, "hard": 0.0, "kept": 8, "temperature": 1.0},
+        "distill": {"epochs": 2, "rate": 2e-3, "hidden": 0.0, "hard": 0.0, "attention": 0.1, "kept": 8, "temperature": 1.0},
         "train": {**RECIPE["train"], "recompute": True},
     }
     spec = spec_of(recipe, save_seconds=0, evaluate={"length": 16, "window": 32, "tokens": 256})
@@ -198,6 +198,8 @@ def test_a_job_goes_on_within_a_training_by_the_teachers_kept_tokens(tmp_path: P
     report = whole[-1].report
     assert not any(isinstance(event, Log) and "asked again" in event.message for event in whole)
     assert "texts of test are scored" in " ".join(report.notes)
+    assert any("relations of the last layers" in note for note in report.rows[-1].notes)
+    assert any(isinstance(event, Log) and "attention 0." in event.message for event in whole)
     score = scores(report)["distilled"]
     assert 2 <= score.rows < 24
     again, _ = run(tmp_path, recipe, resume="kept", evaluate={"length": 16, "window": 32, "tokens": 256})
@@ -210,7 +212,7 @@ def test_a_job_goes_on_within_a_training_by_the_teachers_kept_tokens(tmp_path: P
 @pytest.mark.parametrize(
     ("recipe", "evaluate_at", "param"),
     [
-        ({"distill": {"attention": 1.0}}, {}, "recipe.distill.attention"),
+        ({"distill": {"attention": 1.0, "attention_by": "scores"}}, {}, "recipe.distill.attention_by"),
         ({"distill": {"general": {"attention": 0}}}, {}, "recipe.distill.general"),
         ({"distill": {"teachers": {"seeds": 2}}}, {}, "recipe.distill.teachers.seeds"),
         ({"prune": {"axes": ["ffn", "vocabulary"]}}, {}, "recipe.prune.axes"),

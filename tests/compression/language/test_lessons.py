@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from compression.language.losses import relations
 from compression.language.rows import TextRows
+from compression.language.sequences import Sequences
 from compression.recipe import Distill, Evaluate
 from compression.stages import lesson
 from compression.stages.lesson import Comparison
 from compression.stages.next_tokens import LanguageLesson
 from compression.tasks import of
-from compression.teacher import LanguageTeacher
-from tests.compression.language.tiny import TEXTS, model, tokenizer
+from compression.teacher import LanguageTeacher, Look, ask
+from tests.compression.language.tiny import FAMILIES, TEXTS, Largest, model, tokenizer
 
 
 def test_projections_start_from_some_tokens_a_batch_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +42,59 @@ def test_projections_start_from_some_tokens_a_batch_at_a_time(tmp_path: Path, mo
     assert taken[0] <= 200 < sum(rows.packed.read)
     assert together[0] > 1
     made.close()
+
+
+def related(vectors: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the last token's relations. (tokens, heads, size) -> (tokens, heads)."""
+    return ((vectors * vectors[-1:]).sum(dim=-1) / vectors.shape[-1] ** 0.5).log_softmax(dim=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_of_documents_side_by_side_is_that_of_each_alone(family: str, tmp_path: Path) -> None:
+    teacher = model(family)
+    student = model(family, initializer_range=0.1)
+    task = of("causal-lm", (), Evaluate(window=32))
+    rows = TextRows.of(TEXTS * 2, tokenizer(bos=True), 48, task)
+    batch = next(iter(rows.by_length(len(rows))))
+    assert isinstance(batch, Sequences)
+    assert (batch.mask == 0).any()
+    settings = Distill(soft=0.0, hidden=0.0, attention=1.0)
+    comparison = Comparison.of(student, teacher, settings, settings.weights(), apart=False)
+    known = LanguageTeacher(teacher, rows, comparison.teacher, spill=(tmp_path / "states", 1e9))
+    made = LanguageLesson(student, known, comparison, settings, rows)
+    found = made.terms(batch)["attention"]
+    look, total, count = comparison.student, 0.0, 0
+    for row, mask, positions in zip(batch.ids, batch.mask, batch.positions, strict=True):
+        real = int(mask.sum())
+        starts = [place for place in range(real) if positions[place] == 0]
+        for start, end in zip(starts, [*starts[1:], real], strict=True):
+            document = Sequences.of([0], [[(0, end - start, 1)]], torch.cat([row[start:end], row[:1]]))
+            with torch.no_grad():
+                mine, theirs = (ask(network, document, task, look).relations for network in (student, teacher))
+            assert mine is not None
+            assert theirs is not None
+            # By the formula: each token's relations with itself and with what came before it.
+            for kind in range(3):
+                for at in range(end - start):
+                    p, q = (related(one[kind, 0, : at + 1].view(at + 1, comparison.heads, -1)) for one in (theirs, mine))
+                    total += float((p.exp() * (p - q)).sum())
+                    count += comparison.heads
+    assert len(starts) > 1
+    assert found.item() == pytest.approx(total / count, rel=2e-3)  # what is known of the teacher has 16 bits
+    found.backward()
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in student.parameters())
+    made.close()
+
+
+def test_attention_of_rows_takes_the_memory_of_one(tmp_path: Path) -> None:
+    network = model()
+    rows = TextRows.of(TEXTS * 8, tokenizer(bos=True), 48, of("causal-lm", (), Evaluate(window=32)))
+    batch = next(iter(rows.by_length(8)))
+    assert isinstance(batch, Sequences)
+    said = ask(network, batch, rows.task, Look(relations=2)).relations
+    assert said is not None
+    given, tokens = said.detach().requires_grad_(True), batch.ids.shape[1]
+    with Largest() as seen:
+        relations(given, said.detach() * 0.9, batch, 4).backward()
+    assert len(batch.ids) == 8
+    assert seen.elements <= max(given.numel(), 3 * 4 * tokens * tokens)
