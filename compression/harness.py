@@ -1,11 +1,13 @@
 """Tasks of EleutherAI's lm-eval on a checkpoint as it is shipped: `python -m compression lm-eval FOLDER --tasks NAME …`.
 
 Needs the extra `lathe[lm-eval]`. It is a command and no part of a job: engines have no network, and lm-eval takes its data from
-a hub. Its tasks come by their names, from the package or from a folder of their YAML files; these may name Python functions,
-which then run: take such folders as one takes programs. Torch-free until a model is opened.
+a hub, or from a folder that holds what the hub has. Its tasks come by their names, from the package or from a folder of their
+YAML files; these may name Python functions, which then run: take such folders as one takes programs. Torch-free until a
+model is opened.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -51,6 +53,7 @@ def evaluate(
     tasks: Sequence[str],
     *,
     include: Path | None = None,
+    data: Path | None = None,
     few_shot: int | None = None,
     batch: int = 8,
     limit: int | None = None,
@@ -59,20 +62,26 @@ def evaluate(
 ) -> Found:
     """Ask the causal language model in `folder`, a stock checkpoint, what tasks ask. few_shot: None is each task's own.
 
-    include: folder of further tasks. Raises MissingResource where lm-eval is not installed, InvalidSpec for an unknown task or
-    one without data here, ConfigMismatch where the checkpoint cannot be opened.
+    include: folder of further tasks. data: folder in which tasks' data lies under the names that it has on the hub, as
+    `data/allenai/ai2_arc`; what it lacks is asked of the hub. The process works in it as long as this takes. Raises
+    MissingResource where lm-eval is not installed, InvalidSpec for an unknown task or one without data here, ConfigMismatch
+    where the checkpoint cannot be opened.
     """
     try:
         release = version("lm_eval")
     except PackageNotFoundError as problem:
         raise MissingResource("lm-eval is not installed", param="lm-eval", remedy=REMEDY) from problem
-    if include is not None and not include.is_dir():
-        raise InvalidSpec(f"{include} is no folder", param="--include")
+    for given, param in ((include, "--include"), (data, "--data")):
+        if given is not None and not given.is_dir():
+            raise InvalidSpec(f"{given} is no folder", param=param)
+    folder, include = folder.absolute(), include.absolute() if include is not None else None
     from compression import harness_model  # it needs what was just looked for
 
-    found = harness_model.asked(
-        folder, tasks, include=include, few_shot=few_shot, batch=batch, limit=limit, threads=threads, seed=seed
-    )
+    # `datasets` looks for a name on the hub only where the current folder has no such folder.
+    with contextlib.chdir(data) if data is not None else contextlib.nullcontext():
+        found = harness_model.asked(
+            folder, tasks, include=include, few_shot=few_shot, batch=batch, limit=limit, threads=threads, seed=seed
+        )
     return Found(figures=tuple(figures(found)), lm_eval=release, limit=limit)
 
 
@@ -108,6 +117,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, metavar="FOLDER", help="a downloaded transformers checkpoint")
     command.add_argument("--tasks", nargs="+", required=True, metavar="NAME", help="lm-eval's tasks or groups")
     command.add_argument("--include", type=Path, metavar="FOLDER", help="further tasks' YAML files, which may run code")
+    command.add_argument("--data", type=Path, metavar="FOLDER", help="tasks' data under its names on the hub")
     command.add_argument("--few-shot", type=int, metavar="N", help="examples before each document (default: the task's own)")
     command.add_argument("--batch", type=int, default=8, metavar="N", help="documents at once (default: 8)")
     command.add_argument("--limit", type=int, metavar="N", help="documents of each task (default: all)")
@@ -123,6 +133,7 @@ def main(options: argparse.Namespace) -> int:
             options.folder,
             options.tasks,
             include=options.include,
+            data=options.data,
             few_shot=options.few_shot,
             batch=options.batch,
             limit=options.limit,

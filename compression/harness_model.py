@@ -64,7 +64,7 @@ def asked(
         raise InvalidSpec(
             f"the tasks' data cannot be had: {str(problem)[:300]}",
             param="--tasks",
-            remedy="Run it where the hub can be reached, or name a task whose dataset_kwargs have local data_files.",
+            remedy="Run it where the hub can be reached, or give --data a folder that has the data under its name on the hub.",
         ) from problem
     assert found is not None, "only other processes than the first return nothing"  # noqa: S101
     return found

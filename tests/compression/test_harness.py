@@ -102,6 +102,29 @@ def test_both_kinds_of_tasks_with_their_standard_errors(shipped: Path, tmp_path:
         assert figure.higher_is_better
 
 
+def test_data_comes_from_a_folder_that_has_it_under_the_hubs_name(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(shipped.parent)
+    rows = [{"question": one, "choices": ["k", "q"], "answer": 1} for one in QUESTIONS]
+    task(tmp_path / "own", CHOICE, "pick", rows)
+    written = (tmp_path / "own" / "pick.yaml").read_text().splitlines()
+    named = ["dataset_path: owner/questions", "dataset_name: easy"]
+    (tmp_path / "own" / "pick.yaml").write_text("\n".join([written[1], *named, *written[4:]]))
+    place = tmp_path / "mirror" / "owner" / "questions"
+    (place / "easy").mkdir(parents=True)
+    (tmp_path / "own" / "pick.jsonl").rename(place / "easy" / "test.jsonl")
+    (place / "README.md").write_text(
+        "---\nconfigs:\n- config_name: easy\n  data_files: [{split: test, path: easy/test.jsonl}]\n---\n"
+    )
+    here, settings = Path.cwd(), {"include": tmp_path / "own", "batch": 4, "threads": 1}
+    found = harness.evaluate(Path("int8"), ["pick"], data=tmp_path / "mirror", **settings)  # type: ignore[arg-type]
+    assert [(figure.task, figure.rows) for figure in found.figures] == [("pick", len(QUESTIONS))]
+    assert Path.cwd() == here
+
+
 def test_what_cannot_be_asked_is_said(shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     task(tmp_path, CHOICE, "pick", [])
@@ -109,6 +132,8 @@ def test_what_cannot_be_asked_is_said(shipped: Path, tmp_path: Path, monkeypatch
         harness.evaluate(tmp_path, ["pick"], include=tmp_path)
     with pytest.raises(InvalidSpec, match="no folder"):
         harness.evaluate(shipped, ["pick"], include=tmp_path / "elsewhere")
+    with pytest.raises(InvalidSpec, match="no folder"):
+        harness.evaluate(shipped, ["pick"], include=tmp_path, data=tmp_path / "elsewhere")
     (tmp_path / "pick.jsonl").unlink()
     with pytest.raises(InvalidSpec, match="data cannot be had"):
         harness.evaluate(shipped, ["pick"], include=tmp_path)
