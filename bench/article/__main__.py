@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--recipes", nargs="*", default=["article", "standard", "smallest"], choices=list(PRESETS))
     parser.add_argument("--ablation", nargs="*", default=[], choices=[*ABLATION, "all"], metavar="PART")
     parser.add_argument("--seeds", type=int, default=3, help="of the three small sets")
+    parser.add_argument("--seed", type=int, help="this one alone, for a process beside another")
     parser.add_argument(
         "--rows",
         type=int,
@@ -78,7 +79,7 @@ def _cells(asked: argparse.Namespace) -> list[Cell]:
     for name in asked.sets:
         chosen, (data, digest) = glue.SETS[name], found[name]
         print(f"{name}: rows {digest}")
-        for seed in range(asked.seeds if chosen.seeds else 1):
+        for seed in range(asked.seeds if chosen.seeds else 1) if asked.seed is None else (asked.seed,):
             place, kept = folder / f"{name}-{seed}{few}", asked.records.resolve() / f"{name}-{seed}{few}"
             model = asked.model.resolve()
             out.append(Cell(chosen, data, digest, (pool, read), seed, place, kept, model, asked.batch, asked.threads))
