@@ -4,6 +4,7 @@ Each server starts once a session, on a port or socket of its own. Tests ask for
 """
 
 import contextlib
+import gc
 import json
 import os
 import random
@@ -41,6 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the long tests first."""
     place = {folder: number for number, folder in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.relative_to(ROOT / "tests").parts[0], len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of each search for garbage from now on: it stays, and is a tenth of all work."""
+    gc.collect()
+    gc.freeze()
 
 
 class ByFile(LoadFileScheduling):
