@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was imported and collected out of each search for garbage from now on: it stays, and is a tenth of all work."""
+    """Leave what was imported and collected out of each search for garbage: it stays, and was a tenth of all work."""
     gc.collect()
     gc.freeze()
 

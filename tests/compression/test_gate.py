@@ -357,7 +357,8 @@ def test_what_is_trained_beside_a_teacher_in_float32_is_forecast_so() -> None:
         return model_bytes(before, after, recipe, spoken)
 
     nothing = Recipe(prepare=Prepare(epochs=0), quantize=None, prune=Prune(), distill=None)
-    assert model_bytes(*(Parameters(total=total, embedding=0, other=total) for total in (100, 60)), nothing) == UNTRAINED_BYTES * 100
+    before, after = (Parameters(total=total, embedding=0, other=total) for total in (100, 60))
+    assert model_bytes(before, after, nothing) == UNTRAINED_BYTES * 100
     unasked = nothing.model_copy(update={"prune": Prune(recovery=Recovery())})  # by labels, and nobody distils
     assert bytes_of(recipe=unasked) == 24 * 100
     assert bytes_of(recipe=nothing.model_copy(update={"prepare": Prepare()})) == 24 * 100
