@@ -91,13 +91,13 @@ Found = dict[str, dict[str, list[Record]]]
 
 
 def _collect(cells: list[Cell], names: list[str]) -> Found:
-    """Gather the records of those cells that have all of `names`; say which have not."""
+    """Gather the records of those cells that have the original and all of `names`; say which have not."""
     found: Found = {}
     for cell in cells:
         here = {name: cell.record(name, run=False) for name in (ORIGINAL, *names)}
         missing = [name for name, record in here.items() if record is None]
         if missing:
-            print(f"not in the table: {cell.set.name} seed {cell.seed}, without {', '.join(missing)}")
+            print(f"not there: {', '.join(missing)} on {cell.set.name} with seed {cell.seed}")
             continue
         for name, record in here.items():
             if record is not None:
@@ -134,11 +134,20 @@ def _times(found: Found, folder: Path, model: Path) -> dict[str, dict[str, float
     return {name: {which: times[mark] for which, mark in models.items()} for name, models in wanted.items()}
 
 
+def _by_row(cells: list[Cell], recipes: list[str]) -> dict[str, Found]:
+    """Gather for each row of the table what it is of: a recipe is held against the originals of the seeds that it has."""
+    originals = _collect(cells, [])
+    rows = {name: _collect(cells, [name]) for name in recipes}
+    return {ORIGINAL: originals, OWN: originals, **{name: found for name, found in rows.items() if found}}
+
+
 def _table(cells: list[Cell], recipes: list[str], folder: Path, model: Path) -> None:
-    found = _collect(cells, recipes)
+    rows = _by_row(cells, recipes)
+    found = rows[ORIGINAL]
     if not found:
         return
-    answers, times = _answers(found), _times(found, folder.resolve(), model)
+    shapes = {name: {which: each[name][which] for which, each in rows.items() if which in each.get(name, {})} for name in found}
+    times = _times(shapes, folder.resolve(), model)
     print(f"\n{json.dumps(environment())}\n")
     head = [
         "model",
@@ -153,19 +162,29 @@ def _table(cells: list[Cell], recipes: list[str], folder: Path, model: Path) -> 
     ]
     print("| " + " | ".join([*head, "mean", "kept"]) + " |")
     print("|" + " --- |" * (len(head) + 2))
-    for which in [ORIGINAL, OWN, *recipes]:
-        median = geometric_mean([each[which] for each in times.values()])
-        faster = geometric_mean([each[ORIGINAL] / each[which] for each in times.values()])
-        than_own = geometric_mean([each[OWN] / each[which] for each in times.values()])
-        scores = [np.mean([METRICS[n](said, a.wanted) for said in a.by_model[which]]) for n, a in answers.items()]
+    for which, own in rows.items():
+        timed, answers = [times[name] for name in own], _answers(own)
+        median = geometric_mean([each[which] for each in timed])
+        faster = geometric_mean([each[ORIGINAL] / each[which] for each in timed])
+        than_own = geometric_mean([each[OWN] / each[which] for each in timed])
         share = kept(answers, ORIGINAL, which)
         print(
-            f"| {which} | {_sizes(found, folder.resolve(), which)} | {median:.2f} ms | {faster:.2f}× | {than_own:.2f}× | "
-            + " | ".join(f"{100 * score:.2f}" for score in scores)
+            f"| {which} | {_sizes(own, folder.resolve(), which)} | {median:.2f} ms | {faster:.2f}× | {than_own:.2f}× | "
+            + " | ".join(_score(answers.get(name), name, which) for name in found)
             + f" | {100 * share.after:.2f} | {share.share:.2%} [{share.low:.2%}, {share.high:.2%}] |",
             flush=True,
         )
+    print("\nIn a set's column the mean score of its seeds, their number, and what each keeps of its own original.")
     (folder / "times.json").write_text(json.dumps(times, indent=1), encoding="utf-8")
+
+
+def _score(answers: Answers | None, name: str, which: str) -> str:
+    """Say a set's mean score over seeds; of several, what each keeps too."""
+    if answers is None:
+        return "not there"
+    scores, before = ([METRICS[name](said, answers.wanted) for said in answers.by_model[model]] for model in (which, ORIGINAL))
+    each = ", ".join(f"{one / other:.1%}" for one, other in zip(scores, before, strict=True))
+    return f"{100 * np.mean(scores):.2f} ({len(scores)}: {each})"
 
 
 def _sizes(found: Found, folder: Path, which: str) -> str:

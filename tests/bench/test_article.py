@@ -3,15 +3,18 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bench import engine
 from bench.article import glue, records, texts
-from bench.article.cells import ABLATION, Cell, recipe_named
+from bench.article.__main__ import OWN, _answers, _by_row, _score
+from bench.article.cells import ABLATION, ORIGINAL, Cell, recipe_named
 from bench.article.records import Record
-from bench.article.statistics import Answers, accuracy_and_f1, correlation, differences, kept
+from bench.article.statistics import Answers, accuracy_and_f1, correlation, differences, kept, mean_score
 from compression.recipe import PRESETS, Data, General
 from compression.report import STAGES, NotMeasured, Parameters, Report, Row, Shape, Size, ratios
 
@@ -138,6 +141,34 @@ def test_a_record_stands_for_its_run_and_for_no_other(tmp_path: Path) -> None:
         assert replace(other, kept=cell.kept).record("quick", run=False) is None
     (model / "config.json").write_text("{ }")
     assert cell.record("quick", run=False) is None
+
+
+def test_a_recipe_is_held_against_the_originals_of_the_seeds_that_it_has(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = (1.0, 0.0, 1.0, 0.0)
+    said = {
+        (0, ORIGINAL): wanted,  # 100 %
+        (1, ORIGINAL): (1.0, 0.0, 0.0, 1.0),  # 50 %
+        (0, "standard"): (1.0, 0.0, 1.0, 1.0),  # 75 %
+        (1, "standard"): (1.0, 0.0, 0.0, 1.0),
+        (1, "article"): (1.0, 1.0, 0.0, 1.0),  # 25 %
+    }
+
+    def cell(seed: int) -> Any:
+        def record(name: str, *, run: bool) -> Any:
+            assert not run
+            answers = said.get((seed, name))
+            return SimpleNamespace(answers=answers, wanted=wanted, own_int8=wanted) if answers else None
+
+        return SimpleNamespace(set=glue.SETS["rte"], seed=seed, record=record)
+
+    rows = _by_row([cell(0), cell(1)], ["article", "standard", "smallest"])
+    assert list(rows) == [ORIGINAL, OWN, "article", "standard"]
+    assert "article on rte with seed 0" in capsys.readouterr().out
+    answers = {which: _answers(found) for which, found in rows.items()}
+    shares = {which: mean_score(each, which) / mean_score(each, ORIGINAL) for which, each in answers.items()}
+    assert shares == {ORIGINAL: 1.0, OWN: 1 / 0.75, "article": 0.5, "standard": 0.625 / 0.75}
+    assert _score(answers["standard"]["rte"], "rte", "standard") == "62.50 (2: 75.0%, 100.0%)"
+    assert _score(answers["article"]["rte"], "rte", "article") == "25.00 (1: 50.0%)"
 
 
 def test_the_general_phase_reads_running_sentences_and_nothing_that_a_test_split_holds(tmp_path: Path) -> None:
