@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--recipes", nargs="*", default=["article", "standard", "smallest"], choices=list(PRESETS))
     parser.add_argument("--ablation", nargs="*", default=[], choices=[*ABLATION, "all"], metavar="PART")
     parser.add_argument("--seeds", type=int, default=3, help="of the three small sets")
-    parser.add_argument("--seed", type=int, help="this one alone, for a process beside another")
+    parser.add_argument("--seed", type=int, help="this one alone, for a process beside another: no table")
     parser.add_argument(
         "--rows",
         type=int,
@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
                 f"({time.monotonic() - started:.0f} s now)",
                 flush=True,
             )
-    _table(cells, asked.recipes, asked.folder, asked.model.resolve())
+    if asked.seed is None or asked.table_only:
+        _table(cells, asked.recipes, asked.folder, asked.model.resolve())
     if changed:
         _ablation(cells, changed)
 
@@ -79,7 +80,9 @@ def _cells(asked: argparse.Namespace) -> list[Cell]:
     for name in asked.sets:
         chosen, (data, digest) = glue.SETS[name], found[name]
         print(f"{name}: rows {digest}")
-        for seed in range(asked.seeds if chosen.seeds else 1) if asked.seed is None else (asked.seed,):
+        for seed in range(asked.seeds if chosen.seeds else 1):
+            if asked.seed not in (None, seed):
+                continue
             place, kept = folder / f"{name}-{seed}{few}", asked.records.resolve() / f"{name}-{seed}{few}"
             model = asked.model.resolve()
             out.append(Cell(chosen, data, digest, (pool, read), seed, place, kept, model, asked.batch, asked.threads))
@@ -179,7 +182,7 @@ def _table(cells: list[Cell], recipes: list[str], folder: Path, model: Path) -> 
 
 
 def _score(answers: Answers | None, name: str, which: str) -> str:
-    """Say a set's mean score over seeds; of several, what each keeps too."""
+    """Say a set's mean score over seeds, how many they are, and what each keeps."""
     if answers is None:
         return "not there"
     scores, before = ([METRICS[name](said, answers.wanted) for said in answers.by_model[model]] for model in (which, ORIGINAL))

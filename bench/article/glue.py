@@ -8,6 +8,7 @@ others.
 import csv
 import hashlib
 import json
+import os
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def prepare(chosen: Set, source: Path | None, folder: Path, most: int | None) ->
     digest = hashlib.sha256()
     for name, rows in sorted(splits.items()):
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        put(folder / f"{name}.jsonl", text)
         digest.update(text.encode())
     pair = len(chosen.columns) == 2
     columns = Columns(text="text", text_pair="text_pair", label="label") if pair else Columns()
@@ -105,6 +106,14 @@ def prepare(chosen: Set, source: Path | None, folder: Path, most: int | None) ->
         splits={name: (str(folder / f"{name}.jsonl"),) for name in ("train", "validation", "test")},
     )
     return data, digest.hexdigest()[:16]
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file that another process may be reading: it has the whole of it, before or after."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
 
 
 def from_folder(chosen: Set, source: Path) -> tuple[Rows, Rows]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bench.article.glue import SEED
+from bench.article.glue import SEED, put
 from compression.recipe import Data
 
 HUB = ("Salesforce/wikitext", "wikitext-2-v1", "validation")
@@ -31,7 +31,7 @@ def write(wikipedia: Iterable[str], sets: Iterable[Data], path: Path, most: int 
     if most is not None and most < len(pool):
         pool = random.Random(SEED).sample(pool, most)
     whole = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in pool)
-    path.write_text(whole, encoding="utf-8")
+    put(path, whole)
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 

@@ -39,6 +39,8 @@ machine: 2.1e11 in full precision, 1.3e11 fake-quantized)."""
 TOKENS_A_WORD = 1.4
 CHARACTERS_A_TOKEN = 4
 """Of English prose with a vocabulary of some 50,000: with fewer tokens it is less, and the job takes longer."""
+RELATIONS_FLOATS = 8
+"""Tensors as large as one layer's attention over a row that are held where a language model's is compared: reckoned."""
 LOGITS_BYTES = 400_000_000
 """What a loss over a vocabulary holds for a moment, in chunks (compression/language/chunks.py)."""
 SHIP_MINUTES = 0.2
@@ -98,17 +100,21 @@ def estimate(
         plain = data.rows["unlabelled"] * min(train.max_length, data.unlabelled_words * TOKENS_A_WORD + 2)
     memory = PROCESS_BYTES + model_bytes(before, after, recipe, spoken) + step_bytes(shape, train, longest)
     memory += LOGITS_BYTES * language
+    insides = recipe.distill is not None and "attention" in recipe.distill.weights()
+    if language and insides:
+        memory += RELATIONS_FLOATS * 4 * shape.heads * longest**2
     memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(parameters.total for parameters in named))
     states = teacher_bytes(recipe.distill, shape, student or shape, taught, plain) if recipe.distill else 0
     if recipe.recovers_by_teacher and language:  # its last states, as below
         states = max(states, round(2 * tokens * shape.hidden))
+    wide = max(shape.hidden, shape.attended) if insides else shape.hidden
     answers = 0
     if recipe.distill and language and "soft" in recipe.distill.weights():
         if recipe.distill.kept is None:
-            states += round(2 * taught * shape.hidden)  # the last ones, of which the output layer makes the answers
+            states += round(2 * taught * wide)  # the last ones, of which the output layer makes the answers
         else:
-            wide = 2 if shape.vocabulary <= 1 << 16 else 4
-            answers = round(taught * (2 * (recipe.distill.kept + 1) + wide * recipe.distill.kept))
+            an_id = 2 if shape.vocabulary <= 1 << 16 else 4
+            answers = round(taught * (2 * (recipe.distill.kept + 1) + an_id * recipe.distill.kept))
     memory += min(TEACHER_BYTES, states)
     memory = round(memory * KEPT_FREED)
     sizes = [before.total] + [before.total] * (recipe.quantize is not None)

@@ -43,6 +43,7 @@ TASKS: tuple[Task, ...] = tuple(task for task in get_args(Task) if task != "caus
 OF_DECODERS: tuple[Task, ...] = ("text-classification", "text-pair-classification", "text-regression", "causal-lm")
 """The language model's own, and those of the one head that all stock decoders have beside it: it reads the last token."""
 COUPLED = "hidden = heads × head size, so heads shrink only with hidden; every layer has the same widths."
+COUPLED_DECODER = "hidden = heads × head size, so both shrink together, at one ratio; every layer has the same widths."
 GROUPED = (
     "heads go in whole groups, a KV head with the query heads that read it, and keep their size; every layer has the same "
     "widths."
@@ -107,7 +108,7 @@ LLAMA = _decoder("llama", "Llama", f"{GROUPED} The {DIVIDED}.")
 MISTRAL = _decoder("mistral", "Mistral", GROUPED)
 QWEN2 = _decoder("qwen2", "Qwen2", GROUPED)
 QWEN3 = _decoder("qwen3", "Qwen3", GROUPED)
-GPT2 = _decoder("gpt2", "GPT2", COUPLED, language="LMHeadModel", coupled=True)
+GPT2 = _decoder("gpt2", "GPT2", COUPLED_DECODER, language="LMHeadModel", coupled=True)
 DEEPSEEK_V2 = _decoder("deepseek_v2", "DeepseekV2", f"{GROUPED} The {DIVIDED}, the KV rank is even; {EXPERTS}", OF_EXPERTS)
 DEEPSEEK_V3 = _decoder("deepseek_v3", "DeepseekV3", f"{GROUPED} {EXPERTS}", OF_EXPERTS)
 FAMILIES: dict[str, Family] = {

@@ -87,6 +87,9 @@ def _check_language(recipe: Recipe) -> None:
     distill = recipe.distill
     if distill is None:
         return
+    if "attention" in distill.weights() and distill.attention_by == "scores":
+        cause = "decoders' queries and keys are turned by their positions before they are scores"
+        raise InvalidSpec(cause, param="recipe.distill.attention_by", remedy="Choose relations or auto.")
     if distill.general is not None:
         cause = "the general phase is for texts without labels, and causal-lm has none but such"
         raise InvalidSpec(cause, param="recipe.distill.general", remedy="Set it to null, and put all texts into train.")

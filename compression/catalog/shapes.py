@@ -76,7 +76,7 @@ def _check_coupled(family: Family, prune: Prune) -> None:
     if family.decodes and hidden != heads:
         raise UnsupportedShape(
             f"hidden and heads of the family {family.name} go together: {family.limits}",
-            param="recipe.prune.ratio",
+            param="recipe.prune.ratio" if {"hidden", "heads"} <= set(prune.axes) else "recipe.prune.axes",
             remedy="Name both hidden and heads, with one ratio, or neither.",
         )
     if heads > hidden:
@@ -116,7 +116,7 @@ def _heads_and_hidden(shape: Shape, ratios: Ratios) -> tuple[int, int]:
         width = min(max(round(shape.hidden * (1 - ratios["hidden"]) / (heads * step)), 1) * step, size)
     if heads * width == shape.embedding:
         # As wide as the narrow tables no projection could be expressed. Those are narrower than the whole model was.
-        heads, width = (heads, width + step) if width < size else (heads + 1, width)
+        heads, width = (heads, min(width + step, size)) if width < size else (heads + 1, width)
     return heads, heads * width
 
 
@@ -147,7 +147,8 @@ def steps_to(family: Family, start: Shape, prune: Prune, ratios: Ratios, end: Sh
 def candidates(family: Family, shape: Shape, prune: Prune) -> Iterator[tuple[dict[Axis, float], Shape]]:
     """Yield the shapes that a target may take, each once, the mildest (no cut) first, with the ratios that lead to them.
 
-    The deepest axis goes up to MOST_RATIO by hundredths, the others in the proportion of the recipe's ratios.
+    The deepest axis goes up to MOST_RATIO by hundredths, the others in the proportion of the recipe's ratios. Where heads go
+    and become narrower too, some shapes are wider than a milder one: those are left out.
     """
     asked = prune.ratios
     last = None
@@ -157,7 +158,7 @@ def candidates(family: Family, shape: Shape, prune: Prune) -> Iterator[tuple[dic
             found = shape_at(family, shape, prune, ratios)
         except UnsupportedShape:
             return
-        if found != last:
+        if last is None or (found != last and found.hidden <= last.hidden):
             last = found
             yield ratios, found
 

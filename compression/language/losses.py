@@ -11,7 +11,7 @@ from torch.nn import functional
 from compression import losses
 from compression.language import chunks
 from compression.language.models import Head
-from compression.language.sequences import Sequences
+from compression.language.sequences import Sequences, seen
 
 Term = Literal["soft", "hard"]
 ALL: tuple[Term, ...] = ("soft", "hard")
@@ -110,11 +110,12 @@ def relations(student: Tensor, teacher: Tensor, batch: Sequences, heads: int) ->
 
     student: (kinds, rows, tokens, narrow), teacher: (kinds, rows, tokens, wide); heads: relation heads, which must divide both
     widths -> scalar in nats, mean over kinds, real tokens and heads. They grow with the square of the tokens, so they are of
-    one row at a time and computed again in the backward pass.
+    one kind and row at a time and computed again in the backward pass.
     """
 
-    def part(student: Tensor, teacher: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
-        return losses.relations_apart(student.transpose(0, 1), teacher.transpose(0, 1), mask, seen, heads)
+    def part(student: Tensor, teacher: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        return losses.relations_apart(student[None], teacher[None], mask, seen(positions), heads)
 
-    columns = student.transpose(0, 1), teacher.transpose(0, 1), batch.mask, batch.seen
-    return chunks.summed(part, 1, *columns) / (batch.mask.sum() * heads * len(student))
+    kinds = len(student)
+    columns = student.flatten(0, 1), teacher.flatten(0, 1), batch.mask.repeat(kinds, 1), batch.positions.repeat(kinds, 1)
+    return chunks.summed(part, 1, *columns) / (batch.mask.sum() * heads * kinds)

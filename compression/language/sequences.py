@@ -76,14 +76,6 @@ class Sequences(Batch):
         return self.labels != NOBODY
 
     @property
-    def seen(self) -> Tensor:
-        """Return which token sees which, (rows, tokens, tokens): those of its own document that are no later."""
-        begun = self.positions.diff(dim=1, prepend=self.positions[:, :1] - 1) <= 0
-        document = begun.cumsum(dim=1)
-        together: Tensor = document[:, :, None] == document[:, None, :]
-        return together.tril()
-
-    @property
     def wanted(self) -> Tensor:
         """Return the next tokens that are asked for, row after row, (asked,)."""
         return self.labels[self.asked]
@@ -92,3 +84,14 @@ class Sequences(Batch):
     def inputs(self) -> dict[str, Any]:
         """What a stock causal model takes. Without a cache and a mask it reads from positions where documents end."""
         return {"input_ids": self.ids, "position_ids": self.positions, "use_cache": False}
+
+
+def seen(positions: Tensor) -> Tensor:
+    """Say which token is related to which: to those of its own document that are no later, however far a model's window goes.
+
+    positions: (rows, tokens), beginning anew with each document -> (rows, tokens, tokens), truth values.
+    """
+    begun = positions.diff(dim=1, prepend=positions[:, :1] - 1) <= 0
+    document = begun.cumsum(dim=1)
+    together: Tensor = document[:, :, None] == document[:, None, :]
+    return together.tril()

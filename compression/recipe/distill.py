@@ -134,7 +134,7 @@ class Distill(Config):
         Field(
             description="scores: query-key products before the softmax, squared error, all layers (TinyBERT); both models must "
             "have as many heads. relations: those of the last layer, re-split (MiniLMv2), for any heads. auto: scores where "
-            "the heads are as many, else relations."
+            "the heads are as many, else relations. Decoders: relations."
         ),
     ] = "auto"
     layers: LayerMapping = "uniform"

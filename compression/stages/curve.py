@@ -20,7 +20,8 @@ CURVES: dict[str, tuple[str, ...]] = {
     "experts": ("experts",),
     "expert_ffn": ("expert_ffn",),
 }
-"""By the name of a curve the axes that it cuts together; a model has those of the axes that it has."""
+"""By the name of a curve the axes that it cuts together; a model has those of the axes that it has. Hidden goes alone where the
+recipe has it so."""
 
 
 def curves(state: State, scores: Scores | DecoderScores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:
@@ -44,6 +45,8 @@ def curves(state: State, scores: Scores | DecoderScores, settings: Prune) -> dic
     for name, axes in CURVES.items():
         if not set(axes) <= set(kind.axes):
             continue
+        if name == "hidden" and "hidden" in settings.axes and "heads" not in settings.axes:
+            axes = ("hidden",)  # as the recipe cuts it
         points = {shape: whole}
         found = [whole]
         for ratio in CURVE_RATIOS:

@@ -251,7 +251,10 @@ def _by_weights(model: PreTrainedModel) -> dict[str, Any]:
         "pooled": importance.weight_norm(made, [head.out.weight]).cpu(),
         "heads": tuple(importance.grouped(scores, ears.heads).cpu() for scores in attention),
         "ffn": tuple(importance.weight_norm([layer.up.weight], [layer.down.weight]).cpu() for layer in layers),
-        "compared": tuple(ears.by_head(importance.weight_norm([layer.query.weight, layer.key.weight], [])) for layer in layers),
+        "compared": tuple(
+            ears.by_head(importance.weight_norm([layer.query.weight], []) * importance.weight_norm([layer.key.weight], []))
+            for layer in layers
+        ),
         "values": tuple(
             ears.by_head(importance.weight_norm([layer.value.weight], [layer.attended.weight])) for layer in layers
         ),

@@ -243,9 +243,8 @@ def test_where_hidden_goes_alone_each_head_keeps_its_own_best_channels(kind: str
     assert kept.heads[0].tolist() == list(range(HEADS))
     compared, said = kept.channels[0]
     assert 5 not in said[3].tolist()
-    if importance != "l1_weight":  # the weights of what it is compared with still count there
-        assert 1 not in compared[1].tolist()
-        assert 2 not in compared[2].tolist()
+    assert 1 not in compared[1].tolist()
+    assert 2 not in compared[2].tolist()
     small = family.narrowed(model, kept)
     assert answers(reopened(small, tmp_path)).equal(answers(small))
     # A second cut goes on from what is left, by the scores of the first, and fewer heads beside narrower ones can be built too.

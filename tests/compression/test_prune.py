@@ -14,7 +14,7 @@ from compression.report import Event, Latency, Log, NotMeasured, Progress
 from compression.stages import scores
 from compression.stages.distill import distill
 from compression.stages.prepare import prepare
-from compression.stages.prune import prune
+from compression.stages.prune import _scores, prune
 from compression.stages.quantize import quantize
 from compression.stages.recover import phases
 from compression.state import State
@@ -129,6 +129,18 @@ def test_steps_come_to_the_same_shape_and_recover_in_between(monkeypatch: pytest
     ]
 
 
+def test_scores_that_an_earlier_version_saved_in_part_are_taken_again() -> None:
+    settings = Prune(calibration_rows=16)
+    state = state_of(deep(), Recipe(prune=settings, train=TRAIN))
+    found = _scores(state, settings, {}).tensors()
+    saved = {f"scores.{name}": torch.zeros_like(score) for name, score in found.items()}
+    assert not any(score.any() for score in _scores(state, settings, saved).tensors().values())
+    older = {name: score for name, score in saved.items() if ".compared." not in name and ".values." not in name}
+    again = _scores(state, settings, older).tensors()
+    assert again.keys() == found.keys()
+    assert all(again[name].equal(score) for name, score in found.items())
+
+
 @pytest.mark.parametrize("precision", ["auto", "float32"])
 def test_what_the_loss_would_change_is_multiplied_in_the_recipes_precision(
     monkeypatch: pytest.MonkeyPatch, precision: Precision
@@ -157,6 +169,11 @@ def test_curves_are_drawn_from_the_scores_that_are_there() -> None:
         assert [point.ratio for point in curve[1:]] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
         assert [point.parameters for point in curve] == sorted((point.parameters for point in curve), reverse=True)
         assert curve[-1].parameters < whole
+    # Where hidden goes alone, so does its curve: all heads stay in it.
+    narrower, _ = cut(Prune(ratio=0.5, axes=("hidden",), calibration_rows=64, sensitivity=True))
+    (half,) = [point for point in narrower.sensitivity["hidden"] if point.ratio == 0.5]
+    assert (half.taken, half.score) == (0.5, narrower.validate().score)
+    assert narrower.model.config.num_attention_heads == 4
     # The rows of validation are fewer than the curve would draw, so its half of the layers is the cut's own score.
     alone, _ = cut(Prune(ratio={"ffn": 0.5}, multiple=8, calibration_rows=64))
     (half,) = [point for point in state.sensitivity["ffn"] if point.ratio == 0.5]

@@ -103,6 +103,21 @@ def test_every_family_comes_nearer_to_the_whole_on_texts_it_was_not_solved_on(ki
     assert apart(solved, whole, kept, unseen) < 0.6 * apart(cut, whole, kept, unseen)
 
 
+def test_queries_of_narrower_heads_are_solved_for_the_root_that_they_are_divided_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tiny("bert")
+    family, kept, batches = families.encoder_of(whole), narrow(whole, "channels"), list(some_rows().by_length(32))
+    asked: list[list[Tensor]] = []
+    monkeypatch.setattr("compression.reconstruct._solve", lambda small, layer, wanted, batches: asked.append(wanted))
+    reconstruct(family.narrowed(whole, kept), whole, kept, batches)
+    first = family.layers(whole)[0]
+    with torch.no_grad():
+        said = heard(whole, [(part, "out") for part in (first.query, first.key, first.value)], batches)
+    compared, values = kept.attention_rows(8)[0]
+    assert torch.allclose(asked[0][0], said[0][:, compared] * (6 / 8) ** 0.5)
+    assert asked[0][1].equal(said[1][:, compared])
+    assert asked[0][2].equal(said[2][:, values])
+
+
 def test_padding_is_not_listened_to_and_nothing_is_computed_that_is_not_wanted() -> None:
     model = tiny("bert")
     layers, rows = families.encoder_of(model).layers(model), some_rows()

@@ -10,6 +10,7 @@ from compression.catalog import (
     FAMILIES,
     MPNET,
     Family,
+    candidates,
     encoder_parameters,
     planned_shape,
     preflight,
@@ -89,18 +90,27 @@ def test_where_hidden_loses_more_than_heads_do_each_head_becomes_narrower(
 
 
 @pytest.mark.parametrize(
-    ("family", "settings", "said"),
+    ("family", "settings", "param", "said"),
     [
-        (MPNET, {"axes": ["heads"]}, "heads alone"),
-        (MPNET, {"ratio": {"hidden": 0.3, "heads": 0.4}}, "larger share"),
-        (FAMILIES["gpt2"], {"axes": ["hidden"]}, "go together"),
-        (FAMILIES["gpt2"], {"ratio": {"hidden": 0.5, "heads": 0.4}}, "go together"),
+        (MPNET, {"axes": ["heads"]}, "axes", "heads alone"),
+        (MPNET, {"ratio": {"hidden": 0.3, "heads": 0.4}}, "ratio", "larger share"),
+        (FAMILIES["gpt2"], {"axes": ["hidden"]}, "axes", "go together"),
+        (FAMILIES["gpt2"], {"ratio": {"hidden": 0.5, "heads": 0.4}}, "ratio", "go together"),
     ],
 )
-def test_heads_that_no_config_can_say_are_refused(family: Family, settings: dict[str, object], said: str) -> None:
+def test_heads_that_no_config_can_say_are_refused(family: Family, settings: dict[str, object], param: str, said: str) -> None:
     with pytest.raises(UnsupportedShape, match=said) as caught:
         planned_shape(family, SHAPE, Prune.model_validate(settings))
     assert "hidden" in caught.value.remedy_text
+    assert caught.value.param == f"recipe.prune.{param}"
+
+
+def test_a_target_s_candidates_are_the_mildest_first() -> None:
+    prune = Prune.model_validate({"ratio": {"hidden": 0.6, "heads": 0.3}, "target_params": 0.5})
+    shapes = [shape for _, shape in candidates(BERT, SHAPE, prune)]
+    counts = [encoder_parameters(BERT, shape, rows=514, labels=2).total for shape in shapes]
+    assert counts == sorted(counts, reverse=True)
+    assert len({shape.heads for shape in shapes}) > 2
 
 
 def test_no_step_has_narrower_heads_or_fewer_of_them_than_a_later_one() -> None:

@@ -102,7 +102,8 @@ def test_static_ranges_and_the_order_of_the_ramp_come_from_what_was_saved(tmp_pa
 def test_a_cut_in_steps_goes_on_from_its_own_scores(tmp_path: Path, listener: Listener) -> None:
     """The first step's training is not done again, and the second cut chooses by the scores that the save kept."""
     settings = Prune(
-        ratio={"ffn": 0.5, "layers": 0.5},
+        ratio={"hidden": 0.5, "ffn": 0.5, "layers": 0.5},
+        axes=("hidden", "ffn", "layers"),  # so heads stay, and become narrower twice
         multiple=8,
         calibration_rows=64,
         importance="taylor",
@@ -113,6 +114,7 @@ def test_a_cut_in_steps_goes_on_from_its_own_scores(tmp_path: Path, listener: Li
     recipe = Recipe(prepare=Prepare(epochs=1), quantize=static, prune=settings, train=Train(batch=64, max_length=32))
     plain = state_before("pruned", recipe=recipe)
     list(prune(plain))
+    assert (plain.model.config.hidden_size, plain.model.config.num_attention_heads) == (16, 4)
     saved = state_before("pruned", recipe=recipe)
     saved.saver = saver(tmp_path)
     listener.hear(prune(saved))
