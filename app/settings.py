@@ -69,6 +69,9 @@ class Settings(BaseSettings):
         Path | None,
         Field(description="Folder of the model folders that augmentation may name: masked LMs, translation models."),
     ] = None
+    lm_eval_data: Annotated[
+        Path | None, Field(description="Folder of lm-eval's tasks' data under its names on the hub, as allenai/ai2_arc.")
+    ] = None
     session_seconds: Annotated[float, Field(gt=0, description="After so long a browser must sign in again.")] = 12 * 3600.0
     validation_seconds: Annotated[float, Field(description="An upload whose check takes longer is rejected.")] = 600.0
 
@@ -78,7 +81,7 @@ class Settings(BaseSettings):
     def _places_in_home(self) -> Self:
         home = self.home.expanduser().resolve()
         object.__setattr__(self, "home", home)
-        for name in ("wordnet", "helper_models"):
+        for name in ("wordnet", "helper_models", "lm_eval_data"):
             if (place := getattr(self, name)) is not None:
                 object.__setattr__(self, name, place.expanduser().resolve())
         if not self.database_url:

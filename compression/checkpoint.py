@@ -94,7 +94,8 @@ def fingerprints(spec: Spec, base: Path) -> dict[Stage, str]:
         "stages": [name for name in SETTINGS.values() if getattr(spec.recipe, name) is not None],
         "originals": distill.teachers.seeds if distill else 1,
         "targets": spec.targets.model_dump(mode="json"),
-        "evaluate": spec.evaluate.model_dump(mode="json"),
+        # lm-eval's key alone is left out where it is null: checkpoints of before there was one go on.
+        "evaluate": spec.evaluate.model_dump(mode="json", exclude=None if spec.evaluate.lm_eval else {"lm_eval"}),
         "model": model,
         "student": student,
     }

@@ -1,9 +1,8 @@
 """Tasks of EleutherAI's lm-eval on a checkpoint as it is shipped: `python -m compression lm-eval FOLDER --tasks NAME …`.
 
-Needs the extra `lathe[lm-eval]`. It is a command and no part of a job: engines have no network, and lm-eval takes its data from
-a hub, or from a folder that holds what the hub has. Its tasks come by their names, from the package or from a folder of their
-YAML files; these may name Python functions, which then run: take such folders as one takes programs. Torch-free until a
-model is opened.
+Needs the extra `lathe[lm-eval]`. Data comes from a hub, or from a folder that holds what the hub has. Tasks come by their
+names, from the package or from a folder of their YAML files; these may name Python functions, which then run: take such
+folders as one takes programs. Jobs ask the package's own tasks alone (`harness_job`). Torch-free until a model is opened.
 """
 
 import argparse
@@ -21,29 +20,16 @@ from pydantic import Field
 from compression.errors import CompressionError, InvalidSpec, MissingResource
 from compression.process import private_channel
 from compression.recipe import Config
+from compression.report import TaskFigure
 
 REMEDY = "pip install 'lathe[lm-eval]'"
 SUFFIX = "_stderr"
 
 
-class Figure(Config):
-    """One metric of one task, as lm-eval reports it."""
-
-    task: str
-    metric: str
-    filter: Annotated[str, Field(description="How answers were read out of what was generated; none: as they were.")]
-    value: float
-    standard_error: Annotated[float | None, Field(description="null where lm-eval has none for the metric.")]
-    higher_is_better: bool | None
-    rows: Annotated[int | None, Field(description="Documents that were asked; of a group the sum.")]
-    few_shot: Annotated[int | None, Field(description="Examples before each.")]
-    version: Annotated[str, Field(description="Of the task.")]
-
-
 class Found(Config):
     """What the command prints, as one JSON object."""
 
-    figures: tuple[Figure, ...]
+    figures: tuple[TaskFigure, ...]
     lm_eval: Annotated[str, Field(description="Version of the package.")]
     limit: Annotated[int | None, Field(description="Documents of each task; null is all. With a limit figures are no results.")]
 
@@ -67,25 +53,37 @@ def evaluate(
     MissingResource where lm-eval is not installed, InvalidSpec for an unknown task or one without data here, ConfigMismatch
     where the checkpoint cannot be opened.
     """
-    try:
-        release = version("lm_eval")
-    except PackageNotFoundError as problem:
-        raise MissingResource("lm-eval is not installed", param="lm-eval", remedy=REMEDY) from problem
+    release = installed()
     for given, param in ((include, "--include"), (data, "--data")):
         if given is not None and not given.is_dir():
             raise InvalidSpec(f"{given} is no folder", param=param)
     folder, include = folder.absolute(), include.absolute() if include is not None else None
     from compression import harness_model  # it needs what was just looked for
 
-    # `datasets` looks for a name on the hub only where the current folder has no such folder.
-    with contextlib.chdir(data) if data is not None else contextlib.nullcontext():
+    with data_in(data):
         found = harness_model.asked(
             folder, tasks, include=include, few_shot=few_shot, batch=batch, limit=limit, threads=threads, seed=seed
         )
     return Found(figures=tuple(figures(found)), lm_eval=release, limit=limit)
 
 
-def figures(found: Mapping[str, Any]) -> list[Figure]:
+def installed() -> str:
+    """Return lm-eval's version. Raises MissingResource."""
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError as problem:
+        raise MissingResource("lm-eval is not installed", param="lm-eval", remedy=REMEDY) from problem
+
+
+def data_in(folder: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Let tasks' data come from a folder while this lasts; what it lacks is asked of the hub.
+
+    `datasets` looks for a name on the hub only where the current folder has no such folder.
+    """
+    return contextlib.chdir(folder) if folder is not None else contextlib.nullcontext()
+
+
+def figures(found: Mapping[str, Any]) -> list[TaskFigure]:
     """Read the table that lm-eval returns: task → "metric,filter" → value, with "metric_stderr,filter" beside it."""
     out = []
     for task, values in {**found["results"], **found.get("groups", {})}.items():
@@ -97,7 +95,7 @@ def figures(found: Mapping[str, Any]) -> list[Figure]:
             known = isinstance(error, int | float) and math.isfinite(error)
             rows = found.get("n-samples", {}).get(task)
             out.append(
-                Figure(
+                TaskFigure(
                     task=task,
                     metric=metric,
                     filter=how,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compression import checkpoint, durable, process
+from compression import checkpoint, durable, harness, harness_job, process
 from compression.budget import Budget
 from compression.checkpoint import Checkpoint, Fingerprints, Unusable
 from compression.facts import PartFacts, job_report
@@ -31,6 +31,7 @@ from compression.report import (
     Stage,
     StageFinished,
     StageStarted,
+    TaskFigure,
 )
 from compression.saving import Pause, Saver, never
 from compression.several import mean_judged
@@ -192,13 +193,27 @@ class Job:
         shipped = part.ship(part.state.model, stage, part.kind)
         self.artifacts.append(shipped.artifact)
         yield ArtifactReady(artifact=shipped.artifact)
+        figures = yield from self._ask_tasks(part, stage)
         part.finish(stage, shipped, time.monotonic() - started)
+        part.rows[-1] = part.rows[-1].model_copy(update={"lm_eval": figures})
         facts = part.checkpoint(stage, [shipped.artifact] if part.name else self.artifacts)
         beside = part.state.originals if stage == "baseline" else ()
         place, state = self.output / "checkpoints", part.state
         checkpoint.write(place, state.model, facts, beside, part.new_tokenizer(stage), state.smoothed)
         yield from self.journey.mark(stage, "export and measure", done=True)
         return facts
+
+    def _ask_tasks(self, part: Part, stage: Stage) -> Generator[Event, None, tuple[TaskFigure, ...]]:
+        """Ask a stage's model what lm-eval's tasks ask, where the job wants that."""
+        asked = self.spec.evaluate.lm_eval
+        if asked is None:
+            return ()
+        state, place = part.state, harness_job.place_of(self.spec, self.base)
+        tokenizer, seed = part.reader(stage).reading.tokenizer, state.recipe.train.seed
+        figures = yield from harness_job.ask(state.model, tokenizer, asked, place, seed, state.heed)
+        limit = f", at most {asked.limit} documents a task" if asked.limit else ""
+        state.notes.append(f"lm-eval {harness.installed()}{limit}: {harness_job.said(list(figures))}."[:4000])
+        return figures
 
     def _kept(self, stage: Stage, asked: Asked) -> Checkpoint | None:
         """Take over a part that an earlier attempt took through the stage it did not finish, if it came from the same rows."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from compression import checkpoint, data, durable, families, gguf, load, numerics, pairs, process, tasks
+from compression import checkpoint, data, durable, families, gguf, harness_job, load, numerics, pairs, process, tasks
 from compression.augment.material import Material
 from compression.augment.resources import Resources
 from compression.budget import Budget
@@ -106,6 +106,7 @@ class Part:
             planned = aimed(model, recipe.prune, vocabulary)
         length = min(recipe.train.max_length, positions)
         if asked.task == "causal-lm":
+            harness_job.check(spec, base)
             check_kept(recipe, model.config.vocab_size)
             evaluate = evaluate.model_copy(update={"window": evaluate.window or length})
             if (evaluate.window or 0) > positions:

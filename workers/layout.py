@@ -110,6 +110,7 @@ def lay_out(
         memory_bytes=engine_memory(settings),
         wordnet=str(settings.wordnet) if settings.wordnet else None,
         helper_models=str(settings.helper_models) if settings.helper_models else None,
+        lm_eval_data=str(settings.lm_eval_data) if settings.lm_eval_data else None,
     )
     path = folder / "spec.json"
     path.write_text(spec.model_dump_json(), encoding="utf-8")

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shutil import disk_usage, which
 from typing import Any
@@ -56,6 +57,15 @@ def augmentation(settings: Settings) -> dict[str, Any]:
     program = which("apertium")
     told = subprocess.run([program, "-l"], capture_output=True, text=True, check=False).stdout if program else ""
     return {"wordnet": settings.wordnet is not None, "helper_models": models, "apertium": sorted(told.split())}
+
+
+def lm_eval(settings: Settings) -> dict[str, Any]:
+    """Say whether jobs may ask lm-eval's tasks here: the package's version, and whether there is a folder of data."""
+    try:
+        found: str | None = version("lm_eval")
+    except PackageNotFoundError:
+        found = None
+    return {"version": found, "data": settings.lm_eval_data is not None and settings.lm_eval_data.is_dir()}
 
 
 def engine_memory(settings: Settings) -> int:

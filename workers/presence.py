@@ -17,7 +17,7 @@ from app.ids import new_id
 from app.models import Worker
 from app.settings import Settings
 from workers.hearing import Ears, Hearing, begin_anew
-from workers.limits import augmentation, devices, machine_memory
+from workers.limits import augmentation, devices, lm_eval, machine_memory
 from workers.sandbox import get_sandbox
 
 log = structlog.get_logger()
@@ -74,6 +74,7 @@ class Presence(threading.Thread):
             "devices": devices(),
             "confinement": get_sandbox(self.settings).level,
             "augmentation": augmentation(self.settings),
+            "lm_eval": lm_eval(self.settings),
         }
         with writing() as session:
             session.add(self._row())

@@ -184,8 +184,9 @@ def readable() -> list[Path]:
 
 
 def lent(settings: Settings) -> list[Path]:
-    """Return the folders that the operator offers to all jobs: word lists and models for augmentation."""
-    return [place for place in (settings.wordnet, settings.helper_models) if place is not None and place != Path("/")]
+    """Return the folders that the operator offers to all jobs: word lists, models for augmentation, data of lm-eval's tasks."""
+    offered = (settings.wordnet, settings.helper_models, settings.lm_eval_data)
+    return [place for place in offered if place is not None and place != Path("/")]
 
 
 def accelerators() -> list[Path]:

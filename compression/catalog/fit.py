@@ -70,6 +70,9 @@ def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
             if getattr(evaluate, key) != Evaluate.model_fields[key].default:
                 cause = f"{key} is of causal-lm, and the data is for {task}"
                 raise InvalidSpec(cause, param=f"evaluate.{key}", remedy="Leave it out.")
+        if evaluate.lm_eval is not None:
+            cause = f"lm-eval asks language models, and the data is for {task}"
+            raise InvalidSpec(cause, param="evaluate.lm_eval", remedy="Leave it out.")
     if recipe.distill is not None and recipe.distill.kept is not None and task != "causal-lm":
         cause = f"next tokens are of causal-lm, and the data is for {task}"
         raise InvalidSpec(cause, param="recipe.distill.kept", remedy="Leave it out.")
@@ -178,6 +181,9 @@ def preflight(
     if streamed:
         found = from_file_to_file(found, model, before.total, recipe, data.task)
         warnings.append(warning(before.total, data.task))
+    if evaluate.lm_eval is not None:
+        unknown = "lm-eval's tasks take time that the forecast does not know."
+        warnings.append("lm-eval's tasks will not be asked of a model that goes from file to file." if streamed else unknown)
     return Preflight(shape=shape, parameters=after, baseline_parameters=before, estimate=found, warnings=tuple(warnings))
 
 

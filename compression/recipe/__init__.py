@@ -30,7 +30,7 @@ from compression.recipe.prune import AxisRatios, Prune, Recovery, TargetLatency
 from compression.recipe.quantize import Qat, Quantize
 from compression.recipe.question import AnswerSpec, Question, asked_for
 from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Part, Spec, check_data
-from compression.recipe.whole import OF_EACH, Evaluate, JobEvaluate, Metric, Prepare, Recipe, Targets, Train
+from compression.recipe.whole import OF_EACH, Evaluate, JobEvaluate, LmEval, Metric, Prepare, Recipe, Targets, Train
 
 __all__ = [
     "ARTICLE",
@@ -63,6 +63,7 @@ __all__ = [
     "HelperName",
     "JobEvaluate",
     "JobTask",
+    "LmEval",
     "Metric",
     "ModelCheck",
     "Observer",

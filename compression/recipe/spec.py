@@ -112,6 +112,9 @@ class Spec(Config):
     ] = None
     wordnet: Annotated[str | None, Field(description="Folder with WordNet's database files (wndb), for augmentation.")] = None
     helper_models: Annotated[str | None, Field(description="Folder of the model folders that augmentation may name.")] = None
+    lm_eval_data: Annotated[
+        str | None, Field(description="Folder of lm-eval's tasks' data under its names on the hub, as allenai/ai2_arc.")
+    ] = None
 
     @model_validator(mode="after")
     def _one_dataset_or_several(self) -> "Spec":

@@ -159,6 +159,25 @@ def _by_kind(one: Any) -> WrapValidator:
     return WrapValidator(read)
 
 
+class LmEval(Config):
+    """Tasks of EleutherAI's lm-eval, asked of a language model after every stage, in PyTorch, its integers simulated.
+
+    Their data is the worker's (LATHE_LM_EVAL_DATA): engines have no network.
+    """
+
+    tasks: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,99}$")], ...],
+        Field(min_length=1, max_length=20, description="Names of lm-eval's own tasks and groups, for example arc_easy."),
+    ]
+    few_shot: Annotated[
+        int | None, Field(ge=0, le=64, description="Examples before each document. null: as many as the task says.")
+    ] = None
+    limit: Annotated[
+        int | None, Field(ge=1, description="Documents of each task at most, the first ones: no results to publish. null: all.")
+    ] = None
+    batch: Annotated[int, Field(ge=1, le=256, description="Documents that go through the model together.")] = 8
+
+
 class JobEvaluate(Config):
     """What the score is, and the shape at which latency is measured: baseline and candidate interleaved in one process."""
 
@@ -202,6 +221,9 @@ class JobEvaluate(Config):
             description="Of causal-lm: at most about so many tokens of test are scored, whole texts drawn with train.seed.",
         ),
     ] = 65536
+    lm_eval: Annotated[
+        LmEval | None, Field(description="Of causal-lm: what lm-eval's tasks say of each stage, beside perplexity.")
+    ] = None
 
     def each(self, datasets: int) -> tuple["Evaluate", ...]:
         """Say what is asked for each of a job's datasets. Raises InvalidSpec where a list has more or fewer."""

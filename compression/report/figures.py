@@ -253,6 +253,20 @@ class Sensitivity(Config):
     score: Annotated[float, Field(description="The task's metric on (at most 256) rows of validation.")]
 
 
+class TaskFigure(Config):
+    """One metric of one of lm-eval's tasks, as lm-eval reports it."""
+
+    task: str
+    metric: str
+    filter: Annotated[str, Field(description="How answers were read out of what was generated; none: as they were.")]
+    value: float
+    standard_error: Annotated[float | None, Field(description="null where lm-eval has none for the metric.")]
+    higher_is_better: bool | None
+    rows: Annotated[int | None, Field(description="Documents that were asked; of a group the sum.")]
+    few_shot: Annotated[int | None, Field(description="Examples before each.")]
+    version: Annotated[str, Field(description="Of the task.")]
+
+
 class Row(Config):
     """One stage's row: bytes, latency and score come from one and the same artifact.
 
@@ -277,6 +291,9 @@ class Row(Config):
     verdict: Annotated[StageVerdict | None, Field(description="null in reports of before there were verdicts.")] = None
     ranges: Annotated[
         tuple[LayerRange, ...], Field(description="Of each linear layer's input, where integers are simulated; model order.")
+    ] = ()
+    lm_eval: Annotated[
+        tuple[TaskFigure, ...], Field(description="Of evaluate.lm_eval's tasks; of the stage's model, its integers simulated.")
     ] = ()
     # Not within Annotated: mypy's plugin overlooks the factory there, where a class speaks of itself.
     parts: dict[str, "Row"] = Field(default_factory=dict, description="Of several datasets, each one's row by its name.")

@@ -280,6 +280,10 @@ class StreamingJob:
                 return result
             yield from self.journey.at(stage, phase, Tick(step=done, total=total))
 
+    def _unasked(self) -> tuple[str, ...]:
+        asked = self.spec.evaluate.lm_eval is not None
+        return ("lm-eval's tasks were not asked: the model is never in memory as a whole.",) if asked else ()
+
     def row(self, stage: Stage, shipped: Shipped, model: PreTrainedModel, notes: tuple[str, ...], seconds: float) -> Row:
         """Put a stage's figures together."""
         family = families.decoder_of(model)
@@ -299,7 +303,7 @@ class StreamingJob:
             peak_memory_bytes=shipped.peak_memory_bytes,
             ratios=found,
             seconds=seconds,
-            notes=(*notes, *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
+            notes=(*notes, *self._unasked(), *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
         )
         return judged(row, self.rows, self.spec.recipe, self.spec.targets)
 

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from tests.compression import ggufs
 from tests.conftest import Service
 from tests.examples import real_examples, send
+from tests.mirror import mirror
 from tests.workers.test_whole import ONCE, download, finished, http  # noqa: F401 (a fixture)
 
 TEXTS = {"train.txt": 40, "validation.txt": 8, "test.txt": 8}
@@ -38,6 +39,7 @@ def test_a_gguf_is_cut_and_taught_and_what_it_became_goes_on_with_a_text(
     http: httpx.Client,  # noqa: F811
     tmp_path: Path,
 ) -> None:
+    service.settings["LATHE_LM_EVAL_DATA"] = str(mirror(tmp_path / "data"))
     service.start_workers("jobs")
     model = send(http, "models", {"name": "tiny"}, {"tiny.Q8_0.gguf": gguf(tmp_path).read_bytes()})
     place = real_examples("texts") / "texts"
@@ -53,7 +55,8 @@ def test_a_gguf_is_cut_and_taught_and_what_it_became_goes_on_with_a_text(
         "train": {"max_length": 64, "batch": 16},
     }
     body = {"models": {"base": model["id"]}, "datasets": [data["id"]], "recipe": recipe}
-    body |= {"evaluate": {"length": 16, "tokens": 2048}, "targets": {"retention": 0.5}}
+    asked = {"tasks": ["arc_easy"], "limit": 3}
+    body |= {"evaluate": {"length": 16, "tokens": 2048, "lm_eval": asked}, "targets": {"retention": 0.5}}
     planned = http.post("/v1/jobs?validate_only=true", json=body).json()
     sent = http.post("/v1/jobs", json=body)
     assert sent.status_code == 202, sent.text
@@ -68,6 +71,10 @@ def test_a_gguf_is_cut_and_taught_and_what_it_became_goes_on_with_a_text(
         assert row["score"]["metric"] == "perplexity"
         assert 1 < row["score"]["value"] < len(ggufs.tokens())  # a byte is guessed better than by chance
         assert row["latency"]["generation"]["decode_per_second"] > 0
+        assert [(one["task"], one["metric"], one["rows"]) for one in row["lm_eval"]] == [
+            ("arc_easy", "acc", 3),
+            ("arc_easy", "acc_norm", 3),
+        ]
     assert last["shape"]["ffn"] == 64
 
     artifacts = http.get(f"/v1/jobs/{done['id']}/artifacts").json()["items"]

@@ -38,14 +38,21 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
     with writing() as session:
         claim = jobs.claim(session, "w", 60)
     assert claim is not None
+    asked = tmp_path / "asked"
+    asked.mkdir()
     lends = Settings(
-        home=settings.home, database_url=settings.database_url, wordnet=words, helper_models=models, engine_memory_bytes=1 << 30
+        home=settings.home,
+        database_url=settings.database_url,
+        wordnet=words,
+        helper_models=models,
+        lm_eval_data=asked,
+        engine_memory_bytes=1 << 30,
     )
-    for used, expected in ((lends, (str(words), str(models))), (settings, (None, None))):
+    for used, expected in ((lends, (str(words), str(models), str(asked))), (settings, (None, None, None))):
         folder = tmp_path / f"attempt-{expected[0] is None}"
         folder.mkdir()
         spec = Spec.model_validate_json(lay_out(claim, folder, used, open_storage(used)).read_bytes())
-        assert (spec.wordnet, spec.helper_models) == expected
+        assert (spec.wordnet, spec.helper_models, spec.lm_eval_data) == expected
         assert spec.memory_bytes == (1 << 30 if used is lends else engine_memory(settings))
         assert (spec.student, spec.teachers) == ("student", ("teachers/0", "teachers/1"))
         for name in ("student", *spec.teachers):
@@ -55,7 +62,7 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
         assert spec.recipe.distill is not None
         assert spec.recipe.distill.augment is not None
         assert spec.recipe.distill.augment.model_dump(exclude_defaults=True, mode="json") == augment
-    assert get_sandbox(lends).lent == (words, models)
+    assert get_sandbox(lends).lent == (words, models, asked)
     assert get_sandbox(settings).lent == ()
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from app.models import Worker
 from app.settings import Settings
 from tests.conftest import ROOT, fresh_database
 from workers.hearing import Ears
-from workers.limits import augmentation
+from workers.limits import augmentation, lm_eval
 from workers.presence import Presence, draining
 
 FORKS = """
@@ -82,7 +83,7 @@ def test_a_worker_that_was_forgotten_is_known_again_and_can_be_told_to_stop(
         assert (row.kind, row.pid, row.facts) == ("jobs", os.getpid(), presence.facts)
 
 
-def test_a_worker_tells_what_augmentation_may_name(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_tells_what_jobs_may_name(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("opus-mt-en-es", "masked"):
         (tmp_path / "helpers" / name).mkdir(parents=True)
     (tmp_path / "bin").mkdir()
@@ -97,6 +98,8 @@ def test_a_worker_tells_what_augmentation_may_name(settings: Settings, tmp_path:
         "helper_models": ["masked", "opus-mt-en-es"],
         "apertium": ["eng-spa", "spa-eng"],
     }
+    assert lm_eval(settings) == {"version": version("lm_eval"), "data": False}
+    assert lm_eval(settings.model_copy(update={"lm_eval_data": tmp_path}))["data"]
     program.unlink()
     monkeypatch.setenv("PATH", str(program.parent))
     assert augmentation(settings)["apertium"] == []
