@@ -29,14 +29,14 @@ ENV LATHE_WORDNET=/usr/share/wordnet
 FROM confined AS worker
 # The CPU build, from torch's own index: PyPI's build would bring gigabytes of CUDA.
 RUN pip install --index-url https://download.pytorch.org/whl/cpu 'torch>=2.13,<3' \
-    && pip install --constraint constraints.txt '.[worker]'
+    && pip install --constraint constraints.txt '.[worker,lm-eval]'
 USER lathe
 ENTRYPOINT ["python", "-m", "workers"]
 CMD ["jobs"]
 
 FROM confined AS worker-cuda
 # PyPI's torch brings its own CUDA libraries; the host needs only a driver and the NVIDIA container toolkit.
-RUN pip install 'torch>=2.13,<3' && pip install --constraint constraints.txt '.[worker]'
+RUN pip install 'torch>=2.13,<3' && pip install --constraint constraints.txt '.[worker,lm-eval]'
 USER lathe
 ENTRYPOINT ["python", "-m", "workers"]
 CMD ["jobs"]

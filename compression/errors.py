@@ -153,7 +153,7 @@ class UnsupportedPrecision(CompressionError):
 
 
 class MissingResource(CompressionError):
-    """The recipe asks for a program, a word list or a helper model that this worker does not have."""
+    """The job asks for a program, a package, a word list, a helper model or data that this worker does not have."""
 
     code = "missing_resource"
     remedy = "Ask who runs the worker to install what is named, or choose another source in the recipe."

@@ -6,7 +6,6 @@ folders as one takes programs. Jobs ask the package's own tasks alone (`harness_
 """
 
 import argparse
-import contextlib
 import json
 import math
 import sys
@@ -60,7 +59,7 @@ def evaluate(
     folder, include = folder.absolute(), include.absolute() if include is not None else None
     from compression import harness_model  # it needs what was just looked for
 
-    with data_in(data):
+    with harness_model.data_in(data):
         found = harness_model.asked(
             folder, tasks, include=include, few_shot=few_shot, batch=batch, limit=limit, threads=threads, seed=seed
         )
@@ -75,14 +74,6 @@ def installed() -> str:
         raise MissingResource("lm-eval is not installed", param="lm-eval", remedy=REMEDY) from problem
 
 
-def data_in(folder: Path | None) -> contextlib.AbstractContextManager[None]:
-    """Let tasks' data come from a folder while this lasts; what it lacks is asked of the hub.
-
-    `datasets` looks for a name on the hub only where the current folder has no such folder.
-    """
-    return contextlib.chdir(folder) if folder is not None else contextlib.nullcontext()
-
-
 def figures(found: Mapping[str, Any]) -> list[TaskFigure]:
     """Read the table that lm-eval returns: task → "metric,filter" → value, with "metric_stderr,filter" beside it."""
     out = []
@@ -92,15 +83,14 @@ def figures(found: Mapping[str, Any]) -> list[TaskFigure]:
             if not how or metric.endswith(SUFFIX) or isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             error = values.get(f"{metric}{SUFFIX},{how}")
-            known = isinstance(error, int | float) and math.isfinite(error)
             rows = found.get("n-samples", {}).get(task)
             out.append(
                 TaskFigure(
                     task=task,
                     metric=metric,
                     filter=how,
-                    value=value,
-                    standard_error=float(error) if known else None,
+                    value=_number(value),
+                    standard_error=_number(error),
                     higher_is_better=found.get("higher_is_better", {}).get(task, {}).get(metric),
                     rows=rows["effective"] if rows else values.get("sample_len"),
                     few_shot=found.get("n-shot", {}).get(task),
@@ -108,6 +98,11 @@ def figures(found: Mapping[str, Any]) -> list[TaskFigure]:
                 )
             )
     return out
+
+
+def _number(value: object) -> float | None:
+    """Return what JSON and those who read it can hold: of a model that knows nothing lm-eval may say 10^80, or no number."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**62 else None
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -6,48 +6,46 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from compression import harness
-from compression.errors import InvalidSpec, MissingResource
+from compression import failures, harness
+from compression.errors import CompressionError, InvalidSpec, MissingResource
+from compression.plan import Tick
 from compression.recipe import LmEval, Spec
-from compression.report import Event, Log, TaskFigure
+from compression.report import Log, TaskFigure
+from compression.saving import Pause
 
 PARAM = "evaluate.lm_eval"
+PHASE = "lm-eval"
 REMEDY = "Ask who runs the worker to install lathe[lm-eval] and to set LATHE_LM_EVAL_DATA, or leave evaluate.lm_eval out."
-
-
+OTHERS = "Name tasks that `lm-eval ls tasks` lists for the worker's version, and no more examples than they have."
 RESAMPLES = 1000
 """As for the engine's own scores."""
 
 
-def check(spec: Spec, base: Path) -> None:
-    """Find tasks and their data before any training. Raises MissingResource and InvalidSpec."""
+def check(spec: Spec, base: Path, positions: int) -> None:
+    """Open tasks and their data before any training. positions: of the model. Raises MissingResource and InvalidSpec."""
     asked = spec.evaluate.lm_eval
     if asked is None:
         return
     try:
-        harness.installed()
+        release = harness.installed()
     except MissingResource as problem:
         raise MissingResource(problem.cause, param=PARAM, remedy=REMEDY) from problem
     place = place_of(spec, base)
-    # Where `datasets` keeps what it has read: it looks at this when it is imported, and a job's folder alone can be written to.
-    os.environ.setdefault("HF_DATASETS_CACHE", str((base / spec.output / "scratch" / "lm-eval").absolute()))
     os.environ["DISABLE_MULTIPROC"] = "1"  # lm-eval's resampling: a confined engine has no semaphores to share
     from compression import harness_model  # it needs what was just looked for
 
     manager = harness_model.all_tasks()
     if unknown := harness_model.unknown_in(asked.tasks, manager):
-        raise InvalidSpec(
-            f"lm-eval {harness.installed()} has no task {unknown!r}",
-            param=f"{PARAM}.tasks",
-            remedy="Name tasks that `lm-eval ls tasks` lists for the worker's version.",
-        )
+        raise InvalidSpec(f"lm-eval {release} has no task {unknown!r}", param=f"{PARAM}.tasks", remedy=OTHERS)
     for task in asked.tasks:
         try:
-            with harness.data_in(place):
-                harness_model.look_for_data([task], manager)
+            with harness_model.data_in(place, cache_of(spec, base)):
+                harness_model.try_out([task], manager, positions, few_shot=asked.few_shot, seed=spec.recipe.train.seed)
         except harness_model.NoData as problem:
             cause = f"this worker has no data of {task}: {problem}"
             raise MissingResource(cause, param=f"{PARAM}.tasks", remedy=REMEDY) from problem
+        except Exception as problem:
+            raise _coded(problem, task) from problem
 
 
 def ask(
@@ -55,12 +53,17 @@ def ask(
     tokenizer: PreTrainedTokenizerBase,
     asked: LmEval,
     place: Path,
+    cache: Path,
+    *,
     seed: int,
+    parts: int = 1,
     heed: Callable[[], None],
-) -> Generator[Event, None, tuple[TaskFigure, ...]]:
-    """Ask one task after another, and log what each says. `model` is left as it was.
+) -> Generator[Tick | Log, None, tuple[TaskFigure, ...]]:
+    """Ask one task after another, tell how far that is, and log what each says. `model` is left as it was, but for its mode.
 
-    place: folder of the data. heed: called before each batch; what it raises ends the asking.
+    place: folder of the data; cache: where it is kept as it was read; parts: into which batches are split, where memory did
+    not suffice. heed: called before each batch; what it raises ends the asking. Raises InvalidSpec for a task that cannot be
+    asked after all, and the machine's failures.
     """
     from compression import harness_model
 
@@ -68,25 +71,48 @@ def ask(
     model.eval()
     listening = model.register_forward_pre_hook(lambda *_: heed())
     try:
-        for task in asked.tasks:
-            with harness.data_in(place):
-                table = harness_model.told(
-                    model,
-                    tokenizer,
-                    [task],
-                    harness_model.all_tasks(),
-                    few_shot=asked.few_shot,
-                    batch=asked.batch,
-                    limit=asked.limit,
-                    seed=seed,
-                    resamples=RESAMPLES,
-                )
-            own = harness.figures(table)
+        for number, task in enumerate(asked.tasks):
+            asking = harness_model.told(
+                model,
+                tokenizer,
+                [task],
+                harness_model.all_tasks(),
+                few_shot=asked.few_shot,
+                batch=max(asked.batch // parts, 1),
+                limit=asked.limit,
+                seed=seed,
+                resamples=RESAMPLES,
+            )
+            while True:
+                try:
+                    with harness_model.data_in(place, cache):
+                        done, total = next(asking)
+                except StopIteration as end:
+                    own = harness.figures(end.value)
+                    break
+                except Exception as problem:
+                    raise _coded(problem, task) from problem
+                # In thousandths of a task: how many requests the others make is not known yet.
+                yield Tick(step=1000 * number + 999 * done // total, total=1000 * len(asked.tasks))
             found += own
             yield Log(message=f"lm-eval: {said(own)}."[:4000])
+            yield Tick(step=1000 * (number + 1), total=1000 * len(asked.tasks))
     finally:
         listening.remove()
     return tuple(found)
+
+
+def _coded(problem: Exception, task: str) -> Exception:
+    """Make of what lm-eval raises an error that says what to do; pauses, and errors that say so already, stay as they are."""
+    if isinstance(problem, CompressionError | Pause):
+        return problem
+    cause = f"{task} cannot be asked: {str(problem)[:300] or type(problem).__name__}"
+    return failures.typed(problem) or InvalidSpec(cause, param=f"{PARAM}.tasks", remedy=OTHERS)
+
+
+def cache_of(spec: Spec, base: Path) -> Path:
+    """Return where data is kept as it was read: a job's folder alone can be written to."""
+    return (base / spec.output / "scratch" / "lm-eval").absolute()
 
 
 def place_of(spec: Spec, base: Path) -> Path:
@@ -102,5 +128,6 @@ def said(figures: list[TaskFigure]) -> str:
     for one in figures:
         how = "" if one.filter == "none" else f" ({one.filter})"
         error = "" if one.standard_error is None else f" ± {one.standard_error:.4f}"
-        told.append(f"{one.task} {one.metric}{how} {one.value:.4f}{error}" + (f" of {one.rows}" if one.rows else ""))
+        value = "no number" if one.value is None else f"{one.value:.4f}"
+        told.append(f"{one.task} {one.metric}{how} {value}{error}" + (f" of {one.rows}" if one.rows else ""))
     return ", ".join(told)

@@ -81,7 +81,7 @@ class Job:
                 part = Part.open(spec, base, asked)
             about[asked.name] = PartFacts.of(part)
         rows = {name: facts.rows for name, facts in about.items()}
-        way = journey_of_parts(spec.recipe, rows) if spec.parts else journey(spec.recipe, rows[""])
+        way = journey_of_parts(spec.recipe, rows) if spec.parts else journey(spec.recipe, rows[""], spec.evaluate.lm_eval)
         output, work = base / spec.output, checkpoint.fingerprints(spec, base)
         earlier = base / spec.resume if spec.resume is not None else None
         saver = Saver(output / "checkpoints", work["distilled"], spec.save_seconds, pause_asked, earlier)
@@ -208,9 +208,10 @@ class Job:
         asked = self.spec.evaluate.lm_eval
         if asked is None:
             return ()
-        state, place = part.state, harness_job.place_of(self.spec, self.base)
-        tokenizer, seed = part.reader(stage).reading.tokenizer, state.recipe.train.seed
-        figures = yield from harness_job.ask(state.model, tokenizer, asked, place, seed, state.heed)
+        state, place, cache = part.state, harness_job.place_of(self.spec, self.base), harness_job.cache_of(self.spec, self.base)
+        tokenizer, seed, parts = part.reader(stage).reading.tokenizer, state.recipe.train.seed, state.parts
+        asking = harness_job.ask(state.model, tokenizer, asked, place, cache, seed=seed, parts=parts, heed=state.heed)
+        figures = yield from self.journey.follow(stage, harness_job.PHASE, asking)
         limit = f", at most {asked.limit} documents a task" if asked.limit else ""
         state.notes.append(f"lm-eval {harness.installed()}{limit}: {harness_job.said(list(figures))}."[:4000])
         return figures

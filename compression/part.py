@@ -106,7 +106,7 @@ class Part:
             planned = aimed(model, recipe.prune, vocabulary)
         length = min(recipe.train.max_length, positions)
         if asked.task == "causal-lm":
-            harness_job.check(spec, base)
+            harness_job.check(spec, base, positions)
             check_kept(recipe, model.config.vocab_size)
             evaluate = evaluate.model_copy(update={"window": evaluate.window or length})
             if (evaluate.window or 0) > positions:

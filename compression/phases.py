@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from compression.catalog import PROBES, augment_seconds
+from compression.harness_job import PHASE as ASKED
 from compression.progress import Journey, Phase
-from compression.recipe import Recipe
+from compression.recipe import LmEval, Recipe
 from compression.report import STAGES, Stage
 from compression.stages import gate, general
 from compression.stages.further import PHASE, epochs_again
@@ -25,12 +26,18 @@ def planned(recipe: Recipe) -> tuple[Stage, ...]:
     return tuple(stage for stage, is_wanted in wanted.items() if is_wanted)
 
 
-LAST = "export the checkpoint"
+SHIP, LAST = "export and measure", "export the checkpoint"
 
 
-def journey(recipe: Recipe, rows: Mapping[str, int]) -> Journey:
-    """List the phases of a job with one dataset. rows: of each split."""
-    return Journey(phases(recipe, rows))
+def journey(recipe: Recipe, rows: Mapping[str, int], asked: LmEval | None = None) -> Journey:
+    """List the phases of a job with one dataset. rows: of each split; asked: of lm-eval after each stage."""
+    found = phases(recipe, rows)
+    if asked is not None:
+        # How long these take nobody knows: each as long as all else that is done to ship a stage.
+        at = [number for number, phase in enumerate(found) if phase.name == SHIP]
+        for number in reversed(at):
+            found.insert(number + 1, replace(found[number], name=ASKED))
+    return Journey(found)
 
 
 def journey_of_parts(recipe: Recipe, rows: Mapping[str, Mapping[str, int]]) -> Journey:
@@ -45,16 +52,16 @@ def phases(recipe: Recipe, rows: Mapping[str, int]) -> list[Phase]:
     train = rows["train"] * row
     seeds = max(recipe.distill.teachers.seeds, 1) if recipe.distill is not None else 1
     found = [Phase("baseline", phase_of(number), recipe.prepare.epochs * train) for number in range(seeds)]
-    found.append(Phase("baseline", "export and measure", shipping))
+    found.append(Phase("baseline", SHIP, shipping))
     if recipe.quantize is not None:
         qat = recipe.quantize.qat.epochs if recipe.quantize.qat else 0
         found.append(Phase("quantized", "quantization-aware training", qat * train))
-        found.append(Phase("quantized", "export and measure", shipping))
+        found.append(Phase("quantized", SHIP, shipping))
     if recipe.prune is not None:
         looking = PROBES * shipping / 2 if recipe.prune.target_latency is not None else 0.0
         found.append(Phase("pruned", "cut", 2.0 + looking))
         found += [Phase("pruned", name, epochs * train * 0.7) for name, epochs in recovery_phases(recipe.prune)]
-        found.append(Phase("pruned", "export and measure", shipping))
+        found.append(Phase("pruned", SHIP, shipping))
     if recipe.distill is not None:
         if (plain := recipe.distill.general) is not None:
             texts = (rows.get("unlabelled") or rows["train"]) * row
@@ -70,5 +77,5 @@ def phases(recipe: Recipe, rows: Mapping[str, int]) -> list[Phase]:
         found.append(Phase("distilled", "distill", recipe.distill.epochs * train * 0.5))
         if recipe.remedy == "apply":
             found.append(Phase("distilled", PHASE, epochs_again(recipe.distill) * train * 0.5))
-        found.append(Phase("distilled", "export and measure", shipping))
+        found.append(Phase("distilled", SHIP, shipping))
     return [*found, Phase(planned(recipe)[-1], LAST, shipping / 2)]

@@ -1,4 +1,4 @@
-"""A folder that has a task's data as the hub has it: ARC's easy questions, five of our own."""
+"""A folder that has tasks' data as the hub has it: ARC's easy questions and GSM8K's sums, a few of our own."""
 
 import json
 from pathlib import Path
@@ -30,4 +30,15 @@ def mirror(folder: Path) -> Path:
         (place / "ARC-Easy" / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     files = "".join(f"  - split: {split}\n    path: ARC-Easy/{split}.jsonl\n" for split in splits)
     (place / "README.md").write_text(f"---\nconfigs:\n- config_name: ARC-Easy\n  data_files:\n{files}---\n")
+    _sums(folder / "openai" / "gsm8k")
     return folder
+
+
+def _sums(place: Path) -> None:
+    (place / "main").mkdir(parents=True)
+    lines = [{"question": f"What are {n} and 3?", "answer": f"{n} + 3 = {n + 3}\n#### {n + 3}"} for n in range(6)]
+    splits = ("train", "test")
+    for split in splits:
+        (place / "main" / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files = "".join(f"  - split: {split}\n    path: main/{split}.jsonl\n" for split in splits)
+    (place / "README.md").write_text(f"---\nconfigs:\n- config_name: main\n  data_files:\n{files}---\n")

@@ -41,6 +41,8 @@ CHARACTERS_A_TOKEN = 4
 """Of English prose with a vocabulary of some 50,000: with fewer tokens it is less, and the job takes longer."""
 RELATIONS_FLOATS = 8
 """Tensors as large as one layer's attention over a row that are held where a language model's is compared: reckoned."""
+HARNESS_BYTES = 1 << 30
+"""What logits and their logarithms may take where lm-eval asks a language model; a single request may take more."""
 LOGITS_BYTES = 400_000_000
 """What a loss over a vocabulary holds for a moment, in chunks (compression/language/chunks.py)."""
 SHIP_MINUTES = 0.2

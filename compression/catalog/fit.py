@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from compression import heads
-from compression.catalog.cost import TOKENS_A_WORD, Estimate, estimate, packed, planned_steps
+from compression.catalog.cost import HARNESS_BYTES, TOKENS_A_WORD, Estimate, estimate, packed, planned_steps
 from compression.catalog.families import FAMILIES, Family, check_served
 from compression.catalog.lessons import check_cast, check_insides, check_one_teacher, check_teacher
 from compression.catalog.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
@@ -184,6 +184,7 @@ def preflight(
     if evaluate.lm_eval is not None:
         unknown = "lm-eval's tasks take time that the forecast does not know."
         warnings.append("lm-eval's tasks will not be asked of a model that goes from file to file." if streamed else unknown)
+        found = found.model_copy(update={"memory_bytes": found.memory_bytes + HARNESS_BYTES * (not streamed)})
     return Preflight(shape=shape, parameters=after, baseline_parameters=before, estimate=found, warnings=tuple(warnings))
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from compression.errors import InvalidSpec
 from compression.recipe.base import MOST_PARTS, Config, Epochs, Patience, Precision, Rate
@@ -175,7 +175,13 @@ class LmEval(Config):
     limit: Annotated[
         int | None, Field(ge=1, description="Documents of each task at most, the first ones: no results to publish. null: all.")
     ] = None
-    batch: Annotated[int, Field(ge=1, le=256, description="Documents that go through the model together.")] = 8
+    batch: Annotated[int, Field(ge=1, le=256, description="Requests that go through the model together at most.")] = 8
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "LmEval":
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError("tasks names the same task twice")
+        return self
 
 
 class JobEvaluate(Config):

@@ -259,7 +259,7 @@ class TaskFigure(Config):
     task: str
     metric: str
     filter: Annotated[str, Field(description="How answers were read out of what was generated; none: as they were.")]
-    value: float
+    value: Annotated[float | None, Field(description="null where it is no number, or one past 2^62.")]
     standard_error: Annotated[float | None, Field(description="null where lm-eval has none for the metric.")]
     higher_is_better: bool | None
     rows: Annotated[int | None, Field(description="Documents that were asked; of a group the sum.")]

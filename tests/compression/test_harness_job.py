@@ -3,19 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from huggingface_hub import constants
+from lm_eval.models.huggingface import HFLM
 
-from compression import harness, harness_job, measure
+from compression import harness, harness_job, harness_model, measure, numerics
 from compression.catalog import check_task
 from compression.errors import CompressionError, InvalidSpec, MissingResource
 from compression.export import artifact
 from compression.pipeline import compress
 from compression.recipe import JobEvaluate, LmEval, Recipe
-from compression.report import Finished, Log
+from compression.report import Finished, Log, Progress
 from compression.saving import Pause
 from tests.compression.language.tiny import model, tokenizer
 from tests.compression.test_language_job import RECIPE, spec_of, write
-from tests.mirror import QUESTIONS, mirror
+from tests.mirror import mirror
 
 SHORT: dict[str, Any] = {
     **RECIPE,
@@ -27,12 +30,22 @@ SHORT: dict[str, Any] = {
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec))
     return mirror(tmp_path / "data")
 
 
-def test_each_stage_is_asked_and_the_download_says_what_its_row_says(tmp_path: Path, data: Path) -> None:
+def test_each_stage_is_asked_and_the_download_says_what_its_row_says(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    likelihoods: list[float] = []
+    plain = HFLM.loglikelihood
+
+    def heard(self: Any, requests: list[Any], **settings: Any) -> Any:
+        answers = plain(self, requests, **settings)
+        likelihoods.extend(value for value, _ in answers)
+        return answers
+
+    monkeypatch.setattr(HFLM, "loglikelihood", heard)
     write(tmp_path, max_position_embeddings=128)
     asked = {"tasks": ["arc_easy"], "limit": 4, "few_shot": 0}
     spec = spec_of(SHORT, evaluate={"length": 16, "lm_eval": asked}, lm_eval_data=str(data))
@@ -52,16 +65,26 @@ def test_each_stage_is_asked_and_the_download_says_what_its_row_says(tmp_path: P
         assert f"at most 4 documents a task: arc_easy acc {row.lm_eval[0].value:.4f} ±" in note
     said = [event.message for event in events if isinstance(event, Log) and event.message.startswith("lm-eval: arc_easy")]
     assert len(said) == 2
+    told = [(event.step, event.fraction) for event in events if isinstance(event, Progress) and event.phase == "lm-eval"]
+    assert [step for step, _ in told if step == 1000] == [1000, 1000]
+    assert [fraction for _, fraction in told] == sorted(fraction for _, fraction in told)
     (shipped,) = [one for one in report.artifacts if (one.kind, one.precision) == ("transformers", "int8")]
     folder = tmp_path / "out" / "artifacts" / shipped.name
     again = harness.evaluate(folder, ["arc_easy"], data=data, limit=4, few_shot=0, threads=1)
     assert shipped.stage == "quantized"
     assert [one.value for one in again.figures] == [one.value for one in report.rows[-1].lm_eval]
-    assert len(QUESTIONS) == 5
+    # Not the answers alone, which a model without integers might give too: how likely it holds each choice.
+    baseline, quantized, downloaded = (likelihoods[at : at + 12] for at in (0, 12, 24))
+    assert len(likelihoods) == 36
+    to_download, to_baseline = (np.abs(np.subtract(quantized, other)).mean() for other in (downloaded, baseline))
+    assert to_baseline > 1e-3  # its integers were simulated
+    assert to_download < 0.1  # values on the edge of two integers fall either way; choices are tens of nats
 
 
-def test_a_model_is_left_as_it_was_and_asking_stops_where_it_is_told_to(data: Path) -> None:
-    network = model(max_position_embeddings=128).train()
+def test_a_model_is_left_as_it_was_and_asking_stops_where_it_is_told_to(tmp_path: Path, data: Path) -> None:
+    network = model(max_position_embeddings=128, tie_word_embeddings=False)
+    network.config.tie_word_embeddings = True  # as of a checkpoint that has both, which transformers leaves apart
+    numerics.insert(network)
     before = {name: id(parameter) for name, parameter in network.named_parameters()}
     asked, calls = LmEval(tasks=("arc_easy",), limit=2, batch=1), list[int]()
 
@@ -71,28 +94,64 @@ def test_a_model_is_left_as_it_was_and_asking_stops_where_it_is_told_to(data: Pa
             raise Pause
 
     with pytest.raises(Pause):
-        list(harness_job.ask(network, tokenizer(), asked, data, 0, heed))
+        list(harness_job.ask(network, tokenizer(), asked, data, tmp_path / "cache", seed=0, heed=heed))
     assert len(calls) == 3
     assert {name: id(parameter) for name, parameter in network.named_parameters()} == before
+    assert "lm_head.weight" in before
     assert not network._forward_pre_hooks
+    assert "tie_weights" not in vars(network)
+
+
+def test_no_more_go_together_than_their_logits_have_room(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, rows = model(max_position_embeddings=128), list[int]()
+    monkeypatch.setattr(HFLM, "_model_call", lambda self, inps, **_: rows.append(len(inps)) or network(inps).logits)
+
+    def most(**settings: Any) -> int:
+        rows.clear()
+        asked = LmEval(tasks=("arc_easy",), limit=4, batch=4)
+        list(harness_job.ask(network, tokenizer(), asked, data, tmp_path / "cache", seed=0, heed=lambda: None, **settings))
+        return max(rows)
+
+    assert (most(), most(parts=2)) == (4, 2)
+    monkeypatch.setattr(harness_model, "HARNESS_BYTES", 2 * 2 * 4 * 60 * network.config.vocab_size)
+    assert most() == 2
+    monkeypatch.setattr(harness_model, "HARNESS_BYTES", 1)
+    assert most() == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e80])
+def test_what_json_cannot_hold_is_no_number(value: float) -> None:
+    (found,) = harness.figures({"results": {"t": {"word_perplexity,none": value, "word_perplexity_stderr,none": value}}})
+    assert (found.value, found.standard_error) == (None, None)
+    assert harness_job.said([found]) == "t word_perplexity no number"
 
 
 @pytest.mark.parametrize(
-    ("tasks", "has_data", "error", "param"),
+    ("asked", "has_data", "error", "said"),
     [
-        (["arc_easy"], False, MissingResource, "evaluate.lm_eval"),
-        (["arc_challenge_of_nobody"], True, InvalidSpec, "evaluate.lm_eval.tasks"),
+        ({"tasks": ["arc_easy"]}, False, MissingResource, "no data of lm-eval's tasks"),
+        ({"tasks": ["arc_easy", "piqa"]}, True, MissingResource, "no data of piqa"),
+        ({"tasks": ["arc_of_nobody"]}, True, InvalidSpec, "no task 'arc_of_nobody'"),
+        ({"tasks": ["gsm8k"], "few_shot": 1}, True, InvalidSpec, "write 256 tokens"),
+        ({"tasks": ["gsm8k"], "few_shot": 50}, True, InvalidSpec, "cannot make requests of gsm8k"),
     ],
 )
 def test_what_cannot_be_asked_is_known_before_any_training(
-    tmp_path: Path, data: Path, tasks: list[str], has_data: bool, error: type[CompressionError], param: str
+    tmp_path: Path,
+    data: Path,
+    asked: dict[str, Any],
+    has_data: bool,
+    error: type[CompressionError],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # as workers have it; else it is asked again and again
     write(tmp_path)
     place = {"lm_eval_data": str(data)} if has_data else {}
-    spec = spec_of(SHORT, evaluate={"length": 16, "lm_eval": {"tasks": tasks}}, **place)
-    with pytest.raises(error) as caught:
+    spec = spec_of(SHORT, evaluate={"length": 16, "lm_eval": asked}, **place)
+    with pytest.raises(error, match=said) as caught:
         list(compress(spec, tmp_path))
-    assert caught.value.param == param
+    assert str(caught.value.param).startswith("evaluate.lm_eval")
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
@@ -106,5 +165,5 @@ def test_other_tasks_and_workers_without_the_package_are_told_so(
     spec = spec_of(SHORT, evaluate={"lm_eval": {"tasks": ["arc_easy"]}}, lm_eval_data=str(data))
     monkeypatch.setattr(harness, "version", lambda name: (_ for _ in ()).throw(harness.PackageNotFoundError(name)))
     with pytest.raises(MissingResource, match="not installed") as missing:
-        harness_job.check(spec, tmp_path)
+        harness_job.check(spec, tmp_path, 64)
     assert "LATHE_LM_EVAL_DATA" in missing.value.remedy_text
