@@ -103,6 +103,8 @@ def measure(spec: MeasureSpec) -> Measured:
         latency = NotMeasured(
             not_measured="The baseline runs in ONNX Runtime and this checkpoint in PyTorch: their ratio would compare runtimes."
         )
+    if unfold := getattr(runner, "unfold_tables", None):
+        unfold()
     score: Score | NotMeasured = NotMeasured(not_measured="No test rows were given.")
     if spec.test_rows is not None:
         scorer = scoring.of(spec.task, spec.evaluate, spec.labels)

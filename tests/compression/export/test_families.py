@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
+from torchao.utils import TorchAOBaseTensor
 from transformers import PreTrainedModel
 
 from compression import numerics
@@ -24,6 +26,7 @@ from compression.export.rows import as_rows
 from compression.export.trace import graph, inputs_of
 from compression.export.verify import check_interface, verify
 from compression.report import NotMeasured, Size
+from compression.runtimes import transformers as transformers_runtime
 from compression.runtimes.onnx import OnnxRunner
 from compression.runtimes.runner import Batch, Kind, Logits
 from compression.runtimes.transformers import TransformersRunner
@@ -142,6 +145,28 @@ def test_card_and_script_open_a_file_of_two_inputs(tmp_path: Path) -> None:
         ids = np.array([[0, *(tokens[word] for word in text.split()), 2]])
         right += LABELS[int(runner.logits(Batch(ids, np.ones_like(ids), np.zeros_like(ids))).argmax())] == label
     assert answered == {"rows": len(rows), "correct": right}
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_tables_that_are_multiplied_out_once_answer_as_those_of_integers(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, batch = tmp_path / "artifact", padded()
+    written(kind, "transformers", folder)
+    runner = TransformersRunner(folder, threads=1)
+
+    def folded() -> set[bool]:
+        tables = [module for module in runner.model.modules() if isinstance(module, nn.Embedding)]
+        return {isinstance(table.weight, TorchAOBaseTensor) for table in tables}
+
+    before = runner.logits(batch)
+    monkeypatch.setattr(transformers_runtime, "UNFOLDED_BYTES", 100)
+    runner.unfold_tables()
+    assert folded() == {True}
+    monkeypatch.undo()
+    runner.unfold_tables()
+    assert folded() == {False}
+    assert np.array_equal(runner.logits(batch), before)
 
 
 @pytest.mark.parametrize("kind", ["roberta", "mpnet"])
