@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from client.render import cells, conditions
-from compression.catalog import FAMILIES, parameters_at, preflight
+from compression.catalog import FAMILIES, HARNESS_BYTES, parameters_at, preflight
 from compression.errors import CompressionError, ConfigMismatch
 from compression.notes import better_note, row_notes
-from compression.recipe import PRESETS, Distill, Evaluate, Prune, Recipe, Targets, Train, preset
+from compression.recipe import PRESETS, Distill, Evaluate, LmEval, Prune, Recipe, Targets, Train, preset
 from compression.report import DataFacts, ModelFacts, Row, Score, Shape, Stage, ratios, shown
 from compression.verdicts import choose, judged, worse_than
 from tests.client.figures import row as of_accuracy
@@ -132,6 +132,23 @@ def test_a_preflight_foretells_rows_of_tokens_and_the_table_that_answers() -> No
     less = recipe.model_copy(update={"train": Train(batch=8, max_length=512, recompute=True)})
     assert preflight(MODEL, DATA, less, Evaluate()).estimate.memory_bytes < found.estimate.memory_bytes
     assert not any("most are cut" in warning or "has 400 rows" in warning for warning in found.warnings)
+
+
+def test_a_preflight_knows_what_attention_and_lm_eval_hold_at_once() -> None:
+    recipe = preset("language", "causal-lm")
+    assert recipe.distill is not None
+    plain = preflight(MODEL, DATA, recipe, Evaluate())
+    attention = recipe.distill.model_copy(update={"attention": 1.0})
+    looking = recipe.model_copy(update={"distill": attention})
+    more = preflight(MODEL, DATA, looking, Evaluate()).estimate.memory_bytes - plain.estimate.memory_bytes
+    assert more >= 8 * 4 * SHAPE.heads * 512**2
+    scores = recipe.model_copy(update={"distill": attention.model_copy(update={"attention_by": "scores"})})
+    with pytest.raises(CompressionError, match="turned by their positions") as told:
+        preflight(MODEL, DATA, scores, Evaluate())
+    assert told.value.param == "recipe.distill.attention_by"
+    asked = preflight(MODEL, DATA, recipe, Evaluate(lm_eval=LmEval(tasks=("arc_easy",))))
+    assert asked.estimate.memory_bytes - plain.estimate.memory_bytes == HARNESS_BYTES
+    assert any("does not know" in warning for warning in asked.warnings)
 
 
 def test_a_language_model_without_its_output_layer_is_refused_before_it_waits() -> None:
