@@ -12,6 +12,7 @@ from compression.report import (
     UNITS,
     Answer,
     Answered,
+    Beside,
     Latency,
     NotMeasured,
     Ratios,
@@ -20,6 +21,7 @@ from compression.report import (
     Row,
     Score,
     Verdict,
+    beside,
     metrics_of_parts,
     shown,
 )
@@ -122,12 +124,10 @@ def conditions(rows: Sequence[Row]) -> str:
             break
     for row in reversed(rows):
         if isinstance(row.score, Score):
-            also = [name for name in row.score.metrics if name != row.score.metric] if row.score.metric in UNITS else []
-            beside = f"; {', '.join(f'{name} {shown(name, row.score.metrics[name])}' for name in also)}" if also else ""
             of = f" ({metrics})" if (metrics := metrics_of_parts(row)) else ""
             parts.append(
                 f"Score: {row.score.metric}{of} on {row.score.rows} test rows ± standard error; "
-                f"knowing no text: {figure_text(row.score.metric, row.score.chance)}{beside}."
+                f"knowing no text: {figure_text(row.score.metric, row.score.chance)}."
             )
             break
     return " ".join(parts)
@@ -204,10 +204,33 @@ def row_table(rows: Sequence[Row]) -> Table:
     return found
 
 
+def beside_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return the head and the lines of the second table: what stands beside the headline. Empty where nothing does."""
+    found = beside(rows)
+    return [("beside it", *(row.stage for row in rows)), *(_beside_line(line) for line in found)] if found else []
+
+
+def _beside_line(line: Beside) -> tuple[str, ...]:
+    return (f"{line.name} ({line.what})", *(value or "–" for value in line.values))
+
+
+def beside_table(rows: Sequence[Row]) -> list[Table]:
+    """Return that table for a terminal, or none."""
+    if not (found := beside_lines(rows)):
+        return []
+    table = Table(header_style="bold", pad_edge=False)
+    for header in found[0]:
+        table.add_column(header, justify="left" if header == found[0][0] else "right")
+    for line in found[1:]:
+        table.add_row(*(Text(cell) for cell in line))
+    return [table]
+
+
 def report_table(report: Report) -> RenderableType:
-    """The table, the conditions, the targets and the notes, for a terminal."""
+    """The tables, the conditions, the targets and the notes, for a terminal."""
     parts: list[RenderableType] = [
         row_table(report.rows),
+        *beside_table(report.rows),
         Text(f"{conditions(report.rows)} {sizes(report)}".strip(), style="dim"),
     ]
     if report.verdicts:
@@ -230,10 +253,16 @@ def markdown_line(values: Sequence[str]) -> str:
     return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
 
 
+def _markdown_table(found: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---", *["---:"] * (len(found[0]) - 1)]
+    return [markdown_line(line) for line in (found[0], rule, *found[1:])]
+
+
 def report_markdown(report: Report) -> str:
     """Return the same as Markdown, for a pull request or a page."""
-    rule = ["---", *["---:"] * (len(HEADERS) - 1)]
-    text = [markdown_line(HEADERS), markdown_line(rule), *map(markdown_line, lines(report.rows))]
+    text = _markdown_table([HEADERS, *lines(report.rows)])
+    if further := beside_lines(report.rows):
+        text += ["", *_markdown_table(further)]
     text += ["", f"{conditions(report.rows)} {sizes(report)}".strip()]
     if report.verdicts:
         text += ["", f"Targets, held against {held_against(report, '`')}:", ""]

@@ -16,7 +16,7 @@ from app.deps import ReadDep
 from app.listing import shown
 from app.models import TERMINAL, Artifact, Dataset, Job, Model
 from app.schemas import ArtifactOut, JobOut, artifact_out
-from compression.report import STAGES, Latency, Report, Row, Score
+from compression.report import STAGES, Latency, Report, Row, Score, beside
 from compression.report import shown as score_text
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -194,6 +194,7 @@ def job(job_id: str, request: Request, session: ReadDep, visitor: VisitorDep, pa
     context |= {
         "rows": rows,
         "pictures": pictures(rows),
+        "beside": beside(rows),
         "report": report,
         "best": best,
         "cuts": cuts(report),

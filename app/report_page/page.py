@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from app.report_page import svg, words
-from compression.report import Latency, LayerRange, Report, Row, Score, Sensitivity, metrics_of_parts
+from compression.report import Latency, LayerRange, Report, Row, Score, Sensitivity, beside, metrics_of_parts
 
 FOLDER = Path(__file__).parent
 STYLE = (FOLDER / "report.css").read_text(encoding="utf-8")
@@ -62,6 +62,7 @@ def render(report: Report, about: About, progress: Sequence[Mapping[str, Any]] =
         shipped=shipped(report),
         pictures=pictures(report.rows, shipped(report)),
         conditions=conditions(report.rows),
+        beside=beside(report.rows),
         training=training(progress),
         sensitivity={part: _sensitivity(part, found) for part, found in _parts_sensitivity(report).items()},
         ranges={name: (_ranges(name, found), found) for name, found in _all_ranges(report).items()},

@@ -5,6 +5,7 @@ figure that does not fit the machine is `NotMeasured`, with the reason.
 """
 
 from compression.report.answered import Answer, Answered, parse_answered
+from compression.report.beside import Beside, beside
 from compression.report.events import (
     ArtifactReady,
     Event,
@@ -58,6 +59,7 @@ __all__ = [
     "Answered",
     "Artifact",
     "ArtifactReady",
+    "Beside",
     "DataFacts",
     "Event",
     "Experts",
@@ -97,6 +99,7 @@ __all__ = [
     "Uploaded",
     "Values",
     "Verdict",
+    "beside",
     "mean_row",
     "metrics_of_parts",
     "parse_answered",

@@ -8,7 +8,7 @@ from rich.console import Console
 from client import render
 from compression.report import NotMeasured, Ratios, Row, Uploaded, mean_row, verdicts
 from compression.verdicts import choose, judged
-from tests.client.figures import report, row
+from tests.client.figures import more_figures, report, row
 
 
 def shown(found: object) -> str:
@@ -95,6 +95,23 @@ def test_what_was_not_measured_is_a_dash_with_its_reason() -> None:
     text = shown(render.report_table(found))
     assert "distilled: latency not measured: the machine was too busy" in text
     assert "missed: speed up not measured" in text
+
+
+def test_what_stands_beside_the_score_has_a_table_of_its_own() -> None:
+    rows = tuple(map(more_figures, report().rows))
+    found = report(rows=rows)
+    assert render.beside_lines(report().rows) == []
+    head, bits, arc, gsm, wiki = render.beside_lines(rows)
+    assert head == ("beside it", "baseline", "quantized", "pruned", "distilled")
+    assert bits[:3] == ("bits per byte (1,000 test rows)", "1.55 bits a byte", "1.546 bits a byte ± 0.012")
+    assert arc[:3] == ("arc_easy acc (lm-eval, 1,319 documents)", "0.4000 ± 0.0250", "0.3980 ± 0.0250")
+    assert gsm[:2] == ("gsm8k exact match (strict-match) (lm-eval, 1,319 documents, 5-shot)", "0.0200")
+    assert wiki[:3] == ("wikitext word perplexity (lm-eval, 1,319 documents, lower is better)", "–", "no number")
+    tables = render.report_markdown(found).split("\n\n")
+    assert tables[1].splitlines()[2].startswith("| bits per byte (1,000 test rows) | 1.55 bits a byte |")
+    assert "arc_easy acc (lm-eval, 1,319 documents)" in shown(render.report_table(found))
+    several = [mean_row({"news": each, "rte": row(each.stage, 1, 1, 1.0, 0.5)}, None) for each in rows]
+    assert [line[0].split(":")[0] for line in render.beside_lines(several)[1:]] == ["news"] * 4
 
 
 def test_markdown_is_one_table_whose_cells_cannot_break_it() -> None:

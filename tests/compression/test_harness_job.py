@@ -61,10 +61,12 @@ def test_each_stage_is_asked_and_the_download_says_what_its_row_says(
             ("arc_easy", "acc_norm", 4, 0),
         ]
         assert all(0 <= one.value <= 1 and one.standard_error is not None for one in row.lm_eval)
-        (note,) = [note for note in row.notes if note.startswith("lm-eval")]
-        assert f"at most 4 documents a task: arc_easy acc {row.lm_eval[0].value:.4f} ±" in note
+        (note,) = [note for note in row.notes if note.startswith("Beside the score: 2 figures of lm-eval")]
+        assert "at most 4 documents a task" in note
     said = [event.message for event in events if isinstance(event, Log) and event.message.startswith("lm-eval: arc_easy")]
-    assert len(said) == 2
+    assert [f"arc_easy acc {row.lm_eval[0].value:.4f} ±" in one for row, one in zip(report.rows, said, strict=True)] == [
+        True
+    ] * 2
     told = [(event.step, event.fraction) for event in events if isinstance(event, Progress) and event.phase == "lm-eval"]
     assert [step for step, _ in told if step == 1000] == [1000, 1000]
     assert [fraction for _, fraction in told] == sorted(fraction for _, fraction in told)

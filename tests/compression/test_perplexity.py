@@ -94,7 +94,7 @@ def test_words_say_which_way_it_went() -> None:
     assert "12.05 ± 0.6 (99.6 % kept)" in cells(QUANTIZED)
     told = conditions([BASELINE, QUANTIZED])
     assert "Score: perplexity on 60 test rows" in told
-    assert "knowing no text: 800; loss 2.489 nats a token, next_token_accuracy 40.00%." in told
+    assert "knowing no text: 800." in told
 
 
 def offered(recipe: Recipe, *rows: Row) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from compression.report import LayerRange, NotMeasured, Remedy, Report, Score, Sensitivity, StageVerdict
 from tests.app.api.conftest import new_team, sql
-from tests.client.figures import report, row
+from tests.client.figures import more_figures, report, row
 from tests.conftest import Service
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -133,6 +133,16 @@ def test_what_was_not_measured_says_why_and_each_dataset_has_its_figures(
     text = page_of(browser, f"/jobs/{ended(service, http, request_body, several)}").text
     for said in ("Each dataset", "reviews", "news", "90.00%", "70.00%", "12.0 MB, 5.5 ms", "Mean of accuracy and F1"):
         assert said in text, said
+
+
+def test_what_stands_beside_the_score_is_shown(
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    found = report(rows=tuple(map(more_figures, report().rows)))
+    text = page_of(browser, f"/jobs/{ended(service, http, request_body, found)}").text
+    for said in ("Beside the score", "bits per byte", "1.546 bits a byte ± 0.012", "arc_easy acc", "0.3980 ± 0.0250", "5-shot"):
+        assert said in text, said
+    assert "Beside the score" not in page_of(browser, f"/jobs/{ended(service, http, request_body, report())}").text
 
 
 def test_pages_are_light_however_large_a_report_is(

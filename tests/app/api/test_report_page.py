@@ -12,7 +12,7 @@ import pytest
 
 from compression.report import LayerRange, NotMeasured, Remedy, Report, Sensitivity, StageVerdict
 from tests.app.api.conftest import new_team, problem, sql
-from tests.client.figures import report, row
+from tests.client.figures import more_figures, report, row
 from tests.conftest import Service
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -138,6 +138,14 @@ def test_of_several_datasets_each_has_its_figures(service: Service, http: httpx.
     text = page_of(http, done(service, http, request_body, found)).text
     for said in ("· reviews", "· news", "reviews-int8", "news-int8", "90.00 % ± 1.00 %", "(news: accuracy, reviews: accuracy)"):
         assert said in text, said
+
+
+def test_what_stands_beside_the_score_is_shown(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    found = report(rows=tuple(map(more_figures, report().rows)))
+    text = page_of(http, done(service, http, request_body, found)).text
+    for said in ("Beside the score", "bits per byte", "1.546 bits a byte ± 0.012", "arc_easy acc", "0.3980 ± 0.0250", "5-shot"):
+        assert said in text, said
+    assert "Beside the score" not in page_of(http, done(service, http, request_body)).text
 
 
 def test_it_draws_how_training_went_where_that_was_told(
