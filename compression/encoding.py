@@ -42,7 +42,9 @@ class Reading:
     def unlabelled(self, texts: Sequence[str], task: Task) -> Encoded:
         """Tokenize plain texts, of which no label is known."""
         found = self.rows([(text,) for text in texts], [0] * len(texts), task)
-        return replace(found, labelled=torch.zeros(len(texts), dtype=torch.bool))
+        # A tagger's labels are a row of ids each: one that asks for nothing stands for all.
+        labels = torch.full((len(texts), 1), IGNORED) if task.name == "token-classification" else found.labels
+        return replace(found, labels=labels, labelled=torch.zeros(len(texts), dtype=torch.bool))
 
 
 def encoded(

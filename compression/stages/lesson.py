@@ -220,12 +220,16 @@ class Tally:
             self._sums[term] = self._sums.get(term, 0.0) + value.detach().float()
         self._batches += 1
 
+    def forget(self) -> None:
+        """Begin anew."""
+        self._sums, self._batches = {}, 0
+
     def told(self, weights: Mapping[str, float]) -> str:
         """Say each term's mean over the batches and its weight now, and begin anew."""
         said = ", ".join(
             f"{term} {value.item() / self._batches:.4g} × {weights[term]:.4g}" for term, value in self._sums.items()
         )
-        self._sums, self._batches = {}, 0
+        self.forget()
         return said
 
 
@@ -246,6 +250,8 @@ def reported(
             return outcome
         if after_epoch is not None and isinstance(news, Tick) and news.score is not None:
             after_epoch(news)
+        if isinstance(news, Log):
+            lesson.tally.forget()  # of a step back: what was thrown away, and may be no number, is no part of the epoch
         yield news
         if isinstance(news, Tick) and news.score is not None and (said := lesson.tally.told(lesson.weighting.weights())):
             yield Log(message=f"Step {news.step} of {news.total}: {said}.")
