@@ -224,8 +224,8 @@ def _by_loss(model: PreTrainedModel, rows: Encoded, size: int) -> dict[str, Any]
     def go_through(batch: Batch) -> None:
         nonlocal mask
         mask = batch.mask
-        # The loss is a mean over rows; of their sum each row has the gradient that it would have alone.
-        (loss(batch) * len(batch.rows)).backward()  # type: ignore[no-untyped-call]
+        # The loss is a mean over rows or words; of their sum each has the gradient that it would have alone.
+        (loss(batch) * batch.weight).backward()  # type: ignore[no-untyped-call]
         model.zero_grad(set_to_none=True)
 
     with ExitStack() as hooks:

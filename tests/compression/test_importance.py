@@ -1,8 +1,14 @@
 """Scores and choices: what speaks louder stays."""
 
+import pytest
 import torch
+from transformers import PreTrainedModel
 
-from compression import importance
+from compression import families, importance, tasks
+from compression.batches import Encoded
+from compression.recipe import Prune
+from compression.stages.scores import Scores, taken_scores
+from tests.compression.models import PADDING, WORDS, tiny
 
 
 def test_activations_count_at_real_tokens_only() -> None:
@@ -50,3 +56,67 @@ def test_channels_of_a_head_are_added_up() -> None:
 
 def test_the_strongest_stay_in_their_order() -> None:
     assert importance.strongest(torch.tensor([1.0, 5.0, 2.0, 5.0, 0.0]), 3).tolist() == [1, 2, 3]
+
+
+HEAVY, RARE, STEADY, HEEDED = 3, 11, 19, 30
+"""Units of the first layer's feed-forward part, each of which another importance puts first."""
+
+
+@torch.no_grad()
+def four_kinds(ids: torch.Tensor, mask: torch.Tensor) -> PreTrainedModel:
+    """A BERT whose units include one that is heavy and mute, one that is rarely loud, a steady one, and one that is heeded."""
+    model = tiny("bert")
+    layer = families.encoder_of(model).layers(model)[0]
+    spoken: list[torch.Tensor] = []
+    listening = layer.up.register_forward_pre_hook(lambda _, inputs: spoken.append(inputs[0]))
+    model(input_ids=ids, attention_mask=mask)
+    listening.remove()
+    ways = (spoken[0] @ layer.up.weight[RARE])[mask.bool()].sort().values
+    layer.down.weight[:, [HEAVY, RARE, STEADY, HEEDED]] = 0
+    # gelu(−1000) is 0 and gelu(3) is 3, near enough.
+    layer.up.bias[[HEAVY, STEADY, HEEDED]] = torch.tensor([-1000.0, 3.0, 0.5])
+    layer.up.weight[[STEADY, HEEDED]] = 0
+    layer.up.weight[HEAVY], layer.down.weight[:, HEAVY] = 5.0, 1e6
+    layer.down.weight[:, HEEDED] = torch.randn(len(layer.down.weight), generator=torch.Generator().manual_seed(0))
+    # Two tokens of all are above this.
+    slope = 80 / (ways[-1] - ways[-3])
+    layer.up.weight[RARE] *= slope
+    layer.up.bias[RARE] = -slope * ways[-3]
+    return model
+
+
+@pytest.mark.parametrize(("importance_", "first"), [("l1", STEADY), ("l2", RARE), ("l1_weight", HEAVY), ("taylor", HEEDED)])
+def test_each_importance_of_the_recipe_puts_another_unit_first(importance_: str, first: int) -> None:
+    ids = torch.randint(5, len(WORDS), (16, 12), generator=torch.Generator().manual_seed(0))
+    rows = Encoded(ids.tolist(), torch.arange(16) % 2, PADDING, tasks.of("text-classification"))
+    model = four_kinds(ids, torch.ones_like(ids))
+    found = taken_scores(model, Prune.model_validate({"importance": importance_, "calibration_rows": 16}), rows, seed=0)
+    assert isinstance(found, Scores)
+    assert int(found.ffn[0].argmax()) == first
+    shape = families.of(model).shape_of(model.config).model_copy(update={"ffn": 1})
+    assert found.choose(families.of(model), shape).ffn[0].tolist() == [first]
+
+
+def test_only_so_many_rows_are_listened_to_as_the_recipe_says() -> None:
+    ids = torch.randint(5, len(WORDS), (40, 6), generator=torch.Generator().manual_seed(0))
+    rows = Encoded(ids.tolist(), torch.arange(40) % 2, PADDING, tasks.of("text-classification"))
+    model = tiny("bert")
+    heard: list[int] = []
+    model.register_forward_pre_hook(lambda _, __, given: heard.append(len(given["input_ids"])), with_kwargs=True)
+    for count, wanted in ((8, 8), (33, 33), (512, 40)):
+        heard.clear()
+        taken_scores(model, Prune(calibration_rows=count), rows, seed=0)
+        assert sum(heard) == wanted
+
+
+def test_what_a_taggers_loss_would_change_does_not_depend_on_who_shares_the_batch() -> None:
+    draw = torch.Generator().manual_seed(0)
+    lengths = [3 + n % 9 for n in range(24)]
+    tokens = [torch.randint(5, len(WORDS), (length,), generator=draw).tolist() for length in lengths]
+    labels = torch.full((24, 11), -100)
+    for row, length in enumerate(lengths):
+        labels[row, : length - row % 2] = row % 2
+    rows = Encoded(tokens, labels, PADDING, tasks.of("token-classification", ("O", "B-X")))
+    model, settings = tiny("bert", "ForTokenClassification"), Prune(importance="taylor", calibration_rows=24)
+    whole, apart = (taken_scores(model, settings, rows, seed=0, parts=parts).tensors() for parts in (1, 16))
+    assert all(torch.allclose(apart[name], score, rtol=1e-3, atol=1e-6) for name, score in whole.items())
