@@ -84,10 +84,10 @@ class Dataset:
     unlabelled: tuple[str, ...] = ()
 
     @property
-    def texts(self) -> list[str]:
-        """Return every text of every split, second ones, contexts and unlabelled ones among them."""
-        known = [text for rows in self.splits.values() for texts in (rows.texts, rows.pairs or ()) for text in texts]
-        return [*known, *self.unlabelled]
+    def seen(self) -> list[str]:
+        """Return every text that a job may choose by: all but test's, second ones, contexts and unlabelled ones among them."""
+        looked_at = [rows for name, rows in self.splits.items() if name != "test"]
+        return [*(text for rows in looked_at for texts in (rows.texts, rows.pairs or ()) for text in texts), *self.unlabelled]
 
     def ids(self, split: Split) -> list[Any]:
         """Return a split's labels as the task learns them: ids, a list of them for tagged words, numbers, answers."""

@@ -102,7 +102,7 @@ class Part:
         if recipe.prune is not None:
             if ratio := recipe.prune.vocabulary_ratio:
                 place = output / "scratch" / f"tokenizer-{asked.name}".rstrip("-")
-                vocabulary = fitted(folder, tokenizer, model.config, dataset.texts, place, ratio)
+                vocabulary = fitted(folder, tokenizer, model.config, dataset.seen, place, ratio)
             planned = aimed(model, recipe.prune, vocabulary)
         length = min(recipe.train.max_length, positions)
         if asked.task == "causal-lm":

@@ -1,5 +1,7 @@
 """The cut of the vocabulary: models and rows change to the new ids together, and nobody's answer changes."""
 
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from transformers import PreTrainedModel
@@ -23,18 +25,29 @@ def trim(state: State, *, model: bool = True) -> None:
     if state.teacher is not None:
         state.teacher = _knowing(vocabulary, state.teacher).requires_grad_(False)
     state.originals = [_knowing(vocabulary, original).requires_grad_(False) for original in state.originals]
+    before = state.rows.pop("test", None)
     state.rows = {name: vocabulary.rows(rows) for name, rows in state.rows.items()}
     if state.unlabelled is not None:
         state.unlabelled = vocabulary.rows(state.unlabelled)
     if state.cast is not None:
         state.cast = state.cast.trimmed(vocabulary)
         reading, task = state.cast.base.reading, state.task
+        if before is not None:
+            # Nobody looked at test for the tokens, so its texts may need some that are gone: they are read anew.
+            state.rows["test"] = reading.split(state.cast.dataset, "test", task)
+            if model:
+                state.notes.append(_said_of_test(before.tokens, set(vocabulary.kept)))
         if state.material is not None:
             state.material = replace(
                 state.material,
                 tokenizer=vocabulary.tokenizer,
                 encode=lambda texts, labels: reading.rows(texts, labels, task),
             )
+
+
+def _said_of_test(rows: Sequence[Sequence[int]], kept: AbstractSet[int]) -> str:
+    lost = sum(not all(token in kept for token in row) for row in rows)
+    return f"The vocabulary is not chosen by test: {lost} of its {len(rows)} rows are read by other tokens now."
 
 
 def _knowing(vocabulary: Vocabulary, model: PreTrainedModel) -> PreTrainedModel:

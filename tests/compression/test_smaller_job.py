@@ -65,12 +65,19 @@ def run(place: Path, reviews: Path, **changes: Any) -> tuple[Report, list[StageS
 
 def test_a_job_that_cuts_the_vocabulary_ships_the_tokenizer_that_fits(tmp_path: Path, reviews: Path) -> None:
     write_model(tmp_path / "model")
-    report, _ = run(tmp_path, reviews)
+    # A word that test alone has: no token of its own is kept for it, and its row is judged as it is then read.
+    texts = tmp_path / "texts"
+    shutil.copytree(reviews, texts)
+    lines = [json.loads(line) for line in (texts / "test.jsonl").read_text().splitlines()]
+    lines[3]["text"] += " spare7"
+    (texts / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report, _ = run(tmp_path, texts)
     baseline, cut, last = report.rows
     left = cut.shape.vocabulary
     assert (baseline.shape.vocabulary, left) == (len(TOKENS), len(TOKENS) - 60)
     assert report.pruning is not None
     assert report.pruning["vocabulary"] == {"before": len(TOKENS), "after": left, "asked": None, "taken": 60 / len(TOKENS)}
+    assert f"The vocabulary is not chosen by test: 1 of its {len(lines)} rows are read by other tokens now." in cut.notes
     # Nothing is a thousand times as fast: the deepest cut comes nearest, and that is said.
     assert report.pruning["layers"]["after"] == cut.shape.layers == 1
     assert any("out of reach" in note for note in cut.notes)
@@ -97,7 +104,7 @@ def test_a_job_that_cuts_the_vocabulary_ships_the_tokenizer_that_fits(tmp_path: 
     # A new attempt that has the cut behind it makes the same of it.
     shutil.copytree(tmp_path / "out" / "checkpoints", tmp_path / "kept")
     shutil.rmtree(tmp_path / "kept" / "distilled")
-    again, started = run(tmp_path, reviews, resume="kept")
+    again, started = run(tmp_path, texts, resume="kept")
     assert [event.stage for event in started if event.resumed] == ["baseline", "pruned"]
     assert [row.score for row in again.rows] == [row.score for row in report.rows]
     assert (again.pruning, again.sensitivity) == (report.pruning, report.sensitivity)
