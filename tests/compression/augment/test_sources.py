@@ -11,7 +11,7 @@ from compression.augment.neighbours import Neighbours, Vocabulary, nearest
 from compression.augment.wordnet import FILES, PARTS_OF_SPEECH, WordNet
 from compression.augment.words import Place, exchanged, places
 from compression.errors import MissingResource
-from tests.compression.augment.test_translation import byte_pairs
+from tests.compression.augment.conftest import byte_pairs
 from tests.compression.conftest import WORDS, tiny_config, write_tokenizer
 
 INSTALLED = Path("/usr/share/wordnet")
