@@ -141,12 +141,10 @@ class QuestionScorer:
         pairs = [(found, row["answers"]) for found, row in zip(answers, rows, strict=True)]
         shared = np.array([metrics.overlap(*pair) for pair in pairs])
         answerable = np.array([bool(row["answers"]) for row in rows])
-        kinds = {"f1_answerable": answerable, "f1_unanswerable": ~answerable}
-        return {
-            self.metric: shared,
-            "exact_match": np.array([metrics.exact_match(*pair) for pair in pairs]),
-            **{name: shared[some] for name, some in kinds.items() if some.any()},
-        }
+        both = {self.metric: shared, "exact_match": np.array([metrics.exact_match(*pair) for pair in pairs])}
+        kinds = {"answerable": answerable, "unanswerable": ~answerable}
+        apart = {f"{name}_{kind}": each[some] for kind, some in kinds.items() if some.any() for name, each in both.items()}
+        return {**both, **apart}
 
     def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:
         """Rows with another answer."""

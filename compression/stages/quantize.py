@@ -63,6 +63,10 @@ def quantize(state: State) -> Iterator[Event]:
         f"Quantization-aware training: validation {state.task.metric} {outcome.before} → "
         f"{outcome.best} (best of epochs 0 to {qat.epochs}: {outcome.best_epoch})."
     )
+    if 0 < outcome.best_epoch <= qat.full:
+        state.notes.append(
+            f"That epoch is one of the {qat.full} in full precision: training with integers brought nothing better."
+        )
     state.notes += outcome.remarks
 
 

@@ -18,11 +18,13 @@ from tests.compression.conftest import encoded, sentences
 SCHEMES = ("static-int8", "weight-only-int8", "weight-only-int4")
 
 
-def layer(scheme: str, width: int = 48) -> tuple[nn.Linear, nn.Module, torch.Tensor]:
+def layer(scheme: str, width: int = 48, **settings: int) -> tuple[nn.Linear, nn.Module, torch.Tensor]:
     torch.manual_seed(0)
     plain, fake = nn.Linear(width, 40), nn.Linear(width, 40)
     fake.load_state_dict(plain.state_dict())
-    asked = Simulation.of(Quantize(scheme=scheme)).model_copy(update={"ranges": {"0": (-1.5, 2.5)}})
+    asked = Simulation.of(Quantize.model_validate({"scheme": scheme, **settings})).model_copy(
+        update={"ranges": {"0": (-1.5, 2.5)}}
+    )
     assert numerics.insert(nn.Sequential(fake), simulation=asked) == ["0"]
     return plain, fake, torch.randn(3, 5, width)
 
@@ -77,20 +79,20 @@ def test_a_static_layer_that_was_not_calibrated_says_so() -> None:
         fake(torch.ones(1, 4))
 
 
-@pytest.mark.parametrize("width", [64, 48, 20])
-def test_four_bits_have_a_scale_a_group_and_the_last_group_is_what_is_left(width: int) -> None:
-    plain, fake, x = layer("weight-only-int4", width)
+@pytest.mark.parametrize(("width", "group"), [(64, 32), (48, 32), (20, 32), (48, 16), (80, 64)])
+def test_four_bits_have_a_scale_a_group_of_the_recipe_and_the_last_is_what_is_left(width: int, group: int) -> None:
+    plain, fake, x = layer("weight-only-int4", width, group_size=group)
     weight = plain.weight.detach().numpy()
     wanted = np.zeros_like(weight)
-    for start in range(0, width, 32):
-        part = weight[:, start : start + 32]
+    for start in range(0, width, group):
+        part = weight[:, start : start + group]
         scale = np.abs(part).max(1, keepdims=True) / 7
-        wanted[:, start : start + 32] = np.round(part / scale) * scale
-    whole, scales = numerics.grouped_integers(plain.weight, 32)
-    assert whole.shape == (40, 32 * -(-width // 32))
-    assert scales.shape == (40, -(-width // 32))
+        wanted[:, start : start + group] = np.round(part / scale) * scale
+    whole, scales = numerics.grouped_integers(plain.weight, group)
+    assert whole.shape == (40, group * -(-width // group))
+    assert scales.shape == (40, -(-width // group))
     assert int(whole.abs().max()) == 7
-    assert numerics.stored(plain.weight, 32).numpy() == pytest.approx(wanted, abs=1e-6)
+    assert numerics.stored(plain.weight, group).numpy() == pytest.approx(wanted, abs=1e-6)
     assert fake(x).detach().numpy() == pytest.approx(x.numpy() @ wanted.T + plain.bias.detach().numpy(), abs=1e-5)
 
 

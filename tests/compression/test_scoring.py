@@ -81,6 +81,8 @@ def test_answers_to_all_questions_are_averaged() -> None:
     assert figures.values["exact_match"] == 0.25
     assert figures.values["f1_answerable"] == pytest.approx(1 / 3)
     assert figures.values["f1_unanswerable"] == 0.5
+    assert figures.values["exact_match_answerable"] == 0
+    assert figures.values["exact_match_unanswerable"] == 0.5
     assert (figures.chance, figures.error_from) == (0.5, "analytic")
     assert figures.standard_errors == pytest.approx(
         {
@@ -88,6 +90,8 @@ def test_answers_to_all_questions_are_averaged() -> None:
             "exact_match": np.std([0, 1, 0, 0], ddof=1) / 2,
             "f1_answerable": np.std([2 / 3, 0], ddof=1) / 2**0.5,
             "f1_unanswerable": np.std([1, 0], ddof=1) / 2**0.5,
+            "exact_match_answerable": 0.0,
+            "exact_match_unanswerable": np.std([1, 0], ddof=1) / 2**0.5,
         }
     )
     single = QuestionScorer().figures(["blue", ""], rows[:2])

@@ -127,6 +127,17 @@ def test_qat_trains_none_then_more_and_at_last_all_depths_quantized(
     assert max(scores) > 0.8
 
 
+def test_a_training_whose_best_epoch_had_no_integers_says_so(model: BertForSequenceClassification) -> None:
+    def told(full: int, quantized: int) -> list[str]:
+        qat = Qat(full=full, ramp=0, quantized=quantized, rate=3e-3)
+        state = prepared(model, Recipe(prepare=Prepare(epochs=0), quantize=Quantize(qat=qat), train=TRAIN))
+        run(quantize(state))
+        return [note for note in state.notes if "one of the" in note]
+
+    assert told(0, 1) == []
+    assert told(1, 0) == ["That epoch is one of the 1 in full precision: training with integers brought nothing better."]
+
+
 @pytest.mark.parametrize("deep", [0, 1])
 def test_the_depth_that_bears_rounding_least_is_quantized_last(model: BertForSequenceClassification, deep: int) -> None:
     make_loud(model, deep, 3000)

@@ -1,0 +1,30 @@
+"""Batches of an encoder's rows: each row once, rows of like length together, the same order for the same seed."""
+
+import torch
+
+from compression import tasks
+from compression.batches import Encoded, steps
+
+
+def test_rows_of_like_length_share_a_batch_and_each_comes_once() -> None:
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.randint(3, 100, (500,), generator=draw).tolist()
+    task = tasks.of("text-classification")
+    rows = Encoded([[7] * length for length in lengths], torch.arange(500) % 2, 0, task)
+    batches = list(rows.shuffled(16, seed=1))
+    assert len(batches) == steps(500, 16)
+    order = [row for batch in batches for row in batch.rows.tolist()]
+    assert sorted(order) == list(range(500))
+    assert all(batch.mask.sum(dim=1).tolist() == [lengths[row] for row in batch.rows.tolist()] for batch in batches)
+    padded, real = (
+        sum(int(part) for part in parts) for parts in ((b.mask.numel() for b in batches), (b.mask.sum() for b in batches))
+    )
+    drawn = torch.randperm(500, generator=draw).tolist()
+    plain = sum(16 * max(lengths[row] for row in drawn[start : start + 16]) for start in range(0, 496, 16))
+    assert padded - real < 0.2 * (plain - real), "what is padded is a fraction of what it is in a random order"
+    again, other = ([batch.rows.tolist() for batch in rows.shuffled(16, seed)] for seed in (1, 2))
+    assert again == [batch.rows.tolist() for batch in batches]
+    assert other != again
+    # Nor do short ones come first.
+    means = [float(batch.mask.sum(dim=1).float().mean()) for batch in batches]
+    assert means != sorted(means)
