@@ -1,0 +1,101 @@
+"""Each family at widths, vocabularies and positions that are published for it (two layers of them): cut, saved, reopened."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from compression import families, tasks
+from compression.batches import Encoded
+from compression.catalog import FAMILIES, planned_shape
+from compression.families import Kept
+from compression.recipe import Prune
+from compression.stages.scores import Scores, taken_scores
+
+BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+PUBLISHED: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
+    "bert": ({**BASE, "vocab_size": 30522, "max_position_embeddings": 512}, (512, 8, 2176)),
+    "distilbert": (
+        {"dim": 768, "n_heads": 12, "hidden_dim": 3072, "n_layers": 2, "vocab_size": 30522, "max_position_embeddings": 512},
+        (512, 8, 2176),
+    ),
+    "roberta": (
+        {**BASE, "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1},
+        (512, 8, 2176),
+    ),
+    "xlm-roberta": (
+        {
+            "hidden_size": 384,
+            "num_attention_heads": 12,
+            "intermediate_size": 1536,
+            "vocab_size": 250002,
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+            "pad_token_id": 1,
+        },
+        (256, 8, 1088),
+    ),
+    "electra": (
+        {
+            "embedding_size": 128,
+            "hidden_size": 256,
+            "num_attention_heads": 4,
+            "intermediate_size": 1024,
+            "vocab_size": 30522,
+            "max_position_embeddings": 512,
+        },
+        (192, 3, 704),
+    ),
+    "mpnet": ({**BASE, "vocab_size": 30527, "max_position_embeddings": 514, "pad_token_id": 1}, (512, 8, 2176)),
+}
+"""Settings of google-bert/bert-base-uncased, distilbert/distilbert-base-uncased, FacebookAI/roberta-base,
+microsoft/Multilingual-MiniLM-L12-H384, google/electra-small-discriminator and microsoft/mpnet-base; hidden, heads and
+feed-forward units of what 30 % leaves."""
+
+
+def opened(kind: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    layers = {} if kind == "distilbert" else {"num_hidden_layers": 2}
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+        CONFIG_MAPPING[kind](**PUBLISHED[kind][0], **layers)
+    )
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_a_family_at_its_published_widths_is_cut_saved_and_reopened(kind: str, tmp_path: Path) -> None:
+    model = opened(kind)
+    family, before = families.of(model), families.of(model).shape_of(model.config)
+    ids = torch.randint(5, before.vocabulary, (8, 24), generator=torch.Generator().manual_seed(0))
+    # As many tokens as the model takes, the last of its vocabulary among them.
+    longest = torch.randint(5, before.vocabulary, (1, family.max_positions(model.config)))
+    longest[0, 7] = before.vocabulary - 1
+    rows = Encoded(ids.tolist(), torch.arange(8) % 2, int(model.config.pad_token_id), tasks.of("text-classification"))
+    settings = Prune(ratio=0.3, calibration_rows=8)
+    scores = taken_scores(model, settings, rows, seed=0)
+    assert isinstance(scores, Scores)
+    shape = planned_shape(FAMILIES[kind], before, settings)
+    assert (shape.hidden, shape.heads, shape.ffn) == PUBLISHED[kind][1]
+    small = family.narrowed(model, scores.choose(family, shape))
+    small.save_pretrained(tmp_path / kind)
+    again, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / kind, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert all(one.equal(other) for one, other in zip(again.parameters(), small.parameters(), strict=True))
+    with torch.inference_mode():
+        for given in (ids, longest):  # how weights lie in memory may move the last bit of so wide a product
+            assert torch.allclose(again.eval()(given).logits, small(given).logits, atol=1e-6)
+
+    # What can be exact is: without some units, as with their outputs silenced.
+    whole, encoder = family.everything(model), families.encoder_of(model)
+    units = scores.choose(family, before.model_copy(update={"ffn": shape.ffn})).ffn
+    fewer = family.narrowed(model, Kept(whole.hidden, whole.pooled, whole.heads, units))
+    with torch.inference_mode():
+        for layer, those in zip(encoder.layers(model), units, strict=True):
+            gone = torch.ones(before.ffn, dtype=torch.bool)
+            gone[those] = False
+            layer.down.weight[:, gone] = 0
+        assert torch.allclose(fewer(ids).logits, model(ids).logits, atol=1e-5)
