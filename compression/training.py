@@ -28,7 +28,8 @@ __all__ = ["Outcome", "Plan", "Tick", "train"]
 LARGEST_GRADIENT = 1.0
 """Gradients of a larger norm are scaled down to it: BERT's own fine-tuning value."""
 LEAST_DECAY, MOST_DECAY = 1e-4, 0.3
-"""Between these the adapted L2 stays: below it has no effect, above it the weights collapse within an epoch."""
+"""Between these the adapted L2 stays. A step takes rate × L2 of each weight: even the most is 3e-6 at the account's 1e-5, some thousandth
+in an epoch of 300 steps, but at 1e-3 a tenth."""
 
 BeforeEpoch = Callable[[int], None]
 BeforeStep = Callable[[int, int], None]
