@@ -1,6 +1,8 @@
 """lm-eval's tasks as a part of jobs: each stage's row has what the task says of it, and the download says the same."""
 
+import shutil
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -81,6 +83,56 @@ def test_each_stage_is_asked_and_the_download_says_what_its_row_says(
     to_download, to_baseline = (np.abs(np.subtract(quantized, other)).mean() for other in (downloaded, baseline))
     assert to_baseline > 1e-3  # its integers were simulated
     assert to_download < 0.1  # values on the edge of two integers fall either way; choices are tens of nats
+
+
+def test_a_job_has_a_task_written_out_with_the_integers_simulated(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    plain = HFLM.generate_until
+
+    def heard(self: Any, requests: list[Any], **settings: Any) -> Any:
+        written.extend(answers := plain(self, requests, **settings))
+        return answers
+
+    monkeypatch.setattr(HFLM, "generate_until", heard)
+    write(tmp_path, max_position_embeddings=512)
+    asked = {"tasks": ["gsm8k"], "limit": 2, "few_shot": 0}
+    events = list(compress(spec_of(SHORT, evaluate={"length": 16, "lm_eval": asked}, lm_eval_data=str(data)), tmp_path))
+    assert isinstance(events[-1], Finished)
+    for row in events[-1].report.rows:
+        assert {(one.task, one.metric, one.filter, one.rows) for one in row.lm_eval} == {
+            ("gsm8k", "exact_match", "strict-match", 2),
+            ("gsm8k", "exact_match", "flexible-extract", 2),
+        }
+    assert len(written) == 4
+    assert all(written)
+
+
+def test_a_job_that_is_paused_while_a_task_is_asked_goes_on_to_the_same_figures(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compression.progress.SECONDS_BETWEEN", 0.0)
+    write(tmp_path, max_position_embeddings=128)
+    asked = {"tasks": ["arc_easy"], "limit": 4, "few_shot": 0, "batch": 1}
+    settings = {"evaluate": {"length": 16, "lm_eval": asked}, "lm_eval_data": str(data)}
+    whole = list(compress(spec_of(SHORT, output="whole", **settings), tmp_path))[-1]
+    wanted = Event()
+
+    def until_paused() -> None:
+        for event in compress(spec_of(SHORT, **settings), tmp_path, wanted.is_set):
+            if isinstance(event, Progress) and (event.stage, event.phase) == ("quantized", "lm-eval"):
+                wanted.set()
+
+    with pytest.raises(Pause):
+        until_paused()
+    assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["baseline"]
+    shutil.copytree(tmp_path / "out" / "checkpoints", tmp_path / "kept")
+    again = list(compress(spec_of(SHORT, output="again", resume="kept", **settings), tmp_path))[-1]
+    assert isinstance(whole, Finished)
+    assert isinstance(again, Finished)
+    assert [row.lm_eval for row in again.report.rows] == [row.lm_eval for row in whole.report.rows]
+    assert all(row.lm_eval for row in again.report.rows)
 
 
 def test_a_model_is_left_as_it_was_and_asking_stops_where_it_is_told_to(tmp_path: Path, data: Path) -> None:
