@@ -213,9 +213,8 @@ class Job:
         asking = harness_job.ask(state.model, tokenizer, asked, place, cache, seed=seed, parts=parts, heed=state.heed)
         figures = yield from self.journey.follow(stage, harness_job.PHASE, asking)
         limit = f", at most {asked.limit} documents a task" if asked.limit else ""
-        state.notes.append(
-            f"Beside the score: {len(figures)} figures of lm-eval {harness.installed()}{limit}; asked of the model, not of its files."
-        )
+        told = f"{len(figures)} figures of lm-eval {harness.installed()}{limit}"
+        state.notes.append(f"Beside the score: {told}, asked of the model and not of its files.")
         return figures
 
     def _kept(self, stage: Stage, asked: Asked) -> Checkpoint | None:

@@ -66,6 +66,10 @@ def _is_code(stock: type, key: str) -> bool:
     return callable(found) or isinstance(found, classmethod | staticmethod) or (isinstance(found, property) and not found.fset)
 
 
+PROBES = ("The quick brown fox, aged 12, didn't jump over 3 lazy dogs.", "word1 naïve 東京…\n\tx = y")
+"""Texts that two tokenizers of one file must read alike."""
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Open tokenizer.json with the stock class. Raises ConfigMismatch where it is not one, or not this model's.
 
@@ -73,13 +77,23 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
-        as_filed(tokenizer, folder)
+        own = as_filed(tokenizer, folder)
+        otherwise = [text for text in PROBES if _ids(own, text) != _ids(tokenizer.backend_tokenizer, text)]
     except Exception as problem:  # the tokenizers library raises bare Exception
         raise typed(problem) or ConfigMismatch(
             f"tokenizer.json cannot be opened: {problem}", param="tokenizer.json"
         ) from problem
+    if otherwise:
+        # Some stock classes (Qwen2's) build their own kind of model from the file's words, whatever kind the file has.
+        raise ConfigMismatch(
+            f"stock transformers ({type(tokenizer).__name__}) reads {otherwise[0]!r} otherwise than tokenizer.json says",
+            param="tokenizer.json",
+            remedy="Send the model with a tokenizer of the kind that stock transformers has for its family.",
+        )
     config, highest = read_config(folder), max(tokenizer.get_vocab().values())
-    if tokenizer.pad_token_id is None and family_of(config).decodes:
+    # Nor will a padding do that a stock class brings from elsewhere (Qwen2's): the file that is shipped does not know it.
+    known = tokenizer.pad_token_id is not None and own.id_to_token(tokenizer.pad_token_id) is not None
+    if not known and family_of(config).decodes:
         with_padding(tokenizer, config)
     if tokenizer.pad_token_id is None:
         raise ConfigMismatch("the tokenizer has no padding token", param="tokenizer.json")
@@ -92,13 +106,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def as_filed(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Let a tokenizer cut texts as its tokenizer.json does, which artifacts are shipped with and scored by.
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return found
+
+
+def as_filed(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Tokenizer:
+    """Let a tokenizer cut texts as its tokenizer.json does, which artifacts are shipped with and scored by; return the file's.
 
     Some stock classes (GPT-2's, Qwen2's) put their family's rules in the place of the file's.
     """
     own, backend = Tokenizer.from_file(str(folder / "tokenizer.json")), tokenizer.backend_tokenizer
     backend.normalizer, backend.pre_tokenizer = own.normalizer, own.pre_tokenizer
+    return own
 
 
 def with_padding(tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any]) -> None:

@@ -28,8 +28,8 @@ __all__ = ["Outcome", "Plan", "Tick", "train"]
 LARGEST_GRADIENT = 1.0
 """Gradients of a larger norm are scaled down to it: BERT's own fine-tuning value."""
 LEAST_DECAY, MOST_DECAY = 1e-4, 0.3
-"""Between these the adapted L2 stays. A step takes rate × L2 of each weight: even the most is 3e-6 at the account's 1e-5, some thousandth
-in an epoch of 300 steps, but at 1e-3 a tenth."""
+"""Between these the adapted L2 stays. A step takes rate × L2 of each weight: of 300 steps even the most takes some thousandth
+at the account's rate, 1e-5, and a tenth at 1e-3."""
 
 BeforeEpoch = Callable[[int], None]
 BeforeStep = Callable[[int, int], None]

@@ -7,7 +7,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from compression import load
-from tests.compression.decoders import tiny
+from compression.errors import ConfigMismatch
+from tests.compression.decoders import END, UNKNOWN, tiny, write_tokenizer
 from tests.compression.ggufs import CONTROL, MERGES, tokens
 
 DIGITS = [("1", "2"), ("12", "3")]
@@ -39,3 +40,21 @@ def test_texts_are_cut_as_the_file_says(kind: str, name: str | None, tmp_path: P
     assert found(TEXT)["input_ids"] == own.encode(TEXT).ids
     assert found(TEXT.upper(), add_special_tokens=False)["input_ids"] == own.encode(TEXT.upper(), add_special_tokens=False).ids
     assert "123" not in found.tokenize(TEXT)
+
+
+def test_rows_are_padded_with_a_token_that_the_file_has(tmp_path: Path) -> None:
+    own = write(tmp_path, "qwen2")
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    del settings["pad_token"]  # the stock class then has one of its own, which this file has not
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert load.load_tokenizer(tmp_path).pad_token_id == own.token_to_id(CONTROL)
+
+
+def test_a_kind_that_the_stock_class_cannot_be_is_refused(tmp_path: Path) -> None:
+    # transformers makes byte pairs of whatever a Qwen2 comes with, and so do those who open the download.
+    tiny("qwen2", vocab_size=200).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path, [END, UNKNOWN, *"abcdefghijklmnopqrstuvwxyz", "quick", "brown", "fox", "lazy"])
+    with pytest.raises(ConfigMismatch, match=r"Qwen2Tokenizer.* otherwise than tokenizer\.json") as caught:
+        load.load_tokenizer(tmp_path)
+    assert caught.value.param == "tokenizer.json"
+    assert "kind that stock transformers has" in caught.value.remedy_text
