@@ -76,7 +76,7 @@ class MissingFile(CompressionError):
 
 
 class UnsafeCheckpoint(CompressionError):
-    """The checkpoint is a pickle, or names code to run."""
+    """The checkpoint is a pickle, or has code or compiled kernels with it that opening it could run."""
 
     code = "unsafe_checkpoint"
     remedy = "Save the model with save_pretrained(..., safe_serialization=True) and upload the *.safetensors files."

@@ -29,15 +29,6 @@ SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 """What transformers calls special tokens, and what GGUF files do."""
 
 
-def stock_folder(folder: Path, place: Path) -> Path:
-    """Return the folder that stock code opens a model from: `folder`, or `place`, where its GGUF file is unpacked once."""
-    if not gguf_model.is_one(folder):
-        return folder
-    if not place.exists():
-        unpack(folder, place)
-    return place
-
-
 def unpack(folder: Path, place: Path) -> None:
     """Write the folder's only GGUF file as the folder `place`, which appears whole. Memory: a tensor in float32, and its copy.
 

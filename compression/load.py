@@ -50,9 +50,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ConfigMismatch(f"config.json is not JSON: {problem}", param="config.json") from problem
     if not isinstance(config, dict):
         raise ConfigMismatch("config.json is not a JSON object", param="config.json")
-    if "auto_map" in config:
-        raise UnsafeCheckpoint("config.json names code to run (auto_map)", param="config.json:auto_map")
     family_of(config)
+    if "auto_map" in config:  # of a supported family: whoever opens what was sent comes by `stock.stock_folder`, which drops it
+        raise UnsafeCheckpoint("config.json names code to run (auto_map)", param="config.json:auto_map")
     stock = CONFIG_MAPPING[config["model_type"]]
     if shadowing := sorted(key for key in config if _is_code(stock, key)):
         cause = f"config.json sets {shadowing[0]!r}, which is a method of the stock config"
@@ -75,6 +75,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
     A decoder's may come without a padding token, and is given one (`with_padding`).
     """
+    config = read_config(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
         own = as_filed(tokenizer, folder)
@@ -90,7 +91,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             param="tokenizer.json",
             remedy="Send the model with a tokenizer of the kind that stock transformers has for its family.",
         )
-    config, highest = read_config(folder), max(tokenizer.get_vocab().values())
+    highest = max(tokenizer.get_vocab().values())
     # Nor will a padding do that a stock class brings from elsewhere (Qwen2's): the file that is shipped does not know it.
     known = tokenizer.pad_token_id is not None and own.id_to_token(tokenizer.pad_token_id) is not None
     if not known and family_of(config).decodes:

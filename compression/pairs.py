@@ -7,16 +7,16 @@ who opens its artifacts, whose tokenizer.json has the rule. A model that was tun
 
 import filecmp
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from compression import durable, heads, load
+from compression import heads, load
 from compression.catalog import family_of
 from compression.recipe import Task
+from compression.stock import linked
 
 FIRST, SECOND = "a", "b"
 """Texts that a tokenizer is tried with."""
@@ -41,14 +41,9 @@ def apart(folder: Path, task: Task, target: Path) -> tuple[Path, str | None]:
     between = _token(tokenizer, backend)
     if between is None:
         return folder, None
-    shutil.rmtree(target, ignore_errors=True)  # of an attempt that ended before, maybe on another model
-    target.mkdir(parents=True)
-    for file in folder.iterdir():
-        if file.name != "tokenizer.json":
-            (target / file.name).symlink_to(file.resolve())
     filed = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     filed["post_processor"] = with_pairs(filed.get("post_processor"), backend, between)
-    durable.write_text(target / "tokenizer.json", json.dumps(filed, ensure_ascii=False))
+    linked(folder, target, {"tokenizer.json": json.dumps(filed, ensure_ascii=False)})
     return target, between
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from compression import checkpoint, data, durable, families, gguf, harness_job, load, numerics, pairs, process, tasks
+from compression import checkpoint, data, durable, families, harness_job, load, numerics, pairs, process, stock, tasks
 from compression.augment.material import Material
 from compression.augment.resources import Resources
 from compression.budget import Budget
@@ -69,12 +69,12 @@ class Part:
         """Read model and data, and refuse before any training what cannot be done."""
         recipe, unpacked = spec.recipe, base / spec.output / "scratch" / "unpacked"
         output = base / spec.output
-        folder = gguf.stock_folder(base / spec.model, unpacked / "model")
+        folder = stock.stock_folder(base / spec.model, unpacked / "model")
         dataset = data.load(asked.data, base, seed=recipe.train.seed, task=asked.task)
         names = [one.name for one in spec.asked]
         evaluate = evaluate_of(spec.evaluate, names.index(asked.name), len(names), asked.task, dataset.labels)
         check_task(asked.task, recipe, evaluate)
-        notes: list[str] = []
+        notes = list(stock.notes(spec, base))
 
         def readable(place: Path, name: str, like: Path | None = None) -> Path:
             # Who shares a tokenizer with the model that may teach it must read as that one does.
@@ -123,10 +123,10 @@ class Part:
         check_texts(rows.items())
         cast = gathered(
             Named("models.base", folder, reading, own, positions, model.config),
-            readable(gguf.stock_folder(base / spec.student, unpacked / "student"), STUDENT, like=folder)
+            readable(stock.stock_folder(base / spec.student, unpacked / "student"), STUDENT, like=folder)
             if spec.student is not None
             else None,
-            [gguf.stock_folder(base / one, unpacked / f"teacher-{place}") for place, one in enumerate(spec.teachers)],
+            [stock.stock_folder(base / one, unpacked / f"teacher-{place}") for place, one in enumerate(spec.teachers)],
             dataset,
             task,
             recipe,
@@ -134,7 +134,7 @@ class Part:
         )
         if cast.student is not None and evaluate.length > cast.student.positions:
             raise InvalidSpec(f"the student takes at most {cast.student.positions} tokens", param="evaluate.length")
-        resources = Resources.of(spec, base)
+        resources = replace(Resources.of(spec, base), base=folder)
         if recipe.distill is not None and recipe.distill.augment is not None:
             resources.check(recipe.distill.augment)
         for split, encoded in rows.items():

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bench import engine
 from bench.language import plain, shaped, wikitext
-from compression import gguf
+from compression import stock
 from compression.language import documents, evaluate
 from compression.recipe import Data, Evaluate, Prepare, Recipe, preset
 from compression.report import Latency, NotMeasured, Report, Row, Score
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.shaped:
         lines = reopened(run, folder / "data")
     else:
-        lines = compared(run, gguf.stock_folder(model, folder / "stock"), folder / "data", asked.seed)
+        lines = compared(run, stock.stock_folder(model, folder / "stock"), folder / "data", asked.seed)
     print("\n".join(lines), flush=True)
 
 

@@ -120,21 +120,30 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+NO_CODE = (
+    "Code that config.json names (auto_map) is not run, so a model that needs it cannot be opened: "
+    "send one of a supported family; GET /v1/families lists them."
+)
+
+
 def family_of(config: Mapping[str, Any]) -> Family:
     """Find the family of a config.json. Raises UnsupportedArchitecture."""
+    remedy = NO_CODE if "auto_map" in config else None
+
+    def unsupported(cause: str, key: str) -> UnsupportedArchitecture:
+        return UnsupportedArchitecture(cause, param=f"config.json:{key}", remedy=remedy)
+
     kind = config.get("model_type")
     family = FAMILIES.get(kind) if isinstance(kind, str) else None
-    known = ", ".join(FAMILIES)
     if family is None:
-        raise UnsupportedArchitecture(f"model_type {kind!r} is not one of: {known}", param="config.json:model_type")
+        raise unsupported(f"model_type {kind!r} is not one of: {', '.join(FAMILIES)}", "model_type")
     names = config.get("architectures") or ()
     if not isinstance(names, list | tuple):
-        raise UnsupportedArchitecture("architectures is not a list of names", param="config.json:architectures")
+        raise unsupported("architectures is not a list of names", "architectures")
     for name in names:
         if name not in family.architectures:
-            raise UnsupportedArchitecture(
-                f"architecture {name!r} is not one of: {', '.join(family.architectures)}", param="config.json:architectures"
-            )
+            cause = f"architecture {name!r} is not one of: {', '.join(family.architectures)}"
+            raise unsupported(cause, "architectures")
     return family
 
 

@@ -1,4 +1,7 @@
-"""What a config.json may not say, whatever the family: code to run, kernels to fetch, settings of the software."""
+"""What a config.json may not say, whatever the family: kernels to fetch, settings of the software.
+
+Code that it names (auto_map) is no reason: the stock class of its model_type is opened, and `stock` drops the name.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,8 +30,6 @@ def refused(
     activation: the key of the activation function. fixed: keys for which one value only is taken. fractions: keys of numbers
     from 0 to 1.
     """
-    if "auto_map" in config:
-        yield UnsafeCheckpoint("config.json names code to run (auto_map)", param="config.json:auto_map")
     for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
         if "/" in str(config.get(key)):
             # transformers takes such a name for a repository of compiled kernels, which it fetches and runs.

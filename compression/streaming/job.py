@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from transformers import PreTrainedModel
 
-from compression import catalog, checkpoint, data, durable, families, gguf, heads, load, tasks
+from compression import catalog, checkpoint, data, durable, families, heads, load, stock, tasks
 from compression.batches import Encoded
 from compression.catalog.streaming import may_be_whole, untrained, whole_bytes
 from compression.checkpoint import Checkpoint, Fingerprints
@@ -65,6 +65,8 @@ PHASES = [
     ),
 ]
 FILES = (weights.INDEX, "config.json", "generation_config.json")
+UNPACKED = Path("scratch", "unpacked", "model")
+"""Where in the job's output the model lies that stock code opens, if what was sent is not such a one."""
 Result = TypeVar("Result")
 Made = tuple[list[Shipped], PreTrainedModel, tuple[str, ...]]
 """A stage's artifacts, its row's first; the model that they hold, without weights; and what the row says of it."""
@@ -84,10 +86,12 @@ def is_for(spec: Spec, base: Path) -> bool:
         if head != heads.LANGUAGE:
             return False  # such a file holds a language model
         parameters = gguf_model.parameters(gguf_model.read_model(folder)[1]).total
-    elif (config := load.read_config(folder))["model_type"] in families.DECODERS and load.has_head(config, head):
-        parameters = sum(parameter.numel() for parameter in streamed.skeleton(folder).parameters())
     else:
-        return False
+        folder = stock.stock_folder(folder, base / spec.output / UNPACKED)
+        config = load.read_config(folder)
+        if config["model_type"] not in families.DECODERS or not load.has_head(config, head):
+            return False
+        parameters = sum(parameter.numel() for parameter in streamed.skeleton(folder).parameters())
     # Batches are split once an attempt found memory too small: what was reckoned for the model was too little then.
     if spec.split_batches > 1 or not may_be_whole(parameters, spec.asked[0].task):
         return True
@@ -117,7 +121,7 @@ class StreamingJob:
         task, output = spec.asked[0].task, base / spec.output
         catalog.check_cast(spec.recipe, student=spec.student is not None, teachers=len(spec.teachers))
         sent = uploaded(base / spec.model)
-        folder = gguf.stock_folder(base / spec.model, output / "scratch" / "unpacked" / "model")
+        folder = stock.stock_folder(base / spec.model, output / UNPACKED)
         dataset = data.load(spec.asked[0].data, base, seed=spec.recipe.train.seed, task=task)
         evaluate = catalog.evaluate_of(spec.evaluate, 0, 1, task, dataset.labels)
         catalog.check_task(task, spec.recipe, evaluate)
@@ -200,7 +204,7 @@ class StreamingJob:
             "The model takes more memory than the engine may, or is larger than an ONNX file can be: it went from file to "
             "file, and there is no ONNX artifact. The baseline is the checkpoint as it was sent."
         )
-        return [shipped], self.model, (note,)
+        return [shipped], self.model, (note, *stock.notes(self.spec, self.base))
 
     def quantized(self) -> Generator[Event, None, Made]:
         """Ship the integers of the checkpoint."""

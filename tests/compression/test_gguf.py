@@ -14,7 +14,7 @@ from compression.recipe import Spec
 from compression.report import Uploaded
 from compression.uploaded import uploaded
 from tests.compression.conftest import sentences, write_rows
-from tests.compression.decoders import saved, tiny
+from tests.compression.decoders import tiny
 from tests.compression.ggufs import CONTROL, tokens, write
 from tests.compression.jobs import write_spec
 
@@ -53,17 +53,6 @@ def test_texts_are_read_by_the_file_s_vocabulary(tmp_path: Path) -> None:
     ids = tokenizer(f"is the th{CONTROL}")["input_ids"]
     assert [tokens()[number] for number in ids] == ["i", "s", "Ġthe", "Ġ", "th", CONTROL]
     assert (tokenizer.eos_token, tokenizer.pad_token) == (CONTROL, CONTROL)
-
-
-def test_a_file_is_unpacked_once_and_a_folder_stays_where_it_is(tmp_path: Path) -> None:
-    saved(tiny("llama"), tmp_path / "stock")
-    assert gguf.stock_folder(tmp_path / "stock", tmp_path / "place") == tmp_path / "stock"
-    (tmp_path / "file").mkdir()
-    write(tiny("llama", vocab_size=VOCABULARY), tmp_path / "file" / "tiny.gguf")
-    assert gguf.stock_folder(tmp_path / "file", tmp_path / "place") == tmp_path / "place"
-    written = (tmp_path / "place" / "model.safetensors").stat()
-    assert gguf.stock_folder(tmp_path / "file", tmp_path / "place") == tmp_path / "place"
-    assert (tmp_path / "place" / "model.safetensors").stat().st_ino == written.st_ino
 
 
 def test_a_file_that_lacks_a_tensor_makes_no_folder(tmp_path: Path) -> None:

@@ -123,7 +123,6 @@ def test_what_older_versions_saved_beside_the_weights_is_taken(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("kind", "key", "value", "code"),
     [
-        ("llama", "auto_map", {"AutoModelForCausalLM": "evil.Model"}, "unsafe_checkpoint"),
         ("llama", "attn_implementation", "evil/kernels", "unsafe_checkpoint"),
         ("llama", "quantization_config", {"quant_method": "fp8"}, "unsupported_architecture"),
         ("llama", "architectures", ["BertModel"], "unsupported_architecture"),

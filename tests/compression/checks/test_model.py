@@ -13,7 +13,9 @@ from safetensors.numpy import load_file, save_file
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
 from compression import load
-from compression.report import Shape
+from compression.recipe import ModelCheck
+from compression.report import Rejected, Shape
+from compression.validate import validate
 from tests.compression.checks.conftest import edit_json, join, judged, reasons, split
 from tests.compression.conftest import WORDS, tiny_config, write_tokenizer
 
@@ -166,9 +168,17 @@ def test_code_is_refused(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
-def test_a_config_that_names_code_is_refused(tiny_model: Path, file: str) -> None:
+def test_a_config_that_names_code_is_taken_without_it(tiny_model: Path, file: str) -> None:
     edit_json(tiny_model / file, lambda value: value.update(auto_map={"AutoModel": "evil--repo.Model"}))
-    assert "auto_map" in reasons(tiny_model)["unsafe_checkpoint"]
+    assert judged(tiny_model).architecture == "BertModel"
+
+
+def test_a_model_that_needs_its_code_is_told_that_it_is_not_run(tiny_model: Path) -> None:
+    edit_json(tiny_model / "config.json", lambda value: value.update(model_type="own", auto_map={"AutoModel": "own.Model"}))
+    rejected = validate(ModelCheck(path=str(tiny_model)), Path.cwd())
+    assert isinstance(rejected, Rejected)
+    assert [reason["code"] for reason in rejected.reasons] == ["unsupported_architecture"]
+    assert "is not run" in str(rejected.reasons[0]["remedy"])
 
 
 def test_a_config_that_names_a_kernel_to_fetch_is_refused(tiny_model: Path) -> None:
@@ -320,7 +330,7 @@ def test_a_header_that_lies_is_refused(tiny_model: Path) -> None:
 
 
 def test_all_reasons_are_told_at_once(tiny_model: Path) -> None:
-    edit_json(tiny_model / "config.json", lambda value: value.update(hidden_size=0, auto_map={}))
+    edit_json(tiny_model / "config.json", lambda value: value.update(hidden_size=0))
     (tiny_model / WEIGHTS).write_bytes(b"short")
     (tiny_model / "tokenizer.json").unlink()
     (tiny_model / "evil.py").touch()
