@@ -7,7 +7,7 @@ from typing import Any
 
 from compression.catalog.decoders import Biases, biases_of, check_decoder
 from compression.checks.config import labels_of, refused
-from compression.checks.decoder_names import BARE, CLASSIFIER, FAMILIES, LANGUAGE, Family, Numbers
+from compression.checks.decoder_names import BARE, CLASSIFIER, FAMILIES, LANGUAGE, MOST_AHEAD, Family, Numbers
 from compression.checks.names import Expected, Tensors
 from compression.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture, UnsupportedShape
 from compression.report import Experts, Latent, Parameters, Shape
@@ -117,6 +117,9 @@ def _inconsistent(known: Family, n: Numbers) -> Iterator[CompressionError]:
     if n.get("chosen", 0) > n.get("experts", 0):
         cause = f"a token is sent to {n['chosen']} of {n['experts']} experts"
         yield ConfigMismatch(cause, param="config.json:num_experts_per_tok")
+    if n.get("ahead", 0) > MOST_AHEAD:
+        cause = f"num_nextn_predict_layers is {n['ahead']} and not 0 to {MOST_AHEAD}"
+        yield ConfigMismatch(cause, param="config.json:num_nextn_predict_layers")
 
 
 def _rope(config: Mapping[str, Any]) -> Iterator[CompressionError]:
@@ -169,9 +172,9 @@ def expected(described: Described) -> Expected:
     speaks: Tensors = {OUTPUT: (n["vocabulary"], n["hidden"])}
     answers: Tensors = {} if described.labels is None else {"score.weight": (len(described.labels), n["hidden"])}
     if described.head == LANGUAGE and not described.tied:
-        return Expected(known.prefix, needed, beside, speaks, {})
+        return Expected(known.prefix, needed, beside, speaks, {}, known.behind(n))
     # A tied head is the token table; under another head, or none, it is dropped.
-    return Expected(known.prefix, needed, beside, answers, speaks)
+    return Expected(known.prefix, needed, beside, answers, speaks, known.behind(n))
 
 
 def speaks(described: Described, tensors: Iterable[str]) -> bool:

@@ -13,6 +13,8 @@ from compression.checks.names import MOST_CHANNELS, Tensors, pair
 Numbers = dict[str, int]
 """By what they mean."""
 MOST_LAYERS = 256
+MOST_AHEAD = 8
+"""Layers for the prediction of several tokens; their authors have one."""
 MOST_POSITIONS = 1 << 24
 BARE, LANGUAGE, CLASSIFIER = "Model", "ForCausalLM", "ForSequenceClassification"
 FRACTIONS = ("rms_norm_eps", "attention_dropout", "initializer_range")
@@ -44,6 +46,8 @@ class Family:
     `keys`: the config's whole numbers by what they mean, with the stock default, None where a config must say them, and the
     most that we take. `more`: those that follow from others where they are null. `layer`: the tensors of one layer, without
     its prefix; `outer`: those of the bare model outside of layers. `language`: the suffix of the class that speaks.
+    `leftovers`: what a checkpoint may have in a layer that stock code does not read; `behind`: layers behind the last that it
+    does not, each by a tensor that no other layer has.
     """
 
     stem: str
@@ -61,6 +65,7 @@ class Family:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     divided: bool = False
     leftovers: Callable[[Numbers, int], Tensors] = lambda *_: {}
+    behind: Callable[[Numbers], Mapping[str, Tensors]] = lambda _: {}
 
     def heads(self) -> dict[str, str]:
         """Return the stock classes that we take, with what each is for."""
@@ -97,6 +102,7 @@ def _latent(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, st
     grouped = third or config.get("topk_method") == "group_limited_greedy"
     for meaning, key, stock in (("router_groups", "n_group", 8), ("chosen_groups", "topk_group", 4)):
         yield meaning, key, _given(config, key, stock if third else None) if grouped else 1
+    yield "ahead", "num_nextn_predict_layers", _given(config, "num_nextn_predict_layers", 0) if third else 0
     for key in ("attention_bias", "mlp_bias"):
         yield key, key, int(config.get(key) is True)
 
@@ -185,6 +191,24 @@ def _deepseek_v3(n: Numbers, layer: int) -> Tensors:
     return out
 
 
+def _ahead(n: Numbers) -> Mapping[str, Tensors]:
+    """Return the layers that predict tokens further ahead: each a whole one, with an input and an output of its own.
+
+    Each is known by the matrix that makes its input: a layer too many for the config has none.
+    """
+    h, table = n["hidden"], (n["vocabulary"], n["hidden"])
+    own: Tensors = {
+        **{f"{name}.weight": table for name in ("embed_tokens", "shared_head.head")},
+        **{f"{name}.weight": (h,) for name in ("enorm", "hnorm", "shared_head.norm")},
+        "eh_proj.weight": (h, 2 * h),
+    }
+    out: dict[str, Tensors] = {}
+    for number in range(n["layers"], n["layers"] + n["ahead"]):
+        whole = {**_deepseek_v3(n, number), **own}
+        out[f"layers.{number}.eh_proj.weight"] = {f"layers.{number}.{name}": shape for name, shape in whole.items()}
+    return out
+
+
 def _gpt2(n: Numbers, _layer: int) -> Tensors:
     h, f = n["hidden"], n["ffn"]
     # Stock code keeps these matrices the other way round (Conv1D): inputs first, so the bias has their last width.
@@ -260,6 +284,7 @@ FAMILIES: dict[str, Family] = {
         _deepseek_v3,
         _rotary_outer,
         fixed={"moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc"},
+        behind=_ahead,
     ),
 }
 """By the model_type of config.json."""

@@ -98,6 +98,9 @@ def _held_against(expected: Expected, tensors: list[weights.Tensor]) -> list[Com
     needed = {prefix + name: shape for name, shape in expected.needed.items()} | expected.head
     allowed = {prefix + name: shape for name, shape in expected.beside.items()} | expected.head_beside | needed
     found = {_modern(tensor.name): tensor for tensor in tensors}
+    for mark, group in expected.behind.items():
+        if prefix + mark in found:
+            allowed |= {prefix + name: shape for name, shape in group.items()}
     problems: list[CompressionError] = []
 
     def disagree(names: list[str], cause: str) -> None:

@@ -15,6 +15,7 @@ class Expected:
     """Name → shape of what a checkpoint must hold and may hold beside it: of the bare model, and of its head.
 
     Names of the bare model begin with `prefix` where the checkpoint is of a model with a head; here they are without it.
+    `behind`: what it may hold only where it holds the tensor that each of these is known by.
     """
 
     prefix: str
@@ -22,6 +23,7 @@ class Expected:
     beside: Tensors
     head: Tensors
     head_beside: Tensors
+    behind: Mapping[str, Tensors] = field(default_factory=dict)
 
 
 MOST_CHANNELS = 16_384

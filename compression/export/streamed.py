@@ -24,7 +24,7 @@ from torchao.prototype.safetensors.safetensors_support import flatten_tensor_sta
 from torchao.quantization import FqnToConfig, Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel, TorchAoConfig
 
-from compression import numerics
+from compression import families, numerics
 from compression.errors import ConfigMismatch, UnsupportedArchitecture
 from compression.export.transformers import int4_groups, int8_rows, torchao_scheme
 from compression.recipe.base import StreamedScheme
@@ -73,6 +73,7 @@ def sources(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, tuple[s
     prefix = f"{model.base_model_prefix}."
     known = {part for name, tensor in wanted.items() for part in _parts(name, tensor)}
     stored = {name if name in known or f"{prefix}{name}" not in known else prefix + name: name for name in checkpoint.names()}
+    family = families.DECODERS.get(model.config.model_type)
     ignored = (*(model._keys_to_ignore_on_load_unexpected or ()), *LEFTOVERS)
     found: dict[str, tuple[str, ...]] = {}
     first: dict[int, str] = {}
@@ -89,6 +90,8 @@ def sources(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, tuple[s
         found[name] = tuple(stored[part] for part in parts)
         used |= {name, *parts}
     for name in sorted(stored.keys() - used):
+        if family is not None and family.is_unread(model.config, name):
+            continue
         if not any(re.search(pattern, name) for pattern in ignored):
             cause = f"config.json does not account for {name!r:.200}"
             raise ConfigMismatch(cause, param=f"{checkpoint.file(stored[name])}:{name[:200]}")

@@ -97,6 +97,10 @@ class PreNormDecoder:
         """Return what follows the decoder: the stock classes have one layer there, or none."""
         return Head(dense=None, out=next((getattr(model, name) for name in OUTS if hasattr(model, name)), None))
 
+    def is_unread(self, config: PretrainedConfig, name: str) -> bool:  # noqa: ARG002 (some families' own)
+        """Say whether a tensor of a checkpoint is one that its authors publish and stock code leaves aside."""
+        return False
+
     def biases(self, config: PretrainedConfig) -> Biases:
         """Say where linear layers have biases because the config asks for them."""
         attention, mlp = (bool(getattr(config, key, False)) for key in ("attention_bias", "mlp_bias"))

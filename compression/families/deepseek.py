@@ -5,6 +5,7 @@ Routed experts lie fused in 3-D tensors, shared experts are one feed-forward par
 and being read, with an ε that no config says: cutting them is as exact as that ε is small beside the mean square.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,9 @@ from compression.families.decoder import Cut, PreNormDecoder, gated
 from compression.families.parts import Attention, Block, Feed, Kept, Routed, head_rows
 from compression.families.slices import Slices, taken
 from compression.report import Experts, Latent, Shape
+
+AHEAD = re.compile(r"(model\.)?layers\.(?P<layer>\d{1,4})\.")
+"""Tensors of a layer, those for the prediction of several tokens among them."""
 
 
 class DeepseekV3(PreNormDecoder):
@@ -119,6 +123,11 @@ class DeepseekV3(PreNormDecoder):
             kv_rank=layer.self_attn.kv_a_layernorm,
         )
 
+    def is_unread(self, config: PretrainedConfig, name: str) -> bool:
+        """Say whether a tensor is of a layer for the prediction of several tokens: they lie behind the last that is read."""
+        found, last = AHEAD.match(name), config.num_hidden_layers
+        return found is not None and last <= int(found["layer"]) < last + getattr(config, "num_nextn_predict_layers", 0)
+
     def _routing(self, config: PretrainedConfig) -> tuple[int, int]:
         """Return how many groups the router chooses among, and how many of them."""
         return config.n_group, config.topk_group
@@ -215,6 +224,10 @@ class DeepseekV2(DeepseekV3):
 
     It chooses among groups only where the config says so (topk_method). The config wants hidden to be a multiple of the heads.
     """
+
+    def is_unread(self, config: PretrainedConfig, name: str) -> bool:  # noqa: ARG002 (V3's own)
+        """Say of every tensor that stock code reads it: there is no prediction of several tokens."""
+        return False
 
     def _routing(self, config: PretrainedConfig) -> tuple[int, int]:
         return (config.n_group, config.topk_group) if config.topk_method == "group_limited_greedy" else (1, 1)

@@ -1,10 +1,12 @@
 """Tiny decoders with random weights, made in milliseconds, as stock transformers saves them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -73,6 +75,23 @@ def saved(model: PreTrainedModel, folder: Path, *, largest: int = 20_000) -> Pat
     """Save a model in shards of at most `largest` bytes."""
     model.save_pretrained(folder, max_shard_size=largest)
     return folder
+
+
+def with_prediction(folder: Path) -> list[str]:
+    """Give a saved DeepSeek-V3 a layer that predicts one token more, as its authors publish it; return its tensors' names."""
+    path = folder / "model.safetensors"
+    whole, said = load_file(path), json.loads((folder / "config.json").read_text())
+    last, h = said["num_hidden_layers"], said["hidden_size"]
+    own = f"model.layers.{last}."
+    layer = {name.replace(f".{last - 1}.", f".{last}.", 1): value for name, value in whole.items() if f".{last - 1}." in name}
+    layer = {name: value for name, value in layer.items() if name.startswith(own)}
+    table = whole["model.embed_tokens.weight"]
+    layer |= {own + name: table for name in ("embed_tokens.weight", "shared_head.head.weight")}
+    layer |= {f"{own}{name}.weight": torch.ones(h).to(table) for name in ("enorm", "hnorm", "shared_head.norm")}
+    layer[f"{own}eh_proj.weight"] = torch.ones(h, 2 * h).to(table)
+    save_file({**whole, **{name: value.clone() for name, value in layer.items()}}, path, {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({**said, "num_nextn_predict_layers": 1}))
+    return sorted(layer)
 
 
 def write_tokenizer(folder: Path, words: list[str], **names: str) -> Path:

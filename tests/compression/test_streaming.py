@@ -13,13 +13,14 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from compression.catalog import preflight
 from compression.checks.model import check
+from compression.checks.weights import read_header
 from compression.job import Job
 from compression.pipeline import compress
 from compression.recipe import Spec
 from compression.report import Finished, ModelFacts, NotMeasured, Report, Score, StageFinished, StageStarted, parse_event
 from compression.streaming import job, shipping
 from tests.compression.conftest import sentences, write_rows, write_tokenizer
-from tests.compression.decoders import saved, tiny
+from tests.compression.decoders import saved, tiny, with_prediction
 from tests.compression.ggufs import tokens, write
 from tests.compression.jobs import write_spec
 from tests.compression.test_catalog import DATA
@@ -107,6 +108,23 @@ def test_a_gguf_file_s_integers_are_scored_where_they_fit(tmp_path: Path, monkey
     assert (quantized.score.metric, quantized.score.rows) == ("perplexity", 12)
     assert 1 < quantized.score.value < 10 * len(tokens())
     assert isinstance(quantized.peak_memory_bytes, int)
+
+
+@pytest.mark.parametrize("memory", [SMALL, None])
+def test_layers_that_predict_several_tokens_are_in_no_result(memory: int | None, tmp_path: Path) -> None:
+    labels = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}, "pad_token_id": 0}
+    model = tiny("deepseek_v3", "ForSequenceClassification", **labels)
+    saved(model, tmp_path / "model", largest=10**9)
+    write_tokenizer(tmp_path / "model")
+    assert all("layers.2." in name for name in with_prediction(tmp_path / "model"))
+    report = done(spec_of(tmp_path, tmp_path / "model", memory_bytes=memory), tmp_path)
+    assert {row.parameters.total for row in report.rows} == {sum(weight.numel() for weight in model.parameters())}
+    # From file to file, the baseline is the checkpoint as it was sent.
+    checked = [one.name for one in report.artifacts if memory is None or one.stage != "baseline"]
+    files = [file for name in checked for file in (tmp_path / "out" / "artifacts" / name).glob("*.safetensors")]
+    assert files
+    for file in files:
+        assert not [tensor.name for tensor in read_header(file) if "layers.2." in tensor.name]
 
 
 def test_it_goes_on_from_the_stage_that_was_finished(tmp_path: Path) -> None:

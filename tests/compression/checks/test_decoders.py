@@ -14,7 +14,7 @@ from compression import catalog, families
 from compression.checks import decoder
 from compression.checks.decoder_names import FAMILIES
 from tests.compression.checks.conftest import edit_json, judged, reasons
-from tests.compression.decoders import tiny
+from tests.compression.decoders import tiny, with_prediction
 from tests.compression.models import write_tokenizer
 
 INDEX = "model.safetensors.index.json"
@@ -120,6 +120,30 @@ def test_what_older_versions_saved_beside_the_weights_is_taken(tmp_path: Path) -
     assert facts.parameters.total == sum(value.size for value in whole.values())
 
 
+def test_layers_that_predict_several_tokens_are_left_out_and_nothing_else_is(tmp_path: Path) -> None:
+    model = upload(tmp_path, "deepseek_v3")
+    names = with_prediction(tmp_path)
+    assert {"model.layers.2.eh_proj.weight", "model.layers.2.mlp.experts.3.up_proj.weight"} < {*names}
+    facts = judged(tmp_path)
+    assert facts.parameters.total == sum(parameter.numel() for parameter in model.parameters())
+    assert facts.shape == families.of(model).shape_of(model.config)
+    path = tmp_path / "model.safetensors"
+    whole = load_file(path)
+    norm = whole["model.layers.2.enorm.weight"]
+    for more in ("model.layers.3.enorm.weight", "model.layers.2.onorm.weight", "model.layers.1.enorm.weight"):
+        save_file({**whole, more: norm.copy()}, path)
+        assert more in reasons(tmp_path)["config_mismatch"]
+    save_file({**whole, "model.layers.2.enorm.weight": norm[:-1].copy()}, path)
+    assert "model.layers.2.enorm.weight" in reasons(tmp_path)["config_mismatch"]
+    # A layer too many is none of them.
+    save_file({name: value for name, value in whole.items() if "eh_proj" not in name}, path)
+    assert "model.layers.2" in reasons(tmp_path)["config_mismatch"]
+    save_file(whole, path)
+    judged(tmp_path)
+    edit_json(tmp_path / "config.json", lambda config: config.update(num_nextn_predict_layers=0))
+    assert "model.layers.2" in reasons(tmp_path)["config_mismatch"]
+
+
 @pytest.mark.parametrize(
     ("kind", "key", "value", "code"),
     [
@@ -150,6 +174,8 @@ def test_what_older_versions_saved_beside_the_weights_is_taken(tmp_path: Path) -
         ("deepseek_v3", "n_routed_experts", 10**6, "config_mismatch"),
         ("deepseek_v3", "num_experts_per_tok", 9, "config_mismatch"),
         ("deepseek_v3", "scoring_func", "softmax", "config_mismatch"),
+        ("deepseek_v3", "num_nextn_predict_layers", 9, "config_mismatch"),
+        ("deepseek_v3", "num_nextn_predict_layers", "one", "config_mismatch"),
         ("deepseek_v2", "q_lora_rank", -1, "config_mismatch"),
         ("deepseek_v2", "first_k_dense_replace", 2, "config_mismatch"),
     ],
