@@ -20,8 +20,9 @@ from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorPr
 
 from compression.checks import gguf_model
 from compression.checks.gguf import Gguf
+from compression.checks.gguf_names import WHOLE_WORDS
 from compression.checks.weights import Tensor
-from compression.errors import ConfigMismatch, DamagedCheckpoint
+from compression.errors import ConfigMismatch, DamagedCheckpoint, UnsupportedTokenizer
 from compression.failures import typed
 from compression.shards import LARGEST_SHARD, Planned, writing
 
@@ -66,15 +67,37 @@ def unpack(folder: Path, place: Path) -> None:
 def _of_the_file(found: PreTrainedTokenizerFast, metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     """Leave of a tokenizer what the file says: stock classes add the special tokens that their families usually have.
 
-    Where the vocabulary lacks such a one, it would get an id that the model has no row for.
+    Where the vocabulary lacks such a one, it would get an id that the model has no row for. And let it read as llama.cpp does,
+    for which the file was made, where the stock reader does not ask: whether a text begins with a token for that and with a
+    space, and whether a word that is a token is merged.
     """
     tokens = metadata["tokenizer.ggml.tokens"]
+    if gguf_model.begins(metadata) and not found.add_bos_token:
+        found.add_bos_token = True  # which makes the post-processor anew
     said = json.loads(found.backend_tokenizer.to_str())
     said["added_tokens"] = [token for token in said["added_tokens"] if token["id"] < len(tokens)]
+    is_bytes = metadata["tokenizer.ggml.model"] == "gpt2"
+    if is_bytes and metadata.get("tokenizer.ggml.pre") in WHOLE_WORDS:
+        said["model"]["ignore_merges"] = True
+    if not is_bytes and not metadata.get("tokenizer.ggml.add_space_prefix", True):
+        _add_no_space(said)
     ids = {f"{role}_token": metadata.get(f"tokenizer.ggml.{name}_token_id") for role, name in SPECIAL.items()}
     named = {role: tokens[number] for role, number in ids.items() if number is not None}
     backend = Tokenizer.from_str(json.dumps(said))
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=found.chat_template, **named)
+
+
+def _add_no_space(said: dict[str, Any]) -> None:
+    """Let a tokenizer.json of SentencePiece's kind put no space before a text, and take none away from what it writes.
+
+    Raises UnsupportedTokenizer where it is not of the form that the stock reader makes.
+    """
+    before, after = said["pre_tokenizer"] or {}, said["decoder"] or {}
+    if before.get("type") != "Metaspace" or after.get("type") != "Sequence":
+        cause = "tokenizer.ggml.add_space_prefix is false, and stock code puts a space before texts of this vocabulary"
+        raise UnsupportedTokenizer(cause, param="tokenizer.ggml.add_space_prefix", remedy=gguf_model.REMEDY)
+    before["prepend_scheme"] = "never"
+    after["decoders"] = [step for step in after["decoders"] if step["type"] != "Strip"]
 
 
 class _Tensors:

@@ -7,7 +7,16 @@ from typing import Any
 
 from compression import catalog
 from compression.checks import gguf, weights
-from compression.checks.gguf_names import ARCHITECTURES, MOST_TOKENS, SPLITS, TOKENIZERS, WHOLE, Architecture, Described
+from compression.checks.gguf_names import (
+    ARCHITECTURES,
+    MOST_TOKENS,
+    SPLITS,
+    TOKENIZERS,
+    WHOLE,
+    WHOLE_WORDS,
+    Architecture,
+    Described,
+)
 from compression.checks.names import MOST_CHANNELS
 from compression.errors import (
     CompressionError,
@@ -209,10 +218,22 @@ def _tokenizer(metadata: Mapping[str, Any], described: Described, file: str) -> 
             continue
         if not isinstance(values, list) or len(values) != len(tokens) or not all(type(value) is item for value in values):
             yield mismatch(key, "does not have one number a token")
+    for key in ("add_bos_token", "add_eos_token", "add_space_prefix"):
+        if type(metadata.get(f"tokenizer.ggml.{key}", True)) is not bool:
+            yield mismatch(key, "is neither true nor false")
+    if begins(metadata) and metadata.get("tokenizer.ggml.bos_token_id") is None:
+        yield mismatch("bos_token_id", "is not there, and texts begin with it")
     for name in ("bos", "eos", "unknown", "padding"):
         number = metadata.get(f"tokenizer.ggml.{name}_token_id")
         if number is not None and (type(number) is not int or not 0 <= number < len(tokens)):
             yield mismatch(f"{name}_token_id", f"is {number!r:.60} and not in the vocabulary")
+
+
+def begins(metadata: Mapping[str, Any]) -> bool:
+    """Say whether a text begins with the token for that: as the file says, else as llama.cpp takes it for such a vocabulary."""
+    kind, split = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
+    usual = kind == "llama" or (kind == "gpt2" and split in WHOLE_WORDS)
+    return bool(metadata.get("tokenizer.ggml.add_bos_token", usual))
 
 
 def _merges(merge: object, tokens: set[str]) -> bool:

@@ -29,6 +29,10 @@ SPLITS = frozenset(
 """Ways to cut text before merging that the stock reader knows, or for which GPT-2's, which it takes for others, gives the same
 tokens: smollm sets digits apart, and its vocabulary has no merge across them."""
 
+WHOLE_WORDS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken"})
+"""Those of them for which llama.cpp takes a word that is a token as it is, whatever the merges make of it, and puts the first
+token before a text unless the file says otherwise. The stock reader does neither."""
+
 
 @dataclass(frozen=True)
 class Described:

@@ -19,13 +19,22 @@ def tokens() -> list[str]:
     return [CONTROL, *sorted(bytes_to_unicode().values()), *(left + right for left, right in MERGES)]
 
 
+def pieces() -> dict[str, float]:
+    """Return a vocabulary of SentencePiece's kind, with scores: its own tokens, all bytes, letters, and what is merged."""
+    own = dict.fromkeys(["<unk>", "<s>", "</s>", *(f"<0x{number:02X}>" for number in range(256))], 0.0)
+    return own | {"th": -1.0, "the": -2.0, "▁the": -3.0, "is": -4.0} | dict.fromkeys("▁theis", -10.0)
+
+
 def permuted(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
     """Order the rows of queries and keys as llama.cpp's rotary embedding wants them: neighbours are a pair."""
     return weight.reshape(heads, 2, len(weight) // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write(model: PreTrainedModel, path: Path, kind: Kind = Kind.Q8_0, **more: Any) -> Path:
-    """Write a model; its matrices become what the file holds, so that it answers as the file should."""
+def write(model: PreTrainedModel, path: Path, kind: Kind = Kind.Q8_0, *, sentencepiece: bool = False, **more: Any) -> Path:
+    """Write a model; its matrices become what the file holds, so that it answers as the file should.
+
+    more: methods of the writer with what they are called with, in the place of what is said otherwise.
+    """
     config = model.config
     arch: str = config.model_type
     writer = GGUFWriter(path, arch)
@@ -47,6 +56,18 @@ def write(model: PreTrainedModel, path: Path, kind: Kind = Kind.Q8_0, **more: An
         writer.add_rope_dimension_count(config.head_dim)
     if arch == "qwen3":
         writer.add_key_length(config.head_dim)
+    (_add_pieces if sentencepiece else _add_tokens)(writer, arch)
+    for key, value in more.items():
+        getattr(writer, key)(*(value if isinstance(value, tuple) else (value,)))
+    _add_tensors(writer, model, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_tokens(writer: GGUFWriter, arch: str) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2" if arch.startswith("qwen") else "smollm")
     writer.add_token_list(tokens())
@@ -54,14 +75,17 @@ def write(model: PreTrainedModel, path: Path, kind: Kind = Kind.Q8_0, **more: An
     writer.add_token_merges([" ".join(pair) for pair in MERGES])
     writer.add_eos_token_id(0)
     writer.add_pad_token_id(0)
-    for key, value in more.items():
-        getattr(writer, key)(value)
-    _add_tensors(writer, model, kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+
+
+def _add_pieces(writer: GGUFWriter, arch: str) -> None:
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([*pieces()])
+    writer.add_token_scores([*pieces().values()])
+    writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * (len(pieces()) - 259)])
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
 
 
 @torch.no_grad()

@@ -1,21 +1,27 @@
 """A GGUF file becomes a stock folder that answers as the file's integers say, and reads texts by the file's vocabulary."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.integrations.gguf.gguf_tokenizer_mapping import phi3_tokenizer
 
 from compression import gguf
-from compression.errors import ConfigMismatch, MissingFile
+from compression.checks.gguf_names import WHOLE_WORDS
+from compression.errors import ConfigMismatch, MissingFile, UnsupportedTokenizer
+from compression.load import load_tokenizer
 from compression.part import Part
 from compression.recipe import Spec
 from compression.report import Uploaded
 from compression.uploaded import uploaded
+from tests.compression.checks.conftest import judged
 from tests.compression.conftest import sentences, write_rows
 from tests.compression.decoders import tiny
-from tests.compression.ggufs import CONTROL, tokens, write
+from tests.compression.ggufs import CONTROL, pieces, tokens, write
 from tests.compression.jobs import write_spec
 
 VOCABULARY = len(tokens())
@@ -53,6 +59,60 @@ def test_texts_are_read_by_the_file_s_vocabulary(tmp_path: Path) -> None:
     ids = tokenizer(f"is the th{CONTROL}")["input_ids"]
     assert [tokens()[number] for number in ids] == ["i", "s", "Ġthe", "Ġ", "th", CONTROL]
     assert (tokenizer.eos_token, tokenizer.pad_token) == (CONTROL, CONTROL)
+
+
+def read_by(folder: Path, texts: list[str], *, vocabulary: int, **more: Any) -> list[list[str]]:
+    """Write a file, unpack it, and read texts with what it became, as a job does and as an artifact does."""
+    folder.mkdir()
+    write(tiny("llama", vocab_size=vocabulary), folder / "tiny.gguf", **more)
+    judged(folder)
+    gguf.unpack(folder, folder / "stock")
+    tokenizer, filed = load_tokenizer(folder / "stock"), Tokenizer.from_file(str(folder / "stock" / "tokenizer.json"))
+    found = [tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"]) for text in texts]
+    assert found == [filed.encode(text).tokens for text in texts]
+    return found
+
+
+@pytest.mark.parametrize("split", ["smollm", "smaug-bpe", *sorted(WHOLE_WORDS)])
+def test_some_vocabularies_begin_a_text_and_leave_words_whole_where_the_file_is_silent(split: str, tmp_path: Path) -> None:
+    more: dict[str, Any] = {
+        "add_tokenizer_pre": split,
+        "add_token_list": [*tokens(), "is"],  # no merge makes it
+        "add_token_types": [3, *[1] * len(tokens())],
+        "add_bos_token_id": 0,
+    }
+    whole = split in WHOLE_WORDS
+    word = ["is"] if whole else ["i", "s"]
+    for said, begins in ((None, whole), (True, True), (False, False)):
+        flag = {} if said is None else {"add_add_bos_token": said}
+        [found] = read_by(tmp_path / str(said), ["is the"], vocabulary=VOCABULARY + 1, **more, **flag)
+        assert found == [*([CONTROL] if begins else []), *word, "Ġthe"]
+
+
+def test_a_vocabulary_of_sentencepiece_s_kind_is_read_as_the_file_says(tmp_path: Path) -> None:
+    def found(name: str, **more: Any) -> list[list[str]]:
+        return read_by(tmp_path / name, ["is the", "é"], vocabulary=len(pieces()), sentencepiece=True, **more)
+
+    letter = ["<0xC3>", "<0xA9>"]
+    begun = [["<s>", "▁", "is", "▁the"], ["<s>", "▁", *letter]]
+    assert found("silent") == found("said", add_add_bos_token=True, add_add_space_prefix=True) == begun
+    assert found("no start", add_add_bos_token=False) == [text[1:] for text in begun]
+    assert found("no space", add_add_space_prefix=False) == [["<s>", "is", "▁the"], ["<s>", *letter]]
+    tokenizer = load_tokenizer(tmp_path / "no space" / "stock")
+    for text in ("is the", " is the"):  # no space is taken away from what it writes either
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_a_space_that_cannot_be_left_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def as_phi3(*_: object, **__: object) -> PreTrainedTokenizerFast:
+        return phi3_tokenizer({"tokens": [*pieces()], "scores": [*pieces().values()]})
+
+    write(tiny("llama", vocab_size=len(pieces())), tmp_path / "tiny.gguf", sentencepiece=True, add_add_space_prefix=False)
+    monkeypatch.setattr("compression.gguf.AutoTokenizer.from_pretrained", as_phi3)
+    with pytest.raises(UnsupportedTokenizer, match="add_space_prefix") as caught:
+        gguf.unpack(tmp_path, tmp_path / "stock")
+    assert "Send the checkpoint" in caught.value.remedy_text
+    assert not (tmp_path / "stock").exists()
 
 
 def test_a_file_that_lacks_a_tensor_makes_no_folder(tmp_path: Path) -> None:

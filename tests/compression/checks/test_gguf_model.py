@@ -12,11 +12,11 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 
 from compression import catalog, families
 from compression.checks import gguf, gguf_model
-from compression.checks.gguf_names import SPLITS
+from compression.checks.gguf_names import SPLITS, WHOLE_WORDS
 from compression.report import Parameters, Shape
 from tests.compression.checks.conftest import judged, reasons
 from tests.compression.decoders import tiny
-from tests.compression.ggufs import tokens, write
+from tests.compression.ggufs import pieces, tokens, write
 from tests.examples import real_examples
 
 VOCABULARY = len(tokens()) + 3
@@ -87,6 +87,9 @@ def test_a_family_that_the_catalog_does_not_offer_is_refused(tmp_path: Path, mon
         ({"add_vocab_size": 100}, "config_mismatch", "tokens for a table"),
         ({"add_layer_norm_rms_eps": -1.0}, "config_mismatch", "epsilon"),
         ({"add_eos_token_id": 10**6}, "config_mismatch", "eos"),
+        ({"add_add_bos_token": True}, "config_mismatch", "bos_token_id is not there"),
+        ({"add_tokenizer_pre": "llama-bpe"}, "config_mismatch", "bos_token_id is not there"),
+        ({"add_string": ("tokenizer.ggml.add_space_prefix", "no")}, "config_mismatch", "neither true nor false"),
         ({"add_token_list": ["a", "a"]}, "config_mismatch", "a token of its own"),
         ({"add_token_merges": ["a zzz"]}, "config_mismatch", "pairs"),
         ({"add_token_types": [1, 2]}, "config_mismatch", "one number a token"),
@@ -128,6 +131,12 @@ def test_weights_that_are_no_numbers_and_code_beside_them_are_refused(tmp_path: 
     found = reasons(tmp_path)
     assert "blk.1.ffn_up.weight" in found["damaged_checkpoint"]
     assert "unsafe_checkpoint" in found
+
+
+def test_a_vocabulary_of_sentencepiece_s_kind_is_taken(tmp_path: Path) -> None:
+    write(made("llama", vocab_size=len(pieces())), tmp_path / "tiny.gguf", sentencepiece=True)
+    assert judged(tmp_path).shape.vocabulary == len(pieces())
+    assert WHOLE_WORDS < SPLITS
 
 
 def test_ways_to_cut_text_are_those_that_stock_code_knows() -> None:
