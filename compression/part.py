@@ -270,7 +270,7 @@ class Part:
         half: in 16 bits, whatever integers are simulated in it.
         """
         simulation = numerics.simulation_of(model)
-        precision = "bfloat16" if half else precision_of(simulation.scheme if simulation else None)
+        precision = "bfloat16" if half else precision_of(simulation.scheme if simulation else None, model, kind)
         is_baseline = stage == "baseline" and kind == self.kind
         device = next(model.parameters()).device
         model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers

@@ -23,7 +23,7 @@ def main(folder: Path, test: Path, threads: int = 1) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     rows = [json.loads(line) for line in test.read_text(encoding="utf-8").splitlines() if line.strip()]
     correct = 0
-    with torch.inference_mode():
+    with torch.no_grad():  # in inference mode torchao's tensors of experts cannot be indexed
         for row in rows:
             logits = model(**tokenizer(row["text"], row.get("text_pair"), truncation=True, return_tensors="pt")).logits
             correct += model.config.id2label[int(logits.argmax())] == str(row["label"])

@@ -36,7 +36,8 @@ takes an engine that says nothing for stalled.
 """
 TIMED_SECONDS = 3.0
 """Of a shape that is only looked at, of both sides together: enough to tell neighbouring shapes apart by their medians."""
-Precision = Literal["float32", "bfloat16", "float16", "float64", "int8", "int4"]
+Precision = Literal["float32", "bfloat16", "float16", "float64", "int8", "int4", "mixed"]
+INTEGERS = ("int8", "int4", "mixed")
 WEIGHTS = ("*.onnx", "*.onnx_data", "*.safetensors")
 TOKENIZER_EXTRAS = ("special_tokens_map.json", "vocab.txt", "chat_template.jinja")
 
@@ -81,7 +82,7 @@ def ship(
 
     Raises ExportMismatch where the reopened artifact does not answer as the model does, and OutOfMemory.
     """
-    int8, half = precision in ("int8", "int4"), precision == "bfloat16"
+    int8, half = precision in INTEGERS, precision == "bfloat16"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     with durable.folder(output / "artifacts" / name) as folder:
         if kind == "onnx":
@@ -150,16 +151,20 @@ def ship(
     )
 
 
-def precision_of(scheme: Scheme | None) -> Precision:
-    """Name what a scheme's weights are; None is no scheme."""
-    return "float32" if scheme is None else "int4" if scheme == "weight-only-int4" else "int8"
+def precision_of(scheme: Scheme | None, model: nn.Module, kind: Kind) -> Precision:
+    """Name what a scheme's weights are in an artifact; None is no scheme."""
+    if scheme is None:
+        return "float32"
+    if kind == "transformers" and any(map(numerics.is_transposed, model.modules())):
+        return "mixed"  # see `transformers`: of GPT-2 only the table and the head are integers
+    return "int4" if scheme == "weight-only-int4" else "int8"
 
 
 def stored_as(model: nn.Module, kind: Kind, precision: Precision) -> str:
     """Say what an artifact's weights are stored in, and how many of them stayed in floating point."""
-    if precision in ("float32", "bfloat16"):
+    if precision not in INTEGERS:
         return precision
-    stored = "int8" if kind == "transformers" and precision == "int4" else precision  # see `transformers`
+    stored = "int8" if kind == "transformers" else precision  # see `transformers`
     left = numerics.left_in_float(model, torchao=kind == "transformers")
     return f"{stored}, {left:,} parameters float32" if left else stored
 

@@ -18,7 +18,7 @@ def opens_with(kind: Kind, precision: str, task: Task) -> str:
         return "onnxruntime.InferenceSession('model.onnx'), which reads model.onnx_data beside it"
     if kind == "onnx":
         return "onnxruntime.InferenceSession('model.onnx') with tokenizers.Tokenizer.from_file('tokenizer.json')"
-    needs = " with torchao installed" if precision in ("int8", "int4") else ""
+    needs = " with torchao installed" if precision in ("int8", "int4", "mixed") else ""
     return f"transformers.{heads.of_task(task).auto}.from_pretrained(folder){needs}"
 
 
@@ -91,7 +91,7 @@ def card(
         f"# {name}",
         "",
         f"{about}, as it was after the stage *{stage}*.",
-        FLOAT.format(dtype=size.dtype) if scheme is None else NUMERICS[kind][scheme],
+        FLOAT.format(dtype=size.dtype) if scheme is None else NUMERICS[kind][scheme] + _left(size),
         read,
         "",
         "## Open it",
@@ -187,6 +187,12 @@ def _made(origin: Origin, stage: Stage) -> list[str]:
         f"Versions and machine: {', '.join(f'{name} {value}' for name, value in origin.versions.items())}.",
         "",
     ]
+
+
+def _left(size: Size) -> str:
+    """Say what is no integers, where an artifact has such matrices."""
+    _, _, left = size.dtype.partition(", ")
+    return f" But {left} are matrices that stayed in floating point." if left else ""
 
 
 def _sure(score: Score, name: str) -> str:

@@ -1,12 +1,14 @@
 """Quantize a checkpoint as it lies on disk, a few rows at a time: for models that memory does not hold.
 
 The result is that of `transformers.write(model, folder, int8=True)`, tensor by tensor: integers need a row of a weight and
-nothing else. In memory are the model's skeleton, without any weights, and one block of rows with what quantizing it takes,
-less than thirty-two times the block: half a gibibyte, where a shard of the usual size has five.
+nothing else, and it leaves models with fused experts to this one. In memory are the model's skeleton, without any weights, and
+one block of rows with what quantizing it takes, less than thirty-two times the block: half a gibibyte, where a shard of the
+usual size has five.
 
-Beyond that export, fused experts are written: int8 with one scale a row of each expert's matrices, which stock code multiplies
-one expert after the other (`experts_implementation` of config.json; its grouped product knows no integers). Matrices that stock
-code keeps in neither a linear layer nor an embedding nor as experts (GPT-2's, routers) stay as they are in the file.
+Fused experts have the integers that linear layers of their own would have, those of 4 bits too in torchao's tensors of 8, of
+which an expert can be taken. Stock code multiplies one expert after the other (`experts_implementation` of config.json; its
+grouped product knows no integers). Matrices that stock code keeps in neither a linear layer nor an embedding nor as experts
+(GPT-2's, routers) stay as they are in the file.
 """
 
 import json
@@ -21,12 +23,12 @@ import torch
 import transformers as stock
 from torch import nn
 from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
-from torchao.quantization import FqnToConfig, Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
+from torchao.quantization import quantize_
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel, TorchAoConfig
 
 from compression import families, numerics
 from compression.errors import ConfigMismatch, UnsupportedArchitecture
-from compression.export.transformers import int4_groups, int8_rows, torchao_scheme
+from compression.export.tensors import fused_experts, int4_groups, int4_groups_by_expert, int8_rows, torchao_scheme
 from compression.recipe.base import StreamedScheme
 from compression.shards import BLOCK, LARGEST_SHARD, Checkpoint, Planned, writing
 
@@ -196,8 +198,8 @@ def quantizing(
 ) -> Generator[tuple[int, int], None, Written]:
     """Write the integer form of the checkpoint in `source` as the folder `place`: config.json and safetensors.
 
-    Every linear weight has one scale an output channel (weight-only-int4: one a group of `group_size` inputs), every table one
-    a row, every fused expert's matrix one a row, also in weight-only-int4; norms and biases are float32. Tied tables are
+    Every linear weight and every fused expert's matrix has one scale an output channel (weight-only-int4: one a group of
+    `group_size` inputs), every table one a row; norms and biases are float32. Tied tables are
     untied: embeddings and head are read in different ways, so torchao's tensors differ. block: bytes read at once; largest:
     bytes of tensors a file; beside: puts more files into the folder, before it appears: it is given the model's skeleton and
     where they go.
@@ -240,7 +242,7 @@ def plan_of(
 ) -> tuple[list[Streamed], list[Streamed]]:
     """Say what becomes of each tensor, in model order, and which matrices stay in floating point."""
     layers = {name: layer for name, layer in numerics.quantizable(model) if not numerics.is_transposed(layer)}
-    configs = _torchao(model, scheme, group_size).fqn_to_config
+    configs = torchao_scheme(model, scheme, group_size).fqn_to_config
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found, kept = [], []
     for name, places in sources(model, checkpoint).items():
@@ -257,22 +259,10 @@ def _form(config: Any, layer: nn.Module | None, scheme: StreamedScheme, group_si
         return None
     if scheme == "dynamic-int8":
         return _by_torchao(config)
-    if scheme == "weight-only-int4" and isinstance(layer, nn.Linear):
-        return lambda rows: int4_groups(rows.float(), group_size)
+    if scheme == "weight-only-int4" and not isinstance(layer, nn.Embedding):
+        grouped = int4_groups if layer is not None else int4_groups_by_expert
+        return lambda rows: grouped(rows.float(), group_size)
     return lambda rows: int8_rows(rows.float())
-
-
-def _torchao(model: nn.Module, scheme: StreamedScheme, group_size: int) -> Any:
-    size = group_size if scheme == "weight-only-int4" else None
-    layers = [name for name, layer in numerics.quantizable(model) if isinstance(layer, nn.Linear)]
-    found = torchao_scheme(model, {} if scheme == "dynamic-int8" else dict.fromkeys(layers, size)).fqn_to_config
-    experts = Int8DynamicActivationInt8WeightConfig() if scheme == "dynamic-int8" else Int8WeightOnlyConfig()
-    return FqnToConfig(found | dict.fromkeys(fused_experts(model), experts))
-
-
-def fused_experts(model: nn.Module) -> list[str]:
-    """Name the fused tensors of a model's experts."""
-    return [name for name, weight in model.named_parameters() if weight.ndim == 3 and EXPERTS.match(name)]
 
 
 def _write_configs(model: PreTrainedModel, source: Path, folder: Path, scheme: StreamedScheme, group_size: int) -> None:
@@ -281,7 +271,7 @@ def _write_configs(model: PreTrainedModel, source: Path, folder: Path, scheme: S
     config.dtype = "float32"
     # Where nothing is named, stock code leaves out the last parameter: see `transformers.write`.
     config.quantization_config = TorchAoConfig(
-        _torchao(model, scheme, group_size), include_input_output_embeddings=True, modules_to_not_convert=[]
+        torchao_scheme(model, scheme, group_size), include_input_output_embeddings=True, modules_to_not_convert=[]
     )
     config.save_pretrained(folder)
     if fused_experts(model):

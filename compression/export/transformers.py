@@ -1,4 +1,4 @@
-"""Write a classifier as a checkpoint that stock transformers opens, with torchao's integers.
+"""Write a model as a checkpoint that stock transformers opens, with torchao's integers.
 
 - dynamic-int8: torchao's nearest scheme is symmetric per token and per output channel too, but it divides by 127.5 where we
   divide by 127: its answers are not the simulated ones to the last rounding. Such an artifact has a score of its own.
@@ -7,38 +7,31 @@
 - weight-only-int8, weight-only-int4: our integers and scales in torchao's tensors, so the answers are the simulated ones.
   torchao packs 4 bits for accelerators only; its form for CPUs holds each in a byte.
 
-Fused experts stay in float32, and so do GPT-2's matrices, which lie the other way round (Conv1D): torchao would round them by
-their inputs. How much that is, an artifact's figures say.
+Fused experts are written as `streamed` writes them, tensor by tensor, because stock code makes no integers of them. GPT-2's
+matrices (Conv1D) stay in float32: their layers add and multiply in one operation, which torchao's int8 lacks. Such a
+checkpoint is called mixed, and its figures say how much that is.
 """
 
 import copy
-import math
 import shutil
 import tempfile
-from collections import OrderedDict
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 import transformers
 from torch import nn
-from torchao.quantization import (
-    FqnToConfig,
-    Int8DynamicActivationInt8WeightConfig,
-    Int8WeightOnlyConfig,
-    IntxUnpackedToInt8Tensor,
-    IntxWeightOnlyConfig,
-    PerGroup,
-)
+from torchao.quantization import IntxUnpackedToInt8Tensor
 from torchao.quantization.quantize_.workflows import Int8Tensor
 from transformers import TorchAoConfig
 
 from compression import numerics
+from compression.export import streamed
+from compression.export.tensors import fused_experts, int4_groups, int8_rows, torchao_scheme
 from compression.numerics import WeightOnlyLinear
+from compression.recipe.base import StreamedScheme
 
 FILE = "model.safetensors"
-INT4: torch.dtype = torch.int4  # type: ignore[attr-defined]  # torch 2.13 has it, its stubs have not
-ONE_SHARD = "64GB"
+ONE_SHARD = 64 * 10**9
 """All weights go to one file, so that its bytes are the artifact's."""
 
 
@@ -52,10 +45,11 @@ def write(model: nn.Module, folder: Path, *, int8: bool, half: bool = False) -> 
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     if int8:
         untie(twin)
-    simulated = {name: layer for name, layer in numerics.simulated_layers(twin) if isinstance(layer, WeightOnlyLinear)}
+    simulation = numerics.simulation_of(twin) or numerics.DYNAMIC
+    scheme: StreamedScheme = "dynamic-int8" if simulation.scheme == "static-int8" else simulation.scheme
+    size = simulation.group_size or 1
     turned = {name: layer for name, layer in numerics.quantizable(twin) if not numerics.is_transposed(layer)}
-    own = {name: _own(layer) for name, layer in turned.items()} if simulated else {}
-    scheme = torchao_scheme(twin, {name: layer.group_size for name, layer in simulated.items()})
+    own = {name: _own(layer) for name, layer in turned.items()} if int8 and scheme != "dynamic-int8" else {}
     numerics.remove(twin)
     transformers.utils.logging.disable_progress_bar()
     if not int8 and not half:
@@ -69,10 +63,19 @@ def write(model: nn.Module, folder: Path, *, int8: bool, half: bool = False) -> 
             rounded = type(twin).from_pretrained(passage, dtype=torch.bfloat16, local_files_only=True)  # type: ignore[attr-defined]
             rounded.save_pretrained(folder, max_shard_size=ONE_SHARD)
             return folder / FILE
+        if fused_experts(twin):
+            # Stock code reads integers of fused experts, and makes none of them.
+            streamed.quantize(passage, passage / "made", scheme=scheme, group_size=size, largest=ONE_SHARD)
+            folder.mkdir(exist_ok=True)
+            for path in (passage / "made").iterdir():
+                path.rename(folder / path.name)
+            return folder / FILE
         quantized = type(twin).from_pretrained(  # type: ignore[attr-defined]
             passage,
             # Where nothing is named, stock code leaves out the last parameter: a decoder's head, which has no bias behind it.
-            quantization_config=TorchAoConfig(scheme, include_input_output_embeddings=True, modules_to_not_convert=[]),
+            quantization_config=TorchAoConfig(
+                torchao_scheme(twin, scheme, size), include_input_output_embeddings=True, modules_to_not_convert=[]
+            ),
             dtype=torch.float32,
             local_files_only=True,
         )
@@ -97,61 +100,9 @@ def untie(model: nn.Module) -> None:
         model.config.tie_word_embeddings = False  # type: ignore[union-attr]
 
 
-def torchao_scheme(model: nn.Module, weight_only: Mapping[str, int | None]) -> FqnToConfig:
-    """Say what torchao makes of each weight of a model. weight_only: layer → group size, None for int8."""
-    # Weights by their full names: names of modules, and `_default`, would catch biases as well.
-    found = OrderedDict()
-    for name, layer in numerics.quantizable(model):
-        if numerics.is_transposed(layer):
-            continue  # torchao would take its inputs for outputs
-        group_size = weight_only.get(name)
-        if group_size is not None:
-            # Of groups of one torchao finds no scales. `_own` replaces what it makes, whose groups are then only those named.
-            block = _block(layer, group_size)
-            found[f"{name}.weight"] = IntxWeightOnlyConfig(INT4, PerGroup(block if block > 1 else int(layer.in_features)))  # type: ignore[arg-type]
-        elif isinstance(layer, nn.Embedding) or name in weight_only:
-            found[f"{name}.weight"] = Int8WeightOnlyConfig()
-        else:
-            found[f"{name}.weight"] = Int8DynamicActivationInt8WeightConfig()
-    return FqnToConfig(found)
-
-
-def _block(layer: nn.Module, group_size: int) -> int:
-    """Return the size of torchao's groups, which must divide a layer's inputs where ours end with what is left."""
-    return math.gcd(int(layer.in_features), group_size)  # type: ignore[arg-type]
-
-
-def int8_rows(weight: torch.Tensor) -> torch.Tensor:
-    """Put our integers, one scale a row, into torchao's tensor. weight: (..., rows, features), float32 -> the same shape."""
-    whole, scale = numerics.integers(weight)
-    zeros = torch.zeros(scale.shape, dtype=torch.int8)
-    block = [*(1 for _ in weight.shape[:-1]), weight.shape[-1]]
-    found: torch.Tensor = Int8Tensor(whole, scale, block, torch.float32, zero_point=zeros)
-    return found
-
-
 def _own(layer: nn.Module) -> torch.Tensor:
     """Put the integers and scales of a table or a weight-only layer into torchao's tensor."""
     weight: torch.Tensor = layer.weight  # type: ignore[assignment]
     if not isinstance(layer, WeightOnlyLinear) or layer.group_size is None:
         return int8_rows(weight)
     return int4_groups(weight, layer.group_size)
-
-
-def int4_groups(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Put our 4-bit integers, one scale a group of inputs, into torchao's tensor. weight: (out, in) -> the same shape."""
-    whole, scales = numerics.grouped_integers(weight, group_size)
-    features = weight.shape[1]
-    block = math.gcd(features, group_size)
-    # A smaller group of torchao's has the scale of ours that it is a part of.
-    scales = scales.repeat_interleave(group_size // block, dim=1)[:, : features // block]
-    found: torch.Tensor = IntxUnpackedToInt8Tensor(
-        whole[:, :features].contiguous(),
-        scales.contiguous(),
-        torch.zeros(scales.shape, dtype=torch.int8),
-        INT4,
-        [1, block],
-        torch.float32,
-        None,
-    )
-    return found

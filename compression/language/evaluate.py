@@ -14,7 +14,7 @@ BATCH = 8
 """Windows asked together; answers do not depend on it, but for the order in which floating point adds."""
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode torchao's tensors of experts, of a model that was shipped, cannot be indexed
 def told(
     model: PreTrainedModel, documents: Documents, *, length: int, stride: int, batch: int = BATCH, size: int | None = None
 ) -> Told:

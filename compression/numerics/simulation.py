@@ -54,11 +54,10 @@ def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def left_in_float(model: nn.Module, *, torchao: bool = False) -> int:
     """Count the elements of matrices that no scheme turns to integers: those of experts' routers.
 
-    torchao: of its form, which has none for fused experts and for layers that keep their weight as (inputs, outputs) either.
+    torchao: of its form, which has none for layers that keep their weight as (inputs, outputs) either.
     """
     turned = {id(layer.weight) for _, layer in quantizable(model) if not (torchao and is_transposed(layer))}
-    if not torchao:
-        turned |= {id(getattr(module, key)) for _, module in fused(model) for key in WEIGHTS}
+    turned |= {id(getattr(module, key)) for _, module in fused(model) for key in WEIGHTS}
     return sum(weight.numel() for weight in model.parameters() if weight.ndim > 1 and id(weight) not in turned)
 
 

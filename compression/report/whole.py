@@ -25,7 +25,10 @@ class Artifact(Config):
     name: Annotated[str, Field(max_length=100, pattern=r"^[a-z0-9][a-z0-9-]*$")]
     kind: Literal["onnx", "transformers"]
     stage: Stage
-    precision: Literal["float32", "bfloat16", "float16", "float64", "int8", "int4"]
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16", "float64", "int8", "int4", "mixed"],
+        Field(description="mixed: tables and the head are integers, the other matrices are not; its card says how many."),
+    ]
     files: tuple[File, ...]
     score: Annotated[Score | NotMeasured, Field(description="Measured on this artifact in its own runtime.")]
     opens_with: Annotated[str, Field(description="The stock tool and call that open it.")]

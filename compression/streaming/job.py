@@ -22,6 +22,7 @@ from compression.encoding import Reading
 from compression.errors import InvalidSpec
 from compression.export import streamed, streamed_check
 from compression.export.artifact import Precision, Shipped, precision_of
+from compression.export.tensors import fused_experts
 from compression.facts import PartFacts, job_report
 from compression.language.tested import check_texts, tested
 from compression.layerwise import Layerwise
@@ -198,7 +199,7 @@ class StreamingJob:
             for path in (*self.folder.glob("*.safetensors"), *(self.folder / file for file in FILES)):
                 if path.is_file():
                     shutil.copyfile(path, place / path.name)
-            shipped = self.shipping.complete(self.model, place, name, "baseline", precision, None)
+            shipped = self.shipping.complete(self.model, place, name, "baseline", precision)
         yield from self.journey.mark("baseline", MEASURE, done=True)
         note = (
             "The model takes more memory than the engine may, or is larger than an ONNX file can be: it went from file to "
@@ -232,7 +233,7 @@ class StreamingJob:
             _lift(place / "cut")
             model = streamed.skeleton(place)
             precision = cast(Precision, str(layers.dtype).removeprefix("torch."))
-            plain = self.shipping.complete(model, place, name, "pruned", precision, None)
+            plain = self.shipping.complete(model, place, name, "pruned", precision)
         shipped, notes = yield from self.integers("pruned", self.shipping.place(name))
         more = f"Units were chosen on {len(rows)} rows of train, in the checkpoint's own type; nothing was trained."
         return [shipped, plain], model, (*notes, more)
@@ -258,7 +259,8 @@ class StreamingJob:
         """Write the integers of the checkpoint in `source`, hold them against it, and ship them."""
         asked = cast(Quantize, self.spec.recipe.quantize)
         scheme, size = cast(StreamedScheme, asked.scheme), asked.group_size
-        name = f"{stage}-transformers-{precision_of(scheme)}"
+        precision = precision_of(scheme, self.model, "transformers")
+        name = f"{stage}-transformers-{precision}"
         with durable.folder(self.shipping.place(name)) as place:
             made, block = place / "made", self.shipping.block()
             steps = streamed.quantizing(source, made, scheme=scheme, group_size=size, block=block)
@@ -268,7 +270,8 @@ class StreamingJob:
             _lift(made)
             yield from self.journey.mark(stage, MEASURE, done=False)
             model = streamed.skeleton(place)
-            shipped = self.shipping.complete(model, place, name, stage, precision_of(scheme), scheme)
+            stored = f"int8, {written.unquantized:,} parameters {written.dtype}" if written.unquantized else "int8"
+            shipped = self.shipping.complete(model, place, name, stage, precision, scheme, stored)
         yield from self.journey.mark(stage, MEASURE, done=True)
         return shipped, tuple(_said_of(written, model))
 
@@ -342,10 +345,10 @@ def _said_of(written: streamed.Written, model: PreTrainedModel) -> Iterator[str]
             f"{written.unquantized / written.parameters:.1%} of the parameters are matrices that stock code keeps in no linear "
             f"layer: they stay in {written.dtype}."
         )
-    if streamed.fused_experts(model):
+    if fused_experts(model):
         yield (
-            "Experts are int8, and are multiplied one after the other: config.json says experts_implementation: eager, which a "
-            "model that is saved again from memory no longer says."
+            "Experts are integers too, and are multiplied one after the other: config.json says experts_implementation: eager, "
+            "which a model that is saved again from memory no longer says."
         )
 
 

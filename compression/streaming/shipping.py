@@ -59,9 +59,19 @@ class Shipping:
         return self.output / "artifacts" / name
 
     def complete(
-        self, model: PreTrainedModel, place: Path, name: str, stage: Stage, precision: Precision, scheme: Scheme | None
+        self,
+        model: PreTrainedModel,
+        place: Path,
+        name: str,
+        stage: Stage,
+        precision: Precision,
+        scheme: Scheme | None = None,
+        stored: str | None = None,
     ) -> Shipped:
-        """Put beside the weights in `place` what an artifact has, and measure it. model: without weights."""
+        """Put beside the weights in `place` what an artifact has, and measure it.
+
+        model: without weights; stored: what the size says that they are stored in, where it is not the precision alone.
+        """
         task, labels, family = self.spec.asked[0].task, self.dataset.labels, families.decoder_of(model)
         positions = family.max_positions(model.config)
         length = min(self.spec.recipe.train.max_length, positions)
@@ -69,8 +79,7 @@ class Shipping:
         artifact.write_tokenizer(self.folder, place, positions if task == "causal-lm" else length, task, model)
         artifact.write_config(model, place, labels, length, "transformers")
         files = sum(path.stat().st_size for path in place.glob("*.safetensors"))
-        stored = "int8" if precision == "int4" else precision  # see `export.transformers`
-        size = Size(bytes=files, dtype=stored, bytes_at_16_bit=2 * family.parameters_of(model).total)
+        size = Size(bytes=files, dtype=stored or precision, bytes_at_16_bit=2 * family.parameters_of(model).total)
         found = self.figures(model, place, files)
         about = card(
             name=name,

@@ -46,7 +46,7 @@ def opened(folder: Path) -> list[str]:
     """Ask a downloaded checkpoint as its user would: rows of unlike length together, padded by stock code."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
     asked = tokenizer(["word1 happy word2 word4 word5", "awful word3"], padding=True, return_tensors="pt")
-    with torch.inference_mode():
+    with torch.no_grad():  # in inference mode torchao's tensors of experts cannot be indexed
         return [model.config.id2label[number] for number in model(**asked).logits.argmax(dim=-1).tolist()]
 
 
@@ -112,7 +112,7 @@ def test_experts_are_cut_and_it_is_said_what_stays_in_float(
     assert report.pruning is not None
     assert report.pruning["expert_ffn"]["taken"] == 0.5
     assert report.pruning["kv_rank"] == {"before": 16, "after": 8, "asked": 0.5, "taken": 0.5}
-    router, experts = 4 * 32, 4 * 3 * 16 * 32  # of one layer
+    router = 4 * 32  # of one layer
     assert quantized.size.dtype == f"int8, {router:,} parameters float32"
     assert quantized.size.bytes < 0.6 * baseline.size.bytes
     assert any(f"{router:,} of " in note for note in quantized.notes)
@@ -120,5 +120,5 @@ def test_experts_are_cut_and_it_is_said_what_stays_in_float(
     folder = tmp_path / "out" / "artifacts" / shipped.name
     assert opened(folder)  # stock transformers reads and runs it
     assert json.loads((folder / "config.json").read_text())["n_routed_experts"] == (4 if shipped.stage == "quantized" else 2)
-    stays = experts + router if shipped.stage == "quantized" else (experts // 4 + router // 2)
+    stays = router if shipped.stage == "quantized" else router // 2
     assert f"(int8, {stays:,} parameters float32)" in (folder / "README.md").read_text()

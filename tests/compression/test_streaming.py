@@ -85,6 +85,17 @@ def test_a_model_beyond_the_limit_goes_from_file_to_file(tmp_path: Path) -> None
 
 
 def test_a_gguf_file_s_integers_are_scored_where_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_most_of_which_is_floating_point_is_not_called_int8(tmp_path: Path) -> None:
+    report = done(spec_of(tmp_path, model_into(tmp_path / "model", "gpt2")), tmp_path)
+    (made,) = (one for one in report.artifacts if one.stage == "quantized")
+    assert (made.name, made.precision) == ("quantized-transformers-mixed", "mixed")
+    stays = 2 * (32 * 96 + 32 * 32 + 2 * 32 * 128)  # two layers
+    assert report.rows[1].size.dtype == f"int8, {stays:,} parameters bfloat16"
+    card = (tmp_path / "out" / "artifacts" / made.name / "README.md").read_text()
+    assert f"But {stays:,} parameters bfloat16 are matrices that stayed in floating point." in card
+    assert made.opens_with.endswith("with torchao installed")
+
+
     model = tiny("llama", vocab_size=len(tokens()))
     (tmp_path / "model").mkdir()
     file = write(model, tmp_path / "model" / "tiny.gguf")

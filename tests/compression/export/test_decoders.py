@@ -1,6 +1,7 @@
 """Classifiers made of decoders as ONNX files and as checkpoints: they answer as the engine does, alone and beside others."""
 
 import copy
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -8,22 +9,39 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from compression import numerics
 from compression.export import onnx as exporter
 from compression.export import transformers as checkpoints
-from compression.export.artifact import stored_as
+from compression.export.artifact import precision_of, stored_as
 from compression.export.experts_apart import take_apart
 from compression.export.integers import to_int8
 from compression.export.rows import as_rows
 from compression.export.trace import graph
-from compression.export.verify import check_interface
+from compression.export.verify import check_interface, verify
+from compression.language import evaluate as engine
+from compression.language.documents import read
+from compression.numerics import Simulation
+from compression.recipe import Evaluate, Scheme
 from compression.runtimes.onnx import OnnxRunner
 from compression.runtimes.runner import Batch, Logits
+from compression.scoring import of
+from compression.scoring.base import Row
+from tests.compression import decoders
 from tests.compression.families.decoders import IDS, tiny_classifier
 
 LENGTHS = (11, 5, 8)
+
+
+def written_tokenizer(folder: Path) -> Path:
+    """Write the tokenizer of a language model in which each token is a word of its own."""
+    words = [decoders.END, decoders.UNKNOWN, *(f"w{number}" for number in range(2, decoders.VOCABULARY))]
+    return decoders.write_tokenizer(folder, words)
+
+
+def rows_of(ids: torch.Tensor) -> list[Row]:
+    return [{"text": " ".join(f"w{word}" for word in row)} for row in ids.tolist()]
 
 
 def padded() -> Batch:
@@ -32,7 +50,7 @@ def padded() -> Batch:
 
 
 def answers(model: PreTrainedModel, batch: Batch) -> Logits:
-    with torch.inference_mode():
+    with torch.no_grad():  # in inference mode torchao's tensors of experts cannot be indexed
         ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
         return model(input_ids=ids, attention_mask=mask, use_cache=False).logits.numpy()
 
@@ -61,7 +79,7 @@ def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, tmp_pa
     assert numerics.left_in_float(model) == (2 * 8 * 32 if kind == "deepseek_v2-grouped" else 0)  # two routers
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "gpt2", "deepseek_v3"])
+@pytest.mark.parametrize("kind", ["qwen2", "gpt2", "deepseek_v2", "deepseek_v3"])
 def test_a_checkpoint_of_integers_opens_with_stock_code_and_says_what_stayed(kind: str, tmp_path: Path) -> None:
     model, batch = tiny_classifier(kind), padded()
     checkpoints.write(model, tmp_path / "int8", int8=True)
@@ -71,7 +89,39 @@ def test_a_checkpoint_of_integers_opens_with_stock_code_and_says_what_stayed(kin
     assert np.abs(answers(opened, batch) - wanted).max() < 0.1 * np.abs(wanted).max()
     whole = {name for name, value in opened.named_parameters() if type(value) is torch.nn.Parameter and value.ndim > 1}
     transposed = {f"{name}.weight" for name, layer in model.named_modules() if numerics.is_transposed(layer)}
-    experts = {name for name, value in model.named_parameters() if ".mlp.experts." in name or ".mlp.gate.weight" in name}
-    assert whole == transposed | experts
+    routers = {name for name, _ in model.named_parameters() if ".mlp.gate.weight" in name}
+    assert whole == transposed | routers
+    precision = precision_of("dynamic-int8", model, "transformers")
+    assert precision == ("mixed" if kind == "gpt2" else "int8")
     left = sum(model.get_parameter(name).numel() for name in whole)
-    assert stored_as(model, "transformers", "int8") == (f"int8, {left:,} parameters float32" if left else "int8")
+    assert stored_as(model, "transformers", precision) == (f"int8, {left:,} parameters float32" if left else "int8")
+
+
+@pytest.mark.parametrize("scheme", ["dynamic-int8", "weight-only-int8", "weight-only-int4"])
+@pytest.mark.parametrize("kind", ["deepseek_v2", "deepseek_v3"])
+def test_experts_of_a_model_in_memory_are_integers_that_answer_as_the_simulated_ones(
+    kind: str, scheme: Scheme, tmp_path: Path
+) -> None:
+    model = decoders.tiny(kind, moe_intermediate_size=48, n_routed_experts=16)
+    folder = written_tokenizer(tmp_path)
+    plain = checkpoints.write(model, folder, int8=False).stat().st_size
+    numerics.insert(model, simulation=Simulation(scheme=scheme, group_size=32 if scheme == "weight-only-int4" else None))
+    before = copy.deepcopy(model)
+    assert checkpoints.write(model, folder, int8=True).stat().st_size < 0.5 * plain
+    assert json.loads((folder / "config.json").read_text())["experts_implementation"] == "eager"
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), before.parameters(), strict=True))
+    sample, scorer = rows_of(IDS), of("causal-lm", Evaluate(window=16), ())
+    found = verify(model, folder, kind="transformers", int8=True, sample=sample, scorer=scorer, pad_id=0)
+    assert found.difference <= found.allowed
+    opened = AutoModelForCausalLM.from_pretrained(folder).eval()
+    experts = opened.model.layers[1].mlp.experts
+    assert type(experts.gate_up_proj).__name__ == type(experts.down_proj).__name__ == "Int8Tensor"
+    texts = read([row["text"] for row in sample], AutoTokenizer.from_pretrained(folder))
+    told, same = (engine.told(one, texts, length=16, stride=8).loss for one in (opened, model))
+    assert told == pytest.approx(same, rel=0.05)
+    with torch.no_grad():  # as above
+        wanted, said = model(IDS).logits, opened(IDS).logits
+    if scheme == "dynamic-int8":  # torchao's rounding is not ours
+        assert torch.cosine_similarity(said.flatten(), wanted.flatten(), dim=0) > 0.97
+    else:
+        assert (said - wanted).abs().max() < 1e-5 * wanted.abs().max()

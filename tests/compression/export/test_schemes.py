@@ -75,7 +75,7 @@ def test_the_onnx_file_answers_as_the_simulation_does(scheme: str, tmp_path: Pat
     stored = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     promised = artifact_bytes(BERT.parameters_of(simulated(scheme)), Quantize(scheme=scheme))
     assert 0.9 * promised < stored < 1.35 * promised
-    assert precision_of(scheme) == scheme[-4:]  # type: ignore[arg-type]
+    assert precision_of(scheme, simulated(scheme), "onnx") == scheme[-4:]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
