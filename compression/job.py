@@ -254,16 +254,16 @@ class Job:
         """Ship the headline's models a second time, as checkpoints of their own library.
 
         A language model's in 16 bits too, the form that others train on and evaluate; and both forms of what it was cut to as
-        well, where an earlier stage is the headline.
+        well, where an earlier stage is the headline. Where no ONNX file can be written, integers were shipped so after their
+        stage, and 16 bits alone are left to ship.
         """
         last = self.rows[-1].stage
         chosen, _ = choose(self.rows, self.spec.targets)
         for asked in self.spec.asked:
             part = yield from self.enter(asked)
-            if part.kind == "transformers":
-                continue  # it was shipped so after its stage
             yield from self.journey.mark(last, "export the checkpoint", done=False)
             is_language = part.task == "causal-lm"
+            forms = [form for form in (False, True) if (is_language if form else part.kind != "transformers")]
             stages = [chosen.stage]
             if is_language and self.rows[-1].parameters.total < self.rows[0].parameters.total:
                 stages.append(last)
@@ -272,7 +272,7 @@ class Job:
                 stage, model = yield from part.model_after(wanted, self.folder_of(wanted))
                 if stage in shipped:  # it is the headline too, or the headline's checkpoint was damaged
                     continue
-                for half in (False, True) if is_language else (False,):
+                for half in forms:
                     made = part.ship(model, stage, "transformers", half=half)
                     self.artifacts.append(made.artifact)
                     yield ArtifactReady(artifact=made.artifact)

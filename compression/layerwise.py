@@ -54,7 +54,7 @@ class Layerwise:
         else:
             shape = self.model.get_parameter(name).shape
             found = torch.cat([self._checkpoint.tensor(place) for place in places]).view(shape)
-        return found.to(self._type(name)) if found.is_floating_point() else found
+        return found.to(self._type(name, self.dtype)) if found.is_floating_point() else found
 
     @contextmanager
     def opened(self, name: str) -> Iterator[nn.Module]:
@@ -130,18 +130,26 @@ class Layerwise:
                 base.rotary_emb = type(base.rotary_emb)(config=self.model.config)
 
     def cut(
-        self, kept: Kept, place: Path, *, largest: int = LARGEST_SHARD, beside: Callable[[Path], None] | None = None
+        self,
+        kept: Kept,
+        place: Path,
+        *,
+        dtype: torch.dtype | None = None,
+        largest: int = LARGEST_SHARD,
+        beside: Callable[[Path], None] | None = None,
     ) -> Generator[tuple[int, int], None, None]:
-        """Write what `family.narrowed` would make as the folder `place`, in the checkpoint's own type, with config.json.
+        """Write what `family.narrowed` would make as the folder `place`, with config.json.
 
-        Yields (elements written, of all) after each tensor. beside: puts more files into the folder before it appears. Raises
-        UnsupportedShape where the config cannot say the shape, ValueError where `kept` is not of one shape.
+        dtype: of what stock code does not keep in float32; None is the checkpoint's own. Yields (elements written, of all)
+        after each tensor. beside: puts more files into the folder before it appears. Raises UnsupportedShape where the config
+        cannot say the shape, ValueError where `kept` is not of one shape.
         """
+        dtype = dtype or self.dtype
         cut = self.family.cut(self.model, kept)
         with torch.device("meta"):
             small = type(self.model)(cut.config)
         wanted = {name: tuple(tensor.shape) for name, tensor in stored(small)}
-        types = {name: self._type(cut.source(name)) for name in wanted}
+        types = {name: self._type(cut.source(name), dtype) for name in wanted}
         plan = [[Planned(part, types[name], size) for part, size in _apart(name, shape)] for name, shape in wanted.items()]
         done, total = 0, sum(map(prod, wanted.values()))
         with writing(place, plan, largest=largest) as shards:
@@ -151,20 +159,20 @@ class Layerwise:
                     raise ValueError(f"{name} would be {tuple(value.shape)}, and the config says {shape}")
                 parts = _apart(name, shape)
                 for (part, _), rows in zip(parts, value.reshape(len(parts), *parts[0][1]), strict=True):
-                    shards.put(part, rows)
+                    shards.put(part, rows.to(types[name]))
                 done += prod(shape)
                 yield done, total
-            small.config.dtype = str(self.dtype).removeprefix("torch.")
+            small.config.dtype = str(dtype).removeprefix("torch.")
             small.config.save_pretrained(shards.folder)
             if small.can_generate():
                 generation_of(small, self.folder).save_pretrained(shards.folder)
             if beside is not None:
                 beside(shards.folder)
 
-    def _type(self, name: str) -> torch.dtype:
-        """Say in what a tensor is held: routers stay in float32, as in stock code."""
+    def _type(self, name: str, dtype: torch.dtype) -> torch.dtype:
+        """Say in what a tensor is held where most are in `dtype`: routers stay in float32, as in stock code."""
         precise = any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", name) for part in self._precise)
-        return torch.float32 if precise else self.dtype
+        return torch.float32 if precise else dtype
 
 
 class _InMemory(list[Tensor]):

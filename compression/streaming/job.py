@@ -6,11 +6,12 @@ the artifact, which is smaller than what it was made of, fits the memory that is
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
+import torch
 from transformers import PreTrainedModel
 
 from compression import catalog, checkpoint, data, durable, families, heads, load, stock, tasks
@@ -68,6 +69,8 @@ PHASES = [
 FILES = (weights.INDEX, "config.json", "generation_config.json")
 UNPACKED = Path("scratch", "unpacked", "model")
 """Where in the job's output the model lies that stock code opens, if what was sent is not such a one."""
+HALF = 2
+"""Bytes of a number of 16 bits."""
 Result = TypeVar("Result")
 Made = tuple[list[Shipped], PreTrainedModel, tuple[str, ...]]
 """A stage's artifacts, its row's first; the model that they hold, without weights; and what the row says of it."""
@@ -216,7 +219,7 @@ class StreamingJob:
         return [shipped], self.model, notes
 
     def pruned(self) -> Generator[Event, None, Made]:
-        """Score layer by layer, cut, and ship the integers of what is left, and it in its own type."""
+        """Score layer by layer, cut, and ship the integers of what is left, and it in 16 bits."""
         settings, seed = cast(Prune, self.spec.recipe.prune), self.spec.recipe.train.seed
         to = self.aim(settings)
         layers = Layerwise(self.folder)
@@ -226,15 +229,21 @@ class StreamingJob:
         scores = yield from self.follow(
             "pruned", SCORE, layers.scores(batches, self.shipping.test_rows.with_name("states"), norm)
         )
-        name = f"pruned-transformers-{str(layers.dtype).removeprefix('torch.')}"
+        dtype = layers.dtype if layers.dtype.itemsize == HALF else torch.bfloat16
+        precision = cast(Precision, str(dtype).removeprefix("torch."))
+        name, whole = f"pruned-transformers-{precision}", self.shipping.test_rows.with_name("cut")
         kept = scores.choose(layers.family, to)
         with durable.folder(self.shipping.place(name)) as place:
-            yield from self.follow("pruned", CUT, layers.cut(kept, place / "cut"))
+            cuts = [layers.cut(kept, place / "cut", dtype=dtype)]
+            # Integers are made of all the digits that were sent, not of what 16 bits leave of them.
+            cuts += [layers.cut(kept, whole)] if dtype != layers.dtype else []
+            yield from self.follow("pruned", CUT, _in_turn(cuts))
             _lift(place / "cut")
             model = streamed.skeleton(place)
-            precision = cast(Precision, str(layers.dtype).removeprefix("torch."))
             plain = self.shipping.complete(model, place, name, "pruned", precision)
-        shipped, notes = yield from self.integers("pruned", self.shipping.place(name))
+        source = self.shipping.place(name) if len(cuts) == 1 else whole
+        shipped, notes = yield from self.integers("pruned", source)
+        shutil.rmtree(whole, ignore_errors=True)
         more = f"Units were chosen on {len(rows)} rows of train, in the checkpoint's own type; nothing was trained."
         return [shipped, plain], model, (*notes, more)
 
@@ -330,6 +339,13 @@ class StreamingJob:
         durable.write_text(output / "report.json", report.model_dump_json(indent=2))
         shutil.rmtree(output / "scratch", ignore_errors=True)
         return report
+
+
+def _in_turn(steps: Sequence[Generator[tuple[int, int], None, None]]) -> Generator[tuple[int, int], None, None]:
+    """Take steps one after the other, each as long as the first; yield (done, of all)."""
+    for number, one in enumerate(steps):
+        for done, total in one:
+            yield number * total + done, len(steps) * total
 
 
 def _lift(folder: Path) -> None:

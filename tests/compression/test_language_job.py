@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from compression import measure
@@ -235,6 +236,20 @@ def test_a_latency_is_aimed_at_only_where_it_can_be_measured(tmp_path: Path) -> 
     with pytest.raises(CompressionError, match="cannot be written") as caught:
         run(tmp_path, {**RECIPE, "prune": {"axes": ["ffn"], "target_latency": {"speed_up": 2}}})
     assert caught.value.param == "recipe.prune.target_latency"
+
+
+def test_a_model_whose_onnx_file_cannot_be_written_is_sent_in_16_bits_too(tmp_path: Path) -> None:
+    write(tmp_path, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    report, _ = run(tmp_path, {**RECIPE, "prepare": {"epochs": 1}, "distill": None})
+    stages = ["baseline", "quantized", "pruned"]
+    after, beside = report.artifacts[:3], report.artifacts[3:]
+    assert [(one.stage, one.kind) for one in after] == [(stage, "transformers") for stage in stages]
+    assert [one.precision for one in after] == ["float32", "int8", "int8"]
+    named = next(one.stage for one in after if one.name == report.headline)
+    assert [(one.stage, one.precision) for one in beside] == [(stage, "bfloat16") for stage in dict.fromkeys((named, "pruned"))]
+    for one in beside:
+        weights = load_file(tmp_path / "out" / "artifacts" / one.name / "model.safetensors")
+        assert {value.dtype for value in weights.values()} == {torch.bfloat16}
 
 
 def test_an_output_layer_that_is_not_there_is_not_drawn(tmp_path: Path) -> None:

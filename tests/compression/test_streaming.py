@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from compression.catalog import preflight
@@ -84,7 +85,6 @@ def test_a_model_beyond_the_limit_goes_from_file_to_file(tmp_path: Path) -> None
     assert not (tmp_path / "out" / "scratch").exists()
 
 
-def test_a_gguf_file_s_integers_are_scored_where_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_artifact_most_of_which_is_floating_point_is_not_called_int8(tmp_path: Path) -> None:
     report = done(spec_of(tmp_path, model_into(tmp_path / "model", "gpt2")), tmp_path)
     (made,) = (one for one in report.artifacts if one.stage == "quantized")
@@ -96,6 +96,7 @@ def test_an_artifact_most_of_which_is_floating_point_is_not_called_int8(tmp_path
     assert made.opens_with.endswith("with torchao installed")
 
 
+def test_a_gguf_file_s_integers_are_scored_where_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("llama", vocab_size=len(tokens()))
     (tmp_path / "model").mkdir()
     file = write(model, tmp_path / "model" / "tiny.gguf")
@@ -178,6 +179,31 @@ def test_it_is_cut_without_training(kind: str, task: str, tmp_path: Path) -> Non
     with torch.no_grad():
         one, other = quantized(ids).logits, plain(ids).logits.float()
     assert torch.allclose(one, other, atol=0.1 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize("form", ["float32", "GGUF"])
+def test_what_was_sent_in_more_bits_is_cut_to_16_and_its_integers_are_of_all_of_them(form: str, tmp_path: Path) -> None:
+    model = tiny("llama", vocab_size=len(tokens()))
+    if form == "float32":
+        write_tokenizer(saved(model, tmp_path / "model"))
+    else:
+        (tmp_path / "model").mkdir()
+        write(model, tmp_path / "model" / "tiny.gguf")
+    prune = {"ratio": {"ffn": 0.5}, "multiple": 8, "calibration_rows": 16}
+    report = done(spec_of(tmp_path, tmp_path / "model", task="causal-lm", recipe={**ONLY_QUANTIZE, "prune": prune}), tmp_path)
+    made = {one.precision: tmp_path / "out" / "artifacts" / one.name for one in report.artifacts if one.stage == "pruned"}
+    assert made.keys() == {"int8", "bfloat16"}
+    half, integers = (
+        {name: value for path in made[kind].glob("*.safetensors") for name, value in load_file(path).items()}
+        for kind in ("bfloat16", "int8")
+    )
+    assert {value.dtype for value in half.values()} == {torch.bfloat16}
+    assert json.loads((made["bfloat16"] / "config.json").read_text())["dtype"] == "bfloat16"
+    assert size_of(made["bfloat16"]) < 0.6 * size_of(tmp_path / "out" / "artifacts" / report.rows[0].artifact)
+    norm = integers["model.norm.weight"]
+    assert norm.equal(model.model.norm.weight)
+    assert not norm.equal(half["model.norm.weight"].float())
+    assert not (tmp_path / "out" / "scratch").exists()
 
 
 @pytest.mark.parametrize("form", ["bare", "GGUF"])
