@@ -2,8 +2,9 @@
 
 One job of the engine, in a folder that it goes on from: the decoder is given a head and tuned, its feed-forward units are cut
 as the preset `language` cuts them, and what is left learns from the tuned one. The set is prepared as bench/article does: test
-is not seen by any choice. The last column is the share of the baseline's accuracy that is kept; no
-interval is told of it, and the error beside the score is that of one accuracy, so read small differences as none.
+is not seen by any choice, and MRPC is judged by the mean of accuracy and F1. The last column is the share of the baseline's
+score that is kept; no interval is told of it, and the error beside the score is that of one score, so read small differences
+as none.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from bench import engine
 from bench.article import glue
-from compression.recipe import Distill, Evaluate, Prepare, Recipe, Train, preset
+from compression.recipe import Distill, Prepare, Recipe, Train, preset
 from compression.report import Latency, Row, Score
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         "model": str(asked.model.resolve()),
         "data": data,
         "recipe": recipe_of(tuned=asked.epochs[0], distilled=asked.epochs[1], seed=asked.seed),
-        "evaluate": Evaluate(length=64),
+        "evaluate": chosen.evaluate.model_copy(update={"length": 64}),
         "threads": asked.threads,
     }
     run = engine.run(folder / f"{chosen.name}-{asked.rows}-{asked.seed}", spec)

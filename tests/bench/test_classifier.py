@@ -3,14 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench import classifier, engine
 from bench.article import glue
+from bench.article.statistics import METRICS
 from compression.catalog import preflight
 from compression.catalog.decoders import decoder_parameters
-from compression.recipe import Data, Evaluate
+from compression.recipe import Data, Evaluate, Spec
 from compression.report import ModelFacts
+from compression.scoring import ClassScorer
 from tests.client.figures import row
 from tests.compression.test_catalog import DATA
 from tests.compression.test_decoder_shapes import SMOLLM2
@@ -34,6 +37,28 @@ def test_the_job_is_accepted_and_leaves_less_than_70_per_cent() -> None:
     plan = preflight(model, DATA, recipe, Evaluate(length=64))
     assert plan.parameters.total < 0.7 * plan.baseline_parameters.total
     assert (recipe.prepare.epochs, recipe.distill.epochs if recipe.distill else 0, recipe.train.seed) == (2, 3, 1)
+
+
+@pytest.mark.parametrize(("name", "metric", "positive"), [("mrpc", "accuracy_f1", "1"), ("sst2", "auto", None)])
+def test_a_set_is_judged_as_glue_and_the_article_judge_it(
+    name: str, metric: str, positive: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[Spec]()
+
+    def run(_folder: Path, spec: dict[str, Any]) -> None:
+        asked.append(Spec(**spec, output="out"))
+        raise SystemExit
+
+    monkeypatch.setattr(engine, "run", run)
+    monkeypatch.setattr(glue, "prepare", lambda *_: (DATA_OF_A_JOB, "digest"))
+    with pytest.raises(SystemExit):
+        classifier.main(["--set", name, "--model", str(tmp_path), "--folder", str(tmp_path / "runs")])
+    (evaluate,) = (spec.evaluate for spec in asked)
+    assert (evaluate.metric, evaluate.positive, evaluate.length) == (metric, positive, 64)
+    answers, wanted = np.array([1, 1, 0, 1]), np.array([1, 0, 0, 1])
+    scorer = ClassScorer.of(Evaluate.model_validate(evaluate.model_dump()), ("0", "1"))
+    found = scorer.worth(answers, wanted)[scorer.metric]
+    assert found == pytest.approx(METRICS[name](answers.astype(float), wanted.astype(float)))
 
 
 def test_another_model_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
