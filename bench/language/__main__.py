@@ -4,7 +4,7 @@ The job is the engine's own, as a worker runs it, in a folder that it goes on fr
 script (bench/language/plain.py) then cuts the same model to the shape that the job came to and trains as many tokens as the
 job's distillation did, in float32 weights throughout; nothing of it is rounded. Both are scored on the same windows of test.
 The job's own figures are those of its report, so of the file that is shipped; its loss without integers is that of the
-16-bit checkpoint beside it, opened by stock transformers.
+float32 checkpoint that the job keeps of its last stage, opened by stock transformers.
 """
 
 import argparse
