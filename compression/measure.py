@@ -207,11 +207,13 @@ def language_score_of(runner: Decoder, folder: Path, path: Path, scorer: scoring
     }
     figures = language.figures(told)
     values, errors = language.headline(figures)
+    perplexity = figures.perplexity.value
     return Score(
         metric=scorer.metric,
-        value=figures.perplexity.value,
+        value=perplexity,
         lower_is_better=True,
-        standard_error=errors.get(scorer.metric, 0.0),
+        # Where none is known nothing is certain, and 0 would be certainty: as much as it is itself, so a nat of its logarithm.
+        standard_error=errors.get(scorer.metric, perplexity),
         metrics=values,
         standard_errors=errors,
         value_at_batch_32=other.perplexity.value,

@@ -134,7 +134,13 @@ class Score(Config):
     metric: str
     value: Annotated[float, Field(description="At batch 1; 1 is perfect. Correlations may be negative.")]
     lower_is_better: Annotated[bool, Field(description="Of perplexity; retention is then before / after.")] = False
-    standard_error: float
+    standard_error: Annotated[
+        float,
+        Field(
+            description="Of the headline. A perplexity of which none is known (of a single text, or past 1e300) has its own "
+            "value here and none in `standard_errors`."
+        ),
+    ]
     error_from: Annotated[
         Literal["analytic", "bootstrap", "parts"],
         Field(

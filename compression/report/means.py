@@ -1,5 +1,6 @@
 """The row of several datasets: the mean over theirs, which is the headline that a job is held against."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from compression.report.figures import Latency, NotMeasured, Parameters, Ratios, Row, Score, Shape, Size, Uploaded, ratios
@@ -96,7 +97,7 @@ def _score(parts: Mapping[str, Row]) -> Score | NotMeasured:
     return Score(
         metric=METRIC,
         value=mean([score.value for score in scores]),
-        standard_error=sum(score.standard_error**2 for score in scores) ** 0.5 / len(scores),
+        standard_error=math.hypot(*(score.standard_error for score in scores)) / len(scores),
         error_from="parts",
         metrics={name: score.value for name, score in found.items()},
         standard_errors={name: score.standard_error for name, score in found.items()},

@@ -58,3 +58,12 @@ def test_a_report_of_one_dataset_from_before_is_read_as_it_was() -> None:
     old = row("baseline", 20_000_000, 80_000_000, 16.0, 0.8).model_dump(mode="json")
     del old["parts"]
     assert Row.model_validate(old).parts == {}
+
+
+def test_an_error_that_is_not_known_may_be_as_large_as_a_value_that_floating_point_just_holds() -> None:
+    known = row("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
+    assert isinstance(known.score, Score)
+    lost = known.model_copy(update={"score": known.score.model_copy(update={"value": 1e300, "standard_error": 1e300})})
+    score = mean_row({"a": lost, "b": known}, None).score
+    assert isinstance(score, Score)
+    assert score.standard_error == pytest.approx(5e299)

@@ -17,7 +17,7 @@ from compression.export.artifact import Shipped, ship, timed
 from compression.export.verify import ROUNDING_NOISE, compare, limit, verify
 from compression.language import evaluate as engine
 from compression.language.documents import read
-from compression.measure import measure
+from compression.measure import language_score_of, measure
 from compression.numerics import Simulation
 from compression.recipe import Evaluate
 from compression.report import Latency, Score
@@ -215,6 +215,36 @@ def test_a_shape_is_timed_without_being_shipped(
 
 
 def test_a_prompt_leaves_room_for_what_is_generated() -> None:
+class Sure:
+    """A real session that is all but certain of one token, whatever comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.inner = open_artifact("onnx", folder, threads=1)
+        self.name = self.inner.name
+
+    def logits(self, batch: object) -> Logits:
+        found = self.inner.logits(batch)  # type: ignore[arg-type]
+        found[..., 0] = 1e4
+        return found
+
+    def step(self, ids: Ids, cache: object = None, mask: Ids | None = None) -> tuple[Logits, object]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_an_error_that_nobody_knows_is_not_told_as_none(
+    lost: bool, shipped: dict[str, tuple[Path, Shipped]], tmp_path: Path
+) -> None:
+    folder, rows = shipped["baseline"][0], tmp_path / "test.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in (MANY if lost else MANY[:1])))
+    runner = Sure(folder) if lost else open_artifact("onnx", folder, threads=1)
+    score = language_score_of(runner, folder, rows, LanguageScorer(length=64, stride=32))  # type: ignore[arg-type]
+    assert "perplexity" not in score.standard_errors
+    assert score.standard_error == score.value
+    assert score.worth_error == 1
+    assert (score.value == pytest.approx(1e300)) == lost
+
+
     assert generating.prompt_of(128, {"max_position_embeddings": 8192}) == 128
     assert generating.prompt_of(128, {"n_positions": 64}) == 64 - generating.TOKENS
 
