@@ -129,13 +129,16 @@ print(answer if best > nothing else "(no answer)")
 ONNX_GENERATE = """\
 # pip install onnxruntime tokenizers numpy
 import json
+from pathlib import Path
 import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
 session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])  # reads model.onnx_data beside it
 tokenizer = Tokenizer.from_file("tokenizer.json")
-stops = np.atleast_1d(json.load(open("config.json")).get("eos_token_id") or [])
+files = (Path("generation_config.json"), Path("config.json"))  # the first may name more tokens that end a text
+ends = [json.loads(file.read_text()).get("eos_token_id") for file in files if file.is_file()]
+stops = np.atleast_1d(next((end for end in ends if end is not None), []))
 
 tokens = new = tokenizer.encode("Once upon a time").ids
 cache = {item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32)

@@ -1,6 +1,8 @@
 """A language model is shipped, scored, timed and opened as its user would: ONNX Runtime's files and stock checkpoints."""
 
+import copy
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from compression import generating, numerics
 from compression.errors import ExportMismatch
 from compression.export import transformers
-from compression.export.artifact import Shipped, ship, timed
+from compression.export.artifact import Shipped, ship, timed, write_config
 from compression.export.verify import ROUNDING_NOISE, compare, limit, verify
 from compression.language import evaluate as engine
 from compression.language.documents import read
@@ -127,6 +129,26 @@ def test_the_cards_code_goes_on_with_a_text_in_onnx_runtime(
     assert done.stdout.decode() == tokenizer(bos=True).decode(wanted, skip_special_tokens=True) + "\n"
 
 
+@pytest.mark.parametrize("place", [0, 4])
+def test_the_cards_code_stops_at_every_end_that_the_model_has(
+    place: int, shipped: dict[str, tuple[Path, Shipped]], network: PreTrainedModel, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(shipped["baseline"][0], tmp_path / "copy"))
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 3
+    twin, ids = copy.deepcopy(network), torch.tensor([tokenizer(bos=True)("Once upon a time")["input_ids"]])
+    with torch.inference_mode():
+        free = twin.generate(ids, max_new_tokens=32, do_sample=False)[0].tolist()
+        end = free[ids.shape[1] + place]
+        twin.generation_config.eos_token_id = [3, end]  # as instruct models have it; config.json knows the first alone
+        wanted = twin.generate(ids, max_new_tokens=32, do_sample=False)[0].tolist()
+    assert ids.shape[1] < len(wanted) <= ids.shape[1] + place + 1 < len(free)
+    write_config(twin, folder, (), 64, "onnx")
+    assert json.loads((folder / "config.json").read_text())["eos_token_id"] == 3
+    code = (folder / "README.md").read_text("utf-8").split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
+    assert done.stdout.decode() == tokenizer(bos=True).decode(wanted[:-1], skip_special_tokens=True) + "\n"
+
+
 @pytest.mark.parametrize("name", ["int8", "int4"])
 def test_a_tied_checkpoint_of_integers_opens_with_stock_code_and_generates(
     name: str, network: PreTrainedModel, tmp_path: Path
@@ -193,28 +215,6 @@ def test_a_cache_that_forgets_is_found_out(
         verify(network, folder, kind="onnx", int8=False, sample=sample, scorer=scorer, pad_id=0)
 
 
-def test_a_shape_is_timed_without_being_shipped(
-    shipped: dict[str, tuple[Path, Shipped]], network: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("compression.export.artifact.figures", lambda spec, **_: measure(spec))
-    baseline, _ = shipped["baseline"]
-    found = timed(
-        network,
-        tmp_path,
-        int8=True,
-        task="causal-lm",
-        labels=(),
-        tokenizer=baseline,
-        baseline=baseline,
-        evaluate=EVALUATE,
-    )
-    assert isinstance(found, Latency)
-    assert found.generation is not None
-    assert found.median_ms != found.baseline_median_ms
-    assert not [*tmp_path.iterdir()]
-
-
-def test_a_prompt_leaves_room_for_what_is_generated() -> None:
 class Sure:
     """A real session that is all but certain of one token, whatever comes."""
 
@@ -245,6 +245,28 @@ def test_an_error_that_nobody_knows_is_not_told_as_none(
     assert (score.value == pytest.approx(1e300)) == lost
 
 
+def test_a_shape_is_timed_without_being_shipped(
+    shipped: dict[str, tuple[Path, Shipped]], network: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("compression.export.artifact.figures", lambda spec, **_: measure(spec))
+    baseline, _ = shipped["baseline"]
+    found = timed(
+        network,
+        tmp_path,
+        int8=True,
+        task="causal-lm",
+        labels=(),
+        tokenizer=baseline,
+        baseline=baseline,
+        evaluate=EVALUATE,
+    )
+    assert isinstance(found, Latency)
+    assert found.generation is not None
+    assert found.median_ms != found.baseline_median_ms
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_prompt_leaves_room_for_what_is_generated() -> None:
     assert generating.prompt_of(128, {"max_position_embeddings": 8192}) == 128
     assert generating.prompt_of(128, {"n_positions": 64}) == 64 - generating.TOKENS
 
