@@ -26,16 +26,37 @@ SCHEMES = {
     "weight-only-int8": Simulation(scheme="weight-only-int8"),
     "weight-only-int4": Simulation(scheme="weight-only-int4", group_size=32),
 }
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.7,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "original_max_position_embeddings": 8,
+}
+"""As Llama 3.1 and DeepSeek-V3 stretch their positions; so few originally that the prompts go beyond them."""
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
     "llama-scaled": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 500.0}}),
+    "llama3": ("llama", {"rope_parameters": LLAMA3}),
     "mistral": ("mistral", {"sliding_window": 4, "head_dim": 16}),
     "qwen2": ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
     "qwen3": ("qwen3", {}),
     "gpt2": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
     "deepseek_v2": ("deepseek_v2", {"topk_method": "group_limited_greedy"}),
     "deepseek_v3": ("deepseek_v3", {}),
+    "deepseek_v3-yarn": ("deepseek_v3", {"rope_parameters": YARN}),
     "deepseek_v3-halves": ("deepseek_v3", {"rope_interleave": False, "q_lora_rank": None}),
 }
 
