@@ -41,10 +41,11 @@ def family(home: Path) -> list[psutil.Process]:
     """Every process that belongs to a home, `lathe up` itself too, whoever its parent is now."""
     found = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get("LATHE_HOME") == str(home) or str(home) in " ".join(process.cmdline()):
+        with contextlib.suppress(psutil.Error):  # others end while they are looked at
+            mine = process.environ().get("LATHE_HOME") == str(home) or str(home) in " ".join(process.cmdline())
+            if mine and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
-    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+    return found
 
 
 def start(home: Path, *options: str) -> subprocess.Popen[str]:

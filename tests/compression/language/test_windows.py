@@ -103,8 +103,8 @@ def test_no_tensor_of_all_tokens_by_the_vocabulary_is_made() -> None:
     network, found = model(vocab_size=3001), documents()
     tokens = int(found.scored.sum())
     with Largest() as seen:
-        evaluate.told(network, found, length=64, stride=32, batch=8, size=4)
-    assert seen.elements == 4 * 3001
+        evaluate.told(network, found, length=64, stride=32, batch=8, size=40)
+    assert seen.elements == 40 * 3001
     with Largest() as seen:
         network(next(in_batches(found, 64, 32, 8)).ids)
     assert seen.elements > tokens * 3001
