@@ -111,6 +111,9 @@ def peopled(up: Up, folder: Path) -> World:
     for kind in ("succeeded", "narrow", "failed", "running"):
         found = made.state(made.jobs[kind], "succeeded", "failed", *(("running",) if kind == "running" else ()))
         assert found["state"] == kind.replace("narrow", "succeeded"), json.dumps(found)[:4000]
+    with made.http() as http:
+        # It must have begun: what goes last may wait for minutes to do so where much else is to be tested.
+        wait_for(lambda: http.get(f"/v1/jobs/{made.jobs['running']}").json()["progress"] is not None, 600)
     # The job that runs trains for as long as the tests go on; what else they do, and what other processes test, goes first.
     for process in family(up.home):
         with contextlib.suppress(psutil.NoSuchProcess):
