@@ -362,6 +362,10 @@ def test_a_decoder_that_nobody_trains_asks_a_worker_for_little_memory() -> None:
     assert 3 * parameters.total < plan.estimate.disk_bytes < 4 * parameters.total  # in 16 bits, and int8
     assert any("from file to file" in warning for warning in plan.warnings)
     cut = only_quantize.model_copy(update={"prune": Prune(ratio={"ffn": 0.3})})
+    # What is cut of float32 lies there in all its digits until its integers are made, beside the form in 16 bits.
+    precise = model.model_copy(update={"dtype": "float32", "bytes": 4 * parameters.total})
+    one, other = (preflight(each, DATA, cut, Evaluate()).estimate.disk_bytes for each in (model, precise))
+    assert other - one == 2 * 2 * parameters.total + 2 * parameters.total
     assert plan.estimate.memory_bytes < preflight(model, DATA, cut, Evaluate()).estimate.memory_bytes < 8 << 30
     for trained in (
         only_quantize.model_copy(update={"prepare": Prepare(epochs=1)}),
