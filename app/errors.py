@@ -149,7 +149,7 @@ class SizeMismatch(Problem):
 class TooManyParts(Problem):
     """The file came in more parts than are kept of one."""
 
-    status, code, remedy = 422, "too_many_parts", "Send the file anew with PUT, whole, or in parts of 5 MiB and more."
+    status, code, remedy = 422, "too_many_parts", "Send the file anew with PUT, whole, or in parts of 16 MiB and more."
 
 
 class TooLarge(Problem):

@@ -42,6 +42,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     results.download,
     jobs.cancel,
     jobs.retry,
+    jobs.rm,
     service.families,
     service.workers,
     service.queue,

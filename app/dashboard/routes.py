@@ -9,6 +9,9 @@ from app import auth, sessions
 from app.dashboard.views import FormDep, PageRoute, SignInNeeded, get_visitor, render
 from app.db import reading
 from app.deps import SessionDep, SettingsDep
+from app.errors import ALL_PROBLEMS
+from app.failures import FAILURES
+from compression.errors import ALL_ERRORS
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _OURS = re.compile(r"/(?![/\\])[^\x00-\x20\\]*")
@@ -28,13 +31,30 @@ def home() -> Response:
 @router.get("/docs")
 def docs(request: Request) -> Response:
     """List every path of the API, for whoever asks: the schema is no secret."""
-    try:
-        visitor = get_visitor(request)
-    except SignInNeeded:
-        visitor = None
     paths = request.app.openapi()["paths"].items()
     ways = [(method.upper(), path, way) for path, methods in paths for method, way in methods.items()]
-    return render(request, "docs.html", visitor, ways=ways)
+    return render(request, "docs.html", _whoever(request), ways=ways)
+
+
+@router.get("/docs/errors")
+def error_codes(request: Request) -> Response:
+    """Explain every code, under its name: the address that a problem's `type` is."""
+    kinds = [
+        ("Of a request", [(kind.code, kind.status, kind.__doc__, kind.remedy) for kind in ALL_PROBLEMS]),
+        (
+            "About a model, its data or a recipe: 422, or in a job's error",
+            [(kind.code, None, kind.__doc__, kind.remedy) for kind in ALL_ERRORS],
+        ),
+        ("Of the machine", [(code, None, cause, remedy) for code, (cause, remedy) in FAILURES.items()]),
+    ]
+    return render(request, "errors.html", _whoever(request), kinds=kinds)
+
+
+def _whoever(request: Request) -> sessions.Visitor | None:
+    try:
+        return get_visitor(request)
+    except SignInNeeded:
+        return None
 
 
 @router.get("/sign-in")

@@ -149,7 +149,7 @@ def datasets_add(
     column: ColumnNames = None,
     json: AsJson = False,  # noqa: ARG001
 ) -> None:
-    """Upload data (jsonl, csv or parquet), and wait until it is checked."""
+    """Upload data (jsonl, csv, parquet; for causal-lm plain text, .txt, too), and wait until it is checked."""
     columns = {"text": text_column, "label": label_column, **pairs("--column", column or [])}
     with connect() as lathe:
         found = send(lathe, local_dataset(place, name, task=task, columns=columns))

@@ -1,4 +1,4 @@
-"""lathe ls, show, watch, wait, logs, cancel, retry: jobs on their way."""
+"""lathe ls, show, watch, wait, logs, cancel, retry, rm: jobs on their way."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -189,3 +189,14 @@ def retry(
         before, found = lathe.job(job), lathe.retry(job, remedies="all" if remedy else apply or ())
     lines = [f"  recipe.{change}" for change in recipes.changes(before.recipe, found.recipe)]
     emit(found, f"{found.id} is {found.state}, a new attempt at {job}.", *lines, f"Next: lathe watch {found.id}")
+
+
+def rm(
+    ids: Annotated[list[str], typer.Argument(metavar="JOB", help="Ids of jobs.", autocompletion=job_ids)],
+    json: AsJson = False,  # noqa: ARG001
+) -> None:
+    """Delete jobs that are over, with their artifacts. Models and data stay."""
+    with connect() as lathe:
+        for identifier in ids:
+            lathe.delete(f"jobs/{identifier}")
+    emit({"deleted": ids}, f"Deleted {', '.join(ids)}.")

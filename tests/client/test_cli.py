@@ -273,6 +273,15 @@ def test_a_report_is_shared_by_a_link_that_can_be_revoked(live: Live, command: C
     assert command("share", job, "--days", "1000").code == 2
 
 
+def test_a_job_is_deleted_once_it_is_over(live: Live, command: Command, job: str) -> None:
+    refused = command("rm", job)
+    assert refused.code == 6
+    assert "lathe cancel" in refused.err
+    live.end(job, succeed)
+    assert document(command("rm", job, "--json")) == {"deleted": [job]}
+    assert command("show", job).code == 6
+
+
 def test_a_question_that_nobody_can_answer_is_refused(live: Live, command: Command, job: str) -> None:
     ran = command("try", job, "the film was good", "--json")
     assert ran.code == 6

@@ -1,6 +1,8 @@
 """How a browser gets in and out, what it may do with its cookie, and what a key for reading may not."""
 
+import html
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import pytest
@@ -175,6 +177,17 @@ def test_no_page_runs_what_another_host_serves(service: Service, http: httpx.Cli
         sign_in(browser, service.database.key)
     assert "Sign out" in page.text
     assert "/v1/jobs" in http.get("/openapi.json").json()["paths"]
+
+
+def test_a_problem_s_type_is_the_address_that_explains_it(service: Service, http: httpx.Client, browser: httpx.Client) -> None:
+    told = problem(http.get("/v1/jobs/none"), 404, "not_found")
+    page = browser.get(urljoin(service.url, told["type"]))
+    assert page.status_code == 200
+    place = page.text.split(f'id="{told["type"].partition("#")[2]}"')[1].split("</tr>")[0]
+    assert told["remedy"] in html.unescape(place)
+    assert place.count("404") == 1
+    for code in ("unsupported_shape", "engine_stalled"):
+        assert f'id="{code}"' in page.text
 
 
 def test_pages_carry_their_policy_and_files_their_hash(service: Service, browser: httpx.Client) -> None:
