@@ -42,7 +42,7 @@ LANGUAGE = Recipe(
 )
 PRESETS: dict[str, tuple[Recipe, str]] = {
     "standard": (STANDARD, "The default: our best for a small encoder."),
-    "article": (ARTICLE, "The published method to the letter, its corrections listed in docs/method.md."),
+    "article": (ARTICLE, "The published method; its corrections, and what is left out, are listed in docs/method.md."),
     "smallest": (SMALLEST, "As standard, but three quarters of each width go: faster, for more of the score."),
     "quick": (QUICK, "Minutes on a CPU."),
     "language": (
