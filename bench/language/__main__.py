@@ -2,12 +2,14 @@
 
 The job is the engine's own, as a worker runs it, in a folder that it goes on from: quantize, prune, distil, ship. The plain
 script (bench/language/plain.py) then cuts the same model to the shape that the job came to and trains as many tokens as the
-job's distillation did, in float32 weights throughout; nothing of it is rounded. Both are scored on the same windows of test.
-The job's own figures are those of its report, so of the file that is shipped; its loss without integers is that of the
-float32 checkpoint that the job keeps of its last stage, opened by stock transformers.
+job's distillation did, with weights and logits in float32 and its layers' products in bfloat16, as is usual; it has no
+integers. It ends with its last step where the job keeps its best epoch, so compare at one epoch where that matters. Both are
+scored on the same windows of test. The job's own figures are those of its report, so of the file that is shipped; its loss
+without integers is that of the float32 checkpoint that the job keeps of its last stage, opened by stock transformers.
 """
 
 import argparse
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -17,11 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bench import engine
 from bench.language import plain, shaped, wikitext
-from compression import stock
+from compression import durable, stock
 from compression.language import documents, evaluate
 from compression.recipe import Data, Evaluate, Prepare, Recipe, preset
 from compression.report import Latency, NotMeasured, Report, Row, Score
-from compression.scoring.language import Told, added_loss, figures
+from compression.runtimes.decoder import Decoder
+from compression.runtimes.runner import batch_of, open_artifact, tokenizer_of
+from compression.scoring.language import LanguageScorer, Told, added_loss, figures
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -45,14 +49,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="of training; all cores by default")
     asked = parser.parse_args(arguments)
     folder, model = asked.folder.resolve(), asked.model.resolve()
-    counts = wikitext.write(asked.text, folder / "data")
+    # Runs are found again by what they are of: another text or seed is another folder.
+    place = folder / f"data-{hashlib.sha256(asked.text.read_bytes()).hexdigest()[:12]}"
+    counts = wikitext.write(asked.text, place)
     recipe = recipe_of(asked.epochs, asked.scheme, asked.seed)
     if asked.shaped:
-        model = folder / asked.shaped
+        model = folder / f"{asked.shaped}-{asked.seed}"
         if not model.exists():
-            shaped.write(asked.shaped, _texts(folder / "data/train.jsonl"), model, asked.seed)
+            with durable.folder(model) as unfinished:
+                shaped.write(asked.shaped, _texts(place / "train.jsonl"), unfinished, asked.seed)
         recipe = shaped.recipe(asked.shaped, recipe)
-    splits = {name: (str(folder / "data" / f"{name}.jsonl"),) for name in ("train", "validation", "test")}
+    splits = {name: (str(place / f"{name}.jsonl"),) for name in ("train", "validation", "test")}
     spec = {
         "task": "causal-lm",
         "model": str(model),
@@ -67,9 +74,9 @@ def main(arguments: list[str] | None = None) -> None:
     print("\n".join(_rows(run.report)), flush=True)
     torch.set_num_threads(asked.threads or torch.get_num_threads())
     if asked.shaped:
-        lines = reopened(run, folder / "data")
+        lines = reopened(run, place)
     else:
-        lines = compared(run, stock.stock_folder(model, folder / "stock"), folder / "data", asked.seed)
+        lines = compared(run, stock.stock_folder(model, run.folder / "stock"), place, asked.seed)
     print("\n".join(lines), flush=True)
 
 
@@ -85,7 +92,7 @@ def recipe_of(epochs: int | None, scheme: str | None, seed: int) -> Recipe:
 
 
 def _rows(report: Report) -> list[str]:
-    head = ["row", "parameters", "bytes", "decode", "prefill", "loss, nats a token", "perplexity"]
+    head = ["row", "parameters", "bytes", "of the file sent", "decode", "prefill", "loss, nats a token", "perplexity"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     return lines + [_row(row) for row in report.rows]
 
@@ -99,6 +106,7 @@ def _row(row: Row) -> str:
         row.stage,
         f"{row.parameters.total / 1e6:.2f} M ({-row.ratios.parameter_reduction:+.1%})",
         f"{row.size.bytes / 1e6:.1f} MB ({-row.ratios.size_reduction:+.1%})",
+        "–" if row.ratios.size_reduction_from_file is None else f"{-row.ratios.size_reduction_from_file:+.1%}",
         *faster,
         f"{loss:.4f} ± {error:.4f}",
         f"{row.score.value:.2f}",
@@ -134,6 +142,15 @@ def _told(place: Path | PreTrainedModel, tokenizer: Path, data: Path, length: in
     return evaluate.told(place, texts, length=length, stride=length // 2)
 
 
+def as_shipped(artifact: Path, data: Path, length: int) -> Told:
+    """Ask an ONNX artifact for the texts of test, in the windows of `_told`."""
+    runner = open_artifact("onnx", artifact, threads=torch.get_num_threads())
+    assert isinstance(runner, Decoder)
+    scorer = LanguageScorer(length, length // 2)
+    windows = scorer.windows(tokenizer_of(artifact), [{"text": text} for text in _texts(data / "test.jsonl")])
+    return scorer.told(windows, lambda asked: (runner.logits(batch_of([one.ids]))[0] for one in asked))
+
+
 def compared(run: engine.Run, stock: Path, data: Path, seed: int) -> list[str]:
     """Train the plain script's model to the job's shape with the job's tokens, and tell both losses on test."""
     report, recipe = run.report, run.report.recipe
@@ -165,15 +182,14 @@ def compared(run: engine.Run, stock: Path, data: Path, seed: int) -> list[str]:
     theirs = loss_of(student)
     ours = loss_of(run.kept(report.rows[-1].stage))
     whole = loss_of(teacher)
-    shipped = report.rows[-1].score
-    assert isinstance(shipped, Score)
+    shipped = as_shipped(run.artifact(report.rows[-1].artifact), data, length)
     return [
         f"original, stock float32: {_figure(whole)}",
         f"plain script: cut {_figure(cut)}; after {steps * recipe.train.batch * length:,} tokens {_figure(theirs)} "
         f"({(time.monotonic() - started) / 60:.1f} min)",
-        f"job: {distill.epochs * tokens:,} tokens; without integers {_figure(ours)}; as shipped {shipped.metrics['loss']:.4f}",
+        f"job: {distill.epochs * tokens:,} tokens; without integers {_figure(ours)}; as shipped {_figure(shipped)}",
         f"job without integers against the plain script: {_difference(theirs, ours)} nats a token",
-        f"integers add {shipped.metrics['loss'] - figures(ours).loss.value:+.4f} nats a token",
+        f"integers add {_difference(ours, shipped)} nats a token",
     ]
 
 

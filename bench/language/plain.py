@@ -3,7 +3,8 @@
 Muralidharan et al. 2024 ("Compact Language Models via Pruning and Knowledge Distillation") and Sreenivas et al. 2024 ("LLM
 Pruning and Distillation in Practice"): importance from activations on calibration rows (mean over tokens, L2 over rows),
 of norms' outputs and of what goes into down_proj and o_proj; one cut; then forward KL on logits alone at τ = 1, AdamW with a
-cosine from 1e-4 to 1e-5. Rows are documents one after the other with EOS between them, cut at `length`.
+cosine from 1e-4 to 1e-5, layers computing in bfloat16 and heads in float32. Rows are documents one after the other with EOS
+between them, cut at `length`.
 """
 
 import copy
@@ -122,9 +123,12 @@ def distil(
         some = rows[next(order)]
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
-                wanted = teacher(some, use_cache=False).logits
-            given = student(some, use_cache=False).logits
-        one, other = (logits.flatten(0, 1).float().log_softmax(dim=-1) for logits in (given, wanted))
+                wanted = teacher.model(some, use_cache=False).last_hidden_state
+            given = student.model(some, use_cache=False).last_hidden_state
+        # Logits in bfloat16 would be apart by steps of an eighth where they are 16 and more.
+        with torch.no_grad():
+            answer = teacher.lm_head(wanted.float())
+        one, other = (logits.flatten(0, 1).log_softmax(dim=-1) for logits in (student.lm_head(given.float()), answer))
         loss = functional.kl_div(one, other, reduction="batchmean", log_target=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
