@@ -7,7 +7,8 @@ resident, as they do for whoever watches an engine. What would take more than --
 
 - open: stock from_pretrained, in the checkpoint's own type; open in float32: what a job with the model in memory starts with.
 - quantize: the integers of every weight, from file to file (`export.streamed`).
-- prune and quantize: scores of 64 rows, a cut of 30 % of all feed-forward units, int8 (`layerwise`, then `export.streamed`).
+- prune and quantize: scores of 64 rows of 512 tokens, a cut of 30 % of all feed-forward units, int8 (`layerwise`, then
+  `export.streamed`).
 """
 
 import argparse
@@ -36,11 +37,12 @@ SHAPES: dict[str, dict[str, int]] = {
 UNTIED = frozenset({"llama-3-8b"})
 WAYS = ("libraries", "open", "open in float32", "quantize", "prune and quantize")
 EXPECTED: dict[str, Callable[[int], int]] = {
-    "open": lambda file: 2 * file,
-    "open in float32": lambda file: 3 * file,
+    "open": lambda file: 11 * file // 10,
+    "open in float32": lambda file: 31 * file // 10,
 }
 """Bytes at the most, by those of the checkpoint, where the model is in memory: mapped pages beside what is made of them."""
-ROWS, TOKENS, BATCH = 64, 128, 8
+ROWS, TOKENS = 64, 512
+"""Of calibration; as many of them together as in a job (`layerwise.TOGETHER`)."""
 DISK = 3.5
 """Times the checkpoint: itself, a cut, the integers of it."""
 
@@ -74,22 +76,34 @@ def lines(name: str, place: Path, room: int) -> list[str]:
         if needed > room:
             figures = f"not_measured: about {needed / 2**30:.1f} GiB, more than the {room / 2**30:.1f} GiB allowed | | |"
         else:
-            peak = child("measure", way, place)
-            libraries = libraries or peak
-            beyond = peak - libraries
-            figures = f"{peak / 2**20:,.0f} MiB | {beyond / 2**20:,.0f} MiB | {beyond / file:.2f} |"
+            figures, libraries = measured(way, place, libraries, file)
         out.append(f"| {name} | {parameters / 1e6:,.0f} M | {file / 2**20:,.0f} MiB | {way} | {figures}")
     return out
 
 
+def measured(way: str, place: Path, libraries: int, file: int) -> tuple[str, int]:
+    """Go one way; what it ended with is told in place of figures. -> cells, and the peak of the libraries alone."""
+    try:
+        peak = child("measure", way, place)
+    except ChildProcessError as problem:
+        return f"not_measured: {str(problem).strip().splitlines()[-1][:200]} | | |", libraries
+    libraries = libraries or peak
+    beyond = peak - libraries
+    return f"{peak / 2**20:,.0f} MiB | {beyond / 2**20:,.0f} MiB | {beyond / file:.2f} |", libraries
+
+
 def child(what: str, name: str, place: Path) -> int:
-    """Do one thing in a process of its own; return its peak. what: make a shape's checkpoint, or measure a way."""
+    """Do one thing in a process of its own; return its peak. Raises ChildProcessError where it ends otherwise than well.
+
+    what: make a shape's checkpoint, or measure a way.
+    """
     command = [sys.executable, "-m", "bench.memory", what, name, str(place)]
     done = subprocess.run(
         command, cwd=ROOT, check=False, capture_output=True, text=True, env={**os.environ, "TQDM_DISABLE": "1"}
     )
     if done.returncode != 0:
-        raise SystemExit(f"{what} {name} ended with {done.returncode}: {done.stderr[-2000:]}")
+        said = done.stderr.strip() or "nothing was said"
+        raise ChildProcessError(f"{said}\n{what} {name} ended with {done.returncode}: {said.splitlines()[-1]}")
     return int(json.loads(done.stdout.splitlines()[-1])["peak"])
 
 
@@ -181,14 +195,14 @@ def prune_and_quantize(folder: Path, made: Path) -> None:
     from compression.batches import Batch
     from compression.catalog.decoders import decoder_shape
     from compression.export import streamed
-    from compression.layerwise import Layerwise
+    from compression.layerwise import TOGETHER, Layerwise
 
     layers = Layerwise(folder)
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(0, layers.model.config.vocab_size, (ROWS, TOKENS), generator=draw)
-    parts = [ids[start : start + BATCH] for start in range(0, ROWS, BATCH)]
-    nothing = torch.zeros(BATCH, dtype=torch.int64)
-    batches = [Batch(part, torch.ones_like(part), nothing, torch.arange(BATCH)) for part in parts]
+    size = TOGETHER // TOKENS
+    nothing = torch.zeros(size, dtype=torch.int64)
+    batches = [Batch(part, torch.ones_like(part), nothing, torch.arange(size)) for part in torch.split(ids, size)]
     scores = None
     steps = layers.scores(batches, made / "states")
     while scores is None:

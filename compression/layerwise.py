@@ -26,6 +26,9 @@ from compression.shards import LARGEST_SHARD, Checkpoint, Planned, writing
 from compression.stages.decoder_scores import DecoderScores, Ears
 from compression.uploaded import uploaded
 
+TOGETHER = 1024
+"""Tokens to send through a layer at once: what a small model's layer makes of more would take more than the whole model."""
+
 
 class Layerwise:
     """A decoder's checkpoint, opened by the layer, in the type that most of its bytes are stored in.

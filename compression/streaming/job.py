@@ -26,7 +26,7 @@ from compression.export.artifact import Precision, Shipped, precision_of
 from compression.export.tensors import fused_experts
 from compression.facts import PartFacts, job_report
 from compression.language.tested import check_texts, tested
-from compression.layerwise import Layerwise
+from compression.layerwise import TOGETHER, Layerwise
 from compression.notes import row_notes
 from compression.origin import Origin
 from compression.phases import planned as stages_of
@@ -224,7 +224,7 @@ class StreamingJob:
         to = self.aim(settings)
         layers = Layerwise(self.folder)
         rows = calibration_draw(self.train_rows(), settings.calibration_rows, seed)
-        batches = list(rows.by_length(CALIBRATION_BATCH))
+        batches = list(rows.by_length(max(1, min(CALIBRATION_BATCH, TOGETHER // self.spec.recipe.train.max_length))))
         norm: Literal["l1", "l2"] = "l2" if settings.importance == "l2" else "l1"
         scores = yield from self.follow(
             "pruned", SCORE, layers.scores(batches, self.shipping.test_rows.with_name("states"), norm)

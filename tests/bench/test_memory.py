@@ -37,6 +37,21 @@ def test_a_row_tells_the_peak_and_what_of_it_is_the_checkpoint_s(tmp_path: Path,
     assert "| 1 MiB | libraries | 100 MiB | 0 MiB | 0.00 |" in rows[0]
 
 
+def test_a_way_that_ends_badly_is_told_and_the_others_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch)
+    well = memory.child
+
+    def child(what: str, name: str, place: Path) -> int:
+        if name == "open":
+            raise ChildProcessError("a trace\nmeasure open ended with -9: Killed")
+        return well(what, name, place)
+
+    monkeypatch.setattr(memory, "child", child)
+    rows = memory.lines("tiny", tmp_path, room=1 << 30)
+    assert "not_measured: measure open ended with -9: Killed" in rows[1]
+    assert "| quantize | 130 MiB | 30 MiB |" in rows[3]
+
+
 def test_what_is_too_large_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = pretend(monkeypatch)
     rows = memory.lines("tiny", tmp_path, room=2 * FILE)
