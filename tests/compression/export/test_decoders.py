@@ -172,3 +172,29 @@ def test_a_token_that_goes_to_other_experts_is_excused_only_where_numbers_were_r
     else:
         with pytest.raises(ExportMismatch, match="logits differ"):
             held()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_token_between_two_experts_is_excused_and_no_other(
+    sign: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = {"n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 1, "topk_group": 1}
+    model, folder = decoders.tiny("deepseek_v3", **alone), written_tokenizer(tmp_path)
+    gate, states = model.model.layers[1].mlp.gate, list[torch.Tensor]()
+    with gate.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])), torch.no_grad():
+        model(IDS)
+    scores = gate(states[0].view(*IDS.shape, -1)[1, 0])[0].sigmoid().flatten().detach()  # of what the second row begins with
+    gate.e_score_correction_bias.copy_(torch.stack([scores[1], scores[0]]) - scores.mean())
+    other = copy.deepcopy(model)
+    other.model.layers[1].mlp.gate.e_score_correction_bias[0] += sign * 1e-6
+    checkpoints.write(other, folder, int8=False)
+    sample, scorer = rows_of(IDS.repeat(4, 1)), of("causal-lm", Evaluate(window=16), ())
+
+    def held() -> Agreement:
+        return verify(model, folder, kind="transformers", int8=False, sample=sample, scorer=scorer, pad_id=0)
+
+    found = held()
+    assert found.largest < PEAK * found.allowed
+    monkeypatch.setattr("compression.export.verify.open_artifact", lambda *_, **__: Bent(folder, 1.5 * PEAK * found.allowed))
+    with pytest.raises(ExportMismatch, match="logits differ"):
+        held()
