@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from bench import classifier, engine
-from bench.article import glue
+from bench.article import compare, glue
 from bench.article.statistics import METRICS
 from compression.catalog import preflight
 from compression.catalog.decoders import decoder_parameters
 from compression.recipe import Data, Evaluate, Spec
 from compression.report import ModelFacts
 from compression.scoring import ClassScorer
-from tests.client.figures import row
+from tests.client.figures import report, row
 from tests.compression.test_catalog import DATA
 from tests.compression.test_decoder_shapes import SMOLLM2
 
@@ -88,3 +88,18 @@ def test_a_row_of_which_nothing_can_be_kept_is_printed_all_the_same() -> None:
     found = row("distilled", 13_000_000, 12_000_000, 4.0, 0.79)
     none = found.model_copy(update={"ratios": found.ratios.model_copy(update={"retention": None})})
     assert classifier.line(none).endswith("| – |")
+
+
+@pytest.mark.parametrize(("right", "said"), [(97, "short of 98% by 1.0%"), (100, "98% were asked")])
+def test_what_is_kept_is_told_with_its_interval_and_what_is_missing(
+    right: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = np.ones(200)
+    after = np.where(np.arange(200) < 2 * right, 1.0, 0.0)
+    monkeypatch.setattr(compare, "answers", lambda folder, _: (wanted if "baseline" in folder.name else after, wanted))
+    stages = [row("baseline", 22_000_000, 90_000_000, 16.0, 1.0), row("distilled", 13_000_000, 12_000_000, 4.0, right / 100)]
+    stages = [one.model_copy(update={"artifact": f"{one.stage}-onnx"}) for one in stages]
+    run = engine.Run(tmp_path, report().model_copy(update={"rows": tuple(stages)}), {}, 1.0)
+    told = classifier.share(run, "sst2", tmp_path / "test.jsonl")
+    assert told.startswith(f"kept: {right}.00% [")
+    assert told.endswith(said)
