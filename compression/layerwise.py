@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from compression import families
 from compression.answers import RowFile
@@ -31,17 +30,17 @@ TOGETHER = 1024
 
 
 class Layerwise:
-    """A decoder's checkpoint, opened by the layer, in the type that most of its bytes are stored in.
+    """A decoder's checkpoint, opened by the layer, in `dtype`, by default the type that most of its bytes are stored in.
 
-    model: the stock model, whose weights are on the meta device but for what is opened. Raises what `streamed.skeleton` and
-    `streamed.sources` do.
+    model: the stock model, whose weights are on the meta device but for what is opened; integers that are simulated in it are
+    those of what is opened. Raises what `streamed.skeleton` and `streamed.sources` do.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         self.folder = folder
         self.model = skeleton(folder)
         self.family = families.decoder_of(self.model)
-        self.dtype: torch.dtype = getattr(torch, uploaded(folder).dtype)
+        self.dtype: torch.dtype = dtype or getattr(torch, uploaded(folder).dtype)
         self._checkpoint = Checkpoint(folder)
         self._sources = sources(self.model, self._checkpoint)
         self._precise = [
@@ -62,12 +61,17 @@ class Layerwise:
     @contextmanager
     def opened(self, name: str) -> Iterator[nn.Module]:
         """Fill a module of the bare model with its weights, for as long as the block lasts."""
-        module = self.model.base_model.get_submodule(name)
-        where = f"{prefix(self.model)}{name}."
-        module.load_state_dict({key: self.tensor(where + key) for key in module.state_dict()}, assign=True)
+        with self.filled(f"{prefix(self.model)}{name}") as module:
+            yield module
+
+    @contextmanager
+    def filled(self, name: str) -> Iterator[nn.Module]:
+        """Do the same with any module of the model."""
+        module = self.model.get_submodule(name)
+        module.load_state_dict({key: self.tensor(f"{name}.{key}") for key in module.state_dict()}, assign=True)
         empty = [key for key, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
         if empty:
-            raise RuntimeError(f"{where}{empty[0]} is in no checkpoint")
+            raise RuntimeError(f"{name}.{empty[0]} is in no checkpoint")
         try:
             yield module
         finally:
@@ -81,36 +85,66 @@ class Layerwise:
         spill: a file that holds the rows' states meanwhile, where they are more than a layer. Raises OSError where the disk
         has no room for it.
         """
-        base, stack, last = self.model.base_model, self.family.stack, self.family.final_norm
         ears = Ears(self.model, norm)
+        final = self.model.base_model.get_submodule(self.family.final_norm)
+
+        def next_is(batch: Batch) -> None:
+            ears.mask = batch.mask
+
+        with ExitStack() as listening:
+            ears.listen(listening)
+            for done, total, _ in self._through(batches, spill, next_is):
+                if done < total:
+                    ears.forget(final)  # what went through it was not the last layer's
+                yield done, total
+        return ears.told()
+
+    @torch.no_grad()
+    def logits(self, batches: Sequence[Batch], spill: Path) -> list[Tensor]:
+        """Ask a language model. -> of each batch the logits of its real tokens, (tokens, vocabulary). spill: as above."""
+        states: list[Tensor] = []
+        for _, _, said in self._through(batches, spill, lambda _: None):
+            states = said
+        head = next(name for name, module in self.model.named_modules() if module is self.model.get_output_embeddings())
+        with self.filled(head) as last:
+            return [last(each[batch.mask.bool()]) for batch, each in zip(batches, states, strict=True)]
+
+    @torch.no_grad()
+    def _through(
+        self, batches: Sequence[Batch], spill: Path, next_is: Callable[[Batch], None]
+    ) -> Iterator[tuple[int, int, list[Tensor]]]:
+        """Send rows through the bare model. Yields (layers done, of all, what the model says of each batch) after each layer.
+
+        What it says is there after the last one alone, (rows, tokens, hidden). next_is: is told of a batch before it goes
+        through a layer.
+        """
+        base, stack, last = self.model.base_model, self.family.stack, self.family.final_norm
         layers = list(base.get_submodule(stack).children())
-        with ExitStack() as open_parts, torch.no_grad():
+        with ExitStack() as open_parts:
             states = self._between(batches, layers[0], spill)
             open_parts.callback(states.close)
             for place, embedded in enumerate(self._embedded(batches)):
                 states[place] = embedded
-            for table in self.family.tables[1:]:
+            for table in (*self.family.tables[1:], last):
                 open_parts.enter_context(self.opened(table))
-            final = open_parts.enter_context(self.opened(last))
             self._turn_positions()
-            ears.listen(open_parts)
             for number, layer in enumerate(layers):
+                said = list[Tensor]()
                 with self.opened(f"{stack}.{number}"):
                     stand = _Stand(layer)
                     setattr(base, stack, nn.ModuleList([stand if each is layer else _Stand() for each in layers]))
                     for place, batch in enumerate(batches):
                         # Positions were added to the first states by the stock code itself, where the family adds them.
                         stand.states = states[place] if number else None
-                        ears.mask = batch.mask
+                        next_is(batch)
                         more = {key: value for key, value in batch.inputs.items() if key != "input_ids"}
                         entering = states[place] if stand.states is None else stand.states
-                        base(**{**more, "inputs_embeds": entering, "use_cache": False})
+                        found = base(**{**more, "inputs_embeds": entering, "use_cache": False}).last_hidden_state
                         states[place] = stand.taken()
+                        if number == len(layers) - 1:
+                            said.append(found)
                     setattr(base, stack, nn.ModuleList(layers))
-                if number < len(layers) - 1:
-                    ears.forget(final)  # what went through it was not the last layer's
-                yield number + 1, len(layers)
-        return ears.told()
+                yield number + 1, len(layers), said
 
     def _between(self, batches: Sequence[Batch], layer: nn.Module, spill: Path) -> "_InMemory | _OnDisk":
         """Choose where the rows' states are kept between two layers."""
@@ -121,9 +155,9 @@ class Layerwise:
 
     def _embedded(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
         """Yield what enters the decoder: (rows, tokens, hidden) for each batch, of the tokens' table alone."""
-        with self.opened(self.family.tables[0]) as table, torch.no_grad():
+        with self.opened(self.family.tables[0]) as table:
             for batch in batches:
-                yield functional.embedding(batch.ids, table.weight)  # type: ignore[arg-type]
+                yield table(batch.ids)
 
     def _turn_positions(self) -> None:
         """Make what turns queries and keys by their places, if there is such: it has no weights but numbers of the config."""

@@ -8,10 +8,12 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from compression import families
+from compression import families, numerics
 from compression.batches import Batch
 from compression.language.sequences import Sequences
 from compression.layerwise import Layerwise
+from compression.numerics import Simulation
+from compression.recipe import Scheme
 from compression.stages.decoder_scores import DecoderScores, decoder_scores
 from tests.compression.decoders import saved, tiny
 
@@ -91,3 +93,26 @@ def test_a_cut_is_that_of_the_whole_model(kind: str, tmp_path: Path) -> None:
     ids = torch.arange(3, 19)[None]
     with torch.inference_mode():
         assert opened(ids).logits.equal(expected.eval()(ids).logits)
+
+
+@pytest.mark.parametrize("scheme", [None, "dynamic-int8", "weight-only-int4"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2-tied", "gpt2", "deepseek_v3"])
+def test_answers_are_those_of_the_whole_model_in_float32_and_in_integers(
+    kind: str, scheme: Scheme | None, tmp_path: Path
+) -> None:
+    model = tiny(kind.removesuffix("-tied"), tie_word_embeddings=kind.endswith("-tied") or kind == "gpt2").to(torch.bfloat16)
+    saved(model, tmp_path / "model")
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
+    layers = Layerwise(tmp_path / "model", torch.float32)
+    plain = whole(**batches()[0].inputs).logits
+    if scheme is not None:
+        for one in (whole, layers.model):
+            numerics.insert(one, simulation=Simulation(scheme=scheme, group_size=16))
+    asked = batches()[:2]
+    found = layers.logits(asked, tmp_path / "states")
+    for batch, logits in zip(asked, found, strict=True):
+        wanted = whole(**batch.inputs).logits[batch.mask.bool()].detach()
+        assert logits == pytest.approx(wanted, abs=1e-5 * float(wanted.abs().max()))
+    real = asked[0].mask.bool()
+    assert (scheme is None) == bool((found[0] - plain[real]).abs().max() < 1e-4 * plain.abs().max())
+    assert all(weight.is_meta for weight in layers.model.parameters())
