@@ -88,8 +88,10 @@ def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recip
     memory = min(whole.memory_bytes, needed)
     if may_be_whole(parameters, task):
         return whole.model_copy(update={"memory_bytes": memory})
-    # The checkpoint as it was sent, unpacked where it was a GGUF file, and its integers; and both of what a cut leaves.
-    one = model.bytes + HELD_BYTES * parameters * (model.dtype not in FLOATS) + round(INT8_OVERHEAD * parameters)
+    # The checkpoint as it was sent, unpacked where it was a GGUF file, and its integers, in ONNX too of a language model; and
+    # the same of what a cut leaves.
+    integers = round(INT8_OVERHEAD * parameters) * (1 + (task == "causal-lm"))
+    one = model.bytes + HELD_BYTES * parameters * (model.dtype not in FLOATS) + integers
     disk = one * (1 + (recipe.prune is not None)) + states_bytes(model.shape, recipe)
     if recipe.prune is not None and model.dtype not in ("bfloat16", "float16"):
         disk += 2 * parameters  # what is cut lies there in 16 bits, and until its integers are made in all its digits too
@@ -102,6 +104,8 @@ def warning(parameters: int, task: Task) -> str:
     when = "Being so large"
     if may_be_whole(parameters, task):
         when = f"Where a worker has less than {whole_bytes(parameters):,} bytes of memory"
+    if task == "causal-lm":
+        return f"{when}, the model goes from file to file: ONNX files, times and scores are only of what still fits memory."
     return f"{when}, the model goes from file to file: without an ONNX artifact, and scored where its checkpoints fit memory."
 
 

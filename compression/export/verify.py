@@ -81,7 +81,7 @@ def verify(
     if half:
         numerics.remove(twin)
     exact = not int8 or any(isinstance(layer, WeightOnlyLinear) for _, layer in numerics.simulated_layers(twin))
-    expected, found = answers(twin, asked), _stacked(runner, asked)
+    expected, found = answers(twin, asked), stacked(runner, asked)
     numerics.remove(twin)
     if half:
         allowed = limit(expected, answers(twin.to(torch.bfloat16), asked), noise=HALF_NOISE)
@@ -225,7 +225,8 @@ def _real(logits: Logits, batch: Batch) -> Logits:
     return logits[batch.attention_mask.astype(bool)] if logits.ndim == 3 else logits
 
 
-def _stacked(runner: Runner, asked: list[Batch]) -> Logits:
+def stacked(runner: Runner, asked: list[Batch]) -> Logits:
+    """Ask an artifact. -> as `answers`."""
     return np.concatenate([_real(runner.logits(batch), batch) for batch in asked])
 
 

@@ -23,7 +23,6 @@ from compression.encoding import Reading
 from compression.errors import InvalidSpec
 from compression.export import streamed, streamed_check
 from compression.export.artifact import Precision, Shipped, precision_of
-from compression.export.tensors import fused_experts
 from compression.facts import PartFacts, job_report
 from compression.language.tested import check_texts, tested
 from compression.layerwise import TOGETHER, Layerwise
@@ -52,18 +51,19 @@ from compression.report import (
 from compression.saving import Pause, never
 from compression.stages.prune import counter, taken
 from compression.stages.scores import CALIBRATION_BATCH, calibration_draw
-from compression.streaming.shipping import Shipping
+from compression.streaming.graph import Graphs
+from compression.streaming.shipping import Shipping, said_of
 from compression.uploaded import uploaded
 from compression.verdicts import judged
 
-SCORE, CUT, QUANTIZE, VERIFY, MEASURE = "score", "cut", "quantize", "verify", "export and measure"
+SCORE, CUT, QUANTIZE, VERIFY, MEASURE, GRAPH = "score", "cut", "quantize", "verify", "export and measure", "write ONNX"
 """Names of phases."""
 PHASES = [
-    Phase("baseline", MEASURE, 2.0),
-    *(Phase("quantized", name, weight) for name, weight in ((QUANTIZE, 4.0), (VERIFY, 2.0), (MEASURE, 1.0))),
+    *(Phase("baseline", name, weight) for name, weight in ((MEASURE, 2.0), (GRAPH, 4.0))),
+    *(Phase("quantized", name, weight) for name, weight in ((QUANTIZE, 4.0), (VERIFY, 2.0), (MEASURE, 1.0), (GRAPH, 4.0))),
     *(
         Phase("pruned", name, weight)
-        for name, weight in ((SCORE, 20.0), (CUT, 2.0), (QUANTIZE, 3.0), (VERIFY, 2.0), (MEASURE, 1.0))
+        for name, weight in ((SCORE, 20.0), (CUT, 2.0), (QUANTIZE, 3.0), (VERIFY, 2.0), (MEASURE, 1.0), (GRAPH, 3.0))
     ),
 ]
 FILES = (weights.INDEX, "config.json", "generation_config.json")
@@ -118,6 +118,11 @@ class StreamingJob:
     artifacts: list[Artifact] = field(default_factory=list)
     pruning: dict[str, Any] | None = None
     journey: Journey = field(default_factory=lambda: Journey([]))
+    graphs: Graphs = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Write ONNX files from one place."""
+        self.graphs = Graphs(self.shipping)
 
     @classmethod
     def open(cls, spec: Spec, base: Path) -> "StreamingJob":
@@ -165,6 +170,7 @@ class StreamingJob:
             yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
         if done is not None:
             self.rows, self.artifacts, self.pruning = list(done.rows), list(done.artifacts), done.pruning
+            self.graphs.take_up([one.name for one in self.artifacts], self.folder, self.model)
             for row in self.rows:
                 self.journey.skip(row.stage)
                 yield StageStarted(stage=row.stage, resumed=True)
@@ -204,19 +210,23 @@ class StreamingJob:
                     shutil.copyfile(path, place / path.name)
             shipped = self.shipping.complete(self.model, place, name, "baseline", precision)
         yield from self.journey.mark("baseline", MEASURE, done=True)
+        made, more = yield from self.with_graph("baseline", [shipped], self.folder, self.model, None)
         note = (
-            "The model takes more memory than the engine may, or is larger than an ONNX file can be: it went from file to "
-            "file, and there is no ONNX artifact. The baseline is the checkpoint as it was sent."
+            "The model takes more memory than the engine may, or is larger than an ONNX file can be: it went from file to file."
         )
-        return [shipped], self.model, (note, *stock.notes(self.spec, self.base))
+        if made[0] is shipped:
+            note += " The baseline is the checkpoint as it was sent."
+        return made, self.model, (note, *more, *stock.notes(self.spec, self.base))
 
     def quantized(self) -> Generator[Event, None, Made]:
         """Ship the integers of the checkpoint."""
         shipped, notes = yield from self.integers("quantized", self.folder)
         asked = self.spec.recipe.quantize
+        made, more = yield from self.with_graph("quantized", [shipped], self.folder, self.model, asked)
+        notes = (*notes, *more)
         if asked is not None and asked.smoothing is not None:
             notes = (*notes, "Nothing was smoothed: factors are not searched for where a model goes from file to file.")
-        return [shipped], self.model, notes
+        return made, self.model, notes
 
     def pruned(self) -> Generator[Event, None, Made]:
         """Score layer by layer, cut, and ship the integers of what is left, and it in 16 bits."""
@@ -243,9 +253,19 @@ class StreamingJob:
             plain = self.shipping.complete(model, place, name, "pruned", precision)
         source = self.shipping.place(name) if len(cuts) == 1 else whole
         shipped, notes = yield from self.integers("pruned", source)
+        made, more = yield from self.with_graph("pruned", [shipped, plain], source, model, self.spec.recipe.quantize)
         shutil.rmtree(whole, ignore_errors=True)
-        more = f"Units were chosen on {len(rows)} rows of train, in the checkpoint's own type; nothing was trained."
-        return [shipped, plain], model, (*notes, more)
+        chosen = f"Units were chosen on {len(rows)} rows of train, in the checkpoint's own type; nothing was trained."
+        return made, model, (*notes, chosen, *more)
+
+    def with_graph(
+        self, stage: Stage, made: list[Shipped], source: Path, model: PreTrainedModel, asked: Quantize | None
+    ) -> Generator[Event, None, tuple[list[Shipped], tuple[str, ...]]]:
+        """Put a stage's ONNX file to its artifacts, as `Graphs.beside` does."""
+        yield from self.journey.mark(stage, GRAPH, done=False)
+        found = self.graphs.beside(stage, made, source, model, asked)
+        yield from self.journey.mark(stage, GRAPH, done=True)
+        return found
 
     def aim(self, settings: Prune) -> Shape:
         """Return the shape that a cut comes to, and keep what the report says of it. Raises UnsupportedShape."""
@@ -282,7 +302,7 @@ class StreamingJob:
             stored = f"int8, {written.unquantized:,} parameters {written.dtype}" if written.unquantized else "int8"
             shipped = self.shipping.complete(model, place, name, stage, precision, scheme, stored)
         yield from self.journey.mark(stage, MEASURE, done=True)
-        return shipped, tuple(_said_of(written, model))
+        return shipped, tuple(said_of(written, model))
 
     def follow(
         self, stage: Stage, phase: str, steps: Generator[tuple[int, int], None, Result]
@@ -353,19 +373,6 @@ def _lift(folder: Path) -> None:
     for path in folder.iterdir():
         path.rename(folder.parent / path.name)
     folder.rmdir()
-
-
-def _said_of(written: streamed.Written, model: PreTrainedModel) -> Iterator[str]:
-    if written.unquantized:
-        yield (
-            f"{written.unquantized / written.parameters:.1%} of the parameters are matrices that stock code keeps in no linear "
-            f"layer: they stay in {written.dtype}."
-        )
-    if fused_experts(model):
-        yield (
-            "Experts are integers too, and are multiplied one after the other: config.json says experts_implementation: eager, "
-            "which a model that is saved again from memory no longer says."
-        )
 
 
 def run(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:

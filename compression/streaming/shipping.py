@@ -2,7 +2,9 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
 from pathlib import Path
 
@@ -10,14 +12,18 @@ from transformers import PreTrainedModel
 
 from compression import data, durable, families, process
 from compression.catalog.streaming import opened_bytes
-from compression.export import artifact
+from compression.export import artifact, streamed
 from compression.export.artifact import Precision, Shipped
 from compression.export.card import card, opens_with
+from compression.export.tensors import fused_experts
+from compression.export.trace import inputs_of
 from compression.measure import Measured, MeasureSpec
 from compression.memory import resident
 from compression.origin import Origin
 from compression.recipe import Evaluate, Scheme, Spec
 from compression.report import Artifact, NotMeasured, Size, Stage
+from compression.runtimes.runner import Kind
+from compression.scoring.base import Row
 from compression.shards import BLOCK
 
 SMALLEST_BLOCK, BLOCKS = 1 << 16, 32
@@ -54,6 +60,11 @@ class Shipping:
             rows = [rows[number] for number in self.scored]
         durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in rows))
 
+    def sample(self, most: int) -> list[Row]:
+        """Return the first rows of the test split."""
+        with self.test_rows.open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in islice(lines, most)]
+
     def place(self, name: str) -> Path:
         """Where an artifact's folder comes to lie."""
         return self.output / "artifacts" / name
@@ -67,23 +78,25 @@ class Shipping:
         precision: Precision,
         scheme: Scheme | None = None,
         stored: str | None = None,
+        *,
+        kind: Kind = "transformers",
+        baseline: Path | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> Shipped:
         """Put beside the weights in `place` what an artifact has, and measure it.
 
         model: without weights; stored: what the size says that they are stored in, where it is not the precision alone.
+        baseline: folder of the ONNX file that latency is held against; check: is called before anything is measured.
         """
         task, labels, family = self.spec.asked[0].task, self.dataset.labels, families.decoder_of(model)
-        positions = family.max_positions(model.config)
-        length = min(self.spec.recipe.train.max_length, positions)
-        model.config.pad_token_id = self.padding
-        artifact.write_tokenizer(self.folder, place, positions if task == "causal-lm" else length, task, model)
-        artifact.write_config(model, place, labels, length, "transformers")
-        files = sum(path.stat().st_size for path in place.glob("*.safetensors"))
+        length = self.describe(model, place, kind)
+        check()
+        files = sum(path.stat().st_size for pattern in artifact.WEIGHTS for path in place.glob(pattern))
         size = Size(bytes=files, dtype=stored or precision, bytes_at_16_bit=2 * family.parameters_of(model).total)
-        found = self.figures(model, place, files)
+        found = self.figures(model, place, files, kind, baseline)
         about = card(
             name=name,
-            kind="transformers",
+            kind=kind,
             stage=stage,
             scheme=scheme,
             task=task,
@@ -93,7 +106,7 @@ class Shipping:
             latency=found.latency,
             score=found.score,
             memory=found.peak_memory_bytes,
-            inputs=(),
+            inputs=inputs_of(model) if kind == "onnx" else (),
             pairs=self.dataset.splits["test"].pairs is not None,
             origin=self.origin,
         )
@@ -102,12 +115,12 @@ class Shipping:
         return Shipped(
             artifact=Artifact(
                 name=name,
-                kind="transformers",
+                kind=kind,
                 stage=stage,
                 precision=precision,
                 files=artifact.write_manifest(place),
                 score=found.score,
-                opens_with=opens_with("transformers", precision, task),
+                opens_with=opens_with(kind, precision, task),
             ),
             size=size,
             latency=found.latency,
@@ -116,18 +129,29 @@ class Shipping:
             peak_memory_bytes=found.peak_memory_bytes,
         )
 
-    def figures(self, model: PreTrainedModel, place: Path, files: int) -> Measured:
+    def describe(self, model: PreTrainedModel, place: Path, kind: Kind) -> int:
+        """Put tokenizer and config beside weights; return how many tokens are read."""
+        task, positions = self.spec.asked[0].task, families.decoder_of(model).max_positions(model.config)
+        length = min(self.spec.recipe.train.max_length, positions)
+        if task != "causal-lm":  # stock classifiers find the last token by it; a language model keeps what it has, or none
+            model.config.pad_token_id = self.padding
+        artifact.write_tokenizer(self.folder, place, positions if task == "causal-lm" else length, task, model)
+        artifact.write_config(model, place, self.dataset.labels, length, kind)
+        return length
+
+    def figures(self, model: PreTrainedModel, place: Path, files: int, kind: Kind, baseline: Path | None) -> Measured:
         """Measure an artifact where it fits the memory that is left beside this process. files: bytes of its weights."""
         process.release_memory()
         table = max(prod(weight.shape) for weight in model.parameters())
         needed, left = opened_bytes(files, table), self.left()
-        if needed > left:
+        if kind == "transformers" and needed > left:  # an ONNX file was just opened here
             cause = f"Answering takes about {needed:,} bytes of memory, and {left:,} are left of the engine's limit."
             reason = NotMeasured(not_measured=cause)
             return Measured(latency=reason, score=reason, peak_memory_bytes=reason)
         spec = MeasureSpec(
-            kind="transformers",
+            kind=kind,
             folder=str(place.resolve()),
+            baseline=str(baseline.resolve()) if baseline else None,
             task=self.spec.asked[0].task,
             labels=self.dataset.labels,
             test_rows=str(self.test_rows.resolve()),
@@ -142,3 +166,17 @@ class Shipping:
     def block(self) -> int:
         """Say how many bytes of a tensor to read at once: what is made of them takes a quarter of the memory that is left."""
         return min(BLOCK, max(SMALLEST_BLOCK, self.left() // (4 * BLOCKS)))
+
+
+def said_of(written: streamed.Written, model: PreTrainedModel) -> Iterator[str]:
+    """Tell what of a checkpoint is no integer, and what one has to know of its experts."""
+    if written.unquantized:
+        yield (
+            f"{written.unquantized / written.parameters:.1%} of the parameters are matrices that stock code keeps in no linear "
+            f"layer: they stay in {written.dtype}."
+        )
+    if fused_experts(model):
+        yield (
+            "Experts are integers too, and are multiplied one after the other: config.json says experts_implementation: eager, "
+            "which a model that is saved again from memory no longer says."
+        )

@@ -19,7 +19,7 @@ from compression.job import Job
 from compression.pipeline import compress
 from compression.recipe import Spec
 from compression.report import Finished, ModelFacts, NotMeasured, Report, Score, StageFinished, StageStarted, parse_event
-from compression.streaming import job, shipping
+from compression.streaming import graph, job, shipping
 from tests.compression.conftest import sentences, write_rows, write_tokenizer
 from tests.compression.decoders import saved, tiny, with_prediction
 from tests.compression.ggufs import tokens, write
@@ -103,6 +103,7 @@ def test_a_gguf_file_s_integers_are_scored_where_they_fit(tmp_path: Path, monkey
     parameters = sum(weight.numel() for weight in model.parameters())
     monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
     monkeypatch.setattr(shipping, "opened_bytes", lambda file, table: 0 if file < 2 * parameters else 1 << 62)
+    monkeypatch.setattr(graph, "OPENED", {**graph.OPENED, None: 1e18})
     # As the preset for language models has it: no search where it could not be made, and a word on that.
     recipe = {**ONLY_QUANTIZE, "quantize": {"smoothing": "search"}}
     spec = spec_of(tmp_path, tmp_path / "model", task="causal-lm", memory_bytes=8 << 30, recipe=recipe)
@@ -120,6 +121,11 @@ def test_a_gguf_file_s_integers_are_scored_where_they_fit(tmp_path: Path, monkey
     assert (quantized.score.metric, quantized.score.rows) == ("perplexity", 12)
     assert 1 < quantized.score.value < 10 * len(tokens())
     assert isinstance(quantized.peak_memory_bytes, int)
+    # Integers fit where float32 does not: their file is there, and is held against nothing.
+    assert [one.name for one in report.artifacts if one.kind == "onnx"] == ["quantized-onnx-int8"]
+    assert isinstance(quantized.latency, NotMeasured)
+    assert any("tokens a second" in note and "no float32 file" in note for note in quantized.notes)
+    assert any(note.startswith("There is no ONNX artifact of this stage") and "memory" in note for note in baseline.notes)
 
 
 @pytest.mark.parametrize("memory", [SMALL, None])

@@ -1,18 +1,23 @@
 """Language models from file to file: experts answer in their integers; settings of generating that nobody reads are refused."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from compression import measure
-from compression.errors import ConfigMismatch
-from compression.export import artifact
+from compression.errors import ConfigMismatch, ExportMismatch
+from compression.export import artifact, decoder
+from compression.numerics import Simulation
 from compression.pipeline import compress
-from compression.report import Score
+from compression.recipe import Scheme
+from compression.report import Latency, Score, StageFinished
 from compression.streaming import job, shipping
-from tests.compression.test_streaming import done, model_into, spec_of
+from tests.compression.test_streaming import ONLY_QUANTIZE, done, model_into, spec_of
 
 
 def test_experts_of_a_language_model_are_scored_and_generate_as_the_card_says(
@@ -27,7 +32,7 @@ def test_experts_of_a_language_model_are_scored_and_generate_as_the_card_says(
     assert isinstance(baseline, Score)
     assert isinstance(quantized, Score)
     assert abs(quantized.worth - baseline.worth) < 0.05
-    made = tmp_path / "out" / "artifacts" / report.rows[1].artifact
+    made = tmp_path / "out" / "artifacts" / "quantized-transformers-int8"
     code = (made / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     assert "generate" in code
     monkeypatch.chdir(made)
@@ -35,6 +40,87 @@ def test_experts_of_a_language_model_are_scored_and_generate_as_the_card_says(
     exec(code, {"__name__": "card"})  # what the download tells its reader to run
     assert len(capsys.readouterr().out.split()) > 3
     assert torch.is_inference_mode_enabled() is False
+
+
+def onnx_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("model.onnx*")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme"), [("llama", "dynamic-int8"), ("gpt2", "dynamic-int8"), ("deepseek_v3", "weight-only-int4")]
+)
+def test_an_onnx_file_is_written_tensor_by_tensor_as_of_a_model_in_memory(
+    kind: str, scheme: Scheme, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec.model_copy(update={"seconds": 0.1})))
+    model = model_into(tmp_path / "model", kind, "ForCausalLM")
+    quantize = {"scheme": scheme, **({"group_size": 16} if scheme == "weight-only-int4" else {})}
+    prune = {"ratio": {"ffn": 0.5}, "multiple": 8, "calibration_rows": 16}
+    recipe = {**ONLY_QUANTIZE, "quantize": quantize, "prune": prune}
+    report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30, recipe=recipe), tmp_path)
+    precision = "int4" if scheme == "weight-only-int4" else "int8"
+    names = ["baseline-onnx-float32", f"quantized-onnx-{precision}", f"pruned-onnx-{precision}"]
+    assert [row.artifact for row in report.rows] == names
+    for row in report.rows:
+        assert isinstance(row.latency, Latency)
+        assert row.latency.generation is not None
+        assert isinstance(row.score, Score)
+        assert not any(note.startswith("There is no ONNX") for note in row.notes), row.notes
+    simulation = Simulation(scheme=scheme, group_size=quantize.get("group_size"))
+    cut = tmp_path / "out" / "artifacts" / "pruned-transformers-bfloat16"
+    for number, (name, place, simulated) in enumerate(
+        zip(names, (model, model, cut), (None, simulation, simulation), strict=True)
+    ):
+        (tmp_path / str(number)).mkdir()
+        decoder.write(
+            AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32), tmp_path / str(number), simulation=simulated
+        )
+        assert onnx_files(tmp_path / "out" / "artifacts" / name) == onnx_files(tmp_path / str(number))
+
+
+def test_a_file_that_answers_otherwise_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
+    well = decoder.write
+
+    def bent(model: Any, folder: Path, *, read: Any, **more: Any) -> Any:
+        def misread(name: str) -> torch.Tensor:
+            found: torch.Tensor = read(name)
+            return found.roll(1, 0) if name.endswith("1.mlp.up_proj.weight") else found
+
+        return well(model, folder, read=misread, **more)
+
+    monkeypatch.setattr(decoder, "write", bent)
+    model = model_into(tmp_path / "model", head="ForCausalLM")
+    with pytest.raises(ExportMismatch):
+        list(compress(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30), tmp_path))
+    assert not (tmp_path / "out" / "artifacts" / "baseline-onnx-float32").exists()
+
+
+def test_an_attempt_that_goes_on_elsewhere_times_against_the_same_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec.model_copy(update={"seconds": 0.1})))
+    spec = spec_of(tmp_path, model_into(tmp_path / "model", head="ForCausalLM"), task="causal-lm", memory_bytes=8 << 30)
+    for event in compress(spec, tmp_path):
+        if isinstance(event, StageFinished):
+            break
+    (tmp_path / "out" / "checkpoints").rename(tmp_path / "kept")
+    written = onnx_files(tmp_path / "out" / "artifacts" / "baseline-onnx-float32")
+    shutil.rmtree(tmp_path / "out" / "artifacts")  # they went to the service's storage
+    seen = list[dict[str, bytes]]()
+    monkeypatch.setattr(
+        artifact,
+        "figures",
+        lambda spec, **_: (
+            seen.append(onnx_files(Path(spec.baseline))) if spec.baseline else None,
+            measure.measure(spec.model_copy(update={"seconds": 0.1})),
+        )[1],
+    )
+    report = done(spec.model_copy(update={"resume": "kept"}), tmp_path)
+    assert seen == [written]
+    assert isinstance(report.rows[1].latency, Latency)
 
 
 @pytest.mark.parametrize("said", ["{no JSON", "[]", '{"max_new_tokens": -1}'])
