@@ -111,6 +111,17 @@ def pictures(rows: list[Row]) -> list[Picture]:
     return [picture for picture in found if picture.bars]
 
 
+def sizes(report: Report) -> str:
+    """Hold the result's size against all that people mean by the size before: the file that was sent, 16 bit, float32."""
+    found, sent = report.ratios, report.uploaded
+    named = (
+        (found.size_reduction_from_file, f"the file sent ({words.size(sent.bytes)} {sent.dtype})") if sent else (None, ""),
+        (found.size_reduction_from_16_bit, "16 bit"),
+        (found.size_reduction_from_float32, "float32"),
+    )
+    return ", ".join(f"{words.percent(value)} against {what}" for value, what in named if value is not None)
+
+
 def _metric(rows: list[Row]) -> str:
     score = next((row.score for row in rows if isinstance(row.score, Score)), None)
     return words.title(score.metric) if score else "Score"
@@ -194,6 +205,7 @@ def job(job_id: str, request: Request, session: ReadDep, visitor: VisitorDep, pa
     context |= {
         "rows": rows,
         "pictures": pictures(rows),
+        "sizes": sizes(report) if report else "",
         "beside": beside(rows),
         "report": report,
         "best": best,

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from compression.report import LayerRange, NotMeasured, Remedy, Report, Score, Sensitivity, StageVerdict
+from compression.report import LayerRange, NotMeasured, Remedy, Report, Score, Sensitivity, StageVerdict, Uploaded
 from tests.app.api.conftest import new_team, sql
 from tests.client.figures import more_figures, report, row
 from tests.conftest import Service
@@ -74,6 +74,18 @@ def test_a_job_is_shown_with_all_its_figures(
     listed = page_of(browser, "/jobs").text
     for figure in ("Reviews, smaller", "82.5 %", "2.50×", "98.0 %"):
         assert figure in listed, figure
+
+
+def test_a_jobs_size_is_held_against_the_file_sixteen_bit_and_float32(
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    plain = page_of(browser, f"/jobs/{ended(service, http, request_body, report())}").text
+    assert "65.0 % against 16 bit, 82.5 % against float32" in plain
+    assert "the file sent" not in plain
+    ratios = report().ratios.model_copy(update={"size_reduction_from_file": 0.3})
+    found = report(uploaded=Uploaded(bytes=20_000_000, dtype="Q8_0"), ratios=ratios)
+    text = page_of(browser, f"/jobs/{ended(service, http, request_body, found)}").text
+    assert "30.0 % against the file sent (20.0 MB Q8_0), 65.0 % against 16 bit, 82.5 % against float32" in text
 
 
 def test_whatever_a_job_is_called_or_tells_stays_text(

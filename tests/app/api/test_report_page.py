@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from compression.report import LayerRange, NotMeasured, Remedy, Report, Sensitivity, StageVerdict
+from compression.report import LayerRange, NotMeasured, Remedy, Report, Sensitivity, StageVerdict, Uploaded
 from tests.app.api.conftest import new_team, problem, sql
 from tests.client.figures import more_figures, report, row
 from tests.conftest import Service
@@ -72,6 +72,19 @@ def test_the_report_of_a_finished_job_is_one_page_that_fetches_nothing(
     assert [
         name for name, _ in page.attributes if name in {"src", "href", "style", "srcset", "xlink:href"} or name[:2] == "on"
     ] == []
+
+
+def test_sizes_are_held_against_all_that_people_mean(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    plain = page_of(http, done(service, http, request_body)).text
+    assert "−82.5 %; −65.0 % against 16 bit; −82.5 % against float32" in plain
+    found = report()
+    ratios = found.ratios.model_copy(update={"size_reduction_from_file": 0.3})
+    found = found.model_copy(update={"uploaded": Uploaded(bytes=20_000_000, dtype="Q8_0"), "ratios": ratios})
+    of_file = page_of(http, done(service, http, request_body, found)).text
+    said = "−30.0 % against the file that was sent (20.00 MB Q8_0); −65.0 % against 16 bit; −82.5 % against float32"
+    assert said in of_file
 
 
 def test_its_policy_allows_its_own_style_sheet_and_nothing_else(
