@@ -11,6 +11,7 @@ from compression import heads
 from compression.catalog.cost import HARNESS_BYTES, TOKENS_A_WORD, Estimate, estimate, packed, planned_steps
 from compression.catalog.families import FAMILIES, Family, check_served
 from compression.catalog.lessons import check_cast, check_insides, check_one_teacher, check_teacher
+from compression.catalog.reach import goes_past
 from compression.catalog.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.catalog.streaming import fits_a_graph, from_file_to_file, untrained, warning
 from compression.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape
@@ -178,6 +179,8 @@ def preflight(
         spoken=_spoken(model, data),
     )
     warnings = [*_warnings(model, data, recipe, before, after), *_unknown(family, model.shape, recipe.prune, count)]
+    if recipe.prune is not None:
+        warnings += goes_past(family, model.shape, recipe.prune, shape, count)
     if streamed:
         found = from_file_to_file(found, model, before.total, recipe, data.task)
         warnings.append(warning(before.total, data.task))
