@@ -95,6 +95,11 @@ def logits(model: PreTrainedModel, ids: Tensor = IDS, mask: Tensor | None = None
     return found
 
 
+def error(found: Tensor, wanted: Tensor) -> float:
+    """The largest difference, as a share of the largest value."""
+    return ((found - wanted).abs().max() / wanted.abs().max()).item()
+
+
 def some(count: int, of: int, seed: int) -> Tensor:
     """Draw which of `of` stay."""
     return torch.randperm(of, generator=torch.Generator().manual_seed(seed))[:count].sort().values
@@ -158,7 +163,9 @@ def silenced(model: PreTrainedModel, kept: Kept) -> Iterator[PreTrainedModel]:
         def on_output(module: nn.Module, change: Callable[..., Any]) -> None:
             hooks.callback(module.register_forward_hook(lambda module, given, said: change(module, given, said)).remove)
 
-        body, config, stream = model.base_model, model.config, _only(kept.hidden, HIDDEN)
+        body, config = model.base_model, model.config
+        shape = families.decoder_of(model).shape_of(config)
+        stream = _only(kept.hidden, shape.hidden)
         blocks = list(body.layers if hasattr(body, "layers") else body.h)
         layers = kept.layers or tuple(range(len(blocks)))
         for number in set(range(len(blocks))) - set(layers):
@@ -171,7 +178,7 @@ def silenced(model: PreTrainedModel, kept: Kept) -> Iterator[PreTrainedModel]:
             attention, mlp = getattr(block, "attn", None) or block.self_attn, block.mlp
             out = attention.c_proj if hasattr(attention, "c_proj") else attention.o_proj
             inputs = out.weight.shape[0 if hasattr(out, "nf") else 1]
-            groups = families.decoder_of(model).shape_of(config).groups or 1
+            groups = shape.groups or 1
             on_input(out, _only(kept.heads[place], groups).repeat_interleave(inputs // groups))
             on_output(out, lambda module, given, said: said * stream)
             on_output(mlp, lambda module, given, said: said * stream)
@@ -182,15 +189,16 @@ def silenced(model: PreTrainedModel, kept: Kept) -> Iterator[PreTrainedModel]:
             routed = kept.routed[place] if kept.routed else None
             if routed is None:
                 down = getattr(mlp, "c_proj", None) or mlp.down_proj
-                on_input(down, _only(kept.ffn[place], 4 * HIDDEN if hasattr(mlp, "c_proj") else FFN))
+                on_input(down, _only(kept.ffn[place], shape.ffn))
                 continue
-            on_input(mlp.shared_experts.down_proj, _only(routed.shared, 32))
-            gone = _only(routed.experts, 8) == 0
+            assert shape.experts is not None
+            on_input(mlp.shared_experts.down_proj, _only(routed.shared, shape.experts.shared))
+            gone = _only(routed.experts, shape.experts.count) == 0
             on_output(mlp.gate, functools.partial(_rerouted, gone=gone))
             for expert, units in zip(routed.experts, routed.units, strict=True):
                 with torch.no_grad():
-                    mlp.experts.down_proj[expert] *= _only(units, 16)
-        if model.config.model_type == "gpt2" and len(kept.hidden) < HIDDEN:
+                    mlp.experts.down_proj[expert] *= _only(units, shape.experts.ffn)
+        if config.model_type == "gpt2" and len(kept.hidden) < shape.hidden:
             for norm in [module for module in model.modules() if isinstance(module, nn.LayerNorm)]:
                 on_output(norm, functools.partial(_over_fewer, kept=kept.hidden))
         yield model

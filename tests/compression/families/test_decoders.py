@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from compression import families
@@ -21,6 +20,7 @@ from tests.compression.families.decoders import (
     WORDS,
     axes_of,
     cut_on,
+    error,
     logits,
     silenced,
     some,
@@ -39,11 +39,6 @@ def reopened(model: PreTrainedModel, folder: Path, auto: type = AutoModelForCaus
     assert not report["unexpected_keys"]
     assert type(opened) is type(model)
     return opened.eval()
-
-
-def error(found: Tensor, wanted: Tensor) -> float:
-    """The largest difference, as a share of the largest value."""
-    return ((found - wanted).abs().max() / wanted.abs().max()).item()
 
 
 def tolerance(kind: str, axes: tuple[str, ...]) -> float:
