@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
-from compression.checks import gguf_model
+from compression.checks import gguf_model, gguf_rope
 from compression.checks.gguf import Gguf
 from compression.checks.gguf_names import WHOLE_WORDS
 from compression.checks.weights import Tensor
@@ -36,9 +36,12 @@ def unpack(folder: Path, place: Path) -> None:
     Raises what `checks.gguf_model.read_model` does, and ConfigMismatch where the stock reader finds something amiss.
     """
     path, content = gguf_model.read_model(folder)
+    scaled = gguf_rope.scaling(path, content, gguf_model.describe(content, path.name).head)
     transformers.utils.logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, gguf_file=path.name, local_files_only=True, trust_remote_code=False)
+        if scaled:  # which the stock reader does not look at
+            config.rope_parameters = {**config.rope_parameters, **scaled}
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from compression import catalog
-from compression.checks import gguf, weights
+from compression.checks import gguf, gguf_rope, weights
 from compression.checks.gguf_names import (
     ARCHITECTURES,
     MOST_TOKENS,
@@ -48,11 +48,16 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
         described = describe(content, path.name)
     except CompressionError as problem:
         return [problem]
-    problems = [
+    problems: list[CompressionError] = [
         *_held_against(described, content, path.name),
         *_tokenizer(content.metadata, described, path.name),
         *gguf.not_finite(folder, content.tensors),
     ]
+    if not problems:
+        try:
+            gguf_rope.scaling(path, content, described.head)
+        except CompressionError as problem:
+            problems.append(problem)
     if problems:
         return problems
     return ModelFacts(
@@ -78,9 +83,9 @@ def read_model(folder: Path) -> tuple[Path, gguf.Gguf]:
 
 
 def parameters(content: gguf.Gguf) -> Parameters:
-    """Count the elements of a file's tensors; a head that is the token table is not there twice."""
+    """Count the elements of a file's weights; a head that is the token table is not there twice."""
     tables = {"token_embd.weight", "position_embd.weight"}
-    sizes = {tensor.name: math.prod(tensor.shape) for tensor in content.tensors}
+    sizes = {tensor.name: math.prod(tensor.shape) for tensor in content.tensors if tensor.name != gguf_rope.TENSOR}
     embedding = sum(size for name, size in sizes.items() if name in tables)
     total = sum(sizes.values())
     return Parameters(total=total, embedding=embedding, other=total - embedding)
@@ -143,8 +148,10 @@ def _refuse_unknown(metadata: Mapping[str, Any], known: Architecture, described:
     """Refuse what the file says of its architecture and stock code would leave out, or take otherwise."""
     name = metadata["general.architecture"]
     allowed = {*known.keys, *(key for key, _ in WHOLE.values()), known.epsilon}
+    linear = known.scales and gguf_rope.is_linear(metadata)
+    allowed |= {*gguf_rope.KEYS} if linear else set()
     harmless = {
-        "rope.scaling.type": "none",
+        **({} if linear else {"rope.scaling.type": "none"}),
         "attention.key_length": described.head,
         "attention.value_length": described.head,
         "attention.causal": True,
@@ -171,8 +178,11 @@ def _refuse_unknown(metadata: Mapping[str, Any], known: Architecture, described:
 
 def _held_against(described: Described, content: gguf.Gguf, file: str) -> Iterator[CompressionError]:
     """Compare names and shapes of the tensors with what the architecture implies."""
-    needed = _architecture(content.metadata).tensors(described)
+    known = _architecture(content.metadata)
+    needed = known.tensors(described)
     found = {tensor.name: tensor for tensor in content.tensors}
+    if known.scales and gguf_rope.TENSOR in found:
+        needed |= {gguf_rope.TENSOR: (described.head // 2,)}
     for names, cause in (
         (sorted(needed.keys() - found.keys()), "the file lacks {}"),
         (sorted(found.keys() - needed.keys()), "its architecture does not account for {}"),

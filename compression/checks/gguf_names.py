@@ -51,7 +51,8 @@ class Architecture:
     """One of llama.cpp's architectures that stock code reads.
 
     `keys`: what it may say beside `WHOLE`. `head`: the size of a head, None where it is hidden / heads, or what `head_key`
-    says. `epsilon`: the key of the norms' constant. `fixed`: what the stock reader takes without looking.
+    says. `epsilon`: the key of the norms' constant. `fixed`: what the stock reader takes without looking. `scales`: whether its
+    positions may be scaled (`checks.gguf_rope`).
     """
 
     model_type: str
@@ -62,6 +63,7 @@ class Architecture:
     head_key: str | None = None
     epsilon: str = "attention.layer_norm_rms_epsilon"
     fixed: Callable[[Described], Mapping[str, int]] = lambda _: {}
+    scales: bool = False
 
 
 def _llama(model: Described) -> Tensors:
@@ -127,7 +129,12 @@ def _gpt2(model: Described) -> Tensors:
 ROTARY = ("attention.head_count_kv", "rope.freq_base", "vocab_size")
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(
-        "llama", "LlamaForCausalLM", (*ROTARY, "rope.dimension_count"), _llama, head_key="rope.dimension_count"
+        "llama",
+        "LlamaForCausalLM",
+        (*ROTARY, "rope.dimension_count"),
+        _llama,
+        head_key="rope.dimension_count",
+        scales=True,
     ),
     "qwen2": Architecture("qwen2", "Qwen2ForCausalLM", ROTARY, _qwen2),
     # The stock reader does not take the size of a head from the file; the stock config's own is 128.

@@ -56,10 +56,15 @@ def write(model: PreTrainedModel, path: Path, kind: Kind = Kind.Q8_0, *, sentenc
         writer.add_rope_dimension_count(config.head_dim)
     if arch == "qwen3":
         writer.add_key_length(config.head_dim)
+    if arch == "llama" and config.rope_parameters["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config.rope_parameters["factor"])
     (_add_pieces if sentencepiece else _add_tokens)(writer, arch)
     for key, value in more.items():
         getattr(writer, key)(*(value if isinstance(value, tuple) else (value,)))
     _add_tensors(writer, model, kind)
+    if arch == "llama" and config.rope_parameters["rope_type"] == "llama3":
+        writer.add_tensor("rope_freqs.weight", divisors(model))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -86,6 +91,14 @@ def _add_pieces(writer: GGUFWriter, arch: str) -> None:
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
+
+
+def divisors(model: PreTrainedModel) -> np.ndarray[Any, Any]:
+    """Return by how much a model's frequencies are smaller than if its positions were not scaled."""
+    size = model.config.head_dim
+    plain = model.config.rope_parameters["rope_theta"] ** (-torch.arange(0, size, 2) / size)
+    found: np.ndarray[Any, Any] = (plain / model.base_model.rotary_emb.inv_freq).numpy().astype(np.float32)
+    return found
 
 
 @torch.no_grad()

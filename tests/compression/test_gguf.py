@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.integrations.gguf.gguf_tokenizer_mapping import phi3_tokenizer
 
 from compression import gguf
+from compression.checks import gguf_rope
 from compression.checks.gguf_names import WHOLE_WORDS
 from compression.errors import ConfigMismatch, MissingFile, UnsupportedTokenizer
 from compression.load import load_tokenizer
@@ -21,7 +22,7 @@ from compression.uploaded import uploaded
 from tests.compression.checks.conftest import judged
 from tests.compression.conftest import sentences, write_rows
 from tests.compression.decoders import tiny
-from tests.compression.ggufs import CONTROL, pieces, tokens, write
+from tests.compression.ggufs import CONTROL, divisors, pieces, tokens, write
 from tests.compression.jobs import write_spec
 
 VOCABULARY = len(tokens())
@@ -46,6 +47,41 @@ def test_it_answers_as_the_file_says(kind: str, packed: Kind, more: dict[str, ob
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", dtype=torch.float32).eval()
     assert type(opened) is type(model)
     assert opened.config.tie_word_embeddings == model.config.tie_word_embeddings
+    ids = torch.arange(3, 40)[None]
+    with torch.inference_mode():
+        assert torch.allclose(opened(ids).logits, model(ids).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_positions_that_llama_3_scales_are_what_the_file_says(factor: float, tmp_path: Path) -> None:
+    # Of the four frequencies of so small a head some stay, one is between, and one is divided by the whole factor.
+    said = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": factor, **gguf_rope.LLAMA3}
+    model = tiny("llama", vocab_size=VOCABULARY, rope_parameters=said, max_position_embeddings=131_072)
+    by = divisors(model).tolist()
+    assert by[:2] == pytest.approx([1, 1])
+    assert 1.1 < by[2] < factor - 1
+    assert by[3] == pytest.approx(factor)
+    write(model, tmp_path / "tiny.gguf", Kind.F16)
+    assert judged(tmp_path).parameters.total == sum(parameter.numel() for parameter in model.parameters())
+    gguf.unpack(tmp_path, tmp_path / "stock")
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", dtype=torch.float32).eval()
+    assert opened.config.rope_parameters == model.config.rope_parameters
+    ids = torch.arange(3, 303)[None] % VOCABULARY
+    with torch.inference_mode():
+        wanted = model(ids).logits
+        assert torch.allclose(opened(ids).logits, wanted, atol=1e-5)
+        plain = tiny("llama", vocab_size=VOCABULARY, rope_parameters={"rope_type": "default", "rope_theta": 500_000.0})
+        assert not torch.allclose(plain(ids).logits, wanted, atol=1e-4)
+
+
+def test_positions_that_are_divided_by_one_number_are_what_the_file_says(tmp_path: Path) -> None:
+    said = {"rope_type": "linear", "rope_theta": 100_000.0, "factor": 4.0}  # as of deepseek-coder
+    model = tiny("llama", vocab_size=VOCABULARY, rope_parameters=said)
+    write(model, tmp_path / "tiny.gguf", Kind.F16)
+    judged(tmp_path)
+    gguf.unpack(tmp_path, tmp_path / "stock")
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", dtype=torch.float32).eval()
+    assert opened.config.rope_parameters == model.config.rope_parameters
     ids = torch.arange(3, 40)[None]
     with torch.inference_mode():
         assert torch.allclose(opened(ids).logits, model(ids).logits, atol=1e-5)

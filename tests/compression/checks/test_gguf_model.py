@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
-from gguf import GGUFReader
+from gguf import GGUFReader, RopeScalingType
 from transformers import PreTrainedModel
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 from compression import catalog, families
-from compression.checks import gguf, gguf_model
+from compression.checks import gguf, gguf_model, gguf_rope
 from compression.checks.gguf_names import SPLITS, WHOLE_WORDS
 from compression.report import Parameters, Shape
 from tests.compression.checks.conftest import judged, reasons
 from tests.compression.decoders import tiny
-from tests.compression.ggufs import pieces, tokens, write
+from tests.compression.ggufs import divisors, pieces, tokens, write
 from tests.examples import real_examples
 
 VOCABULARY = len(tokens()) + 3
@@ -74,6 +74,9 @@ def test_a_family_that_the_catalog_does_not_offer_is_refused(tmp_path: Path, mon
         ({"add_expert_count": 8}, "unsupported_architecture", "expert_count"),
         ({"add_sliding_window": 16}, "unsupported_architecture", "sliding_window"),
         ({"add_key_length": 16}, "unsupported_architecture", "key_length"),
+        ({"add_rope_scaling_type": RopeScalingType.YARN}, "unsupported_architecture", "rope.scaling.type"),
+        ({"add_rope_scaling_type": RopeScalingType.LINEAR}, "unsupported_architecture", "rope.scaling.type"),
+        ({"add_rope_scaling_factor": 4.0}, "unsupported_architecture", "rope.scaling.factor"),
         ({"add_logit_scale": 2.0}, "unsupported_architecture", "logit_scale"),
         ({"add_name": "mistral"}, "unsupported_architecture", "mistral"),
         ({"add_tokenizer_model": "bert"}, "unsupported_tokenizer", "bert"),
@@ -108,6 +111,27 @@ def _replacing(writer: Any, key: str, value: Any, kind: Any, sub_type: Any = Non
     from gguf.gguf_writer import GGUFValue
 
     writer.kv_data[0][key] = GGUFValue(value=value, type=kind, sub_type=sub_type)
+
+
+def test_positions_scaled_as_no_config_could_say_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, **gguf_rope.LLAMA3}
+    right = divisors(made("llama", rope_parameters=said))
+    others = {"another length": {"original_max_position_embeddings": 4096}, "another slope": {"high_freq_factor": 2.0}}
+    wrong = {name: divisors(made("llama", rope_parameters=said | change)) for name, change in others.items()}
+    wrong |= {"one off": right * np.float32([1, 1, 1.01, 1]), "none": right * np.nan, "backwards": right[::-1].copy()}
+    for name, values in {"right": right, **wrong}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.setattr("tests.compression.ggufs.divisors", lambda _, values=values: values)
+        upload(folder, rope_parameters=said)
+        if name == "right":
+            judged(folder)
+        else:
+            found = reasons(folder)
+            assert "rope_freqs.weight" in found["damaged_checkpoint" if name == "none" else "unsupported_architecture"], name
+    monkeypatch.setattr("tests.compression.ggufs.divisors", lambda _: right[:3])
+    upload(tmp_path, rope_parameters=said)
+    assert "[3]" in reasons(tmp_path)["config_mismatch"]
 
 
 def test_architectures_that_are_not_read_are_refused_and_so_are_two_files(tmp_path: Path) -> None:
