@@ -16,6 +16,7 @@ import transformers
 from gguf import GGMLQuantizationType, dequantize
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
 from compression.checks import gguf_model, gguf_rope
@@ -28,6 +29,8 @@ from compression.shards import LARGEST_SHARD, Planned, writing
 
 SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 """What transformers calls special tokens, and what GGUF files do."""
+CONTROL, USER_DEFINED = 3, 4
+"""Kinds of tokens that llama.cpp looks for in a text before it is cut."""
 
 
 def unpack(folder: Path, place: Path) -> None:
@@ -80,6 +83,8 @@ def _of_the_file(found: PreTrainedTokenizerFast, metadata: Mapping[str, Any]) ->
     said = json.loads(found.backend_tokenizer.to_str())
     said["added_tokens"] = [token for token in said["added_tokens"] if token["id"] < len(tokens)]
     is_bytes = metadata["tokenizer.ggml.model"] == "gpt2"
+    if is_bytes:
+        _name_as_filed(said, metadata)
     if is_bytes and metadata.get("tokenizer.ggml.pre") in WHOLE_WORDS:
         said["model"]["ignore_merges"] = True
     if not is_bytes and not metadata.get("tokenizer.ggml.add_space_prefix", True):
@@ -88,6 +93,33 @@ def _of_the_file(found: PreTrainedTokenizerFast, metadata: Mapping[str, Any]) ->
     named = {role: tokens[number] for role, number in ids.items() if number is not None}
     backend = Tokenizer.from_str(json.dumps(said))
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=found.chat_template, **named)
+
+
+def _name_as_filed(said: dict[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Let special tokens be called in a tokenizer.json what the file calls them, and be found in texts.
+
+    The stock reader takes a sign that stands for no byte, as in DeepSeek's <｜begin▁of▁sentence｜>, for text to be spelled in
+    bytes: a token that no text becomes, beside which it makes a new one that the model has no row for. Raises
+    UnsupportedTokenizer where two tokens are spelled alike.
+    """
+    tokens, letters = metadata["tokenizer.ggml.tokens"], set(bytes_to_unicode().values())
+    kinds: dict[Any, int] = dict(enumerate(metadata.get("tokenizer.ggml.token_type") or ()))
+    kinds |= {metadata.get(f"tokenizer.ggml.{name}_token_id"): CONTROL for name in SPECIAL.values()}
+    spelled = {number: word for word, number in said["model"]["vocab"].items()}
+    for number, token in enumerate(tokens):
+        kind = kinds.get(number)
+        if kind not in (CONTROL, USER_DEFINED) or letters.issuperset(token):
+            continue
+        if number not in spelled:
+            cause = f"token {number} is spelled in bytes as another is"
+            raise UnsupportedTokenizer(cause, param="tokenizer.ggml.tokens", remedy=gguf_model.REMEDY)
+        del said["model"]["vocab"][spelled[number]]
+        said["model"]["vocab"][token] = number
+        as_it_is = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        said["added_tokens"].append({"id": number, "content": token, "special": kind == CONTROL, **as_it_is})
+    said["added_tokens"].sort(key=lambda added: int(added["id"]))
+    for name, template in (said["post_processor"] or {}).get("special_tokens", {}).items():
+        template["ids"] = [said["model"]["vocab"].get(name, *template["ids"])]
 
 
 def _add_no_space(said: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.integrations.gguf.gguf_tokenizer_mapping import phi3_tokenizer
 
 from compression import gguf
@@ -123,6 +124,24 @@ def test_some_vocabularies_begin_a_text_and_leave_words_whole_where_the_file_is_
         flag = {} if said is None else {"add_add_bos_token": said}
         [found] = read_by(tmp_path / str(said), ["is the"], vocabulary=VOCABULARY + 1, **more, **flag)
         assert found == [*([CONTROL] if begins else []), *word, "Ġthe"]
+
+
+def test_special_tokens_with_signs_that_no_byte_has_keep_their_rows(tmp_path: Path) -> None:
+    begin = "<｜begin▁of▁sentence｜>"
+    more: dict[str, Any] = {
+        "add_tokenizer_pre": "deepseek-r1-qwen",  # which the stock reader knows
+        "add_token_list": [*tokens(), begin],
+        "add_token_types": [3, *[1] * (len(tokens()) - 1), 3],
+        "add_bos_token_id": len(tokens()),
+        "add_add_bos_token": True,
+    }
+    (found,) = read_by(tmp_path / "right", [f"is{begin}"], vocabulary=VOCABULARY + 1, **more)
+    assert found == [begin, "i", "s", begin]
+    assert load_tokenizer(tmp_path / "right" / "stock").bos_token_id == VOCABULARY
+    alike = "".join(bytes_to_unicode()[byte] for byte in begin.encode())
+    more |= {"add_token_list": [*tokens(), begin, alike], "add_token_types": [3, *[1] * (len(tokens()) - 1), 3, 1]}
+    with pytest.raises(UnsupportedTokenizer, match="spelled in bytes as another"):
+        read_by(tmp_path / "alike", ["is"], vocabulary=VOCABULARY + 2, **more)
 
 
 def test_a_vocabulary_of_sentencepiece_s_kind_is_read_as_the_file_says(tmp_path: Path) -> None:
