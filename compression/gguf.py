@@ -22,6 +22,7 @@ from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorPr
 from compression.checks import gguf_model, gguf_rope
 from compression.checks.gguf import Gguf
 from compression.checks.gguf_names import WHOLE_WORDS
+from compression.checks.gguf_splits import OWN_SPLITS, pre_tokenizer
 from compression.checks.weights import Tensor
 from compression.errors import ConfigMismatch, DamagedCheckpoint, UnsupportedTokenizer
 from compression.failures import typed
@@ -85,6 +86,8 @@ def _of_the_file(found: PreTrainedTokenizerFast, metadata: Mapping[str, Any]) ->
     is_bytes = metadata["tokenizer.ggml.model"] == "gpt2"
     if is_bytes:
         _name_as_filed(said, metadata)
+    if is_bytes and metadata.get("tokenizer.ggml.pre") in OWN_SPLITS:
+        said["pre_tokenizer"] = pre_tokenizer(metadata["tokenizer.ggml.pre"])
     if is_bytes and metadata.get("tokenizer.ggml.pre") in WHOLE_WORDS:
         said["model"]["ignore_merges"] = True
     if not is_bytes and not metadata.get("tokenizer.ggml.add_space_prefix", True):

@@ -7,6 +7,7 @@ defaults in its place. So what a file may say of its architecture is listed.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from compression.checks.gguf_splits import OWN_SPLITS
 from compression.checks.names import MOST_CHANNELS, Tensors, pair
 from compression.report import Shape
 
@@ -23,11 +24,11 @@ TOKENIZERS = ("gpt2", "llama")
 SPLITS = frozenset(
     {
         "gpt-2", "smollm", "llama3", "llama-v3", "llama-bpe", "falcon3", "smaug-bpe", "dbrx", "tekken", "pixtral",
-        "qwen2", "deepseek-r1-qwen", "megrez", "gpt-4o", "llama4",
+        "qwen2", "deepseek-r1-qwen", "megrez", "gpt-4o", "llama4", *OWN_SPLITS,
     }
 )  # fmt: skip
-"""Ways to cut text before merging that the stock reader knows, or for which GPT-2's, which it takes for others, gives the same
-tokens: smollm sets digits apart, and its vocabulary has no merge across them."""
+"""Ways to cut text before merging that the stock reader knows, that we know, or for which GPT-2's, which it takes for others,
+gives the same tokens: smollm sets digits apart, and its vocabulary has no merge across them."""
 
 WHOLE_WORDS = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken"})
 """Those of them for which llama.cpp takes a word that is a token as it is, whatever the merges make of it, and puts the first

@@ -1,12 +1,16 @@
 """A GGUF file becomes a stock folder that answers as the file's integers say, and reads texts by the file's vocabulary."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
+from tokenizers.trainers import BpeTrainer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.integrations.gguf.gguf_tokenizer_mapping import phi3_tokenizer
@@ -124,6 +128,64 @@ def test_some_vocabularies_begin_a_text_and_leave_words_whole_where_the_file_is_
         flag = {} if said is None else {"add_add_bos_token": said}
         [found] = read_by(tmp_path / str(said), ["is the"], vocabulary=VOCABULARY + 1, **more, **flag)
         assert found == [*([CONTROL] if begins else []), *word, "Ġthe"]
+
+
+TEXTS = [
+    "The sum is 12 345, or  x\n\n\tif a1b2 != c:  # so  ",
+    "don't --> (stop)!! “now”  …",
+    "déjà Ünder Ἀθῆναι Москва ՀայԱ ҁ ƻ ǀ ª ß",
+    " 여기 있다, 中文。 テスト 3種、",
+    "\r\n \u3000 \u00a0x x\u0301 ½ ٣٤ 👍🏽 ﬁ Ａｂ 𐐀𐐁 \u1fbe\u2126\u212a",
+    "   ",
+    "",
+]
+CUTS: dict[str, list[str]] = {
+    # Its letters are a long list of ranges: of the scripts above, all with two cases but for small Armenian ones.
+    "deepseek-llm": [
+        r"[\r\n]",
+        r"\s?[[\p{Lu}\p{Ll}\p{Lt}]&&[^\x{560}-\x{588}\x{10C7}\x{10CD}\x{10D0}-\x{10FF}]]+",
+        r"\s?[!-/:-~！-／：-～‘-‟\u3000-\u3002]+",
+        r"\s+$",
+        "[一-龥\u0800-一가-\ud7ff]+",
+    ],
+    "deepseek-coder": [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥\u0800-一가-\ud7ff]+"],
+}
+
+
+def learned_of(texts: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Learn merges across everything, so that where a text is cut is seen in its tokens; but none of two digits."""
+    learner = Tokenizer(BPE())
+    learner.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=False)])
+    learner.train_from_iterator(texts * 2, BpeTrainer(vocab_size=5000, initial_alphabet=ByteLevel.alphabet()))
+    made = json.loads(learner.to_str())["model"]
+    return sorted(made["vocab"], key=made["vocab"].get), [tuple(pair) for pair in made["merges"]]
+
+
+@pytest.mark.parametrize("split", CUTS)
+def test_texts_are_cut_as_deepseek_s_own_tokenizers_cut_them(split: str, tmp_path: Path) -> None:
+    words, merges = learned_of(TEXTS)
+    names = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"]
+    more = {
+        "add_tokenizer_pre": split,
+        "add_token_list": [*words, *names],
+        "add_token_types": [*[1] * len(words), 3, 3],
+        "add_token_merges": [" ".join(pair) for pair in merges],
+        "add_bos_token_id": len(words),
+        "add_eos_token_id": len(words) + 1,
+        "add_pad_token_id": len(words) + 1,
+        "add_add_bos_token": True,
+    }
+    found = read_by(tmp_path / split, TEXTS, vocabulary=len(words) + 2, **more)
+    own = Tokenizer(BPE(vocab={word: number for number, word in enumerate(words)}, merges=merges))
+    cuts = [Split(Regex(expression), "isolated") for expression in CUTS[split]]
+    own.pre_tokenizer = Sequence([*cuts, Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=False)])
+    assert found == [[names[0], *own.encode(text).tokens] for text in TEXTS]
+    own.pre_tokenizer = ByteLevel(add_prefix_space=False)  # as the stock reader would cut
+    assert sum(tokens[1:] != own.encode(text).tokens for text, tokens in zip(TEXTS, found, strict=True)) > 3
+    # A special token is the one that the model has a row for, also where a text says it.
+    tokenizer = load_tokenizer(tmp_path / split / "stock")
+    assert tokenizer(f"is{names[1]}")["input_ids"][-1] == len(words) + 1
+    assert (len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id) == (len(words) + 2, len(words), len(words) + 1)
 
 
 def test_special_tokens_with_signs_that_no_byte_has_keep_their_rows(tmp_path: Path) -> None:

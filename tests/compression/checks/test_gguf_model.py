@@ -1,5 +1,6 @@
 """A model in one GGUF file: known by its facts where stock code unpacks it as it was meant, else refused by name."""
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from compression import catalog, families
 from compression.checks import gguf, gguf_model, gguf_rope
 from compression.checks.gguf_names import SPLITS, WHOLE_WORDS
+from compression.checks.gguf_splits import LETTERS, OWN_SPLITS
 from compression.report import Parameters, Shape
 from tests.compression.checks.conftest import judged, reasons
 from tests.compression.decoders import tiny
@@ -80,7 +82,7 @@ def test_a_family_that_the_catalog_does_not_offer_is_refused(tmp_path: Path, mon
         ({"add_logit_scale": 2.0}, "unsupported_architecture", "logit_scale"),
         ({"add_name": "mistral"}, "unsupported_architecture", "mistral"),
         ({"add_tokenizer_model": "bert"}, "unsupported_tokenizer", "bert"),
-        ({"add_tokenizer_pre": "deepseek-llm"}, "unsupported_tokenizer", "deepseek-llm"),
+        ({"add_tokenizer_pre": "deepseek-v3"}, "unsupported_tokenizer", "deepseek-v3"),
         ({"add_head_count": 3}, "config_mismatch", "heads"),
         ({"add_head_count_kv": 3}, "config_mismatch", "groups"),
         ({"add_block_count": 3}, "config_mismatch", "lacks"),
@@ -165,7 +167,12 @@ def test_a_vocabulary_of_sentencepiece_s_kind_is_taken(tmp_path: Path) -> None:
 
 def test_ways_to_cut_text_are_those_that_stock_code_knows() -> None:
     # GPT-2's own, and one whose vocabulary has no merge that the difference could show.
-    assert SPLITS - GGUF_PRE_TOKENIZER_SPLITS.keys() == {"gpt-2", "smollm"}
+    assert SPLITS - GGUF_PRE_TOKENIZER_SPLITS.keys() == {"gpt-2", "smollm", *OWN_SPLITS}
+    assert not OWN_SPLITS.keys() & GGUF_PRE_TOKENIZER_SPLITS.keys()
+    points = [part.partition("-") for part in LETTERS.split()]
+    letters = [chr(point) for first, _, last in points for point in range(int(first, 16), int(last or first, 16) + 1)]
+    assert {unicodedata.category(letter) for letter in letters} == {"Lu", "Ll", "Lt"}
+    assert letters == sorted(set(letters))
 
 
 def test_files_of_a_folder_are_found(tmp_path: Path) -> None:
