@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def prompt_of(length: int, config: Mapping[str, Any]) -> int:
 
 def warm_up(decoder: Decoder, prompt: Ids) -> None:
     """Go on with a prompt as it is timed later, so that the memory of all steps has been taken."""
-    for _ in zip(greedy(decoder, prompt), range(TOKENS + 1), strict=False):
+    for _ in islice(greedy(decoder, prompt), TOKENS + 1):  # and not one more: there may be no position for it
         pass
 
 

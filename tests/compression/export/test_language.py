@@ -271,6 +271,34 @@ def test_a_prompt_leaves_room_for_what_is_generated() -> None:
     assert generating.prompt_of(128, {"n_positions": 64}) == 64 - generating.TOKENS
 
 
+def test_a_model_with_positions_for_no_more_than_is_generated_is_timed_and_scored(tmp_path: Path) -> None:
+    """GPT-2 looks its positions up in a table: one token more than there is room for would end the process that measures."""
+    network = model("gpt2", n_positions=generating.TOKENS + 4, pad_token_id=3)
+    tokenizer(bos=True).save_pretrained(tmp_path / "tokenizer")
+    rows = tmp_path / "test.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    found = ship(
+        network,
+        name="full",
+        kind="onnx",
+        stage="baseline",
+        precision="float32",
+        task="causal-lm",
+        labels=(),
+        tokenizer=tmp_path / "tokenizer",
+        max_length=24,
+        output=tmp_path,
+        test_rows=rows,
+        baseline=None,
+        evaluate=Evaluate(length=generating.TOKENS + 4, window=generating.TOKENS + 4),
+        sample=[{"text": text} for text in TEXTS],
+    )
+    assert isinstance(found.score, Score), found.score
+    assert isinstance(found.latency, Latency)
+    assert found.latency.length == 4
+    assert isinstance(found.peak_memory_bytes, int)
+
+
 def test_both_sides_go_on_with_their_own_tokens_by_turns(shipped: dict[str, tuple[Path, Shipped]]) -> None:
     asked: list[tuple[str, list[int]]] = []
 
