@@ -1,5 +1,6 @@
 """A language model's artifact names the padding token that the model has, and none where it has none."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from compression.export.artifact import write_config
 from compression.runtimes.runner import Kind
 from tests.compression.language.tiny import model
+from tests.compression.test_streaming import done, model_into, spec_of
 
 
 @pytest.mark.parametrize("padding", [None, 5])
@@ -20,3 +22,16 @@ def test_padding_is_what_it_was(kind: Kind, padding: int | None, tmp_path: Path)
     if kind == "transformers":  # what others train from it: token 0 is a word like any other
         tuned = AutoModelForSequenceClassification.from_pretrained(tmp_path)
         assert tuned.get_input_embeddings().padding_idx == padding
+
+
+@pytest.mark.parametrize("padding", [None, 5])
+def test_padding_is_what_it_was_from_file_to_file(padding: int | None, tmp_path: Path) -> None:
+    sent = model_into(tmp_path / "model", head="ForCausalLM")
+    config = json.loads((sent / "config.json").read_text())
+    (sent / "config.json").write_text(json.dumps({**config, "pad_token_id": padding}))
+    report = done(spec_of(tmp_path, sent, task="causal-lm"), tmp_path)
+    assert [row.stage for row in report.rows] == ["baseline", "quantized"]
+    for row in report.rows:
+        made = tmp_path / "out" / "artifacts" / row.artifact
+        assert AutoConfig.from_pretrained(made).pad_token_id == padding
+        assert json.loads((made / "config.json").read_text())["pad_token_id"] == padding
