@@ -104,7 +104,7 @@ def read(path: Path, most: int) -> tuple[tuple[str, ...], tuple[tuple[str, ...],
 def asked_once(state: State) -> Teacher:
     """Ask the teacher of every row."""
     assert state.teacher is not None
-    return Teacher(state.teacher, state.rows["train"], Look.at_all(state.teacher))
+    return Teacher(state.teacher, state.rows["train"], Look.at_all(state.teacher)).asked()
 
 
 def lesson_of(state: State, known: Teacher, settings: Distill) -> Lesson:

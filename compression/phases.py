@@ -11,6 +11,7 @@ from compression.report import STAGES, Stage
 from compression.stages import gate, general
 from compression.stages.further import PHASE, epochs_again
 from compression.stages.prepare import phase_of
+from compression.stages.recover import asking
 from compression.stages.recover import phases as recovery_phases
 from compression.stages.teachers import ASK
 
@@ -60,7 +61,10 @@ def phases(recipe: Recipe, rows: Mapping[str, int]) -> list[Phase]:
     if recipe.prune is not None:
         looking = PROBES * shipping / 2 if recipe.prune.target_latency is not None else 0.0
         found.append(Phase("pruned", "cut", 2.0 + looking))
-        found += [Phase("pruned", name, epochs * train * 0.7) for name, epochs in recovery_phases(recipe.prune)]
+        for name, epochs in recovery_phases(recipe.prune):
+            if recipe.recovers_by_teacher and epochs:
+                found.append(Phase("pruned", asking(name), train / 3))
+            found.append(Phase("pruned", name, epochs * train * 0.7))
         found.append(Phase("pruned", SHIP, shipping))
     if recipe.distill is not None:
         if (plain := recipe.distill.general) is not None:

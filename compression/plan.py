@@ -1,6 +1,9 @@
 """What one training is asked and what it came to: its plan, its ticks, its outcome, and the rate of each step."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TypeVar
 
 import torch
 
@@ -8,6 +11,8 @@ from compression import numerics
 from compression.errors import UnsupportedPrecision
 from compression.evaluate import Validation
 from compression.recipe import Precision
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,31 @@ class Tick:
     rate: float | None = None
     score: float | None = None
     resumed: bool = False
+
+
+def counted(heed: Callable[[], None], total: int, *askings: Iterable[int]) -> Generator[Tick, None, None]:
+    """Go through askings one after the other, which yield how many rows they have just asked of; tell how far that is.
+
+    total: rows of all of them, or more where some need not be asked of. heed: called before each batch; what it raises ends the
+    asking.
+    """
+    done, batches = 0, chain(*askings)
+    yield Tick(0, total)
+    while done < total:
+        heed()
+        done += next(batches, total - done)
+        yield Tick(done, total)
+
+
+def portion(ticks: Generator[Tick, None, Result], number: int, count: int) -> Generator[Tick, None, Result]:
+    """Tell ticks as those of one of `count` equal portions of work; return what they come to. number: from 0."""
+    while True:
+        try:
+            news = next(ticks)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        yield replace(news, step=number * news.total + news.step, total=count * news.total)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """What a teacher says of each row: asked once, kept in memory or on disk, handed out batch by batch."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,8 @@ def ask(model: PreTrainedModel, batch: Batch, task: Task, look: Look) -> Said:
 class Teacher:
     """A frozen model whose answers to some rows are known. Logits always; what else is looked at where there is room for it.
 
+    It must be asked (`asking`) before it says anything.
+
     rows: as this model reads them, in the order of the student's and of as many tokens. logits: (rows, ...) where they are
     known from elsewhere, as those of several teachers are. spill: a file, and the bytes that it may have.
     """
@@ -124,9 +127,7 @@ class Teacher:
             self.store = InMemory(len(rows))
         elif len(look) and spill is not None and self.bytes <= spill[1]:
             self.store = OnDisk(spill[0], lengths, len(look), width)
-        self._logits = logits
-        if self._logits is None or self.store is not None:
-            self._ask_all(rows, evaluate.smaller(evaluate.BATCH, parts))
+        self._logits, self._size = logits, evaluate.smaller(evaluate.BATCH, parts)
 
     @property
     def keeps(self) -> bool:
@@ -138,18 +139,39 @@ class Teacher:
         """Whether it is known from a file."""
         return isinstance(self.store, OnDisk)
 
+    @property
+    def asks(self) -> int:
+        """Count the rows that `asking` goes through: none where answers are known and nothing else is kept."""
+        return len(self.rows) if self._logits is None or self.store is not None else 0
+
+    @property
+    def logits(self) -> Tensor:
+        """Return its answers to all rows, in their order, on the CPU."""
+        assert self._logits is not None, "all rows were asked about"  # noqa: S101
+        return self._logits
+
+    def asked(self) -> Self:
+        """Do what `asking` says, at once."""
+        for _ in self.asking():
+            pass
+        return self
+
     @torch.no_grad()
-    def _ask_all(self, rows: Encoded, size: int) -> None:
+    def asking(self) -> Iterator[int]:
+        """Ask the model of every row, once, where anything is to be known; yield how many rows each batch had."""
+        if not self.asks:
+            return
         known = self._logits
-        for batch in rows.by_length(size):
+        for batch in self.rows.by_length(self._size):
             logits, states = self._answers(batch)
             if known is None:
-                self._logits = put(self._logits, batch, logits, rows)
+                self._logits = put(self._logits, batch, logits, self.rows)
             if self.store is not None:
                 halves = states.clamp(-LARGEST_HALF, LARGEST_HALF).half().cpu()  # some channels of decoders are that large
                 parts = torch.split(halves, batch.mask.sum(dim=1).tolist(), dim=1)
                 for row, part in zip(batch.rows.tolist(), parts, strict=True):
                     self.store.put(row, part)
+            yield len(batch.rows)
 
     def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits; then all that is looked at side by side, (states, real tokens, width), narrower ones filled with zeros."""
@@ -170,8 +192,7 @@ class Teacher:
     def says(self, batch: Batch) -> Said:
         """Answer a batch of the student's, from memory where it is there."""
         device = batch.ids.device
-        assert self._logits is not None, "all rows were asked about"  # noqa: S101
-        logits = taken(self._logits, batch).to(device)
+        logits = taken(self.logits, batch).to(device)
         if not len(self.look):
             return Said(logits, torch.empty(0))
         rows = batch.rows.tolist()

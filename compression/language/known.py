@@ -1,6 +1,6 @@
 """What is kept of a teacher's next tokens on disk: the likeliest of them in 16 bits, written once, read row by row."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -79,8 +79,11 @@ class KeptOnDisk:
 
 
 @torch.no_grad()
-def keep(model: PreTrainedModel, rows: Packed, store: KeptOnDisk, *, batch: int, size: int) -> None:
-    """Ask a teacher of every row and keep what it says. batch: rows together; size: tokens through the head together."""
+def keeping(model: PreTrainedModel, rows: Packed, store: KeptOnDisk, *, batch: int, size: int) -> Iterator[int]:
+    """Ask a teacher of every row and keep what it says; yield how many rows each batch had.
+
+    batch: rows together; size: tokens through the head together.
+    """
     device = next(model.parameters()).device
     head = models.head(model)
     for sequences in rows.in_order(batch):
@@ -91,3 +94,4 @@ def keep(model: PreTrainedModel, rows: Packed, store: KeptOnDisk, *, batch: int,
         counts = here.asked.sum(dim=1).tolist()
         for row, *one in zip(sequences.rows.tolist(), torch.split(known, counts), torch.split(ids, counts), strict=True):
             store.put(row, *one)
+        yield len(sequences.rows)

@@ -8,7 +8,7 @@ import torch
 from compression.augment.stage import with_more_rows
 from compression.batches import Encoded
 from compression.cast import Texts
-from compression.plan import Plan, Tick
+from compression.plan import Plan, Tick, portion
 from compression.recipe import Distill, Gate
 from compression.report import Event, Log
 from compression.saving import Tensors
@@ -50,10 +50,10 @@ def distill(state: State) -> Iterator[Event]:
     # All that can be asked of it is asked before it may be rounded.
     closed = OPEN in known and not known[OPEN].item()
     compared = settings.answers_alone() if closed else settings
-    lesson = lesson_of(state, compared, guide, rows, heard.rows, heard.logits)
+    asking = portion(lesson_of(state, compared, guide, rows, heard.rows, heard.logits), heard.asked, heard.asked + 1)
+    lesson = yield from state.journey.follow("distilled", ASK, asking)
     base = score_of_baseline(state) if state.recipe.remedy == "apply" else None
     yield from _where_kept(lesson.teacher)
-    yield from state.journey.mark("distilled", ASK, done=True)
     try:
         is_held, said = yield from lighten(state, settings, guide, before=HELD in known)
         beside = {HELD: torch.tensor(True)} if is_held else {}

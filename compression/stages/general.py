@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from compression.batches import Batch, Encoded
 from compression.evaluate import BATCH, Validation, smaller
+from compression.plan import counted
 from compression.recipe import Distill, General
 from compression.report import Event
 from compression.stages.lesson import Comparison, Lesson, reported
@@ -41,7 +42,9 @@ def general(state: State, settings: Distill) -> Iterator[Event]:
         spill=state.spill("general"),
     )
     judge = Teacher(model, checked, comparison.teacher, parts=state.parts, logits=torch.zeros((len(checked), 0)))
-    yield from state.journey.mark("distilled", ASK, done=True)
+    asked_of = max(teacher.asks + judge.asks, 1)
+    for tick in counted(state.heed, asked_of, teacher.asking(), judge.asking()):
+        yield from state.journey.at("distilled", ASK, tick)
     lesson = Lesson(state.model, teacher, comparison, settings, student_rows, parts=state.parts, weigher=Scheduled(terms))
     plan = state.plan("distill.general", epochs=asked.epochs, rate=asked.rate, patience=asked.patience)
 

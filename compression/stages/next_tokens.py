@@ -1,5 +1,6 @@
 """What a language model is taught of: a teacher's next tokens in chunks, the text's own, and insides where they count."""
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +13,7 @@ from compression.language import chunks, known, models, rows
 from compression.language.known import KeptOnDisk
 from compression.language.losses import Term, Wanted, Whole, terms
 from compression.language.sequences import Sequences
+from compression.plan import Tick, counted
 from compression.recipe import Distill
 from compression.stages.lesson import Comparison, Lesson
 from compression.state import State
@@ -55,8 +57,13 @@ class LanguageLesson(Lesson):
             self.kept.close()
 
 
-def lesson_of(state: State, settings: Distill, guide: PreTrainedModel, own: Encoded, theirs: Encoded) -> LanguageLesson:
-    """Ask a teacher of every row, and make of it what a student is held against. own, theirs: train as either reads it."""
+def lesson_of(
+    state: State, settings: Distill, guide: PreTrainedModel, own: Encoded, theirs: Encoded
+) -> Generator[Tick, None, LanguageLesson]:
+    """Ask a teacher of every row, tell how far that is, and make of it what a student is held against.
+
+    own, theirs: train as either reads it. Raises Pause where one is asked for.
+    """
     asked = settings.weights()
     comparison = Comparison.of(state.model, guide, settings, asked, apart=settings.embedding is not None)
     spill = state.spill("task")
@@ -65,12 +72,15 @@ def lesson_of(state: State, settings: Distill, guide: PreTrainedModel, own: Enco
     else:
         nothing = theirs.labels.new_zeros((len(theirs), 0))
         teacher = Teacher(guide, theirs, comparison.teacher, parts=state.parts, logits=nothing, spill=spill)
-    lesson = LanguageLesson(state.model, teacher, comparison, settings, own, parts=state.parts)
+    askings, kept = [teacher.asking()] if teacher.asks else [], None
     if "soft" in asked and settings.kept is not None:
         vocabulary, packed = guide.config.vocab_size, rows.of(theirs).packed
-        lesson.kept = KeptOnDisk(_place(state), packed.asked, vocabulary, settings.kept, settings.temperature)
+        kept = KeptOnDisk(_place(state), packed.asked, vocabulary, settings.kept, settings.temperature)
         batch = max(smaller(BATCH, state.parts) * rows.TOGETHER // (BATCH * rows.of(theirs).length), 1)
-        known.keep(guide, packed, lesson.kept, batch=batch, size=chunks.size_of(vocabulary))
+        askings.append(known.keeping(guide, packed, kept, batch=batch, size=chunks.size_of(vocabulary)))
+    yield from counted(state.heed, len(theirs) * max(len(askings), 1), *askings)
+    lesson = LanguageLesson(state.model, teacher, comparison, settings, own, parts=state.parts)
+    lesson.kept = kept
     return lesson
 
 

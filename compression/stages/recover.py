@@ -12,6 +12,7 @@ from compression.report import Event
 from compression.saving import Tensors
 from compression.stages.hold import HELD, lighten, note, unburden
 from compression.stages.taught import of_answers_alone
+from compression.stages.teachers import ASK
 from compression.state import State
 from compression.tasks.base import labelled
 from compression.training import train
@@ -26,6 +27,11 @@ def phases(settings: Prune) -> list[tuple[str, int]]:
     return [
         (f"recover, step {step} of {settings.steps}", bounds[step] - bounds[step - 1]) for step in range(1, settings.steps + 1)
     ]
+
+
+def asking(phase: str) -> str:
+    """Name what goes before a training that learns a teacher's answers: the teacher is asked for them."""
+    return phase.replace("recover", ASK, 1)
 
 
 def recover(state: State, whole: Recovery, step: int, phase: str, epochs: int, beside: Tensors) -> Iterator[Event]:
@@ -46,8 +52,9 @@ def recover(state: State, whole: Recovery, step: int, phase: str, epochs: int, b
     )
     rows, is_held, said = state.rows["train"], False, ""
     known = state.saver.beside() if state.saver is not None and state.saver.is_at("pruned", phase) else {}
-    lesson = of_answers_alone(state, rows) if settings.by == "teacher" else None
-    if lesson is not None:
+    lesson = None
+    if settings.by == "teacher":
+        lesson = yield from state.journey.follow("pruned", asking(phase), of_answers_alone(state, rows))
         asked, guide = state.recipe.distill or Distill(), lesson.teacher.model
         # Later cuts and distillation ask it again, in float32 as this one did.
         is_held, said = yield from lighten(state, asked, guide, before=HELD in known, again=True)

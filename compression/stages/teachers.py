@@ -12,10 +12,11 @@ from compression import evaluate
 from compression.batches import Encoded
 from compression.cast import Named, Texts
 from compression.catalog import compares_states
-from compression.plan import Tick
+from compression.plan import counted, portion
 from compression.recipe import Distill
 from compression.report import Event, Log
 from compression.state import State
+from compression.teacher import ANSWERS_ALONE, Teacher
 
 ASK = "ask the teacher"
 LEAST_SCORE = 1e-6
@@ -38,11 +39,15 @@ class Member:
 
 @dataclass(frozen=True)
 class Heard:
-    """What the teachers said. guide: who shows its insides; rows: train as it reads it; logits: fused, None of one teacher."""
+    """What the teachers said. guide: who shows its insides; rows: train as it reads it; logits: fused, None of one teacher.
+
+    asked: how many teachers have been asked of all rows.
+    """
 
     guide: PreTrainedModel
     rows: Encoded
     logits: Tensor | None = None
+    asked: int = 0
 
 
 def members(state: State, settings: Distill) -> list[Member]:
@@ -77,26 +82,27 @@ def rows_of(state: State, who: Named | None, rows: Encoded, made: Sequence[Texts
 def hear(state: State, settings: Distill, rows: Encoded, made: Sequence[Texts]) -> Generator[Event, None, Heard]:
     """Ask every teacher, where there are several, and fuse what they say. Of one, all is left to the caller.
 
-    The test split is not seen: the guide and the weights are chosen on validation.
+    The test split is not seen: the guide and the weights are chosen on validation. Raises Pause where one is asked for.
     """
     found = members(state, settings)
     if len(found) == 1:
         return Heard(found[0].open(), rows_of(state, found[0].who, rows, made)[0])
-    yield from state.journey.at("distilled", ASK, Tick(0, len(found) + 1))
     scores: list[float] = []
     answers: list[Tensor] = []
     guide: tuple[float, str, PreTrainedModel, Encoded] | None = None
-    for number, member in enumerate(found, start=1):
+    for number, member in enumerate(found):
         model = member.open().to(state.device).eval().requires_grad_(False)
         own, validation = rows_of(state, member.who, rows, made)
         score = evaluate.validate(model, validation, state.parts).score
         scores.append(score)
-        answers.append(evaluate.logits(model, own, state.parts))
+        teacher = Teacher(model, own, ANSWERS_ALONE, parts=state.parts)
+        asking = counted(state.heed, len(own), teacher.asking())
+        yield from state.journey.follow("distilled", ASK, portion(asking, number, len(found) + 1))
+        answers.append(teacher.logits)
         if guide is None or (member.aligned, score) > (guide[0] > float("-inf"), guide[0]):
             guide = (score if member.aligned else float("-inf"), member.name, model, own)
         elif model is not state.teacher:
             model.cpu()
-        yield from state.journey.at("distilled", ASK, Tick(number, len(found) + 1))
     weights = [1.0 if settings.teachers.fusion == "mean" else max(score, LEAST_SCORE) for score in scores]
     logits = fused(answers, weights, rows, settings.temperature)
     assert guide is not None, "there is a teacher"  # noqa: S101
@@ -109,12 +115,12 @@ def hear(state: State, settings: Distill, rows: Encoded, made: Sequence[Texts]) 
     state.notes.append(said)
     yield Log(message=said[:4000])
     state.originals.clear()  # all that they know is known now
-    return Heard(guide[2], guide[3], logits)
+    return Heard(guide[2], guide[3], logits, len(found))
 
 
 def fused(answers: Sequence[Tensor], weights: Sequence[float], rows: Encoded, temperature: float) -> Tensor:
     """Make one answer to each row of several. answers: (rows, ...) each, on the CPU -> the same."""
-    together = torch.stack([each.clone() for each in answers])  # what inference made, no gradient may meet
+    together = torch.stack(list(answers))
     mask = None
     if together.ndim > 3:
         lengths = torch.tensor(list(map(len, rows.tokens)))

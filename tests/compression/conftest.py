@@ -111,7 +111,10 @@ def all_phases() -> Journey:
     names = {
         "baseline": ("tune", "tune 2"),
         "quantized": ("quantization-aware training",),
-        "pruned": ("cut", "recover", "recover, step 1 of 2", "recover, step 2 of 2"),
+        "pruned": (
+            "cut",
+            *(f"{name}{step}" for step in ("", ", step 1 of 2", ", step 2 of 2") for name in ("ask the teacher", "recover")),
+        ),
         "distilled": ("ask of unlabelled text", "general", "ask the teacher", WITH, WITHOUT, "distill", "distill again"),
     }
     return Journey([Phase(stage, name, 1.0) for stage, phases in names.items() for name in phases])
@@ -121,7 +124,7 @@ def lesson_of(state: State, settings: Distill, rows: Encoded) -> Lesson:
     """Ask the state's teacher of the rows, and make of it what a student is held against."""
     assert state.teacher is not None
     comparison = Comparison.of(state.model, state.teacher, settings, settings.weights(), apart=settings.embedding is not None)
-    return Lesson(state.model, Teacher(state.teacher, rows, comparison.teacher), comparison, settings, rows)
+    return Lesson(state.model, Teacher(state.teacher, rows, comparison.teacher).asked(), comparison, settings, rows)
 
 
 def state_of(model: BertForSequenceClassification, recipe: Recipe) -> State:

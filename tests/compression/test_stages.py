@@ -301,13 +301,13 @@ def test_a_teacher_too_large_for_memory_is_asked_again(
     rows = state_of(model, Recipe()).rows["train"]
     batch = rows.batch([5, 0, 9])
     look = teacher.Look((0, 1, 2), scores=(1, 2), relations=2)
-    kept = teacher.Teacher(model, rows, look)
+    kept = teacher.Teacher(model, rows, look).asked()
     monkeypatch.setattr(teacher, "TEACHER_BYTES", 0)
-    asked = teacher.Teacher(model, rows, look)
-    spilled = teacher.Teacher(model, rows, look, spill=(tmp_path / "states", kept.bytes))
+    asked = teacher.Teacher(model, rows, look).asked()
+    spilled = teacher.Teacher(model, rows, look, spill=(tmp_path / "states", kept.bytes)).asked()
     assert (kept.keeps, asked.keeps, spilled.keeps, spilled.on_disk) == (True, False, True, True)
     assert (tmp_path / "states").stat().st_size == kept.bytes
-    assert not teacher.Teacher(model, rows, look, spill=(tmp_path / "more", kept.bytes - 1)).keeps
+    assert not teacher.Teacher(model, rows, look, spill=(tmp_path / "more", kept.bytes - 1)).asked().keeps
     with numerics.precision("float32"):
         other = asked.says(batch)
     quick, mine, read = asked.says(batch), kept.says(batch), spilled.says(batch)

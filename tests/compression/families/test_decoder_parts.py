@@ -49,7 +49,7 @@ def test_what_a_teacher_keeps_is_what_it_said_whatever_its_widths(kind: str) -> 
     model, rows = tiny_classifier(kind), some_rows()
     look = Look.at_all(model, relations=True)
     batch = rows.batch([3, 1, 6])
-    kept, said = Teacher(model, rows, look).says(batch), ask(model, batch, TASK, look)
+    kept, said = Teacher(model, rows, look).asked().says(batch), ask(model, batch, TASK, look)
     assert kept.relations is not None
     assert said.relations is not None
     assert torch.allclose(kept.hidden, said.hidden, rtol=2e-3, atol=2e-3)

@@ -7,7 +7,7 @@ import torch
 
 from compression import losses
 from compression.language import models
-from compression.language.known import KeptOnDisk, keep
+from compression.language.known import KeptOnDisk, keeping
 from compression.language.losses import Whole, terms
 from compression.language.packing import Packed
 from tests.compression.language.tiny import VOCABULARY, documents, model
@@ -18,7 +18,7 @@ HERE = torch.device("cpu")
 def test_a_student_learns_of_the_file_what_it_learns_of_the_teacher(tmp_path: Path) -> None:
     rows, teacher, student = Packed(documents(), 24), model(initializer_range=0.1), model()
     store = KeptOnDisk(tmp_path / "spill" / "kept", rows.asked, VOCABULARY, VOCABULARY - 1, 2.0)
-    keep(teacher, rows, store, batch=2, size=7)
+    assert sum(keeping(teacher, rows, store, batch=2, size=7)) == len(rows)
     assert (
         store.bytes
         == (tmp_path / "spill" / "kept").stat().st_size

@@ -24,7 +24,7 @@ def test_projections_start_from_some_tokens_a_batch_at_a_time(tmp_path: Path, mo
     rows = TextRows.of([text * 5 for text in TEXTS * 8], tokenizer(bos=True), 32, of("causal-lm", (), Evaluate(window=32)))
     settings = Distill(hidden=1.0)
     comparison = Comparison.of(student, teacher, settings, settings.weights(), apart=False)
-    known = LanguageTeacher(teacher, rows, comparison.teacher)
+    known = LanguageTeacher(teacher, rows, comparison.teacher).asked()
     fitted, taken, together = lesson.losses.fitted_projections, list[int](), list[int]()
 
     def watched(pairs: Iterator[Any]) -> Any:
@@ -60,7 +60,7 @@ def test_attention_of_documents_side_by_side_is_that_of_each_alone(family: str, 
     assert (batch.mask == 0).any()
     settings = Distill(soft=0.0, hidden=0.0, attention=1.0)
     comparison = Comparison.of(student, teacher, settings, settings.weights(), apart=False)
-    known = LanguageTeacher(teacher, rows, comparison.teacher, spill=(tmp_path / "states", 1e9))
+    known = LanguageTeacher(teacher, rows, comparison.teacher, spill=(tmp_path / "states", 1e9)).asked()
     made = LanguageLesson(student, known, comparison, settings, rows)
     found = made.terms(batch)["attention"]
     look, total, count = comparison.student, 0.0, 0

@@ -87,10 +87,10 @@ def test_whoever_listens_hears_the_head_too_and_no_padding() -> None:
 def test_a_teachers_last_states_say_all_that_it_would_say(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, found = model(family), rows()
     look = Look(states=(0, 1))
-    kept = LanguageTeacher(network, found, look)
-    asked = LanguageTeacher(network, found, look, spill=(tmp_path / "states", 1e9))
+    kept = LanguageTeacher(network, found, look).asked()
+    asked = LanguageTeacher(network, found, look, spill=(tmp_path / "states", 1e9)).asked()
     monkeypatch.setattr(teacher, "TEACHER_BYTES", 0)
-    again = LanguageTeacher(network, found, look)
+    again = LanguageTeacher(network, found, look).asked()
     assert (kept.keeps, again.keeps) == (True, False)
     for batch in found.shuffled(3, 1):
         said = kept.says(batch)
@@ -103,7 +103,7 @@ def test_a_teachers_last_states_say_all_that_it_would_say(family: str, tmp_path:
         assert torch.equal(said.logits, asked.says(batch).logits)
         half = batch.split(2)[0]
         assert torch.equal(kept.says(half).logits, said.logits[: half.weight])
-    plain = Teacher(network, found, look, logits=torch.zeros(len(found), 0))
+    plain = Teacher(network, found, look, logits=torch.zeros(len(found), 0)).asked()
     assert plain.says(batch).hidden.shape == said.hidden.shape
     # Where insides are compared no more, answers are what they were, and nothing else is asked for.
     for each in (kept, asked, again, plain):

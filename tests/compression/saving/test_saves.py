@@ -47,7 +47,7 @@ def test_a_pause_saves_at_once_and_stops(tmp_path: Path, listener: Listener) -> 
     plain = state_before("distilled")
     list(distill(plain))
     state = state_before("distilled")
-    answers = iter([False] * 6 + [True] * 99)
+    answers = iter([False] * (STEPS_AN_EPOCH + 6) + [True] * 99)  # while the teacher is asked, in batches as large, and then
     state.saver = saver(tmp_path, seconds=None, pause_asked=lambda: next(answers))
     with pytest.raises(Pause):
         listener.hear(distill(state))

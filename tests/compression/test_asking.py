@@ -1,0 +1,82 @@
+"""A teacher is asked step by step: a job's events tell how far that is, and a pause is heeded in between."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compression import measure, progress
+from compression.export import artifact
+from compression.pipeline import compress
+from compression.recipe import Distill, Recipe, Spec, Train
+from compression.report import Event, Progress
+from compression.saving import Pause
+from compression.stages import general
+from compression.stages.distill import distill
+from compression.stages.teachers import ASK
+from tests.compression import test_held
+from tests.compression.jobs import RECIPE, write_spec
+from tests.compression.language.tiny import model
+
+BRIEF: dict[str, Any] = {**RECIPE, "prepare": {"epochs": 0}, "quantize": None, "prune": None}
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tell every step, and measure in this process, not for long."""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec.model_copy(update={"seconds": 0.1})))
+
+
+def asking(events: Iterable[Event], stage: str, phase: str) -> list[Progress]:
+    """Return what is told of a phase; it goes up, step by step, to all rows."""
+    found = [one for one in events if isinstance(one, Progress) and (one.stage, one.phase) == (stage, phase)]
+    steps = [one.step for one in found if one.total > 1]  # beside the mark of the beginning
+    assert {one.total for one in found} <= {1, found[-1].total}
+    assert len(set(steps)) > 2
+    assert all(one <= other for one, other in pairwise(steps))
+    assert (steps[0], steps[-1]) == (0, found[-1].total)
+    assert all(one.fraction <= other.fraction for one, other in pairwise(found))
+    return found
+
+
+def test_every_asking_of_a_job_is_told(encoder: Path, reviews: Path, tmp_path: Path) -> None:
+    recipe = {
+        **BRIEF,
+        "prepare": {"epochs": 1, "rate": 3e-3},
+        "prune": {**RECIPE["prune"], "steps": 2, "recovery": {"epochs": 2, "rate": 1e-3, "by": "teacher"}},
+        "distill": {"epochs": 1, "rate": 3e-3, "general": {"epochs": 1}, "teachers": {"seeds": 2}},
+    }
+    path = write_spec(tmp_path, encoder, reviews, recipe=recipe, split_batches=2)
+    events = list(compress(Spec.model_validate_json(path.read_text()), tmp_path))
+    rows = [asking(events, "pruned", f"{ASK}, step {step} of 2")[-1].total for step in (1, 2)]
+    assert rows[0] == rows[1]
+    # Two teachers for their answers, and the better one for its insides; before that, train and validation as plain texts.
+    assert asking(events, "distilled", ASK)[-1].total == 3 * rows[0]
+    assert asking(events, "distilled", general.ASK)[-1].total > rows[0]
+
+
+@pytest.mark.parametrize(("kept", "hidden", "times"), [(None, 0.0, 1), (8, 0.0, 1), (8, 0.5, 2)])
+def test_a_language_model_s_is_told_whatever_is_kept_of_it(kept: int | None, hidden: float, times: int, tmp_path: Path) -> None:
+    recipe = Recipe(distill=Distill(epochs=1, rate=1e-2, hidden=hidden, kept=kept), train=Train(batch=4, max_length=32))
+    state = test_held.state_of(recipe, model(hidden_size=16), tied=False)
+    state.scratch, state.parts = tmp_path, 16  # batches of four rows
+    assert asking(distill(state), "distilled", ASK)[-1].total == times * len(state.rows["train"])
+
+
+def test_a_pause_is_heeded_between_two_batches(encoder: Path, reviews: Path, tmp_path: Path) -> None:
+    seen = list[Event]()
+
+    def asked() -> bool:
+        return any(isinstance(one, Progress) and one.phase == ASK and one.step for one in seen)
+
+    path = write_spec(tmp_path, encoder, reviews, recipe=BRIEF)
+    with pytest.raises(Pause):
+        for event in compress(Spec.model_validate_json(path.read_text()), tmp_path, asked):
+            seen.append(event)
+    last = seen[-1]
+    assert isinstance(last, Progress)
+    assert (last.stage, last.phase) == ("distilled", ASK)
+    assert 0 < last.step < last.total
