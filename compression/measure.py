@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
@@ -66,15 +66,18 @@ class MeasureSpec(Config):
 
 
 class Measured(Config):
-    """What it answers, as one JSON object on standard output."""
+    """What it answers, as a JSON object on a line of standard output: all that is known so far; the last is complete."""
 
     latency: Latency | NotMeasured
     score: Score | NotMeasured
     peak_memory_bytes: int | NotMeasured
 
 
-def measure(spec: MeasureSpec) -> Measured:
-    """Open what the spec names and take its figures."""
+Tell = Callable[[Measured], None]
+
+
+def measure(spec: MeasureSpec, tell: Tell = lambda _: None) -> Measured:
+    """Open what the spec names and take its figures. tell: called with those that are known before the score is taken."""
     folder = Path(spec.folder)
     runner = open_artifact(spec.kind, folder, threads=spec.evaluate.threads)
     decodes = isinstance(runner, Decoder)
@@ -107,6 +110,8 @@ def measure(spec: MeasureSpec) -> Measured:
         unfold()
     score: Score | NotMeasured = NotMeasured(not_measured="No test rows were given.")
     if spec.test_rows is not None:
+        unknown = NotMeasured(not_measured="Answering the test rows did not come to its end.")
+        tell(Measured(latency=latency, score=unknown, peak_memory_bytes=memory))
         scorer = scoring.of(spec.task, spec.evaluate, spec.labels)
         rows = Path(spec.test_rows)
         if isinstance(scorer, scoring.LanguageScorer):
@@ -272,14 +277,17 @@ def host_lock() -> Iterator[None]:
 
 
 def main(path: Path) -> int:
-    """Measure what the spec at `path` says and print one `Measured`; return the exit code."""
+    """Measure what the spec at `path` says and print each `Measured` as it is known; return the exit code."""
     answers = private_channel()
+
+    def tell(known: Measured) -> None:
+        print(known.model_dump_json(), file=answers)
+
     try:
-        measured = measure(MeasureSpec.model_validate_json(path.read_bytes()))
+        tell(measure(MeasureSpec.model_validate_json(path.read_bytes()), tell))
     except Exception as problem:
         if not isinstance(failures.typed(problem), OutOfMemory):
             raise
         print(str(problem), file=sys.stderr)  # noqa: T201 (its parent reads it)
         return OUT_OF_MEMORY
-    print(measured.model_dump_json(), file=answers)
     return 0

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compression import durable, families, numerics, scoring
-from compression.child import ChildFailed, ChildOutOfMemory, ask
+from compression.child import ChildFailed, ChildLate, ChildOutOfMemory, answers
 from compression.errors import OutOfMemory
 from compression.export import onnx, transformers
 from compression.export.card import card, opens_with
@@ -29,11 +29,7 @@ from compression.scoring.base import Row
 from compression.scoring.questions import overlap_of
 
 CHILD_SECONDS = 3000.0
-"""A measuring child that takes longer is given up, and its figures are told as not measured.
-
-An artifact has two such children and says nothing while they run: together they stay below the hour after which a worker
-takes an engine that says nothing for stalled.
-"""
+"""A measuring child that takes longer is given up; what it has not told by then is told as not measured."""
 TIMED_SECONDS = 3.0
 """Of a shape that is only looked at, of both sides together: enough to tell neighbouring shapes apart by their medians."""
 Precision = Literal["float32", "bfloat16", "float16", "float64", "int8", "int4", "mixed"]
@@ -262,16 +258,30 @@ def write_manifest(folder: Path) -> tuple[File, ...]:
 def figures(spec: MeasureSpec, *, last_try: bool = False) -> Measured:
     """Measure in a fresh process, in which nothing of training ever was.
 
-    A child that the machine could not carry to its end costs its figures, not the job; but one that ran out of memory is
-    worth another try, somewhere or some time else, where there is one left. Raises OutOfMemory.
+    A child that the machine could not carry to its end costs the figures that it had not told yet, not the job; but one that
+    ran out of memory is worth another try, somewhere or some time else, where there is one left. Raises OutOfMemory.
     """
+    found: Measured | None = None
     try:
-        return Measured.model_validate_json(ask("measure", spec, timeout=CHILD_SECONDS))
+        for line in answers("measure", spec, timeout=CHILD_SECONDS):
+            found = Measured.model_validate_json(line)
     except ChildFailed as problem:
         if isinstance(problem, ChildOutOfMemory) and not last_try:
             raise OutOfMemory(f"the artifact could not be measured: {problem}", param="evaluate") from problem
+        if found is not None:
+            remedy = f". {_sooner(spec.task)}" if isinstance(problem, ChildLate) else ""
+            return found.model_copy(update={"score": NotMeasured(not_measured=f"{problem}{remedy}")})
         reason = NotMeasured(not_measured=str(problem))
         return Measured(latency=reason, score=reason, peak_memory_bytes=reason)
+    assert found is not None, "a child that ends well has answered"  # noqa: S101
+    return found
+
+
+def _sooner(task: Task) -> str:
+    """Say how a score is taken in less time."""
+    if task == "causal-lm":
+        return "Lower evaluate.tokens: fewer tokens of test are scored then."
+    return "Send fewer test rows."
 
 
 def timed(

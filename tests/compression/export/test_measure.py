@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from compression.child import ChildFailed, ask
+from compression.export import artifact
 from compression.measure import LOCK_VARIABLE, Measured, MeasureSpec, host_lock, peak_memory, score_of, time_both
-from compression.recipe import Evaluate
-from compression.report import Latency, Score
+from compression.recipe import Evaluate, Task
+from compression.report import Latency, NotMeasured, Score
 from compression.runtimes.runner import Batch, Logits, Runner, full_batch, open_artifact
 from compression.scoring import ClassScorer
 from tests.compression.export.conftest import LABELS, Shipment
@@ -169,6 +170,37 @@ def test_a_child_that_fails_says_why_and_one_that_hangs_is_ended(tiny_shipment: 
     with pytest.raises(ChildFailed, match="longer"):
         ask("measure", spec(tiny_shipment), timeout=0.1)
     assert time.monotonic() - started < 30
+
+
+def test_what_was_timed_outlives_a_score_that_was_not_to_be_had(tiny_shipment: Shipment, tmp_path: Path) -> None:
+    rows = tmp_path / "test.jsonl"
+    rows.write_text("{no JSON\n")
+    found = artifact.figures(spec(tiny_shipment, test_rows=str(rows), seconds=0.1))
+    assert isinstance(found.latency, Latency)
+    assert isinstance(found.peak_memory_bytes, int)
+    assert isinstance(found.score, NotMeasured)
+    assert "JSONDecodeError" in found.score.not_measured
+
+
+@pytest.mark.parametrize(
+    ("task", "remedy"), [("causal-lm", "Lower evaluate.tokens"), ("text-classification", "fewer test rows")]
+)
+def test_a_score_that_takes_too_long_costs_nothing_else(
+    task: Task, remedy: str, tiny_shipment: Shipment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = tiny_shipment.int8
+    score = NotMeasured(not_measured="not yet")
+    known = Measured(latency=timed.latency, score=score, peak_memory_bytes=timed.peak_memory_bytes)
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho '{known.model_dump_json()}'\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    monkeypatch.setattr(artifact, "CHILD_SECONDS", 2.0)
+    found = artifact.figures(spec(tiny_shipment, task=task))
+    assert (found.latency, found.peak_memory_bytes) == (timed.latency, timed.peak_memory_bytes)
+    assert isinstance(found.score, NotMeasured)
+    assert "longer than 2 s" in found.score.not_measured
+    assert remedy in found.score.not_measured
 
 
 def test_a_measuring_child_dies_with_its_parent(tiny_shipment: Shipment, tmp_path: Path) -> None:
