@@ -15,7 +15,8 @@ from compression.budget import Budget
 from compression.checkpoint import Checkpoint, Fingerprints, Unusable
 from compression.facts import PartFacts, job_report
 from compression.part import Part, named
-from compression.phases import journey, journey_of_parts
+from compression.phases import LAST, SHIP, journey, journey_of_parts
+from compression.plan import portion
 from compression.progress import Journey
 from compression.recipe import Part as Asked
 from compression.recipe import Spec
@@ -189,8 +190,8 @@ class Job:
         part = yield from self.enter(asked)
         yield from WORK[stage](part.state)
         settle(part.state)
-        yield from self.journey.mark(stage, "export and measure", done=False)
-        shipped = part.ship(part.state.model, stage, part.kind)
+        yield from self.journey.mark(stage, SHIP, done=False)
+        shipped = yield from self.journey.follow(stage, SHIP, part.ship(part.state.model, stage, part.kind))
         self.artifacts.append(shipped.artifact)
         yield ArtifactReady(artifact=shipped.artifact)
         figures = yield from self._ask_tasks(part, stage)
@@ -200,7 +201,7 @@ class Job:
         beside = part.state.originals if stage == "baseline" else ()
         place, state = self.output / "checkpoints", part.state
         checkpoint.write(place, state.model, facts, beside, part.new_tokenizer(stage), state.smoothed)
-        yield from self.journey.mark(stage, "export and measure", done=True)
+        yield from self.journey.mark(stage, SHIP, done=True)
         return facts
 
     def _ask_tasks(self, part: Part, stage: Stage) -> Generator[Event, None, tuple[TaskFigure, ...]]:
@@ -261,7 +262,7 @@ class Job:
         chosen, _ = choose(self.rows, self.spec.targets)
         for asked in self.spec.asked:
             part = yield from self.enter(asked)
-            yield from self.journey.mark(last, "export the checkpoint", done=False)
+            yield from self.journey.mark(last, LAST, done=False)
             is_language = part.task == "causal-lm"
             forms = [form for form in (False, True) if (is_language if form else part.kind != "transformers")]
             stages = [chosen.stage]
@@ -272,12 +273,14 @@ class Job:
                 stage, model = yield from part.model_after(wanted, self.folder_of(wanted))
                 if stage in shipped:  # it is the headline too, or the headline's checkpoint was damaged
                     continue
-                for half in forms:
-                    made = part.ship(model, stage, "transformers", half=half)
+                for number, half in enumerate(forms, len(shipped) * len(forms)):
+                    shipping = part.ship(model, stage, "transformers", half=half)
+                    way = portion(shipping, number, len(stages) * len(forms))
+                    made = yield from self.journey.follow(last, LAST, way)
                     self.artifacts.append(made.artifact)
                     yield ArtifactReady(artifact=made.artifact)
                 shipped.add(stage)
-            yield from self.journey.mark(last, "export the checkpoint", done=True)
+            yield from self.journey.mark(last, LAST, done=True)
 
     def report(self) -> Report:
         """Write report.json and return it."""

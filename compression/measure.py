@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from compression import failures, generating, scoring
 from compression.child import OUT_OF_MEMORY
@@ -45,6 +45,8 @@ WARM_UP_RUNS = 10
 FEWEST_RUNS, MOST_RUNS = 40, 400
 SECONDS = 8.0
 """Latency is timed for about this long, unless the spec says otherwise: between FEWEST_RUNS and MOST_RUNS of each side."""
+SECONDS_BETWEEN = 0.5
+"""Steps that follow sooner than this are not told, but for the last."""
 TOGETHER = 32
 """Rows that share a batch when a score is taken for the second time."""
 LOGITS_BYTES = 1 << 29
@@ -65,6 +67,13 @@ class MeasureSpec(Config):
     seconds: Annotated[float, Field(gt=0, description="About how long latency is timed.")] = SECONDS
 
 
+class Step(Config):
+    """How far the score is, on a line of standard output."""
+
+    done: int
+    total: int
+
+
 class Measured(Config):
     """What it answers, as a JSON object on a line of standard output: all that is known so far; the last is complete."""
 
@@ -73,11 +82,16 @@ class Measured(Config):
     peak_memory_bytes: int | NotMeasured
 
 
-Tell = Callable[[Measured], None]
+parse_line: TypeAdapter[Step | Measured] = TypeAdapter(Step | Measured)
+Tell = Callable[[Step | Measured], None]
 
 
-def measure(spec: MeasureSpec, tell: Tell = lambda _: None) -> Measured:
-    """Open what the spec names and take its figures. tell: called with those that are known before the score is taken."""
+def nobody(_: Step | Measured) -> None:
+    """Tell it to nobody."""
+
+
+def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
+    """Open what the spec names and take its figures. tell: called with what is known before the score, and how far that is."""
     folder = Path(spec.folder)
     runner = open_artifact(spec.kind, folder, threads=spec.evaluate.threads)
     decodes = isinstance(runner, Decoder)
@@ -116,9 +130,9 @@ def measure(spec: MeasureSpec, tell: Tell = lambda _: None) -> Measured:
         rows = Path(spec.test_rows)
         if isinstance(scorer, scoring.LanguageScorer):
             assert isinstance(runner, Decoder), "a language model's artifact goes on with texts"  # noqa: S101
-            score = language_score_of(runner, folder, rows, scorer)
+            score = language_score_of(runner, folder, rows, scorer, tell)
         else:
-            score = score_of(runner, folder, rows, scorer)
+            score = score_of(runner, folder, rows, scorer, tell)
     return Measured(latency=latency, score=score, peak_memory_bytes=memory)
 
 
@@ -163,7 +177,7 @@ def percentile(values: list[float], percent: float) -> float:
     return float(np.percentile(values, percent))
 
 
-def score_of(runner: Runner, folder: Path, path: Path, scorer: scoring.Scorer) -> Score:
+def score_of(runner: Runner, folder: Path, path: Path, scorer: scoring.Scorer, tell: Tell = nobody) -> Score:
     """Take the score at batch 1 and padded at batch 32, each row tokenized by the artifact's own tokenizer.
 
     Raises ValueError where there are no rows.
@@ -171,8 +185,10 @@ def score_of(runner: Runner, folder: Path, path: Path, scorer: scoring.Scorer) -
     rows = read_rows(path)
     asked = scorer.ask(tokenizer_of(folder), rows)
     pad_id = config_of(folder).get("pad_token_id") or 0
+    one_more = _counting(tell, 2 * len(asked.windows))
     alone, together = (
-        scorer.answers(asked, answered(runner, asked.windows, size, pad_id=pad_id), rows) for size in (1, TOGETHER)
+        scorer.answers(asked, answered(runner, asked.windows, size, pad_id=pad_id, tell=one_more), rows)
+        for size in (1, TOGETHER)
     )
     found = scorer.figures(alone, rows)
     return Score(
@@ -189,7 +205,7 @@ def score_of(runner: Runner, folder: Path, path: Path, scorer: scoring.Scorer) -
     )
 
 
-def language_score_of(runner: Decoder, folder: Path, path: Path, scorer: scoring.LanguageScorer) -> Score:
+def language_score_of(runner: Decoder, folder: Path, path: Path, scorer: scoring.LanguageScorer, tell: Tell = nobody) -> Score:
     """Take a language model's figures, window by window, each text tokenized by the artifact's own tokenizer.
 
     Windows are long and their logits wide, so only the first ones are asked again together: as many as LOGITS_BYTES hold, at
@@ -200,10 +216,14 @@ def language_score_of(runner: Decoder, folder: Path, path: Path, scorer: scoring
         raise ValueError(f"{path} has no token to ask for")
     pad_id = config_of(folder).get("pad_token_id") or 0
     room = LOGITS_BYTES // (4 * runner.logits(batch_of([windows[0].ids[:1]])).shape[-1])  # places
-    found = [heard for one in windows for heard in _heard(runner, [one], pad_id, room)]
-    told = language.summed(windows, *zip(*found, strict=True))
     count = min(TOGETHER, max(room // scorer.length, 2), len(windows))
+    more, found = _counting(tell, len(windows) + count), list[tuple[float, int]]()
+    for one in windows:
+        found += _heard(runner, [one], pad_id, room)
+        more(1)
+    told = language.summed(windows, *zip(*found, strict=True))
     again = _heard(runner, windows[:count], pad_id, room)
+    more(count)
     other = language.figures(language.summed(windows, *zip(*again, *found[count:], strict=True)))
     changed = {
         one.text
@@ -226,6 +246,18 @@ def language_score_of(runner: Decoder, folder: Path, path: Path, scorer: scoring
         rows_changed_by_batching=len(changed),
         chance=language.chance([one.following for one in windows]),
     )
+
+
+def _counting(tell: Tell, total: int) -> Callable[[int], None]:
+    """Return what is called with how many windows more are answered, and tells how many that makes of `total`."""
+    done = 0
+
+    def more(windows: int) -> None:
+        nonlocal done
+        done += windows
+        tell(Step(done=done, total=total))
+
+    return more
 
 
 def _heard(runner: Decoder, windows: list[language.Window], pad_id: int, room: int) -> list[tuple[float, int]]:
@@ -277,11 +309,16 @@ def host_lock() -> Iterator[None]:
 
 
 def main(path: Path) -> int:
-    """Measure what the spec at `path` says and print each `Measured` as it is known; return the exit code."""
-    answers = private_channel()
+    """Measure what the spec at `path` says and print each `Measured` as it is known, and steps; return the exit code."""
+    answers, told = private_channel(), 0.0
 
-    def tell(known: Measured) -> None:
-        print(known.model_dump_json(), file=answers)
+    def tell(said: Step | Measured) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if isinstance(said, Step) and now - told < SECONDS_BETWEEN and said.done < said.total:
+            return
+        told = now
+        print(said.model_dump_json(), file=answers)
 
     try:
         tell(measure(MeasureSpec.model_validate_json(path.read_bytes()), tell))

@@ -23,7 +23,8 @@ from compression.export.decoder import can_write
 from compression.language.tested import check_texts, tested
 from compression.notes import row_notes
 from compression.origin import Origin
-from compression.plan import check_precision
+from compression.phases import SHIP
+from compression.plan import Tick, check_precision
 from compression.progress import Journey
 from compression.recipe import Evaluate, Spec, Task
 from compression.recipe import Part as Asked
@@ -238,7 +239,7 @@ class Part:
         if not self._has_artifact(self.rows[0]):
             assert self.state.teacher is not None, "the pipeline takes up a checkpoint first"  # noqa: S101
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
-            self.ship(self.state.teacher, "baseline", self.kind)
+            yield from self.state.journey.follow("baseline", SHIP, self.ship(self.state.teacher, "baseline", self.kind))
         if not self.state.recipe.has_teacher:
             self.state.teacher = None
 
@@ -264,8 +265,10 @@ class Part:
         """Where an artifact's files lie."""
         return self.output / "artifacts" / name
 
-    def ship(self, model: torch.nn.Module, stage: Stage, kind: Kind, *, half: bool = False) -> Shipped:
+    def ship(self, model: torch.nn.Module, stage: Stage, kind: Kind, *, half: bool = False) -> Generator[Tick, None, Shipped]:
         """Export, reopen, verify and measure a model as one artifact; latency is held against the baseline's.
+
+        Ticks tell how far the score is.
 
         half: in 16 bits, whatever integers are simulated in it.
         """
@@ -276,7 +279,7 @@ class Part:
         model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
         process.release_memory()
         reader = self.reader(stage)
-        shipped = ship(
+        shipped = yield from ship(
             model,
             name=f"{stage}-{kind}-{precision}{self._suffix}",
             kind=kind,

@@ -79,6 +79,16 @@ def portion(ticks: Generator[Tick, None, Result], number: int, count: int) -> Ge
         yield replace(news, step=number * news.total + news.step, total=count * news.total)
 
 
+def at_once(ticks: Generator[Tick, None, Result]) -> Result:
+    """Go through all ticks and tell none; return what they come to."""
+    while True:
+        try:
+            next(ticks)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What the loop came to. Epoch 0 is the model as it was before; `remarks` is what a reader of the row must know of it."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,8 +21,9 @@ from compression.export import onnx, transformers
 from compression.export.card import card, opens_with
 from compression.export.trace import inputs_of
 from compression.export.verify import verify
-from compression.measure import Measured, MeasureSpec
+from compression.measure import Measured, MeasureSpec, parse_line
 from compression.origin import Origin
+from compression.plan import Tick, at_once
 from compression.recipe import Evaluate, Scheme, Task
 from compression.report import Artifact, File, Latency, NotMeasured, Score, Size, Stage
 from compression.runtimes.runner import Kind
@@ -68,8 +70,10 @@ def ship(
     sample: list[Row],
     last_try: bool = False,
     origin: Origin | None = None,
-) -> Shipped:
+) -> Generator[Tick, None, Shipped]:
     """Write output/artifacts/<name>/, whole or not at all, and return its figures. What lay there before is replaced.
+
+    Ticks tell how far the score is.
 
     model: a stock model for `task`, its integers simulated where `precision` is of integers. tokenizer: the folder that
     holds tokenizer.json. test_rows: JSONL of rows as `scoring` reads them. baseline: folder of the FP32 ONNX
@@ -108,7 +112,7 @@ def ship(
             test_rows=str(test_rows.resolve()),
             evaluate=evaluate,
         )
-        found = figures(spec, last_try=last_try)
+        found = yield from figures(spec, last_try=last_try)
         about = card(
             name=name,
             kind=kind,
@@ -255,8 +259,8 @@ def write_manifest(folder: Path) -> tuple[File, ...]:
     return (*listed, _file(manifest, folder))
 
 
-def figures(spec: MeasureSpec, *, last_try: bool = False) -> Measured:
-    """Measure in a fresh process, in which nothing of training ever was.
+def figures(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
+    """Measure in a fresh process, in which nothing of training ever was; tell how far the score is.
 
     A child that the machine could not carry to its end costs the figures that it had not told yet, not the job; but one that
     ran out of memory is worth another try, somewhere or some time else, where there is one left. Raises OutOfMemory.
@@ -264,7 +268,11 @@ def figures(spec: MeasureSpec, *, last_try: bool = False) -> Measured:
     found: Measured | None = None
     try:
         for line in answers("measure", spec, timeout=CHILD_SECONDS):
-            found = Measured.model_validate_json(line)
+            said = parse_line.validate_json(line)
+            if isinstance(said, Measured):
+                found = said
+            else:
+                yield Tick(said.done, said.total)
     except ChildFailed as problem:
         if isinstance(problem, ChildOutOfMemory) and not last_try:
             raise OutOfMemory(f"the artifact could not be measured: {problem}", param="evaluate") from problem
@@ -315,7 +323,7 @@ def timed(
             evaluate=evaluate,
             seconds=TIMED_SECONDS,
         )
-        return figures(spec, last_try=last_try).latency
+        return at_once(figures(spec, last_try=last_try)).latency
 
 
 @torch.inference_mode()

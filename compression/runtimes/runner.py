@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -59,9 +59,22 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
-def answered(runner: Runner, encodings: Sequence[Encoding], size: int, *, pad_id: int = 0) -> list[Logits]:
-    """Answer every row, `size` of them at a time. -> (labels,) or (tokens, …) of each, what answers padding cut off."""
-    found = [row for batch in batches(encodings, size, pad_id=pad_id) for row in runner.logits(batch)]
+def answered(
+    runner: Runner,
+    encodings: Sequence[Encoding],
+    size: int,
+    *,
+    pad_id: int = 0,
+    tell: Callable[[int], None] = lambda _: None,
+) -> list[Logits]:
+    """Answer every row, `size` of them at a time. -> (labels,) or (tokens, …) of each, what answers padding cut off.
+
+    tell: called with how many rows a batch had that is answered.
+    """
+    found: list[Logits] = []
+    for batch in batches(encodings, size, pad_id=pad_id):
+        found.extend(runner.logits(batch))
+        tell(len(batch.input_ids))
     return [row[: len(one.ids)] if row.ndim > 1 else row for row, one in zip(found, encodings, strict=True)]
 
 

@@ -5,7 +5,7 @@ runtime. A runtime holds the file whole, so there is one only where that fits th
 checkpoint does not, and the float32 that latencies are held against where four bytes a parameter do.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from compression.export import artifact, decoder, streamed, verify
 from compression.export.artifact import Shipped
 from compression.layerwise import Layerwise
 from compression.numerics import Simulation
+from compression.plan import Tick
 from compression.recipe import Quantize, Scheme
 from compression.report import Latency, Stage
 from compression.runtimes import runner as runtimes
@@ -63,8 +64,10 @@ class Graphs:
 
     def beside(
         self, stage: Stage, made: list[Shipped], source: Path, model: PreTrainedModel, asked: Quantize | None
-    ) -> tuple[list[Shipped], tuple[str, ...]]:
+    ) -> Generator[Tick, None, tuple[list[Shipped], tuple[str, ...]]]:
         """Put a stage's file to its artifacts, or say why there is none. asked: the integers; None is float32.
+
+        Ticks tell how far its score is.
 
         It comes first, so that the row is of it, where the baseline's is: what is held against it is of one runtime then.
         """
@@ -74,7 +77,7 @@ class Graphs:
             # Of a classifier the baseline's row says it for all.
             told = stage == "baseline" or model.can_generate()
             return made, (f"There is no ONNX artifact of this stage: {cause}.",) if told else ()
-        graph = self.ship(stage, source, model, scheme, asked.group_size if asked is not None else None)
+        graph = yield from self.ship(stage, source, model, scheme, asked.group_size if asked is not None else None)
         if scheme is None or self.baseline is not None:
             return [graph, *made], ()
         return [*made, graph], (_alone(graph),)
@@ -103,7 +106,7 @@ class Graphs:
 
     def ship(
         self, stage: Stage, source: Path, model: PreTrainedModel, scheme: Scheme | None, group_size: int | None = None
-    ) -> Shipped:
+    ) -> Generator[Tick, None, Shipped]:
         """Write, verify and measure the file of the checkpoint in `source`. model: without weights, of that checkpoint.
 
         Raises ExportMismatch where the file does not answer as the model does.
@@ -116,7 +119,7 @@ class Graphs:
         name = f"{stage}-onnx-{precision}"
         with durable.folder(self.shipping.place(name)) as place:
             decoder.write(layers.model, place, simulation=simulation, read=layers.tensor)
-            shipped = self.shipping.complete(
+            shipped = yield from self.shipping.complete(
                 layers.model,
                 place,
                 name,

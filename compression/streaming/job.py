@@ -57,13 +57,14 @@ from compression.uploaded import uploaded
 from compression.verdicts import judged
 
 SCORE, CUT, QUANTIZE, VERIFY, MEASURE, GRAPH = "score", "cut", "quantize", "verify", "export and measure", "write ONNX"
+PLAIN = "measure in 16 bits"
 """Names of phases."""
 PHASES = [
     *(Phase("baseline", name, weight) for name, weight in ((MEASURE, 2.0), (GRAPH, 4.0))),
     *(Phase("quantized", name, weight) for name, weight in ((QUANTIZE, 4.0), (VERIFY, 2.0), (MEASURE, 1.0), (GRAPH, 4.0))),
     *(
         Phase("pruned", name, weight)
-        for name, weight in ((SCORE, 20.0), (CUT, 2.0), (QUANTIZE, 3.0), (VERIFY, 2.0), (MEASURE, 1.0), (GRAPH, 3.0))
+        for name, weight in zip((SCORE, CUT, PLAIN, QUANTIZE, VERIFY, MEASURE, GRAPH), (20, 2, 1, 3, 2, 1, 3), strict=True)
     ),
 ]
 FILES = (weights.INDEX, "config.json", "generation_config.json")
@@ -208,7 +209,8 @@ class StreamingJob:
             for path in (*self.folder.glob("*.safetensors"), *(self.folder / file for file in FILES)):
                 if path.is_file():
                     shutil.copyfile(path, place / path.name)
-            shipped = self.shipping.complete(self.model, place, name, "baseline", precision)
+            completing = self.shipping.complete(self.model, place, name, "baseline", precision)
+            shipped = yield from self.journey.follow("baseline", MEASURE, completing)
         yield from self.journey.mark("baseline", MEASURE, done=True)
         made, more = yield from self.with_graph("baseline", [shipped], self.folder, self.model, None)
         note = (
@@ -250,7 +252,8 @@ class StreamingJob:
             yield from self.follow("pruned", CUT, _in_turn(cuts))
             _lift(place / "cut")
             model = streamed.skeleton(place)
-            plain = self.shipping.complete(model, place, name, "pruned", precision)
+            completing = self.shipping.complete(model, place, name, "pruned", precision)
+            plain = yield from self.journey.follow("pruned", PLAIN, completing)
         source = self.shipping.place(name) if len(cuts) == 1 else whole
         shipped, notes = yield from self.integers("pruned", source)
         made, more = yield from self.with_graph("pruned", [shipped, plain], source, model, self.spec.recipe.quantize)
@@ -263,7 +266,7 @@ class StreamingJob:
     ) -> Generator[Event, None, tuple[list[Shipped], tuple[str, ...]]]:
         """Put a stage's ONNX file to its artifacts, as `Graphs.beside` does."""
         yield from self.journey.mark(stage, GRAPH, done=False)
-        found = self.graphs.beside(stage, made, source, model, asked)
+        found = yield from self.journey.follow(stage, GRAPH, self.graphs.beside(stage, made, source, model, asked))
         yield from self.journey.mark(stage, GRAPH, done=True)
         return found
 
@@ -300,7 +303,8 @@ class StreamingJob:
             yield from self.journey.mark(stage, MEASURE, done=False)
             model = streamed.skeleton(place)
             stored = f"int8, {written.unquantized:,} parameters {written.dtype}" if written.unquantized else "int8"
-            shipped = self.shipping.complete(model, place, name, stage, precision, scheme, stored)
+            completing = self.shipping.complete(model, place, name, stage, precision, scheme, stored)
+            shipped = yield from self.journey.follow(stage, MEASURE, completing)
         yield from self.journey.mark(stage, MEASURE, done=True)
         return shipped, tuple(said_of(written, model))
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
@@ -20,6 +20,7 @@ from compression.export.trace import inputs_of
 from compression.measure import Measured, MeasureSpec
 from compression.memory import resident
 from compression.origin import Origin
+from compression.plan import Tick
 from compression.recipe import Evaluate, Scheme, Spec
 from compression.report import Artifact, NotMeasured, Size, Stage
 from compression.runtimes.runner import Kind
@@ -82,8 +83,8 @@ class Shipping:
         kind: Kind = "transformers",
         baseline: Path | None = None,
         check: Callable[[], None] = lambda: None,
-    ) -> Shipped:
-        """Put beside the weights in `place` what an artifact has, and measure it.
+    ) -> Generator[Tick, None, Shipped]:
+        """Put beside the weights in `place` what an artifact has, and measure it. Ticks tell how far the score is.
 
         model: without weights; stored: what the size says that they are stored in, where it is not the precision alone.
         baseline: folder of the ONNX file that latency is held against; check: is called before anything is measured.
@@ -93,7 +94,7 @@ class Shipping:
         check()
         files = sum(path.stat().st_size for pattern in artifact.WEIGHTS for path in place.glob(pattern))
         size = Size(bytes=files, dtype=stored or precision, bytes_at_16_bit=2 * family.parameters_of(model).total)
-        found = self.figures(model, place, files, kind, baseline)
+        found = yield from self.figures(model, place, files, kind, baseline)
         about = card(
             name=name,
             kind=kind,
@@ -139,7 +140,9 @@ class Shipping:
         artifact.write_config(model, place, self.dataset.labels, length, kind)
         return length
 
-    def figures(self, model: PreTrainedModel, place: Path, files: int, kind: Kind, baseline: Path | None) -> Measured:
+    def figures(
+        self, model: PreTrainedModel, place: Path, files: int, kind: Kind, baseline: Path | None
+    ) -> Generator[Tick, None, Measured]:
         """Measure an artifact where it fits the memory that is left beside this process. files: bytes of its weights."""
         process.release_memory()
         table = max(prod(weight.shape) for weight in model.parameters())
@@ -157,7 +160,8 @@ class Shipping:
             test_rows=str(self.test_rows.resolve()),
             evaluate=self.evaluate,
         )
-        return artifact.figures(spec, last_try=True)
+        found = yield from artifact.figures(spec, last_try=True)
+        return found
 
     def left(self) -> int:
         """Return the bytes of memory that this process leaves of the engine's limit; as many as there may be without one."""

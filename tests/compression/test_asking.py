@@ -1,4 +1,4 @@
-"""A teacher is asked step by step: a job's events tell how far that is, and a pause is heeded in between."""
+"""Teachers and artifacts are asked step by step: a job's events tell how far that is; a pause is heeded between a teacher's."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from compression import measure, progress
+from compression import progress
 from compression.export import artifact
+from compression.phases import LAST, SHIP
 from compression.pipeline import compress
 from compression.recipe import Distill, Recipe, Spec, Train
 from compression.report import Event, Progress
@@ -19,6 +20,7 @@ from compression.stages.teachers import ASK
 from tests.compression import test_held
 from tests.compression.jobs import RECIPE, write_spec
 from tests.compression.language.tiny import model
+from tests.compression.measuring import briefly
 
 BRIEF: dict[str, Any] = {**RECIPE, "prepare": {"epochs": 0}, "quantize": None, "prune": None}
 
@@ -27,18 +29,17 @@ BRIEF: dict[str, Any] = {**RECIPE, "prepare": {"epochs": 0}, "quantize": None, "
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tell every step, and measure in this process, not for long."""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec.model_copy(update={"seconds": 0.1})))
+    monkeypatch.setattr(artifact, "figures", briefly)
 
 
-def asking(events: Iterable[Event], stage: str, phase: str) -> list[Progress]:
-    """Return what is told of a phase; it goes up, step by step, to all rows."""
-    found = [one for one in events if isinstance(one, Progress) and (one.stage, one.phase) == (stage, phase)]
-    steps = [one.step for one in found if one.total > 1]  # beside the mark of the beginning
-    assert {one.total for one in found} <= {1, found[-1].total}
-    assert len(set(steps)) > 2
-    assert all(one <= other for one, other in pairwise(steps))
-    assert (steps[0], steps[-1]) == (0, found[-1].total)
-    assert all(one.fraction <= other.fraction for one, other in pairwise(found))
+def told(events: Iterable[Event], stage: str, phase: str) -> list[Progress]:
+    """Return the steps that are told of a phase, without the marks of its beginning and end; they go up to their total."""
+    whole = [one for one in events if isinstance(one, Progress) and (one.stage, one.phase) == (stage, phase)]
+    assert all(one.fraction <= other.fraction for one, other in pairwise(whole))
+    found = [one for one in whole if one.total > 1]
+    assert {one.total for one in found} == {found[-1].step}
+    assert len({one.step for one in found}) > 2
+    assert all(one.step <= other.step for one, other in pairwise(found))
     return found
 
 
@@ -51,11 +52,14 @@ def test_every_asking_of_a_job_is_told(encoder: Path, reviews: Path, tmp_path: P
     }
     path = write_spec(tmp_path, encoder, reviews, recipe=recipe, split_batches=2)
     events = list(compress(Spec.model_validate_json(path.read_text()), tmp_path))
-    rows = [asking(events, "pruned", f"{ASK}, step {step} of 2")[-1].total for step in (1, 2)]
+    rows = [told(events, "pruned", f"{ASK}, step {step} of 2")[-1].total for step in (1, 2)]
     assert rows[0] == rows[1]
+    shipped = {stage: told(events, stage, SHIP)[-1].total for stage in ("baseline", "pruned", "distilled")}
+    assert set(shipped.values()) == {2 * len((reviews / "test.jsonl").read_text().splitlines())}
+    assert told(events, "distilled", LAST)[-1].total == shipped["distilled"]
     # Two teachers for their answers, and the better one for its insides; before that, train and validation as plain texts.
-    assert asking(events, "distilled", ASK)[-1].total == 3 * rows[0]
-    assert asking(events, "distilled", general.ASK)[-1].total > rows[0]
+    assert told(events, "distilled", ASK)[-1].total == 3 * rows[0]
+    assert told(events, "distilled", general.ASK)[-1].total > rows[0]
 
 
 @pytest.mark.parametrize(("kept", "hidden", "times"), [(None, 0.0, 1), (8, 0.0, 1), (8, 0.5, 2)])
@@ -63,7 +67,7 @@ def test_a_language_model_s_is_told_whatever_is_kept_of_it(kept: int | None, hid
     recipe = Recipe(distill=Distill(epochs=1, rate=1e-2, hidden=hidden, kept=kept), train=Train(batch=4, max_length=32))
     state = test_held.state_of(recipe, model(hidden_size=16), tied=False)
     state.scratch, state.parts = tmp_path, 16  # batches of four rows
-    assert asking(distill(state), "distilled", ASK)[-1].total == times * len(state.rows["train"])
+    assert told(distill(state), "distilled", ASK)[-1].total == times * len(state.rows["train"])
 
 
 def test_a_pause_is_heeded_between_two_batches(encoder: Path, reviews: Path, tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from compression import measure
 from compression.export import artifact
 from compression.report import NotMeasured
 from tests.compression.conftest import BAD, FILLER, GOOD
 from tests.compression.decoders import END
+from tests.compression.measuring import in_this_process
 from tests.compression.test_decoder_job import opened, run, send
 
 
@@ -31,7 +31,7 @@ def byte_pairs(folder: Path) -> None:
 def test_a_cut_classifier_is_taught_to_score_again(
     kind: str, axes: dict[str, float], tmp_path: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec))
+    monkeypatch.setattr(artifact, "figures", in_this_process)
     # One layer of experts, since tracing takes longer than all the rest; rows that no token has, as Qwen's tables have them.
     one = {"n_group": 1, "topk_group": 1, "num_hidden_layers": 1, "first_k_dense_replace": 0}
     send(tmp_path / "model", kind, **(one if kind == "deepseek_v2" else {"vocab_size": 400}))

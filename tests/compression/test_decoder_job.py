@@ -15,6 +15,7 @@ from compression.recipe import Spec
 from compression.report import Finished, NotMeasured, Report
 from tests.compression.conftest import BAD, FILLER, GOOD
 from tests.compression.decoders import END, UNKNOWN, tiny, write_tokenizer
+from tests.compression.measuring import of
 
 SIGNS = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
 WORDS = [END, UNKNOWN, *SIGNS, *(f"##{sign}" for sign in SIGNS), *GOOD, *BAD, *FILLER, *(f"spare{n}" for n in range(20))]
@@ -95,7 +96,7 @@ def test_experts_are_cut_and_it_is_said_what_stays_in_float(
     # Each file is held against the engine, alone and padded, before it is shipped; to measure them is the other job's.
     nothing = NotMeasured(not_measured="It is not asked.")
     nobody = Measured(latency=nothing, score=nothing, peak_memory_bytes=nothing)
-    monkeypatch.setattr(artifact, "figures", lambda *_, **__: nobody)
+    monkeypatch.setattr(artifact, "figures", lambda *_, **__: of(nobody))
     # One layer, that has experts: each stage is traced, and that takes longer than all the rest.
     send(tmp_path / "model", "deepseek_v3", n_group=1, attention_bias=True, num_hidden_layers=1, first_k_dense_replace=0)
     report = run(

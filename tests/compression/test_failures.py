@@ -157,6 +157,7 @@ from pathlib import Path
 from compression.errors import OutOfMemory
 from compression.export.artifact import figures
 from compression.measure import MeasureSpec
+from compression.plan import at_once
 from compression.recipe import Evaluate
 folder, rows = Path(sys.argv[1]), Path(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_DATA, (600 << 20,) * 2)
@@ -164,7 +165,7 @@ spec = MeasureSpec(kind="onnx", task="text-classification", labels=("a", "b"), f
                    test_rows=str(rows), evaluate=Evaluate(batch=16, length=1024))
 for last_try in (False, True):
     try:
-        found = figures(spec, last_try=last_try)
+        found = at_once(figures(spec, last_try=last_try))
     except OutOfMemory as problem:
         print(problem.code, problem.param)
     else:

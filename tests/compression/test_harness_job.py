@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 from lm_eval.models.huggingface import HFLM
 
-from compression import harness, harness_job, harness_model, measure, numerics
+from compression import harness, harness_job, harness_model, numerics
 from compression.catalog import check_task
 from compression.errors import CompressionError, InvalidSpec, MissingResource
 from compression.export import artifact
@@ -19,6 +19,7 @@ from compression.recipe import JobEvaluate, LmEval, Recipe
 from compression.report import Finished, Log, Progress
 from compression.saving import Pause
 from tests.compression.language.tiny import model, tokenizer
+from tests.compression.measuring import in_this_process
 from tests.compression.test_language_job import RECIPE, spec_of, write
 from tests.mirror import mirror
 
@@ -32,7 +33,7 @@ SHORT: dict[str, Any] = {
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec))
+    monkeypatch.setattr(artifact, "figures", in_this_process)
     return mirror(tmp_path / "data")
 
 

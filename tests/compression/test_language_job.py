@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from compression import measure
 from compression.errors import CompressionError
 from compression.export import artifact
 from compression.job import Job
@@ -22,6 +21,7 @@ from compression.recipe import Spec, Targets
 from compression.report import Finished, Latency, Log, Report, Score, StageStarted, TrainingSaved
 from compression.scoring.language import figures
 from tests.compression.language.tiny import model, tokenizer
+from tests.compression.measuring import in_this_process
 
 RECIPE: dict[str, Any] = {
     "prepare": {"epochs": 4, "rate": 1e-2},
@@ -68,7 +68,7 @@ def spec_of(recipe: dict[str, Any], **changes: Any) -> Spec:
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure in this process: what a fresh one is for is tested elsewhere, and it takes seconds to begin."""
-    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec))
+    monkeypatch.setattr(artifact, "figures", in_this_process)
 
 
 def run(place: Path, recipe: dict[str, Any] = RECIPE, **changes: Any) -> tuple[Report, list[Any]]:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from compression import measure
 from compression.export import artifact
 from compression.language import evaluate
 from compression.language.documents import read
 from compression.report import Score
 from compression.scoring.language import figures
 from tests.compression.language.tiny import model, tokenizer
+from tests.compression.measuring import in_this_process
 from tests.compression.test_language_job import run, scores, texts
 
 R1_DISTILL = {"vocab_size": 264, "intermediate_size": 64, "attention_bias": True, "rope_theta": 10_000.0}
@@ -39,7 +39,7 @@ CUT: dict[str, dict[str, float]] = {
 def test_it_is_tuned_rounded_cut_and_taught_and_opens_in_stock_transformers(
     family: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec))  # in this process, which has begun
+    monkeypatch.setattr(artifact, "figures", in_this_process)  # in this process, which has begun
     whole = model(family, **{"initializer_range": 0.05, **settings})
     whole.save_pretrained(tmp_path / "model")
     tokenizer(bos=True).save_pretrained(tmp_path / "model")

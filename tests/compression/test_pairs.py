@@ -11,7 +11,7 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from compression import checkpoint, measure
+from compression import checkpoint
 from compression.errors import ConfigMismatch, MissingFile
 from compression.export import artifact
 from compression.pairs import apart
@@ -20,6 +20,7 @@ from compression.pipeline import compress
 from compression.recipe import Spec
 from compression.report import Finished, NotMeasured
 from tests.compression.decoders import END, UNKNOWN, tiny, write_tokenizer
+from tests.compression.measuring import in_this_process
 
 WORDS = [END, UNKNOWN, "<s>", *"abcdefghij", *(f"w{n}" for n in range(30))]
 SPECIAL = [("<s>", 2), (END, 0)]
@@ -200,7 +201,7 @@ def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does(tmp_path:
 
 def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Measured in this process: what a fresh one is for is tested elsewhere, and it takes seconds to begin.
-    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec))
+    monkeypatch.setattr(artifact, "figures", in_this_process)
     send(tmp_path / "model")
     spec = job_of(tmp_path)
     *_, last = compress(spec, tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from compression import measure
 from compression.errors import ConfigMismatch, ExportMismatch
 from compression.export import artifact, decoder
+from compression.measure import Measured, MeasureSpec
 from compression.numerics import Simulation
 from compression.pipeline import compress
+from compression.plan import Tick
 from compression.recipe import Scheme
 from compression.report import Latency, Score, StageFinished
 from compression.streaming import job, shipping
+from tests.compression.measuring import briefly, in_this_process
 from tests.compression.test_streaming import ONLY_QUANTIZE, done, model_into, spec_of
 
 
@@ -25,7 +28,7 @@ def test_experts_of_a_language_model_are_scored_and_generate_as_the_card_says(
 ) -> None:
     monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
     monkeypatch.setattr(shipping, "opened_bytes", lambda file, table: 0)
-    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec))
+    monkeypatch.setattr(artifact, "figures", in_this_process)
     model = model_into(tmp_path / "model", "deepseek_v3", "ForCausalLM")
     report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30), tmp_path)
     baseline, quantized = (row.score for row in report.rows)
@@ -53,7 +56,7 @@ def test_an_onnx_file_is_written_tensor_by_tensor_as_of_a_model_in_memory(
     kind: str, scheme: Scheme, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec.model_copy(update={"seconds": 0.1})))
+    monkeypatch.setattr(artifact, "figures", briefly)
     model = model_into(tmp_path / "model", kind, "ForCausalLM")
     quantize = {"scheme": scheme, **({"group_size": 16} if scheme == "weight-only-int4" else {})}
     prune = {"ratio": {"ffn": 0.5}, "multiple": 8, "calibration_rows": 16}
@@ -101,7 +104,7 @@ def test_an_attempt_that_goes_on_elsewhere_times_against_the_same_baseline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(artifact, "figures", lambda spec, **_: measure.measure(spec.model_copy(update={"seconds": 0.1})))
+    monkeypatch.setattr(artifact, "figures", briefly)
     spec = spec_of(tmp_path, model_into(tmp_path / "model", head="ForCausalLM"), task="causal-lm", memory_bytes=8 << 30)
     for event in compress(spec, tmp_path):
         if isinstance(event, StageFinished):
@@ -110,14 +113,13 @@ def test_an_attempt_that_goes_on_elsewhere_times_against_the_same_baseline(
     written = onnx_files(tmp_path / "out" / "artifacts" / "baseline-onnx-float32")
     shutil.rmtree(tmp_path / "out" / "artifacts")  # they went to the service's storage
     seen = list[dict[str, bytes]]()
-    monkeypatch.setattr(
-        artifact,
-        "figures",
-        lambda spec, **_: (
-            seen.append(onnx_files(Path(spec.baseline))) if spec.baseline else None,
-            measure.measure(spec.model_copy(update={"seconds": 0.1})),
-        )[1],
-    )
+
+    def watched(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
+        if spec.baseline:
+            seen.append(onnx_files(Path(spec.baseline)))
+        return (yield from briefly(spec, last_try=last_try))
+
+    monkeypatch.setattr(artifact, "figures", watched)
     report = done(spec.model_copy(update={"resume": "kept"}), tmp_path)
     assert seen == [written]
     assert isinstance(report.rows[1].latency, Latency)

@@ -12,6 +12,7 @@ from transformers import BertForSequenceClassification
 from compression import numerics
 from compression.export.artifact import Shipped, ship
 from compression.origin import Origin, Sent
+from compression.plan import at_once
 from compression.recipe import PRESETS, Evaluate
 from tests.compression.conftest import sentences, tiny_config
 
@@ -73,7 +74,7 @@ def tiny_shipment(
         ("checkpoint", "transformers", "int8"),
     ):
         (numerics.insert if precision == "int8" else numerics.remove)(model)
-        made[name] = ship(
+        shipping = ship(
             model,
             name=name,
             kind=kind,
@@ -90,4 +91,5 @@ def tiny_shipment(
             sample=[{"text": text} for text, _ in rows[:16]],
             origin=origin,
         )
+        made[name] = at_once(shipping)
     return Shipment(tiny_classifier, rows, output, made["baseline"], made["int8"], made["checkpoint"])

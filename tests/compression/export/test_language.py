@@ -19,14 +19,16 @@ from compression.export.artifact import Shipped, ship, timed, write_config
 from compression.export.verify import ROUNDING_NOISE, compare, limit, verify
 from compression.language import evaluate as engine
 from compression.language.documents import read
-from compression.measure import language_score_of, measure
+from compression.measure import Measured, Step, language_score_of
 from compression.numerics import Simulation
+from compression.plan import at_once
 from compression.recipe import Evaluate
 from compression.report import Latency, Score
 from compression.runtimes.runner import Ids, Logits, open_artifact
 from compression.scoring import LanguageScorer, of
 from compression.scoring.language import figures
 from tests.compression.language.tiny import TEXTS, model, tokenizer
+from tests.compression.measuring import in_this_process
 
 MANY = [f"{text} {number}" for number in range(6) for text in TEXTS]
 EVALUATE = Evaluate(length=16)
@@ -53,7 +55,7 @@ def shipped(network: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) 
         numerics.remove(network)
         if simulation is not None:
             numerics.insert(network, simulation=simulation)
-        found = ship(
+        shipping = ship(
             network,
             name=name,
             kind="onnx",
@@ -69,7 +71,7 @@ def shipped(network: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) 
             evaluate=EVALUATE,
             sample=[{"text": text} for text in MANY],
         )
-        made[name] = (output / "artifacts" / name, found)
+        made[name] = (output / "artifacts" / name, at_once(shipping))
     numerics.remove(network)
     return made
 
@@ -88,6 +90,20 @@ def test_the_score_is_the_files_and_agrees_with_the_engines(
     numerics.remove(network)
     assert score.value == pytest.approx(figures(told).perplexity.value, rel=1e-3)
     assert score.rows == len(MANY)
+
+
+def test_windows_are_counted_as_they_are_answered(shipped: dict[str, tuple[Path, Shipped]], tmp_path: Path) -> None:
+    folder, found = shipped["int8"]
+    told = list[Step | Measured]()
+    scorer = of("causal-lm", EVALUATE, ())
+    assert isinstance(scorer, LanguageScorer)
+    rows = folder.parents[1] / "test.jsonl"
+    score = language_score_of(open_artifact("onnx", folder, threads=1), folder, rows, scorer, told.append)  # type: ignore[arg-type]
+    assert score == found.score
+    steps = [one for one in told if isinstance(one, Step)]
+    last = steps[-1]
+    assert {one.total for one in steps} == {last.done}
+    assert [one.done for one in steps[:-1]] == list(range(1, len(steps)))  # then the first of them again, together
 
 
 @pytest.mark.parametrize("name", DONE)
@@ -248,7 +264,7 @@ def test_an_error_that_nobody_knows_is_not_told_as_none(
 def test_a_shape_is_timed_without_being_shipped(
     shipped: dict[str, tuple[Path, Shipped]], network: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("compression.export.artifact.figures", lambda spec, **_: measure(spec))
+    monkeypatch.setattr("compression.export.artifact.figures", in_this_process)
     baseline, _ = shipped["baseline"]
     found = timed(
         network,
@@ -277,7 +293,7 @@ def test_a_model_with_positions_for_no_more_than_is_generated_is_timed_and_score
     tokenizer(bos=True).save_pretrained(tmp_path / "tokenizer")
     rows = tmp_path / "test.jsonl"
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    found = ship(
+    shipping = ship(
         network,
         name="full",
         kind="onnx",
@@ -293,6 +309,7 @@ def test_a_model_with_positions_for_no_more_than_is_generated_is_timed_and_score
         evaluate=Evaluate(length=generating.TOKENS + 4, window=generating.TOKENS + 4),
         sample=[{"text": text} for text in TEXTS],
     )
+    found = at_once(shipping)
     assert isinstance(found.score, Score), found.score
     assert isinstance(found.latency, Latency)
     assert found.latency.length == 4

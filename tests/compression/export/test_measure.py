@@ -18,9 +18,10 @@ import pytest
 from compression.child import ChildFailed, ask
 from compression.export import artifact
 from compression.measure import LOCK_VARIABLE, Measured, MeasureSpec, host_lock, peak_memory, score_of, time_both
+from compression.plan import Tick, at_once
 from compression.recipe import Evaluate, Task
 from compression.report import Latency, NotMeasured, Score
-from compression.runtimes.runner import Batch, Logits, Runner, full_batch, open_artifact
+from compression.runtimes.runner import Batch, Kind, Logits, Runner, full_batch, open_artifact
 from compression.scoring import ClassScorer
 from tests.compression.export.conftest import LABELS, Shipment
 
@@ -172,10 +173,28 @@ def test_a_child_that_fails_says_why_and_one_that_hangs_is_ended(tiny_shipment: 
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.parametrize("kind", ["onnx", "transformers"])
+def test_a_child_tells_how_far_the_score_is(kind: Kind, tiny_shipment: Shipment) -> None:
+    made = tiny_shipment.checkpoint if kind == "transformers" else tiny_shipment.int8
+    measuring = artifact.figures(spec(tiny_shipment, kind=kind, folder=str(tiny_shipment.folder(made)), seconds=0.1))
+    told = list[Tick]()
+    while True:
+        try:
+            told.append(next(measuring))
+        except StopIteration as end:
+            found: Measured = end.value
+            break
+    assert found.score == made.score
+    rows = len(tiny_shipment.rows)
+    assert {tick.total for tick in told} == {2 * rows}  # each alone and in company
+    assert [tick.step for tick in told] == sorted({tick.step for tick in told})
+    assert told[-1].step == 2 * rows
+
+
 def test_what_was_timed_outlives_a_score_that_was_not_to_be_had(tiny_shipment: Shipment, tmp_path: Path) -> None:
     rows = tmp_path / "test.jsonl"
     rows.write_text("{no JSON\n")
-    found = artifact.figures(spec(tiny_shipment, test_rows=str(rows), seconds=0.1))
+    found = at_once(artifact.figures(spec(tiny_shipment, test_rows=str(rows), seconds=0.1)))
     assert isinstance(found.latency, Latency)
     assert isinstance(found.peak_memory_bytes, int)
     assert isinstance(found.score, NotMeasured)
@@ -196,7 +215,7 @@ def test_a_score_that_takes_too_long_costs_nothing_else(
     program.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(program))
     monkeypatch.setattr(artifact, "CHILD_SECONDS", 2.0)
-    found = artifact.figures(spec(tiny_shipment, task=task))
+    found = at_once(artifact.figures(spec(tiny_shipment, task=task)))
     assert (found.latency, found.peak_memory_bytes) == (timed.latency, timed.peak_memory_bytes)
     assert isinstance(found.score, NotMeasured)
     assert "longer than 2 s" in found.score.not_measured
