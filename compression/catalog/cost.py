@@ -49,6 +49,8 @@ SHIP_MINUTES = 0.2
 """Exporting, verifying and timing an artifact (same run); the score's time comes on top."""
 SCORED_ROWS_A_SECOND = 100.0
 """Rows a second when the test split is answered, one at a time and again by 32, on one thread."""
+MEASURE_SECONDS = 3000.0
+"""An artifact that takes longer to measure is given up; what was not known of it by then is told as not measured."""
 WINDOWS_OVERLAP = 4 / 3
 """Tokens that go through the model for one of a question's context."""
 AUGMENT_SECONDS = {"wordnet": 0.001, "embeddings": 0.002, "masked-lm": 0.05, "apertium": 0.006, "models": 0.5}
@@ -156,17 +158,20 @@ def estimate(
     planned = planned_steps(recipe, data.rows["train"], data.rows.get("unlabelled"))
     work *= min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(work / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
-    tests = data.rows.get("test", round(DEFAULT_TEST_SHARE * data.rows["train"]))
     made = augment_seconds(augment, data.rows["train"]) / 60 if augment else 0.0
-    scoring = tests / SCORED_ROWS_A_SECOND / 60
-    if language:
-        asked = min(
-            data.characters.get("test", DEFAULT_TEST_SHARE * data.characters["train"]) / CHARACTERS_A_TOKEN, scored_tokens
-        )
-        scoring = 2 * 2 * before.total * asked / (TRAINING_FLOPS / 2) / 60
+    scoring = scoring_seconds(before, data, scored_tokens) / 60
     shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + scoring)
     shipping += PROBES * SHIP_MINUTES * (recipe.prune is not None and recipe.prune.target_latency is not None)
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
+
+
+def scoring_seconds(parameters: Parameters, data: DataFacts, scored_tokens: int) -> float:
+    """Reckon how long one artifact's score takes. parameters: of the model; scored_tokens: of causal-lm, at most so many."""
+    if data.task != "causal-lm":
+        return data.rows.get("test", round(DEFAULT_TEST_SHARE * data.rows["train"])) / SCORED_ROWS_A_SECOND
+    characters = data.characters.get("test", DEFAULT_TEST_SHARE * data.characters["train"])
+    asked = min(characters / CHARACTERS_A_TOKEN, scored_tokens)
+    return 2 * 2 * parameters.total * asked / (TRAINING_FLOPS / 2)
 
 
 def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: int = 0) -> int:

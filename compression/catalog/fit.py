@@ -8,7 +8,16 @@ from typing import Annotated
 from pydantic import Field
 
 from compression import heads
-from compression.catalog.cost import HARNESS_BYTES, TOKENS_A_WORD, Estimate, estimate, packed, planned_steps
+from compression.catalog.cost import (
+    HARNESS_BYTES,
+    MEASURE_SECONDS,
+    TOKENS_A_WORD,
+    Estimate,
+    estimate,
+    packed,
+    planned_steps,
+    scoring_seconds,
+)
 from compression.catalog.families import FAMILIES, Family, check_served
 from compression.catalog.lessons import check_cast, check_insides, check_one_teacher, check_teacher
 from compression.catalog.reach import goes_past
@@ -181,6 +190,7 @@ def preflight(
     warnings = [*_warnings(model, data, recipe, before, after), *_unknown(family, model.shape, recipe.prune, count)]
     if recipe.prune is not None:
         warnings += goes_past(family, model.shape, recipe.prune, shape, count)
+    warnings += _too_long(data, scoring_seconds(before, data, evaluate.tokens) / evaluate.threads)
     if streamed:
         found = from_file_to_file(found, model, before.total, recipe, data.task)
         warnings.append(warning(before.total, data.task))
@@ -311,6 +321,16 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
         yield f"train.max_steps ends training after {most} of about {planned} steps: later stages get what earlier ones leave."
     if recipe.prepare.epochs == 0 and data.task != "causal-lm" and not has_head(model, data.task):
         yield "The model comes without a head for the task and prepare.epochs is 0: its head stays as it was drawn."
+
+
+def _too_long(data: DataFacts, seconds: float) -> Iterator[str]:
+    """Say where a score will hardly be had. seconds: that it is reckoned to take."""
+    if seconds > MEASURE_SECONDS:
+        fewer = "lower evaluate.tokens" if data.task == "causal-lm" else "send fewer test rows"
+        yield (
+            f"Scoring an artifact takes about {seconds / 60:.0f} minutes, and after {MEASURE_SECONDS / 60:.0f} it is given up: "
+            f"the score would be not_measured; {fewer}."
+        )
 
 
 def _too_deep(prune: Prune, left: float) -> Iterator[str]:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compression import durable, families, numerics, scoring
+from compression.catalog import MEASURE_SECONDS
 from compression.child import ChildFailed, ChildLate, ChildOutOfMemory, answers
 from compression.errors import OutOfMemory
 from compression.export import onnx, transformers
@@ -30,8 +31,6 @@ from compression.runtimes.runner import Kind
 from compression.scoring.base import Row
 from compression.scoring.questions import overlap_of
 
-CHILD_SECONDS = 3000.0
-"""A measuring child that takes longer is given up; what it has not told by then is told as not measured."""
 TIMED_SECONDS = 3.0
 """Of a shape that is only looked at, of both sides together: enough to tell neighbouring shapes apart by their medians."""
 Precision = Literal["float32", "bfloat16", "float16", "float64", "int8", "int4", "mixed"]
@@ -267,7 +266,7 @@ def figures(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, Non
     """
     found: Measured | None = None
     try:
-        for line in answers("measure", spec, timeout=CHILD_SECONDS):
+        for line in answers("measure", spec, timeout=MEASURE_SECONDS):
             said = parse_line.validate_json(line)
             if isinstance(said, Measured):
                 found = said

@@ -13,6 +13,8 @@ from compression.recipe import PRESETS, Distill, Evaluate, LmEval, Prune, Recipe
 from compression.report import DataFacts, ModelFacts, Row, Score, Shape, Stage, ratios, shown
 from compression.verdicts import choose, judged, worse_than
 from tests.client.figures import row as of_accuracy
+from tests.compression.test_catalog import DATA as CLASSES
+from tests.compression.test_catalog import MODEL as ENCODER
 
 TARGETS = Targets(retention=0.9)
 SHAPE = Shape(layers=30, hidden=576, heads=9, ffn=1536, vocabulary=49152, groups=3, head_size=64)
@@ -132,6 +134,24 @@ def test_a_preflight_foretells_rows_of_tokens_and_the_table_that_answers() -> No
     less = recipe.model_copy(update={"train": Train(batch=8, max_length=512, recompute=True)})
     assert preflight(MODEL, DATA, less, Evaluate()).estimate.memory_bytes < found.estimate.memory_bytes
     assert not any("most are cut" in warning or "has 400 rows" in warning for warning in found.warnings)
+
+
+def test_a_preflight_says_where_a_score_will_hardly_be_had() -> None:
+    def said(model: ModelFacts, data: DataFacts, evaluate: Evaluate) -> list[str]:
+        recipe = preset("language" if data.task == "causal-lm" else "quick", data.task)
+        return [one for one in preflight(model, data, recipe, evaluate).warnings if "given up" in one]
+
+    assert not said(MODEL, DATA, Evaluate())
+    many = DATA.model_copy(update={"characters": {**DATA.characters, "test": 40_000_000}})
+    (warning,) = said(MODEL, many, Evaluate(tokens=10**7))
+    assert "after 50 it is given up" in warning
+    assert "lower evaluate.tokens" in warning
+    assert not said(MODEL, many, Evaluate())  # as many as are scored unless more are asked for
+    texts = CLASSES.model_copy(update={"rows": {**CLASSES.rows, "test": 400_000}})
+    (warning,) = said(ENCODER, texts, Evaluate())
+    assert "send fewer test rows" in warning
+    assert not said(ENCODER, CLASSES, Evaluate())
+    assert not said(ENCODER, texts, Evaluate(threads=2))
 
 
 def test_a_preflight_knows_what_attention_and_lm_eval_hold_at_once() -> None:

@@ -214,7 +214,7 @@ def test_a_score_that_takes_too_long_costs_nothing_else(
     program.write_text(f"#!/bin/sh\necho '{known.model_dump_json()}'\nexec sleep 600\n")
     program.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(program))
-    monkeypatch.setattr(artifact, "CHILD_SECONDS", 2.0)
+    monkeypatch.setattr(artifact, "MEASURE_SECONDS", 2.0)
     found = at_once(artifact.figures(spec(tiny_shipment, task=task)))
     assert (found.latency, found.peak_memory_bytes) == (timed.latency, timed.peak_memory_bytes)
     assert isinstance(found.score, NotMeasured)
