@@ -33,14 +33,6 @@ class ChildOutOfMemory(ChildFailed):
     """A child's memory did not suffice: it said so itself, or the kernel ended it for that."""
 
 
-def ask(command: str, spec: Config, *, timeout: float) -> str:
-    """Do what `answers` says, at once; return the last answer."""
-    said = ""
-    for line in answers(command, spec, timeout=timeout):
-        said = line
-    return said
-
-
 def answers(command: str, spec: Config, *, timeout: float) -> Iterator[str]:
     """Run `python -m compression <command> SPEC.json` and yield each line of its standard output as it comes.
 

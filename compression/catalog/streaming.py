@@ -95,7 +95,9 @@ def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recip
     disk = one * (1 + (recipe.prune is not None)) + states_bytes(model.shape, recipe)
     if recipe.prune is not None and model.dtype not in ("bfloat16", "float16"):
         disk += 2 * parameters  # what is cut lies there in 16 bits, and until its integers are made in all its digits too
-    minutes = round(parameters / STREAMED_ELEMENTS / 60, 1)
+    passes = 1 + (recipe.prune is not None)
+    passes += passes * (task == "causal-lm")  # in ONNX too
+    minutes = round(passes * parameters / STREAMED_ELEMENTS / 60, 1)
     return Estimate(memory_bytes=memory, disk_bytes=disk + 4 * ARTIFACT_EXTRAS, minutes=minutes)
 
 

@@ -37,7 +37,12 @@ def scaling(path: Path, content: gguf.Gguf, head: int) -> dict[str, Any]:
         return {"rope_type": "linear", "factor": content.metadata[f"{name}.{KEYS[1]}"]} if linear else {}
     divisors = np.fromfile(path, "<f4", head // 2, offset=tensor.start) if tensor.dtype == "F32" else np.zeros(0)
     base = content.metadata.get(f"{name}.rope.freq_base", BASE)
-    if linear or len(divisors) != head // 2 or not np.allclose(divisors, _llama3(divisors[-1], base, head), rtol=1e-4, atol=0):
+    if (
+        linear
+        or head % 2
+        or len(divisors) != head // 2
+        or not np.allclose(divisors, _llama3(divisors[-1], base, head), rtol=1e-4, atol=0)
+    ):
         cause = f"{TENSOR} scales positions in another way than Llama 3.1 and 3.2 do, which is all that a config could say"
         raise UnsupportedArchitecture(cause, param=f"{path.name}:{TENSOR}", remedy=REMEDY)
     return {"rope_type": "llama3", "factor": float(divisors[-1]), **LLAMA3} if divisors[-1] != 1 else {}

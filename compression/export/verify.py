@@ -1,6 +1,7 @@
 """Reopen an artifact in its own runtime and hold its answers against the engine's model."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +33,11 @@ HALF_NOISE = 2.0
 """How far an artifact of 16 bits may be from float32, in units of what 16 bits change in the engine's own hands."""
 LOGITS_BYTES, SHORT = 1 << 25, 24
 """What a language model's logits may take at once, and the tokens of the shortest row; the others are each a token longer."""
+SHORTEST = 2
+"""Tokens of a row of which some are read at once and some one by one."""
 PEAK = 6.0
 """The largest single difference allowed, in units of the root mean square allowed."""
+Rows = npt.NDArray[np.bool_]
 NUDGE, NUDGES, FIRM = 1e-5, 8, 0.5
 """How far, and how often, inputs are moved to find tokens on the edge, ten times what runtimes differ by; and the share of
 tokens that must be left to hold an artifact by."""
@@ -87,41 +91,64 @@ def verify(
         allowed = limit(expected, answers(twin.to(torch.bfloat16), asked), noise=HALF_NOISE)
     else:
         allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else ROUNDING_NOISE[kind])
-    if isinstance(scorer, LanguageScorer):
-        experts = families.of(model).shape_of(model.config).experts is not None
-        routed = experts and (half or not exact)
+    if not isinstance(scorer, LanguageScorer):
+        return compare(expected, found, allowed, choice=len(outputs_of(model)) == 1)
+    del twin
 
-        def hold(one: Logits, other: Logits, read: list[Batch]) -> Agreement:
-            try:
-                return compare(one, other, allowed, choice=not routed, places=True, routed=routed)
-            except ExportMismatch:
-                firm = ~on_the_edge(model, read, allowed) if experts and not routed else np.zeros(0, bool)
-                if not firm.size or firm.mean() < FIRM or firm.all():
-                    raise
-                return compare(one[firm], other[firm], allowed, places=True)
+    def edges(read: list[Batch]) -> Rows:
+        again = copy.deepcopy(model).to("cpu", torch.float32).eval()
+        return on_the_edge(lambda: answers(again, read), again.get_input_embeddings(), allowed)  # type: ignore[operator]
 
-        agreement = hold(expected, found, asked)
-        if isinstance(runner, Decoder):
-            ids = asked[-1].input_ids[:1]
-            hold(*at_once_and_stepwise(runner, ids), [batch_of(ids.tolist())])
-        return agreement
-    return compare(expected, found, allowed, choice=len(outputs_of(model)) == 1)
+    experts = families.of(model).shape_of(model.config).experts is not None
+    return hold(runner, expected, found, asked, allowed, experts=experts, rounded=half or not exact, edges=edges)
 
 
-def on_the_edge(model: nn.Module, asked: list[Batch], allowed: float) -> npt.NDArray[np.bool_]:
+def hold(
+    runner: Runner,
+    expected: Logits,
+    found: Logits,
+    asked: list[Batch],
+    allowed: float,
+    *,
+    experts: bool,
+    rounded: bool,
+    edges: Callable[[list[Batch]], Rows],
+) -> Agreement:
+    """Hold a language model's answers at once against the model's, and its answers token by token against those at once.
+
+    rounded: numbers are rounded on the way, so that single tokens may go to other experts. edges: says of every token, where
+    that is not so, whether it may all the same, as `on_the_edge` does. Raises ExportMismatch.
+    """
+    routed = experts and rounded
+
+    def one(wanted: Logits, said: Logits, read: list[Batch]) -> Agreement:
+        try:
+            return compare(wanted, said, allowed, choice=not routed, places=True, routed=routed)
+        except ExportMismatch:
+            firm = ~edges(read) if experts and not routed else np.zeros(0, bool)
+            if not firm.size or firm.mean() < FIRM or firm.all():
+                raise
+            return compare(wanted[firm], said[firm], allowed, places=True)
+
+    agreement = one(expected, found, asked)
+    ids = asked[-1].input_ids[:1]
+    if isinstance(runner, Decoder) and ids.shape[1] > 1:
+        one(*at_once_and_stepwise(runner, ids), [batch_of(ids.tolist())])
+    return agreement
+
+
+def on_the_edge(ask: Callable[[], Logits], table: nn.Module, allowed: float) -> Rows:
     """Find tokens that the engine's own model answers otherwise by more than `allowed` when what it reads moves by NUDGE.
 
     A router that has two experts as good as equal sends them to either, and so do two honest runtimes, whose sums differ by
-    less. -> (real tokens of all batches,)
+    less. ask: asks that model, whose tokens' table is `table`. -> (real tokens of all batches,)
     """
-    twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     draw = torch.Generator().manual_seed(0)
-    table = twin.get_input_embeddings()  # type: ignore[operator]
-    expected = answers(twin, asked)
+    expected = ask()
     found = np.zeros(len(expected), bool)
     for _ in range(NUDGES):
         moved = table.register_forward_hook(lambda _, __, out: out * (1 + NUDGE * torch.randn(out.shape, generator=draw)))
-        off = answers(twin, asked) - expected
+        off = ask() - expected
         moved.remove()
         found |= np.sqrt(np.square(off, dtype=np.float64).mean(axis=-1)) > allowed
     return found
@@ -131,6 +158,8 @@ def begun(windows: list[Window], vocabulary: int, pad_id: int) -> list[Batch]:
     """Take the beginnings of a language model's windows, as many as their logits have room for; one by one and together."""
     most = max(LOGITS_BYTES // (4 * vocabulary), 2 * SHORT)
     rows = [one.ids[: SHORT + number] for number, one in enumerate(windows[: most // (2 * SHORT) + 1])]
+    if max(map(len, rows), default=0) < SHORTEST:  # texts without words tell nothing: any tokens do as well
+        rows.append([number % vocabulary for number in range(1, SHORT + 1)])
     return [*(batch_of([row]) for row in rows), batch_of(rows, pad_id)]
 
 

@@ -56,9 +56,9 @@ from compression.streaming.shipping import Shipping, said_of
 from compression.uploaded import uploaded
 from compression.verdicts import judged
 
-SCORE, CUT, QUANTIZE, VERIFY, MEASURE, GRAPH = "score", "cut", "quantize", "verify", "export and measure", "write ONNX"
-PLAIN = "measure in 16 bits"
-"""Names of phases."""
+SCORE, CUT, QUANTIZE, VERIFY, MEASURE = "score", "cut", "quantize", "verify", "export and measure"
+PLAIN, GRAPH = "measure in 16 bits", "write ONNX"
+"""Names of phases, as those above."""
 PHASES = [
     *(Phase("baseline", name, weight) for name, weight in ((MEASURE, 2.0), (GRAPH, 4.0))),
     *(Phase("quantized", name, weight) for name, weight in ((QUANTIZE, 4.0), (VERIFY, 2.0), (MEASURE, 1.0), (GRAPH, 4.0))),
@@ -123,7 +123,7 @@ class StreamingJob:
 
     def __post_init__(self) -> None:
         """Write ONNX files from one place."""
-        self.graphs = Graphs(self.shipping)
+        self.graphs = Graphs(self.shipping, self.folder, families.decoder_of(self.model).parameters_of(self.model).total)
 
     @classmethod
     def open(cls, spec: Spec, base: Path) -> "StreamingJob":
@@ -171,7 +171,7 @@ class StreamingJob:
             yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
         if done is not None:
             self.rows, self.artifacts, self.pruning = list(done.rows), list(done.artifacts), done.pruning
-            self.graphs.take_up([one.name for one in self.artifacts], self.folder, self.model)
+            self.graphs.take_up([one.name for one in self.artifacts])
             for row in self.rows:
                 self.journey.skip(row.stage)
                 yield StageStarted(stage=row.stage, resumed=True)

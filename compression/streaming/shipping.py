@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
@@ -82,16 +82,14 @@ class Shipping:
         *,
         kind: Kind = "transformers",
         baseline: Path | None = None,
-        check: Callable[[], None] = lambda: None,
     ) -> Generator[Tick, None, Shipped]:
         """Put beside the weights in `place` what an artifact has, and measure it. Ticks tell how far the score is.
 
         model: without weights; stored: what the size says that they are stored in, where it is not the precision alone.
-        baseline: folder of the ONNX file that latency is held against; check: is called before anything is measured.
+        baseline: folder of the ONNX file that latency is held against.
         """
         task, labels, family = self.spec.asked[0].task, self.dataset.labels, families.decoder_of(model)
         length = self.describe(model, place, kind)
-        check()
         files = sum(path.stat().st_size for pattern in artifact.WEIGHTS for path in place.glob(pattern))
         size = Size(bytes=files, dtype=stored or precision, bytes_at_16_bit=2 * family.parameters_of(model).total)
         found = yield from self.figures(model, place, files, kind, baseline)

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from compression import child
-from compression.child import ChildFailed, ChildOutOfMemory, ask
+from compression.child import ChildFailed, ChildOutOfMemory, answers
 from compression.recipe import Config
 
 
@@ -28,5 +29,19 @@ def test_a_killed_child_had_too_little_memory_only_where_the_kernel_says_so(
     counts = iter(counted)
     monkeypatch.setattr(child, "killed_for_memory", lambda: next(counts))
     with pytest.raises(ChildFailed) as caught:
-        ask("measure", Config(), timeout=60)
+        list(answers("measure", Config(), timeout=60))
     assert type(caught.value) is kind
+
+
+def test_a_line_is_heard_as_it_is_said_and_nobody_goes_on_talking_to_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho $$\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    heard = answers("measure", Config(), timeout=60)
+    talker = psutil.Process(int(next(heard)))
+    assert talker.is_running()
+    heard.close()
+    assert not talker.is_running()

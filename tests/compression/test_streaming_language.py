@@ -12,13 +12,16 @@ from transformers import AutoModelForCausalLM
 
 from compression.errors import ConfigMismatch, ExportMismatch
 from compression.export import artifact, decoder
+from compression.export.verify import SHORT
 from compression.measure import Measured, MeasureSpec
 from compression.numerics import Simulation
 from compression.pipeline import compress
 from compression.plan import Tick
 from compression.recipe import Scheme
 from compression.report import Latency, Score, StageFinished
-from compression.streaming import job, shipping
+from compression.streaming import graph, job, shipping
+from tests.compression.conftest import write_tokenizer
+from tests.compression.decoders import saved, tiny
 from tests.compression.measuring import briefly, in_this_process
 from tests.compression.test_streaming import ONLY_QUANTIZE, done, model_into, spec_of
 
@@ -98,6 +101,63 @@ def test_a_file_that_answers_otherwise_is_not_shipped(tmp_path: Path, monkeypatc
     with pytest.raises(ExportMismatch):
         list(compress(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30), tmp_path))
     assert not (tmp_path / "out" / "artifacts" / "baseline-onnx-float32").exists()
+
+
+def test_integers_whose_file_fits_without_the_baseline_s_are_shipped_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(artifact, "figures", briefly)
+    model = model_into(tmp_path / "model", head="ForCausalLM")
+    parameters = sum(weight.numel() for weight in AutoModelForCausalLM.from_pretrained(model).parameters())
+    # A megabyte a parameter for float32, and as much left as that and a little: both at once do not fit.
+    monkeypatch.setattr(graph, "OPENED", {**graph.OPENED, None: 1e6, "dynamic-int8": 1e5})
+    monkeypatch.setattr(shipping.Shipping, "left", lambda _: round(1.05e6 * parameters))
+    report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30), tmp_path)
+    assert [row.artifact for row in report.rows] == ["baseline-onnx-float32", "quantized-transformers-int8"]
+    assert "quantized-onnx-int8" in {one.name for one in report.artifacts}
+    assert any("tokens a second" in note for note in report.rows[1].notes)
+
+
+def test_texts_without_words_are_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(artifact, "figures", briefly)
+    monkeypatch.setattr(shipping.Shipping, "sample", lambda *_: [{"text": ""}])
+    model = model_into(tmp_path / "model", head="ForCausalLM")
+    report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30), tmp_path)
+    assert [row.artifact for row in report.rows] == ["baseline-onnx-float32", "quantized-onnx-int8"]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_token_between_two_experts_does_not_cost_the_job(sign: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(artifact, "figures", briefly)
+    well, moved = decoder.write, list[str]()
+
+    def nudged(model: Any, folder: Path, *, read: Any, **more: Any) -> Any:
+        def near(name: str) -> torch.Tensor:
+            found: torch.Tensor = read(name)
+            if not name.endswith("gate.e_score_correction_bias"):
+                return found
+            moved.append(name)
+            return found + sign * 1e-6 * torch.tensor([1.0, 0.0])
+
+        return well(model, folder, read=near, **more)
+
+    alone = {"n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 1, "topk_group": 1}
+    made = tiny("deepseek_v3", **alone)
+    asked = [number % made.config.vocab_size for number in range(1, SHORT + 1)]  # what is read where texts have no words
+    gate, states = made.model.layers[1].mlp.gate, list[torch.Tensor]()
+    with gate.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])), torch.no_grad():
+        made(torch.tensor([asked]))
+        scores = gate(states[0].view(-1, states[0].shape[-1])[0])[0].sigmoid().flatten()
+    gate.e_score_correction_bias.copy_(torch.stack([scores[1], scores[0]]) - scores.mean())
+    write_tokenizer(saved(made, tmp_path / "model"))
+    monkeypatch.setattr(shipping.Shipping, "sample", lambda *_: [{"text": ""}])
+    monkeypatch.setattr(decoder, "write", nudged)
+    report = done(spec_of(tmp_path, tmp_path / "model", task="causal-lm", memory_bytes=8 << 30), tmp_path)
+    assert moved
+    assert report.rows[0].artifact == "baseline-onnx-float32"
 
 
 def test_an_attempt_that_goes_on_elsewhere_times_against_the_same_baseline(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compression.child import ChildFailed, ask
+from compression.child import ChildFailed, answers
 from compression.export import artifact
 from compression.measure import LOCK_VARIABLE, Measured, MeasureSpec, host_lock, peak_memory, score_of, time_both
 from compression.plan import Tick, at_once
@@ -56,7 +56,7 @@ class Noted:
 
 
 def test_a_fresh_child_tells_both_sides_of_the_latency(tiny_shipment: Shipment) -> None:
-    found = Measured.model_validate_json(ask("measure", spec(tiny_shipment), timeout=120))
+    found = Measured.model_validate_json([*answers("measure", spec(tiny_shipment), timeout=120)][-1])
     latency, score = found.latency, found.score
     assert isinstance(latency, Latency)
     assert (latency.batch, latency.length, latency.threads) == (1, 16, 1)
@@ -123,7 +123,7 @@ def test_the_score_tells_of_answers_that_change_with_the_batch(tiny_shipment: Sh
 
 def test_memory_is_that_of_serving_and_not_the_parents(tiny_shipment: Shipment) -> None:
     ballast = np.ones(400_000_000 // 8)
-    served = Measured.model_validate_json(ask("measure", spec(tiny_shipment), timeout=120))
+    served = Measured.model_validate_json([*answers("measure", spec(tiny_shipment), timeout=120)][-1])
     own = peak_memory()
     assert isinstance(own, int)
     assert own > ballast.nbytes
@@ -166,10 +166,10 @@ def test_a_killed_holder_frees_the_lock(tmp_path: Path) -> None:
 
 def test_a_child_that_fails_says_why_and_one_that_hangs_is_ended(tiny_shipment: Shipment) -> None:
     with pytest.raises(ChildFailed, match=r"model\.onnx"):
-        ask("measure", spec(tiny_shipment, folder=str(tiny_shipment.output)), timeout=60)
+        list(answers("measure", spec(tiny_shipment, folder=str(tiny_shipment.output)), timeout=60))
     started = time.monotonic()
     with pytest.raises(ChildFailed, match="longer"):
-        ask("measure", spec(tiny_shipment), timeout=0.1)
+        list(answers("measure", spec(tiny_shipment), timeout=0.1))
     assert time.monotonic() - started < 30
 
 
@@ -226,9 +226,9 @@ def test_a_measuring_child_dies_with_its_parent(tiny_shipment: Shipment, tmp_pat
     """The child waits for the host's lock, which we hold; then its parent is killed."""
     lock = tmp_path / "lock"
     program = f"""
-from compression.child import ask
+from compression.child import answers
 from compression.measure import MeasureSpec
-ask("measure", MeasureSpec.model_validate_json({spec(tiny_shipment).model_dump_json()!r}), timeout=60)
+list(answers("measure", MeasureSpec.model_validate_json({spec(tiny_shipment).model_dump_json()!r}), timeout=60))
 """
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
