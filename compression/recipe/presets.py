@@ -35,7 +35,8 @@ ARTICLE = Recipe(
 QUICK = Recipe(distill=Distill(epochs=8))
 LANGUAGE = Recipe(
     prepare=Prepare(epochs=1, rate=2e-5),
-    quantize=Quantize(smoothing="search"),
+    # Rows of 512 tokens: as many say of ranges what 512 rows of a classifier's do, and each pass over them costs.
+    quantize=Quantize(smoothing="search", calibration_rows=64),
     prune=Prune(ratio=AxisRatios(ffn=0.55)),
     distill=Distill(epochs=3, rate=1e-4, temperature=1.0, hard=0.0, hidden=0.0),
     train=Train(batch=8, max_length=512),
