@@ -52,3 +52,13 @@ def test_the_keyboard_reaches_the_content_first(window: Window) -> None:
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_whoever_has_no_key_can_read_what_the_api_offers_and_what_its_errors_mean(strange_window: Window) -> None:
+    page = strange_window.go("/docs")
+    strange_window.accessible_everywhere()
+    page.get_by_role("link", name="a page of its own").click()
+    expect(page.get_by_role("heading", name="Errors")).to_be_visible()
+    strange_window.accessible_everywhere()
+    page = strange_window.go("/docs/errors#not_found")
+    expect(page.get_by_role("rowheader", name="not_found")).to_be_in_viewport()
