@@ -5,7 +5,7 @@ runtime. A runtime holds the file whole, so there is one only where that fits th
 checkpoint does not, and the float32 that latencies are held against where four bytes a parameter do.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from math import prod
 from pathlib import Path
 
@@ -54,9 +54,9 @@ class Graphs:
         self.shipping, self.folder, self.parameters = shipping, folder, parameters
         self.shipped = False
 
-    def take_up(self, artifacts: Sequence[str]) -> None:
-        """Learn what an earlier attempt shipped."""
-        self.shipped = BASELINE in artifacts
+    def take_up(self, baseline: str) -> None:
+        """Learn what an earlier attempt shipped, by the artifact that its baseline's row is of."""
+        self.shipped = baseline == BASELINE
 
     def beside(
         self, stage: Stage, made: list[Shipped], source: Path, model: PreTrainedModel, asked: Quantize | None

@@ -171,7 +171,7 @@ class StreamingJob:
             yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
         if done is not None:
             self.rows, self.artifacts, self.pruning = list(done.rows), list(done.artifacts), done.pruning
-            self.graphs.take_up([one.name for one in self.artifacts])
+            self.graphs.take_up(self.rows[0].artifact)
             for row in self.rows:
                 self.journey.skip(row.stage)
                 yield StageStarted(stage=row.stage, resumed=True)
