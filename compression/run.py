@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from compression import failures, process
+from compression import failures, process, pulse
 from compression.errors import CompressionError, InvalidSpec
 from compression.pipeline import compress
 from compression.recipe import Spec
-from compression.report import Event, Failed, Paused
+from compression.report import Event, Failed, Paused, Working
 from compression.saving import Pause, never
 
 LONGEST = 4000
@@ -25,15 +25,20 @@ def main(path: Path, events_fd: int, pauses: Callable[[], bool] | None = None) -
     """Run the job at `path`; return 0 where it finished, 2 after a `failed` event, PAUSED after `paused`. Bugs escape."""
     channel = process.private_channel(events_fd)
     process.keep_freed_memory()
+
+    def say(event: Event) -> None:
+        channel.write(event.model_dump_json() + "\n")
+
     with channel:
         try:
-            for event in job(path, pauses or never):
-                channel.write(event.model_dump_json() + "\n")
+            with pulse.felt(lambda: say(Working())):
+                for event in job(path, pauses or never):
+                    say(event)
         except Pause:
-            channel.write(Paused().model_dump_json() + "\n")
+            say(Paused())
             return PAUSED
         except CompressionError as problem:
-            channel.write(failed(problem).model_dump_json() + "\n")
+            say(failed(problem))
             return 2
     return 0
 

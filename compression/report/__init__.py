@@ -19,6 +19,7 @@ from compression.report.events import (
     StageStarted,
     Started,
     TrainingSaved,
+    Working,
     parse_event,
 )
 from compression.report.figures import (
@@ -99,6 +100,7 @@ __all__ = [
     "Uploaded",
     "Values",
     "Verdict",
+    "Working",
     "beside",
     "mean_row",
     "metrics_of_parts",

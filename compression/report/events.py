@@ -41,6 +41,12 @@ class Progress(Config):
     part: Annotated[PartName, Field(description="The dataset that is at work, of several.")] = ""
 
 
+class Working(Config):
+    """Work goes on that has no steps to tell. At most one in ten seconds."""
+
+    type: Literal["working"] = "working"
+
+
 class Log(Config):
     """One line for people."""
 
@@ -123,6 +129,7 @@ Event = Annotated[
     Started
     | StageStarted
     | Progress
+    | Working
     | Log
     | ArtifactReady
     | PartFinished

@@ -147,3 +147,33 @@ def test_no_more_is_stored_than_an_engine_may_write(settings: Settings, tmp_path
         Watch(claim, tmp_path / "1", storage, lease, cast("Engine", Telling(*ready)), narrow).follow()
     assert caught.value.error["code"] == "disk_full"
     assert sorted(stored.key.split("/")[-2] for stored in storage.objects("")) == ["a", "b", "c"]
+
+
+class Slow(Writing):
+    """An engine between whose words two seconds pass; None is a word that does not come."""
+
+    def __init__(self, now: list[float], *words: told.Event | None) -> None:
+        self.now, self.words = now, words
+
+    def events(self, _tick: float) -> Iterator[told.Event]:
+        for word in self.words:
+            self.now[0] += 2
+            yield cast("told.Event", word)
+
+
+@pytest.mark.parametrize(
+    ("word", "code"), [(told.Working(), "engine_crashed"), (None, "engine_stalled")], ids=["sign", "silence"]
+)
+def test_an_engine_that_gives_signs_of_life_does_not_stand_still(
+    word: told.Event | None, code: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(watch, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
+    with writing() as session:
+        submitted(session)
+    claim, engine = claimed(settings, tmp_path / "1"), Slow(now, *[word] * 4)
+    lease, impatient = Lease(claim, settings, on_lost=lambda: None), settings.model_copy(update={"stall_seconds": 3.0})
+    with pytest.raises(Crashed) as caught:
+        Watch(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, cast("Engine", engine), impatient).follow()
+    assert caught.value.code == code
+    assert engine.ended == (code == "engine_stalled")
