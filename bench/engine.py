@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from compression.recipe import Spec
-from compression.report import Failed, Progress, Report, StageFinished, TrainingSaved, parse_event
+from compression.report import Failed, Progress, Report, StageFinished, TrainingSaved, Working, parse_event
 
 ROOT = Path(__file__).parent.parent
 SAVE_SECONDS = 120.0
@@ -83,10 +83,10 @@ def _attempt(folder: Path) -> None:
             assert engine.stdout is not None
             for line in engine.stdout:
                 event = parse_event.validate_json(line)
-                if isinstance(event, Progress):
-                    if event.score is not None:
-                        best = facts["validation"].get(event.stage, event.score)
-                        facts["validation"][event.stage] = max(best, event.score)
+                if isinstance(event, Progress) and event.score is not None:
+                    best = facts["validation"].get(event.stage, event.score)
+                    facts["validation"][event.stage] = max(best, event.score)
+                if isinstance(event, Progress | Working):
                     continue
                 events.write(line)
                 if isinstance(event, StageFinished):
