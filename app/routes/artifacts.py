@@ -27,7 +27,8 @@ def show(artifact_id: str, session: ReadDep, caller: CallerDep) -> ArtifactOut:
     return artifact_out(_get(session, caller.team, artifact_id))
 
 
-@router.api_route("/{artifact_id}/files/{path:path}", methods=["GET", "HEAD"], response_class=Response)
+@router.head("/{artifact_id}/files/{path:path}", response_class=Response)
+@router.get("/{artifact_id}/files/{path:path}", response_class=Response)
 def download(
     artifact_id: str, path: str, request: Request, session: ReadDep, caller: CallerDep, storage: StorageDep
 ) -> Response:
