@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compression import durable, families, numerics, scoring
+from compression import durable, numerics, scoring
 from compression.catalog import MEASURE_SECONDS
 from compression.child import ChildFailed, ChildLate, ChildOutOfMemory, answers
 from compression.errors import OutOfMemory
 from compression.export import onnx, transformers
 from compression.export.card import card, opens_with
+from compression.export.tokenizer import padding_of, write_tokenizer
 from compression.export.trace import inputs_of
 from compression.export.verify import verify
 from compression.measure import Measured, MeasureSpec, parse_line
@@ -29,14 +29,12 @@ from compression.recipe import Evaluate, Scheme, Task
 from compression.report import Artifact, File, Latency, NotMeasured, Score, Size, Stage
 from compression.runtimes.runner import Kind
 from compression.scoring.base import Row
-from compression.scoring.questions import overlap_of
 
 TIMED_SECONDS = 3.0
 """Of a shape that is only looked at, of both sides together: enough to tell neighbouring shapes apart by their medians."""
 Precision = Literal["float32", "bfloat16", "float16", "float64", "int8", "int4", "mixed"]
 INTEGERS = ("int8", "int4", "mixed")
 WEIGHTS = ("*.onnx", "*.onnx_data", "*.safetensors")
-TOKENIZER_EXTRAS = ("special_tokens_map.json", "vocab.txt", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -173,56 +171,19 @@ def scheme_of(model: nn.Module) -> Scheme:
     return (numerics.simulation_of(model) or numerics.DYNAMIC).scheme
 
 
-def padding_of(model: nn.Module) -> int:
-    """Return the id of the token that the model's rows are padded with."""
-    return int(model.config.pad_token_id or 0)  # type: ignore[union-attr, arg-type]
-
-
-def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, model: nn.Module | None = None) -> None:
-    """Copy the tokenizer; tokenizer.json then truncates to `max_length` by itself (contexts to windows) and pads nothing.
-
-    That of a language model truncates nothing. model: the one that it reads for. Where it is a decoder, the settings say what
-    it takes, and which token stock code is to pad with, a classifier's on the right: the tokenizer's own files may not, and a
-    classifier finds the last token by it.
-    """
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    if task == "causal-lm":  # whoever generates decides how much is read
-        tokenizer.no_truncation()
-    elif task == "question-answering":
-        tokenizer.enable_truncation(max_length, stride=overlap_of(max_length), strategy="only_second")
-    else:
-        tokenizer.enable_truncation(max_length)
-    tokenizer.no_padding()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {}
-    if (source / "tokenizer_config.json").is_file():
-        settings = json.loads((source / "tokenizer_config.json").read_text("utf-8"))
-    if model is not None and families.decodes(model):
-        settings |= {"model_input_names": ["input_ids", "attention_mask"]}
-        named = any(_names_padding(source / name) for name in ("tokenizer_config.json", "special_tokens_map.json"))
-        if model.config.pad_token_id is not None and not named:  # type: ignore[union-attr]
-            settings |= {"pad_token": tokenizer.id_to_token(padding_of(model))}
-        if task != "causal-lm":
-            settings |= {"padding_side": "right"}
-    (folder / "tokenizer_config.json").write_text(_json({**settings, "model_max_length": max_length}), "utf-8")
-    for extra in TOKENIZER_EXTRAS:
-        if (source / extra).is_file():
-            shutil.copyfile(source / extra, folder / extra)
-
-
-def _names_padding(path: Path) -> bool:
-    return path.is_file() and bool(json.loads(path.read_text("utf-8")).get("pad_token"))
-
-
 def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_length: int, kind: Kind) -> int:
     """Give config.json the labels (and for ONNX the length, which transformers keeps in tokenizer_config.json).
+
+    Not a language model's length: there stock code takes it for how long a generated text may become.
 
     Returns the id of the padding token.
     """
     path = folder / "config.json"
     if kind == "onnx":
-        config = {**model.config.to_diff_dict(), "max_length": max_length}  # type: ignore[union-attr, operator]
-        if onnx.is_language_model(model):
+        config = model.config.to_diff_dict()  # type: ignore[union-attr, operator]
+        if not onnx.is_language_model(model):
+            config |= {"max_length": max_length}
+        else:
             # A checkpoint's are written with it.
             model.generation_config.save_pretrained(folder)  # type: ignore[union-attr, operator]
             config |= {

@@ -16,6 +16,7 @@ from compression.export import artifact, streamed
 from compression.export.artifact import Precision, Shipped
 from compression.export.card import card, opens_with
 from compression.export.tensors import fused_experts
+from compression.export.tokenizer import write_tokenizer
 from compression.export.trace import inputs_of
 from compression.measure import Measured, MeasureSpec
 from compression.memory import resident
@@ -134,7 +135,7 @@ class Shipping:
         length = min(self.spec.recipe.train.max_length, positions)
         if task != "causal-lm":  # stock classifiers find the last token by it; a language model keeps what it has, or none
             model.config.pad_token_id = self.padding
-        artifact.write_tokenizer(self.folder, place, positions if task == "causal-lm" else length, task, model)
+        write_tokenizer(self.folder, place, positions if task == "causal-lm" else length, task, model)
         artifact.write_config(model, place, self.dataset.labels, length, kind)
         return length
 

@@ -16,7 +16,8 @@ from transformers import BertForSequenceClassification
 from compression import checkpoint, failures
 from compression.errors import CompressionError, ConfigMismatch, DeviceError, DiskFull, OutOfMemory
 from compression.export import onnx
-from compression.export.artifact import write_config, write_tokenizer
+from compression.export.artifact import write_config
+from compression.export.tokenizer import write_tokenizer
 from compression.report import ArtifactReady, Event, Failed, StageFinished, StageStarted, Started, TrainingSaved, parse_event
 from compression.run import job
 from tests.compression.conftest import tiny_config

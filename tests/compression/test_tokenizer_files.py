@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import AutoModel, AutoTokenizer
 
 from compression import load
 from compression.errors import ConfigMismatch
-from tests.compression.decoders import END, UNKNOWN, tiny, write_tokenizer
+from compression.export.tokenizer import write_tokenizer
+from compression.recipe import Task
+from tests.compression import decoders as made
+from tests.compression.decoders import END, UNKNOWN, tiny
 from tests.compression.ggufs import CONTROL, MERGES, tokens
 
 DIGITS = [("1", "2"), ("12", "3")]
@@ -42,6 +46,44 @@ def test_texts_are_cut_as_the_file_says(kind: str, name: str | None, tmp_path: P
     assert "123" not in found.tokenize(TEXT)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "opened"),
+    [
+        ("llama", "GPT2Tokenizer", "TokenizersBackend"),
+        ("qwen3", "Qwen2Tokenizer", "TokenizersBackend"),
+        ("gpt2", None, "TokenizersBackend"),
+        ("mistral", "LlamaTokenizer", "TokenizersBackend"),
+    ],
+)
+@pytest.mark.parametrize("task", ["causal-lm", "text-classification"])
+def test_stock_code_cuts_texts_so_as_well_where_it_opens_the_download(
+    kind: str, name: str | None, opened: str, task: Task, tmp_path: Path
+) -> None:
+    own = write(tmp_path, kind, **({} if name is None else {"tokenizer_class": name}), pad_token=None)
+    model = AutoModel.from_pretrained(tmp_path)
+    (tmp_path / "made").mkdir()
+    model.config.save_pretrained(tmp_path / "made")
+    write_tokenizer(tmp_path, tmp_path / "made", 64, task, model)
+    found = AutoTokenizer.from_pretrained(tmp_path / "made")
+    assert type(found).__name__ == opened
+    assert found(TEXT)["input_ids"] == own.encode(TEXT).ids
+    before = AutoTokenizer.from_pretrained(tmp_path)
+    assert (found.eos_token, found.bos_token) == (before.eos_token, before.bos_token) == (CONTROL, CONTROL)
+    assert found.model_max_length == 64
+
+
+def test_a_class_that_reads_as_the_file_says_stays(tmp_path: Path) -> None:
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    write(tmp_path, "gpt2", tokenizer_class="GPT2Tokenizer")
+    own = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    stock = AutoTokenizer.from_pretrained(tmp_path).backend_tokenizer
+    own.normalizer, own.pre_tokenizer = stock.normalizer, plain
+    own.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "made").mkdir()
+    write_tokenizer(tmp_path, tmp_path / "made", 64, "causal-lm", AutoModel.from_pretrained(tmp_path))
+    assert json.loads((tmp_path / "made/tokenizer_config.json").read_text())["tokenizer_class"] == "GPT2Tokenizer"
+
+
 def test_rows_are_padded_with_a_token_that_the_file_has(tmp_path: Path) -> None:
     own = write(tmp_path, "qwen2")
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
@@ -53,7 +95,7 @@ def test_rows_are_padded_with_a_token_that_the_file_has(tmp_path: Path) -> None:
 def test_a_kind_that_the_stock_class_cannot_be_is_refused(tmp_path: Path) -> None:
     # transformers makes byte pairs of whatever a Qwen2 comes with, and so do those who open the download.
     tiny("qwen2", vocab_size=200).save_pretrained(tmp_path)
-    write_tokenizer(tmp_path, [END, UNKNOWN, *"abcdefghijklmnopqrstuvwxyz", "quick", "brown", "fox", "lazy"])
+    made.write_tokenizer(tmp_path, [END, UNKNOWN, *"abcdefghijklmnopqrstuvwxyz", "quick", "brown", "fox", "lazy"])
     with pytest.raises(ConfigMismatch, match=r"Qwen2Tokenizer.* otherwise than tokenizer\.json") as caught:
         load.load_tokenizer(tmp_path)
     assert caught.value.param == "tokenizer.json"
