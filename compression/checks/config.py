@@ -18,6 +18,7 @@ SETTINGS: dict[str, Any] = {
     "output_hidden_states": False,
     "pruned_heads": {},
     "return_dict": True,
+    "tie_last_hidden_states": True,
 }
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
 

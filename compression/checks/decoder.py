@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from compression.catalog.decoders import Biases, biases_of, check_decoder
 from compression.checks.config import labels_of, refused
 from compression.checks.decoder_names import BARE, CLASSIFIER, FAMILIES, LANGUAGE, MOST_AHEAD, Family, Numbers
 from compression.checks.names import Expected, Tensors
+from compression.checks.weights import Tensor, alike
 from compression.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture, UnsupportedShape
 from compression.report import Experts, Latent, Parameters, Shape
 
@@ -16,6 +18,8 @@ AT_LEAST_ONE = ("groups", "head", "ffn", "router_groups", "chosen_groups")
 OUTPUT = "lm_head.weight"
 """A language model's output layer, where it is not its table."""
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
+FORWARD = "Send a model whose tokens see what is before them and nothing else."
+APART = "Set tie_word_embeddings to false where both are meant, else leave lm_head.weight out."
 V2_ROUTERS = ("greedy", "group_limited_greedy")
 """Ways in which DeepSeek-V2's stock code chooses experts; with others its first forward fails."""
 
@@ -68,6 +72,9 @@ def describe(config: Mapping[str, Any]) -> tuple[Described | None, list[Compress
     kind = str(config["model_type"])
     known = FAMILIES[kind]
     problems = list(refused(config, known.activation, known.fixed, known.fractions))
+    if config.get("is_causal") is False:
+        cause = "is_causal is false: every token would see those that follow it, and nothing could be foretold"
+        problems.append(UnsupportedArchitecture(cause, param="config.json:is_causal", remedy=FORWARD))
     problems += _rope(config)
     problems += _router(config)
     found: Numbers = {}
@@ -180,6 +187,19 @@ def expected(described: Described) -> Expected:
 def speaks(described: Described, tensors: Iterable[str]) -> bool:
     """Say whether a checkpoint of these tensors has an output layer: its own, or the token table."""
     return described.tied or OUTPUT in tensors
+
+
+def head_apart(described: Described, folder: Path, tensors: Iterable[Tensor]) -> Iterator[CompressionError]:
+    """Refuse an output layer which config.json ties to the token table and whose weights are others, as stock code opens it.
+
+    It would be tied once the model is written anew, and answer with the table.
+    """
+    known = FAMILIES[described.kind]
+    found = {tensor.name.removeprefix(known.prefix): tensor for tensor in tensors}
+    table, head = found.get(known.tables[0]), found.get(OUTPUT)
+    if described.tied and table is not None and head is not None and not alike(folder, table, head):
+        cause = f"config.json ties {OUTPUT} to {known.tables[0]}, and their weights differ"
+        yield ConfigMismatch(cause, param="config.json:tie_word_embeddings", remedy=APART)
 
 
 def parameters(described: Described) -> Parameters:

@@ -87,21 +87,36 @@ def _grouped(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, s
         yield key, key, int(config.get(key) is True)
 
 
-def _with_heads_of_128(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
-    # Qwen3's stock config takes 128 where a file does not say it.
-    yield from _grouped({"head_dim": 128, **config}, found)
+def _mistral_numbers(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
+    # What a file does not say stock configs have a number for; what it says to be null they reckon.
+    yield from _grouped({"num_key_value_heads": 8, **config}, found)
+
+
+def _qwen2_numbers(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
+    yield from _qwen({"num_key_value_heads": 32, **config}, found)
+
+
+def _qwen3_numbers(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
+    yield from _qwen({"num_key_value_heads": 32, "head_dim": 128, **config}, found)
+
+
+def _qwen(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
+    for meaning, key, value in _grouped(config, found):
+        # Stock layers take a null for a width.
+        yield meaning, key, config.get(key, value) if key == "head_dim" else value
 
 
 def _latent(config: Mapping[str, Any], found: Numbers) -> Iterator[tuple[str, str, object]]:
-    yield "groups", "num_key_value_heads", _given(config, "num_key_value_heads", found.get("heads"))
+    third = config.get("model_type") == "deepseek_v3"
+    said = {"num_key_value_heads": 128, **config} if third else config
+    yield "groups", "num_key_value_heads", _given(said, "num_key_value_heads", found.get("heads"))
     rank = config.get("q_lora_rank", 1536)
     yield "query_rank", "q_lora_rank", 0 if rank is None else rank
-    third = config.get("model_type") == "deepseek_v3"
     yield "dense", "first_k_dense_replace", _given(config, "first_k_dense_replace", 3 if third else 0)
     # V2's router looks at groups by one of its methods only.
     grouped = third or config.get("topk_method") == "group_limited_greedy"
     for meaning, key, stock in (("router_groups", "n_group", 8), ("chosen_groups", "topk_group", 4)):
-        yield meaning, key, _given(config, key, stock if third else None) if grouped else 1
+        yield meaning, key, config.get(key, stock if third else None) if grouped else 1
     yield "ahead", "num_nextn_predict_layers", _given(config, "num_nextn_predict_layers", 0) if third else 0
     for key in ("attention_bias", "mlp_bias"):
         yield key, key, int(config.get(key) is True)
@@ -228,6 +243,11 @@ def _gpt2_outer(n: Numbers) -> Tensors:
     return {"wte.weight": (n["vocabulary"], h), "wpe.weight": (n["positions"], h), **pair("ln_f", (h,))}
 
 
+def _frequencies(width: str) -> Callable[[Numbers, int], Tensors]:
+    """Name the buffer that older versions saved with each layer whose positions turn. width: what of a head turns."""
+    return lambda n, _: {"self_attn.rotary_emb.inv_freq": (n[width] // 2,)}
+
+
 DEEPSEEK_V2 = Family(
     "DeepseekV2",
     LATENT,
@@ -236,6 +256,7 @@ DEEPSEEK_V2 = Family(
     _rotary_outer,
     fixed={"moe_layer_freq": 1, "scoring_func": "softmax"},
     divided=True,
+    leftovers=_frequencies("rope"),
 )
 FAMILIES: dict[str, Family] = {
     "llama": Family(
@@ -246,12 +267,11 @@ FAMILIES: dict[str, Family] = {
         _rotary_outer,
         fixed={"pretraining_tp": 1},
         divided=True,
-        # A buffer that older versions saved with each layer.
-        leftovers=lambda n, _: {"self_attn.rotary_emb.inv_freq": (n["head"] // 2,)},
+        leftovers=_frequencies("head"),
     ),
-    "mistral": Family("Mistral", ROTARY, _grouped, _mistral, _rotary_outer),
-    "qwen2": Family("Qwen2", ROTARY, _grouped, _qwen2, _rotary_outer),
-    "qwen3": Family("Qwen3", ROTARY, _with_heads_of_128, _qwen3, _rotary_outer),
+    "mistral": Family("Mistral", ROTARY, _mistral_numbers, _mistral, _rotary_outer, leftovers=_frequencies("head")),
+    "qwen2": Family("Qwen2", ROTARY, _qwen2_numbers, _qwen2, _rotary_outer, leftovers=_frequencies("head")),
+    "qwen3": Family("Qwen3", ROTARY, _qwen3_numbers, _qwen3, _rotary_outer, leftovers=_frequencies("head")),
     "gpt2": Family(
         "GPT2",
         {
@@ -284,6 +304,7 @@ FAMILIES: dict[str, Family] = {
         _deepseek_v3,
         _rotary_outer,
         fixed={"moe_layer_freq": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc"},
+        leftovers=_frequencies("rope"),
         behind=_ahead,
     ),
 }

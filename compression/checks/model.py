@@ -45,6 +45,8 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
     if tensors and not more:
         if described is not None:
             problems += _held_against(_kind(described.kind).expected(described), tensors)
+            if isinstance(described, decoder.Described):
+                problems += decoder.head_apart(described, folder, tensors)
         problems += weights.not_finite(folder, tensors)
     problems += _tokenizer(folder, described)
     if problems or described is None:

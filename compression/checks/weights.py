@@ -144,7 +144,8 @@ def read_weights(folder: Path) -> tuple[list[Tensor], list[CompressionError]]:
             present.append(file)
     surplus = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in index.values())
     if surplus:
-        problems.append(ConfigMismatch(f"{INDEX} does not name {listed(surplus)}", param=surplus[0][:200]))
+        remedy = "Leave out what the index does not name: its shards are the model."
+        problems.append(ConfigMismatch(f"{INDEX} does not name {listed(surplus)}", param=surplus[0][:200], remedy=remedy))
     tensors, more = _read_all(folder, present)
     problems += more
     if not problems:
@@ -206,6 +207,20 @@ def not_finite(folder: Path, tensors: list[Tensor]) -> Iterator[CompressionError
                     cause = f"{short(tensor.name)} holds elements that are infinite or not a number"
                     yield DamagedCheckpoint(cause, param=f"{tensor.file}:{short(tensor.name)}")
                     break
+
+
+def alike(folder: Path, one: Tensor, other: Tensor) -> bool:
+    """Say whether two tensors are of the same type and shape, and hold the same bytes."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    with (folder / one.file).open("rb") as first, (folder / other.file).open("rb") as second:
+        first.seek(one.start)
+        second.seek(other.start)
+        for done in range(0, one.end - one.start, CHUNK):
+            size = min(CHUNK, one.end - one.start - done)
+            if first.read(size) != second.read(size):
+                return False
+    return True
 
 
 def listed(names: list[str], most: int = 5) -> str:

@@ -195,6 +195,8 @@ def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_le
         config["id2label"] = {str(number): label for number, label in enumerate(labels)}
         config["label2id"] = {label: number for number, label in enumerate(labels)}
     config["architectures"] = [type(model).__name__]
+    for name in ("attn_implementation", "_attn_implementation"):
+        config.pop(name, None)  # of the machine that wrote what was sent: others may not have it
     # Named whatever it is: a stock config leaves out what is its family's default. A language model that has no padding keeps
     # none: token 0 is text, and stock code would not train it any more, nor take it for a text's last token.
     padding = padding_of(model)

@@ -174,8 +174,9 @@ def _tables(body: Body) -> tuple[str, str]:
 
 
 def _window(config: PretrainedConfig, number: int) -> int | None:
-    """Say how many tokens a layer sees, None for all."""
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None:
-        return config.sliding_window if kinds[number] == "sliding_attention" else None
-    return getattr(config, "sliding_window", None)
+    """Say how many tokens a layer sees, None for all. What a stock class does not read, a key left over, says nothing."""
+    limited = config.model_type == "mistral"  # all of its layers
+    if config.model_type in ("qwen2", "qwen3"):
+        limited = config.layer_types[number] == "sliding_attention"
+    window: int | None = config.sliding_window if limited else None
+    return window

@@ -36,7 +36,7 @@ EXPERTS = re.compile(r"(?P<place>.+\.experts)\.(?P<part>gate_up_proj|down_proj)$
 """Fused experts in stock models. In checkpoints each expert has matrices of its own, as their authors publish them."""
 PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
-LEFTOVERS = (r"\.rotary_emb\.inv_freq$",)
+LEFTOVERS = (r"\.rotary_emb\.inv_freq$", r"\.attn\.masked_bias$")
 """Buffers that older versions saved with the weights, and stock code no longer reads."""
 
 
@@ -57,6 +57,8 @@ def skeleton(folder: Path) -> PreTrainedModel:
         cause = f"architectures names {name!r:.100}, which is no stock class of {config.model_type!r}"
         raise UnsupportedArchitecture(cause, param="config.json:architectures")
     try:
+        if (family := families.FAMILIES.get(config.model_type)) is not None:
+            config._attn_implementation = family.attention  # as `load` has it, whatever the file names
         with torch.device("meta"):
             return found(config).eval()
     except Exception as problem:
@@ -81,7 +83,7 @@ def sources(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, tuple[s
     first: dict[int, str] = {}
     used: set[str] = set()
     for name, tensor in wanted.items():
-        # A tied table is stored under the name that comes first; where it is stored twice, stock code takes that one.
+        # A tied table is stored under the name that comes first; where it is stored twice, both are alike (`checks`).
         parts = _parts(first.setdefault(id(tensor), name), tensor)
         for part, shape in parts.items():
             if part not in stored:
@@ -91,8 +93,10 @@ def sources(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, tuple[s
                 raise ConfigMismatch(cause, param=f"{checkpoint.file(stored[part])}:{part}")
         found[name] = tuple(stored[part] for part in parts)
         used |= {name, *parts}
+    # A checkpoint may still have the output layer of the model that a classifier was made of.
+    another = "lm_head.weight" if model.get_output_embeddings() is None else None
     for name in sorted(stored.keys() - used):
-        if family is not None and family.is_unread(model.config, name):
+        if name == another or (family is not None and family.is_unread(model.config, name)):
             continue
         if not any(re.search(pattern, name) for pattern in ignored):
             cause = f"config.json does not account for {name!r:.200}"

@@ -110,14 +110,41 @@ def test_a_lost_tensor_and_one_too_many_are_named(kind: str, tmp_path: Path) -> 
     judged(tmp_path)
 
 
-def test_what_older_versions_saved_beside_the_weights_is_taken(tmp_path: Path) -> None:
-    upload(tmp_path, "llama", tie_word_embeddings=True)
+@pytest.mark.parametrize(("kind", "turned"), [("llama", 8), ("mistral", 8), ("qwen2", 8), ("qwen3", 8), ("deepseek_v3", 4)])
+def test_what_older_versions_saved_beside_the_weights_is_taken(kind: str, turned: int, tmp_path: Path) -> None:
+    upload(tmp_path, kind, tie_word_embeddings=True)
     path = tmp_path / "model.safetensors"
     whole = load_file(path)
-    more = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": whole["model.norm.weight"][:4].copy() for layer in (0, 1)}
+    buffer = whole["model.norm.weight"][: turned // 2]
+    more = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": buffer.copy() for layer in (0, 1)}
     save_file({**whole, **more, "lm_head.weight": whole["model.embed_tokens.weight"].copy()}, path)
     facts = judged(tmp_path)
-    assert facts.parameters.total == sum(value.size for value in whole.values())
+    counted = {name: value for name, value in whole.items() if not name.endswith("correction_bias")}
+    assert facts.parameters.total == sum(value.size for value in counted.values())
+
+
+@pytest.mark.parametrize("head", ["Model", "ForCausalLM"])
+def test_an_output_layer_that_is_tied_to_the_table_and_is_another_is_refused(head: str, tmp_path: Path) -> None:
+    model = upload(tmp_path, "llama", head, tie_word_embeddings=True)
+    path, table = tmp_path / "model.safetensors", model.get_input_embeddings().weight.detach().clone().numpy()
+    whole = load_file(path)
+    save_file({**whole, "lm_head.weight": table}, path)
+    judged(tmp_path)
+    table[-1, -1] += 1e-4
+    save_file({**whole, "lm_head.weight": table}, path)
+    assert "their weights differ" in reasons(tmp_path)["config_mismatch"]
+    if head == "ForCausalLM":
+        edit_json(tmp_path / "config.json", lambda config: config.update(tie_word_embeddings=False))
+        judged(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "key"), [("mistral", "num_key_value_heads"), ("qwen3", "num_key_value_heads")])
+def test_what_a_config_leaves_out_is_what_the_stock_config_has(kind: str, key: str, tmp_path: Path) -> None:
+    stock = getattr(CONFIG_MAPPING[kind](), key)
+    changes = {"num_attention_heads": 2 * stock, key: stock, "head_dim": 2, "hidden_size": 4 * stock, "intermediate_size": 16}
+    upload(tmp_path, kind, **changes)
+    edit_json(tmp_path / "config.json", lambda config: config.pop(key))
+    assert judged(tmp_path).shape.groups == stock
 
 
 def test_layers_that_predict_several_tokens_are_left_out_and_nothing_else_is(tmp_path: Path) -> None:
@@ -167,6 +194,10 @@ def test_layers_that_predict_several_tokens_are_left_out_and_nothing_else_is(tmp
         ("llama", "eos_token_id", [10**9], "config_mismatch"),
         ("llama", "rms_norm_eps", "tiny", "config_mismatch"),
         ("llama", "output_attentions", True, "config_mismatch"),
+        ("llama", "is_causal", False, "unsupported_architecture"),
+        ("llama", "tie_last_hidden_states", False, "config_mismatch"),
+        ("qwen2", "head_dim", None, "config_mismatch"),
+        ("deepseek_v3", "n_group", None, "config_mismatch"),
         ("qwen2", "num_attention_heads", 0, "config_mismatch"),
         ("qwen3", "head_dim", 0, "config_mismatch"),
         ("gpt2", "n_inner", 96, "config_mismatch"),

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from compression import numerics
 from compression.errors import ConfigMismatch, ExportMismatch, UnsupportedArchitecture
 from compression.export import streamed, streamed_check, transformers
+from compression.export.artifact import write_config
 from compression.numerics import Simulation
 from compression.shards import Checkpoint
 from tests.compression.checks.conftest import edit_json
@@ -99,6 +100,37 @@ def test_a_checkpoint_of_the_bare_model_lacks_its_prefix_and_is_taken(tmp_path: 
     found = streamed.sources(streamed.skeleton(source), Checkpoint(source))
     assert found.keys() == model.state_dict().keys()
     assert found["lm_head.weight"] == found["model.embed_tokens.weight"] == ("embed_tokens.weight",)
+
+
+def test_what_older_versions_left_with_the_weights_is_not_read(tmp_path: Path) -> None:
+    source = saved(tiny("gpt2"), tmp_path / "source", largest=10**9)
+    whole, file = load_file(source / "model.safetensors"), source / "model.safetensors"
+    more = {"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64), "transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}
+    save_file({**whole, **more}, file, {"format": "pt"})
+    found = streamed.sources(streamed.skeleton(source), Checkpoint(source))
+    assert not {*more} & {part for parts in found.values() for part in parts}
+
+
+def test_a_classifier_s_checkpoint_may_have_the_output_layer_that_it_was_made_of(tmp_path: Path) -> None:
+    model = tiny("llama", "ForSequenceClassification")
+    source = saved(model, tmp_path / "source", largest=10**9)
+    whole, file = load_file(source / "model.safetensors"), source / "model.safetensors"
+    save_file({**whole, "lm_head.weight": whole["model.embed_tokens.weight"].clone()}, file, {"format": "pt"})
+    assert streamed.sources(streamed.skeleton(source), Checkpoint(source)).keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_kernels_that_this_machine_lacks_are_not_asked_for(key: str, tmp_path: Path) -> None:
+    source = saved(tiny("llama"), tmp_path / "source", largest=10**9)
+    edit_json(source / "config.json", lambda value: value.update({key: "flash_attention_2"}))
+    model = streamed.skeleton(source)
+    assert model.config._attn_implementation == "sdpa"
+
+    def describe(made: PreTrainedModel, place: Path) -> None:
+        write_config(made, place, (), 8, "transformers")
+
+    assert [*streamed.quantizing(source, tmp_path / "made", beside=describe)]
+    assert "flash" not in (tmp_path / "made/config.json").read_text()
 
 
 def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
