@@ -19,7 +19,7 @@ from compression.checkpoint import Checkpoint, Fingerprints, Unusable
 from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec, UnreadableData
 from compression.export.artifact import Shipped, precision_of, ship, timed
-from compression.export.decoder import can_write
+from compression.export.decoder import hindrance
 from compression.language.tested import check_texts, tested
 from compression.notes import row_notes
 from compression.origin import Origin
@@ -112,9 +112,11 @@ class Part:
             evaluate = evaluate.model_copy(update={"window": evaluate.window or length})
             if (evaluate.window or 0) > positions:
                 raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.window")
-            if recipe.prune is not None and recipe.prune.target_latency is not None and not can_write(model.config):
-                cause = "the model's ONNX file cannot be written, and nothing else of it is timed"
-                raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
+            if (unknown := hindrance(model.config)) is not None:
+                notes.append(f"There is no ONNX file, and speeds are not measured: {unknown}.")
+                if recipe.prune is not None and recipe.prune.target_latency is not None:
+                    cause = f"nothing but an ONNX file is timed, and none can be written: {unknown}"
+                    raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
         task = tasks.of(asked.task, dataset.labels, evaluate)
         reading, own = Reading(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
         scored: list[int] | None = None
@@ -211,8 +213,7 @@ class Part:
     @property
     def kind(self) -> Kind:
         """Say as what the model is shipped and measured after each stage."""
-        known = self.task != "causal-lm" or can_write(self.state.model.config)
-        return "onnx" if known else "transformers"
+        return "transformers" if self.task == "causal-lm" and hindrance(self.state.model.config) else "onnx"
 
     def take_up(self, folder: Path, done: Checkpoint, beginning: Path) -> None:
         """Go on from a stage that is done: its rows, its model and its teacher. Raises Unusable, and changes nothing.

@@ -30,13 +30,13 @@ from compression.numerics import Simulation
 FILE, DATA = "model.onnx", "model.onnx_data"
 
 
-def can_write(config: PretrainedConfig) -> bool:
-    """Say whether a model of this config can be written: its family, its activation and how it turns positions are known."""
+def hindrance(config: PretrainedConfig) -> str | None:
+    """Say why a model of this config cannot be written: its family, its activation or how it turns positions; else None."""
     try:
         blocks.of(config)
-    except UnsupportedArchitecture:
-        return False
-    return True
+    except UnsupportedArchitecture as problem:
+        return problem.cause
+    return None
 
 
 def write(

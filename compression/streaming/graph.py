@@ -88,7 +88,7 @@ class Graphs:
         parameters = families.decoder_of(model).parameters_of(model).total
         for hinders, cause in (
             (not model.can_generate(), "a classifier's graph is traced, with the model in memory"),
-            (not decoder.can_write(model.config), "its graph is not known"),
+            (bool(unknown := decoder.hindrance(model.config)), str(unknown)),
             (self.shipping.spec.split_batches > 1, "an earlier attempt found too little memory"),
             (parameters > LARGEST, "an engine may not be silent for as long as writing it takes"),
             (

@@ -233,7 +233,7 @@ def test_what_a_language_model_cannot_be_asked_for_is_refused(
 
 def test_a_latency_is_aimed_at_only_where_it_can_be_measured(tmp_path: Path) -> None:
     write(tmp_path, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
-    with pytest.raises(CompressionError, match="cannot be written") as caught:
+    with pytest.raises(CompressionError, match="none can be written: rotary embeddings") as caught:
         run(tmp_path, {**RECIPE, "prune": {"axes": ["ffn"], "target_latency": {"speed_up": 2}}})
     assert caught.value.param == "recipe.prune.target_latency"
 
@@ -241,6 +241,8 @@ def test_a_latency_is_aimed_at_only_where_it_can_be_measured(tmp_path: Path) -> 
 def test_a_model_whose_onnx_file_cannot_be_written_is_sent_in_16_bits_too(tmp_path: Path) -> None:
     write(tmp_path, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
     report, _ = run(tmp_path, {**RECIPE, "prepare": {"epochs": 1}, "distill": None})
+    assert "There is no ONNX file, and speeds are not measured: rotary embeddings of the kind" in "".join(report.rows[0].notes)
+    assert not [row for row in report.rows if "integers" in getattr(row.latency, "not_measured", "integers")]
     stages = ["baseline", "quantized", "pruned"]
     after, beside = report.artifacts[:3], report.artifacts[3:]
     assert [(one.stage, one.kind) for one in after] == [(stage, "transformers") for stage in stages]
