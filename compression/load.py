@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,27 @@ def as_filed(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Tokenizer:
     own, backend = Tokenizer.from_file(str(folder / "tokenizer.json")), tokenizer.backend_tokenizer
     backend.normalizer, backend.pre_tokenizer = own.normalizer, own.pre_tokenizer
     return own
+
+
+def is_as_filed(tokenizer: PreTrainedTokenizerFast, own: Tokenizer) -> bool:
+    """Say whether a stock tokenizer cuts texts by the rules of the file that it was opened from."""
+    parts = ((getattr(one, name) for one in (tokenizer.backend_tokenizer, own)) for name in ("normalizer", "pre_tokenizer"))
+    return all(len({None if part is None else part.__getstate__() for part in pair}) == 1 for pair in parts)
+
+
+def tokenizer_notes(folder: Path) -> list[str]:
+    """Say so where stock code cuts texts otherwise than tokenizer.json whatever class is named, as it does of a Qwen2."""
+    with tempfile.TemporaryDirectory() as place:
+        for name in ("config.json", "tokenizer.json"):
+            (Path(place) / name).symlink_to((folder / name).resolve())
+        (Path(place) / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+        found = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    if is_as_filed(found, Tokenizer.from_file(str(folder / "tokenizer.json"))):
+        return []
+    return [
+        f"Stock AutoTokenizer opens {type(found).__name__}, which cuts texts otherwise than tokenizer.json does. This model is "
+        "trained and scored by that file, and PreTrainedTokenizerFast.from_pretrained reads as it says."
+    ]
 
 
 def with_padding(tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any]) -> None:

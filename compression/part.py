@@ -93,8 +93,8 @@ class Part:
         model = load.load_model(folder, dataset.labels, asked.task, seed=recipe.train.seed)
         if dataset.labels:
             dataset = dataset.in_order(load.head_labels(model.config))
-        tokenizer = load.load_tokenizer(folder)
-        family = families.of(model)
+        tokenizer, family = load.load_tokenizer(folder), families.of(model)
+        notes += load.tokenizer_notes(folder)
         positions = family.max_positions(model.config)
         if evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from compression.recipe import AxisRatios, Prepare, Prune, Recipe
 
@@ -69,6 +69,9 @@ def write(name: str, texts: Iterable[str], folder: Path, seed: int) -> None:
     kind, widths, _ = SHAPES[name]
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if kind == "qwen2":  # stock code takes this family's rules whatever the file says
+        rules = Qwen2Tokenizer().backend_tokenizer
+        backend.normalizer, backend.pre_tokenizer = rules.normalizer, rules.pre_tokenizer
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,

@@ -9,13 +9,13 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoTokenizer
 
-from compression import families
+from compression import families, load
 from compression.recipe import Task
 from compression.scoring.questions import overlap_of
 
 EXTRAS = ("special_tokens_map.json", "vocab.txt", "chat_template.jinja")
 SETTINGS = "tokenizer_config.json"
-SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def padding_of(model: nn.Module) -> int:
@@ -53,27 +53,23 @@ def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, mod
         if task != "causal-lm":
             settings |= {"padding_side": "right"}
     _write(folder, {**settings, "model_max_length": max_length})
-    if model is not None and families.decodes(model):
+    if model is not None:
         _write(folder, {**settings, "model_max_length": max_length, **_as_filed(folder, tokenizer, model)})
 
 
 def _as_filed(folder: Path, own: Tokenizer, model: nn.Module) -> dict[str, Any]:
     """Say what has stock code cut texts as tokenizer.json does, where the class that it takes has rules of its own.
 
-    GPT-2's and Qwen2's classes have. The common class takes the file as it is, and has no special tokens of its own: those that
-    the other had are named. Of a Qwen2 stock code takes the family's class whatever is named here.
+    Most have, and take what the settings say or a default (BERT's: whether it lowers letters). The common class takes the file
+    as it is, and has neither special tokens nor inputs of its own: those that the other had are named. Of a Qwen2 stock code
+    takes the family's class whatever is named here.
     """
     stock = AutoTokenizer.from_pretrained(folder, config=model.config, local_files_only=True, trust_remote_code=False)
-    backend = stock.backend_tokenizer
-    if all(_rules(getattr(backend, part)) == _rules(getattr(own, part)) for part in ("normalizer", "pre_tokenizer")):
+    if load.is_as_filed(stock, own):
         return {}
     special = {name: getattr(stock, name) for name in SPECIAL}
     known = {name: token for name, token in special.items() if token is not None and own.token_to_id(token) is not None}
-    return {**known, "tokenizer_class": "PreTrainedTokenizerFast"}
-
-
-def _rules(part: Any) -> bytes | None:
-    return None if part is None else part.__getstate__()
+    return {**known, "model_input_names": stock.model_input_names, "tokenizer_class": "PreTrainedTokenizerFast"}
 
 
 def _write(folder: Path, settings: dict[str, Any]) -> None:

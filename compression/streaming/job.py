@@ -218,7 +218,7 @@ class StreamingJob:
         )
         if made[0] is shipped:
             note += " The baseline is the checkpoint as it was sent."
-        return made, self.model, (note, *more, *stock.notes(self.spec, self.base))
+        return made, self.model, (note, *more, *stock.notes(self.spec, self.base), *load.tokenizer_notes(self.folder))
 
     def quantized(self) -> Generator[Event, None, Made]:
         """Ship the integers of the checkpoint."""

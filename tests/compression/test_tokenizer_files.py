@@ -1,6 +1,7 @@
 """What the engine trains on are the tokens that tokenizer.json makes, whatever class the settings beside it name."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,31 @@ def test_a_class_that_reads_as_the_file_says_stays(tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     write_tokenizer(tmp_path, tmp_path / "made", 64, "causal-lm", AutoModel.from_pretrained(tmp_path))
     assert json.loads((tmp_path / "made/tokenizer_config.json").read_text())["tokenizer_class"] == "GPT2Tokenizer"
+
+
+def test_an_encoder_is_opened_so_too_where_the_settings_beside_it_say_otherwise(encoder: Path, tmp_path: Path) -> None:
+    own = Tokenizer.from_file(str(encoder / "tokenizer.json"))
+    own.normalizer = normalizers.BertNormalizer(lowercase=True)
+    for place in (tmp_path, tmp_path / "made"):
+        place.mkdir(exist_ok=True)
+        shutil.copyfile(encoder / "config.json", place / "config.json")
+    own.save(str(tmp_path / "tokenizer.json"))
+    names = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": False, **names}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    write_tokenizer(tmp_path, tmp_path / "made", 64, "text-classification", AutoModel.from_pretrained(encoder))
+    found, text = AutoTokenizer.from_pretrained(tmp_path / "made"), "Good Movie"
+    assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] != own.encode(text).ids
+    assert found(text)["input_ids"] == own.encode(text).ids
+    assert {*found(text)} == {*AutoTokenizer.from_pretrained(tmp_path)(text)}
+    assert {name: getattr(found, name) for name in names} == names
+
+
+def test_a_class_that_is_opened_whatever_is_named_is_spoken_of(tmp_path: Path) -> None:
+    for kind, count in (("qwen2", 1), ("llama", 0)):
+        write(tmp_path / kind, kind, tokenizer_class="Qwen2Tokenizer")
+        assert len(load.tokenizer_notes(tmp_path / kind)) == count
+    assert "Qwen2Tokenizer" in load.tokenizer_notes(tmp_path / "qwen2")[0]
 
 
 def test_rows_are_padded_with_a_token_that_the_file_has(tmp_path: Path) -> None:
