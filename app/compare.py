@@ -56,7 +56,8 @@ class Compared(Out):
     best_by: Annotated[
         tuple[str, ...],
         Field(
-            description="`bytes`, `latency_ms`: no job of this answer with the same data is as small (as fast) and better.",
+            description="`bytes`, `latency_ms`: no job of this answer with the same data, judged (and timed) alike, is "
+            "as small (as fast) and better.",
         ),
     ] = ()
 
@@ -193,13 +194,13 @@ def asked_at(item: Compared, name: str) -> str:
 
 
 def _front(items: Sequence[Compared], cost: str) -> list[Compared]:
-    """Return what no other of the same data and metric beats: one that costs no more, scores no less, and is not its equal."""
+    """Return what no other beats that was measured alike: one that costs no more, is no worse, and is not its equal."""
     measured = [one for one in items if getattr(one.shipped, cost) is not None and one.shipped.score is not None]
     return [one for one in measured if not any(_beats(other, one, cost) for other in measured)]
 
 
 def _beats(one: Compared, other: Compared, cost: str) -> bool:
-    if (one.datasets, one.metric, _judged_by(one)) != (other.datasets, other.metric, _judged_by(other)):
+    if _alike(one, cost) != _alike(other, cost):
         return False
     sign = -1 if one.lower_is_better else 1
     mine, theirs = (
@@ -207,6 +208,20 @@ def _beats(one: Compared, other: Compared, cost: str) -> bool:
         for each in (one, other)
     )
     return mine[0] <= theirs[0] and mine[1] <= theirs[1] and mine != theirs
+
+
+def _alike(one: Compared, cost: str) -> tuple[Any, ...]:
+    """Return what two jobs must have in common for their scores, and for what they cost, to be of the same thing."""
+    judged = (one.datasets, one.metric, _judged_by(one), _texts_of(one))
+    return (*judged, one.shipped.latency_at) if cost == "latency_ms" else judged
+
+
+def _texts_of(one: Compared) -> tuple[Any, ...]:
+    """Return what a perplexity hangs on beside the data: how much a token sees before it, and which texts are scored."""
+    if one.task != "causal-lm":
+        return ()
+    window = one.asked.get("evaluate.window") or one.asked.get("recipe.train.max_length")
+    return window, one.asked.get("evaluate.tokens"), one.asked.get("recipe.train.seed")
 
 
 def _judged_by(one: Compared) -> list[tuple[str, str | None]]:

@@ -18,6 +18,10 @@ from compression.report import Latency, Row, Score
 
 ALIKE = ("models.base", "datasets", "evaluate.")
 """Where these differ, figures are not of the same thing."""
+WINDOW = ("evaluate.window", "recipe.train.max_length")
+"""Of causal-lm: what a perplexity is taken over together, and what stands for it where it is left open."""
+SEED = "recipe.train.seed"
+"""Of causal-lm: draws the texts of test that are scored."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,17 @@ def differences(jobs: Sequence[Compared]) -> dict[str, list[Any]]:
     return dict(different([one.asked for one in jobs]))
 
 
-def warning(found: Mapping[str, list[Any]]) -> str:
-    """Say where like is not compared with like; empty where it is."""
-    apart = [key for key in found if key.startswith(ALIKE)]
+def warning(jobs: Sequence[Compared], found: Mapping[str, list[Any]]) -> str:
+    """Say where like is not compared with like; empty where it is. found: what differs among these jobs."""
+    texts = [one.job for one in jobs if one.job.task == "causal-lm"]
+    windows = {job.evaluate.get("window") or job.recipe.get("train", {}).get("max_length") for job in texts}
+
+    def matters(key: str) -> bool:
+        if key in WINDOW:
+            return len(windows) > 1
+        return key.startswith(ALIKE) or (key == SEED and bool(texts))
+
+    apart = [key for key in found if matters(key)]
     return f"Not the same in all jobs, so the figures are not of the same thing: {', '.join(apart)}." if apart else ""
 
 
@@ -131,7 +143,7 @@ def table(jobs: Sequence[Compared]) -> RenderableType:
     parts: list[RenderableType] = [grid]
     if not found:
         parts.append(Text("They were asked for alike.", style="dim"))
-    if said := warning(found):
+    if said := warning(jobs, found):
         parts.append(Text(said, style="yellow"))
     return Group(*parts)
 
@@ -142,7 +154,7 @@ def markdown(jobs: Sequence[Compared]) -> str:
     text = [render.markdown_line(["", *(f"`{one.job.id}`" for one in jobs)]), render.markdown_line(["---"] * (len(jobs) + 1))]
     text += [render.markdown_line([name, *values]) for name, values in _grid(jobs)]
     text += [render.markdown_line([f"`{name}`", *map(_written, values)]) for name, values in found.items()]
-    return "\n".join([*text, *(["", said] if (said := warning(found)) else [])]) + "\n"
+    return "\n".join([*text, *(["", said] if (said := warning(jobs, found)) else [])]) + "\n"
 
 
 def _harmless(value: Any) -> Any:

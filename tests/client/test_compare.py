@@ -1,13 +1,17 @@
 """Jobs side by side: their figures and where their requests differ, for people, pages and programs."""
 
 import csv
+import datetime as dt
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app import jobs
+from client.compare import Compared, differences, warning
+from client.types import Job
 from tests.client.conftest import Command, Live
 from tests.client.figures import report
 from tests.client.test_cli import document, succeed
@@ -70,6 +74,32 @@ def test_a_comparison_can_be_taken_along(three: tuple[str, str, str], command: C
     assert lines[0] == f"|  | `{one}` | `{two}` |"
     assert "| name | =a \\| b | =a \\| b |" in lines
     assert command("compare", one, two, "-o", str(out)).code == 2
+
+
+def test_of_language_models_the_window_and_the_drawn_texts_must_be_alike() -> None:
+    def said(*asked: tuple[dict[str, Any], dict[str, Any]], task: str = "causal-lm") -> str:
+        jobs = [
+            Compared(
+                Job(
+                    id=f"job_{number}",
+                    name="a",
+                    state="succeeded",
+                    task=task,
+                    recipe={"train": {"max_length": 128, "seed": 0, **train}},
+                    evaluate={"window": None, "tokens": 4096, **evaluate},
+                    created_at=dt.datetime.now(dt.UTC),
+                ),
+                None,
+            )
+            for number, (train, evaluate) in enumerate(asked)
+        ]
+        return warning(jobs, differences(jobs)).rpartition(": ")[2]
+
+    assert said(({}, {}), ({"max_length": 512}, {})) == "recipe.train.max_length."
+    assert said(({}, {}), ({"seed": 1}, {"tokens": 512})) == "recipe.train.seed, evaluate.tokens."
+    assert said(({}, {}), ({}, {"window": 512})) == "evaluate.window."
+    assert said(({}, {}), ({"max_length": 512}, {"window": 128})) == ""
+    assert said(({}, {}), ({"max_length": 512, "seed": 1}, {}), task="text-classification") == ""
 
 
 def test_there_must_be_two_jobs_that_exist(live: Live, job: str, command: Command) -> None:

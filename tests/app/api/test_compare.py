@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import pytest
 
 from compression.report import Report, Stage
 from tests.app.api.conftest import new_team, problem, ready_dataset, ready_model, sql
@@ -17,11 +18,31 @@ M = 1_000_000
 
 
 def finished(
-    service: Service, http: httpx.Client, body: dict[str, Any], size: int, ms: float, score: float, **more: Any
+    service: Service,
+    http: httpx.Client,
+    body: dict[str, Any],
+    size: int,
+    ms: float,
+    score: float,
+    *,
+    length: int = 128,
+    language: tuple[dict[str, Any], dict[str, Any]] | None = None,
+    **more: Any,
 ) -> str:
-    """A job that shipped a model of so many megabytes, as a worker leaves it."""
+    """A job that shipped a model of so many megabytes, as a worker leaves it.
+
+    length: tokens that it was timed at; language: keys of its recipe's `train` and of `evaluate`, as of a language model.
+    """
     job = str(http.post("/v1/jobs", json={**body, **more}).json()["id"])
-    rows = (row("baseline", 20 * M, 80 * M, 16.0, 0.8), row("quantized", 20 * M, size * M, ms, score))
+    if language is not None:
+        found = http.get(f"/v1/jobs/{job}").json()
+        recipe = {**found["recipe"], "train": {**found["recipe"]["train"], **language[0]}}
+        statement = "UPDATE jobs SET task = 'causal-lm', recipe = %s, evaluate = %s WHERE id = %s"
+        sql(service, statement, json.dumps(recipe), json.dumps({**found["evaluate"], **language[1]}), job)
+    rows = tuple(
+        one.model_copy(update={"latency": one.latency.model_copy(update={"length": length})})
+        for one in (row("baseline", 20 * M, 80 * M, 16.0, 0.8), row("quantized", 20 * M, size * M, ms, score))
+    )
     for place, one in enumerate(rows):
         figures = (one.stage, place, 1, one.parameters.total, one.size.bytes, one.latency.median_ms, one.score.value)  # type: ignore[union-attr]
         sql(
@@ -103,6 +124,38 @@ def test_means_over_other_metrics_do_not_beat_each_other(
     best = {item["id"]: item["best_by"] for item in compared(http, model=request_body["models"]["base"])["items"]}
     assert [job for job, by in best.items() if by] == [better, third, other]
     assert best[plain] == best[same] == []
+
+
+@pytest.mark.parametrize(
+    ("train", "evaluate", "alike"),
+    [
+        ({"max_length": 512}, {}, False),  # the window is left open, so that this is it
+        ({}, {"window": 64}, False),
+        ({}, {"tokens": 1024}, False),
+        ({"seed": 7}, {}, False),
+        ({"max_length": 512}, {"window": 128}, True),
+    ],
+)
+def test_perplexities_of_other_windows_or_other_texts_do_not_beat_each_other(
+    service: Service,
+    http: httpx.Client,
+    request_body: dict[str, Any],
+    train: dict[str, Any],
+    evaluate: dict[str, Any],
+    alike: bool,
+) -> None:
+    window = {"max_length": 128}
+    plain = finished(service, http, request_body, 20, 9.0, 0.6, language=(window, {}))
+    better = finished(service, http, request_body, 10, 8.0, 0.7, language=({**window, **train}, evaluate))
+    best = {item["id"]: item["best_by"] for item in compared(http)["items"]}
+    assert best == {plain: [] if alike else ["bytes", "latency_ms"], better: ["bytes", "latency_ms"]}
+
+
+def test_what_was_timed_otherwise_is_not_the_faster(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    whole = finished(service, http, request_body, 20, 9.0, 0.6)
+    short = finished(service, http, request_body, 10, 1.0, 0.7, length=16)
+    best = {item["id"]: item["best_by"] for item in compared(http)["items"]}
+    assert best == {whole: ["latency_ms"], short: ["bytes", "latency_ms"]}
 
 
 def test_the_table_is_one_that_spreadsheets_can_open_without_harm(
