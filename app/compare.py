@@ -31,7 +31,13 @@ class Point(Out):
     parameters: int
     bytes: int
     latency_ms: float | None
-    latency_at: Annotated[dict[str, Any] | None, Field(description="Batch, length, threads and runtime that it was taken at.")]
+    latency_at: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="Batch, length, threads and runtime that it was taken at; of causal-lm for one token more behind a "
+            "prompt of that length."
+        ),
+    ]
     score: float | None
     standard_error: float | None
 

@@ -13,6 +13,7 @@ from compression.report import (
     Answer,
     Answered,
     Beside,
+    Generation,
     Latency,
     NotMeasured,
     Ratios,
@@ -20,6 +21,7 @@ from compression.report import (
     Report,
     Row,
     Score,
+    Stage,
     Verdict,
     beside,
     metrics_of_parts,
@@ -117,10 +119,7 @@ def conditions(rows: Sequence[Row]) -> str:
         if isinstance(row.latency, Latency):
             found = row.latency
             threads = "thread" if found.threads == 1 else "threads"
-            parts.append(
-                f"Latency: median of {found.runs} runs, batch {found.batch} {TIMES} {found.length} tokens, "
-                f"{found.threads} {threads}, {found.runtime}."
-            )
+            parts.append(f"Latency: median of {found.runs} runs, {found.of_what}, {found.threads} {threads}, {found.runtime}.")
             break
     for row in reversed(rows):
         if isinstance(row.score, Score):
@@ -196,12 +195,7 @@ def notes(report: Report) -> list[str]:
 
 def row_table(rows: Sequence[Row]) -> Table:
     """The table alone, for a job whose rows are still coming in too."""
-    found = Table(header_style="bold", pad_edge=False)
-    for header in HEADERS:
-        found.add_column(header, justify="left" if header == "stage" else "right")
-    for line in lines(rows):
-        found.add_row(*(Text(cell) for cell in line))
-    return found
+    return _table([HEADERS, *lines(rows)])
 
 
 def beside_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -214,23 +208,47 @@ def _beside_line(line: Beside) -> tuple[str, ...]:
     return (f"{line.name} ({line.what})", *(value or "–" for value in line.values))
 
 
-def beside_table(rows: Sequence[Row]) -> list[Table]:
-    """Return that table for a terminal, or none."""
-    if not (found := beside_lines(rows)):
+def generation_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return the head and the lines of the table of how fast language models generate. Empty where none does."""
+    found = [(row.stage, row.latency.generation) for row in rows if isinstance(row.latency, Latency) and row.latency.generation]
+    if not found:
         return []
+    of = found[-1][1]
+    head = ("generating", f"prompt of {of.prompt}, tokens/s", f"{of.tokens} tokens after it, tokens/s", "first token")
+    return [head, *(_generation_line(stage, each) for stage, each in found)]
+
+
+def _generation_line(stage: Stage, found: Generation) -> tuple[str, ...]:
+    own = f"{found.prefill_per_second:,.0f}", f"{found.decode_per_second:,.1f}", f"{found.first_token_ms:,.2f} ms"
+    if stage == "baseline":
+        return (stage, *own)
+    others = (
+        f"{found.baseline_prefill_per_second:,.0f}",
+        f"{found.baseline_decode_per_second:,.1f}",
+        f"{found.baseline_first_token_ms:,.2f} ms",
+    )
+    return (stage, *(f"{value} (baseline {other})" for value, other in zip(own, others, strict=True)))
+
+
+def further_lines(rows: Sequence[Row]) -> list[list[tuple[str, ...]]]:
+    """Return the tables that follow on the first, those that there are."""
+    return [found for found in (generation_lines(rows), beside_lines(rows)) if found]
+
+
+def _table(found: Sequence[Sequence[str]]) -> Table:
     table = Table(header_style="bold", pad_edge=False)
-    for header in found[0]:
-        table.add_column(header, justify="left" if header == found[0][0] else "right")
+    for number, header in enumerate(found[0]):
+        table.add_column(header, justify="right" if number else "left")
     for line in found[1:]:
         table.add_row(*(Text(cell) for cell in line))
-    return [table]
+    return table
 
 
 def report_table(report: Report) -> RenderableType:
     """The tables, the conditions, the targets and the notes, for a terminal."""
     parts: list[RenderableType] = [
         row_table(report.rows),
-        *beside_table(report.rows),
+        *map(_table, further_lines(report.rows)),
         Text(f"{conditions(report.rows)} {sizes(report)}".strip(), style="dim"),
     ]
     if report.verdicts:
@@ -261,7 +279,7 @@ def _markdown_table(found: Sequence[Sequence[str]]) -> list[str]:
 def report_markdown(report: Report) -> str:
     """Return the same as Markdown, for a pull request or a page."""
     text = _markdown_table([HEADERS, *lines(report.rows)])
-    if further := beside_lines(report.rows):
+    for further in further_lines(report.rows):
         text += ["", *_markdown_table(further)]
     text += ["", f"{conditions(report.rows)} {sizes(report)}".strip()]
     if report.verdicts:

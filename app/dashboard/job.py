@@ -88,17 +88,12 @@ def pictures(rows: list[Row]) -> list[Picture]:
     """Draw parameters, bytes, latency and score of each stage against the widest."""
     if len(rows) < 2:
         return []
+    timed = [(row.stage, row.latency) for row in rows if isinstance(row.latency, Latency)]
+    takes = "Latency, one token more" if any(latency.generation for _, latency in timed) else "Latency"
     found = [
         _picture("Parameters", [(row.stage, row.parameters.total, words.count(row.parameters.total)) for row in rows]),
         _picture("Size", [(row.stage, row.size.bytes, words.size(row.size.bytes)) for row in rows]),
-        _picture(
-            "Latency",
-            [
-                (row.stage, row.latency.median_ms, words.milliseconds(row.latency.median_ms))
-                for row in rows
-                if isinstance(row.latency, Latency)
-            ],
-        ),
+        _picture(takes, [(stage, latency.median_ms, words.milliseconds(latency.median_ms)) for stage, latency in timed]),
         _picture(
             _metric(rows),
             [

@@ -87,7 +87,8 @@ def pictures(rows: Sequence[Row], chosen: Row) -> list[svg.Picture]:
             _bar(row, chosen, latency.median_ms, words.milliseconds(latency.median_ms), latency.spread_ms / 2)
             for row, latency in timed
         ]
-        drawn.append(svg.bars("Latency, median; whiskers: half the distance between the quartiles", entries))
+        name = "Latency of one token more" if timed[0][1].generation is not None else "Latency"
+        drawn.append(svg.bars(f"{name}, median; whiskers: half the distance between the quartiles", entries))
     scored = [(row, row.score) for row in rows if isinstance(row.score, Score)]
     if scored:
         name, lower = scored[0][1].metric, scored[0][1].lower_is_better
@@ -127,8 +128,8 @@ def conditions(rows: Sequence[Row]) -> str:
     if timed is not None:
         threads = "thread" if timed.threads == 1 else "threads"
         told.append(
-            f"Latency: {timed.runs} runs, interleaved with the baseline in one process; batch {timed.batch} × {timed.length} "
-            f"tokens, {timed.threads} {threads}, {timed.runtime}."
+            f"Latency: {timed.runs} runs, interleaved with the baseline in one process; {timed.of_what}, "
+            f"{timed.threads} {threads}, {timed.runtime}."
         )
     own = next((row for row in reversed(rows) if isinstance(row.score, Score)), None)
     if own is not None and isinstance(scored := own.score, Score):

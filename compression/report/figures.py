@@ -118,6 +118,13 @@ class Latency(Config):
     runtime: Annotated[str, Field(description="For example 'onnxruntime 1.32.0 CPUExecutionProvider'.")]
     generation: Annotated[Generation | None, Field(description="Of a language model alone.")] = None
 
+    @property
+    def of_what(self) -> str:
+        """Say for people what takes that long."""
+        if self.generation is None:
+            return f"batch {self.batch} × {self.length} tokens"
+        return f"batch {self.batch}, one token more behind a prompt of {self.length} tokens"
+
 
 UNITS = {"perplexity": "", "loss": " nats a token", "bits_per_byte": " bits a byte"}
 """Metrics that are no shares, and what is said behind them."""

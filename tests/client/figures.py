@@ -5,6 +5,7 @@ from typing import Any
 from compression.recipe import Recipe, Targets
 from compression.report import (
     Artifact,
+    Generation,
     Latency,
     NotMeasured,
     Parameters,
@@ -148,3 +149,19 @@ def more_figures(of: Row) -> Row:
     names = ("task", "metric", "filter", "value", "standard_error", "higher_is_better", "few_shot")
     figures = tuple(TaskFigure(**dict(zip(names, one, strict=True)), rows=1319, version="1") for one in tasks)
     return of.model_copy(update={"score": score, "lm_eval": figures})
+
+
+def generates(of: Row) -> Row:
+    """The row as one of a language model: what is timed is a token more, and how fast prompts are read stands beside it."""
+    assert isinstance(of.latency, Latency)
+    generation = Generation(
+        prompt=128,
+        tokens=32,
+        prefill_per_second=6400.0,
+        decode_per_second=1000 / of.latency.median_ms,
+        first_token_ms=20.0,
+        baseline_prefill_per_second=3200.0,
+        baseline_decode_per_second=62.5,
+        baseline_first_token_ms=40.0,
+    )
+    return of.model_copy(update={"latency": of.latency.model_copy(update={"generation": generation})})

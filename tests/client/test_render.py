@@ -8,7 +8,7 @@ from rich.console import Console
 from client import render
 from compression.report import NotMeasured, Ratios, Row, Uploaded, mean_row, verdicts
 from compression.verdicts import choose, judged
-from tests.client.figures import more_figures, report, row
+from tests.client.figures import generates, more_figures, report, row
 
 
 def shown(found: object) -> str:
@@ -95,6 +95,21 @@ def test_what_was_not_measured_is_a_dash_with_its_reason() -> None:
     text = shown(render.report_table(found))
     assert "distilled: latency not measured: the machine was too busy" in text
     assert "missed: speed up not measured" in text
+
+
+def test_of_a_language_model_the_time_is_a_tokens_and_generation_has_a_table_of_its_own() -> None:
+    rows = tuple(map(generates, report().rows))
+    found = report(rows=rows)
+    assert render.generation_lines(report().rows) == []
+    head, baseline, *_, last = render.generation_lines(rows)
+    assert head == ("generating", "prompt of 128, tokens/s", "32 tokens after it, tokens/s", "first token")
+    assert baseline == ("baseline", "6,400", "62.5", "20.00 ms")
+    assert last == ("distilled", "6,400 (baseline 3,200)", "156.2 (baseline 62.5)", "20.00 ms (baseline 40.00 ms)")
+    told = "median of 200 runs, batch 1, one token more behind a prompt of 128 tokens, 1 thread, onnxruntime 1.32.0"
+    for text in (" ".join(shown(render.report_table(found)).split()), render.report_markdown(found)):
+        assert told in text
+        assert "156.2 (baseline 62.5)" in text
+        assert "× 128 tokens" not in text
 
 
 def test_what_stands_beside_the_score_has_a_table_of_its_own() -> None:

@@ -158,6 +158,15 @@ def test_what_was_timed_otherwise_is_not_the_faster(service: Service, http: http
     assert best == {whole: ["latency_ms"], short: ["bytes", "latency_ms"]}
 
 
+def test_the_page_says_of_what_a_time_is(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    made = [finished(service, http, request_body, 20, 9.0, 0.6, language=language) for language in (None, ({}, {}))]
+    with httpx.Client(base_url=service.url, timeout=70) as browser:
+        browser.post("/sign-in", data={"key": service.database.key})
+        text = browser.get("/compare", params={"model": request_body["models"]["base"], "job": made}).text
+    assert text.count("batch 1 of 128 tokens") == 1
+    assert text.count("batch 1, one token more behind 128") == 1
+
+
 def test_the_table_is_one_that_spreadsheets_can_open_without_harm(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from compression.report import LayerRange, NotMeasured, Remedy, Report, Score, Sensitivity, StageVerdict, Uploaded
 from tests.app.api.conftest import new_team, sql
-from tests.client.figures import more_figures, report, row
+from tests.client.figures import generates, more_figures, report, row
 from tests.conftest import Service
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -155,6 +155,27 @@ def test_what_stands_beside_the_score_is_shown(
     for said in ("Beside the score", "bits per byte", "1.546 bits a byte ± 0.012", "arc_easy acc", "0.3980 ± 0.0250", "5-shot"):
         assert said in text, said
     assert "Beside the score" not in page_of(browser, f"/jobs/{ended(service, http, request_body, report())}").text
+
+
+def test_of_a_language_model_the_time_is_a_tokens_and_its_speed_is_told_beside_the_baselines(
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    found = report(rows=tuple(map(generates, report().rows)))
+    text = page_of(browser, f"/jobs/{ended(service, http, request_body, found)}").text
+    for said in (
+        "Latency: batch 1, one token more behind a prompt of 128 tokens, 1 thread",
+        "Latency, one token more",
+        "How fast it generates",
+        "Prompt of 128, tokens/s",
+        "6,400baseline 3,200",
+        "156.2baseline 62.5",
+        "20 msbaseline 40 ms",
+    ):
+        assert said in text, said
+    plain = page_of(browser, f"/jobs/{ended(service, http, request_body, report())}").text
+    assert "Latency: batch 1 × 128 tokens, 1 thread" in plain
+    assert "generates" not in plain
+    assert "one token more" not in plain
 
 
 def test_pages_are_light_however_large_a_report_is(

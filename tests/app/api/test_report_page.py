@@ -12,7 +12,7 @@ import pytest
 
 from compression.report import LayerRange, NotMeasured, Remedy, Report, Sensitivity, StageVerdict, Uploaded
 from tests.app.api.conftest import new_team, problem, sql
-from tests.client.figures import more_figures, report, row
+from tests.client.figures import generates, more_figures, report, row
 from tests.conftest import Service
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -159,6 +159,18 @@ def test_what_stands_beside_the_score_is_shown(service: Service, http: httpx.Cli
     for said in ("Beside the score", "bits per byte", "1.546 bits a byte ± 0.012", "arc_easy acc", "0.3980 ± 0.0250", "5-shot"):
         assert said in text, said
     assert "Beside the score" not in page_of(http, done(service, http, request_body)).text
+
+
+def test_of_a_language_model_the_time_is_a_tokens(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    found = report(rows=tuple(map(generates, report().rows)))
+    text = page_of(http, done(service, http, request_body, found)).text
+    for said in (
+        "batch 1, one token more behind a prompt of 128 tokens, 1 thread",
+        "Latency of one token more, median",
+        "156.2",
+    ):
+        assert said in text, said
+    assert "batch 1 × 128 tokens, 1 thread" in page_of(http, done(service, http, request_body)).text
 
 
 def test_it_draws_how_training_went_where_that_was_told(
