@@ -18,7 +18,7 @@ def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
                 f"Test {score.metric} {turned} from {previous.score.value:.4f} ({previous.stage}) to {score.value:.4f}{noise}."
             )
         if score.above_chance <= 0:
-            notes.append(f"The score is not above chance ({score.chance:.4f}: what knowing no text would score).")
+            notes.append(f"The score is no better than chance ({score.chance:.4f}: what knowing no text would score).")
         if score.rows_changed_by_batching:
             notes.append(f"{score.rows_changed_by_batching} of {score.rows} answers depend on who shares the batch.")
     if previous is not None and found.speed_up is not None and found.speed_up < 1:

@@ -279,8 +279,8 @@ def _learned_first(baseline: Row, recipe: Recipe) -> Iterator[Remedy]:
         key="recipe.prepare.epochs",
         now=epochs,
         proposed=min(max(2 * epochs, Prepare().epochs), MOST_EPOCHS),
-        why=f"After {epochs} epochs the baseline itself scores {score.value:.4f}, no more than a standard error above "
-        f"{score.chance:.4f}, which knowing no text would: there is nothing yet to keep.",
+        why=f"After {epochs} epochs the baseline itself scores {score.value:.4f}, no more than a standard error better "
+        f"than {score.chance:.4f}, which knowing no text would: there is nothing yet to keep.",
     )
 
 

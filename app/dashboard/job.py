@@ -119,7 +119,9 @@ def sizes(report: Report) -> str:
 
 def _metric(rows: list[Row]) -> str:
     score = next((row.score for row in rows if isinstance(row.score, Score)), None)
-    return words.title(score.metric) if score else "Score"
+    if score is None:
+        return "Score"
+    return words.title(score.metric) + (", lower is better" if score.lower_is_better else "")
 
 
 def _picture(title: str, figures: list[tuple[str, float, str]]) -> Picture:
@@ -202,6 +204,7 @@ def job(job_id: str, request: Request, session: ReadDep, visitor: VisitorDep, pa
         "pictures": pictures(rows),
         "sizes": sizes(report) if report else "",
         "beside": beside(rows),
+        "metric": _metric(rows),
         "report": report,
         "best": best,
         "cuts": cuts(report),

@@ -64,7 +64,10 @@ def render(report: Report, about: About, progress: Sequence[Mapping[str, Any]] =
         conditions=conditions(report.rows),
         beside=beside(report.rows),
         training=training(progress),
-        sensitivity={part: _sensitivity(part, found) for part, found in _parts_sensitivity(report).items()},
+        judged=_judged(report.rows),
+        sensitivity={
+            part: _sensitivity(part, found, _judged(report.rows, part)) for part, found in _parts_sensitivity(report).items()
+        },
         ranges={name: (_ranges(name, found), found) for name, found in _all_ranges(report).items()},
         recipe=json.dumps(report.recipe.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False),
     )
@@ -91,12 +94,11 @@ def pictures(rows: Sequence[Row], chosen: Row) -> list[svg.Picture]:
         drawn.append(svg.bars(f"{name}, median; whiskers: half the distance between the quartiles", entries))
     scored = [(row, row.score) for row in rows if isinstance(row.score, Score)]
     if scored:
-        name, lower = scored[0][1].metric, scored[0][1].lower_is_better
         entries = [
             _bar(row, chosen, score.value, words.metric(score.metric, score.value), score.standard_error)
             for row, score in scored
         ]
-        drawn.append(svg.bars(f"Score: {name}{', lower is better' if lower else ''}; whiskers: standard error", entries))
+        drawn.append(svg.bars(f"Score: {scored[0][1].named}; whiskers: standard error", entries))
     return drawn
 
 
@@ -146,10 +148,16 @@ def _parts_sensitivity(report: Report) -> dict[str, dict[str, tuple[Sensitivity,
     return {name: found for name, found in own.items() if any(found.values())}
 
 
-def _sensitivity(part: str, found: dict[str, tuple[Sensitivity, ...]]) -> svg.Picture:
+def _judged(rows: Sequence[Row], part: str = "") -> str:
+    """Name what a dataset's rows are judged by; `score` where none of them was."""
+    own = [row.parts.get(part) if part else row for row in rows]
+    return next((row.score.named for row in own if row is not None and isinstance(row.score, Score)), "score")
+
+
+def _sensitivity(part: str, found: dict[str, tuple[Sensitivity, ...]], judged: str) -> svg.Picture:
     series = {axis: [(point.taken, point.score) for point in points] for axis, points in found.items() if points}
     title = "Score on validation after a cut of one axis alone" + (f", {part}" if part else "")
-    return svg.curves(title, series, "share taken", "score")
+    return svg.curves(title, series, "share taken", judged)
 
 
 def _all_ranges(report: Report) -> dict[str, tuple[LayerRange, ...]]:

@@ -185,6 +185,11 @@ class Score(Config):
     ]
 
     @property
+    def named(self) -> str:
+        """Name the metric as pictures do: of one that falls as it gets better, that it does."""
+        return f"{self.metric}, lower is better" if self.lower_is_better else self.metric
+
+    @property
     def worth(self) -> float:
         """Return the score such that more is better and differences add up: of a perplexity minus its logarithm, in nats."""
         return -math.log(self.value) if self.lower_is_better else self.value
@@ -241,7 +246,7 @@ class StageVerdict(Config):
     worse_than: Annotated[
         Stage | None,
         Field(
-            description="An earlier row that scores higher, by more than this one's standard error, and is as small and fast."
+            description="An earlier row that scores better, by more than this one's standard error, and is as small and fast."
         ),
     ]
     behind: Annotated[

@@ -87,7 +87,7 @@ def test_a_higher_perplexity_is_the_worse_one() -> None:
 def test_words_say_which_way_it_went() -> None:
     said = row_notes(row("pruned", 14.0).ratios, score(14.0), QUANTIZED)
     assert said == ["Test perplexity rose from 12.0500 (quantized) to 14.0000."]
-    assert "not above chance" in " ".join(row_notes(row("pruned", 900.0).ratios, score(900.0), None))
+    assert "no better than chance (800" in " ".join(row_notes(row("pruned", 900.0).ratios, score(900.0), None))
     assert better_note(BASELINE, row("distilled", 11.0)) == (
         f"The result scores better than the baseline by {math.log(12 / 11):.4f} nats a token; the standard error is 0.0707."
     )
@@ -115,6 +115,12 @@ def test_remedies_are_reckoned_in_nats() -> None:
     assert "14.0000 is scored where 13.3333 is needed" in found.why
     lost = offered(Recipe(prune=None, distill=None), BASELINE, row("quantized", 15.0))["recipe.quantize.qat"]
     assert f"Quantization took {math.log(15 / 12):.4f} nats a token, where {-math.log(0.9):.4f} may go" in lost.why
+
+
+def test_a_model_that_has_learned_nothing_is_no_better_than_chance_and_not_above_it() -> None:
+    rows = [row("baseline", 790.0), row("quantized", 795.0)]
+    why = offered(Recipe(prune=None, distill=None), *rows)["recipe.prepare.epochs"].why
+    assert "scores 790.0000, no more than a standard error better than 800.0000, which knowing no text would" in why
 
 
 def test_a_preflight_foretells_rows_of_tokens_and_the_table_that_answers() -> None:

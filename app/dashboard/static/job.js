@@ -49,7 +49,7 @@ function drawResults() {
       tooltip: { ...tooltip, trigger: "axis", valueFormatter: (value) => Number(value).toFixed(4) }, legend: { ...legend, top: 0 },
       grid: { left: 8, right: 16, top: 40, bottom: 28, containLabel: true },
       xAxis: { ...axis, type: "value", name: "taken, %", nameLocation: "middle", nameGap: 28 },
-      yAxis: { ...axis, type: "value", scale: true, name: "score" },
+      yAxis: { ...axis, type: "value", scale: true, name: sensitivity.dataset.sensitivity, nameTextStyle: { ...axis.nameTextStyle, align: "left" } },
       series: [...axes].map(([name, points]) => ({ name, type: "line", data: points, symbolSize: 7 })),
     })));
   }

@@ -10,6 +10,7 @@ import pytest
 from compression.report import LayerRange, NotMeasured, Remedy, Report, Score, Sensitivity, StageVerdict, Uploaded
 from tests.app.api.conftest import new_team, sql
 from tests.client.figures import generates, more_figures, report, row
+from tests.compression.test_perplexity import row as of_perplexity
 from tests.conftest import Service
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -176,6 +177,20 @@ def test_of_a_language_model_the_time_is_a_tokens_and_its_speed_is_told_beside_t
     assert "Latency: batch 1 × 128 tokens, 1 thread" in plain
     assert "generates" not in plain
     assert "one token more" not in plain
+
+
+def test_of_a_perplexity_the_pictures_say_that_less_is_better(
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    curve = (Sensitivity(ratio=0.1, taken=0.1, parameters=1, score=13.0),)
+    rows = (of_perplexity("baseline", 12.0), of_perplexity("distilled", 14.0))
+    page = page_of(browser, f"/jobs/{ended(service, http, request_body, report(rows=rows, sensitivity={'ffn': curve}))}")
+    assert page.text.count("Perplexity, lower is better") == 2  # above the bars, and above the curve's column
+    assert ("data-sensitivity", "Perplexity, lower is better") in page.attributes
+    assert ("aria-label", "Perplexity, lower is better: Baseline 12, Distilled 14") in page.attributes
+    plain = page_of(browser, f"/jobs/{ended(service, http, request_body, report(sensitivity={'ffn': curve}))}")
+    assert ("data-sensitivity", "Accuracy") in plain.attributes
+    assert "lower is better" not in plain.text
 
 
 def test_pages_are_light_however_large_a_report_is(

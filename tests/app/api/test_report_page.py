@@ -13,6 +13,7 @@ import pytest
 from compression.report import LayerRange, NotMeasured, Remedy, Report, Sensitivity, StageVerdict, Uploaded
 from tests.app.api.conftest import new_team, problem, sql
 from tests.client.figures import generates, more_figures, report, row
+from tests.compression.test_perplexity import row as of_perplexity
 from tests.conftest import Service
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -171,6 +172,21 @@ def test_of_a_language_model_the_time_is_a_tokens(service: Service, http: httpx.
     ):
         assert said in text, said
     assert "batch 1 × 128 tokens, 1 thread" in page_of(http, done(service, http, request_body)).text
+
+
+def test_of_a_perplexity_words_and_pictures_say_which_way_is_better(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    verdict = StageVerdict(met=(), missed=("retention",), best_before="baseline", worse_than="baseline", remedies=())
+    worse = of_perplexity("quantized", 14.0).model_copy(update={"verdict": verdict})
+    curve = (Sensitivity(ratio=0.1, taken=0.1, parameters=1, score=13.0),)
+    found = report(rows=(of_perplexity("baseline", 12.0), worse), sensitivity={"ffn": curve})
+    text = page_of(http, done(service, http, request_body, found)).text
+    assert "Baseline scores better and is as small and fast" in text
+    assert text.count("perplexity, lower is better") == 3  # beneath the bars, beside the curve and above its column
+    plain = page_of(http, done(service, http, request_body, report(sensitivity={"ffn": curve}))).text
+    assert "lower is better" not in plain
+    assert "accuracy" in plain.partition("share taken")[2]
 
 
 def test_it_draws_how_training_went_where_that_was_told(
