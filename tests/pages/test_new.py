@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from client.upload import model_files
 from tests.examples import tiny_model, tiny_splits
 from tests.pages.conftest import PATIENCE, Window, World
 
@@ -70,17 +71,26 @@ def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -
 def test_a_model_and_its_data_are_dropped_and_used(window: Window, world: World, tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "dropped-encoder")
     (model / "pytorch_model.bin").write_bytes(b"a pickle stays where it is")
+    (model / "notes.md").write_text("and so does what somebody wrote")
+    terms = {"LICENSE", "README.md", "Notice_1.rst"}
+    for name in terms:
+        (model / name).write_text("Apache License 2.0")  # goes along, as from the command line
     with (model / "config.json").open("a") as config:
         config.write("\n")  # or it would be known for the one that is there already
     window.dropped = True  # its forecast is refused: it is too small for the preset
     page = window.go("/new")
     page.locator("summary", has_text="Upload a model").click()
     page.locator("#files-models").set_input_files(sorted(model.iterdir()))
-    expect(page.locator("#list-models li")).to_have_count(len(list(model.iterdir())) - 1)
+    expect(page.locator("#list-models li")).to_have_count(len(list(model.iterdir())) - 2)
     page.locator("#name-models").fill("dropped encoder")
     page.locator("[data-send=models]").click()
     expect(page.locator("#said-models")).to_have_text("Ready, and chosen above.", timeout=PATIENCE)
     expect(page.get_by_label("Base model").locator("option:checked")).to_contain_text("dropped encoder")
+    with world.http() as http:
+        sent = next(one for one in http.get("/v1/models").json()["items"] if one["name"] == "dropped encoder")
+    here = {path.name for path in model_files(model)[0]}
+    assert {file["path"] for file in sent["files"]} == here
+    assert here > terms
 
     for name, content in tiny_splits().items():
         (tmp_path / name).write_bytes(content)

@@ -155,6 +155,8 @@ async function start() {
 // Uploads
 
 const MODEL = [".json", ".safetensors", ".txt", ".model", ".jinja", ".gguf"];
+// What says under which licence a model is goes along; the names are those of TERMS in client/upload.py.
+const TERMS = /^(readme\.md|(licen[cs]e|notice|copying)([_-][a-z0-9_-]*)?(\.(txt|md|rst))?)$/i;
 const FORMATS = { jsonl: "jsonl", csv: "csv", parquet: "parquet", txt: "text" };
 const SPLITS = { train: "train", validation: "validation", valid: "validation", val: "validation", dev: "validation", test: "test", unlabelled: "unlabelled", unlabeled: "unlabelled" };
 const chosen = { models: [], datasets: [] };
@@ -167,7 +169,9 @@ function splitOf(name, alone) {
 
 function take(kind, files) {
   const fine = [...files].filter((file) => !file.name.startsWith(".") && file.size >= 0);
-  const kept = kind === "models" ? fine.filter((file) => MODEL.some((end) => file.name.endsWith(end))) : fine.filter((file) => FORMATS[file.name.split(".").at(-1)]);
+  const own = fine.filter((file) => (kind === "models" ? MODEL.some((end) => file.name.endsWith(end)) : FORMATS[file.name.split(".").at(-1)]));
+  const terms = kind === "models" && own.length ? fine.filter((file) => TERMS.test(file.name) && !own.includes(file)) : [];
+  const kept = [...own, ...terms];
   const left = fine.length - kept.length;
   chosen[kind] = kept.map((file) => ({ path: file.name, file, split: splitOf(file.name, kept.length === 1) }));
   if (kept.length && !get(`name-${kind}`).value) get(`name-${kind}`).value = (kept[0].webkitRelativePath?.split("/")[0] || kept[0].name.replace(/\.[^.]*$/, "")).slice(0, 200);
