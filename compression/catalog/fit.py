@@ -305,7 +305,10 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
         what = "words" if data.task == "token-classification" else "rows"
         yield f"Only {counts[rarest]} {what} of train bear the label {rarest!r}."
     if model.labels is not None and not has_head(model, data.task):
-        yield "The model's head is for another task: it is left out, and a new one drawn."
+        # A language model's is never drawn: where the upload has none, and no table is tied to it, it was refused.
+        speaks = data.task == "causal-lm"
+        instead = "next tokens are told by its own output layer, or by the token table" if speaks else "a new one drawn"
+        yield f"The model's head is for another task: it is left out, and {instead}."
     settled = recipe.prune and recipe.prune.target_latency is None and set(recipe.prune.axes) != {"vocabulary"}
     if recipe.prune and settled and after.total == before.total:
         yield f"The ratio {recipe.prune.deepest:g} rounds to no change of shape."

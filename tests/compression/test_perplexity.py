@@ -186,6 +186,16 @@ def test_a_language_model_without_its_output_layer_is_refused_before_it_waits() 
     assert preflight(tied, DATA, preset("language", "causal-lm"), Evaluate()).baseline_parameters == MODEL.parameters
 
 
+def test_a_classifier_that_speaks_by_its_table_has_no_head_drawn() -> None:
+    architecture, labels = "LlamaForSequenceClassification", ("no", "yes")
+    headed = parameters_at(LLAMA, SHAPE, rows=0, outputs=2)
+    classifier = MODEL.model_copy(update={"architecture": architecture, "labels": labels, "parameters": headed})
+    found = preflight(classifier, DATA, preset("language", "causal-lm"), Evaluate())
+    (said,) = [warning for warning in found.warnings if "for another task" in warning]
+    assert "token table" in said
+    assert "drawn" not in said
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_can_be_had_for_a_language_model(name: str) -> None:
     assert preflight(MODEL, DATA, preset(name, "causal-lm"), Evaluate()).parameters.total < MODEL.parameters.total
