@@ -282,7 +282,8 @@ def _spoken(model: ModelFacts, data: DataFacts) -> int:
         return 0
     rows = table_rows(model.parameters, model.shape)
     tied = parameters_at(FAMILIES[model.family], model.shape, rows=rows, outputs=0, dense=False, biases=model.biases)
-    return model.shape.vocabulary * model.shape.hidden if tied.total < model.parameters.total else 0
+    layer = model.shape.vocabulary * model.shape.hidden
+    return layer if tied.total + layer <= model.parameters.total else 0  # a classifier's head is more too, and less than that
 
 
 def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parameters, after: Parameters) -> Iterator[str]:

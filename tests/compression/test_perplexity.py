@@ -194,6 +194,7 @@ def test_a_classifier_that_speaks_by_its_table_has_no_head_drawn() -> None:
     (said,) = [warning for warning in found.warnings if "for another task" in warning]
     assert "token table" in said
     assert "drawn" not in said
+    assert found.baseline_parameters == MODEL.parameters
 
 
 @pytest.mark.parametrize("name", PRESETS)
