@@ -90,8 +90,8 @@ def ship(
         for path in weights:
             path.chmod(0o644)  # safetensors writes for the owner alone
         # A language model's rows in training say nothing of how far it reads.
-        reads = model.config.max_position_embeddings if task == "causal-lm" else max_length  # type: ignore[union-attr]
-        write_tokenizer(tokenizer, folder, int(reads), task, model)  # type: ignore[arg-type]
+        reads = int(model.config.max_position_embeddings) if task == "causal-lm" else max_length  # type: ignore[union-attr, arg-type]
+        write_tokenizer(tokenizer, folder, reads, task, model)
         pad_id = write_config(model, folder, labels, max_length, kind)
         scorer = scoring.of(task, evaluate, labels)
         verify(model, folder, kind=kind, int8=int8, half=half, sample=sample, scorer=scorer, pad_id=pad_id)
@@ -124,6 +124,7 @@ def ship(
             memory=found.peak_memory_bytes,
             inputs=inputs_of(model),
             pairs=any("pair" in row for row in sample),
+            positions=reads if task == "causal-lm" else None,
             origin=origin,
         )
         if origin is not None:

@@ -6,7 +6,7 @@ from typing import Any
 from compression import heads
 from compression.export.snippets import onnx_snippet, transformers_snippet
 from compression.origin import MOST_FILES, Origin
-from compression.recipe import Scheme, Task
+from compression.recipe import Recipe, Scheme, Task
 from compression.report import Generation, Latency, NotMeasured, Score, Size, Stage, shown
 from compression.runtimes.runner import Kind
 from compression.scoring.questions import overlap_of
@@ -74,18 +74,21 @@ def card(
     memory: int | NotMeasured,
     inputs: tuple[str, ...],
     pairs: bool = False,
+    positions: int | None = None,
     origin: Origin | None = None,
 ) -> str:
     """Write the card in Markdown.
 
-    scheme: None is float32. inputs: of the ONNX file. pairs: whether rows have a second text. origin: None where no job made
-    it.
+    scheme: None is float32. inputs: of the ONNX file. pairs: whether rows have a second text. positions: how many tokens a
+    language model reads; the other tasks' models read `max_length`. origin: None where no job made it.
     """
     about = DESCRIPTIONS[task].format(count=len(labels), names=", ".join(labels))
     windows = " Longer contexts are read in overlapping windows." if task == "question-answering" else ""
     read = f"Texts are cut to {max_length} tokens.{windows}"
     if task == "causal-lm":
-        read = f"It was trained on rows of {max_length} tokens."
+        read = f"It reads up to {positions:,} tokens." if positions is not None else ""
+        if origin is not None and trained(origin.recipe, stage):
+            read += f" It was trained on rows of {max_length} tokens."
     lines = [
         *(front(name, kind, stage, scheme, task, score, origin) if origin is not None else ()),
         f"# {name}",
@@ -115,6 +118,19 @@ def card(
         "",
     ]
     return "\n".join(lines)
+
+
+def trained(recipe: Recipe, stage: Stage) -> bool:
+    """Say whether a stage up to this one trains the model."""
+    quantize, prune = recipe.quantize, recipe.prune
+    trains: dict[Stage, bool] = {
+        "baseline": recipe.prepare.epochs > 0,
+        "quantized": quantize is not None and quantize.qat is not None and quantize.qat.epochs > 0,
+        "pruned": prune is not None and prune.recovery is not None and prune.recovery.epochs > 0,
+        "distilled": recipe.distill is not None,
+    }
+    stages = list(trains)
+    return any(trains[each] for each in stages[: stages.index(stage) + 1])
 
 
 PIPELINES: dict[Task, str] = {

@@ -108,6 +108,7 @@ class Shipping:
             memory=found.peak_memory_bytes,
             inputs=inputs_of(model) if kind == "onnx" else (),
             pairs=self.dataset.splits["test"].pairs is not None,
+            positions=family.max_positions(model.config) if task == "causal-lm" else None,
             origin=self.origin,
         )
         artifact.write_origin(self.origin, place)

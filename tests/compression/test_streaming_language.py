@@ -39,7 +39,10 @@ def test_experts_of_a_language_model_are_scored_and_generate_as_the_card_says(
     assert isinstance(quantized, Score)
     assert abs(quantized.worth - baseline.worth) < 0.05
     made = tmp_path / "out" / "artifacts" / "quantized-transformers-int8"
-    code = (made / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    told = (made / "README.md").read_text()
+    assert "It reads up to" in told
+    assert "trained on rows" not in told
+    code = told.partition("```python\n")[2].partition("```")[0]
     assert "generate" in code
     monkeypatch.chdir(made)
     capsys.readouterr()
