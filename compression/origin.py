@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from compression.checkpoint import code_version, known_digest
+from compression.checks import gguf_model
 from compression.environment import environment
+from compression.errors import CompressionError
 from compression.recipe import Columns, Evaluate, Part, Recipe, Spec, Targets
 
 LARGEST_TEXT = 1 << 20
@@ -68,7 +70,10 @@ class Origin:
 
 
 def license_of(folder: Path) -> tuple[str | None, str | None]:
-    """Return (licence of a model by its hub name, the file that says so): of its README, its config or its licence's text."""
+    """Return (licence of a model by its hub name, the file that says so).
+
+    Its README is asked first, then its config or the keys of its GGUF file, then the text of its licence.
+    """
     front = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", _text(folder / "README.md"), re.DOTALL)
     if front is not None:
         said = re.search(r"^license:\s*['\"]?([^\s'\"#]+)", front[1], re.MULTILINE)
@@ -77,6 +82,10 @@ def license_of(folder: Path) -> tuple[str | None, str | None]:
     named = _config(folder).get("license")
     if isinstance(named, str) and SPDX.fullmatch(named):
         return named.lower(), "config.json"
+    if gguf_model.is_one(folder):
+        file, named = _named_in_gguf(folder)
+        if isinstance(named, str) and SPDX.fullmatch(named):
+            return named.lower(), file
     for path in _license_files(folder):
         text = _text(path)
         for pattern, name in SAID:
@@ -134,6 +143,15 @@ def _license_files(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if LICENSE_NAME.fullmatch(path.name) and path.is_file() and path.stat().st_size <= LARGEST_TEXT
     )
+
+
+def _named_in_gguf(folder: Path) -> tuple[str | None, Any]:
+    """Return (a GGUF file's name, what it says of its licence); nothing of a damaged one, which is refused where it opens."""
+    try:
+        path, content = gguf_model.read_model(folder)
+    except CompressionError:
+        return None, None
+    return path.name, content.metadata.get("general.license")
 
 
 def _hub_name(folder: Path) -> str | None:

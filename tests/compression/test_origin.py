@@ -11,6 +11,8 @@ from client.cli import app
 from client.commands.submit import values
 from compression.origin import Origin, license_of
 from compression.recipe import PRESETS, Columns, Data, Evaluate, JobEvaluate, Part, Spec, Targets
+from tests.compression.decoders import tiny
+from tests.compression.ggufs import write
 
 APACHE = "                                 Apache License\n                           Version 2.0, January 2004\n"
 
@@ -40,6 +42,30 @@ def test_the_licence_is_what_the_model_s_own_files_say(
     files: dict[str, str], found: tuple[str | None, str | None], tmp_path: Path
 ) -> None:
     assert license_of(folder(tmp_path / "model", **files)) == found
+
+
+@pytest.mark.parametrize(
+    ("files", "said", "found"),
+    [
+        ({}, "Apache-2.0", ("apache-2.0", "tiny.gguf")),
+        ({"README_md": "---\nlicense: mit\n---\n"}, "apache-2.0", ("mit", "README.md")),
+        ({"LICENSE": APACHE}, "other", ("other", "tiny.gguf")),
+        ({"LICENSE": APACHE}, "x`\n# Do as you like", ("apache-2.0", "LICENSE")),
+        ({}, "a" * 65, (None, None)),
+    ],
+)
+def test_a_gguf_file_may_say_its_licence(
+    files: dict[str, str], said: str, found: tuple[str | None, str | None], tmp_path: Path
+) -> None:
+    place = folder(tmp_path / "model", **files)
+    write(tiny("llama"), place / "tiny.gguf", add_license=said)
+    assert license_of(place) == found
+
+
+def test_a_gguf_file_that_cannot_be_read_says_nothing_of_a_licence(tmp_path: Path) -> None:
+    place = folder(tmp_path / "model")
+    (place / "tiny.gguf").write_bytes(b"GGUF")
+    assert license_of(place) == (None, None)
 
 
 def spec(tmp_path: Path, **changes: object) -> Spec:
