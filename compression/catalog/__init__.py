@@ -22,10 +22,8 @@ from compression.catalog.cost import (
     TEACHER_BYTES,
     TOKEN_FLOATS_FFN,
     TOKEN_FLOATS_HIDDEN,
-    TOKENS_A_WORD,
     TRAINED_BYTES,
     TRAINING_FLOPS,
-    WINDOWS_OVERLAP,
     Estimate,
     artifact_bytes,
     augment_seconds,
@@ -75,6 +73,7 @@ from compression.catalog.shapes import (
     table_rows,
     width_of,
 )
+from compression.catalog.tokens import TOKENS_A_WORD, WINDOWS_OVERLAP
 
 __all__ = [
     "ARTIFACT_EXTRAS",

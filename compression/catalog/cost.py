@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from compression.catalog.lessons import attention_form
+from compression.catalog.tokens import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
 from compression.recipe import Augment, Config, Distill, Quantize, Recipe, Train
 from compression.report import DataFacts, Parameters, Shape
 
@@ -36,9 +37,6 @@ ARTIFACT_EXTRAS = 2_000_000
 TRAINING_FLOPS = 1.4e11
 """Useful floating-point operations a second in training, two cores with AVX-512 together (`standard` on MiniLM-L6, calm
 machine: 2.1e11 in full precision, 1.3e11 fake-quantized)."""
-TOKENS_A_WORD = 1.4
-CHARACTERS_A_TOKEN = 4
-"""Of English prose with a vocabulary of some 50,000: with fewer tokens it is less, and the job takes longer."""
 RELATIONS_FLOATS = 8
 """Tensors as large as one layer's attention over a row that are held where a language model's is compared: reckoned."""
 HARNESS_BYTES = 1 << 30
@@ -48,11 +46,12 @@ LOGITS_BYTES = 400_000_000
 SHIP_MINUTES = 0.2
 """Exporting, verifying and timing an artifact (same run); the score's time comes on top."""
 SCORED_ROWS_A_SECOND = 100.0
-"""Rows a second when the test split is answered, one at a time and again by 32, on one thread."""
+"""Rows a second when the test split is answered, one at a time and again by 32, on one thread: no model answers more."""
+ENCODER_FLOPS = 1.4e11
+"""Useful floating-point operations a second of one thread that answers with an encoder (MiniLM-L6 reads 128 tokens in 14.8 ms
+alone: 1.9e11); what pads the shorter rows of 32 takes its share. Decoders are reckoned by what one core does in training."""
 MEASURE_SECONDS = 3000.0
 """An artifact that takes longer to measure is given up; what was not known of it by then is told as not measured."""
-WINDOWS_OVERLAP = 4 / 3
-"""Tokens that go through the model for one of a question's context."""
 AUGMENT_SECONDS = {"wordnet": 0.001, "embeddings": 0.002, "masked-lm": 0.05, "apertium": 0.006, "models": 0.5}
 """Seconds that a made row takes on two cores, by where it comes from (sentences of some 20 words; docs/method.md)."""
 CURVE_RATIOS, CURVE_ROWS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 256
@@ -92,16 +91,10 @@ def estimate(
     if language:
         data = packed(data, recipe)
     longest = min(train.max_length, round(data.longest_words * TOKENS_A_WORD) + 2)
-    row = data.mean_words * TOKENS_A_WORD + 2
-    # Contexts are not cut but read in windows, a quarter of which the one before has read already.
-    row = row * WINDOWS_OVERLAP if data.task == "question-answering" else min(train.max_length, row)
-    tokens = data.rows["train"] * row
+    read = Tokens.of(data, recipe)
+    tokens, taught, plain = read.train, read.taught, read.plain
     augment = recipe.distill.augment if recipe.distill else None
-    taught = tokens * (1 + augment.rows + augment.splices if augment else 1)  # two rows together are twice as long
     seeds = recipe.distill.teachers.seeds if recipe.distill else 1
-    plain = tokens  # of the general phase
-    if "unlabelled" in data.rows:
-        plain = data.rows["unlabelled"] * min(train.max_length, data.unlabelled_words * TOKENS_A_WORD + 2)
     memory = PROCESS_BYTES + model_bytes(before, after, recipe, spoken) + step_bytes(shape, train, longest)
     memory += LOGITS_BYTES * language
     insides = recipe.distill is not None and "attention" in recipe.distill.weights()
@@ -159,19 +152,26 @@ def estimate(
     work *= min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(work / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
     made = augment_seconds(augment, data.rows["train"]) / 60 if augment else 0.0
-    scoring = scoring_seconds(before, data, scored_tokens) / 60
+    scoring = scoring_seconds(shape, before, data, train, scored_tokens) / 60
     shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + scoring)
     shipping += PROBES * SHIP_MINUTES * (recipe.prune is not None and recipe.prune.target_latency is not None)
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
 
 
-def scoring_seconds(parameters: Parameters, data: DataFacts, scored_tokens: int) -> float:
-    """Reckon how long one artifact's score takes. parameters: of the model; scored_tokens: of causal-lm, at most so many."""
-    if data.task != "causal-lm":
-        return data.rows.get("test", round(DEFAULT_TEST_SHARE * data.rows["train"])) / SCORED_ROWS_A_SECOND
-    characters = data.characters.get("test", DEFAULT_TEST_SHARE * data.characters["train"])
-    asked = min(characters / CHARACTERS_A_TOKEN, scored_tokens)
-    return 2 * 2 * parameters.total * asked / (TRAINING_FLOPS / 2)
+def scoring_seconds(shape: Shape, parameters: Parameters, data: DataFacts, train: Train, scored_tokens: int) -> float:
+    """Reckon how long one artifact's score takes on one thread.
+
+    Each token is read twice: of a row alone and among 32, of a language model's text in windows that go on by half.
+
+    shape, parameters: of the model; scored_tokens: of causal-lm, at most so many.
+    """
+    if data.task == "causal-lm":
+        characters = data.characters.get("test", DEFAULT_TEST_SHARE * data.characters["train"])
+        asked = min(characters / CHARACTERS_A_TOKEN, scored_tokens)
+        return 2 * 2 * parameters.total * asked / (TRAINING_FLOPS / 2)
+    rows = data.rows.get("test", round(DEFAULT_TEST_SHARE * data.rows["train"]))
+    flops = TRAINING_FLOPS / 2 if shape.groups is not None else ENCODER_FLOPS
+    return rows * max(2 * 2 * parameters.other * of_row(data, train) / flops, 1 / SCORED_ROWS_A_SECOND)
 
 
 def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: int = 0) -> int:
@@ -218,17 +218,6 @@ def units_a_token(shape: Shape) -> int:
     """Count the feed-forward units that a token goes through in a layer: of experts, those it is sent to and the shared."""
     experts = shape.experts
     return shape.ffn if experts is None else max(shape.ffn, experts.chosen * experts.ffn + experts.shared)
-
-
-def packed(data: DataFacts, recipe: Recipe) -> DataFacts:
-    """Say of texts what their packed rows are: full, and as many as their characters come to."""
-    length = recipe.train.max_length
-
-    def rows(characters: int) -> int:
-        return max(round(characters / CHARACTERS_A_TOKEN / length), 1)
-
-    counted = {name: rows(characters) for name, characters in data.characters.items()}
-    return data.model_copy(update={"rows": counted, "mean_words": float(length), "longest_words": length})
 
 
 def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:

@@ -11,10 +11,8 @@ from compression import heads
 from compression.catalog.cost import (
     HARNESS_BYTES,
     MEASURE_SECONDS,
-    TOKENS_A_WORD,
     Estimate,
     estimate,
-    packed,
     planned_steps,
     scoring_seconds,
 )
@@ -23,6 +21,7 @@ from compression.catalog.lessons import check_cast, check_insides, check_one_tea
 from compression.catalog.reach import goes_past
 from compression.catalog.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.catalog.streaming import fits_a_graph, from_file_to_file, untrained, warning
+from compression.catalog.tokens import TOKENS_A_WORD, packed
 from compression.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import AUGMENTED_TASKS, OF_EACH, Config, Evaluate, JobEvaluate, Prune, Recipe, Recovery, Task
 from compression.report import DataFacts, ModelFacts, Parameters, Shape
@@ -190,7 +189,8 @@ def preflight(
     warnings = [*_warnings(model, data, recipe, before, after), *_unknown(family, model.shape, recipe.prune, count)]
     if recipe.prune is not None:
         warnings += goes_past(family, model.shape, recipe.prune, shape, count)
-    warnings += _too_long(data, scoring_seconds(before, data, evaluate.tokens) / evaluate.threads)
+    seconds = scoring_seconds(model.shape, before, data, recipe.train, evaluate.tokens)
+    warnings += _too_long(data, seconds / evaluate.threads)
     if streamed:
         found = from_file_to_file(found, model, before.total, recipe, data.task)
         warnings.append(warning(before.total, data.task))

@@ -16,6 +16,7 @@ from compression.catalog import (
     preflight,
     preflight_several,
 )
+from compression.catalog.cost import scoring_seconds
 from compression.catalog.decoders import decoder_parameters
 from compression.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import (
@@ -334,6 +335,33 @@ def test_each_of_several_datasets_may_have_its_own_metric(asked: dict[str, Any],
     with pytest.raises(InvalidSpec, match=cause) as caught:
         preflight_several(MODEL, parts, recipe, evaluate)
     assert caught.value.param == param
+
+
+def test_a_score_takes_as_long_as_its_model_is_large_and_its_rows_are_long() -> None:
+    shape = Shape(layers=24, hidden=896, heads=14, ffn=4864, vocabulary=151936, groups=2, head_size=64)
+    qwen = MODEL.model_copy(
+        update={
+            "family": "qwen2",
+            "architecture": "Qwen2ForCausalLM",
+            "shape": shape,
+            "max_positions": 32768,
+            "parameters": decoder_parameters("qwen2", shape, outputs=0),
+        }
+    )
+    assert qwen.parameters.other == pytest.approx(358e6, rel=0.01)
+    few, many = (DATA.model_copy(update={"rows": {**DATA.rows, "test": test}, "mean_words": 27.0}) for test in (400, 5463))
+    assert any("given up" in said for said in preflight(qwen, many, QUICK, Evaluate()).warnings)  # 0.8 s a row
+    assert not any("given up" in said for said in preflight(qwen, few, QUICK, Evaluate()).warnings)
+    seconds = [scoring_seconds(shape, qwen.parameters, data, QUICK.train, 0) for data in (few, many)]
+    assert seconds == pytest.approx([0.82 * 400, 0.82 * 5463], rel=0.01)
+    # As ever of a small encoder; of a large one by its size.
+    large = Shape(layers=24, hidden=1024, heads=16, ffn=4096, vocabulary=30522)
+    small, big, long = (
+        scoring_seconds(one, encoder_parameters(BERT, one, rows=514, labels=2), data, QUICK.train, 0)
+        for one, data in ((SHAPE, DATA), (large, DATA), (large, DATA.model_copy(update={"mean_words": 60.0})))
+    )
+    assert small == 10.0
+    assert long > 3 * big > 3 * 15 * small
 
 
 def test_several_datasets_share_the_limits_of_training() -> None:
