@@ -7,7 +7,7 @@ from pydantic import Field
 
 from compression.catalog.lessons import attention_form
 from compression.catalog.tokens import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
-from compression.recipe import Augment, Config, Distill, Quantize, Recipe, Train
+from compression.recipe import Augment, Config, Distill, JobEvaluate, Quantize, Recipe, Train
 from compression.report import DataFacts, Parameters, Shape
 
 PROCESS_BYTES = 600_000_000
@@ -79,13 +79,13 @@ def estimate(
     *,
     student: Shape | None = None,
     named: Sequence[Parameters] = (),
-    scored_tokens: int = 65536,
+    evaluate: JobEvaluate,
     spoken: int = 0,
 ) -> Estimate:
     """Reckon a job from the shape of its model, the parameters before and after, its rows and its recipe.
 
     student: the shape of what is taught, where it is not the model's; named: the parameters of each teacher that the job names;
-    scored_tokens: of causal-lm, how many of test are scored at most; spoken: the elements of an output layer that is no table.
+    evaluate: how artifacts are scored; spoken: the elements of an output layer that is no table.
     """
     train, language = recipe.train, data.task == "causal-lm"
     if language:
@@ -152,26 +152,24 @@ def estimate(
     work *= min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(work / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
     made = augment_seconds(augment, data.rows["train"]) / 60 if augment else 0.0
-    scoring = scoring_seconds(shape, before, data, train, scored_tokens) / 60
+    scoring = scoring_seconds(shape, before, data, train, evaluate) / 60
     shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + scoring)
     shipping += PROBES * SHIP_MINUTES * (recipe.prune is not None and recipe.prune.target_latency is not None)
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
 
 
-def scoring_seconds(shape: Shape, parameters: Parameters, data: DataFacts, train: Train, scored_tokens: int) -> float:
-    """Reckon how long one artifact's score takes on one thread.
+def scoring_seconds(shape: Shape, parameters: Parameters, data: DataFacts, train: Train, evaluate: JobEvaluate) -> float:
+    """Reckon how long one artifact's score takes. shape, parameters: of the model.
 
     Each token is read twice: of a row alone and among 32, of a language model's text in windows that go on by half.
-
-    shape, parameters: of the model; scored_tokens: of causal-lm, at most so many.
     """
     if data.task == "causal-lm":
         characters = data.characters.get("test", DEFAULT_TEST_SHARE * data.characters["train"])
-        asked = min(characters / CHARACTERS_A_TOKEN, scored_tokens)
-        return 2 * 2 * parameters.total * asked / (TRAINING_FLOPS / 2)
+        asked = min(characters / CHARACTERS_A_TOKEN, evaluate.tokens)
+        return 2 * 2 * parameters.total * asked / (TRAINING_FLOPS / 2) / evaluate.threads
     rows = data.rows.get("test", round(DEFAULT_TEST_SHARE * data.rows["train"]))
     flops = TRAINING_FLOPS / 2 if shape.groups is not None else ENCODER_FLOPS
-    return rows * max(2 * 2 * parameters.other * of_row(data, train) / flops, 1 / SCORED_ROWS_A_SECOND)
+    return rows * max(2 * 2 * parameters.other * of_row(data, train) / flops, 1 / SCORED_ROWS_A_SECOND) / evaluate.threads
 
 
 def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: int = 0) -> int:

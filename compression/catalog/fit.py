@@ -183,14 +183,13 @@ def preflight(
         recipe,
         student=shape,
         named=[_parameters(each, each.shape, data, wanted) for each in teachers],
-        scored_tokens=evaluate.tokens,
+        evaluate=evaluate,
         spoken=_spoken(model, data),
     )
     warnings = [*_warnings(model, data, recipe, before, after), *_unknown(family, model.shape, recipe.prune, count)]
     if recipe.prune is not None:
         warnings += goes_past(family, model.shape, recipe.prune, shape, count)
-    seconds = scoring_seconds(model.shape, before, data, recipe.train, evaluate.tokens)
-    warnings += _too_long(data, seconds / evaluate.threads)
+    warnings += _too_long(data, scoring_seconds(model.shape, before, data, recipe.train, evaluate))
     if streamed:
         found = from_file_to_file(found, model, before.total, recipe, data.task)
         warnings.append(warning(before.total, data.task))

@@ -137,6 +137,8 @@ def test_a_preflight_foretells_rows_of_tokens_and_the_table_that_answers() -> No
     assert preflight(MODEL, other, recipe, Evaluate()).estimate == found.estimate
     fewer = preflight(MODEL, DATA, recipe, Evaluate(tokens=4096)).estimate
     assert fewer.minutes < found.estimate.minutes
+    two = preflight(MODEL, DATA, recipe, Evaluate(threads=2)).estimate
+    assert two.minutes < found.estimate.minutes - 10  # each score takes 7.7 on one thread
     less = recipe.model_copy(update={"train": Train(batch=8, max_length=512, recompute=True)})
     assert preflight(MODEL, DATA, less, Evaluate()).estimate.memory_bytes < found.estimate.memory_bytes
     assert not any("most are cut" in warning or "has 400 rows" in warning for warning in found.warnings)
