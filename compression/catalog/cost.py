@@ -1,6 +1,7 @@
 """What a job will take: first guesses of its memory, its disk and its minutes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
@@ -70,23 +71,39 @@ class Estimate(Config):
     minutes: float
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A model, its head for the data's task included. tied: whether its token table is its output layer too; spoken: the
+    elements of a language model's output layer that is no table."""
+
+    shape: Shape
+    parameters: Parameters
+    tied: bool = False
+    spoken: int = 0
+
+    @property
+    def active(self) -> int:
+        """Count the parameters that a token is multiplied by: no table that it is looked up in, and of experts the chosen."""
+        experts, found = self.shape.experts, self.parameters.other + self.parameters.embedding * self.tied
+        if experts is None:
+            return found
+        left_out = (self.shape.layers - experts.dense_layers) * (experts.count - experts.chosen)
+        return found - left_out * 3 * self.shape.hidden * experts.ffn
+
+
 def estimate(
-    shape: Shape,
-    before: Parameters,
-    after: Parameters,
+    model: Counted,
+    result: Counted,
     data: DataFacts,
     recipe: Recipe,
-    *,
-    student: Shape | None = None,
-    named: Sequence[Parameters] = (),
     evaluate: JobEvaluate,
-    spoken: int = 0,
+    named: Sequence[Counted] = (),
 ) -> Estimate:
-    """Reckon a job from the shape of its model, the parameters before and after, its rows and its recipe.
+    """Reckon a job from its model, what becomes of it or of a student, its rows, its recipe, and how artifacts are scored.
 
-    student: the shape of what is taught, where it is not the model's; named: the parameters of each teacher that the job names;
-    evaluate: how artifacts are scored; spoken: the elements of an output layer that is no table.
+    named: the teachers that the job names.
     """
+    shape, before, after, spoken = model.shape, model.parameters, result.parameters, model.spoken
     train, language = recipe.train, data.task == "causal-lm"
     if language:
         data = packed(data, recipe)
@@ -100,8 +117,8 @@ def estimate(
     insides = recipe.distill is not None and "attention" in recipe.distill.weights()
     if language and insides:
         memory += RELATIONS_FLOATS * 4 * shape.heads * longest**2
-    memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(parameters.total for parameters in named))
-    states = teacher_bytes(recipe.distill, shape, student or shape, taught, plain) if recipe.distill else 0
+    memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(each.parameters.total for each in named))
+    states = teacher_bytes(recipe.distill, shape, result.shape, taught, plain) if recipe.distill else 0
     if recipe.recovers_by_teacher and language:  # its last states, as below
         states = max(states, round(2 * tokens * shape.hidden))
     wide = max(shape.hidden, shape.attended) if insides else shape.hidden
@@ -130,8 +147,7 @@ def estimate(
     disk += HELD_BYTES * (2 * before.total + after.total * language)
     # Calibration, sensitivities and the check of ranges are forward passes over a few hundred rows: left out.
     # A training step costs three forward passes, one of 2 operations a parameter and token; a teacher one more, once.
-    # A language model's table is multiplied by too: it is the output layer, or as large as it.
-    forward, small = (2 * (each.total if language else each.other) * tokens for each in (before, after))
+    forward, small = (2 * each.active * tokens for each in (model, result))
     more = taught / tokens
     qat = recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
     work = 3 * forward * (recipe.prepare.epochs * max(seeds, 1) + qat)
@@ -141,7 +157,7 @@ def estimate(
         work += forward / max(data.rows["train"], 1) * CURVE_ROWS * len(CURVE_RATIOS) * 3
     if recipe.distill:
         again = -(-recipe.distill.epochs // 2) if recipe.remedy == "apply" else 0
-        others = 2 * sum(parameters.other for parameters in named) * tokens
+        others = 2 * sum(each.active for each in named) * tokens
         work += more * (3 * small * (recipe.distill.epochs + again) + forward * seeds + others)
         if recipe.distill.gate is not None:
             share = 2 * recipe.distill.gate.steps * train.batch * train.accumulate / max(data.rows["train"], 1)
@@ -152,24 +168,24 @@ def estimate(
     work *= min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(work / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
     made = augment_seconds(augment, data.rows["train"]) / 60 if augment else 0.0
-    scoring = scoring_seconds(shape, before, data, train, evaluate) / 60
+    scoring = scoring_seconds(model, data, train, evaluate) / 60
     shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + scoring)
     shipping += PROBES * SHIP_MINUTES * (recipe.prune is not None and recipe.prune.target_latency is not None)
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
 
 
-def scoring_seconds(shape: Shape, parameters: Parameters, data: DataFacts, train: Train, evaluate: JobEvaluate) -> float:
-    """Reckon how long one artifact's score takes. shape, parameters: of the model.
+def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: JobEvaluate) -> float:
+    """Reckon how long one artifact's score takes.
 
     Each token is read twice: of a row alone and among 32, of a language model's text in windows that go on by half.
     """
     if data.task == "causal-lm":
         characters = data.characters.get("test", DEFAULT_TEST_SHARE * data.characters["train"])
         asked = min(characters / CHARACTERS_A_TOKEN, evaluate.tokens)
-        return 2 * 2 * parameters.total * asked / (TRAINING_FLOPS / 2) / evaluate.threads
+        return 2 * 2 * model.active * asked / (TRAINING_FLOPS / 2) / evaluate.threads
     rows = data.rows.get("test", round(DEFAULT_TEST_SHARE * data.rows["train"]))
-    flops = TRAINING_FLOPS / 2 if shape.groups is not None else ENCODER_FLOPS
-    return rows * max(2 * 2 * parameters.other * of_row(data, train) / flops, 1 / SCORED_ROWS_A_SECOND) / evaluate.threads
+    flops = TRAINING_FLOPS / 2 if model.shape.groups is not None else ENCODER_FLOPS
+    return rows * max(2 * 2 * model.active * of_row(data, train) / flops, 1 / SCORED_ROWS_A_SECOND) / evaluate.threads
 
 
 def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: int = 0) -> int:

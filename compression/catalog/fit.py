@@ -11,6 +11,7 @@ from compression import heads
 from compression.catalog.cost import (
     HARNESS_BYTES,
     MEASURE_SECONDS,
+    Counted,
     Estimate,
     estimate,
     planned_steps,
@@ -175,21 +176,12 @@ def preflight(
             param="config.json",
             remedy="Send a smaller model of the family.",
         )
-    found = estimate(
-        model.shape,
-        before,
-        after,
-        data,
-        recipe,
-        student=shape,
-        named=[_parameters(each, each.shape, data, wanted) for each in teachers],
-        evaluate=evaluate,
-        spoken=_spoken(model, data),
-    )
+    whole, *named = (_counted(each, each.shape, data, wanted) for each in (model, *teachers))
+    found = estimate(whole, _counted(student or model, shape, data, wanted), data, recipe, evaluate, named)
     warnings = [*_warnings(model, data, recipe, before, after), *_unknown(family, model.shape, recipe.prune, count)]
     if recipe.prune is not None:
         warnings += goes_past(family, model.shape, recipe.prune, shape, count)
-    warnings += _too_long(data, scoring_seconds(model.shape, before, data, recipe.train, evaluate))
+    warnings += _too_long(data, scoring_seconds(whole, data, recipe.train, evaluate))
     if streamed:
         found = from_file_to_file(found, model, before.total, recipe, data.task)
         warnings.append(warning(before.total, data.task))
@@ -273,6 +265,12 @@ def _parameters(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) 
         return parameters_at(family, shape, rows=rows, outputs=outputs, dense=dense, biases=model.biases)
 
     return at(shape, model.shape.vocabulary if _spoken(model, data) else outputs)
+
+
+def _counted(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> Counted:
+    spoken = _spoken(model, data)
+    tied = data.task == "causal-lm" and not spoken
+    return Counted(shape, _parameters(model, shape, data, outputs), tied, spoken)
 
 
 def _spoken(model: ModelFacts, data: DataFacts) -> int:

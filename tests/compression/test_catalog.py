@@ -16,7 +16,7 @@ from compression.catalog import (
     preflight,
     preflight_several,
 )
-from compression.catalog.cost import scoring_seconds
+from compression.catalog.cost import Counted, scoring_seconds
 from compression.catalog.decoders import decoder_parameters
 from compression.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import (
@@ -352,12 +352,12 @@ def test_a_score_takes_as_long_as_its_model_is_large_and_its_rows_are_long() -> 
     few, many = (DATA.model_copy(update={"rows": {**DATA.rows, "test": test}, "mean_words": 27.0}) for test in (400, 5463))
     assert any("given up" in said for said in preflight(qwen, many, QUICK, Evaluate()).warnings)  # 0.8 s a row
     assert not any("given up" in said for said in preflight(qwen, few, QUICK, Evaluate()).warnings)
-    seconds = [scoring_seconds(shape, qwen.parameters, data, QUICK.train, JobEvaluate()) for data in (few, many)]
+    seconds = [scoring_seconds(Counted(shape, qwen.parameters), data, QUICK.train, JobEvaluate()) for data in (few, many)]
     assert seconds == pytest.approx([0.82 * 400, 0.82 * 5463], rel=0.01)
     # As ever of a small encoder; of a large one by its size.
     large = Shape(layers=24, hidden=1024, heads=16, ffn=4096, vocabulary=30522)
     small, big, long = (
-        scoring_seconds(one, encoder_parameters(BERT, one, rows=514, labels=2), data, QUICK.train, JobEvaluate())
+        scoring_seconds(Counted(one, encoder_parameters(BERT, one, rows=514, labels=2)), data, QUICK.train, JobEvaluate())
         for one, data in ((SHAPE, DATA), (large, DATA), (large, DATA.model_copy(update={"mean_words": 60.0})))
     )
     assert small == 10.0

@@ -7,10 +7,11 @@ import pytest
 
 from client.render import cells, conditions
 from compression.catalog import FAMILIES, HARNESS_BYTES, parameters_at, preflight
+from compression.catalog.cost import Counted
 from compression.errors import CompressionError, ConfigMismatch
 from compression.notes import better_note, row_notes
-from compression.recipe import PRESETS, Distill, Evaluate, LmEval, Prune, Recipe, Targets, Train, preset
-from compression.report import DataFacts, ModelFacts, Row, Score, Shape, Stage, ratios, shown
+from compression.recipe import PRESETS, Distill, Evaluate, LmEval, Prepare, Prune, Recipe, Targets, Train, preset
+from compression.report import DataFacts, Experts, Latent, ModelFacts, Row, Score, Shape, Stage, ratios, shown
 from compression.verdicts import choose, judged, worse_than
 from tests.client.figures import row as of_accuracy
 from tests.compression.test_catalog import DATA as CLASSES
@@ -160,6 +161,26 @@ def test_a_preflight_says_where_a_score_will_hardly_be_had() -> None:
     assert "send fewer test rows" in warning
     assert not said(ENCODER, CLASSES, Evaluate())
     assert not said(ENCODER, texts, Evaluate(threads=2))
+
+
+def test_of_experts_those_that_a_token_is_sent_to_are_reckoned_with() -> None:
+    experts = Experts(count=64, ffn=1408, shared=2816, chosen=6, dense_layers=1)
+    latent = Latent(query=None, kv=512, rope=64, value=128)
+    widths = {"layers": 27, "hidden": 2048, "heads": 16, "ffn": 10944, "vocabulary": 102400, "groups": 16, "head_size": 192}
+    shape = Shape(**widths, experts=experts, latent=latent)
+    parameters = parameters_at(FAMILIES["deepseek_v2"], shape, rows=0, outputs=102400)
+    whole = Counted(shape, parameters, spoken=102400 * 2048)
+    assert parameters.total == pytest.approx(15.7e9, rel=0.01)
+    assert whole.active == pytest.approx(2.45e9, rel=0.01)  # its authors say 2.4
+    assert Counted(SHAPE, MODEL.parameters, tied=True).active == MODEL.parameters.total
+    assert Counted(SHAPE, MODEL.parameters).active == MODEL.parameters.other
+    facts = MODEL.model_copy(
+        update={"family": "deepseek_v2", "architecture": "DeepseekV2ForCausalLM", "shape": shape, "parameters": parameters}
+    )
+    recipe = Recipe(prepare=Prepare(epochs=0), prune=None, distill=None)
+    found = preflight(facts, DATA, recipe, Evaluate(tokens=16384))  # 38 minutes, and not 245
+    assert not any("given up" in warning for warning in found.warnings)
+    assert any("given up" in warning for warning in preflight(facts, DATA, recipe, Evaluate()).warnings)
 
 
 def test_a_preflight_knows_what_attention_and_lm_eval_hold_at_once() -> None:
