@@ -141,7 +141,8 @@ def estimate(
     if recipe.recovers_by_teacher and may_hold(recipe):
         disk += HELD_BYTES * before.total  # the teacher's float weights, while it is rounded
     disk += HELD_BYTES * before.total + sum(artifact_bytes(each, recipe.quantize) for each in shipped)
-    disk += ARTIFACT_EXTRAS * (len(sizes) + 1)
+    scored = artifacts(model, result, recipe, language=language)
+    disk += ARTIFACT_EXTRAS * len(scored)
     disk += SAVED_BYTES * max(before.total, after.total) + 2 * HELD_BYTES * max(seeds - 1, 0) * before.total
     # The headline as transformers artifacts, and its float32 weights in passing; a language model's cut beside it.
     disk += HELD_BYTES * (2 * before.total + after.total * language)
@@ -168,10 +169,19 @@ def estimate(
     work *= min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(work / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
     made = augment_seconds(augment, data.rows["train"]) / 60 if augment else 0.0
-    scoring = scoring_seconds(model, data, train, evaluate) / 60
-    shipping = made + (len(sizes) + 1) * (SHIP_MINUTES + scoring)
+    shipping = made + sum(SHIP_MINUTES + scoring_seconds(each, data, train, evaluate) / 60 for each in scored)
     shipping += PROBES * SHIP_MINUTES * (recipe.prune is not None and recipe.prune.target_latency is not None)
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
+
+
+def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool) -> list[Counted]:
+    """List what a job's artifacts are made of, at most: one a row, and the headline again in the form of its own library.
+
+    A language model's has two such forms; and so has what it was cut to, where an earlier stage is the headline.
+    """
+    smaller = recipe.prune is not None or result.parameters.total < model.parameters.total
+    whole = 1 + (recipe.quantize is not None) + (2 if language else 1)
+    return [model] * whole + [result] * ((recipe.prune is not None) + (recipe.distill is not None) + 2 * (language and smaller))
 
 
 def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: JobEvaluate) -> float:

@@ -7,7 +7,7 @@ import pytest
 
 from client.render import cells, conditions
 from compression.catalog import FAMILIES, HARNESS_BYTES, parameters_at, preflight
-from compression.catalog.cost import Counted
+from compression.catalog.cost import Counted, artifacts, scoring_seconds
 from compression.errors import CompressionError, ConfigMismatch
 from compression.notes import better_note, row_notes
 from compression.recipe import PRESETS, Distill, Evaluate, LmEval, Prepare, Prune, Recipe, Targets, Train, preset
@@ -161,6 +161,26 @@ def test_a_preflight_says_where_a_score_will_hardly_be_had() -> None:
     assert "send fewer test rows" in warning
     assert not said(ENCODER, CLASSES, Evaluate())
     assert not said(ENCODER, texts, Evaluate(threads=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "language", "others"),
+    [
+        ({}, (4, 4), (3, 2)),  # the headline may be the model of integers: two forms of it, and two of what it was cut to
+        ({"prune": None}, (4, 1), (3, 1)),
+        ({"prune": None, "distill": None}, (4, 0), (3, 0)),
+    ],
+)
+def test_checkpoints_are_scored_too(changes: dict[str, Any], language: tuple[int, int], others: tuple[int, int]) -> None:
+    recipe = preset("language", "causal-lm").model_copy(update=changes)
+    model, result = (Counted(SHAPE.model_copy(update={"ffn": ffn}), MODEL.parameters, tied=True) for ffn in (1536, 704))
+    for is_language, counts in ((True, language), (False, others)):
+        found = artifacts(model, result, recipe, language=is_language)
+        assert (found.count(model), found.count(result)) == counts
+    if recipe.prune is None:
+        one, two = (preflight(MODEL, DATA, recipe, Evaluate(threads=threads)).estimate.minutes for threads in (1, 2))
+        scores = sum(language) * scoring_seconds(model, DATA, recipe.train, Evaluate()) / 60
+        assert one - two == pytest.approx(scores / 2, abs=0.11)
 
 
 def test_of_experts_those_that_a_token_is_sent_to_are_reckoned_with() -> None:
