@@ -19,7 +19,6 @@ from compression.catalog.cost import (
     PROCESS_BYTES,
     SCORED_ROWS_A_SECOND,
     SHIP_MINUTES,
-    TEACHER_BYTES,
     TOKEN_FLOATS_FFN,
     TOKEN_FLOATS_HIDDEN,
     TRAINED_BYTES,
@@ -73,6 +72,7 @@ from compression.catalog.shapes import (
     table_rows,
     width_of,
 )
+from compression.catalog.teaching import TEACHER_BYTES
 from compression.catalog.tokens import TOKENS_A_WORD, WINDOWS_OVERLAP
 
 __all__ = [

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from compression.catalog.lessons import attention_form
+from compression.catalog.teaching import Lessons
 from compression.catalog.tokens import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
 from compression.recipe import Augment, Config, Distill, JobEvaluate, Quantize, Recipe, Train
 from compression.report import DataFacts, Parameters, Shape
@@ -25,8 +25,6 @@ SAVED_BYTES = 2 * 20
 Twice, since a save goes only once the next is there."""
 TOKEN_FLOATS_HIDDEN, TOKEN_FLOATS_FFN = 16, 5
 """Floats kept for the backward pass, for each token and layer: so many of the hidden and of the feed-forward width."""
-TEACHER_BYTES = 2 * 2**30
-"""The teacher's hidden states are kept in memory up to this; beyond it the teacher is asked again in each epoch."""
 LARGEST_GRAPH = 2**31
 """Bytes that an ONNX file of one piece can have (a protobuf message); the float32 baseline must fit."""
 KEPT_FREED = 1.1
@@ -118,26 +116,17 @@ def estimate(
     if language and insides:
         memory += RELATIONS_FLOATS * 4 * shape.heads * longest**2
     memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(each.parameters.total for each in named))
-    states = teacher_bytes(recipe.distill, shape, result.shape, taught, plain) if recipe.distill else 0
-    if recipe.recovers_by_teacher and language:  # its last states, as below
-        states = max(states, round(2 * tokens * shape.hidden))
-    wide = max(shape.hidden, shape.attended) if insides else shape.hidden
     answers = 0
-    if recipe.distill and language and "soft" in recipe.distill.weights():
-        if recipe.distill.kept is None:
-            states += round(2 * taught * wide)  # the last ones, of which the output layer makes the answers
-        else:
-            an_id = 2 if shape.vocabulary <= 1 << 16 else 4
-            answers = round(taught * (2 * (recipe.distill.kept + 1) + an_id * recipe.distill.kept))
-    memory += min(TEACHER_BYTES, states)
-    memory = round(memory * KEPT_FREED)
+    if recipe.distill and language and recipe.distill.kept is not None:
+        an_id = 2 if shape.vocabulary <= 1 << 16 else 4
+        answers = round(taught * (2 * (recipe.distill.kept + 1) + an_id * recipe.distill.kept))
+    asked = lessons(model, result, data, recipe, named)
+    memory = round((memory + asked.bytes_in("memory")) * KEPT_FREED)
     sizes = [before.total] + [before.total] * (recipe.quantize is not None)
     sizes += [after.total] * ((recipe.prune is not None) + (recipe.distill is not None))
     shipped = [before] * (recipe.quantize is not None) + [after] * ((recipe.prune is not None) + (recipe.distill is not None))
     disk = HELD_BYTES * (sum(sizes) + max(seeds - 1, 0) * before.total)  # one checkpoint a row; teachers beside the baseline's
-    if recipe.distill and TEACHER_BYTES < states <= recipe.distill.spill_gib * 2**30:
-        disk += states
-    disk += answers
+    disk += asked.bytes_in("disk") + answers
     if recipe.recovers_by_teacher and may_hold(recipe):
         disk += HELD_BYTES * before.total  # the teacher's float weights, while it is rounded
     disk += HELD_BYTES * before.total + sum(artifact_bytes(each, recipe.quantize) for each in shipped)
@@ -172,6 +161,20 @@ def estimate(
     shipping = made + sum(SHIP_MINUTES + scoring_seconds(each, data, train, evaluate) / 60 for each in scored)
     shipping += PROBES * SHIP_MINUTES * (recipe.prune is not None and recipe.prune.target_latency is not None)
     return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
+
+
+def lessons(model: Counted, result: Counted, data: DataFacts, recipe: Recipe, named: Sequence[Counted]) -> Lessons:
+    """Reckon what is asked of teachers. Arguments are those of `estimate`."""
+    language, distill = data.task == "causal-lm", recipe.distill
+    tokens = Tokens.of(packed(data, recipe) if language else data, recipe)
+    guide = _guide(model, distill, named)
+    return Lessons.of(recipe, tokens, model.shape, guide.shape, result.shape, language=language)
+
+
+def _guide(model: Counted, distill: Distill | None, named: Sequence[Counted]) -> Counted:
+    """Return the teacher that shows its insides: the dearest, where only named ones teach; which is found on validation."""
+    alone = distill is not None and distill.teachers.seeds == 0
+    return max(named, key=lambda each: each.active, default=model) if alone else model
 
 
 def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool) -> list[Counted]:
@@ -252,25 +255,6 @@ def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:
         return round(INT8_OVERHEAD * parameters.total)
     # Half a byte each, and a float32 scale a group.
     return round(INT8_OVERHEAD * (parameters.embedding + (0.5 + 4 / quantize.group_size) * parameters.other))
-
-
-def teacher_bytes(distill: Distill, teacher: Shape, student: Shape, taught: float, plain: float) -> int:
-    """Reckon what is known of a teacher in float16, of the phase that takes more. taught, plain: tokens of the two phases."""
-
-    def of_phase(tokens: float, hidden: bool, attention: bool) -> int:
-        states = (student.layers + 1) * hidden
-        if attention:
-            # Not whether heads can be compared: of named teachers, which may be the only ones, another counts.
-            auto = distill.attention_by == "auto"
-            form = attention_form("auto", student, teacher) if auto else distill.attention_by
-            states += 2 * student.layers if form == "scores" else 3
-        return round(2 * tokens * max(teacher.hidden, teacher.attended) * states)
-
-    weights, general = distill.weights(), distill.general
-    task = of_phase(taught, bool({"hidden", "embedding"} & set(weights)), "attention" in weights)
-    if general is None:
-        return task
-    return max(task, of_phase(plain, bool(general.hidden or general.embedding), bool(general.attention)))
 
 
 def planned_steps(recipe: Recipe, rows: int, unlabelled: int | None = None) -> int:
