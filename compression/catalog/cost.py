@@ -136,24 +136,27 @@ def estimate(
     # The headline as transformers artifacts, and its float32 weights in passing; a language model's cut beside it.
     disk += HELD_BYTES * (2 * before.total + after.total * language)
     # Calibration, sensitivities and the check of ranges are forward passes over a few hundred rows: left out.
-    # A training step costs three forward passes, one of 2 operations a parameter and token; a teacher one more, once.
+    # A training step costs three forward passes, one of 2 operations a parameter and token; a teacher one more, once, or in
+    # each epoch where what it says is not kept.
     forward, small = (2 * each.active * tokens for each in (model, result))
     more = taught / tokens
     qat = recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
     work = 3 * forward * (recipe.prepare.epochs * max(seeds, 1) + qat)
     if recipe.prune and recipe.prune.recovery:
-        work += 3 * small * recipe.prune.recovery.epochs + forward * recipe.prune.steps * recipe.recovers_by_teacher
+        work += 3 * small * recipe.prune.recovery.epochs + forward * (asked.recovery.passes if asked.recovery else 0)
     if recipe.prune and recipe.prune.sensitivity:
         work += forward / max(data.rows["train"], 1) * CURVE_ROWS * len(CURVE_RATIOS) * 3
     if recipe.distill:
         again = -(-recipe.distill.epochs // 2) if recipe.remedy == "apply" else 0
         others = 2 * sum(each.active for each in named) * tokens
         work += more * (3 * small * (recipe.distill.epochs + again) + forward * seeds + others)
+        if asked.task:  # each teacher is asked once, the one that shows its insides maybe again
+            work += more * 2 * guide_of(model, recipe, named).active * tokens * (asked.task.passes - 1)
         if recipe.distill.gate is not None:
             share = 2 * recipe.distill.gate.steps * train.batch * train.accumulate / max(data.rows["train"], 1)
             work += 3 * small * share
-        if recipe.distill.general:
-            work += plain / tokens * (3 * small * recipe.distill.general.epochs + forward)
+        if recipe.distill.general and asked.general:
+            work += plain / tokens * (3 * small * recipe.distill.general.epochs + forward * asked.general.passes)
     planned = planned_steps(recipe, data.rows["train"], data.rows.get("unlabelled"))
     work *= min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(work / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
@@ -165,15 +168,15 @@ def estimate(
 
 def lessons(model: Counted, result: Counted, data: DataFacts, recipe: Recipe, named: Sequence[Counted]) -> Lessons:
     """Reckon what is asked of teachers. Arguments are those of `estimate`."""
-    language, distill = data.task == "causal-lm", recipe.distill
+    language = data.task == "causal-lm"
     tokens = Tokens.of(packed(data, recipe) if language else data, recipe)
-    guide = _guide(model, distill, named)
+    guide = guide_of(model, recipe, named)
     return Lessons.of(recipe, tokens, model.shape, guide.shape, result.shape, language=language)
 
 
-def _guide(model: Counted, distill: Distill | None, named: Sequence[Counted]) -> Counted:
-    """Return the teacher that shows its insides: the dearest, where only named ones teach; which is found on validation."""
-    alone = distill is not None and distill.teachers.seeds == 0
+def guide_of(model: Counted, recipe: Recipe, named: Sequence[Counted]) -> Counted:
+    """Return the teacher that shows its insides; of named ones alone the dearest, for which it is shows on validation."""
+    alone = recipe.distill is not None and recipe.distill.teachers.seeds == 0
     return max(named, key=lambda each: each.active, default=model) if alone else model
 
 

@@ -14,6 +14,7 @@ from compression.catalog.cost import (
     Counted,
     Estimate,
     estimate,
+    lessons,
     planned_steps,
     scoring_seconds,
 )
@@ -22,6 +23,7 @@ from compression.catalog.lessons import check_cast, check_insides, check_one_tea
 from compression.catalog.reach import goes_past
 from compression.catalog.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.catalog.streaming import fits_a_graph, from_file_to_file, untrained, warning
+from compression.catalog.teaching import TEACHER_BYTES, Lessons
 from compression.catalog.tokens import TOKENS_A_WORD, packed
 from compression.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape
 from compression.recipe import AUGMENTED_TASKS, OF_EACH, Config, Evaluate, JobEvaluate, Prune, Recipe, Recovery, Task
@@ -31,6 +33,8 @@ DEEP = 0.4
 """A share of a decoder's parameters that is better cut in steps (Minitron, Muralidharan et al. 2024, cuts by half at most)."""
 MOST_STEPS = 20
 """As many cuts as a recipe may ask for."""
+SPILL_MARGIN = 1.2
+"""Of the disk that is proposed for a teacher's states, by what they are reckoned to take."""
 
 
 class Preflight(Config):
@@ -177,10 +181,12 @@ def preflight(
             remedy="Send a smaller model of the family.",
         )
     whole, *named = (_counted(each, each.shape, data, wanted) for each in (model, *teachers))
-    found = estimate(whole, _counted(student or model, shape, data, wanted), data, recipe, evaluate, named)
+    result = _counted(student or model, shape, data, wanted)
+    found = estimate(whole, result, data, recipe, evaluate, named)
     warnings = [*_warnings(model, data, recipe, before, after), *_unknown(family, model.shape, recipe.prune, count)]
     if recipe.prune is not None:
         warnings += goes_past(family, model.shape, recipe.prune, shape, count)
+    warnings += _asked_again(lessons(whole, result, data, recipe, named), recipe, data.task)
     warnings += _too_long(data, scoring_seconds(whole, data, recipe.train, evaluate))
     if streamed:
         found = from_file_to_file(found, model, before.total, recipe, data.task)
@@ -332,6 +338,23 @@ def _too_long(data: DataFacts, seconds: float) -> Iterator[str]:
             f"Scoring an artifact takes about {seconds / 60:.0f} minutes, and after {MEASURE_SECONDS / 60:.0f} it is given up: "
             f"the score would be not_measured; {fewer}."
         )
+
+
+def _asked_again(asked: Lessons, recipe: Recipe, task: Task) -> Iterator[str]:
+    """Say where a teacher is asked again in each epoch, and what keeps its states."""
+    unkept, distill = asked.unkept, recipe.distill
+    if unkept is None:
+        return
+    gib, remedy = unkept.bytes / 2**30, "send fewer texts, or distil too, which may keep them on the worker's disk"
+    if distill is not None:
+        # Tokens are reckoned of words or characters, and there may be more.
+        remedy = f"distill.spill_gib: {math.ceil(SPILL_MARGIN * gib)} keeps them on the worker's disk"
+        if task == "causal-lm" and unkept is asked.task and set(distill.weights()) <= {"soft", "hard"}:
+            remedy += ", and distill.kept its likeliest tokens alone"
+    yield (
+        f"The teacher's states take about {gib:.1f} GiB, and memory keeps {TEACHER_BYTES >> 30} of them at most: it is asked "
+        f"again in each epoch; {remedy}."
+    )
 
 
 def _too_deep(prune: Prune, left: float) -> Iterator[str]:

@@ -10,7 +10,18 @@ from compression.catalog import FAMILIES, HARNESS_BYTES, parameters_at, prefligh
 from compression.catalog.cost import Counted, artifacts, scoring_seconds
 from compression.errors import CompressionError, ConfigMismatch
 from compression.notes import better_note, row_notes
-from compression.recipe import PRESETS, Distill, Evaluate, LmEval, Prepare, Prune, Recipe, Targets, Train, preset
+from compression.recipe import (
+    PRESETS,
+    Distill,
+    Evaluate,
+    LmEval,
+    Prepare,
+    Prune,
+    Recipe,
+    Targets,
+    Train,
+    preset,
+)
 from compression.report import DataFacts, Experts, Latent, ModelFacts, Row, Score, Shape, Stage, ratios, shown
 from compression.verdicts import choose, judged, worse_than
 from tests.client.figures import row as of_accuracy
@@ -253,22 +264,6 @@ def test_what_is_kept_of_a_teacher_has_its_place_in_the_estimate() -> None:
     tokens = 781 * 512
     assert likeliest.disk_bytes - whole.disk_bytes == pytest.approx(258 * tokens, rel=1e-3)
     assert whole.memory_bytes - likeliest.memory_bytes == pytest.approx(1.1 * 2 * 576 * tokens, rel=1e-3)
-
-
-def of_characters(train: int) -> DataFacts:
-    return DATA.model_copy(update={"characters": {**DATA.characters, "train": train}})
-
-
-def test_states_of_a_teacher_are_in_memory_where_all_of_them_fit() -> None:
-    recipe = preset("language", "causal-lm")
-    few, most, more = (preflight(MODEL, of_characters(10**6 * n), recipe, Evaluate()).estimate for n in (1, 7, 8))
-    assert most.memory_bytes - few.memory_bytes == pytest.approx(1.1 * 2 * 576 * 6e6 / 4, rel=1e-3)
-    assert few.memory_bytes - more.memory_bytes == pytest.approx(1.1 * 2 * 576 * 1e6 / 4, rel=1e-3)  # nothing of 2.3 GB
-    assert recipe.distill is not None
-    spilling = recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"spill_gib": 3.0})})
-    spilled = preflight(MODEL, of_characters(8 * 10**6), spilling, Evaluate()).estimate
-    assert spilled.memory_bytes == more.memory_bytes
-    assert spilled.disk_bytes - more.disk_bytes == pytest.approx(2 * 576 * 8e6 / 4, rel=1e-3)
 
 
 @pytest.mark.parametrize(
