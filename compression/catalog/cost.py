@@ -175,7 +175,7 @@ def lessons(model: Counted, result: Counted, data: DataFacts, recipe: Recipe, na
 
 
 def guide_of(model: Counted, recipe: Recipe, named: Sequence[Counted]) -> Counted:
-    """Return the teacher that shows its insides; of named ones alone the dearest, for which it is shows on validation."""
+    """Return the teacher that shows its insides. Where named ones alone teach, validation chooses: here it is the dearest."""
     alone = recipe.distill is not None and recipe.distill.teachers.seeds == 0
     return max(named, key=lambda each: each.active, default=model) if alone else model
 
