@@ -309,9 +309,10 @@ def test_a_model_three_times_the_memory_is_quantized_under_a_real_limit(tmp_path
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
 def test_a_model_three_times_the_memory_is_cut_under_a_real_limit(tmp_path: Path) -> None:
-    room = 48 << 20
+    # Two layers take half of it; how the allocator lays out what it has freed differs from run to run.
+    room = 76 << 20
     widths = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "head_dim": 64}
-    model = model_into(tmp_path / "model", num_hidden_layers=22, **widths)
+    model = model_into(tmp_path / "model", num_hidden_layers=32, **widths)
     assert size_of(model) > 3 * room
     prune = {"ratio": {"ffn": 0.5, "heads": 0.5}, "multiple": 8, "calibration_rows": 16}
     report = under_limit(model, room, tmp_path, {**ONLY_QUANTIZE, "prune": prune})
