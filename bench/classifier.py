@@ -1,10 +1,10 @@
 """`python -m bench classifier --data FOLDER`: a language model made a classifier of one GLUE task, and cut by about a third.
 
 One job of the engine, in a folder that it goes on from: the decoder is given a head and tuned, its feed-forward units are cut
-as the preset `language` cuts them, and what is left learns from the tuned one. The set is prepared as bench/article does: test
-is not seen by any choice, and MRPC is judged by the mean of accuracy and F1. Below the table stands the share of the baseline's
-score that the last stage keeps, of both ONNX files as stock ONNX Runtime reads them, with its 95 % interval by a paired
-bootstrap over test rows (bench/article/statistics.py): it is one seed's.
+as the preset `language` cuts them, what is left is solved by least squares, and learns from the tuned one. The set is prepared
+as bench/article does: test is not seen by any choice, and MRPC is judged by the mean of accuracy and F1. Below the table stands
+the share of the baseline's score that the last stage keeps, of both ONNX files as stock ONNX Runtime reads them, with its 95 %
+interval by a paired bootstrap over test rows (bench/article/statistics.py): it is one seed's.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder of copies of the GLUE sets; without it they come from the hub")
     parser.add_argument("--set", default="sst2", choices=list(glue.SETS))
     parser.add_argument("--rows", type=int, default=8000, help="of train, validation included")
-    parser.add_argument("--epochs", type=int, nargs=2, default=(2, 3), help="of tuning and of distillation")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(2, 5), help="of tuning and of distillation")
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache/bench-classifier", help="where runs are kept")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="of training; all cores by default")
@@ -65,8 +65,10 @@ def share(run: engine.Run, name: str, test: Path) -> str:
 def recipe_of(*, tuned: int, distilled: int, seed: int) -> Recipe:
     """Return the cut of the preset for language models, with a classifier's training around it. tuned, distilled: epochs."""
     whole = preset("language", "causal-lm")
+    assert whole.prune is not None
     return whole.model_copy(
         update={
+            "prune": whole.prune.model_copy(update={"reconstruct": True}),
             "prepare": Prepare(epochs=tuned, rate=3e-5),
             "distill": Distill(epochs=distilled, rate=1e-4, hidden=1.0),
             "train": Train(batch=16, max_length=128, seed=seed),
