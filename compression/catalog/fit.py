@@ -22,7 +22,7 @@ from compression.catalog.families import FAMILIES, Family, check_served
 from compression.catalog.lessons import check_cast, check_insides, check_one_teacher, check_teacher
 from compression.catalog.reach import goes_past
 from compression.catalog.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
-from compression.catalog.streaming import fits_a_graph, from_file_to_file, untrained, warning
+from compression.catalog.streaming import fits_a_graph, from_file_to_file, solved, untrained, warning
 from compression.catalog.teaching import TEACHER_BYTES, Lessons
 from compression.catalog.tokens import TOKENS_A_WORD, packed
 from compression.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape
@@ -173,7 +173,8 @@ def preflight(
     if recipe.distill is not None and student is None and baseline_shows:
         cut = deepest_shape(family, model.shape, recipe.prune) if recipe.prune and recipe.prune.target_latency else shape
         check_insides(recipe.distill, cut, model.shape)  # whose tokens named teachers have is found when they are opened
-    streamed = family.decodes and untrained(recipe) and has_head(model, data.task)
+    may_stream = family.decodes and has_head(model, data.task)
+    streamed = may_stream and untrained(recipe)
     if not fits_a_graph(before.total) and data.task != "causal-lm" and not streamed:  # whose artifacts are checkpoints
         raise UnsupportedShape(
             f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
@@ -191,6 +192,13 @@ def preflight(
     if streamed:
         found = from_file_to_file(found, model, before.total, recipe, data.task)
         warnings.append(warning(before.total, data.task))
+    elif may_stream and (plain := solved(recipe)) is not None:
+        less = from_file_to_file(found, model, before.total, plain, data.task).memory_bytes
+        if less < found.memory_bytes:
+            warnings.append(
+                f"Least squares after the cut take the whole model in memory, about {found.memory_bytes:,} bytes: with "
+                f"prune.reconstruct: false it goes from file to file, in {less:,}."
+            )
     if evaluate.lm_eval is not None:
         unknown = "lm-eval's tasks take time that the forecast does not know."
         warnings.append("lm-eval's tasks will not be asked of a model that goes from file to file." if streamed else unknown)

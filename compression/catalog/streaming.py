@@ -44,6 +44,14 @@ def untrained(recipe: Recipe) -> bool:
     )
 
 
+def solved(recipe: Recipe) -> Recipe | None:
+    """Return the recipe without the least squares after its cut, where they alone keep a model from going from file to file."""
+    if recipe.prune is None or not recipe.prune.reconstruct:
+        return None
+    plain = recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"reconstruct": False})})
+    return plain if untrained(plain) else None
+
+
 def _cuts_at_once(prune: Prune) -> bool:
     return (
         prune.recovery is None

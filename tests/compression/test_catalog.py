@@ -406,3 +406,11 @@ def test_a_decoder_that_nobody_trains_asks_a_worker_for_little_memory() -> None:
     facts = model.model_copy(update={"shape": small, "parameters": decoder_parameters("llama", small, outputs=2)})
     plan = preflight(facts, DATA, only_quantize, Evaluate())
     assert any(warning.startswith("Where a worker has less than") for warning in plan.warnings)
+    # Least squares need it whole; what it takes without them is said.
+    middle = small.model_copy(update={"layers": 16, "hidden": 1536, "ffn": 4096})
+    facts = model.model_copy(update={"shape": middle, "parameters": decoder_parameters("llama", middle, outputs=2)})
+    solving = cut.model_copy(update={"prune": Prune(ratio={"ffn": 0.3}, reconstruct=True)})
+    whole, plain = (preflight(facts, DATA, each, Evaluate()) for each in (solving, cut))
+    assert plain.estimate.memory_bytes < whole.estimate.memory_bytes
+    told = f"prune.reconstruct: false it goes from file to file, in {plain.estimate.memory_bytes:,}."
+    assert [told in "".join(each.warnings) for each in (whole, plain)] == [True, False]
