@@ -65,10 +65,8 @@ def share(run: engine.Run, name: str, test: Path) -> str:
 def recipe_of(*, tuned: int, distilled: int, seed: int) -> Recipe:
     """Return the cut of the preset for language models, with a classifier's training around it. tuned, distilled: epochs."""
     whole = preset("language", "causal-lm")
-    assert whole.prune is not None
     return whole.model_copy(
         update={
-            "prune": whole.prune.model_copy(update={"reconstruct": True}),
             "prepare": Prepare(epochs=tuned, rate=3e-5),
             "distill": Distill(epochs=distilled, rate=1e-4, hidden=1.0),
             "train": Train(batch=16, max_length=128, seed=seed),

@@ -85,7 +85,7 @@ def test_axes_follow_from_a_ratio_that_names_them_anew(changes: dict[str, Any], 
     assert list(recipe.prune.axes) == axes
     asked = changes["prune"]["ratio"]
     assert recipe.prune.ratios["layers"] == 0.5 if isinstance(asked, dict) else recipe.prune.ratio == asked
-    assert recipe.prune.reconstruct == (changes["preset"] != "language")
+    assert recipe.prune.reconstruct
     assert (recipe.distill is None) == ("distill" in changes)
 
 
