@@ -48,7 +48,7 @@ PRESETS: dict[str, tuple[Recipe, str]] = {
     "quick": (QUICK, "Minutes on a CPU."),
     "language": (
         LANGUAGE,
-        "For causal-lm: 55 % of the feed-forward units go, least squares, then the teacher's next tokens alone (Minitron).",
+        "For causal-lm: 55 % of the feed-forward units go, least squares, then the teacher's next tokens.",
     ),
 }
 """Name → (recipe, one line on when to choose it)."""
