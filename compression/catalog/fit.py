@@ -22,7 +22,7 @@ from compression.catalog.families import FAMILIES, Family, check_served
 from compression.catalog.lessons import check_cast, check_insides, check_one_teacher, check_teacher
 from compression.catalog.reach import goes_past
 from compression.catalog.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
-from compression.catalog.streaming import fits_a_graph, from_file_to_file, solved, untrained, warning
+from compression.catalog.streaming import fits_a_graph, from_file_to_file, untrained, warning, without_solving
 from compression.catalog.teaching import TEACHER_BYTES, Lessons
 from compression.catalog.tokens import TOKENS_A_WORD, packed
 from compression.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape
@@ -192,7 +192,7 @@ def preflight(
     if streamed:
         found = from_file_to_file(found, model, before.total, recipe, data.task)
         warnings.append(warning(before.total, data.task))
-    elif may_stream and (plain := solved(recipe)) is not None:
+    elif may_stream and (plain := without_solving(recipe)) is not None:
         less = from_file_to_file(found, model, before.total, plain, data.task).memory_bytes
         if less < found.memory_bytes:
             warnings.append(

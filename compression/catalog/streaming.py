@@ -44,7 +44,7 @@ def untrained(recipe: Recipe) -> bool:
     )
 
 
-def solved(recipe: Recipe) -> Recipe | None:
+def without_solving(recipe: Recipe) -> Recipe | None:
     """Return the recipe without the least squares after its cut, where they alone keep a model from going from file to file."""
     if recipe.prune is None or not recipe.prune.reconstruct:
         return None

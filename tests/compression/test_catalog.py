@@ -32,7 +32,6 @@ from compression.recipe import (
     Prune,
     Quantize,
     Recipe,
-    Recovery,
     Synonyms,
     TargetLatency,
     Task,
@@ -369,48 +368,3 @@ def test_several_datasets_share_the_limits_of_training() -> None:
     alone = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(max_steps=50)}), Evaluate())
     found = preflight_several(MODEL, {"a": DATA, "b": DATA}, recipe, Evaluate())
     assert found.estimate.minutes == pytest.approx(2 * alone.estimate.minutes, abs=0.11)
-
-
-def test_a_decoder_that_nobody_trains_asks_a_worker_for_little_memory() -> None:
-    shape = Shape(layers=32, hidden=4096, heads=32, ffn=14336, vocabulary=128256, groups=8, head_size=128)
-    parameters = decoder_parameters("llama", shape, outputs=2)
-    model = ModelFacts(
-        family="llama",
-        architecture="LlamaForSequenceClassification",
-        shape=shape,
-        max_positions=8192,
-        parameters=parameters,
-        labels=("negative", "positive"),
-        dtype="bfloat16",
-        bytes=2 * parameters.total,
-    )
-    only_quantize = Recipe(prepare=Prepare(epochs=0), prune=None, distill=None)
-    plan = preflight(model, DATA, only_quantize, Evaluate())
-    assert plan.estimate.memory_bytes < 2 << 30 < model.bytes
-    assert 3 * parameters.total < plan.estimate.disk_bytes < 4 * parameters.total  # in 16 bits, and int8
-    assert any("from file to file" in warning for warning in plan.warnings)
-    cut = only_quantize.model_copy(update={"prune": Prune(ratio={"ffn": 0.3})})
-    # What is cut of float32 lies there in all its digits until its integers are made, beside the form in 16 bits.
-    precise = model.model_copy(update={"dtype": "float32", "bytes": 4 * parameters.total})
-    one, other = (preflight(each, DATA, cut, Evaluate()).estimate.disk_bytes for each in (model, precise))
-    assert other - one == 2 * 2 * parameters.total + 2 * parameters.total
-    assert plan.estimate.memory_bytes < preflight(model, DATA, cut, Evaluate()).estimate.memory_bytes < 8 << 30
-    for trained in (
-        only_quantize.model_copy(update={"prepare": Prepare(epochs=1)}),
-        only_quantize.model_copy(update={"prune": Prune(recovery=Recovery(epochs=1))}),
-        only_quantize.model_copy(update={"quantize": Quantize(scheme="static-int8")}),
-    ):
-        with pytest.raises(UnsupportedShape, match="ONNX"):
-            preflight(model, DATA, trained, Evaluate())
-    small = shape.model_copy(update={"layers": 2, "hidden": 512, "heads": 4, "groups": 4, "ffn": 1024, "vocabulary": 32000})
-    facts = model.model_copy(update={"shape": small, "parameters": decoder_parameters("llama", small, outputs=2)})
-    plan = preflight(facts, DATA, only_quantize, Evaluate())
-    assert any(warning.startswith("Where a worker has less than") for warning in plan.warnings)
-    # Least squares need it whole; what it takes without them is said.
-    middle = small.model_copy(update={"layers": 16, "hidden": 1536, "ffn": 4096})
-    facts = model.model_copy(update={"shape": middle, "parameters": decoder_parameters("llama", middle, outputs=2)})
-    solving = cut.model_copy(update={"prune": Prune(ratio={"ffn": 0.3}, reconstruct=True)})
-    whole, plain = (preflight(facts, DATA, each, Evaluate()) for each in (solving, cut))
-    assert plain.estimate.memory_bytes < whole.estimate.memory_bytes
-    told = f"prune.reconstruct: false it goes from file to file, in {plain.estimate.memory_bytes:,}."
-    assert [told in "".join(each.warnings) for each in (whole, plain)] == [True, False]
