@@ -66,7 +66,8 @@ def _is_same(path: Path, spec: Spec) -> bool:
         found = Spec.model_validate_json(path.read_bytes())
     except ValidationError:
         return False
-    return found.model_copy(update={"threads": spec.threads}) == spec
+    # As they are written: a field may hold one of a kind of what is read again (`Evaluate` where a job has its own).
+    return found.model_copy(update={"threads": spec.threads}).model_dump() == spec.model_dump()
 
 
 def _attempt(folder: Path) -> None:
@@ -78,7 +79,7 @@ def _attempt(folder: Path) -> None:
         facts = json.loads(facts_path.read_text("utf-8"))
     before, started = facts["seconds"], time.monotonic()
     command = [sys.executable, "-m", "compression", "run", str(folder / "spec.json")]
-    with (folder / "log").open("ab") as log, (folder / "events.jsonl").open("ab") as events:
+    with (folder / "log").open("ab") as log, (folder / "events.jsonl").open("ab", buffering=0) as events:
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as engine:
             assert engine.stdout is not None
             for line in engine.stdout:
