@@ -1,12 +1,56 @@
-"""A run of the engine is found again by what it was asked for."""
+"""A run of the bench is taken up only by the same run, and found again by what it was asked for."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import engine
 from bench.language.__main__ import recipe_of
-from compression.recipe import Data, Evaluate, Spec
+from compression.recipe import Data, Evaluate, Prune, Recipe, Spec
+
+SPEC: dict[str, Any] = {"model": "model", "data": Data(format="jsonl", splits={"train": ("a",)}), "recipe": Recipe()}
+
+
+@pytest.fixture
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as a finished run leaves it; whatever runs again stops at once."""
+
+    def stopped(folder: Path) -> None:
+        raise InterruptedError(folder)
+
+    monkeypatch.setattr(engine, "_attempt", stopped)
+    folder = tmp_path / "run"
+    with pytest.raises(InterruptedError):
+        engine.run(folder, SPEC)
+    (folder / "done.json").write_text(json.dumps({"validation": {}, "seconds": 1.0}))
+    return folder
+
+
+def test_another_recipes_run_is_not_taken_for_it(finished: Path) -> None:
+    with pytest.raises(InterruptedError):
+        engine.run(finished, {**SPEC, "recipe": Recipe(prune=Prune(ratio=0.5))})
+    assert not (finished / "done.json").exists()
+    assert json.loads((finished / "spec.json").read_text())["recipe"]["prune"]["ratio"] == 0.5
+
+
+def test_the_same_run_is_known_by_what_it_asks_and_not_by_how_its_file_says_it(finished: Path) -> None:
+    said = json.loads((finished / "spec.json").read_text())
+    del said["recipe"]["distill"]["spill_gib"]  # as a version wrote it that had no such key
+    (finished / "spec.json").write_text(json.dumps({**said, "threads": 1}))
+    with pytest.raises(FileNotFoundError, match=r"report\.json"):  # it is done: what is read next is the report
+        engine.run(finished, {**SPEC, "threads": 2})
+    assert (finished / "done.json").exists()
+
+
+def test_a_run_begins_with_what_another_kept(finished: Path, tmp_path: Path) -> None:
+    (finished / "kept" / "quantized").mkdir()
+    (finished / "kept" / "quantized" / "state.json").write_text("{}")
+    with pytest.raises(InterruptedError):
+        engine.run(tmp_path / "other", {**SPEC, "recipe": Recipe(distill=None)}, after=finished)
+    assert (tmp_path / "other" / "kept" / "quantized" / "state.json").is_file()
+    assert (finished / "kept" / "quantized" / "state.json").is_file()
 
 
 @pytest.mark.parametrize(("epochs", "same"), [(1, True), (2, False)])
