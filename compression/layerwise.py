@@ -101,13 +101,25 @@ class Layerwise:
 
     @torch.no_grad()
     def logits(self, batches: Sequence[Batch], spill: Path) -> list[Tensor]:
-        """Ask a language model. -> of each batch the logits of its real tokens, (tokens, vocabulary). spill: as above."""
+        """Ask the model. spill: as above.
+
+        -> of each batch a language model's logits of its real tokens, (tokens, vocabulary), or a classifier's of its rows,
+        (rows, labels), which are those of a row's last token that is not padding, as stock code has it.
+        """
         states: list[Tensor] = []
         for _, _, said in self._through(batches, spill, lambda _: None):
             states = said
-        head = next(name for name, module in self.model.named_modules() if module is self.model.get_output_embeddings())
+        out = self.model.get_output_embeddings() or self.family.head(self.model).out
+        head = next(name for name, module in self.model.named_modules() if module is out)
+        asked = self._last if self.model.get_output_embeddings() is None else (lambda batch: batch.mask.bool())
         with self.filled(head) as last:
-            return [last(each[batch.mask.bool()]) for batch, each in zip(batches, states, strict=True)]
+            return [last(each[asked(batch)]) for batch, each in zip(batches, states, strict=True)]
+
+    def _last(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        padding = self.model.config.pad_token_id
+        places = torch.arange(batch.ids.shape[1])
+        real = places if padding is None else places * (batch.ids != padding)
+        return torch.arange(len(batch.ids)), real.expand_as(batch.ids).argmax(dim=1)
 
     @torch.no_grad()
     def _through(

@@ -26,6 +26,7 @@ from compression.process import private_channel
 from compression.recipe import Config, Evaluate, Task
 from compression.report import Latency, NotMeasured, Score
 from compression.runtimes.decoder import Decoder, pieces
+from compression.runtimes.onnx import FILE as ONNX_FILE
 from compression.runtimes.runner import (
     Batch,
     Kind,
@@ -59,7 +60,7 @@ class MeasureSpec(Config):
     version: Literal[1] = 1
     kind: Kind
     folder: Annotated[str, Field(description="The artifact that is measured.")]
-    baseline: Annotated[str | None, Field(description="Folder of the ONNX artifact that latency is held against.")] = None
+    baseline: Annotated[str | None, Field(description="Folder of what latency is held against.")] = None
     task: Task
     labels: Annotated[tuple[str, ...], Field(description="In the order of the outputs; none where the task has none.")]
     test_rows: Annotated[str | None, Field(description="JSONL of rows as `scoring` reads them; null takes no score.")] = None
@@ -112,14 +113,12 @@ def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
                 latency = generating.time_both(runner, against, example.input_ids, threads=threads, seconds=seconds)
             else:
                 latency = time_both(runner, against, example, threads=threads, seconds=seconds)
-    elif spec.task == "causal-lm":
-        latency = NotMeasured(
-            not_measured="A language model is timed in ONNX Runtime alone, and this is a checkpoint of PyTorch."
-        )
-    else:
+    elif spec.task != "causal-lm" and spec.baseline is not None and (Path(spec.baseline) / ONNX_FILE).is_file():
         latency = NotMeasured(
             not_measured="The baseline runs in ONNX Runtime and this checkpoint in PyTorch: their ratio would compare runtimes."
         )
+    else:
+        latency = NotMeasured(not_measured="Models are timed in ONNX Runtime alone, and this is a checkpoint of PyTorch.")
     if unfold := getattr(runner, "unfold_tables", None):
         unfold()
     score: Score | NotMeasured = NotMeasured(not_measured="No test rows were given.")

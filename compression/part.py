@@ -19,7 +19,7 @@ from compression.checkpoint import Checkpoint, Fingerprints, Unusable
 from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec, UnreadableData
 from compression.export.artifact import Shipped, precision_of, ship, timed
-from compression.export.decoder import hindrance
+from compression.export.onnx import hindered
 from compression.language.tested import check_texts, tested
 from compression.notes import row_notes
 from compression.origin import Origin
@@ -48,8 +48,8 @@ AFTER_CUT: tuple[Stage, ...] = ("pruned", "distilled")
 class Part:
     """A dataset, the state of its model between stages, and its own rows so far.
 
-    evaluate: what the job asks for this dataset, with the window that it leaves open; scored: the rows of test that are scored,
-    None where all are.
+    evaluate: what the job asks for this dataset, with the window that it leaves open; kind: as what the model is shipped and
+    measured after each stage; scored: the rows of test that are scored, None where all are.
     """
 
     spec: Spec
@@ -61,6 +61,7 @@ class Part:
     max_length: int
     state: State
     evaluate: Evaluate
+    kind: Kind
     scored: list[int] | None = None
     fingerprints: Fingerprints = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
@@ -112,11 +113,11 @@ class Part:
             evaluate = evaluate.model_copy(update={"window": evaluate.window or length})
             if (evaluate.window or 0) > positions:
                 raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.window")
-            if (unknown := hindrance(model.config)) is not None:
-                notes.append(f"There is no ONNX file, and speeds are not measured: {unknown}.")
-                if recipe.prune is not None and recipe.prune.target_latency is not None:
-                    cause = f"nothing but an ONNX file is timed, and none can be written: {unknown}"
-                    raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
+        if (unknown := hindered(model, asked.task)) is not None:
+            notes.append(f"There is no ONNX file, and speeds are not measured: {unknown}.")
+            if recipe.prune is not None and recipe.prune.target_latency is not None:
+                cause = f"nothing but an ONNX file is timed, and none can be written: {unknown}"
+                raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
         task = tasks.of(asked.task, dataset.labels, evaluate)
         reading, own = Reading(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
         scored: list[int] | None = None
@@ -167,7 +168,8 @@ class Part:
             memory=spec.memory_bytes,
             notes=notes,
         )
-        part = cls(spec, asked, base, output, dataset, tokenizer, length, state, evaluate, scored)
+        kind: Kind = "onnx" if unknown is None else "transformers"
+        part = cls(spec, asked, base, output, dataset, tokenizer, length, state, evaluate, kind, scored)
         state.timed = part.timed
         part.write_test_rows()
         return part
@@ -209,11 +211,6 @@ class Part:
         if self.scored is not None:
             rows = [rows[number] for number in self.scored]
         durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in rows))
-
-    @property
-    def kind(self) -> Kind:
-        """Say as what the model is shipped and measured after each stage."""
-        return "transformers" if self.task == "causal-lm" and hindrance(self.state.model.config) else "onnx"
 
     def take_up(self, folder: Path, done: Checkpoint, beginning: Path) -> None:
         """Go on from a stage that is done: its rows, its model and its teacher. Raises Unusable, and changes nothing.

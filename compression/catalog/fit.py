@@ -175,7 +175,7 @@ def preflight(
         check_insides(recipe.distill, cut, model.shape)  # whose tokens named teachers have is found when they are opened
     may_stream = family.decodes and has_head(model, data.task)
     streamed = may_stream and untrained(recipe)
-    if not fits_a_graph(before.total) and data.task != "causal-lm" and not streamed:  # whose artifacts are checkpoints
+    if not fits_a_graph(before.total) and not family.decodes:  # whose weights lie beside their graph
         raise UnsupportedShape(
             f"{before.total:,} parameters in float32 do not fit into an ONNX file, which holds 2 GiB",
             param="config.json",
@@ -190,10 +190,10 @@ def preflight(
     warnings += _asked_again(lessons(whole, result, data, recipe, named), recipe, data.task)
     warnings += _too_long(data, scoring_seconds(whole, data, recipe.train, evaluate))
     if streamed:
-        found = from_file_to_file(found, model, before.total, recipe, data.task)
-        warnings.append(warning(before.total, data.task))
+        found = from_file_to_file(found, model, before.total, recipe)
+        warnings.append(warning(before.total))
     elif may_stream and (plain := without_solving(recipe)) is not None:
-        less = from_file_to_file(found, model, before.total, plain, data.task).memory_bytes
+        less = from_file_to_file(found, model, before.total, plain).memory_bytes
         if less < found.memory_bytes:
             warnings.append(
                 f"Least squares after the cut take the whole model in memory, about {found.memory_bytes:,} bytes: with "

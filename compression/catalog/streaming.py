@@ -12,7 +12,7 @@ from compression.catalog.cost import (
     UNTRAINED_BYTES,
     Estimate,
 )
-from compression.recipe import Prune, Recipe, Task
+from compression.recipe import Prune, Recipe
 from compression.recipe.base import StreamedScheme
 from compression.report import ModelFacts, Shape
 
@@ -69,7 +69,7 @@ def whole_bytes(parameters: int) -> int:
 
 
 def fits_a_graph(parameters: int) -> bool:
-    """Say whether the float32 baseline fits into an ONNX file of one piece."""
+    """Say whether the float32 baseline fits into an ONNX file of one piece, as those are that are traced."""
     return HELD_BYTES * parameters < LARGEST_GRAPH
 
 
@@ -85,38 +85,35 @@ def layered_bytes(shape: Shape, parameters: int, recipe: Recipe) -> int:
     return HELD_BYTES * max(2 * layer, table) + min(states_bytes(shape, recipe), HELD_BYTES * layer)
 
 
-def may_be_whole(parameters: int, task: Task) -> bool:
-    """Say whether a job without training has its model in memory where a worker has enough. Language models need no graph."""
-    return whole_bytes(parameters) <= LARGEST_WHOLE and (task == "causal-lm" or fits_a_graph(parameters))
+def may_be_whole(parameters: int) -> bool:
+    """Say whether a job without training has its model in memory where a worker has enough."""
+    return whole_bytes(parameters) <= LARGEST_WHOLE
 
 
-def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recipe: Recipe, task: Task) -> Estimate:
+def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recipe: Recipe) -> Estimate:
     """Reckon a job without training, of a decoder. whole: what it takes with its model in memory, where there is so much."""
     needed = STREAMED_BYTES + (layered_bytes(model.shape, parameters, recipe) if recipe.prune is not None else 0)
     memory = min(whole.memory_bytes, needed)
-    if may_be_whole(parameters, task):
+    if may_be_whole(parameters):
         return whole.model_copy(update={"memory_bytes": memory})
-    # The checkpoint as it was sent, unpacked where it was a GGUF file, and its integers, in ONNX too of a language model; and
-    # the same of what a cut leaves.
-    integers = round(INT8_OVERHEAD * parameters) * (1 + (task == "causal-lm"))
+    # The checkpoint as it was sent, unpacked where it was a GGUF file, and its integers, in ONNX too; and the same of what a
+    # cut leaves.
+    integers = 2 * round(INT8_OVERHEAD * parameters)
     one = model.bytes + HELD_BYTES * parameters * (model.dtype not in FLOATS) + integers
     disk = one * (1 + (recipe.prune is not None)) + states_bytes(model.shape, recipe)
     if recipe.prune is not None and model.dtype not in ("bfloat16", "float16"):
         disk += 2 * parameters  # what is cut lies there in 16 bits, and until its integers are made in all its digits too
-    passes = 1 + (recipe.prune is not None)
-    passes += passes * (task == "causal-lm")  # in ONNX too
+    passes = 2 * (1 + (recipe.prune is not None))  # in ONNX too
     minutes = round(passes * parameters / STREAMED_ELEMENTS / 60, 1)
     return Estimate(memory_bytes=memory, disk_bytes=disk + 4 * ARTIFACT_EXTRAS, minutes=minutes)
 
 
-def warning(parameters: int, task: Task) -> str:
+def warning(parameters: int) -> str:
     """Say before a job what going from file to file means for it."""
     when = "Being so large"
-    if may_be_whole(parameters, task):
+    if may_be_whole(parameters):
         when = f"Where a worker has less than {whole_bytes(parameters):,} bytes of memory"
-    if task == "causal-lm":
-        return f"{when}, the model goes from file to file: ONNX files, times and scores are only of what still fits memory."
-    return f"{when}, the model goes from file to file: without an ONNX artifact, and scored where its checkpoints fit memory."
+    return f"{when}, the model goes from file to file: ONNX files, times and scores are only of what still fits memory."
 
 
 def opened_bytes(file: int, table: int) -> int:

@@ -139,7 +139,7 @@ def ship(
             precision=precision,
             files=files,
             score=found.score,
-            opens_with=opens_with(kind, precision, task),
+            opens_with=opens_with(kind, precision, task, beside=len(weights) > 1),
         ),
         size=size,
         latency=found.latency,

@@ -55,7 +55,7 @@ def gpt2_states(body: Body) -> str:
     """GPT-2: LayerNorm, a table of positions, queries, keys and values from one matrix."""
     config = body.config
     stack: Any = body.model.base_model
-    places = body.node("Reshape", "position_ids", body.numbers(-1))
+    places = body.node("Reshape", body.places, body.numbers(-1))
     x = body.node("Add", body.look_up(body.ids, stack.wte), body.look_up(places, stack.wpe))
     heads = config.num_attention_heads
     size = config.hidden_size // heads

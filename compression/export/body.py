@@ -48,6 +48,7 @@ class Body(Nodes):
         self.ids = self.node("Reshape", "input_ids", self.numbers(-1))
         self._sizes = self.node("Shape", "input_ids")
         self._total = self.node("Shape", "attention_mask", start=1, end=2)
+        self.places = "position_ids"
 
     def constant(self, name: str, value: Array) -> str:
         """Make `value` an initializer, once a name; large ones go to the file beside the graph."""
@@ -189,7 +190,7 @@ class Body(Nodes):
         return self._tables[name]
 
     def logits(self, states: str) -> None:
-        """Write the head over states (rows, channels), and what the graph answers."""
+        """Write the head over states (b × s, channels), and what the graph answers."""
         head = self.model.get_output_embeddings()
         scheme = None if self.simulation is None else self.simulation.scheme
         if not self.tied():
@@ -230,10 +231,7 @@ class Body(Nodes):
         size. window: how many tokens, itself included, a token sees, None for all before it.
         """
         heads, groups, size, value_size = sizes
-        past, number = f"past_key_values.{len(self._caches)}", len(self._caches)
-        self._caches.append((groups, size, value_size))
-        keys = self.node("Concat", f"{past}.key", key, axis=2, output=f"present.{number}.key")
-        values = self.node("Concat", f"{past}.value", value, axis=2, output=f"present.{number}.value")
+        keys, values = self.remembered(key, value, (groups, size, value_size))
         # Query heads of a group lie behind each other, so that keys and values need no copy for each.
         each = heads // groups
         together = self.node("Reshape", query, self.numbers(0, groups, -1, size)) if each > 1 else query
@@ -257,6 +255,13 @@ class Body(Nodes):
             )
             found = self.node("Reshape", found, shape)
         return self.node("Reshape", self.node("Transpose", found, perm=[0, 2, 1, 3]), self.numbers(-1, heads * value_size))
+
+    def remembered(self, key: str, value: str, sizes: tuple[int, int, int]) -> tuple[str, str]:
+        """Put a layer's new keys and values behind those that are cached, for the next. sizes: groups, size, value size."""
+        past, number = f"past_key_values.{len(self._caches)}", len(self._caches)
+        self._caches.append(sizes)
+        keys = self.node("Concat", f"{past}.key", key, axis=2, output=f"present.{number}.key")
+        return keys, self.node("Concat", f"{past}.value", value, axis=2, output=f"present.{number}.value")
 
     def _size(self, at: int) -> str:
         return self.once(("size", at), lambda: self.node("Gather", self._sizes, self.numbers(at)))
@@ -284,7 +289,7 @@ class Body(Nodes):
         """Write cosines and sines of all positions' angles, (b, 1, s, frequencies) each. frequencies: radians a position."""
 
         def angles() -> str:
-            places = self.node("Cast", self.node("Unsqueeze", "position_ids", self.numbers(1, 3)), to=TensorProto.FLOAT)
+            places = self.node("Cast", self.node("Unsqueeze", self.places, self.numbers(1, 3)), to=TensorProto.FLOAT)
             return self.node("Mul", places, self.constant("rotary.frequencies", frequencies.float().numpy()))
 
         angle = self.once(("angles",), angles)
@@ -296,8 +301,8 @@ class Body(Nodes):
 
     # The whole.
 
-    def proto(self) -> onnx.ModelProto:
-        """Put all together."""
+    def interface(self) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
+        """Return what the graph is given, and what it answers."""
         whole, real = TensorProto.INT64, TensorProto.FLOAT
         inputs = [
             helper.make_tensor_value_info("input_ids", whole, [BATCH, SEQUENCE]),
@@ -310,6 +315,11 @@ class Body(Nodes):
                 name = f"{number}.{part}"
                 inputs.append(helper.make_tensor_value_info(f"past_key_values.{name}", real, [BATCH, groups, PAST, width]))
                 outputs.append(helper.make_tensor_value_info(f"present.{name}", real, [BATCH, groups, TOTAL, width]))
+        return inputs, outputs
+
+    def proto(self) -> onnx.ModelProto:
+        """Put all together."""
+        inputs, outputs = self.interface()
         graph = helper.make_graph(self.nodes, "decoder", inputs, outputs, list(self.initializers.values()))
         opsets = [helper.make_opsetid("", OPSET)]
         if any(node.domain == MICROSOFT for node in self.nodes):

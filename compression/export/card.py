@@ -12,12 +12,11 @@ from compression.runtimes.runner import Kind
 from compression.scoring.questions import overlap_of
 
 
-def opens_with(kind: Kind, precision: str, task: Task) -> str:
-    """Name the stock tool and call that open an artifact."""
-    if kind == "onnx" and task == "causal-lm":
-        return "onnxruntime.InferenceSession('model.onnx'), which reads model.onnx_data beside it"
+def opens_with(kind: Kind, precision: str, task: Task, *, beside: bool = False) -> str:
+    """Name the stock tool and call that open an artifact. beside: whether an ONNX file's weights lie in another."""
     if kind == "onnx":
-        return "onnxruntime.InferenceSession('model.onnx') with tokenizers.Tokenizer.from_file('tokenizer.json')"
+        reads = ", which reads model.onnx_data beside it," if beside else ""
+        return f"onnxruntime.InferenceSession('model.onnx'){reads} with tokenizers.Tokenizer.from_file('tokenizer.json')"
     needs = " with torchao installed" if precision in ("int8", "int4", "mixed") else ""
     return f"transformers.{heads.of_task(task).auto}.from_pretrained(folder){needs}"
 

@@ -21,9 +21,11 @@ from pathlib import Path
 import onnx
 from transformers import PretrainedConfig, PreTrainedModel
 
+from compression import heads
 from compression.errors import UnsupportedArchitecture
 from compression.export import blocks
 from compression.export.body import Body, Read
+from compression.export.classifier import Classifier
 from compression.export.external import External
 from compression.numerics import Simulation
 
@@ -51,7 +53,8 @@ def write(
     """
     states = blocks.of(model.config)
     with External(folder / DATA) as data:
-        body = Body(model, data, simulation, read)
+        made = Body if heads.of_architecture(type(model).__name__) is heads.LANGUAGE else Classifier
+        body = made(model, data, simulation, read)
         body.logits(states(body))
         proto = body.proto()
     if body.left:

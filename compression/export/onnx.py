@@ -2,7 +2,7 @@
 
 Only operators of the standard's opset 20 are in the file (ONNX Runtime 1.17 and later): ONNX Runtime fuses what it can on
 each machine when it opens the file, and the same file stays valid elsewhere. The one exception is weight-only-int4, whose
-MatMulNBits is ONNX Runtime's own. Models with a language head are not traced (`decoder`).
+MatMulNBits is ONNX Runtime's own. Decoders are not traced, but for classifiers of a kind that `decoder` does not know.
 """
 
 import copy
@@ -12,12 +12,14 @@ import onnx
 import torch
 from torch import nn
 
-from compression import heads, numerics
+from compression import families, heads, numerics
+from compression.catalog.streaming import fits_a_graph
 from compression.export import decoder
 from compression.export.experts_apart import take_apart
 from compression.export.integers import to_int8
 from compression.export.rows import as_rows
 from compression.export.trace import graph
+from compression.recipe import Task
 
 FILE = "model.onnx"
 
@@ -25,6 +27,22 @@ FILE = "model.onnx"
 def is_language_model(model: nn.Module) -> bool:
     """Say whether a model's artifact has a cache, and goes on with texts."""
     return heads.of_architecture(type(model).__name__) is heads.LANGUAGE
+
+
+def is_written(model: nn.Module) -> bool:
+    """Say whether a model's graph is written layer by layer and not traced: a decoder's, of a kind that is known there."""
+    return families.decodes(model) and (is_language_model(model) or decoder.hindrance(model.config) is None)
+
+
+def hindered(model: nn.Module, task: Task) -> str | None:
+    """Say why there is no file of a decoder: no graph of it is written, and a traced one would be too large; else None.
+
+    Classifiers of other families, and smaller ones of kinds whose graph is not written, are traced.
+    """
+    if not families.decodes(model):
+        return None
+    traced = task != "causal-lm" and fits_a_graph(sum(parameter.numel() for parameter in model.parameters()))
+    return None if traced else decoder.hindrance(model.config)
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -46,10 +64,10 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     """Write `model` to folder/model.onnx and return that path. The model itself stays as it is.
 
     int8 writes integers for every linear layer and embedding: those that are simulated in `model`, dynamic-int8 where none
-    are. Language models are written by `decoder`, with their weights in a second file. Raises RuntimeError where one of them
+    are. Decoders are written by `decoder`, with their weights in a second file. Raises RuntimeError where one of them
     could not be found in the traced graph.
     """
-    if is_language_model(model):
+    if is_written(model):
         simulation = (numerics.simulation_of(model) or numerics.DYNAMIC) if int8 else None
         return decoder.write(model, folder, simulation=simulation)[0]
     twin = plain(model)

@@ -71,16 +71,8 @@ def verify(
     excused where there is any; elsewhere only of tokens for which the engine's own model has no firm choice (`on_the_edge`).
     """
     runner = open_artifact(kind, folder, threads=torch.get_num_threads())
-    if isinstance(runner, OnnxDecoder):
-        check_cache(runner, model)
-    elif isinstance(runner, OnnxRunner):
-        labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
-        check_interface(runner, labels, inputs_of(model), outputs_of(model))
-    if isinstance(scorer, LanguageScorer):
-        asked = begun(scorer.windows(tokenizer_of(folder), sample), int(model.config.vocab_size), pad_id)  # type: ignore[union-attr, arg-type]
-    else:
-        encodings = scorer.ask(tokenizer_of(folder), sample).windows
-        asked = [*batches(encodings, 1, pad_id=pad_id), *batches(encodings, len(encodings), pad_id=pad_id)]
+    check_names(runner, model)
+    asked = asked_of(scorer, folder, sample, model, pad_id)
     twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
     if half:
         numerics.remove(twin)
@@ -91,7 +83,8 @@ def verify(
         allowed = limit(expected, answers(twin.to(torch.bfloat16), asked), noise=HALF_NOISE)
     else:
         allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else ROUNDING_NOISE[kind])
-    if not isinstance(scorer, LanguageScorer):
+    experts = families.of(model).shape_of(model.config).experts is not None
+    if not experts and not isinstance(scorer, LanguageScorer):
         return compare(expected, found, allowed, choice=len(outputs_of(model)) == 1)
     del twin
 
@@ -99,7 +92,6 @@ def verify(
         again = copy.deepcopy(model).to("cpu", torch.float32).eval()
         return on_the_edge(lambda: answers(again, read), again.get_input_embeddings(), allowed)  # type: ignore[operator]
 
-    experts = families.of(model).shape_of(model.config).experts is not None
     return hold(runner, expected, found, asked, allowed, experts=experts, rounded=half or not exact, edges=edges)
 
 
@@ -114,7 +106,7 @@ def hold(
     rounded: bool,
     edges: Callable[[list[Batch]], Rows],
 ) -> Agreement:
-    """Hold a language model's answers at once against the model's, and its answers token by token against those at once.
+    """Hold a decoder's answers at once against the model's, and a language model's token by token against those at once.
 
     rounded: numbers are rounded on the way, so that single tokens may go to other experts. edges: says of every token, where
     that is not so, whether it may all the same, as `on_the_edge` does. Raises ExportMismatch.
@@ -152,6 +144,14 @@ def on_the_edge(ask: Callable[[], Logits], table: nn.Module, allowed: float) -> 
         moved.remove()
         found |= np.sqrt(np.square(off, dtype=np.float64).mean(axis=-1)) > allowed
     return found
+
+
+def asked_of(scorer: Scorer | LanguageScorer, folder: Path, sample: list[Row], model: nn.Module, pad_id: int) -> list[Batch]:
+    """Tokenize a sample as the artifact in `folder` does, for each row alone and all together."""
+    if isinstance(scorer, LanguageScorer):
+        return begun(scorer.windows(tokenizer_of(folder), sample), int(model.config.vocab_size), pad_id)  # type: ignore[union-attr, arg-type]
+    encodings = scorer.ask(tokenizer_of(folder), sample).windows
+    return [*batches(encodings, 1, pad_id=pad_id), *batches(encodings, len(encodings), pad_id=pad_id)]
 
 
 def begun(windows: list[Window], vocabulary: int, pad_id: int) -> list[Batch]:
@@ -199,6 +199,15 @@ def compare(
     if other.size:
         raise ExportMismatch(f"row {other[0]} is answered otherwise, though not a close call")
     return Agreement(difference=difference, largest=largest, allowed=allowed)
+
+
+def check_names(runner: Runner, model: nn.Module) -> None:
+    """See that an ONNX file's inputs and outputs are those of its kind. Raises ExportMismatch."""
+    if isinstance(runner, OnnxDecoder):
+        check_cache(runner, model)
+    elif isinstance(runner, OnnxRunner):
+        labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
+        check_interface(runner, labels, inputs_of(model), outputs_of(model))
 
 
 def check_interface(runner: OnnxRunner, labels: int, names: tuple[str, ...], answers: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The ONNX file of a language model that memory does not hold: written tensor by tensor, then held against the model.
+"""The ONNX file of a decoder that memory does not hold: written tensor by tensor, then held against the model.
 
 The model answers layer by layer (`layerwise`), in float32 and with its integers simulated, what the file answers in its own
 runtime. A runtime holds the file whole, so there is one only where that fits the memory that is left: integers where the
@@ -25,8 +25,7 @@ from compression.plan import Tick
 from compression.recipe import Quantize, Scheme
 from compression.report import Latency, Score, Stage
 from compression.runtimes import runner as runtimes
-from compression.runtimes.onnx import OnnxDecoder
-from compression.runtimes.runner import Logits, open_artifact, tokenizer_of
+from compression.runtimes.runner import Logits, open_artifact
 from compression.streaming.shipping import Shipping
 
 OPENED: Mapping[Scheme | None, float] = {None: 6.0, "dynamic-int8": 2.2, "weight-only-int8": 5.0, "weight-only-int4": 1.5}
@@ -69,9 +68,7 @@ class Graphs:
         scheme = None if asked is None else asked.scheme
         cause = self.hindered(model, scheme)
         if cause is not None:
-            # Of a classifier the baseline's row says it for all.
-            told = stage == "baseline" or model.can_generate()
-            return made, (f"There is no ONNX artifact of this stage: {cause}.",) if told else ()
+            return made, (f"There is no ONNX artifact of this stage: {cause}.",)
         against = self.baseline() if self.shipped and self._room(model, scheme, beside=self.parameters) is None else None
         size = asked.group_size if asked is not None and scheme == "weight-only-int4" else None
         simulation = None if scheme is None else Simulation(scheme=scheme, group_size=size)
@@ -87,12 +84,11 @@ class Graphs:
         """Say why there can be no file of a model in a scheme, None where there can. model: without weights."""
         parameters = families.decoder_of(model).parameters_of(model).total
         for hinders, cause in (
-            (not model.can_generate(), "a classifier's graph is traced, with the model in memory"),
             (bool(unknown := decoder.hindrance(model.config)), str(unknown)),
             (self.shipping.spec.split_batches > 1, "an earlier attempt found too little memory"),
             (parameters > LARGEST, "an engine may not be silent for as long as writing it takes"),
             (
-                scheme is None and not may_be_whole(parameters, "causal-lm"),
+                scheme is None and not may_be_whole(parameters),
                 "its four bytes a parameter are more disk than the forecast allows",
             ),
         ):
@@ -118,7 +114,7 @@ class Graphs:
         place = self.shipping.test_rows.with_name(BASELINE)
         if not place.is_dir():
             with durable.folder(place) as again:
-                layers = Layerwise(self.folder, torch.float32)
+                layers = self._opened(self.folder)
                 decoder.write(layers.model, again, read=layers.tensor)
                 self.shipping.describe(layers.model, again, "onnx")
         return place
@@ -131,8 +127,9 @@ class Graphs:
         Raises ExportMismatch where the file does not answer as the model does.
         """
         scheme = None if simulation is None else simulation.scheme
-        layers = Layerwise(source, torch.float32)
-        layers.model.generation_config = streamed.generation_of(model, source)
+        layers = self._opened(source)
+        if model.can_generate():
+            layers.model.generation_config = streamed.generation_of(model, source)
         precision = artifact.precision_of(scheme, layers.model, "onnx")
         name = f"{stage}-onnx-{precision}"
         with durable.folder(self.shipping.place(name)) as place:
@@ -146,11 +143,9 @@ class Graphs:
             return (yield from completing)
 
     def _check(self, place: Path, source: Path, simulation: Simulation | None) -> Generator[Tick, None, None]:
-        scorer = scoring.of(self.shipping.spec.asked[0].task, self.shipping.evaluate, ())
-        assert isinstance(scorer, scoring.LanguageScorer)  # noqa: S101 (`hindered` lets no others come here)
-        layers = Layerwise(source, torch.float32)
-        windows = scorer.windows(tokenizer_of(place), self.shipping.sample(SAMPLE))
-        asked = verify.begun(windows, int(layers.model.config.vocab_size), self.shipping.padding)
+        layers = self._opened(source)
+        scorer = scoring.of(self.shipping.spec.asked[0].task, self.shipping.evaluate, self.shipping.dataset.labels)
+        asked = verify.asked_of(scorer, place, self.shipping.sample(SAMPLE), layers.model, self.shipping.padding)
         expected = plain = self._answers(layers, asked)
         yield Tick(2, STEPS)
         if simulation is not None:
@@ -159,8 +154,7 @@ class Graphs:
         yield Tick(3, STEPS)
         process.release_memory()
         runner = open_artifact("onnx", place, threads=torch.get_num_threads())
-        assert isinstance(runner, OnnxDecoder)  # noqa: S101 (its config is a language model's)
-        verify.check_cache(runner, layers.model)
+        verify.check_names(runner, layers.model)
         exact = simulation is None or simulation.scheme.startswith("weight-only")
         allowed = verify.limit(expected, plain, noise=0.0 if exact else verify.ROUNDING_NOISE["onnx"])
 
@@ -169,8 +163,17 @@ class Graphs:
 
         experts = families.of(layers.model).shape_of(layers.model.config).experts is not None
         found = verify.stacked(runner, asked)
-        verify.hold(runner, expected, found, asked, allowed, experts=experts, rounded=not exact, edges=edges)
+        if experts or isinstance(scorer, scoring.LanguageScorer):
+            verify.hold(runner, expected, found, asked, allowed, experts=experts, rounded=not exact, edges=edges)
+        else:
+            verify.compare(expected, found, allowed)
         yield Tick(4, STEPS)
+
+    def _opened(self, source: Path) -> Layerwise:
+        layers = Layerwise(source, torch.float32)
+        if not layers.model.can_generate():  # a classifier finds a row's last token by it
+            layers.model.config.pad_token_id = self.shipping.padding
+        return layers
 
     def _answers(self, layers: Layerwise, asked: list[runtimes.Batch]) -> Logits:
         batches = [_batch(one) for one in asked]
@@ -180,15 +183,15 @@ class Graphs:
 
 def _alone(graph: Shipped, against: Path | None) -> str:
     """Tell why a row is not of its file, and how fast that is."""
-    if not isinstance(graph.latency, Latency) or graph.latency.generation is None:
+    if not isinstance(graph.latency, Latency):
         return f"{graph.artifact.name} was not timed: the row is of the checkpoint."
     if against is not None or not isinstance(graph.score, Score):
         return f"{graph.artifact.name} was not scored: the row is of the checkpoint."
     told = graph.latency.generation
-    return (
-        f"{graph.artifact.name} reads {told.prefill_per_second:,.0f} and writes {told.decode_per_second:,.1f} tokens a second "
-        "here; there is no float32 file to hold that against."
-    )
+    fast = f"answers in {graph.latency.median_ms:,.1f} ms"
+    if told is not None:
+        fast = f"reads {told.prefill_per_second:,.0f} and writes {told.decode_per_second:,.1f} tokens a second"
+    return f"{graph.artifact.name} {fast} here; there is no float32 file to hold that against."
 
 
 def _batch(asked: runtimes.Batch) -> Batch:

@@ -98,7 +98,7 @@ def is_for(spec: Spec, base: Path) -> bool:
             return False
         parameters = sum(parameter.numel() for parameter in streamed.skeleton(folder).parameters())
     # Batches are split once an attempt found memory too small: what was reckoned for the model was too little then.
-    if spec.split_batches > 1 or not may_be_whole(parameters, spec.asked[0].task):
+    if spec.split_batches > 1 or not may_be_whole(parameters):
         return True
     return spec.memory_bytes is not None and whole_bytes(parameters) > spec.memory_bytes
 

@@ -121,7 +121,7 @@ class Shipping:
                 precision=precision,
                 files=artifact.write_manifest(place),
                 score=found.score,
-                opens_with=opens_with(kind, precision, task),
+                opens_with=opens_with(kind, precision, task, beside=kind == "onnx"),
             ),
             size=size,
             latency=found.latency,

@@ -8,14 +8,15 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from compression.export import artifact
+from compression.errors import InvalidSpec
+from compression.export import artifact, onnx
 from compression.measure import Measured
 from compression.pipeline import compress
 from compression.recipe import Spec
-from compression.report import Finished, NotMeasured, Report
+from compression.report import Finished, NotMeasured, Report, Score
 from tests.compression.conftest import BAD, FILLER, GOOD
 from tests.compression.decoders import END, UNKNOWN, tiny, write_tokenizer
-from tests.compression.measuring import of
+from tests.compression.measuring import briefly, of
 
 SIGNS = [*"abcdefghijklmnopqrstuvwxyz0123456789"]
 WORDS = [END, UNKNOWN, *SIGNS, *(f"##{sign}" for sign in SIGNS), *GOOD, *BAD, *FILLER, *(f"spare{n}" for n in range(20))]
@@ -97,7 +98,6 @@ def test_experts_are_cut_and_it_is_said_what_stays_in_float(
     nothing = NotMeasured(not_measured="It is not asked.")
     nobody = Measured(latency=nothing, score=nothing, peak_memory_bytes=nothing)
     monkeypatch.setattr(artifact, "figures", lambda *_, **__: of(nobody))
-    # One layer, that has experts: each stage is traced, and that takes longer than all the rest.
     send(tmp_path / "model", "deepseek_v3", n_group=1, attention_bias=True, num_hidden_layers=1, first_k_dense_replace=0)
     report = run(
         tmp_path,
@@ -123,3 +123,24 @@ def test_experts_are_cut_and_it_is_said_what_stays_in_float(
     assert json.loads((folder / "config.json").read_text())["n_routed_experts"] == (4 if shipped.stage == "quantized" else 2)
     stays = router if shipped.stage == "quantized" else router // 2
     assert f"(int8, {stays:,} parameters float32)" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("rope", ["default", "dynamic"])
+def test_a_classifier_too_large_for_a_traced_file_has_a_written_one_or_else_checkpoints(
+    rope: str, tmp_path: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx, "fits_a_graph", lambda parameters: False)
+    monkeypatch.setattr(artifact, "figures", briefly)
+    turned = {"rope_type": rope, "rope_theta": 1e4, **({"factor": 2.0} if rope == "dynamic" else {})}
+    send(tmp_path / "model", "llama", rope_parameters=turned)
+    report = run(tmp_path, reviews, prune={"ratio": {"ffn": 0.5}, "multiple": 8}, distill=None)
+    kinds = ["onnx"] * 3 + ["transformers"] if rope == "default" else ["transformers"] * 3
+    assert [one.kind for one in report.artifacts] == kinds
+    assert all(isinstance(row.score, Score) for row in report.rows)
+    speeds = [getattr(row.latency, "not_measured", "") for row in report.rows]
+    told = "Models are timed in ONNX Runtime alone, and this is a checkpoint of PyTorch."
+    assert speeds == [told if rope == "dynamic" else ""] * 3
+    assert any("There is no ONNX file" in note for note in report.rows[0].notes) == (rope == "dynamic")
+    if rope == "dynamic":
+        with pytest.raises(InvalidSpec, match="none can be written: rotary embeddings"):
+            run(tmp_path, reviews, prune={"axes": ["ffn"], "target_latency": {"speed_up": 2}})

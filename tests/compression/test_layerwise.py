@@ -1,12 +1,13 @@
 """Layer by layer a decoder gets the scores, and becomes the cut, of a whole one."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from compression import families, numerics
 from compression.batches import Batch
@@ -116,3 +117,15 @@ def test_answers_are_those_of_the_whole_model_in_float32_and_in_integers(
     real = asked[0].mask.bool()
     assert (scheme is None) == bool((found[0] - plain[real]).abs().max() < 1e-4 * plain.abs().max())
     assert all(weight.is_meta for weight in layers.model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gpt2", "deepseek_v2"])
+def test_a_classifier_s_answers_are_those_of_each_row_s_last_token(kind: str, tmp_path: Path) -> None:
+    saved(tiny(kind, "ForSequenceClassification", pad_token_id=0, num_labels=3), tmp_path / "model")
+    whole = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    asked = [replace(batch, ids=batch.ids * batch.mask) for batch in batches()[:2]]
+    assert any(not batch.mask.all() for batch in asked)
+    found = Layerwise(tmp_path / "model", torch.float32).logits(asked, tmp_path / "states")
+    with torch.inference_mode():
+        for batch, logits in zip(asked, found, strict=True):
+            assert logits == pytest.approx(whole(**batch.inputs).logits, abs=1e-5)

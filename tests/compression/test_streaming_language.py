@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from compression.errors import ConfigMismatch, ExportMismatch
 from compression.export import artifact, decoder
@@ -88,7 +88,32 @@ def test_an_onnx_file_is_written_tensor_by_tensor_as_of_a_model_in_memory(
         assert onnx_files(tmp_path / "out" / "artifacts" / name) == onnx_files(tmp_path / str(number))
 
 
-def test_a_file_that_answers_otherwise_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["qwen3", "deepseek_v3"])
+def test_a_classifier_s_rows_are_of_its_onnx_files_too(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(artifact, "figures", briefly)
+    model = model_into(tmp_path / "model", kind)
+    recipe = {**ONLY_QUANTIZE, "prune": {"ratio": {"ffn": 0.5}, "multiple": 8, "calibration_rows": 16}}
+    report = done(spec_of(tmp_path, model, memory_bytes=8 << 30, recipe=recipe), tmp_path)
+    names = ["baseline-onnx-float32", "quantized-onnx-int8", "pruned-onnx-int8"]
+    assert [row.artifact for row in report.rows] == names
+    for row in report.rows:
+        assert isinstance(row.latency, Latency)
+        assert row.latency.generation is None
+        assert isinstance(row.score, Score)
+        assert (row.score.metric, row.score.rows) == ("accuracy", 12)
+    places = (model, model, tmp_path / "out" / "artifacts" / "pruned-transformers-bfloat16")
+    for name, place, simulation in zip(names, places, (None, Simulation(), Simulation()), strict=True):
+        (tmp_path / name).mkdir()
+        whole = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32)
+        decoder.write(whole, tmp_path / name, simulation=simulation)
+        assert onnx_files(tmp_path / "out" / "artifacts" / name) == onnx_files(tmp_path / name)
+    (one,) = (each for each in report.artifacts if each.name == names[0])
+    assert "model.onnx_data" in one.opens_with
+
+
+@pytest.mark.parametrize("head", ["ForCausalLM", "ForSequenceClassification"])
+def test_a_file_that_answers_otherwise_is_not_shipped(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
     well = decoder.write
 
@@ -100,9 +125,10 @@ def test_a_file_that_answers_otherwise_is_not_shipped(tmp_path: Path, monkeypatc
         return well(model, folder, read=misread, **more)
 
     monkeypatch.setattr(decoder, "write", bent)
-    model = model_into(tmp_path / "model", head="ForCausalLM")
+    model = model_into(tmp_path / "model", head=head)
+    task = "causal-lm" if head == "ForCausalLM" else "text-classification"
     with pytest.raises(ExportMismatch):
-        list(compress(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30), tmp_path))
+        list(compress(spec_of(tmp_path, model, task=task, memory_bytes=8 << 30), tmp_path))
     assert not (tmp_path / "out" / "artifacts" / "baseline-onnx-float32").exists()
 
 
