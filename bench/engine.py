@@ -39,6 +39,7 @@ class Run:
 def run(folder: Path, spec: dict[str, Any], keep: set[str] | None = None, after: Path | None = None) -> Run:
     """Run the engine as `spec` says, or return what an earlier call with the same spec came to; another's run is removed.
 
+    Where that call ran other code than lies here now, it is said on standard output: its figures are not of this code.
     spec: the fields of compression.recipe.Spec other than output and resume. keep: kinds of artifacts whose files stay;
     None keeps all. after: folder of a finished run; stages that are the same in both are taken from there. Raises SystemExit
     where the engine fails, with its last words.
@@ -56,6 +57,8 @@ def run(folder: Path, spec: dict[str, Any], keep: set[str] | None = None, after:
         _attempt(folder)
         _tidy(folder, keep)
     facts = json.loads(done.read_text("utf-8"))
+    if (now := revision()) != facts.get("revision"):
+        print(f"{folder}: found as it was left by {facts.get('revision') or 'an earlier version'}; this is {now}", flush=True)
     report = Report.model_validate(json.loads((folder / "report.json").read_text("utf-8")))
     return Run(folder, report, facts["validation"], facts["seconds"])
 
@@ -102,8 +105,14 @@ def _attempt(folder: Path) -> None:
                     facts_path.write_text(json.dumps(facts), encoding="utf-8")
         if engine.returncode:
             raise SystemExit(f"{folder.name}: the engine ended with {engine.returncode}; see {folder / 'log'}")
-    facts["seconds"] = before + time.monotonic() - started
+    facts["seconds"], facts["revision"] = before + time.monotonic() - started, revision()
     facts_path.write_text(json.dumps(facts), encoding="utf-8")
+
+
+def revision() -> str:
+    """Name the commit that lies here, and whether files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _take(source: Path, target: Path, *, move: bool = False) -> None:

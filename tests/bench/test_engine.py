@@ -44,6 +44,19 @@ def test_the_same_run_is_known_by_what_it_asks_and_not_by_how_its_file_says_it(f
     assert (finished / "done.json").exists()
 
 
+@pytest.mark.parametrize(("by", "told"), [("here", ""), (None, "left by an earlier version"), ("0123abc", "left by 0123abc")])
+def test_it_is_said_where_a_run_that_is_found_is_of_other_code(
+    by: str | None, told: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {"validation": {}, "seconds": 1.0, **({} if by is None else {"revision": by.replace("here", engine.revision())})}
+    (finished / "done.json").write_text(json.dumps(facts))
+    with pytest.raises(FileNotFoundError, match=r"report\.json"):
+        engine.run(finished, SPEC)
+    said = capsys.readouterr().out
+    assert told in said
+    assert bool(said) == bool(told)
+
+
 def test_a_run_begins_with_what_another_kept(finished: Path, tmp_path: Path) -> None:
     (finished / "kept" / "quantized").mkdir()
     (finished / "kept" / "quantized" / "state.json").write_text("{}")
