@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoModel, AutoTokenizer
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from compression import load
 from compression.errors import ConfigMismatch
@@ -34,6 +35,17 @@ def write(folder: Path, kind: str, **settings: object) -> Tokenizer:
     names = {"eos_token": CONTROL, "pad_token": CONTROL, "unk_token": None, "bos_token": CONTROL}
     (folder / "tokenizer_config.json").write_text(json.dumps({**names, **settings}))
     return tokenizer
+
+
+def write_qwen(folder: Path, pattern: str) -> Tokenizer:
+    """Write a Qwen2 whose tokenizer.json is built as Qwen's own is."""
+    write(folder, "qwen2", tokenizer_class="Qwen2Tokenizer")
+    own = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    own.normalizer = normalizers.NFC()
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    own.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), byte_level])
+    own.save(str(folder / "tokenizer.json"))
+    return own
 
 
 @pytest.mark.parametrize(
@@ -108,6 +120,14 @@ def test_a_class_that_is_opened_whatever_is_named_is_spoken_of(tmp_path: Path) -
         write(tmp_path / kind, kind, tokenizer_class="Qwen2Tokenizer")
         assert len(load.tokenizer_notes(tmp_path / kind)) == count
     assert "Qwen2Tokenizer" in load.tokenizer_notes(tmp_path / "qwen2")[0]
+
+
+@pytest.mark.parametrize(("pattern", "count"), [(PRETOKENIZE_REGEX, 0), (r"\p{N}{1,3}| ?[^\s\p{N}]+|\s+", 1)])
+def test_a_file_with_the_rules_of_the_stock_class_is_not_spoken_of(pattern: str, count: int, tmp_path: Path) -> None:
+    write_qwen(tmp_path, pattern)
+    assert len(load.tokenizer_notes(tmp_path)) == count
+    opened = load.load_tokenizer(tmp_path).backend_tokenizer.pre_tokenizer.__getstate__()
+    assert b'"trim_offsets":false' in opened, "Qwen's own file says so, and the stock class does not"
 
 
 def test_rows_are_padded_with_a_token_that_the_file_has(tmp_path: Path) -> None:
