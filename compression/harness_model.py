@@ -16,8 +16,9 @@ from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from compression import load
 from compression.catalog import HARNESS_BYTES
 from compression.errors import ConfigMismatch, InvalidSpec
 
@@ -88,7 +89,7 @@ def asked(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = _tokenizer(folder)
     except Exception as problem:  # transformers raises whatever it meets
         raise ConfigMismatch(
             f"{folder} cannot be opened as a causal language model: {str(problem)[:300]}",
@@ -110,6 +111,14 @@ def asked(
             param="--tasks",
             remedy="Run it where the hub can be reached, or give --data a folder that has the data under its name on the hub.",
         ) from problem
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Open a checkpoint's tokenizer; texts are cut as tokenizer.json says, by which a job's own figures are taken."""
+    found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if isinstance(found, PreTrainedTokenizerFast) and (folder / "tokenizer.json").is_file():
+        load.as_filed(found, folder)
+    return found
 
 
 def told(

@@ -138,6 +138,12 @@ def _rules(part: Any) -> Any:
     return json.loads(state, object_hook=lambda rule: {key: value for key, value in rule.items() if key != "trim_offsets"})
 
 
+def reads_as_filed(folder: Path) -> bool:
+    """Say whether stock AutoTokenizer, which takes what the settings name or the family's own, cuts texts as tokenizer.json."""
+    found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return is_as_filed(found, Tokenizer.from_file(str(folder / "tokenizer.json")))
+
+
 def tokenizer_notes(folder: Path) -> list[str]:
     """Say so where stock code cuts texts otherwise than tokenizer.json whatever class is named, as it does of a Qwen2."""
     with tempfile.TemporaryDirectory() as place:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compression import durable, numerics, scoring
+from compression import durable, load, numerics, scoring
 from compression.catalog import MEASURE_SECONDS
 from compression.child import ChildFailed, ChildLate, ChildOutOfMemory, answers
 from compression.errors import OutOfMemory
@@ -125,6 +125,7 @@ def ship(
             inputs=inputs_of(model),
             pairs=any("pair" in row for row in sample),
             positions=reads if task == "causal-lm" else None,
+            as_filed=kind == "onnx" or load.reads_as_filed(folder),
             origin=origin,
         )
         if origin is not None:

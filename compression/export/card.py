@@ -74,12 +74,14 @@ def card(
     inputs: tuple[str, ...],
     pairs: bool = False,
     positions: int | None = None,
+    as_filed: bool = True,
     origin: Origin | None = None,
 ) -> str:
     """Write the card in Markdown.
 
     scheme: None is float32. inputs: of the ONNX file. pairs: whether rows have a second text. positions: how many tokens a
-    language model reads; the other tasks' models read `max_length`. origin: None where no job made it.
+    language model reads; the other tasks' models read `max_length`. as_filed: whether stock AutoTokenizer cuts texts as
+    tokenizer.json does. origin: None where no job made it.
     """
     about = DESCRIPTIONS[task].format(count=len(labels), names=", ".join(labels))
     windows = " Longer contexts are read in overlapping windows." if task == "question-answering" else ""
@@ -100,7 +102,7 @@ def card(
         "",
         onnx_snippet(task, inputs, pairs=pairs)
         if kind == "onnx"
-        else transformers_snippet(task, overlap_of(max_length), pairs=pairs),
+        else transformers_snippet(task, overlap_of(max_length), pairs=pairs, as_filed=as_filed),
         "## Figures",
         "",
         "Measured on these very files, after they were written and reopened.",

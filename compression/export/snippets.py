@@ -76,9 +76,9 @@ for text, row, tags in zip(texts, rows, logits.argmax(-1)):
 TRANSFORMERS_OPEN = """\
 # pip install torch transformers torchao
 import torch
-from transformers import {auto}, AutoTokenizer
+from transformers import {auto}, {tokenizer}
 
-tokenizer = AutoTokenizer.from_pretrained(".")
+tokenizer = {tokenizer}.from_pretrained(".")
 model = {auto}.from_pretrained(".").eval()
 
 """
@@ -177,9 +177,13 @@ def onnx_snippet(task: Task, inputs: tuple[str, ...], *, pairs: bool = False) ->
     return _fenced(ONNX_OPEN + ONNX_ASK.format(texts=PAIRS if pairs else TEXTS, feeds=feeds) + ONNX_ANSWER[_form(task)])
 
 
-def transformers_snippet(task: Task, stride: int, *, pairs: bool = False) -> str:
-    """Write what opens a checkpoint. stride: tokens that two windows of a question's context share; pairs: as above."""
-    opened = TRANSFORMERS_OPEN.format(auto=heads.of_task(task).auto)
+def transformers_snippet(task: Task, stride: int, *, pairs: bool = False, as_filed: bool = True) -> str:
+    """Write what opens a checkpoint. stride: tokens that two windows of a question's context share; pairs: as above.
+
+    as_filed: whether AutoTokenizer cuts texts as tokenizer.json does; where it does not, the common class is named.
+    """
+    tokenizer = "AutoTokenizer" if as_filed else "PreTrainedTokenizerFast"
+    opened = TRANSFORMERS_OPEN.format(auto=heads.of_task(task).auto, tokenizer=tokenizer)
     if task == "causal-lm":
         return _fenced(opened + TRANSFORMERS_GENERATE)
     if task == "question-answering":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from compression import data, durable, families, process
+from compression import data, durable, families, load, process
 from compression.catalog.streaming import opened_bytes
 from compression.export import artifact, streamed
 from compression.export.artifact import Precision, Shipped
@@ -109,6 +109,7 @@ class Shipping:
             inputs=inputs_of(model) if kind == "onnx" else (),
             pairs=self.dataset.splits["test"].pairs is not None,
             positions=family.max_positions(model.config) if task == "causal-lm" else None,
+            as_filed=kind == "onnx" or load.reads_as_filed(place),
             origin=self.origin,
         )
         artifact.write_origin(self.origin, place)
