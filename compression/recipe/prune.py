@@ -131,8 +131,9 @@ class Prune(Config):
     reconstruct: Annotated[
         bool,
         Field(
-            description="Solve the linear layers that are left by least squares on the calibration rows, one after another, to "
-            "say what the whole model's said (He et al. 2017). No training: recovery and distillation start from there."
+            description="Solve the linear layers that are left by least squares on at most 16,384 tokens of the calibration "
+            "rows, one after another, to say what the whole model's said (He et al. 2017). No training: recovery and "
+            "distillation start from there."
         ),
     ] = False
     sensitivity: Annotated[

@@ -9,7 +9,7 @@ from compression import families, numerics
 from compression.batches import Encoded
 from compression.evaluate import smaller
 from compression.families import Kept
-from compression.reconstruct import drawn, reconstruct
+from compression.reconstruct import reconstruct
 from compression.reconstruct_decoder import reconstruct_decoder
 from compression.simulating import simulate
 from compression.stages.scores import CALIBRATION_BATCH
@@ -17,7 +17,7 @@ from compression.state import State
 
 
 def cut(state: State, model: PreTrainedModel, kept: Kept, calibration: Encoded | None = None) -> PreTrainedModel:
-    """Build the smaller model of what is kept; with calibration rows its weights are solved anew on them.
+    """Build the smaller model of what is kept; with calibration rows its weights are solved anew on all of them.
 
     Solving heeds a pause before each layer, and raises it.
     """
@@ -27,7 +27,7 @@ def cut(state: State, model: PreTrainedModel, kept: Kept, calibration: Encoded |
         small = families.of(whole).narrowed(whole, kept)
         if calibration is not None:
             size = smaller(CALIBRATION_BATCH, state.parts)
-            batches = [batch.to(device) for batch in drawn(calibration).by_length(size)]
+            batches = [batch.to(device) for batch in calibration.by_length(size)]
             solved = reconstruct_decoder if families.decodes(whole) else reconstruct
             solved(small.to(device), whole.to(device), kept, batches, state.heed)
         return small

@@ -23,6 +23,7 @@ from compression.catalog import (
 from compression.evaluate import Validation
 from compression.families import Kept
 from compression.recipe import Prune
+from compression.reconstruct import drawn
 from compression.report import Event, Shape
 from compression.smoothing import undone
 from compression.stages.curve import curves
@@ -90,7 +91,7 @@ def prune(state: State) -> Iterator[Event]:
 
 def _reconstruct(state: State, settings: Prune, uncut: PreTrainedModel, kept: Kept, before: Validation) -> None:
     """Cut again, and solve what is left on calibration rows. before: what the cut alone is worth."""
-    rows = calibration_draw(state.rows["train"], settings.calibration_rows, state.recipe.train.seed)
+    rows = drawn(calibration_draw(state.rows["train"], settings.calibration_rows, state.recipe.train.seed))
     state.model = cut(state, uncut, kept, rows)
     now = state.validate()
     change = f"validation {state.task.metric} {before} → {now}"

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from compression.reconstruct import MOST_TOKENS, drawn, heard, reconstruct, solv
 from compression.stages.prepare import prepare
 from compression.stages.prune import prune
 from compression.stages.quantize import quantize
+from compression.stages.scores import calibration_draw
 from tests.compression.conftest import state_of, tiny_config
 from tests.compression.models import PADDING, STEMS, WORDS, tiny
 
@@ -138,7 +140,8 @@ def test_no_more_tokens_are_taken_than_equations_need() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["dynamic-int8", "static-int8"])
-def test_a_job_says_what_the_cut_cost_and_what_was_won_back(scheme: str) -> None:
+def test_a_job_says_what_the_cut_cost_and_what_was_won_back(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compression.stages.prune.drawn", partial(drawn, most=100))
     torch.manual_seed(0)
     recipe = Recipe(
         prepare=Prepare(epochs=3, rate=3e-3),
@@ -153,5 +156,7 @@ def test_a_job_says_what_the_cut_cost_and_what_was_won_back(scheme: str) -> None
     assert numerics.is_simulated(state.model)
     cut, solved = state.notes[-2:]
     assert cut.startswith("The cut alone: validation accuracy")
-    assert solved.startswith("What the cut left, solved by least squares on ")
+    rows = drawn(calibration_draw(state.rows["train"], 512, recipe.train.seed), most=100)
+    assert 1 < len(rows) < 50
+    assert solved.startswith(f"What the cut left, solved by least squares on {len(rows)} rows: ")
     assert f"→ {state.validate().score:.4f}, still without training" in solved
