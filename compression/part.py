@@ -366,7 +366,8 @@ class Part:
             notes=(*self.state.notes, *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
         )
         state, spec = self.state, self.spec
-        return judged(row, self.rows, spec.recipe, spec.targets, limit=state.budget.reached(), applied=state.applied)
+        limit, task = state.budget.reached(), self.task
+        return judged(row, self.rows, spec.recipe, spec.targets, limit=limit, applied=state.applied, task=task)
 
     def checkpoint(self, stage: Stage, artifacts: Sequence[Artifact]) -> Checkpoint:
         """Say what must be known to go on after `stage`."""

@@ -7,9 +7,12 @@ square of its ratio.
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from compression.recipe import AxisRatios, Distill, Prepare, Prune, Qat, Quantize, Recipe, Targets
+from compression.catalog.streaming import untrained
+from compression.recipe import AxisRatios, Distill, Prepare, Prune, Qat, Quantize, Recipe, Targets, Task
 from compression.recipe.base import MOST_EPOCHS
+from compression.recipe.presets import LANGUAGE
 from compression.recipe.whole import MOST_MINUTES
 from compression.report import Remedy, Row, Score, Stage
 
@@ -33,13 +36,16 @@ def offered(
     is_worse: bool,
     limit: str | None,
     applied: Sequence[Remedy] = (),
+    task: Task | None = None,
+    streamed: bool = False,
 ) -> tuple[Remedy, ...]:
     """List what would mend the targets that a row misses, where no later stage of the recipe is there to do it.
 
     Ranges that outliers break are no later stage's to mend, so what would is offered with every row that has some.
 
     before: the rows of earlier stages, the baseline first; is_worse: an earlier row is better at no cost; limit: the limit of
-    training that was reached, if one was; applied: what the stage tried by itself, which counts as done.
+    training that was reached, if one was; applied: what the stage tried by itself, which counts as done; task: stages that are
+    left out are offered as they suit it; streamed: memory does not hold the model, so nothing is offered that would train it.
     """
     if not before:
         return ()
@@ -52,15 +58,17 @@ def offered(
         found += _undo(row, recipe)
     sizes = [name for name in missed if name != "retention"]
     if sizes and not {"quantized", "pruned"} & set(later):
-        found += _smaller(row, rows, recipe, targets, sizes)
+        found += _smaller(row, rows, recipe, targets, sizes, _cut_of(task, streamed=streamed))
     if not {"pruned", "distilled"} & set(later):
         first = list(_learned_first(rows["baseline"], recipe))
         found += first
         if "retention" in missed and limit:
             found += _trained_longer(recipe, rows, limit)
         elif "retention" in missed and not first:
-            found += _better(row, rows, recipe, targets, applied)
+            found += _better(row, rows, recipe, targets, applied, LANGUAGE.distill if task == "causal-lm" else None)
     found += _tamed(row, recipe)
+    if streamed:
+        found = [remedy for remedy in found if _stays_untrained(recipe, remedy)]
     return tuple({remedy.key: remedy for remedy in reversed(found)}.values())[::-1]
 
 
@@ -68,6 +76,24 @@ def to_come(recipe: Recipe, before: Sequence[Row]) -> list[Stage]:
     """List the stages of a recipe that follow on the one after `before`, the rows of earlier stages, the baseline first."""
     wanted: dict[Stage, object] = {"quantized": recipe.quantize, "pruned": recipe.prune, "distilled": recipe.distill}
     return ["baseline", *(stage for stage, settings in wanted.items() if settings is not None)][len(before) + 1 :]
+
+
+def _cut_of(task: Task | None, *, streamed: bool) -> Prune | None:
+    """Return the cut that suits a task, if that is not all widths alike; solving what it leaves takes the whole model."""
+    if task != "causal-lm" or LANGUAGE.prune is None:
+        return None
+    return LANGUAGE.prune.model_copy(update={"reconstruct": False}) if streamed else LANGUAGE.prune
+
+
+def _stays_untrained(recipe: Recipe, remedy: Remedy) -> bool:
+    """Say whether a recipe still goes from file to file with a remedy in it."""
+    changed = recipe.model_dump(mode="json")
+    *way, last = remedy.key.removeprefix("recipe.").split(".")
+    place = changed
+    for part in way:
+        place = place[part]
+    place[last] = remedy.proposed
+    return untrained(Recipe.model_validate(changed))
 
 
 def _live_with_integers(rows: dict[Stage, Row], recipe: Recipe, targets: Targets) -> Iterator[Remedy]:
@@ -162,7 +188,10 @@ def _undo(row: Row, recipe: Recipe) -> Iterator[Remedy]:
         )
 
 
-def _smaller(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets, missed: Sequence[str]) -> Iterator[Remedy]:
+def _smaller(
+    row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets, missed: Sequence[str], suited: Prune | None
+) -> Iterator[Remedy]:
+    """Offer integers where there are none, and a deeper cut, or where there is none a first one: `suited`, if there is such."""
     if recipe.quantize is None and set(missed) & {"size_reduction", "speed_up"}:
         yield Remedy(
             key="recipe.quantize",
@@ -189,10 +218,17 @@ def _smaller(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets,
     why = f"{_told(row, missed, targets)}; {hardest.replace('_', ' ')} needs a ratio of about {needed[hardest]:.2f}"
     if needed[hardest] > MOST_RATIO:
         why += f", more than a cut of widths alone should take: {MOST_RATIO} comes as near as it can"
-    if recipe.prune is None:
+    if recipe.prune is None and suited is not None:
+        why = f"{_told(row, missed, targets)}, and nothing was cut; this is the cut of the preset language."
+        yield Remedy(key="recipe.prune", now=None, proposed=_only_set(suited), why=why)
+    elif recipe.prune is None:
         yield Remedy(key="recipe.prune", now=None, proposed={"ratio": proposed}, why=f"{why}.")
     else:
         yield _ratio(recipe.prune, proposed, f"{why}.")
+
+
+def _only_set(settings: Prune) -> dict[str, Any]:
+    return settings.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
 
 
 def _ratio(prune: Prune, deepest: float, why: str) -> Remedy:
@@ -284,16 +320,23 @@ def _learned_first(baseline: Row, recipe: Recipe) -> Iterator[Remedy]:
     )
 
 
-def _better(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets, applied: Sequence[Remedy]) -> Iterator[Remedy]:
+def _better(
+    row: Row,
+    rows: dict[Stage, Row],
+    recipe: Recipe,
+    targets: Targets,
+    applied: Sequence[Remedy],
+    suited: Distill | None,
+) -> Iterator[Remedy]:
+    """Offer what keeps more of the score: a teacher where there was none, `suited` if there is such; more of it; less cut."""
     first, last = rows["baseline"].score, row.score
     if not isinstance(first, Score) or not isinstance(last, Score):
         return
     needed = first.worth - _may_go(first, targets)
     gap = f"{last.value:.4f} is scored where {first.at_retention(targets.retention):.4f} is needed"
     if recipe.distill is None:
-        yield Remedy(
-            key="recipe.distill", now=None, proposed=Distill().model_dump(mode="json"), why=f"{gap}, and no teacher was asked."
-        )
+        proposed = (suited or Distill()).model_dump(mode="json")
+        yield Remedy(key="recipe.distill", now=None, proposed=proposed, why=f"{gap}, and no teacher was asked.")
         return
     epochs = _taught(recipe.distill, applied)
     cut = rows.get("pruned")

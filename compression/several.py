@@ -15,7 +15,8 @@ def mean_judged(parts: Mapping[str, Row], before: Sequence[Row], spec: Spec, lim
     """
     row = mean_row(parts, before[0] if before else None, sent)
     row = row.model_copy(update={"notes": tuple(row_notes(row.ratios, row.score, before[-1] if before else None))})
-    return judged(row, before, spec.recipe, spec.targets, limit=limit, applied=applied(parts))
+    task = spec.asked[0].task
+    return judged(row, before, spec.recipe, spec.targets, limit=limit, applied=applied(parts), task=task)
 
 
 def applied(parts: Mapping[str, Row]) -> list[Remedy]:

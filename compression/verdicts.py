@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from compression import remedies
-from compression.recipe import Recipe, Targets
+from compression.recipe import Recipe, Targets, Task
 from compression.report import Remedy, Row, Score, StageVerdict, verdicts
 
 SAME_COST = 0.1
@@ -132,10 +132,13 @@ def judged(
     *,
     limit: str | None = None,
     applied: Sequence[Remedy] = (),
+    task: Task | None = None,
+    streamed: bool = False,
 ) -> Row:
     """Complete a row with its verdict.
 
-    before: the rows of earlier stages; limit: that of training which is reached; applied: what the stage tried by itself.
+    before: the rows of earlier stages; limit: that of training which is reached; applied: what the stage tried by itself; task,
+    streamed: what `remedies.offered` minds.
     """
     met = targets_met(row, targets)
     better = worse_than(row, before, targets)
@@ -151,7 +154,18 @@ def judged(
         behind_in=behind,
         remedies=(
             *applied,
-            *remedies.offered(row, before, recipe, targets, missed, is_worse=better is not None, limit=limit, applied=applied),
+            *remedies.offered(
+                row,
+                before,
+                recipe,
+                targets,
+                missed,
+                is_worse=better is not None,
+                limit=limit,
+                applied=applied,
+                task=task,
+                streamed=streamed,
+            ),
         ),
     )
     notes = row.notes

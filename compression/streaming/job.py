@@ -345,7 +345,8 @@ class StreamingJob:
             seconds=seconds,
             notes=(*notes, *self._unasked(), *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
         )
-        return judged(row, self.rows, self.spec.recipe, self.spec.targets)
+        task = self.spec.asked[0].task
+        return judged(row, self.rows, self.spec.recipe, self.spec.targets, task=task, streamed=True)
 
     def report(self) -> Report:
         """Write report.json and return it."""
