@@ -26,8 +26,13 @@ def values(option: str, given: list[str]) -> dict[str, Any]:
 
 
 def choose_recipe(lathe: Lathe, given: str, changes: dict[str, Any]) -> str | dict[str, Any]:
-    """Return a preset's name, or a whole recipe: from a file, or a preset with changes. Raises BadRecipe."""
-    return recipes.override(recipe.load(lathe, given), changes) if changes or recipes.is_file(given) else given
+    """Return a preset's name, that with changes beside it, or a file's recipe with them. Raises BadRecipe.
+
+    What a preset leaves out for a task is the service's to know, so it is sent by its name and not written out.
+    """
+    if recipes.is_file(given):
+        return recipes.override(recipes.read(given), changes)
+    return recipes.override({"preset": recipe.preset(lathe.recipes(), given).name}, changes) if changes else given
 
 
 def tasks_of(given: list[str], datasets: int) -> list[str]:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -165,12 +166,13 @@ class Live:
     service: Service
     engine: Engine
 
-    def ready(self) -> tuple[str, str]:
+    def ready(self, model_facts: dict[str, Any] = MODEL_FACTS, data_facts: dict[str, Any] = DATA_FACTS) -> tuple[str, str]:
         """Make a model and a dataset that count as checked; return their ids."""
         with Session(self.engine) as session, session.begin():
             team = session.scalars(select(Team)).one()
-            model = Model(team_id=team.id, name="m", state="ready", facts=MODEL_FACTS)
-            dataset = Dataset(team_id=team.id, name="d", state="ready", facts=DATA_FACTS, task="text-classification", data={})
+            model = Model(team_id=team.id, name="m", state="ready", facts=model_facts)
+            task = data_facts.get("task", "text-classification")
+            dataset = Dataset(team_id=team.id, name="d", state="ready", facts=data_facts, task=task, data={})
             session.add_all([model, dataset])
             session.flush()
             return model.id, dataset.id

@@ -21,7 +21,7 @@ from client.output import IN_COMMANDS
 from client.recipes import override
 from compression.errors import OutOfMemory
 from tests.client.conftest import Command, Live, Ran
-from tests.client.figures import report
+from tests.client.figures import DATA_FACTS, MODEL_FACTS, report
 from tests.conftest import ROOT, free_port
 
 FAILURE = {"code": "label_mismatch", "cause": "the head has 3 labels", "remedy": "Send two.", "param": "models.base"}
@@ -170,6 +170,31 @@ def test_changes_reach_the_recipe_and_wrong_ones_are_named(live: Live, command: 
     ran = command(*here, "--set", "prune.rato=0.4")
     assert ran.code == 6
     assert document(ran)["error"]["param"] == "recipe.prune.rato"
+
+
+def test_a_preset_with_changes_is_had_for_a_task_as_the_preset_alone_is(live: Live, command: Command) -> None:
+    llama = {
+        **MODEL_FACTS,
+        "family": "llama",
+        "architecture": "LlamaForCausalLM",
+        "shape": {"layers": 30, "hidden": 576, "heads": 9, "ffn": 1536, "vocabulary": 49152, "groups": 3, "head_size": 64},
+        "max_positions": 8192,
+    }
+    texts = {"task": "causal-lm", "labels": [], "label_counts": {"train": {}}, "characters": {"train": 90_000, "test": 9_000}}
+    model, dataset = live.ready(llama, {**DATA_FACTS, **texts})
+    here = ("submit", "--model", model, "--data", dataset, "--recipe", "standard", "--json")
+    plain, changed = document(command(*here)), document(command(*here, "--set", "distill.epochs=2"))
+    assert plain["recipe"]["distill"]["general"] is None
+    assert changed["recipe"] == {**plain["recipe"], "distill": {**plain["recipe"]["distill"], "epochs": 2}}
+    for job in (plain, changed):
+        command("cancel", job["id"])
+
+
+def test_a_preset_that_is_not_there_is_named_before_anything_is_uploaded(live: Live, command: Command) -> None:
+    for change, code in (("prune.ratio=0.4", "bad_recipe"), ("prune.rato=0.4", "invalid_recipe")):
+        recipe = "slow" if code == "bad_recipe" else "quick"
+        ran = command("submit", "--model", "./none", "--data", "dat_1", "--recipe", recipe, "--set", change, "--json")
+        assert document(ran)["error"]["code"] == code
 
 
 def test_a_dry_run_submits_nothing(live: Live, command: Command) -> None:
