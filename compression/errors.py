@@ -8,11 +8,12 @@ the engine is a bug or the machine. Every code has its paragraph in docs/errors.
 from typing import ClassVar
 
 
+# The base of all others. Itself it is what a check answers that met something nobody thought of.
 class CompressionError(Exception):
-    """Base of all errors that the sender of a job can mend."""
+    """What was sent cannot be read, for a reason that has no code of its own."""
 
     code: ClassVar[str] = "compression_error"
-    remedy: ClassVar[str] = "Read the cause; if it does not say what to change, report it with the job's id."
+    remedy: ClassVar[str] = "Read the cause; if it does not say what to change, report it with the id of the upload or job."
 
     def __init__(self, cause: str, *, param: str | None = None, remedy: str | None = None) -> None:
         super().__init__(cause)
@@ -195,6 +196,7 @@ class DiskFull(CompressionError):
 
 
 ALL_ERRORS: tuple[type[CompressionError], ...] = (
+    CompressionError,
     InvalidSpec,
     UnsupportedArchitecture,
     UnsupportedShape,

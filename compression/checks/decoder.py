@@ -18,6 +18,11 @@ AT_LEAST_ONE = ("groups", "head", "ffn", "router_groups", "chosen_groups")
 OUTPUT = "lm_head.weight"
 """A language model's output layer, where it is not its table."""
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
+ROPE_NUMBERS = (
+    "rope_theta", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
+    "low_freq_factor", "high_freq_factor", "mscale", "mscale_all_dim", "partial_rotary_factor",
+)  # fmt: skip
+"""What stock code reckons with of a scaling."""
 FORWARD = "Send a model whose tokens see what is before them and nothing else."
 APART = "Set tie_word_embeddings to false where both are meant, else leave lm_head.weight out."
 V2_ROUTERS = ("greedy", "group_limited_greedy")
@@ -135,14 +140,17 @@ def _rope(config: Mapping[str, Any]) -> Iterator[CompressionError]:
         value = config.get(key)
         if value is None:
             continue
-        kind = value.get("rope_type", value.get("type", "default")) if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            yield ConfigMismatch(f"{key} is {value!r:.60} and no JSON object", param=f"config.json:{key}")
+            continue
+        kind = value.get("rope_type", value.get("type", "default"))
         if kind not in ROPE_TYPES:
             cause = f"{key} is of type {kind!r:.60} and not one of: {', '.join(ROPE_TYPES)}"
             yield UnsupportedArchitecture(cause, param=f"config.json:{key}")
             continue
         for name, item in value.items():
-            proper = item is None or isinstance(item, bool | str) or (type(item) in (int, float) and 0 <= item < 1e12)
-            if not proper:
+            number = item is None or (type(item) in (int, float) and 0 <= item < 1e12)
+            if not number and not (name not in ROPE_NUMBERS and isinstance(item, bool | str)):
                 yield ConfigMismatch(f"{key}.{name[:60]} is {item!r:.60}", param=f"config.json:{key}.{name[:60]}")
     theta = config.get("rope_theta", 1.0)
     if type(theta) not in (int, float) or not 0 < theta < 1e12:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from compression.errors import ALL_ERRORS
 from compression.recipe import ModelCheck
 from compression.report import ModelFacts, Rejected, parse_finding
 from compression.validate import MOST_REASONS, validate
@@ -38,6 +39,7 @@ def test_validating_loads_no_torch(encoder: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
+from compression.errors import ALL_ERRORS
 from compression.recipe import ModelCheck
 from compression.validate import validate
 assert validate(ModelCheck(path={str(encoder)!r}), Path()).kind == "model"
@@ -65,3 +67,14 @@ def test_a_tokenizer_that_unpacks_without_end_ends_the_check_and_not_the_machine
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == -signal.SIGABRT
     assert "memory allocation" in done.stderr
+
+
+def test_what_no_check_thought_of_is_told_with_a_code_that_is_documented(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compression.checks.model.check", lambda folder: {}[folder.name])  # breaks as a bug of a check would
+    finding = validate(ModelCheck(path="."), encoder)
+    assert isinstance(finding, Rejected)
+    (reason,) = finding.reasons
+    assert reason["code"] in {kind.code for kind in ALL_ERRORS}
+    assert "KeyError" in str(reason["cause"])
