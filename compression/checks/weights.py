@@ -119,7 +119,9 @@ def _naturals(value: Any) -> bool:
 def read_weights(folder: Path) -> tuple[list[Tensor], list[CompressionError]]:
     """Read the headers of the checkpoint's file or shards. Returns the tensors found and what is wrong."""
     if (folder / SINGLE).is_file():
-        return _read_all(folder, [SINGLE])
+        tensors, more = _read_all(folder, [SINGLE])
+        remedy = f"Leave out what lies beside {SINGLE}: it is the model."
+        return tensors, [*_surplus(folder, {SINGLE}, f"{SINGLE} is not alone: beside it lies {{}}", remedy), *more]
     if not (folder / INDEX).is_file():
         missing = MissingFile(f"the model has neither {SINGLE} nor {INDEX}", param=SINGLE)
         return [], [missing]
@@ -142,10 +144,8 @@ def read_weights(folder: Path) -> tuple[list[Tensor], list[CompressionError]]:
             problems.append(MissingFile(f"{INDEX} names {short(file)}, which is not there", param=file))
         else:
             present.append(file)
-    surplus = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in index.values())
-    if surplus:
-        remedy = "Leave out what the index does not name: its shards are the model."
-        problems.append(ConfigMismatch(f"{INDEX} does not name {listed(surplus)}", param=surplus[0][:200], remedy=remedy))
+    remedy = "Leave out what the index does not name: its shards are the model."
+    problems += _surplus(folder, set(named), f"{INDEX} does not name {{}}", remedy)
     tensors, more = _read_all(folder, present)
     problems += more
     if not problems:
@@ -157,6 +157,13 @@ def read_weights(folder: Path) -> tuple[list[Tensor], list[CompressionError]]:
             problems.append(ConfigMismatch(f"{INDEX} and the shards disagree on {listed(wrong)}", param=INDEX))
         problems += _wrong_total(said.get("metadata"), tensors)
     return tensors, problems
+
+
+def _surplus(folder: Path, own: set[str], cause: str, remedy: str) -> Iterator[CompressionError]:
+    """Refuse safetensors that are none of the model's: nobody would look into them, and they would be shipped and counted."""
+    found = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in own)
+    if found:
+        yield ConfigMismatch(cause.format(listed(found)), param=found[0][:200], remedy=remedy)
 
 
 def _wrong_total(metadata: Any, tensors: list[Tensor]) -> Iterator[CompressionError]:

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from compression.checks.weights import WIDTHS, read_header, read_weights
 from compression.errors import CompressionError, DamagedCheckpoint, UnsafeCheckpoint
@@ -102,3 +104,23 @@ def test_a_fuzzed_index(tmp_path: Path, text: str) -> None:
     assert not tensors
     assert problems
     assert all(isinstance(problem, CompressionError) for problem in problems)
+
+
+def test_files_that_are_none_of_the_model_s_are_refused_beside_one_file_as_beside_shards(tmp_path: Path) -> None:
+    for name in ("model.safetensors", "adapter_model.safetensors"):
+        save_file({"weight": np.zeros(4, np.float32)}, tmp_path / name)
+    (tmp_path / "consolidated.safetensors").write_bytes(b"nobody looks into it")
+    tensors, problems = read_weights(tmp_path)
+    (problem,) = problems
+    assert (problem.code, problem.param) == ("config_mismatch", "adapter_model.safetensors")
+    assert "beside it lies 'adapter_model.safetensors', 'consolidated.safetensors'" in problem.cause
+    assert "Leave out" in problem.remedy_text
+    assert [tensor.file for tensor in tensors] == ["model.safetensors"]
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-1.safetensors")
+    index = {"weight_map": {"weight": "model-1.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (sharded,) = read_weights(tmp_path)[1]
+    assert (sharded.code, sharded.param) == (problem.code, problem.param)
+    for name in ("adapter_model.safetensors", "consolidated.safetensors"):
+        (tmp_path / name).unlink()
+    assert not read_weights(tmp_path)[1]
