@@ -60,7 +60,7 @@ class UnsupportedTask(CompressionError):
 
 
 class UnsupportedTokenizer(CompressionError):
-    """The vocabulary shall shrink, but the tokenizer cannot be made smaller so that it reads the data as before."""
+    """The vocabulary shall shrink and the tokenizer cannot, reading as before; or stock code reads a GGUF file's otherwise."""
 
     code = "unsupported_tokenizer"
     remedy = "Leave vocabulary out of prune.axes, or send a WordPiece, byte-pair or Unigram tokenizer.json."
