@@ -49,7 +49,7 @@ def stage_finished(
     """Store a stage's row, checkpoint and artifacts, whose bytes are in storage already. Raises StaleFence.
 
     Each artifact comes with the storage key of each of its files. Saved training belonged to this stage and is forgotten, as
-    are the parts that were kept of it.
+    are the parts that were kept of it, and what an earlier attempt that did it in another way shipped of it.
     """
     job_id = claim.job.id
     if origin is not None and written(session, claim, origin):
@@ -75,7 +75,7 @@ def stage_finished(
     )
     if checkpoint:
         session.add(Checkpoint(job_id=job_id, stage=row.stage, fence=claim.fence, prefix=prefix, files=list(checkpoint)))
-    add_artifacts(session, claim, artifacts)
+    _replace_artifacts(session, claim, row.stage, artifacts)
     session.flush()
 
 
@@ -101,7 +101,7 @@ def part_finished(
     kept = f"{stage}.{number}"
     _forget(session, claim.job.id, kept, TRAINING)
     session.add(Checkpoint(job_id=claim.job.id, stage=kept, fence=claim.fence, prefix=prefix, files=list(checkpoint)))
-    add_artifacts(session, claim, artifacts)
+    _replace_artifacts(session, claim, stage, artifacts)
     session.flush()
 
 
@@ -125,6 +125,22 @@ def training_saved(
 
 def _forget(session: Session, job_id: str, *stages: str) -> None:
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.stage.in_(stages)))
+
+
+def _replace_artifacts(
+    session: Session, claim: Claim, stage: str, artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]
+) -> None:
+    """Store a stage's artifacts in place of all that were stored of it, whatever their names.
+
+    An attempt may go another way than the one before, from file to file and not in memory, and then its artifacts have other
+    names. Of several datasets those that brought something are looked at: what an earlier attempt finished of the others stays.
+    """
+    parts = {facts.part for facts, _ in artifacts if facts.stage == stage}
+    for old in session.scalars(select(Artifact).where(Artifact.job_id == claim.job.id)):
+        if old.facts["stage"] == stage and old.facts.get("part") in parts:
+            session.delete(old)
+    session.flush()
+    add_artifacts(session, claim, artifacts)
 
 
 def add_artifacts(session: Session, claim: Claim, artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]) -> None:

@@ -13,6 +13,7 @@ from app.clock import now
 from app.db import IDLE_SECONDS, make_engine
 from app.failures import failure
 from app.models import Checkpoint, Event, Job, Worker
+from compression.report import Artifact, NotMeasured
 from tests.app.conftest import SessionMaker
 from tests.app.test_jobs import LEASE, look, must_take, row, take
 from tests.conftest import Database, wait_for
@@ -89,6 +90,35 @@ def test_saved_training_is_replaced_and_goes_with_its_stage(transaction: Session
         jobs.stage_finished(session, claim, row(), "p3", [{"path": "x", "size": 1, "sha256": "0" * 64}], [])
     with transaction() as session:
         assert [c.stage for c in session.scalars(select(Checkpoint))] == ["baseline"]
+
+
+def made(name: str, stage: str = "baseline", part: str | None = None) -> tuple[Artifact, dict[str, str]]:
+    nothing = NotMeasured(not_measured="a test")
+    facts = {"name": name, "kind": "onnx", "stage": stage, "precision": "float32", "files": [], "opens_with": "x", "part": part}
+    return Artifact.model_validate({**facts, "score": nothing}), {}
+
+
+def test_what_other_datasets_and_stages_shipped_stays(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+    job, claim = new_job(), must_take(transaction)
+
+    def names() -> set[str]:
+        with transaction() as session:
+            return jobs.recorded(session, job.id)[1]
+
+    def finished(number: int, part: str, *names: str) -> None:
+        brought = [made(name, part=part) for name in names]
+        with transaction() as session:
+            jobs.part_finished(session, claim, "baseline", number, "p", [], brought, {})
+
+    finished(0, "mood", "a-mood")
+    finished(1, "joy", "a-joy")
+    with transaction() as session:
+        jobs.stage_finished(session, claim, row(), "p", [], [])  # all came with its parts
+        jobs.stage_finished(session, claim, row("quantized"), "p", [], [made("q-mood", "quantized", "mood")])
+    assert names() == {"a-mood", "a-joy", "q-mood"}
+    finished(0, "mood", "b-mood", "c-mood")
+    finished(1, "joy")  # an earlier attempt had done it
+    assert names() == {"b-mood", "c-mood", "a-joy", "q-mood"}
 
 
 def test_what_a_worker_about_to_claim_still_holds_is_taken_back(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:

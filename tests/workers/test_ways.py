@@ -1,0 +1,106 @@
+"""A job of which one attempt has the model in memory and another goes from file to file: what the first shipped gives way."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+from sqlalchemy import select
+
+from app import jobs
+from app.db import reading, writing
+from app.failures import failure
+from app.models import Artifact, Dataset, File, Job, Model
+from app.settings import Settings
+from app.storage import Storage, open_storage
+from compression import report as told
+from compression.export import artifact
+from compression.pipeline import compress
+from compression.recipe import Spec
+from compression.streaming import job as streaming
+from tests.compression.conftest import sentences, write_rows
+from tests.compression.measuring import briefly
+from tests.compression.test_streaming import ONLY_QUANTIZE, model_into
+from tests.rows import submitted
+from tests.workers.test_several import Telling, claimed
+from workers.engine import Engine
+from workers.layout import lay_out
+from workers.lease import Lease
+from workers.watch import Crashed, Watch
+
+MEMORY, FILES = "baseline-onnx-float32", "baseline-transformers-bfloat16"
+
+
+class Working(Telling):
+    """An engine that does the job in this process; `until` ends it after a stage."""
+
+    def __init__(self, spec: Path, folder: Path, until: str | None) -> None:
+        self.spec, self.folder, self.until = Spec.model_validate_json(spec.read_bytes()), folder, until
+
+    def events(self, _tick: float) -> Iterator[told.Event]:
+        for event in compress(self.spec, self.folder):
+            yield event
+            if isinstance(event, told.StageFinished) and event.row.stage == self.until:
+                return
+
+
+def sent(settings: Settings, place: Path) -> Job:
+    """Submit a job on a tiny decoder, with its files in storage."""
+    model = model_into(place / "model")
+    for name, count in (("train", 40), ("test", 12)):
+        write_rows(place / f"{name}.jsonl", sentences(count, seed=len(name)))
+    storage = open_storage(settings)
+
+    def stored(*paths: Path) -> list[File]:
+        files = []
+        for path in paths:
+            with path.open("rb") as source:
+                storage.put_file(f"uploads/{path.name}", source)
+            files.append(File(path=path.name, size=path.stat().st_size, sha256="0" * 64, key=f"uploads/{path.name}"))
+        return files
+
+    with writing() as session:
+        job = submitted(session, recipe=ONLY_QUANTIZE, evaluate={"length": 16})
+        dataset = session.get_one(Dataset, job.dataset_id)
+        dataset.data = {"format": "jsonl", "splits": {"train": ["train.jsonl"], "test": ["test.jsonl"]}}
+        dataset.files = stored(place / "train.jsonl", place / "test.jsonl")
+        session.get_one(Model, job.model_id).files = stored(*(path for path in model.iterdir() if path.is_file()))
+    return job
+
+
+def attempted(place: Path, settings: Settings, storage: Storage, until: str | None = None) -> jobs.Claim:
+    claim = claimed(settings, place)
+    engine = cast("Engine", Working(lay_out(claim, place, settings, storage), place, until))
+    Watch(claim, place, storage, Lease(claim, settings, on_lost=lambda: None), engine, settings).follow()
+    return claim
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("memory_first", [True, False], ids=["memory, then files", "files, then memory"])
+def test_an_attempt_that_goes_another_way_than_the_one_before_succeeds(
+    memory_first: bool, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact, "figures", briefly)
+    job, storage = sent(settings, tmp_path / "sent"), open_storage(settings)
+    with monkeypatch.context() as less, pytest.raises(Crashed):
+        if not memory_first:  # a worker with less memory has it first
+            less.setattr(streaming, "whole_bytes", lambda _parameters: 1 << 62)
+        attempted(tmp_path / "1", settings, storage, until="baseline")
+    with writing() as session:
+        running = session.get_one(Job, job.id)
+        assert jobs.recorded(session, job.id)[1] == {MEMORY if memory_first else FILES}
+        claim = jobs.Claim(running, running.fence)
+        split = 4 if memory_first else None  # as after a want of memory
+        error = failure("engine_crashed")
+        jobs.setback(session, claim, error, max_failures=3, backoff_seconds=0, split_batches=split)
+    attempted(tmp_path / "2", settings, storage)
+    with reading() as session:
+        ended = session.get_one(Job, job.id)
+        assert (ended.state, ended.attempt) == ("succeeded", 2)
+        assert ended.report is not None
+        names = {one["name"] for one in ended.report["artifacts"]}
+        assert names == {found.name for found in session.scalars(select(Artifact))}
+        assert (FILES if memory_first else MEMORY) in names
+        assert not {MEMORY, FILES} <= names
+        left = set(session.scalars(select(File.artifact_id).where(File.artifact_id.is_not(None))))
+        assert left == set(session.scalars(select(Artifact.id)))
