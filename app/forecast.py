@@ -97,7 +97,7 @@ def _order(waiting: list[tuple[str, str, int]], running: Counter[str]) -> list[s
 
 
 def _memories(session: Session) -> list[int]:
-    """Memory of each living worker that takes jobs."""
+    """What a job may take of each living worker's memory, of those that take jobs."""
     alive = select(Worker.facts).where(Worker.kind == JOBS, Worker.drain.is_(False), Worker.seen_at > now(-ALIVE_SECONDS))
     return [int(facts.get("memory_bytes") or 2**62) for facts in session.scalars(alive)]
 

@@ -170,7 +170,7 @@ def _fits(memory_bytes: int | None) -> tuple[ColumnElement[bool], ...]:
 def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: int | None = None) -> Claim | None:
     """Take the next job: by priority, then the team with fewest running, then age; None where nothing can run now.
 
-    A job whose forecast is above `memory_bytes`, the worker's own, waits for a larger one.
+    A job whose forecast is above `memory_bytes`, what this worker lets one take, waits for a larger one.
     """
     other = aliased(Job)
     running = select(func.count()).select_from(other).where(other.team_id == Job.team_id, other.state == RUNNING)

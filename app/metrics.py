@@ -215,7 +215,7 @@ def _workers(session: Session) -> Iterator[Metric]:
         "lathe_devices", "Living workers of jobs by what they compute on.", labels=("device", "confinement")
     )
     age = GaugeMetricFamily("lathe_worker_heartbeat_age_seconds", "Since a worker was heard of.", labels=who)
-    memory = GaugeMetricFamily("lathe_worker_memory_bytes", "Memory of a worker's machine.", labels=who)
+    memory = GaugeMetricFamily("lathe_worker_memory_bytes", "What a job may take of a worker's memory.", labels=who)
     drains = GaugeMetricFamily("lathe_worker_draining", "1 where a worker takes no more jobs.", labels=who)
     moment = session.scalar(select(now()))
     counted: dict[str, int] = dict.fromkeys(LANES, 0)

@@ -39,7 +39,8 @@ class Settings(BaseSettings):
     stall_seconds: Annotated[float, Field(description="An engine that shows no progress for so long is stopped.")] = 3600.0
     save_seconds: Annotated[float, Field(description="How often training in progress is saved.")] = 120.0
     engine_memory_bytes: Annotated[
-        int | None, Field(description="An engine that takes more is stopped; nine tenths of the machine's where unset.")
+        int | None,
+        Field(description="An engine that takes more is stopped, a job forecast to is not taken; unset: nine tenths."),
     ] = None
     engine_disk_bytes: Annotated[
         int, Field(description="An engine that writes so much more than twice its job's forecast is stopped.")

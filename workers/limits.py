@@ -69,7 +69,7 @@ def lm_eval(settings: Settings) -> dict[str, Any]:
 
 
 def engine_memory(settings: Settings) -> int:
-    """Return the resident bytes beyond which an engine is stopped."""
+    """Return the resident bytes beyond which an engine is stopped; no job is taken whose forecast is above."""
     return settings.engine_memory_bytes or round(SHARE * machine_memory())
 
 

@@ -17,7 +17,7 @@ from app.ids import new_id
 from app.models import Worker
 from app.settings import Settings
 from workers.hearing import Ears, Hearing, begin_anew
-from workers.limits import augmentation, devices, lm_eval, machine_memory
+from workers.limits import augmentation, devices, engine_memory, lm_eval
 from workers.sandbox import get_sandbox
 
 log = structlog.get_logger()
@@ -68,7 +68,7 @@ class Presence(threading.Thread):
         os.environ["LATHE_WORKER_ID"] = self.worker_id
         self.facts = {
             "cores": os.cpu_count(),
-            "memory_bytes": machine_memory(),
+            "memory_bytes": engine_memory(self.settings),
             "machine": platform.machine(),
             "python": platform.python_version(),
             "devices": devices(),
@@ -124,7 +124,7 @@ class Presence(threading.Thread):
                 with reading() as session:
                     if self.lane == queue.CHECKS:
                         return resources.checks_waiting(session) or tries.waiting(session)
-                    return jobs.work_waiting(session, machine_memory())
+                    return jobs.work_waiting(session, engine_memory(self.settings))
             finally:
                 get_engine().dispose()
 

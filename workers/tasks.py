@@ -12,7 +12,7 @@ from workers.answers import answer_next
 from workers.celery_app import app, ears
 from workers.checks import check_next
 from workers.folders import sweep
-from workers.limits import machine_memory
+from workers.limits import engine_memory
 from workers.presence import draining
 from workers.supervisor import attempt
 
@@ -30,7 +30,7 @@ def run_jobs() -> None:
         with writing() as session:
             for job_id in jobs.orphans(session, worker_id, max_failures=cap, backoff_seconds=wait):
                 log.warning("orphan", job=job_id, note="held by this worker's last process, or claimed without an answer")
-            claim = jobs.claim(session, worker_id, settings.lease_seconds, machine_memory())
+            claim = jobs.claim(session, worker_id, settings.lease_seconds, engine_memory(settings))
         if claim is None:
             return
         attempt(claim, settings, get_storage())

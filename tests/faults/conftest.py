@@ -204,6 +204,11 @@ class Stand:
                 f"bytes that no row names: {sorted(stored - named)[:20]}; {self.service.log('keeper')[-2000:]}"
             ) from None
 
+    def foretell(self, memory: int) -> None:
+        """Have all jobs forecast to take so many bytes of memory."""
+        with self.engine.begin() as connection:
+            connection.execute(text("UPDATE jobs SET memory_bytes = :memory"), {"memory": memory})
+
     def named(self) -> set[str]:
         """The storage keys of all rows."""
         with self.engine.connect() as connection:

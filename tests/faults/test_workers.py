@@ -81,8 +81,9 @@ def test_a_drained_workers_training_goes_on_where_it_was(stand: Stand) -> None:
 
 @SQLITE
 def test_a_job_that_takes_too_much_memory_is_tried_once_more_in_smaller_parts(stand: Stand) -> None:
-    name = stand.start_worker(LATHE_ENGINE_MEMORY_BYTES=str(50 << 20))
     first, second = stand.job(SHORT), stand.job(LONG)
+    stand.foretell(1 << 20)  # or no such worker would take them
+    name = stand.start_worker(LATHE_ENGINE_MEMORY_BYTES=str(50 << 20))
     failed = stand.over(first, "failed")
     assert failed["error"]["code"] == "out_of_memory"
     assert (failed["attempt"], failed["failures"]) == (2, 1)

@@ -74,9 +74,9 @@ def test_a_decoder_that_a_worker_has_no_memory_for_goes_from_file_to_file(
     http: httpx.Client,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    service.settings["LATHE_ENGINE_MEMORY_BYTES"] = "1100000000"
+    service.settings["LATHE_ENGINE_MEMORY_BYTES"] = "2000000000"
     service.start_workers("jobs")
-    model = model_into(tmp_path / "model", vocab_size=1 << 18, hidden_size=64, head_dim=16)
+    model = model_into(tmp_path / "model", vocab_size=1 << 18, hidden_size=192, head_dim=48)
     job = done(http, model, splits(), service, prepare={"epochs": 0}, prune=FFN, distill=None, train={"max_length": 32})
     before, _, after = job["rows"]
     assert "from file to file" in before["notes"][0].replace("\n", " ")

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
+from app import forecast
 from app.db import reading, writing
-from app.models import Worker
-from app.settings import Settings
+from app.models import Job, Worker
+from app.settings import Settings, get_settings
 from tests.conftest import ROOT, fresh_database
+from tests.rows import submitted
+from workers import tasks
 from workers.hearing import Ears
-from workers.limits import augmentation, lm_eval
+from workers.limits import augmentation, lm_eval, machine_memory
 from workers.presence import Presence, draining
 
 FORKS = """
@@ -81,6 +84,32 @@ def test_a_worker_that_was_forgotten_is_known_again_and_can_be_told_to_stop(
     with reading() as session:
         row = session.get_one(Worker, presence.worker_id)
         assert (row.kind, row.pid, row.facts) == ("jobs", os.getpid(), presence.facts)
+
+
+def test_a_worker_takes_what_its_engine_may_take_and_not_what_its_machine_has(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATHE_WORKER_ID", "")
+    monkeypatch.setenv("LATHE_ENGINE_MEMORY_BYTES", str(1 << 30))
+    get_settings.cache_clear()
+    narrow, taken = get_settings(), list[str]()
+    monkeypatch.setattr(tasks, "attempt", lambda claim, *_: taken.append(claim.job.id))
+    presence = Presence("jobs", narrow, Ears())
+    presence.register()
+    assert presence.facts["memory_bytes"] == 1 << 30 < machine_memory()
+    with writing() as session:
+        large = submitted(session, memory_bytes=(1 << 30) + 1)
+        assert large.memory_bytes < machine_memory()
+    assert not presence.work_waits()
+    tasks.run_jobs()
+    with reading() as session:
+        place = forecast.place(session, session.get_one(Job, large.id))
+    assert (taken, place and place.waits_for) == ([], "memory")
+    with writing() as session:
+        small = submitted(session, memory_bytes=1 << 30)
+    assert presence.work_waits()
+    tasks.run_jobs()
+    assert taken == [small.id]
 
 
 def test_a_worker_tells_what_jobs_may_name(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

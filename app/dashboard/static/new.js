@@ -69,8 +69,8 @@ function fact(title, text, kind) {
 
 function fits(needed) {
   if (memory === null) return ["No living worker takes jobs: it would wait for one.", "warn"];
-  if (needed <= memory) return [`Yes: the largest worker has ${size(memory)}.`, "good"];
-  return [`No: it needs ${size(needed)}, and the largest living worker has ${size(memory)}. It would wait for a larger one.`, "bad"];
+  if (needed <= memory) return [`Yes: the largest worker has ${size(memory)} for a job.`, "good"];
+  return [`No: it needs ${size(needed)}, and the largest living worker has ${size(memory)} for a job. It would wait for a larger one.`, "bad"];
 }
 
 async function forecast() {
