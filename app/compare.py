@@ -137,7 +137,9 @@ def _item(job: Job, out: JobOut, headline: str, ratios: dict[str, Any], figures:
     taken = next((point for point in points if point.artifact == headline), None)
     if taken is None:
         return None
-    score: dict[str, Any] = figures[0][-1] or {}
+    # Memory may not have sufficed to score the baseline, or what was shipped: any row that was scored says by what.
+    scores = [one[-1] for point, one in sorted(zip(points, figures, strict=True), key=lambda pair: pair[0] is not taken)]
+    score: dict[str, Any] = next((found for found in scores if found and "metric" in found), {})
     return Compared(
         id=job.id,
         name=job.name,

@@ -66,6 +66,6 @@ def compare(
         data="+".join(items[0].datasets) if items else None,
         items=items,
         more=found.next_page_token is not None,
-        metric=items[0].metric if items else None,
+        metric=next((item.metric for item in items if item.metric is not None), None),
         units=UNITS,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from compression.report import Report, Stage
+from compression.report import NotMeasured, Report, Stage
 from tests.app.api.conftest import new_team, problem, ready_dataset, ready_model, sql
 from tests.client.figures import report, row
 from tests.conftest import Service
@@ -27,11 +27,13 @@ def finished(
     *,
     length: int = 128,
     language: tuple[dict[str, Any], dict[str, Any]] | None = None,
+    perplexities: tuple[bool, bool] | None = None,
     **more: Any,
 ) -> str:
     """A job that shipped a model of so many megabytes, as a worker leaves it.
 
-    length: tokens that it was timed at; language: keys of its recipe's `train` and of `evaluate`, as of a language model.
+    length: tokens that it was timed at; language: keys of its recipe's `train` and of `evaluate`, as of a language model;
+    perplexities: scores are such, and whether the baseline has one, and what was shipped.
     """
     job = str(http.post("/v1/jobs", json={**body, **more}).json()["id"])
     if language is not None:
@@ -43,8 +45,23 @@ def finished(
         one.model_copy(update={"latency": one.latency.model_copy(update={"length": length})})
         for one in (row("baseline", 20 * M, 80 * M, 16.0, 0.8), row("quantized", 20 * M, size * M, ms, score))
     )
+    if perplexities is not None:
+        perplexity = {"metric": "perplexity", "lower_is_better": True}
+        unknown = NotMeasured(not_measured="too little memory")
+        rows = tuple(
+            one.model_copy(update={"score": one.score.model_copy(update=perplexity) if scored else unknown})
+            for one, scored in zip(rows, perplexities, strict=True)
+        )
     for place, one in enumerate(rows):
-        figures = (one.stage, place, 1, one.parameters.total, one.size.bytes, one.latency.median_ms, one.score.value)  # type: ignore[union-attr]
+        figures = (
+            one.stage,
+            place,
+            1,
+            one.parameters.total,
+            one.size.bytes,
+            one.latency.median_ms,
+            getattr(one.score, "value", None),
+        )  # type: ignore[union-attr]
         sql(
             service,
             "INSERT INTO metrics (job_id, stage, position, fence, parameters, size_bytes, latency_ms, score, row, created_at)"
@@ -149,6 +166,25 @@ def test_perplexities_of_other_windows_or_other_texts_do_not_beat_each_other(
     better = finished(service, http, request_body, 10, 8.0, 0.7, language=({**window, **train}, evaluate))
     best = {item["id"]: item["best_by"] for item in compared(http)["items"]}
     assert best == {plain: [] if alike else ["bytes", "latency_ms"], better: ["bytes", "latency_ms"]}
+
+
+def test_lower_perplexities_are_better_though_the_baseline_has_none(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    good = finished(service, http, request_body, 20, 9.0, 12.5, language=({}, {}), perplexities=(False, True))
+    bad = finished(service, http, request_body, 20, 9.0, 30.0, language=({}, {}), perplexities=(False, True))
+    before = finished(service, http, request_body, 20, 9.0, 12.5, language=({}, {}), perplexities=(True, False))
+    none = finished(service, http, request_body, 20, 9.0, 12.5, language=({}, {}), perplexities=(False, False))
+    found = {item["id"]: item for item in compared(http)["items"]}
+    told = {job: (item["metric"], item["lower_is_better"]) for job, item in found.items()}
+    assert told == {**dict.fromkeys((good, bad, before), ("perplexity", True)), none: (None, False)}
+    assert [job for job, item in found.items() if item["best_by"]] == [good]
+    with httpx.Client(base_url=service.url, timeout=70) as browser:
+        browser.post("/sign-in", data={"key": service.database.key})
+        text = browser.get("/compare").text
+    assert "Size against Perplexity" in text  # though the newest has no score
+    assert 'data-percent=""' in text
+    assert (text.count('data-lower="1"'), "12.5" in text) == (3, True)
 
 
 def test_what_was_timed_otherwise_is_not_the_faster(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
