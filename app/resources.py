@@ -186,6 +186,14 @@ def _claim_check(session: Session, kind: type[R], lease_seconds: float) -> R | N
     )
 
 
+def renew_check(session: Session, row: Model | Dataset, attempt: int, lease_seconds: float) -> bool:
+    """Hold an upload on, whose files are still fetched; False where another attempt has taken over."""
+    kind = type(row)
+    mine = update(kind).where(kind.id == row.id, kind.state == VALIDATING, kind.check_attempts == attempt)
+    renewed = mine.values(check_lease_until=now(lease_seconds)).returning(kind.id)
+    return session.scalar(renewed.execution_options(synchronize_session=False)) is not None
+
+
 def finish_check(
     session: Session, row: Model | Dataset, *, facts: dict[str, Any] | None, reasons: Sequence[dict[str, Any]], attempt: int
 ) -> bool:

@@ -135,6 +135,13 @@ def claim(session: Session, lease_seconds: float) -> Try | None:
     return row
 
 
+def renew(session: Session, row: Try, lease_seconds: float) -> bool:
+    """Hold a question on, whose files are still fetched; False where another attempt has taken over, or it is gone."""
+    mine = update(Try).where(Try.id == row.id, Try.state == RUNNING, Try.attempt == row.attempt)
+    renewed = mine.values(lease_until=now(lease_seconds)).returning(Try.id)
+    return session.scalar(renewed.execution_options(synchronize_session=False)) is not None
+
+
 def finish(session: Session, row: Try, *, result: dict[str, Any] | None = None, error: dict[str, Any] | None = None) -> bool:
     """Write the answer, or why there is none; False where another attempt has taken over, or the question is gone."""
     done = session.execute(

@@ -17,6 +17,7 @@ from compression.recipe import AnswerSpec, Data, JobEvaluate, Question
 from compression.report import Answered, DataFacts, Rejected, Report, parse_answered
 from workers import engine
 from workers.folders import private_folder
+from workers.holding import Hold, TakenOver
 from workers.layout import fetch
 from workers.limits import engine_memory
 
@@ -26,19 +27,24 @@ log = structlog.get_logger()
 def answer_next(settings: Settings, storage: Storage) -> bool:
     """Claim and answer one question; say whether there was one."""
     # The lease outlives the child's own time limit, so that no second worker starts while the first may still write.
+    lease = settings.answer_seconds + settings.lease_seconds
     with writing() as session:
-        row = tries.claim(session, settings.answer_seconds + settings.lease_seconds)
+        row = tries.claim(session, lease)
     if row is None:
         return False
+    hold = Hold(lambda session: tries.renew(session, row, lease), settings.heartbeat_seconds)
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     try:
         with private_folder(settings.scratch, f"{row.id}-{row.attempt}") as folder:
-            finding = _ask(row, folder, settings, storage)
+            finding = _ask(row, folder, settings, storage, hold)
         if isinstance(finding, Rejected):
             error = dict(finding.reasons[0])
         else:
             result = finding.model_dump(mode="json")
+    except TakenOver:
+        log.warning("question_taken_over", id=row.id, job=row.job_id)
+        return True
     except subprocess.TimeoutExpired:
         error = failure("answer_failed", f"It took longer than {settings.answer_seconds:g} s.")
     except Exception as problem:  # a child that crashed or a storage that is away: somebody waits, and can ask again
@@ -50,8 +56,11 @@ def answer_next(settings: Settings, storage: Storage) -> bool:
     return True
 
 
-def _ask(row: Try, folder: Path, settings: Settings, storage: Storage) -> Answered | Rejected:
-    """Lay both artifacts out, and the rows where one of them is asked; run the child and read its one JSON object."""
+def _ask(row: Try, folder: Path, settings: Settings, storage: Storage, hold: Hold) -> Answered | Rejected:
+    """Lay both artifacts out, and the rows where one of them is asked; run the child and read its one JSON object.
+
+    Raises TakenOver.
+    """
     question = Question.model_validate(row.asked)
     with reading() as session:
         job = session.get_one(Job, row.job_id)
@@ -67,7 +76,7 @@ def _ask(row: Try, folder: Path, settings: Settings, storage: Storage) -> Answer
         splits = {"train": tuple(f"data/{path}" for path in paths), question.split: tuple(f"data/{path}" for path in paths)}
         data = Data.model_validate({**dataset.data, "splits": splits})
     for name, some in files.items():
-        fetch(storage, some, folder / name)
+        fetch(storage, some, folder / name, hold.heed)
     place, part = next(((place, one) for place, one in enumerate(report.parts) if one.name == row.part), (0, None))
     spec = AnswerSpec(
         task=facts.task,
@@ -81,6 +90,7 @@ def _ask(row: Try, folder: Path, settings: Settings, storage: Storage) -> Answer
     )
     path = folder / "spec.json"
     path.write_text(spec.model_dump_json(), encoding="utf-8")
+    hold.renew()
     found = engine.find("answer", path, folder, settings, settings.answer_seconds)
     try:
         return parse_answered.validate_json(found)

@@ -17,6 +17,7 @@ from compression.recipe import Data, DataCheck, ModelCheck
 from compression.report import Rejected, parse_finding
 from workers import engine
 from workers.folders import private_folder
+from workers.holding import Hold, TakenOver
 
 log = structlog.get_logger()
 
@@ -36,21 +37,25 @@ def check_next(settings: Settings, storage: Storage) -> bool:
             resources.finish_check(session, row, facts=None, reasons=reasons, attempt=row.check_attempts)
         log.error("check_given_up", id=row.id)
     else:
-        _check(row, settings, storage)
+        _check(row, settings, storage, lease)
     return True
 
 
-def _check(row: Model | Dataset, settings: Settings, storage: Storage) -> None:
+def _check(row: Model | Dataset, settings: Settings, storage: Storage, lease: float) -> None:
     attempt = row.check_attempts
+    hold = Hold(lambda session: resources.renew_check(session, row, attempt, lease), settings.heartbeat_seconds)
     facts: dict[str, Any] | None = None
     reasons: list[dict[str, Any]] = []
     try:
         with private_folder(settings.scratch, f"{row.id}-{attempt}") as folder:
-            finding = _look(row, folder, settings, storage)
+            finding = _look(row, folder, settings, storage, hold)
         if isinstance(finding, Rejected):
             reasons = [dict(reason) for reason in finding.reasons]
         else:
             facts = finding.model_dump(mode="json")
+    except TakenOver:
+        log.warning("check_taken_over", id=row.id, attempt=attempt)
+        return
     except subprocess.TimeoutExpired:
         # It would take as long again, and nobody else's upload is checked meanwhile.
         reasons = [failure("check_failed", f"It took longer than {settings.validation_seconds:g} s.")]
@@ -66,15 +71,15 @@ def _check(row: Model | Dataset, settings: Settings, storage: Storage) -> None:
     log.info("checked", id=row.id, rejected=[reason["code"] for reason in reasons], written=written)
 
 
-def _look(row: Model | Dataset, folder: Path, settings: Settings, storage: Storage) -> Any:
-    """Lay the files out, run the child, and read its one JSON object."""
+def _look(row: Model | Dataset, folder: Path, settings: Settings, storage: Storage, hold: Hold) -> Any:
+    """Lay the files out, run the child, and read its one JSON object. Raises TakenOver."""
     root = folder / "files"
     for file in row.files:
         place = root / file.path
         place.parent.mkdir(parents=True, exist_ok=True)
         if file.key is None:
             raise FileNotFoundError(file.path)
-        storage.get_file(file.key, place, file.size)
+        storage.get_file(file.key, place, file.size, hold.heed)
     spec = folder / "spec.json"
     if isinstance(row, Model):
         asked: ModelCheck | DataCheck = ModelCheck(path=str(root))
@@ -82,6 +87,7 @@ def _look(row: Model | Dataset, folder: Path, settings: Settings, storage: Stora
         splits = {name: tuple(str(root / path) for path in paths) for name, paths in row.data["splits"].items()}
         asked = DataCheck(task=row.task, data=Data.model_validate({**row.data, "splits": splits}))
     spec.write_text(asked.model_dump_json(), encoding="utf-8")
+    hold.renew()
     found = engine.find("validate", spec, folder, settings, settings.validation_seconds)
     try:
         return parse_finding.validate_json(found)
