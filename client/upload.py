@@ -151,10 +151,12 @@ class _Transfer:
         if self.promise.size <= WHOLE:
             self.lathe.put_file(self.kind, self.upload_id, self.promise, lambda: self.content(0, stop))
             return
-        tries = 0
+        tries = before = 0
         while True:
             start = self.lathe.offset(self.kind, self.upload_id, self.promise.path)
-            tries = 0 if start > self.told else tries
+            # Not held against what was told, which counts what the line took with it when it broke.
+            tries = 0 if start > before else tries
+            before = start
             self.at(start)
             try:
                 if self._append(start, stop):
