@@ -4,11 +4,13 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
 from client.upload import model_files
+from compression.recipe import Columns
 from tests.examples import tiny_model, tiny_splits
 from tests.pages.conftest import PATIENCE, Window, World
 
@@ -102,6 +104,36 @@ def test_a_model_and_its_data_are_dropped_and_used(window: Window, world: World,
     expect(page.locator("#said-datasets")).to_have_text("Ready, and chosen above.", timeout=PATIENCE)
     expect(page.locator("#forecast")).to_contain_text("leave 2 layers")  # the forecast is of what was dropped
     window.accessible()
+
+
+def test_data_whose_columns_are_others_is_other_data(window: Window, world: World, tmp_path: Path) -> None:
+    rows = [{"text": f"good {n}", "title": f"bad {n}", "label": str(n % 2), "stars": str(n % 3)} for n in range(60)]
+    place = tmp_path / "train.jsonl"
+    place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def sent(**columns: str) -> dict[str, Any]:
+        window.dropped = True  # a forecast that is refused is an answer
+        page = window.go("/new")
+        page.locator("summary", has_text="Upload data").click()
+        page.locator("#files-datasets").set_input_files(place)
+        for name, column in columns.items():
+            page.locator(f"#column-{name}").fill(column)
+        page.locator("#name-datasets").fill("columns")
+        page.locator("[data-send=datasets]").click()
+        expect(page.locator("#said-datasets")).to_have_text("Ready, and chosen above.", timeout=PATIENCE)
+        chosen = page.locator("#data option:checked").get_attribute("value")
+        with world.http() as http:
+            found: dict[str, Any] = http.get(f"/v1/datasets/{chosen}").json()
+        return found
+
+    plain, other = sent(), sent(text="title", label="stars")
+    named = {**Columns().model_dump(), "text": "title", "label": "stars"}
+    assert (plain["data"]["columns"], other["data"]["columns"]) == (Columns().model_dump(), named)
+    assert other["facts"]["labels"] != plain["facts"]["labels"]
+    assert sent(text="title", label="stars")["id"] == other["id"]
+    assert sent(label="")["id"] == plain["id"]  # what is emptied is called as it was
+    with world.http() as http:  # and what was sent otherwise is known by what the service fills in
+        assert sum(one["name"] == "columns" for one in http.get("/v1/datasets").json()["items"]) == 2
 
 
 def drop(window: Window, kind: str, paths: list[Path]) -> None:

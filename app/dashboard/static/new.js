@@ -219,8 +219,12 @@ function bodyOf(kind) {
   if (formats.length !== 1) throw new Problem(0, { cause: "Data is of one format.", remedy: "Leave out the files of the others." });
   const splits = {};
   for (const one of files) (splits[one.split] ??= []).push(one.path);
+  // All of them, as the service tells of what it has: what the task does not read, or was emptied, is called as it is at first.
   const columns = {};
-  for (const field of document.querySelectorAll("[data-column]:not([hidden]) input")) if (field.value.trim()) columns[field.id.replace("column-", "")] = field.value.trim();
+  for (const field of document.querySelectorAll("[data-column]")) {
+    const input = field.querySelector("input");
+    columns[field.dataset.column] = (!field.hidden && input.value.trim()) || input.defaultValue || null;
+  }
   return { name, task: get("task").value, format: formats[0], splits, columns };
 }
 

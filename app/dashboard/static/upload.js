@@ -71,8 +71,10 @@ export async function upload(kind, body, files, signal, told, said) {
     manifest.push({ path, size: file.size, sha256: await hash(file, (bytes) => told(path, bytes, "hashing")) });
   }
   const wanted = JSON.stringify(manifest.map(({ path, sha256 }) => [path, sha256]).sort());
+  const alike = (known) => known.task === body.task && JSON.stringify(known.data.splits) === JSON.stringify(body.splits)
+    && Object.entries(known.data.columns).every(([name, column]) => body.columns[name] === column);
   const same = (known) => JSON.stringify(known.files.map(({ path, sha256 }) => [path, sha256]).sort()) === wanted
-    && (kind === "models" || (known.task === body.task && JSON.stringify(known.data.splits) === JSON.stringify(body.splits)));
+    && (kind === "models" || alike(known));
   const known = (await api("GET", `/v1/${kind}?page_size=200`)).items.find((each) => each.state !== "rejected" && same(each));
   const target = known ?? await api("POST", `/v1/${kind}`, { ...body, files: manifest });
   const place = `/v1/${kind}/${target.id}`;
