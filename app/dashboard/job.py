@@ -16,13 +16,16 @@ from app.deps import ReadDep
 from app.listing import shown
 from app.models import TERMINAL, Artifact, Dataset, Job, Model
 from app.schemas import ArtifactOut, JobOut, artifact_out
-from compression.report import STAGES, Latency, Report, Row, Score, beside
+from compression.report import STAGES, Latency, Report, Row, Score, beside, judged_each
 from compression.report import shown as score_text
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 KEYS = {"quantized": "quantize", "pruned": "prune", "distilled": "distill"}
 MOST_LAYERS = 24
 """Layers whose range the page shows, the worst first; the report has all."""
+
+JUDGED = {"causal-lm": "perplexity, lower is better"}
+"""What a task is judged by before a row tells it, where less is better."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,7 @@ def job(job_id: str, request: Request, session: ReadDep, visitor: VisitorDep, pa
         "sizes": sizes(report) if report else "",
         "beside": beside(rows),
         "metric": _metric(rows),
+        "judged": judged_each(rows) if rows else JUDGED.get(out.task, "score"),
         "report": report,
         "best": best,
         "cuts": cuts(report),

@@ -13,7 +13,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from app.report_page import svg, words
-from compression.report import Latency, LayerRange, Report, Row, Score, Sensitivity, beside, metrics_of_parts
+from compression.report import (
+    Latency,
+    LayerRange,
+    Report,
+    Row,
+    Score,
+    Sensitivity,
+    beside,
+    judged,
+    judged_each,
+    metrics_of_parts,
+)
 
 FOLDER = Path(__file__).parent
 STYLE = (FOLDER / "report.css").read_text(encoding="utf-8")
@@ -63,10 +74,10 @@ def render(report: Report, about: About, progress: Sequence[Mapping[str, Any]] =
         pictures=pictures(report.rows, shipped(report)),
         conditions=conditions(report.rows),
         beside=beside(report.rows),
-        training=training(progress),
-        judged=_judged(report.rows),
+        training=training(progress, judged_each(report.rows)),
+        judged=judged(report.rows),
         sensitivity={
-            part: _sensitivity(part, found, _judged(report.rows, part)) for part, found in _parts_sensitivity(report).items()
+            part: _sensitivity(part, found, judged(report.rows, part)) for part, found in _parts_sensitivity(report).items()
         },
         ranges={name: (_ranges(name, found), found) for name, found in _all_ranges(report).items()},
         recipe=json.dumps(report.recipe.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False),
@@ -102,10 +113,13 @@ def pictures(rows: Sequence[Row], chosen: Row) -> list[svg.Picture]:
     return drawn
 
 
-def training(progress: Sequence[Mapping[str, Any]]) -> list[svg.Picture]:
-    """Draw loss and validation score of each stage over the steps of its phases, where there are two points at least."""
+def training(progress: Sequence[Mapping[str, Any]], metric: str = "score") -> list[svg.Picture]:
+    """Draw loss and validation score of each stage over the steps of its phases, where there are two points at least.
+
+    metric: what is validated by.
+    """
     drawn = []
-    for figure, title, name in (("loss", "Loss", "loss"), ("score", "Score on validation", "score")):
+    for figure, title, name in (("loss", "Loss", "loss"), ("score", "Score on validation", metric)):
         lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
         for told in progress:
             if told.get(figure) is not None and told.get("stage") in words.STAGES:
@@ -148,16 +162,10 @@ def _parts_sensitivity(report: Report) -> dict[str, dict[str, tuple[Sensitivity,
     return {name: found for name, found in own.items() if any(found.values())}
 
 
-def _judged(rows: Sequence[Row], part: str = "") -> str:
-    """Name what a dataset's rows are judged by; `score` where none of them was."""
-    own = [row.parts.get(part) if part else row for row in rows]
-    return next((row.score.named for row in own if row is not None and isinstance(row.score, Score)), "score")
-
-
-def _sensitivity(part: str, found: dict[str, tuple[Sensitivity, ...]], judged: str) -> svg.Picture:
+def _sensitivity(part: str, found: dict[str, tuple[Sensitivity, ...]], metric: str) -> svg.Picture:
     series = {axis: [(point.taken, point.score) for point in points] for axis, points in found.items() if points}
     title = "Score on validation after a cut of one axis alone" + (f", {part}" if part else "")
-    return svg.curves(title, series, "share taken", judged)
+    return svg.curves(title, series, "share taken", metric)
 
 
 def _all_ranges(report: Report) -> dict[str, tuple[LayerRange, ...]]:

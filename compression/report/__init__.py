@@ -49,7 +49,7 @@ from compression.report.figures import (
     speed_up,
 )
 from compression.report.findings import DataFacts, Finding, ModelFacts, Rejected, parse_finding
-from compression.report.means import mean_row, metrics_of_parts
+from compression.report.means import judged, judged_each, mean_row, metrics_of_parts
 from compression.report.ranges import LayerRange
 from compression.report.whole import Artifact, File, PartReport, Report, SplitFacts, Values, Verdict, verdicts
 
@@ -102,6 +102,8 @@ __all__ = [
     "Verdict",
     "Working",
     "beside",
+    "judged",
+    "judged_each",
     "mean_row",
     "metrics_of_parts",
     "parse_answered",

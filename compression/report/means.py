@@ -40,6 +40,19 @@ def metrics_of_parts(row: Row) -> str:
     return ", ".join(f"{name}: {metric}" for name, metric in found.items())
 
 
+def judged(rows: Sequence[Row], part: str = "") -> str:
+    """Name what a dataset's rows are judged by, as pictures do; `score` where none of them was."""
+    own = [row.parts.get(part) if part else row for row in rows]
+    return next((row.score.named for row in own if row is not None and isinstance(row.score, Score)), "score")
+
+
+def judged_each(rows: Sequence[Row]) -> str:
+    """Name what each of a job's datasets is judged by; `score` where that is not the same for all, or not known."""
+    parts = {part for row in rows for part in row.parts} or {""}
+    names = {judged(rows, part) for part in parts}
+    return names.pop() if len(names) == 1 else "score"
+
+
 def mean(values: Sequence[float]) -> float:
     """Sum / number."""
     return sum(values) / len(values)

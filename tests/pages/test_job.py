@@ -57,6 +57,12 @@ def test_a_finished_job_shows_its_report(window: Window, world: World) -> None:
     losses = {(data["stage"], data["phase"], data["step"]) for data in told if data["loss"] is not None}
     assert len(losses) > 3
     expect(page.locator("#curve-rows tr")).to_have_count(len(losses))
+    expect(page.get_by_role("columnheader", name="Validation accuracy")).to_be_visible()
+    scored = [data for data in told if data["score"] is not None]
+    assert scored
+    expect(page.locator("#log-lines > li").filter(has_text=re.compile(r"validation [01]\.\d+ \(accuracy\)"))).to_have_count(
+        len(scored)
+    )
     expect(page.locator("[data-ranges] canvas")).to_be_visible()
     window.accessible_everywhere()
 

@@ -3,11 +3,15 @@
 const MOST = 5000;  // lines that stay in the page; the API has all
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
+// What validation is judged by, in brackets behind its figure; a mere "score" says nothing more.
+const { judged } = document.getElementById("job").dataset;
+const by = judged === "score" ? "" : ` (${judged})`;
+
 // Say in words what an event's data holds; everything is text to the page.
 function words(type, data) {
   switch (type) {
     case "log": return data.message;
-    case "progress": return [`${data.stage}: ${data.part ? `${data.part}, ` : ""}${data.phase} ${data.step}/${data.total}`, data.loss === null ? null : `loss ${data.loss.toPrecision(4)}`, data.score === null ? null : `validation ${data.score.toFixed(4)}`].filter(Boolean).join(", ");
+    case "progress": return [`${data.stage}: ${data.part ? `${data.part}, ` : ""}${data.phase} ${data.step}/${data.total}`, data.loss === null ? null : `loss ${data.loss.toPrecision(4)}`, data.score === null ? null : `validation ${data.score.toFixed(4)}${by}`].filter(Boolean).join(", ");
     case "claimed": return `taken by ${data.worker}, attempt ${data.attempt}`;
     case "started": return `engine started: ${Object.entries(data.environment ?? {}).map(([name, value]) => `${name} ${value}`).join(", ")}`;
     case "stage_started": return `${data.stage} begins${data.resumed ? ", from its checkpoint" : ""}`;

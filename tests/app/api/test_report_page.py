@@ -210,6 +210,31 @@ def test_it_draws_how_training_went_where_that_was_told(
     assert "b" not in page.tags
 
 
+def test_validation_by_a_perplexity_is_called_so(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    rows = of_perplexity("baseline", 12.0), of_perplexity("quantized", 14.0)
+    job, plain = done(service, http, request_body, report(rows=rows)), done(service, http, request_body)
+    for one, number, score in [(each, number, score) for each in (job, plain) for number, score in enumerate((14.0, 12.5))]:
+        told = {"stage": "baseline", "phase": "tune", "step": number, "total": 2, "loss": None, "score": score, "part": ""}
+        insert = (
+            "INSERT INTO events (job_id, seq, type, data, at) VALUES (%s, %s, 'progress', %s, '2026-01-01 00:00:00.000000')"
+        )
+        sql(service, insert, one, 100 + number, json.dumps(told))
+    for one, called in ((job, "perplexity, lower is better"), (plain, "accuracy")):
+        drawn = re.search(
+            'aria-label="Score on validation: Baseline.*?</svg>', http.get(f"/v1/jobs/{one}/report.html").text, re.DOTALL
+        )
+        assert drawn is not None
+        assert f">{called}</text>" in drawn[0]
+    waits = http.post("/v1/jobs", json=request_body).json()["id"]
+    sql(service, "UPDATE jobs SET task = 'causal-lm' WHERE id = %s", waits)
+    with httpx.Client(base_url=service.url, timeout=70) as browser:
+        browser.post("/sign-in", data={"key": service.database.key})
+        seen = [browser.get(f"/jobs/{one}").text for one in (waits, http.post("/v1/jobs", json=request_body).json()["id"])]
+    for text, called in zip(seen, ("perplexity, lower is better", "score"), strict=True):
+        assert f'data-judged="{called}"' in text
+        assert f"Validation {called}</th>" in text
+
+
 def test_only_its_team_sees_it_and_only_once_there_is_one(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:
