@@ -213,9 +213,7 @@ class StreamingJob:
             shipped = yield from self.journey.follow("baseline", MEASURE, completing)
         yield from self.journey.mark("baseline", MEASURE, done=True)
         made, more = yield from self.with_graph("baseline", [shipped], self.folder, self.model, None)
-        note = (
-            "The model takes more memory than the engine may, or is larger than an ONNX file can be: it went from file to file."
-        )
+        note = "The model takes more memory than an engine may: it went from file to file."
         if made[0] is shipped:
             note += " The baseline is the checkpoint as it was sent."
         return made, self.model, (note, *more, *stock.notes(self.spec, self.base), *load.tokenizer_notes(self.folder))
