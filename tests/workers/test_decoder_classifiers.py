@@ -81,9 +81,10 @@ def test_a_decoder_that_a_worker_has_no_memory_for_goes_from_file_to_file(
     before, _, after = job["rows"]
     assert "from file to file" in before["notes"][0].replace("\n", " ")
     assert (before["shape"]["ffn"], after["shape"]["ffn"]) == (64, 32)
-    assert after["size"]["bytes"] < 0.6 * before["size"]["bytes"]
+    assert after["artifact"] == "pruned-onnx-int8"  # what was written piece by piece fits memory when it is opened
+    assert after["size"]["bytes"] < 0.3 * before["size"]["bytes"]
     artifacts = http.get(f"/v1/jobs/{job['id']}/artifacts").json()["items"]
-    made = next(one for one in artifacts if one["name"] == after["artifact"])
+    made = next(one for one in artifacts if one["name"] == "pruned-transformers-int8")
     folder = download(http, made, tmp_path / "got")
     opened = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     with torch.no_grad():
