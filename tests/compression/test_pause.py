@@ -12,11 +12,13 @@ from typing import Any, BinaryIO
 import pytest
 
 from compression import checkpoint
+from compression.export import artifact
 from compression.process import PauseRequests
 from compression.report import Event, Finished, Log, Paused, Progress, StageFinished, StageStarted, TrainingSaved
 from compression.run import PAUSED, job
 from compression.saving import FOLDER, Pause
 from tests.compression.jobs import RECIPE, events, start, write_spec
+from tests.compression.measuring import briefly
 
 LONG: dict[str, Any] = {
     **RECIPE,
@@ -86,7 +88,10 @@ def weights(output: Path) -> dict[str, str]:
     }
 
 
-def test_paused_twice_a_job_ships_the_same_bytes(tmp_path: Path, encoder: Path, reviews: Path) -> None:
+def test_paused_twice_a_job_ships_the_same_bytes(
+    tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact, "figures", briefly)
     kept = tmp_path / "kept"
 
     def spec(name: str, **changes: Any) -> Path:

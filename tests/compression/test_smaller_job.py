@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
@@ -12,10 +13,12 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
+from compression.export import artifact
 from compression.pipeline import compress
 from compression.recipe import Spec
 from compression.report import Finished, NotMeasured, Report, StageStarted
 from tests.compression.conftest import BAD, FILLER, GOOD, SPECIAL, tiny_config
+from tests.compression.measuring import briefly
 
 SIGNS = "abcdefghijklmnopqrstuvwxyz0123456789"
 TOKENS = [*SPECIAL, *SIGNS, *(f"##{sign}" for sign in SIGNS), *(f"spare{i}" for i in range(60)), *GOOD, *BAD, *FILLER]
@@ -63,7 +66,10 @@ def run(place: Path, reviews: Path, **changes: Any) -> tuple[Report, list[StageS
     return events[-1].report, [event for event in events if isinstance(event, StageStarted)]
 
 
-def test_a_job_that_cuts_the_vocabulary_ships_the_tokenizer_that_fits(tmp_path: Path, reviews: Path) -> None:
+def test_a_job_that_cuts_the_vocabulary_ships_the_tokenizer_that_fits(
+    tmp_path: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact, "figures", briefly)
     write_model(tmp_path / "model")
     # A word that test alone has: no token of its own is kept for it, and its row is judged as it is then read.
     texts = tmp_path / "texts"

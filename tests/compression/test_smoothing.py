@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from compression import numerics, smoothing
 from compression.batches import Encoded
 from compression.calibration import calibrate
+from compression.export import artifact
 from compression.numerics import Simulation
 from compression.numerics.dynamic import integer_linear
 from compression.numerics.matrices import matrix
@@ -20,6 +21,7 @@ from compression.report import StageStarted
 from compression.stages.scores import taken_scores
 from tests.compression.families.decoders import KINDS, WORDS, logits, tiny_classifier
 from tests.compression.families.test_decoder_parts import some_rows
+from tests.compression.measuring import briefly
 from tests.compression.models import STEMS, tiny
 from tests.compression.test_language_job import RECIPE, run, scores, write
 
@@ -120,7 +122,8 @@ def test_a_cut_chooses_as_if_nothing_had_been_smoothed(kind: str, how: float) ->
     assert any(not torch.allclose(there[name], score, rtol=1e-2) for name, score in wanted.items()), "it would have seen them"
 
 
-def test_a_job_smooths_and_a_new_attempt_cuts_as_the_first_did(tmp_path: Path) -> None:
+def test_a_job_smooths_and_a_new_attempt_cuts_as_the_first_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifact, "figures", briefly)
     write(tmp_path)
     recipe = {**RECIPE, "quantize": {"smoothing": "search"}, "prepare": {"epochs": 2, "rate": 1e-2}, "distill": None}
     report, _ = run(tmp_path, recipe)
