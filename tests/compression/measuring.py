@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 
+from compression.export import artifact
 from compression.measure import Measured, MeasureSpec, Step, measure
 from compression.plan import Tick
 
@@ -19,6 +20,15 @@ def in_this_process(spec: MeasureSpec, *, last_try: bool = False) -> Generator[T
 def briefly(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
     """Do not time for long."""
     found = yield from in_this_process(spec.model_copy(update={"seconds": 0.1}), last_try=last_try)
+    return found
+
+
+_in_a_fresh_one = artifact.figures
+
+
+def briefly_apart(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
+    """Begin a fresh process all the same, whose memory is told, and do not time for long in it."""
+    found = yield from _in_a_fresh_one(spec.model_copy(update={"seconds": 0.1}), last_try=last_try)
     return found
 
 

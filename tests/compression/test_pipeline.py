@@ -12,12 +12,14 @@ from transformers import AutoModelForSequenceClassification
 
 from compression import checkpoint
 from compression.errors import CompressionError
+from compression.export import artifact
 from compression.job import Job
 from compression.phases import SHIP
 from compression.recipe import Spec, Targets
 from compression.report import ArtifactReady, Event, Failed, Finished, Log, Progress, Report, Stage, StageFinished, StageStarted
 from compression.run import job
 from tests.compression.jobs import RECIPE, STAGES, events, start, write_spec
+from tests.compression.measuring import briefly_apart
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +85,9 @@ def test_the_download_opens_with_stock_tools(whole: tuple[list[Event], Path]) ->
         ("distilled", "onnx", "int8"),
         (chosen.stage, "transformers", "int8"),
     ]
-    for artifact in report.artifacts:
-        for file in artifact.files:
-            assert checkpoint.digest(whole[1] / "artifacts" / artifact.name / file.path) == file.sha256
+    for one in report.artifacts:
+        for file in one.files:
+            assert checkpoint.digest(whole[1] / "artifacts" / one.name / file.path) == file.sha256
     opened = AutoModelForSequenceClassification.from_pretrained(whole[1] / "artifacts" / report.artifacts[-1].name)
     assert opened.config.hidden_size == chosen.shape.hidden
     assert opened.config.id2label == {0: "negative", 1: "positive"}
@@ -198,9 +200,10 @@ def test_a_damaged_or_foreign_checkpoint_is_not_used(
 
 
 def test_another_recipe_goes_on_where_it_begins_to_differ(
-    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path
+    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes to what it would have come to by itself."""
+    monkeypatch.setattr(artifact, "figures", briefly_apart)
     other = {**RECIPE, "distill": {**RECIPE["distill"], "epochs": 1, "hidden": 0.0}}
     kept = tmp_path / "kept"
     shutil.copytree(whole[1] / "checkpoints", kept)

@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from compression.budget import Budget, Spent
 from compression.errors import InvalidSpec
+from compression.export import artifact
 from compression.part import Part
 from compression.phases import SHIP, journey_of_parts
 from compression.pipeline import compress
@@ -28,6 +29,7 @@ from compression.report import (
 )
 from compression.saving import Saver
 from tests.compression.conftest import sentences, write_rows
+from tests.compression.measuring import briefly
 from tests.compression.toys import write
 
 
@@ -65,13 +67,15 @@ def attempts(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> tuple[l
     write_rows(folder / "mood" / "test.jsonl", sentences(40, seed=2))
     write("text-regression", folder / "joy", train=128, test=30)
     first = []
-    for event in compress(spec_of(folder, encoder), folder):
-        first.append(event)
-        if isinstance(event, PartFinished) and event.stage == "quantized":
-            break
-    shutil.copytree(folder / "out" / "checkpoints", folder / "kept")
-    shutil.rmtree(folder / "out")
-    second = list(compress(spec_of(folder, encoder, resume="kept"), folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artifact, "figures", briefly)
+        for event in compress(spec_of(folder, encoder), folder):
+            first.append(event)
+            if isinstance(event, PartFinished) and event.stage == "quantized":
+                break
+        shutil.copytree(folder / "out" / "checkpoints", folder / "kept")
+        shutil.rmtree(folder / "out")
+        second = list(compress(spec_of(folder, encoder, resume="kept"), folder))
     return first, second, folder / "out"
 
 
@@ -151,9 +155,9 @@ def test_the_report_tells_of_the_mean_and_of_each_part(attempts: tuple[list[Even
     assert len(report.artifacts) == 6
     shipped = {artifact.part: artifact for artifact in report.artifacts if artifact.kind == "transformers"}
     heads = {}
-    for name, artifact in shipped.items():
+    for name, one in shipped.items():
         assert name is not None
-        opened = AutoModelForSequenceClassification.from_pretrained(output / "artifacts" / artifact.name)
+        opened = AutoModelForSequenceClassification.from_pretrained(output / "artifacts" / one.name)
         heads[name] = opened.config.num_labels
     assert heads == {"mood": 2, "joy": 1}
 
