@@ -104,6 +104,11 @@ class Lines(View):
         self._out.print(Text(line), soft_wrap=True)
 
 
+def validation(score: float) -> str:
+    """Tell a score on validation: shares are at most 1, and what is more is a perplexity."""
+    return f"validation {render.percent(score)}" if score <= 1 else f"validation perplexity {score:.4g}, lower is better"
+
+
 class Bars(View):
     """For a terminal: a bar a stage, and what is going on now."""
 
@@ -137,10 +142,7 @@ class Bars(View):
             elif job.progress and job.progress.stage == stage and job.state == "running":
                 found = job.progress
                 loss = f" · loss {found.loss:.4f}" if found.loss is not None else ""
-                score = ""
-                if found.score is not None:  # shares are at most 1; what is more is a perplexity
-                    of = render.percent(found.score) if found.score <= 1 else f"{found.score:.4g}"
-                    score = f" · validation {of}"
+                score = f" · {validation(found.score)}" if found.score is not None else ""
                 self._bars.update(
                     task,
                     completed=found.step / found.total if found.total else 0.0,

@@ -37,7 +37,7 @@ def is_written(model: nn.Module) -> bool:
 def hindered(model: nn.Module, task: Task) -> str | None:
     """Say why there is no file of a decoder: no graph of it is written, and a traced one would be too large; else None.
 
-    Classifiers of other families, and smaller ones of kinds whose graph is not written, are traced.
+    A classifier whose graph is not written is traced, up to an ONNX file's 2 GiB; those of other families always are.
     """
     if not families.decodes(model):
         return None

@@ -12,6 +12,8 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app import jobs
+from client.render import MINUS
+from client.watching import validation
 from tests.client.conftest import Command, Live
 from tests.client.figures import report
 from tests.client.test_cli import succeed
@@ -141,3 +143,15 @@ def test_ids_are_whole_however_narrow_the_terminal_and_rows_in_a_pipe_are_lines(
     assert job in text
     listed = next(line for line in command("ls").out.splitlines() if job in line)
     assert long in listed
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (0.93125, "validation 93.1 %"),
+        (-0.04, f"validation {MINUS}4.0 %"),
+        (53.2289, "validation perplexity 53.23, lower is better"),
+    ],
+)
+def test_a_perplexity_is_told_as_one(score: float, said: str) -> None:
+    assert validation(score) == said
