@@ -50,6 +50,7 @@ from compression.report.figures import (
 )
 from compression.report.findings import DataFacts, Finding, ModelFacts, Rejected, parse_finding
 from compression.report.means import judged, judged_each, mean_row, metrics_of_parts
+from compression.report.preparation import EpochScore, Preparation, RateTried
 from compression.report.ranges import LayerRange
 from compression.report.whole import Artifact, File, PartReport, Report, SplitFacts, Values, Verdict, verdicts
 
@@ -62,6 +63,7 @@ __all__ = [
     "ArtifactReady",
     "Beside",
     "DataFacts",
+    "EpochScore",
     "Event",
     "Experts",
     "Failed",
@@ -79,7 +81,9 @@ __all__ = [
     "PartFinished",
     "PartReport",
     "Paused",
+    "Preparation",
     "Progress",
+    "RateTried",
     "Ratios",
     "Rejected",
     "Remedy",

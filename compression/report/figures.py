@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from compression.recipe import Config
+from compression.report.preparation import Preparation
 from compression.report.ranges import LayerRange
 
 Stage = Literal["baseline", "quantized", "pruned", "distilled"]
@@ -301,6 +302,14 @@ class Row(Config):
     size: Size
     latency: Latency | NotMeasured
     score: Score | NotMeasured
+    validation: Annotated[
+        Score | NotMeasured | None,
+        Field(description="The same artifact's score on validation, by the same runner: what choices and verdicts read."),
+    ] = None
+    preparation: Annotated[
+        Preparation | None,
+        Field(description="Of the baseline alone: how it was tuned. null in reports of before this was kept."),
+    ] = None
     flops: Annotated[int | NotMeasured, Field(description="Of one forward pass at the latency's shape (torch's counter).")]
     peak_memory_bytes: Annotated[int | NotMeasured, Field(description="Resident peak of the process that only serves it.")]
     ratios: Ratios
