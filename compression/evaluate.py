@@ -34,6 +34,11 @@ class Validation:
         """Return the task's metric."""
         return 1 / max(self.score, 1e-300) if self.inverse else self.score
 
+    @property
+    def worth(self) -> float:
+        """Return the score such that more is better and differences add up: of a perplexity minus its logarithm, in nats."""
+        return self.negative_loss if self.inverse else self.score
+
     def __str__(self) -> str:
         return f"{self.value:.4f}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from compression import checkpoint, data, durable, families, harness_job, load, numerics, pairs, process, stock, tasks
+from compression import checkpoint, data, durable, families, harness_job, heads, load, numerics, pairs, process, stock, tasks
 from compression.augment.material import Material
 from compression.augment.resources import Resources
 from compression.budget import Budget
@@ -167,6 +167,7 @@ class Part:
             vocabulary=vocabulary,
             memory=spec.memory_bytes,
             notes=notes,
+            new_head=not load.has_head(load.read_config(folder), heads.of_task(asked.task)),
         )
         kind: Kind = "onnx" if unknown is None else "transformers"
         part = cls(spec, asked, base, output, dataset, tokenizer, length, state, evaluate, kind, scored)
@@ -363,6 +364,7 @@ class Part:
             ratios=found,
             seconds=seconds,
             ranges=self.state.ranges,
+            preparation=self.state.preparation if stage == "baseline" else None,
             notes=(*self.state.notes, *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
         )
         state, spec = self.state, self.spec

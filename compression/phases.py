@@ -1,16 +1,16 @@
 """The rows that a recipe leads to, and the phases of the way there with their expected times."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from compression.catalog import PROBES, augment_seconds
+from compression.catalog import PROBES, augment_seconds, preparation
 from compression.harness_job import PHASE as ASKED
 from compression.progress import Journey, Phase
 from compression.recipe import LmEval, Recipe
 from compression.report import STAGES, Stage
 from compression.stages import gate, general
 from compression.stages.further import PHASE, epochs_again
-from compression.stages.prepare import phase_of
+from compression.stages.prepare import phase_of, probe_phase
 from compression.stages.recover import asking
 from compression.stages.recover import phases as recovery_phases
 from compression.stages.teachers import ASK
@@ -52,7 +52,7 @@ def phases(recipe: Recipe, rows: Mapping[str, int]) -> list[Phase]:
     row, shipping = 0.006, 20 + 0.012 * rows["test"]
     train = rows["train"] * row
     seeds = max(recipe.distill.teachers.seeds, 1) if recipe.distill is not None else 1
-    found = [Phase("baseline", phase_of(number), recipe.prepare.epochs * train) for number in range(seeds)]
+    found = list(_preparing(recipe, rows["train"], row, seeds))
     found.append(Phase("baseline", SHIP, shipping))
     if recipe.quantize is not None:
         qat = recipe.quantize.qat.epochs if recipe.quantize.qat else 0
@@ -83,3 +83,14 @@ def phases(recipe: Recipe, rows: Mapping[str, int]) -> list[Phase]:
             found.append(Phase("distilled", PHASE, epochs_again(recipe.distill) * train * 0.5))
         found.append(Phase("distilled", SHIP, shipping))
     return [*found, Phase(planned(recipe)[-1], LAST, shipping / 2)]
+
+
+def _preparing(recipe: Recipe, rows: int, row: float, seeds: int) -> Iterator[Phase]:
+    """Yield the phases of tuning the originals. rows: of train; row: seconds of training on one."""
+    steps = preparation.steps_an_epoch(rows, recipe.train)
+    sample = preparation.PROBE_STEPS * recipe.train.batch * recipe.train.accumulate * row
+    for number in range(seeds):
+        if recipe.prepare.is_open:
+            probes = preparation.MOST_PROBES if recipe.prepare.probes and number == 0 else 0
+            yield Phase("baseline", probe_phase(number), sample * (preparation.FORWARD + probes))
+        yield Phase("baseline", phase_of(number), preparation.expected(recipe.prepare, steps) * rows * row)

@@ -23,6 +23,11 @@ class Plan:
     near as losses and dropout let it (`_Run.gradients`). `accumulate` is the other way about: of so many batches the gradients
     are added up before each step. `warmup` is a share of all steps. `patience` is how many epochs may pass without a better
     one before training ends; epochs up to `patience_from` are not counted. `recompute`: layers are computed again backward.
+
+    `plateau`: the rate does not fall to 0 over the epochs, but stays after the warm-up (a share of `warm_epochs` epochs), and
+    is multiplied by this after each epoch without a gain, when the weights go back to the best epoch's; `epochs` is a bound
+    then. `least_gain`: what an epoch must gain over the best one to be better, in `Validation.worth`; `first_gain`: what it
+    must gain over the model as it came. `head_factor`: times the rate that the head's parameters are trained with.
     """
 
     name: str
@@ -40,6 +45,11 @@ class Plan:
     patience: int | None = None
     patience_from: int = 0
     recompute: bool = False
+    plateau: float | None = None
+    warm_epochs: int = 5
+    least_gain: float = 0.0
+    first_gain: float = 0.0
+    head_factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,13 +101,19 @@ def at_once(ticks: Generator[Tick, None, Result]) -> Result:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the loop came to. Epoch 0 is the model as it was before; `remarks` is what a reader of the row must know of it."""
+    """What the loop came to. Epoch 0 is the model as it was before; `remarks` is what a reader of the row must know of it.
+
+    `curve` has the validation after each epoch that was trained, `before` not among them; `out_of_patience`: training ended
+    because no epoch was better for so long.
+    """
 
     best_epoch: int
     before: Validation
     best: Validation
     stepped_back: bool
     remarks: tuple[str, ...] = ()
+    curve: tuple[Validation, ...] = ()
+    out_of_patience: bool = False
 
 
 def check_precision(asked: Precision, device: torch.device) -> None:
@@ -114,3 +130,11 @@ def rate_share(step: int, total: int, warmup: float) -> float:
     warm = max(1, round(warmup * total))
     share = (step + 1) / warm if step < warm else (total - step) / max(1, total - warm)
     return max(share, 0.0)
+
+
+def warm_share(step: int, steps: int, warmup: float) -> float:
+    """Return what share of the peak rate a step has that stays there: linear up over the warm-up.
+
+    step: from 0; steps: that `warmup` is a share of, at least one step.
+    """
+    return min((step + 1) / max(1, round(warmup * steps)), 1.0)

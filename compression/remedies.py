@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from compression.catalog.streaming import untrained
-from compression.recipe import AxisRatios, Distill, Prepare, Prune, Qat, Quantize, Recipe, Targets, Task
+from compression.recipe import AxisRatios, Distill, Prune, Qat, Quantize, Recipe, Targets, Task
 from compression.recipe.base import MOST_EPOCHS
 from compression.recipe.presets import LANGUAGE
 from compression.recipe.whole import MOST_MINUTES
@@ -309,12 +309,12 @@ def _trained_longer(recipe: Recipe, rows: dict[Stage, Row], limit: str) -> Itera
 def _learned_first(baseline: Row, recipe: Recipe) -> Iterator[Remedy]:
     """Where the baseline has not learned its task, whatever is kept of it says nothing: it is tuned for longer first."""
     score, epochs = baseline.score, recipe.prepare.epochs
-    if not isinstance(score, Score) or score.above_chance > score.worth_error or epochs >= MOST_EPOCHS:
+    if not isinstance(score, Score) or score.above_chance > score.worth_error or epochs is None or epochs >= MOST_EPOCHS:
         return
     yield Remedy(
         key="recipe.prepare.epochs",
         now=epochs,
-        proposed=min(max(2 * epochs, Prepare().epochs), MOST_EPOCHS),
+        proposed=None,
         why=f"After {epochs} epochs the baseline itself scores {score.value:.4f}, no more than a standard error better "
         f"than {score.chance:.4f}, which knowing no text would: there is nothing yet to keep.",
     )

@@ -63,6 +63,7 @@ class Where:
     remarks: list[str] = field(default_factory=list)
     spent: Spent = field(default_factory=Spent)
     ranges: dict[str, Range] = field(default_factory=dict)
+    curve: list[Validation] = field(default_factory=list)
 
 
 Tensors = dict[str, Tensor]

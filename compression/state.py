@@ -16,7 +16,7 @@ from compression.evaluate import Validation, validate
 from compression.plan import Plan
 from compression.progress import Journey
 from compression.recipe import Recipe, Split, Targets
-from compression.report import Latency, LayerRange, NotMeasured, Remedy, Sensitivity, Stage
+from compression.report import Latency, LayerRange, NotMeasured, Preparation, Remedy, Sensitivity, Stage
 from compression.saving import Course, Pause, Saver, Tensors
 from compression.tasks.base import Task
 from compression.vocabulary import Vocabulary
@@ -62,6 +62,10 @@ class State:
     sensitivity: dict[str, tuple[Sensitivity, ...]] = field(default_factory=dict)
     timed: Callable[[PreTrainedModel], Latency | NotMeasured] | None = None
     memory: int | None = None
+    new_head: bool = False
+    """Whether the model's head was drawn for this job, and did not come with it."""
+    preparation: Preparation | None = None
+    """How the baseline was tuned; None until it is, and once the baseline has its row."""
 
     @property
     def task(self) -> Task:

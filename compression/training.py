@@ -7,8 +7,9 @@ remembers is in `_Run`, which `saving` writes and reads.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from compression import numerics
 from compression.batches import Encoded, Learnable, Part, steps, together
 from compression.budget import Budget
+from compression.catalog import preparation
 from compression.errors import TrainingDiverged
 from compression.evaluate import Validation, validate
-from compression.plan import Outcome, Plan, Tick, rate_share
+from compression.plan import Outcome, Plan, Tick, rate_share, warm_share
 from compression.recompute import recomputed
 from compression.report import Log, TrainingSaved
 from compression.saving import Course, Shapes, Tensors, Where, random_state, set_random_state
@@ -50,6 +52,7 @@ def train(
     before_step: BeforeStep = nothing,
     validation: Callable[[], Validation] | None = None,
     extra: Iterable[nn.Parameter] = (),
+    head: Iterable[nn.Parameter] = (),
     course: Course | None = None,
     budget: Budget | None = None,
 ) -> Generator[Tick | TrainingSaved | Log, None, Outcome]:
@@ -58,16 +61,18 @@ def train(
     `before_epoch` may freeze parameters or exchange layers, and must be right when it is called in mid-epoch, after a
     resumption; `before_step` is told (step, steps in all) before each step; `validation` replaces the plain scoring on
     `validation_rows`, which may be None then; `extra` are parameters that are trained beside the model's and thrown away after;
-    `course` saves, pauses and takes up again; `budget` is the job's: when it is spent, training ends at that step, and the part
-    of an epoch that it had done is judged like a whole one. With no epochs nothing changes. A loss that is not finite puts the
+    `head` are those of the model that `plan.head_factor` is for; `course` saves, pauses and takes up again; `budget` is the
+    job's: when it is spent, training ends at that step, and the part of an epoch that it had done is judged like a whole one.
+    With no epochs nothing changes. A loss that is not finite puts the
     last good epoch back, once, at half the rate. Raises TrainingDiverged at the second time, and what `course` does.
     """
     judge = validation or _plain(model, validation_rows, plan.parts)
-    run = _Run(model, plan, list(extra), steps(steps(len(train_rows), plan.batch), plan.accumulate), budget or Budget())
+    an_epoch = steps(steps(len(train_rows), plan.batch), plan.accumulate)
+    run = _Run(model, plan, list(extra), an_epoch, budget or Budget(), list(head))
     found = (yield from course.take_up(run.shapes)) if course is not None and plan.epochs else None
     if found is not None:
         run.take_up(*found)
-        yield Tick(run.where.step, run.where.total, resumed=True)
+        yield Tick(run.where.step, run.expected, resumed=True)
     else:
         before = judge()
         if plan.epochs == 0:
@@ -85,7 +90,7 @@ def train(
             yield Log(level="warning", message=run.step_back())
             continue
         score = run.judged(judge())
-        yield Tick(where.step, where.total, where.last_loss, run.rate(), score)
+        yield Tick(where.step, run.expected, where.last_loss, run.rate(), score)
     run.leave_best()
     if not where.ended:
         if (cut_short := run.why_cut_short()) is not None:
@@ -94,7 +99,8 @@ def train(
         where.ended = True
         if course is not None:
             yield from course.after_step(run, ended=True)
-    return Outcome(where.best_epoch, where.before, where.best, where.stepped_back, tuple(where.remarks))
+    ends = tuple(where.remarks), tuple(where.curve), run.is_out_of_patience()
+    return Outcome(where.best_epoch, where.before, where.best, where.stepped_back, *ends)
 
 
 def _plain(model: nn.Module, rows: Encoded | None, parts: int) -> Callable[[], Validation]:
@@ -113,10 +119,19 @@ class _Run:
 
     where: Where
 
-    def __init__(self, model: nn.Module, plan: Plan, extra: list[nn.Parameter], steps_an_epoch: int, budget: Budget) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        extra: list[nn.Parameter],
+        steps_an_epoch: int,
+        budget: Budget,
+        head: Sequence[nn.Parameter] = (),
+    ) -> None:
         self.model, self.plan, self.budget = model, plan, budget
         self.steps_an_epoch = steps_an_epoch
         self.parameters = [*model.parameters(), *extra]
+        self.head = {id(parameter) for parameter in head} if plan.head_factor != 1 else set()
 
     @property
     def shapes(self) -> Shapes:
@@ -167,23 +182,43 @@ class _Run:
     def _optimizer(self) -> torch.optim.AdamW:
         # Biases, norms and tables are not decayed: a table's row that no text used must stay as it was pre-trained.
         tables = {id(p) for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-        plain = [p for p in self.parameters if p.ndim < 2 or id(p) in tables]
-        decayed = [p for p in self.parameters if p.ndim >= 2 and id(p) not in tables]
-        groups = [{"params": decayed, "weight_decay": self.where.decay}, {"params": plain, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = []
+        for of_head, factor in ((False, 1.0), (True, self.plan.head_factor)):
+            own = [p for p in self.parameters if (id(p) in self.head) == of_head]
+            plain = [p for p in own if p.ndim < 2 or id(p) in tables]
+            decayed = [p for p in own if p.ndim >= 2 and id(p) not in tables]
+            groups.append({"params": decayed, "weight_decay": self.where.decay, "decays": True, "factor": factor})
+            groups.append({"params": plain, "weight_decay": 0.0, "decays": False, "factor": factor})
+        groups = [group for group in groups if group["params"]]
         return torch.optim.AdamW(groups, lr=self.plan.rate, fused=True)
 
     def rate(self) -> float:
         """Return the learning rate of the step that comes."""
-        return self.plan.rate * self.where.scale * rate_share(self.where.step, self.where.total, self.plan.warmup)
+        where, plan = self.where, self.plan
+        if plan.plateau is None:
+            share = rate_share(where.step, where.total, plan.warmup)
+        else:
+            share = warm_share(where.step, plan.warm_epochs * self.steps_an_epoch, plan.warmup)
+        return plan.rate * where.scale * share
+
+    @property
+    def expected(self) -> int:
+        """Return the steps after which training is expected to end: of open training, once patience is used up."""
+        where, plan = self.where, self.plan
+        if plan.plateau is None or plan.patience is None:
+            return where.total
+        epochs = max(where.best_epoch + plan.patience, preparation.EXPECTED_EPOCHS if not where.ended else 0)
+        return max(min(epochs * self.steps_an_epoch, where.total), where.step)
 
     def is_over(self) -> bool:
         """Say whether there is nothing left to train, or nothing left to train with."""
         where = self.where
         # What was trained of an epoch still has to be judged, also where the budget was found spent by a new attempt.
         spent = self.budget.reached() is not None and not where.done
-        return where.ended or where.epoch > self.plan.epochs or self._is_out_of_patience() or spent
+        return where.ended or where.epoch > self.plan.epochs or self.is_out_of_patience() or spent
 
-    def _is_out_of_patience(self) -> bool:
+    def is_out_of_patience(self) -> bool:
+        """Say whether no epoch was better for as long as the plan waits."""
         last_gain = max(self.where.best_epoch, self.plan.patience_from)
         return self.plan.patience is not None and self.where.epoch - 1 - last_gain >= self.plan.patience
 
@@ -192,7 +227,7 @@ class _Run:
         where, plan, planned = self.where, self.plan, self.plan.epochs * self.steps_an_epoch
         if where.step >= planned:
             return None
-        if self._is_out_of_patience():
+        if self.is_out_of_patience():
             return (
                 f"{plan.name} stopped early: {plan.patience} epochs brought nothing better on validation "
                 f"(epoch {where.best_epoch} of {plan.epochs} is kept)."
@@ -217,7 +252,7 @@ class _Run:
             if self.budget.reached() is not None:
                 return True
             for group in self.optimizer.param_groups:
-                group["lr"] = self.rate()
+                group["lr"] = self.rate() * group["factor"]
             before_step(where.step, where.total)
             if not self.gradients(step, loss):
                 return False
@@ -229,7 +264,7 @@ class _Run:
             where.step += 1
             where.done += 1
             self.budget.count(steps=1)
-            yield Tick(where.step, where.total, where.last_loss, self.rate())
+            yield Tick(where.step, self.expected, where.last_loss, self.rate())
             if course is not None:
                 yield from course.after_step(self)
         return True
@@ -265,10 +300,25 @@ class _Run:
         self.budget.count()
         self.adapt_decay(now.score)
         self.good = self.snapshot()
-        if now > where.best:
+        where.curve.append(now)
+        if self._is_better(now):
             where.best, where.best_epoch, self.best_weights = now, where.epoch, self.good
+        elif self.plan.plateau is not None:
+            self._lower_rate(self.plan.plateau)
         where.epoch, where.done = where.epoch + 1, 0
         return now.value
+
+    def _is_better(self, now: Validation) -> bool:
+        where, plan = self.where, self.plan
+        needed = plan.first_gain if where.best_epoch == 0 else plan.least_gain
+        return now.worth > where.best.worth + needed if needed > 0 else now > where.best
+
+    def _lower_rate(self, factor: float) -> None:
+        """Go back to the best epoch's weights, and on from there at a lower rate with an optimizer that remembers nothing."""
+        self.restore(self.best_weights)
+        self.good = self.best_weights
+        self.where.scale *= factor
+        self.optimizer = self._optimizer()
 
     def snapshot(self) -> list[Tensor]:
         """Copy all weights."""
@@ -298,7 +348,7 @@ class _Run:
             )
         where.stepped_back = True
         self.restore(self.good)
-        where.scale, where.step, where.done = 0.5, (where.epoch - 1) * self.steps_an_epoch, 0
+        where.scale, where.step, where.done = where.scale / 2, (where.epoch - 1) * self.steps_an_epoch, 0
         where.total = where.step + self.budget.steps_of(plan.epochs * self.steps_an_epoch - where.step)
         self.optimizer = self._optimizer()
         self.optimizer.zero_grad()  # what is not finite must not be added to
@@ -315,5 +365,7 @@ class _Run:
         if self.plan.adapt_decay and where.last_score is not None and score != where.last_score:
             factor = 2.0 if score < where.last_score else 0.5
             where.decay = min(max(where.decay * factor, LEAST_DECAY), MOST_DECAY)
-            self.optimizer.param_groups[0]["weight_decay"] = where.decay
+            for group in self.optimizer.param_groups:
+                if group["decays"]:
+                    group["weight_decay"] = where.decay
         where.last_score = score

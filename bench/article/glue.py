@@ -84,17 +84,18 @@ SETS: dict[str, Set] = {
 }
 
 
-def prepare(chosen: Set, source: Path | None, folder: Path, most: int | None) -> tuple[Data, str]:
+def prepare(chosen: Set, source: Path | None, folder: Path, most: int | None, share: float = VALIDATION) -> tuple[Data, str]:
     """Write train, validation and test as JSONL into `folder`; return what a job says of them and the hash of all three.
 
     source: a folder laid out like the copies that the README of the data names; None asks the hub. most: rows of train at
-    most, validation included, drawn with a fixed seed. Raises SystemExit where nothing is found.
+    most, validation included, drawn with a fixed seed; share: of them that validation gets. Raises
+    SystemExit where nothing is found.
     """
     train, test = from_folder(chosen, source) if source else from_hub(chosen)
     order = list(range(len(train)))
     random.Random(SEED).shuffle(order)
     order = order[:most]
-    held = min(round(len(order) * VALIDATION), MOST_VALIDATION)
+    held = min(round(len(order) * share), MOST_VALIDATION)
     splits = {
         "validation": [train[i] for i in sorted(order[:held])],
         "train": [train[i] for i in sorted(order[held:])],

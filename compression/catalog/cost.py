@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from compression.catalog import preparation
 from compression.catalog.teaching import Lessons
 from compression.catalog.tokens import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
 from compression.recipe import Augment, Config, Distill, JobEvaluate, Quantize, Recipe, Train
@@ -141,7 +142,9 @@ def estimate(
     forward, small = (2 * each.active * tokens for each in (model, result))
     more = taught / tokens
     qat = recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
-    work = 3 * forward * (recipe.prepare.epochs * max(seeds, 1) + qat)
+    rows = data.rows["train"]
+    work = 3 * forward * (preparation.passes(recipe.prepare, rows, train, seeds) + qat)
+    work += forward * preparation.read_once(recipe.prepare, rows)
     if recipe.prune and recipe.prune.recovery:
         work += 3 * small * recipe.prune.recovery.epochs + forward * (asked.recovery.passes if asked.recovery else 0)
     if recipe.prune and recipe.prune.sensitivity:
@@ -157,7 +160,7 @@ def estimate(
             work += 3 * small * share
         if recipe.distill.general and asked.general:
             work += plain / tokens * (3 * small * recipe.distill.general.epochs + forward * asked.general.passes)
-    planned = planned_steps(recipe, data.rows["train"], data.rows.get("unlabelled"))
+    planned = planned_steps(recipe, rows, data.rows.get("unlabelled"))
     work *= min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(work / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
     made = augment_seconds(augment, data.rows["train"]) / 60 if augment else 0.0
@@ -211,7 +214,7 @@ def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: i
     held so in the task phase of distillation and where recovery learns its answers. spoken: what stays in float32 beside its
     tables, a language model's output layer.
     """
-    trains = recipe.prepare.epochs > 0 or (recipe.quantize is not None and recipe.quantize.qat is not None)
+    trains = recipe.prepare.trains or (recipe.quantize is not None and recipe.quantize.qat is not None)
     if not trains and recipe.distill is None and (recipe.prune is None or recipe.prune.recovery is None):
         return UNTRAINED_BYTES * before.total
     whole = (TRAINED_BYTES + HELD_BYTES * recipe.has_teacher) * before.total
@@ -265,8 +268,9 @@ def planned_steps(recipe: Recipe, rows: int, unlabelled: int | None = None) -> i
 
     rows: of train; unlabelled: of the general phase's texts, train's where there are none.
     """
-    epochs = recipe.prepare.epochs * max(recipe.distill.teachers.seeds if recipe.distill else 1, 1)
-    epochs += recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
+    originals = recipe.distill.teachers.seeds if recipe.distill else 1
+    prepared = preparation.passes(recipe.prepare, rows, recipe.train, originals)
+    epochs = recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
     epochs += recipe.prune.recovery.epochs if recipe.prune and recipe.prune.recovery else 0
 
     def an_epoch(rows: int) -> int:
@@ -280,7 +284,7 @@ def planned_steps(recipe: Recipe, rows: int, unlabelled: int | None = None) -> i
         taught += 2 * recipe.distill.gate.steps if recipe.distill.gate is not None else 0
         if recipe.distill.general:
             taught += recipe.distill.general.epochs * an_epoch(unlabelled or rows)
-    return epochs * an_epoch(rows) + taught
+    return round((prepared + epochs) * an_epoch(rows)) + taught
 
 
 def augment_seconds(augment: Augment, rows: int) -> float:

@@ -334,7 +334,7 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
     planned, most = planned_steps(recipe, rows["train"], rows.get("unlabelled")), recipe.train.max_steps
     if most is not None and most < planned:
         yield f"train.max_steps ends training after {most} of about {planned} steps: later stages get what earlier ones leave."
-    if recipe.prepare.epochs == 0 and data.task != "causal-lm" and not has_head(model, data.task):
+    if not recipe.prepare.trains and data.task != "causal-lm" and not has_head(model, data.task):
         yield "The model comes without a head for the task and prepare.epochs is 0: its head stays as it was drawn."
 
 

@@ -86,7 +86,7 @@ def check_cast(recipe: Recipe, *, student: bool, teachers: int) -> None:
     if not teachers and distill.teachers.seeds == 0:
         cause = "no original is trained as a teacher, and no teacher is named"
         raise InvalidSpec(cause, param="recipe.distill.teachers.seeds", remedy="Choose at least 1, or name teachers.")
-    if distill.teachers.seeds > 1 and recipe.prepare.epochs == 0:
+    if distill.teachers.seeds > 1 and not recipe.prepare.trains:
         cause = f"{distill.teachers.seeds} originals are to be teachers, and prepare.epochs is 0: nothing would tell them apart"
         raise InvalidSpec(cause, param="recipe.distill.teachers.seeds", remedy="Give prepare epochs, or choose 1.")
 

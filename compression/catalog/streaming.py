@@ -34,7 +34,7 @@ def untrained(recipe: Recipe) -> bool:
     """
     asked, prune = recipe.quantize, recipe.prune
     return (
-        recipe.prepare.epochs == 0
+        not recipe.prepare.trains
         and recipe.distill is None
         and asked is not None
         and asked.scheme in get_args(StreamedScheme)

@@ -125,7 +125,7 @@ def trained(recipe: Recipe, stage: Stage) -> bool:
     """Say whether a stage up to this one trains the model."""
     quantize, prune = recipe.quantize, recipe.prune
     trains: dict[Stage, bool] = {
-        "baseline": recipe.prepare.epochs > 0,
+        "baseline": recipe.prepare.trains,
         "quantized": quantize is not None and quantize.qat is not None and quantize.qat.epochs > 0,
         "pruned": prune is not None and prune.recovery is not None and prune.recovery.epochs > 0,
         "distilled": recipe.distill is not None,

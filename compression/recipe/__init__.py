@@ -30,7 +30,19 @@ from compression.recipe.prune import AxisRatios, Prune, Recovery, TargetLatency
 from compression.recipe.quantize import Qat, Quantize
 from compression.recipe.question import AnswerSpec, Question, asked_for
 from compression.recipe.spec import Column, Columns, Data, DataCheck, ModelCheck, Part, Spec, check_data
-from compression.recipe.whole import OF_EACH, Evaluate, JobEvaluate, LmEval, Metric, Prepare, Recipe, Targets, Train
+from compression.recipe.whole import (
+    OF_EACH,
+    PREPARE_PATIENCE,
+    PREPARE_RATE,
+    Evaluate,
+    JobEvaluate,
+    LmEval,
+    Metric,
+    Prepare,
+    Recipe,
+    Targets,
+    Train,
+)
 
 __all__ = [
     "ARTICLE",
@@ -38,6 +50,8 @@ __all__ = [
     "MOST_PARTS",
     "MOST_TEACHERS",
     "OF_EACH",
+    "PREPARE_PATIENCE",
+    "PREPARE_RATE",
     "PRESETS",
     "QUICK",
     "SMALLEST",

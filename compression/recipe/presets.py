@@ -34,7 +34,7 @@ ARTICLE = Recipe(
 )
 QUICK = Recipe(distill=Distill(epochs=8))
 LANGUAGE = Recipe(
-    prepare=Prepare(epochs=1, rate=2e-5),
+    prepare=Prepare(rate=2e-5, patience=2),
     # Rows of 512 tokens: as many say of ranges what 512 rows of a classifier's do, and each pass over them costs.
     quantize=Quantize(smoothing="search", calibration_rows=64),
     prune=Prune(ratio=AxisRatios(ffn=0.55), reconstruct=True),

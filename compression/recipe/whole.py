@@ -5,25 +5,65 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from compression.errors import InvalidSpec
-from compression.recipe.base import MOST_PARTS, Config, Epochs, Patience, Precision, Rate
+from compression.recipe.base import MOST_EPOCHS, MOST_PARTS, Config, Precision
 from compression.recipe.distill import Distill
 from compression.recipe.prune import Prune
 from compression.recipe.quantize import Quantize
 
 MOST_ACCUMULATED = 1024
 MOST_MINUTES = 1e6
+PREPARE_RATE, PREPARE_PATIENCE = 5e-5, 3
 
 
 class Prepare(Config):
     """Give a bare encoder a head and tune it on the train split: that model is the baseline and the teacher.
 
-    A model that comes with a head for exactly the data's labels is tuned further ("teacher correction") for the same
-    number of epochs; `epochs: 0` takes it as it is.
+    Everything is compared with it, so by default it is trained until validation stops gaining. `epochs` and `rate` together
+    are taken to the letter. `epochs: 0` takes a model that comes with a head for exactly the data's labels as it is.
     """
 
-    epochs: Epochs = 3
-    rate: Rate = 5e-5
-    patience: Patience = None
+    epochs: Annotated[
+        Annotated[int, Field(ge=0, le=MOST_EPOCHS)] | None,
+        Field(
+            description="Passes over the train split, the rate falling to 0 at the end. null: until validation stops gaining; "
+            "the rate falls whenever an epoch brings no gain, and a model that comes with a head is only changed if that gains "
+            "more than one standard error."
+        ),
+    ] = None
+    rate: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Field(
+            description="Peak learning rate of AdamW. null: if epochs is null, chosen by short probes on validation, those of "
+            f"head and body apart where that is better; else {PREPARE_RATE:g}."
+        ),
+    ] = None
+    patience: Annotated[
+        Annotated[int, Field(ge=1, le=200)] | None,
+        Field(
+            description="Training ends after so many epochs without a gain on validation. null: if epochs is null, "
+            f"{PREPARE_PATIENCE}; else never."
+        ),
+    ] = None
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether training goes on until validation stops gaining."""
+        return self.epochs is None
+
+    @property
+    def trains(self) -> bool:
+        """Say whether the model is tuned at all."""
+        return self.epochs != 0
+
+    @property
+    def probes(self) -> bool:
+        """Say whether the rate is chosen by probes."""
+        return self.epochs is None and self.rate is None
+
+    @property
+    def most_without_gain(self) -> int | None:
+        """Return the epochs without a gain after which training ends; None where it does not."""
+        return PREPARE_PATIENCE if self.patience is None and self.epochs is None else self.patience
 
 
 class Train(Config):

@@ -21,8 +21,8 @@ class RateTried(Config):
     rate: Annotated[float, Field(description="Peak rate of the body.")]
     head_rate: Annotated[float, Field(description="Peak rate of the head.")]
     steps: Annotated[int, Field(description="Optimizer steps of the probe.")]
-    score: Annotated[float, Field(description="The task's metric on validation after the probe.")]
-    loss: Annotated[float | None, Field(description="The task's loss on validation after the probe.")] = None
+    score: Annotated[float | None, Field(description="The task's metric on validation after it; null: the loss diverged.")]
+    loss: Annotated[float | None, Field(description="The task's loss on validation after it: the least is chosen.")] = None
     chosen: bool = False
 
 
@@ -41,6 +41,13 @@ class Preparation(Config):
     best_epoch: Annotated[int, Field(ge=0, description="The epoch whose weights were kept; 0 is the model as it came.")] = 0
     rate: Annotated[float | None, Field(description="Peak rate of the body; null where nothing was trained.")] = None
     head_rate: Annotated[float | None, Field(description="Peak rate of the head; null where nothing was trained.")] = None
+    validation_error: Annotated[
+        float | None,
+        Field(
+            description="Standard error of the validation score before training (of a perplexity: of its logarithm). Of open "
+            "training an epoch counts as better if it gains a tenth of it; over a head that came with the model, all of it."
+        ),
+    ] = None
     curve: tuple[EpochScore, ...] = ()
     rates: Annotated[
         tuple[RateTried, ...], Field(description="What the rate was chosen from; empty if the recipe gave it.")

@@ -1,23 +1,52 @@
-"""Tune the user's model on the user's rows: the baseline that all is held against, and the teachers."""
+"""Tune the user's model on the user's rows: the baseline that all is held against, and the teachers.
+
+By default until validation stops gaining: what has not converged flatters whatever is compared with it.
+"""
 
 import copy
+import math
 import re
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 
+import torch
 from transformers import PreTrainedModel
 
-from compression.report import Event, Log
+from compression.catalog.preparation import (
+    LEAST_GAIN,
+    MOST_PROBES,
+    PLATEAU,
+    PROBE_SHARE,
+    PROBE_STEPS,
+    WARM_EPOCHS,
+    bound,
+    steps_an_epoch,
+)
+from compression.plan import Outcome, Plan
+from compression.recipe import PREPARE_RATE
+from compression.report import EpochScore, Event, Log, Preparation
 from compression.saving import Tensors
+from compression.stages.convergence import convergence
+from compression.stages.linear_probe import linear_probe
+from compression.stages.rate_search import RateSearch, head_of
+from compression.standard_error import standard_error
 from compression.state import State
 from compression.tasks.base import labelled
 from compression.training import train
 
-PHASE = "tune"
+PHASE, PROBE_PHASE = "tune", "choose the rate"
+PREPARATION = "preparation"
+"""What is known of the baseline's tuning is saved as, beside a training."""
 
 
 def phase_of(number: int) -> str:
     """Name the training of an original. number: 0 is the baseline."""
     return PHASE if number == 0 else f"{PHASE} {number + 1}"
+
+
+def probe_phase(number: int) -> str:
+    """Name what goes before the training of an original whose epochs are open. number: 0 is the baseline."""
+    return PROBE_PHASE if number == 0 else f"warm up the head {number + 1}"
 
 
 def prepare(state: State) -> Iterator[Event]:
@@ -42,26 +71,129 @@ def prepare(state: State) -> Iterator[Event]:
 
 def _tuned(state: State, model: PreTrainedModel, number: int, beside: Tensors) -> Iterator[Event]:
     settings, seed = state.recipe.prepare, state.recipe.train.seed + number
-    plan = state.plan(
-        "prepare", epochs=settings.epochs, rate=settings.rate, dropout=True, patience=settings.patience, seed=seed
-    )
+    if not settings.trains:
+        if number == 0:
+            state.preparation = Preparation(converged=None, reason="The model was taken as it was sent.")
+        return
+    known = yield from _chosen(state, model, number)
+    plan = _plan(state, known, seed)
     ticks = train(
         model,
         plan,
         state.rows["train"],
         state.rows["validation"],
         labelled(state.task, model),
-        course=state.course("baseline", phase_of(number), beside),
+        head=head_of(model),
+        course=state.course("baseline", phase_of(number), beside | {PREPARATION: _packed(known)}),
         budget=state.budget,
     )
     outcome = yield from state.journey.follow("baseline", phase_of(number), ticks)
-    if plan.epochs:
-        whose = "Tuned on train" if number == 0 else f"Another teacher, the original with seed {seed}, tuned on train"
-        state.notes.append(
-            f"{whose}: validation {state.task.metric} {outcome.before} → {outcome.best} "
-            f"(best of epochs 0 to {plan.epochs}: {outcome.best_epoch})."
+    found = _concluded(state, model, known, outcome)
+    whose = "Tuned on train" if number == 0 else f"Another teacher, the original with seed {seed}, tuned on train"
+    state.notes.append(
+        f"{whose}: validation {state.task.metric} {outcome.before} → {outcome.best} "
+        f"(best of epochs 0 to {found.epochs}: {outcome.best_epoch})."
+    )
+    state.notes += outcome.remarks
+    if number == 0:
+        state.preparation = found
+        state.notes += _remarks(found)
+
+
+def _chosen(state: State, model: PreTrainedModel, number: int) -> Generator[Event, None, Preparation]:
+    """Return what is settled before a training: the rates, how they were chosen, and the floor that it must reach."""
+    settings, seed = state.recipe.prepare, state.recipe.train.seed + number
+    if state.saver is not None and state.saver.is_at("baseline", phase_of(number)):
+        return _unpacked(state.saver.beside()[PREPARATION])
+    unsettled = Preparation(converged=False, reason="Training has not ended.")
+    if number == 0:
+        state.preparation = unsettled.model_copy(update={"linear_probe": linear_probe(state)})
+    known = state.preparation or unsettled
+    if not settings.is_open:
+        rate = settings.rate or PREPARE_RATE
+        return known.model_copy(update={"rate": rate, "head_rate": rate})
+    given = (settings.rate or _without_probes(state)) if number == 0 else known.rate
+    search = RateSearch(state, model, seed, new_head=state.new_head, rate=given, tried=[])
+    if known.rate and known.head_rate:  # a further original trains as the baseline did
+        search.head_factor = known.head_rate / known.rate
+    yield from state.journey.follow("baseline", probe_phase(number), search.steps())
+    assert search.rate is not None, "a search ends with a rate"  # noqa: S101
+    found = {"rate": search.rate, "head_rate": search.rate * search.head_factor}
+    found |= {"validation_error": standard_error(model, state.rows["validation"], state.parts)}
+    return known.model_copy(update=found | ({"rates": tuple(search.tried)} if number == 0 else {}))
+
+
+def _without_probes(state: State) -> float | None:
+    """Return the rate to train at if probes would take more than their share of the steps that the job may have."""
+    most, budget = MOST_PROBES * PROBE_STEPS / PROBE_SHARE, state.budget
+    if budget.steps_of(math.ceil(most)) >= most:
+        return None
+    state.notes.append(f"No rate was probed: train.max_steps leaves too few steps. The rate is {PREPARE_RATE:g}.")
+    return PREPARE_RATE
+
+
+def _plan(state: State, known: Preparation, seed: int) -> Plan:
+    settings = state.recipe.prepare
+    rate, head_rate = known.rate or PREPARE_RATE, known.head_rate or PREPARE_RATE
+    epochs = bound(settings, steps_an_epoch(len(state.rows["train"]), state.recipe.train))
+    patience = settings.most_without_gain
+    plan = state.plan("prepare", epochs=epochs, rate=rate, dropout=True, patience=patience, seed=seed)
+    if not settings.is_open:
+        return plan
+    error = known.validation_error or 0.0
+    return replace(
+        plan,
+        plateau=PLATEAU,
+        warm_epochs=WARM_EPOCHS,
+        head_factor=head_rate / rate,
+        least_gain=LEAST_GAIN * error,
+        first_gain=LEAST_GAIN * error if state.new_head else error,
+    )
+
+
+def _concluded(state: State, model: PreTrainedModel, known: Preparation, outcome: Outcome) -> Preparation:
+    """Say of a training that has ended whether it converged. The model has the weights of its best epoch."""
+    error = standard_error(model, state.rows["validation"], state.parts)
+    converged, reason = convergence(
+        outcome.before.worth,
+        [one.worth for one in outcome.curve],
+        outcome.best_epoch,
+        out_of_patience=outcome.out_of_patience,
+        is_open=state.recipe.prepare.is_open,
+        error=error,
+    )
+    every = enumerate((outcome.before, *outcome.curve))
+    curve = [EpochScore(epoch=number, score=one.value, loss=-one.negative_loss) for number, one in every]
+    return known.model_copy(
+        update={
+            "converged": converged,
+            "reason": reason,
+            "epochs": len(outcome.curve),
+            "best_epoch": outcome.best_epoch,
+            "curve": tuple(curve),
+        }
+    )
+
+
+def _remarks(found: Preparation) -> Iterator[str]:
+    yield found.reason
+    if found.rates:
+        tried = ", ".join(f"{one.rate:g} (loss {'diverged' if one.loss is None else f'{one.loss:.4f}'})" for one in found.rates)
+        yield f"The rate {found.rate:g} (head {found.head_rate:g}) was chosen by short probes: {tried}."
+    best = found.curve[found.best_epoch].score
+    if found.linear_probe is not None and best < found.linear_probe:
+        yield (
+            f"Tuning came to {best:.4f} on validation, below the {found.linear_probe:.4f} of a linear model on the features of "
+            "the model as it came: try another rate."
         )
-        state.notes += outcome.remarks
+
+
+def _packed(known: Preparation) -> torch.Tensor:
+    return torch.frombuffer(bytearray(known.model_dump_json().encode()), dtype=torch.uint8)
+
+
+def _unpacked(saved: torch.Tensor) -> Preparation:
+    return Preparation.model_validate_json(bytes(saved.tolist()))
 
 
 def _beside(models: list[PreTrainedModel]) -> Tensors:
@@ -84,5 +216,6 @@ def _taken_up(state: State) -> Generator[Log, None, int]:
             model = state.cast.opened(state.cast.base, state.recipe.train.seed + number)
             model.load_state_dict(own)
             state.originals.append(model.eval().requires_grad_(False))
+    state.preparation = _unpacked(tensors[PREPARATION])
     yield Log(message=f"{count} trained originals are taken up from the saved training.")
     return count

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from compression import losses
 from compression.recipe import Task as Name
 from compression.scoring import ClassScorer
+from compression.tasks import linear
 from compression.tasks.base import AtOnce
 
 if TYPE_CHECKING:
@@ -43,6 +45,10 @@ class Classification(AtOnce):
     def fused(self, logits: Tensor, weights: Tensor, mask: Tensor | None, temperature: float) -> Tensor:  # noqa: ARG002
         """The mean of the softened distributions over the labels."""
         return losses.fused(logits, weights, temperature)
+
+    def linear_logits(self, features: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
+        """Log-probabilities by logistic regression, (others, labels)."""
+        return torch.from_numpy(linear.class_scores(features.numpy(), labels.numpy(), asked.numpy()))
 
     def score(self, logits: Tensor, rows: "Encoded") -> float:
         """The headline metric of the labels whose logits are largest."""

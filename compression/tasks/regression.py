@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from compression.recipe import Task as Name
 from compression.scoring import NumberScorer
+from compression.tasks import linear
 from compression.tasks.base import AtOnce
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class Regression(AtOnce):
     def fused(self, logits: Tensor, weights: Tensor, mask: Tensor | None, temperature: float) -> Tensor:  # noqa: ARG002
         """The mean of the numbers."""
         return torch.einsum("t,t...->...", weights / weights.sum(), logits)
+
+    def linear_logits(self, features: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
+        """Numbers by ridge regression, (others, 1)."""
+        return torch.from_numpy(linear.numbers(features.numpy(), labels.numpy(), asked.numpy()))
 
     def score(self, logits: Tensor, rows: "Encoded") -> float:
         """Mean of Pearson's and Spearman's correlation."""

@@ -1,0 +1,75 @@
+"""How long an original is tuned, and which rates are tried: decisions that forecast and engine share. Torch-free."""
+
+import math
+
+from compression.recipe import Prepare, Train
+
+RATES = (2e-5, 6e-5, 2e-4, 6e-4)
+"""Peak rates of the body that probes choose from, three to one apart: large models want the low ones, small models the high."""
+FIRST_RATES = (1, 2)
+"""Places in RATES that are probed first; a third probe follows on the side of the better one."""
+MOST_PROBES = 4
+"""Probes of one original: three of the body's rate, and one of a faster head."""
+HEAD_FACTOR = 5.0
+"""Times the body's rate that a faster head is probed with."""
+PROBE_STEPS = 64
+"""Optimizer steps of a probe, about; whole epochs of a sample of train."""
+PROBE_SHARE = 0.2
+"""Of the steps that a job may have, at most, for probes; with fewer, no rate is probed."""
+HEAD_RATE = 1e-3
+"""Peak rate at which a new head is warmed up, the body frozen (Kumar et al. 2022: linear probing, then fine-tuning)."""
+PLATEAU = 0.3
+"""What the rate is multiplied by after an epoch without a gain; the weights go back to the best epoch's then."""
+LEAST_GAIN = 0.1
+"""Standard errors of the validation score that an epoch must gain to count: less would go on for noise."""
+WARM_EPOCHS = 5
+"""Where the number of epochs is open, the share `train.warmup` is of so many."""
+BOUND_STEPS, LEAST_BOUND, MOST_BOUND = 20_000, 8, 100
+"""Where the number of epochs is open, training is bounded by so many steps, but within so many epochs."""
+EXPECTED_EPOCHS = 10
+"""Epochs that open training usually takes (docs/benchmarks.md); forecasts and progress count with them."""
+FORWARD = 1 / 3
+"""What a forward pass takes of a training step's time."""
+FEATURE_ROWS = 4096
+"""Rows of train, at most, that the linear probe is fitted to."""
+
+
+def steps_an_epoch(rows: int, train: Train) -> int:
+    """Count the optimizer steps of one pass over `rows`."""
+    return max(math.ceil(math.ceil(rows / train.batch) / train.accumulate), 1)
+
+
+def bound(prepare: Prepare, steps: int) -> int:
+    """Return the most epochs that an original is tuned for. steps: of an epoch."""
+    if prepare.epochs is not None:
+        return prepare.epochs
+    return min(max(BOUND_STEPS // steps, LEAST_BOUND), MOST_BOUND)
+
+
+def expected(prepare: Prepare, steps: int) -> int:
+    """Return the epochs that are expected. steps: of an epoch."""
+    return prepare.epochs if prepare.epochs is not None else min(EXPECTED_EPOCHS, bound(prepare, steps))
+
+
+def probe_epochs(steps: int) -> int:
+    """Return the epochs of one probe. steps: of an epoch of its sample."""
+    return max(round(PROBE_STEPS / steps), 1)
+
+
+def passes(prepare: Prepare, rows: int, train: Train, originals: int) -> float:
+    """Return the passes over train that tuning is expected to take in training steps, those of probes included.
+
+    originals: the baseline and the teachers that are tuned beside it.
+    """
+    if rows == 0 or not prepare.trains:
+        return 0.0
+    found = float(expected(prepare, steps_an_epoch(rows, train)) * max(originals, 1))
+    if prepare.is_open:
+        sample = PROBE_STEPS * train.batch * train.accumulate / rows
+        found += sample * (FORWARD * max(originals, 1) + MOST_PROBES * prepare.probes)
+    return found
+
+
+def read_once(prepare: Prepare, rows: int) -> float:
+    """Return the passes over train that the linear probe takes, forward alone."""
+    return min(FEATURE_ROWS / max(rows, 1), 1.0) if prepare.trains else 0.0

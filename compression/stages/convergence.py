@@ -1,0 +1,32 @@
+"""Whether an original had stopped gaining when its training ended: the rule, in one place. Torch-free."""
+
+from collections.abc import Sequence
+
+FEWEST_EPOCHS = 4
+LAST_EPOCHS = 3
+"""Where a recipe gives the number of epochs, the last so many must have gained less than one standard error."""
+STILL_GAINING = 2
+"""A best epoch among the last so many says that the next one might have been better still."""
+
+
+def convergence(
+    before: float, curve: Sequence[float], best_epoch: int, *, out_of_patience: bool, is_open: bool, error: float
+) -> tuple[bool, str]:
+    """Return whether a training converged, and what that was concluded from.
+
+    before, curve: worth on validation (`Validation.worth`) before the training and after each epoch; best_epoch: the one that
+    was kept, 0 is the model before; out_of_patience: training ended because nothing was better for so long; is_open: the
+    number of epochs was not given; error: one standard error of the worth.
+    """
+    epochs = len(curve)
+    if out_of_patience and best_epoch <= epochs - STILL_GAINING:
+        return True, f"Validation stopped gaining: epoch {best_epoch} of {epochs} is the best, and patience was used up."
+    if out_of_patience or is_open:
+        return False, f"Training ended after {epochs} epochs while validation was still gaining (best: epoch {best_epoch})."
+    if epochs < FEWEST_EPOCHS:
+        return False, f"{epochs} epochs are too few to see whether validation had stopped gaining."
+    gained = max(curve[-LAST_EPOCHS:]) - max(before, *curve[:-LAST_EPOCHS])
+    told = f"the last {LAST_EPOCHS} of {epochs} epochs gained {max(gained, 0):.4f}"
+    if gained < error:
+        return True, f"Validation had stopped gaining: {told}, less than one standard error ({error:.4f})."
+    return False, f"Validation was still gaining: {told}, at least one standard error ({error:.4f})."

@@ -1,0 +1,34 @@
+"""Linear models on fixed features, for tasks that have one label or one number a row."""
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+MOST_ITERATIONS = 500
+"""Of LogisticRegression; strengths of L2 are scikit-learn's own defaults, on standardized features."""
+Numbers = npt.NDArray[np.float64]
+
+
+def class_scores(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.ArrayLike) -> Numbers:
+    """Fit multinomial logistic regression; return log-probabilities for other rows.
+
+    features: (rows, n), labels: (rows,) of ids, asked: (others, n) -> (others, largest id + 1), −inf where no row has the id.
+    """
+    wanted, others = np.asarray(labels), np.asarray(asked)
+    known = np.unique(wanted)
+    found = np.full((len(others), int(known.max()) + 1), -np.inf)
+    if len(known) == 1:
+        found[:, known[0]] = 0.0
+        return found
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MOST_ITERATIONS)).fit(np.asarray(features), wanted)
+    found[:, known] = model.predict_log_proba(others)
+    return found
+
+
+def numbers(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.ArrayLike) -> Numbers:
+    """Fit ridge regression; return its answers for other rows. features: (rows, n), labels: (rows,) -> (others, 1)."""
+    model = make_pipeline(StandardScaler(), Ridge()).fit(np.asarray(features), np.asarray(labels))
+    found: Numbers = model.predict(np.asarray(asked))[:, None]
+    return found

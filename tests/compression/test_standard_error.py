@@ -1,0 +1,38 @@
+"""How sure a validation score is, for tasks of every kind."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertForSequenceClassification
+
+from compression.evaluate import validate
+from compression.recipe import Recipe, Train
+from compression.standard_error import standard_error
+from compression.training import Plan, train
+from tests.compression import toys
+from tests.compression.conftest import encoded, sentences
+from tests.compression.test_training import finish, loss_of
+
+
+def test_of_accuracy_it_is_what_the_formula_says(model: BertForSequenceClassification) -> None:
+    rows = encoded(sentences(2000, 5))
+    finish(train(model, Plan("prepare", 1, 1e-3, 16, 0), encoded(sentences(200, 1)), rows, loss_of(model)))
+    share = validate(model, rows).score
+    assert 0.55 < share < 0.99
+    assert standard_error(model, rows) == pytest.approx(math.sqrt(share * (1 - share) / 2000), rel=0.5)
+    assert standard_error(model, rows.at(list(range(500)))) == pytest.approx(2 * standard_error(model, rows), rel=0.6)
+
+
+def test_a_single_row_says_nothing(model: BertForSequenceClassification) -> None:
+    assert standard_error(model, encoded(sentences(1, 5))) == 0.0
+
+
+@pytest.mark.parametrize("task", toys.TASKS)
+def test_every_task_has_one(task: str, tmp_path: Path, encoder: Path) -> None:
+    _, _, state = toys.opened(task, tmp_path, encoder, Recipe(train=Train(batch=16)))  # type: ignore[arg-type]
+    found = standard_error(state.model, state.rows["validation"])
+    assert math.isfinite(found)
+    assert found >= 0
+    assert not torch.is_inference(next(state.model.parameters()))
