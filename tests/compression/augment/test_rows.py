@@ -92,7 +92,7 @@ def test_the_first_copy_is_the_back_translation_and_others_are_of_words() -> Non
     settings = Augment(copies=2, back_translation=BackTranslation(apertium="eng-spa"), synonyms=Synonyms(share=1))
     rows = [("alpha beta", "gamma"), ("LONE", "")]
     made, _ = make(rows, settings, translators=(backwards, shouted))
-    assert made[0] == Made(0, ("BETA ALPHA", "GAMMA"))
+    assert made[0] == Made(0, ("BETA ALPHA", "GAMMA"), by="back_translation")
     assert [one.row for one in made[1:]] == [0, 1]  # LONE came back as it was
     assert made[1].replaced == 3
 
