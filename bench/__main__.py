@@ -4,7 +4,8 @@
 memory with the model's size (bench/memory.py); `python -m bench decoding MODEL` the forms of a decoder in ONNX Runtime
 (bench/decoding.py); `python -m bench language` a language model's job with a plain script of the same tokens (bench/language);
 `python -m bench classifier` makes a language model a classifier of a GLUE task (bench/classifier.py); `python -m bench
-augmented` shows `article` with WordNet and Apertium (bench/augmented.py); `python -m bench api` tells what the API costs (bench/api).
+augmented` shows `article` with WordNet and Apertium (bench/augmented.py); `python -m bench api` tells what the API costs
+(bench/api).
 
 Needs a calm machine: latency is measured with baseline and candidate interleaved in one process, but training beside it would
 still disturb both. Each recipe is a run of `python -m compression run` in a folder of its own, which is kept for a look.
