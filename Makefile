@@ -8,7 +8,7 @@ CONSTRAINTS := constraints.txt
 # Tests wait for servers and processes as much as they compute, so three at once fill two cores.
 TESTERS ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format lock bench chaos setup-system hooks clean
+.PHONY: help setup demo up test check format lock schema bench chaos setup-system hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ format: setup ## Mend what ruff can mend
 
 lock: ## Resolve all dependencies anew and pin everything but torch in constraints.txt
 	$(PYTHON) scripts/lock.py $(CONSTRAINTS)
+
+schema: setup ## Write the schema of before.json to docs/before.schema.json
+	$(RUN) scripts.schema
 
 bench: setup ## Measure: each figure a ratio against a baseline of the same run
 	$(RUN) bench

@@ -3,8 +3,9 @@
 `python -m bench training` compares a training epoch with a plain loop (bench/training.py), `python -m bench memory` peak
 memory with the model's size (bench/memory.py); `python -m bench decoding MODEL` the forms of a decoder in ONNX Runtime
 (bench/decoding.py); `python -m bench language` a language model's job with a plain script of the same tokens (bench/language);
-`python -m bench classifier` makes a language model a classifier of a GLUE task (bench/classifier.py); `python -m bench api`
-tells what the API costs (bench/api).
+`python -m bench classifier` makes a language model a classifier of a GLUE task (bench/classifier.py); `python -m bench
+augmented` shows `article` with WordNet and Apertium (bench/augmented.py); `python -m bench api` tells what the API costs
+(bench/api).
 
 Needs a calm machine: latency is measured with baseline and candidate interleaved in one process, but training beside it would
 still disturb both. Each recipe is a run of `python -m compression run` in a folder of its own, which is kept for a look.
@@ -18,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import classifier, decoding, memory, training
+from bench import augmented, classifier, decoding, memory, training
 from bench.api import __main__ as api
 from bench.article import __main__ as article
 from bench.language import __main__ as language
@@ -76,6 +77,7 @@ def main() -> None:
         "article": article.main,
         "language": language.main,
         "classifier": classifier.main,
+        "augmented": augmented.main,
         "api": api.main,
     }
     if sys.argv[1:2] and sys.argv[1] in others:

@@ -30,7 +30,7 @@ from compression.numerics import Simulation
 from compression.recipe import Config, Data, Distill, JobTask, PartName, Recipe, Spec
 from compression.report import STAGES, Artifact, File, Row, Sensitivity, Stage
 
-FORMAT = 6
+FORMAT = 7
 """Raise it when what a stage computes or keeps changes so that older checkpoints must not be gone on from."""
 STATE = "state.json"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")

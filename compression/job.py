@@ -7,14 +7,17 @@ several one is in memory at a time; the others lie in the checkpoint of the stag
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from compression import checkpoint, durable, harness, harness_job, process
 from compression.budget import Budget
 from compression.checkpoint import Checkpoint, Fingerprints, Unusable
+from compression.errors import CompressionError
+from compression.export.artifact import Shipped
 from compression.facts import PartFacts, job_report
-from compression.part import Part, named
+from compression.part import Part
 from compression.phases import LAST, SHIP, journey, journey_of_parts
 from compression.plan import portion
 from compression.progress import Journey
@@ -190,13 +193,16 @@ class Job:
         part = yield from self.enter(asked)
         yield from WORK[stage](part.state)
         settle(part.state)
+        figures = yield from self._ask_tasks(part, stage)
+
+        def rows(shipped: Shipped) -> list[Row]:
+            part.finish(stage, shipped, time.monotonic() - started, figures)
+            return part.rows
+
         yield from self.journey.mark(stage, SHIP, done=False)
-        shipped = yield from self.journey.follow(stage, SHIP, part.ship(part.state.model, stage, part.kind))
+        shipped = yield from self.journey.follow(stage, SHIP, part.ship(part.state.model, stage, part.kind, rows=rows))
         self.artifacts.append(shipped.artifact)
         yield ArtifactReady(artifact=shipped.artifact)
-        figures = yield from self._ask_tasks(part, stage)
-        part.finish(stage, shipped, time.monotonic() - started)
-        part.rows[-1] = part.rows[-1].model_copy(update={"lm_eval": figures})
         facts = part.checkpoint(stage, [shipped.artifact] if part.name else self.artifacts)
         beside = part.state.originals if stage == "baseline" else ()
         place, state = self.output / "checkpoints", part.state
@@ -288,3 +294,14 @@ class Job:
         durable.write_text(self.output / "report.json", report.model_dump_json(indent=2))
         shutil.rmtree(self.output / "scratch", ignore_errors=True)
         return report
+
+
+@contextmanager
+def named(asked: Asked) -> Iterator[None]:
+    """Let an error say which of several datasets it is about."""
+    try:
+        yield
+    except CompressionError as problem:
+        if asked.name:
+            problem.found_in(asked.name)
+        raise

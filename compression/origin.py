@@ -51,6 +51,8 @@ class Origin:
     command: str
     sent: tuple[Sent, ...]
     versions: dict[str, str]
+    job: str | None = None
+    """Id of the job; None where the engine was run by hand."""
 
     @classmethod
     def of(cls, spec: Spec, base: Path) -> "Origin":
@@ -66,6 +68,7 @@ class Origin:
             command=command(spec),
             sent=tuple(_sent(spec, base)),
             versions={"lathe": code_version(), **environment()},
+            job=spec.job,
         )
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from compression.catalog import check_kept, check_task, evaluate_of
 from compression.checkpoint import Checkpoint, Fingerprints, Unusable
 from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec, UnreadableData
-from compression.export.artifact import Shipped, precision_of, ship, timed
+from compression.export.artifact import Provenance, Rows, Shipped, precision_of, ship, timed
 from compression.export.onnx import hindered
 from compression.language.tested import check_texts, tested
 from compression.notes import row_notes
@@ -28,7 +27,7 @@ from compression.plan import Tick, check_precision
 from compression.progress import Journey
 from compression.recipe import Evaluate, Spec, Task
 from compression.recipe import Part as Asked
-from compression.report import Artifact, Event, Latency, Log, NotMeasured, Row, Stage, ratios
+from compression.report import Artifact, Event, Latency, Log, NotMeasured, Row, Stage, TaskFigure, ratios
 from compression.runtimes.runner import Kind
 from compression.saving import Saver
 from compression.stages.prune import aimed
@@ -238,7 +237,8 @@ class Part:
         if not self._has_artifact(self.rows[0]):
             assert self.state.teacher is not None, "the pipeline takes up a checkpoint first"  # noqa: S101
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
-            yield from self.state.journey.follow("baseline", SHIP, self.ship(self.state.teacher, "baseline", self.kind))
+            again = self.ship(self.state.teacher, "baseline", self.kind, rows=lambda _: self.rows[:1])
+            yield from self.state.journey.follow("baseline", SHIP, again)
         if not self.state.recipe.has_teacher:
             self.state.teacher = None
 
@@ -264,12 +264,15 @@ class Part:
         """Where an artifact's files lie."""
         return self.output / "artifacts" / name
 
-    def ship(self, model: torch.nn.Module, stage: Stage, kind: Kind, *, half: bool = False) -> Generator[Tick, None, Shipped]:
+    def ship(
+        self, model: torch.nn.Module, stage: Stage, kind: Kind, *, half: bool = False, rows: Rows | None = None
+    ) -> Generator[Tick, None, Shipped]:
         """Export, reopen, verify and measure a model as one artifact; latency is held against the baseline's.
 
         Ticks tell how far the score is.
 
-        half: in 16 bits, whatever integers are simulated in it.
+        half: in 16 bits, whatever integers are simulated in it. rows: makes what before.json holds of its figures; those that
+        there are, where it is None.
         """
         simulation = numerics.simulation_of(model)
         precision = "bfloat16" if half else precision_of(simulation.scheme if simulation else None, model, kind)
@@ -278,6 +281,7 @@ class Part:
         model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
         process.release_memory()
         reader = self.reader(stage)
+        provenance = Provenance(Origin.of(self.spec, self.base), rows or (lambda _: self.rows), self.name or None)
         shipped = yield from ship(
             model,
             name=f"{stage}-{kind}-{precision}{self._suffix}",
@@ -294,12 +298,10 @@ class Part:
             evaluate=self.evaluate,
             sample=self.dataset.judged("validation")[:SAMPLE],
             last_try=self.spec.split_batches > 1,
-            origin=Origin.of(self.spec, self.base),
+            provenance=provenance,
         )
         model.to(device)
-        if not self.name:
-            return shipped
-        return replace(shipped, artifact=shipped.artifact.model_copy(update={"part": self.name}))
+        return shipped
 
     def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:
         """Export a model as the cut one's artifact would be, and measure its latency alone, against the baseline's artifact."""
@@ -316,12 +318,12 @@ class Part:
             last_try=self.spec.split_batches > 1,
         )
 
-    def finish(self, stage: Stage, shipped: Shipped, seconds: float) -> Row:
+    def finish(self, stage: Stage, shipped: Shipped, seconds: float, figures: tuple[TaskFigure, ...]) -> Row:
         """Complete a stage's row; what was noted for it is used up.
 
         What the figures speak for is offered once for the job, so of several parts none offers anything itself.
         """
-        row = self.row(stage, shipped, seconds)
+        row = self.row(stage, shipped, seconds).model_copy(update={"lm_eval": figures})
         if self.name and row.verdict is not None:
             row = row.model_copy(update={"verdict": row.verdict.model_copy(update={"remedies": tuple(self.state.applied)})})
         self.rows.append(row)
@@ -387,14 +389,3 @@ class Part:
             spent=self.state.budget.spent,
             files=(),
         )
-
-
-@contextmanager
-def named(asked: Asked) -> Iterator[None]:
-    """Let an error say which of several datasets it is about."""
-    try:
-        yield
-    except CompressionError as problem:
-        if asked.name:
-            problem.found_in(asked.name)
-        raise

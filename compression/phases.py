@@ -37,7 +37,7 @@ def journey(recipe: Recipe, rows: Mapping[str, int], asked: LmEval | None = None
         # How long these take nobody knows: each as long as all else that is done to ship a stage.
         at = [number for number, phase in enumerate(found) if phase.name == SHIP]
         for number in reversed(at):
-            found.insert(number + 1, replace(found[number], name=ASKED))
+            found.insert(number, replace(found[number], name=ASKED))
     return Journey(found)
 
 

@@ -6,6 +6,7 @@ from app.errors import ALL_PROBLEMS
 from app.failures import FAILURES
 from app.settings import Settings
 from compression.errors import ALL_ERRORS
+from scripts import schema
 from tests.conftest import ROOT
 
 
@@ -19,3 +20,7 @@ def test_every_code_has_its_paragraph_and_no_paragraph_is_left_over() -> None:
 def test_every_setting_is_documented() -> None:
     text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     assert [name for name in Settings.model_fields if f"LATHE_{name.upper()}`" not in text] == []
+
+
+def test_the_schema_of_before_json_is_that_of_the_code() -> None:
+    assert schema.PLACE.read_text(encoding="utf-8") == schema.text(), "make schema writes it anew"

@@ -93,6 +93,7 @@ def lay_out(
     data = {place: _data(dataset, place) for place, dataset in inputs.datasets.items()}
     parts = [Part(name=name, task=inputs.datasets[f"data/{name}"].task, data=data[f"data/{name}"]) for name in inputs.names]
     spec = Spec(
+        job=job.id,
         task=job.task,
         model="model",
         student=inputs.student,

@@ -10,7 +10,7 @@ from bench.article import compare, records
 from bench.article.glue import Set
 from bench.article.records import Record
 from compression.environment import environment
-from compression.recipe import PRESETS, Data, Prepare, Recipe, Train, merged, preset
+from compression.recipe import PRESETS, Augment, Data, Prepare, Recipe, Synonyms, Train, merged, preset
 from compression.report import Stage
 
 RATES = (2e-5, 5e-5, 1e-4)
@@ -210,10 +210,14 @@ class Cell:
         return Path(self.data.splits["test"][0])
 
 
+AUGMENT = Augment(synonyms=Synonyms(source="embeddings"))
+"""What every machine has, in the place of what `article` takes where it is installed: a table must not depend on that."""
+
+
 def recipe_named(name: str, chosen: Set) -> Recipe:
-    """Find a preset as it is for a task, or one with one part changed."""
-    if name in PRESETS:
-        return preset(name, chosen.task)
-    whole, change = ABLATION[name]
+    """Find a preset as it is for a task, or one with one part changed. It augments by AUGMENT, if at all."""
+    whole, change = ABLATION.get(name, (name, name))
     found = preset(whole, chosen.task)
+    if found.distill is not None and found.distill.augment is not None:
+        found = found.model_copy(update={"distill": found.distill.model_copy(update={"augment": AUGMENT})})
     return found if isinstance(change, str) else change(found)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
@@ -39,7 +40,34 @@ class Resources:
 
     def source(self, asked: Synonyms) -> str:
         """Say what `auto` stands for here."""
-        return asked.source if asked.source != "auto" else "wordnet" if self.wordnet is not None else "embeddings"
+        return asked.source if asked.source != "auto" else "wordnet" if self._lacks_wordnet() is None else "embeddings"
+
+    def resolve(self, settings: Augment) -> tuple[Augment, tuple[str, ...]]:
+        """Return what of the settings can be done here, and a sentence with its reason for each part that is left out.
+
+        Only what a recipe leaves to the worker is left out: the source `auto`, and a back-translation that is optional, with
+        its copy. What remains may be nothing (`rows` is 0). Raises what opening a helper model raises.
+        """
+        changes: dict[str, Any] = {}
+        left_out: list[str] = []
+        words, asked = settings.synonyms, settings.back_translation
+        if words is not None and words.source == "auto":
+            changes["synonyms"] = words.model_copy(update={"source": self.source(words)})
+            if (lacking := self._lacks_wordnet()) is not None:
+                left_out.append(f"WordNet was left out: {lacking}. Other words come from the teacher's own table.")
+        if asked is not None and asked.optional:
+            try:
+                _ = self._pair(asked) if asked.models is None else self._folders(asked)
+            except MissingResource as problem:
+                changes |= {"back_translation": None, "copies": max(settings.copies - 1, 1)}
+                left_out.append(f"Back-translation was left out: {problem.cause}.")
+        return settings.model_copy(update=changes), tuple(left_out)
+
+    def _lacks_wordnet(self) -> str | None:
+        if self.wordnet is None:
+            return "this worker has no WordNet"
+        missing = next((name for name in FILES if not (self.wordnet / name).is_file()), None)
+        return f"this worker's WordNet has no {missing}" if missing is not None else None
 
     def helper(self, name: str, param: str) -> Path:
         """Find a helper model's folder. Raises MissingResource."""
@@ -55,7 +83,10 @@ class Resources:
         return self.helpers / name
 
     def digests(self, settings: Augment) -> dict[str, str]:
-        """Digest all files that the made rows hang on, beside those of the job itself."""
+        """Digest all files that the made rows hang on, beside those of the job itself; say what this worker leaves out."""
+        asked = settings.back_translation is not None
+        settings, _ = self.resolve(settings)
+        left_out = {"back_translation": "left out"} if asked and settings.back_translation is None else {}
         folders: dict[str, tuple[Path, tuple[str, ...]]] = {}
         if settings.synonyms and self.source(settings.synonyms) == "wordnet" and self.wordnet is not None:
             folders["wordnet"] = (self.wordnet, FILES)
@@ -64,13 +95,14 @@ class Resources:
         for name in named if self.helpers is not None else ():
             folder = self.helpers / name  # type: ignore[operator]
             folders[name] = (folder, tuple(sorted(path.name for path in folder.glob("*") if path.is_file())))
-        return {name: _digest(folder, files) for name, (folder, files) in folders.items()}
+        return {name: _digest(folder, files) for name, (folder, files) in folders.items()} | left_out
 
     def check(self, settings: Augment) -> None:
         """Open all that will be needed and let it go, so that what is not there is known before any training.
 
         Raises MissingResource and what opening a helper model raises.
         """
+        settings, _ = self.resolve(settings)
         if settings.synonyms is not None and self.source(settings.synonyms) != "embeddings":
             self.open_synonyms(settings.synonyms, None, None)
         if settings.back_translation is not None:
@@ -89,13 +121,19 @@ class Resources:
 
     def open_translators(self, asked: BackTranslation) -> tuple[Translate, Translate]:
         """Open both directions. Raises MissingResource and what opening a helper model raises."""
-        if asked.models is not None:
-            there, back = (self.helper(name, f"{BACK}.models") for name in asked.models)
-            first, second = (open_helper(AutoModelForSeq2SeqLM, folder, f"{BACK}.models") for folder in (there, back))
-            for folder, (_, _, lost) in ((there, first), (back, second)):
-                if lost:
-                    raise ConfigMismatch(f"the weights of {folder.name} lack {lost[0]}", param=f"{BACK}.models")
-            return Translator(*first[:2]), Translator(*second[:2])
+        if asked.models is None:
+            return self._pair(asked)
+        there, back = self._folders(asked)
+        first, second = (open_helper(AutoModelForSeq2SeqLM, folder, f"{BACK}.models") for folder in (there, back))
+        for folder, (_, _, lost) in ((there, first), (back, second)):
+            if lost:
+                raise ConfigMismatch(f"the weights of {folder.name} lack {lost[0]}", param=f"{BACK}.models")
+        return Translator(*first[:2]), Translator(*second[:2])
+
+    def _folders(self, asked: BackTranslation) -> list[Path]:
+        return [self.helper(name, f"{BACK}.models") for name in asked.models or ()]
+
+    def _pair(self, asked: BackTranslation) -> tuple[Apertium, Apertium]:
         here, _, abroad = (asked.apertium or "").partition("-")
         return Apertium(f"{here}-{abroad}"), Apertium(f"{abroad}-{here}")
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from compression.augment.resources import Translate
 from compression.augment.words import Place, Source, exchanged, places
@@ -11,15 +12,20 @@ from compression.recipe import Augment, Synonyms
 CHUNK = 256
 """Rows at a time: between two chunks a job tells where it is."""
 Texts = tuple[str, ...]
+Way = Literal["back_translation", "synonyms", "splices"]
+"""How a row is made, by its key in the settings."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """A new row: the number of the row that it was made of, its texts, and how many of their words were replaced."""
+    """A new row."""
 
     row: int
+    """The number of the row that it was made of."""
     texts: Texts
     replaced: int = 0
+    """How many of its words are others."""
+    by: Way = "synonyms"
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,10 @@ def augmented(texts: Sequence[Texts], settings: Augment, seed: int, sources: Sou
             some = [texts[row] for row in numbers]
             if copy >= copies:
                 draws = [random.Random(f"{seed} {copy} {row}") for row in numbers]
-                new = [Made(row, spliced(texts, row, draw)) for row, draw in zip(numbers, draws, strict=True)]
+                new = [Made(row, spliced(texts, row, draw), by="splices") for row, draw in zip(numbers, draws, strict=True)]
             elif copy == 0 and sources.translators is not None:
-                new = [Made(row, back) for row, back in zip(numbers, translated(some, sources.translators), strict=True)]
+                back = translated(some, sources.translators)
+                new = [Made(row, said, by="back_translation") for row, said in zip(numbers, back, strict=True)]
             elif settings.synonyms is not None and sources.synonyms is not None:
                 draws = [random.Random(f"{seed} {copy} {row}") for row in numbers]
                 changed = replaced(some, settings.synonyms, draws, sources.synonyms)

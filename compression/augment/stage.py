@@ -1,5 +1,6 @@
 """Augmentation within distillation: train's rows with the new ones behind them, and what a log and a row say of it."""
 
+from collections import Counter
 from collections.abc import Generator
 
 from compression.augment.material import Material
@@ -23,6 +24,7 @@ def with_more_rows(state: State, settings: Augment, material: Material) -> Gener
     Raises Pause where one is asked for, and what opening the sources raises.
     """
     rows, seed = state.rows["train"], state.recipe.train.seed
+    settings, left_out = material.resources.resolve(settings)
     total = settings.rows * len(rows)
     yield from state.journey.at("distilled", PHASE, Tick(0, total))
     work = augmented(material.texts, settings, seed, _opened(state, settings, material))
@@ -34,7 +36,7 @@ def with_more_rows(state: State, settings: Augment, material: Material) -> Gener
             break
         yield from state.journey.at("distilled", PHASE, Tick(done, total))
         state.heed()
-    said = _summary(made, settings, material, total)
+    said = " ".join([_summary(made, settings, material, total), *left_out])
     state.notes.append(said)
     yield Log(message=said)
     for one in made[:: max(1, len(made) // EXAMPLES)][:EXAMPLES]:
@@ -56,18 +58,17 @@ def _opened(state: State, settings: Augment, material: Material) -> Sources:
 
 
 def _summary(made: list[Made], settings: Augment, material: Material, total: int) -> str:
+    counts = Counter(one.by for one in made)
     ways = []
-    if settings.back_translation is not None:
-        ways.append(
-            f"back-translation by {settings.back_translation.apertium or ' and '.join(settings.back_translation.models or ())}"
-        )
+    if (asked := settings.back_translation) is not None:
+        ways.append(f"{counts['back_translation']} by back-translation by {asked.apertium or ' and '.join(asked.models or ())}")
     if settings.synonyms is not None:
-        ways.append(f"other words from {material.resources.source(settings.synonyms)}")
+        ways.append(f"{counts['synonyms']} with other words from {material.resources.source(settings.synonyms)}")
     if settings.splices:
-        ways.append("two rows put together")
+        ways.append(f"{counts['splices']} of two rows put together")
     words = f", {sum(one.replaced for one in made)} words replaced" if settings.synonyms is not None else ""
     same = f"; {total - len(made)} came out as they were or twice, and were left out" if len(made) < total else ""
-    return f"Augmentation: {len(made)} rows made of {len(material.texts)} ({', '.join(ways)}){words}{same}."
+    return f"Augmentation: {len(made)} rows made of {len(material.texts)} ({', '.join(ways) or 'nothing'}){words}{same}."
 
 
 def _shown(texts: Texts) -> str:

@@ -288,7 +288,7 @@ def planned_steps(recipe: Recipe, rows: int, unlabelled: int | None = None) -> i
 
 
 def augment_seconds(augment: Augment, rows: int) -> float:
-    """Say about how long making the new rows takes. The source `auto` counts as the dearer of the two that it may be."""
+    """Say about how long making the new rows takes, if the worker has the dearer of what the recipe leaves to it."""
     seconds, copies = 0.0, augment.rows - augment.splices
     if augment.back_translation is not None:
         copies -= 1

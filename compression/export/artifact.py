@@ -1,11 +1,9 @@
 """Ship: export the engine's model, reopen the files, verify them, and measure what will be downloaded."""
 
-import hashlib
 import json
-import shutil
 import tempfile
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +17,7 @@ from compression.child import ChildFailed, ChildLate, ChildOutOfMemory, answers
 from compression.errors import OutOfMemory
 from compression.export import onnx, transformers
 from compression.export.card import card, opens_with
+from compression.export.provenance import as_json, write_before, write_manifest, write_origin
 from compression.export.tokenizer import padding_of, write_tokenizer
 from compression.export.trace import inputs_of
 from compression.export.verify import verify
@@ -26,7 +25,8 @@ from compression.measure import Measured, MeasureSpec, parse_line
 from compression.origin import Origin
 from compression.plan import Tick, at_once
 from compression.recipe import Evaluate, Scheme, Task
-from compression.report import Artifact, File, Latency, NotMeasured, Score, Size, Stage
+from compression.report import Artifact, Before, Figures, Latency, NotMeasured, Score, Size, Stage
+from compression.report import Row as Figured
 from compression.runtimes.runner import Kind
 from compression.scoring.base import Row
 
@@ -39,7 +39,7 @@ WEIGHTS = ("*.onnx", "*.onnx_data", "*.safetensors")
 
 @dataclass(frozen=True)
 class Shipped:
-    """An artifact on disk with the figures that were measured on it."""
+    """An artifact on disk with the figures that were measured on it. Its files are listed once the folder is complete."""
 
     artifact: Artifact
     size: Size
@@ -47,6 +47,21 @@ class Shipped:
     score: Score | NotMeasured
     flops: int | NotMeasured
     peak_memory_bytes: int | NotMeasured
+
+
+Rows = Callable[[Shipped], Sequence[Figured]]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artifact comes from, and what its figures are compared with."""
+
+    origin: Origin
+    rows: Rows
+    """Called once, when the artifact is measured: the job's rows from the baseline to its own stage, which its figures may
+    complete."""
+    part: str | None = None
+    """Of several datasets, the one that it is for."""
 
 
 def ship(
@@ -66,7 +81,7 @@ def ship(
     evaluate: Evaluate,
     sample: list[Row],
     last_try: bool = False,
-    origin: Origin | None = None,
+    provenance: Provenance | None = None,
 ) -> Generator[Tick, None, Shipped]:
     """Write output/artifacts/<name>/, whole or not at all, and return its figures. What lay there before is replaced.
 
@@ -75,7 +90,7 @@ def ship(
     model: a stock model for `task`, its integers simulated where `precision` is of integers. tokenizer: the folder that
     holds tokenizer.json. test_rows: JSONL of rows as `scoring` reads them. baseline: folder of the FP32 ONNX
     artifact that latency is held against. sample: a few rows that the reopened artifact is verified with.
-    last_try: figures for which memory does not suffice are told as not measured. origin: for the card.
+    last_try: figures for which memory does not suffice are told as not measured. provenance: for the card and before.json.
 
     Raises ExportMismatch where the reopened artifact does not answer as the model does, and OutOfMemory.
     """
@@ -110,6 +125,24 @@ def ship(
             evaluate=evaluate,
         )
         found = yield from figures(spec, last_try=last_try)
+        shipped = Shipped(
+            artifact=Artifact(
+                name=name,
+                kind=kind,
+                stage=stage,
+                precision=precision,
+                files=(),
+                score=found.score,
+                opens_with=opens_with(kind, precision, task, beside=len(weights) > 1),
+                part=provenance.part if provenance is not None else None,
+            ),
+            size=size,
+            latency=found.latency,
+            score=found.score,
+            flops=count_flops(model, evaluate),
+            peak_memory_bytes=found.peak_memory_bytes,
+        )
+        origin, rows = (provenance.origin, provenance.rows(shipped)) if provenance is not None else (None, ())
         about = card(
             name=name,
             kind=kind,
@@ -127,27 +160,38 @@ def ship(
             positions=reads if task == "causal-lm" else None,
             as_filed=kind == "onnx" or load.reads_as_filed(folder),
             origin=origin,
+            rows=rows,
         )
-        if origin is not None:
-            write_origin(origin, folder)
-        (folder / "README.md").write_text(about, "utf-8")
-        files = write_manifest(folder)
-    return Shipped(
-        artifact=Artifact(
-            name=name,
-            kind=kind,
-            stage=stage,
-            precision=precision,
-            files=files,
-            score=found.score,
-            opens_with=opens_with(kind, precision, task, beside=len(weights) > 1),
-        ),
-        size=size,
-        latency=found.latency,
-        score=found.score,
-        flops=count_flops(model, evaluate),
-        peak_memory_bytes=found.peak_memory_bytes,
-    )
+        return complete(shipped, folder, about, task, origin, rows)
+
+
+def complete(shipped: Shipped, folder: Path, about: str, task: Task, origin: Origin | None, rows: Sequence[Figured]) -> Shipped:
+    """Put beside an artifact's measured files its card, before.json, recipe, licence and manifest; return it with its files.
+
+    about: the card; rows: what before.json holds, from the baseline on.
+    """
+    if origin is not None:
+        write_origin(origin, folder)
+        kept = tuple(row.model_copy(update={"ranges": ()}) for row in rows)
+        before = Before(
+            job=origin.job,
+            artifact=shipped.artifact.name,
+            stage=shipped.artifact.stage,
+            task=task,
+            part=shipped.artifact.part,
+            figures=Figures(
+                size=shipped.size,
+                latency=shipped.latency,
+                score=shipped.score,
+                peak_memory_bytes=shipped.peak_memory_bytes,
+            ),
+            baseline=kept[0],
+            rows=kept,
+            environment=origin.versions,
+        )
+        write_before(before, folder)
+    (folder / "README.md").write_text(about, "utf-8")
+    return replace(shipped, artifact=shipped.artifact.model_copy(update={"files": write_manifest(folder)}))
 
 
 def precision_of(scheme: Scheme | None, model: nn.Module, kind: Kind) -> Precision:
@@ -204,23 +248,8 @@ def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_le
     padding = padding_of(model)
     config["pad_token_id"] = model.config.pad_token_id if onnx.is_language_model(model) else padding  # type: ignore[union-attr]
     config.pop("_name_or_path", None)
-    path.write_text(_json(config), "utf-8")
+    path.write_text(as_json(config), "utf-8")
     return padding
-
-
-def write_origin(origin: Origin, folder: Path) -> None:
-    """Put the whole recipe beside the weights, and the licence that the model came with."""
-    (folder / "recipe.json").write_text(_json(origin.recipe.model_dump(mode="json")), "utf-8")
-    for path in origin.licenses:
-        shutil.copyfile(path, folder / path.name)
-
-
-def write_manifest(folder: Path) -> tuple[File, ...]:
-    """List every file with its size and sha256 in manifest.json; return the list, the manifest included."""
-    listed = [_file(path, folder) for path in sorted(folder.rglob("*")) if path.is_file()]
-    manifest = folder / "manifest.json"
-    manifest.write_text(_json({"files": [file.model_dump() for file in listed]}), "utf-8")
-    return (*listed, _file(manifest, folder))
 
 
 def figures(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
@@ -300,13 +329,3 @@ def count_flops(model: nn.Module, evaluate: Evaluate) -> int:
     with FlopCounterMode(display=False) as counter:
         onnx.plain(model)(input_ids=ids, attention_mask=torch.ones_like(ids))
     return int(counter.get_total_flops())
-
-
-def _file(path: Path, folder: Path) -> File:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return File(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest)
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,13 +1,15 @@
 """The model card (README.md) that lies in every artifact: what it is, its figures, and code that opens it."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from compression import heads
+from compression.export.comparison import comparison
 from compression.export.snippets import onnx_snippet, transformers_snippet
 from compression.origin import MOST_FILES, Origin
 from compression.recipe import Recipe, Scheme, Task
-from compression.report import Generation, Latency, NotMeasured, Score, Size, Stage, shown
+from compression.report import Figures, Generation, Latency, NotMeasured, Row, Score, Size, Stage, shown
 from compression.runtimes.runner import Kind
 from compression.scoring.questions import overlap_of
 
@@ -76,12 +78,14 @@ def card(
     positions: int | None = None,
     as_filed: bool = True,
     origin: Origin | None = None,
+    rows: Sequence[Row] = (),
 ) -> str:
     """Write the card in Markdown.
 
     scheme: None is float32. inputs: of the ONNX file. pairs: whether rows have a second text. positions: how many tokens a
     language model reads; the other tasks' models read `max_length`. as_filed: whether stock AutoTokenizer cuts texts as
-    tokenizer.json does. origin: None where no job made it.
+    tokenizer.json does. origin: None where no job made it. rows: the job's from the baseline to the artifact's stage; empty
+    where there are none to compare with.
     """
     about = DESCRIPTIONS[task].format(count=len(labels), names=", ".join(labels))
     windows = " Longer contexts are read in overlapping windows." if task == "question-answering" else ""
@@ -90,6 +94,10 @@ def card(
         read = f"It reads up to {positions:,} tokens." if positions is not None else ""
         if origin is not None and trained(origin.recipe, stage):
             read += f" It was trained on rows of {max_length} tokens."
+    compared: list[str] = []
+    if rows and name != rows[0].artifact:
+        own = Figures(size=size, latency=latency, score=score, peak_memory_bytes=memory)
+        compared = comparison(rows, own, stage)
     lines = [
         *(front(name, kind, stage, scheme, task, score, origin) if origin is not None else ()),
         f"# {name}",
@@ -103,6 +111,7 @@ def card(
         onnx_snippet(task, inputs, pairs=pairs)
         if kind == "onnx"
         else transformers_snippet(task, overlap_of(max_length), pairs=pairs, as_filed=as_filed),
+        *compared,
         "## Figures",
         "",
         "Measured on these very files, after they were written and reopened.",

@@ -27,7 +27,7 @@ class Synonyms(Config):
             description="Where other words come from. wordnet: synonyms of the worker's WordNet folder (LATHE_WORDNET). "
             "masked-lm: a masked language model's predictions; of words of several pieces, its embedding neighbours. "
             "embeddings: whole words nearest in the teacher's own input table. auto: wordnet where the worker has it, else "
-            "embeddings."
+            "embeddings; the row's notes say which."
         ),
     ] = "auto"
     share: Annotated[float, Field(gt=0, le=1, description="Chance of each word to be replaced; one of a row always is.")] = 0.4
@@ -58,6 +58,10 @@ class BackTranslation(Config):
             description="An Apertium pair that the worker has, there; it must have the way back too. For example eng-spa.",
         ),
     ] = None
+    optional: Annotated[
+        bool,
+        Field(description="Leave back-translation and its copy out where the worker lacks it; the row's notes say so."),
+    ] = False
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> "BackTranslation":

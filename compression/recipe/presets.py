@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from compression.recipe.augment import AUGMENTED_TASKS, Augment, Synonyms
+from compression.recipe.augment import AUGMENTED_TASKS, Augment, BackTranslation, Synonyms
 from compression.recipe.distill import Distill, General, Teachers
 from compression.recipe.prune import AxisRatios, Prune, Recovery
 from compression.recipe.quantize import Qat, Quantize
@@ -29,7 +29,7 @@ ARTICLE = Recipe(
         weighting="uncertainty",
         teachers=Teachers(seeds=3),
         general=General(rate=5e-4),
-        augment=Augment(synonyms=Synonyms(source="embeddings")),
+        augment=Augment(copies=2, synonyms=Synonyms(), back_translation=BackTranslation(apertium="eng-spa", optional=True)),
     ),
 )
 QUICK = Recipe(distill=Distill(epochs=8))

@@ -9,13 +9,21 @@ from compression.recipe.base import Axis, Config, Epochs, Patience, Rate
 
 
 class Recovery(Config):
-    """Training right after the cut, in steps: shallow layers first, then all; L2 adapted to the validation score."""
+    """Training right after the cut, in steps: layers join from shallow to deep; L2 adapted to the validation score."""
 
     epochs: Annotated[Epochs, Field(description="Passes over the train split; of all steps together.")] = 20
     rate: Rate = 1e-5
-    shallow_first: Annotated[bool, Field(description="Train the lower half of the layers alone for the first half.")] = True
+    shallow_first: Annotated[
+        bool,
+        Field(
+            description="Unfreeze gradually: the shallowest layer learns first, and with each equal share of the epochs the "
+            "next one joins; in the last share all of the model learns, tables and head too. false: all learns from the start."
+        ),
+    ] = True
     adapt_l2: Annotated[bool, Field(description="Double weight decay when validation falls, halve it when it rises.")] = True
-    patience: Annotated[Patience, Field(description="As elsewhere; epochs of the shallow layers alone are not counted.")] = None
+    patience: Annotated[
+        Patience, Field(description="As elsewhere; counted from the epoch in which all of the model learns.")
+    ] = None
     by: Annotated[
         Literal["labels", "teacher"],
         Field(

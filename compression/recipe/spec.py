@@ -74,6 +74,9 @@ class Spec(Config):
     """What `python -m compression run` reads: one job, with local paths. Relative paths are taken from the spec's folder."""
 
     version: Literal[1] = 1
+    job: Annotated[
+        str | None, Field(max_length=40, description="The job's id, for the artifacts' before.json; null where there is none.")
+    ] = None
     task: JobTask = "text-classification"
     model: Annotated[str, Field(description="Folder with config.json, *.safetensors and the tokenizer.")]
     student: Annotated[

@@ -5,6 +5,7 @@ figure that does not fit the machine is `NotMeasured`, with the reason.
 """
 
 from compression.report.answered import Answer, Answered, parse_answered
+from compression.report.before import Before, Figures
 from compression.report.beside import Beside, beside
 from compression.report.events import (
     ArtifactReady,
@@ -61,12 +62,14 @@ __all__ = [
     "Answered",
     "Artifact",
     "ArtifactReady",
+    "Before",
     "Beside",
     "DataFacts",
     "EpochScore",
     "Event",
     "Experts",
     "Failed",
+    "Figures",
     "File",
     "Finding",
     "Finished",

@@ -35,12 +35,13 @@ def asking(phase: str) -> str:
 
 
 def recover(state: State, whole: Recovery, step: int, phase: str, epochs: int, beside: Tensors) -> Iterator[Event]:
-    """Train: shallow layers first, then all; L2 adapted to the validation score; the best epoch remains.
+    """Train: layers join from shallow to deep; L2 adapted to the validation score; the best epoch remains.
 
     whole: the recipe's; step: from 1, which cut it follows; epochs: of this training; beside: what its saves keep.
     """
     settings = whole.model_copy(update={"epochs": epochs})
     model = state.model
+    alone = epochs_alone(len(families.of(model).layer_parameters(model)), epochs) if settings.shallow_first else 0
     plan = state.plan(
         "prune.recovery",
         epochs=settings.epochs,
@@ -48,7 +49,7 @@ def recover(state: State, whole: Recovery, step: int, phase: str, epochs: int, b
         dropout=True,
         adapt_decay=settings.adapt_l2,
         patience=settings.patience,
-        patience_from=settings.epochs // 2 if settings.shallow_first else 0,
+        patience_from=alone,
     )
     rows, is_held, said = state.rows["train"], False, ""
     known = state.saver.beside() if state.saver is not None and state.saver.is_at("pruned", phase) else {}
@@ -82,18 +83,36 @@ def recover(state: State, whole: Recovery, step: int, phase: str, epochs: int, b
     state.notes.append(
         f"{which}: validation {state.task.metric} {outcome.before} → {outcome.best} "
         f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
+        + (f" Layers joined from shallow to deep, all of the model in epoch {alone + 1}." if alone else "")
     )
     state.notes += outcome.remarks
 
 
+def learning_layers(epoch: int, epochs: int, layers: int) -> int:
+    """Return how many of the shallowest layers learn in an epoch, from 1: each has an equal share of the epochs to join in.
+
+    Where there are fewer epochs than layers, several join at once. In the last share, when the deepest has joined, all of the
+    model learns: its tables and its head too.
+    """
+    return -(-epoch * layers // epochs)
+
+
+def epochs_alone(layers: int, epochs: int) -> int:
+    """Count the epochs before the one from which all of the model learns."""
+    return epochs * (layers - 1) // layers
+
+
 def freezer(model: PreTrainedModel, settings: Recovery) -> Callable[[int], None]:
-    """In the first half of the epochs the lower half of the layers learns alone, in the second half everything does."""
+    """Return what is called before each epoch, from 1: it unfreezes the layers that learn in it, and freezes the rest.
+
+    A frozen parameter gets no gradient, so the optimizer neither moves nor decays it, and keeps no state of it.
+    """
     layers = families.of(model).layer_parameters(model)
-    shallow = {id(parameter) for layer in layers[: (len(layers) + 1) // 2] for parameter in layer}
 
     def before_epoch(epoch: int) -> None:
-        alone = settings.shallow_first and 2 * epoch <= settings.epochs
+        count = learning_layers(epoch, settings.epochs, len(layers)) if settings.shallow_first else len(layers)
+        learning = {id(parameter) for layer in layers[:count] for parameter in layer}
         for parameter in model.parameters():
-            parameter.requires_grad_(not alone or id(parameter) in shallow)
+            parameter.requires_grad_(count == len(layers) or id(parameter) in learning)
 
     return before_epoch

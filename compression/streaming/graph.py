@@ -17,7 +17,6 @@ from compression import durable, families, numerics, process, scoring
 from compression.batches import Batch
 from compression.catalog.streaming import may_be_whole
 from compression.export import artifact, decoder, streamed, verify
-from compression.export.artifact import Shipped
 from compression.layerwise import Layerwise
 from compression.measure import LOGITS_BYTES
 from compression.numerics import Simulation
@@ -26,7 +25,7 @@ from compression.recipe import Quantize, Scheme
 from compression.report import Latency, Score, Stage
 from compression.runtimes import runner as runtimes
 from compression.runtimes.runner import Logits, open_artifact
-from compression.streaming.shipping import Shipping
+from compression.streaming.shipping import Measured, Shipping
 
 OPENED: Mapping[Scheme | None, float] = {None: 6.0, "dynamic-int8": 2.2, "weight-only-int8": 5.0, "weight-only-int4": 1.5}
 """What a process takes that opens the file and answers, bytes a parameter: measured on SmolLM2-135M's shape, 5.2, 1.8, 2.9 and
@@ -58,8 +57,8 @@ class Graphs:
         self.shipped = baseline == BASELINE
 
     def beside(
-        self, stage: Stage, made: list[Shipped], source: Path, model: PreTrainedModel, asked: Quantize | None
-    ) -> Generator[Tick, None, tuple[list[Shipped], tuple[str, ...]]]:
+        self, stage: Stage, made: list[Measured], source: Path, model: PreTrainedModel, asked: Quantize | None
+    ) -> Generator[Tick, None, tuple[list[Measured], tuple[str, ...]]]:
         """Put a stage's file to its artifacts, or say why there is none. asked: the integers; None is float32.
 
         It comes first, so that the row is of it, where both it and what it is held against were measured: all figures of a row
@@ -73,12 +72,12 @@ class Graphs:
         size = asked.group_size if asked is not None and scheme == "weight-only-int4" else None
         simulation = None if scheme is None else Simulation(scheme=scheme, group_size=size)
         graph = yield from self.ship(stage, source, model, simulation, against)
-        measured = isinstance(graph.score, Score) and isinstance(graph.latency, Latency)
+        measured = isinstance(graph.shipped.score, Score) and isinstance(graph.shipped.latency, Latency)
         if scheme is None:
             self.shipped = measured
         if measured and (scheme is None or against is not None):
             return [graph, *made], ()
-        return [*made, graph], (_alone(graph, against),)
+        return [*made, graph], (_alone(graph.shipped, against),)
 
     def hindered(self, model: PreTrainedModel, scheme: Scheme | None) -> str | None:
         """Say why there can be no file of a model in a scheme, None where there can. model: without weights."""
@@ -121,7 +120,7 @@ class Graphs:
 
     def ship(
         self, stage: Stage, source: Path, model: PreTrainedModel, simulation: Simulation | None, against: Path | None
-    ) -> Generator[Tick, None, Shipped]:
+    ) -> Generator[Tick, None, Measured]:
         """Write, verify and measure the file of the checkpoint in `source`. model: without weights, of that checkpoint.
 
         Raises ExportMismatch where the file does not answer as the model does.
@@ -132,15 +131,13 @@ class Graphs:
             layers.model.generation_config = streamed.generation_of(model, source)
         precision = artifact.precision_of(scheme, layers.model, "onnx")
         name = f"{stage}-onnx-{precision}"
-        with durable.folder(self.shipping.place(name)) as place:
-            decoder.write(layers.model, place, simulation=simulation, read=layers.tensor)
-            yield Tick(1, STEPS)
-            self.shipping.describe(layers.model, place, "onnx")
-            yield from self._check(place, source, simulation)
-            completing = self.shipping.complete(
-                layers.model, place, name, stage, precision, scheme, kind="onnx", baseline=against
-            )
-            return (yield from completing)
+        place = self.shipping.begin(name)
+        decoder.write(layers.model, place, simulation=simulation, read=layers.tensor)
+        yield Tick(1, STEPS)
+        self.shipping.describe(layers.model, place, "onnx")
+        yield from self._check(place, source, simulation)
+        measuring = self.shipping.measure(layers.model, place, name, stage, precision, scheme, kind="onnx", baseline=against)
+        return (yield from measuring)
 
     def _check(self, place: Path, source: Path, simulation: Simulation | None) -> Generator[Tick, None, None]:
         layers = self._opened(source)
@@ -181,7 +178,7 @@ class Graphs:
         return np.concatenate([logits.numpy() for logits in found])
 
 
-def _alone(graph: Shipped, against: Path | None) -> str:
+def _alone(graph: artifact.Shipped, against: Path | None) -> str:
     """Tell why a row is not of its file, and how fast that is."""
     if not isinstance(graph.latency, Latency):
         return f"{graph.artifact.name} was not timed: the row is of the checkpoint."

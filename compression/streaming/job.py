@@ -52,7 +52,7 @@ from compression.saving import Pause, never
 from compression.stages.prune import counter, taken
 from compression.stages.scores import CALIBRATION_BATCH, calibration_draw
 from compression.streaming.graph import Graphs
-from compression.streaming.shipping import Shipping, said_of
+from compression.streaming.shipping import Measured, Shipping, said_of
 from compression.uploaded import uploaded
 from compression.verdicts import judged
 
@@ -73,7 +73,7 @@ UNPACKED = Path("scratch", "unpacked", "model")
 HALF = 2
 """Bytes of a number of 16 bits."""
 Result = TypeVar("Result")
-Made = tuple[list[Shipped], PreTrainedModel, tuple[str, ...]]
+Made = tuple[list[Measured], PreTrainedModel, tuple[str, ...]]
 """A stage's artifacts, its row's first; the model that they hold, without weights; and what the row says of it."""
 
 
@@ -180,11 +180,13 @@ class StreamingJob:
         """Write a stage's artifacts, measure what can be measured, and end the stage with its row."""
         started = time.monotonic()
         made = {"baseline": self.as_sent, "quantized": self.quantized, "pruned": self.pruned}[stage]()
-        shipped, model, notes = yield from made
+        with self.shipping.folders:
+            measured, model, notes = yield from made
+            self.rows.append(self.row(stage, measured[0].shipped, model, notes, time.monotonic() - started))
+            shipped = [self.shipping.complete(one, self.rows) for one in measured]
         for one in shipped:
             self.artifacts.append(one.artifact)
             yield ArtifactReady(artifact=one.artifact)
-        self.rows.append(self.row(stage, shipped[0], model, notes, time.monotonic() - started))
         facts = Checkpoint(
             fingerprint=self.fingerprints[stage],
             stage=stage,
@@ -205,12 +207,12 @@ class StreamingJob:
         yield from self.journey.mark("baseline", MEASURE, done=False)
         precision = cast(Precision, uploaded(self.folder).dtype)
         name = f"baseline-transformers-{precision}"
-        with durable.folder(self.shipping.place(name)) as place:
-            for path in (*self.folder.glob("*.safetensors"), *(self.folder / file for file in FILES)):
-                if path.is_file():
-                    shutil.copyfile(path, place / path.name)
-            completing = self.shipping.complete(self.model, place, name, "baseline", precision)
-            shipped = yield from self.journey.follow("baseline", MEASURE, completing)
+        place = self.shipping.begin(name)
+        for path in (*self.folder.glob("*.safetensors"), *(self.folder / file for file in FILES)):
+            if path.is_file():
+                shutil.copyfile(path, place / path.name)
+        measuring = self.shipping.measure(self.model, place, name, "baseline", precision)
+        shipped = yield from self.journey.follow("baseline", MEASURE, measuring)
         yield from self.journey.mark("baseline", MEASURE, done=True)
         made, more = yield from self.with_graph("baseline", [shipped], self.folder, self.model, None)
         note = "The model takes more memory than an engine may: it went from file to file."
@@ -243,16 +245,16 @@ class StreamingJob:
         precision = cast(Precision, str(dtype).removeprefix("torch."))
         name, whole = f"pruned-transformers-{precision}", self.shipping.test_rows.with_name("cut")
         kept = scores.choose(layers.family, to)
-        with durable.folder(self.shipping.place(name)) as place:
-            cuts = [layers.cut(kept, place / "cut", dtype=dtype)]
-            # Integers are made of all the digits that were sent, not of what 16 bits leave of them.
-            cuts += [layers.cut(kept, whole)] if dtype != layers.dtype else []
-            yield from self.follow("pruned", CUT, _in_turn(cuts))
-            _lift(place / "cut")
-            model = streamed.skeleton(place)
-            completing = self.shipping.complete(model, place, name, "pruned", precision)
-            plain = yield from self.journey.follow("pruned", PLAIN, completing)
-        source = self.shipping.place(name) if len(cuts) == 1 else whole
+        place = self.shipping.begin(name)
+        cuts = [layers.cut(kept, place / "cut", dtype=dtype)]
+        # Integers are made of all the digits that were sent, not of what 16 bits leave of them.
+        cuts += [layers.cut(kept, whole)] if dtype != layers.dtype else []
+        yield from self.follow("pruned", CUT, _in_turn(cuts))
+        _lift(place / "cut")
+        model = streamed.skeleton(place)
+        measuring = self.shipping.measure(model, place, name, "pruned", precision)
+        plain = yield from self.journey.follow("pruned", PLAIN, measuring)
+        source = place if len(cuts) == 1 else whole
         shipped, notes = yield from self.integers("pruned", source)
         made, more = yield from self.with_graph("pruned", [shipped, plain], source, model, self.spec.recipe.quantize)
         shutil.rmtree(whole, ignore_errors=True)
@@ -260,8 +262,8 @@ class StreamingJob:
         return made, model, (*notes, chosen, *more)
 
     def with_graph(
-        self, stage: Stage, made: list[Shipped], source: Path, model: PreTrainedModel, asked: Quantize | None
-    ) -> Generator[Event, None, tuple[list[Shipped], tuple[str, ...]]]:
+        self, stage: Stage, made: list[Measured], source: Path, model: PreTrainedModel, asked: Quantize | None
+    ) -> Generator[Event, None, tuple[list[Measured], tuple[str, ...]]]:
         """Put a stage's ONNX file to its artifacts, as `Graphs.beside` does."""
         yield from self.journey.mark(stage, GRAPH, done=False)
         found = yield from self.journey.follow(stage, GRAPH, self.graphs.beside(stage, made, source, model, asked))
@@ -285,24 +287,24 @@ class StreamingJob:
         check_texts([("train", rows)])
         return rows
 
-    def integers(self, stage: Stage, source: Path) -> Generator[Event, None, tuple[Shipped, tuple[str, ...]]]:
+    def integers(self, stage: Stage, source: Path) -> Generator[Event, None, tuple[Measured, tuple[str, ...]]]:
         """Write the integers of the checkpoint in `source`, hold them against it, and ship them."""
         asked = cast(Quantize, self.spec.recipe.quantize)
         scheme, size = cast(StreamedScheme, asked.scheme), asked.group_size
         precision = precision_of(scheme, self.model, "transformers")
         name = f"{stage}-transformers-{precision}"
-        with durable.folder(self.shipping.place(name)) as place:
-            made, block = place / "made", self.shipping.block()
-            steps = streamed.quantizing(source, made, scheme=scheme, group_size=size, block=block)
-            written = yield from self.follow(stage, QUANTIZE, steps)
-            checks = streamed_check.verifying(source, made, scheme=scheme, group_size=size, block=block)
-            yield from self.follow(stage, VERIFY, checks)
-            _lift(made)
-            yield from self.journey.mark(stage, MEASURE, done=False)
-            model = streamed.skeleton(place)
-            stored = f"int8, {written.unquantized:,} parameters {written.dtype}" if written.unquantized else "int8"
-            completing = self.shipping.complete(model, place, name, stage, precision, scheme, stored)
-            shipped = yield from self.journey.follow(stage, MEASURE, completing)
+        place = self.shipping.begin(name)
+        made, block = place / "made", self.shipping.block()
+        steps = streamed.quantizing(source, made, scheme=scheme, group_size=size, block=block)
+        written = yield from self.follow(stage, QUANTIZE, steps)
+        checks = streamed_check.verifying(source, made, scheme=scheme, group_size=size, block=block)
+        yield from self.follow(stage, VERIFY, checks)
+        _lift(made)
+        yield from self.journey.mark(stage, MEASURE, done=False)
+        model = streamed.skeleton(place)
+        stored = f"int8, {written.unquantized:,} parameters {written.dtype}" if written.unquantized else "int8"
+        measuring = self.shipping.measure(model, place, name, stage, precision, scheme, stored)
+        shipped = yield from self.journey.follow(stage, MEASURE, measuring)
         yield from self.journey.mark(stage, MEASURE, done=True)
         return shipped, tuple(said_of(written, model))
 

@@ -2,8 +2,10 @@
 
 import json
 import sys
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -18,12 +20,14 @@ from compression.export.card import card, opens_with
 from compression.export.tensors import fused_experts
 from compression.export.tokenizer import write_tokenizer
 from compression.export.trace import inputs_of
-from compression.measure import Measured, MeasureSpec
+from compression.measure import Measured as Found
+from compression.measure import MeasureSpec
 from compression.memory import resident
 from compression.origin import Origin
 from compression.plan import Tick
 from compression.recipe import Evaluate, Scheme, Spec
 from compression.report import Artifact, NotMeasured, Size, Stage
+from compression.report import Row as Figured
 from compression.runtimes.runner import Kind
 from compression.scoring.base import Row
 from compression.shards import BLOCK
@@ -33,11 +37,22 @@ SMALLEST_BLOCK, BLOCKS = 1 << 16, 32
 
 
 @dataclass(frozen=True)
+class Measured:
+    """An artifact with its figures, in a folder that still lacks what its stage's row is told in."""
+
+    shipped: Shipped
+    folder: Path
+    card: Callable[[Sequence[Figured]], str]
+    """Writes the card. Given: the job's rows from the baseline to the artifact's stage."""
+
+
+@dataclass(frozen=True)
 class Shipping:
     """What all artifacts of a job have in common.
 
     folder: where the model's tokenizer lies; padding: the token that pads; evaluate: how scores are taken; scored: the texts of
-    test that a language model is asked, None where all are; origin: for the cards.
+    test that a language model is asked, None where all are; origin: for the cards; folders: of the stage at work, which come to
+    lie in their places together when it is left.
     """
 
     spec: Spec
@@ -48,6 +63,7 @@ class Shipping:
     evaluate: Evaluate
     scored: list[int] | None
     origin: Origin
+    folders: ExitStack = field(default_factory=ExitStack)
 
     @property
     def test_rows(self) -> Path:
@@ -71,7 +87,11 @@ class Shipping:
         """Where an artifact's folder comes to lie."""
         return self.output / "artifacts" / name
 
-    def complete(
+    def begin(self, name: str) -> Path:
+        """Return an empty folder to fill, which becomes the artifact's own when `folders` is left without an error."""
+        return self.folders.enter_context(durable.folder(self.place(name)))
+
+    def measure(
         self,
         model: PreTrainedModel,
         place: Path,
@@ -83,8 +103,8 @@ class Shipping:
         *,
         kind: Kind = "transformers",
         baseline: Path | None = None,
-    ) -> Generator[Tick, None, Shipped]:
-        """Put beside the weights in `place` what an artifact has, and measure it. Ticks tell how far the score is.
+    ) -> Generator[Tick, None, Measured]:
+        """Put beside the weights in `place` what opens them, and measure. Ticks tell how far the score is.
 
         model: without weights; stored: what the size says that they are stored in, where it is not the precision alone.
         baseline: folder of the ONNX file that latency is held against.
@@ -94,7 +114,8 @@ class Shipping:
         files = sum(path.stat().st_size for pattern in artifact.WEIGHTS for path in place.glob(pattern))
         size = Size(bytes=files, dtype=stored or precision, bytes_at_16_bit=2 * family.parameters_of(model).total)
         found = yield from self.figures(model, place, files, kind, baseline)
-        about = card(
+        about = partial(
+            card,
             name=name,
             kind=kind,
             stage=stage,
@@ -112,15 +133,13 @@ class Shipping:
             as_filed=kind == "onnx" or load.reads_as_filed(place),
             origin=self.origin,
         )
-        artifact.write_origin(self.origin, place)
-        (place / "README.md").write_text(about, "utf-8")
-        return Shipped(
+        shipped = Shipped(
             artifact=Artifact(
                 name=name,
                 kind=kind,
                 stage=stage,
                 precision=precision,
-                files=artifact.write_manifest(place),
+                files=(),
                 score=found.score,
                 opens_with=opens_with(kind, precision, task, beside=kind == "onnx"),
             ),
@@ -130,6 +149,12 @@ class Shipping:
             flops=NotMeasured(not_measured="The model was never in memory."),
             peak_memory_bytes=found.peak_memory_bytes,
         )
+        return Measured(shipped, place, lambda rows: about(rows=rows))
+
+    def complete(self, measured: Measured, rows: Sequence[Figured]) -> Shipped:
+        """Put beside a measured artifact the card and all that tells of its making. rows: from the baseline to its stage."""
+        task, folder = self.spec.asked[0].task, measured.folder
+        return artifact.complete(measured.shipped, folder, measured.card(rows), task, self.origin, rows)
 
     def describe(self, model: PreTrainedModel, place: Path, kind: Kind) -> int:
         """Put tokenizer and config beside weights; return how many tokens are read."""
@@ -143,7 +168,7 @@ class Shipping:
 
     def figures(
         self, model: PreTrainedModel, place: Path, files: int, kind: Kind, baseline: Path | None
-    ) -> Generator[Tick, None, Measured]:
+    ) -> Generator[Tick, None, Found]:
         """Measure an artifact where it fits the memory that is left beside this process. files: bytes of its weights."""
         process.release_memory()
         table = max(prod(weight.shape) for weight in model.parameters())
@@ -151,7 +176,7 @@ class Shipping:
         if kind == "transformers" and needed > left:  # an ONNX file was just opened here
             cause = f"Answering takes about {needed:,} bytes of memory, and {left:,} are left of the engine's limit."
             reason = NotMeasured(not_measured=cause)
-            return Measured(latency=reason, score=reason, peak_memory_bytes=reason)
+            return Found(latency=reason, score=reason, peak_memory_bytes=reason)
         spec = MeasureSpec(
             kind=kind,
             folder=str(place.resolve()),

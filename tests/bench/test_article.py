@@ -249,3 +249,14 @@ def test_an_original_on_record_is_tuned_again_at_its_own_rate_alone(tmp_path: Pa
     score = 0.81
     with pytest.raises(SystemExit, match=r"tuned again, 0\.81 on validation, not 0\.8;"):
         cell.original()
+
+
+def test_a_table_does_not_depend_on_what_is_installed() -> None:
+    recipe = recipe_named("article", glue.SETS["stsb"])
+    assert recipe.distill is not None
+    assert recipe.distill.augment is not None
+    assert recipe.distill.augment.model_dump(exclude_defaults=True) == {"synonyms": {"source": "embeddings"}}
+    # So it is the recipe of the records that are in the repository.
+    record = Record.model_validate_json((records.ROOT / "stsb-0" / "article.json").read_text())
+    assert record.recipe.distill is not None
+    assert record.recipe.distill.augment == recipe.distill.augment

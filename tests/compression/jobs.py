@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from compression.report import Event, parse_event
+from compression.report import Before, Event, Report, Row, parse_event
 
 STAGES = ["baseline", "quantized", "pruned", "distilled"]
 RECIPE: dict[str, Any] = {
@@ -45,3 +45,14 @@ def start(spec: Path, *options: str, **settings: Any) -> "subprocess.Popen[str]"
 def events(lines: Iterator[str]) -> Iterator[Event]:
     for line in lines:
         yield parse_event.validate_json(line)
+
+
+def before_of(output: Path, artifact: str) -> Before:
+    """Read the before.json of a job's artifact."""
+    return Before.model_validate_json((output / "artifacts" / artifact / "before.json").read_text())
+
+
+def rows_in_download(report: Report, count: int, part: str = "") -> tuple[Row, ...]:
+    """Return a report's first rows as before.json has them; of several datasets one's."""
+    own = [row.parts[part] if part else row for row in report.rows[:count]]
+    return tuple(row.model_copy(update={"ranges": ()}) for row in own)

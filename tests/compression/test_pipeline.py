@@ -16,9 +16,22 @@ from compression.export import artifact
 from compression.job import Job
 from compression.phases import SHIP
 from compression.recipe import Spec, Targets
-from compression.report import ArtifactReady, Event, Failed, Finished, Log, Progress, Report, Stage, StageFinished, StageStarted
+from compression.report import (
+    ArtifactReady,
+    Event,
+    Failed,
+    Finished,
+    Latency,
+    Log,
+    Progress,
+    Report,
+    Score,
+    Stage,
+    StageFinished,
+    StageStarted,
+)
 from compression.run import job
-from tests.compression.jobs import RECIPE, STAGES, events, start, write_spec
+from tests.compression.jobs import RECIPE, STAGES, before_of, events, rows_in_download, start, write_spec
 from tests.compression.measuring import briefly_apart
 
 
@@ -93,6 +106,45 @@ def test_the_download_opens_with_stock_tools(whole: tuple[list[Event], Path]) ->
     assert opened.config.id2label == {0: "negative", 1: "positive"}
 
 
+def test_each_download_holds_its_before(whole: tuple[list[Event], Path]) -> None:
+    report = Report.model_validate_json((whole[1] / "report.json").read_text())
+    for number, one in enumerate(report.artifacts, 1):
+        before = before_of(whole[1], one.name)
+        assert (before.job, before.artifact, before.stage, before.part) == (None, one.name, one.stage, None)
+        assert before.baseline == before.rows[0]
+        assert before.rows == rows_in_download(report, number)  # the checkpoint, made at the end, has all four
+        assert before.figures.score == one.score
+        if number <= 4:
+            row = report.rows[number - 1]
+            assert (before.figures.size, before.figures.latency) == (row.size, row.latency)
+        assert before.environment.items() >= report.environment.items()
+        assert "before.json" in {file.path for file in one.files}
+        assert (whole[1] / "artifacts" / one.name / "before.json").stat().st_size < 40_000
+
+
+def test_the_card_has_both_columns(whole: tuple[list[Event], Path]) -> None:
+    report = Report.model_validate_json((whole[1] / "report.json").read_text())
+    baseline, *_, distilled = report.rows
+    for one in report.artifacts:
+        card = (whole[1] / "artifacts" / one.name / "README.md").read_text()
+        assert ("## Before and after" in card) is (one.name != baseline.artifact)
+    card = (whole[1] / "artifacts" / distilled.artifact / "README.md").read_text()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines() if line.startswith("|")]
+    table = {name: values for name, *values in cells if len(values) == 3}
+    assert table["figure"] == [f"before (`{baseline.artifact}`)", "after (this artifact)", "change"]
+    parameters, change = (baseline.parameters.total, distilled.parameters.total), distilled.ratios.parameter_reduction
+    assert table["parameters"] == [*(f"{count:,}" for count in parameters), f"−{change:.1%}"]
+    assert table["bytes of weights on disk"][:2] == [f"{row.size.bytes:,}" for row in (baseline, distilled)]
+    assert isinstance(distilled.score, Score)
+    assert isinstance(baseline.score, Score)
+    assert [cell.split(" ±")[0] for cell in table["accuracy on test"][:2]] == [
+        f"{row.value:.2%}" for row in (baseline.score, distilled.score)
+    ]
+    assert isinstance(distilled.latency, Latency)
+    faster = [values[2] for name, values in table.items() if name.startswith("latency")]
+    assert faster == [f"{distilled.ratios.speed_up:.2f}× as fast"]
+
+
 def test_a_headline_of_an_earlier_stage_is_shipped_from_its_checkpoint(
     whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path
 ) -> None:
@@ -116,6 +168,9 @@ def test_a_headline_of_an_earlier_stage_is_shipped_from_its_checkpoint(
     assert [event for event in seen if isinstance(event, Log) and "checkpoint of quantized" in event.message]
     found = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out" / "artifacts" / ready.name)
     assert found.config.hidden_size == 32  # the cut took half of it
+    before = before_of(tmp_path / "out", ready.name)
+    assert [row.stage for row in before.rows] == STAGES  # all that the job found out, also what was worse
+    assert before.figures.score == ready.score
     report = opened.report()
     assert report.headline == "quantized-onnx-int8"
     assert report.ratios == opened.rows[1].ratios
@@ -167,6 +222,10 @@ def test_a_killed_job_goes_on_from_its_last_stage(
     assert isinstance(first, Finished)
     assert len(last.report.artifacts) == 5
     assert but_for_timing(last.report) == but_for_timing(first.report)
+    output = tmp_path / "second" / "out"
+    written = [row.artifact for row in last.report.rows if row.stage != "quantized"] + [last.report.artifacts[-1].name]
+    for name, count in zip(written, (1, 3, 4, 4), strict=True):
+        assert before_of(output, name).rows == rows_in_download(last.report, count)
 
 
 def usable(whole: tuple[list[Event], Path], folder: Path, spec: Path) -> tuple[str | None, list[str]]:

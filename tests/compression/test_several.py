@@ -29,6 +29,7 @@ from compression.report import (
 )
 from compression.saving import Saver
 from tests.compression.conftest import sentences, write_rows
+from tests.compression.jobs import before_of, rows_in_download
 from tests.compression.measuring import briefly
 from tests.compression.toys import write
 
@@ -160,6 +161,19 @@ def test_the_report_tells_of_the_mean_and_of_each_part(attempts: tuple[list[Even
         opened = AutoModelForSequenceClassification.from_pretrained(output / "artifacts" / one.name)
         heads[name] = opened.config.num_labels
     assert heads == {"mood": 2, "joy": 1}
+
+
+def test_a_part_s_download_holds_its_own_rows(attempts: tuple[list[Event], list[Event], Path]) -> None:
+    _, second, output = attempts
+    last = second[-1]
+    assert isinstance(last, Finished)
+    here = [one for one in last.report.artifacts if (output / "artifacts" / one.name).is_dir()]
+    assert {(one.part, one.stage) for one in here} >= {("mood", "quantized"), ("joy", "quantized")}
+    for one in here:
+        before = before_of(output, one.name)
+        assert (before.part, before.task) == (one.part, "text-regression" if one.part == "joy" else "text-classification")
+        assert before.rows == rows_in_download(last.report, len(before.rows), one.part or "")
+        assert [row.stage for row in before.rows] == (["baseline", "quantized"] if one.stage == "quantized" else ["baseline"])
 
 
 def test_each_part_learns_by_its_own_metric(attempts: tuple[list[Event], list[Event], Path], encoder: Path) -> None:

@@ -23,7 +23,7 @@ from compression.streaming import graph, job, shipping
 from tests.compression.conftest import sentences, write_rows, write_tokenizer
 from tests.compression.decoders import saved, tiny, with_prediction
 from tests.compression.ggufs import tokens, write
-from tests.compression.jobs import write_spec
+from tests.compression.jobs import before_of, rows_in_download, write_spec
 from tests.compression.test_catalog import DATA
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +83,12 @@ def test_a_model_beyond_the_limit_goes_from_file_to_file(tmp_path: Path) -> None
     listed = {file["path"] for file in json.loads((made / "manifest.json").read_text())["files"]}
     assert {"README.md", "config.json", "tokenizer.json"} <= listed
     assert not (tmp_path / "out" / "scratch").exists()
+    for count, one in enumerate(report.artifacts, 1):
+        before = before_of(tmp_path / "out", one.name)
+        assert before.rows == rows_in_download(report, count)
+        assert (before.artifact, before.figures.size) == (one.name, report.rows[count - 1].size)
+    card = (made / "README.md").read_text()
+    assert f"| bytes of weights on disk | {size_of(model):,} | {size_of(made):,} |" in card
 
 
 def test_an_artifact_most_of_which_is_floating_point_is_not_called_int8(tmp_path: Path) -> None:
@@ -160,6 +166,7 @@ def test_it_goes_on_from_the_stage_that_was_finished(tmp_path: Path) -> None:
     assert [row.stage for row in last.report.rows] == ["baseline", "quantized"]
     assert len(last.report.artifacts) == 2
     assert [path.name for path in (tmp_path / "out" / "artifacts").iterdir()] == ["quantized-transformers-int8"]
+    assert before_of(tmp_path / "out", "quantized-transformers-int8").rows == rows_in_download(last.report, 2)
 
 
 @pytest.mark.parametrize(("kind", "task"), [("mistral", "causal-lm"), ("deepseek_v2", "text-classification")])
@@ -178,6 +185,9 @@ def test_it_is_cut_without_training(kind: str, task: str, tmp_path: Path) -> Non
     assert after.parameters.total < 0.7 * before.parameters.total
     assert after.artifact == "pruned-transformers-int8"
     assert {one.name for one in report.artifacts if one.stage == "pruned"} == {after.artifact, "pruned-transformers-bfloat16"}
+    for one in report.artifacts:
+        if one.stage == "pruned":  # both forms: the row is of one of them
+            assert before_of(tmp_path / "out", one.name).rows == rows_in_download(report, 3)
     places = [tmp_path / "out" / "artifacts" / f"pruned-transformers-{kind}" for kind in ("int8", "bfloat16")]
     quantized, plain = (auto.from_pretrained(place).eval() for place in places)
     assert sum(weight.numel() for weight in plain.parameters()) == after.parameters.total

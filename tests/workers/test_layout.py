@@ -53,6 +53,7 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
         folder.mkdir()
         spec = Spec.model_validate_json(lay_out(claim, folder, used, open_storage(used)).read_bytes())
         assert (spec.wordnet, spec.helper_models, spec.lm_eval_data) == expected
+        assert spec.job == claim.job.id
         assert spec.memory_bytes == (1 << 30 if used is lends else engine_memory(settings))
         assert (spec.student, spec.teachers) == ("student", ("teachers/0", "teachers/1"))
         for name in ("student", *spec.teachers):

@@ -134,6 +134,15 @@ def test_a_job_travels_from_request_to_download(
     assert stock_accuracy(opened, test_rows) == pytest.approx(chosen["score"]["value"], abs=1e-9)
     assert report["choice"]
 
+    # What it was made from goes with it, and its checkpoint, made at the end, has all rows.
+    told = json.loads((opened / "before.json").read_text())
+    assert (told["job"], told["baseline"]["score"]) == (job_id, before["score"])
+    assert [row["stage"] for row in told["rows"]][-1] == chosen["stage"]
+    checkpoint = next(one for one in artifacts.values() if one["kind"] == "transformers")
+    whole = json.loads((download(http, checkpoint, tmp_path / "checkpoint") / "before.json").read_text())
+    assert [row["artifact"] for row in whole["rows"]] == [row["artifact"] for row in done["rows"]]
+    assert (whole["job"], whole["figures"]["score"]) == (job_id, checkpoint["score"])
+
     # Both models answer a row of the test split; what they say, and what the row expects, are told side by side.
     tried = http.post(f"/v1/jobs/{job_id}/try", json={"row": 3}, headers={"Prefer": "wait=60"})
     assert tried.status_code == 200, tried.text

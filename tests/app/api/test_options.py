@@ -92,7 +92,7 @@ RECIPES: tuple[dict[str, Any], ...] = (
             "axes": ["experts", "expert_ffn", "query_rank", "kv_rank"],
             "target_latency": {"speed_up": 3.5},
         },
-        "distill": {"augment": {"synonyms": None, "back_translation": {"apertium": "eng-spa"}}},
+        "distill": {"augment": {"synonyms": None, "back_translation": {"apertium": "eng-spa", "optional": True}}},
     },
     {"prune": {"ratio": 0.4, "target_latency": {"milliseconds": 2.5}}},
 )

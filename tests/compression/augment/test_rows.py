@@ -92,7 +92,7 @@ def test_the_first_copy_is_the_back_translation_and_others_are_of_words() -> Non
     settings = Augment(copies=2, back_translation=BackTranslation(apertium="eng-spa"), synonyms=Synonyms(share=1))
     rows = [("alpha beta", "gamma"), ("LONE", "")]
     made, _ = make(rows, settings, translators=(backwards, shouted))
-    assert made[0] == Made(0, ("BETA ALPHA", "GAMMA"))
+    assert made[0] == Made(0, ("BETA ALPHA", "GAMMA"), by="back_translation")
     assert [one.row for one in made[1:]] == [0, 1]  # LONE came back as it was
     assert made[1].replaced == 3
 
@@ -153,8 +153,11 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], reason
         Recipe.model_validate({"distill": {"augment": settings}})
 
 
-def test_presets_augment_with_what_every_worker_has() -> None:
+def test_presets_augment_with_nothing_that_a_worker_must_have() -> None:
     assert ARTICLE.distill is not None
-    assert ARTICLE.distill.augment == Augment(synonyms=Synonyms(source="embeddings"))
+    asked = ARTICLE.distill.augment
+    assert asked is not None
+    assert asked.synonyms == Synonyms(source="auto")
+    assert asked.back_translation == BackTranslation(apertium="eng-spa", optional=True)
     assert STANDARD.distill is not None
     assert STANDARD.distill.augment is None

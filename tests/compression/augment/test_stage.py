@@ -75,7 +75,8 @@ def test_made_rows_stand_behind_those_of_train_without_a_label(state: State) -> 
     assert rows.labelled.tolist() == [True] * len(old) + [False] * (len(rows) - len(old))
     assert len(rows.labels) == len(rows)
     said = [event.message for event in events if isinstance(event, Log)]
-    assert said[0].startswith(f"Augmentation: {len(rows) - len(old)} rows made of 320 (other words from embeddings), ")
+    count = len(rows) - len(old)
+    assert said[0].startswith(f"Augmentation: {count} rows made of 320 ({count} with other words from embeddings), ")
     assert len(said) == 4
     assert state.notes[-1] == said[0]
     # The next attempt makes the same.

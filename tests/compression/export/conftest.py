@@ -10,11 +10,13 @@ import torch
 from transformers import BertForSequenceClassification
 
 from compression import numerics
-from compression.export.artifact import Shipped, ship
+from compression.export.artifact import Provenance, Shipped, ship
 from compression.origin import Origin, Sent
 from compression.plan import at_once
 from compression.recipe import PRESETS, Evaluate
+from compression.report import Row
 from tests.compression.conftest import sentences, tiny_config
+from tests.compression.judging import BASELINE, QUANTIZED
 
 LABELS = ("negative", "positive")
 MAX_LENGTH = 16
@@ -66,6 +68,10 @@ def tiny_shipment(
         sent=(Sent("model", "model.safetensors", "0" * 64),),
         versions={"lathe": "0.1"},
     )
+
+    def rows_to(shipped: Shipped) -> list[Row]:
+        return [BASELINE] if shipped.artifact.stage == "baseline" else [BASELINE, QUANTIZED]
+
     made: dict[str, Shipped] = {}
     model = copy.deepcopy(tiny_classifier)
     for name, kind, precision in (
@@ -89,7 +95,7 @@ def tiny_shipment(
             baseline=output / "artifacts" / "baseline" if name != "baseline" else None,
             evaluate=Evaluate(length=16),
             sample=[{"text": text} for text, _ in rows[:16]],
-            origin=origin,
+            provenance=Provenance(origin, rows_to),
         )
         made[name] = at_once(shipping)
     return Shipment(tiny_classifier, rows, output, made["baseline"], made["int8"], made["checkpoint"])

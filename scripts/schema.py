@@ -1,0 +1,17 @@
+"""Write the JSON schema of before.json to docs/before.schema.json."""
+
+import json
+from pathlib import Path
+
+from compression.report import Before
+
+PLACE = Path(__file__).parents[1] / "docs" / "before.schema.json"
+
+
+def text() -> str:
+    """Return the schema as the file has it."""
+    return json.dumps(Before.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    PLACE.write_text(text(), encoding="utf-8")

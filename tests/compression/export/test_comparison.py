@@ -1,0 +1,74 @@
+"""A card's table of before and after: what is in each column, and what it says where a figure is missing."""
+
+from compression.export.comparison import comparison
+from compression.report import Figures, Generation, Latency, NotMeasured, Row, Score
+from tests.client.figures import row
+
+NOTHING = NotMeasured(not_measured="Memory does not suffice.")
+BASELINE = row("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
+DISTILLED = row("distilled", 13_000_000, 14_000_000, 4.0, 0.79)
+
+
+def table(before: Row, after: Row, stage: str = "distilled") -> dict[str, list[str]]:
+    own = Figures(size=after.size, latency=after.latency, score=after.score, peak_memory_bytes=after.peak_memory_bytes)
+    lines = [line for line in comparison([before, after], own, stage) if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {name: values for name, *values in cells}
+
+
+def test_both_columns_and_the_change_are_those_of_the_rows() -> None:
+    found = table(BASELINE, DISTILLED)
+    assert found["figure"] == [f"before (`{BASELINE.artifact}`)", "after (this artifact)", "change"]
+    assert found["parameters"] == ["20,000,000", "13,000,000", "−35.0%"]
+    assert found["bytes of weights on disk"] == ["80,000,000", "14,000,000", "−82.5%"]
+    assert isinstance(BASELINE.score, Score)
+    score = found[f"{BASELINE.score.metric} on test"]
+    assert (score[0][:7], score[1][:7], score[2]) == ("80.00% ", "79.00% ", "−1.00 points")
+    (latency,) = [values for name, values in found.items() if name.startswith("latency")]
+    assert latency == ["16.00 ms", "4.00 ms", "4.00× as fast"]
+
+
+def test_the_metrics_beside_the_headline_have_both_columns_too() -> None:
+    assert isinstance(BASELINE.score, Score)
+    metric = BASELINE.score.metric
+    before, after = (
+        one.model_copy(update={"score": one.score.model_copy(update={"metrics": {metric: 0.5, "f1": share}})})
+        for one, share in ((BASELINE, 0.75), (DISTILLED, 0.7))
+        if isinstance(one.score, Score)
+    )
+    assert table(before, after)["f1 on test"] == ["75.00%", "70.00%", ""]
+
+
+def test_a_perplexity_changes_by_a_share_and_generation_in_tokens_a_second() -> None:
+    assert isinstance(BASELINE.score, Score)
+    assert isinstance(DISTILLED.latency, Latency)
+    worded = {"metric": "perplexity", "lower_is_better": True}
+    before = BASELINE.model_copy(update={"score": BASELINE.score.model_copy(update={**worded, "value": 20.0})})
+    generation = Generation(
+        prompt=8,
+        tokens=4,
+        prefill_per_second=300,
+        decode_per_second=50,
+        first_token_ms=1,
+        baseline_prefill_per_second=100,
+        baseline_decode_per_second=40,
+        baseline_first_token_ms=2,
+    )
+    after = DISTILLED.model_copy(
+        update={
+            "score": BASELINE.score.model_copy(update={**worded, "value": 25.0}),
+            "latency": DISTILLED.latency.model_copy(update={"generation": generation}),
+        }
+    )
+    found = table(before, after)
+    assert found["perplexity on test"][2] == "+25.0%"
+    assert found["tokens a second, reading a prompt"] == ["100.0", "300.0", "3.00× as fast"]
+    assert found["tokens a second, one after the other"] == ["40.0", "50.0", "1.25× as fast"]
+
+
+def test_what_was_not_measured_has_no_change() -> None:
+    nothing = DISTILLED.model_copy(update={"score": NOTHING, "latency": NOTHING, "peak_memory_bytes": NOTHING})
+    found = table(BASELINE, nothing)
+    assert found["score"][1:] == ["not measured", "–"]
+    assert found["latency, median"] == ["16.00 ms", "not measured", "–"]
+    assert found["bytes of resident memory, only serving"][1:] == ["not measured", "–"]
