@@ -165,7 +165,7 @@ def _rounded_input(x: Tensor, scheme: Scheme) -> Tensor:
 
 
 def _rounded_weight(weight: Tensor, simulation: Simulation) -> Tensor:
-    return stored(weight, simulation.group_size if simulation.scheme == "weight-only-int4" else None)
+    return stored(weight, simulation.group_size if simulation.scheme == "weight-only-int4" else None, simulation.levels)
 
 
 def _powers_of_two(sizes: Tensor, alpha: float) -> Tensor:

@@ -21,6 +21,7 @@ def main(folder: Path, test: Path, threads: int = 1) -> None:
     assert importlib.util.find_spec("compression") is None, "Lathe's engine must not be here"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.x64quantprecision", "1")  # for files with `quantize.portable: false`
     session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()

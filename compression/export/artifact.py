@@ -143,11 +143,14 @@ def ship(
             peak_memory_bytes=found.peak_memory_bytes,
         )
         origin, rows = (provenance.origin, provenance.rows(shipped)) if provenance is not None else (None, ())
+        # Where nothing is simulated, integers are written as dynamic-int8.
+        simulation = numerics.simulation_of(model) or numerics.DYNAMIC
         about = card(
             name=name,
             kind=kind,
             stage=stage,
-            scheme=scheme_of(model) if int8 else None,
+            scheme=simulation.scheme if int8 else None,
+            portable=simulation.portable,
             task=task,
             labels=labels,
             max_length=max_length,
@@ -210,11 +213,6 @@ def stored_as(model: nn.Module, kind: Kind, precision: Precision) -> str:
     stored = "int8" if kind == "transformers" else precision  # see `transformers`
     left = numerics.left_in_float(model, torchao=kind == "transformers")
     return f"{stored}, {left:,} parameters float32" if left else stored
-
-
-def scheme_of(model: nn.Module) -> Scheme:
-    """Return the scheme that is simulated in a model; where none is, integers are written as dynamic-int8."""
-    return (numerics.simulation_of(model) or numerics.DYNAMIC).scheme
 
 
 def write_config(model: nn.Module, folder: Path, labels: tuple[str, ...], max_length: int, kind: Kind) -> int:

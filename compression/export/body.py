@@ -149,10 +149,10 @@ class Body(Nodes):
         layer.weight = nn.Parameter(weight, requires_grad=False)
         if bias is not None:
             layer.bias = nn.Parameter(bias, requires_grad=False)
-        # Experts have no static ranges: left as they are, they are written as dynamic-int8.
-        if self.simulation is not None and not (self.within_expert and self.simulation.scheme == "static-int8"):
-            ranges = {"it": self.simulation.ranges[name]} if name in self.simulation.ranges else {}
-            numerics.insert(nn.ModuleDict({"it": layer}), simulation=self.simulation.model_copy(update={"ranges": ranges}))
+        if self.simulation is not None:
+            own = self.simulation.of_experts if self.within_expert else self.simulation
+            ranges = {"it": own.ranges[name]} if name in own.ranges else {}
+            numerics.insert(nn.ModuleDict({"it": layer}), simulation=own.model_copy(update={"ranges": ranges}))
         return layer
 
     def look_up(self, ids: str, module: nn.Module) -> str:
@@ -182,7 +182,10 @@ class Body(Nodes):
     def _table(self, name: str, weight: Tensor, *, turned: bool) -> tuple[str, str]:
         """Store a table in int8, once, rounded piece by piece. -> integers, (rows, channels) or turned; scales (rows,)."""
         if name not in self._tables:
-            pieces = [numerics.integers(piece) for piece in torch.split(weight, max(1, PIECE // (4 * weight.shape[1])))]
+            assert self.simulation is not None, "float32 has no integers"  # noqa: S101
+            levels = self.simulation.table_levels(tied=turned)
+            rows = max(1, PIECE // (4 * weight.shape[1]))
+            pieces = [numerics.integers(piece, levels) for piece in torch.split(weight, rows)]
             whole = torch.cat([integers for integers, _ in pieces]).numpy()
             scales = torch.cat([scale[:, 0] for _, scale in pieces]).numpy()
             stored = self.constant(f"{name}.weight_int8", whole.T if turned else whole)

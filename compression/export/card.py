@@ -9,6 +9,7 @@ from compression.export.comparison import comparison
 from compression.export.snippets import onnx_snippet, transformers_snippet
 from compression.origin import MOST_FILES, Origin
 from compression.recipe import Recipe, Scheme, Task
+from compression.recipe.base import ROUNDS_ACTIVATIONS
 from compression.report import Figures, Generation, Latency, NotMeasured, Row, Score, Size, Stage, shown
 from compression.runtimes.runner import Kind
 from compression.scoring.questions import overlap_of
@@ -26,6 +27,11 @@ def opens_with(kind: Kind, precision: str, task: Task, *, beside: bool = False) 
 FLOAT = "All weights and all arithmetic are {dtype}."
 CHANNELS = "int8 with one scale an output channel, embeddings int8 with one scale a row"
 GROUPS = "4-bit integers with one scale for each group of inputs, embeddings int8 with one scale a row"
+PORTABLE = "Weights that meet 8-bit activations stay within ±63, so that their products are exact on every processor."
+SATURATES = (
+    "Weights are within ±127: on x86 processors without VNNI, ONNX Runtime's products are exact only with the session option "
+    "session.x64quantprecision, as below. Processors with VNNI need it not, and are slower by it."
+)
 OWN_SCORE = "Its rounding is not that of the ONNX artifact, so its score is its own."
 NUMERICS: dict[Kind, dict[Scheme, str]] = {
     "onnx": {
@@ -79,13 +85,14 @@ def card(
     as_filed: bool = True,
     origin: Origin | None = None,
     rows: Sequence[Row] = (),
+    portable: bool = False,
 ) -> str:
     """Write the card in Markdown.
 
-    scheme: None is float32. inputs: of the ONNX file. pairs: whether rows have a second text. positions: how many tokens a
-    language model reads; the other tasks' models read `max_length`. as_filed: whether stock AutoTokenizer cuts texts as
-    tokenizer.json does. origin: None where no job made it. rows: the job's from the baseline to the artifact's stage; empty
-    where there are none to compare with.
+    scheme: None is float32; portable: whether its weights are within ±63 where they meet rounded activations. inputs: of the
+    ONNX file. pairs: whether rows have a second text. positions: how many tokens a language model reads; the other tasks'
+    models read `max_length`. as_filed: whether stock AutoTokenizer cuts texts as tokenizer.json does. origin: None where no
+    job made it. rows: the job's from the baseline to the artifact's stage; empty where there are none to compare with.
     """
     about = DESCRIPTIONS[task].format(count=len(labels), names=", ".join(labels))
     windows = " Longer contexts are read in overlapping windows." if task == "question-answering" else ""
@@ -98,17 +105,19 @@ def card(
     if rows and name != rows[0].artifact:
         own = Figures(size=size, latency=latency, score=score, peak_memory_bytes=memory)
         compared = comparison(rows, own, stage)
+    rounds = scheme in ROUNDS_ACTIVATIONS
+    range_of = f" {PORTABLE}" if rounds and portable else f" {SATURATES}" if rounds and kind == "onnx" else ""
     lines = [
         *(front(name, kind, stage, scheme, task, score, origin) if origin is not None else ()),
         f"# {name}",
         "",
         f"{about}, as it was after the stage *{stage}*.",
-        FLOAT.format(dtype=size.dtype) if scheme is None else NUMERICS[kind][scheme] + _left(size),
+        FLOAT.format(dtype=size.dtype) if scheme is None else NUMERICS[kind][scheme] + _left(size) + range_of,
         read,
         "",
         "## Open it",
         "",
-        onnx_snippet(task, inputs, pairs=pairs)
+        onnx_snippet(task, inputs, pairs=pairs, saturates=rounds and not portable)
         if kind == "onnx"
         else transformers_snippet(task, overlap_of(max_length), pairs=pairs, as_filed=as_filed),
         *compared,

@@ -84,7 +84,7 @@ class Nodes:
 
     def dynamic_linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str | None = None) -> str:
         """Write x·Wᵀ + b in dynamic-int8."""
-        integers, scale = numerics.integers(numerics.matrix(module))
+        integers, scale = numerics.integers(numerics.matrix(module), numerics.levels_of(module))
         stored = self.constant(f"{name}.weight_int8", integers.numpy().T)
         return self.integer_product(x, stored, self.constant(f"{name}.weight_scale", scale.numpy()[:, 0]), bias, output)
 
@@ -99,7 +99,7 @@ class Nodes:
 
     def embedding(self, name: str, module: nn.Module, ids: str, output: str | None = None) -> str:
         """Write the look-up of int8 rows and their scales."""
-        integers, scale = numerics.integers(numerics.matrix(module))
+        integers, scale = numerics.integers(numerics.matrix(module), numerics.levels_of(module))
         rows = self.node("Gather", self.constant(f"{name}.weight_int8", integers.numpy()), ids)
         scales = self.node("Gather", self.constant(f"{name}.weight_scale", scale.numpy()), ids)
         return self.node("Mul", self.node("Cast", rows, to=TensorProto.FLOAT), scales, output=output)

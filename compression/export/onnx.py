@@ -75,9 +75,8 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
     proto = as_rows(graph(twin))
     if int8:
         if (simulation := numerics.simulation_of(model)) is not None:
-            # Experts have no static ranges: not simulated, their layers are written as dynamic-int8.
-            left = experts if simulation.scheme == "static-int8" else ()
-            numerics.insert(twin, lambda name: not name.startswith(left), simulation)
+            numerics.insert(twin, lambda name: not name.startswith(experts), simulation)
+            numerics.insert(twin, lambda name: name.startswith(experts), simulation.of_experts)
         proto = to_int8(proto, dict(numerics.quantizable(twin)))
     onnx.checker.check_model(proto)
     path = folder / FILE

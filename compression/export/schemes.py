@@ -55,12 +55,13 @@ class Writer(Protocol):
 def static_linear(to: Writer, x: str, name: str, layer: StaticLinear, output: str | None = None) -> str:
     """Write a static layer, x (rows, in) -> (rows, out)."""
     scale, zero = layer.grid()
-    whole, scales, bias = numerics.static_weights(numerics.matrix(layer), layer.bias, scale)
+    whole, scales, bias = numerics.static_weights(numerics.matrix(layer), layer.bias, scale, layer.levels)
     weight = to.node(
         "DequantizeLinear",
         to.constant(f"{name}.weight_int8", whole.numpy().T),
         to.constant(f"{name}.weight_scale", scales.numpy()),
-        to.constant(f"int8.zero_points_{len(whole)}", np.zeros(len(whole), np.int8)),  # without them nothing is fused
+        # Without them nothing is fused; each layer has its own, or session.x64quantprecision moves shared ones twice and fails.
+        to.constant(f"{name}.weight_zero_points", np.zeros(len(whole), np.int8)),
         axis=1,
     )
     inputs = [to.dequantized(x, scale, zero), weight]

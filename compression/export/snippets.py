@@ -16,10 +16,16 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+{session}
 tokenizer = Tokenizer.from_file("tokenizer.json")  # truncates to the length that the model was measured with
 config = json.load(open("config.json"))
 """
+SESSION = 'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])'
+EXACT_SESSION = """\
+options = onnxruntime.SessionOptions()
+options.add_session_config_entry("session.x64quantprecision", "1")  # for x86 without VNNI; with it, only slower: leave it out
+session = onnxruntime.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"])"""
+"""Of files whose integers are not portable."""
 ONNX_ASK = """\
 tokenizer.enable_padding(pad_id=config["pad_token_id"])
 
@@ -134,7 +140,7 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])  # reads model.onnx_data beside it
+{session}  # reads model.onnx_data beside it
 tokenizer = Tokenizer.from_file("tokenizer.json")
 files = (Path("generation_config.json"), Path("config.json"))  # the first may name more tokens that end a text
 ends = [json.loads(file.read_text()).get("eos_token_id") for file in files if file.is_file()]
@@ -165,16 +171,21 @@ print(tokenizer.decode(tokens[0], skip_special_tokens=True))
 """
 
 
-def onnx_snippet(task: Task, inputs: tuple[str, ...], *, pairs: bool = False) -> str:
-    """Write what opens an ONNX artifact. inputs: of the file; pairs: whether the task's rows have a second text."""
+def onnx_snippet(task: Task, inputs: tuple[str, ...], *, pairs: bool = False, saturates: bool = False) -> str:
+    """Write what opens an ONNX artifact. inputs: of the file; pairs: whether the task's rows have a second text.
+
+    saturates: whether its integers are so large that x86 without VNNI needs telling.
+    """
+    session = EXACT_SESSION if saturates else SESSION
     if task == "causal-lm":
-        return _fenced(ONNX_GENERATE)
+        return _fenced(ONNX_GENERATE.replace("{session}", session))
+    opened = ONNX_OPEN.replace("{session}", session)
     feeds = "\n".join(FEEDS[name] for name in inputs)
     if task == "question-answering":
         return _fenced(
-            ONNX_OPEN + ONNX_QUESTION.format(feeds=feeds.replace("    ", "        ", 1).replace("\n    ", "\n        "))
+            opened + ONNX_QUESTION.format(feeds=feeds.replace("    ", "        ", 1).replace("\n    ", "\n        "))
         )
-    return _fenced(ONNX_OPEN + ONNX_ASK.format(texts=PAIRS if pairs else TEXTS, feeds=feeds) + ONNX_ANSWER[_form(task)])
+    return _fenced(opened + ONNX_ASK.format(texts=PAIRS if pairs else TEXTS, feeds=feeds) + ONNX_ANSWER[_form(task)])
 
 
 def transformers_snippet(task: Task, stride: int, *, pairs: bool = False, as_filed: bool = True) -> str:

@@ -29,6 +29,7 @@ from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrai
 from compression import families, numerics
 from compression.errors import ConfigMismatch, UnsupportedArchitecture
 from compression.export.tensors import fused_experts, int4_groups, int4_groups_by_expert, int8_rows, torchao_scheme
+from compression.numerics import Simulation
 from compression.recipe.base import StreamedScheme
 from compression.shards import BLOCK, LARGEST_SHARD, Checkpoint, Planned, writing
 
@@ -177,11 +178,13 @@ def quantize(
     *,
     scheme: StreamedScheme = "dynamic-int8",
     group_size: int = 32,
+    portable: bool = False,
     block: int = BLOCK,
     largest: int = LARGEST_SHARD,
 ) -> Written:
     """Do what `quantizing` says, at once."""
-    steps = quantizing(source, place, scheme=scheme, group_size=group_size, block=block, largest=largest)
+    asked = {"group_size": group_size, "portable": portable, "block": block, "largest": largest}
+    steps = quantizing(source, place, scheme=scheme, **asked)  # type: ignore[arg-type]
     while True:
         try:
             next(steps)
@@ -196,6 +199,7 @@ def quantizing(
     *,
     scheme: StreamedScheme = "dynamic-int8",
     group_size: int = 32,
+    portable: bool = False,
     block: int = BLOCK,
     largest: int = LARGEST_SHARD,
     beside: Callable[[PreTrainedModel, Path], None] | None = None,
@@ -203,16 +207,15 @@ def quantizing(
     """Write the integer form of the checkpoint in `source` as the folder `place`: config.json and safetensors.
 
     Every linear weight and every fused expert's matrix has one scale an output channel (weight-only-int4: one a group of
-    `group_size` inputs), every table one a row; norms and biases are float32. Tied tables are
-    untied: embeddings and head are read in different ways, so torchao's tensors differ. block: bytes read at once; largest:
-    bytes of tensors a file; beside: puts more files into the folder, before it appears: it is given the model's skeleton and
-    where they go.
+    `group_size` inputs), every table one a row; norms and biases are float32. Tied tables are untied: embeddings and head are
+    read in different ways, so torchao's tensors differ. portable: as a recipe has it; block: bytes read at once; largest: bytes
+    of tensors a file; beside: puts more files into the folder, before it appears, of which it is given the skeleton.
 
     Yields (elements written, of all) after each tensor. Raises what `skeleton`, `sources` and `shards.Checkpoint` do.
     """
     checkpoint = Checkpoint(source)
     model = skeleton(source)
-    tensors, kept = plan_of(model, checkpoint, scheme, group_size)
+    tensors, kept = plan_of(model, checkpoint, scheme, group_size, portable=portable)
     metadata: dict[str, str] = {}
     plan = []
     for tensor in tensors:
@@ -242,31 +245,37 @@ def quantizing(
 
 
 def plan_of(
-    model: PreTrainedModel, checkpoint: Checkpoint, scheme: StreamedScheme, group_size: int
+    model: PreTrainedModel, checkpoint: Checkpoint, scheme: StreamedScheme, group_size: int, *, portable: bool = False
 ) -> tuple[list[Streamed], list[Streamed]]:
     """Say what becomes of each tensor, in model order, and which matrices stay in floating point."""
     layers = {name: layer for name, layer in numerics.quantizable(model) if not numerics.is_transposed(layer)}
     configs = torchao_scheme(model, scheme, group_size).fqn_to_config
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    simulation = Simulation(scheme=scheme, portable=portable)
+    numerics.insert(model, simulation=simulation)  # for the levels of each
+    levels = {name: numerics.levels_of(layer) for name, layer in layers.items()}
+    numerics.remove(model)
     found, kept = [], []
     for name, places in sources(model, checkpoint).items():
-        form = _form(configs.get(name), layers.get(name.removesuffix(".weight")), scheme, group_size)
+        own = name.removesuffix(".weight")
+        form = _form(configs.get(name), layers.get(own), group_size, simulation, levels.get(own, simulation.levels))
         stays = form is None and len(shapes[name]) > 1 and checkpoint.dtype(places[0]).is_floating_point
         found.append(Streamed(name, shapes[name], places, form or (as_it_is if stays else float32)))
         kept += found[-1:] if stays else []
     return found, kept
 
 
-def _form(config: Any, layer: nn.Module | None, scheme: StreamedScheme, group_size: int) -> Form | None:
-    """Return how a weight is quantized; None where it is not."""
+def _form(config: Any, layer: nn.Module | None, group_size: int, simulation: Simulation, levels: float) -> Form | None:
+    """Return how a weight is quantized; None where it is not. layer: None of experts; levels: the largest integer of int8."""
     if config is None:
         return None
-    if scheme == "dynamic-int8":
+    dynamic, table = simulation.scheme == "dynamic-int8", isinstance(layer, nn.Embedding)
+    if dynamic and not simulation.portable:
         return _by_torchao(config)
-    if scheme == "weight-only-int4" and not isinstance(layer, nn.Embedding):
+    if simulation.scheme == "weight-only-int4" and not table:
         grouped = int4_groups if layer is not None else int4_groups_by_expert
         return lambda rows: grouped(rows.float(), group_size)
-    return lambda rows: int8_rows(rows.float())
+    return lambda rows: int8_rows(rows.float(), levels, rounds=dynamic and not table)
 
 
 def _write_configs(model: PreTrainedModel, source: Path, folder: Path, scheme: StreamedScheme, group_size: int) -> None:

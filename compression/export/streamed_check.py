@@ -18,7 +18,13 @@ HALF = 0.501
 
 
 def verifying(
-    source: Path, place: Path, *, scheme: StreamedScheme, group_size: int = 32, block: int = BLOCK
+    source: Path,
+    place: Path,
+    *,
+    scheme: StreamedScheme,
+    group_size: int = 32,
+    portable: bool = False,
+    block: int = BLOCK,
 ) -> Generator[tuple[int, int], None, None]:
     """Compare the checkpoint in `place` with that in `source`, of which `streamed.quantizing` made it.
 
@@ -26,7 +32,7 @@ def verifying(
     its source, all else equal to it. Yields (elements compared, of all) after each tensor. Raises ExportMismatch.
     """
     before, after = Checkpoint(source), Checkpoint(place)
-    tensors, _ = plan_of(skeleton(source), before, scheme, group_size)
+    tensors, _ = plan_of(skeleton(source), before, scheme, group_size, portable=portable)
     names = {part.name for tensor in tensors for part in tensor.planned(before.dtype(tensor.sources[0]))[0]}
     if {tensor.name for tensor in tensors} != set(skeleton(place).state_dict()) or names != set(after.names()):
         raise ExportMismatch("the quantized checkpoint does not have the tensors that its config.json implies")

@@ -12,8 +12,9 @@ from torchao.quantization import (
     IntxUnpackedToInt8Tensor,
     IntxWeightOnlyConfig,
     PerGroup,
+    PerRow,
 )
-from torchao.quantization.quantize_.workflows import Int8Tensor
+from torchao.quantization.quantize_.workflows import Int8Tensor, QuantizeTensorToInt8Kwargs
 
 from compression import numerics
 from compression.numerics.experts import WEIGHTS
@@ -54,12 +55,16 @@ def _groups(weight: torch.Tensor, group_size: int) -> PerGroup:
     return PerGroup(block if block > 1 else weight.shape[-1])
 
 
-def int8_rows(weight: torch.Tensor) -> torch.Tensor:
-    """Put our integers, one scale a row, into torchao's tensor. weight: (..., rows, features), float32 -> the same shape."""
-    whole, scale = numerics.integers(weight)
+def int8_rows(weight: torch.Tensor, levels: float = numerics.LEVELS, *, rounds: bool = False) -> torch.Tensor:
+    """Put our integers, one scale a row, into torchao's tensor. weight: (..., rows, features), float32 -> the same shape.
+
+    levels: the largest integer; rounds: whether torchao is to round the activations that meet them, one scale a token.
+    """
+    whole, scale = numerics.integers(weight, levels)
     zeros = torch.zeros(scale.shape, dtype=torch.int8)
     block = [*(1 for _ in weight.shape[:-1]), weight.shape[-1]]
-    found: torch.Tensor = Int8Tensor(whole, scale, block, torch.float32, zero_point=zeros)
+    dynamic = QuantizeTensorToInt8Kwargs(PerRow()) if rounds else None
+    found: torch.Tensor = Int8Tensor(whole, scale, block, torch.float32, zero_point=zeros, act_quant_kwargs=dynamic)
     return found
 
 

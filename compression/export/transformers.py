@@ -1,7 +1,8 @@
 """Write a model as a checkpoint that stock transformers opens, with torchao's integers.
 
 - dynamic-int8: torchao's nearest scheme is symmetric per token and per output channel too, but it divides by 127.5 where we
-  divide by 127: its answers are not the simulated ones to the last rounding. Such an artifact has a score of its own.
+  divide by 127: its answers are not the simulated ones to the last rounding. Such an artifact has a score of its own. In the
+  portable form the weights are our integers, within ±63; torchao rounds the activations alone.
 - static-int8: stock from_pretrained (transformers 5.24) neither writes torchao's configuration with calibrated scales nor
   reads them back, so the checkpoint is that of dynamic-int8, with a score of its own.
 - weight-only-int8, weight-only-int4: our integers and scales in torchao's tensors, so the answers are the simulated ones.
@@ -27,7 +28,7 @@ from transformers import TorchAoConfig
 from compression import numerics
 from compression.export import streamed
 from compression.export.tensors import fused_experts, int4_groups, int8_rows, torchao_scheme
-from compression.numerics import WeightOnlyLinear
+from compression.numerics import SimulatedLinear, WeightOnlyLinear
 from compression.recipe.base import StreamedScheme
 
 FILE = "model.safetensors"
@@ -49,7 +50,8 @@ def write(model: nn.Module, folder: Path, *, int8: bool, half: bool = False) -> 
     scheme: StreamedScheme = "dynamic-int8" if simulation.scheme == "static-int8" else simulation.scheme
     size = simulation.group_size or 1
     turned = {name: layer for name, layer in numerics.quantizable(twin) if not numerics.is_transposed(layer)}
-    own = {name: _own(layer) for name, layer in turned.items()} if int8 and scheme != "dynamic-int8" else {}
+    ours = int8 and (scheme != "dynamic-int8" or simulation.portable)
+    own = {name: _own(layer) for name, layer in turned.items()} if ours else {}
     numerics.remove(twin)
     transformers.utils.logging.disable_progress_bar()
     if not int8 and not half:
@@ -65,7 +67,9 @@ def write(model: nn.Module, folder: Path, *, int8: bool, half: bool = False) -> 
             return folder / FILE
         if fused_experts(twin):
             # Stock code reads integers of fused experts, and makes none of them.
-            streamed.quantize(passage, passage / "made", scheme=scheme, group_size=size, largest=ONE_SHARD)
+            streamed.quantize(
+                passage, passage / "made", scheme=scheme, group_size=size, portable=simulation.portable, largest=ONE_SHARD
+            )
             folder.mkdir(exist_ok=True)
             for path in (passage / "made").iterdir():
                 path.rename(folder / path.name)
@@ -101,8 +105,9 @@ def untie(model: nn.Module) -> None:
 
 
 def _own(layer: nn.Module) -> torch.Tensor:
-    """Put the integers and scales of a table or a weight-only layer into torchao's tensor."""
+    """Put the integers and scales of a table or a layer into torchao's tensor."""
     weight: torch.Tensor = layer.weight  # type: ignore[assignment]
     if not isinstance(layer, WeightOnlyLinear) or layer.group_size is None:
-        return int8_rows(weight)
+        rounds = isinstance(layer, SimulatedLinear) and not isinstance(layer, WeightOnlyLinear)
+        return int8_rows(weight, numerics.levels_of(layer), rounds=rounds)
     return int4_groups(weight, layer.group_size)

@@ -6,6 +6,7 @@ puts a scheme into a model, `held` keeps in 8 bits what is only read. Nothing he
 
 from compression.numerics.dynamic import (
     LEVELS,
+    PORTABLE_LEVELS,
     SMALLEST_SCALE,
     FakeQuantEmbedding,
     FakeQuantLinear,
@@ -13,6 +14,7 @@ from compression.numerics.dynamic import (
     fake_quantize_rows,
     integer_product,
     integers,
+    levels_of,
     row_scales,
 )
 from compression.numerics.experts import SimulatedExperts, fused
@@ -38,6 +40,7 @@ from compression.numerics.weights import WeightOnlyLinear, grouped_integers, sto
 __all__ = [
     "DYNAMIC",
     "LEVELS",
+    "PORTABLE_LEVELS",
     "SMALLEST_SCALE",
     "FakeQuantEmbedding",
     "FakeQuantLinear",
@@ -62,6 +65,7 @@ __all__ = [
     "is_transposed",
     "left_in_float",
     "let_go",
+    "levels_of",
     "matrix",
     "precision",
     "quantizable",

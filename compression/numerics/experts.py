@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compression.numerics.dynamic import integer_linear
+from compression.numerics.dynamic import LEVELS, integer_linear
 from compression.numerics.weights import rounded
 from compression.recipe import Scheme
 
@@ -27,12 +27,13 @@ def fused(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 class SimulatedExperts(nn.Module):
     """Fused experts that compute with integers: in a stock module's place by its class, so that parameters and keys stay.
 
-    stock: the module's own class; scheme, group_size: as a linear layer's.
+    stock: the module's own class; scheme, group_size, levels: as a linear layer's.
     """
 
     stock: type[nn.Module]
     scheme: Scheme
     group_size: int | None
+    levels: float = LEVELS
     gate_up_proj: nn.Parameter
     down_proj: nn.Parameter
     act_fn: Any
@@ -59,17 +60,17 @@ class SimulatedExperts(nn.Module):
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """Multiply as a linear layer of the scheme does. x: (tokens, in), weight: (out, in) -> (tokens, out)."""
         if self.scheme in ("dynamic-int8", "static-int8"):
-            return integer_linear(x, weight)
+            return integer_linear(x, weight, levels=self.levels)
         return functional.linear(x, rounded(weight, self.group_size))
 
 
-def insert_experts(module: Any, scheme: Scheme, group_size: int | None) -> None:
+def insert_experts(module: Any, scheme: Scheme, group_size: int | None, levels: float = LEVELS) -> None:
     """Let fused experts compute with the integers of a scheme."""
     if not isinstance(module, SimulatedExperts):
         stock = type(module)
         module.__class__ = SimulatedExperts
         module.stock = stock
-    module.scheme, module.group_size = scheme, group_size
+    module.scheme, module.group_size, module.levels = scheme, group_size, levels
 
 
 def remove_experts(module: Any) -> None:

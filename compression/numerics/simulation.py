@@ -7,13 +7,14 @@ from pydantic import Field
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from compression.numerics.dynamic import FakeQuantEmbedding, FakeQuantLinear, SimulatedLinear
+from compression.numerics.dynamic import LEVELS, PORTABLE_LEVELS, FakeQuantEmbedding, FakeQuantLinear, SimulatedLinear
 from compression.numerics.experts import WEIGHTS, fused, insert_experts, remove_experts
-from compression.numerics.matrices import is_transposed
+from compression.numerics.matrices import is_linear, is_transposed
 from compression.numerics.static import Range, StaticLinear
 from compression.numerics.transposed import TRANSPOSED
 from compression.numerics.weights import WeightOnlyLinear
 from compression.recipe import Config, Quantize, Scheme
+from compression.recipe.base import ROUNDS_ACTIVATIONS
 
 LINEAR: dict[Scheme, type[SimulatedLinear]] = {
     "dynamic-int8": FakeQuantLinear,
@@ -34,11 +35,32 @@ class Simulation(Config):
     scheme: Scheme = "dynamic-int8"
     group_size: Annotated[int | None, Field(description="Of weight-only-int4 alone.")] = None
     ranges: dict[str, Range] = Field(default_factory=dict, description="Of static-int8: layer → lowest, highest.")
+    portable: Annotated[
+        bool, Field(description="Weights that meet rounded activations stay within ±63. What was saved without it is ±127.")
+    ] = False
 
     @classmethod
     def of(cls, recipe: Quantize) -> "Simulation":
         """Return what a recipe asks for, without any ranges."""
-        return cls(scheme=recipe.scheme, group_size=recipe.group_size if recipe.scheme == "weight-only-int4" else None)
+        return cls(
+            scheme=recipe.scheme,
+            group_size=recipe.group_size if recipe.scheme == "weight-only-int4" else None,
+            portable=recipe.portable and recipe.scheme in ROUNDS_ACTIVATIONS,
+        )
+
+    @property
+    def of_experts(self) -> "Simulation":
+        """What fused experts compute with: in static-int8 that is dynamic-int8, for want of ranges."""
+        return self.model_copy(update={"scheme": "dynamic-int8", "ranges": {}}) if self.scheme == "static-int8" else self
+
+    @property
+    def levels(self) -> float:
+        """Largest integer of the weights of linear layers and experts, those of 4 bits aside."""
+        return PORTABLE_LEVELS if self.portable and self.scheme in ROUNDS_ACTIVATIONS else LEVELS
+
+    def table_levels(self, *, tied: bool) -> float:
+        """Return the largest integer of a table. tied: whether a linear layer multiplies it; dynamic-int8 has one for both."""
+        return self.levels if tied and self.scheme == "dynamic-int8" else LEVELS
 
 
 DYNAMIC = Simulation()
@@ -68,19 +90,22 @@ def insert(model: nn.Module, only: Callable[[str], bool] = lambda _name: True, s
     that a layer has stays where `simulation` has none for it.
     """
     names = []
+    multiplied = {id(module.weight) for module in model.modules() if is_linear(module)}
     for name, module in quantizable(model):
         if not only(name):
             continue
         if isinstance(module, nn.Embedding):
             module.__class__ = FakeQuantEmbedding
+            module.levels = simulation.table_levels(tied=id(module.weight) in multiplied)  # type: ignore[assignment]
         else:
             module.__class__ = (TRANSPOSED if isinstance(module, Conv1D) else LINEAR)[simulation.scheme]
+            module.levels = simulation.levels  # type: ignore[assignment]
             if isinstance(module, WeightOnlyLinear):
                 module.group_size = simulation.group_size
         names.append(name)
     for name, module in fused(model):
         if only(name):
-            insert_experts(module, simulation.scheme, simulation.group_size)
+            insert_experts(module, simulation.scheme, simulation.group_size, simulation.levels)
             names.append(name)
     set_ranges(model, {name: found for name, found in simulation.ranges.items() if name in names})
     return names
@@ -110,7 +135,9 @@ def simulation_of(model: nn.Module) -> Simulation | None:
     """Read back what is simulated in a model; None where nothing is."""
     scheme: Scheme | None = None
     group_size: int | None = None
+    portable = False
     for _, layer in simulated_layers(model):
+        portable = layer.levels == PORTABLE_LEVELS
         if isinstance(layer, WeightOnlyLinear):
             group_size = layer.group_size
             scheme = "weight-only-int8" if group_size is None else "weight-only-int4"
@@ -119,7 +146,7 @@ def simulation_of(model: nn.Module) -> Simulation | None:
         else:
             scheme = "dynamic-int8"
     ranges = ranges_of(model) if scheme == "static-int8" else {}
-    return None if scheme is None else Simulation(scheme=scheme, group_size=group_size, ranges=ranges)
+    return None if scheme is None else Simulation(scheme=scheme, group_size=group_size, ranges=ranges, portable=portable)
 
 
 def ranges_of(model: nn.Module) -> dict[str, Range]:

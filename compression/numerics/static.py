@@ -33,18 +33,20 @@ def codes(x: Tensor, scale: float, zero: int) -> Tensor:
     return torch.round(x.detach() / scale).add_(zero).clamp_(0, TOP)
 
 
-def static_weights(weight: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Quantize a layer whose inputs have `scale`. weight: (out, in), bias: (out,).
+def static_weights(
+    weight: Tensor, bias: Tensor | None, scale: float, levels: float = LEVELS
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Quantize a layer whose inputs have `scale`. weight: (out, in), bias: (out,); levels: the largest integer of the weight.
 
     Returns int8 (out, in), float32 scales (out,), int32 (out,). The scale of a channel whose weights are next to nothing is as
     large as its bias needs, so that the bias in integers keeps below 2**30.
     """
     weight = weight.detach()
-    scales = weight.abs().amax(dim=1) / LEVELS
+    scales = weight.abs().amax(dim=1) / levels
     if bias is not None:
         scales = torch.maximum(scales, bias.detach().abs() / (scale * MOST_BIAS))
     scales = scales.clamp_min(SMALLEST_SCALE)
-    whole = torch.round(weight / scales[:, None]).clamp(-LEVELS, LEVELS).to(torch.int8)
+    whole = torch.round(weight / scales[:, None]).clamp(-levels, levels).to(torch.int8)
     return whole, scales, None if bias is None else torch.round(bias.detach() / (scale * scales)).to(torch.int32)
 
 
@@ -62,14 +64,14 @@ def shifted_product(left: Tensor, zero: int, right: Tensor) -> Tensor:
 
 
 class _StaticLinear(torch.autograd.Function):
-    """x, weight, bias, range -> the artifact's answer; gradients as if all had only been rounded in place, and x clipped."""
+    """x, weight, bias, levels, range -> the artifact's answer; gradients as if all were only rounded, and x clipped."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, low: float, high: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, levels: float, low: float, high: float) -> Tensor:
         scale, zero = affine(low, high)
         flat = x.reshape(-1, x.shape[-1])
         rows = codes(flat, scale, zero)
-        columns, column_scale, whole_bias = static_weights(weight, bias, scale)
+        columns, column_scale, whole_bias = static_weights(weight, bias, scale, levels)
         # Compared before saturating: what lies on the edge is not clipped.
         unclipped = torch.round(flat / scale).add_(zero)
         ctx.save_for_backward(rows, columns, column_scale, (unclipped >= 0) & (unclipped <= TOP))
@@ -91,7 +93,7 @@ class _StaticLinear(torch.autograd.Function):
             to_weight = (grad.to(dtype).t() @ ((rows - ctx.zero) * ctx.scale).to(dtype)).float()
         if ctx.needs_input_grad[2]:
             to_bias = grad.sum(dim=0)
-        return to_x, to_weight, to_bias, None, None
+        return to_x, to_weight, to_bias, None, None, None
 
 
 class StaticLinear(SimulatedLinear):
@@ -117,5 +119,6 @@ class StaticLinear(SimulatedLinear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(..., in) -> (..., out)."""
         self.grid()
-        out: Tensor = _StaticLinear.apply(input, matrix(self), self.bias, *self.input_range)  # type: ignore[no-untyped-call, misc]
+        ends = self.input_range
+        out: Tensor = _StaticLinear.apply(input, matrix(self), self.bias, self.levels, *ends)  # type: ignore[no-untyped-call, misc]
         return out

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compression.numerics.dynamic import SMALLEST_SCALE, SimulatedLinear, integers
+from compression.numerics.dynamic import LEVELS, SMALLEST_SCALE, SimulatedLinear, integers
 from compression.numerics.matrices import matrix
 
 INT4_LEVELS = 7.0
@@ -27,10 +27,13 @@ def grouped_integers(weight: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     return whole.view(len(weight), -1), scales
 
 
-def stored(weight: Tensor, group_size: int | None) -> Tensor:
-    """Return what the artifact's integers stand for. weight: (out, in) -> the same shape, float32. group_size None: int8."""
+def stored(weight: Tensor, group_size: int | None, levels: float = LEVELS) -> Tensor:
+    """Return what the artifact's integers stand for. weight: (out, in) -> the same shape, float32.
+
+    group_size None: int8, of which `levels` is the largest.
+    """
     if group_size is None:
-        whole, scale = integers(weight)
+        whole, scale = integers(weight, levels)
         return whole.float() * scale
     whole, scales = grouped_integers(weight, group_size)
     values = whole.view(len(weight), -1, group_size).float() * scales[..., None]

@@ -28,6 +28,8 @@ Axis = Literal["hidden", "heads", "ffn", "layers", "experts", "expert_ffn", "que
 """heads: of decoders whole groups, a KV head with the query heads that read it. From experts on: of decoders that have them."""
 Precision = Literal["auto", "float32", "bfloat16"]
 Scheme = Literal["dynamic-int8", "static-int8", "weight-only-int8", "weight-only-int4"]
+ROUNDS_ACTIVATIONS: tuple[Scheme, ...] = ("dynamic-int8", "static-int8")
+"""Schemes whose weights meet activations of 8 bits: an ONNX file multiplies uint8 by int8."""
 StreamedScheme = Literal["dynamic-int8", "weight-only-int8", "weight-only-int4"]
 """Schemes whose integers follow from the weights alone, row by row."""
 Observer = Literal["min-max", "percentile", "mse"]

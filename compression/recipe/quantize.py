@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from compression.recipe.base import Config, Epochs, Observer, Rate, Scheme
+from compression.recipe.base import ROUNDS_ACTIVATIONS, Config, Epochs, Observer, Rate, Scheme
 
 
 class Qat(Config):
@@ -59,6 +59,14 @@ class Quantize(Config):
         Literal[16, 32, 64, 128, 256],
         Field(description="Of weight-only-int4: inputs of an output channel that share one scale."),
     ] = 32
+    portable: Annotated[
+        bool,
+        Field(
+            description="Of dynamic-int8 and static-int8: weights stay within ±63 where they meet activations, so that answers "
+            "are the same on every processor. false: ±127, which x86 without VNNI multiplies exactly only with ONNX Runtime's "
+            "session.x64quantprecision. Weight-only files are portable as they are."
+        ),
+    ] = True
     observer: Annotated[
         Observer,
         Field(
@@ -97,6 +105,8 @@ class Quantize(Config):
                 raise ValueError(f"{name} is of {scheme} alone, and the scheme is {self.scheme}")
         if self.percentile != defaults["percentile"] and self.observer != "percentile":
             raise ValueError(f"percentile is of the observer percentile alone, and the observer is {self.observer}")
+        if not self.portable and self.scheme not in ROUNDS_ACTIVATIONS:
+            raise ValueError(f"portable: false is for rounded activations, and {self.scheme} leaves them in floating point")
         if isinstance(self.smoothing, float) and self.scheme.startswith("weight-only"):
             raise ValueError(f"an α of smoothing is for rounded activations, and {self.scheme} leaves them in floating point")
         return self

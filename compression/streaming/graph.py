@@ -69,8 +69,7 @@ class Graphs:
         if cause is not None:
             return made, (f"There is no ONNX artifact of this stage: {cause}.",)
         against = self.baseline() if self.shipped and self._room(model, scheme, beside=self.parameters) is None else None
-        size = asked.group_size if asked is not None and scheme == "weight-only-int4" else None
-        simulation = None if scheme is None else Simulation(scheme=scheme, group_size=size)
+        simulation = None if asked is None else Simulation.of(asked)
         graph = yield from self.ship(stage, source, model, simulation, against)
         measured = isinstance(graph.shipped.score, Score) and isinstance(graph.shipped.latency, Latency)
         if scheme is None:

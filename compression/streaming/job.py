@@ -27,6 +27,7 @@ from compression.facts import PartFacts, job_report
 from compression.language.tested import check_texts, tested
 from compression.layerwise import TOGETHER, Layerwise
 from compression.notes import row_notes
+from compression.numerics import Simulation
 from compression.origin import Origin
 from compression.phases import planned as stages_of
 from compression.plan import Tick
@@ -294,10 +295,10 @@ class StreamingJob:
         precision = precision_of(scheme, self.model, "transformers")
         name = f"{stage}-transformers-{precision}"
         place = self.shipping.begin(name)
-        made, block = place / "made", self.shipping.block()
-        steps = streamed.quantizing(source, made, scheme=scheme, group_size=size, block=block)
+        made, block, portable = place / "made", self.shipping.block(), Simulation.of(asked).portable
+        steps = streamed.quantizing(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
         written = yield from self.follow(stage, QUANTIZE, steps)
-        checks = streamed_check.verifying(source, made, scheme=scheme, group_size=size, block=block)
+        checks = streamed_check.verifying(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
         yield from self.follow(stage, VERIFY, checks)
         _lift(made)
         yield from self.journey.mark(stage, MEASURE, done=False)

@@ -23,6 +23,7 @@ from compression.export.trace import inputs_of
 from compression.measure import Measured as Found
 from compression.measure import MeasureSpec
 from compression.memory import resident
+from compression.numerics import Simulation
 from compression.origin import Origin
 from compression.plan import Tick
 from compression.recipe import Evaluate, Scheme, Spec
@@ -110,6 +111,7 @@ class Shipping:
         baseline: folder of the ONNX file that latency is held against.
         """
         task, labels, family = self.spec.asked[0].task, self.dataset.labels, families.decoder_of(model)
+        asked = self.spec.recipe.quantize
         length = self.describe(model, place, kind)
         files = sum(path.stat().st_size for pattern in artifact.WEIGHTS for path in place.glob(pattern))
         size = Size(bytes=files, dtype=stored or precision, bytes_at_16_bit=2 * family.parameters_of(model).total)
@@ -120,6 +122,7 @@ class Shipping:
             kind=kind,
             stage=stage,
             scheme=scheme,
+            portable=scheme is not None and asked is not None and Simulation.of(asked).portable,
             task=task,
             labels=labels,
             max_length=length,

@@ -18,7 +18,7 @@ from tests.compression.conftest import encoded, sentences
 SCHEMES = ("static-int8", "weight-only-int8", "weight-only-int4")
 
 
-def layer(scheme: str, width: int = 48, **settings: int) -> tuple[nn.Linear, nn.Module, torch.Tensor]:
+def layer(scheme: str, width: int = 48, **settings: object) -> tuple[nn.Linear, nn.Module, torch.Tensor]:
     torch.manual_seed(0)
     plain, fake = nn.Linear(width, 40), nn.Linear(width, 40)
     fake.load_state_dict(plain.state_dict())
@@ -29,12 +29,13 @@ def layer(scheme: str, width: int = 48, **settings: int) -> tuple[nn.Linear, nn.
     return plain, fake, torch.randn(3, 5, width)
 
 
-def test_a_static_layer_answers_as_rounded_matrices_do() -> None:
-    plain, fake, x = layer("static-int8")
+@pytest.mark.parametrize(("portable", "levels"), [(True, 63), (False, 127)])
+def test_a_static_layer_answers_as_rounded_matrices_do(portable: bool, levels: int) -> None:
+    plain, fake, x = layer("static-int8", portable=portable)
     scale, zero = numerics.affine(-1.5, 2.5)
     rounded = (np.clip(np.round(x.numpy() / np.float32(scale)) + zero, 0, 255) - zero) * scale
     weight, bias = plain.weight.detach().numpy(), plain.bias.detach().numpy()
-    units = np.abs(weight).max(1) / 127
+    units = np.abs(weight).max(1) / levels
     wanted = rounded @ (np.round(weight / units[:, None]) * units[:, None]).T + np.round(bias / (scale * units)) * scale * units
     assert fake(x).detach().numpy() == pytest.approx(wanted, abs=1e-5)
     assert not torch.allclose(fake(x), plain(x), atol=1e-4), "nothing was rounded"
@@ -45,7 +46,7 @@ def test_no_gradient_comes_from_what_was_clipped() -> None:
     mine, other, push = x.clone().requires_grad_(), x.clone().requires_grad_(), torch.randn(3, 5, 40)
     fake(mine).backward(push)
     clipped = other.clamp(-1.5, 2.5)
-    functional.linear(clipped, numerics.fake_quantize_rows(plain.weight), plain.bias).backward(push)
+    functional.linear(clipped, numerics.fake_quantize_rows(plain.weight, 63), plain.bias).backward(push)
     assert mine.grad is not None
     assert other.grad is not None
     outside = (x < -1.51) | (x > 2.51)
@@ -123,6 +124,7 @@ def test_a_scheme_is_put_in_read_back_and_taken_out(model: BertForSequenceClassi
     assert found is not None
     assert found.scheme == scheme
     assert len(found.ranges) == (14 if scheme == "static-int8" else 0)
+    assert found.portable == (scheme == "static-int8")
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
     assert set(model.state_dict()) == set(before)
     twin = copy.deepcopy(model)
@@ -164,6 +166,7 @@ def test_the_observer_decides_the_range(model: BertForSequenceClassification) ->
         ({"observer": "min-max"}, "observer"),
         ({"scheme": "static-int8", "percentile": 99.0}, "percentile"),
         ({"scheme": "weight-only-int8", "smoothing": 0.5}, "smoothing"),
+        ({"scheme": "weight-only-int8", "portable": False}, "portable"),
         ({"scheme": "weight-only-int4", "group_size": 48}, "group_size"),
     ],
 )

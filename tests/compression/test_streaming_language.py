@@ -17,7 +17,7 @@ from compression.measure import Measured, MeasureSpec
 from compression.numerics import Simulation
 from compression.pipeline import compress
 from compression.plan import Tick
-from compression.recipe import Scheme
+from compression.recipe import Quantize, Scheme
 from compression.report import Latency, Score, StageFinished
 from compression.streaming import graph, job, shipping
 from tests.compression.conftest import write_tokenizer
@@ -76,7 +76,7 @@ def test_an_onnx_file_is_written_tensor_by_tensor_as_of_a_model_in_memory(
         assert row.latency.generation is not None
         assert isinstance(row.score, Score)
         assert not any(note.startswith("There is no ONNX") for note in row.notes), row.notes
-    simulation = Simulation(scheme=scheme, group_size=quantize.get("group_size"))
+    simulation = Simulation.of(Quantize.model_validate(quantize))
     cut = tmp_path / "out" / "artifacts" / "pruned-transformers-bfloat16"
     for number, (name, place, simulated) in enumerate(
         zip(names, (model, model, cut), (None, simulation, simulation), strict=True)
@@ -103,7 +103,9 @@ def test_a_classifier_s_rows_are_of_its_onnx_files_too(kind: str, tmp_path: Path
         assert isinstance(row.score, Score)
         assert (row.score.metric, row.score.rows) == ("accuracy", 12)
     places = (model, model, tmp_path / "out" / "artifacts" / "pruned-transformers-bfloat16")
-    for name, place, simulation in zip(names, places, (None, Simulation(), Simulation()), strict=True):
+    for name, place, simulation in zip(
+        names, places, (None, Simulation.of(Quantize()), Simulation.of(Quantize())), strict=True
+    ):
         (tmp_path / name).mkdir()
         whole = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32)
         decoder.write(whole, tmp_path / name, simulation=simulation)

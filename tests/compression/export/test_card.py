@@ -1,5 +1,7 @@
 """What a card says of how far its model reads, and what of that it was trained on."""
 
+from typing import Any
+
 import pytest
 
 from compression.export.card import card
@@ -11,15 +13,14 @@ NOTHING = NotMeasured(not_measured="It is not asked.")
 SENT = Recipe(prepare=Prepare(epochs=0), prune=None, distill=None)
 
 
-def said(recipe: Recipe, stage: Stage, task: Task = "causal-lm", positions: int | None = 8192) -> str:
+def said(recipe: Recipe, stage: Stage, task: Task = "causal-lm", positions: int | None = 8192, **about: Any) -> str:
     origin = Origin(
         license=None, said_in=None, base=None, licenses=(), recipe=recipe, command="lathe submit", sent=(), versions={}
     )
+    form: dict[str, Any] = {"kind": "transformers", "scheme": None, "inputs": (), **about}
     return card(
         name="tiny",
-        kind="transformers",
         stage=stage,
-        scheme=None,
         task=task,
         labels=(),
         max_length=512,
@@ -27,9 +28,9 @@ def said(recipe: Recipe, stage: Stage, task: Task = "causal-lm", positions: int 
         latency=NOTHING,
         score=NOTHING,
         memory=NOTHING,
-        inputs=(),
         positions=positions,
         origin=origin,
+        **form,
     )
 
 
@@ -58,3 +59,23 @@ def test_what_answers_about_whole_texts_reads_as_far_as_they_are_cut() -> None:
     text = said(Recipe(), "distilled", "text-regression", None)
     assert "Texts are cut to 512 tokens." in text
     assert "trained on rows" not in text
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "text-classification", "question-answering"])
+@pytest.mark.parametrize("scheme", ["dynamic-int8", "static-int8"])
+def test_a_card_tells_the_range_of_its_weights_and_opens_full_range_files_with_exact_products(task: Task, scheme: str) -> None:
+    form = {"kind": "onnx", "scheme": scheme, "inputs": ("input_ids", "attention_mask")}
+    portable, full = (said(SENT, "quantized", task, portable=each, **form) for each in (True, False))
+    assert "within ±63" in portable
+    assert "x64quantprecision" not in portable
+    assert "within ±127" in full
+    code = full.split("```python\n")[1].split("```")[0]
+    assert '"session.x64quantprecision", "1"' in code
+    compile(code, "card", "exec")
+
+
+@pytest.mark.parametrize("about", [{"scheme": None}, {"scheme": "weight-only-int8"}, {"scheme": "weight-only-int4"}])
+def test_files_that_round_no_activations_need_no_option(about: dict[str, Any]) -> None:
+    text = said(SENT, "quantized", kind="onnx", **{"inputs": ("input_ids", "attention_mask"), **about})
+    assert "±" not in text
+    assert "x64quantprecision" not in text
