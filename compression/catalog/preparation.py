@@ -4,8 +4,12 @@ import math
 
 from compression.recipe import Prepare, Train
 
-RATES = (2e-5, 6e-5, 2e-4, 6e-4)
-"""Peak rates of the body that probes choose from, three to one apart: large models want the low ones, small models the high."""
+RATES = (6e-5, 2e-4, 6e-4, 2e-3)
+"""Peak rates of the body that probes try, three to one apart: large models want the low ones, small models the high."""
+LONG_RUN = 1 / 3
+"""What the best probe's rate is multiplied by for the training itself: the best rate falls with about the root of the number of
+steps, and training has some ten times a probe's. On 77 intents and 1,200 rows 6e-4 won the probes and ended at 82.0 % of
+validation, 2e-4 at 83.8."""
 FIRST_RATES = (1, 2)
 """Places in RATES that are probed first; a third probe follows on the side of the better one."""
 MOST_PROBES = 4

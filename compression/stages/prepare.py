@@ -178,8 +178,11 @@ def _concluded(state: State, model: PreTrainedModel, known: Preparation, outcome
 def _remarks(found: Preparation) -> Iterator[str]:
     yield found.reason
     if found.rates:
-        tried = ", ".join(f"{one.rate:g} (loss {'diverged' if one.loss is None else f'{one.loss:.4f}'})" for one in found.rates)
-        yield f"The rate {found.rate:g} (head {found.head_rate:g}) was chosen by short probes: {tried}."
+        tried = ", ".join(
+            f"{one.rate:g} (head {one.head_rate:g}, loss {'diverged' if one.loss is None else f'{one.loss:.4f}'})"
+            for one in found.rates
+        )
+        yield f"The rate {found.rate:g} (head {found.head_rate:g}), a third of the best probe's, was chosen by probes: {tried}."
     best = found.curve[found.best_epoch].score
     if found.linear_probe is not None and best < found.linear_probe:
         yield (

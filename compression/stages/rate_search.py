@@ -12,6 +12,7 @@ from compression.catalog.preparation import (
     FIRST_RATES,
     HEAD_FACTOR,
     HEAD_RATE,
+    LONG_RUN,
     MOST_PROBES,
     PROBE_STEPS,
     RATES,
@@ -71,15 +72,13 @@ class RateSearch:
         further = low - 1 if found[low] <= found[high] else high + 1
         found[further] = yield from self._probe(RATES[further], 1.0, before)
         best = min(found, key=lambda place: (found[place], place))
-        self.rate = RATES[best]
         if head_of(self.model):
-            faster = yield from self._probe(self.rate, HEAD_FACTOR, before)
+            faster = yield from self._probe(RATES[best], HEAD_FACTOR, before)
             self.head_factor = HEAD_FACTOR if faster < found[best] else 1.0
-        self.tried = [one.model_copy(update={"chosen": self._is_chosen(one)}) for one in self.tried]
+        won = RATES[best], RATES[best] * self.head_factor
+        self.tried = [one.model_copy(update={"chosen": (one.rate, one.head_rate) == won}) for one in self.tried]
+        self.rate = RATES[best] * LONG_RUN
         yield Tick(self._portions, self._portions)
-
-    def _is_chosen(self, one: RateTried) -> bool:
-        return self.rate is not None and (one.rate, one.head_rate) == (self.rate, self.rate * self.head_factor)
 
     @property
     def _portions(self) -> int:
