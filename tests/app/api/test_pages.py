@@ -86,7 +86,7 @@ def test_a_job_shows_both_splits_their_intervals_and_what_is_unproven(
     assert "unproven" not in text
     late = ended(service, http, request_body, validated(is_converged=False), name="late")
     text = page_of(browser, f"/jobs/{late}").text
-    for said in ("unproven: baseline_not_converged", "Retention unproven", "not converged", "Speed up met"):
+    for said in ("baseline_not_converged: The baseline", "Retention unproven", "not converged", "Speed up met"):
         assert said in text, said
     assert "baseline_not_converged" in page_of(browser, "/jobs").text
     job = http.get(f"/v1/jobs/{late}").json()

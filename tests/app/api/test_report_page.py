@@ -91,7 +91,7 @@ def test_both_splits_have_their_interval_and_what_is_unproven_says_why(
     text = re.sub(r"\s+", " ", page_of(http, done(service, http, request_body, validated(is_converged=False))).text)
     for said in (
         "? unproven: retention 99.4 % on validation",
-        "(baseline_not_converged: The baseline has not converged",
+        "target 99.2 %. baseline_not_converged: The baseline has not converged",
         "Baselinenot converged",
         "99.4 % kept (97.1 to 101.5 %), unproven",
         "✓ met: speed up 2.50×",
