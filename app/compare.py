@@ -38,8 +38,12 @@ class Point(Out):
             "prompt of that length."
         ),
     ]
-    score: float | None
+    score: Annotated[float | None, Field(description="On test: shown, and nothing is chosen by it.")]
     standard_error: float | None
+    validation: Annotated[float | None, Field(description="The score on validation; null in jobs of before it was taken.")] = (
+        None
+    )
+    validation_error: Annotated[float | None, Field(description="Its standard error.")] = None
 
 
 class Compared(Out):
@@ -63,9 +67,17 @@ class Compared(Out):
         tuple[str, ...],
         Field(
             description="`bytes`, `latency_ms`: no job of this answer with the same data, judged (and timed) alike, is "
-            "as small (as fast) and better.",
+            "as small (as fast) and better on validation (on test, of jobs of before validation was scored).",
         ),
     ] = ()
+
+    def judged(self, point: Point) -> float | None:
+        """Return a point's score on the split that choices read."""
+        return point.validation if self.ratios.judged_on == "validation" else point.score
+
+    def judged_error(self, point: Point) -> float | None:
+        """Return the standard error of that."""
+        return point.validation_error if self.ratios.judged_on == "validation" else point.standard_error
 
 
 class Comparison(Out):
@@ -121,7 +133,7 @@ def _items(session: Session, rows: Sequence[Job]) -> list[Compared]:
     }
     figures: dict[str, list[Any]] = {one: [] for one in ids}
     columns = (Metric.job_id, Metric.stage, Metric.parameters, Metric.size_bytes, Metric.latency_ms, Metric.score)
-    parts = (Metric.row["artifact"].as_string(), Metric.row["latency"], Metric.row["score"])
+    parts = (Metric.row["artifact"].as_string(), Metric.row["latency"], Metric.row["validation"], Metric.row["score"])
     for found in session.execute(select(*columns, *parts).where(Metric.job_id.in_(ids)).order_by(Metric.position)):
         figures[found[0]].append(tuple(found)[1:])
     shown = {job.id: job for job in listing.shown(session, rows, brief=True)}
@@ -138,7 +150,8 @@ def _item(job: Job, out: JobOut, headline: str, ratios: dict[str, Any], figures:
     if taken is None:
         return None
     # Memory may not have sufficed to score the baseline, or what was shipped: any row that was scored says by what.
-    scores = [one[-1] for point, one in sorted(zip(points, figures, strict=True), key=lambda pair: pair[0] is not taken)]
+    ordered = sorted(zip(points, figures, strict=True), key=lambda pair: pair[0] is not taken)
+    scores = [found for _, one in ordered for found in one[-2:]]
     score: dict[str, Any] = next((found for found in scores if found and "metric" in found), {})
     return Compared(
         id=job.id,
@@ -166,11 +179,13 @@ def _point(
     value: float | None,
     artifact: str,
     timed: dict[str, Any],
+    validation: dict[str, Any] | None,
     score: dict[str, Any],
 ) -> Point:
     at = {name: timed[name] for name in ("batch", "length", "threads", "runtime")} if latency is not None else None
     error = score.get("standard_error") if value is not None else None
     figures: dict[str, Any] = {"parameters": parameters, "bytes": size, "latency_ms": latency, "latency_at": at}
+    figures |= {"validation": (validation or {}).get("value"), "validation_error": (validation or {}).get("standard_error")}
     return Point(stage=stage, artifact=artifact, **figures, score=value, standard_error=error)
 
 
@@ -203,7 +218,7 @@ def asked_at(item: Compared, name: str) -> str:
 
 def _front(items: Sequence[Compared], cost: str) -> list[Compared]:
     """Return what no other beats that was measured alike: one that costs no more, is no worse, and is not its equal."""
-    measured = [one for one in items if getattr(one.shipped, cost) is not None and one.shipped.score is not None]
+    measured = [one for one in items if getattr(one.shipped, cost) is not None and one.judged(one.shipped) is not None]
     return [one for one in measured if not any(_beats(other, one, cost) for other in measured)]
 
 
@@ -211,16 +226,13 @@ def _beats(one: Compared, other: Compared, cost: str) -> bool:
     if _alike(one, cost) != _alike(other, cost):
         return False
     sign = -1 if one.lower_is_better else 1
-    mine, theirs = (
-        (getattr(each.shipped, cost), -sign * (each.shipped.score if each.shipped.score is not None else 0.0))
-        for each in (one, other)
-    )
+    mine, theirs = ((getattr(each.shipped, cost), -sign * (each.judged(each.shipped) or 0.0)) for each in (one, other))
     return mine[0] <= theirs[0] and mine[1] <= theirs[1] and mine != theirs
 
 
 def _alike(one: Compared, cost: str) -> tuple[Any, ...]:
     """Return what two jobs must have in common for their scores, and for what they cost, to be of the same thing."""
-    judged = (one.datasets, one.metric, _judged_by(one), _texts_of(one))
+    judged = (one.datasets, one.metric, one.ratios.judged_on, _judged_by(one), _texts_of(one))
     return (*judged, one.shipped.latency_at) if cost == "latency_ms" else judged
 
 
@@ -244,12 +256,13 @@ def _judged_by(one: Compared) -> list[tuple[str, str | None]]:
     ]
 
 
-FIGURES = ("parameters", "bytes", "latency_ms", "score", "standard_error")
+FIGURES = ("parameters", "bytes", "latency_ms", "score", "standard_error", "validation", "validation_error")
 
 
 def as_csv(found: Comparison) -> str:
     """Write a line a job: what it is, its figures before and after, its ratios, and the keys in which requests differ."""
-    ratios = tuple(Ratios.model_fields)
+    intervals = tuple(name for name in Ratios.model_fields if name.endswith("_interval"))
+    ratios = tuple(name for name in Ratios.model_fields if name not in intervals)
     head = [
         "job",
         "name",
@@ -264,7 +277,8 @@ def as_csv(found: Comparison) -> str:
         "artifact",
         "best_by",
     ]
-    head += [f"{side}.{name}" for side in ("baseline", "shipped") for name in FIGURES] + [*ratios, *found.differs]
+    head += [f"{side}.{name}" for side in ("baseline", "shipped") for name in FIGURES] + [*ratios]
+    head += [f"{name}.{end}" for name in intervals for end in ("low", "high")] + found.differs
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\r\n")
     lines.writerow(head)
@@ -274,6 +288,7 @@ def as_csv(found: Comparison) -> str:
         line += [" ".join(one.best_by)]
         line += [getattr(side, name) for side in (one.baseline, one.shipped) for name in FIGURES]
         line += [getattr(one.ratios, name) for name in ratios]
+        line += [end for name in intervals for end in getattr(one.ratios, name) or (None, None)]
         line += [one.asked[name] if _plain(one.asked.get(name)) else asked_at(one, name) for name in found.differs]
         lines.writerow([_harmless(value) for value in line])
     return out.getvalue()

@@ -232,7 +232,13 @@ class JobOut(Out):
     retry_of: str | None
     request_id: Annotated[str | None, Field(description="Of the request that made it: what logs and traces know it by.")]
     owner: Annotated[str | None, Field(description="Name of the key that it was sent with.")]
-    ratios: Annotated[Ratios | None, Field(description="The headline artifact's, once the job has succeeded.")]
+    ratios: Annotated[
+        Ratios | None,
+        Field(
+            description="The headline artifact's, once the job has succeeded. `baseline_not_converged`: what is kept of the "
+            "score is unproven."
+        ),
+    ]
     remedies: Annotated[list[Remedy], Field(description="Changes of the recipe that POST …/retry can apply.")]
     created_at: dt.datetime
     started_at: dt.datetime | None
@@ -260,7 +266,10 @@ class ArtifactOut(Out):
     precision: str
     part: Annotated[str | None, Field(description="Of several datasets, the one that it is for.")]
     opens_with: str
-    score: dict[str, Any]
+    score: Annotated[dict[str, Any], Field(description="On test.")]
+    validation: Annotated[
+        dict[str, Any] | None, Field(description="On validation, which choices read; null in jobs of before it was scored.")
+    ] = None
     bytes: int
     files: list[dict[str, Any]]
     created_at: dt.datetime
@@ -374,5 +383,6 @@ def artifact_out(row: models.Artifact) -> ArtifactOut:
         bytes=sum(file.size for file in row.files),
         files=[{"path": file.path, "size": file.size, "sha256": file.sha256} for file in row.files],
         part=row.facts.get("part"),
+        validation=row.facts.get("validation"),
         **{name: row.facts[name] for name in ("name", "kind", "stage", "precision", "opens_with", "score")},
     )

@@ -14,7 +14,7 @@ from rich.text import Text
 from client import render
 from client.recipes import different, told
 from client.types import Job, Report
-from compression.report import Latency, Row, Score
+from compression.report import Interval, Latency, Row, Score
 
 ALIKE = ("models.base", "datasets", "evaluate.")
 """Where these differ, figures are not of the same thing."""
@@ -44,6 +44,7 @@ class Compared:
         row = self.row
         latency = row.latency if row and isinstance(row.latency, Latency) else None
         score = row.score if row and isinstance(row.score, Score) else None
+        validation = row.validation if row and isinstance(row.validation, Score) else None
         verdicts = self.report.verdicts.values() if self.report else ()
         return {
             "id": self.job.id,
@@ -61,6 +62,13 @@ class Compared:
             "size_reduction": row and row.ratios.size_reduction,
             "speed_up": row and row.ratios.speed_up,
             "retention": row and row.ratios.retention,
+            **_ends("retention", row.ratios.retention_interval if row else None),
+            "validation": validation and validation.value,
+            "validation_standard_error": validation and validation.standard_error,
+            "retention_on_validation": row and row.ratios.retention_on_validation,
+            **_ends("retention_on_validation", row.ratios.retention_on_validation_interval if row else None),
+            "baseline_not_converged": row and row.ratios.baseline_not_converged,
+            "targets_unproven": sum(verdict.status == "unproven" for verdict in verdicts) if self.report else None,
             "targets_met": sum(verdict.met for verdict in verdicts) if self.report else None,
             "targets": len(verdicts) if self.report else None,
             "seconds": sum(one.seconds for one in self.job.rows),
@@ -82,16 +90,25 @@ class Compared:
     def told(self) -> dict[str, str]:
         """The figures as people read them."""
         row, report = self.row, self.report
-        stage, *cells = render.cells(row) if row else ("–",) * 6
+        stage, *cells = render.cells(row) if row else ("–",) * len(render.HEADERS)
         met = f"{sum(verdict.met for verdict in report.verdicts.values())} of {len(report.verdicts)}" if report else "–"
+        unproven = [name for name, verdict in report.verdicts.items() if verdict.status == "unproven"] if report else []
+        met += f"; unproven: {', '.join(unproven)}".replace("_", " ") if unproven else ""
+        met += " (baseline_not_converged)" if row and row.ratios.baseline_not_converged else ""
         return {
             "name": self.job.name,
             "state": self.job.state,
             "stage": stage,
-            **dict(zip(("parameters", "size", "latency", "score"), cells, strict=False)),
+            **dict(zip(("parameters", "size", "latency", "on validation", "on test"), cells, strict=False)),
             "targets met": met,
             "took": render.duration(sum(one.seconds for one in self.job.rows)) if self.job.rows else "–",
         }
+
+
+def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """Return both ends of a 95 % interval as figures."""
+    low, high = interval or (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def differences(jobs: Sequence[Compared]) -> dict[str, list[Any]]:

@@ -186,6 +186,7 @@ class Artifact(Answer):
     files: tuple[Manifest, ...]
     bytes: int = 0
     score: Score | NotMeasured | None = None
+    validation: Score | NotMeasured | None = None
     opens_with: str = ""
     part: str | None = None
 

@@ -41,6 +41,8 @@ def headline(job: Job) -> str:
     if job.cancel_requested_at and not job.ended:
         return "cancelling"
     found = job.progress
+    if job.state == "succeeded" and job.ratios is not None and job.ratios.baseline_not_converged:
+        return f"succeeded. {render.NOT_CONVERGED}"
     if job.state != "running" or found is None:
         return job.state
     step = f" {found.step}/{found.total}" if found.total else ""
@@ -137,7 +139,8 @@ class Bars(View):
         done = {row.stage: row for row in job.rows}
         for stage, task in self._tasks.items():
             if stage in done:
-                _, parameters, weight, latency, score, _ = render.cells(done[stage])
+                _, parameters, weight, latency, validated, tested, _ = render.cells(done[stage])
+                score = tested if done[stage].validation is None else validated
                 self._bars.update(task, completed=1.0, detail=f"{parameters} · {weight} · {latency} · {score}")
             elif job.progress and job.progress.stage == stage and job.state == "running":
                 found = job.progress

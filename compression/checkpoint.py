@@ -28,7 +28,7 @@ from compression.heads import of_task
 from compression.load import open_stock
 from compression.numerics import Simulation
 from compression.recipe import Config, Data, Distill, JobTask, PartName, Recipe, Spec
-from compression.report import STAGES, Artifact, File, Row, Sensitivity, Stage
+from compression.report import STAGES, Artifact, File, Row, Sensitivity, SplitDraws, Stage
 
 FORMAT = 7
 """Raise it when what a stage computes or keeps changes so that older checkpoints must not be gone on from."""
@@ -59,6 +59,9 @@ class Checkpoint(Config):
     pruning: dict[str, Any] | None
     sensitivity: dict[str, tuple[Sensitivity, ...]] = Field(default_factory=dict)
     spent: Annotated[Spent, Field(description="What the job has trained so far.")] = Spent()
+    draws: dict[Stage, SplitDraws] = Field(
+        default_factory=dict, description="Of each stage so far; none in checkpoints of before they were kept."
+    )
     files: Annotated[tuple[File, ...], Field(description="The model's files beside this one.")]
 
 

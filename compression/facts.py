@@ -79,12 +79,13 @@ def language_notes(part: Part) -> tuple[str, ...]:
     )
     if validation.asked < validation.whole:
         notes.append(f"Epochs are chosen by {validation.asked:,} of {validation.whole:,} tokens of validation.")
-    if part.scored is not None and len(part.scored) < len(part.dataset.splits["test"]):
-        whole = len(part.dataset.splits["test"])
-        notes.append(f"{len(part.scored)} of {whole} texts of test are scored (evaluate.tokens {part.evaluate.tokens:,}).")
-    for name, split in rows.items():
+    for name, some in part.scored.items():
+        whole = len(part.dataset.splits[name])
+        if len(some) < whole:
+            notes.append(f"{len(some)} of {whole} texts of {name} are scored (evaluate.tokens {part.evaluate.tokens:,}).")
+    for each, split in rows.items():
         if isinstance(split, TextRows) and split.left_out:
-            notes.append(f"{split.left_out} texts of {name} have no token that could be foretold, and are left out.")
+            notes.append(f"{split.left_out} texts of {each} have no token that could be foretold, and are left out.")
     return tuple(notes)
 
 

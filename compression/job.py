@@ -158,7 +158,7 @@ class Job:
         """Take each part through a stage, and end it with its row. Raises Pause between two parts where one is asked for."""
         done: dict[str, Row] = {}
         files: tuple[File, ...] = ()
-        limits = []
+        limits, draws = [], []
         for number, asked in enumerate(self.spec.asked):
             if done and self.saver.pause_asked():
                 raise Pause
@@ -167,6 +167,7 @@ class Job:
             done[asked.name] = facts.rows[-1]
             self.about[asked.name].pruning, self.about[asked.name].sensitivity = facts.pruning, facts.sensitivity
             limits.append(self._limit(facts))
+            draws.append(facts.draws)
             found = checkpoint.listing(self.output / "checkpoints" / stage / asked.name)
             if asked.name:
                 found = checkpoint.within(asked.name, found)
@@ -177,7 +178,7 @@ class Job:
             self.rows.append(row)
         else:
             sent = uploaded(self.base / self.spec.model)
-            row = mean_judged(done, self.rows, self.spec, next(filter(None, limits), None), sent)
+            row = mean_judged(done, self.rows, self.spec, next(filter(None, limits), None), sent, draws)
             self.rows.append(row)
             files += checkpoint.write_whole(self.output / "checkpoints", self._whole(stage))
         yield StageFinished(row=row, checkpoint=files)

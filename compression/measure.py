@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +25,7 @@ from compression.child import OUT_OF_MEMORY
 from compression.errors import OutOfMemory
 from compression.process import private_channel
 from compression.recipe import Config, Evaluate, Task
-from compression.report import Latency, NotMeasured, Score
+from compression.report import NO_DRAWS, Draws, Latency, NotMeasured, Score, SplitDraws
 from compression.runtimes.decoder import Decoder, pieces
 from compression.runtimes.onnx import FILE as ONNX_FILE
 from compression.runtimes.runner import (
@@ -64,12 +65,14 @@ class MeasureSpec(Config):
     task: Task
     labels: Annotated[tuple[str, ...], Field(description="In the order of the outputs; none where the task has none.")]
     test_rows: Annotated[str | None, Field(description="JSONL of rows as `scoring` reads them; null takes no score.")] = None
+    validation_rows: Annotated[str | None, Field(description="The same of validation, which is scored first.")] = None
+    seed: Annotated[int, Field(ge=0, description="Of the samples of the rows: each dataset of a job has its own.")] = 0
     evaluate: Evaluate = Evaluate()
     seconds: Annotated[float, Field(gt=0, description="About how long latency is timed.")] = SECONDS
 
 
 class Step(Config):
-    """How far the score is, on a line of standard output."""
+    """How far the scores are, on a line of standard output."""
 
     done: int
     total: int
@@ -81,8 +84,12 @@ class Measured(Config):
     latency: Latency | NotMeasured
     score: Score | NotMeasured
     peak_memory_bytes: int | NotMeasured
+    validation: Score | NotMeasured | None = None
+    draws: SplitDraws = NO_DRAWS
 
 
+FIGURE_OF = {"validation": "validation", "test": "score"}
+"""Split → where its score stands in `Measured`."""
 parse_line: TypeAdapter[Step | Measured] = TypeAdapter(Step | Measured)
 Tell = Callable[[Step | Measured], None]
 
@@ -121,18 +128,37 @@ def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
         latency = NotMeasured(not_measured="Models are timed in ONNX Runtime alone, and this is a checkpoint of PyTorch.")
     if unfold := getattr(runner, "unfold_tables", None):
         unfold()
-    score: Score | NotMeasured = NotMeasured(not_measured="No test rows were given.")
-    if spec.test_rows is not None:
-        unknown = NotMeasured(not_measured="Answering the test rows did not come to its end.")
-        tell(Measured(latency=latency, score=unknown, peak_memory_bytes=memory))
-        scorer = scoring.of(spec.task, spec.evaluate, spec.labels)
-        rows = Path(spec.test_rows)
+    timed = Measured(latency=latency, score=NotMeasured(not_measured="No test rows were given."), peak_memory_bytes=memory)
+    return scored(spec, runner, timed, tell)
+
+
+def scored(spec: MeasureSpec, runner: Runner | Decoder, timed: Measured, tell: Tell = nobody) -> Measured:
+    """Take the score on validation, then the one on test, of the splits that the spec names.
+
+    timed: what is known already. tell: called with what is known after each split, and with how far both together are.
+    """
+    folder, scorer = Path(spec.folder), scoring.of(spec.task, spec.evaluate, spec.labels)
+    given = {"validation": spec.validation_rows, "test": spec.test_rows}
+    paths = {split: Path(path) for split, path in given.items() if path is not None}
+    unknown = {split: NotMeasured(not_measured=f"Answering the {split} rows did not come to its end.") for split in paths}
+    known = timed.model_copy(update={FIGURE_OF[split]: reason for split, reason in unknown.items()})
+    if paths:
+        tell(known)
+    asked: dict[str, Asked] = {}
+    for split, path in paths.items():
         if isinstance(scorer, scoring.LanguageScorer):
             assert isinstance(runner, Decoder), "a language model's artifact goes on with texts"  # noqa: S101
-            score = language_score_of(runner, folder, rows, scorer, tell)
+            asked[split] = ask_language(runner, folder, path, scorer, spec.seed)
         else:
-            score = score_of(runner, folder, rows, scorer, tell)
-    return Measured(latency=latency, score=score, peak_memory_bytes=memory)
+            asked[split] = ask(runner, folder, path, scorer, spec.seed)
+    more = _counting(tell, sum(one.windows for one in asked.values()))
+    for number, (split, one) in enumerate(asked.items()):
+        if number:
+            tell(known)
+        found = one.answer(more)
+        draws = known.draws.model_copy(update={split: found.draws})
+        known = known.model_copy(update={FIGURE_OF[split]: found.score, "draws": draws})
+    return known
 
 
 def time_both(candidate: Runner, baseline: Runner | None, example: Batch, *, threads: int, seconds: float = SECONDS) -> Latency:
@@ -176,39 +202,59 @@ def percentile(values: list[float], percent: float) -> float:
     return float(np.percentile(values, percent))
 
 
-def score_of(runner: Runner, folder: Path, path: Path, scorer: scoring.Scorer, tell: Tell = nobody) -> Score:
-    """Take the score at batch 1 and padded at batch 32, each row tokenized by the artifact's own tokenizer.
+@dataclass(frozen=True)
+class Scored:
+    """A score, and the headline metric on resamples of the rows."""
 
-    Raises ValueError where there are no rows.
+    score: Score
+    draws: Draws
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A split that is about to be answered. answer: does it, calling what it is given with how many windows more are done."""
+
+    windows: int
+    answer: Callable[[Callable[[int], None]], Scored]
+
+
+def ask(runner: Runner, folder: Path, path: Path, scorer: scoring.Scorer, seed: int = 0) -> Asked:
+    """Tokenize a split by the artifact's own tokenizer, to be scored at batch 1 and padded at batch 32.
+
+    seed: of the resamples. Raises ValueError where there are no rows.
     """
     rows = read_rows(path)
     asked = scorer.ask(tokenizer_of(folder), rows)
     pad_id = config_of(folder).get("pad_token_id") or 0
-    one_more = _counting(tell, 2 * len(asked.windows))
-    alone, together = (
-        scorer.answers(asked, answered(runner, asked.windows, size, pad_id=pad_id, tell=one_more), rows)
-        for size in (1, TOGETHER)
-    )
-    found = scorer.figures(alone, rows)
-    return Score(
-        metric=scorer.metric,
-        value=found.values[scorer.metric],
-        standard_error=found.standard_errors[scorer.metric],
-        error_from=found.error_from,
-        metrics=found.values,
-        standard_errors=found.standard_errors,
-        value_at_batch_32=scorer.values(together, rows)[scorer.metric],
-        rows=len(rows),
-        rows_changed_by_batching=scorer.changed(alone, together),
-        chance=found.chance,
-    )
+
+    def answer(more: Callable[[int], None]) -> Scored:
+        alone, together = (
+            scorer.answers(asked, answered(runner, asked.windows, size, pad_id=pad_id, tell=more), rows)
+            for size in (1, TOGETHER)
+        )
+        found = scorer.figures(alone, rows, seed)
+        score = Score(
+            metric=scorer.metric,
+            value=found.values[scorer.metric],
+            standard_error=found.standard_errors[scorer.metric],
+            error_from=found.error_from,
+            metrics=found.values,
+            standard_errors=found.standard_errors,
+            value_at_batch_32=scorer.values(together, rows)[scorer.metric],
+            rows=len(rows),
+            rows_changed_by_batching=scorer.changed(alone, together),
+            chance=found.chance,
+        )
+        return Scored(score, Draws(rows=len(rows), seed=seed, values=tuple(found.draws.tolist())))
+
+    return Asked(2 * len(asked.windows), answer)
 
 
-def language_score_of(runner: Decoder, folder: Path, path: Path, scorer: scoring.LanguageScorer, tell: Tell = nobody) -> Score:
-    """Take a language model's figures, window by window, each text tokenized by the artifact's own tokenizer.
+def ask_language(runner: Decoder, folder: Path, path: Path, scorer: scoring.LanguageScorer, seed: int = 0) -> Asked:
+    """Tokenize texts by the artifact's own tokenizer, to be read window by window.
 
     Windows are long and their logits wide, so only the first ones are asked again together: as many as LOGITS_BYTES hold, at
-    most TOGETHER. Raises ValueError where no token is asked for.
+    most TOGETHER. seed: of the resamples. Raises ValueError where no token is asked for.
     """
     windows = scorer.windows(tokenizer_of(folder), read_rows(path))
     if not windows:
@@ -216,35 +262,41 @@ def language_score_of(runner: Decoder, folder: Path, path: Path, scorer: scoring
     pad_id = config_of(folder).get("pad_token_id") or 0
     room = LOGITS_BYTES // (4 * runner.logits(batch_of([windows[0].ids[:1]])).shape[-1])  # places
     count = min(TOGETHER, max(room // scorer.length, 2), len(windows))
-    more, found = _counting(tell, len(windows) + count), list[tuple[float, int]]()
-    for one in windows:
-        found += _heard(runner, [one], pad_id, room)
-        more(1)
-    told = language.summed(windows, *zip(*found, strict=True))
-    again = _heard(runner, windows[:count], pad_id, room)
-    more(count)
-    other = language.figures(language.summed(windows, *zip(*again, *found[count:], strict=True)))
-    changed = {
-        one.text
-        for one, (alone, _), (together, _) in zip(windows, found, again, strict=False)
-        if abs(alone - together) > language.SAME * len(one.following)
-    }
-    figures = language.figures(told)
-    values, errors = language.headline(figures)
-    perplexity = figures.perplexity.value
-    return Score(
-        metric=scorer.metric,
-        value=perplexity,
-        lower_is_better=True,
-        # Where none is known nothing is certain, and 0 would be certainty: as much as it is itself, so a nat of its logarithm.
-        standard_error=errors.get(scorer.metric, perplexity),
-        metrics=values,
-        standard_errors=errors,
-        value_at_batch_32=other.perplexity.value,
-        rows=figures.texts,
-        rows_changed_by_batching=len(changed),
-        chance=language.chance([one.following for one in windows]),
-    )
+
+    def answer(more: Callable[[int], None]) -> Scored:
+        found = list[tuple[float, int]]()
+        for one in windows:
+            found += _heard(runner, [one], pad_id, room)
+            more(1)
+        told = language.summed(windows, *zip(*found, strict=True))
+        again = _heard(runner, windows[:count], pad_id, room)
+        more(count)
+        other = language.figures(language.summed(windows, *zip(*again, *found[count:], strict=True)))
+        changed = {
+            one.text
+            for one, (alone, _), (together, _) in zip(windows, found, again, strict=False)
+            if abs(alone - together) > language.SAME * len(one.following)
+        }
+        figures = language.figures(told)
+        values, errors = language.headline(figures)
+        perplexity = figures.perplexity.value
+        score = Score(
+            metric=scorer.metric,
+            value=perplexity,
+            lower_is_better=True,
+            # Where none is known nothing is certain, and 0 would be certainty: as much as it is itself, so a nat of its
+            # logarithm.
+            standard_error=errors.get(scorer.metric, perplexity),
+            metrics=values,
+            standard_errors=errors,
+            value_at_batch_32=other.perplexity.value,
+            rows=figures.texts,
+            rows_changed_by_batching=len(changed),
+            chance=language.chance([one.following for one in windows]),
+        )
+        return Scored(score, Draws(rows=figures.texts, seed=seed, values=tuple(language.draws(told, seed).tolist())))
+
+    return Asked(len(windows) + count, answer)
 
 
 def _counting(tell: Tell, total: int) -> Callable[[int], None]:

@@ -2,30 +2,70 @@
 
 from collections.abc import Mapping
 
-from compression.recipe import Quantize, Task
-from compression.report import Ratios, Row, Score, SplitFacts
+from compression.recipe import Quantize, Targets, Task
+from compression.report import Draws, Ratios, Row, Score, SplitFacts, difference_interval
+
+BY_ROWS = ("accuracy", "f1", "accuracy_f1", "exact_match", "entity_f1")
+"""Metrics of which each row answered otherwise moves about one row's share."""
+
+
+def with_notes(row: Row, previous: Row | None) -> Row:
+    """Return a row with what is worse than before among its notes. previous: the row of the stage before."""
+    notes = row_notes(row.ratios, row.judged_score, previous)
+    tested = row.score
+    if isinstance(tested, Score) and tested.rows_changed_by_batching:
+        notes.append(f"{tested.rows_changed_by_batching} of {tested.rows} answers depend on who shares the batch.")
+    return row.model_copy(update={"notes": (*row.notes, *notes)})
 
 
 def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
-    """Say of a stage's artifact what is worse than before."""
+    """Say of a stage's artifact what is worse than before. score: its own on the split that choices read."""
     notes = []
     if isinstance(score, Score):
-        if previous is not None and isinstance(previous.score, Score) and score.worth < previous.score.worth:
-            lost = previous.score.worth - score.worth
-            noise = " (within one standard error)" if lost <= previous.score.worth_error else ""
+        before = previous.judged_score if previous is not None else None
+        if previous is not None and isinstance(before, Score) and score.worth < before.worth:
+            noise = " (within one standard error)" if before.worth - score.worth <= before.worth_error else ""
             turned = "rose" if score.lower_is_better else "fell"
             notes.append(
-                f"Test {score.metric} {turned} from {previous.score.value:.4f} ({previous.stage}) to {score.value:.4f}{noise}."
+                f"{found.judged_on.capitalize()} {score.metric} {turned} from {before.value:.4f} ({previous.stage}) to "
+                f"{score.value:.4f}{noise}."
             )
         if score.above_chance <= 0:
             notes.append(f"The score is no better than chance ({score.chance:.4f}: what knowing no text would score).")
-        if score.rows_changed_by_batching:
-            notes.append(f"{score.rows_changed_by_batching} of {score.rows} answers depend on who shares the batch.")
     if previous is not None and found.speed_up is not None and found.speed_up < 1:
         notes.append(f"It is slower than the baseline: {1 / found.speed_up:.2f} times its latency.")
     if previous is not None and found.size_reduction < 0:
         notes.append("It is larger than the baseline.")
     return notes
+
+
+def apart_note(row: Row, best: Row, own: Draws | None, other: Draws | None) -> tuple[str, ...]:
+    """Say if validation cannot tell a row from the best before it. own, other: the draws of each on validation."""
+    score = row.validation
+    if not isinstance(score, Score):
+        return ()
+    found = difference_interval(own, other, lower_is_better=score.lower_is_better)
+    if found is None or not found[0] <= 0 <= found[1]:
+        return ()
+    what = "nats a token" if score.lower_is_better else score.metric
+    return (
+        f"Validation ({score.rows:,} rows) cannot tell this stage's score from that of {best.stage}: the 95 % interval of the "
+        f"difference, {found[0]:+.4f} to {found[1]:+.4f} ({what}), includes 0.",
+    )
+
+
+def coarse_note(row: Row, targets: Targets) -> tuple[str, ...]:
+    """Say if one row of validation is more than the retention target allows to lose. row: the baseline's."""
+    score = row.validation
+    if not isinstance(score, Score) or score.metric not in BY_ROWS or score.value <= 0 or targets.retention >= 1:
+        return ()
+    share = 1 / (score.rows * score.value)
+    if share <= 1 - targets.retention:
+        return ()
+    return (
+        f"Validation is too small for the retention target: one of its {score.rows:,} rows is {share:.1%} of the baseline's "
+        f"score, and the target allows to lose {1 - targets.retention:.1%}.",
+    )
 
 
 def data_notes(
@@ -54,7 +94,9 @@ def better_note(first: Row, last: Row) -> str | None:
         if change > 0:
             how = "better" if last.score.lower_is_better else "higher"
             unit = " nats a token" if last.score.lower_is_better else ""
-            return f"The result scores {how} than the baseline by {change:.4f}{unit}; the standard error is {error:.4f}."
+            return (
+                f"On test the result scores {how} than the baseline by {change:.4f}{unit}; the standard error is {error:.4f}."
+            )
     return None
 
 

@@ -1,14 +1,13 @@
 """One dataset's part of a job: its rows, the model that is made for it, and how that is shipped and taken up again."""
 
-import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from compression import checkpoint, data, durable, families, harness_job, heads, load, numerics, pairs, process, stock, tasks
+from compression import checkpoint, data, families, harness_job, heads, load, numerics, pairs, process, stock, tasks
 from compression.augment.material import Material
 from compression.augment.resources import Resources
 from compression.budget import Budget
@@ -19,17 +18,17 @@ from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec, UnreadableData
 from compression.export.artifact import Provenance, Rows, Shipped, precision_of, ship, timed
 from compression.export.onnx import hindered
-from compression.language.tested import check_texts, tested
-from compression.notes import row_notes
+from compression.language.tested import check_texts, sampled
 from compression.origin import Origin
 from compression.phases import SHIP
 from compression.plan import Tick, check_precision
 from compression.progress import Journey
-from compression.recipe import Evaluate, Spec, Task
+from compression.recipe import Evaluate, Spec, Split, Task
 from compression.recipe import Part as Asked
-from compression.report import Artifact, Event, Latency, Log, NotMeasured, Row, Stage, TaskFigure, ratios
+from compression.report import Artifact, Event, Latency, Log, NotMeasured, Row, SplitDraws, Stage, TaskFigure
 from compression.runtimes.runner import Kind
 from compression.saving import Saver
+from compression.stage_rows import SCORED, row_of, write_scored_rows
 from compression.stages.prune import aimed
 from compression.stages.trim import trim
 from compression.state import State
@@ -48,7 +47,8 @@ class Part:
     """A dataset, the state of its model between stages, and its own rows so far.
 
     evaluate: what the job asks for this dataset, with the window that it leaves open; kind: as what the model is shipped and
-    measured after each stage; scored: the rows of test that are scored, None where all are.
+    measured after each stage; scored: by split, the rows that are scored, where these are not all; draws: by stage, what its
+    artifact scores on resamples of the rows.
     """
 
     spec: Spec
@@ -61,9 +61,10 @@ class Part:
     state: State
     evaluate: Evaluate
     kind: Kind
-    scored: list[int] | None = None
+    scored: Mapping[Split, list[int]] = field(default_factory=dict)
     fingerprints: Fingerprints = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    draws: dict[Stage, SplitDraws] = field(default_factory=dict)
 
     @classmethod
     def open(cls, spec: Spec, base: Path, asked: Asked) -> "Part":
@@ -119,9 +120,9 @@ class Part:
                 raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
         task = tasks.of(asked.task, dataset.labels, evaluate)
         reading, own = Reading(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
-        scored: list[int] | None = None
+        scored: dict[Split, list[int]] = {}
         if asked.task == "causal-lm":
-            scored = tested(dataset.splits["test"].texts, tokenizer, evaluate.tokens, recipe.train.seed)
+            scored = sampled(dataset, tokenizer, evaluate.tokens, recipe.train.seed)
         rows = {name: reading.split(dataset, name, task) for name in dataset.splits}
         check_texts(rows.items())
         cast = gathered(
@@ -171,7 +172,7 @@ class Part:
         kind: Kind = "onnx" if unknown is None else "transformers"
         part = cls(spec, asked, base, output, dataset, tokenizer, length, state, evaluate, kind, scored)
         state.timed = part.timed
-        part.write_test_rows()
+        write_scored_rows(part.scored_rows, dataset, scored)
         return part
 
     def begin(self, saver: Saver, journey: Journey, fingerprints: Fingerprints) -> None:
@@ -184,14 +185,19 @@ class Part:
         return self.asked.name
 
     @property
+    def seed(self) -> int:
+        """Of the resamples of its rows: each dataset has its own, so that the draws of several are independent."""
+        return [one.name for one in self.spec.asked].index(self.name)
+
+    @property
     def task(self) -> Task:
         """What the dataset is for."""
         return self.asked.task
 
     @property
-    def test_rows(self) -> Path:
-        """Where the measuring process finds the test split."""
-        return self.output / "scratch" / f"test{self._suffix}.jsonl"
+    def scored_rows(self) -> dict[Split, Path]:
+        """Where the measuring process finds the splits that it scores."""
+        return {split: self.output / "scratch" / f"{split}{self._suffix}.jsonl" for split in SCORED}
 
     @property
     def _suffix(self) -> str:
@@ -203,14 +209,6 @@ class Part:
         if self.task == "causal-lm":
             return 0
         return sum(len(row) >= self.max_length for row in self.state.rows["train"].tokens)
-
-    def write_test_rows(self) -> None:
-        """Write the test split for the process that measures."""
-        self.test_rows.parent.mkdir(parents=True, exist_ok=True)
-        rows = self.dataset.judged("test")
-        if self.scored is not None:
-            rows = [rows[number] for number in self.scored]
-        durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in rows))
 
     def take_up(self, folder: Path, done: Checkpoint, beginning: Path) -> None:
         """Go on from a stage that is done: its rows, its model and its teacher. Raises Unusable, and changes nothing.
@@ -230,7 +228,7 @@ class Part:
         self.state.sensitivity = done.sensitivity
         self.state.smoothed = checkpoint.open_smoothed(folder, done)
         self.state.notes.clear()  # of opening the job: the baseline's row has them
-        self.rows = list(done.rows)
+        self.rows, self.draws = list(done.rows), dict(done.draws)
 
     def restore_baseline(self) -> Iterator[Event]:
         """Write the baseline's artifact again where it is not there, from the model that teaches; keep that where it does."""
@@ -293,7 +291,9 @@ class Part:
             tokenizer=self.new_tokenizer(stage) or reader.folder,
             max_length=reader.reading.length,
             output=self.output,
-            test_rows=self.test_rows,
+            test_rows=self.scored_rows["test"],
+            validation_rows=self.scored_rows["validation"],
+            seed=self.seed,
             baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),
             evaluate=self.evaluate,
             sample=self.dataset.judged("validation")[:SAMPLE],
@@ -308,7 +308,7 @@ class Part:
         process.release_memory()
         return timed(
             model,
-            self.test_rows.parent,
+            self.scored_rows["test"].parent,
             int8=numerics.is_simulated(model),
             task=self.task,
             labels=self.dataset.labels,
@@ -348,30 +348,22 @@ class Part:
 
     def row(self, stage: Stage, shipped: Shipped, seconds: float) -> Row:
         """Put a stage's figures together."""
-        parameters = families.of(self.state.model).parameters_of(self.state.model)
-        before = self.rows[0] if self.rows else None
-        after = (parameters, shipped.size, shipped.score)
-        first = (before.parameters, before.size, before.score) if before else after
-        found = ratios(first, after, shipped.latency, uploaded(self.base / self.spec.model))
-        row = Row(
-            stage=stage,
-            artifact=shipped.artifact.name,
-            shape=families.of(self.state.model).shape_of(self.state.model.config),
-            parameters=parameters,
-            size=shipped.size,
-            latency=shipped.latency,
-            score=shipped.score,
-            flops=shipped.flops,
-            peak_memory_bytes=shipped.peak_memory_bytes,
-            ratios=found,
+        self.draws[stage] = shipped.draws
+        row = row_of(
+            stage,
+            shipped,
+            self.state.model,
+            self.rows,
+            self.draws,
+            sent=uploaded(self.base / self.spec.model),
             seconds=seconds,
+            notes=self.state.notes,
             ranges=self.state.ranges,
             preparation=self.state.preparation if stage == "baseline" else None,
-            notes=(*self.state.notes, *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
         )
         state, spec = self.state, self.spec
-        limit, task = state.budget.reached(), self.task
-        return judged(row, self.rows, spec.recipe, spec.targets, limit=limit, applied=state.applied, task=task)
+        limit, task, draws = state.budget.reached(), self.task, self.draws
+        return judged(row, self.rows, spec.recipe, spec.targets, limit=limit, applied=state.applied, task=task, draws=draws)
 
     def checkpoint(self, stage: Stage, artifacts: Sequence[Artifact]) -> Checkpoint:
         """Say what must be known to go on after `stage`."""
@@ -387,5 +379,6 @@ class Part:
             pruning=self.state.pruning,
             sensitivity=self.state.sensitivity,
             spent=self.state.budget.spent,
+            draws=self.draws,
             files=(),
         )

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from compression import baseline
 from compression.catalog.streaming import untrained
 from compression.recipe import AxisRatios, Distill, Prune, Qat, Quantize, Recipe, Targets, Task
 from compression.recipe.base import MOST_EPOCHS
@@ -47,9 +48,9 @@ def offered(
     training that was reached, if one was; applied: what the stage tried by itself, which counts as done; task: stages that are
     left out are offered as they suit it; streamed: memory does not hold the model, so nothing is offered that would train it.
     """
-    if not before:
-        return ()
     later = to_come(recipe, before)
+    if not before:
+        return () if later else tuple(baseline.offered(row, row, recipe))
     rows = {each.stage: each for each in (*before, row)}
     found: list[Remedy] = []
     if row.stage == "quantized" and "retention" in missed:
@@ -60,9 +61,9 @@ def offered(
     if sizes and not {"quantized", "pruned"} & set(later):
         found += _smaller(row, rows, recipe, targets, sizes, _cut_of(task, streamed=streamed))
     if not {"pruned", "distilled"} & set(later):
-        first = list(_learned_first(rows["baseline"], recipe))
+        first = list(baseline.offered(row, rows["baseline"], recipe))
         found += first
-        if "retention" in missed and limit:
+        if ("retention" in missed or first) and limit:
             found += _trained_longer(recipe, rows, limit)
         elif "retention" in missed and not first:
             found += _better(row, rows, recipe, targets, applied, LANGUAGE.distill if task == "causal-lm" else None)
@@ -99,7 +100,7 @@ def _stays_untrained(recipe: Recipe, remedy: Remedy) -> bool:
 def _live_with_integers(rows: dict[Stage, Row], recipe: Recipe, targets: Targets) -> Iterator[Remedy]:
     if recipe.quantize is None:
         return
-    first, row = rows["baseline"].score, rows["quantized"].score
+    first, row = rows["baseline"].judged_score, rows["quantized"].judged_score
     if not isinstance(first, Score) or not isinstance(row, Score):
         return
     lost, may_go = first.worth - row.worth, _may_go(first, targets)
@@ -176,7 +177,7 @@ def _undo(row: Row, recipe: Recipe) -> Iterator[Remedy]:
             key="recipe.distill.rate",
             now=rate,
             proposed=rate / 2,
-            why="Distillation lost test score that validation did not show: smaller steps stay nearer to where it began.",
+            why="Distillation lost score that was not lost in training: smaller steps stay nearer to where it began.",
         )
     elif row.stage in ("quantized", "pruned"):
         key = "quantize" if row.stage == "quantized" else "prune"
@@ -306,20 +307,6 @@ def _trained_longer(recipe: Recipe, rows: dict[Stage, Row], limit: str) -> Itera
     )
 
 
-def _learned_first(baseline: Row, recipe: Recipe) -> Iterator[Remedy]:
-    """Where the baseline has not learned its task, whatever is kept of it says nothing: it is tuned for longer first."""
-    score, epochs = baseline.score, recipe.prepare.epochs
-    if not isinstance(score, Score) or score.above_chance > score.worth_error or epochs is None or epochs >= MOST_EPOCHS:
-        return
-    yield Remedy(
-        key="recipe.prepare.epochs",
-        now=epochs,
-        proposed=None,
-        why=f"After {epochs} epochs the baseline itself scores {score.value:.4f}, no more than a standard error better "
-        f"than {score.chance:.4f}, which knowing no text would: there is nothing yet to keep.",
-    )
-
-
 def _better(
     row: Row,
     rows: dict[Stage, Row],
@@ -329,7 +316,7 @@ def _better(
     suited: Distill | None,
 ) -> Iterator[Remedy]:
     """Offer what keeps more of the score: a teacher where there was none, `suited` if there is such; more of it; less cut."""
-    first, last = rows["baseline"].score, row.score
+    first, last = rows["baseline"].judged_score, row.judged_score
     if not isinstance(first, Score) or not isinstance(last, Score):
         return
     needed = first.worth - _may_go(first, targets)
@@ -340,13 +327,13 @@ def _better(
         return
     epochs = _taught(recipe.distill, applied)
     cut = rows.get("pruned")
-    if cut is None or recipe.prune is None or not isinstance(cut.score, Score):
+    if cut is None or recipe.prune is None or not isinstance(cut.judged_score, Score):
         yield from _taught_longer(recipe.distill, epochs, 2 * epochs, f"{gap}, and nothing was cut.")
         return
-    whole = rows.get("quantized", rows["baseline"]).score
+    whole = rows.get("quantized", rows["baseline"]).judged_score
     if not isinstance(whole, Score):
         return
-    fall, left, may_stay = whole.worth - cut.score.worth, whole.worth - last.worth, whole.worth - needed
+    fall, left, may_stay = whole.worth - cut.judged_score.worth, whole.worth - last.worth, whole.worth - needed
     if may_stay <= 0:  # it was below the target before anything was cut
         yield from _live_with_integers(rows, recipe, targets)
     if left <= 0:

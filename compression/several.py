@@ -2,21 +2,30 @@
 
 from collections.abc import Mapping, Sequence
 
-from compression.notes import row_notes
+from compression.notes import with_notes
 from compression.recipe import Spec
-from compression.report import Remedy, Row, Uploaded, mean_row
+from compression.report import NO_DRAWS, Remedy, Row, SplitDraws, Stage, Uploaded, mean_row, mean_split_draws
 from compression.verdicts import judged
 
 
-def mean_judged(parts: Mapping[str, Row], before: Sequence[Row], spec: Spec, limit: str | None, sent: Uploaded) -> Row:
+def mean_judged(
+    parts: Mapping[str, Row],
+    before: Sequence[Row],
+    spec: Spec,
+    limit: str | None,
+    sent: Uploaded,
+    draws: Sequence[Mapping[Stage, SplitDraws]] = (),
+) -> Row:
     """Take the mean of one stage's rows and hold it against the targets and the means of earlier stages.
 
-    parts: name → row, in the job's order; limit: that of training which a part has reached; sent: the model that all came from.
+    parts: name → row, in the job's order; limit: that of training which a part has reached; sent: the model that all came from;
+    draws: of each part, by stage.
     """
-    row = mean_row(parts, before[0] if before else None, sent)
-    row = row.model_copy(update={"notes": tuple(row_notes(row.ratios, row.score, before[-1] if before else None))})
-    task = spec.asked[0].task
-    return judged(row, before, spec.recipe, spec.targets, limit=limit, applied=applied(parts), task=task)
+    stages = [*(row.stage for row in before), next(iter(parts.values())).stage]
+    means = {stage: mean_split_draws([own.get(stage, NO_DRAWS) for own in draws]) for stage in stages}
+    row = mean_row(parts, before[0] if before else None, sent, (means[stages[0]], means[stages[-1]]))
+    row, task = with_notes(row, before[-1] if before else None), spec.asked[0].task
+    return judged(row, before, spec.recipe, spec.targets, limit=limit, applied=applied(parts), task=task, draws=means)
 
 
 def applied(parts: Mapping[str, Row]) -> list[Remedy]:

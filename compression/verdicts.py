@@ -1,15 +1,16 @@
 """Verdicts: each row against the targets and against what came before it, and which artifact the job ships. Torch-free.
 
-Which artifact to take is chosen by its figures on the test split, as a reader of the table would choose; nothing is trained
-or tuned by them.
+All of it reads the score on validation, which the same runner took of the same artifact; the score on test is reported and
+used for nothing. Rows of before validation was scored are read by test, as they were then.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from compression import remedies
+from compression import baseline, remedies
+from compression.notes import apart_note, coarse_note
 from compression.recipe import Recipe, Targets, Task
-from compression.report import Remedy, Row, Score, StageVerdict, verdicts
+from compression.report import NO_DRAWS, Remedy, Row, Score, SplitDraws, Stage, StageVerdict, Status, verdicts
 
 SAME_COST = 0.1
 """Costs and latencies that differ by less than this share are taken as equal: two timings of one graph come as far apart."""
@@ -26,13 +27,24 @@ def cost(row: Row) -> float:
     return (1 - row.ratios.size_reduction) / faster if faster else math.inf
 
 
+def by_status(row: Row, targets: Targets, status: Status) -> tuple[str, ...]:
+    """Name the targets of which a row's verdict has a status."""
+    return tuple(name for name, verdict in verdicts(row.ratios, targets).items() if verdict.status == status)
+
+
 def targets_met(row: Row, targets: Targets) -> tuple[str, ...]:
-    """Name the targets that a row meets; what was not measured meets none."""
-    return tuple(name for name, verdict in verdicts(row.ratios, targets).items() if verdict.met)
+    """Name the targets that a row meets; what is unproven is not met."""
+    return by_status(row, targets, "met")
+
+
+def reached(row: Row, targets: Targets) -> tuple[str, ...]:
+    """Name the targets that a row's figures reach, be it proven or not: rows of one job are compared by them alike."""
+    values = {name: row.ratios.value_of(name) for name in Targets.model_fields}
+    return tuple(name for name, value in values.items() if value is not None and value >= getattr(targets, name))
 
 
 def shortfall(row: Row, targets: Targets) -> float:
-    """Add up by how much a row misses its targets: 0 where it meets all.
+    """Add up by how much a row misses its targets: 0 where it reaches all.
 
     A reduction or a speed-up counts as the share of the target that is lacking, so that none of it is 1. Retention counts in
     units of the loss that its target allows, because a score is worth more than as much of a size: at a target of 99.2 %, to
@@ -40,7 +52,7 @@ def shortfall(row: Row, targets: Targets) -> float:
     """
     missing = 0.0
     for name in Targets.model_fields:
-        target, value = getattr(targets, name), getattr(row.ratios, name)
+        target, value = getattr(targets, name), row.ratios.value_of(name)
         unit = max(1 - target, LEAST_LOSS) if name == "retention" else target
         if value is None:
             missing += 1.0
@@ -50,40 +62,54 @@ def shortfall(row: Row, targets: Targets) -> float:
 
 
 def _nearness(row: Row, targets: Targets) -> tuple[int, float]:
-    """Say how near a row is to the targets: how many it meets, then by how little it misses the rest."""
-    return len(targets_met(row, targets)), -shortfall(row, targets)
+    """Say how near a row is to the targets: how many it reaches, then by how little it misses the rest."""
+    return len(reached(row, targets)), -shortfall(row, targets)
 
 
 def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
     """Pick the row whose artifact is the headline, and say why.
 
-    Of the rows that meet all targets the cheapest in bytes × latency, and of those that cost the same (SAME_COST) the one
-    that keeps the most of the score. Where none meets all: the one that meets the most, and of these the one that comes
+    Of the rows that reach all targets the cheapest in bytes × latency, and of those that cost the same (SAME_COST) the one
+    that keeps the most of the score. Where none reaches all: the one that reaches the most, and of these the one that comes
     nearest to the others (`shortfall`). The baseline is no compression, so it takes part in that second choice only if it
     is alone.
     """
-    complete = [row for row in rows if len(targets_met(row, targets)) == len(Targets.model_fields)]
+    complete = [row for row in rows if len(reached(row, targets)) == len(Targets.model_fields)]
     if complete:
         least = min(map(cost, complete))
         cheapest = [row for row in complete if cost(row) <= least * (1 + SAME_COST)]
         chosen = max(reversed(cheapest), key=_kept)
         others = [row.stage for row in complete if row is not chosen]
+        also = f"; {_listed(others)} also {_reaches(chosen, 'meet', 'reach')} them all, at {_costs(rows, others)}"
         return chosen, (
-            f"{chosen.stage} is shipped: it meets all targets at {cost(chosen):.1%} of the baseline's bytes × latency, "
-            f"{_kept(chosen):.1%} of the score kept"
-            + (f"; {_listed(others)} also meet them all, at {_costs(rows, others)}" if others else "")
-            + "."
+            f"{chosen.stage} is shipped: it {_reaches(chosen)} all targets at {cost(chosen):.1%} of the baseline's bytes × "
+            f"latency, {_kept(chosen):.1%} of the score kept{_split(chosen)}"
+            f"{also if others else ''}.{_unproven(chosen)}"
         )
     candidates = [row for row in rows if row.stage != "baseline"] or list(rows)
     chosen = max(reversed(candidates), key=lambda row: (*_nearness(row, targets), -cost(row)))
-    met = targets_met(chosen, targets)
-    missed = [name for name in Targets.model_fields if name not in met]
+    found = reached(chosen, targets)
+    lacking = [name for name in Targets.model_fields if name not in found]
     return chosen, (
-        f"No stage meets all targets. {chosen.stage} is shipped: it meets {len(met)} of {len(Targets.model_fields)}"
-        f"{f' ({_listed(met)})' if met else ''}, as many as any, and of such it comes nearest; missed: "
-        + ", ".join(_missed(chosen, name, targets) for name in missed)
-        + "."
+        f"No stage {_reaches(chosen)} all targets. {chosen.stage} is shipped: it {_reaches(chosen)} {len(found)} of "
+        f"{len(Targets.model_fields)}{f' ({_listed(found)})' if found else ''}, as many as any, and of such it comes nearest; "
+        "missed: " + ", ".join(_missed(chosen, name, targets) for name in lacking) + f".{_unproven(chosen)}"
     )
+
+
+def _reaches(row: Row, proven: str = "meets", unproven: str = "reaches") -> str:
+    return unproven if row.ratios.baseline_not_converged else proven
+
+
+def _split(row: Row) -> str:
+    """Name the split that a retention is of; rows of before validation was scored had test alone."""
+    return f" on {row.ratios.judged_on}" if row.ratios.judged_on == "validation" else ""
+
+
+def _unproven(row: Row) -> str:
+    if not row.ratios.baseline_not_converged:
+        return ""
+    return " What is kept of the score is unproven: the baseline has not converged (baseline_not_converged)."
 
 
 def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
@@ -91,11 +117,7 @@ def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
     better = [
         earlier
         for earlier in before
-        if isinstance(earlier.score, Score)
-        and isinstance(row.score, Score)
-        and earlier.score.worth - row.score.worth > row.score.worth_error
-        and row.size.bytes >= earlier.size.bytes * (1 - SAME_SIZE)
-        and not _is_faster(row, earlier)
+        if _is_better(earlier, row) and row.size.bytes >= earlier.size.bytes * (1 - SAME_SIZE) and not _is_faster(row, earlier)
     ]
     return choose(better, targets)[0] if better else None
 
@@ -107,20 +129,26 @@ def behind_in(row: Row, best: Row, targets: Targets) -> tuple[str, ...]:
     """
     if _nearness(row, targets) >= _nearness(best, targets):
         return ()
-    met = targets_met(row, targets)
-    return tuple(name for name in Targets.model_fields if name not in met and _is_less(row, best, name))
+    found = reached(row, targets)
+    return tuple(name for name in Targets.model_fields if name not in found and _is_less(row, best, name))
+
+
+def _is_better(one: Row, other: Row) -> bool:
+    """Say whether a row scores better than another by more than that one's standard error."""
+    first, last = one.judged_score, other.judged_score
+    return isinstance(first, Score) and isinstance(last, Score) and first.worth - last.worth > last.worth_error
 
 
 def _is_less(row: Row, best: Row, name: str) -> bool:
-    value, other = getattr(row.ratios, name), getattr(best.ratios, name)
+    value, other = row.ratios.value_of(name), best.ratios.value_of(name)
     if value is None or other is None:
         return other is not None
     if name == "speed_up":
         return _is_faster(best, row)
     if name == "size_reduction":
         return row.size.bytes > best.size.bytes * (1 + SAME_SIZE)
-    if name == "retention" and isinstance(row.score, Score) and isinstance(best.score, Score):
-        return best.score.worth - row.score.worth > row.score.worth_error
+    if name == "retention" and isinstance(row.judged_score, Score) and isinstance(best.judged_score, Score):
+        return _is_better(best, row)
     return bool(value < other)
 
 
@@ -134,20 +162,24 @@ def judged(
     applied: Sequence[Remedy] = (),
     task: Task | None = None,
     streamed: bool = False,
+    draws: Mapping[Stage, SplitDraws] | None = None,
 ) -> Row:
     """Complete a row with its verdict.
 
     before: the rows of earlier stages; limit: that of training which is reached; applied: what the stage tried by itself; task,
-    streamed: what `remedies.offered` minds.
+    streamed: what `remedies.offered` minds; draws: by stage, this one's too.
     """
-    met = targets_met(row, targets)
+    first = before[0] if before else row
+    flag = baseline.has_not_converged(first)
+    row = row.model_copy(update={"ratios": row.ratios.model_copy(update={"baseline_not_converged": flag})})
     better = worse_than(row, before, targets)
-    missed = tuple(name for name in Targets.model_fields if name not in met)
+    missed = by_status(row, targets, "missed")
     best = choose(before, targets)[0] if before else None
     behind = behind_in(row, best, targets) if best is not None else ()
     verdict = StageVerdict(
-        met=met,
+        met=targets_met(row, targets),
         missed=missed,
+        unproven=by_status(row, targets, "unproven"),
         best_before=best.stage if best else None,
         worse_than=better.stage if better else None,
         behind=best.stage if best and behind else None,
@@ -175,16 +207,25 @@ def judged(
             f"Against the targets this stage is worse than {best.stage}: {_compared(row, best, behind, targets)}."
             + (f" Still to come: {_listed(to_come)}." if to_come else ""),
         )
-    if better is not None and isinstance(better.score, Score) and isinstance(row.score, Score):
+    if better is not None and isinstance(better.judged_score, Score) and isinstance(row.judged_score, Score):
         notes += (
-            f"This stage made things worse: {better.stage} scores {better.score.value:.4f} against {row.score.value:.4f} "
-            f"(standard error {row.score.standard_error:.4f}), and nothing was gained in bytes or latency.",
+            f"This stage made things worse: {better.stage} scores {better.judged_score.value:.4f} against "
+            f"{row.judged_score.value:.4f} (standard error {row.judged_score.standard_error:.4f}){_split(row)}, and nothing "
+            "was gained in bytes or latency.",
         )
+    if before and baseline.exceeds_baseline(row, first):
+        notes += (baseline.exceeds_note(row),)
+    known = draws or {}
+    if best is not None and best.stage != "baseline":
+        own, other = known.get(row.stage, NO_DRAWS).validation, known.get(best.stage, NO_DRAWS).validation
+        notes += apart_note(row, best, own, other)
+    if not before:
+        notes += coarse_note(row, targets)
     return row.model_copy(update={"verdict": verdict, "notes": notes})
 
 
 def _kept(row: Row) -> float:
-    return -math.inf if row.ratios.retention is None else row.ratios.retention
+    return -math.inf if row.ratios.judged_retention is None else row.ratios.judged_retention
 
 
 def _is_faster(row: Row, earlier: Row) -> bool:
@@ -204,7 +245,7 @@ def _compared(row: Row, best: Row, names: Sequence[str], targets: Targets) -> st
 
 
 def _figure(row: Row, name: str) -> str:
-    value = getattr(row.ratios, name)
+    value = row.ratios.value_of(name)
     return "not measured" if value is None else f"{value:.3f}"
 
 

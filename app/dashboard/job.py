@@ -98,11 +98,11 @@ def pictures(rows: list[Row]) -> list[Picture]:
         _picture("Size", [(row.stage, row.size.bytes, words.size(row.size.bytes)) for row in rows]),
         _picture(takes, [(stage, latency.median_ms, words.milliseconds(latency.median_ms)) for stage, latency in timed]),
         _picture(
-            _metric(rows),
+            _judged_metric(rows),
             [
-                (row.stage, row.score.value, score_text(row.score.metric, row.score.value))
+                (row.stage, score.value, score_text(score.metric, score.value))
                 for row in rows
-                if isinstance(row.score, Score)
+                if isinstance(score := row.judged_score, Score)
             ],
         ),
     ]
@@ -121,10 +121,16 @@ def sizes(report: Report) -> str:
 
 
 def _metric(rows: list[Row]) -> str:
+    """Name the metric, for pictures that are of no one split too."""
     score = next((row.score for row in rows if isinstance(row.score, Score)), None)
     if score is None:
         return "Score"
     return words.title(score.metric) + (", lower is better" if score.lower_is_better else "")
+
+
+def _judged_metric(rows: list[Row]) -> str:
+    """Name the metric of the scores that choices read, and their split."""
+    return _metric(rows) + (" on validation" if all(row.validation is not None for row in rows) else "")
 
 
 def _picture(title: str, figures: list[tuple[str, float, str]]) -> Picture:

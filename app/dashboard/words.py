@@ -46,6 +46,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return NOTHING if value is None else f"{100 * value:.{digits}f} %"
 
 
+def interval(value: tuple[float, float], digits: int = 1) -> str:
+    """(0.9712, 1.0148) → 97.1 to 101.5 %."""
+    return f"{100 * value[0]:.{digits}f} to {100 * value[1]:.{digits}f} %"
+
+
 def times(value: float | None) -> str:
     """2.345 → 2.35×."""
     return NOTHING if value is None else f"{value:.2f}×"
@@ -112,6 +117,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "count": count,
     "bytes": size,
     "percent": percent,
+    "interval": interval,
     "times": times,
     "ms": milliseconds,
     "duration": duration,

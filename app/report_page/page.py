@@ -103,13 +103,14 @@ def pictures(rows: Sequence[Row], chosen: Row) -> list[svg.Picture]:
         ]
         name = "Latency of one token more" if timed[0][1].generation is not None else "Latency"
         drawn.append(svg.bars(f"{name}, median; whiskers: half the distance between the quartiles", entries))
-    scored = [(row, row.score) for row in rows if isinstance(row.score, Score)]
+    scored = [(row, row.judged_score) for row in rows if isinstance(row.judged_score, Score)]
     if scored:
         entries = [
             _bar(row, chosen, score.value, words.metric(score.metric, score.value), score.standard_error)
             for row, score in scored
         ]
-        drawn.append(svg.bars(f"Score: {scored[0][1].named}; whiskers: standard error", entries))
+        split = " on validation" if all(row.validation is not None for row in rows) else ""
+        drawn.append(svg.bars(f"Score{split}: {scored[0][1].named}; whiskers: standard error", entries))
     return drawn
 
 
@@ -153,6 +154,12 @@ def conditions(rows: Sequence[Row]) -> str:
         told.append(
             f"Score: {scored.metric}{f' ({of})' if of else ''} on {scored.rows:,} test rows ± standard error; knowing no text: "
             f"{words.metric(scored.metric, scored.chance)}."
+        )
+    checked = next((row.validation for row in reversed(rows) if isinstance(row.validation, Score)), None)
+    if checked is not None:
+        told.append(
+            f"Choices and verdicts read validation, {checked.rows:,} rows; test is reported and decides nothing. What is kept "
+            "has its 95 % interval (paired bootstrap)."
         )
     return " ".join(told)
 

@@ -1,6 +1,6 @@
 """Figures as people read them. A figure that was not measured says why."""
 
-from compression.report import UNITS, NotMeasured, Row, Score, Verdict, shown
+from compression.report import UNITS, Interval, NotMeasured, Row, Score, Verdict, shown
 
 MINUS, TIMES = "−", "×"
 STAGES = {"baseline": "Baseline", "quantized": "Quantized", "pruned": "Pruned", "distilled": "Distilled"}
@@ -69,8 +69,12 @@ def target(name: str, value: float) -> str:
 
 
 def reached(name: str, verdict: Verdict) -> str:
-    """Say what a target was held against."""
-    return "not measured" if verdict.value is None else target(name, verdict.value)
+    """Say what a target was held against; of retention, on which split, and its 95 % interval."""
+    if verdict.value is None:
+        return "not measured"
+    where = f" on {verdict.split}" if verdict.split is not None else ""
+    between = f" (95 % interval {interval(verdict.interval)})" if verdict.interval is not None else ""
+    return target(name, verdict.value) + where + between
 
 
 def unmeasured(value: object) -> str | None:
@@ -78,6 +82,18 @@ def unmeasured(value: object) -> str | None:
     return value.not_measured if isinstance(value, NotMeasured) else None
 
 
-def kept(row: Row) -> str:
-    """Say how much of the baseline's score a row keeps."""
-    return f"{percent(row.ratios.retention)} kept" if row.ratios.retention is not None else ""
+def interval(ends: Interval) -> str:
+    """(0.9712, 1.0148) → 97.1 to 101.5 %."""
+    return f"{percent(ends[0])[:-2]} to {percent(ends[1])}"
+
+
+def kept(row: Row, split: str) -> str:
+    """Say how much of the baseline's score on a split a row keeps, with its 95 % interval."""
+    found = row.ratios
+    share, ends = found.retention, found.retention_interval
+    if split == "validation":
+        share, ends = found.retention_on_validation, found.retention_on_validation_interval
+    if share is None:
+        return ""
+    between = f" ({interval(ends)})" if ends is not None else ""
+    return f"{percent(share)} kept{between}{', unproven' if found.baseline_not_converged else ''}"

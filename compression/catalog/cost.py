@@ -9,7 +9,7 @@ from pydantic import Field
 from compression.catalog import preparation
 from compression.catalog.teaching import Lessons
 from compression.catalog.tokens import CHARACTERS_A_TOKEN, TOKENS_A_WORD, Tokens, of_row, packed
-from compression.recipe import Augment, Config, Distill, JobEvaluate, Quantize, Recipe, Train
+from compression.recipe import Augment, Config, Distill, JobEvaluate, Quantize, Recipe, Split, Train
 from compression.report import DataFacts, Parameters, Shape
 
 PROCESS_BYTES = 600_000_000
@@ -58,8 +58,8 @@ CURVE_RATIOS, CURVE_ROWS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 256
 """What a sensitivity curve tries on each of three axes (heads go with hidden), and the rows of validation that judge it."""
 PROBES = 6
 """Shapes that are exported and timed for a target latency: half of some 60 each time."""
-DEFAULT_TEST_SHARE = 0.2
-"""Of train, where no test split is given."""
+DEFAULT_SHARES: dict[Split, float] = {"validation": 0.1, "test": 0.2}
+"""The splits that artifacts are scored on: what each is of train, if it is not given."""
 
 
 class Estimate(Config):
@@ -194,15 +194,15 @@ def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool
 
 
 def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: JobEvaluate) -> float:
-    """Reckon how long one artifact's score takes.
+    """Estimate how long one artifact's scores take, on validation and on test.
 
     Each token is read twice: of a row alone and among 32, of a language model's text in windows that go on by half.
     """
     if data.task == "causal-lm":
-        characters = data.characters.get("test", DEFAULT_TEST_SHARE * data.characters["train"])
-        asked = min(characters / CHARACTERS_A_TOKEN, evaluate.tokens)
+        characters = [data.characters.get(split, share * data.characters["train"]) for split, share in DEFAULT_SHARES.items()]
+        asked = sum(min(each / CHARACTERS_A_TOKEN, evaluate.tokens) for each in characters)
         return 2 * 2 * model.active * asked / (TRAINING_FLOPS / 2) / evaluate.threads
-    rows = data.rows.get("test", round(DEFAULT_TEST_SHARE * data.rows["train"]))
+    rows = sum(data.rows.get(split, round(share * data.rows["train"])) for split, share in DEFAULT_SHARES.items())
     flops = TRAINING_FLOPS / 2 if model.shape.groups is not None else ENCODER_FLOPS
     return rows * max(2 * 2 * model.active * of_row(data, train) / flops, 1 / SCORED_ROWS_A_SECOND) / evaluate.threads
 

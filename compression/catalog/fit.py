@@ -341,7 +341,7 @@ def _warnings(model: ModelFacts, data: DataFacts, recipe: Recipe, before: Parame
 def _too_long(data: DataFacts, seconds: float) -> Iterator[str]:
     """Say where a score will hardly be had. seconds: that it is reckoned to take."""
     if seconds > MEASURE_SECONDS:
-        fewer = "lower evaluate.tokens" if data.task == "causal-lm" else "send fewer test rows"
+        fewer = "lower evaluate.tokens" if data.task == "causal-lm" else "send fewer test rows, and fewer of validation"
         yield (
             f"Scoring an artifact takes about {seconds / 60:.0f} minutes, and after {MEASURE_SECONDS / 60:.0f} it is given up: "
             f"the score would be not_measured; {fewer}."

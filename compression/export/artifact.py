@@ -21,11 +21,22 @@ from compression.export.provenance import as_json, write_before, write_manifest,
 from compression.export.tokenizer import padding_of, write_tokenizer
 from compression.export.trace import inputs_of
 from compression.export.verify import verify
-from compression.measure import Measured, MeasureSpec, parse_line
+from compression.measure import FIGURE_OF, Measured, MeasureSpec, parse_line
 from compression.origin import Origin
 from compression.plan import Tick, at_once
 from compression.recipe import Evaluate, Scheme, Task
-from compression.report import Artifact, Before, Figures, Latency, NotMeasured, Score, Size, Stage
+from compression.report import (
+    NO_DRAWS,
+    Artifact,
+    Before,
+    Figures,
+    Latency,
+    NotMeasured,
+    Score,
+    Size,
+    SplitDraws,
+    Stage,
+)
 from compression.report import Row as Figured
 from compression.runtimes.runner import Kind
 from compression.scoring.base import Row
@@ -47,6 +58,8 @@ class Shipped:
     score: Score | NotMeasured
     flops: int | NotMeasured
     peak_memory_bytes: int | NotMeasured
+    validation: Score | NotMeasured | None = None
+    draws: SplitDraws = NO_DRAWS
 
 
 Rows = Callable[[Shipped], Sequence[Figured]]
@@ -80,6 +93,8 @@ def ship(
     baseline: Path | None,
     evaluate: Evaluate,
     sample: list[Row],
+    validation_rows: Path | None = None,
+    seed: int = 0,
     last_try: bool = False,
     provenance: Provenance | None = None,
 ) -> Generator[Tick, None, Shipped]:
@@ -88,9 +103,10 @@ def ship(
     Ticks tell how far the score is.
 
     model: a stock model for `task`, its integers simulated where `precision` is of integers. tokenizer: the folder that
-    holds tokenizer.json. test_rows: JSONL of rows as `scoring` reads them. baseline: folder of the FP32 ONNX
-    artifact that latency is held against. sample: a few rows that the reopened artifact is verified with.
-    last_try: figures for which memory does not suffice are told as not measured. provenance: for the card and before.json.
+    holds tokenizer.json. test_rows, validation_rows: JSONL of rows as `scoring` reads them. baseline: folder of the FP32 ONNX
+    artifact that latency is held against. sample: a few rows that the reopened artifact is verified with. seed: of the
+    resamples of the rows. last_try: figures for which memory does not suffice are told as not measured. provenance: for the
+    card and before.json.
 
     Raises ExportMismatch where the reopened artifact does not answer as the model does, and OutOfMemory.
     """
@@ -122,6 +138,8 @@ def ship(
             task=task,
             labels=labels,
             test_rows=str(test_rows.resolve()),
+            validation_rows=str(validation_rows.resolve()) if validation_rows else None,
+            seed=seed,
             evaluate=evaluate,
         )
         found = yield from figures(spec, last_try=last_try)
@@ -133,6 +151,7 @@ def ship(
                 precision=precision,
                 files=(),
                 score=found.score,
+                validation=found.validation,
                 opens_with=opens_with(kind, precision, task, beside=len(weights) > 1),
                 part=provenance.part if provenance is not None else None,
             ),
@@ -141,6 +160,8 @@ def ship(
             score=found.score,
             flops=count_flops(model, evaluate),
             peak_memory_bytes=found.peak_memory_bytes,
+            validation=found.validation,
+            draws=found.draws,
         )
         origin, rows = (provenance.origin, provenance.rows(shipped)) if provenance is not None else (None, ())
         # Where nothing is simulated, integers are written as dynamic-int8.
@@ -157,6 +178,7 @@ def ship(
             size=size,
             latency=found.latency,
             score=found.score,
+            validation=found.validation,
             memory=found.peak_memory_bytes,
             inputs=inputs_of(model),
             pairs=any("pair" in row for row in sample),
@@ -186,6 +208,7 @@ def complete(shipped: Shipped, folder: Path, about: str, task: Task, origin: Ori
                 size=shipped.size,
                 latency=shipped.latency,
                 score=shipped.score,
+                validation=shipped.validation,
                 peak_memory_bytes=shipped.peak_memory_bytes,
             ),
             baseline=kept[0],
@@ -269,9 +292,11 @@ def figures(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, Non
             raise OutOfMemory(f"the artifact could not be measured: {problem}", param="evaluate") from problem
         if found is not None:
             remedy = f". {_sooner(spec.task)}" if isinstance(problem, ChildLate) else ""
-            return found.model_copy(update={"score": NotMeasured(not_measured=f"{problem}{remedy}")})
+            reason = NotMeasured(not_measured=f"{problem}{remedy}")
+            lacking = [name for name in FIGURE_OF.values() if isinstance(getattr(found, name), NotMeasured)]
+            return found.model_copy(update=dict.fromkeys(lacking, reason))
         reason = NotMeasured(not_measured=str(problem))
-        return Measured(latency=reason, score=reason, peak_memory_bytes=reason)
+        return Measured(latency=reason, score=reason, peak_memory_bytes=reason, validation=reason)
     assert found is not None, "a child that ends well has answered"  # noqa: S101
     return found
 
@@ -279,8 +304,8 @@ def figures(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, Non
 def _sooner(task: Task) -> str:
     """Say how a score is taken in less time."""
     if task == "causal-lm":
-        return "Lower evaluate.tokens: fewer tokens of test are scored then."
-    return "Send fewer test rows."
+        return "Lower evaluate.tokens: fewer tokens of validation and of test are scored then."
+    return "Send fewer test rows, and fewer validation rows."
 
 
 def timed(

@@ -56,6 +56,10 @@ NUMERICS: dict[Kind, dict[Scheme, str]] = {
     },
 }
 
+NOT_CONVERGED = (
+    "**baseline_not_converged**: the model that this one was compressed from was still gaining on validation when its training "
+    "ended. What is kept of its score is unproven."
+)
 DESCRIPTIONS: dict[Task, str] = {
     "text-classification": "A text classifier for {count} labels ({names})",
     "text-pair-classification": "A classifier of pairs of texts for {count} labels ({names})",
@@ -86,6 +90,7 @@ def card(
     origin: Origin | None = None,
     rows: Sequence[Row] = (),
     portable: bool = False,
+    validation: Score | NotMeasured | None = None,
 ) -> str:
     """Write the card in Markdown.
 
@@ -93,6 +98,7 @@ def card(
     ONNX file. pairs: whether rows have a second text. positions: how many tokens a language model reads; the other tasks'
     models read `max_length`. as_filed: whether stock AutoTokenizer cuts texts as tokenizer.json does. origin: None where no
     job made it. rows: the job's from the baseline to the artifact's stage; empty where there are none to compare with.
+    validation: the score there, None where none was taken.
     """
     about = DESCRIPTIONS[task].format(count=len(labels), names=", ".join(labels))
     windows = " Longer contexts are read in overlapping windows." if task == "question-answering" else ""
@@ -103,8 +109,8 @@ def card(
             read += f" It was trained on rows of {max_length} tokens."
     compared: list[str] = []
     if rows and name != rows[0].artifact:
-        own = Figures(size=size, latency=latency, score=score, peak_memory_bytes=memory)
-        compared = comparison(rows, own, stage)
+        own = Figures(size=size, latency=latency, score=score, validation=validation, peak_memory_bytes=memory)
+        compared = comparison(rows, own, stage, name)
     rounds = scheme in ROUNDS_ACTIVATIONS
     range_of = f" {PORTABLE}" if rounds and portable else f" {SATURATES}" if rounds and kind == "onnx" else ""
     lines = [
@@ -125,10 +131,12 @@ def card(
         "",
         "Measured on these very files, after they were written and reopened.",
         "",
+        *([NOT_CONVERGED, ""] if rows and rows[0].ratios.baseline_not_converged else []),
         "| figure | value |",
         "| --- | --- |",
         f"| weights on disk | {size.bytes:,} bytes ({size.dtype}) |",
         *_score(score),
+        *_validation(validation),
         *_latency(latency),
         f"| peak resident memory of a process that only serves it | {_or_reason(memory, 'bytes')} |",
         "",
@@ -248,6 +256,15 @@ def _score(score: Score | NotMeasured) -> list[str]:
         f"| {score.metric} of knowing no text (always the most frequent label, no entity, no answer; shares of tokens) | "
         f"{shown(score.metric, score.chance)} |",
     ]
+
+
+def _validation(score: Score | NotMeasured | None) -> list[str]:
+    if score is None:
+        return []
+    if isinstance(score, NotMeasured):
+        return [f"| score on validation, which choices read | not measured: {score.not_measured} |"]
+    value, error = (shown(score.metric, each) for each in (score.value, score.standard_error))
+    return [f"| {score.metric} on {score.rows:,} validation rows, which choices read | {value} ± {error} |"]
 
 
 def _latency(latency: Latency | NotMeasured) -> list[str]:

@@ -2,14 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 
-from compression.report import Figures, Generation, Latency, NotMeasured, Row, Score, shown
+from compression.report import Figures, Generation, Interval, Latency, NotMeasured, Row, Score, kept, shown
 
 UNKNOWN = "–"
 
 
-def comparison(rows: Sequence[Row], figures: Figures, stage: str) -> list[str]:
-    """Return the section's lines. rows: the job's, from the baseline on; figures: of the artifact; stage: its own."""
+def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str) -> list[str]:
+    """Return the section's lines. rows: the job's, from the baseline on; figures: of the artifact; stage, name: its own.
+
+    What is kept has its 95 % interval if the stage's row was measured on this very artifact.
+    """
     baseline, own = rows[0], next(row for row in rows if row.stage == stage)
+    found = own.ratios if own.artifact == name else None
+    intervals = (found.retention_on_validation_interval, found.retention_interval) if found is not None else (None, None)
     return [
         "## Before and after",
         "",
@@ -19,7 +24,8 @@ def comparison(rows: Sequence[Row], figures: Figures, stage: str) -> list[str]:
         "| --- | --- | --- | --- |",
         _counted("parameters", baseline.parameters.total, own.parameters.total),
         _counted("bytes of weights on disk", baseline.size.bytes, figures.size.bytes),
-        *_scores(baseline.score, figures.score),
+        *_scores("validation", baseline.validation, figures.validation, intervals[0]),
+        *_scores("test", baseline.score, figures.score, intervals[1]),
         *_speed(baseline.latency, figures.latency),
         _counted("bytes of resident memory, only serving", baseline.peak_memory_bytes, figures.peak_memory_bytes),
         "",
@@ -33,16 +39,26 @@ def _counted(name: str, before: int | NotMeasured, after: int | NotMeasured) -> 
     return f"| {name} | {cells[0]} | {cells[1]} | {change} |"
 
 
-def _scores(before: Score | NotMeasured, after: Score | NotMeasured) -> Iterator[str]:
+def _scores(
+    split: str, before: Score | NotMeasured | None, after: Score | NotMeasured | None, interval: Interval | None
+) -> Iterator[str]:
+    if before is None or after is None:
+        return
     if isinstance(before, NotMeasured) or isinstance(after, NotMeasured):
         cells = ["not measured" if isinstance(one, NotMeasured) else _headline(one) for one in (before, after)]
-        yield f"| score | {cells[0]} | {cells[1]} | {UNKNOWN} |"
+        yield f"| score on {split} | {cells[0]} | {cells[1]} | {UNKNOWN} |"
         return
-    change = _moved(before, before.value, after.value)
-    yield f"| {after.metric} on test | {_headline(before)} | {_headline(after)} | {change} |"
+    change = _moved(before, before.value, after.value) + _kept(before, after, interval)
+    yield f"| {after.metric} on {split} | {_headline(before)} | {_headline(after)} | {change} |"
     for name in after.metrics:
         if name != after.metric and name in before.metrics:
-            yield f"| {name} on test | {shown(name, before.metrics[name])} | {shown(name, after.metrics[name])} | |"
+            yield f"| {name} on {split} | {shown(name, before.metrics[name])} | {shown(name, after.metrics[name])} | |"
+
+
+def _kept(before: Score, after: Score, interval: Interval | None) -> str:
+    share, _ = kept(before, after)
+    between = f" (95 % interval {interval[0]:.1%} to {interval[1]:.1%})" if interval is not None else ""
+    return f"; {share:.1%} kept{between}" if share is not None else ""
 
 
 def _headline(score: Score) -> str:

@@ -1,4 +1,4 @@
-"""Which texts of a job's test split are scored, and whether its splits have anything to ask for."""
+"""Which texts of validation and test are scored, and whether a job's splits have anything to ask for."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -6,18 +6,36 @@ from collections.abc import Iterable, Sequence
 from transformers import PreTrainedTokenizerFast
 
 from compression.batches import Encoded
-from compression.data import FEWEST_TEXTS
+from compression.data import FEWEST_TEXTS, Dataset
 from compression.errors import EmptySplit
 from compression.language.documents import read
 from compression.language.rows import TextRows
+from compression.recipe import Split
 
 AT_ONCE = 64
 
 
-def tested(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, most: int, seed: int) -> list[int]:
-    """Draw texts of test, whole ones, until `most` tokens are asked for; return their numbers, ascending.
+def sampled(dataset: Dataset, tokenizer: PreTrainedTokenizerFast, most: int, seed: int) -> dict[Split, list[int]]:
+    """Draw the texts of validation and of test that are scored, as `tested` does.
 
-    Two with a token to ask for there are at least, whatever they come to. Raises EmptySplit where there are not.
+    Raises EmptySplit if test has fewer than two with a token to ask for. One of validation will do: its perplexity is compared
+    with others of the same text.
+    """
+    fewest: dict[Split, int] = {"validation": 1, "test": FEWEST_TEXTS}
+    return {split: tested(dataset.splits[split].texts, tokenizer, most, seed, split, few) for split, few in fewest.items()}
+
+
+def tested(
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    most: int,
+    seed: int,
+    split: Split,
+    fewest: int,
+) -> list[int]:
+    """Draw texts of a split, whole ones, until `most` tokens are asked for; return their numbers, ascending.
+
+    `fewest` with a token to ask for there are at least, whatever they come to. Raises EmptySplit where there are not.
     """
     order = list(range(len(texts)))
     random.Random(seed).shuffle(order)
@@ -30,8 +48,8 @@ def tested(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, most: int, 
             usable += len(found)
             if tokens >= most and usable >= FEWEST_TEXTS:
                 return sorted(taken)
-    if usable < FEWEST_TEXTS:
-        raise EmptySplit(f"test has {usable} texts with a token that could be foretold", param="data.splits.test")
+    if usable < fewest:
+        raise EmptySplit(f"{split} has {usable} texts with a token that could be foretold", param=f"data.splits.{split}")
     return sorted(taken)
 
 

@@ -178,7 +178,8 @@ class Targets(Config):
         Field(
             gt=0,
             le=1000,
-            description="after / before of the score on test; before / after of perplexity, where less is better.",
+            description="after / before of the score on validation; before / after of perplexity, where less is better. What "
+            "is kept on test is reported beside it and judges nothing.",
         ),
     ] = 0.992
 
@@ -264,7 +265,8 @@ class JobEvaluate(Config):
         Field(
             ge=256,
             le=10**9,
-            description="Of causal-lm: at most about so many tokens of test are scored, whole texts drawn with train.seed.",
+            description="Of causal-lm: at most about so many tokens of validation, and of test, are scored: whole texts drawn "
+            "with train.seed.",
         ),
     ] = 65536
     lm_eval: Annotated[

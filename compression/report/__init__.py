@@ -7,6 +7,15 @@ figure that does not fit the machine is `NotMeasured`, with the reason.
 from compression.report.answered import Answer, Answered, parse_answered
 from compression.report.before import Before, Figures
 from compression.report.beside import Beside, beside
+from compression.report.draws import (
+    NO_DRAWS,
+    Draws,
+    Interval,
+    SplitDraws,
+    difference_interval,
+    mean_split_draws,
+    retention_interval,
+)
 from compression.report.events import (
     ArtifactReady,
     Event,
@@ -43,19 +52,17 @@ from compression.report.figures import (
     StageVerdict,
     TaskFigure,
     Uploaded,
-    ratios,
-    reduction,
-    retention,
     shown,
-    speed_up,
 )
 from compression.report.findings import DataFacts, Finding, ModelFacts, Rejected, parse_finding
 from compression.report.means import judged, judged_each, mean_row, metrics_of_parts
 from compression.report.preparation import EpochScore, Preparation, RateTried
 from compression.report.ranges import LayerRange
-from compression.report.whole import Artifact, File, PartReport, Report, SplitFacts, Values, Verdict, verdicts
+from compression.report.ratios import kept, ratios, reduction, retention, speed_up
+from compression.report.whole import Artifact, File, PartReport, Report, SplitFacts, Status, Values, Verdict, verdicts
 
 __all__ = [
+    "NO_DRAWS",
     "STAGES",
     "UNITS",
     "Answer",
@@ -65,6 +72,7 @@ __all__ = [
     "Before",
     "Beside",
     "DataFacts",
+    "Draws",
     "EpochScore",
     "Event",
     "Experts",
@@ -74,6 +82,7 @@ __all__ = [
     "Finding",
     "Finished",
     "Generation",
+    "Interval",
     "Latency",
     "Latent",
     "LayerRange",
@@ -96,12 +105,14 @@ __all__ = [
     "Sensitivity",
     "Shape",
     "Size",
+    "SplitDraws",
     "SplitFacts",
     "Stage",
     "StageFinished",
     "StageStarted",
     "StageVerdict",
     "Started",
+    "Status",
     "TaskFigure",
     "TrainingSaved",
     "Uploaded",
@@ -109,9 +120,12 @@ __all__ = [
     "Verdict",
     "Working",
     "beside",
+    "difference_interval",
     "judged",
     "judged_each",
+    "kept",
     "mean_row",
+    "mean_split_draws",
     "metrics_of_parts",
     "parse_answered",
     "parse_event",
@@ -119,6 +133,7 @@ __all__ = [
     "ratios",
     "reduction",
     "retention",
+    "retention_interval",
     "shown",
     "speed_up",
     "verdicts",

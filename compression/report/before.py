@@ -14,6 +14,9 @@ class Figures(Config):
     size: Size
     latency: Latency | NotMeasured
     score: Score | NotMeasured
+    validation: Annotated[
+        Score | NotMeasured | None, Field(description="The score on validation; null in files of before it was taken.")
+    ] = None
     peak_memory_bytes: Annotated[int | NotMeasured, Field(description="Resident peak of the process that only serves it.")]
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from compression.recipe import Config
+from compression.report.draws import Interval
 from compression.report.preparation import Preparation
 from compression.report.ranges import LayerRange
 
@@ -137,7 +138,7 @@ def shown(metric: str, value: float) -> str:
 
 
 class Score(Config):
-    """The task's metric on the test split, at batch 1 and, padded, at batch 32."""
+    """The task's metric on one split, at batch 1 and, padded, at batch 32."""
 
     metric: str
     value: Annotated[float, Field(description="At batch 1; 1 is perfect. Correlations may be negative.")]
@@ -224,8 +225,44 @@ class Ratios(Config):
     size_reduction_from_float32: Annotated[float | None, Field(description="Against four.")] = None
     speed_up: float | None
     latency_reduction: float | None
-    retention: float | None
-    retention_above_chance: float | None
+    retention: Annotated[float | None, Field(description="Of the score on test: reported, and nothing is chosen by it.")]
+    retention_above_chance: Annotated[float | None, Field(description="On test, of what is above chance.")]
+    retention_interval: Annotated[
+        Interval | None,
+        Field(
+            description="95 % interval of `retention`: paired bootstrap over test rows, of a language model over texts. null "
+            "where rows cannot be paired, and in reports of before this was kept."
+        ),
+    ] = None
+    retention_on_validation: Annotated[
+        float | None, Field(description="Of the score on validation, by the same runner: what choices and verdicts read.")
+    ] = None
+    retention_on_validation_interval: Annotated[
+        Interval | None, Field(description="As `retention_interval`, over validation rows.")
+    ] = None
+    judged_on: Annotated[
+        Literal["validation", "test"],
+        Field(description="The split that choices and verdicts read; test only in reports of before validation was scored."),
+    ] = "test"
+    baseline_not_converged: Annotated[
+        bool,
+        Field(description="Whether the baseline's validation score was still rising when its preparation ended."),
+    ] = False
+
+    def value_of(self, target: str) -> float | None:
+        """Return what is held against a target, by the target's name."""
+        found: float | None = self.judged_retention if target == "retention" else getattr(self, target)
+        return found
+
+    @property
+    def judged_retention(self) -> float | None:
+        """Return the retention that choices and verdicts read."""
+        return self.retention_on_validation if self.judged_on == "validation" else self.retention
+
+    @property
+    def judged_interval(self) -> Interval | None:
+        """Return the interval of `judged_retention`."""
+        return self.retention_on_validation_interval if self.judged_on == "validation" else self.retention_interval
 
 
 class Remedy(Config):
@@ -242,7 +279,14 @@ class StageVerdict(Config):
     """A row held against the targets and against the best row before it."""
 
     met: Annotated[tuple[str, ...], Field(description="Names of the targets that its artifact meets.")]
-    missed: tuple[str, ...]
+    missed: Annotated[tuple[str, ...], Field(description="Names of those that it was measured to miss.")]
+    unproven: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Names of the others: the value was not measured, or the baseline has not converged "
+            "(`baseline_not_converged` in `ratios`). Empty in reports of before this was kept, which count them as missed."
+        ),
+    ] = ()
     best_before: Annotated[Stage | None, Field(description="The row that would be shipped without this one.")]
     worse_than: Annotated[
         Stage | None,
@@ -325,50 +369,7 @@ class Row(Config):
     # Not within Annotated: mypy's plugin overlooks the factory there, where a class speaks of itself.
     parts: dict[str, "Row"] = Field(default_factory=dict, description="Of several datasets, each one's row by its name.")
 
-
-def reduction(before: float, after: float) -> float:
-    """(before − after) / before."""
-    return (before - after) / before
-
-
-def speed_up(before_ms: float, after_ms: float) -> float:
-    """Latency before / latency after."""
-    return before_ms / after_ms
-
-
-def retention(before: float, after: float, *, lower_is_better: bool = False) -> float | None:
-    """Score after / before (inverted for lower-is-better metrics); None where before ≤ 0 makes it meaningless."""
-    if before <= 0 or (lower_is_better and after <= 0):
-        return None
-    return before / after if lower_is_better else after / before
-
-
-def ratios(
-    before: tuple[Parameters, Size, Score | NotMeasured],
-    after: tuple[Parameters, Size, Score | NotMeasured],
-    latency: Latency | NotMeasured,
-    uploaded: Uploaded | None = None,
-) -> Ratios:
-    """Hold a stage's figures against the baseline's, and its size against that of the file, of 16 bit and of float32.
-
-    `latency` carries both sides, measured in one process.
-    """
-    faster = less_latency = kept = kept_above_chance = None
-    if isinstance(latency, Latency):
-        faster = speed_up(latency.baseline_median_ms, latency.median_ms)
-        less_latency = reduction(latency.baseline_median_ms, latency.median_ms)
-    first, last = before[2], after[2]
-    if isinstance(first, Score) and isinstance(last, Score):
-        kept = retention(first.value, last.value, lower_is_better=first.lower_is_better)
-        kept_above_chance = retention(first.above_chance, last.above_chance)
-    return Ratios(
-        parameter_reduction=reduction(before[0].total, after[0].total),
-        size_reduction=reduction(before[1].bytes, after[1].bytes),
-        size_reduction_from_file=reduction(uploaded.bytes, after[1].bytes) if uploaded else None,
-        size_reduction_from_16_bit=reduction(2 * before[0].total, after[1].bytes),
-        size_reduction_from_float32=reduction(4 * before[0].total, after[1].bytes),
-        speed_up=faster,
-        latency_reduction=less_latency,
-        retention=kept,
-        retention_above_chance=kept_above_chance,
-    )
+    @property
+    def judged_score(self) -> Score | NotMeasured:
+        """Return the score that choices read: on validation, or on test in rows of before validation was scored."""
+        return self.score if self.validation is None else self.validation

@@ -3,21 +3,34 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from compression.report.figures import Latency, NotMeasured, Parameters, Ratios, Row, Score, Shape, Size, Uploaded, ratios
+from compression.report.draws import NO_DRAWS, SplitDraws
+from compression.report.figures import Latency, NotMeasured, Parameters, Ratios, Row, Score, Shape, Size, Uploaded
+from compression.report.ratios import ratios
 
 METRIC = "mean of parts"
 
 
-def mean_row(parts: Mapping[str, Row], first: Row | None, sent: Uploaded | None = None) -> Row:
+def mean_row(
+    parts: Mapping[str, Row],
+    first: Row | None,
+    sent: Uploaded | None = None,
+    draws: tuple[SplitDraws, SplitDraws] = (NO_DRAWS, NO_DRAWS),
+) -> Row:
     """Take the mean over one stage's rows; it has no notes and no verdict yet.
 
-    parts: name → row, in the job's order; first: the baseline's mean, None where this is it; sent: the model of all.
+    parts: name → row, in the job's order; first: the baseline's mean, None where this is it; sent: the model of all; draws:
+    the baseline's mean over the datasets and this stage's.
     A figure that one part lacks the mean lacks too, because a mean over the others would be held against one over all.
     """
     rows = list(parts.values())
-    parameters, size, latency, score = _parameters(rows), _size(rows), _latency(parts), _score(parts)
+    parameters, size, latency = _parameters(rows), _size(rows), _latency(parts)
+    score = _score({name: row.score for name, row in parts.items()})
+    scored = {name: row.validation for name, row in parts.items() if row.validation is not None}
+    validation = _score(scored) if len(scored) == len(parts) else None
     after = (parameters, size, score)
-    found: Ratios = ratios((first.parameters, first.size, first.score) if first else after, after, latency, sent)
+    before = (first.parameters, first.size, first.score) if first else after
+    both = (first.validation if first else validation, validation)
+    found: Ratios = ratios(before, after, latency, sent, validation=both, draws=draws)
     return Row(
         stage=rows[0].stage,
         artifact=rows[0].artifact,
@@ -26,6 +39,7 @@ def mean_row(parts: Mapping[str, Row], first: Row | None, sent: Uploaded | None 
         size=size,
         latency=latency,
         score=score,
+        validation=validation,
         flops=_count(parts, "flops"),
         peak_memory_bytes=_count(parts, "peak_memory_bytes"),
         ratios=found,
@@ -100,12 +114,12 @@ def _latency(parts: Mapping[str, Row]) -> Latency | NotMeasured:
     return same.model_copy(update={"runs": min(one.runs for one in found)})
 
 
-def _score(parts: Mapping[str, Row]) -> Score | NotMeasured:
+def _score(parts: Mapping[str, Score | NotMeasured]) -> Score | NotMeasured:
     found = {}
-    for name, row in parts.items():
-        if isinstance(row.score, NotMeasured):
-            return _lacking(name, row.score)
-        found[name] = row.score
+    for name, score in parts.items():
+        if isinstance(score, NotMeasured):
+            return _lacking(name, score)
+        found[name] = score
     scores = list(found.values())
     return Score(
         metric=METRIC,

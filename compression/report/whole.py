@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from compression.recipe import Config, JobTask, Recipe, Targets, Task
+from compression.report.draws import Interval
 from compression.report.figures import NotMeasured, Ratios, Row, Score, Sensitivity, Stage, Uploaded
 
 
@@ -30,7 +31,11 @@ class Artifact(Config):
         Field(description="mixed: tables and the head are integers, the other matrices are not; its card says how many."),
     ]
     files: tuple[File, ...]
-    score: Annotated[Score | NotMeasured, Field(description="Measured on this artifact in its own runtime.")]
+    score: Annotated[Score | NotMeasured, Field(description="Measured on this artifact in its own runtime, on test.")]
+    validation: Annotated[
+        Score | NotMeasured | None,
+        Field(description="The same on validation; null in reports of before it was scored."),
+    ] = None
     opens_with: Annotated[str, Field(description="The stock tool and call that open it.")]
     part: Annotated[str | None, Field(description="Of several datasets, the name of the one that it is for.")] = None
 
@@ -56,12 +61,52 @@ class SplitFacts(Config):
     bytes: Annotated[int | None, Field(description="Of causal-lm: of UTF-8, of the texts that have such a token.")] = None
 
 
+Status = Literal["met", "missed", "unproven"]
+Code = Literal["baseline_not_converged", "not_measured"]
+
+
 class Verdict(Config):
-    """One target, and whether the headline artifact meets it. `value` is null where it was not measured."""
+    """One target, and whether the headline artifact meets it."""
 
     target: float
-    value: float | None
-    met: bool
+    value: Annotated[float | None, Field(description="null where it was not measured.")]
+    met: Annotated[bool, Field(description="Whether `status` is met.")]
+    status: Annotated[
+        Status,
+        Field(
+            description="unproven: the value was not measured or, of retention, the baseline has not converged. The interval "
+            "does not change it."
+        ),
+    ] = "missed"
+    code: Annotated[Code | None, Field(description="Why it is unproven.")] = None
+    reason: Annotated[str | None, Field(description="The same for people.")] = None
+    split: Annotated[
+        Literal["validation", "test"] | None,
+        Field(description="Of retention, the split that `value` is of; test only in reports of before validation was scored."),
+    ] = None
+    interval: Annotated[Interval | None, Field(description="Of retention: 95 % of its paired bootstrap.")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, given: Any) -> Any:
+        """Give a verdict of before there was a status the one that follows from the rest."""
+        if not isinstance(given, dict) or "status" in given:
+            return given
+        if given.get("met"):
+            return {**given, "status": "met"}
+        return {**given, **(_NOT_MEASURED if given.get("value") is None else {"status": "missed"})}
+
+
+_NOT_MEASURED = {
+    "status": "unproven",
+    "code": "not_measured",
+    "reason": "It was not measured, or the baseline's figure is not above 0.",
+}
+_NOT_CONVERGED = {
+    "status": "unproven",
+    "code": "baseline_not_converged",
+    "reason": "The baseline has not converged: a share of its score says nothing of what compression costs.",
+}
 
 
 class PartReport(Config):
@@ -117,9 +162,17 @@ class Report(Config):
 
 
 def verdicts(found: Ratios, targets: Targets) -> dict[str, Verdict]:
-    """Hold the headline artifact's ratios against the targets, one verdict a target."""
-    out = {}
-    for name in Targets.model_fields:
-        wanted, value = getattr(targets, name), getattr(found, name)
-        out[name] = Verdict(target=wanted, value=value, met=value is not None and value >= wanted)
-    return out
+    """Hold an artifact's ratios against the targets, one verdict a target."""
+    return {name: _verdict(name, found, getattr(targets, name)) for name in Targets.model_fields}
+
+
+def _verdict(name: str, found: Ratios, target: float) -> Verdict:
+    facts: dict[str, Any] = {"target": target, "value": found.value_of(name)}
+    if name == "retention":
+        facts |= {"split": found.judged_on, "interval": found.judged_interval}
+    if facts["value"] is None:
+        return Verdict(**facts, met=False, **_NOT_MEASURED)
+    if name == "retention" and found.baseline_not_converged:
+        return Verdict(**facts, met=False, **_NOT_CONVERGED)
+    met = facts["value"] >= target
+    return Verdict(**facts, met=met, status="met" if met else "missed")

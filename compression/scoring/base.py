@@ -18,12 +18,14 @@ class Figures:
     """What a set of answers is worth. `values` holds the headline metric and the task's others.
 
     standard_errors: of each value, but for a mean over a kind of rows of which there is only one. error_from: the headline's.
+    draws: the headline on `errors.resampled`'s samples of the rows.
     """
 
     values: dict[str, float]
     standard_errors: dict[str, float]
     error_from: Literal["analytic", "bootstrap"]
     chance: float
+    draws: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Scorer(Protocol):
         """Judge the answers to all rows by the headline metric and the task's others."""
         ...
 
-    def figures(self, answers: Sequence[Any], rows: Sequence[Row]) -> Figures:
-        """Say beside each value how sure it is."""
+    def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = 0) -> Figures:
+        """Say beside each value how sure it is. seed: of the samples of the rows."""
         ...
 
     def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -60,7 +60,7 @@ class ClassScorer:
         """Judge ids; a row's `label` is one too."""
         return self.worth(*_sides(answers, rows))
 
-    def figures(self, answers: Sequence[Any], rows: Sequence[Row]) -> Figures:
+    def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = errors.SEED) -> Figures:
         """Of accuracy the error has a formula; of the others it is the bootstrap's."""
         found, wanted = _sides(answers, rows)
         values = self.worth(found, wanted)
@@ -68,11 +68,12 @@ class ClassScorer:
         pairs, kinds = np.unique(found * self.labels + wanted, return_inverse=True)
         said, true = np.divmod(pairs, self.labels)
         kinds = kinds.astype(np.min_scalar_type(len(pairs)))
-        error = errors.by_bootstrap(
-            lambda some: self.worth(said, true, np.bincount(kinds[some], minlength=len(pairs))), len(rows)
+        draws = errors.resampled(
+            lambda some: self.worth(said, true, np.bincount(kinds[some], minlength=len(pairs))), len(rows), seed=seed
         )
-        error["accuracy"] = errors.of_share(values["accuracy"], len(rows))
-        return Figures(values, error, "analytic" if self.metric == "accuracy" else "bootstrap", self.chance(wanted))
+        error = errors.deviations(draws) | {"accuracy": errors.of_share(values["accuracy"], len(rows))}
+        source: Literal["analytic", "bootstrap"] = "analytic" if self.metric == "accuracy" else "bootstrap"
+        return Figures(values, error, source, self.chance(wanted), draws[self.metric])
 
     def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:
         """Rows with another label."""

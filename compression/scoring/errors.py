@@ -36,12 +36,24 @@ def of_ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> float | None:
     return float(np.sqrt(clusters / (clusters - 1) * np.square(apart).sum()) / whole)
 
 
-def by_bootstrap(statistics: Callable[[Indices], Mapping[str, float]], rows: int, *, seed: int = SEED) -> dict[str, float]:
-    """Standard deviation of each of some statistics over samples of as many rows, drawn with replacement.
+def resampled(
+    statistics: Callable[[Indices], Mapping[str, float]], rows: int, *, seed: int = SEED
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Take some statistics of RESAMPLES samples of as many rows, drawn with replacement. -> (RESAMPLES,) of each.
 
-    All are taken of the same samples, and the same seed gives the same errors. statistics: takes the numbers of the rows in a
-    sample, some more than once, (rows,); names the same statistics each time.
+    All are taken of the same samples, and the same seed and number of rows give the same samples. statistics: takes the numbers
+    of the rows in a sample, some more than once, (rows,); names the same statistics each time.
     """
     draw = np.random.default_rng(seed)
     found = [statistics(draw.integers(0, rows, rows)) for _ in range(RESAMPLES)]
-    return {name: float(np.std([one[name] for one in found], ddof=1)) for name in found[0]}
+    return {name: np.array([one[name] for one in found]) for name in found[0]}
+
+
+def by_bootstrap(statistics: Callable[[Indices], Mapping[str, float]], rows: int, *, seed: int = SEED) -> dict[str, float]:
+    """Return the standard deviation of each statistic over what `resampled` takes."""
+    return deviations(resampled(statistics, rows, seed=seed))
+
+
+def deviations(draws: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
+    """Return the standard deviation of each statistic over its draws."""
+    return {name: float(np.std(each, ddof=1)) for name, each in draws.items()}

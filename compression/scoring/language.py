@@ -81,6 +81,15 @@ def figures(told: Told) -> Figures:
     )
 
 
+def draws(told: Told, seed: int = errors.SEED) -> Sums:
+    """Return the perplexity of `errors.resampled`'s samples of the texts, (RESAMPLES,)."""
+
+    def perplexity(some: Counts) -> dict[str, float]:
+        return {METRIC: math.exp(min(float(told.loss[some].sum() / told.tokens[some].sum()), LARGEST))}
+
+    return errors.resampled(perplexity, len(told.tokens), seed=seed)[METRIC]
+
+
 def added_loss(before: Told, after: Told) -> Figure:
     """Say by how many nats a token the loss grew, on the same tokens of the same texts.
 

@@ -35,13 +35,14 @@ class NumberScorer:
         """Judge numbers; a row's `label` is one too."""
         return self._worth(*_sides(answers, rows))
 
-    def figures(self, answers: Sequence[Any], rows: Sequence[Row]) -> Figures:
+    def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = errors.SEED) -> Figures:
         """All errors are the bootstrap's."""
         found, wanted, found_at, wanted_at = _sides(answers, rows)
-        error = errors.by_bootstrap(
-            lambda some: self._worth(found[some], wanted[some], found_at[some], wanted_at[some]), len(rows)
+        draws = errors.resampled(
+            lambda some: self._worth(found[some], wanted[some], found_at[some], wanted_at[some]), len(rows), seed=seed
         )
-        return Figures(self._worth(found, wanted, found_at, wanted_at), error, "bootstrap", chance=0.0)
+        values = self._worth(found, wanted, found_at, wanted_at)
+        return Figures(values, errors.deviations(draws), "bootstrap", 0.0, draws[self.metric])
 
     def _worth(self, found: Numbers, wanted: Numbers, found_at: Ids, wanted_at: Ids) -> dict[str, float]:
         """Every metric, the headline first. All (rows,); *_at: as `metrics.places` has them."""

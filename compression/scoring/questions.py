@@ -128,13 +128,16 @@ class QuestionScorer:
         """Judge texts; a row's `answers` is the list of those wanted, empty where there is none."""
         return {name: float(each.mean()) for name, each in self._by_row(answers, rows).items()}
 
-    def figures(self, answers: Sequence[Any], rows: Sequence[Row]) -> Figures:
+    def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = errors.SEED) -> Figures:
         """Each metric is a mean over rows, and so has a formula."""
         by_row = self._by_row(answers, rows)
         values = {name: float(each.mean()) for name, each in by_row.items()}
         # Of the only row of its kind nobody can tell.
         error = {name: errors.of_mean(each) for name, each in by_row.items() if len(each) > 1 or name == self.metric}
-        return Figures(values, error, "analytic", chance=float(np.mean([not row["answers"] for row in rows])))
+        headline = by_row[self.metric]
+        draws = errors.resampled(lambda some: {self.metric: float(headline[some].mean())}, len(rows), seed=seed)
+        chance = float(np.mean([not row["answers"] for row in rows]))
+        return Figures(values, error, "analytic", chance, draws[self.metric])
 
     def _by_row(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, Numbers]:
         """Of every metric, the headline first, what each row is worth that it is a mean over: (rows,), or (rows of a kind,)."""

@@ -62,11 +62,11 @@ class TagScorer:
         """Judge tags; a row's `label` is a list of them too."""
         return self._worth(_counts(answers, [row["label"] for row in rows]))
 
-    def figures(self, answers: Sequence[Any], rows: Sequence[Row]) -> Figures:
+    def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = errors.SEED) -> Figures:
         """All errors are the bootstrap's, over rows: entities of one are not independent."""
         counts = _counts(answers, [row["label"] for row in rows])
-        error = errors.by_bootstrap(lambda some: self._worth(counts[some]), len(rows))
-        return Figures(self._worth(counts), error, "bootstrap", chance=0.0)
+        draws = errors.resampled(lambda some: self._worth(counts[some]), len(rows), seed=seed)
+        return Figures(self._worth(counts), errors.deviations(draws), "bootstrap", 0.0, draws[self.metric])
 
     def _worth(self, counts: Ids) -> dict[str, float]:
         """Every metric, the headline first. counts: of each row, (rows, 3), as `metrics.entity_counts` has them."""

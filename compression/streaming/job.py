@@ -24,15 +24,14 @@ from compression.errors import InvalidSpec
 from compression.export import streamed, streamed_check
 from compression.export.artifact import Precision, Shipped, precision_of
 from compression.facts import PartFacts, job_report
-from compression.language.tested import check_texts, tested
+from compression.language.tested import check_texts, sampled
 from compression.layerwise import TOGETHER, Layerwise
-from compression.notes import row_notes
 from compression.numerics import Simulation
 from compression.origin import Origin
 from compression.phases import planned as stages_of
 from compression.plan import Tick
 from compression.progress import Journey, Phase
-from compression.recipe import Prune, Quantize, Spec
+from compression.recipe import Prune, Quantize, Spec, Split
 from compression.recipe.base import StreamedScheme
 from compression.report import (
     Artifact,
@@ -43,13 +42,14 @@ from compression.report import (
     Report,
     Row,
     Shape,
+    SplitDraws,
     Stage,
     StageFinished,
     StageStarted,
     Uploaded,
-    ratios,
 )
 from compression.saving import Pause, never
+from compression.stage_rows import row_of, write_scored_rows
 from compression.stages.prune import counter, taken
 from compression.stages.scores import CALIBRATION_BATCH, calibration_draw
 from compression.streaming.graph import Graphs
@@ -119,6 +119,7 @@ class StreamingJob:
     rows: list[Row] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     pruning: dict[str, Any] | None = None
+    draws: dict[Stage, SplitDraws] = field(default_factory=dict)
     journey: Journey = field(default_factory=lambda: Journey([]))
     graphs: Graphs = field(init=False)
 
@@ -144,15 +145,16 @@ class StreamingJob:
         positions = families.decoder_of(model).max_positions(model.config)
         if evaluate.length > positions:
             raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
-        tokenizer, scored = load.load_tokenizer(folder), None
+        tokenizer = load.load_tokenizer(folder)
+        scored: dict[Split, list[int]] = {}
         if task == "causal-lm":
             window = evaluate.window or min(spec.recipe.train.max_length, positions)
             if window > positions:
                 raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.window")
             evaluate = evaluate.model_copy(update={"window": window})
-            scored = tested(dataset.splits["test"].texts, tokenizer, evaluate.tokens, spec.recipe.train.seed)
+            scored = sampled(dataset, tokenizer, evaluate.tokens, spec.recipe.train.seed)
         shipping = Shipping(spec, output, folder, dataset, int(tokenizer.pad_token_id), evaluate, scored, Origin.of(spec, base))
-        shipping.write_test_rows()
+        write_scored_rows(shipping.scored_rows, dataset, scored)
         # Never taken up by a job with its model in memory, nor the other way about: their checkpoints are others.
         work = {stage: f"{found}-files" for stage, found in checkpoint.fingerprints(spec, base).items()}
         stages = stages_of(spec.recipe)
@@ -172,6 +174,7 @@ class StreamingJob:
             yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
         if done is not None:
             self.rows, self.artifacts, self.pruning = list(done.rows), list(done.artifacts), done.pruning
+            self.draws = dict(done.draws)
             self.graphs.take_up(self.rows[0].artifact)
             for row in self.rows:
                 self.journey.skip(row.stage)
@@ -197,6 +200,7 @@ class StreamingJob:
             rows=tuple(self.rows),
             artifacts=tuple(self.artifacts),
             pruning=self.pruning,
+            draws=self.draws,
             files=(),
         )
         place = self.shipping.output / "checkpoints"
@@ -327,27 +331,11 @@ class StreamingJob:
 
     def row(self, stage: Stage, shipped: Shipped, model: PreTrainedModel, notes: tuple[str, ...], seconds: float) -> Row:
         """Put a stage's figures together."""
-        family = families.decoder_of(model)
-        parameters, before = family.parameters_of(model), self.rows[0] if self.rows else None
-        after = (parameters, shipped.size, shipped.score)
-        first = (before.parameters, before.size, before.score) if before else after
-        found = ratios(first, after, shipped.latency, self.sent)
-        row = Row(
-            stage=stage,
-            artifact=shipped.artifact.name,
-            shape=family.shape_of(model.config),
-            parameters=parameters,
-            size=shipped.size,
-            latency=shipped.latency,
-            score=shipped.score,
-            flops=shipped.flops,
-            peak_memory_bytes=shipped.peak_memory_bytes,
-            ratios=found,
-            seconds=seconds,
-            notes=(*notes, *self._unasked(), *row_notes(found, shipped.score, self.rows[-1] if self.rows else None)),
-        )
+        self.draws[stage] = shipped.draws
+        said = (*notes, *self._unasked())
+        row = row_of(stage, shipped, model, self.rows, self.draws, sent=self.sent, seconds=seconds, notes=said)
         task = self.spec.asked[0].task
-        return judged(row, self.rows, self.spec.recipe, self.spec.targets, task=task, streamed=True)
+        return judged(row, self.rows, self.spec.recipe, self.spec.targets, task=task, streamed=True, draws=self.draws)
 
     def report(self) -> Report:
         """Write report.json and return it."""

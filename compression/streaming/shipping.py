@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,12 +26,13 @@ from compression.memory import resident
 from compression.numerics import Simulation
 from compression.origin import Origin
 from compression.plan import Tick
-from compression.recipe import Evaluate, Scheme, Spec
+from compression.recipe import Evaluate, Scheme, Spec, Split
 from compression.report import Artifact, NotMeasured, Size, Stage
 from compression.report import Row as Figured
 from compression.runtimes.runner import Kind
 from compression.scoring.base import Row
 from compression.shards import BLOCK
+from compression.stage_rows import SCORED
 
 SMALLEST_BLOCK, BLOCKS = 1 << 16, 32
 """Bytes; and of how many such all that becomes of a block is less."""
@@ -51,9 +52,9 @@ class Measured:
 class Shipping:
     """What all artifacts of a job have in common.
 
-    folder: where the model's tokenizer lies; padding: the token that pads; evaluate: how scores are taken; scored: the texts of
-    test that a language model is asked, None where all are; origin: for the cards; folders: of the stage at work, which come to
-    lie in their places together when it is left.
+    folder: where the model's tokenizer lies; padding: the token that pads; evaluate: how scores are taken; scored: by split,
+    the texts that a language model is asked, where these are not all; origin: for the cards; folders: of the stage at work,
+    which come to lie in their places together when it is left.
     """
 
     spec: Spec
@@ -62,22 +63,19 @@ class Shipping:
     dataset: data.Dataset
     padding: int
     evaluate: Evaluate
-    scored: list[int] | None
+    scored: Mapping[Split, list[int]]
     origin: Origin
     folders: ExitStack = field(default_factory=ExitStack)
 
     @property
+    def scored_rows(self) -> dict[Split, Path]:
+        """Where the measuring process finds the splits that it scores."""
+        return {split: self.output / "scratch" / f"{split}.jsonl" for split in SCORED}
+
+    @property
     def test_rows(self) -> Path:
         """Where the measuring process finds the test split."""
-        return self.output / "scratch" / "test.jsonl"
-
-    def write_test_rows(self) -> None:
-        """Write the test split for the process that measures."""
-        self.test_rows.parent.mkdir(parents=True, exist_ok=True)
-        rows = self.dataset.judged("test")
-        if self.scored is not None:
-            rows = [rows[number] for number in self.scored]
-        durable.write_text(self.test_rows, "".join(json.dumps(row) + "\n" for row in rows))
+        return self.scored_rows["test"]
 
     def sample(self, most: int) -> list[Row]:
         """Return the first rows of the test split."""
@@ -129,6 +127,7 @@ class Shipping:
             size=size,
             latency=found.latency,
             score=found.score,
+            validation=found.validation,
             memory=found.peak_memory_bytes,
             inputs=inputs_of(model) if kind == "onnx" else (),
             pairs=self.dataset.splits["test"].pairs is not None,
@@ -144,6 +143,7 @@ class Shipping:
                 precision=precision,
                 files=(),
                 score=found.score,
+                validation=found.validation,
                 opens_with=opens_with(kind, precision, task, beside=kind == "onnx"),
             ),
             size=size,
@@ -151,6 +151,8 @@ class Shipping:
             score=found.score,
             flops=NotMeasured(not_measured="The model was never in memory."),
             peak_memory_bytes=found.peak_memory_bytes,
+            validation=found.validation,
+            draws=found.draws,
         )
         return Measured(shipped, place, lambda rows: about(rows=rows))
 
@@ -179,7 +181,7 @@ class Shipping:
         if kind == "transformers" and needed > left:  # an ONNX file was just opened here
             cause = f"Answering takes about {needed:,} bytes of memory, and {left:,} are left of the engine's limit."
             reason = NotMeasured(not_measured=cause)
-            return Found(latency=reason, score=reason, peak_memory_bytes=reason)
+            return Found(latency=reason, score=reason, peak_memory_bytes=reason, validation=reason)
         spec = MeasureSpec(
             kind=kind,
             folder=str(place.resolve()),
@@ -187,6 +189,7 @@ class Shipping:
             task=self.spec.asked[0].task,
             labels=self.dataset.labels,
             test_rows=str(self.test_rows.resolve()),
+            validation_rows=str(self.scored_rows["validation"].resolve()),
             evaluate=self.evaluate,
         )
         found = yield from artifact.figures(spec, last_try=True)

@@ -8,7 +8,7 @@ from rich.console import Console
 from client import render
 from compression.report import NotMeasured, Ratios, Row, Uploaded, mean_row, verdicts
 from compression.verdicts import choose, judged
-from tests.client.figures import generates, more_figures, report, row
+from tests.client.figures import generates, more_figures, report, row, validated
 
 
 def shown(found: object) -> str:
@@ -23,6 +23,7 @@ def test_the_last_row_tells_every_figure_and_its_change() -> None:
         "13.00 M (−35.0 %)",
         "14.00 MB int8 (−82.5 %)",
         "6.40 ms (2.50×)",
+        "–",  # a row of before validation was scored
         "78.40 ± 1.00 % (98.0 % kept)",
         "78.40 %, 3 rows changed",
     )
@@ -34,9 +35,38 @@ def test_the_baseline_has_no_change() -> None:
         "20.00 M",
         "80.00 MB float32",
         "16.00 ms",
+        "–",
         "80.00 ± 1.00 %",
         "80.00 %, 0 rows changed",
     )
+
+
+def test_retention_has_its_interval_on_both_splits_and_the_verdict_names_its_own() -> None:
+    found = validated()
+    assert render.cells(found.rows[-1])[4:6] == (
+        "79.50 ± 1.00 % (99.4 % kept, 97.1 to 101.5 %)",
+        "78.40 ± 1.00 % (98.0 % kept, 96.2 to 99.9 %)",
+    )
+    for text in (shown(render.report_table(found)), render.report_markdown(found)):
+        assert "met: retention 99.4 % on validation, 95 % interval 97.1 % to 101.5 % (target 99.2 %)" in text
+        assert "baseline_not_converged" not in text
+    assert "Choices and verdicts read validation, 500 rows" in render.conditions(found.rows)
+    assert render.ratios_text(found.ratios).endswith("99.4 % kept, 97.1 to 101.5 %")
+
+
+def test_a_baseline_that_has_not_converged_is_flagged_wherever_something_is_kept_of_it() -> None:
+    found = validated(is_converged=False)
+    assert render.cells(found.rows[0])[0] == "baseline, not converged"
+    assert render.cells(found.rows[-1])[4].endswith("(99.4 % kept, 97.1 to 101.5 %, unproven)")
+    assert render.ratios_text(found.ratios).endswith("kept, 97.1 to 101.5 %, unproven")
+    for text in (shown(render.report_table(found)), render.report_markdown(found)):
+        assert "unproven: retention 99.4 % on validation" in text
+        assert "; baseline_not_converged)" in text
+        assert "what is kept of its" in text
+        assert "met: speed up 2.50×" in text  # as measured
+    as_sent = validated(is_converged=None)
+    assert render.cells(as_sent.rows[0])[0] == "baseline, not tuned here"
+    assert "baseline_not_converged" not in render.report_markdown(as_sent)
 
 
 def test_sizes_are_held_against_all_that_people_mean() -> None:
@@ -59,7 +89,7 @@ def test_the_terminal_shows_rows_targets_and_notes() -> None:
     assert stages == ["baseline", "quantized", "pruned", "distilled"]
     assert "met: parameter reduction 35.0 % (target 30.5 %)" in text
     assert "met: speed up 2.50× (target 1.45×)" in text
-    assert "missed: retention 98.0 % (target 99.2 %)" in text
+    assert "missed: retention 98.0 % on test (target 99.2 %)" in text
     assert "pruned: flops not measured: no counter here" in text
     assert "batch 1 × 128 tokens, 1 thread, onnxruntime 1.32.0" in text
     assert "accuracy on 1000 test rows" in text
@@ -94,7 +124,7 @@ def test_what_was_not_measured_is_a_dash_with_its_reason() -> None:
     assert render.cells(last)[3] == "–"
     text = shown(render.report_table(found))
     assert "distilled: latency not measured: the machine was too busy" in text
-    assert "missed: speed up not measured" in text
+    assert "unproven: speed up not measured (target 1.45×)" in text
 
 
 def test_of_a_language_model_the_time_is_a_tokens_and_generation_has_a_table_of_its_own() -> None:
@@ -133,7 +163,7 @@ def test_markdown_is_one_table_whose_cells_cannot_break_it() -> None:
     text = render.report_markdown(report())
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len(table) == 6
-    assert {line.count("|") for line in table} == {7}
+    assert {line.count("|") for line in table} == {8}
     assert "- validation was carved from train | 10 %" in text
     assert "- missed: retention 98.0 %" in text
 

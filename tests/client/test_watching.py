@@ -15,7 +15,7 @@ from app import jobs
 from client.render import MINUS
 from client.watching import validation
 from tests.client.conftest import Command, Live
-from tests.client.figures import report
+from tests.client.figures import report, validated
 from tests.client.test_cli import succeed
 from tests.conftest import ROOT, wait_for
 
@@ -155,3 +155,13 @@ def test_ids_are_whole_however_narrow_the_terminal_and_rows_in_a_pipe_are_lines(
 )
 def test_a_perplexity_is_told_as_one(score: float, said: str) -> None:
     assert validation(score) == said
+
+
+def test_a_watch_ends_with_what_is_unproven(live: Live, command: Command, job: str) -> None:
+    claim, found = live.claim(job), validated(is_converged=False)
+    for row in found.rows:
+        live.do(claim, lambda session, claim, row=row: jobs.stage_finished(session, claim, row, "p", [], []))
+    live.do(claim, lambda session, claim: jobs.finish(session, claim, found.model_dump(mode="json"), []))
+    seen = command("watch", job)
+    assert "succeeded. baseline_not_converged: " in seen.err
+    assert "99.4 % kept, 97.1 to 101.5 %, unproven" in seen.out + seen.err

@@ -154,7 +154,8 @@ def test_a_language_model_goes_through_the_whole_job(tmp_path: Path) -> None:
         update={"targets": Targets(parameter_reduction=0, size_reduction=0, speed_up=1e-3, retention=0.5)}
     )
     opened.rows[2:] = [
-        row.model_copy(update={"ratios": row.ratios.model_copy(update={"retention": 0.1})}) for row in opened.rows[2:]
+        row.model_copy(update={"ratios": row.ratios.model_copy(update={"retention_on_validation": 0.1})})
+        for row in opened.rows[2:]
     ]
     list(opened.ship_checkpoint())
     assert [(one.stage, one.precision) for one in opened.artifacts[4:]] == [

@@ -1,5 +1,6 @@
 """A job with several datasets: a model for each, their mean as its rows, and nothing done twice."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from compression.budget import Budget, Spent
+from compression.checkpoint import Checkpoint
 from compression.errors import InvalidSpec
 from compression.export import artifact
 from compression.part import Part
@@ -24,8 +26,12 @@ from compression.report import (
     Progress,
     Row,
     Score,
+    SplitDraws,
+    Stage,
     StageFinished,
     StageStarted,
+    mean_split_draws,
+    retention_interval,
 )
 from compression.saving import Saver
 from tests.compression.conftest import sentences, write_rows
@@ -174,6 +180,34 @@ def test_a_part_s_download_holds_its_own_rows(attempts: tuple[list[Event], list[
         assert (before.part, before.task) == (one.part, "text-regression" if one.part == "joy" else "text-classification")
         assert before.rows == rows_in_download(last.report, len(before.rows), one.part or "")
         assert [row.stage for row in before.rows] == (["baseline", "quantized"] if one.stage == "quantized" else ["baseline"])
+
+
+def test_the_mean_has_an_interval_of_its_own_after_a_new_attempt_too(
+    attempts: tuple[list[Event], list[Event], Path],
+) -> None:
+    _, second, output = attempts
+    last = second[-1]
+    assert isinstance(last, Finished)
+    row = last.report.rows[1]
+    kept = {name: draws_of(output, name) for name in row.parts}
+    seeds = [draws.test.seed for draws in (kept[name]["baseline"] for name in ("mood", "joy")) if draws.test is not None]
+    assert seeds == [0, 1]  # independent of each other
+    before, after = (mean_split_draws([found[stage] for found in kept.values()]) for stage in STAGES)
+    assert row.ratios.retention_interval == retention_interval(before.test, after.test)
+    assert row.ratios.retention_on_validation_interval == retention_interval(before.validation, after.validation)
+    assert row.ratios.retention_interval is not None
+    validation = {name: part.validation for name, part in row.parts.items()}
+    assert isinstance(row.validation, Score)
+    assert row.validation.value == sum(one.value for one in validation.values() if isinstance(one, Score)) / 2
+    assert row.ratios.judged_on == "validation"
+
+
+STAGES: tuple[Stage, Stage] = ("baseline", "quantized")
+
+
+def draws_of(output: Path, part: str) -> dict[Stage, SplitDraws]:
+    kept = json.loads((output / "checkpoints" / "quantized" / part / "state.json").read_text())
+    return Checkpoint.model_validate_json(kept["body"]).draws
 
 
 def test_each_part_learns_by_its_own_metric(attempts: tuple[list[Event], list[Event], Path], encoder: Path) -> None:

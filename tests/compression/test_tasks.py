@@ -17,7 +17,7 @@ from compression.export.artifact import write_config, write_tokenizer
 from compression.export.snippets import onnx_snippet, transformers_snippet
 from compression.export.trace import inputs_of
 from compression.export.verify import verify
-from compression.measure import score_of
+from compression.measure import ask, nobody
 from compression.numerics import insert
 from compression.recipe import Distill, Evaluate, Prepare, Prune, Recipe, Task, Train
 from compression.runtimes.runner import Kind, open_artifact
@@ -138,7 +138,7 @@ def test_what_is_shipped_answers_as_the_engine_does(
     verify(model, tmp_path, kind=kind, int8=int8, sample=dataset.judged("validation")[:8], scorer=scorer, pad_id=pad)
     test = tmp_path / "test.jsonl"
     test.write_text("".join(json.dumps(row) + "\n" for row in dataset.judged("test")))
-    score = score_of(open_artifact(kind, tmp_path, threads=1), tmp_path, test, scorer)
+    score = ask(open_artifact(kind, tmp_path, threads=1), tmp_path, test, scorer).answer(nobody).score
     assert (score.metric, score.rows) == (state.task.metric, 80)
     assert score.value == pytest.approx(validate(model, state.rows["test"]).score, abs=0.05 if int8 else 1e-4)
     assert score.rows_changed_by_batching == 0

@@ -16,7 +16,7 @@ def test_each_job_tells_where_it_is(window: Window, world: World) -> None:
         ratios = http.get(f"/v1/jobs/{world.jobs['succeeded']}/report").json()["ratios"]
     expect(done).to_contain_text(f"{100 * ratios['size_reduction']:.1f} %")
     expect(done).to_contain_text(f"{ratios['speed_up']:.2f}×")
-    expect(done).to_contain_text(f"{100 * ratios['retention']:.1f} %")
+    expect(done).to_contain_text(f"{100 * ratios['retention_on_validation']:.1f} %")
     expect(done).to_contain_text("for: <b>bold</b>")  # a label is text, whatever it holds
     expect(done).to_contain_text("first")
 

@@ -28,12 +28,15 @@ def finished(
     length: int = 128,
     language: tuple[dict[str, Any], dict[str, Any]] | None = None,
     perplexities: tuple[bool, bool] | None = None,
+    validation: float | None = None,
+    is_converged: bool = True,
     **more: Any,
 ) -> str:
     """A job that shipped a model of so many megabytes, as a worker leaves it.
 
     length: tokens that it was timed at; language: keys of its recipe's `train` and of `evaluate`, as of a language model;
-    perplexities: scores are such, and whether the baseline has one, and what was shipped.
+    perplexities: scores are such, and whether the baseline has one, and what was shipped; validation: the score there, of which
+    the baseline has 0.8; None as in jobs of before it was taken.
     """
     job = str(http.post("/v1/jobs", json={**body, **more}).json()["id"])
     if language is not None:
@@ -43,8 +46,14 @@ def finished(
         sql(service, statement, json.dumps(recipe), json.dumps({**found["evaluate"], **language[1]}), job)
     rows = tuple(
         one.model_copy(update={"latency": one.latency.model_copy(update={"length": length})})
-        for one in (row("baseline", 20 * M, 80 * M, 16.0, 0.8), row("quantized", 20 * M, size * M, ms, score))
+        for one in (
+            row("baseline", 20 * M, 80 * M, 16.0, 0.8, validation=None if validation is None else 0.8),
+            row("quantized", 20 * M, size * M, ms, score, validation=validation, interval=(0.9, 1.1) if validation else None),
+        )
     )
+    if not is_converged:
+        flag = {"baseline_not_converged": True}
+        rows = tuple(one.model_copy(update={"ratios": one.ratios.model_copy(update=flag)}) for one in rows)
     if perplexities is not None:
         perplexity = {"metric": "perplexity", "lower_is_better": True}
         unknown = NotMeasured(not_measured="too little memory")
@@ -115,6 +124,42 @@ def test_jobs_of_a_model_are_held_against_each_other(
     assert {"recipe.prune", "recipe.prune.ratio"} < set(compared(http, job=[good, uncut, small])["differs"])
     assert [one["id"] for one in compared(http, search="good")["items"]] == [good]
     assert [one["id"] for one in compared(http, label="for:phones")["items"]] == [small]
+
+
+def test_who_beats_whom_is_read_on_validation_and_not_against_jobs_that_have_none(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    good = finished(service, http, request_body, 20, 9.0, 0.6, validation=0.79)
+    lucky = finished(service, http, request_body, 20, 9.0, 0.9, validation=0.7)  # better on test, which decides nothing
+    old = finished(service, http, request_body, 20, 9.0, 0.5)
+    found = {item["id"]: item for item in compared(http)["items"]}
+    assert {job: item["best_by"] for job, item in found.items()} == {
+        good: ["bytes", "latency_ms"],
+        lucky: [],
+        old: ["bytes", "latency_ms"],
+    }
+    shipped = found[lucky]["shipped"]
+    assert (shipped["score"], shipped["validation"], shipped["validation_error"]) == (0.9, 0.7, 0.01)
+    assert found[lucky]["ratios"]["retention_on_validation_interval"] == [0.9, 1.1]
+    assert (found[old]["shipped"]["validation"], found[old]["ratios"]["judged_on"]) == (None, "test")
+
+
+def test_a_baseline_that_has_not_converged_is_flagged_in_json_table_and_csv(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    jobs = [finished(service, http, request_body, 20, 9.0, 0.9, validation=0.88, is_converged=known) for known in (True, False)]
+    flags = {item["id"]: item["ratios"]["baseline_not_converged"] for item in compared(http)["items"]}
+    assert flags == dict(zip(jobs, (False, True), strict=True))
+    lines = list(csv.DictReader(io.StringIO(http.get("/v1/compare", params={"format": "csv"}).text)))
+    told = {line["job"]: (line["baseline_not_converged"], line["retention_on_validation_interval.low"]) for line in lines}
+    assert told == {jobs[0]: ("False", "0.9"), jobs[1]: ("True", "0.9")}
+    assert [float(line["shipped.validation"]) for line in lines] == [0.88, 0.88]
+    with httpx.Client(base_url=service.url, timeout=70) as browser:
+        browser.post("/sign-in", data={"key": service.database.key})
+        text = browser.get("/compare", params={"job": jobs}).text
+    assert text.count("baseline_not_converged") == 2  # among all, and among those picked
+    assert "90.0 to 110.0 %" in text
+    assert 'data-score="0.88"' in text
 
 
 def test_jobs_with_other_data_do_not_beat_each_other(

@@ -9,7 +9,7 @@ import pytest
 
 from compression.report import LayerRange, NotMeasured, Remedy, Report, Score, Sensitivity, StageVerdict, Uploaded
 from tests.app.api.conftest import new_team, sql
-from tests.client.figures import generates, more_figures, report, row
+from tests.client.figures import generates, more_figures, report, row, validated
 from tests.compression.test_perplexity import row as of_perplexity
 from tests.conftest import Service
 
@@ -75,6 +75,27 @@ def test_a_job_is_shown_with_all_its_figures(
     listed = page_of(browser, "/jobs").text
     for figure in ("Reviews, smaller", "82.5 %", "2.50×", "98.0 %"):
         assert figure in listed, figure
+
+
+def test_a_job_shows_both_splits_their_intervals_and_what_is_unproven(
+    service: Service, http: httpx.Client, browser: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    text = page_of(browser, f"/jobs/{ended(service, http, request_body, validated())}").text
+    for said in ("kept on validation", "95 % interval 97.1 to 101.5 %", "79.50%", "96.2 to 99.9 %", "99.4 % on validation"):
+        assert said in text, said
+    assert "unproven" not in text
+    late = ended(service, http, request_body, validated(is_converged=False), name="late")
+    text = page_of(browser, f"/jobs/{late}").text
+    for said in ("baseline_not_converged: The baseline", "Retention unproven", "not converged", "Speed up met"):
+        assert said in text, said
+    assert "baseline_not_converged" in page_of(browser, "/jobs").text
+    job = http.get(f"/v1/jobs/{late}").json()
+    assert job["ratios"]["baseline_not_converged"] is True
+    verdict = http.get(f"/v1/jobs/{late}/report").json()["verdicts"]["retention"]
+    assert (verdict["status"], verdict["code"], verdict["met"]) == ("unproven", "baseline_not_converged", False)
+    as_sent = page_of(browser, f"/jobs/{ended(service, http, request_body, validated(is_converged=None))}").text
+    assert "not tuned here" in as_sent
+    assert "unproven" not in as_sent
 
 
 def test_a_jobs_size_is_held_against_the_file_sixteen_bit_and_float32(

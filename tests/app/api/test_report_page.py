@@ -12,7 +12,7 @@ import pytest
 
 from compression.report import LayerRange, NotMeasured, Remedy, Report, Sensitivity, StageVerdict, Uploaded
 from tests.app.api.conftest import new_team, problem, sql
-from tests.client.figures import generates, more_figures, report, row
+from tests.client.figures import generates, more_figures, report, row, validated
 from tests.compression.test_perplexity import row as of_perplexity
 from tests.conftest import Service
 
@@ -73,6 +73,33 @@ def test_the_report_of_a_finished_job_is_one_page_that_fetches_nothing(
     assert [
         name for name, _ in page.attributes if name in {"src", "href", "style", "srcset", "xlink:href"} or name[:2] == "on"
     ] == []
+
+
+def test_both_splits_have_their_interval_and_what_is_unproven_says_why(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    text = re.sub(r"\s+", " ", page_of(http, done(service, http, request_body, validated())).text)
+    for said in (
+        "79.50 % ± 1.00 %99.4 % kept (97.1 to 101.5 %)",
+        "78.40 % ± 1.00 %98.0 % kept (96.2 to 99.9 %)",
+        "✓ met: retention 99.4 % on validation (95 % interval 97.1 to 101.5 %), target 99.2 %",
+        "Choices and verdicts read validation, 500 rows",
+        "Score on validation: accuracy",
+    ):
+        assert said in text, said
+    assert "? unproven" not in text
+    text = re.sub(r"\s+", " ", page_of(http, done(service, http, request_body, validated(is_converged=False))).text)
+    for said in (
+        "? unproven: retention 99.4 % on validation",
+        "target 99.2 %. baseline_not_converged: The baseline has not converged",
+        "Baselinenot converged",
+        "99.4 % kept (97.1 to 101.5 %), unproven",
+        "✓ met: speed up 2.50×",
+    ):
+        assert said in text, said
+    assert "Baselinenot tuned here" in re.sub(
+        r"\s+", " ", page_of(http, done(service, http, request_body, validated(is_converged=None))).text
+    )
 
 
 def test_sizes_are_held_against_all_that_people_mean(

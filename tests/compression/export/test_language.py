@@ -19,7 +19,7 @@ from compression.export.artifact import Shipped, ship, timed, write_config
 from compression.export.verify import ROUNDING_NOISE, compare, limit, verify
 from compression.language import evaluate as engine
 from compression.language.documents import read
-from compression.measure import Measured, Step, language_score_of
+from compression.measure import ask_language, nobody
 from compression.numerics import Simulation
 from compression.plan import at_once
 from compression.recipe import Evaluate
@@ -94,16 +94,14 @@ def test_the_score_is_the_files_and_agrees_with_the_engines(
 
 def test_windows_are_counted_as_they_are_answered(shipped: dict[str, tuple[Path, Shipped]], tmp_path: Path) -> None:
     folder, found = shipped["int8"]
-    told = list[Step | Measured]()
+    told = list[int]()
     scorer = of("causal-lm", EVALUATE, ())
     assert isinstance(scorer, LanguageScorer)
     rows = folder.parents[1] / "test.jsonl"
-    score = language_score_of(open_artifact("onnx", folder, threads=1), folder, rows, scorer, told.append)  # type: ignore[arg-type]
-    assert score == found.score
-    steps = [one for one in told if isinstance(one, Step)]
-    last = steps[-1]
-    assert {one.total for one in steps} == {last.done}
-    assert [one.done for one in steps[:-1]] == list(range(1, len(steps)))  # then the first of them again, together
+    asked = ask_language(open_artifact("onnx", folder, threads=1), folder, rows, scorer)  # type: ignore[arg-type]
+    assert asked.answer(told.append).score == found.score
+    assert sum(told) == asked.windows
+    assert set(told[:-1]) == {1}  # then the first of them again, together
 
 
 @pytest.mark.parametrize("name", DONE)
@@ -254,7 +252,7 @@ def test_an_error_that_nobody_knows_is_not_told_as_none(
     folder, rows = shipped["baseline"][0], tmp_path / "test.jsonl"
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in (MANY if lost else MANY[:1])))
     runner = Sure(folder) if lost else open_artifact("onnx", folder, threads=1)
-    score = language_score_of(runner, folder, rows, LanguageScorer(length=64, stride=32))  # type: ignore[arg-type]
+    score = ask_language(runner, folder, rows, LanguageScorer(length=64, stride=32)).answer(nobody).score  # type: ignore[arg-type]
     assert "perplexity" not in score.standard_errors
     assert score.standard_error == score.value
     assert score.worth_error == 1

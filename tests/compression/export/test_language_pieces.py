@@ -50,11 +50,11 @@ def test_a_score_is_the_same_in_pieces_and_takes_no_more_than_it_may(
     runner, scorer = opened(kind, model(family), tmp_path), LanguageScorer(48, 24)
     rows = tmp_path / "test.jsonl"
     rows.write_text("".join(json.dumps({"text": text * times}) + "\n" for times in (1, 3) for text in TEXTS))
-    whole = measure.language_score_of(runner, tmp_path, rows, scorer)
+    whole = measure.ask_language(runner, tmp_path, rows, scorer).answer(measure.nobody).score
     assert runner.most > 8 * ROOM  # all windows together
     runner.most = 0
     monkeypatch.setattr(measure, "LOGITS_BYTES", 4 * VOCABULARY * ROOM)
-    found = measure.language_score_of(runner, tmp_path, rows, scorer)
+    found = measure.ask_language(runner, tmp_path, rows, scorer).answer(measure.nobody).score
     assert 0 < runner.most <= ROOM
     assert found.metrics == pytest.approx(whole.metrics, rel=1e-5)
     assert found.standard_errors == pytest.approx(whole.standard_errors, rel=1e-4)

@@ -15,9 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compression import scoring
 from compression.child import ChildFailed, answers
 from compression.export import artifact
-from compression.measure import LOCK_VARIABLE, Measured, MeasureSpec, host_lock, peak_memory, score_of, time_both
+from compression.measure import (
+    LOCK_VARIABLE,
+    Measured,
+    MeasureSpec,
+    Step,
+    ask,
+    host_lock,
+    measure,
+    nobody,
+    peak_memory,
+    time_both,
+)
 from compression.plan import Tick, at_once
 from compression.recipe import Evaluate, Task
 from compression.report import Latency, NotMeasured, Score
@@ -115,7 +127,8 @@ class Contrary:
 def test_the_score_tells_of_answers_that_change_with_the_batch(tiny_shipment: Shipment, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"text": "good", "label": label}) + "\n" for label in [1, 1, 1, 0]))
-    score = score_of(Contrary(), tiny_shipment.folder(tiny_shipment.int8), rows, ClassScorer("accuracy", 2, 1))
+    folder = tiny_shipment.folder(tiny_shipment.int8)
+    score = ask(Contrary(), folder, rows, ClassScorer("accuracy", 2, 1)).answer(nobody).score
     assert (score.value, score.value_at_batch_32, score.rows_changed_by_batching) == (0.75, 0.25, 4)
     assert score.chance == 0.75
     assert score.standard_error == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
@@ -220,6 +233,45 @@ def test_a_score_that_takes_too_long_costs_nothing_else(
     assert isinstance(found.score, NotMeasured)
     assert "longer than 2 s" in found.score.not_measured
     assert remedy in found.score.not_measured
+
+
+def test_validation_is_scored_first_by_the_same_runner_and_outlives_a_test_that_is_late(
+    tiny_shipment: Shipment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tmp_path / "validation.jsonl"
+    rows.write_text("".join(json.dumps({"text": text, "label": 0}) + "\n" for text, _ in tiny_shipment.rows[:7]))
+    told = list[Step | Measured]()
+    asked = spec(tiny_shipment, validation_rows=str(rows), seconds=0.1, seed=3)
+    found = measure(asked, told.append)
+    folder = tiny_shipment.folder(tiny_shipment.int8)
+    runner, scorer = open_artifact("onnx", folder, threads=1), scoring.of("text-classification", Evaluate(), asked.labels)
+    assert not isinstance(scorer, scoring.LanguageScorer)
+    alone = ask(runner, folder, rows, scorer, seed=3).answer(nobody)
+    assert (found.validation, found.draws.validation) == (alone.score, alone.draws)
+    assert alone.score.rows == 7
+    assert isinstance(found.score, Score)
+    assert isinstance(tiny_shipment.int8.score, Score)
+    assert found.score.metrics == tiny_shipment.int8.score.metrics
+    assert found.draws.test is not None
+    assert (found.draws.test.rows, found.draws.test.seed) == (len(tiny_shipment.rows), 3)
+    steps = [one for one in told if isinstance(one, Step)]
+    assert {one.total for one in steps} == {2 * (7 + len(tiny_shipment.rows))}
+    assert [one.done for one in steps] == list(range(1, 8)) + [one.done for one in steps[7:]]
+    between = [one for one in told if isinstance(one, Measured)][-1]
+    assert between.validation == alone.score
+    assert isinstance(between.score, NotMeasured)
+    # The process is ended after it has told of validation.
+    line = tmp_path / "line"
+    line.write_text(between.model_dump_json() + "\n")
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\ncat {line}\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    monkeypatch.setattr(artifact, "MEASURE_SECONDS", 2.0)
+    late = at_once(artifact.figures(asked))
+    assert (late.validation, late.draws.validation, late.draws.test) == (alone.score, alone.draws, None)
+    assert isinstance(late.score, NotMeasured)
+    assert "longer than 2 s" in late.score.not_measured
 
 
 def test_a_measuring_child_dies_with_its_parent(tiny_shipment: Shipment, tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""The row of a stage, and the splits that its artifact is scored on: the same in memory and from file to file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from compression import durable, families
+from compression.data import Dataset
+from compression.export.artifact import Shipped
+from compression.notes import with_notes
+from compression.recipe import Split
+from compression.report import NO_DRAWS, LayerRange, Preparation, Row, SplitDraws, Stage, Uploaded, ratios
+
+SCORED: tuple[Split, ...] = ("validation", "test")
+
+
+def write_scored_rows(paths: Mapping[Split, Path], dataset: Dataset, some: Mapping[Split, Sequence[int]]) -> None:
+    """Write the splits for the process that measures. some: by split, the rows that are scored, where these are not all."""
+    for split, path in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = dataset.judged(split)
+        if split in some:
+            rows = [rows[number] for number in some[split]]
+        durable.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def row_of(
+    stage: Stage,
+    shipped: Shipped,
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    draws: Mapping[Stage, SplitDraws],
+    *,
+    sent: Uploaded,
+    seconds: float,
+    notes: Sequence[str],
+    ranges: tuple[LayerRange, ...] = (),
+    preparation: Preparation | None = None,
+) -> Row:
+    """Put a stage's figures together, held against the baseline's; it has no verdict yet.
+
+    model: the stage's, its weights not read; rows, draws: of earlier stages; sent: the job's model; preparation: of the
+    baseline alone. If the baseline is of before validation was scored, the job's rows are all judged by test, and this one's
+    score on validation is left out.
+    """
+    family, first = families.of(model), rows[0] if rows else None
+    parameters = family.parameters_of(model)
+    validation = shipped.validation if first is None or first.validation is not None else None
+    after = (parameters, shipped.size, shipped.score)
+    found = ratios(
+        (first.parameters, first.size, first.score) if first else after,
+        after,
+        shipped.latency,
+        sent,
+        validation=(first.validation if first else validation, validation),
+        draws=(draws.get("baseline", NO_DRAWS) if first else shipped.draws, shipped.draws),
+    )
+    row = Row(
+        stage=stage,
+        artifact=shipped.artifact.name,
+        shape=family.shape_of(model.config),
+        parameters=parameters,
+        size=shipped.size,
+        latency=shipped.latency,
+        score=shipped.score,
+        validation=validation,
+        preparation=preparation,
+        flops=shipped.flops,
+        peak_memory_bytes=shipped.peak_memory_bytes,
+        ratios=found,
+        seconds=seconds,
+        ranges=ranges,
+        notes=tuple(notes),
+    )
+    return with_notes(row, rows[-1] if rows else None)
