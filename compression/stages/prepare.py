@@ -94,10 +94,10 @@ def _tuned(state: State, model: PreTrainedModel, number: int, beside: Tensors) -
         f"{whose}: validation {state.task.metric} {outcome.before} → {outcome.best} "
         f"(best of epochs 0 to {found.epochs}: {outcome.best_epoch})."
     )
-    state.notes += outcome.remarks
     if number == 0:
         state.preparation = found
         state.notes += _remarks(found)
+    state.notes += outcome.remarks
 
 
 def _chosen(state: State, model: PreTrainedModel, number: int) -> Generator[Event, None, Preparation]:

@@ -1,0 +1,180 @@
+"""Originals are tuned until validation stops gaining, at a rate that probes choose; what is known of it stands in the row."""
+
+import dataclasses
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertForSequenceClassification
+
+from compression.budget import Budget
+from compression.catalog import preparation
+from compression.phases import journey
+from compression.recipe import PREPARE_RATE, Prepare, Recipe, Train
+from compression.report import Event, Preparation, Progress
+from compression.saving import Saver
+from compression.stages.prepare import prepare
+from compression.state import State
+from tests.compression.conftest import FILLER, GOOD, state_of, tiny_config
+from tests.compression.saving.conftest import Listener, listener, resumed, same, saver, weights  # noqa: F401 (a fixture)
+
+TRAIN = Train(batch=32, max_length=32)
+OPEN = Recipe(quantize=None, prune=None, distill=None, train=TRAIN)
+
+
+def fresh(recipe: Recipe = OPEN, *, new_head: bool = True, seed: int = 0) -> State:
+    torch.manual_seed(seed)
+    model = BertForSequenceClassification(tiny_config(num_labels=2)).eval()
+    return readied(dataclasses.replace(state_of(model, recipe), new_head=new_head))
+
+
+def readied(state: State) -> State:
+    state.journey = journey(state.recipe, {name: len(rows) for name, rows in state.rows.items()})
+    state.budget = Budget(state.recipe.train.max_steps, state.recipe.train.max_minutes)
+    return state
+
+
+def prepared(state: State) -> Preparation:
+    list(prepare(state))
+    assert state.preparation is not None
+    return state.preparation
+
+
+def test_by_default_it_goes_on_until_validation_stops_gaining() -> None:
+    state = fresh()
+    found = prepared(state)
+    assert found.converged is True, found.reason
+    assert found.epochs == found.best_epoch + 3, "a patience of three epochs"
+    assert found.epochs < preparation.bound(Prepare(), 10)
+    assert state.validate().score == max(one.score for one in found.curve) > 0.95
+    assert found.linear_probe is not None
+    assert found.linear_probe < state.validate().score, "what tuning brings over frozen features"
+    assert [one.epoch for one in found.curve] == list(range(found.epochs + 1))
+    assert found.curve[found.best_epoch].loss is not None
+    assert found.reason in state.notes
+
+
+def test_the_rate_is_the_best_probes_and_no_probe_changes_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compression.stages.prepare.bound", lambda *_: 0)  # nothing after the probes
+    state = fresh(new_head=False)
+    before = weights(state)
+    found = prepared(state)
+    assert same(before, weights(state))
+    body = [one for one in found.rates if one.rate == one.head_rate]
+    assert len({one.rate for one in body}) == 3
+    assert {one.rate for one in body} <= set(preparation.RATES)
+    (chosen,) = [one for one in found.rates if one.chosen]
+    assert chosen.loss == min(one.loss for one in found.rates if one.loss is not None)
+    assert (found.rate, found.head_rate) == pytest.approx((chosen.rate / 3, chosen.head_rate / 3))
+    (faster,) = [one for one in found.rates if one.rate != one.head_rate]
+    assert faster.rate == min(body, key=lambda one: one.loss or 0).rate
+    assert all(one.steps >= preparation.PROBE_STEPS / 2 for one in found.rates)
+
+
+def test_a_new_head_is_warmed_up_and_the_body_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compression.stages.prepare.bound", lambda *_: 0)
+    given = OPEN.model_copy(update={"prepare": Prepare(rate=1e-4)})
+    state = fresh(given)
+    before = {name: weight.clone() for name, weight in state.model.state_dict().items()}
+    assert prepared(state).rates == ()
+    moved = {name for name, weight in state.model.state_dict().items() if not weight.equal(before[name])}
+    assert moved == {"classifier.weight", "classifier.bias", "bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    assert all(parameter.requires_grad for parameter in state.model.parameters())
+    kept = fresh(given, new_head=False)
+    before = {name: weight.clone() for name, weight in kept.model.state_dict().items()}
+    prepared(kept)
+    assert all(weight.equal(before[name]) for name, weight in kept.model.state_dict().items())
+
+
+def test_epochs_with_a_rate_mean_exactly_that() -> None:
+    state = fresh(OPEN.model_copy(update={"prepare": Prepare(epochs=2, rate=3e-3)}))
+    list_of_rates = [event.rate for event in prepare(state) if isinstance(event, Progress) and event.rate is not None]
+    found = state.preparation
+    assert found is not None
+    assert (found.rate, found.head_rate, found.rates, found.epochs) == (3e-3, 3e-3, (), 2)
+    assert max(list_of_rates) <= 3e-3
+    assert found.converged is False
+    assert "2 epochs are too few" in found.reason
+    alone = fresh(OPEN.model_copy(update={"prepare": Prepare(epochs=1)}))
+    assert prepared(alone).rate == PREPARE_RATE
+
+
+def test_what_is_taken_as_it_was_sent_is_not_judged() -> None:
+    found = prepared(fresh(OPEN.model_copy(update={"prepare": Prepare(epochs=0)}), new_head=False))
+    assert found.converged is None
+    assert (found.epochs, found.curve, found.linear_probe) == (0, (), None)
+
+
+def test_a_trained_head_is_only_changed_for_more_than_a_standard_error() -> None:
+    tuned = fresh()
+    prepared(tuned)
+    again = readied(dataclasses.replace(tuned, new_head=False, preparation=None, notes=[]))
+    before = weights(again)
+    found = prepared(again)
+    assert found.best_epoch == 0
+    assert found.converged is True
+    assert same(before, weights(again))
+    worse = fresh(new_head=False)  # a head as it was drawn gains much more
+    assert prepared(worse).best_epoch > 0
+
+
+def test_a_job_of_few_steps_probes_nothing_and_has_not_converged() -> None:
+    state = fresh(OPEN.model_copy(update={"train": TRAIN.model_copy(update={"max_steps": 70})}))
+    found = prepared(state)
+    assert (found.rates, found.rate) == ((), PREPARE_RATE)
+    assert found.converged is False
+    assert any("No rate was probed" in note for note in state.notes)
+    assert state.budget.spent.steps == 70, "the head's warm-up counts too"
+
+
+def test_stopped_anywhere_it_ends_with_the_same_weights_and_the_same_account(
+    tmp_path: Path,
+    listener: Listener,  # noqa: F811
+) -> None:
+    plain = fresh()
+    wanted = prepared(plain)
+    saved = fresh()
+    saved.saver = saver(tmp_path)
+    listener.hear(prepare(saved))
+    assert same(weights(saved), weights(plain)), "saving changed the training"
+    lowered = 10 * wanted.best_epoch + 15  # after an epoch without a gain: weights went back, the rate is lower
+    for number in (1, 7, lowered, len(listener.saves)):
+        state = fresh()
+        state.saver = resumed(tmp_path, listener, number)
+        events = list(prepare(state))
+        assert same(weights(state), weights(plain)), f"save {number}"
+        assert state.preparation == wanted
+        assert not _probed(events), "probes are not done again"
+
+
+def _probed(events: list[Event]) -> list[Event]:
+    return [event for event in events if isinstance(event, Progress) and event.phase == "choose the rate"]
+
+
+def test_progress_never_falls_and_ends_at_the_phase_s_end() -> None:
+    state = fresh()
+    seen = [event for event in prepare(state) if isinstance(event, Progress)]
+    assert [event.fraction for event in seen] == sorted(event.fraction for event in seen)
+    assert seen[-1].step == seen[-1].total
+    assert {event.phase for event in seen} == {"choose the rate", "tune"}
+
+
+def intents(count: int, labels: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Rows of many classes: which two words stand in a text says which."""
+    draw = random.Random(seed)
+    words = [*FILLER, *GOOD]
+    for number in range(count):
+        label = number % labels
+        text = [words[label % len(words)], words[(7 * label + 3) % len(words)], *draw.choices(FILLER, k=2)]
+        draw.shuffle(text)
+        yield {"text": " ".join(text), "label": f"intent-{label:02d}"}
+
+
+def write_intents(folder: Path, labels: int = 24) -> None:
+    for name, count in (("train", 40 * labels), ("validation", 10 * labels), ("test", 10 * labels)):
+        rows = intents(count, labels, seed=len(name))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
