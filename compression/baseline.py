@@ -7,14 +7,12 @@ not trained to its end. Torch-free, pure.
 import math
 from collections.abc import Iterator
 
-from pydantic import ValidationError
-
 from compression.recipe import Prepare, Recipe
 from compression.recipe.base import MOST_EPOCHS
 from compression.report import Preparation, Remedy, Row, Score
 
-FEWEST_EPOCHS = 3
-"""Epochs that are proposed at least."""
+LEAST_EPOCHS = 10
+"""Epochs that are proposed if nobody knows how many were trained."""
 
 
 def preparations(baseline: Row) -> dict[str, Preparation]:
@@ -59,38 +57,35 @@ def offered(row: Row, baseline: Row, recipe: Recipe) -> Iterator[Remedy]:
 
     row: of the last stage.
     """
-    why = _reason(row, baseline)
+    why, settings = _reason(row, baseline), recipe.prepare
     if why is None:
         return
-    settings, trained = recipe.prepare, max((found.epochs for found in preparations(baseline).values()), default=0)
     if settings.epochs is not None:
-        double = min(max(2 * settings.epochs, FEWEST_EPOCHS), MOST_EPOCHS)
-        proposals: list[tuple[str, int | None]] = [("epochs", None), ("epochs", double)]
+        how = "train until validation stops gaining"
+        yield Remedy(key="recipe.prepare.epochs", now=settings.epochs, proposed=None, why=f"{why}: {how}.")
     elif settings.rate is not None:
-        proposals = [("rate", None)]
+        yield Remedy(
+            key="recipe.prepare.rate", now=settings.rate, proposed=None, why=f"{why}: let short probes choose the rate."
+        )
     else:
-        proposals = [("epochs", min(max(2 * trained, FEWEST_EPOCHS), MOST_EPOCHS))]
-    for key, proposed in proposals:
-        now = getattr(settings, key)
-        if proposed != now and _may_be(key, proposed):
-            how = _how(key, proposed)
-            yield Remedy(key=f"recipe.prepare.{key}", now=now, proposed=proposed, why=f"{why}: {how}.")
-            return
+        yield _twice_as_long(baseline, settings, why)
 
 
-def _how(key: str, proposed: int | None) -> str:
-    if proposed is not None:
-        return f"train for {proposed} epochs"
-    return "train until validation stops gaining" if key == "epochs" else "let short probes choose the rate"
-
-
-def _may_be(key: str, proposed: int | None) -> bool:
-    """Say whether `prepare` takes a value at a key."""
-    try:
-        Prepare.model_validate({key: proposed})
-    except ValidationError:
-        return False
-    return True
+def _twice_as_long(baseline: Row, settings: Prepare, why: str) -> Remedy:
+    """Propose twice the epochs that were trained, at the rate that was chosen: it is not chosen where epochs are given."""
+    found = preparations(baseline).values()
+    epochs = min(max([2 * one.epochs for one in found], default=0) or LEAST_EPOCHS, MOST_EPOCHS)
+    rates = {one.rate for one in found}
+    if len(rates) != 1 or None in rates:
+        return Remedy(key="recipe.prepare.epochs", now=None, proposed=epochs, why=f"{why}: train for {epochs} epochs.")
+    rate = rates.pop()
+    longer = settings.model_copy(update={"epochs": epochs, "rate": rate})
+    return Remedy(
+        key="recipe.prepare",
+        now=settings.model_dump(mode="json"),
+        proposed=longer.model_dump(mode="json"),
+        why=f"{why}: train for {epochs} epochs at {rate:g}, the rate that was chosen.",
+    )
 
 
 def _reason(row: Row, baseline: Row) -> str | None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from app.mending import mended
 from compression.baseline import exceeds_baseline, has_not_converged
 from compression.recipe import Prepare, Quantize, Recipe, Targets
 from compression.report import Ratios, Report, Row, Verdict, mean_row, verdicts
@@ -126,23 +127,25 @@ def test_a_result_that_is_surely_better_than_the_baseline_is_told_and_asks_for_m
     assert not exceeds_baseline(by_test, BASELINE)
 
 
-def test_epochs_that_were_given_are_to_be_more_or_as_many_as_it_takes() -> None:
-    late = converged(BASELINE, False)
-    for epochs in (1, 3, 150):
-        recipe = BARE.model_copy(update={"prepare": Prepare(epochs=epochs, rate=1e-4)})
-        remedy = offered(recipe, late, quantized(), targets=EASY)["recipe.prepare.epochs"]
-        assert remedy.now == epochs
-        assert remedy.proposed in (None, min(max(2 * epochs, 3), 200))
-        assert "has not converged" in remedy.why
-        Recipe.model_validate(recipe.model_dump(mode="json") | {"prepare": {"epochs": remedy.proposed}})
-
-
-def test_a_bound_that_was_reached_asks_for_twice_the_epochs_that_were_trained() -> None:
-    until = Prepare.model_construct(epochs=None, rate=None, patience=None)
-    late = converged(BASELINE, False, epochs=12)
-    found = offered(BARE.model_copy(update={"prepare": until}), late, quantized(), targets=EASY)
-    assert {key: remedy.proposed for key, remedy in found.items()} == {"recipe.prepare.epochs": 24}
-    assert "train for 24 epochs" in found["recipe.prepare.epochs"].why
+@pytest.mark.parametrize(
+    ("asked", "known", "key", "proposed"),
+    [
+        ({"epochs": 3}, {}, "recipe.prepare.epochs", None),
+        ({"epochs": 200, "rate": 1e-4}, {}, "recipe.prepare.epochs", None),
+        ({"rate": 1e-4}, {}, "recipe.prepare.rate", None),
+        ({}, {"epochs": 12, "rate": 2e-4}, "recipe.prepare", {"epochs": 24, "rate": 2e-4, "patience": None}),
+        ({"patience": 5}, {"epochs": 150, "rate": 2e-4}, "recipe.prepare", {"epochs": 200, "rate": 2e-4, "patience": 5}),
+        ({}, {"epochs": 12, "rate": None}, "recipe.prepare.epochs", 24),
+    ],
+)
+def test_what_is_proposed_trains_longer_or_at_another_rate(
+    asked: dict[str, Any], known: dict[str, Any], key: str, proposed: Any
+) -> None:
+    recipe = BARE.model_copy(update={"prepare": Prepare(**asked)})
+    found = offered(recipe, converged(BASELINE, False, **known), quantized(), targets=EASY)
+    assert {name: remedy.proposed for name, remedy in found.items()} == {key: proposed}
+    assert "has not converged" in found[key].why
+    Recipe.model_validate(mended(recipe.model_dump(mode="json"), list(found.values())))
 
 
 def test_a_job_of_the_baseline_alone_is_told_how_to_prepare_it() -> None:

@@ -8,9 +8,39 @@ from compression.export.card import card
 from compression.origin import Origin
 from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Task
 from compression.report import NotMeasured, Size, Stage
+from tests.client.figures import validated
 
 NOTHING = NotMeasured(not_measured="It is not asked.")
 SENT = Recipe(prepare=Prepare(epochs=0), prune=None, distill=None)
+
+
+def test_a_card_says_what_is_kept_on_validation_and_that_a_baseline_has_not_converged() -> None:
+    origin = Origin(
+        license=None, said_in=None, base=None, licenses=(), recipe=SENT, command="lathe submit", sent=(), versions={}
+    )
+    for known in (True, False, None):
+        rows = validated(is_converged=known).rows
+        last = rows[-1]
+        text = card(
+            name=last.artifact,
+            kind="onnx",
+            stage="distilled",
+            scheme="dynamic-int8",
+            task="text-classification",
+            labels=("a", "b"),
+            max_length=64,
+            size=last.size,
+            latency=last.latency,
+            score=last.score,
+            validation=last.validation,
+            memory=NOTHING,
+            inputs=("input_ids",),
+            origin=origin,
+            rows=rows,
+        )
+        assert "| accuracy on 500 validation rows, which choices read | 79.50% ± 1.00% |" in text
+        assert "99.4% kept (95 % interval 97.1% to 101.5%)" in text
+        assert ("**baseline_not_converged**" in text) == (known is False)
 
 
 def said(recipe: Recipe, stage: Stage, task: Task = "causal-lm", positions: int | None = 8192, **about: Any) -> str:

@@ -2,16 +2,17 @@
 
 from compression.export.comparison import comparison
 from compression.report import Figures, Generation, Latency, NotMeasured, Row, Score
-from tests.client.figures import row
+from tests.client.figures import row, validated
 
 NOTHING = NotMeasured(not_measured="Memory does not suffice.")
 BASELINE = row("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
 DISTILLED = row("distilled", 13_000_000, 14_000_000, 4.0, 0.79)
 
 
-def table(before: Row, after: Row, stage: str = "distilled") -> dict[str, list[str]]:
-    own = Figures(size=after.size, latency=after.latency, score=after.score, peak_memory_bytes=after.peak_memory_bytes)
-    lines = [line for line in comparison([before, after], own, stage) if line.startswith("|")]
+def table(before: Row, after: Row, stage: str = "distilled", name: str = "distilled-onnx-int8") -> dict[str, list[str]]:
+    facts = {"size": after.size, "latency": after.latency, "score": after.score, "validation": after.validation}
+    own = Figures(**facts, peak_memory_bytes=after.peak_memory_bytes)
+    lines = [line for line in comparison([before, after], own, stage, name) if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {name: values for name, *values in cells}
 
@@ -23,9 +24,19 @@ def test_both_columns_and_the_change_are_those_of_the_rows() -> None:
     assert found["bytes of weights on disk"] == ["80,000,000", "14,000,000", "−82.5%"]
     assert isinstance(BASELINE.score, Score)
     score = found[f"{BASELINE.score.metric} on test"]
-    assert (score[0][:7], score[1][:7], score[2]) == ("80.00% ", "79.00% ", "−1.00 points")
+    assert (score[0][:7], score[1][:7], score[2]) == ("80.00% ", "79.00% ", "−1.00 points; 98.8% kept")
     (latency,) = [values for name, values in found.items() if name.startswith("latency")]
     assert latency == ["16.00 ms", "4.00 ms", "4.00× as fast"]
+
+
+def test_what_is_kept_of_both_splits_has_the_interval_of_the_row_s_own_artifact() -> None:
+    before, after = validated().rows
+    found = table(before, after)
+    assert [name for name in found if name.startswith("accuracy")] == ["accuracy on validation", "accuracy on test"]
+    assert found["accuracy on validation"][2] == "−0.50 points; 99.4% kept (95 % interval 97.1% to 101.5%)"
+    assert found["accuracy on test"][2] == "−1.60 points; 98.0% kept (95 % interval 96.2% to 99.9%)"
+    other = table(before, after, name="distilled-transformers-int8")  # whose figures are its own
+    assert other["accuracy on validation"][2] == "−0.50 points; 99.4% kept"
 
 
 def test_the_metrics_beside_the_headline_have_both_columns_too() -> None:
@@ -61,7 +72,7 @@ def test_a_perplexity_changes_by_a_share_and_generation_in_tokens_a_second() -> 
         }
     )
     found = table(before, after)
-    assert found["perplexity on test"][2] == "+25.0%"
+    assert found["perplexity on test"][2] == "+25.0%; 80.0% kept"
     assert found["tokens a second, reading a prompt"] == ["100.0", "300.0", "3.00× as fast"]
     assert found["tokens a second, one after the other"] == ["40.0", "50.0", "1.25× as fast"]
 
@@ -69,6 +80,6 @@ def test_a_perplexity_changes_by_a_share_and_generation_in_tokens_a_second() -> 
 def test_what_was_not_measured_has_no_change() -> None:
     nothing = DISTILLED.model_copy(update={"score": NOTHING, "latency": NOTHING, "peak_memory_bytes": NOTHING})
     found = table(BASELINE, nothing)
-    assert found["score"][1:] == ["not measured", "–"]
+    assert found["score on test"][1:] == ["not measured", "–"]
     assert found["latency, median"] == ["16.00 ms", "not measured", "–"]
     assert found["bytes of resident memory, only serving"][1:] == ["not measured", "–"]
