@@ -207,7 +207,7 @@ class _Run:
         where, plan = self.where, self.plan
         if plan.plateau is None or plan.patience is None:
             return where.total
-        epochs = max(where.best_epoch + plan.patience, preparation.EXPECTED_EPOCHS if not where.ended else 0)
+        epochs = max(where.best_epoch + plan.patience, preparation.EXPECTED_EPOCHS)
         return max(min(epochs * self.steps_an_epoch, where.total), where.step)
 
     def is_over(self) -> bool:
@@ -303,15 +303,16 @@ class _Run:
         where.curve.append(now)
         if self._is_better(now):
             where.best, where.best_epoch, self.best_weights = now, where.epoch, self.good
-        elif self.plan.plateau is not None:
+        elif self.plan.plateau is not None and (where.epoch - where.best_epoch) % self.plan.plateau_epochs == 0:
             self._lower_rate(self.plan.plateau)
         where.epoch, where.done = where.epoch + 1, 0
         return now.value
 
     def _is_better(self, now: Validation) -> bool:
         where, plan = self.where, self.plan
-        needed = plan.first_gain if where.best_epoch == 0 else plan.least_gain
-        return now.worth > where.best.worth + needed if needed > 0 else now > where.best
+        if plan.plateau is None:
+            return now > where.best
+        return now.worth > where.best.worth + (plan.least_gain if where.best_epoch else plan.first_gain)
 
     def _lower_rate(self, factor: float) -> None:
         """Go back to the best epoch's weights, and on from there at a lower rate with an optimizer that remembers nothing."""

@@ -23,7 +23,9 @@ PROBE_SHARE = 0.2
 HEAD_RATE = 1e-3
 """Peak rate at which a new head is warmed up, the body frozen (Kumar et al. 2022: linear probing, then fine-tuning)."""
 PLATEAU = 0.3
-"""What the rate is multiplied by after an epoch without a gain; the weights go back to the best epoch's then."""
+"""What the rate is multiplied by after a stretch without a gain; the weights go back to the best epoch's then."""
+LEAST_STRETCH = 24
+"""Optimizer steps of such a stretch at least: an epoch, or as many epochs as these take where data are few."""
 LEAST_GAIN = 0.1
 """Standard errors of the validation score that an epoch must gain to count: less would go on for noise."""
 WARM_EPOCHS = 5
@@ -41,6 +43,20 @@ FEATURE_ROWS = 4096
 def steps_an_epoch(rows: int, train: Train) -> int:
     """Count the optimizer steps of one pass over `rows`."""
     return max(math.ceil(math.ceil(rows / train.batch) / train.accumulate), 1)
+
+
+def stretch(steps: int) -> int:
+    """Return the epochs that open training waits for a gain before the rate falls. steps: of an epoch."""
+    return max(math.ceil(LEAST_STRETCH / steps), 1)
+
+
+def patience(prepare: Prepare, steps: int) -> int | None:
+    """Return the epochs without a gain after which training ends; None where it does not. steps: of an epoch.
+
+    Of open training `prepare.patience` counts stretches, which are epochs unless data are few.
+    """
+    most = prepare.most_without_gain
+    return most * stretch(steps) if most is not None and prepare.is_open else most
 
 
 def bound(prepare: Prepare, steps: int) -> int:

@@ -40,8 +40,8 @@ class Prepare(Config):
     patience: Annotated[
         Annotated[int, Field(ge=1, le=200)] | None,
         Field(
-            description="Training ends after so many epochs without a gain on validation. null: if epochs is null, "
-            f"{PREPARE_PATIENCE}; else never."
+            description="Training ends after so many epochs without a gain on validation; if epochs is null and an epoch has "
+            f"fewer than 24 steps, after so many times 24 steps. null: if epochs is null, {PREPARE_PATIENCE}; else never."
         ),
     ] = None
 

@@ -10,16 +10,29 @@ STILL_GAINING = 2
 
 
 def convergence(
-    before: float, curve: Sequence[float], best_epoch: int, *, out_of_patience: bool, is_open: bool, error: float
+    before: float,
+    curve: Sequence[float],
+    best_epoch: int,
+    *,
+    out_of_patience: bool,
+    is_open: bool,
+    error: float,
+    floor: float | None = None,
 ) -> tuple[bool, str]:
     """Return whether a training converged, and what that was concluded from.
 
     before, curve: worth on validation (`Validation.worth`) before the training and after each epoch; best_epoch: the one that
     was kept, 0 is the model before; out_of_patience: training ended because nothing was better for so long; is_open: the
-    number of epochs was not given; error: one standard error of the worth.
+    number of epochs was not given; error: one standard error of the worth; floor: what a linear model on the features of the
+    model before comes to, None where there is none.
     """
-    epochs = len(curve)
+    epochs, best = len(curve), (before, *curve)[best_epoch]
     if out_of_patience and best_epoch <= epochs - STILL_GAINING:
+        if floor is not None and best < floor - error:
+            return False, (
+                f"Validation stopped gaining at {best:.4f}, more than a standard error below the {floor:.4f} of a linear model on "
+                "the features of the model as it came: another rate is worth a try."
+            )
         return True, f"Validation stopped gaining: epoch {best_epoch} of {epochs} is the best, and patience was used up."
     if out_of_patience or is_open:
         return False, f"Training ended after {epochs} epochs while validation was still gaining (best: epoch {best_epoch})."

@@ -20,7 +20,9 @@ from compression.catalog.preparation import (
     PROBE_STEPS,
     WARM_EPOCHS,
     bound,
+    patience,
     steps_an_epoch,
+    stretch,
 )
 from compression.plan import Outcome, Plan
 from compression.recipe import PREPARE_RATE
@@ -135,15 +137,16 @@ def _without_probes(state: State) -> float | None:
 def _plan(state: State, known: Preparation, seed: int) -> Plan:
     settings = state.recipe.prepare
     rate, head_rate = known.rate or PREPARE_RATE, known.head_rate or PREPARE_RATE
-    epochs = bound(settings, steps_an_epoch(len(state.rows["train"]), state.recipe.train))
-    patience = settings.most_without_gain
-    plan = state.plan("prepare", epochs=epochs, rate=rate, dropout=True, patience=patience, seed=seed)
+    steps = steps_an_epoch(len(state.rows["train"]), state.recipe.train)
+    epochs, most = bound(settings, steps), patience(settings, steps)
+    plan = state.plan("prepare", epochs=epochs, rate=rate, dropout=True, patience=most, seed=seed)
     if not settings.is_open:
         return plan
     error = known.validation_error or 0.0
     return replace(
         plan,
         plateau=PLATEAU,
+        plateau_epochs=stretch(steps),
         warm_epochs=WARM_EPOCHS,
         head_factor=head_rate / rate,
         least_gain=LEAST_GAIN * error,
@@ -161,6 +164,7 @@ def _concluded(state: State, model: PreTrainedModel, known: Preparation, outcome
         out_of_patience=outcome.out_of_patience,
         is_open=state.recipe.prepare.is_open,
         error=error,
+        floor=known.linear_probe,
     )
     every = enumerate((outcome.before, *outcome.curve))
     curve = [EpochScore(epoch=number, score=one.value, loss=-one.negative_loss) for number, one in every]
@@ -183,12 +187,6 @@ def _remarks(found: Preparation) -> Iterator[str]:
             for one in found.rates
         )
         yield f"The rate {found.rate:g} (head {found.head_rate:g}), a third of the best probe's, was chosen by probes: {tried}."
-    best = found.curve[found.best_epoch].score
-    if found.linear_probe is not None and best < found.linear_probe:
-        yield (
-            f"Tuning came to {best:.4f} on validation, below the {found.linear_probe:.4f} of a linear model on the features of "
-            "the model as it came: try another rate."
-        )
 
 
 def _packed(known: Preparation) -> torch.Tensor:

@@ -33,3 +33,11 @@ def test_converged_is_what_had_stopped_gaining(
 def test_a_model_that_was_as_good_before_has_not_gained() -> None:
     assert convergence(0.9, [0.5, 0.7, 0.8, 0.9], 4, out_of_patience=False, is_open=False, error=0.01)[0]
     assert not convergence(0.1, [0.5, 0.7, 0.8, 0.9], 4, out_of_patience=False, is_open=False, error=0.01)[0]
+
+
+@pytest.mark.parametrize(("floor", "converged"), [(None, True), (0.9, True), (0.905, True), (0.92, False)])
+def test_what_a_linear_model_beats_has_not_converged(floor: float | None, converged: bool) -> None:
+    curve = [0.8, 0.9, 0.89, 0.88, 0.9]
+    found, reason = convergence(0.1, curve, 2, out_of_patience=True, is_open=True, error=0.01, floor=floor)
+    assert found is converged
+    assert ("linear model" in reason) is not converged

@@ -18,7 +18,7 @@ from tests.compression.test_training import finish, loss_of
 
 def test_of_accuracy_it_is_what_the_formula_says(model: BertForSequenceClassification) -> None:
     rows = encoded(sentences(2000, 5))
-    finish(train(model, Plan("prepare", 3, 3e-3, 16, 0), encoded(sentences(320, 1)), rows, loss_of(model)))
+    finish(train(model, Plan("prepare", 2, 2e-3, 16, 0), encoded(sentences(320, 1)), rows, loss_of(model)))
     share = validate(model, rows).score
     assert 0.55 < share < 0.999
     assert standard_error(model, rows) == pytest.approx(math.sqrt(share * (1 - share) / 2000), rel=0.5)
