@@ -30,8 +30,8 @@ def convergence(
     if out_of_patience and best_epoch <= epochs - STILL_GAINING:
         if floor is not None and best < floor - error:
             return False, (
-                f"Validation stopped gaining at {best:.4f}, more than a standard error below the {floor:.4f} of a linear model on "
-                "the features of the model as it came: another rate is worth a try."
+                f"Validation stopped gaining at {best:.4f}, more than a standard error below the {floor:.4f} of a linear model "
+                "on the features of the model as it came: another rate is worth a try."
             )
         return True, f"Validation stopped gaining: epoch {best_epoch} of {epochs} is the best, and patience was used up."
     if out_of_patience or is_open:
