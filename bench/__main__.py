@@ -23,6 +23,7 @@ from bench import augmented, classifier, decoding, memory, training
 from bench.api import __main__ as api
 from bench.article import __main__ as article
 from bench.language import __main__ as language
+from bench.preparation import __main__ as preparation
 from compression.recipe import PRESETS, Data, Spec
 from compression.report import Latency, Report, Row, Score, shown
 
@@ -79,6 +80,7 @@ def main() -> None:
         "classifier": classifier.main,
         "augmented": augmented.main,
         "api": api.main,
+        "preparation": preparation.main,
     }
     if sys.argv[1:2] and sys.argv[1] in others:
         others[sys.argv[1]](sys.argv[2:])

@@ -1,7 +1,8 @@
 """`python -m bench preparation --data FOLDER`: the job's original beside a grid of plain trainings.
 
 The grid is 4 rates × 2 seeds of a plain loop (grid.py) on each of six sets, each run judged on validation after every epoch;
-a cell is a rate, worth its best epoch. Runs that a record has are not done again, so the command may be stopped at any time.
+a cell is a rate, worth its best epoch, on the mean over seeds. The job prepares the same rows by the defaults. Runs that a
+record has are not done again, so the command may be stopped at any time; `--table-only` prints what the records say.
 """
 
 import argparse
@@ -9,34 +10,64 @@ from pathlib import Path
 
 import torch
 
-from bench.preparation import grid, sets
+from bench.preparation import grid, job, sets, table
+from bench.preparation.records import Run, kept
+from bench.preparation.sets import Prepared
 
 ROOT = Path(__file__).parent.parent.parent
 RECORDS = Path(__file__).parent / "records"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Do what no record has yet."""
+    """Do what no record has yet, then print."""
     parser = argparse.ArgumentParser(prog="python -m bench preparation", description=__doc__)
     parser.add_argument("--model", type=Path, default=ROOT / ".cache/examples/model")
     parser.add_argument("--examples", type=Path, default=ROOT / ".cache/examples", help="what scripts/fetch_examples.py wrote")
     parser.add_argument("--data", type=Path, required=True, help="folder of copies: glue/, intents/")
     parser.add_argument("--sets", nargs="+", default=list(sets.NAMES), choices=sets.NAMES)
     parser.add_argument("--rows", type=int, default=1600, help="of train, validation included")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=12, help="of the grid's runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache/bench-preparation", help="where data and runs are kept")
+    parser.add_argument("--only", choices=["grid", "job"], help="run these alone")
+    parser.add_argument("--table-only", action="store_true", help="print the lines of sets that have all records")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
-    for seed in asked.seeds:
-        for name in asked.sets:
-            prepared = sets.prepare(name, asked.data, asked.examples, asked.folder / "data" / name, asked.rows)
-            for rate in grid.RATES:
-                found = grid.run(prepared, asked.model, RECORDS / "grid", rate, seed, asked.epochs)
-                print(
-                    f"{name} {rate:g} {seed}: {found.best:.4f} at epoch {found.best_epoch}, {found.seconds:.0f} s", flush=True
-                )
+    prepared = {
+        name: sets.prepare(name, asked.data, asked.examples, (asked.folder / "data" / name).resolve(), asked.rows)
+        for name in asked.sets
+    }
+    for seed in asked.seeds if not asked.table_only else ():
+        for one in prepared.values():
+            if asked.only != "grid":
+                runs, records = asked.folder.resolve() / "jobs", RECORDS / "job"
+                tell(job.run(one, asked.model, runs, records, seed, asked.threads))
+            for rate in grid.RATES if asked.only != "job" else ():
+                tell(grid.run(one, asked.model, RECORDS / "grid", rate, seed, asked.epochs))
+    print(table.HEAD)
+    for one in prepared.values():
+        cells, own = found(one, asked.seeds)
+        if own and all(cells.values()):
+            print(table.lines(one, cells, own), flush=True)
+
+
+def tell(run: Run) -> None:
+    """Print what a training came to."""
+    best = run.curve[run.best_epoch - 1] if run.best_epoch else float("nan")
+    print(f"{run.name} {run.rate:g}, seed {run.seed}: {best:.4f} at epoch {run.best_epoch}, {run.seconds:.0f} s", flush=True)
+
+
+def found(prepared: Prepared, seeds: list[int]) -> tuple[dict[float, list[Run]], list[Run]]:
+    """Read a set's records: rate → runs, and the job's; empty lists where one is missing."""
+
+    def each(paths: list[Path]) -> list[Run]:
+        runs = [run for path in paths if (run := kept(path, prepared.digest)) is not None]
+        return runs if len(runs) == len(paths) else []
+
+    name = prepared.name
+    cells = {rate: each([RECORDS / "grid" / f"{name}-{rate:g}-{seed}.json" for seed in seeds]) for rate in grid.RATES}
+    return cells, each([RECORDS / "job" / f"{name}-{seed}.json" for seed in seeds])
 
 
 if __name__ == "__main__":

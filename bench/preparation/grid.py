@@ -4,11 +4,9 @@ Each run trains one set at one rate with one seed for so many epochs, AdamW with
 validation after each epoch. Test is answered once, by the epoch that is best on validation.
 """
 
-import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +16,7 @@ from sklearn.metrics import f1_score
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from bench.preparation.records import Run, keep, kept
 from bench.preparation.sets import Prepared, Rows
 from compression.numerics import has_bfloat16
 
@@ -26,45 +25,26 @@ BATCH, LENGTH, WARMUP, DECAY, CLIP = 32, 128, 0.1, 0.01, 1.0
 Answers = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Run:
-    """One cell of the grid, as it is kept in a JSON file."""
-
-    name: str
-    digest: str
-    rate: float
-    seed: int
-    epochs: int
-    curve: tuple[float, ...]
-    best_epoch: int
-    validation: tuple[float, ...]
-    test: tuple[float, ...]
-    seconds: float
-
-    @property
-    def best(self) -> float:
-        """The validation score of the best epoch."""
-        return self.curve[self.best_epoch - 1]
-
-
 def run(prepared: Prepared, model: Path, place: Path, rate: float, seed: int, epochs: int) -> Run:
     """Train one cell, or read it where `place` has it already."""
     path = place / f"{prepared.name}-{rate:g}-{seed}.json"
-    if path.exists() and (kept := json.loads(path.read_text()))["digest"] == prepared.digest:
-        return Run(**cast(Any, {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}))
+    if (found := kept(path, prepared.digest)) is not None:
+        return found
     found = _train(prepared, model, rate, seed, epochs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(found.__dict__) + "\n")
-    part.replace(path)
+    keep(found, path)
     return found
+
+
+def labels_of(prepared: Prepared) -> tuple[str, ...]:
+    """Return the labels of train in sorted order; none of numbers."""
+    return () if prepared.task == "text-regression" else tuple(sorted({str(row["label"]) for row in prepared.rows("train")}))
 
 
 def wanted_of(prepared: Prepared, rows: Rows) -> Answers:
     """Return the right answers: ids of labels in sorted order, or numbers."""
     if prepared.task == "text-regression":
         return np.array([float(row["label"]) for row in rows])
-    labels = sorted({str(row["label"]) for row in prepared.rows("train")})
+    labels = labels_of(prepared)
     return np.array([labels.index(str(row["label"])) for row in rows], np.float64)
 
 
@@ -131,9 +111,10 @@ def _train(prepared: Prepared, folder: Path, rate: float, seed: int, epochs: int
         epochs=epochs,
         curve=tuple(round(value, 6) for value in curve),
         best_epoch=number,
-        validation=_short(best[0]),
-        test=_short(test),
+        validation=tuple(best[0].tolist()),
+        test=tuple(test.tolist()),
         seconds=round(time.monotonic() - started, 1),
+        labels=labels_of(prepared),
     )
 
 
@@ -168,8 +149,3 @@ def _answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: R
         logits = model(**_inputs(tokenizer, [texts[number] for number in numbers])).logits
         out[numbers] = logits[:, 0].numpy() if logits.shape[1] == 1 else logits.argmax(dim=1).numpy()
     return out
-
-
-def _short(answers: Answers) -> tuple[float, ...]:
-    """Round answers for their record; ids become whole numbers."""
-    return tuple(int(value) if value == int(value) else round(value, 5) for value in answers.tolist())
