@@ -16,7 +16,6 @@ from compression.catalog import preparation
 from compression.phases import journey
 from compression.recipe import PREPARE_RATE, Prepare, Recipe, Train
 from compression.report import Event, Preparation, Progress
-from compression.saving import Saver
 from compression.stages.prepare import prepare
 from compression.state import State
 from tests.compression.conftest import FILLER, GOOD, state_of, tiny_config
