@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import engine
 from compression.recipe import ARTICLE, Data, Recipe, merged
-from compression.report import Report, Row, Score
+from compression.report import Row, Score
 
 ROOT = Path(__file__).parent.parent
 SHORT: dict[str, Any] = {
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         "wordnet": str(asked.wordnet),
     }
     run = engine.run(asked.folder.resolve() / "run", spec)
-    record = _record(run.report, data, run.seconds)
+    record = _record(run, data)
     asked.record.parent.mkdir(exist_ok=True)
     asked.record.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print("\n".join(record["notes"]), json.dumps(record["rows"], indent=1), sep="\n", flush=True)
@@ -66,19 +66,21 @@ def _data(source: Path, place: Path, rows: int) -> Data:
     return Data(format="jsonl", splits={name: (str(place / f"{name}.jsonl"),) for name in SHARES})
 
 
-def _record(report: Report, data: Data, seconds: float) -> dict[str, Any]:
+def _record(run: engine.Run, data: Data) -> dict[str, Any]:
+    report = run.report
     files = {str(name): Path(path) for name, (path,) in data.splits.items()}
     distill = report.recipe.distill
     return {
         "command": "python -m bench augmented",
         "day": time.strftime("%Y-%m-%d", time.gmtime()),
+        "revision": json.loads((run.folder / "done.json").read_text("utf-8"))["revision"],
         "changed_in_article": SHORT,
         "augment": distill.augment.model_dump(mode="json") if distill and distill.augment else None,
         "rows_of_data": {name: sum(1 for _ in path.open(encoding="utf-8")) for name, path in files.items()},
         "sha256": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()},
         "packages": {name: _version(name) for name in PACKAGES},
         "environment": report.environment,
-        "seconds": round(seconds),
+        "seconds": round(run.seconds),
         "notes": [note for row in report.rows for note in row.notes if note.startswith(("Augmentation: ", "Recovery"))],
         "rows": [_figures(row) for row in report.rows],
     }

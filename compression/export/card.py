@@ -110,7 +110,7 @@ def card(
     compared: list[str] = []
     if rows and name != rows[0].artifact:
         own = Figures(size=size, latency=latency, score=score, validation=validation, peak_memory_bytes=memory)
-        compared = comparison(rows, own, stage, name)
+        compared = comparison(rows, own, stage, name, kind)
     rounds = scheme in ROUNDS_ACTIVATIONS
     range_of = f" {PORTABLE}" if rounds and portable else f" {SATURATES}" if rounds and kind == "onnx" else ""
     lines = [

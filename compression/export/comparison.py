@@ -3,18 +3,21 @@
 from collections.abc import Iterator, Sequence
 
 from compression.report import Figures, Generation, Interval, Latency, NotMeasured, Row, Score, kept, shown
+from compression.runtimes.runner import Kind
 
 UNKNOWN = "–"
 
 
-def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str) -> list[str]:
-    """Return the section's lines. rows: the job's, from the baseline on; figures: of the artifact; stage, name: its own.
+def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kind: Kind) -> list[str]:
+    """Return the section's lines. rows: the job's, from the baseline on; figures: of the artifact; stage, name, kind: its own.
 
     What is kept has its 95 % interval if the stage's row was measured on this very artifact.
     """
     baseline, own = rows[0], next(row for row in rows if row.stage == stage)
     found = own.ratios if own.artifact == name else None
     intervals = (found.retention_on_validation_interval, found.retention_interval) if found is not None else (None, None)
+    # As for latency, a ratio of two runtimes would compare these.
+    other = "" if baseline.artifact.startswith(f"{baseline.stage}-{kind}") else f"{UNKNOWN} (another runtime)"
     return [
         "## Before and after",
         "",
@@ -27,15 +30,16 @@ def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str) -> 
         *_scores("validation", baseline.validation, figures.validation, intervals[0]),
         *_scores("test", baseline.score, figures.score, intervals[1]),
         *_speed(baseline.latency, figures.latency),
-        _counted("bytes of resident memory, only serving", baseline.peak_memory_bytes, figures.peak_memory_bytes),
+        _counted("bytes of resident memory, only serving", baseline.peak_memory_bytes, figures.peak_memory_bytes, other),
         "",
     ]
 
 
-def _counted(name: str, before: int | NotMeasured, after: int | NotMeasured) -> str:
+def _counted(name: str, before: int | NotMeasured, after: int | NotMeasured, unlike: str = "") -> str:
     cells = ["not measured" if isinstance(one, NotMeasured) else f"{one:,}" for one in (before, after)]
-    is_known = not isinstance(before, NotMeasured) and not isinstance(after, NotMeasured)
-    change = f"{_signed((after - before) / before, '.1%')}" if is_known else UNKNOWN  # type: ignore[operator]
+    change = UNKNOWN
+    if not isinstance(before, NotMeasured) and not isinstance(after, NotMeasured):
+        change = unlike or _signed((after - before) / before, ".1%")
     return f"| {name} | {cells[0]} | {cells[1]} | {change} |"
 
 

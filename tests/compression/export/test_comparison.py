@@ -2,6 +2,7 @@
 
 from compression.export.comparison import comparison
 from compression.report import Figures, Generation, Latency, NotMeasured, Row, Score
+from compression.runtimes.runner import Kind
 from tests.client.figures import row, validated
 
 NOTHING = NotMeasured(not_measured="Memory does not suffice.")
@@ -9,10 +10,10 @@ BASELINE = row("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
 DISTILLED = row("distilled", 13_000_000, 14_000_000, 4.0, 0.79)
 
 
-def table(before: Row, after: Row, stage: str = "distilled", name: str = "distilled-onnx-int8") -> dict[str, list[str]]:
+def table(before: Row, after: Row, name: str = "distilled-onnx-int8", kind: Kind = "onnx") -> dict[str, list[str]]:
     facts = {"size": after.size, "latency": after.latency, "score": after.score, "validation": after.validation}
     own = Figures(**facts, peak_memory_bytes=after.peak_memory_bytes)
-    lines = [line for line in comparison([before, after], own, stage, name) if line.startswith("|")]
+    lines = [line for line in comparison([before, after], own, "distilled", name, kind) if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {name: values for name, *values in cells}
 
@@ -83,3 +84,11 @@ def test_what_was_not_measured_has_no_change() -> None:
     assert found["score on test"][1:] == ["not measured", "–"]
     assert found["latency, median"] == ["16.00 ms", "not measured", "–"]
     assert found["bytes of resident memory, only serving"][1:] == ["not measured", "–"]
+
+
+def test_memory_of_two_runtimes_is_not_compared() -> None:
+    name = "bytes of resident memory, only serving"
+    one, other = table(BASELINE, DISTILLED)[name], table(BASELINE, DISTILLED, kind="transformers")[name]
+    assert one[:2] == other[:2]
+    assert one[2].endswith("%")
+    assert other[2] == "– (another runtime)"
