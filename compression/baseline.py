@@ -32,7 +32,7 @@ def exceeds_baseline(row: Row, baseline: Row) -> bool:
     By the lower end of the 95 % interval; where there is none, by one standard error of the ratio (delta method).
     """
     share, interval = row.ratios.judged_retention, row.ratios.judged_interval
-    if share is None:
+    if share is None or share <= 1:
         return False
     if interval is not None:
         return interval[0] > 1

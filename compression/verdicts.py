@@ -83,7 +83,7 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
         also = f"; {_listed(others)} also {_reaches(chosen, 'meet', 'reach')} them all, at {_costs(rows, others)}"
         return chosen, (
             f"{chosen.stage} is shipped: it {_reaches(chosen)} all targets at {cost(chosen):.1%} of the baseline's bytes × "
-            f"latency, {_kept(chosen):.1%} of the score kept{_split(chosen)}"
+            f"latency, {_kept(chosen):.1%} of the score kept{_split(chosen)}{_between(chosen)}"
             f"{also if others else ''}.{_unproven(chosen)}"
         )
     candidates = [row for row in rows if row.stage != "baseline"] or list(rows)
@@ -102,8 +102,14 @@ def _reaches(row: Row, proven: str = "meets", unproven: str = "reaches") -> str:
 
 
 def _split(row: Row) -> str:
-    """Name the split that a retention is of; rows of before validation was scored had test alone."""
-    return f" on {row.ratios.judged_on}" if row.ratios.judged_on == "validation" else ""
+    """Name the split that a score is of; rows of before validation was scored had test alone."""
+    return " on validation" if row.ratios.judged_on == "validation" else ""
+
+
+def _between(row: Row) -> str:
+    """Write the 95 % interval of a row's retention, if there is one."""
+    interval = row.ratios.judged_interval
+    return f" (95 % interval {interval[0]:.1%} to {interval[1]:.1%})" if interval is not None else ""
 
 
 def _unproven(row: Row) -> str:

@@ -109,7 +109,7 @@ def test_each_row_is_scored_on_validation_too_and_says_how_sure_its_retention_is
         assert shipped.validation == row.validation
         card = (whole[1] / "artifacts" / row.artifact / "README.md").read_text()
         assert f"accuracy on {row.validation.rows} validation rows, which choices read" in card
-        assert ("share of the baseline's score kept on validation" in card) == (row.stage != "baseline")
+        assert ("kept (95 % interval" in card) == (row.stage != "baseline")
     verdict = report.verdicts["retention"]
     assert (verdict.split, verdict.value) == ("validation", report.ratios.retention_on_validation)
     assert verdict.interval == report.ratios.retention_on_validation_interval
@@ -273,6 +273,33 @@ def test_a_killed_job_goes_on_from_its_last_stage(
         assert before_of(output, name).rows == rows_in_download(last.report, count)
 
 
+def test_a_job_goes_on_from_a_baseline_of_before_validation_was_scored(
+    whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is judged by test to its end, as it was then; its old rows have no draws, so nothing is paired."""
+    monkeypatch.setattr(artifact, "figures", briefly_apart)
+    kept = tmp_path / "kept"
+    for stage in ("baseline", "quantized"):
+        shutil.copytree(whole[1] / "checkpoints" / stage, kept / stage)
+        facts = json.loads(checkpoint.unsealed(kept / stage / "state.json"))
+        del facts["draws"]
+        for row in facts["rows"]:
+            del row["validation"]
+            for name in ("judged_on", "retention_on_validation", "retention_on_validation_interval", "retention_interval"):
+                del row["ratios"][name]
+        (kept / stage / "state.json").write_text(checkpoint.sealed(json.dumps(facts)))
+    seen = list(job(write_spec(tmp_path / "further", encoder, reviews, resume=str(kept))))
+    assert [event.stage for event in seen if isinstance(event, StageStarted) and event.resumed] == ["baseline", "quantized"]
+    last = seen[-1]
+    assert isinstance(last, Finished)
+    report = last.report
+    for row in report.rows:
+        assert (row.validation, row.ratios.judged_on, row.ratios.retention_interval) == (None, "test", None)
+    assert report.ratios.retention is not None
+    verdict = report.verdicts["retention"]
+    assert (verdict.split, verdict.value, verdict.interval) == ("test", report.ratios.retention, None)
+
+
 def usable(whole: tuple[list[Event], Path], folder: Path, spec: Path) -> tuple[str | None, list[str]]:
     expected = checkpoint.fingerprints(Spec.model_validate_json(spec.read_text()), spec.parent)
     found, problems = checkpoint.latest(folder, ("baseline", "quantized", "pruned", "distilled"), expected)
@@ -345,6 +372,31 @@ def test_what_recovery_reads_of_distillation_is_part_of_the_cut_s_work(
         assert (before["pruned"] != after["pruned"]) == differs
         assert before["quantized"] == after["quantized"]
         assert before["distilled"] != after["distilled"]
+
+
+def test_a_baseline_of_one_epoch_leaves_retention_unproven_in_report_row_and_card(
+    tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact, "figures", briefly_apart)
+    recipe = {**RECIPE, "prepare": {"epochs": 1, "rate": 3e-3}, "prune": None, "distill": None}
+    last = list(job(write_spec(tmp_path / "job", encoder, reviews, recipe=recipe)))[-1]
+    assert isinstance(last, Finished)
+    baseline, quantized = last.report.rows
+    assert baseline.preparation is not None
+    assert baseline.preparation.converged is False
+    for row in last.report.rows:
+        assert row.ratios.baseline_not_converged
+        assert row.verdict is not None
+        assert "retention" in row.verdict.unproven
+        card = (tmp_path / "job" / "out" / "artifacts" / row.artifact / "README.md").read_text()
+        assert "**baseline_not_converged**" in card
+    verdict = last.report.verdicts["retention"]
+    assert (verdict.status, verdict.code, verdict.met) == ("unproven", "baseline_not_converged", False)
+    assert last.report.verdicts["size_reduction"].status in ("met", "missed")
+    assert quantized.verdict is not None
+    offered = {remedy.key: remedy.proposed for remedy in quantized.verdict.remedies}
+    assert offered["recipe.prepare.epochs"] is None
+    assert "baseline_not_converged" in last.report.choice
 
 
 def test_a_job_without_stages_ships_the_tuned_model(tmp_path: Path, encoder: Path, reviews: Path) -> None:
