@@ -49,7 +49,8 @@ def write(found: Material, place: Path, model: Path, folder: Path) -> dict[str, 
 def times(folders: dict[str, Path], vocabulary: int, length: int) -> dict[str, float]:
     """Median milliseconds of a row of `length` tokens, one thread, all files by turns."""
     runners = {form: OnnxRunner(folder / onnx.FILE, threads=1) for form, folder in folders.items()}
-    batch, taken = full_batch(1, length, vocabulary), {form: [] for form in folders}
+    batch = full_batch(1, length, vocabulary)
+    taken: dict[str, list[float]] = {form: [] for form in folders}
     for turn in range(WARM_UP + RUNS):
         for form in sorted(runners, reverse=bool(turn % 2)):
             start = time.perf_counter_ns()

@@ -45,7 +45,7 @@ def material(name: str, source: Path, examples: Path, folder: Path) -> Material:
     asked = Evaluate()
     if name == "demo":
         files = {split: (str(examples / "data" / f"{split}.jsonl"),) for split in ("train", "validation", "test")}
-        given = Data(format="jsonl", splits=files)  # type: ignore[arg-type]
+        given = Data(format="jsonl", splits=files)
     elif name == "banking77":
         given = _banking77(source / "intents" / "banking77", folder)
     else:
@@ -53,7 +53,8 @@ def material(name: str, source: Path, examples: Path, folder: Path) -> Material:
         given, _ = glue.prepare(chosen, source / "glue", folder, None)
         task, asked = chosen.task, chosen.evaluate
     found = data.load(given, Path(), seed=0, task=task)
-    digest = hashlib.sha256(b"".join(Path(path).read_bytes() for (path,) in map(given.splits.get, sorted(given.splits))))  # type: ignore[misc, arg-type]
+    files_of = [Path(files[0]) for _, files in sorted(given.splits.items())]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files_of))
     evaluate = catalog.evaluate_of(asked, 0, 1, task, found.labels)
     return Material(name, task, given, evaluate, found, digest.hexdigest()[:16])
 
@@ -71,15 +72,15 @@ def _banking77(source: Path, folder: Path) -> Data:
     rows |= {"validation": [train[at] for at in sorted(order[:HELD])], "train": [train[at] for at in sorted(order[HELD:])]}
     for split, found in rows.items():
         glue.put(folder / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in found))
-    return Data(format="jsonl", splits={split: (str(folder / f"{split}.jsonl"),) for split in rows})  # type: ignore[arg-type]
+    return Data(format="jsonl", splits={split: (str(folder / f"{split}.jsonl"),) for split in rows})
 
 
 def original(found: Material, model: Path, place: Path) -> tuple[PreTrainedModel, str]:
     """Open the original in `place`, or tune one there by a plain loop. -> the model, and how it came to be."""
     if (place / "config.json").is_file():
-        said = place / "trained.txt"
+        story = place / "trained.txt"
         tuned = load.load_model(place, found.dataset.labels, found.task, seed=0)
-        return tuned.eval(), said.read_text("utf-8") if said.is_file() else f"given: {place}"
+        return tuned.eval(), story.read_text("utf-8") if story.is_file() else f"given: {place}"
     epochs, rate = OF_MANY_CLASSES if found.name == "banking77" else (EPOCHS, RATE)
     task = tasks.of(found.task, found.dataset.labels, found.evaluate)
     torch.manual_seed(0)
@@ -98,7 +99,7 @@ def original(found: Material, model: Path, place: Path) -> tuple[PreTrainedModel
         for batch in train.shuffled(BATCH, epoch):
             loss = task.loss(task.logits(tuned(**batch.inputs)), batch)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(tuned.parameters(), 1.0)
             optimizer.step()
             schedule.step()
