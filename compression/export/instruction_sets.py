@@ -85,14 +85,27 @@ def feeds_of(batch: Batch) -> Arrays:
 
 def emulated(model: Path, feeds: Sequence[Arrays], seconds: float) -> list[Arrays]:
     """Answer batches under the emulated processor. Raises what `subprocess.run` does."""
+    return ask([EMULATOR, "-cpu", PROCESSOR, sys.executable], model, feeds, seconds)
+
+
+def ask(
+    interpreter: Sequence[str], model: Path, feeds: Sequence[Arrays], seconds: float, packages: Path | None = None
+) -> list[Arrays]:
+    """Answer batches in a process of its own, as many as `seconds` allow. Raises what `subprocess.run` does.
+
+    interpreter: the command line of a Python, under an emulator or not; packages: where its numpy and onnxruntime lie, if not
+    among its own.
+    """
     # The machine's own choice of OpenBLAS's kernels may be of instructions that the emulated processor lacks.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+    if packages is not None:
+        environment["PYTHONPATH"] = str(packages)
     with tempfile.TemporaryDirectory(prefix="emulated-") as place:
         given, found = Path(place) / "feeds.npz", Path(place) / "found.npz"
         alone.write(str(given), feeds)
         files = (str(model), str(given), str(found), str(SHARE * seconds))
         subprocess.run(
-            [EMULATOR, "-cpu", PROCESSOR, sys.executable, "-P", alone.__file__, *files],
+            [*interpreter, "-P", alone.__file__, *files],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
