@@ -8,7 +8,7 @@ CONSTRAINTS := constraints.txt
 # Tests wait for servers and processes as much as they compute, so three at once fill two cores.
 TESTERS ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format lock schema bench chaos setup-system hooks clean
+.PHONY: help setup demo up test check format lock schema bench equality chaos setup-system hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ schema: setup ## Write the schema of before.json to docs/before.schema.json
 bench: setup ## Measure: each figure a ratio against a baseline of the same run
 	$(RUN) bench
 
+equality: setup ## Compare int8 answers under AVX2, SSE4.1 and Arm, emulated (qemu-user); half an hour, goes on if stopped
+	$(BIN)/python scripts/fetch_examples.py .cache/examples model data decoder texts
+	$(RUN) bench.answers.equality
+
 JOBS ?= 200
 KILLS ?= 200
 SEED ?= 1
@@ -58,7 +62,7 @@ chaos: setup ## JOBS=200 jobs under KILLS=200 kills at random (SEED=1), then an 
 setup-system: ## Debian, as root: what no wheel brings
 	apt-get update
 	apt-get install --yes --no-install-recommends apertium apertium-eng-spa bubblewrap ca-certificates chromium curl python3-venv \
-		wordnet-base
+		qemu-user wordnet-base
 
 hooks: setup ## Run the checks before each commit
 	$(BIN)/pre-commit install

@@ -73,6 +73,14 @@ class Settings(BaseSettings):
     lm_eval_data: Annotated[
         Path | None, Field(description="Folder of lm-eval's tasks' data under its names on the hub, as allenai/ai2_arc.")
     ] = None
+    emulate_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Each int8 ONNX file may take so long to answer sample rows under AVX2, where there is qemu-user; 0: "
+            "it is not asked.",
+        ),
+    ] = 120.0
     session_seconds: Annotated[float, Field(gt=0, description="After so long a browser must sign in again.")] = 12 * 3600.0
     validation_seconds: Annotated[float, Field(description="An upload whose check takes longer is rejected.")] = 600.0
 

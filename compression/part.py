@@ -17,6 +17,7 @@ from compression.checkpoint import Checkpoint, Fingerprints, Unusable
 from compression.encoding import Reading
 from compression.errors import CompressionError, InvalidSpec, UnreadableData
 from compression.export.artifact import Provenance, Rows, Shipped, precision_of, ship, timed
+from compression.export.instruction_sets import told
 from compression.export.onnx import hindered
 from compression.language.tested import check_texts, sampled
 from compression.origin import Origin
@@ -299,7 +300,10 @@ class Part:
             sample=self.dataset.judged("validation")[:SAMPLE],
             last_try=self.spec.split_batches > 1,
             provenance=provenance,
+            emulate_seconds=self.spec.emulate_seconds,
         )
+        if (differs := told(shipped.artifact.compared_on)) is not None:
+            self.state.notes.append(differs)
         model.to(device)
         return shipped
 

@@ -29,6 +29,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).parent.parent
+os.environ.setdefault("LATHE_EMULATE_SECONDS", "0")  # it takes seconds a job; one test asks for it
 DATABASES = ("sqlite", "postgresql")
 
 

@@ -109,6 +109,7 @@ def lay_out(
         save_seconds=settings.save_seconds,
         split_batches=job.split_batches,
         memory_bytes=engine_memory(settings),
+        emulate_seconds=settings.emulate_seconds or None,
         wordnet=str(settings.wordnet) if settings.wordnet else None,
         helper_models=str(settings.helper_models) if settings.helper_models else None,
         lm_eval_data=str(settings.lm_eval_data) if settings.lm_eval_data else None,

@@ -15,16 +15,17 @@ from compression import durable, load, numerics, scoring
 from compression.catalog import MEASURE_SECONDS
 from compression.child import ChildFailed, ChildLate, ChildOutOfMemory, answers
 from compression.errors import OutOfMemory
-from compression.export import onnx, transformers
+from compression.export import instruction_sets, onnx, transformers
 from compression.export.card import card, opens_with
 from compression.export.provenance import as_json, write_before, write_manifest, write_origin
 from compression.export.tokenizer import padding_of, write_tokenizer
 from compression.export.trace import inputs_of
-from compression.export.verify import verify
+from compression.export.verify import asked_of, verify
 from compression.measure import FIGURE_OF, Measured, MeasureSpec, parse_line
 from compression.origin import Origin
 from compression.plan import Tick, at_once
 from compression.recipe import Evaluate, Scheme, Task
+from compression.recipe.base import ROUNDS_ACTIVATIONS
 from compression.report import (
     NO_DRAWS,
     Artifact,
@@ -97,6 +98,7 @@ def ship(
     seed: int = 0,
     last_try: bool = False,
     provenance: Provenance | None = None,
+    emulate_seconds: float | None = None,
 ) -> Generator[Tick, None, Shipped]:
     """Write output/artifacts/<name>/, whole or not at all, and return its figures. What lay there before is replaced.
 
@@ -106,7 +108,7 @@ def ship(
     holds tokenizer.json. test_rows, validation_rows: JSONL of rows as `scoring` reads them. baseline: folder of the FP32 ONNX
     artifact that latency is held against. sample: a few rows that the reopened artifact is verified with. seed: of the
     resamples of the rows. last_try: figures for which memory does not suffice are told as not measured. provenance: for the
-    card and before.json.
+    card and before.json. emulate_seconds: for asking an int8 ONNX file under another instruction set.
 
     Raises ExportMismatch where the reopened artifact does not answer as the model does, and OutOfMemory.
     """
@@ -126,6 +128,12 @@ def ship(
         pad_id = write_config(model, folder, labels, max_length, kind)
         scorer = scoring.of(task, evaluate, labels)
         verify(model, folder, kind=kind, int8=int8, half=half, sample=sample, scorer=scorer, pad_id=pad_id)
+        # Where nothing is simulated, integers are written as dynamic-int8.
+        simulation = numerics.simulation_of(model) or numerics.DYNAMIC
+        compared = None
+        if kind == "onnx" and int8 and simulation.scheme in ROUNDS_ACTIVATIONS:
+            asked = asked_of(scorer, folder, sample, model, pad_id)
+            compared = instruction_sets.compare(folder, asked, simulation, emulate_seconds)
         size = Size(
             bytes=sum(path.stat().st_size for path in weights),
             dtype=stored_as(model, kind, precision),
@@ -154,6 +162,7 @@ def ship(
                 validation=found.validation,
                 opens_with=opens_with(kind, precision, task, beside=len(weights) > 1),
                 part=provenance.part if provenance is not None else None,
+                compared_on=compared,
             ),
             size=size,
             latency=found.latency,
@@ -164,8 +173,6 @@ def ship(
             draws=found.draws,
         )
         origin, rows = (provenance.origin, provenance.rows(shipped)) if provenance is not None else (None, ())
-        # Where nothing is simulated, integers are written as dynamic-int8.
-        simulation = numerics.simulation_of(model) or numerics.DYNAMIC
         about = card(
             name=name,
             kind=kind,
@@ -186,6 +193,7 @@ def ship(
             as_filed=kind == "onnx" or load.reads_as_filed(folder),
             origin=origin,
             rows=rows,
+            compared=compared,
         )
         return complete(shipped, folder, about, task, origin, rows)
 

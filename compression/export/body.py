@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from compression import numerics
 from compression.export.external import Array, External
-from compression.export.nodes import Nodes
+from compression.export.nodes import BLOCKS, Nodes
 from compression.export.schemes import MICROSOFT
 from compression.numerics import Simulation, StaticLinear
 
@@ -57,7 +57,7 @@ class Body(Nodes):
         return name
 
     def zero_points(self, scales: str) -> str:
-        """Write a zero point for each scale, (rows,) uint8: all tensors of a decoder but those within experts have as many."""
+        """Write a zero point for each scale, (rows, 1) uint8. All tensors of a decoder but those of experts have as many."""
         if self.within_expert:
             return super().zero_points(scales)
         return self.once(("zero points",), lambda: super(Body, self).zero_points(scales))
@@ -324,10 +324,11 @@ class Body(Nodes):
         """Put all together."""
         inputs, outputs = self.interface()
         graph = helper.make_graph(self.nodes, "decoder", inputs, outputs, list(self.initializers.values()))
-        opsets = [helper.make_opsetid("", OPSET)]
+        opset, ir = BLOCKS if self.has_blocks else (OPSET, IR)
+        opsets = [helper.make_opsetid("", opset)]
         if any(node.domain == MICROSOFT for node in self.nodes):
             opsets.append(helper.make_opsetid(MICROSOFT, 1))
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR)
+        return helper.make_model(graph, opset_imports=opsets, ir_version=ir)
 
 
 def _from(model: nn.Module) -> Read:

@@ -10,7 +10,19 @@ from compression.export.snippets import onnx_snippet, transformers_snippet
 from compression.origin import MOST_FILES, Origin
 from compression.recipe import Recipe, Scheme, Task
 from compression.recipe.base import ROUNDS_ACTIVATIONS
-from compression.report import Figures, Generation, Latency, NotMeasured, Row, Score, Size, Stage, shown
+from compression.report import (
+    ComparedAnswers,
+    Figures,
+    Generation,
+    Latency,
+    NotCompared,
+    NotMeasured,
+    Row,
+    Score,
+    Size,
+    Stage,
+    shown,
+)
 from compression.runtimes.runner import Kind
 from compression.scoring.questions import overlap_of
 
@@ -90,6 +102,7 @@ def card(
     origin: Origin | None = None,
     rows: Sequence[Row] = (),
     portable: bool = False,
+    compared: ComparedAnswers | NotCompared | None = None,
     validation: Score | NotMeasured | None = None,
 ) -> str:
     """Write the card in Markdown.
@@ -98,7 +111,7 @@ def card(
     ONNX file. pairs: whether rows have a second text. positions: how many tokens a language model reads; the other tasks'
     models read `max_length`. as_filed: whether stock AutoTokenizer cuts texts as tokenizer.json does. origin: None where no
     job made it. rows: the job's from the baseline to the artifact's stage; empty where there are none to compare with.
-    validation: the score there, None where none was taken.
+    validation: the score there, None where none was taken. compared: with what other processors answer.
     """
     about = DESCRIPTIONS[task].format(count=len(labels), names=", ".join(labels))
     windows = " Longer contexts are read in overlapping windows." if task == "question-answering" else ""
@@ -107,10 +120,10 @@ def card(
         read = f"It reads up to {positions:,} tokens." if positions is not None else ""
         if origin is not None and trained(origin.recipe, stage):
             read += f" It was trained on rows of {max_length} tokens."
-    compared: list[str] = []
+    beside: list[str] = []
     if rows and name != rows[0].artifact:
         own = Figures(size=size, latency=latency, score=score, validation=validation, peak_memory_bytes=memory)
-        compared = comparison(rows, own, stage, name, kind)
+        beside = comparison(rows, own, stage, name, kind)
     rounds = scheme in ROUNDS_ACTIVATIONS
     range_of = f" {PORTABLE}" if rounds and portable else f" {SATURATES}" if rounds and kind == "onnx" else ""
     lines = [
@@ -126,7 +139,7 @@ def card(
         onnx_snippet(task, inputs, pairs=pairs, saturates=rounds and not portable)
         if kind == "onnx"
         else transformers_snippet(task, overlap_of(max_length), pairs=pairs, as_filed=as_filed),
-        *compared,
+        *beside,
         "## Figures",
         "",
         "Measured on these very files, after they were written and reopened.",
@@ -139,6 +152,7 @@ def card(
         *_validation(validation),
         *_latency(latency),
         f"| peak resident memory of a process that only serves it | {_or_reason(memory, 'bytes')} |",
+        *_elsewhere(compared),
         "",
         *(_made(origin, stage) if origin is not None else ()),
         "`manifest.json` lists every file with its size and sha256.",
@@ -289,6 +303,18 @@ def _generation(found: Generation, where: str) -> list[str]:
         f"| time to the first token | {first} |",
         f"| the same of the baseline, interleaved in the same process | {found.baseline_prefill_per_second:,.0f}; "
         f"{found.baseline_decode_per_second:,.1f}; {baseline} |",
+    ]
+
+
+def _elsewhere(found: ComparedAnswers | NotCompared | None) -> list[str]:
+    if found is None:
+        return []
+    if isinstance(found, NotCompared):
+        return [f"| answers on processors without VNNI | not compared: {found.not_compared} |"]
+    same = "all the same" if found.equal else f"**{found.changed} of {found.answers} differ.** {found.remedy}"
+    return [
+        f"| answers to {found.rows} sample rows under {found.instruction_set} ({found.emulator}), against those here | {same}; "
+        f"logits differ by {found.largest_difference:.2g} at most |"
     ]
 
 

@@ -12,8 +12,8 @@ Names and layout are those of the usual exports, which optimum and transformers.
     past_key_values.N.key (b, KV heads, p, channels), past_key_values.N.value           float32, p is 0 for a prompt
     -> logits (b, s, vocabulary), present.N.key (b, KV heads, p + s, channels), present.N.value
 
-All operators are of the standard's opset 20, but for weight-only-int4 (`schemes`). A head that is tied to the token table
-shares its bytes with it wherever both are rounded alike: in float32, dynamic-int8 and weight-only-int8.
+All operators are of the standard's opset 20, in dynamic-int8 21, but for weight-only-int4 (`schemes`). A head that is tied to
+the token table shares its bytes with it wherever both are rounded alike: in float32, dynamic-int8 and weight-only-int8.
 """
 
 from pathlib import Path

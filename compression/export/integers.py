@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from compression import numerics
-from compression.export.nodes import Array, Nodes
+from compression.export.nodes import BLOCKS, Array, Nodes
 from compression.export.schemes import MICROSOFT
 
 
@@ -84,6 +84,9 @@ def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.Mo
     del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
     out.graph.node.extend(surgeon.nodes)
     out.graph.initializer.extend(tensor for name, tensor in surgeon.initializers.items() if name in used)
+    if surgeon.has_blocks:
+        # Of what is in such a graph, opset 21 changed nothing but which types are allowed.
+        out.opset_import[0].version, out.ir_version = BLOCKS
     if any(node.domain == MICROSOFT for node in surgeon.nodes):
         out.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     return out

@@ -2,10 +2,14 @@
 
 In dynamic-int8, with operators of the ONNX standard alone, a linear layer y = x·Wᵀ + b over rows x becomes
 
-    s = max(max|x| / 127, tiny)                     one scale per row
+    s = max(max|x| / 127, tiny)                     one scale per row, (rows, 1)
     q = QuantizeLinear(x, s, zero point 128)        uint8, because u8 × s8 is what processors have instructions for
     a = MatMulInteger(q, W_int8, zero point 128)    exact integers
     y = DequantizeLinear(a, s) · w + b              s per row, w per column
+
+A row is one block of opset 21's QuantizeLinear (`block_size`). One scale along axis 0 says the same at the same speed, but
+where the number of rows is free OpenVINO misreads it: it fails on some lengths and answers nonsense on others. Of blocks it
+says that it cannot convert them, or, once shapes are fixed, reads them rightly (docs/decisions/0029-what-openvino-reads.md).
 
 and in every scheme an embedding becomes int8 rows, gathered together with their scales. QuantizeLinear with one scale per
 row divides, rounds half to even, adds 128 and narrows in one pass over memory; DequantizeLinear does the same on the way
@@ -24,6 +28,10 @@ from compression.numerics import StaticLinear, WeightOnlyLinear
 
 Array = npt.NDArray[np.generic]
 ZERO_POINT = 128
+HUGE = 1e30
+"""In units of which every scale rounds to 0, and 255 of which are still a float32: OpenVINO multiplies them."""
+BLOCKS = (21, 10)
+"""Opset and IR version of files with blocks: ONNX Runtime 1.20 and later."""
 
 
 class Nodes:
@@ -48,21 +56,28 @@ class Nodes:
         self.nodes.append(helper.make_node(op, list(inputs), [result], name=label, **attributes))
         return result
 
-    def rows(self, x: str) -> tuple[str, str]:
+    def rows(self, x: str, features: int) -> tuple[str, str]:
         """Quantize (rows, features) to uint8 of the same shape and scales (rows,)."""
         if x not in self.quantized:
             last = self.constant("int8.last_axis", np.array([-1], np.int64))
-            largest = self.node("ReduceMax", self.node("Abs", x), last, keepdims=0)
+            largest = self.node("ReduceMax", self.node("Abs", x), last, keepdims=1)
             levels = self.constant("int8.levels", np.array(numerics.LEVELS, np.float32))
             tiny = self.constant("int8.smallest_scale", np.array(numerics.SMALLEST_SCALE, np.float32))
             scales = self.node("Max", self.node("Div", largest, levels), tiny)
-            self.quantized[x] = self.node("QuantizeLinear", x, scales, self.zero_points(scales), axis=0), scales
+            whole = self.node("QuantizeLinear", x, scales, self.zero_points(scales), axis=1, block_size=features)
+            self.quantized[x] = whole, self.node("Squeeze", scales, last)
         return self.quantized[x]
 
     def zero_points(self, scales: str) -> str:
-        """Write a zero point for each scale, (rows,) uint8."""
-        zero = self.constant("int8.zero_point_row", np.array([ZERO_POINT], np.uint8))
-        return self.node("Expand", zero, self.node("Shape", scales))
+        """Write a zero point for each scale, (rows, 1) uint8."""
+        # One operator, where Shape and Expand are two.
+        zero = self.constant("int8.zero_point", np.array(ZERO_POINT, np.uint8))
+        return self.node("QuantizeLinear", scales, self.constant("int8.huge", np.array(HUGE, np.float32)), zero)
+
+    @property
+    def has_blocks(self) -> bool:
+        """Say whether the graph needs the opset of BLOCKS."""
+        return bool(self.quantized)
 
     def dequantized(self, x: str, scale: float, zero: int) -> str:
         """Round x to a static range and back, once for all who ask for the same."""
@@ -90,7 +105,7 @@ class Nodes:
 
     def integer_product(self, x: str, weight: str, scale: str, bias: str | None = None, output: str | None = None) -> str:
         """Multiply in integers: x (rows, in), weight int8 (in, out), scale (out,) -> (rows, out)."""
-        q, scales = self.rows(x)
+        q, scales = self.rows(x, self.initializers[weight].dims[0])
         zero = self.constant("int8.zero_point", np.array(ZERO_POINT, np.uint8))
         by_row = self.node("DequantizeLinear", self.node("MatMulInteger", q, weight, zero), scales, axis=0)
         if bias is None:

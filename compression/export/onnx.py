@@ -1,8 +1,9 @@
 """Write a model as an ONNX file that stock ONNX Runtime opens: FP32 here, its integers by `integers.to_int8`.
 
-Only operators of the standard's opset 20 are in the file (ONNX Runtime 1.17 and later): ONNX Runtime fuses what it can on
-each machine when it opens the file, and the same file stays valid elsewhere. The one exception is weight-only-int4, whose
-MatMulNBits is ONNX Runtime's own. Decoders are not traced, but for classifiers of a kind that `decoder` does not know.
+Only operators of the standard are in the file, of opset 20 (ONNX Runtime 1.17 and later), in dynamic-int8 of opset 21 (1.20 and
+later): ONNX Runtime fuses what it can on each machine when it opens the file, and the same file stays valid elsewhere. The one
+exception is weight-only-int4, whose MatMulNBits is ONNX Runtime's own. Decoders are not traced, but for classifiers of a kind
+that `decoder` does not know.
 """
 
 import copy

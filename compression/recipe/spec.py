@@ -113,6 +113,14 @@ class Spec(Config):
             "file where its model takes more; null: no limit is known.",
         ),
     ] = None
+    emulate_seconds: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="Each int8 ONNX file may take so long to answer sample rows under AVX2, emulated by qemu-user; null: "
+            "it is not asked.",
+        ),
+    ] = None
     wordnet: Annotated[str | None, Field(description="Folder with WordNet's database files (wndb), for augmentation.")] = None
     helper_models: Annotated[str | None, Field(description="Folder of the model folders that augmentation may name.")] = None
     lm_eval_data: Annotated[

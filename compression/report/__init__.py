@@ -55,6 +55,7 @@ from compression.report.figures import (
     shown,
 )
 from compression.report.findings import DataFacts, Finding, ModelFacts, Rejected, parse_finding
+from compression.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.report.means import judged, judged_each, mean_row, metrics_of_parts
 from compression.report.preparation import EpochScore, Preparation, RateTried
 from compression.report.ranges import LayerRange
@@ -71,6 +72,7 @@ __all__ = [
     "ArtifactReady",
     "Before",
     "Beside",
+    "ComparedAnswers",
     "DataFacts",
     "Draws",
     "EpochScore",
@@ -88,6 +90,7 @@ __all__ = [
     "LayerRange",
     "Log",
     "ModelFacts",
+    "NotCompared",
     "NotMeasured",
     "Parameters",
     "PartFinished",

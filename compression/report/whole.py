@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from compression.recipe import Config, JobTask, Recipe, Targets, Task
 from compression.report.draws import Interval
 from compression.report.figures import NotMeasured, Ratios, Row, Score, Sensitivity, Stage, Uploaded
+from compression.report.instruction_sets import ComparedAnswers, NotCompared
 
 
 class File(Config):
@@ -38,6 +39,13 @@ class Artifact(Config):
     ] = None
     opens_with: Annotated[str, Field(description="The stock tool and call that open it.")]
     part: Annotated[str | None, Field(description="Of several datasets, the name of the one that it is for.")] = None
+    compared_on: Annotated[
+        ComparedAnswers | NotCompared | None,
+        Field(
+            description="Whether an ONNX file that multiplies 8-bit integers answers alike on processors without VNNI; null "
+            "for other artifacts, and in reports of before it was compared."
+        ),
+    ] = None
 
 
 class Values(Config):

@@ -16,12 +16,13 @@ from transformers import PreTrainedModel
 from compression import durable, families, numerics, process, scoring
 from compression.batches import Batch
 from compression.catalog.streaming import may_be_whole
-from compression.export import artifact, decoder, streamed, verify
+from compression.export import artifact, decoder, instruction_sets, streamed, verify
 from compression.layerwise import Layerwise
 from compression.measure import LOGITS_BYTES
 from compression.numerics import Simulation
 from compression.plan import Tick
 from compression.recipe import Quantize, Scheme
+from compression.recipe.base import ROUNDS_ACTIVATIONS
 from compression.report import Latency, Score, Stage
 from compression.runtimes import runner as runtimes
 from compression.runtimes.runner import Logits, open_artifact
@@ -74,9 +75,11 @@ class Graphs:
         measured = isinstance(graph.shipped.score, Score) and isinstance(graph.shipped.latency, Latency)
         if scheme is None:
             self.shipped = measured
+        differs = instruction_sets.told(graph.shipped.artifact.compared_on)
+        notes = () if differs is None else (differs,)
         if measured and (scheme is None or against is not None):
-            return [graph, *made], ()
-        return [*made, graph], (_alone(graph.shipped, against),)
+            return [graph, *made], notes
+        return [*made, graph], (_alone(graph.shipped, against), *notes)
 
     def hindered(self, model: PreTrainedModel, scheme: Scheme | None) -> str | None:
         """Say why there can be no file of a model in a scheme, None where there can. model: without weights."""
@@ -134,11 +137,17 @@ class Graphs:
         decoder.write(layers.model, place, simulation=simulation, read=layers.tensor)
         yield Tick(1, STEPS)
         self.shipping.describe(layers.model, place, "onnx")
-        yield from self._check(place, source, simulation)
-        measuring = self.shipping.measure(layers.model, place, name, stage, precision, scheme, kind="onnx", baseline=against)
+        asked = yield from self._check(place, source, simulation)
+        compared = None
+        if simulation is not None and scheme in ROUNDS_ACTIVATIONS:
+            compared = instruction_sets.compare(place, asked, simulation, self.shipping.spec.emulate_seconds)
+        measuring = self.shipping.measure(
+            layers.model, place, name, stage, precision, scheme, kind="onnx", baseline=against, compared=compared
+        )
         return (yield from measuring)
 
-    def _check(self, place: Path, source: Path, simulation: Simulation | None) -> Generator[Tick, None, None]:
+    def _check(self, place: Path, source: Path, simulation: Simulation | None) -> Generator[Tick, None, list[runtimes.Batch]]:
+        """Hold the file against the model. Returns what it was asked."""
         layers = self._opened(source)
         scorer = scoring.of(self.shipping.spec.asked[0].task, self.shipping.evaluate, self.shipping.dataset.labels)
         asked = verify.asked_of(scorer, place, self.shipping.sample(SAMPLE), layers.model, self.shipping.padding)
@@ -164,6 +173,7 @@ class Graphs:
         else:
             verify.compare(expected, found, allowed)
         yield Tick(4, STEPS)
+        return asked
 
     def _opened(self, source: Path) -> Layerwise:
         layers = Layerwise(source, torch.float32)

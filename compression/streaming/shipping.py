@@ -27,7 +27,7 @@ from compression.numerics import Simulation
 from compression.origin import Origin
 from compression.plan import Tick
 from compression.recipe import Evaluate, Scheme, Spec, Split
-from compression.report import Artifact, NotMeasured, Size, Stage
+from compression.report import Artifact, ComparedAnswers, NotCompared, NotMeasured, Size, Stage
 from compression.report import Row as Figured
 from compression.runtimes.runner import Kind
 from compression.scoring.base import Row
@@ -102,11 +102,12 @@ class Shipping:
         *,
         kind: Kind = "transformers",
         baseline: Path | None = None,
+        compared: ComparedAnswers | NotCompared | None = None,
     ) -> Generator[Tick, None, Measured]:
         """Put beside the weights in `place` what opens them, and measure. Ticks tell how far the score is.
 
         model: without weights; stored: what the size says that they are stored in, where it is not the precision alone.
-        baseline: folder of the ONNX file that latency is held against.
+        baseline: folder of the ONNX file that latency is held against. compared: with what other processors answer.
         """
         task, labels, family = self.spec.asked[0].task, self.dataset.labels, families.decoder_of(model)
         asked = self.spec.recipe.quantize
@@ -134,6 +135,7 @@ class Shipping:
             positions=family.max_positions(model.config) if task == "causal-lm" else None,
             as_filed=kind == "onnx" or load.reads_as_filed(place),
             origin=self.origin,
+            compared=compared,
         )
         shipped = Shipped(
             artifact=Artifact(
@@ -145,6 +147,7 @@ class Shipping:
                 score=found.score,
                 validation=found.validation,
                 opens_with=opens_with(kind, precision, task, beside=kind == "onnx"),
+                compared_on=compared,
             ),
             size=size,
             latency=found.latency,

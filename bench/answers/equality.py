@@ -1,0 +1,220 @@
+"""`make equality`: does a file of the default form answer alike under every instruction set that can be had here?
+
+An encoder classifier answers 300 rows, a language model rows of 32 tokens, by ONNX Runtime: on this machine, and under
+qemu-user as x86 with AVX2 and with SSE4.1 and as Arm with and without its instructions for 8-bit products. Emulation is some
+twenty to fifty times slower, so what was compared is kept (`.cache/equality`), and a run that was stopped goes on. AVX-512
+without VNNI cannot be emulated by qemu-user. The record is `bench/answers/records/equality.json`, which `--table-only` prints.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from bench.answers import arm, portable, sets
+from compression import gguf, load
+from compression.export import decoder, instruction_sets
+from compression.numerics import Simulation
+from compression.recipe import Quantize
+from compression.runtimes import alone
+from compression.runtimes.alone import Arrays
+from compression.runtimes.onnx import FILE
+
+ROOT = Path(__file__).parent.parent.parent
+RECORD = Path(__file__).parent / "records" / "equality.json"
+WORK = ROOT / ".cache" / "equality"
+TOKENS = 32
+ALLOWED, SHARE = 0.05, 0.001
+"""Of a classifier's logits; and of a language model's positions that may have another top token."""
+PATIENCE = 3600.0
+"""Seconds for one piece of the rows."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One instruction set: how its Python is started, or why it is not compared."""
+
+    name: str
+    runs: str
+    interpreter: list[str]
+    packages: Path | None = None
+    missing: str | None = None
+
+
+def targets(place: Path) -> Iterator[Target]:
+    """Yield what could be compared with this machine. place: where the Python for Arm is laid out."""
+    missing = instruction_sets.hindrance()
+    for name, processor in (("AVX2", "Haswell"), ("SSE4.1", "Nehalem")):
+        runs = f"{instruction_sets.EMULATOR} -cpu {processor}"
+        yield Target(name, runs, [instruction_sets.EMULATOR, "-cpu", processor, sys.executable], missing=missing)
+    missing = arm.hindrance(place)
+    for name, processor in (("Arm, 8-bit matrix products", "max"), ("Arm v8.0, without", "cortex-a72")):
+        runs = f"{arm.EMULATOR} -cpu {processor}"
+        yield Target(name, runs, arm.interpreter(place, processor), arm.packages(place), missing)
+    yield Target("AVX-512 without VNNI", "–", [], missing="qemu-user does not emulate AVX-512")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A file, and what it is asked, in pieces."""
+
+    name: str
+    model: Path
+    pieces: list[list[Arrays]]
+    compare: Callable[[Sequence[Arrays], Sequence[Arrays]], dict[str, float]]
+
+
+def feeds(ids: Sequence[int]) -> Arrays:
+    """Make the inputs of one row, without padding."""
+    row = np.array([ids], np.int64)
+    places = np.arange(len(ids), dtype=np.int64)[None]
+    return {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row), "position_ids": places}
+
+
+def pieces(rows: Sequence[Arrays], size: int) -> list[list[Arrays]]:
+    """Cut rows to pieces, each of which a process answers."""
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def classes(expected: Sequence[Arrays], found: Sequence[Arrays]) -> dict[str, float]:
+    """Compare a classifier's answers."""
+    answers, changed, largest = instruction_sets.differences(expected, found)
+    return {"rows": answers, "changed": changed, "largest": largest}
+
+
+def next_tokens(expected: Sequence[Arrays], found: Sequence[Arrays]) -> dict[str, float]:
+    """Compare the likeliest token of each position; `beyond`: changed though its margin exceeds what logits differ by there."""
+    total = {"rows": 0.0, "changed": 0.0, "beyond": 0.0, "largest": 0.0}
+    for one, other in zip(expected, found, strict=True):
+        wanted, got = np.asarray(one["logits"][0], np.float64), np.asarray(other["logits"][0], np.float64)
+        top = np.sort(wanted, axis=-1)[:, -2:]
+        off = np.abs(wanted - got).max(axis=-1)
+        changed = wanted.argmax(axis=-1) != got.argmax(axis=-1)
+        total["rows"] += len(wanted)
+        total["changed"] += float(changed.sum())
+        total["beyond"] += float((changed & (top[:, 1] - top[:, 0] > off)).sum())
+        total["largest"] = max(total["largest"], float(off.max()))
+    return total
+
+
+def encoder(examples: Path, count: int) -> Task:
+    """Take the demo's original in the default form, and rows of its validation split."""
+    folder = ROOT / ".cache" / "portable" / "demo"
+    if not (folder / "portable" / FILE).is_file():
+        found = sets.material("demo", examples, examples, folder / "data")
+        portable.write(found, folder / "original", examples / "model", folder)
+    tokenizer = Tokenizer.from_file(str(folder / "portable" / "tokenizer.json"))
+    tokenizer.no_padding()
+    lines = (examples / "data" / "validation.jsonl").read_text("utf-8").splitlines()[:count]
+    rows = [feeds(one.ids) for one in tokenizer.encode_batch([json.loads(line)["text"] for line in lines])]
+    return Task("encoder classifier", folder / "portable" / FILE, pieces(rows, 50), classes)
+
+
+def language_model(examples: Path, count: int) -> Task:
+    """Write SmolLM2-135M in the default form, and rows of tokens of editorials."""
+    folder, source = WORK / "decoder", WORK / "unpacked"
+    if not source.is_dir():
+        gguf.unpack(examples / "decoder", source)
+    if not (folder / "written").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        model = load.load_model(source, (), "causal-lm", seed=0)
+        decoder.write(model, folder, simulation=Simulation.of(Quantize()))
+        (folder / "written").touch()
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    ids: list[int] = tokenizer.encode((examples / "texts" / "validation.txt").read_text("utf-8")).ids
+    rows = [feeds(ids[start : start + TOKENS]) for start in range(0, count * TOKENS, TOKENS)]
+    return Task("language model", folder / FILE, pieces(rows, 8), next_tokens)
+
+
+def compared(task: Task, target: Target, say: Callable[[str], None]) -> dict[str, Any]:
+    """Compare piece by piece, going on from what was kept. -> the sums."""
+    data = task.model.with_name(f"{FILE}_data")
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in (task.model, data) if path.is_file()))
+    digest.update("".join(f"{one['input_ids'].tolist()}" for piece in task.pieces for one in piece).encode())
+    digest.update(" ".join((target.runs, version("onnxruntime"))).encode())
+    kept = WORK / "compared" / f"{digest.hexdigest()[:16]}.json"
+    done: list[dict[str, float]] = json.loads(kept.read_text("utf-8")) if kept.is_file() else []
+    for number, piece in enumerate(task.pieces[len(done) :], len(done) + 1):
+        started = time.monotonic()
+        found = instruction_sets.ask(target.interpreter, task.model, piece, PATIENCE, target.packages)
+        one = task.compare(alone.answer(str(task.model), piece), found)
+        done.append({**one, "seconds": time.monotonic() - started})
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(done), "utf-8")
+        say(f"{task.name}, {target.name}: piece {number} of {len(task.pieces)}, {done[-1]['seconds']:.0f} s")
+    largest = max(one.pop("largest") for one in done)
+    return {name: sum(one[name] for one in done) for name in done[0]} | {"largest": largest}
+
+
+def holds(row: dict[str, Any]) -> bool:
+    """Say whether a comparison is within the bounds."""
+    if "beyond" in row:
+        return bool(row["beyond"] == 0 and row["changed"] <= SHARE * row["rows"])
+    return bool(row["changed"] == 0 and row["largest"] <= ALLOWED)
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row of the table, in Markdown."""
+    if "not_compared" in row:
+        return f"| {row['task']} | {row['name']} | {row['runs']} | not compared: {row['not_compared']} | | | |"
+    beyond = "" if "beyond" not in row else f", {row['beyond']:.0f} of them beyond their margin"
+    cells = [
+        f"{row['rows']:,.0f}",
+        f"{row['changed']:.0f}{beyond}",
+        f"{row['largest']:.4f}",
+        "yes" if holds(row) else "**no**",
+    ]
+    return f"| {row['task']} | {row['name']} | {row['runs']} | {' | '.join(cells)} |"
+
+
+def main() -> int:
+    """Compare, write the record, print the table; 1 where something is out of its bounds."""
+    parser = argparse.ArgumentParser(prog="python -m bench.answers.equality")
+    parser.add_argument(
+        "--examples", type=Path, default=ROOT / ".cache" / "examples", help="scripts/fetch_examples.py's folder"
+    )
+    parser.add_argument("--rows", type=int, default=300, help="rows of the classifier")
+    parser.add_argument("--texts", type=int, default=32, help=f"rows of {TOKENS} tokens of the language model")
+    parser.add_argument("--table-only", action="store_true", help="print the record")
+    options = parser.parse_args()
+    if not options.table_only:
+        os.nice(5)
+        found = []
+        for task in (encoder(options.examples, options.rows), language_model(options.examples, options.texts)):
+            for target in targets(WORK / "aarch64"):
+                about = {"task": task.name, "name": target.name, "runs": target.runs}
+                if target.missing is not None:
+                    found.append({**about, "not_compared": target.missing})
+                    continue
+                try:
+                    found.append({**about, **compared(task, target, lambda said: print(said, file=sys.stderr, flush=True))})
+                except subprocess.SubprocessError as problem:
+                    said = getattr(problem, "stderr", None) or str(problem)
+                    found.append({**about, "not_compared": str(said).strip()[-200:]})
+        machine = {"processor": platform.machine(), **{name: version(name) for name in ("onnxruntime", "numpy")}}
+        RECORD.parent.mkdir(parents=True, exist_ok=True)
+        RECORD.write_text(json.dumps({"environment": machine, "rows": found}, indent=1) + "\n", "utf-8")
+    rows = json.loads(RECORD.read_text("utf-8"))["rows"]
+    print(
+        "| model | instruction set | by | rows or positions | answers that differ | logits differ by at most | within bounds |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        print(line(row))
+    return 0 if all("not_compared" in row or holds(row) for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

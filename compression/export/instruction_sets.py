@@ -1,0 +1,143 @@
+"""Ask an int8 ONNX file under AVX2, by qemu-user's emulation, and hold its answers against this machine's.
+
+x86 without VNNI multiplies uint8 by int8 with other instructions, which saturate where weights are beyond ±63. The emulated
+process is a fresh interpreter that loads ONNX Runtime alone (`runtimes.alone`), some twenty times slower than this machine.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from compression.numerics import Simulation
+from compression.report.instruction_sets import ComparedAnswers, NotCompared
+from compression.runtimes import alone
+from compression.runtimes.alone import Arrays
+from compression.runtimes.onnx import FILE
+from compression.runtimes.runner import Batch
+
+EMULATOR, PROCESSOR, NAME = "qemu-x86_64", "Haswell", "AVX2"
+ROWS = 32
+SHARE = 0.8
+"""Of the time, for beginning rows: the last one has to end as well."""
+DIFFERENT = 1e-2
+"""Of the largest number that a regression answers: two of its answers that are further apart are not the same."""
+FULL_RANGE = (
+    "Its weights are within ±127: set recipe.quantize.portable to true, or open the file with the session option "
+    "session.x64quantprecision = 1 on processors without VNNI."
+)
+PORTABLE = (
+    "Its products are exact there, so rounding decides close calls: score the file on such a processor before you use it."
+)
+
+
+@cache
+def hindrance() -> str | None:
+    """Say why nothing is compared on this machine; None where something can be."""
+    if platform.machine() != "x86_64":
+        return f"this machine is {platform.machine()}, and what is emulated is x86"
+    return None if shutil.which(EMULATOR) else "qemu-user is not installed on the worker"
+
+
+def compare(
+    folder: Path, asked: Sequence[Batch], simulation: Simulation, seconds: float | None
+) -> ComparedAnswers | NotCompared:
+    """Compare the first rows. folder: of model.onnx; asked: batches of one row; seconds: None where nobody asks for it."""
+    if not seconds:
+        return NotCompared(not_compared="the worker is set to compare nothing (LATHE_EMULATE_SECONDS)")
+    if (cause := hindrance()) is not None:
+        return NotCompared(not_compared=cause)
+    feeds = [feeds_of(batch) for batch in asked if len(batch.input_ids) == 1][:ROWS]
+    try:
+        found = emulated(folder / FILE, feeds, seconds)
+    except subprocess.TimeoutExpired:
+        return NotCompared(not_compared=f"under {NAME} not a row was answered within {seconds:g} s")
+    except (subprocess.CalledProcessError, OSError) as problem:
+        said = getattr(problem, "stderr", None) or str(problem)
+        return NotCompared(not_compared=f"{EMULATOR} failed: {said[-300:]}")
+    expected = alone.answer(str(folder / FILE), feeds[: len(found)])
+    answers, changed, largest = differences(expected, found)
+    remedy = None if changed == 0 else PORTABLE if simulation.portable else FULL_RANGE
+    return ComparedAnswers(
+        instruction_set=NAME,
+        emulator=f"{EMULATOR} -cpu {PROCESSOR}",
+        rows=len(found),
+        answers=answers,
+        changed=changed,
+        largest_difference=largest,
+        remedy=remedy,
+    )
+
+
+def feeds_of(batch: Batch) -> Arrays:
+    """Return all that a file may have as inputs of a batch; whoever asks takes what it has."""
+    places = np.maximum(batch.attention_mask.cumsum(axis=1) - 1, 0)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    return {**{name: getattr(batch, name) for name in names}, "position_ids": places}
+
+
+def emulated(model: Path, feeds: Sequence[Arrays], seconds: float) -> list[Arrays]:
+    """Answer batches under the emulated processor. Raises what `subprocess.run` does."""
+    return ask([EMULATOR, "-cpu", PROCESSOR, sys.executable], model, feeds, seconds)
+
+
+def ask(
+    interpreter: Sequence[str], model: Path, feeds: Sequence[Arrays], seconds: float, packages: Path | None = None
+) -> list[Arrays]:
+    """Answer batches in a process of its own, as many as `seconds` allow. Raises what `subprocess.run` does.
+
+    interpreter: the command line of a Python, under an emulator or not; packages: where its numpy and onnxruntime lie, if not
+    among its own.
+    """
+    # The machine's own choice of OpenBLAS's kernels may be of instructions that the emulated processor lacks.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+    if packages is not None:
+        environment["PYTHONPATH"] = str(packages)
+    with tempfile.TemporaryDirectory(prefix="emulated-") as place:
+        given, found = Path(place) / "feeds.npz", Path(place) / "found.npz"
+        alone.write(str(given), feeds)
+        files = (str(model), str(given), str(found), str(SHARE * seconds))
+        subprocess.run(
+            [*interpreter, "-P", alone.__file__, *files],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=seconds,
+            check=True,
+        )
+        return alone.read(str(found))
+
+
+def differences(expected: Sequence[Arrays], found: Sequence[Arrays]) -> tuple[int, int, float]:
+    """Compare answers. -> how many there are, how many differ, the largest difference of a logit."""
+    answers = changed = 0
+    largest = 0.0
+    for one, other in zip(expected, found, strict=True):
+        for name, logits in one.items():
+            wanted, got = (np.asarray(values, np.float64) for values in (logits, other[name]))
+            largest = max(largest, float(np.abs(wanted - got).max()))
+            if wanted.shape[-1] == 1:  # a regression's answer is its number
+                different = np.abs(wanted - got) > DIFFERENT * np.abs(wanted).max()
+            else:
+                different = wanted.argmax(axis=-1) != got.argmax(axis=-1)
+            answers, changed = answers + different.size, changed + int(different.sum())
+    return answers, changed, largest
+
+
+def told(found: ComparedAnswers | NotCompared | None) -> str | None:
+    """Tell of answers that differ; None where none does."""
+    if not isinstance(found, ComparedAnswers) or found.equal:
+        return None
+    return (
+        f"Under {found.instruction_set} ({found.emulator}) {found.changed} of {found.answers} answers to {found.rows} sample "
+        f"rows differ from this machine's, logits by up to {found.largest_difference:.2g}. {found.remedy}"
+    )

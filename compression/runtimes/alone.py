@@ -1,0 +1,58 @@
+"""Answer prepared batches with ONNX Runtime, as the model card's code does. Run by its path: needs numpy and onnxruntime alone.
+
+    python -P alone.py MODEL.onnx FEEDS.npz OUT.npz [SECONDS]
+
+So the interpreter may be one of another machine, under an emulator. FEEDS has the inputs of batch N as "N.name"; OUT gets the
+outputs in the same way, of as many batches, in their order, as could be begun within SECONDS.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+
+def answer(model: str, batches: Sequence[Arrays], seconds: float = float("inf")) -> list[Arrays]:
+    """Answer batches one by one on one thread; caches of a language model begin empty, and are not kept."""
+    end = time.monotonic() + seconds
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [item.name for item in session.get_outputs() if not item.name.startswith("present.")]
+    found: list[Arrays] = []
+    for given in batches:
+        if found and time.monotonic() > end:
+            break
+        rows = len(given["input_ids"])
+        feeds = {
+            item.name: given[item.name] if item.name in given else np.zeros((rows, item.shape[1], 0, item.shape[3]), np.float32)
+            for item in session.get_inputs()
+        }
+        found.append(dict(zip(names, session.run(names, feeds), strict=True)))
+    return found
+
+
+def read(path: str) -> list[Arrays]:
+    """Read batches from a file."""
+    found: dict[int, Arrays] = {}
+    with np.load(path) as stored:
+        for key in stored.files:
+            number, _, name = key.partition(".")
+            found.setdefault(int(number), {})[name] = stored[key]
+    return [found[number] for number in sorted(found)]
+
+
+def write(path: str, batches: Sequence[Arrays]) -> None:
+    """Write batches to a file, whose name ends in .npz."""
+    stored = {f"{number}.{name}": value for number, batch in enumerate(batches) for name, value in batch.items()}
+    np.savez(path, **stored)  # type: ignore[arg-type]  # names are arrays'
+
+
+if __name__ == "__main__":
+    write(sys.argv[3], answer(sys.argv[1], read(sys.argv[2]), *map(float, sys.argv[4:5])))

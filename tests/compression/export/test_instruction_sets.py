@@ -1,0 +1,150 @@
+"""Answers under an emulated AVX2: portable files answer alike, full-range files do not, and what was not compared says why."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertForSequenceClassification
+
+from compression import numerics
+from compression.export import instruction_sets
+from compression.export import onnx as exporter
+from compression.export.card import card
+from compression.numerics import Simulation
+from compression.report import Artifact, ComparedAnswers, NotCompared, NotMeasured, Size
+from compression.runtimes import alone
+from compression.runtimes.runner import Batch
+from tests.compression.conftest import WORDS, tiny_config
+
+WITHOUT = instruction_sets.hindrance()
+SECONDS = 120.0
+SHOWN = ComparedAnswers(
+    instruction_set="AVX2", emulator="qemu-x86_64 -cpu Haswell", rows=32, answers=32, changed=0, largest_difference=0.0
+)
+
+
+def written(folder: Path, simulation: Simulation) -> Path:
+    """Write a file whose sums of two products are large: its weights are nearly all of one size."""
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(tiny_config(num_labels=3)).eval()
+    with torch.no_grad():
+        for _, layer in numerics.quantizable(model):
+            if numerics.is_linear(layer):
+                layer.weight.copy_(0.1 * layer.weight.sign())
+    numerics.insert(model, simulation=simulation)
+    folder.mkdir()
+    return exporter.write(model, folder, int8=True)
+
+
+def rows(count: int = 6, length: int = 9) -> list[Batch]:
+    ids = np.random.default_rng(0).integers(5, len(WORDS), (count, length))
+    return [Batch(row[None], np.ones_like(row)[None], np.zeros_like(row)[None]) for row in ids]
+
+
+@pytest.mark.skipif(WITHOUT is not None, reason=str(WITHOUT))
+def test_a_portable_file_answers_alike_under_avx2_and_one_of_full_range_does_not(tmp_path: Path) -> None:
+    found = {}
+    for portable in (True, False):
+        simulation = Simulation(portable=portable)
+        folder = written(tmp_path / str(portable), simulation).parent
+        compared = instruction_sets.compare(folder, rows(), simulation, SECONDS)
+        assert isinstance(compared, ComparedAnswers)
+        assert (compared.rows, compared.answers, compared.instruction_set) == (6, 6, "AVX2")
+        found[portable] = compared
+    assert found[True].equal
+    assert found[True].largest_difference < 1e-4
+    assert found[False].largest_difference > 100 * max(found[True].largest_difference, 1e-6)
+
+
+@pytest.mark.skipif(WITHOUT is not None, reason=str(WITHOUT))
+def test_rows_that_take_too_long_are_not_compared(tmp_path: Path) -> None:
+    folder = written(tmp_path / "file", Simulation()).parent
+    told = instruction_sets.compare(folder, rows(), Simulation(), 0.01)
+    assert isinstance(told, NotCompared)
+    assert "within 0.01 s" in told.not_compared
+
+
+def test_what_is_not_asked_for_or_cannot_be_had_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = instruction_sets.compare(tmp_path, rows(), Simulation(), None)
+    assert isinstance(told, NotCompared)
+    assert "LATHE_EMULATE_SECONDS" in told.not_compared
+    monkeypatch.setenv("PATH", str(tmp_path))
+    instruction_sets.hindrance.cache_clear()
+    try:
+        told = instruction_sets.compare(tmp_path, rows(), Simulation(), SECONDS)
+    finally:
+        instruction_sets.hindrance.cache_clear()
+    assert isinstance(told, NotCompared)
+    assert "qemu-user is not installed" in told.not_compared or "this machine is" in told.not_compared
+
+
+def test_answers_are_read_back_as_they_were_and_end_with_the_time(tmp_path: Path) -> None:
+    path = written(tmp_path / "file", Simulation())
+    feeds = [instruction_sets.feeds_of(batch) for batch in rows()]
+    alone.write(str(tmp_path / "feeds.npz"), feeds)
+    again = alone.read(str(tmp_path / "feeds.npz"))
+    first, second = alone.answer(str(path), feeds), alone.answer(str(path), again)
+    assert instruction_sets.differences(first, second) == (6, 0, 0.0)
+    assert len(alone.answer(str(path), feeds, seconds=0.0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "changed"),
+    [
+        ([[0.1, 0.2]], [[0.3, 0.2]], 1),  # a class
+        ([[2.0]], [[2.001]], 0),  # a number
+        ([[2.0]], [[2.1]], 1),
+        ([[[0.0, 1.0], [1.0, 0.0]]], [[[0.0, 1.0], [0.0, 1.0]]], 1),  # tags
+    ],
+)
+def test_what_counts_as_another_answer(one: list[object], other: list[object], changed: int) -> None:
+    found = instruction_sets.differences([{"logits": np.array(one)}], [{"logits": np.array(other)}])
+    assert found[:2] == (np.array(one).shape[1] if np.ndim(one) == 3 else 1, changed)
+    assert found[2] == pytest.approx(float(np.abs(np.array(one) - np.array(other)).max()))
+
+
+def said(compared: ComparedAnswers | NotCompared | None) -> str:
+    nothing = NotMeasured(not_measured="It is not asked.")
+    return card(
+        name="tiny",
+        kind="onnx",
+        stage="quantized",
+        scheme="dynamic-int8",
+        task="text-classification",
+        labels=("a", "b"),
+        max_length=16,
+        size=Size(bytes=1, dtype="int8", bytes_at_16_bit=1),
+        latency=nothing,
+        score=nothing,
+        memory=nothing,
+        inputs=("input_ids", "attention_mask"),
+        compared=compared,
+    )
+
+
+def test_a_card_and_a_row_tell_where_answers_differ_and_what_to_do() -> None:
+    differs = SHOWN.model_copy(update={"changed": 2, "remedy": instruction_sets.FULL_RANGE})
+    assert "all the same" in said(SHOWN)
+    assert instruction_sets.told(SHOWN) is None
+    assert "**2 of 32 differ.**" in said(differs)
+    note = instruction_sets.told(differs)
+    assert note is not None
+    assert "x64quantprecision" in note
+    assert "not compared: qemu-user is not installed" in said(NotCompared(not_compared="qemu-user is not installed"))
+    assert "sample rows" not in said(None)
+
+
+def test_a_report_of_before_reads_as_not_compared() -> None:
+    old = {
+        "name": "quantized-onnx-int8",
+        "kind": "onnx",
+        "stage": "quantized",
+        "precision": "int8",
+        "files": [],
+        "score": {"not_measured": "It is not asked."},
+        "opens_with": "onnxruntime",
+    }
+    assert Artifact.model_validate(old).compared_on is None
+    kept = Artifact.model_validate({**old, "compared_on": SHOWN.model_dump()})
+    assert Artifact.model_validate_json(kept.model_dump_json()).compared_on == SHOWN
