@@ -31,8 +31,7 @@ def run(prepared: Prepared, model: Path, folder: Path, records: Path, seed: int,
     if known is None or known.rate is None:
         raise SystemExit(f"{prepared.name}: nothing was prepared")
     validation, test = (
-        compare.answers(artifact, Path(prepared.data.splits[split][0]), threads)[0]
-        for split in ("validation", "test")
+        compare.answers(artifact, Path(prepared.data.splits[split][0]), threads)[0] for split in ("validation", "test")
     )
     found = Run(
         name=prepared.name,
