@@ -16,7 +16,7 @@ from app.models import TERMINAL, Job
 from app.preflight import plan
 from app.schemas import JobCreate, JobModels
 from compression.errors import OutOfMemory, TrainingDiverged, UnsupportedPrecision
-from compression.recipe import JobEvaluate, Targets
+from compression.recipe import PREPARE_RATE, JobEvaluate, Targets
 from compression.recipe.whole import MOST_ACCUMULATED
 from compression.report import Remedy
 
@@ -60,8 +60,12 @@ def _of_the_error(job: Job) -> Iterator[Remedy]:
         yield Remedy(key="recipe.train.accumulate", now=together, proposed=2 * together, why=why)
     elif code == TrainingDiverged.code:
         key = str(error.get("param") or "")  # recipe.distill.rate: the engine names the training
-        if isinstance(rate := _at(job.recipe, key), float):
+        rate = _at(job.recipe, key)
+        if isinstance(rate, float):
             yield Remedy(key=key, now=rate, proposed=rate * GENTLER, why="The loss did not stay finite at this rate.")
+        elif key == "recipe.prepare.rate" and rate is None:
+            why = "The loss did not stay finite at the rate that was chosen: this one is given, and gentle."
+            yield Remedy(key=key, now=None, proposed=PREPARE_RATE * GENTLER, why=why)
     elif code == UnsupportedPrecision.code:
         key = "recipe.train.precision"
         why = "The worker's device does not compute in it."

@@ -103,10 +103,7 @@ def _scored(row: Row, score: Score | NotMeasured | None, share: float | None, in
 
 def stage_text(row: Row) -> str:
     """Name a row; the baseline with what is known of its preparation."""
-    known = row.preparation
-    if known is None:
-        return row.stage + (", not converged" if row.stage == "baseline" and row.ratios.baseline_not_converged else "")
-    return row.stage + {True: "", False: ", not converged", None: ", not tuned here"}[known.converged]
+    return f"{row.stage}, {row.convergence}" if row.convergence else row.stage
 
 
 def cells(row: Row, name: str | None = None) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ def preparations(baseline: Row) -> dict[str, Preparation]:
 
 def has_not_converged(baseline: Row) -> bool:
     """Say whether a baseline, or that of any of several datasets, was still gaining when its preparation ended."""
-    return any(found.converged is False for found in preparations(baseline).values())
+    return baseline.convergence == "not converged"
 
 
 def exceeds_baseline(row: Row, baseline: Row) -> bool:

@@ -370,6 +370,14 @@ class Row(Config):
     parts: dict[str, "Row"] = Field(default_factory=dict, description="Of several datasets, each one's row by its name.")
 
     @property
+    def convergence(self) -> Literal["not converged", "not tuned here", ""]:
+        """Say what a reader must know of a baseline's preparation; of several datasets one that has not converged is enough."""
+        found = [row.preparation for row in (self.parts or {"": self}).values() if row.preparation is not None]
+        if any(one.converged is False for one in found):
+            return "not converged"
+        return "not tuned here" if found and all(one.converged is None for one in found) else ""
+
+    @property
     def judged_score(self) -> Score | NotMeasured:
         """Return the score that choices read: on validation, or on test in rows of before validation was scored."""
         return self.score if self.validation is None else self.validation

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from app.mending import mended
+from client import render
 from compression.baseline import exceeds_baseline, has_not_converged
 from compression.recipe import Prepare, Quantize, Recipe, Targets
 from compression.report import Ratios, Report, Row, Verdict, mean_row, verdicts
@@ -71,6 +72,9 @@ def test_one_that_has_converged_or_was_taken_as_it_was_sent_is_not_flagged(known
 def test_of_several_datasets_one_that_has_not_converged_is_enough() -> None:
     first = mean_row({"a": converged(BASELINE, True), "b": converged(BASELINE, False)}, None)
     assert has_not_converged(first)
+    assert render.cells(first)[0] == "baseline, not converged"
+    as_sent = mean_row({"a": converged(BASELINE, None), "b": converged(BASELINE, None)}, None)
+    assert render.cells(as_sent)[0] == "baseline, not tuned here"
     assert not has_not_converged(mean_row({"a": converged(BASELINE, True), "b": converged(BASELINE, None)}, None))
     found = judged_all(first, mean_row({"a": quantized(), "b": quantized()}, first), recipe=BARE, targets=EASY)
     assert found[-1].verdict is not None

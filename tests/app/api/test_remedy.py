@@ -31,12 +31,22 @@ def whole(http: httpx.Client, **changes: Any) -> dict[str, Any]:
     return {**presets["quick"], **changes}
 
 
+def test_a_chosen_rate_that_diverged_is_replaced_by_a_given_one(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    recipe = whole(http, prepare={"epochs": None, "rate": None})
+    error = TrainingDiverged("NaN", param="recipe.prepare.rate")
+    job = failed(service, http, {**request_body, "recipe": recipe}, error.as_dict())
+    again = http.post(f"/v1/jobs/{job}/retry", json={"remedies": "all"}).json()
+    assert again["recipe"]["prepare"] == {"epochs": None, "rate": pytest.approx(1.5e-5), "patience": None}
+
+
 @pytest.mark.parametrize(
     ("error", "place", "before", "after"),
     [
         (OutOfMemory("no room"), ("train", "batch"), 32, 16),
         (OutOfMemory("no room"), ("train", "accumulate"), 1, 2),
-        (TrainingDiverged("NaN", param="recipe.prepare.rate"), ("prepare", "rate"), 5e-5, pytest.approx(1.5e-5)),
+        (TrainingDiverged("NaN", param="recipe.prepare.rate"), ("prepare", "rate"), 1e-4, pytest.approx(3e-5)),
         (UnsupportedPrecision("no bfloat16"), ("train", "precision"), "bfloat16", "auto"),
     ],
     ids=["half the batch", "twice as many", "a gentler rate", "any precision"],
