@@ -115,7 +115,7 @@ def test_experts_are_cut_and_it_is_said_what_stays_in_float(
     assert report.pruning["kv_rank"] == {"before": 16, "after": 8, "asked": 0.5, "taken": 0.5}
     router = 4 * 32  # of one layer
     assert quantized.size.dtype == f"int8, {router:,} parameters float32"
-    assert quantized.size.bytes < 0.6 * baseline.size.bytes
+    assert quantized.size.bytes < 0.65 * baseline.size.bytes
     assert any(f"{router:,} of " in note for note in quantized.notes)
     (shipped,) = [each for each in report.artifacts if each.kind == "transformers"]
     folder = tmp_path / "out" / "artifacts" / shipped.name
