@@ -10,8 +10,8 @@ import torch
 
 from bench.article import compare, glue, records, texts
 from bench.article.cells import ABLATION, ORIGINAL, Cell
-from bench.article.records import Record
-from bench.article.statistics import METRICS, Answers, differences, geometric_mean, kept
+from bench.article.records import Record, changed_keys
+from bench.article.statistics import METRICS, Answers, at_chance, constant_score, differences, geometric_mean, kept
 from compression.environment import environment
 from compression.recipe import PRESETS
 
@@ -94,18 +94,26 @@ Found = dict[str, dict[str, list[Record]]]
 
 
 def _collect(cells: list[Cell], names: list[str]) -> Found:
-    """Gather the records of those cells that have the original and all of `names`; say which have not."""
+    """Gather the records of those cells that have the original and all of `names`; say which have not, or have older ones."""
     found: Found = {}
     for cell in cells:
-        here = {name: cell.record(name, run=False) for name in (ORIGINAL, *names)}
+        here = {name: cell.record(name, run=False, earlier=name != ORIGINAL) for name in (ORIGINAL, *names)}
         missing = [name for name, record in here.items() if record is None]
         if missing:
             print(f"not there: {', '.join(missing)} on {cell.set.name} with seed {cell.seed}")
             continue
         for name, record in here.items():
             if record is not None:
+                if name != ORIGINAL and (changed := _changed(cell, name, record)):
+                    print(f"{name} on {cell.set.name} with seed {cell.seed} is of an earlier recipe: {', '.join(changed)}")
                 found.setdefault(cell.set.name, {}).setdefault(name, []).append(record)
     return found
+
+
+def _changed(cell: Cell, name: str, record: Record) -> list[str]:
+    """Name the keys in which a record's recipe is not the preset as it is now. With no epochs, its rate changes nothing."""
+    then, now = (one.model_dump(mode="json", exclude={"prepare"}) for one in (record.recipe, cell.recipe(name)))
+    return changed_keys(then, now)
 
 
 def _answers(found: Found) -> dict[str, Answers]:
@@ -163,6 +171,7 @@ def _table(cells: list[Cell], recipes: list[str], folder: Path, model: Path) -> 
         "than ORT's INT8",
         *found,
     ]
+    left_out = at_chance(_answers(found), ORIGINAL)
     print("| " + " | ".join([*head, "mean", "kept"]) + " |")
     print("|" + " --- |" * (len(head) + 2))
     for which, own in rows.items():
@@ -170,15 +179,32 @@ def _table(cells: list[Cell], recipes: list[str], folder: Path, model: Path) -> 
         median = geometric_mean([each[which] for each in timed])
         faster = geometric_mean([each[ORIGINAL] / each[which] for each in timed])
         than_own = geometric_mean([each[OWN] / each[which] for each in timed])
-        share = kept(answers, ORIGINAL, which)
         print(
             f"| {which} | {_sizes(own, folder.resolve(), which)} | {median:.2f} ms | {faster:.2f}× | {than_own:.2f}× | "
             + " | ".join(_score(answers.get(name), name, which) for name in found)
-            + f" | {100 * share.after:.2f} | {share.share:.2%} [{share.low:.2%}, {share.high:.2%}] |",
+            + f" | {_mean(answers, which, left_out)} |",
             flush=True,
         )
     print("\nIn a set's column the mean score of its seeds, their number, and what each keeps of its own original.")
+    for name in left_out:
+        print(_why_left_out(name, _answers(found)[name]))
     (folder / "times.json").write_text(json.dumps(times, indent=1), encoding="utf-8")
+
+
+def _mean(answers: dict[str, Answers], which: str, left_out: list[str]) -> str:
+    """Say a model's mean score and the share kept, of the sets that are not left out."""
+    counted = {name: each for name, each in answers.items() if name not in left_out}
+    if not counted:
+        return "none | none"
+    share = kept(counted, ORIGINAL, which)
+    return f"{100 * share.after:.2f} | {share.share:.2%} [{share.low:.2%}, {share.high:.2%}]"
+
+
+def _why_left_out(name: str, answers: Answers) -> str:
+    scores = ", ".join(f"{METRICS[name](said, answers.wanted):.1%}" for said in answers.by_model[ORIGINAL])
+    floor = constant_score(name, answers.wanted)
+    above = f"at most two standard errors above one answer for all rows ({floor:.1%})"
+    return f"{name} is not in the mean: its originals ({scores}) are {above}."
 
 
 def _score(answers: Answers | None, name: str, which: str) -> str:
@@ -214,11 +240,13 @@ def _sizes(found: Found, folder: Path, which: str) -> str:
 def _ablation(cells: list[Cell], changed: list[str]) -> None:
     presets = sorted({ABLATION[name][0] for name in changed})
     found = _answers(_collect(cells, [*presets, *changed]))
+    left_out = at_chance(found, ORIGINAL)
+    counted = {name: each for name, each in found.items() if name not in left_out} or found
     head = ["changed", "mean score against the whole recipe, points", "95 %", *found, "published"]
     print(f"\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     for name in changed if found else ():
         whole = ABLATION[name][0]
-        gap, low, high = differences(found, name, whole)
+        gap, low, high = differences(counted, name, whole)
         each = [differences({one: answers}, name, whole)[0] for one, answers in found.items()]
         by_set = " | ".join(f"{value:+.2f}" for value in each)
         print(f"| {name} | {gap:+.2f} | [{low:+.2f}, {high:+.2f}] | {by_set} | {PUBLISHED.get(name, '')} |", flush=True)

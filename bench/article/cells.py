@@ -87,13 +87,16 @@ class Cell:
     batch: int
     threads: int | None
 
-    def record(self, name: str = ORIGINAL, *, run: bool = True) -> Record | None:
-        """Return what the original or a recipe came to: from its record, else by a run, or None where nothing may be run."""
+    def record(self, name: str = ORIGINAL, *, run: bool = True, earlier: bool = False) -> Record | None:
+        """Return what the original or a recipe came to: from its record, else by a run, or None where nothing may be run.
+
+        earlier: a record by the preset as it was before will do.
+        """
         recipes = list(self.original_recipes()) if name == ORIGINAL else [self.recipe(name)]
         rows = self.digest + (f" {self.unlabelled[1]}" if self._reads_more(recipes[0]) else "")
         key = records.key(rows, self.seed, self.batch, self.model)
         path = records.path_of(self.kept, name)
-        found = records.find(path, key, recipes)
+        found = records.find(path, key, recipes, earlier=earlier)
         if found is not None or not run:
             return found
         made = self._original(key) if name == ORIGINAL else self._compressed(name, key)

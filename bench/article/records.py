@@ -9,22 +9,34 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from compression.recipe import Config, Recipe
+from compression.recipe.base import ROUNDS_ACTIVATIONS
 from compression.report import Row
 
 ROOT = Path(__file__).parent / "records"
+
+
+def _as_it_was(recipe: Any) -> Any:
+    """Read a recipe of before `quantize.portable` as what it was: weights up to ±127."""
+    quantize = recipe.get("quantize") if isinstance(recipe, dict) else None
+    if not quantize or "portable" in quantize or quantize.get("scheme", "dynamic-int8") not in ROUNDS_ACTIVATIONS:
+        return recipe
+    return {**recipe, "quantize": {**quantize, "portable": False}}
+
+
+Stored = Annotated[Recipe, BeforeValidator(_as_it_was)]
 
 
 class Record(Config):
     """One model on one set with one seed. Answers are label ids or values, a test row each, at batch 1."""
 
     key: Annotated[str, Field(description="Digest of rows, seed, batch and base model.")]
-    asked: Annotated[tuple[Recipe, ...], Field(description="What was run: of an original, a recipe for each rate.")]
-    recipe: Annotated[Recipe, Field(description="Of an original: that of the rate which was best on validation.")]
+    asked: Annotated[tuple[Stored, ...], Field(description="What was run: of an original, a recipe for each rate.")]
+    recipe: Annotated[Stored, Field(description="Of an original: that of the rate which was best on validation.")]
     baseline: Row
     shipped: Annotated[Row, Field(description="The last stage's row; of an original its baseline.")]
     validation: dict[str, float]
@@ -49,13 +61,27 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / f"{name.replace(' ', '-').replace(',', '')}.json"
 
 
-def find(path: Path, wanted: str, asked: Iterable[Recipe]) -> Record | None:
-    """Return the record, if there is one of just this work. One that cannot be read counts as none."""
+def find(path: Path, wanted: str, asked: Iterable[Recipe], *, earlier: bool = False) -> Record | None:
+    """Return the record, if there is one of just this work. One that cannot be read counts as none.
+
+    earlier: one of the same rows, seed and model by another recipe will do: the preset as it was when it was run.
+    """
     try:
         record = Record.model_validate_json(path.read_text("utf-8"))
     except (OSError, ValidationError):
         return None
-    return record if record.key == wanted and record.asked == tuple(asked) else None
+    return record if record.key == wanted and (earlier or record.asked == tuple(asked)) else None
+
+
+def changed_keys(before: Any, after: Any, path: str = "") -> list[str]:
+    """Name the keys in which two recipes, as JSON objects, differ."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return [] if before == after else [path]
+    return [
+        key
+        for name in sorted({*before, *after})
+        for key in changed_keys(before.get(name), after.get(name), f"{path}.{name}" if path else name)
+    ]
 
 
 def keep(path: Path, record: Record) -> Record:

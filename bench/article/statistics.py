@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compression.scoring import metrics
+from compression.scoring.errors import by_bootstrap
 
 Floats = npt.NDArray[np.float64]
 Metric = Callable[[Floats, Floats], float]
@@ -61,6 +62,33 @@ def mean_score(found: dict[str, Answers], model: str, rows: dict[str, npt.NDArra
         wanted = answers.wanted[chosen]
         out.append(np.mean([METRICS[name](said[chosen], wanted) for said in answers.by_model[model]]))
     return float(np.mean(out))
+
+
+def constant_score(name: str, wanted: Floats) -> float:
+    """Score the best answer that is the same for every row of a set. wanted: (rows,)."""
+    return max(METRICS[name](np.full_like(wanted, value), wanted) for value in np.unique(wanted))
+
+
+def standard_error(name: str, said: Floats, wanted: Floats) -> float:
+    """Return the bootstrap's standard error of a score. said, wanted: (rows,)."""
+    errors = by_bootstrap(lambda rows: {"score": METRICS[name](said[rows], wanted[rows])}, len(wanted))
+    return errors["score"]
+
+
+def at_chance(found: dict[str, Answers], original: str) -> list[str]:
+    """Name the sets on which no original scores more than two standard errors above the best constant answer.
+
+    Nothing was learned there that could be kept, so a share of it says nothing about what compression loses.
+    """
+    return [
+        name
+        for name, answers in found.items()
+        if all(
+            METRICS[name](said, answers.wanted) - constant_score(name, answers.wanted)
+            <= 2 * standard_error(name, said, answers.wanted)
+            for said in answers.by_model[original]
+        )
+    ]
 
 
 def kept(found: dict[str, Answers], original: str, model: str, draws: int = DRAWS, seed: int = 0) -> Kept:

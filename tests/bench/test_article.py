@@ -11,10 +11,19 @@ import pytest
 
 from bench import engine
 from bench.article import glue, records, texts
-from bench.article.__main__ import OWN, _answers, _by_row, _score
+from bench.article.__main__ import OWN, _answers, _by_row, _changed, _mean, _score, _why_left_out
 from bench.article.cells import ABLATION, ORIGINAL, Cell, recipe_named
 from bench.article.records import Record
-from bench.article.statistics import Answers, accuracy_and_f1, correlation, differences, kept, mean_score
+from bench.article.statistics import (
+    Answers,
+    accuracy_and_f1,
+    at_chance,
+    constant_score,
+    correlation,
+    differences,
+    kept,
+    mean_score,
+)
 from compression.recipe import PRESETS, Data, General
 from compression.report import STAGES, NotMeasured, Parameters, Report, Row, Shape, Size, ratios
 
@@ -135,10 +144,11 @@ def test_a_record_stands_for_its_run_and_for_no_other(tmp_path: Path) -> None:
     said["asked"][0]["distill"]["epochs"] += 1
     path.write_text(json.dumps(said))
     assert cell.record("quick", run=False) is None
+    assert cell.record("quick", run=False, earlier=True) is not None
     records.keep(path, record)
     assert replace(cell, unlabelled=(tmp_path / "pool", "q")).record("quick", run=False) == record, "it reads no such text"
     for other in (replace(cell, digest="abd"), replace(cell, seed=1), replace(cell, batch=16)):
-        assert replace(other, kept=cell.kept).record("quick", run=False) is None
+        assert replace(other, kept=cell.kept).record("quick", run=False, earlier=True) is None
     (model / "config.json").write_text("{ }")
     assert cell.record("quick", run=False) is None
 
@@ -154,21 +164,62 @@ def test_a_recipe_is_held_against_the_originals_of_the_seeds_that_it_has(capsys:
     }
 
     def cell(seed: int) -> Any:
-        def record(name: str, *, run: bool) -> Any:
+        def record(name: str, *, run: bool, earlier: bool) -> Any:
             assert not run
+            assert earlier == (name != ORIGINAL), "what is compressed must be the original that was recorded"
             answers = said.get((seed, name))
-            return SimpleNamespace(answers=answers, wanted=wanted, own_int8=wanted) if answers else None
+            if not answers:
+                return None
+            return SimpleNamespace(answers=answers, wanted=wanted, own_int8=wanted, recipe=named(name))
 
-        return SimpleNamespace(set=glue.SETS["rte"], seed=seed, record=record)
+        def named(name: str) -> Any:
+            return recipe_named("standard" if name == ORIGINAL else name, glue.SETS["rte"])
+
+        return SimpleNamespace(set=glue.SETS["rte"], seed=seed, record=record, recipe=named)
 
     rows = _by_row([cell(0), cell(1)], ["article", "standard", "smallest"])
     assert list(rows) == [ORIGINAL, OWN, "article", "standard"]
-    assert "article on rte with seed 0" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "article on rte with seed 0" in printed
+    assert "earlier recipe" not in printed
     answers = {which: _answers(found) for which, found in rows.items()}
     shares = {which: mean_score(each, which) / mean_score(each, ORIGINAL) for which, each in answers.items()}
     assert shares == {ORIGINAL: 1.0, OWN: 1 / 0.75, "article": 0.5, "standard": 0.625 / 0.75}
     assert _score(answers["standard"]["rte"], "rte", "standard") == "62.50 (2: 75.0%, 100.0%)"
     assert _score(answers["article"]["rte"], "rte", "article") == "25.00 (1: 50.0%)"
+
+
+def test_a_record_of_before_portable_integers_is_not_of_today_s_recipe(tmp_path: Path) -> None:
+    place = records.ROOT / "stsb-0" / "standard.json"
+    assert "portable" not in json.loads(place.read_text())["recipe"]["quantize"]
+    record = Record.model_validate_json(place.read_text())
+    assert record.recipe.quantize is not None
+    assert not record.recipe.quantize.portable
+    data = Data(format="jsonl", splits={"train": ("t",)})
+    cell = Cell(glue.SETS["stsb"], data, "", (tmp_path, ""), 0, tmp_path, tmp_path, tmp_path, 32, None)
+    assert _changed(cell, "standard", record) == ["quantize.portable"]
+
+
+def test_a_set_whose_originals_are_at_chance_is_printed_and_leaves_the_mean() -> None:
+    def originals(name: str, seeds: int) -> Answers:
+        found = [Record.model_validate_json((records.ROOT / f"{name}-{n}" / "original.json").read_text()) for n in range(seeds)]
+        said = np.array([record.answers for record in found])
+        return Answers(np.array(found[0].wanted), {ORIGINAL: said, "half": np.where(np.arange(said.shape[1]) % 2, said, 0)})
+
+    found = {name: originals(name, 3 if chosen.seeds else 1) for name, chosen in glue.SETS.items()}
+    assert constant_score("rte", found["rte"].wanted) == pytest.approx(146 / 277)
+    assert constant_score("stsb", found["stsb"].wanted) == pytest.approx(0, abs=1e-9)
+    assert at_chance(found, ORIGINAL) == ["rte"]
+    few = {name: each for name, each in found.items() if name != "rte"}
+    assert _mean(found, "half", ["rte"]) == _mean(few, "half", []) != _mean(found, "half", [])
+    assert _mean(found, "half", list(found)) == "none | none"
+    why = _why_left_out("rte", found["rte"])
+    assert why.startswith("rte is not in the mean: its originals (50.2%, 56.3%, 56.0%)")
+    assert "(52.7%)" in why
+    # One seed that learned something keeps the set in.
+    said = found["rte"].by_model[ORIGINAL].copy()
+    said[1, :180] = found["rte"].wanted[:180]
+    assert at_chance({"rte": Answers(found["rte"].wanted, {ORIGINAL: said})}, ORIGINAL) == []
 
 
 def test_the_general_phase_reads_running_sentences_and_nothing_that_a_test_split_holds(tmp_path: Path) -> None:
