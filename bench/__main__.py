@@ -5,7 +5,7 @@ memory with the model's size (bench/memory.py); `python -m bench decoding MODEL`
 (bench/decoding.py); `python -m bench language` a language model's job with a plain script of the same tokens (bench/language);
 `python -m bench classifier` makes a language model a classifier of a GLUE task (bench/classifier.py); `python -m bench
 augmented` shows `article` with WordNet and Apertium (bench/augmented.py); `python -m bench api` tells what the API costs
-(bench/api).
+(bench/api). Each of these takes `--transcript FILE`, which keeps what it printed as a record (bench/transcript.py).
 
 Needs a calm machine: latency is measured with baseline and candidate interleaved in one process, but training beside it would
 still disturb both. Each recipe is a run of `python -m compression run` in a folder of its own, which is kept for a look.
@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import augmented, classifier, decoding, memory, training
+from bench import augmented, classifier, decoding, memory, training, transcript
 from bench.api import __main__ as api
 from bench.article import __main__ as article
 from bench.language import __main__ as language
@@ -83,7 +83,7 @@ def main() -> None:
         "preparation": preparation.main,
     }
     if sys.argv[1:2] and sys.argv[1] in others:
-        others[sys.argv[1]](sys.argv[2:])
+        transcript.run(sys.argv[1], others[sys.argv[1]], sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", nargs="?", choices=["encoder"], default="encoder")

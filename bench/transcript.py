@@ -1,0 +1,59 @@
+"""What a bench printed, kept as a record: with the command that makes it again, the date, the machine and the minutes."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+
+from compression.environment import environment
+
+OPTION = "--transcript"
+
+
+class Tee(StringIO):
+    """Text that is printed as before, and kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.screen = sys.stdout
+
+    def write(self, text: str, /) -> int:
+        """Print it and keep it."""
+        self.screen.write(text)
+        return super().write(text)
+
+    def flush(self) -> None:
+        """Let the screen show what there is."""
+        self.screen.flush()
+
+
+def run(name: str, bench: Callable[[list[str]], None], arguments: Sequence[str]) -> None:
+    """Run a bench. `--transcript FILE` writes a record of it, once it has ended well; without it there is none.
+
+    Raises SystemExit where the option names no file.
+    """
+    asked = list(arguments)
+    if OPTION not in asked:
+        bench(asked)
+        return
+    place = asked.index(OPTION)
+    if place + 1 == len(asked):
+        raise SystemExit(f"{OPTION} takes a file")
+    path = Path(asked[place + 1])
+    del asked[place : place + 2]
+    started, now = time.monotonic(), datetime.now(UTC)
+    with contextlib.redirect_stdout(Tee()) as printed:
+        bench(asked)
+    record = {
+        "command": ["python", "-m", "bench", name, *asked],
+        "date": now.date().isoformat(),
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "environment": environment(),
+        "printed": printed.getvalue().splitlines(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
