@@ -5,7 +5,7 @@ memory with the model's size (bench/memory.py); `python -m bench decoding MODEL`
 (bench/decoding.py); `python -m bench language` a language model's job with a plain script of the same tokens (bench/language);
 `python -m bench classifier` makes a language model a classifier of a GLUE task (bench/classifier.py); `python -m bench
 augmented` shows `article` with WordNet and Apertium (bench/augmented.py); `python -m bench api` tells what the API costs
-(bench/api). Each of these takes `--transcript FILE`, which keeps what it printed as a record (bench/transcript.py).
+(bench/api). Each takes `--transcript FILE`, which keeps what it printed as a record (bench/transcript.py).
 
 Needs a calm machine: latency is measured with baseline and candidate interleaved in one process, but training beside it would
 still disturb both. Each recipe is a run of `python -m compression run` in a folder of its own, which is kept for a look.
@@ -70,8 +70,9 @@ def line(row: Row) -> str:
 
 
 def main() -> None:
-    """Run what is asked for and print a table a run."""
-    others = {
+    """Run the bench that is named, or that of encoders."""
+    benches = {
+        "encoder": encoder,
         "training": training.main,
         "memory": memory.main,
         "decoding": decoding.main,
@@ -82,16 +83,19 @@ def main() -> None:
         "api": api.main,
         "preparation": preparation.main,
     }
-    if sys.argv[1:2] and sys.argv[1] in others:
-        transcript.run(sys.argv[1], others[sys.argv[1]], sys.argv[2:])
-        return
+    named = sys.argv[1:2] and sys.argv[1] in benches
+    name, arguments = (sys.argv[1], sys.argv[2:]) if named else ("encoder", sys.argv[1:])
+    transcript.run(name, benches[name], arguments)
+
+
+def encoder(arguments: list[str]) -> None:
+    """Run recipes on the example data and print a table a run."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["encoder"], default="encoder")
     parser.add_argument("--recipe", nargs="+", default=["quick", "standard"], choices=list(PRESETS))
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
     parser.add_argument("--model", type=Path, default=ROOT / ".cache/examples/model")
     parser.add_argument("--data", type=Path, default=ROOT / ".cache/examples/data")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     subprocess.run([sys.executable, str(ROOT / "scripts/fetch_examples.py"), str(ROOT / ".cache/examples")], check=True)
     for recipe in asked.recipe:
         for seed in asked.seed:
