@@ -26,6 +26,7 @@ from bench.language import __main__ as language
 from bench.preparation import __main__ as preparation
 from compression.recipe import PRESETS, Data, Spec
 from compression.report import Latency, Report, Row, Score, shown
+from compression.report.draws import Interval
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,10 +64,25 @@ def line(row: Row) -> str:
         f"{row.size.bytes / 1e6:.2f} MB ({-changed.size_reduction:+.1%})",
         f"{row.latency.median_ms:.2f} ms ({changed.speed_up:.2f}×)",
         f"{shown(found.metric, found.value)} ± {shown(found.metric, found.standard_error)}",
-        f"{changed.retention:.1%}",
+        kept(changed.retention_on_validation, changed.retention_on_validation_interval),
+        kept(changed.retention, changed.retention_interval),
         f"{found.value_at_batch_32:.2%}, {found.rows_changed_by_batching} rows",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def kept(share: float | None, interval: Interval | None) -> str:
+    """Say a retention with its 95 % interval."""
+    if share is None:
+        return "–"
+    return f"{share:.1%}" + ("" if interval is None else f" [{interval[0]:.1%}, {interval[1]:.1%}]")
+
+
+def original(baseline: Row) -> str:
+    """Say whether the original has converged, and what follows where it has not."""
+    why = baseline.preparation.reason if baseline.preparation else "How the original was prepared is not known."
+    unproven = " What is kept of it is unproven; sizes and speeds stand." if baseline.ratios.baseline_not_converged else ""
+    return f"{why}{unproven}\n"
 
 
 def main() -> None:
@@ -103,8 +119,9 @@ def encoder(arguments: list[str]) -> None:
             latency = report.rows[-1].latency
             at = f"batch {latency.batch} × {latency.length}, {latency.threads} thread" if isinstance(latency, Latency) else ""
             print(f"\n**{recipe}**, seed {seed}, {minutes:.1f} min; {report.environment.get('processor', '')}, {at}\n")
-            print("| row | parameters | bytes | latency | score | kept | at batch 32, rows changed |")
-            print("| --- | --- | --- | --- | --- | --- | --- |")
+            print(original(report.rows[0]))
+            print("| row | parameters | bytes | latency | score | kept on validation | on test | at batch 32, rows changed |")
+            print("| --- | --- | --- | --- | --- | --- | --- | --- |")
             print("\n".join(line(row) for row in report.rows), flush=True)
 
 
