@@ -5,7 +5,7 @@ memory with the model's size (bench/memory.py); `python -m bench decoding MODEL`
 (bench/decoding.py); `python -m bench language` a language model's job with a plain script of the same tokens (bench/language);
 `python -m bench classifier` makes a language model a classifier of a GLUE task (bench/classifier.py); `python -m bench
 augmented` shows `article` with WordNet and Apertium (bench/augmented.py); `python -m bench api` tells what the API costs
-(bench/api). Each of these takes `--transcript FILE`, which keeps what it printed as a record (bench/transcript.py).
+(bench/api). Each takes `--transcript FILE`, which keeps what it printed as a record (bench/transcript.py).
 
 Needs a calm machine: latency is measured with baseline and candidate interleaved in one process, but training beside it would
 still disturb both. Each recipe is a run of `python -m compression run` in a folder of its own, which is kept for a look.
@@ -26,6 +26,7 @@ from bench.language import __main__ as language
 from bench.preparation import __main__ as preparation
 from compression.recipe import PRESETS, Data, Spec
 from compression.report import Latency, Report, Row, Score, shown
+from compression.report.draws import Interval
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,15 +64,31 @@ def line(row: Row) -> str:
         f"{row.size.bytes / 1e6:.2f} MB ({-changed.size_reduction:+.1%})",
         f"{row.latency.median_ms:.2f} ms ({changed.speed_up:.2f}×)",
         f"{shown(found.metric, found.value)} ± {shown(found.metric, found.standard_error)}",
-        f"{changed.retention:.1%}",
+        kept(changed.retention_on_validation, changed.retention_on_validation_interval),
+        kept(changed.retention, changed.retention_interval),
         f"{found.value_at_batch_32:.2%}, {found.rows_changed_by_batching} rows",
     ]
     return "| " + " | ".join(cells) + " |"
 
 
+def kept(share: float | None, interval: Interval | None) -> str:
+    """Say a retention with its 95 % interval."""
+    if share is None:
+        return "–"
+    return f"{share:.1%}" + ("" if interval is None else f" [{interval[0]:.1%}, {interval[1]:.1%}]")
+
+
+def original(baseline: Row) -> str:
+    """Say whether the original has converged, and what follows where it has not."""
+    why = baseline.preparation.reason if baseline.preparation else "How the original was prepared is not known."
+    unproven = " What is kept of it is unproven; sizes and speeds stand." if baseline.ratios.baseline_not_converged else ""
+    return f"{why}{unproven}\n"
+
+
 def main() -> None:
-    """Run what is asked for and print a table a run."""
-    others = {
+    """Run the bench that is named, or that of encoders."""
+    benches = {
+        "encoder": encoder,
         "training": training.main,
         "memory": memory.main,
         "decoding": decoding.main,
@@ -82,16 +99,19 @@ def main() -> None:
         "api": api.main,
         "preparation": preparation.main,
     }
-    if sys.argv[1:2] and sys.argv[1] in others:
-        transcript.run(sys.argv[1], others[sys.argv[1]], sys.argv[2:])
-        return
+    named = sys.argv[1:2] and sys.argv[1] in benches
+    name, arguments = (sys.argv[1], sys.argv[2:]) if named else ("encoder", sys.argv[1:])
+    transcript.run(name, benches[name], arguments)
+
+
+def encoder(arguments: list[str]) -> None:
+    """Run recipes on the example data and print a table a run."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=["encoder"], default="encoder")
     parser.add_argument("--recipe", nargs="+", default=["quick", "standard"], choices=list(PRESETS))
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
     parser.add_argument("--model", type=Path, default=ROOT / ".cache/examples/model")
     parser.add_argument("--data", type=Path, default=ROOT / ".cache/examples/data")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     subprocess.run([sys.executable, str(ROOT / "scripts/fetch_examples.py"), str(ROOT / ".cache/examples")], check=True)
     for recipe in asked.recipe:
         for seed in asked.seed:
@@ -99,8 +119,9 @@ def main() -> None:
             latency = report.rows[-1].latency
             at = f"batch {latency.batch} × {latency.length}, {latency.threads} thread" if isinstance(latency, Latency) else ""
             print(f"\n**{recipe}**, seed {seed}, {minutes:.1f} min; {report.environment.get('processor', '')}, {at}\n")
-            print("| row | parameters | bytes | latency | score | kept | at batch 32, rows changed |")
-            print("| --- | --- | --- | --- | --- | --- | --- |")
+            print(original(report.rows[0]))
+            print("| row | parameters | bytes | latency | score | kept on validation | on test | at batch 32, rows changed |")
+            print("| --- | --- | --- | --- | --- | --- | --- | --- |")
             print("\n".join(line(row) for row in report.rows), flush=True)
 
 

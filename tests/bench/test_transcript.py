@@ -32,6 +32,19 @@ def test_a_transcript_holds_what_was_printed_and_how_to_print_it_again(
     assert {"torch", "processor"} <= set(record["environment"])
 
 
+@pytest.mark.parametrize("arguments", [["--recipe", "standard"], ["encoder", "--recipe", "standard"]])
+def test_the_encoders_bench_is_the_one_that_needs_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    path = tmp_path / "it.json"
+    monkeypatch.setattr(bench, "encoder", print_a_table)
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments, "--transcript", str(path)])
+    bench.main()
+    record = json.loads(path.read_text("utf-8"))
+    assert record["command"] == ["python", "-m", "bench", "encoder", "--recipe", "standard"]
+    assert record["printed"] == [f"{PRINTED} ['--recipe', 'standard']"]
+
+
 def test_a_bench_that_fails_leaves_no_record(tmp_path: Path) -> None:
     def fail(arguments: list[str]) -> None:
         print_a_table(arguments)
