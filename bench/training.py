@@ -73,7 +73,7 @@ class Lab:
             "validation": encoded.at(list(range(rows, len(encoded)))),
             "test": encoded.at([]),
         }
-        state = State(recipe, parts, whole, journey(recipe, {"train": rows, "test": 0}))  # type: ignore[arg-type]
+        state = State(recipe, parts, whole, journey(recipe, {name: len(each) for name, each in parts.items()}))  # type: ignore[arg-type]
         for _ in itertools.chain(prepare(state), quantize(state), prune(state)):
             pass
         first = lesson_of(state, asked_once(state), recipe.distill)
