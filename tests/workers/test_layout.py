@@ -46,6 +46,7 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
         wordnet=words,
         helper_models=models,
         lm_eval_data=asked,
+        emulate_seconds=7.0,
         engine_memory_bytes=1 << 30,
     )
     for used, expected in ((lends, (str(words), str(models), str(asked))), (settings, (None, None, None))):
@@ -54,6 +55,7 @@ def test_the_spec_names_what_the_operator_lends_and_the_sandbox_shows_it(setting
         spec = Spec.model_validate_json(lay_out(claim, folder, used, open_storage(used)).read_bytes())
         assert (spec.wordnet, spec.helper_models, spec.lm_eval_data) == expected
         assert spec.job == claim.job.id
+        assert spec.emulate_seconds == (7.0 if used is lends else None)
         assert spec.memory_bytes == (1 << 30 if used is lends else engine_memory(settings))
         assert (spec.student, spec.teachers) == ("student", ("teachers/0", "teachers/1"))
         for name in ("student", *spec.teachers):

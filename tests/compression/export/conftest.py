@@ -96,6 +96,7 @@ def tiny_shipment(
             evaluate=Evaluate(length=16),
             sample=[{"text": text} for text, _ in rows[:16]],
             provenance=Provenance(origin, rows_to),
+            emulate_seconds=120.0,
         )
         made[name] = at_once(shipping)
     return Shipment(tiny_classifier, rows, output, made["baseline"], made["int8"], made["checkpoint"])

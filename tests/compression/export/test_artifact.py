@@ -11,8 +11,9 @@ import yaml
 from tokenizers import Tokenizer
 
 from compression.export.artifact import count_flops
+from compression.export.instruction_sets import hindrance
 from compression.recipe import PRESETS, Evaluate, Recipe
-from compression.report import Latency, NotMeasured, Score
+from compression.report import ComparedAnswers, Latency, NotCompared, NotMeasured, Score
 from tests.compression.export.conftest import LABELS, MAX_LENGTH, Shipment
 
 
@@ -51,6 +52,21 @@ print("ANSWERS", answers)
     score = tiny_shipment.checkpoint.score
     assert isinstance(score, Score)
     assert right / len(answers) == pytest.approx(score.value)
+
+
+def test_the_int8_file_alone_is_compared_with_its_answers_on_another_processor(tiny_shipment: Shipment) -> None:
+    compared = tiny_shipment.int8.artifact.compared_on
+    card = (tiny_shipment.folder(tiny_shipment.int8) / "README.md").read_text()
+    if (cause := hindrance()) is None:
+        assert isinstance(compared, ComparedAnswers)
+        assert compared.rows == compared.answers == 16
+        assert "answers to 16 sample rows under AVX2" in card
+    else:
+        assert compared == NotCompared(not_compared=cause)
+        assert f"not compared: {cause}" in card
+    for shipped in (tiny_shipment.baseline, tiny_shipment.checkpoint):
+        assert shipped.artifact.compared_on is None
+        assert "AVX2" not in (tiny_shipment.folder(shipped) / "README.md").read_text()
 
 
 def test_the_manifest_lists_every_file_but_itself_with_its_digest(tiny_shipment: Shipment) -> None:
