@@ -10,7 +10,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-EMULATOR = "qemu-aarch64"
+EMULATOR, PROCESSOR = "qemu-aarch64", "max"
 DEBIAN = (
     *("libc6", "libgcc-s1", "libstdc++6", "zlib1g", "libexpat1", "libffi8", "libbz2-1.0", "liblzma5"),
     *("python3.13-minimal", "libpython3.13-minimal", "libpython3.13-stdlib"),
@@ -40,10 +40,10 @@ def hindrance(place: Path) -> str | None:
     return None
 
 
-def interpreter(place: Path, processor: str) -> list[str]:
-    """Return the command line of the Python under an emulated processor."""
+def interpreter(place: Path) -> list[str]:
+    """Return the command line of the Python under the emulated processor."""
     root = place / "root"
-    return [EMULATOR, "-cpu", processor, "-L", str(root), str(root / "usr" / "bin" / f"python{PYTHON}")]
+    return [EMULATOR, "-cpu", PROCESSOR, "-L", str(root), str(root / "usr" / "bin" / f"python{PYTHON}")]
 
 
 def packages(place: Path) -> Path:

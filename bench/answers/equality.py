@@ -1,9 +1,9 @@
 """`make equality`: does a file of the default form answer alike under every instruction set that can be had here?
 
 An encoder classifier answers 300 rows, a language model rows of 32 tokens, by ONNX Runtime: on this machine, and under
-qemu-user as x86 with AVX2 and with SSE4.1 and as Arm with and without its instructions for 8-bit products. Emulation is some
-twenty to fifty times slower, so what was compared is kept (`.cache/equality`), and a run that was stopped goes on. AVX-512
-without VNNI cannot be emulated by qemu-user. The record is `bench/answers/records/equality.json`, which `--table-only` prints.
+qemu-user as x86 with AVX2 and with SSE4.1 and as Arm. Emulation is some twenty to fifty times slower, so what was compared is
+kept (`.cache/equality`), and a run that was stopped goes on. AVX-512 without VNNI cannot be emulated by qemu-user. The record
+is `bench/answers/records/equality.json`, which `--table-only` prints.
 """
 
 import argparse
@@ -60,9 +60,8 @@ def targets(place: Path) -> Iterator[Target]:
         runs = f"{instruction_sets.EMULATOR} -cpu {processor}"
         yield Target(name, runs, [instruction_sets.EMULATOR, "-cpu", processor, sys.executable], missing=missing)
     missing = arm.hindrance(place)
-    for name, processor in (("Arm, 8-bit matrix products", "max"), ("Arm v8.0, without", "cortex-a72")):
-        runs = f"{arm.EMULATOR} -cpu {processor}"
-        yield Target(name, runs, arm.interpreter(place, processor), arm.packages(place), missing)
+    runs = f"{arm.EMULATOR} -cpu {arm.PROCESSOR}"
+    yield Target("Arm", runs, arm.interpreter(place), arm.packages(place), missing)
     yield Target("AVX-512 without VNNI", "–", [], missing="qemu-user does not emulate AVX-512")
 
 
@@ -109,17 +108,20 @@ def next_tokens(expected: Sequence[Arrays], found: Sequence[Arrays]) -> dict[str
     return total
 
 
-def encoder(examples: Path, count: int) -> Task:
-    """Take the demo's original in the default form, and rows of its validation split."""
-    folder = ROOT / ".cache" / "portable" / "demo"
-    if not (folder / "portable" / FILE).is_file():
-        found = sets.material("demo", examples, examples, folder / "data")
-        portable.write(found, folder / "original", examples / "model", folder)
-    tokenizer = Tokenizer.from_file(str(folder / "portable" / "tokenizer.json"))
+def encoder(examples: Path, given: Path | None, rows_of: Path | None, count: int) -> Task:
+    """Take an artifact and rows of texts; of their own accord the demo's original in the default form, and its validation."""
+    folder = given
+    if folder is None:
+        place = ROOT / ".cache" / "portable" / "demo"
+        folder = place / "portable"
+        if not (folder / FILE).is_file():
+            found = sets.material("demo", examples, examples, place / "data")
+            portable.write(found, place / "original", examples / "model", place)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
-    lines = (examples / "data" / "validation.jsonl").read_text("utf-8").splitlines()[:count]
+    lines = (rows_of or examples / "data" / "validation.jsonl").read_text("utf-8").splitlines()[:count]
     rows = [feeds(one.ids) for one in tokenizer.encode_batch([json.loads(line)["text"] for line in lines])]
-    return Task("encoder classifier", folder / "portable" / FILE, pieces(rows, 50), classes)
+    return Task("encoder classifier", folder / FILE, pieces(rows, 50), classes)
 
 
 def language_model(examples: Path, count: int) -> Task:
@@ -185,6 +187,8 @@ def main() -> int:
     parser.add_argument(
         "--examples", type=Path, default=ROOT / ".cache" / "examples", help="scripts/fetch_examples.py's folder"
     )
+    parser.add_argument("--encoder", type=Path, help="a classifier's artifact (default: the demo's original, tuned briefly)")
+    parser.add_argument("--rows-of", type=Path, help="JSONL of the texts that it is asked")
     parser.add_argument("--rows", type=int, default=300, help="rows of the classifier")
     parser.add_argument("--texts", type=int, default=32, help=f"rows of {TOKENS} tokens of the language model")
     parser.add_argument("--table-only", action="store_true", help="print the record")
@@ -192,7 +196,10 @@ def main() -> int:
     if not options.table_only:
         os.nice(5)
         found = []
-        for task in (encoder(options.examples, options.rows), language_model(options.examples, options.texts)):
+        for task in (
+            encoder(options.examples, options.encoder, options.rows_of, options.rows),
+            language_model(options.examples, options.texts),
+        ):
             for target in targets(WORK / "aarch64"):
                 about = {"task": task.name, "name": target.name, "runs": target.runs}
                 if target.missing is not None:
