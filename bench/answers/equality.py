@@ -190,16 +190,16 @@ def main() -> int:
     parser.add_argument("--encoder", type=Path, help="a classifier's artifact (default: the demo's original, tuned briefly)")
     parser.add_argument("--rows-of", type=Path, help="JSONL of the texts that it is asked")
     parser.add_argument("--rows", type=int, default=300, help="rows of the classifier")
-    parser.add_argument("--texts", type=int, default=32, help=f"rows of {TOKENS} tokens of the language model")
+    parser.add_argument("--texts", type=int, default=32, help=f"rows of {TOKENS} tokens of the language model; 0: none")
     parser.add_argument("--table-only", action="store_true", help="print the record")
     options = parser.parse_args()
     if not options.table_only:
         os.nice(5)
         found = []
-        for task in (
-            encoder(options.examples, options.encoder, options.rows_of, options.rows),
-            language_model(options.examples, options.texts),
-        ):
+        tasks = [encoder(options.examples, options.encoder, options.rows_of, options.rows)]
+        if options.texts:
+            tasks.append(language_model(options.examples, options.texts))
+        for task in tasks:
             for target in targets(WORK / "aarch64"):
                 about = {"task": task.name, "name": target.name, "runs": target.runs}
                 if target.missing is not None:

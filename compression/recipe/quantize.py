@@ -62,9 +62,9 @@ class Quantize(Config):
     portable: Annotated[
         bool,
         Field(
-            description="Of dynamic-int8 and static-int8: weights stay within ±63 where they meet activations, so that answers "
-            "are the same on every processor. false: ±127, which x86 without VNNI multiplies exactly only with ONNX Runtime's "
-            "session.x64quantprecision. Weight-only files are portable as they are."
+            description="Of dynamic-int8 and static-int8: weights stay within ±63 where they meet activations, so that their "
+            "products are exact on every processor. false: ±127, which x86 without VNNI multiplies exactly only with ONNX "
+            "Runtime's session.x64quantprecision. Weight-only files are portable as they are."
         ),
     ] = True
     observer: Annotated[

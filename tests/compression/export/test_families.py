@@ -90,7 +90,8 @@ def test_the_file_has_the_inputs_that_the_model_needs_and_answers_as_it_does(kin
     # Query, key and value share one quantization in every family; two more for the head, one for ELECTRA's projection.
     projection = int(kind == "electra")
     assert operators["MatMulInteger"] == 6 * LAYERS + 2 + projection
-    assert operators["QuantizeLinear"] == 4 * LAYERS + 2 + projection
+    # Each with its zero points, which are one QuantizeLinear more.
+    assert operators["QuantizeLinear"] == 2 * (4 * LAYERS + 2 + projection)
 
 
 def written(kind: str, form: Kind, folder: Path) -> PreTrainedModel:
