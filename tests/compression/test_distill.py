@@ -199,6 +199,7 @@ def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, r
     (other,) = whole.originals
     assert [note.split(":")[0] for note in whole.notes] == [
         "Tuned on train",
+        "1 epochs are too few to see whether validation had stopped gaining.",
         "Another teacher, the original with seed 1, tuned on train",
     ]
     assert not any(p.requires_grad for p in other.parameters())

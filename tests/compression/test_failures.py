@@ -65,7 +65,7 @@ def test_a_full_disk_is_a_clean_failure(
     assert not [one for one in seen[first + 1 :] if isinstance(one, (TrainingSaved, ArtifactReady, StageFinished))]
     output = small_disk / "out"
     assert not [path for path in output.rglob("*") if "partial" in path.name or path.name.startswith(".")]
-    told = {"scratch": {"test.jsonl"}, "artifacts": set(), "checkpoints": set()}
+    told = {"scratch": {"test.jsonl", "validation.jsonl"}, "artifacts": set(), "checkpoints": set()}
     for event in seen:
         if isinstance(event, ArtifactReady):
             told["artifacts"].add(event.artifact.name)
