@@ -94,7 +94,7 @@ class Lines(View):
         """See View."""
         for row in job.rows[self._rows :]:
             stage, *figures = render.cells(row)
-            self._out.print(Text(f"{stage} done: {', '.join(figures)}"), soft_wrap=True)
+            self._out.print(Text(f"{row.stage} done: {', '.join([*stage.split(', ')[1:], *figures])}"), soft_wrap=True)
         self._rows = len(job.rows)
         now = (job.state, job.attempt, job.progress and (job.progress.stage, job.progress.part, job.progress.phase))
         if now != self._said or (job.state == "running" and time.monotonic() - self._at > self.EVERY):

@@ -25,9 +25,9 @@ class Plan:
     one before training ends; epochs up to `patience_from` are not counted. `recompute`: layers are computed again backward.
 
     `plateau`: the rate does not fall to 0 over the epochs, but stays after the warm-up (a share of `warm_epochs` epochs), and
-    is multiplied by this after each `plateau_epochs` without a gain, when the weights go back to the best epoch's; `epochs` is
-    a bound then, and only an epoch is better that gains more than `least_gain` over the best one, in `Validation.worth`, or
-    `first_gain` over the model as it came. `head_factor`: times the rate that the head's parameters are trained with.
+    is multiplied by this after each `plateau_epochs` without a gain in score or loss, when the weights go back to those of the
+    last gain; `epochs` is a bound then. Only an epoch is better then that gains more than `least_gain` over the best one, in
+    `Validation.worth`, or `first_gain` over the model as it came. `head_factor`: times the rate that the head is trained with.
     """
 
     name: str

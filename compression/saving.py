@@ -44,7 +44,8 @@ class Where:
     """The numbers of a training in progress: with its tensors, all that is needed to go on. Epoch 0 is the model before.
 
     `total` is how many steps it will have; `spent` what the whole job has trained up to here, this training included;
-    `ranges` those of the model's static layers, which it keeps throughout.
+    `ranges` those of the model's static layers, which it keeps throughout; `gain_epoch` the last epoch that gained, in score or
+    loss, where the rate falls without a gain; `least_loss` the lowest on validation so far.
     """
 
     before: Validation
@@ -64,6 +65,8 @@ class Where:
     spent: Spent = field(default_factory=Spent)
     ranges: dict[str, Range] = field(default_factory=dict)
     curve: list[Validation] = field(default_factory=list)
+    gain_epoch: int = 0
+    least_loss: float | None = None
 
 
 Tensors = dict[str, Tensor]

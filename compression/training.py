@@ -207,7 +207,7 @@ class _Run:
         where, plan = self.where, self.plan
         if plan.plateau is None or plan.patience is None:
             return where.total
-        epochs = max(where.best_epoch + plan.patience, preparation.EXPECTED_EPOCHS)
+        epochs = max(where.gain_epoch + plan.patience, preparation.EXPECTED_EPOCHS)
         return max(min(epochs * self.steps_an_epoch, where.total), where.step)
 
     def is_over(self) -> bool:
@@ -219,7 +219,7 @@ class _Run:
 
     def is_out_of_patience(self) -> bool:
         """Say whether no epoch was better for as long as the plan waits."""
-        last_gain = max(self.where.best_epoch, self.plan.patience_from)
+        last_gain = max(self.where.best_epoch if self.plan.plateau is None else self.where.gain_epoch, self.plan.patience_from)
         return self.plan.patience is not None and self.where.epoch - 1 - last_gain >= self.plan.patience
 
     def why_cut_short(self) -> str | None:
@@ -299,12 +299,15 @@ class _Run:
         where = self.where
         self.budget.count()
         self.adapt_decay(now.score)
-        self.good = self.snapshot()
         where.curve.append(now)
-        if self._is_better(now):
-            where.best, where.best_epoch, self.best_weights = now, where.epoch, self.good
-        elif self.plan.plateau is not None and (where.epoch - where.best_epoch) % self.plan.plateau_epochs == 0:
+        is_better, reached = self._is_better(now), self.snapshot()
+        if is_better:
+            where.best, where.best_epoch, self.best_weights = now, where.epoch, reached
+        if self.plan.plateau is None or is_better or self._lowers_loss(now):
+            self.good, where.gain_epoch = reached, where.epoch
+        elif (where.epoch - where.gain_epoch) % self.plan.plateau_epochs == 0:
             self._lower_rate(self.plan.plateau)
+        where.least_loss = min(where.least_loss or math.inf, -now.negative_loss)
         where.epoch, where.done = where.epoch + 1, 0
         return now.value
 
@@ -314,10 +317,15 @@ class _Run:
             return now > where.best
         return now.worth > where.best.worth + (plan.least_gain if where.best_epoch else plan.first_gain)
 
+    def _lowers_loss(self, now: Validation) -> bool:
+        """Say whether validation's loss is lower than ever, by a share of what it was: what precedes a gain in the score."""
+        before = -self.where.before.negative_loss
+        least = before if self.where.least_loss is None else self.where.least_loss
+        return -now.negative_loss < least - preparation.LOSS_GAIN * abs(before)
+
     def _lower_rate(self, factor: float) -> None:
-        """Go back to the best epoch's weights, and on from there at a lower rate with an optimizer that remembers nothing."""
-        self.restore(self.best_weights)
-        self.good = self.best_weights
+        """Go back to the weights of the last gain and on from there at a lower rate, with an optimizer that remembers nothing."""
+        self.restore(self.good)
         self.where.scale *= factor
         self.optimizer = self._optimizer()
 

@@ -23,11 +23,14 @@ PROBE_SHARE = 0.2
 HEAD_RATE = 1e-3
 """Peak rate at which a new head is warmed up, the body frozen (Kumar et al. 2022: linear probing, then fine-tuning)."""
 PLATEAU = 0.3
-"""What the rate is multiplied by after a stretch without a gain; the weights go back to the best epoch's then."""
+"""What the rate is multiplied by after a stretch without a gain; the weights go back to those of the last gain then."""
 LEAST_STRETCH = 24
 """Optimizer steps of such a stretch at least: an epoch, or as many epochs as these take where data are few."""
 LEAST_GAIN = 0.1
 """Standard errors of the validation score that an epoch must gain to count: less would go on for noise."""
+LOSS_GAIN = 0.02
+"""A loss on validation that is lower than ever by this share of the loss before training is a gain too: the rate stays, and
+patience begins anew. While a model still learns fast its score may rest for an epoch."""
 WARM_EPOCHS = 5
 """Where the number of epochs is open, the share `train.warmup` is of so many."""
 BOUND_STEPS, LEAST_BOUND, MOST_BOUND = 20_000, 8, 100

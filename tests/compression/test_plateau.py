@@ -62,6 +62,22 @@ def test_stretches_of_several_epochs_wait_as_long(model: BertForSequenceClassifi
     assert min(rate for rate in rates.values() if rate) == pytest.approx(1e-3 / 8)
 
 
+def test_a_loss_that_falls_is_a_gain_too_but_the_best_score_is_kept(model: BertForSequenceClassification) -> None:
+    losses = iter([1.0, 0.9, 0.8, 0.7, 0.695, 0.695, 0.695])  # the last falls are of less than 2 % of the first loss
+    scores = iter([0.5, 0.6, 0.58, 0.58, 0.58, 0.58, 0.58])
+    seen: list[list[Tensor]] = []
+
+    def judge() -> Validation:
+        seen.append([parameter.detach().clone() for parameter in model.parameters()])
+        return Validation(next(scores), -next(losses))
+
+    ticks, outcome = finish(train(model, OPEN, ROWS, None, loss_of(model), validation=judge))
+    assert (outcome.best_epoch, outcome.out_of_patience, len(outcome.curve)) == (1, True, 6)
+    told = [tick.rate for tick in ticks if isinstance(tick, Tick) and tick.score is not None]
+    assert told == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4, 2.5e-4, 1.25e-4])
+    assert all(one.equal(other) for one, other in zip(model.parameters(), seen[1], strict=True))
+
+
 def test_a_bound_ends_what_still_gains(model: BertForSequenceClassification) -> None:
     judge, _ = scripted([0.1 * number for number in range(10)], model)
     _, outcome = finish(train(model, Plan(**{**OPEN.__dict__, "epochs": 4}), ROWS, None, loss_of(model), validation=judge))

@@ -12,6 +12,7 @@ RECIPES: tuple[dict[str, Any], ...] = (
         "prepare": {"epochs": 7, "rate": 3e-5, "patience": 4},
         "quantize": {
             "scheme": "static-int8",
+            "portable": False,
             "observer": "percentile",
             "percentile": 99.5,
             "calibration_rows": 64,
