@@ -324,7 +324,7 @@ class _Run:
         return -now.negative_loss < least - preparation.LOSS_GAIN * abs(before)
 
     def _lower_rate(self, factor: float) -> None:
-        """Go back to the weights of the last gain and on from there at a lower rate, with an optimizer that remembers nothing."""
+        """Go back to the weights of the last gain, and on from there at a lower rate with a fresh optimizer."""
         self.restore(self.good)
         self.where.scale *= factor
         self.optimizer = self._optimizer()
