@@ -30,6 +30,8 @@ import venvs  # noqa: E402
 EXAMPLES = ROOT / ".cache" / "examples"
 FEWER_PARAMETERS, FEWER_BYTES, FASTER = 0.35, 0.82, 2.8
 """What the result must reach (−35 %, −82 %), and what its speed-up is printed against."""
+KEPT = 0.95
+"""Of the score, as the demo's job is asked for: minutes of training do not keep the 99.2 % of the default target."""
 
 
 class Broken(Exception):
@@ -140,6 +142,7 @@ def demo(home: Path, output: Path, recipe: str, changes: list[str]) -> None:
         arguments = ["--model", str(EXAMPLES / "model"), "--data", str(EXAMPLES / "data"), "--recipe", recipe]
         for change in changes:
             arguments += ["--set", change]
+        arguments += ["--target", f"retention={KEPT}"]
         print(f"\n$ lathe submit {' '.join(arguments)}", flush=True)
         job = lathe.ask("submit", *arguments)["id"]
         print(f"  {job}", flush=True)

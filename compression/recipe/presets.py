@@ -32,7 +32,7 @@ ARTICLE = Recipe(
         augment=Augment(copies=2, synonyms=Synonyms(), back_translation=BackTranslation(apertium="eng-spa", optional=True)),
     ),
 )
-QUICK = Recipe(prepare=Prepare(rate=1e-4), distill=Distill(epochs=8))
+QUICK = Recipe(prepare=Prepare(rate=1e-4, patience=2), distill=Distill(epochs=6))
 LANGUAGE = Recipe(
     prepare=Prepare(rate=2e-5, patience=2),
     # Rows of 512 tokens: as many say of ranges what 512 rows of a classifier's do, and each pass over them costs.
