@@ -113,7 +113,8 @@ def test_all_that_is_not_a_job_can_be_asked_for_too(live: Live) -> None:
     async def story() -> None:
         async with peer(live) as lathe:
             quick = next(one.recipe for one in await lathe.recipes() if one.name == "quick")
-            assert (await lathe.check_recipe({"prepare": {"rate": 1e-4, "patience": 2}, "distill": {"epochs": 6}})).recipe == quick
+            same = {"prepare": {"rate": 1e-4, "patience": 2}, "distill": {"epochs": 6}}
+            assert (await lathe.check_recipe(same)).recipe == quick
             assert (await lathe.families())[0]["name"] == "bert"
             assert (await lathe.queue()).queued >= 0
             assert await lathe.workers() == []
