@@ -36,11 +36,19 @@ LOGITS_BYTES, SHORT = 1 << 25, 24
 SHORTEST = 2
 """Tokens of a row of which some are read at once and some one by one."""
 PEAK = 6.0
-"""The largest single difference allowed, in units of the root mean square allowed."""
+"""The largest single difference that is always allowed, in units of the root mean square allowed (see `limit`)."""
 Rows = npt.NDArray[np.bool_]
 NUDGE, NUDGES, FIRM = 1e-5, 8, 0.5
 """How far, and how often, inputs are moved to find tokens on the edge, ten times what runtimes differ by; and the share of
 tokens that must be left to hold an artifact by."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far an artifact's logits may be: root mean square over all rows, and the largest of one."""
+
+    rms: float
+    largest: float
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Agreement:
 
     difference: float
     largest: float
-    allowed: float
+    allowed: Bound
 
 
 def verify(
@@ -90,7 +98,7 @@ def verify(
 
     def edges(read: list[Batch]) -> Rows:
         again = copy.deepcopy(model).to("cpu", torch.float32).eval()
-        return on_the_edge(lambda: answers(again, read), again.get_input_embeddings(), allowed)  # type: ignore[operator]
+        return on_the_edge(lambda: answers(again, read), again.get_input_embeddings(), allowed.rms)  # type: ignore[operator]
 
     return hold(runner, expected, found, asked, allowed, experts=experts, rounded=half or not exact, edges=edges)
 
@@ -100,7 +108,7 @@ def hold(
     expected: Logits,
     found: Logits,
     asked: list[Batch],
-    allowed: float,
+    allowed: Bound,
     *,
     experts: bool,
     rounded: bool,
@@ -163,20 +171,22 @@ def begun(windows: list[Window], vocabulary: int, pad_id: int) -> list[Batch]:
     return [*(batch_of([row]) for row in rows), batch_of(rows, pad_id)]
 
 
-def limit(simulated: Logits, float32: Logits, *, noise: float) -> float:
-    """Return the allowed root mean square between artifact and simulation.
+def limit(simulated: Logits, float32: Logits, *, noise: float) -> Bound:
+    """Return how far an artifact may be from the simulation.
 
     Both round the same numbers, but sum them in another order; where a value lies on the edge between two integers it then
     falls the other way, and what follows sees a change as large as rounding itself makes. Two honest implementations (torch
     in float32 and in float64) so differ by half to all of what rounding changes at all; a lost bias or a wrong scale, by
-    far more. So the yardstick is the simulation's own distance from the same weights in float32.
+    far more. So the yardstick is the simulation's own distance from the same weights in float32; among many tokens, for the
+    farthest of them too, which rounding alone moves by ten times what it moves the others by.
     """
-    scale = float(np.abs(simulated).max())
-    return noise * _rms(simulated - float32) + RELATIVE * scale
+    off, scale = simulated - float32, float(np.abs(simulated).max())
+    rms = noise * _rms(off) + RELATIVE * scale
+    return Bound(rms, max(PEAK * rms, noise * max(map(_rms, off)) + RELATIVE * scale))
 
 
 def compare(
-    expected: Logits, found: Logits, allowed: float, *, choice: bool = True, places: bool = False, routed: bool = False
+    expected: Logits, found: Logits, allowed: Bound, *, choice: bool = True, places: bool = False, routed: bool = False
 ) -> Agreement:
     """Hold (rows, labels) against (rows, labels). Raises ExportMismatch with the distance and the first row that differs.
 
@@ -189,12 +199,13 @@ def compare(
     off = found - expected
     difference = _rms(off)
     largest = max(map(_rms, off)) if places else float(np.abs(off).max())
-    if not np.isfinite(found).all() or difference > allowed or (largest > PEAK * allowed and not routed):
+    if not np.isfinite(found).all() or difference > allowed.rms or (largest > allowed.largest and not routed):
         raise ExportMismatch(
-            f"logits differ by {difference:.2g} (root mean square) and {largest:.2g} (largest), allowed {allowed:.2g}"
+            f"logits differ by {difference:.2g} (root mean square; allowed {allowed.rms:.2g}) and {largest:.2g} (largest; "
+            f"allowed {allowed.largest:.2g})"
         )
     top = np.sort(expected, axis=-1)
-    clear = top[:, -1] - top[:, -2] > 2 * PEAK * allowed if expected.shape[1] > 1 and choice else np.zeros(len(expected), bool)
+    clear = top[:, -1] - top[:, -2] > 2 * allowed.largest if expected.shape[1] > 1 and choice else np.zeros(len(expected), bool)
     other = np.flatnonzero(clear & (expected.argmax(-1) != found.argmax(-1)))
     if other.size:
         raise ExportMismatch(f"row {other[0]} is answered otherwise, though not a close call")

@@ -164,7 +164,7 @@ class Graphs:
         allowed = verify.limit(expected, plain, noise=0.0 if exact else verify.ROUNDING_NOISE["onnx"])
 
         def edges(read: list[runtimes.Batch]) -> verify.Rows:
-            return verify.on_the_edge(lambda: self._answers(layers, read), layers.model.get_input_embeddings(), allowed)
+            return verify.on_the_edge(lambda: self._answers(layers, read), layers.model.get_input_embeddings(), allowed.rms)
 
         experts = families.of(layers.model).shape_of(layers.model.config).experts is not None
         found = verify.stacked(runner, asked)
