@@ -15,6 +15,7 @@ from compression import numerics
 from compression.export.external import Array, External
 from compression.export.nodes import BLOCKS, Nodes
 from compression.export.schemes import MICROSOFT
+from compression.export.softmax import divided, exponentials
 from compression.numerics import Simulation, StaticLinear
 
 OPSET, IR = 20, 9
@@ -41,6 +42,7 @@ class Body(Nodes):
         self._read = read or _from(model)
         self._names = {id(module): name for name, module in model.named_modules()}
         self.within_expert = False
+        self.is_portable = simulation is not None and simulation.portable
         self.left = {name for name, _ in model.named_parameters()}
         self._tables: dict[str, tuple[str, str]] = {}
         self._shapes: dict[tuple[object, ...], str] = {}
@@ -245,11 +247,14 @@ class Body(Nodes):
             apart = ("scores", groups, each)
             shape = self.once(apart, lambda: self._joined(batch, self.numbers(groups, each), sequence, self._total))
             scores = self.node("Reshape", scores, shape)
-        chances = self.node("Softmax", self.node("Add", scores, self._bias(window, grouped=each > 1)), axis=-1)
+        seen = self.node("Add", scores, self._bias(window, grouped=each > 1))
+        chances = exponentials(self, seen) if self.is_portable else self.node("Softmax", seen, axis=-1)
         if each > 1:
             back = self.once(("chances", groups), lambda: self._joined(self.numbers(0, groups, -1), self._total))
             chances = self.node("Reshape", chances, back)
         found = self.node("MatMul", chances, values)
+        if self.is_portable:
+            found = divided(self, found, chances)
         if each > 1:
             sequence = self._size(1)
             shape = self.once(

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from compression.export.body import Body, activation
+from compression.export.softmax import softmax
 
 
 def routed(body: Body, x: str, part: Any) -> str:
@@ -46,7 +47,7 @@ def _shares(body: Body, x: str, router: Any) -> str:
         bias = body.vector(router, "e_score_correction_bias")
         choice = _of_groups(body, body.node("Add", scores, bias), router, best=2, outside=-np.inf)
     else:
-        scores = body.node("Softmax", asked, axis=-1)
+        scores = softmax(body, asked) if body.is_portable else body.node("Softmax", asked, axis=-1)
         limited = router.topk_method == "group_limited_greedy"
         choice = _of_groups(body, scores, router, best=1, outside=0.0) if limited else scores
     chosen = body.top(choice, router.top_k)[1]

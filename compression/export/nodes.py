@@ -35,9 +35,13 @@ BLOCKS = (21, 10)
 
 
 class Nodes:
-    """Nodes in their order and constants by their names; what was quantized is remembered by the tensor that was."""
+    """Nodes in their order and constants by their names; what was quantized is remembered by the tensor that was.
 
-    def __init__(self) -> None:
+    label: what names of nodes begin with, so that those of two passes differ.
+    """
+
+    def __init__(self, label: str = "int8") -> None:
+        self.label = label
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.quantized: dict[str, tuple[str, str]] = {}
@@ -51,7 +55,7 @@ class Nodes:
 
     def node(self, op: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
         """Append a node with one output; return the output's name."""
-        label = f"int8_{op}_{len(self.nodes)}"
+        label = f"{self.label}_{op}_{len(self.nodes)}"
         result = output or label
         self.nodes.append(helper.make_node(op, list(inputs), [result], name=label, **attributes))
         return result

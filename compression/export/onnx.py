@@ -19,6 +19,7 @@ from compression.export import decoder
 from compression.export.experts_apart import take_apart
 from compression.export.integers import to_int8
 from compression.export.rows import as_rows
+from compression.export.softmax import spelled_out
 from compression.export.trace import graph
 from compression.recipe import Task
 
@@ -79,6 +80,7 @@ def write(model: nn.Module, folder: Path, *, int8: bool) -> Path:
             numerics.insert(twin, lambda name: not name.startswith(experts), simulation)
             numerics.insert(twin, lambda name: name.startswith(experts), simulation.of_experts)
         proto = to_int8(proto, dict(numerics.quantizable(twin)))
+        proto = proto if simulation is None or not simulation.portable else spelled_out(proto)
     onnx.checker.check_model(proto)
     path = folder / FILE
     path.write_bytes(proto.SerializeToString())
