@@ -6,10 +6,6 @@ from compression.recipe import Prepare, Train
 
 RATES = (6e-5, 2e-4, 6e-4, 2e-3)
 """Peak rates of the body that probes try, three to one apart: large models want the low ones, small models the high."""
-LONG_RUN = 1 / 3
-"""What the best probe's rate is multiplied by for the training itself: the best rate falls with about the root of the number of
-steps, and training has some ten times a probe's. On 77 intents and 1,200 rows 6e-4 won the probes and ended at 82.0 % of
-validation, 2e-4 at 83.8 (one run each, before a falling loss counted as a gain; no record is kept)."""
 FIRST_RATES = (1, 2)
 """Places in RATES that are probed first; a third probe follows on the side of the better one."""
 MOST_PROBES = 4
@@ -51,6 +47,14 @@ def steps_an_epoch(rows: int, train: Train) -> int:
 def stretch(steps: int) -> int:
     """Return the epochs that open training waits for a gain before the rate falls. steps: of an epoch."""
     return max(math.ceil(LEAST_STRETCH / steps), 1)
+
+
+def long_run(steps: int) -> float:
+    """Return what the best probe's rate is multiplied by for the training itself. steps: of an epoch.
+
+    The best rate falls with about the root of the number of steps, and training has more of them than a probe has.
+    """
+    return math.sqrt(PROBE_STEPS / (EXPECTED_EPOCHS * stretch(steps) * steps))
 
 
 def patience(prepare: Prepare, steps: int) -> int | None:

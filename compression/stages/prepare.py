@@ -186,7 +186,7 @@ def _remarks(found: Preparation) -> Iterator[str]:
             f"{one.rate:g} (head {one.head_rate:g}, loss {'diverged' if one.loss is None else f'{one.loss:.4f}'})"
             for one in found.rates
         )
-        yield f"The rate {found.rate:g} (head {found.head_rate:g}), a third of the best probe's, was chosen by probes: {tried}."
+        yield f"The rate {found.rate:g} (head {found.head_rate:g}) is the best probe's, lowered. Probes: {tried}."
 
 
 def _packed(known: Preparation) -> torch.Tensor:

@@ -12,10 +12,10 @@ from compression.catalog.preparation import (
     FIRST_RATES,
     HEAD_FACTOR,
     HEAD_RATE,
-    LONG_RUN,
     MOST_PROBES,
     PROBE_STEPS,
     RATES,
+    long_run,
     probe_epochs,
     steps_an_epoch,
 )
@@ -77,7 +77,7 @@ class RateSearch:
             self.head_factor = HEAD_FACTOR if faster < found[best] else 1.0
         won = RATES[best], RATES[best] * self.head_factor
         self.tried = [one.model_copy(update={"chosen": (one.rate, one.head_rate) == won}) for one in self.tried]
-        self.rate = RATES[best] * LONG_RUN
+        self.rate = RATES[best] * long_run(steps_an_epoch(len(self.state.rows["train"]), self.state.recipe.train))
         yield Tick(self._portions, self._portions)
 
     @property

@@ -70,7 +70,9 @@ def test_the_rate_is_the_best_probes_and_no_probe_changes_the_model(monkeypatch:
     assert {one.rate for one in body} <= set(preparation.RATES)
     (chosen,) = [one for one in found.rates if one.chosen]
     assert chosen.loss == min(one.loss for one in found.rates if one.loss is not None)
-    assert (found.rate, found.head_rate) == pytest.approx((chosen.rate / 3, chosen.head_rate / 3))
+    lower = preparation.long_run(10)
+    assert 0.3 < lower < 1
+    assert (found.rate, found.head_rate) == pytest.approx((chosen.rate * lower, chosen.head_rate * lower))
     (faster,) = [one for one in found.rates if one.rate != one.head_rate]
     assert faster.rate == min(body, key=lambda one: one.loss or 0).rate
     assert all(one.steps >= preparation.PROBE_STEPS / 2 for one in found.rates)
@@ -211,3 +213,9 @@ def test_of_many_classes_one_epoch_proves_nothing_and_open_training_does(tmp_pat
     assert isinstance(tops[0], Score)
     assert isinstance(tops[1], Score)
     assert tops[1].value > tops[0].value + 0.2, "what three more epochs would not have shown"
+
+
+def test_the_rate_falls_with_the_root_of_the_steps_that_are_expected() -> None:
+    assert preparation.long_run(400) == pytest.approx(preparation.long_run(100) / 2)
+    # Few rows are read more often before patience ends.
+    assert preparation.long_run(1) == pytest.approx(preparation.long_run(preparation.LEAST_STRETCH))
