@@ -22,8 +22,8 @@ openvino = pytest.importorskip("openvino")
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
 """Left alone, OpenVINO multiplies in bfloat16 where the processor has it."""
-SHAPES = [(1, 1), (1, 5), (1, 16), (2, 16), (3, 31), (5, 8)]
-STEPS = [(1, 5, 0), (2, 9, 0), (1, 1, 5), (2, 4, 3)]
+SHAPES = [(1, 1), (1, 16), (3, 31), (5, 8)]
+STEPS = [(2, 9, 0), (1, 1, 5), (2, 4, 3)]
 """Rows, tokens, and tokens that are cached."""
 Feeds = dict[str, npt.NDArray[Any]]
 
