@@ -69,7 +69,7 @@ def _train(prepared: Prepared, folder: Path, rate: float, seed: int, epochs: int
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": DECAY}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=rate)
+    optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
     steps = epochs * -(-len(rows["train"]) // BATCH)
     warm = max(1, round(WARMUP * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
