@@ -109,19 +109,20 @@ def next_tokens(expected: Sequence[Arrays], found: Sequence[Arrays]) -> dict[str
 
 
 def encoder(examples: Path, given: Path | None, rows_of: Path | None, count: int) -> Task:
-    """Take an artifact and rows of texts; of their own accord the demo's original in the default form, and its validation."""
-    folder = given
-    if folder is None:
+    """Take an artifact, by default the demo's original in the default form, and rows of texts, by default its validation."""
+    folder, name = given, "encoder classifier"
+    if folder is not None:
+        name = f"{name}, {folder.name}"
+    else:
         place = ROOT / ".cache" / "portable" / "demo"
         folder = place / "portable"
-        if not (folder / FILE).is_file():
-            found = sets.material("demo", examples, examples, place / "data")
-            portable.write(found, place / "original", examples / "model", place)
+        found = sets.material("demo", examples, examples, place / "data")
+        portable.write(found, place / "original", examples / "model", place)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     lines = (rows_of or examples / "data" / "validation.jsonl").read_text("utf-8").splitlines()[:count]
     rows = [feeds(one.ids) for one in tokenizer.encode_batch([json.loads(line)["text"] for line in lines])]
-    return Task("encoder classifier", folder / FILE, pieces(rows, 50), classes)
+    return Task(name, folder / FILE, pieces(rows, 50), classes)
 
 
 def language_model(examples: Path, count: int) -> Task:
@@ -129,11 +130,8 @@ def language_model(examples: Path, count: int) -> Task:
     folder, source = WORK / "decoder", WORK / "unpacked"
     if not source.is_dir():
         gguf.unpack(examples / "decoder", source)
-    if not (folder / "written").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        model = load.load_model(source, (), "causal-lm", seed=0)
-        decoder.write(model, folder, simulation=Simulation.of(Quantize()))
-        (folder / "written").touch()
+    folder.mkdir(parents=True, exist_ok=True)
+    decoder.write(load.load_model(source, (), "causal-lm", seed=0), folder, simulation=Simulation.of(Quantize()))
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     ids: list[int] = tokenizer.encode((examples / "texts" / "validation.txt").read_text("utf-8")).ids
     rows = [feeds(ids[start : start + TOKENS]) for start in range(0, count * TOKENS, TOKENS)]
@@ -187,8 +185,10 @@ def main() -> int:
     parser.add_argument(
         "--examples", type=Path, default=ROOT / ".cache" / "examples", help="scripts/fetch_examples.py's folder"
     )
-    parser.add_argument("--encoder", type=Path, help="a classifier's artifact (default: the demo's original, tuned briefly)")
-    parser.add_argument("--rows-of", type=Path, help="JSONL of the texts that it is asked")
+    parser.add_argument(
+        "--encoder", type=Path, nargs="*", default=[], help="artifacts of classifiers beside the demo's original, tuned briefly"
+    )
+    parser.add_argument("--rows-of", type=Path, help="JSONL of the texts that they are asked")
     parser.add_argument("--rows", type=int, default=300, help="rows of the classifier")
     parser.add_argument("--texts", type=int, default=32, help=f"rows of {TOKENS} tokens of the language model; 0: none")
     parser.add_argument("--table-only", action="store_true", help="print the record")
@@ -196,7 +196,8 @@ def main() -> int:
     if not options.table_only:
         os.nice(5)
         found = []
-        tasks = [encoder(options.examples, options.encoder, options.rows_of, options.rows)]
+        given = [None, *options.encoder]
+        tasks = [encoder(options.examples, each, options.rows_of, options.rows) for each in given]
         if options.texts:
             tasks.append(language_model(options.examples, options.texts))
         for task in tasks:
