@@ -112,7 +112,7 @@ def encoder(examples: Path, given: Path | None, rows_of: Path | None, count: int
     """Take an artifact, by default the demo's original in the default form, and rows of texts, by default its validation."""
     folder, name = given, "encoder classifier"
     if folder is not None:
-        name = f"{name}, {folder.name}"
+        name = f"{name}, {folder.parent.name}/{folder.name}"
     else:
         place = ROOT / ".cache" / "portable" / "demo"
         folder = place / "portable"
@@ -188,7 +188,7 @@ def main() -> int:
     parser.add_argument(
         "--encoder", type=Path, nargs="*", default=[], help="artifacts of classifiers beside the demo's original, tuned briefly"
     )
-    parser.add_argument("--rows-of", type=Path, help="JSONL of the texts that they are asked")
+    parser.add_argument("--rows-of", type=Path, help="JSONL of the texts that artifacts of one's own are asked")
     parser.add_argument("--rows", type=int, default=300, help="rows of the classifier")
     parser.add_argument("--texts", type=int, default=32, help=f"rows of {TOKENS} tokens of the language model; 0: none")
     parser.add_argument("--table-only", action="store_true", help="print the record")
@@ -197,7 +197,7 @@ def main() -> int:
         os.nice(5)
         found = []
         given = [None, *options.encoder]
-        tasks = [encoder(options.examples, each, options.rows_of, options.rows) for each in given]
+        tasks = [encoder(options.examples, each, options.rows_of if each else None, options.rows) for each in given]
         if options.texts:
             tasks.append(language_model(options.examples, options.texts))
         for task in tasks:

@@ -6,6 +6,8 @@ from compression.recipe import Prepare, Train
 
 RATES = (6e-5, 2e-4, 6e-4, 2e-3)
 """Peak rates of the body that probes try, three to one apart: large models want the low ones, small models the high."""
+LEAST_LONG_RUN = 0.1
+"""What a probe's rate is multiplied by at least: a rate that is too high falls on the way, one that is too low stays."""
 FIRST_RATES = (1, 2)
 """Places in RATES that are probed first; a third probe follows on the side of the better one."""
 MOST_PROBES = 4
@@ -49,12 +51,13 @@ def stretch(steps: int) -> int:
     return max(math.ceil(LEAST_STRETCH / steps), 1)
 
 
-def long_run(steps: int) -> float:
-    """Return what the best probe's rate is multiplied by for the training itself. steps: of an epoch.
+def long_run(steps: int, most: float = math.inf) -> float:
+    """Return what the best probe's rate is multiplied by for the training itself. steps: of an epoch; most: of all training.
 
     The best rate falls with about the root of the number of steps, and training has more of them than a probe has.
     """
-    return math.sqrt(PROBE_STEPS / (EXPECTED_EPOCHS * stretch(steps) * steps))
+    expected_steps = min(EXPECTED_EPOCHS * stretch(steps), bound(Prepare(), steps)) * steps
+    return min(max(math.sqrt(PROBE_STEPS / max(min(expected_steps, most), 1)), LEAST_LONG_RUN), 1.0)
 
 
 def patience(prepare: Prepare, steps: int) -> int | None:

@@ -36,8 +36,9 @@ LOGITS_BYTES, SHORT = 1 << 25, 24
 SHORTEST = 2
 """Tokens of a row of which some are read at once and some one by one."""
 PEAK = 6.0
-"""The largest single difference that is always allowed, in units of the root mean square allowed (see `limit`)."""
+"""The largest single difference allowed, in units of the root mean square allowed, beside what rounding does to that row."""
 Rows = npt.NDArray[np.bool_]
+Distances = npt.NDArray[np.float64]
 NUDGE, NUDGES, FIRM = 1e-5, 8, 0.5
 """How far, and how often, inputs are moved to find tokens on the edge, ten times what runtimes differ by; and the share of
 tokens that must be left to hold an artifact by."""
@@ -45,10 +46,27 @@ tokens that must be left to hold an artifact by."""
 
 @dataclass(frozen=True)
 class Bound:
-    """How far an artifact's logits may be: root mean square over all rows, and the largest of one."""
+    """How far an artifact's logits may be: `rms` over all rows (root mean square), a single one PEAK times that and `beyond`.
+
+    beyond: of each row what rounding moves it by, (rows,); a number where they all have the same.
+    """
 
     rms: float
-    largest: float
+    beyond: Distances | float = 0.0
+
+    @property
+    def rows(self) -> Distances:
+        """The bound of each row, (rows,) or a single one for all."""
+        return np.asarray(PEAK * self.rms + self.beyond)
+
+    @property
+    def largest(self) -> float:
+        """The bound of the row that may be the farthest."""
+        return float(self.rows.max())
+
+    def of(self, chosen: Rows) -> "Bound":
+        """The bound of some of the rows alone."""
+        return Bound(self.rms, np.broadcast_to(self.beyond, chosen.shape)[chosen])
 
 
 @dataclass(frozen=True)
@@ -121,19 +139,19 @@ def hold(
     """
     routed = experts and rounded
 
-    def one(wanted: Logits, said: Logits, read: list[Batch]) -> Agreement:
+    def one(wanted: Logits, said: Logits, read: list[Batch], within: Bound) -> Agreement:
         try:
-            return compare(wanted, said, allowed, choice=not routed, places=True, routed=routed)
+            return compare(wanted, said, within, choice=not routed, places=True, routed=routed)
         except ExportMismatch:
             firm = ~edges(read) if experts and not routed else np.zeros(0, bool)
             if not firm.size or firm.mean() < FIRM or firm.all():
                 raise
-            return compare(wanted[firm], said[firm], allowed, places=True)
+            return compare(wanted[firm], said[firm], within.of(firm), places=True)
 
-    agreement = one(expected, found, asked)
+    agreement = one(expected, found, asked, allowed)
     ids = asked[-1].input_ids[:1]
     if isinstance(runner, Decoder) and ids.shape[1] > 1:
-        one(*at_once_and_stepwise(runner, ids), [batch_of(ids.tolist())])
+        one(*at_once_and_stepwise(runner, ids), [batch_of(ids.tolist())], Bound(allowed.rms))
     return agreement
 
 
@@ -177,12 +195,11 @@ def limit(simulated: Logits, float32: Logits, *, noise: float) -> Bound:
     Both round the same numbers, but sum them in another order; where a value lies on the edge between two integers it then
     falls the other way, and what follows sees a change as large as rounding itself makes. Two honest implementations (torch
     in float32 and in float64) so differ by half to all of what rounding changes at all; a lost bias or a wrong scale, by
-    far more. So the yardstick is the simulation's own distance from the same weights in float32; among many tokens, for the
-    farthest of them too, which rounding alone moves by ten times what it moves the others by.
+    far more. So the yardstick is the simulation's own distance from the same weights in float32: of all rows, and of each, as
+    among many tokens there are some that rounding moves by ten times what it moves the others by.
     """
     off, scale = simulated - float32, float(np.abs(simulated).max())
-    rms = noise * _rms(off) + RELATIVE * scale
-    return Bound(rms, max(PEAK * rms, noise * max(map(_rms, off)) + RELATIVE * scale))
+    return Bound(noise * _rms(off) + RELATIVE * scale, noise * _each(off))
 
 
 def compare(
@@ -198,14 +215,18 @@ def compare(
         raise ExportMismatch(f"the artifact answers with shape {found.shape} and not {expected.shape}")
     off = found - expected
     difference = _rms(off)
-    largest = max(map(_rms, off)) if places else float(np.abs(off).max())
-    if not np.isfinite(found).all() or difference > allowed.rms or (largest > allowed.largest and not routed):
+    each = _each(off) if places else np.abs(off).max(axis=-1)
+    farthest = int((each - allowed.rows).argmax())
+    largest, most = float(each.max()), float(np.broadcast_to(allowed.rows, each.shape)[farthest])
+    if not np.isfinite(found).all() or difference > allowed.rms or (each[farthest] > most and not routed):
         raise ExportMismatch(
-            f"logits differ by {difference:.2g} (root mean square; allowed {allowed.rms:.2g}) and {largest:.2g} (largest; "
-            f"allowed {allowed.largest:.2g})"
+            f"logits differ by {difference:.2g} (root mean square; allowed {allowed.rms:.2g}) and {each[farthest]:.2g} (row "
+            f"{farthest}; allowed {most:.2g})"
         )
     top = np.sort(expected, axis=-1)
-    clear = top[:, -1] - top[:, -2] > 2 * allowed.largest if expected.shape[1] > 1 and choice else np.zeros(len(expected), bool)
+    clear = (
+        top[:, -1] - top[:, -2] > 2 * PEAK * allowed.rms if expected.shape[1] > 1 and choice else np.zeros(len(expected), bool)
+    )
     other = np.flatnonzero(clear & (expected.argmax(-1) != found.argmax(-1)))
     if other.size:
         raise ExportMismatch(f"row {other[0]} is answered otherwise, though not a close call")
@@ -277,6 +298,11 @@ def _real(logits: Logits, batch: Batch) -> Logits:
 def stacked(runner: Runner, asked: list[Batch]) -> Logits:
     """Ask an artifact. -> as `answers`."""
     return np.concatenate([_real(runner.logits(batch), batch) for batch in asked])
+
+
+def _each(values: Logits) -> Distances:
+    """Return the root mean square of each row, (rows,)."""
+    return np.sqrt(np.square(values.reshape(len(values), -1), dtype=np.float64).mean(axis=-1))
 
 
 def _rms(values: Logits) -> float:

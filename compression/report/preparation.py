@@ -23,9 +23,7 @@ class RateTried(Config):
     steps: Annotated[int, Field(description="Optimizer steps of the probe.")]
     score: Annotated[float | None, Field(description="The task's metric on validation after it; null: the loss diverged.")]
     loss: Annotated[float | None, Field(description="The task's loss on validation after it: the least is chosen.")] = None
-    chosen: Annotated[bool, Field(description="Whether training took this one's rates, lowered for its steps.")] = (
-        False
-    )
+    chosen: Annotated[bool, Field(description="Whether training took this one's rates, lowered for its steps.")] = False
 
 
 class Preparation(Config):

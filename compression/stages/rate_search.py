@@ -15,6 +15,7 @@ from compression.catalog.preparation import (
     MOST_PROBES,
     PROBE_STEPS,
     RATES,
+    bound,
     long_run,
     probe_epochs,
     steps_an_epoch,
@@ -77,7 +78,8 @@ class RateSearch:
             self.head_factor = HEAD_FACTOR if faster < found[best] else 1.0
         won = RATES[best], RATES[best] * self.head_factor
         self.tried = [one.model_copy(update={"chosen": (one.rate, one.head_rate) == won}) for one in self.tried]
-        self.rate = RATES[best] * long_run(steps_an_epoch(len(self.state.rows["train"]), self.state.recipe.train))
+        steps = steps_an_epoch(len(self.state.rows["train"]), self.state.recipe.train)
+        self.rate = RATES[best] * long_run(steps, self.state.budget.steps_of(bound(self.state.recipe.prepare, steps) * steps))
         yield Tick(self._portions, self._portions)
 
     @property
