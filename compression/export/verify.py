@@ -302,7 +302,8 @@ def stacked(runner: Runner, asked: list[Batch]) -> Logits:
 
 def _each(values: Logits) -> Distances:
     """Return the root mean square of each row, (rows,)."""
-    return np.sqrt(np.square(values.reshape(len(values), -1), dtype=np.float64).mean(axis=-1))
+    found: Distances = np.sqrt(np.square(values.reshape(len(values), -1), dtype=np.float64).mean(axis=-1))
+    return found
 
 
 def _rms(values: Logits) -> float:
