@@ -1,5 +1,6 @@
-"""`python -m bench.answers.portable`: what weights within ±63 cost against ±127, on six sets, without training for either.
+"""`python -m bench.answers.portable --data FOLDER`: what the portable form costs against the full range, untrained.
 
+It has weights within ±63 in place of ±127, and softmax spelled out (docs/decisions/0030 and 0032). The sets are six.
 Both forms, and float32, are written from one original as a job would write them, and asked about validation, a row at a time,
 by ONNX Runtime. Rounding alone is compared: a job that distills trains its student in the form that it ships. Times are of all
 three by turns in one process. A set that has a record is not run again (`--again`).
@@ -132,7 +133,7 @@ def main() -> None:
     """Run the sets that have no record, then print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.answers.portable")
     parser.add_argument("sets", nargs="*", default=list(sets.NAMES), help="of: " + ", ".join(sets.NAMES))
-    parser.add_argument("--data", type=Path, default=Path("/work/shared/data"), help="folder with glue/ and intents/")
+    parser.add_argument("--data", type=Path, required=True, help="folder of copies: glue/, intents/")
     parser.add_argument(
         "--examples", type=Path, default=ROOT / ".cache" / "examples", help="scripts/fetch_examples.py's folder"
     )
@@ -152,7 +153,8 @@ def main() -> None:
         found = sets.material(name, options.data, options.examples, folder / "data")
         place = Path(given.get(name, folder / "original"))
         path.write_text(json.dumps(compare(found, place, model, folder), indent=1) + "\n", "utf-8")
-    print("| set | rows | float32 | ±127 | ±63 | ±63 less ±127 | answers changed | logits off | bytes | ms at 1 × 128 |")
+    head = ("set", "rows", "float32", "full range", "portable", "portable less full")
+    print(f"| {' | '.join((*head, 'answers changed', 'logits off', 'bytes', 'ms at 1 × 128'))} |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in options.sets:
         print(line(json.loads((RECORDS / f"{name}.json").read_text("utf-8"))))
