@@ -25,7 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--examples", type=Path, default=ROOT / ".cache/examples", help="what scripts/fetch_examples.py wrote")
     parser.add_argument("--data", type=Path, required=True, help="folder of copies: glue/, intents/")
     parser.add_argument("--sets", nargs="+", default=list(sets.NAMES), choices=sets.NAMES)
-    parser.add_argument("--rows", type=int, help="of train, validation included (default: 1,600; of MRPC 1,000, of RTE 600)")
+    parser.add_argument(
+        "--rows", type=int, help="of train, validation included (default: 1,600; of MRPC and RTE 600, of STS-B 1,000)"
+    )
     parser.add_argument("--epochs", type=int, default=12, help="of the grid's runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--threads", type=int, default=1)
