@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of copies: glue/, intents/")
     parser.add_argument("--sets", nargs="+", default=list(sets.NAMES), choices=sets.NAMES)
     parser.add_argument(
-        "--rows", type=int, help="of train, validation included (default: 1,600; of MRPC and RTE 600, of STS-B 1,000)"
+        "--rows", type=int, help="of train, validation included (default: 1,600; of RTE 400, of MRPC 600, of STS-B 1,000)"
     )
     parser.add_argument("--epochs", type=int, default=12, help="of the grid's runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
