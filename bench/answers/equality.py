@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -130,7 +131,8 @@ def language_model(examples: Path, count: int) -> Task:
     folder, source = WORK / "decoder", WORK / "unpacked"
     if not source.is_dir():
         gguf.unpack(examples / "decoder", source)
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     decoder.write(load.load_model(source, (), "causal-lm", seed=0), folder, simulation=Simulation.of(Quantize()))
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     ids: list[int] = tokenizer.encode((examples / "texts" / "validation.txt").read_text("utf-8")).ids
