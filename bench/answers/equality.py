@@ -188,9 +188,13 @@ def main() -> int:
         "--examples", type=Path, default=ROOT / ".cache" / "examples", help="scripts/fetch_examples.py's folder"
     )
     parser.add_argument(
-        "--encoder", type=Path, nargs="*", default=[], help="artifacts of classifiers beside the demo's original, tuned briefly"
+        "--encoder",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="artifacts of classifiers (default: the demo's original, tuned briefly)",
     )
-    parser.add_argument("--rows-of", type=Path, help="JSONL of the texts that artifacts of one's own are asked")
+    parser.add_argument("--rows-of", type=Path, help="JSONL of the texts that they are asked")
     parser.add_argument("--rows", type=int, default=300, help="rows of the classifier")
     parser.add_argument("--texts", type=int, default=32, help=f"rows of {TOKENS} tokens of the language model; 0: none")
     parser.add_argument("--table-only", action="store_true", help="print the record")
@@ -198,8 +202,8 @@ def main() -> int:
     if not options.table_only:
         os.nice(5)
         found = []
-        given = [None, *options.encoder]
-        tasks = [encoder(options.examples, each, options.rows_of if each else None, options.rows) for each in given]
+        given = options.encoder or [None]
+        tasks = [encoder(options.examples, each, options.rows_of, options.rows) for each in given]
         if options.texts:
             tasks.append(language_model(options.examples, options.texts))
         for task in tasks:
