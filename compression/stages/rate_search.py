@@ -1,6 +1,6 @@
 """Before an original is tuned: a new head is warmed up, and short trainings from the same weights choose the rate."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +15,7 @@ from compression.catalog.preparation import (
     MOST_PROBES,
     PROBE_STEPS,
     RATES,
+    SLACK,
     bound,
     long_run,
     probe_epochs,
@@ -24,6 +25,7 @@ from compression.errors import TrainingDiverged
 from compression.plan import Outcome, Plan, Tick
 from compression.report import Log, RateTried, TrainingSaved
 from compression.stages.scores import calibration_draw
+from compression.standard_error import standard_error
 from compression.state import State
 from compression.tasks.base import labelled
 from compression.training import train
@@ -41,12 +43,31 @@ def head_of(model: PreTrainedModel) -> list[nn.Parameter]:
     return [parameter for part in (found.dense, found.out) if part is not None for parameter in part.parameters()]
 
 
+@dataclass(frozen=True)
+class Probed:
+    """What a probe came to on validation: the loss, and the score, higher for better."""
+
+    loss: float
+    worth: float
+
+
+def highest_as_good(found: Mapping[int, Probed], error: float) -> int:
+    """Choose a place in RATES: the highest whose loss is near the least, and whose score is not surely below that one's.
+
+    The rate falls on the way where it was too high, and never rises where it was too low. error: a standard error of scores.
+    """
+    least = min(found, key=lambda place: (found[place].loss, place))
+    most, worth = (1 + SLACK) * found[least].loss, found[least].worth - error
+    return max(place for place, one in found.items() if place == least or (one.loss <= most and one.worth >= worth))
+
+
 @dataclass
 class RateSearch:
     """Chooses the rates of body and head for one original; `tried` has every probe. Call `steps` once.
 
     A probe trains for a few steps on a sample of train and is judged by the loss on validation, which tells more than the
-    metric does after so few. The model is left as it was before the probes, with its head warmed up.
+    metric does after so few; of such as are as good, the highest rate is taken. The model is left as it was before the
+    probes, with its head warmed up.
     """
 
     state: State
@@ -66,16 +87,17 @@ class RateSearch:
             yield Tick(self._portions, self._portions)
             return
         before = [parameter.detach().clone() for parameter in self.model.parameters()]
-        found: dict[int, float] = {}
+        error = standard_error(self.model, self.state.rows["validation"], self.state.parts)
+        found: dict[int, Probed] = {}
         for place in FIRST_RATES:
             found[place] = yield from self._probe(RATES[place], 1.0, before)
         low, high = FIRST_RATES
-        further = low - 1 if found[low] <= found[high] else high + 1
+        further = low - 1 if found[low].loss <= found[high].loss else high + 1
         found[further] = yield from self._probe(RATES[further], 1.0, before)
-        best = min(found, key=lambda place: (found[place], place))
+        best = highest_as_good(found, error)
         if head_of(self.model):
             faster = yield from self._probe(RATES[best], HEAD_FACTOR, before)
-            self.head_factor = HEAD_FACTOR if faster < found[best] else 1.0
+            self.head_factor = HEAD_FACTOR if faster.loss < found[best].loss else 1.0
         won = RATES[best], RATES[best] * self.head_factor
         self.tried = [one.model_copy(update={"chosen": (one.rate, one.head_rate) == won}) for one in self.tried]
         steps = steps_an_epoch(len(self.state.rows["train"]), self.state.recipe.train)
@@ -116,13 +138,13 @@ class RateSearch:
         own = {id(parameter) for parameter in head_of(self.model)}
         return self._train(HEAD_RATE, 1.0, frozen=[one for one in self.model.parameters() if id(one) not in own])
 
-    def _probe(self, rate: float, factor: float, before: list[torch.Tensor]) -> Generator[News, None, float]:
-        """Train from `before` at one rate; return the loss on validation, infinite where it diverged, and put `before` back."""
-        value: float | None = None
+    def _probe(self, rate: float, factor: float, before: list[torch.Tensor]) -> Generator[News, None, Probed]:
+        """Train from `before` at one rate; return what it came to, infinite loss if it diverged, and put `before` back."""
+        value, worth = None, float("-inf")
         loss: float | None = None
         try:
             outcome = yield from self._counted(self._train(rate, factor))
-            value, loss = outcome.best.value, -outcome.best.negative_loss
+            value, worth, loss = outcome.best.value, outcome.best.worth, -outcome.best.negative_loss
         except TrainingDiverged:
             self.model.eval()
         with torch.no_grad():
@@ -132,7 +154,7 @@ class RateSearch:
         plan, rows = self._plan(rate, factor)
         steps = plan.epochs * steps_an_epoch(rows, self.state.recipe.train)
         self.tried.append(RateTried(rate=rate, head_rate=rate * factor, steps=steps, score=value, loss=loss))
-        return float("inf") if loss is None else loss
+        return Probed(float("inf") if loss is None else loss, worth)
 
     def _counted(self, ticks: Ticks) -> Ticks:
         """Pass a training's ticks on as a portion of all probes, and check for a pause between steps."""
