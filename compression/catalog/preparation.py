@@ -8,18 +8,18 @@ RATES = (6e-5, 2e-4, 6e-4, 2e-3)
 """Peak rates of the body that probes try, three to one apart: large models want the low ones, small models the high."""
 LEAST_LONG_RUN = 0.1
 """What a probe's rate is multiplied by at least: a rate that is too high falls on the way, one that is too low stays."""
-FIRST_RATES = (1, 2)
-"""Places in RATES that are probed first; a third probe follows on the side of the better one."""
+USUAL_RATE = 1
+"""Place in RATES that is probed first, and left only for a rate that is surely better."""
 MOST_PROBES = 4
 """Probes of one original: three of the body's rate, and one of a faster head."""
 HEAD_FACTOR = 5.0
 """Times the body's rate that a faster head is probed with."""
 PROBE_STEPS = 64
 """Optimizer steps of a probe, about; whole epochs of a sample of train."""
-SLACK = 0.15
-"""Of the least loss: what a higher rate may lose and still be taken, unless its score is more than a standard error below.
-Where data are few, a higher rate is surer of itself after few steps, which costs loss and no score; on 450 pairs of MRPC the
-least loss left a rate at which the model learned nothing."""
+SURELY = 2.0
+"""Standard errors of the difference by which a probe's loss must be lower for its rates to be taken. On few rows the least loss
+alone is chance: on 450 pairs of MRPC it chose a rate at which the model learned nothing, with one seed too low, with another
+too high."""
 PROBE_SHARE = 0.2
 """Of the steps that a job may have, at most, for probes; with fewer, no rate is probed."""
 HEAD_RATE = 1e-3

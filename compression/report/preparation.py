@@ -22,7 +22,13 @@ class RateTried(Config):
     head_rate: Annotated[float, Field(description="Peak rate of the head.")]
     steps: Annotated[int, Field(description="Optimizer steps of the probe.")]
     score: Annotated[float | None, Field(description="The task's metric on validation after it; null: the loss diverged.")]
-    loss: Annotated[float | None, Field(description="The task's loss on validation after it: the least is chosen.")] = None
+    loss: Annotated[
+        float | None,
+        Field(
+            description="The task's loss on validation after it, its answers multiplied by what fits them best: the usual rate "
+            "is left where another's is lower by more than two standard errors of the difference."
+        ),
+    ] = None
     chosen: Annotated[bool, Field(description="Whether training took this one's rates, lowered for its steps.")] = False
 
 

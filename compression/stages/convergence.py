@@ -18,28 +18,41 @@ def convergence(
     is_open: bool,
     error: float,
     floor: float | None = None,
+    chance: float | None = None,
 ) -> tuple[bool, str]:
     """Return whether a training converged, and what that was concluded from.
 
     before, curve: worth on validation (`Validation.worth`) before the training and after each epoch; best_epoch: the one that
     was kept, 0 is the model before; out_of_patience: training ended because nothing was better for so long; is_open: the
     number of epochs was not given; error: one standard error of the worth; floor: what a linear model on the features of the
-    model before comes to, None where there is none.
+    model before comes to, chance: who knows the answers and no text, such as the most frequent label; None where there is none.
     """
     epochs, best = len(curve), (before, *curve)[best_epoch]
     if out_of_patience and best_epoch <= epochs - STILL_GAINING:
-        if floor is not None and best < floor - error:
-            return False, (
-                f"Validation stopped gaining at {best:.4f}, more than a standard error below the {floor:.4f} of a linear model "
-                "on the features of the model as it came: another rate is worth a try."
-            )
-        return True, f"Validation stopped gaining: epoch {best_epoch} of {epochs} is the best, and patience was used up."
-    if out_of_patience or is_open:
+        stopped = f"Validation stopped gaining: epoch {best_epoch} of {epochs} is the best, and patience was used up."
+    elif out_of_patience or is_open:
         return False, f"Training ended after {epochs} epochs while validation was still gaining (best: epoch {best_epoch})."
-    if epochs < FEWEST_EPOCHS:
+    elif epochs < FEWEST_EPOCHS:
         return False, f"{epochs} epochs are too few to see whether validation had stopped gaining."
-    gained = max(curve[-LAST_EPOCHS:]) - max(before, *curve[:-LAST_EPOCHS])
-    told = f"the last {LAST_EPOCHS} of {epochs} epochs gained {max(gained, 0):.4f}"
-    if gained < error:
-        return True, f"Validation had stopped gaining: {told}, less than one standard error ({error:.4f})."
-    return False, f"Validation was still gaining: {told}, at least one standard error ({error:.4f})."
+    else:
+        gained = max(curve[-LAST_EPOCHS:]) - max(before, *curve[:-LAST_EPOCHS])
+        told = f"the last {LAST_EPOCHS} of {epochs} epochs gained {max(gained, 0):.4f}"
+        if gained >= error:
+            return False, f"Validation was still gaining: {told}, at least one standard error ({error:.4f})."
+        stopped, floor = f"Validation had stopped gaining: {told}, less than one standard error ({error:.4f}).", None
+    return _why_not(best, error, floor, chance) or (True, stopped)
+
+
+def _why_not(best: float, error: float, floor: float | None, chance: float | None) -> tuple[bool, str] | None:
+    """Say why what stopped gaining at `best` has not converged all the same; None if it has."""
+    if chance is not None and best <= chance + error:
+        return False, (
+            f"Validation stopped gaining at {best:.4f}, no more than a standard error above the {chance:.4f} of whoever knows "
+            "no text: as far as these rows tell, nothing was learned."
+        )
+    if floor is not None and best < floor - error:
+        return False, (
+            f"Validation stopped gaining at {best:.4f}, more than a standard error below the {floor:.4f} of a linear model "
+            "on the features of the model as it came: another rate is worth a try."
+        )
+    return None

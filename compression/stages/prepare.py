@@ -121,7 +121,9 @@ def _chosen(state: State, model: PreTrainedModel, number: int) -> Generator[Even
     yield from state.journey.follow("baseline", probe_phase(number), search.steps())
     assert search.rate is not None, "a search ends with a rate"  # noqa: S101
     found = {"rate": search.rate, "head_rate": search.rate * search.head_factor}
-    found |= {"validation_error": standard_error(model, state.rows["validation"], state.parts)}
+    # As sure as after a probe: of a model that has learned nothing yet, the error of a correlation is many times as large.
+    error = search.error if search.error is not None else standard_error(model, state.rows["validation"], state.parts)
+    found["validation_error"] = error
     return known.model_copy(update=found | ({"rates": tuple(search.tried)} if number == 0 else {}))
 
 
@@ -165,6 +167,7 @@ def _concluded(state: State, model: PreTrainedModel, known: Preparation, outcome
         is_open=state.recipe.prepare.is_open,
         error=error,
         floor=known.linear_probe,
+        chance=None if outcome.best.inverse else state.task.chance(state.rows["validation"]),
     )
     every = enumerate((outcome.before, *outcome.curve))
     curve = [EpochScore(epoch=number, score=one.value, loss=-one.negative_loss) for number, one in every]

@@ -1,6 +1,7 @@
 """Before an original is tuned: a new head is warmed up, and short trainings from the same weights choose the rate."""
 
-from collections.abc import Generator, Iterable, Mapping
+import math
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,13 +10,13 @@ from transformers import PreTrainedModel
 
 from compression import families
 from compression.catalog.preparation import (
-    FIRST_RATES,
     HEAD_FACTOR,
     HEAD_RATE,
     MOST_PROBES,
     PROBE_STEPS,
     RATES,
-    SLACK,
+    SURELY,
+    USUAL_RATE,
     bound,
     long_run,
     probe_epochs,
@@ -25,7 +26,7 @@ from compression.errors import TrainingDiverged
 from compression.plan import Outcome, Plan, Tick
 from compression.report import Log, RateTried, TrainingSaved
 from compression.stages.scores import calibration_draw
-from compression.standard_error import standard_error
+from compression.standard_error import group_losses, standard_error
 from compression.state import State
 from compression.tasks.base import labelled
 from compression.training import train
@@ -43,22 +44,29 @@ def head_of(model: PreTrainedModel) -> list[nn.Parameter]:
     return [parameter for part in (found.dense, found.out) if part is not None for parameter in part.parameters()]
 
 
+def out_of(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Return the parameters of the layer that answers, which a new head is drawn for.
+
+    BERT's pooler before it came with the encoder, and forgets what it knew if it is warmed up beside it.
+    """
+    out = families.of(model).head(model).out if head_of(model) else None
+    return [] if out is None else list(out.parameters())
+
+
 @dataclass(frozen=True)
 class Probed:
-    """What a probe came to on validation: the loss, and the score, higher for better."""
+    """What a probe came to on validation. losses: of groups of rows, (groups,), None where it diverged; error: of the score."""
 
-    loss: float
-    worth: float
+    losses: torch.Tensor | None
+    error: float
 
-
-def highest_as_good(found: Mapping[int, Probed], error: float) -> int:
-    """Choose a place in RATES: the highest whose loss is near the least, and whose score is not surely below that one's.
-
-    The rate falls on the way where it was too high, and never rises where it was too low. error: a standard error of scores.
-    """
-    least = min(found, key=lambda place: (found[place].loss, place))
-    most, worth = (1 + SLACK) * found[least].loss, found[least].worth - error
-    return max(place for place, one in found.items() if place == least or (one.loss <= most and one.worth >= worth))
+    def is_surely_better(self, other: "Probed") -> bool:
+        """Say whether the loss is lower by more than SURELY standard errors of the difference, the groups taken in pairs."""
+        if self.losses is None or other.losses is None:
+            return self.losses is not None
+        lower = other.losses - self.losses
+        error = lower.std().item() / math.sqrt(len(lower)) if len(lower) > 1 else 0.0
+        return lower.mean().item() > SURELY * error
 
 
 @dataclass
@@ -66,8 +74,8 @@ class RateSearch:
     """Chooses the rates of body and head for one original; `tried` has every probe. Call `steps` once.
 
     A probe trains for a few steps on a sample of train and is judged by the loss on validation, which tells more than the
-    metric does after so few; of such as are as good, the highest rate is taken. The model is left as it was before the
-    probes, with its head warmed up.
+    metric does after so few; the usual rate is left only for one that is surely better. The model is left as it was before
+    the probes, with its head warmed up. error: standard error of the score after the best probe, None without probes.
     """
 
     state: State
@@ -77,6 +85,7 @@ class RateSearch:
     rate: float | None
     tried: list[RateTried]
     head_factor: float = 1.0
+    error: float | None = None
     _done: int = 0
 
     def steps(self) -> Steps:
@@ -87,22 +96,30 @@ class RateSearch:
             yield Tick(self._portions, self._portions)
             return
         before = [parameter.detach().clone() for parameter in self.model.parameters()]
-        error = standard_error(self.model, self.state.rows["validation"], self.state.parts)
-        found: dict[int, Probed] = {}
-        for place in FIRST_RATES:
-            found[place] = yield from self._probe(RATES[place], 1.0, before)
-        low, high = FIRST_RATES
-        further = low - 1 if found[low].loss <= found[high].loss else high + 1
-        found[further] = yield from self._probe(RATES[further], 1.0, before)
-        best = highest_as_good(found, error)
+        best, found = yield from self._best_place(before)
         if head_of(self.model):
             faster = yield from self._probe(RATES[best], HEAD_FACTOR, before)
-            self.head_factor = HEAD_FACTOR if faster.loss < found[best].loss else 1.0
+            self.head_factor = HEAD_FACTOR if faster.is_surely_better(found) else 1.0
+        self.error = found.error
         won = RATES[best], RATES[best] * self.head_factor
         self.tried = [one.model_copy(update={"chosen": (one.rate, one.head_rate) == won}) for one in self.tried]
         steps = steps_an_epoch(len(self.state.rows["train"]), self.state.recipe.train)
         self.rate = RATES[best] * long_run(steps, self.state.budget.steps_of(bound(self.state.recipe.prepare, steps) * steps))
         yield Tick(self._portions, self._portions)
+
+    def _best_place(self, before: list[torch.Tensor]) -> Generator[News, None, tuple[int, Probed]]:
+        """Leave the usual place in RATES for one beside it that is surely better, upward for two; return what it came to."""
+        best, found = USUAL_RATE, (yield from self._probe(RATES[USUAL_RATE], 1.0, before))
+        for place in (USUAL_RATE + 1, USUAL_RATE + 2):
+            other = yield from self._probe(RATES[place], 1.0, before)
+            if not other.is_surely_better(found):
+                break
+            best, found = place, other
+        if best == USUAL_RATE:
+            other = yield from self._probe(RATES[USUAL_RATE - 1], 1.0, before)
+            if other.is_surely_better(found):
+                best, found = USUAL_RATE - 1, other
+        return best, found
 
     @property
     def _portions(self) -> int:
@@ -135,16 +152,17 @@ class RateSearch:
         )
 
     def _warm_up(self) -> Ticks:
-        own = {id(parameter) for parameter in head_of(self.model)}
+        own = {id(parameter) for parameter in out_of(self.model)}
         return self._train(HEAD_RATE, 1.0, frozen=[one for one in self.model.parameters() if id(one) not in own])
 
     def _probe(self, rate: float, factor: float, before: list[torch.Tensor]) -> Generator[News, None, Probed]:
-        """Train from `before` at one rate; return what it came to, infinite loss if it diverged, and put `before` back."""
-        value, worth = None, float("-inf")
-        loss: float | None = None
+        """Train from `before` at one rate; return what it came to, and put `before` back."""
+        value, found = None, Probed(None, 0.0)
         try:
             outcome = yield from self._counted(self._train(rate, factor))
-            value, worth, loss = outcome.best.value, outcome.best.worth, -outcome.best.negative_loss
+            validation, parts = self.state.rows["validation"], self.state.parts
+            found = Probed(group_losses(self.model, validation, parts), standard_error(self.model, validation, parts))
+            value = outcome.best.value
         except TrainingDiverged:
             self.model.eval()
         with torch.no_grad():
@@ -153,8 +171,9 @@ class RateSearch:
                 parameter.grad = None
         plan, rows = self._plan(rate, factor)
         steps = plan.epochs * steps_an_epoch(rows, self.state.recipe.train)
+        loss = None if found.losses is None else found.losses.mean().item()
         self.tried.append(RateTried(rate=rate, head_rate=rate * factor, steps=steps, score=value, loss=loss))
-        return Probed(float("inf") if loss is None else loss, worth)
+        return found
 
     def _counted(self, ticks: Ticks) -> Ticks:
         """Pass a training's ticks on as a portion of all probes, and check for a pause between steps."""

@@ -41,3 +41,13 @@ def test_what_a_linear_model_beats_has_not_converged(floor: float | None, conver
     found, reason = convergence(0.1, curve, 2, out_of_patience=True, is_open=True, error=0.01, floor=floor)
     assert found is converged
     assert ("linear model" in reason) is not converged
+
+
+@pytest.mark.parametrize(("chance", "converged"), [(None, True), (0.88, True), (0.89, False), (0.95, False)])
+def test_what_is_no_better_than_the_most_frequent_label_has_learned_nothing(chance: float | None, converged: bool) -> None:
+    curve = [0.8, 0.9, 0.89, 0.88, 0.9]
+    found, reason = convergence(0.1, curve, 2, out_of_patience=True, is_open=True, error=0.01, chance=chance)
+    assert found is converged
+    assert ("nothing was learned" in reason) is not converged
+    given, _ = convergence(0.1, [0.9, 0.9, 0.9, 0.9], 1, out_of_patience=False, is_open=False, error=0.01, chance=chance)
+    assert given is converged
