@@ -25,7 +25,7 @@ def convergence(
     before, curve: worth on validation (`Validation.worth`) before the training and after each epoch; best_epoch: the one that
     was kept, 0 is the model before; out_of_patience: training ended because nothing was better for so long; is_open: the
     number of epochs was not given; error: one standard error of the worth; floor: what a linear model on the features of the
-    model before comes to, chance: who knows the answers and no text, such as the most frequent label; None where there is none.
+    model before comes to, chance: the score without any text, such as the most frequent label's; None where there is none.
     """
     epochs, best = len(curve), (before, *curve)[best_epoch]
     if out_of_patience and best_epoch <= epochs - STILL_GAINING:
@@ -47,8 +47,8 @@ def _why_not(best: float, error: float, floor: float | None, chance: float | Non
     """Say why what stopped gaining at `best` has not converged all the same; None if it has."""
     if chance is not None and best <= chance + error:
         return False, (
-            f"Validation stopped gaining at {best:.4f}, no more than a standard error above the {chance:.4f} of whoever knows "
-            "no text: as far as these rows tell, nothing was learned."
+            f"Validation stopped gaining at {best:.4f}, no more than a standard error above {chance:.4f}, the score "
+            "without any text: as far as these rows tell, nothing was learned."
         )
     if floor is not None and best < floor - error:
         return False, (
