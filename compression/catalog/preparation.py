@@ -10,8 +10,10 @@ LEAST_LONG_RUN = 0.1
 """What a probe's rate is multiplied by at least: a rate that is too high falls on the way, one that is too low stays."""
 USUAL_RATE = 1
 """Place in RATES that is probed first, and left only for a rate that is surely better."""
-MOST_PROBES = 4
-"""Probes of one original: three of the body's rate, and one of a faster head."""
+MOST_PROBES = 5
+"""Probes of one original: one of a head that was warmed up whole, three of the body's rate, and one of a faster head."""
+WARM_UPS = 2
+"""Of one original's new head: the layer that answers, then all of the head."""
 HEAD_FACTOR = 5.0
 """Times the body's rate that a faster head is probed with."""
 PROBE_STEPS = 64

@@ -20,6 +20,9 @@ class RateTried(Config):
 
     rate: Annotated[float, Field(description="Peak rate of the body.")]
     head_rate: Annotated[float, Field(description="Peak rate of the head.")]
+    whole_head: Annotated[
+        bool, Field(description="Whether of a new head the layer before the one that answers was warmed up too.")
+    ] = False
     steps: Annotated[int, Field(description="Optimizer steps of the probe.")]
     score: Annotated[float | None, Field(description="The task's metric on validation after it; null: the loss diverged.")]
     loss: Annotated[

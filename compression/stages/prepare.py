@@ -118,6 +118,7 @@ def _chosen(state: State, model: PreTrainedModel, number: int) -> Generator[Even
     search = RateSearch(state, model, seed, new_head=state.new_head, rate=given, tried=[])
     if known.rate and known.head_rate:  # a further original trains as the baseline did
         search.head_factor = known.head_rate / known.rate
+        search.whole_head = any(one.chosen and one.whole_head for one in known.rates)
     yield from state.journey.follow("baseline", probe_phase(number), search.steps())
     assert search.rate is not None, "a search ends with a rate"  # noqa: S101
     found = {"rate": search.rate, "head_rate": search.rate * search.head_factor}
@@ -186,7 +187,8 @@ def _remarks(found: Preparation) -> Iterator[str]:
     yield found.reason
     if found.rates:
         tried = ", ".join(
-            f"{one.rate:g} (head {one.head_rate:g}, loss {'diverged' if one.loss is None else f'{one.loss:.4f}'})"
+            f"{one.rate:g} ({'whole ' if one.whole_head else ''}head {one.head_rate:g}, "
+            f"loss {'diverged' if one.loss is None else f'{one.loss:.4f}'})"
             for one in found.rates
         )
         yield f"The rate {found.rate:g} (head {found.head_rate:g}) is the best probe's, lowered. Probes: {tried}."

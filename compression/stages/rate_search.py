@@ -17,6 +17,7 @@ from compression.catalog.preparation import (
     RATES,
     SURELY,
     USUAL_RATE,
+    WARM_UPS,
     bound,
     long_run,
     probe_epochs,
@@ -47,7 +48,7 @@ def head_of(model: PreTrainedModel) -> list[nn.Parameter]:
 def out_of(model: PreTrainedModel) -> list[nn.Parameter]:
     """Return the parameters of the layer that answers, which a new head is drawn for.
 
-    BERT's pooler before it came with the encoder, and forgets what it knew if it is warmed up beside it.
+    BERT's pooler before it came with the encoder, and may forget what it knew if it is warmed up too.
     """
     out = families.of(model).head(model).out if head_of(model) else None
     return [] if out is None else list(out.parameters())
@@ -74,8 +75,9 @@ class RateSearch:
     """Chooses the rates of body and head for one original; `tried` has every probe. Call `steps` once.
 
     A probe trains for a few steps on a sample of train and is judged by the loss on validation, which tells more than the
-    metric does after so few; the usual rate is left only for one that is surely better. The model is left as it was before
-    the probes, with its head warmed up. error: standard error of the score after the best probe, None without probes.
+    metric does after so few; what is usual is left only for what is surely better. The model is left as it was before the
+    probes, with its head warmed up; `whole_head`: the layer before the one that answers, too. error: standard error of the
+    score after the best probe, None without probes.
     """
 
     state: State
@@ -85,31 +87,53 @@ class RateSearch:
     rate: float | None
     tried: list[RateTried]
     head_factor: float = 1.0
+    whole_head: bool = False
     error: float | None = None
     _done: int = 0
 
     def steps(self) -> Steps:
         """Warm the head up if it is new, then probe rates unless one is given."""
         if self.new_head:
-            yield from self._counted(self._warm_up())
+            yield from self._counted(self._warm_up(out_of(self.model)))
         if self.rate is not None:
+            if self.new_head and self.whole_head:
+                yield from self._counted(self._warm_up(head_of(self.model)))
             yield Tick(self._portions, self._portions)
             return
-        before = [parameter.detach().clone() for parameter in self.model.parameters()]
-        best, found = yield from self._best_place(before)
+        before = self._weights()
+        usual = yield from self._probe(RATES[USUAL_RATE], 1.0, before)
+        if self.new_head and len(head_of(self.model)) > len(out_of(self.model)):
+            before, usual = yield from self._whole_head(before, usual)
+        best, found = yield from self._best_place(before, usual)
         if head_of(self.model):
             faster = yield from self._probe(RATES[best], HEAD_FACTOR, before)
             self.head_factor = HEAD_FACTOR if faster.is_surely_better(found) else 1.0
         self.error = found.error
-        won = RATES[best], RATES[best] * self.head_factor
-        self.tried = [one.model_copy(update={"chosen": (one.rate, one.head_rate) == won}) for one in self.tried]
+        won = RATES[best], RATES[best] * self.head_factor, self.whole_head
+        self.tried = [one.model_copy(update={"chosen": (one.rate, one.head_rate, one.whole_head) == won}) for one in self.tried]
         steps = steps_an_epoch(len(self.state.rows["train"]), self.state.recipe.train)
         self.rate = RATES[best] * long_run(steps, self.state.budget.steps_of(bound(self.state.recipe.prepare, steps) * steps))
         yield Tick(self._portions, self._portions)
 
-    def _best_place(self, before: list[torch.Tensor]) -> Generator[News, None, tuple[int, Probed]]:
+    def _whole_head(
+        self, before: list[torch.Tensor], usual: Probed
+    ) -> Generator[News, None, tuple[list[torch.Tensor], Probed]]:
+        """Warm up the layer before the one that answers too, and keep that if a probe is surely better for it.
+
+        Returns the weights that training starts from, and what the usual rate came to from there.
+        """
+        yield from self._counted(self._warm_up(head_of(self.model)))
+        warmed, self.whole_head = self._weights(), True
+        other = yield from self._probe(RATES[USUAL_RATE], 1.0, warmed)
+        if other.is_surely_better(usual):
+            return warmed, other
+        self.whole_head = False
+        self._put_back(before)
+        return before, usual
+
+    def _best_place(self, before: list[torch.Tensor], usual: Probed) -> Generator[News, None, tuple[int, Probed]]:
         """Leave the usual place in RATES for one beside it that is surely better, upward for two; return what it came to."""
-        best, found = USUAL_RATE, (yield from self._probe(RATES[USUAL_RATE], 1.0, before))
+        best, found = USUAL_RATE, usual
         for place in (USUAL_RATE + 1, USUAL_RATE + 2):
             other = yield from self._probe(RATES[place], 1.0, before)
             if not other.is_surely_better(found):
@@ -121,9 +145,18 @@ class RateSearch:
                 best, found = USUAL_RATE - 1, other
         return best, found
 
+    def _weights(self) -> list[torch.Tensor]:
+        return [parameter.detach().clone() for parameter in self.model.parameters()]
+
+    @torch.no_grad()
+    def _put_back(self, weights: list[torch.Tensor]) -> None:
+        for parameter, weight in zip(self.model.parameters(), weights, strict=True):
+            parameter.copy_(weight)
+            parameter.grad = None
+
     @property
     def _portions(self) -> int:
-        return (MOST_PROBES if self.rate is None or self.tried else 0) + 1
+        return (MOST_PROBES if self.rate is None or self.tried else 0) + WARM_UPS
 
     def _plan(self, rate: float, factor: float) -> tuple[Plan, int]:
         common = self.state.recipe.train
@@ -151,8 +184,8 @@ class RateSearch:
             budget=self.state.budget,
         )
 
-    def _warm_up(self) -> Ticks:
-        own = {id(parameter) for parameter in out_of(self.model)}
+    def _warm_up(self, parameters: list[nn.Parameter]) -> Ticks:
+        own = {id(parameter) for parameter in parameters}
         return self._train(HEAD_RATE, 1.0, frozen=[one for one in self.model.parameters() if id(one) not in own])
 
     def _probe(self, rate: float, factor: float, before: list[torch.Tensor]) -> Generator[News, None, Probed]:
@@ -165,14 +198,13 @@ class RateSearch:
             value = outcome.best.value
         except TrainingDiverged:
             self.model.eval()
-        with torch.no_grad():
-            for parameter, weight in zip(self.model.parameters(), before, strict=True):
-                parameter.copy_(weight)
-                parameter.grad = None
+        self._put_back(before)
         plan, rows = self._plan(rate, factor)
         steps = plan.epochs * steps_an_epoch(rows, self.state.recipe.train)
         loss = None if found.losses is None else found.losses.mean().item()
-        self.tried.append(RateTried(rate=rate, head_rate=rate * factor, steps=steps, score=value, loss=loss))
+        self.tried.append(
+            RateTried(rate=rate, head_rate=rate * factor, whole_head=self.whole_head, steps=steps, score=value, loss=loss)
+        )
         return found
 
     def _counted(self, ticks: Ticks) -> Ticks:

@@ -258,8 +258,35 @@ def test_the_usual_rate_is_left_for_one_that_is_surely_better(
     search = RateSearch(state, state.model, 0, new_head=False, rate=None, tried=[])
     list(search.steps())
     assert asked == rates
+    assert not search.whole_head
     assert search.rate == pytest.approx(chosen * preparation.long_run(10))
     assert search.head_factor == 1
+
+
+@pytest.mark.parametrize(("whole", "kept"), [(0.4, True), (0.5, False)])
+def test_a_whole_head_is_warmed_up_where_that_is_surely_better(
+    whole: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def probe(search: RateSearch, rate: float, factor: float, before: list[torch.Tensor]) -> Iterator[Event]:
+        yield from ()
+        seen.append((rate, factor, search.whole_head, before))
+        return Probed(torch.full((20,), whole if search.whole_head else 0.5), 0.02)  # type: ignore[return-value]
+
+    monkeypatch.setattr(RateSearch, "_probe", probe)
+    state = fresh()
+    search = RateSearch(state, state.model, 0, new_head=True, rate=None, tried=[])
+    list(search.steps())
+    assert search.whole_head is kept
+    assert [found for _, _, found, _ in seen] == [False, True, kept, kept, kept]
+    now, first = [parameter.detach() for parameter in state.model.parameters()], seen[0][3]
+    pooler = [number for number, (name, _) in enumerate(state.model.named_parameters()) if "pooler" in name]
+    assert all(now[number].equal(first[number]) is not kept for number in pooler)
+    assert all(one.equal(other) for one, other in zip(now, seen[-1][3], strict=True)), "what training starts from"
+    further = fresh()
+    list(RateSearch(further, further.model, 0, new_head=True, rate=1e-4, tried=[], whole_head=kept).steps())
+    assert all(one.equal(other) for one, other in zip(further.model.parameters(), now, strict=True)), "as the baseline did"
 
 
 def test_the_rate_falls_with_the_root_of_the_steps_that_are_expected() -> None:
