@@ -28,7 +28,7 @@ HEAD_RATE = 1e-3
 """Peak rate at which a new head is warmed up, the body frozen (Kumar et al. 2022: linear probing, then fine-tuning)."""
 PLATEAU = 0.3
 """What the rate is multiplied by after a stretch without a gain; the weights go back to those of the last gain then."""
-LEAST_STRETCH = 24
+LEAST_STRETCH = 48
 """Optimizer steps of such a stretch at least: an epoch, or as many epochs as these take where data are few."""
 LEAST_GAIN = 0.1
 """Standard errors of the validation score that an epoch must gain to count: less would go on for noise."""

@@ -50,7 +50,7 @@ def test_by_default_it_goes_on_until_validation_stops_gaining() -> None:
     state = fresh()
     found = prepared(state)
     assert found.converged is True, found.reason
-    assert found.epochs == found.best_epoch + 3 * preparation.stretch(10), "a patience of three stretches of 24 steps"
+    assert found.epochs == found.best_epoch + 3 * preparation.stretch(10), "a patience of three stretches of 48 steps"
     assert found.epochs < preparation.bound(Prepare(), 10)
     assert state.validate().score == max(one.score for one in found.curve) > 0.95
     assert found.linear_probe is not None
