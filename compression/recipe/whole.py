@@ -41,7 +41,7 @@ class Prepare(Config):
         Annotated[int, Field(ge=1, le=200)] | None,
         Field(
             description="Training ends after so many epochs without a gain on validation; if epochs is null and an epoch has "
-            f"fewer than 24 steps, after so many times 24 steps. null: if epochs is null, {PREPARE_PATIENCE}; else never."
+            f"fewer than 48 steps, after so many times 48 steps. null: if epochs is null, {PREPARE_PATIENCE}; else never."
         ),
     ] = None
 
