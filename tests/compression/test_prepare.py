@@ -294,4 +294,4 @@ def test_the_rate_falls_with_the_root_of_the_steps_that_are_expected() -> None:
     assert preparation.long_run(10_000) == preparation.LEAST_LONG_RUN
     assert preparation.long_run(100, most=4 * preparation.PROBE_STEPS) == pytest.approx(0.5), "a job may have a limit of steps"
     # Few rows are read more often before patience ends.
-    assert preparation.long_run(3) == pytest.approx(preparation.long_run(preparation.LEAST_STRETCH))
+    assert preparation.long_run(6) == pytest.approx(preparation.long_run(preparation.LEAST_STRETCH))
