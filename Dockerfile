@@ -16,7 +16,7 @@ RUN pip install --constraint constraints.txt .
 USER lathe
 EXPOSE 8321
 HEALTHCHECK CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8321/healthz/ready').raise_for_status()"]
-CMD ["uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", "8321", "--no-access-log"]
+CMD ["python", "-m", "app.server", "--host", "0.0.0.0", "--port", "8321"]
 
 FROM base AS confined
 # bubblewrap is used where the runtime allows user namespaces; elsewhere workers use Landlock (docs/operations.md, Confinement).

@@ -3,6 +3,7 @@
 docs/errors.md has a paragraph a code; a test keeps the two together.
 """
 
+import json
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -13,7 +14,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
+from starlette.routing import Match
 
 from compression.errors import CompressionError
 
@@ -183,6 +185,33 @@ class Unavailable(Problem):
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
 
 
+class MalformedRequest(Problem):
+    """The bytes are no HTTP/1.1 request, or one that could be read in two ways."""
+
+    status, code, remedy = 400, "malformed_request", "Send it with an HTTP library; end each line of the headers with CR LF."
+
+
+class RequestTimeout(Problem):
+    """The request did not come to its end in time."""
+
+    status, code = 408, "request_timeout"
+    remedy = "Send it again, without a pause; the limits are LATHE_HEADER_SECONDS and LATHE_IDLE_SECONDS."
+
+
+class TooManyConnections(Problem):
+    """More connections are open than the service holds, of one address or of all."""
+
+    status, code = 503, "too_many_connections"
+    remedy = "Close connections that nobody uses, reuse those that are open, and come again after Retry-After seconds."
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
+
+
+class Deleted(Problem):
+    """The Idempotency-Key made something that has been deleted since."""
+
+    status, code, remedy = 410, "deleted", "Send the request with a new Idempotency-Key to make it anew."
+
+
 class NothingToTry(Problem):
     """The job's models cannot be asked here."""
 
@@ -231,8 +260,8 @@ def recipe_problem(error: ValidationError, prefix: str) -> InvalidRecipe:
     return InvalidRecipe(cause, param=f"{prefix}.{param}" if param else prefix)
 
 
-def document(problem: Problem, request: Request) -> JSONResponse:
-    """Write a problem as application/problem+json."""
+def document_body(problem: Problem, request_id: str | None) -> bytes:
+    """Write a problem as JSON (RFC 9457)."""
     body = {
         "type": f"/docs/errors#{problem.code}",
         "title": (type(problem).__doc__ or problem.code).split("\n", 1)[0],
@@ -242,10 +271,16 @@ def document(problem: Problem, request: Request) -> JSONResponse:
         "cause": problem.cause,
         "remedy": problem.remedy_text,
         "param": problem.param,
-        "request_id": request.scope.get("state", {}).get("request_id"),
+        "request_id": request_id,
     }
-    headers = {**problem.all_headers, "X-Request-Id": str(body["request_id"])}
-    return JSONResponse(body, problem.status, headers, media_type="application/problem+json")
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def document(problem: Problem, request: Request) -> Response:
+    """Answer with a problem as application/problem+json."""
+    request_id = request.scope.get("state", {}).get("request_id")
+    headers = {**problem.all_headers, "X-Request-Id": str(request_id)}
+    return Response(document_body(problem, request_id), problem.status, headers, media_type="application/problem+json")
 
 
 def compression_problem(error: CompressionError) -> Problem:
@@ -253,6 +288,21 @@ def compression_problem(error: CompressionError) -> Problem:
     kind = type(type(error).__name__, (Problem,), {"status": 422, "code": error.code, "__doc__": type(error).__doc__})
     problem: Problem = kind(error.cause, param=error.param, remedy=error.remedy_text)
     return problem
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """Return every method that some route of the request's path takes."""
+    return [
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in app.router.routes)
+    ]
+
+
+def bug(error: Exception) -> Problem:
+    """Log an exception that nobody expected, and return what its caller learns of it."""
+    log.error("internal_error", exc_info=error)
+    return InternalError("something went wrong on our side")
 
 
 def install(app: FastAPI) -> None:
@@ -277,6 +327,8 @@ def install(app: FastAPI) -> None:
         kind = kinds.get(error.status_code, InvalidRequest)
         answer = document(kind(str(error.detail)), request)
         answer.headers.update(error.headers or {})
+        if error.status_code == MethodNotAllowed.status:
+            answer.headers["Allow"] = ", ".join(_methods(app, request))
         return answer
 
     @app.exception_handler(OperationalError)
@@ -286,5 +338,4 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:
-        log.error("internal_error", exc_info=error)
-        return document(InternalError("something went wrong on our side"), request)
+        return document(bug(error), request)

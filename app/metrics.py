@@ -51,6 +51,13 @@ seconds = Histogram(
     buckets=REQUEST_BUCKETS,
     registry=own,
 )
+refused = Counter(
+    "lathe_connections_refused",
+    "Connections closed by us, by reason: total, address, files (before a request); headers, body (did not come in time); "
+    "answer (nobody read it); malformed.",
+    ("reason",),
+    registry=own,
+)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Whatever else comes is counted as OTHER: a stranger must not be able to make time series."""
 

@@ -28,6 +28,29 @@ class Settings(BaseSettings):
     max_file_bytes: Annotated[int, Field(description="Largest single upload.")] = 64 * 2**30
     max_body_bytes: Annotated[int, Field(description="Largest JSON body.")] = 2**20
 
+    public_url: Annotated[
+        str | None,
+        Field(
+            pattern=r"^https?://[^/?#@\s]+/?$",
+            description="Where callers reach the API: https://lathe.example.com. https: HSTS, and cookies over TLS alone.",
+        ),
+    ] = None
+    allowed_hosts: Annotated[
+        str, Field(description="Names, by commas, that addresses may be built from besides this machine's, without public_url.")
+    ] = ""
+    max_connections: Annotated[
+        int | None,
+        Field(ge=16, description="Open connections of an API process; unset: 4096, fewer if it may open fewer files."),
+    ] = None
+    max_connections_per_address: Annotated[
+        int | None,
+        Field(ge=1, description="Of these, for one address that is no proxy of FORWARDED_ALLOW_IPS; unset: a quarter."),
+    ] = None
+    header_seconds: Annotated[float, Field(gt=0, description="For all headers of a request to come.")] = 10.0
+    idle_seconds: Annotated[
+        float, Field(gt=0, description="A body of which nothing comes, or an answer of which nothing goes, for so long is cut.")
+    ] = 60.0
+
     heartbeat_seconds: float = 3.0
     lease_seconds: Annotated[float, Field(description="A worker that is silent for so long has lost its job.")] = 30.0
     max_failures: Annotated[int, Field(description="Lost workers and crashes after which a job fails for good.")] = 3
@@ -46,8 +69,11 @@ class Settings(BaseSettings):
         int, Field(description="An engine that writes so much more than twice its job's forecast is stopped.")
     ] = 4 * 2**30
     metrics_token: Annotated[
-        SecretStr | None, Field(description="What GET /metrics wants as bearer token; unset, it answers this machine alone.")
+        SecretStr | None, Field(description="What GET /metrics wants as bearer token; unset, it answers nobody.")
     ] = None
+    metrics_open: Annotated[
+        bool, Field(description="Answer GET /metrics without a token to everybody who reaches the API; a proxy must bar it.")
+    ] = False
     traces: Annotated[
         str, Field(description="Where traces go (extra otel): otlp, as OTEL_* say, or file:PATH; nowhere where empty.")
     ] = ""
@@ -93,6 +119,8 @@ class Settings(BaseSettings):
         for name in ("wordnet", "helper_models", "lm_eval_data"):
             if (place := getattr(self, name)) is not None:
                 object.__setattr__(self, name, place.expanduser().resolve())
+        if self.public_url:
+            object.__setattr__(self, "public_url", self.public_url.rstrip("/"))
         if not self.database_url:
             object.__setattr__(self, "database_url", f"sqlite:///{home / 'lathe.db'}")
         if not self.storage_url:
@@ -100,6 +128,11 @@ class Settings(BaseSettings):
         if self.lease_seconds < 5 * self.heartbeat_seconds:
             raise ValueError("LATHE_LEASE_SECONDS must be at least five times LATHE_HEARTBEAT_SECONDS")
         return self
+
+    @property
+    def hosts(self) -> list[str]:
+        """The names of `allowed_hosts`."""
+        return [host.strip().lower() for host in self.allowed_hosts.split(",") if host.strip()]
 
     @property
     def scratch(self) -> Path:

@@ -23,7 +23,7 @@ def main() -> None:
         env = {**os.environ, "LATHE_HOME": folder}
         made = subprocess.run([sys.executable, "-m", "app.bootstrap"], env=env, capture_output=True, check=True)
         key = json.loads(made.stdout)["key"]
-        command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(PORT), "--no-access-log"]
+        command = [sys.executable, "-m", "app.server", "--port", str(PORT)]
         with (Path(folder) / "log").open("wb") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as api:
             try:
                 upload(psutil.Process(api.pid), key)

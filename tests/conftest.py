@@ -199,6 +199,7 @@ class Service:
             "LATHE_LEASE_SECONDS": "4",
             "LATHE_KEEPER_SECONDS": "0.5",
             "LATHE_BACKOFF_SECONDS": "0.2",
+            "LATHE_METRICS_OPEN": "true",
             "LATHE_ENGINE_THREADS": "1",  # a tiny model's threads would only wait for each other
             **self.settings,
         }
@@ -219,7 +220,7 @@ class Service:
 
     def start_api(self) -> None:
         """Start the API and wait until it is ready."""
-        self.start("api", "uvicorn", "app.main:app", "--port", str(self.port), "--no-access-log")
+        self.start("api", "app.server", "--port", str(self.port))
 
         def ready() -> bool:
             assert self.processes["api"].poll() is None, self.log("api")

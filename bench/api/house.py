@@ -51,7 +51,8 @@ class Server:
             "LATHE_BROKER_URL": "redis://127.0.0.1:1/0",  # nobody is to work on the jobs, so nobody need be woken
         }
         self.home.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "uvicorn", self.application, "--port", str(self.port), "--no-access-log"]
+        ours = ("app.server",) if self.application == "app.main:app" else ("uvicorn", self.application, "--no-access-log")
+        command = [sys.executable, "-m", *ours, "--port", str(self.port)]
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         end = time.monotonic() + PATIENCE

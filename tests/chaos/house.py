@@ -89,7 +89,7 @@ class House:
             self.service.settings["LATHE_CRASH_AT"] = f"{point}:{mark}"
         try:
             if role == "api":
-                self.service.start("api", "uvicorn", "app.main:app", "--port", str(self.service.port), "--no-access-log")
+                self.service.start("api", "app.server", "--port", str(self.service.port))
             else:
                 self.service.start(name, "workers", role)
         finally:

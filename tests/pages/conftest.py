@@ -52,7 +52,7 @@ class World:
 
     def api(self) -> psutil.Process:
         """The process that serves pages and API; `lathe up` starts it again when it dies."""
-        found = [process for process in family(self.up.home) if "app.main:app" in process.cmdline()]
+        found = [process for process in family(self.up.home) if "app.server" in process.cmdline()]
         return min(found, key=lambda process: process.create_time())
 
     def restart_api(self) -> None:
