@@ -20,9 +20,35 @@ SHARED: list[Processor] = [
 ]
 
 
+MOST_ALIKE = 20
+"""Lines that one place in a library may log in ALIKE_SECONDS; those above it are counted, and told with the next."""
+ALIKE_SECONDS = 10.0
+
+
+class Flood(logging.Filter):
+    """Bounds what libraries log of one kind: what strangers send must not fill the disk on which the database lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[tuple[str, str, int], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether a line is written; the first after some that were not says how many."""
+        place = (record.name, record.pathname, record.lineno)
+        since, number = self.seen.get(place, (record.created, 0))
+        if record.created - since >= ALIKE_SECONDS:
+            if number > MOST_ALIKE:
+                record.msg = f"{record.getMessage()} [{number - MOST_ALIKE} more like it were left out]"
+                record.args = None
+            since, number = record.created, 0
+        self.seen[place] = (since, number + 1)
+        return number < MOST_ALIKE
+
+
 def configure(process: str) -> None:
     """Set up structlog and write the standard library's lines in the same form to the same stream."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Flood())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*SHARED, _name], processors=[_plain, structlog.processors.JSONRenderer()]

@@ -1,7 +1,9 @@
 """A part of the embedded set: a child process with a log, restarted with back-off, and ended with all that is below it."""
 
+import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ LONGEST_PAUSE = 30.0
 SETTLED = 60.0
 """Seconds after which a part counts as well, and its back-off begins anew."""
 ROTATE = 16 << 20
-"""A log larger than this makes room for a new one at the next start of its part."""
+"""A log larger than this makes room for a new one; one old one is kept, so a part's logs take about twice as much."""
 
 
 def _die_with_parent(parent: int) -> Callable[[], None] | None:
@@ -95,9 +97,16 @@ class Part:
         """Whether it runs."""
         return self._process is not None and self._process.poll() is None
 
+    def rotate(self) -> None:
+        """Move a long log aside. Its part appends on; what it writes while the copy is made may be lost."""
+        if not self.log.exists() or self.log.stat().st_size <= ROTATE:
+            return
+        with contextlib.suppress(OSError):  # on a full disk room counts for more than an old log
+            shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
+        os.truncate(self.log, 0)
+
     def _open_log(self) -> BinaryIO:
-        if self.log.exists() and self.log.stat().st_size > ROTATE:
-            self.log.replace(self.log.with_suffix(".log.1"))
+        self.rotate()
         return self.log.open("ab")
 
     def start(self, dog: Watchdog) -> None:
@@ -127,6 +136,7 @@ class Part:
 
     def look_after(self, dog: Watchdog) -> str | None:
         """Start it again if it died and its pause is over; return what there is to say, once a death."""
+        self.rotate()
         if self._process is None or self._process.poll() is None:
             return None
         now = time.monotonic()

@@ -12,6 +12,7 @@ import secrets
 import signal
 import site
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -68,6 +69,21 @@ class Interrupts:
     def hurry(self) -> bool:
         """Whether we were asked twice."""
         return self.count > 1
+
+
+def tighten(home: Path) -> None:
+    """Close a home that others may enter to all but its owner. Raises CannotStart where it is not ours to close."""
+    mode = stat.S_IMODE(home.stat().st_mode)
+    if not mode & 0o077:
+        return
+    try:
+        home.chmod(mode & 0o700)
+    except OSError as error:
+        raise CannotStart(
+            f"{home} is open to other users and cannot be closed: {error.strerror}",
+            remedy="Name a folder of your own: lathe up --home DIR",
+        ) from error
+    say(f"Note: {home} was open to other users (mode {mode:03o}); it is its owner's alone now.")
 
 
 @contextmanager
@@ -152,7 +168,7 @@ def python_parts(plan: Plan, told: dict[str, str], logs: Path) -> list[list[Part
         command = [sys.executable, "-m", *arguments]
         return Part(name, command, environment=told, folder=plan.home, logs=logs, grace=grace)
 
-    api = ("uvicorn", "app.main:app", "--host", plan.host, "--port", str(plan.port), "--timeout-graceful-shutdown", "5")
+    api = ("app.server", "--host", plan.host, "--port", str(plan.port), "--grace", "5")
     jobs = ["jobs"] if plan.workers == 1 else [f"jobs-{number}" for number in range(1, plan.workers + 1)]
     return [
         [part("api", *api, grace=10.0)],
@@ -300,6 +316,7 @@ def up(
     place = (home or config.home()).expanduser().resolve()
     # Models, data and keys lie here: the folder is its owner's alone, whatever the umask says.
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    tighten(place)
     (place / "logs").mkdir(exist_ok=True)
     with locked(place) as lock:
         if importlib.util.find_spec("torch") is None and workers:

@@ -48,19 +48,21 @@ def family(home: Path) -> list[psutil.Process]:
     return found
 
 
-def start(home: Path, *options: str) -> subprocess.Popen[str]:
-    """Start it on a free port."""
+def start(home: Path, *options: str, files: int | None = None) -> subprocess.Popen[str]:
+    """Start it on a free port; each of its processes may open so many `files`."""
     environment = without_lathe()
     command = [*COMMAND, "--home", str(home), "--port", "0", *options]
+    if files:
+        command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
 @contextlib.contextmanager
-def running(home: Path) -> Iterator[Up]:
+def running(home: Path, *, files: int | None = None) -> Iterator[Up]:
     """Start it and wait until it is ready; leave nothing of it in the end."""
-    process = start(home)
+    process = start(home, files=files)
     assert process.stdout is not None
     try:
         yield Up(process, home, json.loads(process.stdout.readline()))

@@ -1,17 +1,24 @@
 """`lathe up` with all its parts: it starts, mends what dies, stops in order, and leaves nothing behind however it ends."""
 
+import contextlib
 import json
+import os
 import signal
 import socket
 import stat
 import subprocess
+import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx
 import psutil
 
 from client import config
 from client.api import Lathe
-from tests.client.embedded import COMMAND, Up, family, start
+from client.processes import Part, Watchdog
+from client.up import locked
+from tests.client.embedded import COMMAND, Up, family, running, start
 from tests.conftest import ROOT, wait_for
 
 
@@ -37,11 +44,11 @@ def test_it_starts_mends_and_stops(up: Up) -> None:
         assert twin.returncode == 1
         assert json.loads(twin.stdout)["error"]["code"] == "cannot_start"
 
-        api = part(up.home, "app.main:app")
+        api = part(up.home, "app.server")
         api.kill()
         wait_for(lambda: not api.is_running())
         wait_for(lathe.ready)
-        assert part(up.home, "app.main:app").pid != api.pid
+        assert part(up.home, "app.server").pid != api.pid
         assert list(lathe.keys())
 
     up.process.send_signal(signal.SIGTERM)
@@ -106,3 +113,47 @@ def test_a_part_that_cannot_start_takes_the_others_with_it(tmp_path: Path) -> No
     assert process.returncode == 1
     assert json.loads(out)["error"]["code"] == "cannot_start"
     assert family(tmp_path / "home") == []
+
+
+def test_sockets_that_say_nothing_stop_no_answer_and_fill_no_log(tmp_path: Path) -> None:
+    with running(tmp_path / "home", files=300) as up, contextlib.ExitStack() as held:
+        log = up.home / "logs" / "api.log"
+        before = log.stat().st_size
+        port = urlsplit(up.facts["url"]).port
+        for number in range(600):
+            connection = held.enter_context(socket.socket())
+            connection.bind(("127.0.0.2", 0))
+            connection.connect(("127.0.0.1", port))
+            with contextlib.suppress(OSError):  # what is over the bound is closed at once
+                connection.sendall(b"GET / HT")
+            if number % 100 == 99:
+                assert httpx.get(f"{up.facts['url']}/healthz/live").status_code == 200
+        assert log.stat().st_size - before < 1 << 20
+        assert "out of system resource" not in log.read_text()
+        assert part(up.home, "app.server").num_fds() < 300
+
+
+def test_a_home_that_others_may_enter_is_closed_to_them(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o755)
+    process = start(home, "--database", "postgresql://nobody@127.0.0.1:1/none")  # it ends soon, and has done this before
+    process.communicate(timeout=120)
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+
+
+def test_a_log_that_grows_long_makes_room_while_its_part_writes_on(tmp_path: Path) -> None:
+    writer = [sys.executable, "-c", "while True: print('x' * 65535, flush=True)"]
+    writing = Part("writer", writer, environment=dict(os.environ), folder=tmp_path, logs=tmp_path, grace=1.0)
+    with locked(tmp_path) as lock:
+        dog = Watchdog(os.environ, tmp_path, lock)
+        try:
+            writing.start(dog)
+            wait_for(lambda: writing.look_after(dog) or writing.log.with_suffix(".log.1").exists(), every=0.01)
+            before = writing.log.stat().st_size
+            assert before < writing.log.with_suffix(".log.1").stat().st_size
+            wait_for(lambda: writing.log.stat().st_size > before)
+            assert writing.log.open("rb").read(1) in {b"x", b"\n"}  # it goes on at the beginning: there is no hole of zeros
+        finally:
+            writing.stop(lambda: True)
+            dog.close()
