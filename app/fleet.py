@@ -80,8 +80,11 @@ class UsageOut(Out):
     items: list[Used]
 
 
-def workers(session: Session, team: str) -> list[WorkerOut]:
-    """Say who works, on what machine, and how long ago it was heard of; `job` where it is one of the team's."""
+def workers(session: Session, team: str, *, operations: bool) -> list[WorkerOut]:
+    """Say who works, and how long ago it was heard of; `job` where it is one of the team's.
+
+    operations: name host and process too, which are nothing to tenants.
+    """
     silent = seconds_between(Worker.seen_at, now())
     mine = case((Job.team_id == team, Job.id))
     rows = session.execute(
@@ -90,10 +93,12 @@ def workers(session: Session, team: str) -> list[WorkerOut]:
         .order_by(Worker.seen_at.desc())
         .limit(MOST_WORKERS)
     )
-    same = ("id", "kind", "host", "pid", "facts", "drain", "started_at", "seen_at")
+    same = ("id", "kind", "facts", "drain", "started_at", "seen_at")
     return [
         WorkerOut(
             **{name: getattr(worker, name) for name in same},
+            host=worker.host if operations else None,
+            pid=worker.pid if operations else None,
             alive=seconds < ALIVE_SECONDS,
             silent_seconds=max(0.0, float(seconds)),
             busy=bool(busy),

@@ -7,7 +7,7 @@ commit and then replays its answer (docs/decisions/0004-idempotency.md).
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request, Response
 from fastapi.responses import JSONResponse
@@ -17,14 +17,29 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.auth import Caller
-from app.errors import IdempotencyConflict
-from app.models import IdempotencyKey
+from app.errors import Deleted, IdempotencyConflict, InvalidRequest
+from app.models import Dataset, IdempotencyKey, Job, Model, Try
 
 
 def _insert(session: Session) -> sqlite.Insert | postgresql.Insert:
     """Both databases know ON CONFLICT, each by its own construct."""
     sqlite_here = session.get_bind().dialect.name == "sqlite"
     return sqlite.insert(IdempotencyKey) if sqlite_here else postgresql.insert(IdempotencyKey)
+
+
+KINDS: dict[str, type[Any]] = {"mdl": Model, "dat": Dataset, "job": Job, "try": Try}
+
+
+def _check_there(session: Session, answer: object) -> None:
+    """Raises Deleted if what an answer speaks of has been deleted since: nobody is to wait for it, or build on it."""
+    identifier = str(answer.get("id", "")) if isinstance(answer, dict) else ""
+    kind = KINDS.get(identifier.partition("_")[0])
+    if kind is None:
+        return
+    row = session.get(kind, identifier)
+    owner = session.get(Job, row.job_id) if isinstance(row, Try) else row
+    if owner is None or owner.deleted_at is not None:
+        raise Deleted(f"this key made {identifier}, which has been deleted", param="Idempotency-Key")
 
 
 class Once:
@@ -41,11 +56,10 @@ class Once:
     def __call__(
         self, session: Session, caller: Caller, body: BaseModel | None, status: int, make: Callable[[], BaseModel]
     ) -> Response:
-        """Return make()'s answer, or the stored one of the same request. Raises IdempotencyConflict for another body."""
+        """Return make()'s answer, or the stored one of the same request. Raises IdempotencyConflict, Deleted."""
         if self.key is None:
             return JSONResponse(make().model_dump(mode="json"), status)
-        sent = body.model_dump(mode="json") if body else None
-        fingerprint = hashlib.sha256(json.dumps([self.place, sent], sort_keys=True).encode()).hexdigest()
+        fingerprint = self._fingerprint(body)
         name = {"team_id": caller.team, "key": self.key}
         row = _insert(session).values(**name, fingerprint=fingerprint, status=0)
         claimed = session.execute(row.on_conflict_do_nothing().returning(IdempotencyKey.key)).scalar()
@@ -53,11 +67,19 @@ class Once:
             stored = session.get_one(IdempotencyKey, (caller.team, self.key))
             if stored.fingerprint != fingerprint:
                 raise IdempotencyConflict(f"key {self.key!r} was used for another request", param="Idempotency-Key")
+            _check_there(session, stored.body)
             return JSONResponse(stored.body, stored.status, {"Idempotency-Replayed": "true"})
         answer = make().model_dump(mode="json")
         mine = (IdempotencyKey.team_id == caller.team) & (IdempotencyKey.key == self.key)
         session.execute(update(IdempotencyKey).where(mine).values(status=status, body=answer))
         return JSONResponse(answer, status)
+
+    def _fingerprint(self, body: BaseModel | None) -> str:
+        try:
+            sent = body.model_dump(mode="json") if body else None
+            return hashlib.sha256(json.dumps([self.place, sent], sort_keys=True).encode()).hexdigest()
+        except (ValueError, RecursionError) as error:  # what could be read cannot always be written again
+            raise InvalidRequest("the body is nested too deeply") from error
 
 
 OnceDep = Annotated[Once, Depends()]

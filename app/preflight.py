@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app import resources
 from app.errors import InvalidRecipe, InvalidRequest, NotReady, recipe_problem
+from app.masking import without_paths
 from app.models import STUDENT, TEACHER, Dataset, Job, JobDataset, JobModel, Model
 from app.resources import R
 from app.schemas import JobCreate
@@ -49,7 +50,7 @@ def _preset(name: object, tasks: Sequence[str], param: str) -> Recipe:
 def _ready(session: Session, kind: type[R], team: str, identifier: str, param: str) -> R:
     row = resources.get(session, kind, team, identifier, param=param, hold="share")
     if row.state != resources.READY:
-        reasons = "; ".join(str(reason.get("cause")) for reason in row.reasons)
+        reasons = without_paths("; ".join(str(reason.get("cause")) for reason in row.reasons))
         raise NotReady(f"{identifier} is {row.state}" + (f": {reasons}" if reasons else ""), param=param)
     return row
 

@@ -4,10 +4,12 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
 from app import models
 from app.forecast import Place
+from app.masking import without_paths
 from compression.recipe import (
     MOST_PARTS,
     MOST_TEACHERS,
@@ -18,6 +20,7 @@ from compression.recipe import (
     JobTask,
     Targets,
     Task,
+    guard_numbers,
 )
 from compression.report import Ratios, Remedy
 
@@ -46,6 +49,12 @@ class Body(BaseModel):
     """A request body."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Guard the numbers among the fields."""
+        made: CoreSchema = guard_numbers(handler(source))
+        return made
 
 
 class Out(BaseModel):
@@ -169,7 +178,7 @@ class ResourceOut(Out):
     state: Literal["uploading", "validating", "ready", "rejected"]
     files: list[FileOut]
     facts: dict[str, Any] | None
-    reasons: list[dict[str, Any]]
+    reasons: Annotated[list[dict[str, Any]], AfterValidator(without_paths)]
     created_at: dt.datetime
 
 
@@ -224,7 +233,7 @@ class JobOut(Out):
     rows: list[dict[str, Any]]
     attempt: int
     failures: int
-    error: dict[str, Any] | None
+    error: Annotated[dict[str, Any] | None, AfterValidator(without_paths)]
     queue_position: int | None
     start_seconds: Annotated[float | None, Field(description="About so long until a worker takes it; null where unknown.")]
     waits_for: Annotated[Literal["worker", "memory"] | None, Field(description="What no living worker offers.")]
@@ -252,7 +261,7 @@ class EventOut(Out):
     seq: int
     type: str
     at: dt.datetime
-    data: dict[str, Any]
+    data: Annotated[dict[str, Any], AfterValidator(without_paths)]
 
 
 class ArtifactOut(Out):
@@ -290,8 +299,8 @@ class WorkerOut(Out):
 
     id: str
     kind: str
-    host: str
-    pid: int
+    host: Annotated[str | None, Field(description="Null but for those who run the service.")]
+    pid: Annotated[int | None, Field(description="Null but for those who run the service.")]
     facts: dict[str, Any]
     drain: bool
     started_at: dt.datetime

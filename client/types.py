@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import Any, TypeVar
+from urllib.parse import urljoin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -234,7 +235,8 @@ class Worker(Answer):
 
     id: str
     kind: str
-    host: str = ""
+    host: str | None = None
+    """Null but for those who run the service; so is the process."""
     pid: int | None = None
     facts: dict[str, Any] = {}
     drain: bool = False
@@ -264,6 +266,10 @@ class Share(Answer):
     created_at: datetime
     expires_at: datetime
     url: str | None = None
+
+    def under(self, address: str) -> "Share":
+        """Complete a relative `url`: the service does not repeat a host that it does not know."""
+        return self.model_copy(update={"url": urljoin(address, self.url)}) if self.url else self
 
 
 class Used(Answer):

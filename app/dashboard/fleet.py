@@ -8,17 +8,19 @@ from sqlalchemy.orm import Session
 from app import fleet as domain
 from app.dashboard.views import PageRoute, VisitorDep, by_htmx, render
 from app.deps import ReadDep, StorageDep
+from app.masking import sees_operations
 from app.models import JOB_STATES
+from app.sessions import Visitor
 from app.storage import Storage
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 DAYS = 30
 
 
-def facts(session: Session, team: str, storage: Storage) -> dict[str, Any]:
+def facts(session: Session, visitor: Visitor, storage: Storage) -> dict[str, Any]:
     """Gather what the page shows, as /v1/workers, /v1/queue, /v1/storage and /v1/usage tell it."""
-    workers = domain.workers(session, team)
-    used = domain.usage(session, team, DAYS)
+    workers = domain.workers(session, visitor.team, operations=sees_operations(visitor))
+    used = domain.usage(session, visitor.team, DAYS)
     return {
         "workers": workers,
         "alive": [worker for worker in workers if worker.alive],
@@ -41,4 +43,4 @@ def _kept(one: domain.Used) -> int:
 def fleet(request: Request, session: ReadDep, visitor: VisitorDep, storage: StorageDep) -> Response:
     """Show the fleet; to the page itself, how it is now."""
     template = "fleet_now.html" if by_htmx(request) else "fleet.html"
-    return render(request, template, visitor, here="fleet", **facts(session, visitor.team, storage))
+    return render(request, template, visitor, here="fleet", **facts(session, visitor, storage))

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query
 from app import fleet
 from app.deps import CallerDep, ReadDep, StorageDep
 from app.fleet import QueueOut, StorageOut, UsageOut
+from app.masking import sees_operations
 from app.schemas import Page
 
 router = APIRouter(prefix="/v1", tags=["fleet"])
@@ -14,8 +15,8 @@ router = APIRouter(prefix="/v1", tags=["fleet"])
 
 @router.get("/workers", response_model=Page)
 def workers(session: ReadDep, caller: CallerDep) -> Page:
-    """Who works, on what machine, and when it was last heard of; `job` where it is one of the caller's team."""
-    return Page(items=list(fleet.workers(session, caller.team)))
+    """Who works, and when it was last heard of; `job` where it is one of the caller's team, `host` for admins alone."""
+    return Page(items=list(fleet.workers(session, caller.team, operations=sees_operations(caller))))
 
 
 @router.get("/queue", response_model=QueueOut)

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import JSONResponse
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from app import tries
 from app.db import reading, writing
 from app.deps import CallerDep, OnceDep
 from app.idempotency import Once
+from app.masking import without_paths
 from app.models import TERMINAL, Try
 from app.schemas import Out
 from app.watch import preferred_wait, watcher
@@ -42,7 +43,7 @@ class TryOut(Out):
     asked: dict[str, Any]
     state: Literal["queued", "running", "succeeded", "failed"]
     result: Answered | None
-    error: dict[str, Any] | None
+    error: Annotated[dict[str, Any] | None, AfterValidator(without_paths)]
     created_at: dt.datetime
     finished_at: dt.datetime | None
 

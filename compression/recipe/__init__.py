@@ -23,6 +23,7 @@ from compression.recipe.base import (
     Split,
     Task,
     Weight,
+    guard_numbers,
 )
 from compression.recipe.distill import TERMS, Distill, Gate, General, Teachers, Weights
 from compression.recipe.presets import ARTICLE, PRESETS, QUICK, SMALLEST, STANDARD, merged, preset
@@ -106,6 +107,7 @@ __all__ = [
     "Weights",
     "asked_for",
     "check_data",
+    "guard_numbers",
     "merged",
     "preset",
 ]
