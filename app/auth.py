@@ -107,7 +107,7 @@ def get_caller(request: Request) -> Caller:
     Raises Unauthorized; CsrfFailed for a change by cookie that lacks its token; ReadOnlyKey for any change by such a key.
     """
     changes = request.method not in SAFE_METHODS
-    header, cookie = request.headers.get("authorization"), request.cookies.get(sessions.COOKIE)
+    header, cookie = request.headers.get("authorization"), sessions.held(request)
     if header is None and cookie:
         with reading() as session:
             visitor = sessions.visitor(session, cookie)

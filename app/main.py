@@ -1,4 +1,4 @@
-"""The application: `uvicorn app.main:app`."""
+"""The application, which server.py serves."""
 
 from fastapi import FastAPI
 
@@ -11,7 +11,7 @@ from app.dashboard import jobs as jobs_page
 from app.dashboard import new as new_page
 from app.dashboard import routes as dashboard
 from app.dashboard import tries as try_page
-from app.middleware import BodyLimit, PlainAddress, RequestContext, SafeHeaders
+from app.middleware import BodyLimit, Failures, PlainAddress, RequestContext, SafeHeaders
 from app.routes import artifacts, compare, fleet, health, jobs, keys, metrics, reference, resources, shares, tries
 from app.settings import Settings, get_settings
 
@@ -50,7 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(PlainAddress)
-    app.add_middleware(SafeHeaders)
+    app.add_middleware(Failures)
+    app.add_middleware(SafeHeaders, over_tls=(settings.public_url or "").startswith("https://"))
     app.add_middleware(RequestContext)
     return app
 

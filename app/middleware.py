@@ -2,21 +2,21 @@
 
 import re
 import time
-from collections.abc import Mapping
-from typing import ClassVar
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import traces
-from app.errors import InvalidRequest, TooLarge, document
+from app.errors import InvalidRequest, TooLarge, bug, document
 from app.ids import new_id
 from app.metrics import answered
+from app.refusals import SAFE_HEADERS
 
 log = structlog.get_logger()
+HSTS_SECONDS = 365 * 24 * 3600
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -66,15 +66,9 @@ def _loggable(path: str) -> str:
 class SafeHeaders:
     """Tell browsers to take an answer for what it says it is, and to tell other sites nothing of our addresses."""
 
-    HEADERS: ClassVar[Mapping[str, str]] = {
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "same-origin",
-        "Cross-Origin-Opener-Policy": "same-origin",
-        "Cross-Origin-Resource-Policy": "same-origin",
-    }
-
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, over_tls: bool) -> None:
         self.app = app
+        self.headers = {**SAFE_HEADERS, **({"Strict-Transport-Security": f"max-age={HSTS_SECONDS}"} if over_tls else {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -82,11 +76,36 @@ class SafeHeaders:
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in self.HEADERS.items():
+                for name, value in self.headers.items():
                     headers.setdefault(name, value)
             await send(message)
 
         await self.app(scope, receive, answer if scope["type"] == "http" else send)
+
+
+class Failures:
+    """Answer what nobody expected with a 500, inside of what counts, logs and adds headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        begun = False
+
+        async def answer(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answer)
+        except ClientDisconnect:
+            return  # there is nobody to answer; it is counted as 499
+        except Exception as error:
+            if begun or scope["type"] != "http":
+                raise
+            await document(bug(error), Request(scope))(scope, receive, send)
 
 
 class PlainAddress:

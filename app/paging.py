@@ -9,6 +9,7 @@ from fastapi import Query, Request, Response
 from sqlalchemy import Select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from app.addresses import next_page
 from app.errors import InvalidRequest
 from app.schemas import Page
 
@@ -49,5 +50,5 @@ def newest_first(
 def page(items: list[Any], token: str | None, request: Request, response: Response) -> Page:
     """Build the answer, with the next page's Link beside it."""
     if token:
-        response.headers["Link"] = f'<{request.url.include_query_params(page_token=token)}>; rel="next"'
+        response.headers["Link"] = next_page(request, token)
     return Page(items=items, next_page_token=token)

@@ -2,6 +2,8 @@
 
 import base64
 import re
+from collections.abc import Sequence
+from urllib.parse import quote
 
 from app.errors import RangeNotSatisfiable
 
@@ -27,6 +29,19 @@ def parse(header: str | None, if_range: str | None, etag: str, size: int) -> tup
     if start >= size or stop <= start:
         raise RangeNotSatisfiable(f"{header} of {size}", param="Range", headers={"Content-Range": f"bytes */{size}"})
     return start, stop
+
+
+def is_known(headers: Sequence[str], etag: str) -> bool:
+    """Say whether If-None-Match names the tag: lists, weak tags and `*` do too (RFC 9110, 13.1.2)."""
+    named = [tag.strip().removeprefix("W/") for tag in ",".join(headers).split(",")]
+    return etag in named or named == ["*"]
+
+
+def attachment(path: str) -> str:
+    """Write Content-Disposition for a file that is to be kept under its name (RFC 6266)."""
+    name = path.rsplit("/", 1)[-1]
+    plain = re.sub(r"[^A-Za-z0-9._+=@-]", "_", name)
+    return f'attachment; filename="{plain}"' + ("" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}")
 
 
 def digest(sha256: str) -> str:

@@ -14,11 +14,13 @@ from fastapi import Request, Response
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from app import addresses
 from app.clock import now
 from app.errors import CsrfFailed
 from app.models import ApiKey, SignIn, Team
 
 COOKIE = "lathe_session"
+"""Over TLS its name begins with `__Host-`: browsers then take it from this very host alone, for all paths, over TLS."""
 CSRF_HEADER = "X-CSRF-Token"
 CSRF_FIELD = "csrf_token"
 
@@ -33,6 +35,16 @@ class Visitor:
     key_name: str
     scope: str
     csrf: str
+
+
+def cookie_name(request: Request) -> str:
+    """Return what the cookie is called where the caller comes from."""
+    return f"__Host-{COOKIE}" if addresses.is_secure(request) else COOKIE
+
+
+def held(request: Request) -> str | None:
+    """Return what the cookie of a request holds."""
+    return request.cookies.get(cookie_name(request))
 
 
 def hashed(token: str) -> str:
@@ -80,17 +92,19 @@ def check_csrf(visitor: Visitor, sent: str | None) -> None:
 
 def check_origin(request: Request) -> None:
     """Raise CsrfFailed for a form that another site's page sent: at sign-in there is no session whose token it could carry."""
+    ours = {request.headers.get("host"), addresses.public_host()}
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
-    if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc != request.headers.get("host")):
+    if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc not in ours):
         raise CsrfFailed("the form was sent from another site")
 
 
 def remember(response: Response, request: Request, token: str, seconds: float) -> None:
     """Set the cookie: not for scripts, not for other sites' forms, and over TLS alone where the service is reached so."""
-    secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, token, max_age=int(seconds), httponly=True, samesite="lax", secure=secure)
+    secure = addresses.is_secure(request)
+    response.set_cookie(cookie_name(request), token, max_age=int(seconds), httponly=True, samesite="lax", secure=secure)
 
 
 def forget(response: Response, request: Request) -> None:
     """Take the cookie back."""
-    response.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=request.url.scheme == "https")
+    secure = addresses.is_secure(request)
+    response.delete_cookie(cookie_name(request), httponly=True, samesite="lax", secure=secure)

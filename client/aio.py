@@ -200,7 +200,7 @@ class AsyncLathe(Peer):
 
     async def share(self, job_id: str, *, days: float = 7) -> Share:
         """Make a link that shows a job's report without a key, for so many days. It is shown this once."""
-        return await self.send(calls.share(job_id, round(days * 86400)))
+        return (await self.send(calls.share(job_id, round(days * 86400)))).under(self.url)
 
     async def shares(self, job_id: str) -> list[Share]:
         """Return a job's links that are in force; `delete("jobs/JOB/share/ID")` revokes one."""

@@ -197,7 +197,7 @@ class Service(Peer):
 
     def share(self, job_id: str, *, days: float = 7) -> Share:
         """Make a link that shows a job's report without a key, for so many days. It is shown this once."""
-        return self.send(calls.share(job_id, round(days * 86400)))
+        return self.send(calls.share(job_id, round(days * 86400))).under(self.url)
 
     def shares(self, job_id: str) -> list[Share]:
         """Return a job's links that are in force; `delete("jobs/JOB/share/ID")` revokes one."""

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import jobs
+from app.addresses import origin
 from app.dashboard import words
 from app.dashboard.views import PageRoute, VisitorDep, by_htmx, render
 from app.deps import ReadDep
@@ -178,7 +179,8 @@ def as_curl(job: JobOut, base: str) -> str:
     """Write the request as a shell takes it; the key comes from the environment, never from the page."""
     body = shlex.quote(json.dumps(request_of(job), ensure_ascii=False))
     headers = "-H \"Authorization: Bearer $LATHE_KEY\" -H 'Content-Type: application/json'"
-    return f"curl --fail-with-body {shlex.quote(base + '/v1/jobs')} \\\n  {headers} \\\n  -d {body}"
+    address = shlex.quote(f"{base}/v1/jobs") if base else '"$LATHE_URL/v1/jobs"'
+    return f"curl --fail-with-body {address} \\\n  {headers} \\\n  -d {body}"
 
 
 def names_of(session: Session, job: Job) -> dict[str, str]:
@@ -230,6 +232,6 @@ def job(job_id: str, request: Request, session: ReadDep, visitor: VisitorDep, pa
         visitor,
         **context,
         names=names_of(session, row),
-        curl=as_curl(out, str(request.base_url).rstrip("/")),
+        curl=as_curl(out, origin(request)),
         request_body=request_of(out),
     )

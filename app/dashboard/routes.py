@@ -76,7 +76,7 @@ def sign_in(request: Request, form: FormDep, settings: SettingsDep, session: Ses
         caller = auth.authenticate(looked, form.get("key", "").strip())
     if caller is None:
         return render(request, "signin.html", status=401, next=target, wrong=True)
-    if old := request.cookies.get(sessions.COOKIE):
+    if old := sessions.held(request):
         sessions.end(session, old)
     token = sessions.begin(session, caller.key, settings.session_seconds)
     answer = RedirectResponse(target, 303)
@@ -89,7 +89,7 @@ def sign_out(request: Request, form: FormDep, session: SessionDep) -> Response:
     """End the session, here and in the database."""
     visitor = get_visitor(request)
     sessions.check_csrf(visitor, form.get(sessions.CSRF_FIELD))
-    sessions.end(session, request.cookies[sessions.COOKIE])
+    sessions.end(session, sessions.held(request) or "")
     answer = RedirectResponse("/sign-in", 303)
     sessions.forget(answer, request)
     return answer

@@ -65,7 +65,7 @@ class SignInNeeded(Exception):
 
 def get_visitor(request: Request) -> Visitor:
     """Read the cookie. Raises SignInNeeded."""
-    token = request.cookies.get(sessions.COOKIE)
+    token = sessions.held(request)
     if token:
         with reading() as session:
             found = sessions.visitor(session, token)

@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse, Response
 from sqlalchemy import select
 from sqlalchemy.orm import object_session
 
+from app import ranges
 from app.models import Event, Job
 from app.report_page.page import About, policy, render
 from compression.report import Report
@@ -30,7 +31,7 @@ def report_answer(job: Job, request: Request, *, download: bool = False) -> Resp
     }
     if download:
         headers["Content-Disposition"] = f'attachment; filename="{job.id}-report.html"'
-    if request.headers.get("if-none-match") == etag:
+    if ranges.is_known(request.headers.getlist("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     return HTMLResponse(page, headers=headers)
 

@@ -43,8 +43,9 @@ def download(
         "Repr-Digest": ranges.digest(file.sha256),
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, immutable",
+        "Content-Disposition": ranges.attachment(path),
     }
-    if request.headers.get("if-none-match") == etag:
+    if ranges.is_known(request.headers.getlist("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     url = storage.presign(file.key) if request.method == "GET" else None
     if url:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from app import compare as domain
+from app.addresses import next_page
 from app.compare import Comparison
 from app.deps import CallerDep, ReadDep
 from app.listing import MOST_WANTED
@@ -43,7 +44,7 @@ def compare(
     )
     link = {}
     if found.next_page_token:
-        link = {"Link": f'<{request.url.include_query_params(page_token=found.next_page_token)}>; rel="next"'}
+        link = {"Link": next_page(request, found.next_page_token)}
     if format == "csv":
         named = {"Content-Disposition": 'attachment; filename="lathe-compare.csv"'}
         return Response(domain.as_csv(found), media_type="text/csv; charset=utf-8", headers={**named, **link})

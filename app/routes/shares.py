@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import Field
 
 from app import shares
+from app.addresses import origin
 from app.dashboard.views import PageRoute
 from app.deps import CallerDep, ReadDep, SessionDep
 from app.models import ShareLink
@@ -46,7 +47,7 @@ def create(job_id: str, body: ShareCreate, request: Request, session: SessionDep
     The link is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored.
     """
     row, token = shares.create(session, caller.team, job_id, body.expires_in)
-    return _out(row, f"{str(request.base_url).rstrip('/')}/share/{token}")
+    return _out(row, f"{origin(request)}/share/{token}")
 
 
 @router.get("/v1/jobs/{job_id}/share", response_model=Page)

@@ -41,7 +41,7 @@ document.addEventListener("submit", async (event) => {
   event.preventDefault();
   try {
     const made = await api("POST", place(), { expires_in: Number(event.target.expires_in.value) });
-    get("share-url").textContent = made.url;
+    get("share-url").textContent = new URL(made.url, location.href).href;
     get("share-made").hidden = false;
     await list();
   } catch (error) { complain(error); }

@@ -1,0 +1,239 @@
+"""What callers learn and what they may not: failures, addresses, paths, methods, tags, and numbers that are none."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from app import ranges
+from app.ids import new_id
+from app.masking import sees_operations, without_paths
+from tests.app.api.conftest import entry, new_team, problem, sha, sql
+from tests.app.api.test_metrics import scraped, value
+from tests.conftest import Service, fresh_database
+
+MOMENT = "2026-01-01 00:00:00.000000"
+
+
+def broken_model(service: Service, http: httpx.Client) -> str:
+    """A model whose row nobody can read: a bug of ours."""
+    made: str = http.post("/v1/models", json={"name": "m", "files": [entry("a", b"1")]}).json()["id"]
+    sql(service, "UPDATE models SET facts = %s WHERE id = %s", json.dumps("no object"), made)
+    return made
+
+
+def test_a_bug_is_a_500_in_the_answer_the_log_and_the_figures(service: Service, http: httpx.Client) -> None:
+    def counted(status: str) -> float:
+        return value(
+            scraped(service), "lathe_http_requests_total", method="GET", route="/v1/models/{identifier}", status=status
+        )
+
+    before, gone = counted("500"), counted("499")
+    answer = http.get(f"/v1/models/{broken_model(service, http)}")
+    request_id = problem(answer, 500, "internal_error")["request_id"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+    assert (counted("500"), counted("499")) == (before + 1, gone)
+    lines = [json.loads(line) for line in service.log("api").splitlines() if request_id in line]
+    assert {line.get("status") for line in lines if line["event"] == "request"} == {500}
+    assert any(line["event"] == "internal_error" and "ValidationError" in line["exception"] for line in lines)
+
+
+@pytest.mark.parametrize("depth", [40, 260, 900, 5000])
+@pytest.mark.parametrize("keyed", [False, True])
+def test_recipes_nested_without_end_are_refused(
+    http: httpx.Client, request_body: dict[str, Any], depth: int, *, keyed: bool
+) -> None:
+    headers = {"Content-Type": "application/json", **({"Idempotency-Key": new_id("key")} if keyed else {})}
+    for nested in ('{"a":' * depth + "1" + "}" * depth, '{"a":' + "[" * depth + "]" * depth + "}"):
+        body = json.dumps({**request_body, "recipe": "here"}).replace('"here"', nested)
+        answer = http.post("/v1/jobs", content=body, headers=headers)
+        assert answer.status_code == 422
+        assert problem(answer, 422, answer.json()["code"])["code"] in {"invalid_recipe", "invalid_request"}
+
+
+def test_allow_names_every_method_of_a_path(http: httpx.Client) -> None:
+    def allowed(method: str, path: str) -> set[str]:
+        answer = http.request(method, path)
+        problem(answer, 405, "method_not_allowed")
+        return set(answer.headers["allow"].split(", "))
+
+    assert allowed("PATCH", "/v1/jobs") == {"GET", "POST"}
+    assert allowed("PUT", "/v1/jobs/job_1") == {"GET", "DELETE"}
+    assert allowed("POST", "/v1/models/mdl_1/files/a/b") == {"HEAD", "PUT", "PATCH"}
+    assert allowed("DELETE", "/v1/artifacts/art_1/files/a") == {"GET", "HEAD"}
+    assert allowed("POST", "/jobs") == {"GET"}
+
+
+@pytest.mark.parametrize("size", [True, "7", "7.0", 7.5])
+def test_numbers_are_numbers(http: httpx.Client, request_body: dict[str, Any], size: object) -> None:
+    files = [{**entry("a", b"1"), "size": size}]
+    problem(http.post("/v1/models", json={"name": "m", "files": files}), 422, "invalid_request", "files.0.size")
+    problem(http.post("/v1/jobs", json={**request_body, "priority": size}), 422, "invalid_request", "priority")
+    recipe = {"preset": "quick", "train": {"batch": size}}
+    problem(http.post("/v1/jobs", json={**request_body, "recipe": recipe}), 422, "invalid_recipe", "recipe.train.batch")
+    job = http.post("/v1/jobs", json=request_body).json()["id"]
+    problem(http.post(f"/v1/jobs/{job}/share", json={"expires_in": size}), 422, "invalid_request", "expires_in")
+
+
+def test_a_key_whose_object_was_deleted_says_so(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    body = {"name": "m", "files": [entry("a", b"1")]}
+    headers = {"Idempotency-Key": "one"}
+    made = http.post("/v1/models", json=body, headers=headers).json()["id"]
+    assert http.post("/v1/models", json=body, headers=headers).json()["id"] == made
+    assert http.delete(f"/v1/models/{made}").status_code == 204
+    found = problem(http.post("/v1/models", json=body, headers=headers), 410, "deleted", "Idempotency-Key")
+    assert made in found["cause"]
+    job = http.post("/v1/jobs", json=request_body, headers={"Idempotency-Key": "two"}).json()["id"]
+    assert http.post("/v1/jobs", json=request_body, headers={"Idempotency-Key": "two"}).json()["id"] == job
+    http.post(f"/v1/jobs/{job}/cancel")
+    assert http.delete(f"/v1/jobs/{job}").status_code == 204
+    problem(http.post("/v1/jobs", json=request_body, headers={"Idempotency-Key": "two"}), 410, "deleted")
+
+
+def test_tenants_see_no_paths_of_the_server(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    told = "FileNotFoundError: '/var/lib/lathe/scratch/job_1/in/model.bin', see POST /v1/jobs and /docs/errors#x"
+    seen = "FileNotFoundError: '…/model.bin', see POST /v1/jobs and /docs/errors#x"
+    reason = {"code": "worker_error", "cause": told, "remedy": "none", "param": None}
+    job = http.post("/v1/jobs", json=request_body).json()["id"]
+    sql(service, "UPDATE jobs SET state = 'failed', error = %s WHERE id = %s", json.dumps(reason), job)
+    sql(
+        service,
+        "INSERT INTO events (job_id, seq, type, data, at) VALUES (%s, 900, 'requeued', %s, %s)",
+        job,
+        json.dumps(reason),
+        MOMENT,
+    )
+    assert http.get(f"/v1/jobs/{job}").json()["error"]["cause"] == seen
+    assert http.get("/v1/jobs").json()["items"][0]["error"]["cause"] == seen
+    assert http.get(f"/v1/jobs/{job}/events").json()["items"][-1]["data"]["cause"] == seen
+    model = request_body["models"]["base"]
+    sql(service, "UPDATE models SET state = 'rejected', reasons = %s WHERE id = %s", json.dumps([reason]), model)
+    assert http.get(f"/v1/models/{model}").json()["reasons"][0]["cause"] == seen
+    assert "/var" not in problem(http.post("/v1/jobs", json=request_body), 409, "not_ready")["cause"]
+    assert without_paths("a/b, 3/4, https://a.example/b/c, org/name, ./x/y") == (
+        "a/b, 3/4, https://a.example/b/c, org/name, ./x/y"
+    )
+
+
+def test_tenants_see_no_hosts_and_processes(service: Service) -> None:
+    worker = new_id("wkr")
+    sql(
+        service,
+        "INSERT INTO workers (id, kind, host, pid, facts, drain, started_at, seen_at)"
+        " VALUES (%s, 'jobs', 'vault-7', 4711, '{}', %s, %s, %s)",
+        worker,
+        False,
+        "2099-01-01 00:00:00.000000",
+        "2099-01-01 00:00:00.000000",
+    )
+    with service.client(new_team(service)) as tenant:  # a write key, as teams have them
+        seen = next(one for one in tenant.get("/v1/workers").json()["items"] if one["id"] == worker)
+        assert (seen["host"], seen["pid"], seen["kind"]) == (None, None, "jobs")
+        assert tenant.post("/sign-in", data={"key": tenant.headers["authorization"].split()[1]}).status_code == 303
+        assert "vault-7" not in tenant.get("/fleet").text
+    sql(service, "DELETE FROM workers WHERE id = %s", worker)
+
+    class Someone:
+        scope = "admin"
+
+    assert sees_operations(Someone())
+
+
+def test_downloads_are_named_and_known_by_their_tags(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    job, artifact, data = http.post("/v1/jobs", json=request_body).json()["id"], new_id("art"), b"weights"
+    kept = service.home / "storage" / "made" / artifact
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_bytes(data)
+    sql(
+        service,
+        "INSERT INTO artifacts (id, job_id, fence, name, facts, created_at) VALUES (%s, %s, 1, 'int8', '{}', %s)",
+        artifact,
+        job,
+        MOMENT,
+    )
+    sql(
+        service,
+        "INSERT INTO files (id, artifact_id, path, size, sha256, key) VALUES (%s, %s, 'onnx/model.onnx', %s, %s, %s)",
+        new_id("fil"),
+        artifact,
+        len(data),
+        sha(data),
+        f"made/{artifact}",
+    )
+    place = f"/v1/artifacts/{artifact}/files/onnx/model.onnx"
+    whole = http.get(place)
+    assert whole.content == data
+    assert whole.headers["content-disposition"] == 'attachment; filename="model.onnx"'
+    tag = whole.headers["etag"]
+    for known in (tag, f"W/{tag}", f'"other", {tag}', f'W/"x" , W/{tag}', "*"):
+        assert http.get(place, headers={"If-None-Match": known}).status_code == 304, known
+    for unknown in ('"other"', tag.strip('"'), f'{tag[:-2]}"', ""):
+        assert http.get(place, headers={"If-None-Match": unknown}).status_code == 200, unknown
+    assert ranges.attachment('a/b"\r\nX: ü.txt') == (
+        "attachment; filename=\"b___X___.txt\"; filename*=UTF-8''b%22%0D%0AX%3A%20%C3%BC.txt"
+    )
+
+
+def test_addresses_repeat_no_host_of_a_stranger(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    job = http.post("/v1/jobs", json=request_body).json()["id"]
+    http.post("/v1/models", json={"name": "m", "files": [entry("a", b"1")]})
+    sql(service, "UPDATE jobs SET state = 'succeeded', report = '{}' WHERE id = %s", job)
+
+    def told(host: str) -> tuple[str, str]:
+        made = http.post(f"/v1/jobs/{job}/share", json={}, headers={"Host": host}).json()["url"]
+        return made, http.get("/v1/models?page_size=1", headers={"Host": host}).headers["link"]
+
+    url, link = told("evil.example")
+    assert url.startswith("/share/")
+    assert link.startswith("</v1/models?page_size=1&page_token=")
+    url, link = told(f"127.0.0.1:{service.port}")
+    assert url.startswith(f"{service.url}/share/")
+    assert link.startswith(f"<{service.url}/v1/models?page_size=1&page_token=")
+
+
+@pytest.fixture(scope="module")
+def public(
+    postgres: str, templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """An API that is reached over TLS at a public address."""
+    folder = tmp_path_factory.mktemp("public")
+    with fresh_database("sqlite", postgres, templates, folder) as database:
+        made = Service(folder / "home", database, valkey)
+        made.settings = {"LATHE_PUBLIC_URL": "https://lathe.example.com/"}
+        made.start_api()
+        yield made
+        made.stop()
+
+
+def test_a_public_address_is_in_links_and_shuts_plain_http_out(public: Service) -> None:
+    key = public.database.key
+    with public.client() as http:
+        for number in range(2):
+            http.post("/v1/models", json={"name": f"m{number}", "files": [entry("a", b"1")]})
+        page = http.get("/v1/models?page_size=1", headers={"Host": "evil.example"})
+        assert page.headers["link"].startswith("<https://lathe.example.com/v1/models?page_size=1&page_token=")
+        assert page.headers["strict-transport-security"] == "max-age=31536000"
+        assert "server" not in page.headers
+    with httpx.Client(base_url=public.url) as browser:
+        forged = browser.post("/sign-in", data={"key": key}, headers={"Origin": "https://evil.example"})
+        assert forged.status_code == 403
+        answer = browser.post("/sign-in", data={"key": key}, headers={"Origin": "https://lathe.example.com"})
+        cookie = answer.headers["set-cookie"]
+        assert cookie.startswith("__Host-lathe_session=")
+        assert "; Secure" in cookie
+        assert "; Path=/" in cookie
+        assert "domain" not in cookie.lower()
+        held = cookie.split(";")[0]
+        assert httpx.get(f"{public.url}/jobs", headers={"Cookie": held}).status_code == 200
+        plain = held.removeprefix("__Host-")
+        assert httpx.get(f"{public.url}/jobs", headers={"Cookie": plain}).status_code == 303  # set by a neighbour without TLS
+
+
+def test_without_tls_there_is_no_hsts(http: httpx.Client) -> None:
+    assert "strict-transport-security" not in http.get("/healthz/live").headers
+    assert "server" not in http.get("/healthz/live").headers
