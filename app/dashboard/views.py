@@ -20,7 +20,7 @@ from app import sessions
 from app.dashboard import assets, words
 from app.db import reading
 from app.errors import InternalError, InvalidRequest, Problem, Unavailable, describe
-from app.models import WRITE
+from app.models import ADMIN, WRITE
 from app.sessions import Visitor
 
 log = structlog.get_logger()
@@ -111,7 +111,8 @@ def render(
             request=request,
             path=request.url.path,
             visitor=visitor,
-            may_write=visitor is not None and visitor.scope == WRITE,
+            may_write=visitor is not None and visitor.scope in (WRITE, ADMIN),
+            may_admin=visitor is not None and visitor.scope == ADMIN,
             here=here,
             **context,
         )

@@ -9,9 +9,10 @@ from pathlib import Path
 from alembic import command
 from sqlalchemy.orm import Session
 
-from app.auth import authenticate, create_key
+from app.auth import authenticate
 from app.bootstrap import alembic_config
 from app.db import make_engine
+from app.keys import create_key
 from app.models import READ
 from tests.conftest import ROOT, Database
 
