@@ -82,6 +82,12 @@ def page(session: Session, team_id: str, size: int, token: str | None) -> tuple[
     return rows[:size], encode(rows[size - 1].id) if len(rows) > size else None
 
 
+def names(session: Session, team_id: str, ids: set[str]) -> dict[str, str]:
+    """Return what keys of a team are called, those that have ended too."""
+    found = select(ApiKey.id, ApiKey.name).where(ApiKey.id.in_(ids), ApiKey.team_id == team_id)
+    return dict(session.execute(found).tuples().all())
+
+
 def revoke_key(session: Session, team_id: str, key_id: str) -> None:
     """End a key, its sessions and its share links at once. Raises NotFound."""
     ended = update(ApiKey).where(ApiKey.id == key_id, ApiKey.team_id == team_id, in_force()).values(revoked_at=now())

@@ -9,6 +9,7 @@ from app.dashboard import compare as compare_page
 from app.dashboard import fleet as fleet_page
 from app.dashboard import job as job_page
 from app.dashboard import jobs as jobs_page
+from app.dashboard import keys as keys_page
 from app.dashboard import new as new_page
 from app.dashboard import routes as dashboard
 from app.dashboard import tries as try_page
@@ -48,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
         compare_page.router,
         try_page.router,
         fleet_page.router,
+        keys_page.router,
         metrics.router,
     ):
         app.include_router(router)
