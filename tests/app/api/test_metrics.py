@@ -169,7 +169,7 @@ def test_strangers_get_no_figures_wherever_they_seem_to_ask_from(shared: Service
     try:
         for at in (shared, bare):
             # What nginx's plain `proxy_pass http://127.0.0.1:PORT` sends for a stranger: its own address, and no word of his.
-            for headers in ({}, {"Host": f"127.0.0.1:{at.port}"}, {"Host": "localhost"}, {"Authorization": "Bearer "}, keyed):
+            for headers in ({}, {"Host": f"127.0.0.1:{at.port}"}, {"Host": "localhost"}, {"Authorization": "Bearer"}, keyed):
                 problem(httpx.get(f"{at.url}/metrics", headers=headers), 401, "unauthorized")
             with at.client() as operator:  # an admin of the team that runs the service
                 assert "lathe_database_up 1.0" in operator.get("/metrics").text
