@@ -1,8 +1,8 @@
 """The audit log: who changed what, and how it ended. Every changing request of a known key leaves one row, by itself.
 
 What succeeds is written in the request's own transaction (deps.py), what is refused in one of its own, before the answer
-leaves. Files' bytes are told of once, by the manifest and its completion, unless they are refused. Answers that say come
-again later (429, 503) and our own failures (500) leave none: they would let anybody fill the log, or fail again.
+leaves. A file's bytes leave none, unless they are refused; nor do answers that say come again later (429, 503) and our own
+failures (500): they would let anybody fill the log, or fail again.
 """
 
 import asyncio

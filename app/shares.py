@@ -1,5 +1,4 @@
-"""Links that show a finished job's report to whoever has them, and nothing else, until they expire, are
-revoked, or the key that made them ends.
+"""Links that show one report, and nothing else, without a key, until they or the key that made them end.
 
 The link holds 256 random bits, of which the hash is kept, as of keys. It is no session: it opens one page, which loads nothing,
 leads nowhere and tells no other site where it lies.
