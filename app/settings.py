@@ -45,6 +45,14 @@ class Settings(BaseSettings):
     engine_disk_bytes: Annotated[
         int, Field(description="An engine that writes so much more than twice its job's forecast is stopped.")
     ] = 4 * 2**30
+    engine_processes: Annotated[int, Field(gt=0, description="An engine that has more processes at once is stopped.")] = 256
+    engine_tasks: Annotated[int, Field(gt=0, description="So is one whose processes have more threads together.")] = 8192
+    measure_hold_seconds: Annotated[
+        float, Field(gt=0, description="An engine that keeps this host's measuring lock so long loses it to the next one.")
+    ] = 600.0
+    measure_wait_seconds: Annotated[
+        float, Field(gt=0, description="An engine that waits so long for that lock measures without it, and says so.")
+    ] = 900.0
     metrics_token: Annotated[
         SecretStr | None,
         Field(description="What GET /metrics takes as bearer token, beside an admin key of the team that runs the service."),

@@ -353,7 +353,8 @@ def answers(found: Answered) -> list[RenderableType]:
         f"{name}: {value if isinstance(value, str) else ' '.join(value)}" for name, value in found.asked.items()
     ]
     expected: list[RenderableType] = [] if found.expected is None else [f"expected: {found.expected}"]
-    return [*texts, *expected, grid]
+    alone = [] if found.exclusive else ["Another job was perhaps timed on that machine at once: the times may be too long."]
+    return [*texts, *expected, grid, *alone]
 
 
 def forecast_lines(found: Preflight) -> list[str]:

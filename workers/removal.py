@@ -51,7 +51,7 @@ def _move_up(name: str, top: int, mark: str, numbers: Iterator[int]) -> None:
     """Empty a folder of `top`: its files go, its folders become folders of `top`. Raises the last OSError."""
     folder, problem = _open(name, top), None
     try:
-        for inner in os.listdir(folder):
+        for inner in os.listdir(folder):  # noqa: PTH208 (of a descriptor)
             try:
                 if _is_folder(inner, folder):
                     os.close(_open(inner, folder))  # a folder that moves must be its mover's to write
@@ -79,7 +79,7 @@ def _open(name: Path | str, parent: int | None) -> int:
             raise
         place = os.open(name, os.O_PATH | _FOLDER, dir_fd=parent)
         try:
-            os.chmod(f"/proc/self/fd/{place}", stat.S_IRWXU)  # by what is open: a name may be another's by now
+            Path(f"/proc/self/fd/{place}").chmod(stat.S_IRWXU)  # by what is open: a name may be another's by now
         finally:
             os.close(place)
         found = os.open(name, _FOLDER, dir_fd=parent)

@@ -78,7 +78,7 @@ def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:
 @pytest.fixture
 def not_root() -> Iterator[Path]:
     """A folder of somebody who is not root, who we then are: to root no mode means anything."""
-    place = Path(tempfile.mkdtemp(dir="/tmp"))  # noqa: S108 (pytest's folders are closed to others)
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
     root = os.geteuid() == 0
     if root:
         os.chown(place, NOBODY, NOBODY)
