@@ -103,12 +103,17 @@ LONGEST_FINDING = 4 << 20
 """Bytes of the one object that a command answers."""
 
 
+NO_MEMORY = ("memory allocation of", "bad_alloc", "out of memory")
+"""What Rust and C++ print before they abort for want of memory."""
+
+
 class ChildDied(RuntimeError):
     """A child that is to answer was ended by a signal: `number`, with what it printed last."""
 
     def __init__(self, verb: str, number: int, said: str) -> None:
         super().__init__(f"{verb} was ended by {signal.Signals(number).name}: {said}")
-        self.number, self.said = number, said
+        self.number = number
+        self.wants_memory = number == signal.SIGABRT and any(words in said for words in NO_MEMORY)
 
 
 class TookTooMuch(RuntimeError):
