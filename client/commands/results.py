@@ -1,6 +1,7 @@
 """lathe report, compare, download: what a job made."""
 
 import json as jsonlib
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from client.compare import Compared
 from client.download import download as fetch
 from client.errors import FAILED, ClientError, Problem
 from client.output import AsJson, as_json, emit, moving, table, write_json
+from client.terminal_text import UNSEEN
 from client.types import Artifact
 from compression.report import STAGES
 
@@ -48,7 +50,8 @@ def _write(text: str, out: Path | None) -> None:
         if as_json():
             write_json({"text": text})
         else:
-            typer.echo(text.rstrip("\n"))
+            # What a pipe or a file takes is left as it is; a terminal is not steered by it.
+            typer.echo(text.rstrip("\n").translate(UNSEEN if sys.stdout.isatty() else {}))
         return
     out.write_text(text, encoding="utf-8")
     emit({"file": str(out.resolve())}, f"{out} is written.")
