@@ -72,11 +72,10 @@ def usage(leader: int, confining: int) -> Usage:
 
 
 def excess(found: Usage, settings: Settings) -> dict[str, Any] | None:
-    """Return the error of an engine that takes more than it may, and None for one that does not."""
-    limit = engine_memory(settings)
-    if found.memory_bytes > limit:
-        cause = f"the job took {found.memory_bytes:,} bytes of memory, the limit is {limit:,}"
-        return OutOfMemory(cause, param="recipe.train").as_dict()
+    """Return the error of an engine that takes more than it may, and None for one that does not.
+
+    Numbers first: pages that a crowd of processes shares count for each of them.
+    """
     for number, most, what in (
         (found.processes, settings.engine_processes, "processes, the limit is LATHE_ENGINE_PROCESSES"),
         (found.threads, settings.engine_tasks, "threads, the limit is LATHE_ENGINE_TASKS"),
@@ -84,6 +83,10 @@ def excess(found: Usage, settings: Settings) -> dict[str, Any] | None:
     ):
         if number > most:
             return failure("too_many_processes", f"It has {number:,} {what} {most:,}.")
+    limit = engine_memory(settings)
+    if found.memory_bytes > limit:
+        cause = f"the job took {found.memory_bytes:,} bytes of memory, the limit is {limit:,}"
+        return OutOfMemory(cause, param="recipe.train").as_dict()
     return None
 
 

@@ -1,5 +1,6 @@
 """What engines take is counted, however it is hidden; what takes too much is ended, with a code."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -48,6 +49,25 @@ def test_memory_that_no_process_shows_is_counted_once(code: str, run: Callable[[
     with run(code + READY) as engine:
         # A forked child's pages count for both: that is some mebibytes, and not another 64.
         assert plain + 60 * MIB < ready(engine).memory_bytes < plain + 100 * MIB
+
+
+def test_without_the_privilege_to_look_a_mapped_object_counts_as_full(
+    run: Callable[[str], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, real = [], os.stat
+
+    def stat(path: str) -> os.stat_result:
+        if "/map_files/" in path:
+            looked.append(path)
+            raise PermissionError  # as to everybody who is not root
+        return real(path)
+
+    with run(HIDING["mapped, not touched and closed"] + READY) as engine:
+        next(event for event in engine.events(0.1) if isinstance(event, Log))
+        monkeypatch.setattr(usages.os, "stat", stat)
+        found = engine.usage()
+    assert looked
+    assert 64 * MIB <= sum(found.shared.values()) < 80 * MIB
 
 
 def test_processes_threads_and_open_files_are_counted(run: Callable[[str], Engine]) -> None:
