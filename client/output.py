@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from client.errors import ClientError, Problem
+from client.errors import CannotStart, ClientError, Problem
 from client.terminal_text import UNSEEN, escaped, one_line
 from client.upload import Moved
 
@@ -109,7 +109,7 @@ def show_error(error: ClientError) -> None:
         return
     facts = error.as_dict()
     out = console(stderr=True)
-    cause = one_line(error.cause) if isinstance(error, Problem) else error.cause  # ours may have the lines of a log
+    cause = error.cause if isinstance(error, CannotStart) else one_line(error.cause)  # that one has the lines of a log
     out.print(Text.assemble(("Error: ", "bold red"), cause, f" ({facts['code']})"), soft_wrap=True)
     if facts.get("param"):
         out.print(Text(one_line(f"Field: {facts['param']}")), soft_wrap=True)

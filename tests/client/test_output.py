@@ -7,7 +7,7 @@ import pytest
 from rich.text import Text
 
 from client import output, render
-from client.errors import Problem
+from client.errors import NotReady, Problem
 from client.output import console, emit, say, show_error, table, write_json
 from client.terminal_text import one_line
 from tests.client.figures import report
@@ -50,6 +50,7 @@ def test_no_name_forges_a_line_or_turns_one_round(capsys: pytest.CaptureFixture[
     assert len(lines(lambda: emit(None, table(("id", "name"), [("job", name), (name, "name")], empty="none")))) == 3
     assert len(lines(lambda: say(f"\n{name} is being checked"))) == 1
     assert len(lines(lambda: show_error(problem))) == 4
+    assert len(lines(lambda: show_error(NotReady(f"{name} was rejected: {name}", remedy=name)))) == 2
     written = lines(lambda: emit(None, render.report_table(hostile)))
     assert not [line for line in written if line.startswith("job_")]
     assert not [line for line in render.report_markdown(hostile).splitlines() if line.startswith("job_")]
