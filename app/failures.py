@@ -12,6 +12,10 @@ FAILURES: dict[str, tuple[str, str]] = {
     "engine_crashed": ("The engine ended without a result.", RETRY),
     "engine_misbehaved": ("The engine sent something that its protocol does not allow.", RETRY),
     "engine_stalled": ("The engine showed no progress for longer than LATHE_STALL_SECONDS.", RETRY),
+    "too_many_processes": (
+        "The engine had more processes, threads or open files than it may.",
+        "Retry the job; if it happens again, report it with the job's id, or raise the worker's limit that the cause names.",
+    ),
     "deadline_exceeded": (
         "The job's deadline passed before it was done.",
         "Submit it again with a later deadline, a quicker recipe or a higher priority.",

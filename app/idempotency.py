@@ -16,6 +16,7 @@ from sqlalchemy import update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app import audit
 from app.auth import Caller
 from app.errors import Deleted, IdempotencyConflict, InvalidRequest
 from app.models import Dataset, IdempotencyKey, Job, Model, Try
@@ -50,7 +51,7 @@ class Once:
         request: Request,
         idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200, description="Any unique text.")] = None,
     ) -> None:
-        self.key = idempotency_key
+        self.key, self.request = idempotency_key, request
         self.place = f"{request.method} {request.url.path}?{request.url.query}"
 
     def __call__(
@@ -58,7 +59,7 @@ class Once:
     ) -> Response:
         """Return make()'s answer, or the stored one of the same request. Raises IdempotencyConflict, Deleted."""
         if self.key is None:
-            return JSONResponse(make().model_dump(mode="json"), status)
+            return JSONResponse(self._made(make), status)
         fingerprint = self._fingerprint(body)
         name = {"team_id": caller.team, "key": self.key}
         row = _insert(session).values(**name, fingerprint=fingerprint, status=0)
@@ -68,8 +69,9 @@ class Once:
             if stored.fingerprint != fingerprint:
                 raise IdempotencyConflict(f"key {self.key!r} was used for another request", param="Idempotency-Key")
             _check_there(session, stored.body)
+            audit.asks(self.request)
             return JSONResponse(stored.body, stored.status, {"Idempotency-Replayed": "true"})
-        answer = make().model_dump(mode="json")
+        answer = self._made(make)
         mine = (IdempotencyKey.team_id == caller.team) & (IdempotencyKey.key == self.key)
         session.execute(update(IdempotencyKey).where(mine).values(status=status, body=answer))
         return JSONResponse(answer, status)
@@ -80,6 +82,11 @@ class Once:
             return hashlib.sha256(json.dumps([self.place, sent], sort_keys=True).encode()).hexdigest()
         except (ValueError, RecursionError) as error:  # what could be read cannot always be written again
             raise InvalidRequest("the body is nested too deeply") from error
+
+    def _made(self, make: Callable[[], BaseModel]) -> dict[str, Any]:
+        answer = make().model_dump(mode="json")
+        audit.about(self.request, str(answer["id"]))
+        return answer
 
 
 OnceDep = Annotated[Once, Depends()]

@@ -3,7 +3,8 @@
 import re
 from typing import Any, Protocol
 
-ADMIN = "admin"
+from app.models import ADMIN
+
 _OURS = r"v1|docs|share|jobs|new|compare|try|fleet|static|healthz|metrics|openapi\.json"
 _PATH = re.compile(rf"(?<![\w./:~…-])/(?!(?:{_OURS})\b)[^\s'\"<>|:;,()\[\]{{}}]*/([^\s/'\"<>|:;,()\[\]{{}}]*)")
 """An absolute path of at least two parts that is no address of ours; its last part is kept."""
@@ -15,10 +16,13 @@ class Scoped(Protocol):
     @property
     def scope(self) -> str: ...  # noqa: D102
 
+    @property
+    def operator(self) -> bool: ...  # noqa: D102
+
 
 def sees_operations(caller: Scoped) -> bool:
     """Say whether a caller runs the service, and may know its hosts and processes; everybody else is a tenant."""
-    return caller.scope == ADMIN
+    return caller.scope == ADMIN and caller.operator
 
 
 def without_paths(value: Any) -> Any:

@@ -1,42 +1,21 @@
 """The tables. Only jobs.py writes job state; only resources.py writes the state of models and datasets."""
 
 import datetime as dt
-from typing import Any, ClassVar
+from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, text
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, false, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.clock import UtcTime, now
+from app.access import ADMIN, DEVICE, READ, WRITE, ApiKey, AuditEntry, ShareLink, SignIn
+from app.base import Base, Json
+from app.clock import now
 from app.ids import new_id
+
+__all__ = ["ADMIN", "DEVICE", "READ", "WRITE", "ApiKey", "AuditEntry", "Base", "Json", "ShareLink", "SignIn"]
 
 QUEUED, RUNNING = "queued", "running"
 TERMINAL = ("succeeded", "failed", "cancelled")
 JOB_STATES = (QUEUED, RUNNING, *TERMINAL)
-
-
-# JSONB where there is it: plain JSON cannot be compared, which the trigger on finished jobs must.
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-
-
-class Base(DeclarativeBase):
-    """Names of constraints are fixed, so that migrations can speak of them."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map: ClassVar[dict[Any, Any]] = {
-        dt.datetime: UtcTime(),
-        dict[str, Any]: Json,
-        list[Any]: Json,
-        int: BigInteger(),
-    }
 
 
 class Team(Base):
@@ -45,33 +24,9 @@ class Team(Base):
     __tablename__ = "teams"
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("team"))
     name: Mapped[str] = mapped_column(String(100), unique=True)
+    operator: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether its admins run the service: they make, rename and close teams."""
     created_at: Mapped[dt.datetime] = mapped_column(default=now())
-
-
-READ, WRITE = "read", "write"
-
-
-class ApiKey(Base):
-    """A key, of which only the hash is kept. Its scope is READ or WRITE, which may also read."""
-
-    __tablename__ = "api_keys"
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), index=True)
-    name: Mapped[str] = mapped_column(String(100))
-    secret_sha256: Mapped[str] = mapped_column(String(64))
-    scope: Mapped[str] = mapped_column(String(20), default=WRITE, server_default=WRITE)
-    created_at: Mapped[dt.datetime] = mapped_column(default=now())
-    revoked_at: Mapped[dt.datetime | None]
-
-
-class SignIn(Base):
-    """A browser that somebody signed in from with a key. Only the hash of its cookie is kept; it ends with its key."""
-
-    __tablename__ = "sessions"
-    token_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), index=True)
-    created_at: Mapped[dt.datetime] = mapped_column(default=now())
-    expires_at: Mapped[dt.datetime]
 
 
 class Resource:
@@ -333,17 +288,6 @@ class Try(Base):
             sqlite_where=text("state IN ('queued', 'running')"),
         ),
     )
-
-
-class ShareLink(Base):
-    """A link that shows one report without a key; of its token only the hash is kept."""
-
-    __tablename__ = "share_links"
-    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("shr"))
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
-    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
-    created_at: Mapped[dt.datetime] = mapped_column(default=now())
-    expires_at: Mapped[dt.datetime]
 
 
 class UploadPart(Base):

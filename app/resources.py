@@ -14,6 +14,7 @@ from app.clock import now
 from app.errors import AlreadySealed, IncompleteUpload, InUse, InvalidRequest, NotFound
 from app.models import QUEUED, RUNNING, Dataset, File, Job, JobDataset, JobModel, Model, UploadPart
 from app.queue import CHECKS, wake_after_commit
+from compression import filenames
 
 R = TypeVar("R", Model, Dataset)
 Hold = Literal["share", "update"] | None
@@ -22,14 +23,12 @@ MAX_CHECK_ATTEMPTS = 3
 
 
 def create(session: Session, row: R, manifest: Sequence[Any]) -> R:
-    """Store a model's or a dataset's row with the files that its manifest promises. Raises InvalidRequest."""
+    """Store a model's or a dataset's row with the files that its manifest promises. Raises InvalidRequest, CompressionError."""
     paths = [entry.path for entry in manifest]
-    twice = next((path for path in paths if paths.count(path) > 1), None)
-    if twice:
-        raise InvalidRequest(f"files names {twice!r} twice", param="files")
-    folders = {"/".join(parts[:depth]) for parts in (path.split("/") for path in paths) for depth in range(1, len(parts))}
-    if both := sorted(folders & set(paths)):
-        raise InvalidRequest(f"files names {both[0]!r} as a file and as a folder", param="files")
+    for path in paths:
+        filenames.check_name(path, "dataset" if isinstance(row, Dataset) else "model")
+    if clash := filenames.collision(paths):
+        raise InvalidRequest(f"files names {clash}", param="files")
     if isinstance(row, Dataset):
         if "train" not in row.data["splits"]:
             raise InvalidRequest("splits has no train", param="splits")

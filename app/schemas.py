@@ -10,6 +10,7 @@ from pydantic_core import CoreSchema
 from app import models
 from app.forecast import Place
 from app.masking import without_paths
+from compression import filenames
 from compression.recipe import (
     MOST_PARTS,
     MOST_TEACHERS,
@@ -24,24 +25,17 @@ from compression.recipe import (
 )
 from compression.report import Ratios, Remedy
 
-
-def _relative(path: str) -> str:
-    parts = path.split("/")
-    if "\\" in path or path.startswith("/") or any(part in {"", ".", ".."} or part.startswith(".") for part in parts):
-        raise ValueError("must be a relative path with forward slashes, without hidden, empty, '.' or '..' parts")
-    return path
-
-
 # PostgreSQL keeps no NUL in a text, so nobody may send one: both databases answer alike.
 TEXT = r"^[^\x00]*$"
 # What a filter by label can spell on both databases: `key:value`, and no sign with a meaning of its own in a JSON path.
 LABEL_KEY = r'^[^\x00-\x1f":\\]+$'
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)]
 Id = Annotated[str, Field(max_length=40, pattern=TEXT)]
-FilePath = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._/@+=-]+$"), AfterValidator(_relative)]
+FilePath = Annotated[
+    str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._/@+=-]+$"), AfterValidator(filenames.portable)
+]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_KEY)]
-KeyScope = Literal["read", "write"]
 LabelValue = Annotated[str, Field(max_length=200, pattern=TEXT)]
 
 
@@ -152,13 +146,6 @@ class JobRetry(Body):
             "deadline; none: the same request again."
         ),
     ] = []
-
-
-class KeyCreate(Body):
-    """A new API key of the caller's team."""
-
-    name: Annotated[str, Field(min_length=1, max_length=100, pattern=TEXT)]
-    scope: Annotated[KeyScope, Field(description="`read` sees everything of the team and changes nothing.")] = "write"
 
 
 class FileOut(Out):
@@ -282,16 +269,6 @@ class ArtifactOut(Out):
     bytes: int
     files: list[dict[str, Any]]
     created_at: dt.datetime
-
-
-class KeyOut(Out):
-    """An API key; `key` is there once, in the answer that made it."""
-
-    id: str
-    name: str
-    scope: KeyScope
-    created_at: dt.datetime
-    key: str | None = None
 
 
 class WorkerOut(Out):

@@ -68,12 +68,18 @@ class Settings(BaseSettings):
     engine_disk_bytes: Annotated[
         int, Field(description="An engine that writes so much more than twice its job's forecast is stopped.")
     ] = 4 * 2**30
+    engine_processes: Annotated[int, Field(gt=0, description="An engine that has more processes at once is stopped.")] = 256
+    engine_tasks: Annotated[int, Field(gt=0, description="So is one whose processes have more threads together.")] = 8192
+    measure_hold_seconds: Annotated[
+        float, Field(gt=0, description="An engine that keeps this host's measuring lock so long loses it to the next one.")
+    ] = 600.0
+    measure_wait_seconds: Annotated[
+        float, Field(gt=0, description="An engine that waits so long for that lock measures without it, and says so.")
+    ] = 900.0
     metrics_token: Annotated[
-        SecretStr | None, Field(description="What GET /metrics wants as bearer token; unset, it answers nobody.")
+        SecretStr | None,
+        Field(description="What GET /metrics takes as bearer token, beside an admin key of the team that runs the service."),
     ] = None
-    metrics_open: Annotated[
-        bool, Field(description="Answer GET /metrics without a token to everybody who reaches the API; a proxy must bar it.")
-    ] = False
     traces: Annotated[
         str, Field(description="Where traces go (extra otel): otlp, as OTEL_* say, or file:PATH; nowhere where empty.")
     ] = ""
@@ -108,6 +114,9 @@ class Settings(BaseSettings):
         ),
     ] = 120.0
     session_seconds: Annotated[float, Field(gt=0, description="After so long a browser must sign in again.")] = 12 * 3600.0
+    audit_seconds: Annotated[
+        float, Field(gt=0, description="So long the audit log keeps what is written from now on; nobody can delete it before.")
+    ] = 365 * 24 * 3600.0
     validation_seconds: Annotated[float, Field(description="An upload whose check takes longer is rejected.")] = 600.0
 
     answer_seconds: Annotated[float, Field(description="A question to a job's models may take so long.")] = 120.0

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from client import render
 from client.recipes import different, told
+from client.terminal_text import one_line
 from client.types import Job, Report
 from compression.report import Interval, Latency, Row, Score
 
@@ -151,17 +152,17 @@ def table(jobs: Sequence[Compared]) -> RenderableType:
     for one in jobs:
         grid.add_column(one.job.id, overflow="fold")
     for name, values in _grid(jobs):
-        grid.add_row(name, *(Text(value) for value in values))
+        grid.add_row(name, *(Text(one_line(value)) for value in values))
     found = differences(jobs)
     if found:
         grid.add_section()
     for name, each in found.items():
-        grid.add_row(Text(name), *(Text(_written(value)) for value in each))
+        grid.add_row(Text(one_line(name)), *(Text(one_line(_written(value))) for value in each))
     parts: list[RenderableType] = [grid]
     if not found:
         parts.append(Text("They were asked for alike.", style="dim"))
     if said := warning(jobs, found):
-        parts.append(Text(said, style="yellow"))
+        parts.append(Text(one_line(said), style="yellow"))
     return Group(*parts)
 
 
@@ -171,7 +172,7 @@ def markdown(jobs: Sequence[Compared]) -> str:
     text = [render.markdown_line(["", *(f"`{one.job.id}`" for one in jobs)]), render.markdown_line(["---"] * (len(jobs) + 1))]
     text += [render.markdown_line([name, *values]) for name, values in _grid(jobs)]
     text += [render.markdown_line([f"`{name}`", *map(_written, values)]) for name, values in found.items()]
-    return "\n".join([*text, *(["", said] if (said := warning(jobs, found)) else [])]) + "\n"
+    return "\n".join([*map(one_line, text), *(["", one_line(said)] if (said := warning(jobs, found)) else [])]) + "\n"
 
 
 def _harmless(value: Any) -> Any:

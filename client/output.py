@@ -15,7 +15,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from client.errors import ClientError, Problem
+from client.errors import CannotStart, ClientError, Problem
+from client.terminal_text import UNSEEN, escaped, one_line
 from client.upload import Moved
 
 WIDE = 10_000
@@ -30,8 +31,6 @@ IN_COMMANDS = {
     "invalid_recipe": "Correct the named key; `lathe recipe init` writes a file that says what each key may be.",
 }
 """What to do next, for those who use commands: of these problems the service's own remedy speaks of HTTP."""
-UNSEEN = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t\r"}
-"""Control characters: names, labels and log lines are others', and must not steer the terminal that they are shown on."""
 _as_json: ContextVar[bool] = ContextVar("as_json", default=False)
 
 
@@ -82,7 +81,7 @@ def plain(data: Any) -> Any:
 
 def write_json(data: Any) -> None:
     """Print one document on one line."""
-    sys.stdout.write(json.dumps(plain(data), ensure_ascii=False) + "\n")
+    sys.stdout.write(escaped(json.dumps(plain(data), ensure_ascii=False)) + "\n")
     sys.stdout.flush()
 
 
@@ -94,13 +93,13 @@ def emit(data: Any, *shown: RenderableType) -> None:
     out = console()
     for part in shown:
         # What comes from the service is text, never markup.
-        out.print(Text(part) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))
+        out.print(Text(one_line(part)) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))
 
 
 def say(text: str) -> None:
     """Tell people something on the side; programs are told nothing."""
     if not as_json():
-        console(stderr=True).print(Text(text), soft_wrap=True)
+        console(stderr=True).print(Text(one_line(text)), soft_wrap=True)
 
 
 def show_error(error: ClientError) -> None:
@@ -110,11 +109,12 @@ def show_error(error: ClientError) -> None:
         return
     facts = error.as_dict()
     out = console(stderr=True)
-    out.print(Text.assemble(("Error: ", "bold red"), error.cause, f" ({facts['code']})"), soft_wrap=True)
+    cause = error.cause if isinstance(error, CannotStart) else one_line(error.cause)  # that one has the lines of a log
+    out.print(Text.assemble(("Error: ", "bold red"), cause, f" ({facts['code']})"), soft_wrap=True)
     if facts.get("param"):
-        out.print(Text(f"Field: {facts['param']}"), soft_wrap=True)
+        out.print(Text(one_line(f"Field: {facts['param']}")), soft_wrap=True)
     if remedy := (isinstance(error, Problem) and IN_COMMANDS.get(error.problem_code)) or error.remedy_text:
-        out.print(Text(f"Next:  {remedy}"), soft_wrap=True)
+        out.print(Text(one_line(f"Next:  {remedy}")), soft_wrap=True)
     if facts.get("request_id"):
         out.print(Text(f"Request: {facts['request_id']}", style="dim"), soft_wrap=True)
 
@@ -127,7 +127,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) 
     for column in columns:
         found.add_column(column, no_wrap=column != columns[-1])  # ids are never cut; what is said last may take more lines
     for row in rows:
-        found.add_row(*(Text("–" if cell is None else str(cell)) for cell in row))
+        found.add_row(*(Text("–" if cell is None else one_line(str(cell))) for cell in row))
     return found
 
 
@@ -141,5 +141,5 @@ def moving(title: str, total: int) -> Iterator[Moved | None]:
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=out, transient=True) as progress:
-        task = progress.add_task(title, total=total)
+        task = progress.add_task(one_line(title), total=total)
         yield lambda _path, amount: progress.advance(task, amount)

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from client.terminal_text import one_line
 from client.types import Preflight
 from compression.report import (
     UNITS,
@@ -275,8 +276,12 @@ def _table(found: Sequence[Sequence[str]]) -> Table:
     for number, header in enumerate(found[0]):
         table.add_column(header, justify="right" if number else "left")
     for line in found[1:]:
-        table.add_row(*(Text(cell) for cell in line))
+        table.add_row(*(Text(one_line(cell)) for cell in line))
     return table
+
+
+def _text(line: str, style: str = "", before: str = "") -> Text:
+    return Text(before + one_line(line), style=style)
 
 
 def report_table(report: Report) -> RenderableType:
@@ -284,28 +289,28 @@ def report_table(report: Report) -> RenderableType:
     parts: list[RenderableType] = [
         row_table(report.rows),
         *map(_table, further_lines(report.rows)),
-        Text(f"{conditions(report.rows)} {sizes(report)}".strip(), style="dim"),
+        _text(f"{conditions(report.rows)} {sizes(report)}".strip(), "dim"),
     ]
     if report.ratios.baseline_not_converged:
         parts.append(Text(f"\n{NOT_CONVERGED}", style="yellow"))
     if report.verdicts:
-        parts.append(Text(f"\nTargets, held against {held_against(report)}:", style="bold"))
+        parts.append(_text(f"Targets, held against {held_against(report)}:", "bold", "\n"))
     for name, verdict in report.verdicts.items():
-        parts.append(Text(f"  {verdict_text(name, verdict)}", style="green" if verdict.met else "yellow"))
+        parts.append(_text(f"  {verdict_text(name, verdict)}", "green" if verdict.met else "yellow"))
     if report.choice:
-        parts.append(Text(f"\n{report.choice}"))
+        parts.append(_text(report.choice, before="\n"))
     if offered := remedies(report):
         parts.append(Text("\nTo try:", style="bold"))
-        parts += [Text(f"  {line}") for line in offered]
+        parts += [_text(f"  {line}") for line in offered]
     if found := notes(report):
         parts.append(Text("\nNotes:", style="bold"))
-        parts += [Text(f"  {note}") for note in found]
+        parts += [_text(f"  {note}") for note in found]
     return Group(*parts)
 
 
 def markdown_line(values: Sequence[str]) -> str:
     """Return a row of a Markdown table."""
-    return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
+    return "| " + " | ".join(one_line(value).replace("|", "\\|") for value in values) + " |"
 
 
 def _markdown_table(found: Sequence[Sequence[str]]) -> list[str]:
@@ -329,7 +334,7 @@ def report_markdown(report: Report) -> str:
         text += ["", "To try:", "", *(f"- {remedy}" for remedy in offered)]
     if found := notes(report):
         text += ["", "Notes:", "", *(f"- {note}" for note in found)]
-    return "\n".join(text) + "\n"
+    return "\n".join(map(one_line, text)) + "\n"
 
 
 def _said(answer: Answer) -> str:
@@ -348,12 +353,13 @@ def answers(found: Answered) -> list[RenderableType]:
         grid.add_column(header)
     for name, answer in (("original", found.original), ("compressed", found.compressed)):
         time = f"{answer.milliseconds:.2f} ms, median of {answer.runs}"
-        grid.add_row(name, Text(_said(answer)), time, size(answer.bytes))
+        grid.add_row(name, Text(one_line(_said(answer))), time, size(answer.bytes))
     texts: list[RenderableType] = [
         f"{name}: {value if isinstance(value, str) else ' '.join(value)}" for name, value in found.asked.items()
     ]
     expected: list[RenderableType] = [] if found.expected is None else [f"expected: {found.expected}"]
-    return [*texts, *expected, grid]
+    alone = [] if found.exclusive else ["Another job was perhaps timed on that machine at once: the times may be too long."]
+    return [*texts, *expected, grid, *alone]
 
 
 def forecast_lines(found: Preflight) -> list[str]:

@@ -1,7 +1,6 @@
 """Send a local folder to the service: hash it, promise it, send what is not there yet, wait until it is checked."""
 
 import hashlib
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from client.errors import BadFolder, NotReady, Problem, Unreachable
 from client.http import Service
 from client.types import Dataset, Manifest, Model
 from client.wire import AGAIN, pause
+from compression.filenames import TERMS
 from compression.recipe import Columns
 
 CHUNK = 1 << 20
@@ -27,8 +27,6 @@ Moved = Callable[[str, int], None]
 
 MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
 """What from_pretrained reads from the top of a folder; other formats, samples and caches stay where they are."""
-TERMS = re.compile(r"readme\.md|(licen[cs]e|notice|copying)([_-][a-z0-9_-]*)?(\.(txt|md|rst))?", re.IGNORECASE)
-"""What says under which licence a model is: the artifacts' cards pass it on."""
 GGUF = ".gguf"
 """A file that is a whole model. Beside safetensors, which go before it, it stays too."""
 DATA_SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}

@@ -14,6 +14,7 @@ from client import errors, render
 from client.aio import AsyncLathe
 from client.api import Lathe
 from client.output import as_json, console
+from client.terminal_text import one_line
 from client.types import Event, Job
 from compression.report import STAGES
 
@@ -94,16 +95,17 @@ class Lines(View):
         """See View."""
         for row in job.rows[self._rows :]:
             stage, *figures = render.cells(row)
-            self._out.print(Text(f"{row.stage} done: {', '.join([*stage.split(', ')[1:], *figures])}"), soft_wrap=True)
+            line = f"{row.stage} done: {', '.join([*stage.split(', ')[1:], *figures])}"
+            self._out.print(Text(one_line(line)), soft_wrap=True)
         self._rows = len(job.rows)
         now = (job.state, job.attempt, job.progress and (job.progress.stage, job.progress.part, job.progress.phase))
         if now != self._said or (job.state == "running" and time.monotonic() - self._at > self.EVERY):
-            self._out.print(Text(headline(job)), soft_wrap=True)
+            self._out.print(Text(one_line(headline(job))), soft_wrap=True)
             self._said, self._at = now, time.monotonic()
 
     def tell(self, line: str) -> None:
         """See View."""
-        self._out.print(Text(line), soft_wrap=True)
+        self._out.print(Text(one_line(line)), soft_wrap=True)
 
 
 def validation(score: float) -> str:
@@ -149,14 +151,14 @@ class Bars(View):
                 self._bars.update(
                     task,
                     completed=found.step / found.total if found.total else 0.0,
-                    detail=f"{found.part} {found.phase} {found.step}/{found.total}{loss}{score}".lstrip(),
+                    detail=one_line(f"{found.part} {found.phase} {found.step}/{found.total}{loss}{score}").lstrip(),
                 )
         whole = 1.0 if job.state == "succeeded" else job.progress.fraction if job.progress else 0.0
-        self._bars.update(self._whole, completed=whole, detail=headline(job))
+        self._bars.update(self._whole, completed=whole, detail=one_line(headline(job)))
 
     def tell(self, line: str) -> None:
         """See View."""
-        self._bars.console.print(Text(line))
+        self._bars.console.print(Text(one_line(line)))
 
 
 def view(job: Job) -> View:

@@ -17,7 +17,7 @@ from compression import data as rows
 from compression import failures, scoring
 from compression.errors import CompressionError, EmptySplit, OutOfMemory, UnsupportedTask
 from compression.forms import Example
-from compression.measure import host_lock
+from compression.host_lock import host_lock
 from compression.process import limit_memory, private_channel
 from compression.recipe import AnswerSpec, Question, Task
 from compression.recipe.question import LONGEST_TEXT, LONGEST_WORD, MOST_WORDS
@@ -81,7 +81,7 @@ class _Side:
 def answer(spec: AnswerSpec, base: Path) -> Answered:
     """Ask both models. Raises CompressionError for a row that there is not, or that cannot be read."""
     row, asked, expected = _given(spec, base)
-    with host_lock():
+    with host_lock() as alone:
         sides = [_Side(base / place, spec, row) for place in (spec.original, spec.compressed)]
         for side in sides:
             side.logits()
@@ -92,7 +92,7 @@ def answer(spec: AnswerSpec, base: Path) -> Answered:
             if time.perf_counter() > end:
                 break
         original, compressed = (side.answer() for side in sides)
-    return Answered(asked=asked, expected=expected, original=original, compressed=compressed)
+    return Answered(asked=asked, expected=expected, original=original, compressed=compressed, exclusive=alone.exclusive)
 
 
 def _softmax(logits: Floats) -> list[float]:

@@ -4,6 +4,8 @@ Validation serves every choice, test the report alone. What is missing of the tw
 stratified where rows have one label each; `Dataset.facts` says so.
 """
 
+import contextlib
+import csv
 import json
 import random
 from collections import Counter
@@ -28,6 +30,7 @@ FEWEST_TEXTS = 2
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 CARVED_SHARE: dict[Split, float] = {"test": 0.20, "validation": 0.10}
 """What is carved from train, each as a share of train as it was sent."""
+MOST_COLUMNS = 10_000
 BATCH_ROWS = 512
 """Rows of Parquet at a time: a few kilobytes of it can stand for as many rows of any length as their sender likes."""
 
@@ -300,6 +303,9 @@ def read_file(path: Path, kind: DataFormat, wanted: Wanted) -> Iterator[tuple[in
 
 
 def _csv(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
+    with path.open(encoding="utf-8", errors="replace", newline="") as lines, contextlib.suppress(csv.Error):
+        read = csv.reader(iter(lambda: lines.readline(LARGEST_ROW), ""))
+        _bounded(path, len(next(filter(None, read), ())))
     with arrow.csv.open_csv(path, _csv_blocks(), _csv_rows()) as file:
         names = file.schema.names
     return names, _csv_batches(path, columns)
@@ -323,8 +329,16 @@ def _csv_rows() -> arrow.csv.ParseOptions:
 
 def _parquet(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
     file = arrow.parquet.ParquetFile(path)
+    _bounded(path, file.metadata.num_columns)
     # Reading starts with the first batch, after the columns were found to be there.
     return file.schema_arrow.names, file.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(columns.values())))
+
+
+def _bounded(path: Path, columns: int) -> None:
+    """Refuse a file of so many columns that each piece of it would take the machine's memory. Raises UnreadableData."""
+    if columns > MOST_COLUMNS:
+        cause = f"{path.name} has {columns:,} columns; {MOST_COLUMNS:,} are the most"
+        raise UnreadableData(cause, param=path.name, remedy="Send the columns that `columns` names alone.")
 
 
 def _read_text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

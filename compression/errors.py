@@ -83,6 +83,13 @@ class UnsafeCheckpoint(CompressionError):
     remedy = "Save the model with save_pretrained(..., safe_serialization=True) and upload the *.safetensors files."
 
 
+class UnexpectedFile(CompressionError):
+    """A model or a dataset has a file that neither the engine nor stock tools read."""
+
+    code = "unexpected_file"
+    remedy = "Leave the named file out."
+
+
 class DamagedCheckpoint(CompressionError):
     """The weights are truncated, or their header does not tell the truth."""
 
@@ -204,6 +211,7 @@ ALL_ERRORS: tuple[type[CompressionError], ...] = (
     UnsupportedTokenizer,
     MissingFile,
     UnsafeCheckpoint,
+    UnexpectedFile,
     DamagedCheckpoint,
     ConfigMismatch,
     UnreadableData,

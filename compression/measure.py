@@ -1,18 +1,14 @@
 """Measure artifacts as they are downloaded: `python -m compression measure SPEC.json`, a fresh process each time.
 
 Nothing of training is in this process: its memory is its own, its threads are fixed, and a lock of the host keeps two jobs
-from timing at once. Torch-free, unless the artifact is a checkpoint of torch's.
+from timing at once (host_lock.py). Torch-free, unless the artifact is a checkpoint of torch's.
 """
 
-import fcntl
 import json
-import os
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,6 +19,7 @@ from pydantic import Field, TypeAdapter
 from compression import failures, generating, scoring
 from compression.child import OUT_OF_MEMORY
 from compression.errors import OutOfMemory
+from compression.host_lock import host_lock
 from compression.process import private_channel
 from compression.recipe import Config, Evaluate, Task
 from compression.report import NO_DRAWS, Draws, Latency, NotMeasured, Score, SplitDraws
@@ -42,7 +39,6 @@ from compression.runtimes.runner import (
 from compression.scoring import language
 from compression.scoring.base import Row
 
-LOCK_VARIABLE = "LATHE_MEASURE_LOCK"
 WARM_UP_RUNS = 10
 FEWEST_RUNS, MOST_RUNS = 40, 400
 SECONDS = 8.0
@@ -115,11 +111,12 @@ def measure(spec: MeasureSpec, tell: Tell = nobody) -> Measured:
         against = open_artifact("onnx", Path(spec.baseline), threads=spec.evaluate.threads) if spec.baseline else None
         latency: Latency | NotMeasured
         threads, seconds = spec.evaluate.threads, spec.seconds
-        with host_lock():
+        with host_lock() as turn:
             if isinstance(runner, Decoder) and (against is None or isinstance(against, Decoder)):
                 latency = generating.time_both(runner, against, example.input_ids, threads=threads, seconds=seconds)
             else:
                 latency = time_both(runner, against, example, threads=threads, seconds=seconds)
+        latency = latency.model_copy(update={"exclusive": turn.exclusive})
     elif spec.task != "causal-lm" and spec.baseline is not None and (Path(spec.baseline) / ONNX_FILE).is_file():
         latency = NotMeasured(
             not_measured="The baseline runs in ONNX Runtime and this checkpoint in PyTorch: their ratio would compare runtimes."
@@ -344,19 +341,6 @@ def peak_memory() -> int | NotMeasured:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return NotMeasured(not_measured="This kernel does not tell VmHWM.")
-
-
-@contextmanager
-def host_lock() -> Iterator[None]:
-    """Wait until no other job on this host is timing. The kernel frees the lock when the process ends, however it ends."""
-    path = os.environ.get(LOCK_VARIABLE) or str(Path(tempfile.gettempdir()) / "lathe-measure.lock")
-    # O_CREAT alone in a shared folder would follow a link that somebody else laid there.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def main(path: Path) -> int:

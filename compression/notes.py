@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from compression.recipe import Quantize, Targets, Task
-from compression.report import Draws, Ratios, Row, Score, SplitFacts, difference_interval
+from compression.report import Draws, Latency, Ratios, Row, Score, SplitFacts, difference_interval
 
 BY_ROWS = ("accuracy", "f1", "accuracy_f1", "exact_match", "entity_f1")
 """Metrics of which each row answered otherwise moves about one row's share."""
@@ -15,6 +15,8 @@ def with_notes(row: Row, previous: Row | None) -> Row:
     tested = row.score
     if isinstance(tested, Score) and tested.rows_changed_by_batching:
         notes.append(f"{tested.rows_changed_by_batching} of {tested.rows} answers depend on who shares the batch.")
+    if isinstance(row.latency, Latency) and not row.latency.exclusive:
+        notes.append("Another job may have been timed on this host at once: its turn was not over within the time of waiting.")
     return row.model_copy(update={"notes": (*row.notes, *notes)})
 
 

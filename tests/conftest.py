@@ -199,7 +199,6 @@ class Service:
             "LATHE_LEASE_SECONDS": "4",
             "LATHE_KEEPER_SECONDS": "0.5",
             "LATHE_BACKOFF_SECONDS": "0.2",
-            "LATHE_METRICS_OPEN": "true",
             "LATHE_ENGINE_THREADS": "1",  # a tiny model's threads would only wait for each other
             **self.settings,
         }

@@ -1,5 +1,6 @@
 """The check of one upload: its files are parsed by a child, never by the API and never in this process."""
 
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from app.failures import failure
 from app.models import Dataset, Model
 from app.settings import Settings
 from app.storage import Storage
+from compression.errors import OutOfMemory
 from compression.recipe import Data, DataCheck, ModelCheck
 from compression.report import Rejected, parse_finding
 from workers import engine
@@ -20,6 +22,7 @@ from workers.folders import private_folder
 from workers.holding import Hold, TakenOver
 
 log = structlog.get_logger()
+SMALLER = "Send shorter rows, fewer columns, or a smaller tokenizer."
 
 
 def check_next(settings: Settings, storage: Storage) -> bool:
@@ -59,16 +62,29 @@ def _check(row: Model | Dataset, settings: Settings, storage: Storage, lease: fl
     except subprocess.TimeoutExpired:
         # It would take as long again, and nobody else's upload is checked meanwhile.
         reasons = [failure("check_failed", f"It took longer than {settings.validation_seconds:g} s.")]
-    except Exception as error:  # a child that crashed or a storage that is away: ours, so it is tried again, up to a cap
-        log.exception("check_error", id=row.id, attempt=attempt)
-        if attempt < resources.MAX_CHECK_ATTEMPTS:
+    except Exception as error:
+        reason = _files_fault(error)
+        log.warning("check_error", id=row.id, attempt=attempt, exc_info=reason is None, error=str(error))
+        # A child that said nothing or a storage that is away: ours, so it is tried again, up to a cap.
+        if reason is None and attempt < resources.MAX_CHECK_ATTEMPTS:
             with writing() as session:
                 resources.release_check(session, row, attempt, settings.backoff_seconds)
             return
-        reasons = [failure("check_failed", f"{type(error).__name__}")]
+        reasons = [reason or failure("check_failed", f"{type(error).__name__}")]
     with writing() as session:
         written = resources.finish_check(session, row, facts=facts, reasons=reasons, attempt=attempt)
     log.info("checked", id=row.id, rejected=[reason["code"] for reason in reasons], written=written)
+
+
+def _files_fault(error: Exception) -> dict[str, Any] | None:
+    """Say why the files cannot be taken where they ended the child that read them, as they would again; else None."""
+    if isinstance(error, engine.TookTooMuch) and error.error["code"] != OutOfMemory.code:
+        return failure("check_failed", str(error))
+    if isinstance(error, engine.TookTooMuch) or (isinstance(error, engine.ChildDied) and error.wants_memory):
+        return OutOfMemory("the files take more memory to read than a check may take", remedy=SMALLER).as_dict()
+    if isinstance(error, engine.ChildDied) and error.number != signal.SIGKILL:  # which may be the system's, and others' fault
+        return failure("check_failed", f"The process that read the files was ended by {signal.Signals(error.number).name}.")
+    return None
 
 
 def _look(row: Model | Dataset, folder: Path, settings: Settings, storage: Storage, hold: Hold) -> Any:

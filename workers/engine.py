@@ -11,15 +11,17 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self, cast
+from typing import IO, Any, Self, cast
 
-import psutil
 from pydantic import ValidationError
 
 from app.settings import Settings
+from compression.host_lock import TURN_VARIABLE, WAIT_SECONDS, WAIT_VARIABLE
 from compression.report import Event, parse_event
 from workers.folders import Untrustworthy
-from workers.sandbox import Sandbox, code_folder, get_sandbox
+from workers.measuring import ASKS, MeasuringTurns
+from workers.sandbox import CONFINING, Sandbox, code_folder, get_sandbox
+from workers.usage import Usage, excess, usage
 
 LONGEST_LINE = 4 << 20
 """Bytes of one event; a report of many rows and files stays far below."""
@@ -32,8 +34,8 @@ SECONDS_TO_GO = 10.0
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
-def environment(folder: Path, sandbox: Sandbox) -> dict[str, str]:
-    """Return what a child may know: no credential, no address, no home of ours."""
+def environment(folder: Path, wait_seconds: float) -> dict[str, str]:
+    """Return what a child may know: no credential, no address, no home of ours. wait_seconds: for its turn to measure."""
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
     return {
@@ -47,8 +49,9 @@ def environment(folder: Path, sandbox: Sandbox) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # One lock a host, beyond any job's folder: two jobs must not be timed at once.
-        "LATHE_MEASURE_LOCK": str(sandbox.lock),
+        # Two jobs must not be timed at once: it asks in its own folder, and its worker takes the host's lock for it.
+        TURN_VARIABLE: str(folder / ASKS),
+        WAIT_VARIABLE: f"{wait_seconds:g}",
     }
 
 
@@ -66,12 +69,13 @@ def start(
     stdout: IO[bytes],
     stderr: IO[bytes],
     pass_fds: tuple[int, ...] = (),
+    wait_seconds: float = WAIT_SECONDS,
 ) -> "subprocess.Popen[bytes]":
     """Start a child confined to its folder, as the leader of a group of its own (`end` ends that)."""
     return subprocess.Popen(
         sandbox.wrap(arguments, folder),
         cwd=folder,
-        env=environment(folder, sandbox),
+        env=environment(folder, wait_seconds),
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
@@ -93,29 +97,72 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
+LOOK_SECONDS = 1.0
+"""Between two looks at what a child takes that is to answer."""
 LONGEST_FINDING = 4 << 20
 """Bytes of the one object that a command answers."""
+
+
+NO_MEMORY = ("memory allocation of", "bad_alloc", "out of memory")
+"""What Rust and C++ print before they abort for want of memory."""
+
+
+class ChildDied(RuntimeError):
+    """A child that is to answer was ended by a signal: `number`, with what it printed last."""
+
+    def __init__(self, verb: str, number: int, said: str) -> None:
+        super().__init__(f"{verb} was ended by {signal.Signals(number).name}: {said}")
+        self.number = number
+        self.wants_memory = number == signal.SIGABRT and any(words in said for words in NO_MEMORY)
+
+
+class TookTooMuch(RuntimeError):
+    """A child that is to answer took more than it may, and was ended: `error` says of what."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(error["cause"])
+        self.error = error
 
 
 def find(verb: str, spec: Path, folder: Path, settings: Settings, seconds: float) -> bytes:
     """Run a command that answers with one JSON object; return what it printed, unread.
 
-    Raises subprocess.TimeoutExpired after so many seconds, RuntimeError where it ended badly or said too much.
+    Raises subprocess.TimeoutExpired after so many seconds, TookTooMuch, ChildDied, RuntimeError where it ended badly or said
+    too much.
     """
-    sandbox = get_sandbox(settings)
+    sandbox, wait_seconds = get_sandbox(settings), min(settings.measure_wait_seconds, seconds / 4)
     # Read through what was opened here: what the names lead to later is the child's to choose.
     with (folder / "finding.json").open("w+b") as answer, (folder / "errors.log").open("w+b") as errors:
         arguments = command(verb, spec, "--die-with-parent")
-        child = start(arguments, folder, sandbox, stdin=subprocess.DEVNULL, stdout=answer, stderr=errors)
+        child = start(
+            arguments, folder, sandbox, stdin=subprocess.DEVNULL, stdout=answer, stderr=errors, wait_seconds=wait_seconds
+        )
         try:
-            status = sandbox.exit_status(child.wait(seconds))
+            with MeasuringTurns(folder, settings):
+                status = sandbox.exit_status(_watched(child, settings, seconds))
         finally:
             end(child)
         found = os.pread(answer.fileno(), LONGEST_FINDING + 1, 0)
         said = os.pread(errors.fileno(), 2000, max(0, os.fstat(errors.fileno()).st_size - 2000)).decode(errors="replace")
+    if status < 0:
+        raise ChildDied(verb, -status, said)
     if status != 0 or len(found) > LONGEST_FINDING:
         raise RuntimeError(f"{verb} ended with {status}: {said}")
     return found
+
+
+def _watched(child: "subprocess.Popen[bytes]", settings: Settings, seconds: float) -> int:
+    """Wait for a child's exit status. Raises subprocess.TimeoutExpired, TookTooMuch."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return child.wait(min(max(left, 0), LOOK_SECONDS))
+        except subprocess.TimeoutExpired:
+            if left <= LOOK_SECONDS:
+                raise
+        if error := excess(usage(child.pid, 0), settings):
+            raise TookTooMuch(error)
 
 
 def _number(text: str) -> float:
@@ -144,6 +191,7 @@ class Engine:
                 stdout=self.log,
                 stderr=self.log,
                 pass_fds=(writer,),
+                wait_seconds=settings.measure_wait_seconds,
             )
         except BaseException:
             os.close(reader)
@@ -151,16 +199,19 @@ class Engine:
             raise
         finally:
             os.close(writer)
-        self.pipe = reader
+        self.pipe, self.shown, self.hidden = reader, False, set[int]()
+        self.turns = MeasuringTurns(folder, settings)
         self.orders = cast("IO[bytes]", self.process.stdin)
         os.set_blocking(reader, False)
         os.set_blocking(self.orders.fileno(), False)  # an engine that does not read must not hold us up
 
     def __enter__(self) -> Self:
+        self.turns.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         end(self.process)
+        self.turns.close()
         self._drain()
         os.close(self.pipe)
         self.orders.close()
@@ -231,15 +282,13 @@ class Engine:
             code = self.process.returncode
         return self.sandbox.exit_status(code)
 
-    def resident_bytes(self) -> int:
-        """Sum what all its processes have resident; pages that they share count for each."""
-        total = 0
-        with contextlib.suppress(psutil.NoSuchProcess):
-            leader = psutil.Process(self.process.pid)
-            for process in (leader, *leader.children(recursive=True)):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    total += process.memory_info().rss
-        return total
+    def usage(self) -> Usage:
+        """Look at what all its processes take. Raises Untrustworthy where one hides it at two looks, and did not before."""
+        found = usage(self.process.pid, CONFINING[self.sandbox.level])
+        if self.shown and self.hidden & found.hidden:
+            raise Untrustworthy("a process does not show what it has open")
+        self.shown, self.hidden = self.shown or found.shows, found.hidden
+        return found
 
     def last_words(self, limit: int = 2000) -> str:
         """Return the end of what it printed."""

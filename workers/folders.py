@@ -1,9 +1,9 @@
 """The private folder of one attempt, and reading what a child wrote into it without trusting the child."""
 
+import errno
 import fcntl
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,8 +14,16 @@ from typing import BinaryIO
 import psutil
 import structlog
 
+from workers.removal import remove_tree
+
 log = structlog.get_logger()
 LOCK, DOOR = ".held", ".door"
+RESERVED = ".reserved"
+"""Behind a folder's name, the name of the file beside it that says how much it was promised: no child reaches that one."""
+
+
+NO_LOCK = frozenset({errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EACCES})
+"""Where a lock would be there is nothing, a link, a socket, or what no worker made. Any other error says nothing of it."""
 
 
 class Untrustworthy(Exception):
@@ -29,9 +37,9 @@ def private_folder(scratch: Path, name: str) -> Iterator[Path]:
     scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
         with _door(scratch):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
             folder.mkdir(mode=0o700)
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.callback(_remove, folder)
             fcntl.flock(stack.enter_context((folder / LOCK).open("w")), fcntl.LOCK_EX)
         yield folder
 
@@ -51,22 +59,43 @@ SECONDS_TO_GO = 10.0
 def sweep(scratch: Path) -> None:
     """Remove folders whose worker was killed, and what still runs there: nobody holds their lock any more.
 
-    One whose worker was killed while it made or removed it has no lock at all.
+    One whose worker was killed while it made or removed it has no lock at all. What cannot be removed is logged, and stays.
     """
     if not scratch.is_dir():
         return
     with _door(scratch):
         for folder in scratch.glob("*/"):
-            try:
-                with (folder / LOCK).open("r+") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except FileNotFoundError:
-                pass
-            except OSError:
-                continue  # held
-            log.info("left_over_removed", folder=str(folder))
-            end_strays(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+            if not _held(folder):
+                log.info("left_over_removed", folder=str(folder))
+                end_strays(folder)
+                _remove(folder)
+        for promise in scratch.glob(f"*{RESERVED}"):
+            if not promise.with_name(promise.name.removesuffix(RESERVED)).exists():
+                _remove(promise)
+
+
+def _held(folder: Path) -> bool:
+    """Say whether a worker holds a folder. A child may have put anything in its lock's place, which then holds nothing."""
+    try:
+        lock = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return error.errno not in NO_LOCK
+    try:
+        if stat.S_ISREG(os.fstat(lock).st_mode):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _remove(place: Path) -> None:
+    """Remove what an attempt left; what cannot be removed must not keep the worker from its next job."""
+    try:
+        remove_tree(place)
+    except OSError as error:
+        log.error("left_over_stays", path=str(place), error=str(error))
 
 
 def end_strays(folder: Path) -> None:
@@ -110,7 +139,7 @@ def _folder_of(root: Path, path: str) -> Iterator[tuple[int, str]]:
 def remove_beneath(root: Path, path: str) -> None:
     """Remove the folder root/path, following no link on the way. Raises Untrustworthy."""
     with _folder_of(root, path) as (directory, name):
-        shutil.rmtree(name, dir_fd=directory)
+        remove_tree(name, dir_fd=directory)
 
 
 def open_beneath(root: Path, path: str) -> BufferedReader:

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import platform
+import stat
 import subprocess
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ import psutil
 
 from app.settings import Settings
 from app.storage import Storage
+from workers.folders import RESERVED
 
 SHARE = 0.9
 """Of the machine's memory that an engine may take: the rest is the worker's and the system's."""
@@ -23,7 +25,6 @@ TO_SPARE = 32 << 20
 """Bytes of disk that stay free whatever jobs ask for."""
 BLOCK = 4096
 """Bytes."""
-RESERVED = ".reserved"
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -84,29 +85,47 @@ def room(scratch: Path, folder: Path, storage: Storage, needed: int, fetched: in
 
     What other jobs of this host were promised and have not written yet counts as taken. Raises NoRoom.
     """
+    promise = folder.with_name(folder.name + RESERVED)
     with (scratch / ".reserve.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        promised = sum(_outstanding(other) for other in scratch.glob(f"*/{RESERVED}") if other.parent != folder)
+        promised = sum(_outstanding(other) for other in scratch.glob(f"*{RESERVED}") if other != promise)
         free = disk_usage(scratch).free - promised
         if free < needed + fetched + TO_SPARE:
             raise NoRoom(f"The job needs {needed + fetched:,} bytes of scratch, {max(free, 0):,} are free.")
         left = storage.free_bytes()
         if left is not None and left < needed + TO_SPARE:
             raise NoRoom(f"The job needs up to {needed:,} bytes of storage, {left:,} are free.")
-        (folder / RESERVED).write_text(str(needed + fetched), "ascii")
+        promise.write_text(str(needed + fetched), "ascii")
     try:
         yield
     finally:
-        (folder / RESERVED).unlink(missing_ok=True)
+        promise.unlink(missing_ok=True)
 
 
 def _outstanding(promise: Path) -> int:
-    """Bytes that a folder was promised beyond those that it has taken."""
+    """Bytes that a folder was promised beyond those that it has taken. What is no promise of this disk counts as none."""
+    folder = promise.with_name(promise.name.removesuffix(RESERVED))
     try:
-        promised = int(promise.read_text("ascii"))
-        return max(promised - taken_bytes(promise.parent, promised), 0)
+        promised = int(_short_text(promise))
+        if not (folder.is_dir() and 0 <= promised <= disk_usage(folder).total):
+            return 0
     except (OSError, ValueError):
         return 0  # ended meanwhile
+    try:
+        return max(promised - taken_bytes(folder, promised), 0)
+    except OSError:
+        return promised  # what it has taken cannot be seen
+
+
+def _short_text(path: Path) -> str:
+    """Read the first bytes of a plain file, and wait for nothing. Raises OSError, ValueError."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError(f"{path.name} is not a plain file")
+        return os.read(handle, 32).decode("ascii")
+    finally:
+        os.close(handle)
 
 
 def taken_bytes(folder: Path, most: int) -> int:

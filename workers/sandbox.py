@@ -23,6 +23,8 @@ from workers.launcher import Plan
 
 Level = Literal["bubblewrap", "landlock+seccomp", "none"]
 STRONGEST_FIRST: tuple[Level, ...] = ("bubblewrap", "landlock+seccomp")
+CONFINING: dict[Level, int] = {"bubblewrap": 2, "landlock+seccomp": 1, "none": 0}
+"""Generations of processes, from the one that is started, above the confined one."""
 PATIENCE = 60.0
 """Seconds for a trial, on a machine that may be busy."""
 
@@ -68,8 +70,8 @@ class CannotConfine(Exception):
 class Sandbox:
     """One way to confine. The level is what is in force, and what a worker's row says; `lent` is read beside what all read."""
 
-    def __init__(self, level: Level, lock: Path, lent: Sequence[Path] = ()) -> None:
-        self.level, self.lock, self.lent = level, lock, tuple(lent)
+    def __init__(self, level: Level, lent: Sequence[Path] = ()) -> None:
+        self.level, self.lent = level, tuple(lent)
 
     def wrap(self, command: Sequence[str], folder: Path) -> list[str]:
         """Return the command line that runs `command` confined to `folder`; the process that starts it becomes its keeper.
@@ -78,15 +80,12 @@ class Sandbox:
         """
         if self.level == "none":
             return list(command)
-        # The lock must be there to be shown: the folder around it is not.
-        self.lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.lock.touch(mode=0o600, exist_ok=True)
         read = sorted({*readable(), *(place for place in self.lent if place.exists())})
         if self.level == "bubblewrap":
-            plan = Plan(os.getpid(), bubblewrap=tuple(bubblewrap(read, folder, self.lock)))
+            plan = Plan(os.getpid(), bubblewrap=tuple(bubblewrap(read, folder)))
         else:
             seen = [*map(str, read), "/proc"]
-            write = [*filter(os.path.exists, DEVICES), *map(str, accelerators()), str(self.lock)]
+            write = [*filter(os.path.exists, DEVICES), *map(str, accelerators())]
             plan = Plan(os.getpid(), read=tuple(seen), change=(str(folder),), write=tuple(write))
         home = str(Path(__file__).resolve().parent.parent)
         return [sys.executable, "-I", "-S", "-c", START, home, plan.dump(), *command]
@@ -98,15 +97,14 @@ class Sandbox:
 
 def get_sandbox(settings: Settings) -> Sandbox:
     """Return the strongest confinement that works here. Raises CannotConfine where none does and none is not allowed."""
-    lock = settings.scratch / "measure.lock"
     reasons = [problem] if (problem := exposed(settings)) else []
     if not reasons:
         for level in STRONGEST_FIRST:
             if (reason := obstacle(level)) is None:
-                return Sandbox(level, lock, lent(settings))
+                return Sandbox(level, lent(settings))
             reasons.append(f"{level}: {reason}")
     if settings.unconfined:
-        return Sandbox("none", lock)
+        return Sandbox("none")
     raise CannotConfine("; ".join(reasons))
 
 
@@ -136,7 +134,7 @@ def obstacle(level: Level) -> str | None:
             if level != "bubblewrap":
                 landlock.abi()
             done = subprocess.run(
-                Sandbox(level, place / "lock").wrap([sys.executable, "-P", "-c", TRIAL, str(secret)], folder),
+                Sandbox(level).wrap([sys.executable, "-P", "-c", TRIAL, str(secret)], folder),
                 cwd=folder,
                 env={"PYTHONPATH": str(code_folder(folder)), "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "")},
                 stdin=subprocess.DEVNULL,
@@ -194,7 +192,7 @@ def accelerators() -> list[Path]:
     return sorted([*Path("/dev").glob("nvidia*"), *(path for path in (Path("/dev/dxg"),) if path.exists())])
 
 
-def bubblewrap(read: Iterable[Path], folder: Path, lock: Path) -> Iterator[str]:
+def bubblewrap(read: Iterable[Path], folder: Path) -> Iterator[str]:
     """Yield bubblewrap's command line: a root of its own, and namespaces of every kind."""
     yield shutil.which("bwrap") or "bwrap"
     yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "lathe")
@@ -206,7 +204,7 @@ def bubblewrap(read: Iterable[Path], folder: Path, lock: Path) -> Iterator[str]:
             yield from ("--ro-bind", str(place), str(place))
     for device in accelerators():
         yield from ("--dev-bind", str(device), str(device))
-    yield from ("--bind", str(folder), str(folder), "--bind", str(lock), str(lock))
+    yield from ("--bind", str(folder), str(folder))
     # What bubblewrap made to hold all this is memory, and not to be filled. Root owns /proc/sys, with or without privileges.
     yield from ("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(folder))
 

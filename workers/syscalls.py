@@ -31,6 +31,10 @@ KERNEL = (
     *("name_to_handle_at", "open_by_handle_at", "fanotify_init", "inotify_init", "inotify_init1", "iopl", "ioperm"),
     *("vhangup", "modify_ldt", "uselib"),
 )
+# Memory that nobody can count.
+UNCOUNTED = ("memfd_secret",)
+# Its modes lie where a filter cannot look; libraries then use openat.
+OPENAT2 = ("openat2",)
 # System V and POSIX objects have names of their own, which no rule on files covers.
 SHARED = (
     *("shmget", "shmat", "shmctl", "msgget", "msgsnd", "msgrcv", "msgctl", "semget", "semop", "semtimedop", "semctl"),
@@ -47,7 +51,7 @@ SIGNALS = ("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "p
 
 ALWAYS: Mapping[str, int] = {
     **dict.fromkeys((*SOCKETS, *OTHERS, *NAMESPACES, *KERNEL, *SHARED, *GROUPS), errno.EPERM),
-    **dict.fromkeys(RINGS, errno.ENOSYS),
+    **dict.fromkeys((*RINGS, *UNCOUNTED, *OPENAT2), errno.ENOSYS),
 }
 """Refused at every level: system call → the error that it gets."""
 
@@ -162,6 +166,14 @@ NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424),
+    "memfd_secret": (447, 447),
+    "open": (2, None),
+    "openat": (257, 56),
+    "openat2": (437, 437),
+    "creat": (85, None),
+    "mknod": (133, None),
+    "mknodat": (259, 33),
+    "prctl": (157, 167),
     "clone": (56, 220),
     "clone3": (435, 435),
     "prlimit64": (302, 261),
@@ -176,16 +188,21 @@ NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
 SIGNALS_OF_A_FILE: Mapping[str, tuple[int, ...]] = {"fcntl": (8, 15), "ioctl": (0x8901, 0x8902)}
 """System call → what its second argument must not be: F_SETOWN and F_SETOWN_EX, FIOSETOWN and SIOCSPGRP."""
 
+# Whoever runs a file of these bits becomes its owner, and an engine's files may be root's.
+SETS_MODES: Mapping[str, int] = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "creat": 1, "mknod": 1, "mknodat": 2}
+"""System call → the place of its argument that must not have S_ISUID or S_ISGID."""
+OPENS: Mapping[str, int] = {"open": 1, "openat": 2}
+"""System call → the place of its flags: where they make a file (O_CREAT, O_TMPFILE), the next argument is its mode."""
+_SET_IDS, _MAKES_A_FILE = 0o6000, 0o20000100
+_SET_DUMPABLE = 4
+"""Of prctl. A process that may not be dumped does not show an unprivileged worker what it has open."""
+
 _NAMESPACE_FLAGS = 0x7E020080
 """CLONE_NEW…: time, mount, cgroup, UTS, IPC, user, PID and network."""
 
 _LOAD, _EQUAL, _ANY_BIT, _AT_LEAST, _RETURN = 0x20, 0x15, 0x45, 0x35, 0x06  # linux/bpf_common.h, on 32-bit words
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = (
-    0,
-    4,
-    16,
-    24,
-)  # offsets in struct seccomp_data; both machines are little-endian
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
+"""Offsets in struct seccomp_data, whose arguments have 8 bytes each; both machines are little-endian."""
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 
 
@@ -196,9 +213,10 @@ class UnknownMachine(Exception):
 def build(answers: Mapping[str, int], machine: str | None = None) -> bytes:
     """Return the filter as the kernel reads it: an array of struct sock_filter.
 
-    `answers` gives the error for each refused system call; 0 stands for "done" without doing anything. Besides, clone makes no
-    namespaces, clone3 is unknown (its flags lie where a filter cannot look; the C library then uses clone), and limits of
-    other processes stay as they are, and nobody else is signalled by way of a file. Raises UnknownMachine.
+    `answers` gives the error for each refused system call; 0 stands for "done" without doing anything. Besides, no file gets
+    S_ISUID or S_ISGID, nobody becomes undumpable, clone makes no namespaces, clone3 is unknown (its flags lie where a filter
+    cannot look; the C library then uses clone), limits of other processes stay as they are, and nobody else is signalled by
+    way of a file. Raises UnknownMachine.
     """
     machine = machine or os.uname().machine
     if machine not in ARCHITECTURES:
@@ -220,6 +238,11 @@ def build(answers: Mapping[str, int], machine: str | None = None) -> bytes:
         assert number is not None  # noqa: S101
         refused = [line for value in values for line in ((_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ERRNO | errno.EPERM))]
         lines += [(_EQUAL, 0, len(refused) + 2, number), (_LOAD, 0, 0, _SECOND_ARGUMENT), *refused, (_RETURN, 0, 0, _ALLOW)]
+    lines += _refuse_set_ids(column)
+    number = NUMBERS["prctl"][column]
+    assert number is not None  # noqa: S101
+    lines += [(_EQUAL, 0, 4, number), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_EQUAL, 0, 1, _SET_DUMPABLE), (_RETURN, 0, 0, _ERRNO)]
+    lines += [(_RETURN, 0, 0, _ALLOW)]
     for name, bits in (("clone", _NAMESPACE_FLAGS), ("prlimit64", 0xFFFFFFFF)):
         number = NUMBERS[name][column]
         assert number is not None  # noqa: S101
@@ -227,3 +250,21 @@ def build(answers: Mapping[str, int], machine: str | None = None) -> bytes:
         lines += [(_EQUAL, 0, len(refused) + 1, number), *refused, (_RETURN, 0, 0, _ALLOW)]
     lines.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
+
+
+def _refuse_set_ids(column: int) -> list[tuple[int, int, int, int]]:
+    """Return the lines that refuse files which change who runs them."""
+    lines: list[tuple[int, int, int, int]] = []
+    for name, place in {**SETS_MODES, **OPENS}.items():
+        if (number := NUMBERS[name][column]) is None:
+            continue
+        checks = [(_LOAD, 0, 0, _FIRST_ARGUMENT + 8 * place)]
+        if name in OPENS:
+            checks += [
+                (_ANY_BIT, 1, 0, _MAKES_A_FILE),
+                (_RETURN, 0, 0, _ALLOW),
+                (_LOAD, 0, 0, _FIRST_ARGUMENT + 8 * (place + 1)),
+            ]
+        checks += [(_ANY_BIT, 0, 1, _SET_IDS), (_RETURN, 0, 0, _ERRNO | errno.EPERM), (_RETURN, 0, 0, _ALLOW)]
+        lines += [(_EQUAL, 0, len(checks), number), *checks]
+    return lines

@@ -20,7 +20,8 @@ from workers.engine import Engine
 from workers.folders import Checked, Untrustworthy, open_beneath, remove_beneath
 from workers.layout import needed_bytes
 from workers.lease import Lease, Write, persist
-from workers.limits import engine_disk, engine_memory, taken_bytes
+from workers.limits import engine_disk, taken_bytes
+from workers.usage import excess
 
 log = structlog.get_logger()
 TICK = 0.25
@@ -97,7 +98,7 @@ class Watch:
         self.seen: tuple[Any, ...] = ()
         self.drawn: tuple[tuple[str, ...], int] = ((), 0)
         self.pausing: float | None = None
-        self.limit, self.killed_before = engine_memory(settings), killed_for_memory()
+        self.killed_before = killed_for_memory()
         self.most_written = engine_disk(settings, needed_bytes(claim.job))
         self.most_disk = fetched + self.most_written
         self.disk_due, self.kept_bytes = time.monotonic() + DISK_SECONDS, 0
@@ -162,11 +163,9 @@ class Watch:
             )
         if now - self.looked > MEMORY_SECONDS:
             self.looked = now
-            taken = self.engine.resident_bytes()
-            if taken > self.limit:
+            if error := excess(self.engine.usage(), self.settings):
                 self.engine.kill()
-                cause = f"the job took {taken:,} bytes of memory, the limit is {self.limit:,}"
-                raise Failed(OutOfMemory(cause, param="recipe.train").as_dict())
+                raise Failed(error)
         if now > self.disk_due:
             self._look_at_disk()
 

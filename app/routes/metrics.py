@@ -1,6 +1,6 @@
-"""/metrics for Prometheus. It tells of all teams, so it wants a token of its own, unless a setting opens it to everybody.
+"""/metrics for Prometheus. It tells of all teams, so it wants a token of its own, or a key of those who run the service.
 
-Where a request comes from decides nothing: behind a proxy, every stranger comes from the proxy's address.
+Where a request comes from proves nothing: a proxy on this machine asks from it, and not every proxy says for whom.
 """
 
 import hmac
@@ -8,28 +8,28 @@ import hmac
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 
+from app.auth import recognize
 from app.deps import SettingsDep
 from app.errors import Unauthorized
 from app.metrics import registry
+from app.models import ADMIN
 from app.settings import Settings
 
 router = APIRouter(tags=["health"])
 
 
 def _admit(request: Request, settings: Settings) -> None:
-    """Raises Unauthorized for who has no token."""
-    if settings.metrics_token is None:
-        if settings.metrics_open:
-            return
-        raise Unauthorized(
-            "/metrics is closed: no token is set",
-            remedy="Set LATHE_METRICS_TOKEN and send it as `Authorization: Bearer`, or set LATHE_METRICS_OPEN=true.",
-        )
+    """Raises Unauthorized for who brings neither the token nor an admin key of the team that runs the service."""
     kind, _, token = request.headers.get("authorization", "").partition(" ")
-    wanted = settings.metrics_token.get_secret_value().encode()
-    if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), wanted):
+    sent = token.strip() if kind.lower() == "bearer" else ""
+    wanted = settings.metrics_token.get_secret_value() if settings.metrics_token else ""
+    if wanted and hmac.compare_digest(sent.encode(), wanted.encode()):
+        return
+    caller = recognize(request, sent)
+    if caller is None or caller.scope != ADMIN or not caller.operator:
         raise Unauthorized(
-            "/metrics wants its own token", remedy="Send `Authorization: Bearer` with the value of LATHE_METRICS_TOKEN."
+            "/metrics wants its own token, or an admin key of the team that runs the service",
+            remedy="Set LATHE_METRICS_TOKEN and send its value as `Authorization: Bearer`.",
         )
 
 

@@ -5,6 +5,7 @@ from itertools import islice
 
 from client.api import Lathe
 from client.errors import ClientError
+from client.terminal_text import one_line
 
 Offer = list[tuple[str, str]]
 MOST = 30
@@ -14,7 +15,7 @@ SECONDS = 2.0
 def _asked(incomplete: str, ask: Callable[[Lathe], Offer]) -> Offer:
     try:
         with Lathe.from_config(timeout=SECONDS, attempts=1) as lathe:
-            return [(name, about) for name, about in ask(lathe) if name.startswith(incomplete)]
+            return [(name, one_line(about)) for name, about in ask(lathe) if name.startswith(incomplete)]
     except ClientError:
         return []
 

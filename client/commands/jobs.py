@@ -13,6 +13,7 @@ from client.calls import STATES
 from client.commands import connect
 from client.commands.completion import job_ids, model_ids
 from client.output import AsJson, as_json, console, emit, say, table, write_json
+from client.terminal_text import one_line
 from client.types import Event, Job
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", autocompletion=job_ids)]
@@ -89,7 +90,8 @@ def detachable(job_id: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say(f"\n{job_id} goes on. Come back: lathe watch {job_id}; stop it: lathe cancel {job_id}")
+        say("")
+        say(f"{job_id} goes on. Come back: lathe watch {job_id}; stop it: lathe cancel {job_id}")
         raise
 
 
@@ -102,7 +104,7 @@ def ended(lathe: Lathe, job_id: str, timeout: float | None) -> Job:
 def finish(lathe: Lathe, job: Job) -> None:
     """Print the outcome and exit with its code."""
     if job.state == "succeeded":
-        shown = () if as_json() else (render.report_table(lathe.report(job.id)), f"\nNext: lathe download {job.id}")
+        shown = () if as_json() else (render.report_table(lathe.report(job.id)), "", f"Next: lathe download {job.id}")
         emit(job, *shown)
     else:
         emit(job, f"{job.id} {job.state}.", *_failure(job))
@@ -164,7 +166,7 @@ def logs(
             if as_json():
                 write_json(event)
             else:
-                out.print(_line(event), markup=False, soft_wrap=True)
+                out.print(one_line(_line(event)), markup=False, soft_wrap=True)
 
 
 def cancel(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001

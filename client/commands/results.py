@@ -1,6 +1,7 @@
 """lathe report, compare, download: what a job made."""
 
 import json as jsonlib
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from client.compare import Compared
 from client.download import download as fetch
 from client.errors import FAILED, ClientError, Problem
 from client.output import AsJson, as_json, emit, moving, table, write_json
+from client.terminal_text import UNSEEN
 from client.types import Artifact
 from compression.report import STAGES
 
@@ -48,7 +50,8 @@ def _write(text: str, out: Path | None) -> None:
         if as_json():
             write_json({"text": text})
         else:
-            typer.echo(text.rstrip("\n"))
+            # What a pipe or a file takes is left as it is; a terminal is not steered by it.
+            typer.echo(text.rstrip("\n").translate(UNSEEN if sys.stdout.isatty() else {}))
         return
     out.write_text(text, encoding="utf-8")
     emit({"file": str(out.resolve())}, f"{out} is written.")
@@ -153,6 +156,17 @@ def share(
             emit(
                 link, str(link.url), f"Until {link.expires_at:%Y-%m-%d %H:%M} UTC; sooner: lathe share {job} --revoke {link.id}"
             )
+
+
+def shares(json: AsJson = False) -> None:  # noqa: ARG001
+    """List your team's links that are in force, of all jobs: who made each, and when it ends at the latest."""
+    with connect() as lathe:
+        found = lathe.shares()
+    rows = [
+        (link.id, link.job, link.key, f"{link.created_at:%Y-%m-%d %H:%M}", f"{link.expires_at:%Y-%m-%d %H:%M}")
+        for link in found
+    ]
+    emit(found, table(("id", "job", "made by key", "made", "until"), rows, empty="No links. Make one: lathe share JOB"))
 
 
 def best_stage(lathe: Lathe, job: str, artifacts: list[Artifact]) -> str | None:

@@ -7,16 +7,15 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from compression import catalog
-from compression.checks import decoder, encoder, gguf_model, weights
+from compression.checks import contents, decoder, encoder, gguf_model, weights
 from compression.checks.decoder_names import FAMILIES as DECODERS
 from compression.checks.jsonfile import BadJson, read_file
 from compression.checks.names import Expected
-from compression.errors import CompressionError, ConfigMismatch, DamagedCheckpoint, MissingFile, UnsafeCheckpoint
+from compression.errors import CompressionError, ConfigMismatch, DamagedCheckpoint, MissingFile
 from compression.report import ModelFacts
 
 LARGEST_CONFIG = 1 << 20
 LARGEST_TOKENIZER = 64 << 20
-LEAVE_OUT = "Leave it out: models of the supported families are opened by stock code."
 Described = encoder.Described | decoder.Described
 NO_FLOATS = ("position_ids", ".attn.bias")
 """Buffers that older versions saved: counts and masks."""
@@ -25,7 +24,7 @@ FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 
 def check(folder: Path) -> ModelFacts | list[CompressionError]:
     """Return what is known of the model, or every reason why it cannot be taken."""
-    problems: list[CompressionError] = list(_code_and_pickles(folder))
+    problems: list[CompressionError] = contents.check(folder)
     if gguf_model.is_one(folder):
         found = gguf_model.check(folder)
         return [*problems, *found] if isinstance(found, list) else problems or found
@@ -69,20 +68,6 @@ def check(folder: Path) -> ModelFacts | list[CompressionError]:
 def _kind(model_type: str) -> Any:
     """Return the module that describes models of a type."""
     return decoder if model_type in DECODERS else encoder
-
-
-def _code_and_pickles(folder: Path) -> list[CompressionError]:
-    problems: list[CompressionError] = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if not path.is_file():
-            continue
-        if path.suffix.lower() == ".py":
-            cause = f"{name} is code, which could run when the model is opened"
-            problems.append(UnsafeCheckpoint(cause, param=name, remedy=LEAVE_OUT))
-        elif path.suffix.lower() in weights.PICKLE_SUFFIXES:
-            problems.append(UnsafeCheckpoint(f"{name} is a pickle, which can run code when it is opened", param=name))
-    return problems
 
 
 def _config(folder: Path) -> tuple[dict[str, Any] | None, list[CompressionError]]:

@@ -37,7 +37,6 @@ EXPONENTS: dict[str, tuple[str, int]] = {
     "F64": ("<u8", 0x7FF0_0000_0000_0000),
 }
 """Unsigned type of the same width and the exponent's bits: all of them set means infinite or not a number."""
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".pdparams")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class Answered(Config):
     ] = None
     original: Answer
     compressed: Answer
+    exclusive: Annotated[bool, Field(description="Whether no job or question was timed on this host meanwhile.")] = True
 
 
 parse_answered: TypeAdapter[Answered | Rejected] = TypeAdapter(Answered | Rejected)

@@ -119,6 +119,7 @@ class Latency(Config):
     threads: int
     runtime: Annotated[str, Field(description="For example 'onnxruntime 1.32.0 CPUExecutionProvider'.")]
     generation: Annotated[Generation | None, Field(description="Of a language model alone.")] = None
+    exclusive: Annotated[bool, Field(description="Whether no other job was timed on this host meanwhile.")] = True
 
     @property
     def of_what(self) -> str:

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from compression.filenames import portable
 from compression.recipe import Config, JobTask, Recipe, Targets, Task
 from compression.report.draws import Interval
 from compression.report.figures import NotMeasured, Ratios, Row, Score, Sensitivity, Stage, Uploaded
@@ -16,6 +17,7 @@ class File(Config):
     path: Annotated[
         str,
         Field(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$", description="Relative."),
+        AfterValidator(portable),
     ]
     size: Annotated[int, Field(ge=0)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -1,10 +1,16 @@
 """What others wrote is shown as text, whatever is in it."""
 
+import json
+from collections.abc import Callable
+
 import pytest
 from rich.text import Text
 
-from client import output
-from client.output import console, emit, say, table
+from client import output, render
+from client.errors import NotReady, Problem
+from client.output import console, emit, say, show_error, table, write_json
+from client.terminal_text import one_line
+from tests.client.figures import report
 
 TITLE = "\x1b]0;owned\x07"
 CLEAR = "\x1b[2J\x9b1A\x08\x7f"
@@ -22,6 +28,43 @@ def test_no_name_and_no_log_line_steers_the_terminal(capsys: pytest.CaptureFixtu
     assert "owned" in shown
     assert "é" in shown
     assert "[bold]text" in shown
+
+
+FORGED = "mine\njob_1  another  succeeded\r\u2028job_2\x85job_3\x0bjob_4"
+TURNED = "\u202eexe.gpj\u2066\u200f"
+
+
+def test_no_name_forges_a_line_or_turns_one_round(capsys: pytest.CaptureFixture[str]) -> None:
+    output.reset()
+    name = FORGED + TURNED
+    problem = Problem(f"{name} is in use", status=409, code="in_use", remedy=name, param=name, request_id="r")
+    hostile = report().model_copy(update={"notes": (name,), "choice": f"\n{name}"})
+
+    def lines(show: Callable[[], object]) -> list[str]:
+        show()
+        shown = "".join(capsys.readouterr())
+        assert not set(shown) & set(TURNED + "\r\u2028\x85\x0b") - set("exe.gpj")
+        return shown.splitlines()
+
+    assert len(lines(lambda: emit(None, f"{name}  {name}"))) == 1
+    assert len(lines(lambda: emit(None, table(("id", "name"), [("job", name), (name, "name")], empty="none")))) == 3
+    assert len(lines(lambda: say(f"\n{name} is being checked"))) == 1
+    assert len(lines(lambda: show_error(problem))) == 4
+    assert len(lines(lambda: show_error(NotReady(f"{name} was rejected: {name}", remedy=name)))) == 2
+    written = lines(lambda: emit(None, render.report_table(hostile)))
+    assert not [line for line in written if line.startswith("job_")]
+    assert not [line for line in render.report_markdown(hostile).splitlines() if line.startswith("job_")]
+    assert one_line(name).isprintable()
+
+
+def test_json_says_the_same_and_steers_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"é {FORGED}{TURNED}{CLEAR}"
+    write_json({"name": name})
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) == 1
+    assert shown.rstrip("\n").isprintable()
+    assert "é" in shown
+    assert json.loads(shown) == {"name": name}
 
 
 def test_what_is_ours_is_still_coloured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

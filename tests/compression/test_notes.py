@@ -2,9 +2,9 @@
 
 import pytest
 
-from compression.notes import apart_note, coarse_note
+from compression.notes import apart_note, coarse_note, with_notes
 from compression.recipe import Targets
-from compression.report import Draws, Row, SplitDraws, Stage
+from compression.report import Draws, Latency, Row, SplitDraws, Stage
 from compression.verdicts import judged
 from tests.client.figures import row
 from tests.compression.judging import RECIPE, TARGETS
@@ -60,3 +60,10 @@ def test_one_row_that_weighs_more_than_may_be_lost_is_told_with_the_baseline() -
     old = BASELINE.model_copy(update={"validation": None})
     assert coarse_note(old, TARGETS) == ()
     assert apart_note(old, QUANTIZED, drawn(0.8, 0.8), drawn(0.8, 0.8)) == ()
+
+
+def test_a_latency_that_was_not_taken_alone_is_told() -> None:
+    assert isinstance(QUANTIZED.latency, Latency)
+    disturbed = QUANTIZED.model_copy(update={"latency": QUANTIZED.latency.model_copy(update={"exclusive": False})})
+    assert with_notes(QUANTIZED, BASELINE).notes == ()
+    assert "Another job may have been timed" in " ".join(with_notes(disturbed, BASELINE).notes)

@@ -3,6 +3,7 @@
 It does what the job's seed says, with what the test wrote to `forged.json` beside it.
 """
 
+import fcntl
 import json
 import os
 import time
@@ -145,10 +146,64 @@ TRICKS: tuple[Callable[[Channel], None], ...] = (
 )
 
 
+def a_tower_of_folders(channel: Channel) -> None:
+    """What no recursion removes, in place of a lock too."""
+    Path(".held").unlink()
+    for start in (".held", "tower"):
+        Path(start).mkdir()
+        at = os.open(start, os.O_RDONLY)
+        for _ in range(1500):
+            os.mkdir("d", dir_fd=at)
+            deeper = os.open("d", os.O_RDONLY, dir_fd=at)
+            os.close(at)
+            at = deeper
+        os.close(at)
+    no_event_at_all(channel)
+
+
+def a_pipe_for_a_promise(channel: Channel) -> None:
+    """What other workers would read to learn how much this job was promised."""
+    os.mkfifo(".reserved")
+    time.sleep(5)
+    no_event_at_all(channel)
+
+
+def memory_behind_a_descriptor(_: Channel) -> None:
+    held = os.memfd_create("held")
+    for _block in range(1024):
+        os.write(held, bytes(1 << 20))
+    time.sleep(60)
+
+
+def a_crowd(_: Channel) -> None:
+    for _child in range(100):
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+    time.sleep(60)
+
+
+def a_turn_that_never_ends(_: Channel) -> None:
+    """The host's lock, asked for as the engine does, and kept."""
+    asks = os.open(os.environ["LATHE_MEASURE_TURN"], os.O_RDWR | os.O_CREAT)
+    fcntl.flock(asks, fcntl.LOCK_EX)
+    time.sleep(600)
+
+
+NEIGHBOURS: tuple[tuple[Callable[[Channel], None], str], ...] = (
+    (a_tower_of_folders, "engine_misbehaved"),
+    (a_pipe_for_a_promise, "engine_misbehaved"),
+    (memory_behind_a_descriptor, "out_of_memory"),
+    (a_crowd, "too_many_processes"),
+    (a_turn_that_never_ends, ""),
+)
+"""What harms others on the host, and how it ends; the last one goes on until it is stopped."""
+
+
 def main(path: Path, events_fd: int, *_: object) -> int:
     """Play the trick that the seed names; then wait to be stopped, which should not take long."""
     channel = Channel(events_fd)
     FORGED.update(json.loads((Path(__file__).parent / "forged.json").read_text("utf-8")))
-    TRICKS[json.loads(path.read_text("utf-8"))["recipe"]["train"]["seed"]](channel)
+    (*TRICKS, *(trick for trick, _ in NEIGHBOURS))[json.loads(path.read_text("utf-8"))["recipe"]["train"]["seed"]](channel)
     time.sleep(20)
     return 0

@@ -54,14 +54,13 @@ def bystander(stand: Stand) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture
-def worker(stand: Stand, bystander: Path, tmp_path: Path) -> subprocess.Popen[bytes]:
-    """A worker that runs from a copy of the code in which the engine is the enemy's."""
+def start_hostile(stand: Stand, bystander: Path, tmp_path: Path, **settings: str) -> subprocess.Popen[bytes]:
+    """Start a worker that runs from a copy of the code in which the engine is the enemy's."""
     for package in ("app", "compression", "workers"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(Path(__file__).parent / "hostile_engine.py", tmp_path / "compression" / "run.py")
     (tmp_path / "compression" / "forged.json").write_text(json.dumps(forged(stand, bystander)))
-    with stand.with_settings(LATHE_MAX_FAILURES="1"), (stand.service.home / "jobs-hostile.log").open("ab") as out:
+    with stand.with_settings(LATHE_MAX_FAILURES="1", **settings), (stand.service.home / "jobs-hostile.log").open("ab") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "workers", "jobs"],
             cwd=tmp_path,
@@ -72,6 +71,12 @@ def worker(stand: Stand, bystander: Path, tmp_path: Path) -> subprocess.Popen[by
         )
     stand.service.processes["jobs-hostile"] = process
     return process
+
+
+@pytest.fixture
+def worker(stand: Stand, bystander: Path, tmp_path: Path) -> subprocess.Popen[bytes]:
+    """A hostile worker beside a job that it must not reach."""
+    return start_hostile(stand, bystander, tmp_path)
 
 
 def bytes_of(folder: Path) -> dict[Path, bytes]:

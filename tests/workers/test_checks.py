@@ -1,5 +1,8 @@
 """The check of an upload ends, whatever its child does, and what it found can be stored."""
 
+import hashlib
+import io
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,10 @@ from sqlalchemy import select
 
 from app import resources
 from app.db import writing
-from app.models import Model, Team
+from app.models import Dataset, File, Model, Team
 from app.settings import Settings
 from app.storage import LocalStorage
+from tests.examples import tiny_model
 from workers import checks, engine
 
 
@@ -53,3 +57,94 @@ def test_a_nul_in_a_finding_keeps_nobody_from_storing_it(
     found = checked(settings, monkeypatch, tmp_path, child)
     assert found.state == resources.REJECTED
     assert found.reasons == [{**reason, "cause": "a\ufffd \\\ufffd \\u0000"}]
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "cause", "attempts"),
+    [
+        ("sys.stderr.write('memory allocation of 99999999999999 bytes failed'); os.abort()", "out_of_memory", "memory", 1),
+        ('sys.stderr.write("what():  std::bad_alloc"); os.abort()', "out_of_memory", "memory", 1),
+        ("os.abort()", "check_failed", "SIGABRT", 1),
+        ("os.kill(os.getpid(), 11)", "check_failed", "SIGSEGV", 1),
+        ("os.kill(os.getpid(), 9)", "check_failed", "ChildDied", 3),  # perhaps by the system, for what others took
+        ("sys.exit(1)", "check_failed", "RuntimeError", 3),
+    ],
+)
+def test_what_files_do_to_their_reader_is_not_done_again(
+    ending: str, code: str, cause: str, attempts: int, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    eager = settings.model_copy(update={"backoff_seconds": 0.0})
+    found = checked(eager, monkeypatch, tmp_path, f"import os, sys; {ending}")
+    for _ in range(attempts - 1):
+        assert found.state == resources.VALIDATING
+        assert checks.check_next(eager, LocalStorage(tmp_path / "store"))
+        with writing() as session:
+            found = session.get_one(Model, found.id)
+    assert (found.state, found.check_attempts) == (resources.REJECTED, attempts)
+    assert (found.reasons[0]["code"], cause in found.reasons[0]["cause"]) == (code, True)
+    assert found.reasons[0]["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "child", "code", "cause"),
+    [
+        ({"engine_processes": 5}, "for _ in range(9): os.fork() or time.sleep(60)", "check_failed", "processes"),
+        ({"engine_memory_bytes": 80 << 20}, "kept = bytes(1) * (200 << 20)", "out_of_memory", "memory"),
+    ],
+)
+def test_a_check_that_takes_too_much_is_ended(
+    limit: dict[str, Any],
+    child: str,
+    code: str,
+    cause: str,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    narrow = settings.model_copy(update=limit)
+    found = checked(narrow, monkeypatch, tmp_path, f"import os, time\n{child}\ntime.sleep(60)")
+    assert (found.state, found.check_attempts, found.reasons[0]["code"]) == (resources.REJECTED, 1, code)
+    assert cause in found.reasons[0]["cause"]
+
+
+def sent(storage: LocalStorage, name: str, content: bytes) -> File:
+    storage.put_file(f"uploads/x/{name}", io.BytesIO(content))
+    return File(path=name, size=len(content), sha256=hashlib.sha256(content).hexdigest(), key=f"uploads/x/{name}")
+
+
+def test_a_tokenizer_that_asks_for_terabytes_is_refused_at_once(settings: Settings, tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "store")
+    tiny_model(tmp_path / "tiny")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "tiny").iterdir()}
+    longer = {"type": "Replace", "pattern": {"Regex": "."}, "content": "e" * 50}
+    normalizer = {"type": "Sequence", "normalizers": [longer] * 8}
+    files["tokenizer.json"] = json.dumps({**json.loads(files["tokenizer.json"]), "normalizer": normalizer}).encode()
+    with writing() as session:
+        model = Model(team_id=session.scalars(select(Team.id)).one(), name="m", state=resources.VALIDATING)
+        model.files = [sent(storage, name, content) for name, content in files.items()]
+        session.add(model)
+    assert checks.check_next(settings, storage)
+    with writing() as session:
+        found = session.get_one(Model, model.id)
+    assert (found.state, found.check_attempts) == (resources.REJECTED, 1)
+    assert [reason["code"] for reason in found.reasons] == ["out_of_memory"]
+    assert "smaller tokenizer" in found.reasons[0]["remedy"]
+
+
+def test_a_million_columns_are_refused_at_once(settings: Settings, tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "store")
+    commas = "," * 999_998
+    wide = f"{commas}text,label\n{commas}good,pos\n{commas}bad,neg\n".encode()
+    columns = {"text": "text", "label": "label"}
+    with writing() as session:
+        owner = session.scalars(select(Team.id)).one()
+        data = {"format": "csv", "columns": columns, "splits": {"train": ["wide.csv"]}}
+        dataset = Dataset(team_id=owner, name="d", task="text-classification", data=data, state=resources.VALIDATING)
+        dataset.files = [sent(storage, "wide.csv", wide)]
+        session.add(dataset)
+    assert checks.check_next(settings, storage)
+    with writing() as session:
+        found = session.get_one(Dataset, dataset.id)
+    assert (found.state, found.check_attempts) == (resources.REJECTED, 1)
+    assert [(reason["code"], reason["param"]) for reason in found.reasons] == [("unreadable_data", "wide.csv")]
+    assert "1,000,000 columns" in found.reasons[0]["cause"]

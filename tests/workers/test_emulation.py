@@ -34,7 +34,7 @@ def test_a_confined_engine_answers_under_another_instruction_set(level: str, tmp
         [helper.make_node("Add", ["input_ids", "one"], ["logits"])], "plus", values[:1], values[1:], [one]
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), folder / "plus.onnx")
-    sandbox = Sandbox(level, tmp_path / "lock" / "measure.lock")  # type: ignore[arg-type]
+    sandbox = Sandbox(level)  # type: ignore[arg-type]
     with (folder / "out").open("wb") as out, (folder / "errors").open("wb") as errors:
         arguments = [sys.executable, "-P", "-c", PLUS_ONE]
         child = start(arguments, folder, sandbox, stdin=subprocess.DEVNULL, stdout=out, stderr=errors)

@@ -20,7 +20,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     """Starts a child of ours in the engine's place: it gets the same pipe, folder, environment and confinement."""
     if reason := sandbox.obstacle(request.param):
         pytest.skip(f"{request.param}: {reason}")
-    used = sandbox.Sandbox(request.param, tmp_path / "lock")
+    used = sandbox.Sandbox(request.param)
 
     def start(code: str) -> Engine:
         program = (
@@ -97,10 +97,10 @@ def test_memory_is_that_of_the_whole_tree(run: Callable[[str], Engine]) -> None:
     )
     with run(code) as engine:
         next(event for event in engine.events(0.1) if isinstance(event, Log))
-        assert 200 << 20 < engine.resident_bytes() < 400 << 20
+        assert 200 << 20 < engine.usage().memory_bytes < 400 << 20
         engine.kill()
         engine.process.wait()
-        assert engine.resident_bytes() == 0
+        assert engine.usage().memory_bytes == 0
 
 
 def test_it_can_ask_whom_the_kernel_ended_for_want_of_memory(run: Callable[[str], Engine]) -> None:
@@ -125,4 +125,4 @@ def test_last_words_are_its_own_whatever_it_makes_of_the_name_of_its_log(run: Ca
 def test_the_environment_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LATHE_DATABASE_URL", "LATHE_S3_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "LATHE_BROKER_URL"):
         monkeypatch.setenv(name, "secret")
-    assert "secret" not in environment(tmp_path, sandbox.Sandbox("none", tmp_path / "lock")).values()
+    assert "secret" not in environment(tmp_path, 1.0).values()

@@ -1,16 +1,19 @@
 """What a child wrote is read without trusting the child."""
 
+import errno
 import hashlib
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import structlog
 
-from workers.folders import LOCK, Checked, Untrustworthy, open_beneath, private_folder, sweep
+from workers.folders import DOOR, LOCK, RESERVED, Checked, Untrustworthy, open_beneath, private_folder, sweep
 
 
 def test_a_plain_file_is_checked_as_it_is_read(tmp_path: Path) -> None:
@@ -61,6 +64,50 @@ def test_what_a_killed_worker_left_is_swept(had_its_lock: bool, tmp_path: Path) 
     (left / "model").mkdir()
     sweep(tmp_path)
     assert not left.exists()
+
+
+def a_folder(place: Path) -> None:
+    place.mkdir()
+
+
+def a_pipe(place: Path) -> None:
+    os.mkfifo(place)
+
+
+def anothers_lock(place: Path) -> None:
+    place.symlink_to(place.parent.parent / "job-2" / LOCK)
+
+
+@pytest.mark.parametrize("lay", [a_folder, a_pipe, anothers_lock])
+def test_what_an_engine_lays_in_a_locks_place_holds_nothing(lay: Callable[[Path], None], tmp_path: Path) -> None:
+    left = tmp_path / "job-1"
+    left.mkdir()
+    lay(left / LOCK)
+    (tmp_path / f"job-1{RESERVED}").write_text("1000")
+    with private_folder(tmp_path, "job-2") as held:
+        sweep(tmp_path)
+        assert held.is_dir()
+        assert sorted(path.name for path in tmp_path.iterdir()) == [DOOR, "job-2"]
+
+
+def test_a_folder_that_cannot_be_removed_keeps_nobody_from_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("job-1", "job-2", "job-3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    real = os.unlink
+
+    def unlink(path: str | Path, *, dir_fd: int | None = None) -> None:
+        if dir_fd is not None and Path(f"/proc/self/fd/{dir_fd}").readlink().name == "job-2":
+            raise OSError(errno.EBUSY, "held by the system")
+        real(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    with structlog.testing.capture_logs() as said:
+        sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [DOOR, "job-2"]
+    assert [(entry["log_level"], entry["path"]) for entry in said if entry["event"] == "left_over_stays"] == [
+        ("error", str(tmp_path / "job-2"))
+    ]
 
 
 def test_a_folder_that_is_being_made_is_not_swept(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Room is set aside before a job starts, and counted as taken while the job has not written it yet."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from shutil import disk_usage
 from types import SimpleNamespace
@@ -10,8 +11,11 @@ import pytest
 from app.settings import Settings
 from app.storage import LocalStorage
 from compression.memory import killed_for_memory
+from tests.workers.test_watch import too_deep_to_look
 from workers import limits
+from workers.folders import RESERVED
 from workers.limits import TO_SPARE, NoRoom, engine_memory, machine_memory, room
+from workers.removal import remove_tree
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def test_what_is_fetched_takes_nothing_of_what_was_promised(
 
     def disk(_: Path) -> SimpleNamespace:
         taken = sum(path.stat().st_size for path in scratch.rglob("*") if path.is_file())
-        return SimpleNamespace(free=100 * mib + TO_SPARE - taken)
+        return SimpleNamespace(total=1 << 40, free=100 * mib + TO_SPARE - taken)
 
     monkeypatch.setattr(limits, "disk_usage", disk)
     with pytest.raises(NoRoom), room(scratch, first, storage, 60 * mib, 60 * mib):
@@ -72,7 +76,59 @@ def test_more_than_there_is_is_refused(places: tuple[Path, list[Path], LocalStor
     scratch, (first, _), storage = places
     with pytest.raises(NoRoom), room(scratch, first, storage, disk_usage(scratch).total):
         pass
-    assert not (first / ".reserved").exists()
+    assert not first.with_name(first.name + RESERVED).exists()
+    assert not (first / RESERVED).exists()
+
+
+def a_pipe(place: Path) -> None:
+    os.mkfifo(place)
+
+
+def an_endless_file(place: Path) -> None:
+    place.symlink_to("/dev/zero")
+
+
+def more_than_any_disk(place: Path) -> None:
+    place.write_text(str(10**18))
+
+
+def less_than_nothing(place: Path) -> None:
+    place.write_text(str(-(10**18)))
+
+
+def a_long_number(place: Path) -> None:
+    place.write_text("1" * (8 << 20))
+
+
+@pytest.mark.parametrize("lay", [a_pipe, an_endless_file, more_than_any_disk, less_than_nothing, a_long_number])
+def test_what_an_engine_lays_for_a_promise_holds_nobody_up(
+    lay: Callable[[Path], None], places: tuple[Path, list[Path], LocalStorage]
+) -> None:
+    scratch, (first, second), storage = places
+    share = round(0.6 * (disk_usage(scratch).free - TO_SPARE))
+    lay(first / RESERVED)  # where its engine reaches
+    lay(first.with_name(first.name + RESERVED))  # and where only a worker does
+    with room(scratch, second, storage, share):
+        pass
+
+
+def test_a_promise_lies_where_its_engine_does_not_reach(places: tuple[Path, list[Path], LocalStorage]) -> None:
+    scratch, (first, second), storage = places
+    with room(scratch, first, storage, 1000):
+        assert list(first.iterdir()) == []
+        assert sorted(place.name for place in scratch.glob(f"*{RESERVED}")) == [f"a{RESERVED}"]
+        with room(scratch, second, storage, 1000):
+            pass
+
+
+def test_a_folder_that_cannot_be_looked_through_has_taken_nothing(places: tuple[Path, list[Path], LocalStorage]) -> None:
+    scratch, (first, second), storage = places
+    share = round(0.6 * (disk_usage(scratch).free - TO_SPARE))
+    with room(scratch, first, storage, share):
+        too_deep_to_look(first)
+        with pytest.raises(NoRoom, match="scratch"), room(scratch, second, storage, share):
+            pass
+    remove_tree(first)
 
 
 def test_an_engine_leaves_memory_to_the_machine() -> None:

@@ -32,11 +32,11 @@ HOSTILE = (Path(__file__).parent / "hostile.py").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module", params=STRONGEST_FIRST)
-def confined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+def confined(request: pytest.FixtureRequest) -> Sandbox:
     """A sandbox of each level that this machine can do."""
     if reason := obstacle(request.param):
         pytest.skip(f"{request.param}: {reason}")
-    return Sandbox(request.param, tmp_path_factory.mktemp("lock") / "measure.lock")
+    return Sandbox(request.param)
 
 
 @dataclass
@@ -120,7 +120,7 @@ def ways_out(house: House) -> list[list[Any]]:
 
 def test_without_confinement_every_way_is_open(house: House) -> None:
     ways = ways_out(house)
-    found = house.attempt(Sandbox("none", house.settings.scratch / "measure.lock"), *ways)
+    found = house.attempt(Sandbox("none"), *ways)
     # The leader of a session cannot leave its group: that way is open to its children alone.
     closed = [way for way, became in zip(ways, found, strict=True) if "refused" in became]
     assert closed in ([], [["leave the group"]])
@@ -132,7 +132,7 @@ def test_every_way_out_is_closed(house: House, confined: Sandbox) -> None:
     seen = {str(way): became["done"] for way, became in zip(ways, found, strict=True) if "done" in became}
     if confined.level == "bubblewrap":
         # The folders on the way to what may be read are there, with nothing else in them.
-        ours = {"scratch", "compression", "own", ".pyenv", ".local", ".venv", "ld.so.cache", "alternatives", "measure.lock"}
+        ours = {"scratch", "compression", "own", ".pyenv", ".local", ".venv", "ld.so.cache", "alternatives"}
         seen = {way: done for way, done in seen.items() if not way.startswith("['list'") or not set(json_list(done)) <= ours}
     assert seen == {}
     assert (house.settings.home / "storage" / "blob").read_text() == "of others"
@@ -148,7 +148,7 @@ def test_every_way_out_is_closed_on_older_kernels_too(version: int, house: House
     # The launcher is made to believe that its kernel is older; all that it asks of the kernel is real.
     older = f"from workers import landlock; landlock.abi = lambda: {version}; main()"
     monkeypatch.setattr(sandbox, "START", sandbox.START.replace("main()", older))
-    used, ways = Sandbox("landlock+seccomp", house.settings.scratch / "measure.lock"), ways_out(house)
+    used, ways = Sandbox("landlock+seccomp"), ways_out(house)
     found = house.attempt(used, *ways, ["create", str(house.own / "made")])
     assert [way for way, became in zip(ways, found[:-1], strict=True) if "done" in became] == []
     assert "done" in found[-1]
@@ -172,17 +172,34 @@ def test_it_keeps_no_privilege_and_no_descriptor_and_changes_no_modes(house: Hou
     assert database.stat().st_mode & 0o777 == 0o600
 
 
-def test_it_uses_its_own_folder_and_the_lock(house: House, confined: Sandbox) -> None:
+def test_it_uses_its_own_folder_and_no_lock_of_the_host(house: House, confined: Sandbox) -> None:
     (house.own / "input").write_text("mine")
-    found = house.attempt(
+    lock = house.settings.scratch / "measure.lock"
+    lock.touch()
+    *own, written, read = house.attempt(
         confined,
         ["read", str(house.own / "input")],
         ["create", str(house.own / "made")],
-        ["open to write", str(confined.lock)],
         ["signal", 0],
+        ["open to write", str(lock)],
+        ["read", str(lock)],
     )
-    assert [became for became in found if "refused" in became] == []
+    assert [became for became in own if "refused" in became] == []
     assert (house.own / "made").exists()
+    assert "refused" in written
+    assert "refused" in read
+
+
+def test_it_makes_no_file_that_gives_others_its_user(house: House, confined: Sandbox) -> None:
+    for name in ("file", "opened"):
+        (house.own / name).touch(mode=0o755)
+    ways = [["set ids", str(house.own / "file")], ["make with ids", str(house.own / "made")]]
+    ways += [["make a node with ids", str(house.own / "node")], ["set ids of what is open", str(house.own / "opened")]]
+    house.attempt(confined, *ways)
+    assert [path.name for path in house.own.iterdir() if path.lstat().st_mode & 0o6000] == []
+    house.attempt(Sandbox("none"), *ways)
+    ours = {path.name for path in house.own.iterdir() if path.is_file() and path.lstat().st_mode & 0o6000}
+    assert ours == {"file", "made", "node", "opened"}
 
 
 def test_it_reads_what_the_operator_lends_and_changes_nothing_there(house: House, confined: Sandbox) -> None:
@@ -191,7 +208,7 @@ def test_it_reads_what_the_operator_lends_and_changes_nothing_there(house: House
     (words / "index.noun").write_text("film")
     ways = [["read", str(words / "index.noun")], ["list", str(words)], ["create", str(words / "new")]]
     assert [list(became) for became in house.attempt(confined, *ways)] == [["refused"]] * 3
-    lending = Sandbox(confined.level, confined.lock, [words])
+    lending = Sandbox(confined.level, [words])
     assert [list(became) for became in house.attempt(lending, *ways)] == [["done"], ["done"], ["refused"]]
 
 
@@ -218,7 +235,7 @@ def test_under_bubblewrap_there_is_nobody_else_and_nothing_else_to_write_to(hous
     processes, mounts = house.attempt(confined, ["processes"], ["mounts"])
     assert set(json_list(processes["done"])) <= {"1", "2"}
     writable = {place for place in json_list(mounts["done"]) if not place.startswith("/dev/")}
-    assert writable == {str(house.own), str(confined.lock)}
+    assert writable == {str(house.own)}
 
 
 ESCAPE = """
@@ -244,7 +261,7 @@ from workers.sandbox import Sandbox
 folder, level, code, mark = Path(sys.argv[1]), *sys.argv[2:]
 with (folder / "log").open("wb") as log:
     child = start([sys.executable, "-c", code, mark, "600"], folder,
-        Sandbox(level, folder.parent / "measure.lock"), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        Sandbox(level), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 child.wait()
 """
 

@@ -20,6 +20,7 @@ from workers.engine import Engine
 from workers.folders import Untrustworthy
 from workers.layout import lay_out
 from workers.lease import Lease
+from workers.usage import Usage
 from workers.watch import Crashed, Watch
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # the transitions are tested on both elsewhere
@@ -41,8 +42,8 @@ class Telling:
     def last_words(self, _limit: int) -> str:
         return "died"
 
-    def resident_bytes(self) -> int:
-        return 0
+    def usage(self) -> Usage:
+        return Usage()
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from workers import syscalls
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 
 
-def verdict(program: bytes, architecture: int, number: int, first: int = 0, second: int = 0) -> int:
+def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> int:
     """Run a filter over one system call."""
-    data = struct.pack("=iIQ6Q", number, architecture, 0, first, second, *[0] * 4)
+    data = struct.pack("=iIQ6Q", number, architecture, 0, *(*arguments, 0, 0, 0, 0, 0, 0)[:6])
     lines = list(struct.iter_unpack("=HBBI", program))
     value, at = 0, 0
     while True:
@@ -80,3 +80,33 @@ def test_other_numberings_are_unknown() -> None:
     assert verdict(program, x86_64, 0x40000001) == ERRNO | errno.ENOSYS
     with pytest.raises(syscalls.UnknownMachine):
         syscalls.build({}, "riscv64")
+
+
+@pytest.mark.parametrize("machine", syscalls.ARCHITECTURES)
+def test_no_file_gets_the_bits_that_change_who_runs_it(machine: str) -> None:
+    column, architecture = syscalls.ARCHITECTURES[machine]
+    program = syscalls.build({}, machine)
+    creates, reads, temporary = 0o101, 0o2000000, 0o20200001  # O_CREAT | O_WRONLY, O_CLOEXEC, O_TMPFILE | O_WRONLY
+    places = {**syscalls.SETS_MODES, "open": 2, "openat": 3}
+    for name, place in places.items():
+        if (number := syscalls.NUMBERS[name][column]) is None:
+            continue
+        for mode, expected in ((0o755, ALLOW), (0o1777, ALLOW), (0o4755, ERRNO | errno.EPERM), (0o2755, ERRNO | errno.EPERM)):
+            for flags in (creates, temporary):
+                arguments = [0] * place + [mode]
+                if name in syscalls.OPENS:
+                    arguments[place - 1] = flags
+                assert verdict(program, architecture, number, *arguments) == expected, (name, mode)
+    opens = syscalls.NUMBERS["openat"][column]
+    assert opens is not None
+    assert verdict(program, architecture, opens, 0, 0, reads, 0o7777) == ALLOW  # no mode is read there: it may be anything
+
+
+@pytest.mark.parametrize("machine", syscalls.ARCHITECTURES)
+def test_nobody_hides_what_it_has_open(machine: str) -> None:
+    column, architecture = syscalls.ARCHITECTURES[machine]
+    number = syscalls.NUMBERS["prctl"][column]
+    assert number is not None
+    set_name, set_dumpable = 15, 4
+    program = syscalls.build({}, machine)
+    assert [verdict(program, architecture, number, option) for option in (set_name, set_dumpable)] == [ALLOW, ERRNO]

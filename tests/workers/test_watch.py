@@ -57,6 +57,20 @@ def test_a_file_that_changes_under_the_copy_is_not_stored(data: bytes, settings:
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
 
 
+def test_what_is_stored_of_an_engine_runs_as_nobody_else(settings: Settings, tmp_path: Path) -> None:
+    with writing() as session:
+        submitted(session)
+    claim = claimed(settings, tmp_path / "1")
+    place = tmp_path / "1/out/artifacts/a"
+    ready = report().artifacts[0].model_copy(update={"name": "a", "files": (file(place, "program", b"#!/bin/sh"),)})
+    (place / "program").chmod(0o6755)  # as an engine can that nothing confines
+    lease, engine = Lease(claim, settings, on_lost=lambda: None), cast("Engine", Telling(told.ArtifactReady(artifact=ready)))
+    with pytest.raises(Crashed):  # it ends without a report
+        Watch(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, engine, settings).follow()
+    (stored,) = (tmp_path / "store").rglob("program")
+    assert stored.stat().st_mode & 0o7111 == 0
+
+
 class Writing(Telling):
     """An engine that is looked at once before it tells anything, and can be ended."""
 

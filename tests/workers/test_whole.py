@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import random
 import signal
 from collections.abc import Iterator
@@ -208,10 +209,8 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(service: Service, http
     assert {worker["kind"]: worker["drain"] for worker in workers} == {"jobs": True, "checks": False}
 
 
-def pickled(tiny: Path) -> dict[str, bytes]:
-    files = {path.name: path.read_bytes() for path in tiny.iterdir()}
-    files["pytorch_model.bin"] = files.pop("model.safetensors")
-    return files
+def without_weights(tiny: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in tiny.iterdir() if path.name != "model.safetensors"}
 
 
 def changed(tiny: Path, name: str, change: Any) -> dict[str, bytes]:
@@ -233,11 +232,15 @@ def lie(data: bytes) -> bytes:
 @ONCE
 def test_bad_models_are_rejected_by_name(service: Service, http: httpx.Client, tiny: Path) -> None:
     other = json.dumps({"model_type": "t5", "architectures": ["T5Model"]}).encode()
+    promised = [{"path": name, "size": len(data), "sha256": "0" * 64} for name, data in without_weights(tiny).items()]
+    named = {"path": "pytorch_model.bin", "size": 1, "sha256": "0" * 64}
+    refused = http.post("/v1/models", json={"name": "pickle", "files": [*promised, named]}).json()
+    assert (refused["code"], refused["param"]) == ("unsafe_checkpoint", "pytorch_model.bin")
     cases = {
-        "unsafe_checkpoint": pickled(tiny),
+        "unsafe_checkpoint": without_weights(tiny) | {"model.safetensors": pickle.dumps({"weight": list(range(100))})},
         "damaged_checkpoint": changed(tiny, "model.safetensors", lambda data: data[:-100]),
         "unsupported_architecture": changed(tiny, "config.json", lambda _: other),
-        "missing_file": {name: data for name, data in pickled(tiny).items() if name == "config.json"},
+        "missing_file": {name: data for name, data in without_weights(tiny).items() if name == "config.json"},
     }
     for code, files in cases.items():
         found = send(http, "models", {"name": code}, files)

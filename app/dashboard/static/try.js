@@ -62,7 +62,7 @@ function tagged(words, tags, others) {
   return place;
 }
 
-function show({ asked, expected, original, compressed }) {
+function show({ asked, expected, original, compressed, exclusive = true }) {
   const facts = document.getElementById("asked");
   facts.replaceChildren(...Object.entries(asked).flatMap(([name, value]) => {
     const group = made("div");
@@ -88,7 +88,7 @@ function show({ asked, expected, original, compressed }) {
   verdict.className = `verdict ${same ? "good" : "bad"}`;
   const ratio = original.milliseconds / compressed.milliseconds;
   const speed = ratio >= 1 ? `${ratio.toFixed(2)}× as fast` : `${(1 / ratio).toFixed(2)}× as slow`;
-  verdict.textContent = `${same ? "Both say the same" : "They differ"}; the compressed model is ${speed} here (medians of ${compressed.runs} runs by turns, this text alone).`;
+  verdict.textContent = `${same ? "Both say the same" : "They differ"}; the compressed model is ${speed} here (medians of ${compressed.runs} runs by turns, this text alone).${exclusive ? "" : " Another job was perhaps timed on that machine at once: the times may be too long."}`;
   answers.hidden = false;
 }
 

@@ -137,7 +137,7 @@ def test_tenants_see_no_hosts_and_processes(service: Service) -> None:
     sql(service, "DELETE FROM workers WHERE id = %s", worker)
 
     class Someone:
-        scope = "admin"
+        scope, operator = "admin", True
 
     assert sees_operations(Someone())
 

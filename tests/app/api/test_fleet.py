@@ -72,12 +72,14 @@ def test_usage_is_told_by_team_and_of_others_in_sum(service: Service, http: http
     assert before["free_bytes"] > 0
     job = running(service, http, request_body, "w")
     sql(service, "UPDATE jobs SET state = 'failed', finished_at = %s WHERE id = %s", LATER, job)
-    model = http.post("/v1/models", json={"name": "m", "files": [entry("w", b"12345"), entry("x", b"123")]}).json()["id"]
-    http.put(f"/v1/models/{model}/files/w", content=b"12345")  # x has not come, and takes no room
+    model = http.post("/v1/models", json={"name": "m", "files": [entry("w.json", b"12345"), entry("x.json", b"123")]}).json()[
+        "id"
+    ]
+    http.put(f"/v1/models/{model}/files/w.json", content=b"12345")  # x has not come, and takes no room
     others = replace(service, database=replace(service.database, key=new_team(service)))
     with others.client() as stranger:
         made = stranger.post("/v1/datasets", json=DATA).json()["id"]
-        stranger.put(f"/v1/datasets/{made}/files/t", content=b"1234567")
+        stranger.put(f"/v1/datasets/{made}/files/t.csv", content=b"1234567")
         theirs = stranger.get("/v1/usage").json()["items"]
     found = http.get("/v1/usage").json()["items"]
     assert [(one["mine"], one["team"] == "other teams") for one in found] == [(True, False), (False, True)]
@@ -92,4 +94,4 @@ def test_usage_is_told_by_team_and_of_others_in_sum(service: Service, http: http
     problem(http.get("/v1/usage?days=0"), 422, "invalid_request", "days")
 
 
-DATA = {"name": "d", "format": "jsonl", "splits": {"train": ["t"]}, "files": [entry("t", b"1234567")]}
+DATA = {"name": "d", "format": "jsonl", "splits": {"train": ["t.csv"]}, "files": [entry("t.csv", b"1234567")]}

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as arrow
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
@@ -154,3 +155,19 @@ def test_texts_alone_are_known_by_how_long_they_are(tmp_path: Path) -> None:
         refused = answered(train="train", **splits)
         assert isinstance(refused, Rejected)
         assert [reason["code"] for reason in refused.reasons] == [code]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_columns_are_bounded(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compression.data.MOST_COLUMNS", 3)
+    for count, code in ((3, None), (4, "unreadable_data")):
+        names = ["text", "label", *(f"c{number}, quoted" for number in range(count - 2))]
+        table = arrow.table({name: [f"{name} {row % 2}" for row in range(40)] for name in names})
+        path = tmp_path / f"{count}.{kind}"
+        if kind == "csv":
+            arrow.csv.write_csv(table, path)
+            path.write_bytes(b"\n" + path.read_bytes())
+        else:
+            arrow.parquet.write_table(table, path)
+        answer = found(tmp_path, format=kind, splits={"train": (path.name,)})
+        assert (answer.reasons[0]["code"] if isinstance(answer, Rejected) else None) == code

@@ -140,6 +140,42 @@ def test_pickles_are_refused_even_beside_safe_weights(tiny_model: Path, name: st
     assert name in reasons(tiny_model)["unsafe_checkpoint"]
 
 
+ELF, PE, MACHO = b"\x7fELF\2\1\1" + bytes(9), b"MZ\x90" + bytes(20), b"\xcf\xfa\xed\xfe\7\0\0\1"
+
+
+@pytest.mark.parametrize("data", [pickle.dumps({"a": 1}), ELF, PE, MACHO, b"\0asm\1\0\0\0", b"PK\3\4rest", b"#!/bin/sh\nid\n"])
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.model", "LICENSE", "sub/extra.json"])
+def test_pickles_and_native_code_are_refused_under_any_name(tiny_model: Path, name: str, data: bytes) -> None:
+    (tiny_model / name).parent.mkdir(exist_ok=True)
+    (tiny_model / name).write_bytes(data)
+    assert name in reasons(tiny_model)["unsafe_checkpoint"]
+
+
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "sub/model.gguf"])
+def test_weights_are_what_their_names_say(tiny_model: Path, name: str) -> None:
+    (tiny_model / name).parent.mkdir(exist_ok=True)
+    (tiny_model / name).write_bytes(ELF)
+    assert name in reasons(tiny_model)["unsafe_checkpoint"]
+
+
+@pytest.mark.parametrize("name", ["w", "notes.pdf", "train.parquet", "model.safetensors.part"])
+def test_what_nothing_reads_is_refused(tiny_model: Path, name: str) -> None:
+    (tiny_model / name).write_bytes(b"text")
+    assert name in reasons(tiny_model)["unexpected_file"]
+
+
+def test_what_stock_tools_read_is_taken(tiny_model: Path) -> None:
+    files = {
+        "tokenizer.model": b"\n\x0e\n\5<unk>\x15\0\0\0\0",
+        "vocab.txt": b"MZ\n[PAD]\n#!\n",
+        "NOTICE": "é".encode("latin-1"),
+    }
+    for name, data in {**files, "README.md": b"# A card", "1_Pooling/config.json": b"{}"}.items():
+        (tiny_model / name).parent.mkdir(exist_ok=True)
+        (tiny_model / name).write_bytes(data)
+    judged(tiny_model)
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_a_pickle_renamed_to_safetensors_is_known_by_its_first_bytes(tiny_model: Path, protocol: int) -> None:
     (tiny_model / WEIGHTS).write_bytes(pickle.dumps({"weight": list(range(100))}, protocol=protocol))

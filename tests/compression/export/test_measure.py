@@ -18,13 +18,12 @@ import pytest
 from compression import scoring
 from compression.child import ChildFailed, answers
 from compression.export import artifact
+from compression.host_lock import LOCK_VARIABLE, WAIT_VARIABLE, host_lock
 from compression.measure import (
-    LOCK_VARIABLE,
     Measured,
     MeasureSpec,
     Step,
     ask,
-    host_lock,
     measure,
     nobody,
     peak_memory,
@@ -160,10 +159,24 @@ def test_two_jobs_never_time_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     other.join()
 
 
+def test_a_turn_that_is_waited_for_in_vain_is_told(
+    tiny_shipment: Shipment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LOCK_VARIABLE, str(tmp_path / "lock"))
+    monkeypatch.setenv(WAIT_VARIABLE, "0.2")
+    alone = measure(spec(tiny_shipment, seconds=0.1)).latency
+    with (tmp_path / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        disturbed = measure(spec(tiny_shipment, seconds=0.1)).latency
+    assert isinstance(alone, Latency)
+    assert isinstance(disturbed, Latency)
+    assert (alone.exclusive, disturbed.exclusive) == (True, False)
+
+
 def test_a_killed_holder_frees_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     program = (
-        "from compression.measure import host_lock\nimport time\nwith host_lock():\n print('in', flush=True); time.sleep(60)"
+        "from compression.host_lock import host_lock\nimport time\nwith host_lock():\n print('in', flush=True); time.sleep(60)"
     )
     environment = {**os.environ, LOCK_VARIABLE: str(path)}
     holder = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE)
