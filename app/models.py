@@ -1,42 +1,18 @@
 """The tables. Only jobs.py writes job state; only resources.py writes the state of models and datasets."""
 
 import datetime as dt
-from typing import Any, ClassVar
+from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, text
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.clock import UtcTime, now
+from app.base import Base as Base
+from app.clock import now
 from app.ids import new_id
 
 QUEUED, RUNNING = "queued", "running"
 TERMINAL = ("succeeded", "failed", "cancelled")
 JOB_STATES = (QUEUED, RUNNING, *TERMINAL)
-
-
-# JSONB where there is it: plain JSON cannot be compared, which the trigger on finished jobs must.
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-
-
-class Base(DeclarativeBase):
-    """Names of constraints are fixed, so that migrations can speak of them."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map: ClassVar[dict[Any, Any]] = {
-        dt.datetime: UtcTime(),
-        dict[str, Any]: Json,
-        list[Any]: Json,
-        int: BigInteger(),
-    }
 
 
 class Team(Base):
@@ -46,6 +22,12 @@ class Team(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("team"))
     name: Mapped[str] = mapped_column(String(100), unique=True)
     created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    weight: Mapped[float] = mapped_column(default=1.0, server_default="1")
+    quotas: Mapped[dict[str, Any] | None]
+    """Limits of its own, by name (quotas.py); what it lacks is the settings' default."""
+    # Counted by triggers on jobs, whoever writes those: who waits is known without a look at what waits.
+    queued: Mapped[int] = mapped_column(default=0, server_default="0")
+    running: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 READ, WRITE = "read", "write"
@@ -88,6 +70,9 @@ class Resource:
     purged_at: Mapped[dt.datetime | None]
     check_lease_until: Mapped[dt.datetime | None]
     check_attempts: Mapped[int] = mapped_column(default=0)
+    file_count: Mapped[int] = mapped_column(default=0, server_default="0")
+    bytes: Mapped[int] = mapped_column(default=0, server_default="0")
+    """What its manifest promises, so that no list or sum reads files."""
 
 
 class Model(Resource, Base):
@@ -204,8 +189,9 @@ class Job(Base):
 
     __table_args__ = (
         Index(
-            "ix_jobs_runnable",
-            "priority",
+            "ix_jobs_line",
+            "team_id",
+            text("priority DESC"),
             "id",
             postgresql_where=text("state = 'queued'"),
             sqlite_where=text("state = 'queued'"),
@@ -218,6 +204,13 @@ class Job(Base):
             "finished_at",
             postgresql_where=text("state = 'succeeded'"),
             sqlite_where=text("state = 'succeeded'"),
+        ),
+        Index(
+            "ix_jobs_team_id_finished_at",
+            "team_id",
+            "finished_at",
+            postgresql_where=text("finished_at IS NOT NULL"),
+            sqlite_where=text("finished_at IS NOT NULL"),
         ),
         Index("ix_jobs_team_id_id", "team_id", "id"),
         Index("ix_jobs_state_deleted_at", "state", "deleted_at"),

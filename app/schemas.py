@@ -161,16 +161,30 @@ class FileOut(Out):
     uploaded: bool
 
 
-class ResourceOut(Out):
-    """A model or a dataset."""
+class ResourceListed(Out):
+    """A model or a dataset in a list: without its files."""
 
     id: str
     name: str
     state: Literal["uploading", "validating", "ready", "rejected"]
-    files: list[FileOut]
+    file_count: int
+    bytes: Annotated[int, Field(description="Of all its files, as its manifest promises them.")]
     facts: dict[str, Any] | None
     reasons: list[dict[str, Any]]
     created_at: dt.datetime
+
+
+class DatasetListed(ResourceListed):
+    """A dataset in a list, with its layout and without its files."""
+
+    task: str
+    data: dict[str, Any]
+
+
+class ResourceOut(ResourceListed):
+    """A model or a dataset."""
+
+    files: list[FileOut]
 
 
 class DatasetOut(ResourceOut):
@@ -227,7 +241,9 @@ class JobOut(Out):
     error: dict[str, Any] | None
     queue_position: int | None
     start_seconds: Annotated[float | None, Field(description="About so long until a worker takes it; null where unknown.")]
-    waits_for: Annotated[Literal["worker", "memory"] | None, Field(description="What no living worker offers.")]
+    waits_for: Annotated[
+        Literal["worker", "memory", "quota"] | None, Field(description="What no living worker offers; or the team's limit.")
+    ]
     deadline_at: dt.datetime | None
     retry_of: str | None
     request_id: Annotated[str | None, Field(description="Of the request that made it: what logs and traces know it by.")]
@@ -309,20 +325,17 @@ class Page(Out):
     next_page_token: str | None = None
 
 
+def resource_listed(row: models.Model | models.Dataset) -> ResourceListed:
+    """Show a model or a dataset in a list."""
+    kind = DatasetListed if isinstance(row, models.Dataset) else ResourceListed
+    return kind.model_validate(row)
+
+
 def resource_out(row: models.Model | models.Dataset) -> ResourceOut:
     """Show a model or a dataset."""
-    common: dict[str, Any] = {
-        "id": row.id,
-        "name": row.name,
-        "state": row.state,
-        "facts": row.facts,
-        "reasons": row.reasons,
-        "created_at": row.created_at,
-        "files": [FileOut(path=f.path, size=f.size, sha256=f.sha256, uploaded=f.key is not None) for f in row.files],
-    }
-    if isinstance(row, models.Dataset):
-        return DatasetOut(**common, task=row.task, data=row.data)
-    return ResourceOut(**common)
+    files = [FileOut(path=f.path, size=f.size, sha256=f.sha256, uploaded=f.key is not None) for f in row.files]
+    kind = DatasetOut if isinstance(row, models.Dataset) else ResourceOut
+    return kind(**resource_listed(row).model_dump(), files=files)
 
 
 def job_out(

@@ -86,6 +86,17 @@ class Settings(BaseSettings):
 
     answer_seconds: Annotated[float, Field(description="A question to a job's models may take so long.")] = 120.0
 
+    # What one team may take; a team's own limits are in its row (`python -m app.quotas`). 0 is none at all.
+    quota_jobs_waiting: Annotated[int, Field(ge=0, description="Jobs of a team that wait.")] = 1000
+    quota_jobs_running: Annotated[int, Field(ge=0, description="Jobs of a team at work; more wait.")] = 100
+    quota_worker_hours: Annotated[int, Field(ge=0, description="Hours of workers that a team has in a month (UTC).")] = 20_000
+    quota_bytes_stored: Annotated[
+        int, Field(ge=0, description="Bytes of a team's models, datasets and artifacts, with what its manifests promise.")
+    ] = 4 * 2**40
+    quota_bytes_arriving: Annotated[int, Field(ge=0, description="Bytes of a team's uploads that are under way.")] = 2**40
+    quota_streams: Annotated[int, Field(ge=0, description="Event streams of a team that are open, in one API process.")] = 400
+    streams_per_key: Annotated[int, Field(ge=0, description="Event streams of a key that are open, in one API process.")] = 100
+
     @model_validator(mode="after")
     def _places_in_home(self) -> Self:
         home = self.home.expanduser().resolve()
