@@ -12,7 +12,7 @@ from app.dashboard import new as new_page
 from app.dashboard import routes as dashboard
 from app.dashboard import tries as try_page
 from app.middleware import BodyLimit, PlainAddress, RequestContext, SafeHeaders
-from app.routes import artifacts, compare, fleet, health, jobs, keys, metrics, reference, resources, shares, tries
+from app.routes import artifacts, compare, fleet, health, jobs, keys, metrics, quotas, reference, resources, shares, tries
 from app.settings import Settings, get_settings
 
 DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."
@@ -33,6 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
         shares.pages,
         compare.router,
         fleet.router,
+        quotas.router,
         artifacts.router,
         reference.router,
         keys.router,

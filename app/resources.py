@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
+from app import quotas
 from app.clock import now
 from app.errors import AlreadySealed, IncompleteUpload, InUse, InvalidRequest, NotFound
 from app.models import QUEUED, RUNNING, Dataset, File, Job, JobDataset, JobModel, Model, UploadPart
@@ -22,7 +23,7 @@ MAX_CHECK_ATTEMPTS = 3
 
 
 def create(session: Session, row: R, manifest: Sequence[Any]) -> R:
-    """Store a model's or a dataset's row with the files that its manifest promises. Raises InvalidRequest."""
+    """Store a model's or a dataset's row with the files that its manifest promises. Raises InvalidRequest, BytesQuotaExceeded."""
     paths = [entry.path for entry in manifest]
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice:
@@ -36,6 +37,8 @@ def create(session: Session, row: R, manifest: Sequence[Any]) -> R:
         named = {path for files in row.data["splits"].values() for path in files}
         if missing := sorted(named - set(paths)):
             raise InvalidRequest(f"splits names {missing[0]!r}, which is not among files", param="splits")
+    row.file_count, row.bytes = len(manifest), sum(entry.size for entry in manifest)
+    quotas.admit_bytes(session, row.team_id, row.bytes)
     row.files = [File(path=entry.path, size=entry.size, sha256=entry.sha256) for entry in manifest]
     session.add(row)
     session.flush()

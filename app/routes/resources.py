@@ -5,13 +5,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 from sqlalchemy import select
+from sqlalchemy.orm import raiseload
 
 from app import resources
 from app.db import reading
 from app.deps import CallerDep, OnceDep, ReadDep, SessionDep, SettingsDep, StorageDep
 from app.models import Dataset, Model
 from app.paging import PageSize, PageToken, newest_first, page
-from app.schemas import DatasetCreate, DatasetOut, FileOut, ModelCreate, Page, ResourceOut, resource_out
+from app.schemas import DatasetCreate, DatasetOut, FileOut, ModelCreate, Page, ResourceOut, resource_listed, resource_out
 from app.uploads import Place, append, progress, receive
 from app.watch import preferred_wait, watcher
 
@@ -34,7 +35,7 @@ def _router(noun: str, kind: type[Any], body_type: Any, out: type[ResourceOut], 
             session, caller, body, 201, lambda: resource_out(resources.create(session, new(caller.team, body), body.files))
         )
 
-    @router.get("", response_model=Page, summary=f"List {noun}s, newest first")
+    @router.get("", response_model=Page, summary=f"List {noun}s, newest first, without their files")
     def list_(
         request: Request,
         response: Response,
@@ -44,8 +45,9 @@ def _router(noun: str, kind: type[Any], body_type: Any, out: type[ResourceOut], 
         page_token: PageToken = None,
     ) -> Page:
         query = select(kind).where(kind.team_id == caller.team, kind.deleted_at.is_(None))
-        rows, token = newest_first(session, query, kind.id, page_size, page_token)
-        return page([resource_out(row) for row in rows], token, request, response)
+        # A manifest has up to a thousand files: who wants those asks for the one.
+        rows, token = newest_first(session, query.options(raiseload(kind.files)), kind.id, page_size, page_token)
+        return page([resource_listed(row) for row in rows], token, request, response)
 
     def read(team: str, identifier: str) -> ResourceOut:
         with reading() as session:
