@@ -17,7 +17,7 @@ ALIVE_SECONDS = 60.0
 LOOKED_AT = 500
 """Places whose start is forecast; those behind them are only counted."""
 COMPARED = 20
-"""Turns of a team that are compared by age where shares are equal; further back a place may be short by one for each other team."""
+"""Turns of a team that are compared by age where shares are equal; further back, each other team may put a place off by one."""
 REMEMBERED = 20
 """Finished jobs whose mean time stands for one that has not begun."""
 

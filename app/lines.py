@@ -1,8 +1,8 @@
 """Each team's line of waiting jobs, and whose turn it is.
 
 Priority counts within a team. Between teams, the one goes first that has fewest jobs at work for its weight; then the one that
-had fewest hours of workers for its weight in the last day; then whose first job is oldest. Teams know how many of their jobs wait
-(triggers count them), and an index knows each team's first, so that a claim costs the same however long the lines are.
+had fewest hours of workers for its weight in the last day; then the one whose first job is oldest. Triggers count how many of a
+team's jobs wait, and an index has each team's first, so that a claim costs the same however long the lines are.
 """
 
 from dataclasses import dataclass

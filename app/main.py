@@ -12,6 +12,7 @@ from app.dashboard import new as new_page
 from app.dashboard import routes as dashboard
 from app.dashboard import tries as try_page
 from app.middleware import BodyLimit, PlainAddress, RequestContext, SafeHeaders
+from app.rates import RateLimits
 from app.routes import artifacts, compare, fleet, health, jobs, keys, metrics, quotas, reference, resources, shares, tries
 from app.settings import Settings, get_settings
 
@@ -51,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(PlainAddress)
+    app.add_middleware(RateLimits)
     app.add_middleware(SafeHeaders)
     app.add_middleware(RequestContext)
     return app

@@ -23,7 +23,10 @@ MAX_CHECK_ATTEMPTS = 3
 
 
 def create(session: Session, row: R, manifest: Sequence[Any]) -> R:
-    """Store a model's or a dataset's row with the files that its manifest promises. Raises InvalidRequest, BytesQuotaExceeded."""
+    """Store a model's or a dataset's row with the files that its manifest promises.
+
+    Raises InvalidRequest, BytesQuotaExceeded.
+    """
     paths = [entry.path for entry in manifest]
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice:
