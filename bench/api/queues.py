@@ -153,13 +153,21 @@ def _ready(server: Server, url: str) -> dict[str, object]:
     """Have a model and a dataset that jobs can name, as if workers had checked them."""
     facts = {
         "models": {
-            **{"kind": "model", "family": "bert", "architecture": "BertModel", "max_positions": 512, "labels": None},
+            "kind": "model",
+            "family": "bert",
+            "architecture": "BertModel",
+            "max_positions": 512,
+            "labels": None,
             "shape": {"layers": 6, "hidden": 384, "heads": 12, "ffn": 1536, "vocabulary": 30522},
             "parameters": {"total": 22713216, "embedding": 11917824, "other": 10795392},
-            **{"dtype": "float32", "bytes": 90868376},
+            "dtype": "float32",
+            "bytes": 90868376,
         },
         "datasets": {
-            **{"kind": "dataset", "labels": ["negative", "positive"], "mean_words": 12.0, "longest_words": 40},
+            "kind": "dataset",
+            "labels": ["negative", "positive"],
+            "mean_words": 12.0,
+            "longest_words": 40,
             "rows": {"train": 100, "validation": 20, "test": 20},
             "label_counts": {"train": {"negative": 50, "positive": 50}},
         },
