@@ -152,48 +152,6 @@ class KeyCreate(Body):
     scope: Annotated[KeyScope, Field(description="`read` sees everything of the team and changes nothing.")] = "write"
 
 
-class FileOut(Out):
-    """A file of a manifest and whether its bytes have come."""
-
-    path: str
-    size: int
-    sha256: str
-    uploaded: bool
-
-
-class ResourceListed(Out):
-    """A model or a dataset in a list: without its files."""
-
-    id: str
-    name: str
-    state: Literal["uploading", "validating", "ready", "rejected"]
-    file_count: int
-    bytes: Annotated[int, Field(description="Of all its files, as its manifest promises them.")]
-    facts: dict[str, Any] | None
-    reasons: list[dict[str, Any]]
-    created_at: dt.datetime
-
-
-class DatasetListed(ResourceListed):
-    """A dataset in a list, with its layout and without its files."""
-
-    task: str
-    data: dict[str, Any]
-
-
-class ResourceOut(ResourceListed):
-    """A model or a dataset."""
-
-    files: list[FileOut]
-
-
-class DatasetOut(ResourceOut):
-    """A dataset with its layout."""
-
-    task: str
-    data: dict[str, Any]
-
-
 class JobModelsOut(Out):
     """The models of a job, by id."""
 
@@ -323,19 +281,6 @@ class Page(Out):
 
     items: list[Any]
     next_page_token: str | None = None
-
-
-def resource_listed(row: models.Model | models.Dataset) -> ResourceListed:
-    """Show a model or a dataset in a list."""
-    kind = DatasetListed if isinstance(row, models.Dataset) else ResourceListed
-    return kind.model_validate(row)
-
-
-def resource_out(row: models.Model | models.Dataset) -> ResourceOut:
-    """Show a model or a dataset."""
-    files = [FileOut(path=f.path, size=f.size, sha256=f.sha256, uploaded=f.key is not None) for f in row.files]
-    kind = DatasetOut if isinstance(row, models.Dataset) else ResourceOut
-    return kind(**resource_listed(row).model_dump(), files=files)
 
 
 def job_out(

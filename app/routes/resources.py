@@ -1,9 +1,11 @@
 """/v1/models and /v1/datasets: manifest, files, complete. The same flow for both, so one function writes both routers."""
 
 import asyncio
-from typing import Annotated, Any
+import datetime as dt
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Request, Response
+from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import raiseload
 
@@ -12,9 +14,64 @@ from app.db import reading
 from app.deps import CallerDep, OnceDep, ReadDep, SessionDep, SettingsDep, StorageDep
 from app.models import Dataset, Model
 from app.paging import PageSize, PageToken, newest_first, page
-from app.schemas import DatasetCreate, DatasetOut, FileOut, ModelCreate, Page, ResourceOut, resource_listed, resource_out
+from app.schemas import DatasetCreate, ModelCreate, Out, Page
 from app.uploads import Place, append, progress, receive
 from app.watch import preferred_wait, watcher
+
+
+class FileOut(Out):
+    """A file of a manifest and whether its bytes have come."""
+
+    path: str
+    size: int
+    sha256: str
+    uploaded: bool
+
+
+class ResourceListed(Out):
+    """A model or a dataset in a list: without its files."""
+
+    id: str
+    name: str
+    state: Literal["uploading", "validating", "ready", "rejected"]
+    file_count: int
+    bytes: Annotated[int, Field(description="Of all its files, as its manifest promises them.")]
+    facts: dict[str, Any] | None
+    reasons: list[dict[str, Any]]
+    created_at: dt.datetime
+
+
+class DatasetListed(ResourceListed):
+    """A dataset in a list, with its layout and without its files."""
+
+    task: str
+    data: dict[str, Any]
+
+
+class ResourceOut(ResourceListed):
+    """A model or a dataset."""
+
+    files: list[FileOut]
+
+
+class DatasetOut(ResourceOut):
+    """A dataset with its layout."""
+
+    task: str
+    data: dict[str, Any]
+
+
+def resource_listed(row: Model | Dataset) -> ResourceListed:
+    """Show a model or a dataset in a list."""
+    kind = DatasetListed if isinstance(row, Dataset) else ResourceListed
+    return kind.model_validate(row)
+
+
+def resource_out(row: Model | Dataset) -> ResourceOut:
+    """Show a model or a dataset."""
+    files = [FileOut(path=f.path, size=f.size, sha256=f.sha256, uploaded=f.key is not None) for f in row.files]
+    kind = DatasetOut if isinstance(row, Dataset) else ResourceOut
+    return kind(**resource_listed(row).model_dump(), files=files)
 
 
 def _new_model(team: str, body: ModelCreate) -> Model:
