@@ -181,7 +181,7 @@ class RangeNotSatisfiable(Problem):
 
 
 class StorageFull(Problem):
-    """The storage has no room for this upload."""
+    """The storage has no room for this upload, or the disk of the database is full."""
 
     status, code, remedy = 507, "storage_full", "Delete models, datasets or jobs that nobody needs, or enlarge the storage."
 
@@ -214,7 +214,7 @@ class TooManyStreams(Problem):
 
 
 class Unavailable(Problem):
-    """The database or the storage does not answer."""
+    """The database or the storage does not answer, or on SQLite too many writers wait."""
 
     status, code, remedy = 503, "unavailable", "Send the request again in a moment, with the same Idempotency-Key."
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}

@@ -6,7 +6,7 @@ Defaults are the settings' (LATHE_QUOTA_…); a team's own are in its row: `pyth
 import argparse
 import datetime as dt
 import sys
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, Field
 from sqlalchemy import ColumnElement, case, func, literal, or_, select, update
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.clock import UtcTime, now, seconds_between
 from app.db import reading, writing
-from app.errors import BytesQuotaExceeded, QuotaExceeded
+from app.errors import BytesQuotaExceeded, Problem, QuotaExceeded
 from app.models import RUNNING, Artifact, Dataset, File, Job, Model, Team
 from app.reservations import reserved
 from app.settings import get_settings
@@ -99,15 +99,14 @@ def _stored(session: Session, team: str) -> int:
 def admit_job(session: Session, team_id: str) -> None:
     """Let a team have one more job. Raises QuotaExceeded."""
     team = _locked(session, team_id)
-    if team.queued >= (most := _limit(team, "jobs_waiting")):
-        raise QuotaExceeded(
-            f"{team.queued} jobs of the team wait; its limit is {most}", facts=_facts("jobs_waiting", most, team.queued)
-        )
+    most = _limit(team, "jobs_waiting")
+    if team.queued >= most:
+        raise _refusal(QuotaExceeded, f"{team.queued} jobs of the team wait", "jobs_waiting", most, team.queued)
     begun, following = _months(session)
     hours, most = _hours(session, team_id, begun), _limit(team, "worker_hours")
     if hours >= most:
-        facts = _facts("worker_hours", most, round(hours, 1), following)
-        raise QuotaExceeded(f"the team used {hours:.1f} hours of workers this month; its limit is {most}", facts=facts)
+        used = f"the team used {hours:.1f} hours of workers this month"
+        raise _refusal(QuotaExceeded, used, "worker_hours", most, round(hours, 1), following)
 
 
 def admit_bytes(session: Session, team_id: str, promised: int) -> None:
@@ -115,8 +114,8 @@ def admit_bytes(session: Session, team_id: str, promised: int) -> None:
     team = _locked(session, team_id)
     kept, most = _stored(session, team_id), _limit(team, "bytes_stored")
     if kept + promised > most:
-        cause = f"{kept} bytes are stored or promised, and {promised} more are over the team's limit of {most}"
-        raise BytesQuotaExceeded(cause, facts=_facts("bytes_stored", most, kept))
+        used = f"{kept} bytes are stored or promised, and {promised} more are asked for"
+        raise _refusal(BytesQuotaExceeded, used, "bytes_stored", most, kept)
 
 
 def admit_arriving(session: Session, team_id: str, coming: int) -> None:
@@ -124,21 +123,20 @@ def admit_arriving(session: Session, team_id: str, coming: int) -> None:
     team = _locked(session, team_id)
     under_way, most = reserved(session, team_id), _limit(team, "bytes_arriving")
     if under_way + coming > most:
-        cause = f"{under_way} bytes are under way, and {coming} more are over the team's limit of {most}"
-        raise BytesQuotaExceeded(
-            cause, facts=_facts("bytes_arriving", most, under_way), remedy="Send it when others have ended."
-        )
+        used = f"{under_way} bytes are under way, and {coming} more would come"
+        raise _refusal(BytesQuotaExceeded, used, "bytes_arriving", most, under_way)
+
+
+def _refusal(kind: type[Problem], used: str, name: Name, limit: int, amount: float, at: dt.datetime | None = None) -> Problem:
+    one = Quota(name=name, limit=limit, used=amount, frees=FREES[name], frees_at=at)
+    remedy = f"{FREES[name].capitalize()}. GET /v1/quotas shows all limits, which whoever runs the service can raise."
+    return kind(f"{used}; the team's limit is {limit}", remedy=remedy, facts={"quota": one.model_dump(mode="json")})
 
 
 def streams_limit(team_id: str) -> int:
     """Return how many streams a team may have open."""
     with reading() as session:
         return _limit(session.get_one(Team, team_id), "streams")
-
-
-def _facts(name: Name, limit: int, used: float, at: dt.datetime | None = None) -> dict[str, Any]:
-    one = Quota(name=name, limit=limit, used=used, frees=FREES[name], frees_at=at)
-    return {"quota": one.model_dump(mode="json")}
 
 
 def quotas(session: Session, team_id: str) -> QuotasOut:

@@ -127,7 +127,7 @@ class JobCreate(Body):
     ] = "standard"
     evaluate: JobEvaluate = JobEvaluate()
     targets: Targets = Targets()
-    priority: Annotated[int, Field(ge=-10, le=10, description="Higher goes first.")] = 0
+    priority: Annotated[int, Field(ge=-10, le=10, description="Higher goes first, of the team's jobs.")] = 0
     deadline_seconds: Annotated[
         int | None, Field(ge=1, le=10**8, description="From now on; a job that is not done by then fails, waiting or running.")
     ] = None

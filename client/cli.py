@@ -47,6 +47,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     service.workers,
     service.queue,
     service.usage,
+    service.quotas,
 )
 for command in COMMANDS:
     app.command(command.__name__.rstrip("_"))(command)

@@ -28,6 +28,7 @@ from client.types import (
     Preflight,
     Preset,
     Queue,
+    Quotas,
     Recipes,
     Report,
     Share,
@@ -288,6 +289,10 @@ class Service(Peer):
     def usage(self, *, days: int = 30) -> Usage:
         """Say what the caller's team used, and all others together."""
         return self.send(calls.usage(days))
+
+    def quotas(self) -> Quotas:
+        """Say what your team may take of the service, and takes."""
+        return self.send(calls.quotas())
 
     def create_key(self, name: str, *, scope: Scope = "write") -> NewKey:
         """Make another key; one of scope `read` sees everything and changes nothing. It is shown this once."""
