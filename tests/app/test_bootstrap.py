@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 from alembic import command
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.auth import authenticate, create_key
 from app.bootstrap import alembic_config
 from app.db import make_engine
-from app.models import READ
+from app.models import READ, File, Job, Model, Team
 from tests.conftest import ROOT, Database
+from tests.rows import submitted
 
 
 def bootstrap(database: Database, home: Path, *options: str) -> str | None:
@@ -51,4 +53,26 @@ def test_the_way_back_to_an_older_version_makes_no_reader_a_writer(database: Dat
     with Session(engine) as session:
         assert authenticate(session, reader) is None
         assert authenticate(session, database.key) == known
+    engine.dispose()
+
+
+def test_a_database_of_before_knows_its_queues_and_the_size_of_its_uploads(database: Database) -> None:
+    engine, config = make_engine(database.url), alembic_config()
+    with Session(engine, expire_on_commit=False) as session, session.begin():
+        waiting, running = submitted(session, "a"), submitted(session, "a")
+        session.execute(update(Job).where(Job.id == running.id).values(state="running"))
+        for number in (3, 4):
+            session.add(File(model_id=waiting.model_id, path=f"{number}", size=number, sha256="0" * 64))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0011")
+        command.upgrade(config, "head")
+    with Session(engine) as session, session.begin():
+        team = session.scalars(select(Team).where(Team.name == "a")).one()
+        assert (team.queued, team.running, team.weight, team.quotas) == (1, 1, 1.0, None)
+        model = session.get_one(Model, waiting.model_id)
+        assert (model.file_count, model.bytes) == (2, 7)
+        session.execute(update(Job).where(Job.id == running.id).values(state="queued"))
+        session.refresh(team)
+        assert (team.queued, team.running) == (2, 0)
     engine.dispose()

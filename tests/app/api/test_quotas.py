@@ -110,3 +110,15 @@ def test_lists_carry_no_files(service: Service, http: httpx.Client) -> None:
     assert len(http.get(f"/v1/datasets/{made['id']}").json()["files"]) == 3
     http.post("/v1/models", json={"name": "m", "files": files})
     assert "files" not in http.get("/v1/models").json()["items"][0]
+
+
+def test_the_page_of_the_fleet_shows_the_limits(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    limit(service, jobs_waiting=7, bytes_stored=3_000_000)
+    http.post("/v1/jobs", json=request_body)
+    with httpx.Client(base_url=service.url) as browser:
+        browser.post("/sign-in", data={"key": service.database.key})
+        shown = browser.get("/fleet").text
+    assert "Jobs waiting" in shown
+    assert '<progress max="7" value="1' in shown
+    assert "3.00 MB" in shown
+    assert "delete models, datasets or jobs" in shown
