@@ -76,3 +76,18 @@ def test_a_database_of_before_knows_its_queues_and_the_size_of_its_uploads(datab
         session.refresh(team)
         assert (team.queued, team.running) == (2, 0)
     engine.dispose()
+
+
+def test_whoever_owns_the_database_changes_a_teams_limits(database: Database, tmp_path: Path) -> None:
+    env = {**os.environ, "LATHE_DATABASE_URL": database.url, "LATHE_HOME": str(tmp_path)}
+
+    def run(*changes: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "app.quotas", "default", *changes]
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+    found = json.loads(run("jobs_waiting=5", "weight=2.5").stdout)
+    assert (found["weight"], found["items"][0]["limit"]) == (2.5, 5)
+    assert json.loads(run().stdout) == found
+    wrong = run("jobs=5")
+    assert wrong.returncode == 2
+    assert "there are jobs_waiting" in wrong.stderr
