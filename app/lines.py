@@ -1,7 +1,7 @@
 """Each team's line of waiting jobs, and whose turn it is.
 
 Priority counts within a team. Between teams, the one goes first that has fewest jobs at work for its weight; then the one that
-had fewest hours of workers for its weight in the last day; then the one whose first job is oldest. Triggers count how many of a
+had fewest hours of workers for its weight since yesterday; then the one whose first job is oldest. Triggers count how many of a
 team's jobs wait, and an index has each team's first, so that a claim costs the same however long the lines are.
 """
 
@@ -11,16 +11,15 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from app.clock import now, seconds_between
-from app.models import QUEUED, Job, Team
+from app.clock import now
+from app.models import QUEUED, Job, Team, TeamDay
 from app.quotas import limit_of
 
-RECENT_SECONDS = 24 * 3600.0
-"""For so long what a team used counts against its next turn."""
+RECENT_SECONDS = 2 * 24 * 3600.0
+"""Days that began within so long, today and yesterday, count against a team's next turn."""
 Chosen = aliased(Job, name="chosen")
 """The job whose turn it is, in `next_job`: what a claim locks."""
 _First = aliased(Job, name="first")
-_Ended = aliased(Job, name="ended")
 
 
 def _due(first: Any) -> tuple[ColumnElement[bool], ...]:
@@ -37,11 +36,9 @@ def _fits(first: Any, memory_bytes: int | None) -> tuple[ColumnElement[bool], ..
 
 
 def _recent() -> ColumnElement[Any]:
-    """Seconds of workers that a team's jobs had that ended in the last day, for its weight."""
-    # The time is asked for once, by a query of its own: an index can be searched by it.
-    since = select(now(-RECENT_SECONDS)).scalar_subquery()
-    used = func.coalesce(func.sum(seconds_between(_Ended.started_at, _Ended.finished_at)), 0.0)
-    mine = (_Ended.team_id == Team.id, _Ended.finished_at > since)
+    """Seconds of workers that a team's jobs had that ended since yesterday, for its weight."""
+    used = func.coalesce(func.sum(TeamDay.seconds), 0.0)
+    mine = (TeamDay.team_id == Team.id, TeamDay.day > now(-RECENT_SECONDS))
     return select(used).where(*mine).correlate(Team).scalar_subquery() / Team.weight
 
 
@@ -72,7 +69,7 @@ class Line:
     running: int
     weight: float
     recent: float
-    """Seconds of workers that it used in the last day, for its weight."""
+    """Seconds of workers that it used since yesterday, for its weight."""
     full: bool
     """Whether it has as many jobs at work as it may."""
 

@@ -30,6 +30,15 @@ class Team(Base):
     running: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
+class TeamDay(Base):
+    """Seconds of workers that a team's jobs took, by the day (UTC) on which they ended. Triggers on jobs add them up."""
+
+    __tablename__ = "team_days"
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), primary_key=True)
+    day: Mapped[dt.datetime] = mapped_column(primary_key=True)
+    seconds: Mapped[float]
+
+
 READ, WRITE = "read", "write"
 
 
@@ -204,13 +213,6 @@ class Job(Base):
             "finished_at",
             postgresql_where=text("state = 'succeeded'"),
             sqlite_where=text("state = 'succeeded'"),
-        ),
-        Index(
-            "ix_jobs_team_id_finished_at",
-            "team_id",
-            "finished_at",
-            postgresql_where=text("finished_at IS NOT NULL"),
-            sqlite_where=text("finished_at IS NOT NULL"),
         ),
         Index("ix_jobs_team_id_id", "team_id", "id"),
         Index("ix_jobs_state_deleted_at", "state", "deleted_at"),

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.clock import UtcTime, now, seconds_between
 from app.db import reading, writing
 from app.errors import BytesQuotaExceeded, Problem, QuotaExceeded
-from app.models import RUNNING, Artifact, Dataset, File, Job, Model, Team
+from app.models import RUNNING, Artifact, Dataset, File, Job, Model, Team, TeamDay
 from app.reservations import reserved
 from app.settings import get_settings
 from app.streams import open_streams
@@ -45,7 +45,7 @@ class QuotasOut(BaseModel):
 FREES: dict[Name, str] = {
     "jobs_waiting": "a job is free again when one starts or is cancelled",
     "jobs_running": "jobs beyond it wait until one of the team ends",
-    "worker_hours": "hours count anew with each month (UTC)",
+    "worker_hours": "hours count anew with each month (UTC); a job's count in the month in which it ends",
     "bytes_stored": "delete models, datasets or jobs",
     "bytes_arriving": "uploads that end, or on which nothing comes for a minute, free theirs",
     "streams": "close a stream",
@@ -80,10 +80,10 @@ def _months(session: Session) -> tuple[dt.datetime, dt.datetime]:
 
 
 def _hours(session: Session, team: str, since: dt.datetime) -> float:
-    """Return hours from jobs' starts to their ends, or till now; of what began before `since`, those after it."""
+    """Return hours of the jobs that ended since then, and of those at work, of which only what is later counts."""
     begun = literal(since, UtcTime())
+    ended = select(func.sum(TeamDay.seconds)).where(TeamDay.team_id == team, TeamDay.day >= begun)
     started = case((Job.started_at < begun, begun), else_=Job.started_at)
-    ended = select(func.sum(seconds_between(started, Job.finished_at))).where(Job.team_id == team, Job.finished_at >= begun)
     going = select(func.sum(seconds_between(started, now()))).where(Job.team_id == team, Job.state == RUNNING)
     return sum(float(session.scalar(query) or 0.0) for query in (ended, going)) / 3600
 

@@ -1,11 +1,13 @@
 """The first start, and the way back when the only key is lost."""
 
+import datetime as dt
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from alembic import command
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -13,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.auth import authenticate, create_key
 from app.bootstrap import alembic_config
 from app.db import make_engine
-from app.models import READ, File, Job, Model, Team
+from app.models import READ, File, Job, Model, Team, TeamDay
 from tests.conftest import ROOT, Database
 from tests.rows import submitted
 
@@ -61,6 +63,9 @@ def test_a_database_of_before_knows_its_queues_and_the_size_of_its_uploads(datab
     with Session(engine, expire_on_commit=False) as session, session.begin():
         waiting, running = submitted(session, "a"), submitted(session, "a")
         session.execute(update(Job).where(Job.id == running.id).values(state="running"))
+        times = [dt.datetime(2026, 5, day, hour, tzinfo=dt.UTC) for day, hour in ((1, 23), (2, 1))]
+        ended = {"state": "failed", "started_at": times[0], "finished_at": times[1]}
+        session.execute(update(Job).where(Job.id == submitted(session, "a").id).values(**ended))
         for number in (3, 4):
             session.add(File(model_id=waiting.model_id, path=f"{number}", size=number, sha256="0" * 64))
     with engine.begin() as connection:
@@ -70,6 +75,8 @@ def test_a_database_of_before_knows_its_queues_and_the_size_of_its_uploads(datab
     with Session(engine) as session, session.begin():
         team = session.scalars(select(Team).where(Team.name == "a")).one()
         assert (team.queued, team.running, team.weight, team.quotas) == (1, 1, 1.0, None)
+        hours = [(row.day, row.seconds) for row in session.scalars(select(TeamDay))]
+        assert hours == [(dt.datetime(2026, 5, 2, tzinfo=dt.UTC), pytest.approx(7200))]
         model = session.get_one(Model, waiting.model_id)
         assert (model.file_count, model.bytes) == (2, 7)
         session.execute(update(Job).where(Job.id == running.id).values(state="queued"))

@@ -47,7 +47,7 @@ def test_hours_of_workers_are_those_of_this_month(service: Service, http: httpx.
     begun = today.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     before = f"{begun - dt.timedelta(days=2):%Y-%m-%d %H:%M:%S}.000000"
     ends = {
-        "1 of 3 hours": (begun - dt.timedelta(hours=2), begun + dt.timedelta(hours=1)),
+        "an hour": (begun - dt.timedelta(minutes=30), begun + dt.timedelta(minutes=30)),
         "none": (begun - dt.timedelta(days=9),) * 2,
     }
     for started, ended in ends.values():
