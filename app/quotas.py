@@ -66,26 +66,28 @@ def _limit(team: Team, name: Name) -> int:
     return int((team.quotas or {}).get(name, default(name)))
 
 
-def _locked(session: Session, team: str) -> Team:
-    """Return a team's row, held until the commit: of two requests that ask for the last of something one gets it."""
-    held = select(Team).where(Team.id == team).with_for_update(key_share=True)
-    return session.scalars(held.execution_options(populate_existing=True)).one()
+def _row(session: Session, team: str, *, hold: bool = True) -> tuple[Team, dt.datetime]:
+    """Return a team's row and the time, held until the commit: of two that ask for the last of something one gets it."""
+    query = select(Team, now()).where(Team.id == team).execution_options(populate_existing=True)
+    row, moment = session.execute(query.with_for_update(key_share=True, of=Team) if hold else query).one()
+    return row, moment
 
 
-def _months(session: Session) -> tuple[dt.datetime, dt.datetime]:
-    """Return when this month began, and when the next one does, by the database's clock."""
-    today = session.scalars(select(now())).one()
-    begun = today.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+def _month(moment: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+    """Return when a time's month began, and when the next one does."""
+    begun = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return begun, (begun + dt.timedelta(days=32)).replace(day=1)
 
 
-def _hours(session: Session, team: str, since: dt.datetime) -> float:
+def _hours(session: Session, team: Team, since: dt.datetime) -> float:
     """Return hours of the jobs that ended since then, and of those at work, of which only what is later counts."""
     begun = literal(since, UtcTime())
-    ended = select(func.sum(TeamDay.seconds)).where(TeamDay.team_id == team, TeamDay.day >= begun)
-    started = case((Job.started_at < begun, begun), else_=Job.started_at)
-    going = select(func.sum(seconds_between(started, now()))).where(Job.team_id == team, Job.state == RUNNING)
-    return sum(float(session.scalar(query) or 0.0) for query in (ended, going)) / 3600
+    queries = [select(func.sum(TeamDay.seconds)).where(TeamDay.team_id == team.id, TeamDay.day >= begun)]
+    if team.running:
+        started = case((Job.started_at < begun, begun), else_=Job.started_at)
+        going = func.sum(seconds_between(started, now()))
+        queries.append(select(going).where(Job.team_id == team.id, Job.state == RUNNING))
+    return sum(float(session.scalar(query) or 0.0) for query in queries) / 3600
 
 
 def _stored(session: Session, team: str) -> int:
@@ -98,12 +100,12 @@ def _stored(session: Session, team: str) -> int:
 
 def admit_job(session: Session, team_id: str) -> None:
     """Let a team have one more job. Raises QuotaExceeded."""
-    team = _locked(session, team_id)
+    team, moment = _row(session, team_id)
     most = _limit(team, "jobs_waiting")
     if team.queued >= most:
         raise _refusal(QuotaExceeded, f"{team.queued} jobs of the team wait", "jobs_waiting", most, team.queued)
-    begun, following = _months(session)
-    hours, most = _hours(session, team_id, begun), _limit(team, "worker_hours")
+    begun, following = _month(moment)
+    hours, most = _hours(session, team, begun), _limit(team, "worker_hours")
     if hours >= most:
         used = f"the team used {hours:.1f} hours of workers this month"
         raise _refusal(QuotaExceeded, used, "worker_hours", most, round(hours, 1), following)
@@ -111,7 +113,7 @@ def admit_job(session: Session, team_id: str) -> None:
 
 def admit_bytes(session: Session, team_id: str, promised: int) -> None:
     """Let a team promise so many bytes more. Raises BytesQuotaExceeded."""
-    team = _locked(session, team_id)
+    team = _row(session, team_id)[0]
     kept, most = _stored(session, team_id), _limit(team, "bytes_stored")
     if kept + promised > most:
         used = f"{kept} bytes are stored or promised, and {promised} more are asked for"
@@ -120,7 +122,7 @@ def admit_bytes(session: Session, team_id: str, promised: int) -> None:
 
 def admit_arriving(session: Session, team_id: str, coming: int) -> None:
     """Let a team send so many bytes beside those that it sends already. Raises BytesQuotaExceeded."""
-    team = _locked(session, team_id)
+    team = _row(session, team_id)[0]
     under_way, most = reserved(session, team_id), _limit(team, "bytes_arriving")
     if under_way + coming > most:
         used = f"{under_way} bytes are under way, and {coming} more would come"
@@ -141,12 +143,12 @@ def streams_limit(team_id: str) -> int:
 
 def quotas(session: Session, team_id: str) -> QuotasOut:
     """Return all of a team's limits, and how much of each is used."""
-    team = session.scalars(select(Team).where(Team.id == team_id)).one()
-    begun, following = _months(session)
+    team, moment = _row(session, team_id, hold=False)
+    begun, following = _month(moment)
     used: dict[Name, float] = {
         "jobs_waiting": team.queued,
         "jobs_running": team.running,
-        "worker_hours": round(_hours(session, team_id, begun), 2),
+        "worker_hours": round(_hours(session, team, begun), 2),
         "bytes_stored": _stored(session, team_id),
         "bytes_arriving": reserved(session, team_id),
         "streams": open_streams(team_id),
