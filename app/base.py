@@ -1,4 +1,4 @@
-"""What all tables are made of."""
+"""What all tables have in common: names of constraints, and how Python's types are stored."""
 
 import datetime as dt
 from typing import Any, ClassVar

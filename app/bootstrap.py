@@ -1,8 +1,9 @@
-"""`python -m app.bootstrap`: bring the database up to date and, at the very first start, make the first key.
+"""`python -m app.bootstrap`: bring the database up to date, and make an admin key for a team that has none in force.
 
 Prints one JSON line: {"migrated": REVISION, "key": "lathe_…" or null}. The key is shown this once. Safe to run at every
-start, and from several processes: alembic's transaction and the key's own check see to that. Whoever can run this owns the
-database, so `--key NAME` makes one more key of the default team: the way back when the only key is lost.
+start, and from several processes: alembic's transaction and the key's own check see to that. Who can run this owns the
+database, so `--key NAME` makes one more admin key: the way back when the only key is lost. Both are of the team that runs the
+service, which the first start makes, or of the one that `--team` names: the way back for a team that was closed.
 """
 
 import argparse
@@ -14,10 +15,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from app.auth import DEFAULT_TEAM, create_key, first_key
+from app import keys
 from app.db import get_engine, writing
-from app.models import Team
+from app.models import ADMIN, Team
 
 
 def alembic_config() -> Config:
@@ -27,20 +29,30 @@ def alembic_config() -> Config:
     return config
 
 
+def _team(session: Session, name: str | None) -> Team:
+    if name is None:
+        return keys.first_team(session)
+    found = session.scalar(select(Team).where(Team.name == name))
+    if found is None:
+        raise SystemExit(f"there is no team {name!r}; `lathe teams ls` shows those that there are")
+    return found
+
+
 def main() -> None:
-    """Migrate, and make the first key or the one that is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m app.bootstrap", description="Migrate; make the first key.")
-    parser.add_argument("--key", metavar="NAME", help="make one more key of the default team")
+    """Migrate, and make a missing admin key, or the one that is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m app.bootstrap", description="Migrate; make a missing admin key.")
+    parser.add_argument("--key", metavar="NAME", help="make one more admin key")
+    parser.add_argument("--team", metavar="NAME", help="of this team; of the one that runs the service where left out")
     asked = parser.parse_args()
     config = alembic_config()
     with get_engine().begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     with writing() as session:
-        key = first_key(session)
+        team = _team(session, asked.team)
+        key = keys.admin_key(session, team.id, asked.key or "first")
         if key is None and asked.key:
-            team = session.scalars(select(Team.id).where(Team.name == DEFAULT_TEAM)).one()
-            key = create_key(session, team, asked.key)[1]
+            key = keys.create_key(session, team.id, asked.key, ADMIN)[1]
     head = ScriptDirectory.from_config(config).get_current_head()
     sys.stdout.write(json.dumps({"migrated": head, "key": key}) + "\n")
 

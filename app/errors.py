@@ -60,7 +60,7 @@ class InvalidRecipe(Problem):
 
 
 class Unauthorized(Problem):
-    """No key, or none that is known and not revoked."""
+    """No key, or none that is known, not revoked and not expired."""
 
     status, code = 401, "unauthorized"
     remedy = "Send `Authorization: Bearer lathe_<id>_<secret>`; `lathe keys create` makes a key."
@@ -72,6 +72,13 @@ class ReadOnlyKey(Problem):
 
     status, code = 403, "read_only_key"
     remedy = "Use a key of scope `write`; `lathe keys create` makes one with such a key."
+
+
+class InsufficientScope(Problem):
+    """The key's scope does not reach so far."""
+
+    status, code = 403, "insufficient_scope"
+    remedy = "Use a key of the scope that the cause names; an admin of the team makes one: `lathe keys create --scope`."
 
 
 class CsrfFailed(Problem):
@@ -136,6 +143,24 @@ class NoRemedy(Problem):
 
     status, code = 409, "no_remedy"
     remedy = "Read the job's error, or the notes of its report; change what they name, and submit it as a new job."
+
+
+class AlreadyRotated(Problem):
+    """Another key took this one's place already."""
+
+    status, code, remedy = 409, "already_rotated", "Rotate the key that took its place, or revoke this one."
+
+
+class NameTaken(Problem):
+    """Another team has this name."""
+
+    status, code, remedy = 409, "name_taken", "Choose another name; `lathe teams ls` shows those that there are."
+
+
+class OwnTeam(Problem):
+    """A team does not close itself: nobody would be left who could undo it."""
+
+    status, code, remedy = 409, "own_team", "Close other teams; of your own, revoke the keys that nobody needs."
 
 
 class ReportNotReady(Problem):
@@ -270,6 +295,7 @@ def recipe_problem(error: ValidationError, prefix: str) -> InvalidRecipe:
 
 def document(problem: Problem, request: Request) -> JSONResponse:
     """Write a problem as application/problem+json."""
+    request.scope.setdefault("state", {})["problem"] = problem.code
     body = {
         "type": f"/docs/errors#{problem.code}",
         "title": (type(problem).__doc__ or problem.code).split("\n", 1)[0],

@@ -3,17 +3,34 @@
 from fastapi import FastAPI
 
 from app import errors, logs
+from app.audit import Audited
 from app.dashboard import assets
 from app.dashboard import compare as compare_page
 from app.dashboard import fleet as fleet_page
 from app.dashboard import job as job_page
 from app.dashboard import jobs as jobs_page
+from app.dashboard import keys as keys_page
 from app.dashboard import new as new_page
 from app.dashboard import routes as dashboard
 from app.dashboard import tries as try_page
 from app.middleware import BodyLimit, PlainAddress, RequestContext, SafeHeaders
 from app.rates import RateLimits
-from app.routes import artifacts, compare, fleet, health, jobs, keys, metrics, quotas, reference, resources, shares, tries
+from app.routes import (
+    artifacts,
+    audit,
+    compare,
+    fleet,
+    health,
+    jobs,
+    keys,
+    metrics,
+    quotas,
+    reference,
+    resources,
+    shares,
+    teams,
+    tries,
+)
 from app.settings import Settings, get_settings
 
 DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."
@@ -38,6 +55,8 @@ def create_app(settings: Settings) -> FastAPI:
         artifacts.router,
         reference.router,
         keys.router,
+        teams.router,
+        audit.router,
         health.router,
         assets.router,
         dashboard.router,
@@ -47,9 +66,11 @@ def create_app(settings: Settings) -> FastAPI:
         compare_page.router,
         try_page.router,
         fleet_page.router,
+        keys_page.router,
         metrics.router,
     ):
         app.include_router(router)
+    app.add_middleware(Audited)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(PlainAddress)
     app.add_middleware(RateLimits)

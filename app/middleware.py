@@ -55,7 +55,14 @@ class RequestContext:
                 took = round((time.perf_counter() - started) * 1000, 1)
                 route = answered(scope, status, began, waited)
                 stretch.tell(f"{scope['method']} {route}", status=status)
-                log.info("request", method=scope["method"], path=_loggable(scope["path"]), status=status, ms=took)
+                who = _who(scope)
+                log.info("request", method=scope["method"], path=_loggable(scope["path"]), status=status, ms=took, **who)
+
+
+def _who(scope: Scope) -> dict[str, str]:
+    """Name key and team of a request that came with a key that lets in."""
+    deed = scope.get("state", {}).get("deed")
+    return {"key": deed.key, "team": deed.team} if deed is not None else {}
 
 
 def _loggable(path: str) -> str:

@@ -3,12 +3,15 @@
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.base import Base as Base
+from app.access import ADMIN, DEVICE, READ, WRITE, ApiKey, AuditEntry, ShareLink, SignIn
+from app.base import Base, Json
 from app.clock import now
 from app.ids import new_id
+
+__all__ = ["ADMIN", "DEVICE", "READ", "WRITE", "ApiKey", "AuditEntry", "Base", "Json", "ShareLink", "SignIn"]
 
 QUEUED, RUNNING = "queued", "running"
 TERMINAL = ("succeeded", "failed", "cancelled")
@@ -21,6 +24,8 @@ class Team(Base):
     __tablename__ = "teams"
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("team"))
     name: Mapped[str] = mapped_column(String(100), unique=True)
+    operator: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether its admins run the service: they make, rename and close teams."""
     created_at: Mapped[dt.datetime] = mapped_column(default=now())
     weight: Mapped[float] = mapped_column(default=1.0, server_default="1")
     quotas: Mapped[dict[str, Any] | None]
@@ -37,32 +42,6 @@ class TeamDay(Base):
     team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), primary_key=True)
     day: Mapped[dt.datetime] = mapped_column(primary_key=True)
     seconds: Mapped[float]
-
-
-READ, WRITE = "read", "write"
-
-
-class ApiKey(Base):
-    """A key, of which only the hash is kept. Its scope is READ or WRITE, which may also read."""
-
-    __tablename__ = "api_keys"
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), index=True)
-    name: Mapped[str] = mapped_column(String(100))
-    secret_sha256: Mapped[str] = mapped_column(String(64))
-    scope: Mapped[str] = mapped_column(String(20), default=WRITE, server_default=WRITE)
-    created_at: Mapped[dt.datetime] = mapped_column(default=now())
-    revoked_at: Mapped[dt.datetime | None]
-
-
-class SignIn(Base):
-    """A browser that somebody signed in from with a key. Only the hash of its cookie is kept; it ends with its key."""
-
-    __tablename__ = "sessions"
-    token_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), index=True)
-    created_at: Mapped[dt.datetime] = mapped_column(default=now())
-    expires_at: Mapped[dt.datetime]
 
 
 class Resource:
@@ -328,17 +307,6 @@ class Try(Base):
             sqlite_where=text("state IN ('queued', 'running')"),
         ),
     )
-
-
-class ShareLink(Base):
-    """A link that shows one report without a key; of its token only the hash is kept."""
-
-    __tablename__ = "share_links"
-    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("shr"))
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
-    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
-    created_at: Mapped[dt.datetime] = mapped_column(default=now())
-    expires_at: Mapped[dt.datetime]
 
 
 class UploadPart(Base):

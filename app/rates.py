@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import structlog
+from anyio import from_thread
 from limits import RateLimitItem, parse
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
@@ -120,6 +121,11 @@ async def admit_key(request: Request, key: str) -> None:
     state.setdefault("windows", []).append(window)
     if not within:
         raise window.refusal()
+
+
+def admit(request: Request, key: str) -> None:
+    """Do the same from a thread that the event loop waits for. Raises RateLimited."""
+    from_thread.run(admit_key, request, key)
 
 
 def address(scope: Scope) -> str:

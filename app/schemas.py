@@ -38,7 +38,6 @@ Id = Annotated[str, Field(max_length=40, pattern=TEXT)]
 FilePath = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._/@+=-]+$"), AfterValidator(_relative)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_KEY)]
-KeyScope = Literal["read", "write"]
 LabelValue = Annotated[str, Field(max_length=200, pattern=TEXT)]
 
 
@@ -145,13 +144,6 @@ class JobRetry(Body):
     ] = []
 
 
-class KeyCreate(Body):
-    """A new API key of the caller's team."""
-
-    name: Annotated[str, Field(min_length=1, max_length=100, pattern=TEXT)]
-    scope: Annotated[KeyScope, Field(description="`read` sees everything of the team and changes nothing.")] = "write"
-
-
 class JobModelsOut(Out):
     """The models of a job, by id."""
 
@@ -247,16 +239,6 @@ class ArtifactOut(Out):
     bytes: int
     files: list[dict[str, Any]]
     created_at: dt.datetime
-
-
-class KeyOut(Out):
-    """An API key; `key` is there once, in the answer that made it."""
-
-    id: str
-    name: str
-    scope: KeyScope
-    created_at: dt.datetime
-    key: str | None = None
 
 
 class WorkerOut(Out):

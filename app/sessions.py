@@ -14,6 +14,7 @@ from fastapi import Request, Response
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from app import keys
 from app.clock import now
 from app.errors import CsrfFailed
 from app.models import ApiKey, SignIn, Team
@@ -33,6 +34,7 @@ class Visitor:
     key_name: str
     scope: str
     csrf: str
+    operator: bool = False
 
 
 def hashed(token: str) -> str:
@@ -56,15 +58,15 @@ def end(session: Session, token: str) -> None:
 def visitor(session: Session, token: str) -> Visitor | None:
     """Say whose cookie this is; None where it is nobody's, or the session or its key is over."""
     found = session.execute(
-        select(ApiKey, Team.name)
+        select(ApiKey, Team.name, Team.operator)
         .join(SignIn, SignIn.key_id == ApiKey.id)
         .join(Team, Team.id == ApiKey.team_id)
-        .where(SignIn.token_sha256 == hashed(token), SignIn.expires_at > now(), ApiKey.revoked_at.is_(None))
+        .where(SignIn.token_sha256 == hashed(token), SignIn.expires_at > now(), keys.in_force())
     ).one_or_none()
     if found is None:
         return None
-    key, team_name = found
-    return Visitor(key.team_id, team_name, key.id, key.name, key.scope, csrf_token(token))
+    key, team_name, operator = found
+    return Visitor(key.team_id, team_name, key.id, key.name, key.scope, csrf_token(token), operator)
 
 
 def csrf_token(token: str) -> str:

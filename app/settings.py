@@ -47,7 +47,8 @@ class Settings(BaseSettings):
         int, Field(description="An engine that writes so much more than twice its job's forecast is stopped.")
     ] = 4 * 2**30
     metrics_token: Annotated[
-        SecretStr | None, Field(description="What GET /metrics wants as bearer token; unset, it answers this machine alone.")
+        SecretStr | None,
+        Field(description="What GET /metrics takes as bearer token, beside an admin key of the team that runs the service."),
     ] = None
     traces: Annotated[
         str, Field(description="Where traces go (extra otel): otlp, as OTEL_* say, or file:PATH; nowhere where empty.")
@@ -83,6 +84,9 @@ class Settings(BaseSettings):
         ),
     ] = 120.0
     session_seconds: Annotated[float, Field(gt=0, description="After so long a browser must sign in again.")] = 12 * 3600.0
+    audit_seconds: Annotated[
+        float, Field(gt=0, description="So long the audit log keeps what is written from now on; nobody can delete it before.")
+    ] = 365 * 24 * 3600.0
     validation_seconds: Annotated[float, Field(description="An upload whose check takes longer is rejected.")] = 600.0
 
     answer_seconds: Annotated[float, Field(description="A question to a job's models may take so long.")] = 120.0

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from client.errors import BadAnswer
 from client.types import (
     Artifact,
+    AuditEntry,
     CheckedRecipe,
     Dataset,
     Event,
@@ -27,6 +28,7 @@ from client.types import (
     Recipes,
     Report,
     Share,
+    Team,
     Try,
     Usage,
     Worker,
@@ -36,7 +38,7 @@ from client.wire import PATIENT, Call, Listing, as_, body_of, ignored
 from compression.recipe import Recipe
 
 Kind = Literal["models", "datasets"]
-Scope = Literal["read", "write"]
+Scope = Literal["admin", "write", "read", "device"]
 UPLOADS: dict[Kind, type[Model] | type[Dataset]] = {"models": Model, "datasets": Dataset}
 JOINING = 900.0
 """Seconds that the service may take to put a large file together."""
@@ -71,6 +73,19 @@ class JobFilter(TypedDict, total=False):
     model: str | None
     search: str | None
     """Part of the name, the id or the owner."""
+
+
+class AuditFilter(TypedDict, total=False):
+    """What the audit log is narrowed down to; all that is given must hold."""
+
+    key: str | None
+    """Id of a key."""
+    action: str | None
+    """`jobs.cancel`, or a noun: `jobs`."""
+    object: str | None
+    """What it was done to, or what it made."""
+    outcome: str | None
+    """`ok`, or the code of a problem."""
 
 
 class Question(TypedDict, total=False):
@@ -245,9 +260,10 @@ def share(job_id: str, expires_in: int) -> Call[Share]:
     return Call("POST", f"/v1/jobs/{job_id}/share", as_(Share), body={"expires_in": expires_in}, repeatable=False)
 
 
-def shares(job_id: str) -> Listing[Share]:
-    """List a job's links that are in force."""
-    return Listing(f"/v1/jobs/{job_id}/share", lambda item: parse(Share, item))
+def shares(job_id: str | None = None) -> Listing[Share]:
+    """List the links that are in force, of a job or of the whole team."""
+    path = "/v1/shares" if job_id is None else f"/v1/jobs/{job_id}/share"
+    return Listing(path, lambda item: parse(Share, item))
 
 
 def artifacts(job_id: str) -> Listing[Artifact]:
@@ -298,11 +314,48 @@ def quotas() -> Call[Quotas]:
     return Call("GET", "/v1/quotas", as_(Quotas))
 
 
-def create_key(name: str, scope: Scope) -> Call[NewKey]:
+def create_key(name: str, scope: Scope, expires_in: int | None = None) -> Call[NewKey]:
     """Make another key. It is shown this once, so the service stores no answer that could be replayed."""
-    return Call("POST", "/v1/keys", as_(NewKey), body={"name": name, "scope": scope}, repeatable=False)
+    body = {"name": name, "scope": scope, "expires_in": expires_in}
+    return Call("POST", "/v1/keys", as_(NewKey), body=body, repeatable=False)
+
+
+def rotate_key(key_id: str, overlap: int, expires_in: int | None = None) -> Call[NewKey]:
+    """Make a key in the place of one, which works for `overlap` seconds more. It is shown this once."""
+    body = {"overlap": overlap, "expires_in": expires_in}
+    return Call("POST", f"/v1/keys/{key_id}/rotate", as_(NewKey), body=body, repeatable=False)
 
 
 def keys() -> Listing[Key]:
     """List the team's keys."""
     return Listing("/v1/keys", lambda item: parse(Key, item))
+
+
+def create_team(name: str) -> Call[Team]:
+    """Make a team and its first key, an admin's, which is shown this once."""
+    return Call("POST", "/v1/teams", as_(Team), body={"name": name}, repeatable=False)
+
+
+def rename_team(team_id: str, name: str) -> Call[Team]:
+    """Give a team another name."""
+    return Call("PATCH", f"/v1/teams/{team_id}", as_(Team), body={"name": name})
+
+
+def teams() -> Listing[Team]:
+    """List teams: all for an admin of the one that runs the service, else one's own."""
+    return Listing("/v1/teams", lambda item: parse(Team, item))
+
+
+def audit(asked: AuditFilter) -> Listing[AuditEntry]:
+    """List what the team's keys changed or were refused, newest first."""
+    return Listing("/v1/audit", lambda item: parse(AuditEntry, item), asked)
+
+
+def audit_csv(asked: AuditFilter, token: str | None = None) -> Call[tuple[str, str | None]]:
+    """Ask for a page of the same as a table with a line of names above; beside it the token of the next page."""
+
+    def take(response: httpx.Response) -> tuple[str, str | None]:
+        following = response.links.get("next", {}).get("url")
+        return response.text, httpx.URL(following).params.get("page_token") if following else None
+
+    return Call("GET", "/v1/audit", take, {**asked, "format": "csv", "page_size": 200, "page_token": token})

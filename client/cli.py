@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 
 from client import output
-from client.commands import data, jobs, keys, recipe, results, service, submit
+from client.commands import audit, data, jobs, keys, recipe, results, service, submit, teams
 from client.errors import EXITS, INTERRUPTED, ClientError
 from client.up import up
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(up)
 app.add_typer(keys.app, name="keys")
+app.add_typer(teams.app, name="teams")
 app.add_typer(data.models, name="models")
 app.add_typer(data.datasets, name="datasets")
 app.add_typer(recipe.app, name="recipe")
@@ -39,6 +40,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     results.compare,
     results.try_,
     results.share,
+    results.shares,
     results.download,
     jobs.cancel,
     jobs.retry,
@@ -48,6 +50,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     service.queue,
     service.usage,
     service.quotas,
+    audit.audit,
 )
 for command in COMMANDS:
     app.command(command.__name__.rstrip("_"))(command)

@@ -13,10 +13,11 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from client import calls
-from client.calls import JobFields, JobFilter, Kind, Question, Remedies, Scope
+from client.calls import AuditFilter, JobFields, JobFilter, Kind, Question, Remedies, Scope
 from client.following import Following, Waiting
 from client.types import (
     Artifact,
+    AuditEntry,
     CheckedRecipe,
     Dataset,
     Event,
@@ -32,6 +33,7 @@ from client.types import (
     Recipes,
     Report,
     Share,
+    Team,
     Try,
     Usage,
     Worker,
@@ -200,8 +202,8 @@ class Service(Peer):
         """Make a link that shows a job's report without a key, for so many days. It is shown this once."""
         return self.send(calls.share(job_id, round(days * 86400)))
 
-    def shares(self, job_id: str) -> list[Share]:
-        """Return a job's links that are in force; `delete("jobs/JOB/share/ID")` revokes one."""
+    def shares(self, job_id: str | None = None) -> list[Share]:
+        """Return the links in force, of a job or of the team; `delete("jobs/JOB/share/ID")` revokes one."""
         return list(self.pages(calls.shares(job_id)))
 
     def artifacts(self, job_id: str) -> list[Artifact]:
@@ -294,13 +296,33 @@ class Service(Peer):
         """Say what your team may take of the service, and takes."""
         return self.send(calls.quotas())
 
-    def create_key(self, name: str, *, scope: Scope = "write") -> NewKey:
-        """Make another key; one of scope `read` sees everything and changes nothing. It is shown this once."""
-        return self.send(calls.create_key(name, scope))
+    def create_key(self, name: str, *, scope: Scope = "write", expires_in: int | None = None) -> NewKey:
+        """Make another key, which ends after `expires_in` seconds, if at all. It is shown this once; only admins may."""
+        return self.send(calls.create_key(name, scope, expires_in))
+
+    def rotate_key(self, key_id: str, *, overlap: int = 24 * 3600, expires_in: int | None = None) -> NewKey:
+        """Make a key in the place of one, which works for `overlap` seconds more. It is shown this once; only admins may."""
+        return self.send(calls.rotate_key(key_id, overlap, expires_in))
 
     def keys(self) -> Iterator[Key]:
         """Yield the team's keys."""
         return self.pages(calls.keys())
+
+    def create_team(self, name: str) -> Team:
+        """Make a team and its first key, an admin's, shown this once; only admins of the team that runs the service may."""
+        return self.send(calls.create_team(name))
+
+    def rename_team(self, team_id: str, name: str) -> Team:
+        """Give a team another name."""
+        return self.send(calls.rename_team(team_id, name))
+
+    def teams(self) -> list[Team]:
+        """Return one's own team, or all for an admin of the one that runs the service."""
+        return list(self.pages(calls.teams()))
+
+    def audit(self, **asked: Unpack[AuditFilter]) -> Iterator[AuditEntry]:
+        """Yield what the team's keys changed or were refused, newest first; only admins may ask."""
+        return self.pages(calls.audit(asked))
 
     def ready(self) -> bool:
         """Ask once whether the service is ready to work."""

@@ -261,6 +261,8 @@ class Share(Answer):
 
     id: str
     job: str
+    key: str | None = None
+    """The key that made it: the link ends with it at the latest."""
     created_at: datetime
     expires_at: datetime
     url: str | None = None
@@ -310,12 +312,45 @@ class Key(Answer):
     scope: str = "write"
     created_at: datetime | None = None
     revoked_at: datetime | None = None
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+    """To the minute."""
+    made_by: str | None = None
+    """Id of the key that made it."""
+    replaces: str | None = None
+    """Id of the key whose rotation made it."""
+    mine: bool = False
 
 
 class NewKey(Key):
     """A key at its birth: the only time that it is shown."""
 
     key: str
+
+
+class Team(Answer):
+    """Who owns models, datasets, jobs and keys; `key`, its first, is there once, in the answer that made it."""
+
+    id: str
+    name: str
+    created_at: datetime | None = None
+    operator: bool = False
+    """Whether its admins run the service."""
+    mine: bool = False
+    key: str | None = None
+
+
+class AuditEntry(Answer):
+    """Something that a key changed, or was refused."""
+
+    id: str
+    at: datetime
+    key: str
+    action: str
+    outcome: str
+    address: str | None = None
+    object: str | None = None
+    request_id: str | None = None
 
 
 class Page(Answer):

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app import crash, jobs, logs, queue, resources, tries
+from app import audit, crash, jobs, logs, queue, resources, tries
 from app.clock import now
 from app.db import reading, writing
 from app.models import IdempotencyKey, Leader, Try, Worker
@@ -90,6 +90,7 @@ class Keeper:
         with writing() as session:
             session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now(-REMEMBER_SECONDS)))
             session.execute(delete(Try).where(Try.created_at < now(-REMEMBER_SECONDS)))
+            audit.forget(session)
             session.execute(delete(Worker).where(Worker.seen_at < now(-REMEMBER_SECONDS)))
 
     def _wake(self) -> None:

@@ -5,16 +5,20 @@ import re
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
-from app import auth, sessions
+from app import audit, auth, sessions
 from app.dashboard.views import FormDep, PageRoute, SignInNeeded, get_visitor, render
-from app.db import reading
 from app.deps import SessionDep, SettingsDep
 from app.errors import ALL_PROBLEMS
 from app.failures import FAILURES
+from app.models import READ
 from compression.errors import ALL_ERRORS
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _OURS = re.compile(r"/(?![/\\])[^\x00-\x20\\]*")
+
+
+SIGNS_IN = auth.Requires(READ)
+"""Pages show what a key for reading sees; a measuring machine has no use for them."""
 
 
 def destination(asked: str) -> str:
@@ -72,10 +76,11 @@ def sign_in(request: Request, form: FormDep, settings: SettingsDep, session: Ses
     """Take a key and give a cookie for it."""
     sessions.check_origin(request)
     target = destination(form.get("next", ""))
-    with reading() as looked:
-        caller = auth.authenticate(looked, form.get("key", "").strip())
+    caller = auth.recognize(request, form.get("key", "").strip())
     if caller is None:
         return render(request, "signin.html", status=401, next=target, wrong=True)
+    audit.begin(request, caller.team, caller.key, changes=True, action="sessions.begin")
+    SIGNS_IN.check(request, caller)
     if old := request.cookies.get(sessions.COOKIE):
         sessions.end(session, old)
     token = sessions.begin(session, caller.key, settings.session_seconds)
@@ -88,6 +93,7 @@ def sign_in(request: Request, form: FormDep, settings: SettingsDep, session: Ses
 def sign_out(request: Request, form: FormDep, session: SessionDep) -> Response:
     """End the session, here and in the database."""
     visitor = get_visitor(request)
+    audit.begin(request, visitor.team, visitor.key, changes=True, action="sessions.end")
     sessions.check_csrf(visitor, form.get(sessions.CSRF_FIELD))
     sessions.end(session, request.cookies[sessions.COOKIE])
     answer = RedirectResponse("/sign-in", 303)

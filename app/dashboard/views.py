@@ -16,11 +16,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
-from app import sessions
+from app import audit, keys, sessions
 from app.dashboard import assets, words
 from app.db import reading
 from app.errors import InternalError, InvalidRequest, Problem, Unavailable, describe
-from app.models import WRITE
+from app.models import ADMIN, WRITE
 from app.sessions import Visitor
 
 log = structlog.get_logger()
@@ -48,6 +48,7 @@ class Entry:
     name: str
     title: str
     path: str
+    for_admins: bool = False
 
 
 NAVIGATION = (
@@ -56,6 +57,8 @@ NAVIGATION = (
     Entry("compare", "Compare", "/compare"),
     Entry("try", "Try it", "/try"),
     Entry("fleet", "Fleet", "/fleet"),
+    Entry("keys", "Keys", "/keys"),
+    Entry("audit", "Audit", "/audit", for_admins=True),
 )
 
 
@@ -70,6 +73,8 @@ def get_visitor(request: Request) -> Visitor:
         with reading() as session:
             found = sessions.visitor(session, token)
         if found is not None:
+            keys.note_use(found.key)
+            audit.begin(request, found.team, found.key, changes=False)
             return found
     raise SignInNeeded
 
@@ -111,7 +116,8 @@ def render(
             request=request,
             path=request.url.path,
             visitor=visitor,
-            may_write=visitor is not None and visitor.scope == WRITE,
+            may_write=visitor is not None and visitor.scope in (WRITE, ADMIN),
+            may_admin=visitor is not None and visitor.scope == ADMIN,
             here=here,
             **context,
         )

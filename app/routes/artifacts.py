@@ -5,7 +5,7 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from sqlalchemy import select
 
 from app import ranges
-from app.deps import CallerDep, ReadDep, StorageDep
+from app.deps import DeviceDep, ReadDep, StorageDep
 from app.errors import NotFound
 from app.models import Artifact, File, Job
 from app.schemas import ArtifactOut, artifact_out
@@ -22,7 +22,7 @@ def _get(session: ReadDep, team: str, artifact_id: str) -> Artifact:
 
 
 @router.get("/{artifact_id}", response_model=ArtifactOut)
-def show(artifact_id: str, session: ReadDep, caller: CallerDep) -> ArtifactOut:
+def show(artifact_id: str, session: ReadDep, caller: DeviceDep) -> ArtifactOut:
     """Show an artifact and its files."""
     return artifact_out(_get(session, caller.team, artifact_id))
 
@@ -30,7 +30,7 @@ def show(artifact_id: str, session: ReadDep, caller: CallerDep) -> ArtifactOut:
 @router.head("/{artifact_id}/files/{path:path}", response_class=Response)
 @router.get("/{artifact_id}/files/{path:path}", response_class=Response)
 def download(
-    artifact_id: str, path: str, request: Request, session: ReadDep, caller: CallerDep, storage: StorageDep
+    artifact_id: str, path: str, request: Request, session: ReadDep, caller: DeviceDep, storage: StorageDep
 ) -> Response:
     """Send a file: Range and If-Range resume, ETag and Repr-Digest are its SHA-256."""
     files: list[File] = _get(session, caller.team, artifact_id).files

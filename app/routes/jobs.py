@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from app import events, jobs, mending
 from app.db import reading
-from app.deps import CallerDep, OnceDep, ReadDep, SessionDep
+from app.deps import CallerDep, DeviceDep, OnceDep, ReadDep, SessionDep, SubmitterDep, WriterDep
 from app.errors import ReportNotReady
 from app.listing import Wanted, WantedDep, jobs_page, query, shown, stream
 from app.models import Artifact
@@ -32,7 +32,7 @@ UNKEPT = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 @router.post("", status_code=202, response_model=JobOut, responses={200: {"model": Preflight}})
-def create(body: JobCreate, session: SessionDep, caller: CallerDep, once: OnceDep, validate_only: bool = False) -> Response:
+def create(body: JobCreate, session: SessionDep, caller: SubmitterDep, once: OnceDep, validate_only: bool = False) -> Response:
     """Submit a job; 202 is a promise. With `validate_only` nothing is stored and the forecast is answered."""
     if validate_only:
         return JSONResponse(plan(session, caller.team, body)[1].model_dump(mode="json"))
@@ -95,13 +95,13 @@ async def show(
 
 
 @router.post("/{job_id}/cancel", status_code=202, response_model=JobOut)
-def cancel(job_id: str, session: SessionDep, caller: CallerDep) -> JobOut:
+def cancel(job_id: str, session: SessionDep, caller: WriterDep) -> JobOut:
     """Cancel a job: a waiting one at once, a running one within seconds."""
     return shown(session, [jobs.cancel(session, caller.team, job_id)])[0]
 
 
 @router.post("/{job_id}/retry", status_code=202, response_model=JobOut)
-def retry(job_id: str, session: SessionDep, caller: CallerDep, once: OnceDep, body: JobRetry | None = None) -> Response:
+def retry(job_id: str, session: SessionDep, caller: WriterDep, once: OnceDep, body: JobRetry | None = None) -> Response:
     """Submit the same request again as a new job with `retry_of`, with those of the job's `remedies` applied that are named."""
     keys = body.remedies if body else []
 
@@ -112,7 +112,7 @@ def retry(job_id: str, session: SessionDep, caller: CallerDep, once: OnceDep, bo
 
 
 @router.delete("/{job_id}", status_code=204)
-def delete(job_id: str, session: SessionDep, caller: CallerDep) -> None:
+def delete(job_id: str, session: SessionDep, caller: WriterDep) -> None:
     """Delete a job that is over, and free its bytes."""
     jobs.remove(session, caller.team, job_id)
 
@@ -140,7 +140,7 @@ async def list_events(
 
 
 @router.get("/{job_id}/artifacts", response_model=Page)
-def list_artifacts(job_id: str, session: ReadDep, caller: CallerDep) -> Page:
+def list_artifacts(job_id: str, session: ReadDep, caller: DeviceDep) -> Page:
     """What can be downloaded, in the order in which it was made."""
     job = jobs.get(session, caller.team, job_id)
     rows = session.scalars(select(Artifact).where(Artifact.job_id == job.id).order_by(Artifact.id))

@@ -1,50 +1,36 @@
-"""/metrics for Prometheus. It tells of all teams, so it wants a token of its own, or a caller on this very machine."""
+"""/metrics for Prometheus. It tells of all teams, so it wants a token of its own, or a key of those who run the service.
+
+Where a request comes from proves nothing: a proxy on this machine asks from it, and not every proxy says for whom.
+"""
 
 import hmac
-import ipaddress
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 
+from app.auth import recognize
 from app.deps import SettingsDep
 from app.errors import Unauthorized
 from app.metrics import registry
+from app.models import ADMIN
 from app.settings import Settings
 
 router = APIRouter(tags=["health"])
-PASSED_ON = ("forwarded", "x-forwarded-for", "x-real-ip")
-"""Headers of a proxy: who asked it may be anywhere, though the connection comes from here."""
 
 
 def _admit(request: Request, settings: Settings) -> None:
-    """Raises Unauthorized for who has no token and does not ask from this machine."""
-    if settings.metrics_token is not None:
-        kind, _, token = request.headers.get("authorization", "").partition(" ")
-        wanted = settings.metrics_token.get_secret_value().encode()
-        if kind.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), wanted):
-            return
+    """Raises Unauthorized for who brings neither the token nor an admin key of the team that runs the service."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    sent = token.strip() if kind.lower() == "bearer" else ""
+    wanted = settings.metrics_token.get_secret_value() if settings.metrics_token else ""
+    if wanted and hmac.compare_digest(sent.encode(), wanted.encode()):
+        return
+    caller = recognize(request, sent)
+    if caller is None or caller.scope != ADMIN or not caller.operator:
         raise Unauthorized(
-            "/metrics wants its own token", remedy="Send `Authorization: Bearer` with the value of LATHE_METRICS_TOKEN."
+            "/metrics wants its own token, or an admin key of the team that runs the service",
+            remedy="Set LATHE_METRICS_TOKEN and send its value as `Authorization: Bearer`.",
         )
-    if not _is_here(request):
-        raise Unauthorized(
-            "/metrics without a token answers this machine alone",
-            remedy="Set LATHE_METRICS_TOKEN and send it as `Authorization: Bearer`.",
-        )
-
-
-def _is_here(request: Request) -> bool:
-    """Not every proxy says for whom it asks, but it asks for the host that it was asked for."""
-    if request.client is None or any(name in request.headers for name in PASSED_ON):
-        return False
-    return _is_loopback(request.client.host) and (request.url.hostname == "localhost" or _is_loopback(request.url.hostname))
-
-
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
 
 
 @router.get("/metrics", response_class=Response)

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from app.deps import CallerDep
+from app.deps import AskerDep, CallerDep
 from app.preflight import resolve_recipe
 from app.schemas import Page
 from compression.catalog import FAMILIES
@@ -25,7 +25,7 @@ def recipes(_caller: CallerDep) -> dict[str, Any]:
 
 
 @router.post("/recipes/check")
-def check_recipe(body: dict[str, Any], _caller: CallerDep) -> dict[str, Any]:
+def check_recipe(body: dict[str, Any], _caller: AskerDep) -> dict[str, Any]:
     """Check a recipe by itself, and answer it whole, with what it leaves out. A model and data are a job's `validate_only`."""
     return {"recipe": resolve_recipe(body, ()).model_dump(mode="json")}
 

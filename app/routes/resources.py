@@ -11,7 +11,7 @@ from sqlalchemy.orm import raiseload
 
 from app import resources
 from app.db import reading
-from app.deps import CallerDep, OnceDep, ReadDep, SessionDep, SettingsDep, StorageDep
+from app.deps import CallerDep, OnceDep, ReadDep, SessionDep, SettingsDep, StorageDep, WriterDep
 from app.models import Dataset, Model
 from app.paging import PageSize, PageToken, newest_first, page
 from app.schemas import DatasetCreate, ModelCreate, Out, Page
@@ -87,7 +87,7 @@ def _router(noun: str, kind: type[Any], body_type: Any, out: type[ResourceOut], 
     router = APIRouter(prefix=f"/v1/{noun}s", tags=[f"{noun}s"])
 
     @router.post("", status_code=201, response_model=out, summary=f"Create a {noun} from its manifest")
-    def create(body: body_type, session: SessionDep, caller: CallerDep, once: OnceDep) -> Response:
+    def create(body: body_type, session: SessionDep, caller: WriterDep, once: OnceDep) -> Response:
         return once(
             session, caller, body, 201, lambda: resource_out(resources.create(session, new(caller.team, body), body.files))
         )
@@ -121,7 +121,7 @@ def _router(noun: str, kind: type[Any], body_type: Any, out: type[ResourceOut], 
 
     @router.put("/{identifier}/files/{path:path}", response_model=FileOut, summary="Send one file, raw")
     async def upload(
-        identifier: str, path: str, request: Request, caller: CallerDep, storage: StorageDep, settings: SettingsDep
+        identifier: str, path: str, request: Request, caller: WriterDep, storage: StorageDep, settings: SettingsDep
     ) -> FileOut:
         file = await receive(request, storage, settings, Place(kind, caller.team, identifier, path))
         return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=True)
@@ -139,7 +139,7 @@ def _router(noun: str, kind: type[Any], body_type: Any, out: type[ResourceOut], 
         path: str,
         request: Request,
         response: Response,
-        caller: CallerDep,
+        caller: WriterDep,
         storage: StorageDep,
         settings: SettingsDep,
         upload_offset: Annotated[int, Header(ge=0, le=2**40, description="What HEAD answers.")],
@@ -150,11 +150,11 @@ def _router(noun: str, kind: type[Any], body_type: Any, out: type[ResourceOut], 
         return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=found.whole)
 
     @router.post("/{identifier}/complete", status_code=202, response_model=out, summary="All files are there: check them")
-    def complete(identifier: str, session: SessionDep, caller: CallerDep) -> ResourceOut:
+    def complete(identifier: str, session: SessionDep, caller: WriterDep) -> ResourceOut:
         return resource_out(resources.complete(session, kind, caller.team, identifier))
 
     @router.delete("/{identifier}", status_code=204, summary=f"Delete a {noun} that no unfinished job needs")
-    def delete(identifier: str, session: SessionDep, caller: CallerDep) -> None:
+    def delete(identifier: str, session: SessionDep, caller: WriterDep) -> None:
         resources.delete(session, kind, caller.team, identifier)
 
     return router

@@ -7,10 +7,11 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import Field
 
-from app import shares
+from app import audit, shares
 from app.dashboard.views import PageRoute
-from app.deps import CallerDep, ReadDep, SessionDep
+from app.deps import CallerDep, ReadDep, SessionDep, WriterDep
 from app.models import ShareLink
+from app.paging import PageSize, PageToken, page
 from app.report_page import report_answer
 from app.schemas import Body, Out, Page
 
@@ -26,26 +27,28 @@ class ShareCreate(Body):
 
 
 class ShareOut(Out):
-    """A link; `url` is there once, in the answer that made it."""
+    """A link; `url` is there once, in the answer that made it. `key` made it: the link ends with it at the latest."""
 
     id: str
     job: str
+    key: str | None
     created_at: dt.datetime
     expires_at: dt.datetime
     url: str | None = None
 
 
 def _out(row: ShareLink, url: str | None = None) -> ShareOut:
-    return ShareOut(id=row.id, job=row.job_id, created_at=row.created_at, expires_at=row.expires_at, url=url)
+    return ShareOut(id=row.id, job=row.job_id, key=row.key_id, created_at=row.created_at, expires_at=row.expires_at, url=url)
 
 
 @router.post("/v1/jobs/{job_id}/share", status_code=201, response_model=ShareOut)
-def create(job_id: str, body: ShareCreate, request: Request, session: SessionDep, caller: CallerDep) -> ShareOut:
+def create(job_id: str, body: ShareCreate, request: Request, session: SessionDep, caller: WriterDep) -> ShareOut:
     """Make a link that shows this job's report without a key, until it expires.
 
     The link is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored.
     """
-    row, token = shares.create(session, caller.team, job_id, body.expires_in)
+    row, token = shares.create(session, caller, job_id, body.expires_in)
+    audit.about(request, row.id)
     return _out(row, f"{str(request.base_url).rstrip('/')}/share/{token}")
 
 
@@ -56,9 +59,23 @@ def list_(job_id: str, session: ReadDep, caller: CallerDep) -> Page:
 
 
 @router.delete("/v1/jobs/{job_id}/share/{share_id}", status_code=204)
-def revoke(job_id: str, share_id: str, session: SessionDep, caller: CallerDep) -> None:
+def revoke(job_id: str, share_id: str, session: SessionDep, caller: WriterDep) -> None:
     """Revoke a link at once."""
     shares.revoke(session, caller.team, job_id, share_id)
+
+
+@router.get("/v1/shares", response_model=Page)
+def list_of_team(
+    request: Request,
+    response: Response,
+    session: ReadDep,
+    caller: CallerDep,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+) -> Page:
+    """List all links of the team's jobs that are in force, without their addresses, newest first."""
+    rows, token = shares.page(session, caller.team, page_size, page_token)
+    return page([_out(row) for row in rows], token, request, response)
 
 
 @pages.get("/share/{token}", response_class=HTMLResponse)

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Header, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from app import tries
+from app import audit, tries
+from app.auth import Caller
 from app.db import reading, writing
-from app.deps import CallerDep, OnceDep
+from app.deps import CallerDep, OnceDep, WriterDep
 from app.idempotency import Once
 from app.models import TERMINAL, Try
 from app.schemas import Out
@@ -58,9 +59,11 @@ def _read(team: str, job_id: str, try_id: str) -> TryOut:
         return _out(tries.get(session, team, job_id, try_id))
 
 
-def _ask(caller: CallerDep, once: Once, job_id: str, body: TryCreate) -> Response:
+def _ask(caller: Caller, once: Once, job_id: str, body: TryCreate) -> Response:
     with writing() as session:
-        return once(session, caller, body, 202, lambda: _out(tries.create(session, caller.team, job_id, body.part, body.asked)))
+        made = once(session, caller, body, 202, lambda: _out(tries.create(session, caller.team, job_id, body.part, body.asked)))
+        audit.succeeded(session, once.request)
+        return made
 
 
 async def _answered(team: str, job_id: str, try_id: str, prefer: str | None) -> TryOut:
@@ -75,7 +78,7 @@ async def _answered(team: str, job_id: str, try_id: str, prefer: str | None) -> 
 
 @router.post("", status_code=202, response_model=TryOut, responses={200: {"model": TryOut}})
 async def ask(
-    job_id: str, body: TryCreate, caller: CallerDep, once: OnceDep, prefer: Annotated[str | None, Header()] = None
+    job_id: str, body: TryCreate, caller: WriterDep, once: OnceDep, prefer: Annotated[str | None, Header()] = None
 ) -> Response:
     """Ask the baseline and the compressed model; a worker answers, in a sandbox. `Prefer: wait=30` waits, and answers 200."""
     stored = await asyncio.to_thread(_ask, caller, once, job_id, body)

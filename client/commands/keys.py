@@ -1,24 +1,54 @@
 """lathe keys: who may ask."""
 
-from typing import Annotated
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 
 from client.commands import connect
 from client.output import AsJson, emit, table
 
-app = typer.Typer(help="API keys of your team.", no_args_is_help=True)
+app = typer.Typer(help="API keys of your team. Admins make, rotate and revoke them.", no_args_is_help=True)
+DAY = 24 * 3600
+Days = Annotated[float | None, typer.Option(min=60 / DAY, max=3660, help="Days until it ends; never where left out.")]
+
+
+class KeyScope(StrEnum):
+    """What a key may do."""
+
+    ADMIN = "admin"
+    WRITE = "write"
+    READ = "read"
+    DEVICE = "device"
+
+
+def moment(value: datetime | None) -> str | None:
+    """Write a time for a table."""
+    return f"{value:%Y-%m-%d %H:%M}" if value else None
+
+
+def _seconds(days: float | None) -> int | None:
+    return None if days is None else round(days * DAY)
 
 
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="What it is for.")],
-    read_only: Annotated[bool, typer.Option("--read-only", help="It sees everything of the team and changes nothing.")] = False,
+    scope: Annotated[
+        KeyScope,
+        typer.Option(
+            help="read: sees everything and changes nothing; write: changes all but keys; admin: also makes and revokes keys, "
+            "and reads the audit log; device: for a machine that only measures, reads artifacts alone."
+        ),
+    ] = KeyScope.WRITE,
+    read_only: Annotated[bool, typer.Option("--read-only", help="The same as --scope read.")] = False,
+    days: Days = None,
     json: AsJson = False,  # noqa: ARG001
 ) -> None:
     """Make another key. It is shown this once."""
     with connect() as lathe:
-        key = lathe.create_key(name, scope="read" if read_only else "write")
+        key = lathe.create_key(name, scope="read" if read_only else scope.value, expires_in=_seconds(days))
     emit(key, key.key, f"This is shown once. Use it with: export LATHE_KEY={key.key}")
 
 
@@ -27,13 +57,41 @@ def ls(json: AsJson = False) -> None:  # noqa: ARG001
     """List the keys that are in force."""
     with connect() as lathe:
         keys = list(lathe.keys())
-    rows = [(key.id, key.name, key.scope, key.created_at and f"{key.created_at:%Y-%m-%d %H:%M}") for key in keys]
-    emit(keys, table(("id", "name", "may", "created"), rows, empty="No keys."))
+    names: dict[str | None, Any] = {key.id: key.name for key in keys}
+    rows = [
+        (
+            key.id,
+            key.scope,
+            moment(key.created_at),
+            moment(key.expires_at) or "never",
+            moment(key.last_used_at),
+            names.get(key.made_by, key.made_by),
+            f"{key.name} (this one)" if key.mine else key.name,
+        )
+        for key in keys
+    ]
+    emit(keys, table(("id", "may", "created", "ends", "last used", "made by", "name"), rows, empty="No keys."))
+
+
+@app.command()
+def rotate(
+    key: Annotated[str, typer.Argument(help="Its id (lathe keys ls).")],
+    overlap: Annotated[float, typer.Option(min=0, max=90 * 24, help="Hours that the old key still works.")] = 24,
+    days: Annotated[
+        float | None,
+        typer.Option(min=60 / DAY, max=3660, help="Days until the new key ends; as long as the old one was to last."),
+    ] = None,
+    json: AsJson = False,  # noqa: ARG001
+) -> None:
+    """Make a key in the place of another, which still works for a while. It is shown this once."""
+    with connect() as lathe:
+        new = lathe.rotate_key(key, overlap=round(overlap * 3600), expires_in=_seconds(days))
+    emit(new, new.key, f"This is shown once. {key} works for {overlap:g} h more; sooner: lathe keys revoke {key}")
 
 
 @app.command()
 def revoke(key: Annotated[str, typer.Argument(help="Its id (lathe keys ls).")], json: AsJson = False) -> None:  # noqa: ARG001
-    """End a key at once."""
+    """End a key at once, with its sessions and share links. Without an admin's key only the one in use can be ended."""
     with connect() as lathe:
         lathe.delete(f"keys/{key}")
     emit({"revoked": key}, f"{key} is revoked.")

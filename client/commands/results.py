@@ -155,6 +155,17 @@ def share(
             )
 
 
+def shares(json: AsJson = False) -> None:  # noqa: ARG001
+    """List your team's links that are in force, of all jobs: who made each, and when it ends at the latest."""
+    with connect() as lathe:
+        found = lathe.shares()
+    rows = [
+        (link.id, link.job, link.key, f"{link.created_at:%Y-%m-%d %H:%M}", f"{link.expires_at:%Y-%m-%d %H:%M}")
+        for link in found
+    ]
+    emit(found, table(("id", "job", "made by key", "made", "until"), rows, empty="No links. Make one: lathe share JOB"))
+
+
 def best_stage(lathe: Lathe, job: str, artifacts: list[Artifact]) -> str | None:
     """Name the stage of the report's headline; of a job that has no report yet, or none at all, the last that made anything."""
     try:

@@ -12,10 +12,12 @@ from alembic import command
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from app.auth import authenticate, create_key
+from app.auth import authenticate
 from app.bootstrap import alembic_config
+from app.clock import now
 from app.db import make_engine
-from app.models import READ, File, Job, Model, Team, TeamDay
+from app.keys import create_key
+from app.models import ADMIN, READ, WRITE, ApiKey, File, Job, Model, Team, TeamDay
 from tests.conftest import ROOT, Database
 from tests.rows import submitted
 
@@ -38,8 +40,42 @@ def test_a_lost_key_is_replaced_by_whoever_owns_the_database(database: Database,
     engine.dispose()
     assert old is not None
     assert new is not None
+    assert (old.scope, old.operator) == (new.scope, new.operator) == (ADMIN, True)
     assert new.team == old.team
     assert new.key != old.key
+
+
+def test_a_team_without_an_admin_gets_one_and_no_other_does(database: Database, tmp_path: Path) -> None:
+    engine = make_engine(database.url)
+    with Session(engine) as session, session.begin():
+        first = authenticate(session, database.key)
+        assert first is not None
+        session.add(Team(id="team_closed", name="closed"))
+        session.flush()
+        ended = create_key(session, "team_closed", "old", ADMIN)[0].id
+        create_key(session, "team_closed", "writes", WRITE)
+        session.execute(update(ApiKey).where(ApiKey.id == ended).values(revoked_at=now()))
+        create_key(session, first.team, "writes", WRITE)
+    assert bootstrap(database, tmp_path) is None
+    opened = bootstrap(database, tmp_path, "--team", "closed")
+    assert opened is not None
+    assert bootstrap(database, tmp_path, "--team", "closed") is None
+    with Session(engine) as session, session.begin():
+        again = authenticate(session, opened)
+        assert again is not None
+        assert (again.team, again.scope, again.operator) == ("team_closed", ADMIN, False)
+        session.execute(update(ApiKey).where(ApiKey.id == first.key).values(expires_at=now(-1.0)))
+    after = bootstrap(database, tmp_path)  # a write key is left, but no admin's
+    with Session(engine) as session:
+        assert after is not None
+        assert authenticate(session, database.key) is None
+        found = authenticate(session, after)
+    engine.dispose()
+    assert found is not None
+    assert (found.team, found.scope, found.operator) == (first.team, ADMIN, True)
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        bootstrap(database, tmp_path, "--team", "nobody's")
+    assert "there is no team" in error.value.stderr
 
 
 def test_the_way_back_to_an_older_version_makes_no_reader_a_writer(database: Database) -> None:
@@ -70,7 +106,7 @@ def test_a_database_of_before_knows_its_queues_and_the_size_of_its_uploads(datab
             session.add(File(model_id=waiting.model_id, path=f"{number}", size=number, sha256="0" * 64))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.downgrade(config, "0011")
+        command.downgrade(config, "0012")
         command.upgrade(config, "head")
     with Session(engine) as session, session.begin():
         team = session.scalars(select(Team).where(Team.name == "a")).one()

@@ -169,7 +169,7 @@ class Live:
     def ready(self, model_facts: dict[str, Any] = MODEL_FACTS, data_facts: dict[str, Any] = DATA_FACTS) -> tuple[str, str]:
         """Make a model and a dataset that count as checked; return their ids."""
         with Session(self.engine) as session, session.begin():
-            team = session.scalars(select(Team)).one()
+            team = session.scalars(select(Team).where(Team.operator)).one()
             model = Model(team_id=team.id, name="m", state="ready", facts=model_facts)
             task = data_facts.get("task", "text-classification")
             dataset = Dataset(team_id=team.id, name="d", state="ready", facts=data_facts, task=task, data={})

@@ -203,8 +203,14 @@ def test_the_page_hashes_as_everybody_does(window: Window, bytes_: int) -> None:
     assert found[0] == found[1]
 
 
-def test_a_key_for_reading_sends_nothing(reading_window: Window, world: World) -> None:
-    page = reading_window.go("/new")
+def test_a_key_for_reading_sees_the_forecast_and_sends_nothing(reading_window: Window, world: World) -> None:
+    reading_window.dropped = True  # the preset is too large for the model: an answer, of which the browser itself writes
+    page = reading_window.go(f"/new?model={world.request['models']['base']}&data={world.request['datasets'][0]}")
+    expect(page.locator("#forecast .wrong")).to_contain_text("leave 2 layers of 2 heads")
+    page.get_by_label("Preset").select_option("quick")
+    page.locator("[data-path='recipe.prune.ratio']").fill("0.5")
+    page.locator("[data-path='recipe.prune.multiple']").fill("8")
+    expect(page.locator("#forecast")).to_contain_text("Parameters")
     expect(page.get_by_role("button", name="Send the job")).to_be_disabled()
     expect(page.locator("[data-drop]")).to_have_count(0)
     expect(page.get_by_label("Preset")).to_be_visible()

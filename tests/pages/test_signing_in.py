@@ -14,7 +14,7 @@ def test_a_key_opens_the_window_and_sign_out_closes_it(strange_window: Window, w
     strange_window.dropped = True  # the browser writes the 401 of the wrong key into its console by itself
     page.get_by_label("API key").fill("lathe_0000000000_" + "x" * 43)
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("alert")).to_contain_text("unknown or revoked")
+    expect(page.get_by_role("alert")).to_contain_text("unknown, revoked or expired")
     strange_window.dropped = False
     strange_window.accessible()
 

@@ -14,8 +14,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app import jobs
+from app.clock import now
 from app.db import writing
-from app.models import Checkpoint, File, Job, Model
+from app.models import AuditEntry, Checkpoint, File, Job, Model
 from app.settings import Settings
 from app.storage import LocalStorage, Stored
 from tests.conftest import wait_for
@@ -33,6 +34,16 @@ def test_one_leads_until_its_term_is_over(settings: Settings) -> None:
     with writing() as session:
         assert lead(session, "b", 30)
         assert not lead(session, "a", 30)
+
+
+def test_rows_of_the_audit_log_go_when_their_time_is_over_and_not_before(settings: Settings, tmp_path: Path) -> None:
+    with writing() as session:
+        for name, keep in (("over", -1.0), ("kept", 3600.0)):
+            told = {"team_id": "t", "key_id": "k", "action": "jobs.create", "outcome": "ok"}
+            session.add(AuditEntry(id=name, keep_until=now(keep), **told))
+    Keeper(settings, LocalStorage(tmp_path / "store")).round()
+    with writing() as session:
+        assert [entry.id for entry in session.scalars(select(AuditEntry))] == ["kept"]
 
 
 def test_deleted_bytes_go_and_needed_bytes_stay(settings: Settings, tmp_path: Path) -> None:

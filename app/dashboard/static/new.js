@@ -76,7 +76,7 @@ function fits(needed) {
 async function forecast() {
   const place = get("forecast"), body = request(), mine = ++asked;
   get("send").disabled = true;
-  if (!body.models.base || !body.datasets.length || !may) return;
+  if (!body.models.base || !body.datasets.length) return;
   try {
     const found = await api("POST", "/v1/jobs?validate_only=true", body);
     if (mine !== asked) return;
@@ -96,7 +96,7 @@ async function forecast() {
       notes.append(...found.warnings.map((warning) => made("li", warning)));
       place.append(made("h3", "Mind"), notes);
     }
-    get("send").disabled = false;
+    get("send").disabled = !may;
   } catch (error) {
     if (mine !== asked) return;
     if (!(error instanceof Problem)) { complain(error); return; }

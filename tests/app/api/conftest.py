@@ -36,6 +36,9 @@ DATA_FACTS = {
 }
 
 
+SCRAPE = "for-prometheus-alone"
+
+
 def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -56,13 +59,13 @@ def sql(service: Service, statement: str, *values: object) -> None:
 
 
 def new_team(service: Service) -> str:
-    """Make a team behind the API's back; return its key."""
+    """Make a team behind the API's back; return its admin key."""
     team, key_id, secret = new_id("team"), "".join(random.choices(ALPHABET, k=10)), "s" * 43
     moment = "2026-01-01 00:00:00.000000"
     sql(service, "INSERT INTO teams (id, name, created_at) VALUES (%s, %s, %s)", team, team, moment)
     sql(
         service,
-        "INSERT INTO api_keys (id, team_id, name, secret_sha256, created_at) VALUES (%s, %s, 'first', %s, %s)",
+        "INSERT INTO api_keys (id, team_id, name, scope, secret_sha256, created_at) VALUES (%s, %s, 'first', 'admin', %s, %s)",
         key_id,
         team,
         sha(secret.encode()),
@@ -82,7 +85,7 @@ def shared(
     """One API for a file of tests over each database; each test has a team of its own in it."""
     folder = tmp_path_factory.mktemp("shared")
     with fresh_database(request.param, postgres, templates, folder) as database:
-        made = Service(folder / "home", database, valkey)
+        made = Service(folder / "home", database, valkey, settings={"LATHE_METRICS_TOKEN": SCRAPE})
         made.start_api()
         yield made
         made.stop()

@@ -143,14 +143,14 @@ def test_a_key_for_reading_changes_nothing_anywhere(
     job = http.post("/v1/jobs", json=request_body).json()["id"]
     made = http.post("/v1/keys", json={"name": "eyes", "scope": "read"}).json()
     assert made["scope"] == "read"
-    assert {key["name"]: key["scope"] for key in http.get("/v1/keys").json()["items"]} == {"first": "write", "eyes": "read"}
+    assert {key["name"]: key["scope"] for key in http.get("/v1/keys").json()["items"]} == {"first": "admin", "eyes": "read"}
     paths = changing_routes()
     assert ("POST", "/v1/jobs/{job_id}/cancel") in paths
     sign_in(browser, made["key"])
     csrf = {"X-CSRF-Token": token(browser)}
     with service.client(made["key"]) as eyes:
         assert [item["id"] for item in eyes.get("/v1/jobs").json()["items"]] == [job]
-        for method, path in paths:
+        for method, path in set(paths) - {("POST", "/v1/recipes/check")}:  # it asks, and changes nothing
             there = path.replace("{job_id}", job)
             problem(eyes.request(method, there, json=request_body), 403, "read_only_key")
             problem(browser.request(method, there, json=request_body, headers=csrf), 403, "read_only_key")

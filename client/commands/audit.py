@@ -1,0 +1,47 @@
+"""lathe audit: who of the team did what."""
+
+import sys
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from client import calls
+from client.api import Lathe
+from client.calls import AuditFilter
+from client.commands import connect
+from client.output import AsJson, emit, table
+
+
+def audit(
+    key: Annotated[str | None, typer.Option(help="Only of this key's id.")] = None,
+    action: Annotated[str | None, typer.Option(help="Only this: jobs.cancel, or a noun, as jobs.")] = None,
+    object: Annotated[str | None, typer.Option(help="Only what was done to this id.")] = None,  # noqa: A002
+    outcome: Annotated[str | None, typer.Option(help="Only what ended so: ok, or a problem's code.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
+    csv: Annotated[bool, typer.Option("--csv", help="All of them, as a table for spreadsheets.")] = False,
+    json: AsJson = False,  # noqa: ARG001
+) -> None:
+    """List what your team's keys changed, and what they were refused. Only admins may ask."""
+    asked: AuditFilter = {"key": key, "action": action, "object": object, "outcome": outcome}
+    with connect() as lathe:
+        if csv:
+            _write_csv(lathe, asked)
+            return
+        found = list(islice(lathe.audit(**asked), limit))
+    rows = [
+        (f"{one.at:%Y-%m-%d %H:%M:%S}", one.key, one.address, one.action, one.outcome, one.request_id, one.object)
+        for one in found
+    ]
+    columns = ("when", "key", "from", "what", "outcome", "request", "object")
+    emit(found, table(columns, rows, empty="Nothing of this kind."))
+
+
+def _write_csv(lathe: Lathe, asked: AuditFilter) -> None:
+    token: str | None = None
+    first = True
+    while first or token:
+        text, token = lathe.send(calls.audit_csv(asked, token))
+        lines = text.splitlines(keepends=True)
+        sys.stdout.writelines(lines if first else lines[1:])
+        first = False

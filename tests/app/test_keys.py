@@ -1,0 +1,27 @@
+"""A key's life in the database: what it lets in ends with it."""
+
+from sqlalchemy import update
+
+from app import sessions
+from app.auth import Caller, authenticate, in_force
+from app.clock import now
+from app.keys import create_key
+from app.models import READ, ApiKey
+from tests.app.conftest import SessionMaker
+from tests.rows import team
+
+
+def test_what_a_key_opened_ends_when_its_time_is_up(transaction: SessionMaker) -> None:
+    with transaction() as session:
+        row, text = create_key(session, team(session).id, "brief", READ, expires_in=3600.0)
+        cookie = sessions.begin(session, row.id, 7200.0)
+    callers = (Caller(row.team_id, row.id, READ), Caller(row.team_id, row.id, READ, sessions.hashed(cookie)))
+    with transaction() as session:
+        assert authenticate(session, text) is not None
+        assert sessions.visitor(session, cookie) is not None
+        assert all(in_force(session, caller) for caller in callers)  # what a stream asks again and again
+        session.execute(update(ApiKey).where(ApiKey.id == row.id).values(expires_at=now(-1.0)))
+    with transaction() as session:
+        assert authenticate(session, text) is None
+        assert sessions.visitor(session, cookie) is None
+        assert not any(in_force(session, caller) for caller in callers)
