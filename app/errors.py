@@ -3,21 +3,23 @@
 docs/errors.md has a paragraph a code; a test keeps the two together.
 """
 
+import errno
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from compression.errors import CompressionError
 
 log = structlog.get_logger()
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Problem(Exception):
@@ -29,9 +31,17 @@ class Problem(Exception):
     headers: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
-        self, cause: str, *, param: str | None = None, remedy: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        cause: str,
+        *,
+        param: str | None = None,
+        remedy: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(cause)
+        self.facts = facts or {}
+        """Members of its own beside the common ones (RFC 9457, section 3.2)."""
         self.cause, self.param = cause, param
         self.all_headers = {**self.headers, **(headers or {})}
         self.remedy_text = remedy or self.remedy
@@ -196,13 +206,40 @@ class RangeNotSatisfiable(Problem):
 
 
 class StorageFull(Problem):
-    """The storage has no room for this upload."""
+    """The storage has no room for this upload, or the disk of the database is full."""
 
     status, code, remedy = 507, "storage_full", "Delete models, datasets or jobs that nobody needs, or enlarge the storage."
 
 
+class QuotaExceeded(Problem):
+    """The team has as many jobs, or used as many hours of workers, as it may."""
+
+    status, code = 403, "quota_exceeded"
+    remedy = "`quota` says what frees it; GET /v1/quotas shows all limits, which whoever runs the service can raise."
+
+
+class BytesQuotaExceeded(Problem):
+    """The team stores, promises or sends as many bytes as it may."""
+
+    status, code = 507, "bytes_quota_exceeded"
+    remedy = "Delete models, datasets or jobs that the team needs no more; GET /v1/quotas shows all limits."
+
+
+class RateLimited(Problem):
+    """More requests came from this key or address than are answered in the time."""
+
+    status, code, remedy = 429, "rate_limited", "Ask again after Retry-After seconds; RateLimit tells what is left."
+
+
+class TooManyStreams(Problem):
+    """As many event streams are open as a key or a team may have."""
+
+    status, code, remedy = 429, "too_many_streams", "Close a stream that nobody reads, or poll with `Prefer: wait=30`."
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
+
+
 class Unavailable(Problem):
-    """The database or the storage does not answer."""
+    """The database or the storage does not answer, or on SQLite too many writers wait."""
 
     status, code, remedy = 503, "unavailable", "Send the request again in a moment, with the same Idempotency-Key."
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
@@ -269,6 +306,7 @@ def document(problem: Problem, request: Request) -> JSONResponse:
         "remedy": problem.remedy_text,
         "param": problem.param,
         "request_id": request.scope.get("state", {}).get("request_id"),
+        **problem.facts,
     }
     headers = {**problem.all_headers, "X-Request-Id": str(body["request_id"])}
     return JSONResponse(body, problem.status, headers, media_type="application/problem+json")
@@ -279,6 +317,11 @@ def compression_problem(error: CompressionError) -> Problem:
     kind = type(type(error).__name__, (Problem,), {"status": 422, "code": error.code, "__doc__": type(error).__doc__})
     problem: Problem = kind(error.cause, param=error.param, remedy=error.remedy_text)
     return problem
+
+
+def disk_full(error: DBAPIError) -> bool:
+    """Say whether a database failed because its disk is full: SQLITE_FULL, or PostgreSQL's 53100."""
+    return getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(error.orig, "sqlstate", "") == "53100"
 
 
 def install(app: FastAPI) -> None:
@@ -307,8 +350,16 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(OperationalError)
     async def _database(request: Request, error: OperationalError) -> Response:
+        if disk_full(error):
+            return document(StorageFull("the disk of the database is full"), request)
         log.error("database_unavailable", error=str(error.orig))
         return document(Unavailable("the database does not answer"), request)
+
+    @app.exception_handler(OSError)
+    async def _disk(request: Request, error: OSError) -> Response:
+        if error.errno in NO_ROOM:
+            return document(StorageFull("the disk is full"), request)
+        return await _bug(request, error)
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> Response:

@@ -14,7 +14,23 @@ from app.dashboard import new as new_page
 from app.dashboard import routes as dashboard
 from app.dashboard import tries as try_page
 from app.middleware import BodyLimit, PlainAddress, RequestContext, SafeHeaders
-from app.routes import artifacts, audit, compare, fleet, health, jobs, keys, metrics, reference, resources, shares, teams, tries
+from app.rates import RateLimits
+from app.routes import (
+    artifacts,
+    audit,
+    compare,
+    fleet,
+    health,
+    jobs,
+    keys,
+    metrics,
+    quotas,
+    reference,
+    resources,
+    shares,
+    teams,
+    tries,
+)
 from app.settings import Settings, get_settings
 
 DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."
@@ -35,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         shares.pages,
         compare.router,
         fleet.router,
+        quotas.router,
         artifacts.router,
         reference.router,
         keys.router,
@@ -56,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Audited)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(PlainAddress)
+    app.add_middleware(RateLimits)
     app.add_middleware(SafeHeaders)
     app.add_middleware(RequestContext)
     return app

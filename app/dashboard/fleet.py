@@ -9,6 +9,7 @@ from app import fleet as domain
 from app.dashboard.views import PageRoute, VisitorDep, by_htmx, render
 from app.deps import ReadDep, StorageDep
 from app.models import JOB_STATES
+from app.quotas import quotas
 from app.storage import Storage
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -16,7 +17,7 @@ DAYS = 30
 
 
 def facts(session: Session, team: str, storage: Storage) -> dict[str, Any]:
-    """Gather what the page shows, as /v1/workers, /v1/queue, /v1/storage and /v1/usage tell it."""
+    """Gather what the page shows, as /v1/workers, /v1/queue, /v1/storage, /v1/usage and /v1/quotas tell it."""
     workers = domain.workers(session, team)
     used = domain.usage(session, team, DAYS)
     return {
@@ -25,6 +26,7 @@ def facts(session: Session, team: str, storage: Storage) -> dict[str, Any]:
         "queue": domain.queue(session),
         "storage": domain.storage(session, storage),
         "usage": used,
+        "quotas": quotas(session, team),
         "most_bytes": max((_kept(one) for one in used.items), default=0),
         "days": DAYS,
         "states": JOB_STATES,
