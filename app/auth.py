@@ -15,7 +15,7 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import audit, keys, sessions
+from app import audit, keys, rates, sessions
 from app.clock import now
 from app.db import reading
 from app.errors import InsufficientScope, ReadOnlyKey, Unauthorized
@@ -144,7 +144,8 @@ class Requires:
         return RANKS[scope] >= RANKS[self.scope] and (operator or not self.operator)
 
     def check(self, request: Request, caller: Caller) -> Caller:
-        """Raise InsufficientScope, or ReadOnlyKey for a change by such a key."""
+        """Raise RateLimited, InsufficientScope, or ReadOnlyKey for a change by such a key."""
+        rates.admit(request, caller.key)
         if self.admits(caller.scope, operator=caller.operator):
             return caller
         if caller.scope == READ and request.method not in SAFE_METHODS:

@@ -55,3 +55,22 @@ def _sqlite(element: now, compiler: SQLCompiler, **kw: Any) -> str:
     # Padded to microseconds, as SQLAlchemy writes its own, so that text comparison is time comparison.
     seconds = compiler.process(element.clauses, **kw)
     return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', printf('%+.3f seconds', {seconds}))"
+
+
+class seconds_between(FunctionElement[float]):  # noqa: N801 (it is a function of the database)
+    """Seconds from one time to another."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(seconds_between, "postgresql")
+def _between_postgresql(element: seconds_between, compiler: SQLCompiler, **kw: Any) -> str:
+    first, last = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"EXTRACT(EPOCH FROM ({last} - {first}))"
+
+
+@compiles(seconds_between, "sqlite")
+def _between_sqlite(element: seconds_between, compiler: SQLCompiler, **kw: Any) -> str:
+    first, last = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"((julianday({last}) - julianday({first})) * 86400.0)"

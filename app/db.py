@@ -9,10 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
-from app import crash
+from app import crash, turns
 from app.settings import get_settings
 
 READ_ONLY = {"lathe_read_only": True}
@@ -24,6 +24,8 @@ PATIENCE = {
     "tcp_user_timeout": 15000,
 }
 """A PostgreSQL that is gone without a word is noticed well within a lease: seconds, the last one milliseconds."""
+SQLITE_POOL = {"pool_size": 20, "max_overflow": 60}
+"""Of a file: more than there are threads, so that who reads never waits for a connection of those who wait to write."""
 IDLE_SECONDS = 20
 """PostgreSQL ends a transaction of ours that says nothing for so long. None waits for anything but the database, so its process
 stands still or is cut off; its locks would keep the job from everybody else until TCP gives the connection up, after hours."""
@@ -35,9 +37,9 @@ def make_engine(url: str, idle_seconds: int = IDLE_SECONDS) -> Engine:
     if parsed.get_backend_name() == "sqlite":
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(parsed, json_serializer=_dump, hide_parameters=True, connect_args={"timeout": 30})
+        engine = create_engine(parsed, json_serializer=_dump, hide_parameters=True, connect_args={"timeout": 30}, **SQLITE_POOL)
         event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        turns.in_turn(engine)
         return engine
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -71,12 +73,6 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves, below
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads first and writes later cannot wait for its turn in SQLite; one that writes says so at once.
-    reads = connection.get_execution_options().get("lathe_read_only")
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 @lru_cache

@@ -1,25 +1,21 @@
-"""Problems: every error that a caller can cause has a code, a status, a cause and a remedy, and is mapped once, here.
+"""Problems: every error that a caller can cause has a code, a status, a cause and a remedy (handlers.py maps exceptions).
 
 docs/errors.md has a paragraph a code; a test keeps the two together.
 """
 
+import errno
 import json
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import structlog
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from sqlalchemy.exc import OperationalError
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match
 
 from compression.errors import CompressionError
 
-log = structlog.get_logger()
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Problem(Exception):
@@ -31,9 +27,17 @@ class Problem(Exception):
     headers: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
-        self, cause: str, *, param: str | None = None, remedy: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        cause: str,
+        *,
+        param: str | None = None,
+        remedy: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(cause)
+        self.facts = facts or {}
+        """Members of its own beside the common ones (RFC 9457, section 3.2)."""
         self.cause, self.param = cause, param
         self.all_headers = {**self.headers, **(headers or {})}
         self.remedy_text = remedy or self.remedy
@@ -198,13 +202,40 @@ class RangeNotSatisfiable(Problem):
 
 
 class StorageFull(Problem):
-    """The storage has no room for this upload."""
+    """The storage has no room for this upload, or the disk of the database is full."""
 
     status, code, remedy = 507, "storage_full", "Delete models, datasets or jobs that nobody needs, or enlarge the storage."
 
 
+class QuotaExceeded(Problem):
+    """The team has as many jobs, or used as many hours of workers, as it may."""
+
+    status, code = 403, "quota_exceeded"
+    remedy = "`quota` says what frees it; GET /v1/quotas shows all limits, which whoever runs the service can raise."
+
+
+class BytesQuotaExceeded(Problem):
+    """The team stores, promises or sends as many bytes as it may."""
+
+    status, code = 507, "bytes_quota_exceeded"
+    remedy = "Delete models, datasets or jobs that the team needs no more; GET /v1/quotas shows all limits."
+
+
+class RateLimited(Problem):
+    """More requests came from this key or address than are answered in the time."""
+
+    status, code, remedy = 429, "rate_limited", "Ask again after Retry-After seconds; RateLimit tells what is left."
+
+
+class TooManyStreams(Problem):
+    """As many event streams are open as a key or a team may have."""
+
+    status, code, remedy = 429, "too_many_streams", "Close a stream that nobody reads, or poll with `Prefer: wait=30`."
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "10"}
+
+
 class Unavailable(Problem):
-    """The database or the storage does not answer."""
+    """The database or the storage does not answer, or on SQLite too many writers wait."""
 
     status, code, remedy = 503, "unavailable", "Send the request again in a moment, with the same Idempotency-Key."
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
@@ -297,6 +328,7 @@ def document_body(problem: Problem, request_id: str | None) -> bytes:
         "remedy": problem.remedy_text,
         "param": problem.param,
         "request_id": request_id,
+        **problem.facts,
     }
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -315,54 +347,3 @@ def compression_problem(error: CompressionError) -> Problem:
     kind = type(type(error).__name__, (Problem,), {"status": 422, "code": error.code, "__doc__": type(error).__doc__})
     problem: Problem = kind(error.cause, param=error.param, remedy=error.remedy_text)
     return problem
-
-
-def _methods(app: FastAPI, request: Request) -> list[str]:
-    """Return every method that some route of the request's path takes."""
-    return [
-        method
-        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in app.router.routes)
-    ]
-
-
-def bug(error: Exception) -> Problem:
-    """Log an exception that nobody expected, and return what its caller learns of it."""
-    log.error("internal_error", exc_info=error)
-    return InternalError("something went wrong on our side")
-
-
-def install(app: FastAPI) -> None:
-    """Map every exception to its document, once."""
-
-    @app.exception_handler(Problem)
-    async def _problem(request: Request, error: Problem) -> Response:
-        return document(error, request)
-
-    @app.exception_handler(CompressionError)
-    async def _compression(request: Request, error: CompressionError) -> Response:
-        return document(compression_problem(error), request)
-
-    @app.exception_handler(RequestValidationError)
-    async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        cause, param = describe(list(error.errors()))
-        return document(InvalidRequest(cause, param=param), request)
-
-    @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> Response:
-        kinds: dict[int, type[Problem]] = {404: NotFound, 405: MethodNotAllowed, 401: Unauthorized, 413: TooLarge}
-        kind = kinds.get(error.status_code, InvalidRequest)
-        answer = document(kind(str(error.detail)), request)
-        answer.headers.update(error.headers or {})
-        if error.status_code == MethodNotAllowed.status:
-            answer.headers["Allow"] = ", ".join(_methods(app, request))
-        return answer
-
-    @app.exception_handler(OperationalError)
-    async def _database(request: Request, error: OperationalError) -> Response:
-        log.error("database_unavailable", error=str(error.orig))
-        return document(Unavailable("the database does not answer"), request)
-
-    @app.exception_handler(Exception)
-    async def _bug(request: Request, error: Exception) -> Response:
-        return document(bug(error), request)

@@ -5,14 +5,11 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
-from sqlalchemy import Float, case, func, select
-from sqlalchemy.ext.compiler import compiles
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
 
 from app import resources
-from app.clock import now
+from app.clock import now, seconds_between
 from app.models import JOB_STATES, QUEUED, RUNNING, Artifact, Dataset, File, Job, Model, Team, Try, Worker
 from app.schemas import Out, WorkerOut
 from app.storage import LocalStorage, Storage
@@ -20,25 +17,6 @@ from app.storage import LocalStorage, Storage
 ALIVE_SECONDS = 30.0
 MOST_WORKERS = 200
 OTHERS = "other teams"
-
-
-class seconds_between(FunctionElement[float]):  # noqa: N801 (it is a function of the database)
-    """Seconds from one time to another."""
-
-    type = Float()
-    inherit_cache = True
-
-
-@compiles(seconds_between, "postgresql")
-def _postgresql(element: seconds_between, compiler: SQLCompiler, **kw: Any) -> str:
-    first, last = (compiler.process(clause, **kw) for clause in element.clauses)
-    return f"EXTRACT(EPOCH FROM ({last} - {first}))"
-
-
-@compiles(seconds_between, "sqlite")
-def _sqlite(element: seconds_between, compiler: SQLCompiler, **kw: Any) -> str:
-    first, last = (compiler.process(clause, **kw) for clause in element.clauses)
-    return f"((julianday({last}) - julianday({first})) * 86400.0)"
 
 
 class QueueOut(Out):

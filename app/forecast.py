@@ -1,21 +1,23 @@
-"""When a waiting job will be taken, and by whom: the queue played through as workers would claim from it."""
+"""When a waiting job will be taken: how many go first, by the shares that claims go by (lines.py), and when its turn comes."""
 
 import heapq
-from collections import Counter, defaultdict, deque
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app import lines
 from app.clock import now
 from app.models import QUEUED, RUNNING, Job, Worker
 from app.queue import JOBS
 
 ALIVE_SECONDS = 60.0
 LOOKED_AT = 500
-"""Waiting jobs that are played through; those behind them are only counted."""
+"""Places whose start is forecast; those behind them are only counted."""
+COMPARED = 20
+"""Turns of a team that are compared by age where shares are equal; further back, each other team may put a place off by one."""
 REMEMBERED = 20
 """Finished jobs whose mean time stands for one that has not begun."""
 
@@ -39,61 +41,53 @@ def places(session: Session, jobs: Sequence[Job]) -> dict[str, Place]:
     jobs = [job for job in jobs if job.state == QUEUED]
     if not jobs:
         return {}
-    waiting = session.execute(
-        select(Job.id, Job.team_id, Job.priority)
-        .where(Job.state == QUEUED, Job.cancel_requested_at.is_(None))
-        .order_by(Job.priority.desc(), Job.id)
-        .limit(LOOKED_AT)
-    ).all()
-    running = dict(session.execute(select(Job.team_id, func.count()).where(Job.state == RUNNING).group_by(Job.team_id)).all())
-    order = {
-        job: number
-        for number, job in enumerate(_order([(row.id, row.team_id, row.priority) for row in waiting], Counter(running)))
-    }
-    behind = _counted(session, [job.id for job in jobs if job.id not in order])
+    waiting = lines.waiting_lines(session)
+    ahead = _ahead(session, jobs, waiting)
     memories, left, usual = _memories(session), _left(session), _usual(session)
-    starts = _starts(len(waiting), len(memories), left, usual)
+    starts = _starts(min(LOOKED_AT, max(ahead.values()) + 1), len(memories), left, usual)
+    full = {line.team for line in waiting.values() if line.full}
     found = {}
     for job in jobs:
         too_large = job.memory_bytes is not None and bool(memories) and job.memory_bytes > max(memories)
-        lacks = "memory" if too_large else None if memories else "worker"
-        if job.id in order:
-            found[job.id] = Place(order[job.id] + 1, None if lacks else starts[order[job.id]], lacks)
-        else:
-            found[job.id] = Place(behind.get(job.id, len(waiting) + 1), None, "memory" if too_large else None)
+        lacks = "memory" if too_large else "worker" if not memories else "quota" if job.team_id in full else None
+        position = ahead[job.id]
+        found[job.id] = Place(position + 1, None if lacks or position >= len(starts) else starts[position], lacks)
     return found
 
 
-def _counted(session: Session, ids: list[str]) -> dict[str, int]:
-    """Return the places of jobs that are too far behind to be played through."""
-    if not ids:
-        return {}
-    number = func.row_number().over(order_by=(Job.priority.desc(), Job.id)).label("number")
-    line = select(Job.id, number).where(Job.state == QUEUED, Job.cancel_requested_at.is_(None)).subquery()
-    return dict(session.execute(select(line.c.id, line.c.number).where(line.c.id.in_(ids))).all())
+def _ahead(session: Session, jobs: Sequence[Job], waiting: dict[str, lines.Line]) -> dict[str, int]:
+    """Return how many jobs go before each: those of its own team, and of each other what its share lets go first.
 
-
-def _order(waiting: list[tuple[str, str, int]], running: Counter[str]) -> list[str]:
-    """Play the claims through: highest priority, then the team with fewest at work, then age.
-
-    Ended jobs free their team's share again, which is not foreseen here: the order of teams is the first guess.
-    waiting: (job, team, priority), as they would go if there were one team.
+    Jobs that end free their team's share again, which is not foreseen here: the order of teams is the first guess.
     """
-    order: list[str] = []
-    for _, group in groupby(waiting, key=lambda entry: entry[2]):
-        lines: dict[str, deque[str]] = defaultdict(deque)
-        for job, team, _ in group:
-            lines[team].append(job)
-        heads = [(running[team], line[0], team) for team, line in lines.items()]
-        heapq.heapify(heads)
-        while heads:
-            _, job, team = heapq.heappop(heads)
-            order.append(job)
-            running[team] += 1
-            lines[team].popleft()
-            if lines[team]:
-                heapq.heappush(heads, (running[team], lines[team][0], team))
-    return order
+    teams: dict[str, list[str]] = defaultdict(list)
+    for job in jobs:
+        teams[job.team_id].append(job.id)
+    ranks = {job: rank for team, ids in teams.items() for job, rank in lines.ranks(session, team, ids).items()}
+    ahead = {job.id: ranks.get(job.id, 0) for job in jobs}
+    equal: list[tuple[str, str, int]] = []  # jobs, each with another team and that team's turn of the same share
+    for job in jobs:
+        own = waiting.get(job.team_id)
+        if own is None:  # it has been taken a moment ago
+            continue
+        share = own.share(ahead[job.id])
+        for other in waiting.values():
+            if other.team == own.team or other.full:
+                continue
+            surely, ties = other.before(share)
+            ahead[job.id] += surely
+            if ties and other.recent != own.recent:
+                ahead[job.id] += other.recent < own.recent
+            elif ties:
+                equal.append((job.id, other.team, surely))
+    wanted: dict[int, set[str]] = defaultdict(set)
+    for _, team, turn in equal:
+        if turn < COMPARED:
+            wanted[turn].add(team)
+    ids = lines.nth_jobs(session, wanted)
+    for job_id, team, turn in equal:
+        ahead[job_id] += ids.get((team, turn), "~") < job_id
+    return ahead
 
 
 def _memories(session: Session) -> list[int]:

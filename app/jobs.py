@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
-from sqlalchemy.orm import Session, aliased, defer, joinedload
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.orm import Session, defer, joinedload
 
-from app import logs, resources, traces
+from app import lines, logs, quotas, resources, traces
 from app.brought import add_artifacts
 from app.brought import checkpoints as checkpoints
 from app.brought import part_finished as part_finished
@@ -60,7 +60,8 @@ class Beat:
 
 
 def submit(session: Session, job: Job) -> Job:
-    """Accept a job: its row is the promise. Workers are woken once it is committed."""
+    """Accept a job: its row is the promise. Workers are woken once it is committed. Raises QuotaExceeded."""
+    quotas.admit_job(session, job.team_id)
     job.request_id, job.traceparent = logs.request_id(), traces.current()
     if job.deadline_seconds is not None:
         job.deadline_at = now(job.deadline_seconds)
@@ -110,6 +111,8 @@ def cancel(session: Session, team: str, job_id: str) -> Job:
     return job
 
 
+CLAIM_TRIES = 50
+"""Looks of one claim at teams whose first jobs others are taking: each that finds nothing is a job that somebody else got."""
 LONGEST_WAIT = 300.0
 """Seconds between two attempts, however often a job was lost."""
 ASKED = (
@@ -154,49 +157,35 @@ def remove(session: Session, team: str, job_id: str) -> None:
 # The worker's side.
 
 
-def _due() -> tuple[ColumnElement[bool], ...]:
-    return (
-        Job.state == QUEUED,
-        Job.cancel_requested_at.is_(None),
-        or_(Job.not_before.is_(None), Job.not_before <= now()),
-        or_(Job.deadline_at.is_(None), Job.deadline_at > now()),
-    )
-
-
-def _fits(memory_bytes: int | None) -> tuple[ColumnElement[bool], ...]:
-    return () if memory_bytes is None else (or_(Job.memory_bytes.is_(None), Job.memory_bytes <= memory_bytes),)
-
-
 def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: int | None = None) -> Claim | None:
-    """Take the next job: by priority, then the team with fewest running, then age; None where nothing can run now.
+    """Take the next job: of the team whose share is due, its first by priority, then age; None where nothing can run now.
 
     A job whose forecast is above `memory_bytes`, what this worker lets one take, waits for a larger one.
     """
-    other = aliased(Job)
-    running = select(func.count()).select_from(other).where(other.team_id == Job.team_id, other.state == RUNNING)
-    runnable = (
-        select(Job.id)
-        .where(*_due(), *_fits(memory_bytes))
-        .order_by(Job.priority.desc(), running.scalar_subquery(), Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=Job)
-    )
-    job = session.scalar(
-        update(Job)
-        .where(Job.id == runnable.scalar_subquery(), Job.state == QUEUED)
-        .values(
-            state=RUNNING,
-            attempt=Job.attempt + 1,
-            fence=Job.fence + 1,
-            worker_id=worker_id,
-            lease_until=now(lease_seconds),
-            started_at=func.coalesce(Job.started_at, now()),
-            version=Job.version + 1,
-            progress=None,
+    values = {
+        "state": RUNNING,
+        "attempt": Job.attempt + 1,
+        "fence": Job.fence + 1,
+        "worker_id": worker_id,
+        "lease_until": now(lease_seconds),
+        "started_at": func.coalesce(Job.started_at, now()),
+        "version": Job.version + 1,
+        "progress": None,
+    }
+    job = None
+    for again in range(CLAIM_TRIES):
+        # Of each team one job is looked at. Where others are taking all of those, who finds nothing waits for them and looks
+        # again, at what is next then.
+        chosen = lines.next_job(memory_bytes).with_for_update(skip_locked=not again, of=lines.Chosen)
+        job = session.scalar(
+            update(Job)
+            .where(Job.id == chosen.scalar_subquery(), Job.state == QUEUED)
+            .values(values)
+            .returning(Job)
+            .execution_options(synchronize_session=False, populate_existing=True)
         )
-        .returning(Job)
-        .execution_options(synchronize_session=False, populate_existing=True)
-    )
+        if job is not None or not work_waiting(session, memory_bytes):
+            break
     if job is None:
         return None
     claimed = Claim(job, job.fence)
@@ -330,7 +319,8 @@ def _set_back(
 
 def reap(session: Session, *, max_failures: int, backoff_seconds: float) -> list[str]:
     """Take jobs from workers whose lease has run out; return their ids."""
-    dead = select(Job.id, Job.fence).where(Job.state == RUNNING, Job.lease_until < now()).with_for_update(skip_locked=True)
+    dead = select(Job.id, Job.fence).where(Job.state == RUNNING, Job.lease_until < now())
+    dead = dead.order_by(Job.team_id).with_for_update(skip_locked=True)  # each is counted in its team's row: all in one order
     return [
         job_id
         for job_id, fence in session.execute(dead).all()
@@ -343,7 +333,8 @@ def orphans(session: Session, worker_id: str, *, max_failures: int, backoff_seco
 
     Its process died and was started anew, or the reply to a claim's COMMIT was lost. No lease need run out for that.
     """
-    mine = select(Job.id, Job.fence).where(Job.state == RUNNING, Job.worker_id == worker_id).with_for_update(skip_locked=True)
+    mine = select(Job.id, Job.fence).where(Job.state == RUNNING, Job.worker_id == worker_id)
+    mine = mine.order_by(Job.team_id).with_for_update(skip_locked=True)
     return [
         job_id
         for job_id, fence in session.execute(mine).all()
@@ -353,7 +344,8 @@ def orphans(session: Session, worker_id: str, *, max_failures: int, backoff_seco
 
 def expire(session: Session) -> list[str]:
     """Fail waiting jobs whose deadline has passed; return their ids. A running one's worker does it itself."""
-    late = select(Job.id).where(Job.state == QUEUED, Job.deadline_at <= now()).with_for_update(skip_locked=True)
+    late = select(Job.id).where(Job.state == QUEUED, Job.deadline_at <= now())
+    late = late.order_by(Job.team_id).with_for_update(skip_locked=True)
     error = failure("deadline_exceeded")
     values: dict[str, Any] = {"state": "failed", "error": error, "finished_at": now()}
     return [
@@ -365,4 +357,4 @@ def expire(session: Session) -> list[str]:
 
 def work_waiting(session: Session, memory_bytes: int | None = None) -> bool:
     """Say whether any job could be claimed right now, by a worker of so much memory."""
-    return session.scalar(select(Job.id).where(*_due(), *_fits(memory_bytes)).limit(1)) is not None
+    return session.scalar(lines.next_job(memory_bytes)) is not None

@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from app import errors, logs
+from app import handlers, logs
 from app.audit import Audited
 from app.dashboard import assets
 from app.dashboard import compare as compare_page
@@ -14,7 +14,23 @@ from app.dashboard import new as new_page
 from app.dashboard import routes as dashboard
 from app.dashboard import tries as try_page
 from app.middleware import BodyLimit, Failures, PlainAddress, RequestContext, SafeHeaders
-from app.routes import artifacts, audit, compare, fleet, health, jobs, keys, metrics, reference, resources, shares, teams, tries
+from app.rates import RateLimits
+from app.routes import (
+    artifacts,
+    audit,
+    compare,
+    fleet,
+    health,
+    jobs,
+    keys,
+    metrics,
+    quotas,
+    reference,
+    resources,
+    shares,
+    teams,
+    tries,
+)
 from app.settings import Settings, get_settings
 
 DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."
@@ -25,7 +41,7 @@ def create_app(settings: Settings) -> FastAPI:
     logs.configure("api")
     # FastAPI's own pages of the schema load scripts from a CDN, which would run where a browser is signed in: ours loads none.
     app = FastAPI(title="Lathe", version="1", description=DESCRIPTION, docs_url=None, redoc_url=None)
-    errors.install(app)
+    handlers.install(app)
     for router in (
         resources.models,
         resources.datasets,
@@ -35,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         shares.pages,
         compare.router,
         fleet.router,
+        quotas.router,
         artifacts.router,
         reference.router,
         keys.router,
@@ -57,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(PlainAddress)
     app.add_middleware(Failures)
+    app.add_middleware(RateLimits)
     app.add_middleware(SafeHeaders, over_tls=(settings.public_url or "").startswith("https://"))
     app.add_middleware(RequestContext)
     return app

@@ -10,7 +10,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import traces
-from app.errors import InvalidRequest, TooLarge, bug, document
+from app.errors import InvalidRequest, TooLarge, document
+from app.handlers import bug
 from app.ids import new_id
 from app.metrics import answered
 from app.refusals import SAFE_HEADERS

@@ -27,6 +27,21 @@ class Team(Base):
     operator: Mapped[bool] = mapped_column(default=False, server_default=false())
     """Whether its admins run the service: they make, rename and close teams."""
     created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    weight: Mapped[float] = mapped_column(default=1.0, server_default="1")
+    quotas: Mapped[dict[str, Any] | None]
+    """Limits of its own, by name (quotas.py); what it lacks is the settings' default."""
+    # Counted by triggers on jobs, whoever writes those: who waits is known without a look at what waits.
+    queued: Mapped[int] = mapped_column(default=0, server_default="0")
+    running: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+class TeamDay(Base):
+    """Seconds of workers that a team's jobs took, by the day (UTC) on which they ended. Triggers on jobs add them up."""
+
+    __tablename__ = "team_days"
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), primary_key=True)
+    day: Mapped[dt.datetime] = mapped_column(primary_key=True)
+    seconds: Mapped[float]
 
 
 class Resource:
@@ -43,6 +58,9 @@ class Resource:
     purged_at: Mapped[dt.datetime | None]
     check_lease_until: Mapped[dt.datetime | None]
     check_attempts: Mapped[int] = mapped_column(default=0)
+    file_count: Mapped[int] = mapped_column(default=0, server_default="0")
+    bytes: Mapped[int] = mapped_column(default=0, server_default="0")
+    """What its manifest promises, so that no list or sum reads files."""
 
 
 class Model(Resource, Base):
@@ -159,8 +177,9 @@ class Job(Base):
 
     __table_args__ = (
         Index(
-            "ix_jobs_runnable",
-            "priority",
+            "ix_jobs_line",
+            "team_id",
+            text("priority DESC"),
             "id",
             postgresql_where=text("state = 'queued'"),
             sqlite_where=text("state = 'queued'"),

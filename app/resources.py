@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.orm import Session
 
+from app import quotas
 from app.clock import now
 from app.errors import AlreadySealed, IncompleteUpload, InUse, InvalidRequest, NotFound
 from app.models import QUEUED, RUNNING, Dataset, File, Job, JobDataset, JobModel, Model, UploadPart
@@ -23,7 +24,10 @@ MAX_CHECK_ATTEMPTS = 3
 
 
 def create(session: Session, row: R, manifest: Sequence[Any]) -> R:
-    """Store a model's or a dataset's row with the files that its manifest promises. Raises InvalidRequest, CompressionError."""
+    """Store a model's or a dataset's row with the files that its manifest promises.
+
+    Raises InvalidRequest, CompressionError, BytesQuotaExceeded.
+    """
     paths = [entry.path for entry in manifest]
     for path in paths:
         filenames.check_name(path, "dataset" if isinstance(row, Dataset) else "model")
@@ -35,6 +39,8 @@ def create(session: Session, row: R, manifest: Sequence[Any]) -> R:
         named = {path for files in row.data["splits"].values() for path in files}
         if missing := sorted(named - set(paths)):
             raise InvalidRequest(f"splits names {missing[0]!r}, which is not among files", param="splits")
+    row.file_count, row.bytes = len(manifest), sum(entry.size for entry in manifest)
+    quotas.admit_bytes(session, row.team_id, row.bytes)
     row.files = [File(path=entry.path, size=entry.size, sha256=entry.sha256) for entry in manifest]
     session.add(row)
     session.flush()

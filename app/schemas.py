@@ -130,7 +130,7 @@ class JobCreate(Body):
     ] = "standard"
     evaluate: JobEvaluate = JobEvaluate()
     targets: Targets = Targets()
-    priority: Annotated[int, Field(ge=-10, le=10, description="Higher goes first.")] = 0
+    priority: Annotated[int, Field(ge=-10, le=10, description="Higher goes first, of the team's jobs.")] = 0
     deadline_seconds: Annotated[
         int | None, Field(ge=1, le=10**8, description="From now on; a job that is not done by then fails, waiting or running.")
     ] = None
@@ -146,34 +146,6 @@ class JobRetry(Body):
             "deadline; none: the same request again."
         ),
     ] = []
-
-
-class FileOut(Out):
-    """A file of a manifest and whether its bytes have come."""
-
-    path: str
-    size: int
-    sha256: str
-    uploaded: bool
-
-
-class ResourceOut(Out):
-    """A model or a dataset."""
-
-    id: str
-    name: str
-    state: Literal["uploading", "validating", "ready", "rejected"]
-    files: list[FileOut]
-    facts: dict[str, Any] | None
-    reasons: Annotated[list[dict[str, Any]], AfterValidator(without_paths)]
-    created_at: dt.datetime
-
-
-class DatasetOut(ResourceOut):
-    """A dataset with its layout."""
-
-    task: str
-    data: dict[str, Any]
 
 
 class JobModelsOut(Out):
@@ -223,7 +195,9 @@ class JobOut(Out):
     error: Annotated[dict[str, Any] | None, AfterValidator(without_paths)]
     queue_position: int | None
     start_seconds: Annotated[float | None, Field(description="About so long until a worker takes it; null where unknown.")]
-    waits_for: Annotated[Literal["worker", "memory"] | None, Field(description="What no living worker offers.")]
+    waits_for: Annotated[
+        Literal["worker", "memory", "quota"] | None, Field(description="What no living worker offers; or the team's limit.")
+    ]
     deadline_at: dt.datetime | None
     retry_of: str | None
     request_id: Annotated[str | None, Field(description="Of the request that made it: what logs and traces know it by.")]
@@ -293,22 +267,6 @@ class Page(Out):
 
     items: list[Any]
     next_page_token: str | None = None
-
-
-def resource_out(row: models.Model | models.Dataset) -> ResourceOut:
-    """Show a model or a dataset."""
-    common: dict[str, Any] = {
-        "id": row.id,
-        "name": row.name,
-        "state": row.state,
-        "facts": row.facts,
-        "reasons": row.reasons,
-        "created_at": row.created_at,
-        "files": [FileOut(path=f.path, size=f.size, sha256=f.sha256, uploaded=f.key is not None) for f in row.files],
-    }
-    if isinstance(row, models.Dataset):
-        return DatasetOut(**common, task=row.task, data=row.data)
-    return ResourceOut(**common)
 
 
 def job_out(

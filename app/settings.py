@@ -4,7 +4,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, model_validator
+import limits
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -120,6 +121,30 @@ class Settings(BaseSettings):
     validation_seconds: Annotated[float, Field(description="An upload whose check takes longer is rejected.")] = 600.0
 
     answer_seconds: Annotated[float, Field(description="A question to a job's models may take so long.")] = 120.0
+
+    rate_storage_url: Annotated[
+        str, Field(description="Valkey or Redis that counts requests for all API processes; each by itself where empty.")
+    ] = ""
+    rate_per_key: Annotated[str, Field(description="Requests of one key, as `number/time`.")] = "3000/minute"
+    rate_per_address: Annotated[str, Field(description="Requests from one address (IPv6: one /64).")] = "6000/minute"
+    rate_wrong: Annotated[str, Field(description="Wrong keys and links that one address may try.")] = "30/minute"
+
+    # What one team may take; a team's own limits are in its row (`python -m app.quotas`). 0 is none at all.
+    quota_jobs_waiting: Annotated[int, Field(ge=0, description="Jobs of a team that wait.")] = 1000
+    quota_jobs_running: Annotated[int, Field(ge=0, description="Jobs of a team at work; more wait.")] = 100
+    quota_worker_hours: Annotated[int, Field(ge=0, description="Hours of workers that a team has in a month (UTC).")] = 20_000
+    quota_bytes_stored: Annotated[
+        int, Field(ge=0, description="Bytes of a team's models, datasets and artifacts, with what its manifests promise.")
+    ] = 4 * 2**40
+    quota_bytes_arriving: Annotated[int, Field(ge=0, description="Bytes of a team's uploads that are under way.")] = 2**40
+    quota_streams: Annotated[int, Field(ge=0, description="Event streams of a team that are open, in one API process.")] = 400
+    streams_per_key: Annotated[int, Field(ge=0, description="Event streams of a key that are open, in one API process.")] = 100
+
+    @field_validator("rate_per_key", "rate_per_address", "rate_wrong")
+    @classmethod
+    def _rate(cls, value: str) -> str:
+        limits.parse(value)
+        return value
 
     @model_validator(mode="after")
     def _places_in_home(self) -> Self:

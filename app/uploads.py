@@ -6,7 +6,6 @@ one must. Each is an object of its own until the last has come; then they are re
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -16,16 +15,14 @@ from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from app.db import reading, writing
-from app.errors import ChecksumMismatch, OffsetMismatch, SizeMismatch, StorageFull, TooLarge, TooManyParts
+from app.errors import NO_ROOM, ChecksumMismatch, OffsetMismatch, SizeMismatch, StorageFull, TooLarge, TooManyParts
 from app.ids import new_id
 from app.models import Dataset, File, Model, UploadPart
 from app.resources import file_arrived, file_of, forget_parts, part_arrived, parts_of
+from app.room import Room, room
 from app.settings import Settings
 from app.storage import Storage
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-ROOM_TO_SPARE = 64 << 20
-"""Bytes that an upload leaves free: the database on the same disk must be able to go on."""
 PART_BYTES = 64 << 20
 """A longer PATCH is kept in pieces of so many bytes: what an API that dies in the middle of one loses."""
 MOST_PARTS = 4096
@@ -72,8 +69,8 @@ class Progress:
 class _Meter:
     """Counts and hashes a stream while it passes, and cuts it off when it is longer than was promised."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], promised: int) -> None:
-        self.chunks, self.promised = chunks, promised
+    def __init__(self, chunks: AsyncIterator[bytes], promised: int, held: Room) -> None:
+        self.chunks, self.promised, self.held = chunks, promised, held
         self.size, self.hash = 0, hashlib.sha256()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -83,6 +80,7 @@ class _Meter:
                 raise SizeMismatch(f"more than the {self.promised} bytes that the manifest promises", param="size")
             self.hash.update(chunk)
             yield chunk
+            await self.held.took(len(chunk))
 
     def check(self, file: File) -> None:
         """Hold what has passed against the manifest. Raises SizeMismatch, ChecksumMismatch."""
@@ -97,8 +95,8 @@ class _Meter:
 class _Pieces:
     """Cuts a request's body into pieces. A sender that goes away ends the body early: what has come is kept."""
 
-    def __init__(self, request: Request, most: int) -> None:
-        self.chunks, self.most = aiter(request.stream()), most
+    def __init__(self, request: Request, most: int, held: Room) -> None:
+        self.chunks, self.most, self.held = aiter(request.stream()), most, held
         self.taken, self.rest, self.over = 0, b"", False
 
     async def more(self) -> bool:
@@ -120,6 +118,7 @@ class _Pieces:
             room -= len(chunk)
             self.taken += len(chunk)
             yield chunk
+            await self.held.took(len(chunk))
 
 
 def _note(file_id: str, key: str) -> tuple[bool, list[str]]:
@@ -142,13 +141,9 @@ def _free(storage: Storage, *keys: str) -> None:
         storage.delete(key)
 
 
-async def _check_room(storage: Storage, settings: Settings, file: File, needed: int) -> None:
-    """Refuse what cannot come to an end before it begins. Raises TooLarge, StorageFull."""
+def _check_size(settings: Settings, file: File) -> None:
     if file.size > settings.max_file_bytes:
         raise TooLarge(f"{file.path} has {file.size} bytes; the limit is {settings.max_file_bytes}", param="size")
-    free = await asyncio.to_thread(storage.free_bytes)
-    if free is not None and free < needed + ROOM_TO_SPARE:
-        raise StorageFull(f"{needed} bytes do not fit into the {free} that are left")
 
 
 @contextlib.contextmanager
@@ -182,15 +177,16 @@ async def _store(storage: Storage, place: Place, file: File, meter: _Meter) -> N
 async def receive(request: Request, storage: Storage, settings: Settings, place: Place) -> File:
     """Take one file of a manifest, whole; sending it again is harmless.
 
-    Raises NotFound, AlreadySealed, TooLarge, StorageFull, SizeMismatch, ChecksumMismatch.
+    Raises NotFound, AlreadySealed, TooLarge, StorageFull, BytesQuotaExceeded, SizeMismatch, ChecksumMismatch.
     """
     file, _ = await asyncio.to_thread(place.find)
     length = request.headers.get("content-length")
     if length is not None and int(length) != file.size:
         raise SizeMismatch(f"Content-Length is {length}, the manifest says {file.size}", param="size")
-    await _check_room(storage, settings, file, file.size)
+    _check_size(settings, file)
     try:
-        await _store(storage, place, file, _Meter(request.stream(), file.size))
+        async with room(storage, place.team, file.size) as held:
+            await _store(storage, place, file, _Meter(request.stream(), file.size, held))
     except ClientDisconnect as error:
         raise SizeMismatch("the connection ended before the file did", param="size") from error
     return file
@@ -216,8 +212,17 @@ async def append(request: Request, storage: Storage, settings: Settings, place: 
     left, length = file.size - now.offset, request.headers.get("content-length")
     if length is not None and int(length) > left:
         raise SizeMismatch(f"Content-Length is {length}, and {left} bytes are still to come", param="size")
-    await _check_room(storage, settings, file, left + file.size)  # in the end the file lies beside its parts for a moment
-    pieces = _Pieces(request, left)
+    _check_size(settings, file)
+    async with room(storage, place.team, left + file.size) as held:  # in the end the file lies beside its parts for a moment
+        pieces = _Pieces(request, left, held)
+        await _take(storage, place, file, pieces, offset)
+        if not now.whole and offset + pieces.taken == file.size:
+            await _join(storage, place, file, held)
+    return await asyncio.to_thread(progress, place)
+
+
+async def _take(storage: Storage, place: Place, file: File, pieces: _Pieces, offset: int) -> None:
+    """Keep what comes, piece by piece. Raises TooManyParts, StorageFull, OffsetMismatch."""
     while await pieces.more():
         part = UploadPart(file_id=file.id, start=offset + pieces.taken, key=place.key())
         if len((await asyncio.to_thread(place.find))[1]) >= MOST_PARTS:
@@ -233,9 +238,6 @@ async def append(request: Request, storage: Storage, settings: Settings, place: 
         if not await asyncio.to_thread(_note_part, part):
             await asyncio.to_thread(storage.delete, key)
             raise _mismatch(offset, await asyncio.to_thread(progress, place))
-    if not now.whole and offset + pieces.taken == file.size:
-        await _join(storage, place, file)
-    return await asyncio.to_thread(progress, place)
 
 
 def _mismatch(offset: int, now: Progress) -> OffsetMismatch:
@@ -243,7 +245,7 @@ def _mismatch(offset: int, now: Progress) -> OffsetMismatch:
     return OffsetMismatch(cause, param="Upload-Offset", headers=now.headers)
 
 
-async def _join(storage: Storage, place: Place, file: File) -> None:
+async def _join(storage: Storage, place: Place, file: File, held: Room) -> None:
     """Make the file of its parts. Raises ChecksumMismatch, and forgets them, where it is not the one that was promised."""
     _, parts = await asyncio.to_thread(place.find)
 
@@ -253,7 +255,7 @@ async def _join(storage: Storage, place: Place, file: File) -> None:
                 yield chunk
 
     try:
-        await _store(storage, place, file, _Meter(chunks(), file.size))
+        await _store(storage, place, file, _Meter(chunks(), file.size, held))
     except FileNotFoundError:
         if not (await asyncio.to_thread(progress, place)).whole:  # a twin of this request was first, and freed them
             raise

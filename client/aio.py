@@ -30,6 +30,7 @@ from client.types import (
     Preflight,
     Preset,
     Queue,
+    Quotas,
     Recipes,
     Report,
     Share,
@@ -292,6 +293,10 @@ class AsyncLathe(Peer):
     async def usage(self, *, days: int = 30) -> Usage:
         """Say what the caller's team used, and all others together."""
         return await self.send(calls.usage(days))
+
+    async def quotas(self) -> Quotas:
+        """Say what your team may take of the service, and takes."""
+        return await self.send(calls.quotas())
 
     async def create_key(self, name: str, *, scope: Scope = "write", expires_in: int | None = None) -> NewKey:
         """Make another key, which ends after `expires_in` seconds, if at all. It is shown this once; only admins may."""

@@ -24,6 +24,7 @@ from client.types import (
     NewKey,
     Preflight,
     Queue,
+    Quotas,
     Recipes,
     Report,
     Share,
@@ -306,6 +307,11 @@ def queue() -> Call[Queue]:
 def usage(days: int) -> Call[Usage]:
     """Ask what the caller's team used in the last so many days, and all others together."""
     return Call("GET", "/v1/usage", as_(Usage), params={"days": days})
+
+
+def quotas() -> Call[Quotas]:
+    """Ask what the team may take of the service, and takes."""
+    return Call("GET", "/v1/quotas", as_(Quotas))
 
 
 def create_key(name: str, scope: Scope, expires_in: int | None = None) -> Call[NewKey]:

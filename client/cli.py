@@ -49,6 +49,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     service.workers,
     service.queue,
     service.usage,
+    service.quotas,
     audit.audit,
 )
 for command in COMMANDS:

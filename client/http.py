@@ -29,6 +29,7 @@ from client.types import (
     Preflight,
     Preset,
     Queue,
+    Quotas,
     Recipes,
     Report,
     Share,
@@ -290,6 +291,10 @@ class Service(Peer):
     def usage(self, *, days: int = 30) -> Usage:
         """Say what the caller's team used, and all others together."""
         return self.send(calls.usage(days))
+
+    def quotas(self) -> Quotas:
+        """Say what your team may take of the service, and takes."""
+        return self.send(calls.quotas())
 
     def create_key(self, name: str, *, scope: Scope = "write", expires_in: int | None = None) -> NewKey:
         """Make another key, which ends after `expires_in` seconds, if at all. It is shown this once; only admins may."""

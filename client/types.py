@@ -24,6 +24,8 @@ __all__ = [
     "Preset",
     "Progress",
     "Queue",
+    "Quota",
+    "Quotas",
     "Recipes",
     "Report",
     "Share",
@@ -78,14 +80,12 @@ class Upload(Answer):
     id: str
     name: str
     state: str
+    file_count: int = 0
+    bytes: int = 0
     files: tuple[File, ...] = ()
+    """Empty in a list: whoever wants them asks for the one."""
     reasons: tuple[Reason, ...] = ()
     created_at: datetime
-
-    @property
-    def bytes(self) -> int:
-        """All files together."""
-        return sum(file.size for file in self.files)
 
 
 class Model(Upload):
@@ -291,6 +291,23 @@ class Usage(Answer):
 
     since: datetime
     items: tuple[Used, ...] = ()
+
+
+class Quota(Answer):
+    """One limit of the team, and how much of it is used."""
+
+    name: str
+    limit: int
+    used: float
+    frees: str = ""
+    frees_at: datetime | None = None
+
+
+class Quotas(Answer):
+    """What the team may take of the service, and takes."""
+
+    weight: float = 1.0
+    items: tuple[Quota, ...] = ()
 
 
 class Key(Answer):

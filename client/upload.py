@@ -188,16 +188,24 @@ def send(
             raise
 
 
-def _same(known: Model | Dataset, body: Mapping[str, Any], local: Mapping[str, tuple[Manifest, Path]]) -> bool:
-    """Whether the service already has exactly this, or the beginning of it."""
-    if known.state == "rejected" or {f.path: f.sha256 for f in known.files} != {n: p.sha256 for n, (p, _) in local.items()}:
-        return False
+def _same(
+    lathe: Service, kind: Kind, known: Model | Dataset, body: Mapping[str, Any], local: Mapping[str, tuple[Manifest, Path]]
+) -> Model | Dataset | None:
+    """Return it with its files where the service already has exactly this, or the beginning of it."""
+    promises = {name: promise for name, (promise, _) in local.items()}
+    size = sum(promise.size for promise in promises.values())
+    # A list tells how many files there are and how large; only what is alike in that is asked for.
+    if known.state == "rejected" or (known.file_count, known.bytes) != (len(promises), size):
+        return None
     if isinstance(known, Dataset):
         # The service tells of every column that a task may have.
         columns = {**Columns().model_dump(), **body["columns"]}
         wanted = {"format": body["format"], "columns": columns, "splits": body["splits"]}
-        return known.task == body["task"] and known.data == wanted
-    return True
+        if known.task != body["task"] or known.data != wanted:
+            return None
+    whole = lathe.upload(kind, known.id)
+    alike = {file.path: file.sha256 for file in whole.files} == {name: promise.sha256 for name, promise in promises.items()}
+    return whole if alike else None
 
 
 def add(
@@ -209,7 +217,8 @@ def add(
     moved: Moved | None = None,
 ) -> Model | Dataset:
     """Take up what is there already, or create it; send what is missing; return once it is complete (perhaps unchecked)."""
-    known = next((found for found in lathe.uploads(kind) if _same(found, body, local)), None)
+    alike = (_same(lathe, kind, found, body, local) for found in lathe.uploads(kind))
+    known = next((found for found in alike if found is not None), None)
     target = known or lathe.create_upload(kind, body, [promise for promise, _ in local.values()])
     if target.state != "uploading":
         return target

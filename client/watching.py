@@ -23,6 +23,11 @@ IN_BARS = ("progress",)
 """Events that are shown by the bars, or by the line of a phase, already."""
 BEFORE = 5
 """Events of before that are told where one begins to watch."""
+LACKS = {
+    "worker": ", no worker is running",
+    "memory": ", no worker has the memory for it",
+    "quota": ", the team has as many jobs at work as it may",
+}
 _KEYS = {"quantized": "quantize", "pruned": "prune", "distilled": "distill"}
 
 
@@ -36,7 +41,7 @@ def headline(job: Job) -> str:
     if job.state == "queued":
         place = f", number {job.queue_position} in the queue" if job.queue_position else ""
         starts = f", starts in about {render.duration(job.start_seconds)}" if job.start_seconds else ""
-        lacks = {"worker": ", no worker is running", "memory": ", no worker has the memory for it"}.get(job.waits_for or "", "")
+        lacks = LACKS.get(job.waits_for or "", "")
         again = f", attempt {job.attempt} was lost" if job.failures else ""
         return f"queued{place}{starts}{lacks}{again}"
     if job.cancel_requested_at and not job.ended:

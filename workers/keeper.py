@@ -78,6 +78,7 @@ class Keeper:
                 reaped = jobs.reap(
                     session, max_failures=self.settings.max_failures, backoff_seconds=self.settings.backoff_seconds
                 )
+            with writing() as session:
                 late = jobs.expire(session)
             for job_id in reaped:
                 log.warning("reaped", job=job_id)

@@ -10,6 +10,7 @@ from app.dashboard.views import PageRoute, VisitorDep, by_htmx, render
 from app.deps import ReadDep, StorageDep
 from app.masking import sees_operations
 from app.models import JOB_STATES
+from app.quotas import quotas
 from app.sessions import Visitor
 from app.storage import Storage
 
@@ -18,7 +19,7 @@ DAYS = 30
 
 
 def facts(session: Session, visitor: Visitor, storage: Storage) -> dict[str, Any]:
-    """Gather what the page shows, as /v1/workers, /v1/queue, /v1/storage and /v1/usage tell it."""
+    """Gather what the page shows, as /v1/workers, /v1/queue, /v1/storage, /v1/usage and /v1/quotas tell it."""
     workers = domain.workers(session, visitor.team, operations=sees_operations(visitor))
     used = domain.usage(session, visitor.team, DAYS)
     return {
@@ -27,6 +28,7 @@ def facts(session: Session, visitor: Visitor, storage: Storage) -> dict[str, Any
         "queue": domain.queue(session),
         "storage": domain.storage(session, storage),
         "usage": used,
+        "quotas": quotas(session, visitor.team),
         "most_bytes": max((_kept(one) for one in used.items), default=0),
         "days": DAYS,
         "states": JOB_STATES,

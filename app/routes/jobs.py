@@ -1,11 +1,11 @@
 """/v1/jobs: submit, poll, cancel, retry; what happened and what came out."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
-from fastapi.sse import EventSourceResponse
 from sqlalchemy import select
 
 from app import events, jobs, mending
@@ -17,8 +17,11 @@ from app.models import Artifact
 from app.paging import PageSize, PageToken, decode, page
 from app.polled import poll
 from app.preflight import plan
+from app.quotas import streams_limit
 from app.report_page import report_answer
 from app.schemas import JobCreate, JobOut, JobRetry, Page, artifact_out
+from app.settings import get_settings
+from app.streams import CountedStream
 from app.watch import preferred_wait, watcher
 from compression.catalog import Preflight
 from compression.report import Report
@@ -57,9 +60,15 @@ async def list_(
         query(caller.team, wanted)  # what is wrong with the question is said before the stream begins
         if page_token:
             decode(page_token)
-        return EventSourceResponse(stream(caller, wanted, page_size, page_token), headers=UNKEPT)
+        return await _stream(caller, stream(caller, wanted, page_size, page_token))
     rows, token = await asyncio.to_thread(_page, caller.team, wanted, page_size, page_token)
     return page(rows, token, request, response)
+
+
+async def _stream(caller: CallerDep, content: AsyncIterator[bytes]) -> CountedStream:
+    """Open a stream. Raises TooManyStreams where the key or its team has as many as it may."""
+    most = await asyncio.to_thread(streams_limit, caller.team)
+    return CountedStream(content, {caller.key: get_settings().streams_per_key, caller.team: most}, UNKEPT)
 
 
 def _page(team: str, wanted: Wanted, size: int, token: str | None) -> tuple[list[JobOut], str | None]:
@@ -125,7 +134,7 @@ async def list_events(
     if "text/event-stream" in accept:
         start = after if last_event_id is None else last_event_id
         await asyncio.to_thread(poll, caller.team, job_id)  # 404 before the stream begins
-        return EventSourceResponse(events.stream(caller, job_id, start, states=states), headers=UNKEPT)
+        return await _stream(caller, events.stream(caller, job_id, start, states=states))
     found, token = await asyncio.to_thread(events.page, caller.team, job_id, after, page_size, page_token)
     return page(found, token, request, response)
 

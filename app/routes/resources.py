@@ -1,19 +1,78 @@
 """/v1/models and /v1/datasets: manifest, files, complete. The same flow for both, so one function writes both routers."""
 
 import asyncio
-from typing import Annotated, Any
+import datetime as dt
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Request, Response
+from pydantic import AfterValidator, Field
 from sqlalchemy import select
+from sqlalchemy.orm import raiseload
 
 from app import resources
 from app.db import reading
 from app.deps import CallerDep, OnceDep, ReadDep, SessionDep, SettingsDep, StorageDep, WriterDep
+from app.masking import without_paths
 from app.models import Dataset, Model
 from app.paging import PageSize, PageToken, newest_first, page
-from app.schemas import DatasetCreate, DatasetOut, FileOut, ModelCreate, Page, ResourceOut, resource_out
+from app.schemas import DatasetCreate, ModelCreate, Out, Page
 from app.uploads import Place, append, progress, receive
 from app.watch import preferred_wait, watcher
+
+
+class FileOut(Out):
+    """A file of a manifest and whether its bytes have come."""
+
+    path: str
+    size: int
+    sha256: str
+    uploaded: bool
+
+
+class ResourceListed(Out):
+    """A model or a dataset in a list: without its files."""
+
+    id: str
+    name: str
+    state: Literal["uploading", "validating", "ready", "rejected"]
+    file_count: int
+    bytes: Annotated[int, Field(description="Of all its files, as its manifest promises them.")]
+    facts: dict[str, Any] | None
+    reasons: Annotated[list[dict[str, Any]], AfterValidator(without_paths)]
+    created_at: dt.datetime
+
+
+class DatasetListed(ResourceListed):
+    """A dataset in a list, with its layout and without its files."""
+
+    task: str
+    data: dict[str, Any]
+
+
+class ResourceOut(ResourceListed):
+    """A model or a dataset."""
+
+    files: list[FileOut]
+
+
+class DatasetOut(ResourceOut):
+    """A dataset with its layout."""
+
+    task: str
+    data: dict[str, Any]
+
+
+def resource_listed(row: Model | Dataset) -> ResourceListed:
+    """Show a model or a dataset in a list."""
+    kind = DatasetListed if isinstance(row, Dataset) else ResourceListed
+    return kind.model_validate(row)
+
+
+def resource_out(row: Model | Dataset) -> ResourceOut:
+    """Show a model or a dataset."""
+    files = [FileOut(path=f.path, size=f.size, sha256=f.sha256, uploaded=f.key is not None) for f in row.files]
+    kind = DatasetOut if isinstance(row, Dataset) else ResourceOut
+    return kind(**resource_listed(row).model_dump(), files=files)
 
 
 def _new_model(team: str, body: ModelCreate) -> Model:
@@ -34,7 +93,7 @@ def _router(noun: str, kind: type[Any], body_type: Any, out: type[ResourceOut], 
             session, caller, body, 201, lambda: resource_out(resources.create(session, new(caller.team, body), body.files))
         )
 
-    @router.get("", response_model=Page, summary=f"List {noun}s, newest first")
+    @router.get("", response_model=Page, summary=f"List {noun}s, newest first, without their files")
     def list_(
         request: Request,
         response: Response,
@@ -44,8 +103,9 @@ def _router(noun: str, kind: type[Any], body_type: Any, out: type[ResourceOut], 
         page_token: PageToken = None,
     ) -> Page:
         query = select(kind).where(kind.team_id == caller.team, kind.deleted_at.is_(None))
-        rows, token = newest_first(session, query, kind.id, page_size, page_token)
-        return page([resource_out(row) for row in rows], token, request, response)
+        # A manifest has up to a thousand files: who wants those asks for the one.
+        rows, token = newest_first(session, query.options(raiseload(kind.files)), kind.id, page_size, page_token)
+        return page([resource_listed(row) for row in rows], token, request, response)
 
     def read(team: str, identifier: str) -> ResourceOut:
         with reading() as session:

@@ -5,6 +5,8 @@
    of the server's processor, which says the same on a machine that has more to do.
 3. What 100 open event streams add to the memory of the API.
 4. Events that a listener misses or gets twice while the API is killed and started again.
+5. `queues`: a claim, and a waiting job's place, among 100,000 waiting jobs of 100 teams against among 1,000 (PostgreSQL).
+6. `writers`: twenty who submit and cancel jobs on SQLite: the 99th percentile of their answers.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 
-from bench.api import rows, streams
+from bench.api import queues, rows, streams
 from bench.api.house import Server, databases
 from bench.api.load import rate, times
 
@@ -25,12 +27,15 @@ LISTS = {
     "the page of jobs": "/jobs",
 }
 """Pages that both sides can fill: 100 jobs have two of one label."""
-PARTS = ("lists", "polling", "streams", "restarts")
+SERVED = ("lists", "polling", "streams", "restarts")
+PARTS = (*SERVED, "queues", "writers")
 ASKED = 12
 """Answers of one side in a round of lists."""
 LINES = 8
 STREAMS, EVENTS, RESTARTS = 100, 200, 3
 MOST_TIMES, LEAST_RATE, MOST_BYTES = 1.2, 0.5, 50 * 2**20
+SHORT, LONG, MOST_BY_QUEUE = 1000, 100_000, 2.0
+WRITERS, WRITING_SECONDS, MOST_WRITING = 20, 20.0, 2.0
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -44,6 +49,20 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seconds", type=float, default=2.0, help="of polling, of each side in a round")
     asked = parser.parse_args(arguments)
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; {asked.rounds} rounds, interleaved; medians\n")
+    print("| what | baseline | ours | ratio | target | |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    if set(asked.only) & set(SERVED):
+        served(asked)
+    if "queues" in asked.only:
+        long_queues(asked.rounds)
+    if "writers" in asked.only:
+        writers()
+    print(f"\nload {os.getloadavg()[0]:.1f} after")
+
+
+def served(asked: argparse.Namespace) -> None:
+    """Measure what is asked of servers over few and over many jobs."""
     with databases("few", "many") as (folder, found):
         ids = {name: rows.fill(found[name][0], number) for name, number in (("few", asked.few), ("many", asked.jobs))}
         servers = {name: Server("app.main:app", url, folder / name, key) for name, (url, key) in found.items()}
@@ -53,11 +72,6 @@ def main(arguments: Sequence[str]) -> None:
                 server.start("/healthz/ready")
                 server.sign_in()
             bare.start("/openapi.json")
-            print(
-                f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; {asked.rounds} rounds, interleaved; medians\n"
-            )
-            print("| what | baseline | ours | ratio | target | |")
-            print("| --- | --- | --- | --- | --- | --- |")
             few, many, running = servers["few"], servers["many"], ids["many"]
             if "lists" in asked.only:
                 for name, path in LISTS.items():
@@ -68,7 +82,6 @@ def main(arguments: Sequence[str]) -> None:
                 open_streams(many, running)
             if "restarts" in asked.only:
                 restarts(many, running[1])
-            print(f"\nload {os.getloadavg()[0]:.1f} after")
         finally:
             for server in (*servers.values(), bare):
                 server.kill()
@@ -129,6 +142,31 @@ def restarts(server: Server, job_id: str) -> None:
     lost, twice = len(set(whole) - set(heard.seen)), len(heard.seen) - len(set(heard.seen))
     sides = (f"{len(whole)} written", f"{len(heard.seen)} heard in {heard.taken_up} streams", f"{lost} lost, {twice} twice")
     verdict(f"events across {RESTARTS} kills of the API", *sides, "none", heard.seen == whole)
+
+
+def long_queues(rounds: int) -> None:
+    """Compare claims and places in a long queue with those in a short one."""
+    with databases("short", "long") as (_, found):
+        for name, number in (("short", SHORT), ("long", LONG)):
+            queues.fill(found[name][0], number)
+        took = queues.compared({name: url for name, (url, _) in found.items()}, rounds)
+    for what, sides in took.items():
+        short, long = (queues.median_ms(sides[name]) for name in ("short", "long"))
+        row = (f"{what} among {LONG:,} jobs, not {SHORT:,}", f"{short:.1f} ms", f"{long:.1f} ms", f"{long / short:.2f}")
+        verdict(*row, f"≤ {MOST_BY_QUEUE:g}", long <= MOST_BY_QUEUE * short)
+
+
+def writers() -> None:
+    """Tell how long twenty writers on SQLite wait for their answers."""
+    took, odd = queues.written(WRITERS, WRITING_SECONDS)
+    median, most = statistics.median(took), statistics.quantiles(took, n=100)[-1]
+    row = (
+        f"{WRITERS} writers on SQLite, {len(took)} answers: p99",
+        f"median {median:.2f} s",
+        f"{most:.2f} s",
+        f"{len(odd)} refused",
+    )
+    verdict(*row, f"< {MOST_WRITING:g} s", most < MOST_WRITING)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ class Server:
             "LATHE_DATABASE_URL": self.url,
             "LATHE_HOME": str(self.home),
             "LATHE_BROKER_URL": "redis://127.0.0.1:1/0",  # nobody is to work on the jobs, so nobody need be woken
+            **{f"LATHE_RATE_{name}": "1000000/second" for name in ("PER_KEY", "PER_ADDRESS", "WRONG")},
         }
         self.home.mkdir(parents=True, exist_ok=True)
         ours = ("app.server",) if self.application == "app.main:app" else ("uvicorn", self.application, "--no-access-log")

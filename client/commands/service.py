@@ -1,4 +1,4 @@
-"""lathe families, workers, queue, usage: what the service can do, and who does it."""
+"""lathe families, workers, queue, usage, quotas: what the service can do, and who does it."""
 
 from itertools import islice
 from typing import Annotated, Any
@@ -77,6 +77,23 @@ def usage(
     ]
     columns = ("team", "jobs", "workers", "models", "datasets", "artifacts")
     emit(found, table(columns, rows, empty="Nothing yet."))
+
+
+def _amount(name: str, number: float) -> str:
+    if name.startswith("bytes"):
+        return render.size(int(number))
+    return f"{number:g} h" if name.endswith("hours") else f"{number:g}"
+
+
+def quotas(json: AsJson = False) -> None:  # noqa: ARG001
+    """Say what your team may take of the service, how much of it is taken, and what frees it again."""
+    with connect() as lathe:
+        found = lathe.quotas()
+    rows = [
+        (one.name.replace("_", " "), _amount(one.name, one.used), _amount(one.name, one.limit), one.frees)
+        for one in found.items
+    ]
+    emit(found, table(("what", "used", "limit", "frees"), rows, empty="No limits."), f"The team's weight is {found.weight:g}.")
 
 
 def queue(json: AsJson = False) -> None:  # noqa: ARG001

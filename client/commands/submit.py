@@ -77,7 +77,7 @@ def submit(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The job's name; its model and data where left out.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, to find the job by. Repeatable.")] = None,
-    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
+    priority: Annotated[int, typer.Option(help="Higher goes first, of your team's jobs.")] = 0,
     deadline: Annotated[int | None, typer.Option(help="Seconds from now in which the job must be done, or it fails.")] = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="Any text of your own: the same command with it again finds the same job.")

@@ -1,5 +1,6 @@
 """The first start, and the way back when the only key is lost."""
 
+import datetime as dt
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.auth import authenticate
@@ -16,8 +17,9 @@ from app.bootstrap import alembic_config
 from app.clock import now
 from app.db import make_engine
 from app.keys import create_key
-from app.models import ADMIN, READ, WRITE, ApiKey, Team
+from app.models import ADMIN, READ, WRITE, ApiKey, File, Job, Model, Team, TeamDay
 from tests.conftest import ROOT, Database
+from tests.rows import submitted
 
 
 def bootstrap(database: Database, home: Path, *options: str) -> str | None:
@@ -90,3 +92,45 @@ def test_the_way_back_to_an_older_version_makes_no_reader_a_writer(database: Dat
         assert authenticate(session, reader) is None
         assert authenticate(session, database.key) == known
     engine.dispose()
+
+
+def test_a_database_of_before_knows_its_queues_and_the_size_of_its_uploads(database: Database) -> None:
+    engine, config = make_engine(database.url), alembic_config()
+    with Session(engine, expire_on_commit=False) as session, session.begin():
+        waiting, running = submitted(session, "a"), submitted(session, "a")
+        session.execute(update(Job).where(Job.id == running.id).values(state="running"))
+        times = [dt.datetime(2026, 5, day, hour, tzinfo=dt.UTC) for day, hour in ((1, 23), (2, 1))]
+        ended = {"state": "failed", "started_at": times[0], "finished_at": times[1]}
+        session.execute(update(Job).where(Job.id == submitted(session, "a").id).values(**ended))
+        for number in (3, 4):
+            session.add(File(model_id=waiting.model_id, path=f"{number}", size=number, sha256="0" * 64))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0012")
+        command.upgrade(config, "head")
+    with Session(engine) as session, session.begin():
+        team = session.scalars(select(Team).where(Team.name == "a")).one()
+        assert (team.queued, team.running, team.weight, team.quotas) == (1, 1, 1.0, None)
+        hours = [(row.day, row.seconds) for row in session.scalars(select(TeamDay))]
+        assert hours == [(dt.datetime(2026, 5, 2, tzinfo=dt.UTC), pytest.approx(7200))]
+        model = session.get_one(Model, waiting.model_id)
+        assert (model.file_count, model.bytes) == (2, 7)
+        session.execute(update(Job).where(Job.id == running.id).values(state="queued"))
+        session.refresh(team)
+        assert (team.queued, team.running) == (2, 0)
+    engine.dispose()
+
+
+def test_whoever_owns_the_database_changes_a_teams_limits(database: Database, tmp_path: Path) -> None:
+    env = {**os.environ, "LATHE_DATABASE_URL": database.url, "LATHE_HOME": str(tmp_path)}
+
+    def run(*changes: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "app.quotas", "default", *changes]
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+    found = json.loads(run("jobs_waiting=5", "weight=2.5").stdout)
+    assert (found["weight"], found["items"][0]["limit"]) == (2.5, 5)
+    assert json.loads(run().stdout) == found
+    wrong = run("jobs=5")
+    assert wrong.returncode == 2
+    assert "there are jobs_waiting" in wrong.stderr

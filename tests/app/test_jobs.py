@@ -69,14 +69,6 @@ def test_a_job_is_claimed_once_however_many_ask(transaction: SessionMaker, new_j
     assert sorted(got) == sorted(wanted)
 
 
-def test_priority_then_fair_share_then_age(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
-    first, second = new_job("busy"), new_job("busy")
-    urgent, other = new_job("busy", priority=5), new_job("quiet")
-    order = [must_take(transaction).job.id for _ in range(4)]
-    # The urgent one first; then the team that has nothing running; then by age.
-    assert order == [urgent.id, other.id, first.id, second.id]
-
-
 def test_a_second_delivery_finds_nothing(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
     new_job()
     assert take(transaction)

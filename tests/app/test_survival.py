@@ -205,21 +205,21 @@ def test_the_queue_tells_place_start_and_what_is_missing(transaction: SessionMak
             return {key: place for key, place in found.items() if place is not None}
 
     order = sorted(places(), key=lambda key: places()[key].position)
-    # As claims will go: the urgent one, then the team that has nothing at work, then by age.
-    assert order == [urgent.id, quiet.id, *(job.id for job in busy)]
+    # As claims will go: of two teams with nothing at work the one whose first job is older; within busy, the urgent one first.
+    assert order == [quiet.id, urgent.id, *(job.id for job in busy)]
     assert {(place.start_seconds, place.waits_for) for place in places().values()} == {(None, "worker")}
     with transaction() as session:
         session.add(Worker(id="w", kind="jobs", host="h", pid=1, facts={"memory_bytes": 1000}))
         session.execute(update(Job).where(Job.id == busy[2].id).values(memory_bytes=2000))
     assert places()[busy[2].id].waits_for == "memory"
-    assert places()[urgent.id].start_seconds == 0
-    assert places()[quiet.id].start_seconds is None  # no job has ended yet: nobody knows how long one takes
+    assert places()[quiet.id].start_seconds == 0
+    assert places()[urgent.id].start_seconds is None  # no job has ended yet: nobody knows how long one takes
     done = must_take(transaction)
-    assert done.job.id == urgent.id
+    assert done.job.id == quiet.id
     with transaction() as session:
         session.execute(update(Job).where(Job.id == done.job.id).values(started_at=now(-100)))
         jobs.finish(session, done, {}, [])
     now_known = places()
-    assert urgent.id not in now_known
-    starts = [now_known[job.id].start_seconds for job in (busy[0], quiet, busy[1])]  # by age, and in turns
+    assert quiet.id not in now_known
+    starts = [now_known[job.id].start_seconds for job in (urgent, busy[0], busy[1])]
     assert starts == [0, pytest.approx(100, abs=5), pytest.approx(200, abs=10)]

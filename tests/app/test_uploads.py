@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from starlette.types import Message
 
-from app import uploads
+from app import room, uploads
 from app.errors import TooManyParts
 from app.models import File, Model, UploadPart
 from app.settings import Settings
@@ -54,6 +54,7 @@ def test_bytes_stay_though_the_reply_to_the_commit_that_names_them_is_lost(
         raise OperationalError("COMMIT", {}, ConnectionError("the connection was lost"))
 
     monkeypatch.setattr(uploads, "reading", transaction)
+    monkeypatch.setattr(room, "writing", transaction)
     monkeypatch.setattr(uploads, "writing", cut_off)
     with pytest.raises(OperationalError):
         put(storage, model)
@@ -75,6 +76,7 @@ def test_a_long_part_is_kept_piece_by_piece_in_either_storage(
         model.files = [File(path="x", size=len(data), sha256=hashlib.sha256(data).hexdigest())]
         session.add(model)
     monkeypatch.setattr(uploads, "reading", transaction)
+    monkeypatch.setattr(room, "writing", transaction)
     monkeypatch.setattr(uploads, "writing", transaction)
     monkeypatch.setattr(uploads, "PART_BYTES", 10_000)
     place = uploads.Place(Model, model.team_id, model.id, "x")
@@ -104,6 +106,7 @@ def test_a_file_does_not_come_in_any_number_of_parts(
         model.files = [File(path="x", size=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())]
         session.add(model)
     monkeypatch.setattr(uploads, "reading", transaction)
+    monkeypatch.setattr(room, "writing", transaction)
     monkeypatch.setattr(uploads, "writing", transaction)
     monkeypatch.setattr(uploads, "MOST_PARTS", 2)
     place = uploads.Place(Model, model.team_id, model.id, "x")

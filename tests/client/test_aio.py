@@ -119,6 +119,12 @@ def test_all_that_is_not_a_job_can_be_asked_for_too(live: Live) -> None:
             assert (await lathe.queue()).queued >= 0
             assert await lathe.workers() == []
             assert [used.mine for used in (await lathe.usage(days=7)).items][:1] == [True]
+            assert {one.name for one in (await lathe.quotas()).items} >= {
+                "jobs_waiting",
+                "worker_hours",
+                "bytes_stored",
+                "streams",
+            }
             key = await lathe.create_key("aio")
             known = lathe.keys()
             assert key.id in [one.id async for one in known]

@@ -118,6 +118,7 @@ def test_without_a_key_the_next_step_is_named(command: Command) -> None:
         ("recipe", "show", "quick"),
         ("queue",),
         ("usage", "--days", "7"),
+        ("quotas",),
         ("families",),
         ("workers",),
         ("keys", "ls"),

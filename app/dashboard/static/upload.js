@@ -73,9 +73,15 @@ export async function upload(kind, body, files, signal, told, said) {
   const wanted = JSON.stringify(manifest.map(({ path, sha256 }) => [path, sha256]).sort());
   const alike = (known) => known.task === body.task && JSON.stringify(known.data.splits) === JSON.stringify(body.splits)
     && Object.entries(known.data.columns).every(([name, column]) => body.columns[name] === column);
-  const same = (known) => JSON.stringify(known.files.map(({ path, sha256 }) => [path, sha256]).sort()) === wanted
+  const size = manifest.reduce((sum, file) => sum + file.size, 0);
+  // A list tells how many files there are and how large; only what is alike in that is asked for.
+  const perhaps = (known) => known.state !== "rejected" && known.file_count === manifest.length && known.bytes === size
     && (kind === "models" || alike(known));
-  const known = (await api("GET", `/v1/${kind}?page_size=200`)).items.find((each) => each.state !== "rejected" && same(each));
+  let known;
+  for (const each of (await api("GET", `/v1/${kind}?page_size=200`)).items.filter(perhaps)) {
+    const whole = await api("GET", `/v1/${kind}/${each.id}`);
+    if (JSON.stringify(whole.files.map(({ path, sha256 }) => [path, sha256]).sort()) === wanted) { known = whole; break; }
+  }
   const target = known ?? await api("POST", `/v1/${kind}`, { ...body, files: manifest });
   const place = `/v1/${kind}/${target.id}`;
   if (target.state === "uploading") {

@@ -1,0 +1,124 @@
+"""What a team may take: each limit is told with its use and with what frees it, and refuses what goes beyond it."""
+
+import datetime as dt
+import json
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.app.api.conftest import entry, problem, sql
+from tests.conftest import Service, wait_for
+
+
+def limit(service: Service, **own: int) -> None:
+    """Give the team of a service's key limits of its own."""
+    key = service.database.key.split("_")[1]
+    sql(service, "UPDATE teams SET quotas = %s WHERE id = (SELECT team_id FROM api_keys WHERE id = %s)", json.dumps(own), key)
+
+
+def told(http: httpx.Client) -> dict[str, dict[str, Any]]:
+    return {one["name"]: one for one in http.get("/v1/quotas").json()["items"]}
+
+
+def refused(answer: httpx.Response, status: int, code: str, name: str, most: int, used: float) -> dict[str, Any]:
+    quota: dict[str, Any] = problem(answer, status, code)["quota"]
+    assert (quota["name"], quota["limit"], quota["used"]) == (name, most, used)
+    assert quota["frees"]
+    return quota
+
+
+def test_a_team_has_as_many_jobs_waiting_as_it_may(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    limit(service, jobs_waiting=2)
+    made = [http.post("/v1/jobs", json=request_body).json()["id"] for _ in range(2)]
+    again = {"Idempotency-Key": "third"}
+    refused(http.post("/v1/jobs", json=request_body, headers=again), 403, "quota_exceeded", "jobs_waiting", 2, 2)
+    assert told(http)["jobs_waiting"]["used"] == 2
+    http.post(f"/v1/jobs/{made[0]}/cancel")
+    assert told(http)["jobs_waiting"]["used"] == 1
+    assert http.post("/v1/jobs", json=request_body, headers=again).status_code == 202  # the refusal used up no key
+    refused(http.post(f"/v1/jobs/{made[0]}/retry"), 403, "quota_exceeded", "jobs_waiting", 2, 2)
+
+
+def test_hours_of_workers_are_those_of_this_month(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    limit(service, worker_hours=3)
+    today = dt.datetime.now(dt.UTC)
+    begun = today.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    before = f"{begun - dt.timedelta(days=2):%Y-%m-%d %H:%M:%S}.000000"
+    ends = {
+        "an hour": (begun - dt.timedelta(minutes=30), begun + dt.timedelta(minutes=30)),
+        "none": (begun - dt.timedelta(days=9),) * 2,
+    }
+    for started, ended in ends.values():
+        job = http.post("/v1/jobs", json=request_body).json()["id"]
+        values = [f"{moment:%Y-%m-%d %H:%M:%S}.000000" for moment in (started, ended)]
+        sql(service, "UPDATE jobs SET state = 'failed', started_at = %s, finished_at = %s WHERE id = %s", *values, job)
+    assert told(http)["worker_hours"]["used"] == 1
+    long = http.post("/v1/jobs", json=request_body).json()["id"]
+    assert (today - begun).total_seconds() > 2 * 3600, "the first hours of a month are too few for this test"
+    sql(service, "UPDATE jobs SET state = 'running', started_at = %s WHERE id = %s", before, long)
+    quota = problem(http.post("/v1/jobs", json=request_body), 403, "quota_exceeded")["quota"]
+    assert (quota["name"], quota["limit"]) == ("worker_hours", 3)
+    assert quota["used"] == pytest.approx(1 + (today - begun).total_seconds() / 3600, abs=0.2)
+    assert dt.datetime.fromisoformat(quota["frees_at"]) == (begun + dt.timedelta(days=32)).replace(day=1)
+
+
+def test_what_manifests_promise_is_stored_already(service: Service, http: httpx.Client) -> None:
+    limit(service, bytes_stored=10)
+    body = {"name": "m", "files": [entry("config.json", b"123456")]}
+    first = http.post("/v1/models", json=body).json()["id"]
+    refused(http.post("/v1/models", json=body), 507, "bytes_quota_exceeded", "bytes_stored", 10, 6)
+    assert http.delete(f"/v1/models/{first}").status_code == 204
+    assert http.post("/v1/models", json=body).status_code == 201
+
+
+def test_bytes_under_way_are_bounded(service: Service, http: httpx.Client) -> None:
+    limit(service, bytes_arriving=5)
+    data = {"name": "d", "format": "jsonl", "splits": {"train": ["a"]}, "files": [entry("a", b"12345"), entry("b", b"123456")]}
+    place = f"/v1/datasets/{http.post('/v1/datasets', json=data).json()['id']}/files"
+    refused(http.put(f"{place}/b", content=b"123456"), 507, "bytes_quota_exceeded", "bytes_arriving", 5, 0)
+    assert http.put(f"{place}/a", content=b"12345").status_code == 200
+    assert told(http)["bytes_arriving"]["used"] == 0
+
+
+def test_streams_are_bounded_and_end_when_they_end(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    limit(service, streams=2)
+    job = http.post("/v1/jobs", json=request_body).json()["id"]
+    places = (f"/v1/jobs/{job}/events", "/v1/jobs", f"/v1/jobs/{job}/events")
+    events = {"Accept": "text/event-stream"}
+    with ExitStack() as opened:
+        for place in places[:2]:
+            assert opened.enter_context(http.stream("GET", place, headers=events)).status_code == 200
+        answer = http.get(places[2], headers=events)
+        refused(answer, 429, "too_many_streams", "streams", 2, 2)
+        assert int(answer.headers["retry-after"]) > 0
+        assert told(http)["streams"]["used"] == 2
+    wait_for(lambda: told(http)["streams"]["used"] == 0)
+    with http.stream("GET", places[0], headers=events) as again:
+        assert again.status_code == 200
+
+
+def test_lists_carry_no_files(service: Service, http: httpx.Client) -> None:
+    files = [entry(f"{number}.jsonl", b"x" * number) for number in range(1, 4)]
+    body = {"name": "d", "format": "jsonl", "splits": {"train": ["1.jsonl"]}, "files": files}
+    made = http.post("/v1/datasets", json=body).json()
+    assert (made["file_count"], made["bytes"], len(made["files"])) == (3, 6, 3)
+    item = http.get("/v1/datasets").json()["items"][0]
+    assert "files" not in item
+    assert item == {name: value for name, value in made.items() if name != "files"}
+    assert len(http.get(f"/v1/datasets/{made['id']}").json()["files"]) == 3
+    http.post("/v1/models", json={"name": "m", "files": files})
+    assert "files" not in http.get("/v1/models").json()["items"][0]
+
+
+def test_the_page_of_the_fleet_shows_the_limits(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
+    limit(service, jobs_waiting=7, bytes_stored=3_000_000)
+    http.post("/v1/jobs", json=request_body)
+    with httpx.Client(base_url=service.url) as browser:
+        browser.post("/sign-in", data={"key": service.database.key})
+        shown = browser.get("/fleet").text
+    assert "Jobs waiting" in shown
+    assert '<progress max="7" value="1' in shown
+    assert "3.00 MB" in shown
+    assert "delete models, datasets or jobs" in shown

@@ -1,0 +1,87 @@
+"""How often one may ask: by key, by address, and for what is tried in vain; alike with counts in the process and in Valkey."""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.app.api.conftest import problem
+from tests.conftest import Service, fresh_database
+
+RATES = {"LATHE_RATE_PER_KEY": "5/hour", "LATHE_RATE_PER_ADDRESS": "1000/hour", "LATHE_RATE_WRONG": "3/hour"}
+WRONG = f"lathe_0123456789_{'s' * 43}"
+
+
+@pytest.fixture(params=["memory", "valkey", "away"])
+def strict(
+    request: pytest.FixtureRequest, postgres: str, templates: dict[str, str], valkey: str, tmp_path: Path
+) -> Iterator[Service]:
+    """An API with low bounds, over each place for counts; `away`: one that does not answer."""
+    place = {"memory": "", "valkey": valkey.replace("/0", f"/{secrets.randbelow(15) + 1}"), "away": "redis://127.0.0.1:1/0"}
+    with fresh_database("sqlite", postgres, templates, tmp_path) as database:
+        settings = {**RATES, "LATHE_RATE_STORAGE_URL": place[request.param], "FORWARDED_ALLOW_IPS": "127.0.0.1"}
+        made = Service(tmp_path / "home", database, valkey, settings=settings)
+        made.start_api()
+        yield made
+        made.stop()
+
+
+def from_address(service: Service, address: str, key: str | None = None) -> httpx.Client:
+    """A client whose requests come from an address, as a proxy says."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx.Client(base_url=service.url, headers={**headers, "X-Forwarded-For": address}, timeout=30)
+
+
+def test_a_key_asks_so_often_and_is_told_what_is_left(strict: Service) -> None:
+    key = strict.database.key
+    with from_address(strict, "10.0.0.1", key) as http, from_address(strict, "10.0.0.2", key) as elsewhere:
+        left = []
+        for _ in range(5):
+            answer = http.get("/v1/jobs")
+            assert answer.status_code == 200
+            assert answer.headers["ratelimit-policy"] == '"address";q=1000;w=3600, "key";q=5;w=3600'
+            left.append(answer.headers["ratelimit"].split('"key";r=')[1].split(";")[0])
+        assert left == ["4", "3", "2", "1", "0"]
+        refused = elsewhere.get("/v1/jobs")  # the same key, whatever address it comes from
+        quota = problem(refused, 429, "rate_limited")["quota"]
+        assert (quota["name"], quota["limit"]) == ("rate_key", 5)
+        assert 0 < int(refused.headers["retry-after"]) <= 3600
+        assert '"key";r=0' in refused.headers["ratelimit"]
+        assert http.get("/healthz/live").status_code == 200
+
+
+def test_wrong_keys_count_against_their_address_and_no_other(strict: Service) -> None:
+    key = strict.database.key
+    with from_address(strict, "10.0.0.1", WRONG) as guesser, from_address(strict, "10.0.0.1", key) as neighbour:
+        assert neighbour.get("/v1/jobs").status_code == 200
+        assert [guesser.get("/v1/jobs").status_code for _ in range(3)] == [401, 401, 401]
+        quota = problem(guesser.get("/v1/jobs"), 429, "rate_limited")["quota"]
+        assert (quota["name"], quota["limit"]) == ("rate_wrong", 3)
+        assert guesser.post("/sign-in", data={"key": key}).status_code == 429  # nor by the other door
+        assert neighbour.get("/v1/jobs").status_code == 200  # who was let in before still is
+        assert (
+            httpx.get(f"{strict.url}/v1/jobs", headers={"X-Forwarded-For": "10.0.0.1"}).status_code == 401
+        )  # it guesses nothing
+    with from_address(strict, "10.0.0.9", key) as other:
+        assert other.get("/v1/jobs").status_code == 200
+
+
+def test_guessed_links_count_as_wrong_keys_do(strict: Service) -> None:
+    with from_address(strict, "2001:db8::1") as guesser, from_address(strict, "2001:db8::2") as same_network:
+        assert [guesser.get(f"/share/{'x' * 42}{n}").status_code for n in range(3)] == [404, 404, 404]
+        problem(same_network.get(f"/share/{'y' * 43}"), 429, "rate_limited")
+        assert guesser.get("/openapi.json").status_code == 200
+
+
+def test_an_address_asks_so_often(strict: Service) -> None:
+    tight = replace(strict, settings={**strict.settings, "LATHE_RATE_PER_ADDRESS": "3/hour"})
+    tight.kill("api")
+    tight.start_api()
+    with from_address(tight, "10.1.0.1") as http:
+        assert [http.get("/openapi.json").status_code for _ in range(5)] == [200, 200, 200, 429, 429]
+        assert http.get("/healthz/ready").status_code == 200  # what watches the service is answered all the same
+    with from_address(tight, "10.1.0.2") as http:
+        assert http.get("/openapi.json").status_code == 200
