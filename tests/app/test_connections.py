@@ -123,8 +123,8 @@ def test_headers_that_trickle_end_the_connection_too(narrow: Service) -> None:
 def upload(service: Service, data: bytes) -> bytes:
     """The headers of a PUT of a whole file."""
     with service.client() as http:
-        made = http.post("/v1/models", json={"name": "m", "files": [entry("a.bin", data)]}).json()["id"]
-    head = f"PUT /v1/models/{made}/files/a.bin HTTP/1.1\r\nHost: lathe\r\nAuthorization: Bearer {service.database.key}\r\n"
+        made = http.post("/v1/models", json={"name": "m", "files": [entry("w.json", data)]}).json()["id"]
+    head = f"PUT /v1/models/{made}/files/w.json HTTP/1.1\r\nHost: lathe\r\nAuthorization: Bearer {service.database.key}\r\n"
     return f"{head}Connection: close\r\nContent-Length: {len(data)}\r\n\r\n".encode()
 
 

@@ -19,7 +19,7 @@ MOMENT = "2026-01-01 00:00:00.000000"
 
 def broken_model(service: Service, http: httpx.Client) -> str:
     """A model whose row nobody can read: a bug of ours."""
-    made: str = http.post("/v1/models", json={"name": "m", "files": [entry("a", b"1")]}).json()["id"]
+    made: str = http.post("/v1/models", json={"name": "m", "files": [entry("w.json", b"1")]}).json()["id"]
     sql(service, "UPDATE models SET facts = %s WHERE id = %s", json.dumps("no object"), made)
     return made
 
@@ -69,7 +69,7 @@ def test_allow_names_every_method_of_a_path(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("size", [True, "7", "7.0", 7.5])
 def test_numbers_are_numbers(http: httpx.Client, request_body: dict[str, Any], size: object) -> None:
-    files = [{**entry("a", b"1"), "size": size}]
+    files = [{**entry("w.json", b"1"), "size": size}]
     problem(http.post("/v1/models", json={"name": "m", "files": files}), 422, "invalid_request", "files.0.size")
     problem(http.post("/v1/jobs", json={**request_body, "priority": size}), 422, "invalid_request", "priority")
     recipe = {"preset": "quick", "train": {"batch": size}}
@@ -79,7 +79,7 @@ def test_numbers_are_numbers(http: httpx.Client, request_body: dict[str, Any], s
 
 
 def test_a_key_whose_object_was_deleted_says_so(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
-    body = {"name": "m", "files": [entry("a", b"1")]}
+    body = {"name": "m", "files": [entry("w.json", b"1")]}
     headers = {"Idempotency-Key": "one"}
     made = http.post("/v1/models", json=body, headers=headers).json()["id"]
     assert http.post("/v1/models", json=body, headers=headers).json()["id"] == made
@@ -129,7 +129,7 @@ def test_tenants_see_no_hosts_and_processes(service: Service) -> None:
         "2099-01-01 00:00:00.000000",
         "2099-01-01 00:00:00.000000",
     )
-    with service.client(new_team(service)) as tenant:  # a write key, as teams have them
+    with service.client(new_team(service)) as tenant:  # its admin, who does not run the service
         seen = next(one for one in tenant.get("/v1/workers").json()["items"] if one["id"] == worker)
         assert (seen["host"], seen["pid"], seen["kind"]) == (None, None, "jobs")
         assert tenant.post("/sign-in", data={"key": tenant.headers["authorization"].split()[1]}).status_code == 303
@@ -181,7 +181,7 @@ def test_downloads_are_named_and_known_by_their_tags(
 
 def test_addresses_repeat_no_host_of_a_stranger(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
     job = http.post("/v1/jobs", json=request_body).json()["id"]
-    http.post("/v1/models", json={"name": "m", "files": [entry("a", b"1")]})
+    http.post("/v1/models", json={"name": "m", "files": [entry("w.json", b"1")]})
     sql(service, "UPDATE jobs SET state = 'succeeded', report = '{}' WHERE id = %s", job)
 
     def told(host: str) -> tuple[str, str]:
@@ -214,7 +214,7 @@ def test_a_public_address_is_in_links_and_shuts_plain_http_out(public: Service) 
     key = public.database.key
     with public.client() as http:
         for number in range(2):
-            http.post("/v1/models", json={"name": f"m{number}", "files": [entry("a", b"1")]})
+            http.post("/v1/models", json={"name": f"m{number}", "files": [entry("w.json", b"1")]})
         page = http.get("/v1/models?page_size=1", headers={"Host": "evil.example"})
         assert page.headers["link"].startswith("<https://lathe.example.com/v1/models?page_size=1&page_token=")
         assert page.headers["strict-transport-security"] == "max-age=31536000"
