@@ -1,7 +1,7 @@
 """The audit log: who changed what, and how it ended. Every changing request of a known key leaves one row, by itself.
 
 What succeeds is written in the request's own transaction (deps.py), what is refused in one of its own, before the answer
-leaves. A file's bytes leave none, unless they are refused; nor do answers that say come again later (429, 503) and our own
+leaves. A file's bytes leave none, unless they are refused; nor do answers that say come again later (429, 503, 507) and our own
 failures (500): they would let anybody fill the log, or fail again.
 """
 
@@ -29,7 +29,7 @@ from app.settings import get_settings
 log = structlog.get_logger()
 OK = "ok"
 FORBIDDEN = 403
-UNTOLD = (401, 429, 500, 503)
+UNTOLD = (401, 429, 500, 503, 507)
 """Statuses that leave no row here; a wrong secret of a known key leaves one a minute (`note_wrong_secret`)."""
 COLUMNS = ("id", "at", "key", "address", "action", "object", "outcome", "request_id")
 

@@ -211,7 +211,7 @@ class QuotaExceeded(Problem):
     """The team has as many jobs, or used as many hours of workers, as it may."""
 
     status, code = 403, "quota_exceeded"
-    remedy = "`quota` says what frees it; GET /v1/quotas shows all limits, which whoever runs the service can raise."
+    remedy = "`quota` says what frees it; GET /v1/quotas shows all limits, which the operator can raise."
 
 
 class BytesQuotaExceeded(Problem):

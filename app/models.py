@@ -30,7 +30,7 @@ class Team(Base):
     weight: Mapped[float] = mapped_column(default=1.0, server_default="1")
     quotas: Mapped[dict[str, Any] | None]
     """Limits of its own, by name (quotas.py); what it lacks is the settings' default."""
-    # Counted by triggers on jobs, whoever writes those: who waits is known without a look at what waits.
+    # Counted by triggers on jobs, not by code: who waits is known without a look at what waits.
     queued: Mapped[int] = mapped_column(default=0, server_default="0")
     running: Mapped[int] = mapped_column(default=0, server_default="0")
 

@@ -131,7 +131,7 @@ def admit_arriving(session: Session, team_id: str, coming: int) -> None:
 
 def _refusal(kind: type[Problem], used: str, name: Name, limit: int, amount: float, at: dt.datetime | None = None) -> Problem:
     one = Quota(name=name, limit=limit, used=amount, frees=FREES[name], frees_at=at)
-    remedy = f"{FREES[name].capitalize()}. GET /v1/quotas shows all limits, which whoever runs the service can raise."
+    remedy = f"{FREES[name].capitalize()}. GET /v1/quotas shows all limits, which the operator can raise."
     return kind(f"{used}; the team's limit is {limit}", remedy=remedy, facts={"quota": one.model_dump(mode="json")})
 
 

@@ -1,4 +1,4 @@
-"""Open event streams: how many a key and a team may have in one process, and their end, whoever ends them."""
+"""Open event streams: how many a key and a team may have in one process, and their end."""
 
 import threading
 from collections import Counter

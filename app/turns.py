@@ -20,7 +20,7 @@ _TURN = "lathe_turn"
 
 
 class Turns:
-    """A lock that is given to whoever waits longest, and that any thread may give back."""
+    """A lock that is given to the one who waits longest, and that any thread may give back."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

@@ -83,7 +83,7 @@ class Upload(Answer):
     file_count: int = 0
     bytes: int = 0
     files: tuple[File, ...] = ()
-    """Empty in a list: whoever wants them asks for the one."""
+    """Empty in a list: ask for the one to see them."""
     reasons: tuple[Reason, ...] = ()
     created_at: datetime
 

@@ -75,10 +75,11 @@ def test_what_manifests_promise_is_stored_already(service: Service, http: httpx.
 
 def test_bytes_under_way_are_bounded(service: Service, http: httpx.Client) -> None:
     limit(service, bytes_arriving=5)
-    data = {"name": "d", "format": "jsonl", "splits": {"train": ["a"]}, "files": [entry("a", b"12345"), entry("b", b"123456")]}
+    files = [entry("a.jsonl", b"12345"), entry("b.jsonl", b"123456")]
+    data = {"name": "d", "format": "jsonl", "splits": {"train": ["a.jsonl"]}, "files": files}
     place = f"/v1/datasets/{http.post('/v1/datasets', json=data).json()['id']}/files"
-    refused(http.put(f"{place}/b", content=b"123456"), 507, "bytes_quota_exceeded", "bytes_arriving", 5, 0)
-    assert http.put(f"{place}/a", content=b"12345").status_code == 200
+    refused(http.put(f"{place}/b.jsonl", content=b"123456"), 507, "bytes_quota_exceeded", "bytes_arriving", 5, 0)
+    assert http.put(f"{place}/a.jsonl", content=b"12345").status_code == 200
     assert told(http)["bytes_arriving"]["used"] == 0
 
 
@@ -108,7 +109,7 @@ def test_lists_carry_no_files(service: Service, http: httpx.Client) -> None:
     assert "files" not in item
     assert item == {name: value for name, value in made.items() if name != "files"}
     assert len(http.get(f"/v1/datasets/{made['id']}").json()["files"]) == 3
-    http.post("/v1/models", json={"name": "m", "files": files})
+    assert http.post("/v1/models", json={"name": "m", "files": [entry("config.json", b"{}")]}).status_code == 201
     assert "files" not in http.get("/v1/models").json()["items"][0]
 
 
