@@ -6,7 +6,6 @@ fields of the IETF's draft (draft-ietf-httpapi-ratelimit-headers).
 """
 
 import hashlib
-import ipaddress
 import math
 import time
 from collections import OrderedDict
@@ -24,6 +23,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.connections import who
 from app.errors import RateLimited, document
 from app.settings import Settings, get_settings
 
@@ -128,16 +128,6 @@ def admit(request: Request, key: str) -> None:
     from_thread.run(admit_key, request, key)
 
 
-def address(scope: Scope) -> str:
-    """Say from where a request comes; of IPv6 the network that one customer has."""
-    host = (scope.get("client") or ("local", 0))[0]
-    try:
-        found = ipaddress.ip_address(host)
-    except ValueError:
-        return str(host)
-    return str(found) if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))
-
-
 def _credential(scope: Scope) -> str | None:
     """Return the hash of what a request shows to be let in (a key, a cookie, a link); None where it shows nothing."""
     headers = Headers(scope=scope)
@@ -161,12 +151,13 @@ class RateLimits:
         if scope["type"] != "http" or scope["path"] in ALWAYS:
             await self.app(scope, receive, send)
             return
-        rates, who, state = get_rates(), address(scope), scope.setdefault("state", {})
+        rates, asker = get_rates(), who((scope.get("client") or ("local", 0))[0])
+        state = scope.setdefault("state", {})
         credential = state["credential"] = _credential(scope)
-        within, window = await rates.count("address", who)
+        within, window = await rates.count("address", asker)
         if within and credential is not None and credential not in rates.known:
             # Before anything is looked up: a guess beyond the bound learns nothing, not even whether it was right.
-            within, wrong = await rates.count("wrong", who, cost=0)
+            within, wrong = await rates.count("wrong", asker, cost=0)
             window = window if within else wrong
         windows = state["windows"] = [window]
         status = 0
@@ -187,4 +178,4 @@ class RateLimits:
             await self.app(scope, receive, answer)
         finally:
             if credential is not None and (status == 401 or (status == 404 and scope["path"].startswith("/share/"))):
-                await rates.count("wrong", who)
+                await rates.count("wrong", asker)

@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1", tags=["fleet"])
 
 @router.get("/workers", response_model=Page)
 def workers(session: ReadDep, caller: CallerDep) -> Page:
-    """Who works, and when it was last heard of; `job` where it is one of the caller's team, `host` for admins alone."""
+    """Who works, and when it was last heard of; `job` where it is one of the caller's team, `host` for operators alone."""
     return Page(items=list(fleet.workers(session, caller.team, operations=sees_operations(caller))))
 
 

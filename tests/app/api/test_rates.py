@@ -83,5 +83,7 @@ def test_an_address_asks_so_often(strict: Service) -> None:
     with from_address(tight, "10.1.0.1") as http:
         assert [http.get("/openapi.json").status_code for _ in range(5)] == [200, 200, 200, 429, 429]
         assert http.get("/healthz/ready").status_code == 200  # what watches the service is answered all the same
+    with from_address(tight, "::ffff:10.1.0.1") as http:
+        problem(http.get("/openapi.json"), 429, "rate_limited")  # the same address, as a socket for both families spells it
     with from_address(tight, "10.1.0.2") as http:
         assert http.get("/openapi.json").status_code == 200
