@@ -26,6 +26,7 @@ def config(host: str, port: int, workers: int, grace: int | None) -> uvicorn.Con
         ws="none",
         backlog=BACKLOG,
         access_log=False,
+        log_config=None,  # uvicorn's own lines would come before those of app.logs, and in another form
         server_header=False,
         timeout_graceful_shutdown=grace,
     )
