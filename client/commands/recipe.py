@@ -50,7 +50,7 @@ def show(recipe: Named, json: AsJson = False) -> None:  # noqa: ARG001
     """Print a recipe whole: every key, also those that its file leaves out."""
     with connect() as lathe:
         found = lathe.check_recipe(load(lathe, recipe)).recipe
-    emit(found, jsonlib.dumps(found, indent=2, ensure_ascii=False))
+    emit(found, *jsonlib.dumps(found, indent=2, ensure_ascii=False).splitlines())
 
 
 @app.command("init")
