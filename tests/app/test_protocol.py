@@ -114,7 +114,11 @@ class Protocol(Machine):
         """A wake-up; as many may come as like to."""
         runnable = [job for job in self.told.values() if job.state == "queued" and not job.waits and not job.late]
         busy = {team: sum(job.state == "running" for job in self.told.values() if job.team == team) for team in TEAMS}
-        runnable.sort(key=lambda job: (-job.priority, busy[job.team], job.id))
+        used = dict(self.read("SELECT team_id, SUM(seconds) FROM team_days GROUP BY team_id"))
+        recent = {team: used.get(self.world.owners[team][0], 0.0) for team in TEAMS}
+        lines = [[job for job in runnable if job.team == team] for team in TEAMS]
+        first = [min(line, key=lambda job: (-job.priority, job.id)) for line in lines if line]
+        runnable = sorted(first, key=lambda job: (busy[job.team], recent[job.team], job.id))
         with self.session() as session:
             got = jobs.claim(session, worker, LONG)
         assert (got.job.id if got else None) == (runnable[0].id if runnable else None)
@@ -283,6 +287,14 @@ class Protocol(Machine):
             assert (deleted is not None) == job.deleted
             if state in {"queued", "running"}:
                 assert worker == job.worker
+
+    @invariant()
+    def teams_count_their_jobs(self) -> None:
+        """Triggers keep count of what waits and what runs, whichever way a job went."""
+        held = {self.world.owners[team][0]: team for team in TEAMS}
+        for owner, queued, running in self.read("SELECT id, queued, running FROM teams"):
+            states = [job.state for job in self.told.values() if job.team == held.get(owner)]
+            assert (queued, running) == (states.count("queued"), states.count("running"))
 
     @invariant()
     def events_are_as_told(self) -> None:

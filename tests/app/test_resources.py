@@ -25,19 +25,19 @@ def stored(transaction: SessionMaker, *paths: str) -> Model:
 
 
 def test_a_file_cannot_be_a_folder_too(transaction: SessionMaker) -> None:
-    with pytest.raises(InvalidRequest, match="'a/b' as a file and as a folder"):
-        stored(transaction, "a/b/c", "a/b", "d")
+    with pytest.raises(InvalidRequest, match="'a/b.json' as a file and as a folder"):
+        stored(transaction, "a/b.json/c.json", "a/b.json", "d.json")
 
 
 def test_a_dataset_without_train_is_refused_before_it_is_uploaded(transaction: SessionMaker) -> None:
     with transaction() as session, pytest.raises(InvalidRequest, match="no train"):
-        data = {"format": "jsonl", "columns": {}, "splits": {"test": ["a"]}}
+        data = {"format": "jsonl", "columns": {}, "splits": {"test": ["a.csv"]}}
         row = Dataset(team_id="", name="d", task="text-classification", data=data)
-        resources.create(session, row, [ManifestEntry(path="a", size=0, sha256=NOTHING)])
+        resources.create(session, row, [ManifestEntry(path="a.csv", size=0, sha256=NOTHING)])
 
 
 def test_bytes_that_come_after_the_deletion_are_not_kept(transaction: SessionMaker) -> None:
-    model = stored(transaction, "a", "b")
+    model = stored(transaction, "a.json", "b.json")
     early, late = (file.id for file in model.files)
     with transaction() as session:
         assert resources.file_arrived(session, early, "first")
@@ -51,7 +51,7 @@ def test_bytes_that_come_after_the_deletion_are_not_kept(transaction: SessionMak
 def test_a_late_completion_does_not_undo_a_check(transaction: SessionMaker, database: Database) -> None:
     if database.kind == "sqlite":
         pytest.skip("there, one who may write waits before it reads")
-    model = stored(transaction, "a")
+    model = stored(transaction, "a.json")
     with transaction() as session:
         assert resources.file_arrived(session, model.files[0].id, "k")
     with transaction() as late:
