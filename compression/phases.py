@@ -92,5 +92,5 @@ def _preparing(recipe: Recipe, rows: int, row: float, seeds: int) -> Iterator[Ph
     for number in range(seeds):
         if recipe.prepare.is_open:
             probes = preparation.MOST_PROBES if recipe.prepare.probes and number == 0 else 0
-            yield Phase("baseline", probe_phase(number), sample * (preparation.FORWARD + probes))
+            yield Phase("baseline", probe_phase(number), sample * (preparation.WARM_UPS * preparation.FORWARD + probes))
         yield Phase("baseline", phase_of(number), preparation.expected(recipe.prepare, steps) * rows * row)

@@ -102,7 +102,7 @@ def passes(prepare: Prepare, rows: int, train: Train, originals: int) -> float:
     found = float(expected(prepare, steps_an_epoch(rows, train)) * max(originals, 1))
     if prepare.is_open:
         sample = PROBE_STEPS * train.batch * train.accumulate / rows
-        found += sample * (FORWARD * max(originals, 1) + MOST_PROBES * prepare.probes)
+        found += sample * (WARM_UPS * FORWARD * max(originals, 1) + MOST_PROBES * prepare.probes)
     return found
 
 

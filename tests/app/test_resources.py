@@ -25,7 +25,7 @@ def stored(transaction: SessionMaker, *paths: str) -> Model:
 
 
 def test_a_file_cannot_be_a_folder_too(transaction: SessionMaker) -> None:
-    with pytest.raises(InvalidRequest, match="'a/b.json' as a file and as a folder"):
+    with pytest.raises(InvalidRequest, match=r"'a/b\.json' as a file and as a folder"):
         stored(transaction, "a/b.json/c.json", "a/b.json", "d.json")
 
 
