@@ -7,6 +7,7 @@
 4. Events that a listener misses or gets twice while the API is killed and started again.
 5. `queues`: a claim, and a waiting job's place, among 100,000 waiting jobs of 100 teams against among 1,000 (PostgreSQL).
 6. `writers`: twenty who submit and cancel jobs on SQLite: the 99th percentile of their answers.
+7. `doors`: health checks that fail while 2,000 sockets send half a request and nothing more, and what the log grows by.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 
-from bench.api import queues, rows, streams
+from bench.api import doors, queues, rows, streams
 from bench.api.house import Server, databases
 from bench.api.load import rate, times
 
@@ -28,7 +29,7 @@ LISTS = {
 }
 """Pages that both sides can fill: 100 jobs have two of one label."""
 SERVED = ("lists", "polling", "streams", "restarts")
-PARTS = (*SERVED, "queues", "writers")
+PARTS = (*SERVED, "queues", "writers", "doors")
 ASKED = 12
 """Answers of one side in a round of lists."""
 LINES = 8
@@ -36,6 +37,7 @@ STREAMS, EVENTS, RESTARTS = 100, 200, 3
 MOST_TIMES, LEAST_RATE, MOST_BYTES = 1.2, 0.5, 50 * 2**20
 SHORT, LONG, MOST_BY_QUEUE = 1000, 100_000, 2.0
 WRITERS, WRITING_SECONDS, MOST_WRITING = 20, 20.0, 2.0
+STRANGERS, FLOOD_SECONDS, FILES, MOST_LOGGED = 2000, 40.0, (300, 20_000), 2**20
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -58,6 +60,8 @@ def main(arguments: Sequence[str]) -> None:
         long_queues(asked.rounds)
     if "writers" in asked.only:
         writers()
+    if "doors" in asked.only:
+        flooded()
     print(f"\nload {os.getloadavg()[0]:.1f} after")
 
 
@@ -167,6 +171,24 @@ def writers() -> None:
         f"{len(odd)} refused",
     )
     verdict(*row, f"< {MOST_WRITING:g} s", most < MOST_WRITING)
+
+
+def flooded() -> None:
+    """Tell how a server of few and of many descriptors answers under half requests."""
+    with databases("doors") as (folder, found):
+        url, key = found["doors"]
+        for files in FILES:
+            server = Server("app.main:app", url, folder / str(files), key, files)
+            try:
+                server.start("/healthz/ready")
+                held = doors.flood(server.port, STRANGERS, FLOOD_SECONDS)
+            finally:
+                server.kill()
+            logged = (server.home / "log").stat().st_size
+            sides = (f"{held.opened:,} opened", f"{held.failed} of {held.asked} failed, slowest {held.slowest:.2f} s")
+            met = held.asked > 0 and not held.failed and logged < MOST_LOGGED
+            row = f"{STRANGERS:,} half requests at {files:,} descriptors"
+            verdict(row, *sides, f"log +{logged / 1000:.0f} kB", "none failed, < 1 MB", met)
 
 
 if __name__ == "__main__":

@@ -32,12 +32,13 @@ def free_port() -> int:
 
 @dataclass(eq=False)
 class Server:
-    """One uvicorn process. `key` is the first key of its database, where there is one."""
+    """One uvicorn process. `key` is the first key of its database, where there is one; `files`: how many it may open."""
 
     application: str
     url: str
     home: Path
     key: str = ""
+    files: int | None = None
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
     cookie: str = ""
@@ -54,6 +55,8 @@ class Server:
         self.home.mkdir(parents=True, exist_ok=True)
         ours = ("app.server",) if self.application == "app.main:app" else ("uvicorn", self.application, "--no-access-log")
         command = [sys.executable, "-m", *ours, "--port", str(self.port)]
+        if self.files is not None:
+            command = ["sh", "-c", f'ulimit -n {self.files}; exec "$@"', "sh", *command]
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         end = time.monotonic() + PATIENCE

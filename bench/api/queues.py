@@ -172,10 +172,10 @@ def _ready(server: Server, url: str) -> dict[str, object]:
             "label_counts": {"train": {"negative": 50, "positive": 50}},
         },
     }
-    entry = {"path": "x", "size": 1, "sha256": "0" * 64}
+    weights, rows = ({"path": path, "size": 1, "sha256": "0" * 64} for path in ("config.json", "train.jsonl"))
     with _client(server) as http:
-        model = http.post("/v1/models", json={"name": "m", "files": [entry]}).json()["id"]
-        data = {"name": "d", "format": "jsonl", "splits": {"train": ["x"]}, "files": [entry]}
+        model = http.post("/v1/models", json={"name": "m", "files": [weights]}).json()["id"]
+        data = {"name": "d", "format": "jsonl", "splits": {"train": [rows["path"]]}, "files": [rows]}
         dataset = http.post("/v1/datasets", json=data).json()["id"]
     engine = make_engine(url)
     with engine.begin() as connection:
