@@ -1,7 +1,7 @@
 """Room that uploads under way have been promised, kept in the database: what several processes take in fits together.
 
-An upload reserves what it will need before its first byte, says now and then how much is still to come, and lets go at its
-end. One that says nothing for a while, because its sender or its process is gone, loses its room: nobody need sweep by hand.
+An upload reserves what it will need before its first byte, says now and then how much is still to come, and releases the rest
+at its end. One that says nothing for a while, because its sender or its process is gone, loses its room without a sweep.
 """
 
 import datetime as dt
@@ -63,6 +63,6 @@ def renew(session: Session, reservation: str, left: int) -> bool:
     return session.scalar(mine.values(bytes=left, expires_at=now(KEPT_SECONDS)).returning(Reservation.id)) is not None
 
 
-def let_go(session: Session, reservation: str) -> None:
+def release(session: Session, reservation: str) -> None:
     """Give the rest back."""
     session.execute(delete(Reservation).where(Reservation.id == reservation))

@@ -37,10 +37,10 @@ class Room:
         if not mine:
             self.reserve()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Give the rest back."""
         with writing() as session:
-            reservations.let_go(session, self.reservation)
+            reservations.release(session, self.reservation)
 
     async def took(self, size: int) -> None:
         """Note that bytes came."""
@@ -59,4 +59,4 @@ async def room(storage: Storage, team: str, needed: int) -> AsyncIterator[Room]:
         yield held
     finally:
         with suppress(SQLAlchemyError):  # then it ends by itself
-            await asyncio.shield(asyncio.to_thread(held.let_go))
+            await asyncio.shield(asyncio.to_thread(held.release))

@@ -44,7 +44,7 @@ def upload(api: psutil.Process, key: str) -> None:
                 break
             except httpx.HTTPError:
                 time.sleep(0.2)
-        body = {"name": "big", "files": [{"path": "w", "size": SIZE, "sha256": digest.hexdigest()}]}
+        body = {"name": "big", "files": [{"path": "model.safetensors", "size": SIZE, "sha256": digest.hexdigest()}]}
         place = http.post("/v1/models", json=body).json()["id"]
         idle = api.memory_info().rss
         most = idle
@@ -55,7 +55,7 @@ def upload(api: psutil.Process, key: str) -> None:
                 most = max(most, api.memory_info().rss)
                 yield BLOCK
 
-        http.put(f"/v1/models/{place}/files/w", content=blocks()).raise_for_status()
+        http.put(f"/v1/models/{place}/files/model.safetensors", content=blocks()).raise_for_status()
     print(f"idle {idle / 2**20:.0f} MiB, at most {most / 2**20:.0f} MiB during the upload of 1 GiB ({most / idle:.2f}×)")
 
 

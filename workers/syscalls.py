@@ -188,7 +188,7 @@ NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
 SIGNALS_OF_A_FILE: Mapping[str, tuple[int, ...]] = {"fcntl": (8, 15), "ioctl": (0x8901, 0x8902)}
 """System call → what its second argument must not be: F_SETOWN and F_SETOWN_EX, FIOSETOWN and SIOCSPGRP."""
 
-# Whoever runs a file of these bits becomes its owner, and an engine's files may be root's.
+# A process that runs a file of these bits becomes its owner, and an engine's files may be root's.
 SETS_MODES: Mapping[str, int] = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "creat": 1, "mknod": 1, "mknodat": 2}
 """System call → the place of its argument that must not have S_ISUID or S_ISGID."""
 OPENS: Mapping[str, int] = {"open": 1, "openat": 2}

@@ -1,6 +1,6 @@
 """What an engine's processes take of the machine together: memory, also such as none of them has mapped, and their number.
 
-Shared memory (a memfd, an anonymous mapping that processes share) belongs to whoever keeps it open or mapped, and shows in
+Shared memory (a memfd, an anonymous mapping that processes share) belongs to all that keep it open or mapped, and shows in
 nobody's resident size once it is written and not touched. So its objects are looked for, each counted once.
 """
 

@@ -22,7 +22,7 @@ DAYS_SQLITE = (
 )
 DAYS_POSTGRESQL = ("date_trunc('day', finished_at, 'UTC')", "greatest(0, extract(epoch FROM finished_at - started_at))")
 
-# The counts follow the rows, whoever writes these. A heartbeat, which changes no state, costs nothing.
+# The counts follow the rows, however those are written. A heartbeat, which changes no state, costs nothing.
 SQLITE = (
     """CREATE TRIGGER jobs_counted_in AFTER INSERT ON jobs WHEN NEW.state IN ('queued', 'running') BEGIN
     UPDATE teams SET queued = queued + (NEW.state = 'queued'), running = running + (NEW.state = 'running')

@@ -121,7 +121,7 @@ def test_a_database_of_before_knows_its_queues_and_the_size_of_its_uploads(datab
     engine.dispose()
 
 
-def test_whoever_owns_the_database_changes_a_teams_limits(database: Database, tmp_path: Path) -> None:
+def test_the_owner_of_the_database_changes_a_teams_limits(database: Database, tmp_path: Path) -> None:
     env = {**os.environ, "LATHE_DATABASE_URL": database.url, "LATHE_HOME": str(tmp_path)}
 
     def run(*changes: str) -> subprocess.CompletedProcess[str]:

@@ -100,7 +100,7 @@ def counted(session: Session) -> list[tuple[str, int, int]]:
     return [(row.name, row.queued, row.running) for row in rows if row.name != "default"]
 
 
-def test_teams_count_their_jobs_whoever_writes_them(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
+def test_teams_count_their_jobs_however_rows_are_written(transaction: SessionMaker, new_job: Callable[..., Job]) -> None:
     made = [new_job("a"), new_job("a"), new_job("b")]
     with transaction() as session:
         assert counted(session) == [("a", 2, 0), ("b", 1, 0)]

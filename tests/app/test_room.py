@@ -1,4 +1,4 @@
-"""Room is promised once: uploads at the same time fit together, whoever takes them in; and a full disk says so by its name."""
+"""Room is promised once: uploads at the same time fit together, in several processes too. A full disk says so by its name."""
 
 import os
 from collections.abc import Iterator
@@ -64,7 +64,7 @@ def test_uploads_at_the_same_time_fit_together(disk: Disk, owner: str, transacti
     with transaction() as session:
         assert reserved(session) == reserved(session, owner) == 2 * (FREE // 3 + 1)
     first = rooms[found.index(True)]
-    first.let_go()
+    first.release()
     assert tried(room.Room(disk, owner, FREE // 3 + 1))
 
 
@@ -88,7 +88,7 @@ def test_an_upload_that_says_nothing_loses_its_room(disk: Disk, owner: str, tran
         assert [row.id for row in session.scalars(select(Reservation))] == [other.reservation]  # the void one is swept
     with pytest.raises(StorageFull):
         silent.renew()
-    other.let_go()
+    other.release()
     silent.renew()  # there is room again, so it goes on
     with transaction() as session:
         assert reserved(session) == FREE

@@ -193,13 +193,12 @@ def test_it_uses_its_own_folder_and_no_lock_of_the_host(house: House, confined: 
 def test_it_makes_no_file_that_gives_others_its_user(house: House, confined: Sandbox) -> None:
     for name in ("file", "opened"):
         (house.own / name).touch(mode=0o755)
-    ways = [["set ids", str(house.own / "file")], ["make with ids", str(house.own / "made")]]
-    ways += [["make a node with ids", str(house.own / "node")], ["set ids of what is open", str(house.own / "opened")]]
+    deeds = {"set ids": "file", "make with ids": "made", "make a node with ids": "node", "set ids of what is open": "opened"}
+    ways = [[deed, str(house.own / name)] for deed, name in deeds.items()]
     house.attempt(confined, *ways)
     assert [path.name for path in house.own.iterdir() if path.lstat().st_mode & 0o6000] == []
     house.attempt(Sandbox("none"), *ways)
-    ours = {path.name for path in house.own.iterdir() if path.is_file() and path.lstat().st_mode & 0o6000}
-    assert ours == {"file", "made", "node", "opened"}
+    assert {path.name for path in house.own.iterdir() if path.lstat().st_mode & 0o6000} == set(deeds.values())
 
 
 def test_it_reads_what_the_operator_lends_and_changes_nothing_there(house: House, confined: Sandbox) -> None:
@@ -373,9 +372,8 @@ def test_the_engine_runs_and_measures_inside(house: House, confined: Sandbox) ->
 def test_a_decoder_reads_pairs_inside(house: House, confined: Sandbox) -> None:
     """Its folder is one of links then, to files that came with the job: they are followed inside, and none leaves."""
     sent = send(house.own / "model")
-    spec = job_of(house.own, recipe={**PLAIN, "distill": None})
     path = house.own / "spec.json"
-    path.write_text(spec.model_dump_json())
+    path.write_text(job_of(house.own, recipe={**PLAIN, "distill": None}).model_dump_json())
     with Engine(path, house.own, house.settings, confined) as engine:
         events = list(engine.events(600))
         assert engine.status() == 0, engine.last_words()
