@@ -199,6 +199,14 @@ def test_addresses_are_bounded_and_proxies_are_not() -> None:
     assert Bounds.of(Settings(max_connections=4000), 300, "").total < 300 / 2
 
 
+def test_answers_do_not_wait_for_acknowledgments() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    with Listener(listening, Bounds.of(Settings(), 300, "")) as listener, socket.create_connection(listener.getsockname()[:2]):
+        taken, _ = listener.accept()
+        with taken:
+            assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_without_descriptors_a_caller_is_refused_and_not_left_waiting() -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     bounds = Bounds.of(Settings(), 300, "")
