@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Request, Security
+from fastapi.concurrency import run_in_threadpool
 from fastapi.dependencies.models import Dependant
 from fastapi.security import APIKeyCookie, HTTPBearer
 from sqlalchemy import select
@@ -126,6 +127,13 @@ COOKIE = APIKeyCookie(
 )
 
 
+async def _counted(request: Request) -> Caller:
+    """Read who sent a request, which waits for the database in a thread, and count it here, on the loop. Raises RateLimited."""
+    caller = await run_in_threadpool(get_caller, request)
+    await rates.admit_key(request, caller.key)
+    return caller
+
+
 class Requires:
     """What a route needs of its caller's key. An object, so that a test can read from each route whom it lets in."""
 
@@ -144,8 +152,12 @@ class Requires:
         return RANKS[scope] >= RANKS[self.scope] and (operator or not self.operator)
 
     def check(self, request: Request, caller: Caller) -> Caller:
-        """Raise RateLimited, InsufficientScope, or ReadOnlyKey for a change by such a key."""
+        """Count the request and let the caller in, from a thread. Raises RateLimited and what `allow` does."""
         rates.admit(request, caller.key)
+        return self.allow(request, caller)
+
+    def allow(self, request: Request, caller: Caller) -> Caller:
+        """Raise InsufficientScope, or ReadOnlyKey for a change by such a key."""
         if self.admits(caller.scope, operator=caller.operator):
             return caller
         if caller.scope == READ and request.method not in SAFE_METHODS:
@@ -153,14 +165,14 @@ class Requires:
         team = " of the team that runs the service" if self.operator else ""
         raise InsufficientScope(f"key {caller.key} has scope `{caller.scope}`; this needs `{self.scope}`{team}")
 
-    def __call__(
+    async def __call__(
         self,
         request: Request,
         _bearer: Annotated[Any, Security(BEARER)],
         _cookie: Annotated[Any, Security(COOKIE)],
     ) -> Caller:
         """Let the caller in, or say why not."""
-        return self.check(request, get_caller(request))
+        return self.allow(request, await _counted(request))
 
 
 class Submits(Requires):
@@ -168,7 +180,7 @@ class Submits(Requires):
 
     forecast = Requires(READ)
 
-    def __call__(
+    async def __call__(
         self,
         request: Request,
         _bearer: Annotated[Any, Security(BEARER)],
@@ -176,26 +188,26 @@ class Submits(Requires):
         validate_only: bool = False,
     ) -> Caller:
         """Let the caller in, or say why not."""
-        caller = get_caller(request)
+        caller = await _counted(request)
         if not validate_only:
-            return self.check(request, caller)
+            return self.allow(request, caller)
         audit.asks(request)
-        return self.forecast.check(request, caller)
+        return self.forecast.allow(request, caller)
 
 
 class Asks(Requires):
     """What a POST needs that asks and changes nothing."""
 
-    def __call__(
+    async def __call__(
         self,
         request: Request,
         _bearer: Annotated[Any, Security(BEARER)],
         _cookie: Annotated[Any, Security(COOKIE)],
     ) -> Caller:
         """Let the caller in, or say why not."""
-        caller = get_caller(request)
+        caller = await _counted(request)
         audit.asks(request)
-        return self.check(request, caller)
+        return self.allow(request, caller)
 
 
 def requirement(dependant: Dependant) -> Requires | None:
