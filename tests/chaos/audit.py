@@ -221,6 +221,50 @@ def no_process_is_left(seen: Evidence) -> list[str]:
     return found
 
 
+def counts_are_right(seen: Evidence) -> list[str]:
+    """What quotas and shares go by agrees with the jobs: how many wait and work, and for how long a team's have worked."""
+    teams = seen.rows("SELECT id, queued, running FROM teams")
+    days = {
+        row["team_id"]: row["seconds"] for row in seen.rows("SELECT team_id, sum(seconds) AS seconds FROM team_days GROUP BY 1")
+    }
+    found = []
+    for team in teams:
+        mine = [job for job in seen.jobs.values() if job["team_id"] == team["id"]]
+        for state in ("queued", "running"):
+            number = sum(job["state"] == state for job in mine)
+            if team[state] != number:
+                found.append(f"{team['id']}: {team[state]} counted as {state}, there are {number}")
+        worked = sum(
+            (job["finished_at"] - job["started_at"]).total_seconds() for job in mine if job["started_at"] and job["finished_at"]
+        )
+        if abs(days.get(team["id"], 0.0) - worked) > 1:
+            found.append(f"{team['id']}: {days.get(team['id'], 0.0):.1f} s counted, its jobs worked {worked:.1f} s")
+    return found
+
+
+def stores_hold_what_they_may(seen: Evidence) -> list[str]:
+    """No team keeps more bytes than its quota."""
+    found = seen.rows(
+        "SELECT t.id, (t.quotas->>'bytes_stored')::bigint AS most, sum(f.size) AS kept FROM teams t"
+        " JOIN models m ON m.team_id = t.id AND m.deleted_at IS NULL JOIN files f ON f.model_id = m.id"
+        " WHERE t.quotas ? 'bytes_stored' GROUP BY t.id"
+    )
+    return [f"{row['id']}: {row['kept']} bytes, {row['most']} at most" for row in found if row["kept"] > row["most"]]
+
+
+def no_room_is_held(seen: Evidence) -> list[str]:
+    """Uploads that were broken off, by their sender or by a kill, hold no room."""
+    held = seen.rows("SELECT id, team_id, bytes FROM reservations WHERE expires_at > now()")
+    return [f"{row['id']}: {row['bytes']} bytes for {row['team_id']}" for row in held]
+
+
+def doors_stay_open(seen: Evidence) -> list[str]:
+    """The API never ran out of descriptors, and says of the slow clients no more than a line now and then."""
+    lines = (seen.home / "api.log").read_bytes().splitlines()
+    loud = sum(b"out of system resource" in line or b"Too many open files" in line for line in lines)
+    return [f"api.log says {loud} times that descriptors ran out"] if loud else []
+
+
 CHECKS: tuple[Callable[[Evidence], list[str]], ...] = (
     no_job_is_lost,
     no_job_is_doubled,
@@ -234,8 +278,12 @@ CHECKS: tuple[Callable[[Evidence], list[str]], ...] = (
     bytes_have_their_row,
     nothing_is_left_over,
     no_process_is_left,
+    counts_are_right,
+    stores_hold_what_they_may,
+    no_room_is_held,
+    doors_stay_open,
 )
-SETTLING = (bytes_have_their_row, nothing_is_left_over, no_process_is_left)
+SETTLING = (bytes_have_their_row, nothing_is_left_over, no_process_is_left, no_room_is_held)
 """What the keeper and the workers may still need a moment for after the last kill."""
 
 

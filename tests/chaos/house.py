@@ -26,6 +26,8 @@ SETTINGS = {
     "LATHE_DRAIN_GRACE_SECONDS": "5",
     "LATHE_SAVE_SECONDS": "1",
     "LATHE_SWEEP_SECONDS": "5",
+    # So few connections that slow clients could have them all: 16 of one address.
+    "LATHE_MAX_CONNECTIONS": "64",
     # Kills are what this run is about; none of them may be the reason that a job fails.
     "LATHE_MAX_FAILURES": "1000",
 }

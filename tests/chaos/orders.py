@@ -3,8 +3,6 @@
 import random
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +30,8 @@ class Order:
     body: dict[str, Any]
     cancel_after: float | None
     """Seconds after its acceptance at which it is cancelled."""
+    key_of_team: str
+    """The API key that it is sent with."""
     hasty: bool
     """With a deadline that it may not keep."""
     twice: bool
@@ -48,16 +48,26 @@ class Order:
         return min(self.ids)
 
 
-def plan(number: int, model: str, dataset: str, chance: random.Random, name: str) -> list[Order]:
-    """Draw the orders of a run."""
+@dataclass(frozen=True)
+class Sender:
+    """A team's key, its model and its dataset."""
+
+    key: str
+    model: str
+    dataset: str
+
+
+def plan(number: int, senders: list[Sender], chance: random.Random, name: str) -> list[Order]:
+    """Draw the orders of a run; the teams send them in turn."""
     made = []
     for index in range(number):
         kind = chance.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
         recipe = {**CHEAP, **KINDS[kind][1], "train": {**CHEAP["train"], "seed": index}}
         cancelled, hasty = chance.random() < 0.1, chance.random() < 0.05
+        sender = senders[index % len(senders)]
         body = {
-            "models": {"base": model},
-            "datasets": [dataset],
+            "models": {"base": sender.model},
+            "datasets": [sender.dataset],
             "recipe": recipe,
             "evaluate": {"length": 8},
             "priority": chance.randint(-2, 2),
@@ -65,19 +75,21 @@ def plan(number: int, model: str, dataset: str, chance: random.Random, name: str
             "deadline_seconds": chance.randint(1, 40) if hasty else None,
         }
         after = chance.uniform(0, 60) if cancelled else None
-        made.append(Order(f"{name}-{index}", kind, body, cancel_after=after, hasty=hasty, twice=chance.random() < 0.2))
+        twice = chance.random() < 0.2
+        made.append(Order(f"{name}-{index}", kind, body, after, sender.key, hasty=hasty, twice=twice))
     return made
 
 
 class Client(threading.Thread):
     """Keeps a few orders open at once until all are over. `surprises` are answers that no kill explains."""
 
-    def __init__(self, url: str, key: str, orders: list[Order], width: int) -> None:
+    def __init__(self, url: str, orders: list[Order], width: int) -> None:
         super().__init__(name="client", daemon=True)
-        self.url, self.headers = url, {"Authorization": f"Bearer {key}"}
-        self.orders, self.width = orders, width
+        self.url, self.orders, self.width = url, orders, width
         self.surprises: list[str] = []
         self.repeated = 0
+        self.held_back = 0
+        """Requests that a quota refused; they are sent again later."""
         self.stopped = threading.Event()
 
     @property
@@ -100,16 +112,11 @@ class Client(threading.Thread):
             self.surprises.append(f"the client broke: {error!r}")
             raise
 
-    @contextmanager
-    def _http(self) -> Iterator[httpx.Client]:
-        with httpx.Client(base_url=self.url, headers=self.headers, timeout=15) as http:
-            yield http
-
-    def _ask(self, method: str, path: str, **more: Any) -> httpx.Response | None:
+    def _ask(self, order: Order, method: str, path: str, **more: Any) -> httpx.Response | None:
         """Return an answer, or None where the service could not give one just now."""
+        headers = {"Authorization": f"Bearer {order.key_of_team}", **more.pop("headers", {})}
         try:
-            with self._http() as http:
-                answer = http.request(method, path, **more)
+            answer = httpx.request(method, self.url + path, headers=headers, timeout=15, **more)
         except httpx.TransportError:
             return None
         return None if answer.status_code >= 500 else answer
@@ -117,12 +124,15 @@ class Client(threading.Thread):
     def _send(self, order: Order) -> None:
         for _ in range(2 if order.twice else 1):
             while not self.stopped.is_set():
-                answer = self._ask("POST", "/v1/jobs", json=order.body, headers={"Idempotency-Key": order.key})
+                answer = self._ask(order, "POST", "/v1/jobs", json=order.body, headers={"Idempotency-Key": order.key})
                 if answer is None:
                     self.repeated += 1
                 elif answer.status_code == 202:
                     order.ids.add(answer.json()["id"])
                     break
+                elif answer.status_code == 403 and answer.json()["code"] == "quota_exceeded" and not order.ids:
+                    self.held_back += 1
+                    return
                 else:
                     self.surprises.append(f"{order.key}: POST answered {answer.status_code} {answer.text[:300]}")
                     order.outcome = "refused"
@@ -134,12 +144,14 @@ class Client(threading.Thread):
         place = f"/v1/jobs/{order.job}"
         if order.cancel_after is not None and time.monotonic() - order.accepted_at >= order.cancel_after:
             order.cancel_asked = True  # and it may be obeyed even where no answer comes
-            answer = self._ask("POST", f"{place}/cancel")
+            answer = self._ask(order, "POST", f"{place}/cancel")
             order.cancel_after = order.cancel_after if answer is None else None
             if answer is not None and answer.status_code not in {202, 409}:
                 self.surprises.append(f"{order.key}: cancel answered {answer.status_code} {answer.text[:300]}")
-        state = self._ask("GET", place)
-        told = self._ask("GET", f"{place}/events", params={"after": order.events[-1] if order.events else 0, "page_size": 1000})
+        state = self._ask(order, "GET", place)
+        told = self._ask(
+            order, "GET", f"{place}/events", params={"after": order.events[-1] if order.events else 0, "page_size": 1000}
+        )
         for answer in (state, told):
             if answer is not None and answer.status_code != 200:
                 self.surprises.append(f"{order.key}: {answer.url} answered {answer.status_code} {answer.text[:300]}")

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from app.queue import JOBS, Bell
 from app.settings import Settings
-from tests.chaos import audit
+from tests.chaos import audit, tenants
 from tests.chaos.audit import Evidence
 from tests.chaos.house import House
-from tests.chaos.orders import Client, Order, plan
+from tests.chaos.orders import Client, Order, Sender, plan
+from tests.chaos.slow_clients import SlowClients
 from tests.chaos.strikes import strike
+from tests.chaos.tenants import Filler, Peaks, Tenant
 from tests.examples import send_data, send_model, tiny_model, tiny_splits
 
 TICK = 0.1
@@ -23,6 +25,8 @@ SHORTEST = 1.0
 """Seconds between two strikes, so that what was hit gets to its feet now and then."""
 TELL = 60.0
 """Seconds between two words on how far it is."""
+LOOK = 0.5
+"""Seconds between two counts of what each team has waiting and at work."""
 SETTLE = 180.0
 """Seconds that keeper and workers have to clean up after the last strike."""
 
@@ -38,6 +42,9 @@ class Result:
     own_deaths: Counter[str] = field(default_factory=Counter)
     findings: dict[str, list[str]] = field(default_factory=dict)
     repeated: int = 0
+    held_back: int = 0
+    full: int = 0
+    closed: int = 0
     attempts: int = 0
     unfinished: int = 0
     seconds: float = 0.0
@@ -55,36 +62,51 @@ def rampage(
 
     `limit`: seconds after which the kills stop, whatever is left; a bound on hanging. `say` hears how far it is.
     """
-    client = _client(house, jobs, seed)
+    senders, third = tenants.made(house.service)
+    client = _client(house, senders, jobs, seed)
+    filler = Filler(house.service.url, third, random.Random(f"{seed}-filler"))
+    slow = SlowClients(house.service.port, random.Random(f"{seed}-slow"))
     result = Result(seed, client.orders)
     started = time.monotonic()
-    client.start()
-    _strike_until_over(house, client, result, kills, random.Random(f"{seed}-kills"), started + limit, say)
+    for thread in (client, filler, slow):
+        thread.start()
+    peaks = Peaks(house.service.database.url)
+    _strike_until_over(house, client, peaks, result, kills, random.Random(f"{seed}-kills"), started + limit, say)
     house.settle()
     evidence = Evidence(house.service.database.url, house.root, client.orders)
-    client.stopped.set()
-    client.join()
+    for thread in (client, filler, slow):
+        thread.stopped.set()
+        thread.join()
     _settle(house, evidence)
     result.seconds = time.monotonic() - started
     result.crashes, result.own_deaths = house.crashes(), house.own_deaths
-    result.repeated, result.unfinished = client.repeated, audit.unfinished(evidence)
+    result.repeated, result.held_back, result.full, result.closed = client.repeated, client.held_back, filler.full, slow.closed
+    result.unfinished = audit.unfinished(evidence)
     result.attempts = sum(row["attempt"] for row in evidence.jobs.values())
-    result.findings = {"what_the_client_met": client.surprises, **audit.audit(evidence)}
+    result.findings = {
+        "what_the_clients_met": [*client.surprises, *filler.surprises],
+        "quotas_held_all_the_while": peaks.findings(),
+        **audit.audit(evidence),
+    }
     return result, evidence
 
 
-def _client(house: House, jobs: int, seed: int) -> Client:
-    """Send model and data, while nothing is hit yet, and draw the orders."""
-    with house.service.client() as http:
-        model, data = send_model(http, tiny_model(house.root / "model")), send_data(http, tiny_splits(64))
-    assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
-    orders = plan(jobs, model["id"], data["id"], random.Random(f"{seed}-orders"), f"chaos-{seed}")
-    return Client(house.service.url, house.service.database.key, orders, width=3 * len(house.workers))
+def _client(house: House, senders: list[Tenant], jobs: int, seed: int) -> Client:
+    """Send each team's model and data, while nothing is hit yet, and draw the orders."""
+    folder, splits, sent = tiny_model(house.root / "model"), tiny_splits(64), []
+    for tenant in senders:
+        with house.service.client(tenant.key) as http:
+            model, data = send_model(http, folder), send_data(http, splits)
+        assert (model["state"], data["state"]) == ("ready", "ready"), (model["reasons"], data["reasons"])
+        sent.append(Sender(tenant.key, model["id"], data["id"]))
+    orders = plan(jobs, sent, random.Random(f"{seed}-orders"), f"chaos-{seed}")
+    return Client(house.service.url, orders, width=3 * len(house.workers))
 
 
 def _strike_until_over(
     house: House,
     client: Client,
+    peaks: Peaks,
     result: Result,
     kills: int,
     chance: random.Random,
@@ -93,9 +115,12 @@ def _strike_until_over(
 ) -> None:
     """Spread the kills over the time that the orders will take, as far as that can be told while it passes."""
     started = time.monotonic()
-    due, told = started + FIRST_GUESS * chance.random(), started
+    due, told, looked = started + FIRST_GUESS * chance.random(), started, started
     while time.monotonic() < until:
         house.look_after()
+        if time.monotonic() - looked > LOOK:
+            looked = time.monotonic()
+            peaks.look()
         left, over, now = kills - result.kills.total(), client.over, time.monotonic()
         if over == len(client.orders) and left <= 0:
             return
@@ -146,10 +171,15 @@ def table(result: Result, root: Path) -> str:
         "and at crash points": f"{result.crashes.total()} ({told(result.crashes)})",
         "deaths of their own": told(result.own_deaths),
         "requests sent again": str(result.repeated),
+        "refused by quota": f"{result.held_back} jobs, {result.full} uploads",
+        "slow clients cut off": str(result.closed),
         "duplicates": str(len(found["no_job_is_doubled"]) + len(found["no_stage_is_done_twice"])),
         "losses": str(sum(len(found[name]) for name in ("no_job_is_lost", "successes_are_whole", "rows_have_their_bytes"))),
         "orphans": str(
-            sum(len(found[name]) for name in ("bytes_have_their_row", "nothing_is_left_over", "no_process_is_left"))
+            sum(
+                len(found[name])
+                for name in ("bytes_have_their_row", "nothing_is_left_over", "no_process_is_left", "no_room_is_held")
+            )
         ),
         "half-written files": f"{result.unfinished} (freed after a day)",
         "folder": str(root),

@@ -12,6 +12,7 @@ import pytest
 from tests.chaos.audit import CHECKS, Evidence, audit
 from tests.chaos.house import House, opened
 from tests.chaos.rampage import Result, rampage, table
+from tests.chaos.slow_clients import SOCKETS
 
 JOBS, KILLS, SEED = 6, 6, 1
 """This seed draws jobs of each kind, one of them hasty and one sent twice, and mostly cheap ones."""
@@ -30,6 +31,9 @@ def test_every_job_keeps_its_promise_while_everything_is_killed(run: Run) -> Non
     assert result.clean, table(result, house.root)
     assert result.kills.total() == KILLS
     assert len(evidence.jobs) == JOBS
+    assert result.held_back, "no job met a quota"
+    assert result.full, "no upload met a quota"
+    assert result.closed > SOCKETS, "no slow client was cut off"
 
 
 def test_the_audit_sees_what_is_wrong(run: Run) -> None:
@@ -47,8 +51,15 @@ def test_the_audit_sees_what_is_wrong(run: Run) -> None:
         sql.execute("UPDATE jobs SET state = 'failed' WHERE id = %s", [good.job])
         other = next(order.job for order in evidence.orders if order.outcome == "succeeded" and order is not good)
         sql.execute("DELETE FROM metrics WHERE job_id = %s", [other])
+        sql.execute("UPDATE teams SET queued = 7, quotas = '{\"bytes_stored\": 1}' WHERE id IN (SELECT team_id FROM models)")
+        sql.execute(
+            "INSERT INTO reservations (id, team_id, bytes, expires_at)"
+            " SELECT 'rsv_lost', id, 1, now() + interval '1 hour' FROM teams LIMIT 1"
+        )
     with (evidence.storage / key).open("ab") as stored:
         stored.write(b"x")
+    with (evidence.home / "api.log").open("ab") as log:
+        log.write(b"socket.accept() out of system resource\n")
     (evidence.storage / "jobs" / "stray").write_bytes(b"x")
     (evidence.home / "scratch" / "job_left-1").mkdir()
     twin = replace(good, ids={good.job, "job_lost"})
