@@ -8,6 +8,7 @@
 5. `queues`: a claim, and a waiting job's place, among 100,000 waiting jobs of 100 teams against among 1,000 (PostgreSQL).
 6. `writers`: twenty who submit and cancel jobs on SQLite: the 99th percentile of their answers.
 7. `doors`: health checks that fail while 2,000 sockets send half a request and nothing more, and what the log grows by.
+8. `crowd`: 1,000 idle streams, 100 clients of ten teams that poll once a second and ten that submit, for three minutes.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 
-from bench.api import doors, queues, rows, streams
+from bench.api import crowd, doors, queues, rows, streams
 from bench.api.house import Server, databases
 from bench.api.load import rate, times
 
@@ -29,7 +30,7 @@ LISTS = {
 }
 """Pages that both sides can fill: 100 jobs have two of one label."""
 SERVED = ("lists", "polling", "streams", "restarts")
-PARTS = (*SERVED, "queues", "writers", "doors")
+PARTS = (*SERVED, "queues", "writers", "doors", "crowd")
 ASKED = 12
 """Answers of one side in a round of lists."""
 LINES = 8
@@ -37,6 +38,7 @@ STREAMS, EVENTS, RESTARTS = 100, 200, 3
 MOST_TIMES, LEAST_RATE, MOST_BYTES = 1.2, 0.5, 50 * 2**20
 SHORT, LONG, MOST_BY_QUEUE = 1000, 100_000, 2.0
 WRITERS, WRITING_SECONDS, MOST_WRITING = 20, 20.0, 2.0
+CROWDED_SECONDS, MOST_GROWN = 180.0, 10 * 2**20
 STRANGERS, FLOOD_SECONDS, FILES, MOST_LOGGED = 2000, 40.0, (300, 20_000), 2**20
 
 
@@ -62,6 +64,8 @@ def main(arguments: Sequence[str]) -> None:
         writers()
     if "doors" in asked.only:
         flooded()
+    if "crowd" in asked.only:
+        crowded()
     print(f"\nload {os.getloadavg()[0]:.1f} after")
 
 
@@ -189,6 +193,30 @@ def flooded() -> None:
             met = held.asked > 0 and not held.failed and logged < MOST_LOGGED
             row = f"{STRANGERS:,} half requests at {files:,} descriptors"
             verdict(row, *sides, f"log +{logged / 1000:.0f} kB", "none failed, < 1 MB", met)
+
+
+def crowded() -> None:
+    """Tell what ten teams met at once. Limits of requests by key stay as they are; all callers are one address."""
+    with databases("crowd") as (folder, found):
+        url, key = found["crowd"]
+        server = Server("app.main:app", url, folder / "crowd", key, raised=("PER_ADDRESS", "WRONG"))
+        try:
+            server.start("/healthz/ready")
+            seen = crowd.met(server, CROWDED_SECONDS)
+        finally:
+            server.kill()
+    wrong, limited = sum(n for status, n in seen.statuses.items() if status >= 500), seen.statuses[429]
+    beside = f"beside {crowd.STREAMS:,} streams"
+    for what, took in ((f"{crowd.POLLERS} that poll", seen.polls), (f"{crowd.SUBMITTERS} that submit", seen.submits)):
+        p99 = f"p99 {statistics.quantiles(took, n=100)[-1] * 1000:.0f} ms"
+        sides = (f"{len(took):,} answers, median {statistics.median(took) * 1000:.0f} ms", p99)
+        verdict(f"{what}, {beside}", *sides, f"{wrong} 5xx, {limited} 429", "no 5xx", not wrong)
+    due = sum(len(each) for each in seen.due)
+    events = (f"{due:,} due", f"{due - seen.lost:,} heard", f"{seen.lost} lost, {seen.twice} twice")
+    verdict("their events", *events, "none", not seen.lost and not seen.twice)
+    before, after = seen.grown(CROWDED_SECONDS)
+    held = (f"{before / 2**20:.0f} MiB", f"{after / 2**20:.0f} MiB", f"{(after - before) / 2**20:+.1f} MiB")
+    verdict("memory in the second minute and in the third", *held, "< 10 MiB", after - before < MOST_GROWN)
 
 
 if __name__ == "__main__":

@@ -32,13 +32,15 @@ def free_port() -> int:
 
 @dataclass(eq=False)
 class Server:
-    """One uvicorn process. `key` is the first key of its database, where there is one; `files`: how many it may open."""
+    """One uvicorn process. `key` is the first key of its database, where there is one; `files`: how many it may open;
+    `raised`: limits of requests that are put out of the way."""
 
     application: str
     url: str
     home: Path
     key: str = ""
     files: int | None = None
+    raised: tuple[str, ...] = ("PER_KEY", "PER_ADDRESS", "WRONG")
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
     cookie: str = ""
@@ -50,7 +52,7 @@ class Server:
             "LATHE_DATABASE_URL": self.url,
             "LATHE_HOME": str(self.home),
             "LATHE_BROKER_URL": "redis://127.0.0.1:1/0",  # nobody is to work on the jobs, so nobody need be woken
-            **{f"LATHE_RATE_{name}": "1000000/second" for name in ("PER_KEY", "PER_ADDRESS", "WRONG")},
+            **{f"LATHE_RATE_{name}": "1000000/second" for name in self.raised},
         }
         self.home.mkdir(parents=True, exist_ok=True)
         ours = ("app.server",) if self.application == "app.main:app" else ("uvicorn", self.application, "--no-access-log")

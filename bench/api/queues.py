@@ -115,7 +115,7 @@ def written(writers: int, seconds: float) -> tuple[list[float], list[int]]:
 
 
 def _written(server: Server, url: str, writers: int, seconds: float) -> tuple[list[float], list[int]]:
-    body = _ready(server, url)
+    body = ready(server, url)
     took: list[float] = []
     odd: list[int] = []
     end = time.monotonic() + seconds
@@ -149,7 +149,7 @@ def _client(server: Server) -> httpx.Client:
     return httpx.Client(base_url=f"http://127.0.0.1:{server.port}", headers=key, timeout=120)
 
 
-def _ready(server: Server, url: str) -> dict[str, object]:
+def ready(server: Server, url: str) -> dict[str, object]:
     """Have a model and a dataset that jobs can name, as if workers had checked them."""
     facts = {
         "models": {
