@@ -1,10 +1,10 @@
-"""Linear models on fixed features, for tasks that have one label or one number a row."""
+"""Linear models on fixed features, for tasks that have one label or one number a row.
+
+Functions import scikit-learn: it brings SciPy and takes a second, for which an engine that fits nothing need not wait.
+"""
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 MOST_ITERATIONS = 500
 """Of LogisticRegression; strengths of L2 are scikit-learn's own defaults, on standardized features."""
@@ -22,6 +22,10 @@ def class_scores(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.Arra
     if len(known) == 1:
         found[:, known[0]] = 0.0
         return found
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MOST_ITERATIONS)).fit(np.asarray(features), wanted)
     found[:, known] = model.predict_log_proba(others)
     return found
@@ -29,6 +33,10 @@ def class_scores(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.Arra
 
 def numbers(features: npt.ArrayLike, labels: npt.ArrayLike, asked: npt.ArrayLike) -> Numbers:
     """Fit ridge regression; return its answers for other rows. features: (rows, n), labels: (rows,) -> (others, 1)."""
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     model = make_pipeline(StandardScaler(), Ridge()).fit(np.asarray(features), np.asarray(labels))
     found: Numbers = model.predict(np.asarray(asked))[:, None]
     return found
