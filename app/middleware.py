@@ -14,6 +14,7 @@ from app.errors import InvalidRequest, TooLarge, document
 from app.handlers import bug
 from app.ids import new_id
 from app.metrics import answered
+from app.protocol import ENDED_WITH
 from app.refusals import SAFE_HEADERS
 
 log = structlog.get_logger()
@@ -53,6 +54,7 @@ class RequestContext:
             try:
                 await self.app(scope, receive, answer)
             finally:
+                status = scope["state"].get(ENDED_WITH, status)  # what it says once the connection is over, nobody hears
                 took = round((time.perf_counter() - started) * 1000, 1)
                 route = answered(scope, status, began, waited)
                 stretch.tell(f"{scope['method']} {route}", status=status)

@@ -19,6 +19,8 @@ from app.refusals import answer_parts
 from app.settings import get_settings
 
 BARE_LF = re.compile(rb"(?<!\r)\n")
+ENDED_WITH = "ended_with"
+"""Where a request's state has the status that the connection answered in place of the application: to be counted and logged."""
 _CAN_ANSWER = (h11.IDLE, h11.SEND_RESPONSE)
 
 
@@ -124,6 +126,8 @@ class BoundedProtocol(H11Protocol):
     def _end(self, problem: Problem) -> None:
         """Answer with a problem where no answer has begun, and close the connection."""
         if self.cycle is not None and not self.cycle.response_complete:
+            if self.conn.our_state in _CAN_ANSWER:
+                self.cycle.scope.setdefault("state", {})[ENDED_WITH] = problem.status
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in _CAN_ANSWER and not self.transport.is_closing():

@@ -16,6 +16,11 @@ def one_line(text: str) -> str:
     return text.translate(_IN_ONE_LINE)
 
 
+def lines(text: str) -> str:
+    """Return a text in its own lines, whatever ends them."""
+    return text.replace("\r\n", "\n").translate(UNSEEN)
+
+
 def escaped(document: str) -> str:
     """Return the same JSON with what steers a terminal spelt out: json escapes only the control characters below 32."""
     return document.translate(_ESCAPED)

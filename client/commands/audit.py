@@ -11,6 +11,7 @@ from client.api import Lathe
 from client.calls import AuditFilter
 from client.commands import connect
 from client.output import AsJson, emit, table
+from client.terminal_text import lines
 
 
 def audit(
@@ -42,6 +43,7 @@ def _write_csv(lathe: Lathe, asked: AuditFilter) -> None:
     first = True
     while first or token:
         text, token = lathe.send(calls.audit_csv(asked, token))
-        lines = text.splitlines(keepends=True)
-        sys.stdout.writelines(lines if first else lines[1:])
+        head, rest = text.split("\n", 1)
+        shown = f"{head}\n{rest}" if first else rest
+        sys.stdout.write(lines(shown) if sys.stdout.isatty() else shown)
         first = False

@@ -133,6 +133,13 @@ def test_a_body_on_which_nothing_moves_is_cut_off(narrow: Service) -> None:
         connection.sendall(upload(narrow, b"x" * 100) + b"x" * 10)
         assert code(rest(connection)) == (408, "request_timeout")
 
+    def logged() -> list[int]:
+        lines = [json.loads(line) for line in narrow.log("api").splitlines() if '"PUT"' in line]
+        return [line["status"] for line in lines if line["event"] == "request"]
+
+    wait_for(logged)
+    assert logged()[-1] == 408
+
 
 def test_a_slow_body_lives(narrow: Service) -> None:
     with connect(narrow) as connection:

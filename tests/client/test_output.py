@@ -9,7 +9,7 @@ from rich.text import Text
 from client import output, render
 from client.errors import NotReady, Problem
 from client.output import console, emit, say, show_error, table, write_json
-from client.terminal_text import one_line
+from client.terminal_text import lines, one_line
 from tests.client.figures import report
 
 TITLE = "\x1b]0;owned\x07"
@@ -73,3 +73,7 @@ def test_what_is_ours_is_still_coloured(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setenv("TERM", "xterm-256color")
     console().print(Text(f"red {CLEAR}", style="bold red"))
     assert capsys.readouterr().out.startswith("\x1b[1;31mred ")
+
+
+def test_lines_of_a_file_that_is_shown_steer_no_terminal() -> None:
+    assert lines("when,object\r\n1,\x1b]0;owned\x07\u202e\r\n") == "when,object\n1,\ufffd]0;owned\ufffd\ufffd\n"
