@@ -58,8 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def tell(run: Run) -> None:
     """Print what a training came to."""
-    best = run.curve[run.best_epoch - 1] if run.best_epoch else float("nan")
-    print(f"{run.name} {run.rate:g}, seed {run.seed}: {best:.4f} at epoch {run.best_epoch}, {run.seconds:.0f} s", flush=True)
+    best = f"{run.curve[run.best_epoch - 1]:.4f} at epoch {run.best_epoch}" if run.best_epoch else "no epoch gained"
+    print(f"{run.name} {run.rate:g}, seed {run.seed}: {best}, {run.seconds:.0f} s", flush=True)
 
 
 def found(prepared: Prepared, seeds: list[int]) -> tuple[dict[float, list[Run]], list[Run]]:
