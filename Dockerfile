@@ -1,6 +1,20 @@
-# Three targets: api (no torch in it), worker (CPU) and worker-cuda. All run as an ordinary user.
+# Four targets: proxy (nginx), api (no torch in it), worker (CPU) and worker-cuda. All run as an ordinary user.
 #   docker build --target api -t lathe-api .
-FROM python:3.12-slim AS base
+# Images by tag; `make pin` finds out their digests.
+ARG PYTHON_IMAGE=python:3.12-slim
+ARG DEBIAN_IMAGE=debian:13-slim
+
+FROM ${DEBIAN_IMAGE} AS proxy
+# Debian's, which deploy/proxy/nginx.conf is tested with; its configuration is mounted.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libnginx-mod-stream nginx \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 lathe
+USER lathe
+EXPOSE 8080 8443
+CMD ["nginx", "-e", "stderr", "-g", "daemon off;"]
+
+FROM ${PYTHON_IMAGE} AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 LATHE_HOME=/var/lib/lathe
 RUN useradd --create-home --uid 10001 lathe && install -d -o lathe -g lathe /var/lib/lathe
 WORKDIR /srv/lathe

@@ -8,7 +8,7 @@ CONSTRAINTS := constraints.txt
 # Tests wait for servers and processes as much as they compute, so three at once fill two cores.
 TESTERS ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format lock schema bench equality chaos setup-system hooks clean
+.PHONY: help setup demo up test check format lock schema bench equality chaos pin setup-system hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,10 +59,15 @@ SEED ?= 1
 chaos: setup ## JOBS=200 jobs under KILLS=200 kills at random (SEED=1), then an audit; about an hour on two cores
 	$(RUN) tests.chaos --jobs $(JOBS) --kills $(KILLS) --seed $(SEED)
 
+pin: setup ## Ask the registries for the digests of all images, into compose.pinned.yaml (needs Docker)
+	$(BIN)/python scripts/pin_images.py compose.pinned.yaml
+
 setup-system: ## Debian, as root: what no wheel brings
 	apt-get update
-	apt-get install --yes --no-install-recommends apertium apertium-eng-spa bubblewrap ca-certificates chromium curl python3-venv \
-		qemu-user wordnet-base
+	before=$$(command -v nginx); \
+	apt-get install --yes --no-install-recommends apertium apertium-eng-spa bubblewrap ca-certificates chromium curl \
+		libnginx-mod-stream nginx openssl python3-venv qemu-user wordnet-base \
+	&& { [ -n "$$before" ] || systemctl disable --now nginx 2> /dev/null || true; }  # its own service, on port 80
 
 hooks: setup ## Run the checks before each commit
 	$(BIN)/pre-commit install

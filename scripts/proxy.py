@@ -1,0 +1,62 @@
+"""Write deploy/proxy/nginx.conf for a machine without Docker, as an nginx beside `lathe up` takes it.
+
+    python scripts/proxy.py FOLDER --public-url https://lathe.example.com --certificate FILE --key FILE
+
+The file stays as it is but for ports, places and the API's address. FOLDER gets it, what it includes, and what nginx writes.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+SHIPPED = Path(__file__).resolve().parent.parent / "deploy" / "proxy" / "nginx.conf"
+PUBLIC = 'map "" $public_url {{ default "{url}"; }}\n'
+"""What compose.yaml puts into /etc/lathe/public.conf."""
+
+
+def write(folder: Path, public_url: str, certificate: Path, key: Path, *, api: str, http: str, https: str) -> Path:
+    """Write the file into a folder; return its path. Raises ValueError where the shipped file lacks a place that we fill."""
+    folder = folder.resolve()
+    for name in ("run", "acme"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "public.conf").write_text(PUBLIC.format(url=public_url.rstrip("/")), encoding="utf-8")
+    text = SHIPPED.read_text(encoding="utf-8")
+    places = {
+        "listen 8080 ": f"listen {http} ",
+        "listen 8443 ": f"listen {https} ",
+        "server api:8321 ": f"server {api} ",
+        "/etc/lathe/tls/certificate.pem": str(certificate.resolve()),
+        "/etc/lathe/tls/key.pem": str(key.resolve()),
+        "/etc/lathe/public.conf": str(folder / "public.conf"),
+        "/srv/acme": str(folder / "acme"),
+        "/tmp/": f"{folder / 'run'}/",  # noqa: S108  # the container's
+    }
+    for shipped in places:
+        if shipped not in text:
+            raise ValueError(f"{SHIPPED} does not say {shipped!r} any more")
+    written = folder / "nginx.conf"
+    found = "|".join(map(re.escape, places))
+    written.write_text(re.sub(found, lambda match: places[match[0]], text), encoding="utf-8")
+    return written
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write it, and say how it is run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of nginx's own; as short a path as /run/lathe-proxy")
+    parser.add_argument("--public-url", required=True, help="what LATHE_PUBLIC_URL says too")
+    parser.add_argument("--certificate", type=Path, required=True, help="PEM, with what signs it")
+    parser.add_argument("--key", type=Path, required=True, help="PEM")
+    parser.add_argument("--api", default="127.0.0.1:8321", help="where the API listens")
+    parser.add_argument("--http", default="80", help="port, or address:port, of plain HTTP")
+    parser.add_argument("--https", default="443", help="port, or address:port, of TLS")
+    asked = parser.parse_args(arguments)
+    places = {"api": asked.api, "http": asked.http, "https": asked.https}
+    written = write(asked.folder, asked.public_url, asked.certificate, asked.key, **places)
+    print(f"nginx -e stderr -c {written} -g 'daemon off;'")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,187 @@
+"""The shipped proxy file in a real nginx before a real API: TLS, who asked, what streams, and what goes no further."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.app.api.conftest import SCRAPE, entry, new_team, problem, ready_dataset, ready_model
+from tests.conftest import Service, free_port, fresh_database, wait_for
+from tests.deploy.proxies import INSTALLED, Proxy, running
+
+pytestmark = pytest.mark.skipif(not INSTALLED and "CI" not in os.environ, reason="no nginx here: make setup-system")
+WRONG = f"lathe_0123456789_{'s' * 43}"
+FORGED = {"X-Forwarded-For": "9.9.9.9", "Forwarded": "for=9.9.9.9", "X-Real-IP": "9.9.9.9"}
+MOST = 256
+"""Connections of one address, as the file says."""
+MIB = 1 << 20
+HEADERS = ("strict-transport-security", "x-content-type-options", "x-request-id")
+
+
+@pytest.fixture(scope="module")
+def behind(
+    postgres: str, templates: dict[str, str], valkey: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """An API that knows its public address, and trusts this machine's proxy as it does by default."""
+    folder = tmp_path_factory.mktemp("behind")
+    with fresh_database("sqlite", postgres, templates, folder) as database:
+        made = Service(folder / "home", database, valkey)
+        made.settings = {
+            "LATHE_PUBLIC_URL": f"https://localhost:{free_port()}",
+            "LATHE_METRICS_TOKEN": SCRAPE,
+            "LATHE_RATE_WRONG": "3/hour",
+            "LATHE_QUOTA_BYTES_ARRIVING": str(16 * MIB),
+        }
+        made.start_api()
+        yield made
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def proxy(behind: Service) -> Iterator[Proxy]:
+    with running(behind.port, int(behind.settings["LATHE_PUBLIC_URL"].rsplit(":", 1)[1])) as made:
+        yield made
+
+
+def last_address(client: httpx.Client, name: str) -> str:
+    """Make a model of this name; return the address that the audit log has for it."""
+    made = client.post("/v1/models", json={"name": name, "files": [entry("config.json", b"{}")]}).json()["id"]
+    (row,) = [row for row in client.get("/v1/audit?action=models.create").json()["items"] if row["object"] == made]
+    return str(row["address"])
+
+
+def test_plain_http_leads_to_the_public_address_whatever_its_host_says(proxy: Proxy) -> None:
+    plain = f"http://127.0.0.1:{proxy.http}"
+    answer = httpx.post(f"{plain}/v1/jobs?state=queued", headers={"Host": "evil.example"}, content=b"{}")
+    assert (answer.status_code, answer.headers["location"]) == (308, f"{proxy.url}/v1/jobs?state=queued")
+    proof = proxy.folder / "acme" / ".well-known" / "acme-challenge" / "token"
+    proof.parent.mkdir(parents=True)
+    proof.write_text("proof")
+    assert httpx.get(f"{plain}/.well-known/acme-challenge/token").text == "proof"
+
+
+def test_tls_brings_its_headers_once_and_a_cookie_of_this_host(proxy: Proxy, behind: Service) -> None:
+    with proxy.client() as client:
+        answer = client.get("/v1/jobs")
+        assert answer.status_code == 401
+        assert [len(answer.headers.get_list(name)) for name in HEADERS] == [1, 1, 1]
+        assert answer.headers["server"] == "nginx"  # no version
+        signed = client.post("/sign-in", data={"key": behind.database.key}, headers={"Origin": proxy.url})
+        assert signed.headers["set-cookie"].startswith("__Host-")
+        assert "secure" in signed.headers["set-cookie"].lower()
+        assert client.get("/jobs").status_code == 200
+
+
+def test_an_address_is_the_callers_and_cannot_be_forged(proxy: Proxy, behind: Service) -> None:
+    key = new_team(behind)
+    with proxy.client("127.0.0.2", key, **FORGED) as client:
+        assert last_address(client, "through") == "127.0.0.2"
+    direct = httpx.Client(
+        base_url=behind.url,
+        headers={"Authorization": f"Bearer {key}", **FORGED},
+        transport=httpx.HTTPTransport(local_address="127.0.0.2"),
+    )
+    with direct:
+        assert last_address(direct, "past the proxy") == "127.0.0.2"
+    with proxy.client("127.0.0.4", WRONG) as guesser:
+        found = [guesser.get("/v1/jobs", headers={"X-Forwarded-For": f"9.9.9.{n}"}).status_code for n in range(4)]
+    assert found == [401, 401, 401, 429]
+    with proxy.client("127.0.0.5", WRONG) as other:
+        assert other.get("/v1/jobs").status_code == 401
+
+
+def test_events_come_as_they_happen(proxy: Proxy, behind: Service) -> None:
+    with proxy.client(key=new_team(behind)) as client:
+        mine = behind
+        models, data = {"base": ready_model(mine, client)}, [ready_dataset(mine, client)]
+        job = client.post("/v1/jobs", json={"models": models, "datasets": data, "recipe": "quick"}).json()["id"]
+        with client.stream("GET", f"/v1/jobs/{job}/events", headers={"Accept": "text/event-stream"}) as stream:
+            lines = stream.iter_lines()
+            assert any("queued" in line for line in lines)  # the stream is open and goes on
+            assert client.post(f"/v1/jobs/{job}/cancel").status_code == 202
+            assert any("cancel" in line for line in lines)
+
+
+def test_uploads_pass_as_they_come(proxy: Proxy, behind: Service) -> None:
+    data = os.urandom(8 * MIB)
+    with proxy.client(key=new_team(behind)) as client, proxy.client(key=client.headers["authorization"][7:]) as beside:
+
+        def arriving() -> int:
+            (quota,) = [quota for quota in beside.get("/v1/quotas").json()["items"] if quota["name"] == "bytes_arriving"]
+            return int(quota["used"])
+
+        def halves() -> Iterator[bytes]:
+            yield data[: len(data) // 2]
+            assert wait_for(arriving)  # the API has the request, of which the proxy has half
+            yield data[len(data) // 2 :]
+
+        made = client.post("/v1/models", json={"name": "m", "files": [entry("config.json", data)]}).json()["id"]
+        place = f"/v1/models/{made}/files/config.json"
+        assert client.put(place, content=halves()).status_code == 200
+        large = os.urandom(32 * MIB)  # more than the team may send at once: refused before it has come
+        made = client.post("/v1/models", json={"name": "m", "files": [entry("config.json", large)]}).json()["id"]
+        problem(client.put(f"/v1/models/{made}/files/config.json", content=large), 507, "bytes_quota_exceeded")
+
+
+def test_large_bodies_are_refused_in_the_services_form(proxy: Proxy, behind: Service) -> None:
+    with proxy.client(key=behind.database.key) as client:
+        assert "1572864 bytes" in problem(client.post("/v1/jobs", content=bytes(MIB * 3 // 2)), 413, "too_large")["cause"]
+        answer = client.post("/v1/jobs", content=bytes(3 * MIB))
+        assert "proxy" in problem(answer, 413, "too_large")["cause"]
+        assert [len(answer.headers.get_list(name)) for name in HEADERS] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("path", ["/metrics", "//metrics", "/%6detrics", "/v1/../metrics", "/./metrics?x=1"])
+def test_nobody_outside_reads_the_figures(proxy: Proxy, path: str) -> None:
+    with (
+        socket.create_connection(("127.0.0.1", proxy.https)) as raw,
+        proxy.trust.wrap_socket(raw, False, True, True, "localhost") as tls,
+    ):
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {SCRAPE}\r\n\r\n"
+        tls.sendall(head.encode())
+        answer = b"".join(iter(lambda: tls.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert b'"code":"not_found"' in answer
+
+
+def test_an_api_that_is_away_is_told_in_the_services_form() -> None:
+    with running(free_port()) as made, made.client() as client:
+        answer = client.get("/v1/jobs")
+        problem(answer, 503, "unavailable")
+        assert answer.headers["retry-after"]
+
+
+def test_half_requests_of_one_address_stop_nobody_else(proxy: Proxy, behind: Service) -> None:
+    def opened() -> Iterator[socket.socket]:
+        for number in range(MOST + 60):
+            made = socket.create_connection(("127.0.0.1", proxy.https), source_address=("127.0.0.7", 0), timeout=30)
+            with contextlib.suppress(OSError):  # it may have been closed already
+                made.sendall(b"GET /v1/jo" if number % 2 else b"\x16\x03\x01\x02\x00\x01")  # half of a handshake, too
+            yield made
+
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(made) for made in opened()]
+        for made in sockets:
+            made.setblocking(False)
+
+        def closed() -> int:
+            return sum(is_closed(made) for made in sockets)
+
+        assert wait_for(lambda: closed() >= 60)
+        with proxy.client("127.0.0.8") as client:
+            assert client.get("/healthz/live").status_code == 200
+    with proxy.client("127.0.0.7") as client:
+        assert wait_for(lambda: client.get("/healthz/live").status_code == 200)
+    assert len(proxy.log()) < 1000
+
+
+def is_closed(made: socket.socket) -> bool:
+    try:
+        return not made.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
