@@ -6,9 +6,12 @@ The file stays as it is but for ports, places and the API's address. FOLDER gets
 """
 
 import argparse
+import contextlib
+import os
 import re
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 SHIPPED = Path(__file__).resolve().parent.parent / "deploy" / "proxy" / "nginx.conf"
@@ -40,6 +43,33 @@ def write(folder: Path, public_url: str, certificate: Path, key: Path, *, api: s
     found = "|".join(map(re.escape, places))
     written.write_text(re.sub(found, lambda match: places[match[0]], text), encoding="utf-8")
     return written
+
+
+def sign(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for this machine that signs itself, for trials; return it and its key."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    name = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+    kind = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    command = ["openssl", "req", *kind, *name, "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+@contextlib.contextmanager
+def running(folder: Path, api: int, http: int, https: int) -> "Iterator[subprocess.Popen[bytes]]":
+    """Run it on this machine with a certificate that signs itself, for trials. What it prints is in FOLDER/log."""
+    certificate, key = sign(folder)
+    places = {"api": f"127.0.0.1:{api}", "http": str(http), "https": str(https)}
+    written = write(folder, f"https://localhost:{https}", certificate, key, **places)
+    # Where we are root nginx would give its workers to another user, who cannot enter this folder.
+    directives = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
+    with (folder / "log").open("wb") as out:
+        process = subprocess.Popen(["nginx", "-e", "stderr", "-c", str(written), "-g", directives], stdout=out, stderr=out)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def main(arguments: Sequence[str]) -> None:

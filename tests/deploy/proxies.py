@@ -1,11 +1,8 @@
 """The shipped proxy file in a real nginx, before whatever listens on a port."""
 
 import contextlib
-import os
 import shutil
 import ssl
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,41 +42,17 @@ class Proxy:
         return (self.folder / "log").read_text()
 
 
-def sign(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for localhost that signs itself; return it and its key."""
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    name = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
-    kind = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    command = ["openssl", "req", *kind, *name, "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
-
-
 @contextlib.contextmanager
 def running(api: int, https: int | None = None) -> Iterator[Proxy]:
     """Run it before an API's port. Its folder's name is short: sockets in it have names of 108 characters at most."""
     with tempfile.TemporaryDirectory(prefix="lathe-proxy-") as place:
-        folder = Path(place)
-        certificate, key = sign(folder)
-        made = Proxy(folder, free_port(), https or free_port(), ssl.create_default_context(cafile=str(certificate)))
-        command = [sys.executable, proxy.__file__, place, "--public-url", made.url]
-        command += ["--certificate", str(certificate), "--key", str(key), "--api", f"127.0.0.1:{api}"]
-        command += ["--http", str(made.http), "--https", str(made.https)]
-        subprocess.run(command, check=True, capture_output=True)
-        # Where we are root nginx would give its workers to another user, who cannot enter this folder.
-        directives = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
-        with (folder / "log").open("wb") as out:
-            process = subprocess.Popen(
-                ["nginx", "-e", "stderr", "-c", str(folder / "nginx.conf"), "-g", directives], stdout=out, stderr=out
-            )
-        try:
+        folder, http, https = Path(place), free_port(), https or free_port()
+        with proxy.running(folder, api, http, https) as process:
+            made = Proxy(folder, http, https, ssl.create_default_context(cafile=str(folder / "certificate.pem")))
 
             def ready() -> bool:
                 assert process.poll() is None, made.log()
-                return httpx.get(f"http://127.0.0.1:{made.http}/").status_code == 308
+                return httpx.get(f"http://127.0.0.1:{http}/").status_code == 308
 
             wait_for(ready)
             yield made
-        finally:
-            process.terminate()
-            process.wait()

@@ -2,12 +2,17 @@
 
 import contextlib
 import os
+import shlex
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
+from scripts import proxy as proxy_file
 from tests.app.api.conftest import SCRAPE, entry, new_team, problem, ready_dataset, ready_model
 from tests.conftest import Service, free_port, fresh_database, wait_for
 from tests.deploy.proxies import INSTALLED, Proxy, running
@@ -145,6 +150,15 @@ def test_nobody_outside_reads_the_figures(proxy: Proxy, path: str) -> None:
         answer = b"".join(iter(lambda: tls.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 404")
     assert b'"code":"not_found"' in answer
+
+
+def test_the_command_writes_what_nginx_takes(tmp_path: Path) -> None:
+    certificate, key = proxy_file.sign(tmp_path)
+    command = [sys.executable, proxy_file.__file__, str(tmp_path), "--public-url", "https://lathe.example.com/"]
+    command += ["--certificate", str(certificate), "--key", str(key), "--http", "127.0.0.1:8080", "--https", "127.0.0.1:8443"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    subprocess.run([*shlex.split(told), "-t"], check=True, capture_output=True)
+    assert '"https://lathe.example.com"' in (tmp_path / "public.conf").read_text()
 
 
 def test_an_api_that_is_away_is_told_in_the_services_form() -> None:
