@@ -8,7 +8,7 @@ CONSTRAINTS := constraints.txt
 # Tests wait for servers and processes as much as they compute, so three at once fill two cores.
 TESTERS ?= 3
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format lock schema bench equality chaos pin setup-system hooks clean
+.PHONY: help setup demo up test check format lock schema bench equality chaos audit sbom pin setup-system hooks clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ KILLS ?= 200
 SEED ?= 1
 chaos: setup ## JOBS=200 jobs under KILLS=200 kills at random (SEED=1), then an audit; about an hour on two cores
 	$(RUN) tests.chaos --jobs $(JOBS) --kills $(KILLS) --seed $(SEED)
+
+audit: setup ## Ask OSV for known vulnerabilities of what is locked, and of torch; 3, "not checked", where it is not reached
+	$(BIN)/python scripts/audit.py
+
+sbom: setup ## List what is installed as CycloneDX, in lathe.cdx.json
+	$(BIN)/python scripts/sbom.py lathe.cdx.json
 
 pin: setup ## Ask the registries for the digests of all images, into compose.pinned.yaml (needs Docker)
 	$(BIN)/python scripts/pin_images.py compose.pinned.yaml

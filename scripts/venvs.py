@@ -1,9 +1,10 @@
-"""Make the environments of a user who only has stock tools: .venv-onnx and .venv-transformers.
+"""Make environments beside Lathe's own: of a user who only has stock tools (.venv-onnx, .venv-transformers), and of our tools.
 
-    python scripts/venvs.py [onnx] [transformers]        (default: both)
+    python scripts/venvs.py [onnx] [transformers] [audit]        (default: the first two)
 
 pip installs everything, torch included, so that the machine's own build of torch is used. Versions come from
-constraints.txt where it exists. Idempotent: an environment whose requirements have not changed is kept.
+constraints.txt where it exists, but for our tools, which want others. Idempotent: an environment whose requirements have
+not changed is kept.
 """
 
 import re
@@ -27,6 +28,8 @@ def _stock() -> dict[str, tuple[str, ...]]:
 
 
 STOCK = _stock()
+TOOLS = {"audit": ("cyclonedx-bom>=7.5,<8", "pip-audit>=2.10,<3")}
+"""Tools that look at Lathe's environment from outside: they refuse versions that are locked there (chardet)."""
 
 
 def python_of(name: str) -> Path:
@@ -38,16 +41,17 @@ def make(name: str) -> Path:
     """Make an environment unless it is there already; return its interpreter."""
     folder = ROOT / f".venv-{name}"
     constraints = ROOT / "constraints.txt"
-    pinned = constraints.read_text(encoding="utf-8") if constraints.exists() else ""
-    wanted = "\n".join([sys.version, *STOCK[name], pinned])
+    pinned = constraints.read_text(encoding="utf-8") if name in STOCK and constraints.exists() else ""
+    needed = {**STOCK, **TOOLS}[name]
+    wanted = "\n".join([sys.version, *needed, pinned])
     stamp = folder / "requirements.stamp"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return python_of(name)
     shutil.rmtree(folder, ignore_errors=True)
-    print(f"making {folder.name} with {', '.join(STOCK[name])}", flush=True)
+    print(f"making {folder.name} with {', '.join(needed)}", flush=True)
     venv.create(folder, with_pip=True)
     options = ["-c", str(constraints)] if pinned else []
-    subprocess.run([python_of(name), "-m", "pip", "install", "-q", *options, *STOCK[name]], check=True)
+    subprocess.run([python_of(name), "-m", "pip", "install", "-q", *options, *needed], check=True)
     stamp.write_text(wanted, encoding="utf-8")  # last: a half-made environment has no stamp
     return python_of(name)
 
