@@ -19,6 +19,7 @@ ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 LATHE_HOME=/var/lib/lathe
 RUN useradd --create-home --uid 10001 lathe && install -d -o lathe -g lathe /var/lib/lathe
 WORKDIR /srv/lathe
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY requirements ./requirements
 COPY compression ./compression
 COPY app ./app
 COPY client ./client
@@ -26,7 +27,8 @@ COPY workers ./workers
 COPY migrations ./migrations
 
 FROM base AS api
-RUN pip install --constraint constraints.txt .
+RUN pip install --require-hashes --no-deps --requirement requirements/api.txt \
+    && pip install --no-deps --no-build-isolation .
 USER lathe
 EXPOSE 8321
 HEALTHCHECK CMD ["python", "-c", "import httpx; httpx.get('http://127.0.0.1:8321/healthz/ready').raise_for_status()"]
@@ -44,15 +46,18 @@ ENV LATHE_WORDNET=/usr/share/wordnet
 
 FROM confined AS worker
 # The CPU build, from torch's own index: PyPI's build would bring gigabytes of CUDA.
-RUN pip install --index-url https://download.pytorch.org/whl/cpu 'torch>=2.13,<3' \
-    && pip install --constraint constraints.txt '.[worker,lm-eval]'
+RUN pip install --require-hashes --no-deps --requirement requirements/worker.txt \
+    && pip install --index-url https://download.pytorch.org/whl/cpu --constraint constraints.txt 'torch>=2.13,<3' \
+    && pip install --no-deps --no-build-isolation .
 USER lathe
 ENTRYPOINT ["python", "-m", "workers"]
 CMD ["jobs"]
 
 FROM confined AS worker-cuda
 # PyPI's torch brings its own CUDA libraries; the host needs only a driver and the NVIDIA container toolkit.
-RUN pip install 'torch>=2.13,<3' && pip install --constraint constraints.txt '.[worker,lm-eval]'
+RUN pip install --require-hashes --no-deps --requirement requirements/worker.txt \
+    && pip install --constraint constraints.txt 'torch>=2.13,<3' \
+    && pip install --no-deps --no-build-isolation .
 USER lathe
 ENTRYPOINT ["python", "-m", "workers"]
 CMD ["jobs"]

@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
-# Pins everything but torch: a machine's own build of torch is used (docs/decisions/0002-torch-is-a-range.md).
-CONSTRAINTS := constraints.txt
+# All but torch is installed by hash: a machine's own build of torch is used (docs/decisions/0002-torch-is-a-range.md, 0035).
+HASHED := requirements/dev.txt
+TORCH := torch>=2.13,<3
 # Tests wait for servers and processes as much as they compute, so three at once fill two cores.
 TESTERS ?= 3
 .DEFAULT_GOAL := help
@@ -15,10 +16,12 @@ help: ## Show this list
 
 setup: $(VENV)/.installed ## Make the virtual environment (.venv) and install Lathe with everything into it
 
-$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+$(VENV)/.installed: pyproject.toml $(HASHED)
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --quiet --upgrade pip
-	$(RUN) pip install --quiet --constraint $(CONSTRAINTS) --editable '.[worker,embedded,dev]'
+	$(RUN) pip install --quiet --require-hashes --no-deps --requirement $(HASHED)
+	$(RUN) pip install --quiet --constraint constraints.txt '$(TORCH)'
+	$(RUN) pip install --quiet --no-deps --no-build-isolation --editable .
+	$(RUN) pip check
 	@touch $@
 
 demo: setup ## A real model through a real job to a downloaded, reopened checkpoint
@@ -40,8 +43,8 @@ format: setup ## Mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: ## Resolve all dependencies anew and pin everything but torch in constraints.txt
-	$(PYTHON) scripts/lock.py $(CONSTRAINTS)
+lock: ## Resolve all dependencies anew: constraints.txt pins all but torch, requirements/ has their hashes
+	$(PYTHON) scripts/lock.py
 
 schema: setup ## Write the schema of before.json to docs/before.schema.json
 	$(RUN) scripts.schema
