@@ -30,8 +30,9 @@ def write(folder: Path, public_url: str, certificate: Path, key: Path, *, api: s
         "listen 8080 ": f"listen {http} ",
         "listen 8443 ": f"listen {https} ",
         "server api:8321 ": f"server {api} ",
-        "/etc/lathe/tls/certificate.pem": str(certificate.resolve()),
-        "/etc/lathe/tls/key.pem": str(key.resolve()),
+        # Links stay links: a renewal gives them other files.
+        "/etc/lathe/tls/certificate.pem": str(certificate.absolute()),
+        "/etc/lathe/tls/key.pem": str(key.absolute()),
         "/etc/lathe/public.conf": str(folder / "public.conf"),
         "/srv/acme": str(folder / "acme"),
         "/tmp/": f"{folder / 'run'}/",  # noqa: S108  # the container's

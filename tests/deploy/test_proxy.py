@@ -80,6 +80,13 @@ def test_tls_brings_its_headers_once_and_a_cookie_of_this_host(proxy: Proxy, beh
         assert client.get("/jobs").status_code == 200
 
 
+def test_http_2_reaches_the_api_by_its_name(proxy: Proxy, behind: Service) -> None:
+    trusted = ["curl", "-sS", "--http2", "--cacert", str(proxy.folder / "certificate.pem"), "-o", "/dev/null"]
+    form = ["-H", f"Origin: {proxy.url}", "--data-urlencode", f"key={behind.database.key}", f"{proxy.url}/sign-in"]
+    told = subprocess.run([*trusted, "-w", "%{http_version} %{http_code}", *form], check=True, capture_output=True, text=True)
+    assert told.stdout == "2 303"
+
+
 def test_an_address_is_the_callers_and_cannot_be_forged(proxy: Proxy, behind: Service) -> None:
     key = new_team(behind)
     with proxy.client("127.0.0.2", key, **FORGED) as client:
@@ -154,11 +161,22 @@ def test_nobody_outside_reads_the_figures(proxy: Proxy, path: str) -> None:
 
 def test_the_command_writes_what_nginx_takes(tmp_path: Path) -> None:
     certificate, key = proxy_file.sign(tmp_path)
+    (tmp_path / "live.pem").symlink_to(certificate)
     command = [sys.executable, proxy_file.__file__, str(tmp_path), "--public-url", "https://lathe.example.com/"]
-    command += ["--certificate", str(certificate), "--key", str(key), "--http", "127.0.0.1:8080", "--https", "127.0.0.1:8443"]
+    command += [
+        "--certificate",
+        str(tmp_path / "live.pem"),
+        "--key",
+        str(key),
+        "--http",
+        "127.0.0.1:8080",
+        "--https",
+        "127.0.0.1:8443",
+    ]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     subprocess.run([*shlex.split(told), "-t"], check=True, capture_output=True)
     assert '"https://lathe.example.com"' in (tmp_path / "public.conf").read_text()
+    assert f"{tmp_path}/live.pem;" in (tmp_path / "nginx.conf").read_text()  # a renewal gives the link another file
 
 
 def test_an_api_that_is_away_is_told_in_the_services_form() -> None:
