@@ -58,6 +58,12 @@ def last_address(client: httpx.Client, name: str) -> str:
     return str(row["address"])
 
 
+def submitted(service: Service, client: httpx.Client) -> str:
+    """A job that waits: no worker is here."""
+    models, data = {"base": ready_model(service, client)}, [ready_dataset(service, client)]
+    return str(client.post("/v1/jobs", json={"models": models, "datasets": data, "recipe": "quick"}).json()["id"])
+
+
 def test_plain_http_leads_to_the_public_address_whatever_its_host_says(proxy: Proxy) -> None:
     plain = f"http://127.0.0.1:{proxy.http}"
     answer = httpx.post(f"{plain}/v1/jobs?state=queued", headers={"Host": "evil.example"}, content=b"{}")
@@ -107,9 +113,7 @@ def test_an_address_is_the_callers_and_cannot_be_forged(proxy: Proxy, behind: Se
 
 def test_events_come_as_they_happen(proxy: Proxy, behind: Service) -> None:
     with proxy.client(key=new_team(behind)) as client:
-        mine = behind
-        models, data = {"base": ready_model(mine, client)}, [ready_dataset(mine, client)]
-        job = client.post("/v1/jobs", json={"models": models, "datasets": data, "recipe": "quick"}).json()["id"]
+        job = submitted(behind, client)
         with client.stream("GET", f"/v1/jobs/{job}/events", headers={"Accept": "text/event-stream"}) as stream:
             lines = stream.iter_lines()
             assert any("queued" in line for line in lines)  # the stream is open and goes on
@@ -188,22 +192,29 @@ def test_an_api_that_is_away_is_told_in_the_services_form() -> None:
 
 
 @pytest.fixture
-def timed(request: pytest.FixtureRequest, behind: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """The proxy with other times for headers and bodies."""
+def changed(
+    request: pytest.FixtureRequest, behind: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Proxy]:
+    """The proxy with other figures in the shipped file."""
     shipped, text = tmp_path / "nginx.conf", proxy_file.SHIPPED.read_text()
-    for name, ours in (("client_header_timeout", "10s"), ("client_body_timeout", "60s")):
-        assert f" {name} {ours};" in text
-        text = text.replace(f" {name} {ours};", f" {name} {request.param};")
+    for ours, other in request.param.items():
+        assert text.count(f" {ours};") == 1
+        text = text.replace(f" {ours};", f" {other};")
     shipped.write_text(text)
     monkeypatch.setattr(proxy_file, "SHIPPED", shipped)
     with running(behind.port) as made:
         yield made
 
 
-@pytest.mark.parametrize("timed", ["1h"], indirect=True)  # so that what is closed is one too many
-def test_half_requests_of_one_address_stop_nobody_else(timed: Proxy) -> None:
+LONG = {"client_header_timeout 10s": "client_header_timeout 1h"}
+SHORT = {"client_header_timeout 10s": "client_header_timeout 1s", "client_body_timeout 60s": "client_body_timeout 1s"}
+FEW = {"limit_conn requests 256": "limit_conn requests 4"}
+
+
+@pytest.mark.parametrize("changed", [LONG], ids=["patient"], indirect=True)  # so that what is closed is one too many
+def test_half_requests_of_one_address_stop_nobody_else(changed: Proxy) -> None:
     def opened(number: int) -> socket.socket:
-        made = socket.create_connection(("127.0.0.1", timed.https), source_address=("127.0.0.7", 0), timeout=30)
+        made = socket.create_connection(("127.0.0.1", changed.https), source_address=("127.0.0.7", 0), timeout=30)
         with contextlib.suppress(OSError):  # it may have been closed already
             made.sendall(b"GET /v1/jo" if number % 2 else b"\x16\x03\x01\x02\x00\x01")  # half of a handshake, too
         made.setblocking(False)
@@ -212,23 +223,39 @@ def test_half_requests_of_one_address_stop_nobody_else(timed: Proxy) -> None:
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(opened(number)) for number in range(MOST + 60)]
         wait_for(lambda: sum(map(is_closed, sockets)) == 60)
-        with timed.client("127.0.0.8") as client:
+        with changed.client("127.0.0.8") as client:
             assert client.get("/healthz/live").status_code == 200
-    with timed.client("127.0.0.7") as client:
+    with changed.client("127.0.0.7") as client:
         assert wait_for(lambda: client.get("/healthz/live").status_code == 200)
-    assert len(timed.log()) < 1000
+    assert len(changed.log()) < 1000
 
 
-@pytest.mark.parametrize("timed", ["1s"], indirect=True)
-@pytest.mark.parametrize("begun", [b"GET /v1/jo", b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"])
-def test_what_stands_still_is_cut_off(timed: Proxy, begun: bytes) -> None:
+@pytest.mark.parametrize("changed", [SHORT], ids=["impatient"], indirect=True)
+@pytest.mark.parametrize(
+    "begun",
+    [b"GET /v1/jo", b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"],
+    ids=["headers", "body"],
+)
+def test_what_stands_still_is_cut_off(changed: Proxy, begun: bytes) -> None:
     with (
-        socket.create_connection(("127.0.0.1", timed.https), timeout=30) as raw,
-        timed.trust.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=True) as tls,
+        socket.create_connection(("127.0.0.1", changed.https), timeout=30) as raw,
+        changed.trust.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=True) as tls,
     ):
         tls.sendall(begun)
         with contextlib.suppress(ConnectionResetError):
             assert b"HTTP/1.1 200" not in b"".join(iter(lambda: tls.recv(65536), b""))
+
+
+@pytest.mark.parametrize("changed", [FEW], ids=["narrow"], indirect=True)
+def test_one_connection_carries_no_more_requests_at_once_than_many_would(changed: Proxy, behind: Service) -> None:
+    with changed.client(key=behind.database.key) as client:
+        job = submitted(behind, client)
+        asked = ["--http2", "--parallel", "--parallel-immediate", f"{changed.url}/v1/jobs/{job}?[1-12]"]
+        sent = ["-H", f"Authorization: {client.headers['authorization']}", "-H", "Prefer: wait=2"]
+        command = ["curl", "-sS", "--cacert", str(changed.folder / "certificate.pem"), *asked, *sent]
+        told = subprocess.run([*command, "-w", "\n%{http_code}\n"], check=True, capture_output=True, text=True).stdout
+    assert told.count("\n200\n") >= 4
+    assert told.count('"code":"too_many_connections"') == told.count("\n503\n") >= 1
 
 
 def is_closed(made: socket.socket) -> bool:
