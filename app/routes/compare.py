@@ -8,6 +8,7 @@ from app import compare as domain
 from app.addresses import next_page
 from app.compare import Comparison
 from app.deps import CallerDep, ReadDep
+from app.document import CSV
 from app.listing import MOST_WANTED
 from app.paging import PageSize, PageToken
 from app.schemas import TEXT, Id
@@ -15,7 +16,7 @@ from app.schemas import TEXT, Id
 router = APIRouter(prefix="/v1/compare", tags=["compare"])
 
 
-@router.get("", response_model=Comparison, responses={200: {"content": {"text/csv": {}}}})
+@router.get("", response_model=Comparison, responses={200: {"content": CSV}})
 def compare(
     request: Request,
     response: Response,
