@@ -30,6 +30,8 @@ CSV: dict[str, Any] = {"text/csv": {"schema": {"type": "string"}}}
 PAGE: dict[str, Any] = {"text/html": {"schema": {"type": "string"}}}
 RAW_BODY = {"requestBody": {"required": True, "content": BINARY}}
 """`openapi_extra` of a route that reads its body as it comes."""
+RAW_PART = {"requestBody": {"content": BINARY}}
+"""Of one that takes a body without bytes, or none, too."""
 KINDS = "x-problems"
 """Where `problems` notes its codes until they become responses; the document keeps them, for programs."""
 _CODES: dict[str, type[Problem] | type[CompressionError]] = {

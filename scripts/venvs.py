@@ -1,11 +1,12 @@
-"""Make the environments of a user who only has stock tools: .venv-onnx and .venv-transformers.
+"""Make environments beside .venv: of a user who only has stock tools, and of tools that cannot share ours.
 
-    python scripts/venvs.py [onnx] [transformers]        (default: both)
+    python scripts/venvs.py [onnx] [transformers] [contract]        (default: the first two)
 
 pip installs everything, torch included, so that the machine's own build of torch is used. Versions come from
 constraints.txt where it exists. Idempotent: an environment whose requirements have not changed is kept.
 """
 
+import fcntl
 import re
 import shutil
 import subprocess
@@ -27,27 +28,42 @@ def _stock() -> dict[str, tuple[str, ...]]:
 
 
 STOCK = _stock()
+TOOLS = {"contract": ("schemathesis==4.32.5", "openapi-python-client==0.29.1")}
+"""What reads the OpenAPI document as a stranger does. The one's plugin would load in every pytest; the other pins typer."""
+UNPINNED = {"contract": ("typer",)}
 
 
 def python_of(name: str) -> Path:
-    """Return the interpreter of a stock environment."""
+    """Return the interpreter of an environment."""
     return ROOT / f".venv-{name}" / "bin" / "python"
 
 
 def make(name: str) -> Path:
-    """Make an environment unless it is there already; return its interpreter."""
-    folder = ROOT / f".venv-{name}"
+    """Make an environment unless it is there already; return its interpreter. Of two at once, one waits for the other."""
+    with (ROOT / f".venv-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _make(name, ROOT / f".venv-{name}")
+
+
+def _pins(name: str) -> str:
+    """Return the constraints of an environment."""
     constraints = ROOT / "constraints.txt"
-    pinned = constraints.read_text(encoding="utf-8") if constraints.exists() else ""
-    wanted = "\n".join([sys.version, *STOCK[name], pinned])
+    lines = constraints.read_text(encoding="utf-8").splitlines() if constraints.exists() else []
+    return "\n".join(line for line in lines if line.partition("==")[0] not in UNPINNED.get(name, ()))
+
+
+def _make(name: str, folder: Path) -> Path:
+    needs, pinned = (STOCK | TOOLS)[name], _pins(name)
+    wanted = "\n".join([sys.version, *needs, pinned])
     stamp = folder / "requirements.stamp"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return python_of(name)
     shutil.rmtree(folder, ignore_errors=True)
-    print(f"making {folder.name} with {', '.join(STOCK[name])}", flush=True)
+    print(f"making {folder.name} with {', '.join(needs)}", flush=True)
     venv.create(folder, with_pip=True)
-    options = ["-c", str(constraints)] if pinned else []
-    subprocess.run([python_of(name), "-m", "pip", "install", "-q", *options, *STOCK[name]], check=True)
+    constraints = folder / "constraints.txt"
+    constraints.write_text(pinned, encoding="utf-8")
+    subprocess.run([python_of(name), "-m", "pip", "install", "-q", "-c", str(constraints), *needs], check=True)
     stamp.write_text(wanted, encoding="utf-8")  # last: a half-made environment has no stamp
     return python_of(name)
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import raiseload
 from app import resources
 from app.db import reading
 from app.deps import CallerDep, OnceDep, ReadDep, SessionDep, SettingsDep, StorageDep, WriterDep
-from app.document import RAW_BODY, headers, problems
+from app.document import RAW_BODY, RAW_PART, headers, problems
 from app.errors import (
     AlreadySealed,
     BytesQuotaExceeded,
@@ -165,7 +165,7 @@ def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[R
         "/{identifier}/files/{path:path}",
         response_model=FileOut,
         responses={200: {"headers": headers(*PROGRESS)}, **EXTENDING},
-        openapi_extra=RAW_BODY,
+        openapi_extra=RAW_PART,
         summary="Send the part of a file from Upload-Offset on, raw",
     )
     async def extend(
