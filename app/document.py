@@ -5,6 +5,7 @@ and from its method are added here, so that every route has them.
 """
 
 import datetime as dt
+import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
@@ -212,6 +213,18 @@ def _complete(route: APIRoute, method: str, operation: dict[str, Any], shared: d
         answers[str(status)] = {"$ref": f"#/components/responses/{name}"}
 
 
+def _describe_defaults(part: Any) -> None:
+    """Say in words what an object that is left out stands for: generators of clients take no objects as defaults."""
+    if isinstance(part, dict):
+        if isinstance(part.get("default"), dict) and part["default"] and ("anyOf" in part or "$ref" in part):
+            said = f"Default: `{json.dumps(part.pop('default'))}`"
+            part["description"] = f"{part['description']} {said}" if "description" in part else said
+        part = list(part.values())
+    if isinstance(part, list):
+        for below in part:
+            _describe_defaults(below)
+
+
 def complete(document: dict[str, Any], app: FastAPI) -> dict[str, Any]:
     """Add to what FastAPI made of the routes what all of them have in common."""
     shared: dict[str, Any] = {}
@@ -227,6 +240,7 @@ def complete(document: dict[str, Any], app: FastAPI) -> dict[str, Any]:
     schemas.pop("ValidationError", None)
     problem = ProblemDocument.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
     schemas.update(problem.pop("$defs"), Problem=problem)
+    _describe_defaults(schemas)
     components["responses"], components["headers"] = dict(sorted(shared.items())), HEADERS
     return document
 

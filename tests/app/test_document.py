@@ -194,3 +194,10 @@ def test_a_later_route_is_documented_by_what_it_declares() -> None:
     assert codes["410"] == ["deleted"]
     assert codes["422"] == ["invalid_request", "idempotency_key_reused"]
     assert {"413", "429", "500", "503", "507"} <= set(codes)
+
+
+def test_no_object_is_a_default_beside_a_reference() -> None:
+    """Generators of clients take none, and drop the whole schema: it is said in words."""
+    recipe = DOCUMENT["components"]["schemas"]["Recipe"]["properties"]
+    assert "default" not in recipe["quantize"]
+    assert '"scheme": "dynamic-int8"' in recipe["quantize"]["description"]
