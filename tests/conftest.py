@@ -230,6 +230,7 @@ class Service:
             return httpx.get(f"{self.url}/healthz/ready").status_code == 200
 
         wait_for(ready)
+        documented.learn(self.url)
 
     def start_workers(self, *names: str) -> None:
         """Start some of jobs, checks and keeper."""

@@ -1,23 +1,32 @@
 """Holds each answer that a test gets against the OpenAPI document: status, content type and a problem's code must be in it."""
 
 import re
-from functools import lru_cache
 from typing import Any
 
 import httpx
 
-Operations = list[tuple[re.Pattern[str], dict[str, Any]]]
+OTHER_ADDRESS = "127.0.0.9"
+"""Whence the document is asked for, so that no test's requests are counted together with that one."""
+paths: list[tuple[re.Pattern[str], dict[str, Any]]] = []
+"""A path's pattern and its operations, plain paths first; empty until `learn`."""
+shared: dict[str, Any] = {}
+"""Responses that operations have in common."""
 
 
-@lru_cache
-def operations() -> tuple[Operations, dict[str, Any]]:
-    """Return (path's pattern, its operations), plain paths first, and the responses that they share."""
-    from app.main import app  # only tests of the service need it
+def learn(url: str) -> None:
+    """Read the document of an API that is up, once a process."""
+    if paths:
+        return
+    with httpx.Client(transport=httpx.HTTPTransport(local_address=OTHER_ADDRESS), timeout=60) as http:
+        know(http.get(f"{url}/openapi.json").json())
 
-    document = app.openapi()
-    paths = sorted(document["paths"].items(), key=lambda pair: pair[0].count("{"))
-    found = [(re.compile(re.sub(r"\{(\w+)\}", _pattern, path)), ways) for path, ways in paths]
-    return found, document["components"]["responses"]
+
+def know(document: dict[str, Any]) -> None:
+    """Hold answers against this document from now on."""
+    paths.clear()
+    shared.update(document["components"]["responses"])
+    for path, ways in sorted(document["paths"].items(), key=lambda pair: pair[0].count("{")):
+        paths.append((re.compile(re.sub(r"\{(\w+)\}", _pattern, path)), ways))
 
 
 def _pattern(part: re.Match[str]) -> str:
@@ -27,8 +36,7 @@ def _pattern(part: re.Match[str]) -> str:
 def undocumented(answer: httpx.Response) -> str | None:
     """Say what of an answer the document does not have; None if all is there, or if the path is none of the document's."""
     request = answer.request
-    found, shared = operations()
-    ways = next((ways for pattern, ways in found if pattern.fullmatch(request.url.path)), None)
+    ways = next((ways for pattern, ways in paths if pattern.fullmatch(request.url.path)), None)
     if ways is None:
         return None
     way = ways.get(request.method.lower())

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
+
 from app import errors
 from app.auth import SAFE_METHODS
 from app.deps import OnceDep, WriterDep
@@ -11,6 +13,7 @@ from app.document import MEDIA, Documented, ProblemDocument, problems
 from app.main import app
 from app.routes.teams import TeamOut
 from app.schemas import Page
+from tests import documented
 from tests.app.api.test_keys import needs
 
 DOCUMENT = app.openapi()
@@ -194,6 +197,23 @@ def test_a_later_route_is_documented_by_what_it_declares() -> None:
     assert codes["410"] == ["deleted"]
     assert codes["422"] == ["invalid_request", "idempotency_key_reused"]
     assert {"413", "429", "500", "503", "507"} <= set(codes)
+
+
+def _answered(status: int, body: dict[str, Any] | None = None, path: str = "/v1/jobs/job_1") -> str | None:
+    """Hold an answer to a DELETE against the document, as every test of the API does."""
+    kind = {"content-type": MEDIA} if body else {}
+    sent = httpx.Request("DELETE", f"http://lathe{path}")
+    return documented.undocumented(httpx.Response(status, headers=kind, json=body, request=sent))
+
+
+def test_an_answer_that_the_document_lacks_is_noticed() -> None:
+    documented.know(DOCUMENT)
+    assert _answered(204) is None
+    assert _answered(409, {"code": "wrong_state"}) is None
+    assert _answered(409, {"code": "in_use"}) == "problem in_use"
+    assert _answered(418) == "status 418"
+    assert _answered(204, {"code": "x"}) == f"{MEDIA} with status 204"
+    assert _answered(204, path="/v1/queue") == "the method"
 
 
 def test_no_object_is_a_default_beside_a_reference() -> None:
