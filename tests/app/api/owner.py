@@ -41,6 +41,8 @@ class Owner:
         waiting = {noun: self._uploading(noun) for noun in ("models", "datasets")}
         self.objects = {
             **waiting,
+            "base": body["models"]["base"],
+            "data": body["datasets"][0],
             "job_id": job,
             "artifact_id": self._artifact(job),
             "path": FILE,
