@@ -183,6 +183,14 @@ def _name(codes: Sequence[str], *, head: bool, pages: bool) -> str:
     return "".join(names) + ("Head" if head else "") + ("Page" if pages else "")
 
 
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a parameter's schema as it can be sent: an address or a header may lack a value, and holds no null."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return schema
+    return {**kinds[0], **{name: value for name, value in schema.items() if name != "anyOf"}}
+
+
 def _complete(route: APIRoute, method: str, operation: dict[str, Any], shared: dict[str, Any]) -> None:
     """Write an operation's problems, and the headers of its other answers."""
     answers: dict[str, dict[str, Any]] = operation["responses"]
@@ -196,6 +204,8 @@ def _complete(route: APIRoute, method: str, operation: dict[str, Any], shared: d
     usual = ["X-Request-Id", *([] if route.path in ALWAYS else COUNTED)]
     usual += ["Idempotency-Replayed"] if _uses(route.dependant, Once) else []
     usual += ["Link"] if any(field.alias == "page_token" for field in route.dependant.query_params) else []
+    for parameter in operation.get("parameters", ()):
+        parameter["schema"] = _without_null(parameter["schema"])
     head = method == "HEAD"
     for answer in answers.values():
         answer["headers"] = {**answer.get("headers", {}), **headers(*usual)}

@@ -151,6 +151,7 @@ def test_bodies_and_other_forms_of_an_answer_are_declared() -> None:
             schema = way["requestBody"]["content"]["application/octet-stream"]["schema"]
             assert schema == {"type": "string", "format": "binary"}, (method, path)
         assert not [one for one in way.get("parameters", ()) if one["name"] in ("accept", "authorization", "content-type")]
+        assert not [one for one in way.get("parameters", ()) if {"type": "null"} in one["schema"].get("anyOf", ())]
     kinds = {way: set(responses(ways[way]).get("200", {}).get("content", ())) for way in ways}
     streams = {path for (_, path), found in kinds.items() if "text/event-stream" in found}
     assert streams == {"/v1/jobs", "/v1/jobs/{job_id}/events"}
