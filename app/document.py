@@ -83,28 +83,29 @@ class ProblemDocument(BaseModel):
     quota: Annotated[Exhausted | None, Field(description="Of a limit that was met.")] = None
 
 
-def _header(description: str, kind: str = "string") -> dict[str, Any]:
-    return {"description": description, "schema": {"type": kind}}
+def _header(description: str, kind: str = "string", *, always: bool = False) -> dict[str, Any]:
+    """always: in every answer of which it is declared."""
+    return {"description": description, "schema": {"type": kind}, **({"required": True} if always else {})}
 
 
 HEADERS: dict[str, dict[str, Any]] = {
-    "X-Request-Id": _header("What the log knows the request by; the caller's own if it sent one."),
+    "X-Request-Id": _header("What the log knows the request by; the caller's own if it sent one.", always=True),
     "RateLimit": _header("What is left of each rate limit: `r` requests for `t` seconds."),
     "RateLimit-Policy": _header("Each rate limit: `q` requests in `w` seconds."),
     "Retry-After": _header("Seconds to wait.", "integer"),
-    "WWW-Authenticate": _header("`Bearer`."),
+    "WWW-Authenticate": _header("`Bearer`.", always=True),
     "Link": _header('The next page, `rel="next"`; absent on the last one.'),
     "Idempotency-Replayed": _header("`true` if this is the stored answer of an earlier request with the same key."),
-    "ETag": _header("Names the content; `If-None-Match` with it answers 304."),
-    "Cache-Control": _header("How long the answer may be kept."),
+    "ETag": _header("Names the content; `If-None-Match` with it answers 304.", always=True),
+    "Cache-Control": _header("How long the answer may be kept.", always=True),
     "Content-Disposition": _header("Name under which to keep the file."),
-    "Content-Range": _header("Which bytes these are, and of how many."),
-    "Accept-Ranges": _header("`bytes`."),
-    "Repr-Digest": _header("SHA-256 of the whole file (RFC 9530)."),
-    "Location": _header("A presigned address of the bytes, which needs no key."),
-    "Upload-Offset": _header("How many bytes of the file have come.", "integer"),
-    "Upload-Complete": _header("`?1` if all of it has come, else `?0`."),
-    "Upload-Limit": _header("`max-size`: bytes that a file may have."),
+    "Content-Range": _header("Which bytes these are, and of how many.", always=True),
+    "Accept-Ranges": _header("`bytes`.", always=True),
+    "Repr-Digest": _header("SHA-256 of the whole file (RFC 9530).", always=True),
+    "Location": _header("A presigned address of the bytes, which needs no key.", always=True),
+    "Upload-Offset": _header("How many bytes of the file have come.", "integer", always=True),
+    "Upload-Complete": _header("`?1` if all of it has come, else `?0`.", always=True),
+    "Upload-Limit": _header("`max-size`: bytes that a file may have.", always=True),
 }
 
 
@@ -168,7 +169,7 @@ def _write(status: int, codes: Sequence[str], *, head: bool, pages: bool) -> dic
     extra = {name for kind in kinds if issubclass(kind, Problem) for name in kind.headers}
     extra |= {"Retry-After"} if status == errors.RateLimited.status else set()
     counted = () if status in UNCOUNTED else COUNTED
-    content = {MEDIA: {"schema": {"$ref": "#/components/schemas/Problem"}}, **(PAGE if pages else {})}
+    content = {**(PAGE if pages else {}), MEDIA: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         "description": "\n".join(f"`{kind.code}`: {(kind.__doc__ or '').splitlines()[0]}" for kind in kinds),
         "headers": headers("X-Request-Id", *counted, *sorted(extra)),

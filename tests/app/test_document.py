@@ -202,19 +202,20 @@ def test_a_later_route_is_documented_by_what_it_declares() -> None:
 
 def _answered(status: int, body: dict[str, Any] | None = None, path: str = "/v1/jobs/job_1") -> str | None:
     """Hold an answer to a DELETE against the document, as every test of the API does."""
-    kind = {"content-type": MEDIA} if body else {}
+    headers = {"x-request-id": "req_1"} | ({"content-type": MEDIA} if body else {})
     sent = httpx.Request("DELETE", f"http://lathe{path}")
-    return documented.undocumented(httpx.Response(status, headers=kind, json=body, request=sent))
+    return documented.difference(httpx.Response(status, headers=headers, json=body, request=sent))
 
 
 def test_an_answer_that_the_document_lacks_is_noticed() -> None:
     documented.know(DOCUMENT)
     assert _answered(204) is None
     assert _answered(409, {"code": "wrong_state"}) is None
-    assert _answered(409, {"code": "in_use"}) == "problem in_use"
-    assert _answered(418) == "status 418"
-    assert _answered(204, {"code": "x"}) == f"{MEDIA} with status 204"
-    assert _answered(204, path="/v1/queue") == "the method"
+    assert _answered(409, {"code": "in_use"}) == "undocumented problem in_use"
+    assert _answered(401, {"code": "unauthorized"}) == "status 401 without WWW-Authenticate"
+    assert _answered(418) == "undocumented status 418"
+    assert _answered(204, {"code": "x"}) == f"undocumented {MEDIA} with status 204"
+    assert _answered(204, path="/v1/queue") == "undocumented method"
 
 
 def test_no_object_is_a_default_beside_a_reference() -> None:
