@@ -19,13 +19,14 @@ from app.errors import InvalidRequest
 from app.models import QUEUED, TERMINAL, ApiKey, Job, Model
 from app.paging import decode, newest_first
 from app.resources import needing
-from app.schemas import LABEL_KEY, TEXT, JobOut, job_out
+from app.schemas import LABEL_KEY, TEXT, JobOut, LabelPair, job_out
 from app.watch import KEEP_ALIVE_SECONDS, watcher
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-ESCAPE = "\\"
 MOST_WANTED = 32
 """Of a kind that a list is narrowed down by: as many labels as a job has. A database takes no condition of any length."""
+Labels = Annotated[list[LabelPair] | None, Query(max_length=MOST_WANTED, description="key:value; several must all hold")]
+ESCAPE = "\\"
 LIGHT = (defer(Job.report),)
 """Options of a query for many jobs: whole reports are not for lists."""
 BRIEF = (*LIGHT, lazyload(Job.metrics))
@@ -37,7 +38,7 @@ class Wanted:
     """What a list is narrowed down to; all that is given must hold."""
 
     state: Annotated[list[State] | None, Query(max_length=MOST_WANTED)] = None
-    label: Annotated[list[str] | None, Query(max_length=MOST_WANTED, description="key:value; several must all hold")] = None
+    label: Labels = None
     model: Annotated[str | None, Query(description="As base, student or teacher.")] = None
     search: Annotated[
         str | None,

@@ -1,7 +1,5 @@
 """The application, which server.py serves."""
 
-from fastapi import FastAPI
-
 from app import handlers, logs
 from app.audit import Audited
 from app.dashboard import assets
@@ -13,6 +11,7 @@ from app.dashboard import keys as keys_page
 from app.dashboard import new as new_page
 from app.dashboard import routes as dashboard
 from app.dashboard import tries as try_page
+from app.document import Documented, operation_id
 from app.middleware import BodyLimit, Failures, PlainAddress, RequestContext, SafeHeaders
 from app.rates import RateLimits
 from app.routes import (
@@ -36,11 +35,18 @@ from app.settings import Settings, get_settings
 DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> Documented:
     """Put the routes, the problem documents and the middleware together."""
     logs.configure("api")
     # FastAPI's own pages of the schema load scripts from a CDN, which would run where a browser is signed in: ours loads none.
-    app = FastAPI(title="Lathe", version="1", description=DESCRIPTION, docs_url=None, redoc_url=None)
+    app = Documented(
+        title="Lathe",
+        version="1",
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=operation_id,
+    )
     handlers.install(app)
     for router in (
         resources.models,

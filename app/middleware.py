@@ -19,6 +19,7 @@ from app.refusals import SAFE_HEADERS
 
 log = structlog.get_logger()
 HSTS_SECONDS = 365 * 24 * 3600
+_FILES = re.compile(r"/v1/(models|datasets)/[^/]+/files/")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -134,14 +135,14 @@ class PlainAddress:
 
 
 class BodyLimit:
-    """Refuse JSON bodies over a bound, declared or not. PUT and PATCH are left alone: uploads are bounded by their manifest."""
+    """Refuse bodies over a bound, declared or not. Those of files are left alone: uploads are bounded by their manifest."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http" or scope["method"] in {"PUT", "PATCH"}:
+        if scope["type"] != "http" or (scope["method"] in {"PUT", "PATCH"} and _FILES.match(scope["path"])):
             await self.app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import Query, Request, Response
 from sqlalchemy import Select
@@ -47,7 +47,7 @@ def newest_first(
     return rows, encode(getattr(rows[-1], key.key)) if more else None
 
 
-def page(items: list[Any], token: str | None, request: Request, response: Response) -> Page:
+def page(items: list[T], token: str | None, request: Request, response: Response) -> Page[T]:
     """Build the answer, with the next page's Link beside it."""
     if token:
         response.headers["Link"] = next_page(request, token)

@@ -2,9 +2,9 @@
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema
 
 from app import models
@@ -29,6 +29,7 @@ from compression.report import Ratios, Remedy
 TEXT = r"^[^\x00]*$"
 # What a filter by label can spell on both databases: `key:value`, and no sign with a meaning of its own in a JSON path.
 LABEL_KEY = r'^[^\x00-\x1f":\\]+$'
+Item = TypeVar("Item")
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)]
 Id = Annotated[str, Field(max_length=40, pattern=TEXT)]
 FilePath = Annotated[
@@ -36,6 +37,8 @@ FilePath = Annotated[
 ]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_KEY)]
+LabelPair = Annotated[str, WithJsonSchema({"type": "string", "pattern": r'^[^\x00-\x1f":\\]+:'})]
+"""What a list is narrowed down by; listing.py refuses other forms."""
 LabelValue = Annotated[str, Field(max_length=200, pattern=TEXT)]
 
 
@@ -225,6 +228,14 @@ class EventOut(Out):
     data: Annotated[dict[str, Any], AfterValidator(without_paths)]
 
 
+class ArtifactFile(Out):
+    """One file of an artifact."""
+
+    path: str
+    size: int
+    sha256: str
+
+
 class ArtifactOut(Out):
     """Something to download: GET /v1/artifacts/{id}/files/{path} for each of its files."""
 
@@ -241,7 +252,7 @@ class ArtifactOut(Out):
         dict[str, Any] | None, Field(description="On validation, which choices read; null in jobs of before it was scored.")
     ] = None
     bytes: int
-    files: list[dict[str, Any]]
+    files: list[ArtifactFile]
     created_at: dt.datetime
 
 
@@ -262,10 +273,10 @@ class WorkerOut(Out):
     job: str | None
 
 
-class Page(Out):
+class Page(Out, Generic[Item]):
     """A keyset page; send `next_page_token` back as `page_token` for the next one."""
 
-    items: list[Any]
+    items: list[Item]
     next_page_token: str | None = None
 
 
@@ -325,7 +336,7 @@ def artifact_out(row: models.Artifact) -> ArtifactOut:
         job=row.job_id,
         created_at=row.created_at,
         bytes=sum(file.size for file in row.files),
-        files=[{"path": file.path, "size": file.size, "sha256": file.sha256} for file in row.files],
+        files=[ArtifactFile.model_validate(file) for file in row.files],
         part=row.facts.get("part"),
         validation=row.facts.get("validation"),
         **{name: row.facts[name] for name in ("name", "kind", "stage", "precision", "opens_with", "score")},

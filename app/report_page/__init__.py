@@ -4,6 +4,6 @@ Figures in, text out: no network, no script. Pictures are SVG, drawn by `svg`; t
 style sheet and nothing else. Whether somebody may see it is for its routes to say.
 """
 
-from app.report_page.answer import report_answer
+from app.report_page.answer import REPORT_PAGE, report_answer
 
-__all__ = ["report_answer"]
+__all__ = ["REPORT_PAGE", "report_answer"]

@@ -9,10 +9,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import object_session
 
 from app import ranges
+from app.document import headers
 from app.models import Event, Job
 from app.report_page.page import About, policy, render
 from compression.report import Report
 
+REPORT_PAGE: dict[int | str, dict[str, Any]] = {
+    200: {"headers": headers("ETag", "Cache-Control", "Content-Disposition")},
+    304: {"description": "Not Modified", "headers": headers("ETag", "Cache-Control")},
+}
+"""Of the document: the page, and nothing to who has it already."""
 MOST_POINTS = 2000
 """Of all curves together; what came after is left out."""
 

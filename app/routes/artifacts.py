@@ -1,12 +1,15 @@
 """/v1/artifacts: the bytes, whole or by range, each with its hash."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 from sqlalchemy import select
 
 from app import ranges
 from app.deps import DeviceDep, ReadDep, StorageDep
-from app.errors import NotFound
+from app.document import BINARY, headers, problems
+from app.errors import NotFound, RangeNotSatisfiable
 from app.models import Artifact, File, Job
 from app.schemas import ArtifactOut, artifact_out
 
@@ -27,8 +30,18 @@ def show(artifact_id: str, session: ReadDep, caller: DeviceDep) -> ArtifactOut:
     return artifact_out(_get(session, caller.team, artifact_id))
 
 
-@router.head("/{artifact_id}/files/{path:path}", response_class=Response)
-@router.get("/{artifact_id}/files/{path:path}", response_class=Response)
+NAMED = ("ETag", "Repr-Digest", "Accept-Ranges", "Cache-Control", "Content-Disposition")
+FILE: dict[int | str, dict[str, Any]] = {
+    200: {"content": BINARY, "headers": headers(*NAMED)},
+    206: {"content": BINARY, "headers": headers(*NAMED, "Content-Range")},
+    304: {"description": "Not Modified", "headers": headers(*NAMED)},
+    **problems(RangeNotSatisfiable),
+}
+ELSEWHERE: dict[int | str, dict[str, Any]] = {307: {"headers": headers(*NAMED, "Location")}}
+
+
+@router.head("/{artifact_id}/files/{path:path}", response_class=Response, responses=FILE, name="head_file")
+@router.get("/{artifact_id}/files/{path:path}", response_class=Response, responses={**FILE, **ELSEWHERE})
 def download(
     artifact_id: str, path: str, request: Request, session: ReadDep, caller: DeviceDep, storage: StorageDep
 ) -> Response:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from app import audit
 from app.deps import AdminDep, ReadDep
+from app.document import CSV
 from app.paging import PageSize, PageToken, page
 from app.schemas import TEXT, Out, Page
 
@@ -28,7 +29,7 @@ class AuditOut(Out):
     request_id: str | None
 
 
-@router.get("", response_model=Page, responses={200: {"content": {"text/csv": {}}}})
+@router.get("", response_model=Page[AuditOut], responses={200: {"content": CSV}})
 def list_(
     request: Request,
     response: Response,
@@ -41,7 +42,7 @@ def list_(
     format: Annotated[Literal["json", "csv"], Query(description="csv: a line a row.")] = "json",  # noqa: A002
     page_size: PageSize = 100,
     page_token: PageToken = None,
-) -> Page | Response:
+) -> Page[AuditOut] | Response:
     """What the team's keys changed or were refused, newest first."""
     rows, token = audit.page(session, caller.team, page_size, page_token, key=key, action=action, about=object, outcome=outcome)
     found = page([AuditOut(**audit.plain(row)) for row in rows], token, request, response)

@@ -8,14 +8,15 @@ from app import compare as domain
 from app.addresses import next_page
 from app.compare import Comparison
 from app.deps import CallerDep, ReadDep
-from app.listing import MOST_WANTED
+from app.document import CSV
+from app.listing import Labels
 from app.paging import PageSize, PageToken
 from app.schemas import TEXT, Id
 
 router = APIRouter(prefix="/v1/compare", tags=["compare"])
 
 
-@router.get("", response_model=Comparison, responses={200: {"content": {"text/csv": {}}}})
+@router.get("", response_model=Comparison, responses={200: {"content": CSV}})
 def compare(
     request: Request,
     response: Response,
@@ -24,7 +25,7 @@ def compare(
     job: Annotated[list[Id] | None, Query(max_length=200, description="Only these jobs.")] = None,
     model: Annotated[str | None, Query(description="Only jobs of this base model.")] = None,
     dataset: Annotated[str | None, Query(description="Only jobs with this dataset.")] = None,
-    label: Annotated[list[str] | None, Query(max_length=MOST_WANTED, description="key:value; several must all hold")] = None,
+    label: Labels = None,
     search: Annotated[str | None, Query(max_length=200, pattern=TEXT, description="Part of name, id or owner.")] = None,
     format: Annotated[Literal["json", "csv"], Query(description="csv: a line a job.")] = "json",  # noqa: A002 (the parameter's name)
     page_size: PageSize = 200,

@@ -8,13 +8,13 @@ from app import fleet
 from app.deps import CallerDep, ReadDep, StorageDep
 from app.fleet import QueueOut, StorageOut, UsageOut
 from app.masking import sees_operations
-from app.schemas import Page
+from app.schemas import Page, WorkerOut
 
 router = APIRouter(prefix="/v1", tags=["fleet"])
 
 
-@router.get("/workers", response_model=Page)
-def workers(session: ReadDep, caller: CallerDep) -> Page:
+@router.get("/workers")
+def workers(session: ReadDep, caller: CallerDep) -> Page[WorkerOut]:
     """Who works, and when it was last heard of; `job` where it is one of the caller's team, `host` for operators alone."""
     return Page(items=list(fleet.workers(session, caller.team, operations=sees_operations(caller))))
 

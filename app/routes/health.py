@@ -6,9 +6,9 @@ import io
 import secrets
 import threading
 import time
-from typing import Any
+from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db import reading, writing
 from app.deps import StorageDep
 from app.models import Leader
+from app.schemas import Out
 from app.storage import Storage
 
 router = APIRouter(prefix="/healthz", tags=["health"])
@@ -24,10 +25,24 @@ HOLDER = secrets.token_hex(8)
 """This process, in what it writes to see whether it can."""
 
 
+class LiveOut(Out):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ReadyOut(Out):
+    """Whether the process can do its work, and what database and storage said."""
+
+    status: Literal["ok", "unavailable"]
+    database: str
+    storage: str
+
+
 @router.get("/live")
-async def live() -> dict[str, str]:
+async def live() -> LiveOut:
     """Say that the event loop turns."""
-    return {"status": "ok"}
+    return LiveOut()
 
 
 class _Ready:
@@ -73,8 +88,8 @@ def _storage(storage: Storage) -> str:
     return "ok"
 
 
-@router.get("/ready")
-async def ready(storage: StorageDep) -> Any:
+@router.get("/ready", response_model=ReadyOut, responses={503: {"model": ReadyOut}})
+async def ready(storage: StorageDep) -> Response:
     """Say whether database and storage take a write. The broker is not asked: jobs are accepted without it."""
     found = await asyncio.to_thread(_ready.check, storage)
     fine = all(value == "ok" for value in found.values())

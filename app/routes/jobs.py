@@ -11,27 +11,41 @@ from sqlalchemy import select
 from app import events, jobs, mending
 from app.db import reading
 from app.deps import CallerDep, DeviceDep, OnceDep, ReadDep, SessionDep, SubmitterDep, WriterDep
-from app.errors import ReportNotReady
+from app.document import EVENT_STREAM, problems
+from app.errors import (
+    InvalidRecipe,
+    NoRemedy,
+    NotFound,
+    NotReady,
+    QuotaExceeded,
+    ReportNotReady,
+    TooManyStreams,
+    WrongState,
+)
 from app.listing import Wanted, WantedDep, jobs_page, query, shown, stream
 from app.models import Artifact
 from app.paging import PageSize, PageToken, decode, page
 from app.polled import poll
 from app.preflight import plan
 from app.quotas import streams_limit
-from app.report_page import report_answer
-from app.schemas import JobCreate, JobOut, JobRetry, Page, artifact_out
+from app.report_page import REPORT_PAGE, report_answer
+from app.schemas import ArtifactOut, EventOut, JobCreate, JobOut, JobRetry, Page, artifact_out
 from app.settings import get_settings
 from app.streams import CountedStream
 from app.watch import preferred_wait, watcher
 from compression.catalog import Preflight
+from compression.errors import CompressionError
 from compression.report import Report
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 UNKEPT = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """Of a stream: no cache keeps it, and nginx passes on what comes as it comes."""
+SUBMITTING = problems(NotFound, NotReady, QuotaExceeded, InvalidRecipe, CompressionError)
+RETRYING = problems(NotReady, WrongState, NoRemedy, QuotaExceeded, InvalidRecipe, CompressionError)
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": EVENT_STREAM}, **problems(TooManyStreams)}
 
 
-@router.post("", status_code=202, response_model=JobOut, responses={200: {"model": Preflight}})
+@router.post("", status_code=202, response_model=JobOut, responses={200: {"model": Preflight}, **SUBMITTING})
 def create(body: JobCreate, session: SessionDep, caller: SubmitterDep, once: OnceDep, validate_only: bool = False) -> Response:
     """Submit a job; 202 is a promise. With `validate_only` nothing is stored and the forecast is answered."""
     if validate_only:
@@ -45,13 +59,13 @@ def create(body: JobCreate, session: SessionDep, caller: SubmitterDep, once: Onc
     return once(session, caller, body, 202, submit)
 
 
-@router.get("", response_model=Page, responses={200: {"content": {"text/event-stream": {}}}})
+@router.get("", response_model=Page[JobOut], responses=STREAMED)
 async def list_(
     request: Request,
     response: Response,
     caller: CallerDep,
     wanted: WantedDep,
-    accept: Annotated[str, Header()] = "application/json",
+    accept: Annotated[str, Header(include_in_schema=False)] = "application/json",
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Any:
@@ -94,13 +108,13 @@ async def show(
     return Response(job.body, media_type="application/json")
 
 
-@router.post("/{job_id}/cancel", status_code=202, response_model=JobOut)
+@router.post("/{job_id}/cancel", status_code=202, response_model=JobOut, responses=problems(WrongState))
 def cancel(job_id: str, session: SessionDep, caller: WriterDep) -> JobOut:
     """Cancel a job: a waiting one at once, a running one within seconds."""
     return shown(session, [jobs.cancel(session, caller.team, job_id)])[0]
 
 
-@router.post("/{job_id}/retry", status_code=202, response_model=JobOut)
+@router.post("/{job_id}/retry", status_code=202, response_model=JobOut, responses=RETRYING)
 def retry(job_id: str, session: SessionDep, caller: WriterDep, once: OnceDep, body: JobRetry | None = None) -> Response:
     """Submit the same request again as a new job with `retry_of`, with those of the job's `remedies` applied that are named."""
     keys = body.remedies if body else []
@@ -111,19 +125,19 @@ def retry(job_id: str, session: SessionDep, caller: WriterDep, once: OnceDep, bo
     return once(session, caller, body, 202, again)
 
 
-@router.delete("/{job_id}", status_code=204)
+@router.delete("/{job_id}", status_code=204, response_class=Response, responses=problems(WrongState))
 def delete(job_id: str, session: SessionDep, caller: WriterDep) -> None:
     """Delete a job that is over, and free its bytes."""
     jobs.remove(session, caller.team, job_id)
 
 
-@router.get("/{job_id}/events", response_model=Page, responses={200: {"content": {"text/event-stream": {}}}})
+@router.get("/{job_id}/events", response_model=Page[EventOut], responses=STREAMED)
 async def list_events(
     job_id: str,
     request: Request,
     response: Response,
     caller: CallerDep,
-    accept: Annotated[str, Header()] = "application/json",
+    accept: Annotated[str, Header(include_in_schema=False)] = "application/json",
     last_event_id: Annotated[int | None, Header(ge=0, le=events.MOST_SEQ)] = None,
     after: Annotated[int, Query(ge=0, le=events.MOST_SEQ, description="Only events with a greater seq.")] = 0,
     page_size: Annotated[int, Query(ge=1, le=1000)] = 200,
@@ -139,15 +153,15 @@ async def list_events(
     return page(found, token, request, response)
 
 
-@router.get("/{job_id}/artifacts", response_model=Page)
-def list_artifacts(job_id: str, session: ReadDep, caller: DeviceDep) -> Page:
+@router.get("/{job_id}/artifacts")
+def list_artifacts(job_id: str, session: ReadDep, caller: DeviceDep) -> Page[ArtifactOut]:
     """What can be downloaded, in the order in which it was made."""
     job = jobs.get(session, caller.team, job_id)
     rows = session.scalars(select(Artifact).where(Artifact.job_id == job.id).order_by(Artifact.id))
     return Page(items=[artifact_out(row) for row in rows])
 
 
-@router.get("/{job_id}/report", response_model=Report)
+@router.get("/{job_id}/report", response_model=Report, responses=problems(ReportNotReady))
 def report(job_id: str, session: ReadDep, caller: CallerDep) -> Response:
     """The before/after table and all that belongs to it."""
     job = jobs.get(session, caller.team, job_id)
@@ -156,7 +170,7 @@ def report(job_id: str, session: ReadDep, caller: CallerDep) -> Response:
     return JSONResponse(job.report)
 
 
-@router.get("/{job_id}/report.html", response_class=HTMLResponse)
+@router.get("/{job_id}/report.html", response_class=HTMLResponse, responses={**REPORT_PAGE, **problems(ReportNotReady)})
 def report_page(
     job_id: str,
     request: Request,

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from app import audit, keys
 from app.deps import AdminDep, CallerDep, ReadDep, SessionDep, WriterDep
-from app.errors import InsufficientScope
+from app.document import problems
+from app.errors import AlreadyRotated, InsufficientScope
 from app.models import ADMIN, ApiKey
 from app.paging import PageSize, PageToken, page
 from app.schemas import TEXT, Body, Out, Page
@@ -68,7 +69,7 @@ def create(body: KeyCreate, request: Request, session: SessionDep, caller: Admin
     return _out(row, caller.key, text)
 
 
-@router.get("", response_model=Page)
+@router.get("", response_model=Page[KeyOut])
 def list_(
     request: Request,
     response: Response,
@@ -76,13 +77,13 @@ def list_(
     caller: CallerDep,
     page_size: PageSize = 200,
     page_token: PageToken = None,
-) -> Page:
+) -> Page[KeyOut]:
     """List the team's keys that are in force, oldest first, without their secrets."""
     rows, token = keys.page(session, caller.team, page_size, page_token)
     return page([_out(row, caller.key) for row in rows], token, request, response)
 
 
-@router.post("/{key_id}/rotate", status_code=201, response_model=KeyOut)
+@router.post("/{key_id}/rotate", status_code=201, response_model=KeyOut, responses=problems(AlreadyRotated))
 def rotate(key_id: str, body: KeyRotate, request: Request, session: SessionDep, caller: AdminDep) -> KeyOut:
     """Make a key of the same name and scope; the old one, with the links that it shared, works for `overlap` seconds more.
 
@@ -95,7 +96,7 @@ def rotate(key_id: str, body: KeyRotate, request: Request, session: SessionDep, 
     return _out(row, caller.key, text)
 
 
-@router.delete("/{key_id}", status_code=204)
+@router.delete("/{key_id}", status_code=204, response_class=Response)
 def revoke(key_id: str, session: SessionDep, caller: WriterDep) -> None:
     """Revoke a key at once, with its sessions and the links that it shared. One that is no admin's revokes itself alone."""
     if caller.scope != ADMIN and key_id != caller.key:

@@ -10,12 +10,14 @@ from prometheus_client.exposition import choose_encoder
 
 from app.auth import recognize
 from app.deps import SettingsDep
+from app.document import problems
 from app.errors import Unauthorized
 from app.metrics import registry
 from app.models import ADMIN
 from app.settings import Settings
 
 router = APIRouter(tags=["health"])
+FIGURES = {media: {"schema": {"type": "string"}} for media in ("text/plain", "application/openmetrics-text")}
 
 
 def _admit(request: Request, settings: Settings) -> None:
@@ -33,7 +35,7 @@ def _admit(request: Request, settings: Settings) -> None:
         )
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, responses={200: {"content": FIGURES}, **problems(Unauthorized)})
 def metrics(request: Request, settings: SettingsDep) -> Response:
     """All figures in Prometheus's text format, or OpenMetrics for who asks for it."""
     _admit(request, settings)

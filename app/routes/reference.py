@@ -1,36 +1,62 @@
 """What there is to choose from: recipes and families."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
+from pydantic import Field
 
 from app.deps import AskerDep, CallerDep
+from app.document import problems
+from app.errors import InvalidRecipe
 from app.preflight import resolve_recipe
-from app.schemas import Page
-from compression.catalog import FAMILIES
+from app.schemas import Out, Page
+from compression.catalog import FAMILIES, Family
+from compression.errors import CompressionError
 from compression.recipe import PRESETS, JobEvaluate, Recipe, Targets
 
 router = APIRouter(prefix="/v1", tags=["reference"])
 
 
+class Preset(Out):
+    """A recipe that is there by name."""
+
+    name: str
+    summary: str
+    recipe: Recipe
+
+
+class RecipesOut(Page[Preset]):
+    """The presets, and JSON schemas."""
+
+    recipe_schema: Annotated[dict[str, Any], Field(serialization_alias="schema", description="Of a recipe.")]
+    targets_schema: dict[str, Any]
+    evaluate_schema: dict[str, Any]
+
+
+class RecipeOut(Out):
+    """A recipe, whole."""
+
+    recipe: Recipe
+
+
 @router.get("/recipes")
-def recipes(_caller: CallerDep) -> dict[str, Any]:
+def recipes(_caller: CallerDep) -> RecipesOut:
     """The presets, each a whole recipe, and the JSON schemas of recipes, of targets and of what is evaluated."""
-    items = [
-        {"name": name, "summary": summary, "recipe": recipe.model_dump(mode="json")}
-        for name, (recipe, summary) in PRESETS.items()
-    ]
-    schemas = {"targets_schema": Targets.model_json_schema(), "evaluate_schema": JobEvaluate.model_json_schema()}
-    return {"items": items, "next_page_token": None, "schema": Recipe.model_json_schema(), **schemas}
+    return RecipesOut(
+        items=[Preset(name=name, summary=summary, recipe=recipe) for name, (recipe, summary) in PRESETS.items()],
+        recipe_schema=Recipe.model_json_schema(),
+        targets_schema=Targets.model_json_schema(),
+        evaluate_schema=JobEvaluate.model_json_schema(),
+    )
 
 
-@router.post("/recipes/check")
-def check_recipe(body: dict[str, Any], _caller: AskerDep) -> dict[str, Any]:
+@router.post("/recipes/check", responses=problems(InvalidRecipe, CompressionError))
+def check_recipe(body: dict[str, Any], _caller: AskerDep) -> RecipeOut:
     """Check a recipe by itself, and answer it whole, with what it leaves out. A model and data are a job's `validate_only`."""
-    return {"recipe": resolve_recipe(body, ()).model_dump(mode="json")}
+    return RecipeOut(recipe=resolve_recipe(body, ()))
 
 
-@router.get("/families", response_model=Page)
-def families(_caller: CallerDep) -> Page:
+@router.get("/families")
+def families(_caller: CallerDep) -> Page[Family]:
     """The model families that Lathe can take apart."""
-    return Page(items=[family.model_dump(mode="json") for family in FAMILIES.values()])
+    return Page(items=list(FAMILIES.values()))

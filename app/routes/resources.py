@@ -12,12 +12,24 @@ from sqlalchemy.orm import raiseload
 from app import resources
 from app.db import reading
 from app.deps import CallerDep, OnceDep, ReadDep, SessionDep, SettingsDep, StorageDep, WriterDep
+from app.document import RAW_BODY, RAW_PART, headers, problems
+from app.errors import (
+    AlreadySealed,
+    BytesQuotaExceeded,
+    ChecksumMismatch,
+    IncompleteUpload,
+    InUse,
+    OffsetMismatch,
+    SizeMismatch,
+    TooManyParts,
+)
 from app.masking import without_paths
 from app.models import Dataset, Model
 from app.paging import PageSize, PageToken, newest_first, page
 from app.schemas import DatasetCreate, ModelCreate, Out, Page
 from app.uploads import Place, append, progress, receive
 from app.watch import preferred_wait, watcher
+from compression.errors import CompressionError
 
 
 class FileOut(Out):
@@ -84,16 +96,22 @@ def _new_dataset(team: str, body: DatasetCreate) -> Dataset:
     return Dataset(team_id=team, name=body.name, task=body.task, data=data)
 
 
-def _router(noun: str, kind: type[Any], body_type: Any, out: type[ResourceOut], new: Any) -> APIRouter:
+CREATING = problems(BytesQuotaExceeded, CompressionError)
+SENDING = problems(AlreadySealed, SizeMismatch, ChecksumMismatch, BytesQuotaExceeded)
+EXTENDING = problems(AlreadySealed, OffsetMismatch, SizeMismatch, ChecksumMismatch, TooManyParts, BytesQuotaExceeded)
+PROGRESS = ("Upload-Offset", "Upload-Complete", "Cache-Control")
+
+
+def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[ResourceOut], new: Any) -> APIRouter:
     router = APIRouter(prefix=f"/v1/{noun}s", tags=[f"{noun}s"])
 
-    @router.post("", status_code=201, response_model=out, summary=f"Create a {noun} from its manifest")
+    @router.post("", status_code=201, response_model=out, responses=CREATING, summary=f"Create a {noun} from its manifest")
     def create(body: body_type, session: SessionDep, caller: WriterDep, once: OnceDep) -> Response:
         return once(
             session, caller, body, 201, lambda: resource_out(resources.create(session, new(caller.team, body), body.files))
         )
 
-    @router.get("", response_model=Page, summary=f"List {noun}s, newest first, without their files")
+    @router.get("", response_model=Page[listed], summary=f"List {noun}s, newest first, without their files")
     def list_(
         request: Request,
         response: Response,
@@ -101,7 +119,7 @@ def _router(noun: str, kind: type[Any], body_type: Any, out: type[ResourceOut], 
         caller: CallerDep,
         page_size: PageSize = 50,
         page_token: PageToken = None,
-    ) -> Page:
+    ) -> Page[Any]:
         query = select(kind).where(kind.team_id == caller.team, kind.deleted_at.is_(None))
         # A manifest has up to a thousand files: who wants those asks for the one.
         rows, token = newest_first(session, query.options(raiseload(kind.files)), kind.id, page_size, page_token)
@@ -120,20 +138,35 @@ def _router(noun: str, kind: type[Any], body_type: Any, out: type[ResourceOut], 
             found = await asyncio.to_thread(read, caller.team, identifier)
         return found
 
-    @router.put("/{identifier}/files/{path:path}", response_model=FileOut, summary="Send one file, raw")
+    @router.put(
+        "/{identifier}/files/{path:path}",
+        response_model=FileOut,
+        responses=SENDING,
+        openapi_extra=RAW_BODY,
+        summary="Send one file, raw",
+    )
     async def upload(
         identifier: str, path: str, request: Request, caller: WriterDep, storage: StorageDep, settings: SettingsDep
     ) -> FileOut:
         file = await receive(request, storage, settings, Place(kind, caller.team, identifier, path))
         return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=True)
 
-    @router.head("/{identifier}/files/{path:path}", status_code=204, summary="How much of a file has come: Upload-Offset")
+    @router.head(
+        "/{identifier}/files/{path:path}",
+        status_code=204,
+        responses={204: {"headers": headers(*PROGRESS, "Upload-Limit")}},
+        summary="How much of a file has come: Upload-Offset",
+    )
     def offset(identifier: str, path: str, caller: CallerDep, settings: SettingsDep) -> Response:
         found = progress(Place(kind, caller.team, identifier, path))
         return Response(status_code=204, headers={**found.headers, "Upload-Limit": f"max-size={settings.max_file_bytes}"})
 
     @router.patch(
-        "/{identifier}/files/{path:path}", response_model=FileOut, summary="Send the part of a file from Upload-Offset on, raw"
+        "/{identifier}/files/{path:path}",
+        response_model=FileOut,
+        responses={200: {"headers": headers(*PROGRESS)}, **EXTENDING},
+        openapi_extra=RAW_PART,
+        summary="Send the part of a file from Upload-Offset on, raw",
     )
     async def extend(
         identifier: str,
@@ -150,16 +183,28 @@ def _router(noun: str, kind: type[Any], body_type: Any, out: type[ResourceOut], 
         file = found.file
         return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=found.whole)
 
-    @router.post("/{identifier}/complete", status_code=202, response_model=out, summary="All files are there: check them")
+    @router.post(
+        "/{identifier}/complete",
+        status_code=202,
+        response_model=out,
+        responses=problems(IncompleteUpload),
+        summary="All files are there: check them",
+    )
     def complete(identifier: str, session: SessionDep, caller: WriterDep) -> ResourceOut:
         return resource_out(resources.complete(session, kind, caller.team, identifier))
 
-    @router.delete("/{identifier}", status_code=204, summary=f"Delete a {noun} that no unfinished job needs")
+    @router.delete(
+        "/{identifier}",
+        status_code=204,
+        response_class=Response,
+        responses=problems(InUse),
+        summary=f"Delete a {noun} that no unfinished job needs",
+    )
     def delete(identifier: str, session: SessionDep, caller: WriterDep) -> None:
         resources.delete(session, kind, caller.team, identifier)
 
     return router
 
 
-models = _router("model", Model, ModelCreate, ResourceOut, _new_model)
-datasets = _router("dataset", Dataset, DatasetCreate, DatasetOut, _new_dataset)
+models = _router("model", Model, ModelCreate, ResourceListed, ResourceOut, _new_model)
+datasets = _router("dataset", Dataset, DatasetCreate, DatasetListed, DatasetOut, _new_dataset)

@@ -11,14 +11,17 @@ from app import audit, shares
 from app.addresses import origin
 from app.dashboard.views import PageRoute
 from app.deps import CallerDep, ReadDep, SessionDep, WriterDep
+from app.document import problems
+from app.errors import ReportNotReady, TooManyLinks
 from app.models import ShareLink
 from app.paging import PageSize, PageToken, page
-from app.report_page import report_answer
+from app.report_page import REPORT_PAGE, report_answer
 from app.schemas import Body, Out, Page
 
 router = APIRouter(tags=["share"])
 pages = APIRouter(tags=["share"], route_class=PageRoute)
 DAY = 24 * 3600
+MAKING = problems(ReportNotReady, TooManyLinks)
 
 
 class ShareCreate(Body):
@@ -42,7 +45,9 @@ def _out(row: ShareLink, url: str | None = None) -> ShareOut:
     return ShareOut(id=row.id, job=row.job_id, key=row.key_id, created_at=row.created_at, expires_at=row.expires_at, url=url)
 
 
-@router.post("/v1/jobs/{job_id}/share", status_code=201, response_model=ShareOut)
+@router.post(
+    "/v1/jobs/{job_id}/share", status_code=201, response_model=ShareOut, responses=problems(ReportNotReady, TooManyLinks)
+)
 def create(job_id: str, body: ShareCreate, request: Request, session: SessionDep, caller: WriterDep) -> ShareOut:
     """Make a link that shows this job's report without a key, until it expires.
 
@@ -53,19 +58,19 @@ def create(job_id: str, body: ShareCreate, request: Request, session: SessionDep
     return _out(row, f"{origin(request)}/share/{token}")
 
 
-@router.get("/v1/jobs/{job_id}/share", response_model=Page)
-def list_(job_id: str, session: ReadDep, caller: CallerDep) -> Page:
+@router.get("/v1/jobs/{job_id}/share")
+def list_(job_id: str, session: ReadDep, caller: CallerDep) -> Page[ShareOut]:
     """List the job's links that are in force, without their addresses, newest first."""
     return Page(items=[_out(row) for row in shares.listed(session, caller.team, job_id)])
 
 
-@router.delete("/v1/jobs/{job_id}/share/{share_id}", status_code=204)
+@router.delete("/v1/jobs/{job_id}/share/{share_id}", status_code=204, response_class=Response)
 def revoke(job_id: str, share_id: str, session: SessionDep, caller: WriterDep) -> None:
     """Revoke a link at once."""
     shares.revoke(session, caller.team, job_id, share_id)
 
 
-@router.get("/v1/shares", response_model=Page)
+@router.get("/v1/shares", response_model=Page[ShareOut])
 def list_of_team(
     request: Request,
     response: Response,
@@ -73,13 +78,13 @@ def list_of_team(
     caller: CallerDep,
     page_size: PageSize = 50,
     page_token: PageToken = None,
-) -> Page:
+) -> Page[ShareOut]:
     """List all links of the team's jobs that are in force, without their addresses, newest first."""
     rows, token = shares.page(session, caller.team, page_size, page_token)
     return page([_out(row) for row in rows], token, request, response)
 
 
-@pages.get("/share/{token}", response_class=HTMLResponse)
+@pages.get("/share/{token}", response_class=HTMLResponse, responses=REPORT_PAGE)
 def show(token: Annotated[str, Path(max_length=100)], request: Request, session: ReadDep) -> Response:
     """The report that a link shows, as one page. Nobody signs in for it, and it leads nowhere else."""
     answer = report_answer(shares.opened(session, token), request)

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from app import audit, teams
 from app.deps import CallerDep, OperatorDep, ReadDep, SessionDep
-from app.errors import NotFound
+from app.document import problems
+from app.errors import NameTaken, NotFound, OwnTeam
 from app.models import ADMIN, Team
 from app.paging import PageSize, PageToken, page
 from app.schemas import TEXT, Body, Out, Page
@@ -41,7 +42,7 @@ def _runs_it(caller: CallerDep) -> bool:
     return caller.operator and caller.scope == ADMIN
 
 
-@router.post("", status_code=201, response_model=TeamOut)
+@router.post("", status_code=201, response_model=TeamOut, responses=problems(NameTaken))
 def create(body: TeamBody, request: Request, session: SessionDep, caller: OperatorDep) -> TeamOut:
     """Make a team and its first key, of scope `admin`, which is shown in this answer and never again (no Idempotency-Key)."""
     team, key = teams.create(session, body.name, caller.key)
@@ -49,7 +50,7 @@ def create(body: TeamBody, request: Request, session: SessionDep, caller: Operat
     return _out(team, caller.team, key)
 
 
-@router.get("", response_model=Page)
+@router.get("", response_model=Page[TeamOut])
 def list_(
     request: Request,
     response: Response,
@@ -57,7 +58,7 @@ def list_(
     caller: CallerDep,
     page_size: PageSize = 50,
     page_token: PageToken = None,
-) -> Page:
+) -> Page[TeamOut]:
     """List teams, newest first: all of them for an admin of the team that runs the service, else one's own."""
     rows, token = teams.page(session, page_size, page_token, None if _runs_it(caller) else caller.team)
     return page([_out(row, caller.team) for row in rows], token, request, response)
@@ -71,13 +72,13 @@ def show(team_id: str, session: ReadDep, caller: CallerDep) -> TeamOut:
     return _out(teams.get(session, team_id), caller.team)
 
 
-@router.patch("/{team_id}", response_model=TeamOut)
+@router.patch("/{team_id}", response_model=TeamOut, responses=problems(NameTaken))
 def rename(team_id: str, body: TeamBody, session: SessionDep, caller: OperatorDep) -> TeamOut:
     """Give a team another name."""
     return _out(teams.rename(session, team_id, body.name), caller.team)
 
 
-@router.delete("/{team_id}", status_code=204)
+@router.delete("/{team_id}", status_code=204, response_class=Response, responses=problems(OwnTeam))
 def close(team_id: str, session: SessionDep, caller: OperatorDep) -> None:
     """Close a team: all its keys, sessions and links end at once.
 

@@ -13,6 +13,8 @@ from app import audit, tries
 from app.auth import Caller
 from app.db import reading, writing
 from app.deps import CallerDep, OnceDep, WriterDep
+from app.document import problems
+from app.errors import NothingToTry, ReportNotReady, TooManyTries
 from app.idempotency import Once
 from app.masking import without_paths
 from app.models import TERMINAL, Try
@@ -22,6 +24,7 @@ from compression.recipe import PartName, Question
 from compression.report import Answered
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/try", tags=["try"])
+ASKING = problems(ReportNotReady, NothingToTry, TooManyTries)
 
 
 class TryCreate(Question):
@@ -77,7 +80,7 @@ async def _answered(team: str, job_id: str, try_id: str, prefer: str | None) -> 
     return found
 
 
-@router.post("", status_code=202, response_model=TryOut, responses={200: {"model": TryOut}})
+@router.post("", status_code=202, response_model=TryOut, responses={200: {"model": TryOut}, **ASKING})
 async def ask(
     job_id: str, body: TryCreate, caller: WriterDep, once: OnceDep, prefer: Annotated[str | None, Header()] = None
 ) -> Response:

@@ -208,7 +208,12 @@ class LmEval(Config):
 
     tasks: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,99}$")], ...],
-        Field(min_length=1, max_length=20, description="Names of lm-eval's own tasks and groups, for example arc_easy."),
+        Field(
+            min_length=1,
+            max_length=20,
+            description="Names of lm-eval's own tasks and groups, for example arc_easy.",
+            json_schema_extra={"uniqueItems": True},
+        ),
     ]
     few_shot: Annotated[
         int | None, Field(ge=0, le=64, description="Examples before each document. null: as many as the task says.")

@@ -11,6 +11,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from app.auth import Requires, requirement
+from app.document import routes
 from app.main import app
 from app.models import ADMIN, DEVICE, READ, WRITE
 from tests.app.api.conftest import new_team, problem, sql
@@ -30,17 +31,6 @@ def made(http: httpx.Client, scope: str, **body: Any) -> dict[str, Any]:
     return found
 
 
-def routes() -> list[APIRoute]:
-    """All routes of the application, those of its routers too."""
-    found, left = [], list(app.routes)
-    while left:
-        route = left.pop()
-        if isinstance(route, APIRoute):
-            found.append(route)
-        left += getattr(getattr(route, "original_router", None), "routes", [])
-    return found
-
-
 def needs() -> dict[tuple[str, str], Requires | None]:
     """Whom each way under /v1 lets in."""
     return {
@@ -52,7 +42,7 @@ def needs() -> dict[tuple[str, str], Requires | None]:
 
 
 def ways() -> list[tuple[str, set[str], APIRoute]]:
-    return [(route.path, set(route.methods), route) for route in routes()]
+    return [(route.path, set(route.methods), route) for route in routes(app.routes)]
 
 
 def test_every_way_declares_its_scope_and_every_change_more_than_reading() -> None:

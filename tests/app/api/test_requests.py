@@ -18,6 +18,11 @@ def test_oversized_and_malformed_bodies(http: httpx.Client) -> None:
     chunks = (b" " * (1 << 20) for _ in range(2))
     problem(http.post("/v1/models", content=chunks, headers={"Content-Type": "application/json"}), 413, "too_large")
     problem(http.post("/v1/models", content=b"{", headers={"Content-Type": "application/json"}), 422, "invalid_request")
+    for method in ("PUT", "PATCH"):  # a file's bytes have bounds of their own: these are none
+        chunks = (b" " * (1 << 20) for _ in range(2))
+        sent = {"content": chunks, "headers": {"Content-Type": "application/json", "Authorization": "Bearer nobody"}}
+        path = "/v1/teams/x" if method == "PATCH" else "/v1/jobs"
+        problem(http.request(method, path, **sent), *((413, "too_large") if method == "PATCH" else (405, "method_not_allowed")))
     problem(http.get("/v1/nowhere"), 404, "not_found")
     problem(http.patch("/v1/jobs"), 405, "method_not_allowed")
 

@@ -1,0 +1,95 @@
+"""A team that owns one object of each kind, for tests that ask for all of them."""
+
+import contextlib
+import json
+import sqlite3
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from app.ids import new_id
+from app.models import READ
+from tests.app.api.conftest import entry, ready_dataset, ready_model, sha, sql
+from tests.app.api.test_report_page import done
+from tests.conftest import Service
+
+FILE, DATA = "config.json", b"{}"
+MOMENT = "2026-01-01 00:00:00.000000"
+
+
+def team_of(http: httpx.Client) -> str:
+    found = [team["id"] for team in http.get("/v1/teams").json()["items"] if team["mine"]]
+    return str(found[0])
+
+
+@dataclass
+class Owner:
+    """The team whose objects everybody asks for, with one of each kind."""
+
+    service: Service
+    http: httpx.Client
+    team: str
+    objects: dict[str, str] = field(default_factory=dict)
+    """Path parameter → id; `identifier` is a model's or a dataset's, by path."""
+
+    def make(self) -> None:
+        """Store one object of each kind."""
+        body = {"models": {"base": ready_model(self.service, self.http)}, "datasets": [ready_dataset(self.service, self.http)]}
+        job = done(self.service, self.http, {**body, "recipe": "quick"})
+        share = self.http.post(f"/v1/jobs/{job}/share", json={}).json()
+        waiting = {noun: self._uploading(noun) for noun in ("models", "datasets")}
+        self.objects = {
+            **waiting,
+            "base": body["models"]["base"],
+            "data": body["datasets"][0],
+            "job_id": job,
+            "artifact_id": self._artifact(job),
+            "path": FILE,
+            "try_id": self.http.post(f"/v1/jobs/{job}/try", json={"text": "good"}).json()["id"],
+            "share_id": share["id"],
+            "token": share["url"].rsplit("/", 1)[1],
+            "key_id": self.http.post("/v1/keys", json={"name": "victim", "scope": READ}).json()["id"],
+            "team_id": self.team,
+            "wanted": "0",
+            "name": "none.js",
+        }
+
+    def _uploading(self, noun: str) -> str:
+        body: dict[str, Any] = {"name": "n", "files": [entry(FILE if noun == "models" else "t.jsonl", DATA)]}
+        if noun == "datasets":
+            body |= {"format": "jsonl", "splits": {"train": ["t.jsonl"]}}
+        return str(self.http.post(f"/v1/{noun}", json=body).json()["id"])
+
+    def _artifact(self, job: str) -> str:
+        artifact = new_id("art")
+        kept = self.service.home / "storage" / "made" / artifact
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(DATA)
+        facts = dict.fromkeys(("name", "kind", "stage", "precision", "opens_with"), "x") | {"score": {}}
+        into = "INSERT INTO artifacts (id, job_id, fence, name, facts, created_at) VALUES (%s, %s, 1, 'int8', %s, %s)"
+        sql(self.service, into, artifact, job, json.dumps(facts), MOMENT)
+        into = "INSERT INTO files (id, artifact_id, path, size, sha256, key) VALUES (%s, %s, %s, %s, %s, %s)"
+        sql(self.service, into, new_id("fil"), artifact, FILE, len(DATA), sha(DATA), f"made/{artifact}")
+        return artifact
+
+    def address(self, path: str) -> str:
+        """Fill a route's path with the owner's objects."""
+        noun = path.split("/")[2] if path.startswith("/v1/") else ""
+        known = {**self.objects, "identifier": self.objects.get(noun, "")}
+        if noun == "datasets":
+            known["path"] = "t.jsonl"
+        return path.replace(":path", "").format(**known)
+
+    def rows(self) -> dict[str, list[Any]]:
+        """Return all rows that belong to the team, but for what notes that somebody asked."""
+        ids = {one for one in self.objects.values() if len(one) > 12}
+        with contextlib.closing(sqlite3.connect(self.service.database.url.removeprefix("sqlite:///"))) as database:
+            tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            found: dict[str, list[Any]] = {}
+            for table in tables:
+                columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})") if row[1] != "last_used_at"]
+                rows = database.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchall()
+                if not table.startswith("audit"):
+                    found[table] = sorted(map(str, (row for row in rows if ids & {str(value) for value in row})))
+        return found

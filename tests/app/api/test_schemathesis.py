@@ -1,0 +1,60 @@
+"""Schemathesis, which reads the OpenAPI document as a stranger does, finds nothing that the document does not say.
+
+It runs in an environment of its own (scripts/venvs.py), without chance, against a real API that holds one object of each kind.
+"""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scripts import venvs
+from tests.app.api.conftest import new_team
+from tests.app.api.owner import Owner, team_of
+from tests.conftest import Service, fresh_database
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+
+
+@pytest.fixture
+def served(templates: dict[str, str], valkey: str, tmp_path: Path) -> Iterator[Service]:
+    with fresh_database("sqlite", "", templates, tmp_path) as database:
+        made = Service(tmp_path / "home", database, valkey)
+        made.start_api()
+        yield made
+        made.stop()
+
+
+def objects(service: Service) -> dict[str, str]:
+    """Make what is kept, and what may be deleted; return them by the names that the configuration knows."""
+    found = {}
+    with service.client() as http:
+        for name in ("KEPT", "GONE"):
+            owner = Owner(service, http, team_of(http))
+            owner.make()
+            found |= {f"{name}_{key.upper()}": value for key, value in owner.objects.items()}
+    stranger = replace(service, database=replace(service.database, key=new_team(service)))
+    with stranger.client() as http:
+        return {**found, "GONE_TEAM_ID": team_of(http)}
+
+
+def test_schemathesis_finds_nothing(served: Service, tmp_path: Path) -> None:
+    tool = venvs.make("contract").with_name("schemathesis")
+    env = {**os.environ, **objects(served), "LATHE_URL": served.url, "LATHE_KEY": served.database.key}
+    # Its warnings are about what it could not try: ids in bodies, and rules that no schema can tell.
+    command = [tool, "--config-file", CONFIG, "run", f"{served.url}/openapi.json", "--checks", "all", "--warnings", "off"]
+    ran = subprocess.run(
+        [*command, "--phases", "examples,coverage,fuzzing,stateful"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert ran.returncode == 0, ran.stdout[-20_000:] + ran.stderr[-2000:]
+    assert int(re.findall(r"(\d+) generated", ran.stdout)[0]) > 1000, ran.stdout[-2000:]
+    assert "internal_error" not in served.log("api")
