@@ -84,6 +84,11 @@ def fingerprints(spec: Spec, base: Path) -> dict[Stage, str]:
     come is in it, since a row's remedies depend on that; how often training is saved, and in how many parts a batch is
     computed, is not: a job whose memory did not suffice goes on from what it has.
     """
+    return {stage: _sha256(json.dumps(facts, sort_keys=True)) for stage, facts in fingerprint_facts(spec, base).items()}
+
+
+def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
+    """Return, for each stage, what its fingerprint is made from."""
     model, student, *teachers = (
         {path.name: known_digest(path) for path in sorted((base / folder).iterdir()) if path.is_file()} if folder else None
         for folder in (spec.model, spec.student, *spec.teachers)
@@ -106,12 +111,12 @@ def fingerprints(spec: Spec, base: Path) -> dict[Stage, str]:
     augment = distill.augment if distill else None
     last = {"teachers": teachers, "augment": Resources.of(spec, base).digests(augment) if augment else None}
     labelled = [(about, {name: found for name, found in data.items() if name != "unlabelled"}) for about, data in parts]
-    found: dict[Stage, str] = {}
+    found: dict[Stage, dict[str, Any]] = {}
     for stage in STAGES:
         read = last | {"parts": parts} if stage == "distilled" else {"parts": labelled}
         read |= _of_answers(spec.recipe) if stage == "pruned" else {}
         recipe = {"recipe": _until(spec.recipe, stage).model_dump(mode="json")}
-        found[stage] = _sha256(json.dumps(facts | recipe | read, sort_keys=True))
+        found[stage] = facts | recipe | read
     return found
 
 
