@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.pages.conftest import Window, World
 
@@ -51,6 +51,22 @@ def test_what_is_wanted_stands_in_the_address(window: Window, world: World) -> N
     with world.http() as http:
         labelled = http.get("/v1/jobs", params={"label": "model:tiny"}).json()["items"]
     expect(page.locator("[data-job]")).to_have_count(len(labelled))
+
+
+def test_an_answer_that_comes_late_does_not_undo_a_filter(window: Window, world: World) -> None:
+    page, held = window.go("/jobs"), list[Route]()
+    page.route(re.compile("/jobs$"), lambda route: held.append(route))  # playwright writes into what it is given
+    with page.expect_request(re.compile("/jobs$")):  # the list is asked for again; the answer takes its time
+        job = world.submit(name="late")
+    page.get_by_role("searchbox").fill("Synonyms")
+    expect(page.locator("[data-job]")).to_have_count(1)
+    with page.expect_response(re.compile("/jobs$")) as came:
+        held[0].continue_()
+    came.value.finished()
+    page.wait_for_timeout(200)
+    expect(page.locator("[data-job]")).to_have_count(1, timeout=2000)
+    with world.http() as http:
+        assert http.post(f"/v1/jobs/{job}/cancel").status_code == 202
 
 
 def test_pages_follow_each_other_without_gap(window: Window, world: World) -> None:

@@ -67,7 +67,7 @@ export function offline(is) {
 
 // Bring a part of the page anew: what the server makes of it takes its place; what had the focus has it again.
 // Returns whether it came; a line that is cut is told by the page, not by the console.
-export async function bring(path, place) {
+export async function bring(path, place, wanted = () => true) {
   let answer, text;
   try {
     answer = await fetch(path, { credentials: "same-origin", headers: { "HX-Request": "true", Accept: "text/html" } });
@@ -75,7 +75,7 @@ export async function bring(path, place) {
   } catch { offline(true); return false; }
   const elsewhere = answer.headers.get("HX-Redirect");
   if (elsewhere) { location.assign(elsewhere); return false; }
-  if (!answer.ok) return false;
+  if (!answer.ok || !wanted()) return false;
   offline(false);
   const focus = place.contains(document.activeElement) ? document.activeElement.id : "";
   place.innerHTML = text;

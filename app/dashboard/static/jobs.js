@@ -18,9 +18,10 @@ async function refresh() {
   const before = location.href;
   asking = true;
   asked = Date.now();
-  await bring(before, list);
+  const here = () => location.href === before;  // another filter may be set before the answer comes: then it is that one's list
+  await bring(before, list, here);
   asking = false;
-  if (location.href === before) timer = setTimeout(refresh, EVERY);
+  timer = setTimeout(refresh, here() ? EVERY : 0);
 }
 
 const stream = follow(
