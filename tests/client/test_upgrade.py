@@ -1,0 +1,52 @@
+"""A home that an older release left is opened by this one: what was finished stays, what was interrupted goes on.
+
+`tests/golden/home-66328f8.tar.xz` is what `lathe up` of commit 66328f8 left of two tiny jobs when every process of it was
+killed while the second one distilled; its logs, its scratch folder and Valkey's are not in it.
+"""
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from tokenizers import Tokenizer
+
+from tests.client.embedded import Up, running
+from tests.conftest import ROOT, wait_for
+
+LEFT = ROOT / "tests/golden/home-66328f8.tar.xz"
+PATIENCE = 400.0
+
+
+def jobs(up: Up) -> dict[str, dict[str, object]]:
+    """The jobs by name."""
+    return {job["name"]: job for job in json.loads(up.lathe("ls", "--json").stdout)}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    with tarfile.open(LEFT) as left:
+        left.extractall(tmp_path / "home", filter="data")
+    return tmp_path / "home"
+
+
+def test_a_home_of_an_older_release_opens_and_its_jobs_end_well(home: Path, tmp_path: Path) -> None:
+    with running(home) as up:
+        before = jobs(up)
+        assert before["finished"]["state"] == "succeeded"
+        got = up.lathe("download", str(before["finished"]["id"]), "--out", str(tmp_path / "out"))
+        assert got.returncode == 0, got.stderr
+        folder = next(tmp_path.glob("out/**/model.onnx")).parent
+        encoded = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("a great film")
+        feed = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
+        session = onnxruntime.InferenceSession(folder / "model.onnx")
+        logits = session.run(None, {name: np.array([value], dtype=np.int64) for name, value in feed.items()})[0]
+        assert logits.shape == (1, 2)
+
+        wait_for(lambda: jobs(up)["interrupted"]["state"] in {"succeeded", "failed", "cancelled"}, PATIENCE, every=1)
+        shown = json.loads(up.lathe("show", str(before["interrupted"]["id"]), "--json").stdout)
+        assert shown["state"] == "succeeded", shown["error"]
+        assert [row["stage"] for row in shown["rows"]] == ["baseline", "quantized", "pruned", "distilled"]
+        assert shown["attempt"] > 1
