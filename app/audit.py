@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 from fastapi import Request
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -152,7 +152,13 @@ def page(
         query = query.where(
             AuditEntry.action == action if "." in action else AuditEntry.action.startswith(f"{action}.", autoescape=True)
         )
-    for column, wanted in ((AuditEntry.key_id, key), (AuditEntry.object, about), (AuditEntry.outcome, outcome)):
+    if about:  # of a rotation both keys are named, with a space between
+        ends = (
+            AuditEntry.object.startswith(f"{about} ", autoescape=True),
+            AuditEntry.object.endswith(f" {about}", autoescape=True),
+        )
+        query = query.where(or_(AuditEntry.object == about, *ends))
+    for column, wanted in ((AuditEntry.key_id, key), (AuditEntry.outcome, outcome)):
         if wanted:
             query = query.where(column == wanted)
     return newest_first(session, query, AuditEntry.id, size, token)

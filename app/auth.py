@@ -123,7 +123,7 @@ COOKIE = APIKeyCookie(
     auto_error=False,
     name=sessions.COOKIE,
     scheme_name="browser",
-    description=f"A signed-in browser's cookie; each change also needs {sessions.CSRF_HEADER}.",
+    description=f"A browser's cookie (over https `__Host-{sessions.COOKIE}`); each change also needs {sessions.CSRF_HEADER}.",
 )
 
 

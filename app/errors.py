@@ -67,7 +67,7 @@ class ReadOnlyKey(Problem):
     """The key may read and not change."""
 
     status, code = 403, "read_only_key"
-    remedy = "Use a key of scope `write`; `lathe keys create` makes one with such a key."
+    remedy = "Use a key of scope `write`, or `admin` for keys; an admin of the team makes one: `lathe keys create --scope`."
 
 
 class InsufficientScope(Problem):

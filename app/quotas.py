@@ -6,10 +6,12 @@ Defaults are the settings' (LATHE_QUOTA_…); a team's own are in its row: `pyth
 import argparse
 import datetime as dt
 import sys
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, case, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, case, func, literal, make_url, or_, select, update
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from app.clock import UtcTime, now, seconds_between
@@ -130,8 +132,9 @@ def admit_arriving(session: Session, team_id: str, coming: int) -> None:
 
 
 def _refusal(kind: type[Problem], used: str, name: Name, limit: int, amount: float, at: dt.datetime | None = None) -> Problem:
-    one = Quota(name=name, limit=limit, used=amount, frees=FREES[name], frees_at=at)
-    remedy = f"{FREES[name].capitalize()}. GET /v1/quotas shows all limits, which the operator can raise."
+    frees = FREES[name] if limit else "nothing does before the operator raises the limit"
+    one = Quota(name=name, limit=limit, used=amount, frees=frees, frees_at=at if limit else None)
+    remedy = f"{frees[0].upper()}{frees[1:]}. GET /v1/quotas shows all limits, which the operator can raise."
     return kind(f"{used}; the team's limit is {limit}", remedy=remedy, facts={"quota": one.model_dump(mode="json")})
 
 
@@ -183,14 +186,18 @@ def main() -> None:
     parser.add_argument(
         "changes", nargs="*", metavar="NAME=NUMBER", help=f"{', '.join((*NAMES, WEIGHT))}; NAME= for the default"
     )
-    asked = parser.parse_args()
+    asked, place = parser.parse_args(), make_url(get_settings().database_url)
     try:
         pairs = [pair.partition("=") for pair in asked.changes]
         changes = {name: float(value) if value else None for name, _, value in pairs}
+        if place.drivername == "sqlite" and not Path(place.database or "").is_file():  # to look would make one
+            raise ValueError(f"there is no {place.database}; LATHE_HOME or LATHE_DATABASE_URL names the database")
         with writing() as session:
             found = change(session, asked.team, changes)
     except ValueError as error:
         parser.error(str(error))
+    except (OperationalError, ProgrammingError):
+        parser.error(f"{place} is no database of Lathe's; LATHE_HOME or LATHE_DATABASE_URL names it")
     sys.stdout.write(found.model_dump_json(indent=2) + "\n")
 
 

@@ -5,6 +5,7 @@ for a while where that place is away: no request fails for want of a count. Ever
 fields of the IETF's draft (draft-ietf-httpapi-ratelimit-headers).
 """
 
+import datetime as dt
 import hashlib
 import math
 import time
@@ -60,7 +61,8 @@ class Window:
     def refusal(self) -> RateLimited:
         """Return the problem of who asks beyond it."""
         most, frees = self.item.amount, f"it begins anew in {self.seconds} seconds"
-        quota = {"name": f"rate_{self.name}", "limit": most, "used": most, "frees": frees, "frees_at": None}
+        begins = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.seconds)
+        quota = {"name": f"rate_{self.name}", "limit": most, "used": most, "frees": frees, "frees_at": begins.isoformat()}
         cause = f"more than {most} requests in {self.item.get_expiry()} seconds: {WORDS[self.name]}"
         return RateLimited(cause, headers={"Retry-After": str(self.seconds)}, facts={"quota": quota})
 

@@ -45,6 +45,8 @@ class Problem(ClientError):
     ) -> None:
         super().__init__(cause, remedy=remedy)
         self.status, self.problem_code, self.param, self.request_id = status, code, param, request_id
+        self.quota: dict[str, Any] | None = None
+        """The limit that was met: its name, limit, use, what frees it and when."""
 
     @classmethod
     def of(cls, response: httpx.Response) -> "Problem":
@@ -56,7 +58,7 @@ class Problem(ClientError):
         if not isinstance(body, dict):
             body = {}
         moved = response.headers.get("location") if response.is_redirect else None
-        return cls(
+        found = cls(
             str(body.get("cause") or body.get("detail") or f"HTTP {response.status_code} {response.reason_phrase}"),
             status=response.status_code,
             code=str(body.get("code") or f"http_{response.status_code}"),
@@ -64,6 +66,8 @@ class Problem(ClientError):
             param=body.get("param"),
             request_id=body.get("request_id") or response.headers.get("x-request-id"),
         )
+        found.quota = quota if isinstance(quota := body.get("quota"), dict) else None
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """See ClientError."""
@@ -74,6 +78,7 @@ class Problem(ClientError):
             "param": self.param,
             "status": self.status,
             "request_id": self.request_id,
+            **({"quota": self.quota} if self.quota else {}),
         }
 
 

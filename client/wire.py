@@ -111,6 +111,9 @@ class Attempts:
         """No answer came. Raises Unreachable."""
         if isinstance(error, httpx.UnsupportedProtocol):
             raise Unreachable(f"{self.url} is not an http address: {error}") from error
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            remedy = "Name the authority that signed it: SSL_CERT_FILE=ca.pem."
+            raise Unreachable(f"{self.url} has a certificate that is not trusted here: {error}", remedy=remedy) from error
         failure = Unreachable(f"{self.url} does not answer: {error or type(error).__name__}")
         arrived = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
         return self._next(failure, error, final=arrived and not self.repeatable)

@@ -1,4 +1,4 @@
-"""Write deploy/proxy/nginx.conf for a machine without Docker, as an nginx beside `lathe up` takes it.
+"""Write deploy/proxy/nginx.conf for a machine without Docker, as an nginx beside `lathe up` takes it, and what starts it.
 
     python scripts/proxy.py FOLDER --public-url https://lathe.example.com --certificate FILE --key FILE
 
@@ -15,6 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 SHIPPED = Path(__file__).resolve().parent.parent / "deploy" / "proxy" / "nginx.conf"
+START = """#!/bin/sh
+# Sockets that an nginx left which was killed would keep the next one from starting.
+rm -f {run}/*.sock
+exec nginx -e stderr -c {written} -g "daemon off; $*"
+"""
 PUBLIC = 'map "" $public_url {{ default "{url}"; }}\n'
 """What compose.yaml puts into /etc/lathe/public.conf."""
 
@@ -41,6 +46,9 @@ def write(folder: Path, public_url: str, certificate: Path, key: Path, *, api: s
         if shipped not in text:
             raise ValueError(f"{SHIPPED} does not say {shipped!r} any more")
     written = folder / "nginx.conf"
+    start = folder / "start"
+    start.write_text(START.format(run=folder / "run", written=written), encoding="utf-8")
+    start.chmod(0o755)
     found = "|".join(map(re.escape, places))
     written.write_text(re.sub(found, lambda match: places[match[0]], text), encoding="utf-8")
     return written
@@ -63,9 +71,9 @@ def running(folder: Path, api: int, http: int, https: int) -> "Iterator[subproce
     places = {"api": f"127.0.0.1:{api}", "http": str(http), "https": str(https)}
     written = write(folder, f"https://localhost:{https}", certificate, key, **places)
     # Where we are root nginx would give its workers to another user, who cannot enter this folder.
-    directives = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
+    directives = ["user root;"] if os.geteuid() == 0 else []
     with (folder / "log").open("wb") as out:
-        process = subprocess.Popen(["nginx", "-e", "stderr", "-c", str(written), "-g", directives], stdout=out, stderr=out)
+        process = subprocess.Popen([written.with_name("start"), *directives], stdout=out, stderr=out)
     try:
         yield process
     finally:
@@ -86,7 +94,7 @@ def main(arguments: Sequence[str]) -> None:
     asked = parser.parse_args(arguments)
     places = {"api": asked.api, "http": asked.http, "https": asked.https}
     written = write(asked.folder, asked.public_url, asked.certificate, asked.key, **places)
-    print(f"nginx -e stderr -c {written} -g 'daemon off;'")
+    print(written.with_name("start"))
 
 
 if __name__ == "__main__":

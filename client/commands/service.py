@@ -8,7 +8,7 @@ import typer
 from client import render
 from client.commands import connect
 from client.output import AsJson, emit, table
-from client.types import Worker
+from client.types import Quota, Worker
 from client.watching import headline
 
 MOST = 20
@@ -85,12 +85,16 @@ def _amount(name: str, number: float) -> str:
     return f"{number:g} h" if name.endswith("hours") else f"{number:g}"
 
 
+def _frees(one: Quota) -> str:
+    return f"{one.frees} ({one.frees_at:%Y-%m-%d %H:%M} UTC)" if one.frees_at else one.frees
+
+
 def quotas(json: AsJson = False) -> None:  # noqa: ARG001
     """Say what your team may take of the service, how much of it is taken, and what frees it again."""
     with connect() as lathe:
         found = lathe.quotas()
     rows = [
-        (one.name.replace("_", " "), _amount(one.name, one.used), _amount(one.name, one.limit), one.frees)
+        (one.name.replace("_", " "), _amount(one.name, one.used), _amount(one.name, one.limit), _frees(one))
         for one in found.items
     ]
     emit(found, table(("what", "used", "limit", "frees"), rows, empty="No limits."), f"The team's weight is {found.weight:g}.")

@@ -48,6 +48,7 @@ def test_a_problem_keeps_its_facts_and_is_not_sent_again(flaky: Flaky, lathe: La
         "param": "recipe.prune",
         "request_id": "req_1",
         "status": 422,
+        "quota": {"name": "jobs_waiting", "limit": 1, "used": 1.0, "frees": "f", "frees_at": None},
     }
     flaky.answers = [JSONResponse(body, 422)]
     with pytest.raises(Problem) as error:

@@ -2,16 +2,19 @@
 
 import contextlib
 import os
-import shlex
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
+from client.api import Lathe
+from client.errors import Unreachable
 from scripts import proxy as proxy_file
 from tests.app.api.conftest import SCRAPE, entry, new_team, problem, ready_dataset, ready_model
 from tests.conftest import Service, free_port, fresh_database, wait_for
@@ -179,7 +182,8 @@ def test_the_command_writes_what_nginx_takes(tmp_path: Path) -> None:
         "127.0.0.1:8443",
     ]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    subprocess.run([*shlex.split(told), "-t"], check=True, capture_output=True)
+    assert os.access(told.strip(), os.X_OK)
+    subprocess.run(["nginx", "-e", "stderr", "-t", "-c", tmp_path / "nginx.conf"], check=True, capture_output=True)
     assert '"https://lathe.example.com"' in (tmp_path / "public.conf").read_text()
     assert f"{tmp_path}/live.pem;" in (tmp_path / "nginx.conf").read_text()  # a renewal gives the link another file
 
@@ -228,6 +232,32 @@ def test_half_requests_of_one_address_stop_nobody_else(changed: Proxy) -> None:
     with changed.client("127.0.0.7") as client:
         assert wait_for(lambda: client.get("/healthz/live").status_code == 200)
     assert len(changed.log()) < 1000
+
+
+def test_a_certificate_that_is_not_trusted_is_said_to_be_that(proxy: Proxy, behind: Service) -> None:
+    with Lathe(proxy.url, behind.database.key) as lathe, pytest.raises(Unreachable) as error:
+        lathe.job("job_1")
+    assert "SSL_CERT_FILE" in error.value.remedy_text
+
+
+def test_one_that_was_killed_starts_again_in_its_place(behind: Service) -> None:
+    with tempfile.TemporaryDirectory(prefix="lathe-proxy-") as place:
+        folder, (http, https) = Path(place), (free_port(), free_port())
+        for _ in range(2):
+            with proxy_file.running(folder, behind.port, http, https) as process:
+                wait_for(lambda: answers(f"http://127.0.0.1:{http}/") == 308)
+                master = psutil.Process(process.pid)
+                for one in (master, *master.children()):
+                    one.kill()
+            assert (folder / "run" / "plain.sock").exists()
+
+
+def answers(url: str) -> int | None:
+    """The status that a URL answers with; None where nobody listens."""
+    try:
+        return httpx.get(url).status_code
+    except httpx.TransportError:
+        return None
 
 
 @pytest.mark.parametrize("changed", [SHORT], ids=["impatient"], indirect=True)

@@ -45,6 +45,9 @@ def test_each_change_leaves_a_row_that_names_who_what_and_whence(
         ("keys.rotate", f"{key} {new}", "ok"),
         ("keys.revoke", new, "ok"),
     ]
+    rotated = ("keys.rotate", f"{key} {new}", "ok")
+    assert told(http, object=key) == [("keys.create", key, "ok"), rotated]
+    assert told(http, object=new) == [rotated, ("keys.revoke", new, "ok")]
     (row,) = http.get("/v1/audit?action=jobs.create").json()["items"]
     assert row["key"] == service.database.key.split("_")[1]
     assert row["address"] == "127.0.0.1"

@@ -2,14 +2,18 @@
 
 import datetime as dt
 import json
+import os
+import subprocess
+import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.app.api.conftest import entry, problem, sql
-from tests.conftest import Service, wait_for
+from tests.conftest import ROOT, Service, wait_for
 
 
 def limit(service: Service, **own: int) -> None:
@@ -39,6 +43,24 @@ def test_a_team_has_as_many_jobs_waiting_as_it_may(service: Service, http: httpx
     assert told(http)["jobs_waiting"]["used"] == 1
     assert http.post("/v1/jobs", json=request_body, headers=again).status_code == 202  # the refusal used up no key
     refused(http.post(f"/v1/jobs/{made[0]}/retry"), 403, "quota_exceeded", "jobs_waiting", 2, 2)
+
+
+def test_a_limit_of_none_at_all_says_that_the_operator_alone_raises_it(
+    service: Service, http: httpx.Client, request_body: dict[str, Any]
+) -> None:
+    limit(service, jobs_waiting=0, worker_hours=1)
+    found = problem(http.post("/v1/jobs", json=request_body), 403, "quota_exceeded")
+    assert found["quota"]["frees"] == "nothing does before the operator raises the limit"
+    assert found["remedy"].startswith("Nothing does before the operator raises")
+
+
+def test_the_operators_command_makes_no_database_where_there_is_none(tmp_path: Path) -> None:
+    left = {name: value for name, value in os.environ.items() if not name.startswith("LATHE_")}
+    command = [sys.executable, "-m", "app.quotas", "default"]
+    ran = subprocess.run(command, cwd=ROOT, env={**left, "LATHE_HOME": str(tmp_path)}, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert f"there is no {tmp_path / 'lathe.db'}" in ran.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_hours_of_workers_are_those_of_this_month(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """How often one may ask: by key, by address, and for what is tried in vain; alike with counts in the process and in Valkey."""
 
+import datetime as dt
 import secrets
 from collections.abc import Iterator
 from dataclasses import replace
@@ -49,6 +50,8 @@ def test_a_key_asks_so_often_and_is_told_what_is_left(strict: Service) -> None:
         quota = problem(refused, 429, "rate_limited")["quota"]
         assert (quota["name"], quota["limit"]) == ("rate_key", 5)
         assert 0 < int(refused.headers["retry-after"]) <= 3600
+        left = dt.datetime.fromisoformat(quota["frees_at"]) - dt.datetime.now(dt.UTC)
+        assert 0 < left.total_seconds() <= 3600
         assert '"key";r=0' in refused.headers["ratelimit"]
         assert http.get("/healthz/live").status_code == 200
 
