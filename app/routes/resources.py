@@ -102,41 +102,8 @@ EXTENDING = problems(AlreadySealed, OffsetMismatch, SizeMismatch, ChecksumMismat
 PROGRESS = ("Upload-Offset", "Upload-Complete", "Cache-Control")
 
 
-def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[ResourceOut], new: Any) -> APIRouter:
-    router = APIRouter(prefix=f"/v1/{noun}s", tags=[f"{noun}s"])
-
-    @router.post("", status_code=201, response_model=out, responses=CREATING, summary=f"Create a {noun} from its manifest")
-    def create(body: body_type, session: SessionDep, caller: WriterDep, once: OnceDep) -> Response:
-        return once(
-            session, caller, body, 201, lambda: resource_out(resources.create(session, new(caller.team, body), body.files))
-        )
-
-    @router.get("", response_model=Page[listed], summary=f"List {noun}s, newest first, without their files")
-    def list_(
-        request: Request,
-        response: Response,
-        session: ReadDep,
-        caller: CallerDep,
-        page_size: PageSize = 50,
-        page_token: PageToken = None,
-    ) -> Page[Any]:
-        query = select(kind).where(kind.team_id == caller.team, kind.deleted_at.is_(None))
-        # A manifest has up to a thousand files: who wants those asks for the one.
-        rows, token = newest_first(session, query.options(raiseload(kind.files)), kind.id, page_size, page_token)
-        return page([resource_listed(row) for row in rows], token, request, response)
-
-    def read(team: str, identifier: str) -> ResourceOut:
-        with reading() as session:
-            return resource_out(resources.get(session, kind, team, identifier))
-
-    @router.get("/{identifier}", response_model=out, summary=f"Show a {noun}; `Prefer: wait=30` waits for its check")
-    async def show(identifier: str, caller: CallerDep, prefer: Annotated[str | None, Header()] = None) -> ResourceOut:
-        found = await asyncio.to_thread(read, caller.team, identifier)
-        seconds = preferred_wait(prefer)
-        if seconds and found.state == resources.VALIDATING:
-            await watcher.changed(noun, identifier, found.state, seconds)
-            found = await asyncio.to_thread(read, caller.team, identifier)
-        return found
+def _add_files(router: APIRouter, kind: type[Any]) -> None:
+    """Add the routes by which the bytes of a manifest's files come."""
 
     @router.put(
         "/{identifier}/files/{path:path}",
@@ -183,6 +150,43 @@ def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[R
         file = found.file
         return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=found.whole)
 
+
+def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[ResourceOut], new: Any) -> APIRouter:
+    router = APIRouter(prefix=f"/v1/{noun}s", tags=[f"{noun}s"])
+
+    @router.post("", status_code=201, response_model=out, responses=CREATING, summary=f"Create a {noun} from its manifest")
+    def create(body: body_type, session: SessionDep, caller: WriterDep, once: OnceDep) -> Response:
+        return once(
+            session, caller, body, 201, lambda: resource_out(resources.create(session, new(caller.team, body), body.files))
+        )
+
+    @router.get("", response_model=Page[listed], summary=f"List {noun}s, newest first, without their files")
+    def list_(
+        request: Request,
+        response: Response,
+        session: ReadDep,
+        caller: CallerDep,
+        page_size: PageSize = 50,
+        page_token: PageToken = None,
+    ) -> Page[Any]:
+        query = select(kind).where(kind.team_id == caller.team, kind.deleted_at.is_(None))
+        # A manifest has up to a thousand files: who wants those asks for the one.
+        rows, token = newest_first(session, query.options(raiseload(kind.files)), kind.id, page_size, page_token)
+        return page([resource_listed(row) for row in rows], token, request, response)
+
+    def read(team: str, identifier: str) -> ResourceOut:
+        with reading() as session:
+            return resource_out(resources.get(session, kind, team, identifier))
+
+    @router.get("/{identifier}", response_model=out, summary=f"Show a {noun}; `Prefer: wait=30` waits for its check")
+    async def show(identifier: str, caller: CallerDep, prefer: Annotated[str | None, Header()] = None) -> ResourceOut:
+        found = await asyncio.to_thread(read, caller.team, identifier)
+        seconds = preferred_wait(prefer)
+        if seconds and found.state == resources.VALIDATING:
+            await watcher.changed(noun, identifier, found.state, seconds)
+            found = await asyncio.to_thread(read, caller.team, identifier)
+        return found
+
     @router.post(
         "/{identifier}/complete",
         status_code=202,
@@ -203,6 +207,7 @@ def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[R
     def delete(identifier: str, session: SessionDep, caller: WriterDep) -> None:
         resources.delete(session, kind, caller.team, identifier)
 
+    _add_files(router, kind)
     return router
 
 
