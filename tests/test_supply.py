@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from scripts import audit, sbom, venvs
+from scripts import audit, sbom
 from tests.conftest import free_port
 
 WANTED = {"uvicorn": "0.54.0", "typing_extensions": "4.16.0"}
 CANARY = {"name": "django", "version": "1.8", "vulns": [{"id": "PYSEC-1", "fix_versions": ["1.9"]}]}
 FINE = [{"name": "uvicorn", "version": "0.54.0", "vulns": []}, {"name": "typing-extensions", "version": "4.16.0", "vulns": []}]
-MADE = venvs.python_of("audit").exists()
 
 
 @pytest.mark.parametrize(
@@ -74,7 +73,6 @@ def source() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.skipif(not MADE, reason="its tools are not here: make audit")
 def test_the_real_tool_s_report_is_understood(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert audit.judge(audit.asked(WANTED, source)[0], WANTED)[0] == audit.FINE
     monkeypatch.setattr(Source, "knows", ("django", "uvicorn"))
@@ -86,7 +84,6 @@ def test_the_real_tool_s_report_is_understood(source: str, monkeypatch: pytest.M
     assert "refused" in last
 
 
-@pytest.mark.skipif(not MADE, reason="its tools are not here: make sbom")
 def test_the_list_of_what_is_installed_is_whole(tmp_path: Path) -> None:
     assert sbom.main(tmp_path / "bill.json") == 0
     bill = json.loads((tmp_path / "bill.json").read_text())
