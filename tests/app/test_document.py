@@ -1,4 +1,4 @@
-"""The OpenAPI document, from which people generate clients. What is asked here is asked of every operation, later ones too."""
+"""The OpenAPI document, from which people generate clients. Each test goes over every operation, so later ones are in it."""
 
 from collections import Counter
 from collections.abc import Iterator
