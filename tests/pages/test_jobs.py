@@ -55,8 +55,8 @@ def test_what_is_wanted_stands_in_the_address(window: Window, world: World) -> N
 
 def test_an_answer_that_comes_late_does_not_undo_a_filter(window: Window, world: World) -> None:
     page, held = window.go("/jobs"), list[Route]()
-    page.route(re.compile("/jobs$"), lambda route: held.append(route))  # playwright writes into what it is given
-    with page.expect_request(re.compile("/jobs$")):  # the list is asked for again; the answer takes its time
+    with page.expect_request(re.compile("/jobs$")):  # the list asks again, perhaps for a running job; the answer takes its time
+        page.route(re.compile("/jobs$"), lambda route: held.append(route))  # playwright writes into what it is given
         job = world.submit(name="late")
     page.get_by_role("searchbox").fill("Synonyms")
     expect(page.locator("[data-job]")).to_have_count(1)
