@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from app.fencing import Claim, fenced, written
 from app.models import TRAINING, Artifact, Checkpoint, File, JobDataset, Metric
-from compression.report import STAGES, Latency, Row, Score
-from compression.report import Artifact as ArtifactFacts
+from compression.schema.report.measurements import STAGES, Latency, Row, Score
+from compression.schema.report.report import Artifact as ArtifactFacts
 
 
 def checkpoints(session: Session, job_id: str) -> list[Checkpoint]:

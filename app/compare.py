@@ -20,7 +20,7 @@ from app.listing import Wanted
 from app.models import Dataset, Job, JobDataset, Metric, Model
 from app.paging import decode, encode
 from app.schemas import JobOut, Out
-from compression.report import Ratios, Stage
+from compression.schema.report.measurements import Ratios, Stage
 
 
 class Point(Out):

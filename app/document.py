@@ -22,7 +22,7 @@ from app.errors import Problem
 from app.idempotency import Once
 from app.models import READ
 from app.rates import ALWAYS
-from compression.errors import ALL_ERRORS, CompressionError
+from compression.schema.errors import ALL_ERRORS, CompressionError
 
 MEDIA = "application/problem+json"
 BINARY: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}

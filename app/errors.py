@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.responses import Response
 
-from compression.errors import CompressionError
+from compression.schema.errors import CompressionError
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 

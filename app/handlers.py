@@ -23,7 +23,7 @@ from app.errors import (
     describe,
     document,
 )
-from compression.errors import CompressionError
+from compression.schema.errors import CompressionError
 
 log = structlog.get_logger()
 

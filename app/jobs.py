@@ -44,7 +44,7 @@ from app.models import (
     Worker,
 )
 from app.queue import JOBS, wake_after_commit
-from compression.report import Artifact as ArtifactFacts
+from compression.schema.report.report import Artifact as ArtifactFacts
 
 
 @dataclass(frozen=True)

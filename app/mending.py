@@ -15,10 +15,9 @@ from app.errors import InvalidRecipe, InvalidRequest, NoRemedy, WrongState
 from app.models import TERMINAL, Job
 from app.preflight import plan
 from app.schemas import JobCreate, JobModels
-from compression.errors import OutOfMemory, TrainingDiverged, UnsupportedPrecision
-from compression.recipe import PREPARE_RATE, JobEvaluate, Targets
-from compression.recipe.whole import MOST_ACCUMULATED
-from compression.report import Remedy
+from compression.schema.errors import OutOfMemory, TrainingDiverged, UnsupportedPrecision
+from compression.schema.recipe.recipe import MOST_ACCUMULATED, PREPARE_RATE, JobEvaluate, Targets
+from compression.schema.report.measurements import Remedy
 
 ROOT = "recipe."
 LATE = "deadline_exceeded"

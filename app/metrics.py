@@ -27,7 +27,7 @@ from app.failures import FAILURES
 from app.models import JOB_STATES, QUEUED, TERMINAL, Dataset, Event, Job, Leader, Model, Worker
 from app.models import Metric as StageRow
 from app.queue import CHECKS, JOBS, LANES
-from compression.errors import ALL_ERRORS
+from compression.schema.errors import ALL_ERRORS
 
 log = structlog.get_logger()
 FRESH_SECONDS = 5.0

@@ -13,9 +13,12 @@ from app.masking import without_paths
 from app.models import STUDENT, TEACHER, Dataset, Job, JobDataset, JobModel, Model
 from app.resources import R
 from app.schemas import JobCreate
-from compression.catalog import Preflight, preflight, preflight_several
-from compression.recipe import AUGMENTED_TASKS, PRESETS, Recipe, merged, preset
-from compression.report import DataFacts, ModelFacts
+from compression.planning.multi_dataset import preflight_several
+from compression.planning.preflight import Preflight, preflight
+from compression.schema.recipe.augment import AUGMENTED_TASKS
+from compression.schema.recipe.presets import PRESETS, merged, preset
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.validation import DataFacts, ModelFacts
 
 LONGEST_NAME = 40
 """Characters of what a dataset is called within a job."""

@@ -15,7 +15,7 @@ from app.clock import now
 from app.errors import AlreadySealed, IncompleteUpload, InUse, InvalidRequest, NotFound
 from app.models import QUEUED, RUNNING, Dataset, File, Job, JobDataset, JobModel, Model, UploadPart
 from app.queue import CHECKS, wake_after_commit
-from compression import filenames
+from compression.schema import file_names
 
 R = TypeVar("R", Model, Dataset)
 Hold = Literal["share", "update"] | None
@@ -30,8 +30,8 @@ def create(session: Session, row: R, manifest: Sequence[Any]) -> R:
     """
     paths = [entry.path for entry in manifest]
     for path in paths:
-        filenames.check_name(path, "dataset" if isinstance(row, Dataset) else "model")
-    if clash := filenames.collision(paths):
+        file_names.check_name(path, "dataset" if isinstance(row, Dataset) else "model")
+    if clash := file_names.collision(paths):
         raise InvalidRequest(f"files names {clash}", param="files")
     if isinstance(row, Dataset):
         if "train" not in row.data["splits"]:

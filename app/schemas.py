@@ -10,20 +10,11 @@ from pydantic_core import CoreSchema
 from app import models
 from app.forecast import Place
 from app.masking import without_paths
-from compression import filenames
-from compression.recipe import (
-    MOST_PARTS,
-    MOST_TEACHERS,
-    Columns,
-    DataFormat,
-    DataSplit,
-    JobEvaluate,
-    JobTask,
-    Targets,
-    Task,
-    guard_numbers,
-)
-from compression.report import Ratios, Remedy
+from compression.schema import file_names
+from compression.schema.job_spec import Columns
+from compression.schema.recipe.base import MOST_PARTS, MOST_TEACHERS, DataFormat, DataSplit, JobTask, Task, guard_numbers
+from compression.schema.recipe.recipe import JobEvaluate, Targets
+from compression.schema.report.measurements import Ratios, Remedy
 
 # PostgreSQL keeps no NUL in a text, so nobody may send one: both databases answer alike.
 TEXT = r"^[^\x00]*$"
@@ -33,7 +24,7 @@ Item = TypeVar("Item")
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)]
 Id = Annotated[str, Field(max_length=40, pattern=TEXT)]
 FilePath = Annotated[
-    str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._/@+=-]+$"), AfterValidator(filenames.portable)
+    str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._/@+=-]+$"), AfterValidator(file_names.portable)
 ]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_KEY)]

@@ -14,8 +14,9 @@ from app.errors import InvalidRequest, NotFound, NothingToTry, ReportNotReady, T
 from app.failures import failure
 from app.models import QUEUED, RUNNING, Artifact, Dataset, Job, Metric, Team, Try
 from app.queue import CHECKS, wake_after_commit
-from compression.recipe import Question, Task, asked_for
-from compression.report import DataFacts
+from compression.schema.prediction_request import Question, asked_for
+from compression.schema.recipe.base import Task
+from compression.schema.validation import DataFacts
 
 MOST_WAITING, MOST_A_MINUTE = 4, 30
 """Questions of a team that wait, and that it may ask in a minute: uploads of others are checked by the same workers."""

@@ -24,9 +24,11 @@ from bench.api import __main__ as api
 from bench.article import __main__ as article
 from bench.language import __main__ as language
 from bench.preparation import __main__ as preparation
-from compression.recipe import PRESETS, Data, Spec
-from compression.report import Latency, Report, Row, Score, shown
-from compression.report.draws import Interval
+from compression.schema.job_spec import Data, Spec
+from compression.schema.recipe.presets import PRESETS
+from compression.schema.report.draws import Interval
+from compression.schema.report.measurements import Latency, Row, Score, shown
+from compression.schema.report.report import Report
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import engine
-from compression.recipe import ARTICLE, Data, Recipe, merged
-from compression.report import Row, Score
+from compression.schema.job_spec import Data
+from compression.schema.recipe.presets import ARTICLE, merged
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.measurements import Row, Score
 
 ROOT = Path(__file__).parent.parent
 SHORT: dict[str, Any] = {

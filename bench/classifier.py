@@ -13,8 +13,10 @@ from pathlib import Path
 from bench import engine
 from bench.article import compare, glue
 from bench.article.statistics import Answers, kept
-from compression.recipe import Distill, Prepare, Recipe, Train, preset
-from compression.report import Latency, Row, Score
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.presets import preset
+from compression.schema.recipe.recipe import Prepare, Recipe, Train
+from compression.schema.report.measurements import Latency, Row, Score
 
 ROOT = Path(__file__).parent.parent
 TARGET = 0.98

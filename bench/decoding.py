@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from compression import numerics
-from compression.export import blocks, decoder
-from compression.export.body import Body
-from compression.export.external import External
-from compression.export.schemes import MICROSOFT
-from compression.numerics import Simulation
-from compression.runtimes.decoder import Decoder
-from compression.runtimes.runner import open_artifact
+from compression.evaluation.runtimes.decoder import Decoder
+from compression.evaluation.runtimes.runner import open_artifact
+from compression.export.onnx import decoder, decoder_layers
+from compression.export.onnx.decoder_graph import Body
+from compression.export.onnx.external_data import External
+from compression.export.onnx.quantized_linear import MICROSOFT
+from compression.quantization.dynamic_int8 import integer_rows
+from compression.quantization.fake_quantize import Simulation
 
 BLOCK = 32
 BYTES, MIDDLE = 8, 128
@@ -46,7 +46,7 @@ class BlockBody(Body):
         outputs, inputs = weight.shape
         pieces = -(-inputs // BLOCK)
         filled = torch.nn.functional.pad(weight, (0, pieces * BLOCK - inputs)).view(-1, BLOCK)
-        whole, scale = numerics.integers(filled)
+        whole, scale = integer_rows(filled)
         packed = (whole.to(torch.int16) + MIDDLE).to(torch.uint8).view(outputs, pieces, BLOCK)
         given = [
             self.constant(f"{name}.weight_int8", packed.numpy()),
@@ -74,7 +74,7 @@ def write_blocks(model: PreTrainedModel, folder: Path) -> None:
     """Write the form in blocks."""
     with External(folder / decoder.DATA) as data:
         body = BlockBody(model, data, Simulation(), None)
-        body.logits(blocks.of(model.config)(body))
+        body.logits(decoder_layers.of(model.config)(body))
         (folder / decoder.FILE).write_bytes(body.proto().SerializeToString())
 
 

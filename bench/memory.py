@@ -128,8 +128,8 @@ def config_of(name: str) -> "PretrainedConfig":
 
 def parameters_of(name: str) -> int:
     """Count a shape's parameters."""
-    from compression.catalog.decoders import decoder_parameters
-    from compression.report import Shape
+    from compression.models.architectures.decoder_configs import decoder_parameters
+    from compression.schema.report.measurements import Shape
 
     shape = SHAPES[name]
     size = shape["hidden"] // shape["heads"]
@@ -142,13 +142,13 @@ def make(name: str, folder: Path) -> None:
     import torch
     from transformers import LlamaForCausalLM
 
-    from compression.shards import Planned, writing
+    from compression.models.sharded_checkpoint import PlannedTensor, writing
 
     with torch.device("meta"):
         model = LlamaForCausalLM(config_of(name))
     torch.manual_seed(0)
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
-    plan = [[Planned(name, torch.bfloat16, shape)] for name, shape in shapes.items()]
+    plan = [[PlannedTensor(name, torch.bfloat16, shape)] for name, shape in shapes.items()]
     with writing(folder, plan, largest=1 << 30) as shards:
         for name, shape in shapes.items():
             if len(shape) == 1:
@@ -167,12 +167,12 @@ def use(way: str, place: Path) -> None:
     import torch
     import transformers  # noqa: F401 (all ways hold the libraries)
 
-    from compression.export import streamed
+    from compression.export.transformers import sharded
 
     torch.set_num_threads(1)
     folder, made = place / "model", place / way.replace(" ", "-")
     if way == "libraries":
-        from compression import layerwise  # noqa: F401
+        from compression.engine.on_disk import layerwise  # noqa: F401
     elif way.startswith("open"):
         from transformers import AutoModelForCausalLM
 
@@ -182,7 +182,7 @@ def use(way: str, place: Path) -> None:
         with torch.no_grad():
             print(float(sum(weight.sum(dtype=torch.float32) for weight in model.parameters())))
     elif way == "quantize":
-        print(streamed.quantize(folder, made))
+        print(sharded.quantize(folder, made))
         shutil.rmtree(made)
     else:
         prune_and_quantize(folder, made)
@@ -192,12 +192,12 @@ def prune_and_quantize(folder: Path, made: Path) -> None:
     """Compress without training."""
     import torch
 
-    from compression.batches import Batch
-    from compression.catalog.decoders import decoder_shape
-    from compression.export import streamed
-    from compression.layerwise import TOGETHER, Layerwise
+    from compression.engine.on_disk.layerwise import TOGETHER, LayerwiseRunner
+    from compression.export.transformers import sharded
+    from compression.modalities.text.batches import Batch
+    from compression.models.architectures.decoder_configs import decoder_shape
 
-    layers = Layerwise(folder)
+    layers = LayerwiseRunner(folder)
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(0, layers.model.config.vocab_size, (ROWS, TOKENS), generator=draw)
     size = TOGETHER // TOKENS
@@ -213,13 +213,13 @@ def prune_and_quantize(folder: Path, made: Path) -> None:
     to = decoder_shape("llama", layers.family.shape_of(layers.model.config), {"ffn": 0.3}, 64)
     for _ in layers.cut(scores.choose(layers.family, to), made / "cut"):
         pass
-    print(streamed.quantize(made / "cut", made / "int8"))
+    print(sharded.quantize(made / "cut", made / "int8"))
     shutil.rmtree(made)
 
 
 def peak() -> int:
     """Return the most bytes that this process had resident."""
-    from compression.measure import peak_memory
+    from compression.evaluation.measure import peak_memory
 
     found = peak_memory()
     if not isinstance(found, int):

@@ -27,18 +27,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from compression import load, numerics, process, tasks
-from compression.batches import Batch, Encoded, encode
-from compression.evaluate import Validation
-from compression.phases import journey
-from compression.recipe import Distill, Prepare, Prune, Recipe, Train
-from compression.stages.lesson import Comparison, Lesson
-from compression.stages.prepare import prepare
-from compression.stages.prune import prune
-from compression.stages.quantize import quantize
-from compression.state import State
-from compression.teacher import Look, Teacher
-from compression.training import Plan, Tick, train
+from compression.distillation.objective import DistillationObjective, FeatureAlignment
+from compression.distillation.teacher import FeatureRequest, Teacher
+from compression.engine.context import StageContext
+from compression.engine.phases import job_progress
+from compression.engine.stages.prepare import prepare
+from compression.engine.stages.prune import prune
+from compression.engine.stages.quantize import quantize
+from compression.evaluation.validate import Validation
+from compression.modalities.registry import task_of
+from compression.modalities.text.batches import Batch, TokenizedDataset, tokenize
+from compression.models import loading
+from compression.quantization.dynamic_int8 import FakeQuantEmbedding, FakeQuantLinear
+from compression.quantization.precision import gradient_dtype
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.recipe import Prepare, Recipe, Train
+from compression.system import process
+from compression.system.progress import Step
+from compression.training.config import TrainingConfig
+from compression.training.trainer import train
 
 ROOT = Path(__file__).parent.parent
 TARGET = 1.15
@@ -51,8 +59,8 @@ LARGEST_GRADIENT, WARM_UP, DECAY = 1.0, 0.1, 0.01
 class Lab:
     """A student and a teacher, and where both loops start from."""
 
-    state: State
-    plan: Plan
+    state: StageContext
+    plan: TrainingConfig
     settings: Distill
     projections: Tensor
     weights: dict[str, Tensor]
@@ -62,18 +70,18 @@ class Lab:
         """Cut and fake-quantize the model; its head is drawn, and nothing is trained before."""
         assert recipe.distill is not None
         labels, splits = read(data / "train.jsonl", rows + CHECKED_ROWS)
-        task = tasks.of("text-classification")
+        task = task_of("text-classification")
         tokenizer, whole = (
-            load.load_tokenizer(model),
-            load.load_model(model, labels, "text-classification", seed=recipe.train.seed),
+            loading.load_tokenizer(model),
+            loading.load_model(model, labels, "text-classification", seed=recipe.train.seed),
         )
-        encoded = encode(tokenizer, splits[0], None, splits[1], recipe.train.max_length, task, types=False)
+        encoded = tokenize(tokenizer, splits[0], None, splits[1], recipe.train.max_length, task, types=False)
         parts = {
             "train": encoded.at(list(range(rows))),
             "validation": encoded.at(list(range(rows, len(encoded)))),
             "test": encoded.at([]),
         }
-        state = State(recipe, parts, whole, journey(recipe, {name: len(each) for name, each in parts.items()}))  # type: ignore[arg-type]
+        state = StageContext(recipe, parts, whole, job_progress(recipe, {name: len(each) for name, each in parts.items()}))  # type: ignore[arg-type]
         for _ in itertools.chain(prepare(state), quantize(state), prune(state)):
             pass
         first = lesson_of(state, asked_once(state), recipe.distill)
@@ -82,7 +90,7 @@ class Lab:
         return cls(state, plan, recipe.distill, first.projections[0].detach().clone(), weights)
 
     @property
-    def rows(self) -> Encoded:
+    def rows(self) -> TokenizedDataset:
         """What is trained on."""
         return self.state.rows["train"]
 
@@ -101,24 +109,24 @@ def read(path: Path, most: int) -> tuple[tuple[str, ...], tuple[tuple[str, ...],
     return labels, (tuple(row["text"] for row in found), [labels.index(str(row["label"])) for row in found])
 
 
-def asked_once(state: State) -> Teacher:
+def asked_once(state: StageContext) -> Teacher:
     """Ask the teacher of every row."""
     assert state.teacher is not None
-    return Teacher(state.teacher, state.rows["train"], Look.at_all(state.teacher)).asked()
+    return Teacher(state.teacher, state.rows["train"], FeatureRequest.at_all(state.teacher)).asked()
 
 
-def lesson_of(state: State, known: Teacher, settings: Distill) -> Lesson:
+def lesson_of(state: StageContext, known: Teacher, settings: Distill) -> DistillationObjective:
     """Make what the student is held against."""
-    comparison = Comparison.of(state.model, known.model, settings, settings.weights(), apart=False)
-    return Lesson(state.model, known, comparison, settings, state.rows["train"])
+    comparison = FeatureAlignment.of(state.model, known.model, settings, settings.weights(), apart=False)
+    return DistillationObjective(state.model, known, comparison, settings, state.rows["train"])
 
 
 def ours(lab: Lab, known: Teacher) -> tuple[float, list[float]]:
     """Train one epoch by the engine's loop; return its seconds and the loss of each step."""
     lab.reset()
-    lesson = lesson_of(lab.state, known, lab.settings)
+    objective = lesson_of(lab.state, known, lab.settings)
     with torch.no_grad():
-        lesson.projections[0].copy_(lab.projections)
+        objective.projections[0].copy_(lab.projections)
     scores = itertools.count()
     started = time.perf_counter()
     ticks = train(
@@ -126,11 +134,11 @@ def ours(lab: Lab, known: Teacher) -> tuple[float, list[float]]:
         lab.plan,
         lab.rows,
         lab.state.rows["validation"],
-        lesson,
+        objective,
         validation=lambda: Validation(next(scores), 0.0),
-        extra=lesson.parameters,
+        extra=objective.parameters,
     )
-    losses = [tick.loss for tick in ticks if isinstance(tick, Tick) and tick.score is None and tick.loss is not None]
+    losses = [tick.loss for tick in ticks if isinstance(tick, Step) and tick.score is None and tick.loss is not None]
     return time.perf_counter() - started, losses
 
 
@@ -157,9 +165,7 @@ def plain(lab: Lab, student: PreTrainedModel, answers: Answers) -> tuple[float, 
         optimizer, lambda step: (step + 1) / warm if step < warm else (total - step) / max(1, total - warm)
     )
     device = next(student.parameters()).device
-    narrow = numerics.gradient_dtype(device) == torch.bfloat16 and any(
-        type(m) is numerics.FakeQuantLinear for m in student.modules()
-    )
+    narrow = gradient_dtype(device) == torch.bfloat16 and any(type(m) is FakeQuantLinear for m in student.modules())
     losses = []
     started = time.perf_counter()
     for whole in lab.rows.shuffled(plan.batch, plan.seed * 1_000_003 + 1):
@@ -210,8 +216,8 @@ def in_floats(student: PreTrainedModel) -> PreTrainedModel:
     """Copy a fake-quantized student; the copy rounds in floats."""
     twin = copy.deepcopy(student)
     kinds: dict[type[nn.Module], type[nn.Module]] = {
-        numerics.FakeQuantLinear: FloatLinear,
-        numerics.FakeQuantEmbedding: FloatEmbedding,
+        FakeQuantLinear: FloatLinear,
+        FakeQuantEmbedding: FloatEmbedding,
     }
     for module in twin.modules():
         module.__class__ = kinds.get(type(module), type(module))

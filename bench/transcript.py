@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 
-from compression.environment import environment
+from compression.system.environment import environment
 
 OPTION = "--transcript"
 

@@ -35,7 +35,7 @@ from client.types import (
     parse,
 )
 from client.wire import PATIENT, Call, Listing, as_, body_of, ignored
-from compression.recipe import Recipe
+from compression.schema.recipe.recipe import Recipe
 
 Kind = Literal["models", "datasets"]
 Scope = Literal["admin", "write", "read", "device"]

@@ -15,7 +15,8 @@ from client import render
 from client.recipes import different, told
 from client.terminal_text import one_line
 from client.types import Job, Report
-from compression.report import Interval, Latency, Row, Score
+from compression.schema.report.draws import Interval
+from compression.schema.report.measurements import Latency, Row, Score
 
 ALIKE = ("models.base", "datasets", "evaluate.")
 """Where these differ, figures are not of the same thing."""

@@ -9,26 +9,23 @@ from rich.text import Text
 
 from client.terminal_text import one_line
 from client.types import Preflight
-from compression.report import (
+from compression.schema.prediction import Answer, Answered
+from compression.schema.report.averages import metrics_of_parts
+from compression.schema.report.draws import Interval
+from compression.schema.report.lm_eval_table import LmEvalComparison, compare_lm_eval
+from compression.schema.report.measurements import (
     UNITS,
-    Answer,
-    Answered,
-    Beside,
     Generation,
-    Interval,
     Latency,
     NotMeasured,
     Ratios,
     Remedy,
-    Report,
     Row,
     Score,
     Stage,
-    Verdict,
-    beside,
-    metrics_of_parts,
     shown,
 )
+from compression.schema.report.report import Report, Verdict
 
 HEADERS = ("stage", "parameters", "size", "latency", "on validation", "on test", "test at batch 32")
 NOT_CONVERGED = (
@@ -236,11 +233,11 @@ def row_table(rows: Sequence[Row]) -> Table:
 
 def beside_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return the head and the lines of the second table: what stands beside the headline. Empty where nothing does."""
-    found = beside(rows)
+    found = compare_lm_eval(rows)
     return [("beside it", *(row.stage for row in rows)), *(_beside_line(line) for line in found)] if found else []
 
 
-def _beside_line(line: Beside) -> tuple[str, ...]:
+def _beside_line(line: LmEvalComparison) -> tuple[str, ...]:
     return (f"{line.name} ({line.what})", *(value or "–" for value in line.values))
 
 

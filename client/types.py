@@ -6,7 +6,10 @@ from urllib.parse import urljoin
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from compression.report import Answered, DataFacts, ModelFacts, NotMeasured, Ratios, Remedy, Report, Row, Score
+from compression.schema.prediction import Answered
+from compression.schema.report.measurements import NotMeasured, Ratios, Remedy, Row, Score
+from compression.schema.report.report import Report
+from compression.schema.validation import DataFacts, ModelFacts
 
 __all__ = [
     "Artifact",

@@ -13,8 +13,8 @@ from client.errors import BadFolder, NotReady, Problem, Unreachable
 from client.http import Service
 from client.types import Dataset, Manifest, Model
 from client.wire import AGAIN, pause
-from compression.filenames import TERMS
-from compression.recipe import Columns
+from compression.schema.file_names import TERMS
+from compression.schema.job_spec import Columns
 
 CHUNK = 1 << 20
 """Bytes read at once: all the memory that a file of any size takes."""

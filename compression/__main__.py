@@ -11,7 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from compression import harness, process
+from compression.evaluation.lm_eval import harness
+from compression.system import process
 
 
 def main(arguments: list[str] | None = None) -> int:

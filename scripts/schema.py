@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from compression.report import Before
+from compression.schema.report.before import Before
 
 PLACE = Path(__file__).parents[1] / "docs" / "before.schema.json"
 

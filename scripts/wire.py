@@ -13,10 +13,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.main import app
-from compression.checkpoint import Checkpoint, fingerprint_facts
-from compression.recipe import Recipe, Spec
-from compression.report import Before, Report, parse_event
-from compression.saving import Saved
+from compression.engine.checkpoints import StageCheckpoint, fingerprint_facts
+from compression.schema.events import parse_event
+from compression.schema.job_spec import Spec
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.before import Before
+from compression.schema.report.report import Report
+from compression.training.save import TrainingCheckpoint
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 BOUNDS = (
@@ -135,9 +138,9 @@ DOCUMENTS: dict[str, Callable[[], list[str]]] = {
     "report": lambda: model(Report),
     "before": lambda: model(Before),
     "engine_events": events,
-    "stage_checkpoint": lambda: model(Checkpoint),
+    "stage_checkpoint": lambda: model(StageCheckpoint),
     "fingerprints": fingerprints,
-    "training_save": lambda: model(Saved),
+    "training_save": lambda: model(TrainingCheckpoint),
     "openapi": paths,
 }
 """Name of the file in tests/golden → its lines as they are now."""

@@ -5,7 +5,7 @@ import re
 from app.errors import ALL_PROBLEMS
 from app.failures import FAILURES
 from app.settings import Settings
-from compression.errors import ALL_ERRORS
+from compression.schema.errors import ALL_ERRORS
 from scripts import schema
 from tests.conftest import ROOT
 

@@ -13,8 +13,12 @@ from app.failures import failure
 from app.models import Dataset, File, Job, Try
 from app.settings import Settings
 from app.storage import Storage
-from compression.recipe import AnswerSpec, Data, JobEvaluate, Question
-from compression.report import Answered, DataFacts, Rejected, Report, parse_answered
+from compression.schema.job_spec import Data
+from compression.schema.prediction import Answered, parse_answered
+from compression.schema.prediction_request import AnswerSpec, Question
+from compression.schema.recipe.recipe import JobEvaluate
+from compression.schema.report.report import Report
+from compression.schema.validation import DataFacts, Rejected
 from workers import engine
 from workers.folders import private_folder
 from workers.holding import Hold, TakenOver

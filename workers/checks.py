@@ -14,9 +14,9 @@ from app.failures import failure
 from app.models import Dataset, Model
 from app.settings import Settings
 from app.storage import Storage
-from compression.errors import OutOfMemory
-from compression.recipe import Data, DataCheck, ModelCheck
-from compression.report import Rejected, parse_finding
+from compression.schema.errors import OutOfMemory
+from compression.schema.job_spec import Data, DataCheck, ModelCheck
+from compression.schema.validation import Rejected, parse_finding
 from workers import engine
 from workers.folders import private_folder
 from workers.holding import Hold, TakenOver

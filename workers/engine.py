@@ -16,8 +16,8 @@ from typing import IO, Any, Self, cast
 from pydantic import ValidationError
 
 from app.settings import Settings
-from compression.host_lock import TURN_VARIABLE, WAIT_SECONDS, WAIT_VARIABLE
-from compression.report import Event, parse_event
+from compression.schema.events import Event, parse_event
+from compression.system.host_lock import TURN_VARIABLE, WAIT_SECONDS, WAIT_VARIABLE
 from workers.folders import Untrustworthy
 from workers.measuring import ASKS, MeasuringTurns
 from workers.sandbox import CONFINING, Sandbox, code_folder, get_sandbox

@@ -13,7 +13,8 @@ from app.db import reading
 from app.models import Checkpoint, Dataset, File, Job, JobDataset, Model
 from app.settings import Settings
 from app.storage import Storage
-from compression.recipe import Data, JobEvaluate, Part, Recipe, Spec, Targets
+from compression.schema.job_spec import Data, DatasetSpec, Spec
+from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 from workers.limits import engine_memory
 
 log = structlog.get_logger()
@@ -91,7 +92,9 @@ def lay_out(
             log.warning("checkpoint_missing", stage=checkpoint.stage, error=str(error))
             shutil.rmtree(place)
     data = {place: _data(dataset, place) for place, dataset in inputs.datasets.items()}
-    parts = [Part(name=name, task=inputs.datasets[f"data/{name}"].task, data=data[f"data/{name}"]) for name in inputs.names]
+    parts = [
+        DatasetSpec(name=name, task=inputs.datasets[f"data/{name}"].task, data=data[f"data/{name}"]) for name in inputs.names
+    ]
     spec = Spec(
         job=job.id,
         task=job.task,

@@ -13,7 +13,7 @@ from typing import Self
 import structlog
 
 from app.settings import Settings
-from compression.host_lock import GRANTED
+from compression.system.host_lock import GRANTED
 
 log = structlog.get_logger()
 ASKS = ".measure"

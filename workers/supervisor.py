@@ -16,7 +16,7 @@ from app import crash, jobs, traces
 from app.failures import failure
 from app.settings import Settings
 from app.storage import Storage
-from compression.errors import DeviceError, DiskFull, OutOfMemory
+from compression.schema.errors import DeviceError, DiskFull, OutOfMemory
 from workers.engine import Engine
 from workers.folders import Untrustworthy, private_folder
 from workers.layout import fetched_bytes, lay_out, needed_bytes

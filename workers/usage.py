@@ -16,7 +16,7 @@ import psutil
 
 from app.failures import failure
 from app.settings import Settings
-from compression.errors import OutOfMemory
+from compression.schema.errors import OutOfMemory
 from workers.limits import BLOCK, engine_memory
 
 MOST_DESCRIPTORS = 100_000

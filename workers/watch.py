@@ -13,9 +13,24 @@ from app import crash, jobs, traces
 from app.db import reading
 from app.settings import Settings
 from app.storage import Storage
-from compression import report as told
-from compression.errors import DiskFull, OutOfMemory
-from compression.memory import killed_for_memory
+from compression.schema import events
+from compression.schema.errors import DiskFull, OutOfMemory
+from compression.schema.events import (
+    ArtifactReady,
+    Event,
+    Finished,
+    Log,
+    PartFinished,
+    Paused,
+    Progress,
+    StageFinished,
+    StageStarted,
+    Started,
+    TrainingSaved,
+)
+from compression.schema.report.measurements import Row
+from compression.schema.report.report import Artifact, File, Report
+from compression.system.memory import killed_for_memory
 from workers.engine import Engine
 from workers.folders import Checked, Untrustworthy, open_beneath, remove_beneath
 from workers.layout import needed_bytes
@@ -36,7 +51,7 @@ CURVE_POINTS = 100
 BREATH = 0.01
 """Seconds between two writes. One writes at a time in SQLite, and waits its turn without a queue: an engine that floods us with
 events would keep the lease's renewal, and everybody else, from theirs."""
-Kept = list[tuple[told.Artifact, dict[str, str]]]
+Kept = list[tuple[Artifact, dict[str, str]]]
 
 
 class Interrupted(Exception):
@@ -88,7 +103,7 @@ class Watch:
         self.place = f"jobs/{claim.job.id}/{claim.fence}"
         self.pending: Kept = []
         self.stretch = traces.Stretch()
-        self.report: told.Report | None = None
+        self.report: Report | None = None
         self.numbers = count(1)
         self.saved: list[str] = []
         self.finished: set[str] = set()
@@ -181,38 +196,38 @@ class Watch:
             self.engine.kill()
             raise Failed(_beyond(f"the job's folder takes more than {self.most_disk:,} bytes of the worker's disk"))
 
-    def _take(self, event: told.Event) -> None:
+    def _take(self, event: Event) -> None:
         match event:
-            case told.Progress():
+            case Progress():
                 self._progress(event)
-            case told.ArtifactReady(artifact=artifact):
+            case ArtifactReady(artifact=artifact):
                 keys = self._store(f"artifacts/{artifact.name}", artifact.files)
                 self.pending.append((artifact, keys))
                 crash.reach("worker_artifact_stored")
-            case told.PartFinished():
+            case PartFinished():
                 self._part_finished(event)
-            case told.StageFinished(row=row, checkpoint=files):
+            case StageFinished(row=row, checkpoint=files):
                 self._stage_finished(row, files)
-            case told.TrainingSaved():
+            case TrainingSaved():
                 self._training_saved(event)
-            case told.StageStarted(stage=stage):
+            case StageStarted(stage=stage):
                 self._stage_started(stage, resumed=event.resumed)
                 self._record("stage_started", event.model_dump(mode="json", exclude={"type"}), stage=stage)
-            case told.Finished(report=report):
+            case Finished(report=report):
                 self._compare(report)
                 self.report = report
-            case told.Failed():
+            case events.Failed():
                 self.lease.close()
                 raise Failed(event.model_dump(mode="json", exclude={"type"}))
-            case told.Paused():
+            case Paused():
                 if self.pausing is None:
                     raise Untrustworthy("it stopped for a pause that nobody asked for")
                 self._stop("drain")
-            case told.Started() | told.Log():
+            case Started() | Log():
                 # The engine has no log of its own that lasts: what it says is said here, with the job's and the request's id.
                 log.info(f"engine_{event.type}", told=event.model_dump(mode="json", exclude={"type"}))
                 self._record(event.type, event.model_dump(mode="json", exclude={"type"}))
-        if not isinstance(event, told.Progress | told.Log):
+        if not isinstance(event, Progress | Log):
             self.moved = time.monotonic()
 
     def _stage_started(self, stage: str, *, resumed: bool) -> None:
@@ -220,7 +235,7 @@ class Watch:
         self.stretch = traces.begin(f"stage {stage}", job=self.claim.job.id, stage=stage, resumed=resumed)
         log.info("stage_started", stage=stage, resumed=resumed)
 
-    def _progress(self, event: told.Progress) -> None:
+    def _progress(self, event: Progress) -> None:
         crash.reach(f"worker_in_{event.stage}")
         self.lease.progress = event.model_dump(mode="json", exclude={"type"})
         if (event.stage, event.part, event.phase, event.step) != self.seen:
@@ -228,7 +243,7 @@ class Watch:
         if event.score is not None or self._bends(event):
             self._record("progress", self.lease.progress)
 
-    def _bends(self, event: told.Progress) -> bool:
+    def _bends(self, event: Progress) -> bool:
         """Say whether a loss is kept for the curves of the job: so many of each phase, evenly spread."""
         place = (event.stage, event.part, event.phase)
         if event.loss is None or (place == self.drawn[0] and event.step < self.drawn[1]):
@@ -236,7 +251,7 @@ class Watch:
         self.drawn = (place, event.step + max(1, event.total // CURVE_POINTS))
         return True
 
-    def _compare(self, report: told.Report) -> None:
+    def _compare(self, report: Report) -> None:
         """Hold a report against what was stored stage by stage. Raises Untrustworthy."""
         with reading() as session:
             rows, names = jobs.recorded(session, self.claim.job.id)
@@ -249,7 +264,7 @@ class Watch:
         if not {part.name for part in report.parts} == set(report.headlines) == set(self.part_names):
             raise Untrustworthy("the report's parts are not the job's")
 
-    def _stage_finished(self, row: told.Row, files: tuple[told.File, ...]) -> None:
+    def _stage_finished(self, row: Row, files: tuple[File, ...]) -> None:
         if row.stage in self.finished:
             raise Untrustworthy(f"{row.stage} was finished twice")
         if set(row.parts) != set(self.part_names):
@@ -270,7 +285,7 @@ class Watch:
         self.pending = []
         self._forget_saved()
 
-    def _part_finished(self, event: told.PartFinished) -> None:
+    def _part_finished(self, event: PartFinished) -> None:
         """Keep what one of several datasets brought in a stage, so that no attempt need do it again."""
         place = (event.stage, event.number)
         if self.part_names[event.number : event.number + 1] != [event.part]:
@@ -298,7 +313,7 @@ class Watch:
         with reading() as session:
             return jobs.part_names(session, self.claim.job.id)
 
-    def _training_saved(self, event: told.TrainingSaved) -> None:
+    def _training_saved(self, event: TrainingSaved) -> None:
         """Take what was saved, then make room: the folder's absence tells the engine that it may save again."""
         folder = f"checkpoints/{event.folder}"
         keys = self._store(folder, event.files, stays=False)
@@ -319,7 +334,7 @@ class Watch:
             self.storage.delete(key)
         self.saved = []
 
-    def _store(self, folder: str, files: tuple[told.File, ...], *, stays: bool = True) -> dict[str, str]:
+    def _store(self, folder: str, files: tuple[File, ...], *, stays: bool = True) -> dict[str, str]:
         """Put files that the engine wrote beneath out/<folder> into storage, each checked against its event as it is copied.
 
         Returns path → key. Every folder on the way is the engine's to make, so none may be a link; and a file with holes takes

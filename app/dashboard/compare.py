@@ -11,7 +11,7 @@ from app.compare import Compared
 from app.dashboard.views import PageRoute, VisitorDep, by_htmx, render
 from app.deps import ReadDep
 from app.schemas import Id
-from compression.report import UNITS
+from compression.schema.report.measurements import UNITS
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST, MOST_PICKED = 200, 12

@@ -17,8 +17,11 @@ from app.deps import ReadDep
 from app.listing import shown
 from app.models import TERMINAL, Artifact, Dataset, Job, Model
 from app.schemas import ArtifactOut, JobOut, artifact_out
-from compression.report import STAGES, Latency, Report, Row, Score, beside, judged_each
-from compression.report import shown as score_text
+from compression.schema.report.averages import judged_each
+from compression.schema.report.lm_eval_table import compare_lm_eval
+from compression.schema.report.measurements import STAGES, Latency, Row, Score
+from compression.schema.report.measurements import shown as score_text
+from compression.schema.report.report import Report
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 KEYS = {"quantized": "quantize", "pruned": "prune", "distilled": "distill"}
@@ -214,7 +217,7 @@ def job(job_id: str, request: Request, session: ReadDep, visitor: VisitorDep, pa
         "rows": rows,
         "pictures": pictures(rows),
         "sizes": sizes(report) if report else "",
-        "beside": beside(rows),
+        "beside": compare_lm_eval(rows),
         "metric": _metric(rows),
         "judged": judged_each(rows) if rows else JUDGED.get(out.task, "score"),
         "report": report,

@@ -10,7 +10,8 @@ from app.dashboard.views import PageRoute, VisitorDep, render
 from app.deps import ReadDep
 from app.models import Dataset, Model
 from app.resources import READY
-from compression.recipe import PRESETS, Columns
+from compression.schema.job_spec import Columns
+from compression.schema.recipe.presets import PRESETS
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST = 200

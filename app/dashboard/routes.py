@@ -11,7 +11,7 @@ from app.deps import SessionDep, SettingsDep
 from app.errors import ALL_PROBLEMS
 from app.failures import FAILURES
 from app.models import READ
-from compression.errors import ALL_ERRORS
+from compression.schema.errors import ALL_ERRORS
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _OURS = re.compile(r"/(?![/\\])[^\x00-\x20\\]*")

@@ -11,7 +11,7 @@ from app.deps import ReadDep
 from app.listing import BRIEF, Wanted, query
 from app.models import Dataset, Job
 from app.tries import dataset_of
-from compression.recipe import asked_for
+from compression.schema.prediction_request import asked_for
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST = 100

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from compression.report import Score, shown
+from compression.schema.report.measurements import Score, shown
 
 NOTHING = "–"
 STEP = 1000

@@ -12,7 +12,7 @@ from app import ranges
 from app.document import headers
 from app.models import Event, Job
 from app.report_page.page import About, policy, render
-from compression.report import Report
+from compression.schema.report.report import Report
 
 REPORT_PAGE: dict[int | str, dict[str, Any]] = {
     200: {"headers": headers("ETag", "Cache-Control", "Content-Disposition")},

@@ -13,18 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from app.report_page import svg, words
-from compression.report import (
-    Latency,
-    LayerRange,
-    Report,
-    Row,
-    Score,
-    Sensitivity,
-    beside,
-    judged,
-    judged_each,
-    metrics_of_parts,
-)
+from compression.schema.report.averages import judged, judged_each, metrics_of_parts
+from compression.schema.report.layer_ranges import LayerRange
+from compression.schema.report.lm_eval_table import compare_lm_eval
+from compression.schema.report.measurements import Latency, Row, Score, Sensitivity
+from compression.schema.report.report import Report
 
 FOLDER = Path(__file__).parent
 STYLE = (FOLDER / "report.css").read_text(encoding="utf-8")
@@ -73,7 +66,7 @@ def render(report: Report, about: About, progress: Sequence[Mapping[str, Any]] =
         shipped=shipped(report),
         pictures=pictures(report.rows, shipped(report)),
         conditions=conditions(report.rows),
-        beside=beside(report.rows),
+        beside=compare_lm_eval(report.rows),
         training=training(progress, judged_each(report.rows)),
         judged=judged(report.rows),
         sensitivity={

@@ -1,6 +1,8 @@
 """Figures as people read them. A figure that was not measured says why."""
 
-from compression.report import UNITS, Interval, NotMeasured, Row, Score, Verdict, shown
+from compression.schema.report.draws import Interval
+from compression.schema.report.measurements import UNITS, NotMeasured, Row, Score, shown
+from compression.schema.report.report import Verdict
 
 MINUS, TIMES = "−", "×"
 STAGES = {"baseline": "Baseline", "quantized": "Quantized", "pruned": "Pruned", "distilled": "Distilled"}

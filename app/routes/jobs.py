@@ -33,9 +33,9 @@ from app.schemas import ArtifactOut, EventOut, JobCreate, JobOut, JobRetry, Page
 from app.settings import get_settings
 from app.streams import CountedStream
 from app.watch import preferred_wait, watcher
-from compression.catalog import Preflight
-from compression.errors import CompressionError
-from compression.report import Report
+from compression.planning.preflight import Preflight
+from compression.schema.errors import CompressionError
+from compression.schema.report.report import Report
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 UNKEPT = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

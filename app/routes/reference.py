@@ -10,9 +10,10 @@ from app.document import problems
 from app.errors import InvalidRecipe
 from app.preflight import resolve_recipe
 from app.schemas import Out, Page
-from compression.catalog import FAMILIES, Family
-from compression.errors import CompressionError
-from compression.recipe import PRESETS, JobEvaluate, Recipe, Targets
+from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
+from compression.schema.errors import CompressionError
+from compression.schema.recipe.presets import PRESETS
+from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 
 router = APIRouter(prefix="/v1", tags=["reference"])
 
@@ -57,6 +58,6 @@ def check_recipe(body: dict[str, Any], _caller: AskerDep) -> RecipeOut:
 
 
 @router.get("/families")
-def families(_caller: CallerDep) -> Page[Family]:
+def families(_caller: CallerDep) -> Page[ArchitectureSpec]:
     """The model families that Lathe can take apart."""
-    return Page(items=list(FAMILIES.values()))
+    return Page(items=list(ARCHITECTURE_SPECS.values()))

@@ -29,7 +29,7 @@ from app.paging import PageSize, PageToken, newest_first, page
 from app.schemas import DatasetCreate, ModelCreate, Out, Page
 from app.uploads import Place, append, progress, receive
 from app.watch import preferred_wait, watcher
-from compression.errors import CompressionError
+from compression.schema.errors import CompressionError
 
 
 class FileOut(Out):

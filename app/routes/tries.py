@@ -20,8 +20,9 @@ from app.masking import without_paths
 from app.models import TERMINAL, Try
 from app.schemas import Out
 from app.watch import preferred_wait, watcher
-from compression.recipe import PartName, Question
-from compression.report import Answered
+from compression.schema.prediction import Answered
+from compression.schema.prediction_request import Question
+from compression.schema.recipe.base import PartName
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/try", tags=["try"])
 ASKING = problems(ReportNotReady, NothingToTry, TooManyTries)

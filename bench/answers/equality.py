@@ -25,13 +25,14 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bench.answers import arm, portable, sets
-from compression import gguf, load
-from compression.export import decoder, instruction_sets
-from compression.numerics import Simulation
-from compression.recipe import Quantize
-from compression.runtimes import alone
-from compression.runtimes.alone import Arrays
-from compression.runtimes.onnx import FILE
+from compression.evaluation.runtimes import standalone
+from compression.evaluation.runtimes.onnx import FILE
+from compression.evaluation.runtimes.standalone import Arrays
+from compression.export import instruction_sets
+from compression.export.onnx import decoder
+from compression.models import gguf_unpack, loading
+from compression.quantization.fake_quantize import Simulation
+from compression.schema.recipe.quantize import Quantize
 
 ROOT = Path(__file__).parent.parent.parent
 RECORD = Path(__file__).parent / "records" / "equality.json"
@@ -117,7 +118,7 @@ def encoder(examples: Path, given: Path | None, rows_of: Path | None, count: int
     else:
         place = ROOT / ".cache" / "portable" / "demo"
         folder = place / "portable"
-        found = sets.material("demo", examples, examples, place / "data")
+        found = sets.augmentation_source("demo", examples, examples, place / "data")
         portable.write(found, place / "original", examples / "model", place)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
@@ -130,10 +131,10 @@ def language_model(examples: Path, count: int) -> Task:
     """Write SmolLM2-135M in the default form, and rows of tokens of editorials."""
     folder, source = WORK / "decoder", WORK / "unpacked"
     if not source.is_dir():
-        gguf.unpack(examples / "decoder", source)
+        gguf_unpack.unpack(examples / "decoder", source)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    decoder.write(load.load_model(source, (), "causal-lm", seed=0), folder, simulation=Simulation.of(Quantize()))
+    decoder.write(loading.load_model(source, (), "causal-lm", seed=0), folder, simulation=Simulation.of(Quantize()))
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     ids: list[int] = tokenizer.encode((examples / "texts" / "validation.txt").read_text("utf-8")).ids
     rows = [feeds(ids[start : start + TOKENS]) for start in range(0, count * TOKENS, TOKENS)]
@@ -151,7 +152,7 @@ def compared(task: Task, target: Target, say: Callable[[str], None]) -> dict[str
     for number, piece in enumerate(task.pieces[len(done) :], len(done) + 1):
         started = time.monotonic()
         found = instruction_sets.ask(target.interpreter, task.model, piece, PATIENCE, target.packages)
-        one = task.compare(alone.answer(str(task.model), piece), found)
+        one = task.compare(standalone.answer(str(task.model), piece), found)
         done.append({**one, "seconds": time.monotonic() - started})
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(done), "utf-8")

@@ -19,12 +19,15 @@ import onnxruntime
 
 from bench.answers import sets
 from bench.answers.sets import Material
-from compression import families, load, numerics, scoring
-from compression.export import onnx
-from compression.export.tokenizer import write_tokenizer
-from compression.numerics import Simulation
-from compression.runtimes.onnx import OnnxRunner
-from compression.runtimes.runner import answered, full_batch, tokenizer_of
+from compression.evaluation.runtimes.onnx import OnnxRunner
+from compression.evaluation.runtimes.runner import answered, full_batch, tokenizer_of
+from compression.export.onnx.exporter import FILE, write_onnx
+from compression.export.preprocessor_files import write_tokenizer
+from compression.modalities.scorers import scorer_of
+from compression.modalities.text.scoring.perplexity import LanguageScorer
+from compression.models import loading
+from compression.models.adapters.registry import adapter_of
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 
 ROOT = Path(__file__).parent.parent.parent
 RECORDS = Path(__file__).parent / "records" / "portable"
@@ -39,17 +42,17 @@ def write(found: Material, place: Path, model: Path, folder: Path) -> dict[str, 
     for form, simulation in FORMS.items():
         twin = copy.deepcopy(tuned)
         if simulation is not None:
-            numerics.insert(twin, simulation=simulation)
+            insert_fake_quantization(twin, simulation=simulation)
         made[form] = folder / form
         made[form].mkdir(parents=True, exist_ok=True)
-        onnx.write(twin, made[form], int8=simulation is not None)
+        write_onnx(twin, made[form], int8=simulation is not None)
         write_tokenizer(model, made[form], sets.LENGTH, found.task, twin)
     return made
 
 
 def times(folders: dict[str, Path], vocabulary: int, length: int) -> dict[str, float]:
     """Median milliseconds of a row of `length` tokens, one thread, all files by turns."""
-    runners = {form: OnnxRunner(folder / onnx.FILE, threads=1) for form, folder in folders.items()}
+    runners = {form: OnnxRunner(folder / FILE, threads=1) for form, folder in folders.items()}
     batch = full_batch(1, length, vocabulary)
     taken: dict[str, list[float]] = {form: [] for form in folders}
     for turn in range(WARM_UP + RUNS):
@@ -65,14 +68,14 @@ def compare(found: Material, place: Path, model: Path, folder: Path) -> dict[str
     """Run one set; return its record."""
     tuned, said = sets.original(found, model, place)
     folders = write(found, place, model, folder)
-    labels = load.own_labels(tuned.config, found.dataset.labels, found.task)
-    scorer = scoring.of(found.task, found.evaluate, labels)
-    assert not isinstance(scorer, scoring.LanguageScorer), "these sets have labels"
+    labels = loading.own_labels(tuned.config, found.dataset.labels, found.task)
+    scorer = scorer_of(found.task, found.evaluate, labels)
+    assert not isinstance(scorer, LanguageScorer), "these sets have labels"
     rows = found.dataset.in_order(labels).judged("validation") if labels else found.dataset.judged("validation")
     logits, answers = {}, {}
     for form, each in folders.items():
         asked = scorer.ask(tokenizer_of(each), rows)
-        found_logits = answered(OnnxRunner(each / onnx.FILE, threads=1), asked.windows, 1)
+        found_logits = answered(OnnxRunner(each / FILE, threads=1), asked.windows, 1)
         logits[form], answers[form] = np.stack(found_logits), scorer.answers(asked, found_logits, rows)
     scores = {form: scorer.values(answers[form], rows)[scorer.metric] for form in FORMS}
     draw = np.random.default_rng(0)
@@ -102,9 +105,9 @@ def compare(found: Material, place: Path, model: Path, folder: Path) -> dict[str
         "logits_off_rms": {
             form: float(np.sqrt(np.square(logits[form] - logits["float32"]).mean())) for form in ("full", "portable")
         },
-        "bytes": {form: (each / onnx.FILE).stat().st_size for form, each in folders.items()},
+        "bytes": {form: (each / FILE).stat().st_size for form, each in folders.items()},
         "ms": {str(length): times(folders, tuned.config.vocab_size, length) for length in (32, 128)},
-        "parameters": families.of(tuned).parameters_of(tuned).total,
+        "parameters": adapter_of(tuned).parameters_of(tuned).total,
         "onnxruntime": onnxruntime.__version__,
     }
 
@@ -150,7 +153,7 @@ def main() -> None:
         if path.is_file() and not options.again:
             continue
         folder = options.work / name
-        found = sets.material(name, options.data, options.examples, folder / "data")
+        found = sets.augmentation_source(name, options.data, options.examples, folder / "data")
         place = Path(given.get(name, folder / "original"))
         path.write_text(json.dumps(compare(found, place, model, folder), indent=1) + "\n", "utf-8")
     head = ("set", "rows", "float32", "full range", "portable", "portable less full")

@@ -11,11 +11,16 @@ import torch
 from transformers import PreTrainedModel
 
 from bench.article import glue
-from compression import catalog, data, families, load, tasks
-from compression.data import Dataset
-from compression.encoding import Reading
-from compression.evaluate import validate
-from compression.recipe import Data, Evaluate, Task
+from compression.evaluation.validate import validate
+from compression.modalities.registry import task_of
+from compression.modalities.text.dataset import Dataset, load_dataset
+from compression.modalities.text.preprocessor import TextPreprocessor
+from compression.models import loading
+from compression.models.adapters.registry import adapter_of
+from compression.planning.preflight import evaluation_settings
+from compression.schema.job_spec import Data
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.recipe import Evaluate
 
 NAMES = ("demo", "sst2", "mrpc", "stsb", "rte", "banking77")
 LENGTH, BATCH = 128, 32
@@ -39,7 +44,7 @@ class Material:
     digest: str
 
 
-def material(name: str, source: Path, examples: Path, folder: Path) -> Material:
+def augmentation_source(name: str, source: Path, examples: Path, folder: Path) -> Material:
     """Lay a set out in `folder` and read it. source: folder of the copies; examples: of `scripts/fetch_examples.py`."""
     task: Task = "text-classification"
     asked = Evaluate()
@@ -52,10 +57,10 @@ def material(name: str, source: Path, examples: Path, folder: Path) -> Material:
         chosen = glue.SETS[name]
         given, _ = glue.prepare(chosen, source / "glue", folder, None)
         task, asked = chosen.task, chosen.evaluate
-    found = data.load(given, Path(), seed=0, task=task)
+    found = load_dataset(given, Path(), seed=0, task=task)
     files_of = [Path(files[0]) for _, files in sorted(given.splits.items())]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files_of))
-    evaluate = catalog.evaluate_of(asked, 0, 1, task, found.labels)
+    evaluate = evaluation_settings(asked, 0, 1, task, found.labels)
     return Material(name, task, given, evaluate, found, digest.hexdigest()[:16])
 
 
@@ -79,14 +84,14 @@ def original(found: Material, model: Path, place: Path) -> tuple[PreTrainedModel
     """Open the original in `place`, or tune one there by a plain loop. -> the model, and how it came to be."""
     if (place / "config.json").is_file():
         story = place / "trained.txt"
-        tuned = load.load_model(place, found.dataset.labels, found.task, seed=0)
+        tuned = loading.load_model(place, found.dataset.labels, found.task, seed=0)
         return tuned.eval(), story.read_text("utf-8") if story.is_file() else f"given: {place}"
     epochs, rate = OF_MANY_CLASSES if found.name == "banking77" else (EPOCHS, RATE)
-    task = tasks.of(found.task, found.dataset.labels, found.evaluate)
+    task = task_of(found.task, found.dataset.labels, found.evaluate)
     torch.manual_seed(0)
-    tuned = load.load_model(model, found.dataset.labels, found.task, seed=0)
-    types = families.of(tuned).types(tuned.config) > 1
-    reading = Reading(load.load_tokenizer(model), LENGTH, types=types)
+    tuned = loading.load_model(model, found.dataset.labels, found.task, seed=0)
+    types = adapter_of(tuned).types(tuned.config) > 1
+    reading = TextPreprocessor(loading.load_tokenizer(model), LENGTH, types=types)
     train, held = (reading.split(found.dataset, split, task) for split in ("train", "validation"))
     order = list(range(len(train)))
     random.Random(0).shuffle(order)

@@ -11,21 +11,12 @@ from sqlalchemy.orm import Session
 from app.db import make_engine
 from app.ids import new_id
 from app.models import Dataset, Event, Job, Model, Team
-from compression.recipe import PRESETS, Evaluate, Targets
-from compression.report import (
-    STAGES,
-    Artifact,
-    Latency,
-    LayerRange,
-    Parameters,
-    Report,
-    Row,
-    Score,
-    Shape,
-    Size,
-    ratios,
-    verdicts,
-)
+from compression.schema.recipe.presets import PRESETS
+from compression.schema.recipe.recipe import Evaluate, Targets
+from compression.schema.report.layer_ranges import LayerRange
+from compression.schema.report.measurements import STAGES, Latency, Parameters, Row, Score, Shape, Size
+from compression.schema.report.ratios import ratios
+from compression.schema.report.report import Artifact, Report, verdicts
 
 RUNNING, WAITING, FAILED = 5, 5, 0.05
 TASK = "text-classification"

@@ -12,8 +12,8 @@ from bench.article import compare, glue, records, texts
 from bench.article.cells import ABLATION, ORIGINAL, Cell
 from bench.article.records import Record, changed_keys
 from bench.article.statistics import METRICS, Answers, at_chance, constant_score, differences, geometric_mean, kept
-from compression.environment import environment
-from compression.recipe import PRESETS
+from compression.schema.recipe.presets import PRESETS
+from compression.system.environment import environment
 
 ROOT = Path(__file__).parent.parent.parent
 OWN = "ONNX Runtime's own INT8"

@@ -9,9 +9,12 @@ from bench import engine
 from bench.article import compare, records
 from bench.article.glue import Set
 from bench.article.records import Record
-from compression.environment import environment
-from compression.recipe import PRESETS, Augment, Data, Prepare, Recipe, Synonyms, Train, merged, preset
-from compression.report import Stage
+from compression.schema.job_spec import Data
+from compression.schema.recipe.augment import Augment, Synonyms
+from compression.schema.recipe.presets import PRESETS, merged, preset
+from compression.schema.recipe.recipe import Prepare, Recipe, Train
+from compression.schema.report.measurements import Stage
+from compression.system.environment import environment
 
 RATES = (2e-5, 5e-5, 1e-4)
 EPOCHS = 5

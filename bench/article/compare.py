@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bench.article.statistics import Floats
-from compression.export import onnx
-from compression.report import Shape
+from compression.export.onnx.exporter import write_onnx
+from compression.schema.report.measurements import Shape
 
 WARM_UP, RUNS = 30, 300
 Feed = dict[str, npt.NDArray[np.int64]]
@@ -85,7 +85,7 @@ def of_shape(model: Path, shape: Shape, labels: int, folder: Path, *, int8: bool
         for path in model.glob("tokenizer*"):
             (folder / path.name).write_bytes(path.read_bytes())
         config.save_pretrained(folder)
-        onnx.write(AutoModelForSequenceClassification.from_config(config).eval(), folder, int8=int8)
+        write_onnx(AutoModelForSequenceClassification.from_config(config).eval(), folder, int8=int8)
     return folder
 
 

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compression.recipe import Columns, Data, Evaluate, Task
+from compression.schema.job_spec import Columns, Data
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.recipe import Evaluate
 
 Rows = list[dict[str, Any]]
 

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from compression.recipe import Config, Recipe
-from compression.recipe.base import ROUNDS_ACTIVATIONS
-from compression.report import Row
+from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Config
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.measurements import Row
 
 ROOT = Path(__file__).parent / "records"
 

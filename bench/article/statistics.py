@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from compression.scoring import metrics
-from compression.scoring.errors import by_bootstrap
+from compression.modalities.scoring import metrics
+from compression.modalities.scoring.standard_errors import by_bootstrap
 
 Floats = npt.NDArray[np.float64]
 Metric = Callable[[Floats, Floats], float]

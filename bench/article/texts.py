@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bench.article.glue import SEED, put
-from compression.recipe import Data
+from compression.schema.job_spec import Data
 
 HUB = ("Salesforce/wikitext", "wikitext-2-v1", "validation")
 FEWEST_WORDS, MOST_WORDS = 5, 80

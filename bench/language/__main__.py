@@ -19,13 +19,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bench import engine
 from bench.language import plain, shaped, wikitext
-from compression import durable, stock
-from compression.language import documents, evaluate
-from compression.recipe import Data, Evaluate, Prepare, Recipe, preset
-from compression.report import Latency, NotMeasured, Report, Row, Score
-from compression.runtimes.decoder import Decoder
-from compression.runtimes.runner import batch_of, open_artifact, tokenizer_of
-from compression.scoring.language import LanguageScorer, Told, added_loss, figures
+from compression.evaluation.runtimes.decoder import Decoder
+from compression.evaluation.runtimes.runner import batch_of, open_artifact, tokenizer_of
+from compression.modalities.text.causal_lm import documents, token_losses
+from compression.modalities.text.scoring.perplexity import LanguageScorer, WindowLosses, added_loss, figures
+from compression.models import sanitized_folder
+from compression.schema.job_spec import Data
+from compression.schema.recipe.presets import preset
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
+from compression.schema.report.measurements import Latency, NotMeasured, Row, Score
+from compression.schema.report.report import Report
+from compression.system import durable_files
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -56,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.shaped:
         model = folder / f"{asked.shaped}-{asked.seed}"
         if not model.exists():
-            with durable.folder(model) as unfinished:
+            with durable_files.folder(model) as unfinished:
                 shaped.write(asked.shaped, _texts(place / "train.jsonl"), unfinished, asked.seed)
         recipe = shaped.recipe(asked.shaped, recipe)
     splits = {name: (str(place / f"{name}.jsonl"),) for name in ("train", "validation", "test")}
@@ -76,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     if asked.shaped:
         lines = reopened(run, place)
     else:
-        lines = compared(run, stock.stock_folder(model, run.folder / "stock"), place, asked.seed)
+        lines = compared(run, sanitized_folder.sanitized_folder(model, run.folder / "stock"), place, asked.seed)
     print("\n".join(lines), flush=True)
 
 
@@ -134,15 +138,15 @@ def reopened(run: engine.Run, data: Path) -> list[str]:
     return lines
 
 
-def _told(place: Path | PreTrainedModel, tokenizer: Path, data: Path, length: int) -> Told:
+def _told(place: Path | PreTrainedModel, tokenizer: Path, data: Path, length: int) -> WindowLosses:
     """Ask a model, or the checkpoint in a folder in float32, for the texts of test."""
     texts = documents.read(_texts(data / "test.jsonl"), AutoTokenizer.from_pretrained(tokenizer))
     if isinstance(place, Path):
         place = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
-    return evaluate.told(place, texts, length=length, stride=length // 2)
+    return token_losses.told(place, texts, length=length, stride=length // 2)
 
 
-def as_shipped(artifact: Path, data: Path, length: int) -> Told:
+def as_shipped(artifact: Path, data: Path, length: int) -> WindowLosses:
     """Ask an ONNX artifact for the texts of test, in the windows of `_told`."""
     runner = open_artifact("onnx", artifact, threads=torch.get_num_threads())
     assert isinstance(runner, Decoder)
@@ -157,7 +161,7 @@ def compared(run: engine.Run, stock: Path, data: Path, seed: int) -> list[str]:
     tokenizer = AutoTokenizer.from_pretrained(stock)
     length = recipe.train.max_length
 
-    def loss_of(model: Path | PreTrainedModel) -> Told:
+    def loss_of(model: Path | PreTrainedModel) -> WindowLosses:
         return _told(model, stock, data, length)
 
     distill, tokens = recipe.distill, report.splits["train"].tokens
@@ -197,12 +201,12 @@ def _texts(path: Path) -> list[str]:
     return [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
 
 
-def _figure(told: Told) -> str:
+def _figure(told: WindowLosses) -> str:
     loss = figures(told).loss
     return f"{loss.value:.4f} ± {loss.standard_error or 0:.4f}"
 
 
-def _difference(before: Told, after: Told) -> str:
+def _difference(before: WindowLosses, after: WindowLosses) -> str:
     added = added_loss(before, after)
     return f"{added.value:+.4f} ± {added.standard_error or 0:.4f}"
 

@@ -8,7 +8,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Tokenizer
 
-from compression.recipe import AxisRatios, Prepare, Prune, Recipe
+from compression.schema.recipe.prune import AxisRatios, Prune
+from compression.schema.recipe.recipe import Prepare, Recipe
 
 END = "<|endoftext|>"
 VOCABULARY = 4096

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from bench.preparation.records import Run, keep, kept
 from bench.preparation.sets import Prepared, Rows
-from compression.numerics import has_bfloat16
+from compression.quantization.precision import has_bfloat16
 
 RATES = (3e-5, 8e-5, 2e-4, 5e-4)
 BATCH, LENGTH, WARMUP, DECAY, CLIP = 32, 128, 0.1, 0.01, 1.0

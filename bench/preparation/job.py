@@ -8,7 +8,7 @@ from bench import engine
 from bench.article import compare
 from bench.preparation.records import Run, keep, kept
 from bench.preparation.sets import Prepared
-from compression.recipe import Recipe, Train
+from compression.schema.recipe.recipe import Recipe, Train
 
 
 def run(prepared: Prepared, model: Path, folder: Path, records: Path, seed: int, threads: int) -> Run:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.article import glue
-from compression.recipe import Columns, Data, Evaluate, Task
+from compression.schema.job_spec import Columns, Data
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.recipe import Evaluate
 
 NAMES = ("sst2", "mrpc", "stsb", "rte", "banking77", "demo")
 SPLITS = ("train", "validation", "test")

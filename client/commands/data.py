@@ -15,7 +15,7 @@ from client.local import Local, local_dataset, local_model
 from client.output import AsJson, emit, moving, say, table
 from client.types import Dataset, Model
 from client.upload import add, manifest, until_ready
-from compression.recipe import Task as TaskName
+from compression.schema.recipe.base import Task as TaskName
 
 models = typer.Typer(help="Checkpoints to compress.", no_args_is_help=True)
 datasets = typer.Typer(help="Data to train and test on.", no_args_is_help=True)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from compression.numerics import Simulation
-from compression.report.instruction_sets import ComparedAnswers, NotCompared
-from compression.runtimes import alone
-from compression.runtimes.alone import Arrays
-from compression.runtimes.onnx import FILE
-from compression.runtimes.runner import Batch
+from compression.evaluation.runtimes import standalone
+from compression.evaluation.runtimes.onnx import FILE
+from compression.evaluation.runtimes.runner import Batch
+from compression.evaluation.runtimes.standalone import Arrays
+from compression.quantization.fake_quantize import Simulation
+from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 
 EMULATOR, PROCESSOR, NAME = "qemu-x86_64", "Haswell", "AVX2"
 ROWS = 32
@@ -62,7 +62,7 @@ def compare(
     except (subprocess.CalledProcessError, OSError) as problem:
         said = getattr(problem, "stderr", None) or str(problem)
         return NotCompared(not_compared=f"{EMULATOR} failed: {said[-300:]}")
-    expected = alone.answer(str(folder / FILE), feeds[: len(found)])
+    expected = standalone.answer(str(folder / FILE), feeds[: len(found)])
     answers, changed, largest = differences(expected, found)
     remedy = None if changed == 0 else PORTABLE if simulation.portable else FULL_RANGE
     return ComparedAnswers(
@@ -102,10 +102,10 @@ def ask(
         environment["PYTHONPATH"] = str(packages)
     with tempfile.TemporaryDirectory(prefix="emulated-") as place:
         given, found = Path(place) / "feeds.npz", Path(place) / "found.npz"
-        alone.write(str(given), feeds)
+        standalone.write(str(given), feeds)
         files = (str(model), str(given), str(found), str(SHARE * seconds))
         subprocess.run(
-            [*interpreter, "-P", alone.__file__, *files],
+            [*interpreter, "-P", standalone.__file__, *files],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -114,7 +114,7 @@ def ask(
             timeout=seconds,
             check=True,
         )
-        return alone.read(str(found))
+        return standalone.read(str(found))
 
 
 def differences(expected: Sequence[Arrays], found: Sequence[Arrays]) -> tuple[int, int, float]:

@@ -1,40 +1,178 @@
-"""What an artifact's folder tells of its making: before.json, the recipe, the licence, and the manifest over all files."""
+"""Where an artifact comes from: the model that was sent and its licence, the recipe, the versions, and what makes it again."""
 
-import hashlib
 import json
-import shutil
+import re
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from compression.origin import Origin
-from compression.report import Before, File
+from compression.models.files import gguf_model
+from compression.schema.errors import CompressionError
+from compression.schema.job_spec import Columns, DatasetSpec, Spec
+from compression.schema.recipe.recipe import Evaluate, Recipe, Targets
+from compression.system.environment import environment
+from compression.system.sealed_folder import code_version, known_digest
 
-
-def write_before(before: Before, folder: Path) -> None:
-    """Write before.json."""
-    (folder / "before.json").write_text(as_json(before.model_dump(mode="json")), "utf-8")
-
-
-def write_origin(origin: Origin, folder: Path) -> None:
-    """Put the whole recipe beside the weights, and the licence that the model came with."""
-    (folder / "recipe.json").write_text(as_json(origin.recipe.model_dump(mode="json")), "utf-8")
-    for path in origin.licenses:
-        shutil.copyfile(path, folder / path.name)
-
-
-def write_manifest(folder: Path) -> tuple[File, ...]:
-    """List every file with its size and sha256 in manifest.json; return the list, the manifest included."""
-    listed = [_file(path, folder) for path in sorted(folder.rglob("*")) if path.is_file()]
-    manifest = folder / "manifest.json"
-    manifest.write_text(as_json({"files": [file.model_dump() for file in listed]}), "utf-8")
-    return (*listed, _file(manifest, folder))
-
-
-def as_json(value: object) -> str:
-    """Write a value as people read it, with a line feed at its end."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+LARGEST_TEXT = 1 << 20
+"""Bytes of a README, a licence or a config beyond which nobody looks into it."""
+LICENSE_NAME = re.compile(r"(licen[cs]e|notice|copying)([_-][A-Za-z0-9_-]*)?(\.(txt|md|rst))?", re.IGNORECASE)
+SPDX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
+HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+SAID: tuple[tuple[str, str], ...] = (
+    (r"Apache License\s+Version 2\.0", "apache-2.0"),
+    (r"MIT License|Permission is hereby granted, free of charge", "mit"),
+    (r"GNU AFFERO GENERAL PUBLIC LICENSE\s+Version 3", "agpl-3.0"),
+    (r"GNU GENERAL PUBLIC LICENSE\s+Version 3", "gpl-3.0"),
+    (r"Neither the name of .{1,200} may be used to endorse", "bsd-3-clause"),
+)
+"""What the text of a licence says, and the name that it goes by on the hub."""
+MOST_FILES = 24
+"""Files of what was sent that a card names; a model has rarely more shards."""
 
 
-def _file(path: Path, folder: Path) -> File:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return File(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest)
+@dataclass(frozen=True)
+class InputFile:
+    """A file that the job read, and its digest."""
+
+    what: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a card says of how its artifact was made. license, base: None where the model that was sent does not say."""
+
+    license: str | None
+    said_in: str | None
+    base: str | None
+    licenses: tuple[Path, ...]
+    recipe: Recipe
+    command: str
+    sent: tuple[InputFile, ...]
+    versions: dict[str, str]
+    job: str | None = None
+    """Id of the job; None where the engine was run by hand."""
+
+    @classmethod
+    def of(cls, spec: Spec, base: Path) -> "Origin":
+        """Look at what a job was sent."""
+        folder = base / spec.model
+        name, said_in = license_of(folder)
+        return cls(
+            license=name,
+            said_in=said_in,
+            base=_hub_name(folder),
+            licenses=tuple(_license_files(folder)),
+            recipe=spec.recipe,
+            command=command(spec),
+            sent=tuple(_sent(spec, base)),
+            versions={"lathe": code_version(), **environment()},
+            job=spec.job,
+        )
+
+
+def license_of(folder: Path) -> tuple[str | None, str | None]:
+    """Return (licence of a model by its hub name, the file that says so).
+
+    Its README is asked first, then its config or the keys of its GGUF file, then the text of its licence.
+    """
+    front = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", _text(folder / "README.md"), re.DOTALL)
+    if front is not None:
+        said = re.search(r"^license:\s*['\"]?([^\s'\"#]+)", front[1], re.MULTILINE)
+        if said is not None and SPDX.fullmatch(said[1]):
+            return said[1].lower(), "README.md"
+    named = _config(folder).get("license")
+    if isinstance(named, str) and SPDX.fullmatch(named):
+        return named.lower(), "config.json"
+    if gguf_model.is_one(folder):
+        file, named = _named_in_gguf(folder)
+        if isinstance(named, str) and SPDX.fullmatch(named):
+            return named.lower(), file
+    for path in _license_files(folder):
+        text = _text(path)
+        for pattern, name in SAID:
+            if re.search(pattern, text, re.DOTALL):
+                return name, path.name
+    return None, None
+
+
+def command(spec: Spec) -> str:
+    """Return the command that does the job again, beside the artifact's recipe.json. MODEL, DATA: folders of what was sent."""
+    words = ["lathe", "submit", "--model", "MODEL"]
+    for number in range(len(spec.asked)):
+        words += ["--data", "DATA" if len(spec.asked) == 1 else f"DATA_{number + 1}"]
+    tasks = [part.task for part in spec.asked]
+    for task in tasks if len(set(tasks)) > 1 else tasks[:1]:
+        words += ["--task", task]
+    words += ["--student", "STUDENT"] if spec.student is not None else []
+    for number in range(len(spec.teachers)):
+        words += ["--teacher", f"TEACHER_{number + 1}"]
+    words += ["--recipe", "recipe.json"]
+    for option, given, usual in (("--target", spec.targets, Targets()), ("--evaluate", spec.evaluate, Evaluate())):
+        for key, value in given.model_dump(mode="json").items():
+            if value != getattr(usual, key):
+                words += [option, f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    for key, value in _columns(spec.asked).items():
+        words += ["--column", f"{key}={value}"]
+    return shlex.join([*words, "--wait"])
+
+
+def _columns(parts: tuple[DatasetSpec, ...]) -> dict[str, str]:
+    """Return the columns that are called otherwise than usual; one command names them for all of its datasets."""
+    usual = Columns().model_dump()
+    return {
+        key: value for part in parts for key, value in part.data.columns.model_dump().items() if value not in (None, usual[key])
+    }
+
+
+def _sent(spec: Spec, base: Path) -> list[InputFile]:
+    found = [InputFile("model", path.name, known_digest(path)) for path in _weights(base / spec.model)]
+    for part in spec.asked:
+        for split, files in part.data.splits.items():
+            what = f"{part.name} {split}".strip()
+            found += [InputFile(what, Path(file).name, known_digest(base / file)) for file in files]
+    return found
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".gguf") or path.name == "config.json")
+
+
+def _license_files(folder: Path) -> list[Path]:
+    """Return the files at a folder's top that are a licence or a notice by their names."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if LICENSE_NAME.fullmatch(path.name) and path.is_file() and path.stat().st_size <= LARGEST_TEXT
+    )
+
+
+def _named_in_gguf(folder: Path) -> tuple[str | None, Any]:
+    """Return (a GGUF file's name, what it says of its licence); nothing of a damaged one, which is refused where it opens."""
+    try:
+        path, content = gguf_model.read_model(folder)
+    except CompressionError:
+        return None, None
+    return path.name, content.metadata.get("general.license")
+
+
+def _hub_name(folder: Path) -> str | None:
+    """Return what the model is called on the hub, where its config says it: a local path says nothing."""
+    name = _config(folder).get("_name_or_path")
+    return name if isinstance(name, str) and HUB_NAME.fullmatch(name) else None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(_text(folder / "config.json") or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(path: Path) -> str:
+    if not path.is_file() or path.stat().st_size > LARGEST_TEXT:
+        return ""
+    return path.read_text("utf-8", errors="replace")

@@ -15,7 +15,7 @@ from app.clock import now
 from app.errors import NotFound, WrongState
 from app.failures import failure
 from app.models import Event, Job, Metric
-from compression.report import NotMeasured, Parameters, Ratios, Row, Shape, Size
+from compression.schema.report.measurements import NotMeasured, Parameters, Ratios, Row, Shape, Size
 from tests.app.conftest import SessionMaker
 
 LEASE = 30.0

@@ -13,7 +13,8 @@ from app.clock import now
 from app.db import IDLE_SECONDS, make_engine
 from app.failures import failure
 from app.models import Checkpoint, Event, Job, Worker
-from compression.report import Artifact, NotMeasured
+from compression.schema.report.measurements import NotMeasured
+from compression.schema.report.report import Artifact
 from tests.app.conftest import SessionMaker
 from tests.app.test_jobs import LEASE, look, must_take, row, take
 from tests.conftest import Database, wait_for

@@ -12,7 +12,7 @@ from app import jobs, tries
 from app.clock import now
 from app.errors import InvalidRequest, NotFound, NothingToTry, Problem, ReportNotReady, TooManyTries
 from app.models import Dataset, Job, JobDataset, Try
-from compression.recipe import Question
+from compression.schema.prediction_request import Question
 from tests.app.conftest import SessionMaker
 from tests.rows import ready, submitted, team
 

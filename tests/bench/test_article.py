@@ -24,8 +24,12 @@ from bench.article.statistics import (
     kept,
     mean_score,
 )
-from compression.recipe import PRESETS, Data, General
-from compression.report import STAGES, NotMeasured, Parameters, Report, Row, Shape, Size, ratios
+from compression.schema.job_spec import Data
+from compression.schema.recipe.distill import General
+from compression.schema.recipe.presets import PRESETS
+from compression.schema.report.measurements import STAGES, NotMeasured, Parameters, Row, Shape, Size
+from compression.schema.report.ratios import ratios
+from compression.schema.report.report import Report
 
 
 def copies(folder: Path) -> Path:

@@ -9,11 +9,12 @@ import pytest
 from bench import classifier, engine
 from bench.article import compare, glue
 from bench.article.statistics import METRICS
-from compression.catalog import preflight
-from compression.catalog.decoders import decoder_parameters
-from compression.recipe import Data, Evaluate, Spec
-from compression.report import ModelFacts
-from compression.scoring import ClassScorer
+from compression.modalities.scoring.classification import ClassScorer
+from compression.models.architectures.decoder_configs import decoder_parameters
+from compression.planning.preflight import preflight
+from compression.schema.job_spec import Data, Spec
+from compression.schema.recipe.recipe import Evaluate
+from compression.schema.validation import ModelFacts
 from tests.client.figures import report, row
 from tests.compression.test_catalog import DATA
 from tests.compression.test_decoder_shapes import SMOLLM2

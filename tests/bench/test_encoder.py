@@ -4,7 +4,8 @@ import json
 
 from bench.__main__ import line, original
 from bench.article import records
-from compression.report import Preparation, Row
+from compression.schema.report.measurements import Row
+from compression.schema.report.preparation import Preparation
 
 REASON = "3 epochs are too few to see whether validation had stopped gaining."
 

@@ -8,7 +8,9 @@ import pytest
 
 from bench import engine
 from bench.language.__main__ import recipe_of
-from compression.recipe import Data, Evaluate, Prune, Recipe, Spec
+from compression.schema.job_spec import Data, Spec
+from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.recipe import Evaluate, Recipe
 
 SPEC: dict[str, Any] = {"model": "model", "data": Data(format="jsonl", splits={"train": ("a",)}), "recipe": Recipe()}
 

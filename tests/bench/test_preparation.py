@@ -7,7 +7,8 @@ import pytest
 from bench.preparation import grid, sets, table
 from bench.preparation.records import Run, keep, kept
 from bench.preparation.sets import Prepared
-from compression.recipe import Columns, Data, Evaluate
+from compression.schema.job_spec import Columns, Data
+from compression.schema.recipe.recipe import Evaluate
 from tests.compression.conftest import encoder  # noqa: F401 (a fixture)
 
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from bench.training import Lab, compare
-from compression.recipe import Distill, Prepare, Prune, Recipe, Train
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from tests.compression.conftest import encoder, reviews
 
 __all__ = ["encoder", "reviews"]  # fixtures

@@ -2,26 +2,23 @@
 
 from typing import Any
 
-from compression.recipe import Recipe, Targets
-from compression.report import (
-    Artifact,
+from compression.schema.recipe.recipe import Recipe, Targets
+from compression.schema.report.draws import Interval
+from compression.schema.report.measurements import (
     Generation,
-    Interval,
     Latency,
     NotMeasured,
     Parameters,
-    Preparation,
-    Report,
     Row,
     Score,
     Shape,
     Size,
-    SplitFacts,
     Stage,
     TaskFigure,
-    ratios,
-    verdicts,
 )
+from compression.schema.report.preparation import Preparation
+from compression.schema.report.ratios import ratios
+from compression.schema.report.report import Artifact, Report, SplitFacts, verdicts
 
 MODEL_FACTS: dict[str, Any] = {
     "kind": "model",

@@ -19,7 +19,7 @@ from client.commands.submit import tasks_of
 from client.errors import EXITS, ClientError
 from client.output import IN_COMMANDS
 from client.recipes import override
-from compression.errors import OutOfMemory
+from compression.schema.errors import OutOfMemory
 from tests.client.conftest import Command, Live, Ran
 from tests.client.figures import DATA_FACTS, MODEL_FACTS, report
 from tests.conftest import ROOT, free_port

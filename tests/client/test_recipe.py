@@ -7,7 +7,8 @@ import pytest
 
 from client import recipes
 from client.errors import BadRecipe
-from compression.recipe import PRESETS, Recipe
+from compression.schema.recipe.presets import PRESETS
+from compression.schema.recipe.recipe import Recipe
 from tests.client.conftest import Command, Live
 from tests.client.test_cli import document
 

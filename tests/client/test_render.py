@@ -6,8 +6,10 @@ import pytest
 from rich.console import Console
 
 from client import render
-from compression.report import NotMeasured, Ratios, Row, Uploaded, mean_row, verdicts
-from compression.verdicts import choose, judged
+from compression.planning.verdicts import choose, judged
+from compression.schema.report.averages import mean_row
+from compression.schema.report.measurements import NotMeasured, Ratios, Row, Uploaded
+from compression.schema.report.report import verdicts
 from tests.client.figures import generates, more_figures, report, row, validated
 
 

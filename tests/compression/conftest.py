@@ -13,14 +13,15 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
-from compression.batches import Encoded
-from compression.progress import Journey, Phase
-from compression.recipe import Distill, Recipe
-from compression.stages.gate import WITH, WITHOUT
-from compression.stages.lesson import Comparison, Lesson
-from compression.state import State
-from compression.tasks import of
-from compression.teacher import Teacher
+from compression.distillation.objective import DistillationObjective, FeatureAlignment
+from compression.distillation.teacher import Teacher
+from compression.engine.context import StageContext
+from compression.engine.stages.gate import WITH, WITHOUT
+from compression.modalities.registry import task_of
+from compression.modalities.text.batches import TokenizedDataset
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.recipe import Recipe
+from compression.system.progress import Phase, ProgressTracker
 
 # Tiny matrices gain nothing from more threads, and lose much where other tests run beside.
 torch.set_num_threads(1)
@@ -102,12 +103,14 @@ def model() -> BertForSequenceClassification:
     return BertForSequenceClassification(tiny_config(num_labels=2)).eval()
 
 
-def encoded(rows: list[tuple[str, str]]) -> Encoded:
+def encoded(rows: list[tuple[str, str]]) -> TokenizedDataset:
     tokens = [[WORDS["[CLS]"], *(WORDS[word] for word in text.split()), WORDS["[SEP]"]] for text, _ in rows]
-    return Encoded(tokens, torch.tensor([int(label == "positive") for _, label in rows]), 0, of("text-classification"))
+    return TokenizedDataset(
+        tokens, torch.tensor([int(label == "positive") for _, label in rows]), 0, task_of("text-classification")
+    )
 
 
-def all_phases() -> Journey:
+def all_phases() -> ProgressTracker:
     names = {
         "baseline": ("tune", "tune 2"),
         "quantized": ("quantization-aware training",),
@@ -117,16 +120,20 @@ def all_phases() -> Journey:
         ),
         "distilled": ("ask of unlabelled text", "general", "ask the teacher", WITH, WITHOUT, "distill", "distill again"),
     }
-    return Journey([Phase(stage, name, 1.0) for stage, phases in names.items() for name in phases])
+    return ProgressTracker([Phase(stage, name, 1.0) for stage, phases in names.items() for name in phases])
 
 
-def lesson_of(state: State, settings: Distill, rows: Encoded) -> Lesson:
+def lesson_of(state: StageContext, settings: Distill, rows: TokenizedDataset) -> DistillationObjective:
     """Ask the state's teacher of the rows, and make of it what a student is held against."""
     assert state.teacher is not None
-    comparison = Comparison.of(state.model, state.teacher, settings, settings.weights(), apart=settings.embedding is not None)
-    return Lesson(state.model, Teacher(state.teacher, rows, comparison.teacher).asked(), comparison, settings, rows)
+    comparison = FeatureAlignment.of(
+        state.model, state.teacher, settings, settings.weights(), apart=settings.embedding is not None
+    )
+    return DistillationObjective(
+        state.model, Teacher(state.teacher, rows, comparison.teacher).asked(), comparison, settings, rows
+    )
 
 
-def state_of(model: BertForSequenceClassification, recipe: Recipe) -> State:
+def state_of(model: BertForSequenceClassification, recipe: Recipe) -> StageContext:
     rows = {"train": encoded(sentences(320, 1)), "validation": encoded(sentences(64, 3)), "test": encoded(sentences(64, 2))}
-    return State(recipe, rows, model, all_phases())
+    return StageContext(recipe, rows, model, all_phases())

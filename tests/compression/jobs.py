@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from compression.report import Before, Event, Report, Row, parse_event
+from compression.schema.events import Event, parse_event
+from compression.schema.report.before import Before
+from compression.schema.report.measurements import Row
+from compression.schema.report.report import Report
 
 STAGES = ["baseline", "quantized", "pruned", "distilled"]
 RECIPE: dict[str, Any] = {

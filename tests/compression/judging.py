@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from compression.recipe import Recipe, Targets
-from compression.report import Remedy, Row, StageVerdict
-from compression.verdicts import judged
+from compression.planning.verdicts import judged
+from compression.schema.recipe.recipe import Recipe, Targets
+from compression.schema.report.measurements import Remedy, Row, StageVerdict
 from tests.client.figures import row
 
 TARGETS = Targets()

@@ -2,17 +2,17 @@
 
 from collections.abc import Generator
 
-from compression.export import artifact
-from compression.measure import Measured, MeasureSpec, Step, measure
-from compression.plan import Tick
+from compression.engine.shipping import measure_artifact
+from compression.evaluation.measure import Measured, MeasureProgress, MeasureSpec, measure
+from compression.system.progress import Step as Tick
 
 
 def in_this_process(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
     """Take the place of `artifact.figures`."""
-    told = list[Step | Measured]()
+    told = list[MeasureProgress | Measured]()
     found = measure(spec, told.append)
     for said in told:
-        if isinstance(said, Step):
+        if isinstance(said, MeasureProgress):
             yield Tick(said.done, said.total)
     return found
 
@@ -23,7 +23,7 @@ def briefly(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, Non
     return found
 
 
-_in_a_fresh_one = artifact.figures
+_in_a_fresh_one = measure_artifact
 
 
 def briefly_apart(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:

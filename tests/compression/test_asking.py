@@ -7,16 +7,18 @@ from typing import Any
 
 import pytest
 
-from compression import progress
-from compression.export import artifact
-from compression.phases import LAST, SHIP
-from compression.pipeline import compress
-from compression.recipe import Distill, Recipe, Spec, Train
-from compression.report import Event, Progress
-from compression.saving import Pause
-from compression.stages import general
-from compression.stages.distill import distill
-from compression.stages.teachers import ASK
+from compression.engine import shipping
+from compression.engine.phases import LAST, SHIP
+from compression.engine.pipeline import compress
+from compression.engine.stages import general_distillation
+from compression.engine.stages.distill import distill
+from compression.engine.stages.teacher_ensemble import ASK
+from compression.schema.events import Event, Progress
+from compression.schema.job_spec import Spec
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.recipe import Recipe, Train
+from compression.system import progress
+from compression.system.interrupts import Pause
 from tests.compression import test_held
 from tests.compression.jobs import RECIPE, write_spec
 from tests.compression.language.tiny import model
@@ -29,7 +31,7 @@ BRIEF: dict[str, Any] = {**RECIPE, "prepare": {"epochs": 0}, "quantize": None, "
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tell every step, and measure in this process, not for long."""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(artifact, "figures", briefly)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
 
 
 def told(events: Iterable[Event], stage: str, phase: str) -> list[Progress]:
@@ -59,7 +61,7 @@ def test_every_asking_of_a_job_is_told(encoder: Path, reviews: Path, tmp_path: P
     assert told(events, "distilled", LAST)[-1].total == shipped["distilled"]
     # Two teachers for their answers, and the better one for its insides; before that, train and validation as plain texts.
     assert told(events, "distilled", ASK)[-1].total == 3 * rows[0]
-    assert told(events, "distilled", general.ASK)[-1].total > rows[0]
+    assert told(events, "distilled", general_distillation.ASK)[-1].total > rows[0]
 
 
 @pytest.mark.parametrize(("kept", "hidden", "times"), [(None, 0.0, 1), (8, 0.0, 1), (8, 0.5, 2)])

@@ -6,10 +6,13 @@ import pytest
 
 from app.mending import mended
 from client import render
-from compression.baseline import exceeds_baseline, has_not_converged
-from compression.recipe import Prepare, Quantize, Recipe, Targets
-from compression.report import Ratios, Report, Row, Verdict, mean_row, verdicts
-from compression.verdicts import choose, judged, targets_met
+from compression.planning.baseline import exceeds_baseline, has_not_converged
+from compression.planning.verdicts import choose, judged, targets_met
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.recipe.recipe import Prepare, Recipe, Targets
+from compression.schema.report.averages import mean_row
+from compression.schema.report.measurements import Ratios, Row
+from compression.schema.report.report import Report, Verdict, verdicts
 from tests.client import figures
 from tests.client.figures import converged, row
 from tests.compression.judging import RECIPE, TARGETS, offered, verdict

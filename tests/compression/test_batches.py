@@ -2,17 +2,18 @@
 
 import torch
 
-from compression import tasks
-from compression.batches import Encoded, steps
+from compression.modalities.base import count_steps
+from compression.modalities.registry import task_of
+from compression.modalities.text.batches import TokenizedDataset
 
 
 def test_rows_of_like_length_share_a_batch_and_each_comes_once() -> None:
     draw = torch.Generator().manual_seed(0)
     lengths = torch.randint(3, 100, (500,), generator=draw).tolist()
-    task = tasks.of("text-classification")
-    rows = Encoded([[7] * length for length in lengths], torch.arange(500) % 2, 0, task)
+    task = task_of("text-classification")
+    rows = TokenizedDataset([[7] * length for length in lengths], torch.arange(500) % 2, 0, task)
     batches = list(rows.shuffled(16, seed=1))
-    assert len(batches) == steps(500, 16)
+    assert len(batches) == count_steps(500, 16)
     order = [row for batch in batches for row in batch.rows.tolist()]
     assert sorted(order) == list(range(500))
     assert all(batch.mask.sum(dim=1).tolist() == [lengths[row] for row in batch.rows.tolist()] for batch in batches)

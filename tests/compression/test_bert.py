@@ -12,9 +12,11 @@ from transformers import (
     BertModel,
 )
 
-from compression import catalog, families
-from compression.families import Kept, head_rows
-from compression.families.bert import BERT
+from compression.models.adapters.bert import BERT
+from compression.models.adapters.registry import encoder_of
+from compression.models.adapters.structure import PruningPlan, head_rows
+from compression.models.architectures import families
+from compression.models.architectures.shapes import encoder_parameters
 from tests.compression.conftest import tiny_config
 
 IDS = torch.randint(5, 40, (4, 11), generator=torch.Generator().manual_seed(0))
@@ -24,8 +26,8 @@ def some(count: int, of: int) -> torch.Tensor:
     return torch.randperm(of, generator=torch.Generator().manual_seed(count))[:count].sort().values
 
 
-def narrow_choice() -> Kept:
-    return Kept(
+def narrow_choice() -> PruningPlan:
+    return PruningPlan(
         hidden=some(16, 32),
         pooled=some(16, 32),
         heads=(torch.tensor([0, 3]), torch.tensor([1, 2])),
@@ -36,7 +38,7 @@ def narrow_choice() -> Kept:
 @torch.no_grad()
 def test_removing_feed_forward_units_equals_masking_them(model: BertForSequenceClassification) -> None:
     kept = BERT.everything(model)
-    kept = Kept(kept.hidden, kept.pooled, kept.heads, (some(24, 64), some(25, 64)[:24]))
+    kept = PruningPlan(kept.hidden, kept.pooled, kept.heads, (some(24, 64), some(25, 64)[:24]))
     small = BERT.narrowed(model, kept)
     for layer, units in zip(BERT.layers(model), kept.ffn, strict=True):
         gone = torch.ones(64, dtype=torch.bool)
@@ -91,7 +93,7 @@ def test_the_model_that_was_cut_is_left_alone(model: BertForSequenceClassificati
 @pytest.mark.parametrize("cut", [False, True])
 def test_parameters_are_counted_as_the_catalog_foretells(model: BertForSequenceClassification, cut: bool) -> None:
     subject = BERT.narrowed(model, narrow_choice()) if cut else model
-    foretold = catalog.encoder_parameters(catalog.BERT, BERT.shape_of(subject.config), rows=66, labels=2)
+    foretold = encoder_parameters(families.BERT, BERT.shape_of(subject.config), rows=66, labels=2)
     assert BERT.parameters_of(subject) == foretold
 
 
@@ -100,11 +102,11 @@ def test_parameters_are_counted_as_the_catalog_foretells(model: BertForSequenceC
 def test_every_head_class_is_cut_like_its_encoder(kind: type, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = kind(tiny_config(num_labels=2)).eval()
-    family, choice = families.encoder_of(model), narrow_choice()
+    family, choice = encoder_of(model), narrow_choice()
     small = family.narrowed(model, choice)
     assert type(small) is kind
     kept = family.everything(model)
-    masked = family.narrowed(model, Kept(kept.hidden, kept.pooled, kept.heads, choice.ffn))
+    masked = family.narrowed(model, PruningPlan(kept.hidden, kept.pooled, kept.heads, choice.ffn))
     for layer, units in zip(family.layers(model), choice.ffn, strict=True):
         gone = torch.ones(64, dtype=torch.bool)
         gone[units] = False

@@ -5,40 +5,22 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from compression.catalog import (
-    BERT,
-    XLM_ROBERTA,
-    Estimate,
-    artifact_bytes,
-    check_task,
-    encoder_parameters,
-    planned_steps,
-    preflight,
-    preflight_several,
-)
-from compression.catalog.cost import Counted, scoring_seconds
-from compression.catalog.decoders import decoder_parameters
-from compression.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
-from compression.recipe import (
-    ARTICLE,
-    QUICK,
-    STANDARD,
-    Augment,
-    BackTranslation,
-    Distill,
-    Evaluate,
-    JobEvaluate,
-    Prepare,
-    Prune,
-    Quantize,
-    Recipe,
-    Synonyms,
-    TargetLatency,
-    Task,
-    Train,
-    preset,
-)
-from compression.report import DataFacts, ModelFacts, Parameters, Shape
+from compression.models.architectures.decoder_configs import decoder_parameters
+from compression.models.architectures.families import BERT, XLM_ROBERTA
+from compression.models.architectures.shapes import encoder_parameters
+from compression.planning.estimator import Counted, Estimate, artifact_bytes, planned_steps, scoring_seconds
+from compression.planning.multi_dataset import preflight_several
+from compression.planning.preflight import check_task, preflight
+from compression.schema.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
+from compression.schema.recipe.augment import Augment, BackTranslation, Synonyms
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.presets import ARTICLE, QUICK, STANDARD, preset
+from compression.schema.recipe.prune import Prune, TargetLatency
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.recipe.recipe import Evaluate, JobEvaluate, Prepare, Recipe, Train
+from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.validation import DataFacts, ModelFacts
 
 SHAPE = Shape(layers=6, hidden=384, heads=12, ffn=1536, vocabulary=30522)
 MODEL = ModelFacts(

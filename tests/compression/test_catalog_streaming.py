@@ -2,11 +2,15 @@
 
 import pytest
 
-from compression.catalog import LARGEST_GRAPH, preflight
-from compression.catalog.decoders import decoder_parameters
-from compression.errors import UnsupportedShape
-from compression.recipe import Evaluate, Prepare, Prune, Quantize, Recipe, Recovery
-from compression.report import ModelFacts, Shape
+from compression.models.architectures.decoder_configs import decoder_parameters
+from compression.planning.estimator import LARGEST_GRAPH
+from compression.planning.preflight import preflight
+from compression.schema.errors import UnsupportedShape
+from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
+from compression.schema.report.measurements import Shape
+from compression.schema.validation import ModelFacts
 from tests.compression.test_catalog import DATA, MODEL
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from compression import child
-from compression.child import ChildFailed, ChildOutOfMemory, answers
-from compression.recipe import Config
+from compression.schema.recipe.base import Config
+from compression.system import child_process
+from compression.system.child_process import ChildFailed, ChildOutOfMemory, child_lines
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,9 @@ def test_a_killed_child_had_too_little_memory_only_where_the_kernel_says_so(
     program.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(program))
     counts = iter(counted)
-    monkeypatch.setattr(child, "killed_for_memory", lambda: next(counts))
+    monkeypatch.setattr(child_process, "killed_for_memory", lambda: next(counts))
     with pytest.raises(ChildFailed) as caught:
-        list(answers("measure", Config(), timeout=60))
+        list(child_lines("measure", Config(), timeout=60))
     assert type(caught.value) is kind
 
 
@@ -40,7 +40,7 @@ def test_a_line_is_heard_as_it_is_said_and_nobody_goes_on_talking_to_nobody(
     program.write_text("#!/bin/sh\necho $$\nexec sleep 600\n")
     program.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(program))
-    heard = answers("measure", Config(), timeout=60)
+    heard = child_lines("measure", Config(), timeout=60)
     talker = psutil.Process(int(next(heard)))
     assert talker.is_running()
     heard.close()

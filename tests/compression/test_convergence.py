@@ -2,7 +2,7 @@
 
 import pytest
 
-from compression.stages.convergence import convergence
+from compression.planning.convergence import convergence
 
 RISING = [0.2, 0.5, 0.7, 0.8, 0.85, 0.9]
 FLAT = [0.5, 0.8, 0.9, 0.905, 0.902, 0.904]

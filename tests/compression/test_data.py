@@ -8,8 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from compression import data
-from compression.errors import (
+from compression.modalities.text import dataset
+from compression.modalities.text.dataset import load_dataset, read_split
+from compression.schema.errors import (
     CompressionError,
     EmptySplit,
     MissingColumn,
@@ -18,7 +19,7 @@ from compression.errors import (
     UnreadableData,
     UnseenLabel,
 )
-from compression.recipe import Columns, Data
+from compression.schema.job_spec import Columns, Data
 
 ROWS = [("007", "spy"), ("2020-01-01", "date"), ('a "quoted",\ntwo-line text', "spy"), ("NA", "date"), ("ünïcode", "spy")]
 
@@ -35,20 +36,20 @@ def test_all_formats_give_the_same_rows(tmp_path: Path) -> None:
     table = pyarrow.table({"text": [text for text, _ in ROWS], "label": [label for _, label in ROWS]})
     pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
     for kind in ("jsonl", "csv", "parquet"):
-        rows = data.read_split(Data(format=kind, splits={"train": (f"d.{kind}",)}), "train", tmp_path)
+        rows = read_split(Data(format=kind, splits={"train": (f"d.{kind}",)}), "train", tmp_path)
         assert list(zip(rows.texts, rows.labels, strict=True)) == ROWS, kind
 
 
 def test_integers_and_booleans_become_labels(tmp_path: Path) -> None:
     jsonl(tmp_path / "d.jsonl", [("a", 1), ("b", True), ("c", False), ("d", "1")])
-    rows = data.read_split(Data(format="jsonl", splits={"train": ("d.jsonl",)}), "train", tmp_path)
+    rows = read_split(Data(format="jsonl", splits={"train": ("d.jsonl",)}), "train", tmp_path)
     assert rows.labels == ("1", "true", "false", "1")
 
 
 def test_missing_splits_are_carved_stratified_and_by_seed(tmp_path: Path) -> None:
     jsonl(tmp_path / "d.jsonl", [(f"text {i}", "rare" if i % 10 == 0 else "common") for i in range(200)])
     source = Data(format="jsonl", splits={"train": ("d.jsonl",)})
-    first, again, other = (data.load(source, tmp_path, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (load_dataset(source, tmp_path, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first.splits["test"] != other.splits["test"]
     assert {name: len(rows) for name, rows in first.splits.items()} == {"train": 140, "validation": 20, "test": 40}
@@ -64,7 +65,7 @@ def test_missing_splits_are_carved_stratified_and_by_seed(tmp_path: Path) -> Non
 def test_given_splits_are_left_alone(tmp_path: Path) -> None:
     for name in ("train", "test"):
         jsonl(tmp_path / name, [(f"{name} {i}", "ab"[i % 2]) for i in range(40)])
-    found = data.load(Data(format="jsonl", splits={"train": ("train",), "test": ("test",)}), tmp_path, seed=0)
+    found = load_dataset(Data(format="jsonl", splits={"train": ("train",), "test": ("test",)}), tmp_path, seed=0)
     assert len(found.splits["test"]) == 40
     assert found.carved == {"validation"}
     assert len(found.splits["train"]) + len(found.splits["validation"]) == 40
@@ -72,7 +73,7 @@ def test_given_splits_are_left_alone(tmp_path: Path) -> None:
 
 def test_labels_can_be_numbered_as_a_model_numbers_them(tmp_path: Path) -> None:
     jsonl(tmp_path / "d.jsonl", [(str(i), "ab"[i % 2]) for i in range(40)])
-    found = data.load(Data(format="jsonl", splits={"train": ("d.jsonl",)}), tmp_path, seed=0)
+    found = load_dataset(Data(format="jsonl", splits={"train": ("d.jsonl",)}), tmp_path, seed=0)
     turned = found.in_order(("b", "a"))
     assert [1 - number for number in found.ids("train")] == turned.ids("train")
     with pytest.raises(ValueError, match="labels"):
@@ -99,7 +100,7 @@ def test_what_is_wrong_is_named(
 ) -> None:
     (tmp_path / "d").write_text("\n".join(lines) + "\n")
     with pytest.raises(error) as caught:
-        data.load(Data(format="jsonl", splits={"train": ("d",)}), tmp_path, seed=0)
+        load_dataset(Data(format="jsonl", splits={"train": ("d",)}), tmp_path, seed=0)
     assert caught.value.param == param
     assert cause in caught.value.cause
 
@@ -108,7 +109,7 @@ def test_a_label_that_train_lacks_is_refused(tmp_path: Path) -> None:
     jsonl(tmp_path / "train", [(str(i), "ab"[i % 2]) for i in range(40)])
     jsonl(tmp_path / "test", [("x", "a"), ("y", "c")])
     with pytest.raises(UnseenLabel, match="row 2 of test has the label 'c'"):
-        data.load(Data(format="jsonl", splits={"train": ("train",), "test": ("test",)}), tmp_path, seed=0)
+        load_dataset(Data(format="jsonl", splits={"train": ("train",), "test": ("test",)}), tmp_path, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_label_that_train_lacks_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_another_format_is_refused(tmp_path: Path, kind: str, content: bytes) -> None:
     (tmp_path / "d").write_bytes(content)
     with pytest.raises(UnreadableData) as caught:
-        data.load(Data(format=kind, splits={"train": ("d",)}), tmp_path, seed=0)
+        load_dataset(Data(format=kind, splits={"train": ("d",)}), tmp_path, seed=0)
     assert caught.value.param == "d"
 
 
@@ -127,13 +128,13 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path, kind: str) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": ["b"]}), tmp_path / "d.parquet")
     source = Data(format=kind, splits={"train": (f"d.{kind}",)}, columns=Columns(text="body"))
     with pytest.raises(MissingColumn) as caught:
-        data.load(source, tmp_path, seed=0)
+        load_dataset(source, tmp_path, seed=0)
     assert caught.value.param == "data.columns.text"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFile) as caught:
-        data.load(Data(format="csv", splits={"train": ("nowhere.csv",)}), tmp_path, seed=0)
+        load_dataset(Data(format="csv", splits={"train": ("nowhere.csv",)}), tmp_path, seed=0)
     assert caught.value.param == "data.splits.train[0]"
 
 
@@ -144,26 +145,28 @@ def texts(path: Path, written: str) -> Data:
 
 def test_plain_text_is_parted_by_blank_lines(tmp_path: Path) -> None:
     source = texts(tmp_path / "d.txt", "\n\none\ntwo lines\n\n \t\n\nünïcode\r\n\r\nthe last")
-    rows = data.read_split(source, "train", tmp_path, "causal-lm")
+    rows = read_split(source, "train", tmp_path, "causal-lm")
     assert rows.texts == ("one\ntwo lines", "ünïcode", "the last")
     assert rows.labels == (None, None, None)
     broken = tmp_path / "d.txt"
     broken.write_bytes(b"good\n\n\xff")
     with pytest.raises(UnreadableData, match="not readable as text"):
-        data.read_split(source, "train", tmp_path, "causal-lm")
+        read_split(source, "train", tmp_path, "causal-lm")
     with pytest.raises(UnreadableData, match="needs columns"):
-        data.load(source, tmp_path, seed=0)
+        load_dataset(source, tmp_path, seed=0)
 
 
 def test_a_text_without_an_end_costs_no_more_memory_than_a_row_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "LARGEST_ROW", 50)
-    assert len(data.read_split(texts(tmp_path / "d.txt", "x" * 40 + "\n\n" + "y" * 40), "train", tmp_path, "causal-lm")) == 2
+    monkeypatch.setattr(dataset, "LARGEST_ROW", 50)
+    assert len(read_split(texts(tmp_path / "d.txt", "x" * 40 + "\n\n" + "y" * 40), "train", tmp_path, "causal-lm")) == 2
     with pytest.raises(UnreadableData, match=r"text 2 of d\.txt is longer"):
-        data.read_split(texts(tmp_path / "d.txt", "short\n\n" + "word\n" * 12), "train", tmp_path, "causal-lm")
+        read_split(texts(tmp_path / "d.txt", "short\n\n" + "word\n" * 12), "train", tmp_path, "causal-lm")
 
 
 def test_texts_are_carved_and_bear_no_labels(tmp_path: Path) -> None:
-    found = data.load(texts(tmp_path / "d.txt", "\n\n".join(f"text {i}" for i in range(8))), tmp_path, seed=1, task="causal-lm")
+    found = load_dataset(
+        texts(tmp_path / "d.txt", "\n\n".join(f"text {i}" for i in range(8))), tmp_path, seed=1, task="causal-lm"
+    )
     assert {name: len(rows) for name, rows in found.splits.items()} == {"train": 4, "validation": 2, "test": 2}
     assert (found.labels, found.facts()["train"].labels) == ((), {})
     assert [row["text"] for row in found.judged("test")] == list(found.splits["test"].texts)
@@ -173,13 +176,13 @@ def test_of_one_text_no_perplexity_is_sure(tmp_path: Path) -> None:
     source = texts(tmp_path / "d.txt", "\n\n".join(f"text {i}" for i in range(8)))
     (tmp_path / "one.txt").write_text("a single text")
     with pytest.raises(EmptySplit, match="one text"):
-        data.load(
+        load_dataset(
             source.model_copy(update={"splits": {**source.splits, "test": ("one.txt",)}}), tmp_path, seed=0, task="causal-lm"
         )
     with pytest.raises(EmptySplit, match="too few to carve"):
-        data.load(texts(tmp_path / "d.txt", "one\n\ntwo\n\nthree"), tmp_path, seed=0, task="causal-lm")
+        load_dataset(texts(tmp_path / "d.txt", "one\n\ntwo\n\nthree"), tmp_path, seed=0, task="causal-lm")
     with pytest.raises(UnreadableData, match="no split unlabelled"):
-        data.load(
+        load_dataset(
             source.model_copy(update={"splits": {**source.splits, "unlabelled": ("one.txt",)}}),
             tmp_path,
             seed=0,

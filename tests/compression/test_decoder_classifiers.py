@@ -6,8 +6,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from compression.export import artifact
-from compression.report import NotMeasured
+from compression.engine import shipping
+from compression.schema.report.measurements import NotMeasured
 from tests.compression.conftest import BAD, FILLER, GOOD
 from tests.compression.decoders import END
 from tests.compression.measuring import in_this_process
@@ -31,7 +31,7 @@ def byte_pairs(folder: Path) -> None:
 def test_a_cut_classifier_is_taught_to_score_again(
     kind: str, axes: dict[str, float], tmp_path: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifact, "figures", in_this_process)
+    monkeypatch.setattr(shipping, "measure_artifact", in_this_process)
     # One layer of experts, since tracing takes longer than all the rest; rows that no token has, as Qwen's tables have them.
     one = {"n_group": 1, "topk_group": 1, "num_hidden_layers": 1, "first_k_dense_replace": 0}
     send(tmp_path / "model", kind, **(one if kind == "deepseek_v2" else {"vocab_size": 400}))

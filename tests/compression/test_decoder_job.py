@@ -8,12 +8,15 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from compression.errors import InvalidSpec
-from compression.export import artifact, onnx
-from compression.measure import Measured
-from compression.pipeline import compress
-from compression.recipe import Spec
-from compression.report import Finished, NotMeasured, Report, Score
+from compression.engine import shipping
+from compression.engine.pipeline import compress
+from compression.evaluation.measure import Measured
+from compression.export.onnx import exporter
+from compression.schema.errors import InvalidSpec
+from compression.schema.events import Finished
+from compression.schema.job_spec import Spec
+from compression.schema.report.measurements import NotMeasured, Score
+from compression.schema.report.report import Report
 from tests.compression.conftest import BAD, FILLER, GOOD
 from tests.compression.decoders import END, UNKNOWN, tiny, write_tokenizer
 from tests.compression.measuring import briefly, of
@@ -97,7 +100,7 @@ def test_experts_are_cut_and_it_is_said_what_stays_in_float(
     # Each file is held against the engine, alone and padded, before it is shipped; to measure them is the other job's.
     nothing = NotMeasured(not_measured="It is not asked.")
     nobody = Measured(latency=nothing, score=nothing, peak_memory_bytes=nothing)
-    monkeypatch.setattr(artifact, "figures", lambda *_, **__: of(nobody))
+    monkeypatch.setattr(shipping, "measure_artifact", lambda *_, **__: of(nobody))
     send(tmp_path / "model", "deepseek_v3", n_group=1, attention_bias=True, num_hidden_layers=1, first_k_dense_replace=0)
     report = run(
         tmp_path,
@@ -129,8 +132,8 @@ def test_experts_are_cut_and_it_is_said_what_stays_in_float(
 def test_a_classifier_too_large_for_a_traced_file_has_a_written_one_or_else_checkpoints(
     rope: str, tmp_path: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx, "fits_a_graph", lambda parameters: False)
-    monkeypatch.setattr(artifact, "figures", briefly)
+    monkeypatch.setattr(exporter, "fits_a_graph", lambda parameters: False)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     turned = {"rope_type": rope, "rope_theta": 1e4, **({"factor": 2.0} if rope == "dynamic" else {})}
     send(tmp_path / "model", "llama", rope_parameters=turned)
     report = run(tmp_path, reviews, prune={"ratio": {"ffn": 0.5}, "multiple": 8}, distill=None)

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from compression.catalog.decoders import check_decoder, decoder_shape
-from compression.errors import UnsupportedShape
-from compression.report import Experts, Latent, Shape
+from compression.models.architectures.decoder_configs import check_decoder, decoder_shape
+from compression.schema.errors import UnsupportedShape
+from compression.schema.report.measurements import Experts, Latent, Shape
 
 SMOLLM2 = Shape(layers=30, hidden=576, heads=9, ffn=1536, vocabulary=49152, groups=3, head_size=64)
 LLAMA3 = Shape(layers=32, hidden=4096, heads=32, ffn=14336, vocabulary=128256, groups=8, head_size=128)

@@ -4,10 +4,14 @@ import json
 
 import pytest
 
-from compression.catalog import FAMILIES, planned, preflight, steps_to
-from compression.catalog.decoders import check_decoder, decoder_parameters, decoder_shape
-from compression.recipe import AxisRatios, Evaluate, Prune, Recipe, Recovery
-from compression.report import Experts, Latent, ModelFacts, Shape
+from compression.models.architectures.decoder_configs import check_decoder, decoder_parameters, decoder_shape
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import planned, steps_to
+from compression.planning.preflight import preflight
+from compression.schema.recipe.prune import AxisRatios, Prune, Recovery
+from compression.schema.recipe.recipe import Evaluate, Recipe
+from compression.schema.report.measurements import Experts, Latent, Shape
+from compression.schema.validation import ModelFacts
 from tests.compression.test_catalog import DATA
 from tests.compression.test_decoder_shapes import SMOLLM2
 
@@ -23,7 +27,7 @@ def of(hidden: int, heads: int, groups: int) -> Shape:
     "widths", [(576, 9, 3), (960, 15, 5), (2048, 32, 32), (4096, 32, 8), (3072, 24, 8), (896, 14, 2), (2048, 16, 16)]
 )
 def test_no_step_is_wider_than_the_one_before_it(kind: str, widths: tuple[int, int, int]) -> None:
-    start, family = of(*widths), FAMILIES[kind]
+    start, family = of(*widths), ARCHITECTURE_SPECS[kind]
     asked = [(hidden, heads, steps) for hidden in (0.02, 0.1, 0.3, 0.6) for heads in (0.1, 0.3, 0.6) for steps in (2, 3, 4)]
     for hidden, heads, steps in asked:
         prune = Prune(
@@ -44,7 +48,7 @@ def test_no_step_is_wider_than_the_one_before_it(kind: str, widths: tuple[int, i
 def test_encoders_go_the_way_that_they_went() -> None:
     prune = Prune(ratio=0.5, axes=("hidden", "heads", "ffn"), steps=2, multiple=64, recovery=Recovery(epochs=2))
     start = Shape(layers=6, hidden=384, heads=12, ffn=1536, vocabulary=1000)
-    shapes = steps_to(FAMILIES["bert"], start, prune, *planned(FAMILIES["bert"], start, prune))
+    shapes = steps_to(ARCHITECTURE_SPECS["bert"], start, prune, *planned(ARCHITECTURE_SPECS["bert"], start, prune))
     assert [(one.hidden, one.heads, one.ffn) for one in shapes] == [(256, 8, 1088), (192, 6, 768)]
 
 

@@ -10,23 +10,31 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertModel, PreTrainedModel
 
-from compression import checkpoint, families, tasks
-from compression.batches import Encoded
-from compression.checkpoint import Checkpoint
-from compression.checks.dataset import check
-from compression.errors import InvalidSpec, LabelMismatch
-from compression.evaluate import logits, validate
-from compression.numerics import is_simulated
-from compression.part import Part
-from compression.recipe import Data, Distill, General, Prepare, Quantize, Recipe, Spec, Task, Teachers, Train
-from compression.report import Event, Finished, Log, Progress, Score, TrainingSaved
-from compression.run import job
-from compression.saving import FOLDER, Pause, Saver
-from compression.stages.distill import distill, enter
-from compression.stages.general import general
-from compression.stages.prepare import prepare
-from compression.stages.teachers import Heard, fused, hear
-from compression.state import State
+from compression.engine import checkpoints
+from compression.engine.checkpoints import StageCheckpoint
+from compression.engine.commands.run import job
+from compression.engine.context import StageContext
+from compression.engine.dataset_run import DatasetRun
+from compression.engine.stages.distill import distill, enter
+from compression.engine.stages.general_distillation import general
+from compression.engine.stages.prepare import prepare
+from compression.engine.stages.teacher_ensemble import EnsembleOutputs, fused, hear
+from compression.evaluation.validate import logits, validate
+from compression.modalities.registry import task_of
+from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.text.dataset_check import check
+from compression.models.adapters.registry import adapter_of, encoder_of
+from compression.quantization.fake_quantize import is_simulated
+from compression.schema.errors import InvalidSpec, LabelMismatch
+from compression.schema.events import Event, Finished, Log, Progress, TrainingSaved
+from compression.schema.job_spec import Data, Spec
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.distill import Distill, General, Teachers
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.recipe.recipe import Prepare, Recipe, Train
+from compression.schema.report.measurements import Score
+from compression.system.interrupts import Pause
+from compression.training.save import FOLDER, TrainingCheckpointer
 from tests.compression.conftest import (
     BAD,
     GOOD,
@@ -50,18 +58,18 @@ def deep(labels: tuple[str, ...] = ("negative", "positive")) -> BertForSequenceC
     return BertForSequenceClassification(tiny_config(num_hidden_layers=4, id2label=names, num_labels=2)).eval()
 
 
-def shallow(recipe: Recipe) -> State:
+def shallow(recipe: Recipe) -> StageContext:
     """A student of two layers beside its teacher of four."""
     teacher = deep()
-    state = state_of(families.of(teacher).without_layers(teacher, [0, 2]), recipe)
+    state = state_of(adapter_of(teacher).without_layers(teacher, [0, 2]), recipe)
     state.teacher = teacher.requires_grad_(False)
     return state
 
 
-def paused_at(state: State, folder: Path, phase: str, step: int) -> Path:
+def paused_at(state: StageContext, folder: Path, phase: str, step: int) -> Path:
     """Run distillation until a step of a phase, as a worker that drains would; return what a new attempt goes on from."""
     asked = False
-    state.saver = Saver(folder / "out", "work", None, lambda: asked)
+    state.checkpointer = TrainingCheckpointer(folder / "out", "work", None, lambda: asked)
     with pytest.raises(Pause):
         for event in distill(state):
             if isinstance(event, Progress) and (event.phase, event.step) == (phase, step):
@@ -74,11 +82,11 @@ def paused_at(state: State, folder: Path, phase: str, step: int) -> Path:
 def test_a_student_of_fewer_layers_learns_all_terms_and_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compression.progress.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
     settings = Distill(epochs=2, rate=3e-3, weighting="uncertainty", general=General(epochs=1, rate=3e-3), **ALL_TERMS)
     recipe = Recipe(distill=settings, train=TRAIN)
 
-    def apart(state: State) -> float:
+    def apart(state: StageContext) -> float:
         assert state.teacher is not None
         given, wanted = (logits(m, state.rows["train"]).log_softmax(-1) for m in (state.model, state.teacher))
         return functional.kl_div(given, wanted, log_target=True, reduction="batchmean").item()
@@ -105,15 +113,15 @@ def test_a_student_of_fewer_layers_learns_all_terms_and_goes_on_where_it_stopped
     kept = paused_at(half, tmp_path, "distill", 25)
     again = shallow(recipe)
     again.unlabelled = whole.unlabelled
-    again.saver = Saver(tmp_path / "second", "work", resume=kept)
-    assert again.saver.look() is None
+    again.checkpointer = TrainingCheckpointer(tmp_path / "second", "work", resume=kept)
+    assert again.checkpointer.look() is None
     seen = list(distill(again))
     assert not [event for event in seen if isinstance(event, Progress) and event.phase == "general"]
     assert all(one.equal(other) for one, other in zip(again.model.parameters(), whole.model.parameters(), strict=True))
     assert weights in again.notes
 
 
-def answers(state: State, model: PreTrainedModel) -> torch.Tensor:
+def answers(state: StageContext, model: PreTrainedModel) -> torch.Tensor:
     return logits(model, state.rows["train"]).clone()
 
 
@@ -145,12 +153,12 @@ def test_teachers_are_fused_as_the_recipe_says_and_the_better_one_shows_its_insi
     assert state.originals == []
 
 
-def finished(work: Iterator[Event]) -> Heard:
+def finished(work: Iterator[Event]) -> EnsembleOutputs:
     while True:
         try:
             next(work)
         except StopIteration as end:
-            found: Heard = end.value
+            found: EnsembleOutputs = end.value
             return found
 
 
@@ -168,8 +176,8 @@ def test_numbers_are_averaged_and_places_are_fused_over_real_tokens() -> None:
         assert (found[row, tokens:] < -1e6).all()
 
 
-def rows_for(rows: Encoded, name: Task) -> Encoded:
-    return replace(rows, task=tasks.of(name))
+def rows_for(rows: TokenizedDataset, name: Task) -> TokenizedDataset:
+    return replace(rows, task=task_of(name))
 
 
 def spec(encoder: Path, reviews: Path, recipe: Recipe, **changes: object) -> Spec:
@@ -178,20 +186,20 @@ def spec(encoder: Path, reviews: Path, recipe: Recipe, **changes: object) -> Spe
     return Spec.model_validate({**given, "evaluate": {"length": 16}, **changes})
 
 
-def open_part(asked: Spec, base: Path) -> Part:
+def open_part(asked: Spec, base: Path) -> DatasetRun:
     (one,) = asked.asked
-    return Part.open(asked, base, one)
+    return DatasetRun.open(asked, base, one)
 
 
 def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, reviews: Path, tmp_path: Path) -> None:
     recipe = Recipe(prepare=Prepare(epochs=1, rate=3e-3), distill=Distill(teachers=Teachers(seeds=2)), prune=None, train=TRAIN)
     asked = False
 
-    def opened(resume: Path | None) -> State:
+    def opened(resume: Path | None) -> StageContext:
         state = open_part(spec(encoder, reviews, recipe), tmp_path).state
-        state.journey = all_phases()
-        state.saver = Saver(tmp_path / "out", "work", None, lambda: asked, resume)
-        state.saver.look()
+        state.tracker = all_phases()
+        state.checkpointer = TrainingCheckpointer(tmp_path / "out", "work", None, lambda: asked, resume)
+        state.checkpointer.look()
         return state
 
     whole = opened(None)
@@ -219,9 +227,11 @@ def test_originals_of_other_seeds_are_trained_kept_and_taken_up(encoder: Path, r
         assert all(a.equal(b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
 
     nothing = {"rows": (), "artifacts": (), "pruning": None, "files": (), "simulation": None}
-    facts = Checkpoint(fingerprint="work", stage="baseline", labels=("negative", "positive"), **nothing)
-    checkpoint.write(tmp_path / "kept", whole.model, facts, whole.originals)
-    (kept,) = checkpoint.open_teachers(tmp_path / "kept", checkpoint.read(tmp_path / "kept", "baseline", {"baseline": "work"}))
+    facts = StageCheckpoint(fingerprint="work", stage="baseline", labels=("negative", "positive"), **nothing)
+    checkpoints.write(tmp_path / "kept", whole.model, facts, whole.originals)
+    (kept,) = checkpoints.open_teachers(
+        tmp_path / "kept", checkpoints.read(tmp_path / "kept", "baseline", {"baseline": "work"})
+    )
     assert answers(whole, kept).equal(answers(whole, other))
 
 
@@ -246,12 +256,12 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     )
     part = open_part(spec(encoder, reviews, recipe, student=str(student), teachers=[str(teacher)]), tmp_path)
     state = part.state
-    state.journey = all_phases()
+    state.tracker = all_phases()
     list(prepare(state))
     enter(state)
     assert state.model.config.num_hidden_layers == 4
     assert is_simulated(state.model)
-    sent, here = (families.encoder_of(each).layers(each)[0].value.weight for each in (deep(), state.model))
+    sent, here = (encoder_of(each).layers(each)[0].value.weight for each in (deep(), state.model))
     assert not here.equal(sent)  # its channels are smoothed, each by a factor of its own
     assert torch.allclose(here / sent, (here / sent)[:, :1], rtol=1e-4)
     assert part.reader("distilled").folder == student
@@ -335,7 +345,7 @@ def test_the_general_phase_asks_the_model_as_it_was_sent_or_as_it_was_tuned(
     still = General(epochs=1, rate=1e-12, teacher=who)  # no weight moves, so the loss is that of the student as it is
     recipe = Recipe(prune=None, distill=Distill(general=still), train=TRAIN)
     state = open_part(spec(encoder, reviews, recipe), tmp_path).state
-    state.journey = all_phases()
+    state.tracker = all_phases()
     state.teacher = BertForSequenceClassification(tiny_config(num_labels=2)).eval()  # as far from the base as tuning can lead
     assert recipe.distill is not None
     (loss,) = [

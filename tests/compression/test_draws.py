@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from compression.report import Draws, SplitDraws, difference_interval, mean_split_draws, retention_interval
-from compression.scoring import ClassScorer, NumberScorer, QuestionScorer, TagScorer, language
+from compression.modalities.scoring.classification import ClassScorer
+from compression.modalities.scoring.regression import NumberScorer
+from compression.modalities.text.scoring import perplexity
+from compression.modalities.text.scoring.question_answering import QuestionScorer
+from compression.modalities.text.scoring.token_classification import TagScorer
+from compression.schema.report.draws import Draws, SplitDraws, difference_interval, mean_split_draws, retention_interval
 
 ROWS = 400
 WANTED = [row % 2 for row in range(ROWS)]
@@ -85,7 +89,7 @@ def test_every_task_draws_its_headline_from_the_same_resamples() -> None:
 def test_a_language_models_texts_are_drawn_whole() -> None:
     draw = np.random.default_rng(3)
     tokens = draw.integers(5, 50, ROWS)
-    told = language.Told(tokens, tokens, tokens * (2 + draw.normal(0, 0.3, ROWS)), tokens)
-    found, figures = language.draws(told), language.figures(told)
+    told = perplexity.WindowLosses(tokens, tokens, tokens * (2 + draw.normal(0, 0.3, ROWS)), tokens)
+    found, figures = perplexity.draws(told), perplexity.figures(told)
     assert found.mean() == pytest.approx(figures.perplexity.value, rel=0.01)
     assert found.std(ddof=1) == pytest.approx(figures.perplexity.standard_error, rel=0.1)

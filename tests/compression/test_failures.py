@@ -13,13 +13,23 @@ import torch
 from safetensors import SafetensorError
 from transformers import BertForSequenceClassification
 
-from compression import checkpoint, failures
-from compression.errors import CompressionError, ConfigMismatch, DeviceError, DiskFull, OutOfMemory
-from compression.export import onnx
-from compression.export.artifact import write_config
-from compression.export.tokenizer import write_tokenizer
-from compression.report import ArtifactReady, Event, Failed, StageFinished, StageStarted, Started, TrainingSaved, parse_event
-from compression.run import job
+from compression.engine.commands.run import job
+from compression.export.onnx.exporter import write_onnx
+from compression.export.package import write_config
+from compression.export.preprocessor_files import write_tokenizer
+from compression.schema.errors import CompressionError, ConfigMismatch, DeviceError, DiskFull, OutOfMemory
+from compression.schema.events import (
+    ArtifactReady,
+    Event,
+    Failed,
+    StageFinished,
+    StageStarted,
+    Started,
+    TrainingSaved,
+    parse_event,
+)
+from compression.system import failures
+from compression.system.sealed_folder import digest
 from tests.compression.conftest import tiny_config
 from tests.compression.conftest import write_tokenizer as tokenizer_into
 from tests.compression.jobs import RECIPE, write_spec
@@ -83,7 +93,7 @@ def test_a_full_disk_is_a_clean_failure(
 
 def check(folder: Path, files: Any) -> None:
     for file in files:
-        assert checkpoint.digest(folder / file.path) == file.sha256
+        assert digest(folder / file.path) == file.sha256
 
 
 LIMITED = """
@@ -155,11 +165,11 @@ def test_what_does_not_fit_memory_whole_fits_in_parts(tmp_path: Path, wide: tupl
 MEASURED = """
 import resource, sys
 from pathlib import Path
-from compression.errors import OutOfMemory
-from compression.export.artifact import figures
-from compression.measure import MeasureSpec
-from compression.plan import at_once
-from compression.recipe import Evaluate
+from compression.schema.errors import OutOfMemory
+from compression.export.package import figures
+from compression.evaluation.measure import MeasureSpec
+from compression.training.config import at_once
+from compression.schema.recipe import Evaluate
 folder, rows = Path(sys.argv[1]), Path(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_DATA, (600 << 20,) * 2)
 spec = MeasureSpec(kind="onnx", task="text-classification", labels=("a", "b"), folder=str(folder),
@@ -181,7 +191,7 @@ def test_a_measuring_child_without_memory_is_tried_again_and_then_told(tmp_path:
     folder = tmp_path / "artifact"
     folder.mkdir()
     tokenizer_into(tmp_path)
-    onnx.write(model, folder, int8=False)
+    write_onnx(model, folder, int8=False)
     write_tokenizer(tmp_path, folder, 1024, "text-classification")
     write_config(model, folder, ("negative", "positive"), 1024, "onnx")
     (tmp_path / "rows.jsonl").write_text('{"text": "good", "label": 1}\n')

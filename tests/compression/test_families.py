@@ -11,14 +11,16 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from compression import families, tasks
-from compression.batches import Encoded
-from compression.catalog import FAMILIES, encoder_parameters, planned_shape
-from compression.families import Kept, head_rows
-from compression.recipe import Prune
-from compression.stages.prune import counter
-from compression.stages.scores import Scores, taken_scores
-from compression.teacher import Look, ask
+from compression.distillation.teacher import FeatureRequest, request_features
+from compression.engine.stages.prune import counter
+from compression.modalities.registry import task_of
+from compression.modalities.text.batches import TokenizedDataset
+from compression.models.adapters.registry import ADAPTERS, DECODER_ADAPTERS, adapter_of, encoder_of
+from compression.models.adapters.structure import PruningPlan, head_rows
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import encoder_parameters, planned_shape
+from compression.pruning.scores import EncoderScores, score_units
+from compression.schema.recipe.prune import Prune
 from tests.compression.models import FFN, HEADS, HIDDEN, PADDING, POSITIONS, STEMS, WORDS, tiny
 
 KINDS = list(STEMS)
@@ -35,13 +37,13 @@ def answers(model: PreTrainedModel) -> Tensor:
     return logits
 
 
-def narrow_choice(model: PreTrainedModel) -> Kept:
-    shape = families.of(model).shape_of(model.config)
+def narrow_choice(model: PreTrainedModel) -> PruningPlan:
+    shape = adapter_of(model).shape_of(model.config)
     layers = (HALF_HEADS,) * shape.layers, (SOME_UNITS,) * shape.layers
     # Three of ELECTRA's heads: two would make the stream as wide as its narrow tables.
     if shape.embedding is None:
-        return Kept(SOME_CHANNELS, torch.arange(16), *layers)
-    return Kept(torch.arange(3, 27), torch.arange(24), (torch.tensor([0, 2, 3]),) * shape.layers, layers[1])
+        return PruningPlan(SOME_CHANNELS, torch.arange(16), *layers)
+    return PruningPlan(torch.arange(3, 27), torch.arange(24), (torch.tensor([0, 2, 3]),) * shape.layers, layers[1])
 
 
 def reopened(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -56,9 +58,9 @@ def reopened(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 @torch.no_grad()
 def test_removing_feed_forward_units_equals_masking_them(kind: str) -> None:
     model = tiny(kind)
-    family = families.encoder_of(model)
+    family = encoder_of(model)
     whole = family.everything(model)
-    small = family.narrowed(model, Kept(whole.hidden, whole.pooled, whole.heads, (SOME_UNITS,) * 2))
+    small = family.narrowed(model, PruningPlan(whole.hidden, whole.pooled, whole.heads, (SOME_UNITS,) * 2))
     assert answers(family.narrowed(model, whole)).equal(answers(model))
     gone = torch.ones(FFN, dtype=torch.bool)
     gone[SOME_UNITS] = False
@@ -79,31 +81,35 @@ ATTEND: dict[str, Attend] = {
 
 def attend(kind: str, model: PreTrainedModel, stream: Tensor) -> Tensor:
     """Return what the first layer's attention adds to the stream."""
-    block = families.encoder_of(model)._blocks(model)[0]
+    block = encoder_of(model)._blocks(model)[0]
     if kind in ATTEND:
         return ATTEND[kind](model, block, stream)
     added: Tensor = block.attention.output.dense(block.attention.self(stream)[0])
     return added
 
 
-def narrower_heads(model: PreTrainedModel) -> Kept:
+def narrower_heads(model: PreTrainedModel) -> PruningPlan:
     """Three heads of six channels each, others of queries and keys than of values, and others in each head."""
-    shape = families.of(model).shape_of(model.config)
+    shape = adapter_of(model).shape_of(model.config)
     heads, draw = torch.tensor([0, 2, 3]), torch.Generator().manual_seed(1)
 
     def some() -> torch.Tensor:
         return torch.stack([torch.randperm(HIDDEN // HEADS, generator=draw)[:6].sort().values for _ in heads])
 
     channels = tuple((some(), some()) for _ in range(shape.layers))
-    return Kept(torch.arange(7, 25), torch.arange(18), (heads,) * shape.layers, (SOME_UNITS,) * shape.layers, channels=channels)
+    return PruningPlan(
+        torch.arange(7, 25), torch.arange(18), (heads,) * shape.layers, (SOME_UNITS,) * shape.layers, channels=channels
+    )
 
 
 @pytest.mark.parametrize("choice", [narrow_choice, narrower_heads])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_removing_heads_or_channels_of_heads_equals_masking_them(kind: str, choice: Callable[[PreTrainedModel], Kept]) -> None:
+def test_removing_heads_or_channels_of_heads_equals_masking_them(
+    kind: str, choice: Callable[[PreTrainedModel], PruningPlan]
+) -> None:
     model = tiny(kind)
-    family, kept = families.encoder_of(model), choice(model)
+    family, kept = encoder_of(model), choice(model)
     small = family.narrowed(model, kept)
     stream = torch.zeros(2, 7, HIDDEN)
     stream[..., kept.hidden] = torch.randn(2, 7, len(kept.hidden))
@@ -126,7 +132,7 @@ def test_removing_heads_or_channels_of_heads_equals_masking_them(kind: str, choi
 @pytest.mark.parametrize("kind", KINDS)
 def test_stock_from_pretrained_opens_what_was_cut(kind: str, head: str, tmp_path: Path) -> None:
     model = tiny(kind, head, num_hidden_layers=3)
-    family, kept = families.of(model), narrow_choice(model)
+    family, kept = adapter_of(model), narrow_choice(model)
     kept = replace(kept, layers=(0, 2), heads=kept.heads[:2], ffn=kept.ffn[:2])
     small = family.narrowed(model, kept)
     shape = family.shape_of(small.config)
@@ -145,7 +151,7 @@ def test_stock_from_pretrained_opens_what_was_cut(kind: str, head: str, tmp_path
     rows = POSITIONS + getattr(model.config, "type_vocab_size", 0)
     for each in (model, opened, fewer, drawn):
         now = family.shape_of(each.config)
-        foretold = encoder_parameters(FAMILIES[model.config.model_type], now, rows=rows, labels=2, dense=dense)
+        foretold = encoder_parameters(ARCHITECTURE_SPECS[model.config.model_type], now, rows=rows, labels=2, dense=dense)
         assert family.parameters_of(each) == foretold
         assert counter(model)(now) == foretold.total
 
@@ -153,7 +159,7 @@ def test_stock_from_pretrained_opens_what_was_cut(kind: str, head: str, tmp_path
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_shallower_model_computes_the_layers_that_stayed(kind: str, tmp_path: Path) -> None:
     deep = tiny(kind, num_hidden_layers=4)
-    family = families.of(deep)
+    family = adapter_of(deep)
     small = family.without_layers(deep, [0, 3])
     assert family.shape_of(small.config).layers == 2
     blocks = family._blocks(deep)  # type: ignore[attr-defined]
@@ -166,7 +172,7 @@ def test_a_shallower_model_computes_the_layers_that_stayed(kind: str, tmp_path: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_smaller_vocabulary_answers_the_same_for_the_tokens_it_knows(kind: str, tmp_path: Path) -> None:
     model = tiny(kind)
-    family = families.of(model)
+    family = adapter_of(model)
     kept = [0, 1, 2, 3, 4, *sorted(set(IDS.flatten().tolist()) - {0, 1, 2, 3, 4})]
     assert len(kept) < len(WORDS)
     small = family.with_vocabulary(model, kept)
@@ -184,7 +190,7 @@ def test_a_smaller_vocabulary_answers_the_same_for_the_tokens_it_knows(kind: str
 @torch.no_grad()
 def test_a_text_may_have_as_many_tokens_as_the_family_says(kind: str) -> None:
     model = tiny(kind)
-    longest = families.of(model).max_positions(model.config)
+    longest = adapter_of(model).max_positions(model.config)
     assert longest == POSITIONS - (2 if kind in {"roberta", "xlm-roberta", "mpnet"} else 0)
     assert model(input_ids=torch.full((1, longest), 7)).logits.isfinite().all()
     with pytest.raises((IndexError, RuntimeError)):
@@ -195,13 +201,13 @@ def test_a_text_may_have_as_many_tokens_as_the_family_says(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_importance_chooses_can_be_built(kind: str, importance: str) -> None:
     model = tiny(kind, num_hidden_layers=3)
-    family = families.of(model)
+    family = adapter_of(model)
     settings = Prune(
         ratio=0.5, axes=("hidden", "heads", "ffn", "layers"), multiple=8, importance=importance, calibration_rows=8
     )
-    shape = planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), settings)
-    rows = Encoded(
-        tokens=IDS.tolist(), labels=torch.tensor([0, 1, 0, 1]), padding=PADDING, task=tasks.of("text-classification")
+    shape = planned_shape(ARCHITECTURE_SPECS[model.config.model_type], family.shape_of(model.config), settings)
+    rows = TokenizedDataset(
+        tokens=IDS.tolist(), labels=torch.tensor([0, 1, 0, 1]), padding=PADDING, task=task_of("text-classification")
     )
     loud = 17  # a channel that is far stronger than the others, wherever the stream starts
     with torch.no_grad():
@@ -209,14 +215,16 @@ def test_what_importance_chooses_can_be_built(kind: str, importance: str) -> Non
             norm.weight[loud] *= 20
         for weight in (*family.stream_makers(model), *(reader.t() for reader in family.stream_readers(model))):
             weight[loud] *= 20
-    scores = taken_scores(model, settings, rows, seed=0, layers=True)
+    scores = score_units(model, settings, rows, seed=0, layers=True)
     kept = scores.choose(family, shape)
     small = family.narrowed(model, kept)
     assert family.shape_of(small.config) == shape
     assert shape.layers == len(kept.heads) == 2
     assert loud in kept.hidden.tolist() or importance == "taylor"  # loud is not what matters to the loss
     # What is left after a cut is chosen from without asking the model again; a save brings the scores back as they were.
-    last = Scores.of_tensors(scores.tensors()).after(kept).choose(family, shape.model_copy(update={"ffn": 8, "layers": 1}))
+    last = (
+        EncoderScores.of_tensors(scores.tensors()).after(kept).choose(family, shape.model_copy(update={"ffn": 8, "layers": 1}))
+    )
     assert family.shape_of(family.narrowed(small, last).config) == shape.model_copy(update={"ffn": 8, "layers": 1})
     assert answers(small).isfinite().all()
     if kind == "electra":
@@ -227,18 +235,18 @@ def test_what_importance_chooses_can_be_built(kind: str, importance: str) -> Non
 @pytest.mark.parametrize("kind", KINDS)
 def test_where_hidden_goes_alone_each_head_keeps_its_own_best_channels(kind: str, importance: str, tmp_path: Path) -> None:
     model = tiny(kind)
-    family = families.encoder_of(model)
+    family = encoder_of(model)
     settings = Prune.model_validate({"ratio": 0.25, "axes": ("hidden",), "importance": importance, "calibration_rows": 8})
-    shape = planned_shape(FAMILIES[model.config.model_type], family.shape_of(model.config), settings)
+    shape = planned_shape(ARCHITECTURE_SPECS[model.config.model_type], family.shape_of(model.config), settings)
     assert (shape.hidden, shape.heads, shape.ffn) == (24, HEADS, FFN)
-    rows = Encoded(IDS.tolist(), torch.tensor([0, 1, 0, 1]), PADDING, tasks.of("text-classification"))
+    rows = TokenizedDataset(IDS.tolist(), torch.tensor([0, 1, 0, 1]), PADDING, task_of("text-classification"))
     first = family.layers(model)[0]
     with torch.no_grad():
         for part, mute in ((first.query, 9), (first.key, 18), (first.value, 29)):  # channels 1, 2 and 5 of heads 1, 2 and 3
             part.weight[mute], part.bias[mute] = 0, 0
         first.attended.weight[:, 29] = 0
-    scores = taken_scores(model, settings, rows, seed=0)
-    assert isinstance(scores, Scores)
+    scores = score_units(model, settings, rows, seed=0)
+    assert isinstance(scores, EncoderScores)
     kept = scores.choose(family, shape)
     assert kept.heads[0].tolist() == list(range(HEADS))
     compared, said = kept.channels[0]
@@ -249,7 +257,7 @@ def test_where_hidden_goes_alone_each_head_keeps_its_own_best_channels(kind: str
     assert answers(reopened(small, tmp_path)).equal(answers(small))
     # A second cut goes on from what is left, by the scores of the first, and fewer heads beside narrower ones can be built too.
     to = shape.model_copy(update={"hidden": 15, "heads": 3})
-    left = Scores.of_tensors(scores.tensors()).after(kept)
+    left = EncoderScores.of_tensors(scores.tensors()).after(kept)
     assert left.values[0].shape == left.compared[0].shape == (HEADS, 6)
     assert left.compared[0].equal(scores.compared[0].gather(1, compared))
     again = left.choose(family, to)
@@ -259,22 +267,22 @@ def test_where_hidden_goes_alone_each_head_keeps_its_own_best_channels(kind: str
 
 def test_what_no_config_can_say_is_refused() -> None:
     electra, mpnet = tiny("electra"), tiny("mpnet")
-    whole = families.of(electra).everything(electra)
-    narrow = Kept(torch.arange(16), torch.arange(16), (HALF_HEADS,) * 2, whole.ffn)
+    whole = adapter_of(electra).everything(electra)
+    narrow = PruningPlan(torch.arange(16), torch.arange(16), (HALF_HEADS,) * 2, whole.ffn)
     with pytest.raises(ValueError, match="projection"):
-        families.of(electra).narrowed(electra, narrow)
-    uneven = Kept(torch.arange(16), torch.arange(16), (HALF_HEADS, torch.tensor([1, 2])), whole.ffn)
+        adapter_of(electra).narrowed(electra, narrow)
+    uneven = PruningPlan(torch.arange(16), torch.arange(16), (HALF_HEADS, torch.tensor([1, 2])), whole.ffn)
     with pytest.raises(ValueError, match="same heads"):
-        families.of(mpnet).narrowed(mpnet, uneven)
+        adapter_of(mpnet).narrowed(mpnet, uneven)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_teacher_of_any_family_says_what_distillation_compares(kind: str) -> None:
     model = tiny(kind)
     tokens = [row[: 5 + n] for n, row in enumerate(IDS.tolist())]
-    rows = Encoded(tokens, torch.zeros(4).long(), PADDING, tasks.of("text-classification"))
+    rows = TokenizedDataset(tokens, torch.zeros(4).long(), PADDING, task_of("text-classification"))
     with torch.no_grad():
-        said = ask(model, rows.batch([0, 1, 2, 3]), rows.task, Look.at_all(model, relations=True))
+        said = request_features(model, rows.batch([0, 1, 2, 3]), rows.task, FeatureRequest.at_all(model, relations=True))
     assert said.hidden.shape == (3, 5 + 6 + 7 + 8, HIDDEN)
     assert said.relations is not None
     assert said.relations.shape == (3, 4, 8, HIDDEN)
@@ -283,7 +291,7 @@ def test_a_teacher_of_any_family_says_what_distillation_compares(kind: str) -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_modules_are_as_deep_as_they_lie(kind: str) -> None:
     model = tiny(kind)
-    family, encoder = families.of(model), model.base_model_prefix
+    family, encoder = adapter_of(model), model.base_model_prefix
     depths = {name: family.quantization_group(name) for name, module in model.named_modules() if hasattr(module, "weight")}
     assert {depth for name, depth in depths.items() if ".layer." in name} == {1, 2}
     before = {name for name, depth in depths.items() if depth == 0}
@@ -296,7 +304,7 @@ def test_modules_are_as_deep_as_they_lie(kind: str) -> None:
 def test_the_model_that_was_cut_is_left_alone() -> None:
     model = tiny("electra")
     before, config = copy.deepcopy(model.state_dict()), copy.deepcopy(model.config)
-    small = families.of(model).narrowed(model, narrow_choice(model))
+    small = adapter_of(model).narrowed(model, narrow_choice(model))
     with torch.no_grad():
         for parameter in small.parameters():
             parameter.zero_()
@@ -305,8 +313,8 @@ def test_the_model_that_was_cut_is_left_alone() -> None:
 
 
 def test_every_family_of_the_catalog_can_be_taken_apart_and_opened() -> None:
-    assert set(families.FAMILIES) == set(FAMILIES)
-    assert {kind for kind, family in FAMILIES.items() if family.decodes} == set(families.DECODERS)
-    for family in FAMILIES.values():
+    assert set(ADAPTERS) == set(ARCHITECTURE_SPECS)
+    assert {kind for kind, family in ARCHITECTURE_SPECS.items() if family.decodes} == set(DECODER_ADAPTERS)
+    for family in ARCHITECTURE_SPECS.values():
         assert all(hasattr(transformers, architecture) for architecture in family.architectures)
         assert transformers.CONFIG_MAPPING[family.model_type] in AutoModelForSequenceClassification._model_mapping

@@ -8,12 +8,22 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from compression import data
-from compression.errors import CompressionError, EmptySplit, MissingColumn, SingleLabel, UnfitLabel, UnreadableData, UnseenLabel
-from compression.forms import Answer
-from compression.recipe import Data, DataCheck, Task
-from compression.report import DataFacts, Rejected, Values
-from compression.validate import validate
+from compression.engine.commands.validate import validate
+from compression.modalities.text.dataset import Dataset, load_dataset
+from compression.modalities.text.examples import AnswerSpan
+from compression.schema.errors import (
+    CompressionError,
+    EmptySplit,
+    MissingColumn,
+    SingleLabel,
+    UnfitLabel,
+    UnreadableData,
+    UnseenLabel,
+)
+from compression.schema.job_spec import Data, DataCheck
+from compression.schema.recipe.base import Task
+from compression.schema.report.report import Values
+from compression.schema.validation import DataFacts, Rejected
 from tests.compression.toys import TASKS, write
 
 PAIR = {"text": "a", "text_pair": "b c", "label": "x"}
@@ -22,10 +32,10 @@ TAGGED = {"tokens": ["a", "b"], "tags": ["B-X", "O"]}
 ASKED = {"question": "q", "context": "in the end", "answers": {"text": ["the"], "answer_start": [3]}}
 
 
-def load(task: Task, folder: Path, rows: list[dict[str, Any]], **changes: Any) -> data.Dataset:
+def load(task: Task, folder: Path, rows: list[dict[str, Any]], **changes: Any) -> Dataset:
     (folder / "d").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = Data.model_validate({"format": "jsonl", "splits": {"train": ("d",)}, **changes})
-    return data.load(source, folder, seed=0, task=task)
+    return load_dataset(source, folder, seed=0, task=task)
 
 
 def test_each_task_has_its_rows(tmp_path: Path) -> None:
@@ -45,7 +55,7 @@ def test_each_task_has_its_rows(tmp_path: Path) -> None:
     train = load("question-answering", tmp_path, [ASKED, {**ASKED, "answers": {"text": [], "answer_start": []}}] * 20).splits[
         "train"
     ]
-    assert set(train.labels) == {(Answer("the", 3),), ()}
+    assert set(train.labels) == {(AnswerSpan("the", 3),), ()}
 
 
 @pytest.mark.parametrize(
@@ -106,12 +116,12 @@ def test_lists_come_from_parquet_but_not_from_csv(tmp_path: Path) -> None:
     rows = [ASKED, {**ASKED, "answers": {"text": [], "answer_start": []}}] * 20
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "p")
     source = Data(format="parquet", splits={"train": ("p",)})
-    assert data.load(source, tmp_path, seed=0, task="question-answering") == load("question-answering", tmp_path, rows)
+    assert load_dataset(source, tmp_path, seed=0, task="question-answering") == load("question-answering", tmp_path, rows)
     (tmp_path / "c").write_text("tokens,tags\na,O\n")
     with pytest.raises(UnreadableData, match="csv does not have"):
-        data.load(Data(format="csv", splits={"train": ("c",)}), tmp_path, seed=0, task="token-classification")
+        load_dataset(Data(format="csv", splits={"train": ("c",)}), tmp_path, seed=0, task="token-classification")
     (tmp_path / "c").write_text("text,label\n" + "".join(f"a,{number / 4}\n" for number in range(40)))
-    found = data.load(Data(format="csv", splits={"train": ("c",)}), tmp_path, seed=0, task="text-regression")
+    found = load_dataset(Data(format="csv", splits={"train": ("c",)}), tmp_path, seed=0, task="text-regression")
     assert found.facts()["train"].values is not None
 
 
@@ -120,7 +130,7 @@ def test_the_checker_knows_what_the_engine_will_find(tmp_path: Path, task: Task)
     source = write(task, tmp_path)
     facts = validate(DataCheck(task=task, data=source), tmp_path)
     assert isinstance(facts, DataFacts)
-    dataset = data.load(source, tmp_path, seed=0, task=task)
+    dataset = load_dataset(source, tmp_path, seed=0, task=task)
     assert (facts.task, facts.labels, facts.rows) == (task, dataset.labels, {"train": 320, "test": 80})
     test = dataset.facts()["test"]
     assert facts.label_counts["test"] == test.labels

@@ -9,34 +9,31 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification, PreTrainedModel
 
-from compression import memory, numerics, training
-from compression.budget import Budget
-from compression.catalog import preflight
-from compression.catalog.cost import UNTRAINED_BYTES, model_bytes
-from compression.evaluate import Validation, logits, validate
-from compression.recipe import (
-    Distill,
-    Evaluate,
-    Gate,
-    General,
-    Prepare,
-    Prune,
-    Recipe,
-    Recovery,
-    Targets,
-    Teachers,
-    Train,
-    Weights,
-)
-from compression.report import Log, Parameters, Progress
-from compression.saving import Saver
-from compression.stages import gate, hold
-from compression.stages.distill import distill
-from compression.stages.lesson import Insides
-from compression.stages.prepare import prepare
-from compression.stages.prune import prune
-from compression.state import State
-from compression.teacher import Look, ask
+from compression.distillation.objective import FeatureLosses
+from compression.distillation.teacher import FeatureRequest, request_features
+from compression.engine.context import StageContext
+from compression.engine.stages import gate, teacher_precision
+from compression.engine.stages.distill import distill
+from compression.engine.stages.prepare import prepare
+from compression.engine.stages.prune import prune
+from compression.evaluation.validate import Validation, logits, validate
+from compression.models import linear_layers
+from compression.models.linear_layers import is_linear
+from compression.planning.estimator import UNTRAINED_BYTES, model_bytes
+from compression.planning.preflight import preflight
+from compression.quantization import frozen_int8
+from compression.quantization.dynamic_int8 import integer_rows
+from compression.quantization.frozen_int8 import freeze_int8
+from compression.quantization.moe_layers import fused_expert_modules
+from compression.schema.events import Log, Progress
+from compression.schema.recipe.distill import Distill, Gate, General, Teachers, Weights
+from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Targets, Train
+from compression.schema.report.measurements import Parameters
+from compression.system import memory
+from compression.training import trainer
+from compression.training.budget import Budget
+from compression.training.save import TrainingCheckpointer
 from tests.compression import decoders
 from tests.compression.conftest import state_of, tiny_config
 from tests.compression.test_catalog import DATA, MODEL
@@ -55,7 +52,7 @@ def tuned() -> BertForSequenceClassification:
     return deepcopy(state.model)
 
 
-def untaught(recipe: Recipe) -> State:
+def untaught(recipe: Recipe) -> StageContext:
     """A student of two layers that knows nothing, beside a teacher that knows the task."""
     torch.manual_seed(5)
     state = state_of(BertForSequenceClassification(tiny_config(num_labels=2)).eval(), recipe)
@@ -63,18 +60,18 @@ def untaught(recipe: Recipe) -> State:
     return state
 
 
-def taught(distillation: Distill, **changes: object) -> tuple[State, list[object]]:
+def taught(distillation: Distill, **changes: object) -> tuple[StageContext, list[object]]:
     state = untaught(Recipe(distill=distillation, train=TRAIN))
     for name, value in changes.items():
         setattr(state, name, value)
     return state, list(distill(state))
 
 
-def weights(state: State) -> list[torch.Tensor]:
+def weights(state: StageContext) -> list[torch.Tensor]:
     return [parameter.detach() for parameter in state.model.parameters()]
 
 
-def same(one: State, other: State) -> bool:
+def same(one: StageContext, other: StageContext) -> bool:
     return all(mine.equal(theirs) for mine, theirs in zip(weights(one), weights(other), strict=True))
 
 
@@ -107,12 +104,12 @@ def test_the_verdict_is_of_what_was_trained_also_where_both_make_it_worse_at_fir
 
 def test_insides_that_cannot_be_trained_have_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Distill(epochs=1, rate=3e-3, gate=Gate(steps=5))
-    terms = Insides.terms
+    terms = FeatureLosses.terms
 
-    def broken(self: Insides, *given: Any) -> dict[str, torch.Tensor]:
+    def broken(self: FeatureLosses, *given: Any) -> dict[str, torch.Tensor]:
         return {name: value * torch.nan for name, value in terms(self, *given).items()}
 
-    monkeypatch.setattr(Insides, "terms", broken)
+    monkeypatch.setattr(FeatureLosses, "terms", broken)
     state, _ = taught(asked)
     (said,) = [note for note in state.notes if note.startswith("The gate: ")]
     assert "inf with hidden" in said
@@ -130,8 +127,10 @@ def test_weights_that_change_are_told_from_where_they_begin() -> None:
 
 
 def test_of_a_closed_gate_the_teacher_is_not_asked_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compression.progress.SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)  # it is asked again in each epoch for what is compared
+    monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(
+        "compression.distillation.teacher.TEACHER_BYTES", 0
+    )  # it is asked again in each epoch for what is compared
     state = untaught(Recipe(distill=Distill(epochs=1, rate=3e-3, hidden=1000.0, gate=Gate(steps=25)), train=TRAIN))
     assert state.teacher is not None
     asked = list[str]()
@@ -168,13 +167,15 @@ def test_the_trials_keep_to_the_minutes_that_the_job_has() -> None:
 
 
 def test_a_new_attempt_knows_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compression.progress.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
     asked = Distill(epochs=2, rate=3e-3, hidden=1000.0, gate=Gate(steps=10))
     whole, _ = taught(asked)
     kept = paused_at(untaught(Recipe(distill=asked, train=TRAIN)), tmp_path, "distill", 25)
-    looks = list[Look]()
-    monkeypatch.setattr("compression.teacher.ask", lambda *given: looks.append(given[-1]) or ask(*given))
-    again, seen = taught(asked, saver=_resuming(tmp_path, kept))
+    looks = list[FeatureRequest]()
+    monkeypatch.setattr(
+        "compression.distillation.teacher.request_features", lambda *given: looks.append(given[-1]) or request_features(*given)
+    )
+    again, seen = taught(asked, checkpointer=_resuming(tmp_path, kept))
     assert any(note.endswith("answers alone are learned.") for note in whole.notes)
     assert looks
     assert not [look for look in looks if len(look)]
@@ -186,28 +187,28 @@ def test_a_new_attempt_knows_what_was_found(tmp_path: Path, monkeypatch: pytest.
 def test_a_new_attempt_holds_the_teacher_as_the_one_before_and_says_what_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compression.progress.SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)
+    monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("compression.distillation.teacher.TEACHER_BYTES", 0)
     room = 0
     monkeypatch.setattr(memory, "available", lambda: room)
     asked = Distill(epochs=2, rate=3e-3, hidden=1.0)
     whole, _ = taught(asked)
     kept = paused_at(untaught(Recipe(distill=asked, train=TRAIN)), tmp_path / "tight", "distill", 25)
     room = 1 << 40
-    again, _ = taught(asked, saver=_resuming(tmp_path / "tight", kept))
+    again, _ = taught(asked, checkpointer=_resuming(tmp_path / "tight", kept))
     assert same(again, whole)
     assert again.notes == whole.notes
     # The other way round there is no room any more for what was there before.
     kept = paused_at(untaught(Recipe(distill=asked, train=TRAIN)), tmp_path / "roomy", "distill", 25)
     room = 0
-    later, _ = taught(asked, saver=_resuming(tmp_path / "roomy", kept))
+    later, _ = taught(asked, checkpointer=_resuming(tmp_path / "roomy", kept))
     assert sum("8 bits" in note for note in later.notes) == 1
 
 
-def _resuming(folder: Path, kept: Path) -> Saver:
-    saver = Saver(folder / "second", "work", resume=kept)
-    assert saver.look() is None
-    return saver
+def _resuming(folder: Path, kept: Path) -> TrainingCheckpointer:
+    checkpointer = TrainingCheckpointer(folder / "second", "work", resume=kept)
+    assert checkpointer.look() is None
+    return checkpointer
 
 
 @pytest.mark.parametrize("changes", [{"hidden": 0.0, "embedding": 0.0}, {"soft": 0.0, "hard": 0.0}])
@@ -233,20 +234,20 @@ def test_a_held_model_answers_as_one_of_rounded_weights(kind: str) -> None:
     tables = {id(m.weight) for m in whole_ones}
     count = 0
     for module in rounded.modules():
-        if numerics.is_linear(module) and id(module.weight) not in tables:
-            matrix = numerics.matrix(module)
-            values, scale = numerics.integers(matrix)
+        if is_linear(module) and id(module.weight) not in tables:
+            matrix = linear_layers.matrix(module)
+            values, scale = integer_rows(matrix)
             matrix.copy_(values * scale)
             count += values.numel()
-    for _, experts in numerics.fused(rounded):
+    for _, experts in fused_expert_modules(rounded):
         for name in ("gate_up_proj", "down_proj"):
-            values, scale = numerics.integers(experts.get_parameter(name))
+            values, scale = integer_rows(experts.get_parameter(name))
             experts.get_parameter(name).copy_(values * scale)
             count += values.numel()
     with pytest.raises(ValueError, match="trained"):
-        numerics.hold(model.requires_grad_(True))
+        freeze_int8(model.requires_grad_(True))
     before = _bytes(model)
-    assert numerics.hold(model.requires_grad_(False)) == count
+    assert freeze_int8(model.requires_grad_(False)) == count
     said = model(input_ids=ids).logits
     assert torch.allclose(said, rounded(input_ids=ids).logits, atol=1e-5, rtol=1e-4)
     assert 0 < (said - whole).abs().max() < 0.1 * whole.abs().max()
@@ -255,9 +256,11 @@ def test_a_held_model_answers_as_one_of_rounded_weights(kind: str) -> None:
 
 
 def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)  # it is asked again in each epoch for what is compared
+    monkeypatch.setattr(
+        "compression.distillation.teacher.TEACHER_BYTES", 0
+    )  # it is asked again in each epoch for what is compared
     whole, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0))
-    need = hold.needed(whole)
+    need = teacher_precision.needed(whole)
     monkeypatch.setattr(memory, "available", lambda: need + 1)
     roomy, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0))
     assert not [note for note in roomy.notes if "8 bits" in note]
@@ -266,7 +269,7 @@ def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytes
     (said,) = [note for note in tight.notes if "8 bits" in note]
     assert "GiB more" in said
     held = [m for m in tight.teacher.modules() if torch.nn.utils.parametrize.is_parametrized(m)]  # type: ignore[union-attr]
-    assert len(held) == sum(numerics.is_linear(module) for module in tuned().modules())
+    assert len(held) == sum(is_linear(module) for module in tuned().modules())
     floats, _ = taught(Distill(epochs=3, rate=3e-3, hidden=1.0, teachers=Teachers(precision="float32")))
     assert same(floats, whole)
     assert not same(tight, whole)
@@ -282,18 +285,18 @@ def test_a_teacher_is_held_in_8_bits_where_memory_asks_for_it(monkeypatch: pytes
 
 
 def test_what_training_needs_is_no_less_than_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hold, "step_bytes", lambda *_: 0)
-    held, judged = list[int](), training._Run.judged
+    monkeypatch.setattr(teacher_precision, "step_bytes", lambda *_: 0)
+    held, judged = list[int](), trainer._Run.judged
 
-    def counted(run: training._Run, now: Validation) -> float:
+    def counted(run: trainer._Run, now: Validation) -> float:
         found = judged(run, now)
         moments = [moment for of in run.optimizer.state.values() for moment in (of["exp_avg"], of["exp_avg_sq"])]
         held.append(sum(4 * part.numel() for part in (*run.good, *run.best_weights, *moments, *run.parameters)))
         return found  # of the parameters, their gradients are meant
 
-    monkeypatch.setattr(training._Run, "judged", counted)
+    monkeypatch.setattr(trainer._Run, "judged", counted)
     state, _ = taught(Distill(epochs=1, rate=3e-3, hidden=0.0))
-    assert held[-1] <= hold.needed(state) < 1.2 * held[-1]
+    assert held[-1] <= teacher_precision.needed(state) < 1.2 * held[-1]
 
 
 def test_what_is_asked_once_is_asked_before_the_teacher_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +309,7 @@ def test_what_is_asked_once_is_asked_before_the_teacher_is_rounded(monkeypatch: 
     state = untaught(Recipe(distill=settings, train=TRAIN, remedy="apply"))
     state.targets = Targets(retention=1000)
     base = validate(tuned(), state.rows["validation"]).score
-    monkeypatch.setattr(numerics, "hold", ruined)
+    monkeypatch.setattr(frozen_int8, "freeze_int8", ruined)
     events = list(distill(state))
     monkeypatch.undo()
     (first,) = [note for note in state.notes if note.startswith("Distillation: ")]

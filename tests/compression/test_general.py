@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from compression.encoding import Reading
-from compression.plan import Outcome, Tick
-from compression.recipe import Distill, General, Recipe, Task, Train
-from compression.report import Log, Progress
-from compression.stages.distill import distill
-from compression.stages.general import general
-from compression.stages.lesson import reported
-from compression.state import State
+from compression.engine.context import StageContext
+from compression.engine.stages.distill import distill
+from compression.engine.stages.general_distillation import general
+from compression.engine.stages.objectives import log_terms
+from compression.modalities.text.preprocessor import TextPreprocessor
+from compression.schema.events import Log, Progress
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.distill import Distill, General
+from compression.schema.recipe.recipe import Recipe, Train
+from compression.system.progress import Step
+from compression.training.config import TrainingOutcome
 from tests.compression import toys
 from tests.compression.conftest import encoded, lesson_of, sentences, state_of, tiny_config
 from tests.compression.test_distill import deep
@@ -23,7 +26,7 @@ STILL = {"epochs": 1, "rate": 1e-12}
 """No weight moves: what is told is of the model as it is."""
 
 
-def disturbed(state: State) -> None:
+def disturbed(state: StageContext) -> None:
     """Make the state's model the teacher, and a student of it whose stream is no longer its own."""
     state.teacher = copy.deepcopy(state.model).eval().requires_grad_(False)
     with torch.no_grad():
@@ -37,7 +40,7 @@ def test_texts_without_labels_teach_whatever_the_task(task: Task, encoder: Path,
     recipe = Recipe(prune=None, distill=Distill(epochs=1, general=General(epochs=2, rate=1e-3)), train=TRAIN)
     _, tokenizer, state = toys.opened(task, tmp_path, encoder, recipe)
     disturbed(state)
-    state.unlabelled = Reading(tokenizer, toys.LENGTH, types=True).unlabelled(
+    state.unlabelled = TextPreprocessor(tokenizer, toys.LENGTH, types=True).unlabelled(
         [text for text, _ in sentences(64, 9)], state.task
     )
     assert recipe.distill is not None
@@ -85,24 +88,24 @@ def test_the_embedding_layer_is_a_term_of_its_own_or_one_more_layer(
     state = state_of(deep(), Recipe(distill=settings, train=TRAIN))
     state.model = type(state.model)(tiny_config(num_labels=2))
     state.teacher = deep()
-    lesson = lesson_of(state, settings, state.rows["train"])
-    assert len(lesson.projections[0]) == states
-    assert set(lesson.terms(state.rows["train"].batch([0, 1]))) == terms
+    objective = lesson_of(state, settings, state.rows["train"])
+    assert len(objective.projections[0]) == states
+    assert set(objective.terms(state.rows["train"].batch([0, 1]))) == terms
 
 
 def test_what_a_step_back_throws_away_is_not_told() -> None:
     state = state_of(deep(), Recipe(train=TRAIN))
     state.teacher = deep()
-    lesson = lesson_of(state, Distill(), encoded(sentences(8, 1)))
+    objective = lesson_of(state, Distill(), encoded(sentences(8, 1)))
     score = state.validate()
 
     def ticks() -> object:
-        lesson.tally.add({"soft": torch.tensor(float("nan"))})
+        objective.loss_meter.add({"soft": torch.tensor(float("nan"))})
         yield Log(level="warning", message="Training went back.")
-        lesson.tally.add({"soft": torch.tensor(2.0)})
-        lesson.tally.add({"soft": torch.tensor(4.0)})
-        yield Tick(2, 2, 1.0, 1e-4, 0.5)
-        return Outcome(1, score, score, True)
+        objective.loss_meter.add({"soft": torch.tensor(2.0)})
+        objective.loss_meter.add({"soft": torch.tensor(4.0)})
+        yield Step(2, 2, 1.0, 1e-4, 0.5)
+        return TrainingOutcome(1, score, score, True)
 
-    said = [event.message for event in reported(ticks(), lesson) if isinstance(event, Log)]  # type: ignore[arg-type]
+    said = [event.message for event in log_terms(ticks(), objective) if isinstance(event, Log)]  # type: ignore[arg-type]
     assert said[1].startswith("Step 2 of 2: soft 3 × ")

@@ -15,15 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.integrations.gguf.gguf_tokenizer_mapping import phi3_tokenizer
 
-from compression import gguf
-from compression.checks import gguf_rope
-from compression.checks.gguf_names import WHOLE_WORDS
-from compression.errors import ConfigMismatch, MissingFile, UnsupportedTokenizer
-from compression.load import load_tokenizer
-from compression.part import Part
-from compression.recipe import Spec
-from compression.report import Uploaded
-from compression.uploaded import uploaded
+from compression.engine.dataset_run import DatasetRun
+from compression.models import gguf_unpack
+from compression.models.files import gguf_rope
+from compression.models.files.gguf_names import WHOLE_WORDS
+from compression.models.files.uploaded import uploaded
+from compression.models.loading import load_tokenizer
+from compression.schema.errors import ConfigMismatch, MissingFile, UnsupportedTokenizer
+from compression.schema.job_spec import Spec
+from compression.schema.report.measurements import Uploaded
 from tests.compression.checks.conftest import judged
 from tests.compression.conftest import sentences, write_rows
 from tests.compression.decoders import tiny
@@ -48,7 +48,7 @@ def test_it_answers_as_the_file_says(kind: str, packed: Kind, more: dict[str, ob
     before = model.get_input_embeddings().weight.detach().clone()
     write(model, tmp_path / "tiny.gguf", packed)
     assert not model.get_input_embeddings().weight.equal(before)  # the file is not the model that it was made of
-    gguf.unpack(tmp_path, tmp_path / "stock")
+    gguf_unpack.unpack(tmp_path, tmp_path / "stock")
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", dtype=torch.float32).eval()
     assert type(opened) is type(model)
     assert opened.config.tie_word_embeddings == model.config.tie_word_embeddings
@@ -68,7 +68,7 @@ def test_positions_that_llama_3_scales_are_what_the_file_says(factor: float, tmp
     assert by[3] == pytest.approx(factor)
     write(model, tmp_path / "tiny.gguf", Kind.F16)
     assert judged(tmp_path).parameters.total == sum(parameter.numel() for parameter in model.parameters())
-    gguf.unpack(tmp_path, tmp_path / "stock")
+    gguf_unpack.unpack(tmp_path, tmp_path / "stock")
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", dtype=torch.float32).eval()
     assert opened.config.rope_parameters == model.config.rope_parameters
     ids = torch.arange(3, 303)[None] % VOCABULARY
@@ -84,7 +84,7 @@ def test_positions_that_are_divided_by_one_number_are_what_the_file_says(tmp_pat
     model = tiny("llama", vocab_size=VOCABULARY, rope_parameters=said)
     write(model, tmp_path / "tiny.gguf", Kind.F16)
     judged(tmp_path)
-    gguf.unpack(tmp_path, tmp_path / "stock")
+    gguf_unpack.unpack(tmp_path, tmp_path / "stock")
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "stock", dtype=torch.float32).eval()
     assert opened.config.rope_parameters == model.config.rope_parameters
     ids = torch.arange(3, 40)[None]
@@ -94,7 +94,7 @@ def test_positions_that_are_divided_by_one_number_are_what_the_file_says(tmp_pat
 
 def test_texts_are_read_by_the_file_s_vocabulary(tmp_path: Path) -> None:
     write(tiny("llama", vocab_size=VOCABULARY), tmp_path / "tiny.gguf")
-    gguf.unpack(tmp_path, tmp_path / "stock")
+    gguf_unpack.unpack(tmp_path, tmp_path / "stock")
     assert (tmp_path / "stock" / "tokenizer.json").is_file()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "stock")
     ids = tokenizer(f"is the th{CONTROL}")["input_ids"]
@@ -107,7 +107,7 @@ def read_by(folder: Path, texts: list[str], *, vocabulary: int, **more: Any) -> 
     folder.mkdir()
     write(tiny("llama", vocab_size=vocabulary), folder / "tiny.gguf", **more)
     judged(folder)
-    gguf.unpack(folder, folder / "stock")
+    gguf_unpack.unpack(folder, folder / "stock")
     tokenizer, filed = load_tokenizer(folder / "stock"), Tokenizer.from_file(str(folder / "stock" / "tokenizer.json"))
     found = [tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"]) for text in texts]
     assert found == [filed.encode(text).tokens for text in texts]
@@ -225,21 +225,21 @@ def test_a_space_that_cannot_be_left_out_is_told(tmp_path: Path, monkeypatch: py
         return phi3_tokenizer({"tokens": [*pieces()], "scores": [*pieces().values()]})
 
     write(tiny("llama", vocab_size=len(pieces())), tmp_path / "tiny.gguf", sentencepiece=True, add_add_space_prefix=False)
-    monkeypatch.setattr("compression.gguf.AutoTokenizer.from_pretrained", as_phi3)
+    monkeypatch.setattr("compression.models.gguf_unpack.AutoTokenizer.from_pretrained", as_phi3)
     with pytest.raises(UnsupportedTokenizer, match="add_space_prefix") as caught:
-        gguf.unpack(tmp_path, tmp_path / "stock")
+        gguf_unpack.unpack(tmp_path, tmp_path / "stock")
     assert "Send the checkpoint" in caught.value.remedy_text
     assert not (tmp_path / "stock").exists()
 
 
 def test_a_file_that_lacks_a_tensor_makes_no_folder(tmp_path: Path) -> None:
     with pytest.raises(MissingFile):
-        gguf.unpack(tmp_path, tmp_path / "stock")
+        gguf_unpack.unpack(tmp_path, tmp_path / "stock")
     model = tiny("llama", vocab_size=VOCABULARY)
     model.config.num_hidden_layers = 3  # says the file; the third layer is not there
     write(model, tmp_path / "tiny.gguf")
     with pytest.raises(ConfigMismatch, match=r"layers\.2"):
-        gguf.unpack(tmp_path, tmp_path / "stock")
+        gguf_unpack.unpack(tmp_path, tmp_path / "stock")
     assert not (tmp_path / "stock").exists()
 
 
@@ -252,7 +252,7 @@ def test_a_job_works_on_what_the_file_holds_and_says_what_was_sent(tmp_path: Pat
     recipe = {"train": {"max_length": 32}, "prune": None}
     path = write_spec(tmp_path, tmp_path / "model", tmp_path, task="causal-lm", recipe=recipe)
     spec = Spec.model_validate_json(path.read_text())
-    part = Part.open(spec, tmp_path, spec.asked[0])
+    part = DatasetRun.open(spec, tmp_path, spec.asked[0])
     ids = torch.arange(3, 40)[None]
     with torch.inference_mode():
         assert torch.allclose(part.state.model(ids).logits, model(ids).logits, atol=1e-5)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from compression import gguf, harness
-from compression.errors import ConfigMismatch, InvalidSpec, MissingResource
-from compression.export import streamed
+from compression.evaluation.lm_eval import harness
+from compression.export.transformers import sharded
+from compression.models import gguf_unpack
+from compression.schema.errors import ConfigMismatch, InvalidSpec, MissingResource
 from tests.compression.decoders import tiny
 from tests.compression.ggufs import tokens, write
 
@@ -47,8 +48,8 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An int8 checkpoint of torchao's, as jobs ship it, with a tokenizer of bytes."""
     place = tmp_path_factory.mktemp("shipped")
     write(tiny("llama", vocab_size=len(tokens())), place / "tiny.gguf")
-    gguf.unpack(place, place / "stock")
-    streamed.quantize(place / "stock", place / "int8")
+    gguf_unpack.unpack(place, place / "stock")
+    sharded.quantize(place / "stock", place / "int8")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (place / "stock" / name).rename(place / "int8" / name)
     return place / "int8"

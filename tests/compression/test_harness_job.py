@@ -10,14 +10,15 @@ import pytest
 from huggingface_hub import constants
 from lm_eval.models.huggingface import HFLM
 
-from compression import harness, harness_job, harness_model, numerics
-from compression.catalog import check_task
-from compression.errors import CompressionError, InvalidSpec, MissingResource
-from compression.export import artifact
-from compression.pipeline import compress
-from compression.recipe import JobEvaluate, LmEval, Recipe
-from compression.report import Finished, Log, Progress
-from compression.saving import Pause
+from compression.engine import shipping
+from compression.engine.pipeline import compress
+from compression.evaluation.lm_eval import harness, harness_job, harness_model
+from compression.planning.preflight import check_task
+from compression.quantization.fake_quantize import insert_fake_quantization
+from compression.schema.errors import CompressionError, InvalidSpec, MissingResource
+from compression.schema.events import Finished, Log, Progress
+from compression.schema.recipe.recipe import JobEvaluate, LmEval, Recipe
+from compression.system.interrupts import Pause
 from tests.compression.language.tiny import model, tokenizer
 from tests.compression.measuring import in_this_process
 from tests.compression.test_language_job import RECIPE, spec_of, write
@@ -33,7 +34,7 @@ SHORT: dict[str, Any] = {
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(artifact, "figures", in_this_process)
+    monkeypatch.setattr(shipping, "measure_artifact", in_this_process)
     return mirror(tmp_path / "data")
 
 
@@ -113,7 +114,7 @@ def test_a_job_has_a_task_written_out_with_the_integers_simulated(
 def test_a_job_that_is_paused_while_a_task_is_asked_goes_on_to_the_same_figures(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compression.progress.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
     write(tmp_path, max_position_embeddings=128)
     asked = {"tasks": ["arc_easy"], "limit": 4, "few_shot": 0, "batch": 1}
     settings = {"evaluate": {"length": 16, "lm_eval": asked}, "lm_eval_data": str(data)}
@@ -139,17 +140,17 @@ def test_a_job_that_is_paused_while_a_task_is_asked_goes_on_to_the_same_figures(
 def test_a_model_is_left_as_it_was_and_asking_stops_where_it_is_told_to(tmp_path: Path, data: Path) -> None:
     network = model(max_position_embeddings=128, tie_word_embeddings=False)
     network.config.tie_word_embeddings = True  # as of a checkpoint that has both, which transformers leaves apart
-    numerics.insert(network)
+    insert_fake_quantization(network)
     before = {name: id(parameter) for name, parameter in network.named_parameters()}
     asked, calls = LmEval(tasks=("arc_easy",), limit=2, batch=1), list[int]()
 
-    def heed() -> None:
+    def check_pause() -> None:
         calls.append(1)
         if len(calls) == 3:
             raise Pause
 
     with pytest.raises(Pause):
-        list(harness_job.ask(network, tokenizer(), asked, data, tmp_path / "cache", seed=0, heed=heed))
+        list(harness_job.ask(network, tokenizer(), asked, data, tmp_path / "cache", seed=0, check_pause=check_pause))
     assert len(calls) == 3
     assert {name: id(parameter) for name, parameter in network.named_parameters()} == before
     assert "lm_head.weight" in before
@@ -164,7 +165,9 @@ def test_no_more_go_together_than_their_logits_have_room(tmp_path: Path, data: P
     def most(**settings: Any) -> int:
         rows.clear()
         asked = LmEval(tasks=("arc_easy",), limit=4, batch=4)
-        list(harness_job.ask(network, tokenizer(), asked, data, tmp_path / "cache", seed=0, heed=lambda: None, **settings))
+        list(
+            harness_job.ask(network, tokenizer(), asked, data, tmp_path / "cache", seed=0, check_pause=lambda: None, **settings)
+        )
         return max(rows)
 
     assert (most(), most(parts=2)) == (4, 2)

@@ -8,49 +8,52 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from compression import memory
-from compression.catalog import cost, preflight
-from compression.catalog.decoders import decoder_parameters
-from compression.language.rows import TextRows
-from compression.recipe import Distill, Evaluate, Prepare, Prune, Recipe, Recovery, Teachers, Train
-from compression.report import Shape
-from compression.saving import Saver
-from compression.stages.distill import distill
-from compression.stages.prune import prune
-from compression.state import State
-from compression.tasks import of
+from compression.engine.context import StageContext
+from compression.engine.stages.distill import distill
+from compression.engine.stages.prune import prune
+from compression.modalities.registry import task_of
+from compression.modalities.text.causal_lm.packed_examples import PackedDataset
+from compression.models.architectures.decoder_configs import decoder_parameters
+from compression.planning import estimator
+from compression.planning.preflight import preflight
+from compression.schema.recipe.distill import Distill, Teachers
+from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
+from compression.schema.report.measurements import Shape
+from compression.system import memory
+from compression.training.save import TrainingCheckpointer
 from tests.compression.conftest import all_phases
 from tests.compression.language.tiny import TEXTS, model, tokenizer
-from tests.compression.saving.conftest import Listener, resumed, saver
+from tests.compression.saving.conftest import Listener, checkpointer, resumed
 from tests.compression.test_catalog import DATA, MODEL
 
 TRAIN = Train(batch=4, max_length=32)
-TASK = of("causal-lm", (), Evaluate(window=32))
+TASK = task_of("causal-lm", (), Evaluate(window=32))
 
 
 PRUNE = Prune(ratio={"ffn": 0.5}, steps=2, multiple=8, calibration_rows=8, recovery=Recovery(epochs=2, rate=1e-2, by="teacher"))
 
 
 @cache
-def rows() -> TextRows:
-    return TextRows.of([f"{text} {number}" for number in range(6) for text in TEXTS], tokenizer(bos=True), 32, TASK)
+def rows() -> PackedDataset:
+    return PackedDataset.of([f"{text} {number}" for number in range(6) for text in TEXTS], tokenizer(bos=True), 32, TASK)
 
 
-def state_of(recipe: Recipe, student: PreTrainedModel, *, tied: bool) -> State:
-    state = State(recipe, {"train": rows(), "validation": rows(), "test": rows()}, student, all_phases())
+def state_of(recipe: Recipe, student: PreTrainedModel, *, tied: bool) -> StageContext:
+    state = StageContext(recipe, {"train": rows(), "validation": rows(), "test": rows()}, student, all_phases())
     state.teacher = model(tie_word_embeddings=tied).requires_grad_(False)
     return state
 
 
-def weights(state: State) -> list[torch.Tensor]:
+def weights(state: StageContext) -> list[torch.Tensor]:
     return [parameter.detach() for parameter in state.model.parameters()]
 
 
-def same(one: State, other: State) -> bool:
+def same(one: StageContext, other: StageContext) -> bool:
     return all(mine.equal(theirs) for mine, theirs in zip(weights(one), weights(other), strict=True))
 
 
-def taught(precision: str, *, tied: bool) -> State:
+def taught(precision: str, *, tied: bool) -> StageContext:
     settings = Distill(epochs=1, rate=1e-2, hidden=0.0, teachers=Teachers(precision=precision))  # type: ignore[arg-type]
     state = state_of(Recipe(distill=settings, train=TRAIN), model(hidden_size=16, initializer_range=0.02), tied=tied)
     list(distill(state))
@@ -61,16 +64,22 @@ def taught(precision: str, *, tied: bool) -> State:
 @pytest.mark.parametrize("tied", [True, False])
 def test_answers_that_are_kept_are_those_of_float32(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(taught("int8", tied=tied), taught("float32", tied=tied))
-    monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)  # it is asked again in each epoch
+    monkeypatch.setattr("compression.distillation.teacher.TEACHER_BYTES", 0)  # it is asked again in each epoch
     assert not same(taught("int8", tied=tied), taught("float32", tied=tied))
 
 
-def recovered(place: Path, precision: str = "auto", kind: str = "llama", saver: Saver | None = None, hear: Any = list) -> State:
+def recovered(
+    place: Path,
+    precision: str = "auto",
+    kind: str = "llama",
+    checkpointer: TrainingCheckpointer | None = None,
+    hear: Any = list,
+) -> StageContext:
     settings = Distill(teachers=Teachers(precision=precision))  # type: ignore[arg-type]
     recipe = Recipe(quantize=None, prune=PRUNE, distill=settings, train=TRAIN)
-    state = State(recipe, {"train": rows(), "validation": rows(), "test": rows()}, model(kind), all_phases())
+    state = StageContext(recipe, {"train": rows(), "validation": rows(), "test": rows()}, model(kind), all_phases())
     state.teacher = model(kind).requires_grad_(False)
-    state.scratch, state.saver = place, saver
+    state.scratch, state.checkpointer = place, checkpointer
     hear(prune(state))
     assert state.teacher is not None
     found, wanted = state.teacher.state_dict(), model(kind).state_dict()
@@ -88,30 +97,30 @@ def test_a_recovery_by_teacher_heeds_it_and_makes_the_teacher_float_again(
     assert len([note for note in rounded.notes if "8 bits" in note]) == 1
     assert len(rounded.notes) == len(whole.notes) + 1
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)  # it is asked again in each epoch
+    monkeypatch.setattr("compression.distillation.teacher.TEACHER_BYTES", 0)  # it is asked again in each epoch
     assert not same(recovered(tmp_path, "int8", kind), recovered(tmp_path, "float32", kind))
 
 
 def test_a_recovery_beside_a_rounded_teacher_is_gone_on_with_beside_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compression.teacher.TEACHER_BYTES", 0)
+    monkeypatch.setattr("compression.distillation.teacher.TEACHER_BYTES", 0)
     (tmp_path / "kept").mkdir()
-    listener, given = Listener(tmp_path / "kept"), saver(tmp_path)
+    listener, given = Listener(tmp_path / "kept"), checkpointer(tmp_path)
     monkeypatch.setattr(memory, "available", lambda: 0)
-    tight = recovered(tmp_path, saver=given, hear=listener.hear)
+    tight = recovered(tmp_path, checkpointer=given, hear=listener.hear)
     monkeypatch.setattr(memory, "available", lambda: None)
     assert not same(recovered(tmp_path), tight)
     last = [save.phase for save in listener.saves].index("recover, step 2 of 2") + 1
-    again = recovered(tmp_path, saver=resumed(tmp_path, listener, last))
+    again = recovered(tmp_path, checkpointer=resumed(tmp_path, listener, last))
     assert same(again, tight)
     assert again.notes == tight.notes
 
 
 def test_an_output_layer_of_its_own_is_forecast_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = Shape(layers=4, hidden=64, heads=4, ffn=128, vocabulary=5000, groups=4, head_size=16)
-    seen, found = list[int](), cost.model_bytes
-    monkeypatch.setattr(cost, "model_bytes", lambda *given: seen.append(given[-1]) or found(*given))
+    seen, found = list[int](), estimator.model_bytes
+    monkeypatch.setattr(estimator, "model_bytes", lambda *given: seen.append(given[-1]) or found(*given))
     for task, outputs in (("causal-lm", 0), ("causal-lm", 5000), ("text-classification", 2)):
         facts = MODEL.model_copy(
             update={

@@ -4,10 +4,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from compression import families, importance, tasks
-from compression.batches import Encoded
-from compression.recipe import Prune
-from compression.stages.scores import Scores, taken_scores
+from compression.modalities.registry import task_of
+from compression.modalities.text.batches import TokenizedDataset
+from compression.models.adapters.registry import adapter_of, encoder_of
+from compression.pruning import importance
+from compression.pruning.scores import EncoderScores, score_units
+from compression.schema.recipe.prune import Prune
 from tests.compression.models import PADDING, WORDS, tiny
 
 
@@ -66,7 +68,7 @@ HEAVY, RARE, STEADY, HEEDED = 3, 11, 19, 30
 def four_kinds(ids: torch.Tensor, mask: torch.Tensor) -> PreTrainedModel:
     """A BERT whose units include one that is heavy and mute, one that is rarely loud, a steady one, and one that is heeded."""
     model = tiny("bert")
-    layer = families.encoder_of(model).layers(model)[0]
+    layer = encoder_of(model).layers(model)[0]
     spoken: list[torch.Tensor] = []
     listening = layer.up.register_forward_pre_hook(lambda _, inputs: spoken.append(inputs[0]))
     model(input_ids=ids, attention_mask=mask)
@@ -88,24 +90,24 @@ def four_kinds(ids: torch.Tensor, mask: torch.Tensor) -> PreTrainedModel:
 @pytest.mark.parametrize(("importance_", "first"), [("l1", STEADY), ("l2", RARE), ("l1_weight", HEAVY), ("taylor", HEEDED)])
 def test_each_importance_of_the_recipe_puts_another_unit_first(importance_: str, first: int) -> None:
     ids = torch.randint(5, len(WORDS), (16, 12), generator=torch.Generator().manual_seed(0))
-    rows = Encoded(ids.tolist(), torch.arange(16) % 2, PADDING, tasks.of("text-classification"))
+    rows = TokenizedDataset(ids.tolist(), torch.arange(16) % 2, PADDING, task_of("text-classification"))
     model = four_kinds(ids, torch.ones_like(ids))
-    found = taken_scores(model, Prune.model_validate({"importance": importance_, "calibration_rows": 16}), rows, seed=0)
-    assert isinstance(found, Scores)
+    found = score_units(model, Prune.model_validate({"importance": importance_, "calibration_rows": 16}), rows, seed=0)
+    assert isinstance(found, EncoderScores)
     assert int(found.ffn[0].argmax()) == first
-    shape = families.of(model).shape_of(model.config).model_copy(update={"ffn": 1})
-    assert found.choose(families.of(model), shape).ffn[0].tolist() == [first]
+    shape = adapter_of(model).shape_of(model.config).model_copy(update={"ffn": 1})
+    assert found.choose(adapter_of(model), shape).ffn[0].tolist() == [first]
 
 
 def test_only_so_many_rows_are_listened_to_as_the_recipe_says() -> None:
     ids = torch.randint(5, len(WORDS), (40, 6), generator=torch.Generator().manual_seed(0))
-    rows = Encoded(ids.tolist(), torch.arange(40) % 2, PADDING, tasks.of("text-classification"))
+    rows = TokenizedDataset(ids.tolist(), torch.arange(40) % 2, PADDING, task_of("text-classification"))
     model = tiny("bert")
     heard: list[int] = []
     model.register_forward_pre_hook(lambda _, __, given: heard.append(len(given["input_ids"])), with_kwargs=True)
     for count, wanted in ((8, 8), (33, 33), (512, 40)):
         heard.clear()
-        taken_scores(model, Prune(calibration_rows=count), rows, seed=0)
+        score_units(model, Prune(calibration_rows=count), rows, seed=0)
         assert sum(heard) == wanted
 
 
@@ -116,7 +118,7 @@ def test_what_a_taggers_loss_would_change_does_not_depend_on_who_shares_the_batc
     labels = torch.full((24, 11), -100)
     for row, length in enumerate(lengths):
         labels[row, : length - row % 2] = row % 2
-    rows = Encoded(tokens, labels, PADDING, tasks.of("token-classification", ("O", "B-X")))
+    rows = TokenizedDataset(tokens, labels, PADDING, task_of("token-classification", ("O", "B-X")))
     model, settings = tiny("bert", "ForTokenClassification"), Prune(importance="taylor", calibration_rows=24)
-    whole, apart = (taken_scores(model, settings, rows, seed=0, parts=parts).tensors() for parts in (1, 16))
+    whole, apart = (score_units(model, settings, rows, seed=0, parts=parts).tensors() for parts in (1, 16))
     assert all(torch.allclose(apart[name], score, rtol=1e-3, atol=1e-6) for name, score in whole.items())

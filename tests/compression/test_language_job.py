@@ -11,15 +11,18 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from compression.errors import CompressionError
-from compression.export import artifact
-from compression.job import Job
-from compression.language import evaluate
-from compression.language.documents import read
-from compression.pipeline import compress
-from compression.recipe import Spec, Targets
-from compression.report import Finished, Latency, Log, Report, Score, StageStarted, TrainingSaved
-from compression.scoring.language import figures
+from compression.engine import shipping
+from compression.engine.job import Job
+from compression.engine.pipeline import compress
+from compression.modalities.text.causal_lm import token_losses
+from compression.modalities.text.causal_lm.documents import read
+from compression.modalities.text.scoring.perplexity import figures
+from compression.schema.errors import CompressionError
+from compression.schema.events import Finished, Log, StageStarted, TrainingSaved
+from compression.schema.job_spec import Spec
+from compression.schema.recipe.recipe import Targets
+from compression.schema.report.measurements import Latency, Score
+from compression.schema.report.report import Report
 from tests.compression.language.tiny import model, tokenizer
 from tests.compression.measuring import in_this_process
 
@@ -68,7 +71,7 @@ def spec_of(recipe: dict[str, Any], **changes: Any) -> Spec:
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure in this process: what a fresh one is for is tested elsewhere, and it takes seconds to begin."""
-    monkeypatch.setattr(artifact, "figures", in_this_process)
+    monkeypatch.setattr(shipping, "measure_artifact", in_this_process)
 
 
 def run(place: Path, recipe: dict[str, Any] = RECIPE, **changes: Any) -> tuple[Report, list[Any]]:
@@ -85,7 +88,7 @@ def scores(report: Report) -> dict[str, Score]:
 
 def test_a_language_model_goes_through_the_whole_job(tmp_path: Path) -> None:
     write(tmp_path)
-    before = figures(evaluate.told(_opened(tmp_path / "model"), _test(tmp_path), length=48, stride=24))
+    before = figures(token_losses.told(_opened(tmp_path / "model"), _test(tmp_path), length=48, stride=24))
     report, _ = run(tmp_path, {**RECIPE, "distill": {**RECIPE["distill"], "gate": {"steps": 8}}})
     found = scores(report)
     assert list(found) == ["baseline", "quantized", "pruned", "distilled"]
@@ -125,7 +128,7 @@ def test_a_language_model_goes_through_the_whole_job(tmp_path: Path) -> None:
     assert isinstance(told, Score)
     folder = tmp_path / "out" / "artifacts" / report.artifacts[-2].name
     stock = _opened(folder)
-    again = figures(evaluate.told(stock, _test(tmp_path, folder), length=48, stride=24))
+    again = figures(token_losses.told(stock, _test(tmp_path, folder), length=48, stride=24))
     assert again.perplexity.value == pytest.approx(told.value, rel=1e-4)
     assert again.loss.standard_error == pytest.approx(told.standard_errors["loss"], rel=2e-2)
     assert told.value == pytest.approx(found[report.artifacts[-2].stage].value, rel=5e-2)

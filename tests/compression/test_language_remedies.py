@@ -5,10 +5,15 @@ from typing import Any
 
 import pytest
 
-from compression.catalog.streaming import untrained
-from compression.recipe import Distill, Prepare, Prune, Quantize, Recipe, Targets, preset
-from compression.report import Row, Score, ratios
-from compression.streaming import job, shipping
+from compression.engine.on_disk import backend, shipping_on_disk
+from compression.planning.on_disk import untrained
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.presets import preset
+from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.recipe.recipe import Prepare, Recipe, Targets
+from compression.schema.report.measurements import Row, Score
+from compression.schema.report.ratios import ratios
 from tests.client.figures import row
 from tests.compression.judging import offered
 from tests.compression.test_streaming import done, model_into, spec_of
@@ -82,8 +87,8 @@ def test_what_memory_does_not_hold_is_offered_nothing_that_trains(recipe: Recipe
 
 
 def test_a_job_from_file_to_file_offers_a_cut_and_no_lesson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(shipping, "opened_bytes", lambda file, table: 1 << 62)
+    monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(shipping_on_disk, "opened_bytes", lambda file, table: 1 << 62)
     model = model_into(tmp_path / "model", "llama", "ForCausalLM")
     targets = {"parameter_reduction": 0.3, "size_reduction": 0.1, "speed_up": 1.2, "retention": 1.0}
     report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30, targets=targets), tmp_path)

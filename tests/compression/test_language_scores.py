@@ -5,19 +5,19 @@ import math
 import numpy as np
 import pytest
 
-from compression.scoring import errors
-from compression.scoring.language import Told, added_loss, figures
+from compression.modalities.scoring import standard_errors
+from compression.modalities.text.scoring.perplexity import WindowLosses, added_loss, figures
 
 
-def told(texts: int, seed: int = 0) -> Told:
+def told(texts: int, seed: int = 0) -> WindowLosses:
     draw = np.random.default_rng(seed)
     tokens = draw.integers(20, 200, texts)
     per_token = draw.normal(3.0, 0.4, texts)  # a text's own difficulty, shared by all of its tokens
-    return Told(tokens, tokens * 4 + draw.integers(0, 9, texts), per_token * tokens, draw.binomial(tokens, 0.4))
+    return WindowLosses(tokens, tokens * 4 + draw.integers(0, 9, texts), per_token * tokens, draw.binomial(tokens, 0.4))
 
 
 def test_figures_are_ratios_of_sums() -> None:
-    one = Told(np.array([10, 30]), np.array([40, 110]), np.array([20.0, 90.0]), np.array([4, 10]))
+    one = WindowLosses(np.array([10, 30]), np.array([40, 110]), np.array([20.0, 90.0]), np.array([4, 10]))
     found = figures(one)
     assert found.loss.value == pytest.approx(110 / 40)
     assert found.perplexity.value == pytest.approx(math.exp(110 / 40))
@@ -30,7 +30,7 @@ def test_figures_are_ratios_of_sums() -> None:
 def test_errors_are_those_of_the_bootstrap_over_texts_and_larger_than_of_independent_tokens() -> None:
     one = told(300)
     found = figures(one)
-    resampled = errors.by_bootstrap(
+    resampled = standard_errors.by_bootstrap(
         lambda some: {
             "loss": one.loss[some].sum() / one.tokens[some].sum(),
             "bits": one.loss[some].sum() / math.log(2) / one.bytes[some].sum(),
@@ -45,7 +45,7 @@ def test_errors_are_those_of_the_bootstrap_over_texts_and_larger_than_of_indepen
 
 def test_of_clusters_of_one_size_the_error_is_that_of_their_mean() -> None:
     values = np.random.default_rng(1).normal(size=50)
-    assert errors.of_ratio(values * 7, np.full(50, 7)) == pytest.approx(errors.of_mean(values))
+    assert standard_errors.of_ratio(values * 7, np.full(50, 7)) == pytest.approx(standard_errors.of_mean(values))
 
 
 def test_of_one_text_no_error_is_known() -> None:
@@ -55,7 +55,7 @@ def test_of_one_text_no_error_is_known() -> None:
 
 def test_a_small_loss_on_the_same_tokens_is_seen_though_texts_differ_widely() -> None:
     before = told(60)
-    after = Told(before.tokens, before.bytes, before.loss + 0.005 * before.tokens, before.right)
+    after = WindowLosses(before.tokens, before.bytes, before.loss + 0.005 * before.tokens, before.right)
     found = added_loss(before, after)
     assert found.value == pytest.approx(0.005)
     assert (found.standard_error or 0) < 1e-6 < (figures(before).loss.standard_error or 0)
@@ -64,6 +64,6 @@ def test_a_small_loss_on_the_same_tokens_is_seen_though_texts_differ_widely() ->
 
 
 def test_a_perplexity_past_floating_point_is_a_number_all_the_same() -> None:
-    lost = Told(np.array([1, 1]), np.array([1, 1]), np.array([900.0, 800.0]), np.array([0, 0]))
+    lost = WindowLosses(np.array([1, 1]), np.array([1, 1]), np.array([900.0, 800.0]), np.array([0, 0]))
     assert figures(lost).perplexity.value == pytest.approx(1e300)
     assert figures(lost).loss.value == 850

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from compression.export import artifact
-from compression.language import evaluate
-from compression.language.documents import read
-from compression.report import Score
-from compression.scoring.language import figures
+from compression.engine import shipping
+from compression.modalities.text.causal_lm import token_losses
+from compression.modalities.text.causal_lm.documents import read
+from compression.modalities.text.scoring.perplexity import figures
+from compression.schema.report.measurements import Score
 from tests.compression.language.tiny import model, tokenizer
 from tests.compression.measuring import in_this_process
 from tests.compression.test_language_job import run, scores, texts
@@ -39,7 +39,7 @@ CUT: dict[str, dict[str, float]] = {
 def test_it_is_tuned_rounded_cut_and_taught_and_opens_in_stock_transformers(
     family: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifact, "figures", in_this_process)  # in this process, which has begun
+    monkeypatch.setattr(shipping, "measure_artifact", in_this_process)  # in this process, which has begun
     whole = model(family, **{"initializer_range": 0.05, **settings})
     whole.save_pretrained(tmp_path / "model")
     tokenizer(bos=True).save_pretrained(tmp_path / "model")
@@ -72,6 +72,6 @@ def test_it_is_tuned_rounded_cut_and_taught_and_opens_in_stock_transformers(
     assert isinstance(half.score, Score)
     lines = (tmp_path / "test.jsonl").read_text().splitlines()
     asked = read([json.loads(line)["text"] for line in lines], AutoTokenizer.from_pretrained(folder))
-    again = figures(evaluate.told(stock.float(), asked, length=48, stride=24)).perplexity.value
+    again = figures(token_losses.told(stock.float(), asked, length=48, stride=24)).perplexity.value
     assert again == pytest.approx(half.score.value, rel=2e-2)
     assert half.score.value == pytest.approx(last.value, rel=0.1)

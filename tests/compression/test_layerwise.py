@@ -9,13 +9,13 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
-from compression import families, numerics
-from compression.batches import Batch
-from compression.language.sequences import Sequences
-from compression.layerwise import Layerwise
-from compression.numerics import Simulation
-from compression.recipe import Scheme
-from compression.stages.decoder_scores import DecoderScores, decoder_scores
+from compression.engine.on_disk.layerwise import LayerwiseRunner
+from compression.modalities.text.batches import Batch
+from compression.modalities.text.causal_lm.batches import PackedBatch
+from compression.models.adapters.registry import decoder_of
+from compression.pruning.decoder_scores import DecoderScores, decoder_scores
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
+from compression.schema.recipe.base import Scheme
 from tests.compression.decoders import saved, tiny
 
 KINDS = ["llama", "qwen2", "gpt2", "deepseek_v2", "deepseek_v3"]
@@ -31,22 +31,22 @@ def batches() -> list[Batch]:
     alone = [Batch(torch.randint(3, 90, (4, 12)), some, nothing, torch.arange(4)) for some in masks]
     ids = torch.randint(3, 90, (2, 12))
     places = torch.cat([torch.arange(5), torch.arange(7)]).expand(2, -1)  # two documents in a row, which do not see each other
-    packed = Sequences(ids=ids, mask=torch.ones_like(ids), positions=places, labels=ids, rows=torch.arange(2))
+    packed = PackedBatch(ids=ids, mask=torch.ones_like(ids), positions=places, labels=ids, rows=torch.arange(2))
     return [*alone, packed]
 
 
-def heard(layers: Layerwise, times: int = 1) -> DecoderScores:
-    spill = layers.folder.parent / "states"
-    steps = layers.scores(times * batches(), spill)
+def heard(layers: LayerwiseRunner, times: int = 1) -> DecoderScores:
+    cache_file = layers.folder.parent / "states"
+    steps = layers.scores(times * batches(), cache_file)
     while True:
         try:
             next(steps)
         except StopIteration as end:
             found: DecoderScores = end.value
-            assert not spill.exists()
+            assert not cache_file.exists()
             return found
         # A layer of these has some thousand parameters, as many as the states of three batches have numbers.
-        assert spill.exists() == (times > 1)
+        assert cache_file.exists() == (times > 1)
         # Between two layers no weights are in memory but those that all layers share.
         held = {name for name, weight in layers.model.named_parameters() if not weight.is_meta}
         assert all(".layers." not in name and ".h." not in name for name in held)
@@ -60,12 +60,12 @@ def test_scores_are_those_of_the_whole_model(kind: str, dtype: torch.dtype, tmp_
     saved(model, tmp_path / "model")
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     assert whole.dtype == dtype
-    expected, found = decoder_scores(whole, batches()).tensors(), heard(Layerwise(tmp_path / "model")).tensors()
+    expected, found = decoder_scores(whole, batches()).tensors(), heard(LayerwiseRunner(tmp_path / "model")).tensors()
     assert found.keys() == expected.keys()
     for name, scores in expected.items():
         assert torch.allclose(found[name], scores, rtol=1e-4 if dtype == torch.float32 else 0.02, atol=1e-4), name
     if kind == "llama":  # so many rows that their states are on disk between two layers
-        more, many = decoder_scores(whole, 8 * batches()).tensors(), heard(Layerwise(tmp_path / "model"), 8).tensors()
+        more, many = decoder_scores(whole, 8 * batches()).tensors(), heard(LayerwiseRunner(tmp_path / "model"), 8).tensors()
         for name, scores in more.items():
             assert torch.allclose(many[name], scores, rtol=1e-4 if dtype == torch.float32 else 0.02, atol=1e-3), name
 
@@ -75,7 +75,7 @@ def test_a_cut_is_that_of_the_whole_model(kind: str, tmp_path: Path) -> None:
     model = tiny(kind, num_hidden_layers=3).to(torch.bfloat16)
     saved(model, tmp_path / "whole")
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole").eval()
-    family, layers = families.decoder_of(whole), Layerwise(tmp_path / "whole")
+    family, layers = decoder_of(whole), LayerwiseRunner(tmp_path / "whole")
     shape = family.shape_of(whole.config)
     halves = {"hidden": 16, "layers": 2, "groups": (shape.groups or 0) // 2, "heads": shape.heads // 2, "ffn": 24}
     to = shape.model_copy(update=halves)
@@ -104,11 +104,11 @@ def test_answers_are_those_of_the_whole_model_in_float32_and_in_integers(
     model = tiny(kind.removesuffix("-tied"), tie_word_embeddings=kind.endswith("-tied") or kind == "gpt2").to(torch.bfloat16)
     saved(model, tmp_path / "model")
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
-    layers = Layerwise(tmp_path / "model", torch.float32)
+    layers = LayerwiseRunner(tmp_path / "model", torch.float32)
     plain = whole(**batches()[0].inputs).logits
     if scheme is not None:
         for one in (whole, layers.model):
-            numerics.insert(one, simulation=Simulation(scheme=scheme, group_size=16))
+            insert_fake_quantization(one, simulation=Simulation(scheme=scheme, group_size=16))
     asked = batches()[:2]
     found = layers.logits(asked, tmp_path / "states")
     for batch, logits in zip(asked, found, strict=True):
@@ -125,7 +125,7 @@ def test_a_classifier_s_answers_are_those_of_each_row_s_last_token(kind: str, tm
     whole = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     asked = [replace(batch, ids=batch.ids * batch.mask) for batch in batches()[:2]]
     assert any(not batch.mask.all() for batch in asked)
-    found = Layerwise(tmp_path / "model", torch.float32).logits(asked, tmp_path / "states")
+    found = LayerwiseRunner(tmp_path / "model", torch.float32).logits(asked, tmp_path / "states")
     with torch.inference_mode():
         for batch, logits in zip(asked, found, strict=True):
             assert logits == pytest.approx(whole(**batch.inputs).logits, abs=1e-5)

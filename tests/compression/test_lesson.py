@@ -7,28 +7,31 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression import families, losses, numerics
-from compression.batches import Batch
-from compression.recipe import Distill, Recipe
-from compression.stages.lesson import Lesson
-from compression.state import State
-from compression.tasks import of
-from compression.teacher import Look, ask
+from compression.distillation.losses import attention_score_loss, hidden_state_loss, relation_loss
+from compression.distillation.objective import DistillationObjective
+from compression.distillation.teacher import FeatureRequest, request_features
+from compression.engine.context import StageContext
+from compression.modalities.registry import task_of
+from compression.modalities.text.batches import Batch
+from compression.models.adapters.registry import encoder_of
+from compression.quantization.precision import gradient_precision
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.recipe import Recipe
 from tests.compression.conftest import lesson_of, state_of, tiny_config
 
 ROWS = [0, 5, 2, 9]
-TASK = of("text-classification")
+TASK = task_of("text-classification")
 
 
 @pytest.fixture(autouse=True)
 def exact() -> Iterator[None]:
     """No processor's bfloat16 hides how near a loss is to what it should be."""
-    with numerics.precision("float32"):
+    with gradient_precision("float32"):
         yield
 
 
 @pytest.fixture
-def state() -> State:
+def state() -> StageContext:
     """A student of two layers, with weights of its own, beside a teacher of four; both have four heads."""
     torch.manual_seed(3)
     found = state_of(BertForSequenceClassification(tiny_config(num_labels=2)).eval(), Recipe())
@@ -36,15 +39,15 @@ def state() -> State:
     return found
 
 
-def lesson(state: State, **settings: Any) -> tuple[Lesson, Batch]:
+def objective(state: StageContext, **settings: Any) -> tuple[DistillationObjective, Batch]:
     terms = {"soft": 0.0, "hard": 0.0, "hidden": 0.0, **settings}
     rows = state.rows["train"]
     return lesson_of(state, Distill(**terms), rows), rows.batch(ROWS)
 
 
-def learning_layers(state: State) -> list[int]:
+def learning_layers(state: StageContext) -> list[int]:
     """List the student's layers, from 1, that the gradients reach."""
-    layers = families.encoder_of(state.model).layers(state.model)
+    layers = encoder_of(state.model).layers(state.model)
     return [n for n, layer in enumerate(layers, 1) if layer.up.weight.grad is not None and layer.up.weight.grad.any()]
 
 
@@ -58,15 +61,16 @@ def learning_layers(state: State) -> list[int]:
     ],
 )
 def test_hidden_states_are_those_of_the_layers_that_the_recipe_pairs(
-    state: State, layers: Any, mine: tuple[int, ...], theirs: tuple[int, ...]
+    state: StageContext, layers: Any, mine: tuple[int, ...], theirs: tuple[int, ...]
 ) -> None:
     assert state.teacher is not None
-    taught, batch = lesson(state, hidden=1.0, embedding=0.0, layers=layers)
+    taught, batch = objective(state, hidden=1.0, embedding=0.0, layers=layers)
     given, wanted = (
-        ask(model, batch, TASK, Look(numbers)).hidden for model, numbers in ((state.model, mine), (state.teacher, theirs))
+        request_features(model, batch, TASK, FeatureRequest(numbers)).hidden
+        for model, numbers in ((state.model, mine), (state.teacher, theirs))
     )
     found = taught(batch)
-    assert found.item() == pytest.approx(losses.hidden_states(given, wanted, taught.projections[0]).item(), rel=2e-3)
+    assert found.item() == pytest.approx(hidden_state_loss(given, wanted, taught.projections[0]).item(), rel=2e-3)
     found.backward()
     assert learning_layers(state) == list(mine)
 
@@ -81,31 +85,33 @@ def test_hidden_states_are_those_of_the_layers_that_the_recipe_pairs(
     ],
 )
 def test_attention_is_compared_as_the_recipe_says_also_where_heads_are_as_many(
-    state: State, by: Any, layers: Any, mine: Any, theirs: Any
+    state: StageContext, by: Any, layers: Any, mine: Any, theirs: Any
 ) -> None:
     assert state.teacher is not None
-    taught, batch = lesson(state, attention=1.0, attention_by=by, layers=layers)
+    taught, batch = objective(state, attention=1.0, attention_by=by, layers=layers)
     kind = "relations" if by == "relations" else "scores"
     given, wanted = (
-        getattr(ask(model, batch, TASK, Look(**{kind: place})), kind)
+        getattr(request_features(model, batch, TASK, FeatureRequest(**{kind: place})), kind)
         for model, place in ((state.model, mine), (state.teacher, theirs))
     )
-    compared = losses.relations if by == "relations" else losses.attention_scores
+    compared = relation_loss if by == "relations" else attention_score_loss
     found = taught(batch)
     assert found.item() == pytest.approx(compared(given, wanted, batch.mask, 4).item(), rel=2e-3)
     found.backward()
     # Values are part of relations and of no scores: those of the last layer that is compared learn in one case alone.
-    last = families.encoder_of(state.model).layers(state.model)[mine - 1 if by == "relations" else mine[-1] - 1]
+    last = encoder_of(state.model).layers(state.model)[mine - 1 if by == "relations" else mine[-1] - 1]
     assert (last.value.weight.grad is not None and bool(last.value.weight.grad.any())) == (by == "relations")
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-def test_soft_targets_and_their_gradient_are_of_the_temperature_that_the_recipe_says(state: State, temperature: float) -> None:
+def test_soft_targets_and_their_gradient_are_of_the_temperature_that_the_recipe_says(
+    state: StageContext, temperature: float
+) -> None:
     assert state.teacher is not None
     with torch.no_grad():  # surer of themselves: where logits are small, the temperature changes next to nothing
         for model in (state.model, state.teacher):
             model.classifier.weight.mul_(20)
-    taught, batch = lesson(state, soft=1.0, temperature=temperature)
+    taught, batch = objective(state, soft=1.0, temperature=temperature)
     with torch.no_grad():
         given, wanted = (model(**batch.inputs).logits / temperature for model in (state.model, state.teacher))
         p, q = wanted.softmax(-1), given.softmax(-1)

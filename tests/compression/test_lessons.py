@@ -2,10 +2,14 @@
 
 import pytest
 
-from compression.catalog import attention_form, check_cast, layer_pairs, planned_steps, preflight
-from compression.errors import InvalidSpec, LabelMismatch
-from compression.recipe import ARTICLE, STANDARD, Distill, Evaluate, General, Prepare, Recipe, Teachers
-from compression.report import Shape
+from compression.planning.distillation_rules import attention_form, check_models, layer_pairs
+from compression.planning.estimator import planned_steps
+from compression.planning.preflight import preflight
+from compression.schema.errors import InvalidSpec, LabelMismatch
+from compression.schema.recipe.distill import Distill, General, Teachers
+from compression.schema.recipe.presets import ARTICLE, STANDARD
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
+from compression.schema.report.measurements import Shape
 from tests.compression.test_catalog import DATA, MODEL
 
 TEACHER = MODEL.model_copy(update={"architecture": "BertForSequenceClassification", "labels": ("positive", "negative")})
@@ -63,7 +67,7 @@ def test_attention_is_compared_by_scores_where_there_are_as_many_heads() -> None
 )
 def test_a_recipe_must_have_a_part_for_every_model(recipe: Recipe, student: bool, teachers: int, param: str) -> None:
     with pytest.raises(InvalidSpec) as caught:
-        check_cast(recipe, student=student, teachers=teachers)
+        check_models(recipe, student=student, teachers=teachers)
     assert caught.value.param == param
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression.recipe import Recipe
-from compression.stages.linear_probe import features, linear_probe
-from compression.tasks import linear
+from compression.engine.stages.linear_probe import features, linear_probe
+from compression.modalities.tasks import linear_models
+from compression.schema.recipe.recipe import Recipe
 from tests.compression import toys
 from tests.compression.conftest import state_of
 
@@ -39,7 +39,7 @@ def test_it_is_for_labels_and_numbers_of_texts(task: str, has_one: bool, tmp_pat
 
 
 def test_a_label_that_train_lacks_is_never_answered() -> None:
-    found = linear.class_scores([[0.0], [1.0], [0.1], [0.9]], [0, 2, 0, 2], [[0.05], [0.95]])
+    found = linear_models.class_scores([[0.0], [1.0], [0.1], [0.9]], [0, 2, 0, 2], [[0.05], [0.95]])
     assert found.argmax(axis=1).tolist() == [0, 2]
     assert found[:, 1].tolist() == [-float("inf")] * 2
-    assert linear.class_scores([[0.0], [1.0]], [1, 1], [[5.0]]).argmax(axis=1).tolist() == [1]
+    assert linear_models.class_scores([[0.0], [1.0]], [1, 1], [[5.0]]).argmax(axis=1).tolist() == [1]

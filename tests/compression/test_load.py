@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertForSequenceClassification, PreTrainedModel
 
-from compression import load, tasks
-from compression.batches import encode
-from compression.errors import (
+from compression.modalities.registry import task_of
+from compression.modalities.text.batches import tokenize
+from compression.models import loading
+from compression.schema.errors import (
     CompressionError,
     ConfigMismatch,
     DamagedCheckpoint,
@@ -24,7 +25,7 @@ from compression.errors import (
 from tests.compression import decoders
 from tests.compression.conftest import BAD, FILLER, GOOD, tiny_config, write_tokenizer
 
-TASK = tasks.of("text-classification")
+TASK = task_of("text-classification")
 TOKENS = [decoders.END, decoders.UNKNOWN, *GOOD, *BAD, *FILLER]
 
 
@@ -49,7 +50,7 @@ def headed(folder: Path, labels: list[str]) -> BertForSequenceClassification:
 
 
 def test_a_bare_encoder_gets_a_head_by_seed(folder: Path) -> None:
-    first, again, other = (load.load_model(folder, ("a", "b", "c"), "text-classification", seed=seed) for seed in (1, 1, 2))
+    first, again, other = (loading.load_model(folder, ("a", "b", "c"), "text-classification", seed=seed) for seed in (1, 1, 2))
     assert first.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert first.classifier.weight.equal(again.classifier.weight)
     assert not first.classifier.weight.equal(other.classifier.weight)
@@ -59,8 +60,8 @@ def test_a_bare_encoder_gets_a_head_by_seed(folder: Path) -> None:
 
 def test_a_head_is_used_in_its_own_order(tmp_path: Path) -> None:
     stored = headed(tmp_path, ["yes", "no"])
-    opened = load.load_model(tmp_path, ("no", "yes"), "text-classification", seed=0)
-    assert load.head_labels(opened.config) == ("yes", "no")
+    opened = loading.load_model(tmp_path, ("no", "yes"), "text-classification", seed=0)
+    assert loading.head_labels(opened.config) == ("yes", "no")
     ids = torch.arange(5, 12)[None]
     assert torch.allclose(opened(ids).logits, stored(ids).logits, atol=1e-6)
 
@@ -68,7 +69,7 @@ def test_a_head_is_used_in_its_own_order(tmp_path: Path) -> None:
 def test_a_head_for_other_labels_is_refused(tmp_path: Path) -> None:
     headed(tmp_path, ["yes", "no"])
     with pytest.raises(LabelMismatch, match="'maybe'"):
-        load.load_model(tmp_path, ("maybe", "no"), "text-classification", seed=0)
+        loading.load_model(tmp_path, ("maybe", "no"), "text-classification", seed=0)
 
 
 def without(name: str) -> object:
@@ -111,7 +112,7 @@ def test_what_is_wrong_with_a_model_is_named(
 ) -> None:
     harm(folder)  # type: ignore[operator]
     with pytest.raises(error) as caught:
-        load.load_model(folder, ("a", "b"), "text-classification", seed=0)
+        loading.load_model(folder, ("a", "b"), "text-classification", seed=0)
     assert param is None or caught.value.param == param
 
 
@@ -126,16 +127,16 @@ def test_what_is_wrong_with_a_model_is_named(
 def test_a_config_that_would_break_what_calls_it_is_refused(folder: Path, changes: dict[str, object], param: str) -> None:
     edit_config(folder, **changes)
     with pytest.raises(ConfigMismatch) as caught:
-        load.load_model(folder, ("a", "b"), "text-classification", seed=0)
+        loading.load_model(folder, ("a", "b"), "text-classification", seed=0)
     assert caught.value.param == param
 
 
 def test_a_token_without_a_row_in_the_table_is_refused(folder: Path) -> None:
-    load.load_tokenizer(folder)
+    loading.load_tokenizer(folder)
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": "[OUTSIDE]"}))
     with pytest.raises(ConfigMismatch, match="has the id"):
-        load.load_tokenizer(folder)
+        loading.load_tokenizer(folder)
 
 
 def decoder(folder: Path, head: str = "ForCausalLM", **names: str) -> PreTrainedModel:
@@ -151,10 +152,10 @@ def test_a_decoder_is_told_which_token_pads_and_a_row_answers_alike_alone_and_pa
     named: dict[str, str], padding: int, tmp_path: Path
 ) -> None:
     sent = decoder(tmp_path, "ForSequenceClassification", **named)
-    tokenizer = load.load_tokenizer(tmp_path)
-    model = load.load_model(tmp_path, ("LABEL_0", "LABEL_1", "LABEL_2"), "text-classification", seed=0)
+    tokenizer = loading.load_tokenizer(tmp_path)
+    model = loading.load_model(tmp_path, ("LABEL_0", "LABEL_1", "LABEL_2"), "text-classification", seed=0)
     assert tokenizer.pad_token_id == model.config.pad_token_id == padding
-    rows = encode(tokenizer, ["bad word1 word2 word3", "word4 bad", "word5"], None, [0, 1, 2], 16, TASK, types=False)
+    rows = tokenize(tokenizer, ["bad word1 word2 word3", "word4 bad", "word5"], None, [0, 1, 2], 16, TASK, types=False)
     assert rows.padding == padding
     with torch.inference_mode():
         together = model(**rows.batch([0, 1, 2]).inputs).logits
@@ -167,21 +168,21 @@ def test_a_decoder_is_told_which_token_pads_and_a_row_answers_alike_alone_and_pa
 
 def test_a_decoder_gets_a_head_without_bias_whose_answers_can_be_put_in_order(tmp_path: Path) -> None:
     sent = decoder(tmp_path)
-    one, same, other = (load.load_model(tmp_path, ("b", "a"), "text-classification", seed=seed) for seed in (0, 0, 1))
+    one, same, other = (loading.load_model(tmp_path, ("b", "a"), "text-classification", seed=seed) for seed in (0, 0, 1))
     assert type(one).__name__ == "LlamaForSequenceClassification"
     assert one.score.weight.equal(same.score.weight)
     assert not one.score.weight.equal(other.score.weight)
     assert one.model.embed_tokens.weight.equal(sent.model.embed_tokens.weight)
     before = one.score.weight.clone()
-    assert load.in_order(one, ("a", "b")).score.weight.equal(before[[1, 0]])
+    assert loading.in_order(one, ("a", "b")).score.weight.equal(before[[1, 0]])
     for task in ("token-classification", "question-answering"):
         with pytest.raises(UnsupportedTask, match="llama"):
-            load.load_model(tmp_path, ("a", "b"), task, seed=0)
+            loading.load_model(tmp_path, ("a", "b"), task, seed=0)
 
 
 def test_weights_of_16_bits_are_loaded_as_they_are_in_float32(tmp_path: Path) -> None:
     sent = decoder(tmp_path).to(torch.bfloat16)
     sent.save_pretrained(tmp_path)
-    model = load.load_model(tmp_path, ("a", "b"), "text-classification", seed=0)
+    model = loading.load_model(tmp_path, ("a", "b"), "text-classification", seed=0)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.model.norm.weight.equal(sent.model.norm.weight.float())

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from compression import losses
+from compression.distillation.losses import (
+    attention_score_loss,
+    fit_projections,
+    hidden_state_loss,
+    relation_heads,
+    relation_loss,
+)
+from compression.modalities import losses
 
 
 def test_soft_targets_are_the_forward_divergence_times_temperature_squared() -> None:
@@ -11,34 +18,34 @@ def test_soft_targets_are_the_forward_divergence_times_temperature_squared() -> 
     p, q = (teacher / 3).softmax(-1), (student / 3).softmax(-1)
     forward = (p * (p / q).log()).sum(-1).mean() * 9
     backward = (q * (q / p).log()).sum(-1).mean() * 9
-    found = losses.soft_targets(student, teacher, 3.0)
+    found = losses.soft_target_loss(student, teacher, 3.0)
     assert found.item() == pytest.approx(forward.item(), rel=1e-4)
     assert found.item() != pytest.approx(backward.item(), rel=1e-3)
-    assert losses.soft_targets(teacher, teacher, 3.0).item() == pytest.approx(0, abs=1e-6)
+    assert losses.soft_target_loss(teacher, teacher, 3.0).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_hidden_states_cost_nothing_when_they_map_and_one_when_silent() -> None:
     student, maps = torch.randn(3, 50, 8), torch.randn(3, 8, 12)
     teacher = student @ maps
-    assert losses.hidden_states(student, teacher, maps).item() == pytest.approx(0, abs=1e-9)
-    assert losses.hidden_states(torch.zeros_like(student), teacher, maps).item() == pytest.approx(1)
+    assert hidden_state_loss(student, teacher, maps).item() == pytest.approx(0, abs=1e-9)
+    assert hidden_state_loss(torch.zeros_like(student), teacher, maps).item() == pytest.approx(1)
 
 
 def test_projections_start_where_regression_puts_them() -> None:
     student, maps = torch.randn(2, 400, 8), torch.randn(2, 8, 12)
     teacher = student @ maps + 0.01 * torch.randn(2, 400, 12)
-    at_once = losses.fitted_projections([(student, teacher)])
+    at_once = fit_projections([(student, teacher)])
     assert torch.allclose(at_once, maps, atol=0.02)
     parts = zip(student.split(150, dim=1), teacher.split(150, dim=1), strict=True)
-    assert torch.allclose(losses.fitted_projections(parts), at_once, atol=1e-4)
+    assert torch.allclose(fit_projections(parts), at_once, atol=1e-4)
 
 
 def test_relations_compare_models_of_different_widths_and_ignore_padding() -> None:
     teacher, mask = torch.randn(3, 2, 6, 24), torch.ones(2, 6, dtype=torch.long)
     mask[1, 4:] = 0
-    assert losses.relations(teacher, teacher, mask, 4).item() == pytest.approx(0, abs=1e-6)
+    assert relation_loss(teacher, teacher, mask, 4).item() == pytest.approx(0, abs=1e-6)
     student = torch.randn(3, 2, 6, 16, requires_grad=True)
-    found = losses.relations(student, teacher, mask, 4)
+    found = relation_loss(student, teacher, mask, 4)
     found.backward()
     assert found.item() > 0.1
     assert student.grad is not None
@@ -46,12 +53,12 @@ def test_relations_compare_models_of_different_widths_and_ignore_padding() -> No
     assert student.grad[:, 1, 4:].abs().max() == 0
     louder = teacher.clone()
     louder[:, 1, 4:] = 100
-    assert losses.relations(student, louder, mask, 4).item() == pytest.approx(found.item(), rel=1e-5)
+    assert relation_loss(student, louder, mask, 4).item() == pytest.approx(found.item(), rel=1e-5)
 
 
 def test_relation_heads_divide_both_widths() -> None:
-    assert losses.relation_heads(256, 384, most=12) == 8
-    assert losses.relation_heads(7, 12, most=12) == 1
+    assert relation_heads(256, 384, most=12) == 8
+    assert relation_heads(7, 12, most=12) == 1
 
 
 def test_attention_scores_are_compared_before_the_softmax_head_by_head_and_without_padding() -> None:
@@ -69,10 +76,10 @@ def test_attention_scores_are_compared_before_the_softmax_head_by_head_and_witho
                             for part in (slice(head * size, (head + 1) * size),)
                         )
                         errors.append((given - wanted) ** 2)
-    assert losses.attention_scores(student, teacher, mask, 2).item() == pytest.approx(sum(errors) / len(errors), rel=1e-4)
+    assert attention_score_loss(student, teacher, mask, 2).item() == pytest.approx(sum(errors) / len(errors), rel=1e-4)
 
 
 def test_fused_teachers_give_the_weighted_mean_of_their_softened_probabilities() -> None:
     logits, weights = torch.randn(2, 5, 3), torch.tensor([3.0, 1.0])
     mean = 0.75 * (logits[0] / 4).softmax(-1) + 0.25 * (logits[1] / 4).softmax(-1)
-    assert torch.allclose((losses.fused(logits, weights, 4.0) / 4).softmax(-1), mean, atol=1e-6)
+    assert torch.allclose((losses.fuse_teachers(logits, weights, 4.0) / 4).softmax(-1), mean, atol=1e-6)

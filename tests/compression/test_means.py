@@ -2,7 +2,8 @@
 
 import pytest
 
-from compression.report import Latency, NotMeasured, Row, Score, mean_row
+from compression.schema.report.averages import mean_row
+from compression.schema.report.measurements import Latency, NotMeasured, Row, Score
 from tests.client.figures import row
 
 

@@ -2,10 +2,11 @@
 
 import pytest
 
-from compression.notes import apart_note, coarse_note, with_notes
-from compression.recipe import Targets
-from compression.report import Draws, Latency, Row, SplitDraws, Stage
-from compression.verdicts import judged
+from compression.engine.reporting.notes import with_notes
+from compression.planning.verdicts import coarse_note, indistinct_note, judged
+from compression.schema.recipe.recipe import Targets
+from compression.schema.report.draws import Draws, SplitDraws
+from compression.schema.report.measurements import Latency, Row, Stage
 from tests.client.figures import row
 from tests.compression.judging import RECIPE, TARGETS
 
@@ -59,7 +60,7 @@ def test_one_row_that_weighs_more_than_may_be_lost_is_told_with_the_baseline() -
     assert coarse_note(of(100, "pearson_spearman"), TARGETS) == ()  # of which a row has no share
     old = BASELINE.model_copy(update={"validation": None})
     assert coarse_note(old, TARGETS) == ()
-    assert apart_note(old, QUANTIZED, drawn(0.8, 0.8), drawn(0.8, 0.8)) == ()
+    assert indistinct_note(old, QUANTIZED, drawn(0.8, 0.8), drawn(0.8, 0.8)) == ()
 
 
 def test_a_latency_that_was_not_taken_alone_is_told() -> None:

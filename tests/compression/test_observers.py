@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from compression.numerics.observers import (
+from compression.quantization.observers import (
     Spread,
     least_error_range,
     levels_used,
@@ -13,7 +13,7 @@ from compression.numerics.observers import (
     range_of,
     squared_errors,
 )
-from compression.numerics.static import affine, codes
+from compression.quantization.static_int8 import affine, codes
 
 
 def bell(count: int = 20_000, seed: int = 0) -> torch.Tensor:

@@ -9,8 +9,10 @@ import typer
 
 from client.cli import app
 from client.commands.submit import values
-from compression.origin import Origin, license_of
-from compression.recipe import PRESETS, Columns, Data, Evaluate, JobEvaluate, Part, Spec, Targets
+from compression.export.provenance import Origin, license_of
+from compression.schema.job_spec import Columns, Data, DatasetSpec, Spec
+from compression.schema.recipe.presets import PRESETS
+from compression.schema.recipe.recipe import Evaluate, JobEvaluate, Targets
 from tests.compression.decoders import tiny
 from tests.compression.ggufs import write
 
@@ -82,7 +84,10 @@ def test_the_command_is_one_that_lathe_takes(tmp_path: Path, several: bool) -> N
     if several:
         data = spec(tmp_path).data
         assert data is not None
-        parts = (Part(name="a", task="text-classification", data=data), Part(name="b", task="text-regression", data=data))
+        parts = (
+            DatasetSpec(name="a", task="text-classification", data=data),
+            DatasetSpec(name="b", task="text-regression", data=data),
+        )
         changes |= {"task": "several", "data": None, "parts": parts, "teachers": ("model", "model")}
         changes["evaluate"] = JobEvaluate(threads=2, metric=("f1", "auto"), positive=("yes; rm -rf /", None))
     made = Origin.of(spec(tmp_path, **changes), tmp_path)

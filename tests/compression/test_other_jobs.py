@@ -6,14 +6,10 @@ from typing import Any
 
 import pytest
 
-from compression.errors import CompressionError
-from compression.export import artifact
-from compression.report import (
-    Failed,
-    Finished,
-    Log,
-)
-from compression.run import job
+from compression.engine import shipping
+from compression.engine.commands.run import job
+from compression.schema.errors import CompressionError
+from compression.schema.events import Failed, Finished, Log
 from tests.compression.jobs import RECIPE, events, start, write_spec
 from tests.compression.measuring import briefly_apart
 
@@ -21,7 +17,7 @@ from tests.compression.measuring import briefly_apart
 def test_a_baseline_of_one_epoch_leaves_retention_unproven_in_report_row_and_card(
     tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifact, "figures", briefly_apart)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly_apart)
     recipe = {**RECIPE, "prepare": {"epochs": 1, "rate": 3e-3}, "prune": None, "distill": None}
     last = list(job(write_spec(tmp_path / "job", encoder, reviews, recipe=recipe)))[-1]
     assert isinstance(last, Finished)

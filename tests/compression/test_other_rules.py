@@ -9,13 +9,14 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from compression import harness, harness_model
-from compression.export import artifact
-from compression.measure import Measured
-from compression.plan import at_once
-from compression.recipe import Evaluate
-from compression.report import NotMeasured
-from compression.streaming import job, shipping
+from compression.engine import shipping
+from compression.engine.on_disk import backend, shipping_on_disk
+from compression.engine.shipping import ship
+from compression.evaluation.lm_eval import harness, harness_model
+from compression.evaluation.measure import Measured
+from compression.schema.recipe.recipe import Evaluate
+from compression.schema.report.measurements import NotMeasured
+from compression.system.progress import run_silently
 from tests.compression import measuring
 from tests.compression.decoders import tiny
 from tests.compression.test_harness import CHOICE, task
@@ -30,7 +31,7 @@ NOTHING = NotMeasured(not_measured="It is not asked.")
 @pytest.fixture(autouse=True)
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = Measured(latency=NOTHING, score=NOTHING, peak_memory_bytes=NOTHING)
-    monkeypatch.setattr(artifact, "figures", lambda *_, **__: measuring.of(nothing))
+    monkeypatch.setattr(shipping, "measure_artifact", lambda *_, **__: measuring.of(nothing))
 
 
 def qwen(folder: Path, pattern: str) -> Path:
@@ -56,8 +57,8 @@ def read_by_the_card(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]
 def test_the_card_opens_a_tokenizer_that_reads_by_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = qwen(tmp_path / "model", OTHER)
     (tmp_path / "test.jsonl").write_text(json.dumps({"text": TEXT}) + "\n")
-    shipped = at_once(
-        artifact.ship(
+    shipped = run_silently(
+        ship(
             AutoModelForCausalLM.from_pretrained(model),
             name="made",
             kind="transformers",
@@ -84,8 +85,8 @@ def test_the_card_opens_a_tokenizer_that_reads_by_the_file(tmp_path: Path, monke
 def test_so_does_that_of_a_model_that_goes_from_file_to_file(
     pattern: str, opener: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(shipping, "opened_bytes", lambda file, table: 1 << 62)
+    monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(shipping_on_disk, "opened_bytes", lambda file, table: 1 << 62)
     model = qwen(tmp_path / "model", pattern)
     report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30), tmp_path)
     checkpoints = [one for one in report.artifacts if one.kind == "transformers"]

@@ -11,14 +11,14 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from compression import checkpoint
-from compression.errors import ConfigMismatch, MissingFile
-from compression.export import artifact
-from compression.pairs import apart
-from compression.part import Part
-from compression.pipeline import compress
-from compression.recipe import Spec
-from compression.report import Finished, NotMeasured
+from compression.engine import checkpoints, shipping
+from compression.engine.dataset_run import DatasetRun
+from compression.engine.pipeline import compress
+from compression.modalities.text.pair_separator import apart
+from compression.schema.errors import ConfigMismatch, MissingFile
+from compression.schema.events import Finished
+from compression.schema.job_spec import Spec
+from compression.schema.report.measurements import NotMeasured
 from tests.compression.decoders import END, UNKNOWN, tiny, write_tokenizer
 from tests.compression.measuring import in_this_process
 
@@ -178,7 +178,7 @@ def test_what_is_wrong_with_a_student_is_said_of_it(tmp_path: Path) -> None:
     (send(tmp_path / "student") / "config.json").unlink()
     spec = job_of(tmp_path, student="student", recipe=PLAIN)
     with pytest.raises(MissingFile) as caught:
-        Part.open(spec, tmp_path, spec.asked[0])
+        DatasetRun.open(spec, tmp_path, spec.asked[0])
     assert caught.value.param == "models.student"
 
 
@@ -187,13 +187,13 @@ def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does(tmp_path:
     send(tmp_path / "model", "ForSequenceClassification", **names)
     send(tmp_path / "student")
     spec = job_of(tmp_path, student="student", recipe=PLAIN)
-    part = Part.open(spec, tmp_path, spec.asked[0])
+    part = DatasetRun.open(spec, tmp_path, spec.asked[0])
     assert part.state.cast is not None
     assert part.state.cast.base.aligned  # so that its hidden states can be compared, as distillation does by default
     assert not part.state.notes
     # Beside a base that was not tuned both are given the token.
     send(tmp_path / "model")
-    part = Part.open(spec, tmp_path, spec.asked[0])
+    part = DatasetRun.open(spec, tmp_path, spec.asked[0])
     assert part.state.cast is not None
     assert part.state.cast.base.aligned
     assert [note.split()[3] for note in part.state.notes] == ["models.base", "models.student"]
@@ -201,7 +201,7 @@ def test_a_student_with_the_tokenizer_of_a_tuned_base_reads_as_it_does(tmp_path:
 
 def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Measured in this process: what a fresh one is for is tested elsewhere, and it takes seconds to begin.
-    monkeypatch.setattr(artifact, "figures", in_this_process)
+    monkeypatch.setattr(shipping, "measure_artifact", in_this_process)
     send(tmp_path / "model")
     spec = job_of(tmp_path)
     *_, last = compress(spec, tmp_path)
@@ -212,10 +212,10 @@ def test_what_is_shipped_reads_pairs_as_the_job_did(tmp_path: Path, monkeypatch:
         folder = tmp_path / "out/artifacts" / shipped.name
         assert read(folder, "a w1", "w2 b") == ["a", "w1", END, "w2", "b"]
     # Said once: a new attempt opens the job again, and its row is another stage's.
-    again, kept = Part.open(spec, tmp_path, spec.asked[0]), tmp_path / "out/checkpoints"
+    again, kept = DatasetRun.open(spec, tmp_path, spec.asked[0]), tmp_path / "out/checkpoints"
     assert again.state.notes
-    again.fingerprints = checkpoint.fingerprints(spec, tmp_path)
-    again.take_up(kept, checkpoint.read(kept, "pruned", again.fingerprints), kept)
+    again.fingerprints = checkpoints.fingerprints(spec, tmp_path)
+    again.take_up(kept, checkpoints.read(kept, "pruned", again.fingerprints), kept)
     assert not again.state.notes
     # The score of the checkpoint is that of rows read by its own tokenizer.
     stock = next(one for one in report.artifacts if one.kind == "transformers")

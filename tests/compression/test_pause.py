@@ -11,12 +11,13 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from compression import checkpoint
-from compression.export import artifact
-from compression.process import PauseRequests
-from compression.report import Event, Finished, Log, Paused, Progress, StageFinished, StageStarted, TrainingSaved
-from compression.run import PAUSED, job
-from compression.saving import FOLDER, Pause
+from compression.engine import shipping
+from compression.engine.commands.run import PAUSED, job
+from compression.schema.events import Event, Finished, Log, Paused, Progress, StageFinished, StageStarted, TrainingSaved
+from compression.system.interrupts import Pause
+from compression.system.process import PauseRequests
+from compression.system.sealed_folder import digest
+from compression.training.save import FOLDER
 from tests.compression.jobs import RECIPE, events, start, write_spec
 from tests.compression.measuring import briefly
 
@@ -57,7 +58,7 @@ class Attempt:
     def keep(self, folder: str, name: str, files: Any) -> None:
         place = self.output / "checkpoints" / folder
         for file in files:
-            assert checkpoint.digest(place / file.path) == file.sha256
+            assert digest(place / file.path) == file.sha256
         shutil.rmtree(self.kept / name, ignore_errors=True)
         shutil.copytree(place, self.kept / name)
 
@@ -82,16 +83,14 @@ def weights(output: Path) -> dict[str, str]:
     """Digest the weights of all artifacts; cards tell latencies, which differ."""
     names = ("model.onnx", "model.safetensors")
     return {
-        str(path.relative_to(output)): checkpoint.digest(path)
-        for path in sorted((output / "artifacts").rglob("*"))
-        if path.name in names
+        str(path.relative_to(output)): digest(path) for path in sorted((output / "artifacts").rglob("*")) if path.name in names
     }
 
 
 def test_paused_twice_a_job_ships_the_same_bytes(
     tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifact, "figures", briefly)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     kept = tmp_path / "kept"
 
     def spec(name: str, **changes: Any) -> Path:
@@ -157,7 +156,7 @@ def test_a_job_that_crashed_while_it_shipped_is_not_trained_again(tmp_path: Path
     assert isinstance(seen[-1], Finished)
     assert [event.message for event in seen if isinstance(event, Log)] == ["Training had ended; its result is taken up."]
     assert not [event for event in seen if isinstance(event, Progress) and event.loss is not None]
-    assert checkpoint.digest(tmp_path / "second" / "out" / "checkpoints" / "baseline" / "model.safetensors")
+    assert digest(tmp_path / "second" / "out" / "checkpoints" / "baseline" / "model.safetensors")
 
 
 def test_an_unusable_save_is_told_and_costs_time_only(tmp_path: Path, encoder: Path, reviews: Path) -> None:

@@ -6,31 +6,27 @@ from typing import Any
 import pytest
 
 from client.render import cells, conditions
-from compression.catalog import FAMILIES, HARNESS_BYTES, parameters_at, preflight
-from compression.catalog.cost import Counted, artifacts, scoring_seconds
-from compression.errors import CompressionError, ConfigMismatch
-from compression.notes import better_note, row_notes
-from compression.recipe import (
-    PRESETS,
-    Distill,
-    Evaluate,
-    LmEval,
-    Prepare,
-    Prune,
-    Recipe,
-    Targets,
-    Train,
-    preset,
-)
-from compression.report import DataFacts, Experts, Latent, ModelFacts, Row, Score, Shape, Stage, ratios, shown
-from compression.verdicts import choose, judged, worse_than
+from compression.engine.reporting.notes import better_note, row_notes
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import parameters_at
+from compression.planning.estimator import HARNESS_BYTES, Counted, artifacts, scoring_seconds
+from compression.planning.preflight import preflight
+from compression.planning.verdicts import choose, judged, worse_than
+from compression.schema.errors import CompressionError, ConfigMismatch
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.presets import PRESETS, preset
+from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.recipe import Evaluate, LmEval, Prepare, Recipe, Targets, Train
+from compression.schema.report.measurements import Experts, Latent, Row, Score, Shape, Stage, shown
+from compression.schema.report.ratios import ratios
+from compression.schema.validation import DataFacts, ModelFacts
 from tests.client.figures import row as of_accuracy
 from tests.compression.test_catalog import DATA as CLASSES
 from tests.compression.test_catalog import MODEL as ENCODER
 
 TARGETS = Targets(retention=0.9)
 SHAPE = Shape(layers=30, hidden=576, heads=9, ffn=1536, vocabulary=49152, groups=3, head_size=64)
-LLAMA = FAMILIES["llama"]
+LLAMA = ARCHITECTURE_SPECS["llama"]
 MODEL = ModelFacts(
     family="llama",
     architecture="LlamaForCausalLM",
@@ -200,7 +196,7 @@ def test_of_experts_those_that_a_token_is_sent_to_are_reckoned_with() -> None:
     latent = Latent(query=None, kv=512, rope=64, value=128)
     widths = {"layers": 27, "hidden": 2048, "heads": 16, "ffn": 10944, "vocabulary": 102400, "groups": 16, "head_size": 192}
     shape = Shape(**widths, experts=experts, latent=latent)
-    parameters = parameters_at(FAMILIES["deepseek_v2"], shape, rows=0, outputs=102400)
+    parameters = parameters_at(ARCHITECTURE_SPECS["deepseek_v2"], shape, rows=0, outputs=102400)
     whole = Counted(shape, parameters, spoken=102400 * 2048)
     assert parameters.total == pytest.approx(15.7e9, rel=0.01)
     assert whole.active == pytest.approx(2.45e9, rel=0.01)  # its authors say 2.4

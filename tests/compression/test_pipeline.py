@@ -11,27 +11,18 @@ from typing import Any
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from compression import checkpoint
-from compression.checkpoint import Checkpoint
-from compression.export import artifact
-from compression.job import Job
-from compression.phases import SHIP
-from compression.recipe import Spec, Targets
-from compression.report import (
-    ArtifactReady,
-    Event,
-    Finished,
-    Latency,
-    Log,
-    Progress,
-    Report,
-    Score,
-    Stage,
-    StageFinished,
-    StageStarted,
-    retention_interval,
-)
-from compression.run import job
+from compression.engine import checkpoints, shipping
+from compression.engine.checkpoints import StageCheckpoint
+from compression.engine.commands.run import job
+from compression.engine.job import Job
+from compression.engine.phases import SHIP
+from compression.schema.events import ArtifactReady, Event, Finished, Log, Progress, StageFinished, StageStarted
+from compression.schema.job_spec import Spec
+from compression.schema.recipe.recipe import Targets
+from compression.schema.report.draws import retention_interval
+from compression.schema.report.measurements import Latency, Score, Stage
+from compression.schema.report.report import Report
+from compression.system.sealed_folder import digest, seal, unseal
 from tests.compression.jobs import RECIPE, STAGES, before_of, events, rows_in_download, start, write_spec
 from tests.compression.measuring import briefly_apart
 
@@ -116,12 +107,12 @@ def test_each_row_is_scored_on_validation_too_and_says_how_sure_its_retention_is
 
 def test_the_draws_that_pair_rows_outlive_an_attempt(whole: tuple[list[Event], Path], tmp_path: Path) -> None:
     kept = json.loads((whole[1] / "checkpoints" / "distilled" / "state.json").read_text())
-    facts = Checkpoint.model_validate_json(kept["body"])
+    facts = StageCheckpoint.model_validate_json(kept["body"])
     assert list(facts.draws) == STAGES
     baseline, last = facts.draws["baseline"], facts.draws["distilled"]
     assert retention_interval(baseline.test, last.test) == facts.rows[-1].ratios.retention_interval
     old = facts.model_dump(mode="json", exclude={"draws"})  # as before draws were kept
-    assert Checkpoint.model_validate(old).draws == {}
+    assert StageCheckpoint.model_validate(old).draws == {}
 
 
 def test_progress_never_falls_and_ends_at_one(whole: tuple[list[Event], Path]) -> None:
@@ -143,7 +134,7 @@ def test_the_download_opens_with_stock_tools(whole: tuple[list[Event], Path]) ->
     ]
     for one in report.artifacts:
         for file in one.files:
-            assert checkpoint.digest(whole[1] / "artifacts" / one.name / file.path) == file.sha256
+            assert digest(whole[1] / "artifacts" / one.name / file.path) == file.sha256
     opened = AutoModelForSequenceClassification.from_pretrained(whole[1] / "artifacts" / report.artifacts[-1].name)
     assert opened.config.hidden_size == chosen.shape.hidden
     assert opened.config.id2label == {0: "negative", 1: "positive"}
@@ -223,7 +214,7 @@ def test_checkpoints_list_their_files(whole: tuple[list[Event], Path]) -> None:
         if isinstance(event, StageFinished):
             assert {"config.json", "model.safetensors", "state.json"} <= {file.path for file in event.checkpoint}
             for file in event.checkpoint:
-                assert checkpoint.digest(whole[1] / "checkpoints" / event.row.stage / file.path) == file.sha256
+                assert digest(whole[1] / "checkpoints" / event.row.stage / file.path) == file.sha256
 
 
 def but_for_timing(report: Report) -> list[Any]:
@@ -275,17 +266,17 @@ def test_a_job_goes_on_from_a_baseline_of_before_validation_was_scored(
     whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is judged by test to its end, as it was then; its old rows have no draws, so nothing is paired."""
-    monkeypatch.setattr(artifact, "figures", briefly_apart)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly_apart)
     kept = tmp_path / "kept"
     for stage in ("baseline", "quantized"):
         shutil.copytree(whole[1] / "checkpoints" / stage, kept / stage)
-        facts = json.loads(checkpoint.unsealed(kept / stage / "state.json"))
+        facts = json.loads(unseal(kept / stage / "state.json"))
         del facts["draws"]
         for row in facts["rows"]:
             del row["validation"]
             for name in ("judged_on", "retention_on_validation", "retention_on_validation_interval", "retention_interval"):
                 del row["ratios"][name]
-        (kept / stage / "state.json").write_text(checkpoint.sealed(json.dumps(facts)))
+        (kept / stage / "state.json").write_text(seal(json.dumps(facts)))
     seen = list(job(write_spec(tmp_path / "further", encoder, reviews, resume=str(kept))))
     assert [event.stage for event in seen if isinstance(event, StageStarted) and event.resumed] == ["baseline", "quantized"]
     last = seen[-1]
@@ -299,8 +290,8 @@ def test_a_job_goes_on_from_a_baseline_of_before_validation_was_scored(
 
 
 def usable(whole: tuple[list[Event], Path], folder: Path, spec: Path) -> tuple[str | None, list[str]]:
-    expected = checkpoint.fingerprints(Spec.model_validate_json(spec.read_text()), spec.parent)
-    found, problems = checkpoint.latest(folder, ("baseline", "quantized", "pruned", "distilled"), expected)
+    expected = checkpoints.fingerprints(Spec.model_validate_json(spec.read_text()), spec.parent)
+    found, problems = checkpoints.latest(folder, ("baseline", "quantized", "pruned", "distilled"), expected)
     return (found.stage if found else None), problems
 
 
@@ -332,7 +323,7 @@ def test_another_recipe_goes_on_where_it_begins_to_differ(
     whole: tuple[list[Event], Path], tmp_path: Path, encoder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes to what it would have come to by itself."""
-    monkeypatch.setattr(artifact, "figures", briefly_apart)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly_apart)
     other = {**RECIPE, "distill": {**RECIPE["distill"], "epochs": 1, "hidden": 0.0}}
     kept = tmp_path / "kept"
     shutil.copytree(whole[1] / "checkpoints", kept)
@@ -363,7 +354,7 @@ def test_what_recovery_reads_of_distillation_is_part_of_the_cut_s_work(
     def found(by: str, distill: dict[str, Any]) -> dict[Stage, str]:
         prune = {**RECIPE["prune"], "steps": 2, "recovery": {"epochs": 2, "by": by}}
         spec = write_spec(tmp_path, encoder, reviews, recipe={**RECIPE, "prune": prune, "distill": distill})
-        return checkpoint.fingerprints(Spec.model_validate_json(spec.read_text()), tmp_path)
+        return checkpoints.fingerprints(Spec.model_validate_json(spec.read_text()), tmp_path)
 
     for by, differs in (("teacher", is_read), ("labels", False)):
         before, after = found(by, {"temperature": 3.0}), found(by, distill)

@@ -13,16 +13,36 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, BertForSequenceClassification, PreTrainedModel
 
-from compression import calibration, numerics
-from compression.checkpoint import Checkpoint
-from compression.export import decoder, streamed, streamed_check, transformers
-from compression.export import onnx as exporter
-from compression.numerics import FakeQuantEmbedding, Simulation
-from compression.numerics.dynamic import integer_linear
-from compression.numerics.experts import SimulatedExperts
-from compression.recipe import PRESETS, Quantize, Recipe, Scheme
-from compression.runtimes.onnx import EXACT_PRODUCTS, OnnxRunner, open_folder
-from compression.smoothing import rounding_error
+from compression.engine.checkpoints import StageCheckpoint
+from compression.evaluation.runtimes.onnx import EXACT_PRODUCTS, OnnxRunner, open_folder
+from compression.export.onnx import decoder
+from compression.export.onnx.exporter import write_onnx
+from compression.export.transformers import sharded, sharded_check
+from compression.export.transformers.exporter import write_transformers
+from compression.models.linear_layers import is_linear
+from compression.quantization import calibration
+from compression.quantization.dynamic_int8 import (
+    LEVELS,
+    PORTABLE_LEVELS,
+    FakeQuantEmbedding,
+    fake_quantize_rows,
+    integer_linear,
+    integer_rows,
+    levels_of,
+)
+from compression.quantization.fake_quantize import (
+    Simulation,
+    insert_fake_quantization,
+    quantizable,
+    remove_fake_quantization,
+    simulation_of,
+)
+from compression.quantization.moe_layers import SimulatedExperts
+from compression.quantization.smoothquant import rounding_error
+from compression.schema.recipe.base import Scheme
+from compression.schema.recipe.presets import PRESETS
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.recipe.recipe import Recipe
 from tests.compression.conftest import encoded, sentences
 from tests.compression.decoders import saved, tiny
 from tests.compression.export.test_onnx import random_batch
@@ -44,23 +64,23 @@ def multiplied(path: Path) -> dict[str, int]:
 
 def simulated(model: PreTrainedModel, simulation: Simulation) -> PreTrainedModel:
     twin = copy.deepcopy(model)
-    numerics.insert(twin, simulation=simulation)
+    insert_fake_quantization(twin, simulation=simulation)
     return twin
 
 
 def test_no_two_products_of_a_portable_weight_leave_16_bits() -> None:
     """The sum of two products of a uint8 and an int8 is what x86 without VNNI keeps in 16 bits."""
-    assert 2 * 255 * numerics.PORTABLE_LEVELS <= 2**15 - 1
-    assert 2 * 255 * numerics.LEVELS > 2**15 - 1
+    assert 2 * 255 * PORTABLE_LEVELS <= 2**15 - 1
+    assert 2 * 255 * LEVELS > 2**15 - 1
 
 
 def test_a_portable_layer_answers_as_matrices_of_seven_bits_do_and_passes_gradients_on() -> None:
     torch.manual_seed(0)
     x, weight, bias, push = torch.randn(3, 5, 48), torch.randn(40, 48), torch.randn(40), torch.randn(3, 5, 40)
     mine, other = (value.clone().requires_grad_() for value in (weight, weight))
-    found = integer_linear(x, mine, bias, numerics.PORTABLE_LEVELS)
-    rounded = numerics.fake_quantize_rows(other, SEVEN_BITS)
-    wanted = functional.linear(numerics.fake_quantize_rows(x), rounded, bias)
+    found = integer_linear(x, mine, bias, PORTABLE_LEVELS)
+    rounded = fake_quantize_rows(other, SEVEN_BITS)
+    wanted = functional.linear(fake_quantize_rows(x), rounded, bias)
     assert torch.allclose(found, wanted, atol=1e-4)
     assert not torch.allclose(found, integer_linear(x, weight, bias), atol=1e-3)
     found.backward(push)
@@ -68,7 +88,7 @@ def test_a_portable_layer_answers_as_matrices_of_seven_bits_do_and_passes_gradie
     assert mine.grad is not None
     assert other.grad is not None
     assert functional.cosine_similarity(mine.grad.flatten(), other.grad.flatten(), dim=0) > 0.9999
-    assert numerics.integers(weight, SEVEN_BITS)[0].abs().amax(dim=1).tolist() == [SEVEN_BITS] * 40
+    assert integer_rows(weight, SEVEN_BITS)[0].abs().amax(dim=1).tolist() == [SEVEN_BITS] * 40
 
 
 @pytest.mark.parametrize("scheme", ["dynamic-int8", "static-int8"])
@@ -79,7 +99,7 @@ def test_an_encoders_file_holds_the_levels_that_were_simulated(
     settings = Quantize(scheme=scheme, portable=portable, calibration_rows=16)
     calibration.calibrate(model, encoded(sentences(40, 1)), settings)
     twin = simulated(model, Simulation.of(settings))
-    path = exporter.write(twin, tmp_path, int8=True)
+    path = write_onnx(twin, tmp_path, int8=True)
     largest = multiplied(path)
     assert len(largest) == 14
     assert set(largest.values()) == {SEVEN_BITS if portable else 127}
@@ -118,7 +138,7 @@ def test_a_decoders_file_holds_the_levels_that_were_simulated(kind: str, tmp_pat
 
 def test_experts_of_a_static_model_are_portable_dynamic_ones(tmp_path: Path) -> None:
     model = tiny("deepseek_v2")
-    ranges = {name: (-4.0, 4.0) for name, layer in numerics.quantizable(model) if numerics.is_linear(layer)}
+    ranges = {name: (-4.0, 4.0) for name, layer in quantizable(model) if is_linear(layer)}
     simulation = Simulation(scheme="static-int8", ranges=ranges, portable=True)
     twin = simulated(model, simulation)
     experts = [module for module in twin.modules() if isinstance(module, SimulatedExperts)]
@@ -136,10 +156,10 @@ def test_torchaos_checkpoint_holds_the_same_integers_and_the_file_to_file_way_wr
 ) -> None:
     model = tiny(kind, **({"tie_word_embeddings": True} if kind == "llama" else {})).to(torch.bfloat16)
     source = saved(model, tmp_path / "source")
-    streamed.quantize(source, tmp_path / "made", portable=True, block=500)
-    assert list(streamed_check.verifying(source, tmp_path / "made", scheme="dynamic-int8", portable=True, block=700))
+    sharded.quantize(source, tmp_path / "made", portable=True, block=500)
+    assert list(sharded_check.verifying(source, tmp_path / "made", scheme="dynamic-int8", portable=True, block=700))
     twin = simulated(model, PORTABLE)
-    transformers.write(twin, tmp_path / "whole", int8=True)
+    write_transformers(twin, tmp_path / "whole", int8=True)
     made, whole = (
         {name: value for path in (tmp_path / name).glob("*.safetensors") for name, value in load_file(path).items()}
         for name in ("made", "whole")
@@ -160,7 +180,7 @@ def test_torchaos_checkpoint_holds_the_same_integers_and_the_file_to_file_way_wr
 
 def test_it_is_kept_with_the_model_and_what_was_kept_without_it_is_full_range(model: BertForSequenceClassification) -> None:
     twin = simulated(model, PORTABLE)
-    found = numerics.simulation_of(twin)
+    found = simulation_of(twin)
     assert found == PORTABLE
     again = simulated(model, Simulation.model_validate_json(PORTABLE.model_dump_json()))
     ids = torch.arange(5, 15)[None]
@@ -169,7 +189,7 @@ def test_it_is_kept_with_the_model_and_what_was_kept_without_it_is_full_range(mo
     assert (old.portable, old.levels) == (False, 127)
     assert not simulated(model, old)(ids).logits.equal(twin(ids).logits)
     state = {"fingerprint": "1", "stage": "quantized", "labels": [], "rows": [], "artifacts": [], "pruning": None, "files": []}
-    kept = Checkpoint.model_validate({**state, "simulation": {"scheme": "static-int8", "ranges": {"a": [0.0, 1.0]}}})
+    kept = StageCheckpoint.model_validate({**state, "simulation": {"scheme": "static-int8", "ranges": {"a": [0.0, 1.0]}}})
     assert kept.simulation is not None
     assert not kept.simulation.portable
 
@@ -178,10 +198,10 @@ def test_taken_out_and_put_in_full_range_it_leaves_nothing_behind(model: BertFor
     ids = torch.arange(5, 15)[None]
     wanted = simulated(model, Simulation())(ids).logits
     twin = simulated(model, PORTABLE)
-    numerics.remove(twin)
+    remove_fake_quantization(twin)
     assert twin(ids).logits.equal(model(ids).logits)
-    assert {numerics.levels_of(layer) for _, layer in numerics.quantizable(twin)} == {127}
-    numerics.insert(twin, simulation=Simulation())
+    assert {levels_of(layer) for _, layer in quantizable(twin)} == {127}
+    insert_fake_quantization(twin, simulation=Simulation())
     assert twin(ids).logits.equal(wanted)
 
 

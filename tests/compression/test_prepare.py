@@ -12,35 +12,38 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression.budget import Budget
-from compression.catalog import preparation
-from compression.phases import journey
-from compression.recipe import PREPARE_RATE, Prepare, Recipe, Train
-from compression.report import Event, Preparation, Progress, Report, Score
-from compression.stages.prepare import prepare
-from compression.stages.rate_search import Probed, RateSearch
-from compression.state import State
+from compression.engine.context import StageContext
+from compression.engine.phases import job_progress
+from compression.engine.stages.prepare import prepare
+from compression.engine.stages.rate_search import Probed, RateSearch
+from compression.planning import preparation
+from compression.schema.events import Event, Progress
+from compression.schema.recipe.recipe import PREPARE_RATE, Prepare, Recipe, Train
+from compression.schema.report.measurements import Score
+from compression.schema.report.preparation import Preparation
+from compression.schema.report.report import Report
+from compression.training.budget import Budget
 from tests.compression.conftest import FILLER, GOOD, state_of, tiny_config
 from tests.compression.jobs import start, write_spec
-from tests.compression.saving.conftest import Listener, listener, resumed, same, saver, weights  # noqa: F401 (a fixture)
+from tests.compression.saving.conftest import Listener, checkpointer, listener, resumed, same, weights  # noqa: F401 (a fixture)
 
 TRAIN = Train(batch=32, max_length=32)
 OPEN = Recipe(quantize=None, prune=None, distill=None, train=TRAIN)
 
 
-def fresh(recipe: Recipe = OPEN, *, new_head: bool = True, seed: int = 0) -> State:
+def fresh(recipe: Recipe = OPEN, *, new_head: bool = True, seed: int = 0) -> StageContext:
     torch.manual_seed(seed)
     model = BertForSequenceClassification(tiny_config(num_labels=2)).eval()
     return readied(dataclasses.replace(state_of(model, recipe), new_head=new_head))
 
 
-def readied(state: State) -> State:
-    state.journey = journey(state.recipe, {name: len(rows) for name, rows in state.rows.items()})
+def readied(state: StageContext) -> StageContext:
+    state.tracker = job_progress(state.recipe, {name: len(rows) for name, rows in state.rows.items()})
     state.budget = Budget(state.recipe.train.max_steps, state.recipe.train.max_minutes)
     return state
 
 
-def prepared(state: State) -> Preparation:
+def prepared(state: StageContext) -> Preparation:
     list(prepare(state))
     assert state.preparation is not None
     return state.preparation
@@ -61,7 +64,7 @@ def test_by_default_it_goes_on_until_validation_stops_gaining() -> None:
 
 
 def test_the_rate_is_the_best_probes_and_no_probe_changes_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compression.stages.prepare.bound", lambda *_: 0)  # nothing after the probes
+    monkeypatch.setattr("compression.engine.stages.prepare.bound", lambda *_: 0)  # nothing after the probes
     state = fresh(new_head=False)
     before = weights(state)
     found = prepared(state)
@@ -82,7 +85,7 @@ def test_the_rate_is_the_best_probes_and_no_probe_changes_the_model(monkeypatch:
 
 
 def test_a_new_head_is_warmed_up_and_the_body_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compression.stages.prepare.bound", lambda *_: 0)
+    monkeypatch.setattr("compression.engine.stages.prepare.bound", lambda *_: 0)
     given = OPEN.model_copy(update={"prepare": Prepare(rate=1e-4)})
     state = fresh(given)
     before = {name: weight.clone() for name, weight in state.model.state_dict().items()}
@@ -144,13 +147,13 @@ def test_stopped_anywhere_it_ends_with_the_same_weights_and_the_same_account(
     plain = fresh()
     wanted = prepared(plain)
     saved = fresh()
-    saved.saver = saver(tmp_path)
+    saved.checkpointer = checkpointer(tmp_path)
     listener.hear(prepare(saved))
     assert same(weights(saved), weights(plain)), "saving changed the training"
     lowered = 10 * wanted.best_epoch + 15  # after an epoch without a gain: weights went back, the rate is lower
     for number in (1, 7, lowered, len(listener.saves)):
         state = fresh()
-        state.saver = resumed(tmp_path, listener, number)
+        state.checkpointer = resumed(tmp_path, listener, number)
         events = list(prepare(state))
         assert same(weights(state), weights(plain)), f"save {number}"
         assert state.preparation == wanted

@@ -6,18 +6,23 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression import numerics
-from compression.evaluate import logits
-from compression.families.bert import BERT
-from compression.recipe import Distill, Precision, Prepare, Prune, Recipe, Recovery, TargetLatency, Train
-from compression.report import Event, Latency, Log, NotMeasured, Progress
-from compression.stages import scores
-from compression.stages.distill import distill
-from compression.stages.prepare import prepare
-from compression.stages.prune import _scores, prune
-from compression.stages.quantize import quantize
-from compression.stages.recover import phases
-from compression.state import State
+from compression.engine.context import StageContext
+from compression.engine.stages.distill import distill
+from compression.engine.stages.prepare import prepare
+from compression.engine.stages.prune import _scores, prune
+from compression.engine.stages.quantize import quantize
+from compression.engine.stages.recover import phases
+from compression.evaluation.validate import logits
+from compression.models.adapters.bert import BERT
+from compression.pruning import scores
+from compression.quantization.fake_quantize import insert_fake_quantization
+from compression.quantization.precision import gradient_precision
+from compression.schema.events import Event, Log, Progress
+from compression.schema.recipe.base import Precision
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.prune import Prune, Recovery, TargetLatency
+from compression.schema.recipe.recipe import Prepare, Recipe, Train
+from compression.schema.report.measurements import Latency, NotMeasured
 from tests.client.figures import row
 from tests.compression.conftest import state_of, tiny_config
 
@@ -31,7 +36,7 @@ def deep() -> BertForSequenceClassification:
 
 def cut(
     settings: Prune, model: BertForSequenceClassification | None = None, *, simulated: bool = True, timed: Any = None
-) -> tuple[State, list[Event]]:
+) -> tuple[StageContext, list[Event]]:
     recipe = Recipe(prepare=Prepare(epochs=0), prune=settings, distill=Distill(epochs=1), train=TRAIN)
     state = state_of(model or deep(), recipe)
     state.timed = timed
@@ -145,15 +150,15 @@ def test_scores_that_an_earlier_version_saved_in_part_are_taken_again() -> None:
 def test_what_the_loss_would_change_is_multiplied_in_the_recipes_precision(
     monkeypatch: pytest.MonkeyPatch, precision: Precision
 ) -> None:
-    monkeypatch.setattr("compression.numerics.floating.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("compression.quantization.precision.has_bfloat16", lambda device: True)
     settings, train = Prune(importance="taylor", calibration_rows=16), TRAIN.model_copy(update={"precision": precision})
     state = state_of(deep(), Recipe(prune=settings, train=train))
-    numerics.insert(state.model)
-    with numerics.precision("float32"):
-        exact = scores.taken_scores(state.model, settings, state.rows["train"], train.seed).tensors()
+    insert_fake_quantization(state.model)
+    with gradient_precision("float32"):
+        exact = scores.score_units(state.model, settings, state.rows["train"], train.seed).tensors()
     found: list[dict[str, torch.Tensor]] = []
-    plain = scores.Scores.tensors
-    monkeypatch.setattr(scores.Scores, "tensors", lambda self: found.append(plain(self)) or plain(self))
+    plain = scores.EncoderScores.tensors
+    monkeypatch.setattr(scores.EncoderScores, "tensors", lambda self: found.append(plain(self)) or plain(self))
     list(prune(state))
     assert all(exact[name].equal(score) for name, score in found[0].items()) == (precision == "float32")
 

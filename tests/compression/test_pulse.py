@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from compression import pulse
-from compression.report import Progress, Working, parse_event
+from compression.engine import heartbeat
+from compression.schema.events import Progress, Working, parse_event
 from tests.compression.jobs import RECIPE, write_spec
 
 EAGER = """
@@ -24,9 +24,9 @@ sys.exit(run.main(Path(sys.argv[1]), 1))
 
 def test_a_sign_is_given_where_layers_are_called_and_not_more_often_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     now, given = [100.0], []
-    monkeypatch.setattr(pulse, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
+    monkeypatch.setattr(heartbeat, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
     layer = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
-    with pulse.felt(lambda: given.append(now[0])):
+    with heartbeat.heartbeat(lambda: given.append(now[0])):
         for now[0] in (101.0, 109.9, 110.0, 110.5, 119.9, 121.0):
             layer(torch.ones(1, 2))
     now[0] = 200.0

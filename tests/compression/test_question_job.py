@@ -4,9 +4,10 @@ import json
 import random
 from pathlib import Path
 
-from compression.pipeline import compress
-from compression.recipe import Spec
-from compression.report import Finished, Score
+from compression.engine.pipeline import compress
+from compression.schema.events import Finished
+from compression.schema.job_spec import Spec
+from compression.schema.report.measurements import Score
 from tests.compression.toys import LENGTH, row
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression import calibration, numerics, ranges, smoothing
-from compression.evaluate import logits
-from compression.families.bert import BERT
-from compression.numerics import Simulation
-from compression.recipe import Quantize
-from compression.report import LayerRange
+from compression.evaluation.validate import logits
+from compression.models.adapters.bert import BERT
+from compression.quantization import calibration, range_check, smoothquant
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.report.layer_ranges import LayerRange
 from tests.compression.conftest import encoded, sentences, tiny_config
 from tests.compression.models import tiny
 
@@ -37,7 +37,7 @@ def simulated(model: BertForSequenceClassification, scheme: str) -> BertForSeque
     settings = Quantize(scheme=scheme) if scheme != "static-int8" else Quantize(scheme=scheme, observer="min-max")
     if scheme == "static-int8":
         calibration.calibrate(twin, ROWS, settings)
-    numerics.insert(twin, simulation=Simulation.of(settings))
+    insert_fake_quantization(twin, simulation=Simulation.of(settings))
     return twin
 
 
@@ -51,7 +51,7 @@ def test_the_layer_that_outliers_break_is_named_and_smoothing_tames_it(
 ) -> None:
     plain = logits(broken, ROWS)
     rounded = simulated(broken, scheme)
-    found = ranges.check(rounded, ROWS)
+    found = range_check.check_ranges(rounded, ROWS)
     assert [layer.layer for layer in found if layer.broken] == [LAYER]
     assert len(found) == 14
     worst = of(found)
@@ -59,19 +59,19 @@ def test_the_layer_that_outliers_break_is_named_and_smoothing_tames_it(
     assert worst.ratio > 20
     assert 0.001 < worst.beyond < 1 / 128
     assert worst.smooths_into == "bert.encoder.layer.1.attention.self.value"
-    assert (ranges.told(found) or "").startswith("Outliers break the range of 1 of 14 layers")
-    assert LAYER in (ranges.told(found) or "")
+    assert (range_check.describe_broken(found) or "").startswith("Outliers break the range of 1 of 14 layers")
+    assert LAYER in (range_check.describe_broken(found) or "")
 
     smooth = copy.deepcopy(broken)
-    where = smoothing.pairs(smooth)
-    assert smoothing.smooth(smooth, ROWS, 0.5).keys() == {pair.source for pair in where}
+    where = smoothquant.pairs(smooth)
+    assert smoothquant.smooth(smooth, ROWS, 0.5).keys() == {pair.source for pair in where}
     outputs = {f"bert.encoder.layer.{n}.attention.output.dense" for n in (0, 1)}
     assert {reader for pair in where for reader in pair.readers} == {*outputs, "bert.pooler.dense"}
     assert torch.allclose(logits(smooth, ROWS), plain, atol=1e-5), "the float model must stay the same"
     again = simulated(smooth, scheme)
-    tamed = of(ranges.check(again, ROWS))
+    tamed = of(range_check.check_ranges(again, ROWS))
     assert not tamed.broken
-    assert ranges.told((tamed,)) is None
+    assert range_check.describe_broken((tamed,)) is None
     assert tamed.levels_used is not None
     assert worst.levels_used is not None
     assert tamed.levels_used > 4 * worst.levels_used
@@ -81,19 +81,19 @@ def test_the_layer_that_outliers_break_is_named_and_smoothing_tames_it(
 
 
 def test_where_activations_stay_floating_point_no_range_is_broken(broken: BertForSequenceClassification) -> None:
-    found = of(ranges.check(simulated(broken, "weight-only-int8"), ROWS))
+    found = of(range_check.check_ranges(simulated(broken, "weight-only-int8"), ROWS))
     assert (found.levels_used, found.broken) == (None, False)
     assert found.ratio > 20
-    assert ranges.check(broken, ROWS) == ()
+    assert range_check.check_ranges(broken, ROWS) == ()
 
 
 def test_a_percentile_of_what_lies_beyond_brings_the_levels_back(broken: BertForSequenceClassification) -> None:
-    before = of(ranges.check(simulated(broken, "static-int8"), ROWS))
+    before = of(range_check.check_ranges(simulated(broken, "static-int8"), ROWS))
     twin = copy.deepcopy(broken)
     percent = 100 * (1 - 2 * before.beyond)  # as the remedy says
     calibration.calibrate(twin, ROWS, Quantize(scheme="static-int8", observer="percentile", percentile=percent))
-    numerics.insert(twin, simulation=Simulation(scheme="static-int8"))
-    after = of(ranges.check(twin, ROWS))
+    insert_fake_quantization(twin, simulation=Simulation(scheme="static-int8"))
+    after = of(range_check.check_ranges(twin, ROWS))
     assert not after.broken
     assert after.levels_used is not None
     assert before.levels_used is not None
@@ -101,9 +101,9 @@ def test_a_percentile_of_what_lies_beyond_brings_the_levels_back(broken: BertFor
 
 
 def test_the_factors_are_the_paper_s() -> None:
-    s = smoothing.factors(torch.tensor([16.0, 1.0, 0.0, 4.0]), torch.tensor([4.0, 1.0, 1.0, 0.0]), 0.5)
+    s = smoothquant.factors(torch.tensor([16.0, 1.0, 0.0, 4.0]), torch.tensor([4.0, 1.0, 1.0, 0.0]), 0.5)
     assert s.tolist() == [2.0, 1.0, 1.0, 1.0]
-    strong = smoothing.factors(torch.tensor([16.0]), torch.tensor([4.0]), 0.75)
+    strong = smoothquant.factors(torch.tensor([16.0]), torch.tensor([4.0]), 0.75)
     assert strong.item() == pytest.approx(16**0.75 / 4**0.25)
 
 
@@ -116,8 +116,8 @@ def test_smoothing_is_exact_in_every_family(kind: str, head: str) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.inference_mode():
         plain = model(input_ids=ids, attention_mask=mask).logits
-        where = smoothing.pairs(model)
-        smoothing.smooth(model, encoded(sentences(24, 1)), 0.6)
+        where = smoothquant.pairs(model)
+        smoothquant.smooth(model, encoded(sentences(24, 1)), 0.6)
         assert torch.allclose(model(input_ids=ids, attention_mask=mask).logits, plain, atol=1e-5)
     # Two layers: value and up in each; the last norm; ELECTRA's projection.
     assert len(where) == 5 + (kind == "electra")

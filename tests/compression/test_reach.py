@@ -2,10 +2,13 @@
 
 import pytest
 
-from compression.catalog import preflight
-from compression.catalog.decoders import decoder_parameters
-from compression.recipe import AxisRatios, Evaluate, Prune, Recipe, preset
-from compression.report import DataFacts, Experts, Latent, ModelFacts, Shape
+from compression.models.architectures.decoder_configs import decoder_parameters
+from compression.planning.preflight import preflight
+from compression.schema.recipe.presets import preset
+from compression.schema.recipe.prune import AxisRatios, Prune
+from compression.schema.recipe.recipe import Evaluate, Recipe
+from compression.schema.report.measurements import Experts, Latent, Shape
+from compression.schema.validation import DataFacts, ModelFacts
 from tests.compression.decoders import STEMS
 from tests.compression.test_decoder_shapes import SMOLLM2, V3
 

@@ -8,12 +8,14 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from compression import families, tasks
-from compression.batches import Encoded
-from compression.catalog import FAMILIES, planned_shape
-from compression.families import Kept
-from compression.recipe import Prune
-from compression.stages.scores import Scores, taken_scores
+from compression.modalities.registry import task_of
+from compression.modalities.text.batches import TokenizedDataset
+from compression.models.adapters.registry import adapter_of, encoder_of
+from compression.models.adapters.structure import PruningPlan
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import planned_shape
+from compression.pruning.scores import EncoderScores, score_units
+from compression.schema.recipe.prune import Prune
 
 BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 PUBLISHED: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
@@ -68,16 +70,16 @@ def opened(kind: str) -> PreTrainedModel:
 @pytest.mark.parametrize("kind", PUBLISHED)
 def test_a_family_at_its_published_widths_is_cut_saved_and_reopened(kind: str, tmp_path: Path) -> None:
     model = opened(kind)
-    family, before = families.of(model), families.of(model).shape_of(model.config)
+    family, before = adapter_of(model), adapter_of(model).shape_of(model.config)
     ids = torch.randint(5, before.vocabulary, (8, 24), generator=torch.Generator().manual_seed(0))
     # As many tokens as the model takes, the last of its vocabulary among them.
     longest = torch.randint(5, before.vocabulary, (1, family.max_positions(model.config)))
     longest[0, 7] = before.vocabulary - 1
-    rows = Encoded(ids.tolist(), torch.arange(8) % 2, int(model.config.pad_token_id), tasks.of("text-classification"))
+    rows = TokenizedDataset(ids.tolist(), torch.arange(8) % 2, int(model.config.pad_token_id), task_of("text-classification"))
     settings = Prune(ratio=0.3, calibration_rows=8)
-    scores = taken_scores(model, settings, rows, seed=0)
-    assert isinstance(scores, Scores)
-    shape = planned_shape(FAMILIES[kind], before, settings)
+    scores = score_units(model, settings, rows, seed=0)
+    assert isinstance(scores, EncoderScores)
+    shape = planned_shape(ARCHITECTURE_SPECS[kind], before, settings)
     assert (shape.hidden, shape.heads, shape.ffn) == PUBLISHED[kind][1]
     small = family.narrowed(model, scores.choose(family, shape))
     small.save_pretrained(tmp_path / kind)
@@ -90,9 +92,9 @@ def test_a_family_at_its_published_widths_is_cut_saved_and_reopened(kind: str, t
             assert torch.allclose(again.eval()(given).logits, small(given).logits, atol=1e-6)
 
     # What can be exact is: without some units, as with their outputs silenced.
-    whole, encoder = family.everything(model), families.encoder_of(model)
+    whole, encoder = family.everything(model), encoder_of(model)
     units = scores.choose(family, before.model_copy(update={"ffn": shape.ffn})).ffn
-    fewer = family.narrowed(model, Kept(whole.hidden, whole.pooled, whole.heads, units))
+    fewer = family.narrowed(model, PruningPlan(whole.hidden, whole.pooled, whole.heads, units))
     with torch.inference_mode():
         for layer, those in zip(encoder.layers(model), units, strict=True):
             gone = torch.ones(before.ffn, dtype=torch.bool)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from compression.recipe import Config, Epochs, JobEvaluate, Patience, Rate, Recipe, Targets, Weight
+from compression.schema.recipe.base import Config, Epochs, Patience, Rate, Weight
+from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
 
 ALIASES: dict[Any, str] = {Epochs: "epochs", Rate: "rate", Patience: "patience", Weight: ""}
 """Types that bring words along, and the name of the keys that these words are enough for."""

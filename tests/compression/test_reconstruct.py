@@ -9,34 +9,39 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification, PreTrainedModel
 
-from compression import families, numerics, tasks
-from compression.batches import Encoded
-from compression.families import Kept
-from compression.recipe import Distill, Prepare, Prune, Quantize, Recipe, Train
-from compression.reconstruct import MOST_TOKENS, drawn, heard, reconstruct, solve
-from compression.stages.prepare import prepare
-from compression.stages.prune import prune
-from compression.stages.quantize import quantize
-from compression.stages.scores import calibration_draw
+from compression.engine.stages.prepare import prepare
+from compression.engine.stages.prune import prune
+from compression.engine.stages.quantize import quantize
+from compression.modalities.registry import task_of
+from compression.modalities.sampling import MOST_TOKENS, first_tokens, shuffled_rows
+from compression.modalities.text.batches import TokenizedDataset
+from compression.models.adapters.registry import adapter_of, encoder_of
+from compression.models.adapters.structure import PruningPlan
+from compression.pruning.reconstruction import collect_activations, reconstruct, solve_layer
+from compression.quantization.fake_quantize import is_simulated
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from tests.compression.conftest import state_of, tiny_config
 from tests.compression.models import PADDING, STEMS, WORDS, tiny
 
-TASK = tasks.of("text-classification")
+TASK = task_of("text-classification")
 
 
-def some_rows(count: int = 96, seed: int = 5) -> Encoded:
+def some_rows(count: int = 96, seed: int = 5) -> TokenizedDataset:
     draw = torch.Generator().manual_seed(seed)
     lengths = torch.randint(4, 24, (count,), generator=draw).tolist()
     tokens = [torch.randint(5, len(WORDS), (length,), generator=draw).tolist() for length in lengths]
-    return Encoded(tokens, torch.zeros(count, dtype=torch.long), PADDING, TASK)
+    return TokenizedDataset(tokens, torch.zeros(count, dtype=torch.long), PADDING, TASK)
 
 
-def stream(model: PreTrainedModel, rows: Encoded) -> Tensor:
+def stream(model: PreTrainedModel, rows: TokenizedDataset) -> Tensor:
     with torch.inference_mode():
         return torch.cat([model.base_model(**batch.inputs)[0][batch.mask.bool()] for batch in rows.by_length(32)])
 
 
-def apart(model: PreTrainedModel, whole: PreTrainedModel, kept: Kept, rows: Encoded) -> float:
+def apart(model: PreTrainedModel, whole: PreTrainedModel, kept: PruningPlan, rows: TokenizedDataset) -> float:
     """How far the stream at its end is from the channels of the whole model's that were kept."""
     return (stream(model, rows) - stream(whole, rows)[:, kept.hidden]).square().mean().item()
 
@@ -48,7 +53,7 @@ def test_a_layer_learns_what_its_inputs_say_and_keeps_what_they_do_not() -> None
     given[:, 7] = 2.0  # the same for every token: nothing can be learned of it
     before = copy.deepcopy(linear)
     with torch.no_grad():
-        solve(linear, given, wanted(given) - linear(given), ridge=1e-6)
+        solve_layer(linear, given, wanted(given) - linear(given), ridge=1e-6)
         assert torch.allclose(linear(given), wanted(given), atol=1e-4)
     assert torch.allclose(linear.weight[:, :7], wanted.weight[:, :7], atol=1e-4)
     assert torch.equal(linear.weight[:, 7], before.weight[:, 7])
@@ -59,16 +64,16 @@ def test_a_ridge_holds_the_change_small_and_not_the_weights() -> None:
     linear, given = nn.Linear(8, 3), torch.randn(512, 8)
     before = copy.deepcopy(linear)
     with torch.no_grad():
-        solve(linear, given, torch.randn(512, 3), ridge=1e6)
+        solve_layer(linear, given, torch.randn(512, 3), ridge=1e6)
     assert torch.allclose(linear.weight, before.weight, atol=1e-4)
     with torch.no_grad():
-        solve(linear, given, torch.zeros(512, 3))
+        solve_layer(linear, given, torch.zeros(512, 3))
     assert torch.allclose(linear.weight, before.weight, atol=1e-4)
 
 
 def test_units_that_follow_from_others_are_not_missed() -> None:
     whole = tiny("bert")
-    family, rows = families.encoder_of(whole), some_rows()
+    family, rows = encoder_of(whole), some_rows()
     with torch.no_grad():
         for layer in family.layers(whole):  # the upper half of the units says what the lower says
             layer.up.weight[32:] = layer.up.weight[:32]
@@ -80,8 +85,8 @@ def test_units_that_follow_from_others_are_not_missed() -> None:
     assert apart(solved, whole, kept, unseen) < 0.02 * apart(cut, whole, kept, unseen)
 
 
-def narrow(model: PreTrainedModel, axis: str) -> Kept:
-    family = families.of(model)
+def narrow(model: PreTrainedModel, axis: str) -> PruningPlan:
+    family = adapter_of(model)
     whole, shape = family.everything(model), family.shape_of(model.config)
     if axis == "ffn":
         return replace(whole, ffn=(torch.arange(0, shape.ffn, 2),) * shape.layers)
@@ -98,7 +103,7 @@ def narrow(model: PreTrainedModel, axis: str) -> Kept:
 @pytest.mark.parametrize("kind", list(STEMS))
 def test_every_family_comes_nearer_to_the_whole_on_texts_it_was_not_solved_on(kind: str, axis: str) -> None:
     whole = tiny(kind, num_hidden_layers=3)
-    family, kept = families.of(whole), narrow(whole, axis)
+    family, kept = adapter_of(whole), narrow(whole, axis)
     cut, solved = family.narrowed(whole, kept), family.narrowed(whole, kept)
     reconstruct(solved, whole, kept, list(some_rows(256).by_length(32)))
     unseen = some_rows(seed=6)
@@ -107,13 +112,13 @@ def test_every_family_comes_nearer_to_the_whole_on_texts_it_was_not_solved_on(ki
 
 def test_queries_of_narrower_heads_are_solved_for_the_root_that_they_are_divided_by(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tiny("bert")
-    family, kept, batches = families.encoder_of(whole), narrow(whole, "channels"), list(some_rows().by_length(32))
+    family, kept, batches = encoder_of(whole), narrow(whole, "channels"), list(some_rows().by_length(32))
     asked: list[list[Tensor]] = []
-    monkeypatch.setattr("compression.reconstruct._solve", lambda small, layer, wanted, batches: asked.append(wanted))
+    monkeypatch.setattr("compression.pruning.reconstruction._solve", lambda small, layer, wanted, batches: asked.append(wanted))
     reconstruct(family.narrowed(whole, kept), whole, kept, batches)
     first = family.layers(whole)[0]
     with torch.no_grad():
-        said = heard(whole, [(part, "out") for part in (first.query, first.key, first.value)], batches)
+        said = collect_activations(whole, [(part, "out") for part in (first.query, first.key, first.value)], batches)
     compared, values = kept.attention_rows(8)[0]
     assert torch.allclose(asked[0][0], said[0][:, compared] * (6 / 8) ** 0.5)
     assert asked[0][1].equal(said[1][:, compared])
@@ -122,10 +127,10 @@ def test_queries_of_narrower_heads_are_solved_for_the_root_that_they_are_divided
 
 def test_padding_is_not_listened_to_and_nothing_is_computed_that_is_not_wanted() -> None:
     model = tiny("bert")
-    layers, rows = families.encoder_of(model).layers(model), some_rows()
+    layers, rows = encoder_of(model).layers(model), some_rows()
     ran = []
     layers[1].down.register_forward_hook(lambda *_: ran.append(1))
-    given, said = heard(model, [(layers[0].up, "in"), (layers[0].up, "out")], list(rows.by_length(32)))
+    given, said = collect_activations(model, [(layers[0].up, "in"), (layers[0].up, "out")], list(rows.by_length(32)))
     assert given.shape == (sum(map(len, rows.tokens)), 32)
     assert said.shape == (len(given), 64)
     assert not ran
@@ -134,14 +139,14 @@ def test_padding_is_not_listened_to_and_nothing_is_computed_that_is_not_wanted()
 
 def test_no_more_tokens_are_taken_than_equations_need() -> None:
     row = list(range(5, 15))
-    many = Encoded([row] * 4000, torch.zeros(4000, dtype=torch.long), PADDING, TASK)
-    assert len(drawn(many)) == MOST_TOKENS // 10
-    assert len(drawn(many.at([0]))) == 1
+    many = TokenizedDataset([row] * 4000, torch.zeros(4000, dtype=torch.long), PADDING, TASK)
+    assert len(first_tokens(many)) == MOST_TOKENS // 10
+    assert len(first_tokens(many.at([0]))) == 1
 
 
 @pytest.mark.parametrize("scheme", ["dynamic-int8", "static-int8"])
 def test_a_job_says_what_the_cut_cost_and_what_was_won_back(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compression.stages.prune.drawn", partial(drawn, most=100))
+    monkeypatch.setattr("compression.engine.stages.prune.first_tokens", partial(first_tokens, most=100))
     torch.manual_seed(0)
     recipe = Recipe(
         prepare=Prepare(epochs=3, rate=3e-3),
@@ -153,10 +158,10 @@ def test_a_job_says_what_the_cut_cost_and_what_was_won_back(scheme: str, monkeyp
     state = state_of(BertForSequenceClassification(tiny_config(num_labels=2)).eval(), recipe)
     for stage in (prepare, quantize, prune):
         list(stage(state))
-    assert numerics.is_simulated(state.model)
+    assert is_simulated(state.model)
     cut, solved = state.notes[-2:]
     assert cut.startswith("The cut alone: validation accuracy")
-    rows = drawn(calibration_draw(state.rows["train"], 512, recipe.train.seed), most=100)
+    rows = first_tokens(shuffled_rows(state.rows["train"], 512, recipe.train.seed), most=100)
     assert 1 < len(rows) < 50
     assert solved.startswith(f"What the cut left, solved by least squares on {len(rows)} rows: ")
     assert f"→ {state.validate().score:.4f}, still without training" in solved

@@ -7,13 +7,14 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression.recipe import Prepare, Prune, Recipe, Recovery, Train
-from compression.report import Progress
-from compression.stages.prune import prune
-from compression.stages.recover import epochs_alone, freezer, learning_layers
-from compression.state import State
+from compression.engine.context import StageContext
+from compression.engine.stages.prune import prune
+from compression.engine.stages.recover import epochs_alone, freezer, learning_layers
+from compression.schema.events import Progress
+from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from tests.compression.conftest import state_of, tiny_config
-from tests.compression.saving.conftest import Listener, resumed, saver
+from tests.compression.saving.conftest import Listener, checkpointer, resumed
 
 TRAIN = Train(batch=160, max_length=32)
 """Two steps an epoch."""
@@ -24,7 +25,7 @@ def three_layers() -> BertForSequenceClassification:
     return BertForSequenceClassification(tiny_config(num_labels=2, num_hidden_layers=3)).eval()
 
 
-def cut_of(recovery: Recovery, **changes: object) -> State:
+def cut_of(recovery: Recovery, **changes: object) -> StageContext:
     settings = Prune(ratio=0.5, multiple=8, calibration_rows=64, recovery=recovery).model_copy(update=changes)
     recipe = Recipe(prepare=Prepare(epochs=0), quantize=None, prune=settings, distill=None, train=TRAIN)
     return state_of(three_layers(), recipe)
@@ -133,10 +134,10 @@ def test_a_training_that_goes_on_in_mid_epoch_freezes_what_that_epoch_freezes(
     plain = cut_of(recovery)
     list(prune(plain))
     saved = cut_of(recovery)
-    saved.saver = saver(tmp_path)
+    saved.checkpointer = checkpointer(tmp_path)
     listener.hear(prune(saved))
     again = cut_of(recovery)
-    again.saver = resumed(tmp_path, listener, 3)  # of six steps: in the midst of the second epoch
+    again.checkpointer = resumed(tmp_path, listener, 3)  # of six steps: in the midst of the second epoch
     frozen: list[set[str]] = []
 
     def look(optimizer: torch.optim.AdamW) -> None:

@@ -4,9 +4,13 @@ from typing import Any
 
 import pytest
 
-from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Targets, Train
-from compression.remedies import epochs_for, ratio_for
-from compression.report import LayerRange, Remedy, Row
+from compression.planning.advisor import epochs_for, ratio_for
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.quantize import Qat, Quantize
+from compression.schema.recipe.recipe import Prepare, Recipe, Targets, Train
+from compression.schema.report.layer_ranges import LayerRange
+from compression.schema.report.measurements import Remedy, Row
 from tests.client import figures
 from tests.client.figures import row
 from tests.compression.judging import BASELINE, QUANTIZED, RECIPE, TARGETS, distilled, offered, pruned, verdict
@@ -242,16 +246,16 @@ ENDS = (0.79, 0.65, 0.4)
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("lesson", LESSONS)
-def test_no_remedy_leaves_the_bounds_of_its_field(cut: Any, lesson: Any) -> None:
+def test_no_remedy_leaves_the_bounds_of_its_field(cut: Any, objective: Any) -> None:
     """Recipes at, near and far from their bounds, whose rows miss targets by little, by much, and where nothing is asked."""
     for integers in INTEGERS:
-        recipe = Recipe.model_validate({"quantize": integers, "prune": cut, "distill": lesson})
+        recipe = Recipe.model_validate({"quantize": integers, "prune": cut, "distill": objective})
         rows = [BASELINE]
         if integers is not None:
             rows.append(with_ranges(broken()).model_copy(update={"score": figures.score_of(0.77)}))
         rows += [pruned(0.598)] if cut is not None else []
         for end in ENDS:
-            table = [*rows, distilled(end, ms=11.0)] if lesson is not None else rows
+            table = [*rows, distilled(end, ms=11.0)] if objective is not None else rows
             for targets in (
                 TARGETS,
                 Targets(speed_up=1000, parameter_reduction=0.9),

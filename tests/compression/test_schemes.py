@@ -10,9 +10,19 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertForSequenceClassification
 
-from compression import calibration, numerics
-from compression.numerics import Simulation, StaticLinear, WeightOnlyLinear
-from compression.recipe import Quantize
+from compression.quantization import calibration
+from compression.quantization.dynamic_int8 import fake_quantize_rows
+from compression.quantization.fake_quantize import (
+    Simulation,
+    input_ranges,
+    insert_fake_quantization,
+    remove_fake_quantization,
+    set_input_ranges,
+    simulation_of,
+)
+from compression.quantization.static_int8 import StaticLinear, affine
+from compression.quantization.weight_only import WeightOnlyLinear, dequantized_weights, grouped_integers
+from compression.schema.recipe.quantize import Quantize
 from tests.compression.conftest import encoded, sentences
 
 SCHEMES = ("static-int8", "weight-only-int8", "weight-only-int4")
@@ -25,14 +35,14 @@ def layer(scheme: str, width: int = 48, **settings: object) -> tuple[nn.Linear, 
     asked = Simulation.of(Quantize.model_validate({"scheme": scheme, **settings})).model_copy(
         update={"ranges": {"0": (-1.5, 2.5)}}
     )
-    assert numerics.insert(nn.Sequential(fake), simulation=asked) == ["0"]
+    assert insert_fake_quantization(nn.Sequential(fake), simulation=asked) == ["0"]
     return plain, fake, torch.randn(3, 5, width)
 
 
 @pytest.mark.parametrize(("portable", "levels"), [(True, 63), (False, 127)])
 def test_a_static_layer_answers_as_rounded_matrices_do(portable: bool, levels: int) -> None:
     plain, fake, x = layer("static-int8", portable=portable)
-    scale, zero = numerics.affine(-1.5, 2.5)
+    scale, zero = affine(-1.5, 2.5)
     rounded = (np.clip(np.round(x.numpy() / np.float32(scale)) + zero, 0, 255) - zero) * scale
     weight, bias = plain.weight.detach().numpy(), plain.bias.detach().numpy()
     units = np.abs(weight).max(1) / levels
@@ -46,7 +56,7 @@ def test_no_gradient_comes_from_what_was_clipped() -> None:
     mine, other, push = x.clone().requires_grad_(), x.clone().requires_grad_(), torch.randn(3, 5, 40)
     fake(mine).backward(push)
     clipped = other.clamp(-1.5, 2.5)
-    functional.linear(clipped, numerics.fake_quantize_rows(plain.weight, 63), plain.bias).backward(push)
+    functional.linear(clipped, fake_quantize_rows(plain.weight, 63), plain.bias).backward(push)
     assert mine.grad is not None
     assert other.grad is not None
     outside = (x < -1.51) | (x > 2.51)
@@ -75,7 +85,7 @@ def test_a_channel_without_weights_keeps_its_bias() -> None:
 
 def test_a_static_layer_that_was_not_calibrated_says_so() -> None:
     fake = nn.Linear(4, 4)
-    numerics.insert(nn.Sequential(fake), simulation=Simulation(scheme="static-int8"))
+    insert_fake_quantization(nn.Sequential(fake), simulation=Simulation(scheme="static-int8"))
     with pytest.raises(RuntimeError, match="calibrated"):
         fake(torch.ones(1, 4))
 
@@ -89,11 +99,11 @@ def test_four_bits_have_a_scale_a_group_of_the_recipe_and_the_last_is_what_is_le
         part = weight[:, start : start + group]
         scale = np.abs(part).max(1, keepdims=True) / 7
         wanted[:, start : start + group] = np.round(part / scale) * scale
-    whole, scales = numerics.grouped_integers(plain.weight, group)
+    whole, scales = grouped_integers(plain.weight, group)
     assert whole.shape == (40, group * -(-width // group))
     assert scales.shape == (40, -(-width // group))
     assert int(whole.abs().max()) == 7
-    assert numerics.stored(plain.weight, group).numpy() == pytest.approx(wanted, abs=1e-6)
+    assert dequantized_weights(plain.weight, group).numpy() == pytest.approx(wanted, abs=1e-6)
     assert fake(x).detach().numpy() == pytest.approx(x.numpy() @ wanted.T + plain.bias.detach().numpy(), abs=1e-5)
 
 
@@ -103,7 +113,7 @@ def test_the_gradient_of_a_rounded_weight_passes_straight_through(scheme: str) -
     assert isinstance(fake, WeightOnlyLinear)
     mine, push = x.clone().requires_grad_(), torch.randn(3, 5, 40)
     fake(mine).backward(push)
-    rounded = numerics.stored(plain.weight, fake.group_size)
+    rounded = dequantized_weights(plain.weight, fake.group_size)
     assert mine.grad is not None
     assert torch.allclose(mine.grad, push @ rounded, atol=1e-5)
     assert fake.weight.grad is not None
@@ -117,10 +127,10 @@ def test_a_scheme_is_put_in_read_back_and_taken_out(model: BertForSequenceClassi
     plain, random = model(ids).logits, torch.get_rng_state()
     calibration.calibrate(model, rows, settings)
     assert torch.get_rng_state().equal(random), "calibration must not change what training draws"
-    numerics.insert(model, simulation=Simulation.of(settings))
+    insert_fake_quantization(model, simulation=Simulation.of(settings))
     rounded = model(ids).logits
     assert not rounded.equal(plain)
-    found = numerics.simulation_of(model)
+    found = simulation_of(model)
     assert found is not None
     assert found.scheme == scheme
     assert len(found.ranges) == (14 if scheme == "static-int8" else 0)
@@ -128,10 +138,10 @@ def test_a_scheme_is_put_in_read_back_and_taken_out(model: BertForSequenceClassi
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
     assert set(model.state_dict()) == set(before)
     twin = copy.deepcopy(model)
-    numerics.remove(twin)
+    remove_fake_quantization(twin)
     assert twin(ids).logits.equal(plain)
-    numerics.set_ranges(twin, dict.fromkeys(numerics.ranges_of(twin), (0.0, 0.0)))
-    numerics.insert(twin, simulation=Simulation.model_validate_json(found.model_dump_json()))
+    set_input_ranges(twin, dict.fromkeys(input_ranges(twin), (0.0, 0.0)))
+    insert_fake_quantization(twin, simulation=Simulation.model_validate_json(found.model_dump_json()))
     assert twin(ids).logits.equal(rounded)
 
 
@@ -142,15 +152,15 @@ def test_calibration_hears_real_tokens_only(model: BertForSequenceClassification
         loud.bert.embeddings.word_embeddings.weight[0] = 1000 * torch.randn(32)  # the padding token's
     for one in (quiet, loud):
         calibration.calibrate(one, rows, Quantize(scheme="static-int8", observer="min-max"))
-    for name, found in numerics.ranges_of(quiet).items():
-        assert numerics.ranges_of(loud)[name] == pytest.approx(found, rel=1e-4)
+    for name, found in input_ranges(quiet).items():
+        assert input_ranges(loud)[name] == pytest.approx(found, rel=1e-4)
 
 
 def test_the_observer_decides_the_range(model: BertForSequenceClassification) -> None:
     rows, found = encoded(sentences(40, 1)), {}
     for observer, percentile in (("min-max", 99.99), ("percentile", 90.0), ("mse", 99.99)):
         calibration.calibrate(model, rows, Quantize(scheme="static-int8", observer=observer, percentile=percentile))
-        found[observer] = numerics.ranges_of(model)
+        found[observer] = input_ranges(model)
     for name, (low, high) in found["min-max"].items():
         narrow = found["percentile"][name]
         assert low < narrow[0] < narrow[1] < high

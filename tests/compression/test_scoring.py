@@ -10,11 +10,20 @@ import pytest
 from sklearn import metrics as reference
 from tokenizers import Tokenizer
 
-from compression.errors import InvalidSpec
-from compression.recipe import Evaluate
-from compression.scoring import ClassScorer, NumberScorer, QuestionScorer, TagScorer, errors, metrics
-from compression.scoring.questions import Reader, Window, answer, longest_question, overlap_of
-from compression.scoring.tags import first_tokens
+from compression.modalities.scoring import metrics, standard_errors
+from compression.modalities.scoring.classification import ClassScorer
+from compression.modalities.scoring.regression import NumberScorer
+from compression.modalities.text.scoring.question_answering import (
+    QuestionScorer,
+    Reader,
+    Window,
+    answer,
+    longest_question,
+    overlap_of,
+)
+from compression.modalities.text.scoring.token_classification import TagScorer, first_tokens
+from compression.schema.errors import InvalidSpec
+from compression.schema.recipe.recipe import Evaluate
 
 DRAW = np.random.default_rng(0)
 WANTED = DRAW.integers(0, 3, 200)
@@ -104,12 +113,12 @@ def test_the_bootstrap_agrees_with_the_formula_where_there_is_one() -> None:
     def statistics(some: npt.NDArray[np.int64]) -> dict[str, float]:
         return {"right": float(right[some].mean()), "wrong": float(1 - right[some].mean()), "constant": 1.0}
 
-    drawn = errors.by_bootstrap(statistics, len(right))
-    assert drawn["right"] == pytest.approx(errors.of_share(right.mean(), len(right)), rel=0.1)
+    drawn = standard_errors.by_bootstrap(statistics, len(right))
+    assert drawn["right"] == pytest.approx(standard_errors.of_share(right.mean(), len(right)), rel=0.1)
     assert drawn["wrong"] == pytest.approx(drawn["right"])  # the same samples
     assert drawn["constant"] == 0
-    assert drawn == errors.by_bootstrap(statistics, len(right))
-    assert errors.of_mean(right) == pytest.approx(errors.of_share(right.mean(), len(right)), rel=0.01)
+    assert drawn == standard_errors.by_bootstrap(statistics, len(right))
+    assert standard_errors.of_mean(right) == pytest.approx(standard_errors.of_share(right.mean(), len(right)), rel=0.01)
 
 
 def test_classification_reports_all_metrics_and_chance_is_the_most_frequent_label() -> None:
@@ -133,8 +142,8 @@ def test_classification_reports_all_metrics_and_chance_is_the_most_frequent_labe
 
 def one_by_one(statistic: Callable[[npt.NDArray[np.int64]], float], rows: int) -> float:
     """The bootstrap as its definition has it: a sample, and the statistic of the rows in it."""
-    draw = np.random.default_rng(errors.SEED)
-    return float(np.std([statistic(draw.integers(0, rows, rows)) for _ in range(errors.RESAMPLES)], ddof=1))
+    draw = np.random.default_rng(standard_errors.SEED)
+    return float(np.std([statistic(draw.integers(0, rows, rows)) for _ in range(standard_errors.RESAMPLES)], ddof=1))
 
 
 @pytest.mark.parametrize("labels", [2, 3])

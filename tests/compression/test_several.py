@@ -8,32 +8,20 @@ from typing import Any
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from compression.budget import Budget, Spent
-from compression.checkpoint import Checkpoint
-from compression.errors import InvalidSpec
-from compression.export import artifact
-from compression.part import Part
-from compression.phases import SHIP, journey_of_parts
-from compression.pipeline import compress
-from compression.plan import Tick
-from compression.recipe import QUICK, Spec
-from compression.report import (
-    ArtifactReady,
-    Event,
-    Finished,
-    Log,
-    PartFinished,
-    Progress,
-    Row,
-    Score,
-    SplitDraws,
-    Stage,
-    StageFinished,
-    StageStarted,
-    mean_split_draws,
-    retention_interval,
-)
-from compression.saving import Saver
+from compression.engine import shipping
+from compression.engine.checkpoints import StageCheckpoint
+from compression.engine.dataset_run import DatasetRun
+from compression.engine.phases import SHIP, multi_dataset_progress
+from compression.engine.pipeline import compress
+from compression.schema.errors import InvalidSpec
+from compression.schema.events import ArtifactReady, Event, Finished, Log, PartFinished, Progress, StageFinished, StageStarted
+from compression.schema.job_spec import Spec
+from compression.schema.recipe.presets import QUICK
+from compression.schema.report.draws import SplitDraws, mean_split_draws, retention_interval
+from compression.schema.report.measurements import Row, Score, Stage
+from compression.system.progress import Step
+from compression.training.budget import Budget, Spent
+from compression.training.save import TrainingCheckpointer
 from tests.compression.conftest import sentences, write_rows
 from tests.compression.jobs import before_of, rows_in_download
 from tests.compression.measuring import briefly
@@ -75,7 +63,7 @@ def attempts(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> tuple[l
     write("text-regression", folder / "joy", train=128, test=30)
     first = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(artifact, "figures", briefly)
+        patch.setattr(shipping, "measure_artifact", briefly)
         for event in compress(spec_of(folder, encoder), folder):
             first.append(event)
             if isinstance(event, PartFinished) and event.stage == "quantized":
@@ -207,13 +195,13 @@ STAGES: tuple[Stage, Stage] = ("baseline", "quantized")
 
 def draws_of(output: Path, part: str) -> dict[Stage, SplitDraws]:
     kept = json.loads((output / "checkpoints" / "quantized" / part / "state.json").read_text())
-    return Checkpoint.model_validate_json(kept["body"]).draws
+    return StageCheckpoint.model_validate_json(kept["body"]).draws
 
 
 def test_each_part_learns_by_its_own_metric(attempts: tuple[list[Event], list[Event], Path], encoder: Path) -> None:
     folder = attempts[2].parent
     spec = spec_of(folder, encoder, output="opened")
-    found = {asked.name: Part.open(spec, folder, asked) for asked in spec.asked}
+    found = {asked.name: DatasetRun.open(spec, folder, asked) for asked in spec.asked}
     assert {name: part.state.rows["validation"].task.metric for name, part in found.items()} == {
         "mood": "accuracy_f1",
         "joy": "pearson_spearman",
@@ -223,7 +211,7 @@ def test_each_part_learns_by_its_own_metric(attempts: tuple[list[Event], list[Ev
     for metric, param in ((["auto", "f1"], "evaluate.metric.1"), (["auto"], "evaluate.metric"), ("f1", "evaluate.metric")):
         wrong = spec_of(folder, encoder, output="opened", evaluate={"length": 16, "metric": metric})
         with pytest.raises(InvalidSpec) as caught:
-            Part.open(wrong, folder, wrong.asked[1])
+            DatasetRun.open(wrong, folder, wrong.asked[1])
         assert caught.value.param == param
 
 
@@ -250,19 +238,19 @@ def test_parts_share_the_limits_of_training() -> None:
 
 
 def test_training_of_one_part_is_not_taken_up_by_another(tmp_path: Path) -> None:
-    saver = Saver(tmp_path, "work", part="mood")
-    assert not saver.is_at("baseline", "tune")
+    checkpointer = TrainingCheckpointer(tmp_path, "work", part="mood")
+    assert not checkpointer.is_at("baseline", "tune")
 
 
 def test_the_journey_goes_stage_by_stage_across_the_parts() -> None:
     splits = {"train": 100, "validation": 10, "test": 20}
-    way = journey_of_parts(QUICK, {"a": splits, "b": {**splits, "train": 300}})
+    way = multi_dataset_progress(QUICK, {"a": splits, "b": {**splits, "train": 300}})
     assert [(phase.stage, phase.part) for phase in way.phases if phase.name == "export and measure"] == [
         (stage, part) for stage in ("baseline", "quantized", "pruned", "distilled") for part in ("a", "b")
     ]
     reached = []
     for part in ("a", "b"):
         way.part = part
-        reached += [event.fraction for event in way.at("baseline", "choose the rate", Tick(0, 1))]
+        reached += [event.fraction for event in way.at("baseline", "choose the rate", Step(0, 1))]
     assert reached[0] == 0 < reached[1]
     assert [phase.name for phase in way.phases[-2:]] == ["export the checkpoint"] * 2

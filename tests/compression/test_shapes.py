@@ -4,22 +4,14 @@ from itertools import pairwise
 
 import pytest
 
-from compression.catalog import (
-    BERT,
-    ELECTRA,
-    FAMILIES,
-    MPNET,
-    Family,
-    candidates,
-    encoder_parameters,
-    planned_shape,
-    preflight,
-    stepped,
-    steps_to,
-)
-from compression.errors import UnsupportedShape
-from compression.recipe import QUICK, STANDARD, Evaluate, Prune, Recipe, Recovery
-from compression.report import Shape
+from compression.models.architectures.families import ARCHITECTURE_SPECS, BERT, ELECTRA, MPNET, ArchitectureSpec
+from compression.models.architectures.shapes import candidates, encoder_parameters, planned_shape, stepped, steps_to
+from compression.planning.preflight import preflight
+from compression.schema.errors import UnsupportedShape
+from compression.schema.recipe.presets import QUICK, STANDARD
+from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.recipe.recipe import Evaluate, Recipe
+from compression.schema.report.measurements import Shape
 from tests.compression.test_catalog import DATA, MODEL, SHAPE
 
 NARROW_TABLES = Shape(layers=12, hidden=256, heads=4, ffn=1024, vocabulary=30522, embedding=128)
@@ -94,11 +86,13 @@ def test_where_hidden_loses_more_than_heads_do_each_head_becomes_narrower(
     [
         (MPNET, {"axes": ["heads"]}, "axes", "heads alone"),
         (MPNET, {"ratio": {"hidden": 0.3, "heads": 0.4}}, "ratio", "larger share"),
-        (FAMILIES["gpt2"], {"axes": ["hidden"]}, "axes", "go together"),
-        (FAMILIES["gpt2"], {"ratio": {"hidden": 0.5, "heads": 0.4}}, "ratio", "go together"),
+        (ARCHITECTURE_SPECS["gpt2"], {"axes": ["hidden"]}, "axes", "go together"),
+        (ARCHITECTURE_SPECS["gpt2"], {"ratio": {"hidden": 0.5, "heads": 0.4}}, "ratio", "go together"),
     ],
 )
-def test_heads_that_no_config_can_say_are_refused(family: Family, settings: dict[str, object], param: str, said: str) -> None:
+def test_heads_that_no_config_can_say_are_refused(
+    family: ArchitectureSpec, settings: dict[str, object], param: str, said: str
+) -> None:
     with pytest.raises(UnsupportedShape, match=said) as caught:
         planned_shape(family, SHAPE, Prune.model_validate(settings))
     assert "hidden" in caught.value.remedy_text

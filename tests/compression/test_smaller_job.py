@@ -13,10 +13,12 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
-from compression.export import artifact
-from compression.pipeline import compress
-from compression.recipe import Spec
-from compression.report import Finished, NotMeasured, Report, StageStarted
+from compression.engine import shipping
+from compression.engine.pipeline import compress
+from compression.schema.events import Finished, StageStarted
+from compression.schema.job_spec import Spec
+from compression.schema.report.measurements import NotMeasured
+from compression.schema.report.report import Report
 from tests.compression.conftest import BAD, FILLER, GOOD, SPECIAL, tiny_config
 from tests.compression.measuring import briefly
 
@@ -69,7 +71,7 @@ def run(place: Path, reviews: Path, **changes: Any) -> tuple[Report, list[StageS
 def test_a_job_that_cuts_the_vocabulary_ships_the_tokenizer_that_fits(
     tmp_path: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifact, "figures", briefly)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     write_model(tmp_path / "model")
     # A word that test alone has: no token of its own is kept for it, and its row is judged as it is then read.
     texts = tmp_path / "texts"

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression import numerics, smoothing
-from compression.batches import Encoded
-from compression.calibration import calibrate
-from compression.export import artifact
-from compression.numerics import Simulation
-from compression.numerics.dynamic import integer_linear
-from compression.numerics.matrices import matrix
-from compression.recipe import Prune, Quantize
-from compression.report import StageStarted
-from compression.stages.scores import taken_scores
+from compression.engine import shipping
+from compression.modalities.text.batches import TokenizedDataset
+from compression.models.linear_layers import matrix
+from compression.pruning.scores import score_units
+from compression.quantization import smoothquant
+from compression.quantization.calibration import calibrate
+from compression.quantization.dynamic_int8 import integer_linear
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, is_simulated, remove_fake_quantization
+from compression.schema.events import StageStarted
+from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.quantize import Quantize
 from tests.compression.families.decoders import KINDS, WORDS, logits, tiny_classifier
 from tests.compression.families.test_decoder_parts import some_rows
 from tests.compression.measuring import briefly
@@ -40,7 +41,7 @@ def loud(kind: str) -> PreTrainedModel:
     """Make some channels of each norm and of each layer's units loud, as those of large language models are."""
     model = tiny(kind, vocab_size=WORDS) if kind in ENCODERS else tiny_classifier(kind)
     with torch.no_grad():
-        for pair in smoothing.pairs(model):
+        for pair in smoothquant.pairs(model):
             source = model.get_submodule(pair.source)
             part = matrix(source) if source.weight.ndim > 1 else source.weight  # type: ignore[operator, union-attr, arg-type]
             part[::8] *= 30
@@ -49,12 +50,12 @@ def loud(kind: str) -> PreTrainedModel:
     return model
 
 
-def read_rounded(model: PreTrainedModel, settings: Quantize, rows: Encoded) -> PreTrainedModel:
+def read_rounded(model: PreTrainedModel, settings: Quantize, rows: TokenizedDataset) -> PreTrainedModel:
     twin = copy.deepcopy(model)
     if settings.scheme == "static-int8":
         calibrate(twin, rows, settings)
-    readers = {reader for pair in smoothing.pairs(twin) for reader in pair.readers}
-    numerics.insert(twin, readers.__contains__, Simulation.of(settings))
+    readers = {reader for pair in smoothquant.pairs(twin) for reader in pair.readers}
+    insert_fake_quantization(twin, readers.__contains__, Simulation.of(settings))
     return twin
 
 
@@ -62,17 +63,17 @@ def read_rounded(model: PreTrainedModel, settings: Quantize, rows: Encoded) -> P
 def test_what_is_searched_for_is_folded_in_to_the_bit(kind: str) -> None:
     model, rows = loud(kind), some_rows(24)
     plain, before = logits(model), {name: value.clone() for name, value in model.state_dict().items()}
-    found = smoothing.smooth(model, rows, "search")
-    assert found.keys() == {pair.source for pair in smoothing.pairs(model)}
+    found = smoothquant.smooth(model, rows, "search")
+    assert found.keys() == {pair.source for pair in smoothquant.pairs(model)}
     assert all((s.log2() % 1 == 0).all() for s in found.values())
     assert any((s != 1).any() for s in found.values())
     assert logits(model).equal(plain)
     smooth = {name: value.clone() for name, value in model.state_dict().items()}
-    numerics.insert(model)
-    with smoothing.undone(model, found):
-        assert not numerics.is_simulated(model)
+    insert_fake_quantization(model)
+    with smoothquant.undone(model, found):
+        assert not is_simulated(model)
         assert all(value.equal(before[name]) for name, value in model.state_dict().items())
-    assert numerics.is_simulated(model)
+    assert is_simulated(model)
     assert all(value.equal(smooth[name]) for name, value in model.state_dict().items())
 
 
@@ -86,7 +87,7 @@ def test_rounding_costs_less_by_factors_that_were_searched_for(kind: str, settin
         return (logits(read_rounded(one, settings, rows)) - plain).square().mean().item()
 
     before = off(model)
-    smoothing.smooth(model, rows, "search", simulation=Simulation.of(settings))
+    smoothquant.smooth(model, rows, "search", simulation=Simulation.of(settings))
     assert off(model) < 0.25 * before
 
 
@@ -96,7 +97,7 @@ def test_the_error_that_is_searched_by_is_that_of_the_integers() -> None:
     weight = torch.randn(48, 32, generator=draw)
 
     def error(s: Tensor) -> float:
-        return smoothing.rounding_error(x / s, [weight * s], Simulation())
+        return smoothquant.rounding_error(x / s, [weight * s], Simulation())
 
     flat = torch.where(torch.arange(32) % 8 == 0, 8.0, 1.0)
     assert error(flat) < 0.5 * error(torch.ones(32))
@@ -110,20 +111,20 @@ def test_the_error_that_is_searched_by_is_that_of_the_integers() -> None:
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "deepseek_v3"])
 def test_a_cut_chooses_as_if_nothing_had_been_smoothed(kind: str, how: float) -> None:
     model, rows, settings = loud(kind), some_rows(24), Prune(calibration_rows=16)
-    wanted = taken_scores(model, settings, rows, 0).tensors()
-    found = smoothing.smooth(model, rows, how)  # type: ignore[arg-type]
-    numerics.insert(model)
-    with smoothing.undone(model, found):
-        told = taken_scores(model, settings, rows, 0).tensors()
+    wanted = score_units(model, settings, rows, 0).tensors()
+    found = smoothquant.smooth(model, rows, how)  # type: ignore[arg-type]
+    insert_fake_quantization(model)
+    with smoothquant.undone(model, found):
+        told = score_units(model, settings, rows, 0).tensors()
     for name, score in wanted.items():
         assert torch.allclose(told[name], score, rtol=1e-4), name
-    numerics.remove(model)
-    there = taken_scores(model, settings, rows, 0).tensors()
+    remove_fake_quantization(model)
+    there = score_units(model, settings, rows, 0).tensors()
     assert any(not torch.allclose(there[name], score, rtol=1e-2) for name, score in wanted.items()), "it would have seen them"
 
 
 def test_a_job_smooths_and_a_new_attempt_cuts_as_the_first_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact, "figures", briefly)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     write(tmp_path)
     recipe = {**RECIPE, "quantize": {"smoothing": "search"}, "prepare": {"epochs": 2, "rate": 1e-2}, "distill": None}
     report, _ = run(tmp_path, recipe)

@@ -11,21 +11,28 @@ import torch
 from torch.nn import functional
 from transformers import BertForSequenceClassification
 
-from compression import checkpoint, numerics, teacher
-from compression.calibration import calibration_rows
-from compression.checkpoint import Checkpoint
-from compression.evaluate import logits
-from compression.families.bert import BERT
-from compression.recipe import TERMS, Distill, General, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Train
-from compression.report import Event, Progress, Shape
-from compression.sensitivity import depths, sensitivities
-from compression.simulating import settle
-from compression.stages.distill import distill
-from compression.stages.prepare import prepare
-from compression.stages.prune import prune
-from compression.stages.quantize import ordered, quantize, share, simulate_first
-from compression.stages.scores import taken_scores
-from compression.state import State
+from compression.distillation import teacher
+from compression.engine import checkpoints
+from compression.engine.checkpoints import StageCheckpoint
+from compression.engine.context import StageContext
+from compression.engine.stages.distill import distill
+from compression.engine.stages.insert_quantization import calibration_rows, settle_ranges
+from compression.engine.stages.prepare import prepare
+from compression.engine.stages.prune import prune
+from compression.engine.stages.quantization_order import depths, sensitivities
+from compression.engine.stages.quantize import ordered, quantize, share, simulate_first
+from compression.evaluation.validate import logits
+from compression.models.adapters.bert import BERT
+from compression.pruning.scores import score_units
+from compression.quantization.dynamic_int8 import FakeQuantEmbedding, FakeQuantLinear
+from compression.quantization.fake_quantize import DYNAMIC, remove_fake_quantization, simulation_of
+from compression.quantization.precision import gradient_precision, has_bfloat16
+from compression.schema.events import Event, Progress
+from compression.schema.recipe.distill import TERMS, Distill, General
+from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.recipe.quantize import Qat, Quantize
+from compression.schema.recipe.recipe import Prepare, Recipe, Train
+from compression.schema.report.measurements import Shape
 from tests.compression.conftest import lesson_of, state_of
 
 TRAIN = Train(batch=16, max_length=32)
@@ -36,14 +43,14 @@ def run(events: object) -> list[Event]:
     return list(events)  # type: ignore[call-overload, no-any-return]
 
 
-def prepared(model: BertForSequenceClassification, recipe: Recipe) -> State:
+def prepared(model: BertForSequenceClassification, recipe: Recipe) -> StageContext:
     state = state_of(model, recipe)
     run(prepare(state))
     return state
 
 
 def faked(model: BertForSequenceClassification) -> set[int]:
-    kinds = (numerics.FakeQuantLinear, numerics.FakeQuantEmbedding)
+    kinds = (FakeQuantLinear, FakeQuantEmbedding)
     return {BERT.quantization_group(name) for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
@@ -69,7 +76,7 @@ def spy_on_training(monkeypatch: pytest.MonkeyPatch, look: Callable[[BertForSequ
     monkeypatch.setattr(BertForSequenceClassification, "forward", spy)
 
 
-def recovering(model: BertForSequenceClassification, recovery: Recovery) -> State:
+def recovering(model: BertForSequenceClassification, recovery: Recovery) -> StageContext:
     """A state that is about to be cut and to recover."""
     return prepared(model, Recipe(prepare=Prepare(epochs=0), prune=HALF.model_copy(update={"recovery": recovery}), train=TRAIN))
 
@@ -113,7 +120,7 @@ def test_qat_trains_none_then_more_and_at_last_all_depths_quantized(
     qat = Qat(full=1, ramp=3, quantized=1, rate=3e-3)
     settings = Quantize(qat=qat, calibration_rows=32)
     state = prepared(model, Recipe(prepare=Prepare(epochs=0), quantize=settings, train=TRAIN))
-    found = sensitivities(model, calibration_rows(state), numerics.DYNAMIC)
+    found = sensitivities(model, calibration_rows(state), DYNAMIC)
     order = sorted(found, key=found.__getitem__)
     assert order != depths(model)
     seen: list[set[int]] = []
@@ -156,27 +163,27 @@ def test_a_static_model_is_calibrated_anew_when_it_was_cut(model: BertForSequenc
     static = Quantize(scheme="static-int8", calibration_rows=32, smoothing=0.5, qat=qat)
     state = prepared(model, Recipe(prepare=Prepare(epochs=2, rate=3e-3), quantize=static, prune=HALF, train=TRAIN))
     run(quantize(state))
-    settle(state)
-    before, names = numerics.simulation_of(state.model), set(state.model.state_dict())
+    settle_ranges(state)
+    before, names = simulation_of(state.model), set(state.model.state_dict())
     assert before is not None
     assert len(before.ranges) == len(state.ranges) == 14
     assert any(note.startswith("Smoothed with α = 0.5") for note in state.notes)
     run(prune(state))
-    settle(state)
-    after = numerics.simulation_of(state.model)
+    settle_ranges(state)
+    after = simulation_of(state.model)
     assert after is not None
     assert set(after.ranges) == set(before.ranges)
     assert not set(after.ranges.values()) & set(before.ranges.values())
     assert set(state.model.state_dict()) == names
     # What a checkpoint keeps computes as the model does.
     answers = logits(state.model, state.rows["test"])
-    kept = Checkpoint(
+    kept = StageCheckpoint(
         fingerprint="x", stage="pruned", labels=("a", "b"), simulation=after, rows=(), artifacts=(), pruning=None, files=()
     )
-    checkpoint.write(tmp_path, state.model, kept)
-    again = checkpoint.open_model(tmp_path, checkpoint.read(tmp_path, "pruned", {"pruned": "x"}))
+    checkpoints.write(tmp_path, state.model, kept)
+    again = checkpoints.open_model(tmp_path, checkpoints.read(tmp_path, "pruned", {"pruned": "x"}))
     assert logits(again, state.rows["test"]).equal(answers)
-    numerics.remove(again)
+    remove_fake_quantization(again)
     assert not logits(again, state.rows["test"]).equal(answers)
 
 
@@ -195,7 +202,7 @@ def test_units_that_say_nothing_are_cut_first(model: BertForSequenceClassificati
     state = state_of(model, Recipe())
     settings = Prune(importance=importance, axes=("ffn",), calibration_rows=64)
     to = Shape(layers=2, hidden=32, heads=3, ffn=61, vocabulary=43)
-    kept = taken_scores(model, settings, state.rows["train"], seed=0).choose(BERT, to)
+    kept = score_units(model, settings, state.rows["train"], seed=0).choose(BERT, to)
     for layer in range(2):
         assert not set(mute) & set(kept.ffn[layer].tolist())
         assert kept.heads[layer].tolist() == [0, 2, 3]
@@ -300,22 +307,22 @@ def test_a_teacher_too_large_for_memory_is_asked_again(
 ) -> None:
     rows = state_of(model, Recipe()).rows["train"]
     batch = rows.batch([5, 0, 9])
-    look = teacher.Look((0, 1, 2), scores=(1, 2), relations=2)
+    look = teacher.FeatureRequest((0, 1, 2), scores=(1, 2), relations=2)
     kept = teacher.Teacher(model, rows, look).asked()
     monkeypatch.setattr(teacher, "TEACHER_BYTES", 0)
     asked = teacher.Teacher(model, rows, look).asked()
-    spilled = teacher.Teacher(model, rows, look, spill=(tmp_path / "states", kept.bytes)).asked()
+    spilled = teacher.Teacher(model, rows, look, cache_file=(tmp_path / "states", kept.bytes)).asked()
     assert (kept.keeps, asked.keeps, spilled.keeps, spilled.on_disk) == (True, False, True, True)
     assert (tmp_path / "states").stat().st_size == kept.bytes
-    assert not teacher.Teacher(model, rows, look, spill=(tmp_path / "more", kept.bytes - 1)).asked().keeps
-    with numerics.precision("float32"):
-        other = asked.says(batch)
-    quick, mine, read = asked.says(batch), kept.says(batch), spilled.says(batch)
-    if numerics.has_bfloat16(torch.device("cpu")):
+    assert not teacher.Teacher(model, rows, look, cache_file=(tmp_path / "more", kept.bytes - 1)).asked().keeps
+    with gradient_precision("float32"):
+        other = asked.outputs(batch)
+    quick, mine, read = asked.outputs(batch), kept.outputs(batch), spilled.outputs(batch)
+    if has_bfloat16(torch.device("cpu")):
         assert quick.hidden.dtype == torch.float32
         assert 0 < (quick.hidden - other.hidden).norm() < 0.02 * other.hidden.norm()
         assert torch.equal(quick.logits, other.logits), "they were asked once, in float32"
-    direct = teacher.ask(model, batch, rows.task, look)
+    direct = teacher.request_features(model, batch, rows.task, look)
     for name in ("logits", "hidden", "scores", "relations"):
         assert torch.allclose(getattr(mine, name), getattr(other, name), atol=5e-3)
         assert torch.equal(getattr(mine, name), getattr(read, name))
@@ -324,7 +331,7 @@ def test_a_teacher_too_large_for_memory_is_asked_again(
     spilled.close()
     assert not (tmp_path / "states").exists()
     with torch.autocast("cpu", torch.bfloat16):  # as a job without integers trains where the processor knows bfloat16
-        assert torch.equal(kept.says(batch).hidden, mine.hidden)
+        assert torch.equal(kept.outputs(batch).hidden, mine.hidden)
 
 
 @pytest.mark.parametrize("term", TERMS)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression.evaluate import validate
-from compression.recipe import Recipe, Train
-from compression.standard_error import group_losses, standard_error
-from compression.training import Plan, train
+from compression.evaluation.standard_error import group_losses, standard_error
+from compression.evaluation.validate import validate
+from compression.schema.recipe.recipe import Recipe, Train
+from compression.training.config import TrainingConfig
+from compression.training.trainer import train
 from tests.compression import toys
 from tests.compression.conftest import encoded, sentences
 from tests.compression.test_training import finish, loss_of
@@ -18,7 +19,7 @@ from tests.compression.test_training import finish, loss_of
 
 def test_of_accuracy_it_is_what_the_formula_says(model: BertForSequenceClassification) -> None:
     rows = encoded(sentences(2000, 5))
-    finish(train(model, Plan("prepare", 2, 2e-3, 16, 0), encoded(sentences(320, 1)), rows, loss_of(model)))
+    finish(train(model, TrainingConfig("prepare", 2, 2e-3, 16, 0), encoded(sentences(320, 1)), rows, loss_of(model)))
     share = validate(model, rows).score
     assert 0.55 < share < 0.999
     assert standard_error(model, rows) == pytest.approx(math.sqrt(share * (1 - share) / 2000), rel=0.5)
@@ -31,7 +32,7 @@ def test_a_single_row_says_nothing(model: BertForSequenceClassification) -> None
 
 def test_a_model_that_is_too_sure_of_itself_has_the_loss_of_what_it_knows(model: BertForSequenceClassification) -> None:
     rows = encoded(sentences(400, 5))
-    finish(train(model, Plan("prepare", 2, 2e-3, 16, 0), encoded(sentences(320, 1)), rows, loss_of(model)))
+    finish(train(model, TrainingConfig("prepare", 2, 2e-3, 16, 0), encoded(sentences(320, 1)), rows, loss_of(model)))
     plain = []
     for _ in range(2):  # a model as sure as it should be, and one that is four times as sure of the same answers
         with torch.no_grad():

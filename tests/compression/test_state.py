@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression.recipe import Precision, Prepare, Recipe, Train
-from compression.stages.prepare import prepare
+from compression.engine.stages.prepare import prepare
+from compression.schema.recipe.base import Precision
+from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from tests.compression.conftest import state_of
 
 
@@ -39,7 +40,7 @@ def test_every_step_has_the_rate_and_every_matrix_the_l2_that_the_recipe_says(
 def test_a_stage_multiplies_in_the_precision_that_the_recipe_says(
     model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, precision: Precision
 ) -> None:
-    monkeypatch.setattr("compression.numerics.floating.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("compression.quantization.precision.has_bfloat16", lambda device: True)
     seen: set[torch.dtype] = set()
 
     def look(_: torch.nn.Module, __: Any, out: torch.Tensor) -> None:

@@ -10,14 +10,15 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from compression import load
-from compression.errors import UnsafeCheckpoint, UnsupportedArchitecture
-from compression.part import Part
-from compression.pipeline import compress
-from compression.recipe import Spec
-from compression.report import Finished, Report
-from compression.stock import stock_folder
-from compression.streaming import job as streaming
+from compression.engine.dataset_run import DatasetRun
+from compression.engine.on_disk import backend as streaming
+from compression.engine.pipeline import compress
+from compression.models import loading
+from compression.models.sanitized_folder import sanitized_folder
+from compression.schema.errors import UnsafeCheckpoint, UnsupportedArchitecture
+from compression.schema.events import Finished
+from compression.schema.job_spec import Spec
+from compression.schema.report.report import Report
 from tests.compression import models
 from tests.compression.checks.conftest import judged, reasons
 from tests.compression.conftest import sentences, write_rows, write_tokenizer
@@ -104,7 +105,7 @@ def test_a_model_that_names_code_is_taken_and_its_links_do_not(tmp_path: Path) -
     folder = published(tmp_path / "model")
     assert judged(folder).family == "deepseek_v2"
     (folder / "more").mkdir()
-    found = stock_folder(folder, tmp_path / "place")
+    found = sanitized_folder(folder, tmp_path / "place")
     assert found == tmp_path / "place"
     assert {path.name for path in found.iterdir()} == {path.name for path in folder.iterdir()}
     assert not naming(found)
@@ -114,12 +115,12 @@ def test_a_model_that_names_code_is_taken_and_its_links_do_not(tmp_path: Path) -
         sent, clean = (json.loads((place / name).read_text()) for place in (folder, found))
         assert clean == {key: value for key, value in sent.items() if key != "auto_map"}
     edit(folder / "config.json", use_cache=False)  # another attempt, on another model
-    assert json.loads((stock_folder(folder, tmp_path / "place") / "config.json").read_text())["use_cache"] is False
+    assert json.loads((sanitized_folder(folder, tmp_path / "place") / "config.json").read_text())["use_cache"] is False
 
 
 def test_a_folder_that_names_none_stays_where_it_is(tmp_path: Path) -> None:
     saved(tiny("llama"), tmp_path / "stock")
-    assert stock_folder(tmp_path / "stock", tmp_path / "place") == tmp_path / "stock"
+    assert sanitized_folder(tmp_path / "stock", tmp_path / "place") == tmp_path / "stock"
     assert not (tmp_path / "place").exists()
 
 
@@ -128,10 +129,10 @@ def test_a_file_is_unpacked_once_and_without_the_code_beside_it(tmp_path: Path) 
     write(tiny("llama", vocab_size=len(tokens())), tmp_path / "file" / "tiny.gguf")
     naming_code(tmp_path / "file")
     place = tmp_path / "scratch" / "place"
-    assert stock_folder(tmp_path / "file", place) == place
+    assert sanitized_folder(tmp_path / "file", place) == place
     assert not naming(place)
     written = (place / "model.safetensors").stat()
-    assert stock_folder(tmp_path / "file", place) == place
+    assert sanitized_folder(tmp_path / "file", place) == place
     assert (place / "model.safetensors").stat().st_ino == written.st_ino
 
 
@@ -140,8 +141,8 @@ def test_a_model_that_needs_its_code_is_refused_and_told_that_it_is_not_run(chan
     folder = published(tmp_path / "model")
     edit(folder / "config.json", **changes)
     assert set(reasons(folder)) == {"unsupported_architecture"}
-    assert stock_folder(folder, tmp_path / "place") == folder
-    for way in (load.read_config, load.load_tokenizer):
+    assert sanitized_folder(folder, tmp_path / "place") == folder
+    for way in (loading.read_config, loading.load_tokenizer):
         with pytest.raises(UnsupportedArchitecture) as caught:
             way(folder)
         assert "is not run" in caught.value.remedy_text
@@ -149,13 +150,13 @@ def test_a_model_that_needs_its_code_is_refused_and_told_that_it_is_not_run(chan
 
 def test_a_way_that_forgets_the_stock_folder_opens_nothing(tmp_path: Path) -> None:
     with pytest.raises(UnsafeCheckpoint, match="auto_map"):
-        load.load_tokenizer(published(tmp_path / "model"))
+        loading.load_tokenizer(published(tmp_path / "model"))
 
 
 def test_a_published_decoder_goes_through_a_job(tmp_path: Path) -> None:
     model = published(tmp_path / "model", "ForSequenceClassification")
     spec = spec_of(tmp_path, model)
-    assert not streaming.is_for(spec, tmp_path)
+    assert not streaming.fits_on_disk_only(spec, tmp_path)
     report = done(spec, tmp_path)
     assert [row.stage for row in report.rows] == ["baseline", "quantized"]
     assert any("code of its own" in note for note in report.rows[0].notes)
@@ -166,7 +167,7 @@ def test_a_published_decoder_goes_through_a_job(tmp_path: Path) -> None:
 def test_a_published_decoder_goes_from_file_to_file(tmp_path: Path) -> None:
     model = published(tmp_path / "model", "ForSequenceClassification")
     spec = spec_of(tmp_path, model, memory_bytes=500_000_000)
-    assert streaming.is_for(spec, tmp_path)
+    assert streaming.fits_on_disk_only(spec, tmp_path)
     report = done(spec, tmp_path)
     assert [row.artifact for row in report.rows] == ["baseline-transformers-bfloat16", "quantized-transformers-int8"]
     assert any("code of its own" in note for note in report.rows[0].notes)
@@ -191,7 +192,7 @@ def test_base_student_and_teacher_may_name_code_and_the_base_finds_words(tmp_pat
         "train": {"batch": 16, "max_length": 32},
     }
     spec = spec_of(tmp_path, tmp_path / "base", student="small", teachers=["wise"], recipe=recipe)
-    part = Part.open(spec, tmp_path, spec.asked[0])
+    part = DatasetRun.open(spec, tmp_path, spec.asked[0])
     named = [note.split()[0] for note in part.state.notes if "code of its own" in note]
     assert named == ["models.base", "models.student", "models.teachers.0"]
     report = done(spec, tmp_path)

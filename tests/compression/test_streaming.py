@@ -12,14 +12,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from compression.catalog import preflight
-from compression.checks.model import check
-from compression.checks.weights import read_header
-from compression.job import Job
-from compression.pipeline import compress
-from compression.recipe import Spec
-from compression.report import Finished, ModelFacts, NotMeasured, Report, Score, StageFinished, StageStarted, parse_event
-from compression.streaming import graph, job, shipping
+from compression.engine.job import Job
+from compression.engine.on_disk import backend, onnx_writer, shipping_on_disk
+from compression.engine.pipeline import compress
+from compression.models.files.safetensors_header import read_header
+from compression.models.validation.model import check
+from compression.planning.preflight import preflight
+from compression.schema.events import Finished, StageFinished, StageStarted, parse_event
+from compression.schema.job_spec import Spec
+from compression.schema.report.measurements import NotMeasured, Score
+from compression.schema.report.report import Report
+from compression.schema.validation import ModelFacts
 from tests.compression.conftest import sentences, write_rows, write_tokenizer
 from tests.compression.decoders import saved, tiny, with_prediction
 from tests.compression.ggufs import tokens, write
@@ -107,9 +110,9 @@ def test_a_gguf_file_s_integers_are_scored_where_they_fit(tmp_path: Path, monkey
     (tmp_path / "model").mkdir()
     file = write(model, tmp_path / "model" / "tiny.gguf")
     parameters = sum(weight.numel() for weight in model.parameters())
-    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(shipping, "opened_bytes", lambda file, table: 0 if file < 2 * parameters else 1 << 62)
-    monkeypatch.setattr(graph, "OPENED", {**graph.OPENED, None: 1e18})
+    monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(shipping_on_disk, "opened_bytes", lambda file, table: 0 if file < 2 * parameters else 1 << 62)
+    monkeypatch.setattr(onnx_writer, "OPENED", {**onnx_writer.OPENED, None: 1e18})
     # As the preset for language models has it: no search where it could not be made, and a word on that.
     recipe = {**ONLY_QUANTIZE, "quantize": {"smoothing": "search"}}
     spec = spec_of(tmp_path, tmp_path / "model", task="causal-lm", memory_bytes=8 << 30, recipe=recipe)
@@ -236,8 +239,8 @@ def test_a_head_that_has_to_be_drawn_needs_the_model_in_memory_as_the_preflight_
     assert plan.estimate.memory_bytes > SMALL
     assert any("its head stays as it was drawn" in warning for warning in plan.warnings)
     assert not any("from file to file" in warning for warning in plan.warnings)
-    assert not job.is_for(spec, tmp_path)
-    assert not job.is_for(spec.model_copy(update={"split_batches": 4}), tmp_path)
+    assert not backend.fits_on_disk_only(spec, tmp_path)
+    assert not backend.fits_on_disk_only(spec.model_copy(update={"split_batches": 4}), tmp_path)
     opened = Job.open(spec, tmp_path).part
     assert opened is not None
     assert opened.state.model.config.num_labels == 2
@@ -256,14 +259,14 @@ def test_a_head_that_has_to_be_drawn_needs_the_model_in_memory_as_the_preflight_
 )
 def test_what_fits_or_asks_for_more_has_its_model_in_memory(changes: dict[str, Any], tmp_path: Path) -> None:
     model = model_into(tmp_path / "model")
-    assert job.is_for(spec_of(tmp_path, model), tmp_path)
-    assert not job.is_for(spec_of(tmp_path, model, **changes), tmp_path)
+    assert backend.fits_on_disk_only(spec_of(tmp_path, model), tmp_path)
+    assert not backend.fits_on_disk_only(spec_of(tmp_path, model, **changes), tmp_path)
 
 
 def test_an_attempt_that_memory_did_not_suffice_for_is_followed_by_one_from_file_to_file(tmp_path: Path) -> None:
     model = model_into(tmp_path / "model")
-    assert not job.is_for(spec_of(tmp_path, model, memory_bytes=1 << 40), tmp_path)
-    assert job.is_for(spec_of(tmp_path, model, memory_bytes=1 << 40, split_batches=4), tmp_path)
+    assert not backend.fits_on_disk_only(spec_of(tmp_path, model, memory_bytes=1 << 40), tmp_path)
+    assert backend.fits_on_disk_only(spec_of(tmp_path, model, memory_bytes=1 << 40, split_batches=4), tmp_path)
 
 
 LIMITED = """
@@ -271,7 +274,7 @@ import json, os, resource, sys
 from pathlib import Path
 import torch, transformers
 from compression import run
-from compression.memory import resident
+from compression.system.memory import resident
 torch.set_num_threads(1)
 warm, spec, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 events = os.dup(1)

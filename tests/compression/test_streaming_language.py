@@ -10,16 +10,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from compression.errors import ConfigMismatch, ExportMismatch
-from compression.export import artifact, decoder
-from compression.export.verify import SHORT
-from compression.measure import Measured, MeasureSpec
-from compression.numerics import Simulation
-from compression.pipeline import compress
-from compression.plan import Tick
-from compression.recipe import Quantize, Scheme
-from compression.report import Latency, Score, StageFinished
-from compression.streaming import graph, job, shipping
+from compression.engine import shipping
+from compression.engine.on_disk import backend, onnx_writer, shipping_on_disk
+from compression.engine.pipeline import compress
+from compression.evaluation.measure import Measured, MeasureSpec
+from compression.export.onnx import decoder
+from compression.export.parity_check import SHORT
+from compression.quantization.fake_quantize import Simulation
+from compression.schema.errors import ConfigMismatch, ExportMismatch
+from compression.schema.events import StageFinished
+from compression.schema.recipe.base import Scheme
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.report.measurements import Latency, Score
+from compression.system.progress import Step
 from tests.compression.conftest import write_tokenizer
 from tests.compression.decoders import saved, tiny
 from tests.compression.measuring import briefly, in_this_process
@@ -29,9 +32,9 @@ from tests.compression.test_streaming import ONLY_QUANTIZE, done, model_into, sp
 def test_experts_of_a_language_model_are_scored_and_generate_as_the_card_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(shipping, "opened_bytes", lambda file, table: 0)
-    monkeypatch.setattr(artifact, "figures", in_this_process)
+    monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(shipping_on_disk, "opened_bytes", lambda file, table: 0)
+    monkeypatch.setattr(shipping, "measure_artifact", in_this_process)
     model = model_into(tmp_path / "model", "deepseek_v3", "ForCausalLM")
     report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30), tmp_path)
     baseline, quantized = (row.score for row in report.rows)
@@ -61,8 +64,8 @@ def onnx_files(folder: Path) -> dict[str, bytes]:
 def test_an_onnx_file_is_written_tensor_by_tensor_as_of_a_model_in_memory(
     kind: str, scheme: Scheme, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(artifact, "figures", briefly)
+    monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     model = model_into(tmp_path / "model", kind, "ForCausalLM")
     quantize = {"scheme": scheme, **({"group_size": 16} if scheme == "weight-only-int4" else {})}
     prune = {"ratio": {"ffn": 0.5}, "multiple": 8, "calibration_rows": 16}
@@ -90,8 +93,8 @@ def test_an_onnx_file_is_written_tensor_by_tensor_as_of_a_model_in_memory(
 
 @pytest.mark.parametrize("kind", ["qwen3", "deepseek_v3"])
 def test_a_classifier_s_rows_are_of_its_onnx_files_too(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(artifact, "figures", briefly)
+    monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     model = model_into(tmp_path / "model", kind)
     recipe = {**ONLY_QUANTIZE, "prune": {"ratio": {"ffn": 0.5}, "multiple": 8, "calibration_rows": 16}}
     report = done(spec_of(tmp_path, model, memory_bytes=8 << 30, recipe=recipe), tmp_path)
@@ -116,7 +119,7 @@ def test_a_classifier_s_rows_are_of_its_onnx_files_too(kind: str, tmp_path: Path
 
 @pytest.mark.parametrize("head", ["ForCausalLM", "ForSequenceClassification"])
 def test_a_file_that_answers_otherwise_is_not_shipped(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
     well = decoder.write
 
     def bent(model: Any, folder: Path, *, read: Any, **more: Any) -> Any:
@@ -137,13 +140,13 @@ def test_a_file_that_answers_otherwise_is_not_shipped(head: str, tmp_path: Path,
 def test_integers_whose_file_fits_without_the_baseline_s_are_shipped_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(artifact, "figures", briefly)
+    monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     model = model_into(tmp_path / "model", head="ForCausalLM")
     parameters = sum(weight.numel() for weight in AutoModelForCausalLM.from_pretrained(model).parameters())
     # A megabyte a parameter for float32, and as much left as that and a little: both at once do not fit.
-    monkeypatch.setattr(graph, "OPENED", {**graph.OPENED, None: 1e6, "dynamic-int8": 1e5})
-    monkeypatch.setattr(shipping.Shipping, "left", lambda _: round(1.05e6 * parameters))
+    monkeypatch.setattr(onnx_writer, "OPENED", {**onnx_writer.OPENED, None: 1e6, "dynamic-int8": 1e5})
+    monkeypatch.setattr(shipping_on_disk.OnDiskShipping, "left", lambda _: round(1.05e6 * parameters))
     report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30), tmp_path)
     assert [row.artifact for row in report.rows] == ["baseline-onnx-float32", "quantized-transformers-int8"]
     assert "quantized-onnx-int8" in {one.name for one in report.artifacts}
@@ -151,9 +154,9 @@ def test_integers_whose_file_fits_without_the_baseline_s_are_shipped_all_the_sam
 
 
 def test_texts_without_words_are_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(artifact, "figures", briefly)
-    monkeypatch.setattr(shipping.Shipping, "sample", lambda *_: [{"text": ""}])
+    monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
+    monkeypatch.setattr(shipping_on_disk.OnDiskShipping, "sample", lambda *_: [{"text": ""}])
     model = model_into(tmp_path / "model", head="ForCausalLM")
     report = done(spec_of(tmp_path, model, task="causal-lm", memory_bytes=8 << 30), tmp_path)
     assert [row.artifact for row in report.rows] == ["baseline-onnx-float32", "quantized-onnx-int8"]
@@ -161,8 +164,8 @@ def test_texts_without_words_are_no_reason_to_fail(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_token_between_two_experts_does_not_cost_the_job(sign: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(artifact, "figures", briefly)
+    monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     well, moved = decoder.write, list[str]()
 
     def nudged(model: Any, folder: Path, *, read: Any, **more: Any) -> Any:
@@ -184,7 +187,7 @@ def test_a_token_between_two_experts_does_not_cost_the_job(sign: int, tmp_path: 
         scores = gate(states[0].view(-1, states[0].shape[-1])[0])[0].sigmoid().flatten()
     gate.e_score_correction_bias.copy_(torch.stack([scores[1], scores[0]]) - scores.mean())
     write_tokenizer(saved(made, tmp_path / "model"))
-    monkeypatch.setattr(shipping.Shipping, "sample", lambda *_: [{"text": ""}])
+    monkeypatch.setattr(shipping_on_disk.OnDiskShipping, "sample", lambda *_: [{"text": ""}])
     monkeypatch.setattr(decoder, "write", nudged)
     report = done(spec_of(tmp_path, tmp_path / "model", task="causal-lm", memory_bytes=8 << 30), tmp_path)
     assert moved
@@ -194,8 +197,8 @@ def test_a_token_between_two_experts_does_not_cost_the_job(sign: int, tmp_path: 
 def test_an_attempt_that_goes_on_elsewhere_times_against_the_same_baseline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "whole_bytes", lambda parameters: 1 << 62)
-    monkeypatch.setattr(artifact, "figures", briefly)
+    monkeypatch.setattr(backend, "whole_bytes", lambda parameters: 1 << 62)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     spec = spec_of(tmp_path, model_into(tmp_path / "model", head="ForCausalLM"), task="causal-lm", memory_bytes=8 << 30)
     for event in compress(spec, tmp_path):
         if isinstance(event, StageFinished):
@@ -205,12 +208,12 @@ def test_an_attempt_that_goes_on_elsewhere_times_against_the_same_baseline(
     shutil.rmtree(tmp_path / "out" / "artifacts")  # they went to the service's storage
     seen = list[dict[str, bytes]]()
 
-    def watched(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
+    def watched(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Step, None, Measured]:
         if spec.baseline:
             seen.append(onnx_files(Path(spec.baseline)))
         return (yield from briefly(spec, last_try=last_try))
 
-    monkeypatch.setattr(artifact, "figures", watched)
+    monkeypatch.setattr(shipping, "measure_artifact", watched)
     report = done(spec.model_copy(update={"resume": "kept"}), tmp_path)
     assert seen == [written]
     assert isinstance(report.rows[1].latency, Latency)

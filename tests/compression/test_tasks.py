@@ -8,23 +8,28 @@ from pathlib import Path
 import pytest
 import torch
 
-from compression import scoring
-from compression.batches import Batch
-from compression.data import Dataset
-from compression.evaluate import logits, validate
-from compression.export import onnx, transformers
-from compression.export.artifact import write_config, write_tokenizer
-from compression.export.snippets import onnx_snippet, transformers_snippet
-from compression.export.trace import inputs_of
-from compression.export.verify import verify
-from compression.measure import ask, nobody
-from compression.numerics import insert
-from compression.recipe import Distill, Evaluate, Prepare, Prune, Recipe, Task, Train
-from compression.runtimes.runner import Kind, open_artifact
-from compression.stages.distill import distill
-from compression.stages.prepare import prepare
-from compression.stages.prune import prune
-from compression.state import State
+from compression.engine.context import StageContext
+from compression.engine.stages.distill import distill
+from compression.engine.stages.prepare import prepare
+from compression.engine.stages.prune import prune
+from compression.evaluation.measure import ask, nobody
+from compression.evaluation.runtimes.runner import Kind, open_artifact
+from compression.evaluation.validate import logits, validate
+from compression.export.onnx.exporter import write_onnx
+from compression.export.onnx.trace import inputs_of
+from compression.export.package import write_config
+from compression.export.parity_check import verify
+from compression.export.preprocessor_files import write_tokenizer
+from compression.export.transformers.exporter import write_transformers
+from compression.export.usage_snippets import onnx_snippet, transformers_snippet
+from compression.modalities.scorers import scorer_of
+from compression.modalities.text.batches import Batch
+from compression.modalities.text.dataset import Dataset
+from compression.quantization.fake_quantize import insert_fake_quantization
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
 from tests.compression.toys import LENGTH, TASKS, opened
 
 RECIPE = Recipe(
@@ -39,7 +44,7 @@ RECIPE = Recipe(
 class Learned:
     task: Task
     dataset: Dataset
-    state: State
+    state: StageContext
     before: float
     encoder: Path
 
@@ -64,7 +69,7 @@ def test_a_narrow_student_learns_it_from_the_teacher_alone(learned: Learned) -> 
     state = learned.state
     teacher = state.teacher
     assert teacher is not None
-    student = State(RECIPE, state.rows, state.model, state.journey, teacher)
+    student = StageContext(RECIPE, state.rows, state.model, state.tracker, teacher)
     list(prune(student))
     rows = state.rows["validation"]
     whole, wanted = rows.batch(list(range(len(rows)))), logits(teacher, rows)
@@ -130,11 +135,11 @@ def test_what_is_shipped_answers_as_the_engine_does(
     model = copy.deepcopy(state.teacher)
     assert model is not None
     if int8:
-        insert(model)
-    (onnx.write if kind == "onnx" else transformers.write)(model, tmp_path, int8=int8)
+        insert_fake_quantization(model)
+    (write_onnx if kind == "onnx" else write_transformers)(model, tmp_path, int8=int8)
     write_tokenizer(learned.encoder, tmp_path, LENGTH, learned.task)
     pad = write_config(model, tmp_path, dataset.labels, LENGTH, kind)
-    scorer = scoring.of(learned.task, Evaluate(), dataset.labels)
+    scorer = scorer_of(learned.task, Evaluate(), dataset.labels)
     verify(model, tmp_path, kind=kind, int8=int8, sample=dataset.judged("validation")[:8], scorer=scorer, pad_id=pad)
     test = tmp_path / "test.jsonl"
     test.write_text("".join(json.dumps(row) + "\n" for row in dataset.judged("test")))

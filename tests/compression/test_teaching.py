@@ -2,9 +2,13 @@
 
 import pytest
 
-from compression.catalog import TRAINING_FLOPS, preflight
-from compression.recipe import Distill, Evaluate, General, Prepare, Prune, Recipe, Recovery, preset
-from compression.report import DataFacts
+from compression.planning.estimator import TRAINING_FLOPS
+from compression.planning.preflight import preflight
+from compression.schema.recipe.distill import Distill, General
+from compression.schema.recipe.presets import preset
+from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
+from compression.schema.validation import DataFacts
 from tests.compression.test_catalog import DATA as CLASSES
 from tests.compression.test_catalog import MODEL as ENCODER
 from tests.compression.test_perplexity import DATA, MODEL

@@ -9,10 +9,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoModel, AutoTokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from compression import load
-from compression.errors import ConfigMismatch
-from compression.export.tokenizer import write_tokenizer
-from compression.recipe import Task
+from compression.export.preprocessor_files import write_tokenizer
+from compression.models import loading
+from compression.schema.errors import ConfigMismatch
+from compression.schema.recipe.base import Task
 from tests.compression import decoders as made
 from tests.compression.decoders import END, UNKNOWN, tiny
 from tests.compression.ggufs import CONTROL, MERGES, tokens
@@ -53,7 +53,7 @@ def write_qwen(folder: Path, pattern: str) -> Tokenizer:
 )
 def test_texts_are_cut_as_the_file_says(kind: str, name: str | None, tmp_path: Path) -> None:
     own = write(tmp_path, kind, **({} if name is None else {"tokenizer_class": name}))
-    found = load.load_tokenizer(tmp_path)
+    found = loading.load_tokenizer(tmp_path)
     assert found(TEXT)["input_ids"] == own.encode(TEXT).ids
     assert found(TEXT.upper(), add_special_tokens=False)["input_ids"] == own.encode(TEXT.upper(), add_special_tokens=False).ids
     assert "123" not in found.tokenize(TEXT)
@@ -118,15 +118,15 @@ def test_an_encoder_is_opened_so_too_where_the_settings_beside_it_say_otherwise(
 def test_a_class_that_is_opened_whatever_is_named_is_spoken_of(tmp_path: Path) -> None:
     for kind, count in (("qwen2", 1), ("llama", 0)):
         write(tmp_path / kind, kind, tokenizer_class="Qwen2Tokenizer")
-        assert len(load.tokenizer_notes(tmp_path / kind)) == count
-    assert "Qwen2Tokenizer" in load.tokenizer_notes(tmp_path / "qwen2")[0]
+        assert len(loading.tokenizer_notes(tmp_path / kind)) == count
+    assert "Qwen2Tokenizer" in loading.tokenizer_notes(tmp_path / "qwen2")[0]
 
 
 @pytest.mark.parametrize(("pattern", "count"), [(PRETOKENIZE_REGEX, 0), (r"\p{N}{1,3}| ?[^\s\p{N}]+|\s+", 1)])
 def test_a_file_with_the_rules_of_the_stock_class_is_not_spoken_of(pattern: str, count: int, tmp_path: Path) -> None:
     write_qwen(tmp_path, pattern)
-    assert len(load.tokenizer_notes(tmp_path)) == count
-    opened = load.load_tokenizer(tmp_path).backend_tokenizer.pre_tokenizer.__getstate__()
+    assert len(loading.tokenizer_notes(tmp_path)) == count
+    opened = loading.load_tokenizer(tmp_path).backend_tokenizer.pre_tokenizer.__getstate__()
     assert b'"trim_offsets":false' in opened, "Qwen's own file says so, and the stock class does not"
 
 
@@ -135,7 +135,7 @@ def test_rows_are_padded_with_a_token_that_the_file_has(tmp_path: Path) -> None:
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     del settings["pad_token"]  # the stock class then has one of its own, which this file has not
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert load.load_tokenizer(tmp_path).pad_token_id == own.token_to_id(CONTROL)
+    assert loading.load_tokenizer(tmp_path).pad_token_id == own.token_to_id(CONTROL)
 
 
 def test_a_kind_that_the_stock_class_cannot_be_is_refused(tmp_path: Path) -> None:
@@ -143,6 +143,6 @@ def test_a_kind_that_the_stock_class_cannot_be_is_refused(tmp_path: Path) -> Non
     tiny("qwen2", vocab_size=200).save_pretrained(tmp_path)
     made.write_tokenizer(tmp_path, [END, UNKNOWN, *"abcdefghijklmnopqrstuvwxyz", "quick", "brown", "fox", "lazy"])
     with pytest.raises(ConfigMismatch, match=r"Qwen2Tokenizer.* otherwise than tokenizer\.json") as caught:
-        load.load_tokenizer(tmp_path)
+        loading.load_tokenizer(tmp_path)
     assert caught.value.param == "tokenizer.json"
     assert "kind that stock transformers has" in caught.value.remedy_text

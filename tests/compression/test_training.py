@@ -8,28 +8,31 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression import numerics, training
-from compression.batches import Batch
-from compression.budget import Budget
-from compression.errors import TrainingDiverged, UnsupportedPrecision
-from compression.evaluate import Validation, logits, validate
-from compression.plan import check_precision
-from compression.recipe import Recipe
-from compression.report import Log, TrainingSaved
-from compression.tasks.base import labelled
-from compression.training import Outcome, Plan, Tick, train
+from compression.evaluation.validate import Validation, logits, validate
+from compression.modalities.base import label_loss
+from compression.modalities.text.batches import Batch
+from compression.quantization.fake_quantize import insert_fake_quantization
+from compression.quantization.precision import gradient_dtype
+from compression.schema.errors import TrainingDiverged, UnsupportedPrecision
+from compression.schema.events import Log, TrainingSaved
+from compression.schema.recipe.recipe import Recipe
+from compression.system.progress import Step
+from compression.training import trainer
+from compression.training.budget import Budget
+from compression.training.config import TrainingConfig, TrainingOutcome, check_precision
+from compression.training.trainer import train
 from tests.compression.conftest import encoded, sentences
 from tests.compression.toys import opened
 
 TRAIN, VALIDATION = encoded(sentences(320, 1)), encoded(sentences(64, 3))
-PLAN = Plan(name="prepare", epochs=4, rate=3e-3, batch=16, seed=0, dropout=True)
+PLAN = TrainingConfig(name="prepare", epochs=4, rate=3e-3, batch=16, seed=0, dropout=True)
 
 
-Training = Generator[Tick | TrainingSaved | Log, None, Outcome]
+Training = Generator[Step | TrainingSaved | Log, None, TrainingOutcome]
 
 
-def heard(ticks: Training) -> tuple[list[Tick], list[Log], Outcome]:
-    seen: list[Tick] = []
+def heard(ticks: Training) -> tuple[list[Step], list[Log], TrainingOutcome]:
+    seen: list[Step] = []
     said: list[Log] = []
     while True:
         try:
@@ -39,17 +42,17 @@ def heard(ticks: Training) -> tuple[list[Tick], list[Log], Outcome]:
         if isinstance(event, Log):
             said.append(event)
         else:
-            assert isinstance(event, Tick)
+            assert isinstance(event, Step)
             seen.append(event)
 
 
-def finish(ticks: Training) -> tuple[list[Tick], Outcome]:
+def finish(ticks: Training) -> tuple[list[Step], TrainingOutcome]:
     seen, _, outcome = heard(ticks)
     return seen, outcome
 
 
 def loss_of(model: BertForSequenceClassification) -> Any:
-    return labelled(TRAIN.task, model)
+    return label_loss(TRAIN.task, model)
 
 
 def test_it_learns_and_leaves_the_best_epoch(model: BertForSequenceClassification) -> None:
@@ -70,7 +73,7 @@ def test_the_same_seed_gives_the_same_weights(model: BertForSequenceClassificati
     results = []
     for seed in (0, 0, 1):
         model.load_state_dict(start)
-        finish(train(model, Plan("prepare", 1, 3e-3, 16, seed, dropout=True), TRAIN, VALIDATION, loss_of(model)))
+        finish(train(model, TrainingConfig("prepare", 1, 3e-3, 16, seed, dropout=True), TRAIN, VALIDATION, loss_of(model)))
         results.append(logits(model, VALIDATION))
     assert results[0].equal(results[1])
     assert not results[0].equal(results[2])
@@ -78,7 +81,7 @@ def test_the_same_seed_gives_the_same_weights(model: BertForSequenceClassificati
 
 def test_no_epochs_change_nothing(model: BertForSequenceClassification) -> None:
     before = logits(model, VALIDATION)
-    ticks, outcome = finish(train(model, Plan("prepare", 0, 3e-3, 16, 0), TRAIN, VALIDATION, loss_of(model)))
+    ticks, outcome = finish(train(model, TrainingConfig("prepare", 0, 3e-3, 16, 0), TRAIN, VALIDATION, loss_of(model)))
     assert not ticks
     assert outcome.best == outcome.before
     assert logits(model, VALIDATION).equal(before)
@@ -87,7 +90,7 @@ def test_no_epochs_change_nothing(model: BertForSequenceClassification) -> None:
 def test_a_worse_epoch_is_not_kept(model: BertForSequenceClassification) -> None:
     before = logits(model, VALIDATION)
     verdicts = iter([Validation(0.9, 0.0), Validation(0.5, 0.0), Validation(0.6, 0.0)])
-    plan = Plan("prepare", 2, 3e-3, 16, 0)
+    plan = TrainingConfig("prepare", 2, 3e-3, 16, 0)
     _, outcome = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=lambda: next(verdicts)))
     assert outcome.best_epoch == 0
     assert logits(model, VALIDATION).equal(before)
@@ -132,14 +135,14 @@ def test_l2_follows_the_validation_score(model: BertForSequenceClassification, m
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     verdicts = iter([Validation(score, 0.0) for score in (0.5, 0.8, 0.7, 0.9, 0.9)])
-    plan = Plan("prune.recovery", 4, 1e-4, 320, 0, adapt_decay=True)
+    plan = TrainingConfig("prune.recovery", 4, 1e-4, 320, 0, adapt_decay=True)
     finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=lambda: next(verdicts)))
     assert seen == [0.01, 0.01, 0.02, 0.01]
 
 
 def gradients(model: BertForSequenceClassification, loss: Any, parts: int, **plan: Any) -> list[torch.Tensor]:
     """Gradients of one batch of 30 rows, computed in parts."""
-    run = training._Run(model, Plan("prepare", 1, 1e-3, 30, 0, parts=parts, **plan), [], 1, Budget())
+    run = trainer._Run(model, TrainingConfig("prepare", 1, 1e-3, 30, 0, parts=parts, **plan), [], 1, Budget())
     run.begin(Validation(0.0, 0.0))
     assert run.gradients([TRAIN.batch(list(range(30)))], loss)
     found = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
@@ -149,7 +152,7 @@ def gradients(model: BertForSequenceClassification, loss: Any, parts: int, **pla
 
 @pytest.mark.parametrize("parts", [2, 4, 64])
 def test_a_batch_in_parts_has_the_gradients_of_the_whole(model: BertForSequenceClassification, parts: int) -> None:
-    numerics.insert(model)  # else half precision, where the processor has it, hides how near they are
+    insert_fake_quantization(model)  # else half precision, where the processor has it, hides how near they are
     sizes: list[tuple[int, int]] = []
 
     def loss(batch: Batch) -> torch.Tensor:
@@ -166,7 +169,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(model: BertForSequenceC
 
 
 def test_training_in_parts_learns_as_well(model: BertForSequenceClassification) -> None:
-    plan = Plan(name="prepare", epochs=4, rate=3e-3, batch=16, seed=0, dropout=True, parts=3)
+    plan = TrainingConfig(name="prepare", epochs=4, rate=3e-3, batch=16, seed=0, dropout=True, parts=3)
     _, outcome = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model)))
     assert outcome.best.score > 0.9
 
@@ -187,10 +190,10 @@ def test_gradients_that_are_not_finite_are_forgotten(model: BertForSequenceClass
 
 
 def test_accumulated_batches_have_the_gradients_of_one_large_one(model: BertForSequenceClassification) -> None:
-    numerics.insert(model)  # else half precision, where the processor has it, hides how near they are
+    insert_fake_quantization(model)  # else half precision, where the processor has it, hides how near they are
     whole = gradients(model, loss_of(model), 1)
     for parts in (1, 2):
-        run = training._Run(model, Plan("prepare", 1, 1e-3, 12, 0, parts=parts, accumulate=3), [], 1, Budget())
+        run = trainer._Run(model, TrainingConfig("prepare", 1, 1e-3, 12, 0, parts=parts, accumulate=3), [], 1, Budget())
         run.begin(Validation(0.0, 0.0))
         assert run.gradients([TRAIN.batch(list(range(start, min(start + 12, 30)))) for start in (0, 12, 24)], loss_of(model))
         ours = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
@@ -203,11 +206,11 @@ def test_a_tagged_word_counts_the_same_in_whatever_batch_it_stands(tmp_path: Pat
     _, _, state = opened("token-classification", tmp_path, encoder, Recipe())
     by_length = sorted(range(len(state.rows["train"])), key=lambda row: len(state.rows["train"].tokens[row]))
     rows = state.rows["train"].at(by_length[:20] + by_length[-10:])  # 4 words against 8
-    numerics.insert(state.model)  # else half precision, where the processor has it, hides how near they are
-    loss = labelled(state.task, state.model)
+    insert_fake_quantization(state.model)  # else half precision, where the processor has it, hides how near they are
+    loss = label_loss(state.task, state.model)
 
     def found(batches: list[Batch], parts: int) -> list[torch.Tensor]:
-        run = training._Run(state.model, Plan("prepare", 1, 1e-3, 30, 0, parts=parts), [], 1, Budget())
+        run = trainer._Run(state.model, TrainingConfig("prepare", 1, 1e-3, 30, 0, parts=parts), [], 1, Budget())
         run.begin(Validation(0.0, 0.0))
         assert run.gradients(batches, loss)
         mine = [parameter.grad.clone() for parameter in state.model.parameters() if parameter.grad is not None]
@@ -227,7 +230,7 @@ def test_accumulation_takes_fewer_steps_and_repeats_itself(model: BertForSequenc
     results = []
     for seed in (0, 0, 1):
         model.load_state_dict(start)
-        plan = Plan("prepare", 2, 3e-3, 16, seed, dropout=True, accumulate=3, parts=2)
+        plan = TrainingConfig("prepare", 2, 3e-3, 16, seed, dropout=True, accumulate=3, parts=2)
         ticks, _ = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model)))
         steps = [tick for tick in ticks if tick.score is None]
         assert [tick.step for tick in steps] == list(range(1, 15))  # 20 batches: seven steps an epoch, the last of two batches
@@ -239,7 +242,7 @@ def test_accumulation_takes_fewer_steps_and_repeats_itself(model: BertForSequenc
 
 
 def test_the_warm_up_is_a_share_of_the_steps_and_l2_shrinks_weights(model: BertForSequenceClassification) -> None:
-    ticks, _ = finish(train(model, Plan("prepare", 1, 1e-3, 16, 0, warmup=0.5), TRAIN, VALIDATION, loss_of(model)))
+    ticks, _ = finish(train(model, TrainingConfig("prepare", 1, 1e-3, 16, 0, warmup=0.5), TRAIN, VALIDATION, loss_of(model)))
     rates = [tick.rate for tick in ticks if tick.score is None and tick.rate is not None]
     assert rates.index(max(rates)) == 8  # the tenth step's, told after the ninth
     assert rates == pytest.approx(
@@ -249,7 +252,7 @@ def test_the_warm_up_is_a_share_of_the_steps_and_l2_shrinks_weights(model: BertF
     start = {name: value.clone() for name, value in model.state_dict().items()}
     for decay in (0.0, 1.0):
         model.load_state_dict(start)
-        finish(train(model, Plan("prepare", 1, 1e-2, 16, 0, decay=decay), TRAIN, VALIDATION, loss_of(model)))
+        finish(train(model, TrainingConfig("prepare", 1, 1e-2, 16, 0, decay=decay), TRAIN, VALIDATION, loss_of(model)))
         norms.append(weight.norm().item())
     assert norms[1] < 0.97 * norms[0]
 
@@ -260,7 +263,7 @@ def scored(*scores: float) -> Any:
 
 
 def test_patience_ends_training_and_says_so(model: BertForSequenceClassification) -> None:
-    plan = Plan("distill", 9, 1e-3, 320, 0, patience=2)
+    plan = TrainingConfig("distill", 9, 1e-3, 320, 0, patience=2)
     judge = scored(0.5, 0.6, 0.7, 0.7, 0.65)
     ticks, said, outcome = heard(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=judge))
     assert [tick.score for tick in ticks if tick.score is not None] == [0.6, 0.7, 0.7, 0.65]
@@ -270,7 +273,7 @@ def test_patience_ends_training_and_says_so(model: BertForSequenceClassification
 
 
 def test_patience_does_not_count_the_epochs_before_its_time(model: BertForSequenceClassification) -> None:
-    plan = Plan("prune.recovery", 9, 1e-3, 320, 0, patience=1, patience_from=3)
+    plan = TrainingConfig("prune.recovery", 9, 1e-3, 320, 0, patience=1, patience_from=3)
     judge = scored(0.5, 0.4, 0.4, 0.4, 0.6, 0.5)
     ticks, outcome = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), validation=judge))
     assert len([tick for tick in ticks if tick.score is not None]) == 5
@@ -279,10 +282,10 @@ def test_patience_does_not_count_the_epochs_before_its_time(model: BertForSequen
 
 def test_the_jobs_steps_are_shared_by_its_trainings(model: BertForSequenceClassification) -> None:
     budget = Budget(max_steps=50)
-    plan = Plan("prepare", 1, 3e-3, 16, 0)
+    plan = TrainingConfig("prepare", 1, 3e-3, 16, 0)
     _, outcome = finish(train(model, plan, TRAIN, VALIDATION, loss_of(model), budget=budget))
     assert (budget.spent.steps, outcome.remarks) == (20, ())
-    longer = Plan("distill", 4, 3e-3, 16, 0)
+    longer = TrainingConfig("distill", 4, 3e-3, 16, 0)
     ticks, said, outcome = heard(train(model, longer, TRAIN, VALIDATION, loss_of(model), budget=budget))
     steps = [tick for tick in ticks if tick.score is None]
     assert [tick.step for tick in steps] == list(range(1, 31))
@@ -318,14 +321,14 @@ def test_minutes_end_training_at_the_step(model: BertForSequenceClassification) 
 def test_precision_decides_what_is_multiplied_in(
     model: BertForSequenceClassification, monkeypatch: pytest.MonkeyPatch, precision: Any
 ) -> None:
-    monkeypatch.setattr("compression.numerics.floating.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("compression.quantization.precision.has_bfloat16", lambda device: True)
     seen: set[torch.dtype] = set()
     linear = model.bert.encoder.layer[0].output.dense
     linear.register_forward_hook(lambda module, given, out: seen.add(out.dtype))
     finish(
         train(
             model,
-            Plan("prepare", 1, 1e-3, 320, 0, precision=precision),
+            TrainingConfig("prepare", 1, 1e-3, 320, 0, precision=precision),
             TRAIN,
             VALIDATION,
             loss_of(model),
@@ -334,8 +337,8 @@ def test_precision_decides_what_is_multiplied_in(
     )
     assert seen == {torch.float32 if precision == "float32" else torch.bfloat16}
 
-    numerics.insert(model)  # simulated integers stay exact; their gradients are rounded as the recipe allows
-    run = training._Run(model, Plan("prepare", 1, 1e-3, 30, 0, precision=precision), [], 1, Budget())
+    insert_fake_quantization(model)  # simulated integers stay exact; their gradients are rounded as the recipe allows
+    run = trainer._Run(model, TrainingConfig("prepare", 1, 1e-3, 30, 0, precision=precision), [], 1, Budget())
     run.begin(Validation(0.0, 0.0))
     seen.clear()
     assert run.gradients([TRAIN.batch(list(range(30)))], loss_of(model))
@@ -349,11 +352,11 @@ def test_precision_decides_what_is_multiplied_in(
 
 
 def test_a_device_without_bfloat16_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("compression.numerics", "compression.numerics.floating"):
+    for place in ("compression.quantization", "compression.quantization.precision"):
         monkeypatch.setattr(f"{place}.has_bfloat16", lambda device: False)
     for precision in ("auto", "float32"):
         check_precision(precision, torch.device("cpu"))
     with pytest.raises(UnsupportedPrecision) as caught:
         check_precision("bfloat16", torch.device("cpu"))
     assert caught.value.param == "recipe.train.precision"
-    assert numerics.gradient_dtype(torch.device("cpu")) == torch.float32
+    assert gradient_dtype(torch.device("cpu")) == torch.float32

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from compression.errors import ALL_ERRORS
-from compression.recipe import ModelCheck
-from compression.report import ModelFacts, Rejected, parse_finding
-from compression.validate import MOST_REASONS, validate
+from compression.engine.commands.validate import MOST_REASONS, validate
+from compression.schema.errors import ALL_ERRORS
+from compression.schema.job_spec import ModelCheck
+from compression.schema.validation import ModelFacts, Rejected, parse_finding
 
 
 def ask(spec: str, folder: Path) -> bytes:
@@ -72,7 +72,9 @@ def test_a_tokenizer_that_unpacks_without_end_ends_the_check_and_not_the_machine
 def test_what_no_check_thought_of_is_told_with_a_code_that_is_documented(
     encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compression.checks.model.check", lambda folder: {}[folder.name])  # breaks as a bug of a check would
+    monkeypatch.setattr(
+        "compression.models.validation.model.check", lambda folder: {}[folder.name]
+    )  # breaks as a bug of a check would
     finding = validate(ModelCheck(path="."), encoder)
     assert isinstance(finding, Rejected)
     (reason,) = finding.reasons

@@ -2,9 +2,10 @@
 
 import pytest
 
-from compression.recipe import Targets
-from compression.report import NotMeasured, Report, Row, StageVerdict
-from compression.verdicts import choose, cost, judged, shortfall, targets_met
+from compression.planning.verdicts import choose, cost, judged, shortfall, targets_met
+from compression.schema.recipe.recipe import Targets
+from compression.schema.report.measurements import NotMeasured, Row, StageVerdict
+from compression.schema.report.report import Report
 from tests.client import figures
 from tests.client.figures import row
 from tests.compression.judging import BASELINE, QUANTIZED, RECIPE, TARGETS, distilled, pruned, verdict

@@ -10,17 +10,18 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from compression import tasks
-from compression.cast import Cast, Named
-from compression.data import Dataset, Rows
-from compression.encoding import Reading
-from compression.errors import UnsupportedTokenizer
-from compression.evaluate import logits
-from compression.families.roberta import ROBERTA
-from compression.recipe import Recipe
-from compression.stages.trim import trim
-from compression.state import State
-from compression.vocabulary import Vocabulary, fitted, needed, tokens_of
+from compression.engine.context import StageContext
+from compression.engine.job_models import JobModels, ModelSource
+from compression.engine.stages.vocabulary import reduce_vocabulary
+from compression.evaluation.validate import logits
+from compression.modalities.registry import task_of
+from compression.modalities.text.dataset import Dataset, TextSplit
+from compression.modalities.text.preprocessor import TextPreprocessor
+from compression.modalities.text.vocabulary.reduced import ReducedVocabulary, fit_vocabulary
+from compression.modalities.text.vocabulary.required_tokens import required_tokens, tokens_of
+from compression.models.adapters.roberta import ROBERTA
+from compression.schema.errors import UnsupportedTokenizer
+from compression.schema.recipe.recipe import Recipe
 from tests.compression.conftest import all_phases
 from tests.compression.models import tiny, tiny_config
 from tests.examples import real_examples
@@ -94,11 +95,13 @@ def written(folder: Path, kind: str) -> PreTrainedTokenizerFast:
     return opened
 
 
-def fit(folder: Path, kind: str, texts: list[str], ratio: float = 1.0) -> tuple[PreTrainedTokenizerFast, Vocabulary, Any]:
+def fit(
+    folder: Path, kind: str, texts: list[str], ratio: float = 1.0
+) -> tuple[PreTrainedTokenizerFast, ReducedVocabulary, Any]:
     old = written(folder / "old", kind)
     family = {"WordPiece": "bert", "byte-level BPE": "roberta", "Unigram": "xlm-roberta"}[kind]
     model = tiny(family, vocab_size=len(old) + 3)  # tables have more rows than there are tokens
-    return old, fitted(folder / "old", old, model.config, texts, folder / "new", ratio), model
+    return old, fit_vocabulary(folder / "old", old, model.config, texts, folder / "new", ratio), model
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -150,9 +153,9 @@ def test_what_a_byte_pair_is_made_of_stays() -> None:
             "merges": [["a", "b"], ["ab", "c"], ["b", "c"], "c a"],
         }
     }
-    assert needed(spec, {4}) == [0, 1, 2, 3, 4]
-    assert needed(spec, set()) == [0, 1, 2]
-    assert needed(spec, set(), count=5) == [0, 1, 2, 3, 4]
+    assert required_tokens(spec, {4}) == [0, 1, 2, 3, 4]
+    assert required_tokens(spec, set()) == [0, 1, 2]
+    assert required_tokens(spec, set(), count=5) == [0, 1, 2, 3, 4]
 
 
 def test_a_tokenizer_of_whole_words_cannot_shrink() -> None:
@@ -163,23 +166,23 @@ def test_a_tokenizer_of_whole_words_cannot_shrink() -> None:
 def test_the_cut_changes_ids_and_no_answer(tmp_path: Path) -> None:
     old, small, model = fit(tmp_path, "byte-level BPE", TEXTS)
     model.save_pretrained(tmp_path / "old")
-    task = tasks.of("text-classification")
-    data = Dataset(("LABEL_0", "LABEL_1"), {"train": Rows(tuple(TEXTS), ("LABEL_0", "LABEL_1"))}, frozenset())
-    reading, shape = Reading(old, 32, types=False), ROBERTA.shape_of(model.config)
-    base = Named("models.base", tmp_path / "old", reading, shape, 64, model.config)
+    task = task_of("text-classification")
+    data = Dataset(("LABEL_0", "LABEL_1"), {"train": TextSplit(tuple(TEXTS), ("LABEL_0", "LABEL_1"))}, frozenset())
+    reading, shape = TextPreprocessor(old, 32, types=False), ROBERTA.shape_of(model.config)
+    base = ModelSource("models.base", tmp_path / "old", reading, shape, 64, model.config)
     teachers = (replace(base, param="models.teachers.0"), replace(base, param="models.teachers.1", aligned=False))
     # The same tokenizer, but padding is a token that the texts do not need.
     gone = next(number for number in range(len(old)) if number not in small.kept)
     padded = tiny_config("roberta", vocab_size=len(old), pad_token_id=gone)
     teachers += (replace(base, param="models.teachers.2", config=padded),)
-    cast = Cast(base, data, task, teachers=teachers)
+    cast = JobModels(base, data, task, teachers=teachers)
     rows = cast.read(base, "train")
     other = tiny("roberta", vocab_size=len(old) + 3)
-    state = State(Recipe(), {"train": rows, "validation": rows}, model, all_phases(), teacher=other, cast=cast)
+    state = StageContext(Recipe(), {"train": rows, "validation": rows}, model, all_phases(), teacher=other, cast=cast)
     state.originals, state.unlabelled, state.vocabulary = [other], rows, small
     before = logits(model, rows)
     assert before.equal(logits(other, rows))
-    trim(state)
+    reduce_vocabulary(state)
     assert state.cast is not None
     assert state.teacher is not None
     assert state.unlabelled is not None
@@ -203,7 +206,7 @@ def test_a_real_tokenizer_reads_real_sentences_alike(tmp_path: Path) -> None:
     lines = (folder / "data" / "test.jsonl").read_text().splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     old = AutoTokenizer.from_pretrained(folder / "model")
-    small = fitted(folder / "model", old, tiny("bert", vocab_size=len(old), pad_token_id=0).config, texts, tmp_path)
+    small = fit_vocabulary(folder / "model", old, tiny("bert", vocab_size=len(old), pad_token_id=0).config, texts, tmp_path)
     assert len(small.kept) < 0.3 * len(old)
     new = AutoTokenizer.from_pretrained(tmp_path)
     found = [[small.kept[number] for number in ids] for ids in new(texts)["input_ids"]]

@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
-from compression.recipe import Distill, Weights
-from compression.weighting import VARIANCE_RATE, weighting
+from compression.distillation.loss_weights import VARIANCE_RATE, loss_weights
+from compression.schema.recipe.distill import Distill, Weights
 
 CPU = torch.device("cpu")
 
 
 def test_fixed_weights_stay_and_linear_ones_arrive() -> None:
-    fixed = weighting(Distill(soft=2.0, hard=0.0, hidden=0.5), CPU)
-    linear = weighting(Distill(soft=2.0, hard=0.0, hidden=0.5, weighting="linear", to=Weights(hard=1.0, hidden=0.0)), CPU)
+    fixed = loss_weights(Distill(soft=2.0, hard=0.0, hidden=0.5), CPU)
+    linear = loss_weights(Distill(soft=2.0, hard=0.0, hidden=0.5, weighting="linear", to=Weights(hard=1.0, hidden=0.0)), CPU)
     seen = []
     for share in (0.0, 0.25, 1.0):
         fixed.at(share)
@@ -31,7 +31,7 @@ def test_fixed_weights_stay_and_linear_ones_arrive() -> None:
 
 def test_uncertainty_divides_each_term_by_a_variance_that_it_learns() -> None:
     settings = Distill(rate=2e-4, soft=1.0, hard=0.0, hidden=2.0, weighting="uncertainty")
-    found = weighting(settings, CPU)
+    found = loss_weights(settings, CPU)
     terms = {"soft": torch.tensor(4.0), "hidden": torch.tensor(0.01)}
     assert found.total(terms).item() == pytest.approx(4.0 + 2 * 0.01)
     (raw,) = found.parameters

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from compression import data, load, tasks
-from compression.data import Dataset
-from compression.encoding import encoded
-from compression.recipe import Data, Evaluate, Recipe, Split, Task
-from compression.state import State
+from compression.engine.context import StageContext
+from compression.modalities.registry import task_of
+from compression.modalities.text.dataset import Dataset, load_dataset
+from compression.modalities.text.preprocessor import encoded
+from compression.models import loading
+from compression.schema.job_spec import Data
+from compression.schema.recipe.base import Split, Task
+from compression.schema.recipe.recipe import Evaluate, Recipe
 from tests.compression.conftest import BAD, FILLER, GOOD, all_phases
 
 LENGTH = 40
@@ -58,12 +61,12 @@ def write(task: Task, folder: Path, train: int = 320, test: int = 80) -> Data:
 
 def opened(
     task: Task, folder: Path, encoder: Path, recipe: Recipe, evaluate: Evaluate | None = None
-) -> tuple[Dataset, PreTrainedTokenizerFast, State]:
+) -> tuple[Dataset, PreTrainedTokenizerFast, StageContext]:
     """Load data and model as a job does."""
-    dataset = data.load(write(task, folder), folder, seed=0, task=task)
-    model, tokenizer = load.load_model(encoder, dataset.labels, task, seed=0), load.load_tokenizer(encoder)
-    asked = tasks.of(task, dataset.labels, evaluate or Evaluate())
+    dataset = load_dataset(write(task, folder), folder, seed=0, task=task)
+    model, tokenizer = loading.load_model(encoder, dataset.labels, task, seed=0), loading.load_tokenizer(encoder)
+    asked = task_of(task, dataset.labels, evaluate or Evaluate())
     names: tuple[Split, ...] = ("train", "validation", "test")
     rows = {name: encoded(dataset, name, tokenizer, LENGTH, asked, types=True) for name in names}
     torch.manual_seed(0)
-    return dataset, tokenizer, State(recipe, rows, model, all_phases())
+    return dataset, tokenizer, StageContext(recipe, rows, model, all_phases())

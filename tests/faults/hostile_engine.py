@@ -1,4 +1,4 @@
-"""Stands in for `compression/run.py` in a copy of the code: an engine that a model file has taken over.
+"""Stands in for `compression/engine/commands/run.py` in a copy of the code: an engine that a model file has taken over.
 
 It does what the job's seed says, with what the test wrote to `forged.json` beside it.
 """

@@ -12,7 +12,8 @@ from app.db import writing
 from app.models import Artifact, Dataset, File, Metric, Try
 from app.settings import Settings
 from app.storage import LocalStorage
-from compression.recipe import Question, Recipe, Targets
+from compression.schema.prediction_request import Question
+from compression.schema.recipe.recipe import Recipe, Targets
 from tests.rows import submitted
 from workers import engine
 from workers.answers import answer_next
@@ -99,9 +100,7 @@ print(json.dumps({{"asked": asked, "expected": "good", "original": {SAID!r}, "co
 
 
 def test_a_reason_of_the_child_is_told(settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    child = (
-        "from compression.report import Rejected; print(Rejected(reasons=({'code': 'c', 'cause': 'a\\0b'},)).model_dump_json())"
-    )
+    child = "from compression.schema.report import Rejected; print(Rejected(reasons=({'code': 'c', 'cause': 'a\\0b'},)).model_dump_json())"
     found = answered(settings, storage, monkeypatch, child)
     assert (found.state, found.error) == ("failed", {"code": "c", "cause": "a\ufffdb"})
 

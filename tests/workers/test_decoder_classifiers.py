@@ -47,8 +47,10 @@ def test_a_decoder_is_taught_a_task_cut_and_taught_again(service: Service, http:
     service.start_workers("jobs")
     write_tokenizer(saved(tiny("llama", "Model", pad_token_id=0), tmp_path / "model"))
     files = splits()
-    lesson = {"epochs": 2, "rate": 3e-3}
-    job = done(http, tmp_path / "model", files, service, prepare=lesson, prune=FFN, distill=lesson, train={"max_length": 32})
+    objective = {"epochs": 2, "rate": 3e-3}
+    job = done(
+        http, tmp_path / "model", files, service, prepare=objective, prune=FFN, distill=objective, train={"max_length": 32}
+    )
     assert [row["stage"] for row in job["rows"]] == ["baseline", "quantized", "pruned", "distilled"]
     assert (job["rows"][0]["shape"]["ffn"], job["rows"][-1]["shape"]["ffn"]) == (64, 32)
     report = http.get(f"/v1/jobs/{job['id']}/report").json()

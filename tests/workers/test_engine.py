@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from app.settings import Settings
-from compression.report import Log
+from compression.schema.events import Log
 from workers import engine as engines
 from workers import sandbox
 from workers.engine import Engine, environment

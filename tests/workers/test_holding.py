@@ -15,7 +15,7 @@ from app.db import reading, writing
 from app.models import File, Model, Team, Try
 from app.settings import Settings
 from app.storage import LocalStorage
-from compression.recipe import Question
+from compression.schema.prediction_request import Question
 from tests.workers.test_answers import asked
 from workers import checks, engine
 from workers.answers import answer_next

@@ -10,7 +10,7 @@ from app.db import writing
 from app.models import Dataset, File, JobModel
 from app.settings import Settings
 from app.storage import open_storage
-from compression.recipe import Spec
+from compression.schema.job_spec import Spec
 from tests.app.test_jobs import row
 from tests.rows import ready, submitted, team
 from workers.layout import fetched_bytes, lay_out

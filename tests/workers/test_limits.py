@@ -10,7 +10,7 @@ import pytest
 
 from app.settings import Settings
 from app.storage import LocalStorage
-from compression.memory import killed_for_memory
+from compression.system.memory import killed_for_memory
 from tests.workers.test_watch import too_deep_to_look
 from workers import limits
 from workers.folders import RESERVED

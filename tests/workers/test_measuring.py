@@ -18,7 +18,7 @@ from workers.sandbox import STRONGEST_FIRST, Sandbox, obstacle
 
 TURN = """
 import pathlib, time
-from compression.host_lock import host_lock
+from compression.system.host_lock import host_lock
 with host_lock() as turn:
     pathlib.Path("in").write_text(str(turn.exclusive))
     while not pathlib.Path("out").exists():

@@ -18,8 +18,11 @@ import psutil
 import pytest
 
 from app.settings import Settings
-from compression.recipe import Data, ModelCheck, Recipe, Spec
-from compression.report import Finished, Latency, ModelFacts, NotMeasured, parse_finding
+from compression.schema.events import Finished
+from compression.schema.job_spec import Data, ModelCheck, Spec
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.measurements import Latency, NotMeasured
+from compression.schema.validation import ModelFacts, parse_finding
 from tests.compression.decoders import END
 from tests.compression.test_pairs import PLAIN, job_of, read, send
 from tests.conftest import ROOT, wait_for
@@ -216,7 +219,7 @@ def test_a_translation_pair_of_the_system_runs_inside(house: House, confined: Sa
     pairs = subprocess.run(["apertium", "-l"], capture_output=True, text=True, check=False).stdout.split()
     if "eng-spa" not in pairs:
         pytest.skip("apertium-eng-spa is not installed")
-    code = "from compression.augment.apertium import Apertium; print(Apertium('eng-spa')(['The house is big.']))"
+    code = "from compression.modalities.text.augmentation.apertium import Apertium; print(Apertium('eng-spa')(['The house is big.']))"
     out = house.own / "said"
     with out.open("wb") as said, (house.own / "log").open("wb") as log:
         arguments = [sys.executable, "-P", "-c", code]

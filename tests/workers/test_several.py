@@ -12,8 +12,11 @@ from app.db import reading, writing
 from app.models import Dataset, Job, JobDataset
 from app.settings import Settings
 from app.storage import open_storage
-from compression import report as told
-from compression.recipe import Spec
+from compression.schema.events import ArtifactReady, Event, PartFinished, StageFinished
+from compression.schema.job_spec import Spec
+from compression.schema.report.averages import mean_row
+from compression.schema.report.measurements import NotMeasured, Row
+from compression.schema.report.report import Artifact, File
 from tests.client.figures import row
 from tests.rows import submitted, team
 from workers.engine import Engine
@@ -30,10 +33,10 @@ LAYOUT = {"format": "jsonl", "splits": {"train": ["a.jsonl"]}}
 class Telling:
     """Stands in for an engine that tells some events and ends."""
 
-    def __init__(self, *events: told.Event) -> None:
+    def __init__(self, *events: Event) -> None:
         self.told = events
 
-    def events(self, _tick: float) -> Iterator[told.Event]:
+    def events(self, _tick: float) -> Iterator[Event]:
         yield from self.told
 
     def status(self) -> int:
@@ -68,7 +71,7 @@ def claimed(settings: Settings, folder: Path) -> jobs.Claim:
     return claim
 
 
-def listen(claim: jobs.Claim, folder: Path, settings: Settings, *events: told.Event) -> None:
+def listen(claim: jobs.Claim, folder: Path, settings: Settings, *events: Event) -> None:
     """Follow an engine that tells these and dies."""
     lease = Lease(claim, settings, on_lost=lambda: None)
     engine = cast("Engine", Telling(*events))
@@ -76,21 +79,21 @@ def listen(claim: jobs.Claim, folder: Path, settings: Settings, *events: told.Ev
         Watch(claim, folder, open_storage(settings), lease, engine, settings).follow()
 
 
-def file(folder: Path, path: str, data: bytes) -> told.File:
+def file(folder: Path, path: str, data: bytes) -> File:
     """Write what an engine would; `path` is from the folder of checkpoints or of the artifact."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / path).parent.mkdir(exist_ok=True)
     (folder / path).write_bytes(data)
-    return told.File(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return File(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def part(number: int, name: str, *files: told.File) -> told.PartFinished:
-    return told.PartFinished(stage="baseline", part=name, number=number, checkpoint=files)
+def part(number: int, name: str, *files: File) -> PartFinished:
+    return PartFinished(stage="baseline", part=name, number=number, checkpoint=files)
 
 
-def mean(*names: str) -> told.Row:
+def mean(*names: str) -> Row:
     rows = {name: row("baseline", 20_000_000, 80_000_000, 16.0, 0.8) for name in names}
-    return told.mean_row(rows, None) if rows else row("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
+    return mean_row(rows, None) if rows else row("baseline", 20_000_000, 80_000_000, 16.0, 0.8)
 
 
 def test_an_attempt_that_died_between_two_parts_is_gone_on_from(job: Job, settings: Settings, tmp_path: Path) -> None:
@@ -98,17 +101,17 @@ def test_an_attempt_that_died_between_two_parts_is_gone_on_from(job: Job, settin
     claim = claimed(settings, first)
     kept = file(first / "out/checkpoints/baseline", "mood/state.json", b"of mood")
     model = file(first / "out/artifacts/baseline-onnx-float32-mood", "model.onnx", b"weights")
-    ready = told.Artifact(
+    ready = Artifact(
         name="baseline-onnx-float32-mood",
         kind="onnx",
         stage="baseline",
         precision="float32",
         files=(model,),
-        score=told.NotMeasured(not_measured="a test"),
+        score=NotMeasured(not_measured="a test"),
         opens_with="onnxruntime",
         part="mood",
     )
-    listen(claim, first, settings, told.ArtifactReady(artifact=ready), part(0, "mood", kept))
+    listen(claim, first, settings, ArtifactReady(artifact=ready), part(0, "mood", kept))
     with reading() as session:
         assert [found.stage for found in jobs.checkpoints(session, job.id)] == ["baseline.0"]
         assert jobs.recorded(session, job.id) == ([], {"baseline-onnx-float32-mood"})
@@ -126,7 +129,7 @@ def test_an_attempt_that_died_between_two_parts_is_gone_on_from(job: Job, settin
     assert (second / "resume/baseline/mood/state.json").read_bytes() == b"of mood"
     place = second / "out/checkpoints/baseline"
     mood, joy, whole = (file(place, path, b"x") for path in ("mood/state.json", "joy/state.json", "state.json"))
-    done = told.StageFinished(row=mean("mood", "joy"), checkpoint=(mood, joy, whole))
+    done = StageFinished(row=mean("mood", "joy"), checkpoint=(mood, joy, whole))
     listen(claim, second, settings, part(0, "mood", mood), part(1, "joy", joy), done)
     with reading() as session:
         (stage,) = jobs.checkpoints(session, job.id)
@@ -148,9 +151,9 @@ def test_an_attempt_that_died_between_two_parts_is_gone_on_from(job: Job, settin
         [part(1, "mood")],
         [part(2, "mood")],
         [part(0, "mood"), part(0, "mood")],
-        [told.StageFinished(row=mean(), checkpoint=())],
-        [told.StageFinished(row=mean("mood"), checkpoint=())],
-        [told.StageFinished(row=mean("mood", "joy"), checkpoint=()), part(0, "mood")],
+        [StageFinished(row=mean(), checkpoint=())],
+        [StageFinished(row=mean("mood"), checkpoint=())],
+        [StageFinished(row=mean("mood", "joy"), checkpoint=()), part(0, "mood")],
     ],
 )
 def test_an_engine_cannot_speak_of_other_parts(job: Job, settings: Settings, tmp_path: Path, events: list[Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from app.db import writing
 from app.settings import Settings
 from app.storage import LocalStorage
-from compression.report import Log
+from compression.schema.events import Log
 from tests.rows import submitted
 from tests.workers.test_engine import run as run
 from tests.workers.test_several import claimed

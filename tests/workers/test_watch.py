@@ -11,7 +11,8 @@ import pytest
 from app.db import writing
 from app.settings import Settings
 from app.storage import LocalStorage, Source
-from compression import report as told
+from compression.schema.events import ArtifactReady, Event, TrainingSaved, Working
+from compression.schema.report.report import File
 from tests.client.figures import report
 from tests.rows import submitted
 from tests.workers.test_several import Telling, claimed, file
@@ -38,8 +39,8 @@ class Meddled(LocalStorage):
         super().put_file(key, source)
 
 
-def saved(*files: told.File) -> told.TrainingSaved:
-    return told.TrainingSaved(stage="baseline", phase="tune", step=1, total=2, folder="training-1", files=files)
+def saved(*files: File) -> TrainingSaved:
+    return TrainingSaved(stage="baseline", phase="tune", step=1, total=2, folder="training-1", files=files)
 
 
 @pytest.mark.parametrize("data", [b"lies", b"weights and no end"], ids=["changed", "longer"])
@@ -64,7 +65,7 @@ def test_what_is_stored_of_an_engine_runs_as_nobody_else(settings: Settings, tmp
     place = tmp_path / "1/out/artifacts/a"
     ready = report().artifacts[0].model_copy(update={"name": "a", "files": (file(place, "program", b"#!/bin/sh"),)})
     (place / "program").chmod(0o6755)  # as an engine can that nothing confines
-    lease, engine = Lease(claim, settings, on_lost=lambda: None), cast("Engine", Telling(told.ArtifactReady(artifact=ready)))
+    lease, engine = Lease(claim, settings, on_lost=lambda: None), cast("Engine", Telling(ArtifactReady(artifact=ready)))
     with pytest.raises(Crashed):  # it ends without a report
         Watch(claim, tmp_path / "1", LocalStorage(tmp_path / "store"), lease, engine, settings).follow()
     (stored,) = (tmp_path / "store").rglob("program")
@@ -76,7 +77,7 @@ class Writing(Telling):
 
     ended = False
 
-    def events(self, _tick: float) -> Iterator[told.Event]:
+    def events(self, _tick: float) -> Iterator[Event]:
         yield cast("told.Event", None)
         yield from self.told
 
@@ -154,7 +155,7 @@ def test_no_more_is_stored_than_an_engine_may_write(settings: Settings, tmp_path
     lease = Lease(claim, settings, on_lost=lambda: None)
     place = tmp_path / "1/out/artifacts"
     ready = [
-        told.ArtifactReady(artifact=report().artifacts[0].model_copy(update={"name": name, "files": (promised,)}))
+        ArtifactReady(artifact=report().artifacts[0].model_copy(update={"name": name, "files": (promised,)}))
         for name, promised in ((name, file(place / name, "holes", bytes(MIB))) for name in "abcd")
     ]
     with pytest.raises(Failed) as caught:
@@ -166,20 +167,18 @@ def test_no_more_is_stored_than_an_engine_may_write(settings: Settings, tmp_path
 class Slow(Writing):
     """An engine between whose words two seconds pass; None is a word that does not come."""
 
-    def __init__(self, now: list[float], *words: told.Event | None) -> None:
+    def __init__(self, now: list[float], *words: Event | None) -> None:
         self.now, self.words = now, words
 
-    def events(self, _tick: float) -> Iterator[told.Event]:
+    def events(self, _tick: float) -> Iterator[Event]:
         for word in self.words:
             self.now[0] += 2
             yield cast("told.Event", word)
 
 
-@pytest.mark.parametrize(
-    ("word", "code"), [(told.Working(), "engine_crashed"), (None, "engine_stalled")], ids=["sign", "silence"]
-)
+@pytest.mark.parametrize(("word", "code"), [(Working(), "engine_crashed"), (None, "engine_stalled")], ids=["sign", "silence"])
 def test_an_engine_that_gives_signs_of_life_does_not_stand_still(
-    word: told.Event | None, code: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    word: Event | None, code: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(watch, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))

@@ -13,11 +13,11 @@ from app.failures import failure
 from app.models import Artifact, Dataset, File, Job, Model
 from app.settings import Settings
 from app.storage import Storage, open_storage
-from compression import report as told
-from compression.export import artifact
-from compression.pipeline import compress
-from compression.recipe import Spec
-from compression.streaming import job as streaming
+from compression.engine import shipping
+from compression.engine.on_disk import backend as streaming
+from compression.engine.pipeline import compress
+from compression.schema.events import Event, StageFinished
+from compression.schema.job_spec import Spec
 from tests.compression.conftest import sentences, write_rows
 from tests.compression.measuring import briefly
 from tests.compression.test_streaming import ONLY_QUANTIZE, model_into
@@ -37,10 +37,10 @@ class Working(Telling):
     def __init__(self, spec: Path, folder: Path, until: str | None) -> None:
         self.spec, self.folder, self.until = Spec.model_validate_json(spec.read_bytes()), folder, until
 
-    def events(self, _tick: float) -> Iterator[told.Event]:
+    def events(self, _tick: float) -> Iterator[Event]:
         for event in compress(self.spec, self.folder):
             yield event
-            if isinstance(event, told.StageFinished) and event.row.stage == self.until:
+            if isinstance(event, StageFinished) and event.row.stage == self.until:
                 return
 
 
@@ -80,7 +80,7 @@ def attempted(place: Path, settings: Settings, storage: Storage, until: str | No
 def test_an_attempt_that_goes_another_way_than_the_one_before_succeeds(
     memory_first: bool, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifact, "figures", briefly)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     job, storage = sent(settings, tmp_path / "sent"), open_storage(settings)
     with monkeypatch.context() as less, pytest.raises(Crashed):
         if not memory_first:  # a worker with less memory has it first

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from compression.report import NotMeasured, Report, Stage
+from compression.schema.report.measurements import NotMeasured, Stage
+from compression.schema.report.report import Report
 from tests.app.api.conftest import new_team, problem, ready_dataset, ready_model, sql
 from tests.client.figures import report, row
 from tests.conftest import Service

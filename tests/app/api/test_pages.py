@@ -7,7 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from compression.report import LayerRange, NotMeasured, Remedy, Report, Score, Sensitivity, StageVerdict, Uploaded
+from compression.schema.report.layer_ranges import LayerRange
+from compression.schema.report.measurements import NotMeasured, Remedy, Score, Sensitivity, StageVerdict, Uploaded
+from compression.schema.report.report import Report
 from tests.app.api.conftest import new_team, sql
 from tests.client.figures import generates, more_figures, report, row, validated
 from tests.compression.test_perplexity import row as of_perplexity

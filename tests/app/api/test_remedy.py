@@ -11,8 +11,8 @@ from app.errors import InvalidRecipe
 from app.failures import failure
 from app.ids import new_id
 from app.mending import mended
-from compression.errors import CompressionError, OutOfMemory, TrainingDiverged, UnseenLabel, UnsupportedPrecision
-from compression.report import Remedy, StageVerdict
+from compression.schema.errors import CompressionError, OutOfMemory, TrainingDiverged, UnseenLabel, UnsupportedPrecision
+from compression.schema.report.measurements import Remedy, StageVerdict
 from tests.app.api.conftest import problem, sql
 from tests.client.figures import row
 from tests.conftest import Service

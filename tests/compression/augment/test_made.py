@@ -6,14 +6,16 @@ from pathlib import Path
 import torch
 from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
-from compression import tasks
-from compression.augment.apertium import Apertium
-from compression.augment.material import Material
-from compression.augment.resources import Resources
-from compression.augment.rows import Texts
-from compression.augment.stage import with_more_rows
-from compression.batches import Encoded
-from compression.recipe import Augment, BackTranslation, Distill, Recipe, Synonyms
+from compression.engine.stages.augment import augment_rows
+from compression.modalities.registry import task_of
+from compression.modalities.text.augmentation.apertium import Apertium
+from compression.modalities.text.augmentation.augmenter import Texts
+from compression.modalities.text.augmentation.resources import Resources
+from compression.modalities.text.augmentation.source import AugmentationSource
+from compression.modalities.text.batches import TokenizedDataset
+from compression.schema.recipe.augment import Augment, BackTranslation, Synonyms
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.recipe import Recipe
 from tests.compression.augment.conftest import TEXTS
 from tests.compression.augment.test_sources import write_wordnet
 from tests.compression.augment.test_stage import PHASES
@@ -21,23 +23,23 @@ from tests.compression.augment.test_translation import PAIR, needs_pair
 from tests.compression.conftest import state_of, tiny_config
 
 
-def numbered(texts: Sequence[str]) -> Encoded:
+def numbered(texts: Sequence[str]) -> TokenizedDataset:
     """A token for each word: what it stands for is no matter here."""
     tokens = [[5 + len(word) for word in text.split()] for text in texts]
-    return Encoded(tokens, torch.zeros(len(texts)).long(), 0, tasks.of("text-classification"))
+    return TokenizedDataset(tokens, torch.zeros(len(texts)).long(), 0, task_of("text-classification"))
 
 
 def made(asked: Augment, texts: list[str], sources: Resources) -> tuple[list[str], str]:
     """Let distillation's own stage make more rows of texts; return their texts and what the job says of them."""
     torch.manual_seed(0)
     state = state_of(BertForSequenceClassification(tiny_config(num_labels=2)), Recipe(distill=Distill(augment=asked)))
-    state.rows["train"], state.teacher, state.journey = numbered(texts), state.model, PHASES
+    state.rows["train"], state.teacher, state.tracker = numbered(texts), state.model, PHASES
     tokenizer = PreTrainedTokenizerFast.from_pretrained(sources.base)
 
-    def encode(new: Sequence[Texts], labels: list[int]) -> Encoded:
+    def encode(new: Sequence[Texts], labels: list[int]) -> TokenizedDataset:
         return numbered([text for (text,) in new])
 
-    work = with_more_rows(state, asked, Material([(text,) for text in texts], encode, tokenizer, sources))
+    work = augment_rows(state, asked, AugmentationSource([(text,) for text in texts], encode, tokenizer, sources))
     while True:
         try:
             next(work)

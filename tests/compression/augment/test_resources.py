@@ -5,15 +5,17 @@ from typing import Any
 
 import pytest
 
-from compression import checkpoint
-from compression.augment.resources import Resources
-from compression.catalog import augment_seconds
-from compression.errors import MissingResource
-from compression.export import artifact
-from compression.job import Job
-from compression.pipeline import compress
-from compression.recipe import ARTICLE, Augment, BackTranslation, Recipe, Synonyms, merged
-from compression.report import Finished, Log, Row
+from compression.engine import checkpoints, shipping
+from compression.engine.job import Job
+from compression.engine.pipeline import compress
+from compression.modalities.text.augmentation.resources import Resources
+from compression.planning.estimator import augment_seconds
+from compression.schema.errors import MissingResource
+from compression.schema.events import Finished, Log
+from compression.schema.recipe.augment import Augment, BackTranslation, Synonyms
+from compression.schema.recipe.presets import ARTICLE, merged
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.measurements import Row
 from tests.compression.augment.test_sources import write_wordnet
 from tests.compression.augment.test_stage import spec
 from tests.compression.augment.test_translation import needs_pair
@@ -42,7 +44,7 @@ def article(
     encoder: Path, reviews: Path, place: Path, monkeypatch: pytest.MonkeyPatch, **changes: str
 ) -> tuple[Row, list[str]]:
     """Do a short job of the preset; return its last row and what its log says."""
-    monkeypatch.setattr(artifact, "figures", briefly)
+    monkeypatch.setattr(shipping, "measure_artifact", briefly)
     recipe = Recipe.model_validate(merged(ARTICLE, SHORT))
     assert recipe.distill is not None
     assert recipe.distill.augment == ASKED
@@ -122,9 +124,9 @@ def test_a_job_that_moves_to_a_worker_without_it_begins_distillation_anew(
     encoder: Path, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = spec(encoder, reviews, tmp_path, ASKED)
-    before = checkpoint.fingerprints(asked, tmp_path)
+    before = checkpoints.fingerprints(asked, tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    after = checkpoint.fingerprints(asked, tmp_path)
+    after = checkpoints.fingerprints(asked, tmp_path)
     assert before["distilled"] != after["distilled"]
     assert before["pruned"] == after["pruned"]
 

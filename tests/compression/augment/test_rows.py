@@ -6,15 +6,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from compression.augment.rows import CHUNK, Made, Sources, Texts, augmented
-from compression.augment.words import Place, places
-from compression.recipe import ARTICLE, STANDARD, Augment, BackTranslation, Recipe, Synonyms
+from compression.modalities.text.augmentation.augmenter import CHUNK, AugmentedRow, Sources, Texts, augment
+from compression.modalities.text.augmentation.words import WordSpan, word_spans
+from compression.schema.recipe.augment import Augment, BackTranslation, Synonyms
+from compression.schema.recipe.presets import ARTICLE, STANDARD
+from compression.schema.recipe.recipe import Recipe
 
 
 class Numbered:
     """Words from a list of six; none for those that begin with x."""
 
-    def candidates(self, places: Sequence[Place]) -> list[list[str]]:
+    def candidates(self, places: Sequence[WordSpan]) -> list[list[str]]:
         return [[] if place.word.startswith("x") else ["one", "two", "three", "four", "five", "six"] for place in places]
 
 
@@ -26,8 +28,8 @@ def shouted(texts: Sequence[str]) -> list[str]:
     return [text.upper() for text in texts]
 
 
-def make(texts: Sequence[Texts], settings: Augment, seed: int = 0, **sources: Any) -> tuple[list[Made], list[int]]:
-    work = augmented(texts, settings, seed, Sources(**{"synonyms": Numbered(), **sources}))
+def make(texts: Sequence[Texts], settings: Augment, seed: int = 0, **sources: Any) -> tuple[list[AugmentedRow], list[int]]:
+    work = augment(texts, settings, seed, Sources(**{"synonyms": Numbered(), **sources}))
     told = []
     while True:
         try:
@@ -43,8 +45,8 @@ def synonyms(copies: int = 1, **settings: Any) -> Augment:
 ROWS = [(f"alpha beta gamma delta epsilon {number}",) for number in range(1, 2 * CHUNK + 5)]
 
 
-def changed(one: Made, old: Texts) -> int:
-    pairs = zip(places(" ".join(one.texts)), places(" ".join(old)), strict=True)
+def changed(one: AugmentedRow, old: Texts) -> int:
+    pairs = zip(word_spans(" ".join(one.texts)), word_spans(" ".join(old)), strict=True)
     return sum(new.word != before.word for new, before in pairs)
 
 
@@ -92,7 +94,7 @@ def test_the_first_copy_is_the_back_translation_and_others_are_of_words() -> Non
     settings = Augment(copies=2, back_translation=BackTranslation(apertium="eng-spa"), synonyms=Synonyms(share=1))
     rows = [("alpha beta", "gamma"), ("LONE", "")]
     made, _ = make(rows, settings, translators=(backwards, shouted))
-    assert made[0] == Made(0, ("BETA ALPHA", "GAMMA"), by="back_translation")
+    assert made[0] == AugmentedRow(0, ("BETA ALPHA", "GAMMA"), by="back_translation")
     assert [one.row for one in made[1:]] == [0, 1]  # LONE came back as it was
     assert made[1].replaced == 3
 

@@ -6,19 +6,19 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassification
 
-from compression.augment.masked import MaskedLM
-from compression.augment.neighbours import Neighbours, Vocabulary, nearest
-from compression.augment.wordnet import FILES, PARTS_OF_SPEECH, WordNet
-from compression.augment.words import Place, exchanged, places
-from compression.errors import MissingResource
+from compression.modalities.text.augmentation.embedding_neighbours import Neighbours, Vocabulary, nearest
+from compression.modalities.text.augmentation.masked_lm import MaskedLM
+from compression.modalities.text.augmentation.wordnet import FILES, PARTS_OF_SPEECH, WordNet
+from compression.modalities.text.augmentation.words import WordSpan, replace_span, word_spans
+from compression.schema.errors import MissingResource
 from tests.compression.augment.conftest import byte_pairs
 from tests.compression.conftest import WORDS, tiny_config, write_tokenizer
 
 INSTALLED = Path("/usr/share/wordnet")
 
 
-def word(text: str, number: int = 0) -> Place:
-    return places(text)[number]
+def word(text: str, number: int = 0) -> WordSpan:
+    return word_spans(text)[number]
 
 
 def write_wordnet(folder: Path) -> Path:
@@ -53,12 +53,14 @@ def write_wordnet(folder: Path) -> Path:
 
 
 def test_a_text_keeps_all_but_the_words_exchanged() -> None:
-    assert [place.word for place in places("the 2nd b2b _draft_ re-made @you naïve")] == ["the", "re-made", "you", "naïve"]
+    assert [place.word for place in word_spans("the 2nd b2b _draft_ re-made @you naïve")] == ["the", "re-made", "you", "naïve"]
     text = "Good film, don't you THINK?  (5 stars)"
-    found = places(text)
+    found = word_spans(text)
     assert [place.word for place in found] == ["Good", "film", "don't", "you", "THINK", "stars"]
-    assert exchanged(text, {found[4]: "mean", found[0]: "fine", found[5]: "moons"}) == "Fine film, don't you MEAN?  (5 moons)"
-    assert exchanged(text, {}) == text
+    assert (
+        replace_span(text, {found[4]: "mean", found[0]: "fine", found[5]: "moons"}) == "Fine film, don't you MEAN?  (5 moons)"
+    )
+    assert replace_span(text, {}) == text
 
 
 def test_wordnet_is_read_as_its_format_says(tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ def test_neighbours_are_whole_words_near_in_the_table(tmp_path: Path, model: Ber
     table = torch.cat([table, table[WORDS["good"]][None]])  # of ##ly; x has no row at all
     source = Neighbours(Vocabulary(tokenizer), table, most=2)
     text = "Good unheard good x"
-    assert source.candidates(places(text)) == [["great", "fine"], [], ["great", "fine"], []]
+    assert source.candidates(word_spans(text)) == [["great", "fine"], [], ["great", "fine"], []]
 
 
 def test_words_of_several_pieces_have_the_neighbours_of_their_mean() -> None:

@@ -8,55 +8,61 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassification, BertModel
 
-from compression import checkpoint
-from compression.augment.material import Material
-from compression.augment.resources import Resources
-from compression.augment.rows import Texts
-from compression.augment.stage import with_more_rows
-from compression.batches import Encoded
-from compression.errors import MissingResource
-from compression.evaluate import logits
-from compression.job import Job
-from compression.progress import Journey, Phase
-from compression.recipe import Augment, BackTranslation, Data, Distill, Prepare, Recipe, Spec, Synonyms, Train
-from compression.report import Event, Log
-from compression.saving import Pause, Saver
-from compression.stages.distill import distill
-from compression.stages.prepare import prepare
-from compression.state import State
+from compression.engine import checkpoints
+from compression.engine.context import StageContext
+from compression.engine.job import Job
+from compression.engine.stages.augment import augment_rows
+from compression.engine.stages.distill import distill
+from compression.engine.stages.prepare import prepare
+from compression.evaluation.validate import logits
+from compression.modalities.text.augmentation.augmenter import Texts
+from compression.modalities.text.augmentation.resources import Resources
+from compression.modalities.text.augmentation.source import AugmentationSource
+from compression.modalities.text.batches import TokenizedDataset
+from compression.schema.errors import MissingResource
+from compression.schema.events import Event, Log
+from compression.schema.job_spec import Data, Spec
+from compression.schema.recipe.augment import Augment, BackTranslation, Synonyms
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.recipe import Prepare, Recipe, Train
+from compression.system.interrupts import Pause
+from compression.system.progress import Phase, ProgressTracker
+from compression.training.save import TrainingCheckpointer
 from tests.compression.augment.test_sources import write_wordnet
 from tests.compression.conftest import encoded, lesson_of, sentences, state_of, tiny_config, write_tokenizer
 
 AUGMENT = Augment(copies=2, synonyms=Synonyms(source="embeddings", candidates=8))
 TRAIN = Train(batch=16, max_length=32)
-PHASES = Journey(
+PHASES = ProgressTracker(
     [Phase("baseline", "tune", 1.0), *(Phase("distilled", name, 1.0) for name in ("augment", "ask the teacher", "distill"))]
 )
 
 
-def with_material(state: State, folder: Path) -> State:
+def with_material(state: StageContext, folder: Path) -> StageContext:
     write_tokenizer(folder)
     texts = [(text,) for text, _ in sentences(320, 1)]
-    state.journey = PHASES
+    state.tracker = PHASES
 
-    def encode(rows: Sequence[Texts], labels: list[int]) -> Encoded:
+    def encode(rows: Sequence[Texts], labels: list[int]) -> TokenizedDataset:
         return encoded([(text, "positive" if label else "negative") for (text,), label in zip(rows, labels, strict=True)])
 
-    state.material = Material(texts, encode, AutoTokenizer.from_pretrained(folder), Resources(None, None, folder))
+    state.augmentation_source = AugmentationSource(
+        texts, encode, AutoTokenizer.from_pretrained(folder), Resources(None, None, folder)
+    )
     return state
 
 
 @pytest.fixture
-def state(model: BertForSequenceClassification, tmp_path: Path) -> State:
+def state(model: BertForSequenceClassification, tmp_path: Path) -> StageContext:
     recipe = Recipe(prepare=Prepare(epochs=0), distill=Distill(epochs=2, rate=3e-3, augment=AUGMENT), train=TRAIN)
     made = with_material(state_of(model, recipe), tmp_path)
     list(prepare(made))
     return made
 
 
-def more(state: State) -> tuple[Encoded, list[Event]]:
-    assert state.material is not None
-    work, events = with_more_rows(state, AUGMENT, state.material), []
+def more(state: StageContext) -> tuple[TokenizedDataset, list[Event]]:
+    assert state.augmentation_source is not None
+    work, events = augment_rows(state, AUGMENT, state.augmentation_source), []
     while True:
         try:
             events.append(next(work))
@@ -66,7 +72,7 @@ def more(state: State) -> tuple[Encoded, list[Event]]:
             return rows, events
 
 
-def test_made_rows_stand_behind_those_of_train_without_a_label(state: State) -> None:
+def test_made_rows_stand_behind_those_of_train_without_a_label(state: StageContext) -> None:
     rows, events = more(state)
     old = state.rows["train"]
     assert 1.8 * len(old) < len(rows) - len(old) <= 2 * len(old)
@@ -84,7 +90,7 @@ def test_made_rows_stand_behind_those_of_train_without_a_label(state: State) -> 
     assert again.tokens == rows.tokens
 
 
-def test_a_batch_carries_who_is_labelled_through_parts(state: State) -> None:
+def test_a_batch_carries_who_is_labelled_through_parts(state: StageContext) -> None:
     rows, _ = more(state)
     picked = [0, 400, 1, 500, 2, 600]
     batch = rows.batch(picked)
@@ -96,7 +102,7 @@ def test_a_batch_carries_who_is_labelled_through_parts(state: State) -> None:
     assert rows.at([400, 3]).labelled.tolist() == [False, True]  # type: ignore[union-attr]
 
 
-def test_hard_labels_do_not_count_on_made_rows(state: State) -> None:
+def test_hard_labels_do_not_count_on_made_rows(state: StageContext) -> None:
     rows, _ = more(state)
     assert state.teacher is not None
 
@@ -136,8 +142,8 @@ def test_distillation_goes_over_the_made_rows_too_and_comes_nearer_to_its_teache
     assert (given - wanted).square().mean() < 0.1 * wanted.square().mean()  # it began at 4 times
 
 
-def test_a_pause_is_heard_while_rows_are_made(state: State, tmp_path: Path) -> None:
-    state.saver = Saver(tmp_path, "work", pause_asked=lambda: True)
+def test_a_pause_is_heard_while_rows_are_made(state: StageContext, tmp_path: Path) -> None:
+    state.checkpointer = TrainingCheckpointer(tmp_path, "work", pause_asked=lambda: True)
     with pytest.raises(Pause):
         more(state)
 
@@ -171,8 +177,8 @@ def test_a_job_finds_what_the_worker_has(encoder: Path, reviews: Path, tmp_path:
     assert job.part is not None
     state = job.part.state
     state.teacher = state.model
-    assert state.material is not None
-    work = with_more_rows(state, masked, state.material)
+    assert state.augmentation_source is not None
+    work = augment_rows(state, masked, state.augmentation_source)
     said = [event.message for event in work if isinstance(event, Log)]
     assert "other words from masked-lm" in said[0]
     found = Resources(tmp_path / "wordnet", None, encoder)
@@ -194,8 +200,8 @@ def test_a_base_model_with_a_head_of_its_own_needs_no_helper(tmp_path: Path) -> 
 def test_other_word_lists_are_other_work(encoder: Path, reviews: Path, tmp_path: Path) -> None:
     folder = write_wordnet(tmp_path / "wordnet")
     asked = Augment(synonyms=Synonyms())
-    without = checkpoint.fingerprints(spec(encoder, reviews, tmp_path, asked), tmp_path)["distilled"]
-    before = checkpoint.fingerprints(spec(encoder, reviews, tmp_path, asked, wordnet="wordnet"), tmp_path)["distilled"]
+    without = checkpoints.fingerprints(spec(encoder, reviews, tmp_path, asked), tmp_path)["distilled"]
+    before = checkpoints.fingerprints(spec(encoder, reviews, tmp_path, asked, wordnet="wordnet"), tmp_path)["distilled"]
     (folder / "index.adv").write_text("  no words\n")
-    after = checkpoint.fingerprints(spec(encoder, reviews, tmp_path, asked, wordnet="wordnet"), tmp_path)["distilled"]
+    after = checkpoints.fingerprints(spec(encoder, reviews, tmp_path, asked, wordnet="wordnet"), tmp_path)["distilled"]
     assert len({without, before, after}) == 3

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from compression.augment.apertium import Apertium
-from compression.augment.resources import Resources
-from compression.augment.rows import translated
-from compression.errors import ConfigMismatch, MissingFile, MissingResource, UnsafeCheckpoint
-from compression.recipe import BackTranslation
+from compression.modalities.text.augmentation.apertium import Apertium
+from compression.modalities.text.augmentation.augmenter import back_translate
+from compression.modalities.text.augmentation.resources import Resources
+from compression.schema.errors import ConfigMismatch, MissingFile, MissingResource, UnsafeCheckpoint
+from compression.schema.recipe.augment import BackTranslation
 from tests.compression.augment.conftest import TEXTS
 
 
@@ -31,7 +31,7 @@ def test_a_marian_pair_answers_the_same_each_time_and_keeps_the_order(helpers: P
     assert all(text and "<" not in text and "▁" not in text for text in there)
     rows = [(TEXTS[0], TEXTS[1]), (TEXTS[2], TEXTS[3])]
     back = first[1](there[:4])
-    assert list(translated(rows, first)) == [tuple(back[:2]), tuple(back[2:])]
+    assert list(back_translate(rows, first)) == [tuple(back[:2]), tuple(back[2:])]
     assert back[0] != there[0]
 
 

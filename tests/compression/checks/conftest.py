@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from compression.recipe import ModelCheck
-from compression.report import ModelFacts, Rejected
-from compression.validate import validate
+from compression.engine.commands.validate import validate
+from compression.schema.job_spec import ModelCheck
+from compression.schema.validation import ModelFacts, Rejected
 
 
 @pytest.fixture

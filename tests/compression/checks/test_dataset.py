@@ -10,9 +10,9 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from compression.recipe import Columns, Data, DataCheck
-from compression.report import DataFacts, Rejected, parse_finding
-from compression.validate import validate
+from compression.engine.commands.validate import validate
+from compression.schema.job_spec import Columns, Data, DataCheck
+from compression.schema.validation import DataFacts, Rejected, parse_finding
 
 GOOD = [("a b c", "x"), ("d e", "y"), ("f", "x"), ("g h i j", "y")] * 5
 
@@ -159,7 +159,7 @@ def test_texts_alone_are_known_by_how_long_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_columns_are_bounded(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compression.data.MOST_COLUMNS", 3)
+    monkeypatch.setattr("compression.modalities.text.dataset.MOST_COLUMNS", 3)
     for count, code in ((3, None), (4, "unreadable_data")):
         names = ["text", "label", *(f"c{number}, quoted" for number in range(count - 2))]
         table = arrow.table({name: [f"{name} {row % 2}" for row in range(40)] for name in names})

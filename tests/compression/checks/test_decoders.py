@@ -10,9 +10,10 @@ import transformers
 from safetensors.numpy import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedModel
 
-from compression import catalog, families
-from compression.checks import decoder
-from compression.checks.decoder_names import FAMILIES
+from compression.models.adapters.registry import adapter_of
+from compression.models.architectures.decoder_tensor_names import FAMILIES
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.validation import decoder
 from tests.compression.checks.conftest import edit_json, judged, reasons
 from tests.compression.decoders import tiny, with_prediction
 from tests.compression.models import write_tokenizer
@@ -50,8 +51,8 @@ def test_what_the_stock_class_saves_is_what_is_expected(kind: str, changes: dict
     assert (facts.family, facts.architecture) == (kind, type(model).__name__)
     assert facts.parameters.total == sum(parameter.numel() for parameter in model.parameters())
     assert facts.max_positions == model.config.max_position_embeddings
-    assert facts.shape == families.of(model).shape_of(model.config)
-    assert facts.biases == families.of(model).biases(model.config)  # type: ignore[attr-defined]
+    assert facts.shape == adapter_of(model).shape_of(model.config)
+    assert facts.biases == adapter_of(model).biases(model.config)  # type: ignore[attr-defined]
     assert facts.labels == (("LABEL_0", "LABEL_1") if head == "ForSequenceClassification" else None)
     assert facts.speaks == (head == "ForCausalLM" or model.config.tie_word_embeddings)
     embedding = model.get_input_embeddings().weight.numel()
@@ -59,7 +60,7 @@ def test_what_the_stock_class_saves_is_what_is_expected(kind: str, changes: dict
 
 
 def test_the_catalog_offers_what_the_check_knows() -> None:
-    offered = {kind: set(family.architectures) for kind, family in catalog.FAMILIES.items() if family.decodes}
+    offered = {kind: set(family.architectures) for kind, family in ARCHITECTURE_SPECS.items() if family.decodes}
     assert offered == {kind: set(family.heads()) for kind, family in FAMILIES.items()}
 
 
@@ -153,7 +154,7 @@ def test_layers_that_predict_several_tokens_are_left_out_and_nothing_else_is(tmp
     assert {"model.layers.2.eh_proj.weight", "model.layers.2.mlp.experts.3.up_proj.weight"} < {*names}
     facts = judged(tmp_path)
     assert facts.parameters.total == sum(parameter.numel() for parameter in model.parameters())
-    assert facts.shape == families.of(model).shape_of(model.config)
+    assert facts.shape == adapter_of(model).shape_of(model.config)
     path = tmp_path / "model.safetensors"
     whole = load_file(path)
     norm = whole["model.layers.2.enorm.weight"]

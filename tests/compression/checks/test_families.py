@@ -7,12 +7,14 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import CONFIG_MAPPING
 
-from compression import families, load
-from compression.catalog import preflight
-from compression.checks.names import NAMES
-from compression.errors import ConfigMismatch
-from compression.recipe import QUICK, Evaluate
-from compression.report import DataFacts
+from compression.models import loading
+from compression.models.adapters.registry import adapter_of
+from compression.models.architectures.tensor_names import NAMES
+from compression.planning.preflight import preflight
+from compression.schema.errors import ConfigMismatch
+from compression.schema.recipe.presets import QUICK
+from compression.schema.recipe.recipe import Evaluate
+from compression.schema.validation import DataFacts
 from tests.compression.checks.conftest import edit_json, judged, reasons
 from tests.compression.models import LAYERS, STEMS, tiny, write_tokenizer
 
@@ -31,7 +33,7 @@ def upload(folder: Path, kind: str, head: str = "Model") -> Path:
 def test_facts_are_those_of_the_file(kind: str, head: str, tmp_path: Path) -> None:
     facts = judged(upload(tmp_path, kind, head))
     model = tiny(kind, head)
-    family = families.of(model)
+    family = adapter_of(model)
     assert (facts.family, facts.architecture) == (kind.removesuffix("-base"), STEMS[kind] + head)
     assert facts.shape == family.shape_of(model.config)
     assert facts.max_positions == family.max_positions(model.config)
@@ -51,8 +53,8 @@ def test_a_bare_encoder_is_planned_and_opened_with_a_new_head(kind: str, tmp_pat
     )
     recipe = QUICK.model_copy(update={"train": QUICK.train.model_copy(update={"max_length": 32})})
     plan = preflight(facts, data, recipe, Evaluate(length=32))
-    first, again, other = (load.load_model(tmp_path, data.labels, "text-classification", seed=seed) for seed in (1, 1, 2))
-    family = families.of(first)
+    first, again, other = (loading.load_model(tmp_path, data.labels, "text-classification", seed=seed) for seed in (1, 1, 2))
+    family = adapter_of(first)
     assert plan.baseline_parameters == family.parameters_of(first)
     assert plan.shape.embedding == family.shape_of(first.config).embedding
     heads = [family.head(model).out for model in (first, again, other)]
@@ -78,7 +80,7 @@ def test_a_bare_encoder_is_planned_and_opened_with_a_new_head(kind: str, tmp_pat
 def test_heads_of_pre_training_are_dropped(kind: str, head: str, tmp_path: Path) -> None:
     facts = judged(upload(tmp_path, kind, head))
     assert (facts.architecture, facts.labels) == (STEMS[kind] + head, None)
-    load.load_model(tmp_path, ("a", "b"), "text-classification", seed=0)
+    loading.load_model(tmp_path, ("a", "b"), "text-classification", seed=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,7 +91,7 @@ def test_a_lost_tensor_and_one_too_many_are_named(kind: str, tmp_path: Path) -> 
     save_file({name: value for name, value in whole.items() if name != lost}, tmp_path / WEIGHTS, {"format": "pt"})
     assert lost in reasons(tmp_path)["config_mismatch"]
     with pytest.raises(ConfigMismatch, match="lack"):
-        load.load_model(tmp_path, ("LABEL_0", "LABEL_1"), "text-classification", seed=0)
+        loading.load_model(tmp_path, ("LABEL_0", "LABEL_1"), "text-classification", seed=0)
     save_file({**whole, "backdoor.weight": whole[lost]}, tmp_path / WEIGHTS)
     assert "backdoor" in reasons(tmp_path)["config_mismatch"]
 

@@ -10,8 +10,8 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compression.checks import gguf
-from compression.errors import DamagedCheckpoint, UnsupportedArchitecture
+from compression.models.files import gguf_header
+from compression.schema.errors import DamagedCheckpoint, UnsupportedArchitecture
 
 fuzzed = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -34,10 +34,10 @@ def small(path: Path) -> Path:
     return path
 
 
-def agrees_with_the_package(path: Path) -> gguf.Gguf | None:
+def agrees_with_the_package(path: Path) -> gguf_header.Gguf | None:
     """What we let pass, the field's reader takes as well, and finds in it what we do; the rest is refused with a code."""
     try:
-        found = gguf.read(path)
+        found = gguf_header.read(path)
     except (DamagedCheckpoint, UnsupportedArchitecture):
         return None
     other = GGUFReader(path)
@@ -59,17 +59,17 @@ def test_what_is_read_is_what_the_package_wrote(tmp_path: Path) -> None:
     assert found.metadata["some.words"] == ["a", "bc", ""]
     assert [tensor.shape for tensor in found.tensors] == [(2, 3), (2, 64), (2, 64), (2, 64)]
     assert found.dtype == "BF16"
-    assert not list(gguf.not_finite(tmp_path, found.tensors))
+    assert not list(gguf_header.not_finite(tmp_path, found.tensors))
 
 
 def test_types_are_those_of_the_package() -> None:
-    for number, kind in gguf.KINDS.items():
+    for number, kind in gguf_header.KINDS.items():
         theirs = GGMLQuantizationType(number)
         assert (kind.name, (kind.elements, kind.bytes)) == (theirs.name, field.GGML_QUANT_SIZES[theirs])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in gguf.KINDS.values() if kind.halves], ids=lambda kind: kind.name)
-def test_each_scale_that_is_no_number_is_found_and_makes_none(kind: gguf.Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in gguf_header.KINDS.values() if kind.halves], ids=lambda kind: kind.name)
+def test_each_scale_that_is_no_number_is_found_and_makes_none(kind: gguf_header.GgufType, tmp_path: Path) -> None:
     theirs = GGMLQuantizationType[kind.name]
     for start in range(kind.bytes - 1):
         block = bytearray(kind.bytes)
@@ -80,8 +80,8 @@ def test_each_scale_that_is_no_number_is_found_and_makes_none(kind: gguf.Kind, t
         assert broken == (start in kind.halves), start
         if broken:
             (tmp_path / "data").write_bytes(bytes(kind.bytes) + bytes(block))
-            tensor = gguf.Tensor("weight", kind.name, (2, kind.elements), "data", 0, 2 * kind.bytes)
-            assert [problem.code for problem in gguf.not_finite(tmp_path, (tensor,))] == ["damaged_checkpoint"]
+            tensor = gguf_header.Tensor("weight", kind.name, (2, kind.elements), "data", 0, 2 * kind.bytes)
+            assert [problem.code for problem in gguf_header.not_finite(tmp_path, (tensor,))] == ["damaged_checkpoint"]
 
 
 def header(*, version: int = 3, tensors: int = 0, keys: int = 0) -> bytes:
@@ -141,10 +141,10 @@ BOMB = 2**62
 def test_a_lie_is_told_before_anything_is_made_of_it(data: bytes, cause: str, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(WHOLE)
-    gguf.read(path)
+    gguf_header.read(path)
     path.write_bytes(data)
     with pytest.raises(DamagedCheckpoint, match=cause):
-        gguf.read(path)
+        gguf_header.read(path)
 
 
 @pytest.mark.parametrize("number", [16, 39, 1000])
@@ -152,24 +152,24 @@ def test_a_type_that_is_not_known_is_refused_by_number(number: int, tmp_path: Pa
     path = tmp_path / "model.gguf"
     path.write_bytes(padded(header(tensors=1) + entry(dimensions=(256,), kind=number), bytes(256)))
     with pytest.raises(UnsupportedArchitecture, match=f"type {number},"):
-        gguf.read(path)
+        gguf_header.read(path)
 
 
 @pytest.mark.parametrize(("kind", "value"), [(4, 0), (4, 48), (4, 1 << 20), (5, 32), (10, 32)])
 def test_an_alignment_that_is_none_is_refused(kind: int, value: int, tmp_path: Path) -> None:
-    raw = struct.pack(gguf.SCALARS[kind], value)
+    raw = struct.pack(gguf_header.SCALARS[kind], value)
     path = tmp_path / "model.gguf"
     path.write_bytes(header(keys=1) + text(b"general.alignment") + struct.pack("<I", kind) + raw)
     with pytest.raises(DamagedCheckpoint, match="alignment"):
-        gguf.read(path)
+        gguf_header.read(path)
 
 
 def test_a_vocabulary_that_never_ends_is_cut_off_by_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf, "LARGEST_METADATA", 1 << 10)
+    monkeypatch.setattr(gguf_header, "LARGEST_METADATA", 1 << 10)
     path = tmp_path / "model.gguf"
     path.write_bytes(header(keys=1) + text(b"k") + struct.pack("<IIQ", 9, 8, 500) + text(b"word") * 500)
     with pytest.raises(DamagedCheckpoint, match="takes more than"):
-        gguf.read(path)
+        gguf_header.read(path)
 
 
 @fuzzed

@@ -11,11 +11,12 @@ from gguf import GGUFReader, RopeScalingType
 from transformers import PreTrainedModel
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-from compression import catalog, families
-from compression.checks import gguf, gguf_model, gguf_rope
-from compression.checks.gguf_names import SPLITS, WHOLE_WORDS
-from compression.checks.gguf_splits import LETTERS, OWN_SPLITS
-from compression.report import Parameters, Shape
+from compression.models.adapters.registry import adapter_of
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.files import gguf_header, gguf_model, gguf_rope
+from compression.models.files.gguf_names import SPLITS, WHOLE_WORDS
+from compression.models.files.gguf_splits import LETTERS, OWN_SPLITS
+from compression.schema.report.measurements import Parameters, Shape
 from tests.compression.checks.conftest import judged, reasons
 from tests.compression.decoders import tiny
 from tests.compression.ggufs import divisors, pieces, tokens, write
@@ -48,7 +49,7 @@ def test_facts_are_those_of_the_file(kind: str, packed: Kind, tied: bool, tmp_pa
     facts = judged(tmp_path)
     model = made(kind, tie_word_embeddings=tied)
     assert (facts.family, facts.architecture) == (kind, type(model).__name__)
-    assert facts.shape == families.of(model).shape_of(model.config)
+    assert facts.shape == adapter_of(model).shape_of(model.config)
     assert facts.parameters.total == sum(parameter.numel() for parameter in model.parameters())
     assert facts.max_positions == model.config.max_position_embeddings
     assert (facts.dtype, facts.bytes) == (packed.name, path.stat().st_size)
@@ -59,13 +60,13 @@ def test_a_real_file_is_known_by_its_facts() -> None:
     assert (facts.family, facts.dtype, facts.bytes) == ("llama", "Q4_1", 98_362_432)
     assert facts.shape == Shape(layers=30, hidden=576, heads=9, ffn=1536, vocabulary=49_152, groups=3, head_size=64)
     # Its tokenizer sets digits apart, which stock code does not: no token and no merge may hold two.
-    said = gguf.read(gguf_model.files(real_examples("decoder") / "decoder")[0]).metadata["tokenizer.ggml.tokens"]
+    said = gguf_header.read(gguf_model.files(real_examples("decoder") / "decoder")[0]).metadata["tokenizer.ggml.tokens"]
     assert not [token for token in said if sum(sign.isdigit() for sign in token) > 1]
     assert facts.parameters == Parameters(total=134_515_008, embedding=28_311_552, other=106_203_456)
 
 
 def test_a_family_that_the_catalog_does_not_offer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(catalog.FAMILIES, "llama")
+    monkeypatch.delitem(ARCHITECTURE_SPECS, "llama")
     upload(tmp_path)
     assert "'llama'" in reasons(tmp_path)["unsupported_architecture"]
 

@@ -12,10 +12,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
-from compression import load
-from compression.recipe import ModelCheck
-from compression.report import Rejected, Shape
-from compression.validate import validate
+from compression.engine.commands.validate import validate
+from compression.models import loading
+from compression.schema.job_spec import ModelCheck
+from compression.schema.report.measurements import Shape
+from compression.schema.validation import Rejected
 from tests.compression.checks.conftest import edit_json, join, judged, reasons, split
 from tests.compression.conftest import WORDS, tiny_config, write_tokenizer
 
@@ -54,7 +55,7 @@ def test_heads_of_pre_training_and_half_precision_are_taken(tmp_path: Path) -> N
 def test_names_of_the_first_checkpoints_are_taken(tiny_model: Path) -> None:
     whole = load_file(tiny_model / WEIGHTS)
     old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-    before = load.load_model(tiny_model, ("a", "b"), "text-classification", seed=0)
+    before = loading.load_model(tiny_model, ("a", "b"), "text-classification", seed=0)
     renamed = {}
     for name, value in whole.items():
         ending = next((ending for ending in old if name.endswith(ending)), "")
@@ -62,7 +63,7 @@ def test_names_of_the_first_checkpoints_are_taken(tiny_model: Path) -> None:
     assert sum(name.endswith("gamma") for name in renamed) == 5
     save_file(renamed, tiny_model / WEIGHTS, metadata={"format": "pt"})
     judged(tiny_model)
-    after = load.load_model(tiny_model, ("a", "b"), "text-classification", seed=0)
+    after = loading.load_model(tiny_model, ("a", "b"), "text-classification", seed=0)
     assert all(value.equal(after.state_dict()[name]) for name, value in before.state_dict().items())
 
 
@@ -123,7 +124,7 @@ def test_headers_of_many_shards_are_bounded_together(tiny_model: Path, monkeypat
     shard(tiny_model)
     judged(tiny_model)
     first, _ = split(tiny_model / "model-00001-of-00002.safetensors")
-    monkeypatch.setattr("compression.checks.weights.LARGEST_HEADERS", len(json.dumps(first)) + 100)
+    monkeypatch.setattr("compression.models.files.safetensors_header.LARGEST_HEADERS", len(json.dumps(first)) + 100)
     assert "take more than" in reasons(tiny_model)["damaged_checkpoint"]
 
 

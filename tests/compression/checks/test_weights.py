@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from compression.checks.weights import WIDTHS, read_header, read_weights
-from compression.errors import CompressionError, DamagedCheckpoint, UnsafeCheckpoint
+from compression.models.files.safetensors_header import WIDTHS, read_header, read_weights
+from compression.schema.errors import CompressionError, DamagedCheckpoint, UnsafeCheckpoint
 
 fuzzed = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 numbers = st.integers(-2, 40) | st.sampled_from([2**31, 2**63, 2**64, 10**30]) | st.booleans() | st.floats() | st.none()

@@ -9,12 +9,13 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression import numerics
-from compression.export.artifact import Provenance, Shipped, ship
-from compression.origin import Origin, Sent
-from compression.plan import at_once
-from compression.recipe import PRESETS, Evaluate
-from compression.report import Row
+from compression.engine.shipping import Provenance, ShippedArtifact, ship
+from compression.export.provenance import InputFile, Origin
+from compression.quantization.fake_quantize import insert_fake_quantization, remove_fake_quantization
+from compression.schema.recipe.presets import PRESETS
+from compression.schema.recipe.recipe import Evaluate
+from compression.schema.report.measurements import Row
+from compression.system.progress import run_silently
 from tests.compression.conftest import sentences, tiny_config
 from tests.compression.judging import BASELINE, QUANTIZED
 
@@ -29,11 +30,11 @@ class Shipment:
     model: BertForSequenceClassification
     rows: list[tuple[str, str]]
     output: Path
-    baseline: Shipped
-    int8: Shipped
-    checkpoint: Shipped
+    baseline: ShippedArtifact
+    int8: ShippedArtifact
+    checkpoint: ShippedArtifact
 
-    def folder(self, shipped: Shipped) -> Path:
+    def folder(self, shipped: ShippedArtifact) -> Path:
         return self.output / "artifacts" / shipped.artifact.name
 
 
@@ -65,21 +66,21 @@ def tiny_shipment(
         licenses=(output / "LICENSE",),
         recipe=PRESETS["quick"][0],
         command="lathe submit --model MODEL --data DATA --recipe recipe.json --wait",
-        sent=(Sent("model", "model.safetensors", "0" * 64),),
+        sent=(InputFile("model", "model.safetensors", "0" * 64),),
         versions={"lathe": "0.1"},
     )
 
-    def rows_to(shipped: Shipped) -> list[Row]:
+    def rows_to(shipped: ShippedArtifact) -> list[Row]:
         return [BASELINE] if shipped.artifact.stage == "baseline" else [BASELINE, QUANTIZED]
 
-    made: dict[str, Shipped] = {}
+    made: dict[str, ShippedArtifact] = {}
     model = copy.deepcopy(tiny_classifier)
     for name, kind, precision in (
         ("baseline", "onnx", "float32"),
         ("int8", "onnx", "int8"),
         ("checkpoint", "transformers", "int8"),
     ):
-        (numerics.insert if precision == "int8" else numerics.remove)(model)
+        (insert_fake_quantization if precision == "int8" else remove_fake_quantization)(model)
         shipping = ship(
             model,
             name=name,
@@ -98,5 +99,5 @@ def tiny_shipment(
             provenance=Provenance(origin, rows_to),
             emulate_seconds=120.0,
         )
-        made[name] = at_once(shipping)
+        made[name] = run_silently(shipping)
     return Shipment(tiny_classifier, rows, output, made["baseline"], made["int8"], made["checkpoint"])

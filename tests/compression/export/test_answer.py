@@ -12,13 +12,17 @@ import onnxruntime
 import pytest
 from tokenizers import Tokenizer
 
-from compression import answer as command
-from compression.answer import _given as given
-from compression.answer import answer
-from compression.pipeline import compress
-from compression.recipe import AnswerSpec, Data, Evaluate, Question, Spec, Task, asked_for
-from compression.recipe.question import LONGEST_TEXT
-from compression.report import Answer, Answered, Finished, Rejected, parse_answered
+from compression.engine.pipeline import compress
+from compression.evaluation import predict as command
+from compression.evaluation.predict import _given as given
+from compression.evaluation.predict import predict
+from compression.schema.events import Finished
+from compression.schema.job_spec import Data, Spec
+from compression.schema.prediction import Answer, Answered, parse_answered
+from compression.schema.prediction_request import LONGEST_TEXT, AnswerSpec, Question, asked_for
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.recipe import Evaluate
+from compression.schema.validation import Rejected
 from tests.compression.export.conftest import LABELS, Shipment
 from tests.compression.toys import LENGTH, TASKS, row, write
 
@@ -154,13 +158,13 @@ def test_every_task_has_its_answers(task: Task, encoder: Path, tmp_path: Path, m
     assert ("Its second text." in card) is (task == "text-pair-classification")
     common: dict[str, Any] = {"task": task, "labels": last.report.labels, "memory_bytes": ROOM, "data": data}
     common |= {"original": folder, "compressed": folder}
-    found = [answer(AnswerSpec(question=Question(row=number), **common), tmp_path) for number in range(10)]
+    found = [predict(AnswerSpec(question=Question(row=number), **common), tmp_path) for number in range(10)]
     assert sum(right(task, one.expected, one.original) for one in found) >= 7, found
 
     # The same texts, typed.
     first = row(task, random.Random("test"))
     typed = {name: first[name] for name in asked_for(task, paired=False)}
-    again = answer(AnswerSpec(question=Question(**typed), **common), tmp_path)
+    again = predict(AnswerSpec(question=Question(**typed), **common), tmp_path)
     assert (again.asked, again.expected) == (found[0].asked, None)
     timing = {"milliseconds": 0.0, "runs": 1}
     assert again.original.model_copy(update=timing) == found[0].original.model_copy(update=timing)

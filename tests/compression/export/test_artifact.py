@@ -10,10 +10,12 @@ import pytest
 import yaml
 from tokenizers import Tokenizer
 
-from compression.export.artifact import count_flops
+from compression.engine.shipping import count_flops
 from compression.export.instruction_sets import hindrance
-from compression.recipe import PRESETS, Evaluate, Recipe
-from compression.report import ComparedAnswers, Latency, NotCompared, NotMeasured, Score
+from compression.schema.recipe.presets import PRESETS
+from compression.schema.recipe.recipe import Evaluate, Recipe
+from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
+from compression.schema.report.measurements import Latency, NotMeasured, Score
 from tests.compression.export.conftest import LABELS, MAX_LENGTH, Shipment
 
 

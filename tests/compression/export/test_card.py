@@ -4,10 +4,14 @@ from typing import Any
 
 import pytest
 
-from compression.export.card import card
-from compression.origin import Origin
-from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Task
-from compression.report import NotMeasured, Size, Stage
+from compression.export.model_card import card
+from compression.export.provenance import Origin
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.recipe.quantize import Qat, Quantize
+from compression.schema.recipe.recipe import Prepare, Recipe
+from compression.schema.report.measurements import NotMeasured, Size, Stage
 from tests.client.figures import validated
 
 NOTHING = NotMeasured(not_measured="It is not asked.")

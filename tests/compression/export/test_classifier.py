@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from compression import numerics
-from compression.export import decoder
-from compression.export import onnx as exporter
-from compression.export.verify import check_interface
-from compression.numerics import Simulation
-from compression.runtimes.onnx import OnnxRunner
-from compression.runtimes.runner import Batch, Logits
+from compression.evaluation.runtimes.onnx import OnnxRunner
+from compression.evaluation.runtimes.runner import Batch, Logits
+from compression.export.onnx import decoder
+from compression.export.onnx.exporter import FILE, write_onnx
+from compression.export.parity_check import check_interface
+from compression.models.linear_layers import is_linear
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable
 from tests.compression.export.test_decoder import SCHEMES
 from tests.compression.families.decoders import COMMON, IDS, KINDS, PADDING, tiny_classifier, tiny_config
 
@@ -38,7 +38,7 @@ def answers(model: PreTrainedModel, batch: Batch) -> Logits:
 
 
 def opened(folder: Path) -> OnnxRunner:
-    runner = OnnxRunner(folder / exporter.FILE, threads=1)
+    runner = OnnxRunner(folder / FILE, threads=1)
     check_interface(runner, 2, ("input_ids", "attention_mask"), ("logits",))
     return runner
 
@@ -50,7 +50,7 @@ def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, scheme
     decoder.write(model, tmp_path, simulation=SCHEMES[scheme])
     twin = copy.deepcopy(model)
     if (simulation := SCHEMES[scheme]) is not None:
-        numerics.insert(twin, simulation=simulation)
+        insert_fake_quantization(twin, simulation=simulation)
     runner = opened(tmp_path)
     # A value on the edge of two integers may fall either way, in one of the runtimes or in one of the batches.
     near = 1e-5 if scheme != "dynamic-int8" else 1e-2
@@ -69,12 +69,12 @@ def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, scheme
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_static_layers_keep_a_range_each_the_head_too(kind: str, tmp_path: Path) -> None:
     model = tiny_classifier(kind)
-    names = [name for name, layer in numerics.quantizable(model) if numerics.is_linear(layer)]
+    names = [name for name, layer in quantizable(model) if is_linear(layer)]
     ranges = {name: (-2.0 - number, 1.5 + number) for number, name in enumerate(names)}
     simulation = Simulation(scheme="static-int8", ranges=ranges)
     decoder.write(model, tmp_path, simulation=simulation)
     twin = copy.deepcopy(model)
-    numerics.insert(twin, simulation=simulation)
+    insert_fake_quantization(twin, simulation=simulation)
     batch = padded("right")
     off, rounding = (opened(tmp_path).logits(batch) - answers(one, batch) for one in (twin, model))
     assert np.median(np.abs(off)) < 0.05 * np.median(np.abs(rounding))
@@ -91,7 +91,7 @@ def test_a_row_of_a_model_without_padding_ends_with_its_last_token(tmp_path: Pat
 
 def test_experts_read_the_rows_that_are_sent_to_them_and_no_others(tmp_path: Path) -> None:
     """A traced graph has each expert read each row, as tracing cannot pick them by their values."""
-    path = exporter.write(tiny_classifier("deepseek_v3"), tmp_path, int8=False)
+    path = write_onnx(tiny_classifier("deepseek_v3"), tmp_path, int8=False)
     proto = onnx.load(path, load_external_data=False)
     operators = [node.op_type for node in proto.graph.node]
     assert operators.count("NonZero") == 8 * 2  # experts of two layers
@@ -102,7 +102,7 @@ def test_what_no_graph_is_known_for_is_traced(tmp_path: Path) -> None:
     assert COMMON["pad_token_id"] == config.pad_token_id
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config).eval()
-    exporter.write(model, tmp_path, int8=False)
+    write_onnx(model, tmp_path, int8=False)
     assert not (tmp_path / decoder.DATA).exists()
     batch = padded("right")
     assert opened(tmp_path).logits(batch) == pytest.approx(answers(model, batch), abs=1e-5)

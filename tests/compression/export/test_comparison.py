@@ -1,8 +1,9 @@
 """A card's table of before and after: what is in each column, and what it says where a figure is missing."""
 
-from compression.export.comparison import comparison
-from compression.report import Figures, Generation, Latency, NotMeasured, Row, Score
-from compression.runtimes.runner import Kind
+from compression.evaluation.runtimes.runner import Kind
+from compression.export.comparison_table import comparison
+from compression.schema.report.before import Figures
+from compression.schema.report.measurements import Generation, Latency, NotMeasured, Row, Score
 from tests.client.figures import row, validated
 
 NOTHING = NotMeasured(not_measured="Memory does not suffice.")

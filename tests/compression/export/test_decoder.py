@@ -12,12 +12,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from compression import numerics
-from compression.errors import UnsupportedArchitecture
-from compression.export import decoder
-from compression.numerics import Simulation
-from compression.runtimes.decoder import Decoder, greedy
-from compression.runtimes.runner import Ids, Kind, Logits, open_artifact
+from compression.evaluation.runtimes.decoder import Decoder, greedy
+from compression.evaluation.runtimes.runner import Ids, Kind, Logits, open_artifact
+from compression.export.onnx import decoder
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable
+from compression.schema.errors import UnsupportedArchitecture
 from tests.compression.decoders import VOCABULARY, tiny
 
 SCHEMES = {
@@ -84,7 +83,7 @@ def simulated(model: PreTrainedModel, scheme: str) -> PreTrainedModel:
             parent, _, own = name.rpartition(".")
             setattr(twin.get_submodule(parent), own, layer)
     if (simulation := SCHEMES[scheme]) is not None:
-        numerics.insert(twin, simulation=simulation)
+        insert_fake_quantization(twin, simulation=simulation)
     return twin
 
 
@@ -135,10 +134,10 @@ def test_a_prompt_is_answered_as_by_the_engine_at_once_and_token_by_token(kind: 
 def test_static_layers_keep_a_range_each(kind: str, tmp_path: Path) -> None:
     model = made(kind)
     twin = simulated(model, "float32")
-    names = [name for name, layer in numerics.quantizable(twin) if isinstance(layer, nn.Linear)]
+    names = [name for name, layer in quantizable(twin) if isinstance(layer, nn.Linear)]
     ranges = {name: (-2.0 - number, 1.5 + number) for number, name in enumerate(names)}
     simulation = Simulation(scheme="static-int8", ranges=ranges)
-    numerics.insert(twin, simulation=simulation)
+    insert_fake_quantization(twin, simulation=simulation)
     decoder.write(model, tmp_path, simulation=simulation)
     ids, mask = prompts()
     real = mask.astype(bool)

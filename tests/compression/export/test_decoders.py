@@ -12,25 +12,28 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from compression import numerics
-from compression.errors import ExportMismatch
-from compression.export import onnx as exporter
-from compression.export import transformers as checkpoints
-from compression.export.artifact import precision_of, stored_as
-from compression.export.experts_apart import take_apart
-from compression.export.integers import to_int8
-from compression.export.rows import as_rows
-from compression.export.trace import graph
-from compression.export.verify import ROUNDING_NOISE, Agreement, check_interface, compare, limit, verify
-from compression.language import evaluate as engine
-from compression.language.documents import read
-from compression.numerics import Simulation
-from compression.recipe import Evaluate, Scheme
-from compression.runtimes.onnx import OnnxRunner
-from compression.runtimes.runner import Batch, Ids, Logits
-from compression.runtimes.transformers import TransformersDecoder
-from compression.scoring import of
-from compression.scoring.base import Row
+from compression.engine.shipping import precision_of
+from compression.evaluation.runtimes.onnx import OnnxRunner
+from compression.evaluation.runtimes.runner import Batch, Ids, Logits
+from compression.evaluation.runtimes.transformers import TransformersDecoder
+from compression.export.onnx.exporter import FILE, plain_model
+from compression.export.onnx.flatten_sequence import flatten_sequence
+from compression.export.onnx.quantize_graph import to_int8
+from compression.export.onnx.trace import graph
+from compression.export.onnx.unfused_experts import unfuse_experts
+from compression.export.package import stored_as
+from compression.export.parity_check import ROUNDING_NOISE, Agreement, check_interface, compare, limit, verify
+from compression.export.transformers.exporter import write_transformers
+from compression.modalities.scorers import scorer_of
+from compression.modalities.scoring.base import Row
+from compression.modalities.text.causal_lm import token_losses as engine
+from compression.modalities.text.causal_lm.documents import read
+from compression.models.linear_layers import is_linear, is_transposed
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, left_in_float, quantizable
+from compression.quantization.moe_layers import fused_expert_modules
+from compression.schema.errors import ExportMismatch
+from compression.schema.recipe.base import Scheme
+from compression.schema.recipe.recipe import Evaluate
 from tests.compression import decoders
 from tests.compression.families.decoders import IDS, tiny_classifier
 
@@ -63,14 +66,14 @@ def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, tmp_pa
     model, batch = tiny_classifier(kind), padded()
     model.config.use_cache = False
     simulated = copy.deepcopy(model)
-    layers = [layer for name in numerics.insert(simulated) if numerics.is_linear(layer := simulated.get_submodule(name))]
-    experts = 2 * sum(len(module.down_proj) for _, module in numerics.fused(model))  # type: ignore[arg-type]
-    twin = exporter.plain(model)
-    take_apart(twin)
-    traced = as_rows(graph(twin))  # once: tracing takes longer than all the rest
-    for whose, proto in ((model, traced), (simulated, to_int8(traced, dict(numerics.quantizable(twin))))):
-        onnx.save(proto, tmp_path / exporter.FILE)
-        runner = OnnxRunner(tmp_path / exporter.FILE, threads=1)
+    layers = [layer for name in insert_fake_quantization(simulated) if is_linear(layer := simulated.get_submodule(name))]
+    experts = 2 * sum(len(module.down_proj) for _, module in fused_expert_modules(model))  # type: ignore[arg-type]
+    twin = plain_model(model)
+    unfuse_experts(twin)
+    traced = flatten_sequence(graph(twin))  # once: tracing takes longer than all the rest
+    for whose, proto in ((model, traced), (simulated, to_int8(traced, dict(quantizable(twin))))):
+        onnx.save(proto, tmp_path / FILE)
+        runner = OnnxRunner(tmp_path / FILE, threads=1)
         check_interface(runner, 2, ("input_ids", "attention_mask"), ("logits",))
         found, wanted = runner.logits(batch), answers(whose, batch)
         assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
@@ -79,21 +82,21 @@ def test_a_file_answers_as_the_engine_whoever_shares_the_batch(kind: str, tmp_pa
             assert alone[0] == pytest.approx(found[row], abs=1e-5)
     operators = Counter(node.op_type for node in proto.graph.node)
     assert operators["MatMulInteger"] == len(layers) + experts
-    assert numerics.left_in_float(model) == (2 * 8 * 32 if kind == "deepseek_v2-grouped" else 0)  # two routers
+    assert left_in_float(model) == (2 * 8 * 32 if kind == "deepseek_v2-grouped" else 0)  # two routers
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "gpt2", "deepseek_v2", "deepseek_v3"])
 def test_a_checkpoint_of_integers_opens_with_stock_code_and_says_what_stayed(kind: str, tmp_path: Path) -> None:
     model, batch = tiny_classifier(kind), padded()
-    checkpoints.write(model, tmp_path / "int8", int8=True)
+    write_transformers(model, tmp_path / "int8", int8=True)
     opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "int8").eval()
     plain = answers(model, batch)
-    numerics.insert(model)
+    insert_fake_quantization(model)
     wanted = answers(model, batch)
     # As a job holds it: of experts, too, torchao's rounding is not ours.
     compare(wanted, answers(opened, batch), limit(wanted, plain, noise=ROUNDING_NOISE["transformers"]))
     whole = {name for name, value in opened.named_parameters() if type(value) is torch.nn.Parameter and value.ndim > 1}
-    transposed = {f"{name}.weight" for name, layer in model.named_modules() if numerics.is_transposed(layer)}
+    transposed = {f"{name}.weight" for name, layer in model.named_modules() if is_transposed(layer)}
     routers = {name for name, _ in model.named_parameters() if ".mlp.gate.weight" in name}
     assert whole == transposed | routers
     precision = precision_of("dynamic-int8", model, "transformers")
@@ -109,13 +112,15 @@ def test_experts_of_a_model_in_memory_are_integers_that_answer_as_the_simulated_
 ) -> None:
     model = decoders.tiny(kind, moe_intermediate_size=48, n_routed_experts=16)
     folder = written_tokenizer(tmp_path)
-    plain = checkpoints.write(model, folder, int8=False).stat().st_size
-    numerics.insert(model, simulation=Simulation(scheme=scheme, group_size=32 if scheme == "weight-only-int4" else None))
+    plain = write_transformers(model, folder, int8=False).stat().st_size
+    insert_fake_quantization(
+        model, simulation=Simulation(scheme=scheme, group_size=32 if scheme == "weight-only-int4" else None)
+    )
     before = copy.deepcopy(model)
-    assert checkpoints.write(model, folder, int8=True).stat().st_size < 0.5 * plain
+    assert write_transformers(model, folder, int8=True).stat().st_size < 0.5 * plain
     assert json.loads((folder / "config.json").read_text())["experts_implementation"] == "eager"
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), before.parameters(), strict=True))
-    sample, scorer = rows_of(IDS), of("causal-lm", Evaluate(window=16), ())
+    sample, scorer = rows_of(IDS), scorer_of("causal-lm", Evaluate(window=16), ())
     found = verify(model, folder, kind="transformers", int8=True, sample=sample, scorer=scorer, pad_id=0)
     assert found.difference <= found.allowed.rms
     opened = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -157,15 +162,15 @@ def test_a_token_that_goes_to_other_experts_is_excused_only_where_numbers_were_r
     model, folder = decoders.tiny("deepseek_v3"), written_tokenizer(tmp_path)
     int8, half = form.endswith("int8"), form == "bfloat16"
     if int8:
-        numerics.insert(model, simulation=Simulation(scheme=form))  # type: ignore[arg-type]
-    checkpoints.write(model, folder, int8=int8, half=half)
-    sample, scorer = rows_of(IDS.repeat(4, 1)), of("causal-lm", Evaluate(window=16), ())
+        insert_fake_quantization(model, simulation=Simulation(scheme=form))  # type: ignore[arg-type]
+    write_transformers(model, folder, int8=int8, half=half)
+    sample, scorer = rows_of(IDS.repeat(4, 1)), scorer_of("causal-lm", Evaluate(window=16), ())
 
     def held() -> Agreement:
         return verify(model, folder, kind="transformers", int8=int8, half=half, sample=sample, scorer=scorer, pad_id=0)
 
     bent = Bent(folder, 1.5 * held().allowed.largest)
-    monkeypatch.setattr("compression.export.verify.open_artifact", lambda *_, **__: bent)
+    monkeypatch.setattr("compression.export.parity_check.open_artifact", lambda *_, **__: bent)
     if form in ("bfloat16", "dynamic-int8"):
         found = held()
         assert found.largest > found.allowed.largest
@@ -187,14 +192,16 @@ def test_a_token_between_two_experts_is_excused_and_no_other(
     gate.e_score_correction_bias.copy_(torch.stack([scores[1], scores[0]]) - scores.mean())
     other = copy.deepcopy(model)
     other.model.layers[1].mlp.gate.e_score_correction_bias[0] += sign * 1e-6
-    checkpoints.write(other, folder, int8=False)
-    sample, scorer = rows_of(IDS.repeat(4, 1)), of("causal-lm", Evaluate(window=16), ())
+    write_transformers(other, folder, int8=False)
+    sample, scorer = rows_of(IDS.repeat(4, 1)), scorer_of("causal-lm", Evaluate(window=16), ())
 
     def held() -> Agreement:
         return verify(model, folder, kind="transformers", int8=False, sample=sample, scorer=scorer, pad_id=0)
 
     found = held()
     assert found.largest < found.allowed.largest
-    monkeypatch.setattr("compression.export.verify.open_artifact", lambda *_, **__: Bent(folder, 1.5 * found.allowed.largest))
+    monkeypatch.setattr(
+        "compression.export.parity_check.open_artifact", lambda *_, **__: Bent(folder, 1.5 * found.allowed.largest)
+    )
     with pytest.raises(ExportMismatch, match="logits differ"):
         held()

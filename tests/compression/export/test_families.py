@@ -16,21 +16,22 @@ from torch import nn
 from torchao.utils import TorchAOBaseTensor
 from transformers import PreTrainedModel
 
-from compression import numerics
-from compression.export import onnx as exporter
-from compression.export import transformers as checkpoints
-from compression.export.artifact import write_config, write_tokenizer
-from compression.export.card import card
-from compression.export.integers import to_int8
-from compression.export.rows import as_rows
-from compression.export.trace import graph, inputs_of
-from compression.export.verify import check_interface, verify
-from compression.report import NotMeasured, Size
-from compression.runtimes import transformers as transformers_runtime
-from compression.runtimes.onnx import OnnxRunner
-from compression.runtimes.runner import Batch, Kind, Logits
-from compression.runtimes.transformers import TransformersRunner
-from compression.scoring import ClassScorer
+from compression.evaluation.runtimes import transformers as transformers_runtime
+from compression.evaluation.runtimes.onnx import OnnxRunner
+from compression.evaluation.runtimes.runner import Batch, Kind, Logits
+from compression.evaluation.runtimes.transformers import TransformersRunner
+from compression.export.model_card import card
+from compression.export.onnx.exporter import FILE, plain_model
+from compression.export.onnx.flatten_sequence import flatten_sequence
+from compression.export.onnx.quantize_graph import to_int8
+from compression.export.onnx.trace import graph, inputs_of
+from compression.export.package import write_config
+from compression.export.parity_check import check_interface, verify
+from compression.export.preprocessor_files import write_tokenizer
+from compression.export.transformers.exporter import write_transformers
+from compression.modalities.scoring.classification import ClassScorer
+from compression.quantization.fake_quantize import insert_fake_quantization, quantizable
+from compression.schema.report.measurements import NotMeasured, Size
 from tests.compression.conftest import sentences, write_rows
 from tests.compression.export.test_artifact import run_card
 from tests.compression.models import LAYERS, PADDING, WORDS, tiny
@@ -58,7 +59,7 @@ def padded(rows: int = 12, length: int = 9) -> Batch:
 def answers(model: PreTrainedModel, batch: Batch, *, simulated: bool) -> Logits:
     twin = copy.deepcopy(model)
     if simulated:
-        numerics.insert(twin)
+        insert_fake_quantization(twin)
     with torch.inference_mode():
         ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
         return twin(input_ids=ids, attention_mask=mask).logits.numpy()
@@ -67,9 +68,9 @@ def answers(model: PreTrainedModel, batch: Batch, *, simulated: bool) -> Logits:
 @cache
 def graphs(kind: str) -> dict[bool, onnx.ModelProto]:
     """Trace a family's model, once for all tests: whether its weights are integers → the file."""
-    twin = exporter.plain(tiny(kind))
-    traced = as_rows(graph(twin))
-    return {False: traced, True: to_int8(traced, dict(numerics.quantizable(twin)))}
+    twin = plain_model(tiny(kind))
+    traced = flatten_sequence(graph(twin))
+    return {False: traced, True: to_int8(traced, dict(quantizable(twin)))}
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "roberta", "electra", "mpnet"])
@@ -101,9 +102,9 @@ def written(kind: str, form: Kind, folder: Path) -> PreTrainedModel:
     folder.mkdir()
     write_source(source)
     if form == "onnx":
-        onnx.save(graphs(kind)[True], folder / exporter.FILE)
+        onnx.save(graphs(kind)[True], folder / FILE)
     else:
-        checkpoints.write(model, folder, int8=True)
+        write_transformers(model, folder, int8=True)
     write_tokenizer(source, folder, 16, "text-classification")
     assert write_config(model, folder, LABELS, 16, form) == PADDING
     nothing = NotMeasured(not_measured="It is not asked.")
@@ -132,7 +133,7 @@ def test_card_and_script_open_a_file_of_two_inputs(tmp_path: Path) -> None:
     said = run_card(folder, tmp_path, "", "").split()
     assert len(said) == 2
     assert set(said) <= set(LABELS)
-    numerics.insert(model)
+    insert_fake_quantization(model)
     verify(model, folder, kind="onnx", int8=True, sample=ROWS, scorer=ClassScorer("accuracy", 2, 1), pad_id=PADDING)
     write_rows(tmp_path / "test.jsonl", rows)
     script = Path(__file__).parents[3] / "scripts" / "open_onnx.py"
@@ -176,5 +177,5 @@ def test_a_checkpoint_keeps_the_padding_that_positions_are_counted_from(kind: st
     model = written(kind, "transformers", folder)
     runner = TransformersRunner(folder, threads=1)
     assert runner.model.config.pad_token_id == PADDING  # type: ignore[union-attr]
-    numerics.insert(model)
+    insert_fake_quantization(model)
     verify(model, folder, kind="transformers", int8=True, sample=ROWS, scorer=ClassScorer("accuracy", 2, 1), pad_id=PADDING)

@@ -7,15 +7,19 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression import calibration, numerics
-from compression.export import decoder, instruction_sets
-from compression.export import onnx as exporter
-from compression.export.card import card
-from compression.numerics import Simulation
-from compression.recipe import Quantize
-from compression.report import Artifact, ComparedAnswers, NotCompared, NotMeasured, Size
-from compression.runtimes import alone
-from compression.runtimes.runner import Batch
+from compression.evaluation.runtimes import standalone
+from compression.evaluation.runtimes.runner import Batch
+from compression.export import instruction_sets
+from compression.export.model_card import card
+from compression.export.onnx import decoder
+from compression.export.onnx.exporter import write_onnx
+from compression.models.linear_layers import is_linear
+from compression.quantization import calibration
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
+from compression.schema.report.measurements import NotMeasured, Size
+from compression.schema.report.report import Artifact
 from tests.compression import decoders
 from tests.compression.conftest import WORDS, encoded, sentences, tiny_config
 
@@ -31,12 +35,12 @@ def written(folder: Path, simulation: Simulation) -> Path:
     torch.manual_seed(0)
     model = BertForSequenceClassification(tiny_config(num_labels=3)).eval()
     with torch.no_grad():
-        for _, layer in numerics.quantizable(model):
-            if numerics.is_linear(layer):
+        for _, layer in quantizable(model):
+            if is_linear(layer):
                 layer.weight.copy_(0.1 * layer.weight.sign())
-    numerics.insert(model, simulation=simulation)
+    insert_fake_quantization(model, simulation=simulation)
     folder.mkdir()
-    return exporter.write(model, folder, int8=True)
+    return write_onnx(model, folder, int8=True)
 
 
 def rows(count: int = 6, length: int = 9) -> list[Batch]:
@@ -67,8 +71,8 @@ def test_portable_files_of_other_kinds_come_to_the_same_bits_under_avx2(kind: st
         model = BertForSequenceClassification(tiny_config(num_labels=2)).eval()
         settings = Quantize(scheme="static-int8")
         calibration.calibrate(model, encoded(sentences(64, 1)), settings)
-        numerics.insert(model, simulation=Simulation.of(settings))
-        path = exporter.write(model, tmp_path, int8=True)
+        insert_fake_quantization(model, simulation=Simulation.of(settings))
+        path = write_onnx(model, tmp_path, int8=True)
         feeds = [instruction_sets.feeds_of(batch) for batch in rows(length=30)]
     else:
         path = decoder.write(decoders.tiny(kind), tmp_path, simulation=Simulation(portable=True))[0]
@@ -76,7 +80,7 @@ def test_portable_files_of_other_kinds_come_to_the_same_bits_under_avx2(kind: st
         places = np.tile(np.arange(30), (2, 1))
         feeds = [{"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": places}]
     there = instruction_sets.emulated(path, feeds, SECONDS)
-    assert instruction_sets.differences(alone.answer(str(path), feeds), there)[2] == 0.0
+    assert instruction_sets.differences(standalone.answer(str(path), feeds), there)[2] == 0.0
 
 
 @pytest.mark.skipif(WITHOUT is not None, reason=str(WITHOUT))
@@ -104,11 +108,11 @@ def test_what_is_not_asked_for_or_cannot_be_had_says_so(tmp_path: Path, monkeypa
 def test_answers_are_read_back_as_they_were_and_end_with_the_time(tmp_path: Path) -> None:
     path = written(tmp_path / "file", Simulation())
     feeds = [instruction_sets.feeds_of(batch) for batch in rows()]
-    alone.write(str(tmp_path / "feeds.npz"), feeds)
-    again = alone.read(str(tmp_path / "feeds.npz"))
-    first, second = alone.answer(str(path), feeds), alone.answer(str(path), again)
+    standalone.write(str(tmp_path / "feeds.npz"), feeds)
+    again = standalone.read(str(tmp_path / "feeds.npz"))
+    first, second = standalone.answer(str(path), feeds), standalone.answer(str(path), again)
     assert instruction_sets.differences(first, second) == (6, 0, 0.0)
-    assert len(alone.answer(str(path), feeds, seconds=0.0)) == 1
+    assert len(standalone.answer(str(path), feeds, seconds=0.0)) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,21 +12,22 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from compression import generating, numerics
-from compression.errors import ExportMismatch
-from compression.export import transformers
-from compression.export.artifact import Shipped, ship, timed, write_config
-from compression.export.verify import ROUNDING_NOISE, compare, limit, verify
-from compression.language import evaluate as engine
-from compression.language.documents import read
-from compression.measure import ask_language, nobody
-from compression.numerics import Simulation
-from compression.plan import at_once
-from compression.recipe import Evaluate
-from compression.report import Latency, Score
-from compression.runtimes.runner import Ids, Logits, open_artifact
-from compression.scoring import LanguageScorer, of
-from compression.scoring.language import figures
+from compression.engine.shipping import ShippedArtifact, measure_latency, ship
+from compression.evaluation import generation_latency
+from compression.evaluation.measure import ask_language, nobody
+from compression.evaluation.runtimes.runner import Ids, Logits, open_artifact
+from compression.export.package import write_config
+from compression.export.parity_check import ROUNDING_NOISE, compare, limit, verify
+from compression.export.transformers.exporter import write_transformers
+from compression.modalities.scorers import scorer_of
+from compression.modalities.text.causal_lm import token_losses as engine
+from compression.modalities.text.causal_lm.documents import read
+from compression.modalities.text.scoring.perplexity import LanguageScorer, figures
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, remove_fake_quantization
+from compression.schema.errors import ExportMismatch
+from compression.schema.recipe.recipe import Evaluate
+from compression.schema.report.measurements import Latency, Score
+from compression.system.progress import run_silently
 from tests.compression.language.tiny import TEXTS, model, tokenizer
 from tests.compression.measuring import in_this_process
 
@@ -45,16 +46,16 @@ def network() -> PreTrainedModel:
 
 
 @pytest.fixture(scope="module")
-def shipped(network: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Shipped]]:
+def shipped(network: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, ShippedArtifact]]:
     output = tmp_path_factory.mktemp("output")
     tokenizer(bos=True).save_pretrained(output / "tokenizer")
     rows = output / "test.jsonl"
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in MANY))
     made = {}
     for name, simulation in DONE.items():
-        numerics.remove(network)
+        remove_fake_quantization(network)
         if simulation is not None:
-            numerics.insert(network, simulation=simulation)
+            insert_fake_quantization(network, simulation=simulation)
         shipping = ship(
             network,
             name=name,
@@ -71,31 +72,31 @@ def shipped(network: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) 
             evaluate=EVALUATE,
             sample=[{"text": text} for text in MANY],
         )
-        made[name] = (output / "artifacts" / name, at_once(shipping))
-    numerics.remove(network)
+        made[name] = (output / "artifacts" / name, run_silently(shipping))
+    remove_fake_quantization(network)
     return made
 
 
 @pytest.mark.parametrize("name", DONE)
 def test_the_score_is_the_files_and_agrees_with_the_engines(
-    name: str, shipped: dict[str, tuple[Path, Shipped]], network: PreTrainedModel
+    name: str, shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel
 ) -> None:
     score = shipped[name][1].score
     assert isinstance(score, Score)
     if (simulation := DONE[name]) is not None:
-        numerics.insert(network, simulation=simulation)
-    scorer = of("causal-lm", EVALUATE, ())
+        insert_fake_quantization(network, simulation=simulation)
+    scorer = scorer_of("causal-lm", EVALUATE, ())
     assert isinstance(scorer, LanguageScorer)
     told = engine.told(network, read(MANY, tokenizer(bos=True)), length=scorer.length, stride=scorer.stride)
-    numerics.remove(network)
+    remove_fake_quantization(network)
     assert score.value == pytest.approx(figures(told).perplexity.value, rel=1e-3)
     assert score.rows == len(MANY)
 
 
-def test_windows_are_counted_as_they_are_answered(shipped: dict[str, tuple[Path, Shipped]], tmp_path: Path) -> None:
+def test_windows_are_counted_as_they_are_answered(shipped: dict[str, tuple[Path, ShippedArtifact]], tmp_path: Path) -> None:
     folder, found = shipped["int8"]
     told = list[int]()
-    scorer = of("causal-lm", EVALUATE, ())
+    scorer = scorer_of("causal-lm", EVALUATE, ())
     assert isinstance(scorer, LanguageScorer)
     rows = folder.parents[1] / "test.jsonl"
     asked = ask_language(open_artifact("onnx", folder, threads=1), folder, rows, scorer)  # type: ignore[arg-type]
@@ -105,20 +106,20 @@ def test_windows_are_counted_as_they_are_answered(shipped: dict[str, tuple[Path,
 
 
 @pytest.mark.parametrize("name", DONE)
-def test_the_speed_is_that_of_generating(name: str, shipped: dict[str, tuple[Path, Shipped]]) -> None:
+def test_the_speed_is_that_of_generating(name: str, shipped: dict[str, tuple[Path, ShippedArtifact]]) -> None:
     latency = shipped[name][1].latency
     assert isinstance(latency, Latency)
     generation = latency.generation
     assert generation is not None
     assert (latency.batch, latency.length, generation.prompt) == (1, 16, 16)
-    assert latency.runs >= generating.FEWEST_ROUNDS * generation.tokens
+    assert latency.runs >= generation_latency.FEWEST_ROUNDS * generation.tokens
     assert generation.decode_per_second == pytest.approx(1000 / latency.median_ms)
     assert generation.baseline_decode_per_second == pytest.approx(1000 / latency.baseline_median_ms)
     assert generation.prefill_per_second == pytest.approx(16 * 1000 / generation.first_token_ms)
     assert (generation.first_token_ms == generation.baseline_first_token_ms) == (name == "baseline")
 
 
-def test_bytes_are_those_of_graph_and_weights(shipped: dict[str, tuple[Path, Shipped]]) -> None:
+def test_bytes_are_those_of_graph_and_weights(shipped: dict[str, tuple[Path, ShippedArtifact]]) -> None:
     for name in DONE:
         folder, found = shipped[name]
         files = {file.path: file.size for file in found.artifact.files}
@@ -129,23 +130,23 @@ def test_bytes_are_those_of_graph_and_weights(shipped: dict[str, tuple[Path, Shi
 
 @pytest.mark.parametrize("name", ["baseline", "int8"])
 def test_the_cards_code_goes_on_with_a_text_in_onnx_runtime(
-    name: str, shipped: dict[str, tuple[Path, Shipped]], network: PreTrainedModel
+    name: str, shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel
 ) -> None:
     folder, _ = shipped[name]
     code = (folder / "README.md").read_text("utf-8").split("```python\n")[1].split("```")[0]
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
     ids = torch.tensor([tokenizer(bos=True)("Once upon a time")["input_ids"]])
     if name != "baseline":
-        numerics.insert(network)
+        insert_fake_quantization(network)
     with torch.inference_mode():
         wanted = network.generate(ids, max_new_tokens=32, do_sample=False)[0].tolist()
-    numerics.remove(network)
+    remove_fake_quantization(network)
     assert done.stdout.decode() == tokenizer(bos=True).decode(wanted, skip_special_tokens=True) + "\n"
 
 
 @pytest.mark.parametrize("place", [0, 4])
 def test_the_cards_code_stops_at_every_end_that_the_model_has(
-    place: int, shipped: dict[str, tuple[Path, Shipped]], network: PreTrainedModel, tmp_path: Path
+    place: int, shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(shipped["baseline"][0], tmp_path / "copy"))
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 3
@@ -169,12 +170,12 @@ def test_a_tied_checkpoint_of_integers_opens_with_stock_code_and_generates(
 ) -> None:
     simulation = DONE[name]
     assert simulation is not None
-    numerics.insert(network, simulation=simulation)
-    transformers.write(network, tmp_path, int8=True)
+    insert_fake_quantization(network, simulation=simulation)
+    write_transformers(network, tmp_path, int8=True)
     prompt = torch.tensor([[4, 5, 6, 7]])
     with torch.inference_mode():
         wanted = network(prompt).logits[0].numpy()
-        numerics.remove(network)
+        remove_fake_quantization(network)
         plain = network(prompt).logits[0].numpy()
     opened = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True).eval()
     assert opened.get_output_embeddings().weight is not opened.get_input_embeddings().weight
@@ -187,14 +188,14 @@ def test_a_tied_checkpoint_of_integers_opens_with_stock_code_and_generates(
 
 def test_a_checkpoint_of_16_bits_is_the_model_without_its_integers(network: PreTrainedModel, tmp_path: Path) -> None:
     tokenizer(bos=True).save_pretrained(tmp_path)
-    numerics.insert(network)
-    transformers.write(network, tmp_path, int8=False, half=True)
-    sample, scorer = [{"text": text} for text in MANY], of("causal-lm", EVALUATE, ())
+    insert_fake_quantization(network)
+    write_transformers(network, tmp_path, int8=False, half=True)
+    sample, scorer = [{"text": text} for text in MANY], scorer_of("causal-lm", EVALUATE, ())
     found = verify(network, tmp_path, kind="transformers", int8=False, half=True, sample=sample, scorer=scorer, pad_id=0)
     assert 0 < found.difference < found.allowed.rms
     with pytest.raises(ExportMismatch):  # held against float32 it is another model
         verify(network, tmp_path, kind="transformers", int8=False, sample=sample, scorer=scorer, pad_id=0)
-    numerics.remove(network)
+    remove_fake_quantization(network)
     opened = AutoModelForCausalLM.from_pretrained(tmp_path, local_files_only=True)
     assert {parameter.dtype for parameter in opened.parameters()} == {torch.bfloat16}
     for name, parameter in network.named_parameters():
@@ -219,12 +220,12 @@ class Forgetful:
 
 
 def test_a_cache_that_forgets_is_found_out(
-    shipped: dict[str, tuple[Path, Shipped]], network: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+    shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = shipped["baseline"]
-    sample, scorer = [{"text": text} for text in MANY], of("causal-lm", EVALUATE, ())
+    sample, scorer = [{"text": text} for text in MANY], scorer_of("causal-lm", EVALUATE, ())
     assert verify(network, folder, kind="onnx", int8=False, sample=sample, scorer=scorer, pad_id=0).difference < 1e-4
-    monkeypatch.setattr("compression.export.verify.open_artifact", lambda _kind, folder, threads: Forgetful(folder))
+    monkeypatch.setattr("compression.export.parity_check.open_artifact", lambda _kind, folder, threads: Forgetful(folder))
     with pytest.raises(ExportMismatch, match="logits differ"):
         verify(network, folder, kind="onnx", int8=False, sample=sample, scorer=scorer, pad_id=0)
 
@@ -247,7 +248,7 @@ class Sure:
 
 @pytest.mark.parametrize("lost", [True, False])
 def test_an_error_that_nobody_knows_is_not_told_as_none(
-    lost: bool, shipped: dict[str, tuple[Path, Shipped]], tmp_path: Path
+    lost: bool, shipped: dict[str, tuple[Path, ShippedArtifact]], tmp_path: Path
 ) -> None:
     folder, rows = shipped["baseline"][0], tmp_path / "test.jsonl"
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in (MANY if lost else MANY[:1])))
@@ -260,11 +261,11 @@ def test_an_error_that_nobody_knows_is_not_told_as_none(
 
 
 def test_a_shape_is_timed_without_being_shipped(
-    shipped: dict[str, tuple[Path, Shipped]], network: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    shipped: dict[str, tuple[Path, ShippedArtifact]], network: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("compression.export.artifact.figures", in_this_process)
+    monkeypatch.setattr("compression.engine.shipping.measure_artifact", in_this_process)
     baseline, _ = shipped["baseline"]
-    found = timed(
+    found = measure_latency(
         network,
         tmp_path,
         int8=True,
@@ -281,13 +282,13 @@ def test_a_shape_is_timed_without_being_shipped(
 
 
 def test_a_prompt_leaves_room_for_what_is_generated() -> None:
-    assert generating.prompt_of(128, {"max_position_embeddings": 8192}) == 128
-    assert generating.prompt_of(128, {"n_positions": 64}) == 64 - generating.TOKENS
+    assert generation_latency.prompt_of(128, {"max_position_embeddings": 8192}) == 128
+    assert generation_latency.prompt_of(128, {"n_positions": 64}) == 64 - generation_latency.TOKENS
 
 
 def test_a_model_with_positions_for_no_more_than_is_generated_is_timed_and_scored(tmp_path: Path) -> None:
     """GPT-2 looks its positions up in a table: one token more than there is room for would end the process that measures."""
-    network = model("gpt2", n_positions=generating.TOKENS + 4, pad_token_id=3)
+    network = model("gpt2", n_positions=generation_latency.TOKENS + 4, pad_token_id=3)
     tokenizer(bos=True).save_pretrained(tmp_path / "tokenizer")
     rows = tmp_path / "test.jsonl"
     rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
@@ -304,17 +305,17 @@ def test_a_model_with_positions_for_no_more_than_is_generated_is_timed_and_score
         output=tmp_path,
         test_rows=rows,
         baseline=None,
-        evaluate=Evaluate(length=generating.TOKENS + 4, window=generating.TOKENS + 4),
+        evaluate=Evaluate(length=generation_latency.TOKENS + 4, window=generation_latency.TOKENS + 4),
         sample=[{"text": text} for text in TEXTS],
     )
-    found = at_once(shipping)
+    found = run_silently(shipping)
     assert isinstance(found.score, Score), found.score
     assert isinstance(found.latency, Latency)
     assert found.latency.length == 4
     assert isinstance(found.peak_memory_bytes, int)
 
 
-def test_both_sides_go_on_with_their_own_tokens_by_turns(shipped: dict[str, tuple[Path, Shipped]]) -> None:
+def test_both_sides_go_on_with_their_own_tokens_by_turns(shipped: dict[str, tuple[Path, ShippedArtifact]]) -> None:
     asked: list[tuple[str, list[int]]] = []
 
     class Noted:
@@ -329,8 +330,8 @@ def test_both_sides_go_on_with_their_own_tokens_by_turns(shipped: dict[str, tupl
             return self.inner.step(ids, cache, mask)  # type: ignore[attr-defined, no-any-return]
 
     prompt = np.array([[3, 4, 5, 6]], np.int64)
-    generating.time_both(Noted("int8"), Noted("baseline"), prompt, threads=1, seconds=0.01)
-    last = asked[-2 * (generating.TOKENS + 1) :]
+    generation_latency.time_both(Noted("int8"), Noted("baseline"), prompt, threads=1, seconds=0.01)
+    last = asked[-2 * (generation_latency.TOKENS + 1) :]
     assert [ids for _, ids in last[:2]] == [[3, 4, 5, 6]] * 2
     assert all({last[at][0], last[at + 1][0]} == {"int8", "baseline"} for at in range(0, len(last), 2))
     assert last[0][0] != last[2][0]

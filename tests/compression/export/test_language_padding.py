@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from compression.export.artifact import write_config
-from compression.runtimes.runner import Kind
+from compression.evaluation.runtimes.runner import Kind
+from compression.export.package import write_config
 from tests.compression.language.tiny import model
 from tests.compression.test_streaming import done, model_into, spec_of
 

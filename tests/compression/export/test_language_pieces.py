@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel
 
-from compression import measure
-from compression.export import decoder
-from compression.runtimes.decoder import Decoder
-from compression.runtimes.runner import Batch, Ids, Logits, open_artifact
-from compression.scoring import LanguageScorer
+from compression.evaluation import measure
+from compression.evaluation.runtimes.decoder import Decoder
+from compression.evaluation.runtimes.runner import Batch, Ids, Logits, open_artifact
+from compression.export.onnx import decoder
+from compression.modalities.text.scoring.perplexity import LanguageScorer
 from tests.compression.language.tiny import TEXTS, VOCABULARY, model, tokenizer
 
 ROOM = 20

@@ -15,25 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compression import scoring
-from compression.child import ChildFailed, answers
-from compression.export import artifact
-from compression.host_lock import LOCK_VARIABLE, WAIT_VARIABLE, host_lock
-from compression.measure import (
-    Measured,
-    MeasureSpec,
-    Step,
-    ask,
-    measure,
-    nobody,
-    peak_memory,
-    time_both,
-)
-from compression.plan import Tick, at_once
-from compression.recipe import Evaluate, Task
-from compression.report import Latency, NotMeasured, Score
-from compression.runtimes.runner import Batch, Kind, Logits, Runner, full_batch, open_artifact
-from compression.scoring import ClassScorer
+from compression.engine.shipping import measure_artifact
+from compression.evaluation.measure import Measured, MeasureProgress, MeasureSpec, ask, measure, nobody, peak_memory, time_both
+from compression.evaluation.runtimes.runner import Batch, Kind, Logits, Runner, full_batch, open_artifact
+from compression.export import package
+from compression.modalities.scorers import scorer_of
+from compression.modalities.scoring.classification import ClassScorer
+from compression.modalities.text.scoring.perplexity import LanguageScorer
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.recipe import Evaluate
+from compression.schema.report.measurements import Latency, NotMeasured, Score
+from compression.system.child_process import ChildFailed, child_lines
+from compression.system.host_lock import LOCK_VARIABLE, WAIT_VARIABLE, host_lock
+from compression.system.progress import Step as Tick
+from compression.system.progress import run_silently
 from tests.compression.export.conftest import LABELS, Shipment
 
 
@@ -67,7 +62,7 @@ class Noted:
 
 
 def test_a_fresh_child_tells_both_sides_of_the_latency(tiny_shipment: Shipment) -> None:
-    found = Measured.model_validate_json([*answers("measure", spec(tiny_shipment), timeout=120)][-1])
+    found = Measured.model_validate_json([*child_lines("measure", spec(tiny_shipment), timeout=120)][-1])
     latency, score = found.latency, found.score
     assert isinstance(latency, Latency)
     assert (latency.batch, latency.length, latency.threads) == (1, 16, 1)
@@ -135,7 +130,7 @@ def test_the_score_tells_of_answers_that_change_with_the_batch(tiny_shipment: Sh
 
 def test_memory_is_that_of_serving_and_not_the_parents(tiny_shipment: Shipment) -> None:
     ballast = np.ones(400_000_000 // 8)
-    served = Measured.model_validate_json([*answers("measure", spec(tiny_shipment), timeout=120)][-1])
+    served = Measured.model_validate_json([*child_lines("measure", spec(tiny_shipment), timeout=120)][-1])
     own = peak_memory()
     assert isinstance(own, int)
     assert own > ballast.nbytes
@@ -175,9 +170,7 @@ def test_a_turn_that_is_waited_for_in_vain_is_told(
 
 def test_a_killed_holder_frees_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    program = (
-        "from compression.host_lock import host_lock\nimport time\nwith host_lock():\n print('in', flush=True); time.sleep(60)"
-    )
+    program = "from compression.system.host_lock import host_lock\nimport time\nwith host_lock():\n print('in', flush=True); time.sleep(60)"
     environment = {**os.environ, LOCK_VARIABLE: str(path)}
     holder = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE)
     assert holder.stdout is not None
@@ -192,17 +185,17 @@ def test_a_killed_holder_frees_the_lock(tmp_path: Path) -> None:
 
 def test_a_child_that_fails_says_why_and_one_that_hangs_is_ended(tiny_shipment: Shipment) -> None:
     with pytest.raises(ChildFailed, match=r"model\.onnx"):
-        list(answers("measure", spec(tiny_shipment, folder=str(tiny_shipment.output)), timeout=60))
+        list(child_lines("measure", spec(tiny_shipment, folder=str(tiny_shipment.output)), timeout=60))
     started = time.monotonic()
     with pytest.raises(ChildFailed, match="longer"):
-        list(answers("measure", spec(tiny_shipment), timeout=0.1))
+        list(child_lines("measure", spec(tiny_shipment), timeout=0.1))
     assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("kind", ["onnx", "transformers"])
 def test_a_child_tells_how_far_the_score_is(kind: Kind, tiny_shipment: Shipment) -> None:
     made = tiny_shipment.checkpoint if kind == "transformers" else tiny_shipment.int8
-    measuring = artifact.figures(spec(tiny_shipment, kind=kind, folder=str(tiny_shipment.folder(made)), seconds=0.1))
+    measuring = measure_artifact(spec(tiny_shipment, kind=kind, folder=str(tiny_shipment.folder(made)), seconds=0.1))
     told = list[Tick]()
     while True:
         try:
@@ -220,7 +213,7 @@ def test_a_child_tells_how_far_the_score_is(kind: Kind, tiny_shipment: Shipment)
 def test_what_was_timed_outlives_a_score_that_was_not_to_be_had(tiny_shipment: Shipment, tmp_path: Path) -> None:
     rows = tmp_path / "test.jsonl"
     rows.write_text("{no JSON\n")
-    found = at_once(artifact.figures(spec(tiny_shipment, test_rows=str(rows), seconds=0.1)))
+    found = run_silently(measure_artifact(spec(tiny_shipment, test_rows=str(rows), seconds=0.1)))
     assert isinstance(found.latency, Latency)
     assert isinstance(found.peak_memory_bytes, int)
     assert isinstance(found.score, NotMeasured)
@@ -240,8 +233,8 @@ def test_a_score_that_takes_too_long_costs_nothing_else(
     program.write_text(f"#!/bin/sh\necho '{known.model_dump_json()}'\nexec sleep 600\n")
     program.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(program))
-    monkeypatch.setattr(artifact, "MEASURE_SECONDS", 2.0)
-    found = at_once(artifact.figures(spec(tiny_shipment, task=task)))
+    monkeypatch.setattr(package, "MEASURE_SECONDS", 2.0)
+    found = run_silently(measure_artifact(spec(tiny_shipment, task=task)))
     assert (found.latency, found.peak_memory_bytes) == (timed.latency, timed.peak_memory_bytes)
     assert isinstance(found.score, NotMeasured)
     assert "longer than 2 s" in found.score.not_measured
@@ -253,12 +246,12 @@ def test_validation_is_scored_first_by_the_same_runner_and_outlives_a_test_that_
 ) -> None:
     rows = tmp_path / "validation.jsonl"
     rows.write_text("".join(json.dumps({"text": text, "label": 0}) + "\n" for text, _ in tiny_shipment.rows[:7]))
-    told = list[Step | Measured]()
+    told = list[MeasureProgress | Measured]()
     asked = spec(tiny_shipment, validation_rows=str(rows), seconds=0.1, seed=3)
     found = measure(asked, told.append)
     folder = tiny_shipment.folder(tiny_shipment.int8)
-    runner, scorer = open_artifact("onnx", folder, threads=1), scoring.of("text-classification", Evaluate(), asked.labels)
-    assert not isinstance(scorer, scoring.LanguageScorer)
+    runner, scorer = open_artifact("onnx", folder, threads=1), scorer_of("text-classification", Evaluate(), asked.labels)
+    assert not isinstance(scorer, LanguageScorer)
     alone = ask(runner, folder, rows, scorer, seed=3).answer(nobody)
     assert (found.validation, found.draws.validation) == (alone.score, alone.draws)
     assert alone.score.rows == 7
@@ -267,7 +260,7 @@ def test_validation_is_scored_first_by_the_same_runner_and_outlives_a_test_that_
     assert found.score.metrics == tiny_shipment.int8.score.metrics
     assert found.draws.test is not None
     assert (found.draws.test.rows, found.draws.test.seed) == (len(tiny_shipment.rows), 3)
-    steps = [one for one in told if isinstance(one, Step)]
+    steps = [one for one in told if isinstance(one, MeasureProgress)]
     assert {one.total for one in steps} == {2 * (7 + len(tiny_shipment.rows))}
     assert [one.done for one in steps] == list(range(1, 8)) + [one.done for one in steps[7:]]
     between = [one for one in told if isinstance(one, Measured)][-1]
@@ -280,8 +273,8 @@ def test_validation_is_scored_first_by_the_same_runner_and_outlives_a_test_that_
     program.write_text(f"#!/bin/sh\ncat {line}\nexec sleep 600\n")
     program.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(program))
-    monkeypatch.setattr(artifact, "MEASURE_SECONDS", 2.0)
-    late = at_once(artifact.figures(asked))
+    monkeypatch.setattr(package, "MEASURE_SECONDS", 2.0)
+    late = run_silently(measure_artifact(asked))
     assert (late.validation, late.draws.validation, late.draws.test) == (alone.score, alone.draws, None)
     assert isinstance(late.score, NotMeasured)
     assert "longer than 2 s" in late.score.not_measured

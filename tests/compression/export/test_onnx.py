@@ -11,10 +11,11 @@ import torch
 from onnx import TensorProto, numpy_helper
 from transformers import BertForSequenceClassification
 
-from compression import numerics
-from compression.export import onnx as exporter
-from compression.runtimes.onnx import OnnxRunner
-from compression.runtimes.runner import Batch, Logits
+from compression.evaluation.runtimes.onnx import OnnxRunner
+from compression.evaluation.runtimes.runner import Batch, Logits
+from compression.export.onnx.exporter import __file__, write_onnx
+from compression.quantization.dynamic_int8 import integer_rows
+from compression.quantization.fake_quantize import insert_fake_quantization, quantizable
 from tests.compression.conftest import WORDS
 
 
@@ -22,7 +23,7 @@ from tests.compression.conftest import WORDS
 def files(tiny_classifier: BertForSequenceClassification, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     made = {}
     for int8 in (False, True):
-        made[int8] = exporter.write(tiny_classifier, tmp_path_factory.mktemp("onnx"), int8=int8)
+        made[int8] = write_onnx(tiny_classifier, tmp_path_factory.mktemp("onnx"), int8=int8)
     return made
 
 
@@ -35,7 +36,7 @@ def random_batch(rows: int = 24, length: int = 11) -> Batch:
 def answers(model: BertForSequenceClassification, batch: Batch, *, simulated: bool) -> Logits:
     twin = copy.deepcopy(model)
     if simulated:
-        numerics.insert(twin)
+        insert_fake_quantization(twin)
     with torch.inference_mode():
         return twin(**{name: torch.from_numpy(value) for name, value in vars(batch).items()}).logits.numpy()
 
@@ -78,8 +79,8 @@ def test_every_layer_is_integers_of_its_own_weight_in_standard_operators(
     proto = onnx.load(files[True])
     assert {item.domain for item in proto.opset_import} == {""}
     held = {item.name: numpy_helper.to_array(item) for item in proto.graph.initializer}
-    for name, module in numerics.quantizable(tiny_classifier):
-        integers, scale = numerics.integers(module.weight)
+    for name, module in quantizable(tiny_classifier):
+        integers, scale = integer_rows(module.weight)
         stored = held[f"{name}.weight_int8"]
         stored = stored.T if isinstance(module, torch.nn.Linear) else stored
         assert np.array_equal(stored, integers.numpy())
@@ -104,14 +105,14 @@ def test_rows_of_zeros_and_layers_of_equal_weights_are_no_exception(
         for layer in (first.attention.self.key, second.attention.self.query):
             layer.weight.copy_(first.attention.self.query.weight)
     batch = random_batch()
-    found = OnnxRunner(exporter.write(twin, tmp_path, int8=True), threads=1).logits(batch)
+    found = OnnxRunner(write_onnx(twin, tmp_path, int8=True), threads=1).logits(batch)
     assert np.median(np.abs(found - answers(twin, batch, simulated=True))) < 1e-5
 
 
 def test_exporting_leaves_the_model_as_it_is(
     files: dict[bool, Path], tiny_classifier: BertForSequenceClassification, tmp_path: Path
 ) -> None:
-    kinds = {type(module) for _, module in numerics.quantizable(tiny_classifier)}
+    kinds = {type(module) for _, module in quantizable(tiny_classifier)}
     assert kinds == {torch.nn.Linear, torch.nn.Embedding}
     assert tiny_classifier.config._attn_implementation == "sdpa"
 
@@ -119,5 +120,5 @@ def test_exporting_leaves_the_model_as_it_is(
 @pytest.mark.parametrize("int8", [False, True])
 def test_the_file_tells_nothing_of_the_machine_that_wrote_it(files: dict[bool, Path], int8: bool) -> None:
     content = files[int8].read_bytes()
-    for told in (exporter.__file__, torch.__path__[0], "site-packages", ".py", "stack_trace"):
+    for told in (__file__, torch.__path__[0], "site-packages", ".py", "stack_trace"):
         assert told.encode() not in content

@@ -10,11 +10,12 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression import calibration, numerics
-from compression.export import decoder
-from compression.export import onnx as exporter
-from compression.numerics import Simulation
-from compression.recipe import Quantize, Scheme
+from compression.export.onnx import decoder
+from compression.export.onnx.exporter import write_onnx
+from compression.quantization import calibration
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
+from compression.schema.recipe.base import Scheme
+from compression.schema.recipe.quantize import Quantize
 from tests.compression.conftest import WORDS, encoded, sentences, tiny_config
 from tests.compression.decoders import VOCABULARY, tiny
 
@@ -34,8 +35,8 @@ def encoder_file(scheme: Scheme, folder: Path, *, portable: bool = True) -> Path
     settings = Quantize(scheme=scheme, portable=portable)
     if scheme == "static-int8":
         calibration.calibrate(model, encoded(sentences(64, 1)), settings)
-    numerics.insert(model, simulation=Simulation.of(settings))
-    return exporter.write(model, folder, int8=True)
+    insert_fake_quantization(model, simulation=Simulation.of(settings))
+    return write_onnx(model, folder, int8=True)
 
 
 def texts(rows: int, length: int) -> Feeds:

@@ -9,15 +9,16 @@ import onnxruntime
 import pytest
 from transformers import BertForSequenceClassification
 
-from compression.export import onnx as exporter
-from compression.export.rows import as_rows
-from compression.runtimes.onnx import OnnxRunner
+from compression.evaluation.runtimes.onnx import OnnxRunner
+from compression.export.onnx.exporter import plain_model
+from compression.export.onnx.flatten_sequence import flatten_sequence
+from compression.export.onnx.trace import graph
 from tests.compression.export.test_onnx import random_batch
 
 
 @pytest.fixture(scope="module")
 def traced(tiny_classifier: BertForSequenceClassification) -> onnx.ModelProto:
-    return exporter.graph(exporter.plain(tiny_classifier))
+    return graph(plain_model(tiny_classifier))
 
 
 def saved(proto: onnx.ModelProto, path: Path) -> Path:
@@ -27,14 +28,14 @@ def saved(proto: onnx.ModelProto, path: Path) -> Path:
 
 def test_rows_answer_as_before_for_every_batch_and_length(traced: onnx.ModelProto, tmp_path: Path) -> None:
     before = OnnxRunner(saved(traced, tmp_path / "before.onnx"), threads=1)
-    after = OnnxRunner(saved(as_rows(traced), tmp_path / "after.onnx"), threads=1)
+    after = OnnxRunner(saved(flatten_sequence(traced), tmp_path / "after.onnx"), threads=1)
     for rows, length in ((1, 1), (1, 7), (5, 3), (24, 40)):
         batch = random_batch(rows, max(length, 3))
         assert after.logits(batch) == pytest.approx(before.logits(batch), abs=1e-5)
 
 
 def test_matrices_reach_the_kernels_and_the_slow_fusion_does_not(traced: onnx.ModelProto, tmp_path: Path) -> None:
-    flat = as_rows(traced)
+    flat = flatten_sequence(traced)
     norms = [node for node in flat.graph.node if node.op_type == "LayerNormalization"]
     assert len(norms) == 5
     assert all(node.input[0].endswith("_rows") for node in norms)
@@ -59,7 +60,8 @@ def test_a_graph_that_is_not_understood_stays_right(traced: onnx.ModelProto, tmp
     odd.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.int64), "axis"))
     odd.graph.node.insert(at + 1, onnx.helper.make_node("CumSum", [inner, "axis"], [outer], name="cumsum"))
     before, after = (
-        OnnxRunner(saved(proto, tmp_path / f"{name}.onnx"), threads=1) for name, proto in (("odd", odd), ("rows", as_rows(odd)))
+        OnnxRunner(saved(proto, tmp_path / f"{name}.onnx"), threads=1)
+        for name, proto in (("odd", odd), ("rows", flatten_sequence(odd)))
     )
     batch = random_batch(4, 9)
     assert after.logits(batch) == pytest.approx(before.logits(batch), abs=1e-5)

@@ -10,17 +10,17 @@ import onnxruntime
 import pytest
 from transformers import BertForSequenceClassification
 
-from compression import calibration, numerics
-from compression.catalog import artifact_bytes
-from compression.export import onnx as exporter
-from compression.export import transformers as checkpoints
-from compression.export.artifact import precision_of, write_config
-from compression.export.verify import Agreement, verify
-from compression.families.bert import BERT
-from compression.numerics import Simulation
-from compression.recipe import Quantize
-from compression.runtimes.runner import Kind
-from compression.scoring import ClassScorer
+from compression.engine.shipping import precision_of
+from compression.evaluation.runtimes.runner import Kind
+from compression.export.onnx.exporter import plain_model
+from compression.export.package import write_config
+from compression.export.parity_check import Agreement, verify
+from compression.modalities.scoring.classification import ClassScorer
+from compression.models.adapters.bert import BERT
+from compression.planning.estimator import artifact_bytes
+from compression.quantization import calibration
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, simulation_of
+from compression.schema.recipe.quantize import Quantize
 from tests.compression.conftest import encoded, sentences, tiny_config, write_tokenizer
 from tests.compression.export.conftest import LABELS, MAX_LENGTH
 
@@ -35,7 +35,7 @@ def simulated(scheme: str, ffn: int = 80) -> BertForSequenceClassification:
     settings = Quantize(scheme=scheme)
     if scheme == "static-int8":
         calibration.calibrate(torch_model, encoded(sentences(64, 1)), settings)
-    numerics.insert(torch_model, simulation=Simulation.of(settings))
+    insert_fake_quantization(torch_model, simulation=Simulation.of(settings))
     return torch_model
 
 
@@ -91,9 +91,9 @@ def test_four_bits_of_an_odd_width_open_with_stock_transformers(tmp_path: Path) 
 
 
 def test_exporting_takes_nothing_from_the_simulation(tmp_path: Path) -> None:
-    before = numerics.simulation_of(simulated("static-int8"))
+    before = simulation_of(simulated("static-int8"))
     twin = copy.deepcopy(simulated("static-int8"))
-    exporter.plain(twin)
-    assert numerics.simulation_of(twin) == before
+    plain_model(twin)
+    assert simulation_of(twin) == before
     assert before is not None
     assert len(before.ranges) == 14

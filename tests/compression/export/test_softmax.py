@@ -11,12 +11,12 @@ import pytest
 from onnx import TensorProto, helper
 from transformers import BertForSequenceClassification
 
-from compression import numerics
-from compression.export import decoder, instruction_sets
-from compression.export import onnx as exporter
-from compression.export.softmax import spelled_out
-from compression.numerics import Simulation
-from compression.runtimes import alone
+from compression.evaluation.runtimes import standalone
+from compression.export import instruction_sets
+from compression.export.onnx import decoder
+from compression.export.onnx.exporter import plain_model, write_onnx
+from compression.export.onnx.softmax import spelled_out
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 from tests.compression.decoders import tiny
 
 WITHOUT = instruction_sets.hindrance()
@@ -70,11 +70,11 @@ def test_files_that_round_activations_and_are_portable_have_it(
     form: str, tiny_classifier: BertForSequenceClassification, tmp_path: Path
 ) -> None:
     simulation = Simulation(scheme="weight-only-int8" if form == "weights" else "dynamic-int8", portable=form == "portable")
-    model, language_model = exporter.plain(tiny_classifier), tiny("deepseek_v2")
-    numerics.insert(model, simulation=simulation)
+    model, language_model = plain_model(tiny_classifier), tiny("deepseek_v2")
+    insert_fake_quantization(model, simulation=simulation)
     (tmp_path / "encoder").mkdir()
     (tmp_path / "decoder").mkdir()
-    encoder = exporter.write(model, tmp_path / "encoder", int8=True)  # type: ignore[arg-type]
+    encoder = write_onnx(model, tmp_path / "encoder", int8=True)  # type: ignore[arg-type]
     written = decoder.write(language_model, tmp_path / "decoder", simulation=simulation)[0]
     for path in (encoder, written):
         operators = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
@@ -87,5 +87,5 @@ def test_avx2_comes_to_the_same_bits(tmp_path: Path) -> None:
     onnx.save(spelled_out(attention()), path)
     interpreter = [instruction_sets.EMULATOR, "-cpu", instruction_sets.PROCESSOR, sys.executable]
     there = instruction_sets.ask(interpreter, path, feeds, 120.0)
-    for one, other in zip(alone.answer(str(path), feeds), there, strict=True):
+    for one, other in zip(standalone.answer(str(path), feeds), there, strict=True):
         assert (one["found"] == other["found"]).all()

@@ -14,12 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from compression import numerics
-from compression.errors import ConfigMismatch, ExportMismatch, UnsupportedArchitecture
-from compression.export import streamed, streamed_check, transformers
-from compression.export.artifact import write_config
-from compression.numerics import Simulation
-from compression.shards import Checkpoint
+from compression.export.package import write_config
+from compression.export.transformers import sharded, sharded_check
+from compression.export.transformers.exporter import write_transformers
+from compression.models.sharded_checkpoint import SafetensorsReader
+from compression.models.skeleton import skeleton, sources
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
+from compression.quantization.weight_only import dequantized_weights
+from compression.schema.errors import ConfigMismatch, ExportMismatch, UnsupportedArchitecture
 from tests.compression.checks.conftest import edit_json
 from tests.compression.decoders import saved, tiny
 
@@ -54,17 +56,17 @@ def test_it_is_the_export_of_the_whole_model(kind: str, tied: bool, scheme: str,
     model = tiny(kind, tie_word_embeddings=tied).to(torch.bfloat16)
     source = saved(model, tmp_path / "source")
     assert len(list(source.glob("*.safetensors"))) > 2
-    written = streamed.quantize(source, tmp_path / "made", scheme=scheme, block=500, largest=9_000)  # type: ignore[arg-type]
+    written = sharded.quantize(source, tmp_path / "made", scheme=scheme, block=500, largest=9_000)  # type: ignore[arg-type]
     assert len(list((tmp_path / "made").glob("*.safetensors"))) > 2
     assert written.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (written.unquantized, written.dtype) == (0, None)
-    assert list(streamed_check.verifying(source, tmp_path / "made", scheme=scheme, block=700))  # type: ignore[arg-type]
+    assert list(sharded_check.verifying(source, tmp_path / "made", scheme=scheme, block=700))  # type: ignore[arg-type]
 
     whole = untied(model)
     if scheme.startswith("weight-only"):
         size = 32 if scheme == "weight-only-int4" else None
-        numerics.insert(whole, simulation=Simulation(scheme=scheme, group_size=size))  # type: ignore[arg-type]
-    transformers.write(whole, tmp_path / "whole", int8=True)
+        insert_fake_quantization(whole, simulation=Simulation(scheme=scheme, group_size=size))  # type: ignore[arg-type]
+    write_transformers(whole, tmp_path / "whole", int8=True)
     made, expected = tensors(tmp_path / "made"), tensors(tmp_path / "whole")
     assert made.keys() == expected.keys()
     for name, value in expected.items():
@@ -97,7 +99,7 @@ def test_a_checkpoint_of_the_bare_model_lacks_its_prefix_and_is_taken(tmp_path: 
     assert "embed_tokens.weight" in whole
     whole["layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)  # of an older version
     save_file(whole, source / "model.safetensors", {"format": "pt"})
-    found = streamed.sources(streamed.skeleton(source), Checkpoint(source))
+    found = sources(skeleton(source), SafetensorsReader(source))
     assert found.keys() == model.state_dict().keys()
     assert found["lm_head.weight"] == found["model.embed_tokens.weight"] == ("embed_tokens.weight",)
 
@@ -107,7 +109,7 @@ def test_what_older_versions_left_with_the_weights_is_not_read(tmp_path: Path) -
     whole, file = load_file(source / "model.safetensors"), source / "model.safetensors"
     more = {"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64), "transformer.h.0.attn.masked_bias": torch.tensor(-1e4)}
     save_file({**whole, **more}, file, {"format": "pt"})
-    found = streamed.sources(streamed.skeleton(source), Checkpoint(source))
+    found = sources(skeleton(source), SafetensorsReader(source))
     assert not {*more} & {part for parts in found.values() for part in parts}
 
 
@@ -116,20 +118,20 @@ def test_a_classifier_s_checkpoint_may_have_the_output_layer_that_it_was_made_of
     source = saved(model, tmp_path / "source", largest=10**9)
     whole, file = load_file(source / "model.safetensors"), source / "model.safetensors"
     save_file({**whole, "lm_head.weight": whole["model.embed_tokens.weight"].clone()}, file, {"format": "pt"})
-    assert streamed.sources(streamed.skeleton(source), Checkpoint(source)).keys() == model.state_dict().keys()
+    assert sources(skeleton(source), SafetensorsReader(source)).keys() == model.state_dict().keys()
 
 
 @pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
 def test_kernels_that_this_machine_lacks_are_not_asked_for(key: str, tmp_path: Path) -> None:
     source = saved(tiny("llama"), tmp_path / "source", largest=10**9)
     edit_json(source / "config.json", lambda value: value.update({key: "flash_attention_2"}))
-    model = streamed.skeleton(source)
+    model = skeleton(source)
     assert model.config._attn_implementation == "sdpa"
 
     def describe(made: PreTrainedModel, place: Path) -> None:
         write_config(made, place, (), 8, "transformers")
 
-    assert [*streamed.quantizing(source, tmp_path / "made", beside=describe)]
+    assert [*sharded.quantizing(source, tmp_path / "made", beside=describe)]
     assert "flash" not in (tmp_path / "made/config.json").read_text()
 
 
@@ -141,7 +143,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     def refused(weights: dict[str, torch.Tensor]) -> str:
         save_file(weights, file, {"format": "pt"})
         with pytest.raises(ConfigMismatch) as caught:
-            streamed.quantize(source, tmp_path / "made")
+            sharded.quantize(source, tmp_path / "made")
         assert not (tmp_path / "made").exists()
         return str(caught.value.param)
 
@@ -151,7 +153,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     for architecture in ("LlamaForWorldPeace", "BertForMaskedLM", "pipeline", "PreTrainedModel"):
         edit_json(source / "config.json", lambda value, name=architecture: value.update(architectures=[name]))
         with pytest.raises(UnsupportedArchitecture):
-            streamed.quantize(source, tmp_path / "made")
+            sharded.quantize(source, tmp_path / "made")
 
 
 @pytest.mark.parametrize("scheme", ["dynamic-int8", "weight-only-int4"])
@@ -160,8 +162,8 @@ def test_experts_are_fused_and_quantized_one_row_at_a_time(kind: str, scheme: st
     model = tiny(kind)
     source = saved(model.to(torch.bfloat16), tmp_path / "source")
     assert any(".experts.3.gate_proj." in name for name in tensors(source))  # one by one, as their authors publish them
-    written = streamed.quantize(source, tmp_path / "made", scheme=scheme, block=500, largest=9_000)  # type: ignore[arg-type]
-    assert list(streamed_check.verifying(source, tmp_path / "made", scheme=scheme, block=300))  # type: ignore[arg-type]
+    written = sharded.quantize(source, tmp_path / "made", scheme=scheme, block=500, largest=9_000)  # type: ignore[arg-type]
+    assert list(sharded_check.verifying(source, tmp_path / "made", scheme=scheme, block=300))  # type: ignore[arg-type]
     routers = [name for name, weight in model.named_parameters() if name.endswith("mlp.gate.weight")]
     assert written.unquantized == sum(model.get_parameter(name).numel() for name in routers)
     opened = AutoModelForCausalLM.from_pretrained(tmp_path / "made").eval()
@@ -170,7 +172,7 @@ def test_experts_are_fused_and_quantized_one_row_at_a_time(kind: str, scheme: st
     whole = model.model.layers[1].mlp.experts
     wanted = whole.gate_up_proj.float()
     if scheme == "weight-only-int4":  # each expert's 4-bit integers, those of a linear layer of its own
-        assert torch.allclose(experts.gate_up_proj.dequantize(), torch.stack([numerics.stored(one, 32) for one in wanted]))
+        assert torch.allclose(experts.gate_up_proj.dequantize(), torch.stack([dequantized_weights(one, 32) for one in wanted]))
     else:
         assert torch.allclose(experts.gate_up_proj.dequantize(), wanted, atol=1e-3)
     ids = torch.arange(3, 19)[None]
@@ -181,8 +183,8 @@ def test_experts_are_fused_and_quantized_one_row_at_a_time(kind: str, scheme: st
 def test_matrices_that_stock_code_has_no_integers_for_stay_as_they_are(tmp_path: Path) -> None:
     model = tiny("gpt2").to(torch.bfloat16)
     source = saved(model, tmp_path / "source")
-    written = streamed.quantize(source, tmp_path / "made")
-    assert list(streamed_check.verifying(source, tmp_path / "made", scheme="dynamic-int8"))
+    written = sharded.quantize(source, tmp_path / "made")
+    assert list(sharded_check.verifying(source, tmp_path / "made", scheme="dynamic-int8"))
     found = tensors(tmp_path / "made")
     layers = {
         name: weight for name, weight in model.state_dict().items() if name.startswith("transformer.h") and weight.ndim > 1
@@ -200,7 +202,7 @@ def test_matrices_that_stock_code_has_no_integers_for_stay_as_they_are(tmp_path:
 @pytest.mark.parametrize("part", ["_weight_qdata", "_weight_scale", "input_layernorm.weight"])
 def test_a_file_that_says_otherwise_than_its_source_is_found(part: str, tmp_path: Path) -> None:
     source = saved(tiny("llama"), tmp_path / "source", largest=10**9)
-    streamed.quantize(source, tmp_path / "made")
+    sharded.quantize(source, tmp_path / "made")
     file = tmp_path / "made" / "model.safetensors"
     whole = load_file(file)
     name = next(name for name in whole if name.endswith(part))
@@ -209,7 +211,7 @@ def test_a_file_that_says_otherwise_than_its_source_is_found(part: str, tmp_path
         save_file(whole, file.with_name("other"), before.metadata())
     file.with_name("other").rename(file)
     with pytest.raises(ExportMismatch):
-        list(streamed_check.verifying(source, tmp_path / "made", scheme="dynamic-int8"))
+        list(sharded_check.verifying(source, tmp_path / "made", scheme="dynamic-int8"))
 
 
 SMALL = """
@@ -246,7 +248,7 @@ def test_a_model_of_many_times_the_memory_is_quantized(tmp_path: Path) -> None:
     child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert child.returncode == 0, child.stderr[-2000:]
     assert "the limit holds" in child.stdout
-    made = Checkpoint(tmp_path / "made")
+    made = SafetensorsReader(tmp_path / "made")
     rows = made.tensor("model.embed_tokens._weight_qdata")
     scale = made.tensor("model.embed_tokens._weight_scale")
     weight = model.model.embed_tokens.weight.float()

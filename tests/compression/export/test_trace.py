@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from compression.export import trace
-from compression.export.onnx import plain, write
-from compression.runtimes.onnx import OnnxRunner
-from compression.runtimes.runner import Batch
+from compression.evaluation.runtimes.onnx import OnnxRunner
+from compression.evaluation.runtimes.runner import Batch
+from compression.export.onnx import trace
+from compression.export.onnx.exporter import plain_model, write_onnx
 from tests.compression.export.test_families import answers, padded
 from tests.compression.models import tiny
 
@@ -38,7 +38,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[type]:
 
 def other(model: PreTrainedModel) -> PreTrainedModel:
     """The same shape, with everything that could be told apart by its values told apart."""
-    twin = plain(model)
+    twin = plain_model(model)
     assert isinstance(twin, PreTrainedModel)
     torch.manual_seed(7)
     with torch.no_grad():
@@ -50,7 +50,7 @@ def other(model: PreTrainedModel) -> PreTrainedModel:
 
 def told(model: PreTrainedModel, folder: Path, batch: Batch, *, int8: bool) -> np.ndarray[Any, Any]:
     folder.mkdir()
-    return OnnxRunner(write(model, folder, int8=int8), threads=1).logits(batch)
+    return OnnxRunner(write_onnx(model, folder, int8=int8), threads=1).logits(batch)
 
 
 @pytest.mark.parametrize("kind", ["bert", "electra", "mpnet"])
@@ -67,7 +67,7 @@ def test_a_second_model_of_a_shape_answers_with_its_own_weights(kind: str, tmp_p
 
 
 def test_a_graph_that_is_lent_is_the_graph_that_would_be_traced(traced: list[type]) -> None:
-    first = plain(tiny("bert"))
+    first = plain_model(tiny("bert"))
     trace.graph(other(first))
     lent = trace.graph(first)
     assert len(traced) == 1
@@ -81,13 +81,13 @@ def test_a_graph_that_is_lent_is_the_graph_that_would_be_traced(traced: list[typ
 def test_another_shape_is_traced_and_the_last_are_kept(traced: list[type], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "MOST", 2)
     for width in (8, 16, 8, 24, 16):
-        trace.graph(plain(tiny("distilbert", num_hidden_layers=1, intermediate_size=width)))
+        trace.graph(plain_model(tiny("distilbert", num_hidden_layers=1, intermediate_size=width)))
         assert len(trace._kept) <= 2
     assert len(traced) == 4  # the 24 takes the place of the 16, which was used before the 8
 
 
 def test_what_is_kept_holds_no_weights(traced: list[type]) -> None:
-    model = plain(tiny("bert"))
+    model = plain_model(tiny("bert"))
     weight = weakref.ref(model.get_parameter("bert.embeddings.word_embeddings.weight"))
     trace.graph(model)
     del model

@@ -10,12 +10,12 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from compression import numerics
-from compression.errors import ExportMismatch
-from compression.export.verify import PEAK, Bound, check_interface, compare, limit, verify
-from compression.runtimes.onnx import OnnxRunner
-from compression.scoring import ClassScorer
-from compression.scoring.base import Row
+from compression.evaluation.runtimes.onnx import OnnxRunner
+from compression.export.parity_check import PEAK, Bound, check_interface, compare, limit, verify
+from compression.modalities.scoring.base import Row
+from compression.modalities.scoring.classification import ClassScorer
+from compression.quantization.fake_quantize import insert_fake_quantization
+from compression.schema.errors import ExportMismatch
 from tests.compression.export.conftest import Shipment
 
 SCORER = ClassScorer("accuracy", 2, 1)
@@ -30,7 +30,7 @@ def texts(shipment: Shipment) -> list[Row]:
 def test_the_exported_model_agrees(tiny_shipment: Shipment, int8: bool) -> None:
     model = copy.deepcopy(tiny_shipment.model)
     if int8:
-        numerics.insert(model)
+        insert_fake_quantization(model)
     folder = tiny_shipment.folder(tiny_shipment.int8 if int8 else tiny_shipment.baseline)
     agreement = verify(model, folder, kind="onnx", int8=int8, sample=texts(tiny_shipment), scorer=SCORER, pad_id=0)
     assert agreement.difference <= agreement.allowed.rms
@@ -39,7 +39,7 @@ def test_the_exported_model_agrees(tiny_shipment: Shipment, int8: bool) -> None:
 @pytest.mark.parametrize("lost", ["bert.encoder.layer.1.output.dense.bias", "classifier.bias", "bert.pooler.dense.bias"])
 def test_a_lost_bias_is_noticed_in_int8(tiny_shipment: Shipment, lost: str) -> None:
     model = copy.deepcopy(tiny_shipment.model)
-    numerics.insert(model)
+    insert_fake_quantization(model)
     with torch.no_grad():
         model.get_parameter(lost).zero_()
     with pytest.raises(ExportMismatch, match="logits differ"):
@@ -62,7 +62,7 @@ def test_a_wrong_scale_is_noticed(tiny_shipment: Shipment, tmp_path: Path) -> No
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.5), tensor.name))
     onnx.save(proto, folder / "model.onnx")
     model = copy.deepcopy(tiny_shipment.model)
-    numerics.insert(model)
+    insert_fake_quantization(model)
     with pytest.raises(ExportMismatch):
         verify(model, folder, kind="onnx", int8=True, sample=texts(tiny_shipment), scorer=SCORER, pad_id=0)
 

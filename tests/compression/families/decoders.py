@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from compression import families
-from compression.families import Kept, Routed
+from compression.models.adapters.registry import decoder_of
+from compression.models.adapters.structure import KeptExperts, PruningPlan
 
 LAYERS, HIDDEN, FFN, WORDS, PADDING = 3, 32, 48, 61, 0
 COMMON: dict[str, Any] = {
@@ -105,13 +105,13 @@ def some(count: int, of: int, seed: int) -> Tensor:
     return torch.randperm(of, generator=torch.Generator().manual_seed(seed))[:count].sort().values
 
 
-def cut_on(kind: str, model: PreTrainedModel, *axes: str) -> Kept:
+def cut_on(kind: str, model: PreTrainedModel, *axes: str) -> PruningPlan:
     """Choose what stays when these axes are cut, other parts in each layer."""
-    family = families.decoder_of(model)
+    family = decoder_of(model)
     shape, kept = family.shape_of(model.config), vars(family.everything(model)).copy()
     layers = [0, 2] if "layers" in axes else list(range(LAYERS))
     if "layers" in axes:
-        kept = vars(Kept(**kept).of_layers(layers)).copy()
+        kept = vars(PruningPlan(**kept).of_layers(layers)).copy()
     groups = shape.groups or 0
     stay = {2: 1, 4: 3 if kind == "gpt2" else 2}[groups]
     if "heads" in axes:
@@ -126,15 +126,16 @@ def cut_on(kind: str, model: PreTrainedModel, *axes: str) -> Kept:
     if "experts" in axes:
         # As many of each of two groups of four, others in each layer.
         kept["routed"] = tuple(
-            each and Routed(torch.cat([some(3, 4, 60 + n), some(3, 4, 70 + n) + 4]), each.units[:6], each.shared)
+            each and KeptExperts(torch.cat([some(3, 4, 60 + n), some(3, 4, 70 + n) + 4]), each.units[:6], each.shared)
             for n, each in enumerate(kept["routed"])
         )
     if "expert_ffn" in axes:
         kept["routed"] = tuple(
-            each and Routed(each.experts, torch.stack([some(8, 16, e) for e in each.experts.tolist()]), some(16, 32, 80 + n))
+            each
+            and KeptExperts(each.experts, torch.stack([some(8, 16, e) for e in each.experts.tolist()]), some(16, 32, 80 + n))
             for n, each in enumerate(kept["routed"])
         )
-    return Kept(**kept)
+    return PruningPlan(**kept)
 
 
 def axes_of(kind: str) -> list[tuple[str, ...]]:
@@ -152,7 +153,7 @@ def _only(kept: Tensor, width: int) -> Tensor:
 
 
 @contextmanager
-def silenced(model: PreTrainedModel, kept: Kept) -> Iterator[PreTrainedModel]:
+def silenced(model: PreTrainedModel, kept: PruningPlan) -> Iterator[PreTrainedModel]:
     """Give the whole model with everything that is not kept made silent: by hooks on what modules take in and say."""
     with ExitStack() as hooks:
 
@@ -164,7 +165,7 @@ def silenced(model: PreTrainedModel, kept: Kept) -> Iterator[PreTrainedModel]:
             hooks.callback(module.register_forward_hook(lambda module, given, said: change(module, given, said)).remove)
 
         body, config = model.base_model, model.config
-        shape = families.decoder_of(model).shape_of(config)
+        shape = decoder_of(model).shape_of(config)
         stream = _only(kept.hidden, shape.hidden)
         blocks = list(body.layers if hasattr(body, "layers") else body.h)
         layers = kept.layers or tuple(range(len(blocks)))

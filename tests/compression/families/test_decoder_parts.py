@@ -7,32 +7,36 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression import families, numerics, smoothing, tasks
-from compression.batches import Encoded
-from compression.families import Kept
-from compression.recipe import Scheme
-from compression.reconstruct_decoder import reconstruct_decoder
-from compression.teacher import Look, Teacher, ask
+from compression.distillation.teacher import FeatureRequest, Teacher, request_features
+from compression.modalities.registry import task_of
+from compression.modalities.text.batches import TokenizedDataset
+from compression.models.adapters.registry import adapter_of, decoder_of
+from compression.models.adapters.structure import PruningPlan
+from compression.pruning.reconstruction_decoder import reconstruct_decoder
+from compression.quantization import smoothquant
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, remove_fake_quantization
+from compression.quantization.moe_layers import SimulatedExperts, fused_expert_modules
+from compression.schema.recipe.base import Scheme
 from tests.compression.families.decoders import EXPERTS, KINDS, PADDING, WORDS, cut_on, logits, tiny_classifier
 
-TASK = tasks.of("text-classification")
+TASK = task_of("text-classification")
 
 
-def some_rows(count: int = 8, seed: int = 5) -> Encoded:
+def some_rows(count: int = 8, seed: int = 5) -> TokenizedDataset:
     draw = torch.Generator().manual_seed(seed)
     lengths = torch.randint(4, 16, (count,), generator=draw).tolist()
     tokens = [torch.randint(2, WORDS, (length,), generator=draw).tolist() for length in lengths]
-    return Encoded(tokens, torch.zeros(count, dtype=torch.long), PADDING, TASK)
+    return TokenizedDataset(tokens, torch.zeros(count, dtype=torch.long), PADDING, TASK)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_values_are_read_as_the_attention_reads_them(kind: str) -> None:
     model, rows = tiny_classifier(kind), some_rows()
-    shape, batch = families.of(model).shape_of(model.config), rows.batch(list(range(8)))
+    shape, batch = adapter_of(model).shape_of(model.config), rows.batch(list(range(8)))
     given: list[Tensor] = []
-    hook = families.decoder_of(model).blocks(model)[-1].attended.register_forward_pre_hook(lambda _, x: given.append(x[0]))
-    said = ask(model, batch, TASK, Look.at_all(model, relations=True)).relations
+    hook = decoder_of(model).blocks(model)[-1].attended.register_forward_pre_hook(lambda _, x: given.append(x[0]))
+    said = request_features(model, batch, TASK, FeatureRequest.at_all(model, relations=True)).relations
     hook.remove()
     assert said is not None
     assert said.shape == (3, *batch.ids.shape, shape.attended)
@@ -47,9 +51,9 @@ def test_values_are_read_as_the_attention_reads_them(kind: str) -> None:
 @torch.no_grad()
 def test_what_a_teacher_keeps_is_what_it_said_whatever_its_widths(kind: str) -> None:
     model, rows = tiny_classifier(kind), some_rows()
-    look = Look.at_all(model, relations=True)
+    look = FeatureRequest.at_all(model, relations=True)
     batch = rows.batch([3, 1, 6])
-    kept, said = Teacher(model, rows, look).asked().says(batch), ask(model, batch, TASK, look)
+    kept, said = Teacher(model, rows, look).asked().outputs(batch), request_features(model, batch, TASK, look)
     assert kept.relations is not None
     assert said.relations is not None
     assert torch.allclose(kept.hidden, said.hidden, rtol=2e-3, atol=2e-3)
@@ -62,8 +66,8 @@ def test_smoothing_is_exact_and_reaches_what_norms_feed(kind: str) -> None:
     model, rows = tiny_classifier(kind), some_rows()
     plain, before = logits(model), {name: value.clone() for name, value in model.state_dict().items()}
     with torch.inference_mode():
-        where = smoothing.pairs(model)
-        smoothing.smooth(model, rows, 0.6)
+        where = smoothquant.pairs(model)
+        smoothquant.smooth(model, rows, 0.6)
     assert torch.allclose(logits(model), plain, atol=2e-5 * plain.abs().max().item())
     readers = {reader for pair in where for reader in pair.readers}
     assert "score" in readers
@@ -73,13 +77,13 @@ def test_smoothing_is_exact_and_reaches_what_norms_feed(kind: str) -> None:
         assert not model.state_dict()[f"{reader}.weight"].equal(before[f"{reader}.weight"])
 
 
-def stream(model: PreTrainedModel, rows: Encoded) -> Tensor:
+def stream(model: PreTrainedModel, rows: TokenizedDataset) -> Tensor:
     with torch.inference_mode():
         found = [model.base_model(**batch.inputs)[0][batch.mask.bool()] for batch in rows.by_length(32)]
     return torch.cat(found)
 
 
-def narrow(kind: str, model: PreTrainedModel, axis: str) -> Kept:
+def narrow(kind: str, model: PreTrainedModel, axis: str) -> PruningPlan:
     if axis == "hidden":
         return cut_on(kind, model, "hidden", "heads") if kind == "gpt2" else cut_on(kind, model, "hidden")
     return cut_on(kind, model, axis)
@@ -91,12 +95,12 @@ def test_what_is_left_comes_nearer_to_the_whole_on_texts_it_was_not_solved_on(ki
     if axis == "ranks" and kind not in EXPERTS:
         return
     whole = tiny_classifier(kind)
-    family, kept = families.decoder_of(whole), narrow(kind, whole, axis)
+    family, kept = decoder_of(whole), narrow(kind, whole, axis)
     cut, solved = family.narrowed(whole, kept), family.narrowed(whole, kept)
     head = solved.score.weight.clone()
-    numerics.insert(whole)
+    insert_fake_quantization(whole)
     reconstruct_decoder(solved, whole, kept, list(some_rows(192).by_length(32)))
-    numerics.remove(whole)
+    remove_fake_quantization(whole)
     unseen = some_rows(32, seed=6)
     wanted = stream(whole, unseen)[:, kept.hidden]
     before, after = ((stream(model, unseen) - wanted).square().mean() for model in (cut, solved))
@@ -107,7 +111,7 @@ def test_what_is_left_comes_nearer_to_the_whole_on_texts_it_was_not_solved_on(ki
 @torch.no_grad()
 def test_units_that_follow_from_others_are_not_missed() -> None:
     whole = tiny_classifier("llama")
-    family = families.decoder_of(whole)
+    family = decoder_of(whole)
     for block in family.blocks(whole):  # the upper half of the units says what the lower says
         for part in (block.whole.mlp.gate_proj, block.whole.mlp.up_proj):  # type: ignore[union-attr]
             part.weight[24:] = part.weight[:24]  # type: ignore[index, union-attr]
@@ -124,22 +128,22 @@ def test_units_that_follow_from_others_are_not_missed() -> None:
 def test_fused_experts_have_the_integers_of_linear_layers_and_learn(kind: str, scheme: Scheme) -> None:
     model = tiny_classifier(kind)
     plain, keys = logits(model), list(model.state_dict())
-    names = numerics.insert(model, simulation=numerics.Simulation(scheme=scheme))
-    assert {name for name, _ in numerics.fused(model)} <= set(names)
+    names = insert_fake_quantization(model, simulation=Simulation(scheme=scheme))
+    assert {name for name, _ in fused_expert_modules(model)} <= set(names)
     assert list(model.state_dict()) == keys
-    experts = families.decoder_of(model).blocks(model)[1].experts
-    assert isinstance(experts, numerics.SimulatedExperts)
+    experts = decoder_of(model).blocks(model)[1].experts
+    assert isinstance(experts, SimulatedExperts)
     x, chosen, weights = torch.randn(5, 32), torch.tensor([[0, 3], [3, 1], [1, 0], [3, 0], [2, 3]]), torch.rand(5, 2)
     linear, other = (torch.nn.Linear(32, 32, bias=False), torch.nn.Linear(16, 32, bias=False))
     wanted = torch.zeros(5, 32)
     for number in range(4):
         linear.weight.data, other.weight.data = experts.gate_up_proj[number].data, experts.down_proj[number].data
         one = torch.nn.ModuleList([linear, other])
-        numerics.insert(one, simulation=numerics.Simulation(scheme=scheme))
+        insert_fake_quantization(one, simulation=Simulation(scheme=scheme))
         for token, place in (chosen == number).nonzero().tolist():
             gate, value = one[0](x[token : token + 1]).chunk(2, dim=-1)
             wanted[token] += one[1](experts.act_fn(gate) * value)[0] * weights[token, place]
-        numerics.remove(one)
+        remove_fake_quantization(one)
     found = experts(x, chosen, weights)
     assert torch.allclose(found, wanted, atol=1e-5)
     found.square().sum().backward()  # type: ignore[no-untyped-call]
@@ -147,5 +151,5 @@ def test_fused_experts_have_the_integers_of_linear_layers_and_learn(kind: str, s
     assert gradient is not None
     assert [bool(each.any()) for each in gradient] == [True] * 4 + [False] * 4  # nobody went to the last four
     assert not torch.equal(logits(model), plain)
-    numerics.remove(model)
+    remove_fake_quantization(model)
     assert torch.equal(logits(model), plain)

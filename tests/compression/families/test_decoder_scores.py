@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from compression import families
-from compression.batches import Batch
-from compression.catalog import FAMILIES, parameters_at
-from compression.catalog.decoders import decoder_shape
-from compression.recipe import Axis
-from compression.stages.decoder_scores import DecoderScores, decoder_scores
+from compression.modalities.text.batches import Batch
+from compression.models.adapters.registry import decoder_of
+from compression.models.architectures.decoder_configs import decoder_shape
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import parameters_at
+from compression.pruning.decoder_scores import DecoderScores, decoder_scores
+from compression.schema.recipe.base import Axis
 from tests.compression.families.decoders import EXPERTS, IDS, KINDS, PADDING, logits, tiny, tiny_classifier
 
 ALL: dict[Axis, float] = dict.fromkeys(
@@ -40,7 +41,7 @@ def louder(linear: nn.Module, units: list[int]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_scores_choose_is_built_at_any_shape(kind: str) -> None:
     model = tiny(kind)
-    family = families.decoder_of(model)
+    family = decoder_of(model)
     shape = family.shape_of(model.config)
     scores = scored(model)
     name = model.config.model_type
@@ -61,7 +62,7 @@ def test_what_scores_choose_is_built_at_any_shape(kind: str) -> None:
 @pytest.mark.parametrize("kind", EXPERTS)
 def test_a_cut_has_the_parameters_that_were_foretold_whichever_layers_are_loud(kind: str) -> None:
     model = tiny(kind)
-    family = families.decoder_of(model)
+    family = decoder_of(model)
     shape = family.shape_of(model.config)
     assert shape.experts is not None
     name = model.config.model_type
@@ -73,14 +74,14 @@ def test_a_cut_has_the_parameters_that_were_foretold_whichever_layers_are_loud(k
         small = family.narrowed(model, told.choose(family, to))
         untied = to.vocabulary * (not model.config.tie_word_embeddings)
         biases = family.biases(model.config)
-        foretold = parameters_at(FAMILIES[name], to, rows=0, outputs=untied, biases=biases)
+        foretold = parameters_at(ARCHITECTURE_SPECS[name], to, rows=0, outputs=untied, biases=biases)
         assert foretold.total == sum(parameter.numel() for parameter in small.parameters())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_loud_parts_stay_and_a_layer_that_says_nothing_goes(kind: str) -> None:
     model = tiny(kind)
-    family = families.decoder_of(model)
+    family = decoder_of(model)
     shape, blocks = family.shape_of(model.config), family.blocks(model)
     attention = model.get_submodule("transformer.h.0.attn" if kind == "gpt2" else "model.layers.0.self_attn")
     with torch.no_grad():

@@ -8,9 +8,10 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
-from compression import families
-from compression.catalog.decoders import decoder_parameters
-from compression.errors import UnsupportedShape
+from compression.models.adapters.registry import DECODER_ADAPTERS, decoder_of
+from compression.models.adapters.structure import PruningPlan
+from compression.models.architectures.decoder_configs import decoder_parameters
+from compression.schema.errors import UnsupportedShape
 from tests.compression.families.decoders import (
     EXPERTS,
     IDS,
@@ -49,7 +50,7 @@ def tolerance(kind: str, axes: tuple[str, ...]) -> float:
 @pytest.mark.parametrize(("kind", "axes"), CUTS, ids=[f"{kind}-{'+'.join(axes)}" for kind, axes in CUTS])
 def test_a_cut_equals_the_masked_model(kind: str, axes: tuple[str, ...], tmp_path: Path) -> None:
     model = tiny(kind)
-    family, kept = families.decoder_of(model), cut_on(kind, model, *axes)
+    family, kept = decoder_of(model), cut_on(kind, model, *axes)
     small = family.narrowed(model, kept)
     opened = reopened(small, tmp_path)
     assert logits(opened).equal(logits(small))
@@ -65,7 +66,7 @@ def test_a_cut_equals_the_masked_model(kind: str, axes: tuple[str, ...], tmp_pat
 def test_a_cut_model_generates_with_its_cache_what_it_says_without(kind: str, tmp_path: Path) -> None:
     model = tiny(kind)
     model.generation_config.repetition_penalty = 1.3  # the sender's own setting goes along
-    opened = reopened(families.decoder_of(model).narrowed(model, cut_on(kind, model, *axes_of(kind)[-1])), tmp_path)
+    opened = reopened(decoder_of(model).narrowed(model, cut_on(kind, model, *axes_of(kind)[-1])), tmp_path)
     assert opened.generation_config.repetition_penalty == 1.3
     opened.generation_config.repetition_penalty = None
     prompt = IDS[:2, :6]
@@ -79,7 +80,7 @@ def test_a_cut_model_generates_with_its_cache_what_it_says_without(kind: str, tm
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_classifier_reads_the_last_real_token_as_the_masked_model_does(kind: str, tmp_path: Path) -> None:
     model = tiny_classifier(kind)
-    family, axes = families.decoder_of(model), axes_of(kind)[-1]
+    family, axes = decoder_of(model), axes_of(kind)[-1]
     kept = cut_on(kind, model, *axes)
     opened = reopened(family.narrowed(model, kept), tmp_path, AutoModelForSequenceClassification)
     head = family.head(opened)
@@ -97,7 +98,7 @@ def test_a_classifier_reads_the_last_real_token_as_the_masked_model_does(kind: s
 @pytest.mark.parametrize("kind", KINDS)
 def test_shapes_and_parts_are_said_as_they_are(kind: str, tmp_path: Path) -> None:
     model = tiny(kind)
-    family = families.decoder_of(model)
+    family = decoder_of(model)
     before, config = copy.deepcopy(model.state_dict()), model.config.to_dict()
     assert logits(family.narrowed(model, family.everything(model))).equal(logits(model))
     small = family.narrowed(model, cut_on(kind, model, *axes_of(kind)[-1]))
@@ -130,7 +131,7 @@ def test_fewer_tokens_have_the_logits_that_they_had(kind: str, tmp_path: Path) -
     model.generation_config.eos_token_id = [5, WORDS - 1]
     kept = sorted({PADDING, 5, *IDS.flatten().tolist()} - {1})
     kept = [kept[-1], *kept[:-1]]
-    small = families.decoder_of(model).with_vocabulary(model, kept)
+    small = decoder_of(model).with_vocabulary(model, kept)
     opened = reopened(small, tmp_path)
     new = torch.tensor([[kept.index(token) for token in row] for row in IDS.tolist()])
     assert torch.allclose(logits(opened, new), logits(model)[..., kept], atol=1e-5)
@@ -138,32 +139,32 @@ def test_fewer_tokens_have_the_logits_that_they_had(kind: str, tmp_path: Path) -
     ends = [kept.index(token) for token in (5, WORDS - 1) if token in kept]
     assert opened.generation_config.eos_token_id == ends
     with pytest.raises(ValueError, match="padding"):
-        families.decoder_of(model).with_vocabulary(model, kept[:1])
+        decoder_of(model).with_vocabulary(model, kept[:1])
 
 
 def test_layers_keep_their_place_in_what_the_config_says_of_each(tmp_path: Path) -> None:
     model = tiny("qwen2")
     assert model.config.layer_types == ["full_attention", "sliding_attention", "sliding_attention"]
-    small = families.decoder_of(model).without_layers(model, [0, 2])
+    small = decoder_of(model).without_layers(model, [0, 2])
     assert small.config.layer_types == ["full_attention", "sliding_attention"]
     assert [block.self_attn.layer_idx for block in small.model.layers] == [0, 1]
     for kind, keep, dense in (("deepseek_v3", [1, 2], 0), ("deepseek_v2", [0, 2], 1), ("deepseek_v3", [0], 1)):
         model = tiny(kind)
-        small = families.decoder_of(model).without_layers(model, keep)
+        small = decoder_of(model).without_layers(model, keep)
         assert small.config.first_k_dense_replace == dense
         opened = reopened(small, tmp_path / f"{kind}{keep}")
-        with silenced(model, families.decoder_of(model).everything(model).of_layers(keep)) as masked:
+        with silenced(model, decoder_of(model).everything(model).of_layers(keep)) as masked:
             assert error(logits(opened), logits(masked)) < 1e-5
     for wrong in ([], [LAYERS], [2, 0]):
         with pytest.raises(ValueError, match="layers"):
-            families.decoder_of(model).without_layers(model, wrong)
+            decoder_of(model).without_layers(model, wrong)
 
 
 def test_routers_stay_in_float32_and_speak_of_the_experts_that_stay(tmp_path: Path) -> None:
     tiny("deepseek_v3").save_pretrained(tmp_path / "whole")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole", dtype=torch.bfloat16, attn_implementation="eager").eval()
     kept = cut_on("deepseek_v3", model, "experts", "expert_ffn")
-    small = families.decoder_of(model).narrowed(model, kept)
+    small = decoder_of(model).narrowed(model, kept)
     router, whole = small.model.layers[2].mlp.gate, model.model.layers[2].mlp.gate
     assert (small.dtype, router.weight.dtype, router.e_score_correction_bias.dtype) == (
         torch.bfloat16,
@@ -181,33 +182,33 @@ def test_routers_stay_in_float32_and_speak_of_the_experts_that_stay(tmp_path: Pa
 def test_a_bare_decoder_is_cut_too() -> None:
     model = tiny("llama", AutoModel)
     kept = cut_on("llama", model, "hidden", "ffn")
-    small = families.decoder_of(model).narrowed(model, kept)
+    small = decoder_of(model).narrowed(model, kept)
     with torch.inference_mode(), silenced(model, kept) as masked:
         assert error(small(IDS)[0], masked(IDS)[0][..., kept.hidden]) < 1e-5
-    assert families.decoder_of(model).head(model).out is None
+    assert decoder_of(model).head(model).out is None
 
 
 def test_what_no_config_can_say_is_refused() -> None:
     for kind, axes in (("llama", {"hidden": some(21, 32, 0)}), ("gpt2", {"hidden": some(24, 32, 0)})):
         model = tiny(kind)
-        kept = replace(families.decoder_of(model).everything(model), **axes)
+        kept = replace(decoder_of(model).everything(model), **axes)
         with pytest.raises(UnsupportedShape, match="hidden"):
-            families.decoder_of(model).narrowed(model, kept)
+            decoder_of(model).narrowed(model, kept)
     free = tiny("qwen2")  # whose hidden size may be any
-    whole = families.decoder_of(free).everything(free)
-    assert families.decoder_of(free).narrowed(free, replace(whole, hidden=some(21, 32, 0))).config.hidden_size == 21
+    whole = decoder_of(free).everything(free)
+    assert decoder_of(free).narrowed(free, replace(whole, hidden=some(21, 32, 0))).config.hidden_size == 21
     uneven = (torch.arange(1), torch.arange(2), torch.arange(1))
     with pytest.raises(ValueError, match="as many groups"):
-        families.decoder_of(free).narrowed(free, replace(whole, heads=uneven))
+        decoder_of(free).narrowed(free, replace(whole, heads=uneven))
 
 
 @pytest.mark.parametrize("kind", EXPERTS)
 def test_routers_keep_something_to_choose_from(kind: str) -> None:
     model = tiny(kind)
-    family = families.decoder_of(model)
+    family = decoder_of(model)
     whole = family.everything(model)
 
-    def with_experts(*numbers: int) -> families.Kept:
+    def with_experts(*numbers: int) -> PruningPlan:
         of_each = torch.tensor(numbers)
         routed = tuple(each and replace(each, experts=of_each, units=each.units[of_each]) for each in whole.routed)
         return replace(whole, routed=routed)
@@ -224,4 +225,4 @@ def test_routers_keep_something_to_choose_from(kind: str) -> None:
 
 
 def test_every_kind_here_is_a_family() -> None:
-    assert {tiny_config(kind).model_type for kind in KINDS} == set(families.DECODERS)
+    assert {tiny_config(kind).model_type for kind in KINDS} == set(DECODER_ADAPTERS)

@@ -9,12 +9,15 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from compression import families, tasks
-from compression.batches import Encoded
-from compression.catalog import FAMILIES, planned_shape, width_of
-from compression.recipe import Axis, Prune
-from compression.stages.decoder_scores import DecoderScores
-from compression.stages.scores import taken_scores
+from compression.modalities.registry import task_of
+from compression.modalities.text.batches import TokenizedDataset
+from compression.models.adapters.registry import decoder_of
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import planned_shape, width_of
+from compression.pruning.decoder_scores import DecoderScores
+from compression.pruning.scores import score_units
+from compression.schema.recipe.base import Axis
+from compression.schema.recipe.prune import Prune
 from tests.compression.families.decoders import error, logits, silenced
 
 COMMON: dict[str, Any] = {"vocab_size": 512, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -215,12 +218,12 @@ def made(kind: str, settings: dict[str, Any]) -> PreTrainedModel:
 def test_a_decoder_at_its_published_widths_is_cut_as_the_masked_model_says(name: str, tmp_path: Path) -> None:
     kind, settings, prune, widths = PUBLISHED[name]
     model = made(kind, settings)
-    family, before = families.decoder_of(model), families.decoder_of(model).shape_of(model.config)
+    family, before = decoder_of(model), decoder_of(model).shape_of(model.config)
     ids = torch.randint(3, before.vocabulary, (8, 12), generator=torch.Generator().manual_seed(1))
-    rows = Encoded(ids.tolist(), torch.zeros(8, dtype=torch.int64), 0, tasks.of("text-classification"))
-    scores = taken_scores(model, prune.model_copy(update={"calibration_rows": 8}), rows, seed=0)
+    rows = TokenizedDataset(ids.tolist(), torch.zeros(8, dtype=torch.int64), 0, task_of("text-classification"))
+    scores = score_units(model, prune.model_copy(update={"calibration_rows": 8}), rows, seed=0)
     assert isinstance(scores, DecoderScores)
-    shape = planned_shape(FAMILIES[kind], before, prune)
+    shape = planned_shape(ARCHITECTURE_SPECS[kind], before, prune)
     assert tuple(width_of(shape, axis) for axis in prune.axes) == widths
     kept = scores.choose(family, shape)
     small = family.narrowed(model, kept)

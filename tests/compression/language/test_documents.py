@@ -2,7 +2,7 @@
 
 import pytest
 
-from compression.language.documents import affixes, read
+from compression.modalities.text.causal_lm.documents import affixes, read
 from tests.compression.language.tiny import BOS, EOS, TEXTS, tokenizer
 
 

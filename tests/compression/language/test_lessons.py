@@ -7,25 +7,28 @@ from typing import Any
 import pytest
 import torch
 
-from compression.language.losses import relations
-from compression.language.rows import TextRows
-from compression.language.sequences import Sequences
-from compression.recipe import Distill, Evaluate
-from compression.stages import lesson
-from compression.stages.lesson import Comparison
-from compression.stages.next_tokens import LanguageLesson
-from compression.tasks import of
-from compression.teacher import LanguageTeacher, Look, ask
+from compression.distillation import objective
+from compression.distillation.document_losses import document_relation_loss
+from compression.distillation.objective import FeatureAlignment
+from compression.distillation.teacher import FeatureRequest, LanguageTeacher, request_features
+from compression.engine.stages.causal_lm_objective import CausalLMObjective
+from compression.modalities.registry import task_of
+from compression.modalities.text.causal_lm.batches import PackedBatch
+from compression.modalities.text.causal_lm.packed_examples import PackedDataset
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.recipe import Evaluate
 from tests.compression.language.tiny import FAMILIES, TEXTS, Largest, model, tokenizer
 
 
 def test_projections_start_from_some_tokens_a_batch_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher = model(hidden_size=16, num_attention_heads=2, num_key_value_heads=1), model()
-    rows = TextRows.of([text * 5 for text in TEXTS * 8], tokenizer(bos=True), 32, of("causal-lm", (), Evaluate(window=32)))
+    rows = PackedDataset.of(
+        [text * 5 for text in TEXTS * 8], tokenizer(bos=True), 32, task_of("causal-lm", (), Evaluate(window=32))
+    )
     settings = Distill(hidden=1.0)
-    comparison = Comparison.of(student, teacher, settings, settings.weights(), apart=False)
+    comparison = FeatureAlignment.of(student, teacher, settings, settings.weights(), apart=False)
     known = LanguageTeacher(teacher, rows, comparison.teacher).asked()
-    fitted, taken, together = lesson.losses.fitted_projections, list[int](), list[int]()
+    fitted, taken, together = objective.losses.fitted_projections, list[int](), list[int]()
 
     def watched(pairs: Iterator[Any]) -> Any:
         found = list(pairs)
@@ -34,10 +37,10 @@ def test_projections_start_from_some_tokens_a_batch_at_a_time(tmp_path: Path, mo
         assert all(own.shape[:2] == theirs.shape[:2] for own, theirs in found)
         return fitted(iter(found))
 
-    monkeypatch.setattr(lesson.losses, "fitted_projections", watched)
-    monkeypatch.setattr(lesson, "FIT_TOKENS", 200)
-    monkeypatch.setattr(lesson, "FIT_BATCH", 2)
-    made = LanguageLesson(student, known, comparison, settings, rows)
+    monkeypatch.setattr(objective.losses, "fitted_projections", watched)
+    monkeypatch.setattr(objective, "FIT_TOKENS", 200)
+    monkeypatch.setattr(objective, "FIT_BATCH", 2)
+    made = CausalLMObjective(student, known, comparison, settings, rows)
     assert made.projections[0].shape[1:] == (16, 32)
     assert taken[0] <= 200 < sum(rows.packed.read)
     assert together[0] > 1
@@ -53,24 +56,24 @@ def related(vectors: torch.Tensor) -> torch.Tensor:
 def test_attention_of_documents_side_by_side_is_that_of_each_alone(family: str, tmp_path: Path) -> None:
     teacher = model(family)
     student = model(family, initializer_range=0.1)
-    task = of("causal-lm", (), Evaluate(window=32))
-    rows = TextRows.of(TEXTS * 2, tokenizer(bos=True), 48, task)
+    task = task_of("causal-lm", (), Evaluate(window=32))
+    rows = PackedDataset.of(TEXTS * 2, tokenizer(bos=True), 48, task)
     batch = next(iter(rows.by_length(len(rows))))
-    assert isinstance(batch, Sequences)
+    assert isinstance(batch, PackedBatch)
     assert (batch.mask == 0).any()
     settings = Distill(soft=0.0, hidden=0.0, attention=1.0)
-    comparison = Comparison.of(student, teacher, settings, settings.weights(), apart=False)
-    known = LanguageTeacher(teacher, rows, comparison.teacher, spill=(tmp_path / "states", 1e9)).asked()
-    made = LanguageLesson(student, known, comparison, settings, rows)
+    comparison = FeatureAlignment.of(student, teacher, settings, settings.weights(), apart=False)
+    known = LanguageTeacher(teacher, rows, comparison.teacher, cache_file=(tmp_path / "states", 1e9)).asked()
+    made = CausalLMObjective(student, known, comparison, settings, rows)
     found = made.terms(batch)["attention"]
     look, total, count = comparison.student, 0.0, 0
     for row, mask, positions in zip(batch.ids, batch.mask, batch.positions, strict=True):
         real = int(mask.sum())
         starts = [place for place in range(real) if positions[place] == 0]
         for start, end in zip(starts, [*starts[1:], real], strict=True):
-            document = Sequences.of([0], [[(0, end - start, 1)]], torch.cat([row[start:end], row[:1]]))
+            document = PackedBatch.of([0], [[(0, end - start, 1)]], torch.cat([row[start:end], row[:1]]))
             with torch.no_grad():
-                mine, theirs = (ask(network, document, task, look).relations for network in (student, teacher))
+                mine, theirs = (request_features(network, document, task, look).relations for network in (student, teacher))
             assert mine is not None
             assert theirs is not None
             # By the formula: each token's relations with itself and with what came before it.
@@ -88,13 +91,13 @@ def test_attention_of_documents_side_by_side_is_that_of_each_alone(family: str, 
 
 def test_attention_of_rows_takes_the_memory_of_one(tmp_path: Path) -> None:
     network = model()
-    rows = TextRows.of(TEXTS * 8, tokenizer(bos=True), 48, of("causal-lm", (), Evaluate(window=32)))
+    rows = PackedDataset.of(TEXTS * 8, tokenizer(bos=True), 48, task_of("causal-lm", (), Evaluate(window=32)))
     batch = next(iter(rows.by_length(8)))
-    assert isinstance(batch, Sequences)
-    said = ask(network, batch, rows.task, Look(relations=2)).relations
+    assert isinstance(batch, PackedBatch)
+    said = request_features(network, batch, rows.task, FeatureRequest(relations=2)).relations
     assert said is not None
     given, tokens = said.detach().requires_grad_(True), batch.ids.shape[1]
     with Largest() as seen:
-        relations(given, said.detach() * 0.9, batch, 4).backward()
+        document_relation_loss(given, said.detach() * 0.9, batch, 4).backward()
     assert len(batch.ids) == 8
     assert seen.elements <= max(given.numel(), 4 * tokens * tokens)

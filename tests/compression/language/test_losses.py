@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compression import losses, numerics
-from compression.language import chunks, models
-from compression.language.losses import Kept, Whole, next_token, terms
-from compression.language.packing import Packed
-from compression.numerics import FakeQuantLinear
+from compression.modalities import losses
+from compression.modalities.text.causal_lm import chunked_head, hidden_states
+from compression.modalities.text.causal_lm.losses import FullTargets, TopKTargets, next_token_loss, next_token_terms
+from compression.modalities.text.causal_lm.packing import Packed
+from compression.quantization.dynamic_int8 import FakeQuantLinear
+from compression.quantization.precision import gradient_dtype, gradient_precision
 from tests.compression.language.tiny import Largest, documents, model, parameters
 
 ASKED, VOCABULARY, NARROW, WIDE, TEMPERATURE = 13, 29, 6, 10, 3.0
@@ -32,11 +33,11 @@ class Places:
         self.following = torch.randint(VOCABULARY, (ASKED,))
 
     @property
-    def whole(self) -> Whole:
-        return Whole(self.theirs, self.teacher, TEMPERATURE)
+    def whole(self) -> FullTargets:
+        return FullTargets(self.theirs, self.teacher, TEMPERATURE)
 
-    def kept(self, kept: int) -> Kept:
-        return Kept(*losses.likeliest(self.teacher(self.theirs).detach(), TEMPERATURE, kept), TEMPERATURE)
+    def kept(self, kept: int) -> TopKTargets:
+        return TopKTargets(*losses.top_k_targets(self.teacher(self.theirs).detach(), TEMPERATURE, kept), TEMPERATURE)
 
     def plain(self) -> tuple[Tensor, Tensor]:
         """The formulas, all tokens and the whole vocabulary at once."""
@@ -52,7 +53,7 @@ class Places:
 @pytest.mark.parametrize("size", [1, 4, 13, 100])
 def test_values_and_gradients_are_those_of_the_plain_formulas(size: int) -> None:
     at = Places()
-    found = terms(at.states, at.head, at.following, at.whole, size=size)
+    found = next_token_terms(at.states, at.head, at.following, at.whole, size=size)
     soft, hard = at.plain()
     torch.testing.assert_close(found["soft"], soft)
     torch.testing.assert_close(found["hard"], hard)
@@ -68,17 +69,22 @@ def test_gradients_agree_with_finite_differences() -> None:
     at = Places()
 
     def both(states: Tensor) -> tuple[Tensor, ...]:
-        whole = terms(states, at.head, at.following, at.whole, size=4)
-        return whole["soft"], whole["hard"], terms(states, at.head, at.following, at.kept(5), ("soft",), size=4)["soft"]
+        whole = next_token_terms(states, at.head, at.following, at.whole, size=4)
+        return (
+            whole["soft"],
+            whole["hard"],
+            next_token_terms(states, at.head, at.following, at.kept(5), ("soft",), size=4)["soft"],
+        )
 
     assert torch.autograd.gradcheck(both, (at.states,))
 
 
 def test_of_what_is_kept_the_loss_grows_to_the_whole_one_and_is_never_more() -> None:
     at = Places()
-    whole = terms(at.states, at.head, at.following, at.whole, ("soft",), size=5)["soft"]
+    whole = next_token_terms(at.states, at.head, at.following, at.whole, ("soft",), size=5)["soft"]
     some = [
-        terms(at.states, at.head, at.following, at.kept(kept), ("soft",), size=5)["soft"] for kept in (1, 4, 12, VOCABULARY - 1)
+        next_token_terms(at.states, at.head, at.following, at.kept(kept), ("soft",), size=5)["soft"]
+        for kept in (1, 4, 12, VOCABULARY - 1)
     ]
     values = [one.item() for one in some]
     assert values == sorted(values)
@@ -91,16 +97,16 @@ def test_of_what_is_kept_the_loss_grows_to_the_whole_one_and_is_never_more() -> 
 def test_whoever_says_what_the_teacher_says_costs_nothing() -> None:
     at = Places()
     for wanted in (at.whole, at.kept(3)):
-        same = terms(at.theirs.clone().requires_grad_(), at.teacher, at.following, wanted, ("soft",), size=4)["soft"]
+        same = next_token_terms(at.theirs.clone().requires_grad_(), at.teacher, at.following, wanted, ("soft",), size=4)["soft"]
         assert same.item() == pytest.approx(0, abs=1e-4)
 
 
 def test_a_teacher_that_is_sure_leaves_no_infinity() -> None:
     logits = torch.zeros(2, VOCABULARY)
     logits[:, 3] = 1e4
-    known, ids = losses.likeliest(logits, 1.0, 4)
+    known, ids = losses.top_k_targets(logits, 1.0, 4)
     student = torch.randn(2, VOCABULARY, requires_grad=True)
-    found = losses.likeliest_targets(student, known, ids, 1.0)
+    found = losses.top_k_target_loss(student, known, ids, 1.0)
     found.backward()
     assert found.item() == pytest.approx(functional.cross_entropy(student, torch.tensor([3, 3])).item(), rel=1e-3)
     assert student.grad is not None
@@ -112,8 +118,8 @@ def test_a_head_of_integers_learns_as_it_does_of_all_tokens_at_once(kind: type[n
     torch.manual_seed(0)
     head, states = kind(NARROW, VOCABULARY), torch.randn(ASKED, NARROW, requires_grad=True)
     following = torch.randint(VOCABULARY, (ASKED,))
-    with numerics.precision("float32"):
-        few = torch.autograd.grad(next_token(states, head, following, size=3), [states, *head.parameters()])
+    with gradient_precision("float32"):
+        few = torch.autograd.grad(next_token_loss(states, head, following, size=3), [states, *head.parameters()])
         whole = torch.autograd.grad(functional.cross_entropy(head(states), following), [states, *head.parameters()])
     for one, other in zip(few, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -123,8 +129,8 @@ def test_models_of_16_bits_are_held_against_each_other_in_32() -> None:
     at = Places()
     states, theirs = at.states.detach().bfloat16().requires_grad_(), at.theirs.bfloat16()
     head, teacher = at.head.bfloat16(), at.teacher.bfloat16()
-    found = terms(states, head, at.following, Whole(theirs, teacher, TEMPERATURE), size=4)
-    plain = losses.soft_targets(head(states).float(), teacher(theirs).float(), TEMPERATURE)
+    found = next_token_terms(states, head, at.following, FullTargets(theirs, teacher, TEMPERATURE), size=4)
+    plain = losses.soft_target_loss(head(states).float(), teacher(theirs).float(), TEMPERATURE)
     assert found["soft"].dtype == found["hard"].dtype == torch.float32
     torch.testing.assert_close(found["soft"], plain)
     few, whole = (torch.autograd.grad(one, [states, head.weight]) for one in (found["soft"], plain))
@@ -137,7 +143,9 @@ def test_models_of_16_bits_are_held_against_each_other_in_32() -> None:
 def test_a_model_learns_as_from_its_own_logits_and_padding_never_counts(tied: bool) -> None:
     network, batch = model(tie_word_embeddings=tied), Packed(documents(), 40).batch([0, 1, 2])
     assert not batch.asked.all()
-    chunked = next_token(models.asked(network, batch), models.head(network), batch.wanted, size=7)
+    chunked = next_token_loss(
+        hidden_states.scored_states(network, batch), hidden_states.output_layer(network), batch.wanted, size=7
+    )
     logits = network(**batch.inputs).logits
     plain = functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=-100)
     torch.testing.assert_close(chunked, plain)
@@ -150,8 +158,14 @@ def test_a_model_learns_as_from_its_own_logits_and_padding_never_counts(tied: bo
 def test_where_nothing_is_asked_for_nothing_is_lost() -> None:
     network, batch = model(), Packed(documents(), 40).batch([0])
     silent = replace(batch, labels=torch.full_like(batch.labels, -100))
-    states = models.asked(network, silent)
-    found = terms(states, models.head(network), silent.wanted, Whole(states, models.head(network), 3.0), size=8)
+    states = hidden_states.scored_states(network, silent)
+    found = next_token_terms(
+        states,
+        hidden_states.output_layer(network),
+        silent.wanted,
+        FullTargets(states, hidden_states.output_layer(network), 3.0),
+        size=8,
+    )
     assert found["soft"].item() == found["hard"].item() == 0
     (found["soft"] + found["hard"]).backward()
     assert network.model.norm.weight.grad.abs().max() == 0
@@ -160,7 +174,7 @@ def test_where_nothing_is_asked_for_nothing_is_lost() -> None:
 def test_without_a_teacher_there_is_no_soft_term() -> None:
     at = Places()
     with pytest.raises(ValueError, match="no teacher"):
-        terms(at.states, at.head, at.following, None, size=4)
+        next_token_terms(at.states, at.head, at.following, None, size=4)
 
 
 def big() -> tuple[Tensor, nn.Linear, Tensor, nn.Linear, Tensor]:
@@ -172,13 +186,17 @@ def big() -> tuple[Tensor, nn.Linear, Tensor, nn.Linear, Tensor]:
 @pytest.mark.parametrize("kept", [None, 16])
 def test_no_tensor_of_all_tokens_by_the_vocabulary_is_there_forward_or_backward(kept: int | None) -> None:
     states, head, theirs, teacher, following = big()
-    wanted = Whole(theirs, teacher, 2.0) if kept is None else Kept(*losses.likeliest(teacher(theirs).detach(), 2.0, kept), 2.0)
+    wanted = (
+        FullTargets(theirs, teacher, 2.0)
+        if kept is None
+        else TopKTargets(*losses.top_k_targets(teacher(theirs).detach(), 2.0, kept), 2.0)
+    )
     with Largest() as seen:
-        found = terms(states, head, following, wanted, size=8)
+        found = next_token_terms(states, head, following, wanted, size=8)
         (found["soft"] + found["hard"]).backward()
     assert seen.elements == 8 * 2003
     with Largest() as plain:
-        losses.soft_targets(head(states), teacher(theirs), 2.0).backward()
+        losses.soft_target_loss(head(states), teacher(theirs), 2.0).backward()
     assert plain.elements == 96 * 2003
 
 
@@ -196,20 +214,20 @@ def test_the_graph_keeps_no_logits_until_the_backward_pass() -> None:
             loss()
         return max(sizes, default=0)
 
-    assert most(lambda: losses.soft_targets(head(states), teacher(theirs).detach(), 2.0)) == 96 * 2003
-    assert most(lambda: terms(states, head, following, Whole(theirs, teacher, 2.0), size=8)["soft"]) < 8 * 2003
+    assert most(lambda: losses.soft_target_loss(head(states), teacher(theirs).detach(), 2.0)) == 96 * 2003
+    assert most(lambda: next_token_terms(states, head, following, FullTargets(theirs, teacher, 2.0), size=8)["soft"]) < 8 * 2003
 
 
 def test_what_is_computed_again_on_a_devices_own_thread_keeps_the_precision_asked_for() -> None:
     seen: list[tuple[str, torch.dtype]] = []
 
     def head(states: Tensor) -> Tensor:
-        seen.append((threading.current_thread().name, numerics.gradient_dtype(torch.device("cpu"))))
+        seen.append((threading.current_thread().name, gradient_dtype(torch.device("cpu"))))
         return states
 
     states = torch.randn(2, 5, requires_grad=True)
-    with numerics.precision("float32"):
-        found = next_token(states, head, torch.tensor([1, 2]), size=2)
+    with gradient_precision("float32"):
+        found = next_token_loss(states, head, torch.tensor([1, 2]), size=2)
         thread = threading.Thread(target=found.backward, name="device")
         thread.start()
         thread.join()
@@ -219,7 +237,7 @@ def test_what_is_computed_again_on_a_devices_own_thread_keeps_the_precision_aske
 
 
 def test_a_chunk_is_as_many_tokens_as_its_bytes_hold() -> None:
-    assert chunks.size_of(49_152) == 341
-    assert chunks.size_of(10**9) == 1
-    assert chunks.wide(torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.float32
-    assert chunks.wide(torch.zeros(1, dtype=torch.float64)).dtype == torch.float64
+    assert chunked_head.chunk_size(49_152) == 341
+    assert chunked_head.chunk_size(10**9) == 1
+    assert chunked_head.widen(torch.zeros(1, dtype=torch.bfloat16)).dtype == torch.float32
+    assert chunked_head.widen(torch.zeros(1, dtype=torch.float64)).dtype == torch.float64

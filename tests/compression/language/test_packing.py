@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from compression.language import models
-from compression.language.documents import read
-from compression.language.packing import Packed, packed
+from compression.modalities.text.causal_lm import hidden_states
+from compression.modalities.text.causal_lm.documents import read
+from compression.modalities.text.causal_lm.packing import Packed, packed
 from tests.compression.language.tiny import FAMILIES, TEXTS, documents, model, tokenizer
 
 
@@ -49,14 +49,16 @@ def test_documents_of_a_row_do_not_see_each_other(family: str, attention: str) -
     assert network.config._attn_implementation == attention
     assert (row.positions == 0).sum() > 2  # several in a row
     with torch.no_grad():
-        together = models.states(network, row)
-        torch.testing.assert_close(models.head(network)(together), network(**row.inputs).logits)
+        together = hidden_states.last_hidden_states(network, row)
+        torch.testing.assert_close(hidden_states.output_layer(network)(together), network(**row.inputs).logits)
         for line, starts in enumerate(row.positions):
             begins = [*starts.eq(0).nonzero().flatten().tolist(), len(starts)]
             for start, end in pairwise(begins):
                 alone = network(row.ids[line : line + 1, start:end], output_hidden_states=True)
                 torch.testing.assert_close(together[line, start:end], alone.hidden_states[-1][0], atol=2e-5, rtol=1e-4)
-        crossing = models.states(network, replace(row, positions=torch.arange(row.ids.shape[1]).expand_as(row.ids)))
+        crossing = hidden_states.last_hidden_states(
+            network, replace(row, positions=torch.arange(row.ids.shape[1]).expand_as(row.ids))
+        )
     assert (crossing - together).abs().max() > 1e-2
     assert (crossing - together)[:, 0].abs().max() < 1e-4
 
@@ -65,7 +67,7 @@ def test_attention_that_takes_no_mask_is_refused() -> None:
     network = model()
     network.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="see each other"):
-        models.states(network, Packed(documents(), 64).batch([0]))
+        hidden_states.last_hidden_states(network, Packed(documents(), 64).batch([0]))
 
 
 def test_best_fit_leaves_little_padding() -> None:
@@ -99,4 +101,4 @@ def test_padding_is_asked_for_nothing_and_changes_nothing() -> None:
     other = replace(batch, ids=batch.ids.clone())
     other.ids[1, width:] = 7
     with torch.no_grad():
-        assert torch.equal(models.asked(network, batch), models.asked(network, other))
+        assert torch.equal(hidden_states.scored_states(network, batch), hidden_states.scored_states(network, other))

@@ -6,16 +6,17 @@ import math
 import pytest
 import torch
 
-from compression.language.rows import TextRows
-from compression.language.sequences import Sequences
-from compression.recipe import AxisRatios, Evaluate, Prepare, Prune, Recipe, Split, Train
-from compression.reconstruct import drawn
-from compression.stages.cut import cut
-from compression.stages.prepare import prepare
-from compression.stages.prune import prune
-from compression.stages.scores import calibration_draw
-from compression.state import State
-from compression.tasks import of
+from compression.engine.context import StageContext
+from compression.engine.stages.apply_cut import apply_cut
+from compression.engine.stages.prepare import prepare
+from compression.engine.stages.prune import prune
+from compression.modalities.registry import task_of
+from compression.modalities.sampling import first_tokens, shuffled_rows
+from compression.modalities.text.causal_lm.batches import PackedBatch
+from compression.modalities.text.causal_lm.packed_examples import PackedDataset
+from compression.schema.recipe.base import Split
+from compression.schema.recipe.prune import AxisRatios, Prune
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
 from tests.compression.conftest import all_phases
 from tests.compression.language.tiny import model, tokenizer
 from tests.compression.test_language_job import texts
@@ -30,28 +31,28 @@ RECIPE = Recipe(
 )
 
 
-def learned(monkeypatch: pytest.MonkeyPatch) -> State:
-    task, counts = of("causal-lm", (), Evaluate(window=LENGTH)), {"train": 160, "validation": 60, "test": 8}
-    rows: dict[Split, TextRows] = {
-        split: TextRows.of(texts(count, seed=len(split)), tokenizer(bos=True), LENGTH, task)  # type: ignore[misc]
+def learned(monkeypatch: pytest.MonkeyPatch) -> StageContext:
+    task, counts = task_of("causal-lm", (), Evaluate(window=LENGTH)), {"train": 160, "validation": 60, "test": 8}
+    rows: dict[Split, PackedDataset] = {
+        split: PackedDataset.of(texts(count, seed=len(split)), tokenizer(bos=True), LENGTH, task)  # type: ignore[misc]
         for split, count in counts.items()
     }
     network = model("llama", intermediate_size=64, initializer_range=0.05, tie_word_embeddings=True)
-    state = State(RECIPE, rows, network, all_phases())  # type: ignore[arg-type]
+    state = StageContext(RECIPE, rows, network, all_phases())  # type: ignore[arg-type]
     torch.manual_seed(0)
     list(prepare(state))
-    monkeypatch.setattr("compression.stages.prune.drawn", lambda found: drawn(found, most=DRAWN))
+    monkeypatch.setattr("compression.engine.stages.prune.first_tokens", lambda found: first_tokens(found, most=DRAWN))
     return state
 
 
 def test_the_loss_on_rows_of_several_documents_falls_and_the_note_says_by_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
     state, solved_on = learned(monkeypatch), []
 
-    def watched(state_: State, whole: object, kept: object, calibration: TextRows | None = None) -> object:
+    def watched(state_: StageContext, whole: object, kept: object, calibration: PackedDataset | None = None) -> object:
         solved_on.append(calibration)
-        return cut(state_, whole, kept, calibration)  # type: ignore[arg-type]
+        return apply_cut(state_, whole, kept, calibration)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("compression.stages.prune.cut", watched)
+    monkeypatch.setattr("compression.engine.stages.prune.apply_cut", watched)
     whole = state.validate().value
     list(prune(state))
     alone, solved = state.notes[-2:]
@@ -63,8 +64,8 @@ def test_the_loss_on_rows_of_several_documents_falls_and_the_note_says_by_how_mu
     assert nothing is None
     assert rows is not None
     assert solved.startswith(f"What the cut left, solved by least squares on {len(rows)} rows: ")
-    assert len(rows) == len(drawn(calibration_draw(state.rows["train"], 64, RECIPE.train.seed), most=DRAWN)) < 64
+    assert len(rows) == len(first_tokens(shuffled_rows(state.rows["train"], 64, RECIPE.train.seed), most=DRAWN)) < 64
     assert sum(map(len, rows.tokens)) <= DRAWN
     batches = list(itertools.islice(rows.by_length(8), 2))
-    assert all(isinstance(batch, Sequences) for batch in batches)
+    assert all(isinstance(batch, PackedBatch) for batch in batches)
     assert all(((batch.positions[:, 1:] == 0).sum(dim=1) > 0).any() for batch in batches)

@@ -2,15 +2,15 @@
 
 import pytest
 
-from compression.data import Dataset, Rows
-from compression.errors import EmptySplit
-from compression.language.tested import sampled
-from compression.recipe import Split
+from compression.modalities.text.causal_lm.test_sample import sampled
+from compression.modalities.text.dataset import Dataset, TextSplit
+from compression.schema.errors import EmptySplit
+from compression.schema.recipe.base import Split
 from tests.compression.language.tiny import tokenizer
 
 
 def dataset(**splits: list[str]) -> Dataset:
-    rows: dict[Split, Rows] = {name: Rows(tuple(texts), (None,) * len(texts)) for name, texts in splits.items()}  # type: ignore[misc]
+    rows: dict[Split, TextSplit] = {name: TextSplit(tuple(texts), (None,) * len(texts)) for name, texts in splits.items()}  # type: ignore[misc]
     return Dataset((), rows, frozenset(), "causal-lm", ())
 
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from compression.language.documents import Documents, read
+from compression.modalities.text.causal_lm.documents import TokenizedDocuments, read
 
 BOS, EOS = "<s>", "</s>"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -34,7 +34,7 @@ def tokenizer(*, bos: bool = False, eos: bool = False) -> PreTrainedTokenizerFas
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=BOS, eos_token=EOS)
 
 
-def documents(texts: list[str] = TEXTS, *, bos: bool = True) -> Documents:
+def documents(texts: list[str] = TEXTS, *, bos: bool = True) -> TokenizedDocuments:
     return read(texts, tokenizer(bos=bos))
 
 

@@ -11,16 +11,20 @@ import torch
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
-from compression import checkpoint, saving
-from compression.budget import Budget
-from compression.recipe import Distill, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Train
-from compression.report import Event, Stage, TrainingSaved
-from compression.saving import Saver
-from compression.stages.distill import distill
-from compression.stages.prepare import prepare
-from compression.stages.prune import prune
-from compression.stages.quantize import quantize
-from compression.state import State
+from compression.engine.context import StageContext
+from compression.engine.stages.distill import distill
+from compression.engine.stages.prepare import prepare
+from compression.engine.stages.prune import prune
+from compression.engine.stages.quantize import quantize
+from compression.schema.events import Event, TrainingSaved
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.recipe.quantize import Qat, Quantize
+from compression.schema.recipe.recipe import Prepare, Recipe, Train
+from compression.schema.report.measurements import Stage
+from compression.system.sealed_folder import digest
+from compression.training.budget import Budget
+from compression.training.save import FOLDER, TrainingCheckpointer
 from tests.compression.conftest import state_of, tiny_config
 
 RECIPE = Recipe(
@@ -30,7 +34,7 @@ RECIPE = Recipe(
     distill=Distill(epochs=3, rate=3e-3, attention=1.0),
     train=Train(batch=64, max_length=32),
 )
-WORK: dict[Stage, Callable[[State], Iterator[Event]]] = {
+WORK: dict[Stage, Callable[[StageContext], Iterator[Event]]] = {
     "baseline": prepare,
     "quantized": quantize,
     "pruned": prune,
@@ -39,7 +43,7 @@ WORK: dict[Stage, Callable[[State], Iterator[Event]]] = {
 STEPS_AN_EPOCH = 5
 
 
-def state_before(stage: Stage, device: str = "cpu", recipe: Recipe = RECIPE) -> State:
+def state_before(stage: Stage, device: str = "cpu", recipe: Recipe = RECIPE) -> StageContext:
     """Do all that comes before a stage, without saving."""
     torch.manual_seed(0)
     state = state_of(BertForSequenceClassification(tiny_config(num_labels=2)).eval().to(device), recipe)
@@ -52,7 +56,7 @@ def state_before(stage: Stage, device: str = "cpu", recipe: Recipe = RECIPE) -> 
     return state
 
 
-def weights(state: State) -> list[Tensor]:
+def weights(state: StageContext) -> list[Tensor]:
     return [parameter.detach().cpu().clone() for parameter in state.model.parameters()]
 
 
@@ -76,7 +80,7 @@ class Listener:
             self.saves.append(event)
             place = self.kept.parent / "out" / event.folder
             for file in event.files:
-                assert checkpoint.digest(place / file.path) == file.sha256
+                assert digest(place / file.path) == file.sha256
             place.rename(self.kept / str(len(self.saves)))
         return others
 
@@ -87,26 +91,28 @@ def listener(tmp_path: Path) -> Listener:
     return Listener(tmp_path / "kept")
 
 
-def saver(tmp_path: Path, **changes: Any) -> Saver:
-    return Saver(**{"folder": tmp_path / "out", "fingerprint": "same work", "seconds": 0.0, **changes})
+def checkpointer(tmp_path: Path, **changes: Any) -> TrainingCheckpointer:
+    return TrainingCheckpointer(**{"folder": tmp_path / "out", "fingerprint": "same work", "seconds": 0.0, **changes})
 
 
-def resumed(tmp_path: Path, listener: Listener, number: int, **changes: Any) -> Saver:
+def resumed(tmp_path: Path, listener: Listener, number: int, **changes: Any) -> TrainingCheckpointer:
     """Lay a kept save where a supervisor lays it; return the new attempt's saver."""
     resume = tmp_path / "resume"
     shutil.rmtree(resume, ignore_errors=True)
-    shutil.copytree(listener.kept / str(number), resume / saving.FOLDER)
-    made = saver(tmp_path, resume=resume, seconds=None, **changes)
+    shutil.copytree(listener.kept / str(number), resume / FOLDER)
+    made = checkpointer(tmp_path, resume=resume, seconds=None, **changes)
     assert made.look() is None
     return made
 
 
-def go_on(stage: Stage, given: Saver, device: str = "cpu", recipe: Recipe = RECIPE) -> tuple[State, list[Event]]:
+def go_on(
+    stage: Stage, given: TrainingCheckpointer, device: str = "cpu", recipe: Recipe = RECIPE
+) -> tuple[StageContext, list[Event]]:
     """Do a stage in a new attempt, whose random numbers and weights are not those of the first."""
     state = state_before(stage, device, recipe)
     torch.manual_seed(4711)
     with torch.no_grad():
         for parameter in state.model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=1e-3)
-    state.saver = given
+    state.checkpointer = given
     return state, list(WORK[stage](state))

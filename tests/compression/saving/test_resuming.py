@@ -10,29 +10,35 @@ import torch
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
-from compression import numerics
-from compression.batches import Batch
-from compression.catalog.cost import SAVED_BYTES
-from compression.recipe import Distill, Gate, Prepare, Prune, Qat, Quantize, Recipe, Recovery, Targets, Teachers, Train, Weights
-from compression.report import Log, Progress, Stage
-from compression.saving import Saver
-from compression.stages.distill import distill
-from compression.stages.lesson import Insides
-from compression.stages.prepare import prepare
-from compression.stages.prune import prune
-from compression.stages.quantize import quantize
-from compression.tasks.base import labelled
-from compression.training import Plan, Tick, train
+from compression.distillation.objective import FeatureLosses
+from compression.engine.stages.distill import distill
+from compression.engine.stages.prepare import prepare
+from compression.engine.stages.prune import prune
+from compression.engine.stages.quantize import quantize
+from compression.modalities.base import label_loss
+from compression.modalities.text.batches import Batch
+from compression.planning.estimator import SAVED_BYTES
+from compression.quantization.fake_quantize import simulation_of
+from compression.schema.events import Log, Progress
+from compression.schema.recipe.distill import Distill, Gate, Teachers, Weights
+from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.recipe.quantize import Qat, Quantize
+from compression.schema.recipe.recipe import Prepare, Recipe, Targets, Train
+from compression.schema.report.measurements import Stage
+from compression.system.progress import Step
+from compression.training.config import TrainingConfig
+from compression.training.save import TrainingCheckpointer
+from compression.training.trainer import train
 from tests.compression.conftest import encoded, sentences
 from tests.compression.saving.conftest import (
     RECIPE,
     STEPS_AN_EPOCH,
     WORK,
     Listener,
+    checkpointer,
     go_on,
     resumed,
     same,
-    saver,
     state_before,
     weights,
 )
@@ -45,7 +51,7 @@ def check(stage: Stage, tmp_path: Path, listener: Listener, device: str = "cpu")
     plain = state_before(stage, device)
     list(WORK[stage](plain))
     saved = state_before(stage, device)
-    saved.saver = saver(tmp_path)
+    saved.checkpointer = checkpointer(tmp_path)
     listener.hear(WORK[stage](saved))
     assert same(weights(saved), weights(plain)), "saving changed the training"
     last = len(listener.saves)
@@ -90,12 +96,12 @@ def test_static_ranges_and_the_order_of_the_ramp_come_from_what_was_saved(tmp_pa
     static = Quantize(scheme="static-int8", calibration_rows=32, qat=Qat(full=0, ramp=2, quantized=1, rate=1e-3))
     recipe = RECIPE.model_copy(update={"quantize": static})
     saved = state_before("quantized", recipe=recipe)
-    saved.saver = saver(tmp_path)
+    saved.checkpointer = checkpointer(tmp_path)
     listener.hear(quantize(saved))
     given = resumed(tmp_path, listener, 7)  # of 15: in the ramp, in mid-epoch
     again, _ = go_on("quantized", given, recipe=recipe)
     assert same(weights(again), weights(saved))
-    assert numerics.simulation_of(again.model) == numerics.simulation_of(saved.model)
+    assert simulation_of(again.model) == simulation_of(saved.model)
     assert again.notes == saved.notes
 
 
@@ -116,7 +122,7 @@ def test_a_cut_in_steps_goes_on_from_its_own_scores(tmp_path: Path, listener: Li
     list(prune(plain))
     assert (plain.model.config.hidden_size, plain.model.config.num_attention_heads) == (16, 4)
     saved = state_before("pruned", recipe=recipe)
-    saved.saver = saver(tmp_path)
+    saved.checkpointer = checkpointer(tmp_path)
     listener.hear(prune(saved))
     last = STEPS_AN_EPOCH + 1  # the end of a training is saved too
     assert [save.phase for save in listener.saves] == [f"recover, step {step} of 2" for step in (1, 2) for _ in range(last)]
@@ -137,12 +143,12 @@ def test_accumulation_and_the_jobs_budget_go_on_bit_for_bit(tmp_path: Path, list
     list(prepare(plain))
     assert "stopped at step 10 of 21" in plain.notes[-1]
     saved = state_before("baseline", recipe=recipe)
-    saved.parts, saved.saver = 2, saver(tmp_path)
+    saved.parts, saved.checkpointer = 2, checkpointer(tmp_path)
     listener.hear(prepare(saved))
     assert [save.step for save in listener.saves] == [*range(1, 11), 10]
     for number in (1, 7, 9, 10, 11):
         state = state_before("baseline", recipe=recipe)
-        state.parts, state.saver = 2, resumed(tmp_path, listener, number)
+        state.parts, state.checkpointer = 2, resumed(tmp_path, listener, number)
         list(prepare(state))
         assert same(weights(state), weights(plain)), f"save {number}"
         assert state.notes == plain.notes
@@ -152,12 +158,12 @@ def test_accumulation_and_the_jobs_budget_go_on_bit_for_bit(tmp_path: Path, list
 def test_minutes_count_across_attempts_only_as_far_as_they_were_saved(tmp_path: Path, listener: Listener) -> None:
     recipe = RECIPE.model_copy(update={"train": Train(batch=64, max_length=32, max_minutes=1.0)})
     state = state_before("baseline", recipe=recipe)
-    state.saver = saver(tmp_path)
+    state.checkpointer = checkpointer(tmp_path)
     state.budget.clock = iter(range(0, 10_000, 5)).__next__  # five seconds a step, and five for each validation
     listener.hear(prepare(state))
     assert "stopped at step 10 of 15" in state.notes[-1]  # 12 times five seconds, two of them for validations
     again = state_before("baseline", recipe=recipe)
-    again.saver = resumed(tmp_path, listener, 4)
+    again.checkpointer = resumed(tmp_path, listener, 4)
     again.budget.clock = iter(range(0, 10_000, 10)).__next__  # the new attempt runs at half the speed
     list(prepare(again))
     # 20 of 60 seconds were saved; what came after the fourth step died with its attempt.
@@ -177,7 +183,7 @@ def test_the_last_weights_of_terms_are_told_though_an_earlier_epoch_is_kept(
         train=Train(batch=64, max_length=32),
     )
     whole = state_before("distilled", recipe=recipe)
-    whole.saver = saver(tmp_path)
+    whole.checkpointer = checkpointer(tmp_path)
     seen = listener.hear(distill(whole))
     assert any("(best of epochs 0 to 3: 0)" in note for note in whole.notes)
     (weights_told,) = [note for note in whole.notes if note.startswith("Weights")]
@@ -204,7 +210,7 @@ def test_a_remedy_that_is_being_applied_goes_on_bit_for_bit(tmp_path: Path, list
     )
     short = state_before("distilled", recipe=recipe)
     short.targets = Targets(retention=1000)  # which nothing meets
-    short.saver = saver(tmp_path)
+    short.checkpointer = checkpointer(tmp_path)
     listener.hear(distill(short))
     first = 2 * STEPS_AN_EPOCH
     assert [(save.phase, save.step) for save in listener.saves] == [
@@ -215,7 +221,7 @@ def test_a_remedy_that_is_being_applied_goes_on_bit_for_bit(tmp_path: Path, list
     (remedy,) = short.applied
     assert (remedy.now, remedy.proposed, remedy.applied) == (2, 3, True)
     again = state_before("distilled", recipe=recipe)
-    again.targets, again.saver = short.targets, resumed(tmp_path, listener, first + 1 + 2)
+    again.targets, again.checkpointer = short.targets, resumed(tmp_path, listener, first + 1 + 2)
     seen = list(distill(again))
     assert same(weights(again), weights(short))
     assert (again.notes, again.applied) == (short.notes, short.applied)
@@ -232,9 +238,9 @@ def test_a_gated_remedy_goes_on_as_the_gate_found(
     is_open: bool, tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is tried again, and projections, learned weights and the rounded teacher are those of the attempt before."""
-    terms = Insides.terms
+    terms = FeatureLosses.terms
     if not is_open:  # insides that lead away from the teacher's
-        monkeypatch.setattr(Insides, "terms", lambda *given: {name: -value for name, value in terms(*given).items()})
+        monkeypatch.setattr(FeatureLosses, "terms", lambda *given: {name: -value for name, value in terms(*given).items()})
     recipe = Recipe(
         prepare=Prepare(epochs=1, rate=3e-3),
         prune=Prune(ratio=0.5, multiple=8, calibration_rows=64),
@@ -253,14 +259,14 @@ def test_a_gated_remedy_goes_on_as_the_gate_found(
     )
     short = state_before("distilled", recipe=recipe)
     short.targets = Targets(retention=1000)  # which nothing meets
-    short.saver = saver(tmp_path)
+    short.checkpointer = checkpointer(tmp_path)
     listener.hear(distill(short))
     verdict = "hidden count." if is_open else "answers alone are learned."
     assert any(note.startswith("The gate") and note.endswith(verdict) for note in short.notes)
     first = 2 * STEPS_AN_EPOCH + 1
     for number in (3, first, first + 2, first + STEPS_AN_EPOCH + 1):
         again = state_before("distilled", recipe=recipe)
-        again.targets, again.saver = short.targets, resumed(tmp_path, listener, number)
+        again.targets, again.checkpointer = short.targets, resumed(tmp_path, listener, number)
         seen = list(distill(again))
         assert same(weights(again), weights(short)), f"save {number}"
         assert (again.notes, again.applied) == (short.notes, short.applied)
@@ -271,21 +277,21 @@ def test_a_gated_remedy_goes_on_as_the_gate_found(
 
 def test_a_training_that_stepped_back_goes_on_so(tmp_path: Path, listener: Listener) -> None:
     rows, validation = encoded(sentences(320, 1)), encoded(sentences(64, 3))
-    plan = Plan("prepare", 3, 3e-3, 64, seed=0, dropout=True)
+    plan = TrainingConfig("prepare", 3, 3e-3, 64, seed=0, dropout=True)
     state = state_before("baseline")
     calls = 0
 
-    def ticks(model: BertForSequenceClassification, given: Saver, bad: int) -> Iterator[Any]:
+    def ticks(model: BertForSequenceClassification, given: TrainingCheckpointer, bad: int) -> Iterator[Any]:
         def loss(batch: Batch) -> Tensor:
             nonlocal calls
             calls += 1
-            found = labelled(rows.task, model)(batch)
+            found = label_loss(rows.task, model)(batch)
             return found * float("nan") if calls == bad else found
 
-        state.saver = given
-        return train(model, plan, rows, validation, loss, course=state.course("baseline", "tune"))
+        state.checkpointer = given
+        return train(model, plan, rows, validation, loss, resumable=state.resumable("baseline", "tune"))
 
-    listener.hear(event for event in ticks(state.model, saver(tmp_path), bad=8) if not isinstance(event, Tick))
+    listener.hear(event for event in ticks(state.model, checkpointer(tmp_path), bad=8) if not isinstance(event, Step))
     expected = weights(state)
     steps = [save.step for save in listener.saves]
     assert steps == [1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 15]

@@ -7,22 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from compression import checkpoint, saving
-from compression.checkpoint import Unusable
-from compression.report import Event, Log, Progress, TrainingSaved
-from compression.saving import Pause
-from compression.stages.distill import distill
-from compression.stages.prepare import prepare
-from compression.stages.prune import prune
-from compression.tasks.base import labelled
-from compression.training import Plan, Tick, train
+from compression.engine.stages.distill import distill
+from compression.engine.stages.prepare import prepare
+from compression.engine.stages.prune import prune
+from compression.evaluation.validate import Validation
+from compression.modalities.base import label_loss
+from compression.schema.events import Event, Log, Progress, TrainingSaved
+from compression.system.interrupts import Pause
+from compression.system.progress import Step
+from compression.system.sealed_folder import UnusableCheckpoint, unseal
+from compression.training import save
+from compression.training.config import TrainingConfig
+from compression.training.save import read_training
+from compression.training.trainer import train
 from tests.compression.saving.conftest import (
     STEPS_AN_EPOCH,
     Listener,
+    checkpointer,
     go_on,
     resumed,
     same,
-    saver,
     state_before,
     weights,
 )
@@ -30,7 +34,7 @@ from tests.compression.saving.conftest import (
 
 def test_nothing_is_saved_until_the_save_before_was_taken(tmp_path: Path) -> None:
     state = state_before("baseline")
-    state.saver = saver(tmp_path)
+    state.checkpointer = checkpointer(tmp_path)
     steps: list[int] = []
     for event in prepare(state):
         if isinstance(event, TrainingSaved):
@@ -48,7 +52,7 @@ def test_a_pause_saves_at_once_and_stops(tmp_path: Path, listener: Listener) -> 
     list(distill(plain))
     state = state_before("distilled")
     answers = iter([False] * (STEPS_AN_EPOCH + 6) + [True] * 99)  # while the teacher is asked, in batches as large, and then
-    state.saver = saver(tmp_path, seconds=None, pause_asked=lambda: next(answers))
+    state.checkpointer = checkpointer(tmp_path, seconds=None, pause_asked=lambda: next(answers))
     with pytest.raises(Pause):
         listener.hear(distill(state))
     assert [save.step for save in listener.saves] == [7]
@@ -59,7 +63,7 @@ def test_a_pause_saves_at_once_and_stops(tmp_path: Path, listener: Listener) -> 
 def test_a_pause_is_heard_between_layers_that_are_solved(tmp_path: Path) -> None:
     state = state_before("pruned")
     answers = iter([False] * (state.model.config.num_hidden_layers - 1) + [True])
-    state.saver = saver(tmp_path, pause_asked=lambda: next(answers))
+    state.checkpointer = checkpointer(tmp_path, pause_asked=lambda: next(answers))
     with pytest.raises(Pause):
         list(prune(state))
     assert not any("least squares" in note for note in state.notes)
@@ -68,17 +72,17 @@ def test_a_pause_is_heard_between_layers_that_are_solved(tmp_path: Path) -> None
 def test_a_pause_after_the_last_step_keeps_the_result(tmp_path: Path, listener: Listener) -> None:
     state = state_before("baseline")
     answers = iter([False] * 15 + [True])
-    state.saver = saver(tmp_path, seconds=None, pause_asked=lambda: next(answers))
+    state.checkpointer = checkpointer(tmp_path, seconds=None, pause_asked=lambda: next(answers))
     with pytest.raises(Pause):
         listener.hear(prepare(state))
-    assert json.loads(checkpoint.unsealed(listener.kept / "1" / "state.json"))["where"]["ended"]
+    assert json.loads(unseal(listener.kept / "1" / "state.json"))["where"]["ended"]
 
 
 def test_a_listener_that_takes_nothing_cannot_hold_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "PATIENCE", 0.2)
+    monkeypatch.setattr(save, "PATIENCE", 0.2)
     state = state_before("baseline")
     answers = iter([False] * 6 + [True])
-    state.saver = saver(tmp_path, pause_asked=lambda: next(answers))
+    state.checkpointer = checkpointer(tmp_path, pause_asked=lambda: next(answers))
     seen: list[Event] = []
     with pytest.raises(Pause):
         for event in prepare(state):
@@ -106,31 +110,33 @@ def edit(path: Path) -> None:
         (lambda place: (place / "state.json").unlink(), "cannot be read"),
     ],
 )
-def test_a_damaged_save_costs_time_only(tmp_path: Path, listener: Listener, harm: Callable[[Path], object], says: str) -> None:
+def test_a_damaged_save_costs_time_only(
+    tmp_path: Path, listener: Listener, harm: Callable[[Path], object], outputs: str
+) -> None:
     state = state_before("baseline")
-    state.saver = saver(tmp_path)
+    state.checkpointer = checkpointer(tmp_path)
     listener.hear(prepare(state))
     again = resumed(tmp_path, listener, 7)
     harm(tmp_path / "resume" / "training")
     again.found = None
     problem = again.look()
     assert problem is not None
-    assert says in problem
+    assert outputs in problem
     anew = state_before("baseline")
-    anew.saver = again
+    anew.checkpointer = again
     assert not [event for event in prepare(anew) if isinstance(event, Log)]
     assert same(weights(anew), weights(state))
 
 
 def test_a_save_of_other_work_or_of_another_stage_is_not_used(tmp_path: Path, listener: Listener) -> None:
     state = state_before("baseline")
-    state.saver = saver(tmp_path)
+    state.checkpointer = checkpointer(tmp_path)
     listener.hear(prepare(state))
-    with pytest.raises(Unusable, match="other work"):
-        saving.read(listener.kept / "7", "another fingerprint")
+    with pytest.raises(UnusableCheckpoint, match="other work"):
+        read_training(listener.kept / "7", "another fingerprint")
     given = resumed(tmp_path, listener, 7)
     plain, other = state_before("pruned"), state_before("pruned")
-    other.saver = given
+    other.checkpointer = given
     list(prune(plain))
     list(prune(other))
     assert same(weights(other), weights(plain))
@@ -139,16 +145,16 @@ def test_a_save_of_other_work_or_of_another_stage_is_not_used(tmp_path: Path, li
 def test_losses_that_are_no_numbers_are_kept_as_they_are(tmp_path: Path, listener: Listener) -> None:
     """A model may score an infinite loss on validation before it is trained."""
     state = state_before("baseline")
-    state.saver = saver(tmp_path)
-    worst = saving.Validation(0.0, float("-inf"))
+    state.checkpointer = checkpointer(tmp_path)
+    worst = Validation(0.0, float("-inf"))
     ticks = train(
         state.model,
-        Plan("prepare", 1, 1e-3, 64, 0),
+        TrainingConfig("prepare", 1, 1e-3, 64, 0),
         state.rows["train"],
         state.rows["validation"],
-        labelled(state.task, state.model),
+        label_loss(state.task, state.model),
         validation=lambda: worst,
-        course=state.course("baseline", "tune"),
+        resumable=state.resumable("baseline", "tune"),
     )
-    listener.hear(event for event in ticks if not isinstance(event, Tick))
-    assert saving.read(listener.kept / "1", "same work").where.before == worst
+    listener.hear(event for event in ticks if not isinstance(event, Step))
+    assert read_training(listener.kept / "1", "same work").where.before == worst

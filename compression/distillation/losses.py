@@ -1,0 +1,93 @@
+"""Losses on what lies inside two models: hidden states, attention scores and relations. Pure functions of tensors."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def hidden_state_loss(student: Tensor, teacher: Tensor, projections: Tensor) -> Tensor:
+    """Mean squared error of hidden states, layer by layer, through learned projections (TinyBERT, Jiao et al. 2020).
+
+    student: (layers, tokens, narrow), teacher: (layers, tokens, wide), projections: (layers, narrow, wide) -> scalar: the
+    squared error over the teacher's mean square, so that 1 is as bad as answering 0 whatever the model's scale.
+    """
+    error: Tensor = (torch.bmm(student, projections) - teacher).square().mean() / teacher.square().mean()
+    return error
+
+
+def attention_score_loss(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
+    """Mean squared error of attention scores before the softmax (TinyBERT, Jiao et al. 2020, eq. 7).
+
+    student: (layers, 2, rows, tokens, narrow), teacher: (layers, 2, rows, tokens, wide), both of queries and keys; mask: (rows,
+    tokens), 1 at real tokens; heads: of either model -> scalar, mean over layers, heads and pairs of real tokens. Scores are
+    query · key / √(head size), each model's own; what is added to them (padding's mask, MPNet's bias by distance) is no part
+    of them.
+    """
+    real = (mask[:, :, None] * mask[:, None, :])[:, None].to(student.dtype)
+    total = student.new_zeros(())
+    for given, wanted in zip(student, teacher, strict=True):  # layer by layer: scores grow with the square of the tokens
+        apart = _scores(given, heads) - _scores(wanted, heads)
+        total = total + (apart.square() * real).sum()
+    mean: Tensor = total / (real.sum() * heads * len(student))
+    return mean
+
+
+def _scores(pair: Tensor, heads: int) -> Tensor:
+    _, rows, tokens, width = pair.shape
+    size = width // heads
+    query, key = pair.view(2, rows, tokens, heads, size).transpose(2, 3)
+    scores: Tensor = query @ key.transpose(-1, -2) / size**0.5
+    return scores
+
+
+def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
+    """KL divergence of self-attention relations (MiniLMv2, Wang et al. 2021).
+
+    student: (kinds, rows, tokens, narrow), teacher: (kinds, rows, tokens, wide), both of queries, keys and values; mask:
+    (rows, tokens), 1 at real tokens; heads: relation heads, which must divide both widths -> scalar in nats, mean over
+    kinds, real tokens and heads. Query-query, key-key and value-value products re-split over the same number of relation
+    heads compare models whose own heads differ in number, which attention maps cannot.
+    """
+    return summed_relation_loss(student, teacher, mask, mask[:, None, :], heads) / (mask.sum() * heads * student.shape[0])
+
+
+def summed_relation_loss(student: Tensor, teacher: Tensor, mask: Tensor, seen: Tensor, heads: int) -> Tensor:
+    """Add up what `relations` is the mean of: KL divergence of each real token's relations, kind by kind and head by head.
+
+    seen: (rows, tokens, tokens) or (rows, 1, tokens), not 0 where the later axis' token is related to the earlier's.
+    """
+    given = _relation_scores(student, seen, heads).log_softmax(dim=-1)
+    wanted = _relation_scores(teacher, seen, heads).log_softmax(dim=-1)
+    apart = (wanted.exp() * (wanted - given)).sum(dim=-1)
+    total: Tensor = (apart * mask[None, :, None, :].to(apart.dtype)).sum()
+    return total
+
+
+def _relation_scores(x: Tensor, seen: Tensor, heads: int) -> Tensor:
+    kinds, rows, tokens, width = x.shape
+    split = x.view(kinds, rows, tokens, heads, width // heads).transpose(2, 3)
+    scores = split @ split.transpose(-1, -2) / (width // heads) ** 0.5
+    # A large finite number and not −inf: padding rows would otherwise give NaN gradients.
+    masked: Tensor = scores.masked_fill(seen[None, :, None] == 0, -1e9)
+    return masked
+
+
+def relation_heads(narrow: int, wide: int, most: int) -> int:
+    """Find the largest number of relation heads, at most `most`, that divides both widths."""
+    return max(heads for heads in range(1, most + 1) if narrow % heads == 0 and wide % heads == 0)
+
+
+def fit_projections(pairs: Iterable[tuple[Tensor, Tensor]], ridge: float = 1e-3) -> Tensor:
+    """Solve the ridge regression that best maps student to teacher states: where learning of the projections starts.
+
+    pairs: of some tokens at a time, one pair or more: the student's (layers, tokens, narrow), the teacher's (layers, tokens,
+    wide) -> (layers, narrow, wide). What is kept of a pair is its products, whose size does not depend on the tokens.
+    """
+    products = ((student.transpose(1, 2) @ student, student.transpose(1, 2) @ teacher) for student, teacher in pairs)
+    gram, across = next(products)
+    for more, further in products:
+        gram, across = gram + more, across + further
+    strength = ridge * gram.diagonal(dim1=1, dim2=2).mean(dim=1)
+    gram = gram + strength[:, None, None] * torch.eye(gram.shape[-1], device=gram.device)
+    return torch.cholesky_solve(across, torch.linalg.cholesky(gram))

@@ -1,0 +1,249 @@
+"""What one batch costs a student: answers against the teachers' and the labels, insides against those of one teacher."""
+
+import copy
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from compression.distillation.document_losses import document_relation_loss as of_documents
+from compression.distillation.loss_weights import LossWeights, loss_weights
+from compression.distillation.losses import (
+    attention_score_loss,
+    fit_projections,
+    hidden_state_loss,
+    relation_heads,
+    relation_loss,
+)
+from compression.distillation.teacher import LOGITS_ALONE, FeatureRequest, Teacher, TeacherOutputs, request_features
+from compression.modalities.base import TaskAdapter
+from compression.modalities.sampling import first_tokens, micro_batch_size
+from compression.modalities.text.batches import Batch, TokenizedDataset
+from compression.modalities.text.causal_lm.batches import PackedBatch
+from compression.models.adapters.registry import adapter_of
+from compression.planning.distillation_rules import attention_form, layer_pairs
+from compression.quantization.precision import gradient_dtype
+from compression.schema.recipe.distill import Distill
+
+FIT_ROWS, FIT_TOKENS = 256, 32_768
+"""Rows of train on which the projections' starting point is solved for: some thousand tokens for some hundred unknowns. Rows of
+language models are long, so fewer of them are as many tokens."""
+FIT_BATCH = 32
+
+
+@dataclass(frozen=True)
+class FeatureAlignment:
+    """What of two models' insides is compared, and what of them must be looked at for it.
+
+    apart: whether the first of the states is the embedding layer's and a term of its own; form: how attention is compared,
+    heads: over how many heads.
+    """
+
+    student: FeatureRequest
+    teacher: FeatureRequest
+    apart: bool
+    form: Literal["scores", "relations"] | None
+    heads: int
+
+    @classmethod
+    def of(
+        cls, student: PreTrainedModel, teacher: PreTrainedModel, settings: Distill, terms: Collection[str], *, apart: bool
+    ) -> "FeatureAlignment":
+        """Find what the terms named need. Raises InvalidSpec where layers or heads do not fit."""
+        one, other = (adapter_of(model).shape_of(model.config) for model in (student, teacher))
+        pairs = layer_pairs(settings.layers, one.layers, other.layers)
+        states = list(pairs) if "hidden" in terms else []
+        if ("embedding" in terms) if apart else states:
+            states.insert(0, (0, 0))
+        form = attention_form(settings.attention_by, one, other) if "attention" in terms else None
+        heads = one.heads if form == "scores" else relation_heads(one.attended, other.attended, most=other.heads)
+        mine, theirs = (
+            FeatureRequest(
+                states=tuple(pair[side] for pair in states),
+                scores=tuple(pair[side] for pair in pairs) if form == "scores" else (),
+                relations=pairs[-1][side] if form == "relations" else None,
+            )
+            for side in (0, 1)
+        )
+        return cls(mine, theirs, apart and "embedding" in terms, form, heads)
+
+    def said(self) -> list[str]:
+        """Say in words what was chosen here and not by the recipe."""
+        notes = []
+        if self.form is not None:
+            what = "scores before the softmax, layer by layer" if self.form == "scores" else "relations of the last layers"
+            notes.append(f"Attention is compared by {what} ({self.heads} heads).")
+        if self.student.states != self.teacher.states:
+            followed = ", ".join(
+                f"{one} ← {other}" for one, other in zip(self.student.states, self.teacher.states, strict=True)
+            )
+            notes.append(f"Layers of the student and of the teacher that they follow: {followed}.")
+        return notes
+
+
+NOTHING = FeatureAlignment(LOGITS_ALONE, LOGITS_ALONE, apart=False, form=None, heads=0)
+
+
+class FeatureLosses:
+    """Hidden states, attention and embeddings of a student against one teacher's, and the projections learned with them."""
+
+    def __init__(
+        self, student: PreTrainedModel, teacher: Teacher, comparison: FeatureAlignment, rows: TokenizedDataset, parts: int
+    ) -> None:
+        self.student, self.teacher, self.comparison = student, teacher, comparison
+        self.projections: list[nn.Parameter] = []
+        if comparison.student.states:
+            self.projections.append(nn.Parameter(self._fitted(rows, micro_batch_size(FIT_BATCH, parts))))
+
+    def none(self) -> "FeatureLosses":
+        """Return the same two models with nothing compared."""
+        twin = copy.copy(self)
+        twin.comparison, twin.projections = NOTHING, []
+        return twin
+
+    @torch.no_grad()
+    def _fitted(self, rows: TokenizedDataset, size: int) -> Tensor:
+        some = first_tokens(rows.at(list(range(min(len(rows), FIT_ROWS)))), FIT_TOKENS)
+        device = next(self.student.parameters()).device
+        look = FeatureRequest(states=self.comparison.student.states)
+        batches = (batch.to(device) for batch in some.by_length(size))
+        return fit_projections(
+            (request_features(self.student, batch, rows.task, look).hidden, self.teacher.outputs(batch).hidden)
+            for batch in batches
+        )
+
+    def terms(self, given: TeacherOutputs, wanted: TeacherOutputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms that the comparison has, each a scalar."""
+        found: dict[str, Tensor] = {}
+        comparison = self.comparison
+        if self.projections:
+            # The projections are thrown away, so they may multiply in the precision that is fastest.
+            kind, maps, first = batch.ids.device.type, self.projections[0], int(comparison.apart)
+            with torch.autocast(kind, torch.bfloat16, enabled=gradient_dtype(batch.ids.device) == torch.bfloat16):
+                if first < len(maps):
+                    found["hidden"] = hidden_state_loss(given.hidden[first:], wanted.hidden[first:], maps[first:])
+                if comparison.apart:
+                    found["embedding"] = hidden_state_loss(given.hidden[:1], wanted.hidden[:1], maps[:1])
+        if given.scores is not None and wanted.scores is not None:
+            found["attention"] = attention_score_loss(given.scores, wanted.scores, batch.mask, comparison.heads)
+        if given.relations is not None and wanted.relations is not None:
+            both = given.relations, wanted.relations
+            if isinstance(batch, PackedBatch):
+                found["attention"] = of_documents(*both, batch, comparison.heads)
+            else:
+                found["attention"] = relation_loss(*both, batch.mask, comparison.heads)
+        return found
+
+
+class DistillationObjective:
+    """The weighted loss of one batch, and what is learned with it and thrown away after (`parameters`)."""
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: Teacher,
+        comparison: FeatureAlignment,
+        settings: Distill,
+        rows: TokenizedDataset,
+        *,
+        parts: int = 1,
+        weigher: LossWeights | None = None,
+    ) -> None:
+        """rows: the student's of train, or of whatever is trained on; weigher: in place of the recipe's."""
+        self.student, self.teacher, self.settings, self.task = student, teacher, settings, rows.task
+        self.feature_losses = FeatureLosses(student, teacher, comparison, rows, parts)
+        self.weighting = weigher or loss_weights(settings, next(student.parameters()).device)
+        self.loss_meter = LossMeter()
+
+    @property
+    def projections(self) -> list[nn.Parameter]:
+        """The learned maps from the student's states to the teacher's, (states, narrow, wide); none where none are compared."""
+        return self.feature_losses.projections
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is trained beside the student."""
+        return [*self.projections, *self.weighting.parameters]
+
+    def close(self) -> None:
+        """Free what is kept of the teacher."""
+        self.teacher.close()
+
+    def answers_alone(self) -> Callable[[], None]:
+        """Compare no insides from now on; return what undoes it."""
+        whole = self.feature_losses, self.settings, self.weighting
+
+        def undo() -> None:
+            self.feature_losses, self.settings, self.weighting = whole
+
+        self.settings = self.settings.answers_alone()
+        self.weighting = loss_weights(self.settings, next(self.student.parameters()).device)
+        self.feature_losses = self.feature_losses.none()
+        return undo
+
+    def forget_insides(self) -> None:
+        """Compare no insides any more, and ask the teacher for none."""
+        self.answers_alone()
+        self.teacher.forget_insides()
+
+    def before_step(self, step: int, total: int) -> None:
+        """Note how much of training is done. step: from 0."""
+        self.weighting.at(step / max(total - 1, 1))
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the loss of a batch; a term that never counts is left out, and its work."""
+        found = self.terms(batch)
+        total = self.weighting.total(found)
+        self.loss_meter.add(found)
+        return total
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Return each term of a batch's loss, not weighted."""
+        settings, wanted_terms = self.settings, self.weighting.weights()
+        wanted = self.teacher.outputs(batch)
+        given = request_features(self.student, batch, self.task, self.feature_losses.comparison.student)
+        found: dict[str, Tensor] = {}
+        if "soft" in wanted_terms:
+            found["soft"] = self.task.soft_loss(given.logits, wanted.logits, batch, settings.temperature)
+        if "hard" in wanted_terms:
+            found["hard"] = hard_label_loss(self.task, given.logits, batch)
+        found |= self.feature_losses.terms(given, wanted, batch)
+        return found
+
+
+class LossMeter:
+    """What the terms came to since it was last told."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._batches = 0
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Take a batch's terms in; nothing waits for the device."""
+        for term, value in terms.items():
+            self._sums[term] = self._sums.get(term, 0.0) + value.detach().float()
+        self._batches += 1
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._sums, self._batches = {}, 0
+
+    def told(self, weights: Mapping[str, float]) -> str:
+        """Say each term's mean over the batches and its weight now, and begin anew."""
+        said = ", ".join(
+            f"{term} {value.item() / self._batches:.4g} × {weights[term]:.4g}" for term, value in self._sums.items()
+        )
+        self.forget()
+        return said
+
+
+def hard_label_loss(task: TaskAdapter, logits: Tensor, batch: Batch) -> Tensor:
+    """Return the loss on the labels, mean over all rows, of which those without a label of their own count 0."""
+    if batch.labelled is None:
+        return task.loss(logits, batch)
+    if not batch.labelled.any():
+        return logits.new_zeros(())
+    return task.loss(logits[batch.labelled], batch.at(batch.labelled)) * batch.labelled.float().mean()

@@ -1,0 +1,273 @@
+"""What a teacher says of each row: asked once, kept in memory or on disk, handed out batch by batch."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from compression.distillation.feature_cache import HALF, DiskFeatureStore, FeatureStore, MemoryFeatureStore
+from compression.evaluation.validate import BATCH
+from compression.modalities.base import TaskAdapter
+from compression.modalities.sampling import micro_batch_size
+from compression.modalities.text.batches import Batch, TokenizedDataset, store_logits, stored_logits
+from compression.modalities.text.causal_lm import hidden_states
+from compression.modalities.text.causal_lm.batches import PackedBatch
+from compression.models.adapters.registry import adapter_of
+from compression.models.adapters.structure import Attention
+from compression.planning.teacher_cost import TEACHER_BYTES
+from compression.quantization.precision import gradient_dtype
+
+LARGEST_HALF = torch.finfo(torch.float16).max
+
+
+@dataclass(frozen=True)
+class FeatureRequest:
+    """What of a model is compared beside its answers, by layer numbers from 1; 0 is the embedding layer.
+
+    states: whose outputs; scores: whose queries and keys; relations: whose queries, keys and values, None for nobody's.
+    """
+
+    states: tuple[int, ...] = ()
+    scores: tuple[int, ...] = ()
+    relations: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.states) + 2 * len(self.scores) + 3 * (self.relations is not None)
+
+    @classmethod
+    def at_all(cls, model: PreTrainedModel, *, relations: bool = False) -> "FeatureRequest":
+        """Look at the states of every layer and, if asked, at the relations of the last."""
+        layers = model.config.num_hidden_layers
+        return cls(tuple(range(layers + 1)), relations=layers if relations else None)
+
+
+LOGITS_ALONE = FeatureRequest()
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """A model's answers to one batch.
+
+    logits: (rows, labels); hidden: (states, tokens, width) of the real tokens only, row after row; scores: queries and keys,
+    (layers, 2, rows, tokens, width); relations: queries, keys and values of one layer, (3, rows, tokens, width). None where
+    nobody asked for them.
+    """
+
+    logits: Tensor
+    hidden: Tensor
+    scores: Tensor | None = None
+    relations: Tensor | None = None
+
+
+def request_features(model: PreTrainedModel, batch: Batch, task: TaskAdapter, look: FeatureRequest) -> TeacherOutputs:
+    """Run a model and keep what distillation compares. Gradients flow where the caller lets them.
+
+    Of a language model's batch `logits` are what its head makes them of: the last states where a token is asked for, (asked,
+    width).
+    """
+    if not len(look) and not isinstance(batch, PackedBatch):
+        return TeacherOutputs(task.logits(model(**batch.inputs)), torch.empty(0))
+    found: dict[nn.Module, Tensor] = {}
+    layers = adapter_of(model).attentions(model) if look.scores or look.relations is not None else []
+    scored = [layers[number - 1] for number in look.scores]
+    related = [layers[look.relations - 1]] if look.relations is not None else []
+    with ExitStack() as hooks:
+        for maker in {maker for layer in (*scored, *related) for maker in layer.makers}:
+            hooks.callback(maker.register_forward_hook(lambda module, _, out: found.__setitem__(module, out)).remove)
+        asked = {"output_hidden_states": bool(look.states)}
+        out: Any = (
+            hidden_states.base_output(model, batch, **asked)
+            if isinstance(batch, PackedBatch)
+            else model(**batch.inputs, **asked)
+        )
+    real = batch.mask.bool()
+    states = [out.hidden_states[number][real] for number in look.states]
+
+    def made(layer: Attention) -> tuple[Tensor, Tensor, Tensor]:
+        return layer.read(*(found[maker] for maker in layer.makers))
+
+    return TeacherOutputs(
+        logits=out.last_hidden_state[batch.asked] if isinstance(batch, PackedBatch) else task.logits(out),
+        hidden=torch.stack(states) if states else torch.empty(0),
+        scores=torch.stack([torch.stack(made(layer)[:2]) for layer in scored]) if scored else None,
+        relations=torch.stack(made(related[0])) if related else None,
+    )
+
+
+class Teacher:
+    """A frozen model whose answers to some rows are known. Logits always; what else is looked at where there is room for it.
+
+    It must be asked (`asking`) before it says anything.
+
+    rows: as this model reads them, in the order of the student's and of as many tokens. logits: (rows, ...) where they are
+    known from elsewhere, as those of several teachers are. spill: a file, and the bytes that it may have.
+    """
+
+    states_answer = False
+    """Whether answers are made of the states, which then may not be rounded more than answers are."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: TokenizedDataset,
+        look: FeatureRequest,
+        *,
+        parts: int = 1,
+        logits: Tensor | None = None,
+        cache_file: tuple[Path, float] | None = None,
+    ) -> None:
+        self.model, self.task, self.rows, self.look = model, rows.task, rows, look
+        lengths = list(map(len, rows.tokens))
+        shape = adapter_of(model).shape_of(model.config)
+        self.widths = shape.hidden, shape.attended
+        self.width = width = max(shape.hidden * bool(look.states), shape.attended * (len(look) > len(look.states)))
+        self.bytes = HALF * sum(lengths) * width * len(look)
+        self.store: FeatureStore | None = None
+        if len(look) and self.bytes <= TEACHER_BYTES:
+            self.store = MemoryFeatureStore(len(rows))
+        elif len(look) and cache_file is not None and self.bytes <= cache_file[1]:
+            self.store = DiskFeatureStore(cache_file[0], lengths, len(look), width)
+        self._logits, self._size = logits, micro_batch_size(BATCH, parts)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether all that is looked at is known, and the model need not be asked again."""
+        return self.store is not None or not len(self.look)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether it is known from a file."""
+        return isinstance(self.store, DiskFeatureStore)
+
+    @property
+    def asks(self) -> int:
+        """Count the rows that `asking` goes through: none where answers are known and nothing else is kept."""
+        return len(self.rows) if self._logits is None or self.store is not None else 0
+
+    @property
+    def logits(self) -> Tensor:
+        """Return its answers to all rows, in their order, on the CPU."""
+        assert self._logits is not None, "all rows were asked about"  # noqa: S101
+        return self._logits
+
+    def asked(self) -> Self:
+        """Do what `asking` says, at once."""
+        for _ in self.precompute():
+            pass
+        return self
+
+    @torch.no_grad()
+    def precompute(self) -> Iterator[int]:
+        """Ask the model of every row, once, where anything is to be known; yield how many rows each batch had."""
+        if not self.asks:
+            return
+        known = self._logits
+        for batch in self.rows.by_length(self._size):
+            logits, states = self._answers(batch)
+            if known is None:
+                self._logits = store_logits(self._logits, batch, logits, self.rows)
+            if self.store is not None:
+                halves = states.clamp(-LARGEST_HALF, LARGEST_HALF).half().cpu()  # some channels of decoders are that large
+                parts = torch.split(halves, batch.mask.sum(dim=1).tolist(), dim=1)
+                for row, part in zip(batch.rows.tolist(), parts, strict=True):
+                    self.store.put(row, part)
+            yield len(batch.rows)
+
+    def _answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits; then all that is looked at side by side, (states, real tokens, width), narrower ones filled with zeros."""
+        here = batch.to(next(self.model.parameters()).device)
+        said = request_features(self.model, here, self.task, self.look)
+        if not len(self.look):
+            return said.logits, torch.empty(0)
+        real = here.mask.bool()
+        found = [said.hidden] if self.look.states else []
+        if said.scores is not None:
+            found.append(said.scores.flatten(0, 1)[:, real])
+        if said.relations is not None:
+            found.append(said.relations[:, real])
+        even = [functional.pad(part, (0, more)) if (more := self.width - part.shape[-1]) else part for part in found]
+        return said.logits, torch.cat(even) if len(even) > 1 else even[0]
+
+    @torch.no_grad()
+    def outputs(self, batch: Batch) -> TeacherOutputs:
+        """Answer a batch of the student's, from memory where it is there."""
+        device = batch.ids.device
+        logits = stored_logits(self.logits, batch).to(device)
+        if not len(self.look):
+            return TeacherOutputs(logits, torch.empty(0))
+        rows = batch.rows.tolist()
+        if self.store is not None:
+            # One by one: under autocast, as without integers on a CPU, torch puts no float16 tensors together.
+            states = torch.cat([states.to(device).float() for states in self.store.get(rows)], dim=1)
+        else:
+            # Beside the student's error that of bfloat16 is nothing, and this is nearly half of a step that asks in float32.
+            quick = not self.states_answer and gradient_dtype(device) == torch.bfloat16
+            with torch.autocast(device.type, torch.bfloat16) if quick else nullcontext():
+                _, states = self._answers(self.rows.batch(rows))
+            states = states.float()
+        return self._apart(logits, states.to(device), batch.mask)
+
+    def _apart(self, logits: Tensor, states: Tensor, mask: Tensor) -> TeacherOutputs:
+        """Take apart what `_answers` put side by side."""
+        look, real = self.look, mask.bool()
+        ends = len(look.states), len(look.states) + 2 * len(look.scores)
+        hidden, attended = self.widths
+
+        def padded(flat: Tensor) -> Tensor:
+            whole = flat.new_zeros((len(flat), *mask.shape, flat.shape[-1]))
+            whole[:, real] = flat
+            return whole
+
+        return TeacherOutputs(
+            logits,
+            states[: ends[0], ..., :hidden],
+            padded(states[ends[0] : ends[1], ..., :attended]).view(-1, 2, *mask.shape, attended) if look.scores else None,
+            padded(states[ends[1] :, ..., :attended]) if look.relations is not None else None,
+        )
+
+    def forget_insides(self) -> None:
+        """Say answers alone from now on, and free what is kept of the rest."""
+        self.close()
+        self.store, self.look = None, LOGITS_ALONE
+
+    def close(self) -> None:
+        """Free what is kept."""
+        if self.store is not None:
+            self.store.close()
+
+
+class LanguageTeacher(Teacher):
+    """A frozen language model. Not its answers are known, which have a vocabulary's width, but its last states: `head` makes
+    the answers of them, so that nothing of them is lost but what float16 does not hold."""
+
+    states_answer = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: TokenizedDataset,
+        look: FeatureRequest,
+        *,
+        parts: int = 1,
+        cache_file: tuple[Path, float] | None = None,
+    ) -> None:
+        last = model.config.num_hidden_layers
+        whole = replace(look, states=(*look.states, last))
+        super().__init__(model, rows, whole, parts=parts, logits=torch.zeros((len(rows), 0)), cache_file=cache_file)
+
+    def outputs(self, batch: Batch) -> TeacherOutputs:
+        """Answer a batch of the student's: `logits` are the last states where a token is asked for, (asked, width)."""
+        assert isinstance(batch, PackedBatch), "rows are a language model's"  # noqa: S101
+        found = super().outputs(batch)
+        return replace(found, logits=found.hidden[-1][batch.asked[batch.mask.bool()]], hidden=found.hidden[:-1])
+
+    def forget_insides(self) -> None:
+        """Say answers alone from now on. What is kept stays: the last states, which make them, lie among it."""
+        if self.store is None:
+            self.look = FeatureRequest(states=self.look.states[-1:])

@@ -1,0 +1,1 @@
+"""A whole job: its pipeline, its stages and backends, its checkpoints, its report. Everything else is below."""

@@ -1,0 +1,255 @@
+"""What is kept of a finished stage, so that a new attempt goes on from it and trains nothing twice.
+
+A checkpoint is a folder named for its stage: the model as stock files, and state.json with the rows so far. It is written
+beside its place, synced and renamed, so a killed attempt and a power cut leave a whole one or none. It is trusted only for
+the same work up to there (the fingerprint) and only whole (every digest). Of several datasets each has such a folder of its
+own in the stage's, and the stage's own state.json, with the means, is written once all are there.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compression.modalities.text.augmentation.resources import Resources
+from compression.models.architectures.heads import of_task
+from compression.models.loading import open_stock
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
+from compression.schema.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
+from compression.schema.job_spec import Data, Spec
+from compression.schema.recipe.base import Config, JobTask, PartName
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.draws import SplitDraws
+from compression.schema.report.measurements import STAGES, Row, Sensitivity, Stage
+from compression.schema.report.report import Artifact, File
+from compression.system import durable_files
+from compression.system.sealed_folder import (
+    STATE,
+    UnusableCheckpoint,
+    _sha256,
+    code_version,
+    digest,
+    known_digest,
+    list_files,
+    seal,
+    unseal,
+    verify_files,
+)
+from compression.training.budget import Spent
+
+FORMAT = 7
+"""Raise it when what a stage computes or keeps changes so that older checkpoints must not be gone on from."""
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+SMOOTHED = "smoothed.safetensors"
+"""What the model's channels were divided by, where they were."""
+TEACHERS = "teachers"
+"""Folder of the models that were trained beside the stage's own, numbered from 1."""
+SETTINGS: dict[Stage, str] = {"quantized": "quantize", "pruned": "prune", "distilled": "distill"}
+"""Stage → the part of the recipe that it does."""
+Fingerprints = Mapping[Stage, str]
+
+
+class StageCheckpoint(Config):
+    """state.json: all that the rest of the job and the report need beside the weights."""
+
+    fingerprint: Annotated[
+        str, Field(description="Of all that the stage's result depends on: data, model, code, recipe so far.")
+    ]
+    stage: Stage
+    part: PartName = ""
+    task: JobTask = "text-classification"
+    labels: tuple[str, ...]
+    simulation: Annotated[Simulation | None, Field(description="The integers that the model computes with, and their ranges.")]
+    rows: tuple[Row, ...]
+    artifacts: tuple[Artifact, ...]
+    pruning: dict[str, Any] | None
+    sensitivity: dict[str, tuple[Sensitivity, ...]] = Field(default_factory=dict)
+    spent: Annotated[Spent, Field(description="What the job has trained so far.")] = Spent()
+    draws: dict[Stage, SplitDraws] = Field(
+        default_factory=dict, description="Of each stage so far; none in checkpoints of before they were kept."
+    )
+    files: Annotated[tuple[File, ...], Field(description="The model's files beside this one.")]
+
+
+def fingerprints(spec: Spec, base: Path) -> dict[Stage, str]:
+    """Digest, for each stage, all that the results depend on up to it: two jobs with the same one compute the same so far.
+
+    So a job whose recipe differs from another's in a later stage alone can go on from what that one kept. Which stages are to
+    come is in it, since a row's remedies depend on that; how often training is saved, and in how many parts a batch is
+    computed, is not: a job whose memory did not suffice goes on from what it has.
+    """
+    return {stage: _sha256(json.dumps(facts, sort_keys=True)) for stage, facts in fingerprint_facts(spec, base).items()}
+
+
+def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
+    """Return, for each stage, what its fingerprint is made from."""
+    model, student, *teachers = (
+        {path.name: known_digest(path) for path in sorted((base / folder).iterdir()) if path.is_file()} if folder else None
+        for folder in (spec.model, spec.student, *spec.teachers)
+    )
+    parts = [(part.model_dump(mode="json", exclude={"data": {"splits"}}), _of_data(part.data, base)) for part in spec.asked]
+    distill = spec.recipe.distill
+    facts = {
+        "format": FORMAT,
+        "code": code_version(),
+        "task": spec.task,
+        "stages": [name for name in SETTINGS.values() if getattr(spec.recipe, name) is not None],
+        "originals": distill.teachers.seeds if distill else 1,
+        "targets": spec.targets.model_dump(mode="json"),
+        # lm-eval's key alone is left out where it is null: checkpoints of before there was one go on.
+        "evaluate": spec.evaluate.model_dump(mode="json", exclude=None if spec.evaluate.lm_eval else {"lm_eval"}),
+        "model": model,
+        "student": student,
+    }
+    # What only distillation reads: models and texts beside the job's own.
+    augment = distill.augment if distill else None
+    last = {"teachers": teachers, "augment": Resources.of(spec, base).digests(augment) if augment else None}
+    labelled = [(about, {name: found for name, found in data.items() if name != "unlabelled"}) for about, data in parts]
+    found: dict[Stage, dict[str, Any]] = {}
+    for stage in STAGES:
+        read = last | {"parts": parts} if stage == "distilled" else {"parts": labelled}
+        read |= _of_answers(spec.recipe) if stage == "pruned" else {}
+        recipe = {"recipe": _until(spec.recipe, stage).model_dump(mode="json")}
+        found[stage] = facts | recipe | read
+    return found
+
+
+def _until(recipe: Recipe, stage: Stage) -> Recipe:
+    """Leave out of a recipe what comes after a stage."""
+    after = STAGES[STAGES.index(stage) + 1 :]
+    return recipe.model_copy(update={SETTINGS[later]: None for later in after})
+
+
+def _of_answers(recipe: Recipe) -> dict[str, Any]:
+    """Say what a recovery by the teacher's answers reads of distillation, which comes after it: `taught.of_answers_alone`."""
+    if not recipe.recovers_by_teacher:
+        return {}
+    asked = recipe.distill or Distill()
+    found = {"temperature": asked.temperature, "precision": asked.teachers.precision, "spill_gib": asked.spill_gib}
+    return {"answers": found}
+
+
+def _of_data(data: Data, base: Path) -> dict[str, list[str]]:
+    return {split: [known_digest(base / file) for file in files] for split, files in data.splits.items()}
+
+
+def write(
+    folder: Path,
+    model: PreTrainedModel,
+    facts: StageCheckpoint,
+    teachers: Sequence[PreTrainedModel] = (),
+    tokenizer: Path | None = None,
+    smoothed: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write `folder`/<stage>[/<part>] whole, durable, or not at all; `facts.files` is filled in here.
+
+    teachers: models that were trained beside it, kept in folders of their own. tokenizer: the folder of the one that the model
+    is for, where that is not the job's own. smoothed: by layer, what its channels were divided by.
+    """
+    with durable_files.folder(folder / facts.stage / facts.part) as place:
+        model.save_pretrained(place)
+        for number, teacher in enumerate(teachers, start=1):
+            teacher.save_pretrained(place / TEACHERS / str(number))
+        for path in (tokenizer / name for name in TOKENIZER) if tokenizer is not None else ():
+            if path.is_file():
+                shutil.copyfile(path, place / path.name)
+        if smoothed:
+            save_file(dict(smoothed), place / SMOOTHED)
+        complete = facts.model_copy(update={"files": list_files(place)})
+        (place / STATE).write_text(seal(complete.model_dump_json(indent=1)), encoding="utf-8")
+
+
+def write_whole(folder: Path, facts: StageCheckpoint) -> tuple[File, ...]:
+    """Say that all parts of a stage are there: write its own state.json, durable. Return that file alone."""
+    place = folder / facts.stage
+    durable_files.write_text(place / STATE, seal(facts.model_dump_json(indent=1)))
+    return (File(path=STATE, size=(place / STATE).stat().st_size, sha256=digest(place / STATE)),)
+
+
+def within(part: str, files: Iterable[File]) -> tuple[File, ...]:
+    """Name a part's files as they lie in the stage's folder."""
+    return tuple(file.model_copy(update={"path": f"{part}/{file.path}"}) for file in files)
+
+
+def read(folder: Path, stage: Stage, expected: Fingerprints, part: str = "") -> StageCheckpoint:
+    """Read and verify `folder`/<stage>[/<part>]. Raises Unusable where it is damaged or of other work."""
+    place = folder / stage / part
+    try:
+        facts = StageCheckpoint.model_validate_json(unseal(place / STATE))
+        verify_files(place, facts.files)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ValidationError) as problem:
+        raise UnusableCheckpoint(f"{stage}{f' of {part}' if part else ''} cannot be read: {problem}") from problem
+    if (facts.stage, facts.part) != (stage, part) or facts.fingerprint != expected[stage]:
+        raise UnusableCheckpoint(f"{stage} is of other work: recipe, data, model or version differ")
+    return facts
+
+
+def read_whole(folder: Path, stage: Stage, expected: Fingerprints, parts: Sequence[str]) -> StageCheckpoint:
+    """Read and verify a stage's folder, and those of its parts where it has several. Raises Unusable."""
+    facts = read(folder, stage, expected)
+    for part in filter(None, parts):
+        read(folder, stage, expected, part)
+    return facts
+
+
+def latest(
+    folder: Path, stages: tuple[Stage, ...], expected: Fingerprints, parts: Sequence[str] = ()
+) -> tuple[StageCheckpoint | None, list[str]]:
+    """Find the last stage that can be gone on from, and say why later ones cannot. parts: the names of several datasets.
+
+    The baseline must be usable too: it is the teacher, and what latency is held against.
+    """
+    problems = []
+    for stage in sorted(stages, key=STAGES.index, reverse=True):
+        if not (folder / stage).is_dir() or (any(parts) and not (folder / stage / STATE).exists()):
+            continue  # not there, or some of its parts alone
+        try:
+            facts = read_whole(folder, stage, expected, parts)
+            read_whole(folder, "baseline", expected, parts)
+        except UnusableCheckpoint as problem:
+            problems.append(str(problem))
+        else:
+            return facts, problems
+    return None, problems
+
+
+def open_model(folder: Path, facts: StageCheckpoint) -> PreTrainedModel:
+    """Open the model of a verified checkpoint, computing as it did. Raises Unusable."""
+    if facts.task == "several":
+        raise ValueError("a stage of several parts has a model for each, and none of its own")
+    try:
+        model, _ = open_stock(folder / facts.stage / facts.part, of_task(facts.task))
+    except (OutOfMemory, DeviceError, DiskFull):
+        raise  # the checkpoint is not to blame
+    except CompressionError as problem:
+        raise UnusableCheckpoint(f"{facts.stage} cannot be opened: {problem.cause}") from problem
+    if facts.simulation is not None:
+        insert_fake_quantization(model, simulation=facts.simulation)
+    return model
+
+
+def open_smoothed(folder: Path, facts: StageCheckpoint) -> dict[str, Tensor]:
+    """Read what the channels of a verified checkpoint's model were divided by; nothing where they were not."""
+    path = folder / facts.stage / facts.part / SMOOTHED
+    return load_file(path) if any(file.path == SMOOTHED for file in facts.files) else {}
+
+
+def open_teachers(folder: Path, facts: StageCheckpoint) -> list[PreTrainedModel]:
+    """Open the models that were trained beside a verified checkpoint's, in their order. Raises Unusable."""
+    kept = {path[1] for path in (file.path.split("/") for file in facts.files) if path[0] == TEACHERS}
+    if facts.task == "several" or not kept:
+        return []
+    place, head = folder / facts.stage / facts.part / TEACHERS, of_task(facts.task)
+    try:
+        return [open_stock(place / name, head)[0] for name in sorted(kept, key=int)]
+    except (OutOfMemory, DeviceError, DiskFull):
+        raise
+    except CompressionError as problem:
+        raise UnusableCheckpoint(f"{facts.stage} cannot be opened: {problem.cause}") from problem

@@ -1,0 +1,74 @@
+"""`python -m compression run`: the pipeline behind a pipe. Reads the specification, writes events, maps errors once."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from compression.engine import heartbeat
+from compression.engine.pipeline import compress
+from compression.schema.errors import CompressionError, InvalidSpec
+from compression.schema.events import Event, Failed, Paused, Working
+from compression.schema.job_spec import Spec
+from compression.system import failures, process
+from compression.system.interrupts import Pause, never
+
+LONGEST = 4000
+"""Characters of a cause or a remedy that an event carries."""
+
+
+PAUSED = 3
+"""Exit code after a `paused` event."""
+
+
+def main(path: Path, events_fd: int, pauses: Callable[[], bool] | None = None) -> int:
+    """Run the job at `path`; return 0 where it finished, 2 after a `failed` event, PAUSED after `paused`. Bugs escape."""
+    channel = process.private_channel(events_fd)
+    process.keep_freed_memory()
+
+    def say(event: Event) -> None:
+        channel.write(event.model_dump_json() + "\n")
+
+    with channel:
+        try:
+            with heartbeat.heartbeat(lambda: say(Working())):
+                for event in job(path, pauses or never):
+                    say(event)
+        except Pause:
+            say(Paused())
+            return PAUSED
+        except CompressionError as problem:
+            say(failed(problem))
+            return 2
+    return 0
+
+
+def job(path: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
+    """Compress as the file says. Raises CompressionError, also for failures of the machine that have a name, and Pause."""
+    spec = read_spec(path)
+    try:
+        yield from compress(spec, path.resolve().parent, pause_asked)
+    except Exception as problem:  # libraries raise whatever they meet, and loaders wrap it in errors of the user's files
+        found = failures.typed(problem)
+        if found is None or found is problem:
+            raise
+        raise found from problem
+
+
+def read_spec(path: Path) -> Spec:
+    """Read a specification. Raises InvalidSpec with the path of the first field that is wrong."""
+    try:
+        return Spec.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as problem:
+        errors = problem.errors(include_url=False, include_input=False)
+        field = ".".join(map(str, errors[0]["loc"])) or None
+        others = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise InvalidSpec(f"{field or 'the specification'}: {errors[0]['msg']}{others}", param=field) from problem
+    except (OSError, ValueError, RecursionError) as problem:
+        raise InvalidSpec(f"{path.name} cannot be read as JSON: {problem}") from problem
+
+
+def failed(problem: CompressionError) -> Failed:
+    """Turn an error to the last event."""
+    return Failed(code=problem.code, cause=problem.cause[:LONGEST], remedy=problem.remedy_text[:LONGEST], param=problem.param)

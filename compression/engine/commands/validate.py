@@ -1,0 +1,64 @@
+"""Look at an upload without trusting it: `python -m compression validate SPEC.json` prints one finding. Torch-free."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from compression.modalities.text import dataset_check
+from compression.models.validation import model
+from compression.schema.errors import CompressionError, InvalidSpec, MissingFile, OutOfMemory
+from compression.schema.job_spec import DataCheck, ModelCheck
+from compression.schema.validation import DataFacts, ModelFacts, Rejected
+from compression.system.process import limit_memory, private_channel
+
+MOST_REASONS = 50
+MOST_MEMORY = 2 << 30
+"""Bytes. Real uploads are read in pieces and take far less."""
+Check = Annotated[ModelCheck | DataCheck, Field(discriminator="kind")]
+parse_check: TypeAdapter[Check] = TypeAdapter(Check)
+
+
+def validate(check: ModelCheck | DataCheck, base: Path) -> ModelFacts | DataFacts | Rejected:
+    """Find out what the upload is, or every reason why it is of no use. Relative paths are taken from `base`.
+
+    A file that we do not know how to judge is refused, not passed on: no input makes this raise.
+    """
+    try:
+        found = (
+            _model(base / check.path) if isinstance(check, ModelCheck) else dataset_check.check(check.data, base, check.task)
+        )
+    except MemoryError:
+        cause = f"the files take more than {MOST_MEMORY:,} bytes of memory to read"
+        found = [OutOfMemory(cause, remedy="Send shorter rows, or a smaller tokenizer.")]
+    except Exception as problem:
+        found = [CompressionError(f"the files cannot be read: {type(problem).__name__}: {str(problem)[:500]}")]
+    if isinstance(found, list):
+        return Rejected(reasons=tuple(reason.as_dict() for reason in found[:MOST_REASONS]))
+    return found
+
+
+def _model(folder: Path) -> ModelFacts | list[CompressionError]:
+    if not folder.is_dir():
+        return [MissingFile(f"{folder.name} is not a folder", param="path")]
+    return model.check(folder)
+
+
+def main(path: Path) -> int:
+    """Judge what the spec at `path` names and print one finding; return the exit code.
+
+    Relative paths are taken from the spec's folder. A rejection is an answer like another: the code is 0.
+    """
+    answers = private_channel()
+    limit_memory(MOST_MEMORY)
+    finding: ModelFacts | DataFacts | Rejected
+    try:
+        finding = validate(parse_check.validate_json(path.read_bytes()), path.parent)
+    except ValidationError as problem:
+        finding = Rejected(reasons=tuple(_reason(dict(error)) for error in problem.errors(include_url=False)[:MOST_REASONS]))
+    print(finding.model_dump_json(), file=answers)
+    return 0
+
+
+def _reason(error: dict[str, Any]) -> dict[str, str | None]:
+    return InvalidSpec(str(error["msg"]), param=".".join(map(str, error["loc"]))).as_dict()

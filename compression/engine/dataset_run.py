@@ -1,0 +1,406 @@
+"""One dataset's part of a job: its rows, the model that is made for it, and how that is shipped and taken up again."""
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from compression.engine import checkpoints
+from compression.engine.checkpoints import Fingerprints, StageCheckpoint
+from compression.engine.context import StageContext
+from compression.engine.job_models import STUDENT, ModelSource, resolve_models
+from compression.engine.phases import SHIP
+from compression.engine.reporting.stage_rows import SCORED, stage_row, write_scored_rows
+from compression.engine.shipping import Provenance, Rows, ShippedArtifact, measure_latency, precision_of, ship
+from compression.engine.stages.prune import aimed
+from compression.engine.stages.vocabulary import reduce_vocabulary
+from compression.evaluation.lm_eval import harness_job
+from compression.evaluation.runtimes.runner import Kind
+from compression.export.instruction_sets import told
+from compression.export.onnx.exporter import hindered
+from compression.export.provenance import Origin
+from compression.modalities.registry import task_of
+from compression.modalities.text import pair_separator
+from compression.modalities.text.augmentation.resources import Resources
+from compression.modalities.text.augmentation.source import AugmentationSource
+from compression.modalities.text.causal_lm.test_sample import check_texts, sampled
+from compression.modalities.text.dataset import Dataset, load_dataset
+from compression.modalities.text.preprocessor import TextPreprocessor
+from compression.modalities.text.vocabulary.reduced import ReducedVocabulary, fit_vocabulary
+from compression.models import loading, sanitized_folder
+from compression.models.adapters.registry import adapter_of
+from compression.models.architectures import heads
+from compression.models.files.uploaded import uploaded
+from compression.planning.preflight import check_kept, check_task, evaluation_settings
+from compression.planning.verdicts import judged
+from compression.quantization.fake_quantize import is_simulated, simulation_of
+from compression.schema.errors import CompressionError, InvalidSpec, UnreadableData
+from compression.schema.events import Event, Log
+from compression.schema.job_spec import DatasetSpec as Asked
+from compression.schema.job_spec import Spec
+from compression.schema.recipe.base import Split, Task
+from compression.schema.recipe.recipe import Evaluate
+from compression.schema.report.draws import SplitDraws
+from compression.schema.report.measurements import Latency, NotMeasured, Row, Stage, TaskFigure
+from compression.schema.report.report import Artifact
+from compression.system import process
+from compression.system.progress import ProgressTracker, Step
+from compression.system.sealed_folder import UnusableCheckpoint
+from compression.training.budget import Budget
+from compression.training.config import check_precision
+from compression.training.save import TrainingCheckpointer
+
+SAMPLE = 64
+"""Rows of validation on which an artifact must answer as the engine does."""
+AFTER_CUT: tuple[Stage, ...] = ("pruned", "distilled")
+"""Stages whose models have the cut vocabulary, where there is one."""
+
+
+@dataclass
+class DatasetRun:
+    """A dataset, the state of its model between stages, and its own rows so far.
+
+    evaluate: what the job asks for this dataset, with the window that it leaves open; kind: as what the model is shipped and
+    measured after each stage; scored: by split, the rows that are scored, where these are not all; draws: by stage, what its
+    artifact scores on resamples of the rows.
+    """
+
+    spec: Spec
+    asked: Asked
+    base: Path
+    output: Path
+    dataset: Dataset
+    tokenizer: PreTrainedTokenizerFast
+    max_length: int
+    state: StageContext
+    evaluate: Evaluate
+    kind: Kind
+    scored: Mapping[Split, list[int]] = field(default_factory=dict)
+    fingerprints: Fingerprints = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    draws: dict[Stage, SplitDraws] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, spec: Spec, base: Path, asked: Asked) -> "DatasetRun":
+        """Read model and data, and refuse before any training what cannot be done."""
+        recipe, unpacked = spec.recipe, base / spec.output / "scratch" / "unpacked"
+        output = base / spec.output
+        folder = sanitized_folder.sanitized_folder(base / spec.model, unpacked / "model")
+        dataset = load_dataset(asked.data, base, seed=recipe.train.seed, task=asked.task)
+        names = [one.name for one in spec.asked]
+        evaluate = evaluation_settings(spec.evaluate, names.index(asked.name), len(names), asked.task, dataset.labels)
+        check_task(asked.task, recipe, evaluate)
+        notes = list(sanitized_folder.notes(spec, base))
+
+        def readable(place: Path, name: str, like: Path | None = None) -> Path:
+            # Who shares a tokenizer with the model that may teach it must read as that one does.
+            if dataset.splits["train"].pairs is None or (like is not None and pair_separator.are_alike(place, like)):
+                return place
+            try:
+                found, token = pair_separator.apart(place, asked.task, output / "scratch" / f"apart-{name}")
+            except CompressionError:
+                return place  # what is wrong with it is said where it is opened, by the job's name for it
+            if token is not None:
+                notes.append(f"The tokenizer of {name} joined two texts; {token!r} stands between them now, in artifacts too.")
+            return found
+
+        folder = readable(folder, "models.base")
+        model = loading.load_model(folder, dataset.labels, asked.task, seed=recipe.train.seed)
+        if dataset.labels:
+            dataset = dataset.in_order(loading.head_labels(model.config))
+        tokenizer, family = loading.load_tokenizer(folder), adapter_of(model)
+        notes += loading.tokenizer_notes(folder)
+        positions = family.max_positions(model.config)
+        if evaluate.length > positions:
+            raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
+        planned = family.shape_of(model.config)
+        vocabulary: ReducedVocabulary | None = None
+        if recipe.prune is not None:
+            if ratio := recipe.prune.vocabulary_ratio:
+                place = output / "scratch" / f"tokenizer-{asked.name}".rstrip("-")
+                vocabulary = fit_vocabulary(folder, tokenizer, model.config, dataset.seen, place, ratio)
+            planned = aimed(model, recipe.prune, vocabulary)
+        length = min(recipe.train.max_length, positions)
+        if asked.task == "causal-lm":
+            harness_job.check(spec, base, positions)
+            check_kept(recipe, model.config.vocab_size)
+            evaluate = evaluate.model_copy(update={"window": evaluate.window or length})
+            if (evaluate.window or 0) > positions:
+                raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.window")
+        if (unknown := hindered(model, asked.task)) is not None:
+            notes.append(f"There is no ONNX file, and speeds are not measured: {unknown}.")
+            if recipe.prune is not None and recipe.prune.target_latency is not None:
+                cause = f"nothing but an ONNX file is timed, and none can be written: {unknown}"
+                raise InvalidSpec(cause, param="recipe.prune.target_latency", remedy="Aim at parameters: target_params.")
+        task = task_of(asked.task, dataset.labels, evaluate)
+        reading, own = TextPreprocessor(tokenizer, length, family.types(model.config) > 1), family.shape_of(model.config)
+        scored: dict[Split, list[int]] = {}
+        if asked.task == "causal-lm":
+            scored = sampled(dataset, tokenizer, evaluate.tokens, recipe.train.seed)
+        rows = {name: reading.split(dataset, name, task) for name in dataset.splits}
+        check_texts(rows.items())
+        cast = resolve_models(
+            ModelSource("models.base", folder, reading, own, positions, model.config),
+            readable(sanitized_folder.sanitized_folder(base / spec.student, unpacked / "student"), STUDENT, like=folder)
+            if spec.student is not None
+            else None,
+            [
+                sanitized_folder.sanitized_folder(base / one, unpacked / f"teacher-{place}")
+                for place, one in enumerate(spec.teachers)
+            ],
+            dataset,
+            task,
+            recipe,
+            planned,
+        )
+        if cast.student is not None and evaluate.length > cast.student.positions:
+            raise InvalidSpec(f"the student takes at most {cast.student.positions} tokens", param="evaluate.length")
+        resources = replace(Resources.of(spec, base), base=folder)
+        if recipe.distill is not None and recipe.distill.augment is not None:
+            resources.check(recipe.distill.augment)
+        for split, encoded in rows.items():
+            if empty := [number for number, tokens in enumerate(encoded.tokens, 1) if not tokens]:
+                cause = f"{len(empty)} texts of {split} have no tokens, the first of them row {empty[0]}"
+                raise UnreadableData(cause, param=f"data.{split}", remedy="Leave out rows whose text is empty.")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        check_precision(recipe.train.precision, device)
+        state = StageContext(
+            recipe,
+            rows,
+            model.to(device),
+            ProgressTracker([]),
+            parts=spec.split_batches,
+            budget=Budget(recipe.train.max_steps, recipe.train.max_minutes, len(spec.asked)),
+            targets=spec.targets,
+            augmentation_source=AugmentationSource(
+                dataset.splits["train"].columns,
+                lambda texts, labels: reading.rows(texts, labels, task),
+                tokenizer,
+                resources,
+            ),
+            unlabelled=reading.unlabelled(dataset.unlabelled, task) if dataset.unlabelled else None,
+            cast=cast,
+            scratch=output / "scratch",
+            vocabulary=vocabulary,
+            memory=spec.memory_bytes,
+            notes=notes,
+            new_head=not loading.has_head(loading.read_config(folder), heads.of_task(asked.task)),
+        )
+        kind: Kind = "onnx" if unknown is None else "transformers"
+        part = cls(spec, asked, base, output, dataset, tokenizer, length, state, evaluate, kind, scored)
+        state.timed = part.timed
+        write_scored_rows(part.scored_rows, dataset, scored)
+        return part
+
+    def begin(self, checkpointer: TrainingCheckpointer, tracker: ProgressTracker, fingerprints: Fingerprints) -> None:
+        """Keep training in progress by `saver`, and tell of it on the job's journey. fingerprints: of the job's stages."""
+        self.state.checkpointer, self.state.tracker, self.fingerprints = checkpointer, tracker, fingerprints
+
+    @property
+    def name(self) -> str:
+        """What the dataset is called, of several; empty where it is the only one."""
+        return self.asked.name
+
+    @property
+    def seed(self) -> int:
+        """Of the resamples of its rows: each dataset has its own, so that the draws of several are independent."""
+        return [one.name for one in self.spec.asked].index(self.name)
+
+    @property
+    def task(self) -> Task:
+        """What the dataset is for."""
+        return self.asked.task
+
+    @property
+    def scored_rows(self) -> dict[Split, Path]:
+        """Where the measuring process finds the splits that it scores."""
+        return {split: self.output / "scratch" / f"{split}{self._suffix}.jsonl" for split in SCORED}
+
+    @property
+    def _suffix(self) -> str:
+        return f"-{self.name}" if self.name else ""
+
+    @property
+    def cut(self) -> int:
+        """Count the training texts that reach the greatest length, and were cut there; a language model's rows are no texts."""
+        if self.task == "causal-lm":
+            return 0
+        return sum(len(row) >= self.max_length for row in self.state.rows["train"].tokens)
+
+    def take_up(self, folder: Path, done: StageCheckpoint, beginning: Path) -> None:
+        """Go on from a stage that is done: its rows, its model and its teacher. Raises Unusable, and changes nothing.
+
+        folder: where its checkpoint lies; beginning: where the baseline's does, which an earlier attempt may have made.
+        """
+        model = checkpoints.open_model(folder, done)
+        first = checkpoints.read(beginning, "baseline", self.fingerprints, self.name)
+        is_asked = self.state.recipe.has_teacher or not self._has_artifact(done.rows[0])
+        teacher = checkpoints.open_model(beginning, first) if is_asked else None
+        originals = checkpoints.open_teachers(beginning, first) if done.stage != "distilled" else []
+        device = self.state.device
+        self.state.model = model.to(device)
+        self.state.teacher = teacher.to(device).requires_grad_(False) if teacher is not None else None
+        self.state.originals = [original.requires_grad_(False) for original in originals]
+        self.state.pruning, self.state.budget.spent = done.pruning, done.spent
+        self.state.sensitivity = done.sensitivity
+        self.state.smoothed = checkpoints.open_smoothed(folder, done)
+        self.state.notes.clear()  # of opening the job: the baseline's row has them
+        self.rows, self.draws = list(done.rows), dict(done.draws)
+
+    def restore_baseline(self) -> Iterator[Event]:
+        """Write the baseline's artifact again where it is not there, from the model that teaches; keep that where it does."""
+        if not self._has_artifact(self.rows[0]):
+            assert self.state.teacher is not None, "the pipeline takes up a checkpoint first"  # noqa: S101
+            yield Log(message="The baseline's artifact is written again: latency is held against it.")
+            again = self.ship(self.state.teacher, "baseline", self.kind, rows=lambda _: self.rows[:1])
+            yield from self.state.tracker.follow("baseline", SHIP, again)
+        if not self.state.recipe.has_teacher:
+            self.state.teacher = None
+
+    def _has_artifact(self, baseline: Row) -> bool:
+        return (self.artifact_folder(baseline.artifact) / "config.json").is_file()
+
+    def follow_cut(self) -> None:
+        """Read the new ids where an earlier stage has cut the vocabulary: its model knows no others."""
+        if self.rows[-1].stage in AFTER_CUT:
+            reduce_vocabulary(self.state, model=False)
+
+    def new_tokenizer(self, stage: Stage) -> Path | None:
+        """Where the tokenizer lies that a stage's model needs in the place of the job's own."""
+        return self.state.vocabulary.folder if self.state.vocabulary is not None and stage in AFTER_CUT else None
+
+    def reader(self, stage: Stage) -> ModelSource:
+        """Say who reads texts as a stage's model does: the base, or the student that took its place."""
+        cast = self.state.cast
+        assert cast is not None, "a job has a cast"  # noqa: S101
+        return cast.student if stage == "distilled" and cast.student is not None else cast.base
+
+    def artifact_folder(self, name: str) -> Path:
+        """Where an artifact's files lie."""
+        return self.output / "artifacts" / name
+
+    def ship(
+        self, model: torch.nn.Module, stage: Stage, kind: Kind, *, half: bool = False, rows: Rows | None = None
+    ) -> Generator[Step, None, ShippedArtifact]:
+        """Export, reopen, verify and measure a model as one artifact; latency is held against the baseline's.
+
+        Ticks tell how far the score is.
+
+        half: in 16 bits, whatever integers are simulated in it. rows: makes what before.json holds of its figures; those that
+        there are, where it is None.
+        """
+        simulation = simulation_of(model)
+        precision = "bfloat16" if half else precision_of(simulation.scheme if simulation else None, model, kind)
+        is_baseline = stage == "baseline" and kind == self.kind
+        device = next(model.parameters()).device
+        model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
+        process.release_memory()
+        reader = self.reader(stage)
+        provenance = Provenance(Origin.of(self.spec, self.base), rows or (lambda _: self.rows), self.name or None)
+        shipped = yield from ship(
+            model,
+            name=f"{stage}-{kind}-{precision}{self._suffix}",
+            kind=kind,
+            stage=stage,
+            precision=precision,
+            task=self.task,
+            labels=self.dataset.labels,
+            tokenizer=self.new_tokenizer(stage) or reader.folder,
+            max_length=reader.reading.length,
+            output=self.output,
+            test_rows=self.scored_rows["test"],
+            validation_rows=self.scored_rows["validation"],
+            seed=self.seed,
+            baseline=None if is_baseline else self.artifact_folder(self.rows[0].artifact),
+            evaluate=self.evaluate,
+            sample=self.dataset.judged("validation")[:SAMPLE],
+            last_try=self.spec.split_batches > 1,
+            provenance=provenance,
+            emulate_seconds=self.spec.emulate_seconds,
+        )
+        if (differs := told(shipped.artifact.compared_on)) is not None:
+            self.state.notes.append(differs)
+        model.to(device)
+        return shipped
+
+    def timed(self, model: PreTrainedModel) -> Latency | NotMeasured:
+        """Export a model as the cut one's artifact would be, and measure its latency alone, against the baseline's artifact."""
+        process.release_memory()
+        return measure_latency(
+            model,
+            self.scored_rows["test"].parent,
+            int8=is_simulated(model),
+            task=self.task,
+            labels=self.dataset.labels,
+            tokenizer=self.new_tokenizer("pruned") or self.reader("pruned").folder,
+            baseline=self.artifact_folder(self.rows[0].artifact),
+            evaluate=self.evaluate,
+            last_try=self.spec.split_batches > 1,
+        )
+
+    def finish(self, stage: Stage, shipped: ShippedArtifact, seconds: float, figures: tuple[TaskFigure, ...]) -> Row:
+        """Complete a stage's row; what was noted for it is used up.
+
+        What the figures speak for is offered once for the job, so of several parts none offers anything itself.
+        """
+        row = self.row(stage, shipped, seconds).model_copy(update={"lm_eval": figures})
+        if self.name and row.verdict is not None:
+            row = row.model_copy(update={"verdict": row.verdict.model_copy(update={"remedies": tuple(self.state.applied)})})
+        self.rows.append(row)
+        self.state.notes.clear()
+        self.state.applied.clear()
+        return row
+
+    def model_after(self, stage: Stage, folder: Path) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
+        """Return the model as it was after a stage: the one at hand, or that of the stage's checkpoint in `folder`.
+
+        A checkpoint that was damaged since must not cost the job: then it is the last stage's model, and the log says so.
+        """
+        last = self.rows[-1].stage
+        if stage == last:
+            return last, self.state.model
+        yield Log(message=f"The headline is not the last stage: the model is taken from the checkpoint of {stage}.")
+        try:
+            return stage, checkpoints.open_model(folder, checkpoints.read(folder, stage, self.fingerprints, self.name))
+        except UnusableCheckpoint as problem:
+            yield Log(level="warning", message=f"The model of {last} is taken after all: {problem}."[:4000])
+            return last, self.state.model
+
+    def row(self, stage: Stage, shipped: ShippedArtifact, seconds: float) -> Row:
+        """Put a stage's figures together."""
+        self.draws[stage] = shipped.draws
+        row = stage_row(
+            stage,
+            shipped,
+            self.state.model,
+            self.rows,
+            self.draws,
+            sent=uploaded(self.base / self.spec.model),
+            seconds=seconds,
+            notes=self.state.notes,
+            ranges=self.state.ranges,
+            preparation=self.state.preparation if stage == "baseline" else None,
+        )
+        state, spec = self.state, self.spec
+        limit, task, draws = state.budget.reached(), self.task, self.draws
+        return judged(row, self.rows, spec.recipe, spec.targets, limit=limit, applied=state.applied, task=task, draws=draws)
+
+    def checkpoint(self, stage: Stage, artifacts: Sequence[Artifact]) -> StageCheckpoint:
+        """Say what must be known to go on after `stage`."""
+        return StageCheckpoint(
+            fingerprint=self.fingerprints[stage],
+            stage=stage,
+            part=self.name,
+            task=self.task,
+            labels=self.dataset.labels,
+            simulation=simulation_of(self.state.model),
+            rows=tuple(self.rows),
+            artifacts=tuple(artifacts),
+            pruning=self.state.pruning,
+            sensitivity=self.state.sensitivity,
+            spent=self.state.budget.spent,
+            draws=self.draws,
+            files=(),
+        )

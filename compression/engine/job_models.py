@@ -1,0 +1,181 @@
+"""Who takes part in a job beside the model at hand: its base, and the student and the teachers that the user names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformers import PretrainedConfig, PreTrainedModel
+
+from compression.modalities.base import TaskAdapter
+from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.text.dataset import Dataset
+from compression.modalities.text.preprocessor import TextPreprocessor
+from compression.modalities.text.vocabulary.reduced import ReducedVocabulary
+from compression.models import loading
+from compression.models.adapters.registry import adapter_of
+from compression.planning.distillation_rules import (
+    check_feature_terms,
+    check_models,
+    check_one_teacher,
+    check_teacher,
+    compares_states,
+)
+from compression.schema.errors import CompressionError, InvalidSpec, LabelMismatch
+from compression.schema.recipe.base import Split
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.measurements import Shape
+
+PER_TOKEN = frozenset({"token-classification", "question-answering", "causal-lm"})
+"""Tasks whose answers are places among the tokens: who cuts texts otherwise answers another question."""
+Texts = tuple[str, ...]
+STUDENT = "models.student"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model in a folder.
+
+    param: the job's name for it; positions: the most tokens that it takes; config: the model's own; aligned: whether it cuts
+    train's texts into the student's tokens.
+    """
+
+    param: str
+    folder: Path
+    reading: TextPreprocessor
+    shape: Shape
+    positions: int
+    config: PretrainedConfig
+    aligned: bool = True
+
+
+@dataclass(frozen=True)
+class JobModels:
+    """The job's models by the folders that they are opened from, and its data, which each reads in its own way.
+
+    vocabulary: the tokens that the cut has left, once it has; who shares the base's tokenizer is then opened with these alone.
+    """
+
+    base: ModelSource
+    dataset: Dataset
+    task: TaskAdapter
+    student: ModelSource | None = None
+    teachers: tuple[ModelSource, ...] = ()
+    vocabulary: ReducedVocabulary | None = None
+
+    def opened(self, who: ModelSource, seed: int) -> PreTrainedModel:
+        """Open a model for the task, its answers in the order of the data's labels; a head that it lacks is drawn by `seed`."""
+        model = loading.in_order(
+            loading.load_model(who.folder, self.dataset.labels, self.task.name, seed=seed), self.dataset.labels
+        )
+        return self.vocabulary.model(model) if self.vocabulary is not None and who.aligned else model
+
+    def trimmed(self, vocabulary: ReducedVocabulary) -> "JobModels":
+        """Let everyone who reads as the base does read with its new tokenizer, but for models that it does not fit."""
+
+        def other(who: ModelSource) -> ModelSource:
+            aligned = who.aligned and vocabulary.fits(who.config)
+            reading = replace(who.reading, tokenizer=vocabulary.tokenizer) if aligned else who.reading
+            return replace(who, aligned=aligned, reading=reading)
+
+        return replace(self, base=other(self.base), teachers=tuple(map(other, self.teachers)), vocabulary=vocabulary)
+
+    def read(self, who: ModelSource, split: Split, made: Sequence[Texts] = ()) -> TokenizedDataset:
+        """Tokenize a split as a model reads it, and behind it the texts that were made of it."""
+        rows = who.reading.split(self.dataset, split, self.task)
+        if not made:
+            return rows
+        return rows.with_unlabelled(who.reading.rows(made, rows.labels[[0] * len(made)].tolist(), self.task))
+
+
+def resolve_models(
+    base: ModelSource,
+    student: Path | None,
+    teachers: Sequence[Path],
+    dataset: Dataset,
+    task: TaskAdapter,
+    recipe: Recipe,
+    planned: Shape,
+) -> JobModels:
+    """Look at the models that a job names, and refuse before any training what they cannot be asked for.
+
+    planned: the shape that the base model will have been cut to. Raises what opening a model does, with `param` saying which,
+    LabelMismatch and InvalidSpec.
+    """
+    check_models(recipe, student=student is not None, teachers=len(teachers))
+    if task.name == "causal-lm":
+        check_one_teacher(recipe, len(teachers))
+    cast = JobModels(base, dataset, task)
+    if student is not None:
+        pupil = _looked_at(cast, student, STUDENT, recipe)
+        cast = replace(cast, student=pupil, base=_aligned(cast, base, pupil))
+    reader = cast.student or base
+    found = []
+    for number, folder in enumerate(teachers):
+        teacher = _looked_at(cast, folder, f"models.teachers.{number}", recipe)
+        found.append(_aligned(cast, teacher, reader))
+    cast = replace(cast, teachers=tuple(found))
+    _check(cast, recipe, cast.student.shape if cast.student else planned)
+    return cast
+
+
+def _looked_at(cast: JobModels, folder: Path, param: str, recipe: Recipe) -> ModelSource:
+    """Open a named model once, so that what is wrong with it is known now."""
+    dataset, task = cast.dataset, cast.task
+    try:
+        config = loading.read_config(folder)
+        if param != STUDENT:
+            architecture = next(iter(config.get("architectures") or ()), config["model_type"])
+            check_teacher(None, str(architecture), task.name, (), param)
+        model = loading.load_model(folder, dataset.labels, task.name, seed=recipe.train.seed)
+        tokenizer = loading.load_tokenizer(folder)
+    except CompressionError as problem:
+        remedy = None
+        if isinstance(problem, LabelMismatch) and param != STUDENT:
+            remedy = "Name a teacher with exactly the data's labels (its config's id2label)."
+        raise type(problem)(f"{param}: {problem.cause}", param=param, remedy=remedy or problem.remedy_text) from problem
+    family = adapter_of(model)
+    positions = family.max_positions(model.config)
+    reading = TextPreprocessor(tokenizer, min(recipe.train.max_length, positions), family.types(model.config) > 1)
+    return ModelSource(param, folder, reading, family.shape_of(model.config), positions, model.config)
+
+
+def _aligned(cast: JobModels, who: ModelSource, reader: ModelSource) -> ModelSource:
+    """Say of a model whether it cuts texts into the tokens that `reader` does: not by its files, but on train's rows."""
+    mine, other = (cast.read(each, "train").tokens for each in (who, reader))
+    return replace(who, aligned=mine == other)
+
+
+def _check(cast: JobModels, recipe: Recipe, student: Shape) -> None:
+    settings = recipe.distill
+    if settings is None:
+        return
+    seeds = (cast.base,) if settings.teachers.seeds else ()
+    if cast.task.name == "causal-lm":
+        wide = (cast.student or cast.base).config.vocab_size
+        for who in (*seeds, *cast.teachers):
+            if who.config.vocab_size != wide:
+                cause = f"{who.param} answers with {who.config.vocab_size} tokens and the student with {wide}"
+                raise InvalidSpec(cause, param=who.param, remedy="Name models whose vocabularies are of one size.")
+    for who in (*seeds, *cast.teachers):
+        if not who.aligned and cast.task.name in PER_TOKEN:
+            raise InvalidSpec(
+                f"{who.param} cuts texts into other tokens than the student, and answers of {cast.task.name} are tokens",
+                param=who.param if who in cast.teachers else STUDENT,
+                remedy="Name models with one and the same tokenizer.",
+            )
+    if settings.general is not None and not cast.base.aligned:
+        raise InvalidSpec(
+            "the student cuts texts into other tokens than the model that would teach it in the general phase",
+            param="recipe.distill.general",
+            remedy="Set distill.general to null, or name a student with the base model's tokenizer.",
+        )
+    guides = [who for who in (*seeds, *cast.teachers) if who.aligned]
+    if not guides and compares_states(settings):
+        term = next(term for term in settings.weights() if term in ("hidden", "attention", "embedding"))
+        raise InvalidSpec(
+            "no teacher cuts texts into the student's tokens, so only their answers can be compared",
+            param=f"recipe.distill.{term}",
+            remedy="Set distill.hidden, attention and embedding to 0, or name a teacher with the student's tokenizer.",
+        )
+    for who in {who.param: who for who in (*guides, *((cast.base,) if settings.general is not None else ()))}.values():
+        check_feature_terms(settings, student, who.shape)

@@ -1,0 +1,396 @@
+"""One job from file to file: its checkpoint as it was sent, its integers, and the integers of what a cut leaves.
+
+Rows and artifacts are those of any job. What was written is held against its source number by number; a score is taken where
+the artifact, which is smaller than what it was made of, fits the memory that is left, and else told as not measured.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+from transformers import PreTrainedModel
+
+from compression.engine import checkpoints
+from compression.engine.checkpoints import Fingerprints, StageCheckpoint
+from compression.engine.on_disk.layerwise import TOGETHER, LayerwiseRunner
+from compression.engine.on_disk.onnx_writer import Graphs
+from compression.engine.on_disk.shipping_on_disk import Measured, OnDiskShipping, said_of
+from compression.engine.phases import planned as stages_of
+from compression.engine.reporting.dataset_facts import DatasetSummary, job_report
+from compression.engine.reporting.stage_rows import stage_row, write_scored_rows
+from compression.engine.shipping import ShippedArtifact, precision_of
+from compression.engine.stages.prune import counter, taken
+from compression.export.package import Precision
+from compression.export.provenance import Origin
+from compression.export.transformers import sharded, sharded_check
+from compression.modalities.registry import task_of
+from compression.modalities.sampling import shuffled_rows
+from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.text.causal_lm.test_sample import check_texts, sampled
+from compression.modalities.text.dataset import Dataset, load_dataset
+from compression.modalities.text.preprocessor import TextPreprocessor
+from compression.models import loading, sanitized_folder
+from compression.models.adapters.registry import DECODER_ADAPTERS, decoder_of
+from compression.models.architectures import heads
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import planned
+from compression.models.files import gguf_model, safetensors_header
+from compression.models.files.uploaded import uploaded
+from compression.models.skeleton import generation_of, skeleton
+from compression.planning.distillation_rules import check_models
+from compression.planning.on_disk import may_be_whole, untrained, whole_bytes
+from compression.planning.preflight import check_task, evaluation_settings
+from compression.planning.verdicts import judged
+from compression.pruning.scores import CALIBRATION_BATCH
+from compression.quantization.fake_quantize import Simulation
+from compression.schema.errors import InvalidSpec
+from compression.schema.events import ArtifactReady, Event, Finished, Log, StageFinished, StageStarted
+from compression.schema.job_spec import Spec
+from compression.schema.recipe.base import Split, StreamedScheme
+from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.report.draws import SplitDraws
+from compression.schema.report.measurements import Row, Shape, Stage, Uploaded
+from compression.schema.report.report import Artifact, Report
+from compression.system import durable_files
+from compression.system.interrupts import Pause, never
+from compression.system.progress import Phase, ProgressTracker, Step
+
+SCORE, CUT, QUANTIZE, VERIFY, MEASURE = "score", "cut", "quantize", "verify", "export and measure"
+PLAIN, GRAPH = "measure in 16 bits", "write ONNX"
+"""Names of phases, as those above."""
+PHASES = [
+    *(Phase("baseline", name, weight) for name, weight in ((MEASURE, 2.0), (GRAPH, 4.0))),
+    *(Phase("quantized", name, weight) for name, weight in ((QUANTIZE, 4.0), (VERIFY, 2.0), (MEASURE, 1.0), (GRAPH, 4.0))),
+    *(
+        Phase("pruned", name, weight)
+        for name, weight in zip((SCORE, CUT, PLAIN, QUANTIZE, VERIFY, MEASURE, GRAPH), (20, 2, 1, 3, 2, 1, 3), strict=True)
+    ),
+]
+FILES = (safetensors_header.INDEX, "config.json", "generation_config.json")
+UNPACKED = Path("scratch", "unpacked", "model")
+"""Where in the job's output the model lies that stock code opens, if what was sent is not such a one."""
+HALF = 2
+"""Bytes of a number of 16 bits."""
+Result = TypeVar("Result")
+Made = tuple[list[Measured], PreTrainedModel, tuple[str, ...]]
+"""A stage's artifacts, its row's first; the model that they hold, without weights; and what the row says of it."""
+
+
+def fits_on_disk_only(spec: Spec, base: Path) -> bool:
+    """Say whether a job is to be done so, of a model with the task's head. Reads config.json, or the header of a GGUF file.
+
+    A head that is not there has to be drawn, which needs the model in memory; the preflight forecasts the job so.
+
+    Raises what `load.read_config`, `streamed.skeleton` and `checks.gguf_model.read_model` do.
+    """
+    if spec.parts or not untrained(spec.recipe):
+        return False
+    folder, head = base / spec.model, heads.of_task(spec.asked[0].task)
+    if gguf_model.is_one(folder):
+        if head != heads.LANGUAGE:
+            return False  # such a file holds a language model
+        parameters = gguf_model.parameters(gguf_model.read_model(folder)[1]).total
+    else:
+        folder = sanitized_folder.sanitized_folder(folder, base / spec.output / UNPACKED)
+        config = loading.read_config(folder)
+        if config["model_type"] not in DECODER_ADAPTERS or not loading.has_head(config, head):
+            return False
+        parameters = sum(parameter.numel() for parameter in skeleton(folder).parameters())
+    # Batches are split once an attempt found memory too small: what was reckoned for the model was too little then.
+    if spec.split_batches > 1 or not may_be_whole(parameters):
+        return True
+    return spec.memory_bytes is not None and whole_bytes(parameters) > spec.memory_bytes
+
+
+@dataclass
+class OnDiskJob:
+    """model: the stock one, its weights left out; folder: where its checkpoint lies; rows, artifacts: those so far."""
+
+    spec: Spec
+    base: Path
+    folder: Path
+    model: PreTrainedModel
+    dataset: Dataset
+    sent: Uploaded
+    shipping: OnDiskShipping
+    fingerprints: Fingerprints
+    rows: list[Row] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
+    pruning: dict[str, Any] | None = None
+    draws: dict[Stage, SplitDraws] = field(default_factory=dict)
+    tracker: ProgressTracker = field(default_factory=lambda: ProgressTracker([]))
+    graphs: Graphs = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Write ONNX files from one place."""
+        self.graphs = Graphs(self.shipping, self.folder, decoder_of(self.model).parameters_of(self.model).total)
+
+    @classmethod
+    def open(cls, spec: Spec, base: Path) -> "OnDiskJob":
+        """Read configuration, tokenizer and data, and refuse what cannot be done. Raises what these do, and InvalidSpec."""
+        task, output = spec.asked[0].task, base / spec.output
+        check_models(spec.recipe, student=spec.student is not None, teachers=len(spec.teachers))
+        sent = uploaded(base / spec.model)
+        folder = sanitized_folder.sanitized_folder(base / spec.model, output / UNPACKED)
+        dataset = load_dataset(spec.asked[0].data, base, seed=spec.recipe.train.seed, task=task)
+        evaluate = evaluation_settings(spec.evaluate, 0, 1, task, dataset.labels)
+        check_task(task, spec.recipe, evaluate)
+        model = skeleton(folder)
+        if model.can_generate():
+            generation_of(model, folder)  # read before anything is written
+        if dataset.labels:
+            dataset = dataset.in_order(loading.own_labels(model.config, dataset.labels, task))
+        positions = decoder_of(model).max_positions(model.config)
+        if evaluate.length > positions:
+            raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.length")
+        tokenizer = loading.load_tokenizer(folder)
+        scored: dict[Split, list[int]] = {}
+        if task == "causal-lm":
+            window = evaluate.window or min(spec.recipe.train.max_length, positions)
+            if window > positions:
+                raise InvalidSpec(f"the model takes at most {positions} tokens", param="evaluate.window")
+            evaluate = evaluate.model_copy(update={"window": window})
+            scored = sampled(dataset, tokenizer, evaluate.tokens, spec.recipe.train.seed)
+        shipping = OnDiskShipping(
+            spec, output, folder, dataset, int(tokenizer.pad_token_id), evaluate, scored, Origin.of(spec, base)
+        )
+        write_scored_rows(shipping.scored_rows, dataset, scored)
+        # Never taken up by a job with its model in memory, nor the other way about: their checkpoints are others.
+        work = {stage: f"{found}-files" for stage, found in checkpoints.fingerprints(spec, base).items()}
+        stages = stages_of(spec.recipe)
+        tracker = ProgressTracker([phase for phase in PHASES if phase.stage in stages])
+        job = cls(spec, base, folder, model, dataset, sent, shipping, work, tracker=tracker)
+        if spec.recipe.prune is not None:
+            job.aim(spec.recipe.prune)  # refuses a shape that the config cannot say before anything is written
+        return job
+
+    def look_for_checkpoint(self) -> Iterator[Event]:
+        """Take up what an earlier attempt finished."""
+        if self.spec.resume is None:
+            return
+        stages = stages_of(self.spec.recipe)
+        done, problems = checkpoints.latest(self.base / self.spec.resume, stages, self.fingerprints)
+        for problem in problems:
+            yield Log(level="warning", message=f"A checkpoint is not used: {problem}."[:4000])
+        if done is not None:
+            self.rows, self.artifacts, self.pruning = list(done.rows), list(done.artifacts), done.pruning
+            self.draws = dict(done.draws)
+            self.graphs.take_up(self.rows[0].artifact)
+            for row in self.rows:
+                self.tracker.skip(row.stage)
+                yield StageStarted(stage=row.stage, resumed=True)
+
+    def do(self, stage: Stage) -> Iterator[Event]:
+        """Write a stage's artifacts, measure what can be measured, and end the stage with its row."""
+        started = time.monotonic()
+        made = {"baseline": self.as_sent, "quantized": self.quantized, "pruned": self.pruned}[stage]()
+        with self.shipping.folders:
+            measured, model, notes = yield from made
+            self.rows.append(self.row(stage, measured[0].shipped, model, notes, time.monotonic() - started))
+            shipped = [self.shipping.complete(one, self.rows) for one in measured]
+        for one in shipped:
+            self.artifacts.append(one.artifact)
+            yield ArtifactReady(artifact=one.artifact)
+        facts = StageCheckpoint(
+            fingerprint=self.fingerprints[stage],
+            stage=stage,
+            task=self.spec.task,
+            labels=self.dataset.labels,
+            simulation=None,
+            rows=tuple(self.rows),
+            artifacts=tuple(self.artifacts),
+            pruning=self.pruning,
+            draws=self.draws,
+            files=(),
+        )
+        place = self.shipping.output / "checkpoints"
+        (place / stage).mkdir(parents=True, exist_ok=True)
+        yield StageFinished(row=self.rows[-1], checkpoint=checkpoints.write_whole(place, facts))
+
+    def as_sent(self) -> Generator[Event, None, Made]:
+        """Ship the checkpoint as it is: the baseline."""
+        yield from self.tracker.mark("baseline", MEASURE, done=False)
+        precision = cast(Precision, uploaded(self.folder).dtype)
+        name = f"baseline-transformers-{precision}"
+        place = self.shipping.begin(name)
+        for path in (*self.folder.glob("*.safetensors"), *(self.folder / file for file in FILES)):
+            if path.is_file():
+                shutil.copyfile(path, place / path.name)
+        measuring = self.shipping.measure(self.model, place, name, "baseline", precision)
+        shipped = yield from self.tracker.follow("baseline", MEASURE, measuring)
+        yield from self.tracker.mark("baseline", MEASURE, done=True)
+        made, more = yield from self.with_graph("baseline", [shipped], self.folder, self.model, None)
+        note = "The model takes more memory than an engine may: it went from file to file."
+        if made[0] is shipped:
+            note += " The baseline is the checkpoint as it was sent."
+        return (
+            made,
+            self.model,
+            (note, *more, *sanitized_folder.notes(self.spec, self.base), *loading.tokenizer_notes(self.folder)),
+        )
+
+    def quantized(self) -> Generator[Event, None, Made]:
+        """Ship the integers of the checkpoint."""
+        shipped, notes = yield from self.integers("quantized", self.folder)
+        asked = self.spec.recipe.quantize
+        made, more = yield from self.with_graph("quantized", [shipped], self.folder, self.model, asked)
+        notes = (*notes, *more)
+        if asked is not None and asked.smoothing is not None:
+            notes = (*notes, "Nothing was smoothed: factors are not searched for where a model goes from file to file.")
+        return made, self.model, notes
+
+    def pruned(self) -> Generator[Event, None, Made]:
+        """Score layer by layer, cut, and ship the integers of what is left, and it in 16 bits."""
+        settings, seed = cast(Prune, self.spec.recipe.prune), self.spec.recipe.train.seed
+        to = self.aim(settings)
+        layers = LayerwiseRunner(self.folder)
+        rows = shuffled_rows(self.train_rows(), settings.calibration_rows, seed)
+        batches = list(rows.by_length(max(1, min(CALIBRATION_BATCH, TOGETHER // self.spec.recipe.train.max_length))))
+        norm: Literal["l1", "l2"] = "l2" if settings.importance == "l2" else "l1"
+        scores = yield from self.follow(
+            "pruned", SCORE, layers.scores(batches, self.shipping.test_rows.with_name("states"), norm)
+        )
+        dtype = layers.dtype if layers.dtype.itemsize == HALF else torch.bfloat16
+        precision = cast(Precision, str(dtype).removeprefix("torch."))
+        name, whole = f"pruned-transformers-{precision}", self.shipping.test_rows.with_name("cut")
+        kept = scores.choose(layers.family, to)
+        place = self.shipping.begin(name)
+        cuts = [layers.cut(kept, place / "cut", dtype=dtype)]
+        # Integers are made of all the digits that were sent, not of what 16 bits leave of them.
+        cuts += [layers.cut(kept, whole)] if dtype != layers.dtype else []
+        yield from self.follow("pruned", CUT, _in_turn(cuts))
+        _lift(place / "cut")
+        model = skeleton(place)
+        measuring = self.shipping.measure(model, place, name, "pruned", precision)
+        plain = yield from self.tracker.follow("pruned", PLAIN, measuring)
+        source = place if len(cuts) == 1 else whole
+        shipped, notes = yield from self.integers("pruned", source)
+        made, more = yield from self.with_graph("pruned", [shipped, plain], source, model, self.spec.recipe.quantize)
+        shutil.rmtree(whole, ignore_errors=True)
+        chosen = f"Units were chosen on {len(rows)} rows of train, in the checkpoint's own type; nothing was trained."
+        return made, model, (*notes, chosen, *more)
+
+    def with_graph(
+        self, stage: Stage, made: list[Measured], source: Path, model: PreTrainedModel, asked: Quantize | None
+    ) -> Generator[Event, None, tuple[list[Measured], tuple[str, ...]]]:
+        """Put a stage's ONNX file to its artifacts, as `Graphs.beside` does."""
+        yield from self.tracker.mark(stage, GRAPH, done=False)
+        found = yield from self.tracker.follow(stage, GRAPH, self.graphs.beside(stage, made, source, model, asked))
+        yield from self.tracker.mark(stage, GRAPH, done=True)
+        return found
+
+    def aim(self, settings: Prune) -> Shape:
+        """Return the shape that a cut comes to, and keep what the report says of it. Raises UnsupportedShape."""
+        shape = decoder_of(self.model).shape_of(self.model.config)
+        kind = ARCHITECTURE_SPECS[self.model.config.model_type]
+        found, to = planned(kind, shape, settings, count=counter(self.model), vocabulary=None)
+        self.pruning = taken(shape, to, settings, found)
+        return to
+
+    def train_rows(self) -> TokenizedDataset:
+        """Tokenize train as the model reads it."""
+        recipe, task = self.spec.recipe, task_of(self.spec.asked[0].task, self.dataset.labels, self.shipping.evaluate)
+        positions = decoder_of(self.model).max_positions(self.model.config)
+        reading = TextPreprocessor(loading.load_tokenizer(self.folder), min(recipe.train.max_length, positions), types=False)
+        rows = reading.split(self.dataset, "train", task)
+        check_texts([("train", rows)])
+        return rows
+
+    def integers(self, stage: Stage, source: Path) -> Generator[Event, None, tuple[Measured, tuple[str, ...]]]:
+        """Write the integers of the checkpoint in `source`, hold them against it, and ship them."""
+        asked = cast(Quantize, self.spec.recipe.quantize)
+        scheme, size = cast(StreamedScheme, asked.scheme), asked.group_size
+        precision = precision_of(scheme, self.model, "transformers")
+        name = f"{stage}-transformers-{precision}"
+        place = self.shipping.begin(name)
+        made, block, portable = place / "made", self.shipping.block(), Simulation.of(asked).portable
+        steps = sharded.quantizing(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
+        written = yield from self.follow(stage, QUANTIZE, steps)
+        checks = sharded_check.verifying(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
+        yield from self.follow(stage, VERIFY, checks)
+        _lift(made)
+        yield from self.tracker.mark(stage, MEASURE, done=False)
+        model = skeleton(place)
+        stored = f"int8, {written.unquantized:,} parameters {written.dtype}" if written.unquantized else "int8"
+        measuring = self.shipping.measure(model, place, name, stage, precision, scheme, stored)
+        shipped = yield from self.tracker.follow(stage, MEASURE, measuring)
+        yield from self.tracker.mark(stage, MEASURE, done=True)
+        return shipped, tuple(said_of(written, model))
+
+    def follow(
+        self, stage: Stage, phase: str, steps: Generator[tuple[int, int], None, Result]
+    ) -> Generator[Event, None, Result]:
+        """Pass (done, total) on as progress; return what the steps come to."""
+        while True:
+            try:
+                done, total = next(steps)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            yield from self.tracker.at(stage, phase, Step(step=done, total=total))
+
+    def _unasked(self) -> tuple[str, ...]:
+        asked = self.spec.evaluate.lm_eval is not None
+        return ("lm-eval's tasks were not asked: the model is never in memory as a whole.",) if asked else ()
+
+    def row(
+        self, stage: Stage, shipped: ShippedArtifact, model: PreTrainedModel, notes: tuple[str, ...], seconds: float
+    ) -> Row:
+        """Put a stage's figures together."""
+        self.draws[stage] = shipped.draws
+        said = (*notes, *self._unasked())
+        row = stage_row(stage, shipped, model, self.rows, self.draws, sent=self.sent, seconds=seconds, notes=said)
+        task = self.spec.asked[0].task
+        return judged(row, self.rows, self.spec.recipe, self.spec.targets, task=task, streamed=True, draws=self.draws)
+
+    def report(self) -> Report:
+        """Write report.json and return it."""
+        about = DatasetSummary(
+            task=self.spec.asked[0].task,
+            labels=self.dataset.labels,
+            splits={str(name): facts for name, facts in self.dataset.facts().items()},
+            rows={},
+            max_length=self.spec.recipe.train.max_length,
+            cut=0,
+            pruning=self.pruning,
+        )
+        output = self.shipping.output
+        report = job_report(self.spec, self.rows, self.artifacts, {"": about}, self.sent)
+        durable_files.write_text(output / "report.json", report.model_dump_json(indent=2))
+        shutil.rmtree(output / "scratch", ignore_errors=True)
+        return report
+
+
+def _in_turn(steps: Sequence[Generator[tuple[int, int], None, None]]) -> Generator[tuple[int, int], None, None]:
+    """Take steps one after the other, each as long as the first; yield (done, of all)."""
+    for number, one in enumerate(steps):
+        for done, total in one:
+            yield number * total + done, len(steps) * total
+
+
+def _lift(folder: Path) -> None:
+    """Move a folder's files to the folder that it lies in."""
+    for path in folder.iterdir():
+        path.rename(folder.parent / path.name)
+    folder.rmdir()
+
+
+def run(spec: Spec, base: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
+    """Do one such job; yield what happens after `started`.
+
+    Raises CompressionError, and Pause, after which the stage at work begins anew.
+    """
+    job = OnDiskJob.open(spec, base)
+    yield from job.look_for_checkpoint()
+    for stage in stages_of(spec.recipe)[len(job.rows) :]:
+        yield StageStarted(stage=stage)
+        for event in job.do(stage):
+            yield event
+            if pause_asked():
+                raise Pause
+    yield Finished(report=job.report())

@@ -1,0 +1,289 @@
+"""A decoder scored and cut layer by layer: at no time is more of it in memory than one layer, and what becomes of that.
+
+Scores are those of `stages.decoder_scores`, heard in the stock layers themselves. All rows go through a layer before the next
+one is opened, as compressors of large models do (GPTQ, Frantar et al. 2023): between layers the states of the rows are kept,
+rows × tokens × hidden in the checkpoint's own type. A cut is that of `families`, one weight at a time, written as it is made.
+"""
+
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from compression.modalities.text.batches import Batch
+from compression.models.adapters.decoder import prefix, stored
+from compression.models.adapters.registry import decoder_of
+from compression.models.adapters.structure import PruningPlan
+from compression.models.files.uploaded import uploaded
+from compression.models.sharded_checkpoint import LARGEST_SHARD, PlannedTensor, SafetensorsReader, writing
+from compression.models.skeleton import EXPERTS, PARTS, generation_of, skeleton, sources
+from compression.pruning.decoder_scores import DecoderActivationCollector, DecoderScores
+from compression.system.row_file import RowFile
+
+TOGETHER = 1024
+"""Tokens to send through a layer at once: what a small model's layer makes of more would take more than the whole model."""
+
+
+class LayerwiseRunner:
+    """A decoder's checkpoint, opened by the layer, in `dtype`, by default the type that most of its bytes are stored in.
+
+    model: the stock model, whose weights are on the meta device but for what is opened; integers that are simulated in it are
+    those of what is opened. Raises what `streamed.skeleton` and `streamed.sources` do.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        self.folder = folder
+        self.model = skeleton(folder)
+        self.family = decoder_of(self.model)
+        self.dtype: torch.dtype = dtype or getattr(torch, uploaded(folder).dtype)
+        self._checkpoint = SafetensorsReader(folder)
+        self._sources = sources(self.model, self._checkpoint)
+        self._precise = [
+            *(getattr(self.model, "_keep_in_fp32_modules_strict", None) or ()),
+            *(getattr(self.model, "_keep_in_fp32_modules", None) or ()),
+        ]
+
+    def tensor(self, name: str) -> Tensor:
+        """Read one of the model's tensors whole; experts are put together."""
+        places = self._sources[name]
+        if len(places) == 1:
+            found = self._checkpoint.tensor(places[0])
+        else:
+            shape = self.model.get_parameter(name).shape
+            found = torch.cat([self._checkpoint.tensor(place) for place in places]).view(shape)
+        return found.to(self._type(name, self.dtype)) if found.is_floating_point() else found
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[nn.Module]:
+        """Fill a module of the bare model with its weights, for as long as the block lasts."""
+        with self.filled(f"{prefix(self.model)}{name}") as module:
+            yield module
+
+    @contextmanager
+    def filled(self, name: str) -> Iterator[nn.Module]:
+        """Do the same with any module of the model."""
+        module = self.model.get_submodule(name)
+        module.load_state_dict({key: self.tensor(f"{name}.{key}") for key in module.state_dict()}, assign=True)
+        empty = [key for key, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+        if empty:
+            raise RuntimeError(f"{name}.{empty[0]} is in no checkpoint")
+        try:
+            yield module
+        finally:
+            module.to("meta")
+
+    def scores(
+        self, batches: Sequence[Batch], cache_file: Path, norm: Literal["l1", "l2"] = "l1"
+    ) -> Generator[tuple[int, int], None, DecoderScores]:
+        """Do what `decoder_scores` does. Yields (layers done, of all) after each.
+
+        spill: a file that holds the rows' states meanwhile, where they are more than a layer. Raises OSError where the disk
+        has no room for it.
+        """
+        ears = DecoderActivationCollector(self.model, norm)
+        final = self.model.base_model.get_submodule(self.family.final_norm)
+
+        def next_is(batch: Batch) -> None:
+            ears.mask = batch.mask
+
+        with ExitStack() as listening:
+            ears.listen(listening)
+            for done, total, _ in self._through(batches, cache_file, next_is):
+                if done < total:
+                    ears.forget(final)  # what went through it was not the last layer's
+                yield done, total
+        return ears.told()
+
+    @torch.no_grad()
+    def logits(self, batches: Sequence[Batch], cache_file: Path) -> list[Tensor]:
+        """Ask the model. spill: as above.
+
+        -> of each batch a language model's logits of its real tokens, (tokens, vocabulary), or a classifier's of its rows,
+        (rows, labels), which are those of a row's last token that is not padding, as stock code has it.
+        """
+        states: list[Tensor] = []
+        for _, _, said in self._through(batches, cache_file, lambda _: None):
+            states = said
+        out = self.model.get_output_embeddings() or self.family.head(self.model).out
+        head = next(name for name, module in self.model.named_modules() if module is out)
+        asked = self._last if self.model.get_output_embeddings() is None else (lambda batch: batch.mask.bool())
+        with self.filled(head) as last:
+            return [last(each[asked(batch)]) for batch, each in zip(batches, states, strict=True)]
+
+    def _last(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        padding = self.model.config.pad_token_id
+        places = torch.arange(batch.ids.shape[1])
+        real = places if padding is None else places * (batch.ids != padding)
+        return torch.arange(len(batch.ids)), real.expand_as(batch.ids).argmax(dim=1)
+
+    @torch.no_grad()
+    def _through(
+        self, batches: Sequence[Batch], cache_file: Path, next_is: Callable[[Batch], None]
+    ) -> Iterator[tuple[int, int, list[Tensor]]]:
+        """Send rows through the bare model. Yields (layers done, of all, what the model says of each batch) after each layer.
+
+        What it says is there after the last one alone, (rows, tokens, hidden). next_is: is told of a batch before it goes
+        through a layer.
+        """
+        base, stack, last = self.model.base_model, self.family.stack, self.family.final_norm
+        layers = list(base.get_submodule(stack).children())
+        with ExitStack() as open_parts:
+            states = self._between(batches, layers[0], cache_file)
+            open_parts.callback(states.close)
+            for place, embedded in enumerate(self._embedded(batches)):
+                states[place] = embedded
+            for table in (*self.family.tables[1:], last):
+                open_parts.enter_context(self.opened(table))
+            self._turn_positions()
+            for number, layer in enumerate(layers):
+                said = list[Tensor]()
+                with self.opened(f"{stack}.{number}"):
+                    stand = _LayerShim(layer)
+                    setattr(base, stack, nn.ModuleList([stand if each is layer else _LayerShim() for each in layers]))
+                    for place, batch in enumerate(batches):
+                        # Positions were added to the first states by the stock code itself, where the family adds them.
+                        stand.states = states[place] if number else None
+                        next_is(batch)
+                        more = {key: value for key, value in batch.inputs.items() if key != "input_ids"}
+                        entering = states[place] if stand.states is None else stand.states
+                        found = base(**{**more, "inputs_embeds": entering, "use_cache": False}).last_hidden_state
+                        states[place] = stand.taken()
+                        if number == len(layers) - 1:
+                            said.append(found)
+                    setattr(base, stack, nn.ModuleList(layers))
+                yield number + 1, len(layers), said
+
+    def _between(self, batches: Sequence[Batch], layer: nn.Module, cache_file: Path) -> "_InMemory | _OnDisk":
+        """Choose where the rows' states are kept between two layers."""
+        width = int(self.family.shape_of(self.model.config).hidden)
+        shapes = [(*batch.ids.shape, width) for batch in batches]
+        one = sum(parameter.numel() for parameter in layer.parameters())
+        return _InMemory(len(shapes)) if sum(map(prod, shapes)) <= one else _OnDisk(cache_file, shapes, self.dtype)
+
+    def _embedded(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
+        """Yield what enters the decoder: (rows, tokens, hidden) for each batch, of the tokens' table alone."""
+        with self.opened(self.family.tables[0]) as table:
+            for batch in batches:
+                yield table(batch.ids)
+
+    def _turn_positions(self) -> None:
+        """Make what turns queries and keys by their places, if there is such: it has no weights but numbers of the config."""
+        base: Any = self.model.base_model
+        if hasattr(base, "rotary_emb"):
+            with torch.device("cpu"):
+                base.rotary_emb = type(base.rotary_emb)(config=self.model.config)
+
+    def cut(
+        self,
+        kept: PruningPlan,
+        place: Path,
+        *,
+        dtype: torch.dtype | None = None,
+        largest: int = LARGEST_SHARD,
+        beside: Callable[[Path], None] | None = None,
+    ) -> Generator[tuple[int, int], None, None]:
+        """Write what `family.narrowed` would make as the folder `place`, with config.json.
+
+        dtype: of what stock code does not keep in float32; None is the checkpoint's own. Yields (elements written, of all)
+        after each tensor. beside: puts more files into the folder before it appears. Raises UnsupportedShape where the config
+        cannot say the shape, ValueError where `kept` is not of one shape.
+        """
+        dtype = dtype or self.dtype
+        cut = self.family.cut(self.model, kept)
+        with torch.device("meta"):
+            small = type(self.model)(cut.config)
+        wanted = {name: tuple(tensor.shape) for name, tensor in stored(small)}
+        types = {name: self._type(cut.source(name), dtype) for name in wanted}
+        plan = [
+            [PlannedTensor(part, types[name], size) for part, size in _apart(name, shape)] for name, shape in wanted.items()
+        ]
+        done, total = 0, sum(map(prod, wanted.values()))
+        with writing(place, plan, largest=largest) as shards:
+            for name, shape in wanted.items():
+                value = cut.of(name, self.tensor(cut.source(name)))
+                if tuple(value.shape) != shape:
+                    raise ValueError(f"{name} would be {tuple(value.shape)}, and the config says {shape}")
+                parts = _apart(name, shape)
+                for (part, _), rows in zip(parts, value.reshape(len(parts), *parts[0][1]), strict=True):
+                    shards.put(part, rows.to(types[name]))
+                done += prod(shape)
+                yield done, total
+            small.config.dtype = str(dtype).removeprefix("torch.")
+            small.config.save_pretrained(shards.folder)
+            if small.can_generate():
+                generation_of(small, self.folder).save_pretrained(shards.folder)
+            if beside is not None:
+                beside(shards.folder)
+
+    def _type(self, name: str, dtype: torch.dtype) -> torch.dtype:
+        """Say in what a tensor is held where most are in `dtype`: routers stay in float32, as in stock code."""
+        precise = any(re.search(rf"(^|\.){re.escape(part)}(\.|$)", name) for part in self._precise)
+        return torch.float32 if precise else dtype
+
+
+class _InMemory(list[Tensor]):
+    """The states of each batch."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__([torch.empty(0)] * count)
+
+    def close(self) -> None:
+        """Forget them."""
+        self.clear()
+
+
+class _OnDisk:
+    """The same in a file, of which one batch is read at a time. shapes: of each batch's states."""
+
+    def __init__(self, path: Path, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> None:
+        self._shapes, self._dtype = shapes, dtype
+        self._file = RowFile(path, [prod(shape) * dtype.itemsize for shape in shapes])
+
+    def __getitem__(self, place: int) -> Tensor:
+        return torch.frombuffer(self._file.read(place), dtype=self._dtype).view(self._shapes[place])
+
+    def __setitem__(self, place: int, states: Tensor) -> None:
+        self._file.write(place, states.to(self._dtype).contiguous().view(torch.uint8).flatten().numpy().data)
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+
+class _LayerShim(nn.Module):
+    """In a layer's place: lets states through as they come, or sends its own through the layer and keeps what it says."""
+
+    def __init__(self, layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer = layer
+        self.states: Tensor | None = None
+        self.said: Tensor | None = None
+
+    def taken(self) -> Tensor:
+        """Hand out what the layer said, and keep nothing."""
+        assert self.said is not None, "the layer was gone through"  # noqa: S101
+        said, self.said, self.states = self.said, None, None
+        return said
+
+    def forward(self, states: Tensor, *more: Any, **named: Any) -> Tensor:
+        """(rows, tokens, hidden) -> the same."""
+        if self.layer is None:
+            return states
+        found: Tensor = self.layer(states if self.states is None else self.states, *more, **named)
+        self.said = found
+        return found
+
+
+def _apart(name: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+    """Name the tensors, with their shapes, that one lies in on disk: experts one by one, all else as it is."""
+    fused = EXPERTS.match(name) if len(shape) == 3 else None
+    if fused is None:
+        return [(name, shape)]
+    parts = PARTS[fused["part"]]
+    size = (shape[1] // len(parts), shape[2])
+    return [(f"{fused['place']}.{number}.{part}.weight", size) for number in range(shape[0]) for part in parts]

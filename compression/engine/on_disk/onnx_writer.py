@@ -1,0 +1,213 @@
+"""The ONNX file of a decoder that memory does not hold: written tensor by tensor, then held against the model.
+
+The model answers layer by layer (`layerwise`), in float32 and with its integers simulated, what the file answers in its own
+runtime. A runtime holds the file whole, so there is one only where that fits the memory that is left: integers where the
+checkpoint does not, and the float32 that latencies are held against where four bytes a parameter do.
+"""
+
+from collections.abc import Generator, Mapping
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from compression.engine.on_disk.layerwise import LayerwiseRunner
+from compression.engine.on_disk.shipping_on_disk import Measured, OnDiskShipping
+from compression.engine.shipping import ShippedArtifact, precision_of
+from compression.evaluation.measure import LOGITS_BYTES
+from compression.evaluation.runtimes import runner as runtimes
+from compression.evaluation.runtimes.runner import Logits, open_artifact
+from compression.export import instruction_sets, parity_check
+from compression.export.onnx import decoder
+from compression.modalities.scorers import scorer_of
+from compression.modalities.text.batches import Batch
+from compression.modalities.text.scoring.perplexity import LanguageScorer
+from compression.models.adapters.registry import adapter_of, decoder_of
+from compression.models.skeleton import generation_of
+from compression.planning.on_disk import may_be_whole
+from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
+from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Scheme
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.report.measurements import Latency, Score, Stage
+from compression.system import durable_files, process
+from compression.system.progress import Step
+
+OPENED: Mapping[Scheme | None, float] = {None: 6.0, "dynamic-int8": 2.2, "weight-only-int8": 5.0, "weight-only-int4": 1.5}
+"""What a process takes that opens the file and answers, bytes a parameter: measured on SmolLM2-135M's shape, 5.2, 1.8, 2.9 and
+1.2 (ONNX Runtime 1.32; it packs matrices anew, and unfolds those of weight-only-int8)."""
+TENSORS = 5
+"""Of the largest tensor in float32: what rounding it and writing it takes beside it."""
+BASELINE = "baseline-onnx-float32"
+SAMPLE = 8
+"""Rows of test whose beginnings the file is asked."""
+STEPS = 5
+"""Of a file: written; asked of the model in float32, and in integers; held against it; measured."""
+LARGEST = 20_000_000_000
+"""Parameters of which a step takes far less than the hour after which an engine that says nothing is taken for stalled."""
+
+
+class Graphs:
+    """Writes ONNX files for one job.
+
+    folder, parameters: of the checkpoint as it was sent, which the float32 baseline is of; shipped: whether that is among the
+    artifacts, and was measured.
+    """
+
+    def __init__(self, shipping: OnDiskShipping, folder: Path, parameters: int) -> None:
+        self.shipping, self.folder, self.parameters = shipping, folder, parameters
+        self.shipped = False
+
+    def take_up(self, baseline: str) -> None:
+        """Learn what an earlier attempt shipped, by the artifact that its baseline's row is of."""
+        self.shipped = baseline == BASELINE
+
+    def beside(
+        self, stage: Stage, made: list[Measured], source: Path, model: PreTrainedModel, asked: Quantize | None
+    ) -> Generator[Step, None, tuple[list[Measured], tuple[str, ...]]]:
+        """Put a stage's file to its artifacts, or say why there is none. asked: the integers; None is float32.
+
+        It comes first, so that the row is of it, where both it and what it is held against were measured: all figures of a row
+        are of one file, and rows are compared in one runtime. Ticks tell how far it is.
+        """
+        scheme = None if asked is None else asked.scheme
+        cause = self.hindered(model, scheme)
+        if cause is not None:
+            return made, (f"There is no ONNX artifact of this stage: {cause}.",)
+        against = self.baseline() if self.shipped and self._room(model, scheme, beside=self.parameters) is None else None
+        simulation = None if asked is None else Simulation.of(asked)
+        graph = yield from self.ship(stage, source, model, simulation, against)
+        measured = isinstance(graph.shipped.score, Score) and isinstance(graph.shipped.latency, Latency)
+        if scheme is None:
+            self.shipped = measured
+        differs = instruction_sets.told(graph.shipped.artifact.compared_on)
+        notes = () if differs is None else (differs,)
+        if measured and (scheme is None or against is not None):
+            return [graph, *made], notes
+        return [*made, graph], (_alone(graph.shipped, against), *notes)
+
+    def hindered(self, model: PreTrainedModel, scheme: Scheme | None) -> str | None:
+        """Say why there can be no file of a model in a scheme, None where there can. model: without weights."""
+        parameters = decoder_of(model).parameters_of(model).total
+        for hinders, cause in (
+            (bool(unknown := decoder.hindrance(model.config)), str(unknown)),
+            (self.shipping.spec.split_batches > 1, "an earlier attempt found too little memory"),
+            (parameters > LARGEST, "an engine may not be silent for as long as writing it takes"),
+            (
+                scheme is None and not may_be_whole(parameters),
+                "its four bytes a parameter are more disk than the forecast allows",
+            ),
+        ):
+            if hinders:
+                return cause
+        return self._room(model, scheme)
+
+    def _room(self, model: PreTrainedModel, scheme: Scheme | None, *, beside: int = 0) -> str | None:
+        """Say what memory lacks to write a file and to open it. beside: parameters of a float32 one that is open with it."""
+        parameters = decoder_of(model).parameters_of(model).total
+        opened = LOGITS_BYTES + OPENED[scheme] * parameters + OPENED[None] * beside
+        written = TENSORS * 4 * max(prod(weight.shape) for weight in model.parameters())
+        needed, left = round(max(opened, written)), self.shipping.left()
+        if needed <= left:
+            return None
+        return f"writing and opening it takes about {needed:,} bytes of memory, and {left:,} are left of the engine's limit"
+
+    def baseline(self) -> Path:
+        """Return the folder of the float32 file; where an earlier attempt shipped it and it is not here, write it again."""
+        place = self.shipping.place(BASELINE)
+        if place.is_dir():
+            return place
+        place = self.shipping.test_rows.with_name(BASELINE)
+        if not place.is_dir():
+            with durable_files.folder(place) as again:
+                layers = self._opened(self.folder)
+                decoder.write(layers.model, again, read=layers.tensor)
+                self.shipping.describe(layers.model, again, "onnx")
+        return place
+
+    def ship(
+        self, stage: Stage, source: Path, model: PreTrainedModel, simulation: Simulation | None, against: Path | None
+    ) -> Generator[Step, None, Measured]:
+        """Write, verify and measure the file of the checkpoint in `source`. model: without weights, of that checkpoint.
+
+        Raises ExportMismatch where the file does not answer as the model does.
+        """
+        scheme = None if simulation is None else simulation.scheme
+        layers = self._opened(source)
+        if model.can_generate():
+            layers.model.generation_config = generation_of(model, source)
+        precision = precision_of(scheme, layers.model, "onnx")
+        name = f"{stage}-onnx-{precision}"
+        place = self.shipping.begin(name)
+        decoder.write(layers.model, place, simulation=simulation, read=layers.tensor)
+        yield Step(1, STEPS)
+        self.shipping.describe(layers.model, place, "onnx")
+        asked = yield from self._check(place, source, simulation)
+        compared = None
+        if simulation is not None and scheme in ROUNDS_ACTIVATIONS:
+            compared = instruction_sets.compare(place, asked, simulation, self.shipping.spec.emulate_seconds)
+        measuring = self.shipping.measure(
+            layers.model, place, name, stage, precision, scheme, kind="onnx", baseline=against, compared=compared
+        )
+        return (yield from measuring)
+
+    def _check(self, place: Path, source: Path, simulation: Simulation | None) -> Generator[Step, None, list[runtimes.Batch]]:
+        """Hold the file against the model. Returns what it was asked."""
+        layers = self._opened(source)
+        scorer = scorer_of(self.shipping.spec.asked[0].task, self.shipping.evaluate, self.shipping.dataset.labels)
+        asked = parity_check.asked_of(scorer, place, self.shipping.sample(SAMPLE), layers.model, self.shipping.padding)
+        expected = plain = self._answers(layers, asked)
+        yield Step(2, STEPS)
+        if simulation is not None:
+            insert_fake_quantization(layers.model, simulation=simulation)
+            expected = self._answers(layers, asked)
+        yield Step(3, STEPS)
+        process.release_memory()
+        runner = open_artifact("onnx", place, threads=torch.get_num_threads())
+        parity_check.check_names(runner, layers.model)
+        exact = simulation is None or simulation.scheme.startswith("weight-only")
+        allowed = parity_check.limit(expected, plain, noise=0.0 if exact else parity_check.ROUNDING_NOISE["onnx"])
+
+        def edges(read: list[runtimes.Batch]) -> parity_check.Rows:
+            return parity_check.on_the_edge(
+                lambda: self._answers(layers, read), layers.model.get_input_embeddings(), allowed.rms
+            )
+
+        experts = adapter_of(layers.model).shape_of(layers.model.config).experts is not None
+        found = parity_check.stacked(runner, asked)
+        if experts or isinstance(scorer, LanguageScorer):
+            parity_check.hold(runner, expected, found, asked, allowed, experts=experts, rounded=not exact, edges=edges)
+        else:
+            parity_check.compare(expected, found, allowed)
+        yield Step(4, STEPS)
+        return asked
+
+    def _opened(self, source: Path) -> LayerwiseRunner:
+        layers = LayerwiseRunner(source, torch.float32)
+        if not layers.model.can_generate():  # a classifier finds a row's last token by it
+            layers.model.config.pad_token_id = self.shipping.padding
+        return layers
+
+    def _answers(self, layers: LayerwiseRunner, asked: list[runtimes.Batch]) -> Logits:
+        batches = [_batch(one) for one in asked]
+        found = layers.logits(batches, self.shipping.test_rows.with_name("answers"))
+        return np.concatenate([logits.numpy() for logits in found])
+
+
+def _alone(graph: ShippedArtifact, against: Path | None) -> str:
+    """Tell why a row is not of its file, and how fast that is."""
+    if not isinstance(graph.latency, Latency):
+        return f"{graph.artifact.name} was not timed: the row is of the checkpoint."
+    if against is not None or not isinstance(graph.score, Score):
+        return f"{graph.artifact.name} was not scored: the row is of the checkpoint."
+    told = graph.latency.generation
+    fast = f"answers in {graph.latency.median_ms:,.1f} ms"
+    if told is not None:
+        fast = f"reads {told.prefill_per_second:,.0f} and writes {told.decode_per_second:,.1f} tokens a second"
+    return f"{graph.artifact.name} {fast} here; there is no float32 file to hold that against."
+
+
+def _batch(asked: runtimes.Batch) -> Batch:
+    ids, mask = torch.from_numpy(asked.input_ids), torch.from_numpy(asked.attention_mask)
+    return Batch(ids, mask, torch.zeros(len(ids), dtype=torch.int64), torch.arange(len(ids)))

@@ -1,0 +1,230 @@
+"""Complete an artifact whose weights were written piece by piece, and measure it where it fits the memory that is left."""
+
+import json
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from math import prod
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from compression.engine.reporting.stage_rows import SCORED
+from compression.engine.shipping import ShippedArtifact, complete_artifact, measure_artifact
+from compression.evaluation.measure import Measured as Found
+from compression.evaluation.measure import MeasureSpec
+from compression.evaluation.runtimes.runner import Kind
+from compression.export import package
+from compression.export.model_card import card, opens_with
+from compression.export.onnx.trace import inputs_of
+from compression.export.package import Precision
+from compression.export.preprocessor_files import write_tokenizer
+from compression.export.provenance import Origin
+from compression.export.transformers import sharded
+from compression.export.transformers.torchao_tensors import fused_experts
+from compression.modalities.scoring.base import Row
+from compression.modalities.text.dataset import Dataset
+from compression.models import loading
+from compression.models.adapters.registry import decoder_of
+from compression.models.sharded_checkpoint import BLOCK
+from compression.planning.on_disk import opened_bytes
+from compression.quantization.fake_quantize import Simulation
+from compression.schema.job_spec import Spec
+from compression.schema.recipe.base import Scheme, Split
+from compression.schema.recipe.recipe import Evaluate
+from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
+from compression.schema.report.measurements import NotMeasured, Size, Stage
+from compression.schema.report.measurements import Row as Figured
+from compression.schema.report.report import Artifact
+from compression.system import durable_files, process
+from compression.system.memory import resident
+from compression.system.progress import Step
+
+SMALLEST_BLOCK, BLOCKS = 1 << 16, 32
+"""Bytes; and of how many such all that becomes of a block is less."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An artifact with its figures, in a folder that still lacks what its stage's row is told in."""
+
+    shipped: ShippedArtifact
+    folder: Path
+    card: Callable[[Sequence[Figured]], str]
+    """Writes the card. Given: the job's rows from the baseline to the artifact's stage."""
+
+
+@dataclass(frozen=True)
+class OnDiskShipping:
+    """What all artifacts of a job have in common.
+
+    folder: where the model's tokenizer lies; padding: the token that pads; evaluate: how scores are taken; scored: by split,
+    the texts that a language model is asked, where these are not all; origin: for the cards; folders: of the stage at work,
+    which come to lie in their places together when it is left.
+    """
+
+    spec: Spec
+    output: Path
+    folder: Path
+    dataset: Dataset
+    padding: int
+    evaluate: Evaluate
+    scored: Mapping[Split, list[int]]
+    origin: Origin
+    folders: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def scored_rows(self) -> dict[Split, Path]:
+        """Where the measuring process finds the splits that it scores."""
+        return {split: self.output / "scratch" / f"{split}.jsonl" for split in SCORED}
+
+    @property
+    def test_rows(self) -> Path:
+        """Where the measuring process finds the test split."""
+        return self.scored_rows["test"]
+
+    def sample(self, most: int) -> list[Row]:
+        """Return the first rows of the test split."""
+        with self.test_rows.open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in islice(lines, most)]
+
+    def place(self, name: str) -> Path:
+        """Where an artifact's folder comes to lie."""
+        return self.output / "artifacts" / name
+
+    def begin(self, name: str) -> Path:
+        """Return an empty folder to fill, which becomes the artifact's own when `folders` is left without an error."""
+        return self.folders.enter_context(durable_files.folder(self.place(name)))
+
+    def measure(
+        self,
+        model: PreTrainedModel,
+        place: Path,
+        name: str,
+        stage: Stage,
+        precision: Precision,
+        scheme: Scheme | None = None,
+        stored: str | None = None,
+        *,
+        kind: Kind = "transformers",
+        baseline: Path | None = None,
+        compared: ComparedAnswers | NotCompared | None = None,
+    ) -> Generator[Step, None, Measured]:
+        """Put beside the weights in `place` what opens them, and measure. Ticks tell how far the score is.
+
+        model: without weights; stored: what the size says that they are stored in, where it is not the precision alone.
+        baseline: folder of the ONNX file that latency is held against. compared: with what other processors answer.
+        """
+        task, labels, family = self.spec.asked[0].task, self.dataset.labels, decoder_of(model)
+        asked = self.spec.recipe.quantize
+        length = self.describe(model, place, kind)
+        files = sum(path.stat().st_size for pattern in package.WEIGHTS for path in place.glob(pattern))
+        size = Size(bytes=files, dtype=stored or precision, bytes_at_16_bit=2 * family.parameters_of(model).total)
+        found = yield from self.figures(model, place, files, kind, baseline)
+        about = partial(
+            card,
+            name=name,
+            kind=kind,
+            stage=stage,
+            scheme=scheme,
+            portable=scheme is not None and asked is not None and Simulation.of(asked).portable,
+            task=task,
+            labels=labels,
+            max_length=length,
+            size=size,
+            latency=found.latency,
+            score=found.score,
+            validation=found.validation,
+            memory=found.peak_memory_bytes,
+            inputs=inputs_of(model) if kind == "onnx" else (),
+            pairs=self.dataset.splits["test"].pairs is not None,
+            positions=family.max_positions(model.config) if task == "causal-lm" else None,
+            as_filed=kind == "onnx" or loading.reads_as_filed(place),
+            origin=self.origin,
+            compared=compared,
+        )
+        shipped = ShippedArtifact(
+            artifact=Artifact(
+                name=name,
+                kind=kind,
+                stage=stage,
+                precision=precision,
+                files=(),
+                score=found.score,
+                validation=found.validation,
+                opens_with=opens_with(kind, precision, task, beside=kind == "onnx"),
+                compared_on=compared,
+            ),
+            size=size,
+            latency=found.latency,
+            score=found.score,
+            flops=NotMeasured(not_measured="The model was never in memory."),
+            peak_memory_bytes=found.peak_memory_bytes,
+            validation=found.validation,
+            draws=found.draws,
+        )
+        return Measured(shipped, place, lambda rows: about(rows=rows))
+
+    def complete(self, measured: Measured, rows: Sequence[Figured]) -> ShippedArtifact:
+        """Put beside a measured artifact the card and all that tells of its making. rows: from the baseline to its stage."""
+        task, folder = self.spec.asked[0].task, measured.folder
+        return complete_artifact(measured.shipped, folder, measured.card(rows), task, self.origin, rows)
+
+    def describe(self, model: PreTrainedModel, place: Path, kind: Kind) -> int:
+        """Put tokenizer and config beside weights; return how many tokens are read."""
+        task, positions = self.spec.asked[0].task, decoder_of(model).max_positions(model.config)
+        length = min(self.spec.recipe.train.max_length, positions)
+        if task != "causal-lm":  # stock classifiers find the last token by it; a language model keeps what it has, or none
+            model.config.pad_token_id = self.padding
+        write_tokenizer(self.folder, place, positions if task == "causal-lm" else length, task, model)
+        package.write_config(model, place, self.dataset.labels, length, kind)
+        return length
+
+    def figures(
+        self, model: PreTrainedModel, place: Path, files: int, kind: Kind, baseline: Path | None
+    ) -> Generator[Step, None, Found]:
+        """Measure an artifact where it fits the memory that is left beside this process. files: bytes of its weights."""
+        process.release_memory()
+        table = max(prod(weight.shape) for weight in model.parameters())
+        needed, left = opened_bytes(files, table), self.left()
+        if kind == "transformers" and needed > left:  # an ONNX file was just opened here
+            cause = f"Answering takes about {needed:,} bytes of memory, and {left:,} are left of the engine's limit."
+            reason = NotMeasured(not_measured=cause)
+            return Found(latency=reason, score=reason, peak_memory_bytes=reason, validation=reason)
+        spec = MeasureSpec(
+            kind=kind,
+            folder=str(place.resolve()),
+            baseline=str(baseline.resolve()) if baseline else None,
+            task=self.spec.asked[0].task,
+            labels=self.dataset.labels,
+            test_rows=str(self.test_rows.resolve()),
+            validation_rows=str(self.scored_rows["validation"].resolve()),
+            evaluate=self.evaluate,
+        )
+        found = yield from measure_artifact(spec, last_try=True)
+        return found
+
+    def left(self) -> int:
+        """Return the bytes of memory that this process leaves of the engine's limit; as many as there may be without one."""
+        return sys.maxsize if self.spec.memory_bytes is None else max(self.spec.memory_bytes - resident(), 0)
+
+    def block(self) -> int:
+        """Say how many bytes of a tensor to read at once: what is made of them takes a quarter of the memory that is left."""
+        return min(BLOCK, max(SMALLEST_BLOCK, self.left() // (4 * BLOCKS)))
+
+
+def said_of(written: sharded.Written, model: PreTrainedModel) -> Iterator[str]:
+    """Tell what of a checkpoint is no integer, and what one has to know of its experts."""
+    if written.unquantized:
+        yield (
+            f"{written.unquantized / written.parameters:.1%} of the parameters are matrices that stock code keeps in no linear "
+            f"layer: they stay in {written.dtype}."
+        )
+    if fused_experts(model):
+        yield (
+            "Experts are integers too, and are multiplied one after the other: config.json says experts_implementation: eager, "
+            "which a model that is saved again from memory no longer says."
+        )

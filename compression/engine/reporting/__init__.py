@@ -1,0 +1,1 @@
+"""Rows, notes and the report, from what the stages measured."""

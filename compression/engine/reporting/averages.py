@@ -1,0 +1,41 @@
+"""Several datasets in one job: the row of their mean, with its verdict."""
+
+from collections.abc import Mapping, Sequence
+
+from compression.engine.reporting.notes import with_notes
+from compression.planning.verdicts import judged
+from compression.schema.job_spec import Spec
+from compression.schema.report.averages import mean_row
+from compression.schema.report.draws import NO_DRAWS, SplitDraws, mean_split_draws
+from compression.schema.report.measurements import Remedy, Row, Stage, Uploaded
+
+
+def judged_mean_row(
+    parts: Mapping[str, Row],
+    before: Sequence[Row],
+    spec: Spec,
+    limit: str | None,
+    sent: Uploaded,
+    draws: Sequence[Mapping[Stage, SplitDraws]] = (),
+) -> Row:
+    """Take the mean of one stage's rows and hold it against the targets and the means of earlier stages.
+
+    parts: name → row, in the job's order; limit: that of training which a part has reached; sent: the model that all came from;
+    draws: of each part, by stage.
+    """
+    stages = [*(row.stage for row in before), next(iter(parts.values())).stage]
+    means = {stage: mean_split_draws([own.get(stage, NO_DRAWS) for own in draws]) for stage in stages}
+    row = mean_row(parts, before[0] if before else None, sent, (means[stages[0]], means[stages[-1]]))
+    row, task = with_notes(row, before[-1] if before else None), spec.asked[0].task
+    return judged(row, before, spec.recipe, spec.targets, limit=limit, applied=applied_remedies(parts), task=task, draws=means)
+
+
+def applied_remedies(parts: Mapping[str, Row]) -> list[Remedy]:
+    """Gather what the parts tried by themselves: one remedy a key, which says what came of it for each part that did."""
+    found: dict[str, Remedy] = {}
+    for name, row in parts.items():
+        for remedy in row.verdict.remedies if row.verdict else ():
+            said = f"{name}: {remedy.why}"
+            before = found.get(remedy.key)
+            found[remedy.key] = remedy.model_copy(update={"why": f"{before.why} {said}" if before else said})
+    return list(found.values())

@@ -1,0 +1,87 @@
+"""What a report says in words: chiefly what got worse, what did not help, and what a reader must know to judge it."""
+
+from collections.abc import Mapping
+
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.quantize import Quantize
+from compression.schema.report.measurements import Latency, Ratios, Row, Score
+from compression.schema.report.report import SplitFacts
+
+
+def with_notes(row: Row, previous: Row | None) -> Row:
+    """Return a row with what is worse than before among its notes. previous: the row of the stage before."""
+    notes = row_notes(row.ratios, row.judged_score, previous)
+    tested = row.score
+    if isinstance(tested, Score) and tested.rows_changed_by_batching:
+        notes.append(f"{tested.rows_changed_by_batching} of {tested.rows} answers depend on who shares the batch.")
+    if isinstance(row.latency, Latency) and not row.latency.exclusive:
+        notes.append("Another job may have been timed on this host at once: its turn was not over within the time of waiting.")
+    return row.model_copy(update={"notes": (*row.notes, *notes)})
+
+
+def row_notes(found: Ratios, score: object, previous: Row | None) -> list[str]:
+    """Say of a stage's artifact what is worse than before. score: its own on the split that choices read."""
+    notes = []
+    if isinstance(score, Score):
+        before = previous.judged_score if previous is not None else None
+        if previous is not None and isinstance(before, Score) and score.worth < before.worth:
+            noise = " (within one standard error)" if before.worth - score.worth <= before.worth_error else ""
+            turned = "rose" if score.lower_is_better else "fell"
+            notes.append(
+                f"{found.judged_on.capitalize()} {score.metric} {turned} from {before.value:.4f} ({previous.stage}) to "
+                f"{score.value:.4f}{noise}."
+            )
+        if score.above_chance <= 0:
+            notes.append(f"The score is no better than chance ({score.chance:.4f}: what knowing no text would score).")
+    if previous is not None and found.speed_up is not None and found.speed_up < 1:
+        notes.append(f"It is slower than the baseline: {1 / found.speed_up:.2f} times its latency.")
+    if previous is not None and found.size_reduction < 0:
+        notes.append("It is larger than the baseline.")
+    return notes
+
+
+def data_notes(
+    first: Row, last: Row, task: Task, splits: Mapping[str, SplitFacts], cut: int, max_length: int
+) -> tuple[str, ...]:
+    """Say of a dataset what its figures rest on. first: the baseline; last: the headline's row; cut: texts that were cut."""
+    notes = [
+        f"{first.parameters.embedding / first.parameters.total:.0%} of the baseline's parameters are embeddings, "
+        f"{last.parameters.embedding / last.parameters.total:.0%} of the result's."
+    ]
+    if carved := sorted(name for name, facts in splits.items() if facts.carved_from_train):
+        how = "stratified, " if task in ("text-classification", "text-pair-classification") else ""
+        notes.append(f"Carved from train, {how}by the recipe's seed: {', '.join(carved)}.")
+    if cut and task != "question-answering":  # whose contexts are read in windows
+        notes.append(f"{cut} of {splits['train'].rows} training texts reach {max_length} tokens and were cut there.")
+    if (better := better_note(first, last)) is not None:
+        notes.append(better)
+    return tuple(notes)
+
+
+def better_note(first: Row, last: Row) -> str | None:
+    """Say where the result scores better than the baseline, and how little that may mean."""
+    if isinstance(first.score, Score) and isinstance(last.score, Score):
+        error = (first.score.worth_error**2 + last.score.worth_error**2) ** 0.5
+        change = last.score.worth - first.score.worth
+        if change > 0:
+            how = "better" if last.score.lower_is_better else "higher"
+            unit = " nats a token" if last.score.lower_is_better else ""
+            return (
+                f"On test the result scores {how} than the baseline by {change:.4f}{unit}; the standard error is {error:.4f}."
+            )
+    return None
+
+
+def scheme_notes(settings: Quantize | None) -> tuple[str, ...]:
+    """Say where the transformers checkpoint of a scheme is not what the ONNX artifact is."""
+    if settings is None or settings.scheme in ("dynamic-int8", "weight-only-int8"):
+        return ()
+    if settings.scheme == "static-int8":
+        return (
+            "torchao's static form is not opened by stock from_pretrained: the transformers checkpoint rounds activations by "
+            "their own range, token by token, and has a score of its own.",
+        )
+    return (
+        "torchao has no packed 4-bit form for CPUs: the transformers checkpoint holds each 4-bit number in a byte of its own. "
+        "It answers as the ONNX artifact does and is larger.",
+    )

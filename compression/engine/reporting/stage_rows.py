@@ -1,0 +1,82 @@
+"""The row of a stage, and the splits that its artifact is scored on: the same in memory and from file to file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from compression.engine.reporting.notes import with_notes
+from compression.engine.shipping import ShippedArtifact
+from compression.modalities.text.dataset import Dataset
+from compression.models.adapters.registry import adapter_of
+from compression.schema.recipe.base import Split
+from compression.schema.report.draws import NO_DRAWS, SplitDraws
+from compression.schema.report.layer_ranges import LayerRange
+from compression.schema.report.measurements import Row, Stage, Uploaded
+from compression.schema.report.preparation import Preparation
+from compression.schema.report.ratios import ratios
+from compression.system import durable_files
+
+SCORED: tuple[Split, ...] = ("validation", "test")
+
+
+def write_scored_rows(paths: Mapping[Split, Path], dataset: Dataset, some: Mapping[Split, Sequence[int]]) -> None:
+    """Write the splits for the process that measures. some: by split, the rows that are scored, where these are not all."""
+    for split, path in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = dataset.judged(split)
+        if split in some:
+            rows = [rows[number] for number in some[split]]
+        durable_files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def stage_row(
+    stage: Stage,
+    shipped: ShippedArtifact,
+    model: PreTrainedModel,
+    rows: Sequence[Row],
+    draws: Mapping[Stage, SplitDraws],
+    *,
+    sent: Uploaded,
+    seconds: float,
+    notes: Sequence[str],
+    ranges: tuple[LayerRange, ...] = (),
+    preparation: Preparation | None = None,
+) -> Row:
+    """Put a stage's figures together, held against the baseline's; it has no verdict yet.
+
+    model: the stage's, its weights not read; rows, draws: of earlier stages; sent: the job's model; preparation: of the
+    baseline alone. If the baseline is of before validation was scored, the job's rows are all judged by test, and this one's
+    score on validation is left out.
+    """
+    family, first = adapter_of(model), rows[0] if rows else None
+    parameters = family.parameters_of(model)
+    validation = shipped.validation if first is None or first.validation is not None else None
+    after = (parameters, shipped.size, shipped.score)
+    found = ratios(
+        (first.parameters, first.size, first.score) if first else after,
+        after,
+        shipped.latency,
+        sent,
+        validation=(first.validation if first else validation, validation),
+        draws=(draws.get("baseline", NO_DRAWS) if first else shipped.draws, shipped.draws),
+    )
+    row = Row(
+        stage=stage,
+        artifact=shipped.artifact.name,
+        shape=family.shape_of(model.config),
+        parameters=parameters,
+        size=shipped.size,
+        latency=shipped.latency,
+        score=shipped.score,
+        validation=validation,
+        preparation=preparation,
+        flops=shipped.flops,
+        peak_memory_bytes=shipped.peak_memory_bytes,
+        ratios=found,
+        seconds=seconds,
+        ranges=ranges,
+        notes=tuple(notes),
+    )
+    return with_notes(row, rows[-1] if rows else None)

@@ -1,0 +1,314 @@
+"""Ship: export the engine's model, reopen the files, verify them, and measure what will be downloaded."""
+
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from compression.evaluation.measure import FIGURE_OF, Measured, MeasureSpec, parse_line
+from compression.evaluation.runtimes.runner import Kind
+from compression.export import instruction_sets
+from compression.export.manifest import write_before, write_manifest, write_origin
+from compression.export.model_card import card, opens_with
+from compression.export.onnx.exporter import plain_model, write_onnx
+from compression.export.onnx.trace import inputs_of
+from compression.export.package import INTEGERS, WEIGHTS, Precision, stored_as, write_config
+from compression.export.parity_check import asked_of, verify
+from compression.export.preprocessor_files import write_tokenizer
+from compression.export.provenance import Origin
+from compression.export.transformers.exporter import write_transformers
+from compression.modalities.scorers import scorer_of
+from compression.modalities.scoring.base import Row
+from compression.models import loading
+from compression.models.linear_layers import is_transposed
+from compression.planning.estimator import MEASURE_SECONDS
+from compression.quantization.fake_quantize import DYNAMIC, simulation_of
+from compression.schema.errors import OutOfMemory
+from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Scheme, Task
+from compression.schema.recipe.recipe import Evaluate
+from compression.schema.report.before import Before, Figures
+from compression.schema.report.draws import NO_DRAWS, SplitDraws
+from compression.schema.report.measurements import Latency, NotMeasured, Score, Size, Stage
+from compression.schema.report.measurements import Row as Figured
+from compression.schema.report.report import Artifact
+from compression.system import durable_files
+from compression.system.child_process import ChildFailed, ChildLate, ChildOutOfMemory, child_lines
+from compression.system.progress import Step, run_silently
+
+TIMED_SECONDS = 3.0
+"""Of a shape that is only looked at, of both sides together: enough to tell neighbouring shapes apart by their medians."""
+
+
+@dataclass(frozen=True)
+class ShippedArtifact:
+    """An artifact on disk with the figures that were measured on it. Its files are listed once the folder is complete."""
+
+    artifact: Artifact
+    size: Size
+    latency: Latency | NotMeasured
+    score: Score | NotMeasured
+    flops: int | NotMeasured
+    peak_memory_bytes: int | NotMeasured
+    validation: Score | NotMeasured | None = None
+    draws: SplitDraws = NO_DRAWS
+
+
+Rows = Callable[[ShippedArtifact], Sequence[Figured]]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artifact comes from, and what its figures are compared with."""
+
+    origin: Origin
+    rows: Rows
+    """Called once, when the artifact is measured: the job's rows from the baseline to its own stage, which its figures may
+    complete."""
+    part: str | None = None
+    """Of several datasets, the one that it is for."""
+
+
+def ship(
+    model: nn.Module,
+    *,
+    name: str,
+    kind: Kind,
+    stage: Stage,
+    precision: Precision,
+    task: Task,
+    labels: tuple[str, ...],
+    tokenizer: Path,
+    max_length: int,
+    output: Path,
+    test_rows: Path,
+    baseline: Path | None,
+    evaluate: Evaluate,
+    sample: list[Row],
+    validation_rows: Path | None = None,
+    seed: int = 0,
+    last_try: bool = False,
+    provenance: Provenance | None = None,
+    emulate_seconds: float | None = None,
+) -> Generator[Step, None, ShippedArtifact]:
+    """Write output/artifacts/<name>/, whole or not at all, and return its figures. What lay there before is replaced.
+
+    Ticks tell how far the score is.
+
+    model: a stock model for `task`, its integers simulated where `precision` is of integers. tokenizer: the folder that
+    holds tokenizer.json. test_rows, validation_rows: JSONL of rows as `scoring` reads them. baseline: folder of the FP32 ONNX
+    artifact that latency is held against. sample: a few rows that the reopened artifact is verified with. seed: of the
+    resamples of the rows. last_try: figures for which memory does not suffice are told as not measured. provenance: for the
+    card and before.json. emulate_seconds: for asking an int8 ONNX file under another instruction set.
+
+    Raises ExportMismatch where the reopened artifact does not answer as the model does, and OutOfMemory.
+    """
+    int8, half = precision in INTEGERS, precision == "bfloat16"
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    with durable_files.folder(output / "artifacts" / name) as folder:
+        if kind == "onnx":
+            write_onnx(model, folder, int8=int8)
+        else:
+            write_transformers(model, folder, int8=int8, half=half)
+        weights = [path for pattern in WEIGHTS for path in folder.glob(pattern)]
+        for path in weights:
+            path.chmod(0o644)  # safetensors writes for the owner alone
+        # A language model's rows in training say nothing of how far it reads.
+        reads = int(model.config.max_position_embeddings) if task == "causal-lm" else max_length  # type: ignore[union-attr, arg-type]
+        write_tokenizer(tokenizer, folder, reads, task, model)
+        pad_id = write_config(model, folder, labels, max_length, kind)
+        scorer = scorer_of(task, evaluate, labels)
+        verify(model, folder, kind=kind, int8=int8, half=half, sample=sample, scorer=scorer, pad_id=pad_id)
+        # Where nothing is simulated, integers are written as dynamic-int8.
+        simulation = simulation_of(model) or DYNAMIC
+        compared = None
+        if kind == "onnx" and int8 and simulation.scheme in ROUNDS_ACTIVATIONS:
+            asked = asked_of(scorer, folder, sample, model, pad_id)
+            compared = instruction_sets.compare(folder, asked, simulation, emulate_seconds)
+        size = Size(
+            bytes=sum(path.stat().st_size for path in weights),
+            dtype=stored_as(model, kind, precision),
+            bytes_at_16_bit=2 * parameters,
+        )
+        spec = MeasureSpec(
+            kind=kind,
+            folder=str(folder.resolve()),
+            baseline=str(baseline.resolve()) if baseline else None,
+            task=task,
+            labels=labels,
+            test_rows=str(test_rows.resolve()),
+            validation_rows=str(validation_rows.resolve()) if validation_rows else None,
+            seed=seed,
+            evaluate=evaluate,
+        )
+        found = yield from measure_artifact(spec, last_try=last_try)
+        shipped = ShippedArtifact(
+            artifact=Artifact(
+                name=name,
+                kind=kind,
+                stage=stage,
+                precision=precision,
+                files=(),
+                score=found.score,
+                validation=found.validation,
+                opens_with=opens_with(kind, precision, task, beside=len(weights) > 1),
+                part=provenance.part if provenance is not None else None,
+                compared_on=compared,
+            ),
+            size=size,
+            latency=found.latency,
+            score=found.score,
+            flops=count_flops(model, evaluate),
+            peak_memory_bytes=found.peak_memory_bytes,
+            validation=found.validation,
+            draws=found.draws,
+        )
+        origin, rows = (provenance.origin, provenance.rows(shipped)) if provenance is not None else (None, ())
+        about = card(
+            name=name,
+            kind=kind,
+            stage=stage,
+            scheme=simulation.scheme if int8 else None,
+            portable=simulation.portable,
+            task=task,
+            labels=labels,
+            max_length=max_length,
+            size=size,
+            latency=found.latency,
+            score=found.score,
+            validation=found.validation,
+            memory=found.peak_memory_bytes,
+            inputs=inputs_of(model),
+            pairs=any("pair" in row for row in sample),
+            positions=reads if task == "causal-lm" else None,
+            as_filed=kind == "onnx" or loading.reads_as_filed(folder),
+            origin=origin,
+            rows=rows,
+            compared=compared,
+        )
+        return complete_artifact(shipped, folder, about, task, origin, rows)
+
+
+def complete_artifact(
+    shipped: ShippedArtifact, folder: Path, about: str, task: Task, origin: Origin | None, rows: Sequence[Figured]
+) -> ShippedArtifact:
+    """Put beside an artifact's measured files its card, before.json, recipe, licence and manifest; return it with its files.
+
+    about: the card; rows: what before.json holds, from the baseline on.
+    """
+    if origin is not None:
+        write_origin(origin, folder)
+        kept = tuple(row.model_copy(update={"ranges": ()}) for row in rows)
+        before = Before(
+            job=origin.job,
+            artifact=shipped.artifact.name,
+            stage=shipped.artifact.stage,
+            task=task,
+            part=shipped.artifact.part,
+            figures=Figures(
+                size=shipped.size,
+                latency=shipped.latency,
+                score=shipped.score,
+                validation=shipped.validation,
+                peak_memory_bytes=shipped.peak_memory_bytes,
+            ),
+            baseline=kept[0],
+            rows=kept,
+            environment=origin.versions,
+        )
+        write_before(before, folder)
+    (folder / "README.md").write_text(about, "utf-8")
+    return replace(shipped, artifact=shipped.artifact.model_copy(update={"files": write_manifest(folder)}))
+
+
+def precision_of(scheme: Scheme | None, model: nn.Module, kind: Kind) -> Precision:
+    """Name what a scheme's weights are in an artifact; None is no scheme."""
+    if scheme is None:
+        return "float32"
+    if kind == "transformers" and any(map(is_transposed, model.modules())):
+        return "mixed"  # see `transformers`: of GPT-2 only the table and the head are integers
+    return "int4" if scheme == "weight-only-int4" else "int8"
+
+
+def measure_artifact(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Step, None, Measured]:
+    """Measure in a fresh process, in which nothing of training ever was; tell how far the score is.
+
+    A child that the machine could not carry to its end costs the figures that it had not told yet, not the job; but one that
+    ran out of memory is worth another try, somewhere or some time else, where there is one left. Raises OutOfMemory.
+    """
+    found: Measured | None = None
+    try:
+        for line in child_lines("measure", spec, timeout=MEASURE_SECONDS):
+            said = parse_line.validate_json(line)
+            if isinstance(said, Measured):
+                found = said
+            else:
+                yield Step(said.done, said.total)
+    except ChildFailed as problem:
+        if isinstance(problem, ChildOutOfMemory) and not last_try:
+            raise OutOfMemory(f"the artifact could not be measured: {problem}", param="evaluate") from problem
+        if found is not None:
+            remedy = f". {_sooner(spec.task)}" if isinstance(problem, ChildLate) else ""
+            reason = NotMeasured(not_measured=f"{problem}{remedy}")
+            lacking = [name for name in FIGURE_OF.values() if isinstance(getattr(found, name), NotMeasured)]
+            return found.model_copy(update=dict.fromkeys(lacking, reason))
+        reason = NotMeasured(not_measured=str(problem))
+        return Measured(latency=reason, score=reason, peak_memory_bytes=reason, validation=reason)
+    assert found is not None, "a child that ends well has answered"  # noqa: S101
+    return found
+
+
+def _sooner(task: Task) -> str:
+    """Say how a score is taken in less time."""
+    if task == "causal-lm":
+        return "Lower evaluate.tokens: fewer tokens of validation and of test are scored then."
+    return "Send fewer test rows, and fewer validation rows."
+
+
+def measure_latency(
+    model: nn.Module,
+    place: Path,
+    *,
+    int8: bool,
+    task: Task,
+    labels: tuple[str, ...],
+    tokenizer: Path,
+    baseline: Path,
+    evaluate: Evaluate,
+    last_try: bool = False,
+) -> Latency | NotMeasured:
+    """Export a model to ONNX, have its latency measured against the baseline's, and remove it again.
+
+    place: where the files lie meanwhile; the rest is as for `ship`. Raises OutOfMemory.
+    """
+    with tempfile.TemporaryDirectory(dir=place, prefix="timed-") as name:
+        folder = Path(name)
+        write_onnx(model, folder, int8=int8)
+        write_tokenizer(tokenizer, folder, evaluate.length, task, model)
+        write_config(model, folder, labels, evaluate.length, "onnx")
+        spec = MeasureSpec(
+            kind="onnx",
+            folder=str(folder.resolve()),
+            baseline=str(baseline.resolve()),
+            task=task,
+            labels=labels,
+            test_rows=None,
+            evaluate=evaluate,
+            seconds=TIMED_SECONDS,
+        )
+        return run_silently(measure_artifact(spec, last_try=last_try)).latency
+
+
+@torch.inference_mode()
+def count_flops(model: nn.Module, evaluate: Evaluate) -> int:
+    """Count the floating-point operations of one forward pass at evaluate's shape (torch's counter, 2 a multiply-add).
+
+    Integers count like the products that they stand for: the figure tells of the shape, not of the precision.
+    """
+    ids = torch.zeros(evaluate.batch, evaluate.length, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        plain_model(model)(input_ids=ids, attention_mask=torch.ones_like(ids))
+    return int(counter.get_total_flops())

@@ -1,0 +1,108 @@
+"""Before the task: what a teacher makes of plain texts, layer by layer, without any label (TinyBERT, Jiao et al. 2020)."""
+
+from collections.abc import Iterator
+
+import torch
+from transformers import PreTrainedModel
+
+from compression.distillation.loss_weights import ScheduledWeights
+from compression.distillation.objective import DistillationObjective, FeatureAlignment
+from compression.distillation.teacher import Teacher, request_features
+from compression.engine.context import StageContext
+from compression.engine.stages.objectives import log_terms
+from compression.engine.stages.teacher_ensemble import rows_of
+from compression.evaluation.validate import BATCH, Validation
+from compression.modalities.sampling import micro_batch_size
+from compression.modalities.text.batches import Batch, TokenizedDataset
+from compression.schema.events import Event
+from compression.schema.recipe.distill import Distill, General
+from compression.system.progress import count_rows
+from compression.training.trainer import train
+
+ASK, PHASE = "ask of unlabelled text", "general"
+
+
+def general(context: StageContext, settings: Distill) -> Iterator[Event]:
+    """Train the student on hidden states, attention and embeddings of the unlabelled texts; train's where there are none.
+
+    Epochs are judged by the same loss on validation's texts; their labels are not looked at.
+    """
+    asked = settings.general
+    assert asked is not None, "the caller has looked"  # noqa: S101
+    student_rows, teacher_rows = _texts(context)
+    checked = rows_of(context, context.cast.base if context.cast is not None else None, context.rows["train"], ())[1]
+    yield from context.tracker.mark("distilled", ASK, done=False)
+    model = _teacher(context, asked).to(context.device).requires_grad_(False)
+    terms = {name: (weight, weight) for name in ("hidden", "attention", "embedding") if (weight := getattr(asked, name))}
+    comparison = FeatureAlignment.of(context.model, model, settings, terms, apart=True)
+    teacher = Teacher(
+        model,
+        teacher_rows,
+        comparison.teacher,
+        parts=context.parts,
+        logits=torch.zeros((len(teacher_rows), 0)),
+        cache_file=context.cache_file("general"),
+    )
+    judge = Teacher(model, checked, comparison.teacher, parts=context.parts, logits=torch.zeros((len(checked), 0)))
+    asked_of = max(teacher.asks + judge.asks, 1)
+    for tick in count_rows(context.check_pause, asked_of, teacher.precompute(), judge.precompute()):
+        yield from context.tracker.at("distilled", ASK, tick)
+    objective = DistillationObjective(
+        context.model, teacher, comparison, settings, student_rows, parts=context.parts, weigher=ScheduledWeights(terms)
+    )
+    plan = context.plan("distill.general", epochs=asked.epochs, rate=asked.rate, patience=asked.patience)
+
+    @torch.no_grad()
+    def judged() -> Validation:
+        training = context.model.training
+        context.model.eval()
+        rows, total = context.rows["validation"], 0.0
+        for whole in rows.by_length(micro_batch_size(BATCH, context.parts)):
+            batch: Batch = whole.to(context.device)
+            given = request_features(context.model, batch, context.task, comparison.student)
+            found = objective.feature_losses.terms(given, judge.outputs(batch), batch)
+            total += objective.weighting.total(found).item() * len(batch.rows) / len(rows)
+        context.model.train(training)
+        return Validation(-total, -total)
+
+    ticks = train(
+        context.model,
+        plan,
+        student_rows,
+        context.rows["validation"],
+        objective,
+        validation=judged,
+        extra=objective.parameters,
+        resumable=context.resumable("distilled", PHASE),
+        budget=context.budget,
+    )
+    outcome = yield from context.tracker.follow("distilled", PHASE, log_terms(ticks, objective))
+    teacher.close()
+    judge.close()
+    texts = f"{len(student_rows)} unlabelled texts"
+    if context.unlabelled is None:
+        texts = f"train's {len(student_rows)} texts, since the data has no unlabelled ones"
+    context.notes.append(
+        f"General phase on {texts}, taught by the {asked.teacher} model: loss on validation's texts "
+        f"{-outcome.before.score:.4f} → {-outcome.best.score:.4f} (best of epochs 0 to {asked.epochs}: {outcome.best_epoch})."
+    )
+    context.notes += (*comparison.said(), *outcome.remarks)
+
+
+def _texts(context: StageContext) -> tuple[TokenizedDataset, TokenizedDataset]:
+    """Return the texts to learn from as the student and as the teacher read them."""
+    base = context.cast.base if context.cast is not None else None
+    if context.unlabelled is None:
+        return context.rows["train"], rows_of(context, base, context.rows["train"], ())[0]
+    cast = context.cast
+    if cast is None or cast.student is None or cast.student.reading.types == cast.base.reading.types:
+        return context.unlabelled, context.unlabelled
+    return context.unlabelled, cast.base.reading.unlabelled(cast.dataset.unlabelled, context.task)
+
+
+def _teacher(context: StageContext, asked: General) -> PreTrainedModel:
+    if asked.teacher == "base":
+        assert context.cast is not None, "a job has a cast"  # noqa: S101
+        return context.cast.opened(context.cast.base, context.recipe.train.seed)
+    assert context.teacher is not None, "the baseline was prepared"  # noqa: S101
+    return context.teacher

@@ -1,0 +1,55 @@
+"""A linear model on the frozen features of the model as it came: the least that tuning it must reach."""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compression.engine.context import StageContext
+from compression.evaluation.validate import BATCH
+from compression.modalities.sampling import micro_batch_size, shuffled_rows
+from compression.modalities.text.batches import TokenizedDataset
+from compression.planning.preparation import FEATURE_ROWS
+
+
+@runtime_checkable
+class LinearlyProbed(Protocol):
+    """A task that a linear model can be fitted to."""
+
+    def linear_logits(self, features: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
+        """Fit a linear model to (rows, n) features and their labels; answer (others, n) as `Task.logits` does."""
+        ...
+
+
+def linear_probe(context: StageContext) -> float | None:
+    """Fit a linear model to the mean of the last hidden states and return its score on validation; None for other tasks.
+
+    At most FEATURE_ROWS rows of train, drawn with the job's seed. The model is not changed.
+    """
+    task = context.task
+    if not isinstance(task, LinearlyProbed):
+        return None
+    train = shuffled_rows(context.rows["train"], FEATURE_ROWS, context.recipe.train.seed)
+    validation = context.rows["validation"]
+    known, asked = (features(context.model, rows, context.parts) for rows in (train, validation))
+    return task.score(task.linear_logits(known, train.labels, asked), validation)
+
+
+@torch.inference_mode()
+def features(model: PreTrainedModel, rows: TokenizedDataset, parts: int = 1) -> Tensor:
+    """Return the mean over real tokens of the last hidden states. -> (rows, hidden), float32 on the CPU."""
+    training, body = model.training, model.base_model
+    model.eval()
+    device = next(model.parameters()).device
+    out: Tensor | None = None
+    for batch in rows.by_length(micro_batch_size(BATCH, parts)):
+        here = batch.to(device)
+        states = body(**here.inputs).last_hidden_state.float()
+        mask = here.mask[..., None].float()
+        means = ((states * mask).sum(dim=1) / mask.sum(dim=1)).cpu()
+        out = torch.zeros((len(rows), means.shape[1])) if out is None else out
+        out[batch.rows] = means
+    model.train(training)
+    assert out is not None, "a split has rows"  # noqa: S101
+    return out

@@ -1,0 +1,228 @@
+"""Tune the user's model on the user's rows: the baseline that all is held against, and the teachers.
+
+By default until validation stops gaining: what has not converged flatters whatever is compared with it.
+"""
+
+import copy
+import math
+import re
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+
+import torch
+from transformers import PreTrainedModel
+
+from compression.engine.context import StageContext
+from compression.engine.stages.linear_probe import linear_probe
+from compression.engine.stages.rate_search import RateSearch, head_of
+from compression.evaluation.standard_error import standard_error
+from compression.modalities.base import label_loss
+from compression.models.tensors import Tensors
+from compression.planning.convergence import convergence
+from compression.planning.preparation import (
+    LEAST_GAIN,
+    MOST_PROBES,
+    PLATEAU,
+    PROBE_SHARE,
+    PROBE_STEPS,
+    WARM_EPOCHS,
+    bound,
+    patience,
+    steps_an_epoch,
+    stretch,
+)
+from compression.schema.events import Event, Log
+from compression.schema.recipe.recipe import PREPARE_RATE
+from compression.schema.report.preparation import EpochScore, Preparation
+from compression.training.config import TrainingConfig, TrainingOutcome
+from compression.training.trainer import train
+
+PHASE, PROBE_PHASE = "tune", "choose the rate"
+PREPARATION = "preparation"
+"""What is known of the baseline's tuning is saved as, beside a training."""
+
+
+def phase_of(number: int) -> str:
+    """Name the training of an original. number: 0 is the baseline."""
+    return PHASE if number == 0 else f"{PHASE} {number + 1}"
+
+
+def probe_phase(number: int) -> str:
+    """Name what goes before the training of an original whose epochs are open. number: 0 is the baseline."""
+    return PROBE_PHASE if number == 0 else f"warm up the head {number + 1}"
+
+
+def prepare(context: StageContext) -> Iterator[Event]:
+    """Train head and encoder in full precision, then freeze a copy as the teacher, where one is asked; train further originals.
+
+    These differ by the seed, which draws a head that the model lacks, the order of rows and dropout. Until the stage has its
+    checkpoint, what was trained before them is saved beside them.
+    """
+    settings = context.recipe.distill
+    seeds = settings.teachers.seeds if settings is not None else 1
+    done = yield from _taken_up(context)
+    if done == 0:
+        yield from _tuned(context, context.model, 0, {})
+    if context.recipe.has_teacher:
+        context.teacher = copy.deepcopy(context.model).eval().requires_grad_(False)
+    for number in range(max(done, 1), seeds):
+        assert context.cast is not None, "a job has a cast"  # noqa: S101
+        model = context.cast.opened(context.cast.base, context.recipe.train.seed + number).to(context.device)
+        yield from _tuned(context, model, number, _beside([context.model, *context.originals]))
+        context.originals.append(model.cpu().eval().requires_grad_(False))
+
+
+def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: Tensors) -> Iterator[Event]:
+    settings, seed = context.recipe.prepare, context.recipe.train.seed + number
+    if not settings.trains:
+        if number == 0:
+            context.preparation = Preparation(converged=None, reason="The model was taken as it was sent.")
+        return
+    known = yield from _chosen(context, model, number)
+    plan = _plan(context, known, seed)
+    ticks = train(
+        model,
+        plan,
+        context.rows["train"],
+        context.rows["validation"],
+        label_loss(context.task, model),
+        head=head_of(model),
+        resumable=context.resumable("baseline", phase_of(number), beside | {PREPARATION: _packed(known)}),
+        budget=context.budget,
+    )
+    outcome = yield from context.tracker.follow("baseline", phase_of(number), ticks)
+    found = _concluded(context, model, known, outcome)
+    whose = "Tuned on train" if number == 0 else f"Another teacher, the original with seed {seed}, tuned on train"
+    context.notes.append(
+        f"{whose}: validation {context.task.metric} {outcome.before} → {outcome.best} "
+        f"(best of epochs 0 to {found.epochs}: {outcome.best_epoch})."
+    )
+    if number == 0:
+        context.preparation = found
+        context.notes += _remarks(found)
+    context.notes += outcome.remarks
+
+
+def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Generator[Event, None, Preparation]:
+    """Return what is settled before a training: the rates, how they were chosen, and the floor that it must reach."""
+    settings, seed = context.recipe.prepare, context.recipe.train.seed + number
+    if context.checkpointer is not None and context.checkpointer.is_at("baseline", phase_of(number)):
+        return _unpacked(context.checkpointer.beside()[PREPARATION])
+    unsettled = Preparation(converged=False, reason="Training has not ended.")
+    if number == 0:
+        context.preparation = unsettled.model_copy(update={"linear_probe": linear_probe(context)})
+    known = context.preparation or unsettled
+    if not settings.is_open:
+        rate = settings.rate or PREPARE_RATE
+        return known.model_copy(update={"rate": rate, "head_rate": rate})
+    given = (settings.rate or _without_probes(context)) if number == 0 else known.rate
+    search = RateSearch(context, model, seed, new_head=context.new_head, rate=given, tried=[])
+    if known.rate and known.head_rate:  # a further original trains as the baseline did
+        search.head_factor = known.head_rate / known.rate
+        search.whole_head = any(one.chosen and one.whole_head for one in known.rates)
+    yield from context.tracker.follow("baseline", probe_phase(number), search.steps())
+    assert search.rate is not None, "a search ends with a rate"  # noqa: S101
+    found = {"rate": search.rate, "head_rate": search.rate * search.head_factor}
+    # As sure as after a probe: of a model that has learned nothing yet, the error of a correlation is many times as large.
+    error = search.error if search.error is not None else standard_error(model, context.rows["validation"], context.parts)
+    found["validation_error"] = error
+    return known.model_copy(update=found | ({"rates": tuple(search.tried)} if number == 0 else {}))
+
+
+def _without_probes(context: StageContext) -> float | None:
+    """Return the rate to train at if probes would take more than their share of the steps that the job may have."""
+    most, budget = MOST_PROBES * PROBE_STEPS / PROBE_SHARE, context.budget
+    if budget.steps_of(math.ceil(most)) >= most:
+        return None
+    context.notes.append(f"No rate was probed: train.max_steps leaves too few steps. The rate is {PREPARE_RATE:g}.")
+    return PREPARE_RATE
+
+
+def _plan(context: StageContext, known: Preparation, seed: int) -> TrainingConfig:
+    settings = context.recipe.prepare
+    rate, head_rate = known.rate or PREPARE_RATE, known.head_rate or PREPARE_RATE
+    steps = steps_an_epoch(len(context.rows["train"]), context.recipe.train)
+    epochs, most = bound(settings, steps), patience(settings, steps)
+    plan = context.plan("prepare", epochs=epochs, rate=rate, dropout=True, patience=most, seed=seed)
+    if not settings.is_open:
+        return plan
+    error = known.validation_error or 0.0
+    return replace(
+        plan,
+        plateau=PLATEAU,
+        plateau_epochs=stretch(steps),
+        warm_epochs=WARM_EPOCHS,
+        head_factor=head_rate / rate,
+        least_gain=LEAST_GAIN * error,
+        first_gain=LEAST_GAIN * error if context.new_head else error,
+    )
+
+
+def _concluded(context: StageContext, model: PreTrainedModel, known: Preparation, outcome: TrainingOutcome) -> Preparation:
+    """Say of a training that has ended whether it converged. The model has the weights of its best epoch."""
+    error = standard_error(model, context.rows["validation"], context.parts)
+    converged, reason = convergence(
+        outcome.before.worth,
+        [one.worth for one in outcome.curve],
+        outcome.best_epoch,
+        out_of_patience=outcome.out_of_patience,
+        is_open=context.recipe.prepare.is_open,
+        error=error,
+        floor=known.linear_probe,
+        chance=None if outcome.best.inverse else context.task.chance(context.rows["validation"]),
+    )
+    every = enumerate((outcome.before, *outcome.curve))
+    curve = [EpochScore(epoch=number, score=one.value, loss=-one.negative_loss) for number, one in every]
+    return known.model_copy(
+        update={
+            "converged": converged,
+            "reason": reason,
+            "epochs": len(outcome.curve),
+            "best_epoch": outcome.best_epoch,
+            "curve": tuple(curve),
+        }
+    )
+
+
+def _remarks(found: Preparation) -> Iterator[str]:
+    yield found.reason
+    if found.rates:
+        tried = ", ".join(
+            f"{one.rate:g} ({'whole ' if one.whole_head else ''}head {one.head_rate:g}, "
+            f"loss {'diverged' if one.loss is None else f'{one.loss:.4f}'})"
+            for one in found.rates
+        )
+        yield f"The rate {found.rate:g} (head {found.head_rate:g}) is the best probe's, lowered. Probes: {tried}."
+
+
+def _packed(known: Preparation) -> torch.Tensor:
+    return torch.frombuffer(bytearray(known.model_dump_json().encode()), dtype=torch.uint8)
+
+
+def _unpacked(saved: torch.Tensor) -> Preparation:
+    return Preparation.model_validate_json(bytes(saved.tolist()))
+
+
+def _beside(models: list[PreTrainedModel]) -> Tensors:
+    return {f"{number}.{name}": value for number, model in enumerate(models) for name, value in model.state_dict().items()}
+
+
+def _taken_up(context: StageContext) -> Generator[Log, None, int]:
+    """Put back the originals that an earlier attempt trained before the one that it was in; return how many."""
+    found = context.checkpointer.found if context.checkpointer is not None else None
+    is_ours = found is not None and context.checkpointer is not None and context.checkpointer.is_at("baseline", found.phase)
+    place = re.fullmatch(rf"{PHASE} (\d+)", found.phase) if found is not None and is_ours else None
+    if place is None or context.checkpointer is None or context.cast is None:
+        return 0
+    count, tensors = int(place.group(1)) - 1, context.checkpointer.beside()
+    for number in range(count):
+        own = {key.partition(".")[2]: value for key, value in tensors.items() if key.partition(".")[0] == str(number)}
+        if number == 0:
+            context.model.load_state_dict(own)
+        else:
+            model = context.cast.opened(context.cast.base, context.recipe.train.seed + number)
+            model.load_state_dict(own)
+            context.originals.append(model.eval().requires_grad_(False))
+    context.preparation = _unpacked(tensors[PREPARATION])
+    yield Log(message=f"{count} trained originals are taken up from the saved training.")
+    return count

@@ -1,0 +1,106 @@
+"""Simulate the shipped integers from here on and, where the recipe asks for it, train the model to live with them."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from compression.engine.context import StageContext
+from compression.engine.stages.insert_quantization import calibration_rows, insert_quantization, smooth_model
+from compression.engine.stages.quantization_order import depths, named, only, sensitivities
+from compression.evaluation.validate import Validation
+from compression.modalities.base import label_loss
+from compression.models.adapters.registry import adapter_of
+from compression.quantization.fake_quantize import DYNAMIC, Simulation, insert_fake_quantization, left_in_float
+from compression.schema.events import Event
+from compression.schema.recipe.quantize import Qat
+from compression.training.trainer import train
+
+PHASE = "quantization-aware training"
+ORDER = "qat.order"
+"""What the order of the depths is saved as, beside the training."""
+
+
+def quantize(context: StageContext) -> Iterator[Event]:
+    """Smooth if the recipe says so, simulate its scheme in the whole model; train with it on the progressive schedule first.
+
+    A new attempt that comes back in mid-training takes ranges and order from what was saved.
+    """
+    settings, model = context.recipe.quantize, context.model
+    assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
+    before = context.validate()
+    smooth_model(context)
+    insert_quantization(context)
+    after = context.validate()
+    bits = "int4" if settings.scheme == "weight-only-int4" else "int8"
+    context.notes.append(f"Rounding to {bits} alone: validation {context.task.metric} {before} → {after}.")
+    if left := left_in_float(model):
+        whole = adapter_of(model).parameters_of(model).total
+        context.notes.append(
+            f"{left:,} of {whole:,} parameters, those of the experts' routers, are neither simulated nor shipped as integers."
+        )
+    qat = settings.qat
+    if qat is None or qat.epochs == 0:
+        return
+    order, simulation = ordered(context, qat), Simulation.of(settings)
+    plan = context.plan("quantize.qat", epochs=qat.epochs, rate=qat.rate, dropout=True)
+    ticks = train(
+        model,
+        plan,
+        context.rows["train"],
+        context.rows["validation"],
+        label_loss(context.task, model),
+        before_epoch=lambda epoch: simulate_first(model, share(qat, epoch), order, simulation),
+        validation=lambda: _quantized_validation(context, simulation),
+        resumable=context.resumable("quantized", PHASE, beside={ORDER: torch.tensor(order)}),
+        budget=context.budget,
+    )
+    outcome = yield from context.tracker.follow("quantized", PHASE, ticks)
+    insert_fake_quantization(model, simulation=simulation)
+    context.notes.append(
+        f"Quantization-aware training: validation {context.task.metric} {outcome.before} → "
+        f"{outcome.best} (best of epochs 0 to {qat.epochs}: {outcome.best_epoch})."
+    )
+    if 0 < outcome.best_epoch <= qat.full:
+        context.notes.append(
+            f"That epoch is one of the {qat.full} in full precision: training with integers brought nothing better."
+        )
+    context.notes += outcome.remarks
+
+
+def ordered(context: StageContext, qat: Qat) -> list[int]:
+    """Say in which order the depths are quantized, and note what was measured. The model is left fully quantized.
+
+    A new attempt that was in the training already has the order, and the notes, from what was saved.
+    """
+    model, settings = context.model, context.recipe.quantize
+    assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
+    if context.checkpointer is not None and context.checkpointer.is_at("quantized", PHASE):
+        return [int(depth) for depth in context.checkpointer.beside()[ORDER]]
+    if qat.order == "depth":
+        return depths(model)
+    simulation = Simulation.of(settings)
+    found = sensitivities(model, calibration_rows(context), simulation, context.parts)
+    insert_fake_quantization(model, simulation=simulation)
+    order = sorted(found, key=lambda depth: (found[depth], depth))
+    layers = adapter_of(model).shape_of(model.config).layers
+    told = ", ".join(f"{named(depth, layers)} {found[depth]:.2g}" for depth in order)
+    context.notes.append(f"Sensitivity, least first (change of the logits' mean square, each depth quantized alone): {told}.")
+    return order
+
+
+def share(qat: Qat, epoch: int) -> float:
+    """Say what share of the layers is quantized in an epoch, from 1: none, then growing, then all."""
+    return min(max(epoch - qat.full, 0) / (qat.ramp + 1), 1.0)
+
+
+def simulate_first(model: PreTrainedModel, part: float, order: Sequence[int], simulation: Simulation = DYNAMIC) -> None:
+    """Quantize the first `part` of the depths in `order`: embeddings, the layers, and the head are one each."""
+    only(model, set(order[: math.ceil(part * len(order))]), simulation)
+
+
+def _quantized_validation(context: StageContext, simulation: Simulation) -> Validation:
+    """Judge an epoch by the fully quantized model whatever was simulated in it, because that is what is shipped."""
+    insert_fake_quantization(context.model, simulation=simulation)
+    return context.validate()

@@ -1,0 +1,227 @@
+"""Before an original is tuned: a new head is warmed up, and short trainings from the same weights choose the rate."""
+
+import math
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from compression.engine.context import StageContext
+from compression.evaluation.standard_error import group_losses, standard_error
+from compression.modalities.base import label_loss
+from compression.modalities.sampling import shuffled_rows
+from compression.models.adapters.registry import adapter_of
+from compression.planning.preparation import (
+    HEAD_FACTOR,
+    HEAD_RATE,
+    MOST_PROBES,
+    PROBE_STEPS,
+    RATES,
+    SURELY,
+    USUAL_RATE,
+    WARM_UPS,
+    bound,
+    long_run,
+    probe_epochs,
+    steps_an_epoch,
+)
+from compression.schema.errors import TrainingDiverged
+from compression.schema.events import Log, TrainingSaved
+from compression.schema.report.preparation import RateTried
+from compression.system.progress import Step
+from compression.training.config import TrainingConfig, TrainingOutcome
+from compression.training.trainer import train
+
+News = Step | TrainingSaved | Log
+Ticks = Generator[News, None, TrainingOutcome]
+Steps = Generator[News, None, None]
+
+
+def head_of(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Return the parameters of what follows the encoder or decoder; none of a language model, whose output layer is its own."""
+    if model.get_output_embeddings() is not None:
+        return []
+    found = adapter_of(model).head(model)
+    return [parameter for part in (found.dense, found.out) if part is not None for parameter in part.parameters()]
+
+
+def out_of(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Return the parameters of the layer that answers, which a new head is drawn for.
+
+    BERT's pooler before it came with the encoder, and may forget what it knew if it is warmed up too.
+    """
+    out = adapter_of(model).head(model).out if head_of(model) else None
+    return [] if out is None else list(out.parameters())
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a probe came to on validation. losses: of groups of rows, (groups,), None where it diverged; error: of the score."""
+
+    losses: torch.Tensor | None
+    error: float
+
+    def is_surely_better(self, other: "Probed") -> bool:
+        """Say whether the loss is lower by more than SURELY standard errors of the difference, the groups taken in pairs."""
+        if self.losses is None or other.losses is None:
+            return self.losses is not None
+        lower = other.losses - self.losses
+        error = lower.std().item() / math.sqrt(len(lower)) if len(lower) > 1 else 0.0
+        return lower.mean().item() > SURELY * error
+
+
+@dataclass
+class RateSearch:
+    """Chooses the rates of body and head for one original; `tried` has every probe. Call `steps` once.
+
+    A probe trains for a few steps on a sample of train and is judged by the loss on validation, which tells more than the
+    metric does after so few; what is usual is left only for what is surely better. The model is left as it was before the
+    probes, with its head warmed up; `whole_head`: the layer before the one that answers, too. error: standard error of the
+    score after the best probe, None without probes.
+    """
+
+    state: StageContext
+    model: PreTrainedModel
+    seed: int
+    new_head: bool
+    rate: float | None
+    tried: list[RateTried]
+    head_factor: float = 1.0
+    whole_head: bool = False
+    error: float | None = None
+    _done: int = 0
+
+    def steps(self) -> Steps:
+        """Warm the head up if it is new, then probe rates unless one is given."""
+        if self.new_head:
+            yield from self._counted(self._warm_up(out_of(self.model)))
+        if self.rate is not None:
+            if self.new_head and self.whole_head:
+                yield from self._counted(self._warm_up(head_of(self.model)))
+            yield Step(self._portions, self._portions)
+            return
+        before = self._weights()
+        usual = yield from self._probe(RATES[USUAL_RATE], 1.0, before)
+        if self.new_head and len(head_of(self.model)) > len(out_of(self.model)):
+            before, usual = yield from self._whole_head(before, usual)
+        best, found = yield from self._best_place(before, usual)
+        if head_of(self.model):
+            faster = yield from self._probe(RATES[best], HEAD_FACTOR, before)
+            self.head_factor = HEAD_FACTOR if faster.is_surely_better(found) else 1.0
+        self.error = found.error
+        won = RATES[best], RATES[best] * self.head_factor, self.whole_head
+        self.tried = [one.model_copy(update={"chosen": (one.rate, one.head_rate, one.whole_head) == won}) for one in self.tried]
+        steps = steps_an_epoch(len(self.state.rows["train"]), self.state.recipe.train)
+        self.rate = RATES[best] * long_run(steps, self.state.budget.steps_of(bound(self.state.recipe.prepare, steps) * steps))
+        yield Step(self._portions, self._portions)
+
+    def _whole_head(
+        self, before: list[torch.Tensor], usual: Probed
+    ) -> Generator[News, None, tuple[list[torch.Tensor], Probed]]:
+        """Warm up the layer before the one that answers too, and keep that if a probe is surely better for it.
+
+        Returns the weights that training starts from, and what the usual rate came to from there.
+        """
+        yield from self._counted(self._warm_up(head_of(self.model)))
+        warmed, self.whole_head = self._weights(), True
+        other = yield from self._probe(RATES[USUAL_RATE], 1.0, warmed)
+        if other.is_surely_better(usual):
+            return warmed, other
+        self.whole_head = False
+        self._put_back(before)
+        return before, usual
+
+    def _best_place(self, before: list[torch.Tensor], usual: Probed) -> Generator[News, None, tuple[int, Probed]]:
+        """Leave the usual place in RATES for one beside it that is surely better, upward for two; return what it came to."""
+        best, found = USUAL_RATE, usual
+        for place in (USUAL_RATE + 1, USUAL_RATE + 2):
+            other = yield from self._probe(RATES[place], 1.0, before)
+            if not other.is_surely_better(found):
+                break
+            best, found = place, other
+        if best == USUAL_RATE:
+            other = yield from self._probe(RATES[USUAL_RATE - 1], 1.0, before)
+            if other.is_surely_better(found):
+                best, found = USUAL_RATE - 1, other
+        return best, found
+
+    def _weights(self) -> list[torch.Tensor]:
+        return [parameter.detach().clone() for parameter in self.model.parameters()]
+
+    @torch.no_grad()
+    def _put_back(self, weights: list[torch.Tensor]) -> None:
+        for parameter, weight in zip(self.model.parameters(), weights, strict=True):
+            parameter.copy_(weight)
+            parameter.grad = None
+
+    @property
+    def _portions(self) -> int:
+        return (MOST_PROBES if self.rate is None or self.tried else 0) + WARM_UPS
+
+    def _plan(self, rate: float, factor: float) -> tuple[TrainingConfig, int]:
+        common = self.state.recipe.train
+        rows = min(PROBE_STEPS * common.batch * common.accumulate, len(self.state.rows["train"]))
+        epochs = probe_epochs(steps_an_epoch(rows, common))
+        plan = self.state.plan("prepare", epochs=epochs, rate=rate, dropout=True, seed=self.seed)
+        return replace(plan, head_factor=factor), rows
+
+    def _train(self, rate: float, factor: float, *, frozen: Iterable[nn.Parameter] = ()) -> Ticks:
+        plan, rows = self._plan(rate, factor)
+        fixed = list(frozen)
+
+        def freeze(_: int) -> None:
+            for parameter in fixed:
+                parameter.requires_grad_(False)
+
+        return train(
+            self.model,
+            plan,
+            shuffled_rows(self.state.rows["train"], rows, self.seed),
+            self.state.rows["validation"],
+            label_loss(self.state.task, self.model),
+            before_epoch=freeze,
+            head=head_of(self.model),
+            budget=self.state.budget,
+        )
+
+    def _warm_up(self, parameters: list[nn.Parameter]) -> Ticks:
+        own = {id(parameter) for parameter in parameters}
+        return self._train(HEAD_RATE, 1.0, frozen=[one for one in self.model.parameters() if id(one) not in own])
+
+    def _probe(self, rate: float, factor: float, before: list[torch.Tensor]) -> Generator[News, None, Probed]:
+        """Train from `before` at one rate; return what it came to, and put `before` back."""
+        value, found = None, Probed(None, 0.0)
+        try:
+            outcome = yield from self._counted(self._train(rate, factor))
+            validation, parts = self.state.rows["validation"], self.state.parts
+            found = Probed(group_losses(self.model, validation, parts), standard_error(self.model, validation, parts))
+            value = outcome.best.value
+        except TrainingDiverged:
+            self.model.eval()
+        self._put_back(before)
+        plan, rows = self._plan(rate, factor)
+        steps = plan.epochs * steps_an_epoch(rows, self.state.recipe.train)
+        loss = None if found.losses is None else found.losses.mean().item()
+        self.tried.append(
+            RateTried(rate=rate, head_rate=rate * factor, whole_head=self.whole_head, steps=steps, score=value, loss=loss)
+        )
+        return found
+
+    def _counted(self, ticks: Ticks) -> Ticks:
+        """Pass a training's ticks on as a portion of all probes, and check for a pause between steps."""
+        number, self._done = self._done, self._done + 1
+        while True:
+            try:
+                news = next(ticks)
+            except StopIteration as end:
+                outcome: TrainingOutcome = end.value
+                return outcome
+            self.state.check_pause()
+            if isinstance(news, Step):
+                total = max(news.total, 1)
+                # Scores of probes belong to no curve: the job's page draws what carries one.
+                yield replace(news, step=number * total + news.step, total=self._portions * total, score=None)
+            else:
+                yield news

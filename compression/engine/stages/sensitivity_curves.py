@@ -1,0 +1,76 @@
+"""Sensitivity curves: what cutting each axis alone does to the validation score, untrained. No pass is needed to draw one."""
+
+import torch
+
+from compression.engine.context import StageContext
+from compression.engine.stages.apply_cut import apply_cut
+from compression.evaluation.validate import validate
+from compression.models.adapters.registry import adapter_of
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import shape_at, width_of
+from compression.planning.estimator import CURVE_RATIOS, CURVE_ROWS
+from compression.pruning.decoder_scores import DecoderScores
+from compression.pruning.scores import EncoderScores
+from compression.schema.errors import UnsupportedShape
+from compression.schema.recipe.prune import Prune
+from compression.schema.report.measurements import Sensitivity, Shape
+
+CURVES: dict[str, tuple[str, ...]] = {
+    "hidden": ("hidden", "heads"),
+    "ffn": ("ffn",),
+    "layers": ("layers",),
+    "experts": ("experts",),
+    "expert_ffn": ("expert_ffn",),
+}
+"""By the name of a curve the axes that it cuts together; a model has those of the axes that it has. Hidden goes alone where the
+recipe has it so."""
+
+
+def curves(context: StageContext, scores: EncoderScores | DecoderScores, settings: Prune) -> dict[str, tuple[Sensitivity, ...]]:
+    """Draw the curve of each axis, also of those that the recipe leaves alone: they may be the cheaper ones.
+
+    Each point is the whole model with one axis cut, on a draw of validation rows; shapes that two ratios share are scored once.
+    Raises Pause where one is asked for.
+    """
+    rows = context.rows["validation"]
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(context.recipe.train.seed))[:CURVE_ROWS]
+    some = rows.at(sorted(drawn.tolist()))
+    model, family = context.model, adapter_of(context.model)
+    shape, kind = family.shape_of(model.config), ARCHITECTURE_SPECS[model.config.model_type]
+    whole = Sensitivity(
+        ratio=0.0,
+        taken=0.0,
+        parameters=family.parameters_of(model).total,
+        score=validate(model, some, context.parts).value,
+    )
+    out: dict[str, tuple[Sensitivity, ...]] = {}
+    for name, axes in CURVES.items():
+        if not set(axes) <= set(kind.axes):
+            continue
+        if name == "hidden" and "hidden" in settings.axes and "heads" not in settings.axes:
+            axes = ("hidden",)  # as the recipe cuts it
+        points = {shape: whole}
+        found = [whole]
+        for ratio in CURVE_RATIOS:
+            context.check_pause()
+            alone = Prune.model_validate({"ratio": ratio, "axes": axes, "multiple": settings.multiple})
+            try:
+                to = shape_at(kind, shape, alone, alone.ratios)
+            except UnsupportedShape:
+                break
+            if to not in points:
+                small = apply_cut(context, model, scores.choose(family, to))
+                points[to] = Sensitivity(
+                    ratio=ratio,
+                    taken=_share(shape, to, name),
+                    parameters=family.parameters_of(small).total,
+                    score=validate(small, some, context.parts).value,
+                )
+            found.append(points[to].model_copy(update={"ratio": ratio}))
+        out[name] = tuple(found)
+    return out
+
+
+def _share(before: Shape, after: Shape, axis: str) -> float:
+    had, has = width_of(before, axis), width_of(after, axis)
+    return float((had - has) / had)

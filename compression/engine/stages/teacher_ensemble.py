@@ -1,0 +1,132 @@
+"""Several teachers as one: each is asked of every row once, their answers are fused, and one of them shows its insides."""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compression.distillation.teacher import LOGITS_ALONE, Teacher
+from compression.engine.context import StageContext
+from compression.engine.job_models import ModelSource, Texts
+from compression.evaluation.validate import validate
+from compression.modalities.text.batches import TokenizedDataset
+from compression.planning.distillation_rules import compares_states
+from compression.schema.events import Event, Log
+from compression.schema.recipe.distill import Distill
+from compression.system.progress import count_rows, portion_of
+
+ASK = "ask the teacher"
+LEAST_SCORE = 1e-6
+"""What a teacher that scores nothing on validation counts: weights must be positive."""
+
+
+@dataclass(frozen=True)
+class TeacherMember:
+    """One teacher. open: gives it, wherever it lies; who: the folder that it comes from, None where there is no cast."""
+
+    name: str
+    open: Callable[[], PreTrainedModel]
+    who: ModelSource | None
+
+    @property
+    def aligned(self) -> bool:
+        """Whether its tokens are the student's."""
+        return self.who is None or self.who.aligned
+
+
+@dataclass(frozen=True)
+class EnsembleOutputs:
+    """What the teachers said. guide: who shows its insides; rows: train as it reads it; logits: fused, None of one teacher.
+
+    asked: how many teachers have been asked of all rows.
+    """
+
+    guide: PreTrainedModel
+    rows: TokenizedDataset
+    logits: Tensor | None = None
+    asked: int = 0
+
+
+def members(context: StageContext, settings: Distill) -> list[TeacherMember]:
+    """List the teachers: the baseline, the other seeds, then those that the job names."""
+    cast = context.cast
+    found = []
+    for number, model in enumerate([context.teacher, *context.originals][: settings.teachers.seeds]):
+        assert model is not None, "the baseline was prepared"  # noqa: S101
+        name = "the baseline" if number == 0 else f"the original with seed {context.recipe.train.seed + number}"
+        found.append(TeacherMember(name, partial(_same, model), cast.base if cast is not None else None))
+    if cast is not None:
+        found += [TeacherMember(who.param, partial(cast.opened, who, context.recipe.train.seed), who) for who in cast.teachers]
+    return found
+
+
+def _same(model: PreTrainedModel) -> PreTrainedModel:
+    return model
+
+
+def rows_of(
+    context: StageContext, who: ModelSource | None, rows: TokenizedDataset, made: Sequence[Texts]
+) -> tuple[TokenizedDataset, TokenizedDataset]:
+    """Return train and validation as a model reads them. rows: train as the student does, `made` texts behind the data's."""
+    cast = context.cast
+    reader = (cast.student or cast.base) if cast is not None else None
+    if who is None or reader is None or who.param == reader.param:
+        return rows, context.rows["validation"]
+    if who.aligned and who.reading.types == reader.reading.types:
+        return rows, context.rows["validation"]
+    assert cast is not None  # noqa: S101
+    return cast.read(who, "train", made), cast.read(who, "validation")
+
+
+def hear(
+    context: StageContext, settings: Distill, rows: TokenizedDataset, made: Sequence[Texts]
+) -> Generator[Event, None, EnsembleOutputs]:
+    """Ask every teacher, where there are several, and fuse what they say. Of one, all is left to the caller.
+
+    The test split is not seen: the guide and the weights are chosen on validation. Raises Pause where one is asked for.
+    """
+    found = members(context, settings)
+    if len(found) == 1:
+        return EnsembleOutputs(found[0].open(), rows_of(context, found[0].who, rows, made)[0])
+    scores: list[float] = []
+    answers: list[Tensor] = []
+    guide: tuple[float, str, PreTrainedModel, TokenizedDataset] | None = None
+    for number, member in enumerate(found):
+        model = member.open().to(context.device).eval().requires_grad_(False)
+        own, validation = rows_of(context, member.who, rows, made)
+        score = validate(model, validation, context.parts).score
+        scores.append(score)
+        teacher = Teacher(model, own, LOGITS_ALONE, parts=context.parts)
+        precompute = count_rows(context.check_pause, len(own), teacher.precompute())
+        yield from context.tracker.follow("distilled", ASK, portion_of(precompute, number, len(found) + 1))
+        answers.append(teacher.logits)
+        if guide is None or (member.aligned, score) > (guide[0] > float("-inf"), guide[0]):
+            guide = (score if member.aligned else float("-inf"), member.name, model, own)
+        elif model is not context.teacher:
+            model.cpu()
+    weights = [1.0 if settings.teachers.fusion == "mean" else max(score, LEAST_SCORE) for score in scores]
+    logits = fused(answers, weights, rows, settings.temperature)
+    assert guide is not None, "there is a teacher"  # noqa: S101
+    parts = (
+        f"{member.name} {score:.4f} × {weight / sum(weights):.3f}"
+        for member, score, weight in zip(found, scores, weights, strict=True)
+    )
+    whose = f"; hidden states and the like are those of {guide[1]}" if compares_states(settings) else ""
+    said = f"Teachers, with validation {context.task.metric} and weight: {', '.join(parts)}{whose}."
+    context.notes.append(said)
+    yield Log(message=said[:4000])
+    context.originals.clear()  # all that they know is known now
+    return EnsembleOutputs(guide[2], guide[3], logits, len(found))
+
+
+def fused(answers: Sequence[Tensor], weights: Sequence[float], rows: TokenizedDataset, temperature: float) -> Tensor:
+    """Make one answer to each row of several. answers: (rows, ...) each, on the CPU -> the same."""
+    together = torch.stack(list(answers))
+    mask = None
+    if together.ndim > 3:
+        lengths = torch.tensor(list(map(len, rows.tokens)))
+        mask = (torch.arange(together.shape[2])[None] < lengths[:, None]).long()
+    return rows.task.fused(together, torch.tensor(weights), mask, temperature)

@@ -1,0 +1,87 @@
+"""Time two language models as they generate: a prompt at once, then one token after the other, by turns. Torch-free."""
+
+import statistics
+import time
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from compression.evaluation.runtimes.decoder import Decoder, chosen, greedy
+from compression.evaluation.runtimes.runner import Ids
+from compression.schema.report.measurements import Generation, Latency
+
+TOKENS = 32
+"""That follow each prompt. Few beside the prompt, so that a step's time is that of the length that is stated."""
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 20
+
+
+def time_both(candidate: Decoder, baseline: Decoder | None, prompt: Ids, *, threads: int, seconds: float) -> Latency:
+    """Let both go on with a prompt by turns, step by step, so that whatever disturbs the machine disturbs both.
+
+    prompt: (rows, tokens), without padding. A round is a prompt and TOKENS steps of each side; who goes first alternates. There
+    are as many rounds as fit `seconds`, within bounds. Without a baseline the candidate is its own.
+    """
+    sides = [candidate] if baseline is None else [candidate, baseline]
+    firsts: list[list[float]] = [[] for _ in sides]
+    steps: list[list[float]] = [[] for _ in sides]
+    _round(sides, prompt, firsts, steps, tokens=2)  # to warm up
+    started = time.perf_counter()
+    firsts, steps = [[] for _ in sides], [[] for _ in sides]
+    _round(sides, prompt, firsts, steps, tokens=TOKENS)
+    rounds = min(max(int(seconds / (time.perf_counter() - started)), FEWEST_ROUNDS), MOST_ROUNDS)
+    for _ in range(rounds - 1):
+        _round(sides, prompt, firsts, steps, tokens=TOKENS)
+    rows, length = prompt.shape
+    own, reference = steps[0], steps[-1]
+    first, first_reference = statistics.median(firsts[0]), statistics.median(firsts[-1])
+    quartiles = statistics.quantiles(own, n=4)
+    return Latency(
+        median_ms=statistics.median(own),
+        p95_ms=float(np.percentile(own, 95)),
+        spread_ms=quartiles[2] - quartiles[0],
+        baseline_median_ms=statistics.median(reference),
+        baseline_p95_ms=float(np.percentile(reference, 95)),
+        runs=len(own),
+        batch=rows,
+        length=length,
+        threads=threads,
+        runtime=candidate.name,
+        generation=Generation(
+            prompt=length,
+            tokens=TOKENS,
+            prefill_per_second=1000 * rows * length / first,
+            decode_per_second=1000 * rows / statistics.median(own),
+            first_token_ms=first,
+            baseline_prefill_per_second=1000 * rows * length / first_reference,
+            baseline_decode_per_second=1000 * rows / statistics.median(reference),
+            baseline_first_token_ms=first_reference,
+        ),
+    )
+
+
+def prompt_of(length: int, config: Mapping[str, Any]) -> int:
+    """Say how long a prompt is: `length` tokens, or what leaves room for TOKENS among the positions that a config has."""
+    most = config.get("max_position_embeddings") or config.get("n_positions") or length + TOKENS
+    return max(min(length, most - TOKENS), 1)
+
+
+def warm_up(decoder: Decoder, prompt: Ids) -> None:
+    """Go on with a prompt as it is timed later, so that the memory of all steps has been taken."""
+    for _ in islice(greedy(decoder, prompt), TOKENS + 1):  # and not one more: there may be no position for it
+        pass
+
+
+def _round(sides: list[Decoder], prompt: Ids, firsts: list[list[float]], steps: list[list[float]], *, tokens: int) -> None:
+    """Add each side's milliseconds of one prompt and of `tokens` steps."""
+    turn = len(firsts[0])
+    caches: list[Any] = [None for _ in sides]
+    new = [prompt for _ in sides]
+    for number in range(tokens + 1):
+        order = range(len(sides)) if (turn + number) % 2 == 0 else reversed(range(len(sides)))
+        for index in order:
+            start = time.perf_counter_ns()
+            logits, caches[index] = sides[index].step(new[index], caches[index])
+            new[index] = chosen(logits)
+            (firsts if number == 0 else steps)[index].append((time.perf_counter_ns() - start) / 1e6)

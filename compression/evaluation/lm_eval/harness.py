@@ -1,0 +1,140 @@
+"""Tasks of EleutherAI's lm-eval on a checkpoint as it is shipped: `python -m compression lm-eval FOLDER --tasks NAME …`.
+
+Needs the extra `lathe[lm-eval]`. Data comes from a hub, or from a folder that holds what the hub has. Tasks come by their
+names, from the package or from a folder of their YAML files; these may name Python functions, which then run: take such
+folders as one takes programs. Jobs ask the package's own tasks alone (`harness_job`). Torch-free until a model is opened.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from compression.schema.errors import CompressionError, InvalidSpec, MissingResource
+from compression.schema.recipe.base import Config
+from compression.schema.report.measurements import TaskFigure
+from compression.system.process import private_channel
+
+REMEDY = "pip install 'lathe[lm-eval]'"
+SUFFIX = "_stderr"
+
+
+class Found(Config):
+    """What the command prints, as one JSON object."""
+
+    figures: tuple[TaskFigure, ...]
+    lm_eval: Annotated[str, Field(description="Version of the package.")]
+    limit: Annotated[int | None, Field(description="Documents of each task; null is all. With a limit figures are no results.")]
+
+
+def evaluate(
+    folder: Path,
+    tasks: Sequence[str],
+    *,
+    include: Path | None = None,
+    data: Path | None = None,
+    few_shot: int | None = None,
+    batch: int = 8,
+    limit: int | None = None,
+    threads: int | None = None,
+    seed: int = 0,
+) -> Found:
+    """Ask the causal language model in `folder`, a stock checkpoint, what tasks ask. few_shot: None is each task's own.
+
+    include: folder of further tasks. data: folder in which tasks' data lies under the names that it has on the hub, as
+    `data/allenai/ai2_arc`; what it lacks is asked of the hub. The process works in it as long as this takes. Raises
+    MissingResource where lm-eval is not installed, InvalidSpec for an unknown task or one without data here, ConfigMismatch
+    where the checkpoint cannot be opened.
+    """
+    release = installed()
+    for given, param in ((include, "--include"), (data, "--data")):
+        if given is not None and not given.is_dir():
+            raise InvalidSpec(f"{given} is no folder", param=param)
+    folder, include = folder.absolute(), include.absolute() if include is not None else None
+    from compression.evaluation.lm_eval import harness_model  # it needs what was just looked for
+
+    with harness_model.data_in(data):
+        found = harness_model.asked(
+            folder, tasks, include=include, few_shot=few_shot, batch=batch, limit=limit, threads=threads, seed=seed
+        )
+    return Found(figures=tuple(figures(found)), lm_eval=release, limit=limit)
+
+
+def installed() -> str:
+    """Return lm-eval's version. Raises MissingResource."""
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError as problem:
+        raise MissingResource("lm-eval is not installed", param="lm-eval", remedy=REMEDY) from problem
+
+
+def figures(found: Mapping[str, Any]) -> list[TaskFigure]:
+    """Read the table that lm-eval returns: task → "metric,filter" → value, with "metric_stderr,filter" beside it."""
+    out = []
+    for task, values in {**found["results"], **found.get("groups", {})}.items():
+        for key, value in values.items():
+            metric, _, how = key.partition(",")
+            if not how or metric.endswith(SUFFIX) or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            error = values.get(f"{metric}{SUFFIX},{how}")
+            rows = found.get("n-samples", {}).get(task)
+            out.append(
+                TaskFigure(
+                    task=task,
+                    metric=metric,
+                    filter=how,
+                    value=_number(value),
+                    standard_error=_number(error),
+                    higher_is_better=found.get("higher_is_better", {}).get(task, {}).get(metric),
+                    rows=rows["effective"] if rows else values.get("sample_len"),
+                    few_shot=found.get("n-shot", {}).get(task),
+                    version=str(found.get("versions", {}).get(task)),
+                )
+            )
+    return out
+
+
+def _number(value: object) -> float | None:
+    """Return what JSON and those who read it can hold: of a model that knows nothing lm-eval may say 10^80, or no number."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) and abs(value) < 2**62 else None
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Say what the command takes."""
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="a downloaded transformers checkpoint")
+    command.add_argument("--tasks", nargs="+", required=True, metavar="NAME", help="lm-eval's tasks or groups")
+    command.add_argument("--include", type=Path, metavar="FOLDER", help="further tasks' YAML files, which may run code")
+    command.add_argument("--data", type=Path, metavar="FOLDER", help="tasks' data under its names on the hub")
+    command.add_argument("--few-shot", type=int, metavar="N", help="examples before each document (default: the task's own)")
+    command.add_argument("--batch", type=int, default=8, metavar="N", help="documents at once (default: 8)")
+    command.add_argument("--limit", type=int, metavar="N", help="documents of each task (default: all)")
+    command.add_argument("--threads", type=int, metavar="N", help="torch's threads (default: torch's own choice)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of few-shot examples and sampling (default: 0)")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the command; print `Found`. Returns 2 where it cannot be done, with the reason on standard error."""
+    answers = private_channel()  # lm-eval and what it calls print what they like
+    try:
+        found = evaluate(
+            options.folder,
+            options.tasks,
+            include=options.include,
+            data=options.data,
+            few_shot=options.few_shot,
+            batch=options.batch,
+            limit=options.limit,
+            threads=options.threads,
+            seed=options.seed,
+        )
+    except CompressionError as problem:
+        print(json.dumps(problem.as_dict()), file=sys.stderr)  # noqa: T201 (a command's answer)
+        return 2
+    print(found.model_dump_json(indent=1), file=answers)
+    return 0

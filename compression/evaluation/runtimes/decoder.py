@@ -1,0 +1,57 @@
+"""What every runtime offers of a language model: tokens read at once or one after the other, with a cache. Torch-free."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from compression.evaluation.runtimes.runner import Batch, Ids, Logits
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """A language model opened by its own runtime (`runner.open_artifact`)."""
+
+    name: str
+    """Runtime, version and device, as the report names them."""
+
+    def step(self, ids: Ids, cache: Any = None, mask: Ids | None = None) -> tuple[Logits, Any]:
+        """Read tokens that follow those of a cache, or the first ones. -> logits (rows, tokens, vocabulary), a cache with them.
+
+        ids: (rows, tokens); mask: of the same shape, 1 for real tokens, by default all. A cache is used once.
+        """
+        ...
+
+    def logits(self, batch: Batch) -> Logits:
+        """Answer one batch, padded on any side. -> (rows, tokens, vocabulary)"""
+        ...
+
+
+def greedy(decoder: Decoder, ids: Ids, mask: Ids | None = None) -> Iterator[Ids]:
+    """Yield the likeliest next token of each row, without end, (rows,) each. ids: prompts, (rows, tokens), padded before."""
+    logits, cache = decoder.step(ids, None, mask)
+    while True:
+        following = chosen(logits)
+        yield following[:, 0]
+        logits, cache = decoder.step(following, cache)
+
+
+def pieces(decoder: Decoder, batch: Batch, size: int) -> Iterator[tuple[int, Logits]]:
+    """Answer a batch `size` tokens of each row at a time, behind what was read before: logits of all may be too large.
+
+    -> where a piece begins, and its logits, (rows, some tokens, vocabulary).
+    """
+    width, cache = batch.input_ids.shape[1], None
+    if width <= size:
+        yield 0, decoder.logits(batch)
+        return
+    for start in range(0, width, size):
+        ids, mask = (np.ascontiguousarray(each[:, start : start + size]) for each in (batch.input_ids, batch.attention_mask))
+        logits, cache = decoder.step(ids, cache, mask)
+        yield start, logits
+
+
+def chosen(logits: Logits) -> Ids:
+    """Take the likeliest next token of each row. (rows, tokens, vocabulary) -> (rows, 1)"""
+    found: Ids = logits[:, -1:].argmax(axis=-1)
+    return found

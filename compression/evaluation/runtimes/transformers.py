@@ -1,0 +1,102 @@
+"""Checkpoints in stock transformers, torchao's integers included, on the CPU."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+from torchao.utils import TorchAOBaseTensor
+
+from compression.evaluation.runtimes.runner import Batch, Ids, Logits, config_of
+from compression.models.architectures import heads
+
+UNFOLDED_BYTES = 1 << 30
+"""What tables may take in float32 where only answers are wanted."""
+
+
+class _Opened:
+    """A stock model, opened as its user would."""
+
+    model: nn.Module
+
+    def unfold_tables(self) -> None:
+        """Hold tables of integers in float32 from now on: for answers alone, which stay bit for bit the same.
+
+        torchao's tables are multiplied out whole in each pass, of which a row is then taken: of MiniLM's pass at a row of 50
+        tokens that is two thirds. Memory and latency are no longer those of the checkpoint.
+        """
+        tables = [module for module in self.model.modules() if isinstance(module, nn.Embedding)]
+        folded = [table for table in tables if isinstance(table.weight, TorchAOBaseTensor)]
+        if sum(4 * table.weight.numel() for table in folded) <= UNFOLDED_BYTES:
+            for table in folded:
+                table.weight = nn.Parameter(table.weight.dequantize(), requires_grad=False)
+
+
+class TransformersRunner(_Opened):
+    """A stock model with a classifier's head, or another for texts of one row."""
+
+    def __init__(self, folder: Path, *, threads: int) -> None:
+        torch.set_num_threads(threads)
+        transformers.utils.logging.disable_progress_bar()
+        head = heads.of_architecture(config_of(folder)["architectures"][0]) or heads.CLASSIFIER
+        self.model: nn.Module = getattr(transformers, head.auto).from_pretrained(folder, local_files_only=True)
+        self.model.eval()
+        self.outputs = head.outputs
+        self.types = getattr(self.model.config, "type_vocab_size", 0) > 1
+        self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
+
+    def logits(self, batch: Batch) -> Logits:
+        """Answer one batch; starts and ends, where the model has both, side by side."""
+        given = {name: torch.from_numpy(value) for name, value in vars(batch).items()}
+        if not self.types:
+            del given["token_type_ids"]
+        with torch.no_grad():  # in inference mode torchao's tensors cannot be indexed, as those of experts are
+            out = self.model(**given)
+        found = [out[name].float() for name in self.outputs]
+        answer: Logits = (found[0] if len(found) == 1 else torch.stack(found, dim=-1)).numpy()
+        return answer
+
+
+@dataclass(frozen=True)
+class TorchCache:
+    """What tokens read so far have left, and which of them are real, (rows, tokens). A step adds to it in place."""
+
+    values: transformers.Cache
+    mask: Ids
+
+
+class TransformersDecoder(_Opened):
+    """A stock language model."""
+
+    def __init__(self, folder: Path, *, threads: int) -> None:
+        torch.set_num_threads(threads)
+        transformers.utils.logging.disable_progress_bar()
+        self.model: nn.Module = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+        self.name = f"transformers {transformers.__version__}, torch {torch.__version__} CPU"
+
+    def step(self, ids: Ids, cache: TorchCache | None = None, mask: Ids | None = None) -> tuple[Logits, TorchCache]:
+        """Read some tokens more; see `decoder.Decoder`."""
+        new = np.ones(ids.shape, np.int64) if mask is None else mask
+        seen = new if cache is None else np.concatenate([cache.mask, new], axis=1)
+        places = np.maximum(seen.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
+        with torch.no_grad():  # as above
+            out = self.model(
+                input_ids=torch.from_numpy(ids),
+                attention_mask=torch.from_numpy(seen),
+                position_ids=torch.from_numpy(places),
+                cache=None if cache is None else cache.values,
+                use_cache=True,
+            )
+        return out.logits.float().numpy(), TorchCache(out.cache, seen)
+
+    def logits(self, batch: Batch) -> Logits:
+        """Answer one batch, padded on any side."""
+        return self.step(batch.input_ids, None, batch.attention_mask)[0]
+
+
+def open_folder(folder: Path, *, threads: int) -> TransformersRunner | TransformersDecoder:
+    """Open the checkpoint in `folder`. Raises transformers' own errors where it cannot."""
+    head = heads.of_architecture(config_of(folder)["architectures"][0])
+    return (TransformersDecoder if head is heads.LANGUAGE else TransformersRunner)(folder, threads=threads)

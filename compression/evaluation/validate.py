@@ -1,0 +1,91 @@
+"""Ask the engine's own model: for choices on validation and for verifying exports. Reported scores come from the artifact."""
+
+import math
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from compression.modalities.sampling import micro_batch_size
+from compression.modalities.text.batches import TokenizedDataset, store_logits
+from compression.modalities.text.causal_lm import chunked_head, hidden_states
+from compression.modalities.text.causal_lm.packed_examples import PackedDataset
+from compression.modalities.text.causal_lm.token_losses import token_losses
+
+BATCH = 64
+"""Rows asked together; answers do not depend on it, because scales are per token."""
+
+
+@dataclass(frozen=True, order=True)
+class Validation:
+    """How good a model is on validation; of equal scores the one with the lower loss is better.
+
+    score: the task's metric, or where less of that is better (`inverse`: perplexity) 1 by it, so that more is better always and
+    what is kept of it is a ratio of scores.
+    """
+
+    score: float
+    negative_loss: float
+    inverse: bool = field(default=False, compare=False)
+
+    @property
+    def value(self) -> float:
+        """Return the task's metric."""
+        return 1 / max(self.score, 1e-300) if self.inverse else self.score
+
+    @property
+    def worth(self) -> float:
+        """Return the score such that more is better and differences add up: of a perplexity minus its logarithm, in nats."""
+        return self.negative_loss if self.inverse else self.score
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f}"
+
+
+@torch.inference_mode()
+def logits(model: nn.Module, rows: TokenizedDataset, parts: int = 1) -> Tensor:
+    """Return the logits of all rows in their order; `parts` shrinks the batches.
+
+    -> (rows, labels), or (rows, tokens, …) with zeros at padding, in float32 on the CPU.
+    """
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    out = None
+    for batch in rows.by_length(micro_batch_size(BATCH, parts)):
+        out = store_logits(out, batch, rows.task.logits(model(**batch.to(device).inputs)), rows)
+    model.train(training)
+    assert out is not None, "a split has rows"  # noqa: S101
+    return out
+
+
+def validate(model: nn.Module, rows: TokenizedDataset, parts: int = 1) -> Validation:
+    """Score a model on a split by its task's metric; `parts` shrinks the batches."""
+    if isinstance(rows, PackedDataset):
+        loss = packed_loss(model, rows, parts)
+        return Validation(math.exp(-loss), -loss, inverse=True)
+    found = logits(model, rows, parts)
+    whole = rows.batch(list(range(len(rows))))
+    return Validation(rows.task.score(found, rows), -rows.task.loss(found, whole).item())
+
+
+@torch.inference_mode()
+def packed_loss(model: nn.Module, rows: PackedDataset, parts: int = 1) -> float:
+    """Return the loss of a language model on packed rows, nats a token. Chosen by, and not reported: the test split's texts are
+    read in windows, in which tokens see more before them."""
+    training, own = model.training, cast(PreTrainedModel, model)
+    model.eval()
+    device, head, size = (
+        next(model.parameters()).device,
+        hidden_states.output_layer(own),
+        chunked_head.chunk_size(own.config.vocab_size),
+    )
+    total = 0.0
+    for batch in rows.by_length(micro_batch_size(BATCH, parts)):
+        here = batch.to(device)
+        losses, _ = token_losses(hidden_states.scored_states(own, here), head, here.wanted, size=size)
+        total += losses.double().sum().item()
+    model.train(training)
+    return total / rows.asked

@@ -1,0 +1,1 @@
+"""ONNX files: traced for encoders, written node by node for decoders, and their integers."""

@@ -1,0 +1,126 @@
+"""A graph that grows: nodes, constants, and layers written as their integers compute. What all writers of ONNX files share.
+
+In dynamic-int8, with operators of the ONNX standard alone, a linear layer y = x·Wᵀ + b over rows x becomes
+
+    s = max(max|x| / 127, tiny)                     one scale per row, (rows, 1)
+    q = QuantizeLinear(x, s, zero point 128)        uint8, because u8 × s8 is what processors have instructions for
+    a = MatMulInteger(q, W_int8, zero point 128)    exact integers
+    y = DequantizeLinear(a, s) · w + b              s per row, w per column
+
+A row is one block of opset 21's QuantizeLinear (`block_size`). One scale along axis 0 says the same at the same speed, but
+where the number of rows is free OpenVINO misreads it: it fails on some lengths and answers nonsense on others. Of blocks it
+says that it cannot convert them, or, once shapes are fixed, reads them rightly (docs/decisions/0029-what-openvino-reads.md).
+
+and in every scheme an embedding becomes int8 rows, gathered together with their scales. QuantizeLinear with one scale per
+row divides, rounds half to even, adds 128 and narrows in one pass over memory; DequantizeLinear does the same on the way
+back. Layers that read the same tensor share one quantization of it.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from compression.export.onnx.quantized_linear import static_linear, weight_only_linear
+from compression.models.linear_layers import matrix
+from compression.quantization.dynamic_int8 import LEVELS, SMALLEST_SCALE, integer_rows, levels_of
+from compression.quantization.static_int8 import StaticLinear
+from compression.quantization.weight_only import WeightOnlyLinear
+
+Array = npt.NDArray[np.generic]
+ZERO_POINT = 128
+HUGE = 1e30
+"""In units of which every scale rounds to 0, and 255 of which are still a float32: OpenVINO multiplies them."""
+BLOCKS = (21, 10)
+"""Opset and IR version of files with blocks: ONNX Runtime 1.20 and later."""
+
+
+class Nodes:
+    """Nodes in their order and constants by their names; what was quantized is remembered by the tensor that was.
+
+    label: what names of nodes begin with, so that those of two passes differ.
+    """
+
+    def __init__(self, label: str = "int8") -> None:
+        self.label = label
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
+        self.quantized: dict[str, tuple[str, str]] = {}
+        self.ranged: dict[tuple[str, float, int], str] = {}
+
+    def constant(self, name: str, value: Array) -> str:
+        """Make `value` an initializer, once a name."""
+        if name not in self.initializers:
+            self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def node(self, op: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+        """Append a node with one output; return the output's name."""
+        label = f"{self.label}_{op}_{len(self.nodes)}"
+        result = output or label
+        self.nodes.append(helper.make_node(op, list(inputs), [result], name=label, **attributes))
+        return result
+
+    def rows(self, x: str, features: int) -> tuple[str, str]:
+        """Quantize (rows, features) to uint8 of the same shape and scales (rows,)."""
+        if x not in self.quantized:
+            last = self.constant("int8.last_axis", np.array([-1], np.int64))
+            largest = self.node("ReduceMax", self.node("Abs", x), last, keepdims=1)
+            levels = self.constant("int8.levels", np.array(LEVELS, np.float32))
+            tiny = self.constant("int8.smallest_scale", np.array(SMALLEST_SCALE, np.float32))
+            scales = self.node("Max", self.node("Div", largest, levels), tiny)
+            whole = self.node("QuantizeLinear", x, scales, self.zero_points(scales), axis=1, block_size=features)
+            self.quantized[x] = whole, self.node("Squeeze", scales, last)
+        return self.quantized[x]
+
+    def zero_points(self, scales: str) -> str:
+        """Write a zero point for each scale, (rows, 1) uint8."""
+        # One operator, where Shape and Expand are two.
+        zero = self.constant("int8.zero_point", np.array(ZERO_POINT, np.uint8))
+        return self.node("QuantizeLinear", scales, self.constant("int8.huge", np.array(HUGE, np.float32)), zero)
+
+    @property
+    def has_blocks(self) -> bool:
+        """Say whether the graph needs the opset of BLOCKS."""
+        return bool(self.quantized)
+
+    def dequantized(self, x: str, scale: float, zero: int) -> str:
+        """Round x to a static range and back, once for all who ask for the same."""
+        if (x, scale, zero) not in self.ranged:
+            number = len(self.ranged)
+            units = self.constant(f"int8.range_{number}_scale", np.array(scale, np.float32))
+            zeros = self.constant(f"int8.range_{number}_zero_point", np.array(zero, np.uint8))
+            rounded = self.node("QuantizeLinear", x, units, zeros)
+            self.ranged[x, scale, zero] = self.node("DequantizeLinear", rounded, units, zeros)
+        return self.ranged[x, scale, zero]
+
+    def linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str | None = None) -> str:
+        """Write x·Wᵀ + b as the module computes: x (rows, in) -> (rows, out). Not simulated, it becomes dynamic-int8."""
+        if isinstance(module, StaticLinear):
+            return static_linear(self, x, name, module, output)
+        if isinstance(module, WeightOnlyLinear):
+            return weight_only_linear(self, x, name, module, bias, output)
+        return self.dynamic_linear(x, name, module, bias, output)
+
+    def dynamic_linear(self, x: str, name: str, module: nn.Module, bias: str | None, output: str | None = None) -> str:
+        """Write x·Wᵀ + b in dynamic-int8."""
+        integers, scale = integer_rows(matrix(module), levels_of(module))
+        stored = self.constant(f"{name}.weight_int8", integers.numpy().T)
+        return self.integer_product(x, stored, self.constant(f"{name}.weight_scale", scale.numpy()[:, 0]), bias, output)
+
+    def integer_product(self, x: str, weight: str, scale: str, bias: str | None = None, output: str | None = None) -> str:
+        """Multiply in integers: x (rows, in), weight int8 (in, out), scale (out,) -> (rows, out)."""
+        q, scales = self.rows(x, self.initializers[weight].dims[0])
+        zero = self.constant("int8.zero_point", np.array(ZERO_POINT, np.uint8))
+        by_row = self.node("DequantizeLinear", self.node("MatMulInteger", q, weight, zero), scales, axis=0)
+        if bias is None:
+            return self.node("Mul", by_row, scale, output=output)
+        return self.node("Add", self.node("Mul", by_row, scale), bias, output=output)
+
+    def embedding(self, name: str, module: nn.Module, ids: str, output: str | None = None) -> str:
+        """Write the look-up of int8 rows and their scales."""
+        integers, scale = integer_rows(matrix(module), levels_of(module))
+        rows = self.node("Gather", self.constant(f"{name}.weight_int8", integers.numpy()), ids)
+        scales = self.node("Gather", self.constant(f"{name}.weight_scale", scale.numpy()), ids)
+        return self.node("Mul", self.node("Cast", rows, to=TensorProto.FLOAT), scales, output=output)

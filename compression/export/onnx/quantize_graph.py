@@ -1,0 +1,104 @@
+"""Turn an FP32 ONNX graph into integers as `numerics` defines them: layers are found here and written by `nodes`."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from compression.export.onnx.graph_builder import BLOCKS, Array, Nodes
+from compression.export.onnx.quantized_linear import MICROSOFT
+from compression.models.linear_layers import matrix
+
+
+class _Surgeon(Nodes):
+    """One pass over a graph in topological order: copies nodes to a new list, replacing linear layers and embeddings."""
+
+    def __init__(self, proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.graph = proto.graph
+        self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.names = _named_weights(modules)
+        self.done: set[str] = set()
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def module_of(self, initializer: str) -> tuple[str, nn.Module] | None:
+        """Find the layer whose weight an initializer holds, as it is or transposed."""
+        tensor = self.initializers.get(initializer)
+        if tensor is None or tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2:
+            return None
+        value = numpy_helper.to_array(tensor)
+        return self.names.get(_fingerprint(value)) or self.names.get(_fingerprint(value.T))
+
+    def operate(self) -> None:
+        """Replace all; raises RuntimeError where a layer was not found."""
+        skipped: set[str] = set()
+        for node in self.graph.node:
+            if node.output[0] in skipped:
+                continue
+            found = self.module_of(node.input[0 if node.op_type == "Gather" else 1]) if len(node.input) > 1 else None
+            if found is None or node.op_type not in ("MatMul", "Gemm", "Gather"):
+                self.nodes.append(node)
+                continue
+            name, module = found
+            if node.op_type == "Gather":
+                self.embedding(name, module, node.input[1], node.output[0])
+            elif node.op_type == "Gemm":
+                self.linear(node.input[0], name, module, node.input[2] if len(node.input) > 2 else None, node.output[0])
+            else:
+                bias, output = self.bias_after(node)
+                self.linear(node.input[0], name, module, bias, output)
+                skipped.add(output)
+            self.done.add(name)
+        missed = {name for name, _ in self.names.values()} - self.done
+        if missed:
+            raise RuntimeError(f"not found in the traced graph: {', '.join(sorted(missed))}")
+
+    def bias_after(self, node: onnx.NodeProto) -> tuple[str | None, str]:
+        """Return the constant that is added right after a MatMul, if so, and the name of the sum."""
+        readers = self.readers.get(node.output[0], [])
+        if len(readers) == 1 and readers[0].op_type == "Add":
+            other = [name for name in readers[0].input if name != node.output[0]]
+            if len(other) == 1 and other[0] in self.initializers:
+                return other[0], readers[0].output[0]
+        return None, node.output[0]
+
+
+def to_int8(proto: onnx.ModelProto, modules: Mapping[str, nn.Module]) -> onnx.ModelProto:
+    """Return `proto` with the linear layers and embeddings in `modules` (name → layer, weights in FP32) as integers.
+
+    Each layer is written as its own class computes, a plain nn.Linear as dynamic-int8. proto: a graph whose linear layers
+    read matrices (`rows.as_rows`).
+
+    Raises RuntimeError where the graph does not hold one of them.
+    """
+    surgeon = _Surgeon(proto, modules)
+    surgeon.operate()
+    used = {name for node in surgeon.nodes for name in node.input}
+    out = onnx.ModelProto()
+    out.CopyFrom(proto)
+    del out.graph.node[:], out.graph.initializer[:], out.graph.value_info[:]
+    out.graph.node.extend(surgeon.nodes)
+    out.graph.initializer.extend(tensor for name, tensor in surgeon.initializers.items() if name in used)
+    if surgeon.has_blocks:
+        # Of what is in such a graph, opset 21 changed nothing but which types are allowed.
+        out.opset_import[0].version, out.ir_version = BLOCKS
+    if any(node.domain == MICROSOFT for node in surgeon.nodes):
+        out.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    return out
+
+
+def _fingerprint(value: Array) -> tuple[tuple[int, ...], bytes]:
+    return value.shape, np.ascontiguousarray(value).tobytes()
+
+
+def _named_weights(modules: Mapping[str, nn.Module]) -> dict[tuple[tuple[int, ...], bytes], tuple[str, nn.Module]]:
+    """Index layers by their weight's content: the exporter renames and transposes weights, but does not change them."""
+    out = {}
+    for name, module in modules.items():
+        out[_fingerprint(matrix(module).detach().numpy())] = (name, module)
+    return out

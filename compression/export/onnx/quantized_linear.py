@@ -1,0 +1,108 @@
+"""The linear layers of the schemes beside dynamic-int8, as nodes of an ONNX graph. `integers` finds the layers.
+
+static-int8, standard operators; ONNX Runtime fuses each layer to QGemm, products in integers. It does so only where the
+bias is integers too:
+
+    q = QuantizeLinear(x, s_x, z)                                     uint8, shared by layers of the same input and range
+    y = Gemm(DequantizeLinear(q, s_x, z), DequantizeLinear(W_int8, s_w, axis 1), DequantizeLinear(b_int32, s_x · s_w))
+
+weight-only-int8, standard operators:
+
+    y = Gemm(x, Cast(W_int8) · s_w, b)
+
+The weight is made when the file is opened (ONNX Runtime folds constants), from then on the layer costs what it costs in
+float32. With DequantizeLinear in place of Cast and Mul, ONNX Runtime would fuse the layer to MatMulNBits and round the
+activations to 8 bits too (session.qdq_matmulnbits_accuracy_level, 4 where nobody sets it): no longer what was trained.
+
+weight-only-int4, com.microsoft's MatMulNBits, which keeps 4 bits in memory as on disk. The standard has 4-bit integers from
+opset 21 on, but its form is again fused with rounded activations; here accuracy_level 1 says float32.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+from torch import Tensor
+
+from compression.models.linear_layers import matrix
+from compression.quantization.dynamic_int8 import integer_rows
+from compression.quantization.static_int8 import StaticLinear, static_weights
+from compression.quantization.weight_only import WeightOnlyLinear, grouped_integers
+
+Array = npt.NDArray[np.generic]
+MICROSOFT = "com.microsoft"
+FLOAT32 = 1
+"""MatMulNBits' accuracy_level."""
+BITS, MIDDLE = 4, 8
+"""MatMulNBits takes unsigned numbers and, where nothing else is said, subtracts 8."""
+
+
+class Writer(Protocol):
+    """What adds nodes and constants to a graph."""
+
+    def constant(self, name: str, value: Array) -> str:
+        """Make `value` an initializer, once a name."""
+        ...
+
+    def node(self, op: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+        """Append a node with one output; return the output's name."""
+        ...
+
+    def dequantized(self, x: str, scale: float, zero: int) -> str:
+        """Round x to a static range and back, once for all who ask for the same."""
+        ...
+
+
+def static_linear(to: Writer, x: str, name: str, layer: StaticLinear, output: str | None = None) -> str:
+    """Write a static layer, x (rows, in) -> (rows, out)."""
+    scale, zero = layer.grid()
+    whole, scales, bias = static_weights(matrix(layer), layer.bias, scale, layer.levels)
+    weight = to.node(
+        "DequantizeLinear",
+        to.constant(f"{name}.weight_int8", whole.numpy().T),
+        to.constant(f"{name}.weight_scale", scales.numpy()),
+        # Without them nothing is fused; each layer has its own, or session.x64quantprecision moves shared ones twice and fails.
+        to.constant(f"{name}.weight_zero_points", np.zeros(len(whole), np.int8)),
+        axis=1,
+    )
+    inputs = [to.dequantized(x, scale, zero), weight]
+    if bias is not None:
+        units = to.constant(f"{name}.bias_scale", (scale * scales).numpy())
+        inputs.append(to.node("DequantizeLinear", to.constant(f"{name}.bias_int32", bias.numpy()), units, axis=0))
+    return to.node("Gemm", *inputs, output=output)
+
+
+def weight_only_linear(
+    to: Writer, x: str, name: str, layer: WeightOnlyLinear, bias: str | None, output: str | None = None
+) -> str:
+    """Write a layer whose weights alone are integers, x (rows, in) -> (rows, out)."""
+    more = [] if bias is None else [bias]
+    if layer.group_size is None:
+        whole, scale = integer_rows(matrix(layer))
+        cast = to.node("Cast", to.constant(f"{name}.weight_int8", whole.numpy().T), to=TensorProto.FLOAT)
+        weight = to.node("Mul", cast, to.constant(f"{name}.weight_scale", scale.numpy()[:, 0]))
+        return to.node("Gemm", x, weight, *more, output=output)
+    whole, scales = grouped_integers(matrix(layer), layer.group_size)
+    packed = to.constant(f"{name}.weight_int4", _packed(whole, layer.group_size))
+    product = to.node(
+        "MatMulNBits",
+        x,
+        packed,
+        to.constant(f"{name}.weight_scale", scales.numpy()),
+        output=None if more else output,
+        domain=MICROSOFT,
+        K=matrix(layer).shape[1],
+        N=matrix(layer).shape[0],
+        bits=BITS,
+        block_size=layer.group_size,
+        accuracy_level=FLOAT32,
+    )
+    return to.node("Add", product, *more, output=output) if more else product
+
+
+def _packed(whole: Tensor, group_size: int) -> Array:
+    """Put two 4-bit numbers in a byte, the first in the low half. (out, groups × size) -> uint8 (out, groups, size / 2)."""
+    moved = (whole.numpy() + MIDDLE).astype(np.uint8).reshape(len(whole), -1, group_size)
+    packed: Array = moved[..., 0::2] | moved[..., 1::2] << BITS
+    return packed

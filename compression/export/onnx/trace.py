@@ -1,0 +1,155 @@
+"""Trace a model to FP32 ONNX: once for each shape, for the stages of a job differ by little more than their weights.
+
+Of the seconds that writing an artifact takes nearly all are the tracing, and what it makes says nothing of the weights until
+they are folded. So it is kept from before that, without them: two stages of one shape, or two datasets, share it.
+"""
+
+import json
+import logging
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from compression.export.onnx.rotary_patch import real_rotation
+from compression.models.adapters.registry import adapter_of
+from compression.models.architectures import heads
+
+OPSET = 20
+"""The first with Gelu as one operator."""
+MOST = 4
+"""Graphs without weights that are kept, each some hundred kilobytes: those of the stages, and of shapes that are looked at."""
+TYPES = "token_type_ids"
+NOT_THE_GRAPH = ("_name_or_path", "architectures", "id2label", "label2id")
+"""Keys of a config that change from one model to the next and say nothing of what is computed: `architectures` names whom the
+file came from, until a stage saves it, and the class itself is looked at."""
+
+
+class _Logits(nn.Module):
+    """A transformers model with its inputs in a fixed order and its head's answers as its only outputs."""
+
+    def __init__(self, model: nn.Module, types: int) -> None:
+        super().__init__()
+        self.model, self.types = model, types
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Two or three (batch, sequence) int64 -> (batch, labels), (batch, sequence, labels), or twice (batch, sequence)."""
+        given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.types:
+            # A single type is every token's: said here, it costs the user no input.
+            given[TYPES] = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        out = self.model(**given)
+        return tuple(out[name] for name in outputs_of(self.model))
+
+
+def outputs_of(model: nn.Module) -> tuple[str, ...]:
+    """Name the outputs of a model's artifact: those of its stock class."""
+    head = heads.of_architecture(type(model).__name__)
+    assert head is not None, "what is shipped has a head"  # noqa: S101
+    return head.outputs
+
+
+def inputs_of(model: nn.Module) -> tuple[str, ...]:
+    """Name the inputs of a model's artifact: token types only where it tells any apart."""
+    types = adapter_of(model).types(model.config)
+    return ("input_ids", "attention_mask", TYPES) if types > 1 else ("input_ids", "attention_mask")
+
+
+_kept: OrderedDict[tuple[Any, ...], torch.onnx.ONNXProgram] = OrderedDict()
+
+
+def graph(model: nn.Module) -> onnx.ModelProto:
+    """Trace a stock classifier to FP32 ONNX; batch and sequence stay free.
+
+    model: in evaluation mode, on the CPU and in float32. One of the same class, config and shapes that was traced before lends
+    its graph; whether what is written answers as the model does, `verify` looks at each time.
+    """
+    wrapped = _Logits(model, adapter_of(model).types(model.config))
+    tensors = {**dict(wrapped.named_parameters(remove_duplicate=False)), **dict(wrapped.named_buffers(remove_duplicate=False))}
+    key = _key(model, tensors)
+    kept = _kept.pop(key, None)
+    if kept is None:
+        program = _trace(model, wrapped)
+        if all(name in tensors for name in program.model.graph.initializers):  # any other may follow from weights
+            kept = _without_weights(program)
+    if kept is not None:
+        _kept[key] = kept
+        while len(_kept) > MOST:
+            _kept.popitem(last=False)
+        # Also right after it was traced: what is folded is numbered from where a graph's own numbers end, and a file's bytes
+        # shall not tell whether its graph was lent.
+        program = torch.onnx.ONNXProgram(kept.model.clone(), None)
+    names = list(program.model.graph.initializers)
+    program.apply_weights({name: tensors[name] for name in names if name in tensors})
+    program.optimize()
+    proto: onnx.ModelProto = program.model_proto
+    _let_go(program)  # the optimizer's rules, which live as long as we do, remember the last graph that they saw
+    _forget_origin(proto)
+    return proto
+
+
+def _key(model: nn.Module, tensors: dict[str, Tensor]) -> tuple[Any, ...]:
+    config = {name: value for name, value in model.config.to_dict().items() if name not in NOT_THE_GRAPH}  # type: ignore[operator,union-attr]
+    shapes = tuple((name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items())
+    return type(model), json.dumps(config, sort_keys=True, default=str), shapes
+
+
+def _without_weights(program: torch.onnx.ONNXProgram) -> torch.onnx.ONNXProgram:
+    """Copy a graph that is not folded yet, and leave its weights to whom they belong."""
+    twin = torch.onnx.ONNXProgram(program.model.clone(), None)
+    _let_go(twin)
+    return twin
+
+
+def _let_go(program: torch.onnx.ONNXProgram) -> None:
+    for value in program.model.graph.initializers.values():
+        value.const_value = None
+
+
+def _trace(model: nn.Module, wrapped: nn.Module) -> torch.onnx.ONNXProgram:
+    ids = torch.zeros(2, 8, dtype=torch.int64)
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    names = inputs_of(model)
+    batch = torch.export.Dim("batch")
+    sequence = torch.export.Dim("sequence", max=adapter_of(model).max_positions(model.config))
+    with _quiet(), real_rotation(model):
+        program = torch.onnx.export(
+            wrapped,
+            (ids, mask, torch.zeros_like(ids))[: len(names)],
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(names),
+            output_names=list(outputs_of(model)),
+            dynamic_shapes={name: {0: batch, 1: sequence} for name in names},
+            verbose=False,
+            optimize=False,
+        )
+    assert program is not None  # noqa: S101 (only the non-dynamo exporter returns None)
+    return program
+
+
+def _forget_origin(proto: onnx.ModelProto) -> None:
+    """Remove what the exporter notes for its own developers: stack traces with this machine's paths, a kilobyte a node."""
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the exporter's remarks: it warns of torchvision, of its own deprecations, of axes it renames."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)

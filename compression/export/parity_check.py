@@ -1,0 +1,320 @@
+"""Reopen an artifact in its own runtime and hold its answers against the engine's model."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from compression.evaluation.runtimes.decoder import Decoder
+from compression.evaluation.runtimes.onnx import OnnxDecoder, OnnxRunner
+from compression.evaluation.runtimes.runner import (
+    Batch,
+    Ids,
+    Kind,
+    Logits,
+    Runner,
+    batch_of,
+    batches,
+    open_artifact,
+    tokenizer_of,
+)
+from compression.export.onnx.trace import inputs_of, outputs_of
+from compression.modalities.scoring.base import Row, Scorer
+from compression.modalities.text.scoring.perplexity import LanguageScorer, Window
+from compression.models.adapters.registry import adapter_of
+from compression.quantization.fake_quantize import remove_fake_quantization, simulated_layers
+from compression.quantization.weight_only import WeightOnlyLinear
+from compression.schema.errors import ExportMismatch
+
+RELATIVE = 1e-3
+"""What the order of floating-point sums may move, of the largest logit. Two FP32 runtimes differ by 1e-6 to 1e-5."""
+ROUNDING_NOISE: dict[Kind, float] = {"onnx": 2.0, "transformers": 4.0}
+"""How far an INT8 artifact may be from the simulation, in units of what the simulation itself changes (see `limit`).
+
+torchao computes other integers: it divides by 127.5, so that each row's largest element is half a step off, which in
+narrow layers weighs more than all other rounding. Its distance is that of two different quantizations.
+"""
+HALF_NOISE = 2.0
+"""How far an artifact of 16 bits may be from float32, in units of what 16 bits change in the engine's own hands."""
+LOGITS_BYTES, SHORT = 1 << 25, 24
+"""What a language model's logits may take at once, and the tokens of the shortest row; the others are each a token longer."""
+SHORTEST = 2
+"""Tokens of a row of which some are read at once and some one by one."""
+PEAK = 6.0
+"""The largest single difference allowed, in units of the root mean square allowed, beside what rounding does to that row."""
+Rows = npt.NDArray[np.bool_]
+Distances = npt.NDArray[np.float64]
+NUDGE, NUDGES, FIRM = 1e-5, 8, 0.5
+"""How far, and how often, inputs are moved to find tokens on the edge, ten times what runtimes differ by; and the share of
+tokens that must be left to hold an artifact by."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far an artifact's logits may be: `rms` over all rows (root mean square), a single one PEAK times that and `beyond`.
+
+    beyond: of each row what rounding moves it by, (rows,); a number where they all have the same.
+    """
+
+    rms: float
+    beyond: Distances | float = 0.0
+
+    @property
+    def rows(self) -> Distances:
+        """The bound of each row, (rows,) or a single one for all."""
+        return np.asarray(PEAK * self.rms + self.beyond)
+
+    @property
+    def largest(self) -> float:
+        """The bound of the row that may be the farthest."""
+        return float(self.rows.max())
+
+    def of(self, chosen: Rows) -> "Bound":
+        """The bound of some of the rows alone."""
+        return Bound(self.rms, np.broadcast_to(self.beyond, chosen.shape)[chosen])
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near the artifact came. Root mean square and largest difference of logits, and what was allowed."""
+
+    difference: float
+    largest: float
+    allowed: Bound
+
+
+def verify(
+    model: nn.Module,
+    folder: Path,
+    *,
+    kind: Kind,
+    int8: bool,
+    half: bool = False,
+    sample: list[Row],
+    scorer: Scorer | LanguageScorer,
+    pad_id: int,
+) -> Agreement:
+    """Compare at batch 1 and all together, padded. Raises ExportMismatch.
+
+    model: the engine's, its integers simulated where `int8`; sample: at least one row, as `scorer` reads it. Where weights
+    alone are integers nothing is rounded that the order of sums could move, so the artifact is held to the bound of FP32. half:
+    the artifact is in bfloat16, of the model without its integers. What such rounding does, a token's choice of experts, is
+    excused where there is any; elsewhere only of tokens for which the engine's own model has no firm choice (`on_the_edge`).
+    """
+    runner = open_artifact(kind, folder, threads=torch.get_num_threads())
+    check_names(runner, model)
+    asked = asked_of(scorer, folder, sample, model, pad_id)
+    twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    if half:
+        remove_fake_quantization(twin)
+    exact = not int8 or any(isinstance(layer, WeightOnlyLinear) for _, layer in simulated_layers(twin))
+    expected, found = answers(twin, asked), stacked(runner, asked)
+    remove_fake_quantization(twin)
+    if half:
+        allowed = limit(expected, answers(twin.to(torch.bfloat16), asked), noise=HALF_NOISE)
+    else:
+        allowed = limit(expected, answers(twin, asked), noise=0.0 if exact else ROUNDING_NOISE[kind])
+    experts = adapter_of(model).shape_of(model.config).experts is not None
+    if not experts and not isinstance(scorer, LanguageScorer):
+        return compare(expected, found, allowed, choice=len(outputs_of(model)) == 1)
+    del twin
+
+    def edges(read: list[Batch]) -> Rows:
+        again = copy.deepcopy(model).to("cpu", torch.float32).eval()
+        return on_the_edge(lambda: answers(again, read), again.get_input_embeddings(), allowed.rms)  # type: ignore[operator]
+
+    return hold(runner, expected, found, asked, allowed, experts=experts, rounded=half or not exact, edges=edges)
+
+
+def hold(
+    runner: Runner,
+    expected: Logits,
+    found: Logits,
+    asked: list[Batch],
+    allowed: Bound,
+    *,
+    experts: bool,
+    rounded: bool,
+    edges: Callable[[list[Batch]], Rows],
+) -> Agreement:
+    """Hold a decoder's answers at once against the model's, and a language model's token by token against those at once.
+
+    rounded: numbers are rounded on the way, so that single tokens may go to other experts. edges: says of every token, where
+    that is not so, whether it may all the same, as `on_the_edge` does. Raises ExportMismatch.
+    """
+    routed = experts and rounded
+
+    def one(wanted: Logits, said: Logits, read: list[Batch], within: Bound) -> Agreement:
+        try:
+            return compare(wanted, said, within, choice=not routed, places=True, routed=routed)
+        except ExportMismatch:
+            firm = ~edges(read) if experts and not routed else np.zeros(0, bool)
+            if not firm.size or firm.mean() < FIRM or firm.all():
+                raise
+            return compare(wanted[firm], said[firm], within.of(firm), places=True)
+
+    agreement = one(expected, found, asked, allowed)
+    ids = asked[-1].input_ids[:1]
+    if isinstance(runner, Decoder) and ids.shape[1] > 1:
+        one(*at_once_and_stepwise(runner, ids), [batch_of(ids.tolist())], Bound(allowed.rms))
+    return agreement
+
+
+def on_the_edge(ask: Callable[[], Logits], table: nn.Module, allowed: float) -> Rows:
+    """Find tokens that the engine's own model answers otherwise by more than `allowed` when what it reads moves by NUDGE.
+
+    A router that has two experts as good as equal sends them to either, and so do two honest runtimes, whose sums differ by
+    less. ask: asks that model, whose tokens' table is `table`. -> (real tokens of all batches,)
+    """
+    draw = torch.Generator().manual_seed(0)
+    expected = ask()
+    found = np.zeros(len(expected), bool)
+    for _ in range(NUDGES):
+        moved = table.register_forward_hook(lambda _, __, out: out * (1 + NUDGE * torch.randn(out.shape, generator=draw)))
+        off = ask() - expected
+        moved.remove()
+        found |= np.sqrt(np.square(off, dtype=np.float64).mean(axis=-1)) > allowed
+    return found
+
+
+def asked_of(scorer: Scorer | LanguageScorer, folder: Path, sample: list[Row], model: nn.Module, pad_id: int) -> list[Batch]:
+    """Tokenize a sample as the artifact in `folder` does, for each row alone and all together."""
+    if isinstance(scorer, LanguageScorer):
+        return begun(scorer.windows(tokenizer_of(folder), sample), int(model.config.vocab_size), pad_id)  # type: ignore[union-attr, arg-type]
+    encodings = scorer.ask(tokenizer_of(folder), sample).windows
+    return [*batches(encodings, 1, pad_id=pad_id), *batches(encodings, len(encodings), pad_id=pad_id)]
+
+
+def begun(windows: list[Window], vocabulary: int, pad_id: int) -> list[Batch]:
+    """Take the beginnings of a language model's windows, as many as their logits have room for; one by one and together."""
+    most = max(LOGITS_BYTES // (4 * vocabulary), 2 * SHORT)
+    rows = [one.ids[: SHORT + number] for number, one in enumerate(windows[: most // (2 * SHORT) + 1])]
+    if max(map(len, rows), default=0) < SHORTEST:  # texts without words tell nothing: any tokens do as well
+        rows.append([number % vocabulary for number in range(1, SHORT + 1)])
+    return [*(batch_of([row]) for row in rows), batch_of(rows, pad_id)]
+
+
+def limit(simulated: Logits, float32: Logits, *, noise: float) -> Bound:
+    """Return how far an artifact may be from the simulation.
+
+    Both round the same numbers, but sum them in another order; where a value lies on the edge between two integers it then
+    falls the other way, and what follows sees a change as large as rounding itself makes. Two honest implementations (torch
+    in float32 and in float64) so differ by half to all of what rounding changes at all; a lost bias or a wrong scale, by
+    far more. So the yardstick is the simulation's own distance from the same weights in float32: of all rows, and of each, as
+    among many tokens there are some that rounding moves by ten times what it moves the others by.
+    """
+    off, scale = simulated - float32, float(np.abs(simulated).max())
+    return Bound(noise * _rms(off) + RELATIVE * scale, noise * _each(off))
+
+
+def compare(
+    expected: Logits, found: Logits, allowed: Bound, *, choice: bool = True, places: bool = False, routed: bool = False
+) -> Agreement:
+    """Hold (rows, labels) against (rows, labels). Raises ExportMismatch with the distance and the first row that differs.
+
+    choice: whether a row's largest logit is its answer. Starts and ends, which compete with those of other tokens, have none.
+    places: rows are tokens of a language model, whose labels are so many that the farthest of them tells of chance: bounded is
+    the distance of a whole row. routed: rounding sends single tokens to other experts, so a row may be as far as it likes.
+    """
+    if found.shape != expected.shape:
+        raise ExportMismatch(f"the artifact answers with shape {found.shape} and not {expected.shape}")
+    off = found - expected
+    difference = _rms(off)
+    each = _each(off) if places else np.abs(off).max(axis=-1)
+    farthest = int((each - allowed.rows).argmax())
+    largest, most = float(each.max()), float(np.broadcast_to(allowed.rows, each.shape)[farthest])
+    if not np.isfinite(found).all() or difference > allowed.rms or (each[farthest] > most and not routed):
+        raise ExportMismatch(
+            f"logits differ by {difference:.2g} (root mean square; allowed {allowed.rms:.2g}) and {each[farthest]:.2g} (row "
+            f"{farthest}; allowed {most:.2g})"
+        )
+    top = np.sort(expected, axis=-1)
+    clear = (
+        top[:, -1] - top[:, -2] > 2 * PEAK * allowed.rms if expected.shape[1] > 1 and choice else np.zeros(len(expected), bool)
+    )
+    other = np.flatnonzero(clear & (expected.argmax(-1) != found.argmax(-1)))
+    if other.size:
+        raise ExportMismatch(f"row {other[0]} is answered otherwise, though not a close call")
+    return Agreement(difference=difference, largest=largest, allowed=allowed)
+
+
+def check_names(runner: Runner, model: nn.Module) -> None:
+    """See that an ONNX file's inputs and outputs are those of its kind. Raises ExportMismatch."""
+    if isinstance(runner, OnnxDecoder):
+        check_cache(runner, model)
+    elif isinstance(runner, OnnxRunner):
+        labels = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
+        check_interface(runner, labels, inputs_of(model), outputs_of(model))
+
+
+def check_interface(runner: OnnxRunner, labels: int, names: tuple[str, ...], answers: tuple[str, ...]) -> None:
+    """See that names, types and free dimensions are what the model card says. Raises ExportMismatch."""
+    inputs = {item.name: (item.type, [isinstance(size, str) for size in item.shape]) for item in runner.session.get_inputs()}
+    wanted = dict.fromkeys(names, ("tensor(int64)", [True, True]))
+    if inputs != wanted:
+        raise ExportMismatch(f"the file's inputs are {inputs}")
+    outputs = [(item.name, item.type, item.shape[-1]) for item in runner.session.get_outputs()]
+    # Of starts and ends the last dimension is the sequence, which is free.
+    last = labels if answers == ("logits",) else next((size for _, _, size in outputs if isinstance(size, str)), None)
+    if outputs != [(name, "tensor(float)", last) for name in answers]:
+        raise ExportMismatch(f"the file's outputs are {outputs}")
+
+
+def check_cache(runner: OnnxDecoder, model: nn.Module) -> None:
+    """See that a language model's inputs and outputs are those of the usual exports. Raises ExportMismatch."""
+    layers = range(int(model.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
+    parts = [f"{number}.{part}" for number in layers for part in ("key", "value")]
+    wanted = (
+        ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{part}" for part in parts)],
+        ["logits", *(f"present.{part}" for part in parts)],
+    )
+    found = [item.name for item in runner.session.get_inputs()], [item.name for item in runner.session.get_outputs()]
+    if found != wanted:
+        raise ExportMismatch(f"the file's inputs and outputs are {found}")
+
+
+def at_once_and_stepwise(runner: Decoder, ids: Ids) -> tuple[Logits, Logits]:
+    """Let a language model read a row of tokens at once, and in two parts and token by token. -> (tokens, vocabulary) each."""
+    cache, found = None, []
+    half = ids.shape[1] // 2
+    for start, end in ((0, half), *((at, at + 1) for at in range(half, ids.shape[1]))):
+        logits, cache = runner.step(np.ascontiguousarray(ids[:, start:end]), cache)
+        found.append(logits[0])
+    return runner.step(np.ascontiguousarray(ids))[0][0], np.concatenate(found)
+
+
+@torch.inference_mode()
+def answers(model: nn.Module, asked: list[Batch]) -> Logits:
+    """Ask the engine's model on the CPU. -> (rows of all batches, labels), or (all their real tokens, …)."""
+    out, names, outputs = [], inputs_of(model), outputs_of(model)
+    for batch in asked:
+        inputs = {name: torch.from_numpy(getattr(batch, name)) for name in names}
+        answer = model(**inputs)
+        found = [answer[name].float().numpy() for name in outputs]
+        out.append(_real(found[0] if len(found) == 1 else np.stack(found, axis=-1), batch))
+    return np.concatenate(out)
+
+
+def _real(logits: Logits, batch: Batch) -> Logits:
+    """Leave out what answers padding, where there is an answer a token."""
+    return logits[batch.attention_mask.astype(bool)] if logits.ndim == 3 else logits
+
+
+def stacked(runner: Runner, asked: list[Batch]) -> Logits:
+    """Ask an artifact. -> as `answers`."""
+    return np.concatenate([_real(runner.logits(batch), batch) for batch in asked])
+
+
+def _each(values: Logits) -> Distances:
+    """Return the root mean square of each row, (rows,)."""
+    found: Distances = np.sqrt(np.square(values.reshape(len(values), -1), dtype=np.float64).mean(axis=-1))
+    return found
+
+
+def _rms(values: Logits) -> float:
+    return float(np.sqrt(np.square(values, dtype=np.float64).mean()))

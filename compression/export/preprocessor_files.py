@@ -1,0 +1,81 @@
+"""The tokenizer of an artifact: tokenizer.json, which is all that ONNX asks for, and what stock code wants beside it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import AutoTokenizer
+
+from compression.modalities.text.scoring.question_answering import overlap_of
+from compression.models import loading
+from compression.models.adapters.registry import is_decoder
+from compression.schema.recipe.base import Task
+
+EXTRAS = ("special_tokens_map.json", "vocab.txt", "chat_template.jinja")
+SETTINGS = "tokenizer_config.json"
+SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def padding_of(model: nn.Module) -> int:
+    """Return the id of the token that the model's rows are padded with."""
+    return int(model.config.pad_token_id or 0)  # type: ignore[union-attr, arg-type]
+
+
+def write_tokenizer(source: Path, folder: Path, max_length: int, task: Task, model: nn.Module | None = None) -> None:
+    """Copy the tokenizer; tokenizer.json then truncates to `max_length` by itself (contexts to windows) and pads nothing.
+
+    That of a language model truncates nothing. model: the one that it reads for. Where it is a decoder, the settings say what
+    it takes, and which token stock code is to pad with, a classifier's on the right: the tokenizer's own files may not, and a
+    classifier finds the last token by it. They name a class that cuts texts as tokenizer.json does where theirs does not.
+    """
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    if task == "causal-lm":  # whoever generates decides how much is read
+        tokenizer.no_truncation()
+    elif task == "question-answering":
+        tokenizer.enable_truncation(max_length, stride=overlap_of(max_length), strategy="only_second")
+    else:
+        tokenizer.enable_truncation(max_length)
+    tokenizer.no_padding()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for extra in EXTRAS:
+        if (source / extra).is_file():
+            shutil.copyfile(source / extra, folder / extra)
+    settings: dict[str, Any] = {}
+    if (source / SETTINGS).is_file():
+        settings = json.loads((source / SETTINGS).read_text("utf-8"))
+    if model is not None and is_decoder(model):
+        settings |= {"model_input_names": ["input_ids", "attention_mask"]}
+        named = any(_names_padding(source / name) for name in (SETTINGS, "special_tokens_map.json"))
+        if model.config.pad_token_id is not None and not named:  # type: ignore[union-attr]
+            settings |= {"pad_token": tokenizer.id_to_token(padding_of(model))}
+        if task != "causal-lm":
+            settings |= {"padding_side": "right"}
+    _write(folder, {**settings, "model_max_length": max_length})
+    if model is not None:
+        _write(folder, {**settings, "model_max_length": max_length, **_as_filed(folder, tokenizer, model)})
+
+
+def _as_filed(folder: Path, own: Tokenizer, model: nn.Module) -> dict[str, Any]:
+    """Say what has stock code cut texts as tokenizer.json does, where the class that it takes has rules of its own.
+
+    Most have, and take what the settings say or a default (BERT's: whether it lowers letters). The common class takes the file
+    as it is, and has neither special tokens nor inputs of its own: those that the other had are named. Of a Qwen2 stock code
+    takes the family's class whatever is named here.
+    """
+    stock = AutoTokenizer.from_pretrained(folder, config=model.config, local_files_only=True, trust_remote_code=False)
+    if loading.is_as_filed(stock, own):
+        return {}
+    special = {name: getattr(stock, name) for name in SPECIAL}
+    known = {name: token for name, token in special.items() if token is not None and own.token_to_id(token) is not None}
+    return {**known, "model_input_names": stock.model_input_names, "tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+def _write(folder: Path, settings: dict[str, Any]) -> None:
+    (folder / SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _names_padding(path: Path) -> bool:
+    return path.is_file() and bool(json.loads(path.read_text("utf-8")).get("pad_token"))

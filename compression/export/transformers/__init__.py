@@ -1,0 +1,1 @@
+"""Checkpoints that stock transformers opens, from memory or shard by shard."""

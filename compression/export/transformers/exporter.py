@@ -1,0 +1,115 @@
+"""Write a model as a checkpoint that stock transformers opens, with torchao's integers.
+
+- dynamic-int8: torchao's nearest scheme is symmetric per token and per output channel too, but it divides by 127.5 where we
+  divide by 127: its answers are not the simulated ones to the last rounding. Such an artifact has a score of its own. In the
+  portable form the weights are our integers, within ±63; torchao rounds the activations alone.
+- static-int8: stock from_pretrained (transformers 5.24) neither writes torchao's configuration with calibrated scales nor
+  reads them back, so the checkpoint is that of dynamic-int8, with a score of its own.
+- weight-only-int8, weight-only-int4: our integers and scales in torchao's tensors, so the answers are the simulated ones.
+  torchao packs 4 bits for accelerators only; its form for CPUs holds each in a byte.
+
+Fused experts are written as `streamed` writes them, tensor by tensor, because stock code makes no integers of them. GPT-2's
+matrices (Conv1D) stay in float32: their layers add and multiply in one operation, which torchao's int8 lacks. Such a
+checkpoint is called mixed, and its figures say how much that is.
+"""
+
+import copy
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+from torchao.quantization import IntxUnpackedToInt8Tensor
+from torchao.quantization.quantize_.workflows import Int8Tensor
+from transformers import TorchAoConfig
+
+from compression.export.transformers import sharded
+from compression.export.transformers.torchao_tensors import fused_experts, int4_groups, int8_rows, torchao_scheme
+from compression.models.linear_layers import is_transposed
+from compression.quantization.dynamic_int8 import SimulatedLinear, levels_of
+from compression.quantization.fake_quantize import DYNAMIC, quantizable, remove_fake_quantization, simulation_of
+from compression.quantization.weight_only import WeightOnlyLinear
+from compression.schema.recipe.base import StreamedScheme
+
+FILE = "model.safetensors"
+ONE_SHARD = 64 * 10**9
+"""All weights go to one file, so that its bytes are the artifact's."""
+
+
+def write_transformers(model: nn.Module, folder: Path, *, int8: bool, half: bool = False) -> Path:
+    """Write config.json and model.safetensors into `folder` and return the weights' path. The model itself stays as it is.
+
+    int8 writes the integers that are simulated in `model`, dynamic-int8 where none are; half the weights in bfloat16, but for
+    those that stock code keeps in float32 (routers); neither, all in float32. Raises RuntimeError where torchao left an
+    nn.Linear or an embedding in floating point.
+    """
+    twin = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    if int8:
+        untie(twin)
+    simulation = simulation_of(twin) or DYNAMIC
+    scheme: StreamedScheme = "dynamic-int8" if simulation.scheme == "static-int8" else simulation.scheme
+    size = simulation.group_size or 1
+    turned = {name: layer for name, layer in quantizable(twin) if not is_transposed(layer)}
+    ours = int8 and (scheme != "dynamic-int8" or simulation.portable)
+    own = {name: _own(layer) for name, layer in turned.items()} if ours else {}
+    remove_fake_quantization(twin)
+    transformers.utils.logging.disable_progress_bar()
+    if not int8 and not half:
+        twin.save_pretrained(folder, max_shard_size=ONE_SHARD)  # type: ignore[operator]  # a PreTrainedModel's
+        return folder / FILE
+    # transformers rounds while it loads, so the weights go through a folder; beside the target, where there is room.
+    passage = Path(tempfile.mkdtemp(prefix=".float32-", dir=folder.parent))
+    try:
+        twin.save_pretrained(passage)  # type: ignore[operator]
+        if half:
+            rounded = type(twin).from_pretrained(passage, dtype=torch.bfloat16, local_files_only=True)  # type: ignore[attr-defined]
+            rounded.save_pretrained(folder, max_shard_size=ONE_SHARD)
+            return folder / FILE
+        if fused_experts(twin):
+            # Stock code reads integers of fused experts, and makes none of them.
+            sharded.quantize(
+                passage, passage / "made", scheme=scheme, group_size=size, portable=simulation.portable, largest=ONE_SHARD
+            )
+            folder.mkdir(exist_ok=True)
+            for path in (passage / "made").iterdir():
+                path.rename(folder / path.name)
+            return folder / FILE
+        quantized = type(twin).from_pretrained(  # type: ignore[attr-defined]
+            passage,
+            # Where nothing is named, stock code leaves out the last parameter: a decoder's head, which has no bias behind it.
+            quantization_config=TorchAoConfig(
+                torchao_scheme(twin, scheme, size), include_input_output_embeddings=True, modules_to_not_convert=[]
+            ),
+            dtype=torch.float32,
+            local_files_only=True,
+        )
+    finally:
+        shutil.rmtree(passage)
+    kinds = (Int8Tensor, IntxUnpackedToInt8Tensor)
+    layers = {name: layer for name, layer in quantizable(quantized) if not is_transposed(layer)}
+    missed = [name for name, layer in layers.items() if not isinstance(layer.weight, kinds)]
+    if missed:
+        raise RuntimeError(f"torchao left in floating point: {', '.join(missed)}")
+    for name, weight in own.items():
+        quantized.get_submodule(name).weight = nn.Parameter(weight, requires_grad=False)
+    quantized.save_pretrained(folder, max_shard_size=ONE_SHARD)
+    return folder / FILE
+
+
+def untie(model: nn.Module) -> None:
+    """Give a language model's output layer weights of its own: torchao's tensors cannot be shared by a table and a layer."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+    if head is not None and head.weight is model.get_input_embeddings().weight:  # type: ignore[operator]
+        head.weight = nn.Parameter(head.weight.detach().clone())
+        model.config.tie_word_embeddings = False  # type: ignore[union-attr]
+
+
+def _own(layer: nn.Module) -> torch.Tensor:
+    """Put the integers and scales of a table or a layer into torchao's tensor."""
+    weight: torch.Tensor = layer.weight  # type: ignore[assignment]
+    if not isinstance(layer, WeightOnlyLinear) or layer.group_size is None:
+        rounds = isinstance(layer, SimulatedLinear) and not isinstance(layer, WeightOnlyLinear)
+        return int8_rows(weight, levels_of(layer), rounds=rounds)
+    return int4_groups(weight, layer.group_size)

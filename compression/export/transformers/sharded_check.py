@@ -1,0 +1,63 @@
+"""Hold what was written a few rows at a time against what it was made of, a few rows at a time, as the files lie there.
+
+A model that memory does not hold cannot be asked for answers, which is how other artifacts are verified (`verify`). What its
+files say can be: every integer with its scale against the weight that it stands for.
+"""
+
+from collections.abc import Generator
+from math import prod
+from pathlib import Path
+
+from compression.export.transformers.sharded import Streamed, plan_of
+from compression.models.sharded_checkpoint import BLOCK, SafetensorsReader
+from compression.models.skeleton import skeleton
+from compression.schema.errors import ExportMismatch
+from compression.schema.recipe.base import StreamedScheme
+
+HALF = 0.501
+"""Of a scale: the most that rounding moves a weight, and what float32 adds to it."""
+
+
+def verifying(
+    source: Path,
+    place: Path,
+    *,
+    scheme: StreamedScheme,
+    group_size: int = 32,
+    portable: bool = False,
+    block: int = BLOCK,
+) -> Generator[tuple[int, int], None, None]:
+    """Compare the checkpoint in `place` with that in `source`, of which `streamed.quantizing` made it.
+
+    The stock config in `place` must imply the tensors that lie there; each dequantized weight must be within half a step of
+    its source, all else equal to it. Yields (elements compared, of all) after each tensor. Raises ExportMismatch.
+    """
+    before, after = SafetensorsReader(source), SafetensorsReader(place)
+    tensors, _ = plan_of(skeleton(source), before, scheme, group_size, portable=portable)
+    names = {part.name for tensor in tensors for part in tensor.planned(before.dtype(tensor.sources[0]))[0]}
+    if {tensor.name for tensor in tensors} != set(skeleton(place).state_dict()) or names != set(after.names()):
+        raise ExportMismatch("the quantized checkpoint does not have the tensors that its config.json implies")
+    total, done = sum(prod(tensor.shape) for tensor in tensors), 0
+    for tensor in tensors:
+        _compare(tensor, before, after, block)
+        done += prod(tensor.shape)
+        yield done, total
+
+
+def _compare(tensor: Streamed, before: SafetensorsReader, after: SafetensorsReader, block: int) -> None:
+    parts = {part.name.rpartition("_")[2]: part.name for part in tensor.planned(before.dtype(tensor.sources[0]))[0]}
+    line = 0
+    for source in tensor.sources:
+        for rows in before.rows(source, block) if len(tensor.shape) > 1 else [before.tensor(source)]:
+            count = prod(rows.shape[:-1])
+            if "qdata" in parts:
+                found, scale = (after.lines(parts[part], line, line + count) for part in ("qdata", "scale"))
+                scale = scale.repeat_interleave(rows.shape[-1] // scale.shape[-1], dim=1)
+                same = bool(((found.float() * scale - rows.float()).abs() <= HALF * scale).all())
+            else:
+                name = next(iter(parts.values()))
+                found = after.lines(name, line, line + count) if len(tensor.shape) > 1 else after.tensor(name)
+                same = found.equal(rows.to(found.dtype).view(found.shape))
+            if not same:
+                raise ExportMismatch(f"{tensor.name} is not what was written of it")
+            line += count

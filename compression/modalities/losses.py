@@ -1,0 +1,56 @@
+"""What a student is held against: pure functions of tensors. Which of them count, and how much, the recipe says."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LEAST_LOG = -6e4
+"""What float16 holds; e to that is 0, but times its logarithm a number."""
+
+
+def soft_target_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Forward KL divergence KL(teacher ‖ student) of softened distributions, times τ² (Hinton et al. 2015).
+
+    student, teacher: (rows, labels) of logits -> scalar in nats, mean over rows. Forward, so that the student must cover
+    all that the teacher finds likely; τ² keeps the gradient's size independent of the temperature.
+    """
+    wanted = functional.log_softmax(teacher / temperature, dim=-1)
+    given = functional.log_softmax(student / temperature, dim=-1)
+    return functional.kl_div(given, wanted, reduction="batchmean", log_target=True) * temperature**2
+
+
+def top_k_targets(logits: Tensor, temperature: float, kept: int) -> tuple[Tensor, Tensor]:
+    """Keep of a softened distribution its likeliest labels, and all others as one more class.
+
+    logits: (rows, labels); kept: fewer than there are labels -> log-probabilities (rows, kept + 1), float16, the last that of
+    all others; their labels (rows, kept). Softened first: the others' share at one temperature does not follow from another's.
+    Of a vocabulary at τ = 3 much is in the others.
+    """
+    soft = (logits / temperature).log_softmax(dim=-1)
+    found, labels = soft.topk(kept, dim=-1)
+    others = soft.scatter(-1, labels, float("-inf")).logsumexp(dim=-1, keepdim=True)
+    return torch.cat([found, others], dim=-1).clamp_min(LEAST_LOG).half(), labels
+
+
+def top_k_target_loss(student: Tensor, known: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Forward KL divergence over the labels that `likeliest` kept and, as one class, all others, times τ².
+
+    student: (rows, labels) of logits; known: (rows, kept + 1), labels: (rows, kept), at this temperature -> scalar in nats,
+    mean over rows. It is never more than `soft_targets`, because classes were joined; which of the others the student prefers
+    is left to it. The kept labels' share is not stretched to 1, which would teach the student to be surer than its teacher.
+    """
+    wanted = known.to(student.dtype).log_softmax(dim=-1)  # 16 bits do not add up to 1
+    soft = (student / temperature).log_softmax(dim=-1)
+    others = soft.scatter(-1, labels, float("-inf")).logsumexp(dim=-1, keepdim=True)
+    given = torch.cat([soft.gather(-1, labels), others], dim=-1)
+    return functional.kl_div(given, wanted, reduction="batchmean", log_target=True) * temperature**2
+
+
+def fuse_teachers(logits: Tensor, weights: Tensor, temperature: float) -> Tensor:
+    """Make one teacher of several: logits whose softmax at τ is the weighted mean of theirs (Hinton et al. 2015, section 5).
+
+    logits: (teachers, ..., labels); weights: (teachers,), positive, of any sum -> (..., labels).
+    """
+    shares = (weights / weights.sum()).log().view(-1, *[1] * (logits.ndim - 1))
+    mean: Tensor = ((logits / temperature).log_softmax(dim=-1) + shares).logsumexp(dim=0)
+    return mean * temperature

@@ -1,0 +1,1 @@
+"""How answers become a score, task by task. Torch-free: a process that measures an artifact must not load torch."""

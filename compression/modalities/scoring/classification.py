@@ -1,0 +1,84 @@
+"""Classification, of one text or of a pair: accuracy, F1, the mean of both, and Matthews' correlation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from compression.modalities.scoring import metrics, standard_errors
+from compression.modalities.scoring.base import Asked, Figures, Floats, Row, differing, one_window, texts_of
+from compression.modalities.scoring.metrics import Ids
+from compression.schema.errors import InvalidSpec
+from compression.schema.recipe.recipe import Evaluate
+
+
+@dataclass(frozen=True)
+class ClassScorer:
+    """`metric` is the headline; `positive` the label whose F1 counts, None for the mean over all."""
+
+    metric: str
+    labels: int
+    positive: int | None
+
+    @classmethod
+    def of(cls, evaluate: Evaluate, labels: tuple[str, ...]) -> "ClassScorer":
+        """Read what the job asks for. Raises InvalidSpec where it names a label that there is not."""
+        metric = "accuracy" if evaluate.metric == "auto" else evaluate.metric
+        if evaluate.positive is not None and evaluate.positive not in labels:
+            raise InvalidSpec(f"no label {evaluate.positive!r}; there are: {', '.join(labels)}", param="evaluate.positive")
+        last = len(labels) - 1 if len(labels) == 2 else None
+        return cls(metric, len(labels), last if evaluate.positive is None else labels.index(evaluate.positive))
+
+    def worth(self, found: Ids, wanted: Ids, times: Ids | None = None) -> dict[str, float]:
+        """Every metric, the headline first. All (rows,); times: how often each row counts."""
+        counts = metrics.label_counts(found, wanted, self.labels, times)
+        accuracy = metrics.accuracy(counts)
+        f1 = metrics.macro_f1(counts) if self.positive is None else metrics.f1(counts, self.positive)
+        # GLUE's figure of MRPC and QQP is the mean of both (Wang et al. 2018).
+        every = {"accuracy": accuracy, "f1": f1, "accuracy_f1": (accuracy + f1) / 2, "matthews": metrics.matthews(counts)}
+        return {self.metric: every[self.metric], **every}
+
+    def score(self, found: Ids, wanted: Ids) -> float:
+        """The headline metric."""
+        return self.worth(found, wanted)[self.metric]
+
+    def chance(self, wanted: Ids) -> float:
+        """The headline metric of always answering the most frequent label."""
+        return self.score(np.full_like(wanted, np.bincount(wanted).argmax()), wanted)
+
+    def ask(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> Asked:
+        """Each row is one window."""
+        return one_window(tokenizer, [texts_of(row) for row in rows])
+
+    def answers(self, asked: Asked, logits: Sequence[Floats], rows: Sequence[Row]) -> list[Any]:  # noqa: ARG002
+        """The id of the largest logit."""
+        return [int(one.argmax()) for one in logits]
+
+    def values(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, float]:
+        """Judge ids; a row's `label` is one too."""
+        return self.worth(*_sides(answers, rows))
+
+    def figures(self, answers: Sequence[Any], rows: Sequence[Row], seed: int = standard_errors.SEED) -> Figures:
+        """Of accuracy the error has a formula; of the others it is the bootstrap's."""
+        found, wanted = _sides(answers, rows)
+        values = self.worth(found, wanted)
+        # Rows of the same label and answer are alike: to count them in a sample takes a fraction of the time of judging it.
+        pairs, kinds = np.unique(found * self.labels + wanted, return_inverse=True)
+        said, true = np.divmod(pairs, self.labels)
+        kinds = kinds.astype(np.min_scalar_type(len(pairs)))
+        draws = standard_errors.resampled(
+            lambda some: self.worth(said, true, np.bincount(kinds[some], minlength=len(pairs))), len(rows), seed=seed
+        )
+        error = standard_errors.deviations(draws) | {"accuracy": standard_errors.of_share(values["accuracy"], len(rows))}
+        source: Literal["analytic", "bootstrap"] = "analytic" if self.metric == "accuracy" else "bootstrap"
+        return Figures(values, error, source, self.chance(wanted), draws[self.metric])
+
+    def changed(self, alone: Sequence[Any], together: Sequence[Any]) -> int:
+        """Rows with another label."""
+        return differing(alone, together)
+
+
+def _sides(answers: Sequence[Any], rows: Sequence[Row]) -> tuple[Ids, Ids]:
+    return np.array(answers, np.int64), np.array([row["label"] for row in rows], np.int64)

@@ -1,0 +1,1 @@
+"""Tasks that any modality can have: classes and numbers."""

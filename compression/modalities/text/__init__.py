@@ -1,0 +1,1 @@
+"""Texts: datasets, tokenization, batches, and the tasks that only texts have."""

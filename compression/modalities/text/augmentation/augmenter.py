@@ -1,0 +1,119 @@
+"""augmented(): new rows made of old ones. The same texts, settings, seed and sources give the same rows. Torch-free."""
+
+import random
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from compression.modalities.text.augmentation.resources import Translate
+from compression.modalities.text.augmentation.words import Source, WordSpan, replace_span, word_spans
+from compression.schema.recipe.augment import Augment, Synonyms
+
+CHUNK = 256
+"""Rows at a time: between two chunks a job tells where it is."""
+Texts = tuple[str, ...]
+Way = Literal["back_translation", "synonyms", "splices"]
+"""How a row is made, by its key in the settings."""
+
+
+@dataclass(frozen=True)
+class AugmentedRow:
+    """A new row."""
+
+    row: int
+    """The number of the row that it was made of."""
+    texts: Texts
+    replaced: int = 0
+    """How many of its words are others."""
+    by: Way = "synonyms"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where new rows come from; None where the settings do not ask for it."""
+
+    synonyms: Source | None = None
+    translators: tuple[Translate, Translate] | None = None
+
+
+def augment(texts: Sequence[Texts], settings: Augment, seed: int, sources: Sources) -> Generator[int, None, list[AugmentedRow]]:
+    """Make up to `settings.rows` new rows of each row; yield after each chunk how many were dealt with, for progress.
+
+    A row has one or more texts, each dealt with by itself. One that came out as it was, or like another copy of its row, is
+    left out. Raises what the sources raise.
+    """
+    made: list[AugmentedRow] = []
+    known = {(row, old) for row, old in enumerate(texts)}
+    done = 0
+    copies = settings.rows - settings.splices
+    for copy in range(settings.rows):
+        for start in range(0, len(texts), CHUNK):
+            numbers = range(start, min(start + CHUNK, len(texts)))
+            some = [texts[row] for row in numbers]
+            if copy >= copies:
+                draws = [random.Random(f"{seed} {copy} {row}") for row in numbers]
+                new = [
+                    AugmentedRow(row, splice(texts, row, draw), by="splices") for row, draw in zip(numbers, draws, strict=True)
+                ]
+            elif copy == 0 and sources.translators is not None:
+                back = back_translate(some, sources.translators)
+                new = [AugmentedRow(row, said, by="back_translation") for row, said in zip(numbers, back, strict=True)]
+            elif settings.synonyms is not None and sources.synonyms is not None:
+                draws = [random.Random(f"{seed} {copy} {row}") for row in numbers]
+                changed = replace_words(some, settings.synonyms, draws, sources.synonyms)
+                new = [AugmentedRow(row, *change) for row, change in zip(numbers, changed, strict=True)]
+            else:
+                raise ValueError("the settings ask for a source that was not opened")
+            for one in new:
+                if (one.row, one.texts) not in known and any(text.strip() for text in one.texts):
+                    known.add((one.row, one.texts))
+                    made.append(one)
+            done += len(numbers)
+            yield done
+    return made
+
+
+def splice(texts: Sequence[Texts], row: int, draw: random.Random) -> Texts:
+    """Make a row of two: a row and another, drawn, its texts before or behind. Of pairs, half take the other's second text.
+
+    What a teacher makes of it is as good a lesson as what it makes of any text, and longer than most: the student follows
+    its teacher beyond the lengths and the company of words that train has.
+    """
+    own, other = texts[row], texts[draw.randrange(len(texts))]
+    if len(own) > 1 and draw.random() < 0.5:
+        return (*own[:1], *other[1:])
+    first, second = (own, other) if draw.random() < 0.5 else (other, own)
+    return tuple(f"{one} {two}" for one, two in zip(first, second, strict=True))
+
+
+def back_translate(rows: Sequence[Texts], translators: tuple[Translate, Translate]) -> Iterator[Texts]:
+    """Say each text of each row in the other language and back."""
+    there, back = translators
+    flat = iter(back(there([text for row in rows for text in row])))
+    for row in rows:
+        yield tuple(next(flat) for _ in row)
+
+
+def replace_words(
+    rows: Sequence[Texts], settings: Synonyms, draws: Sequence[random.Random], source: Source
+) -> Iterator[tuple[Texts, int]]:
+    """Put other words into each row; yield its texts with the number of words that were replaced.
+
+    Each word is chosen with the chance `share`, and one of the row where none was; of its candidates each is as likely.
+    draws: one generator a row.
+    """
+    chosen = [_chosen(row, settings.share, draw) for row, draw in zip(rows, draws, strict=True)]
+    found = iter(source.candidates([place for row in chosen for _, place in row]))
+    for row, wanted, draw in zip(rows, chosen, draws, strict=True):
+        changes: list[dict[WordSpan, str]] = [{} for _ in row]
+        for number, place in wanted:
+            others = next(found)[: settings.candidates]
+            if others:
+                changes[number][place] = draw.choice(others)
+        yield tuple(map(replace_span, row, changes)), sum(map(len, changes))
+
+
+def _chosen(row: Texts, share: float, draw: random.Random) -> list[tuple[int, WordSpan]]:
+    words = [(number, place) for number, text in enumerate(row) for place in word_spans(text)]
+    chosen = [word for word in words if draw.random() < share]
+    return chosen or ([draw.choice(words)] if words else [])

@@ -1,0 +1,72 @@
+"""What a masked language model would write in the place of a word (TinyBERT's augmentation, Jiao et al. 2020, algorithm 1)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from compression.modalities.text.augmentation.embedding_neighbours import SPARE, Neighbours, Vocabulary
+from compression.modalities.text.augmentation.words import WordSpan
+from compression.models.adapters.registry import ADAPTERS
+
+AT_ONCE = 64
+"""Texts in a batch."""
+
+
+class MaskedLM:
+    """Predictions for words of a single piece; for others, which a single mask cannot stand for, embedding neighbours."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, most: int) -> None:
+        self.model, self.tokenizer, self.most = model, tokenizer, most
+        self.vocabulary = Vocabulary(tokenizer)
+        self.neighbours = Neighbours(self.vocabulary, model.get_input_embeddings().weight, most, pieced=True)
+        self.whole = [number for number in self.vocabulary.words if number < model.config.vocab_size]
+        family = ADAPTERS.get(model.config.model_type)  # some count positions from the padding token's id
+        positions = family.max_positions(model.config) if family else getattr(model.config, "max_position_embeddings", 512)
+        self.longest = min(tokenizer.model_max_length, positions)
+
+    def candidates(self, places: Sequence[WordSpan]) -> list[list[str]]:
+        """Return what fits into each place, its own word hidden and all others there."""
+        found = self.neighbours.candidates(places)
+        pieces = self.vocabulary.pieces([place.word for place in places])
+        single = [i for i, found_pieces in enumerate(pieces) if len(found_pieces) == 1]
+        # Texts of like length together; the order is the same in each run.
+        single.sort(key=lambda i: len(places[i].text))
+        for start in range(0, len(single), AT_ONCE):
+            some = single[start : start + AT_ONCE]
+            for i, words in zip(some, self._predicted([places[i] for i in some]), strict=True):
+                found[i] = words
+        return found
+
+    @torch.no_grad()
+    def _predicted(self, places: Sequence[WordSpan]) -> list[list[str]]:
+        hidden = [place.text[: place.start] + str(self.tokenizer.mask_token) + place.text[place.end :] for place in places]
+        inputs: Any = self.tokenizer(hidden, padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
+        masks = inputs["input_ids"] == self.tokenizer.mask_token_id
+        with self._answering_only(masks.int().argmax(dim=1)):
+            scores = self.model(**inputs.to(self.model.device)).logits[:, 0]
+        # Pieces and punctuation are left out before the best are taken, so that `most` words remain.
+        best = scores[:, self.whole].topk(min(self.most + SPARE, len(self.whole)), dim=-1).indices.tolist()
+        found: list[list[str]] = []
+        for place, lines, is_read in zip(places, best, masks.any(dim=1).tolist(), strict=True):
+            words = [self.vocabulary.words[self.whole[line]] for line in lines] if is_read else []
+            found.append([word for word in words if word.lower() != place.word.lower()][: self.most])
+        return found
+
+    @contextmanager
+    def _answering_only(self, positions: Tensor) -> Iterator[None]:
+        """Give the head one state a row, that at its position: with all of them its vocabulary's product is half the work."""
+
+        def one(_module: Any, _inputs: Any, output: Any) -> Any:
+            states = output.last_hidden_state
+            output["last_hidden_state"] = states[torch.arange(len(states)), positions.to(states.device)][:, None]
+            return output
+
+        hook = self.model.base_model.register_forward_hook(one)
+        try:
+            yield
+        finally:
+            hook.remove()

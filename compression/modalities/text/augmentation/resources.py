@@ -1,0 +1,162 @@
+"""Where a worker keeps what augmentation needs, and how a recipe's names become words and translations."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
+
+from compression.modalities.text.augmentation.apertium import Apertium
+from compression.modalities.text.augmentation.back_translation import Translator
+from compression.modalities.text.augmentation.embedding_neighbours import Neighbours, Vocabulary
+from compression.modalities.text.augmentation.helper_models import open_helper
+from compression.modalities.text.augmentation.masked_lm import MaskedLM
+from compression.modalities.text.augmentation.wordnet import FILES, REMEDY, WordNet
+from compression.modalities.text.augmentation.words import Source
+from compression.schema.errors import ConfigMismatch, MissingResource
+from compression.schema.job_spec import Spec
+from compression.schema.recipe.augment import Augment, BackTranslation, Synonyms
+
+Translate = Callable[[Sequence[str]], list[str]]
+SYNONYMS, BACK = "recipe.distill.augment.synonyms", "recipe.distill.augment.back_translation"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The folders at hand: WordNet's, that of helper models, and the job's own model."""
+
+    wordnet: Path | None
+    helpers: Path | None
+    base: Path
+
+    @classmethod
+    def of(cls, spec: Spec, base: Path) -> "Resources":
+        """Take them from a specification; relative paths are taken from `base`."""
+        wordnet = base / spec.wordnet if spec.wordnet is not None else None
+        helpers = base / spec.helper_models if spec.helper_models is not None else None
+        return cls(wordnet, helpers, base / spec.model)
+
+    def source(self, asked: Synonyms) -> str:
+        """Say what `auto` stands for here."""
+        return asked.source if asked.source != "auto" else "wordnet" if self._lacks_wordnet() is None else "embeddings"
+
+    def resolve(self, settings: Augment) -> tuple[Augment, tuple[str, ...]]:
+        """Return what of the settings can be done here, and a sentence with its reason for each part that is left out.
+
+        Only what a recipe leaves to the worker is left out: the source `auto`, and a back-translation that is optional, with
+        its copy. What remains may be nothing (`rows` is 0). Raises what opening a helper model raises.
+        """
+        changes: dict[str, Any] = {}
+        left_out: list[str] = []
+        words, asked = settings.synonyms, settings.back_translation
+        if words is not None and words.source == "auto":
+            changes["synonyms"] = words.model_copy(update={"source": self.source(words)})
+            if (lacking := self._lacks_wordnet()) is not None:
+                left_out.append(f"WordNet was left out: {lacking}. Other words come from the teacher's own table.")
+        if asked is not None and asked.optional:
+            try:
+                _ = self._pair(asked) if asked.models is None else self._folders(asked)
+            except MissingResource as problem:
+                changes |= {"back_translation": None, "copies": max(settings.copies - 1, 1)}
+                left_out.append(f"Back-translation was left out: {problem.cause}.")
+        return settings.model_copy(update=changes), tuple(left_out)
+
+    def _lacks_wordnet(self) -> str | None:
+        if self.wordnet is None:
+            return "this worker has no WordNet"
+        missing = next((name for name in FILES if not (self.wordnet / name).is_file()), None)
+        return f"this worker's WordNet has no {missing}" if missing is not None else None
+
+    def helper(self, name: str, param: str) -> Path:
+        """Find a helper model's folder. Raises MissingResource."""
+        if self.helpers is None:
+            raise MissingResource(
+                f"this worker has no helper models, so no {name!r}",
+                param=param,
+                remedy="Ask who runs the worker to set LATHE_HELPER_MODELS, or choose another source in the recipe.",
+            )
+        if not (self.helpers / name).is_dir():
+            there = ", ".join(sorted(path.name for path in self.helpers.iterdir() if path.is_dir())) or "none"
+            raise MissingResource(f"there is no helper model {name!r}; there are: {there}", param=param)
+        return self.helpers / name
+
+    def digests(self, settings: Augment) -> dict[str, str]:
+        """Digest all files that the made rows hang on, beside those of the job itself; say what this worker leaves out."""
+        asked = settings.back_translation is not None
+        settings, _ = self.resolve(settings)
+        left_out = {"back_translation": "left out"} if asked and settings.back_translation is None else {}
+        folders: dict[str, tuple[Path, tuple[str, ...]]] = {}
+        if settings.synonyms and self.source(settings.synonyms) == "wordnet" and self.wordnet is not None:
+            folders["wordnet"] = (self.wordnet, FILES)
+        named = [settings.synonyms.model] if settings.synonyms and settings.synonyms.model else []
+        named += settings.back_translation.models or () if settings.back_translation else ()
+        for name in named if self.helpers is not None else ():
+            folder = self.helpers / name  # type: ignore[operator]
+            folders[name] = (folder, tuple(sorted(path.name for path in folder.glob("*") if path.is_file())))
+        return {name: _digest(folder, files) for name, (folder, files) in folders.items()} | left_out
+
+    def check(self, settings: Augment) -> None:
+        """Open all that will be needed and let it go, so that what is not there is known before any training.
+
+        Raises MissingResource and what opening a helper model raises.
+        """
+        settings, _ = self.resolve(settings)
+        if settings.synonyms is not None and self.source(settings.synonyms) != "embeddings":
+            self.open_synonyms(settings.synonyms, None, None)
+        if settings.back_translation is not None:
+            self.open_translators(settings.back_translation)
+
+    def open_synonyms(self, asked: Synonyms, tokenizer: PreTrainedTokenizerFast | None, table: Tensor | None) -> Source:
+        """Open the source of other words. table: the teacher's input table, (vocabulary, width), for embeddings."""
+        source = self.source(asked)
+        if source == "embeddings" and tokenizer is not None and table is not None:
+            return Neighbours(Vocabulary(tokenizer), table, asked.candidates)
+        if source == "masked-lm":
+            return self._masked_lm(asked)
+        if self.wordnet is None:
+            raise MissingResource("this worker has no WordNet", param=f"{SYNONYMS}.source", remedy=REMEDY)
+        return WordNet(self.wordnet)
+
+    def open_translators(self, asked: BackTranslation) -> tuple[Translate, Translate]:
+        """Open both directions. Raises MissingResource and what opening a helper model raises."""
+        if asked.models is None:
+            return self._pair(asked)
+        there, back = self._folders(asked)
+        first, second = (open_helper(AutoModelForSeq2SeqLM, folder, f"{BACK}.models") for folder in (there, back))
+        for folder, (_, _, lost) in ((there, first), (back, second)):
+            if lost:
+                raise ConfigMismatch(f"the weights of {folder.name} lack {lost[0]}", param=f"{BACK}.models")
+        return Translator(*first[:2]), Translator(*second[:2])
+
+    def _folders(self, asked: BackTranslation) -> list[Path]:
+        return [self.helper(name, f"{BACK}.models") for name in asked.models or ()]
+
+    def _pair(self, asked: BackTranslation) -> tuple[Apertium, Apertium]:
+        here, _, abroad = (asked.apertium or "").partition("-")
+        return Apertium(f"{here}-{abroad}"), Apertium(f"{abroad}-{here}")
+
+    def _masked_lm(self, asked: Synonyms) -> MaskedLM:
+        folder = self.helper(asked.model, f"{SYNONYMS}.model") if asked.model else self.base
+        model, tokenizer, lost = open_helper(AutoModelForMaskedLM, folder, f"{SYNONYMS}.model")
+        name = folder.name if asked.model else "the model"
+        if lost:
+            raise MissingResource(
+                f"{name} has no head of a masked language model (its weights lack {lost[0]})",
+                param=f"{SYNONYMS}.model",
+                remedy="Name a helper model with such a head, or choose the source embeddings or wordnet.",
+            )
+        if not isinstance(tokenizer, PreTrainedTokenizerFast) or tokenizer.mask_token_id is None:
+            raise ConfigMismatch(f"the tokenizer of {name} has no mask token or no tokenizer.json", param=f"{SYNONYMS}.model")
+        return MaskedLM(model, tokenizer, asked.candidates)
+
+
+def _digest(folder: Path, files: Sequence[str]) -> str:
+    whole = hashlib.sha256()
+    for name in files:
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                whole.update(name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()

@@ -1,0 +1,77 @@
+"""Texts as a language model reads them: token ids, which of them are asked for, and the bytes that these stand for."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Encoding
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from compression.modalities.text import text_reader as scoring_texts
+
+
+@dataclass(frozen=True)
+class TokenizedDocuments:
+    """Texts in their order, one document each. Those with no token to ask for are left out, and counted in `left_out`.
+
+    ids: (tokens,), int32, document after document; ends: (documents,), where each ends in `ids`. A document begins with `lead`
+    tokens and ends with its `tails`, (documents,), that evaluation asks nobody for. bytes: (documents,), the UTF-8 bytes of the
+    text that the tokens between stand for.
+
+    What the tokenizer puts before or behind a text is not text: it is read and not scored. Where it puts nothing before, a
+    document's first token has nothing to be foretold by; it is not scored either, and its bytes do not count.
+    """
+
+    ids: Tensor
+    ends: Tensor
+    lead: int
+    tails: Tensor
+    bytes: Tensor
+    left_out: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @property
+    def starts(self) -> Tensor:
+        """Return where each document begins in `ids`, (documents,)."""
+        return torch.cat([self.ends.new_zeros(1), self.ends[:-1]])
+
+    @property
+    def scored(self) -> Tensor:
+        """Return how many tokens of each document evaluation asks for, (documents,), 1 or more."""
+        return self.ends - self.starts - self.lead - self.tails
+
+
+def affixes(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """Find what a tokenizer puts before and behind each text (`scoring.texts.affixes`). Raises ConfigMismatch."""
+    return scoring_texts.affixes(_encoder(tokenizer))
+
+
+def read(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> TokenizedDocuments:
+    """Tokenize whole texts; nothing is cut. An affix that a text has of its own, as a chat has, is not put there again.
+
+    Raises ConfigMismatch as `affixes` does.
+    """
+    ids, tails, sizes = [], [], []
+    lead, left_out = len(affixes(tokenizer)[0]) or 1, 0
+    for one in scoring_texts.read(texts, _encoder(tokenizer)):
+        if one is None:
+            left_out += 1
+            continue
+        ids.append(torch.tensor(one.ids, dtype=torch.int32))
+        tails.append(one.tail)
+        sizes.append(one.bytes)
+    lengths = torch.tensor([len(each) for each in ids], dtype=torch.long)
+    flat = torch.cat(ids) if ids else torch.empty(0, dtype=torch.int32)
+    return TokenizedDocuments(flat, lengths.cumsum(0), lead, torch.tensor(tails).long(), torch.tensor(sizes).long(), left_out)
+
+
+def _encoder(tokenizer: PreTrainedTokenizerFast) -> scoring_texts.Encode:
+    def encode(texts: list[str], special: bool) -> list[Encoding]:
+        options = {"truncation": False, "return_attention_mask": False, "verbose": False}
+        found: list[Encoding] = tokenizer(texts, add_special_tokens=special, **options).encodings
+        return found
+
+    return encode

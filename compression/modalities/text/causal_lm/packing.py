@@ -1,0 +1,101 @@
+"""Rows to learn from: documents side by side, as many as fit, and none that looks at another."""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from compression.modalities.text.causal_lm.batches import PackedBatch
+from compression.modalities.text.causal_lm.documents import TokenizedDocuments
+from compression.modalities.text.text_reader import Stretch
+
+
+class Packed:
+    """Documents in rows of at most `length` tokens. Each token that has one before it is asked for exactly once.
+
+    A longer document is cut into pieces of `length`; the token behind a piece is asked for by it and read by the next. Pieces
+    are put into rows by best fit, the longest first (Ding et al. 2024): so a document is cut only where it must be, and few
+    places are padding. Which pieces share a row never changes, so what a teacher says of a row can be kept.
+
+    What the tokenizer puts behind a text is learned, that a text may end; what it puts before is not.
+    """
+
+    def __init__(self, documents: TokenizedDocuments, length: int) -> None:
+        self._ids = documents.ids
+        self._rows = packed(pieces(documents, length), length)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def at(self, rows: list[int]) -> "Packed":
+        """Return the rows named, in that order."""
+        some = object.__new__(Packed)
+        some._ids, some._rows = self._ids, [self._rows[row] for row in rows]
+        return some
+
+    def ids_of(self, row: int) -> Tensor:
+        """Return what a row reads, (tokens,), document after document."""
+        return torch.cat([self._ids[start:end] for start, end, _ in self._rows[row]])
+
+    @property
+    def asked(self) -> list[int]:
+        """Return how many tokens are asked for in each row."""
+        return [sum(end + 1 - first for _, end, first in row) for row in self._rows]
+
+    @property
+    def read(self) -> list[int]:
+        """Return how many tokens are read in each row, padding not among them."""
+        return [sum(end - start for start, end, _ in row) for row in self._rows]
+
+    def batch(self, rows: list[int]) -> PackedBatch:
+        """Lay the rows named side by side."""
+        return PackedBatch.of(rows, [self._rows[row] for row in rows], self._ids)
+
+    def in_order(self, size: int) -> Iterator[PackedBatch]:
+        """Go through all rows once, as they were packed: about as long ones together."""
+        for start in range(0, len(self), size):
+            yield self.batch(list(range(start, min(start + size, len(self)))))
+
+    def shuffled(self, size: int, seed: int) -> Iterator[PackedBatch]:
+        """Go through all rows once in an order given by `seed`."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
+        for start in range(0, len(order), size):
+            yield self.batch(order[start : start + size])
+
+
+def pieces(documents: TokenizedDocuments, length: int) -> list[Stretch]:
+    """Cut documents into pieces that read at most `length` tokens. A document's last token is read by nobody."""
+    found = []
+    for start, end in zip(documents.starts.tolist(), documents.ends.tolist(), strict=True):
+        last = end - 1
+        for at in range(start, last, length):
+            stop, first = min(at + length, last), max(at + 1, start + documents.lead)
+            if first <= stop:  # else it is all affix
+                found.append((at, stop, first))
+    return found
+
+
+def packed(stretches: list[Stretch], length: int) -> list[list[Stretch]]:
+    """Put stretches into rows of at most `length` tokens by best fit, the longest first (Johnson 1973)."""
+    rows: list[list[Stretch]] = []
+    by_room: dict[int, list[int]] = {}
+    rooms: list[int] = []  # sorted; those that `by_room` has rows of
+    for stretch in sorted(stretches, key=lambda one: (one[0] - one[1], one[0])):
+        size = stretch[1] - stretch[0]
+        at = bisect_left(rooms, size)
+        if at < len(rooms):
+            room = rooms[at]
+            row = by_room[room].pop()
+            if not by_room[room]:
+                rooms.pop(at)
+        else:
+            room, row = length, len(rows)
+            rows.append([])
+        rows[row].append(stretch)
+        left = room - size
+        if left:
+            if not by_room.get(left):
+                insort(rooms, left)
+            by_room.setdefault(left, []).append(row)
+    return rows

@@ -1,0 +1,60 @@
+"""Which texts of validation and test are scored, and whether a job's splits have anything to ask for."""
+
+import random
+from collections.abc import Iterable, Sequence
+
+from transformers import PreTrainedTokenizerFast
+
+from compression.modalities.text.batches import TokenizedDataset
+from compression.modalities.text.causal_lm.documents import read
+from compression.modalities.text.causal_lm.packed_examples import PackedDataset
+from compression.modalities.text.dataset import FEWEST_TEXTS, Dataset
+from compression.schema.errors import EmptySplit
+from compression.schema.recipe.base import Split
+
+AT_ONCE = 64
+
+
+def sampled(dataset: Dataset, tokenizer: PreTrainedTokenizerFast, most: int, seed: int) -> dict[Split, list[int]]:
+    """Draw the texts of validation and of test that are scored, as `tested` does.
+
+    Raises EmptySplit if test has fewer than two with a token to ask for. One of validation will do: its perplexity is compared
+    with others of the same text.
+    """
+    fewest: dict[Split, int] = {"validation": 1, "test": FEWEST_TEXTS}
+    return {split: test_sample(dataset.splits[split].texts, tokenizer, most, seed, split, few) for split, few in fewest.items()}
+
+
+def test_sample(
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    most: int,
+    seed: int,
+    split: Split,
+    fewest: int,
+) -> list[int]:
+    """Draw texts of a split, whole ones, until `most` tokens are asked for; return their numbers, ascending.
+
+    `fewest` with a token to ask for there are at least, whatever they come to. Raises EmptySplit where there are not.
+    """
+    order = list(range(len(texts)))
+    random.Random(seed).shuffle(order)
+    taken, tokens, usable = list[int](), 0, 0
+    for start in range(0, len(order), AT_ONCE):
+        for number in order[start : start + AT_ONCE]:
+            found = read([texts[number]], tokenizer)
+            taken.append(number)
+            tokens += int(found.scored.sum())
+            usable += len(found)
+            if tokens >= most and usable >= FEWEST_TEXTS:
+                return sorted(taken)
+    if usable < fewest:
+        raise EmptySplit(f"{split} has {usable} texts with a token that could be foretold", param=f"data.splits.{split}")
+    return sorted(taken)
+
+
+def check_texts(rows: Iterable[tuple[str, TokenizedDataset]]) -> None:
+    """Refuse splits of texts that ask for nothing. rows: of each split, by its name. Raises EmptySplit."""
+    for name, split in rows:
+        if isinstance(split, PackedDataset) and not len(split):
+            raise EmptySplit(f"{name} has no text with a token that could be foretold", param=f"data.splits.{name}")

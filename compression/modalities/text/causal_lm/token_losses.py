@@ -1,0 +1,59 @@
+"""Ask the engine's own model for the tokens of documents, window by window."""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compression.modalities.text.causal_lm import chunked_head, hidden_states
+from compression.modalities.text.causal_lm.documents import TokenizedDocuments
+from compression.modalities.text.causal_lm.hidden_states import Head
+from compression.modalities.text.causal_lm.windows import in_batches
+from compression.modalities.text.scoring.perplexity import WindowLosses
+
+BATCH = 8
+"""Windows asked together; answers do not depend on it, but for the order in which floating point adds."""
+
+
+@torch.no_grad()  # in inference mode torchao's tensors of experts, of a model that was shipped, cannot be indexed
+def told(
+    model: PreTrainedModel,
+    documents: TokenizedDocuments,
+    *,
+    length: int,
+    stride: int,
+    batch: int = BATCH,
+    size: int | None = None,
+) -> WindowLosses:
+    """Ask for each scored token once, with what its window has before it.
+
+    length, stride: of the windows (`windows.windows`); size: tokens that go through the head together, by default what fits
+    `chunks.BYTES`. The model is in evaluation mode meanwhile. Raises ValueError as `windows` does, and where no token is asked
+    for.
+    """
+    if not len(documents):
+        raise ValueError("these texts have no token to ask for")
+    training, device, head = model.training, next(model.parameters()).device, hidden_states.output_layer(model)
+    size = size or chunked_head.chunk_size(model.config.vocab_size)
+    loss, right = torch.zeros((2, len(documents)), dtype=torch.float64)
+    model.eval()
+    for sequences in in_batches(documents, length, stride, batch):
+        here = sequences.to(device)
+        losses, hits = token_losses(hidden_states.scored_states(model, here), head, here.wanted, size=size)
+        owners = sequences.rows.repeat_interleave(sequences.asked.sum(dim=1))
+        loss.index_add_(0, owners, losses.double().cpu())
+        right.index_add_(0, owners, hits.double().cpu())
+    model.train(training)
+    return WindowLosses(documents.scored.numpy(), documents.bytes.numpy(), loss.numpy(), right.long().numpy())
+
+
+def token_losses(states: Tensor, head: Head, following: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
+    """Score next tokens, `size` of them at a time. states: (asked, width); following: (asked,).
+
+    -> −ln p of each in nats, (asked,); whether it was the likeliest, (asked,).
+    """
+    losses, hits = [], []
+    for some, wanted in zip(torch.split(states, size), torch.split(following, size), strict=True):
+        logits = chunked_head.widen(head(some))
+        losses.append(logits.logsumexp(dim=-1) - logits.gather(-1, wanted[:, None]).squeeze(-1))
+        hits.append(logits.argmax(dim=-1) == wanted)
+    return torch.cat(losses), torch.cat(hits)

@@ -1,0 +1,396 @@
+"""The user's rows: read from files, checked, and split as the recipe needs them. Torch-free.
+
+Validation serves every choice, test the report alone. What is missing of the two is carved from train with the recipe's seed,
+stratified where rows have one label each; `Dataset.facts` says so.
+"""
+
+import contextlib
+import csv
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as arrow
+import pyarrow.csv
+import pyarrow.parquet
+
+from compression.modalities.text.examples import LARGEST_ROW, RawExample, columns_of, has_lists, parse_example, text
+from compression.schema.errors import EmptySplit, MissingColumn, MissingFile, SingleLabel, UnreadableData, UnseenLabel
+from compression.schema.job_spec import Data, check_data
+from compression.schema.recipe.base import DataFormat, DataSplit, Split, Task
+from compression.schema.report.report import SplitFacts, Values
+
+UNNAMED: tuple[Task, ...] = ("text-regression", "question-answering", "causal-lm")
+"""Tasks whose rows bear no labels that have names."""
+FEWEST_TEXTS = 2
+"""Of a split of causal-lm: how sure a perplexity is follows from how texts differ."""
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+CARVED_SHARE: dict[Split, float] = {"test": 0.20, "validation": 0.10}
+"""What is carved from train, each as a share of train as it was sent."""
+MOST_COLUMNS = 10_000
+BATCH_ROWS = 512
+"""Rows of Parquet at a time: a few kilobytes of it can stand for as many rows of any length as their sender likes."""
+
+
+@dataclass(frozen=True)
+class TextSplit:
+    """Texts with their labels, in the order of the files. `forms.Example` says what label, pair and words are."""
+
+    texts: tuple[str, ...]
+    labels: tuple[Any, ...]
+    pairs: tuple[str, ...] | None = None
+    words: tuple[tuple[str, ...], ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @classmethod
+    def of(cls, examples: Iterable[RawExample]) -> "TextSplit":
+        """Put rows of one task side by side."""
+        texts, labels, pairs, words = [], [], [], []
+        for one in examples:
+            texts.append(one.text)
+            labels.append(one.label)
+            if one.pair is not None:
+                pairs.append(one.pair)
+            if one.words is not None:
+                words.append(one.words)
+        return cls(tuple(texts), tuple(labels), tuple(pairs) or None, tuple(words) or None)
+
+    @property
+    def columns(self) -> list[tuple[str, ...]]:
+        """Return each row's text, or both."""
+        return list(zip(self.texts, self.pairs, strict=True)) if self.pairs is not None else [(one,) for one in self.texts]
+
+    def at(self, positions: list[int]) -> "TextSplit":
+        """Return the rows at `positions`, in that order."""
+        texts, labels = (tuple(column[i] for i in positions) for column in (self.texts, self.labels))
+        pairs = tuple(self.pairs[i] for i in positions) if self.pairs is not None else None
+        words = tuple(self.words[i] for i in positions) if self.words is not None else None
+        return TextSplit(texts, labels, pairs, words)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits whose labels all occur in train. `labels` gives each label its id; numbers and answers have none.
+
+    `unlabelled` are texts of which nothing is known, for the general phase of distillation.
+    """
+
+    labels: tuple[str, ...]
+    splits: dict[Split, TextSplit]
+    carved: frozenset[Split]
+    task: Task = "text-classification"
+    unlabelled: tuple[str, ...] = ()
+
+    @property
+    def seen(self) -> list[str]:
+        """Return every text that a job may choose by: all but test's, second ones, contexts and unlabelled ones among them."""
+        looked_at = [rows for name, rows in self.splits.items() if name != "test"]
+        return [*(text for rows in looked_at for texts in (rows.texts, rows.pairs or ()) for text in texts), *self.unlabelled]
+
+    def ids(self, split: Split) -> list[Any]:
+        """Return a split's labels as the task learns them: ids, a list of them for tagged words, numbers, answers."""
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        found = self.splits[split].labels
+        if self.task == "token-classification":
+            return [[numbers[tag] for tag in tags] for tags in found]
+        return [numbers[label] for label in found] if self.labels else list(found)
+
+    def judged(self, split: Split) -> list[dict[str, Any]]:
+        """Return a split's rows as `scoring` reads them."""
+        rows = self.splits[split]
+        if self.task == "token-classification":
+            return [{"words": words, "label": tags} for words, tags in zip(rows.words or (), rows.labels, strict=True)]
+        pairs = rows.pairs or (None,) * len(rows)
+        if self.task == "question-answering":
+            return [
+                {"question": question, "context": pair, "answers": [answer.text for answer in answers]}
+                for question, pair, answers in zip(rows.texts, pairs, rows.labels, strict=True)
+            ]
+        columns = zip(rows.texts, pairs, self.ids(split), strict=True)
+        return [{"text": one, "label": label} | ({"pair": pair} if pair is not None else {}) for one, pair, label in columns]
+
+    def in_order(self, labels: tuple[str, ...]) -> "Dataset":
+        """Number the same labels in another order, for example that of a model's head."""
+        if set(labels) != set(self.labels) or len(labels) != len(self.labels):
+            raise ValueError(f"{labels} are not the dataset's labels {self.labels}")
+        return replace(self, labels=labels)
+
+    def facts(self) -> dict[str, SplitFacts]:
+        """Say what each split holds."""
+        plain = SplitFacts(rows=len(self.unlabelled), carved_from_train=False, labels={})
+        return {
+            name: SplitFacts(
+                rows=len(rows),
+                carved_from_train=name in self.carved,
+                labels=counted(self.task, rows.labels),
+                values=label_spread(rows.labels) if self.task == "text-regression" else None,
+            )
+            for name, rows in self.splits.items()
+        } | ({"unlabelled": plain} if self.unlabelled else {})
+
+
+def label_names(task: Task, label: Any) -> tuple[str, ...]:
+    """Say what of a row's label is counted: its class, the tag of each word, or whether its question has an answer."""
+    if task == "text-regression":
+        return ()
+    if task == "token-classification":
+        return tuple(label)
+    if task == "question-answering":
+        return ("answerable" if label else "unanswerable",)
+    return () if task == "causal-lm" else (label,)
+
+
+def counted(task: Task, labels: Iterable[Any]) -> dict[str, int]:
+    """Count labels, by name."""
+    return dict(sorted(Counter(name for label in labels for name in label_names(task, label)).items()))
+
+
+def label_spread(numbers: tuple[float, ...]) -> Values:
+    """Say between what the labels of a regression lie."""
+    return Values(least=min(numbers), most=max(numbers), mean=sum(numbers) / len(numbers))
+
+
+def load_dataset(data: Data, base: Path, *, seed: int, task: Task = "text-classification") -> Dataset:
+    """Read all splits and carve the missing ones. Relative paths are taken from `base`.
+
+    Raises MissingFile, UnreadableData, MissingColumn, UnfitLabel, EmptySplit, SingleLabel and UnseenLabel.
+    """
+    check_data(task, data)
+    given = {name: read_split(data, name, base, task) for name in SPLITS if name in data.splits}
+    check_dataset(given, task)
+    splits = carve(given, seed, task)
+    labels = tuple(counted(task, splits["train"].labels)) if task not in UNNAMED else ()
+    texts = tuple(each_text(data, base)) if "unlabelled" in data.splits else ()
+    if "unlabelled" in data.splits and not texts:
+        raise EmptySplit("unlabelled has no rows", param="data.splits.unlabelled")
+    return Dataset(labels, splits, frozenset(splits) - frozenset(given), task, texts)
+
+
+def check_dataset(given: dict[Split, TextSplit], task: Task = "text-classification") -> None:
+    """Refuse splits that nothing can be learned from. Raises EmptySplit, SingleLabel and UnseenLabel."""
+    for name, rows in given.items():
+        check_rows(task, name, len(rows))
+    train = given["train"].labels
+    learnable(task, counted(task, train), len(train), set(train) if task == "text-regression" else set())
+    if task in UNNAMED:
+        return
+    known = {name for label in train for name in label_names(task, label)}
+    for name, rows in given.items():
+        for number, label in enumerate(rows.labels, start=1):
+            for one in label_names(task, label):
+                if one not in known:
+                    raise UnseenLabel(
+                        f"row {number} of {name} has the label {one!r}, which train lacks", param=f"data.splits.{name}"
+                    )
+
+
+def check_rows(task: Task, name: Split, rows: int) -> None:
+    """Refuse a split with too few rows to be one. Raises EmptySplit."""
+    if not rows:
+        raise EmptySplit(f"{name} has no rows", param=f"data.splits.{name}")
+    if task == "causal-lm" and name != "train" and rows < FEWEST_TEXTS:
+        raise EmptySplit(
+            f"{name} has one text: how sure a perplexity is cannot be told from it",
+            param=f"data.splits.{name}",
+            remedy="Send several texts, such as the articles or chapters of a long one, each a row of its own.",
+        )
+
+
+def learnable(task: Task, counts: Mapping[str, int], rows: int, numbers: set[float]) -> None:
+    """Refuse a train split whose rows all say the same. counts: as `counted` has them. Raises SingleLabel."""
+    param = "data.splits.train"
+    if task == "text-regression":
+        if len(numbers) < 2:
+            raise SingleLabel(f"all {rows} rows of train have the value {next(iter(numbers)):g}", param=param)
+    elif task == "question-answering":
+        if "answerable" not in counts:
+            raise SingleLabel(f"none of the {rows} questions of train has an answer", param=param)
+    elif task != "causal-lm" and len(counts) < 2:
+        what = "words" if task == "token-classification" else "rows"
+        total = sum(counts.values())
+        raise SingleLabel(f"all {total} {what} of train bear the label {next(iter(counts))!r:.100}", param=param)
+
+
+def carve(given: dict[Split, TextSplit], seed: int, task: Task = "text-classification") -> dict[Split, TextSplit]:
+    """Complete the splits from train: the same share of each label, drawn with `seed`; one row of a label always stays.
+
+    Where rows have no label of their own (numbers, tags, answers), all of train is one label. Raises EmptySplit where train
+    is too small to give a row.
+    """
+    train = given["train"]
+    missing = [name for name in CARVED_SHARE if name not in given]
+    taken: dict[Split, list[int]] = {name: [] for name in missing}
+    kept: list[int] = []
+    draw = random.Random(seed)
+    strata = train.labels if task in ("text-classification", "text-pair-classification") else ("",) * len(train)
+    for label in sorted(set(strata)):
+        positions = [i for i, other in enumerate(strata) if other == label]
+        draw.shuffle(positions)
+        whole = len(positions)
+        for name in missing:
+            least = FEWEST_TEXTS if task == "causal-lm" else 1
+            count = min(max(round(whole * CARVED_SHARE[name]), least), len(positions) - 1)
+            taken[name] += positions[:count]
+            positions = positions[count:]
+        kept += positions
+    splits: dict[Split, TextSplit] = {}
+    for name in SPLITS:
+        if name in given and name != "train":
+            splits[name] = given[name]
+            continue
+        splits[name] = train.at(sorted(kept if name == "train" else taken[name]))
+        fewest = FEWEST_TEXTS if task == "causal-lm" and name != "train" else 1
+        if len(splits[name]) < fewest:
+            raise EmptySplit(f"train has {len(train)} rows: too few to carve {name} from", param=f"data.splits.{name}")
+    return splits
+
+
+def read_split(data: Data, name: Split, base: Path, task: Task = "text-classification") -> TextSplit:
+    """Read the files of one split, one after the other. Raises what `each_row` does."""
+    return TextSplit.of(each_row(data, name, base, task))
+
+
+def each_row(data: Data, name: Split, base: Path, task: Task = "text-classification") -> Iterator[RawExample]:
+    """Yield the rows of a split, one in memory at a time. Raises MissingFile, UnreadableData, MissingColumn and UnfitLabel."""
+    wanted = columns_of(task, data.columns)
+    if data.format == "csv" and has_lists(task):
+        remedy = "Send JSON lines or Parquet."
+        raise UnreadableData(f"{task} needs lists, which csv does not have", param="data.format", remedy=remedy)
+    for file, row, values in _each(data, name, base, wanted):
+        yield parse_example(task, values, file, row)
+
+
+def each_text(data: Data, base: Path) -> Iterator[str]:
+    """Yield the texts of `unlabelled`: one column, whatever the task. Raises what `each_row` does."""
+    for file, row, values in _each(data, "unlabelled", base, {"text": data.columns.text}):
+        yield text(values["text"], f"row {row} of {file}", f"{file}:{row}")
+
+
+def _each(data: Data, name: DataSplit, base: Path, wanted: "Wanted") -> Iterator[tuple[str, int, dict[str, Any]]]:
+    for number, file in enumerate(data.splits[name]):
+        path = base / file
+        if not path.is_file():
+            raise MissingFile(f"{file} is not there", param=f"data.splits.{name}[{number}]")
+        for row, values in read_file(path, data.format, wanted):
+            yield file, row, values
+
+
+Wanted = Mapping[str, str]
+"""Key of `columns` → name of the column in the file."""
+
+
+def read_file(path: Path, kind: DataFormat, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row number from 1, key → value) as the file has them. Raises UnreadableData and MissingColumn."""
+    if kind in ("jsonl", "text"):
+        yield from (_read_jsonl(path, wanted) if kind == "jsonl" else _read_text(path))
+        return
+    try:
+        names, batches = (_csv if kind == "csv" else _parquet)(path, wanted)
+        for key in wanted:
+            _require(key, names, wanted, path.name)
+        row = 0
+        for batch in batches:
+            for values in zip(*(batch.column(column).to_pylist() for column in wanted.values()), strict=True):
+                row += 1
+                yield row, dict(zip(wanted, values, strict=True))
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as problem:
+        raise UnreadableData(f"{path.name} is not readable as {kind}: {problem}", param=path.name) from problem
+
+
+def _csv(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
+    with path.open(encoding="utf-8", errors="replace", newline="") as lines, contextlib.suppress(csv.Error):
+        read = csv.reader(iter(lambda: lines.readline(LARGEST_ROW), ""))
+        _bounded(path, len(next(filter(None, read), ())))
+    with arrow.csv.open_csv(path, _csv_blocks(), _csv_rows()) as file:
+        names = file.schema.names
+    return names, _csv_batches(path, columns)
+
+
+def _csv_batches(path: Path, columns: Wanted) -> Iterator[arrow.RecordBatch]:
+    # Texts and labels stay as they are written: without the explicit types "007" would become 7 and "NA" nothing.
+    wanted = dict.fromkeys(columns.values(), arrow.string())
+    as_written = arrow.csv.ConvertOptions(column_types=wanted, include_columns=list(wanted), strings_can_be_null=False)
+    with arrow.csv.open_csv(path, _csv_blocks(), _csv_rows(), as_written) as file:
+        yield from file
+
+
+def _csv_blocks() -> arrow.csv.ReadOptions:
+    return arrow.csv.ReadOptions(block_size=LARGEST_ROW)
+
+
+def _csv_rows() -> arrow.csv.ParseOptions:
+    return arrow.csv.ParseOptions(newlines_in_values=True)
+
+
+def _parquet(path: Path, columns: Wanted) -> tuple[list[str], Iterator[arrow.RecordBatch]]:
+    file = arrow.parquet.ParquetFile(path)
+    _bounded(path, file.metadata.num_columns)
+    # Reading starts with the first batch, after the columns were found to be there.
+    return file.schema_arrow.names, file.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(columns.values())))
+
+
+def _bounded(path: Path, columns: int) -> None:
+    """Refuse a file of so many columns that each piece of it would take the machine's memory. Raises UnreadableData."""
+    if columns > MOST_COLUMNS:
+        cause = f"{path.name} has {columns:,} columns; {MOST_COLUMNS:,} are the most"
+        raise UnreadableData(cause, param=path.name, remedy="Send the columns that `columns` names alone.")
+
+
+def _read_text(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    row, held, size = 0, list[str](), 0
+    try:
+        with path.open(encoding="utf-8", newline=None) as lines:
+            for line in iter(lambda: lines.readline(LARGEST_ROW + 1), ""):
+                size += len(line)
+                if size > LARGEST_ROW:
+                    cause = f"text {row + 1} of {path.name} is longer than {LARGEST_ROW:,} characters"
+                    remedy = "Part texts by blank lines, or send JSON lines."
+                    raise UnreadableData(cause, param=path.name, remedy=remedy)
+                if line.strip():
+                    held.append(line)
+                elif held:
+                    row += 1
+                    yield row, {"text": "".join(held).removesuffix("\n")}
+                    held, size = [], 0
+                else:
+                    size = 0
+    except UnicodeDecodeError as problem:
+        raise UnreadableData(f"{path.name} is not readable as text: {problem}", param=path.name) from problem
+    if held:
+        yield row + 1, {"text": "".join(held).removesuffix("\n")}
+
+
+def _read_jsonl(path: Path, wanted: Wanted) -> Iterator[tuple[int, dict[str, Any]]]:
+    # Line by line and not by Arrow, which names no row, makes dates of texts that look like one and trips over mixed types.
+    with path.open("rb") as lines:
+        for row, line in enumerate(iter(lambda: lines.readline(LARGEST_ROW + 1), b""), start=1):
+            if len(line) > LARGEST_ROW:
+                raise UnreadableData(
+                    f"row {row} of {path.name} is longer than {LARGEST_ROW:,} bytes", param=f"{path.name}:{row}"
+                )
+            if not line.strip():
+                continue
+            try:
+                found = json.loads(line.decode("utf-8-sig" if row == 1 else "utf-8"))
+            except (ValueError, RecursionError) as problem:
+                raise UnreadableData(
+                    f"row {row} of {path.name} is not JSON: {problem}", param=f"{path.name}:{row}"
+                ) from problem
+            if not isinstance(found, dict):
+                raise UnreadableData(f"row {row} of {path.name} is not a JSON object", param=f"{path.name}:{row}")
+            for key in wanted:
+                _require(key, list(found), wanted, f"row {row} of {path.name}")
+            yield row, {key: found[column] for key, column in wanted.items()}
+
+
+def _require(key: str, names: list[str], wanted: Wanted, where: str) -> None:
+    if wanted[key] not in names:
+        raise MissingColumn(
+            f"{where} has no column {wanted[key]!r}; it has {', '.join(map(repr, names[:20]))}", param=f"data.columns.{key}"
+        )

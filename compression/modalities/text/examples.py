@@ -1,0 +1,178 @@
+"""What one row is, task by task: which columns it is read from, and what must be true of it. Torch-free.
+
+A value that no model could learn from is refused with the file and the row: UnreadableData where it is of the wrong type,
+UnfitLabel where the task can make nothing of it.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compression.schema.errors import UnfitLabel, UnreadableData
+from compression.schema.job_spec import LONGEST_LABEL, Columns
+from compression.schema.recipe.base import Task
+
+LARGEST_ROW = 4 << 20
+"""Bytes of one row: files are read in such pieces, so that a file without line ends costs no more memory than one with."""
+OUTSIDE = "O"
+"""The tag of a word that belongs to no entity."""
+
+
+@dataclass(frozen=True)
+class AnswerSpan:
+    """A stretch of the context that answers the question; `start` counts characters from 0."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True)
+class RawExample:
+    """One row. `label`: a class, a number, a tag for each word, or the answers (none: the question has no answer).
+
+    Of causal-lm a row is a text alone, and `label` is None. `words` are those of a tagged text, which `text` joins with spaces;
+    `pair` is the second text, or a question's context.
+    """
+
+    text: str
+    label: Any
+    pair: str | None = None
+    words: tuple[str, ...] | None = None
+
+
+def columns_of(task: Task, columns: Columns) -> dict[str, str]:
+    """Say which columns a task reads. -> key of `columns` → name of the column."""
+    if task == "token-classification":
+        return {"tokens": columns.tokens, "tags": columns.tags}
+    if task == "question-answering":
+        return {"question": columns.question, "context": columns.context, "answers": columns.answers}
+    if task == "causal-lm":
+        return {"text": columns.text}
+    wanted = {"text": columns.text, "label": columns.label}
+    pair = columns.text_pair or ("text_pair" if task == "text-pair-classification" else None)
+    if pair is not None and task != "text-classification":
+        wanted["text_pair"] = pair
+    return wanted
+
+
+def has_lists(task: Task) -> bool:
+    """Say whether a task's columns hold more than texts and numbers, which CSV cannot."""
+    return task in ("token-classification", "question-answering")
+
+
+def parse_example(task: Task, values: Mapping[str, Any], file: str, row: int) -> RawExample:
+    """Make a row of the values of its columns. Raises UnreadableData and UnfitLabel."""
+    return FORMS[task](values, f"row {row} of {file}", f"{file}:{row}")
+
+
+def _classified(values: Mapping[str, Any], where: str, param: str) -> RawExample:
+    found = text(values["text"], where, param)
+    return RawExample(found, label(values["label"], where, param), _pair(values, where, param))
+
+
+def _measured(values: Mapping[str, Any], where: str, param: str) -> RawExample:
+    found = text(values["text"], where, param)
+    return RawExample(found, _number(values["label"], where, param), _pair(values, where, param))
+
+
+def _tagged(values: Mapping[str, Any], where: str, param: str) -> RawExample:
+    words, tags = (_list(values[name], name, where, param) for name in ("tokens", "tags"))
+    if len(words) != len(tags):
+        raise UnfitLabel(f"{where} has {len(words)} tokens and {len(tags)} tags", param=param)
+    if not words:
+        raise UnfitLabel(f"{where} has no tokens", param=param, remedy="Leave out rows without words.")
+    named = tuple(label(tag, where, param) for tag in tags)
+    found = tuple(text(word, where, param) for word in words)
+    for word in found:
+        if not word.strip():
+            raise UnfitLabel(f"{where} has a token without a letter", param=param, remedy="Leave out empty tokens.")
+    return RawExample(" ".join(found), named, words=found)
+
+
+def _written(values: Mapping[str, Any], where: str, param: str) -> RawExample:
+    return RawExample(text(values["text"], where, param), None)
+
+
+def _asked(values: Mapping[str, Any], where: str, param: str) -> RawExample:
+    question, context = (text(values[name], where, param) for name in ("question", "context"))
+    given = values["answers"]
+    if not isinstance(given, Mapping) or not {"text", "answer_start"} <= set(given):
+        raise UnreadableData(f"{where}: answers is {_kind(given)}, not {{text: […], answer_start: […]}}", param=param)
+    texts, starts = (_list(given[name], f"answers.{name}", where, param) for name in ("text", "answer_start"))
+    if len(texts) != len(starts):
+        raise UnfitLabel(f"{where} has {len(texts)} answers and {len(starts)} starts", param=param)
+    answers = []
+    for answer, start in zip(texts, starts, strict=True):
+        words = text(answer, where, param)
+        if type(start) is not int or start < 0 or not words or context[start : start + len(words)] != words:
+            cause = f"{where}: the answer {words!r:.100} is not in the context at character {start!r:.20}"
+            raise UnfitLabel(cause, param=param, remedy="answer_start counts the context's characters from 0.")
+        answers.append(AnswerSpan(words, start))
+    return RawExample(question, tuple(answers), context)
+
+
+FORMS: dict[Task, Callable[[Mapping[str, Any], str, str], RawExample]] = {
+    "text-classification": _classified,
+    "text-pair-classification": _classified,
+    "text-regression": _measured,
+    "token-classification": _tagged,
+    "question-answering": _asked,
+    "causal-lm": _written,
+}
+
+
+def text(value: Any, where: str, param: str) -> str:
+    """Check a text. Raises UnreadableData."""
+    if not isinstance(value, str):
+        raise UnreadableData(f"{where}: the text is {_kind(value)}, not a string", param=param)
+    if len(value) > LARGEST_ROW:
+        raise UnreadableData(f"{where} is longer than {LARGEST_ROW:,} characters", param=param)
+    return _encodable(value, where, param)
+
+
+def label(value: Any, where: str, param: str) -> str:
+    """Make a label's name of what stands in its column. Raises UnreadableData."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise UnreadableData(f"{where}: the label is {_kind(value)}, not a string, integer or boolean", param=param)
+    if len(value) > LONGEST_LABEL or "\0" in value:
+        raise UnreadableData(f"{where}: the label is longer than {LONGEST_LABEL} characters or holds a NUL", param=param)
+    return _encodable(value, where, param)
+
+
+def _pair(values: Mapping[str, Any], where: str, param: str) -> str | None:
+    return text(values["text_pair"], where, param) if "text_pair" in values else None
+
+
+def _number(value: Any, where: str, param: str) -> float:
+    try:
+        found = float("nan") if isinstance(value, bool) or not isinstance(value, int | float | str) else float(value)
+    except (ValueError, OverflowError):
+        found = float("nan")
+    # float32, in which training counts, ends near 3e38; its squares at half the exponent.
+    if not math.isfinite(found) or abs(found) > 1e15:
+        raise UnfitLabel(f"{where}: the label {value!r:.60} is not a number", param=param)
+    return found
+
+
+def _list(value: Any, name: str, where: str, param: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise UnreadableData(f"{where}: {name} is {_kind(value)}, not a list", param=param)
+    return value
+
+
+def _encodable(value: str, where: str, param: str) -> str:
+    # JSON can spell half a surrogate pair, which no tokenizer and no report can take.
+    try:
+        value.encode()
+    except UnicodeEncodeError as problem:
+        raise UnreadableData(f"{where} is not valid Unicode: {problem}", param=param) from problem
+    return value
+
+
+def _kind(value: Any) -> str:
+    return "empty" if value is None or value == "" else f"of type {type(value).__name__}"

@@ -1,0 +1,112 @@
+"""A split's rows as a model takes them, task by task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from compression.modalities.base import TaskAdapter
+from compression.modalities.text.batches import TokenizedDataset, tokenize
+from compression.modalities.text.causal_lm.packed_examples import PackedDataset
+from compression.modalities.text.dataset import Dataset
+from compression.modalities.text.scoring.question_answering import Reader, Window
+from compression.modalities.text.scoring.token_classification import first_tokens
+from compression.modalities.text.tasks.question_answering import References
+from compression.modalities.text.tasks.token_classification import IGNORED
+from compression.schema.recipe.base import Split
+
+AT_ONCE = 512
+"""Rows: the tokenizer's own objects take a hundred times the memory of the numbers in them."""
+
+
+@dataclass(frozen=True)
+class TextPreprocessor:
+    """How a model reads texts. length: the most tokens of a row; types: whether it is told which of two texts a token is of."""
+
+    tokenizer: PreTrainedTokenizerFast
+    length: int
+    types: bool
+
+    def split(self, dataset: Dataset, split: Split, task: TaskAdapter) -> TokenizedDataset:
+        """Tokenize a split. Of a language model's validation as much as epochs are chosen by."""
+        if task.name == "causal-lm":
+            rows = PackedDataset.of(dataset.splits[split].texts, self.tokenizer, self.length, task)
+            return rows.judged(0) if split == "validation" else rows
+        return encoded(dataset, split, self.tokenizer, self.length, task, types=self.types)
+
+    def rows(self, texts: Sequence[tuple[str, ...]], labels: list[int], task: TaskAdapter) -> TokenizedDataset:
+        """Tokenize rows of one or two texts."""
+        return tokenize(self.tokenizer, *side_by_side(texts), labels, self.length, task, types=self.types)
+
+    def unlabelled(self, texts: Sequence[str], task: TaskAdapter) -> TokenizedDataset:
+        """Tokenize plain texts, of which no label is known."""
+        found = self.rows([(text,) for text in texts], [0] * len(texts), task)
+        # A tagger's labels are a row of ids each: one that asks for nothing stands for all.
+        labels = torch.full((len(texts), 1), IGNORED) if task.name == "token-classification" else found.labels
+        return replace(found, labels=labels, labelled=torch.zeros(len(texts), dtype=torch.bool))
+
+
+def encoded(
+    dataset: Dataset, split: Split, tokenizer: PreTrainedTokenizerFast, length: int, task: TaskAdapter, *, types: bool
+) -> TokenizedDataset:
+    """Tokenize a split; longer texts are cut to `length` tokens, longer contexts to windows of as many.
+
+    types: whether the model takes them.
+    """
+    if dataset.task == "token-classification":
+        return _tagged(dataset, split, tokenizer, length, task, types=types)
+    if dataset.task == "question-answering":
+        return _asked(dataset, split, tokenizer, length, task, types=types)
+    rows = dataset.splits[split]
+    return tokenize(tokenizer, rows.texts, rows.pairs, dataset.ids(split), length, task, types=types)
+
+
+def side_by_side(rows: Sequence[tuple[str, ...]]) -> tuple[list[str], list[str] | None]:
+    """Turn rows of one or two texts to a column of first texts and one of second texts, if there are any."""
+    return [row[0] for row in rows], [row[1] for row in rows] if rows and len(rows[0]) > 1 else None
+
+
+def _tagged(
+    dataset: Dataset, split: Split, tokenizer: PreTrainedTokenizerFast, length: int, task: TaskAdapter, *, types: bool
+) -> TokenizedDataset:
+    rows = dataset.splits[split]
+    tokens, kinds, places = [], [], []
+    for start in range(0, len(rows), AT_ONCE):
+        found = tokenizer(list(rows.texts[start : start + AT_ONCE]), truncation=True, max_length=length).encodings
+        for one, words in zip(found, (rows.words or ())[start : start + AT_ONCE], strict=True):
+            tokens.append(one.ids)
+            kinds.append(one.type_ids)
+            places.append(first_tokens(one.offsets, words))
+    labels = torch.full((len(rows), max(map(len, tokens))), IGNORED)
+    for line, (firsts, tags) in enumerate(zip(places, dataset.ids(split), strict=True)):
+        for at, tag in zip(firsts, tags, strict=True):
+            if at is not None:
+                labels[line, at] = tag
+    return TokenizedDataset(tokens, labels, int(tokenizer.pad_token_id), task, kinds if types else None)
+
+
+def _asked(
+    dataset: Dataset, split: Split, tokenizer: PreTrainedTokenizerFast, length: int, task: TaskAdapter, *, types: bool
+) -> TokenizedDataset:
+    rows, reader = dataset.splits[split], Reader(tokenizer.backend_tokenizer, length)
+    contexts = rows.pairs or ()
+    tokens, kinds, labels = [], [], []
+    windows: list[Window] = []
+    owners: list[int] = []
+    for start in range(0, len(rows), AT_ONCE):
+        asked = reader.read(rows.texts[start : start + AT_ONCE], contexts[start : start + AT_ONCE])
+        for one, row in zip(asked.windows, asked.owners, strict=True):
+            window, answers = Window.of(one), rows.labels[start + row]
+            place = window.place(answers[0].start, answers[0].start + len(answers[0].text)) if answers else (0, 0)
+            tokens.append(one.ids)
+            kinds.append(one.type_ids)
+            labels.append(place)
+            if split != "train":
+                windows.append(window)
+                owners.append(start + row)
+    answers = tuple(tuple(each.text for each in one) for one in rows.labels)
+    # Nobody judges answers to train, and its windows' offsets would take as much memory as its tokens.
+    known = None if split == "train" else References(tuple(windows), tuple(owners), contexts, answers)
+    padding = int(tokenizer.pad_token_id)
+    return TokenizedDataset(tokens, torch.tensor(labels), padding, task, kinds if types else None, references=known)

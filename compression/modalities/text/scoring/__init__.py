@@ -1,0 +1,1 @@
+"""Scores of tasks that only texts have. Torch-free."""

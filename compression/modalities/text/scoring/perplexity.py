@@ -1,0 +1,215 @@
+"""Language modelling: how well a model foretells the tokens of texts. Torch-free.
+
+A text is a cluster: its tokens are not independent of each other, so errors come from how texts differ.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from compression.modalities.scoring import standard_errors
+from compression.modalities.scoring.base import Floats, Row
+from compression.modalities.text.text_reader import encoder, read, stretches
+
+Counts = npt.NDArray[np.int64]
+Sums = npt.NDArray[np.float64]
+
+
+METRIC = "perplexity"
+LARGEST = math.log(1e300)
+"""Nats a token beyond which a perplexity is told as 1e300: JSON has no infinity."""
+PLACES = 256
+"""Places whose logits are summed up together, in float64."""
+SAME = 1e-2
+"""A window is answered otherwise where its loss differs by more nats a token; sums in another order move it less."""
+
+
+@dataclass(frozen=True)
+class WindowLosses:
+    """What a model said of each text, (texts,) each.
+
+    tokens: how many were asked for, 1 or more; bytes: of UTF-8 that they stand for; loss: Σ −ln p of them, in nats; right: how
+    many of them were the likeliest.
+    """
+
+    tokens: Counts
+    bytes: Counts
+    loss: Sums
+    right: Counts
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value and its standard error; None where there is one text alone."""
+
+    value: float
+    standard_error: float | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """loss: nats a token; perplexity: e to that, at most 1e300; accuracy: share of tokens told right.
+
+    bits_per_byte: bits of all tokens over bytes of the text they stand for, which compares models of different tokenizers.
+    """
+
+    loss: Figure
+    perplexity: Figure
+    bits_per_byte: Figure
+    accuracy: Figure
+    texts: int
+    tokens: int
+    bytes: int
+
+
+def figures(told: WindowLosses) -> Figures:
+    """Judge a model by what it said. Each token counts the same, so long texts count for more."""
+    loss = _ratio(told.loss, told.tokens)
+    return Figures(
+        loss=loss,
+        perplexity=_exponential(loss),
+        bits_per_byte=_ratio(told.loss / math.log(2), told.bytes),
+        accuracy=_ratio(told.right, told.tokens),
+        texts=len(told.tokens),
+        tokens=int(told.tokens.sum()),
+        bytes=int(told.bytes.sum()),
+    )
+
+
+def draws(told: WindowLosses, seed: int = standard_errors.SEED) -> Sums:
+    """Return the perplexity of `errors.resampled`'s samples of the texts, (RESAMPLES,)."""
+
+    def perplexity(some: Counts) -> dict[str, float]:
+        return {METRIC: math.exp(min(float(told.loss[some].sum() / told.tokens[some].sum()), LARGEST))}
+
+    return standard_errors.resampled(perplexity, len(told.tokens), seed=seed)[METRIC]
+
+
+def added_loss(before: WindowLosses, after: WindowLosses) -> Figure:
+    """Say by how many nats a token the loss grew, on the same tokens of the same texts.
+
+    Its error is that of the difference, far below either loss's own: what is hard for one model is hard for the other. Raises
+    ValueError where the tokens are not the same.
+    """
+    if not np.array_equal(before.tokens, after.tokens):
+        raise ValueError("these losses are not of the same tokens")
+    return _ratio(after.loss - before.loss, after.tokens)
+
+
+def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> Figure:
+    return Figure(float(above.sum() / below.sum()), standard_errors.of_ratio(above, below))
+
+
+def _exponential(one: Figure) -> Figure:
+    # By the delta method: the exponential's slope is its value.
+    if one.value > LARGEST:
+        return Figure(math.exp(LARGEST), None)
+    value = math.exp(one.value)
+    return Figure(value, None if one.standard_error is None else value * one.standard_error)
+
+
+def headline(found: Figures) -> tuple[dict[str, float], dict[str, float]]:
+    """Name the figures as a score's `metrics` has them, the headline first. -> values, standard errors where one is known."""
+    named = {
+        METRIC: found.perplexity,
+        "loss": found.loss,
+        "bits_per_byte": found.bits_per_byte,
+        "next_token_accuracy": found.accuracy,
+    }
+    known = {name: one.standard_error for name, one in named.items() if one.standard_error is not None}
+    return {name: one.value for name, one in named.items()}, known
+
+
+def chance(following: Iterable[Sequence[int]]) -> float:
+    """Perplexity of who knows how often each token is asked for, and nothing of what comes before it.
+
+    following: the tokens that are asked for, window by window, each once.
+    """
+    _, counts = np.unique(np.concatenate([np.asarray(each) for each in following]), return_counts=True)
+    shares = counts / counts.sum()
+    return math.exp(-(shares * np.log(shares)).sum())
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is asked of a model at once. text: whose it is; ids: what is read; at: the first place that is asked for what
+    comes next, as every later one is; following: what does, one for each of these places; bytes: of the whole text, with its
+    first window alone."""
+
+    text: int
+    ids: list[int]
+    at: int
+    following: list[int]
+    bytes: int = 0
+
+
+Ask = Callable[[Sequence[Window]], Iterable[Floats]]
+"""Answers windows with the logits of each, (its tokens, vocabulary), one at a time or several together."""
+
+
+@dataclass(frozen=True)
+class LanguageScorer:
+    """Perplexity of texts in windows of `length` tokens that go on by `stride`, each token asked for once."""
+
+    length: int
+    stride: int
+    metric: str = METRIC
+
+    def windows(self, tokenizer: Tokenizer, rows: Sequence[Row]) -> list[Window]:
+        """Tokenize texts with an artifact's own tokenizer; nothing is cut. Texts without a token to ask for are left out."""
+        texts = [one for one in read((row["text"] for row in rows), encoder(tokenizer)) if one is not None]
+        spans = [(0, len(text.ids), text.tail) for text in texts]
+        found, seen = [], set[int]()
+        for number, (start, end, first) in stretches(spans, texts[0].lead if texts else 1, self.length, self.stride):
+            text = texts[number]
+            own = text.bytes if number not in seen else 0
+            seen.add(number)
+            found.append(Window(number, text.ids[start:end], first - 1 - start, text.ids[first : end + 1], own))
+        return found
+
+    def told(self, windows: Sequence[Window], ask: Ask) -> WindowLosses:
+        """Ask for every token. Raises ValueError where there is none."""
+        if not windows:
+            raise ValueError("these texts have no token to ask for")
+        losses, right = zip(*(heard(one, logits) for one, logits in zip(windows, ask(windows), strict=True)), strict=True)
+        return summed(windows, losses, right)
+
+
+def part_of(window: Window, start: int, stop: int) -> Window | None:
+    """Return what is asked of a window at its places from `start` to before `stop`, None where it is nothing."""
+    first, end = max(window.at, start), min(window.at + len(window.following), stop)
+    if first >= end:
+        return None
+    following = window.following[first - window.at : end - window.at]
+    return Window(window.text, window.ids[start:stop], first - start, following)
+
+
+def heard(window: Window, logits: Floats) -> tuple[float, int]:
+    """Hold a window's logits against what follows. logits: (tokens, vocabulary) -> Σ −ln p in nats, how many were likeliest."""
+    loss, right = 0.0, 0
+    for start in range(0, len(window.following), PLACES):
+        wanted = np.asarray(window.following[start : start + PLACES])
+        some = logits[window.at + start : window.at + start + len(wanted)].astype(np.float64)
+        some -= some.max(axis=-1, keepdims=True)
+        given = np.take_along_axis(some, wanted[:, None], axis=-1)[:, 0]
+        loss += float((np.log(np.exp(some).sum(axis=-1)) - given).sum())
+        right += int((some.argmax(axis=-1) == wanted).sum())
+    return loss, right
+
+
+def summed(windows: Sequence[Window], losses: Sequence[float], right: Sequence[int]) -> WindowLosses:
+    """Add up what was heard of windows, text by text."""
+    texts = 1 + max(one.text for one in windows)
+    tokens, sizes, hits = (np.zeros(texts, np.int64) for _ in range(3))
+    nats = np.zeros(texts)
+    for one, loss, found in zip(windows, losses, right, strict=True):
+        tokens[one.text] += len(one.following)
+        sizes[one.text] += one.bytes
+        nats[one.text] += loss
+        hits[one.text] += found
+    return WindowLosses(tokens, sizes, nats, hits)

@@ -1,0 +1,87 @@
+"""Language modelling: what comes next, token after token."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from compression.modalities import losses
+from compression.modalities.text.causal_lm import chunked_head, hidden_states
+from compression.modalities.text.causal_lm import losses as language
+from compression.modalities.text.causal_lm.batches import NOBODY, PackedBatch
+from compression.modalities.text.scoring.perplexity import LanguageScorer, chance
+from compression.schema.recipe.base import Task as Name
+
+if TYPE_CHECKING:
+    from compression.modalities.text.batches import Batch, TokenizedDataset
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """A row is documents side by side. Labels: (rows, tokens), the id that comes next, NOBODY where none is asked for.
+
+    logits: (rows, tokens, vocabulary), of a few rows at most: those of a batch would be the largest tensor of a job. What is
+    trained, judged and listened to goes through the head some tokens at a time (`learned`, `run`, evaluate.validate).
+    """
+
+    scorer: LanguageScorer
+    name: Name = "causal-lm"
+
+    @property
+    def metric(self) -> str:
+        """The headline metric."""
+        return self.scorer.metric
+
+    def counts(self, labels: Tensor) -> Tensor:
+        """One answer to each token that is asked for."""
+        return (labels != NOBODY).sum(dim=1)
+
+    def logits(self, output: Any) -> Tensor:
+        """(rows, tokens, vocabulary)."""
+        found: Tensor = output.logits
+        return found
+
+    def loss(self, logits: Tensor, batch: "Batch") -> Tensor:
+        """Cross-entropy of the next tokens, mean over those that are asked for."""
+        return functional.cross_entropy(chunked_head.widen(logits).flatten(0, 1), batch.labels.flatten(), ignore_index=NOBODY)
+
+    def learned(self, model: nn.Module, batch: "Batch") -> Tensor:
+        """The same, in chunks of tokens."""
+        own, rows = cast(PreTrainedModel, model), cast(PackedBatch, batch)
+        states = hidden_states.scored_states(own, rows)
+        return language.next_token_loss(
+            states, hidden_states.output_layer(own), rows.wanted, size=chunked_head.chunk_size(own.config.vocab_size)
+        )
+
+    @torch.no_grad()
+    def run(self, model: nn.Module, batch: "Batch") -> None:
+        """Have a model answer at every real token, its head too, whose answers are let go chunk by chunk."""
+        own, rows = cast(PreTrainedModel, model), cast(PackedBatch, batch)
+        head = hidden_states.output_layer(own)
+        for some in torch.split(
+            hidden_states.last_hidden_states(own, rows)[rows.mask.bool()], chunked_head.chunk_size(own.config.vocab_size)
+        ):
+            head(some)
+
+    def soft_loss(self, student: Tensor, teacher: Tensor, batch: "Batch", temperature: float) -> Tensor:
+        """KL divergence over the vocabulary, mean over the tokens that are asked for."""
+        asked = batch.labels != NOBODY
+        return losses.soft_target_loss(student[asked], teacher[asked], temperature)
+
+    def fused(self, logits: Tensor, weights: Tensor, mask: Tensor | None, temperature: float) -> Tensor:  # noqa: ARG002
+        """The mean of the softened distributions over the vocabulary."""
+        return losses.fuse_teachers(logits, weights, temperature)
+
+    def score(self, logits: Tensor, rows: "TokenizedDataset") -> float:
+        """Perplexity of the packed rows. logits: (rows, tokens, vocabulary)."""
+        whole = rows.batch(list(range(len(rows))))
+        return math.exp(min(self.loss(logits[:, : whole.ids.shape[1]], whole).item(), 690.0))
+
+    def chance(self, rows: "TokenizedDataset") -> float:
+        """Perplexity of who knows how often each token comes, and nothing before it."""
+        batches = (cast(PackedBatch, rows.batch([row])) for row in range(len(rows)))
+        return chance(batch.wanted.tolist() for batch in batches)

@@ -1,0 +1,137 @@
+"""Which tokens of a tokenizer.json must stay, by the algorithm that it names. Pure functions of the parsed file.
+
+What all three have in common: where every token that a text was split into is still there, the text is split the same way,
+because what is taken away could only have made other splits possible, and the algorithm had preferred this one to them.
+- WordPiece takes the longest piece that fits. Only a word that had none (unknown) may find some among the shorter ones.
+- Byte pairs are merged in a fixed order. Each merge on the way to a token must stay, and with it its two parts.
+- Unigram takes the likeliest split; an unknown character costs the least likely token's score and more, so that one stays.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from compression.schema.errors import UnsupportedTokenizer
+
+Spec = Mapping[str, Any]
+"""A parsed tokenizer.json."""
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+"""How vocabularies with byte fallback write a byte."""
+PLACEHOLDER = re.compile(r"\[?<?unused_?\d+>?\]?")
+KINDS = ("WordPiece", "BPE", "Unigram")
+
+
+def tokens_of(spec: Spec) -> dict[str, int]:
+    """Return every token with its id. Raises UnsupportedTokenizer where it is of no kind that can be made smaller."""
+    model = spec["model"]
+    kind = model.get("type")
+    if kind not in KINDS:
+        raise UnsupportedTokenizer(f"tokenizer.json is of the kind {kind!r:.40}", param="tokenizer.json")
+    pairs = ((entry[0], number) for number, entry in enumerate(model["vocab"]))
+    return dict(pairs if kind == "Unigram" else model["vocab"]) | {
+        token["content"]: token["id"] for token in spec.get("added_tokens") or ()
+    }
+
+
+def required_tokens(spec: Spec, used: Iterable[int], count: int = 0) -> list[int]:
+    """Return the ids that stay, ascending: those used and what they are made of, added and special tokens, single characters.
+
+    A piece with a character that has no token of its own stays too: so no text becomes unknown that was not. count: where more
+    tokens than these may stay, they are filled up to so many, from the lowest ids on.
+    """
+    tokens, model = tokens_of(spec), spec["model"]
+    names = {number: token for token, number in tokens.items()}
+    added = {token["id"] for token in spec.get("added_tokens") or ()}
+    kept = {*used, *added, *(tokens[token] for token in _single(tokens, model))}
+    if model["type"] == "Unigram":
+        kept.add(min(range(len(model["vocab"])), key=lambda number: model["vocab"][number][1]))
+        kept |= {model["unk_id"]} - {None}
+    elif model.get("unk_token") in tokens:
+        kept.add(tokens[model["unk_token"]])
+    makers = _makers(model)
+    kept = _with_parts(kept, names, tokens, makers)
+    for number in sorted(names, key=lambda number: (bool(PLACEHOLDER.fullmatch(names[number])), number)):
+        if len(kept) >= count:
+            break
+        if number not in kept:
+            kept |= _with_parts({number}, names, tokens, makers)
+    return sorted(kept)
+
+
+def parts_of(spec: Spec, pieces: Iterable[str]) -> set[int]:
+    """Return the ids of all tokens that could take part in splitting these pre-tokenized pieces.
+
+    With all of them a piece is split as ever, also where it comes to nothing and no token tells which ones were tried.
+    """
+    tokens, affixes = tokens_of(spec), _affixes(spec["model"])
+    forms: dict[str, list[int]] = {}
+    for token, number in tokens.items():
+        forms.setdefault(_body(token, affixes), []).append(number)
+    longest = max(map(len, forms))
+    found: set[int] = set()
+    for piece in set(pieces):
+        for start in range(len(piece)):
+            for end in range(start + 1, min(start + longest, len(piece)) + 1):
+                found.update(forms.get(piece[start:end], ()))
+    return found
+
+
+def _affixes(model: Spec) -> tuple[str, str]:
+    """Return what marks a token inside of a word, and one that ends a word."""
+    return model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
+
+
+def _body(token: str, affixes: tuple[str, str]) -> str:
+    prefix, suffix = affixes
+    inner = token[len(prefix) :] if prefix and token.startswith(prefix) and len(token) > len(prefix) else token
+    return inner[: -len(suffix)] if suffix and inner.endswith(suffix) and len(inner) > len(suffix) else inner
+
+
+def _single(tokens: Mapping[str, int], model: Spec) -> set[str]:
+    """Name the tokens of one character or byte, and those with a character that no such token stands for."""
+    affixes = _affixes(model)
+    single = {token for token in tokens if len(_body(token, affixes)) == 1}
+    single |= {token for token in tokens if BYTE.fullmatch(token)} if model.get("byte_fallback") else set()
+    if model["type"] == "BPE":  # whose longer tokens are made of single ones
+        return single
+    prefix = affixes[0]
+
+    def is_covered(token: str) -> bool:
+        inside = bool(prefix) and token.startswith(prefix)
+        body = _body(token, affixes)
+        return all((prefix if inside or at else "") + sign in single for at, sign in enumerate(body))
+
+    return single | {token for token in tokens if not is_covered(token)}
+
+
+def _makers(model: Spec) -> dict[str, list[tuple[str, str]]]:
+    """Return for each token the pairs that are merged to it; none where nothing is merged."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for left, right in map(pair, model.get("merges") or ()):
+        found.setdefault(merged(left, right, model), []).append((left, right))
+    return found
+
+
+def pair(merge: str | list[str]) -> tuple[str, str]:
+    """Read a merge, which older files write as one string."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
+
+
+def merged(left: str, right: str, model: Spec) -> str:
+    """Say which token a pair is merged to."""
+    prefix = _affixes(model)[0]
+    return left + (right[len(prefix) :] if prefix and right.startswith(prefix) else right)
+
+
+def _with_parts(
+    kept: set[int], names: Mapping[int, str], tokens: Mapping[str, int], makers: Mapping[str, list[tuple[str, str]]]
+) -> set[int]:
+    found, left = set(kept), list(kept)
+    while left:
+        for both in makers.get(names.get(left.pop(), ""), ()):
+            for part in both:
+                if part in tokens and tokens[part] not in found:
+                    found.add(tokens[part])
+                    left.append(tokens[part])
+    return found

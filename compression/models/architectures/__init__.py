@@ -1,0 +1,1 @@
+"""Specs, shapes and tensor names of the supported families. Torch-free."""

@@ -1,0 +1,216 @@
+"""Which widths the stock config of a decoder can say, and the nearest of them to what is asked. Torch-free.
+
+All layers have the same widths; a KV head goes with the query heads that read it, whole. What each config adds to that was read
+in the modelling code of transformers 5.24, and holds for a checkpoint that stock `from_pretrained` shall open.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from compression.schema.errors import UnsupportedShape
+from compression.schema.recipe.base import Axis
+from compression.schema.report.measurements import Experts, Parameters, Shape
+
+Biases = tuple[Literal["attention", "mlp"], ...]
+"""Parts of a layer whose linear layers have biases because the config says so."""
+DIVIDED = frozenset({"llama", "deepseek_v2"})
+"""Their configs refuse a hidden size that is no multiple of the number of heads, even where the head size is explicit."""
+COUPLED_HEADS = frozenset({"gpt2"})
+"""Their head size is not in the config: it is hidden / heads, so both shrink together or neither."""
+RANKED_GROUPS = frozenset({"deepseek_v3"})
+"""Their router ranks a group of experts by its two best, also where there is one group only."""
+
+PAIRED_RANK = frozenset({"deepseek_v2"})
+"""They turn pairs of channels as complex numbers where these lie behind the KV rank, which is even therefore."""
+EXPERT_STEP = 8
+"""Stock models multiply the rows of all experts at once (torch's grouped_mm), which wants rows of 16 bytes or a multiple: what
+experts read, hidden and their units, is a multiple of 8, so that 16 bits a weight will do."""
+
+
+def check_decoder(kind: str, shape: Shape) -> None:
+    """Refuse a shape that the stock config cannot say. kind: its model_type. Raises UnsupportedShape."""
+    for cause in _unsayable(kind, shape):
+        raise UnsupportedShape(f"{kind} cannot be saved so: {cause}", param="recipe.prune.ratio")
+
+
+def decoder_shape(kind: str, shape: Shape, ratios: Mapping[Axis, float], multiple: int) -> Shape:
+    """Return the shape nearest to these ratios that the stock config can say.
+
+    ratios: the share removed of each axis named; the others keep their widths. multiple: that hidden, feed-forward and expert
+    widths and ranks are rounded to (hidden to less, where it must be a multiple of the heads too). Shared experts shrink with
+    the width of the routed ones. Raises UnsupportedShape.
+    """
+    if kind in COUPLED_HEADS and ratios.get("hidden", 0.0) != ratios.get("heads", 0.0):
+        raise UnsupportedShape(
+            f"{kind} cannot shrink hidden and heads apart: its head size is hidden / heads",
+            param="recipe.prune.axes",
+            remedy="Name both hidden and heads, with one ratio, or neither.",
+        )
+
+    def near(width: int, axis: Axis, step: int = multiple) -> int:
+        return min(round(width * (1 - ratios[axis]) / step) * step, width) if ratios.get(axis) else width
+
+    groups, each = _groups(kind, shape, ratios), shape.heads // (shape.groups or shape.heads)
+    heads = groups * each
+    step = _step(
+        multiple, math.lcm(EXPERT_STEP if shape.experts else 1, heads if kind in DIVIDED and heads else 1), shape.hidden
+    )
+    hidden = heads * (shape.hidden // shape.heads) if kind in COUPLED_HEADS else near(shape.hidden, "hidden", step)
+    if kind in DIVIDED and heads and hidden % heads:  # the whole width was nearest, and is no multiple of fewer heads
+        hidden = hidden // step * step
+    experts, latent, layers = shape.experts, shape.latent, near(shape.layers, "layers", 1)
+    if experts is not None:
+        ffn = near(experts.ffn, "expert_ffn", math.lcm(multiple, EXPERT_STEP))
+        experts = _experts(experts, near(experts.count, "experts", experts.groups), ffn)
+        experts = experts.model_copy(update={"dense_layers": min(experts.dense_layers, layers)})
+    if latent is not None:
+        query = latent.query and near(latent.query, "query_rank")
+        kv = near(latent.kv, "kv_rank", math.lcm(multiple, 2 if kind in PAIRED_RANK else 1))
+        latent = latent.model_copy(update={"query": query, "kv": kv})
+    found = shape.model_copy(
+        update={
+            "layers": layers,
+            "hidden": hidden,
+            "heads": heads,
+            "groups": groups,
+            "ffn": near(shape.ffn, "ffn"),
+            "experts": experts,
+            "latent": latent,
+        }
+    )
+    check_decoder(kind, found)
+    return found
+
+
+def _step(multiple: int, must: int, width: int) -> int:
+    """Return what a width is rounded to: `must` always divides it, and of `multiple` as much as leaves a choice of widths.
+
+    So where `must` makes steps wider than `multiple`, and than an eighth of the width, `multiple` is halved: 64 and the 9 heads
+    of SmolLM2 would leave its 576 channels alone.
+    """
+    while multiple < math.lcm(multiple, must) and math.lcm(multiple, must) * 8 > width and multiple % 2 == 0:
+        multiple //= 2
+    return math.lcm(multiple, must)
+
+
+def _groups(kind: str, shape: Shape, ratios: Mapping[Axis, float]) -> int:
+    """Say how many groups stay: of equally near numbers the larger. Heads must divide a hidden size that stays as it is."""
+    groups = shape.groups or shape.heads
+    each = shape.heads // groups
+    target = groups * (1 - ratios.get("heads", 0.0))
+    fixed = kind in DIVIDED and not ratios.get("hidden")
+    sayable = [number for number in range(groups, 0, -1) if not fixed or shape.hidden % (number * each) == 0]
+    return min(sayable, key=lambda number: abs(number - target)) if target >= 0.5 else 0
+
+
+def _experts(before: Experts, count: int, ffn: int) -> Experts:
+    return before.model_copy(update={"count": count, "ffn": ffn, "shared": before.shared // before.ffn * ffn})
+
+
+def _unsayable(kind: str, shape: Shape) -> list[str]:
+    """List the reasons why a config cannot say a shape."""
+    widths = {"layers": shape.layers, "hidden": shape.hidden, "heads": shape.heads, "feed-forward units": shape.ffn}
+    found = []
+    if shape.latent is not None:
+        widths |= {"channels of the query rank": shape.latent.query or 1, "channels of the KV rank": shape.latent.kv}
+    if shape.experts is not None:
+        widths |= {"experts": shape.experts.count, "units of an expert": shape.experts.ffn}
+    empty = [name for name, width in widths.items() if width < 1]
+    if empty:
+        return [f"no {empty[0]} would be left"]
+    if shape.groups is not None and shape.heads % shape.groups:
+        found.append(f"{shape.heads} query heads cannot share {shape.groups} KV heads evenly")
+    if shape.latent is not None and shape.groups != shape.heads:
+        found.append(f"latent attention has a key and a value for each of its {shape.heads} heads")
+    if kind in PAIRED_RANK and shape.latent is not None and shape.latent.kv % 2:
+        found.append(f"kv_lora_rank {shape.latent.kv} is odd")
+    if kind in DIVIDED and shape.hidden % shape.heads:
+        found.append(f"hidden_size {shape.hidden} is no multiple of {shape.heads} heads")
+    if kind in COUPLED_HEADS and shape.hidden != shape.heads * (shape.head_size or 0):
+        found.append(f"{shape.heads} heads of {shape.head_size} channels do not make a hidden size of {shape.hidden}")
+    if shape.experts is not None:
+        if shape.hidden % EXPERT_STEP or shape.experts.ffn % EXPERT_STEP:
+            found.append(
+                f"what experts read, {shape.hidden} channels and {shape.experts.ffn} units, are no multiples of {EXPERT_STEP}"
+            )
+        found += _unroutable(kind, shape.experts)
+    return found
+
+
+def _unroutable(kind: str, experts: Experts) -> list[str]:
+    """List the reasons why a router could not choose among so many experts."""
+    found = []
+    in_group = experts.count // experts.groups
+    if experts.count % experts.groups:
+        found.append(f"{experts.count} experts do not make {experts.groups} groups of one size")
+    if kind in RANKED_GROUPS and in_group < 2:
+        found.append(f"the router ranks a group by its two best experts, and {in_group} would be left")
+    if experts.chosen > experts.chosen_groups * in_group:
+        found.append(
+            f"a token goes to {experts.chosen} experts of {experts.chosen_groups} groups, which would have "
+            f"{experts.chosen_groups * in_group}"
+        )
+    if experts.shared % experts.ffn or experts.shared < experts.ffn:
+        found.append(f"{experts.shared} units of shared experts are no multiple of the {experts.ffn} of a routed one")
+    return found
+
+
+def biases_of(kind: str, *, attention: bool, mlp: bool) -> Biases:
+    """Say where a decoder has biases that its config may ask for. attention, mlp: attention_bias and mlp_bias of the config.
+
+    Stock code of the other families does not look at these keys.
+    """
+    found: Biases = ("attention",) if attention and kind in {"llama", "qwen3", "deepseek_v2", "deepseek_v3"} else ()
+    return (*found, "mlp") if mlp and kind in {"llama", "deepseek_v2"} else found
+
+
+def decoder_parameters(
+    kind: str,
+    shape: Shape,
+    *,
+    outputs: int,
+    positions: int = 0,
+    attention_bias: bool = False,
+    mlp_bias: bool = False,
+) -> Parameters:
+    """Count the parameters of a decoder: elements of unique ones, those of the token and position tables apart.
+
+    outputs: rows of what reads the stream last: of the vocabulary, or of the labels; 0 for a head that is tied to the tokens'
+    table, and for a bare decoder. positions: rows of GPT-2's table; the others turn keys instead. attention_bias, mlp_bias: as
+    the config says, where the family's config says it.
+    """
+    hidden = shape.hidden
+    tables = (shape.vocabulary + positions) * hidden
+    norm = 2 * hidden if kind == "gpt2" else hidden
+    dense = shape.experts.dense_layers if shape.experts is not None else shape.layers
+    layers = shape.layers * (_attention(kind, shape, attention_bias) + 2 * norm)
+    layers += dense * _feed_forward(kind, hidden, shape.ffn, mlp_bias)
+    if shape.experts is not None:
+        experts = shape.experts
+        one = experts.count * (hidden + 3 * hidden * experts.ffn)  # with the router's row
+        layers += (shape.layers - dense) * (one + _feed_forward(kind, hidden, experts.shared, mlp_bias))
+    other = layers + norm + outputs * hidden
+    return Parameters(total=tables + other, embedding=tables, other=other)
+
+
+def _attention(kind: str, shape: Shape, bias: bool) -> int:
+    """Count a layer's attention, the norms within it included."""
+    hidden, size = shape.hidden, shape.head_size or 0
+    queries, keys = shape.heads * size, (shape.groups or shape.heads) * size
+    if shape.latent is None:
+        found = hidden * (2 * queries + 2 * keys)
+        made = queries + 2 * keys
+        biases = made if kind == "qwen2" else (made + hidden) * (bias or kind == "gpt2")
+        return found + biases + (2 * size if kind == "qwen3" else 0)
+    query, kv, rope, value = shape.latent.query, shape.latent.kv, shape.latent.rope, shape.latent.value
+    found = hidden * queries if query is None else query * (hidden + 1 + queries)
+    found += hidden * (kv + rope) + kv + kv * shape.heads * (size - rope + value) + shape.heads * value * hidden
+    return found + bias * ((query or 0) + kv + rope + hidden)
+
+
+def _feed_forward(kind: str, hidden: int, units: int, bias: bool) -> int:
+    """Count a dense feed-forward part."""
+    if kind == "gpt2":
+        return 2 * hidden * units + units + hidden
+    return 3 * hidden * units + bias * (2 * units + hidden)

@@ -1,0 +1,157 @@
+"""The model families that Lathe can take apart."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args
+
+from pydantic import Field
+
+from compression.models.architectures import heads
+from compression.schema.errors import UnsupportedArchitecture, UnsupportedTask
+from compression.schema.recipe.base import Axis, Config, Task
+
+
+class ArchitectureSpec(Config):
+    """One model family: what its stock config can express, and which architectures belong to it."""
+
+    name: str
+    model_type: str
+    architectures: tuple[str, ...]
+    axes: tuple[Axis, ...]
+    tasks: tuple[str, ...]
+    limits: str
+    distance_buckets: Annotated[int, Field(description="Rows of a bias by distance, one column a head; 0 without.")] = 0
+    decodes: Annotated[bool, Field(description="Whether each token sees only those before it: a language model.")] = False
+    coupled: Annotated[
+        bool, Field(description="Whether hidden is heads times their size: heads shrink with hidden only, a decoder's as much.")
+    ] = True
+
+
+EVERYWHERE: tuple[Axis, ...] = ("hidden", "heads", "ffn", "layers", "vocabulary")
+OF_EXPERTS: tuple[Axis, ...] = (
+    "hidden",
+    "heads",
+    "ffn",
+    "layers",
+    "experts",
+    "expert_ffn",
+    "query_rank",
+    "kv_rank",
+    "vocabulary",
+)
+TASKS: tuple[Task, ...] = tuple(task for task in get_args(Task) if task != "causal-lm")
+"""Those that encoders are made for."""
+OF_DECODERS: tuple[Task, ...] = ("text-classification", "text-pair-classification", "text-regression", "causal-lm")
+"""The language model's own, and those of the one head that all stock decoders have beside it: it reads the last token."""
+COUPLED = "hidden = heads × head size, so heads shrink only with hidden; every layer has the same widths."
+COUPLED_DECODER = "hidden = heads × head size, so both shrink together, at one ratio; every layer has the same widths."
+GROUPED = (
+    "heads go in whole groups, a KV head with the query heads that read it, and keep their size; every layer has the same "
+    "widths."
+)
+DIVIDED = "hidden size is a multiple of the number of heads"
+EXPERTS = (
+    "hidden and an expert's units are multiples of 8; as many experts stay of each of the router's groups; shared experts "
+    "shrink with the units of the others."
+)
+
+
+def _family(
+    name: str, stem: str, pretraining: tuple[str, ...], limits: str = COUPLED, distance_buckets: int = 0
+) -> ArchitectureSpec:
+    suffixes = ("Model", *(head.suffix for head in heads.HEADS), *pretraining)
+    architectures = tuple(f"{stem}{suffix}" for suffix in suffixes)
+    return ArchitectureSpec(
+        name=name,
+        model_type=name,
+        architectures=architectures,
+        axes=EVERYWHERE,
+        tasks=TASKS,
+        limits=limits,
+        distance_buckets=distance_buckets,
+    )
+
+
+def _decoder(
+    name: str,
+    stem: str,
+    limits: str,
+    axes: tuple[Axis, ...] = EVERYWHERE,
+    language: str = "ForCausalLM",
+    *,
+    coupled: bool = False,
+) -> ArchitectureSpec:
+    suffixes = ("Model", language, heads.CLASSIFIER.suffix)
+    return ArchitectureSpec(
+        name=name,
+        model_type=name,
+        architectures=tuple(f"{stem}{suffix}" for suffix in suffixes),
+        axes=axes,
+        tasks=OF_DECODERS,
+        limits=limits,
+        decodes=True,
+        coupled=coupled,
+    )
+
+
+BERT = _family("bert", "Bert", ("ForMaskedLM", "ForPreTraining"))
+DISTILBERT = _family("distilbert", "DistilBert", ("ForMaskedLM",))
+ROBERTA = _family("roberta", "Roberta", ("ForMaskedLM",))
+XLM_ROBERTA = _family("xlm-roberta", "XLMRoberta", ("ForMaskedLM",))
+ELECTRA = _family(
+    "electra",
+    "Electra",
+    ("ForPreTraining", "ForMaskedLM"),
+    f"{COUPLED} Tables narrower than hidden stay as they are, and hidden cannot become as narrow as they are.",
+)
+MPNET = _family(
+    "mpnet", "MPNet", ("ForMaskedLM",), f"{COUPLED} All layers keep the same heads: they share a bias by distance.", 32
+)
+LLAMA = _decoder("llama", "Llama", f"{GROUPED} The {DIVIDED}.")
+MISTRAL = _decoder("mistral", "Mistral", GROUPED)
+QWEN2 = _decoder("qwen2", "Qwen2", GROUPED)
+QWEN3 = _decoder("qwen3", "Qwen3", GROUPED)
+GPT2 = _decoder("gpt2", "GPT2", COUPLED_DECODER, language="LMHeadModel", coupled=True)
+DEEPSEEK_V2 = _decoder("deepseek_v2", "DeepseekV2", f"{GROUPED} The {DIVIDED}, the KV rank is even; {EXPERTS}", OF_EXPERTS)
+DEEPSEEK_V3 = _decoder("deepseek_v3", "DeepseekV3", f"{GROUPED} {EXPERTS}", OF_EXPERTS)
+ARCHITECTURE_SPECS: dict[str, ArchitectureSpec] = {
+    family.model_type: family
+    for family in (
+        *(BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, ELECTRA, MPNET),
+        *(LLAMA, MISTRAL, QWEN2, QWEN3, GPT2, DEEPSEEK_V2, DEEPSEEK_V3),
+    )
+}
+
+
+NO_CODE = (
+    "Code that config.json names (auto_map) is not run, so a model that needs it cannot be opened: "
+    "send one of a supported family; GET /v1/families lists them."
+)
+
+
+def architecture_of(config: Mapping[str, Any]) -> ArchitectureSpec:
+    """Find the family of a config.json. Raises UnsupportedArchitecture."""
+    remedy = NO_CODE if "auto_map" in config else None
+
+    def unsupported(cause: str, key: str) -> UnsupportedArchitecture:
+        return UnsupportedArchitecture(cause, param=f"config.json:{key}", remedy=remedy)
+
+    kind = config.get("model_type")
+    family = ARCHITECTURE_SPECS.get(kind) if isinstance(kind, str) else None
+    if family is None:
+        raise unsupported(f"model_type {kind!r} is not one of: {', '.join(ARCHITECTURE_SPECS)}", "model_type")
+    names = config.get("architectures") or ()
+    if not isinstance(names, list | tuple):
+        raise unsupported("architectures is not a list of names", "architectures")
+    for name in names:
+        if name not in family.architectures:
+            cause = f"architecture {name!r} is not one of: {', '.join(family.architectures)}"
+            raise unsupported(cause, "architectures")
+    return family
+
+
+def check_served(family: ArchitectureSpec, task: Task, param: str = "models.base") -> None:
+    """Refuse a task that the family's models are not made for here. Raises UnsupportedTask."""
+    if task not in family.tasks:
+        raise UnsupportedTask(
+            f"models of the family {family.name} are made for {', '.join(family.tasks)}, not {task}", param=param
+        )

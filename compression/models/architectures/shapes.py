@@ -1,0 +1,240 @@
+"""What a ratio or a target becomes, and how many parameters a shape has."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from compression.models.architectures.decoder_configs import Biases, decoder_parameters, decoder_shape
+from compression.models.architectures.families import ArchitectureSpec
+from compression.schema.errors import InvalidSpec, UnsupportedShape
+from compression.schema.recipe.base import Axis
+from compression.schema.recipe.prune import Prune
+from compression.schema.report.measurements import Parameters, Shape
+
+MOST_RATIO = 0.8
+"""No target cuts an axis deeper than this: beyond it too little is left of a small encoder to learn again."""
+Ratios = Mapping[Axis, float]
+"""The share removed of each axis but the vocabulary."""
+Count = Callable[[Shape], int]
+"""How many parameters a model of a shape has."""
+
+
+def planned_shape(
+    family: ArchitectureSpec, shape: Shape, prune: Prune, *, count: Count | None = None, vocabulary: int | None = None
+) -> Shape:
+    """Say which shape the recipe's ratio or target becomes. As `planned`, which also says the ratios."""
+    return planned(family, shape, prune, count=count, vocabulary=vocabulary)[1]
+
+
+def planned(
+    family: ArchitectureSpec, shape: Shape, prune: Prune, *, count: Count | None = None, vocabulary: int | None = None
+) -> tuple[Ratios, Shape]:
+    """Say which ratios the recipe comes to, and which shape they become: the nearest that the stock config can express.
+
+    Encoders' configs have no head size of their own (hidden = heads × head size). So heads and hidden channels at one ratio go
+    together, a whole head at a time; where hidden is to lose more, each head becomes narrower, by eighths of it; heads alone
+    cannot go. What decoders' can say is in `catalog.decoders`. count: for target_params. vocabulary: the tokens that stay,
+    where they are known; else the whole vocabulary counts. Which shape has a latency is found by measuring: here
+    target_latency leaves the shape whole. Raises UnsupportedShape where an axis alone cannot be expressed, nothing is left, or
+    the target cannot be reached, and InvalidSpec where the family's units cannot be scored so.
+    """
+    check_axes(family, prune, shape)
+    whole = shape.model_copy(update={"vocabulary": vocabulary or shape.vocabulary})
+    if prune.target_latency is not None:
+        return dict.fromkeys(prune.ratios, 0.0), whole
+    if prune.target_params is None:
+        return prune.ratios, shape_at(family, whole, prune, prune.ratios)
+    if count is None:
+        raise ValueError("parameters cannot be aimed at without counting them")
+    return _of_parameters(family, whole, prune, count, before=count(shape))
+
+
+def check_axes(family: ArchitectureSpec, prune: Prune, shape: Shape) -> None:
+    """Refuse axes that the stock config of a model of this shape cannot express, and scores that its units cannot have.
+
+    Raises UnsupportedShape and InvalidSpec.
+    """
+    lacking = {"query_rank"} if shape.latent is not None and shape.latent.query is None else set[str]()
+    unknown = [axis for axis in prune.axes if axis not in family.axes or axis in lacking]
+    if unknown:
+        raise UnsupportedShape(f"family {family.name} has no axis {unknown[0]!r}", param="recipe.prune.axes")
+    if family.coupled:
+        _check_coupled(family, prune)
+    if family.decodes and prune.importance not in ("l1", "l2"):
+        raise InvalidSpec(
+            f"units of decoders are scored by what they say on calibration rows, not by {prune.importance}",
+            param="recipe.prune.importance",
+            remedy="Choose l1 or l2.",
+        )
+
+
+def _check_coupled(family: ArchitectureSpec, prune: Prune) -> None:
+    hidden, heads = prune.ratios["hidden"], prune.ratios["heads"]
+    if "heads" in prune.axes and "hidden" not in prune.axes:
+        raise UnsupportedShape(
+            f"family {family.name} cannot shrink heads alone: {family.limits}",
+            param="recipe.prune.axes",
+            remedy="Name both hidden and heads, or neither.",
+        )
+    if family.decodes and hidden != heads:
+        raise UnsupportedShape(
+            f"hidden and heads of the family {family.name} go together: {family.limits}",
+            param="recipe.prune.ratio" if {"hidden", "heads"} <= set(prune.axes) else "recipe.prune.axes",
+            remedy="Name both hidden and heads, with one ratio, or neither.",
+        )
+    if heads > hidden:
+        raise UnsupportedShape(
+            f"heads of the family {family.name} cannot lose a larger share than hidden: {family.limits}",
+            param="recipe.prune.ratio",
+            remedy="Give hidden at least the ratio of heads.",
+        )
+
+
+def shape_at(family: ArchitectureSpec, shape: Shape, prune: Prune, ratios: Ratios) -> Shape:
+    """Say which shape is nearest to these ratios, on the axes that the recipe names. Raises UnsupportedShape."""
+    if family.decodes:
+        named = {axis: ratio for axis, ratio in ratios.items() if axis in prune.axes}
+        return decoder_shape(family.model_type, shape, named, prune.multiple)
+    ffn, layers = shape.ffn, shape.layers
+    heads, hidden = _heads_and_hidden(shape, ratios)
+    if "ffn" in prune.axes:
+        ffn = min(round(shape.ffn * (1 - ratios["ffn"]) / prune.multiple) * prune.multiple, shape.ffn)
+    if "layers" in prune.axes:
+        layers = round(shape.layers * (1 - ratios["layers"]))
+    if heads < 1 or ffn < 1 or layers < 1:
+        asked = ", ".join(f"{axis} {ratios[axis]:g}" for axis in ("heads", "ffn", "layers") if axis in prune.axes)
+        raise UnsupportedShape(
+            f"the ratios {asked} with multiple {prune.multiple} leave {layers} layers of {heads} heads and {ffn} feed-forward "
+            "units",
+            param="recipe.prune.ratio",
+        )
+    return shape.model_copy(update={"hidden": hidden, "heads": heads, "ffn": ffn, "layers": layers})
+
+
+def _heads_and_hidden(shape: Shape, ratios: Ratios) -> tuple[int, int]:
+    """Say which heads and hidden channels of an encoder are nearest to the ratios; no heads where none would be left."""
+    size = shape.hidden // shape.heads
+    heads, width, step = round(shape.heads * (1 - ratios["heads"])), size, max(size // 8, 1)
+    if heads and ratios["hidden"] != ratios["heads"]:
+        width = min(max(round(shape.hidden * (1 - ratios["hidden"]) / (heads * step)), 1) * step, size)
+    if heads * width == shape.embedding:
+        # As wide as the narrow tables no projection could be expressed. Those are narrower than the whole model was.
+        heads, width = (heads, min(width + step, size)) if width < size else (heads + 1, width)
+    return heads, heads * width
+
+
+def stepped(ratios: Ratios, step: int, steps: int) -> dict[Axis, float]:
+    """Return the ratios after a step, from 1: what is left falls by the same factor in each, to what `ratios` leave."""
+    # The last step's are given as they are: a root and its power may differ from them in the last digit, and round otherwise.
+    return dict(ratios) if step == steps else {axis: 1 - (1 - ratio) ** (step / steps) for axis, ratio in ratios.items()}
+
+
+def steps_to(family: ArchitectureSpec, start: Shape, prune: Prune, ratios: Ratios, end: Shape) -> list[Shape]:
+    """Return the shapes of a cut in steps, the last of them `end`; on no axis is one wider than the one before.
+
+    ratios: that lead to `end`. Some configs want hidden to be a multiple of the heads, which shrink too, so the size nearest to
+    a step's own ratio may be less than a later step leaves: then hidden and heads wait for that step. So they do where heads of
+    an encoder would be narrower than a later step has them.
+    """
+    found, here = [], start
+    for step in range(1, prune.steps):
+        to = shape_at(family, start, prune, stepped(ratios, step, prune.steps))
+        narrower = family.decodes or _size(end) <= _size(to) <= _size(here)
+        if not (narrower and end.hidden <= to.hidden <= here.hidden):
+            to = to.model_copy(update={"hidden": here.hidden, "heads": here.heads, "groups": here.groups})
+        found.append(to)
+        here = to
+    return [*found, end]
+
+
+def candidates(family: ArchitectureSpec, shape: Shape, prune: Prune) -> Iterator[tuple[dict[Axis, float], Shape]]:
+    """Yield the shapes that a target may take, each once, the mildest (no cut) first, with the ratios that lead to them.
+
+    The deepest axis goes up to MOST_RATIO by hundredths, the others in the proportion of the recipe's ratios. Where heads go
+    and become narrower too, some shapes are wider than a milder one: those are left out.
+    """
+    asked = prune.ratios
+    last = None
+    for percent in range(round(100 * MOST_RATIO) + 1):
+        ratios = {axis: ratio / prune.deepest * percent / 100 for axis, ratio in asked.items()}
+        try:
+            found = shape_at(family, shape, prune, ratios)
+        except UnsupportedShape:
+            return
+        if last is None or (found != last and found.hidden <= last.hidden):
+            last = found
+            yield ratios, found
+
+
+def deepest_shape(family: ArchitectureSpec, shape: Shape, prune: Prune) -> Shape:
+    """Return the deepest cut that a target may take."""
+    *_, (_, found) = candidates(family, shape, prune)
+    return found
+
+
+def _of_parameters(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count, before: int) -> tuple[Ratios, Shape]:
+    target = prune.target_params or 0.0
+    most = int(target) if target >= 1 else int(before * (1 - target))
+    smallest = before
+    for ratios, found in candidates(family, shape, prune):
+        smallest = count(found)
+        if smallest <= most:
+            return ratios, found
+    raise UnsupportedShape(
+        f"target_params asks for at most {most:,} parameters; the deepest cut of {', '.join(prune.axes)} leaves {smallest:,}",
+        param="recipe.prune.target_params",
+        remedy="Choose a milder target, or name more axes.",
+    )
+
+
+def _size(shape: Shape) -> int:
+    return shape.hidden // shape.heads
+
+
+def parameters_at(
+    family: ArchitectureSpec, shape: Shape, *, rows: int, outputs: int | None, dense: bool = True, biases: Biases = ()
+) -> Parameters:
+    """Count the parameters of a model of a family at a shape, its head included where `outputs` is given.
+
+    rows: of the position and type tables together. dense: of an encoder, as `encoder_parameters` has it. biases: of a decoder.
+    """
+    if not family.decodes:
+        return encoder_parameters(family, shape, rows=rows, labels=outputs, dense=dense)
+    attention, mlp = "attention" in biases, "mlp" in biases
+    return decoder_parameters(
+        family.model_type, shape, outputs=outputs or 0, positions=rows, attention_bias=attention, mlp_bias=mlp
+    )
+
+
+def width_of(shape: Shape, axis: str) -> int:
+    """Say how many units a model has on an axis; 0 where it has none of the kind."""
+    experts, latent = shape.experts, shape.latent
+    inner = {
+        "experts": experts.count if experts is not None else 0,
+        "expert_ffn": experts.ffn if experts is not None else 0,
+        "query_rank": (latent.query or 0) if latent is not None else 0,
+        "kv_rank": latent.kv if latent is not None else 0,
+    }
+    return inner[axis] if axis in inner else int(getattr(shape, axis))
+
+
+def encoder_parameters(
+    family: ArchitectureSpec, shape: Shape, *, rows: int, labels: int | None, dense: bool = True
+) -> Parameters:
+    """Count the parameters of an encoder, and of its classification head where `labels` is given.
+
+    rows: of the position and type tables together. dense: whether a dense layer lies between stream and answer (pooler,
+    pre_classifier); the stock classes for sequences have one, those for tokens and spans have none.
+    """
+    h, f, e = shape.hidden, shape.ffn, shape.embedding or shape.hidden
+    tables = (shape.vocabulary + rows) * e
+    start = 2 * e + (e * h + h if shape.embedding else 0) + family.distance_buckets * shape.heads
+    attention = 4 * (h * h + h) + 2 * h
+    feed_forward = 2 * h * f + f + h + 2 * h
+    head = (h * labels + labels) if labels else 0
+    head += h * h + h if dense else 0
+    other = start + shape.layers * (attention + feed_forward) + head
+    return Parameters(total=tables + other, embedding=tables, other=other)
+
+
+def table_rows(parameters: Parameters, shape: Shape) -> int:
+    """Count the rows of the position and type tables: what is left of the embedding."""
+    return parameters.embedding // (shape.embedding or shape.hidden) - shape.vocabulary

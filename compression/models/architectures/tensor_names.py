@@ -1,0 +1,208 @@
+"""What each family calls things: the keys of its config.json, and the tensors of its checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+Tensors = dict[str, tuple[int, ...]]
+Key = tuple[str, int, int]
+"""Key of config.json, its stock default, and the most that we take: the bounds keep a hostile number from costing memory."""
+
+
+@dataclass(frozen=True)
+class ExpectedTensors:
+    """Name → shape of what a checkpoint must hold and may hold beside it: of the bare model, and of its head.
+
+    Names of the bare model begin with `prefix` where the checkpoint is of a model with a head; here they are without it.
+    `behind`: what it may hold only where it holds the tensor that each of these is known by.
+    """
+
+    prefix: str
+    needed: Tensors
+    beside: Tensors
+    head: Tensors
+    head_beside: Tensors
+    behind: Mapping[str, Tensors] = field(default_factory=dict)
+
+
+MOST_CHANNELS = 16_384
+BERT_KEYS: Mapping[str, Key] = MappingProxyType(
+    {
+        "vocabulary": ("vocab_size", 30522, 2_000_000),
+        "hidden": ("hidden_size", 768, MOST_CHANNELS),
+        "layers": ("num_hidden_layers", 12, 256),
+        "heads": ("num_attention_heads", 12, 1_024),
+        "ffn": ("intermediate_size", 3072, 131_072),
+        "positions": ("max_position_embeddings", 512, 131_072),
+        "types": ("type_vocab_size", 2, 1_024),
+    }
+)
+BERT_FRACTIONS = (
+    "layer_norm_eps",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "initializer_range",
+)
+BERT_PARTS: Mapping[str, str] = MappingProxyType(
+    {
+        "query": "attention.self.query",
+        "key": "attention.self.key",
+        "value": "attention.self.value",
+        "attended": "attention.output.dense",
+        "attended_norm": "attention.output.LayerNorm",
+        "up": "intermediate.dense",
+        "down": "output.dense",
+        "norm": "output.LayerNorm",
+    }
+)
+
+
+@dataclass(frozen=True)
+class EncoderTensorNames:
+    """One family's names.
+
+    `keys`: the config's whole numbers by what they mean; those that a family lacks are not there. `fixed`: keys for which
+    the stock code takes one value only. `first_position`: the row of the position table that a text's first token has, None
+    where the padding token's id says it. `head`: the dense layer and the answer of the classifier for sequences. `pooler`:
+    whether the bare stock model has one.
+    """
+
+    stem: str
+    prefix: str
+    keys: Mapping[str, Key] = field(default_factory=lambda: BERT_KEYS)
+    fractions: tuple[str, ...] = BERT_FRACTIONS
+    activation: str = "hidden_act"
+    padding: int = 0
+    first_position: int | None = 0
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    block: str = "encoder.layer"
+    parts: Mapping[str, str] = field(default_factory=lambda: BERT_PARTS)
+    pooler: bool = True
+    head: tuple[str, str] = ("classifier.dense", "classifier.out_proj")
+
+    @property
+    def classifier(self) -> str:
+        """The stock class that classifies sequences."""
+        return f"{self.stem}ForSequenceClassification"
+
+    def key(self, meaning: str) -> str:
+        """Name a key of config.json by what it means."""
+        return f"config.json:{self.keys[meaning][0]}"
+
+
+def _keys(**changes: Key | None) -> Mapping[str, Key]:
+    merged = {**BERT_KEYS, **changes}
+    return MappingProxyType({meaning: key for meaning, key in merged.items() if key is not None})
+
+
+DISTILBERT = EncoderTensorNames(
+    stem="DistilBert",
+    prefix="distilbert.",
+    keys=_keys(
+        hidden=("dim", 768, MOST_CHANNELS),
+        layers=("n_layers", 6, 256),
+        heads=("n_heads", 12, 1_024),
+        ffn=("hidden_dim", 3072, 131_072),
+        types=None,
+    ),
+    fractions=("dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout", "initializer_range"),
+    activation="activation",
+    block="transformer.layer",
+    parts=MappingProxyType(
+        {
+            "query": "attention.q_lin",
+            "key": "attention.k_lin",
+            "value": "attention.v_lin",
+            "attended": "attention.out_lin",
+            "attended_norm": "sa_layer_norm",
+            "up": "ffn.lin1",
+            "down": "ffn.lin2",
+            "norm": "output_layer_norm",
+        }
+    ),
+    pooler=False,
+    head=("pre_classifier", "classifier"),
+)
+MPNET = EncoderTensorNames(
+    stem="MPNet",
+    prefix="mpnet.",
+    keys=_keys(vocabulary=("vocab_size", 30527, 2_000_000), types=None),
+    padding=1,
+    first_position=2,
+    fixed=MappingProxyType({"relative_attention_num_buckets": 32, "pad_token_id": 1}),
+    parts=MappingProxyType(
+        {
+            **BERT_PARTS,
+            "query": "attention.attn.q",
+            "key": "attention.attn.k",
+            "value": "attention.attn.v",
+            "attended": "attention.attn.o",
+            "attended_norm": "attention.LayerNorm",
+        }
+    ),
+)
+NAMES: dict[str, EncoderTensorNames] = {
+    # In BERT the dense layer before the answer is the pooler, which belongs to the encoder.
+    "bert": EncoderTensorNames(stem="Bert", prefix="bert.", head=("", "classifier")),
+    "distilbert": DISTILBERT,
+    "roberta": EncoderTensorNames(
+        stem="Roberta",
+        prefix="roberta.",
+        keys=_keys(vocabulary=("vocab_size", 50265, 2_000_000)),
+        padding=1,
+        first_position=None,
+    ),
+    "xlm-roberta": EncoderTensorNames(stem="XLMRoberta", prefix="roberta.", padding=1, first_position=None),
+    "electra": EncoderTensorNames(
+        stem="Electra",
+        prefix="electra.",
+        keys=_keys(
+            hidden=("hidden_size", 256, MOST_CHANNELS),
+            heads=("num_attention_heads", 4, 1_024),
+            ffn=("intermediate_size", 1024, 131_072),
+            embedding=("embedding_size", 128, MOST_CHANNELS),
+        ),
+        pooler=False,
+    ),
+    "mpnet": MPNET,
+}
+"""By the model_type of config.json."""
+
+
+def pretraining_tensors(kind: str, hidden: int, vocabulary: int, embedding: int) -> Tensors:
+    """Return the heads of pre-training that a checkpoint may hold beside its encoder, and which are dropped."""
+    if kind == "bert":
+        return {
+            "cls.predictions.bias": (vocabulary,),
+            **pair("cls.predictions.transform.dense", (hidden, hidden)),
+            **pair("cls.predictions.transform.LayerNorm", (hidden,)),
+            **pair("cls.predictions.decoder", (vocabulary, hidden)),
+            **pair("cls.seq_relationship", (2, hidden)),
+        }
+    if kind == "distilbert":
+        return {
+            **pair("vocab_transform", (hidden, hidden)),
+            **pair("vocab_layer_norm", (hidden,)),
+            **pair("vocab_projector", (vocabulary, hidden)),
+        }
+    if kind == "electra":
+        return {
+            **pair("discriminator_predictions.dense", (hidden, hidden)),
+            **pair("discriminator_predictions.dense_prediction", (1, hidden)),
+            **pair("generator_predictions.LayerNorm", (embedding,)),
+            **pair("generator_predictions.dense", (embedding, hidden)),
+            **pair("generator_lm_head", (vocabulary, embedding)),
+        }
+    return {
+        "lm_head.bias": (vocabulary,),
+        **pair("lm_head.dense", (hidden, hidden)),
+        **pair("lm_head.layer_norm", (hidden,)),
+        **pair("lm_head.decoder", (vocabulary, hidden)),
+    }
+
+
+def pair(name: str, weight: tuple[int, ...]) -> Tensors:
+    """Return a weight and the bias beside it, one number an output."""
+    return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}

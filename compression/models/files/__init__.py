@@ -1,0 +1,1 @@
+"""Model files read as they lie on disk: safetensors, GGUF, JSON."""

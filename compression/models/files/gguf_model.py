@@ -1,0 +1,252 @@
+"""Check a model that is one GGUF file: an architecture that stock transformers unpacks as it was meant, whole, consistent."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from compression.models.architectures.families import ARCHITECTURE_SPECS, architecture_of
+from compression.models.architectures.tensor_names import MOST_CHANNELS
+from compression.models.files import gguf_header, gguf_rope, safetensors_header
+from compression.models.files.gguf_names import (
+    ARCHITECTURES,
+    MOST_TOKENS,
+    SPLITS,
+    TOKENIZERS,
+    WHOLE,
+    WHOLE_WORDS,
+    GgufArchitecture,
+    GgufDescription,
+)
+from compression.schema.errors import (
+    CompressionError,
+    ConfigMismatch,
+    MissingFile,
+    UnsupportedArchitecture,
+    UnsupportedTokenizer,
+)
+from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.validation import ModelFacts
+
+SUFFIX = ".gguf"
+REMEDY = "Send the checkpoint that the file was made of: config.json, *.safetensors and tokenizer.json."
+
+
+def is_one(folder: Path) -> bool:
+    """Say whether a folder's model is a GGUF file: one is there, and no safetensors, which go before it."""
+    return bool(files(folder)) and not any(folder.glob("*.safetensors"))
+
+
+def files(folder: Path) -> list[Path]:
+    """Return a folder's GGUF files."""
+    return sorted(path for path in folder.iterdir() if path.suffix == SUFFIX and path.is_file()) if folder.is_dir() else []
+
+
+def check(folder: Path) -> ModelFacts | list[CompressionError]:
+    """Return what is known of a folder's only GGUF file, or every reason why it cannot be taken."""
+    try:
+        path, content = read_model(folder)
+        described = describe(content, path.name)
+    except CompressionError as problem:
+        return [problem]
+    problems: list[CompressionError] = [
+        *_held_against(described, content, path.name),
+        *_tokenizer(content.metadata, described, path.name),
+        *gguf_header.not_finite(folder, content.tensors),
+    ]
+    if not problems:
+        try:
+            gguf_rope.scaling(path, content, described.head)
+        except CompressionError as problem:
+            problems.append(problem)
+    if problems:
+        return problems
+    return ModelFacts(
+        family=ARCHITECTURE_SPECS[described.kind].name,
+        architecture=_architecture(content.metadata).model,
+        shape=described.shape,
+        max_positions=described.positions,
+        parameters=parameters(content),
+        labels=None,
+        dtype=content.dtype,
+        bytes=path.stat().st_size,
+    )
+
+
+def read_model(folder: Path) -> tuple[Path, gguf_header.Gguf]:
+    """Read a folder's only GGUF file up to its data. Raises MissingFile, and what `gguf.read` does."""
+    found = files(folder)
+    if len(found) != 1:
+        cause = f"the model has {len(found)} GGUF files, not one"
+        remedy = "Send one file; parts of a split one are put together by llama-gguf-split --merge."
+        raise MissingFile(cause, param=f"*{SUFFIX}", remedy=remedy)
+    return found[0], gguf_header.read(found[0])
+
+
+def parameters(content: gguf_header.Gguf) -> Parameters:
+    """Count the elements of a file's weights; a head that is the token table is not there twice."""
+    tables = {"token_embd.weight", "position_embd.weight"}
+    sizes = {tensor.name: math.prod(tensor.shape) for tensor in content.tensors if tensor.name != gguf_rope.TENSOR}
+    embedding = sum(size for name, size in sizes.items() if name in tables)
+    total = sum(sizes.values())
+    return Parameters(total=total, embedding=embedding, other=total - embedding)
+
+
+def _architecture(metadata: Mapping[str, Any]) -> GgufArchitecture:
+    return ARCHITECTURES[metadata["general.architecture"]]
+
+
+def describe(content: gguf_header.Gguf, file: str) -> GgufDescription:
+    """Read the architecture and its numbers. Raises UnsupportedArchitecture and ConfigMismatch."""
+    metadata = content.metadata
+    name = metadata.get("general.architecture")
+    known = ARCHITECTURES.get(name) if isinstance(name, str) else None
+    where = f"{file}:general.architecture"
+    if known is None:
+        cause = f"general.architecture is {name!r:.60} and not one of: {', '.join(ARCHITECTURES)}"
+        raise UnsupportedArchitecture(cause, param=where)
+    try:
+        architecture_of({"model_type": known.model_type, "architectures": [known.model]})
+    except UnsupportedArchitecture as problem:
+        raise UnsupportedArchitecture(problem.cause, param=where) from problem
+    if metadata.get("split.count", 1) not in (0, 1):
+        cause = f"it is one part of {metadata['split.count']!r:.20}"
+        raise UnsupportedArchitecture(cause, param=file, remedy="Put the parts together: llama-gguf-split --merge.")
+    if metadata.get("general.name") == "mistral":
+        raise UnsupportedArchitecture("general.name is 'mistral', by which stock code takes it for another kind", param=file)
+    numbers = {meaning: _whole(metadata, f"{name}.{key}", most, file) for meaning, (key, most) in WHOLE.items()}
+    said = metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(said, list) or not 1 <= len(said) <= MOST_TOKENS:
+        raise ConfigMismatch(
+            "it has no vocabulary (tokenizer.ggml.tokens)", param=f"{file}:tokenizer.ggml.tokens", remedy=REMEDY
+        )
+    vocabulary = _whole(metadata, f"{name}.vocab_size", MOST_TOKENS, file) if f"{name}.vocab_size" in metadata else len(said)
+    heads, hidden = numbers["heads"], numbers["hidden"]
+    groups_key = f"{name}.attention.head_count_kv"
+    groups = _whole(metadata, groups_key, heads, file) if groups_key in metadata else heads
+    head = known.head or hidden // heads
+    if known.head_key and f"{name}.{known.head_key}" in metadata:
+        head = _whole(metadata, f"{name}.{known.head_key}", MOST_CHANNELS, file)
+    if heads % groups or (hidden % heads and not known.head):
+        cause = f"{heads} heads do not go with {groups} groups and {hidden} channels"
+        raise ConfigMismatch(cause, param=f"{file}:{name}.attention.head_count", remedy=REMEDY)
+    widths = {meaning: numbers[meaning] for meaning in ("layers", "hidden", "heads", "ffn")}
+    shape = Shape(**widths, vocabulary=vocabulary, groups=groups, head_size=head)
+    tied = all(tensor.name != "output.weight" for tensor in content.tensors)
+    described = GgufDescription(known.model_type, shape, numbers["positions"], groups, head, tied)
+    _refuse_unknown(metadata, known, described, file)
+    return described
+
+
+def _whole(metadata: Mapping[str, Any], key: str, most: int, file: str) -> int:
+    value = metadata.get(key)
+    if type(value) is not int or not 1 <= value <= most:
+        raise ConfigMismatch(f"{key} is {value!r:.60} and not 1 to {most:,}", param=f"{file}:{key}", remedy=REMEDY)
+    return value
+
+
+def _refuse_unknown(metadata: Mapping[str, Any], known: GgufArchitecture, described: GgufDescription, file: str) -> None:
+    """Refuse what the file says of its architecture and stock code would leave out, or take otherwise."""
+    name = metadata["general.architecture"]
+    allowed = {*known.keys, *(key for key, _ in WHOLE.values()), known.epsilon}
+    linear = known.scales and gguf_rope.is_linear(metadata)
+    allowed |= {*gguf_rope.KEYS} if linear else set()
+    harmless = {
+        **({} if linear else {"rope.scaling.type": "none"}),
+        "attention.key_length": described.head,
+        "attention.value_length": described.head,
+        "attention.causal": True,
+        "expert_count": 0,
+        "expert_used_count": 0,
+        **({} if known.head_key else {"rope.dimension_count": described.head}),
+        **known.fixed(described),
+    }
+    for key, value in metadata.items():
+        short = key.removeprefix(f"{name}.")
+        if key == short or (short in allowed and short not in harmless):
+            continue
+        if short not in harmless:
+            cause = f"it says {key}, which stock transformers does not take from a file"
+            raise UnsupportedArchitecture(cause, param=f"{file}:{key[:200]}", remedy=REMEDY)
+        if value != harmless[short]:
+            cause = f"{key} is {value!r:.60}; stock transformers takes it for {harmless[short]!r}"
+            raise UnsupportedArchitecture(cause, param=f"{file}:{key}", remedy=REMEDY)
+    for key in (known.epsilon, "rope.freq_base"):
+        value = metadata.get(f"{name}.{key}", 1.0)
+        if not isinstance(value, float) or not 0 < value < 1e12:
+            raise ConfigMismatch(f"{name}.{key} is {value!r:.60}", param=f"{file}:{name}.{key}", remedy=REMEDY)
+
+
+def _held_against(described: GgufDescription, content: gguf_header.Gguf, file: str) -> Iterator[CompressionError]:
+    """Compare names and shapes of the tensors with what the architecture implies."""
+    known = _architecture(content.metadata)
+    needed = known.tensors(described)
+    found = {tensor.name: tensor for tensor in content.tensors}
+    if known.scales and gguf_rope.TENSOR in found:
+        needed |= {gguf_rope.TENSOR: (described.head // 2,)}
+    for names, cause in (
+        (sorted(needed.keys() - found.keys()), "the file lacks {}"),
+        (sorted(found.keys() - needed.keys()), "its architecture does not account for {}"),
+    ):
+        if names:
+            yield ConfigMismatch(cause.format(safetensors_header.listed(names)), param=f"{file}:{names[0]}", remedy=REMEDY)
+    for name in sorted(found.keys() & needed.keys()):
+        if found[name].shape != needed[name]:
+            cause = f"{name} has the shape {list(found[name].shape)}, its keys imply {list(needed[name])}"
+            yield ConfigMismatch(cause, param=f"{file}:{name}", remedy=REMEDY)
+
+
+def _tokenizer(metadata: Mapping[str, Any], described: GgufDescription, file: str) -> Iterator[CompressionError]:
+    """See that the vocabulary is one that the stock reader makes a tokenizer of, and that it fits the table."""
+
+    def mismatch(key: str, cause: str) -> ConfigMismatch:
+        return ConfigMismatch(f"tokenizer.ggml.{key} {cause}", param=f"{file}:tokenizer.ggml.{key}", remedy=REMEDY)
+
+    kind, split = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
+    if kind not in TOKENIZERS:
+        cause = f"tokenizer.ggml.model is {kind!r:.60} and not one of: {', '.join(TOKENIZERS)}"
+        yield UnsupportedTokenizer(cause, param=f"{file}:tokenizer.ggml.model", remedy=REMEDY)
+    elif kind == "gpt2" and (not isinstance(split, str) or split not in SPLITS):
+        cause = f"tokenizer.ggml.pre is {split!r:.60}, which stock transformers would take for GPT-2's"
+        yield UnsupportedTokenizer(cause, param=f"{file}:tokenizer.ggml.pre", remedy=REMEDY)
+    tokens = metadata["tokenizer.ggml.tokens"]
+    if not all(isinstance(token, str) for token in tokens) or len(set(tokens)) != len(tokens):
+        yield mismatch("tokens", "does not give each id a token of its own")
+        return
+    if len(tokens) > described.shape.vocabulary:
+        yield mismatch("tokens", f"has {len(tokens)} tokens for a table of {described.shape.vocabulary}")
+    merges = metadata.get("tokenizer.ggml.merges")
+    if kind == "gpt2" and merges is None:
+        yield mismatch("merges", "is not there")
+    if merges is not None:
+        known = set(tokens)
+        if not isinstance(merges, list) or not all(_merges(merge, known) for merge in merges):
+            yield mismatch("merges", "does not put pairs of tokens together to tokens")
+    for key, item in (("scores", float), ("token_type", int)):
+        values = metadata.get(f"tokenizer.ggml.{key}")
+        needed = key == "scores" and kind == "llama" and merges is None
+        if values is None and not needed:
+            continue
+        if not isinstance(values, list) or len(values) != len(tokens) or not all(type(value) is item for value in values):
+            yield mismatch(key, "does not have one number a token")
+    for key in ("add_bos_token", "add_eos_token", "add_space_prefix"):
+        if type(metadata.get(f"tokenizer.ggml.{key}", True)) is not bool:
+            yield mismatch(key, "is neither true nor false")
+    if begins(metadata) and metadata.get("tokenizer.ggml.bos_token_id") is None:
+        yield mismatch("bos_token_id", "is not there, and texts begin with it")
+    for name in ("bos", "eos", "unknown", "padding"):
+        number = metadata.get(f"tokenizer.ggml.{name}_token_id")
+        if number is not None and (type(number) is not int or not 0 <= number < len(tokens)):
+            yield mismatch(f"{name}_token_id", f"is {number!r:.60} and not in the vocabulary")
+
+
+def begins(metadata: Mapping[str, Any]) -> bool:
+    """Say whether a text begins with the token for that: as the file says, else as llama.cpp takes it for such a vocabulary."""
+    kind, split = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
+    usual = kind == "llama" or (kind == "gpt2" and split in WHOLE_WORDS)
+    return bool(metadata.get("tokenizer.ggml.add_bos_token", usual))
+
+
+def _merges(merge: object, tokens: set[str]) -> bool:
+    left, _, right = merge.partition(" ") if isinstance(merge, str) else ("", "", "")
+    return bool(left and right) and " " not in right and {left, right, left + right} <= tokens

@@ -1,0 +1,60 @@
+"""Scaled positions as a GGUF file says them: linear by two keys, Llama 3's by a tensor of what frequencies are divided by."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compression.models.files import gguf_header
+from compression.schema.errors import UnsupportedArchitecture
+
+TENSOR = "rope_freqs.weight"
+KEYS = ("rope.scaling.type", "rope.scaling.factor")
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""What Llama 3.1, 3.2 and 3.3 have in common; their factors, 8 and 32, are the last divisor."""
+BASE = 10_000.0
+"""Of the frequencies, where a file does not say it; stock code takes the same."""
+REMEDY = "Send the checkpoint that the file was made of, whose config.json says how positions are scaled."
+
+
+def is_linear(metadata: Mapping[str, Any]) -> bool:
+    """Say whether positions are divided by one number, and by which is said."""
+    kind, factor = (metadata.get(f"{metadata['general.architecture']}.{key}") for key in KEYS)
+    return kind == "linear" and isinstance(factor, float) and 0 < factor < 1e6
+
+
+def scaling(path: Path, content: gguf_header.Gguf, head: int) -> dict[str, Any]:
+    """Return what a stock config says of scaled positions, but for their base; nothing where they are not scaled.
+
+    head: channels of one, all of which are turned. Raises UnsupportedArchitecture for divisors that no stock config stands for.
+    """
+    name = content.metadata["general.architecture"]
+    linear = is_linear(content.metadata)
+    tensor = next((tensor for tensor in content.tensors if tensor.name == TENSOR), None)
+    if tensor is None:
+        return {"rope_type": "linear", "factor": content.metadata[f"{name}.{KEYS[1]}"]} if linear else {}
+    divisors = np.fromfile(path, "<f4", head // 2, offset=tensor.start) if tensor.dtype == "F32" else np.zeros(0)
+    base = content.metadata.get(f"{name}.rope.freq_base", BASE)
+    if (
+        linear
+        or head % 2
+        or len(divisors) != head // 2
+        or not np.allclose(divisors, _llama3(divisors[-1], base, head), rtol=1e-4, atol=0)
+    ):
+        cause = f"{TENSOR} scales positions in another way than Llama 3.1 and 3.2 do, which is all that a config could say"
+        raise UnsupportedArchitecture(cause, param=f"{path.name}:{TENSOR}", remedy=REMEDY)
+    return {"rope_type": "llama3", "factor": float(divisors[-1]), **LLAMA3} if divisors[-1] != 1 else {}
+
+
+def _llama3(factor: float, base: float, head: int) -> np.ndarray[Any, Any]:
+    """Reckon the divisors as llama.cpp's converter and stock code do. -> (head // 2,)
+
+    Waves that are short beside the length of the first training stay, long ones are divided by `factor`, and between the two
+    it goes over smoothly.
+    """
+    waves = 2 * math.pi * base ** (np.arange(0, head, 2) / head)
+    low, high = LLAMA3["low_freq_factor"], LLAMA3["high_freq_factor"]
+    smooth = np.clip((LLAMA3["original_max_position_embeddings"] / waves - low) / (high - low), 0, 1)
+    return np.asarray(1 / ((1 - smooth) / factor + smooth))

@@ -1,0 +1,23 @@
+"""What was sent: the bytes of the weights, and what they are stored in. Torch-free."""
+
+from collections import Counter
+from pathlib import Path
+
+from compression.models.files import gguf_model, safetensors_header
+from compression.models.validation.model import FLOATS
+from compression.schema.report.measurements import Uploaded
+
+
+def uploaded(folder: Path) -> Uploaded:
+    """Look at a model's folder: a GGUF file, a safetensors file, or shards. Raises the first reason why they cannot be read."""
+    if gguf_model.is_one(folder):
+        path, content = gguf_model.read_model(folder)
+        return Uploaded(bytes=path.stat().st_size, dtype=content.dtype)
+    tensors, problems = safetensors_header.read_weights(folder)
+    if problems:
+        raise problems[0]
+    kinds: Counter[str] = Counter()
+    for tensor in tensors:
+        kinds[FLOATS.get(tensor.dtype, tensor.dtype.lower())] += tensor.end - tensor.start
+    files = {tensor.file for tensor in tensors}
+    return Uploaded(bytes=sum((folder / file).stat().st_size for file in files), dtype=kinds.most_common(1)[0][0])

@@ -1,0 +1,315 @@
+"""Open the user's model with the stock classes, from a local folder, without running anything that is in it."""
+
+import inspect
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from compression.models.adapters.registry import ADAPTERS, adapter_of, is_decoder
+from compression.models.architectures import heads
+from compression.models.architectures.families import architecture_of, check_served
+from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, LabelMismatch, MissingFile, UnsafeCheckpoint
+from compression.schema.recipe.base import Task
+from compression.system.failures import typed
+
+
+def has_head(config: dict[str, Any], head: heads.Head) -> bool:
+    """Say whether a config.json describes a model with such a head."""
+    return any(heads.of_architecture(str(name)) == head for name in config.get("architectures") or ())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read config.json and refuse what cannot or may not be loaded.
+
+    Raises MissingFile, UnsafeCheckpoint, ConfigMismatch and UnsupportedArchitecture.
+    """
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise MissingFile(f"the model has no {name}", param=name)
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(path.name for suffix in ("bin", "pt", "pth", "ckpt") for path in folder.glob(f"*.{suffix}"))
+        if pickles:
+            raise UnsafeCheckpoint(f"{pickles[0]} is a pickle, which can run code when it is opened", param=pickles[0])
+        raise MissingFile("the model has no *.safetensors", param="*.safetensors")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as problem:
+        raise ConfigMismatch(f"config.json is not JSON: {problem}", param="config.json") from problem
+    if not isinstance(config, dict):
+        raise ConfigMismatch("config.json is not a JSON object", param="config.json")
+    architecture_of(config)
+    if "auto_map" in config:  # of a supported family: whoever opens what was sent comes by `stock.stock_folder`, which drops it
+        raise UnsafeCheckpoint("config.json names code to run (auto_map)", param="config.json:auto_map")
+    stock = CONFIG_MAPPING[config["model_type"]]
+    if shadowing := sorted(key for key in config if _is_code(stock, key)):
+        cause = f"config.json sets {shadowing[0]!r}, which is a method of the stock config"
+        raise ConfigMismatch(cause, param=f"config.json:{shadowing[0]}")
+    return config
+
+
+def _is_code(stock: type, key: str) -> bool:
+    # transformers makes an attribute of every key: one of a method's name breaks whatever calls the method.
+    found = inspect.getattr_static(stock, key, None)
+    return callable(found) or isinstance(found, classmethod | staticmethod) or (isinstance(found, property) and not found.fset)
+
+
+PROBES = ("The quick brown fox, aged 12, didn't jump over 3 lazy dogs.", "word1 naïve 東京…\n\tx = y")
+"""Texts that two tokenizers of one file must read alike."""
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Open tokenizer.json with the stock class. Raises ConfigMismatch where it is not one, or not this model's.
+
+    A decoder's may come without a padding token, and is given one (`with_padding`).
+    """
+    config = read_config(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+        own = as_filed(tokenizer, folder)
+        otherwise = [text for text in PROBES if _ids(own, text) != _ids(tokenizer.backend_tokenizer, text)]
+    except Exception as problem:  # the tokenizers library raises bare Exception
+        raise typed(problem) or ConfigMismatch(
+            f"tokenizer.json cannot be opened: {problem}", param="tokenizer.json"
+        ) from problem
+    if otherwise:
+        # Some stock classes (Qwen2's) build their own kind of model from the file's words, whatever kind the file has.
+        raise ConfigMismatch(
+            f"stock transformers ({type(tokenizer).__name__}) reads {otherwise[0]!r} otherwise than tokenizer.json says",
+            param="tokenizer.json",
+            remedy="Send the model with a tokenizer of the kind that stock transformers has for its family.",
+        )
+    highest = max(tokenizer.get_vocab().values())
+    # Nor will a padding do that a stock class brings from elsewhere (Qwen2's): the file that is shipped does not know it.
+    known = tokenizer.pad_token_id is not None and own.id_to_token(tokenizer.pad_token_id) is not None
+    if not known and architecture_of(config).decodes:
+        with_padding(tokenizer, config)
+    if tokenizer.pad_token_id is None:
+        raise ConfigMismatch("the tokenizer has no padding token", param="tokenizer.json")
+    # tokenizer_config.json can add tokens to those of tokenizer.json: an id without a row in the table ends the job midway.
+    rows = config.get("vocab_size", CONFIG_MAPPING[config["model_type"]]().vocab_size)
+    if highest >= rows:
+        raise ConfigMismatch(
+            f"the tokenizer has the id {highest}, config.json a vocabulary of {rows}", param="tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return found
+
+
+def as_filed(tokenizer: PreTrainedTokenizerFast, folder: Path) -> Tokenizer:
+    """Let a tokenizer cut texts as its tokenizer.json does, which artifacts are shipped with and scored by; return the file's.
+
+    Some stock classes (GPT-2's, Qwen2's) put their family's rules in the place of the file's.
+    """
+    own, backend = Tokenizer.from_file(str(folder / "tokenizer.json")), tokenizer.backend_tokenizer
+    backend.normalizer, backend.pre_tokenizer = own.normalizer, own.pre_tokenizer
+    return own
+
+
+def is_as_filed(tokenizer: PreTrainedTokenizerFast, own: Tokenizer) -> bool:
+    """Say whether a stock tokenizer cuts texts by the rules of the file that it was opened from."""
+    parts = ((getattr(one, name) for one in (tokenizer.backend_tokenizer, own)) for name in ("normalizer", "pre_tokenizer"))
+    return all(one == other for one, other in (map(_rules, pair) for pair in parts))
+
+
+def _rules(part: Any) -> Any:
+    """Read what a part of a tokenizer does to texts. trim_offsets is no rule: nothing that comes before the model heeds it.
+
+    Qwen's own tokenizer.json and the stock class for it differ in nothing else.
+    """
+    state = b"null" if part is None else part.__getstate__()
+    return json.loads(state, object_hook=lambda rule: {key: value for key, value in rule.items() if key != "trim_offsets"})
+
+
+def reads_as_filed(folder: Path) -> bool:
+    """Say whether stock AutoTokenizer, which takes what the settings name or the family's own, cuts texts as tokenizer.json."""
+    found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return is_as_filed(found, Tokenizer.from_file(str(folder / "tokenizer.json")))
+
+
+def tokenizer_notes(folder: Path) -> list[str]:
+    """Say so where stock code cuts texts otherwise than tokenizer.json whatever class is named, as it does of a Qwen2."""
+    with tempfile.TemporaryDirectory() as place:
+        for name in ("config.json", "tokenizer.json"):
+            (Path(place) / name).symlink_to((folder / name).resolve())
+        (Path(place) / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+        found = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    if is_as_filed(found, Tokenizer.from_file(str(folder / "tokenizer.json"))):
+        return []
+    return [
+        f"Stock AutoTokenizer opens {type(found).__name__}, which cuts texts otherwise than tokenizer.json does. This model is "
+        "trained and scored by that file, and PreTrainedTokenizerFast.from_pretrained reads as it says."
+    ]
+
+
+def with_padding(tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any]) -> None:
+    """Let a decoder's tokenizer pad with a token that it has: config.json's padding, else that for ends, unknowns, or starts.
+
+    Which one does not matter to the tokens before it, which see none behind them; whoever reads the last token must know it.
+    """
+    number = config.get("pad_token_id")
+    named = tokenizer.convert_ids_to_tokens(number) if isinstance(number, int) and 0 <= number < len(tokenizer) else None
+    tokenizer.pad_token = named or tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+
+
+def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) -> PreTrainedModel:
+    """Load the model in float32 for a task, and for exactly these labels where it has any.
+
+    A bare encoder or decoder, or one with another task's head, is given a new head, drawn with `seed`, whose outputs follow
+    `labels`. A model with a head keeps its own order: read it with `head_labels`. Raises what `read_config` does, and
+    LabelMismatch, ConfigMismatch, DamagedCheckpoint and UnsupportedTask.
+    """
+    config, head = read_config(folder), heads.of_task(task)
+    check_served(architecture_of(config), task, param="config.json:model_type")
+    if head == heads.LANGUAGE:
+        return _language_model(folder)
+    settings: dict[str, Any] = {}
+    headed = has_head(config, head)
+    if not headed:
+        # Another task's head may bear the same names with other shapes.
+        other = any(heads.of_architecture(str(name)) for name in config.get("architectures") or ())
+        settings = {"num_labels": heads.outputs(task, len(labels)), "ignore_mismatched_sizes": other}
+    model, report = open_stock(folder, head, **settings)
+    if headed:
+        labels = own_labels(model.config, labels, task)
+    outer = adapter_of(model).head(model)
+    parts = {name: part for name, part in model.named_modules() if part in (outer.dense, outer.out)}
+    missing = {*report["missing_keys"], *(name for name, *_ in report.get("mismatched_keys") or ())}
+    drawn = () if headed else tuple(f"{name}." for name in parts)  # what a bare encoder may lack
+    lost = [name for name in missing if not name.startswith(drawn)]
+    if lost:
+        raise ConfigMismatch(f"the weights lack {_listed(tuple(sorted(lost)))}", param=f"*.safetensors:{min(lost)}")
+    torch.manual_seed(seed)
+    for name, part in parts.items():
+        # The answer of a bare encoder is always drawn here, whatever lies in the file.
+        if f"{name}.weight" in missing or (part is outer.out and not headed):
+            initialise_head(part, model.config.initializer_range)
+    name_labels(model.config, labels, task)
+    if is_decoder(model) and head == heads.CLASSIFIER:
+        _read_last_token(model.config, folder)
+    return model
+
+
+def _language_model(folder: Path) -> PreTrainedModel:
+    """Load a model with the output layer that it was trained with. Raises ConfigMismatch where it has none."""
+    model, report = open_stock(folder, heads.LANGUAGE)
+    if lost := sorted(report["missing_keys"]):
+        raise ConfigMismatch(
+            f"the weights lack {_listed(tuple(lost))}",
+            param=f"*.safetensors:{lost[0]}",
+            remedy="Send the language model itself (...ForCausalLM): its output layer cannot be drawn anew.",
+        )
+    return model
+
+
+def _read_last_token(config: PretrainedConfig, folder: Path) -> None:
+    """Tell a decoder's stock classifier which token pads: it answers by the last one that does not, and keeps no cache for it.
+
+    The tokenizer decides, because rows are padded with its token: where the config named another, or none, a row's answer would
+    depend on who shares its batch.
+    """
+    config.pad_token_id = load_tokenizer(folder).pad_token_id
+    config.use_cache = False
+
+
+def own_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) -> tuple[str, ...]:
+    """Return the labels of a model's own head in its order. Raises LabelMismatch where it is not for these."""
+    if not labels:
+        wanted = heads.outputs(task, 0)
+        if config.num_labels != wanted:
+            raise LabelMismatch(
+                f"the model's head has {config.num_labels} outputs, {task} needs {wanted}", param="config.json:id2label"
+            )
+        return labels
+    own = head_labels(config)
+    if set(own) != set(labels) or len(own) != len(labels):
+        raise LabelMismatch(
+            f"the model's head has {_listed(own)}, the data has {_listed(labels)}", param="config.json:id2label"
+        )
+    return own
+
+
+@torch.no_grad()
+def in_order(model: PreTrainedModel, labels: tuple[str, ...]) -> PreTrainedModel:
+    """Put the outputs of a model's head into the order of `labels`, in place; numbers and places have no order. Returns it."""
+    own = head_labels(model.config) if labels else ()
+    out = adapter_of(model).head(model).out
+    if own == labels or out is None:
+        return model
+    places = [own.index(label) for label in labels]
+    for parameter in out.parameters():  # a decoder's head has no bias
+        parameter.copy_(parameter[places])
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {label: number for number, label in enumerate(labels)}
+    return model
+
+
+def name_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) -> None:
+    """Write the labels into a stock config, so that whoever opens the model reads names and not numbers."""
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+    if heads.of_task(task) == heads.CLASSIFIER:
+        config.problem_type = "single_label_classification" if labels else "regression"
+
+
+def head_labels(config: PretrainedConfig) -> tuple[str, ...]:
+    """Read the labels of a model's head in the order of its outputs."""
+    return tuple(config.id2label[number] for number in sorted(config.id2label))
+
+
+def initialise_head(head: nn.Module, deviation: float) -> None:
+    """Draw a new head as BERT's authors do: normal weights, no bias, also where there is one."""
+    nn.init.normal_(head.weight, std=deviation)  # type: ignore[arg-type]
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+
+
+def open_stock(folder: Path, head: heads.Head, **settings: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Open a folder with the stock class of a head: safetensors only, no code, no network.
+
+    Returns the model in evaluation mode and transformers' account of missing and unexpected keys. Raises ConfigMismatch
+    and DamagedCheckpoint.
+    """
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+        model, report = getattr(transformers, head.auto).from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            attn_implementation=ADAPTERS[kind].attention,
+            output_loading_info=True,
+            **settings,
+        )
+    except SafetensorError as problem:
+        raise typed(problem) or DamagedCheckpoint(f"the weights cannot be read: {problem}", param="*.safetensors") from problem
+    except Exception as problem:  # transformers and torch raise whatever they meet, AssertionError among it
+        raise typed(problem) or ConfigMismatch(
+            f"the weights do not fit config.json: {problem}", param="config.json"
+        ) from problem
+    return model.eval(), report
+
+
+def _listed(names: tuple[str, ...], most: int = 8) -> str:
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

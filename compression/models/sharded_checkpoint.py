@@ -1,0 +1,253 @@
+"""A checkpoint read and written in pieces, so that a model never has to be in memory whole.
+
+`Checkpoint` reads rows of a tensor straight from the file that holds them, by the offsets of a header that was checked first.
+`writing` makes safetensors whose tensors come in pieces of rows too: names, types and shapes are known before, so each header
+is written first and the bytes go to their places. Neither maps a file: what is in memory is what was asked for.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+
+from compression.models.files import safetensors_header
+from compression.schema.errors import DamagedCheckpoint
+from compression.system import durable_files
+
+TYPES: dict[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "F32": torch.float32,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+    "F64": torch.float64,
+}
+"""By the names of safetensors' headers."""
+NAMES = {dtype: name for name, dtype in TYPES.items()}
+BLOCK = 16 << 20
+"""Bytes of a tensor that are read at once, unless a single row is larger."""
+LARGEST_SHARD = 5_000_000_000
+"""Bytes; a group of tensors larger than that has a shard of its own."""
+
+
+class SafetensorsReader:
+    """The tensors of a folder's safetensors file or shards, read when they are asked for.
+
+    Raises the first reason why the weights cannot be taken (`checks.weights`): MissingFile, UnsafeCheckpoint,
+    DamagedCheckpoint or ConfigMismatch.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        found, problems = safetensors_header.read_weights(folder)
+        if problems:
+            raise problems[0]
+        self._folder = folder
+        self._tensors = {tensor.name: tensor for tensor in found}
+
+    def names(self) -> list[str]:
+        """Return the tensors' names, in the order in which their bytes lie in the files."""
+        return sorted(self._tensors, key=lambda name: (self._tensors[name].file, self._tensors[name].start))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+        return self._tensors[name].shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return what a tensor is stored in."""
+        return TYPES[self._tensors[name].dtype]
+
+    def file(self, name: str) -> str:
+        """Name the file that holds a tensor."""
+        return self._tensors[name].file
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Read one tensor whole."""
+        tensor = self._tensors[name]
+        return self._read(tensor, tensor.start, tensor.end).view(tensor.shape)
+
+    def rows(self, name: str, block: int = BLOCK) -> Iterator[torch.Tensor]:
+        """Yield a tensor's rows in order, at least one and else at most `block` bytes at a time.
+
+        A tensor of shape (rows, ...) comes as (some, ...); one without dimensions, or without elements, comes whole.
+        """
+        tensor = self._tensors[name]
+        if not prod(tensor.shape) or not tensor.shape:
+            yield self.tensor(name)
+            return
+        row = (tensor.end - tensor.start) // tensor.shape[0]
+        step = row * max(1, block // row)
+        for start in range(tensor.start, tensor.end, step):
+            yield self._read(tensor, start, min(start + step, tensor.end)).view(-1, *tensor.shape[1:])
+
+    def lines(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Read some lines of a tensor: what its last dimension counts, numbered through all others. -> (stop − start, last)."""
+        tensor = self._tensors[name]
+        line = tensor.shape[-1] * TYPES[tensor.dtype].itemsize
+        return self._read(tensor, tensor.start + start * line, tensor.start + stop * line).view(-1, tensor.shape[-1])
+
+    def _read(self, tensor: safetensors_header.Tensor, start: int, end: int) -> torch.Tensor:
+        if start == end:
+            return torch.empty(0, dtype=TYPES[tensor.dtype])
+        data = bytearray(end - start)
+        with (self._folder / tensor.file).open("rb", buffering=0) as stream:
+            stream.seek(start)
+            view, filled = memoryview(data), 0
+            while filled < len(data):  # Linux hands out at most 2 GiB a call
+                count = stream.readinto(view[filled:])
+                if not count:
+                    raise DamagedCheckpoint(f"{tensor.file} became shorter while it was read", param=tensor.file)
+                filled += count
+        return torch.frombuffer(data, dtype=TYPES[tensor.dtype])
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """A tensor that will be written."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in the file."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+class _Shard:
+    """One file: its header is written, its data comes."""
+
+    def __init__(self, path: Path, tensors: Sequence[PlannedTensor], metadata: Mapping[str, str]) -> None:
+        self.path = path
+        header: dict[str, object] = {"__metadata__": dict(metadata)}
+        self._next: dict[str, int] = {}
+        self._end: dict[str, int] = {}
+        end = 0
+        # The wider types first, so that each tensor begins at a multiple of its width, as readers that map files need.
+        for tensor in sorted(tensors, key=lambda tensor: (-tensor.dtype.itemsize, tensor.name)):
+            self._next[tensor.name], self._end[tensor.name] = end, end + tensor.bytes
+            offsets = [end, end + tensor.bytes]
+            header[tensor.name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+            end += tensor.bytes
+        raw = json.dumps(header, separators=(",", ":")).encode()
+        raw += b" " * (-len(raw) % 8)
+        self._data = 8 + len(raw)
+        self._left = end
+        self._file = path.open("xb", buffering=0)
+        self._put(len(raw).to_bytes(8, "little") + raw, 0)
+        self._file.truncate(self._data + end)
+        self._end_if_full()
+
+    def put(self, name: str, rows: torch.Tensor) -> None:
+        data = rows.contiguous().reshape(-1).view(torch.uint8).numpy().data
+        start = self._next[name]
+        if start + data.nbytes > self._end[name]:
+            raise RuntimeError(f"{name} is given more bytes than were planned")
+        self._put(data, self._data + start)
+        self._next[name] = start + data.nbytes
+        self._left -= data.nbytes
+        self._end_if_full()
+
+    def unfilled(self) -> list[str]:
+        return [name for name, start in self._next.items() if start != self._end[name]]
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _end_if_full(self) -> None:
+        if not self._left and not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def _put(self, data: bytes | memoryview, place: int) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._file.fileno(), view, place)
+            view, place = view[written:], place + written
+
+
+class ShardWriter:
+    """Files that are being filled; `writing` hands it out. `folder`: where they lie, for what shall lie beside them."""
+
+    def __init__(self, folder: Path, files: Mapping[str, Sequence[PlannedTensor]], metadata: Mapping[str, str]) -> None:
+        self.folder = folder
+        self._files = files
+        self._of: dict[str, _Shard] = {}
+        self._shards: list[_Shard] = []
+        for name, tensors in files.items():
+            shard = _Shard(folder / name, tensors, {**metadata, "format": "pt"})
+            self._shards.append(shard)
+            self._of |= dict.fromkeys((tensor.name for tensor in tensors), shard)
+
+    def put(self, name: str, rows: torch.Tensor) -> None:
+        """Append rows to a tensor: (some, ...) of its (rows, ...), or all of it. Raises RuntimeError for more than planned."""
+        self._of[name].put(name, rows)
+
+    def finish(self) -> None:
+        """Write the index, where there are several files. Raises RuntimeError where a tensor got less than was planned."""
+        unfilled = [name for shard in self._shards for name in shard.unfilled()]
+        if unfilled:
+            raise RuntimeError(f"not written to their end: {', '.join(unfilled)}")
+        if len(self._files) > 1:
+            index = {
+                "metadata": {"total_size": sum(tensor.bytes for tensors in self._files.values() for tensor in tensors)},
+                "weight_map": {tensor.name: file for file, tensors in self._files.items() for tensor in tensors},
+            }
+            (self.folder / safetensors_header.INDEX).write_text(json.dumps(index, indent=2, sort_keys=True), encoding="utf-8")
+
+    def close(self) -> None:
+        """Let go of the files, whatever state they are in."""
+        for shard in self._shards:
+            shard.close()
+
+
+@contextmanager
+def writing(
+    place: Path,
+    plan: Sequence[Sequence[PlannedTensor]],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    largest: int = LARGEST_SHARD,
+) -> Iterator[ShardWriter]:
+    """Make a folder of safetensors, named and indexed as transformers does it, from tensors that come in pieces.
+
+        with writing(place, plan) as shards:
+            shards.put("model.norm.weight", tensor)
+
+    `plan`: groups of tensors in their order; a group stays in one file, files hold at most `largest` bytes of tensors, or one
+    group. Rows are put in order. A file is synced as soon as it is full; `place` appears, whole and synced, when the block
+    ends well (`durable.folder`). Raises RuntimeError where a tensor gets more or less than was planned.
+    """
+    with durable_files.folder(place) as folder, closing(ShardWriter(folder, _divided(plan, largest), metadata or {})) as shards:
+        yield shards
+        shards.finish()
+
+
+def _divided(plan: Sequence[Sequence[PlannedTensor]], largest: int) -> dict[str, list[PlannedTensor]]:
+    """Fill one file after the other with groups of tensors. -> file name → tensors."""
+    parts: list[list[PlannedTensor]] = [[]]
+    size = 0
+    for group in plan:
+        more = sum(tensor.bytes for tensor in group)
+        if parts[-1] and size + more > largest:
+            parts.append([])
+            size = 0
+        parts[-1] += group
+        size += more
+    if len(parts) == 1:
+        return {safetensors_header.SINGLE: parts[0]}
+    return {f"model-{number:05}-of-{len(parts):05}.safetensors": part for number, part in enumerate(parts, start=1)}

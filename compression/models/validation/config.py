@@ -1,0 +1,80 @@
+"""What a config.json may not say, whatever the family: kernels to fetch, settings of the software.
+
+Code that it names (auto_map) is no reason: the stock class of its model_type is opened, and `stock` drops the name.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from compression.schema.errors import CompressionError, ConfigMismatch, UnsafeCheckpoint, UnsupportedArchitecture
+from compression.schema.job_spec import LONGEST_LABEL
+
+MOST_LABELS = 1000
+# What a config.json may say to the software, and not of the model: nothing else than what it does anyway.
+SETTINGS: dict[str, Any] = {
+    "attribute_map": {},
+    "chunk_size_feed_forward": 0,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "pruned_heads": {},
+    "return_dict": True,
+    "tie_last_hidden_states": True,
+}
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish", "tanh")
+
+
+def refused(
+    config: Mapping[str, Any], activation: str, fixed: Mapping[str, Any], fractions: tuple[str, ...]
+) -> Iterator[CompressionError]:
+    """Yield what may not be run, or not be otherwise.
+
+    activation: the key of the activation function. fixed: keys for which one value only is taken. fractions: keys of numbers
+    from 0 to 1.
+    """
+    for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
+        if "/" in str(config.get(key)):
+            # transformers takes such a name for a repository of compiled kernels, which it fetches and runs.
+            yield UnsafeCheckpoint(f"config.json names a kernel to fetch ({key})", param=f"config.json:{key}")
+    if config.get("quantization_config"):
+        yield UnsupportedArchitecture(
+            "the checkpoint is quantized already (quantization_config)",
+            param="config.json:quantization_config",
+            remedy="Send the checkpoint as it was before it was quantized.",
+        )
+    value = config.get(activation, ACTIVATIONS[0])
+    if value not in ACTIVATIONS:
+        cause = f"{activation} is {value!r:.60} and not one of: {', '.join(ACTIVATIONS)}"
+        yield UnsupportedArchitecture(cause, param=f"config.json:{activation}")
+    for key, stock in {**SETTINGS, **fixed}.items():
+        if config.get(key, stock) != stock:
+            yield ConfigMismatch(f"{key} is {config[key]!r:.60} and not {stock!r}", param=f"config.json:{key}")
+    for key in fractions:
+        value = config.get(key, 0.0)
+        if value is None and key == "classifier_dropout":
+            continue
+        if type(value) not in (int, float) or not 0 <= value < 1:
+            yield ConfigMismatch(f"{key} is {value!r:.60} and not a number from 0 to 1", param=f"config.json:{key}")
+
+
+def labels_of(config: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, CompressionError | None]:
+    """Read the head's labels in the order of its outputs. Stock configs without id2label have num_labels, 2 by default."""
+    names = config.get("id2label")
+    if names is None:
+        count = config.get("num_labels", 2)
+        if type(count) is not int or not 1 <= count <= MOST_LABELS:
+            return None, ConfigMismatch(f"num_labels is {count!r:.60}", param="config.json:num_labels")
+        return tuple(f"LABEL_{number}" for number in range(count)), None
+    if not isinstance(names, dict) or not 1 <= len(names) <= MOST_LABELS:
+        return None, ConfigMismatch(f"id2label does not name 1 to {MOST_LABELS} labels", param="config.json:id2label")
+    ordered = [names.get(str(number)) for number in range(len(names))]
+    if not all(isinstance(label, str) and _proper(label) for label in ordered) or len(set(ordered)) != len(ordered):
+        cause = (
+            f"id2label does not give each of 0 to {len(names) - 1} a label of its own, of at most {LONGEST_LABEL} characters"
+        )
+        return None, ConfigMismatch(cause, param="config.json:id2label")
+    return tuple(str(label) for label in ordered), None
+
+
+def _proper(label: str) -> bool:
+    """Say whether a label can be stored and shown: not endless, no NUL, no half of a surrogate pair."""
+    return len(label) <= LONGEST_LABEL and not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in label)

@@ -1,0 +1,58 @@
+"""What the files of a model's folder are, by name and by their first bytes: no pickle and no native code under any name."""
+
+from pathlib import Path
+
+from compression.models.files import safetensors_header
+from compression.schema import file_names
+from compression.schema.errors import CompressionError, UnsafeCheckpoint
+
+HEAD = 1 << 16
+"""Bytes of each file that are looked at."""
+NATIVE = {
+    b"\x7fELF": "a program or library of Linux",
+    b"\xfe\xed\xfa": "a program or library of macOS",
+    b"\xce\xfa\xed\xfe": "a program or library of macOS",
+    b"\xcf\xfa\xed\xfe": "a program or library of macOS",
+    b"\xca\xfe\xba\xbe": "compiled code",
+    b"\x00asm": "compiled code",
+    b"BC\xc0\xde": "compiled code",
+    b"#!/": "a script",
+}
+"""First bytes → what they begin."""
+BEGINS = {".gguf": b"GGUF", ".onnx": b"\x08"}
+"""Suffix → the first bytes of every file that bears it by right."""
+
+
+def check(folder: Path) -> list[CompressionError]:
+    """Return a reason for each file that has no business in a model."""
+    problems: list[CompressionError] = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            try:
+                _look_at(path, path.relative_to(folder).as_posix())
+            except CompressionError as problem:
+                problems.append(problem)
+    return problems
+
+
+def _look_at(path: Path, name: str) -> None:
+    """Look at one file. Raises UnsafeCheckpoint, UnexpectedFile."""
+    file_names.check_name(name, "model")
+    with path.open("rb") as stream:
+        head = stream.read(HEAD)
+    if safetensors_header.looks_like_pickle(head):
+        raise UnsafeCheckpoint(f"{name} is a pickle under another name", param=name)
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        return  # begins with a length, which may be any bytes: weights.read_header knows them
+    what = next((what for start, what in NATIVE.items() if head.startswith(start)), None)
+    if what is None and head and suffix in BEGINS and not head.startswith(BEGINS[suffix]):
+        what = f"no {suffix} file"
+    if what is None and suffix not in file_names.WEIGHTS and b"\0" in head and not _sentencepiece(suffix, head):
+        what = "a program or library of Windows" if head.startswith(b"MZ") else "no text"
+    if what is not None:
+        raise UnsafeCheckpoint(f"{name} is {what} under another name", param=name, remedy=file_names.MODEL_REMEDY)
+
+
+def _sentencepiece(suffix: str, head: bytes) -> bool:
+    return suffix == file_names.SENTENCEPIECE and head[0] == 0x0A

@@ -1,0 +1,227 @@
+"""What a decoder's config.json implies: its numbers, and the name and shape of every tensor of its checkpoint."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compression.models.architectures.decoder_configs import Biases, biases_of, check_decoder
+from compression.models.architectures.decoder_tensor_names import (
+    BARE,
+    CLASSIFIER,
+    FAMILIES,
+    LANGUAGE,
+    MOST_AHEAD,
+    Numbers,
+    TensorLayout,
+)
+from compression.models.architectures.tensor_names import ExpectedTensors, Tensors
+from compression.models.files.safetensors_header import Tensor, alike
+from compression.models.validation.config import labels_of, refused
+from compression.schema.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture, UnsupportedShape
+from compression.schema.report.measurements import Experts, Latent, Parameters, Shape
+
+AT_LEAST_ONE = ("groups", "head", "ffn", "router_groups", "chosen_groups")
+OUTPUT = "lm_head.weight"
+"""A language model's output layer, where it is not its table."""
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
+ROPE_NUMBERS = (
+    "rope_theta", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
+    "low_freq_factor", "high_freq_factor", "mscale", "mscale_all_dim", "partial_rotary_factor",
+)  # fmt: skip
+"""What stock code reckons with of a scaling."""
+FORWARD = "Send a model whose tokens see what is before them and nothing else."
+APART = "Set tie_word_embeddings to false where both are meant, else leave lm_head.weight out."
+V2_ROUTERS = ("greedy", "group_limited_greedy")
+"""Ways in which DeepSeek-V2's stock code chooses experts; with others its first forward fails."""
+
+
+@dataclass(frozen=True)
+class DecoderDescription:
+    """A decoder as its config.json describes it. `labels` is None where its head has none."""
+
+    kind: str
+    architecture: str
+    head: str
+    numbers: Numbers
+    tied: bool
+    labels: tuple[str, ...] | None
+
+    @property
+    def shape(self) -> Shape:
+        """The widths, as the engine reads them from the stock config."""
+        n = self.numbers
+        widths = {meaning: n[meaning] for meaning in ("layers", "hidden", "heads", "ffn", "vocabulary")}
+        if "experts" not in n:
+            heads = n["heads"]
+            return Shape(**widths, groups=n.get("groups", heads), head_size=n.get("head", n["hidden"] // heads))
+        experts = Experts(
+            count=n["experts"],
+            ffn=n["expert_ffn"],
+            shared=n["shared"] * n["expert_ffn"],
+            chosen=n["chosen"],
+            groups=n["router_groups"],
+            chosen_groups=n["chosen_groups"],
+            dense_layers=min(n["dense"], n["layers"]),
+        )
+        latent = Latent(query=n["query_rank"] or None, kv=n["kv_rank"], rope=n["rope"], value=n["value"])
+        return Shape(**widths, groups=n["heads"], head_size=n["nope"] + n["rope"], experts=experts, latent=latent)
+
+    @property
+    def biases(self) -> Biases:
+        """Where there are biases that the config may ask for."""
+        attention, mlp = (bool(self.numbers.get(key)) for key in ("attention_bias", "mlp_bias"))
+        return biases_of(self.kind, attention=attention, mlp=mlp)
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens that a text may have."""
+        return self.numbers["positions"]
+
+
+def describe(config: Mapping[str, Any]) -> tuple[DecoderDescription | None, list[CompressionError]]:
+    """Read a config.json whose model_type is in `FAMILIES`. Returns None with the reasons where it makes no sense."""
+    kind = str(config["model_type"])
+    known = FAMILIES[kind]
+    problems = list(refused(config, known.activation, known.fixed, known.fractions))
+    if config.get("is_causal") is False:
+        cause = "is_causal is false: every token would see those that follow it, and nothing could be foretold"
+        problems.append(UnsupportedArchitecture(cause, param="config.json:is_causal", remedy=FORWARD))
+    problems += _rope(config)
+    problems += _router(config)
+    found: Numbers = {}
+    for meaning, (key, default, most) in known.keys.items():
+        problems += _taken(found, meaning, key, config.get(key, default), 1, most)
+    for meaning, key, value in known.more(config, found):
+        problems += _taken(found, meaning, key, value, 1 if meaning in AT_LEAST_ONE else 0, 131_072)
+    if not problems:
+        problems += _inconsistent(known, found)
+    names = config.get("architectures") or [f"{known.stem}{BARE}"]
+    architecture = next((str(name) for name in names if str(name) in known.heads()), None)
+    labels = None
+    if architecture is None:
+        cause = f"architectures names none of: {', '.join(known.heads())}"
+        problems.append(UnsupportedArchitecture(cause, param="config.json:architectures"))
+    elif known.heads()[architecture] == CLASSIFIER:
+        labels, problem = labels_of(config)
+        problems += [problem] if problem else []
+    tied = config.get("tie_word_embeddings", known.tied)
+    if type(tied) is not bool:
+        problems.append(ConfigMismatch(f"tie_word_embeddings is {tied!r:.60}", param="config.json:tie_word_embeddings"))
+    problems += _special(config, found)
+    if problems or architecture is None:
+        return None, problems
+    described = DecoderDescription(kind, architecture, known.heads()[architecture], found, tied, labels)
+    try:
+        check_decoder(kind, described.shape)
+    except UnsupportedShape as problem:
+        remedy = "Correct config.json; stock code opens no such model, or cannot run it."
+        return None, [ConfigMismatch(problem.cause, param="config.json", remedy=remedy)]
+    return described, []
+
+
+def _taken(found: Numbers, meaning: str, key: str, value: object, least: int, most: int) -> Iterator[CompressionError]:
+    if type(value) is int and least <= value <= most:
+        found[meaning] = value
+    else:
+        yield ConfigMismatch(f"{key} is {value!r:.60} and not {least} to {most:,}", param=f"config.json:{key}")
+
+
+def _inconsistent(known: TensorLayout, n: Numbers) -> Iterator[CompressionError]:
+    where = f"config.json:{known.keys['heads'][0]}"
+    if known.divided and n["hidden"] % n["heads"]:
+        yield ConfigMismatch(f"{n['hidden']} channels are not a multiple of {n['heads']} heads", param=where)
+    if n["heads"] % n.get("groups", 1):
+        yield ConfigMismatch(f"{n['heads']} heads cannot share {n['groups']} of keys and values evenly", param=where)
+    if n.get("chosen", 0) > n.get("experts", 0):
+        cause = f"a token is sent to {n['chosen']} of {n['experts']} experts"
+        yield ConfigMismatch(cause, param="config.json:num_experts_per_tok")
+    if n.get("ahead", 0) > MOST_AHEAD:
+        cause = f"num_nextn_predict_layers is {n['ahead']} and not 0 to {MOST_AHEAD}"
+        yield ConfigMismatch(cause, param="config.json:num_nextn_predict_layers")
+
+
+def _rope(config: Mapping[str, Any]) -> Iterator[CompressionError]:
+    """See that the scaling of positions is of a kind that stock code knows, its numbers finite and no lists."""
+    for key in ("rope_scaling", "rope_parameters"):
+        value = config.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, dict):
+            yield ConfigMismatch(f"{key} is {value!r:.60} and no JSON object", param=f"config.json:{key}")
+            continue
+        kind = value.get("rope_type", value.get("type", "default"))
+        if kind not in ROPE_TYPES:
+            cause = f"{key} is of type {kind!r:.60} and not one of: {', '.join(ROPE_TYPES)}"
+            yield UnsupportedArchitecture(cause, param=f"config.json:{key}")
+            continue
+        for name, item in value.items():
+            number = item is None or (type(item) in (int, float) and 0 <= item < 1e12)
+            if not number and not (name not in ROPE_NUMBERS and isinstance(item, bool | str)):
+                yield ConfigMismatch(f"{key}.{name[:60]} is {item!r:.60}", param=f"config.json:{key}.{name[:60]}")
+    theta = config.get("rope_theta", 1.0)
+    if type(theta) not in (int, float) or not 0 < theta < 1e12:
+        yield ConfigMismatch(f"rope_theta is {theta!r:.60}", param="config.json:rope_theta")
+
+
+def _router(config: Mapping[str, Any]) -> Iterator[CompressionError]:
+    """See that a router chooses in a way that stock code knows. V3 has one way alone."""
+    method = config.get("topk_method", V2_ROUTERS[0])
+    if config["model_type"] == "deepseek_v2" and method not in V2_ROUTERS:
+        cause = f"topk_method is {method!r:.60} and not one of: {', '.join(V2_ROUTERS)}"
+        yield UnsupportedArchitecture(cause, param="config.json:topk_method")
+
+
+def _special(config: Mapping[str, Any], n: Numbers) -> Iterator[CompressionError]:
+    """See that the tokens which the config names are in the vocabulary."""
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        value = config.get(key)
+        numbers = value if isinstance(value, list) and len(value) <= 16 else [value]
+        for number in numbers:
+            if number is not None and (type(number) is not int or not 0 <= number < n.get("vocabulary", 0)):
+                yield ConfigMismatch(f"{key} is {value!r:.60} and not in the vocabulary", param=f"config.json:{key}")
+
+
+def expected(described: DecoderDescription) -> ExpectedTensors:
+    """Return what its checkpoint must and may hold."""
+    known, n = FAMILIES[described.kind], described.numbers
+    needed = dict(known.outer(n))
+    beside: Tensors = {}
+    for number in range(n["layers"]):
+        prefix = f"{known.block}.{number}."
+        needed |= {prefix + name: shape for name, shape in known.layer(n, number).items()}
+        beside |= {prefix + name: shape for name, shape in known.leftovers(n, number).items()}
+    speaks: Tensors = {OUTPUT: (n["vocabulary"], n["hidden"])}
+    answers: Tensors = {} if described.labels is None else {"score.weight": (len(described.labels), n["hidden"])}
+    if described.head == LANGUAGE and not described.tied:
+        return ExpectedTensors(known.prefix, needed, beside, speaks, {}, known.behind(n))
+    # A tied head is the token table; under another head, or none, it is dropped.
+    return ExpectedTensors(known.prefix, needed, beside, answers, speaks, known.behind(n))
+
+
+def speaks(described: DecoderDescription, tensors: Iterable[str]) -> bool:
+    """Say whether a checkpoint of these tensors has an output layer: its own, or the token table."""
+    return described.tied or OUTPUT in tensors
+
+
+def head_apart(described: DecoderDescription, folder: Path, tensors: Iterable[Tensor]) -> Iterator[CompressionError]:
+    """Refuse an output layer which config.json ties to the token table and whose weights are others, as stock code opens it.
+
+    It would be tied once the model is written anew, and answer with the table.
+    """
+    known = FAMILIES[described.kind]
+    found = {tensor.name.removeprefix(known.prefix): tensor for tensor in tensors}
+    table, head = found.get(known.tables[0]), found.get(OUTPUT)
+    if described.tied and table is not None and head is not None and not alike(folder, table, head):
+        cause = f"config.json ties {OUTPUT} to {known.tables[0]}, and their weights differ"
+        yield ConfigMismatch(cause, param="config.json:tie_word_embeddings", remedy=APART)
+
+
+def parameters(described: DecoderDescription) -> Parameters:
+    """Count the elements of unique weights, tied ones once; a router's correction is a buffer and none of them."""
+    known, all_of_it = FAMILIES[described.kind], expected(described)
+    held = {**all_of_it.needed, **all_of_it.head}
+    sizes = {name: math.prod(shape) for name, shape in held.items() if not name.endswith("e_score_correction_bias")}
+    total, embedding = sum(sizes.values()), sum(sizes.get(name, 0) for name in known.tables)
+    return Parameters(total=total, embedding=embedding, other=total - embedding)

@@ -1,0 +1,178 @@
+"""What an encoder's config.json implies: its shape, and the name and shape of every tensor of its checkpoint."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compression.models.architectures import heads
+from compression.models.architectures.families import ARCHITECTURE_SPECS
+from compression.models.architectures.shapes import encoder_parameters
+from compression.models.architectures.tensor_names import (
+    NAMES,
+    EncoderTensorNames,
+    ExpectedTensors,
+    Tensors,
+    pair,
+    pretraining_tensors,
+)
+from compression.models.validation.config import labels_of, refused
+from compression.schema.errors import CompressionError, ConfigMismatch, UnsupportedArchitecture
+from compression.schema.report.measurements import Parameters, Shape
+
+
+@dataclass(frozen=True)
+class EncoderDescription:
+    """An encoder as its config.json describes it. `labels` is None where its head has none, or where it has no head.
+
+    `positions`: rows of the position table; `max_positions`: tokens that a text may have.
+    """
+
+    kind: str
+    architecture: str
+    shape: Shape
+    positions: int
+    max_positions: int
+    types: int
+    labels: tuple[str, ...] | None
+
+    @property
+    def head(self) -> heads.Head | None:
+        """What answers a task; None for a bare encoder."""
+        return heads.of_architecture(self.architecture)
+
+    @property
+    def biases(self) -> tuple[()]:
+        """No config asks for biases: they are always there."""
+        return ()
+
+    @property
+    def names(self) -> EncoderTensorNames:
+        """What the family calls things."""
+        return NAMES[self.kind]
+
+
+def describe(config: Mapping[str, Any]) -> tuple[EncoderDescription | None, list[CompressionError]]:
+    """Read a config.json that `catalog.family_of` accepts. Returns None with the reasons where it makes no sense."""
+    kind = str(config["model_type"])
+    known = NAMES[kind]
+    problems = list(_refused(config, known))
+    found: dict[str, int] = {}
+    for meaning, (key, default, most) in known.keys.items():
+        value = config.get(key, default)
+        if type(value) is not int or not 1 <= value <= most:
+            problems.append(ConfigMismatch(f"{key} is {value!r:.60} and not 1 to {most:,}", param=f"config.json:{key}"))
+        else:
+            found[meaning] = value
+    first, problem = _first_position(config, known, found)
+    problems += [problem] if problem else []
+    hidden, parts = found.get("hidden"), found.get("heads")
+    if hidden and parts and hidden % parts:
+        keys = known.keys["hidden"][0], known.keys["heads"][0]
+        cause = f"{keys[0]} {hidden} is not a multiple of {keys[1]} {parts}"
+        problems.append(ConfigMismatch(cause, param=known.key("heads")))
+    names = config.get("architectures") or [f"{known.stem}Model"]
+    architecture = next((str(name) for name in names if heads.of_architecture(str(name))), str(names[0]))
+    labels = None
+    if heads.of_architecture(architecture) in (heads.CLASSIFIER, heads.TAGGER):
+        labels, problem = labels_of(config)
+        problems += [problem] if problem else []
+    if problems:
+        return None, problems
+    widths = {meaning: found[meaning] for meaning in ("layers", "hidden", "heads", "ffn", "vocabulary")}
+    tables = found.get("embedding")
+    shape = Shape(**widths, embedding=tables if tables != found["hidden"] else None)
+    rows = found["positions"]
+    return EncoderDescription(kind, architecture, shape, rows, rows - first, found.get("types", 0), labels), []
+
+
+def _first_position(
+    config: Mapping[str, Any], known: EncoderTensorNames, found: Mapping[str, int]
+) -> tuple[int, CompressionError | None]:
+    """Say which row of the position table a text's first token has, and what is wrong with the padding token's id."""
+    padding = config.get("pad_token_id", known.padding)
+    where = "config.json:pad_token_id"
+    if padding is None and known.first_position is None:
+        return 0, ConfigMismatch("pad_token_id is null, and positions are counted from it", param=where)
+    if padding is not None and (type(padding) is not int or not 0 <= padding < found.get("vocabulary", 0)):
+        return 0, ConfigMismatch(f"pad_token_id is {padding!r:.60} and not in the vocabulary", param=where)
+    first = padding + 1 if known.first_position is None and padding is not None else known.first_position or 0
+    rows = found.get("positions")
+    if rows is not None and rows <= first:
+        cause = f"{known.keys['positions'][0]} is {rows}, and the first {first} positions serve no token"
+        return 0, ConfigMismatch(cause, param=known.key("positions"))
+    return first, None
+
+
+def _refused(config: Mapping[str, Any], known: EncoderTensorNames) -> Iterator[CompressionError]:
+    """Yield what the stock encoder can be configured to, but Lathe cannot take apart or may not run."""
+    yield from refused(config, known.activation, known.fixed, known.fractions)
+    for key in ("is_decoder", "add_cross_attention"):
+        if config.get(key):
+            yield UnsupportedArchitecture(f"{key} is set: only encoders can be taken apart", param=f"config.json:{key}")
+    kind = config.get("position_embedding_type", "absolute")
+    if kind != "absolute":
+        cause = f"position_embedding_type is {kind!r:.60} and not 'absolute'"
+        yield UnsupportedArchitecture(cause, param="config.json:position_embedding_type")
+
+
+def expected(described: EncoderDescription) -> ExpectedTensors:
+    """Return what its checkpoint must and may hold."""
+    heads_of = head_tensors(described)
+    inner, optional = encoder_tensors(described), optional_encoder_tensors(described)
+    needed = heads_of if described.head is not None else {}
+    return ExpectedTensors(described.names.prefix, inner, optional, needed, heads_of)
+
+
+def parameters(described: EncoderDescription) -> Parameters:
+    """Count the elements of unique weights, those of the tables apart."""
+    labels = len(described.labels) if described.labels is not None else None
+    return encoder_parameters(
+        ARCHITECTURE_SPECS[described.kind],
+        described.shape,
+        rows=described.positions + described.types,
+        labels=labels,
+        dense=labels is not None or described.names.pooler,
+    )
+
+
+def encoder_tensors(described: EncoderDescription) -> Tensors:
+    """Return name → shape of what every checkpoint of it must hold, without the family's prefix."""
+    shape, known = described.shape, described.names
+    h, f, e = shape.hidden, shape.ffn, shape.embedding or shape.hidden
+    out: Tensors = {
+        "embeddings.word_embeddings.weight": (shape.vocabulary, e),
+        "embeddings.position_embeddings.weight": (described.positions, e),
+        **pair("embeddings.LayerNorm", (e,)),
+    }
+    if described.types:
+        out["embeddings.token_type_embeddings.weight"] = (described.types, e)
+    if shape.embedding:
+        out |= pair("embeddings_project", (h, e))
+    if buckets := known.fixed.get("relative_attention_num_buckets"):
+        out["encoder.relative_attention_bias.weight"] = (buckets, shape.heads)
+    widths = {"up": (f, h), "down": (h, f), "attended_norm": (h,), "norm": (h,)}
+    for layer in range(shape.layers):
+        for part, name in known.parts.items():
+            out |= pair(f"{known.block}.{layer}.{name}", widths.get(part, (h, h)))
+    return out
+
+
+def optional_encoder_tensors(described: EncoderDescription) -> Tensors:
+    """Return what an encoder may also hold: its pooler, and a buffer that older versions saved."""
+    h = described.shape.hidden
+    pooler = pair("pooler.dense", (h, h)) if described.names.pooler else {}
+    return {**pooler, "embeddings.position_ids": (1, described.positions)}
+
+
+def head_tensors(described: EncoderDescription) -> Tensors:
+    """Return what lies beside the encoder: the head of its task, or the heads of pre-training, which are dropped."""
+    shape, head = described.shape, described.head
+    if head == heads.READER:
+        return pair("qa_outputs", (2, shape.hidden))
+    if head == heads.TAGGER:
+        return pair("classifier", (len(described.labels or ()), shape.hidden))
+    if described.labels is not None:
+        dense, answer = described.names.head
+        before = pair(dense, (shape.hidden, shape.hidden)) if dense else {}
+        return {**before, **pair(answer, (len(described.labels), shape.hidden))}
+    return pretraining_tensors(described.kind, shape.hidden, shape.vocabulary, shape.embedding or shape.hidden)

@@ -1,0 +1,107 @@
+"""What the figures say of the baseline itself: whether it converged, whether the data allow more, and what to change.
+
+Everything is compared with the baseline, and it teaches the student: a share of what it scores means nothing where it was
+not trained to its end. Torch-free, pure.
+"""
+
+import math
+from collections.abc import Iterator
+
+from compression.schema.recipe.base import MOST_EPOCHS
+from compression.schema.recipe.recipe import Prepare, Recipe
+from compression.schema.report.measurements import Remedy, Row, Score
+from compression.schema.report.preparation import Preparation
+
+LEAST_EPOCHS = 10
+"""Epochs that are proposed if nobody knows how many were trained."""
+
+
+def preparations(baseline: Row) -> dict[str, Preparation]:
+    """Return how a baseline was tuned, by dataset; the only one has no name. Empty in reports of before this was kept."""
+    rows = baseline.parts or {"": baseline}
+    return {name: row.preparation for name, row in rows.items() if row.preparation is not None}
+
+
+def has_not_converged(baseline: Row) -> bool:
+    """Say whether a baseline, or that of any of several datasets, was still gaining when its preparation ended."""
+    return baseline.convergence == "not converged"
+
+
+def exceeds_baseline(row: Row, baseline: Row) -> bool:
+    """Say whether a row keeps more than all of the score on the split that choices read, by more than its error.
+
+    By the lower end of the 95 % interval; where there is none, by one standard error of the ratio (delta method).
+    """
+    share, interval = row.ratios.judged_retention, row.ratios.judged_interval
+    if share is None or share <= 1:
+        return False
+    if interval is not None:
+        return interval[0] > 1
+    before, after = baseline.judged_score, row.judged_score
+    if not isinstance(before, Score) or not isinstance(after, Score):
+        return False
+    return share - 1 > share * math.hypot(before.standard_error / before.value, after.standard_error / after.value)
+
+
+def exceeds_note(row: Row) -> str:
+    """Tell that a row scores better than the baseline, and what follows."""
+    share, interval, split = row.ratios.judged_retention or 0.0, row.ratios.judged_interval, row.ratios.judged_on
+    between = f" (95 % interval {interval[0]:.1%} to {interval[1]:.1%})" if interval is not None else ""
+    return (
+        f"{share:.1%}{between} of the baseline's score is kept on {split}: the original is below what these data allow. "
+        "Prepare it longer, or at another rate."
+    )
+
+
+def baseline_remedies(row: Row, baseline: Row, recipe: Recipe) -> Iterator[Remedy]:
+    """Offer a longer preparation, or another rate, if the baseline has not converged, is at chance, or is exceeded.
+
+    row: of the last stage.
+    """
+    why, settings = _reason(row, baseline), recipe.prepare
+    if why is None:
+        return
+    if settings.epochs is not None:
+        how = "train until validation stops gaining"
+        yield Remedy(key="recipe.prepare.epochs", now=settings.epochs, proposed=None, why=f"{why}: {how}.")
+    elif settings.rate is not None:
+        yield Remedy(
+            key="recipe.prepare.rate", now=settings.rate, proposed=None, why=f"{why}: let short probes choose the rate."
+        )
+    else:
+        yield _twice_as_long(baseline, settings, why)
+
+
+def _twice_as_long(baseline: Row, settings: Prepare, why: str) -> Remedy:
+    """Propose twice the epochs that were trained, at the rate that was chosen: it is not chosen where epochs are given."""
+    found = preparations(baseline).values()
+    epochs = min(max([2 * one.epochs for one in found], default=0) or LEAST_EPOCHS, MOST_EPOCHS)
+    rates = {one.rate for one in found}
+    if len(rates) != 1 or None in rates:
+        return Remedy(key="recipe.prepare.epochs", now=None, proposed=epochs, why=f"{why}: train for {epochs} epochs.")
+    rate = rates.pop()
+    longer = settings.model_copy(update={"epochs": epochs, "rate": rate})
+    return Remedy(
+        key="recipe.prepare",
+        now=settings.model_dump(mode="json"),
+        proposed=longer.model_dump(mode="json"),
+        why=f"{why}: train for {epochs} epochs at {rate:g}, the rate that was chosen.",
+    )
+
+
+def _reason(row: Row, baseline: Row) -> str | None:
+    """Say why the baseline should be prepared otherwise; None if nothing speaks for it."""
+    score = baseline.judged_score
+    if isinstance(score, Score) and score.above_chance <= score.worth_error:
+        return (
+            f"The baseline itself scores {score.value:.4f}, no more than a standard error better than {score.chance:.4f}, "
+            "which knowing no text would: there is nothing yet to keep"
+        )
+    late = [name for name, found in preparations(baseline).items() if found.converged is False]
+    if late:
+        of = f" of {', '.join(late)}" if any(late) else ""
+        return f"The baseline{of} has not converged, so what is kept of its score is unproven"
+    if row is not baseline and exceeds_baseline(row, baseline):
+        share = row.ratios.judged_retention or 0.0
+        return f"{share:.1%} of the baseline's score is kept on {row.ratios.judged_on}: these data allow more than it learned"
+    return None

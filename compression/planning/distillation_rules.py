@@ -1,0 +1,124 @@
+"""What of a teacher a student follows, and which teachers and students a recipe can be asked for. Torch-free."""
+
+from typing import Literal
+
+from compression.models.architectures import heads
+from compression.schema.errors import InvalidSpec, LabelMismatch
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.measurements import Shape
+
+Pairs = tuple[tuple[int, int], ...]
+"""(student, teacher), layer numbers from 1, ascending in the student's."""
+
+
+def layer_pairs(mapping: Literal["uniform", "last"] | Pairs, student: int, teacher: int) -> Pairs:
+    """Say which layer of a teacher each layer of a student follows (TinyBERT's mapping function, Jiao et al. 2020).
+
+    student, teacher: how many layers they have. uniform: layer m follows layer m × teacher / student, rounded half up; last:
+    the last layers of both, as many as the smaller one has. Raises InvalidSpec for pairs of layers that are not there.
+    """
+    if mapping == "uniform":
+        return tuple((m, max((2 * m * teacher + student) // (2 * student), 1)) for m in range(1, student + 1))
+    if mapping == "last":
+        both = min(student, teacher)
+        return tuple((student - both + m, teacher - both + m) for m in range(1, both + 1))
+    for one, other in mapping:
+        for whose, number, has in (("student", one, student), ("teacher", other, teacher)):
+            if number > has:
+                raise InvalidSpec(f"the {whose} has {has} layers, no layer {number}", param="recipe.distill.layers")
+    return tuple(sorted(mapping))
+
+
+def attention_form(
+    asked: Literal["auto", "scores", "relations"], student: Shape, teacher: Shape
+) -> Literal["scores", "relations"]:
+    """Say how attention is compared. Raises InvalidSpec.
+
+    Decoders turn queries and keys by their positions before they multiply them, so what is heard of them are no scores.
+    """
+    decodes = student.groups is not None or teacher.groups is not None
+    if asked == "auto":
+        return "scores" if student.heads == teacher.heads and not decodes else "relations"
+    if asked == "scores" and (student.heads != teacher.heads or decodes):
+        cause = "decoders' queries and keys are turned by their positions before they are scores"
+        if not decodes:
+            cause = f"the student has {student.heads} heads and the teacher {teacher.heads}"
+        raise InvalidSpec(
+            f"{cause}: attention scores cannot be compared",
+            param="recipe.distill.attention_by",
+            remedy="Choose relations or auto" + ("." if decodes else ", or leave the axis heads out of the cut."),
+        )
+    return asked
+
+
+def compares_states(distill: Distill) -> bool:
+    """Say whether a recipe holds more of student and teacher against each other than their answers."""
+    return bool({"hidden", "attention", "embedding"} & set(distill.weights())) or distill.general is not None
+
+
+def check_feature_terms(distill: Distill, student: Shape, teacher: Shape) -> None:
+    """Refuse what two shapes cannot be compared by. Raises InvalidSpec."""
+    if compares_states(distill):
+        layer_pairs(distill.layers, student.layers, teacher.layers)
+        attention = "attention" in distill.weights() or (distill.general is not None and distill.general.attention)
+        if attention:
+            attention_form(distill.attention_by, student, teacher)
+
+
+def check_models(recipe: Recipe, *, student: bool, teachers: int) -> None:
+    """Refuse a recipe that has no part for the models that the job names beside its base. Raises InvalidSpec."""
+    distill = recipe.distill
+    if distill is None:
+        for there, param in ((student, "models.student"), (teachers, "models.teachers")):
+            if there:
+                cause = "the recipe has no distillation, in which alone it would have a part"
+                raise InvalidSpec(cause, param=param, remedy="Give the recipe a distill stage, or name no such model.")
+        return
+    if student and recipe.prune is not None:
+        raise InvalidSpec(
+            "a student is named, and the recipe prunes: the pruned model would be the student",
+            param="recipe.prune",
+            remedy="Set prune to null, or name no student.",
+        )
+    if teachers and "soft" not in distill.weights():
+        cause = "named teachers speak through their answers, whose weight is 0"
+        raise InvalidSpec(cause, param="recipe.distill.soft", remedy="Give soft a weight, or name no teachers.")
+    if not teachers and distill.teachers.seeds == 0:
+        cause = "no original is trained as a teacher, and no teacher is named"
+        raise InvalidSpec(cause, param="recipe.distill.teachers.seeds", remedy="Choose at least 1, or name teachers.")
+    if distill.teachers.seeds > 1 and not recipe.prepare.trains:
+        cause = f"{distill.teachers.seeds} originals are to be teachers, and prepare.epochs is 0: nothing would tell them apart"
+        raise InvalidSpec(cause, param="recipe.distill.teachers.seeds", remedy="Give prepare epochs, or choose 1.")
+
+
+def check_one_teacher(recipe: Recipe, teachers: int) -> None:
+    """Refuse several teachers of a language model. teachers: that the job names. Raises InvalidSpec."""
+    own = recipe.distill.teachers.seeds if recipe.distill is not None else 0
+    if own + teachers > 1:
+        cause = f"distributions over a vocabulary are not averaged, and {own + teachers} models would teach"
+        raise InvalidSpec(cause, param="models.teachers", remedy="Name one teacher and set distill.teachers.seeds to 0.")
+
+
+def check_teacher(labels: tuple[str, ...] | None, architecture: str, task: Task, wanted: tuple[str, ...], param: str) -> None:
+    """Refuse a named teacher that has no head for the task and its labels: nobody trains it. Raises LabelMismatch.
+
+    labels: of its head; wanted: of the data, none where the task has none.
+    """
+    if heads.of_architecture(architecture) != heads.of_task(task):
+        raise LabelMismatch(
+            f"the teacher ({architecture}) has no head for {task}",
+            param=param,
+            remedy="Name a teacher that was tuned on this task: nobody tunes it here.",
+        )
+    outputs = heads.outputs(task, len(wanted))
+    if wanted and set(labels or ()) != set(wanted):
+        raise LabelMismatch(
+            f"the teacher's head has the labels {', '.join(map(repr, (labels or ())[:8]))}, the data has "
+            f"{', '.join(map(repr, wanted[:8]))}",
+            param=param,
+            remedy="Name a teacher with exactly the data's labels (its config's id2label).",
+        )
+    if not wanted and labels is not None and len(labels) != outputs:
+        raise LabelMismatch(f"the teacher's head has {len(labels)} outputs, {task} needs {outputs}", param=param)

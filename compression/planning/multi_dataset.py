@@ -1,0 +1,81 @@
+"""A job with several datasets, held against model and recipe one by one, and what all of it will take."""
+
+from collections.abc import Mapping, Sequence
+
+from compression.planning.estimator import Estimate
+from compression.planning.preflight import Preflight, evaluation_settings, preflight
+from compression.schema.errors import CompressionError, InvalidSpec
+from compression.schema.recipe.recipe import JobEvaluate, Recipe
+from compression.schema.report.measurements import Parameters
+from compression.schema.validation import DataFacts, ModelFacts
+
+
+def preflight_several(
+    model: ModelFacts,
+    parts: Mapping[str, DataFacts],
+    recipe: Recipe,
+    evaluate: JobEvaluate,
+    student: ModelFacts | None = None,
+    teachers: Sequence[ModelFacts] = (),
+) -> Preflight:
+    """Say what will come out of several datasets. parts: name → facts, in the job's order.
+
+    student, teachers: those that the job names beside its model; each of them has a part in every dataset's distillation.
+
+    Parameters are means, minutes and disk are sums, memory is the most that one takes, because one is at work at a time.
+    Raises what `preflight` does; an error that is a dataset's own names it as `datasets.<place>`.
+    """
+    evaluate.each(len(parts))  # a list of another length is no dataset's own mistake
+    shared = share_of(recipe, len(parts))
+    found: dict[str, Preflight] = {}
+    for place, (name, facts) in enumerate(parts.items()):
+        try:
+            if facts.task == "causal-lm":
+                cause = "perplexities have no mean with other scores: causal-lm is a job of one dataset"
+                raise InvalidSpec(cause, param="task", remedy="Send a job for this dataset alone.")
+            own = evaluation_settings(evaluate, place, len(parts), facts.task, facts.labels)
+            found[name] = preflight(model, facts, shared, own, student, teachers)
+        except CompressionError as problem:
+            problem.found_in(f"datasets.{place} ({name})")
+            if not (problem.param or "").startswith(("recipe.", "evaluate.", "models.")):
+                problem.param = f"datasets.{place}"
+            raise
+    each = list(found.values())
+    estimates = [one.estimate for one in each]
+    return Preflight(
+        shape=each[0].shape,
+        parameters=_mean([one.parameters for one in each]),
+        baseline_parameters=_mean([one.baseline_parameters for one in each]),
+        estimate=Estimate(
+            memory_bytes=max(one.memory_bytes for one in estimates),
+            disk_bytes=sum(one.disk_bytes for one in estimates),
+            minutes=round(sum(one.minutes for one in estimates), 1),
+        ),
+        warnings=_told_once(found),
+    )
+
+
+def share_of(recipe: Recipe, parts: int) -> Recipe:
+    """Return the recipe as one of several datasets has it: with its share of the limits of all training."""
+    train = recipe.train
+    steps = None if train.max_steps is None else max(train.max_steps // parts, 1)
+    minutes = None if train.max_minutes is None else train.max_minutes / parts
+    return recipe.model_copy(update={"train": train.model_copy(update={"max_steps": steps, "max_minutes": minutes})})
+
+
+def _mean(parameters: list[Parameters]) -> Parameters:
+    embedding, other = (
+        round(sum(getattr(one, name) for one in parameters) / len(parameters)) for name in ("embedding", "other")
+    )
+    return Parameters(total=embedding + other, embedding=embedding, other=other)
+
+
+def _told_once(found: Mapping[str, Preflight]) -> tuple[str, ...]:
+    # What every dataset is warned of is the model's or the recipe's.
+    warnings: dict[str, list[str]] = {}
+    for name, one in found.items():
+        for warning in one.warnings:
+            warnings.setdefault(warning, []).append(name)
+    return tuple(
+        warning if len(names) == len(found) else f"{', '.join(names)}: {warning}" for warning, names in warnings.items()
+    )

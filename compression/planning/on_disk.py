@@ -1,0 +1,127 @@
+"""Which jobs can be done from file to file, and what memory they take. Torch-free."""
+
+from typing import get_args
+
+from compression.planning.estimator import (
+    ARTIFACT_EXTRAS,
+    HELD_BYTES,
+    INT8_OVERHEAD,
+    KEPT_FREED,
+    LARGEST_GRAPH,
+    PROCESS_BYTES,
+    UNTRAINED_BYTES,
+    Estimate,
+)
+from compression.schema.recipe.base import StreamedScheme
+from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.measurements import Shape
+from compression.schema.validation import ModelFacts
+
+STREAMED_BYTES = PROCESS_BYTES + (1 << 30)
+"""Resident peak of a job that quantizes from file to file, whatever its model: a process, a block and what becomes of it."""
+
+LARGEST_WHOLE = 64 << 30
+"""Bytes; a model that takes more in memory goes from file to file on any worker, so that its disk is known beforehand."""
+STREAMED_ELEMENTS = 2e7
+"""Elements a second that are quantized and held against their source, on one core."""
+FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
+"""What safetensors are stored in; blocks of a GGUF file are unpacked first."""
+
+
+def untrained(recipe: Recipe) -> bool:
+    """Say whether a recipe trains nothing, takes integers that follow from the weights, and cuts at once, by activations.
+
+    A search for smoothing does not keep a model from going from file to file: it is left out there.
+    """
+    asked, prune = recipe.quantize, recipe.prune
+    return (
+        not recipe.prepare.trains
+        and recipe.distill is None
+        and asked is not None
+        and asked.scheme in get_args(StreamedScheme)
+        and asked.qat is None
+        and asked.smoothing in (None, "search")
+        and (prune is None or _cuts_at_once(prune))
+    )
+
+
+def without_solving(recipe: Recipe) -> Recipe | None:
+    """Return the recipe without the least squares after its cut, where they alone keep a model from going from file to file."""
+    if recipe.prune is None or not recipe.prune.reconstruct:
+        return None
+    plain = recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"reconstruct": False})})
+    return plain if untrained(plain) else None
+
+
+def _cuts_at_once(prune: Prune) -> bool:
+    return (
+        prune.recovery is None
+        and prune.importance in ("l1", "l2")
+        and prune.target_latency is None
+        and not prune.reconstruct
+        and not prune.sensitivity
+        and "vocabulary" not in prune.axes
+    )
+
+
+def whole_bytes(parameters: int) -> int:
+    """Reckon what a job without training takes at the least that has its model in memory, as `estimate` does."""
+    return round(KEPT_FREED * (PROCESS_BYTES + UNTRAINED_BYTES * parameters))
+
+
+def fits_a_graph(parameters: int) -> bool:
+    """Say whether the float32 baseline fits into an ONNX file of one piece, as those are that are traced."""
+    return HELD_BYTES * parameters < LARGEST_GRAPH
+
+
+def states_bytes(shape: Shape, recipe: Recipe) -> int:
+    """Reckon what the calibration rows' states take in 16 bits, which are kept while a model is scored layer by layer."""
+    return 2 * recipe.prune.calibration_rows * recipe.train.max_length * shape.hidden if recipe.prune is not None else 0
+
+
+def layered_bytes(shape: Shape, parameters: int, recipe: Recipe) -> int:
+    """Reckon what scoring and cutting layer by layer takes: two layers or a table in float32, and states up to a layer."""
+    table = shape.vocabulary * shape.hidden
+    layer = max(parameters - table, 0) // shape.layers
+    return HELD_BYTES * max(2 * layer, table) + min(states_bytes(shape, recipe), HELD_BYTES * layer)
+
+
+def may_be_whole(parameters: int) -> bool:
+    """Say whether a job without training has its model in memory where a worker has enough."""
+    return whole_bytes(parameters) <= LARGEST_WHOLE
+
+
+def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recipe: Recipe) -> Estimate:
+    """Reckon a job without training, of a decoder. whole: what it takes with its model in memory, where there is so much."""
+    needed = STREAMED_BYTES + (layered_bytes(model.shape, parameters, recipe) if recipe.prune is not None else 0)
+    memory = min(whole.memory_bytes, needed)
+    if may_be_whole(parameters):
+        return whole.model_copy(update={"memory_bytes": memory})
+    # The checkpoint as it was sent, unpacked where it was a GGUF file, and its integers, in ONNX too; and the same of what a
+    # cut leaves.
+    integers = 2 * round(INT8_OVERHEAD * parameters)
+    one = model.bytes + HELD_BYTES * parameters * (model.dtype not in FLOATS) + integers
+    disk = one * (1 + (recipe.prune is not None)) + states_bytes(model.shape, recipe)
+    if recipe.prune is not None and model.dtype not in ("bfloat16", "float16"):
+        disk += 2 * parameters  # what is cut lies there in 16 bits, and until its integers are made in all its digits too
+    passes = 2 * (1 + (recipe.prune is not None))  # in ONNX too
+    minutes = round(passes * parameters / STREAMED_ELEMENTS / 60, 1)
+    return Estimate(memory_bytes=memory, disk_bytes=disk + 4 * ARTIFACT_EXTRAS, minutes=minutes)
+
+
+def warning(parameters: int) -> str:
+    """Say before a job what going from file to file means for it."""
+    when = "Being so large"
+    if may_be_whole(parameters):
+        when = f"Where a worker has less than {whole_bytes(parameters):,} bytes of memory"
+    return f"{when}, the model goes from file to file: ONNX files, times and scores are only of what still fits memory."
+
+
+def opened_bytes(file: int, table: int) -> int:
+    """Reckon what a process takes that opens a checkpoint and answers.
+
+    file: bytes of its weights, which stock code reads to other memory; table: elements of its largest table, which torchao
+    makes float32 of.
+    """
+    return PROCESS_BYTES + 2 * file + 4 * table

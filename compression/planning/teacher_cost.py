@@ -1,0 +1,101 @@
+"""What of a teacher is known at once, where that is kept, and how often a teacher is asked otherwise. Torch-free."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from compression.planning.distillation_rules import attention_form
+from compression.planning.token_estimates import Tokens
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.recipe import Recipe
+from compression.schema.report.measurements import Shape
+
+TEACHER_BYTES = 2 * 2**30
+"""A teacher's states are kept in memory where all of a training's take no more than this. Where they take more they are kept on
+disk, if the recipe lets them all; else none is kept, and the teacher is asked again in each epoch."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a training asks of its teacher beside a few answers a row.
+
+    bytes: of its states and the like, in float16; spill: that a file of them may have; kept, anew: how often the teacher reads
+    all rows, if they are kept and if not.
+    """
+
+    bytes: int
+    cache_file: float
+    kept: int
+    anew: int
+
+    @property
+    def place(self) -> Literal["memory", "disk"] | None:
+        """Where they are kept; None is nowhere."""
+        if self.bytes <= TEACHER_BYTES:
+            return "memory"
+        return "disk" if self.bytes <= self.cache_file else None
+
+    @property
+    def passes(self) -> int:
+        """Count how often the teacher reads all rows."""
+        return self.anew if self.place is None else self.kept
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """The trainings that ask a teacher, one after the other; None is one that the recipe does not have."""
+
+    recovery: Asked | None
+    general: Asked | None
+    task: Asked | None
+
+    @classmethod
+    def of(cls, recipe: Recipe, tokens: Tokens, baseline: Shape, guide: Shape, student: Shape, *, language: bool) -> "Lessons":
+        """Reckon them. guide: who shows its insides in the task's phase."""
+        distill, recovery, general, task = recipe.distill, None, None, None
+        cache_file = distill.spill_gib * 2**30 if distill is not None else 0.0
+        if recipe.prune is not None and recipe.prune.recovery is not None and recipe.recovers_by_teacher:
+            # Answers alone, after each cut: a language model's are made of its last states.
+            states = round(2 * tokens.train * baseline.hidden) if language else 0
+            recovery = Asked(states, cache_file, recipe.prune.steps, recipe.prune.recovery.epochs)
+        if distill is not None and distill.general is not None:
+            terms = {name for name in ("hidden", "attention", "embedding") if getattr(distill.general, name)}
+            found = _insides(distill, terms, tokens.plain, baseline, student)
+            general = Asked(found, cache_file, 1, distill.general.epochs)
+        if distill is not None:
+            terms = set(distill.weights())
+            speaks = language and "soft" in terms and distill.kept is None
+            found = _insides(distill, terms, tokens.taught, guide, student, last=speaks)
+            epochs = distill.epochs + (-(-distill.epochs // 2) if recipe.remedy == "apply" else 0)
+            # A few answers a row, or the likeliest tokens, are asked for once and kept, whatever else is compared.
+            task = Asked(found, cache_file, 1, epochs + (not language or distill.kept is not None))
+        return cls(recovery, general, task)
+
+    @property
+    def each(self) -> list[Asked]:
+        """List those that the recipe has."""
+        return [asked for asked in (self.recovery, self.general, self.task) if asked is not None]
+
+    def bytes_in(self, place: Literal["memory", "disk"]) -> int:
+        """Count the most bytes that are kept there at once."""
+        return max((asked.bytes for asked in self.each if asked.place == place), default=0)
+
+    @property
+    def unkept(self) -> Asked | None:
+        """Return the largest of those that ask again in each epoch."""
+        return max((asked for asked in self.each if asked.place is None), key=lambda asked: asked.bytes, default=None)
+
+
+def _insides(
+    distill: Distill, terms: Collection[str], tokens: float, teacher: Shape, student: Shape, *, last: bool = False
+) -> int:
+    """Count the bytes of what terms compare. last: whether the last states, which make answers, are kept beside them."""
+    states = (student.layers + 1 if "hidden" in terms else int("embedding" in terms)) + last
+    parts = 0
+    if "attention" in terms:
+        # Not whether heads can be compared: of named teachers, which may be the only ones, another counts.
+        auto = distill.attention_by == "auto"
+        form = attention_form("auto", student, teacher) if auto else distill.attention_by
+        parts = 2 * student.layers if form == "scores" else 3
+    width = max(teacher.hidden * bool(states), teacher.attended * bool(parts))
+    return round(2 * tokens * width * (states + parts))

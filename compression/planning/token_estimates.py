@@ -1,0 +1,50 @@
+"""How many tokens a job's texts come to, before anything has read them. Torch-free."""
+
+from dataclasses import dataclass
+
+from compression.schema.recipe.recipe import Recipe, Train
+from compression.schema.validation import DataFacts
+
+TOKENS_A_WORD = 1.4
+CHARACTERS_A_TOKEN = 4
+"""Of English prose with a vocabulary of some 50,000: with fewer tokens it is less, and the job takes longer."""
+WINDOWS_OVERLAP = 4 / 3
+"""Tokens that go through the model for one of a question's context."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Of the train split read once: `train` as it is, `taught` with what augmentation makes; `plain`: of the general phase."""
+
+    train: float
+    taught: float
+    plain: float
+
+    @classmethod
+    def of(cls, data: DataFacts, recipe: Recipe) -> "Tokens":
+        """Reckon them. data: of a language model its packed rows."""
+        train = data.rows["train"] * of_row(data, recipe.train)
+        augment = recipe.distill.augment if recipe.distill else None
+        taught = train * (1 + augment.rows + augment.splices if augment else 1)  # two rows together are twice as long
+        plain = train
+        if "unlabelled" in data.rows:
+            plain = data.rows["unlabelled"] * min(recipe.train.max_length, data.unlabelled_words * TOKENS_A_WORD + 2)
+        return cls(train, taught, plain)
+
+
+def of_row(data: DataFacts, train: Train) -> float:
+    """Reckon the tokens of a row, on average."""
+    row = data.mean_words * TOKENS_A_WORD + 2
+    # Contexts are not cut but read in windows, a quarter of which the one before has read already.
+    return row * WINDOWS_OVERLAP if data.task == "question-answering" else min(train.max_length, row)
+
+
+def packed(data: DataFacts, recipe: Recipe) -> DataFacts:
+    """Say of texts what their packed rows are: full, and as many as their characters come to."""
+    length = recipe.train.max_length
+
+    def rows(characters: int) -> int:
+        return max(round(characters / CHARACTERS_A_TOKEN / length), 1)
+
+    counted = {name: rows(characters) for name, characters in data.characters.items()}
+    return data.model_copy(update={"rows": counted, "mean_words": float(length), "longest_words": length})

@@ -1,0 +1,298 @@
+"""Verdicts: each row against the targets and against what came before it, and which artifact the job ships. Torch-free.
+
+All of it reads the score on validation, which the same runner took of the same artifact; the score on test is reported and
+used for nothing. Rows of before validation was scored are read by test, as they were then.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from compression.planning import advisor, baseline
+from compression.schema.recipe.base import Task
+from compression.schema.recipe.recipe import Recipe, Targets
+from compression.schema.report.draws import NO_DRAWS, Draws, SplitDraws, difference_interval
+from compression.schema.report.measurements import Remedy, Row, Score, Stage, StageVerdict
+from compression.schema.report.report import Status, verdicts
+
+SAME_COST = 0.1
+"""Costs and latencies that differ by less than this share are taken as equal: two timings of one graph come as far apart."""
+SAME_SIZE = 0.01
+"""As much for bytes, which do not vary: a graph's own text is more than this of no real model's file."""
+
+LEAST_LOSS = 0.001
+"""What a retention target allows to lose counts as at least this much: to miss a target of 1 by a hair is a hair still."""
+
+
+def cost(row: Row) -> float:
+    """Multiply bytes and latency, each as a share of the baseline's; infinite where latency was not measured."""
+    faster = row.ratios.speed_up
+    return (1 - row.ratios.size_reduction) / faster if faster else math.inf
+
+
+def by_status(row: Row, targets: Targets, status: Status) -> tuple[str, ...]:
+    """Name the targets of which a row's verdict has a status."""
+    return tuple(name for name, verdict in verdicts(row.ratios, targets).items() if verdict.status == status)
+
+
+def targets_met(row: Row, targets: Targets) -> tuple[str, ...]:
+    """Name the targets that a row meets; what is unproven is not met."""
+    return by_status(row, targets, "met")
+
+
+def reached(row: Row, targets: Targets) -> tuple[str, ...]:
+    """Name the targets that a row's figures reach, be it proven or not: rows of one job are compared by them alike."""
+    values = {name: row.ratios.value_of(name) for name in Targets.model_fields}
+    return tuple(name for name, value in values.items() if value is not None and value >= getattr(targets, name))
+
+
+def shortfall(row: Row, targets: Targets) -> float:
+    """Add up by how much a row misses its targets: 0 where it reaches all.
+
+    A reduction or a speed-up counts as the share of the target that is lacking, so that none of it is 1. Retention counts in
+    units of the loss that its target allows, because a score is worth more than as much of a size: at a target of 99.2 %, to
+    keep 98.4 % is 1 as well.
+    """
+    missing = 0.0
+    for name in Targets.model_fields:
+        target, value = getattr(targets, name), row.ratios.value_of(name)
+        unit = max(1 - target, LEAST_LOSS) if name == "retention" else target
+        if value is None:
+            missing += 1.0
+        elif value < target:
+            missing += (target - value) / unit
+    return missing
+
+
+def _nearness(row: Row, targets: Targets) -> tuple[int, float]:
+    """Say how near a row is to the targets: how many it reaches, then by how little it misses the rest."""
+    return len(reached(row, targets)), -shortfall(row, targets)
+
+
+def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
+    """Pick the row whose artifact is the headline, and say why.
+
+    Of the rows that reach all targets the cheapest in bytes × latency, and of those that cost the same (SAME_COST) the one
+    that keeps the most of the score. Where none reaches all: the one that reaches the most, and of these the one that comes
+    nearest to the others (`shortfall`). The baseline is no compression, so it takes part in that second choice only if it
+    is alone.
+    """
+    complete = [row for row in rows if len(reached(row, targets)) == len(Targets.model_fields)]
+    if complete:
+        least = min(map(cost, complete))
+        cheapest = [row for row in complete if cost(row) <= least * (1 + SAME_COST)]
+        chosen = max(reversed(cheapest), key=_kept)
+        others = [row.stage for row in complete if row is not chosen]
+        also = f"; {_listed(others)} also {_reaches(chosen, 'meet', 'reach')} them all, at {_costs(rows, others)}"
+        return chosen, (
+            f"{chosen.stage} is shipped: it {_reaches(chosen)} all targets at {cost(chosen):.1%} of the baseline's bytes × "
+            f"latency, {_kept(chosen):.1%} of the score kept{_split(chosen)}{_between(chosen)}"
+            f"{also if others else ''}.{_unproven(chosen)}"
+        )
+    candidates = [row for row in rows if row.stage != "baseline"] or list(rows)
+    chosen = max(reversed(candidates), key=lambda row: (*_nearness(row, targets), -cost(row)))
+    found = reached(chosen, targets)
+    lacking = [name for name in Targets.model_fields if name not in found]
+    return chosen, (
+        f"No stage {_reaches(chosen)} all targets. {chosen.stage} is shipped: it {_reaches(chosen)} {len(found)} of "
+        f"{len(Targets.model_fields)}{f' ({_listed(found)})' if found else ''}, as many as any, and of such it comes nearest; "
+        "missed: " + ", ".join(_missed(chosen, name, targets) for name in lacking) + f".{_unproven(chosen)}"
+    )
+
+
+def _reaches(row: Row, proven: str = "meets", unproven: str = "reaches") -> str:
+    return unproven if row.ratios.baseline_not_converged else proven
+
+
+def _split(row: Row) -> str:
+    """Name the split that a score is of; rows of before validation was scored had test alone."""
+    return " on validation" if row.ratios.judged_on == "validation" else ""
+
+
+def _between(row: Row) -> str:
+    """Write the 95 % interval of a row's retention, if there is one."""
+    interval = row.ratios.judged_interval
+    return f" (95 % interval {interval[0]:.1%} to {interval[1]:.1%})" if interval is not None else ""
+
+
+def _unproven(row: Row) -> str:
+    if not row.ratios.baseline_not_converged:
+        return ""
+    return " What is kept of the score is unproven: the baseline has not converged (baseline_not_converged)."
+
+
+def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
+    """Return the best of the earlier rows that are as small and fast and score better by more than `row`'s standard error."""
+    better = [
+        earlier
+        for earlier in before
+        if _is_better(earlier, row) and row.size.bytes >= earlier.size.bytes * (1 - SAME_SIZE) and not _is_faster(row, earlier)
+    ]
+    return choose(better, targets)[0] if better else None
+
+
+def behind_in(row: Row, best: Row, targets: Targets) -> tuple[str, ...]:
+    """Name the targets in which a row is behind the best before it: it misses them, and more than `best`, not by chance.
+
+    None where the row is as near to the targets as `best` is, by the rule of `choose`, whatever it lost on the way.
+    """
+    if _nearness(row, targets) >= _nearness(best, targets):
+        return ()
+    found = reached(row, targets)
+    return tuple(name for name in Targets.model_fields if name not in found and _is_less(row, best, name))
+
+
+def _is_better(one: Row, other: Row) -> bool:
+    """Say whether a row scores better than another by more than that one's standard error."""
+    first, last = one.judged_score, other.judged_score
+    return isinstance(first, Score) and isinstance(last, Score) and first.worth - last.worth > last.worth_error
+
+
+def _is_less(row: Row, best: Row, name: str) -> bool:
+    value, other = row.ratios.value_of(name), best.ratios.value_of(name)
+    if value is None or other is None:
+        return other is not None
+    if name == "speed_up":
+        return _is_faster(best, row)
+    if name == "size_reduction":
+        return row.size.bytes > best.size.bytes * (1 + SAME_SIZE)
+    if name == "retention" and isinstance(row.judged_score, Score) and isinstance(best.judged_score, Score):
+        return _is_better(best, row)
+    return bool(value < other)
+
+
+def judged(
+    row: Row,
+    before: Sequence[Row],
+    recipe: Recipe,
+    targets: Targets,
+    *,
+    limit: str | None = None,
+    applied: Sequence[Remedy] = (),
+    task: Task | None = None,
+    streamed: bool = False,
+    draws: Mapping[Stage, SplitDraws] | None = None,
+) -> Row:
+    """Complete a row with its verdict.
+
+    before: the rows of earlier stages; limit: that of training which is reached; applied: what the stage tried by itself; task,
+    streamed: what `remedies.offered` minds; draws: by stage, this one's too.
+    """
+    first = before[0] if before else row
+    flag = baseline.has_not_converged(first)
+    row = row.model_copy(update={"ratios": row.ratios.model_copy(update={"baseline_not_converged": flag})})
+    better = worse_than(row, before, targets)
+    missed = by_status(row, targets, "missed")
+    best = choose(before, targets)[0] if before else None
+    behind = behind_in(row, best, targets) if best is not None else ()
+    verdict = StageVerdict(
+        met=targets_met(row, targets),
+        missed=missed,
+        unproven=by_status(row, targets, "unproven"),
+        best_before=best.stage if best else None,
+        worse_than=better.stage if better else None,
+        behind=best.stage if best and behind else None,
+        behind_in=behind,
+        remedies=(
+            *applied,
+            *advisor.offered(
+                row,
+                before,
+                recipe,
+                targets,
+                missed,
+                is_worse=better is not None,
+                limit=limit,
+                applied=applied,
+                task=task,
+                streamed=streamed,
+            ),
+        ),
+    )
+    notes = row.notes
+    if best is not None and behind:
+        to_come = advisor.to_come(recipe, before)
+        notes += (
+            f"Against the targets this stage is worse than {best.stage}: {_compared(row, best, behind, targets)}."
+            + (f" Still to come: {_listed(to_come)}." if to_come else ""),
+        )
+    if better is not None and isinstance(better.judged_score, Score) and isinstance(row.judged_score, Score):
+        notes += (
+            f"This stage made things worse: {better.stage} scores {better.judged_score.value:.4f} against "
+            f"{row.judged_score.value:.4f} (standard error {row.judged_score.standard_error:.4f}){_split(row)}, and nothing "
+            "was gained in bytes or latency.",
+        )
+    if before and baseline.exceeds_baseline(row, first):
+        notes += (baseline.exceeds_note(row),)
+    known = draws or {}
+    if best is not None and best.stage != "baseline":
+        own, other = known.get(row.stage, NO_DRAWS).validation, known.get(best.stage, NO_DRAWS).validation
+        notes += indistinct_note(row, best, own, other)
+    if not before:
+        notes += coarse_note(row, targets)
+    return row.model_copy(update={"verdict": verdict, "notes": notes})
+
+
+def _kept(row: Row) -> float:
+    return -math.inf if row.ratios.judged_retention is None else row.ratios.judged_retention
+
+
+def _is_faster(row: Row, earlier: Row) -> bool:
+    own, other = row.ratios.speed_up, earlier.ratios.speed_up
+    return own is not None and other is not None and own > other * (1 + SAME_COST)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(name.replace("_", " ") for name in names)
+
+
+def _compared(row: Row, best: Row, names: Sequence[str], targets: Targets) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_figure(row, name)}, there {_figure(best, name)} (target {getattr(targets, name):g})"
+        for name in names
+    )
+
+
+def _figure(row: Row, name: str) -> str:
+    value = row.ratios.value_of(name)
+    return "not measured" if value is None else f"{value:.3f}"
+
+
+def _costs(rows: Sequence[Row], stages: Sequence[str]) -> str:
+    return ", ".join(f"{cost(row):.1%}" for row in rows if row.stage in stages)
+
+
+def _missed(row: Row, name: str, targets: Targets) -> str:
+    return f"{name.replace('_', ' ')} {_figure(row, name)} (target {getattr(targets, name):g})"
+
+
+BY_ROWS = ("accuracy", "f1", "accuracy_f1", "exact_match", "entity_f1")
+"""Metrics of which each row answered otherwise moves about one row's share."""
+
+
+def indistinct_note(row: Row, best: Row, own: Draws | None, other: Draws | None) -> tuple[str, ...]:
+    """Say if validation cannot tell a row from the best before it. own, other: the draws of each on validation."""
+    score = row.validation
+    if not isinstance(score, Score):
+        return ()
+    found = difference_interval(own, other, lower_is_better=score.lower_is_better)
+    if found is None or not found[0] <= 0 <= found[1]:
+        return ()
+    what = "nats a token" if score.lower_is_better else score.metric
+    return (
+        f"Validation ({score.rows:,} rows) cannot tell this stage's score from that of {best.stage}: the 95 % interval of the "
+        f"difference, {found[0]:+.4f} to {found[1]:+.4f} ({what}), includes 0.",
+    )
+
+
+def coarse_note(row: Row, targets: Targets) -> tuple[str, ...]:
+    """Say if one row of validation is more than the retention target allows to lose. row: the baseline's."""
+    score = row.validation
+    if not isinstance(score, Score) or score.metric not in BY_ROWS or score.value <= 0 or targets.retention >= 1:
+        return ()
+    share = 1 / (score.rows * score.value)
+    if share <= 1 - targets.retention:
+        return ()
+    return (
+        f"Validation is too small for the retention target: one of its {score.rows:,} rows is {share:.1%} of the baseline's "
+        f"score, and the target allows to lose {1 - targets.retention:.1%}.",
+    )

@@ -1,0 +1,108 @@
+"""Listen to a model on rows of train: the spread of what enters each linear layer, its ranges, its largest values by channel.
+
+Only real tokens count; what stands at padding is never asked for. Nothing is trained and no random number is drawn from the
+common generator, so the model and whatever comes after it stay as they would have been.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from compression.modalities.sampling import micro_batch_size
+from compression.modalities.text.batches import TokenizedDataset
+from compression.models.linear_layers import is_linear
+from compression.quantization.fake_quantize import set_input_ranges
+from compression.quantization.observers import Spread, range_of
+from compression.schema.recipe.quantize import Quantize
+
+BATCH = 32
+
+
+def sample_rows(rows: TokenizedDataset, count: int, seed: int) -> TokenizedDataset:
+    """Draw at most `count` rows, the same ones for the same seed."""
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    return rows.at(order[:count])
+
+
+@torch.inference_mode()
+def collect_inputs(
+    model: nn.Module, layers: dict[str, nn.Module], rows: TokenizedDataset, hear: Callable[[str, Tensor], None], parts: int = 1
+) -> None:
+    """Run all rows through a model and hand on what enters each of some layers: `hear(name, (tokens, features))`."""
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    real = torch.empty(0)
+
+    def on_input(name: str, given: Tensor) -> None:
+        # A head may read one vector a row, of which none is padding; DeepSeek's ranks have a dimension of one more.
+        hear(name, given if given.ndim == 2 else given.reshape(*real.shape, -1)[real])
+
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hook = layer.register_forward_pre_hook(lambda _, inputs, name=name: on_input(name, inputs[0]))
+            hooks.callback(hook.remove)
+        for batch in rows.by_length(micro_batch_size(BATCH, parts)):
+            here = batch.to(device)
+            real = here.mask.bool()
+            rows.task.run(model, here)
+    model.train(training)
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return every linear layer by name, in model order."""
+    return {name: module for name, module in model.named_modules() if is_linear(module)}
+
+
+def input_spreads(model: nn.Module, rows: TokenizedDataset, parts: int = 1) -> dict[str, Spread]:
+    """Return how the inputs of each linear layer are spread, by its name."""
+    found: dict[str, Spread] = {name: Spread() for name in linear_layers(model)}
+    collect_inputs(model, linear_layers(model), rows, lambda name, x: found[name].add(x), parts)
+    return found
+
+
+def calibrate(model: nn.Module, rows: TokenizedDataset, settings: Quantize, parts: int = 1) -> None:
+    """Give every linear layer the range of its input, by the recipe's observer, on the model as it computes now."""
+    found = input_spreads(model, rows, parts).items()
+    set_input_ranges(model, {name: range_of(spread, settings.observer, settings.percentile) for name, spread in found})
+
+
+def channel_peaks(model: nn.Module, layers: dict[str, nn.Module], rows: TokenizedDataset, parts: int = 1) -> dict[str, Tensor]:
+    """Return the largest absolute value in each input channel of some layers. -> (in,) each, on the CPU."""
+    found: dict[str, Tensor] = {}
+
+    def hear(name: str, x: Tensor) -> None:
+        peaks = x.abs().amax(dim=0).cpu()
+        found[name] = torch.maximum(found[name], peaks) if name in found else peaks
+
+    collect_inputs(model, layers, rows, hear, parts)
+    return found
+
+
+def sample_tokens(
+    model: nn.Module, layers: dict[str, nn.Module], rows: TokenizedDataset, count: int, parts: int = 1
+) -> dict[str, Tensor]:
+    """Keep what enters some layers at `count` tokens, or at all where there are fewer. -> (tokens, in) each.
+
+    Each token is as likely as any other, however many a batch has: all draw lots, and the lowest stay (reservoir sampling by
+    random keys, Efraimidis & Spirakis 2006). At a fixed distance, rows as long as that would give their first tokens alone.
+    """
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    draws = {name: torch.Generator().manual_seed(0) for name in layers}
+
+    def hear(name: str, x: Tensor) -> None:
+        lots = torch.rand(len(x), generator=draws[name])
+        lots, kept = _lowest(lots, x, count)
+        if name in found:
+            lots, kept = _lowest(torch.cat([found[name][0], lots]), torch.cat([found[name][1], kept]), count)
+        found[name] = lots, kept
+
+    collect_inputs(model, layers, rows, hear, parts)
+    return {name: kept for name, (_, kept) in found.items()}
+
+
+def _lowest(lots: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    stay = lots.argsort()[:count]
+    return lots[stay], x[stay.to(x.device)]

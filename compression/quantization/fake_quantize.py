@@ -1,0 +1,163 @@
+"""Which layers compute with which integers: put in, taken out, read back, and put in again from what was saved."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from compression.models.linear_layers import is_linear, is_transposed
+from compression.quantization.conv1d_layers import TRANSPOSED
+from compression.quantization.dynamic_int8 import LEVELS, PORTABLE_LEVELS, FakeQuantEmbedding, FakeQuantLinear, SimulatedLinear
+from compression.quantization.moe_layers import WEIGHTS, fused_expert_modules, insert_experts, remove_experts
+from compression.quantization.static_int8 import Range, StaticLinear
+from compression.quantization.weight_only import WeightOnlyLinear
+from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Config, Scheme
+from compression.schema.recipe.quantize import Quantize
+
+LINEAR: dict[Scheme, type[SimulatedLinear]] = {
+    "dynamic-int8": FakeQuantLinear,
+    "static-int8": StaticLinear,
+    "weight-only-int8": WeightOnlyLinear,
+    "weight-only-int4": WeightOnlyLinear,
+}
+REAL: dict[type[nn.Module], type[nn.Module]] = {
+    **dict.fromkeys(LINEAR.values(), nn.Linear),
+    **dict.fromkeys(TRANSPOSED.values(), Conv1D),
+    FakeQuantEmbedding: nn.Embedding,
+}
+
+
+class Simulation(Config):
+    """All that a model's simulated integers hang on beside its weights: what a checkpoint keeps of them."""
+
+    scheme: Scheme = "dynamic-int8"
+    group_size: Annotated[int | None, Field(description="Of weight-only-int4 alone.")] = None
+    ranges: dict[str, Range] = Field(default_factory=dict, description="Of static-int8: layer → lowest, highest.")
+    portable: Annotated[
+        bool, Field(description="Weights that meet rounded activations stay within ±63. What was saved without it is ±127.")
+    ] = False
+
+    @classmethod
+    def of(cls, recipe: Quantize) -> "Simulation":
+        """Return what a recipe asks for, without any ranges."""
+        return cls(
+            scheme=recipe.scheme,
+            group_size=recipe.group_size if recipe.scheme == "weight-only-int4" else None,
+            portable=recipe.portable and recipe.scheme in ROUNDS_ACTIVATIONS,
+        )
+
+    @property
+    def of_experts(self) -> "Simulation":
+        """What fused experts compute with: in static-int8 that is dynamic-int8, for want of ranges."""
+        return self.model_copy(update={"scheme": "dynamic-int8", "ranges": {}}) if self.scheme == "static-int8" else self
+
+    @property
+    def levels(self) -> float:
+        """Largest integer of the weights of linear layers and experts, those of 4 bits aside."""
+        return PORTABLE_LEVELS if self.portable and self.scheme in ROUNDS_ACTIVATIONS else LEVELS
+
+    def table_levels(self, *, tied: bool) -> float:
+        """Return the largest integer of a table. tied: whether a linear layer multiplies it; dynamic-int8 has one for both."""
+        return self.levels if tied and self.scheme == "dynamic-int8" else LEVELS
+
+
+DYNAMIC = Simulation()
+
+
+def quantizable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (name, module) of everything that a scheme turns to integers, quantized already or not, in model order."""
+    for name, module in model.named_modules():
+        if type(module) in (nn.Linear, Conv1D, nn.Embedding) or type(module) in REAL:
+            yield name, module
+
+
+def left_in_float(model: nn.Module, *, torchao: bool = False) -> int:
+    """Count the elements of matrices that no scheme turns to integers: those of experts' routers.
+
+    torchao: of its form, which has none for layers that keep their weight as (inputs, outputs) either.
+    """
+    turned = {id(layer.weight) for _, layer in quantizable(model) if not (torchao and is_transposed(layer))}
+    turned |= {id(getattr(module, key)) for _, module in fused_expert_modules(model) for key in WEIGHTS}
+    return sum(weight.numel() for weight in model.parameters() if weight.ndim > 1 and id(weight) not in turned)
+
+
+def insert_fake_quantization(
+    model: nn.Module, only: Callable[[str], bool] = lambda _name: True, simulation: Simulation = DYNAMIC
+) -> list[str]:
+    """Simulate integers in the modules whose name `only` accepts; return their names. Parameters and keys stay as they are.
+
+    The class of the module is exchanged in place, because replacing the module would lose ties, hooks and optimizers. A range
+    that a layer has stays where `simulation` has none for it.
+    """
+    names = []
+    multiplied = {id(module.weight) for module in model.modules() if is_linear(module)}
+    for name, module in quantizable(model):
+        if not only(name):
+            continue
+        if isinstance(module, nn.Embedding):
+            module.__class__ = FakeQuantEmbedding
+            module.levels = simulation.table_levels(tied=id(module.weight) in multiplied)  # type: ignore[assignment]
+        else:
+            module.__class__ = (TRANSPOSED if isinstance(module, Conv1D) else LINEAR)[simulation.scheme]
+            module.levels = simulation.levels  # type: ignore[assignment]
+            if isinstance(module, WeightOnlyLinear):
+                module.group_size = simulation.group_size
+        names.append(name)
+    for name, module in fused_expert_modules(model):
+        if only(name):
+            insert_experts(module, simulation.scheme, simulation.group_size, simulation.levels)
+            names.append(name)
+    set_input_ranges(model, {name: found for name, found in simulation.ranges.items() if name in names})
+    return names
+
+
+def remove_fake_quantization(model: nn.Module) -> None:
+    """Undo `insert`; ranges stay, for the next `insert`."""
+    for _, module in quantizable(model):
+        module.__class__ = REAL.get(type(module), type(module))
+    for _, module in fused_expert_modules(model):
+        remove_experts(module)
+
+
+def simulated_layers(model: nn.Module) -> Iterator[tuple[str, SimulatedLinear]]:
+    """Yield (name, layer) of every linear layer that computes with integers, in model order."""
+    for name, module in model.named_modules():
+        if isinstance(module, SimulatedLinear):
+            yield name, module
+
+
+def is_simulated(model: nn.Module) -> bool:
+    """Say whether a model computes with simulated integers."""
+    return any(True for _ in simulated_layers(model))
+
+
+def simulation_of(model: nn.Module) -> Simulation | None:
+    """Read back what is simulated in a model; None where nothing is."""
+    scheme: Scheme | None = None
+    group_size: int | None = None
+    portable = False
+    for _, layer in simulated_layers(model):
+        portable = layer.levels == PORTABLE_LEVELS
+        if isinstance(layer, WeightOnlyLinear):
+            group_size = layer.group_size
+            scheme = "weight-only-int8" if group_size is None else "weight-only-int4"
+        elif isinstance(layer, StaticLinear):
+            scheme = "static-int8"
+        else:
+            scheme = "dynamic-int8"
+    ranges = input_ranges(model) if scheme == "static-int8" else {}
+    return None if scheme is None else Simulation(scheme=scheme, group_size=group_size, ranges=ranges, portable=portable)
+
+
+def input_ranges(model: nn.Module) -> dict[str, Range]:
+    """Return the ranges that layers were given, also while they are not simulated. -> layer → (lowest, highest)"""
+    layers = ((name, module) for name, module in quantizable(model) if hasattr(module, "input_range"))
+    return {name: module.input_range for name, module in layers}  # type: ignore[misc]
+
+
+def set_input_ranges(model: nn.Module, ranges: Mapping[str, Range]) -> None:
+    """Give layers, by name, the range of their input, for when they are simulated."""
+    for name, found in ranges.items():
+        model.get_submodule(name).input_range = found  # type: ignore[assignment]

@@ -1,0 +1,72 @@
+"""Check of ranges: which layers' activations are rounded badly because a few outliers stretch their range."""
+
+import torch
+from torch import Tensor, nn
+
+from compression.modalities.text.batches import TokenizedDataset
+from compression.quantization import calibration, smoothquant
+from compression.quantization.fake_quantize import simulated_layers
+from compression.quantization.observers import Spread, levels_used, quantile
+from compression.schema.report.layer_ranges import LayerRange
+
+PERCENT = 99
+"""Of |activations| are no outliers. BERT's are one to six channels of 768 (Kovaleva et al. 2021): less than one per cent."""
+STRETCHED = 4.0
+"""A range this many times as wide as what PERCENT of the values need is stretched."""
+FEWEST_LEVELS = 1 / 16
+"""Of the levels in effect: below it, of 8 bits fewer than 4 are left."""
+CODES = 256
+NAMED = 8
+"""Layers that a note names; the report has all."""
+
+
+def check_ranges(model: nn.Module, rows: TokenizedDataset, parts: int = 1) -> tuple[LayerRange, ...]:
+    """Look at what enters each simulated layer, as it computes now. In model order; empty where nothing is simulated."""
+    layers = dict(simulated_layers(model))
+    if not layers:
+        return ()
+    spreads = {name: Spread() for name in layers}
+    codes = {name: torch.zeros(CODES) for name in layers}
+
+    def hear(name: str, x: Tensor) -> None:
+        spreads[name].add(x)
+        whole = layers[name].activation_integers(x)
+        if whole is not None:
+            # int8 begins at −127 and uint8 at 0: moved by 128 where it is signed.
+            place = whole.flatten().long() + (CODES // 2 if whole.dtype == torch.int8 else 0)
+            codes[name] += torch.bincount(place, minlength=CODES).cpu()
+
+    calibration.collect_inputs(model, dict(layers), rows, hear, parts)
+    into = {reader: pair.source for pair in smoothquant.pairs(model) for reader in pair.readers}
+    return tuple(layer_range(name, spreads[name], codes[name], into.get(name)) for name in layers)
+
+
+def describe_broken(found: tuple[LayerRange, ...]) -> str | None:
+    """Name the layers whose range outliers break, worst first; None where there are none."""
+    broken = sorted((layer for layer in found if layer.broken), key=lambda layer: -layer.ratio)
+    if not broken:
+        return None
+    names = ", ".join(f"{layer.layer} ({layer.ratio:.0f} times, {layer.levels_used:.1%})" for layer in broken[:NAMED])
+    more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+    return (
+        f"Outliers break the range of {len(broken)} of {len(found)} layers (largest |activation| by what {PERCENT} % keep "
+        f"below, levels used): {names}{more}."
+    )
+
+
+def layer_range(name: str, spread: Spread, codes: Tensor, into: str | None) -> LayerRange:
+    """Make a layer's figures of what was seen. codes: (256,), how often each integer occurs; all 0 where none is made."""
+    values, counts = spread.magnitudes()
+    usual = quantile(values, counts, PERCENT / 100)
+    ratio = spread.largest / usual if usual > 0 else 1.0
+    levels = levels_used(codes) / CODES if codes.any() else None
+    return LayerRange(
+        layer=name,
+        largest=spread.largest,
+        percentile=usual,
+        ratio=ratio,
+        beyond=float(counts[values > STRETCHED * usual].sum() / counts.sum()),
+        levels_used=levels,
+        broken=levels is not None and levels < FEWEST_LEVELS and ratio >= STRETCHED,
+        smooths_into=into,
+    )

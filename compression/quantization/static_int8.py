@@ -1,0 +1,124 @@
+"""static-int8: activations are uint8 with one scale and zero point a layer, found before; weights are int8 per output channel.
+
+A range [low, high] that holds 0 becomes scale = (high − low) / 255 and the zero point that stands for 0 exactly (Jacob et al.
+2018). What lies outside is clipped, and no gradient comes from there; elsewhere gradients pass straight through. The bias is
+an integer too, in units of both scales, because ONNX Runtime fuses a layer to its integer kernel only if it is.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compression.models.linear_layers import matrix
+from compression.quantization.dynamic_int8 import LEVELS, SMALLEST_SCALE, SimulatedLinear
+from compression.quantization.precision import gradient_dtype
+
+Range = tuple[float, float]
+"""The lowest and the highest value that a layer's input can take; 0 lies between."""
+TOP = 255
+MOST_BIAS = 2.0**30
+"""Of the bias in integers: leaves as much room again in int32 for the sum of products."""
+
+
+def affine(low: float, high: float) -> tuple[float, int]:
+    """Return scale and zero point (0 to 255) of a range that is widened to hold 0. The scale is a float32."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = torch.tensor(max((high - low) / TOP, SMALLEST_SCALE), dtype=torch.float32).item()
+    return scale, min(max(round(-low / scale), 0), TOP)
+
+
+def codes(x: Tensor, scale: float, zero: int) -> Tensor:
+    """Quantize as ONNX's QuantizeLinear does: half to even, saturating. -> float32 whole numbers, 0 to 255, of x's shape."""
+    return torch.round(x.detach() / scale).add_(zero).clamp_(0, TOP)
+
+
+def static_weights(
+    weight: Tensor, bias: Tensor | None, scale: float, levels: float = LEVELS
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Quantize a layer whose inputs have `scale`. weight: (out, in), bias: (out,); levels: the largest integer of the weight.
+
+    Returns int8 (out, in), float32 scales (out,), int32 (out,). The scale of a channel whose weights are next to nothing is as
+    large as its bias needs, so that the bias in integers keeps below 2**30.
+    """
+    weight = weight.detach()
+    scales = weight.abs().amax(dim=1) / levels
+    if bias is not None:
+        scales = torch.maximum(scales, bias.detach().abs() / (scale * MOST_BIAS))
+    scales = scales.clamp_min(SMALLEST_SCALE)
+    whole = torch.round(weight / scales[:, None]).clamp(-levels, levels).to(torch.int8)
+    return whole, scales, None if bias is None else torch.round(bias.detach() / (scale * scales)).to(torch.int32)
+
+
+def shifted_product(left: Tensor, zero: int, right: Tensor) -> Tensor:
+    """Multiply (left − zero) with the transpose of `right`, exactly. left: whole numbers 0 to 255 (m, k), right: int8 (n, k).
+
+    -> int32 (m, n)
+    """
+    if left.device.type != "cpu":
+        # As `dynamic.integer_product`: other devices' integer kernels refuse small or odd shapes.
+        return ((left - zero) @ right.float().t()).round().to(torch.int32)
+    # Signed × signed is what torch multiplies: both sides are moved by 128, and the sums of rows put right what that changes.
+    products = torch._int_mm((left - 128).to(torch.int8), right.t())
+    return products.sub_((zero - 128) * right.sum(dim=1, dtype=torch.int32))
+
+
+class _StaticLinear(torch.autograd.Function):
+    """x, weight, bias, levels, range -> the artifact's answer; gradients as if all were only rounded, and x clipped."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, levels: float, low: float, high: float) -> Tensor:
+        scale, zero = affine(low, high)
+        flat = x.reshape(-1, x.shape[-1])
+        rows = codes(flat, scale, zero)
+        columns, column_scale, whole_bias = static_weights(weight, bias, scale, levels)
+        # Compared before saturating: what lies on the edge is not clipped.
+        unclipped = torch.round(flat / scale).add_(zero)
+        ctx.save_for_backward(rows, columns, column_scale, (unclipped >= 0) & (unclipped <= TOP))
+        ctx.scale, ctx.zero, ctx.dtype = scale, zero, gradient_dtype(x.device)
+        sums = shifted_product(rows, zero, columns)
+        if whole_bias is not None:
+            sums = sums + whole_bias
+        return (sums.float() * (scale * column_scale)).view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, columns, column_scale, inside = ctx.saved_tensors
+        grad, dtype = grads[0].reshape(-1, grads[0].shape[-1]), ctx.dtype
+        to_x = to_weight = to_bias = None
+        if ctx.needs_input_grad[0]:
+            to_x = ((grad * column_scale).to(dtype) @ columns.to(dtype)).float().mul_(inside)
+            to_x = to_x.view(*grads[0].shape[:-1], columns.shape[1])
+        if ctx.needs_input_grad[1]:
+            to_weight = (grad.to(dtype).t() @ ((rows - ctx.zero) * ctx.scale).to(dtype)).float()
+        if ctx.needs_input_grad[2]:
+            to_bias = grad.sum(dim=0)
+        return to_x, to_weight, to_bias, None, None, None
+
+
+class StaticLinear(SimulatedLinear):
+    """nn.Linear that computes as the static int8 artifact will.
+
+    Its range is an attribute and no parameter or buffer: state dicts keep their keys, and who saves a model saves the ranges
+    beside it (`simulation.Simulation`).
+    """
+
+    input_range: Range | None
+
+    def grid(self) -> tuple[float, int]:
+        """Return scale and zero point. Raises RuntimeError where the layer was not calibrated."""
+        found: Range | None = getattr(self, "input_range", None)
+        if found is None:
+            raise RuntimeError("a static layer is asked before it was calibrated")
+        return affine(*found)
+
+    def activation_integers(self, input: Tensor) -> Tensor:  # noqa: A002
+        """(..., in) -> whole numbers 0 to 255 of the same shape, float32."""
+        return codes(input, *self.grid())
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
+        """(..., in) -> (..., out)."""
+        self.grid()
+        ends = self.input_range
+        out: Tensor = _StaticLinear.apply(input, matrix(self), self.bias, self.levels, *ends)  # type: ignore[no-untyped-call, misc]
+        return out

@@ -1,0 +1,144 @@
+"""One JSON object a line on the engine's event pipe; `type` says which."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from compression.schema.recipe.base import MOST_PARTS, Config, PartName
+from compression.schema.report.measurements import Row, Stage
+from compression.schema.report.report import Artifact, File, Report
+
+
+class Started(Config):
+    """The engine runs; versions and device are known."""
+
+    type: Literal["started"] = "started"
+    environment: dict[str, str]
+    stages: Annotated[tuple[Stage, ...], Field(description="Rows that this job will have.")]
+
+
+class StageStarted(Config):
+    """Work on a row began."""
+
+    type: Literal["stage_started"] = "stage_started"
+    stage: Stage
+    resumed: Annotated[bool, Field(description="Its checkpoint was there already; nothing is trained again.")] = False
+
+
+class Progress(Config):
+    """Where a stage is. At most a few a second."""
+
+    type: Literal["progress"] = "progress"
+    stage: Stage
+    phase: Annotated[str, Field(max_length=60, description="For example 'tune', 'calibrate', 'distill', 'export', 'measure'.")]
+    step: int
+    total: int
+    fraction: Annotated[float, Field(ge=0, le=1, description="Of the whole job.")]
+    eta_seconds: float | None = None
+    loss: float | None = None
+    rate: float | None = None
+    score: Annotated[float | None, Field(description="On validation, after an epoch.")] = None
+    part: Annotated[PartName, Field(description="The dataset that is at work, of several.")] = ""
+
+
+class Working(Config):
+    """Work goes on that has no steps to tell. At most one in ten seconds."""
+
+    type: Literal["working"] = "working"
+
+
+class Log(Config):
+    """One line for people."""
+
+    type: Literal["log"] = "log"
+    level: Literal["info", "warning", "error"] = "info"
+    message: Annotated[str, Field(max_length=4000)]
+
+
+class ArtifactReady(Config):
+    """An artifact was exported, reopened, verified and measured; its files lie under artifacts/<name>/."""
+
+    type: Literal["artifact"] = "artifact"
+    artifact: Artifact
+
+
+class StageFinished(Config):
+    """A row of the table is complete."""
+
+    type: Literal["stage_finished"] = "stage_finished"
+    row: Row
+    checkpoint: Annotated[
+        tuple[File, ...], Field(description="Files under checkpoints/<stage>/ that a new attempt goes on from.")
+    ]
+
+
+class PartFinished(Config):
+    """One of several datasets has gone through a stage, and its artifact is out: a new attempt need not do it again.
+
+    Its files lie under checkpoints/<stage>/, in the folder of its name; the stage's own event lists them once more.
+    """
+
+    type: Literal["part_finished"] = "part_finished"
+    stage: Stage
+    part: Annotated[PartName, Field(min_length=1)]
+    number: Annotated[int, Field(ge=0, lt=MOST_PARTS, description="Its place among the job's datasets.")]
+    checkpoint: tuple[File, ...]
+
+
+class TrainingSaved(Config):
+    """Training in progress was saved: a new attempt goes on from this step.
+
+    Its files lie under checkpoints/<folder>/. Whoever listens removes that folder once it has taken them; until then nothing
+    more is saved, so that no file changes while it is read.
+    """
+
+    type: Literal["training_saved"] = "training_saved"
+    stage: Stage
+    phase: Annotated[str, Field(max_length=60)]
+    step: int
+    total: int
+    folder: Annotated[str, Field(pattern=r"^training-[0-9]{1,9}$")]
+    files: tuple[File, ...]
+    part: PartName = ""
+
+
+class Paused(Config):
+    """Stopped because it was asked to; what was saved is all there is. The last event."""
+
+    type: Literal["paused"] = "paused"
+
+
+class Finished(Config):
+    """All is done; report.json is written."""
+
+    type: Literal["finished"] = "finished"
+    report: Report
+
+
+class Failed(Config):
+    """The job cannot be done as asked. The last event."""
+
+    type: Literal["failed"] = "failed"
+    code: str
+    cause: Annotated[str, Field(max_length=4000)]
+    remedy: Annotated[str, Field(max_length=4000)]
+    param: str | None = None
+
+
+Event = Annotated[
+    Started
+    | StageStarted
+    | Progress
+    | Working
+    | Log
+    | ArtifactReady
+    | PartFinished
+    | StageFinished
+    | TrainingSaved
+    | Paused
+    | Finished
+    | Failed,
+    Field(discriminator="type"),
+]
+parse_event: TypeAdapter[Event] = TypeAdapter(Event)
+"""Checks a line of the pipe: `parse_event.validate_json(line)`."""

@@ -1,0 +1,70 @@
+"""Which files a model or a dataset may have, and what they may be called. Standard library alone.
+
+A list of what is taken, and not of what is dangerous: a file that neither the engine nor stock tools read has no business in
+an upload, and what lies in one is handed on to machines and people who trust it.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from compression.schema.errors import UnexpectedFile, UnsafeCheckpoint
+
+WEIGHTS = frozenset({".safetensors", ".gguf", ".onnx"})
+TEXTS = frozenset({".json", ".txt", ".jinja", ".md", ".rst"})
+"""Configurations, tokenizers, vocabularies, templates of chats, cards."""
+SENTENCEPIECE = ".model"
+ROWS = frozenset({".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".md", ".rst"})
+TERMS = re.compile(r"readme\.md|(licen[cs]e|notice|copying)([_-][a-z0-9_-]*)?(\.(txt|md|rst))?", re.IGNORECASE)
+"""What says under which licence a model is: the artifacts' cards pass it on."""
+PICKLES = frozenset(
+    {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".pdparams", ".npy", ".npz", ".h5", ".hdf5", ".keras"}
+)
+CODE = frozenset({".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".exe", ".sh", ".bat", ".cmd", ".ps1", ".js", ".jar", ".cu"})
+DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
+"""Windows takes these for devices, whatever follows a full stop."""
+MODEL_REMEDY = "Leave it out. A model has *.safetensors, *.gguf or *.onnx, *.json, *.txt, *.model, *.jinja, card and licence."
+DATA_REMEDY = "Leave it out, or name it by its format. A dataset has *.jsonl, *.csv, *.parquet or *.txt, a card and a licence."
+
+
+def portable(path: str) -> str:
+    """Return a relative path that every system takes for the same file. Raises ValueError."""
+    parts = path.split("/")
+    if "\\" in path or any(part.startswith(".") or not part for part in parts):
+        raise ValueError("must be a relative path with forward slashes, without hidden, empty, '.' or '..' parts")
+    if any(part.startswith("-") for part in parts):
+        raise ValueError("no part may begin with '-', which commands take for an option")
+    if any(part.endswith(".") for part in parts):
+        raise ValueError("no part may end with '.', which Windows leaves out")
+    if device := next((part for part in parts if DEVICES.fullmatch(part)), None):
+        raise ValueError(f"{device!r} names a device of Windows")
+    return path
+
+
+def collision(paths: Iterable[str]) -> str | None:
+    """Say which two of a manifest's paths would be one file somewhere, where letters' case does not count; None if none."""
+    seen: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    for path in paths:
+        if (other := seen.setdefault(path.casefold(), path)) is not path:
+            return f"{path!r} twice" if other == path else f"{other!r} and {path!r}, which differ in case only"
+        parts = path.split("/")
+        folders |= {"/".join(parts[:depth]).casefold(): "/".join(parts[:depth]) for depth in range(1, len(parts))}
+    both = next((path for name, path in sorted(seen.items()) if name in folders), None)
+    return f"{both!r} as a file and as a folder" if both else None
+
+
+def check_name(path: str, kind: Literal["model", "dataset"]) -> None:
+    """Refuse a file that a model or a dataset does not have. Raises UnsafeCheckpoint, UnexpectedFile."""
+    name = path.rpartition("/")[2]
+    suffix = f".{name.rpartition('.')[2].lower()}" if "." in name else ""
+    taken = ROWS if kind == "dataset" else WEIGHTS | TEXTS | {SENTENCEPIECE}
+    if suffix in taken or TERMS.fullmatch(name):
+        return
+    remedy = DATA_REMEDY if kind == "dataset" else MODEL_REMEDY
+    if suffix in PICKLES:
+        more = {"remedy": remedy} if kind == "dataset" else {}
+        raise UnsafeCheckpoint(f"{path} is a pickle, which can run code when it is opened", param=path, **more)
+    if suffix in CODE:
+        raise UnsafeCheckpoint(f"{path} is code, which could run when the {kind} is opened", param=path, remedy=remedy)
+    raise UnexpectedFile(f"{path} is no file of a {kind}: nothing here reads one of that name", param=path, remedy=remedy)

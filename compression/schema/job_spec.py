@@ -1,0 +1,165 @@
+"""What the engine's commands read: one job, or one upload to be checked."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from compression.schema.errors import UnreadableData
+from compression.schema.recipe.base import MOST_PARTS, MOST_TEACHERS, Config, DataFormat, DataSplit, JobTask, PartName, Task
+from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
+
+Column = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+
+
+class Columns(Config):
+    """Which columns of the data files hold what; a task reads its own alone. causal-lm reads `text`, a document a row."""
+
+    text: Column = "text"
+    text_pair: Annotated[
+        Column | None,
+        Field(description="The second text. Pair classification reads text_pair where this is null; regression then has none."),
+    ] = None
+    label: Annotated[Column, Field(description="The class, or for regression the number.")] = "label"
+    tokens: Annotated[Column, Field(description="Token classification: a list of words.")] = "tokens"
+    tags: Annotated[Column, Field(description="Token classification: a list of as many tags, entities in IOB2.")] = "tags"
+    question: Column = "question"
+    context: Column = "context"
+    answers: Annotated[
+        Column,
+        Field(description="Of the question: {text: [...], answer_start: [...]}, characters from 0; empty lists: no answer."),
+    ] = "answers"
+
+
+class Data(Config):
+    """Files of one format and the splits that they make up. `train` is needed; a missing validation or test is carved from it.
+
+    `unlabelled` are texts for the general phase of distillation: the column `text` alone is read, whatever the task.
+    """
+
+    format: DataFormat
+    columns: Columns = Columns()
+    splits: Annotated[
+        dict[DataSplit, Annotated[tuple[str, ...], Field(min_length=1)]], Field(description="Files of each split.")
+    ]
+
+    @model_validator(mode="after")
+    def _there_is_something_to_train_on(self) -> "Data":
+        if "train" not in self.splits:
+            raise ValueError("splits has no train")
+        return self
+
+
+def check_data(task: Task, data: Data) -> None:
+    """Refuse what a task's data cannot be. Raises UnreadableData.
+
+    Language models learn from all texts alike, so there are none beside theirs; other tasks need columns, which text has not.
+    """
+    if task == "causal-lm" and "unlabelled" in data.splits:
+        remedy = "Put the texts into train: causal-lm has no labels."
+        raise UnreadableData("causal-lm has no split unlabelled", param="data.splits.unlabelled", remedy=remedy)
+    if task != "causal-lm" and data.format == "text":
+        cause = f"{task} needs columns, which text does not have"
+        raise UnreadableData(cause, param="data.format", remedy="Send JSON lines, CSV or Parquet.")
+
+
+class DatasetSpec(Config):
+    """One dataset of a job: a model is made for each. `name` tells several apart."""
+
+    name: PartName = ""
+    task: Task = "text-classification"
+    data: Data
+
+
+class Spec(Config):
+    """What `python -m compression run` reads: one job, with local paths. Relative paths are taken from the spec's folder."""
+
+    version: Literal[1] = 1
+    job: Annotated[
+        str | None, Field(max_length=40, description="The job's id, for the artifacts' before.json; null where there is none.")
+    ] = None
+    task: JobTask = "text-classification"
+    model: Annotated[str, Field(description="Folder with config.json, *.safetensors and the tokenizer.")]
+    student: Annotated[
+        str | None, Field(description="Folder of another model that distillation trains in place of the pruned one.")
+    ] = None
+    teachers: Annotated[
+        tuple[str, ...],
+        Field(max_length=MOST_TEACHERS, description="Folders of models tuned on the task, which teach beside the job's own."),
+    ] = ()
+    data: Annotated[Data | None, Field(description="Of a job with one dataset; null where there are `parts`.")] = None
+    parts: Annotated[
+        tuple[DatasetSpec, ...],
+        Field(max_length=MOST_PARTS, description="Several datasets, each with a name of its own; `task` is then `several`."),
+    ] = ()
+    recipe: Recipe = Recipe()
+    targets: Targets = Targets()
+    evaluate: JobEvaluate = JobEvaluate()
+    output: Annotated[str, Field(description="Folder for checkpoints/, artifacts/ and report.json; made if missing.")]
+    resume: Annotated[
+        str | None, Field(description="Folder of an earlier attempt's checkpoints: one a stage, and training/.")
+    ] = None
+    threads: Annotated[int | None, Field(ge=1, le=1024, description="Training threads; all cores where null.")] = None
+    save_seconds: Annotated[
+        float | None, Field(ge=0, description="Training is saved this often, for a new attempt to go on from; null: never.")
+    ] = None
+    split_batches: Annotated[
+        int, Field(ge=1, le=64, description="Parts in which each batch goes through the model, where memory did not suffice.")
+    ] = 1
+    memory_bytes: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="What the engine's processes may have resident together. A job that trains nothing goes from file to "
+            "file where its model takes more; null: no limit is known.",
+        ),
+    ] = None
+    emulate_seconds: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="Each int8 ONNX file may take so long to answer sample rows under AVX2, emulated by qemu-user; null: "
+            "it is not asked.",
+        ),
+    ] = None
+    wordnet: Annotated[str | None, Field(description="Folder with WordNet's database files (wndb), for augmentation.")] = None
+    helper_models: Annotated[str | None, Field(description="Folder of the model folders that augmentation may name.")] = None
+    lm_eval_data: Annotated[
+        str | None, Field(description="Folder of lm-eval's tasks' data under its names on the hub, as allenai/ai2_arc.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_dataset_or_several(self) -> "Spec":
+        names = [part.name for part in self.parts]
+        if (self.data is None) != bool(names) or (self.task == "several") != bool(names):
+            raise ValueError("either data and its task, or parts and the task `several`")
+        if len(names) == 1 or "" in names or len(set(names)) < len(names):
+            raise ValueError("parts are two or more, each with a name of its own")
+        if any(part.task == "causal-lm" for part in self.parts):
+            raise ValueError("perplexities have no mean with other scores: causal-lm is a job of one dataset")
+        return self
+
+    @property
+    def asked(self) -> tuple[DatasetSpec, ...]:
+        """Return the datasets in their order; the only one of a job has no name."""
+        if self.data is None or self.task == "several":
+            return self.parts
+        return (DatasetSpec(task=self.task, data=self.data),)
+
+
+class ModelCheck(Config):
+    """What `python -m compression validate` reads for a model: is it safe, whole and of a known family?"""
+
+    kind: Literal["model"] = "model"
+    path: str
+
+
+class DataCheck(Config):
+    """What `python -m compression validate` reads for a dataset: do its files hold what its manifest says?"""
+
+    kind: Literal["dataset"] = "dataset"
+    task: Task = "text-classification"
+    data: Data
+
+
+LONGEST_LABEL = 200
+"""Characters. Labels are listed in facts, reports and a model's config."""

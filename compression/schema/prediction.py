@@ -1,0 +1,44 @@
+"""What `python -m compression answer` says: one row's answer of two models, side by side."""
+
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
+
+from compression.schema.recipe.base import Config
+from compression.schema.validation import Rejected
+
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
+Words = Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=100_000)]
+Said = Annotated[str, Field(max_length=1 << 20)]
+
+
+class Answer(Config):
+    """One model's. What the task does not have is null."""
+
+    label: Annotated[str | None, Field(max_length=200, description="The class.")] = None
+    scores: Annotated[
+        dict[str, Finite], Field(default_factory=dict, max_length=20, description="Softmax of the likeliest classes.")
+    ]
+    value: Annotated[Finite | None, Field(description="Of regression.")] = None
+    tags: Annotated[Words | None, Field(description="One a word.")] = None
+    text: Annotated[Said | None, Field(description="A stretch of the context; empty: it sees no answer there.")] = None
+    milliseconds: Annotated[Finite, Field(description="Median of `runs`, one text alone, both models by turns.")]
+    runs: Annotated[int, Field(ge=1, le=1000)]
+    runtime: Annotated[str, Field(max_length=200)]
+    bytes: Annotated[int, Field(ge=0, le=2**60, description="Of the artifact's weights.")]
+
+
+class Answered(Config):
+    """Both models' answers to the same texts."""
+
+    asked: Annotated[dict[str, Said | Words], Field(max_length=4, description="The texts, as they were read.")]
+    expected: Annotated[
+        Said | Finite | Annotated[tuple[Said, ...], Field(max_length=100_000)] | None,
+        Field(description="What the data says of its row: a class, a number, tags, or the answers; else null."),
+    ] = None
+    original: Answer
+    compressed: Answer
+    exclusive: Annotated[bool, Field(description="Whether no job or question was timed on this host meanwhile.")] = True
+
+
+parse_answered: TypeAdapter[Answered | Rejected] = TypeAdapter(Answered | Rejected)

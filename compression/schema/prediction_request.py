@@ -1,0 +1,54 @@
+"""What somebody who tries a job's models out asks them, and what the engine's command `answer` reads."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from compression.schema.job_spec import Data
+from compression.schema.recipe.base import Config, Split, Task
+from compression.schema.recipe.recipe import Evaluate
+
+LONGEST_TEXT = 20_000
+"""Characters. A model reads the first few hundred words; of a context it reads all, window by window."""
+LONGEST_WORD, MOST_WORDS = 200, 2000
+Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, pattern=r"^[^\x00]*$")]
+Word = Annotated[str, Field(min_length=1, max_length=LONGEST_WORD, pattern=r"^[^\x00\s]+$")]
+
+
+class Question(Config):
+    """The texts of one row, as the task reads them, or the number of a row of the data."""
+
+    text: Annotated[Text | None, Field(description="Of classification and regression; of tags, its words are taken.")] = None
+    text_pair: Annotated[Text | None, Field(description="The second text, where the task has one.")] = None
+    tokens: Annotated[
+        tuple[Word, ...] | None, Field(min_length=1, max_length=MOST_WORDS, description="The words of token classification.")
+    ] = None
+    question: Text | None = None
+    context: Text | None = None
+    row: Annotated[int | None, Field(ge=0, le=10**9, description="In place of texts: a row of the data, from 0.")] = None
+    split: Annotated[Split, Field(description="Where that row is.")] = "test"
+
+
+def asked_for(task: Task, *, paired: bool) -> tuple[str, ...]:
+    """Name the texts that a task reads; none where there is nothing to ask. paired: the data of a regression has pairs."""
+    if task == "question-answering":
+        return ("question", "context")
+    if task == "token-classification":
+        return ("tokens",)
+    if task == "causal-lm":
+        return ()
+    return ("text", "text_pair") if task == "text-pair-classification" or (task == "text-regression" and paired) else ("text",)
+
+
+class AnswerSpec(Config):
+    """What `python -m compression answer` reads. Relative paths are taken from the spec's folder."""
+
+    version: Literal[1] = 1
+    task: Task
+    labels: Annotated[tuple[str, ...], Field(description="In the order of the outputs; none where the task has none.")]
+    evaluate: Evaluate = Evaluate()
+    original: Annotated[str, Field(description="Folder of the baseline's ONNX artifact.")]
+    compressed: Annotated[str, Field(description="Folder of the one that is held against it.")]
+    question: Question
+    data: Annotated[Data | None, Field(description="Where the question's row is.")] = None
+    memory_bytes: Annotated[int, Field(ge=1, description="More than this ends the process.")]

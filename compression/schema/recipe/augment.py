@@ -1,0 +1,110 @@
+"""How more rows are made of train's, for distillation."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from compression.schema.recipe.base import Config
+
+AUGMENTED_TASKS = frozenset({"text-classification", "text-pair-classification", "text-regression"})
+"""Tasks whose rows have one answer for the whole text. Words of others cannot move: their answers are places in the text."""
+HelperName = Annotated[
+    str,
+    Field(
+        max_length=100,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="A folder of the worker's helper models (LATHE_HELPER_MODELS): stock files, safetensors.",
+    ),
+]
+
+
+class Synonyms(Config):
+    """Put other words in the place of some: TinyBERT's augmentation (Jiao et al. 2020, algorithm 1)."""
+
+    source: Annotated[
+        Literal["auto", "wordnet", "masked-lm", "embeddings"],
+        Field(
+            description="Where other words come from. wordnet: synonyms of the worker's WordNet folder (LATHE_WORDNET). "
+            "masked-lm: a masked language model's predictions; of words of several pieces, its embedding neighbours. "
+            "embeddings: whole words nearest in the teacher's own input table. auto: wordnet where the worker has it, else "
+            "embeddings; the row's notes say which."
+        ),
+    ] = "auto"
+    share: Annotated[float, Field(gt=0, le=1, description="Chance of each word to be replaced; one of a row always is.")] = 0.4
+    candidates: Annotated[int, Field(ge=1, le=1000, description="Words of which one is drawn, the best so many.")] = 15
+    model: Annotated[
+        HelperName | None,
+        Field(description="The masked language model of masked-lm, a helper model's name; null: the base model's own head."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _a_model_is_of_use(self) -> "Synonyms":
+        if self.model is not None and self.source != "masked-lm":
+            raise ValueError("model is for the source masked-lm alone")
+        return self
+
+
+class BackTranslation(Config):
+    """Say a text in another language and then in its own again (Sennrich et al. 2016; Edunov et al. 2018)."""
+
+    models: Annotated[
+        tuple[HelperName, HelperName] | None,
+        Field(description="Two translation models (MarianMT and alike), there and back, by their helper models' names."),
+    ] = None
+    apertium: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[a-z]{2,3}(_[A-Za-z]+)?-[a-z]{2,3}(_[A-Za-z]+)?$",
+            description="An Apertium pair that the worker has, there; it must have the way back too. For example eng-spa.",
+        ),
+    ] = None
+    optional: Annotated[
+        bool,
+        Field(description="Leave back-translation and its copy out where the worker lacks it; the row's notes say so."),
+    ] = False
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> "BackTranslation":
+        if (self.models is None) == (self.apertium is None):
+            raise ValueError("name either models or apertium")
+        return self
+
+
+class Augment(Config):
+    """More rows for distillation, made of train's and answered by the teacher alone; made once, before it begins."""
+
+    copies: Annotated[
+        int,
+        Field(
+            ge=1, le=50, description="Rows made of each row: the first by back-translation, if asked for; others by synonyms."
+        ),
+    ] = 1
+    synonyms: Synonyms | None = None
+    back_translation: BackTranslation | None = None
+    splices: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=50,
+            description="Further rows made of each row, by putting another row's text before or behind its own. Of pairs, half "
+            "get another row's second text in the place of their own.",
+        ),
+    ] = 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows are made of each row."""
+        return self.splices + (self.copies if self.synonyms is not None or self.back_translation is not None else 0)
+
+    @model_validator(mode="after")
+    def _each_copy_has_its_maker(self) -> "Augment":
+        if self.synonyms is None and self.back_translation is None:
+            if not self.splices:
+                raise ValueError("name synonyms, back_translation or splices")
+            if self.copies > 1:
+                raise ValueError("copies are made by synonyms and back_translation: name one of them, or leave copies out")
+        elif self.synonyms is None and self.copies > 1:
+            raise ValueError("back-translation makes one copy of a row: copies is 1, or synonyms make the others")
+        if self.synonyms is not None and self.back_translation is not None and self.copies == 1:
+            raise ValueError("back-translation makes the first copy: synonyms need copies of at least 2")
+        return self

@@ -1,0 +1,91 @@
+"""Recipes by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from compression.schema.recipe.augment import AUGMENTED_TASKS, Augment, BackTranslation, Synonyms
+from compression.schema.recipe.distill import Distill, General, Teachers
+from compression.schema.recipe.prune import AxisRatios, Prune, Recovery
+from compression.schema.recipe.quantize import Qat, Quantize
+from compression.schema.recipe.recipe import Prepare, Recipe, Train
+
+STANDARD = Recipe(
+    prune=Prune(ratio=0.5, reconstruct=True, sensitivity=True),
+    distill=Distill(epochs=6, general=General(rate=5e-4, attention=0.0, embedding=0.0)),
+)
+SMALLEST = Recipe(
+    prune=Prune(ratio=AxisRatios(hidden=0.75, ffn=0.75), reconstruct=True, sensitivity=True),
+    distill=Distill(epochs=12, general=General(rate=5e-4, attention=0.0, embedding=0.0)),
+)
+ARTICLE = Recipe(
+    quantize=Quantize(qat=Qat()),
+    prune=Prune(recovery=Recovery(patience=5), sensitivity=True),
+    distill=Distill(
+        epochs=10,
+        rate=1e-4,
+        hidden=1.0,
+        attention=1.0,
+        embedding=1.0,
+        weighting="uncertainty",
+        teachers=Teachers(seeds=3),
+        general=General(rate=5e-4),
+        augment=Augment(copies=2, synonyms=Synonyms(), back_translation=BackTranslation(apertium="eng-spa", optional=True)),
+    ),
+)
+QUICK = Recipe(prepare=Prepare(rate=1e-4, patience=2), distill=Distill(epochs=6))
+LANGUAGE = Recipe(
+    prepare=Prepare(rate=2e-5, patience=2),
+    # Rows of 512 tokens: as many say of ranges what 512 rows of a classifier's do, and each pass over them costs.
+    quantize=Quantize(smoothing="search", calibration_rows=64),
+    prune=Prune(ratio=AxisRatios(ffn=0.55), reconstruct=True),
+    distill=Distill(epochs=3, rate=1e-4, temperature=1.0, hard=0.0, hidden=0.0),
+    train=Train(batch=8, max_length=512),
+)
+PRESETS: dict[str, tuple[Recipe, str]] = {
+    "standard": (STANDARD, "The default: our best for a small encoder."),
+    "article": (ARTICLE, "The published method; its corrections, and what is left out, are listed in docs/method.md."),
+    "smallest": (SMALLEST, "As standard, but three quarters of each width go: faster, for more of the score."),
+    "quick": (QUICK, "Minutes on a CPU."),
+    "language": (
+        LANGUAGE,
+        "For causal-lm: 55 % of the feed-forward units go, least squares, then the teacher's next tokens.",
+    ),
+}
+"""Name → (recipe, one line on when to choose it)."""
+
+
+def preset(name: str, task: str) -> Recipe:
+    """Return a preset as it can be had for a task. Raises KeyError.
+
+    That is without augmentation where answers point into the text; of language models without the general phase and all
+    teachers but one as well.
+    """
+    recipe = PRESETS[name][0]
+    if recipe.distill is None or task in AUGMENTED_TASKS:
+        return recipe
+    plain: dict[str, Any] = {"augment": None}
+    if task == "causal-lm":
+        plain |= {"general": None, "teachers": Teachers()}
+    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update=plain)})
+
+
+def merged(recipe: Recipe, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe as JSON with only these keys changed, at any depth; whether the result is right is still to be checked.
+
+    As a JSON merge patch (RFC 7396), but that null is a value here and removes nothing: a null stage is skipped. Axes follow
+    from a ratio that names axes anew, unless the changes name them.
+    """
+    before = recipe.model_dump(mode="json", exclude_unset=True)
+    cut = changes.get("prune")
+    if isinstance(cut, Mapping) and isinstance(cut.get("ratio"), Mapping):
+        before.get("prune", {}).pop("axes", None)
+    return _merged(before, changes)
+
+
+def _merged(before: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    after = dict(before)
+    for key, value in changes.items():
+        old = before.get(key)
+        # No deeper than the recipe itself goes, whatever is sent.
+        after[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return after

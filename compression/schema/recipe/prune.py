@@ -1,0 +1,210 @@
+"""What is cut away, by what it is chosen, how far and in how many steps, and how the model recovers."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+
+from compression.schema.recipe.base import Axis, Config, Epochs, Patience, Rate
+
+
+class Recovery(Config):
+    """Training right after the cut, in steps: layers join from shallow to deep; L2 adapted to the validation score."""
+
+    epochs: Annotated[Epochs, Field(description="Passes over the train split; of all steps together.")] = 20
+    rate: Rate = 1e-5
+    shallow_first: Annotated[
+        bool,
+        Field(
+            description="Unfreeze gradually: the shallowest layer learns first, and with each equal share of the epochs the "
+            "next one joins; in the last share all of the model learns, tables and head too. false: all learns from the start."
+        ),
+    ] = True
+    adapt_l2: Annotated[bool, Field(description="Double weight decay when validation falls, halve it when it rises.")] = True
+    patience: Annotated[
+        Patience, Field(description="As elsewhere; counted from the epoch in which all of the model learns.")
+    ] = None
+    by: Annotated[
+        Literal["labels", "teacher"],
+        Field(
+            description="What is learned. labels: the task's own loss. teacher: the baseline's answers, softened at distill's "
+            "temperature; so a deep cut in steps is distilled after each of them (Minitron)."
+        ),
+    ] = "labels"
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class AxisRatios(Config):
+    """A ratio for each axis: the share removed; null leaves it alone. Where `axes` is left out, one of hidden and heads that is
+    named alone holds for both.
+
+    GPT-2 can only shrink both together, at one ratio; encoders hidden alone too, or by more than heads, whose size then falls;
+    other decoders each by itself. Which is alone, `axes` says.
+    """
+
+    hidden: Annotated[Share | None, Field(description="Share of the channels of the stream between layers.")] = None
+    heads: Annotated[
+        Share | None,
+        Field(description="Share of each layer's attention heads; of decoders whole groups, a KV head with its own."),
+    ] = None
+    ffn: Annotated[Share | None, Field(description="Share of each layer's feed-forward units.")] = None
+    layers: Annotated[Share | None, Field(description="Share of the layers, each as a whole.")] = None
+    experts: Annotated[Share | None, Field(description="Share of the routed experts of each layer (DeepSeek).")] = None
+    expert_ffn: Annotated[
+        Share | None, Field(description="Share of each expert's units; shared experts shrink as much (DeepSeek).")
+    ] = None
+    query_rank: Annotated[Share | None, Field(description="Share of the channels that queries are squeezed to (DeepSeek).")] = (
+        None
+    )
+    kv_rank: Annotated[
+        Share | None, Field(description="Share of the channels that keys and values are squeezed to (DeepSeek).")
+    ] = None
+    vocabulary: Annotated[
+        float | None,
+        Field(gt=0, le=1, description="Share of tokens removed at most; what the texts need stays. null: all the rest."),
+    ] = None
+
+
+class TargetLatency(Config):
+    """How fast the artifact shall be, at evaluate's shape, in the runtime that it is measured in. One of the two."""
+
+    speed_up: Annotated[float | None, Field(gt=1, le=1000, description="Times as fast as the baseline's artifact.")] = None
+    milliseconds: Annotated[float | None, Field(gt=0, le=1e6, description="Median, on the worker that does the job.")] = None
+
+    @model_validator(mode="after")
+    def _one_is_given(self) -> "TargetLatency":
+        if (self.speed_up is None) == (self.milliseconds is None):
+            raise ValueError("name either speed_up or milliseconds")
+        return self
+
+
+SHRINKING: tuple[Axis, ...] = tuple(axis for axis in get_args(Axis) if axis != "vocabulary")
+"""The axes that a ratio can be asked for; how far the vocabulary goes, the texts decide."""
+_share: TypeAdapter[float] = TypeAdapter(Share)
+
+
+def _by_kind(value: Any, _: ValidatorFunctionWrapHandler) -> float | AxisRatios:
+    # Not by pydantic's union, whose errors name `ratio.float` and `ratio.AxisRatios`, which are no fields of the recipe.
+    return AxisRatios.model_validate(value) if isinstance(value, Mapping | AxisRatios) else _share.validate_python(value)
+
+
+class Prune(Config):
+    """Remove whole channels, heads, feed-forward units, experts, layers or tokens, so that shapes really shrink."""
+
+    ratio: Annotated[
+        Share | AxisRatios,
+        WrapValidator(_by_kind),
+        Field(
+            description="Share of units removed: one for all of the axes, or one for each. The vocabulary goes down to what "
+            "the texts need, unless it has a ratio of its own. With a target it only says how the axes compare to each other."
+        ),
+    ] = 0.3
+    axes: Annotated[
+        tuple[Axis, ...],
+        Field(min_length=1, description="What is made smaller. Where it is left out and ratio names axes: those."),
+    ] = ("hidden", "heads", "ffn")
+    target_params: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="The mildest cut with which at most so many parameters are left (1 and above: their number), or so "
+            "large a share of the baseline's is removed (below 1).",
+        ),
+    ] = None
+    target_latency: Annotated[
+        TargetLatency | None, Field(description="The mildest cut that is so fast, found by measuring shapes on the worker.")
+    ] = None
+    steps: Annotated[
+        int, Field(ge=1, le=20, description="Cuts, each followed by its part of recovery; what is left falls geometrically.")
+    ] = 1
+    importance: Annotated[
+        Literal["l1", "l1_weight", "l2", "taylor"],
+        Field(
+            description="l1, l2: norm of a unit's activations on calibration rows. l1_weight: L1 norm of its weights. taylor: "
+            "what the loss would change without it, to the first order. Layers are always chosen by what they change. "
+            "Decoders: l1 or l2."
+        ),
+    ] = "l1"
+    multiple: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=256,
+            description="The feed-forward width is rounded to this multiple; of decoders hidden, expert widths and ranks too.",
+        ),
+    ] = 64
+    calibration_rows: Annotated[int, Field(ge=8, le=8192, description="Rows of train that the activations come from.")] = 512
+    reconstruct: Annotated[
+        bool,
+        Field(
+            description="Solve the linear layers that are left by least squares on at most 16,384 tokens of the calibration "
+            "rows, one after another, to say what the whole model's said (He et al. 2017). No training: recovery and "
+            "distillation start from there."
+        ),
+    ] = False
+    sensitivity: Annotated[
+        bool, Field(description="Score cuts of each axis alone at several ratios on validation, untrained, for the report.")
+    ] = False
+    recovery: Recovery | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _axes_follow_from_ratios(cls, given: Any) -> Any:
+        ratio = given.get("ratio") if isinstance(given, Mapping) else None
+        if not isinstance(ratio, Mapping | AxisRatios) or "axes" in given:
+            return given
+        named = ratio if isinstance(ratio, Mapping) else dict(ratio)
+        axes = tuple(axis for axis in get_args(Axis) if named.get(axis) is not None)
+        if "hidden" in axes or "heads" in axes:
+            axes = tuple(axis for axis in get_args(Axis) if axis in {*axes, "hidden", "heads"})
+        return {**given, "axes": axes}
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> "Prune":
+        if len(set(self.axes)) != len(self.axes):
+            raise ValueError("axes names the same axis twice")
+        if isinstance(self.ratio, AxisRatios):
+            for axis in get_args(Axis):
+                if getattr(self.ratio, axis) is not None and axis not in self.axes:
+                    raise ValueError(f"ratio names {axis}, and axes does not")
+                if axis in self.axes and axis != "vocabulary" and not self.ratios[axis]:
+                    raise ValueError(f"axes names {axis}, and ratio does not")
+        if self.target_params is not None and self.target_latency is not None:
+            raise ValueError("name either target_params or target_latency")
+        if self.has_target and set(self.axes) <= {"vocabulary"}:
+            raise ValueError("a target needs an axis that can give way: the texts decide on the vocabulary")
+        if self.steps > 1 and (self.recovery is None or self.recovery.epochs < self.steps):
+            raise ValueError(f"{self.steps} steps need recovery of at least as many epochs, or they are one cut")
+        return self
+
+    @property
+    def has_target(self) -> bool:
+        """Say whether the ratios follow from a target."""
+        return self.target_params is not None or self.target_latency is not None
+
+    @property
+    def ratios(self) -> dict[Axis, float]:
+        """The share asked for on each axis but the vocabulary, 0 where nothing is."""
+        asked: dict[Axis, float] = {}
+        for axis in SHRINKING:
+            if isinstance(self.ratio, AxisRatios):
+                other = {"hidden": self.ratio.heads, "heads": self.ratio.hidden}.get(axis)
+                share = getattr(self.ratio, axis) or other or 0.0
+            else:
+                share = self.ratio
+            asked[axis] = share if axis in self.axes else 0.0
+        return asked
+
+    @property
+    def deepest(self) -> float:
+        """The largest of the ratios; 0 where the vocabulary alone is cut."""
+        return max(self.ratios.values())
+
+    @property
+    def vocabulary_ratio(self) -> float:
+        """The share of tokens that may go at most: 0 where the vocabulary stays whole, 1 where the texts alone decide."""
+        if "vocabulary" not in self.axes:
+            return 0.0
+        return self.ratio.vocabulary or 1.0 if isinstance(self.ratio, AxisRatios) else 1.0

@@ -1,0 +1,304 @@
+"""The stages together, what they are held against, and how the result is measured."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+
+from compression.schema.errors import InvalidSpec
+from compression.schema.recipe.base import MOST_EPOCHS, MOST_PARTS, Config, Precision
+from compression.schema.recipe.distill import Distill
+from compression.schema.recipe.prune import Prune
+from compression.schema.recipe.quantize import Quantize
+
+MOST_ACCUMULATED = 1024
+MOST_MINUTES = 1e6
+PREPARE_RATE, PREPARE_PATIENCE = 5e-5, 3
+
+
+class Prepare(Config):
+    """Give a bare encoder a head and tune it on the train split: that model is the baseline and the teacher.
+
+    Everything is compared with it, so by default it is trained until validation stops gaining. `epochs` and `rate` together
+    are taken to the letter. `epochs: 0` takes a model that comes with a head for exactly the data's labels as it is.
+    """
+
+    epochs: Annotated[
+        Annotated[int, Field(ge=0, le=MOST_EPOCHS)] | None,
+        Field(
+            description="Passes over the train split, the rate falling to 0 at the end. null: until validation stops gaining; "
+            "the rate falls whenever an epoch brings no gain, and a model that comes with a head is only changed if that gains "
+            "more than one standard error."
+        ),
+    ] = None
+    rate: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Field(
+            description="Peak learning rate of AdamW. null: if epochs is null, chosen by short probes on validation, those of "
+            f"head and body apart where that is better; else {PREPARE_RATE:g}."
+        ),
+    ] = None
+    patience: Annotated[
+        Annotated[int, Field(ge=1, le=200)] | None,
+        Field(
+            description="Training ends after so many epochs without a gain on validation; if epochs is null and an epoch has "
+            f"fewer than 48 steps, after so many times 48 steps. null: if epochs is null, {PREPARE_PATIENCE}; else never."
+        ),
+    ] = None
+
+    @property
+    def is_open(self) -> bool:
+        """Say whether training goes on until validation stops gaining."""
+        return self.epochs is None
+
+    @property
+    def trains(self) -> bool:
+        """Say whether the model is tuned at all."""
+        return self.epochs != 0
+
+    @property
+    def probes(self) -> bool:
+        """Say whether the rate is chosen by probes."""
+        return self.epochs is None and self.rate is None
+
+    @property
+    def most_without_gain(self) -> int | None:
+        """Return the epochs without a gain after which training ends; None where it does not."""
+        return PREPARE_PATIENCE if self.patience is None and self.epochs is None else self.patience
+
+
+class Train(Config):
+    """What all training in the job has in common, and how much of it there may be."""
+
+    batch: Annotated[int, Field(ge=1, le=4096, description="Rows that go through the model together.")] = 32
+    accumulate: Annotated[
+        int,
+        Field(ge=1, le=MOST_ACCUMULATED, description="Batches whose gradients are added up before each step of the optimizer."),
+    ] = 1
+    max_length: Annotated[
+        int,
+        Field(
+            ge=8,
+            le=8192,
+            description="Longer texts are cut to this many tokens. Of causal-lm the tokens of a row, which texts share.",
+        ),
+    ] = 128
+    seed: Annotated[
+        int,
+        Field(
+            ge=0,
+            lt=2**31,
+            description="What all chance follows: splits that are carved, rows that are drawn and their order, a new head, "
+            "dropout. The same seed gives the same model on the same machine.",
+        ),
+    ] = 0
+    warmup: Annotated[
+        float,
+        Field(ge=0, le=1, description="Share of a training's steps over which the rate rises to its peak; then it falls to 0."),
+    ] = 0.1
+    decay: Annotated[
+        float, Field(ge=0, le=1, description="AdamW's L2 on weight matrices; recovery adapts it from here if adapt_l2.")
+    ] = 0.01
+    precision: Annotated[
+        Precision,
+        Field(
+            description="What training, and Taylor's importance, multiply in beside the simulated integers, which stay exact. "
+            "auto: bfloat16 where the device has it, else float32. float32: nothing else. bfloat16: as auto, and refused "
+            "where the device lacks it."
+        ),
+    ] = "auto"
+    recompute: Annotated[
+        bool,
+        Field(
+            description="Layers are computed again in the backward pass, and what they made is not kept till then: some third "
+            "more time, and far less memory where rows are long (gradient checkpointing, Chen et al. 2016)."
+        ),
+    ] = False
+    max_steps: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Optimizer steps of all training in the job; of several datasets each has an equal share. Training "
+            "that reaches it ends and keeps its best epoch.",
+        ),
+    ] = None
+    max_minutes: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=MOST_MINUTES,
+            description="Minutes of all training in the job, validation included, export and measuring not; of several "
+            "datasets each has an equal share. Work that a dead attempt had not saved is not counted. Results then depend on "
+            "the machine's speed.",
+        ),
+    ] = None
+
+
+class Recipe(Config):
+    """The stages in their fixed order."""
+
+    version: Annotated[Literal[1], Field(description="Of what recipes may say; old ones stay readable.")] = 1
+    prepare: Prepare = Prepare()
+    quantize: Quantize | None = Quantize()
+    prune: Prune | None = Prune()
+    distill: Distill | None = Distill()
+    train: Train = Train()
+    remedy: Annotated[
+        Literal["report", "apply"],
+        Field(
+            description="apply: a distillation that misses the retention target on validation is trained once more, for half "
+            "as many epochs again at half the rate; the better on validation is kept. report: it is only said what to try."
+        ),
+    ] = "report"
+
+    @property
+    def recovers_by_teacher(self) -> bool:
+        """Say whether recovery learns the baseline's answers."""
+        return self.prune is not None and self.prune.recovery is not None and self.prune.recovery.by == "teacher"
+
+    @property
+    def has_teacher(self) -> bool:
+        """Say whether any stage asks the baseline, which is kept beside the model then."""
+        return self.distill is not None or self.recovers_by_teacher
+
+
+class Targets(Config):
+    """What the result is held against; the defaults are what the published account of the method reports."""
+
+    parameter_reduction: Annotated[
+        float, Field(ge=0, lt=1, description="(before - after) / before of the number of parameters, embeddings included.")
+    ] = 0.305
+    size_reduction: Annotated[
+        float, Field(ge=0, lt=1, description="(before - after) / before of the bytes of the weights' files, as downloaded.")
+    ] = 0.729
+    speed_up: Annotated[
+        float, Field(gt=0, le=1000, description="before / after of the median latency, both timed in turn in one process.")
+    ] = 1.445
+    retention: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1000,
+            description="after / before of the score on validation; before / after of perplexity, where less is better. What "
+            "is kept on test is reported beside it and judges nothing.",
+        ),
+    ] = 0.992
+
+
+Metric = Literal["auto", "accuracy", "f1", "accuracy_f1", "matthews"]
+Positive = str | None
+
+
+def _by_kind(one: Any) -> WrapValidator:
+    """Read a value that is of one kind, or a list of them: one for each of a job's datasets."""
+    # Not by pydantic's union, whose errors name both kinds in the place of `metric` and `metric.1`.
+    alone: TypeAdapter[Any] = TypeAdapter(one)
+    each: TypeAdapter[Any] = TypeAdapter(Annotated[tuple[one, ...], Field(min_length=1, max_length=MOST_PARTS)])
+
+    def read(value: Any, _: ValidatorFunctionWrapHandler) -> Any:
+        return (each if isinstance(value, list | tuple) else alone).validate_python(value)
+
+    return WrapValidator(read)
+
+
+class LmEval(Config):
+    """Tasks of EleutherAI's lm-eval, asked of a language model after every stage, in PyTorch, its integers simulated.
+
+    Their data is the worker's (LATHE_LM_EVAL_DATA): engines have no network.
+    """
+
+    tasks: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,99}$")], ...],
+        Field(
+            min_length=1,
+            max_length=20,
+            description="Names of lm-eval's own tasks and groups, for example arc_easy.",
+            json_schema_extra={"uniqueItems": True},
+        ),
+    ]
+    few_shot: Annotated[
+        int | None, Field(ge=0, le=64, description="Examples before each document. null: as many as the task says.")
+    ] = None
+    limit: Annotated[
+        int | None, Field(ge=1, description="Documents of each task at most, the first ones: no results to publish. null: all.")
+    ] = None
+    batch: Annotated[int, Field(ge=1, le=256, description="Requests that go through the model together at most.")] = 8
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "LmEval":
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError("tasks names the same task twice")
+        return self
+
+
+class JobEvaluate(Config):
+    """What the score is, and the shape at which latency is measured: baseline and candidate interleaved in one process."""
+
+    metric: Annotated[
+        Metric | tuple[Metric, ...],
+        _by_kind(Metric),
+        Field(
+            description="The headline metric of classification, which epochs are chosen by too; auto is accuracy, accuracy_f1 "
+            "the mean of accuracy and F1. The other tasks have one each, and only auto: the mean of Pearson's and Spearman's "
+            "correlation, F1 of entities, F1 of SQuAD, perplexity. A list has one name for each of the job's datasets, in "
+            "their order; a name alone is for all."
+        ),
+    ] = "auto"
+    positive: Annotated[
+        Positive | tuple[Positive, ...],
+        _by_kind(Positive),
+        Field(
+            description="The label whose F1 counts; null: the last of two, and of more the mean over all labels (macro). A "
+            "list has one label or null for each of the job's datasets, in their order; a label alone is for all."
+        ),
+    ] = None
+    batch: Annotated[int, Field(ge=1, le=256, description="Rows that go through a model together while it is timed.")] = 1
+    length: Annotated[int, Field(ge=8, le=8192, description="Tokens in each row.")] = 128
+    threads: Annotated[
+        int, Field(ge=1, le=256, description="Threads that the runtime has while artifacts are scored and timed.")
+    ] = 1
+    window: Annotated[
+        int | None,
+        Field(
+            ge=8,
+            le=131072,
+            description="Of causal-lm: tokens that perplexity is taken over together; windows go on by half of it, so that a "
+            "token sees at least half. null: train.max_length.",
+        ),
+    ] = None
+    tokens: Annotated[
+        int,
+        Field(
+            ge=256,
+            le=10**9,
+            description="Of causal-lm: at most about so many tokens of validation, and of test, are scored: whole texts drawn "
+            "with train.seed.",
+        ),
+    ] = 65536
+    lm_eval: Annotated[
+        LmEval | None, Field(description="Of causal-lm: what lm-eval's tasks say of each stage, beside perplexity.")
+    ] = None
+
+    def each(self, datasets: int) -> tuple["Evaluate", ...]:
+        """Say what is asked for each of a job's datasets. Raises InvalidSpec where a list has more or fewer."""
+        given = {key: getattr(self, key) for key in OF_EACH}
+        for key, value in given.items():
+            if isinstance(value, tuple) and len(value) != datasets:
+                cause = f"{key} is a list of {len(value)}, and the datasets are {datasets}"
+                remedy = "Name one for each dataset, in their order, or one for all without a list."
+                raise InvalidSpec(cause, param=f"evaluate.{key}", remedy=remedy)
+        shared = self.model_dump(exclude=set(OF_EACH))
+        own = [
+            {key: value[at] if isinstance(value, tuple) else value for key, value in given.items()} for at in range(datasets)
+        ]
+        return tuple(Evaluate(**shared, **one) for one in own)
+
+
+OF_EACH = ("metric", "positive")
+"""Keys that each dataset may have its own of."""
+
+
+class Evaluate(JobEvaluate):
+    """What is asked for one dataset: nothing in it is a list."""
+
+    metric: Metric = "auto"
+    positive: Positive = None

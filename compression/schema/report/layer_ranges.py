@@ -1,0 +1,33 @@
+"""How the range of a layer's input was found to be: what integers make of it, and whether outliers break it."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from compression.schema.recipe.base import Config
+
+
+class LayerRange(Config):
+    """One linear layer's input on calibration rows of train (real tokens only), as the artifact of its row rounds it.
+
+    A range is broken by outliers where the largest value is at least 4 times what 99 % of all values keep below, and in
+    effect fewer than a sixteenth of the levels are used: of 8 bits at most 4 are left.
+    """
+
+    layer: str
+    largest: Annotated[float, Field(description="The largest |activation|.")]
+    percentile: Annotated[float, Field(description="99 % of |activations| are at most this.")]
+    ratio: Annotated[float, Field(description="largest / percentile.")]
+    beyond: Annotated[float, Field(description="Share of |activations| larger than 4 × percentile.")]
+    levels_used: Annotated[
+        float | None,
+        Field(
+            description="Share of the levels that are used in effect: 2 to the entropy of the integers, by their number. null: "
+            "the scheme leaves activations in floating point."
+        ),
+    ]
+    broken: Annotated[bool, Field(description="Whether outliers break the range.")]
+    smooths_into: Annotated[
+        str | None,
+        Field(description="The layer before that smoothing can exactly scale the outliers down in; null: none feeds it alone."),
+    ] = None

@@ -1,0 +1,74 @@
+"""The figures beside a row's headline, a line each: the task's other metrics, and what lm-eval's tasks say."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from compression.schema.report.measurements import Row, Score, TaskFigure, shown
+
+
+@dataclass(frozen=True)
+class LmEvalComparison:
+    """One figure in each stage. values: as people read them, in the order of the rows; None where a row has none."""
+
+    name: str
+    what: str
+    """Of how many rows or documents it is, and what else a reader must know."""
+    values: tuple[str | None, ...]
+
+
+def compare_lm_eval(rows: Sequence[Row]) -> list[LmEvalComparison]:
+    """Line up what the rows have beside their headlines; of several datasets each one's, under its name."""
+    parts = sorted({name for row in rows for name in row.parts})
+    if not parts:
+        return list(_of("", rows))
+    return [line for name in parts for line in _of(f"{name}: ", [row.parts.get(name) for row in rows])]
+
+
+def _of(prefix: str, rows: Sequence[Row | None]) -> Iterator[LmEvalComparison]:
+    scores = [row.score if row is not None and isinstance(row.score, Score) else None for row in rows]
+    named = {name: score for score in reversed(scores) if score is not None for name in score.metrics if name != score.metric}
+    for name, score in sorted(named.items()):
+        yield LmEvalComparison(
+            prefix + spoken(name), f"{score.rows:,} test rows", tuple(_metric(found, name) for found in scores)
+        )
+    asked = [{_key(figure): figure for figure in row.lm_eval} if row is not None else {} for row in rows]
+    for key, figure in {key: figure for figures in asked for key, figure in figures.items()}.items():
+        yield LmEvalComparison(prefix + _task(figure), _asked(figure), tuple(_figure(figures.get(key)) for figures in asked))
+
+
+def spoken(name: str) -> str:
+    """next_token_accuracy → next token accuracy."""
+    return name.replace("_", " ")
+
+
+def _metric(score: Score | None, name: str) -> str | None:
+    if score is None or name not in score.metrics:
+        return None
+    error = score.standard_errors.get(name)
+    return shown(name, score.metrics[name]) + (f" ± {shown(name, error).split()[0]}" if error is not None else "")
+
+
+def _key(figure: TaskFigure) -> tuple[str, str, str]:
+    return figure.task, figure.metric, figure.filter
+
+
+def _task(figure: TaskFigure) -> str:
+    how = "" if figure.filter == "none" else f" ({figure.filter})"
+    return f"{figure.task} {spoken(figure.metric)}{how}"
+
+
+def _asked(figure: TaskFigure) -> str:
+    told = ["lm-eval"]
+    told += [f"{figure.rows:,} documents"] if figure.rows is not None else []
+    told += [f"{figure.few_shot}-shot"] if figure.few_shot else []
+    told += ["lower is better"] if figure.higher_is_better is False else []
+    return ", ".join(told)
+
+
+def _figure(figure: TaskFigure | None) -> str | None:
+    if figure is None:
+        return None
+    if figure.value is None:
+        return "no number"
+    # As lm-eval writes them: not all of its metrics are shares.
+    return f"{figure.value:.4f}" + (f" ± {figure.standard_error:.4f}" if figure.standard_error is not None else "")

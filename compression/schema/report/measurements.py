@@ -1,0 +1,384 @@
+"""The figures of a row, their definitions, and how one row is held against another."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from compression.schema.recipe.base import Config
+from compression.schema.report.draws import Interval
+from compression.schema.report.layer_ranges import LayerRange
+from compression.schema.report.preparation import Preparation
+
+Stage = Literal["baseline", "quantized", "pruned", "distilled"]
+STAGES: tuple[Stage, ...] = ("baseline", "quantized", "pruned", "distilled")
+"""Names of the rows, in the fixed order of the method."""
+
+
+class NotMeasured(Config):
+    """In place of a figure that could not be had, with the reason."""
+
+    not_measured: str
+
+
+class Experts(Config):
+    """The experts of a decoder's layers: routed ones, of which each token is sent to some, and shared ones for all tokens."""
+
+    count: Annotated[int, Field(description="Routed experts of a layer.")]
+    ffn: Annotated[int, Field(description="Units of one routed expert.")]
+    shared: Annotated[int, Field(description="Units of a layer's shared experts together: a multiple of `ffn`.")]
+    chosen: Annotated[int, Field(description="Routed experts that a token is sent to.")]
+    groups: Annotated[int, Field(description="Groups that the router chooses among before experts; 1 where it does not.")] = 1
+    chosen_groups: int = 1
+    dense_layers: Annotated[int, Field(description="Layers, the shallow ones, that have one feed-forward part in their place.")]
+
+
+class Latent(Config):
+    """The ranks and head widths of multi-head latent attention (DeepSeek-V2)."""
+
+    query: Annotated[int | None, Field(description="Rank that queries are squeezed to; null where they are not.")]
+    kv: Annotated[int, Field(description="Rank that keys and values are squeezed to together.")]
+    rope: Annotated[int, Field(description="Channels of a head's query and key that carry the position.")]
+    value: Annotated[int, Field(description="Channels of a head's value.")]
+
+
+class Shape(Config):
+    """The widths of a model, as its stock config says them. Those from `groups` on are of decoders, and else null."""
+
+    layers: int
+    hidden: int
+    heads: int
+    ffn: int
+    vocabulary: int
+    embedding: Annotated[int | None, Field(description="Width of the token tables, where it is not `hidden`.")] = None
+    groups: Annotated[int | None, Field(description="Key and value heads, each read by as many query heads.")] = None
+    head_size: Annotated[int | None, Field(description="Channels of a head's query and key.")] = None
+    experts: Experts | None = None
+    latent: Latent | None = None
+
+    @property
+    def attended(self) -> int:
+        """Channels of all heads' queries together, at least as many as of their values: what attention is compared over."""
+        size = self.head_size or self.hidden // self.heads
+        return self.heads * (max(size, self.latent.value) if self.latent is not None else size)
+
+
+class Parameters(Config):
+    """Elements of unique parameters; tied ones count once."""
+
+    total: int
+    embedding: Annotated[int, Field(description="Token, position and type tables.")]
+    other: int
+
+
+class Size(Config):
+    """Bytes on disk of the artifact's weights, as downloaded."""
+
+    bytes: int
+    dtype: Annotated[str, Field(description="What the weights are stored in, for example float32 or int8.")]
+    bytes_at_16_bit: Annotated[int, Field(description="Two bytes a parameter: the other baseline that people mean.")]
+
+
+class Uploaded(Config):
+    """The weights as they were sent."""
+
+    bytes: Annotated[int, Field(description="Of the file or of all shards.")]
+    dtype: Annotated[str, Field(description="What most of these bytes are stored in, for example bfloat16 or Q4_1.")]
+
+
+class Generation(Config):
+    """A language model that goes on with a prompt, greedily: all of the prompt at once (prefill), then token by token (decode).
+
+    Tokens a second of all rows together; both sides interleaved as for `Latency`, medians.
+    """
+
+    prompt: Annotated[int, Field(description="Tokens of each row's prompt.")]
+    tokens: Annotated[int, Field(description="Tokens that follow it, one a step; each step sees all before it.")]
+    prefill_per_second: float
+    decode_per_second: float
+    first_token_ms: Annotated[float, Field(description="From the prompt to the first token of its continuation.")]
+    baseline_prefill_per_second: float
+    baseline_decode_per_second: float
+    baseline_first_token_ms: float
+
+
+class Latency(Config):
+    """Baseline and candidate interleaved in one fresh process, same device, runtime and threads. Milliseconds.
+
+    Of one batch of `length` tokens; of a language model, of one token more of each row, behind a prompt of `length` tokens.
+    """
+
+    median_ms: float
+    p95_ms: float
+    spread_ms: Annotated[float, Field(description="Distance between the quartiles.")]
+    baseline_median_ms: float
+    baseline_p95_ms: float
+    runs: int
+    batch: int
+    length: int
+    threads: int
+    runtime: Annotated[str, Field(description="For example 'onnxruntime 1.32.0 CPUExecutionProvider'.")]
+    generation: Annotated[Generation | None, Field(description="Of a language model alone.")] = None
+    exclusive: Annotated[bool, Field(description="Whether no other job was timed on this host meanwhile.")] = True
+
+    @property
+    def of_what(self) -> str:
+        """Say for people what takes that long."""
+        if self.generation is None:
+            return f"batch {self.batch} × {self.length} tokens"
+        return f"batch {self.batch}, one token more behind a prompt of {self.length} tokens"
+
+
+UNITS = {"perplexity": "", "loss": " nats a token", "bits_per_byte": " bits a byte"}
+"""Metrics that are no shares, and what is said behind them."""
+
+
+def shown(metric: str, value: float) -> str:
+    """Write a metric's value for people: shares in percent, the others as they are."""
+    return f"{value:.4g}{UNITS[metric]}" if metric in UNITS else f"{value:.2%}"
+
+
+class Score(Config):
+    """The task's metric on one split, at batch 1 and, padded, at batch 32."""
+
+    metric: str
+    value: Annotated[float, Field(description="At batch 1; 1 is perfect. Correlations may be negative.")]
+    lower_is_better: Annotated[bool, Field(description="Of perplexity; retention is then before / after.")] = False
+    standard_error: Annotated[
+        float,
+        Field(
+            description="Of the headline. A perplexity of which none is known (of a single text, or past 1e300) has its own "
+            "value here and none in `standard_errors`."
+        ),
+    ]
+    error_from: Annotated[
+        Literal["analytic", "bootstrap", "parts"],
+        Field(
+            description="Of the headline. analytic: of a share or a mean over rows. bootstrap: 1,000 samples of the rows, "
+            "seeded. parts: of a mean over n datasets, the root of the sum of their squared errors over n."
+        ),
+    ] = "analytic"
+    metrics: Annotated[
+        dict[str, float],
+        Field(
+            default_factory=dict,
+            description="The headline and the task's other metrics, at batch 1; of a mean over datasets, the value of each.",
+        ),
+    ]
+    standard_errors: dict[str, float] = Field(
+        default_factory=dict,
+        description="Of each of `metrics`: shares and means over rows by formula, the others by one bootstrap. Left out where "
+        "a single row or text is all that there is; none in reports of before this was kept.",
+    )
+    value_at_batch_32: Annotated[
+        float,
+        Field(
+            description="Of a language model as many windows of the test texts are asked again together as their logits allow, "
+            "at most 32, and the others' answers are those at batch 1."
+        ),
+    ]
+    rows: int
+    rows_changed_by_batching: Annotated[int, Field(description="Rows whose answer depends on who shares the batch.")]
+    chance: Annotated[
+        float,
+        Field(
+            description="The metric of who knows no text: always the most frequent label, no entity, no answer; 0 for "
+            "correlations; for perplexity the shares of all tokens, whatever came before."
+        ),
+    ]
+
+    @property
+    def named(self) -> str:
+        """Name the metric as pictures do: of one that falls as it gets better, that it does."""
+        return f"{self.metric}, lower is better" if self.lower_is_better else self.metric
+
+    @property
+    def worth(self) -> float:
+        """Return the score such that more is better and differences add up: of a perplexity minus its logarithm, in nats."""
+        return -math.log(self.value) if self.lower_is_better else self.value
+
+    @property
+    def worth_error(self) -> float:
+        """Return the standard error of `worth`; of a logarithm it is the relative one (delta method)."""
+        return self.standard_error / self.value if self.lower_is_better else self.standard_error
+
+    @property
+    def above_chance(self) -> float:
+        """Say how much `worth` is more than that of who knows no text."""
+        return self.worth - (-math.log(self.chance) if self.lower_is_better else self.chance)
+
+    def at_retention(self, share: float) -> float:
+        """Return the value at which `share` of this score is kept."""
+        return self.value / share if self.lower_is_better else self.value * share
+
+
+class Ratios(Config):
+    """A row against the baseline. `null` where the ratio has no meaning."""
+
+    parameter_reduction: float
+    size_reduction: float
+    size_reduction_from_file: Annotated[
+        float | None, Field(description="Against the weights as they were sent; null in reports of before this was kept.")
+    ] = None
+    size_reduction_from_16_bit: Annotated[float | None, Field(description="Against two bytes a parameter of the baseline.")] = (
+        None
+    )
+    size_reduction_from_float32: Annotated[float | None, Field(description="Against four.")] = None
+    speed_up: float | None
+    latency_reduction: float | None
+    retention: Annotated[float | None, Field(description="Of the score on test: reported, and nothing is chosen by it.")]
+    retention_above_chance: Annotated[float | None, Field(description="On test, of what is above chance.")]
+    retention_interval: Annotated[
+        Interval | None,
+        Field(
+            description="95 % interval of `retention`: paired bootstrap over test rows, of a language model over texts. null "
+            "where rows cannot be paired, and in reports of before this was kept."
+        ),
+    ] = None
+    retention_on_validation: Annotated[
+        float | None, Field(description="Of the score on validation, by the same runner: what choices and verdicts read.")
+    ] = None
+    retention_on_validation_interval: Annotated[
+        Interval | None, Field(description="As `retention_interval`, over validation rows.")
+    ] = None
+    judged_on: Annotated[
+        Literal["validation", "test"],
+        Field(description="The split that choices and verdicts read; test only in reports of before validation was scored."),
+    ] = "test"
+    baseline_not_converged: Annotated[
+        bool,
+        Field(description="Whether the baseline's validation score was still rising when its preparation ended."),
+    ] = False
+
+    def value_of(self, target: str) -> float | None:
+        """Return what is held against a target, by the target's name."""
+        found: float | None = self.judged_retention if target == "retention" else getattr(self, target)
+        return found
+
+    @property
+    def judged_retention(self) -> float | None:
+        """Return the retention that choices and verdicts read."""
+        return self.retention_on_validation if self.judged_on == "validation" else self.retention
+
+    @property
+    def judged_interval(self) -> Interval | None:
+        """Return the interval of `judged_retention`."""
+        return self.retention_on_validation_interval if self.judged_on == "validation" else self.retention_interval
+
+
+class Remedy(Config):
+    """A change of the recipe that the figures speak for. Sending the job again with it is a try, not a promise."""
+
+    key: Annotated[str, Field(description="Path in the recipe, for example recipe.distill.epochs.")]
+    now: Annotated[JsonValue, Field(description="What the job ran with.")]
+    proposed: JsonValue
+    why: Annotated[str, Field(description="The figures that it was reckoned from.")]
+    applied: Annotated[bool, Field(description="Whether the job did it itself already (recipe.remedy: apply).")] = False
+
+
+class StageVerdict(Config):
+    """A row held against the targets and against the best row before it."""
+
+    met: Annotated[tuple[str, ...], Field(description="Names of the targets that its artifact meets.")]
+    missed: Annotated[tuple[str, ...], Field(description="Names of those that it was measured to miss.")]
+    unproven: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Names of the others: the value was not measured, or the baseline has not converged "
+            "(`baseline_not_converged` in `ratios`). Empty in reports of before this was kept, which count them as missed."
+        ),
+    ] = ()
+    best_before: Annotated[Stage | None, Field(description="The row that would be shipped without this one.")]
+    worse_than: Annotated[
+        Stage | None,
+        Field(
+            description="An earlier row that scores better, by more than this one's standard error, and is as small and fast."
+        ),
+    ]
+    behind: Annotated[
+        Stage | None,
+        Field(
+            description="`best_before`, where that row is nearer to the targets than this one, by more than chance explains: "
+            "usual for a cut, until it is distilled. The row's notes say by which figures, and what is still to come."
+        ),
+    ] = None
+    behind_in: Annotated[
+        tuple[str, ...], Field(description="Names of the targets that this row misses, and misses by more than that one.")
+    ] = ()
+    remedies: Annotated[tuple[Remedy, ...], Field(description="For what no later stage of the recipe is there to mend.")] = ()
+
+
+class Sensitivity(Config):
+    """What a cut of one axis alone does to the score, before any training."""
+
+    ratio: Annotated[float, Field(description="Asked; 0 is the model before the cut, on the same rows.")]
+    taken: Annotated[float, Field(description="At the nearest shape that the stock config can express.")]
+    parameters: Annotated[int, Field(description="That the whole model would be left with.")]
+    score: Annotated[float, Field(description="The task's metric on (at most 256) rows of validation.")]
+
+
+class TaskFigure(Config):
+    """One metric of one of lm-eval's tasks, as lm-eval reports it."""
+
+    task: str
+    metric: str
+    filter: Annotated[str, Field(description="How answers were read out of what was generated; none: as they were.")]
+    value: Annotated[float | None, Field(description="null where it is no number, or one past 2^62.")]
+    standard_error: Annotated[float | None, Field(description="null where lm-eval has none for the metric.")]
+    higher_is_better: bool | None
+    rows: Annotated[int | None, Field(description="Documents that were asked; of a group the sum.")]
+    few_shot: Annotated[int | None, Field(description="Examples before each.")]
+    version: Annotated[str, Field(description="Of the task.")]
+
+
+class Row(Config):
+    """One stage's row: bytes, latency and score come from one and the same artifact.
+
+    Of a job with several datasets it is the mean over their rows, which lie in `parts`, each measured on an artifact of its
+    own: sizes, times and scores are means, seconds and counts of test rows are sums, and the ratios are those of the means.
+    """
+
+    stage: Stage
+    artifact: Annotated[
+        str, Field(description="Name of the artifact that these figures were measured on; of a mean, the first part's.")
+    ]
+    shape: Shape
+    parameters: Parameters
+    size: Size
+    latency: Latency | NotMeasured
+    score: Score | NotMeasured
+    validation: Annotated[
+        Score | NotMeasured | None,
+        Field(description="The same artifact's score on validation, by the same runner: what choices and verdicts read."),
+    ] = None
+    preparation: Annotated[
+        Preparation | None,
+        Field(description="Of the baseline alone: how it was tuned. null in reports of before this was kept."),
+    ] = None
+    flops: Annotated[int | NotMeasured, Field(description="Of one forward pass at the latency's shape (torch's counter).")]
+    peak_memory_bytes: Annotated[int | NotMeasured, Field(description="Resident peak of the process that only serves it.")]
+    ratios: Ratios
+    seconds: Annotated[float, Field(description="What the stage took, export and measuring included.")]
+    notes: tuple[str, ...] = ()
+    verdict: Annotated[StageVerdict | None, Field(description="null in reports of before there were verdicts.")] = None
+    ranges: Annotated[
+        tuple[LayerRange, ...], Field(description="Of each linear layer's input, where integers are simulated; model order.")
+    ] = ()
+    lm_eval: Annotated[
+        tuple[TaskFigure, ...], Field(description="Of evaluate.lm_eval's tasks; of the stage's model, its integers simulated.")
+    ] = ()
+    # Not within Annotated: mypy's plugin overlooks the factory there, where a class speaks of itself.
+    parts: dict[str, "Row"] = Field(default_factory=dict, description="Of several datasets, each one's row by its name.")
+
+    @property
+    def convergence(self) -> Literal["not converged", "not tuned here", ""]:
+        """Say what a reader must know of a baseline's preparation; of several datasets one that has not converged is enough."""
+        found = [row.preparation for row in (self.parts or {"": self}).values() if row.preparation is not None]
+        if any(one.converged is False for one in found):
+            return "not converged"
+        return "not tuned here" if found and all(one.converged is None for one in found) else ""
+
+    @property
+    def judged_score(self) -> Score | NotMeasured:
+        """Return the score that choices read: on validation, or on test in rows of before validation was scored."""
+        return self.score if self.validation is None else self.validation

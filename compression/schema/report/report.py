@@ -1,0 +1,189 @@
+"""Everything that a job brought: its rows, its artifacts, and what is made of them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from compression.schema.file_names import portable
+from compression.schema.recipe.base import Config, JobTask, Task
+from compression.schema.recipe.recipe import Recipe, Targets
+from compression.schema.report.draws import Interval
+from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
+from compression.schema.report.measurements import NotMeasured, Ratios, Row, Score, Sensitivity, Stage, Uploaded
+
+
+class File(Config):
+    """One file of an artifact or a checkpoint."""
+
+    path: Annotated[
+        str,
+        Field(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$", description="Relative."),
+        AfterValidator(portable),
+    ]
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Artifact(Config):
+    """Something to download: a folder under artifacts/, named by `name`, that stock tools open."""
+
+    name: Annotated[str, Field(max_length=100, pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    kind: Literal["onnx", "transformers"]
+    stage: Stage
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16", "float64", "int8", "int4", "mixed"],
+        Field(description="mixed: tables and the head are integers, the other matrices are not; its card says how many."),
+    ]
+    files: tuple[File, ...]
+    score: Annotated[Score | NotMeasured, Field(description="Measured on this artifact in its own runtime, on test.")]
+    validation: Annotated[
+        Score | NotMeasured | None,
+        Field(description="The same on validation; null in reports of before it was scored."),
+    ] = None
+    opens_with: Annotated[str, Field(description="The stock tool and call that open it.")]
+    part: Annotated[str | None, Field(description="Of several datasets, the name of the one that it is for.")] = None
+    compared_on: Annotated[
+        ComparedAnswers | NotCompared | None,
+        Field(
+            description="Whether an ONNX file that multiplies 8-bit integers answers alike on processors without VNNI; null "
+            "for other artifacts, and in reports of before it was compared."
+        ),
+    ] = None
+
+
+class Values(Config):
+    """What the numbers of a regression split are."""
+
+    least: float
+    most: float
+    mean: float
+
+
+class SplitFacts(Config):
+    """What a split held when the job ran."""
+
+    rows: int
+    carved_from_train: bool
+    labels: Annotated[dict[str, int], Field(description="Rows of each; tags of tokens; answerable and unanswerable questions.")]
+    values: Annotated[Values | None, Field(description="Of a regression split, which has no labels.")] = None
+    tokens: Annotated[
+        int | None, Field(description="Of causal-lm: next tokens that the split's texts ask for, as the model cuts them.")
+    ] = None
+    bytes: Annotated[int | None, Field(description="Of causal-lm: of UTF-8, of the texts that have such a token.")] = None
+
+
+Status = Literal["met", "missed", "unproven"]
+Code = Literal["baseline_not_converged", "not_measured"]
+
+
+class Verdict(Config):
+    """One target, and whether the headline artifact meets it."""
+
+    target: float
+    value: Annotated[float | None, Field(description="null where it was not measured.")]
+    met: Annotated[bool, Field(description="Whether `status` is met.")]
+    status: Annotated[
+        Status,
+        Field(
+            description="unproven: the value was not measured or, of retention, the baseline has not converged. The interval "
+            "does not change it."
+        ),
+    ] = "missed"
+    code: Annotated[Code | None, Field(description="Why it is unproven.")] = None
+    reason: Annotated[str | None, Field(description="The same for people.")] = None
+    split: Annotated[
+        Literal["validation", "test"] | None,
+        Field(description="Of retention, the split that `value` is of; test only in reports of before validation was scored."),
+    ] = None
+    interval: Annotated[Interval | None, Field(description="Of retention: 95 % of its paired bootstrap.")] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, given: Any) -> Any:
+        """Give a verdict of before there was a status the one that follows from the rest."""
+        if not isinstance(given, dict) or "status" in given:
+            return given
+        if given.get("met"):
+            return {**given, "status": "met"}
+        return {**given, **(_NOT_MEASURED if given.get("value") is None else {"status": "missed"})}
+
+
+_NOT_MEASURED = {
+    "status": "unproven",
+    "code": "not_measured",
+    "reason": "It was not measured, or the baseline's figure is not above 0.",
+}
+_NOT_CONVERGED = {
+    "status": "unproven",
+    "code": "baseline_not_converged",
+    "reason": "The baseline has not converged: a share of its score says nothing of what compression costs.",
+}
+
+
+class PartReport(Config):
+    """What is one dataset's own in the report of several."""
+
+    name: Annotated[str, Field(description="Key of its figures in the `parts` of each row.")]
+    task: Task
+    labels: tuple[str, ...]
+    splits: dict[str, SplitFacts]
+    pruning: Annotated[dict[str, Any] | None, Field(description="As the report's own.")]
+    sensitivity: Annotated[dict[str, tuple[Sensitivity, ...]], Field(default_factory=dict, description="As the report's own.")]
+    notes: tuple[str, ...] = ()
+
+
+class Report(Config):
+    """The whole result of a job."""
+
+    version: Literal[1] = 1
+    task: JobTask
+    labels: tuple[str, ...]
+    rows: tuple[Row, ...]
+    uploaded: Annotated[
+        Uploaded | None, Field(description="The job's model as it was sent; null in reports of before this was kept.")
+    ] = None
+    headline: Annotated[
+        str,
+        Field(
+            description="Name of the artifact to take; `ratios` and `verdicts` are its row's. Of several datasets the first "
+            "one's, and `headlines` names them all."
+        ),
+    ]
+    headlines: Annotated[
+        dict[str, str], Field(default_factory=dict, description="Of several datasets, the artifact to take for each.")
+    ]
+    parts: Annotated[
+        tuple[PartReport, ...],
+        Field(description="Of several datasets; `labels`, `splits`, `pruning` and `sensitivity` are then each one's own."),
+    ] = ()
+    choice: Annotated[str, Field(description="Why that one: the rule and the figures.")] = ""
+    ratios: Ratios
+    targets: Targets
+    verdicts: dict[str, Verdict]
+    artifacts: tuple[Artifact, ...]
+    recipe: Recipe
+    splits: dict[str, SplitFacts]
+    pruning: Annotated[dict[str, Any] | None, Field(description="Per axis: units before and after, ratio asked and taken.")]
+    sensitivity: Annotated[
+        dict[str, tuple[Sensitivity, ...]],
+        Field(default_factory=dict, description="By axis: hidden with its heads, ffn, layers; empty unless asked for."),
+    ]
+    environment: Annotated[dict[str, str], Field(description="Versions, processor, device, threads.")]
+    notes: tuple[str, ...] = ()
+
+
+def verdicts(found: Ratios, targets: Targets) -> dict[str, Verdict]:
+    """Hold an artifact's ratios against the targets, one verdict a target."""
+    return {name: _verdict(name, found, getattr(targets, name)) for name in Targets.model_fields}
+
+
+def _verdict(name: str, found: Ratios, target: float) -> Verdict:
+    facts: dict[str, Any] = {"target": target, "value": found.value_of(name)}
+    if name == "retention":
+        facts |= {"split": found.judged_on, "interval": found.judged_interval}
+    if facts["value"] is None:
+        return Verdict(**facts, met=False, **_NOT_MEASURED)
+    if name == "retention" and found.baseline_not_converged:
+        return Verdict(**facts, met=False, **_NOT_CONVERGED)
+    met = facts["value"] >= target
+    return Verdict(**facts, met=met, status="met" if met else "missed")

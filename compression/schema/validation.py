@@ -1,0 +1,56 @@
+"""What `python -m compression validate` answers: one JSON object."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from compression.schema.recipe.base import Config, Task
+from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.report.report import Values
+
+
+class ModelFacts(Config):
+    """What is known of a model once its files were read; preflight and jobs rely on it."""
+
+    kind: Literal["model"] = "model"
+    family: str
+    architecture: str
+    shape: Shape
+    max_positions: int
+    parameters: Parameters
+    labels: Annotated[tuple[str, ...] | None, Field(description="Of its classification head; null for a bare encoder.")]
+    dtype: str
+    bytes: int
+    biases: Annotated[
+        tuple[Literal["attention", "mlp"], ...],
+        Field(description="Of a decoder: parts whose linear layers have biases, where its family's config says so."),
+    ] = ()
+    speaks: Annotated[bool, Field(description="Of a decoder: whether it has an output layer, its own or its table.")] = True
+
+
+class DataFacts(Config):
+    """What is known of a dataset once its files were read."""
+
+    kind: Literal["dataset"] = "dataset"
+    task: Task = "text-classification"
+    labels: Annotated[tuple[str, ...], Field(description="Classes or tags; none where the task has none.")]
+    rows: dict[str, int]
+    label_counts: dict[str, dict[str, int]]
+    values: Annotated[
+        dict[str, Values], Field(default_factory=dict, description="Of each split of a regression, which has no labels.")
+    ]
+    mean_words: Annotated[float, Field(description="Of train; a first guess at tokens.")]
+    longest_words: int
+    characters: dict[str, int] = Field(default_factory=dict, description="Of each split of causal-lm, all texts together.")
+    unlabelled_words: Annotated[float, Field(description="Mean of the unlabelled texts, where there are any.")] = 0.0
+
+
+class Rejected(Config):
+    """Why an upload is of no use: one or more reasons, each with code, cause, remedy and field."""
+
+    kind: Literal["rejected"] = "rejected"
+    reasons: Annotated[tuple[dict[str, str | None], ...], Field(min_length=1)]
+
+
+Finding = Annotated[ModelFacts | DataFacts | Rejected, Field(discriminator="kind")]
+parse_finding: TypeAdapter[Finding] = TypeAdapter(Finding)

@@ -1,0 +1,1 @@
+"""The machine below the engine: processes, files, memory, progress, interrupts."""

@@ -1,0 +1,88 @@
+"""Start one of the engine's own commands in a fresh process and take its answers, a line each. Torch-free."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import compression
+from compression.schema.recipe.base import Config
+from compression.system.memory import killed_for_memory
+
+LAST_WORDS = 2000
+"""Bytes of a failed child's log that its error carries."""
+OUT_OF_MEMORY = 4
+"""Exit code of a child for which memory did not suffice."""
+
+
+class ChildFailed(RuntimeError):
+    """A child of the engine ended without an answer: a bug or the machine, not the user's to mend."""
+
+
+class ChildLate(ChildFailed):
+    """A child took longer than it may."""
+
+
+class ChildOutOfMemory(ChildFailed):
+    """A child's memory did not suffice: it said so itself, or the kernel ended it for that."""
+
+
+def child_lines(command: str, spec: Config, *, timeout: float) -> Iterator[str]:
+    """Run `python -m compression <command> SPEC.json` and yield each line of its standard output as it comes.
+
+    The child dies with us (`process.die_with_parent`), and where nobody listens to the end. Raises ChildFailed where it ends
+    with an error, ChildLate where it takes longer than `timeout` seconds, ChildOutOfMemory where it had too little memory.
+    """
+    before, end = killed_for_memory(), time.monotonic() + timeout
+    with tempfile.TemporaryDirectory(prefix="lathe-") as folder:
+        path, log = Path(folder) / "spec.json", Path(folder) / "log"
+        path.write_text(spec.model_dump_json(), "utf-8")
+        with log.open("wb") as errors:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "compression", command, "--die-with-parent", str(path)],
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+        try:
+            assert child.stdout is not None  # noqa: S101
+            with child.stdout as pipe:
+                yield from _lines(pipe, end)
+            code = child.wait(timeout=max(end - time.monotonic(), 1))
+        except (TimeoutError, subprocess.TimeoutExpired) as problem:
+            raise ChildLate(f"{command} took longer than {timeout:.0f} s") from problem
+        finally:
+            child.kill()
+            child.wait()
+        if code != 0:
+            # Anybody may send SIGKILL: it tells of memory only where the kernel counted one of its own meanwhile.
+            ended_for_it = code == -signal.SIGKILL and killed_for_memory() > before
+            kind = ChildOutOfMemory if code == OUT_OF_MEMORY or ended_for_it else ChildFailed
+            raise kind(f"{command} ended with {code}: {log.read_bytes()[-LAST_WORDS:].decode('utf-8', 'replace')}")
+
+
+def _lines(pipe: IO[bytes], end: float) -> Iterator[str]:
+    """Yield whole lines until the pipe is closed. Raises TimeoutError where it is not by `end` of the monotonic clock."""
+    heard = b""
+    while select.select([pipe], [], [], max(end - time.monotonic(), 0))[0]:
+        said = os.read(pipe.fileno(), 1 << 16)
+        if not said:
+            return
+        *lines, heard = (heard + said).split(b"\n")
+        for line in lines:
+            yield line.decode()
+    raise TimeoutError
+
+
+def _environment() -> dict[str, str]:
+    # The package is found again even where we were started from its folder without being installed.
+    home = str(Path(compression.__file__).parents[1])
+    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}

@@ -1,0 +1,154 @@
+"""Where the whole job is, and how long it will still take: phases with a weight each, walked through one after the other."""
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TypeVar
+
+from compression.schema.events import Log, Progress, TrainingSaved
+from compression.schema.report.measurements import Stage
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where the loop is. `score` is on validation, after an epoch; `resumed`: what came before took no time of ours."""
+
+    step: int
+    total: int
+    loss: float | None = None
+    rate: float | None = None
+    score: float | None = None
+    resumed: bool = False
+
+
+def count_rows(check_pause: Callable[[], None], total: int, *askings: Iterable[int]) -> Generator[Step, None, None]:
+    """Go through askings one after the other, which yield how many rows they have just asked of; tell how far that is.
+
+    total: rows of all of them, or more where some need not be asked of. heed: called before each batch; what it raises ends the
+    asking.
+    """
+    done, batches = 0, chain(*askings)
+    yield Step(0, total)
+    while done < total:
+        check_pause()
+        done += next(batches, total - done)
+        yield Step(done, total)
+
+
+def portion_of(ticks: Generator[Step, None, Result], number: int, count: int) -> Generator[Step, None, Result]:
+    """Tell ticks as those of one of `count` equal portions of work; return what they come to. number: from 0."""
+    while True:
+        try:
+            news = next(ticks)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        yield replace(news, step=number * news.total + news.step, total=count * news.total)
+
+
+def run_silently(ticks: Generator[Step, None, Result]) -> Result:
+    """Go through all ticks and tell none; return what they come to."""
+    while True:
+        try:
+            next(ticks)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+
+Result = TypeVar("Result")
+SECONDS_BETWEEN = 0.5
+"""Ticks that follow sooner than this are not told, unless they carry a score, begin a phase or end it."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of work. `weight` is its expected share of time, in any unit that all phases share.
+
+    `part` is the dataset that it is for, of several.
+    """
+
+    stage: Stage
+    name: str
+    weight: float
+    part: str = ""
+
+
+class ProgressTracker:
+    """The phases of a job. Its fraction never falls. `part` names the dataset that is at work, of several."""
+
+    def __init__(self, phases: list[Phase]) -> None:
+        self.phases = phases
+        self.part = ""
+        self._whole = sum(phase.weight for phase in phases) or 1.0
+        self._reached = 0.0
+        self._told = 0.0
+        self._started: tuple[float, float] | None = None
+
+    def skip(self, stage: Stage) -> None:
+        """Count all phases of a stage as done: it was resumed from its checkpoint."""
+        for phase in self.phases:
+            if phase.stage == stage:
+                self._reached = max(self._reached, self._before(phase) + phase.weight / self._whole)
+
+    def at(self, stage: Stage, phase: str, tick: Step) -> Iterator[Progress]:
+        """Yield the progress that `tick` means, or nothing where one was told a moment ago."""
+        now = time.monotonic()
+        edge = tick.resumed or tick.step in (0, tick.total)
+        if now - self._told < SECONDS_BETWEEN and not edge and tick.score is None:
+            return
+        self._told = now
+        here = self._phase(stage, phase)
+        reached = self._before(here) + here.weight / self._whole * (tick.step / max(tick.total, 1))
+        self._reached = min(max(self._reached, reached), 1.0)
+        if tick.resumed:
+            self._started = None
+        yield Progress(
+            stage=stage,
+            phase=phase,
+            step=tick.step,
+            total=tick.total,
+            fraction=self._reached,
+            eta_seconds=self._eta(now),
+            loss=tick.loss,
+            rate=tick.rate,
+            score=tick.score,
+            part=self.part,
+        )
+
+    def mark(self, stage: Stage, phase: str, done: bool) -> Iterator[Progress]:
+        """Yield the beginning or the end of a phase that has no steps of its own."""
+        yield from self.at(stage, phase, Step(step=int(done), total=1))
+
+    def follow(
+        self, stage: Stage, phase: str, ticks: Generator[Step | TrainingSaved | Log, None, Result]
+    ) -> Generator[Progress | TrainingSaved | Log, None, Result]:
+        """Pass a training loop's ticks on as progress, and its other news as they are; return what it returns."""
+        while True:
+            try:
+                news = next(ticks)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            if isinstance(news, Step):
+                yield from self.at(stage, phase, news)
+            else:
+                yield news
+
+    def _phase(self, stage: Stage, name: str) -> Phase:
+        for phase in self.phases:
+            if (phase.stage, phase.name, phase.part) == (stage, name, self.part):
+                return phase
+        raise KeyError(f"no phase {name!r} of {stage}")
+
+    def _before(self, phase: Phase) -> float:
+        return sum(earlier.weight for earlier in self.phases[: self.phases.index(phase)]) / self._whole
+
+    def _eta(self, now: float) -> float | None:
+        # From this attempt's own pace only: what a resumed attempt skipped took it no time.
+        if self._started is None:
+            self._started = (now, self._reached)
+        since, first = self._started
+        gained = self._reached - first
+        return (now - since) / gained * (1 - self._reached) if gained > 0 else None

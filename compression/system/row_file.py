@@ -1,0 +1,53 @@
+"""Rows of bytes in a flat file."""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+
+class RowFile:
+    """Rows of bytes in a flat file, which is removed with it.
+
+    It is read and not mapped: mapped pages count as the engine's resident memory, which its worker watches, while the system
+    keeps what was read in memory of its own for as long as there is some to spare.
+    """
+
+    def __init__(self, path: Path, sizes: Sequence[int]) -> None:
+        """sizes: bytes of each row."""
+        self._path, self._sizes = path, list(sizes)
+        self._starts, at = [], 0
+        for size in self._sizes:
+            self._starts.append(at)
+            at += size
+        self.bytes = at
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+    def write(self, row: int, found: bytes | memoryview) -> None:
+        """Write a row. Raises ValueError where it is of another size, OSError where the disk is full."""
+        if len(found) != self._sizes[row]:
+            raise ValueError(f"row {row} has {len(found)} bytes, not {self._sizes[row]}")
+        left, at = memoryview(found), self._starts[row]
+        while left:
+            done = os.pwrite(self._file, left, at)
+            left, at = left[done:], at + done
+
+    def read(self, row: int) -> bytearray:
+        """Read a row. Raises OSError where the file ends before it does."""
+        buffer = bytearray(self._sizes[row])
+        left, at = memoryview(buffer), self._starts[row]
+        while left:
+            done = os.preadv(self._file, [left], at)
+            if done == 0:
+                raise OSError(f"{self._path} ends before row {row}")
+            left, at = left[done:], at + done
+        return buffer
+
+    def close(self) -> None:
+        """Close and remove the file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        with suppress(OSError):
+            self._path.unlink()

@@ -1,0 +1,74 @@
+"""Folders whose files are listed with size and digest, and texts that are wrapped with their own digest."""
+
+import hashlib
+import json
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from compression.schema.report.report import File
+
+STATE = "state.json"
+
+
+class UnusableCheckpoint(Exception):
+    """A checkpoint that cannot be gone on from, and why. It costs time only: the stage is done again."""
+
+
+def code_version() -> str:
+    """Name the version of the code; one that runs from its folder without being installed has none."""
+    try:
+        return version("lathe")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_digest(path: Path) -> str:
+    """sha256 of an input, which is read once a process: inputs do not change while they are worked on."""
+    facts = path.stat()
+    return _known_digest(path, facts.st_size, facts.st_mtime_ns)
+
+
+@cache
+def _known_digest(path: Path, size: int, changed: int) -> str:  # noqa: ARG001
+    return digest(path)
+
+
+def list_files(folder: Path) -> tuple[File, ...]:
+    """List a folder's files with size and digest, by path."""
+    return tuple(
+        File(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    )
+
+
+def seal(body: str) -> str:
+    """Wrap a text with its digest."""
+    return json.dumps({"sha256": _sha256(body), "body": body})
+
+
+def unseal(path: Path) -> str:
+    """Read a text out of its wrapping. Raises Unusable where it is not the one that was wrapped."""
+    wrapped = json.loads(path.read_text(encoding="utf-8"))
+    body: str = wrapped["body"]
+    if _sha256(body) != wrapped["sha256"]:
+        raise UnusableCheckpoint(f"{path.parent.name}/{path.name} is damaged")
+    return body
+
+
+def verify_files(place: Path, files: tuple[File, ...]) -> None:
+    """Hold a folder's files against their digests. Raises Unusable, and OSError where one is not there."""
+    for file in files:
+        if digest(place / file.path) != file.sha256:
+            raise UnusableCheckpoint(f"{place.name}/{file.path} is not what was written")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The training loop, its settings and budget, and training in progress on disk."""

@@ -1,0 +1,386 @@
+"""The one training loop: preparation, quantization-aware training, recovery and distillation all go through it.
+
+AdamW (Loshchilov & Hutter 2019), linear warm-up and decay, clipped gradients; the best epoch on validation is what remains. It
+ends early where validation no longer gains or the job's budget is spent; what it did unasked it says. The same seed gives
+the same result on the same machine, also where the loop was stopped on the way and a new process took it up: all that it
+remembers is in `_Run`, which `saving` writes and reads.
+"""
+
+import math
+from collections.abc import Callable, Generator, Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compression.evaluation.validate import Validation, validate
+from compression.modalities.base import AnyBatch, TrainingRows, count_steps, grouped
+from compression.modalities.text.batches import TokenizedDataset
+from compression.models.tensors import Shapes, Tensors
+from compression.planning import preparation
+from compression.quantization.fake_quantize import input_ranges, is_simulated, set_input_ranges
+from compression.quantization.precision import gradient_dtype, gradient_precision
+from compression.schema.errors import TrainingDiverged
+from compression.schema.events import Log, TrainingSaved
+from compression.system.progress import Step
+from compression.training.budget import Budget
+from compression.training.config import TrainingConfig, TrainingOutcome, rate_share, warm_share
+from compression.training.gradient_checkpointing import recomputed
+from compression.training.save import ResumableTraining, TrainerState, random_state, set_random_state
+
+LARGEST_GRADIENT = 1.0
+"""Gradients of a larger norm are scaled down to it: BERT's own fine-tuning value."""
+LEAST_DECAY, MOST_DECAY = 1e-4, 0.3
+"""Between these the adapted L2 stays. A step takes rate × L2 of each weight: of 300 steps even the most takes some thousandth
+at the account's rate, 1e-5, and a tenth at 1e-3."""
+
+BeforeEpoch = Callable[[int], None]
+BeforeStep = Callable[[int, int], None]
+
+
+def nothing(*_: int) -> None:
+    """Do nothing before an epoch or a step."""
+
+
+def train(
+    model: nn.Module,
+    plan: TrainingConfig,
+    train_rows: TrainingRows[AnyBatch],
+    validation_rows: TokenizedDataset | None,
+    loss: Callable[[AnyBatch], Tensor],
+    *,
+    before_epoch: BeforeEpoch = nothing,
+    before_step: BeforeStep = nothing,
+    validation: Callable[[], Validation] | None = None,
+    extra: Iterable[nn.Parameter] = (),
+    head: Iterable[nn.Parameter] = (),
+    resumable: ResumableTraining | None = None,
+    budget: Budget | None = None,
+) -> Generator[Step | TrainingSaved | Log, None, TrainingOutcome]:
+    """Train `model` in place on `loss`; leave it in evaluation mode with the weights of its best epoch.
+
+    `before_epoch` may freeze parameters or exchange layers, and must be right when it is called in mid-epoch, after a
+    resumption; `before_step` is told (step, steps in all) before each step; `validation` replaces the plain scoring on
+    `validation_rows`, which may be None then; `extra` are parameters that are trained beside the model's and thrown away after;
+    `head` are those of the model that `plan.head_factor` is for; `course` saves, pauses and takes up again; `budget` is the
+    job's: when it is spent, training ends at that step, and the part of an epoch that it had done is judged like a whole one.
+    With no epochs nothing changes. A loss that is not finite puts the
+    last good epoch back, once, at half the rate. Raises TrainingDiverged at the second time, and what `course` does.
+    """
+    judge = validation or _plain(model, validation_rows, plan.parts)
+    an_epoch = count_steps(count_steps(len(train_rows), plan.batch), plan.accumulate)
+    run = _Run(model, plan, list(extra), an_epoch, budget or Budget(), list(head))
+    found = (yield from resumable.take_up(run.shapes)) if resumable is not None and plan.epochs else None
+    if found is not None:
+        run.take_up(*found)
+        yield Step(run.where.step, run.expected, resumed=True)
+    else:
+        before = judge()
+        if plan.epochs == 0:
+            model.eval()
+            return TrainingOutcome(0, before, before, False)
+        torch.manual_seed(plan.seed)
+        run.begin(before)
+    where = run.where
+    run.budget.begin()
+    while not run.is_over():
+        before_epoch(where.epoch)
+        model.train(plan.dropout)
+        healthy = yield from run.epoch(train_rows, loss, resumable, before_step)
+        if not healthy:
+            yield Log(level="warning", message=run.step_back())
+            continue
+        score = run.judged(judge())
+        yield Step(where.step, run.expected, where.last_loss, run.rate(), score)
+    run.leave_best()
+    if not where.ended:
+        if (cut_short := run.why_cut_short()) is not None:
+            where.remarks.append(cut_short)
+            yield Log(message=cut_short)
+        where.ended = True
+        if resumable is not None:
+            yield from resumable.after_step(run, ended=True)
+    ends = tuple(where.remarks), tuple(where.curve), run.is_out_of_patience()
+    return TrainingOutcome(where.best_epoch, where.before, where.best, where.stepped_back, *ends)
+
+
+def _plain(model: nn.Module, rows: TokenizedDataset | None, parts: int) -> Callable[[], Validation]:
+    if rows is None:
+        raise ValueError("there is nothing to choose the best epoch by")
+    return lambda: validate(model, rows, parts)
+
+
+def _like(parameter: Tensor, values: Tensor) -> Tensor:
+    # In the parameter's own layout: the fused optimizer goes through both as they lie in memory.
+    return torch.empty_like(parameter, requires_grad=False).copy_(values)
+
+
+class _Run:
+    """All that one call of `train` remembers: numbers (`where`), parameters, optimizer, weights to go back to."""
+
+    where: TrainerState
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: TrainingConfig,
+        extra: list[nn.Parameter],
+        steps_an_epoch: int,
+        budget: Budget,
+        head: Sequence[nn.Parameter] = (),
+    ) -> None:
+        self.model, self.plan, self.budget = model, plan, budget
+        self.steps_an_epoch = steps_an_epoch
+        self.parameters = [*model.parameters(), *extra]
+        self.head = {id(parameter) for parameter in head} if plan.head_factor != 1 else set()
+
+    @property
+    def shapes(self) -> Shapes:
+        """Return the shapes of all that is trained."""
+        return tuple(tuple(parameter.shape) for parameter in self.parameters)
+
+    def begin(self, before: Validation) -> None:
+        """Start at the first step. `before` is what the model scores now."""
+        total = self.budget.steps_of(self.plan.epochs * self.steps_an_epoch)
+        self.where = TrainerState(before=before, best=before, decay=self.plan.decay, total=total, spent=self.budget.spent)
+        self.where.ranges = input_ranges(self.model)
+        self.good = self.best_weights = self.snapshot()
+        self.optimizer = self._optimizer()
+
+    def tensors(self) -> Tensors:
+        """Return all that must be kept beside `where`; weights that are the same ones are named once."""
+        found: Tensors = {f"weight.{i}": parameter for i, parameter in enumerate(self.parameters)}
+        if self.where.ended:
+            return {**found, **random_state()}
+        found |= {f"good.{i}": weight for i, weight in enumerate(self.good)}
+        if self.best_weights is not self.good:
+            found |= {f"best.{i}": weight for i, weight in enumerate(self.best_weights)}
+        for i, parameter in enumerate(self.parameters):
+            found |= {f"{name}.{i}": value for name, value in self.optimizer.state.get(parameter, {}).items()}
+        return {**found, **random_state()}
+
+    def take_up(self, where: TrainerState, tensors: Tensors) -> None:
+        """Become the loop that was saved, bit for bit."""
+        self.where, self.budget.spent = where, where.spent
+        set_input_ranges(self.model, where.ranges)
+        self.restore(self._like_parameters("weight", tensors))
+        self.optimizer = self._optimizer()
+        if where.ended:
+            self.good = self.best_weights = self.snapshot()
+        else:
+            self.good = self._like_parameters("good", tensors)
+            self.best_weights = self._like_parameters("best", tensors) if "best.0" in tensors else self.good
+            for i, parameter in enumerate(self.parameters):
+                if f"step.{i}" in tensors:  # a parameter that was frozen so far has no state
+                    step = tensors[f"step.{i}"].to(parameter.device, copy=True)
+                    moments = {name: _like(parameter, tensors[f"{name}.{i}"]) for name in ("exp_avg", "exp_avg_sq")}
+                    self.optimizer.state[parameter] = {"step": step, **moments}
+        set_random_state(tensors)
+
+    def _like_parameters(self, name: str, tensors: Tensors) -> list[Tensor]:
+        return [_like(parameter, tensors[f"{name}.{i}"]) for i, parameter in enumerate(self.parameters)]
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        # Biases, norms and tables are not decayed: a table's row that no text used must stay as it was pre-trained.
+        tables = {id(p) for m in self.model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        groups: list[dict[str, Any]] = []
+        for of_head, factor in ((False, 1.0), (True, self.plan.head_factor)):
+            own = [p for p in self.parameters if (id(p) in self.head) == of_head]
+            plain = [p for p in own if p.ndim < 2 or id(p) in tables]
+            decayed = [p for p in own if p.ndim >= 2 and id(p) not in tables]
+            groups.append({"params": decayed, "weight_decay": self.where.decay, "decays": True, "factor": factor})
+            groups.append({"params": plain, "weight_decay": 0.0, "decays": False, "factor": factor})
+        groups = [group for group in groups if group["params"]]
+        return torch.optim.AdamW(groups, lr=self.plan.rate, fused=True)
+
+    def rate(self) -> float:
+        """Return the learning rate of the step that comes."""
+        where, plan = self.where, self.plan
+        if plan.plateau is None:
+            share = rate_share(where.step, where.total, plan.warmup)
+        else:
+            share = warm_share(where.step, plan.warm_epochs * self.steps_an_epoch, plan.warmup)
+        return plan.rate * where.scale * share
+
+    @property
+    def expected(self) -> int:
+        """Return the steps after which training is expected to end: of open training, once patience is used up."""
+        where, plan = self.where, self.plan
+        if plan.plateau is None or plan.patience is None:
+            return where.total
+        epochs = max(where.gain_epoch + plan.patience, preparation.EXPECTED_EPOCHS)
+        return max(min(epochs * self.steps_an_epoch, where.total), where.step)
+
+    def is_over(self) -> bool:
+        """Say whether there is nothing left to train, or nothing left to train with."""
+        where = self.where
+        # What was trained of an epoch still has to be judged, also where the budget was found spent by a new attempt.
+        spent = self.budget.reached() is not None and not where.done
+        return where.ended or where.epoch > self.plan.epochs or self.is_out_of_patience() or spent
+
+    def is_out_of_patience(self) -> bool:
+        """Say whether no epoch was better for as long as the plan waits."""
+        last_gain = max(self.where.best_epoch if self.plan.plateau is None else self.where.gain_epoch, self.plan.patience_from)
+        return self.plan.patience is not None and self.where.epoch - 1 - last_gain >= self.plan.patience
+
+    def why_cut_short(self) -> str | None:
+        """Say why training ended before all its epochs were done; None where it did not."""
+        where, plan, planned = self.where, self.plan, self.plan.epochs * self.steps_an_epoch
+        if where.step >= planned:
+            return None
+        if self.is_out_of_patience():
+            return (
+                f"{plan.name} stopped early: {plan.patience} epochs brought nothing better on validation "
+                f"(epoch {where.best_epoch} of {plan.epochs} is kept)."
+            )
+        if where.step == 0:
+            return f"{plan.name} was not trained: {self.budget.reached()} was reached before it."
+        return (
+            f"{plan.name} stopped at step {where.step} of {planned}: {self.budget.reached()} is reached by all training of "
+            f"the job together (the best so far is kept: epoch {where.best_epoch})."
+        )
+
+    def epoch(
+        self,
+        rows: TrainingRows[AnyBatch],
+        loss: Callable[[AnyBatch], Tensor],
+        resumable: ResumableTraining | None,
+        before_step: BeforeStep,
+    ) -> Generator[Step | TrainingSaved | Log, None, bool]:
+        """Go through the rows that this epoch has left, or the budget has room for.
+
+        Returns whether all losses and gradients were finite.
+        """
+        where, plan = self.where, self.plan
+        batches = rows.shuffled(plan.batch, plan.seed * 1_000_003 + where.epoch)
+        for step in islice(grouped(batches, plan.accumulate), where.done, None):
+            if self.budget.reached() is not None:
+                return True
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate() * group["factor"]
+            before_step(where.step, where.total)
+            if not self.gradients(step, loss):
+                return False
+            norm = nn.utils.clip_grad_norm_(self.parameters, LARGEST_GRADIENT)
+            if not math.isfinite(norm.item()):
+                return False
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            where.step += 1
+            where.done += 1
+            self.budget.count(steps=1)
+            yield Step(where.step, self.expected, where.last_loss, self.rate())
+            if resumable is not None:
+                yield from resumable.after_step(self)
+        return True
+
+    def gradients(self, batches: list[AnyBatch], loss: Callable[[AnyBatch], Tensor]) -> bool:
+        """Compute the gradients of a step's batches, each in the plan's parts; say whether their loss was finite.
+
+        Parts are weighted by what their loss is a mean over, rows, words or the tokens that are asked for, so the sum is that
+        of all at once. Losses of hidden states, of attention relations and of a tagger's soft targets are means over tokens
+        where others are over rows or words: there a row of a part with short rows counts for a little more. Dropout draws
+        other numbers. Nothing else differs but rounding.
+        """
+        device = next(self.model.parameters()).device
+        whole = sum(batch.weight for batch in batches)
+        self.where.last_loss = 0.0
+        for part in (part for batch in batches for part in batch.split(self.plan.parts)):
+            with gradient_precision(self.plan.precision), recomputed(self.model, wanted=self.plan.recompute):
+                with torch.autocast(device.type, torch.bfloat16, enabled=self._half_precision(device)):
+                    value = loss(part.to(device)) * (part.weight / whole)
+                self.where.last_loss += value.item()
+                if not math.isfinite(self.where.last_loss):
+                    return False
+                value.backward()  # type: ignore[no-untyped-call]
+        return True
+
+    def _half_precision(self, device: torch.device) -> bool:
+        # Simulated integers must stay exact, so bfloat16 is for plain full-precision training only (2.3 times as fast there).
+        return not is_simulated(self.model) and gradient_dtype(device) == torch.bfloat16
+
+    def judged(self, now: Validation) -> float:
+        """End an epoch that validation found to be worth `now`: keep it as the last good one, and as the best if it is."""
+        where = self.where
+        self.budget.count()
+        self.adapt_decay(now.score)
+        where.curve.append(now)
+        is_better, reached = self._is_better(now), self.snapshot()
+        if is_better:
+            where.best, where.best_epoch, self.best_weights = now, where.epoch, reached
+        if self.plan.plateau is None or is_better or self._lowers_loss(now):
+            self.good, where.gain_epoch = reached, where.epoch
+        elif (where.epoch - where.gain_epoch) % self.plan.plateau_epochs == 0:
+            self._lower_rate(self.plan.plateau)
+        where.least_loss = min(where.least_loss or math.inf, -now.negative_loss)
+        where.epoch, where.done = where.epoch + 1, 0
+        return now.value
+
+    def _is_better(self, now: Validation) -> bool:
+        where, plan = self.where, self.plan
+        if plan.plateau is None:
+            return now > where.best
+        return now.worth > where.best.worth + (plan.least_gain if where.best_epoch else plan.first_gain)
+
+    def _lowers_loss(self, now: Validation) -> bool:
+        """Say whether validation's loss is lower than ever, by a share of what it was: what precedes a gain in the score."""
+        before = -self.where.before.negative_loss
+        least = before if self.where.least_loss is None else self.where.least_loss
+        return -now.negative_loss < least - preparation.LOSS_GAIN * abs(before)
+
+    def _lower_rate(self, factor: float) -> None:
+        """Go back to the weights of the last gain, and on from there at a lower rate with a fresh optimizer."""
+        self.restore(self.good)
+        self.where.scale *= factor
+        self.optimizer = self._optimizer()
+
+    def snapshot(self) -> list[Tensor]:
+        """Copy all weights."""
+        return [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def restore(self, weights: list[Tensor]) -> None:
+        """Put copied weights back."""
+        for parameter, weight in zip(self.parameters, weights, strict=True):
+            parameter.copy_(weight)
+
+    def leave_best(self) -> None:
+        """Leave the model with the weights of its best epoch, nothing frozen, in evaluation mode."""
+        self.restore(self.best_weights)
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(True)
+            parameter.grad = None
+        self.model.eval()
+
+    def step_back(self) -> str:
+        """Return to the last good epoch at half the rate; say so. Raises TrainingDiverged where that was done before."""
+        where, plan = self.where, self.plan
+        if where.stepped_back:
+            raise TrainingDiverged(
+                f"the loss of {plan.name} is not finite in epoch {where.epoch}, also at half the rate ({plan.rate / 2:g})",
+                param=f"recipe.{plan.name}.rate",
+            )
+        where.stepped_back = True
+        self.restore(self.good)
+        where.scale, where.step, where.done = where.scale / 2, (where.epoch - 1) * self.steps_an_epoch, 0
+        where.total = where.step + self.budget.steps_of(plan.epochs * self.steps_an_epoch - where.step)
+        self.optimizer = self._optimizer()
+        self.optimizer.zero_grad()  # what is not finite must not be added to
+        remark = (
+            f"The loss of {plan.name} was not finite in epoch {where.epoch}: training went back to the end of epoch "
+            f"{where.epoch - 1} and on at half the rate ({plan.rate / 2:g})."
+        )
+        where.remarks.append(remark)
+        return remark
+
+    def adapt_decay(self, score: float) -> None:
+        """Double the L2 where validation fell, halve it where it rose: the article's regularization in recovery."""
+        where = self.where
+        if self.plan.adapt_decay and where.last_score is not None and score != where.last_score:
+            factor = 2.0 if score < where.last_score else 0.5
+            where.decay = min(max(where.decay * factor, LEAST_DECAY), MOST_DECAY)
+            for group in self.optimizer.param_groups:
+                if group["decays"]:
+                    group["weight_decay"] = where.decay
+        where.last_score = score
