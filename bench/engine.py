@@ -41,7 +41,7 @@ def run(folder: Path, spec: dict[str, Any], keep: set[str] | None = None, after:
     """Run the engine as `spec` says, or return what an earlier call with the same spec came to; another's run is removed.
 
     Where that call ran other code than lies here now, it is said on standard output: its figures are not of this code.
-    spec: the fields of compression.schema.job_spec.Spec other than output and resume. keep: kinds of artifacts whose files stay;
+    spec: the fields of `job_spec.Spec` other than output and resume. keep: kinds of artifacts whose files stay;
     None keeps all. after: folder of a finished run; stages that are the same in both are taken from there. Raises SystemExit
     where the engine fails, with its last words.
     """

@@ -1,9 +1,9 @@
-"""The engine as a command: `python -m compression run|validate|measure|answer SPEC.json`, and `lm-eval FOLDER --tasks NAME …`.
+"""The engine as a command: `python -m compression run|validate|measure|predict SPEC.json`, and `lm-eval FOLDER --tasks NAME …`.
 
 `run` writes one JSON event a line to a pipe and ends with 0 (finished), 2 (the job cannot be done as asked, or not here; a
 `failed` event says why), 3 (paused, because its parent wrote the line `pause` to its standard input; only with
 --die-with-parent) or 1 (a bug, with its traceback on standard error). Each subcommand imports only what it needs: `validate`,
-`measure` and `answer` must not pay for torch, nor let it near a hostile file.
+`measure` and `predict` must not pay for torch, nor let it near a hostile file.
 """
 
 import argparse
@@ -14,6 +14,14 @@ from pathlib import Path
 from compression.evaluation.lm_eval import harness
 from compression.system import process
 
+MODULES = {
+    "run": "compression.engine.commands.run",
+    "validate": "compression.engine.commands.validate",
+    "measure": "compression.evaluation.measure",
+    "predict": "compression.evaluation.predict",
+}
+"""Subcommand → the module whose `main` it is."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; return its exit code."""
@@ -23,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("run", "compress a model as the specification says"),
         ("validate", "check the files of a model or a dataset"),
         ("measure", "measure an artifact in this fresh process"),
-        ("answer", "let a job's model before and after answer one row"),
+        ("predict", "let a job's model before and after answer one row"),
     ):
         command = commands.add_parser(name, help=what)
         command.add_argument("spec", type=Path, metavar="SPEC.json")
@@ -41,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         return harness.main(options)
     if options.die_with_parent:
         process.die_with_parent()
-    module = process.imported(f"compression.{options.command}")
+    module = process.imported(MODULES[options.command])
     code: int
     if options.command == "run":
         pauses = process.PauseRequests() if options.die_with_parent else None

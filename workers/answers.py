@@ -95,7 +95,7 @@ def _ask(row: Try, folder: Path, settings: Settings, storage: Storage, hold: Hol
     path = folder / "spec.json"
     path.write_text(spec.model_dump_json(), encoding="utf-8")
     hold.renew()
-    found = engine.find("answer", path, folder, settings, settings.answer_seconds)
+    found = engine.find("predict", path, folder, settings, settings.answer_seconds)
     try:
         return parse_answered.validate_json(found)
     except ValidationError as problem:

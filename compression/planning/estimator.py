@@ -34,7 +34,7 @@ TOKEN_FLOATS_HIDDEN, TOKEN_FLOATS_FFN = 16, 5
 LARGEST_GRAPH = 2**31
 """Bytes that an ONNX file of one piece can have (a protobuf message); the float32 baseline must fit."""
 KEPT_FREED = 1.1
-"""Freed blocks that the C library keeps (compression/system/process.py), and weights as they are copied at the end of an epoch."""
+"""Freed blocks that the C library keeps (system/process.py), and weights as they are copied at the end of an epoch."""
 INT8_OVERHEAD = 1.05
 """An artifact's bytes by those of its integers: scales, biases and the graph lie beside them."""
 ARTIFACT_EXTRAS = 2_000_000

@@ -9,6 +9,8 @@ from typing import TypeVar
 from compression.schema.events import Log, Progress, TrainingSaved
 from compression.schema.report.measurements import Stage
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class Step:
@@ -57,7 +59,6 @@ def run_silently(ticks: Generator[Step, None, Result]) -> Result:
             return result
 
 
-Result = TypeVar("Result")
 SECONDS_BETWEEN = 0.5
 """Ticks that follow sooner than this are not told, unless they carry a score, begin a phase or end it."""
 

@@ -1,7 +1,6 @@
 """What one training is asked and what it came to: its plan, its ticks, its outcome, and the rate of each step."""
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
@@ -9,8 +8,6 @@ from compression.evaluation.validate import Validation
 from compression.quantization.precision import has_bfloat16
 from compression.schema.errors import UnsupportedPrecision
 from compression.schema.recipe.base import Precision
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ import time
 
 import psutil
 
-CHILD = "from compression import process; process.die_with_parent(); print(1, flush=True); import time; time.sleep(60)"
+CHILD = "from compression.system import process; process.die_with_parent(); print(1, flush=True); import time; time.sleep(60)"
 PARENT = (
     "import subprocess, sys, time\n"
     f"child = subprocess.Popen([sys.executable, '-c', {CHILD!r}], stdout=subprocess.PIPE)\n"
     "child.stdout.readline(); print(child.pid, flush=True); time.sleep(60)"
 )
 NOISY = (
-    "import os; from compression import process\n"
+    "import os; from compression.system import process\n"
     "with process.private_channel(1) as channel:\n"
     "    print('chatter'); os.system('echo more chatter'); channel.write('event\\n')"
 )

@@ -245,7 +245,7 @@ ENDS = (0.79, 0.65, 0.4)
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("lesson", LESSONS)
+@pytest.mark.parametrize("objective", LESSONS)
 def test_no_remedy_leaves_the_bounds_of_its_field(cut: Any, objective: Any) -> None:
     """Recipes at, near and far from their bounds, whose rows miss targets by little, by much, and where nothing is asked."""
     for integers in INTEGERS:

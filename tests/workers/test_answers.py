@@ -100,7 +100,10 @@ print(json.dumps({{"asked": asked, "expected": "good", "original": {SAID!r}, "co
 
 
 def test_a_reason_of_the_child_is_told(settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    child = "from compression.schema.report import Rejected; print(Rejected(reasons=({'code': 'c', 'cause': 'a\\0b'},)).model_dump_json())"
+    child = (
+        "from compression.schema.validation import Rejected; "
+        "print(Rejected(reasons=({'code': 'c', 'cause': 'a\\0b'},)).model_dump_json())"
+    )
     found = answered(settings, storage, monkeypatch, child)
     assert (found.state, found.error) == ("failed", {"code": "c", "cause": "a\ufffdb"})
 

@@ -53,7 +53,7 @@ def test_a_nul_in_a_finding_keeps_nobody_from_storing_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     reason = {"code": "c", "cause": "a\0 \\\0 \\u0000", "remedy": "r", "param": "p"}
-    child = f"from compression.report import Rejected; print(Rejected(reasons=({reason!r},)).model_dump_json())"
+    child = f"from compression.schema.validation import Rejected; print(Rejected(reasons=({reason!r},)).model_dump_json())"
     found = checked(settings, monkeypatch, tmp_path, child)
     assert found.state == resources.REJECTED
     assert found.reasons == [{**reason, "cause": "a\ufffd \\\ufffd \\u0000"}]

@@ -21,7 +21,7 @@ from workers import checks, engine
 from workers.answers import answer_next
 
 REASON = {"code": "c", "cause": "a", "remedy": "r"}
-SAYS = f"from compression.report import Rejected; print(Rejected(reasons=({REASON!r},)).model_dump_json())"
+SAYS = f"from compression.schema.validation import Rejected; print(Rejected(reasons=({REASON!r},)).model_dump_json())"
 LEASES: dict[type[Any], Any] = {Model: Model.check_lease_until, Try: Try.lease_until}
 
 

@@ -219,7 +219,8 @@ def test_a_translation_pair_of_the_system_runs_inside(house: House, confined: Sa
     pairs = subprocess.run(["apertium", "-l"], capture_output=True, text=True, check=False).stdout.split()
     if "eng-spa" not in pairs:
         pytest.skip("apertium-eng-spa is not installed")
-    code = "from compression.modalities.text.augmentation.apertium import Apertium; print(Apertium('eng-spa')(['The house is big.']))"
+    module = "compression.modalities.text.augmentation.apertium"
+    code = f"from {module} import Apertium; print(Apertium('eng-spa')(['The house is big.']))"
     out = house.own / "said"
     with out.open("wb") as said, (house.own / "log").open("wb") as log:
         arguments = [sys.executable, "-P", "-c", code]

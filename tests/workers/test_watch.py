@@ -78,7 +78,7 @@ class Writing(Telling):
     ended = False
 
     def events(self, _tick: float) -> Iterator[Event]:
-        yield cast("told.Event", None)
+        yield cast("Event", None)
         yield from self.told
 
     def kill(self) -> None:
@@ -173,7 +173,7 @@ class Slow(Writing):
     def events(self, _tick: float) -> Iterator[Event]:
         for word in self.words:
             self.now[0] += 2
-            yield cast("told.Event", word)
+            yield cast("Event", word)
 
 
 @pytest.mark.parametrize(("word", "code"), [(Working(), "engine_crashed"), (None, "engine_stalled")], ids=["sign", "silence"])

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from compression.engine import shipping
 from compression.engine.reporting.stage_rows import SCORED
-from compression.engine.shipping import ShippedArtifact, complete_artifact, measure_artifact
+from compression.engine.shipping import ShippedArtifact, complete_artifact
 from compression.evaluation.measure import Measured as Found
 from compression.evaluation.measure import MeasureSpec
 from compression.evaluation.runtimes.runner import Kind
@@ -204,7 +205,7 @@ class OnDiskShipping:
             validation_rows=str(self.scored_rows["validation"].resolve()),
             evaluate=self.evaluate,
         )
-        found = yield from measure_artifact(spec, last_try=True)
+        found = yield from shipping.measure_artifact(spec, last_try=True)
         return found
 
     def left(self) -> int:

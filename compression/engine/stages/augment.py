@@ -72,7 +72,8 @@ def _summary(made: list[AugmentedRow], settings: Augment, augmentation_source: A
         ways.append(f"{counts['splices']} of two rows put together")
     words = f", {sum(one.replaced for one in made)} words replaced" if settings.synonyms is not None else ""
     same = f"; {total - len(made)} came out as they were or twice, and were left out" if len(made) < total else ""
-    return f"Augmentation: {len(made)} rows made of {len(augmentation_source.texts)} ({', '.join(ways) or 'nothing'}){words}{same}."
+    of = len(augmentation_source.texts)
+    return f"Augmentation: {len(made)} rows made of {of} ({', '.join(ways) or 'nothing'}){words}{same}."
 
 
 def _shown(texts: Texts) -> str:

@@ -84,9 +84,10 @@ def enter(context: StageContext) -> None:
         context.augmentation_source = replace(
             context.augmentation_source, encode=lambda rows, labels: student.reading.rows(rows, labels, task)
         )
+    parameters = sum(p.numel() for p in context.model.parameters())
     context.notes.append(
-        f"The student is the model that the job names ({context.model.config.model_type}, "
-        f"{sum(p.numel() for p in context.model.parameters()):,} parameters), not the {before.config.model_type} model before it."
+        f"The student is the model that the job names ({context.model.config.model_type}, {parameters:,} parameters), "
+        f"not the {before.config.model_type} model before it."
     )
 
 

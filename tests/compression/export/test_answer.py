@@ -39,7 +39,7 @@ def run(asked: AnswerSpec, folder: Path) -> Answered | Rejected:
     """Start it as a worker does."""
     path = folder / "spec.json"
     path.write_text(asked.model_dump_json())
-    done = subprocess.run([sys.executable, "-m", "compression", "answer", str(path)], capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "compression", "predict", str(path)], capture_output=True, check=True)
     return parse_answered.validate_json(done.stdout)
 
 
@@ -122,7 +122,7 @@ assert not {{"torch", "transformers"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
     path.write_text(spec(tiny_shipment, Question(text="good"), memory_bytes=1 << 20).model_dump_json())
-    done = subprocess.run([sys.executable, "-m", "compression", "answer", str(path)], capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "compression", "predict", str(path)], capture_output=True, check=False)
     assert done.returncode != 0 or json.loads(done.stdout)["kind"] == "rejected"
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compression.engine import shipping
 from compression.engine.shipping import measure_artifact
 from compression.evaluation.measure import Measured, MeasureProgress, MeasureSpec, ask, measure, nobody, peak_memory, time_both
 from compression.evaluation.runtimes.runner import Batch, Kind, Logits, Runner, full_batch, open_artifact
-from compression.export import package
 from compression.modalities.scorers import scorer_of
 from compression.modalities.scoring.classification import ClassScorer
 from compression.modalities.text.scoring.perplexity import LanguageScorer
@@ -170,7 +170,10 @@ def test_a_turn_that_is_waited_for_in_vain_is_told(
 
 def test_a_killed_holder_frees_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    program = "from compression.system.host_lock import host_lock\nimport time\nwith host_lock():\n print('in', flush=True); time.sleep(60)"
+    program = (
+        "from compression.system.host_lock import host_lock\nimport time\n"
+        "with host_lock():\n print('in', flush=True); time.sleep(60)"
+    )
     environment = {**os.environ, LOCK_VARIABLE: str(path)}
     holder = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE)
     assert holder.stdout is not None
@@ -233,7 +236,7 @@ def test_a_score_that_takes_too_long_costs_nothing_else(
     program.write_text(f"#!/bin/sh\necho '{known.model_dump_json()}'\nexec sleep 600\n")
     program.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(program))
-    monkeypatch.setattr(package, "MEASURE_SECONDS", 2.0)
+    monkeypatch.setattr(shipping, "MEASURE_SECONDS", 2.0)
     found = run_silently(measure_artifact(spec(tiny_shipment, task=task)))
     assert (found.latency, found.peak_memory_bytes) == (timed.latency, timed.peak_memory_bytes)
     assert isinstance(found.score, NotMeasured)
@@ -273,7 +276,7 @@ def test_validation_is_scored_first_by_the_same_runner_and_outlives_a_test_that_
     program.write_text(f"#!/bin/sh\ncat {line}\nexec sleep 600\n")
     program.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(program))
-    monkeypatch.setattr(package, "MEASURE_SECONDS", 2.0)
+    monkeypatch.setattr(shipping, "MEASURE_SECONDS", 2.0)
     late = run_silently(measure_artifact(asked))
     assert (late.validation, late.draws.validation, late.draws.test) == (alone.score, alone.draws, None)
     assert isinstance(late.score, NotMeasured)

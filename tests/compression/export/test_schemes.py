@@ -12,9 +12,10 @@ from transformers import BertForSequenceClassification
 
 from compression.engine.shipping import precision_of
 from compression.evaluation.runtimes.runner import Kind
-from compression.export.onnx.exporter import plain_model
+from compression.export.onnx.exporter import plain_model, write_onnx
 from compression.export.package import write_config
 from compression.export.parity_check import Agreement, verify
+from compression.export.transformers.exporter import write_transformers
 from compression.modalities.scoring.classification import ClassScorer
 from compression.models.adapters.bert import BERT
 from compression.planning.estimator import artifact_bytes
@@ -41,7 +42,7 @@ def simulated(scheme: str, ffn: int = 80) -> BertForSequenceClassification:
 
 def written(scheme: str, kind: Kind, folder: Path, ffn: int = 80) -> tuple[Path, Agreement]:
     model = simulated(scheme, ffn)
-    weights = (exporter if kind == "onnx" else checkpoints).write(model, folder, int8=True)
+    weights = (write_onnx if kind == "onnx" else write_transformers)(model, folder, int8=True)
     write_tokenizer(folder)
     write_config(model, folder, LABELS, MAX_LENGTH, kind)
     scorer = ClassScorer("accuracy", 2, 1)

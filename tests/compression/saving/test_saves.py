@@ -110,9 +110,7 @@ def edit(path: Path) -> None:
         (lambda place: (place / "state.json").unlink(), "cannot be read"),
     ],
 )
-def test_a_damaged_save_costs_time_only(
-    tmp_path: Path, listener: Listener, harm: Callable[[Path], object], outputs: str
-) -> None:
+def test_a_damaged_save_costs_time_only(tmp_path: Path, listener: Listener, harm: Callable[[Path], object], says: str) -> None:
     state = state_before("baseline")
     state.checkpointer = checkpointer(tmp_path)
     listener.hear(prepare(state))
@@ -121,7 +119,7 @@ def test_a_damaged_save_costs_time_only(
     again.found = None
     problem = again.look()
     assert problem is not None
-    assert outputs in problem
+    assert says in problem
     anew = state_before("baseline")
     anew.checkpointer = again
     assert not [event for event in prepare(anew) if isinstance(event, Log)]
