@@ -42,7 +42,7 @@ class Runner(Protocol):
 def open_artifact(kind: Kind, folder: Path, *, threads: int) -> Runner:
     """Open an artifact's folder in the stock runtime of its kind, with a fixed number of threads."""
     # By name and late, because the module of one kind may need what the other's process must not load.
-    runner: Runner = importlib.import_module(f"compression.runtimes.{kind}").open_folder(folder, threads=threads)
+    runner: Runner = importlib.import_module(f"compression.evaluation.runtimes.{kind}").open_folder(folder, threads=threads)
     return runner
 
 
