@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from app.fencing import Claim, fenced, written
 from app.models import TRAINING, Artifact, Checkpoint, File, JobDataset, Metric
-from compression.schema.report.measurements import STAGES, Latency, Row, Score
+from compression.schema.report.measurements import Latency, Row, Score
 from compression.schema.report.report import Artifact as ArtifactFacts
+from compression.schema.stages import STAGES
 
 
 def checkpoints(session: Session, job_id: str) -> list[Checkpoint]:

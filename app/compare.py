@@ -20,7 +20,8 @@ from app.listing import Wanted
 from app.models import Dataset, Job, JobDataset, Metric, Model
 from app.paging import decode, encode
 from app.schemas import JobOut, Out
-from compression.schema.report.measurements import Ratios, Stage
+from compression.schema.report.measurements import Ratios
+from compression.schema.stages import Stage
 
 
 class Point(Out):

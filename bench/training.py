@@ -31,9 +31,7 @@ from compression.distillation.objective import DistillationObjective, FeatureAli
 from compression.distillation.teacher import FeatureRequest, Teacher
 from compression.engine.context import StageContext
 from compression.engine.phases import job_progress
-from compression.engine.stages.prepare import prepare
-from compression.engine.stages.prune import prune
-from compression.engine.stages.quantize import quantize
+from compression.engine.stages.registry import run_stage
 from compression.evaluation.validate import Validation
 from compression.modalities.registry import task_of
 from compression.modalities.text.batches import Batch, TokenizedDataset, tokenize
@@ -43,6 +41,7 @@ from compression.quantization.precision import gradient_dtype
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
+from compression.schema.stages import BASELINE, PRUNED, QUANTIZED
 from compression.system import process
 from compression.system.progress import Step
 from compression.training.config import TrainingConfig
@@ -82,7 +81,7 @@ class Lab:
             "test": encoded.at([]),
         }
         state = StageContext(recipe, parts, whole, job_progress(recipe, {name: len(each) for name, each in parts.items()}))  # type: ignore[arg-type]
-        for _ in itertools.chain(prepare(state), quantize(state), prune(state)):
+        for _ in itertools.chain.from_iterable(run_stage(state, stage) for stage in (BASELINE, QUANTIZED, PRUNED)):
             pass
         first = lesson_of(state, asked_once(state), recipe.distill)
         plan = state.plan("distill", epochs=1, rate=recipe.distill.rate)

@@ -13,19 +13,9 @@ from compression.schema.prediction import Answer, Answered
 from compression.schema.report.averages import metrics_of_parts
 from compression.schema.report.draws import Interval
 from compression.schema.report.lm_eval_table import LmEvalComparison, compare_lm_eval
-from compression.schema.report.measurements import (
-    UNITS,
-    Generation,
-    Latency,
-    NotMeasured,
-    Ratios,
-    Remedy,
-    Row,
-    Score,
-    Stage,
-    shown,
-)
+from compression.schema.report.measurements import UNITS, Generation, Latency, NotMeasured, Ratios, Remedy, Row, Score, shown
 from compression.schema.report.report import Report, Verdict
+from compression.schema.stages import Stage
 
 HEADERS = ("stage", "parameters", "size", "latency", "on validation", "on test", "test at batch 32")
 NOT_CONVERGED = (

@@ -16,7 +16,7 @@ from client.api import Lathe
 from client.output import as_json, console
 from client.terminal_text import one_line
 from client.types import Event, Job
-from compression.schema.report.measurements import STAGES
+from compression.schema.stages import STAGES
 
 EXIT_CODES = {"succeeded": 0, "failed": errors.FAILED, "cancelled": errors.CANCELLED}
 IN_BARS = ("progress",)

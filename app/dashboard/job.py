@@ -19,9 +19,10 @@ from app.models import TERMINAL, Artifact, Dataset, Job, Model
 from app.schemas import ArtifactOut, JobOut, artifact_out
 from compression.schema.report.averages import judged_each
 from compression.schema.report.lm_eval_table import compare_lm_eval
-from compression.schema.report.measurements import STAGES, Latency, Row, Score
+from compression.schema.report.measurements import Latency, Row, Score
 from compression.schema.report.measurements import shown as score_text
 from compression.schema.report.report import Report
+from compression.schema.stages import STAGES
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 KEYS = {"quantized": "quantize", "pruned": "prune", "distilled": "distill"}

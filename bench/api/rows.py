@@ -14,9 +14,10 @@ from app.models import Dataset, Event, Job, Model, Team
 from compression.schema.recipe.presets import PRESETS
 from compression.schema.recipe.recipe import Evaluate, Targets
 from compression.schema.report.layer_ranges import LayerRange
-from compression.schema.report.measurements import STAGES, Latency, Parameters, Row, Score, Shape, Size
+from compression.schema.report.measurements import Latency, Parameters, Row, Score, Shape, Size
 from compression.schema.report.ratios import ratios
 from compression.schema.report.report import Artifact, Report, verdicts
+from compression.schema.stages import STAGES
 
 RUNNING, WAITING, FAILED = 5, 5, 0.05
 TASK = "text-classification"

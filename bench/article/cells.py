@@ -13,7 +13,7 @@ from compression.schema.job_spec import Data
 from compression.schema.recipe.augment import Augment, Synonyms
 from compression.schema.recipe.presets import PRESETS, merged, preset
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
-from compression.schema.report.measurements import Stage
+from compression.schema.stages import Stage
 from compression.system.environment import environment
 
 RATES = (2e-5, 5e-5, 1e-4)

@@ -20,7 +20,7 @@ from client.errors import FAILED, ClientError, Problem
 from client.output import AsJson, as_json, emit, moving, table, write_json
 from client.terminal_text import UNSEEN
 from client.types import Artifact
-from compression.schema.report.measurements import STAGES
+from compression.schema.stages import STAGES
 
 
 class Format(StrEnum):

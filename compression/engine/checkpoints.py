@@ -17,28 +17,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compression.modalities.text.augmentation.resources import Resources
+from compression.engine.stages.registry import planned, runner_of
 from compression.models.architectures.heads import of_task
 from compression.models.loading import open_stock
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 from compression.schema.errors import CompressionError, DeviceError, DiskFull, OutOfMemory
 from compression.schema.job_spec import Data, Spec
 from compression.schema.recipe.base import Config, JobTask, PartName
-from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.draws import SplitDraws
-from compression.schema.report.measurements import STAGES, Row, Sensitivity, Stage
+from compression.schema.report.measurements import Row, Sensitivity
 from compression.schema.report.report import Artifact, File
+from compression.schema.stages import BASELINE, STAGE_SPECS, STAGES, Stage
 from compression.system import durable_files
 from compression.system.sealed_folder import (
     STATE,
     UnusableCheckpoint,
-    _sha256,
     code_version,
     digest,
     known_digest,
     list_files,
     seal,
+    text_digest,
     unseal,
     verify_files,
 )
@@ -51,8 +51,6 @@ SMOOTHED = "smoothed.safetensors"
 """What the model's channels were divided by, where they were."""
 TEACHERS = "teachers"
 """Folder of the models that were trained beside the stage's own, numbered from 1."""
-SETTINGS: dict[Stage, str] = {"quantized": "quantize", "pruned": "prune", "distilled": "distill"}
-"""Stage → the part of the recipe that it does."""
 Fingerprints = Mapping[Stage, str]
 
 
@@ -85,55 +83,45 @@ def fingerprints(spec: Spec, base: Path) -> dict[Stage, str]:
     come is in it, since a row's remedies depend on that; how often training is saved, and in how many parts a batch is
     computed, is not: a job whose memory did not suffice goes on from what it has.
     """
-    return {stage: _sha256(json.dumps(facts, sort_keys=True)) for stage, facts in fingerprint_facts(spec, base).items()}
+    return {stage: text_digest(json.dumps(facts, sort_keys=True)) for stage, facts in fingerprint_facts(spec, base).items()}
 
 
 def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
     """Return, for each stage, what its fingerprint is made from."""
-    model, student, *teachers = (
-        {path.name: known_digest(path) for path in sorted((base / folder).iterdir()) if path.is_file()} if folder else None
-        for folder in (spec.model, spec.student, *spec.teachers)
-    )
     parts = [(part.model_dump(mode="json", exclude={"data": {"splits"}}), _of_data(part.data, base)) for part in spec.asked]
+    labelled = [(about, {name: found for name, found in data.items() if name != "unlabelled"}) for about, data in parts]
     distill = spec.recipe.distill
     facts = {
         "format": FORMAT,
         "code": code_version(),
         "task": spec.task,
-        "stages": [name for name in SETTINGS.values() if getattr(spec.recipe, name) is not None],
+        "stages": [STAGE_SPECS[stage].recipe_key for stage in planned(spec.recipe) if stage != BASELINE],
         "originals": distill.teachers.seeds if distill else 1,
         "targets": spec.targets.model_dump(mode="json"),
         # lm-eval's key alone is left out where it is null: checkpoints of before there was one go on.
         "evaluate": spec.evaluate.model_dump(mode="json", exclude=None if spec.evaluate.lm_eval else {"lm_eval"}),
-        "model": model,
-        "student": student,
+        "model": folder_digests(base, spec.model),
+        "student": folder_digests(base, spec.student),
     }
-    # What only distillation reads: models and texts beside the job's own.
-    augment = distill.augment if distill else None
-    last = {"teachers": teachers, "augment": Resources.of(spec, base).digests(augment) if augment else None}
-    labelled = [(about, {name: found for name, found in data.items() if name != "unlabelled"}) for about, data in parts]
     found: dict[Stage, dict[str, Any]] = {}
     for stage in STAGES:
-        read = last | {"parts": parts} if stage == "distilled" else {"parts": labelled}
-        read |= _of_answers(spec.recipe) if stage == "pruned" else {}
-        recipe = {"recipe": _until(spec.recipe, stage).model_dump(mode="json")}
-        found[stage] = facts | recipe | read
+        runner = runner_of(stage)
+        read = {"parts": parts if runner.reads_unlabelled else labelled} | runner.inputs(spec, base)
+        found[stage] = facts | {"recipe": _until(spec.recipe, stage).model_dump(mode="json")} | read
     return found
+
+
+def folder_digests(base: Path, folder: str | None) -> dict[str, str] | None:
+    """Return the digest of each file of a model's folder; None if there is no such model."""
+    if not folder:
+        return None
+    return {path.name: known_digest(path) for path in sorted((base / folder).iterdir()) if path.is_file()}
 
 
 def _until(recipe: Recipe, stage: Stage) -> Recipe:
     """Leave out of a recipe what comes after a stage."""
     after = STAGES[STAGES.index(stage) + 1 :]
-    return recipe.model_copy(update={SETTINGS[later]: None for later in after})
-
-
-def _of_answers(recipe: Recipe) -> dict[str, Any]:
-    """Say what a recovery by the teacher's answers reads of distillation, which comes after it: `taught.of_answers_alone`."""
-    if not recipe.recovers_by_teacher:
-        return {}
-    asked = recipe.distill or Distill()
-    found = {"temperature": asked.temperature, "precision": asked.teachers.precision, "spill_gib": asked.spill_gib}
-    return {"answers": found}
+    return recipe.model_copy(update={STAGE_SPECS[later].recipe_key: None for later in after})
 
 
 def _of_data(data: Data, base: Path) -> dict[str, list[str]]:
@@ -212,7 +200,7 @@ def latest(
             continue  # not there, or some of its parts alone
         try:
             facts = read_whole(folder, stage, expected, parts)
-            read_whole(folder, "baseline", expected, parts)
+            read_whole(folder, BASELINE, expected, parts)
         except UnusableCheckpoint as problem:
             problems.append(str(problem))
         else:

@@ -18,8 +18,9 @@ from compression.models.tensors import Tensors
 from compression.schema.recipe.base import Split
 from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.layer_ranges import LayerRange
-from compression.schema.report.measurements import Latency, NotMeasured, Remedy, Sensitivity, Stage
+from compression.schema.report.measurements import Latency, NotMeasured, Remedy, Sensitivity
 from compression.schema.report.preparation import Preparation
+from compression.schema.stages import Stage
 from compression.system.interrupts import Pause
 from compression.system.progress import ProgressTracker
 from compression.training.budget import Budget
@@ -115,13 +116,19 @@ class StageContext:
             recompute=common.recompute,
         )
 
-    def resumable(self, stage: Stage, phase: str, beside: Tensors | None = None) -> ResumableTraining | None:
-        """Return the way of one training through saves and pauses; None where nobody saves.
+    def begin(self, stage: Stage) -> None:
+        """Take note of the stage that is at work: progress and saves are its own from now on."""
+        self.tracker.stage = stage
+        if self.checkpointer is not None:
+            self.checkpointer.stage = stage
+
+    def resumable(self, phase: str, beside: Tensors | None = None) -> ResumableTraining | None:
+        """Return one training of the current stage as it is saved and taken up; None if nobody saves.
 
         beside: what is saved with it, as it is at each save.
         """
         return (
-            ResumableTraining(self.checkpointer, stage, phase, self.notes, {} if beside is None else beside)
+            ResumableTraining(self.checkpointer, phase, self.notes, {} if beside is None else beside)
             if self.checkpointer
             else None
         )

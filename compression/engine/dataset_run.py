@@ -15,6 +15,7 @@ from compression.engine.phases import SHIP
 from compression.engine.reporting.stage_rows import SCORED, stage_row, write_scored_rows
 from compression.engine.shipping import Provenance, Rows, ShippedArtifact, measure_latency, precision_of, ship
 from compression.engine.stages.prune import aimed
+from compression.engine.stages.registry import follows_cut, planned, runner_of
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.lm_eval import harness_job
 from compression.evaluation.runtimes.runner import Kind
@@ -43,8 +44,9 @@ from compression.schema.job_spec import Spec
 from compression.schema.recipe.base import Split, Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.draws import SplitDraws
-from compression.schema.report.measurements import Latency, NotMeasured, Row, Stage, TaskFigure
+from compression.schema.report.measurements import Latency, NotMeasured, Row, TaskFigure
 from compression.schema.report.report import Artifact
+from compression.schema.stages import BASELINE, DISTILLED, PRUNED, STAGES, Stage
 from compression.system import process
 from compression.system.progress import ProgressTracker, Step
 from compression.system.sealed_folder import UnusableCheckpoint
@@ -54,8 +56,6 @@ from compression.training.save import TrainingCheckpointer
 
 SAMPLE = 64
 """Rows of validation on which an artifact must answer as the engine does."""
-AFTER_CUT: tuple[Stage, ...] = ("pruned", "distilled")
-"""Stages whose models have the cut vocabulary, where there is one."""
 
 
 @dataclass
@@ -235,10 +235,10 @@ class DatasetRun:
         folder: where its checkpoint lies; beginning: where the baseline's does, which an earlier attempt may have made.
         """
         model = checkpoints.open_model(folder, done)
-        first = checkpoints.read(beginning, "baseline", self.fingerprints, self.name)
+        first = checkpoints.read(beginning, BASELINE, self.fingerprints, self.name)
         is_asked = self.state.recipe.has_teacher or not self._has_artifact(done.rows[0])
         teacher = checkpoints.open_model(beginning, first) if is_asked else None
-        originals = checkpoints.open_teachers(beginning, first) if done.stage != "distilled" else []
+        originals = checkpoints.open_teachers(beginning, first) if self._asks_originals_after(done.stage) else []
         device = self.state.device
         self.state.model = model.to(device)
         self.state.teacher = teacher.to(device).requires_grad_(False) if teacher is not None else None
@@ -249,13 +249,19 @@ class DatasetRun:
         self.state.notes.clear()  # of opening the job: the baseline's row has them
         self.rows, self.draws = list(done.rows), dict(done.draws)
 
+    def _asks_originals_after(self, stage: Stage) -> bool:
+        """Return whether a later stage of the job asks the further originals."""
+        later = STAGES[STAGES.index(stage) + 1 :]
+        return any(runner_of(one).asks_teachers for one in planned(self.state.recipe) if one in later)
+
     def restore_baseline(self) -> Iterator[Event]:
         """Write the baseline's artifact again where it is not there, from the model that teaches; keep that where it does."""
         if not self._has_artifact(self.rows[0]):
             assert self.state.teacher is not None, "the pipeline takes up a checkpoint first"  # noqa: S101
             yield Log(message="The baseline's artifact is written again: latency is held against it.")
-            again = self.ship(self.state.teacher, "baseline", self.kind, rows=lambda _: self.rows[:1])
-            yield from self.state.tracker.follow("baseline", SHIP, again)
+            again = self.ship(self.state.teacher, BASELINE, self.kind, rows=lambda _: self.rows[:1])
+            self.state.begin(BASELINE)
+            yield from self.state.tracker.relay(SHIP, again)
         if not self.state.recipe.has_teacher:
             self.state.teacher = None
 
@@ -264,18 +270,18 @@ class DatasetRun:
 
     def follow_cut(self) -> None:
         """Read the new ids where an earlier stage has cut the vocabulary: its model knows no others."""
-        if self.rows[-1].stage in AFTER_CUT:
+        if follows_cut(self.rows[-1].stage):
             reduce_vocabulary(self.state, model=False)
 
     def new_tokenizer(self, stage: Stage) -> Path | None:
         """Where the tokenizer lies that a stage's model needs in the place of the job's own."""
-        return self.state.vocabulary.folder if self.state.vocabulary is not None and stage in AFTER_CUT else None
+        return self.state.vocabulary.folder if self.state.vocabulary is not None and follows_cut(stage) else None
 
     def reader(self, stage: Stage) -> ModelSource:
         """Say who reads texts as a stage's model does: the base, or the student that took its place."""
         cast = self.state.cast
         assert cast is not None, "a job has a cast"  # noqa: S101
-        return cast.student if stage == "distilled" and cast.student is not None else cast.base
+        return cast.student if stage == DISTILLED and cast.student is not None else cast.base
 
     def artifact_folder(self, name: str) -> Path:
         """Where an artifact's files lie."""
@@ -293,7 +299,7 @@ class DatasetRun:
         """
         simulation = simulation_of(model)
         precision = "bfloat16" if half else precision_of(simulation.scheme if simulation else None, model, kind)
-        is_baseline = stage == "baseline" and kind == self.kind
+        is_baseline = stage == BASELINE and kind == self.kind
         device = next(model.parameters()).device
         model.cpu()  # what is shipped is for the CPU, and is held against the CPU's answers
         process.release_memory()
@@ -334,7 +340,7 @@ class DatasetRun:
             int8=is_simulated(model),
             task=self.task,
             labels=self.dataset.labels,
-            tokenizer=self.new_tokenizer("pruned") or self.reader("pruned").folder,
+            tokenizer=self.new_tokenizer(PRUNED) or self.reader(PRUNED).folder,
             baseline=self.artifact_folder(self.rows[0].artifact),
             evaluate=self.evaluate,
             last_try=self.spec.split_batches > 1,
@@ -381,7 +387,7 @@ class DatasetRun:
             seconds=seconds,
             notes=self.state.notes,
             ranges=self.state.ranges,
-            preparation=self.state.preparation if stage == "baseline" else None,
+            preparation=self.state.preparation if stage == BASELINE else None,
         )
         state, spec = self.state, self.spec
         limit, task, draws = state.budget.reached(), self.task, self.draws

@@ -13,17 +13,13 @@ from pathlib import Path
 
 from compression.engine import checkpoints
 from compression.engine.checkpoints import Fingerprints, StageCheckpoint
-from compression.engine.context import StageContext
 from compression.engine.dataset_run import DatasetRun
 from compression.engine.phases import LAST, SHIP, job_progress, multi_dataset_progress
 from compression.engine.reporting.averages import judged_mean_row
 from compression.engine.reporting.dataset_facts import DatasetSummary, job_report
 from compression.engine.shipping import ShippedArtifact
-from compression.engine.stages.distill import distill
 from compression.engine.stages.insert_quantization import settle_ranges
-from compression.engine.stages.prepare import prepare
-from compression.engine.stages.prune import prune
-from compression.engine.stages.quantize import quantize
+from compression.engine.stages.registry import run_stage
 from compression.evaluation.lm_eval import harness, harness_job
 from compression.models.files.uploaded import uploaded
 from compression.planning.verdicts import choose
@@ -31,21 +27,15 @@ from compression.schema.errors import CompressionError
 from compression.schema.events import ArtifactReady, Event, Log, PartFinished, StageFinished, StageStarted
 from compression.schema.job_spec import DatasetSpec as Asked
 from compression.schema.job_spec import Spec
-from compression.schema.report.measurements import Row, Stage, TaskFigure
+from compression.schema.report.measurements import Row, TaskFigure
 from compression.schema.report.report import Artifact, File, Report
+from compression.schema.stages import BASELINE, STAGES, Stage
 from compression.system import durable_files, process
 from compression.system.interrupts import Pause, never
 from compression.system.progress import ProgressTracker, portion_of
 from compression.system.sealed_folder import STATE, UnusableCheckpoint, list_files
 from compression.training.budget import Budget
 from compression.training.save import TrainingCheckpointer
-
-WORK: dict[Stage, Callable[[StageContext], Iterator[Event]]] = {
-    "baseline": prepare,
-    "quantized": quantize,
-    "pruned": prune,
-    "distilled": distill,
-}
 
 
 @dataclass
@@ -84,7 +74,7 @@ class Job:
         )
         output, work = base / spec.output, checkpoints.fingerprints(spec, base)
         earlier = base / spec.resume if spec.resume is not None else None
-        checkpointer = TrainingCheckpointer(output / "checkpoints", work["distilled"], spec.save_seconds, pause_asked, earlier)
+        checkpointer = TrainingCheckpointer(output / "checkpoints", work[STAGES[-1]], spec.save_seconds, pause_asked, earlier)
         if spec.parts or part is None:
             part = None
         else:
@@ -137,7 +127,7 @@ class Job:
             stage = self.rows[-1].stage
             folder = self.folder_of(stage)
             done = checkpoints.read(folder, stage, self.fingerprints, asked.name)
-            part.take_up(folder, done, self.folder_of("baseline"))
+            part.take_up(folder, done, self.folder_of(BASELINE))
             yield from part.restore_baseline()
             part.follow_cut()
         self.part = part
@@ -188,7 +178,7 @@ class Job:
             return kept
         started = time.monotonic()
         part = yield from self.enter(asked)
-        yield from WORK[stage](part.state)
+        yield from run_stage(part.state, stage)
         settle_ranges(part.state)
         figures = yield from self._ask_tasks(part, stage)
 
@@ -196,15 +186,15 @@ class Job:
             part.finish(stage, shipped, time.monotonic() - started, figures)
             return part.rows
 
-        yield from self.tracker.mark(stage, SHIP, done=False)
-        shipped = yield from self.tracker.follow(stage, SHIP, part.ship(part.state.model, stage, part.kind, rows=rows))
+        yield from self.tracker.emit_boundary(SHIP, done=False)
+        shipped = yield from self.tracker.relay(SHIP, part.ship(part.state.model, stage, part.kind, rows=rows))
         self.artifacts.append(shipped.artifact)
         yield ArtifactReady(artifact=shipped.artifact)
         facts = part.checkpoint(stage, [shipped.artifact] if part.name else self.artifacts)
-        beside = part.state.originals if stage == "baseline" else ()
+        beside = part.state.originals if stage == BASELINE else ()
         place, state = self.output / "checkpoints", part.state
         checkpoints.write(place, state.model, facts, beside, part.new_tokenizer(stage), state.smoothed)
-        yield from self.tracker.mark(stage, SHIP, done=True)
+        yield from self.tracker.emit_boundary(SHIP, done=True)
         return facts
 
     def _ask_tasks(self, part: DatasetRun, stage: Stage) -> Generator[Event, None, tuple[TaskFigure, ...]]:
@@ -217,7 +207,7 @@ class Job:
         precompute = harness_job.ask(
             state.model, tokenizer, asked, place, cache, seed=seed, parts=parts, check_pause=state.check_pause
         )
-        figures = yield from self.tracker.follow(stage, harness_job.PHASE, precompute)
+        figures = yield from self.tracker.relay(harness_job.PHASE, precompute)
         limit = f", at most {asked.limit} documents a task" if asked.limit else ""
         told = f"{len(figures)} figures of lm-eval {harness.installed()}{limit}"
         state.notes.append(f"Beside the score: {told}, asked of the model and not of its files.")
@@ -263,11 +253,11 @@ class Job:
         well, where an earlier stage is the headline. Where no ONNX file can be written, integers were shipped so after their
         stage, and 16 bits alone are left to ship.
         """
-        last = self.rows[-1].stage
+        last = self.tracker.stage = self.rows[-1].stage
         chosen, _ = choose(self.rows, self.spec.targets)
         for asked in self.spec.asked:
             part = yield from self.enter(asked)
-            yield from self.tracker.mark(last, LAST, done=False)
+            yield from self.tracker.emit_boundary(LAST, done=False)
             is_language = part.task == "causal-lm"
             forms = [form for form in (False, True) if (is_language if form else part.kind != "transformers")]
             stages = [chosen.stage]
@@ -281,11 +271,11 @@ class Job:
                 for number, half in enumerate(forms, len(shipped) * len(forms)):
                     shipping = part.ship(model, stage, "transformers", half=half)
                     way = portion_of(shipping, number, len(stages) * len(forms))
-                    made = yield from self.tracker.follow(last, LAST, way)
+                    made = yield from self.tracker.relay(LAST, way)
                     self.artifacts.append(made.artifact)
                     yield ArtifactReady(artifact=made.artifact)
                 shipped.add(stage)
-            yield from self.tracker.mark(last, LAST, done=True)
+            yield from self.tracker.emit_boundary(LAST, done=True)
 
     def report(self) -> Report:
         """Write report.json and return it."""

@@ -12,7 +12,7 @@ import torch
 
 from compression.engine.job import Job
 from compression.engine.on_disk import backend as streaming
-from compression.engine.phases import planned
+from compression.engine.stages.registry import planned
 from compression.schema.events import Event, Finished, Log, StageStarted, Started
 from compression.schema.job_spec import Spec
 from compression.system import process

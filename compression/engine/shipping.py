@@ -32,9 +32,10 @@ from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Scheme, Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.before import Before, Figures
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
-from compression.schema.report.measurements import Latency, NotMeasured, Score, Size, Stage
+from compression.schema.report.measurements import Latency, NotMeasured, Score, Size
 from compression.schema.report.measurements import Row as Figured
 from compression.schema.report.report import Artifact
+from compression.schema.stages import Stage
 from compression.system import durable_files
 from compression.system.child_process import ChildFailed, ChildLate, ChildOutOfMemory, child_lines
 from compression.system.progress import Step, run_silently

@@ -14,7 +14,8 @@ from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Scheme, Task
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.before import Figures
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
-from compression.schema.report.measurements import Generation, Latency, NotMeasured, Row, Score, Size, Stage, shown
+from compression.schema.report.measurements import Generation, Latency, NotMeasured, Row, Score, Size, shown
+from compression.schema.stages import Stage
 
 
 def opens_with(kind: Kind, precision: str, task: Task, *, beside: bool = False) -> str:

@@ -17,7 +17,8 @@ from compression.schema.recipe.presets import LANGUAGE
 from compression.schema.recipe.prune import AxisRatios, Prune
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import MOST_MINUTES, Recipe, Targets
-from compression.schema.report.measurements import Remedy, Row, Score, Stage
+from compression.schema.report.measurements import Remedy, Row, Score
+from compression.schema.stages import Stage
 
 LEAST_RATIO, MOST_RATIO = 0.01, 0.8
 """Below the one nothing is cut, beyond the other too little is left of a small encoder to be worth a proposal."""

@@ -11,8 +11,9 @@ from compression.planning import advisor, baseline
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.draws import NO_DRAWS, Draws, SplitDraws, difference_interval
-from compression.schema.report.measurements import Remedy, Row, Score, Stage, StageVerdict
+from compression.schema.report.measurements import Remedy, Row, Score, StageVerdict
 from compression.schema.report.report import Status, verdicts
+from compression.schema.stages import Stage
 
 SAME_COST = 0.1
 """Costs and latencies that differ by less than this share are taken as equal: two timings of one graph come as far apart."""

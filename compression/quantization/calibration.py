@@ -20,12 +20,6 @@ from compression.schema.recipe.quantize import Quantize
 BATCH = 32
 
 
-def sample_rows(rows: TokenizedDataset, count: int, seed: int) -> TokenizedDataset:
-    """Draw at most `count` rows, the same ones for the same seed."""
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-    return rows.at(order[:count])
-
-
 @torch.inference_mode()
 def collect_inputs(
     model: nn.Module, layers: dict[str, nn.Module], rows: TokenizedDataset, hear: Callable[[str, Tensor], None], parts: int = 1

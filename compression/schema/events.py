@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from compression.schema.recipe.base import MOST_PARTS, Config, PartName
-from compression.schema.report.measurements import Row, Stage
+from compression.schema.report.measurements import Row
 from compression.schema.report.report import Artifact, File, Report
+from compression.schema.stages import Stage
 
 
 class Started(Config):

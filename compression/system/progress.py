@@ -7,7 +7,7 @@ from itertools import chain
 from typing import TypeVar
 
 from compression.schema.events import Log, Progress, TrainingSaved
-from compression.schema.report.measurements import Stage
+from compression.schema.stages import BASELINE, Stage
 
 Result = TypeVar("Result")
 
@@ -77,10 +77,11 @@ class Phase:
 
 
 class ProgressTracker:
-    """The phases of a job. Its fraction never falls. `part` names the dataset that is at work, of several."""
+    """The phases of a job, of which one is at work. The fraction never falls. `stage` and `part` are set by the job."""
 
     def __init__(self, phases: list[Phase]) -> None:
         self.phases = phases
+        self.stage: Stage = phases[0].stage if phases else BASELINE
         self.part = ""
         self._whole = sum(phase.weight for phase in phases) or 1.0
         self._reached = 0.0
@@ -93,20 +94,20 @@ class ProgressTracker:
             if phase.stage == stage:
                 self._reached = max(self._reached, self._before(phase) + phase.weight / self._whole)
 
-    def at(self, stage: Stage, phase: str, tick: Step) -> Iterator[Progress]:
-        """Yield the progress that `tick` means, or nothing where one was told a moment ago."""
+    def emit(self, phase: str, tick: Step) -> Iterator[Progress]:
+        """Yield the progress that `tick` means, or nothing if some was emitted a moment ago."""
         now = time.monotonic()
         edge = tick.resumed or tick.step in (0, tick.total)
         if now - self._told < SECONDS_BETWEEN and not edge and tick.score is None:
             return
         self._told = now
-        here = self._phase(stage, phase)
+        here = self._phase(phase)
         reached = self._before(here) + here.weight / self._whole * (tick.step / max(tick.total, 1))
         self._reached = min(max(self._reached, reached), 1.0)
         if tick.resumed:
             self._started = None
         yield Progress(
-            stage=stage,
+            stage=self.stage,
             phase=phase,
             step=tick.step,
             total=tick.total,
@@ -118,14 +119,14 @@ class ProgressTracker:
             part=self.part,
         )
 
-    def mark(self, stage: Stage, phase: str, done: bool) -> Iterator[Progress]:
+    def emit_boundary(self, phase: str, done: bool) -> Iterator[Progress]:
         """Yield the beginning or the end of a phase that has no steps of its own."""
-        yield from self.at(stage, phase, Step(step=int(done), total=1))
+        yield from self.emit(phase, Step(step=int(done), total=1))
 
-    def follow(
-        self, stage: Stage, phase: str, ticks: Generator[Step | TrainingSaved | Log, None, Result]
+    def relay(
+        self, phase: str, ticks: Generator[Step | TrainingSaved | Log, None, Result]
     ) -> Generator[Progress | TrainingSaved | Log, None, Result]:
-        """Pass a training loop's ticks on as progress, and its other news as they are; return what it returns."""
+        """Pass a training loop's steps on as progress, and its other events as they are; return what it returns."""
         while True:
             try:
                 news = next(ticks)
@@ -133,15 +134,15 @@ class ProgressTracker:
                 result: Result = end.value
                 return result
             if isinstance(news, Step):
-                yield from self.at(stage, phase, news)
+                yield from self.emit(phase, news)
             else:
                 yield news
 
-    def _phase(self, stage: Stage, name: str) -> Phase:
+    def _phase(self, name: str) -> Phase:
         for phase in self.phases:
-            if (phase.stage, phase.name, phase.part) == (stage, name, self.part):
+            if (phase.stage, phase.name, phase.part) == (self.stage, name, self.part):
                 return phase
-        raise KeyError(f"no phase {name!r} of {stage}")
+        raise KeyError(f"no phase {name!r} of {self.stage}")
 
     def _before(self, phase: Phase) -> float:
         return sum(earlier.weight for earlier in self.phases[: self.phases.index(phase)]) / self._whole

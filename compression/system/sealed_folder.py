@@ -51,14 +51,14 @@ def list_files(folder: Path) -> tuple[File, ...]:
 
 def seal(body: str) -> str:
     """Wrap a text with its digest."""
-    return json.dumps({"sha256": _sha256(body), "body": body})
+    return json.dumps({"sha256": text_digest(body), "body": body})
 
 
 def unseal(path: Path) -> str:
     """Read a text out of its wrapping. Raises Unusable where it is not the one that was wrapped."""
     wrapped = json.loads(path.read_text(encoding="utf-8"))
     body: str = wrapped["body"]
-    if _sha256(body) != wrapped["sha256"]:
+    if text_digest(body) != wrapped["sha256"]:
         raise UnusableCheckpoint(f"{path.parent.name}/{path.name} is damaged")
     return body
 
@@ -70,5 +70,6 @@ def verify_files(place: Path, files: tuple[File, ...]) -> None:
             raise UnusableCheckpoint(f"{place.name}/{file.path} is not what was written")
 
 
-def _sha256(text: str) -> str:
+def text_digest(text: str) -> str:
+    """Return the sha256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -21,8 +21,8 @@ from compression.models.tensors import Shapes, Tensors
 from compression.quantization.static_int8 import Range
 from compression.schema.events import Log, TrainingSaved
 from compression.schema.recipe.base import Config
-from compression.schema.report.measurements import Stage
 from compression.schema.report.report import File
+from compression.schema.stages import BASELINE, Stage
 from compression.system import durable_files
 from compression.system.interrupts import Pause, never
 from compression.system.sealed_folder import STATE, UnusableCheckpoint, list_files, seal, unseal, verify_files
@@ -99,8 +99,8 @@ class Resumable(Protocol):
 class TrainingCheckpointer:
     """What all trainings of one attempt share: where saves go, how often, and the earlier attempt's, if there is one.
 
-    A save's folder belongs to whoever listens as soon as its event is out, until the listener removes it. `part` names the
-    dataset that is at work, of several.
+    A save's folder belongs to its listener as soon as its event is out, until the listener removes it. `stage` is the current
+    one, `part` the current dataset, of several.
     """
 
     folder: Path
@@ -109,6 +109,7 @@ class TrainingCheckpointer:
     pause_asked: Callable[[], bool] = never
     resume: Path | None = None
     found: TrainingCheckpoint | None = None
+    stage: Stage = BASELINE
     part: str = ""
     _last: float = field(default_factory=time.monotonic)
     _handed_over: Path | None = None
@@ -123,10 +124,10 @@ class TrainingCheckpointer:
             return str(problem)
         return None
 
-    def is_at(self, stage: Stage, phase: str) -> bool:
-        """Say whether the earlier attempt was in this very training: what came before it in the stage need not be done."""
+    def is_at(self, phase: str) -> bool:
+        """Return whether the earlier attempt was in this training of the current stage: what came before it is done."""
         found = self.found
-        return found is not None and (found.stage, found.phase, found.part) == (stage, phase, self.part)
+        return found is not None and (found.stage, found.phase, found.part) == (self.stage, phase, self.part)
 
     def beside(self) -> Tensors:
         """Read what an earlier attempt saved beside its training."""
@@ -199,7 +200,6 @@ class ResumableTraining:
     """
 
     checkpointer: TrainingCheckpointer
-    stage: Stage
     phase: str
     notes: list[str]
     beside: Tensors = field(default_factory=dict)
@@ -209,11 +209,13 @@ class ResumableTraining:
         """Return the earlier attempt's place in this training, if there is one. shapes: those of all that is trained."""
         self.checkpointer.begin()
         found, folder = self.checkpointer.found, self.checkpointer.resume
-        if found is None or folder is None or not self.checkpointer.is_at(self.stage, self.phase):
+        if found is None or folder is None or not self.checkpointer.is_at(self.phase):
             return None
         self.checkpointer.found = None
         if found.shapes != shapes:
-            yield Log(level="warning", message=f"The saved training of {self.stage} is not used: the shapes differ.")
+            yield Log(
+                level="warning", message=f"The saved training of {self.checkpointer.stage} is not used: the shapes differ."
+            )
             return None
         with safe_open(folder / FOLDER / TENSORS, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
@@ -243,7 +245,7 @@ class ResumableTraining:
     def _save(self, training: Resumable) -> TrainingSaved:
         facts = TrainingCheckpoint(
             fingerprint=self.checkpointer.fingerprint,
-            stage=self.stage,
+            stage=self.checkpointer.stage,
             phase=self.phase,
             total=training.where.total,
             where=training.where,

@@ -20,7 +20,7 @@ from app import jobs
 from app.errors import NotFound, WrongState
 from app.failures import failure
 from app.models import Job
-from compression.schema.report.measurements import STAGES
+from compression.schema.stages import STAGES
 from tests.app.test_jobs import row
 from tests.app.world import CAP, TEAMS, Machine, Told, World
 from tests.conftest import Database

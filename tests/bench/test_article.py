@@ -27,9 +27,10 @@ from bench.article.statistics import (
 from compression.schema.job_spec import Data
 from compression.schema.recipe.distill import General
 from compression.schema.recipe.presets import PRESETS
-from compression.schema.report.measurements import STAGES, NotMeasured, Parameters, Row, Shape, Size
+from compression.schema.report.measurements import NotMeasured, Parameters, Row, Shape, Size
 from compression.schema.report.ratios import ratios
 from compression.schema.report.report import Report
+from compression.schema.stages import STAGES
 
 
 def copies(folder: Path) -> Path:

@@ -13,12 +13,12 @@ from compression.schema.report.measurements import (
     Score,
     Shape,
     Size,
-    Stage,
     TaskFigure,
 )
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.ratios import ratios
 from compression.schema.report.report import Artifact, Report, SplitFacts, verdicts
+from compression.schema.stages import Stage
 
 MODEL_FACTS: dict[str, Any] = {
     "kind": "model",

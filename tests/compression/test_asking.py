@@ -11,7 +11,6 @@ from compression.engine import shipping
 from compression.engine.phases import LAST, SHIP
 from compression.engine.pipeline import compress
 from compression.engine.stages import general_distillation
-from compression.engine.stages.distill import distill
 from compression.engine.stages.teacher_ensemble import ASK
 from compression.schema.events import Event, Progress
 from compression.schema.job_spec import Spec
@@ -23,6 +22,7 @@ from tests.compression import test_held
 from tests.compression.jobs import RECIPE, write_spec
 from tests.compression.language.tiny import model
 from tests.compression.measuring import briefly
+from tests.compression.stages import distill
 
 BRIEF: dict[str, Any] = {**RECIPE, "prepare": {"epochs": 0}, "quantize": None, "prune": None}
 

@@ -15,9 +15,8 @@ from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.commands.run import job
 from compression.engine.context import StageContext
 from compression.engine.dataset_run import DatasetRun
-from compression.engine.stages.distill import distill, enter
+from compression.engine.stages.distill import enter
 from compression.engine.stages.general_distillation import general
-from compression.engine.stages.prepare import prepare
 from compression.engine.stages.teacher_ensemble import EnsembleOutputs, fused, hear
 from compression.evaluation.validate import logits, validate
 from compression.modalities.registry import task_of
@@ -46,6 +45,7 @@ from tests.compression.conftest import (
     write_rows,
     write_tokenizer,
 )
+from tests.compression.stages import distill, prepare
 
 TRAIN = Train(batch=16, max_length=32)
 ALL_TERMS = {"soft": 1.0, "hard": 0.3, "hidden": 1.0, "attention": 1.0, "embedding": 1.0}
@@ -141,6 +141,7 @@ def test_teachers_are_fused_as_the_recipe_says_and_the_better_one_shows_its_insi
     state.rows["validation"] = replace(rows, labels=torch.where(torch.arange(len(rows)) % 5 == 0, 1 - said_there, said_there))
     scores = [validate(model, state.rows["validation"]).score for model in (state.teacher, other)]
     assert scores == pytest.approx([0.8, 0.2], abs=0.01)
+    state.begin("distilled")
     heard = finished(hear(state, settings, state.rows["train"], ()))
     shares = [0.5, 0.5] if fusion == "mean" else [score / sum(scores) for score in scores]
     (said,) = state.notes
@@ -266,6 +267,7 @@ def test_named_models_take_their_parts_and_a_teacher_may_order_its_labels_otherw
     assert torch.allclose(here / sent, (here / sent)[:, :1], rtol=1e-4)
     assert part.reader("distilled").folder == student
     assert part.reader("quantized").folder == encoder
+    state.begin("distilled")
     heard = finished(hear(state, recipe.distill, state.rows["train"], ()))  # type: ignore[arg-type]
     as_sent = answers(state, deep(("positive", "negative")))
     assert torch.allclose(answers(state, heard.guide), as_sent.flip(1), atol=1e-6)
@@ -346,6 +348,7 @@ def test_the_general_phase_asks_the_model_as_it_was_sent_or_as_it_was_tuned(
     recipe = Recipe(prune=None, distill=Distill(general=still), train=TRAIN)
     state = open_part(spec(encoder, reviews, recipe), tmp_path).state
     state.tracker = all_phases()
+    state.begin("distilled")
     state.teacher = BertForSequenceClassification(tiny_config(num_labels=2)).eval()  # as far from the base as tuning can lead
     assert recipe.distill is not None
     (loss,) = [

@@ -13,9 +13,6 @@ from compression.distillation.objective import FeatureLosses
 from compression.distillation.teacher import FeatureRequest, request_features
 from compression.engine.context import StageContext
 from compression.engine.stages import gate, teacher_precision
-from compression.engine.stages.distill import distill
-from compression.engine.stages.prepare import prepare
-from compression.engine.stages.prune import prune
 from compression.evaluation.validate import Validation, logits, validate
 from compression.models import linear_layers
 from compression.models.linear_layers import is_linear
@@ -36,6 +33,7 @@ from compression.training.budget import Budget
 from compression.training.save import TrainingCheckpointer
 from tests.compression import decoders
 from tests.compression.conftest import state_of, tiny_config
+from tests.compression.stages import distill, prepare, prune
 from tests.compression.test_catalog import DATA, MODEL
 from tests.compression.test_distill import TRAIN, deep, paused_at
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from compression.engine.context import StageContext
-from compression.engine.stages.distill import distill
 from compression.engine.stages.general_distillation import general
 from compression.engine.stages.objectives import log_terms
 from compression.modalities.text.preprocessor import TextPreprocessor
@@ -19,6 +18,7 @@ from compression.system.progress import Step
 from compression.training.config import TrainingOutcome
 from tests.compression import toys
 from tests.compression.conftest import encoded, lesson_of, sentences, state_of, tiny_config
+from tests.compression.stages import distill
 from tests.compression.test_distill import deep
 
 TRAIN = Train(batch=16, max_length=toys.LENGTH)
@@ -58,6 +58,7 @@ def told(**weights: float) -> tuple[dict[str, float], float]:
     state = state_of(deep(), recipe)
     disturbed(state)
     assert recipe.distill is not None
+    state.begin("distilled")
     events = list(general(state, recipe.distill))
     (line,) = [event.message for event in events if isinstance(event, Log) and event.message.startswith("Step")]
     terms = [part.split(" × ") for part in line.split(": ", 1)[1].rstrip(".").split(", ")]

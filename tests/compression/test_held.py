@@ -9,8 +9,6 @@ import torch
 from transformers import PreTrainedModel
 
 from compression.engine.context import StageContext
-from compression.engine.stages.distill import distill
-from compression.engine.stages.prune import prune
 from compression.modalities.registry import task_of
 from compression.modalities.text.causal_lm.packed_examples import PackedDataset
 from compression.models.architectures.decoder_configs import decoder_parameters
@@ -25,6 +23,7 @@ from compression.training.save import TrainingCheckpointer
 from tests.compression.conftest import all_phases
 from tests.compression.language.tiny import TEXTS, model, tokenizer
 from tests.compression.saving.conftest import Listener, checkpointer, resumed
+from tests.compression.stages import distill, prune
 from tests.compression.test_catalog import DATA, MODEL
 
 TRAIN = Train(batch=4, max_length=32)

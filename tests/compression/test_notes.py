@@ -6,7 +6,8 @@ from compression.engine.reporting.notes import with_notes
 from compression.planning.verdicts import coarse_note, indistinct_note, judged
 from compression.schema.recipe.recipe import Targets
 from compression.schema.report.draws import Draws, SplitDraws
-from compression.schema.report.measurements import Latency, Row, Stage
+from compression.schema.report.measurements import Latency, Row
+from compression.schema.stages import Stage
 from tests.client.figures import row
 from tests.compression.judging import RECIPE, TARGETS
 

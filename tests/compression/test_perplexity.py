@@ -17,8 +17,9 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.presets import PRESETS, preset
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import Evaluate, LmEval, Prepare, Recipe, Targets, Train
-from compression.schema.report.measurements import Experts, Latent, Row, Score, Shape, Stage, shown
+from compression.schema.report.measurements import Experts, Latent, Row, Score, Shape, shown
 from compression.schema.report.ratios import ratios
+from compression.schema.stages import Stage
 from compression.schema.validation import DataFacts, ModelFacts
 from tests.client.figures import row as of_accuracy
 from tests.compression.test_catalog import DATA as CLASSES

@@ -20,8 +20,9 @@ from compression.schema.events import ArtifactReady, Event, Finished, Log, Progr
 from compression.schema.job_spec import Spec
 from compression.schema.recipe.recipe import Targets
 from compression.schema.report.draws import retention_interval
-from compression.schema.report.measurements import Latency, Score, Stage
+from compression.schema.report.measurements import Latency, Score
 from compression.schema.report.report import Report
+from compression.schema.stages import Stage
 from compression.system.sealed_folder import digest, seal, unseal
 from tests.compression.jobs import RECIPE, STAGES, before_of, events, rows_in_download, start, write_spec
 from tests.compression.measuring import briefly_apart

@@ -14,7 +14,6 @@ from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
 from compression.engine.phases import job_progress
-from compression.engine.stages.prepare import prepare
 from compression.engine.stages.rate_search import Probed, RateSearch
 from compression.planning import preparation
 from compression.schema.events import Event, Progress
@@ -26,6 +25,7 @@ from compression.training.budget import Budget
 from tests.compression.conftest import FILLER, GOOD, state_of, tiny_config
 from tests.compression.jobs import start, write_spec
 from tests.compression.saving.conftest import Listener, checkpointer, listener, resumed, same, weights  # noqa: F401 (a fixture)
+from tests.compression.stages import prepare
 
 TRAIN = Train(batch=32, max_length=32)
 OPEN = Recipe(quantize=None, prune=None, distill=None, train=TRAIN)

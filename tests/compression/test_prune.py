@@ -7,10 +7,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
-from compression.engine.stages.distill import distill
-from compression.engine.stages.prepare import prepare
-from compression.engine.stages.prune import _scores, prune
-from compression.engine.stages.quantize import quantize
+from compression.engine.stages.prune import _scores
 from compression.engine.stages.recover import phases
 from compression.evaluation.validate import logits
 from compression.models.adapters.bert import BERT
@@ -25,6 +22,7 @@ from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.report.measurements import Latency, NotMeasured
 from tests.client.figures import row
 from tests.compression.conftest import state_of, tiny_config
+from tests.compression.stages import distill, prepare, prune, quantize
 
 TRAIN = Train(batch=16, max_length=32)
 

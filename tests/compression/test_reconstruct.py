@@ -9,9 +9,6 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification, PreTrainedModel
 
-from compression.engine.stages.prepare import prepare
-from compression.engine.stages.prune import prune
-from compression.engine.stages.quantize import quantize
 from compression.modalities.registry import task_of
 from compression.modalities.sampling import MOST_TOKENS, first_tokens, shuffled_rows
 from compression.modalities.text.batches import TokenizedDataset
@@ -25,6 +22,7 @@ from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from tests.compression.conftest import state_of, tiny_config
 from tests.compression.models import PADDING, STEMS, WORDS, tiny
+from tests.compression.stages import prepare, prune, quantize
 
 TASK = task_of("text-classification")
 

@@ -8,13 +8,13 @@ import torch
 from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
-from compression.engine.stages.prune import prune
 from compression.engine.stages.recover import epochs_alone, freezer, learning_layers
 from compression.schema.events import Progress
 from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from tests.compression.conftest import state_of, tiny_config
 from tests.compression.saving.conftest import Listener, checkpointer, resumed
+from tests.compression.stages import prune
 
 TRAIN = Train(batch=160, max_length=32)
 """Two steps an epoch."""

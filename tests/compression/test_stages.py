@@ -15,12 +15,9 @@ from compression.distillation import teacher
 from compression.engine import checkpoints
 from compression.engine.checkpoints import StageCheckpoint
 from compression.engine.context import StageContext
-from compression.engine.stages.distill import distill
 from compression.engine.stages.insert_quantization import calibration_rows, settle_ranges
-from compression.engine.stages.prepare import prepare
-from compression.engine.stages.prune import prune
 from compression.engine.stages.quantization_order import depths, sensitivities
-from compression.engine.stages.quantize import ordered, quantize, share, simulate_first
+from compression.engine.stages.quantize import ordered, share, simulate_first
 from compression.evaluation.validate import logits
 from compression.models.adapters.bert import BERT
 from compression.pruning.scores import score_units
@@ -34,6 +31,7 @@ from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.report.measurements import Shape
 from tests.compression.conftest import lesson_of, state_of
+from tests.compression.stages import distill, prepare, prune, quantize
 
 TRAIN = Train(batch=16, max_length=32)
 HALF = Prune(ratio=0.5, multiple=8, calibration_rows=64)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import BertForSequenceClassification
 
-from compression.engine.stages.prepare import prepare
 from compression.schema.recipe.base import Precision
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from tests.compression.conftest import state_of
+from tests.compression.stages import prepare
 
 
 @pytest.mark.parametrize(("warmup", "decay"), [(0.5, 0.2), (0.25, 0.0)])

@@ -9,9 +9,6 @@ import pytest
 import torch
 
 from compression.engine.context import StageContext
-from compression.engine.stages.distill import distill
-from compression.engine.stages.prepare import prepare
-from compression.engine.stages.prune import prune
 from compression.evaluation.measure import ask, nobody
 from compression.evaluation.runtimes.runner import Kind, open_artifact
 from compression.evaluation.validate import logits, validate
@@ -30,6 +27,7 @@ from compression.schema.recipe.base import Task
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
+from tests.compression.stages import distill, prepare, prune
 from tests.compression.toys import LENGTH, TASKS, opened
 
 RECIPE = Recipe(

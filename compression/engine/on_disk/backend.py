@@ -19,11 +19,11 @@ from compression.engine.checkpoints import Fingerprints, StageCheckpoint
 from compression.engine.on_disk.layerwise import TOGETHER, LayerwiseRunner
 from compression.engine.on_disk.onnx_writer import Graphs
 from compression.engine.on_disk.shipping_on_disk import Measured, OnDiskShipping, said_of
-from compression.engine.phases import planned as stages_of
 from compression.engine.reporting.dataset_facts import DatasetSummary, job_report
 from compression.engine.reporting.stage_rows import stage_row, write_scored_rows
 from compression.engine.shipping import ShippedArtifact, precision_of
 from compression.engine.stages.prune import counter, taken
+from compression.engine.stages.registry import planned as stages_of
 from compression.export.package import Precision
 from compression.export.provenance import Origin
 from compression.export.transformers import sharded, sharded_check
@@ -54,8 +54,9 @@ from compression.schema.recipe.base import Split, StreamedScheme
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.draws import SplitDraws
-from compression.schema.report.measurements import Row, Shape, Stage, Uploaded
+from compression.schema.report.measurements import Row, Shape, Uploaded
 from compression.schema.report.report import Artifact, Report
+from compression.schema.stages import BASELINE, PRUNED, QUANTIZED, Stage
 from compression.system import durable_files
 from compression.system.interrupts import Pause, never
 from compression.system.progress import Phase, ProgressTracker, Step
@@ -64,10 +65,10 @@ SCORE, CUT, QUANTIZE, VERIFY, MEASURE = "score", "cut", "quantize", "verify", "e
 PLAIN, GRAPH = "measure in 16 bits", "write ONNX"
 """Names of phases, as those above."""
 PHASES = [
-    *(Phase("baseline", name, weight) for name, weight in ((MEASURE, 2.0), (GRAPH, 4.0))),
-    *(Phase("quantized", name, weight) for name, weight in ((QUANTIZE, 4.0), (VERIFY, 2.0), (MEASURE, 1.0), (GRAPH, 4.0))),
+    *(Phase(BASELINE, name, weight) for name, weight in ((MEASURE, 2.0), (GRAPH, 4.0))),
+    *(Phase(QUANTIZED, name, weight) for name, weight in ((QUANTIZE, 4.0), (VERIFY, 2.0), (MEASURE, 1.0), (GRAPH, 4.0))),
     *(
-        Phase("pruned", name, weight)
+        Phase(PRUNED, name, weight)
         for name, weight in zip((SCORE, CUT, PLAIN, QUANTIZE, VERIFY, MEASURE, GRAPH), (20, 2, 1, 3, 2, 1, 3), strict=True)
     ),
 ]
@@ -187,8 +188,8 @@ class OnDiskJob:
 
     def do(self, stage: Stage) -> Iterator[Event]:
         """Write a stage's artifacts, measure what can be measured, and end the stage with its row."""
-        started = time.monotonic()
-        made = {"baseline": self.as_sent, "quantized": self.quantized, "pruned": self.pruned}[stage]()
+        started, self.tracker.stage = time.monotonic(), stage
+        made = {BASELINE: self.as_sent, QUANTIZED: self.quantized, PRUNED: self.pruned}[stage]()
         with self.shipping.folders:
             measured, model, notes = yield from made
             self.rows.append(self.row(stage, measured[0].shipped, model, notes, time.monotonic() - started))
@@ -214,17 +215,17 @@ class OnDiskJob:
 
     def as_sent(self) -> Generator[Event, None, Made]:
         """Ship the checkpoint as it is: the baseline."""
-        yield from self.tracker.mark("baseline", MEASURE, done=False)
+        yield from self.tracker.emit_boundary(MEASURE, done=False)
         precision = cast(Precision, uploaded(self.folder).dtype)
         name = f"baseline-transformers-{precision}"
         place = self.shipping.begin(name)
         for path in (*self.folder.glob("*.safetensors"), *(self.folder / file for file in FILES)):
             if path.is_file():
                 shutil.copyfile(path, place / path.name)
-        measuring = self.shipping.measure(self.model, place, name, "baseline", precision)
-        shipped = yield from self.tracker.follow("baseline", MEASURE, measuring)
-        yield from self.tracker.mark("baseline", MEASURE, done=True)
-        made, more = yield from self.with_graph("baseline", [shipped], self.folder, self.model, None)
+        measuring = self.shipping.measure(self.model, place, name, BASELINE, precision)
+        shipped = yield from self.tracker.relay(MEASURE, measuring)
+        yield from self.tracker.emit_boundary(MEASURE, done=True)
+        made, more = yield from self.with_graph(BASELINE, [shipped], self.folder, self.model, None)
         note = "The model takes more memory than an engine may: it went from file to file."
         if made[0] is shipped:
             note += " The baseline is the checkpoint as it was sent."
@@ -236,9 +237,9 @@ class OnDiskJob:
 
     def quantized(self) -> Generator[Event, None, Made]:
         """Ship the integers of the checkpoint."""
-        shipped, notes = yield from self.integers("quantized", self.folder)
+        shipped, notes = yield from self.integers(QUANTIZED, self.folder)
         asked = self.spec.recipe.quantize
-        made, more = yield from self.with_graph("quantized", [shipped], self.folder, self.model, asked)
+        made, more = yield from self.with_graph(QUANTIZED, [shipped], self.folder, self.model, asked)
         notes = (*notes, *more)
         if asked is not None and asked.smoothing is not None:
             notes = (*notes, "Nothing was smoothed: factors are not searched for where a model goes from file to file.")
@@ -252,9 +253,7 @@ class OnDiskJob:
         rows = shuffled_rows(self.train_rows(), settings.calibration_rows, seed)
         batches = list(rows.by_length(max(1, min(CALIBRATION_BATCH, TOGETHER // self.spec.recipe.train.max_length))))
         norm: Literal["l1", "l2"] = "l2" if settings.importance == "l2" else "l1"
-        scores = yield from self.follow(
-            "pruned", SCORE, layers.scores(batches, self.shipping.test_rows.with_name("states"), norm)
-        )
+        scores = yield from self.follow(SCORE, layers.scores(batches, self.shipping.test_rows.with_name("states"), norm))
         dtype = layers.dtype if layers.dtype.itemsize == HALF else torch.bfloat16
         precision = cast(Precision, str(dtype).removeprefix("torch."))
         name, whole = f"pruned-transformers-{precision}", self.shipping.test_rows.with_name("cut")
@@ -263,14 +262,14 @@ class OnDiskJob:
         cuts = [layers.cut(kept, place / "cut", dtype=dtype)]
         # Integers are made of all the digits that were sent, not of what 16 bits leave of them.
         cuts += [layers.cut(kept, whole)] if dtype != layers.dtype else []
-        yield from self.follow("pruned", CUT, _in_turn(cuts))
+        yield from self.follow(CUT, _in_turn(cuts))
         _lift(place / "cut")
         model = skeleton(place)
-        measuring = self.shipping.measure(model, place, name, "pruned", precision)
-        plain = yield from self.tracker.follow("pruned", PLAIN, measuring)
+        measuring = self.shipping.measure(model, place, name, PRUNED, precision)
+        plain = yield from self.tracker.relay(PLAIN, measuring)
         source = place if len(cuts) == 1 else whole
-        shipped, notes = yield from self.integers("pruned", source)
-        made, more = yield from self.with_graph("pruned", [shipped, plain], source, model, self.spec.recipe.quantize)
+        shipped, notes = yield from self.integers(PRUNED, source)
+        made, more = yield from self.with_graph(PRUNED, [shipped, plain], source, model, self.spec.recipe.quantize)
         shutil.rmtree(whole, ignore_errors=True)
         chosen = f"Units were chosen on {len(rows)} rows of train, in the checkpoint's own type; nothing was trained."
         return made, model, (*notes, chosen, *more)
@@ -279,9 +278,9 @@ class OnDiskJob:
         self, stage: Stage, made: list[Measured], source: Path, model: PreTrainedModel, asked: Quantize | None
     ) -> Generator[Event, None, tuple[list[Measured], tuple[str, ...]]]:
         """Put a stage's ONNX file to its artifacts, as `Graphs.beside` does."""
-        yield from self.tracker.mark(stage, GRAPH, done=False)
-        found = yield from self.tracker.follow(stage, GRAPH, self.graphs.beside(stage, made, source, model, asked))
-        yield from self.tracker.mark(stage, GRAPH, done=True)
+        yield from self.tracker.emit_boundary(GRAPH, done=False)
+        found = yield from self.tracker.relay(GRAPH, self.graphs.beside(stage, made, source, model, asked))
+        yield from self.tracker.emit_boundary(GRAPH, done=True)
         return found
 
     def aim(self, settings: Prune) -> Shape:
@@ -310,21 +309,19 @@ class OnDiskJob:
         place = self.shipping.begin(name)
         made, block, portable = place / "made", self.shipping.block(), Simulation.of(asked).portable
         steps = sharded.quantizing(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
-        written = yield from self.follow(stage, QUANTIZE, steps)
+        written = yield from self.follow(QUANTIZE, steps)
         checks = sharded_check.verifying(source, made, scheme=scheme, group_size=size, portable=portable, block=block)
-        yield from self.follow(stage, VERIFY, checks)
+        yield from self.follow(VERIFY, checks)
         _lift(made)
-        yield from self.tracker.mark(stage, MEASURE, done=False)
+        yield from self.tracker.emit_boundary(MEASURE, done=False)
         model = skeleton(place)
         stored = f"int8, {written.unquantized:,} parameters {written.dtype}" if written.unquantized else "int8"
         measuring = self.shipping.measure(model, place, name, stage, precision, scheme, stored)
-        shipped = yield from self.tracker.follow(stage, MEASURE, measuring)
-        yield from self.tracker.mark(stage, MEASURE, done=True)
+        shipped = yield from self.tracker.relay(MEASURE, measuring)
+        yield from self.tracker.emit_boundary(MEASURE, done=True)
         return shipped, tuple(said_of(written, model))
 
-    def follow(
-        self, stage: Stage, phase: str, steps: Generator[tuple[int, int], None, Result]
-    ) -> Generator[Event, None, Result]:
+    def follow(self, phase: str, steps: Generator[tuple[int, int], None, Result]) -> Generator[Event, None, Result]:
         """Pass (done, total) on as progress; return what the steps come to."""
         while True:
             try:
@@ -332,7 +329,7 @@ class OnDiskJob:
             except StopIteration as end:
                 result: Result = end.value
                 return result
-            yield from self.tracker.at(stage, phase, Step(step=done, total=total))
+            yield from self.tracker.emit(phase, Step(step=done, total=total))
 
     def _unasked(self) -> tuple[str, ...]:
         asked = self.spec.evaluate.lm_eval is not None

@@ -30,7 +30,8 @@ from compression.planning.on_disk import may_be_whole
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization
 from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Scheme
 from compression.schema.recipe.quantize import Quantize
-from compression.schema.report.measurements import Latency, Score, Stage
+from compression.schema.report.measurements import Latency, Score
+from compression.schema.stages import Stage
 from compression.system import durable_files, process
 from compression.system.progress import Step
 

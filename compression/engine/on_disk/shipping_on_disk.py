@@ -37,9 +37,10 @@ from compression.schema.job_spec import Spec
 from compression.schema.recipe.base import Scheme, Split
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
-from compression.schema.report.measurements import NotMeasured, Size, Stage
+from compression.schema.report.measurements import NotMeasured, Size
 from compression.schema.report.measurements import Row as Figured
 from compression.schema.report.report import Artifact
+from compression.schema.stages import Stage
 from compression.system import durable_files, process
 from compression.system.memory import resident
 from compression.system.progress import Step

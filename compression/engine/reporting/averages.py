@@ -7,7 +7,8 @@ from compression.planning.verdicts import judged
 from compression.schema.job_spec import Spec
 from compression.schema.report.averages import mean_row
 from compression.schema.report.draws import NO_DRAWS, SplitDraws, mean_split_draws
-from compression.schema.report.measurements import Remedy, Row, Stage, Uploaded
+from compression.schema.report.measurements import Remedy, Row, Uploaded
+from compression.schema.stages import Stage
 
 
 def judged_mean_row(

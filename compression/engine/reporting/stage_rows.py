@@ -13,9 +13,10 @@ from compression.models.adapters.registry import adapter_of
 from compression.schema.recipe.base import Split
 from compression.schema.report.draws import NO_DRAWS, SplitDraws
 from compression.schema.report.layer_ranges import LayerRange
-from compression.schema.report.measurements import Row, Stage, Uploaded
+from compression.schema.report.measurements import Row, Uploaded
 from compression.schema.report.preparation import Preparation
 from compression.schema.report.ratios import ratios
+from compression.schema.stages import BASELINE, Stage
 from compression.system import durable_files
 
 SCORED: tuple[Split, ...] = ("validation", "test")
@@ -60,7 +61,7 @@ def stage_row(
         shipped.latency,
         sent,
         validation=(first.validation if first else validation, validation),
-        draws=(draws.get("baseline", NO_DRAWS) if first else shipped.draws, shipped.draws),
+        draws=(draws.get(BASELINE, NO_DRAWS) if first else shipped.draws, shipped.draws),
     )
     row = Row(
         stage=stage,

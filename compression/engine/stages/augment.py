@@ -28,7 +28,7 @@ def augment_rows(
     rows, seed = context.rows["train"], context.recipe.train.seed
     settings, left_out = augmentation_source.resources.resolve(settings)
     total = settings.rows * len(rows)
-    yield from context.tracker.at("distilled", PHASE, Step(0, total))
+    yield from context.tracker.emit(PHASE, Step(0, total))
     work = augment(augmentation_source.texts, settings, seed, _opened(context, settings, augmentation_source))
     while True:
         try:
@@ -36,7 +36,7 @@ def augment_rows(
         except StopIteration as end:
             made: list[AugmentedRow] = end.value
             break
-        yield from context.tracker.at("distilled", PHASE, Step(done, total))
+        yield from context.tracker.emit(PHASE, Step(done, total))
         context.check_pause()
     said = " ".join([_summary(made, settings, augmentation_source, total), *left_out])
     context.notes.append(said)

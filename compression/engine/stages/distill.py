@@ -2,24 +2,34 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from compression.distillation.objective import DistillationObjective
 from compression.distillation.teacher import Teacher
+from compression.engine.checkpoints import folder_digests
 from compression.engine.context import StageContext
 from compression.engine.job_models import Texts
+from compression.engine.stages import gate, general_distillation
+from compression.engine.stages.augment import PHASE as AUGMENT
 from compression.engine.stages.augment import augment_rows
 from compression.engine.stages.gate import gated
 from compression.engine.stages.general_distillation import general
 from compression.engine.stages.insert_quantization import insert_quantization, smooth_model
 from compression.engine.stages.objectives import log_terms, objective_for
-from compression.engine.stages.second_training import further, is_under_way, score_of_baseline
+from compression.engine.stages.registry import ROW_SECONDS, ExpectedWork, StageRunner
+from compression.engine.stages.second_training import PHASE as AGAIN
+from compression.engine.stages.second_training import epochs_again, further, is_under_way, score_of_baseline
 from compression.engine.stages.teacher_ensemble import ASK, hear
 from compression.engine.stages.teacher_precision import HELD, note, quantize_teacher
+from compression.modalities.text.augmentation.resources import Resources
 from compression.modalities.text.batches import TokenizedDataset
 from compression.models.tensors import Tensors
+from compression.planning.estimator import augment_seconds
 from compression.schema.events import Event, Log
+from compression.schema.job_spec import Spec
 from compression.schema.recipe.distill import Distill, Gate
 from compression.system.progress import Step, portion_of
 from compression.training.config import TrainingConfig
@@ -39,13 +49,13 @@ def distill(context: StageContext) -> Iterator[Event]:
     if context.cast is not None and context.cast.student is not None:
         enter(context)
     rows, made = context.rows["train"], list[Texts]()
-    task_phase = is_under_way(context) or (context.checkpointer is not None and context.checkpointer.is_at("distilled", PHASE))
+    task_phase = is_under_way(context) or (context.checkpointer is not None and context.checkpointer.is_at(PHASE))
     known = context.checkpointer.beside() if context.checkpointer is not None and task_phase else {}
     if settings.general is not None and not task_phase:
         yield from general(context, settings)
     if settings.augment is not None and context.augmentation_source is not None:
         rows, made = yield from augment_rows(context, settings.augment, context.augmentation_source)
-    yield from context.tracker.mark("distilled", ASK, done=False)
+    yield from context.tracker.emit_boundary(ASK, done=False)
     heard = yield from hear(context, settings, rows, made)
     guide = heard.guide.to(context.device).requires_grad_(False)
     # All that can be asked of it is asked before it may be rounded.
@@ -54,7 +64,7 @@ def distill(context: StageContext) -> Iterator[Event]:
     precompute = portion_of(
         objective_for(context, compared, guide, rows, heard.rows, heard.logits), heard.asked, heard.asked + 1
     )
-    objective = yield from context.tracker.follow("distilled", ASK, precompute)
+    objective = yield from context.tracker.relay(ASK, precompute)
     base = score_of_baseline(context) if context.recipe.remedy == "apply" else None
     yield from _where_kept(objective.teacher)
     try:
@@ -64,6 +74,38 @@ def distill(context: StageContext) -> Iterator[Event]:
     finally:
         objective.close()
     note(context, said)  # the notes are those of the attempt before, where this one went on from its save
+
+
+def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
+    """Yield the general phase, augmentation, asking the teachers and the training, as the recipe has them."""
+    recipe, settings, train = expected.recipe, expected.recipe.distill, expected.train
+    assert settings is not None, "the job asks for stages that the recipe has"  # noqa: S101
+    if settings.general is not None:
+        texts = (expected.rows.get("unlabelled") or expected.rows["train"]) * ROW_SECONDS
+        yield general_distillation.ASK, texts / 3
+        yield general_distillation.PHASE, settings.general.epochs * texts * 0.5
+    if settings.augment is not None:
+        yield AUGMENT, augment_seconds(settings.augment, expected.rows["train"])
+        train *= 1 + settings.augment.rows
+    yield ASK, expected.seeds * train / 3
+    if settings.gate is not None:
+        tried = settings.gate.steps * recipe.train.batch * recipe.train.accumulate * ROW_SECONDS * 0.5
+        yield from ((name, tried) for name in (gate.WITH, gate.WITHOUT))
+    yield PHASE, settings.epochs * train * 0.5
+    if recipe.remedy == "apply":
+        yield AGAIN, epochs_again(settings) * train * 0.5
+
+
+def inputs(spec: Spec, base: Path) -> dict[str, Any]:
+    """Return the digests of models and texts that only distillation reads."""
+    augment = spec.recipe.distill.augment if spec.recipe.distill else None
+    return {
+        "teachers": [folder_digests(base, folder) for folder in spec.teachers],
+        "augment": Resources.of(spec, base).digests(augment) if augment else None,
+    }
+
+
+STAGE = StageRunner(distill, phases, inputs, reads_unlabelled=True, asks_teachers=True)
 
 
 def enter(context: StageContext) -> None:
@@ -148,10 +190,10 @@ def _task_phase(
             objective,
             before_step=objective.before_step,
             extra=objective.parameters,
-            resumable=context.resumable("distilled", PHASE, kept),
+            resumable=context.resumable(PHASE, kept),
             budget=context.budget,
         )
-        outcome = yield from context.tracker.follow("distilled", PHASE, log_terms(ticks, objective, after_epoch))
+        outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective, after_epoch))
         context.notes.append(
             f"Distillation: validation {context.task.metric} {outcome.before} → {outcome.best} "
             f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."

@@ -109,7 +109,7 @@ def _tried(
         budget=own,
     )
     with suppress(TrainingDiverged):  # what cannot be trained helps nobody: it has lost
-        yield from context.tracker.follow("distilled", phase, _steps_alone(ticks))
+        yield from context.tracker.relay(phase, _steps_alone(ticks))
         in_time = own.spent.steps >= own.max_steps
         found = min(filter(math.isfinite, losses[1:]), default=math.inf) if in_time else None
     context.model.eval()

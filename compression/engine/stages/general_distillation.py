@@ -31,7 +31,7 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
     assert asked is not None, "the caller has looked"  # noqa: S101
     student_rows, teacher_rows = _texts(context)
     checked = rows_of(context, context.cast.base if context.cast is not None else None, context.rows["train"], ())[1]
-    yield from context.tracker.mark("distilled", ASK, done=False)
+    yield from context.tracker.emit_boundary(ASK, done=False)
     model = _teacher(context, asked).to(context.device).requires_grad_(False)
     terms = {name: (weight, weight) for name in ("hidden", "attention", "embedding") if (weight := getattr(asked, name))}
     comparison = FeatureAlignment.of(context.model, model, settings, terms, apart=True)
@@ -46,7 +46,7 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
     judge = Teacher(model, checked, comparison.teacher, parts=context.parts, logits=torch.zeros((len(checked), 0)))
     asked_of = max(teacher.asks + judge.asks, 1)
     for tick in count_rows(context.check_pause, asked_of, teacher.precompute(), judge.precompute()):
-        yield from context.tracker.at("distilled", ASK, tick)
+        yield from context.tracker.emit(ASK, tick)
     objective = DistillationObjective(
         context.model, teacher, comparison, settings, student_rows, parts=context.parts, weigher=ScheduledWeights(terms)
     )
@@ -73,10 +73,10 @@ def general(context: StageContext, settings: Distill) -> Iterator[Event]:
         objective,
         validation=judged,
         extra=objective.parameters,
-        resumable=context.resumable("distilled", PHASE),
+        resumable=context.resumable(PHASE),
         budget=context.budget,
     )
-    outcome = yield from context.tracker.follow("distilled", PHASE, log_terms(ticks, objective))
+    outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective))
     teacher.close()
     judge.close()
     texts = f"{len(student_rows)} unlabelled texts"

@@ -47,7 +47,7 @@ def ratio_for_latency(
         else:
             low = middle + 1
         yield Log(message=f"Timed for target_latency: {told[middle]}.")
-        yield from context.tracker.mark("pruned", "cut", done=False)
+        yield from context.tracker.emit_boundary("cut", done=False)
     asked = f"{target.speed_up:g} times as fast" if target.speed_up is not None else f"{target.milliseconds:g} ms"
     context.notes.append(
         f"target_latency ({asked}) was looked for among {len(found)} shapes; timed with drawn weights: "

@@ -15,22 +15,26 @@ from transformers import PreTrainedModel
 from compression.engine.context import StageContext
 from compression.engine.stages.linear_probe import linear_probe
 from compression.engine.stages.rate_search import RateSearch, head_of
+from compression.engine.stages.registry import ROW_SECONDS, ExpectedWork, StageRunner
 from compression.evaluation.standard_error import standard_error
 from compression.modalities.base import label_loss
 from compression.models.tensors import Tensors
 from compression.planning.convergence import convergence
 from compression.planning.preparation import (
+    FORWARD,
     LEAST_GAIN,
     MOST_PROBES,
     PLATEAU,
     PROBE_SHARE,
     PROBE_STEPS,
     WARM_EPOCHS,
+    WARM_UPS,
     bound,
     patience,
     steps_an_epoch,
     stretch,
 )
+from compression.planning.preparation import expected as epochs_expected
 from compression.schema.events import Event, Log
 from compression.schema.recipe.recipe import PREPARE_RATE
 from compression.schema.report.preparation import EpochScore, Preparation
@@ -72,6 +76,21 @@ def prepare(context: StageContext) -> Iterator[Event]:
         context.originals.append(model.cpu().eval().requires_grad_(False))
 
 
+def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
+    """Yield the phases of tuning the originals."""
+    settings, train = expected.recipe.prepare, expected.recipe.train
+    steps = steps_an_epoch(expected.rows["train"], train)
+    sample = PROBE_STEPS * train.batch * train.accumulate * ROW_SECONDS
+    for number in range(expected.seeds):
+        if settings.is_open:
+            probes = MOST_PROBES if settings.probes and number == 0 else 0
+            yield probe_phase(number), sample * (WARM_UPS * FORWARD + probes)
+        yield phase_of(number), epochs_expected(settings, steps) * expected.train
+
+
+STAGE = StageRunner(prepare, phases)
+
+
 def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: Tensors) -> Iterator[Event]:
     settings, seed = context.recipe.prepare, context.recipe.train.seed + number
     if not settings.trains:
@@ -87,10 +106,10 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
         context.rows["validation"],
         label_loss(context.task, model),
         head=head_of(model),
-        resumable=context.resumable("baseline", phase_of(number), beside | {PREPARATION: _packed(known)}),
+        resumable=context.resumable(phase_of(number), beside | {PREPARATION: _packed(known)}),
         budget=context.budget,
     )
-    outcome = yield from context.tracker.follow("baseline", phase_of(number), ticks)
+    outcome = yield from context.tracker.relay(phase_of(number), ticks)
     found = _concluded(context, model, known, outcome)
     whose = "Tuned on train" if number == 0 else f"Another teacher, the original with seed {seed}, tuned on train"
     context.notes.append(
@@ -106,7 +125,7 @@ def _tuned(context: StageContext, model: PreTrainedModel, number: int, beside: T
 def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Generator[Event, None, Preparation]:
     """Return what is settled before a training: the rates, how they were chosen, and the floor that it must reach."""
     settings, seed = context.recipe.prepare, context.recipe.train.seed + number
-    if context.checkpointer is not None and context.checkpointer.is_at("baseline", phase_of(number)):
+    if context.checkpointer is not None and context.checkpointer.is_at(phase_of(number)):
         return _unpacked(context.checkpointer.beside()[PREPARATION])
     unsettled = Preparation(converged=False, reason="Training has not ended.")
     if number == 0:
@@ -120,7 +139,7 @@ def _chosen(context: StageContext, model: PreTrainedModel, number: int) -> Gener
     if known.rate and known.head_rate:  # a further original trains as the baseline did
         search.head_factor = known.head_rate / known.rate
         search.whole_head = any(one.chosen and one.whole_head for one in known.rates)
-    yield from context.tracker.follow("baseline", probe_phase(number), search.steps())
+    yield from context.tracker.relay(probe_phase(number), search.steps())
     assert search.rate is not None, "a search ends with a rate"  # noqa: S101
     found = {"rate": search.rate, "head_rate": search.rate * search.head_factor}
     # As sure as after a probe: of a model that has learned nothing yet, the error of a correlation is many times as large.
@@ -210,7 +229,7 @@ def _beside(models: list[PreTrainedModel]) -> Tensors:
 def _taken_up(context: StageContext) -> Generator[Log, None, int]:
     """Put back the originals that an earlier attempt trained before the one that it was in; return how many."""
     found = context.checkpointer.found if context.checkpointer is not None else None
-    is_ours = found is not None and context.checkpointer is not None and context.checkpointer.is_at("baseline", found.phase)
+    is_ours = found is not None and context.checkpointer is not None and context.checkpointer.is_at(found.phase)
     place = re.fullmatch(rf"{PHASE} (\d+)", found.phase) if found is not None and is_ours else None
     if place is None or context.checkpointer is None or context.cast is None:
         return 0

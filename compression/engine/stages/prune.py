@@ -1,6 +1,7 @@
 """Cut tokens, layers, channels, heads and feed-forward units, at once or in steps, and let the model recover in between."""
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from transformers import PreTrainedModel
 from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import apply_cut
 from compression.engine.stages.latency_target import ratio_for_latency
-from compression.engine.stages.recover import phases, recover
+from compression.engine.stages.recover import phases as trainings_of
+from compression.engine.stages.recover import precompute, recover
+from compression.engine.stages.registry import ExpectedWork, StageRunner
 from compression.engine.stages.sensitivity_curves import curves
 from compression.engine.stages.vocabulary import reduce_vocabulary
 from compression.evaluation.validate import Validation
@@ -30,12 +33,15 @@ from compression.models.architectures.shapes import (
     table_rows,
     width_of,
 )
+from compression.planning.estimator import PROBES
 from compression.pruning.decoder_scores import DecoderScores
 from compression.pruning.scores import PARTS, EncoderScores, score_units
 from compression.quantization.fake_quantize import input_ranges, set_input_ranges
 from compression.quantization.precision import gradient_precision
 from compression.quantization.smoothquant import undone
 from compression.schema.events import Event
+from compression.schema.job_spec import Spec
+from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.report.measurements import Shape
 
@@ -55,9 +61,9 @@ def prune(context: StageContext) -> Iterator[Event]:
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
     family, kind = adapter_of(context.model), ARCHITECTURE_SPECS[context.model.config.model_type]
     before = family.shape_of(context.model.config)
-    yield from context.tracker.mark("pruned", "cut", done=False)
+    yield from context.tracker.emit_boundary("cut", done=False)
     whole = context.validate()
-    trainings = phases(settings)
+    trainings = trainings_of(settings)
     going_on = _step_of_save(context, [phase for phase, _ in trainings])
     kept_before = context.checkpointer.beside() if context.checkpointer and going_on else {}
     scores = _scores(context, settings, kept_before)
@@ -84,12 +90,36 @@ def prune(context: StageContext) -> Iterator[Event]:
         context.notes.append(f"{which}: validation {context.task.metric} {whole} → {now}, before any training.")
         if settings.reconstruct and step > going_on:
             _reconstruct(context, settings, uncut, kept, now)
-        yield from context.tracker.mark("pruned", "cut", done=True)
+        yield from context.tracker.emit_boundary("cut", done=True)
         if settings.recovery is not None and epochs:
             # Static ranges are of the model as the steps before have trained it, which a new attempt does not have.
             ranges = {f"{RANGES}{name}": _as_tensor(found) for name, found in input_ranges(context.model).items()}
             yield from recover(context, settings.recovery, step, phase, epochs, beside | ranges)
     context.pruning = taken(before, after, settings, ratios)
+
+
+def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
+    """Yield the cut, with the measurements that a target takes, and each step's recovery."""
+    settings = expected.recipe.prune
+    assert settings is not None, "the job asks for stages that the recipe has"  # noqa: S101
+    measuring = PROBES * expected.shipping / 2 if settings.target_latency is not None else 0.0
+    yield "cut", 2.0 + measuring
+    for name, epochs in trainings_of(settings):
+        if expected.recipe.recovers_by_teacher and epochs:
+            yield precompute(name), expected.train / 3
+        yield name, epochs * expected.train * 0.7
+
+
+def inputs(spec: Spec, base: Path) -> dict[str, Any]:  # noqa: ARG001
+    """Return what a recovery by the teacher's outputs reads of distillation, which comes after it."""
+    if not spec.recipe.recovers_by_teacher:
+        return {}
+    asked = spec.recipe.distill or Distill()
+    found = {"temperature": asked.temperature, "precision": asked.teachers.precision, "spill_gib": asked.spill_gib}
+    return {"answers": found}
+
+
+STAGE = StageRunner(prune, phases, inputs, cuts=True)
 
 
 def _reconstruct(context: StageContext, settings: Prune, uncut: PreTrainedModel, kept: PruningPlan, before: Validation) -> None:
@@ -181,7 +211,7 @@ def _solved(
 def _step_of_save(context: StageContext, trainings: list[str]) -> int:
     """Say in which step the earlier attempt was saved, from 1; 0 where it was in none."""
     checkpointer = context.checkpointer
-    return next((step for step, phase in enumerate(trainings, 1) if checkpointer and checkpointer.is_at("pruned", phase)), 0)
+    return next((step for step, phase in enumerate(trainings, 1) if checkpointer and checkpointer.is_at(phase)), 0)
 
 
 def _ranges(kept: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from compression.engine.context import StageContext
 from compression.engine.stages.insert_quantization import calibration_rows, insert_quantization, smooth_model
 from compression.engine.stages.quantization_order import depths, named, only, sensitivities
+from compression.engine.stages.registry import ExpectedWork, StageRunner
 from compression.evaluation.validate import Validation
 from compression.modalities.base import label_loss
 from compression.models.adapters.registry import adapter_of
@@ -53,10 +54,10 @@ def quantize(context: StageContext) -> Iterator[Event]:
         label_loss(context.task, model),
         before_epoch=lambda epoch: simulate_first(model, share(qat, epoch), order, simulation),
         validation=lambda: _quantized_validation(context, simulation),
-        resumable=context.resumable("quantized", PHASE, beside={ORDER: torch.tensor(order)}),
+        resumable=context.resumable(PHASE, beside={ORDER: torch.tensor(order)}),
         budget=context.budget,
     )
-    outcome = yield from context.tracker.follow("quantized", PHASE, ticks)
+    outcome = yield from context.tracker.relay(PHASE, ticks)
     insert_fake_quantization(model, simulation=simulation)
     context.notes.append(
         f"Quantization-aware training: validation {context.task.metric} {outcome.before} → "
@@ -69,6 +70,15 @@ def quantize(context: StageContext) -> Iterator[Event]:
     context.notes += outcome.remarks
 
 
+def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
+    """Yield the one training that there may be."""
+    qat = expected.recipe.quantize.qat if expected.recipe.quantize is not None else None
+    yield PHASE, (qat.epochs if qat else 0) * expected.train
+
+
+STAGE = StageRunner(quantize, phases)
+
+
 def ordered(context: StageContext, qat: Qat) -> list[int]:
     """Say in which order the depths are quantized, and note what was measured. The model is left fully quantized.
 
@@ -76,7 +86,7 @@ def ordered(context: StageContext, qat: Qat) -> list[int]:
     """
     model, settings = context.model, context.recipe.quantize
     assert settings is not None, "the pipeline calls stages that the recipe has"  # noqa: S101
-    if context.checkpointer is not None and context.checkpointer.is_at("quantized", PHASE):
+    if context.checkpointer is not None and context.checkpointer.is_at(PHASE):
         return [int(depth) for depth in context.checkpointer.beside()[ORDER]]
     if qat.order == "depth":
         return depths(model)

@@ -53,14 +53,10 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
         patience_from=alone,
     )
     rows, is_held, said = context.rows["train"], False, ""
-    known = (
-        context.checkpointer.beside()
-        if context.checkpointer is not None and context.checkpointer.is_at("pruned", phase)
-        else {}
-    )
+    known = context.checkpointer.beside() if context.checkpointer is not None and context.checkpointer.is_at(phase) else {}
     objective = None
     if settings.by == "teacher":
-        objective = yield from context.tracker.follow("pruned", precompute(phase), output_objective(context, rows))
+        objective = yield from context.tracker.relay(precompute(phase), output_objective(context, rows))
         asked, guide = context.recipe.distill or Distill(), objective.teacher.model
         # Later cuts and distillation ask it again, in float32 as this one did.
         is_held, said = yield from quantize_teacher(context, asked, guide, before=HELD in known, again=True)
@@ -71,11 +67,11 @@ def recover(context: StageContext, whole: Recovery, step: int, phase: str, epoch
         context.rows["validation"],
         objective or label_loss(context.task, model),
         before_epoch=freezer(model, settings),
-        resumable=context.resumable("pruned", phase, beside | ({HELD: torch.tensor(True)} if is_held else {})),
+        resumable=context.resumable(phase, beside | ({HELD: torch.tensor(True)} if is_held else {})),
         budget=context.budget,
     )
     try:
-        outcome = yield from context.tracker.follow("pruned", phase, ticks)
+        outcome = yield from context.tracker.relay(phase, ticks)
     finally:
         if objective is not None:
             objective.close()

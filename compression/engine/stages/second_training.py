@@ -27,7 +27,7 @@ def epochs_again(settings: Distill) -> int:
 
 def is_under_way(context: StageContext) -> bool:
     """Say whether an earlier attempt was in the second training already, so that the first need not be done."""
-    return context.checkpointer is not None and context.checkpointer.is_at("distilled", PHASE)
+    return context.checkpointer is not None and context.checkpointer.is_at(PHASE)
 
 
 def score_of_baseline(context: StageContext) -> float:
@@ -64,10 +64,10 @@ def further(
         context.rows["validation"],
         objective,
         extra=objective.parameters,
-        resumable=context.resumable("distilled", PHASE, beside),
+        resumable=context.resumable(PHASE, beside),
         budget=context.budget,
     )
-    outcome = yield from context.tracker.follow("distilled", PHASE, log_terms(ticks, objective))
+    outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective))
     why = (
         f"retention on validation was below {wanted:g}; {more} more epochs at a rate of {again.rate:g} took validation "
         f"{context.task.metric} from {outcome.before} to {outcome.best}"

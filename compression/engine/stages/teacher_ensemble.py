@@ -101,7 +101,7 @@ def hear(
         scores.append(score)
         teacher = Teacher(model, own, LOGITS_ALONE, parts=context.parts)
         precompute = count_rows(context.check_pause, len(own), teacher.precompute())
-        yield from context.tracker.follow("distilled", ASK, portion_of(precompute, number, len(found) + 1))
+        yield from context.tracker.relay(ASK, portion_of(precompute, number, len(found) + 1))
         answers.append(teacher.logits)
         if guide is None or (member.aligned, score) > (guide[0] > float("-inf"), guide[0]):
             guide = (score if member.aligned else float("-inf"), member.name, model, own)

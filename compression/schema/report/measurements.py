@@ -9,10 +9,7 @@ from compression.schema.recipe.base import Config
 from compression.schema.report.draws import Interval
 from compression.schema.report.layer_ranges import LayerRange
 from compression.schema.report.preparation import Preparation
-
-Stage = Literal["baseline", "quantized", "pruned", "distilled"]
-STAGES: tuple[Stage, ...] = ("baseline", "quantized", "pruned", "distilled")
-"""Names of the rows, in the fixed order of the method."""
+from compression.schema.stages import Stage
 
 
 class NotMeasured(Config):

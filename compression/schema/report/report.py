@@ -9,7 +9,8 @@ from compression.schema.recipe.base import Config, JobTask, Task
 from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.draws import Interval
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
-from compression.schema.report.measurements import NotMeasured, Ratios, Row, Score, Sensitivity, Stage, Uploaded
+from compression.schema.report.measurements import NotMeasured, Ratios, Row, Score, Sensitivity, Uploaded
+from compression.schema.stages import Stage
 
 
 class File(Config):

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from compression.schema.report.measurements import NotMeasured, Stage
+from compression.schema.report.measurements import NotMeasured
 from compression.schema.report.report import Report
+from compression.schema.stages import Stage
 from tests.app.api.conftest import new_team, problem, ready_dataset, ready_model, sql
 from tests.client.figures import report, row
 from tests.conftest import Service

@@ -39,6 +39,7 @@ def made(asked: Augment, texts: list[str], sources: Resources) -> tuple[list[str
     def encode(new: Sequence[Texts], labels: list[int]) -> TokenizedDataset:
         return numbered([text for (text,) in new])
 
+    state.begin("distilled")
     work = augment_rows(state, asked, AugmentationSource([(text,) for text in texts], encode, tokenizer, sources))
     while True:
         try:

@@ -12,8 +12,6 @@ from compression.engine import checkpoints
 from compression.engine.context import StageContext
 from compression.engine.job import Job
 from compression.engine.stages.augment import augment_rows
-from compression.engine.stages.distill import distill
-from compression.engine.stages.prepare import prepare
 from compression.evaluation.validate import logits
 from compression.modalities.text.augmentation.augmenter import Texts
 from compression.modalities.text.augmentation.resources import Resources
@@ -30,6 +28,7 @@ from compression.system.progress import Phase, ProgressTracker
 from compression.training.save import TrainingCheckpointer
 from tests.compression.augment.test_sources import write_wordnet
 from tests.compression.conftest import encoded, lesson_of, sentences, state_of, tiny_config, write_tokenizer
+from tests.compression.stages import distill, prepare
 
 AUGMENT = Augment(copies=2, synonyms=Synonyms(source="embeddings", candidates=8))
 TRAIN = Train(batch=16, max_length=32)
@@ -62,6 +61,7 @@ def state(model: BertForSequenceClassification, tmp_path: Path) -> StageContext:
 
 def more(state: StageContext) -> tuple[TokenizedDataset, list[Event]]:
     assert state.augmentation_source is not None
+    state.begin("distilled")
     work, events = augment_rows(state, AUGMENT, state.augmentation_source), []
     while True:
         try:
@@ -178,6 +178,7 @@ def test_a_job_finds_what_the_worker_has(encoder: Path, reviews: Path, tmp_path:
     state = job.part.state
     state.teacher = state.model
     assert state.augmentation_source is not None
+    state.begin("distilled")
     work = augment_rows(state, masked, state.augmentation_source)
     said = [event.message for event in work if isinstance(event, Log)]
     assert "other words from masked-lm" in said[0]

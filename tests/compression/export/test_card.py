@@ -11,7 +11,8 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe
-from compression.schema.report.measurements import NotMeasured, Size, Stage
+from compression.schema.report.measurements import NotMeasured, Size
+from compression.schema.stages import Stage
 from tests.client.figures import validated
 
 NOTHING = NotMeasured(not_measured="It is not asked.")

@@ -8,8 +8,6 @@ import torch
 
 from compression.engine.context import StageContext
 from compression.engine.stages.apply_cut import apply_cut
-from compression.engine.stages.prepare import prepare
-from compression.engine.stages.prune import prune
 from compression.modalities.registry import task_of
 from compression.modalities.sampling import first_tokens, shuffled_rows
 from compression.modalities.text.causal_lm.batches import PackedBatch
@@ -19,6 +17,7 @@ from compression.schema.recipe.prune import AxisRatios, Prune
 from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
 from tests.compression.conftest import all_phases
 from tests.compression.language.tiny import model, tokenizer
+from tests.compression.stages import prepare, prune
 from tests.compression.test_language_job import texts
 
 LENGTH, DRAWN = 48, 1000

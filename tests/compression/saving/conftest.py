@@ -12,20 +12,17 @@ from torch import Tensor
 from transformers import BertForSequenceClassification
 
 from compression.engine.context import StageContext
-from compression.engine.stages.distill import distill
-from compression.engine.stages.prepare import prepare
-from compression.engine.stages.prune import prune
-from compression.engine.stages.quantize import quantize
 from compression.schema.events import Event, TrainingSaved
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
-from compression.schema.report.measurements import Stage
+from compression.schema.stages import Stage
 from compression.system.sealed_folder import digest
 from compression.training.budget import Budget
 from compression.training.save import FOLDER, TrainingCheckpointer
 from tests.compression.conftest import state_of, tiny_config
+from tests.compression.stages import distill, prepare, prune, quantize
 
 RECIPE = Recipe(
     prepare=Prepare(epochs=3, rate=3e-3),

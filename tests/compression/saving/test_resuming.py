@@ -11,10 +11,6 @@ from torch import Tensor
 from transformers import BertForSequenceClassification
 
 from compression.distillation.objective import FeatureLosses
-from compression.engine.stages.distill import distill
-from compression.engine.stages.prepare import prepare
-from compression.engine.stages.prune import prune
-from compression.engine.stages.quantize import quantize
 from compression.modalities.base import label_loss
 from compression.modalities.text.batches import Batch
 from compression.planning.estimator import SAVED_BYTES
@@ -24,7 +20,7 @@ from compression.schema.recipe.distill import Distill, Gate, Teachers, Weights
 from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe, Targets, Train
-from compression.schema.report.measurements import Stage
+from compression.schema.stages import Stage
 from compression.system.progress import Step
 from compression.training.config import TrainingConfig
 from compression.training.save import TrainingCheckpointer
@@ -42,6 +38,7 @@ from tests.compression.saving.conftest import (
     state_before,
     weights,
 )
+from tests.compression.stages import distill, prepare, prune, quantize
 
 RANDOM_STATE_AND_NAMES = 50_000
 """Bytes of a save that do not hang on the model's size."""
@@ -289,7 +286,7 @@ def test_a_training_that_stepped_back_goes_on_so(tmp_path: Path, listener: Liste
             return found * float("nan") if calls == bad else found
 
         state.checkpointer = given
-        return train(model, plan, rows, validation, loss, resumable=state.resumable("baseline", "tune"))
+        return train(model, plan, rows, validation, loss, resumable=state.resumable("tune"))
 
     listener.hear(event for event in ticks(state.model, checkpointer(tmp_path), bad=8) if not isinstance(event, Step))
     expected = weights(state)

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from compression.engine.stages.distill import distill
-from compression.engine.stages.prepare import prepare
-from compression.engine.stages.prune import prune
 from compression.evaluation.validate import Validation
 from compression.modalities.base import label_loss
 from compression.schema.events import Event, Log, Progress, TrainingSaved
@@ -30,6 +27,7 @@ from tests.compression.saving.conftest import (
     state_before,
     weights,
 )
+from tests.compression.stages import distill, prepare, prune
 
 
 def test_nothing_is_saved_until_the_save_before_was_taken(tmp_path: Path) -> None:
@@ -152,7 +150,7 @@ def test_losses_that_are_no_numbers_are_kept_as_they_are(tmp_path: Path, listene
         state.rows["validation"],
         label_loss(state.task, state.model),
         validation=lambda: worst,
-        resumable=state.resumable("baseline", "tune"),
+        resumable=state.resumable("tune"),
     )
     listener.hear(event for event in ticks if not isinstance(event, Step))
     assert read_training(listener.kept / "1", "same work").where.before == worst
