@@ -16,7 +16,7 @@ from client.api import Lathe
 from client.output import as_json, console
 from client.terminal_text import one_line
 from client.types import Event, Job
-from compression.schema.stages import STAGES
+from compression.schema.stages import wanted
 
 EXIT_CODES = {"succeeded": 0, "failed": errors.FAILED, "cancelled": errors.CANCELLED}
 IN_BARS = ("progress",)
@@ -28,12 +28,11 @@ LACKS = {
     "memory": ", no worker has the memory for it",
     "quota": ", the team has as many jobs at work as it may",
 }
-_KEYS = {"quantized": "quantize", "pruned": "prune", "distilled": "distill"}
 
 
 def stages(job: Job) -> list[str]:
     """Return the rows that the job will have: the baseline, and each stage that its recipe does not skip."""
-    return [stage for stage in STAGES if stage == "baseline" or job.recipe.get(_KEYS[stage], True) is not None]
+    return list(wanted(job.recipe))
 
 
 def headline(job: Job) -> str:

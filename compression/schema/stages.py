@@ -3,6 +3,7 @@
 A package that is installed beside Lathe adds one by an entry point of the group `lathe.stages` that names a `StageSpec`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -55,6 +56,15 @@ def _known(name: str) -> str:
     if name not in STAGE_SPECS:
         raise ValueError(f"is none of {', '.join(STAGES)}")
     return name
+
+
+def wanted(recipe: Mapping[str, object]) -> tuple[str, ...]:
+    """List the rows that a recipe leads to. recipe: as it is stored; a key that it lacks has its default."""
+    return tuple(
+        name
+        for name, spec in STAGE_SPECS.items()
+        if spec.after is None or recipe.get(spec.recipe_key, spec.settings is None or None) is not None
+    )
 
 
 Stage = Annotated[str, AfterValidator(_known), WithJsonSchema({"enum": list(STAGES), "type": "string"})]
