@@ -100,7 +100,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 import torch, transformers
-from compression import run
+from compression.engine.commands import run
 torch.set_num_threads(1)
 status = Path("/proc/self/status").read_text()
 used = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData")) * 1024
@@ -166,17 +166,17 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 from compression.schema.errors import OutOfMemory
-from compression.export.package import figures
+from compression.engine.shipping import measure_artifact
 from compression.evaluation.measure import MeasureSpec
-from compression.training.config import at_once
-from compression.schema.recipe import Evaluate
+from compression.schema.recipe.recipe import Evaluate
+from compression.system.progress import run_silently
 folder, rows = Path(sys.argv[1]), Path(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_DATA, (600 << 20,) * 2)
 spec = MeasureSpec(kind="onnx", task="text-classification", labels=("a", "b"), folder=str(folder),
                    test_rows=str(rows), evaluate=Evaluate(batch=16, length=1024))
 for last_try in (False, True):
     try:
-        found = at_once(figures(spec, last_try=last_try))
+        found = run_silently(measure_artifact(spec, last_try=last_try))
     except OutOfMemory as problem:
         print(problem.code, problem.param)
     else:

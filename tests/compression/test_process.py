@@ -21,7 +21,7 @@ NOISY = (
 )
 IMPORTING = """
 import gc, sys
-from compression import process
+from compression.system import process
 lasting = process.imported("compression.schema.recipe.recipe")
 assert gc.isenabled() and gc.get_freeze_count() > 10_000
 assert not any(one is lasting for one in gc.get_objects())  # nobody looks for garbage there any more

@@ -15,8 +15,9 @@ from tests.compression.jobs import RECIPE, write_spec
 EAGER = """
 import sys
 from pathlib import Path
-from compression import pulse, run
-pulse.SECONDS = 0.0
+from compression.engine import heartbeat
+from compression.engine.commands import run
+heartbeat.SECONDS = 0.0
 sys.exit(run.main(Path(sys.argv[1]), 1))
 """
 """The engine with a sign of life at each call of a layer."""

@@ -273,7 +273,7 @@ LIMITED = """
 import json, os, resource, sys
 from pathlib import Path
 import torch, transformers
-from compression import run
+from compression.engine.commands import run
 from compression.system.memory import resident
 torch.set_num_threads(1)
 warm, spec, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

@@ -352,7 +352,7 @@ def test_precision_decides_what_is_multiplied_in(
 
 
 def test_a_device_without_bfloat16_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("compression.quantization", "compression.quantization.precision"):
+    for place in ("compression.training.config", "compression.quantization.precision"):
         monkeypatch.setattr(f"{place}.has_bfloat16", lambda device: False)
     for precision in ("auto", "float32"):
         check_precision(precision, torch.device("cpu"))

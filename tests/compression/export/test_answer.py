@@ -116,7 +116,7 @@ def test_it_needs_no_torch_and_takes_no_more_memory_than_it_may(tiny_shipment: S
     program = f"""
 import sys
 from pathlib import Path
-from compression.answer import main
+from compression.evaluation.predict import main
 assert main(Path({str(path)!r})) == 0
 assert not {{"torch", "transformers"}} & set(sys.modules)
 """

@@ -219,14 +219,14 @@ import resource, sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file
-from compression.export import streamed
+from compression.export.transformers import sharded
 
 source, place, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 tiny = source.with_name("tiny")
-streamed.quantize(tiny, place.with_name("warm"))  # what the libraries allocate once
+sharded.quantize(tiny, place.with_name("warm"))  # what the libraries allocate once
 held = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (held + room, held + room))
-streamed.quantize(source, place, block=room >> 6, largest=1 << 22)
+sharded.quantize(source, place, block=room >> 6, largest=1 << 22)
 try:
     torch.empty(2 * room, dtype=torch.uint8)
 except (RuntimeError, MemoryError):

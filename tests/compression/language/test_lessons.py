@@ -28,7 +28,7 @@ def test_projections_start_from_some_tokens_a_batch_at_a_time(tmp_path: Path, mo
     settings = Distill(hidden=1.0)
     comparison = FeatureAlignment.of(student, teacher, settings, settings.weights(), apart=False)
     known = LanguageTeacher(teacher, rows, comparison.teacher).asked()
-    fitted, taken, together = objective.losses.fitted_projections, list[int](), list[int]()
+    fitted, taken, together = objective.fit_projections, list[int](), list[int]()
 
     def watched(pairs: Iterator[Any]) -> Any:
         found = list(pairs)
@@ -37,7 +37,7 @@ def test_projections_start_from_some_tokens_a_batch_at_a_time(tmp_path: Path, mo
         assert all(own.shape[:2] == theirs.shape[:2] for own, theirs in found)
         return fitted(iter(found))
 
-    monkeypatch.setattr(objective.losses, "fitted_projections", watched)
+    monkeypatch.setattr(objective, "fit_projections", watched)
     monkeypatch.setattr(objective, "FIT_TOKENS", 200)
     monkeypatch.setattr(objective, "FIT_BATCH", 2)
     made = CausalLMObjective(student, known, comparison, settings, rows)
