@@ -184,6 +184,7 @@ def judged(
     missed = by_status(row, targets, "missed")
     best = choose(before, targets)[0] if before else None
     behind = behind_in(row, best, targets) if best is not None else ()
+    case = advisor.Case(row, before, recipe, targets, missed, better is not None, limit, applied, task, streamed)
     verdict = StageVerdict(
         met=targets_met(row, targets),
         missed=missed,
@@ -192,21 +193,7 @@ def judged(
         worse_than=better.stage if better else None,
         behind=best.stage if best and behind else None,
         behind_in=behind,
-        remedies=(
-            *applied,
-            *advisor.offered(
-                row,
-                before,
-                recipe,
-                targets,
-                missed,
-                is_worse=better is not None,
-                limit=limit,
-                applied=applied,
-                task=task,
-                streamed=streamed,
-            ),
-        ),
+        remedies=(*applied, *advisor.offered(case)),
     )
     notes = row.notes
     if best is not None and behind:
