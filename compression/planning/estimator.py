@@ -1,7 +1,8 @@
 """What a job will take: first guesses of its memory, its disk and its minutes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import Field
@@ -95,97 +96,163 @@ class Counted:
         return found - left_out * 3 * self.shape.hidden * experts.ffn
 
 
-def estimate(
-    model: Counted,
-    result: Counted,
-    data: DataFacts,
-    recipe: Recipe,
-    evaluate: JobEvaluate,
-    named: Sequence[Counted] = (),
-) -> Estimate:
-    """Reckon a job from its model, what becomes of it or of a student, its rows, its recipe, and how artifacts are scored.
+@dataclass(frozen=True)
+class CostItem:
+    """What one part of a job takes; a job takes the sum of its parts."""
 
-    named: the teachers that the job names.
-    """
-    shape, before, after, spoken = model.shape, model.parameters, result.parameters, model.spoken
-    train, language = recipe.train, data.task == "causal-lm"
-    if language:
-        data = packed(data, recipe)
-    longest = min(train.max_length, round(data.longest_words * TOKENS_A_WORD) + 2)
-    read = Tokens.of(data, recipe)
-    tokens, taught, plain = read.train, read.taught, read.plain
-    augment = recipe.distill.augment if recipe.distill else None
-    seeds = recipe.distill.teachers.seeds if recipe.distill else 1
-    memory = PROCESS_BYTES + model_bytes(before, after, recipe, spoken) + step_bytes(shape, train, longest)
-    memory += LOGITS_BYTES * language
-    feature_losses = recipe.distill is not None and "attention" in recipe.distill.weights()
-    if language and feature_losses:
-        memory += RELATIONS_FLOATS * 4 * shape.heads * longest**2
-    memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(each.parameters.total for each in named))
-    answers = 0
-    if recipe.distill and language and recipe.distill.kept is not None:
-        an_id = 2 if shape.vocabulary <= 1 << 16 else 4
-        answers = round(taught * (2 * (recipe.distill.kept + 1) + an_id * recipe.distill.kept))
-    asked = objectives(model, result, data, recipe, named)
-    memory = round((memory + asked.bytes_in("memory")) * KEPT_FREED)
-    sizes = [before.total] + [before.total] * (recipe.quantize is not None)
-    sizes += [after.total] * ((recipe.prune is not None) + (recipe.distill is not None))
-    shipped = [before] * (recipe.quantize is not None) + [after] * ((recipe.prune is not None) + (recipe.distill is not None))
-    disk = HELD_BYTES * (sum(sizes) + max(seeds - 1, 0) * before.total)  # one checkpoint a row; teachers beside the baseline's
-    disk += asked.bytes_in("disk") + answers
-    if recipe.recovers_by_teacher and may_hold(recipe):
-        disk += HELD_BYTES * before.total  # the teacher's float weights, while it is rounded
-    disk += HELD_BYTES * before.total + sum(artifact_bytes(each, recipe.quantize) for each in shipped)
-    scored = artifacts(model, result, recipe, language=language)
-    disk += ARTIFACT_EXTRAS * len(scored)
-    disk += SAVED_BYTES * max(before.total, after.total) + 2 * HELD_BYTES * max(seeds - 1, 0) * before.total
+    stage: str
+    memory: int = 0  #: bytes, when the process holds most
+    disk: int = 0  #: bytes
+    flops: float = 0.0  #: of training, which the recipe's limits may end
+    minutes: float = 0.0  #: of all else
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job, as its cost follows from it."""
+
+    model: Counted
+    result: Counted  #: what becomes of the model, or of a student
+    data: DataFacts
+    recipe: Recipe
+    evaluate: JobEvaluate
+    named: Sequence[Counted] = ()  #: the teachers that the job names
+
+    @cached_property
+    def is_language(self) -> bool:
+        """Return whether answers are next tokens."""
+        return self.data.task == "causal-lm"
+
+    @cached_property
+    def texts(self) -> DataFacts:
+        """Return the data, of a language model as packed rows."""
+        return packed(self.data, self.recipe) if self.is_language else self.data
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Return the tokens of train."""
+        return Tokens.of(self.texts, self.recipe)
+
+    @cached_property
+    def guide(self) -> Counted:
+        """Return the teacher that shows its insides. Of named ones alone validation chooses: here it is the dearest."""
+        return self.model if self.originals else max(self.named, key=lambda each: each.active, default=self.model)
+
+    @cached_property
+    def objectives(self) -> Lessons:
+        """Return what is asked of teachers."""
+        shapes = (each.shape for each in (self.model, self.guide, self.result))
+        return Lessons.of(self.recipe, self.tokens, *shapes, language=self.is_language)
+
+    @property
+    def originals(self) -> int:
+        """Return how many originals are tuned: the baseline, and teachers beside it; 0 if named ones teach alone."""
+        return self.recipe.distill.teachers.seeds if self.recipe.distill else 1
+
+    def forward(self, *models: Counted) -> float:
+        """Return the operations of a pass over train: 2 a parameter and token. Training takes three times as many."""
+        return 2 * sum(each.active for each in models) * self.tokens.train
+
+
+def estimate(job: Job) -> Estimate:
+    """Add up what the parts of a job take."""
+    items = [*_process(job), *_baseline(job), *_quantized(job), *_pruned(job), *_distilled(job), *_exported(job)]
+    train, rows = job.recipe.train, job.texts.rows
+    planned = planned_steps(job.recipe, rows["train"], rows.get("unlabelled"))
+    flops = sum(item.flops for item in items) * min(1.0, (train.max_steps or planned) / max(planned, 1))
+    training = min(flops / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
+    return Estimate(
+        memory_bytes=round(sum(item.memory for item in items) * KEPT_FREED),
+        disk_bytes=sum(item.disk for item in items),
+        minutes=round(training + sum(item.minutes for item in items), 1),
+    )
+
+
+def _process(job: Job) -> Iterator[CostItem]:
+    """Count what training holds in memory at once, and what it saves."""
+    model, train, distill = job.model, job.recipe.train, job.recipe.distill
+    before, after = model.parameters, job.result.parameters
+    longest = min(train.max_length, round(job.texts.longest_words * TOKENS_A_WORD) + 2)
+    yield CostItem("process", memory=PROCESS_BYTES)
+    yield CostItem("model", memory=model_bytes(before, after, job.recipe, model.spoken))
+    yield CostItem(
+        "training", memory=step_bytes(model.shape, train, longest), disk=SAVED_BYTES * max(before.total, after.total)
+    )
+    if job.is_language:
+        yield CostItem("logits", memory=LOGITS_BYTES)
+        if distill is not None and "attention" in distill.weights():
+            yield CostItem("relations", memory=RELATIONS_FLOATS * 4 * model.shape.heads * longest**2)
+    # Originals beside the baseline have a checkpoint each, and lie twice in a save.
+    more = HELD_BYTES * max(job.originals - 1, 0) * before.total
+    yield CostItem("teachers", memory=more + HELD_BYTES * sum(each.parameters.total for each in job.named), disk=3 * more)
+    yield CostItem("teachers", memory=job.objectives.bytes_in("memory"), disk=job.objectives.bytes_in("disk"))
+
+
+# What a stage leaves on disk is its checkpoint and its artifact. Calibration, sensitivities and the check of ranges are forward
+# passes over a few hundred rows: left out.
+
+
+def _baseline(job: Job) -> Iterator[CostItem]:
+    prepare, rows = job.recipe.prepare, job.texts.rows["train"]
+    passes = 3 * preparation.passes(prepare, rows, job.recipe.train, job.originals) + preparation.read_once(prepare, rows)
+    yield CostItem("baseline", disk=2 * HELD_BYTES * job.model.parameters.total, flops=passes * job.forward(job.model))
+
+
+def _quantized(job: Job) -> Iterator[CostItem]:
+    quantize, parameters = job.recipe.quantize, job.model.parameters
+    if quantize is not None:
+        yield CostItem("quantized", disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, quantize))
+        yield CostItem("quantized", flops=3 * job.forward(job.model) * (quantize.qat.epochs if quantize.qat else 0))
+
+
+def _pruned(job: Job) -> Iterator[CostItem]:
+    prune, recipe, parameters = job.recipe.prune, job.recipe, job.result.parameters
+    if prune is None:
+        return
+    yield CostItem("pruned", disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
+    if prune.recovery:
+        passes = job.objectives.recovery.passes if job.objectives.recovery else 0
+        yield CostItem("pruned", flops=3 * job.forward(job.result) * prune.recovery.epochs + job.forward(job.model) * passes)
+    if recipe.recovers_by_teacher and may_hold(recipe):  # the teacher's float weights, while it is rounded
+        yield CostItem("pruned", disk=HELD_BYTES * job.model.parameters.total)
+    if prune.sensitivity:
+        curves = CURVE_ROWS * len(CURVE_RATIOS) * 3 / max(job.texts.rows["train"], 1)
+        yield CostItem("pruned", flops=job.forward(job.model) * curves)
+
+
+def _distilled(job: Job) -> Iterator[CostItem]:
+    distill, recipe, parameters = job.recipe.distill, job.recipe, job.result.parameters
+    if distill is None:
+        return
+    teacher, training, objectives = job.forward(job.model), 3 * job.forward(job.result), job.objectives
+    yield CostItem("distilled", disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
+    # Each teacher is asked once, the one that shows its insides maybe in each epoch.
+    asked = teacher * job.originals + job.forward(*job.named)
+    asked += job.forward(job.guide) * (objectives.task.passes - 1) if objectives.task else 0
+    again = -(-distill.epochs // 2) if recipe.remedy == "apply" else 0
+    taught = job.tokens.taught / job.tokens.train
+    yield CostItem("distilled", flops=taught * (training * (distill.epochs + again) + asked))
+    if distill.kept is not None and job.is_language:
+        an_id = 2 if job.model.shape.vocabulary <= 1 << 16 else 4
+        yield CostItem("distilled", disk=round(job.tokens.taught * (2 * (distill.kept + 1) + an_id * distill.kept)))
+    if distill.gate is not None:
+        rows = 2 * distill.gate.steps * recipe.train.batch * recipe.train.accumulate
+        yield CostItem("distilled", flops=training * rows / max(job.texts.rows["train"], 1))
+    if distill.general and objectives.general:
+        passes = training * distill.general.epochs + teacher * objectives.general.passes
+        yield CostItem("distilled", flops=job.tokens.plain / job.tokens.train * passes)
+    if distill.augment:
+        yield CostItem("distilled", minutes=augment_seconds(distill.augment, job.texts.rows["train"]) / 60)
+
+
+def _exported(job: Job) -> Iterator[CostItem]:
+    shipped, prune = artifacts(job.model, job.result, job.recipe, language=job.is_language), job.recipe.prune
+    minutes = sum(SHIP_MINUTES + scoring_seconds(each, job.data, job.recipe.train, job.evaluate) / 60 for each in shipped)
     # The headline as transformers artifacts, and its float32 weights in passing; a language model's cut beside it.
-    disk += HELD_BYTES * (2 * before.total + after.total * language)
-    # Calibration, sensitivities and the check of ranges are forward passes over a few hundred rows: left out.
-    # A training step costs three forward passes, one of 2 operations a parameter and token; a teacher one more, once, or in
-    # each epoch where what it says is not kept.
-    forward, small = (2 * each.active * tokens for each in (model, result))
-    more = taught / tokens
-    qat = recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
-    rows = data.rows["train"]
-    work = 3 * forward * (preparation.passes(recipe.prepare, rows, train, seeds) + qat)
-    work += forward * preparation.read_once(recipe.prepare, rows)
-    if recipe.prune and recipe.prune.recovery:
-        work += 3 * small * recipe.prune.recovery.epochs + forward * (asked.recovery.passes if asked.recovery else 0)
-    if recipe.prune and recipe.prune.sensitivity:
-        work += forward / max(data.rows["train"], 1) * CURVE_ROWS * len(CURVE_RATIOS) * 3
-    if recipe.distill:
-        again = -(-recipe.distill.epochs // 2) if recipe.remedy == "apply" else 0
-        others = 2 * sum(each.active for each in named) * tokens
-        work += more * (3 * small * (recipe.distill.epochs + again) + forward * seeds + others)
-        if asked.task:  # each teacher is asked once, the one that shows its insides maybe again
-            work += more * 2 * guide_of(model, recipe, named).active * tokens * (asked.task.passes - 1)
-        if recipe.distill.gate is not None:
-            share = 2 * recipe.distill.gate.steps * train.batch * train.accumulate / max(data.rows["train"], 1)
-            work += 3 * small * share
-        if recipe.distill.general and asked.general:
-            work += plain / tokens * (3 * small * recipe.distill.general.epochs + forward * asked.general.passes)
-    planned = planned_steps(recipe, rows, data.rows.get("unlabelled"))
-    work *= min(1.0, (train.max_steps or planned) / max(planned, 1))
-    training = min(work / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
-    made = augment_seconds(augment, data.rows["train"]) / 60 if augment else 0.0
-    shipping = made + sum(SHIP_MINUTES + scoring_seconds(each, data, train, evaluate) / 60 for each in scored)
-    shipping += PROBES * SHIP_MINUTES * (recipe.prune is not None and recipe.prune.target_latency is not None)
-    return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
-
-
-def objectives(model: Counted, result: Counted, data: DataFacts, recipe: Recipe, named: Sequence[Counted]) -> Lessons:
-    """Reckon what is asked of teachers. Arguments are those of `estimate`."""
-    language = data.task == "causal-lm"
-    tokens = Tokens.of(packed(data, recipe) if language else data, recipe)
-    guide = guide_of(model, recipe, named)
-    return Lessons.of(recipe, tokens, model.shape, guide.shape, result.shape, language=language)
-
-
-def guide_of(model: Counted, recipe: Recipe, named: Sequence[Counted]) -> Counted:
-    """Return the teacher that shows its insides. Where named ones alone teach, validation chooses: here it is the dearest."""
-    alone = recipe.distill is not None and recipe.distill.teachers.seeds == 0
-    return max(named, key=lambda each: each.active, default=model) if alone else model
+    floats = 2 * job.model.parameters.total + job.result.parameters.total * job.is_language
+    yield CostItem("export", disk=HELD_BYTES * floats + ARTIFACT_EXTRAS * len(shipped), minutes=minutes)
+    if prune is not None and prune.target_latency is not None:
+        yield CostItem("export", minutes=PROBES * SHIP_MINUTES)
 
 
 def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool) -> list[Counted]:
