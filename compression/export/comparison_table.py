@@ -18,7 +18,7 @@ Cells = tuple[str, str, str, str]
 def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kind: Kind) -> list[Cells]:
     """Return the table's rows. rows: the job's, from the baseline on; figures: of the artifact; stage, name, kind: its own.
 
-    What is kept has its 95 % interval if the stage's row was measured on this very artifact.
+    What is kept has its 95 % interval if the stage's row was measured on this artifact.
     """
     baseline, own = rows[0], next(row for row in rows if row.stage == stage)
     found = own.ratios if own.artifact == name else None
@@ -76,7 +76,7 @@ def _moved(score: Score, before: float, after: float) -> str:
 
 
 def _speed(before: Latency | NotMeasured, after: Latency | NotMeasured) -> Iterator[Cells]:
-    """Both sides of one measurement, interleaved; where the artifact was not timed, what the original took by itself."""
+    """Both sides of one measurement, interleaved; if the artifact was not timed, what the original took alone."""
     if isinstance(after, NotMeasured):
         alone = f"{before.median_ms:.2f} ms" if isinstance(before, Latency) else "not measured"
         yield "latency, median", alone, "not measured", UNKNOWN

@@ -45,11 +45,11 @@ TASKS: dict[Task, TaskText] = {
         "A model that gives each word one of {count} tags ({names})", "token-classification", "tags"
     ),
     "question-answering": TaskText(
-        "A model that answers questions with a stretch of a given context, or says that it has none",
+        "A model that answers a question with a span of a given context, or says that there is no answer",
         "question-answering",
         "span",
     ),
-    "causal-lm": TaskText("A language model, which goes on with a text", "text-generation", "text"),
+    "causal-lm": TaskText("A causal language model", "text-generation", "text"),
 }
 
 

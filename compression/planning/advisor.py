@@ -371,7 +371,7 @@ def _clip(case: Case, settings: Quantize, beyond: float, why: str) -> Iterator[R
     why = f"{why}; {beyond:.4%} of a layer's values are outliers"
     if settings.observer != "percentile":
         clipped = settings.model_copy(update={"observer": "percentile", "percentile": percent})
-        yield case.change("quantize", clipped, f"{why}, and the observer {settings.observer} minds them.")
+        yield case.change("quantize", clipped, f"{why}, and the observer {settings.observer} includes them.")
     elif percent < settings.percentile:
         yield case.change("quantize.percentile", percent, f"{why}.")
 

@@ -1,4 +1,4 @@
-"""What a job will take: first guesses of its memory, its disk and its minutes."""
+"""First estimates of a job's memory, disk and minutes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,9 +44,9 @@ TRAINING_FLOPS = 1.4e11
 """Useful floating-point operations a second in training, two cores with AVX-512 together (`standard` on MiniLM-L6, calm
 machine: 2.1e11 in full precision, 1.3e11 fake-quantized)."""
 RELATIONS_FLOATS = 8
-"""Tensors as large as one layer's attention over a row that are held where a language model's is compared: reckoned."""
+"""Tensors as large as one layer's attention over a row that are held if a language model's is compared (by count)."""
 HARNESS_BYTES = 1 << 30
-"""What logits and their logarithms may take where lm-eval asks a language model; a single request may take more."""
+"""What logits and their logarithms may take while lm-eval runs a language model; a single request may take more."""
 LOGITS_BYTES = 400_000_000
 """What a loss over a vocabulary holds for a moment, in chunks (compression/modalities/text/causal_lm/chunked_head.py)."""
 SHIP_MINUTES = 0.2
@@ -55,9 +55,9 @@ SCORED_ROWS_A_SECOND = 100.0
 """Rows a second when the test split is answered, one at a time and again by 32, on one thread: no model answers more."""
 ENCODER_FLOPS = 1.4e11
 """Useful floating-point operations a second of one thread that answers with an encoder (MiniLM-L6 reads 128 tokens in 14.8 ms
-alone: 1.9e11); what pads the shorter rows of 32 takes its share. Decoders are reckoned by what one core does in training."""
+alone: 1.9e11); what pads the shorter rows of 32 takes its share. Decoders are estimated from what one core does in training."""
 MEASURE_SECONDS = 3000.0
-"""An artifact that takes longer to measure is given up; what was not known of it by then is told as not measured."""
+"""Measuring an artifact ends after this; figures that are missing then are reported as not measured."""
 AUGMENT_SECONDS = {"wordnet": 0.001, "embeddings": 0.002, "masked-lm": 0.05, "apertium": 0.006, "models": 0.5}
 """Seconds that a made row takes on two cores, by where it comes from (sentences of some 20 words; docs/method.md)."""
 CURVE_RATIOS, CURVE_ROWS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 256
@@ -258,7 +258,7 @@ def _exported(job: Job) -> Iterator[CostItem]:
 def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool) -> list[Counted]:
     """List what a job's artifacts are made of, at most: one a row, and the headline again in the form of its own library.
 
-    A language model's has two such forms; and so has what it was cut to, where an earlier stage is the headline.
+    A language model's has two such forms; and so has the cut model, if an earlier stage is the headline.
     """
     smaller = recipe.prune is not None or result.parameters.total < model.parameters.total
     whole = 1 + (recipe.quantize is not None) + (2 if language else 1)
@@ -280,10 +280,10 @@ def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: Job
 
 
 def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: int = 0) -> int:
-    """Reckon what the model, its training and its teacher take together.
+    """Return the bytes that the model, its training and its teacher take together.
 
-    A teacher that may be held in 8 bits spares memory only where nothing larger is trained beside it in float32 before; it is
-    held so in the task phase of distillation and where recovery learns its answers. spoken: what stays in float32 beside its
+    A teacher that may be held in 8 bits saves memory only if nothing larger is trained beside it in float32 before; it is held
+    so in the task phase of distillation and if recovery learns its answers. spoken: what stays in float32 beside its
     tables, a language model's output layer.
     """
     trains = recipe.prepare.trains or (recipe.quantize is not None and recipe.quantize.qat is not None)
@@ -307,12 +307,12 @@ def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: i
 
 
 def may_hold(recipe: Recipe) -> bool:
-    """Say whether a teacher is held in 8 bits, or may be where memory asks for it."""
+    """Return whether a teacher is held in 8 bits, or may be if memory is short."""
     return recipe.has_teacher and (recipe.distill or Distill()).teachers.precision != "float32"
 
 
 def step_bytes(shape: Shape, train: Train, longest: int) -> int:
-    """Reckon what a step keeps for its backward pass. longest: tokens of the longest row."""
+    """Return the bytes that a step keeps for its backward pass. longest: tokens of the longest row."""
     token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * units_a_token(shape))
     if train.recompute:  # what enters each layer is kept, and one layer's insides
         token_floats = shape.layers * shape.hidden + token_floats // shape.layers
@@ -326,7 +326,7 @@ def units_a_token(shape: Shape) -> int:
 
 
 def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:
-    """Reckon the bytes of an ONNX artifact's weights by their scheme. Tables are int8 in all of them."""
+    """Return the bytes of an ONNX artifact's weights by their scheme. Tables are int8 in all of them."""
     if quantize is None:
         return HELD_BYTES * parameters.total
     if quantize.scheme != "weight-only-int4":
@@ -338,7 +338,7 @@ def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:
 def planned_steps(recipe: Recipe, rows: int, unlabelled: int | None = None) -> int:
     """Count the optimizer steps that a recipe asks for, before any limit or early end.
 
-    rows: of train; unlabelled: of the general phase's texts, train's where there are none.
+    rows: of train; unlabelled: of the general phase's texts, train's if there are none.
     """
     originals = recipe.distill.teachers.seeds if recipe.distill else 1
     prepared = preparation.passes(recipe.prepare, rows, recipe.train, originals)
@@ -360,7 +360,7 @@ def planned_steps(recipe: Recipe, rows: int, unlabelled: int | None = None) -> i
 
 
 def augment_seconds(augment: Augment, rows: int) -> float:
-    """Say about how long making the new rows takes, if the worker has the dearer of what the recipe leaves to it."""
+    """Estimate the seconds of making the new rows, if the worker has the dearer of what the recipe leaves to it."""
     seconds, copies = 0.0, augment.rows - augment.splices
     if augment.back_translation is not None:
         copies -= 1

@@ -1,4 +1,4 @@
-"""Model, data and recipe held against each other before a job is accepted."""
+"""The preflight: model, data and recipe are checked against each other before a job is accepted."""
 
 import json
 from collections.abc import Sequence
@@ -33,10 +33,10 @@ class Preflight(Config):
 
 
 def evaluation_settings(evaluate: JobEvaluate, place: int, datasets: int, task: Task, labels: tuple[str, ...]) -> Evaluate:
-    """Say what is asked for one of a job's datasets, and refuse a metric that its task or a label that its data does not have.
+    """Return how one of a job's datasets is evaluated; refuse a metric or a label that it does not have.
 
     place: of the dataset in the job's order, from 0; labels: of its data. Raises InvalidSpec, whose param is
-    `evaluate.metric.<place>` where a list names it.
+    `evaluate.metric.<place>` if a list names it.
     """
     own = evaluate.each(datasets)[place]
     param = {
@@ -55,7 +55,7 @@ def evaluation_settings(evaluate: JobEvaluate, place: int, datasets: int, task: 
 
 
 def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
-    """Refuse what a task cannot be asked for. Raises InvalidSpec."""
+    """Refuse settings that a task does not have. Raises InvalidSpec."""
     if recipe.distill is not None and recipe.distill.augment is not None and task not in AUGMENTED_TASKS:
         raise InvalidSpec(
             f"texts of {task} cannot be augmented: its answers are places in the text, which would shift",
@@ -82,7 +82,7 @@ def check_task(task: Task, recipe: Recipe, evaluate: JobEvaluate) -> None:
 
 
 def _check_language(recipe: Recipe) -> None:
-    """Refuse what a language model cannot be asked for. Raises InvalidSpec."""
+    """Refuse settings that a language model does not have. Raises InvalidSpec."""
     if recipe.prune is not None and "vocabulary" in recipe.prune.axes:
         cause = "a language model's answers are its tokens: those that the texts do not need could never be said again"
         raise InvalidSpec(cause, param="recipe.prune.axes", remedy="Leave vocabulary out of the axes.")
@@ -109,7 +109,7 @@ def check_kept(recipe: Recipe, vocabulary: int) -> None:
 
 
 def has_head(model: ModelFacts, task: Task) -> bool:
-    """Say whether a model comes with the head that a task needs."""
+    """Return whether a model comes with the head that a task needs."""
     return heads.of_architecture(model.architecture) == heads.of_task(task)
 
 
@@ -131,7 +131,7 @@ def preflight(
     def count(each: Shape) -> int:
         return _parameters(model, each, data, wanted).total
 
-    shape = forecast(family, model.shape, recipe.prune, count) if recipe.prune else model.shape
+    shape = expected_shape(family, model.shape, recipe.prune, count) if recipe.prune else model.shape
     if student is not None:
         shape = student.shape
     elif recipe.distill is not None and (recipe.distill.teachers.seeds or recipe.distill.general):
@@ -207,10 +207,10 @@ def _checked(
     return wanted
 
 
-def forecast(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count) -> Shape:
-    """Say what is known of the shape before the texts are tokenized: tokens that they do not need still count.
+def expected_shape(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count) -> Shape:
+    """Return the shape of the result as far as it is known before the texts are tokenized: all tokens still count.
 
-    So where target_params cannot be reached without them, the deepest cut is foretold. Raises UnsupportedShape.
+    If target_params cannot be reached with all of them, that is the deepest cut. Raises UnsupportedShape.
     """
     try:
         return planned_shape(family, shape, prune, count=count)
@@ -221,7 +221,7 @@ def forecast(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count)
 
 
 def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEvaluate) -> int:
-    """Return how many outputs the task needs of a model. Raises ConfigMismatch, InvalidSpec and LabelMismatch where not."""
+    """Return how many outputs the task needs of a model. Raises ConfigMismatch, InvalidSpec and LabelMismatch."""
     lengths = [(recipe.train.max_length, "recipe.train.max_length"), (evaluate.length, "evaluate.length")]
     for value, param in (*lengths, (evaluate.window or 0, "evaluate.window")):
         if value > model.max_positions:
@@ -266,7 +266,7 @@ def _counted(model: ModelFacts, shape: Shape, data: DataFacts, outputs: int) -> 
 
 
 def _spoken(model: ModelFacts, data: DataFacts) -> int:
-    """Count the elements of a language model's output layer that is not its table; 0 where it is, and of other tasks."""
+    """Count the elements of a language model's output layer that is not its table; 0 if it is, and of other tasks."""
     if data.task != "causal-lm":
         return 0
     rows = table_rows(model.parameters, model.shape)

@@ -27,7 +27,7 @@ def warned(job: Job, model: ModelFacts, count: Count, *, headed: bool) -> Iterat
     family, prune = ARCHITECTURE_SPECS[model.family], job.recipe.prune
     yield from _of_data(job)
     if model.labels is not None and not headed:
-        # A language model's is never drawn: where the upload has none, and no table is tied to it, it was refused.
+        # A language model's is never drawn: if the upload has none, and no table is tied to it, it was refused.
         instead = (
             "next tokens are told by its own output layer, or by the token table" if job.is_language else "a new one drawn"
         )
@@ -106,14 +106,14 @@ def _unknown(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count)
         least = count(deepest_shape(family, shape, prune))
         yield (
             f"Which shape target_latency needs is measured on the worker: between {least:,} and {count(shape):,} "
-            "parameters. What is foretold here is without a cut."
+            "parameters. This forecast is without a cut."
         )
     if "vocabulary" in prune.axes:
         fewest = max(round(shape.vocabulary * (1 - prune.vocabulary_ratio)), 1)
         spared = count(shape) - count(shape.model_copy(update={"vocabulary": fewest}))
         yield (
             f"Which of {shape.vocabulary:,} tokens the texts need is found on the worker: up to {spared:,} parameters of the "
-            "model go with the others. What is foretold here is with all tokens."
+            "model go with the others. This forecast is with all tokens."
         )
 
 

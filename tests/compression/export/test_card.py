@@ -29,7 +29,7 @@ def test_a_card_says_what_is_kept_on_validation_and_that_a_baseline_has_not_conv
             size=last.size, latency=last.latency, score=last.score, validation=last.validation, peak_memory_bytes=NOTHING
         )
         text = card_of(name=last.artifact, stage="distilled", figures=figures, origin=origin, rows=rows).render()
-        assert "| accuracy on 500 validation rows, which choices read | 79.50% ± 1.00% |" in text
+        assert "| accuracy on 500 validation rows, by which the job chooses | 79.50% ± 1.00% |" in text
         assert "99.4% kept (95 % interval 97.1% to 101.5%)" in text
         assert ("**baseline_not_converged**" in text) == (known is False)
 
