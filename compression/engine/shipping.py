@@ -179,22 +179,19 @@ def ship(
         )
         origin, rows = (provenance.origin, provenance.rows(shipped)) if provenance is not None else (None, ())
         card = ModelCard(
-            name=name,
-            kind=kind,
-            stage=stage,
+            artifact=shipped.artifact,
+            figures=shipped.figures,
             scheme=simulation.scheme if int8 else None,
             portable=simulation.portable,
             task=task,
             labels=labels,
             max_length=max_length,
-            figures=shipped.figures,
             inputs=inputs_of(model),
             pairs=any("pair" in row for row in sample),
             positions=reads if task == "causal-lm" else None,
             as_filed=kind == "onnx" or loading.reads_as_filed(folder),
             origin=origin,
             rows=rows,
-            compared=compared,
         )
         return complete_artifact(shipped, folder, card)
 

@@ -20,8 +20,8 @@ from compression.models.architectures import heads
 from compression.schema.recipe.base import ROUNDS_ACTIVATIONS, Scheme, Task
 from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.before import Figures
-from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
 from compression.schema.report.measurements import Row, Score, Stage, shown
+from compression.schema.report.report import Artifact
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -66,14 +66,12 @@ def opens_with(kind: Kind, precision: str, task: Task, *, beside: bool = False) 
 class ModelCard:
     """All that an artifact's card tells."""
 
-    name: str  #: of the artifact
-    kind: Kind
-    stage: Stage
+    artifact: Artifact
+    figures: Figures  #: measured on its own files
     scheme: Scheme | None  #: of its integers; None is floating point
     task: Task
     labels: tuple[str, ...]
     max_length: int  #: tokens that a text was cut to, or that a row of a language model's training had
-    figures: Figures  #: measured on its own files
     inputs: tuple[str, ...]  #: of an ONNX file
     pairs: bool = False  #: whether rows have a second text
     positions: int | None = None  #: tokens that a language model reads; None for the other tasks
@@ -81,27 +79,28 @@ class ModelCard:
     origin: Origin | None = None  #: None if no job made it
     rows: Sequence[Row] = ()  #: the job's from the baseline to the artifact's stage; empty if there are none to compare with
     portable: bool = False  #: whether its weights are within ±63 where they meet rounded activations
-    compared: ComparedAnswers | NotCompared | None = None  #: with what other processors answer
 
     def render(self) -> str:
         """Return the card in Markdown."""
-        return _render(f"{self.kind}.md.j2", self._context())
+        return _render(f"{self.artifact.kind}.md.j2", self._context())
 
     def usage(self) -> str:
         """Return the code that opens the artifact and asks it."""
-        return _render(f"{self.kind}/{TASKS[self.task].answer}.py.j2", self._context())
+        return _render(f"{self.artifact.kind}/{TASKS[self.task].answer}.py.j2", self._context())
 
     def _context(self) -> dict[str, Any]:
         text, rounds = TASKS[self.task], self.scheme in ROUNDS_ACTIVATIONS
-        beside = self.rows if self.rows and self.name != self.rows[0].artifact else ()
+        artifact, rows = self.artifact, self.rows
+        beside = rows if rows and artifact.name != rows[0].artifact else ()
         return {
-            **vars(self),
+            **dict(artifact),
             **dict(self.figures),
+            **vars(self),
             "about": text.about.format(count=len(self.labels), names=", ".join(self.labels)),
             "answer": text.answer,
             "auto": heads.of_task(self.task).auto,
-            "comparison": comparison(beside, self.figures, self.stage, self.name, self.kind) if beside else (),
-            "is_trained": self.origin is not None and trained(self.origin.recipe, self.stage),
+            "comparison": comparison(beside, self.figures, artifact.stage, artifact.name, artifact.kind) if beside else (),
+            "is_trained": self.origin is not None and trained(self.origin.recipe, artifact.stage),
             "metadata": self._metadata(text, self.origin) if self.origin is not None else None,
             "most_files": MOST_FILES,
             "rounds": rounds,
@@ -112,11 +111,11 @@ class ModelCard:
 
     def _metadata(self, text: TaskText, origin: Origin) -> dict[str, Any]:
         """Return what hubs read at the top of a card."""
-        tags = ["lathe", self.stage, *(["onnx"] if self.kind == "onnx" else ())]
+        tags = ["lathe", self.artifact.stage, *(["onnx"] if self.artifact.kind == "onnx" else ())]
         found: dict[str, Any] = {
             "license": origin.license,
             "base_model": origin.base,
-            "library_name": self.kind,
+            "library_name": self.artifact.kind,
             "pipeline_tag": text.pipeline,
             "tags": [*tags, "quantized", self.scheme] if self.scheme else tags,
         }
@@ -128,7 +127,7 @@ class ModelCard:
                 "dataset": {"name": "test split of the job", "type": "custom"},
                 "metrics": [{"type": metric, "value": value} for metric, value in metrics.items()],
             }
-            found |= {"metrics": list(metrics), "model-index": [{"name": self.name, "results": [result]}]}
+            found |= {"metrics": list(metrics), "model-index": [{"name": self.artifact.name, "results": [result]}]}
         return {key: value for key, value in found.items() if value is not None}
 
 

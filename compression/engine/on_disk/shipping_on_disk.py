@@ -117,8 +117,7 @@ class OnDiskShipping:
         model: without weights; stored: what the size says that they are stored in, where it is not the precision alone.
         baseline: folder of the ONNX file that latency is held against. compared: with what other processors answer.
         """
-        task, labels, family = self.spec.asked[0].task, self.dataset.labels, decoder_of(model)
-        asked = self.spec.recipe.quantize
+        task, asked, family = self.spec.asked[0].task, self.spec.recipe.quantize, decoder_of(model)
         length = self.describe(model, place, kind)
         files = sum(path.stat().st_size for pattern in package.WEIGHTS for path in place.glob(pattern))
         size = Size(bytes=files, dtype=stored or precision, bytes_at_16_bit=2 * family.parameters_of(model).total)
@@ -144,21 +143,18 @@ class OnDiskShipping:
             draws=found.draws,
         )
         card = ModelCard(
-            name=name,
-            kind=kind,
-            stage=stage,
+            artifact=shipped.artifact,
+            figures=shipped.figures,
             scheme=scheme,
             portable=scheme is not None and asked is not None and Simulation.of(asked).portable,
             task=task,
-            labels=labels,
+            labels=self.dataset.labels,
             max_length=length,
-            figures=shipped.figures,
             inputs=inputs_of(model) if kind == "onnx" else (),
             pairs=self.dataset.splits["test"].pairs is not None,
             positions=family.max_positions(model.config) if task == "causal-lm" else None,
             as_filed=kind == "onnx" or loading.reads_as_filed(place),
             origin=self.origin,
-            compared=compared,
         )
         return Measured(shipped, place, card)
 

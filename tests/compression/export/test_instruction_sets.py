@@ -130,7 +130,7 @@ def test_what_counts_as_another_answer(one: list[object], other: list[object], c
 
 
 def said(compared: ComparedAnswers | NotCompared | None) -> str:
-    return card_of(compared=compared).render()
+    return card_of(compared_on=compared).render()
 
 
 def test_a_card_and_a_row_tell_where_answers_differ_and_what_to_do() -> None:
