@@ -108,7 +108,7 @@ class CostItem:
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedJob:
     """A job, as its cost follows from it."""
 
     model: Counted
@@ -154,7 +154,7 @@ class Job:
         return 2 * sum(each.active for each in models) * self.tokens.train
 
 
-def estimate(job: Job) -> Estimate:
+def estimate(job: PlannedJob) -> Estimate:
     """Add up what the parts of a job take."""
     items = [*_process(job), *_baseline(job), *_quantized(job), *_pruned(job), *_distilled(job), *_exported(job)]
     train, rows = job.recipe.train, job.texts.rows
@@ -168,7 +168,7 @@ def estimate(job: Job) -> Estimate:
     )
 
 
-def _process(job: Job) -> Iterator[CostItem]:
+def _process(job: PlannedJob) -> Iterator[CostItem]:
     """Count what training holds in memory at once, and what it saves."""
     model, train, distill = job.model, job.recipe.train, job.recipe.distill
     before, after = model.parameters, job.result.parameters
@@ -192,20 +192,20 @@ def _process(job: Job) -> Iterator[CostItem]:
 # passes over a few hundred rows: left out.
 
 
-def _baseline(job: Job) -> Iterator[CostItem]:
+def _baseline(job: PlannedJob) -> Iterator[CostItem]:
     prepare, rows = job.recipe.prepare, job.texts.rows["train"]
     passes = 3 * preparation.passes(prepare, rows, job.recipe.train, job.originals) + preparation.read_once(prepare, rows)
     yield CostItem("baseline", disk=2 * HELD_BYTES * job.model.parameters.total, flops=passes * job.forward(job.model))
 
 
-def _quantized(job: Job) -> Iterator[CostItem]:
+def _quantized(job: PlannedJob) -> Iterator[CostItem]:
     quantize, parameters = job.recipe.quantize, job.model.parameters
     if quantize is not None:
         yield CostItem("quantized", disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, quantize))
         yield CostItem("quantized", flops=3 * job.forward(job.model) * (quantize.qat.epochs if quantize.qat else 0))
 
 
-def _pruned(job: Job) -> Iterator[CostItem]:
+def _pruned(job: PlannedJob) -> Iterator[CostItem]:
     prune, recipe, parameters = job.recipe.prune, job.recipe, job.result.parameters
     if prune is None:
         return
@@ -220,7 +220,7 @@ def _pruned(job: Job) -> Iterator[CostItem]:
         yield CostItem("pruned", flops=job.forward(job.model) * curves)
 
 
-def _distilled(job: Job) -> Iterator[CostItem]:
+def _distilled(job: PlannedJob) -> Iterator[CostItem]:
     distill, recipe, parameters = job.recipe.distill, job.recipe, job.result.parameters
     if distill is None:
         return
@@ -245,7 +245,7 @@ def _distilled(job: Job) -> Iterator[CostItem]:
         yield CostItem("distilled", minutes=augment_seconds(distill.augment, job.texts.rows["train"]) / 60)
 
 
-def _exported(job: Job) -> Iterator[CostItem]:
+def _exported(job: PlannedJob) -> Iterator[CostItem]:
     shipped, prune = artifacts(job.model, job.result, job.recipe, language=job.is_language), job.recipe.prune
     minutes = sum(SHIP_MINUTES + scoring_seconds(each, job.data, job.recipe.train, job.evaluate) / 60 for each in shipped)
     # The headline as transformers artifacts, and its float32 weights in passing; a language model's cut beside it.

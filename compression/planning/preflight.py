@@ -10,7 +10,7 @@ from compression.models.architectures import heads
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec, check_served
 from compression.models.architectures.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.planning.distillation_rules import check_feature_terms, check_models, check_one_teacher, check_teacher
-from compression.planning.estimator import HARNESS_BYTES, Counted, Estimate, Job, estimate
+from compression.planning.estimator import HARNESS_BYTES, Counted, Estimate, PlannedJob, estimate
 from compression.planning.on_disk import fits_a_graph, from_file_to_file, untrained, warning, without_solving
 from compression.planning.warnings import warned
 from compression.schema.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape
@@ -138,7 +138,7 @@ def preflight(
         cut = deepest_shape(family, model.shape, recipe.prune) if recipe.prune and recipe.prune.target_latency else shape
         check_feature_terms(recipe.distill, cut, model.shape)  # whose tokens named teachers have is found when they are opened
     whole, *named = (_counted(each, each.shape, data, wanted) for each in (model, *teachers))
-    job = Job(whole, _counted(student or model, shape, data, wanted), data, recipe, evaluate, named)
+    job = PlannedJob(whole, _counted(student or model, shape, data, wanted), data, recipe, evaluate, named)
     before = whole.parameters
     if not fits_a_graph(before.total) and not family.decodes:  # whose weights lie beside their graph
         raise UnsupportedShape(
@@ -153,7 +153,7 @@ def preflight(
     )
 
 
-def _estimated(job: Job, model: ModelFacts) -> tuple[Estimate, list[str]]:
+def _estimated(job: PlannedJob, model: ModelFacts) -> tuple[Estimate, list[str]]:
     """Return what a job takes, and what to know if it goes from file to file, or could."""
     found, parameters, warnings = estimate(job), job.model.parameters.total, list[str]()
     may_stream = ARCHITECTURE_SPECS[model.family].decodes and has_head(model, job.data.task)

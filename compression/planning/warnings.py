@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
 from compression.models.architectures.shapes import Count, deepest_shape
-from compression.planning.estimator import MEASURE_SECONDS, Job, planned_steps, scoring_seconds
+from compression.planning.estimator import MEASURE_SECONDS, PlannedJob, planned_steps, scoring_seconds
 from compression.planning.pruning_reach import goes_past
 from compression.planning.teacher_cost import TEACHER_BYTES
 from compression.planning.token_estimates import TOKENS_A_WORD
@@ -22,7 +22,7 @@ SPILL_MARGIN = 1.2
 """Of the disk that is proposed for a teacher's states, by what they are estimated to take."""
 
 
-def warned(job: Job, model: ModelFacts, count: Count, *, headed: bool) -> Iterator[str]:
+def warned(job: PlannedJob, model: ModelFacts, count: Count, *, headed: bool) -> Iterator[str]:
     """Yield all warnings of a job. headed: whether the model comes with the head that the task needs."""
     family, prune = ARCHITECTURE_SPECS[model.family], job.recipe.prune
     yield from _of_data(job)
@@ -48,7 +48,7 @@ def warned(job: Job, model: ModelFacts, count: Count, *, headed: bool) -> Iterat
         )
 
 
-def _of_data(job: Job) -> Iterator[str]:
+def _of_data(job: PlannedJob) -> Iterator[str]:
     """Warn of few rows, splits that are carved, texts that are cut and labels that are rare."""
     data, length = job.data, job.recipe.train.max_length
     # Of a language model texts count, and not what is learned of them.
@@ -67,7 +67,7 @@ def _of_data(job: Job) -> Iterator[str]:
         yield f"Only {counts[rarest]} {what} of train bear the label {rarest!r}."
 
 
-def _of_training(job: Job, family: ArchitectureSpec) -> Iterator[str]:
+def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
     """Warn of cuts that change nothing, go too deep or are not trained after, and of training that is not what was meant."""
     prune, distill, rows, most = job.recipe.prune, job.recipe.distill, job.texts.rows, job.recipe.train.max_steps
     left = job.result.parameters.total / job.model.parameters.total
@@ -117,7 +117,7 @@ def _unknown(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count)
         )
 
 
-def _asked_again(job: Job) -> Iterator[str]:
+def _asked_again(job: PlannedJob) -> Iterator[str]:
     """Warn of a teacher that is asked again in each epoch, with what keeps its states."""
     unkept, distill = job.objectives.unkept, job.recipe.distill
     if unkept is None:

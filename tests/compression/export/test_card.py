@@ -1,9 +1,10 @@
 """What a card says of how far its model reads, and what of that it was trained on."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from compression.evaluation.runtimes.runner import Kind
 from compression.export.provenance import Origin
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.distill import Distill
@@ -87,3 +88,11 @@ def test_files_that_round_no_activations_need_no_option(about: dict[str, Any]) -
     text = said(SENT, "quantized", kind="onnx", **{"inputs": ("input_ids", "attention_mask"), **about})
     assert "±" not in text
     assert "x64quantprecision" not in text
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("task", get_args(Task))
+def test_every_task_has_code_for_every_kind_and_a_card_shows_it(task: Task, kind: Kind) -> None:
+    card = card_of(kind=kind, task=task, pairs=task == "text-pair-classification", positions=None)
+    compile(card.usage(), "card", "exec")
+    assert f"## Open it\n\n```python\n{card.usage()}```\n" in card.render()
