@@ -103,6 +103,7 @@ class CostItem:
     stage: str
     memory: int = 0  #: bytes, when the process holds most
     disk: int = 0  #: bytes
+    steps: float = 0.0  #: of the optimizer
     flops: float = 0.0  #: of training, which the recipe's limits may end
     minutes: float = 0.0  #: of all else
 
@@ -153,12 +154,24 @@ class PlannedJob:
         """Return the operations of a pass over train: 2 a parameter and token. Training takes three times as many."""
         return 2 * sum(each.active for each in models) * self.tokens.train
 
+    def steps(self, rows: int | None = None) -> int:
+        """Return the optimizer steps of an epoch. rows: of train, if it is no other number."""
+        return preparation.steps_an_epoch(self.texts.rows["train"] if rows is None else rows, self.recipe.train)
+
+
+def cost_items(job: PlannedJob) -> list[CostItem]:
+    """Return what a job's parts take, in the order of its stages."""
+    return [*_process(job), *_baseline(job), *_quantized(job), *_pruned(job), *_distilled(job), *_exported(job)]
+
+
+def planned_steps(job: PlannedJob) -> int:
+    """Count the optimizer steps that a recipe asks for, before any limit or early end."""
+    return round(sum(item.steps for item in cost_items(job)))
+
 
 def estimate(job: PlannedJob) -> Estimate:
     """Add up what the parts of a job take."""
-    items = [*_process(job), *_baseline(job), *_quantized(job), *_pruned(job), *_distilled(job), *_exported(job)]
-    train, rows = job.recipe.train, job.texts.rows
-    planned = planned_steps(job.recipe, rows["train"], rows.get("unlabelled"))
+    items, train, planned = cost_items(job), job.recipe.train, planned_steps(job)
     flops = sum(item.flops for item in items) * min(1.0, (train.max_steps or planned) / max(planned, 1))
     training = min(flops / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
     return Estimate(
@@ -194,15 +207,17 @@ def _process(job: PlannedJob) -> Iterator[CostItem]:
 
 def _baseline(job: PlannedJob) -> Iterator[CostItem]:
     prepare, rows = job.recipe.prepare, job.texts.rows["train"]
-    passes = 3 * preparation.passes(prepare, rows, job.recipe.train, job.originals) + preparation.read_once(prepare, rows)
-    yield CostItem("baseline", disk=2 * HELD_BYTES * job.model.parameters.total, flops=passes * job.forward(job.model))
+    passes = preparation.passes(prepare, rows, job.recipe.train, job.originals)
+    flops = (3 * passes + preparation.read_once(prepare, rows)) * job.forward(job.model)
+    yield CostItem("baseline", disk=2 * HELD_BYTES * job.model.parameters.total, steps=passes * job.steps(), flops=flops)
 
 
 def _quantized(job: PlannedJob) -> Iterator[CostItem]:
     quantize, parameters = job.recipe.quantize, job.model.parameters
     if quantize is not None:
         yield CostItem("quantized", disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, quantize))
-        yield CostItem("quantized", flops=3 * job.forward(job.model) * (quantize.qat.epochs if quantize.qat else 0))
+        epochs = quantize.qat.epochs if quantize.qat else 0
+        yield CostItem("quantized", steps=epochs * job.steps(), flops=3 * job.forward(job.model) * epochs)
 
 
 def _pruned(job: PlannedJob) -> Iterator[CostItem]:
@@ -211,8 +226,9 @@ def _pruned(job: PlannedJob) -> Iterator[CostItem]:
         return
     yield CostItem("pruned", disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
     if prune.recovery:
-        passes = job.objectives.recovery.passes if job.objectives.recovery else 0
-        yield CostItem("pruned", flops=3 * job.forward(job.result) * prune.recovery.epochs + job.forward(job.model) * passes)
+        epochs, asked = prune.recovery.epochs, job.objectives.recovery.passes if job.objectives.recovery else 0
+        flops = 3 * job.forward(job.result) * epochs + job.forward(job.model) * asked
+        yield CostItem("pruned", steps=epochs * job.steps(), flops=flops)
     if recipe.recovers_by_teacher and may_hold(recipe):  # the teacher's float weights, while it is rounded
         yield CostItem("pruned", disk=HELD_BYTES * job.model.parameters.total)
     if prune.sensitivity:
@@ -230,19 +246,21 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
     asked = teacher * job.originals + job.forward(*job.named)
     asked += job.forward(job.guide) * (objectives.task.passes - 1) if objectives.task else 0
     again = -(-distill.epochs // 2) if recipe.remedy == "apply" else 0
-    taught = job.tokens.taught / job.tokens.train
-    yield CostItem("distilled", flops=taught * (training * (distill.epochs + again) + asked))
+    taught, rows = job.tokens.taught / job.tokens.train, job.texts.rows["train"]
+    steps = distill.epochs * job.steps(rows * (1 + (distill.augment.rows if distill.augment else 0)))
+    yield CostItem("distilled", steps=steps, flops=taught * (training * (distill.epochs + again) + asked))
     if distill.kept is not None and job.is_language:
         an_id = 2 if job.model.shape.vocabulary <= 1 << 16 else 4
         yield CostItem("distilled", disk=round(job.tokens.taught * (2 * (distill.kept + 1) + an_id * distill.kept)))
     if distill.gate is not None:
-        rows = 2 * distill.gate.steps * recipe.train.batch * recipe.train.accumulate
-        yield CostItem("distilled", flops=training * rows / max(job.texts.rows["train"], 1))
+        share = 2 * distill.gate.steps * recipe.train.batch * recipe.train.accumulate / max(rows, 1)
+        yield CostItem("distilled", steps=2 * distill.gate.steps, flops=training * share)
     if distill.general and objectives.general:
-        passes = training * distill.general.epochs + teacher * objectives.general.passes
-        yield CostItem("distilled", flops=job.tokens.plain / job.tokens.train * passes)
+        flops = job.tokens.plain / job.tokens.train * (training * distill.general.epochs + teacher * objectives.general.passes)
+        steps = distill.general.epochs * job.steps(job.texts.rows.get("unlabelled"))
+        yield CostItem("distilled", steps=steps, flops=flops)
     if distill.augment:
-        yield CostItem("distilled", minutes=augment_seconds(distill.augment, job.texts.rows["train"]) / 60)
+        yield CostItem("distilled", minutes=augment_seconds(distill.augment, rows) / 60)
 
 
 def _exported(job: PlannedJob) -> Iterator[CostItem]:
@@ -333,30 +351,6 @@ def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:
         return round(INT8_OVERHEAD * parameters.total)
     # Half a byte each, and a float32 scale a group.
     return round(INT8_OVERHEAD * (parameters.embedding + (0.5 + 4 / quantize.group_size) * parameters.other))
-
-
-def planned_steps(recipe: Recipe, rows: int, unlabelled: int | None = None) -> int:
-    """Count the optimizer steps that a recipe asks for, before any limit or early end.
-
-    rows: of train; unlabelled: of the general phase's texts, train's if there are none.
-    """
-    originals = recipe.distill.teachers.seeds if recipe.distill else 1
-    prepared = preparation.passes(recipe.prepare, rows, recipe.train, originals)
-    epochs = recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
-    epochs += recipe.prune.recovery.epochs if recipe.prune and recipe.prune.recovery else 0
-
-    def an_epoch(rows: int) -> int:
-        batches = -(-rows // recipe.train.batch)
-        return -(-batches // recipe.train.accumulate)
-
-    taught = 0
-    if recipe.distill:
-        copies = recipe.distill.augment.rows if recipe.distill.augment else 0
-        taught = recipe.distill.epochs * an_epoch(rows * (1 + copies))
-        taught += 2 * recipe.distill.gate.steps if recipe.distill.gate is not None else 0
-        if recipe.distill.general:
-            taught += recipe.distill.general.epochs * an_epoch(unlabelled or rows)
-    return round((prepared + epochs) * an_epoch(rows)) + taught
 
 
 def augment_seconds(augment: Augment, rows: int) -> float:

@@ -69,7 +69,7 @@ def _of_data(job: PlannedJob) -> Iterator[str]:
 
 def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
     """Warn of cuts that change nothing, go too deep or are not trained after, and of training that is not what was meant."""
-    prune, distill, rows, most = job.recipe.prune, job.recipe.distill, job.texts.rows, job.recipe.train.max_steps
+    prune, distill, most = job.recipe.prune, job.recipe.distill, job.recipe.train.max_steps
     left = job.result.parameters.total / job.model.parameters.total
     if prune and prune.target_latency is None and set(prune.axes) != {"vocabulary"}:
         if left == 1:
@@ -80,7 +80,7 @@ def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
         yield "The model is pruned and not trained afterwards: expect its score to fall."
     if distill is not None and distill.general is not None and "unlabelled" not in job.data.rows:
         yield "There is no unlabelled split: the general phase takes train's texts."
-    planned = planned_steps(job.recipe, rows["train"], rows.get("unlabelled"))
+    planned = planned_steps(job)
     if most is not None and most < planned:
         yield f"train.max_steps ends training after {most} of about {planned} steps: later stages get what earlier ones leave."
 
