@@ -58,7 +58,7 @@ def _of_data(job: PlannedJob) -> Iterator[str]:
     missing = [name for name in ("validation", "test") if name not in data.rows]
     if missing:
         yield f"There is no {' and no '.join(missing)} split: it is carved from train."
-    if data.mean_words * TOKENS_A_WORD > length and data.task not in ("question-answering", "causal-lm"):
+    if data.mean_words * TOKENS_A_WORD > length and not job.is_language and data.task != "question-answering":
         yield f"The texts average {data.mean_words:.0f} words; most are cut to {length} tokens."
     counts = data.label_counts["train"]
     rarest = min(counts, key=lambda label: counts[label], default=None)
