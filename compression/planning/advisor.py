@@ -61,11 +61,8 @@ class Case:
     @cached_property
     def preparing(self) -> list[Remedy]:
         """Return what is offered for the baseline itself, once no later stage trains."""
-        return (
-            []
-            if self.later & {"pruned", "distilled"}
-            else list(baseline.baseline_remedies(self.row, self.rows["baseline"], self.recipe))
-        )
+        trains = self.later & {"pruned", "distilled"}
+        return [] if trains else list(baseline.baseline_remedies(self.row, self.rows["baseline"], self.recipe))
 
     @property
     def keeps_too_little(self) -> bool:
@@ -199,11 +196,8 @@ def _quantize(case: Case) -> Iterator[Remedy]:
 
 def _aim_higher(case: Case, prune: Prune) -> Iterator[Remedy]:
     """Offer the targets that the job is held against to a cut that was aimed lower."""
-    asked, fewer, why = (
-        prune.target_params,
-        case.targets.parameter_reduction,
-        f"{case.sizes}; the cut was aimed at another target.",
-    )
+    why = f"{case.sizes}; the cut was aimed at another target."
+    asked, fewer = prune.target_params, case.targets.parameter_reduction
     if "parameter_reduction" in case.too_large and asked is not None and fewer > 0 and not fewer <= asked < 1:
         yield case.change("prune.target_params", fewer, why)
     latency, faster = prune.target_latency, case.targets.speed_up
