@@ -13,7 +13,7 @@ from compression.evaluation.measure import FIGURE_OF, Measured, MeasureSpec, par
 from compression.evaluation.runtimes.runner import Kind
 from compression.export import instruction_sets
 from compression.export.manifest import write_before, write_manifest, write_origin
-from compression.export.model_card import card, opens_with
+from compression.export.model_card import ModelCard, opens_with
 from compression.export.onnx.exporter import plain_model, write_onnx
 from compression.export.onnx.trace import inputs_of
 from compression.export.package import INTEGERS, WEIGHTS, Precision, stored_as, write_config
@@ -56,6 +56,17 @@ class ShippedArtifact:
     peak_memory_bytes: int | NotMeasured
     validation: Score | NotMeasured | None = None
     draws: SplitDraws = NO_DRAWS
+
+    @property
+    def figures(self) -> Figures:
+        """Return what cards and before.json tell of it."""
+        return Figures(
+            size=self.size,
+            latency=self.latency,
+            score=self.score,
+            validation=self.validation,
+            peak_memory_bytes=self.peak_memory_bytes,
+        )
 
 
 Rows = Callable[[ShippedArtifact], Sequence[Figured]]
@@ -168,60 +179,43 @@ def ship(
             draws=found.draws,
         )
         origin, rows = (provenance.origin, provenance.rows(shipped)) if provenance is not None else (None, ())
-        about = card(
-            name=name,
-            kind=kind,
-            stage=stage,
+        card = ModelCard(
+            artifact=shipped.artifact,
+            figures=shipped.figures,
             scheme=simulation.scheme if int8 else None,
             portable=simulation.portable,
             task=task,
             labels=labels,
             max_length=max_length,
-            size=size,
-            latency=found.latency,
-            score=found.score,
-            validation=found.validation,
-            memory=found.peak_memory_bytes,
             inputs=inputs_of(model),
             pairs=any("pair" in row for row in sample),
             positions=reads if task == "causal-lm" else None,
             as_filed=kind == "onnx" or loading.reads_as_filed(folder),
             origin=origin,
             rows=rows,
-            compared=compared,
         )
-        return complete_artifact(shipped, folder, about, task, origin, rows)
+        return complete_artifact(shipped, folder, card)
 
 
-def complete_artifact(
-    shipped: ShippedArtifact, folder: Path, about: str, task: Task, origin: Origin | None, rows: Sequence[Figured]
-) -> ShippedArtifact:
-    """Put beside an artifact's measured files its card, before.json, recipe, licence and manifest; return it with its files.
-
-    about: the card; rows: what before.json holds, from the baseline on.
-    """
+def complete_artifact(shipped: ShippedArtifact, folder: Path, card: ModelCard) -> ShippedArtifact:
+    """Put an artifact's card, before.json, recipe, licence and manifest beside its measured files; return it with its files."""
+    origin = card.origin
     if origin is not None:
         write_origin(origin, folder)
-        kept = tuple(row.model_copy(update={"ranges": ()}) for row in rows)
+        kept = tuple(row.model_copy(update={"ranges": ()}) for row in card.rows)
         before = Before(
             job=origin.job,
             artifact=shipped.artifact.name,
             stage=shipped.artifact.stage,
-            task=task,
+            task=card.task,
             part=shipped.artifact.part,
-            figures=Figures(
-                size=shipped.size,
-                latency=shipped.latency,
-                score=shipped.score,
-                validation=shipped.validation,
-                peak_memory_bytes=shipped.peak_memory_bytes,
-            ),
+            figures=shipped.figures,
             baseline=kept[0],
             rows=kept,
             environment=origin.versions,
         )
         write_before(before, folder)
-    (folder / "README.md").write_text(about, "utf-8")
+    (folder / "README.md").write_text(card.render(), "utf-8")
     return replace(shipped, artifact=shipped.artifact.model_copy(update={"files": write_manifest(folder)}))
 
 

@@ -11,10 +11,14 @@ from compression.schema.report.ratios import kept
 UNKNOWN = "–"
 
 
-def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kind: Kind) -> list[str]:
-    """Return the section's lines. rows: the job's, from the baseline on; figures: of the artifact; stage, name, kind: its own.
+Cells = tuple[str, str, str, str]
+"""Of a row of the table: figure, before, after, change."""
 
-    What is kept has its 95 % interval if the stage's row was measured on this very artifact.
+
+def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kind: Kind) -> list[Cells]:
+    """Return the table's rows. rows: the job's, from the baseline on; figures: of the artifact; stage, name, kind: its own.
+
+    What is kept has its 95 % interval if the stage's row was measured on this artifact.
     """
     baseline, own = rows[0], next(row for row in rows if row.stage == stage)
     found = own.ratios if own.artifact == name else None
@@ -22,44 +26,37 @@ def comparison(rows: Sequence[Row], figures: Figures, stage: str, name: str, kin
     # As for latency, a ratio of two runtimes would compare these.
     other = "" if baseline.artifact.startswith(f"{baseline.stage}-{kind}") else f"{UNKNOWN} (another runtime)"
     return [
-        "## Before and after",
-        "",
-        "Before is the original that the job compares with. `before.json` has all its figures, and each stage's up to here.",
-        "",
-        f"| figure | before (`{baseline.artifact}`) | after (this artifact) | change |",
-        "| --- | --- | --- | --- |",
         _counted("parameters", baseline.parameters.total, own.parameters.total),
         _counted("bytes of weights on disk", baseline.size.bytes, figures.size.bytes),
         *_scores("validation", baseline.validation, figures.validation, intervals[0]),
         *_scores("test", baseline.score, figures.score, intervals[1]),
         *_speed(baseline.latency, figures.latency),
         _counted("bytes of resident memory, only serving", baseline.peak_memory_bytes, figures.peak_memory_bytes, other),
-        "",
     ]
 
 
-def _counted(name: str, before: int | NotMeasured, after: int | NotMeasured, unlike: str = "") -> str:
+def _counted(name: str, before: int | NotMeasured, after: int | NotMeasured, unlike: str = "") -> Cells:
     cells = ["not measured" if isinstance(one, NotMeasured) else f"{one:,}" for one in (before, after)]
     change = UNKNOWN
     if not isinstance(before, NotMeasured) and not isinstance(after, NotMeasured):
         change = unlike or _signed((after - before) / before, ".1%")
-    return f"| {name} | {cells[0]} | {cells[1]} | {change} |"
+    return name, cells[0], cells[1], change
 
 
 def _scores(
     split: str, before: Score | NotMeasured | None, after: Score | NotMeasured | None, interval: Interval | None
-) -> Iterator[str]:
+) -> Iterator[Cells]:
     if before is None or after is None:
         return
     if isinstance(before, NotMeasured) or isinstance(after, NotMeasured):
         cells = ["not measured" if isinstance(one, NotMeasured) else _headline(one) for one in (before, after)]
-        yield f"| score on {split} | {cells[0]} | {cells[1]} | {UNKNOWN} |"
+        yield f"score on {split}", cells[0], cells[1], UNKNOWN
         return
     change = _moved(before, before.value, after.value) + _kept(before, after, interval)
-    yield f"| {after.metric} on {split} | {_headline(before)} | {_headline(after)} | {change} |"
+    yield f"{after.metric} on {split}", _headline(before), _headline(after), change
     for name in after.metrics:
         if name != after.metric and name in before.metrics:
-            yield f"| {name} on {split} | {shown(name, before.metrics[name])} | {shown(name, after.metrics[name])} | |"
+            yield f"{name} on {split}", shown(name, before.metrics[name]), shown(name, after.metrics[name]), ""
 
 
 def _kept(before: Score, after: Score, interval: Interval | None) -> str:
@@ -78,25 +75,25 @@ def _moved(score: Score, before: float, after: float) -> str:
     return f"{_signed(100 * (after - before), '.2f')} points"
 
 
-def _speed(before: Latency | NotMeasured, after: Latency | NotMeasured) -> Iterator[str]:
-    """Both sides of one measurement, interleaved; where the artifact was not timed, what the original took by itself."""
+def _speed(before: Latency | NotMeasured, after: Latency | NotMeasured) -> Iterator[Cells]:
+    """Both sides of one measurement, interleaved; if the artifact was not timed, what the original took alone."""
     if isinstance(after, NotMeasured):
         alone = f"{before.median_ms:.2f} ms" if isinstance(before, Latency) else "not measured"
-        yield f"| latency, median | {alone} | not measured | {UNKNOWN} |"
+        yield "latency, median", alone, "not measured", UNKNOWN
         return
     if after.generation is not None:
         yield from _generating(after.generation)
         return
     faster = f"{after.baseline_median_ms / after.median_ms:.2f}× as fast"
-    yield f"| latency, median of {after.of_what} | {after.baseline_median_ms:.2f} ms | {after.median_ms:.2f} ms | {faster} |"
+    yield f"latency, median of {after.of_what}", f"{after.baseline_median_ms:.2f} ms", f"{after.median_ms:.2f} ms", faster
 
 
-def _generating(found: Generation) -> Iterator[str]:
+def _generating(found: Generation) -> Iterator[Cells]:
     for name, before, after in (
         ("tokens a second, reading a prompt", found.baseline_prefill_per_second, found.prefill_per_second),
         ("tokens a second, one after the other", found.baseline_decode_per_second, found.decode_per_second),
     ):
-        yield f"| {name} | {before:,.1f} | {after:,.1f} | {after / before:.2f}× as fast |"
+        yield name, f"{before:,.1f}", f"{after:,.1f}", f"{after / before:.2f}× as fast"
 
 
 def _signed(value: float, form: str) -> str:

@@ -1,20 +1,24 @@
-"""Remedies: which change of the recipe the figures speak for, reckoned from the rows. Torch-free, pure.
+"""Remedies: which changes of the recipe a row's figures speak for. Torch-free, pure.
 
-The reckoning is coarse on purpose, and each remedy says what it assumed: a size falls with a power of what is left of each
+The estimates are coarse on purpose, and each remedy says what it assumed: a size falls with a power of what is left of each
 axis, an epoch of distillation brings back the same share of what is still missing, what a cut costs for good grows with the
 square of its ratio.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from pydantic import BaseModel
 
 from compression.planning import baseline
 from compression.planning.on_disk import untrained
 from compression.schema.recipe.base import MOST_EPOCHS, Task
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.presets import LANGUAGE
-from compression.schema.recipe.prune import AxisRatios, Prune
+from compression.schema.recipe.prune import AxisRatios, Prune, TargetLatency
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import MOST_MINUTES, Recipe, Targets
 from compression.schema.report.measurements import Remedy, Row, Score
@@ -23,56 +27,99 @@ from compression.schema.stages import Stage
 LEAST_RATIO, MOST_RATIO = 0.01, 0.8
 """Below the one nothing is cut, beyond the other too little is left of a small encoder to be worth a proposal."""
 MOST_MORE = 3
-"""So many times the epochs are proposed at most; where more were needed, the cut was too deep."""
+"""So many times the epochs are proposed at most; if more were needed, the cut was too deep."""
 WIDEST = 99.9999
 """Per cent: a percentile nearer to 100 is the observer min-max."""
 POWER = 1.5
-"""How a size falls with what is left of each axis, where no cut has shown it: 1 if one side of a matrix shrinks, 2 if both."""
+"""How a size falls with what is left of each axis, if no cut has shown it: 1 if one side of a matrix shrinks, 2 if both."""
 
 
-def offered(
-    row: Row,
-    before: Sequence[Row],
-    recipe: Recipe,
-    targets: Targets,
-    missed: Sequence[str],
-    *,
-    is_worse: bool,
-    limit: str | None,
-    applied: Sequence[Remedy] = (),
-    task: Task | None = None,
-    streamed: bool = False,
-) -> tuple[Remedy, ...]:
-    """List what would mend the targets that a row misses, where no later stage of the recipe is there to do it.
+@dataclass(frozen=True)
+class Case:
+    """A row, and what speaks for or against a change of the recipe."""
+
+    row: Row
+    before: Sequence[Row]  #: of earlier stages, the baseline first
+    recipe: Recipe
+    targets: Targets
+    missed: Sequence[str]  #: names of targets
+    is_worse: bool  #: an earlier row is better at no cost
+    limit: str | None = None  #: the limit of training that was reached
+    applied: Sequence[Remedy] = ()  #: what the stage tried by itself, which counts as done
+    task: Task | None = None  #: stages that are left out are offered as they suit it
+    streamed: bool = False  #: memory does not hold the model, so nothing is offered that would train it
+
+    @cached_property
+    def rows(self) -> dict[Stage, Row]:
+        """Return all rows by stage."""
+        return {each.stage: each for each in (*self.before, self.row)}
+
+    @cached_property
+    def later(self) -> set[Stage]:
+        """Return the stages that are still to come, and may mend what is missed."""
+        return set(to_come(self.recipe, self.before))
+
+    @cached_property
+    def preparing(self) -> list[Remedy]:
+        """Return what is offered for the baseline itself, once no later stage trains."""
+        trains = self.later & {"pruned", "distilled"}
+        return [] if trains else list(baseline.baseline_remedies(self.row, self.rows["baseline"], self.recipe))
+
+    @property
+    def keeps_too_little(self) -> bool:
+        """Return whether score is missing, once no later stage trains."""
+        return "retention" in self.missed and not self.later & {"pruned", "distilled"}
+
+    @property
+    def gap(self) -> str:
+        """Return by how much the score misses its target, for people; "" if it does not, or if other remedies come first."""
+        first, last = self.rows["baseline"].judged_score, self.row.judged_score
+        if not self.keeps_too_little or self.preparing or self.limit:
+            return ""
+        if not isinstance(first, Score) or not isinstance(last, Score):
+            return ""
+        return f"{last.value:.4f} is scored where {first.at_retention(self.targets.retention):.4f} is needed"
+
+    @property
+    def too_large(self) -> list[str]:
+        """Return the missed targets of sizes and times, once no later stage makes the model smaller."""
+        return [] if self.later & {"quantized", "pruned"} else [name for name in self.missed if name != "retention"]
+
+    @property
+    def sizes(self) -> str:
+        """Return the missed sizes and times, for people."""
+        return ", ".join(
+            f"{name.replace('_', ' ')} is {value:.3f}, not {getattr(self.targets, name):g}"
+            for name in self.too_large
+            if (value := self.row.ratios.value_of(name)) is not None
+        )
+
+    def change(self, key: str, proposed: Any, why: str) -> Remedy:
+        """Return the remedy that puts `proposed` at a key of the recipe."""
+        now: Any = self.recipe
+        for part in key.split("."):
+            now = getattr(now, part)
+        return Remedy(key=f"recipe.{key}", now=_plain(now), proposed=_plain(proposed), why=why)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Remedies, and what speaks for them."""
+
+    applies: Callable[[Case], object]
+    propose: Callable[[Case], Iterator[Remedy]]
+
+
+def offered(case: Case) -> tuple[Remedy, ...]:
+    """List what would mend the targets that a row misses, if no later stage of the recipe is there to do it.
 
     Ranges that outliers break are no later stage's to mend, so what would is offered with every row that has some.
-
-    before: the rows of earlier stages, the baseline first; is_worse: an earlier row is better at no cost; limit: the limit of
-    training that was reached, if one was; applied: what the stage tried by itself, which counts as done; task: stages that are
-    left out are offered as they suit it; streamed: memory does not hold the model, so nothing is offered that would train it.
     """
-    later = to_come(recipe, before)
-    if not before:
-        return () if later else tuple(baseline.baseline_remedies(row, row, recipe))
-    rows = {each.stage: each for each in (*before, row)}
-    found: list[Remedy] = []
-    if row.stage == "quantized" and "retention" in missed:
-        found += _live_with_integers(rows, recipe, targets)
-    if is_worse:
-        found += _undo(row, recipe)
-    sizes = [name for name in missed if name != "retention"]
-    if sizes and not {"quantized", "pruned"} & set(later):
-        found += _smaller(row, rows, recipe, targets, sizes, _cut_of(task, streamed=streamed))
-    if not {"pruned", "distilled"} & set(later):
-        first = list(baseline.baseline_remedies(row, rows["baseline"], recipe))
-        found += first
-        if ("retention" in missed or first) and limit:
-            found += _trained_longer(recipe, rows, limit)
-        elif "retention" in missed and not first:
-            found += _better(row, rows, recipe, targets, applied, LANGUAGE.distill if task == "causal-lm" else None)
-    found += _tamed(row, recipe)
-    if streamed:
-        found = [remedy for remedy in found if _stays_untrained(recipe, remedy)]
+    if not case.before:
+        return () if case.later else tuple(case.preparing)
+    found = [remedy for rule in RULES if rule.applies(case) for remedy in rule.propose(case)]
+    if case.streamed:
+        found = [remedy for remedy in found if _stays_untrained(case.recipe, remedy)]
     return tuple({remedy.key: remedy for remedy in reversed(found)}.values())[::-1]
 
 
@@ -82,15 +129,8 @@ def to_come(recipe: Recipe, before: Sequence[Row]) -> list[Stage]:
     return ["baseline", *(stage for stage, settings in wanted.items() if settings is not None)][len(before) + 1 :]
 
 
-def _cut_of(task: Task | None, *, streamed: bool) -> Prune | None:
-    """Return the cut that suits a task, if that is not all widths alike; solving what it leaves takes the whole model."""
-    if task != "causal-lm" or LANGUAGE.prune is None:
-        return None
-    return LANGUAGE.prune.model_copy(update={"reconstruct": False}) if streamed else LANGUAGE.prune
-
-
 def _stays_untrained(recipe: Recipe, remedy: Remedy) -> bool:
-    """Say whether a recipe still goes from file to file with a remedy in it."""
+    """Return whether a recipe still goes from file to file with a remedy in it."""
     changed = recipe.model_dump(mode="json")
     *way, last = remedy.key.removeprefix("recipe.").split(".")
     place = changed
@@ -100,168 +140,117 @@ def _stays_untrained(recipe: Recipe, remedy: Remedy) -> bool:
     return untrained(Recipe.model_validate(changed))
 
 
-def _live_with_integers(rows: dict[Stage, Row], recipe: Recipe, targets: Targets) -> Iterator[Remedy]:
-    if recipe.quantize is None:
-        return
-    first, row = rows["baseline"].judged_score, rows["quantized"].judged_score
-    if not isinstance(first, Score) or not isinstance(row, Score):
-        return
-    lost, may_go = first.worth - row.worth, _may_go(first, targets)
-    if lost <= row.worth_error:
-        return  # as likely chance as rounding
-    took = f"{lost:.4f} nats a token" if first.lower_is_better else f"{lost:.4f} of {first.value:.4f}"
-    why = f"Quantization took {took}, where {may_go:.4f} may go"
-    yield from _used_to_it(recipe.quantize.qat, why)
-
-
-def _used_to_it(qat: Qat | None, why: str) -> Iterator[Remedy]:
-    """Offer training with the integers, or more of it where a recipe may ask for more."""
-    if qat is None or not qat.epochs:
-        now = None if qat is None else qat.model_dump()
-        why = f"{why}, and no training got used to it."
-        yield Remedy(key="recipe.quantize.qat", now=now, proposed=Qat().model_dump(), why=why)
-    elif qat.quantized < MOST_EPOCHS:
-        yield Remedy(
-            key="recipe.quantize.qat.quantized",
-            now=qat.quantized,
-            proposed=min(max(2 * qat.quantized, 1), MOST_EPOCHS),
-            why=f"{why}, after {qat.epochs} epochs of which {qat.quantized} were fully quantized.",
-        )
+def _plain(value: Any) -> Any:
+    """Return a value as JSON; of what is a choice of keys, those that are set."""
+    if not isinstance(value, BaseModel):
+        return value
+    return value.model_dump(mode="json", exclude_none=isinstance(value, AxisRatios | TargetLatency))
 
 
 def _may_go(score: Score, targets: Targets) -> float:
-    """Say how much of a score's worth the target lets go: a share of it; of a perplexity, whose ratio it is, nats."""
+    """Return how much of a score's worth the target lets go: a share of it; of a perplexity, whose ratio it is, nats."""
     return -math.log(targets.retention) if score.lower_is_better else (1 - targets.retention) * score.value
 
 
-def _tamed(row: Row, recipe: Recipe) -> Iterator[Remedy]:
-    """Offer what tames ranges that outliers break: smoothing where a layer before takes it, a clipped range, more training."""
-    settings = recipe.quantize
-    layers = [layer for each in (row, *row.parts.values()) for layer in each.ranges]
-    broken = sorted((layer for layer in layers if layer.broken), key=lambda layer: -layer.ratio)
-    if settings is None or not broken:
+def _train_with_integers(case: Case) -> Iterator[Remedy]:
+    """Offer training with integers that cost more than chance explains."""
+    if case.recipe.quantize is None:
         return
-    worst = broken[0]
-    why = (
-        f"{len(broken)} of {len(layers)} layers have a range that is broken by outliers, worst {worst.layer}: its largest "
-        f"|activation| is {worst.ratio:.0f} times what 99 % of them keep below"
-    )
-    smoothable = [layer for layer in broken if layer.smooths_into is not None]
-    if smoothable and settings.smoothing != "search":
-        into = f"{len(smoothable)} of them can hand outliers on ({smoothable[0].layer} to {smoothable[0].smooths_into})"
-        yield Remedy(key="recipe.quantize.smoothing", now=settings.smoothing, proposed="search", why=f"{why}; {into}.")
-    if settings.scheme == "static-int8":
-        yield from _clipped(settings, max(layer.beyond for layer in broken), why)
-    yield from _used_to_it(settings.qat, why)
-
-
-def _clipped(settings: Quantize, beyond: float, why: str) -> Iterator[Remedy]:
-    """Offer the percentile that leaves out what lies beyond 4 times the usual. beyond: its share in the layer that has most.
-
-    A percentile leaves out as much on either side, and the outliers may all lie on one.
-    """
-    percent = min(math.floor(1e6 * (1 - 2 * beyond)) / 1e4, WIDEST)
-    why = f"{why}; {beyond:.4%} of a layer's values are outliers"
-    if settings.observer != "percentile":
-        yield Remedy(
-            key="recipe.quantize",
-            now=settings.model_dump(mode="json"),
-            proposed=settings.model_copy(update={"observer": "percentile", "percentile": percent}).model_dump(mode="json"),
-            why=f"{why}, and the observer {settings.observer} minds them.",
-        )
-    elif percent < settings.percentile:
-        yield Remedy(key="recipe.quantize.percentile", now=settings.percentile, proposed=percent, why=f"{why}.")
-
-
-def _undo(row: Row, recipe: Recipe) -> Iterator[Remedy]:
-    if row.stage == "distilled" and recipe.distill is not None:
-        rate = recipe.distill.rate
-        yield Remedy(
-            key="recipe.distill.rate",
-            now=rate,
-            proposed=rate / 2,
-            why="Distillation lost score that was not lost in training: smaller steps stay nearer to where it began.",
-        )
-    elif row.stage in ("quantized", "pruned"):
-        key = "quantize" if row.stage == "quantized" else "prune"
-        yield Remedy(
-            key=f"recipe.{key}",
-            now=getattr(recipe, key).model_dump(mode="json"),
-            proposed=None,
-            why=f"The stage cost score and brought neither bytes ({row.size.bytes:,}) nor speed ({_times(row)}).",
-        )
-
-
-def _smaller(
-    row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets, missed: Sequence[str], suited: Prune | None
-) -> Iterator[Remedy]:
-    """Offer integers where there are none, and a deeper cut, or where there is none a first one: `suited`, if there is such."""
-    if recipe.quantize is None and set(missed) & {"size_reduction", "speed_up"}:
-        yield Remedy(
-            key="recipe.quantize",
-            now=None,
-            proposed=Quantize().model_dump(mode="json"),
-            why=f"The weights are {row.size.dtype}, {row.size.bytes:,} bytes: int8 takes about a quarter of float32's.",
-        )
-    whole = rows.get("quantized", rows["baseline"])
-    ratio = recipe.prune.deepest if recipe.prune is not None else None
-    if recipe.prune is not None and (recipe.prune.has_target or not ratio):
-        yield from _further(row, recipe.prune, targets, missed)
+    first, row = case.rows["baseline"].judged_score, case.rows["quantized"].judged_score
+    if not isinstance(first, Score) or not isinstance(row, Score):
         return
-    needed: dict[str, float] = {}
-    for name in missed:
-        start, now, wanted = _left(whole, name), _left(row, name), _wanted(targets, name)
-        if start is not None and now is not None:
+    lost, may_go = first.worth - row.worth, _may_go(first, case.targets)
+    if lost > row.worth_error:
+        took = f"{lost:.4f} nats a token" if first.lower_is_better else f"{lost:.4f} of {first.value:.4f}"
+        yield from _more_qat(case, f"Quantization took {took}, where {may_go:.4f} may go")
+
+
+def _more_qat(case: Case, why: str) -> Iterator[Remedy]:
+    """Offer training with integers, or more of it if a recipe may ask for more."""
+    qat = case.recipe.quantize.qat if case.recipe.quantize is not None else None
+    if qat is None or not qat.epochs:
+        yield case.change("quantize.qat", Qat(), f"{why}, and no training got used to it.")
+    elif qat.quantized < MOST_EPOCHS:
+        proposed = min(max(2 * qat.quantized, 1), MOST_EPOCHS)
+        why = f"{why}, after {qat.epochs} epochs of which {qat.quantized} were fully quantized."
+        yield case.change("quantize.qat.quantized", proposed, why)
+
+
+def _undo(case: Case) -> Iterator[Remedy]:
+    """Offer a job without the stage, or with smaller steps of distillation."""
+    if case.row.stage == "distilled" and case.recipe.distill is not None:
+        why = "Distillation lost score that was not lost in training: smaller steps stay nearer to where it began."
+        yield case.change("distill.rate", case.recipe.distill.rate / 2, why)
+    elif case.row.stage in ("quantized", "pruned"):
+        faster = case.row.ratios.speed_up
+        speed = "not measured" if faster is None else f"{faster:.2f} times the baseline"
+        why = f"The stage cost score and brought neither bytes ({case.row.size.bytes:,}) nor speed ({speed})."
+        yield case.change("quantize" if case.row.stage == "quantized" else "prune", None, why)
+
+
+def _quantize(case: Case) -> Iterator[Remedy]:
+    """Offer integers if there are none."""
+    size = case.row.size
+    why = f"The weights are {size.dtype}, {size.bytes:,} bytes: int8 takes about a quarter of float32's."
+    yield case.change("quantize", Quantize(), why)
+
+
+def _aim_higher(case: Case, prune: Prune) -> Iterator[Remedy]:
+    """Offer the targets that the job is held against to a cut that was aimed lower."""
+    why = f"{case.sizes}; the cut was aimed at another target."
+    asked, fewer = prune.target_params, case.targets.parameter_reduction
+    if "parameter_reduction" in case.too_large and asked is not None and fewer > 0 and not fewer <= asked < 1:
+        yield case.change("prune.target_params", fewer, why)
+    latency, faster = prune.target_latency, case.targets.speed_up
+    if "speed_up" in case.too_large and latency is not None and max(latency.speed_up or 1, 1) < faster:
+        yield case.change("prune.target_latency", {"speed_up": faster}, why)
+
+
+def _cut(case: Case) -> Iterator[Remedy]:
+    """Offer the ratio that would meet the hardest target; if nothing was cut, the cut that suits the task."""
+    prune = case.recipe.prune
+    ratio = prune.deepest if prune is not None else None
+    if prune is not None and (prune.has_target or not ratio):
+        yield from _aim_higher(case, prune)
+        return
+    whole, needed = case.rows.get("quantized", case.rows["baseline"]), dict[str, float]()
+    for name in case.too_large:
+        start, now = (_left(name, row.ratios.value_of(name)) for row in (whole, case.row))
+        wanted = _left(name, getattr(case.targets, name))
+        if start is not None and now is not None and wanted is not None:
             needed[name] = ratio_for(start, now, wanted, ratio)
-    if not needed:
+    hardest = max(needed, key=lambda name: needed[name], default="")
+    proposed = min(math.ceil(100 * needed.get(hardest, 0)) / 100, MOST_RATIO)
+    if not needed or proposed <= (ratio or 0):
         return
-    hardest = max(needed, key=lambda name: needed[name])
-    proposed = min(math.ceil(100 * needed[hardest]) / 100, MOST_RATIO)
-    if proposed <= (ratio or 0):
-        return
-    why = f"{_told(row, missed, targets)}; {hardest.replace('_', ' ')} needs a ratio of about {needed[hardest]:.2f}"
+    why = f"{case.sizes}; {hardest.replace('_', ' ')} needs a ratio of about {needed[hardest]:.2f}"
     if needed[hardest] > MOST_RATIO:
         why += f", more than a cut of widths alone should take: {MOST_RATIO} comes as near as it can"
-    if recipe.prune is None and suited is not None:
-        why = f"{_told(row, missed, targets)}, and nothing was cut; this is the cut of the preset language."
-        yield Remedy(key="recipe.prune", now=None, proposed=_only_set(suited), why=why)
-    elif recipe.prune is None:
-        yield Remedy(key="recipe.prune", now=None, proposed={"ratio": proposed}, why=f"{why}.")
+    if prune is not None:
+        yield case.change("prune.ratio", _deepened(prune, proposed), f"{why}.")
+    elif case.task == "causal-lm" and LANGUAGE.prune is not None:
+        # Solving what the cut leaves takes the whole model.
+        suited = LANGUAGE.prune.model_copy(update={"reconstruct": False}) if case.streamed else LANGUAGE.prune
+        asked = suited.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+        yield case.change("prune", asked, f"{case.sizes}, and nothing was cut; this is the cut of the preset language.")
     else:
-        yield _ratio(recipe.prune, proposed, f"{why}.")
+        yield case.change("prune", {"ratio": proposed}, f"{why}.")
 
 
-def _only_set(settings: Prune) -> dict[str, Any]:
-    return settings.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
-
-
-def _ratio(prune: Prune, deepest: float, why: str) -> Remedy:
-    """Propose a ratio; where each axis has its own, all in the proportion that they have now."""
+def _deepened(prune: Prune, deepest: float) -> Any:
+    """Return a ratio; if each axis has its own, all in the proportion that they have now."""
     if not isinstance(prune.ratio, AxisRatios):
-        return Remedy(key="recipe.prune.ratio", now=prune.ratio, proposed=deepest, why=why)
-    factor = deepest / prune.deepest
+        return deepest
     now = prune.ratio.model_dump(mode="json", exclude_none=True)
-    changed = {axis: max(round(share * factor, 3), 0.001) for axis, share in now.items() if axis != "vocabulary"}
-    return Remedy(key="recipe.prune.ratio", now=now, proposed={**now, **changed}, why=why)
-
-
-def _further(row: Row, prune: Prune, targets: Targets, missed: Sequence[str]) -> Iterator[Remedy]:
-    """Where the ratio follows from a target that was aimed too low, propose the one that the job is held against."""
-    why = f"{_told(row, missed, targets)}; the cut was aimed at another target."
-    asked, fewer = prune.target_params, targets.parameter_reduction
-    if "parameter_reduction" in missed and asked is not None and fewer > 0 and not fewer <= asked < 1:
-        yield Remedy(key="recipe.prune.target_params", now=asked, proposed=fewer, why=why)
-    latency, faster = prune.target_latency, targets.speed_up
-    if "speed_up" in missed and latency is not None and max(latency.speed_up or 1, 1) < faster:
-        now = latency.model_dump(mode="json", exclude_none=True)
-        yield Remedy(key="recipe.prune.target_latency", now=now, proposed={"speed_up": faster}, why=why)
+    factor = deepest / prune.deepest
+    return now | {axis: max(round(share * factor, 3), 0.001) for axis, share in now.items() if axis != "vocabulary"}
 
 
 def ratio_for(start: float, now: float, wanted: float, ratio: float | None) -> float:
-    """Reckon the ratio at which a size falls to `wanted`: size = start · (1 − ratio)^power.
+    """Estimate the ratio at which a size falls to `wanted`: size = start · (1 − ratio)^power.
 
     start, now, wanted: shares of the baseline's, before the cut, after it at `ratio`, and as the target asks. The power is what
-    the cut has shown, within 0.5 and 2.5, or POWER where there was none or it showed nothing. Returns at least 0, below 1.
+    the cut has shown, within 0.5 and 2.5, or POWER if there was none or it showed nothing. Returns at least 0, below 1.
     """
     power = POWER
     if ratio is not None and 0 < now < start:
@@ -269,118 +258,128 @@ def ratio_for(start: float, now: float, wanted: float, ratio: float | None) -> f
     return max(1 - math.pow(wanted / start, 1 / power), 0.0)
 
 
-def _left(row: Row, name: str) -> float | None:
-    value: float | None = getattr(row.ratios, name)
+def _left(name: str, value: float | None) -> float | None:
+    """Return the share of the baseline's size or time that is left by a reduction or a speed-up."""
     if value is None:
         return None
     return 1 / value if name == "speed_up" else 1 - value
 
 
-def _wanted(targets: Targets, name: str) -> float:
-    value: float = getattr(targets, name)
-    return float(1 / value if name == "speed_up" else 1 - value)
+def _train_longer(case: Case) -> Iterator[Remedy]:
+    """Offer more of the limit that ended training: with it, neither more epochs nor a milder cut could show what they bring."""
+    train, why = case.recipe.train, f"{case.limit} ended training before {len(case.before)} stages had all their epochs."
+    if train.max_minutes is None or "max_minutes" not in (case.limit or ""):
+        yield case.change("train.max_steps", 2 * (train.max_steps or 1), why)
+    elif train.max_minutes < MOST_MINUTES:
+        yield case.change("train.max_minutes", min(2 * train.max_minutes, MOST_MINUTES), why)
 
 
-def _told(row: Row, names: Sequence[str], targets: Targets) -> str:
-    return ", ".join(
-        f"{name.replace('_', ' ')} is {getattr(row.ratios, name):.3f}, not {getattr(targets, name):g}"
-        for name in names
-        if getattr(row.ratios, name) is not None
-    )
+def _ask_a_teacher(case: Case) -> Iterator[Remedy]:
+    suited = LANGUAGE.distill if case.task == "causal-lm" else None
+    yield case.change("distill", suited or Distill(), f"{case.gap}, and no teacher was asked.")
 
 
-def _times(row: Row) -> str:
-    return "not measured" if row.ratios.speed_up is None else f"{row.ratios.speed_up:.2f} times the baseline"
+def _epochs(case: Case) -> int:
+    """Count the epochs of distillation that the student had, those of the job's own remedy included."""
+    counts = [remedy.proposed for remedy in case.applied if remedy.key == "recipe.distill.epochs"]
+    own = case.recipe.distill.epochs if case.recipe.distill is not None else 0
+    return max([own, *(count for count in counts if isinstance(count, int))])
 
 
-def _trained_longer(recipe: Recipe, rows: dict[Stage, Row], limit: str) -> Iterator[Remedy]:
-    # Where the budget ended training, more epochs or a milder cut would be judged by training that never took place.
-    minutes = recipe.train.max_minutes
-    if minutes is not None and "max_minutes" in limit:
-        if minutes >= MOST_MINUTES:
-            return
-        key, now, proposed = "max_minutes", minutes, min(2 * minutes, MOST_MINUTES)
-    else:
-        key, now, proposed = "max_steps", recipe.train.max_steps or 0, 2 * (recipe.train.max_steps or 1)
-    yield Remedy(
-        key=f"recipe.train.{key}",
-        now=now,
-        proposed=proposed,
-        why=f"{limit} ended training before {len(rows) - 1} stages had all their epochs.",
-    )
+def _teach_longer(case: Case, wanted: int, why: str) -> Iterator[Remedy]:
+    """Offer so many epochs of distillation, or as many as a recipe may ask for, if that is more than it had."""
+    proposed = min(wanted, MOST_EPOCHS)
+    if proposed > _epochs(case):
+        yield case.change("distill.epochs", proposed, why)
 
 
-def _better(
-    row: Row,
-    rows: dict[Stage, Row],
-    recipe: Recipe,
-    targets: Targets,
-    applied: Sequence[Remedy],
-    suited: Distill | None,
-) -> Iterator[Remedy]:
-    """Offer what keeps more of the score: a teacher where there was none, `suited` if there is such; more of it; less cut."""
-    first, last = rows["baseline"].judged_score, row.judged_score
-    if not isinstance(first, Score) or not isinstance(last, Score):
+def _recover(case: Case) -> Iterator[Remedy]:
+    """Offer what brings back more of what the cut took: smaller steps, more epochs at their pace, or a milder cut."""
+    prune, distill, epochs = case.recipe.prune, case.recipe.distill, _epochs(case)
+    found = [case.rows["baseline"], case.rows.get("quantized", case.rows["baseline"]), case.rows.get("pruned"), case.row]
+    first, whole, cut, last = (row.judged_score if row is not None else None for row in found)
+    if prune is None or distill is None or not isinstance(cut, Score):
+        yield from _teach_longer(case, 2 * epochs, f"{case.gap}, and nothing was cut.")
         return
-    needed = first.worth - _may_go(first, targets)
-    gap = f"{last.value:.4f} is scored where {first.at_retention(targets.retention):.4f} is needed"
-    if recipe.distill is None:
-        proposed = (suited or Distill()).model_dump(mode="json")
-        yield Remedy(key="recipe.distill", now=None, proposed=proposed, why=f"{gap}, and no teacher was asked.")
+    if not isinstance(first, Score) or not isinstance(whole, Score) or not isinstance(last, Score):
         return
-    epochs = _taught(recipe.distill, applied)
-    cut = rows.get("pruned")
-    if cut is None or recipe.prune is None or not isinstance(cut.judged_score, Score):
-        yield from _taught_longer(recipe.distill, epochs, 2 * epochs, f"{gap}, and nothing was cut.")
-        return
-    whole = rows.get("quantized", rows["baseline"]).judged_score
-    if not isinstance(whole, Score):
-        return
-    fall, left, may_stay = whole.worth - cut.judged_score.worth, whole.worth - last.worth, whole.worth - needed
+    fall, left = whole.worth - cut.worth, whole.worth - last.worth
+    may_stay = whole.worth - (first.worth - _may_go(first, case.targets))
     if may_stay <= 0:  # it was below the target before anything was cut
-        yield from _live_with_integers(rows, recipe, targets)
+        yield from _train_with_integers(case)
     if left <= 0:
         return
     if fall <= 0:
-        why = f"{gap}: the cut took nothing, distillation took {left:.4f}"
-        yield Remedy(key="recipe.distill.rate", now=recipe.distill.rate, proposed=recipe.distill.rate / 2, why=f"{why}.")
+        why = f"{case.gap}: the cut took nothing, distillation took {left:.4f}."
+        yield case.change("distill.rate", distill.rate / 2, why)
         return
     wanted = epochs_for(fall, left, may_stay, epochs)
-    back = f"{gap}: {epochs} epochs brought back {1 - left / fall:.0%} of the {fall:.4f} that the cut took"
-    if wanted is not None and wanted <= min(MOST_MORE * epochs, MOST_EPOCHS):
-        why = f"{back}; at this pace {wanted} would do."
-        yield from _taught_longer(recipe.distill, epochs, max(wanted, epochs + 1), why)
-        return
-    ratio = recipe.prune.deepest
+    back = f"{case.gap}: {epochs} epochs brought back {1 - left / fall:.0%} of the {fall:.4f} that the cut took"
     share = math.sqrt(may_stay / left) if 0 < may_stay < left else 0.5
-    milder = max(math.floor(100 * ratio * share) / 100, LEAST_RATIO)
-    if not recipe.prune.has_target and milder < ratio:
+    milder = max(math.floor(100 * prune.deepest * share) / 100, LEAST_RATIO)
+    if wanted is not None and wanted <= min(MOST_MORE * epochs, MOST_EPOCHS):
+        yield from _teach_longer(case, max(wanted, epochs + 1), f"{back}; at this pace {wanted} would do.")
+    elif not prune.has_target and milder < prune.deepest:
         why = "too little for more of them to do; what a cut costs for good is taken to grow with the square of its ratio."
-        yield _ratio(recipe.prune, milder, f"{back}, {why}")
-        return
-    depth = "the depth of the cut is the target's" if recipe.prune.has_target else "no ratio is left that is milder"
-    yield from _taught_longer(recipe.distill, epochs, MOST_MORE * epochs, f"{back}; {depth}, so it wants more of them.")
-
-
-def _taught(settings: Distill, applied: Sequence[Remedy]) -> int:
-    """Count the epochs that the student had, those of the job's own remedy included."""
-    counts = [remedy.proposed for remedy in applied if remedy.key == "recipe.distill.epochs"]
-    return max([settings.epochs, *(count for count in counts if isinstance(count, int))])
-
-
-def _taught_longer(settings: Distill, had: int, wanted: int, why: str) -> Iterator[Remedy]:
-    """Offer so many epochs of distillation, or as many as a recipe may ask for, where that is more than it had."""
-    proposed = min(wanted, MOST_EPOCHS)
-    if proposed > had:
-        yield Remedy(key="recipe.distill.epochs", now=settings.epochs, proposed=proposed, why=why)
+        yield case.change("prune.ratio", _deepened(prune, milder), f"{back}, {why}")
+    else:
+        depth = "the depth of the cut is the target's" if prune.has_target else "no ratio is left that is milder"
+        yield from _teach_longer(case, MOST_MORE * epochs, f"{back}; {depth}, so it wants more of them.")
 
 
 def epochs_for(fall: float, left: float, may_stay: float, epochs: int) -> int | None:
-    """Reckon the epochs after which at most `may_stay` of a fall is left, if each leaves the same share of what was missing.
+    """Estimate the epochs after which at most `may_stay` of a fall is left, if each leaves the same share of what was missing.
 
-    fall: what the cut took; left: what was still missing after `epochs`, all in units of the score's worth. None where no
+    fall: what the cut took; left: what was still missing after `epochs`, all in units of the score's worth. None if no
     number of epochs would do: nothing was brought back, or the model before the cut was below the target.
     """
     if not 0 < left < fall or not 0 < may_stay < fall:
         return None
     return math.ceil(epochs * math.log(may_stay / fall) / math.log(left / fall))
+
+
+def _tame(case: Case) -> Iterator[Remedy]:
+    """Offer what tames ranges that outliers break: smoothing if a layer before takes it, a clipped range, more training."""
+    settings, layers = case.recipe.quantize, [layer for each in (case.row, *case.row.parts.values()) for layer in each.ranges]
+    broken = sorted((layer for layer in layers if layer.broken), key=lambda layer: -layer.ratio)
+    if settings is None or not broken:
+        return
+    why = (
+        f"{len(broken)} of {len(layers)} layers have a range that is broken by outliers, worst {broken[0].layer}: its largest "
+        f"|activation| is {broken[0].ratio:.0f} times what 99 % of them keep below"
+    )
+    smoothable = [layer for layer in broken if layer.smooths_into is not None]
+    if smoothable and settings.smoothing != "search":
+        into = f"{len(smoothable)} of them can hand outliers on ({smoothable[0].layer} to {smoothable[0].smooths_into})"
+        yield case.change("quantize.smoothing", "search", f"{why}; {into}.")
+    if settings.scheme == "static-int8":
+        yield from _clip(case, settings, max(layer.beyond for layer in broken), why)
+    yield from _more_qat(case, why)
+
+
+def _clip(case: Case, settings: Quantize, beyond: float, why: str) -> Iterator[Remedy]:
+    """Offer the percentile that leaves out what lies beyond 4 times the usual. beyond: its share in the layer with most of it.
+
+    A percentile leaves out as much on either side, and the outliers may all lie on one.
+    """
+    percent = min(math.floor(1e6 * (1 - 2 * beyond)) / 1e4, WIDEST)
+    why = f"{why}; {beyond:.4%} of a layer's values are outliers"
+    if settings.observer != "percentile":
+        clipped = settings.model_copy(update={"observer": "percentile", "percentile": percent})
+        yield case.change("quantize", clipped, f"{why}, and the observer {settings.observer} includes them.")
+    elif percent < settings.percentile:
+        yield case.change("quantize.percentile", percent, f"{why}.")
+
+
+RULES = (
+    Rule(lambda case: case.row.stage == "quantized" and "retention" in case.missed, _train_with_integers),
+    Rule(lambda case: case.is_worse, _undo),
+    Rule(lambda case: case.recipe.quantize is None and {"size_reduction", "speed_up"} & {*case.too_large}, _quantize),
+    Rule(lambda case: case.too_large, _cut),
+    Rule(lambda case: case.preparing, lambda case: iter(case.preparing)),
+    Rule(lambda case: case.limit and (case.keeps_too_little or case.preparing), _train_longer),
+    Rule(lambda case: case.gap and case.recipe.distill is None, _ask_a_teacher),
+    Rule(lambda case: case.gap and case.recipe.distill is not None, _recover),
+    Rule(lambda case: case.recipe.quantize is not None, _tame),
+)
+"""What is offered, in this order; of two remedies for one key the first counts."""

@@ -1,7 +1,7 @@
-"""What the figures say of the baseline itself: whether it converged, whether the data allow more, and what to change.
+"""Whether the baseline converged, whether the data allow a better one, and what to change. Torch-free, pure.
 
-Everything is compared with the baseline, and it teaches the student: a share of what it scores means nothing where it was
-not trained to its end. Torch-free, pure.
+Everything is compared with the baseline, and it teaches the student: a share of its score means nothing if it was not trained
+to its end.
 """
 
 import math
@@ -23,14 +23,14 @@ def preparations(baseline: Row) -> dict[str, Preparation]:
 
 
 def has_not_converged(baseline: Row) -> bool:
-    """Say whether a baseline, or that of any of several datasets, was still gaining when its preparation ended."""
+    """Return whether a baseline, or that of any of several datasets, was still gaining when its preparation ended."""
     return baseline.convergence == "not converged"
 
 
 def exceeds_baseline(row: Row, baseline: Row) -> bool:
-    """Say whether a row keeps more than all of the score on the split that choices read, by more than its error.
+    """Return whether a row keeps more than all of the score on the split that choices read, by more than its error.
 
-    By the lower end of the 95 % interval; where there is none, by one standard error of the ratio (delta method).
+    By the lower end of the 95 % interval; if there is none, by one standard error of the ratio (delta method).
     """
     share, interval = row.ratios.judged_retention, row.ratios.judged_interval
     if share is None or share <= 1:
@@ -73,7 +73,7 @@ def baseline_remedies(row: Row, baseline: Row, recipe: Recipe) -> Iterator[Remed
 
 
 def _twice_as_long(baseline: Row, settings: Prepare, why: str) -> Remedy:
-    """Propose twice the epochs that were trained, at the rate that was chosen: it is not chosen where epochs are given."""
+    """Propose twice the epochs that were trained, at the rate that was chosen: it is not chosen if epochs are given."""
     found = preparations(baseline).values()
     epochs = min(max([2 * one.epochs for one in found], default=0) or LEAST_EPOCHS, MOST_EPOCHS)
     rates = {one.rate for one in found}
@@ -90,7 +90,7 @@ def _twice_as_long(baseline: Row, settings: Prepare, why: str) -> Remedy:
 
 
 def _reason(row: Row, baseline: Row) -> str | None:
-    """Say why the baseline should be prepared otherwise; None if nothing speaks for it."""
+    """Return why the baseline should be prepared otherwise; None if nothing speaks for it."""
     score = baseline.judged_score
     if isinstance(score, Score) and score.above_chance <= score.worth_error:
         return (

@@ -1,4 +1,4 @@
-"""What of a teacher a student follows, and which teachers and students a recipe can be asked for. Torch-free."""
+"""Rules of distillation: what a student learns from, and which teachers and students a recipe may name. Torch-free."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 def layer_pairs(mapping: Literal["uniform", "last"] | Pairs, student: int, teacher: int) -> Pairs:
-    """Say which layer of a teacher each layer of a student follows (TinyBERT's mapping function, Jiao et al. 2020).
+    """Return which layer of a teacher each layer of a student follows (TinyBERT's mapping function, Jiao et al. 2020).
 
     student, teacher: how many layers they have. uniform: layer m follows layer m × teacher / student, rounded half up; last:
     the last layers of both, as many as the smaller one has. Raises InvalidSpec for pairs of layers that are not there.
@@ -34,9 +34,9 @@ def layer_pairs(mapping: Literal["uniform", "last"] | Pairs, student: int, teach
 def attention_form(
     asked: Literal["auto", "scores", "relations"], student: Shape, teacher: Shape
 ) -> Literal["scores", "relations"]:
-    """Say how attention is compared. Raises InvalidSpec.
+    """Return how attention is compared. Raises InvalidSpec.
 
-    Decoders turn queries and keys by their positions before they multiply them, so what is heard of them are no scores.
+    Decoders turn queries and keys by their positions before they multiply them, so what is collected of them are no scores.
     """
     decodes = student.groups is not None or teacher.groups is not None
     if asked == "auto":
@@ -54,7 +54,7 @@ def attention_form(
 
 
 def compares_states(distill: Distill) -> bool:
-    """Say whether a recipe holds more of student and teacher against each other than their answers."""
+    """Return whether a recipe compares more of student and teacher than their answers."""
     return bool({"hidden", "attention", "embedding"} & set(distill.weights())) or distill.general is not None
 
 

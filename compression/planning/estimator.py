@@ -1,7 +1,8 @@
-"""What a job will take: first guesses of its memory, its disk and its minutes."""
+"""First estimates of a job's memory, disk and minutes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import Field
@@ -43,9 +44,9 @@ TRAINING_FLOPS = 1.4e11
 """Useful floating-point operations a second in training, two cores with AVX-512 together (`standard` on MiniLM-L6, calm
 machine: 2.1e11 in full precision, 1.3e11 fake-quantized)."""
 RELATIONS_FLOATS = 8
-"""Tensors as large as one layer's attention over a row that are held where a language model's is compared: reckoned."""
+"""Tensors as large as one layer's attention over a row that are held if a language model's is compared (by count)."""
 HARNESS_BYTES = 1 << 30
-"""What logits and their logarithms may take where lm-eval asks a language model; a single request may take more."""
+"""What logits and their logarithms may take while lm-eval runs a language model; a single request may take more."""
 LOGITS_BYTES = 400_000_000
 """What a loss over a vocabulary holds for a moment, in chunks (compression/modalities/text/causal_lm/chunked_head.py)."""
 SHIP_MINUTES = 0.2
@@ -54,9 +55,9 @@ SCORED_ROWS_A_SECOND = 100.0
 """Rows a second when the test split is answered, one at a time and again by 32, on one thread: no model answers more."""
 ENCODER_FLOPS = 1.4e11
 """Useful floating-point operations a second of one thread that answers with an encoder (MiniLM-L6 reads 128 tokens in 14.8 ms
-alone: 1.9e11); what pads the shorter rows of 32 takes its share. Decoders are reckoned by what one core does in training."""
+alone: 1.9e11); what pads the shorter rows of 32 takes its share. Decoders are estimated from what one core does in training."""
 MEASURE_SECONDS = 3000.0
-"""An artifact that takes longer to measure is given up; what was not known of it by then is told as not measured."""
+"""Measuring an artifact ends after this; figures that are missing then are reported as not measured."""
 AUGMENT_SECONDS = {"wordnet": 0.001, "embeddings": 0.002, "masked-lm": 0.05, "apertium": 0.006, "models": 0.5}
 """Seconds that a made row takes on two cores, by where it comes from (sentences of some 20 words; docs/method.md)."""
 CURVE_RATIOS, CURVE_ROWS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 256
@@ -95,103 +96,187 @@ class Counted:
         return found - left_out * 3 * self.shape.hidden * experts.ffn
 
 
-def estimate(
-    model: Counted,
-    result: Counted,
-    data: DataFacts,
-    recipe: Recipe,
-    evaluate: JobEvaluate,
-    named: Sequence[Counted] = (),
-) -> Estimate:
-    """Reckon a job from its model, what becomes of it or of a student, its rows, its recipe, and how artifacts are scored.
+@dataclass(frozen=True)
+class CostItem:
+    """What one part of a job takes; a job takes the sum of its parts."""
 
-    named: the teachers that the job names.
-    """
-    shape, before, after, spoken = model.shape, model.parameters, result.parameters, model.spoken
-    train, language = recipe.train, data.task == "causal-lm"
-    if language:
-        data = packed(data, recipe)
-    longest = min(train.max_length, round(data.longest_words * TOKENS_A_WORD) + 2)
-    read = Tokens.of(data, recipe)
-    tokens, taught, plain = read.train, read.taught, read.plain
-    augment = recipe.distill.augment if recipe.distill else None
-    seeds = recipe.distill.teachers.seeds if recipe.distill else 1
-    memory = PROCESS_BYTES + model_bytes(before, after, recipe, spoken) + step_bytes(shape, train, longest)
-    memory += LOGITS_BYTES * language
-    feature_losses = recipe.distill is not None and "attention" in recipe.distill.weights()
-    if language and feature_losses:
-        memory += RELATIONS_FLOATS * 4 * shape.heads * longest**2
-    memory += HELD_BYTES * (max(seeds - 1, 0) * before.total + sum(each.parameters.total for each in named))
-    answers = 0
-    if recipe.distill and language and recipe.distill.kept is not None:
-        an_id = 2 if shape.vocabulary <= 1 << 16 else 4
-        answers = round(taught * (2 * (recipe.distill.kept + 1) + an_id * recipe.distill.kept))
-    asked = objectives(model, result, data, recipe, named)
-    memory = round((memory + asked.bytes_in("memory")) * KEPT_FREED)
-    sizes = [before.total] + [before.total] * (recipe.quantize is not None)
-    sizes += [after.total] * ((recipe.prune is not None) + (recipe.distill is not None))
-    shipped = [before] * (recipe.quantize is not None) + [after] * ((recipe.prune is not None) + (recipe.distill is not None))
-    disk = HELD_BYTES * (sum(sizes) + max(seeds - 1, 0) * before.total)  # one checkpoint a row; teachers beside the baseline's
-    disk += asked.bytes_in("disk") + answers
-    if recipe.recovers_by_teacher and may_hold(recipe):
-        disk += HELD_BYTES * before.total  # the teacher's float weights, while it is rounded
-    disk += HELD_BYTES * before.total + sum(artifact_bytes(each, recipe.quantize) for each in shipped)
-    scored = artifacts(model, result, recipe, language=language)
-    disk += ARTIFACT_EXTRAS * len(scored)
-    disk += SAVED_BYTES * max(before.total, after.total) + 2 * HELD_BYTES * max(seeds - 1, 0) * before.total
+    stage: str
+    memory: int = 0  #: bytes, when the process holds most
+    disk: int = 0  #: bytes
+    steps: float = 0.0  #: of the optimizer
+    flops: float = 0.0  #: of training, which the recipe's limits may end
+    minutes: float = 0.0  #: of all else
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job, as its cost follows from it."""
+
+    model: Counted
+    result: Counted  #: what becomes of the model, or of a student
+    data: DataFacts
+    recipe: Recipe
+    evaluate: JobEvaluate
+    named: Sequence[Counted] = ()  #: the teachers that the job names
+
+    @cached_property
+    def is_language(self) -> bool:
+        """Return whether answers are next tokens."""
+        return self.data.task == "causal-lm"
+
+    @cached_property
+    def texts(self) -> DataFacts:
+        """Return the data, of a language model as packed rows."""
+        return packed(self.data, self.recipe) if self.is_language else self.data
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Return the tokens of train."""
+        return Tokens.of(self.texts, self.recipe)
+
+    @cached_property
+    def guide(self) -> Counted:
+        """Return the teacher that shows its insides. Of named ones alone validation chooses: here it is the dearest."""
+        return self.model if self.originals else max(self.named, key=lambda each: each.active, default=self.model)
+
+    @cached_property
+    def objectives(self) -> Lessons:
+        """Return what is asked of teachers."""
+        shapes = (each.shape for each in (self.model, self.guide, self.result))
+        return Lessons.of(self.recipe, self.tokens, *shapes, language=self.is_language)
+
+    @property
+    def originals(self) -> int:
+        """Return how many originals are tuned: the baseline, and teachers beside it; 0 if named ones teach alone."""
+        return self.recipe.distill.teachers.seeds if self.recipe.distill else 1
+
+    def forward(self, *models: Counted) -> float:
+        """Return the operations of a pass over train: 2 a parameter and token. Training takes three times as many."""
+        return 2 * sum(each.active for each in models) * self.tokens.train
+
+    def steps(self, rows: int | None = None) -> int:
+        """Return the optimizer steps of an epoch. rows: of train, if it is no other number."""
+        return preparation.steps_an_epoch(self.texts.rows["train"] if rows is None else rows, self.recipe.train)
+
+
+def cost_items(job: PlannedJob) -> list[CostItem]:
+    """Return what a job's parts take, in the order of its stages."""
+    return [*_process(job), *_baseline(job), *_quantized(job), *_pruned(job), *_distilled(job), *_exported(job)]
+
+
+def planned_steps(job: PlannedJob) -> int:
+    """Count the optimizer steps that a recipe asks for, before any limit or early end."""
+    return round(sum(item.steps for item in cost_items(job)))
+
+
+def estimate(job: PlannedJob) -> Estimate:
+    """Add up what the parts of a job take."""
+    items, train, planned = cost_items(job), job.recipe.train, planned_steps(job)
+    flops = sum(item.flops for item in items) * min(1.0, (train.max_steps or planned) / max(planned, 1))
+    training = min(flops / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
+    return Estimate(
+        memory_bytes=round(sum(item.memory for item in items) * KEPT_FREED),
+        disk_bytes=sum(item.disk for item in items),
+        minutes=round(training + sum(item.minutes for item in items), 1),
+    )
+
+
+def _process(job: PlannedJob) -> Iterator[CostItem]:
+    """Count what training holds in memory at once, and what it saves."""
+    model, train, distill = job.model, job.recipe.train, job.recipe.distill
+    before, after = model.parameters, job.result.parameters
+    longest = min(train.max_length, round(job.texts.longest_words * TOKENS_A_WORD) + 2)
+    yield CostItem("process", memory=PROCESS_BYTES)
+    yield CostItem("model", memory=model_bytes(before, after, job.recipe, model.spoken))
+    yield CostItem(
+        "training", memory=step_bytes(model.shape, train, longest), disk=SAVED_BYTES * max(before.total, after.total)
+    )
+    if job.is_language:
+        yield CostItem("logits", memory=LOGITS_BYTES)
+        if distill is not None and "attention" in distill.weights():
+            yield CostItem("relations", memory=RELATIONS_FLOATS * 4 * model.shape.heads * longest**2)
+    # Originals beside the baseline have a checkpoint each, and lie twice in a save.
+    more = HELD_BYTES * max(job.originals - 1, 0) * before.total
+    yield CostItem("teachers", memory=more + HELD_BYTES * sum(each.parameters.total for each in job.named), disk=3 * more)
+    yield CostItem("teachers", memory=job.objectives.bytes_in("memory"), disk=job.objectives.bytes_in("disk"))
+
+
+# What a stage leaves on disk is its checkpoint and its artifact. Calibration, sensitivities and the check of ranges are forward
+# passes over a few hundred rows: left out.
+
+
+def _baseline(job: PlannedJob) -> Iterator[CostItem]:
+    prepare, rows = job.recipe.prepare, job.texts.rows["train"]
+    passes = preparation.passes(prepare, rows, job.recipe.train, job.originals)
+    flops = (3 * passes + preparation.read_once(prepare, rows)) * job.forward(job.model)
+    yield CostItem("baseline", disk=2 * HELD_BYTES * job.model.parameters.total, steps=passes * job.steps(), flops=flops)
+
+
+def _quantized(job: PlannedJob) -> Iterator[CostItem]:
+    quantize, parameters = job.recipe.quantize, job.model.parameters
+    if quantize is not None:
+        yield CostItem("quantized", disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, quantize))
+        epochs = quantize.qat.epochs if quantize.qat else 0
+        yield CostItem("quantized", steps=epochs * job.steps(), flops=3 * job.forward(job.model) * epochs)
+
+
+def _pruned(job: PlannedJob) -> Iterator[CostItem]:
+    prune, recipe, parameters = job.recipe.prune, job.recipe, job.result.parameters
+    if prune is None:
+        return
+    yield CostItem("pruned", disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
+    if prune.recovery:
+        epochs, asked = prune.recovery.epochs, job.objectives.recovery.passes if job.objectives.recovery else 0
+        flops = 3 * job.forward(job.result) * epochs + job.forward(job.model) * asked
+        yield CostItem("pruned", steps=epochs * job.steps(), flops=flops)
+    if recipe.recovers_by_teacher and may_hold(recipe):  # the teacher's float weights, while it is rounded
+        yield CostItem("pruned", disk=HELD_BYTES * job.model.parameters.total)
+    if prune.sensitivity:
+        curves = CURVE_ROWS * len(CURVE_RATIOS) * 3 / max(job.texts.rows["train"], 1)
+        yield CostItem("pruned", flops=job.forward(job.model) * curves)
+
+
+def _distilled(job: PlannedJob) -> Iterator[CostItem]:
+    distill, recipe, parameters = job.recipe.distill, job.recipe, job.result.parameters
+    if distill is None:
+        return
+    teacher, training, objectives = job.forward(job.model), 3 * job.forward(job.result), job.objectives
+    yield CostItem("distilled", disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
+    # Each teacher is asked once, the one that shows its insides maybe in each epoch.
+    asked = teacher * job.originals + job.forward(*job.named)
+    asked += job.forward(job.guide) * (objectives.task.passes - 1) if objectives.task else 0
+    again = -(-distill.epochs // 2) if recipe.remedy == "apply" else 0
+    taught, rows = job.tokens.taught / job.tokens.train, job.texts.rows["train"]
+    steps = distill.epochs * job.steps(rows * (1 + (distill.augment.rows if distill.augment else 0)))
+    yield CostItem("distilled", steps=steps, flops=taught * (training * (distill.epochs + again) + asked))
+    if distill.kept is not None and job.is_language:
+        an_id = 2 if job.model.shape.vocabulary <= 1 << 16 else 4
+        yield CostItem("distilled", disk=round(job.tokens.taught * (2 * (distill.kept + 1) + an_id * distill.kept)))
+    if distill.gate is not None:
+        share = 2 * distill.gate.steps * recipe.train.batch * recipe.train.accumulate / max(rows, 1)
+        yield CostItem("distilled", steps=2 * distill.gate.steps, flops=training * share)
+    if distill.general and objectives.general:
+        flops = job.tokens.plain / job.tokens.train * (training * distill.general.epochs + teacher * objectives.general.passes)
+        steps = distill.general.epochs * job.steps(job.texts.rows.get("unlabelled"))
+        yield CostItem("distilled", steps=steps, flops=flops)
+    if distill.augment:
+        yield CostItem("distilled", minutes=augment_seconds(distill.augment, rows) / 60)
+
+
+def _exported(job: PlannedJob) -> Iterator[CostItem]:
+    shipped, prune = artifacts(job.model, job.result, job.recipe, language=job.is_language), job.recipe.prune
+    minutes = sum(SHIP_MINUTES + scoring_seconds(each, job.data, job.recipe.train, job.evaluate) / 60 for each in shipped)
     # The headline as transformers artifacts, and its float32 weights in passing; a language model's cut beside it.
-    disk += HELD_BYTES * (2 * before.total + after.total * language)
-    # Calibration, sensitivities and the check of ranges are forward passes over a few hundred rows: left out.
-    # A training step costs three forward passes, one of 2 operations a parameter and token; a teacher one more, once, or in
-    # each epoch where what it says is not kept.
-    forward, small = (2 * each.active * tokens for each in (model, result))
-    more = taught / tokens
-    qat = recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
-    rows = data.rows["train"]
-    work = 3 * forward * (preparation.passes(recipe.prepare, rows, train, seeds) + qat)
-    work += forward * preparation.read_once(recipe.prepare, rows)
-    if recipe.prune and recipe.prune.recovery:
-        work += 3 * small * recipe.prune.recovery.epochs + forward * (asked.recovery.passes if asked.recovery else 0)
-    if recipe.prune and recipe.prune.sensitivity:
-        work += forward / max(data.rows["train"], 1) * CURVE_ROWS * len(CURVE_RATIOS) * 3
-    if recipe.distill:
-        again = -(-recipe.distill.epochs // 2) if recipe.remedy == "apply" else 0
-        others = 2 * sum(each.active for each in named) * tokens
-        work += more * (3 * small * (recipe.distill.epochs + again) + forward * seeds + others)
-        if asked.task:  # each teacher is asked once, the one that shows its insides maybe again
-            work += more * 2 * guide_of(model, recipe, named).active * tokens * (asked.task.passes - 1)
-        if recipe.distill.gate is not None:
-            share = 2 * recipe.distill.gate.steps * train.batch * train.accumulate / max(data.rows["train"], 1)
-            work += 3 * small * share
-        if recipe.distill.general and asked.general:
-            work += plain / tokens * (3 * small * recipe.distill.general.epochs + forward * asked.general.passes)
-    planned = planned_steps(recipe, rows, data.rows.get("unlabelled"))
-    work *= min(1.0, (train.max_steps or planned) / max(planned, 1))
-    training = min(work / TRAINING_FLOPS / 60, train.max_minutes or float("inf"))
-    made = augment_seconds(augment, data.rows["train"]) / 60 if augment else 0.0
-    shipping = made + sum(SHIP_MINUTES + scoring_seconds(each, data, train, evaluate) / 60 for each in scored)
-    shipping += PROBES * SHIP_MINUTES * (recipe.prune is not None and recipe.prune.target_latency is not None)
-    return Estimate(memory_bytes=memory, disk_bytes=disk, minutes=round(training + shipping, 1))
-
-
-def objectives(model: Counted, result: Counted, data: DataFacts, recipe: Recipe, named: Sequence[Counted]) -> Lessons:
-    """Reckon what is asked of teachers. Arguments are those of `estimate`."""
-    language = data.task == "causal-lm"
-    tokens = Tokens.of(packed(data, recipe) if language else data, recipe)
-    guide = guide_of(model, recipe, named)
-    return Lessons.of(recipe, tokens, model.shape, guide.shape, result.shape, language=language)
-
-
-def guide_of(model: Counted, recipe: Recipe, named: Sequence[Counted]) -> Counted:
-    """Return the teacher that shows its insides. Where named ones alone teach, validation chooses: here it is the dearest."""
-    alone = recipe.distill is not None and recipe.distill.teachers.seeds == 0
-    return max(named, key=lambda each: each.active, default=model) if alone else model
+    floats = 2 * job.model.parameters.total + job.result.parameters.total * job.is_language
+    yield CostItem("export", disk=HELD_BYTES * floats + ARTIFACT_EXTRAS * len(shipped), minutes=minutes)
+    if prune is not None and prune.target_latency is not None:
+        yield CostItem("export", minutes=PROBES * SHIP_MINUTES)
 
 
 def artifacts(model: Counted, result: Counted, recipe: Recipe, *, language: bool) -> list[Counted]:
     """List what a job's artifacts are made of, at most: one a row, and the headline again in the form of its own library.
 
-    A language model's has two such forms; and so has what it was cut to, where an earlier stage is the headline.
+    A language model's has two such forms; and so has the cut model, if an earlier stage is the headline.
     """
     smaller = recipe.prune is not None or result.parameters.total < model.parameters.total
     whole = 1 + (recipe.quantize is not None) + (2 if language else 1)
@@ -213,10 +298,10 @@ def scoring_seconds(model: Counted, data: DataFacts, train: Train, evaluate: Job
 
 
 def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: int = 0) -> int:
-    """Reckon what the model, its training and its teacher take together.
+    """Return the bytes that the model, its training and its teacher take together.
 
-    A teacher that may be held in 8 bits spares memory only where nothing larger is trained beside it in float32 before; it is
-    held so in the task phase of distillation and where recovery learns its answers. spoken: what stays in float32 beside its
+    A teacher that may be held in 8 bits saves memory only if nothing larger is trained beside it in float32 before; it is held
+    so in the task phase of distillation and if recovery learns its answers. spoken: what stays in float32 beside its
     tables, a language model's output layer.
     """
     trains = recipe.prepare.trains or (recipe.quantize is not None and recipe.quantize.qat is not None)
@@ -240,12 +325,12 @@ def model_bytes(before: Parameters, after: Parameters, recipe: Recipe, spoken: i
 
 
 def may_hold(recipe: Recipe) -> bool:
-    """Say whether a teacher is held in 8 bits, or may be where memory asks for it."""
+    """Return whether a teacher is held in 8 bits, or may be if memory is short."""
     return recipe.has_teacher and (recipe.distill or Distill()).teachers.precision != "float32"
 
 
 def step_bytes(shape: Shape, train: Train, longest: int) -> int:
-    """Reckon what a step keeps for its backward pass. longest: tokens of the longest row."""
+    """Return the bytes that a step keeps for its backward pass. longest: tokens of the longest row."""
     token_floats = shape.layers * (TOKEN_FLOATS_HIDDEN * shape.hidden + TOKEN_FLOATS_FFN * units_a_token(shape))
     if train.recompute:  # what enters each layer is kept, and one layer's insides
         token_floats = shape.layers * shape.hidden + token_floats // shape.layers
@@ -259,7 +344,7 @@ def units_a_token(shape: Shape) -> int:
 
 
 def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:
-    """Reckon the bytes of an ONNX artifact's weights by their scheme. Tables are int8 in all of them."""
+    """Return the bytes of an ONNX artifact's weights by their scheme. Tables are int8 in all of them."""
     if quantize is None:
         return HELD_BYTES * parameters.total
     if quantize.scheme != "weight-only-int4":
@@ -268,32 +353,8 @@ def artifact_bytes(parameters: Parameters, quantize: Quantize | None) -> int:
     return round(INT8_OVERHEAD * (parameters.embedding + (0.5 + 4 / quantize.group_size) * parameters.other))
 
 
-def planned_steps(recipe: Recipe, rows: int, unlabelled: int | None = None) -> int:
-    """Count the optimizer steps that a recipe asks for, before any limit or early end.
-
-    rows: of train; unlabelled: of the general phase's texts, train's where there are none.
-    """
-    originals = recipe.distill.teachers.seeds if recipe.distill else 1
-    prepared = preparation.passes(recipe.prepare, rows, recipe.train, originals)
-    epochs = recipe.quantize.qat.epochs if recipe.quantize and recipe.quantize.qat else 0
-    epochs += recipe.prune.recovery.epochs if recipe.prune and recipe.prune.recovery else 0
-
-    def an_epoch(rows: int) -> int:
-        batches = -(-rows // recipe.train.batch)
-        return -(-batches // recipe.train.accumulate)
-
-    taught = 0
-    if recipe.distill:
-        copies = recipe.distill.augment.rows if recipe.distill.augment else 0
-        taught = recipe.distill.epochs * an_epoch(rows * (1 + copies))
-        taught += 2 * recipe.distill.gate.steps if recipe.distill.gate is not None else 0
-        if recipe.distill.general:
-            taught += recipe.distill.general.epochs * an_epoch(unlabelled or rows)
-    return round((prepared + epochs) * an_epoch(rows)) + taught
-
-
 def augment_seconds(augment: Augment, rows: int) -> float:
-    """Say about how long making the new rows takes, if the worker has the dearer of what the recipe leaves to it."""
+    """Estimate the seconds of making the new rows, if the worker has the dearer of what the recipe leaves to it."""
     seconds, copies = 0.0, augment.rows - augment.splices
     if augment.back_translation is not None:
         copies -= 1

@@ -1,4 +1,4 @@
-"""A job with several datasets, held against model and recipe one by one, and what all of it will take."""
+"""The preflight of a job with several datasets: each is checked with model and recipe, and the forecasts are added up."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,7 +18,7 @@ def preflight_several(
     student: ModelFacts | None = None,
     teachers: Sequence[ModelFacts] = (),
 ) -> Preflight:
-    """Say what will come out of several datasets. parts: name → facts, in the job's order.
+    """Return what will come out of several datasets. parts: name → facts, in the job's order.
 
     student, teachers: those that the job names beside its model; each of them has a part in every dataset's distillation.
 

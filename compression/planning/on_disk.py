@@ -30,7 +30,7 @@ FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 
 def untrained(recipe: Recipe) -> bool:
-    """Say whether a recipe trains nothing, takes integers that follow from the weights, and cuts at once, by activations.
+    """Return whether a recipe trains nothing, takes integers that follow from the weights, and cuts at once, by activations.
 
     A search for smoothing does not keep a model from going from file to file: it is left out there.
     """
@@ -47,7 +47,7 @@ def untrained(recipe: Recipe) -> bool:
 
 
 def without_solving(recipe: Recipe) -> Recipe | None:
-    """Return the recipe without the least squares after its cut, where they alone keep a model from going from file to file."""
+    """Return the recipe without the least squares after its cut, if they alone keep a model from going from file to file."""
     if recipe.prune is None or not recipe.prune.reconstruct:
         return None
     plain = recipe.model_copy(update={"prune": recipe.prune.model_copy(update={"reconstruct": False})})
@@ -66,39 +66,39 @@ def _cuts_at_once(prune: Prune) -> bool:
 
 
 def whole_bytes(parameters: int) -> int:
-    """Reckon what a job without training takes at the least that has its model in memory, as `estimate` does."""
+    """Return the least bytes of a job without training that has its model in memory, as `estimate` does."""
     return round(KEPT_FREED * (PROCESS_BYTES + UNTRAINED_BYTES * parameters))
 
 
 def fits_a_graph(parameters: int) -> bool:
-    """Say whether the float32 baseline fits into an ONNX file of one piece, as those are that are traced."""
+    """Return whether the float32 baseline fits into an ONNX file of one piece, as traced ones are."""
     return HELD_BYTES * parameters < LARGEST_GRAPH
 
 
 def states_bytes(shape: Shape, recipe: Recipe) -> int:
-    """Reckon what the calibration rows' states take in 16 bits, which are kept while a model is scored layer by layer."""
+    """Return the bytes of the calibration rows' states in 16 bits, kept while a model is scored layer by layer."""
     return 2 * recipe.prune.calibration_rows * recipe.train.max_length * shape.hidden if recipe.prune is not None else 0
 
 
 def layered_bytes(shape: Shape, parameters: int, recipe: Recipe) -> int:
-    """Reckon what scoring and cutting layer by layer takes: two layers or a table in float32, and states up to a layer."""
+    """Return the bytes of scoring and cutting layer by layer: two layers or a table in float32, and states up to a layer."""
     table = shape.vocabulary * shape.hidden
     layer = max(parameters - table, 0) // shape.layers
     return HELD_BYTES * max(2 * layer, table) + min(states_bytes(shape, recipe), HELD_BYTES * layer)
 
 
 def may_be_whole(parameters: int) -> bool:
-    """Say whether a job without training has its model in memory where a worker has enough."""
+    """Return whether a job without training has its model in memory if a worker has enough."""
     return whole_bytes(parameters) <= LARGEST_WHOLE
 
 
 def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recipe: Recipe) -> Estimate:
-    """Reckon a job without training, of a decoder. whole: what it takes with its model in memory, where there is so much."""
+    """Estimate a decoder's job without training. whole: what it takes with its model in memory, if there is so much."""
     needed = STREAMED_BYTES + (layered_bytes(model.shape, parameters, recipe) if recipe.prune is not None else 0)
     memory = min(whole.memory_bytes, needed)
     if may_be_whole(parameters):
         return whole.model_copy(update={"memory_bytes": memory})
-    # The checkpoint as it was sent, unpacked where it was a GGUF file, and its integers, in ONNX too; and the same of what a
+    # The checkpoint as it was sent, unpacked if it was a GGUF file, and its integers, in ONNX too; and the same of what a
     # cut leaves.
     integers = 2 * round(INT8_OVERHEAD * parameters)
     one = model.bytes + HELD_BYTES * parameters * (model.dtype not in FLOATS) + integers
@@ -111,7 +111,7 @@ def from_file_to_file(whole: Estimate, model: ModelFacts, parameters: int, recip
 
 
 def warning(parameters: int) -> str:
-    """Say before a job what going from file to file means for it."""
+    """Return what going from file to file means for a job."""
     when = "Being so large"
     if may_be_whole(parameters):
         when = f"Where a worker has less than {whole_bytes(parameters):,} bytes of memory"
@@ -119,7 +119,7 @@ def warning(parameters: int) -> str:
 
 
 def opened_bytes(file: int, table: int) -> int:
-    """Reckon what a process takes that opens a checkpoint and answers.
+    """Return the bytes of a process that opens a checkpoint and answers.
 
     file: bytes of its weights, which stock code reads to other memory; table: elements of its largest table, which torchao
     makes float32 of.

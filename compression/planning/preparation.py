@@ -29,7 +29,7 @@ HEAD_RATE = 1e-3
 PLATEAU = 0.3
 """What the rate is multiplied by after a stretch without a gain; the weights go back to those of the last gain then."""
 LEAST_STRETCH = 48
-"""Optimizer steps of such a stretch at least: an epoch, or as many epochs as these take where data are few."""
+"""Optimizer steps of such a stretch at least: an epoch, or as many epochs as these take if data are few."""
 LEAST_GAIN = 0.1
 """Standard errors of the validation score that an epoch must gain to count: less would go on for noise."""
 LOSS_GAIN = 0.02
@@ -67,7 +67,7 @@ def long_run(steps: int, most: float = math.inf) -> float:
 
 
 def patience(prepare: Prepare, steps: int) -> int | None:
-    """Return the epochs without a gain after which training ends; None where it does not. steps: of an epoch.
+    """Return the epochs without a gain after which training ends; None if it does not. steps: of an epoch.
 
     Of open training `prepare.patience` counts stretches, which are epochs unless data are few.
     """

@@ -1,4 +1,4 @@
-"""How much of a model a cut reaches, and where the rest of it lies. Torch-free."""
+"""How much of a model a cut reaches, and which axes hold the rest. Torch-free."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ LITTLE = 0.1
 
 
 def goes_past(family: ArchitectureSpec, shape: Shape, prune: Prune, after: Shape, count: Count) -> Iterator[str]:
-    """Say of a cut to given ratios that it takes next to nothing, and which axes would take more. after: the shape it leaves.
+    """Warn of a cut to given ratios that takes next to nothing, with the axes that would take more. after: the shape it leaves.
 
     The feed-forward units of a mixture of experts are those of its few dense layers: 55 % of them are 0.1 % of DeepSeek-V3.
     """
@@ -34,7 +34,7 @@ def goes_past(family: ArchitectureSpec, shape: Shape, prune: Prune, after: Shape
 
 
 def _taken_alone(family: ArchitectureSpec, shape: Shape, prune: Prune, axis: Axis, count: Count) -> float:
-    """Return the share of all parameters that an axis would take at the recipe's deepest ratio; 0 where it cannot go alone."""
+    """Return the share of all parameters that an axis would take at the recipe's deepest ratio; 0 if it cannot go alone."""
     together = {"hidden", "heads"} if family.coupled and axis in ("hidden", "heads") else {axis}
     alone = prune.model_copy(update={"axes": tuple(sorted(together))})
     try:

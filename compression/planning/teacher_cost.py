@@ -1,4 +1,4 @@
-"""What of a teacher is known at once, where that is kept, and how often a teacher is asked otherwise. Torch-free."""
+"""Which of a teacher's outputs are computed once, where they are kept, and how often a teacher runs otherwise. Torch-free."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.measurements import Shape
 
 TEACHER_BYTES = 2 * 2**30
-"""A teacher's states are kept in memory where all of a training's take no more than this. Where they take more they are kept on
-disk, if the recipe lets them all; else none is kept, and the teacher is asked again in each epoch."""
+"""A teacher's states are kept in memory if all of a training's take no more than this. If they take more they are kept on disk,
+provided that the recipe allows so much; else none is kept, and the teacher runs again in each epoch."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a training asks of its teacher beside a few answers a row.
+    """The outputs that a training needs of its teacher, beside a few logits a row.
 
     bytes: of its states and the like, in float16; spill: that a file of them may have; kept, anew: how often the teacher reads
     all rows, if they are kept and if not.
@@ -51,7 +51,7 @@ class Lessons:
 
     @classmethod
     def of(cls, recipe: Recipe, tokens: Tokens, baseline: Shape, guide: Shape, student: Shape, *, language: bool) -> "Lessons":
-        """Reckon them. guide: who shows its insides in the task's phase."""
+        """Return the trainings of a recipe. guide: the teacher whose hidden states are compared in the task's phase."""
         distill, recovery, general, task = recipe.distill, None, None, None
         cache_file = distill.spill_gib * 2**30 if distill is not None else 0.0
         if recipe.prune is not None and recipe.prune.recovery is not None and recipe.recovers_by_teacher:

@@ -1,4 +1,4 @@
-"""How many tokens a job's texts come to, before anything has read them. Torch-free."""
+"""Estimates of the tokens in a job's texts, before anything has tokenized them. Torch-free."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Tokens:
 
     @classmethod
     def of(cls, data: DataFacts, recipe: Recipe) -> "Tokens":
-        """Reckon them. data: of a language model its packed rows."""
+        """Estimate them. data: of a language model its packed rows."""
         train = data.rows["train"] * of_row(data, recipe.train)
         augment = recipe.distill.augment if recipe.distill else None
         taught = train * (1 + augment.rows + augment.splices if augment else 1)  # two rows together are twice as long
@@ -33,14 +33,14 @@ class Tokens:
 
 
 def of_row(data: DataFacts, train: Train) -> float:
-    """Reckon the tokens of a row, on average."""
+    """Estimate the mean tokens of a row."""
     row = data.mean_words * TOKENS_A_WORD + 2
     # Contexts are not cut but read in windows, a quarter of which the one before has read already.
     return row * WINDOWS_OVERLAP if data.task == "question-answering" else min(train.max_length, row)
 
 
 def packed(data: DataFacts, recipe: Recipe) -> DataFacts:
-    """Say of texts what their packed rows are: full, and as many as their characters come to."""
+    """Return the facts of texts as packed rows: full ones, as many as their characters come to."""
     length = recipe.train.max_length
 
     def rows(characters: int) -> int:

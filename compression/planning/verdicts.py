@@ -1,7 +1,7 @@
-"""Verdicts: each row against the targets and against what came before it, and which artifact the job ships. Torch-free.
+"""Verdicts: each row is compared with the targets and with earlier rows, and the job's headline is chosen. Torch-free.
 
-All of it reads the score on validation, which the same runner took of the same artifact; the score on test is reported and
-used for nothing. Rows of before validation was scored are read by test, as they were then.
+All choices read the score on validation, which the same runner took of the same artifact; the score on test is only reported.
+Rows of before validation was scored are judged by test, as they were then.
 """
 
 import math
@@ -25,7 +25,7 @@ LEAST_LOSS = 0.001
 
 
 def cost(row: Row) -> float:
-    """Multiply bytes and latency, each as a share of the baseline's; infinite where latency was not measured."""
+    """Multiply bytes and latency, each as a share of the baseline's; infinite if latency was not measured."""
     faster = row.ratios.speed_up
     return (1 - row.ratios.size_reduction) / faster if faster else math.inf
 
@@ -41,13 +41,13 @@ def targets_met(row: Row, targets: Targets) -> tuple[str, ...]:
 
 
 def reached(row: Row, targets: Targets) -> tuple[str, ...]:
-    """Name the targets that a row's figures reach, be it proven or not: rows of one job are compared by them alike."""
+    """Name the targets that a row's figures reach, proven or not: rows of one job are compared by them."""
     values = {name: row.ratios.value_of(name) for name in Targets.model_fields}
     return tuple(name for name, value in values.items() if value is not None and value >= getattr(targets, name))
 
 
 def shortfall(row: Row, targets: Targets) -> float:
-    """Add up by how much a row misses its targets: 0 where it reaches all.
+    """Add up by how much a row misses its targets: 0 if it reaches all.
 
     A reduction or a speed-up counts as the share of the target that is lacking, so that none of it is 1. Retention counts in
     units of the loss that its target allows, because a score is worth more than as much of a size: at a target of 99.2 %, to
@@ -65,7 +65,7 @@ def shortfall(row: Row, targets: Targets) -> float:
 
 
 def _nearness(row: Row, targets: Targets) -> tuple[int, float]:
-    """Say how near a row is to the targets: how many it reaches, then by how little it misses the rest."""
+    """Return how near a row is to the targets: how many it reaches, then by how little it misses the rest."""
     return len(reached(row, targets)), -shortfall(row, targets)
 
 
@@ -73,7 +73,7 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
     """Pick the row whose artifact is the headline, and say why.
 
     Of the rows that reach all targets the cheapest in bytes × latency, and of those that cost the same (SAME_COST) the one
-    that keeps the most of the score. Where none reaches all: the one that reaches the most, and of these the one that comes
+    that keeps the most of the score. If none reaches all: the one that reaches the most, and of these the one that comes
     nearest to the others (`shortfall`). The baseline is no compression, so it takes part in that second choice only if it
     is alone.
     """
@@ -134,7 +134,7 @@ def worse_than(row: Row, before: Sequence[Row], targets: Targets) -> Row | None:
 def behind_in(row: Row, best: Row, targets: Targets) -> tuple[str, ...]:
     """Name the targets in which a row is behind the best before it: it misses them, and more than `best`, not by chance.
 
-    None where the row is as near to the targets as `best` is, by the rule of `choose`, whatever it lost on the way.
+    None if the row is as near to the targets as `best` is, by the rule of `choose`, whatever it lost on the way.
     """
     if _nearness(row, targets) >= _nearness(best, targets):
         return ()
@@ -143,7 +143,7 @@ def behind_in(row: Row, best: Row, targets: Targets) -> tuple[str, ...]:
 
 
 def _is_better(one: Row, other: Row) -> bool:
-    """Say whether a row scores better than another by more than that one's standard error."""
+    """Return whether a row scores better than another by more than that one's standard error."""
     first, last = one.judged_score, other.judged_score
     return isinstance(first, Score) and isinstance(last, Score) and first.worth - last.worth > last.worth_error
 
@@ -185,6 +185,7 @@ def judged(
     missed = by_status(row, targets, "missed")
     best = choose(before, targets)[0] if before else None
     behind = behind_in(row, best, targets) if best is not None else ()
+    case = advisor.Case(row, before, recipe, targets, missed, better is not None, limit, applied, task, streamed)
     verdict = StageVerdict(
         met=targets_met(row, targets),
         missed=missed,
@@ -193,21 +194,7 @@ def judged(
         worse_than=better.stage if better else None,
         behind=best.stage if best and behind else None,
         behind_in=behind,
-        remedies=(
-            *applied,
-            *advisor.offered(
-                row,
-                before,
-                recipe,
-                targets,
-                missed,
-                is_worse=better is not None,
-                limit=limit,
-                applied=applied,
-                task=task,
-                streamed=streamed,
-            ),
-        ),
+        remedies=(*applied, *advisor.offered(case)),
     )
     notes = row.notes
     if best is not None and behind:

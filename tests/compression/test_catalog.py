@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from compression.models.architectures.decoder_configs import decoder_parameters
 from compression.models.architectures.families import BERT, XLM_ROBERTA
 from compression.models.architectures.shapes import encoder_parameters
-from compression.planning.estimator import Counted, Estimate, artifact_bytes, planned_steps, scoring_seconds
+from compression.planning.estimator import Counted, Estimate, PlannedJob, artifact_bytes, planned_steps, scoring_seconds
 from compression.planning.multi_dataset import preflight_several
 from compression.planning.preflight import check_task, preflight
 from compression.schema.errors import CompressionError, InvalidSpec, LabelMismatch, UnsupportedShape
@@ -246,14 +246,19 @@ def test_what_a_score_is_asked_for_must_be_there() -> None:
         preflight(MODEL, QUESTIONS, Recipe(train=Train(max_length=24)), Evaluate(length=16))
 
 
+def steps(recipe: Recipe, data: DataFacts = DATA) -> int:
+    model = Counted(SHAPE, MODEL.parameters)
+    return planned_steps(PlannedJob(model, model, data, recipe, Evaluate()))
+
+
 def test_limits_of_training_show_in_the_forecast() -> None:
     whole = preflight(MODEL, DATA, STANDARD, Evaluate())
     half = preflight(MODEL, DATA, STANDARD.model_copy(update={"train": Train(max_steps=1000)}), Evaluate())
     given = STANDARD.model_copy(update={"prepare": Prepare(epochs=3)})
-    assert planned_steps(given, 4000) == (3 + 3 + 6) * 125
-    assert planned_steps(given.model_copy(update={"train": Train(accumulate=4)}), 4000) == (3 + 3 + 6) * 32
-    probed = planned_steps(STANDARD, 4000)  # some ten epochs, and five probes of 64 steps with a head's warm-ups before them
-    assert probed - planned_steps(STANDARD.model_copy(update={"prepare": Prepare(rate=1e-4)}), 4000) == pytest.approx(5 * 64, 1)
+    assert steps(given) == (3 + 3 + 6) * 125
+    assert steps(given.model_copy(update={"train": Train(accumulate=4)})) == (3 + 3 + 6) * 32
+    probed = steps(STANDARD)  # some ten epochs, and five probes of 64 steps with a head's warm-ups before them
+    assert probed - steps(STANDARD.model_copy(update={"prepare": Prepare(rate=1e-4)})) == pytest.approx(5 * 64, 1)
     assert (10 + 3 + 6) * 125 + 5 * 64 < probed < (10 + 3 + 6) * 125 + 6 * 64
     assert half.estimate.minutes < whole.estimate.minutes
     assert any("after 1000 of about 2738 steps" in warning for warning in half.warnings)

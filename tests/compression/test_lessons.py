@@ -3,14 +3,13 @@
 import pytest
 
 from compression.planning.distillation_rules import attention_form, check_models, layer_pairs
-from compression.planning.estimator import planned_steps
 from compression.planning.preflight import preflight
 from compression.schema.errors import InvalidSpec, LabelMismatch
 from compression.schema.recipe.distill import Distill, General, Teachers
 from compression.schema.recipe.presets import ARTICLE, STANDARD
 from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe
 from compression.schema.report.measurements import Shape
-from tests.compression.test_catalog import DATA, MODEL
+from tests.compression.test_catalog import DATA, MODEL, steps
 
 TEACHER = MODEL.model_copy(update={"architecture": "BertForSequenceClassification", "labels": ("positive", "negative")})
 
@@ -114,7 +113,8 @@ def test_more_teachers_and_a_general_phase_show_in_the_forecast() -> None:
     plain, more, first = estimate(), estimate(teachers=Teachers(seeds=3)), estimate(general=General())
     assert all(one < other for one, other in zip(plain, more, strict=True))
     assert first[2] > plain[2]
-    assert planned_steps(ARTICLE, 4000, 8000) > planned_steps(ARTICLE, 4000)
+    unlabelled = DATA.model_copy(update={"rows": {**DATA.rows, "unlabelled": 8000}})
+    assert steps(ARTICLE, unlabelled) > steps(ARTICLE)
     large = DATA.model_copy(update={"rows": {**DATA.rows, "train": 60_000}})
     kept, spilled = (
         preflight(MODEL, large, Recipe(distill=Distill(spill_gib=gib)), Evaluate()).estimate.disk_bytes for gib in (0, 100)

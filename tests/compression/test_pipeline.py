@@ -98,7 +98,7 @@ def test_each_row_is_scored_on_validation_too_and_says_how_sure_its_retention_is
         shipped = next(one for one in report.artifacts if one.name == row.artifact)
         assert shipped.validation == row.validation
         card = (whole[1] / "artifacts" / row.artifact / "README.md").read_text()
-        assert f"accuracy on {row.validation.rows} validation rows, which choices read" in card
+        assert f"accuracy on {row.validation.rows} validation rows, by which the job chooses" in card
         assert ("kept (95 % interval" in card) == (row.stage != "baseline")
     verdict = report.verdicts["retention"]
     assert (verdict.split, verdict.value) == ("validation", report.ratios.retention_on_validation)

@@ -18,7 +18,6 @@ from compression.export.package import write_config
 from compression.export.parity_check import verify
 from compression.export.preprocessor_files import write_tokenizer
 from compression.export.transformers.exporter import write_transformers
-from compression.export.usage_snippets import onnx_snippet, transformers_snippet
 from compression.modalities.scorers import scorer_of
 from compression.modalities.text.batches import Batch
 from compression.modalities.text.dataset import Dataset
@@ -27,6 +26,7 @@ from compression.schema.recipe.base import Task
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune
 from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
+from tests.compression.export.cards import card_of
 from tests.compression.stages import distill, prepare, prune
 from tests.compression.toys import LENGTH, TASKS, opened
 
@@ -153,14 +153,13 @@ def test_what_is_shipped_answers_as_the_engine_does(
     assert score.metrics[score.metric] == score.value
     # The card's own code answers too, with nothing of ours.
     pairs = learned.task in ("text-pair-classification", "text-regression")  # a number may be asked of either
-    if kind == "onnx":
-        snippet = onnx_snippet(learned.task, inputs_of(model), pairs=pairs)
-    else:
-        snippet = transformers_snippet(learned.task, 10, pairs=pairs)
+    snippet = card_of(
+        kind=kind, task=learned.task, max_length=LENGTH, inputs=inputs_of(model), pairs=pairs, portable=True
+    ).usage()
     assert ("Its second text." in snippet) is pairs
     assert "compression" not in snippet
     monkeypatch.chdir(tmp_path)
-    exec(snippet.removeprefix("```python\n").removesuffix("```\n"), {})
+    exec(snippet, {})
     printed = capsys.readouterr().out.split()
     if learned.task == "token-classification":
         assert printed[0::2] == ["One", "text.", "And", "another,", "which", "is", "longer."]

@@ -2,10 +2,9 @@
 
 import json
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -19,7 +18,7 @@ from compression.evaluation.measure import Measured as Found
 from compression.evaluation.measure import MeasureSpec
 from compression.evaluation.runtimes.runner import Kind
 from compression.export import package
-from compression.export.model_card import card, opens_with
+from compression.export.model_card import ModelCard, opens_with
 from compression.export.onnx.trace import inputs_of
 from compression.export.package import Precision
 from compression.export.preprocessor_files import write_tokenizer
@@ -55,8 +54,8 @@ class Measured:
 
     shipped: ShippedArtifact
     folder: Path
-    card: Callable[[Sequence[Figured]], str]
-    """Writes the card. Given: the job's rows from the baseline to the artifact's stage."""
+    card: ModelCard
+    """Without the job's rows, which are complete once the artifact's stage is."""
 
 
 @dataclass(frozen=True)
@@ -120,34 +119,11 @@ class OnDiskShipping:
         model: without weights; stored: what the size says that they are stored in, where it is not the precision alone.
         baseline: folder of the ONNX file that latency is held against. compared: with what other processors answer.
         """
-        task, labels, family = self.spec.asked[0].task, self.dataset.labels, decoder_of(model)
-        asked = self.spec.recipe.quantize
+        task, asked, family = self.spec.asked[0].task, self.spec.recipe.quantize, decoder_of(model)
         length = self.describe(model, place, kind)
         files = sum(path.stat().st_size for pattern in package.WEIGHTS for path in place.glob(pattern))
         size = Size(bytes=files, dtype=stored or precision, bytes_at_16_bit=2 * family.parameters_of(model).total)
         found = yield from self.figures(model, place, files, kind, baseline)
-        about = partial(
-            card,
-            name=name,
-            kind=kind,
-            stage=stage,
-            scheme=scheme,
-            portable=scheme is not None and asked is not None and Simulation.of(asked).portable,
-            task=task,
-            labels=labels,
-            max_length=length,
-            size=size,
-            latency=found.latency,
-            score=found.score,
-            validation=found.validation,
-            memory=found.peak_memory_bytes,
-            inputs=inputs_of(model) if kind == "onnx" else (),
-            pairs=self.dataset.splits["test"].pairs is not None,
-            positions=family.max_positions(model.config) if task == "causal-lm" else None,
-            as_filed=kind == "onnx" or loading.reads_as_filed(place),
-            origin=self.origin,
-            compared=compared,
-        )
         shipped = ShippedArtifact(
             artifact=Artifact(
                 name=name,
@@ -168,12 +144,25 @@ class OnDiskShipping:
             validation=found.validation,
             draws=found.draws,
         )
-        return Measured(shipped, place, lambda rows: about(rows=rows))
+        card = ModelCard(
+            artifact=shipped.artifact,
+            figures=shipped.figures,
+            scheme=scheme,
+            portable=scheme is not None and asked is not None and Simulation.of(asked).portable,
+            task=task,
+            labels=self.dataset.labels,
+            max_length=length,
+            inputs=inputs_of(model) if kind == "onnx" else (),
+            pairs=self.dataset.splits["test"].pairs is not None,
+            positions=family.max_positions(model.config) if task == "causal-lm" else None,
+            as_filed=kind == "onnx" or loading.reads_as_filed(place),
+            origin=self.origin,
+        )
+        return Measured(shipped, place, card)
 
     def complete(self, measured: Measured, rows: Sequence[Figured]) -> ShippedArtifact:
         """Put beside a measured artifact the card and all that tells of its making. rows: from the baseline to its stage."""
-        task, folder = self.spec.asked[0].task, measured.folder
-        return complete_artifact(measured.shipped, folder, measured.card(rows), task, self.origin, rows)
+        return complete_artifact(measured.shipped, measured.folder, replace(measured.card, rows=rows))
 
     def describe(self, model: PreTrainedModel, place: Path, kind: Kind) -> int:
         """Put tokenizer and config beside weights; return how many tokens are read."""

@@ -1,21 +1,21 @@
 """What a card says of how far its model reads, and what of that it was trained on."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from compression.export.model_card import card
+from compression.evaluation.runtimes.runner import Kind
 from compression.export.provenance import Origin
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import Prepare, Recipe
-from compression.schema.report.measurements import NotMeasured, Size
+from compression.schema.report.before import Figures
 from compression.schema.stages import Stage
 from tests.client.figures import validated
+from tests.compression.export.cards import NOTHING, card_of
 
-NOTHING = NotMeasured(not_measured="It is not asked.")
 SENT = Recipe(prepare=Prepare(epochs=0), prune=None, distill=None)
 
 
@@ -26,24 +26,11 @@ def test_a_card_says_what_is_kept_on_validation_and_that_a_baseline_has_not_conv
     for known in (True, False, None):
         rows = validated(is_converged=known).rows
         last = rows[-1]
-        text = card(
-            name=last.artifact,
-            kind="onnx",
-            stage="distilled",
-            scheme="dynamic-int8",
-            task="text-classification",
-            labels=("a", "b"),
-            max_length=64,
-            size=last.size,
-            latency=last.latency,
-            score=last.score,
-            validation=last.validation,
-            memory=NOTHING,
-            inputs=("input_ids",),
-            origin=origin,
-            rows=rows,
+        figures = Figures(
+            size=last.size, latency=last.latency, score=last.score, validation=last.validation, peak_memory_bytes=NOTHING
         )
-        assert "| accuracy on 500 validation rows, which choices read | 79.50% ± 1.00% |" in text
+        text = card_of(name=last.artifact, stage="distilled", figures=figures, origin=origin, rows=rows).render()
+        assert "| accuracy on 500 validation rows, by which the job chooses | 79.50% ± 1.00% |" in text
         assert "99.4% kept (95 % interval 97.1% to 101.5%)" in text
         assert ("**baseline_not_converged**" in text) == (known is False)
 
@@ -53,20 +40,7 @@ def said(recipe: Recipe, stage: Stage, task: Task = "causal-lm", positions: int 
         license=None, said_in=None, base=None, licenses=(), recipe=recipe, command="lathe submit", sent=(), versions={}
     )
     form: dict[str, Any] = {"kind": "transformers", "scheme": None, "inputs": (), **about}
-    return card(
-        name="tiny",
-        stage=stage,
-        task=task,
-        labels=(),
-        max_length=512,
-        size=Size(bytes=1, dtype="float32", bytes_at_16_bit=1),
-        latency=NOTHING,
-        score=NOTHING,
-        memory=NOTHING,
-        positions=positions,
-        origin=origin,
-        **form,
-    )
+    return card_of(stage=stage, task=task, labels=(), max_length=512, positions=positions, origin=origin, **form).render()
 
 
 @pytest.mark.parametrize(
@@ -114,3 +88,11 @@ def test_files_that_round_no_activations_need_no_option(about: dict[str, Any]) -
     text = said(SENT, "quantized", kind="onnx", **{"inputs": ("input_ids", "attention_mask"), **about})
     assert "±" not in text
     assert "x64quantprecision" not in text
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("task", get_args(Task))
+def test_every_task_has_code_for_every_kind_and_a_card_shows_it(task: Task, kind: Kind) -> None:
+    card = card_of(kind=kind, task=task, pairs=task == "text-pair-classification", positions=None)
+    compile(card.usage(), "card", "exec")
+    assert f"## Open it\n\n```python\n{card.usage()}```\n" in card.render()

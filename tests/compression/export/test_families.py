@@ -20,7 +20,6 @@ from compression.evaluation.runtimes import transformers as transformers_runtime
 from compression.evaluation.runtimes.onnx import OnnxRunner
 from compression.evaluation.runtimes.runner import Batch, Kind, Logits
 from compression.evaluation.runtimes.transformers import TransformersRunner
-from compression.export.model_card import card
 from compression.export.onnx.exporter import FILE, plain_model
 from compression.export.onnx.flatten_sequence import flatten_sequence
 from compression.export.onnx.quantize_graph import to_int8
@@ -31,8 +30,8 @@ from compression.export.preprocessor_files import write_tokenizer
 from compression.export.transformers.exporter import write_transformers
 from compression.modalities.scoring.classification import ClassScorer
 from compression.quantization.fake_quantize import insert_fake_quantization, quantizable
-from compression.schema.report.measurements import NotMeasured, Size
 from tests.compression.conftest import sentences, write_rows
+from tests.compression.export.cards import card_of
 from tests.compression.export.test_artifact import run_card
 from tests.compression.models import LAYERS, PADDING, WORDS, tiny
 from tests.compression.models import write_tokenizer as write_source
@@ -107,22 +106,8 @@ def written(kind: str, form: Kind, folder: Path) -> PreTrainedModel:
         write_transformers(model, folder, int8=True)
     write_tokenizer(source, folder, 16, "text-classification")
     assert write_config(model, folder, LABELS, 16, form) == PADDING
-    nothing = NotMeasured(not_measured="It is not asked.")
-    about = card(
-        name="tiny",
-        kind=form,
-        stage="quantized",
-        scheme="dynamic-int8",
-        task="text-classification",
-        labels=LABELS,
-        max_length=16,
-        size=Size(bytes=1, dtype="int8", bytes_at_16_bit=1),
-        latency=nothing,
-        score=nothing,
-        memory=nothing,
-        inputs=inputs_of(model),
-    )
-    (folder / "README.md").write_text(about)
+    about = card_of(kind=form, labels=LABELS, inputs=inputs_of(model))
+    (folder / "README.md").write_text(about.render())
     return model
 
 

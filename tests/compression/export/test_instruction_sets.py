@@ -10,7 +10,6 @@ from transformers import BertForSequenceClassification
 from compression.evaluation.runtimes import standalone
 from compression.evaluation.runtimes.runner import Batch
 from compression.export import instruction_sets
-from compression.export.model_card import card
 from compression.export.onnx import decoder
 from compression.export.onnx.exporter import write_onnx
 from compression.models.linear_layers import is_linear
@@ -18,10 +17,10 @@ from compression.quantization import calibration
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.report.instruction_sets import ComparedAnswers, NotCompared
-from compression.schema.report.measurements import NotMeasured, Size
 from compression.schema.report.report import Artifact
 from tests.compression import decoders
 from tests.compression.conftest import WORDS, encoded, sentences, tiny_config
+from tests.compression.export.cards import card_of
 
 WITHOUT = instruction_sets.hindrance()
 SECONDS = 120.0
@@ -131,22 +130,7 @@ def test_what_counts_as_another_answer(one: list[object], other: list[object], c
 
 
 def said(compared: ComparedAnswers | NotCompared | None) -> str:
-    nothing = NotMeasured(not_measured="It is not asked.")
-    return card(
-        name="tiny",
-        kind="onnx",
-        stage="quantized",
-        scheme="dynamic-int8",
-        task="text-classification",
-        labels=("a", "b"),
-        max_length=16,
-        size=Size(bytes=1, dtype="int8", bytes_at_16_bit=1),
-        latency=nothing,
-        score=nothing,
-        memory=nothing,
-        inputs=("input_ids", "attention_mask"),
-        compared=compared,
-    )
+    return card_of(compared_on=compared).render()
 
 
 def test_a_card_and_a_row_tell_where_answers_differ_and_what_to_do() -> None:

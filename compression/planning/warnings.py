@@ -1,0 +1,134 @@
+"""What a preflight warns of: a job that is allowed, but unlikely to be meant, or whose forecast is open. Torch-free."""
+
+import json
+import math
+from collections.abc import Iterator
+
+from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
+from compression.models.architectures.shapes import Count, deepest_shape
+from compression.planning.estimator import MEASURE_SECONDS, PlannedJob, planned_steps, scoring_seconds
+from compression.planning.pruning_reach import goes_past
+from compression.planning.teacher_cost import TEACHER_BYTES
+from compression.planning.token_estimates import TOKENS_A_WORD
+from compression.schema.recipe.prune import Prune, Recovery
+from compression.schema.report.measurements import Shape
+from compression.schema.validation import ModelFacts
+
+DEEP = 0.4
+"""A share of a decoder's parameters that is better cut in steps (Minitron, Muralidharan et al. 2024, cuts by half at most)."""
+MOST_STEPS = 20
+"""As many cuts as a recipe may ask for."""
+SPILL_MARGIN = 1.2
+"""Of the disk that is proposed for a teacher's states, by what they are estimated to take."""
+
+
+def warned(job: PlannedJob, model: ModelFacts, count: Count, *, headed: bool) -> Iterator[str]:
+    """Yield all warnings of a job. headed: whether the model comes with the head that the task needs."""
+    family, prune = ARCHITECTURE_SPECS[model.family], job.recipe.prune
+    yield from _of_data(job)
+    if model.labels is not None and not headed:
+        # A language model's is never drawn: if the upload has none, and no table is tied to it, it was refused.
+        instead = (
+            "next tokens are told by its own output layer, or by the token table" if job.is_language else "a new one drawn"
+        )
+        yield f"The model's head is for another task: it is left out, and {instead}."
+    yield from _of_training(job, family)
+    if not job.recipe.prepare.trains and not job.is_language and not headed:
+        yield "The model comes without a head for the task and prepare.epochs is 0: its head stays as it was drawn."
+    if prune is not None:
+        yield from _unknown(family, model.shape, prune, count)
+        yield from goes_past(family, model.shape, prune, job.result.shape, count)
+    yield from _asked_again(job)
+    seconds = scoring_seconds(job.model, job.data, job.recipe.train, job.evaluate)
+    if seconds > MEASURE_SECONDS:
+        fewer = "lower evaluate.tokens" if job.is_language else "send fewer test rows, and fewer of validation"
+        yield (
+            f"Scoring an artifact takes about {seconds / 60:.0f} minutes, and after {MEASURE_SECONDS / 60:.0f} it is given up: "
+            f"the score would be not_measured; {fewer}."
+        )
+
+
+def _of_data(job: PlannedJob) -> Iterator[str]:
+    """Warn of few rows, splits that are carved, texts that are cut and labels that are rare."""
+    data, length = job.data, job.recipe.train.max_length
+    # Of a language model texts count, and not what is learned of them.
+    for name, least in ({"test": 30} if job.is_language else {"train": 1000, "validation": 100, "test": 200}).items():
+        if name in data.rows and data.rows[name] < least:
+            yield f"{name} has {data.rows[name]} rows: with fewer than {least} the score tells little."
+    missing = [name for name in ("validation", "test") if name not in data.rows]
+    if missing:
+        yield f"There is no {' and no '.join(missing)} split: it is carved from train."
+    if data.mean_words * TOKENS_A_WORD > length and not job.is_language and data.task != "question-answering":
+        yield f"The texts average {data.mean_words:.0f} words; most are cut to {length} tokens."
+    counts = data.label_counts["train"]
+    rarest = min(counts, key=lambda label: counts[label], default=None)
+    if rarest is not None and counts[rarest] < 8:
+        what = "words" if data.task == "token-classification" else "rows"
+        yield f"Only {counts[rarest]} {what} of train bear the label {rarest!r}."
+
+
+def _of_training(job: PlannedJob, family: ArchitectureSpec) -> Iterator[str]:
+    """Warn of cuts that change nothing, go too deep or are not trained after, and of training that is not what was meant."""
+    prune, distill, most = job.recipe.prune, job.recipe.distill, job.recipe.train.max_steps
+    left = job.result.parameters.total / job.model.parameters.total
+    if prune and prune.target_latency is None and set(prune.axes) != {"vocabulary"}:
+        if left == 1:
+            yield f"The ratio {prune.deepest:g} rounds to no change of shape."
+        if family.decodes:
+            yield from _too_deep(prune, left)
+    if prune and distill is None and prune.recovery is None:
+        yield "The model is pruned and not trained afterwards: expect its score to fall."
+    if distill is not None and distill.general is not None and "unlabelled" not in job.data.rows:
+        yield "There is no unlabelled split: the general phase takes train's texts."
+    planned = planned_steps(job)
+    if most is not None and most < planned:
+        yield f"train.max_steps ends training after {most} of about {planned} steps: later stages get what earlier ones leave."
+
+
+def _too_deep(prune: Prune, left: float) -> Iterator[str]:
+    """Warn of a decoder's cut of which a step goes too deep, with the keys that divide it. left: share of the parameters."""
+    share = 1 - left ** (1 / prune.steps)
+    if share <= DEEP:
+        return
+    steps = min(math.ceil(math.log(left) / math.log(1 - DEEP)), MOST_STEPS)
+    recovery = prune.recovery or Recovery()
+    own = recovery.model_dump(mode="json", exclude_defaults=True)
+    asked = json.dumps({"steps": steps, "recovery": own | {"by": "teacher", "epochs": max(recovery.epochs, steps)}})
+    yield (
+        f"{share:.0%} of the parameters go in one cut: beyond {DEEP:.0%}, decoders keep more in steps, each followed by "
+        f"training that learns the baseline's answers. Put this into prune: {asked}"
+    )
+
+
+def _unknown(family: ArchitectureSpec, shape: Shape, prune: Prune, count: Count) -> Iterator[str]:
+    """Tell what only the worker finds out, and between which bounds it lies."""
+    if prune.target_latency is not None:
+        least = count(deepest_shape(family, shape, prune))
+        yield (
+            f"Which shape target_latency needs is measured on the worker: between {least:,} and {count(shape):,} "
+            "parameters. This forecast is without a cut."
+        )
+    if "vocabulary" in prune.axes:
+        fewest = max(round(shape.vocabulary * (1 - prune.vocabulary_ratio)), 1)
+        spared = count(shape) - count(shape.model_copy(update={"vocabulary": fewest}))
+        yield (
+            f"Which of {shape.vocabulary:,} tokens the texts need is found on the worker: up to {spared:,} parameters of the "
+            "model go with the others. This forecast is with all tokens."
+        )
+
+
+def _asked_again(job: PlannedJob) -> Iterator[str]:
+    """Warn of a teacher that is asked again in each epoch, with what keeps its states."""
+    unkept, distill = job.objectives.unkept, job.recipe.distill
+    if unkept is None:
+        return
+    gib, remedy = unkept.bytes / 2**30, "send fewer texts, or distil too, which may keep them on the worker's disk"
+    if distill is not None:
+        # Tokens are estimated from words or characters, and there may be more.
+        remedy = f"distill.spill_gib: {math.ceil(SPILL_MARGIN * gib)} keeps them on the worker's disk"
+        if job.is_language and unkept is job.objectives.task and set(distill.weights()) <= {"soft", "hard"}:
+            remedy += ", and distill.kept its likeliest tokens alone"
+    yield (
+        f"The teacher's states take about {gib:.1f} GiB, and memory keeps {TEACHER_BYTES >> 30} of them at most: it is asked "
+        f"again in each epoch; {remedy}."
+    )
