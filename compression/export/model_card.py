@@ -22,7 +22,7 @@ from compression.schema.recipe.recipe import Recipe
 from compression.schema.report.before import Figures
 from compression.schema.report.measurements import Row, Score, shown
 from compression.schema.report.report import Artifact
-from compression.schema.stages import Stage
+from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, Stage
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -136,10 +136,10 @@ def trained(recipe: Recipe, stage: Stage) -> bool:
     """Return whether a stage up to this one trains the model."""
     quantize, prune = recipe.quantize, recipe.prune
     trains: dict[Stage, bool] = {
-        "baseline": recipe.prepare.trains,
-        "quantized": quantize is not None and quantize.qat is not None and quantize.qat.epochs > 0,
-        "pruned": prune is not None and prune.recovery is not None and prune.recovery.epochs > 0,
-        "distilled": recipe.distill is not None,
+        BASELINE: recipe.prepare.trains,
+        QUANTIZED: quantize is not None and quantize.qat is not None and quantize.qat.epochs > 0,
+        PRUNED: prune is not None and prune.recovery is not None and prune.recovery.epochs > 0,
+        DISTILLED: recipe.distill is not None,
     }
     stages = list(trains)
     return any(trains[each] for each in stages[: stages.index(stage) + 1])

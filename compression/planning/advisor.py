@@ -22,7 +22,7 @@ from compression.schema.recipe.prune import AxisRatios, Prune, TargetLatency
 from compression.schema.recipe.quantize import Qat, Quantize
 from compression.schema.recipe.recipe import MOST_MINUTES, Recipe, Targets
 from compression.schema.report.measurements import Remedy, Row, Score
-from compression.schema.stages import Stage
+from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED, Stage
 
 LEAST_RATIO, MOST_RATIO = 0.01, 0.8
 """Below the one nothing is cut, beyond the other too little is left of a small encoder to be worth a proposal."""
@@ -62,18 +62,18 @@ class Case:
     @cached_property
     def preparing(self) -> list[Remedy]:
         """Return what is offered for the baseline itself, once no later stage trains."""
-        trains = self.later & {"pruned", "distilled"}
-        return [] if trains else list(baseline.baseline_remedies(self.row, self.rows["baseline"], self.recipe))
+        trains = self.later & {PRUNED, DISTILLED}
+        return [] if trains else list(baseline.baseline_remedies(self.row, self.rows[BASELINE], self.recipe))
 
     @property
     def keeps_too_little(self) -> bool:
         """Return whether score is missing, once no later stage trains."""
-        return "retention" in self.missed and not self.later & {"pruned", "distilled"}
+        return "retention" in self.missed and not self.later & {PRUNED, DISTILLED}
 
     @property
     def gap(self) -> str:
         """Return by how much the score misses its target, for people; "" if it does not, or if other remedies come first."""
-        first, last = self.rows["baseline"].judged_score, self.row.judged_score
+        first, last = self.rows[BASELINE].judged_score, self.row.judged_score
         if not self.keeps_too_little or self.preparing or self.limit:
             return ""
         if not isinstance(first, Score) or not isinstance(last, Score):
@@ -83,7 +83,7 @@ class Case:
     @property
     def too_large(self) -> list[str]:
         """Return the missed targets of sizes and times, once no later stage makes the model smaller."""
-        return [] if self.later & {"quantized", "pruned"} else [name for name in self.missed if name != "retention"]
+        return [] if self.later & {QUANTIZED, PRUNED} else [name for name in self.missed if name != "retention"]
 
     @property
     def sizes(self) -> str:
@@ -125,8 +125,8 @@ def offered(case: Case) -> tuple[Remedy, ...]:
 
 def to_come(recipe: Recipe, before: Sequence[Row]) -> list[Stage]:
     """List the stages of a recipe that follow on the one after `before`, the rows of earlier stages, the baseline first."""
-    wanted: dict[Stage, object] = {"quantized": recipe.quantize, "pruned": recipe.prune, "distilled": recipe.distill}
-    return ["baseline", *(stage for stage, settings in wanted.items() if settings is not None)][len(before) + 1 :]
+    wanted: dict[Stage, object] = {QUANTIZED: recipe.quantize, PRUNED: recipe.prune, DISTILLED: recipe.distill}
+    return [BASELINE, *(stage for stage, settings in wanted.items() if settings is not None)][len(before) + 1 :]
 
 
 def _stays_untrained(recipe: Recipe, remedy: Remedy) -> bool:
@@ -156,7 +156,7 @@ def _train_with_integers(case: Case) -> Iterator[Remedy]:
     """Offer training with integers that cost more than chance explains."""
     if case.recipe.quantize is None:
         return
-    first, row = case.rows["baseline"].judged_score, case.rows["quantized"].judged_score
+    first, row = case.rows[BASELINE].judged_score, case.rows[QUANTIZED].judged_score
     if not isinstance(first, Score) or not isinstance(row, Score):
         return
     lost, may_go = first.worth - row.worth, _may_go(first, case.targets)
@@ -178,14 +178,14 @@ def _more_qat(case: Case, why: str) -> Iterator[Remedy]:
 
 def _undo(case: Case) -> Iterator[Remedy]:
     """Offer a job without the stage, or with smaller steps of distillation."""
-    if case.row.stage == "distilled" and case.recipe.distill is not None:
+    if case.row.stage == DISTILLED and case.recipe.distill is not None:
         why = "Distillation lost score that was not lost in training: smaller steps stay nearer to where it began."
         yield case.change("distill.rate", case.recipe.distill.rate / 2, why)
-    elif case.row.stage in ("quantized", "pruned"):
+    elif case.row.stage in (QUANTIZED, PRUNED):
         faster = case.row.ratios.speed_up
         speed = "not measured" if faster is None else f"{faster:.2f} times the baseline"
         why = f"The stage cost score and brought neither bytes ({case.row.size.bytes:,}) nor speed ({speed})."
-        yield case.change("quantize" if case.row.stage == "quantized" else "prune", None, why)
+        yield case.change("quantize" if case.row.stage == QUANTIZED else "prune", None, why)
 
 
 def _quantize(case: Case) -> Iterator[Remedy]:
@@ -213,7 +213,7 @@ def _cut(case: Case) -> Iterator[Remedy]:
     if prune is not None and (prune.has_target or not ratio):
         yield from _aim_higher(case, prune)
         return
-    whole, needed = case.rows.get("quantized", case.rows["baseline"]), dict[str, float]()
+    whole, needed = case.rows.get(QUANTIZED, case.rows[BASELINE]), dict[str, float]()
     for name in case.too_large:
         start, now = (_left(name, row.ratios.value_of(name)) for row in (whole, case.row))
         wanted = _left(name, getattr(case.targets, name))
@@ -296,7 +296,7 @@ def _teach_longer(case: Case, wanted: int, why: str) -> Iterator[Remedy]:
 def _recover(case: Case) -> Iterator[Remedy]:
     """Offer what brings back more of what the cut took: smaller steps, more epochs at their pace, or a milder cut."""
     prune, distill, epochs = case.recipe.prune, case.recipe.distill, _epochs(case)
-    found = [case.rows["baseline"], case.rows.get("quantized", case.rows["baseline"]), case.rows.get("pruned"), case.row]
+    found = [case.rows[BASELINE], case.rows.get(QUANTIZED, case.rows[BASELINE]), case.rows.get(PRUNED), case.row]
     first, whole, cut, last = (row.judged_score if row is not None else None for row in found)
     if prune is None or distill is None or not isinstance(cut, Score):
         yield from _teach_longer(case, 2 * epochs, f"{case.gap}, and nothing was cut.")
@@ -372,7 +372,7 @@ def _clip(case: Case, settings: Quantize, beyond: float, why: str) -> Iterator[R
 
 
 RULES = (
-    Rule(lambda case: case.row.stage == "quantized" and "retention" in case.missed, _train_with_integers),
+    Rule(lambda case: case.row.stage == QUANTIZED and "retention" in case.missed, _train_with_integers),
     Rule(lambda case: case.is_worse, _undo),
     Rule(lambda case: case.recipe.quantize is None and {"size_reduction", "speed_up"} & {*case.too_large}, _quantize),
     Rule(lambda case: case.too_large, _cut),

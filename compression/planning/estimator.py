@@ -16,6 +16,7 @@ from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.quantize import Quantize
 from compression.schema.recipe.recipe import JobEvaluate, Recipe, Train
 from compression.schema.report.measurements import Parameters, Shape
+from compression.schema.stages import BASELINE, DISTILLED, PRUNED, QUANTIZED
 from compression.schema.validation import DataFacts
 
 PROCESS_BYTES = 600_000_000
@@ -209,31 +210,31 @@ def _baseline(job: PlannedJob) -> Iterator[CostItem]:
     prepare, rows = job.recipe.prepare, job.texts.rows["train"]
     passes = preparation.passes(prepare, rows, job.recipe.train, job.originals)
     flops = (3 * passes + preparation.read_once(prepare, rows)) * job.forward(job.model)
-    yield CostItem("baseline", disk=2 * HELD_BYTES * job.model.parameters.total, steps=passes * job.steps(), flops=flops)
+    yield CostItem(BASELINE, disk=2 * HELD_BYTES * job.model.parameters.total, steps=passes * job.steps(), flops=flops)
 
 
 def _quantized(job: PlannedJob) -> Iterator[CostItem]:
     quantize, parameters = job.recipe.quantize, job.model.parameters
     if quantize is not None:
-        yield CostItem("quantized", disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, quantize))
+        yield CostItem(QUANTIZED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, quantize))
         epochs = quantize.qat.epochs if quantize.qat else 0
-        yield CostItem("quantized", steps=epochs * job.steps(), flops=3 * job.forward(job.model) * epochs)
+        yield CostItem(QUANTIZED, steps=epochs * job.steps(), flops=3 * job.forward(job.model) * epochs)
 
 
 def _pruned(job: PlannedJob) -> Iterator[CostItem]:
     prune, recipe, parameters = job.recipe.prune, job.recipe, job.result.parameters
     if prune is None:
         return
-    yield CostItem("pruned", disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
+    yield CostItem(PRUNED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
     if prune.recovery:
         epochs, asked = prune.recovery.epochs, job.objectives.recovery.passes if job.objectives.recovery else 0
         flops = 3 * job.forward(job.result) * epochs + job.forward(job.model) * asked
-        yield CostItem("pruned", steps=epochs * job.steps(), flops=flops)
+        yield CostItem(PRUNED, steps=epochs * job.steps(), flops=flops)
     if recipe.recovers_by_teacher and may_hold(recipe):  # the teacher's float weights, while it is rounded
-        yield CostItem("pruned", disk=HELD_BYTES * job.model.parameters.total)
+        yield CostItem(PRUNED, disk=HELD_BYTES * job.model.parameters.total)
     if prune.sensitivity:
         curves = CURVE_ROWS * len(CURVE_RATIOS) * 3 / max(job.texts.rows["train"], 1)
-        yield CostItem("pruned", flops=job.forward(job.model) * curves)
+        yield CostItem(PRUNED, flops=job.forward(job.model) * curves)
 
 
 def _distilled(job: PlannedJob) -> Iterator[CostItem]:
@@ -241,26 +242,26 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
     if distill is None:
         return
     teacher, training, objectives = job.forward(job.model), 3 * job.forward(job.result), job.objectives
-    yield CostItem("distilled", disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
+    yield CostItem(DISTILLED, disk=HELD_BYTES * parameters.total + artifact_bytes(parameters, recipe.quantize))
     # Each teacher is asked once, the one that shows its insides maybe in each epoch.
     asked = teacher * job.originals + job.forward(*job.named)
     asked += job.forward(job.guide) * (objectives.task.passes - 1) if objectives.task else 0
     again = -(-distill.epochs // 2) if recipe.remedy == "apply" else 0
     taught, rows = job.tokens.taught / job.tokens.train, job.texts.rows["train"]
     steps = distill.epochs * job.steps(rows * (1 + (distill.augment.rows if distill.augment else 0)))
-    yield CostItem("distilled", steps=steps, flops=taught * (training * (distill.epochs + again) + asked))
+    yield CostItem(DISTILLED, steps=steps, flops=taught * (training * (distill.epochs + again) + asked))
     if distill.kept is not None and job.is_language:
         an_id = 2 if job.model.shape.vocabulary <= 1 << 16 else 4
-        yield CostItem("distilled", disk=round(job.tokens.taught * (2 * (distill.kept + 1) + an_id * distill.kept)))
+        yield CostItem(DISTILLED, disk=round(job.tokens.taught * (2 * (distill.kept + 1) + an_id * distill.kept)))
     if distill.gate is not None:
         share = 2 * distill.gate.steps * recipe.train.batch * recipe.train.accumulate / max(rows, 1)
-        yield CostItem("distilled", steps=2 * distill.gate.steps, flops=training * share)
+        yield CostItem(DISTILLED, steps=2 * distill.gate.steps, flops=training * share)
     if distill.general and objectives.general:
         flops = job.tokens.plain / job.tokens.train * (training * distill.general.epochs + teacher * objectives.general.passes)
         steps = distill.general.epochs * job.steps(job.texts.rows.get("unlabelled"))
-        yield CostItem("distilled", steps=steps, flops=flops)
+        yield CostItem(DISTILLED, steps=steps, flops=flops)
     if distill.augment:
-        yield CostItem("distilled", minutes=augment_seconds(distill.augment, rows) / 60)
+        yield CostItem(DISTILLED, minutes=augment_seconds(distill.augment, rows) / 60)
 
 
 def _exported(job: PlannedJob) -> Iterator[CostItem]:

@@ -13,7 +13,7 @@ from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.draws import NO_DRAWS, Draws, SplitDraws, difference_interval
 from compression.schema.report.measurements import Remedy, Row, Score, StageVerdict
 from compression.schema.report.report import Status, verdicts
-from compression.schema.stages import Stage
+from compression.schema.stages import BASELINE, Stage
 
 SAME_COST = 0.1
 """Costs and latencies that differ by less than this share are taken as equal: two timings of one graph come as far apart."""
@@ -89,7 +89,7 @@ def choose(rows: Sequence[Row], targets: Targets) -> tuple[Row, str]:
             f"latency, {_kept(chosen):.1%} of the score kept{_split(chosen)}{_between(chosen)}"
             f"{also if others else ''}.{_unproven(chosen)}"
         )
-    candidates = [row for row in rows if row.stage != "baseline"] or list(rows)
+    candidates = [row for row in rows if row.stage != BASELINE] or list(rows)
     chosen = max(reversed(candidates), key=lambda row: (*_nearness(row, targets), -cost(row)))
     found = reached(chosen, targets)
     lacking = [name for name in Targets.model_fields if name not in found]
@@ -212,7 +212,7 @@ def judged(
     if before and baseline.exceeds_baseline(row, first):
         notes += (baseline.exceeds_note(row),)
     known = draws or {}
-    if best is not None and best.stage != "baseline":
+    if best is not None and best.stage != BASELINE:
         own, other = known.get(row.stage, NO_DRAWS).validation, known.get(best.stage, NO_DRAWS).validation
         notes += indistinct_note(row, best, own, other)
     if not before:
