@@ -1,5 +1,5 @@
-"""The team's window: pages made on the server from the answers of the API, and the few scripts that keep them live.
+"""The dashboard: pages rendered on the server from the data of the API, and the scripts that keep them up to date.
 
-A page shows nothing that /v1 does not offer, and changes things through /v1 alone. No build step, nothing from another host:
-what pages load lies in static/, the works of others in static/vendor/ beside their licences.
+Pages show nothing that /v1 does not offer, and change things through /v1 alone. There is no build step, and nothing loads
+from another host: pages load static/, with third-party files and their licences in static/vendor/.
 """

@@ -1,4 +1,4 @@
-"""Static files under an address that names their content, so that browsers may keep them for good."""
+"""Static files at URLs with a content hash, so that browsers can cache them forever."""
 
 import gzip
 import hashlib
@@ -22,7 +22,7 @@ def _files() -> dict[str, bytes]:
 
 @lru_cache
 def version() -> str:
-    """Return the hash of all static files: scripts import each other by relative addresses, so they share one."""
+    """Return one hash of all static files: scripts import each other by relative URLs."""
     digest = hashlib.sha256()
     for name, content in _files().items():
         digest.update(f"{name}\0{len(content)}\0".encode())
@@ -36,14 +36,14 @@ def _packed(name: str) -> bytes:
 
 
 def url(name: str) -> str:
-    """Return where a static file is served. Raises KeyError for one that is not there."""
+    """Return the URL of a static file. Raises KeyError if there is none."""
     _ = _files()[name]
     return f"/static/{version()}/{name}"
 
 
 @router.get("/static/{wanted}/{name:path}")
 def static(wanted: str, name: str, request: Request) -> Response:
-    """Send a static file. A page of another version of Lathe, during an update, gets what there is, and keeps none of it."""
+    """Send a static file. A page of another version, during an update, gets the current file uncached."""
     content = _files().get(name)
     if content is None:
         raise NotFound(f"no static file {name!r}")

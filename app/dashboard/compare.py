@@ -1,4 +1,4 @@
-"""The page that holds finished jobs of one base model against each other: pictures, a table, and where picked ones differ."""
+"""The page that compares finished jobs of one base model: charts, a table, and how selected jobs differ."""
 
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -18,14 +18,14 @@ MOST, MOST_PICKED = 200, 12
 
 
 def data_of(session: Session, team: str, items: list[Compared], wanted: str | None) -> tuple[list[Compared], dict[str, str]]:
-    """Keep the jobs of one set of data, since scores on others are other scores; return them, and what sets there are.
+    """Return the jobs of one set of datasets, whose scores are comparable, and the names of all sets.
 
-    A set is named by its ids, joined. The newest job's is taken where none is wanted.
+    A set's key is its ids, joined. Without a valid key, the newest job's set is used.
     """
     sets = dict.fromkeys("+".join(item.datasets) for item in items)
     names = domain.dataset_names(session, team, [one for item in items for one in item.datasets])
     called = {key: " + ".join(names.get(one, one) for one in key.split("+")) for key in sets}
-    # Two sets may bear one name.
+    # Two sets may have the same name.
     called = {key: f"{name} ({key[-6:]})" if list(called.values()).count(name) > 1 else name for key, name in called.items()}
     taken = wanted if wanted in called else next(iter(called), None)
     return [item for item in items if "+".join(item.datasets) == taken], called
@@ -40,7 +40,7 @@ def compare(
     data: Annotated[str | None, Query(max_length=800)] = None,
     job: Annotated[list[Id] | None, Query(max_length=MOST)] = None,
 ) -> Response:
-    """Show the finished jobs of a model; to a script of the page, how the picked ones differ."""
+    """Show the finished jobs of a model; to the page's script, how the selected ones differ."""
     bases = domain.bases(session, visitor.team)
     base = model if any(one[0] == model for one in bases) else bases[0][0] if bases else None
     found = domain.compare(session, visitor.team, base=base, size=MOST) if base else domain.Comparison(items=[], differs=[])

@@ -1,4 +1,4 @@
-"""The page of the fleet: workers, queue, storage, and what each team used."""
+"""The fleet page: workers, queue, storage and usage by team."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ DAYS = 30
 
 
 def facts(session: Session, visitor: Visitor, storage: Storage) -> dict[str, Any]:
-    """Gather what the page shows, as /v1/workers, /v1/queue, /v1/storage, /v1/usage and /v1/quotas tell it."""
+    """Return what the page shows, as /v1/workers, /v1/queue, /v1/storage, /v1/usage and /v1/quotas return it."""
     workers = domain.workers(session, visitor.team, operations=sees_operations(visitor))
     used = domain.usage(session, visitor.team, DAYS)
     return {
@@ -43,6 +43,6 @@ def _kept(one: domain.Used) -> int:
 
 @router.get("/fleet")
 def fleet(request: Request, session: ReadDep, visitor: VisitorDep, storage: StorageDep) -> Response:
-    """Show the fleet; to the page itself, how it is now."""
+    """Show the fleet; to the page itself, its current state."""
     template = "fleet_now.html" if by_htmx(request) else "fleet.html"
     return render(request, template, visitor, here="fleet", **facts(session, visitor, storage))

@@ -1,4 +1,4 @@
-"""The page of jobs: what waits, what runs and what came out, narrowed down by what stands in its address."""
+"""The list of jobs, filtered by the query string."""
 
 from typing import Annotated
 from urllib.parse import urlencode
@@ -24,7 +24,7 @@ def jobs(
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
     page_token: PageToken = None,
 ) -> Response:
-    """List the jobs; to a script of the page, the list alone."""
+    """List the jobs; to the page's script, the list alone."""
     found, following = listing.jobs_page(session, visitor.team, wanted, page_size, page_token, brief=True)
     kept = [(name, value) for name, value in request.query_params.multi_items() if name != "page_token" and value]
     template = "jobs_list.html" if by_htmx(request) else "jobs.html"

@@ -1,4 +1,4 @@
-"""The pages of who may ask and of who did what: keys, links and teams; and, for admins, the audit log."""
+"""The pages of keys, links and teams and, for admins, of the audit log."""
 
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -19,17 +19,17 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 MOST = 200
 ROWS = 50
 SCOPES = {
-    "read": "sees everything of the team and changes nothing",
-    "write": "changes all but keys",
-    "admin": "also makes and revokes keys, and reads the audit log",
-    "device": "for a machine that only measures: reads artifacts alone",
+    "read": "reads everything of the team",
+    "write": "also submits and changes, except keys",
+    "admin": "also manages keys and reads the audit log",
+    "device": "reads artifacts only, for measuring machines",
 }
 FOR_ADMINS = Requires(ADMIN)
 Part = Annotated[str, Query(max_length=200, pattern=TEXT)]
 
 
 def facts(session: Session, visitor: Visitor, token: str | None) -> dict[str, Any]:
-    """Gather what the page shows, as /v1/keys, /v1/shares and /v1/teams tell it."""
+    """Return what the page shows, as /v1/keys, /v1/shares and /v1/teams return it."""
     found, following = keys.page(session, visitor.team, MOST, token)
     links = shares.page(session, visitor.team, MOST, None)[0]
     makers = {key.made_by for key in found} | {link.key_id for link in links}
@@ -50,7 +50,7 @@ def facts(session: Session, visitor: Visitor, token: str | None) -> dict[str, An
 
 @router.get("/keys")
 def keys_page(request: Request, session: ReadDep, visitor: VisitorDep, page_token: PageToken = None) -> Response:
-    """Show keys, links and teams; to the page itself, how they are now."""
+    """Show keys, links and teams; to the page itself, the lists alone."""
     template = "keys_now.html" if by_htmx(request) else "keys.html"
     return render(request, template, visitor, here="keys", **facts(session, visitor, page_token))
 
@@ -66,7 +66,7 @@ def audit_page(
     outcome: Part = "",
     page_token: PageToken = None,
 ) -> Response:
-    """Show what the team's keys changed and were refused."""
+    """Show changes and refused requests of the team's keys."""
     FOR_ADMINS.check(request, Caller(visitor.team, visitor.key, visitor.scope, operator=visitor.operator))
     wanted = {"key": key.strip(), "action": action.strip(), "object": object.strip(), "outcome": outcome.strip()}
     asked = {name: value for name, value in wanted.items() if value}

@@ -1,4 +1,4 @@
-"""The page on which a job is put together: model, data, recipe, and beside them what will come of it."""
+"""The page of a new job: model, data, recipe and forecast."""
 
 from typing import Any
 
@@ -23,18 +23,18 @@ TASKS = {
     "question-answering": ("question", "context", "answers"),
     "causal-lm": ("text",),
 }
-"""Columns that each task reads."""
+"""Columns of each task."""
 
 
 def ready(session: Session, kind: type[Model] | type[Dataset], team: str) -> list[Any]:
-    """List what a job can name, the newest first, without its files."""
+    """List ready models or datasets, newest first, without their files."""
     query = select(kind.id, kind.name, kind.facts).where(kind.team_id == team, kind.state == READY, kind.deleted_at.is_(None))
     return list(session.execute(query.order_by(kind.id.desc()).limit(MOST)))
 
 
 @router.get("/new")
 def new(request: Request, session: ReadDep, visitor: VisitorDep, model: str = "", data: str = "") -> Response:
-    """Show the form. Its part for the recipe is made by a script of the page, from the schema at /v1/recipes."""
+    """Show the form. A script of the page adds the recipe's fields from the schema at /v1/recipes."""
     return render(
         request,
         "new.html",

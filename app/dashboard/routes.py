@@ -1,4 +1,4 @@
-"""Sign-in and sign-out, the way from / to the first page, and what the API offers."""
+"""Sign-in and sign-out, the redirect from / to the jobs, and the pages of endpoints and errors."""
 
 import re
 
@@ -18,43 +18,43 @@ _OURS = re.compile(r"/(?![/\\])[^\x00-\x20\\]*")
 
 
 SIGNS_IN = auth.Requires(READ)
-"""Pages show what a key for reading sees; a measuring machine has no use for them."""
+"""Pages need scope read; a device key has no use for them."""
 
 
 def destination(asked: str) -> str:
-    """Return where to go after sign-in: a path of ours, never another host."""
+    """Return the path to open after sign-in; never another host."""
     return asked if _OURS.fullmatch(asked) else "/jobs"
 
 
 @router.get("/")
 def home() -> Response:
-    """Go to the jobs."""
+    """Redirect to the jobs."""
     return RedirectResponse("/jobs", 303)
 
 
 @router.get("/docs")
 def docs(request: Request) -> Response:
-    """List every path of the API, for whoever asks: the schema is no secret."""
+    """List every endpoint of the API; no sign-in needed."""
     paths = request.app.openapi()["paths"].items()
     ways = [(method.upper(), path, way) for path, methods in paths for method, way in methods.items()]
-    return render(request, "docs.html", _whoever(request), ways=ways)
+    return render(request, "docs.html", _visitor_if_any(request), ways=ways)
 
 
 @router.get("/docs/errors")
 def error_codes(request: Request) -> Response:
-    """Explain every code, under its name: the address that a problem's `type` is."""
+    """Explain every error code; a problem's `type` links here."""
     kinds = [
-        ("Of a request", [(kind.code, kind.status, kind.__doc__, kind.remedy) for kind in ALL_PROBLEMS]),
+        ("Requests", [(kind.code, kind.status, kind.__doc__, kind.remedy) for kind in ALL_PROBLEMS]),
         (
-            "About a model, its data or a recipe: 422, or in a job's error",
+            "Models, datasets and recipes: status 422, or a job's error",
             [(kind.code, None, kind.__doc__, kind.remedy) for kind in ALL_ERRORS],
         ),
-        ("Of the machine", [(code, None, cause, remedy) for code, (cause, remedy) in FAILURES.items()]),
+        ("Machine", [(code, None, cause, remedy) for code, (cause, remedy) in FAILURES.items()]),
     ]
-    return render(request, "errors.html", _whoever(request), kinds=kinds)
+    return render(request, "errors.html", _visitor_if_any(request), kinds=kinds)
 
 
-def _whoever(request: Request) -> sessions.Visitor | None:
+def _visitor_if_any(request: Request) -> sessions.Visitor | None:
     try:
         return get_visitor(request)
     except SignInNeeded:
@@ -63,7 +63,7 @@ def _whoever(request: Request) -> sessions.Visitor | None:
 
 @router.get("/sign-in")
 def sign_in_page(request: Request, next: str = "") -> Response:  # noqa: A002 (it is what the address says)
-    """Ask for a key."""
+    """Show the sign-in form."""
     try:
         get_visitor(request)
     except SignInNeeded:
@@ -73,7 +73,7 @@ def sign_in_page(request: Request, next: str = "") -> Response:  # noqa: A002 (i
 
 @router.post("/sign-in")
 def sign_in(request: Request, form: FormDep, settings: SettingsDep, session: SessionDep) -> Response:
-    """Take a key and give a cookie for it."""
+    """Exchange a key for a session cookie."""
     sessions.check_origin(request)
     target = destination(form.get("next", ""))
     caller = auth.recognize(request, form.get("key", "").strip())
@@ -91,7 +91,7 @@ def sign_in(request: Request, form: FormDep, settings: SettingsDep, session: Ses
 
 @router.post("/sign-out")
 def sign_out(request: Request, form: FormDep, session: SessionDep) -> Response:
-    """End the session, here and in the database."""
+    """End the session in the browser and in the database."""
     visitor = get_visitor(request)
     audit.begin(request, visitor.team, visitor.key, changes=True, action="sessions.end")
     sessions.check_csrf(visitor, form.get(sessions.CSRF_FIELD))

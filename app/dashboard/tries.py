@@ -1,4 +1,4 @@
-"""The page on which a finished job's models are asked, before and after, side by side."""
+"""The page that runs a finished job's original and compressed model side by side."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ MOST = 100
 FIELDS = {
     "text": "Text",
     "text_pair": "Second text",
-    "tokens": "Words, with spaces between",
+    "tokens": "Words, separated by spaces",
     "question": "Question",
     "context": "Context",
 }
@@ -26,7 +26,7 @@ LONG = ("text", "text_pair", "context")
 
 
 def parts_of(session: Session, job: Job) -> list[dict[str, Any]]:
-    """Say of each dataset of a job what its models are asked by, and how many rows of it can be asked."""
+    """Return the input fields and the row counts of each dataset of a job."""
     found = []
     for name in [part.name for part in job.parts] or [""]:
         dataset = session.get_one(Dataset, dataset_of(job, name))
@@ -41,7 +41,7 @@ def parts_of(session: Session, job: Job) -> list[dict[str, Any]]:
 
 @router.get("/try")
 def try_page(request: Request, session: ReadDep, visitor: VisitorDep, job: str = "", part: str = "") -> Response:
-    """Ask for a job, and then for what its models are to answer."""
+    """Show the choice of a job, and the form of its inputs."""
     finished = query(visitor.team, Wanted(state=["succeeded"])).where(Job.task != "causal-lm")
     rows = session.scalars(finished.options(*BRIEF).order_by(Job.id.desc()).limit(MOST)).all()
     chosen = jobs.get(session, visitor.team, job) if job else next(iter(rows), None)

@@ -1,4 +1,4 @@
-"""What all pages share: who is looking, how a template becomes an answer, and how errors look to people."""
+"""What all pages share: the visitor, rendering, security headers and error pages."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ HEADERS = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store", "X-Fr
 
 @dataclass(frozen=True)
 class Entry:
-    """A place in the navigation."""
+    """An entry of the navigation."""
 
     name: str
     title: str
@@ -63,7 +63,7 @@ NAVIGATION = (
 
 
 class SignInNeeded(Exception):
-    """Nobody is signed in."""
+    """The request has no valid session."""
 
 
 def get_visitor(request: Request) -> Visitor:
@@ -83,7 +83,7 @@ VisitorDep = Annotated[Visitor, Depends(get_visitor)]
 
 
 async def get_form(request: Request) -> dict[str, str]:
-    """Read a form that is no multipart; of fields that come twice the last. Its size is bounded by BodyLimit."""
+    """Return the fields of a urlencoded form, the last of each name. BodyLimit bounds its size."""
     return dict(parse_qsl((await request.body()).decode("utf-8", errors="replace"), keep_blank_values=True))
 
 
@@ -92,7 +92,7 @@ FormDep = Annotated[dict[str, str], Depends(get_form)]
 
 @lru_cache
 def templates() -> Environment:
-    """Return the templates. Everything is escaped, and a name that is not there is an error."""
+    """Return the template environment. Everything is escaped; an undefined name is an error."""
     found = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -108,7 +108,7 @@ def templates() -> Environment:
 def render(
     request: Request, template: str, visitor: Visitor | None = None, *, status: int = 200, here: str = "", **context: Any
 ) -> HTMLResponse:
-    """Make a page; `here` is the navigation's entry that it belongs to."""
+    """Render a page; `here` is its entry in the navigation."""
     text = (
         templates()
         .get_template(template)
@@ -126,7 +126,7 @@ def render(
 
 
 def by_htmx(request: Request) -> bool:
-    """Say whether a script of the page asks, for a part of it; one that restores history wants the whole."""
+    """Return whether a script requests a part of the page; restoring history needs the whole page."""
     return "hx-request" in request.headers and "hx-history-restore-request" not in request.headers
 
 
@@ -153,13 +153,13 @@ def _error_page(request: Request, problem: Problem) -> Response:
 
 
 class PageRoute(APIRoute):
-    """A route whose errors are pages, too."""
+    """A route whose errors are pages."""
 
     errors_are_pages = True
-    """What the OpenAPI document reads (app/document.py)."""
+    """app/document.py reads it for the OpenAPI schema."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Handle what the page raises."""
+        """Return a handler that turns exceptions into pages."""
         handle = super().get_route_handler()
 
         async def handled(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""How figures and times are written for people."""
+"""Figures and times as pages write them."""
 
 import datetime as dt
 import json
@@ -74,17 +74,17 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(value: dt.datetime | None) -> str:
-    """A time as a machine reads it; a script of the page writes it in the reader's own zone."""
+    """A time for machines; a script of the page rewrites it in the reader's zone."""
     return "" if value is None else value.astimezone(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def shown_moment(value: dt.datetime | None) -> str:
-    """A time for those without that script."""
+    """A time without that script."""
     return NOTHING if value is None else f"{value.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def title(value: str) -> str:
-    """A state or a stage at the beginning of a line."""
+    """A state or a stage as a title."""
     return TITLES.get(value, value.replace("_", " ").capitalize())
 
 
@@ -93,19 +93,24 @@ def plain_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def target(name: str, value: float) -> str:
+    """A target or the figure that it is compared with: speed is a factor, the others are shares."""
+    return times(value) if name == "speed_up" else percent(value)
+
+
 def score(value: Score) -> str:
     """A score in its metric's own unit."""
-    return shown(value.metric, value.value)
+    return metric_value(value.metric, value.value)
 
 
 def score_error(value: Score) -> str:
     """A score's standard error in the same unit."""
-    return shown(value.metric, value.standard_error)
+    return metric_value(value.metric, value.standard_error)
 
 
 def metric_value(metric: str | None, value: float | None) -> str:
     """A figure in a metric's own unit."""
-    return NOTHING if value is None or metric is None else shown(metric, value)
+    return NOTHING if value is None or metric is None else shown(metric, value).replace("%", " %")
 
 
 def pretty(value: Any) -> str:

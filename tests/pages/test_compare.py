@@ -23,8 +23,8 @@ def test_jobs_stand_side_by_side(window: Window, world: World) -> None:
     expect(page.locator("[data-point]").filter(has_text="best by size")).to_have_count(len(best))
     window.accessible_everywhere()
 
-    page.get_by_label("Pick reviews, small").check()
-    page.get_by_label("Pick reviews, narrow").check()
+    page.get_by_label("Select reviews, small").check()
+    page.get_by_label("Select reviews, narrow").check()
     differences = page.get_by_role("region", name="Differences")
     ratio = differences.get_by_role("row").filter(has_text="recipe.prune.ratio")
     expect(ratio).to_contain_text("0.5")
@@ -33,7 +33,7 @@ def test_jobs_stand_side_by_side(window: Window, world: World) -> None:
     window.accessible()
 
     with page.expect_download() as taken:
-        page.get_by_role("link", name="CSV of the picked").click()
+        page.get_by_role("link", name="Download CSV of selected").click()
     lines = list(csv.DictReader(io.StringIO(Path(taken.value.path()).read_text())))
     assert {line["job"] for line in lines} == set(picked)
     with page.expect_download() as drawn:
@@ -41,7 +41,7 @@ def test_jobs_stand_side_by_side(window: Window, world: World) -> None:
     assert Path(drawn.value.path()).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
     page.reload()  # the picked stand in the address
-    expect(page.get_by_label("Pick reviews, narrow")).to_be_checked()
+    expect(page.get_by_label("Select reviews, narrow")).to_be_checked()
     expect(differences.get_by_role("row").filter(has_text="recipe.prune.ratio")).to_be_visible()
 
 

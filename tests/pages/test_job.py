@@ -4,10 +4,11 @@ import hashlib
 import os
 import re
 import subprocess
+import zipfile
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.conftest import wait_for
 from tests.pages.conftest import Window, World
@@ -30,6 +31,100 @@ def lines(page: Page) -> list[int]:
     return [int(number) for number in page.eval_on_selector_all("#log-lines > li", "all => all.map(one => one.dataset.seq)")]
 
 
+def in_first_screen(place: Locator) -> bool:
+    """Whether an element lies whole in the window before anybody scrolls."""
+    page, box = place.page, place.bounding_box()
+    size = page.viewport_size
+    assert box is not None
+    assert size is not None
+    assert page.evaluate("scrollY") == 0
+    return box["y"] >= 0 and box["y"] + box["height"] <= size["height"] and box["x"] + box["width"] <= size["width"]
+
+
+def test_verdict_figures_and_download_lie_in_the_first_screen(window: Window, world: World) -> None:
+    window.page.set_viewport_size({"width": 1280, "height": 800})
+    page = window.go(f"/jobs/{world.jobs['succeeded']}")
+    expect(page.locator(".tile")).to_have_count(4)
+    button = page.get_by_role("link", name=re.compile("^Download"), exact=False).first
+    for place in (page.locator(".outcome .verdict"), *page.locator(".tile").all(), button):
+        assert in_first_screen(place), place
+    with page.expect_download() as coming:
+        button.click()
+    with world.http() as http:
+        headline = http.get(f"/v1/jobs/{world.jobs['succeeded']}/report").json()["headline"]
+        artifacts = http.get(f"/v1/jobs/{world.jobs['succeeded']}").json()["artifacts"]
+    wanted = next(artifact for artifact in artifacts if artifact["name"] == headline)
+    assert coming.value.suggested_filename == f"{headline}.zip"
+    with zipfile.ZipFile(coming.value.path()) as archive:
+        hashes = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
+    assert hashes == {file["path"]: file["sha256"] for file in wanted["files"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "shows"),
+    [
+        ("running", ("#now .state", "#now .way li.now", "#now progress", "#act-cancel")),
+        ("queued", ("#now .state", "#now .where", "#act-cancel")),
+        ("failed", ("#now .state", "#now .failure", "#now .way li.stopped >> nth=0", "#act-retry")),
+    ],
+)
+def test_a_job_without_a_result_shows_first_how_it_is(window: Window, world: World, kind: str, shows: tuple[str, ...]) -> None:
+    window.page.set_viewport_size({"width": 1280, "height": 800})
+    page = window.go(f"/jobs/{world.jobs[kind]}")
+    for place in shows:
+        assert in_first_screen(page.locator(place)), place
+    expect(page.get_by_role("navigation", name="Sections").get_by_role("link", name="Results")).to_be_hidden()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_links_lead_to_the_sections_and_stay_in_view(window: Window, world: World, width: int, scheme: Any) -> None:
+    window.page.set_viewport_size({"width": width, "height": 800})
+    window.page.emulate_media(color_scheme=scheme)
+    page = window.go(f"/jobs/{world.jobs['succeeded']}")
+    expect(page.locator("#live")).to_have_attribute("data-is", "over")
+    bar = page.get_by_role("navigation", name="Sections")
+    expect(bar.locator("[aria-current]")).to_have_text("Results")
+    for name in ("Stages", "Layers", "Training", "Log", "Request", "Results"):
+        bar.get_by_role("link", name=name).focus()
+        page.keyboard.press("Enter")
+        expect(page).to_have_url(re.compile(f"#{name.lower()}$"))
+        expect(bar.locator("[aria-current]")).to_have_text(name)
+        expect(bar.get_by_role("link", name=name)).to_be_in_viewport(ratio=1)
+        section = page.locator(f"#{name.lower()}")
+        expect(section).to_be_in_viewport()
+        below, top = bar.bounding_box(), section.bounding_box()
+        assert below is not None
+        assert top is not None
+        assert top["y"] >= below["y"] + below["height"] - 1, "its beginning is not under the links"
+    page.evaluate("document.getElementById('layers').scrollIntoView()")
+    expect(bar.locator("[aria-current]")).to_have_text("Layers")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_part_that_is_refreshed_keeps_what_was_opened_and_where_one_reads(window: Window, world: World) -> None:
+    page = window.go(f"/jobs/{world.jobs['succeeded']}")
+    expect(page.locator("#live")).to_have_attribute("data-is", "over")
+    page.locator("#stages summary", has_text="Environment").click()
+    page.locator("#layers").evaluate("(place) => place.scrollIntoView()")
+    page.locator("#results").evaluate("(place) => place.remove()")  # as while the job runs
+    before = page.locator("#layers").bounding_box()
+    address = page.locator("script[src*='/job.js']").get_attribute("src")
+    assert address is not None
+    assert page.evaluate(
+        """async ([script, path]) => {
+            const { bring } = await import(script);
+            return bring(path, document.getElementById('found'));
+        }""",
+        [address.replace("job.js", "api.js"), f"/jobs/{world.jobs['succeeded']}?part=results"],
+    )
+    expect(page.locator("#results")).to_be_attached()
+    expect(page.locator("#environment")).to_have_attribute("open", "")
+    after = page.locator("#layers").bounding_box()
+    assert before is not None
+    assert after is not None
+    assert abs(after["y"] - before["y"]) < 2
+
+
 def test_a_finished_job_shows_its_report(window: Window, world: World) -> None:
     job = world.jobs["succeeded"]
     with world.http() as http:
@@ -38,9 +133,9 @@ def test_a_finished_job_shows_its_report(window: Window, world: World) -> None:
     tiles = page.get_by_role("region", name="The result in figures")
     expect(tiles).to_contain_text(f"{100 * report['ratios']['size_reduction']:.1f} %")
     expect(tiles).to_contain_text(f"{report['ratios']['speed_up']:.2f}×")
+    titles = {"parameter_reduction": "Parameters", "size_reduction": "Size", "speed_up": "Speed", "retention": "Score"}
     for name, verdict in report["verdicts"].items():
-        told = page.locator(".targets li").filter(has_text=name.replace("_", " ").capitalize())
-        expect(told).to_contain_text(verdict["status"])
+        expect(tiles.locator(".tile").filter(has_text=titles[name])).to_contain_text(f": {verdict['status']}")
     table = page.get_by_role("region", name="Figures of each stage").get_by_role("row")
     assert [row.split()[0].lower() for row in table.locator("th[scope=row]").all_inner_texts()] == [
         row["stage"] for row in report["rows"]
@@ -52,7 +147,7 @@ def test_a_finished_job_shows_its_report(window: Window, world: World) -> None:
     expect(page.locator("#live")).to_have_attribute("data-is", "over")
     expect(page.locator("#log-lines > li")).to_have_count(len(events(world, job)))
     expect(page.locator("#loss-chart canvas")).to_be_visible()
-    page.get_by_text("The curves as a table").click()
+    page.get_by_text("Training curves as a table").click()
     told = [event["data"] for event in events(world, job) if event["type"] == "progress"]
     losses = {(data["stage"], data["phase"], data["step"]) for data in told if data["loss"] is not None}
     assert len(losses) > 3
@@ -69,6 +164,7 @@ def test_a_finished_job_shows_its_report(window: Window, world: World) -> None:
 
 def test_what_is_downloaded_has_the_hash_that_the_page_names(window: Window, world: World) -> None:
     page = window.go(f"/jobs/{world.jobs['succeeded']}")
+    page.locator(".artifact summary").first.click()
     row = page.locator(".artifact").first.get_by_role("row").filter(has=page.get_by_role("link", name="model.onnx"))
     with page.expect_download() as coming:
         row.get_by_role("link").click()
@@ -79,19 +175,19 @@ def test_what_is_downloaded_has_the_hash_that_the_page_names(window: Window, wor
 def test_the_log_is_searched_and_follows(window: Window, world: World) -> None:
     page = window.go(f"/jobs/{world.jobs['succeeded']}")
     expect(page.locator("#live")).to_have_attribute("data-is", "over")
-    page.get_by_role("searchbox", name="Search the log").fill("IS DONE")
+    page.get_by_role("searchbox", name="Search the log").fill("FINISHED")
     done = [event for event in events(world, world.jobs["succeeded"]) if event["type"] == "stage_finished"]
     expect(page.locator("#log-lines > li:visible")).to_have_count(len(done))
     expect(page.locator("#log-count")).to_contain_text(f"{len(done)} of ")
     page.get_by_role("searchbox", name="Search the log").fill("")
     at_end = (
-        "(() => { const b = document.getElementById('log'); return b.scrollTop + b.clientHeight >= b.scrollHeight - 24 })()"
+        "(() => { const b = document.getElementById('log-box'); return b.scrollTop + b.clientHeight >= b.scrollHeight - 24 })()"
     )
     assert page.evaluate(at_end)
-    page.locator("#log").focus()
+    page.locator("#log-box").focus()
     page.keyboard.press("Home")
     expect(page.get_by_label("Follow")).not_to_be_checked()
-    wait_for(lambda: page.evaluate("document.getElementById('log').scrollTop") == 0)  # the browser goes there step by step
+    wait_for(lambda: page.evaluate("document.getElementById('log-box').scrollTop") == 0)  # the browser goes there step by step
     page.get_by_label("Follow").check()
     wait_for(lambda: page.evaluate(at_end))
 
@@ -99,7 +195,7 @@ def test_the_log_is_searched_and_follows(window: Window, world: World) -> None:
 def test_the_recipe_is_copied_and_the_command_is_what_sends_it_again(window: Window, world: World) -> None:
     window.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = window.go(f"/jobs/{world.jobs['succeeded']}")
-    page.get_by_role("button", name="Copy as recipe").click()
+    page.get_by_role("button", name="Copy recipe").click()
     expect(page.get_by_text("Copied.")).to_be_visible()
     with world.http() as http:
         job = http.get(f"/v1/jobs/{world.jobs['succeeded']}").json()
@@ -123,7 +219,7 @@ def test_a_failed_job_says_first_what_failed_and_what_to_do(window: Window, worl
         error = http.get(f"/v1/jobs/{world.jobs['failed']}").json()["error"]
     page = window.go(f"/jobs/{world.jobs['failed']}")
     first = page.locator("#job .card").first
-    expect(first.get_by_role("heading")).to_have_text("It failed")
+    expect(first.get_by_role("heading")).to_have_text("Job failed")
     expect(first).to_contain_text(error["cause"])
     expect(first).to_contain_text(error["remedy"])
     expect(first).to_contain_text(error["code"])
@@ -171,7 +267,7 @@ def test_a_job_is_cancelled_and_sent_again(window: Window, world: World) -> None
     page.get_by_role("button", name="Cancel").click()
     dialog = page.get_by_role("dialog")
     window.accessible()
-    dialog.get_by_role("button", name="Let it go on").click()
+    dialog.get_by_role("button", name="Keep it running").click()
     expect(dialog).to_be_hidden()
     page.get_by_role("button", name="Cancel").click()
     dialog.get_by_role("button", name="Cancel the job").click()

@@ -40,7 +40,7 @@ def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -
     ratio.fill("7")
     expect(page.locator("#forecast .wrong")).to_contain_text("ratio")
     expect(ratio).to_have_attribute("aria-invalid", "true")
-    expect(page.get_by_role("button", name="Send the job")).to_be_disabled()
+    expect(page.get_by_role("button", name="Submit job")).to_be_disabled()
     window.accessible_everywhere()
     ratio.fill("0.5")
     page.locator("[data-path='recipe.prune.multiple']").fill("8")
@@ -59,8 +59,8 @@ def test_a_job_is_put_together_foretold_and_sent(window: Window, world: World) -
     page.locator("#name").fill("sent from the page")
     page.get_by_label("Labels").fill("from: page, kind: test")
     expect(page.locator("#request")).to_contain_text("sent from the page")
-    expect(page.get_by_role("button", name="Send the job")).to_be_enabled()
-    page.get_by_role("button", name="Send the job").click()
+    expect(page.get_by_role("button", name="Submit job")).to_be_enabled()
+    page.get_by_role("button", name="Submit job").click()
     page.wait_for_url(re.compile("/jobs/job_"))
     with world.http() as http:
         job = http.get(f"/v1/jobs/{page.url.rpartition('/')[2]}").json()
@@ -169,7 +169,7 @@ def test_an_upload_goes_on_after_the_line_broke_and_after_the_page_was_closed(
     pause = page.get_by_role("button", name="Pause")
     if pause.is_visible():
         pause.click()
-        expect(page.locator("#said-models")).to_contain_text("what was sent stays there")
+        expect(page.locator("#said-models")).to_contain_text("uploaded bytes are kept")
 
     def mine() -> dict[str, object]:
         with world.http() as http:
@@ -212,7 +212,7 @@ def test_a_key_for_reading_sees_the_forecast_and_sends_nothing(reading_window: W
     page.locator("[data-path='recipe.prune.ratio']").fill("0.5")
     page.locator("[data-path='recipe.prune.multiple']").fill("8")
     expect(page.locator("#forecast")).to_contain_text("Parameters")
-    expect(page.get_by_role("button", name="Send the job")).to_be_disabled()
+    expect(page.get_by_role("button", name="Submit job")).to_be_disabled()
     expect(page.locator("[data-drop]")).to_have_count(0)
     expect(page.get_by_label("Preset")).to_be_visible()
     reading_window.accessible()

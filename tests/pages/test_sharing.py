@@ -10,7 +10,7 @@ def test_a_report_is_shown_to_who_has_the_link_until_it_is_revoked(
 ) -> None:
     page = window.go(f"/jobs/{world.jobs['succeeded']}")
     page.locator("summary", has_text="Share the report").click()
-    page.get_by_role("button", name="Make a link").click()
+    page.get_by_role("button", name="Create link").click()
     address = page.locator("#share-url")
     expect(address).to_contain_text("/share/", timeout=PATIENCE)
     with world.http() as http:
@@ -42,4 +42,4 @@ def test_a_report_is_shown_to_who_has_the_link_until_it_is_revoked(
 def test_a_key_for_reading_makes_no_link(reading_window: Window, world: World) -> None:
     page = reading_window.go(f"/jobs/{world.jobs['succeeded']}")
     page.locator("summary", has_text="Share the report").click()
-    expect(page.get_by_role("button", name="Make a link")).to_be_disabled()
+    expect(page.get_by_role("button", name="Create link")).to_be_disabled()

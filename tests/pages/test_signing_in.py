@@ -57,7 +57,7 @@ def test_the_keyboard_reaches_the_content_first(window: Window) -> None:
 def test_whoever_has_no_key_can_read_what_the_api_offers_and_what_its_errors_mean(strange_window: Window) -> None:
     page = strange_window.go("/docs")
     strange_window.accessible_everywhere()
-    page.get_by_role("link", name="a page of its own").click()
+    page.get_by_role("link", name="error codes").click()
     expect(page.get_by_role("heading", name="Errors")).to_be_visible()
     strange_window.accessible_everywhere()
     page = strange_window.go("/docs/errors#not_found")

@@ -10,9 +10,9 @@ from tests.pages.conftest import PATIENCE, Window, World
 def test_both_models_answer_what_was_typed(window: Window, world: World) -> None:
     page = window.go(f"/try?job={world.jobs['succeeded']}")
     page.get_by_label("Text").fill("<b>the film</b> was lovely")
-    page.get_by_role("button", name="Ask both models").click()
-    answers = page.get_by_role("region", name="Answers").first
-    expect(answers.get_by_role("row").filter(has_text="Answer")).to_contain_text(
+    page.get_by_role("button", name="Run both models").click()
+    answers = page.get_by_role("region", name="Predictions").first
+    expect(answers.get_by_role("row").filter(has_text="Prediction")).to_contain_text(
         re.compile("positive|negative"), timeout=PATIENCE
     )
     expect(answers.get_by_role("row").filter(has_text="Time")).to_contain_text("ms")
@@ -23,19 +23,19 @@ def test_both_models_answer_what_was_typed(window: Window, world: World) -> None
 
 def test_a_row_of_the_data_is_asked(window: Window, world: World) -> None:
     page = window.go(f"/try?job={world.jobs['succeeded']}")
-    page.get_by_label("Number of the row").fill("3")
-    page.get_by_role("button", name="Ask this row").click()
-    expect(page.locator("#asked")).to_contain_text("The data says", timeout=PATIENCE)
+    page.get_by_label("Row number").fill("3")
+    page.get_by_role("button", name="Run this row").click()
+    expect(page.locator("#asked")).to_contain_text("Expected", timeout=PATIENCE)
     expect(page.locator("#asked")).to_contain_text(re.compile("positive|negative"))
 
 
 def test_a_key_for_reading_asks_nothing(reading_window: Window, world: World) -> None:
     page = reading_window.go(f"/try?job={world.jobs['succeeded']}")
-    expect(page.get_by_role("button", name="Ask both models")).to_be_disabled()
-    expect(page.get_by_role("button", name="Any row")).to_be_disabled()
+    expect(page.get_by_role("button", name="Run both models")).to_be_disabled()
+    expect(page.get_by_role("button", name="Random row")).to_be_disabled()
     reading_window.accessible()
 
 
 def test_a_job_without_both_models_says_so(window: Window, world: World) -> None:
     page = window.go(f"/try?job={world.jobs['failed']}")
-    expect(page.get_by_text("cannot be asked here")).to_be_visible()
+    expect(page.get_by_text("cannot be tried here")).to_be_visible()

@@ -1,8 +1,8 @@
-// The pages' way to the API: the same paths as scripts use, by cookie, with the session's token on every change.
+// Calls the API with the session's cookie and, on every change, its CSRF token.
 
 export const csrf = () => document.querySelector('meta[name="csrf-token"]')?.content ?? "";
 
-// An answer of the API that is a problem document: its cause is the message, its remedy what to do.
+// An API response that is a problem document: its cause is the message, its remedy what to do.
 export class Problem extends Error {
   constructor(status, document_) {
     super(document_.cause ?? `The service answered ${status}.`);
@@ -13,7 +13,7 @@ export class Problem extends Error {
   }
 }
 
-// Ask the API; return what it answers, parsed. Throws Problem, and TypeError where the service cannot be reached.
+// Call the API and return the parsed response. Throws Problem, or TypeError if the service cannot be reached.
 export async function api(method, path, body, headers = {}) {
   const answer = await fetch(path, {
     method,
@@ -29,7 +29,7 @@ export async function api(method, path, body, headers = {}) {
   return parsed;
 }
 
-// Show a message that goes by itself unless it is an error.
+// Show a message; it disappears by itself unless it is an error.
 export function say(text, { kind = "info", remedy = "" } = {}) {
   const place = document.getElementById("messages");
   const box = document.createElement("div");
@@ -54,10 +54,10 @@ export function say(text, { kind = "info", remedy = "" } = {}) {
   if (kind !== "error") setTimeout(() => box.remove(), 6000);
 }
 
-// Show what went wrong, and what to do.
+// Show an error and its remedy.
 export function complain(error) {
   if (error instanceof Problem) say(error.message, { kind: "error", remedy: error.remedy });
-  else say("The service cannot be reached.", { kind: "error", remedy: "Nothing is known to have changed. Try again in a moment." });
+  else say("The service cannot be reached.", { kind: "error", remedy: "Check whether the change was made, then try again." });
 }
 
 export function offline(is) {
@@ -65,8 +65,27 @@ export function offline(is) {
   if (note) note.hidden = !is;
 }
 
-// Bring a part of the page anew: what the server makes of it takes its place; what had the focus has it again.
-// Returns whether it came; a line that is cut is told by the page, not by the console.
+// Note what the reader did to a part of the page: details that are open, tables that are scrolled, and the section in view.
+// Returns a function that restores it once the part is replaced.
+function remember(place) {
+  const opened = [...place.querySelectorAll("details[id]")].map((each) => [each.id, each.open]);
+  const scrolled = [...place.querySelectorAll(".scroll[aria-label]")].map((each) => [each.getAttribute("aria-label"), each.scrollLeft, each.scrollTop]);
+  const focus = place.contains(document.activeElement) ? document.activeElement.id : "";
+  const inView = scrollY > 0 ? [...document.querySelectorAll(".section")].find((each) => each.getBoundingClientRect().bottom > 0) : null;
+  const top = inView?.getBoundingClientRect().top;
+  const root = document.documentElement;
+  root.style.overflowAnchor = "none";  // or the browser moves the page as well
+  return () => {
+    for (const [id, open] of opened) { const each = document.getElementById(id); if (each) each.open = open; }
+    for (const [label, left, down] of scrolled) place.querySelector(`.scroll[aria-label="${CSS.escape(label)}"]`)?.scrollTo(left, down);
+    if (focus) document.getElementById(focus)?.focus({ preventScroll: true });
+    const section = inView && document.getElementById(inView.id);
+    if (section) scrollBy({ top: section.getBoundingClientRect().top - top, behavior: "instant" });
+    requestAnimationFrame(() => { root.style.overflowAnchor = ""; });
+  };
+}
+
+// Replace a part of the page by what the server makes of it now. Returns whether it came; the page shows a lost connection.
 export async function bring(path, place, wanted = () => true) {
   let answer, text;
   try {
@@ -77,9 +96,9 @@ export async function bring(path, place, wanted = () => true) {
   if (elsewhere) { location.assign(elsewhere); return false; }
   if (!answer.ok || !wanted()) return false;
   offline(false);
-  const focus = place.contains(document.activeElement) ? document.activeElement.id : "";
+  const restore = remember(place);
   place.innerHTML = text;
-  if (focus) document.getElementById(focus)?.focus({ preventScroll: true });
+  restore();
   window.htmx?.process(place);
   document.dispatchEvent(new CustomEvent("lathe:brought", { detail: { place } }));
   return true;

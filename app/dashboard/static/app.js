@@ -39,7 +39,7 @@ document.addEventListener("click", async (event) => {
   }
 });
 
-// A part that the server makes anew every so many seconds, while somebody looks.
+// Refresh a part every so many seconds while the page is visible.
 for (const place of document.querySelectorAll("[data-refresh]")) {
   setInterval(() => { if (!document.hidden) bring(location.pathname + location.search, place); }, 1000 * Number(place.dataset.refresh));
 }

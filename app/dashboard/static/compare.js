@@ -1,5 +1,4 @@
-// Jobs as points, size and latency against score; the table under the pictures is what they are drawn from, and what is picked in
-// one is picked in the other.
+// Jobs as points, size and latency against score. The charts are drawn from the table below them; selecting in one selects in the other.
 import { complain, say } from "./api.js";
 import { picture, STAGES } from "./charts.js";
 
@@ -46,9 +45,9 @@ function options(cost, { axis, legend, tooltip, colours }) {
     xAxis: { ...axis, type: "value", name: COSTS[cost].name, nameLocation: "middle", nameGap: 28, min: 0 },
     yAxis: { ...axis, type: "value", scale: true, inverse: lower, axisLabel: { ...axis.axisLabel, formatter: score } },
     series: [
-      { name: "none beats", type: "line", data: front, symbol: "none", z: 1, lineStyle: { color: colours.good, width: 2, type: "dashed" }, itemStyle: { color: colours.good }, tooltip: { show: false } },
+      { name: "Pareto front", type: "line", data: front, symbol: "none", z: 1, lineStyle: { color: colours.good, width: 2, type: "dashed" }, itemStyle: { color: colours.good }, tooltip: { show: false } },
       ...used.map((stage) => ({ name: stage, type: "scatter", z: 3, color: colours[stage], itemStyle: { color: colours[stage] }, data: jobs.filter(({ row }) => row.dataset.stage === stage).map(dot) })),
-      { name: "before", type: "scatter", z: 2, symbol: "diamond", symbolSize: 14, color: colours.baseline, itemStyle: { color: colours.baseline }, data: starts.map((at) => ({ value: at, name: "before" })) },
+      { name: "baseline model", type: "scatter", z: 2, symbol: "diamond", symbolSize: 14, color: colours.baseline, itemStyle: { color: colours.baseline }, data: starts.map((at) => ({ value: at, name: "baseline model" })) },
     ],
   };
 }
@@ -77,7 +76,7 @@ function start() {
   table.addEventListener("change", (event) => {
     if (rows().filter((row) => box(row).checked).length > MOST_PICKED) {
       event.target.checked = false;
-      say(`At most ${MOST_PICKED} jobs stand side by side.`);
+      say(`Select at most ${MOST_PICKED} jobs.`);
       return;
     }
     picked();

@@ -13,7 +13,7 @@ export class Curves {
     setInterval(() => this.show(), 1000);
   }
 
-  // Nothing more will come: a job that trained nothing has no place for curves.
+  // The job is over: hide the section if nothing was trained.
   end() { this.show(); this.place.hidden = this.phases.size === 0; }
 
   add(data) {
@@ -21,7 +21,7 @@ export class Curves {
     const name = `${data.stage}: ${data.part ? `${data.part}, ` : ""}${data.phase}`;
     if (!this.phases.has(name)) this.phases.set(name, { stage: data.stage, points: [] });
     const points = this.phases.get(name).points;
-    // A new attempt goes on from what was saved: what it does again replaces what was told.
+    // A new attempt resumes from a saved step: repeated steps replace earlier ones.
     while (points.length && points.at(-1).step >= data.step) points.pop();
     points.push({ step: data.step, loss: data.loss, rate: data.rate, score: data.score });
     this.changed = true;

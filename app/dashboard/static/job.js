@@ -1,19 +1,20 @@
-// One job: its stream of events feeds the log and the curves; what it says of the job's state brings the parts of the page anew.
+// One job: its stream of events feeds the log and the curves; a new state or a finished stage refreshes the parts of the page.
 import { api, bring, complain, say } from "./api.js";
 import { picture } from "./charts.js";
 import { Curves } from "./curves.js";
 import { follow, liveness } from "./live.js";
 import { Log } from "./log.js";
+import { sections } from "./sections.js";
 
 const page = document.getElementById("job");
 const id = page.dataset.job;
 const now = document.getElementById("now");
-const log = new Log(document.getElementById("log"));
-const curves = new Curves(document.getElementById("curves"));
+const log = new Log(document.getElementById("log-box"));
+const curves = new Curves(document.getElementById("training"));
 const RESULTS = ["stage_finished", "part_finished", "artifact"];
 const ENDS = ["succeeded", "failed", "cancelled"];
 
-// Ask for a part of the page again, at most once a second, and once more if it was asked for meanwhile.
+// Refresh a part of the page, at most once a second, and once more if that was wanted meanwhile.
 function part(name, place, then = () => {}) {
   let asking = false, again = false, asked = 0;
   return async function refresh() {
@@ -32,7 +33,7 @@ function part(name, place, then = () => {}) {
   };
 }
 
-// Pictures whose figures stand in a table beside them.
+// Charts of figures that a table beside them has.
 let drawn = [];
 function drawResults() {
   drawn.forEach((each) => each.close());
@@ -48,7 +49,7 @@ function drawResults() {
       color: [colours.quantized, colours.pruned, colours.distilled, colours.baseline],
       tooltip: { ...tooltip, trigger: "axis", valueFormatter: (value) => Number(value).toFixed(4) }, legend: { ...legend, top: 0 },
       grid: { left: 8, right: 16, top: 40, bottom: 28, containLabel: true },
-      xAxis: { ...axis, type: "value", name: "taken, %", nameLocation: "middle", nameGap: 28 },
+      xAxis: { ...axis, type: "value", name: "removed, %", nameLocation: "middle", nameGap: 28 },
       yAxis: { ...axis, type: "value", scale: true, name: sensitivity.dataset.sensitivity, nameTextStyle: { ...axis.nameTextStyle, align: "left" } },
       series: [...axes].map(([name, points]) => ({ name, type: "line", data: points, symbolSize: 7 })),
     })));
@@ -60,7 +61,7 @@ function drawResults() {
       name: short(row.dataset.layer), value: Number(row.dataset.ratio), broken: row.dataset.broken === "1",
     })).reverse();
     drawn.push(picture(ranges, ({ axis, tooltip, colours }) => ({
-      tooltip: { ...tooltip, trigger: "item", valueFormatter: (value) => `${Number(value).toFixed(1)} × the 99th percentile` },
+      tooltip: { ...tooltip, trigger: "item", valueFormatter: (value) => `${Number(value).toFixed(1)} × 99th percentile` },
       grid: { left: 8, right: 24, top: 8, bottom: 28, containLabel: true },
       xAxis: { ...axis, type: "value", name: "largest / 99th percentile", nameLocation: "middle", nameGap: 28 },
       yAxis: { ...axis, type: "category", data: layers.map((layer) => layer.name), axisLabel: { ...axis.axisLabel, width: 240, overflow: "truncate", fontSize: 11 } },
@@ -70,7 +71,8 @@ function drawResults() {
 }
 
 const refreshNow = part("now", now);
-const refreshResults = part("results", document.getElementById("results"), drawResults);
+const refreshResults = part("results", document.getElementById("found"), drawResults);
+const markSection = sections(document.querySelector(".sections"));
 const status = liveness(document.getElementById("live"));
 let shown = Number(now.dataset.version);
 
@@ -91,9 +93,10 @@ const stream = follow(
       curves.show();
       if (data.version !== shown) { shown = data.version; refreshNow(); }
       if (!ENDS.includes(data.state)) return;
-      // The end of the stream is the end of the job, not a line that broke.
+      // The stream ends with the job: no broken connection.
       stream.close();
       curves.end();
+      markSection();
       status("over");
       if (page.dataset.over === "no") { page.dataset.over = "yes"; refreshResults(); refreshNow(); }
     },
@@ -125,7 +128,7 @@ document.addEventListener("click", (event) => {
   if (button.dataset.act === "mend") {
     const remedies = [...document.querySelectorAll('input[name="remedy"]:checked')].map((box) => box.value);
     if (remedies.length) act(button, "retry", { remedies });
-    else say("Choose a remedy first.", { kind: "error", remedy: "Or press Retry to send the same request again." });
+    else say("Select a change first.", { kind: "error", remedy: "Or press Retry to submit the same request again." });
   }
 });
 sure.querySelector("[data-not-sure]").addEventListener("click", () => sure.close());

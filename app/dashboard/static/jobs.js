@@ -1,5 +1,5 @@
-// The list of jobs stays as it is on the server: a stream tells which jobs the page has, in which version, and where that
-// differs from what is shown the list is asked for again, at most once a second.
+// Keeps the list of jobs up to date: a stream sends the ids and versions on the page, and if they differ from what is shown the
+// list is fetched again, at most once a second.
 import { bring } from "./api.js";
 import { follow, liveness } from "./live.js";
 
@@ -18,7 +18,7 @@ async function refresh() {
   const before = location.href;
   asking = true;
   asked = Date.now();
-  const here = () => location.href === before;  // another filter may be set before the answer comes: then it is that one's list
+  const here = () => location.href === before;  // if the filter changes before the response comes, the response is dropped
   await bring(before, list, here);
   asking = false;
   timer = setTimeout(refresh, here() ? EVERY : 0);

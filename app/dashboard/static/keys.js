@@ -1,4 +1,4 @@
-// Keys, links and teams: made and ended here. What the page lists comes anew after each change.
+// Creates and ends keys, links and teams; the lists are refreshed after each change.
 import { api, bring, complain, say } from "./api.js";
 
 const get = (id) => document.getElementById(id);
@@ -10,7 +10,7 @@ function show(key, what) {
   get("made").hidden = false;
 }
 
-// Do something once; a button that is pressed twice does it once.
+// Disable a button while its work runs, so that a double click does it once.
 async function once(button, work) {
   button.disabled = true;
   try { await work(); } catch (error) { complain(error); } finally { button.disabled = false; }
@@ -19,10 +19,10 @@ async function once(button, work) {
 const ends = {
   async rotate(button) {
     const made = await api("POST", `/v1/keys/${button.dataset.rotate}/rotate`, {});
-    show(made.key, `It takes the place of ${button.dataset.name}, which works for a day more.`);
+    show(made.key, `It replaces ${button.dataset.name}, which works for one more day.`);
   },
   async revoke(button) {
-    if (!confirm(`Revoke the key “${button.dataset.name}”? Its sessions and links end at once.`)) return;
+    if (!confirm(`Revoke the key “${button.dataset.name}”? Its sessions and links end immediately.`)) return;
     await api("DELETE", `/v1/keys/${button.dataset.revoke}`);
     say(`${button.dataset.name} is revoked.`);
   },
@@ -31,7 +31,7 @@ const ends = {
     say("The link is revoked.");
   },
   async close(button) {
-    if (!confirm(`Close the team “${button.dataset.name}”? All its keys, sessions and links end at once.`)) return;
+    if (!confirm(`Close the team “${button.dataset.name}”? All its keys, sessions and links end immediately.`)) return;
     await api("DELETE", `/v1/teams/${button.dataset.close}`);
     say(`${button.dataset.name} is closed.`);
   },
@@ -53,11 +53,11 @@ document.addEventListener("submit", (event) => {
     if (form.id === "key-new") {
       const until = form.expires_in.value;
       const made = await api("POST", "/v1/keys", { name, scope: form.scope.value, expires_in: until ? Number(until) : null });
-      show(made.key, `It is called ${made.name}.`);
+      show(made.key, `Name: ${made.name}.`);
       form.elements.name.value = "";
     } else {
       const made = await api("POST", "/v1/teams", { name });
-      show(made.key, `It is the first key of the team ${made.name}, an admin's.`);
+      show(made.key, `It is the first admin key of team ${made.name}.`);
     }
     await again();
   });

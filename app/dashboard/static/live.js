@@ -1,4 +1,4 @@
-// A stream of server-sent events that opens again whatever happens, rests while nobody looks, and says how it is.
+// A stream of server-sent events that reconnects, closes while the page is hidden, and reports its state.
 import { api, offline } from "./api.js";
 
 const LONGEST = 15000;
@@ -48,7 +48,7 @@ export function follow(address, events, { status = () => {}, resume = false } = 
   return { reopen: () => { last = null; open(); }, close };
 }
 
-// Write how a stream is into a place of the page.
+// Show a stream's state.
 export function liveness(place) {
   const words = place.querySelector("[data-live]");
   return (is) => {

@@ -1,29 +1,29 @@
-// The log of a job: one line an event, kept in order and once each, searched as one types, following the end if wanted.
+// The log of a job: one line per event, in order and without duplicates, with search and follow.
 
 const MOST = 5000;  // lines that stay in the page; the API has all
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
-// What validation is judged by, in brackets behind its figure; a mere "score" says nothing more.
+// The validation metric, in brackets behind its value; "score" adds nothing.
 const { judged } = document.getElementById("job").dataset;
 const by = judged === "score" ? "" : ` (${judged})`;
 
-// Say in words what an event's data holds; everything is text to the page.
+// Describe an event in words; the page shows it as text.
 function words(type, data) {
   switch (type) {
     case "log": return data.message;
     case "progress": return [`${data.stage}: ${data.part ? `${data.part}, ` : ""}${data.phase} ${data.step}/${data.total}`, data.loss === null ? null : `loss ${data.loss.toPrecision(4)}`, data.score === null ? null : `validation ${data.score.toFixed(4)}${by}`].filter(Boolean).join(", ");
-    case "claimed": return `taken by ${data.worker}, attempt ${data.attempt}`;
+    case "claimed": return `claimed by ${data.worker}, attempt ${data.attempt}`;
     case "started": return `engine started: ${Object.entries(data.environment ?? {}).map(([name, value]) => `${name} ${value}`).join(", ")}`;
-    case "stage_started": return `${data.stage} begins${data.resumed ? ", from its checkpoint" : ""}`;
-    case "stage_finished": return `${data.stage ?? data.row?.stage ?? "stage"} is done`;
-    case "part_finished": return `${data.part} has gone through ${data.stage}`;
+    case "stage_started": return `${data.stage} started${data.resumed ? " from its checkpoint" : ""}`;
+    case "stage_finished": return `${data.stage ?? data.row?.stage ?? "stage"} finished`;
+    case "part_finished": return `${data.part} finished ${data.stage}`;
     case "training_saved": return `training saved: ${data.stage} ${data.phase} ${data.step}/${data.total}`;
     case "artifact": return `artifact ${data.name ?? ""} is ready`;
     case "failed": return `${data.code}: ${data.cause}`;
-    case "requeued": return `${data.code}: ${data.cause} Tried again in ${data.wait_seconds} s.`;
+    case "requeued": return `${data.code}: ${data.cause} Retry in ${data.wait_seconds} s.`;
     case "queued": return "accepted";
-    case "cancel_requested": return "cancel asked for";
-    case "released": return "given back by a worker that stops";
+    case "cancel_requested": return "cancellation requested";
+    case "released": return "released by a stopping worker";
     default: return Object.keys(data).length ? JSON.stringify(data) : type;
   }
 }
@@ -40,12 +40,12 @@ export class Log {
     this.waiting = document.createDocumentFragment();
     this.search.addEventListener("input", () => this.filter());
     this.follow.addEventListener("change", () => this.end());
-    // Who scrolls up reads; who scrolls to the end follows again.
+    // Scrolling up stops following; scrolling to the end resumes it.
     box.addEventListener("scroll", () => { this.follow.checked = box.scrollTop + box.clientHeight >= box.scrollHeight - 24; });
     setInterval(() => this.show(), 250);
   }
 
-  // Take an event in; false where it was there already, as after a line that broke.
+  // Add an event; false if it is there already, as after a reconnect.
   add(type, event) {
     if (event.seq <= this.last) return false;
     this.last = event.seq;
@@ -69,7 +69,7 @@ export class Log {
     return true;
   }
 
-  // Put what came since into the page, at once and not line by line.
+  // Add all waiting lines to the page at once.
   show() {
     if (!this.waiting.childNodes.length) return;
     const following = this.follow.checked;

@@ -1,4 +1,4 @@
-// A job is put together here: the recipe's form from its schema, the forecast from the API's own preflight, uploads in parts.
+// The form of a new job: the recipe from its schema, the forecast from the API's preflight, uploads in parts.
 import { api, complain, Problem, say } from "./api.js";
 import { form } from "./schema.js";
 import { Paused, upload } from "./upload.js";
@@ -18,7 +18,7 @@ const size = (value) => {
   return `${at ? left.toPrecision(3) : left} ${units[at]}`;
 };
 const count = (value) => (value >= 1e9 ? `${(value / 1e9).toPrecision(3)} B` : value >= 1e6 ? `${(value / 1e6).toPrecision(3)} M` : value >= 1e3 ? `${(value / 1e3).toPrecision(3)} k` : String(value));
-const minutes = (value) => (value < 1.5 ? "about a minute" : value < 90 ? `about ${Math.round(value)} minutes` : `about ${(value / 60).toPrecision(2)} hours`);
+const minutes = (value) => (value < 1.5 ? "about 1 minute" : value < 90 ? `about ${Math.round(value)} minutes` : `about ${(value / 60).toPrecision(2)} hours`);
 
 // The recipe
 
@@ -31,7 +31,7 @@ function changed(byHand = true) {
 }
 
 function summary() {
-  get("preset-summary").textContent = get("preset").selectedOptions[0].dataset.summary ?? "Your own: it is sent whole.";
+  get("preset-summary").textContent = get("preset").selectedOptions[0].dataset.summary ?? "Custom recipe: all values are sent.";
 }
 
 function labels() {
@@ -68,9 +68,9 @@ function fact(title, text, kind) {
 }
 
 function fits(needed) {
-  if (memory === null) return ["No living worker takes jobs: it would wait for one.", "warn"];
-  if (needed <= memory) return [`Yes: the largest worker has ${size(memory)} for a job.`, "good"];
-  return [`No: it needs ${size(needed)}, and the largest living worker has ${size(memory)} for a job. It would wait for a larger one.`, "bad"];
+  if (memory === null) return ["No worker is online: the job would wait for one.", "warn"];
+  if (needed <= memory) return [`Yes: the largest worker has ${size(memory)} per job.`, "good"];
+  return [`No: the job needs ${size(needed)}, and the largest worker online has ${size(memory)} per job. It would wait for a larger one.`, "bad"];
 }
 
 async function forecast() {
@@ -87,14 +87,14 @@ async function forecast() {
     list.append(
       fact("Fits", text, kind), fact("Memory", size(estimate.memory_bytes)), fact("Disk", size(estimate.disk_bytes)),
       fact("Time, on two cores", minutes(estimate.minutes)),
-      fact("Parameters", `${count(before.total)} → ${count(parameters.total)} (${(100 * (1 - parameters.total / before.total)).toFixed(1)} % less)`),
+      fact("Parameters", `${count(before.total)} → ${count(parameters.total)} (${(100 * (1 - parameters.total / before.total)).toFixed(1)} % fewer)`),
       fact("Shape", `${shape.layers} layers, ${shape.hidden} hidden, ${shape.heads} heads, ${shape.ffn} feed-forward`),
     );
     place.replaceChildren(list);
     if (found.warnings.length) {
       const notes = made("ul");
       notes.append(...found.warnings.map((warning) => made("li", warning)));
-      place.append(made("h3", "Mind"), notes);
+      place.append(made("h3", "Warnings"), notes);
     }
     get("send").disabled = !may;
   } catch (error) {
@@ -117,7 +117,7 @@ async function send() {
       location.assign(`/jobs/${job.id}`);
       return;
     } catch (error) {
-      // The same key again: an answer that was lost on the way makes no second job.
+      // The same idempotency key: a lost response makes no second job.
       if (turn < 4 && !(error instanceof Problem && error.status < 500)) { await new Promise((done) => setTimeout(done, 1000 * 2 ** turn)); continue; }
       complain(error);
       button.disabled = false;
@@ -155,7 +155,7 @@ async function start() {
 // Uploads
 
 const MODEL = [".json", ".safetensors", ".txt", ".model", ".jinja", ".gguf"];
-// What says under which licence a model is goes along; the names are those of TERMS in client/upload.py.
+// Licence files and READMEs are uploaded too; the names are those of TERMS in client/upload.py.
 const TERMS = /^(readme\.md|(licen[cs]e|notice|copying)([_-][a-z0-9_-]*)?(\.(txt|md|rst))?)$/i;
 const FORMATS = { jsonl: "jsonl", csv: "csv", parquet: "parquet", txt: "text" };
 const SPLITS = { train: "train", validation: "validation", valid: "validation", val: "validation", dev: "validation", test: "test", unlabelled: "unlabelled", unlabeled: "unlabelled" };
@@ -176,7 +176,7 @@ function take(kind, files) {
   chosen[kind] = kept.map((file) => ({ path: file.name, file, split: splitOf(file.name, kept.length === 1) }));
   if (kept.length && !get(`name-${kind}`).value) get(`name-${kind}`).value = (kept[0].webkitRelativePath?.split("/")[0] || kept[0].name.replace(/\.[^.]*$/, "")).slice(0, 200);
   show(kind);
-  get(`said-${kind}`).textContent = left ? `${left} file${left === 1 ? "" : "s"} of other kinds stay${left === 1 ? "s" : ""} where ${left === 1 ? "it is" : "they are"}.` : "";
+  get(`said-${kind}`).textContent = left ? `${left} file${left === 1 ? "" : "s"} of other types ignored.` : "";
 }
 
 function show(kind) {
@@ -207,7 +207,7 @@ function told(kind) {
   return (path, bytes, how) => {
     const item = get(`list-${kind}`).querySelector(`[data-path="${CSS.escape(path)}"]`);
     item.querySelector("progress").value = bytes;
-    item.querySelector("[data-state]").textContent = { hashing: "hashing", sending: `${size(bytes)} sent`, sent: "there" }[how];
+    item.querySelector("[data-state]").textContent = { hashing: "hashing", sending: `${size(bytes)} sent`, sent: "uploaded" }[how];
   };
 }
 
@@ -216,10 +216,10 @@ function bodyOf(kind) {
   if (kind === "models") return { name };
   const files = chosen.datasets.filter((one) => one.split);
   const formats = [...new Set(files.map((one) => FORMATS[one.path.split(".").at(-1)]))];
-  if (formats.length !== 1) throw new Problem(0, { cause: "Data is of one format.", remedy: "Leave out the files of the others." });
+  if (formats.length !== 1) throw new Problem(0, { cause: "All files of a dataset must have one format.", remedy: "Leave out files of other formats." });
   const splits = {};
   for (const one of files) (splits[one.split] ??= []).push(one.path);
-  // All of them, as the service tells of what it has: what the task does not read, or was emptied, is called as it is at first.
+  // All columns, as the service lists them; unused or empty ones keep their defaults.
   const columns = {};
   for (const field of document.querySelectorAll("[data-column]")) {
     const input = field.querySelector("input");
@@ -242,7 +242,7 @@ async function sendFiles(kind) {
       said(`Rejected: ${found.reasons.map((reason) => `${reason.cause} ${reason.remedy ?? ""}`).join(" ")}`);
       button.disabled = false;
     } else {
-      said("Ready, and chosen above.");
+      said("Ready, and selected above.");
       const select = get(kind === "models" ? "model" : "data");
       let option = [...select.options].find((each) => each.value === found.id);
       if (!option) { option = new Option(found.name, found.id); select.insertBefore(option, kind === "models" ? select.options[1] : select.options[0]); }
@@ -252,8 +252,8 @@ async function sendFiles(kind) {
     }
   } catch (error) {
     button.disabled = false;
-    if (error instanceof Paused) said("Paused: what was sent stays there. Upload goes on from it.");
-    else { said("It did not come through."); complain(error); }
+    if (error instanceof Paused) said("Paused: uploaded bytes are kept. Press Upload to resume.");
+    else { said("Upload failed."); complain(error); }
   } finally {
     pause.hidden = true;
   }
@@ -281,7 +281,7 @@ function uploads() {
   columns();
 }
 
-// A folder that is dropped stands for the files at its top.
+// A dropped folder stands for its top-level files.
 async function dropped(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   const found = [];
@@ -301,4 +301,4 @@ async function dropped(transfer) {
 }
 
 if (may) uploads();
-start().catch((error) => { complain(error); say("The form cannot be made without the recipe's schema.", { kind: "error", remedy: "Load the page again." }); });
+start().catch((error) => { complain(error); say("The recipe form could not be loaded.", { kind: "error", remedy: "Reload the page." }); });

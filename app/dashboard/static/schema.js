@@ -1,6 +1,6 @@
 // A form made from a JSON schema as pydantic writes it. make(schema, value) → { element, value(), set(value), find(path) }.
-// What the schema can say in a way that a form has a field for, it has one: numbers with their bounds, choices, switches, lists of
-// choices, objects that may be left out. The rest (a number or an object, pairs of numbers) is written as JSON.
+// Numbers with bounds, choices, switches, lists of choices and optional objects have form fields. The rest (a number or an object,
+// pairs of numbers) is written as JSON.
 
 const words = (name) => name.replaceAll("_", " ");
 let count = 0;
@@ -74,7 +74,7 @@ export function form(root, path, onChange) {
     return { element: labelled(name, schema, input, where), value, set: (found) => { input.value = found === null ? "" : plain ? found : JSON.stringify(found); } };
   }
 
-  // A word, or a list as JSON with one for each of the datasets.
+  // A word, or a JSON list with one word per dataset.
   function worded(name, schema, where, optional, options) {
     const input = made("input", { autocomplete: "off", spellcheck: "false" });
     const element = labelled(name, schema, input, where);
@@ -156,7 +156,7 @@ export function form(root, path, onChange) {
     return { element, value, set };
   }
 
-  // What an object is where nobody says: each key's default.
+  // An object's defaults: each key's default.
   function defaults(inner) {
     return Object.fromEntries(Object.entries(inner.properties).map(([key, each]) => [key, each.default ?? followed(each).default ?? null]));
   }
@@ -179,7 +179,7 @@ export function form(root, path, onChange) {
   }
 
   const whole = group("", root, path);
-  // Show what is wrong with a field, and open what it lies in; with no path all is well again.
+  // Show an error at a field and open its group; without a path, clear all errors.
   function blame(where, cause) {
     for (const { input, wrong } of byPath.values()) { wrong.textContent = ""; input?.removeAttribute("aria-invalid"); }
     let at = where ?? "";

@@ -1,5 +1,5 @@
-// Links that show a job's report to people without a key: made, listed and revoked here. The part of the page they stand in comes
-// anew when the job ends, so everything is found when it is needed.
+// Creates, lists and revokes links to a job's report. This part of the page is replaced when the job ends, so elements are looked up
+// when they are needed.
 import { api, complain } from "./api.js";
 import { writeTimes } from "./app.js";
 
@@ -11,7 +11,7 @@ function line(link) {
   const item = document.createElement("li");
   const until = document.createElement("time");
   until.dateTime = link.expires_at;
-  item.append(`Link ${link.id.slice(-6)}, open until `, until);
+  item.append(`Link ${link.id.slice(-6)}, expires `, until);
   if (mayRevoke()) {
     const end = document.createElement("button");
     end.type = "button";

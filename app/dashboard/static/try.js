@@ -1,4 +1,4 @@
-// Ask both models of a job through the API, and lay what they say side by side.
+// Runs both models of a job through the API and shows their predictions side by side.
 import { api, complain } from "./api.js";
 
 const page = document.getElementById("try");
@@ -19,7 +19,7 @@ const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const bytes = (value) => (value < 1e6 ? `${(value / 1e3).toFixed(1)} kB` : `${(value / 1e6).toFixed(1)} MB`);
 const ms = (value) => `${Number(value.toPrecision(3))} ms`;
 
-// What a model says, in one line; null where its task has no such thing.
+// A model's prediction in one line.
 const said = (answer) => answer.label ?? (answer.value !== null ? Number(answer.value.toPrecision(4)).toString() : null)
   ?? (answer.text !== null ? answer.text || "no answer in the context" : null) ?? answer.tags.join(" ");
 
@@ -51,7 +51,7 @@ function shares(answer, names) {
   return place;
 }
 
-// Words with their tags: tags other than O are marked, those that differ from the other model's most of all.
+// Words with their tags: tags other than O are marked, and those that differ from the other model's stand out.
 function tagged(words, tags, others) {
   const place = made("p", undefined, "words");
   words.forEach((word, at) => {
@@ -72,14 +72,14 @@ function show({ asked, expected, original, compressed, exclusive = true }) {
   if (expected !== null) {
     const group = made("div");
     const text = Array.isArray(expected) ? expected.join(asked.tokens ? " " : " or ") || "no answer in the context" : String(expected);
-    group.append(made("dt", "The data says"), made("dd", text));
+    group.append(made("dt", "Expected"), made("dd", text));
     facts.append(group);
   }
   const rows = [];
-  if (asked.tokens) rows.push(line("Answer", tagged(asked.tokens, original.tags, compressed.tags), tagged(asked.tokens, compressed.tags, original.tags)));
-  else rows.push(line("Answer", made("strong", said(original)), made("strong", said(compressed))));
+  if (asked.tokens) rows.push(line("Prediction", tagged(asked.tokens, original.tags, compressed.tags), tagged(asked.tokens, compressed.tags, original.tags)));
+  else rows.push(line("Prediction", made("strong", said(original)), made("strong", said(compressed))));
   const names = Object.keys(original.scores).slice(0, 5);
-  if (names.length) rows.push(line("How sure", shares(original, names), shares(compressed, names)));
+  if (names.length) rows.push(line("Probabilities", shares(original, names), shares(compressed, names)));
   rows.push(line("Time", ms(original.milliseconds), ms(compressed.milliseconds)));
   rows.push(line("Size", bytes(original.bytes), bytes(compressed.bytes)));
   document.getElementById("sides").replaceChildren(...rows);
@@ -87,8 +87,8 @@ function show({ asked, expected, original, compressed, exclusive = true }) {
   const verdict = document.getElementById("verdict");
   verdict.className = `verdict ${same ? "good" : "bad"}`;
   const ratio = original.milliseconds / compressed.milliseconds;
-  const speed = ratio >= 1 ? `${ratio.toFixed(2)}× as fast` : `${(1 / ratio).toFixed(2)}× as slow`;
-  verdict.textContent = `${same ? "Both say the same" : "They differ"}; the compressed model is ${speed} here (medians of ${compressed.runs} runs by turns, this text alone).${exclusive ? "" : " Another job was perhaps timed on that machine at once: the times may be too long."}`;
+  const speed = ratio >= 1 ? `${ratio.toFixed(2)}× as fast`;
+  verdict.textContent = `${same ? "Same prediction" : "Different predictions"}; the compressed model is ${speed} for this input (medians of ${compressed.runs} alternating runs).${exclusive ? "" : " Another job may have been timed on the same machine: times may be too long."}`;
   answers.hidden = false;
 }
 
@@ -99,21 +99,21 @@ async function put(question) {
   const buttons = [...page.querySelectorAll("button")];
   buttons.forEach((button) => { button.disabled = true; });
   answers.hidden = true;
-  waiting.textContent = "Both models are being asked …";
+  waiting.textContent = "Running both models …";
   const place = `/v1/jobs/${page.dataset.job}/try`;
   try {
     let found = await api("POST", place, { ...question, part: page.dataset.part }, { Prefer: "wait=20" });
     for (let turn = 0; turn < 15 && !OVER.includes(found.state); turn += 1) {
-      waiting.textContent = found.state === "queued" ? "Waits for a worker …" : "Both models are being asked …";
+      waiting.textContent = found.state === "queued" ? "Waiting for a worker …" : "Running both models …";
       found = await api("GET", `${place}/${found.id}`, undefined, { Prefer: "wait=20" });
     }
     if (mine !== asking) return;
     waiting.textContent = "";
     if (found.state === "succeeded") show(found.result);
     else if (found.state === "failed") waiting.textContent = `${found.error.cause} ${found.error.remedy ?? ""}`;
-    else waiting.textContent = "No worker has answered yet. The page of the fleet shows whether one of kind checks is there.";
+    else waiting.textContent = "No worker has responded yet. The fleet page shows whether a worker for checks is online.";
   } catch (error) {
-    waiting.textContent = "There is no answer.";
+    waiting.textContent = "No prediction.";
     complain(error);
   } finally {
     buttons.forEach((button) => { button.disabled = false; });

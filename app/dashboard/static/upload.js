@@ -1,4 +1,4 @@
-// Files on their way to the service, in parts: a line that breaks, or a page that was closed, costs what was under way and no more.
+// Uploads files in parts: a lost connection or a closed page costs at most the part being sent.
 import { api, csrf, offline, Problem } from "./api.js";
 import { hash } from "./sha256.js";
 
@@ -6,7 +6,7 @@ const PART = 8 << 20;
 const LONGEST = 15000;
 const rest = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-// Thrown where the user paused.
+// Thrown if the user pauses.
 export class Paused extends Error {}
 
 async function offset(place) {
@@ -15,7 +15,7 @@ async function offset(place) {
   return { at: Number(answer.headers.get("Upload-Offset")), whole: answer.headers.get("Upload-Complete") === "?1" };
 }
 
-// fetch tells nothing of how far it is; this does. Resolves with the status and the problem, if there is one.
+// fetch has no upload progress; XMLHttpRequest has. Resolves with the status and the problem, if there is one.
 function patch(place, at, body, signal, told) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -36,7 +36,7 @@ function patch(place, at, body, signal, told) {
   });
 }
 
-// Send one file from where the service says that it ends. told: (bytes that are there).
+// Send one file from the offset that the service has. told: (bytes uploaded).
 async function sendFile(place, file, signal, told) {
   let pause = 500;
   for (;;) {
@@ -61,7 +61,7 @@ async function sendFile(place, file, signal, told) {
   }
 }
 
-// Send files as a model or as data; take up what lies there half. Returns the resource once it is checked, ready or rejected.
+// Upload files as a model or a dataset, resuming a partial upload. Returns the resource once it is ready or rejected.
 // files: [{ path, file }]; told: (path, bytes, "hashing" | "sending" | "sent"); said: (a line about the whole).
 export async function upload(kind, body, files, signal, told, said) {
   said("Hashing …");
@@ -74,7 +74,7 @@ export async function upload(kind, body, files, signal, told, said) {
   const alike = (known) => known.task === body.task && JSON.stringify(known.data.splits) === JSON.stringify(body.splits)
     && Object.entries(known.data.columns).every(([name, column]) => body.columns[name] === column);
   const size = manifest.reduce((sum, file) => sum + file.size, 0);
-  // A list tells how many files there are and how large; only what is alike in that is asked for.
+  // The list has file counts and sizes; only candidates that match are fetched.
   const perhaps = (known) => known.state !== "rejected" && known.file_count === manifest.length && known.bytes === size
     && (kind === "models" || alike(known));
   let known;
@@ -85,14 +85,14 @@ export async function upload(kind, body, files, signal, told, said) {
   const target = known ?? await api("POST", `/v1/${kind}`, { ...body, files: manifest });
   const place = `/v1/${kind}/${target.id}`;
   if (target.state === "uploading") {
-    said(known ? "Some of it is there already: going on …" : "Sending …");
+    said(known ? "Resuming the upload …" : "Uploading …");
     for (const { path, file } of files) {
       await sendFile(`${place}/files/${path.split("/").map(encodeURIComponent).join("/")}`, file, signal, (bytes) => told(path, bytes, "sending"));
       told(path, file.size, "sent");
     }
     await api("POST", `${place}/complete`);
   } else for (const { path, file } of files) told(path, file.size, "sent");
-  said("All there; the service checks the files …");
+  said("Uploaded; the service is checking the files …");
   for (;;) {
     const found = await api("GET", place, undefined, { Prefer: "wait=20" });
     if (found.state === "ready" || found.state === "rejected") return found;

@@ -246,7 +246,7 @@ def test_the_page_says_of_what_a_time_is(service: Service, http: httpx.Client, r
         browser.post("/sign-in", data={"key": service.database.key})
         text = browser.get("/compare", params={"model": request_body["models"]["base"], "job": made}).text
     assert text.count("batch 1 of 128 tokens") == 1
-    assert text.count("batch 1, one token more behind 128") == 1
+    assert text.count("batch 1, per token after 128") == 1
 
 
 def test_the_table_is_one_that_spreadsheets_can_open_without_harm(
