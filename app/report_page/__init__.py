@@ -1,7 +1,7 @@
-"""report.html: a job's stored report as one file that needs nothing from anywhere, to keep, to print and to send on.
+"""report.html: a job's report as one self-contained file, to keep, print and forward.
 
-Figures in, text out: no network, no script. Pictures are SVG, drawn by `svg`; the page allows itself its own
-style sheet and nothing else. Whether somebody may see it is for its routes to say.
+It loads nothing and runs no script. `svg` draws the charts as inline SVG; the page's policy allows only its own style
+sheet. Its routes check who may see it.
 """
 
 from app.report_page.answer import REPORT_PAGE, report_answer

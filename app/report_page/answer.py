@@ -1,4 +1,4 @@
-"""The page as an answer, whoever may see it: its policy, its tag, and its name where it is to be kept."""
+"""The page as a response: its policy, its ETag, and its file name if it is downloaded."""
 
 import hashlib
 from typing import Any
@@ -18,13 +18,13 @@ REPORT_PAGE: dict[int | str, dict[str, Any]] = {
     200: {"headers": headers("ETag", "Cache-Control", "Content-Disposition")},
     304: {"description": "Not Modified", "headers": headers("ETag", "Cache-Control")},
 }
-"""Of the document: the page, and nothing to who has it already."""
+"""Responses for the OpenAPI schema."""
 MOST_POINTS = 2000
-"""Of all curves together; what came after is left out."""
+"""Limit for all training curves together; later points are left out."""
 
 
 def report_answer(job: Job, request: Request, *, download: bool = False) -> Response:
-    """Answer a job's report as a page, or as a file to keep; 304 to who has it already. The job has a report."""
+    """Return a job's report as a page or as a download; 304 if the caller has it. The job must have a report."""
     about = About(job.id, job.name, job.labels, submitted=job.created_at, finished=job.finished_at)
     page = render(Report.model_validate(job.report), about, _progress(job))
     etag = f'"{hashlib.sha256(page.encode()).hexdigest()}"'
@@ -43,7 +43,7 @@ def report_answer(job: Job, request: Request, *, download: bool = False) -> Resp
 
 
 def _progress(job: Job) -> list[dict[str, Any]]:
-    """Return what the job told of its training; a row that belongs to no session any more tells nothing."""
+    """Return the job's progress events; none if its row is detached from its session."""
     session = object_session(job)
     if session is None:
         return []

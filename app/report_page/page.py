@@ -1,4 +1,4 @@
-"""What the page shows, taken from a report, and the page around it."""
+"""Renders the page from a report."""
 
 import base64
 import datetime as dt
@@ -25,7 +25,7 @@ STYLE = (FOLDER / "report.css").read_text(encoding="utf-8")
 
 @dataclass(frozen=True)
 class About:
-    """What the job's row knows and its report does not."""
+    """Facts of the job's row that the report lacks."""
 
     id: str
     name: str
@@ -35,9 +35,9 @@ class About:
 
 
 def policy(*, header: bool = True) -> str:
-    """Return the page's Content-Security-Policy: its own style sheet, known by its hash, and nothing else.
+    """Return the page's Content-Security-Policy: its own style sheet, by its hash, and nothing else.
 
-    header: with what only a header can say; the file carries the rest by itself, wherever it is opened.
+    header: with the directives that only a header can carry; the file itself carries the others.
     """
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     rules = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
@@ -59,7 +59,7 @@ ENVIRONMENT = _environment()
 
 
 def render(report: Report, about: About, progress: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Write the page. The same report gives the same bytes. progress: what the job told of its training, in order."""
+    """Render the page. The same report gives the same bytes. progress: the job's progress events, in order."""
     return ENVIRONMENT.get_template("report.html").render(
         about=about,
         report=report,
@@ -78,12 +78,12 @@ def render(report: Report, about: About, progress: Sequence[Mapping[str, Any]] =
 
 
 def shipped(report: Report) -> Row:
-    """Return the row of the artifact that the report says to take."""
+    """Return the row of the headline artifact."""
     return next((row for row in report.rows if row.artifact == report.headline), report.rows[-1])
 
 
 def pictures(rows: Sequence[Row], chosen: Row) -> list[svg.Picture]:
-    """Draw parameters, bytes, latency and score of each stage; a figure that nobody measured has no picture."""
+    """Draw parameters, bytes, latency and score of each stage; figures that were not measured are left out."""
     drawn = [
         svg.bars("Parameters", [_bar(row, chosen, row.parameters.total, words.count(row.parameters.total)) for row in rows]),
         svg.bars("Weights on disk", [_bar(row, chosen, row.size.bytes, words.size(row.size.bytes)) for row in rows]),
@@ -94,8 +94,8 @@ def pictures(rows: Sequence[Row], chosen: Row) -> list[svg.Picture]:
             _bar(row, chosen, latency.median_ms, words.milliseconds(latency.median_ms), latency.spread_ms / 2)
             for row, latency in timed
         ]
-        name = "Latency of one token more" if timed[0][1].generation is not None else "Latency"
-        drawn.append(svg.bars(f"{name}, median; whiskers: half the distance between the quartiles", entries))
+        name = "Latency per token" if timed[0][1].generation is not None else "Latency"
+        drawn.append(svg.bars(f"{name}, median; whiskers: half the interquartile range", entries))
     scored = [(row, row.judged_score) for row in rows if isinstance(row.judged_score, Score)]
     if scored:
         entries = [
@@ -108,9 +108,9 @@ def pictures(rows: Sequence[Row], chosen: Row) -> list[svg.Picture]:
 
 
 def training(progress: Sequence[Mapping[str, Any]], metric: str = "score") -> list[svg.Picture]:
-    """Draw loss and validation score of each stage over the steps of its phases, where there are two points at least.
+    """Draw loss and validation score of each stage by step, for phases with at least two points.
 
-    metric: what is validated by.
+    metric: name of the validation metric.
     """
     drawn = []
     for figure, title, name in (("loss", "Loss", "loss"), ("score", "Score on validation", metric)):
@@ -132,7 +132,7 @@ def _bar(row: Row, chosen: Row, value: float, text: str, error: float = 0.0) -> 
 
 
 def conditions(rows: Sequence[Row]) -> str:
-    """Say under which conditions the figures hold."""
+    """Return the conditions under which the figures were measured."""
     told = []
     timed = next((row.latency for row in reversed(rows) if isinstance(row.latency, Latency)), None)
     if timed is not None:
@@ -145,14 +145,14 @@ def conditions(rows: Sequence[Row]) -> str:
     if own is not None and isinstance(scored := own.score, Score):
         of = metrics_of_parts(own)
         told.append(
-            f"Score: {scored.metric}{f' ({of})' if of else ''} on {scored.rows:,} test rows ± standard error; knowing no text: "
+            f"Score: {scored.metric}{f' ({of})' if of else ''} on {scored.rows:,} test rows ± standard error; chance level: "
             f"{words.metric(scored.metric, scored.chance)}."
         )
     checked = next((row.validation for row in reversed(rows) if isinstance(row.validation, Score)), None)
     if checked is not None:
         told.append(
-            f"Choices and verdicts read validation, {checked.rows:,} rows; test is reported and decides nothing. What is kept "
-            "has its 95 % interval (paired bootstrap)."
+            f"Choices and verdicts use validation ({checked.rows:,} rows); test is only reported. Retention has a 95 % "
+            "interval (paired bootstrap)."
         )
     return " ".join(told)
 
@@ -164,12 +164,12 @@ def _parts_sensitivity(report: Report) -> dict[str, dict[str, tuple[Sensitivity,
 
 def _sensitivity(part: str, found: dict[str, tuple[Sensitivity, ...]], metric: str) -> svg.Picture:
     series = {axis: [(point.taken, point.score) for point in points] for axis, points in found.items() if points}
-    title = "Score on validation after a cut of one axis alone" + (f", {part}" if part else "")
-    return svg.curves(title, series, "share taken", metric)
+    title = "Score on validation after pruning one axis alone" + (f", {part}" if part else "")
+    return svg.curves(title, series, "share removed", metric)
 
 
 def _all_ranges(report: Report) -> dict[str, tuple[LayerRange, ...]]:
-    """Return the ranges of each row that has some, and of each part's."""
+    """Return the activation ranges of each row and of each part."""
     found = {}
     for row in report.rows:
         own = {words.STAGES[row.stage]: row.ranges}
@@ -179,13 +179,13 @@ def _all_ranges(report: Report) -> dict[str, tuple[LayerRange, ...]]:
 
 
 def _ranges(name: str, found: tuple[LayerRange, ...]) -> svg.Picture:
-    """Draw how much of its levels each layer uses or, where activations stay in floating point, largest / percentile."""
+    """Draw the share of integer levels that each layer uses or, if activations stay in floating point, largest / percentile."""
     if all(layer.levels_used is not None for layer in found):
         entries = [
             svg.Bar(layer.layer, layer.levels_used or 0.0, words.percent(layer.levels_used or 0.0), chosen=layer.broken)
             for layer in found
         ]
-        return svg.columns(f"{name}: share of the integers' levels in use, by layer", entries, most=1.0)
+        return svg.columns(f"{name}: share of integer levels used, by layer", entries, most=1.0)
     most = max(layer.ratio for layer in found)
     entries = [svg.Bar(layer.layer, layer.ratio, f"{layer.ratio:.1f}", chosen=layer.broken) for layer in found]
-    return svg.columns(f"{name}: largest activation by what 99 % keep below, by layer", entries, most=most)
+    return svg.columns(f"{name}: largest activation / 99th percentile, by layer", entries, most=most)

@@ -1,7 +1,7 @@
-"""Pictures as inline SVG, drawn here so that a report needs nothing from anywhere. Pure: figures in, markup out.
+"""Charts as inline SVG, so that a report is self-contained. Pure functions from figures to markup.
 
-Colours come from the page's style sheet by class, so a picture follows light and dark; none says what no word says. Whatever
-comes from a job is escaped by Markup.format.
+Colours come from the page's style sheet by class, in light and dark; no colour carries information alone. Markup.format
+escapes everything that comes from a job.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,16 +11,16 @@ from markupsafe import Markup
 
 WIDTH = 420
 LABEL, VALUE = 92, 128
-"""Pixels left of the bars for what they are called, and right of them for their figures."""
+"""Pixels left of the bars for labels, and right of them for values."""
 BAR, GAP = 20, 10
 HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 220, 62, 40, 26, 96
-"""Of a picture with two axes."""
+"""Dimensions of a chart with two axes."""
 MARKS = ("circle", "square", "diamond")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing and what stands beneath it."""
+    """A chart and its caption."""
 
     caption: str
     svg: Markup
@@ -28,7 +28,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: `error` is drawn as a whisker to both sides, `chosen` marks what is shipped (or, of ranges, what is broken)."""
+    """One bar: `error` is drawn as a whisker to both sides; `chosen` marks the shipped artifact or, of ranges, outliers."""
 
     label: str
     value: float
@@ -38,7 +38,7 @@ class Bar:
 
 
 def bars(title: str, entries: Sequence[Bar]) -> Picture:
-    """Draw horizontal bars from zero, one under the other, each with its figure behind it."""
+    """Draw horizontal bars from zero, each with its value behind it."""
     most = max([entry.value + entry.error for entry in entries] + [0.0])
     least = min([entry.value - entry.error for entry in entries if entry.value < 0] + [0.0])
     room = WIDTH - LABEL - VALUE
@@ -70,11 +70,11 @@ def bars(title: str, entries: Sequence[Bar]) -> Picture:
 
 
 def columns(title: str, entries: Sequence[Bar], *, most: float) -> Picture:
-    """Draw upright bars side by side, for many; `most` is the top of the axis."""
+    """Draw vertical bars side by side; `most` is the top of the axis."""
     width = max(WIDTH, LEFT + 8 * len(entries) + 20)
     step = (width - LEFT - 20) / max(len(entries), 1)
     room = HEIGHT - TOP - BOTTOM
-    drawn = _frame(width - 20, "0", f"{most:g}", "layers, in the model's order", "")
+    drawn = _frame(width - 20, "0", f"{most:g}", "layers in model order", "")
     for number, entry in enumerate(entries):
         height = room * min(max(entry.value / (most or 1.0), 0.0), 1.0)
         drawn.append(
@@ -82,11 +82,11 @@ def columns(title: str, entries: Sequence[Bar], *, most: float) -> Picture:
                 _kind(entry), LEFT + number * step + 1, TOP + room - height, max(step - 2, 1.0), height, entry.label, entry.text
             )
         )
-    return _picture(title, f"{len(entries)} layers; the table has their figures", width, HEIGHT, drawn)
+    return _picture(title, f"{len(entries)} layers; the table has the values", width, HEIGHT, drawn)
 
 
 def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_name: str, y_name: str) -> Picture:
-    """Draw a line a series through its points (one at least), told apart by their marks and by their names at the end."""
+    """Draw one line per series, each with its own marks and its name at the end. A series has at least one point."""
     points = [point for line in series.values() for point in line]
     (left, right), (low, high) = _span(x for x, _ in points), _span(y for _, y in points)
     across, up = (WIDTH - LEFT - RIGHT) / (right - left), (HEIGHT - TOP - BOTTOM) / (high - low)
@@ -132,7 +132,7 @@ def _mark(number: int, x: float, y: float, told: str) -> Markup:
 
 
 def _frame(right: float, low: str, high: str, below: str, beside: str) -> list[Markup]:
-    """Draw both axes with what they are called and the ends of the upright one."""
+    """Draw both axes with their names, and the ends of the vertical one."""
     floor = HEIGHT - BOTTOM
     return [
         Markup('<path class="axis" d="M{} {}V{}H{:.1f}"/>').format(LEFT, TOP, floor, right),

@@ -1,4 +1,4 @@
-"""Figures as people read them. A figure that was not measured says why."""
+"""Figures as the report writes them."""
 
 from compression.schema.report.draws import Interval
 from compression.schema.report.measurements import UNITS, NotMeasured, Row, Score, shown
@@ -56,7 +56,7 @@ def score(found: Score) -> str:
 
 
 def metric(name: str, value: float) -> str:
-    """Write a metric's value: shares in percent, the others with their unit."""
+    """Write a metric's value: shares in percent, others with their unit."""
     return shown(name, value).replace("%", " %").replace("-", MINUS) if name not in UNITS else shown(name, value)
 
 
@@ -66,12 +66,12 @@ def spoken(name: str) -> str:
 
 
 def target(name: str, value: float) -> str:
-    """Write a target or what was reached: a speed-up as a factor, the others as shares."""
+    """Write a target or the value reached: a speed-up as a factor, others as shares."""
     return f"{value:.2f}{TIMES}" if name == "speed_up" else percent(value)
 
 
 def reached(name: str, verdict: Verdict) -> str:
-    """Say what a target was held against; of retention, on which split, and its 95 % interval."""
+    """Write the value that a target is compared with; for retention with its split and 95 % interval."""
     if verdict.value is None:
         return "not measured"
     where = f" on {verdict.split}" if verdict.split is not None else ""
@@ -80,7 +80,7 @@ def reached(name: str, verdict: Verdict) -> str:
 
 
 def unmeasured(value: object) -> str | None:
-    """Return the reason where a figure was not measured, else None."""
+    """Return why a figure was not measured, or None."""
     return value.not_measured if isinstance(value, NotMeasured) else None
 
 
@@ -90,7 +90,7 @@ def interval(ends: Interval) -> str:
 
 
 def kept(row: Row, split: str) -> str:
-    """Say how much of the baseline's score on a split a row keeps, with its 95 % interval."""
+    """Write the share of the baseline's score on a split that a row keeps, with its 95 % interval."""
     found = row.ratios
     share, ends = found.retention, found.retention_interval
     if split == "validation":

@@ -31,6 +31,13 @@ export function sections(nav) {
     requestAnimationFrame(() => { if (followed) followed.at = scrollY; mark(); });
   }
 
+  // Charts and log lines come after the page: until the reader scrolls, the section stays where its link led.
+  new ResizeObserver(() => {
+    if (!followed || followed.at === null) return;
+    target(followed.link)?.scrollIntoView({ behavior: "instant" });
+    followed.at = scrollY;
+  }).observe(nav.parentElement);
+
   addEventListener("scroll", () => {
     if (followed && followed.at !== null && Math.abs(scrollY - followed.at) > 1) followed = null;
     if (asked) return;

@@ -87,7 +87,7 @@ function show({ asked, expected, original, compressed, exclusive = true }) {
   const verdict = document.getElementById("verdict");
   verdict.className = `verdict ${same ? "good" : "bad"}`;
   const ratio = original.milliseconds / compressed.milliseconds;
-  const speed = ratio >= 1 ? `${ratio.toFixed(2)}× as fast`;
+  const speed = `${ratio.toFixed(2)}× as fast`;
   verdict.textContent = `${same ? "Same prediction" : "Different predictions"}; the compressed model is ${speed} for this input (medians of ${compressed.runs} alternating runs).${exclusive ? "" : " Another job may have been timed on the same machine: times may be too long."}`;
   answers.hidden = false;
 }

@@ -85,7 +85,7 @@ def test_both_splits_have_their_interval_and_what_is_unproven_says_why(
         "79.50 % ± 1.00 %99.4 % kept (97.1 to 101.5 %)",
         "78.40 % ± 1.00 %98.0 % kept (96.2 to 99.9 %)",
         "✓ met: retention 99.4 % on validation (95 % interval 97.1 to 101.5 %), target 99.2 %",
-        "Choices and verdicts read validation, 500 rows",
+        "Choices and verdicts use validation (500 rows)",
         "Score on validation: accuracy",
     ):
         assert said in text, said
@@ -108,12 +108,12 @@ def test_sizes_are_held_against_all_that_people_mean(
     service: Service, http: httpx.Client, request_body: dict[str, Any]
 ) -> None:
     plain = page_of(http, done(service, http, request_body)).text
-    assert "−82.5 %; −65.0 % against 16 bit; −82.5 % against float32" in plain
+    assert "−82.5 %; −65.0 % vs 16 bit; −82.5 % vs float32" in plain
     found = report()
     ratios = found.ratios.model_copy(update={"size_reduction_from_file": 0.3})
     found = found.model_copy(update={"uploaded": Uploaded(bytes=20_000_000, dtype="Q8_0"), "ratios": ratios})
     of_file = page_of(http, done(service, http, request_body, found)).text
-    said = "−30.0 % against the file that was sent (20.00 MB Q8_0); −65.0 % against 16 bit; −82.5 % against float32"
+    said = "−30.0 % vs the uploaded file (20.00 MB Q8_0); −65.0 % vs 16 bit; −82.5 % vs float32"
     assert said in of_file
 
 
@@ -186,9 +186,9 @@ def test_of_several_datasets_each_has_its_figures(service: Service, http: httpx.
 def test_what_stands_beside_the_score_is_shown(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
     found = report(rows=tuple(map(more_figures, report().rows)))
     text = page_of(http, done(service, http, request_body, found)).text
-    for said in ("Beside the score", "bits per byte", "1.546 bits a byte ± 0.012", "arc_easy acc", "0.3980 ± 0.0250", "5-shot"):
+    for said in ("Other metrics", "bits per byte", "1.546 bits a byte ± 0.012", "arc_easy acc", "0.3980 ± 0.0250", "5-shot"):
         assert said in text, said
-    assert "Beside the score" not in page_of(http, done(service, http, request_body)).text
+    assert "Other metrics" not in page_of(http, done(service, http, request_body)).text
 
 
 def test_of_a_language_model_the_time_is_a_tokens(service: Service, http: httpx.Client, request_body: dict[str, Any]) -> None:
@@ -196,7 +196,7 @@ def test_of_a_language_model_the_time_is_a_tokens(service: Service, http: httpx.
     text = page_of(http, done(service, http, request_body, found)).text
     for said in (
         "batch 1, one token more behind a prompt of 128 tokens, 1 thread",
-        "Latency of one token more, median",
+        "Latency per token, median",
         "156.2",
     ):
         assert said in text, said
@@ -215,7 +215,7 @@ def test_of_a_perplexity_words_and_pictures_say_which_way_is_better(
     assert text.count("perplexity, lower is better") == 3  # beneath the bars, beside the curve and above its column
     plain = page_of(http, done(service, http, request_body, report(sensitivity={"ffn": curve}))).text
     assert "lower is better" not in plain
-    assert "accuracy" in plain.partition("share taken")[2]
+    assert "accuracy" in plain.partition("share removed")[2]
 
 
 def test_it_draws_how_training_went_where_that_was_told(
