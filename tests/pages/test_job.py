@@ -52,7 +52,7 @@ def test_verdict_figures_and_download_lie_in_the_first_screen(window: Window, wo
         button.click()
     with world.http() as http:
         headline = http.get(f"/v1/jobs/{world.jobs['succeeded']}/report").json()["headline"]
-        artifacts = http.get(f"/v1/jobs/{world.jobs['succeeded']}").json()["artifacts"]
+        artifacts = http.get(f"/v1/jobs/{world.jobs['succeeded']}/artifacts").json()["items"]
     wanted = next(artifact for artifact in artifacts if artifact["name"] == headline)
     assert coming.value.suggested_filename == f"{headline}.zip"
     with zipfile.ZipFile(coming.value.path()) as archive:
