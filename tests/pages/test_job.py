@@ -106,6 +106,7 @@ def test_a_part_that_is_refreshed_keeps_what_was_opened_and_where_one_reads(wind
     page = window.go(f"/jobs/{world.jobs['succeeded']}")
     expect(page.locator("#live")).to_have_attribute("data-is", "over")
     page.locator("#stages summary", has_text="Environment").click()
+    page.locator("#environment summary").focus()
     page.locator("#layers").evaluate("(place) => place.scrollIntoView()")
     page.locator("#results").evaluate("(place) => place.remove()")  # as while the job runs
     before = page.locator("#layers").bounding_box()
@@ -120,6 +121,7 @@ def test_a_part_that_is_refreshed_keeps_what_was_opened_and_where_one_reads(wind
     )
     expect(page.locator("#results")).to_be_attached()
     expect(page.locator("#environment")).to_have_attribute("open", "")
+    expect(page.locator("#environment summary")).to_be_focused()
     after = page.locator("#layers").bounding_box()
     assert before is not None
     assert after is not None
