@@ -58,6 +58,8 @@ def test_verdict_figures_and_download_lie_in_the_first_screen(window: Window, wo
     with zipfile.ZipFile(coming.value.path()) as archive:
         hashes = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
     assert hashes == {file["path"]: file["sha256"] for file in wanted["files"]}
+    elsewhere = window.context.request.get(f"{world.url}/jobs/{world.jobs['narrow']}/artifacts/{wanted['id']}")
+    assert elsewhere.status == 404  # it is another job's
 
 
 @pytest.mark.parametrize(
