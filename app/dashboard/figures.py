@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 
 from app.dashboard import words
-from compression.schema.report.measurements import Latency, Row, Score
+from compression.schema.report.measurements import Latency, NotMeasured, Row, Score
 from compression.schema.report.report import Report, Verdict
-
-TITLES = {"parameter_reduction": "Parameters", "size_reduction": "Size", "speed_up": "Speed", "retention": "Score"}
-"""What each target is about, in the order of the page."""
 
 
 @dataclass(frozen=True)
@@ -71,42 +68,32 @@ def outcome(report: Report) -> Outcome:
 
 def figures(report: Report, base: Row, best: Row) -> list[Figure]:
     """Return the result's four figures with their targets; base and best are the rows of the baseline and of the headline."""
-    found, latency = report.ratios, best.latency
-    scores = (base.judged_score, best.judged_score)
+    found = report.ratios
     interval = found.judged_interval
-    timed = isinstance(latency, Latency)
-    scored = all(isinstance(score, Score) for score in scores)
-    shown = {
-        "parameter_reduction": (
-            *_less(found.parameter_reduction, "fewer", "more"),
-            f"{words.count(base.parameters.total)} → {words.count(best.parameters.total)}",
-            (),
-        ),
-        "size_reduction": (
-            *_less(found.size_reduction, "smaller", "larger"),
-            f"{words.size(base.size.bytes)} → {words.size(best.size.bytes)}",
-            sizes(report),
-        ),
-        "speed_up": (
-            words.times(found.speed_up),
-            "as fast",
-            f"{words.milliseconds(latency.baseline_median_ms)} → {words.milliseconds(latency.median_ms)}"
-            if timed
-            else "not measured",
-            (),
-        ),
-        "retention": (
-            words.percent(found.judged_retention),
-            "kept",
-            " → ".join(map(words.score, scores)) if scored else "not measured",
-            (f"95 % interval {words.interval(interval)}",) if interval else (),
-        ),
+    parameters = f"{words.count(base.parameters.total)} → {words.count(best.parameters.total)}"
+    size = f"{words.size(base.size.bytes)} → {words.size(best.size.bytes)}"
+    score = _scores(base.judged_score, best.judged_score)
+    retention = (f"95 % interval {words.interval(interval)}",) if interval else ()
+    shown: dict[str, tuple[str, str, str, str, tuple[str, ...]]] = {
+        "parameter_reduction": ("Parameters", *_less(found.parameter_reduction, "fewer", "more"), parameters, ()),
+        "size_reduction": ("Size", *_less(found.size_reduction, "smaller", "larger"), size, sizes(report)),
+        "speed_up": ("Speed", words.times(found.speed_up), "as fast", _latencies(best.latency), ()),
+        "retention": (f"Score on {found.judged_on}", words.percent(found.judged_retention), "kept", score, retention),
     }
-    titles = {**TITLES, "retention": f"Score on {found.judged_on}"}
-    return [
-        Figure(titles[name], *shown[name], words.target(name, verdict.target), verdict)
-        for name, verdict in sorted(report.verdicts.items(), key=lambda item: list(TITLES).index(item[0]))
-    ]
+    held = report.verdicts
+    return [Figure(*shown[name], words.target(name, held[name].target), held[name]) for name in shown if name in held]
+
+
+def _latencies(found: Latency | NotMeasured) -> str:
+    if isinstance(found, NotMeasured):
+        return "not measured"
+    return f"{words.milliseconds(found.baseline_median_ms)} → {words.milliseconds(found.median_ms)}"
+
+
+def _scores(base: Score | NotMeasured, best: Score | NotMeasured) -> str:
+    if isinstance(base, NotMeasured) or isinstance(best, NotMeasured):
+        return "not measured"
+    return f"{words.score(base)} → {words.score(best)}"
 
 
 def _less(reduction: float, less: str, more: str) -> tuple[str, str]:

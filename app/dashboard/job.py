@@ -28,7 +28,6 @@ from compression.schema.report.report import Report
 from compression.schema.stages import STAGES, wanted
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
-
 MOST_LAYERS = 24
 """Layers whose range the page shows, the worst first; the report has all."""
 SECTIONS = {

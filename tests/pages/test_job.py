@@ -52,12 +52,14 @@ def test_verdict_figures_and_download_lie_in_the_first_screen(window: Window, wo
         button.click()
     with world.http() as http:
         headline = http.get(f"/v1/jobs/{world.jobs['succeeded']}/report").json()["headline"]
-        artifacts = http.get(f"/v1/jobs/{world.jobs['succeeded']}").json()["artifacts"]
+        artifacts = http.get(f"/v1/jobs/{world.jobs['succeeded']}/artifacts").json()["items"]
     wanted = next(artifact for artifact in artifacts if artifact["name"] == headline)
     assert coming.value.suggested_filename == f"{headline}.zip"
     with zipfile.ZipFile(coming.value.path()) as archive:
         hashes = {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
     assert hashes == {file["path"]: file["sha256"] for file in wanted["files"]}
+    elsewhere = window.context.request.get(f"{world.url}/jobs/{world.jobs['narrow']}/artifacts/{wanted['id']}")
+    assert elsewhere.status == 404  # it is another job's
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,7 @@ def test_a_part_that_is_refreshed_keeps_what_was_opened_and_where_one_reads(wind
     page = window.go(f"/jobs/{world.jobs['succeeded']}")
     expect(page.locator("#live")).to_have_attribute("data-is", "over")
     page.locator("#stages summary", has_text="Environment").click()
+    page.locator("#environment summary").focus()
     page.locator("#layers").evaluate("(place) => place.scrollIntoView()")
     page.locator("#results").evaluate("(place) => place.remove()")  # as while the job runs
     before = page.locator("#layers").bounding_box()
@@ -120,6 +123,7 @@ def test_a_part_that_is_refreshed_keeps_what_was_opened_and_where_one_reads(wind
     )
     expect(page.locator("#results")).to_be_attached()
     expect(page.locator("#environment")).to_have_attribute("open", "")
+    expect(page.locator("#environment summary")).to_be_focused()
     after = page.locator("#layers").bounding_box()
     assert before is not None
     assert after is not None

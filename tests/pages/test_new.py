@@ -86,7 +86,7 @@ def test_a_model_and_its_data_are_dropped_and_used(window: Window, world: World,
     expect(page.locator("#list-models li")).to_have_count(len(list(model.iterdir())) - 2)
     page.locator("#name-models").fill("dropped encoder")
     page.locator("[data-send=models]").click()
-    expect(page.locator("#said-models")).to_have_text("Ready, and chosen above.", timeout=PATIENCE)
+    expect(page.locator("#said-models")).to_have_text("Ready, and selected above.", timeout=PATIENCE)
     expect(page.get_by_label("Base model").locator("option:checked")).to_contain_text("dropped encoder")
     with world.http() as http:
         sent = next(one for one in http.get("/v1/models").json()["items"] if one["name"] == "dropped encoder")
@@ -102,7 +102,7 @@ def test_a_model_and_its_data_are_dropped_and_used(window: Window, world: World,
     expect(page.get_by_label("Split of test.jsonl")).to_have_value("test")
     page.locator("#name-datasets").fill("dropped data")
     page.locator("[data-send=datasets]").click()
-    expect(page.locator("#said-datasets")).to_have_text("Ready, and chosen above.", timeout=PATIENCE)
+    expect(page.locator("#said-datasets")).to_have_text("Ready, and selected above.", timeout=PATIENCE)
     expect(page.locator("#forecast")).to_contain_text("leave 2 layers")  # the forecast is of what was dropped
     window.accessible()
 
@@ -121,7 +121,7 @@ def test_data_whose_columns_are_others_is_other_data(window: Window, world: Worl
             page.locator(f"#column-{name}").fill(column)
         page.locator("#name-datasets").fill("columns")
         page.locator("[data-send=datasets]").click()
-        expect(page.locator("#said-datasets")).to_have_text("Ready, and chosen above.", timeout=PATIENCE)
+        expect(page.locator("#said-datasets")).to_have_text("Ready, and selected above.", timeout=PATIENCE)
         chosen = page.locator("#data option:checked").get_attribute("value")
         with world.http() as http:
             found: dict[str, Any] = http.get(f"/v1/datasets/{chosen}").json()

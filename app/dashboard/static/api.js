@@ -65,12 +65,14 @@ export function offline(is) {
   if (note) note.hidden = !is;
 }
 
-// Note what the reader did to a part of the page: details that are open, tables that are scrolled, and the section in view.
+const nameOf = (element) => element.id || element.getAttribute("aria-label") || element.textContent;
+
+// Note what the reader did to a part of the page: details that are open, tables that are scrolled, the focus and the section in view.
 // Returns a function that restores it once the part is replaced.
 function remember(place) {
   const opened = [...place.querySelectorAll("details[id]")].map((each) => [each.id, each.open]);
   const scrolled = [...place.querySelectorAll(".scroll[aria-label]")].map((each) => [each.getAttribute("aria-label"), each.scrollLeft, each.scrollTop]);
-  const focus = place.contains(document.activeElement) ? document.activeElement.id : "";
+  const focus = place.contains(document.activeElement) ? document.activeElement : null;
   const inView = scrollY > 0 ? [...document.querySelectorAll(".section")].find((each) => each.getBoundingClientRect().bottom > 0) : null;
   const top = inView?.getBoundingClientRect().top;
   const root = document.documentElement;
@@ -78,7 +80,7 @@ function remember(place) {
   return () => {
     for (const [id, open] of opened) { const each = document.getElementById(id); if (each) each.open = open; }
     for (const [label, left, down] of scrolled) place.querySelector(`.scroll[aria-label="${CSS.escape(label)}"]`)?.scrollTo(left, down);
-    if (focus) document.getElementById(focus)?.focus({ preventScroll: true });
+    if (focus) [...place.querySelectorAll(focus.tagName)].find((each) => nameOf(each) === nameOf(focus))?.focus({ preventScroll: true });
     const section = inView && document.getElementById(inView.id);
     if (section) scrollBy({ top: section.getBoundingClientRect().top - top, behavior: "instant" });
     requestAnimationFrame(() => { root.style.overflowAnchor = ""; });

@@ -1,4 +1,4 @@
-// What every page needs: the session's token on htmx's requests, times in the reader's zone, buttons that copy.
+// For every page: the CSRF token on htmx's requests, times in the reader's zone, copy buttons.
 import { bring, complain, csrf, offline, Problem, say } from "./api.js";
 
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
@@ -29,7 +29,7 @@ document.addEventListener("click", async (event) => {
   try {
     await navigator.clipboard.writeText(source.textContent);
     say("Copied.");
-  } catch {  // no clipboard without TLS: the text is selected, so that one keystroke copies it
+  } catch {  // no clipboard without TLS: select the text instead
     source.closest("details")?.setAttribute("open", "");
     const range = document.createRange();
     range.selectNodeContents(source);

@@ -1,9 +1,9 @@
-// ECharts in the page's own colours, in both themes, at any width. Tooltips are drawn and not written: the pages allow no
-// inline style, which ECharts' written ones have.
+// ECharts in the page's colours, in both themes and at any width. Tooltips are drawn on the canvas: ECharts' HTML tooltips need inline
+// styles, which the pages' policy forbids.
 
 export const STAGES = ["baseline", "quantized", "pruned", "distilled"];
 
-// Return a colour of the stylesheet as it is now; its variables hold a pair each.
+// Return a colour of the stylesheet in the current theme.
 export function colour(name) {
   const probe = document.createElement("span");
   probe.className = `probe-${name}`;
@@ -32,7 +32,7 @@ function common() {
   };
 }
 
-// Draw into a place, and again when theme or width changes. options: (looks) => ECharts options.
+// Draw a chart, and redraw it when the theme or the width changes. options: (looks) => ECharts options.
 // Returns { draw, chart, close }.
 export function picture(place, options) {
   const chart = window.echarts.init(place, null, { renderer: "canvas" });

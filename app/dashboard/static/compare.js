@@ -1,4 +1,5 @@
-// Jobs as points, size and latency against score. The charts are drawn from the table below them; selecting in one selects in the other.
+// Jobs as points, size and latency against score. The charts are drawn from the table below them, and a selection in one shows in
+// the other.
 import { complain, say } from "./api.js";
 import { picture, STAGES } from "./charts.js";
 
@@ -13,7 +14,7 @@ const COSTS = {
   latency_ms: { own: "latency", base: "baseLatency", name: "ms", scale: (value) => value },
 };
 const short = (value) => Number(value.toPrecision(4)).toString();
-// Shares are read in percent; perplexity and its kin as they are.
+// Shares are shown in percent, perplexity and the like as they are.
 const score = (value) => (table.dataset.percent ? `${Number((100 * value).toPrecision(4))} %` : short(value));
 
 function points(cost) {
@@ -82,7 +83,7 @@ function start() {
     picked();
   });
   document.getElementById("which").addEventListener("change", (event) => {
-    if (event.target.id === "model") document.getElementById("data")?.remove();  // another model, other data
+    if (event.target.id === "model") document.getElementById("data")?.remove();  // another model has other datasets
     event.currentTarget.requestSubmit();
   });
   for (const button of document.querySelectorAll("[data-png]")) {

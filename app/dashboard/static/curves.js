@@ -1,7 +1,7 @@
 // Loss and learning rate by training step, a line for each phase of each stage, and the same as a table.
 import { picture } from "./charts.js";
 
-const SOME = 400;  // rows of the table that the page holds
+const SOME = 400;  // rows of the table
 
 export class Curves {
   constructor(place) {
@@ -42,7 +42,7 @@ export class Curves {
   }
 
   options({ axis, legend, tooltip, colours }, figure) {
-    // Phases follow each other on one axis: each begins where the one before it ended.
+    // Phases share one axis: each begins where the previous one ends.
     let offset = 0;
     const seen = new Map();
     const series = [...this.phases].map(([name, { stage, points }]) => {

@@ -30,7 +30,7 @@ const stream = follow(
   { status: liveness(document.getElementById("live")) },
 );
 document.addEventListener("htmx:pushedIntoHistory", () => { wanted = null; stream.reopen(); });
-// An empty field is no filter: it stays out of the address.
+// An empty field is no filter: leave it out of the URL.
 document.addEventListener("htmx:configRequest", (event) => {
   if (event.detail.elt.id === "filters" && !event.detail.parameters.search) delete event.detail.parameters.search;
 });

@@ -4,8 +4,8 @@ import { api, offline } from "./api.js";
 const LONGEST = 15000;
 
 // address: () => URL; events: name → handler(data, event). Returns { reopen, close }.
-// The browser's own EventSource goes on by itself after a cut, with Last-Event-ID; it gives up after an answer that is no stream
-// (a proxy's 502 while the service restarts), and then we begin anew, from the last event that came.
+// EventSource reconnects by itself with Last-Event-ID, but gives up after a response that is no stream (a proxy's 502 while the
+// service restarts); then we open it again from the last event received.
 export function follow(address, events, { status = () => {}, resume = false } = {}) {
   let source = null, last = null, pause = 1000, timer = null, ended = false;
 
@@ -24,7 +24,7 @@ export function follow(address, events, { status = () => {}, resume = false } = 
       status("away");
       if (source.readyState === EventSource.CLOSED) {
         offline(true);
-        api("GET", "/v1/queue").catch(() => {});  // a session that is over leads to the sign-in page
+        api("GET", "/v1/queue").catch(() => {});  // if the session is over, this opens the sign-in page
         timer = setTimeout(open, pause);
         pause = Math.min(pause * 2, LONGEST);
       }
@@ -35,7 +35,7 @@ export function follow(address, events, { status = () => {}, resume = false } = 
   }
 
   const close = () => { ended = true; clearTimeout(timer); source?.close(); };
-  // A page in the background keeps its place in the browser's few connections for pages that are looked at.
+  // A hidden page frees its connection: a browser allows only a few per host.
   document.addEventListener("visibilitychange", () => {
     if (ended) return;
     if (document.hidden) { clearTimeout(timer); source?.close(); } else open();

@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4) of what comes piece by piece: the browser's own takes a file only whole, in memory, and over TLS.
+// Incremental SHA-256 (FIPS 180-4): the browser's own needs the whole file in memory, and TLS.
 
 const K = new Uint32Array(64);
 const START = new Uint32Array(8);
@@ -78,7 +78,7 @@ export class Sha256 {
   }
 }
 
-// Hash a file a few megabytes at a time, so that the page stays alive; told: (bytes so far).
+// Hash a file a few megabytes at a time, so that the page stays responsive; told: (bytes so far).
 export async function hash(file, told = () => {}) {
   const digest = new Sha256(), step = 4 << 20;
   for (let at = 0; at < file.size; at += step) {

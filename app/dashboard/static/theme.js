@@ -1,9 +1,9 @@
-// Before the first paint, so that a chosen theme does not flash. Three choices: automatic, light, dark.
+// Runs before the first paint, so that the theme does not flash. Three choices: automatic, light, dark.
 (() => {
   const THEMES = ["automatic", "light", "dark"];
   const chosen = () => {
     try { return THEMES.includes(localStorage.getItem("theme")) ? localStorage.getItem("theme") : "automatic"; }
-    catch { return "automatic"; }  // storage may be forbidden
+    catch { return "automatic"; }  // storage may be blocked
   };
   const show = (theme) => {
     if (theme === "automatic") delete document.documentElement.dataset.theme;
@@ -19,7 +19,7 @@
     for (const button of document.querySelectorAll("[data-theme-toggle]")) {
       button.addEventListener("click", () => {
         const next = THEMES[(THEMES.indexOf(chosen()) + 1) % THEMES.length];
-        try { localStorage.setItem("theme", next); } catch { /* it lasts as long as the page */ }
+        try { localStorage.setItem("theme", next); } catch { /* lasts until the page closes */ }
         show(next);
         document.dispatchEvent(new CustomEvent("lathe:theme"));
       });
