@@ -116,15 +116,18 @@ def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
     for stage in STAGES:
         read = last | {"parts": parts} if stage == "distilled" else {"parts": labelled}
         read |= _of_answers(spec.recipe) if stage == "pruned" else {}
-        recipe = {"recipe": _until(spec.recipe, stage).model_dump(mode="json")}
-        found[stage] = facts | recipe | read
+        found[stage] = facts | {"recipe": _recipe_until(spec.recipe, stage)} | read
     return found
 
 
-def _until(recipe: Recipe, stage: Stage) -> Recipe:
-    """Leave out of a recipe what comes after a stage."""
+def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """Return what of a recipe counts up to a stage. Keys that have been removed stay, so that older checkpoints go on."""
     after = STAGES[STAGES.index(stage) + 1 :]
-    return recipe.model_copy(update={SETTINGS[later]: None for later in after})
+    found = recipe.model_copy(update={SETTINGS[later]: None for later in after}).model_dump(mode="json")
+    found["remedy"] = recipe.remedy or "report"
+    if found["distill"] is not None:
+        found["distill"].setdefault("gate", None)
+    return found
 
 
 def _of_answers(recipe: Recipe) -> dict[str, Any]:

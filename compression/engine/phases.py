@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from compression.engine.stages import gate, general_distillation
+from compression.engine.stages import general_distillation
 from compression.engine.stages.prepare import phase_of, probe_phase
 from compression.engine.stages.recover import phases as recovery_phases
 from compression.engine.stages.recover import precompute
-from compression.engine.stages.second_training import PHASE, epochs_again
 from compression.engine.stages.teacher_ensemble import ASK
 from compression.evaluation.lm_eval.harness_job import PHASE as ASKED
 from compression.planning import preparation
@@ -76,12 +75,7 @@ def phases(recipe: Recipe, rows: Mapping[str, int]) -> list[Phase]:
             found.append(Phase("distilled", "augment", augment_seconds(augment, rows["train"])))
             train *= 1 + augment.rows
         found.append(Phase("distilled", ASK, seeds * train / 3))
-        if recipe.distill.gate is not None:
-            tried = recipe.distill.gate.steps * recipe.train.batch * recipe.train.accumulate * row * 0.5
-            found += [Phase("distilled", name, tried) for name in (gate.WITH, gate.WITHOUT)]
         found.append(Phase("distilled", "distill", recipe.distill.epochs * train * 0.5))
-        if recipe.remedy == "apply":
-            found.append(Phase("distilled", PHASE, epochs_again(recipe.distill) * train * 0.5))
         found.append(Phase("distilled", SHIP, shipping))
     return [*found, Phase(planned(recipe)[-1], LAST, shipping / 2)]
 

@@ -38,7 +38,6 @@ def offered(
     *,
     is_worse: bool,
     limit: str | None,
-    applied: Sequence[Remedy] = (),
     task: Task | None = None,
     streamed: bool = False,
 ) -> tuple[Remedy, ...]:
@@ -47,8 +46,8 @@ def offered(
     Ranges that outliers break are no later stage's to mend, so what would is offered with every row that has some.
 
     before: the rows of earlier stages, the baseline first; is_worse: an earlier row is better at no cost; limit: the limit of
-    training that was reached, if one was; applied: what the stage tried by itself, which counts as done; task: stages that are
-    left out are offered as they suit it; streamed: memory does not hold the model, so nothing is offered that would train it.
+    training that was reached, if one was; task: stages that are left out are offered as they suit it; streamed: memory does not
+    hold the model, so nothing is offered that would train it.
     """
     later = to_come(recipe, before)
     if not before:
@@ -68,7 +67,7 @@ def offered(
         if ("retention" in missed or first) and limit:
             found += _trained_longer(recipe, rows, limit)
         elif "retention" in missed and not first:
-            found += _better(row, rows, recipe, targets, applied, LANGUAGE.distill if task == "causal-lm" else None)
+            found += _better(row, rows, recipe, targets, LANGUAGE.distill if task == "causal-lm" else None)
     found += _tamed(row, recipe)
     if streamed:
         found = [remedy for remedy in found if _stays_untrained(recipe, remedy)]
@@ -309,14 +308,7 @@ def _trained_longer(recipe: Recipe, rows: dict[Stage, Row], limit: str) -> Itera
     )
 
 
-def _better(
-    row: Row,
-    rows: dict[Stage, Row],
-    recipe: Recipe,
-    targets: Targets,
-    applied: Sequence[Remedy],
-    suited: Distill | None,
-) -> Iterator[Remedy]:
+def _better(row: Row, rows: dict[Stage, Row], recipe: Recipe, targets: Targets, suited: Distill | None) -> Iterator[Remedy]:
     """Offer what keeps more of the score: a teacher where there was none, `suited` if there is such; more of it; less cut."""
     first, last = rows["baseline"].judged_score, row.judged_score
     if not isinstance(first, Score) or not isinstance(last, Score):
@@ -327,10 +319,10 @@ def _better(
         proposed = (suited or Distill()).model_dump(mode="json")
         yield Remedy(key="recipe.distill", now=None, proposed=proposed, why=f"{gap}, and no teacher was asked.")
         return
-    epochs = _taught(recipe.distill, applied)
+    epochs = recipe.distill.epochs
     cut = rows.get("pruned")
     if cut is None or recipe.prune is None or not isinstance(cut.judged_score, Score):
-        yield from _taught_longer(recipe.distill, epochs, 2 * epochs, f"{gap}, and nothing was cut.")
+        yield from _taught_longer(recipe.distill, 2 * epochs, f"{gap}, and nothing was cut.")
         return
     whole = rows.get("quantized", rows["baseline"]).judged_score
     if not isinstance(whole, Score):
@@ -348,7 +340,7 @@ def _better(
     back = f"{gap}: {epochs} epochs brought back {1 - left / fall:.0%} of the {fall:.4f} that the cut took"
     if wanted is not None and wanted <= min(MOST_MORE * epochs, MOST_EPOCHS):
         why = f"{back}; at this pace {wanted} would do."
-        yield from _taught_longer(recipe.distill, epochs, max(wanted, epochs + 1), why)
+        yield from _taught_longer(recipe.distill, max(wanted, epochs + 1), why)
         return
     ratio = recipe.prune.deepest
     share = math.sqrt(may_stay / left) if 0 < may_stay < left else 0.5
@@ -358,19 +350,13 @@ def _better(
         yield _ratio(recipe.prune, milder, f"{back}, {why}")
         return
     depth = "the depth of the cut is the target's" if recipe.prune.has_target else "no ratio is left that is milder"
-    yield from _taught_longer(recipe.distill, epochs, MOST_MORE * epochs, f"{back}; {depth}, so it wants more of them.")
+    yield from _taught_longer(recipe.distill, MOST_MORE * epochs, f"{back}; {depth}, so it wants more of them.")
 
 
-def _taught(settings: Distill, applied: Sequence[Remedy]) -> int:
-    """Count the epochs that the student had, those of the job's own remedy included."""
-    counts = [remedy.proposed for remedy in applied if remedy.key == "recipe.distill.epochs"]
-    return max([settings.epochs, *(count for count in counts if isinstance(count, int))])
-
-
-def _taught_longer(settings: Distill, had: int, wanted: int, why: str) -> Iterator[Remedy]:
+def _taught_longer(settings: Distill, wanted: int, why: str) -> Iterator[Remedy]:
     """Offer so many epochs of distillation, or as many as a recipe may ask for, where that is more than it had."""
     proposed = min(wanted, MOST_EPOCHS)
-    if proposed > had:
+    if proposed > settings.epochs:
         yield Remedy(key="recipe.distill.epochs", now=settings.epochs, proposed=proposed, why=why)
 
 

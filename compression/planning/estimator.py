@@ -155,14 +155,10 @@ def estimate(
     if recipe.prune and recipe.prune.sensitivity:
         work += forward / max(data.rows["train"], 1) * CURVE_ROWS * len(CURVE_RATIOS) * 3
     if recipe.distill:
-        again = -(-recipe.distill.epochs // 2) if recipe.remedy == "apply" else 0
         others = 2 * sum(each.active for each in named) * tokens
-        work += more * (3 * small * (recipe.distill.epochs + again) + forward * seeds + others)
+        work += more * (3 * small * recipe.distill.epochs + forward * seeds + others)
         if asked.task:  # each teacher is asked once, the one that shows its insides maybe again
             work += more * 2 * guide_of(model, recipe, named).active * tokens * (asked.task.passes - 1)
-        if recipe.distill.gate is not None:
-            share = 2 * recipe.distill.gate.steps * train.batch * train.accumulate / max(data.rows["train"], 1)
-            work += 3 * small * share
         if recipe.distill.general and asked.general:
             work += plain / tokens * (3 * small * recipe.distill.general.epochs + forward * asked.general.passes)
     planned = planned_steps(recipe, rows, data.rows.get("unlabelled"))
@@ -286,7 +282,6 @@ def planned_steps(recipe: Recipe, rows: int, unlabelled: int | None = None) -> i
     if recipe.distill:
         copies = recipe.distill.augment.rows if recipe.distill.augment else 0
         taught = recipe.distill.epochs * an_epoch(rows * (1 + copies))
-        taught += 2 * recipe.distill.gate.steps if recipe.distill.gate is not None else 0
         if recipe.distill.general:
             taught += recipe.distill.general.epochs * an_epoch(unlabelled or rows)
     return round((prepared + epochs) * an_epoch(rows)) + taught

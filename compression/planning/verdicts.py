@@ -11,7 +11,7 @@ from compression.planning import advisor, baseline
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.draws import NO_DRAWS, Draws, SplitDraws, difference_interval
-from compression.schema.report.measurements import Remedy, Row, Score, Stage, StageVerdict
+from compression.schema.report.measurements import Row, Score, Stage, StageVerdict
 from compression.schema.report.report import Status, verdicts
 
 SAME_COST = 0.1
@@ -167,15 +167,14 @@ def judged(
     targets: Targets,
     *,
     limit: str | None = None,
-    applied: Sequence[Remedy] = (),
     task: Task | None = None,
     streamed: bool = False,
     draws: Mapping[Stage, SplitDraws] | None = None,
 ) -> Row:
     """Complete a row with its verdict.
 
-    before: the rows of earlier stages; limit: that of training which is reached; applied: what the stage tried by itself; task,
-    streamed: what `remedies.offered` minds; draws: by stage, this one's too.
+    before: the rows of earlier stages; limit: that of training which is reached; task, streamed: what `remedies.offered`
+    minds; draws: by stage, this one's too.
     """
     first = before[0] if before else row
     flag = baseline.has_not_converged(first)
@@ -192,20 +191,8 @@ def judged(
         worse_than=better.stage if better else None,
         behind=best.stage if best and behind else None,
         behind_in=behind,
-        remedies=(
-            *applied,
-            *advisor.offered(
-                row,
-                before,
-                recipe,
-                targets,
-                missed,
-                is_worse=better is not None,
-                limit=limit,
-                applied=applied,
-                task=task,
-                streamed=streamed,
-            ),
+        remedies=advisor.offered(
+            row, before, recipe, targets, missed, is_worse=better is not None, limit=limit, task=task, streamed=streamed
         ),
     )
     notes = row.notes
