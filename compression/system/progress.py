@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TypeVar
+from typing import Any
 
 from compression.schema.events import Log, Progress, TrainingSaved
 from compression.schema.report.measurements import Stage
+from compression.training.config import Result, Returning
 
 
 @dataclass(frozen=True)
@@ -38,26 +39,18 @@ def count_rows(check_pause: Callable[[], None], total: int, *askings: Iterable[i
 
 def portion_of(ticks: Generator[Step, None, Result], number: int, count: int) -> Generator[Step, None, Result]:
     """Tell ticks as those of one of `count` equal portions of work; return what they come to. number: from 0."""
-    while True:
-        try:
-            news = next(ticks)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+    for news in (each := Returning(ticks)):
         yield replace(news, step=number * news.total + news.step, total=count * news.total)
+    return each.result
 
 
-def run_silently(ticks: Generator[Step, None, Result]) -> Result:
+def run_silently(ticks: Generator[Any, None, Result]) -> Result:
     """Go through all ticks and tell none; return what they come to."""
-    while True:
-        try:
-            next(ticks)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+    for _ in (each := Returning(ticks)):
+        pass
+    return each.result
 
 
-Result = TypeVar("Result")
 SECONDS_BETWEEN = 0.5
 """Ticks that follow sooner than this are not told, unless they carry a score, begin a phase or end it."""
 
@@ -125,16 +118,12 @@ class ProgressTracker:
         self, stage: Stage, phase: str, ticks: Generator[Step | TrainingSaved | Log, None, Result]
     ) -> Generator[Progress | TrainingSaved | Log, None, Result]:
         """Pass a training loop's ticks on as progress, and its other news as they are; return what it returns."""
-        while True:
-            try:
-                news = next(ticks)
-            except StopIteration as end:
-                result: Result = end.value
-                return result
+        for news in (each := Returning(ticks)):
             if isinstance(news, Step):
                 yield from self.at(stage, phase, news)
             else:
                 yield news
+        return each.result
 
     def _phase(self, stage: Stage, name: str) -> Phase:
         for phase in self.phases:

@@ -1,7 +1,8 @@
 """What one training is asked and what it came to: its plan, its ticks, its outcome, and the rate of each step."""
 
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
@@ -10,7 +11,21 @@ from compression.quantization.precision import has_bfloat16
 from compression.schema.errors import UnsupportedPrecision
 from compression.schema.recipe.base import Precision
 
+News = TypeVar("News")
 Result = TypeVar("Result")
+
+
+class Returning(Generic[News, Result]):
+    """Loop over a generator and keep what it returns."""
+
+    result: Result
+
+    def __init__(self, news: Generator[News, None, Result]) -> None:
+        self._news = news
+
+    def __iter__(self) -> Iterator[News]:
+        """Yield what the generator does; then there is `result`."""
+        self.result = yield from self._news
 
 
 @dataclass(frozen=True)
