@@ -143,6 +143,11 @@ def _of_data(data: Data, base: Path) -> dict[str, list[str]]:
     return {split: [known_digest(base / file) for file in files] for split, files in data.splits.items()}
 
 
+def file_in(folder: Path, path: Path) -> File:
+    """Return a file's path within a folder, its size and its digest."""
+    return File(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest(path))
+
+
 def write(
     folder: Path,
     model: PreTrainedModel,
@@ -173,7 +178,7 @@ def write_whole(folder: Path, facts: StageCheckpoint) -> tuple[File, ...]:
     """Say that all parts of a stage are there: write its own state.json, durable. Return that file alone."""
     place = folder / facts.stage
     durable_files.write_text(place / STATE, seal(facts.model_dump_json(indent=1)))
-    return (File(path=STATE, size=(place / STATE).stat().st_size, sha256=digest(place / STATE)),)
+    return (file_in(place, place / STATE),)
 
 
 def within(part: str, files: Iterable[File]) -> tuple[File, ...]:

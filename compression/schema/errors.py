@@ -5,6 +5,7 @@ retried, but for the last three, of which the machine has its share: workers try
 the engine is a bug or the machine. Every code has its paragraph in docs/errors.md; a test keeps the two together.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -230,3 +231,9 @@ ALL_ERRORS: tuple[type[CompressionError], ...] = (
     DiskFull,
 )
 """Every error with a code of its own, for docs/errors.md and its test."""
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Quote the first of names that may be many, for a cause."""
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -6,6 +6,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from compression.engine.checkpoints import file_in
 from compression.schema.report.report import File
 
 STATE = "state.json"
@@ -42,11 +43,7 @@ def _known_digest(path: Path, size: int, changed: int) -> str:  # noqa: ARG001
 
 def list_files(folder: Path) -> tuple[File, ...]:
     """List a folder's files with size and digest, by path."""
-    return tuple(
-        File(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    )
+    return tuple(file_in(folder, path) for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 def seal(body: str) -> str:
