@@ -1,4 +1,4 @@
-"""The engine as a command: `python -m compression run|validate|measure|answer SPEC.json`, and `lm-eval FOLDER --tasks NAME …`.
+"""The engine as a command: `python -m compression run|validate|measure|answer|lm-eval-job SPEC.json`, and `lm-eval FOLDER …`.
 
 `run` writes one JSON event a line to a pipe and ends with 0 (finished), 2 (the job cannot be done as asked, or not here; a
 `failed` event says why), 3 (paused, because its parent wrote the line `pause` to its standard input; only with
@@ -14,6 +14,9 @@ from pathlib import Path
 from compression.evaluation.lm_eval import harness
 from compression.system import process
 
+MODULES = {"lm-eval-job": "harness_model"}
+"""Command → its module, where that has another name."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; return its exit code."""
@@ -24,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("validate", "check the files of a model or a dataset"),
         ("measure", "measure an artifact in this fresh process"),
         ("answer", "let a job's model before and after answer one row"),
+        ("lm-eval-job", "ask a job's model what tasks of lm-eval ask"),
     ):
         command = commands.add_parser(name, help=what)
         command.add_argument("spec", type=Path, metavar="SPEC.json")
@@ -41,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         return harness.main(options)
     if options.die_with_parent:
         process.die_with_parent()
-    module = process.imported(f"compression.{options.command}")
+    module = process.imported(f"compression.{MODULES.get(options.command, options.command)}")
     code: int
     if options.command == "run":
         pauses = process.PauseRequests() if options.die_with_parent else None

@@ -13,7 +13,9 @@ from compression.models.architectures.shapes import Count, deepest_shape, parame
 from compression.planning.distillation_rules import check_feature_terms, check_models, check_one_teacher, check_teacher
 from compression.planning.estimator import (
     HARNESS_BYTES,
+    HELD_BYTES,
     MEASURE_SECONDS,
+    PROCESS_BYTES,
     Counted,
     Estimate,
     estimate,
@@ -25,7 +27,7 @@ from compression.planning.on_disk import fits_a_graph, from_file_to_file, untrai
 from compression.planning.pruning_reach import goes_past
 from compression.planning.teacher_cost import TEACHER_BYTES, Lessons
 from compression.planning.token_estimates import TOKENS_A_WORD, packed
-from compression.schema.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape
+from compression.schema.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape, listed
 from compression.schema.recipe.augment import AUGMENTED_TASKS
 from compression.schema.recipe.base import Config, Task
 from compression.schema.recipe.prune import Prune, Recovery
@@ -68,7 +70,7 @@ def evaluation_settings(evaluate: JobEvaluate, place: int, datasets: int, task: 
                 remedy = "Leave it out." if datasets == 1 else f"Leave it out, or send a list with {json.dumps(usual)} here."
                 raise InvalidSpec(cause, param=param[key], remedy=remedy)
     elif own.positive is not None and own.positive not in labels:
-        cause = f"the data has no label {own.positive!r:.100}; it has {_listed(labels)}"
+        cause = f"the data has no label {own.positive!r:.100}; it has {listed(labels)}"
         raise InvalidSpec(cause, param=param["positive"])
     return own
 
@@ -206,7 +208,9 @@ def preflight(
     if evaluate.lm_eval is not None:
         unknown = "lm-eval's tasks take time that the forecast does not know."
         warnings.append("lm-eval's tasks will not be asked of a model that goes from file to file." if streamed else unknown)
-        found = found.model_copy(update={"memory_bytes": found.memory_bytes + HARNESS_BYTES * (not streamed)})
+        if not streamed:  # in a process of their own, of the model's copy on disk
+            more = {"memory_bytes": PROCESS_BYTES + HARNESS_BYTES, "disk_bytes": HELD_BYTES * before.total}
+            found = found.model_copy(update={name: getattr(found, name) + amount for name, amount in more.items()})
     return Preflight(shape=shape, parameters=after, baseline_parameters=before, estimate=found, warnings=tuple(warnings))
 
 
@@ -264,7 +268,7 @@ def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEv
             )
         if data.labels and set(model.labels) != set(data.labels):
             raise LabelMismatch(
-                f"the model's head has the labels {_listed(model.labels)}, the data {_listed(data.labels)}",
+                f"the model's head has the labels {listed(model.labels)}, the data {listed(data.labels)}",
                 param="config.json:id2label",
             )
     return wanted
@@ -382,8 +386,3 @@ def _too_deep(prune: Prune, left: float) -> Iterator[str]:
         f"{share:.0%} of the parameters go in one cut: beyond {DEEP:.0%}, decoders keep more in steps, each followed by "
         f"training that learns the baseline's answers. Put this into prune: {asked}"
     )
-
-
-def _listed(labels: tuple[str, ...], most: int = 8) -> str:
-    shown = ", ".join(map(repr, labels[:most]))
-    return shown if len(labels) <= most else f"{shown} and {len(labels) - most} more"
