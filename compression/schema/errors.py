@@ -203,33 +203,7 @@ class DiskFull(CompressionError):
     remedy = "Delete models, datasets or jobs that nobody needs, or enlarge the disk; then retry the job."
 
 
-ALL_ERRORS: tuple[type[CompressionError], ...] = (
-    CompressionError,
-    InvalidSpec,
-    UnsupportedArchitecture,
-    UnsupportedShape,
-    UnsupportedTask,
-    UnsupportedTokenizer,
-    MissingFile,
-    UnsafeCheckpoint,
-    UnexpectedFile,
-    DamagedCheckpoint,
-    ConfigMismatch,
-    UnreadableData,
-    MissingColumn,
-    EmptySplit,
-    UnfitLabel,
-    UnseenLabel,
-    SingleLabel,
-    LabelMismatch,
-    UnsupportedPrecision,
-    MissingResource,
-    TrainingDiverged,
-    ExportMismatch,
-    OutOfMemory,
-    DeviceError,
-    DiskFull,
-)
+ALL_ERRORS: tuple[type[CompressionError], ...] = (CompressionError, *CompressionError.__subclasses__())
 """Every error with a code of its own, for docs/errors.md and its test."""
 
 
