@@ -44,6 +44,7 @@ from app.models import (
     Worker,
 )
 from app.queue import JOBS, wake_after_commit
+from compression.schema.recipe.recipe import check_removed
 from compression.schema.report.report import Artifact as ArtifactFacts
 
 
@@ -125,11 +126,13 @@ ASKED = (
 def retry(session: Session, team: str, job_id: str, key_id: str | None = None) -> Job:
     """Submit the same request again as a new job, sent with this key.
 
-    Raises WrongState while the old one is not over, NotFound where one of its models or datasets was deleted.
+    Raises WrongState while the old one is not over, NotFound where one of its models or datasets was deleted, InvalidSpec where
+    its recipe asks for what has been removed since.
     """
     old = get(session, team, job_id)
     if old.state not in TERMINAL:
         raise WrongState(f"{job_id} is {old.state}; only a job that is over can be tried again")
+    check_removed(old.recipe)
     for model in (old.model_id, *(other.model_id for other in old.others)):
         resources.get(session, Model, team, model, hold="share")
     for dataset in old.datasets:

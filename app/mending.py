@@ -16,7 +16,7 @@ from app.models import TERMINAL, Job
 from app.preflight import plan
 from app.schemas import JobCreate, JobModels
 from compression.schema.errors import OutOfMemory, TrainingDiverged, UnsupportedPrecision
-from compression.schema.recipe.recipe import MOST_ACCUMULATED, PREPARE_RATE, JobEvaluate, Targets
+from compression.schema.recipe.recipe import MOST_ACCUMULATED, PREPARE_RATE, JobEvaluate, Targets, removed
 from compression.schema.report.measurements import Remedy
 
 ROOT = "recipe."
@@ -28,17 +28,24 @@ GENTLER = 0.3
 def offers(job: Job) -> list[Remedy]:
     """List the changes of the recipe that a job speaks for and did not make itself, one a key.
 
-    Of a failed one those that answer its error; else those of its rows, of which a later one knows more.
+    Keys that have been removed since come first. Of a failed one those that answer its error; else those of its rows, of which
+    a later one knows more.
     """
+    gone = list(_removed(job))
     if job.state == "failed":
-        return list(_of_the_error(job))
+        return [*gone, *_of_the_error(job)]
     found = {
         remedy.key: remedy
         for metric in job.metrics
         for remedy in map(Remedy.model_validate, (metric.row.get("verdict") or {}).get("remedies", ()))
         if not remedy.applied
     }
-    return sorted(found.values(), key=_depth)
+    return [*gone, *sorted(found.values(), key=_depth)]
+
+
+def _removed(job: Job) -> Iterator[Remedy]:
+    for key, value in removed(job.recipe).items():
+        yield Remedy(key=ROOT + key, now=value, proposed=None, why="It has been removed since: no job does it any more.")
 
 
 def _depth(remedy: Remedy) -> int:

@@ -17,7 +17,7 @@ from compression.planning.multi_dataset import preflight_several
 from compression.planning.preflight import Preflight, preflight
 from compression.schema.recipe.augment import AUGMENTED_TASKS
 from compression.schema.recipe.presets import PRESETS, merged, preset
-from compression.schema.recipe.recipe import Recipe
+from compression.schema.recipe.recipe import Recipe, check_removed
 from compression.schema.validation import DataFacts, ModelFacts
 
 LONGEST_NAME = 40
@@ -26,7 +26,7 @@ LONGEST_JOB_NAME = 200
 
 
 def resolve_recipe(asked: str | dict[str, Any], tasks: Sequence[str]) -> Recipe:
-    """Turn what stands for a recipe into one that all tasks can have. Raises InvalidRecipe with the key.
+    """Turn what stands for a recipe into one that all tasks can have. Raises InvalidRecipe and InvalidSpec with the key.
 
     It is a preset's name, a whole recipe (what it leaves out has its default), or a preset's name under `preset` beside the
     keys to change in it.
@@ -38,9 +38,11 @@ def resolve_recipe(asked: str | dict[str, Any], tasks: Sequence[str]) -> Recipe:
         changes = {key: value for key, value in asked.items() if key != "preset"}
         whole = merged(_preset(asked["preset"], tasks, "recipe.preset"), changes)
     try:
-        return Recipe.model_validate(whole)
+        recipe = Recipe.model_validate(whole)
     except ValidationError as error:
         raise recipe_problem(error, "recipe") from error
+    check_removed(recipe.model_dump())
+    return recipe
 
 
 def _preset(name: object, tasks: Sequence[str], param: str) -> Recipe:

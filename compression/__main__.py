@@ -1,4 +1,4 @@
-"""The engine as a command: `python -m compression run|validate|measure|predict SPEC.json`, and `lm-eval FOLDER --tasks NAME …`.
+"""The engine as a command: `python -m compression run|validate|measure|predict|lm-eval-job SPEC.json`, and `lm-eval FOLDER …`.
 
 `run` writes one JSON event a line to a pipe and ends with 0 (finished), 2 (the job cannot be done as asked, or not here; a
 `failed` event says why), 3 (paused, because its parent wrote the line `pause` to its standard input; only with
@@ -19,6 +19,7 @@ MODULES = {
     "validate": "compression.engine.commands.validate",
     "measure": "compression.evaluation.measure",
     "predict": "compression.evaluation.predict",
+    "lm-eval-job": "compression.evaluation.lm_eval.harness_model",
 }
 """Subcommand → the module whose `main` it is."""
 
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("validate", "check the files of a model or a dataset"),
         ("measure", "measure an artifact in this fresh process"),
         ("predict", "let a job's model before and after answer one row"),
+        ("lm-eval-job", "ask a job's model what tasks of lm-eval ask"),
     ):
         command = commands.add_parser(name, help=what)
         command.add_argument("spec", type=Path, metavar="SPEC.json")

@@ -1,7 +1,6 @@
 """What one batch costs a student: answers against the teachers' and the labels, insides against those of one teacher."""
 
-import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +17,7 @@ from compression.distillation.losses import (
     relation_heads,
     relation_loss,
 )
-from compression.distillation.teacher import LOGITS_ALONE, FeatureRequest, Teacher, TeacherOutputs, request_features
+from compression.distillation.teacher import FeatureRequest, Teacher, TeacherOutputs, request_features
 from compression.modalities.base import TaskAdapter
 from compression.modalities.sampling import first_tokens, micro_batch_size
 from compression.modalities.text.batches import Batch, TokenizedDataset
@@ -84,9 +83,6 @@ class FeatureAlignment:
         return notes
 
 
-NOTHING = FeatureAlignment(LOGITS_ALONE, LOGITS_ALONE, apart=False, form=None, heads=0)
-
-
 class FeatureLosses:
     """Hidden states, attention and embeddings of a student against one teacher's, and the projections learned with them."""
 
@@ -97,12 +93,6 @@ class FeatureLosses:
         self.projections: list[nn.Parameter] = []
         if comparison.student.states:
             self.projections.append(nn.Parameter(self._fitted(rows, micro_batch_size(FIT_BATCH, parts))))
-
-    def none(self) -> "FeatureLosses":
-        """Return the same two models with nothing compared."""
-        twin = copy.copy(self)
-        twin.comparison, twin.projections = NOTHING, []
-        return twin
 
     @torch.no_grad()
     def _fitted(self, rows: TokenizedDataset, size: int) -> Tensor:
@@ -171,23 +161,6 @@ class DistillationObjective:
     def close(self) -> None:
         """Free what is kept of the teacher."""
         self.teacher.close()
-
-    def answers_alone(self) -> Callable[[], None]:
-        """Compare no insides from now on; return what undoes it."""
-        whole = self.feature_losses, self.settings, self.weighting
-
-        def undo() -> None:
-            self.feature_losses, self.settings, self.weighting = whole
-
-        self.settings = self.settings.answers_alone()
-        self.weighting = loss_weights(self.settings, next(self.student.parameters()).device)
-        self.feature_losses = self.feature_losses.none()
-        return undo
-
-    def forget_insides(self) -> None:
-        """Compare no insides any more, and ask the teacher for none."""
-        self.answers_alone()
-        self.teacher.forget_insides()
 
     def before_step(self, step: int, total: int) -> None:
         """Note how much of training is done. step: from 0."""

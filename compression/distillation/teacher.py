@@ -231,11 +231,6 @@ class Teacher:
             padded(states[ends[1] :, ..., :attended]) if look.relations is not None else None,
         )
 
-    def forget_insides(self) -> None:
-        """Say answers alone from now on, and free what is kept of the rest."""
-        self.close()
-        self.store, self.look = None, LOGITS_ALONE
-
     def close(self) -> None:
         """Free what is kept."""
         if self.store is not None:
@@ -266,8 +261,3 @@ class LanguageTeacher(Teacher):
         assert isinstance(batch, PackedBatch), "rows are a language model's"  # noqa: S101
         found = super().outputs(batch)
         return replace(found, logits=found.hidden[-1][batch.asked[batch.mask.bool()]], hidden=found.hidden[:-1])
-
-    def forget_insides(self) -> None:
-        """Say answers alone from now on. What is kept stays: the last states, which make them, lie among it."""
-        if self.store is None:
-            self.look = FeatureRequest(states=self.look.states[-1:])

@@ -107,7 +107,7 @@ def fingerprint_facts(spec: Spec, base: Path) -> dict[Stage, dict[str, Any]]:
     for stage in STAGES:
         runner = runner_of(stage)
         read = {"parts": parts if runner.reads_unlabelled else labelled} | runner.inputs(spec, base)
-        found[stage] = facts | {"recipe": _until(spec.recipe, stage).model_dump(mode="json")} | read
+        found[stage] = facts | {"recipe": _recipe_until(spec.recipe, stage)} | read
     return found
 
 
@@ -118,10 +118,14 @@ def folder_digests(base: Path, folder: str | None) -> dict[str, str] | None:
     return {path.name: known_digest(path) for path in sorted((base / folder).iterdir()) if path.is_file()}
 
 
-def _until(recipe: Recipe, stage: Stage) -> Recipe:
-    """Leave out of a recipe what comes after a stage."""
-    after = STAGES[STAGES.index(stage) + 1 :]
-    return recipe.model_copy(update={STAGE_SPECS[later].recipe_key: None for later in after})
+def _recipe_until(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """Return what of a recipe counts up to a stage. Keys that have been removed stay, so that older checkpoints go on."""
+    after = {STAGE_SPECS[later].recipe_key: None for later in STAGES[STAGES.index(stage) + 1 :]}
+    found = recipe.model_copy(update=after).model_dump(mode="json")
+    found["remedy"] = recipe.remedy or "report"
+    if found["distill"] is not None:
+        found["distill"].setdefault("gate", None)
+    return found
 
 
 def _of_data(data: Data, base: Path) -> dict[str, list[str]]:

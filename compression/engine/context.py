@@ -18,7 +18,7 @@ from compression.models.tensors import Tensors
 from compression.schema.recipe.base import Split
 from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.layer_ranges import LayerRange
-from compression.schema.report.measurements import Latency, NotMeasured, Remedy, Sensitivity
+from compression.schema.report.measurements import Latency, NotMeasured, Sensitivity
 from compression.schema.report.preparation import Preparation
 from compression.schema.stages import Stage
 from compression.system.interrupts import Pause
@@ -34,14 +34,14 @@ class StageContext:
 
     `teacher` is the prepared model in full precision, frozen, where a stage asks it; `pruning` what the cut took, for the
     report; `notes` what the row of the current stage should say; `parts` in how many parts batches go through a model; `saver`
-    keeps training in progress; `budget` is what all training together may take; `applied` the remedies that the current stage
-    tried by itself; `material` is what augmentation makes new rows of; `unlabelled` the texts of the general phase, where
-    there are any; `cast` the job's models by their folders; `originals` teachers that were trained beside the baseline, on the
-    CPU, until they were asked; `base_rows` the rows as the base model reads them, once a student that the job names has taken
-    its place; `scratch` a folder for what may be lost; `vocabulary` the tokens that the cut leaves, where it is to take some;
-    `sensitivity` the curves that it drew, for the report; `timed` exports a model and measures its latency; `ranges` how the
-    integers' ranges were found after the current stage; `smoothed` what the channels of which layer were divided by before
-    they were rounded, until a cut; `memory` the bytes beyond which the engine is stopped, where somebody stops it.
+    keeps training in progress; `budget` is what all training together may take; `material` is what augmentation makes new rows
+    of; `unlabelled` the texts of the general phase, where there are any; `cast` the job's models by their folders; `originals`
+    teachers that were trained beside the baseline, on the CPU, until they were asked; `base_rows` the rows as the base model
+    reads them, once a student that the job names has taken its place; `scratch` a folder for what may be lost; `vocabulary` the
+    tokens that the cut leaves, where it is to take some; `sensitivity` the curves that it drew, for the report; `timed` exports
+    a model and measures its latency; `ranges` how the integers' ranges were found after the current stage; `smoothed` what the
+    channels of which layer were divided by before they were rounded, until a cut; `memory` the bytes beyond which the engine is
+    stopped, where somebody stops it.
     """
 
     recipe: Recipe
@@ -55,7 +55,6 @@ class StageContext:
     checkpointer: TrainingCheckpointer | None = None
     budget: Budget = field(default_factory=Budget)
     targets: Targets = field(default_factory=Targets)
-    applied: list[Remedy] = field(default_factory=list)
     augmentation_source: AugmentationSource | None = None
     ranges: tuple[LayerRange, ...] = ()
     smoothed: Tensors = field(default_factory=dict)

@@ -353,10 +353,9 @@ class DatasetRun:
         """
         row = self.row(stage, shipped, seconds).model_copy(update={"lm_eval": figures})
         if self.name and row.verdict is not None:
-            row = row.model_copy(update={"verdict": row.verdict.model_copy(update={"remedies": tuple(self.state.applied)})})
+            row = row.model_copy(update={"verdict": row.verdict.model_copy(update={"remedies": ()})})
         self.rows.append(row)
         self.state.notes.clear()
-        self.state.applied.clear()
         return row
 
     def model_after(self, stage: Stage, folder: Path) -> Generator[Event, None, tuple[Stage, PreTrainedModel]]:
@@ -391,7 +390,7 @@ class DatasetRun:
         )
         state, spec = self.state, self.spec
         limit, task, draws = state.budget.reached(), self.task, self.draws
-        return judged(row, self.rows, spec.recipe, spec.targets, limit=limit, applied=state.applied, task=task, draws=draws)
+        return judged(row, self.rows, spec.recipe, spec.targets, limit=limit, task=task, draws=draws)
 
     def checkpoint(self, stage: Stage, artifacts: Sequence[Artifact]) -> StageCheckpoint:
         """Say what must be known to go on after `stage`."""

@@ -40,16 +40,13 @@ from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.draws import NO_DRAWS, Draws, SplitDraws
 from compression.schema.report.measurements import Latency, NotMeasured, Score
 from compression.system import failures
-from compression.system.child_process import OUT_OF_MEMORY
+from compression.system.child_process import OUT_OF_MEMORY, Step, telling
 from compression.system.host_lock import host_lock
-from compression.system.process import private_channel
 
 WARM_UP_RUNS = 10
 FEWEST_RUNS, MOST_RUNS = 40, 400
 SECONDS = 8.0
 """Latency is timed for about this long, unless the spec says otherwise: between FEWEST_RUNS and MOST_RUNS of each side."""
-SECONDS_BETWEEN = 0.5
-"""Steps that follow sooner than this are not told, but for the last."""
 TOGETHER = 32
 """Rows that share a batch when a score is taken for the second time."""
 LOGITS_BYTES = 1 << 29
@@ -72,13 +69,6 @@ class MeasureSpec(Config):
     seconds: Annotated[float, Field(gt=0, description="About how long latency is timed.")] = SECONDS
 
 
-class MeasureProgress(Config):
-    """How far the scores are, on a line of standard output."""
-
-    done: int
-    total: int
-
-
 class Measured(Config):
     """What it answers, as a JSON object on a line of standard output: all that is known so far; the last is complete."""
 
@@ -91,11 +81,11 @@ class Measured(Config):
 
 FIGURE_OF = {"validation": "validation", "test": "score"}
 """Split → where its score stands in `Measured`."""
-parse_line: TypeAdapter[MeasureProgress | Measured] = TypeAdapter(MeasureProgress | Measured)
-Tell = Callable[[MeasureProgress | Measured], None]
+parse_line: TypeAdapter[Step | Measured] = TypeAdapter(Step | Measured)
+Tell = Callable[[Step | Measured], None]
 
 
-def nobody(_: MeasureProgress | Measured) -> None:
+def nobody(_: Step | Measured) -> None:
     """Tell it to nobody."""
 
 
@@ -308,7 +298,7 @@ def _counting(tell: Tell, total: int) -> Callable[[int], None]:
     def more(windows: int) -> None:
         nonlocal done
         done += windows
-        tell(MeasureProgress(done=done, total=total))
+        tell(Step(done=done, total=total))
 
     return more
 
@@ -350,16 +340,7 @@ def peak_memory() -> int | NotMeasured:
 
 def main(path: Path) -> int:
     """Measure what the spec at `path` says and print each `Measured` as it is known, and steps; return the exit code."""
-    answers, told = private_channel(), 0.0
-
-    def tell(said: MeasureProgress | Measured) -> None:
-        nonlocal told
-        now = time.monotonic()
-        if isinstance(said, MeasureProgress) and now - told < SECONDS_BETWEEN and said.done < said.total:
-            return
-        told = now
-        print(said.model_dump_json(), file=answers)
-
+    tell = telling()
     try:
         tell(measure(MeasureSpec.model_validate_json(path.read_bytes()), tell))
     except Exception as problem:

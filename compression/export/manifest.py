@@ -1,6 +1,5 @@
 """What an artifact's folder tells of its making: before.json, the recipe, the licence, and the manifest over all files."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from compression.export.provenance import Origin
 from compression.schema.report.before import Before
 from compression.schema.report.report import File
+from compression.system.sealed_folder import file_in, list_files
 
 
 def write_before(before: Before, folder: Path) -> None:
@@ -24,18 +24,11 @@ def write_origin(origin: Origin, folder: Path) -> None:
 
 def write_manifest(folder: Path) -> tuple[File, ...]:
     """List every file with its size and sha256 in manifest.json; return the list, the manifest included."""
-    listed = [_file(path, folder) for path in sorted(folder.rglob("*")) if path.is_file()]
-    manifest = folder / "manifest.json"
-    manifest.write_text(as_json({"files": [file.model_dump() for file in listed]}), "utf-8")
-    return (*listed, _file(manifest, folder))
+    files, manifest = list_files(folder), folder / "manifest.json"
+    manifest.write_text(as_json({"files": [file.model_dump() for file in files]}), "utf-8")
+    return (*files, file_in(folder, manifest))
 
 
 def as_json(value: object) -> str:
     """Write a value as people read it, with a line feed at its end."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-def _file(path: Path, folder: Path) -> File:
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return File(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest)

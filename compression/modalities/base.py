@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from compression.modalities.scorers import AnyScorer
 from compression.schema.recipe.base import Task as Name
 
 if TYPE_CHECKING:  # rows know their task, so that no caller can judge them by another's metric
@@ -69,6 +70,18 @@ class TaskAdapter(Protocol):
 
 class SmallOutputTask:
     """What tasks have in common whose answers to a batch are small: they are there all at once."""
+
+    scorer: AnyScorer
+
+    @property
+    def metric(self) -> str:
+        """The headline metric."""
+        return self.scorer.metric
+
+    def logits(self, output: Any) -> Tensor:
+        """The stock model's own answers."""
+        found: Tensor = output.logits
+        return found
 
     def counts(self, labels: Tensor) -> Tensor | None:  # noqa: ARG002
         """One answer to each row."""

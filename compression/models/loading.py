@@ -23,7 +23,7 @@ from transformers import (
 from compression.models.adapters.registry import ADAPTERS, adapter_of, is_decoder
 from compression.models.architectures import heads
 from compression.models.architectures.families import architecture_of, check_served
-from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, LabelMismatch, MissingFile, UnsafeCheckpoint
+from compression.schema.errors import ConfigMismatch, DamagedCheckpoint, LabelMismatch, MissingFile, UnsafeCheckpoint, listed
 from compression.schema.recipe.base import Task
 from compression.system.failures import typed
 
@@ -196,7 +196,7 @@ def load_model(folder: Path, labels: tuple[str, ...], task: Task, *, seed: int) 
     drawn = () if headed else tuple(f"{name}." for name in parts)  # what a bare encoder may lack
     lost = [name for name in missing if not name.startswith(drawn)]
     if lost:
-        raise ConfigMismatch(f"the weights lack {_listed(tuple(sorted(lost)))}", param=f"*.safetensors:{min(lost)}")
+        raise ConfigMismatch(f"the weights lack {listed(tuple(sorted(lost)))}", param=f"*.safetensors:{min(lost)}")
     torch.manual_seed(seed)
     for name, part in parts.items():
         # The answer of a bare encoder is always drawn here, whatever lies in the file.
@@ -213,7 +213,7 @@ def _language_model(folder: Path) -> PreTrainedModel:
     model, report = open_stock(folder, heads.LANGUAGE)
     if lost := sorted(report["missing_keys"]):
         raise ConfigMismatch(
-            f"the weights lack {_listed(tuple(lost))}",
+            f"the weights lack {listed(tuple(lost))}",
             param=f"*.safetensors:{lost[0]}",
             remedy="Send the language model itself (...ForCausalLM): its output layer cannot be drawn anew.",
         )
@@ -241,9 +241,7 @@ def own_labels(config: PretrainedConfig, labels: tuple[str, ...], task: Task) ->
         return labels
     own = head_labels(config)
     if set(own) != set(labels) or len(own) != len(labels):
-        raise LabelMismatch(
-            f"the model's head has {_listed(own)}, the data has {_listed(labels)}", param="config.json:id2label"
-        )
+        raise LabelMismatch(f"the model's head has {listed(own)}, the data has {listed(labels)}", param="config.json:id2label")
     return own
 
 
@@ -308,8 +306,3 @@ def open_stock(folder: Path, head: heads.Head, **settings: Any) -> tuple[PreTrai
             f"the weights do not fit config.json: {problem}", param="config.json"
         ) from problem
     return model.eval(), report
-
-
-def _listed(names: tuple[str, ...], most: int = 8) -> str:
-    shown = ", ".join(map(repr, names[:most]))
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

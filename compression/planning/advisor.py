@@ -45,7 +45,6 @@ class Case:
     missed: Sequence[str]  #: names of targets
     is_worse: bool  #: an earlier row is better at no cost
     limit: str | None = None  #: the limit of training that was reached
-    applied: Sequence[Remedy] = ()  #: what the stage tried by itself, which counts as done
     task: Task | None = None  #: stages that are left out are offered as they suit it
     streamed: bool = False  #: memory does not hold the model, so nothing is offered that would train it
 
@@ -280,10 +279,8 @@ def _ask_a_teacher(case: Case) -> Iterator[Remedy]:
 
 
 def _epochs(case: Case) -> int:
-    """Count the epochs of distillation that the student had, those of the job's own remedy included."""
-    counts = [remedy.proposed for remedy in case.applied if remedy.key == "recipe.distill.epochs"]
-    own = case.recipe.distill.epochs if case.recipe.distill is not None else 0
-    return max([own, *(count for count in counts if isinstance(count, int))])
+    """Return the epochs of distillation that the student had."""
+    return case.recipe.distill.epochs if case.recipe.distill is not None else 0
 
 
 def _teach_longer(case: Case, wanted: int, why: str) -> Iterator[Remedy]:

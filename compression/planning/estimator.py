@@ -246,16 +246,12 @@ def _distilled(job: PlannedJob) -> Iterator[CostItem]:
     # Each teacher is asked once, the one that shows its insides maybe in each epoch.
     asked = teacher * job.originals + job.forward(*job.named)
     asked += job.forward(job.guide) * (objectives.task.passes - 1) if objectives.task else 0
-    again = -(-distill.epochs // 2) if recipe.remedy == "apply" else 0
     taught, rows = job.tokens.taught / job.tokens.train, job.texts.rows["train"]
     steps = distill.epochs * job.steps(rows * (1 + (distill.augment.rows if distill.augment else 0)))
-    yield CostItem(DISTILLED, steps=steps, flops=taught * (training * (distill.epochs + again) + asked))
+    yield CostItem(DISTILLED, steps=steps, flops=taught * (training * distill.epochs + asked))
     if distill.kept is not None and job.is_language:
         an_id = 2 if job.model.shape.vocabulary <= 1 << 16 else 4
         yield CostItem(DISTILLED, disk=round(job.tokens.taught * (2 * (distill.kept + 1) + an_id * distill.kept)))
-    if distill.gate is not None:
-        share = 2 * distill.gate.steps * recipe.train.batch * recipe.train.accumulate / max(rows, 1)
-        yield CostItem(DISTILLED, steps=2 * distill.gate.steps, flops=training * share)
     if distill.general and objectives.general:
         flops = job.tokens.plain / job.tokens.train * (training * distill.general.epochs + teacher * objectives.general.passes)
         steps = distill.general.epochs * job.steps(job.texts.rows.get("unlabelled"))

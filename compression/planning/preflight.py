@@ -10,10 +10,10 @@ from compression.models.architectures import heads
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec, check_served
 from compression.models.architectures.shapes import Count, deepest_shape, parameters_at, planned_shape, table_rows
 from compression.planning.distillation_rules import check_feature_terms, check_models, check_one_teacher, check_teacher
-from compression.planning.estimator import HARNESS_BYTES, Counted, Estimate, PlannedJob, estimate
+from compression.planning.estimator import HARNESS_BYTES, HELD_BYTES, PROCESS_BYTES, Counted, Estimate, PlannedJob, estimate
 from compression.planning.on_disk import fits_a_graph, from_file_to_file, untrained, warning, without_solving
 from compression.planning.warnings import warned
-from compression.schema.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape
+from compression.schema.errors import ConfigMismatch, InvalidSpec, LabelMismatch, UnsupportedShape, listed
 from compression.schema.recipe.augment import AUGMENTED_TASKS
 from compression.schema.recipe.base import Config, Task
 from compression.schema.recipe.prune import Prune
@@ -49,7 +49,7 @@ def evaluation_settings(evaluate: JobEvaluate, place: int, datasets: int, task: 
                 remedy = "Leave it out." if datasets == 1 else f"Leave it out, or send a list with {json.dumps(usual)} here."
                 raise InvalidSpec(cause, param=param[key], remedy=remedy)
     elif own.positive is not None and own.positive not in labels:
-        cause = f"the data has no label {own.positive!r:.100}; it has {_listed(labels)}"
+        cause = f"the data has no label {own.positive!r:.100}; it has {listed(labels)}"
         raise InvalidSpec(cause, param=param["positive"])
     return own
 
@@ -171,7 +171,9 @@ def _estimated(job: PlannedJob, model: ModelFacts) -> tuple[Estimate, list[str]]
     if job.evaluate.lm_eval is not None:
         unknown = "lm-eval's tasks take time that the forecast does not know."
         warnings.append("lm-eval's tasks will not be asked of a model that goes from file to file." if streamed else unknown)
-        found = found.model_copy(update={"memory_bytes": found.memory_bytes + HARNESS_BYTES * (not streamed)})
+        if not streamed:  # in a process of their own, of the model's copy on disk
+            more = {"memory_bytes": PROCESS_BYTES + HARNESS_BYTES, "disk_bytes": HELD_BYTES * parameters}
+            found = found.model_copy(update={name: getattr(found, name) + amount for name, amount in more.items()})
     return found, warnings
 
 
@@ -242,7 +244,7 @@ def _fitting(model: ModelFacts, data: DataFacts, recipe: Recipe, evaluate: JobEv
             )
         if data.labels and set(model.labels) != set(data.labels):
             raise LabelMismatch(
-                f"the model's head has the labels {_listed(model.labels)}, the data {_listed(data.labels)}",
+                f"the model's head has the labels {listed(model.labels)}, the data {listed(data.labels)}",
                 param="config.json:id2label",
             )
     return wanted
@@ -273,8 +275,3 @@ def _spoken(model: ModelFacts, data: DataFacts) -> int:
     tied = parameters_at(ARCHITECTURE_SPECS[model.family], model.shape, rows=rows, outputs=0, dense=False, biases=model.biases)
     layer = model.shape.vocabulary * model.shape.hidden
     return layer if tied.total + layer <= model.parameters.total else 0  # a classifier's head is more too, and less than that
-
-
-def _listed(labels: tuple[str, ...], most: int = 8) -> str:
-    shown = ", ".join(map(repr, labels[:most]))
-    return shown if len(labels) <= most else f"{shown} and {len(labels) - most} more"

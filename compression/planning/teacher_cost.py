@@ -66,9 +66,8 @@ class Lessons:
             terms = set(distill.weights())
             speaks = language and "soft" in terms and distill.kept is None
             found = _insides(distill, terms, tokens.taught, guide, student, last=speaks)
-            epochs = distill.epochs + (-(-distill.epochs // 2) if recipe.remedy == "apply" else 0)
             # A few answers a row, or the likeliest tokens, are asked for once and kept, whatever else is compared.
-            task = Asked(found, cache_file, 1, epochs + (not language or distill.kept is not None))
+            task = Asked(found, cache_file, 1, distill.epochs + (not language or distill.kept is not None))
         return cls(recovery, general, task)
 
     @property

@@ -11,7 +11,7 @@ from compression.planning import advisor, baseline
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Recipe, Targets
 from compression.schema.report.draws import NO_DRAWS, Draws, SplitDraws, difference_interval
-from compression.schema.report.measurements import Remedy, Row, Score, StageVerdict
+from compression.schema.report.measurements import Row, Score, StageVerdict
 from compression.schema.report.report import Status, verdicts
 from compression.schema.stages import BASELINE, Stage
 
@@ -168,14 +168,13 @@ def judged(
     targets: Targets,
     *,
     limit: str | None = None,
-    applied: Sequence[Remedy] = (),
     task: Task | None = None,
     streamed: bool = False,
     draws: Mapping[Stage, SplitDraws] | None = None,
 ) -> Row:
     """Complete a row with its verdict.
 
-    before: the rows of earlier stages; limit: that of training which is reached; applied: what the stage tried by itself; task,
+    before: the rows of earlier stages; limit: that of training which is reached; task,
     streamed: what `remedies.offered` minds; draws: by stage, this one's too.
     """
     first = before[0] if before else row
@@ -185,7 +184,7 @@ def judged(
     missed = by_status(row, targets, "missed")
     best = choose(before, targets)[0] if before else None
     behind = behind_in(row, best, targets) if best is not None else ()
-    case = advisor.Case(row, before, recipe, targets, missed, better is not None, limit, applied, task, streamed)
+    case = advisor.Case(row, before, recipe, targets, missed, better is not None, limit, task, streamed)
     verdict = StageVerdict(
         met=targets_met(row, targets),
         missed=missed,
@@ -194,7 +193,7 @@ def judged(
         worse_than=better.stage if better else None,
         behind=best.stage if best and behind else None,
         behind_in=behind,
-        remedies=(*applied, *advisor.offered(case)),
+        remedies=advisor.offered(case),
     )
     notes = row.notes
     if best is not None and behind:

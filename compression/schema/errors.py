@@ -5,6 +5,7 @@ retried, but for the last three, of which the machine has its share: workers try
 the engine is a bug or the machine. Every code has its paragraph in docs/errors.md; a test keeps the two together.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -202,31 +203,11 @@ class DiskFull(CompressionError):
     remedy = "Delete models, datasets or jobs that nobody needs, or enlarge the disk; then retry the job."
 
 
-ALL_ERRORS: tuple[type[CompressionError], ...] = (
-    CompressionError,
-    InvalidSpec,
-    UnsupportedArchitecture,
-    UnsupportedShape,
-    UnsupportedTask,
-    UnsupportedTokenizer,
-    MissingFile,
-    UnsafeCheckpoint,
-    UnexpectedFile,
-    DamagedCheckpoint,
-    ConfigMismatch,
-    UnreadableData,
-    MissingColumn,
-    EmptySplit,
-    UnfitLabel,
-    UnseenLabel,
-    SingleLabel,
-    LabelMismatch,
-    UnsupportedPrecision,
-    MissingResource,
-    TrainingDiverged,
-    ExportMismatch,
-    OutOfMemory,
-    DeviceError,
-    DiskFull,
-)
+ALL_ERRORS: tuple[type[CompressionError], ...] = (CompressionError, *CompressionError.__subclasses__())
 """Every error with a code of its own, for docs/errors.md and its test."""
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Quote the first of names that may be many, for a cause."""
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

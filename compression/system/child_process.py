@@ -1,4 +1,4 @@
-"""Start one of the engine's own commands in a fresh process and take its answers, a line each. Torch-free."""
+"""Start one of the engine's own commands in a fresh process and take its answers, a line each: both ends. Torch-free."""
 
 import os
 import select
@@ -7,18 +7,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO
 
 import compression
 from compression.schema.recipe.base import Config
 from compression.system.memory import killed_for_memory
+from compression.system.process import private_channel
 
 LAST_WORDS = 2000
 """Bytes of a failed child's log that its error carries."""
 OUT_OF_MEMORY = 4
 """Exit code of a child for which memory did not suffice."""
+SECONDS_BETWEEN = 0.5
+"""Steps that follow sooner than this are not told, but for the last."""
+
+
+class Step(Config):
+    """How far a child is."""
+
+    done: int
+    total: int
 
 
 class ChildFailed(RuntimeError):
@@ -33,11 +43,14 @@ class ChildOutOfMemory(ChildFailed):
     """A child's memory did not suffice: it said so itself, or the kernel ended it for that."""
 
 
-def child_lines(command: str, spec: Config, *, timeout: float) -> Iterator[str]:
+def child_lines(
+    command: str, spec: Config, *, timeout: float, waiting: Callable[[], None] = lambda: None
+) -> Generator[str, None, None]:
     """Run `python -m compression <command> SPEC.json` and yield each line of its standard output as it comes.
 
-    The child dies with us (`process.die_with_parent`), and where nobody listens to the end. Raises ChildFailed where it ends
-    with an error, ChildLate where it takes longer than `timeout` seconds, ChildOutOfMemory where it had too little memory.
+    The child dies with us (`process.die_with_parent`), and where nobody listens to the end. waiting: called each second in
+    which nothing came; what it raises ends the child. Raises ChildFailed where it ends with an error, ChildLate where it takes
+    longer than `timeout` seconds, ChildOutOfMemory where it had too little memory.
     """
     before, end = killed_for_memory(), time.monotonic() + timeout
     with tempfile.TemporaryDirectory(prefix="lathe-") as folder:
@@ -54,7 +67,7 @@ def child_lines(command: str, spec: Config, *, timeout: float) -> Iterator[str]:
         try:
             assert child.stdout is not None  # noqa: S101
             with child.stdout as pipe:
-                yield from _lines(pipe, end)
+                yield from _lines(pipe, end, waiting)
             code = child.wait(timeout=max(end - time.monotonic(), 1))
         except (TimeoutError, subprocess.TimeoutExpired) as problem:
             raise ChildLate(f"{command} took longer than {timeout:.0f} s") from problem
@@ -68,10 +81,28 @@ def child_lines(command: str, spec: Config, *, timeout: float) -> Iterator[str]:
             raise kind(f"{command} ended with {code}: {log.read_bytes()[-LAST_WORDS:].decode('utf-8', 'replace')}")
 
 
-def _lines(pipe: IO[bytes], end: float) -> Iterator[str]:
+def telling() -> Callable[[Config], None]:
+    """Take standard output, as a child, and return what writes an answer to it."""
+    channel, told = private_channel(), -SECONDS_BETWEEN
+
+    def tell(said: Config) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if isinstance(said, Step) and now - told < SECONDS_BETWEEN and said.done < said.total:
+            return
+        told = now
+        print(said.model_dump_json(), file=channel)
+
+    return tell
+
+
+def _lines(pipe: IO[bytes], end: float, waiting: Callable[[], None]) -> Iterator[str]:
     """Yield whole lines until the pipe is closed. Raises TimeoutError where it is not by `end` of the monotonic clock."""
     heard = b""
-    while select.select([pipe], [], [], max(end - time.monotonic(), 0))[0]:
+    while (left := end - time.monotonic()) > 0:
+        if not select.select([pipe], [], [], min(left, 1.0))[0]:
+            waiting()
+            continue
         said = os.read(pipe.fileno(), 1 << 16)
         if not said:
             return

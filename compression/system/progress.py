@@ -4,12 +4,26 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from compression.schema.events import Log, Progress, TrainingSaved
 from compression.schema.stages import BASELINE, Stage
 
+News = TypeVar("News")
 Result = TypeVar("Result")
+
+
+class Returning(Generic[News, Result]):
+    """Loop over a generator and keep what it returns."""
+
+    result: Result
+
+    def __init__(self, news: Generator[News, None, Result]) -> None:
+        self._news = news
+
+    def __iter__(self) -> Iterator[News]:
+        """Yield what the generator does; then there is `result`."""
+        self.result = yield from self._news
 
 
 @dataclass(frozen=True)
@@ -40,23 +54,16 @@ def count_rows(check_pause: Callable[[], None], total: int, *askings: Iterable[i
 
 def portion_of(ticks: Generator[Step, None, Result], number: int, count: int) -> Generator[Step, None, Result]:
     """Tell ticks as those of one of `count` equal portions of work; return what they come to. number: from 0."""
-    while True:
-        try:
-            news = next(ticks)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+    for news in (each := Returning(ticks)):
         yield replace(news, step=number * news.total + news.step, total=count * news.total)
+    return each.result
 
 
-def run_silently(ticks: Generator[Step, None, Result]) -> Result:
+def run_silently(ticks: Generator[Any, None, Result]) -> Result:
     """Go through all ticks and tell none; return what they come to."""
-    while True:
-        try:
-            next(ticks)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+    for _ in (each := Returning(ticks)):
+        pass
+    return each.result
 
 
 SECONDS_BETWEEN = 0.5
@@ -127,16 +134,12 @@ class ProgressTracker:
         self, phase: str, ticks: Generator[Step | TrainingSaved | Log, None, Result]
     ) -> Generator[Progress | TrainingSaved | Log, None, Result]:
         """Pass a training loop's steps on as progress, and its other events as they are; return what it returns."""
-        while True:
-            try:
-                news = next(ticks)
-            except StopIteration as end:
-                result: Result = end.value
-                return result
+        for news in (each := Returning(ticks)):
             if isinstance(news, Step):
                 yield from self.emit(phase, news)
             else:
                 yield news
+        return each.result
 
     def _phase(self, name: str) -> Phase:
         for phase in self.phases:

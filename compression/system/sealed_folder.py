@@ -40,13 +40,14 @@ def _known_digest(path: Path, size: int, changed: int) -> str:  # noqa: ARG001
     return digest(path)
 
 
+def file_in(folder: Path, path: Path) -> File:
+    """Return a file's path within a folder, its size and its digest."""
+    return File(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest(path))
+
+
 def list_files(folder: Path) -> tuple[File, ...]:
     """List a folder's files with size and digest, by path."""
-    return tuple(
-        File(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=digest(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    )
+    return tuple(file_in(folder, path) for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 def seal(body: str) -> str:

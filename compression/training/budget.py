@@ -45,10 +45,6 @@ class Budget:
         """Say how many of the steps that are wanted there is still room for. Minutes cannot be foretold in steps."""
         return wanted if self.max_steps is None else max(min(wanted, self._steps(self.max_steps) - self.spent.steps), 0)
 
-    def minutes_left(self) -> float | None:
-        """Say how many minutes there is still room for; None without a limit."""
-        return None if self.max_minutes is None else max(self.max_minutes / self.sharers - self.spent.seconds / 60, 0.0)
-
     def reached(self) -> str | None:
         """Name the limit that is reached, if one is."""
         share = "" if self.sharers == 1 else f"a share of 1/{self.sharers} of "

@@ -4,7 +4,9 @@
 killed while the second one distilled; its logs, its scratch folder and Valkey's are not in it.
 """
 
+import contextlib
 import json
+import sqlite3
 import tarfile
 from pathlib import Path
 
@@ -29,6 +31,15 @@ def jobs(up: Up) -> dict[str, dict[str, object]]:
 def home(tmp_path: Path) -> Path:
     with tarfile.open(LEFT) as left:
         left.extractall(tmp_path / "home", filter="data")
+    with contextlib.closing(sqlite3.connect(tmp_path / "home" / "lathe.db")) as database, database:
+        (final,) = database.execute("SELECT sql FROM sqlite_master WHERE name = 'jobs_outcome_is_final'").fetchone()
+        database.execute("DROP TRIGGER jobs_outcome_is_final")
+        for column, place in (("recipe", "$"), ("report", "$.recipe")):  # keys that recipes have no more
+            database.execute(
+                f"UPDATE jobs SET {column} = json_set({column}, '{place}.distill.gate', json('{{\"steps\":50}}'), "
+                f"'{place}.remedy', 'apply') WHERE name = 'finished'"
+            )
+        database.execute(final)
     return tmp_path / "home"
 
 
@@ -36,6 +47,11 @@ def test_a_home_of_an_older_release_opens_and_its_jobs_end_well(home: Path, tmp_
     with running(home) as up:
         before = jobs(up)
         assert before["finished"]["state"] == "succeeded"
+        for command in ("show", "report"):
+            recipe = json.loads(up.lathe(command, str(before["finished"]["id"]), "--json").stdout)["recipe"]
+            assert (recipe["distill"]["gate"], recipe["remedy"]) == ({"steps": 50}, "apply")
+        again = up.lathe("retry", str(before["finished"]["id"]), "--json")
+        assert json.loads(again.stdout)["error"]["cause"] == "recipe.distill.gate has been removed"
         got = up.lathe("download", str(before["finished"]["id"]), "--out", str(tmp_path / "out"))
         assert got.returncode == 0, got.stderr
         folder = next(tmp_path.glob("out/**/model.onnx")).parent

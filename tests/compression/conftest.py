@@ -16,7 +16,6 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, P
 from compression.distillation.objective import DistillationObjective, FeatureAlignment
 from compression.distillation.teacher import Teacher
 from compression.engine.context import StageContext
-from compression.engine.stages.gate import WITH, WITHOUT
 from compression.modalities.registry import task_of
 from compression.modalities.text.batches import TokenizedDataset
 from compression.schema.recipe.distill import Distill
@@ -118,7 +117,7 @@ def all_phases() -> ProgressTracker:
             "cut",
             *(f"{name}{step}" for step in ("", ", step 1 of 2", ", step 2 of 2") for name in ("ask the teacher", "recover")),
         ),
-        "distilled": ("ask of unlabelled text", "general", "ask the teacher", WITH, WITHOUT, "distill", "distill again"),
+        "distilled": ("ask of unlabelled text", "general", "ask the teacher", "distill"),
     }
     return ProgressTracker([Phase(stage, name, 1.0) for stage, phases in names.items() for name in phases])
 

@@ -3,16 +3,17 @@
 from collections.abc import Generator
 
 from compression.engine.shipping import measure_artifact
-from compression.evaluation.measure import Measured, MeasureProgress, MeasureSpec, measure
+from compression.evaluation.measure import Measured, MeasureSpec, measure
+from compression.system.child_process import Step
 from compression.system.progress import Step as Tick
 
 
 def in_this_process(spec: MeasureSpec, *, last_try: bool = False) -> Generator[Tick, None, Measured]:
     """Take the place of `artifact.figures`."""
-    told = list[MeasureProgress | Measured]()
+    told = list[Step | Measured]()
     found = measure(spec, told.append)
     for said in told:
-        if isinstance(said, MeasureProgress):
+        if isinstance(said, Step):
             yield Tick(said.done, said.total)
     return found
 

@@ -8,6 +8,7 @@ import pytest
 from compression.schema.recipe.base import Config
 from compression.system import child_process
 from compression.system.child_process import ChildFailed, ChildOutOfMemory, child_lines
+from compression.system.interrupts import Pause
 
 
 @pytest.mark.parametrize(
@@ -44,4 +45,22 @@ def test_a_line_is_heard_as_it_is_said_and_nobody_goes_on_talking_to_nobody(
     talker = psutil.Process(int(next(heard)))
     assert talker.is_running()
     heard.close()
+    assert not talker.is_running()
+
+
+def test_a_silent_child_is_ended_by_what_is_raised_while_it_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho $$\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+
+    def waiting() -> None:
+        raise Pause
+
+    heard = child_lines("measure", Config(), timeout=60, waiting=waiting)
+    talker = psutil.Process(int(next(heard)))
+    with pytest.raises(Pause):
+        next(heard)
     assert not talker.is_running()

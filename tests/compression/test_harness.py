@@ -136,7 +136,7 @@ def test_what_cannot_be_asked_is_said(shipped: Path, tmp_path: Path, monkeypatch
     with pytest.raises(InvalidSpec, match="no folder"):
         harness.evaluate(shipped, ["pick"], include=tmp_path, data=tmp_path / "elsewhere")
     (tmp_path / "pick.jsonl").unlink()
-    with pytest.raises(InvalidSpec, match="data cannot be had"):
+    with pytest.raises(InvalidSpec, match="no data of pick"):
         harness.evaluate(shipped, ["pick"], include=tmp_path)
     monkeypatch.setattr(harness, "version", lambda name: (_ for _ in ()).throw(harness.PackageNotFoundError(name)))
     with pytest.raises(MissingResource, match="not installed"):

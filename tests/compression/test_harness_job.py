@@ -1,6 +1,7 @@
 """lm-eval's tasks as a part of jobs: each stage's row has what the task says of it, and the download says the same."""
 
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -18,6 +19,7 @@ from compression.quantization.fake_quantize import insert_fake_quantization
 from compression.schema.errors import CompressionError, InvalidSpec, MissingResource
 from compression.schema.events import Finished, Log, Progress
 from compression.schema.recipe.recipe import JobEvaluate, LmEval, Recipe
+from compression.system.child_process import Step
 from compression.system.interrupts import Pause
 from tests.compression.language.tiny import model, tokenizer
 from tests.compression.measuring import in_this_process
@@ -32,12 +34,30 @@ SHORT: dict[str, Any] = {
 }
 
 
+def asked_here(spec: harness_job.AskSpec, waiting: Callable[[], None] = lambda: None) -> Iterator[Step | harness.Found]:
+    """Take the place of `harness_job.answers`: ask in this process, which has begun."""
+    told: list[Step | harness.Found] = []
+    try:
+        harness_model.ask(spec, told.append)
+    except CompressionError as problem:
+        raise harness_job._error(problem.as_dict()) from problem
+    yield from told
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # as fresh ones have it; else it is asked again and again
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+    monkeypatch.setattr(harness_job, "answers", asked_here)
+
+
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(shipping, "measure_artifact", in_this_process)
     return mirror(tmp_path / "data")
 
 
+@pytest.mark.usefixtures("here")
 def test_each_stage_is_asked_and_the_download_says_what_its_row_says(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,6 +107,7 @@ def test_each_stage_is_asked_and_the_download_says_what_its_row_says(
     assert to_download < 0.1  # values on the edge of two integers fall either way; choices are tens of nats
 
 
+@pytest.mark.usefixtures("here")
 def test_a_job_has_a_task_written_out_with_the_integers_simulated(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +132,7 @@ def test_a_job_has_a_task_written_out_with_the_integers_simulated(
     assert all(written)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_job_that_is_paused_while_a_task_is_asked_goes_on_to_the_same_figures(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,27 +159,34 @@ def test_a_job_that_is_paused_while_a_task_is_asked_goes_on_to_the_same_figures(
     assert all(row.lm_eval for row in again.report.rows)
 
 
-def test_a_model_is_left_as_it_was_and_asking_stops_where_it_is_told_to(tmp_path: Path, data: Path) -> None:
-    network = model(max_position_embeddings=128, tie_word_embeddings=False)
+def test_a_fresh_process_says_what_this_one_does_until_it_is_paused(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = model(max_position_embeddings=512, tie_word_embeddings=False)
     network.config.tie_word_embeddings = True  # as of a checkpoint that has both, which transformers leaves apart
     insert_fake_quantization(network)
-    before = {name: id(parameter) for name, parameter in network.named_parameters()}
-    asked, calls = LmEval(tasks=("arc_easy",), limit=2, batch=1), list[int]()
+    told, cache = list[Any](), tmp_path / "cache"
 
     def check_pause() -> None:
-        calls.append(1)
-        if len(calls) == 3:
+        if any(isinstance(said, Log) for said in told):
             raise Pause
 
+    def precompute(*tasks: str) -> Iterator[Any]:
+        asked = LmEval(tasks=tasks, limit=4, few_shot=0, batch=1)
+        return harness_job.ask(network, tokenizer(), asked, data, cache, seed=0, check_pause=check_pause)
+
     with pytest.raises(Pause):
-        list(harness_job.ask(network, tokenizer(), asked, data, tmp_path / "cache", seed=0, check_pause=check_pause))
-    assert len(calls) == 3
-    assert {name: id(parameter) for name, parameter in network.named_parameters()} == before
-    assert "lm_head.weight" in before
-    assert not network._forward_pre_hooks
-    assert "tie_weights" not in vars(network)
+        for said in precompute("arc_easy", "gsm8k"):
+            told.append(said)
+    assert not list(cache.glob("model-*"))
+    (fresh,) = [said for said in told if isinstance(said, Log)]
+    told.clear()
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+    monkeypatch.setattr(harness_job, "answers", asked_here)
+    assert next(said for said in precompute("arc_easy") if isinstance(said, Log)) == fresh
 
 
+@pytest.mark.usefixtures("here")
 def test_no_more_go_together_than_their_logits_have_room(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, rows = model(max_position_embeddings=128), list[int]()
     monkeypatch.setattr(HFLM, "_model_call", lambda self, inps, **_: rows.append(len(inps)) or network(inps).logits)
@@ -181,9 +210,10 @@ def test_no_more_go_together_than_their_logits_have_room(tmp_path: Path, data: P
 def test_what_json_cannot_hold_is_no_number(value: float) -> None:
     (found,) = harness.figures({"results": {"t": {"word_perplexity,none": value, "word_perplexity_stderr,none": value}}})
     assert (found.value, found.standard_error) == (None, None)
-    assert harness_job.said([found]) == "t word_perplexity no number"
+    assert harness_job.figures_line([found]) == "t word_perplexity no number"
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("asked", "has_data", "error", "said"),
     [
@@ -201,9 +231,7 @@ def test_what_cannot_be_asked_is_known_before_any_training(
     has_data: bool,
     error: type[CompressionError],
     said: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # as workers have it; else it is asked again and again
     write(tmp_path)
     place = {"lm_eval_data": str(data)} if has_data else {}
     spec = spec_of(SHORT, evaluate={"length": 16, "lm_eval": asked}, **place)

@@ -56,6 +56,8 @@ def test_a_job_without_stages_ships_the_tuned_model(tmp_path: Path, encoder: Pat
     [
         ({"recipe": {"prune": {"ratio": 7}}}, "invalid_spec", "recipe.prune.ratio"),
         ({"recipe": {"prun": {}}}, "invalid_spec", "recipe.prun"),
+        ({"recipe": {"distill": {"gate": {"steps": 50}}}}, "invalid_spec", "recipe.distill.gate"),
+        ({"recipe": {"remedy": "apply"}}, "invalid_spec", "recipe.remedy"),
         ({"evaluate": {"length": 1024}}, "invalid_spec", "evaluate.length"),
         ({"recipe": {"prune": {"ratio": 0.95, "multiple": 8}}}, "unsupported_shape", "recipe.prune.ratio"),
         ({"model": "nowhere"}, "missing_file", "config.json"),

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,13 +101,14 @@ def test_so_does_that_of_a_model_that_goes_from_file_to_file(
 def test_lm_eval_reads_by_the_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    model, told, read = qwen(tmp_path / "model", OTHER), harness_model.told, list[list[int]]()
+    model, opened, read = qwen(tmp_path / "model", OTHER), harness_model._opened, list[list[int]]()
 
-    def overheard(model: object, tokenizer: object, *rest: object, **more: object) -> object:
-        read.append(tokenizer(TEXT)["input_ids"])  # type: ignore[operator]
-        return told(model, tokenizer, *rest, **more)  # type: ignore[arg-type]
+    def overheard(*given: Any) -> Any:
+        model, tokenizer = opened(*given)
+        read.append(tokenizer(TEXT)["input_ids"])
+        return model, tokenizer
 
-    monkeypatch.setattr(harness_model, "told", overheard)
+    monkeypatch.setattr(harness_model, "_opened", overheard)
     task(tmp_path / "own", CHOICE, "pick", [{"question": "the 123 is", "choices": ["1", "12"], "answer": 0}])
     found = harness.evaluate(model, ["pick"], include=tmp_path / "own", threads=1)
     assert [figure.task for figure in found.figures] == ["pick"]

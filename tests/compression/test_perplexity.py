@@ -9,7 +9,7 @@ from client.render import cells, conditions
 from compression.engine.reporting.notes import better_note, row_notes
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import parameters_at
-from compression.planning.estimator import HARNESS_BYTES, Counted, artifacts, scoring_seconds
+from compression.planning.estimator import HARNESS_BYTES, PROCESS_BYTES, Counted, artifacts, scoring_seconds
 from compression.planning.preflight import preflight
 from compression.planning.verdicts import choose, judged, worse_than
 from compression.schema.errors import CompressionError, ConfigMismatch
@@ -225,7 +225,8 @@ def test_a_preflight_knows_what_attention_and_lm_eval_hold_at_once() -> None:
         preflight(MODEL, DATA, scores, Evaluate())
     assert told.value.param == "recipe.distill.attention_by"
     asked = preflight(MODEL, DATA, recipe, Evaluate(lm_eval=LmEval(tasks=("arc_easy",))))
-    assert asked.estimate.memory_bytes - plain.estimate.memory_bytes == HARNESS_BYTES
+    assert asked.estimate.memory_bytes - plain.estimate.memory_bytes == PROCESS_BYTES + HARNESS_BYTES
+    assert asked.estimate.disk_bytes - plain.estimate.disk_bytes == 4 * plain.baseline_parameters.total
     assert any("does not know" in warning for warning in asked.warnings)
 
 

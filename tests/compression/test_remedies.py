@@ -57,19 +57,6 @@ def test_a_small_gap_asks_for_as_many_epochs_as_the_pace_tells() -> None:
     assert "brought back 96% of the 0.2000" in found["recipe.distill.epochs"].why
 
 
-def test_epochs_that_the_job_added_by_itself_count_as_trained() -> None:
-    done = Remedy(key="recipe.distill.epochs", now=8, proposed=12, why="validation missed it", applied=True)
-    found = verdict(RECIPE, BASELINE, QUANTIZED, pruned(0.598), distilled(0.79), applied=[done]).remedies
-    assert found[0] == done
-    (offer,) = found[1:]
-    # As without them 0.008 of 0.2 are left, but after 12: 0.04^(n/12) = 0.022.
-    assert (offer.key, offer.now, offer.proposed, offer.applied) == ("recipe.distill.epochs", 8, 15, False)
-    assert "12 epochs brought back 96%" in offer.why
-    most = RECIPE.model_copy(update={"prune": Prune(target_params=0.305), "distill": Distill(epochs=140)})
-    done = done.model_copy(update={"now": 140, "proposed": 210})
-    assert verdict(most, BASELINE, QUANTIZED, pruned(0.5), distilled(0.6), applied=[done]).remedies == (done,)
-
-
 def test_a_baseline_that_has_learned_nothing_is_to_be_tuned_first_and_nothing_else_is_judged() -> None:
     at_chance = row("baseline", 20_000_000, 80_000_000, 16.0, 0.503)  # of 0.5, with an error of 0.01
     recipe = RECIPE.model_copy(update={"prepare": Prepare(epochs=3)})

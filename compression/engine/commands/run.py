@@ -11,6 +11,7 @@ from compression.engine.pipeline import compress
 from compression.schema.errors import CompressionError, InvalidSpec
 from compression.schema.events import Event, Failed, Paused, Working
 from compression.schema.job_spec import Spec
+from compression.schema.recipe.recipe import check_removed
 from compression.system import failures, process
 from compression.system.interrupts import Pause, never
 
@@ -57,9 +58,9 @@ def job(path: Path, pause_asked: Callable[[], bool] = never) -> Iterator[Event]:
 
 
 def read_spec(path: Path) -> Spec:
-    """Read a specification. Raises InvalidSpec with the path of the first field that is wrong."""
+    """Read a specification. Raises InvalidSpec with the path of the first field that is wrong or has been removed."""
     try:
-        return Spec.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        spec = Spec.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as problem:
         errors = problem.errors(include_url=False, include_input=False)
         field = ".".join(map(str, errors[0]["loc"])) or None
@@ -67,6 +68,8 @@ def read_spec(path: Path) -> Spec:
         raise InvalidSpec(f"{field or 'the specification'}: {errors[0]['msg']}{others}", param=field) from problem
     except (OSError, ValueError, RecursionError) as problem:
         raise InvalidSpec(f"{path.name} cannot be read as JSON: {problem}") from problem
+    check_removed(spec.recipe.model_dump())
+    return spec
 
 
 def failed(problem: CompressionError) -> Failed:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -59,7 +59,7 @@ from compression.schema.report.report import Artifact, Report
 from compression.schema.stages import BASELINE, PRUNED, QUANTIZED, Stage
 from compression.system import durable_files
 from compression.system.interrupts import Pause, never
-from compression.system.progress import Phase, ProgressTracker, Step
+from compression.system.progress import Phase, ProgressTracker, Result, Returning, Step
 
 SCORE, CUT, QUANTIZE, VERIFY, MEASURE = "score", "cut", "quantize", "verify", "export and measure"
 PLAIN, GRAPH = "measure in 16 bits", "write ONNX"
@@ -77,7 +77,6 @@ UNPACKED = Path("scratch", "unpacked", "model")
 """Where in the job's output the model lies that stock code opens, if what was sent is not such a one."""
 HALF = 2
 """Bytes of a number of 16 bits."""
-Result = TypeVar("Result")
 Made = tuple[list[Measured], PreTrainedModel, tuple[str, ...]]
 """A stage's artifacts, its row's first; the model that they hold, without weights; and what the row says of it."""
 
@@ -323,13 +322,9 @@ class OnDiskJob:
 
     def follow(self, phase: str, steps: Generator[tuple[int, int], None, Result]) -> Generator[Event, None, Result]:
         """Pass (done, total) on as progress; return what the steps come to."""
-        while True:
-            try:
-                done, total = next(steps)
-            except StopIteration as end:
-                result: Result = end.value
-                return result
+        for done, total in (each := Returning(steps)):
             yield from self.tracker.emit(phase, Step(step=done, total=total))
+        return each.result
 
     def _unasked(self) -> tuple[str, ...]:
         asked = self.spec.evaluate.lm_eval is not None

@@ -7,7 +7,7 @@ from compression.planning.verdicts import judged
 from compression.schema.job_spec import Spec
 from compression.schema.report.averages import mean_row
 from compression.schema.report.draws import NO_DRAWS, SplitDraws, mean_split_draws
-from compression.schema.report.measurements import Remedy, Row, Uploaded
+from compression.schema.report.measurements import Row, Uploaded
 from compression.schema.stages import Stage
 
 
@@ -28,15 +28,4 @@ def judged_mean_row(
     means = {stage: mean_split_draws([own.get(stage, NO_DRAWS) for own in draws]) for stage in stages}
     row = mean_row(parts, before[0] if before else None, sent, (means[stages[0]], means[stages[-1]]))
     row, task = with_notes(row, before[-1] if before else None), spec.asked[0].task
-    return judged(row, before, spec.recipe, spec.targets, limit=limit, applied=applied_remedies(parts), task=task, draws=means)
-
-
-def applied_remedies(parts: Mapping[str, Row]) -> list[Remedy]:
-    """Gather what the parts tried by themselves: one remedy a key, which says what came of it for each part that did."""
-    found: dict[str, Remedy] = {}
-    for name, row in parts.items():
-        for remedy in row.verdict.remedies if row.verdict else ():
-            said = f"{name}: {remedy.why}"
-            before = found.get(remedy.key)
-            found[remedy.key] = remedy.model_copy(update={"why": f"{before.why} {said}" if before else said})
-    return list(found.values())
+    return judged(row, before, spec.recipe, spec.targets, limit=limit, task=task, draws=means)

@@ -9,7 +9,7 @@ from compression.modalities.text.augmentation.source import AugmentationSource
 from compression.modalities.text.batches import TokenizedDataset
 from compression.schema.events import Event, Log
 from compression.schema.recipe.augment import Augment
-from compression.system.progress import Step
+from compression.system.progress import Returning, Step
 
 PHASE = "augment"
 EXAMPLES, SHOWN = 3, 300
@@ -30,14 +30,10 @@ def augment_rows(
     total = settings.rows * len(rows)
     yield from context.tracker.emit(PHASE, Step(0, total))
     work = augment(augmentation_source.texts, settings, seed, _opened(context, settings, augmentation_source))
-    while True:
-        try:
-            done = next(work)
-        except StopIteration as end:
-            made: list[AugmentedRow] = end.value
-            break
+    for done in (each := Returning(work)):
         yield from context.tracker.emit(PHASE, Step(done, total))
         context.check_pause()
+    made = each.result
     said = " ".join([_summary(made, settings, augmentation_source, total), *left_out])
     context.notes.append(said)
     yield Log(message=said)

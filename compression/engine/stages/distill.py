@@ -1,6 +1,6 @@
 """Teach the narrow, fake-quantized student what its teachers know (Hinton et al. 2015; Jiao et al. 2020)."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,13 @@ from compression.distillation.teacher import Teacher
 from compression.engine.checkpoints import folder_digests
 from compression.engine.context import StageContext
 from compression.engine.job_models import Texts
-from compression.engine.stages import gate, general_distillation
+from compression.engine.stages import general_distillation
 from compression.engine.stages.augment import PHASE as AUGMENT
 from compression.engine.stages.augment import augment_rows
-from compression.engine.stages.gate import gated
 from compression.engine.stages.general_distillation import general
 from compression.engine.stages.insert_quantization import insert_quantization, smooth_model
 from compression.engine.stages.objectives import log_terms, objective_for
 from compression.engine.stages.registry import ROW_SECONDS, ExpectedWork, StageRunner
-from compression.engine.stages.second_training import PHASE as AGAIN
-from compression.engine.stages.second_training import epochs_again, further, is_under_way, score_of_baseline
 from compression.engine.stages.teacher_ensemble import ASK, hear
 from compression.engine.stages.teacher_precision import HELD, note, quantize_teacher
 from compression.modalities.text.augmentation.resources import Resources
@@ -30,13 +27,12 @@ from compression.models.tensors import Tensors
 from compression.planning.estimator import augment_seconds
 from compression.schema.events import Event, Log
 from compression.schema.job_spec import Spec
-from compression.schema.recipe.distill import Distill, Gate
+from compression.schema.recipe.distill import Distill
 from compression.system.progress import Step, portion_of
-from compression.training.config import TrainingConfig
 from compression.training.trainer import train
 
-PHASE, OPEN, LAST = "distill", "gate", "last"
-"""OPEN, LAST: under these names a save keeps whether insides count, and what weights the terms had after the last epoch."""
+PHASE, LAST = "distill", "last"
+"""LAST: the name under which a save keeps the weights that the terms had after the last epoch."""
 
 
 def distill(context: StageContext) -> Iterator[Event]:
@@ -49,9 +45,9 @@ def distill(context: StageContext) -> Iterator[Event]:
     if context.cast is not None and context.cast.student is not None:
         enter(context)
     rows, made = context.rows["train"], list[Texts]()
-    task_phase = is_under_way(context) or (context.checkpointer is not None and context.checkpointer.is_at(PHASE))
-    known = context.checkpointer.beside() if context.checkpointer is not None and task_phase else {}
-    if settings.general is not None and not task_phase:
+    resumed = context.checkpointer is not None and context.checkpointer.is_at(PHASE)
+    known = context.checkpointer.beside() if context.checkpointer is not None and resumed else {}
+    if settings.general is not None and not resumed:
         yield from general(context, settings)
     if settings.augment is not None and context.augmentation_source is not None:
         rows, made = yield from augment_rows(context, settings.augment, context.augmentation_source)
@@ -59,18 +55,15 @@ def distill(context: StageContext) -> Iterator[Event]:
     heard = yield from hear(context, settings, rows, made)
     guide = heard.guide.to(context.device).requires_grad_(False)
     # All that can be asked of it is asked before it may be rounded.
-    closed = OPEN in known and not known[OPEN].item()
-    compared = settings.answers_alone() if closed else settings
     precompute = portion_of(
-        objective_for(context, compared, guide, rows, heard.rows, heard.logits), heard.asked, heard.asked + 1
+        objective_for(context, settings, guide, rows, heard.rows, heard.logits), heard.asked, heard.asked + 1
     )
     objective = yield from context.tracker.relay(ASK, precompute)
-    base = score_of_baseline(context) if context.recipe.remedy == "apply" else None
     yield from _where_kept(objective.teacher)
     try:
         is_held, said = yield from quantize_teacher(context, settings, guide, before=HELD in known)
         beside = {HELD: torch.tensor(True)} if is_held else {}
-        yield from _task_phase(context, settings, rows, objective, base, known, beside)
+        yield from _task_phase(context, settings, rows, objective, known, beside)
     finally:
         objective.close()
     note(context, said)  # the notes are those of the attempt before, where this one went on from its save
@@ -78,7 +71,7 @@ def distill(context: StageContext) -> Iterator[Event]:
 
 def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
     """Yield the general phase, augmentation, asking the teachers and the training, as the recipe has them."""
-    recipe, settings, train = expected.recipe, expected.recipe.distill, expected.train
+    settings, train = expected.recipe.distill, expected.train
     assert settings is not None, "the job asks for stages that the recipe has"  # noqa: S101
     if settings.general is not None:
         texts = (expected.rows.get("unlabelled") or expected.rows["train"]) * ROW_SECONDS
@@ -88,12 +81,7 @@ def phases(expected: ExpectedWork) -> Iterator[tuple[str, float]]:
         yield AUGMENT, augment_seconds(settings.augment, expected.rows["train"])
         train *= 1 + settings.augment.rows
     yield ASK, expected.seeds * train / 3
-    if settings.gate is not None:
-        tried = settings.gate.steps * recipe.train.batch * recipe.train.accumulate * ROW_SECONDS * 0.5
-        yield from ((name, tried) for name in (gate.WITH, gate.WITHOUT))
     yield PHASE, settings.epochs * train * 0.5
-    if recipe.remedy == "apply":
-        yield AGAIN, epochs_again(settings) * train * 0.5
 
 
 def inputs(spec: Spec, base: Path) -> dict[str, Any]:
@@ -140,69 +128,42 @@ def _where_kept(teacher: Teacher) -> Iterator[Event]:
         yield Log(message=f"The teacher's states are kept on disk ({teacher.bytes / 2**30:.1f} GiB).")
 
 
-def _gate(
-    context: StageContext,
-    asked: Gate,
-    settings: Distill,
-    rows: TokenizedDataset,
-    objective: DistillationObjective,
-    plan: TrainingConfig,
-    known: Tensors,
-) -> Generator[Event, None, bool]:
-    """Try what is compared of the insides, or do as an earlier attempt's save of this phase says."""
-    if OPEN in known:  # the lesson was made as it says
-        return bool(known[OPEN].item())
-    found = yield from gated(context, asked, settings, rows, objective, plan)
-    return found
-
-
 def _task_phase(
     context: StageContext,
     settings: Distill,
     rows: TokenizedDataset,
     objective: DistillationObjective,
-    base: float | None,
     known: Tensors,
     beside: Tensors,
 ) -> Iterator[Event]:
-    """base: what the baseline scores on validation, for the remedy that a job applies by itself; None where it shall not.
-
-    known: what an earlier attempt's save of this phase keeps beside its training; beside: what those of this one keep so far.
-    """
+    """known: what an earlier attempt's save of this phase keeps beside its training; beside: what those of this one keep."""
     plan = context.plan("distill", epochs=settings.epochs, rate=settings.rate, patience=settings.patience)
-    if settings.gate is not None:
-        is_open = yield from _gate(context, settings.gate, settings, rows, objective, plan, known)
-        beside = beside | {OPEN: torch.tensor(is_open)}
-    if not is_under_way(context):
-        first = objective.weighting.weights()
-        kept = beside | {LAST: known[LAST]} if LAST in known else dict(beside)
+    first = objective.weighting.weights()
+    kept = beside | {LAST: known[LAST]} if LAST in known else dict(beside)
 
-        def after_epoch(news: Step) -> None:
-            # At its end training puts the best epoch's weights back, learned ones of terms too.
-            objective.before_step(news.step - 1, news.total)  # a new attempt may have had no step left to do
-            kept[LAST] = torch.tensor([*objective.weighting.weights().values()], dtype=torch.float64)
+    def after_epoch(news: Step) -> None:
+        # At its end training puts the best epoch's weights back, learned ones of terms too.
+        objective.before_step(news.step - 1, news.total)  # a new attempt may have had no step left to do
+        kept[LAST] = torch.tensor([*objective.weighting.weights().values()], dtype=torch.float64)
 
-        ticks = train(
-            context.model,
-            plan,
-            rows,
-            context.rows["validation"],
-            objective,
-            before_step=objective.before_step,
-            extra=objective.parameters,
-            resumable=context.resumable(PHASE, kept),
-            budget=context.budget,
-        )
-        outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective, after_epoch))
-        context.notes.append(
-            f"Distillation: validation {context.task.metric} {outcome.before} → {outcome.best} "
-            f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
-        )
-        context.notes += (*objective.feature_losses.comparison.said(), *outcome.remarks)
-        if settings.weighting != "fixed":
-            last = kept[LAST].tolist() if LAST in kept else first.values()
-            changes = ", ".join(f"{term} {w:.4g} → {now:.4g}" for (term, w), now in zip(first.items(), last, strict=True))
-            context.notes.append(f"Weights ({settings.weighting}), first → last: {changes}.")
-    objective.before_step(1, 1)  # for what is trained further, weights are where a schedule ends
-    if base is not None:
-        yield from further(context, settings, rows, plan, objective, base, beside)
+    ticks = train(
+        context.model,
+        plan,
+        rows,
+        context.rows["validation"],
+        objective,
+        before_step=objective.before_step,
+        extra=objective.parameters,
+        resumable=context.resumable(PHASE, kept),
+        budget=context.budget,
+    )
+    outcome = yield from context.tracker.relay(PHASE, log_terms(ticks, objective, after_epoch))
+    context.notes.append(
+        f"Distillation: validation {context.task.metric} {outcome.before} → {outcome.best} "
+        f"(best of epochs 0 to {settings.epochs}: {outcome.best_epoch})."
+    )
+    context.notes += (*objective.feature_losses.comparison.said(), *outcome.remarks)
+    if settings.weighting != "fixed":
+        last = kept[LAST].tolist() if LAST in kept else first.values()
+        changes = ", ".join(f"{term} {w:.4g} → {now:.4g}" for (term, w), now in zip(first.items(), last, strict=True))
+        context.notes.append(f"Weights ({settings.weighting}), first → last: {changes}.")

@@ -12,7 +12,7 @@ from compression.engine.stages.causal_lm_objective import causal_lm_objective as
 from compression.modalities.text.batches import TokenizedDataset
 from compression.schema.events import Log, TrainingSaved
 from compression.schema.recipe.distill import Distill
-from compression.system.progress import Step, count_rows
+from compression.system.progress import Returning, Step, count_rows
 from compression.training.config import TrainingOutcome
 
 
@@ -57,12 +57,7 @@ def log_terms(
 
     after_epoch: called then too, before training goes on or ends.
     """
-    while True:
-        try:
-            news = next(ticks)
-        except StopIteration as end:
-            outcome: TrainingOutcome = end.value
-            return outcome
+    for news in (each := Returning(ticks)):
         if after_epoch is not None and isinstance(news, Step) and news.score is not None:
             after_epoch(news)
         if isinstance(news, Log):
@@ -74,3 +69,4 @@ def log_terms(
             and (said := objective.loss_meter.told(objective.weighting.weights()))
         ):
             yield Log(message=f"Step {news.step} of {news.total}: {said}.")
+    return each.result

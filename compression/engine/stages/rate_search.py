@@ -30,7 +30,7 @@ from compression.planning.preparation import (
 from compression.schema.errors import TrainingDiverged
 from compression.schema.events import Log, TrainingSaved
 from compression.schema.report.preparation import RateTried
-from compression.system.progress import Step
+from compression.system.progress import Returning, Step
 from compression.training.config import TrainingConfig, TrainingOutcome
 from compression.training.trainer import train
 
@@ -212,12 +212,7 @@ class RateSearch:
     def _counted(self, ticks: Ticks) -> Ticks:
         """Pass a training's ticks on as a portion of all probes, and check for a pause between steps."""
         number, self._done = self._done, self._done + 1
-        while True:
-            try:
-                news = next(ticks)
-            except StopIteration as end:
-                outcome: TrainingOutcome = end.value
-                return outcome
+        for news in (each := Returning(ticks)):
             self.state.check_pause()
             if isinstance(news, Step):
                 total = max(news.total, 1)
@@ -225,3 +220,4 @@ class RateSearch:
                 yield replace(news, step=number * total + news.step, total=self._portions * total, score=None)
             else:
                 yield news
+        return each.result

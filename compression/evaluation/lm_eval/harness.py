@@ -22,6 +22,10 @@ from compression.schema.report.measurements import TaskFigure
 from compression.system.process import private_channel
 
 REMEDY = "pip install 'lathe[lm-eval]'"
+OTHERS = (
+    "`lm-eval ls tasks` lists lm-eval's own tasks; --include names a folder with others. Data comes from the hub, or from a "
+    "folder (--data) that has it under its name on the hub."
+)
 SUFFIX = "_stderr"
 
 
@@ -34,36 +38,32 @@ class Found(Config):
 
 
 def evaluate(
-    folder: Path,
-    tasks: Sequence[str],
-    *,
-    include: Path | None = None,
-    data: Path | None = None,
-    few_shot: int | None = None,
-    batch: int = 8,
-    limit: int | None = None,
-    threads: int | None = None,
-    seed: int = 0,
+    folder: Path, tasks: Sequence[str], *, include: Path | None = None, data: Path | None = None, **asked: int | None
 ) -> Found:
-    """Ask the causal language model in `folder`, a stock checkpoint, what tasks ask. few_shot: None is each task's own.
+    """Ask the causal language model in `folder`, a stock checkpoint, what tasks ask.
 
     include: folder of further tasks. data: folder in which tasks' data lies under the names that it has on the hub, as
-    `data/allenai/ai2_arc`; what it lacks is asked of the hub. The process works in it as long as this takes. Raises
-    MissingResource where lm-eval is not installed, InvalidSpec for an unknown task or one without data here, ConfigMismatch
-    where the checkpoint cannot be opened.
+    `data/allenai/ai2_arc`; what it lacks is asked of the hub. The process works in it as long as this takes. asked: few_shot,
+    batch, limit, threads and seed of `harness_job.AskSpec`. Raises MissingResource where lm-eval is not installed, InvalidSpec
+    for an unknown task or one without data here, ConfigMismatch where the checkpoint cannot be opened.
     """
     release = installed()
-    for given, param in ((include, "--include"), (data, "--data")):
-        if given is not None and not given.is_dir():
-            raise InvalidSpec(f"{given} is no folder", param=param)
-    folder, include = folder.absolute(), include.absolute() if include is not None else None
-    from compression.evaluation.lm_eval import harness_model  # it needs what was just looked for
+    for place, param in ((include, "--include"), (data, "--data")):
+        if place is not None and not place.is_dir():
+            raise InvalidSpec(f"{place} is no folder", param=param)
+    # They need the package, and torch.
+    from compression.evaluation.lm_eval.harness_job import AskSpec
+    from compression.evaluation.lm_eval.harness_model import ask
 
-    with harness_model.data_in(data):
-        found = harness_model.asked(
-            folder, tasks, include=include, few_shot=few_shot, batch=batch, limit=limit, threads=threads, seed=seed
-        )
-    return Found(figures=tuple(figures(found)), lm_eval=release, limit=limit)
+    places = {"folder": folder, "include": include, "data": data}
+    given = {name: str(place.absolute()) for name, place in places.items() if place is not None}
+    spec = AskSpec.model_validate({"job": False, "tasks": tuple(tasks), **given, **asked})
+    told: list[Found] = []
+    try:
+        ask(spec, lambda said: told.append(said) if isinstance(said, Found) else None)
+    except (InvalidSpec, MissingResource) as problem:
+        raise InvalidSpec(problem.cause, param="--tasks", remedy=OTHERS) from problem
+    return Found(figures=tuple(figure for one in told for figure in one.figures), lm_eval=release, limit=spec.limit)
 
 
 def installed() -> str:
@@ -122,17 +122,8 @@ def main(options: argparse.Namespace) -> int:
     """Run the command; print `Found`. Returns 2 where it cannot be done, with the reason on standard error."""
     answers = private_channel()  # lm-eval and what it calls print what they like
     try:
-        found = evaluate(
-            options.folder,
-            options.tasks,
-            include=options.include,
-            data=options.data,
-            few_shot=options.few_shot,
-            batch=options.batch,
-            limit=options.limit,
-            threads=options.threads,
-            seed=options.seed,
-        )
+        asked = {name: getattr(options, name) for name in ("few_shot", "batch", "limit", "threads", "seed")}
+        found = evaluate(options.folder, options.tasks, include=options.include, data=options.data, **asked)
     except CompressionError as problem:
         print(json.dumps(problem.as_dict()), file=sys.stderr)  # noqa: T201 (a command's answer)
         return 2

@@ -1,27 +1,62 @@
-"""lm-eval's tasks in a job: asked of the model as each stage leaves it, with the data that the worker has."""
+"""lm-eval's tasks in a job: asked in a fresh process, of the model as each stage leaves it, with the worker's data."""
 
-import os
-from collections.abc import Callable, Generator
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
+from typing import Annotated
 
+import torch
+from pydantic import Field, TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from compression.evaluation.lm_eval import harness
-from compression.schema.errors import CompressionError, InvalidSpec, MissingResource
+from compression.evaluation.lm_eval.harness import Found
+from compression.quantization.fake_quantize import Simulation, simulation_of
+from compression.schema.errors import ALL_ERRORS, CompressionError, InvalidSpec, MissingResource, OutOfMemory
 from compression.schema.events import Log
 from compression.schema.job_spec import Spec
+from compression.schema.recipe.base import Config
 from compression.schema.recipe.recipe import LmEval
 from compression.schema.report.measurements import TaskFigure
-from compression.system import failures
-from compression.system.interrupts import Pause
-from compression.system.progress import Step
+from compression.schema.validation import Rejected
+from compression.system import child_process, process
+from compression.system.child_process import ChildOutOfMemory, Step
+from compression.system.progress import Step as Tick
 
 PARAM = "evaluate.lm_eval"
 PHASE = "lm-eval"
-REMEDY = "Ask who runs the worker to install lathe[lm-eval] and to set LATHE_LM_EVAL_DATA, or leave evaluate.lm_eval out."
-OTHERS = "Name tasks that `lm-eval ls tasks` lists for the worker's version, and no more examples than they have."
+REMEDIES = {
+    MissingResource.code: "Ask who runs the worker to install lathe[lm-eval] and to set LATHE_LM_EVAL_DATA, or leave "
+    "evaluate.lm_eval out.",
+    InvalidSpec.code: "Name tasks that `lm-eval ls tasks` lists for the worker's version, and no more examples than they have.",
+}
 RESAMPLES = 1000
 """As for the engine's own scores."""
+LONGEST_SECONDS = 30 * 86400.0
+"""Tasks end by the job's deadline, which its worker sees to; this is further away."""
+
+
+class AskSpec(Config):
+    """What is asked of which model, on behalf of the command or of a job. Paths are absolute."""
+
+    folder: Annotated[str | None, Field(description="The model and its tokenizer; null: tasks are tried out alone.")] = None
+    job: Annotated[bool, Field(description="Whether the model is a job's, with `simulation`, or a checkpoint as shipped.")]
+    simulation: Annotated[Simulation | None, Field(description="The integers that a job's model computes with.")] = None
+    tasks: tuple[str, ...]
+    include: Annotated[str | None, Field(description="Folder of further tasks' YAML files.")] = None
+    data: Annotated[str | None, Field(description="Folder of the tasks' data; what it lacks is asked of the hub.")] = None
+    cache: Annotated[str | None, Field(description="Where data is kept as it was read; null: only meanwhile.")] = None
+    few_shot: Annotated[int | None, Field(description="Examples before each document; null: each task's own.")] = None
+    batch: int = 8
+    limit: int | None = None
+    threads: int | None = None
+    seed: int = 0
+    resamples: Annotated[int, Field(description="For standard errors without a formula; by default lm-eval's own.")] = 100_000
+    positions: Annotated[int | None, Field(description="That the model has, where tasks are tried out.")] = None
+
+
+parse_line: TypeAdapter[Step | Found | Rejected] = TypeAdapter(Step | Found | Rejected)
 
 
 def check(spec: Spec, base: Path, positions: int) -> None:
@@ -30,25 +65,12 @@ def check(spec: Spec, base: Path, positions: int) -> None:
     if asked is None:
         return
     try:
-        release = harness.installed()
+        harness.installed()
     except MissingResource as problem:
-        raise MissingResource(problem.cause, param=PARAM, remedy=REMEDY) from problem
-    place = place_of(spec, base)
-    os.environ["DISABLE_MULTIPROC"] = "1"  # lm-eval's resampling: a confined engine has no semaphores to share
-    from compression.evaluation.lm_eval import harness_model  # it needs what was just looked for
-
-    manager = harness_model.all_tasks()
-    if unknown := harness_model.unknown_in(asked.tasks, manager):
-        raise InvalidSpec(f"lm-eval {release} has no task {unknown!r}", param=f"{PARAM}.tasks", remedy=OTHERS)
-    for task in asked.tasks:
-        try:
-            with harness_model.data_in(place, cache_of(spec, base)):
-                harness_model.try_out([task], manager, positions, few_shot=asked.few_shot, seed=spec.recipe.train.seed)
-        except harness_model.NoData as problem:
-            cause = f"this worker has no data of {task}: {problem}"
-            raise MissingResource(cause, param=f"{PARAM}.tasks", remedy=REMEDY) from problem
-        except Exception as problem:
-            raise _coded(problem, task) from problem
+        raise MissingResource(problem.cause, param=PARAM, remedy=REMEDIES[problem.code]) from problem
+    place, cache, seed = place_of(spec, base), cache_of(spec, base), spec.recipe.train.seed
+    for _ in answers(_of_job(asked, place, cache, seed).model_copy(update={"positions": positions})):
+        pass
 
 
 def ask(
@@ -61,56 +83,71 @@ def ask(
     seed: int,
     parts: int = 1,
     check_pause: Callable[[], None],
-) -> Generator[Step | Log, None, tuple[TaskFigure, ...]]:
-    """Ask one task after another, tell how far that is, and log what each says. `model` is left as it was, but for its mode.
+) -> Generator[Tick | Log, None, tuple[TaskFigure, ...]]:
+    """Ask one task after another, tell how far that is, and log what each says. `model` is left as it was.
 
     place: folder of the data; cache: where it is kept as it was read; parts: into which batches are split, where memory did
-    not suffice. heed: called before each batch; what it raises ends the asking. Raises InvalidSpec for a task that cannot be
+    not suffice. heed: called each second at least; what it raises ends the asking. Raises InvalidSpec for a task that cannot be
     asked after all, and the machine's failures.
     """
-    from compression.evaluation.lm_eval import harness_model
-
     found: list[TaskFigure] = []
-    model.eval()
-    listening = model.register_forward_pre_hook(lambda *_: check_pause())
-    try:
-        for number, task in enumerate(asked.tasks):
-            precompute = harness_model.told(
-                model,
-                tokenizer,
-                [task],
-                harness_model.all_tasks(),
-                few_shot=asked.few_shot,
-                batch=max(asked.batch // parts, 1),
-                limit=asked.limit,
-                seed=seed,
-                resamples=RESAMPLES,
-            )
-            while True:
-                try:
-                    with harness_model.data_in(place, cache):
-                        done, total = next(precompute)
-                except StopIteration as end:
-                    own = harness.figures(end.value)
-                    break
-                except Exception as problem:
-                    raise _coded(problem, task) from problem
-                # In thousandths of a task: how many requests the others make is not known yet.
-                yield Step(step=1000 * number + 999 * done // total, total=1000 * len(asked.tasks))
-            found += own
-            yield Log(message=f"lm-eval: {said(own)}."[:4000])
-            yield Step(step=1000 * (number + 1), total=1000 * len(asked.tasks))
-    finally:
-        listening.remove()
+    number, total = 0, 1000 * len(asked.tasks)  # in thousandths of a task: how many requests others make is not known yet
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="model-") as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        given = {"folder": folder, "simulation": simulation_of(model), "batch": max(asked.batch // parts, 1)}
+        process.release_memory()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        with closing(answers(_of_job(asked, place, cache, seed).model_copy(update=given), check_pause)) as news:
+            for said in news:
+                check_pause()
+                if isinstance(said, Step):
+                    yield Tick(step=1000 * number + 999 * said.done // said.total, total=total)
+                    continue
+                number += 1
+                found += said.figures
+                yield Log(message=f"lm-eval: {figures_line(said.figures)}."[:4000])
+                yield Tick(step=1000 * number, total=total)
     return tuple(found)
 
 
-def _coded(problem: Exception, task: str) -> Exception:
-    """Make of what lm-eval raises an error that says what to do; pauses, and errors that say so already, stay as they are."""
-    if isinstance(problem, CompressionError | Pause):
-        return problem
-    cause = f"{task} cannot be asked: {str(problem)[:300] or type(problem).__name__}"
-    return failures.typed(problem) or InvalidSpec(cause, param=f"{PARAM}.tasks", remedy=OTHERS)
+def _of_job(asked: LmEval, place: Path, cache: Path, seed: int) -> AskSpec:
+    return AskSpec(
+        job=True,
+        tasks=asked.tasks,
+        data=str(place),
+        cache=str(cache),
+        few_shot=asked.few_shot,
+        batch=asked.batch,
+        limit=asked.limit,
+        threads=torch.get_num_threads(),
+        seed=seed,
+        resamples=RESAMPLES,
+    )
+
+
+def answers(spec: AskSpec, waiting: Callable[[], None] = lambda: None) -> Generator[Step | Found, None, None]:
+    """Ask in a fresh process; yield how far that is, and what each task says. Raises the CompressionError that it ends with."""
+    try:
+        with closing(child_process.child_lines("lm-eval-job", spec, timeout=LONGEST_SECONDS, waiting=waiting)) as lines:
+            for line in lines:
+                said = parse_line.validate_json(line)
+                if isinstance(said, Rejected):
+                    raise _error(said.reasons[0])
+                yield said
+    except ChildOutOfMemory as problem:
+        raise OutOfMemory(f"lm-eval's tasks could not be asked: {problem}", param=PARAM) from problem
+
+
+def _error(reason: Mapping[str, str | None]) -> CompressionError:
+    """Return the error that the fresh process met, with what to change in a job."""
+    kind = next(kind for kind in ALL_ERRORS if kind.code == reason["code"])
+    param, remedy = reason["param"], reason["remedy"]
+    if kind.code in REMEDIES:
+        param, remedy = f"{PARAM}.tasks", REMEDIES[kind.code]
+    return kind(str(reason["cause"]), param=param, remedy=remedy)
 
 
 def cache_of(spec: Spec, base: Path) -> Path:
@@ -121,11 +158,12 @@ def cache_of(spec: Spec, base: Path) -> Path:
 def place_of(spec: Spec, base: Path) -> Path:
     """Return the folder of the tasks' data. Raises MissingResource."""
     if spec.lm_eval_data is None or not (base / spec.lm_eval_data).is_dir():
-        raise MissingResource("this worker has no data of lm-eval's tasks", param=PARAM, remedy=REMEDY)
+        remedy = REMEDIES[MissingResource.code]
+        raise MissingResource("this worker has no data of lm-eval's tasks", param=PARAM, remedy=remedy)
     return (base / spec.lm_eval_data).absolute()
 
 
-def said(figures: list[TaskFigure]) -> str:
+def figures_line(figures: Iterable[TaskFigure]) -> str:
     """Write figures on one line: arc_easy acc 0.7500 ± 0.0250 of 300."""
     told = []
     for one in figures:

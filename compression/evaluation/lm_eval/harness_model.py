@@ -1,10 +1,11 @@
-"""What lm-eval is given: a stock checkpoint or a job's model, and its tasks. Imported where lm-eval is known to be there."""
+"""lm-eval asks a model: `python -m compression lm-eval-job SPEC.json`. Imported where lm-eval is known to be there."""
 
+import os
 import random
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,243 +13,192 @@ import datasets
 import numpy as np
 import torch
 import transformers
-from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from compression.evaluation.lm_eval.harness import Found, figures, installed
+from compression.evaluation.lm_eval.harness_job import AskSpec
 from compression.models import loading
+from compression.models.architectures import heads
 from compression.planning.estimator import HARNESS_BYTES
-from compression.schema.errors import ConfigMismatch, InvalidSpec
+from compression.quantization.fake_quantize import insert_fake_quantization
+from compression.schema.errors import CompressionError, ConfigMismatch, InvalidSpec, MissingResource
+from compression.schema.validation import Rejected
+from compression.system import child_process, failures
+from compression.system.child_process import Step
 
 SLICE = 8
 """Batches after which it is told how far asking is."""
+Tell = Callable[[Step | Found], None]
 
 
-class NoData(Exception):
-    """The data of a task is not to be had here."""
+class _Told(HFLM):  # type: ignore[misc]  # lm-eval's classes have no types
+    """lm-eval's own model, asked in slices, so that it is told how many requests of one kind are answered, and of how many.
+
+    most: requests that go together; fewer do where their logits would take more than HARNESS_BYTES.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, most: int, tell: Tell) -> None:
+        # A checkpoint may have both table and output layer where its config says that they are one; lm-eval believes that.
+        model.tie_weights = lambda *_, **__: None
+        super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=most)
+        self._most, self._tell = most, tell
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[Any]:
+        return self._in_slices(super().loglikelihood, requests, disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[Any]:
+        return self._in_slices(super().loglikelihood_rolling, requests, disable_tqdm)
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[Any]:
+        return self._in_slices(super().generate_until, requests, disable_tqdm)
+
+    def _in_slices(self, answer: Callable[..., list[Any]], requests: Sequence[Any], disable_tqdm: bool) -> list[Any]:
+        self.batch_size_per_gpu = self._together(requests)
+        found: list[Any] = []
+        for at in range(0, len(requests), SLICE * self.batch_size_per_gpu):
+            self._tell(Step(done=at, total=len(requests)))
+            found += answer(requests[at : at + SLICE * self.batch_size_per_gpu], disable_tqdm=disable_tqdm)
+        self._tell(Step(done=len(found), total=len(found)))
+        return found
+
+    def _together(self, requests: Sequence[Any]) -> int:
+        """Return how many requests go together: lm-eval takes logits of all their tokens, and their logarithms beside."""
+        texts = ["".join(part for part in request.args if isinstance(part, str)) for request in requests]
+        longest = max(map(len, self.tokenizer(texts, add_special_tokens=False)["input_ids"])) + 1
+        logits: int = 2 * 4 * min(longest, self.config.max_position_embeddings) * self.config.vocab_size
+        return max(1, min(self._most, HARNESS_BYTES // logits))
 
 
-class Unfit(Exception):
-    """A task that cannot be asked of such a model, or not here."""
+def ask(spec: AskSpec, tell: Tell) -> None:
+    """Ask a model one task after another, or try the tasks out where there is none; tell how far that is, and what each says.
 
-
-class _Wanted(Exception):
-    """Requests whose answers are not known yet."""
-
-    def __init__(self, kind: str, requests: Sequence[Any]) -> None:
-        super().__init__(kind)
-        self.kind, self.requests = kind, requests
-
-
-class _Replay(LM):  # type: ignore[misc]  # lm-eval's classes have no types
-    """Says what is known, and stops lm-eval where it asks for anything else: so it is asked in pieces, by who called it."""
-
-    def __init__(self, known: Mapping[str, list[Any]]) -> None:
-        super().__init__()
-        self.known = known
-
-    def _said(self, kind: str, requests: Sequence[Any]) -> list[Any]:
-        if kind not in self.known:
-            raise _Wanted(kind, requests)
-        return self.known[kind]
-
-    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
-        return self._said("loglikelihood", requests)
-
-    def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[Any]:
-        return self._said("loglikelihood_rolling", requests)
-
-    def generate_until(self, requests: Sequence[Any]) -> list[Any]:
-        return self._said("generate_until", requests)
-
-
-def asked(
-    folder: Path,
-    tasks: Sequence[str],
-    *,
-    include: Path | None,
-    few_shot: int | None,
-    batch: int,
-    limit: int | None,
-    threads: int | None,
-    seed: int,
-) -> Mapping[str, Any]:
-    """Return lm-eval's own table of results. See `harness.evaluate`."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+    Raises MissingResource for a task without data here, InvalidSpec for one that is unknown or cannot be asked, ConfigMismatch
+    where the model cannot be opened, and the machine's failures.
+    """
+    if spec.job:
+        os.environ["DISABLE_MULTIPROC"] = "1"  # lm-eval's resampling: a confined engine has no semaphores to share
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
     transformers.utils.logging.disable_progress_bar()
-    manager = manager_of(tasks, include)
-    if unknown := unknown_in(tasks, manager):
-        raise InvalidSpec(
-            f"lm-eval has no task {unknown!r:.100}",
-            param="--tasks",
-            remedy="`lm-eval ls tasks` lists its own; --include names a folder with others.",
-        )
+    manager = _manager_of(spec)
+    if unknown := next((name for name in spec.tasks if not manager.match_tasks([name])), None):
+        raise InvalidSpec(f"lm-eval {installed()} has no task {unknown!r:.100}")
+    model = None if spec.folder is None else _Told(*_opened(Path(spec.folder), spec), spec.batch, tell)
+    for task in spec.tasks:
+        try:
+            with _data_in(spec):
+                loaded = _loaded(task, manager, spec)
+                if model is None:
+                    _try_out(loaded["tasks"], spec)
+                    continue
+                told = evaluate(model, loaded, limit=spec.limit, log_samples=False, bootstrap_iters=spec.resamples)
+        except CompressionError:
+            raise
+        except Exception as problem:  # whatever lm-eval and a task's own code meet
+            cause = f"{task} cannot be asked: {str(problem)[:300] or type(problem).__name__}"
+            raise failures.typed(problem) or InvalidSpec(cause) from problem
+        tell(Found(figures=tuple(figures(told)), lm_eval=installed(), limit=spec.limit))
+
+
+def _opened(folder: Path, spec: AskSpec) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Open a model and its tokenizer; texts are cut as tokenizer.json says, by which a job's own figures are taken."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False).to(device)
-        tokenizer = _tokenizer(folder)
-    except Exception as problem:  # transformers raises whatever it meets
-        raise ConfigMismatch(
-            f"{folder} cannot be opened as a causal language model: {str(problem)[:300]}",
-            param=str(folder),
-            remedy="Name the folder of a downloaded transformers checkpoint of a language model.",
-        ) from problem
-    try:
-        precompute = told(model, tokenizer, tasks, manager, few_shot=few_shot, batch=batch, limit=limit, seed=seed)
-        while True:
-            next(precompute)
-    except StopIteration as end:
-        found: Mapping[str, Any] = end.value
-        return found
-    except Unfit as problem:
-        raise InvalidSpec(str(problem), param="--tasks", remedy="Name other tasks, or another --few-shot.") from problem
-    except NoData as problem:
-        raise InvalidSpec(
-            f"the tasks' data cannot be had: {problem}",
-            param="--tasks",
-            remedy="Run it where the hub can be reached, or give --data a folder that has the data under its name on the hub.",
-        ) from problem
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Open a checkpoint's tokenizer; texts are cut as tokenizer.json says, by which a job's own figures are taken."""
-    found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if isinstance(found, PreTrainedTokenizerFast) and (folder / "tokenizer.json").is_file():
-        loading.as_filed(found, folder)
-    return found
-
-
-def told(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    tasks: Sequence[str],
-    manager: TaskManager,
-    *,
-    few_shot: int | None,
-    batch: int,
-    limit: int | None,
-    seed: int,
-    resamples: int = 100_000,
-) -> Generator[tuple[int, int], None, Mapping[str, Any]]:
-    """Ask a model that is open; return lm-eval's own table of results. The model is left as it was, but for its mode.
-
-    Yields how many requests of one kind are answered, and of how many. batch: fewer go together where their logits would take
-    more than HARNESS_BYTES. resamples: for the standard errors that lm-eval has no formula for; by default as many as it takes
-    itself. Raises NoData, Unfit, and what the model raises.
-    """
-    answers: dict[str, list[Any]] = {}
-    while True:
-        try:
-            found: Mapping[str, Any] | None = evaluate(
-                _Replay(answers),
-                loaded(tasks, manager, few_shot=few_shot, seed=seed),
-                limit=limit,
-                log_samples=False,
-                bootstrap_iters=resamples,
-            )
-        except _Wanted as wanted:
-            kind, requests = wanted.kind, wanted.requests
+        if spec.job:
+            model, _ = loading.open_stock(folder, heads.LANGUAGE)
+            if spec.simulation is not None:
+                insert_fake_quantization(model, simulation=spec.simulation)
         else:
-            assert found is not None, "only other processes than the first return nothing"  # noqa: S101
-            return found
-        size = _together(model, tokenizer, requests, batch)
-        with _untied(model):
-            precompute = HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=size)
-        answers[kind] = []
-        for at in range(0, len(requests), SLICE * size):
-            answers[kind] += getattr(precompute, kind)(requests[at : at + SLICE * size], disable_tqdm=True)
-            yield len(answers[kind]), len(requests)
+            model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if isinstance(tokenizer, PreTrainedTokenizerFast) and (folder / "tokenizer.json").is_file():
+            loading.as_filed(tokenizer, folder)
+    except Exception as problem:  # transformers raises whatever it meets
+        cause = f"{folder} cannot be opened as a causal language model: {str(problem)[:300]}"
+        raise failures.typed(problem) or ConfigMismatch(
+            cause, param=str(folder), remedy="Name the folder of a downloaded transformers checkpoint of a language model."
+        ) from problem
+    return model.to(device), tokenizer
 
 
-def loaded(tasks: Sequence[str], manager: TaskManager, *, few_shot: int | None, seed: int) -> Any:
-    """Open tasks with their data, each with as many examples as asked, or as its own settings say. Raises NoData and Unfit."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+def _loaded(task: str, manager: TaskManager, spec: AskSpec) -> Any:
+    """Open a task with its data, with as many examples as asked, or as its own settings say."""
+    random.seed(spec.seed)
+    np.random.seed(spec.seed)
+    torch.manual_seed(spec.seed)
     try:
-        found = manager.load(list(tasks))
+        found = manager.load([task])
     except OSError as problem:  # what `datasets` raises for a hub that is not reached, and for files that are not there
-        raise NoData(str(problem)[:300]) from problem
-    except (ImportError, LookupError, RuntimeError, ValueError) as problem:
-        raise Unfit(f"lm-eval cannot open {', '.join(tasks)} here: {str(problem)[:300]}") from problem
-    for name, task in found["tasks"].items():
-        if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
-            raise Unfit(f"{name} runs what models write, or shows them more than text")
-        own = task.get_config("num_fewshot")
-        if few_shot is not None and own != 0:  # 0 is what a task insists on
-            task.set_config(key="num_fewshot", value=few_shot)
+        raise MissingResource(f"there is no data of {task} here: {str(problem)[:300]}") from problem
+    for name, one in found["tasks"].items():
+        if getattr(one, "UNSAFE_CODE", False) or getattr(one, "MULTIMODAL", False):
+            raise InvalidSpec(f"{name} runs what models write, or shows them more than text")
+        own = one.get_config("num_fewshot")
+        if spec.few_shot is not None and own != 0:  # 0 is what a task insists on
+            one.set_config(key="num_fewshot", value=spec.few_shot)
         elif own is None:
-            task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=seed)
+            one.set_config(key="num_fewshot", value=0)
+        one.set_fewshot_seed(seed=spec.seed)
     return found
 
 
-def try_out(tasks: Sequence[str], manager: TaskManager, positions: int, *, few_shot: int | None, seed: int) -> None:
-    """Make the first request of each task, and let it go. positions: that the model has. Raises NoData and Unfit."""
-    for name, task in loaded(tasks, manager, few_shot=few_shot, seed=seed)["tasks"].items():
+def _try_out(tasks: dict[str, Any], spec: AskSpec) -> None:
+    """Make the first request of each task, and let it go. Raises InvalidSpec where the model has too few positions for it."""
+    for name, task in tasks.items():
         try:
             task.build_all_requests(limit=1, rank=0, world_size=1)
         except Exception as problem:  # whatever a task's own code meets
-            raise Unfit(f"lm-eval cannot make requests of {name}: {str(problem)[:300]}") from problem
+            raise InvalidSpec(f"lm-eval cannot make requests of {name}: {str(problem)[:300]}") from problem
         for request in task.instances:
-            said = request.args[1].get("max_gen_toks", 256) if request.request_type == "generate_until" else 0
-            if said >= positions:
-                raise Unfit(f"{name} lets the model write {said} tokens, and it takes at most {positions} in all")
-
-
-def unknown_in(tasks: Sequence[str], manager: TaskManager) -> str | None:
-    """Return the first name that is no task's; None where all are known."""
-    return next((name for name in tasks if not manager.match_tasks([name])), None)
+            written = request.args[1].get("max_gen_toks", 256) if request.request_type == "generate_until" else 0
+            if spec.positions is not None and written >= spec.positions:
+                cause = f"{name} lets the model write {written} tokens, and it takes at most {spec.positions} in all"
+                raise InvalidSpec(cause)
 
 
 @contextmanager
-def data_in(folder: Path | None, cache: Path | None = None) -> Iterator[None]:
-    """Let tasks' data come from a folder while this lasts; what it lacks is asked of the hub.
+def _data_in(spec: AskSpec) -> Iterator[None]:
+    """Let tasks' data come from the spec's folder while this lasts; what it lacks is asked of the hub.
 
     `datasets` looks for a name on the hub only where the current folder has no such folder. What it has read it keeps by that
-    name, whichever folder it was in; so it keeps that apart: in `cache`, which stays, or in a folder that goes with the end.
+    name, whichever folder it was in; so it keeps that apart: in the spec's cache, or in a folder that goes with the end.
     """
-    if folder is None:
+    if spec.data is None:
         yield
         return
-    with tempfile.TemporaryDirectory() as temporary, chdir(folder):
-        before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, cache or Path(temporary)
+    with tempfile.TemporaryDirectory() as temporary, chdir(spec.data):
+        before, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, Path(spec.cache or temporary)
         try:
             yield
         finally:
             datasets.config.HF_DATASETS_CACHE = before
 
 
-@lru_cache(maxsize=1)
-def all_tasks() -> TaskManager:
+@cache
+def _all_tasks() -> TaskManager:
     """Go through the package's thousands of tasks, which takes some seconds."""
     return TaskManager()
 
 
-def manager_of(tasks: Sequence[str], include: Path | None) -> TaskManager:
+def _manager_of(spec: AskSpec) -> TaskManager:
     """Find the tasks: in the user's folder alone where all are there."""
-    if include is None:
-        return all_tasks()
-    own = TaskManager(include_path=str(include), include_defaults=False)
-    return own if all(own.match_tasks([name]) for name in tasks) else TaskManager(include_path=str(include))
+    if spec.include is None:
+        return _all_tasks()
+    own = TaskManager(include_path=spec.include, include_defaults=False)
+    return own if all(own.match_tasks([name]) for name in spec.tasks) else TaskManager(include_path=spec.include)
 
 
-def _together(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Any], most: int) -> int:
-    """Say how many requests may go together: lm-eval takes logits of all their tokens, and their logarithms beside."""
-    texts = ["".join(part for part in request.args if isinstance(part, str)) for request in requests]
-    longest = max(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])) + 1
-    logits: int = 2 * 4 * min(longest, model.config.max_position_embeddings) * model.config.vocab_size
-    return max(1, min(most, HARNESS_BYTES // logits))
-
-
-@contextmanager
-def _untied(model: PreTrainedModel) -> Iterator[None]:
-    """Keep lm-eval from tying the output layer to the table anew: where a checkpoint has both, its config may say otherwise."""
-    model.tie_weights = lambda *_, **__: None
+def main(path: Path) -> int:
+    """Ask what the spec at `path` says; print steps, a `Found` for each task, and at an error one `Rejected`. Returns 0."""
+    tell = child_process.telling()
     try:
-        yield
-    finally:
-        del model.tie_weights
+        ask(AskSpec.model_validate_json(path.read_bytes()), tell)
+    except Exception as problem:
+        found = problem if isinstance(problem, CompressionError) else failures.typed(problem)
+        if found is None:
+            raise
+        tell(Rejected(reasons=(found.as_dict(),)))
+    return 0

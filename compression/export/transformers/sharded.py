@@ -37,6 +37,7 @@ from compression.models.skeleton import generation_of, skeleton, sources
 from compression.quantization.dynamic_int8 import levels_of
 from compression.quantization.fake_quantize import Simulation, insert_fake_quantization, quantizable, remove_fake_quantization
 from compression.schema.recipe.base import StreamedScheme
+from compression.system.progress import run_silently
 
 Form = Callable[[torch.Tensor], torch.Tensor]
 """What becomes of some rows of a tensor: (some, ...), as read -> the same shape, of torchao's types or of torch's."""
@@ -107,13 +108,7 @@ def quantize(
 ) -> Written:
     """Do what `quantizing` says, at once."""
     asked = {"group_size": group_size, "portable": portable, "block": block, "largest": largest}
-    steps = quantizing(source, place, scheme=scheme, **asked)  # type: ignore[arg-type]
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            written: Written = end.value
-            return written
+    return run_silently(quantizing(source, place, scheme=scheme, **asked))  # type: ignore[arg-type]
 
 
 def quantizing(

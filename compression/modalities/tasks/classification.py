@@ -1,7 +1,7 @@
 """Classification of a text or of a pair: one of the data's labels comes out."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,16 +23,6 @@ class Classification(SmallOutputTask):
 
     name: Name
     scorer: ClassScorer
-
-    @property
-    def metric(self) -> str:
-        """The headline metric."""
-        return self.scorer.metric
-
-    def logits(self, output: Any) -> Tensor:
-        """(rows, labels)."""
-        found: Tensor = output.logits
-        return found
 
     def loss(self, logits: Tensor, batch: "Batch") -> Tensor:
         """Cross-entropy."""

@@ -1,7 +1,7 @@
 """Regression of a text or of a pair: a number comes out, as STS-B's similarity from 0 to 5."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,16 +23,6 @@ class Regression(SmallOutputTask):
 
     scorer: NumberScorer
     name: Name = "text-regression"
-
-    @property
-    def metric(self) -> str:
-        """The headline metric."""
-        return self.scorer.metric
-
-    def logits(self, output: Any) -> Tensor:
-        """(rows, 1)."""
-        found: Tensor = output.logits
-        return found
 
     def loss(self, logits: Tensor, batch: "Batch") -> Tensor:
         """Mean squared error."""

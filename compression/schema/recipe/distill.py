@@ -2,7 +2,8 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from compression.schema.recipe.augment import Augment
 from compression.schema.recipe.base import MOST_EPOCHS, Config, Patience, Rate, Weight
@@ -78,16 +79,6 @@ class Teachers(Config):
     ] = "auto"
 
 
-class Gate(Config):
-    """A trial of what is compared of the insides, which need not help: deep cuts gain by it, wide ones often do not (Minitron).
-
-    Two short trainings from the same weights, with hidden states, attention and embeddings and without, are judged by the loss
-    on validation; the task phase begins anew from those weights, with the better of the two.
-    """
-
-    steps: Annotated[int, Field(ge=1, le=100_000, description="Of the optimizer, in each of the two trials.")] = 100
-
-
 class Weights(Config):
     """Where the weights end up; null: where they began."""
 
@@ -149,10 +140,8 @@ class Distill(Config):
     patience: Patience = None
     teachers: Teachers = Teachers()
     general: Annotated[General | None, Field(description="A phase on unlabelled text before this one.")] = None
-    gate: Annotated[
-        Gate | None,
-        Field(description="Find out on validation whether hidden, attention and embedding help. null: they count as weighted."),
-    ] = None
+    gate: Annotated[SkipJsonSchema[JsonValue], Field(exclude_if=lambda value: value is None)] = None
+    """Removed; only stored recipes may have it (`recipe.check_removed`)."""
     augment: Annotated[
         Augment | None, Field(description="More rows that the teacher labels; hard labels do not count on them.")
     ] = None
@@ -178,7 +167,7 @@ class Distill(Config):
     def answers_alone(self) -> "Distill":
         """Return the same without what looks into a model."""
         to = self.to.model_copy(update=dict.fromkeys(INSIDES)) if self.to is not None else None
-        return self.model_copy(update={**dict.fromkeys(INSIDES, 0.0), "to": to, "gate": None})
+        return self.model_copy(update={**dict.fromkeys(INSIDES, 0.0), "to": to})
 
     def weights(self) -> dict[str, tuple[float, float]]:
         """Return each term's weight at the beginning and at the end; terms that never count are left out."""
@@ -199,8 +188,6 @@ class Distill(Config):
             raise ValueError("to is where a linear weighting ends: give both or neither")
         if self.weighting == "uncertainty" and len(found) < 2:
             raise ValueError("uncertainty weighs terms against each other: it needs at least two weights above 0")
-        if self.gate is not None and not (set(INSIDES) & set(found) and {"soft", "hard"} & set(found)):
-            raise ValueError("gate tries hidden, attention or embedding beside soft or hard: one of each must count")
         if self.kept is not None and "soft" not in found:
             raise ValueError("kept is of the teacher's answers, whose weight is 0")
         if self.teachers.seeds > 1 and "soft" not in found:

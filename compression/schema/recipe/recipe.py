@@ -1,8 +1,18 @@
 """The stages together, what they are held against, and how the result is measured."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema
 
 from compression.schema.errors import InvalidSpec
 from compression.schema.recipe.base import MOST_EPOCHS, MOST_PARTS, Config, Precision
@@ -133,6 +143,26 @@ class Train(Config):
     ] = None
 
 
+_REMOVED = {
+    "distill.gate": "Leave it out. To learn whether hidden, attention and embedding help, send one job with them and one "
+    "without, and compare their scores on validation.",
+    "remedy": "Leave it out. Where the retention target is missed, the job offers remedies: retry it with them applied.",
+}
+"""Key of earlier versions that no job does any more → what to do instead."""
+
+
+def removed(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the removed keys that a recipe, as it is stored, asks for, with their values."""
+    found = {"distill.gate": (recipe.get("distill") or {}).get("gate"), "remedy": recipe.get("remedy")}
+    return {key: value for key, value in found.items() if value not in (None, "report")}
+
+
+def check_removed(recipe: Mapping[str, Any]) -> None:
+    """Refuse a new job with a removed key; stored recipes that have it still load. Raises InvalidSpec."""
+    for key in removed(recipe):
+        raise InvalidSpec(f"recipe.{key} has been removed", param=f"recipe.{key}", remedy=_REMOVED[key])
+
+
 class Recipe(Config):
     """The stages in their fixed order."""
 
@@ -143,12 +173,11 @@ class Recipe(Config):
     distill: Distill | None = Distill()
     train: Train = Train()
     remedy: Annotated[
-        Literal["report", "apply"],
-        Field(
-            description="apply: a distillation that misses the retention target on validation is trained once more, for half "
-            "as many epochs again at half the rate; the better on validation is kept. report: it is only said what to try."
-        ),
-    ] = "report"
+        SkipJsonSchema[JsonValue],
+        BeforeValidator(lambda value: None if value == "report" else value),
+        Field(exclude_if=lambda value: value is None),
+    ] = None
+    """Removed; only stored recipes may have it. `report` is what every job does."""
 
     @property
     def recovers_by_teacher(self) -> bool:

@@ -270,7 +270,7 @@ class Remedy(Config):
     now: Annotated[JsonValue, Field(description="What the job ran with.")]
     proposed: JsonValue
     why: Annotated[str, Field(description="The figures that it was reckoned from.")]
-    applied: Annotated[bool, Field(description="Whether the job did it itself already (recipe.remedy: apply).")] = False
+    applied: Annotated[bool, Field(description="Whether the job did it itself already, as earlier versions could.")] = False
 
 
 class StageVerdict(Config):

@@ -62,7 +62,6 @@ RECIPES: tuple[dict[str, Any], ...] = (
                 "embedding": 0.7,
                 "patience": 2,
             },
-            "gate": {"steps": 50},
             "augment": {
                 "copies": 3,
                 "synonyms": {"source": "masked-lm", "share": 0.2, "candidates": 7, "model": "bert"},
@@ -84,7 +83,6 @@ RECIPES: tuple[dict[str, Any], ...] = (
             "max_steps": 4000,
             "max_minutes": 30.5,
         },
-        "remedy": "apply",
     },
     {
         "quantize": {"scheme": "weight-only-int4", "group_size": 64},

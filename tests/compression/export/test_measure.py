@@ -17,7 +17,7 @@ import pytest
 
 from compression.engine import shipping
 from compression.engine.shipping import measure_artifact
-from compression.evaluation.measure import Measured, MeasureProgress, MeasureSpec, ask, measure, nobody, peak_memory, time_both
+from compression.evaluation.measure import Measured, MeasureSpec, ask, measure, nobody, peak_memory, time_both
 from compression.evaluation.runtimes.runner import Batch, Kind, Logits, Runner, full_batch, open_artifact
 from compression.modalities.scorers import scorer_of
 from compression.modalities.scoring.classification import ClassScorer
@@ -25,7 +25,7 @@ from compression.modalities.text.scoring.perplexity import LanguageScorer
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate
 from compression.schema.report.measurements import Latency, NotMeasured, Score
-from compression.system.child_process import ChildFailed, child_lines
+from compression.system.child_process import ChildFailed, Step, child_lines
 from compression.system.host_lock import LOCK_VARIABLE, WAIT_VARIABLE, host_lock
 from compression.system.progress import Step as Tick
 from compression.system.progress import run_silently
@@ -249,7 +249,7 @@ def test_validation_is_scored_first_by_the_same_runner_and_outlives_a_test_that_
 ) -> None:
     rows = tmp_path / "validation.jsonl"
     rows.write_text("".join(json.dumps({"text": text, "label": 0}) + "\n" for text, _ in tiny_shipment.rows[:7]))
-    told = list[MeasureProgress | Measured]()
+    told = list[Step | Measured]()
     asked = spec(tiny_shipment, validation_rows=str(rows), seconds=0.1, seed=3)
     found = measure(asked, told.append)
     folder = tiny_shipment.folder(tiny_shipment.int8)
@@ -263,7 +263,7 @@ def test_validation_is_scored_first_by_the_same_runner_and_outlives_a_test_that_
     assert found.score.metrics == tiny_shipment.int8.score.metrics
     assert found.draws.test is not None
     assert (found.draws.test.rows, found.draws.test.seed) == (len(tiny_shipment.rows), 3)
-    steps = [one for one in told if isinstance(one, MeasureProgress)]
+    steps = [one for one in told if isinstance(one, Step)]
     assert {one.total for one in steps} == {2 * (7 + len(tiny_shipment.rows))}
     assert [one.done for one in steps] == list(range(1, 8)) + [one.done for one in steps[7:]]
     between = [one for one in told if isinstance(one, Measured)][-1]

@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 from transformers import BertForSequenceClassification
 
-from compression.distillation.objective import FeatureLosses
 from compression.modalities.base import label_loss
 from compression.modalities.text.batches import Batch
 from compression.planning.estimator import SAVED_BYTES
 from compression.quantization.fake_quantize import simulation_of
 from compression.schema.events import Log, Progress
-from compression.schema.recipe.distill import Distill, Gate, Teachers, Weights
+from compression.schema.recipe.distill import Distill, Teachers, Weights
 from compression.schema.recipe.prune import Prune, Recovery
 from compression.schema.recipe.quantize import Qat, Quantize
-from compression.schema.recipe.recipe import Prepare, Recipe, Targets, Train
+from compression.schema.recipe.recipe import Prepare, Recipe, Train
 from compression.schema.stages import Stage
 from compression.system.progress import Step
 from compression.training.config import TrainingConfig
@@ -196,80 +195,18 @@ def test_the_last_weights_of_terms_are_told_though_an_earlier_epoch_is_kept(
         assert state.notes == whole.notes, f"save {number}"
 
 
-def test_a_remedy_that_is_being_applied_goes_on_bit_for_bit(tmp_path: Path, listener: Listener) -> None:
-    """The first training is not done again: its result is in the second one's saves, and its note too."""
-    recipe = Recipe(
-        prepare=Prepare(epochs=1, rate=3e-3),
-        prune=Prune(ratio=0.5, multiple=8, calibration_rows=64),
-        distill=Distill(epochs=2, rate=1e-3),
-        train=Train(batch=64, max_length=32),
-        remedy="apply",
-    )
-    short = state_before("distilled", recipe=recipe)
-    short.targets = Targets(retention=1000)  # which nothing meets
-    short.checkpointer = checkpointer(tmp_path)
-    listener.hear(distill(short))
-    first = 2 * STEPS_AN_EPOCH
-    assert [(save.phase, save.step) for save in listener.saves] == [
-        *(("distill", step) for step in [*range(1, first + 1), first]),
-        *(("distill again", step) for step in [*range(1, STEPS_AN_EPOCH + 1), STEPS_AN_EPOCH]),
-    ]
-    assert [note.split(":")[0] for note in short.notes] == ["Distillation", "Remedy applied"]
-    (remedy,) = short.applied
-    assert (remedy.now, remedy.proposed, remedy.applied) == (2, 3, True)
-    again = state_before("distilled", recipe=recipe)
-    again.targets, again.checkpointer = short.targets, resumed(tmp_path, listener, first + 1 + 2)
-    seen = list(distill(again))
-    assert same(weights(again), weights(short))
-    assert (again.notes, again.applied) == (short.notes, short.applied)
-    assert {event.phase for event in seen if isinstance(event, Progress) and event.loss is not None} == {"distill again"}
-    met = state_before("distilled", recipe=recipe)
-    met.targets = Targets(retention=0.1)
-    list(distill(met))
-    assert not met.applied
-    assert len(met.notes) == 1
-
-
-@pytest.mark.parametrize("is_open", [False, True])
-def test_a_gated_remedy_goes_on_as_the_gate_found(
-    is_open: bool, tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing is tried again, and projections, learned weights and the rounded teacher are those of the attempt before."""
-    terms = FeatureLosses.terms
-    if not is_open:  # insides that lead away from the teacher's
-        monkeypatch.setattr(FeatureLosses, "terms", lambda *given: {name: -value for name, value in terms(*given).items()})
-    recipe = Recipe(
-        prepare=Prepare(epochs=1, rate=3e-3),
-        prune=Prune(ratio=0.5, multiple=8, calibration_rows=64),
-        distill=Distill(
-            epochs=2,
-            rate=1e-3 if is_open else 1e-2,
-            soft=1e-14 if is_open else 0.0,  # of which nothing is learned, so that insides help
-            hard=0.0 if is_open else 1.0,
-            hidden=1.0 if is_open else 1000.0,
-            weighting="uncertainty",
-            teachers=Teachers(precision="int8"),
-            gate=Gate(steps=10),
-        ),
-        train=Train(batch=64, max_length=32),
-        remedy="apply",
-    )
-    short = state_before("distilled", recipe=recipe)
-    short.targets = Targets(retention=1000)  # which nothing meets
-    short.checkpointer = checkpointer(tmp_path)
-    listener.hear(distill(short))
-    verdict = "hidden count." if is_open else "answers alone are learned."
-    assert any(note.startswith("The gate") and note.endswith(verdict) for note in short.notes)
-    first = 2 * STEPS_AN_EPOCH + 1
-    for number in (3, first, first + 2, first + STEPS_AN_EPOCH + 1):
-        again = state_before("distilled", recipe=recipe)
-        again.targets, again.checkpointer = short.targets, resumed(tmp_path, listener, number)
-        seen = list(distill(again))
-        assert same(weights(again), weights(short)), f"save {number}"
-        assert (again.notes, again.applied) == (short.notes, short.applied)
-        assert again.budget.spent.steps == short.budget.spent.steps
-        trained = {event.phase for event in seen if isinstance(event, Progress) and event.loss is not None}
-        assert trained <= ({"distill", "distill again"} if number < first else {"distill again"})
+def test_what_is_learned_beside_the_student_goes_on_too(tmp_path: Path, listener: Listener) -> None:
+    """Projections, learned weights and the rounded teacher are those of the attempt before."""
+    settings = Distill(epochs=2, rate=1e-3, weighting="uncertainty", teachers=Teachers(precision="int8"))
+    recipe = RECIPE.model_copy(update={"distill": settings})
+    whole = state_before("distilled", recipe=recipe)
+    whole.checkpointer = checkpointer(tmp_path)
+    listener.hear(distill(whole))
+    assert any("8 bits" in note for note in whole.notes)
+    for number in (3, STEPS_AN_EPOCH + 2):
+        again, _ = go_on("distilled", resumed(tmp_path, listener, number), recipe=recipe)
+        assert same(weights(again), weights(whole)), f"save {number}"
+        assert again.notes == whole.notes
 
 
 def test_a_training_that_stepped_back_goes_on_so(tmp_path: Path, listener: Listener) -> None:

@@ -46,11 +46,6 @@ class QuestionAnswering(SmallOutputTask):
     scorer: QuestionScorer
     name: Name = "question-answering"
 
-    @property
-    def metric(self) -> str:
-        """The headline metric."""
-        return self.scorer.metric
-
     def logits(self, output: Any) -> Tensor:
         """(rows, tokens, 2)."""
         return torch.stack([output.start_logits, output.end_logits], dim=-1)

@@ -1,7 +1,7 @@
 """Token classification: a tag for each word, read off the word's first token."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.nn import functional
@@ -27,16 +27,6 @@ class TokenClassification(SmallOutputTask):
 
     scorer: TagScorer
     name: Name = "token-classification"
-
-    @property
-    def metric(self) -> str:
-        """The headline metric."""
-        return self.scorer.metric
-
-    def logits(self, output: Any) -> Tensor:
-        """(rows, tokens, labels)."""
-        found: Tensor = output.logits
-        return found
 
     def counts(self, labels: Tensor) -> Tensor:
         """One answer to each word; a row without labels counts for one, so that its teacher is heard."""

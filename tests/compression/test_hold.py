@@ -1,19 +1,16 @@
-"""What is found out before a student is taught: whether insides help, and what a teacher's weights may take."""
+"""A teacher in 8 bits: when it is held so, what it then answers, and what is forecast of it."""
 
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from transformers import BertForSequenceClassification, PreTrainedModel
 
-from compression.distillation.objective import FeatureLosses
-from compression.distillation.teacher import FeatureRequest, request_features
 from compression.engine.context import StageContext
-from compression.engine.stages import gate, teacher_precision
-from compression.evaluation.validate import Validation, logits, validate
+from compression.engine.stages import teacher_precision
+from compression.evaluation.validate import Validation, logits
 from compression.models import linear_layers
 from compression.models.linear_layers import is_linear
 from compression.planning.estimator import UNTRAINED_BYTES, model_bytes
@@ -22,23 +19,18 @@ from compression.quantization import frozen_int8
 from compression.quantization.dynamic_int8 import integer_rows
 from compression.quantization.frozen_int8 import freeze_int8
 from compression.quantization.moe_layers import fused_expert_modules
-from compression.schema.events import Log, Progress
-from compression.schema.recipe.distill import Distill, Gate, General, Teachers, Weights
+from compression.schema.recipe.distill import Distill, General, Teachers
 from compression.schema.recipe.prune import Prune, Recovery
-from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Targets, Train
+from compression.schema.recipe.recipe import Evaluate, Prepare, Recipe, Train
 from compression.schema.report.measurements import Parameters
 from compression.system import memory
 from compression.training import trainer
-from compression.training.budget import Budget
 from compression.training.save import TrainingCheckpointer
 from tests.compression import decoders
 from tests.compression.conftest import state_of, tiny_config
 from tests.compression.stages import distill, prepare, prune
 from tests.compression.test_catalog import DATA, MODEL
 from tests.compression.test_distill import TRAIN, deep, paused_at
-
-NOTHING = 1e-14
-"""A weight whose gradients are less than what AdamW divides by: what has it teaches nothing."""
 
 
 @cache
@@ -73,115 +65,6 @@ def same(one: StageContext, other: StageContext) -> bool:
     return all(mine.equal(theirs) for mine, theirs in zip(weights(one), weights(other), strict=True))
 
 
-@pytest.mark.parametrize(("answers", "is_open"), [(NOTHING, True), (1.0, False)])
-def test_insides_count_where_validation_gains_by_them(answers: float, is_open: bool) -> None:
-    # Where answers teach nothing, insides can only help; where answers teach well, insides of great weight drown them.
-    asked = Distill(epochs=1, rate=3e-3, soft=answers, hard=0.0, hidden=1.0 if is_open else 1000.0, gate=Gate(steps=25))
-    state, events = taught(asked)
-    (said,) = [note for note in state.notes if note.startswith("The gate: ")]
-    assert said.endswith("hidden count." if is_open else "answers alone are learned.")
-    tried = {event.phase for event in events if isinstance(event, Progress)}
-    assert {gate.WITH, gate.WITHOUT} <= tried
-    # A trial's end is no limit that the job has reached.
-    assert not [event for event in events if isinstance(event, Log) and "max_steps" in event.message]
-    # What was tried leaves no trace in the student: it is what it would be had the recipe known the answer.
-    known = asked.model_copy(update={"gate": None}) if is_open else asked.answers_alone()
-    assert same(state, taught(known)[0])
-
-
-def test_the_verdict_is_of_what_was_trained_also_where_both_make_it_worse_at_first() -> None:
-    state = untaught(Recipe(distill=Distill(epochs=1, rate=0.5, gate=Gate(steps=5)), train=TRAIN))
-    state.model = deepcopy(tuned())  # knows all, and is taught at a rate that spoils it
-    before = -state.validate().negative_loss
-    list(distill(state))
-    (said,) = [note for note in state.notes if note.startswith("The gate: ")]
-    found = [float(part.split()[0]) for part in said.replace(" steps ", ", ").split(", ")[1:3]]
-    assert min(found) > 2 * before
-    assert found[0] != found[1]
-
-
-def test_insides_that_cannot_be_trained_have_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = Distill(epochs=1, rate=3e-3, gate=Gate(steps=5))
-    terms = FeatureLosses.terms
-
-    def broken(self: FeatureLosses, *given: Any) -> dict[str, torch.Tensor]:
-        return {name: value * torch.nan for name, value in terms(self, *given).items()}
-
-    monkeypatch.setattr(FeatureLosses, "terms", broken)
-    state, _ = taught(asked)
-    (said,) = [note for note in state.notes if note.startswith("The gate: ")]
-    assert "inf with hidden" in said
-    assert said.endswith("answers alone are learned.")
-    assert same(state, taught(asked.answers_alone())[0])
-
-
-def test_weights_that_change_are_told_from_where_they_begin() -> None:
-    ending = Weights(hidden=0.1)
-    asked = Distill(epochs=1, rate=3e-3, soft=NOTHING, hard=0.0, hidden=1.0, weighting="linear", to=ending, gate=Gate(steps=5))
-    state, _ = taught(asked)
-    assert any(note.endswith("hidden count.") for note in state.notes)
-    (said,) = [note for note in state.notes if note.startswith("Weights (linear)")]
-    assert said.endswith("hidden 1 → 0.1.")
-
-
-def test_of_a_closed_gate_the_teacher_is_not_asked_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(
-        "compression.distillation.teacher.TEACHER_BYTES", 0
-    )  # it is asked again in each epoch for what is compared
-    state = untaught(Recipe(distill=Distill(epochs=1, rate=3e-3, hidden=1000.0, gate=Gate(steps=25)), train=TRAIN))
-    assert state.teacher is not None
-    asked = list[str]()
-    phase = ""
-    state.teacher.register_forward_pre_hook(lambda *_: asked.append(phase))
-    for event in distill(state):
-        phase = event.phase if isinstance(event, Progress) else phase
-    assert any(note.endswith("answers alone are learned.") for note in state.notes)
-    assert gate.WITH in asked
-    assert "distill" not in asked
-
-
-def test_what_the_trials_take_is_put_to_the_account_and_must_have_room() -> None:
-    asked = Distill(epochs=1, rate=1e-3, gate=Gate(steps=5))
-    state, _ = taught(asked, budget=Budget(max_steps=20))
-    assert state.budget.spent.steps == 20
-    assert sum("stopped at step 10" in note for note in state.notes) == 1
-    state, events = taught(asked, budget=Budget(max_steps=19))
-    assert state.budget.spent.steps == 19
-    assert "The gate was left out: recipe.train.max_steps has no room for 20 steps more." in state.notes
-    assert not [event for event in events if isinstance(event, Progress) and event.phase in (gate.WITH, gate.WITHOUT)]
-
-
-def test_the_trials_keep_to_the_minutes_that_the_job_has() -> None:
-    asked = Distill(epochs=1, rate=1e-3, gate=Gate(steps=30))
-    clock = iter(range(0, 100_000, 5)).__next__  # five seconds a step, and five for each validation
-    state, events = taught(asked, budget=Budget(max_minutes=4.0, clock=clock))
-    (said,) = [note for note in state.notes if note.startswith("The gate")]
-    assert said.startswith("The gate was left out: 30 steps take more than a quarter")
-    tried = {event.phase for event in events if isinstance(event, Progress)}
-    assert gate.WITH in tried
-    assert gate.WITHOUT not in tried
-    assert 60 <= state.budget.spent.seconds <= 4 * 60 + 10
-
-
-def test_a_new_attempt_knows_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compression.system.progress.SECONDS_BETWEEN", 0.0)
-    asked = Distill(epochs=2, rate=3e-3, hidden=1000.0, gate=Gate(steps=10))
-    whole, _ = taught(asked)
-    kept = paused_at(untaught(Recipe(distill=asked, train=TRAIN)), tmp_path, "distill", 25)
-    looks = list[FeatureRequest]()
-    monkeypatch.setattr(
-        "compression.distillation.teacher.request_features", lambda *given: looks.append(given[-1]) or request_features(*given)
-    )
-    again, seen = taught(asked, checkpointer=_resuming(tmp_path, kept))
-    assert any(note.endswith("answers alone are learned.") for note in whole.notes)
-    assert looks
-    assert not [look for look in looks if len(look)]
-    assert not [event for event in seen if isinstance(event, Progress) and event.phase in (gate.WITH, gate.WITHOUT)]
-    assert same(again, whole)
-    assert again.notes == whole.notes
-
-
 def test_a_new_attempt_holds_the_teacher_as_the_one_before_and_says_what_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,12 +90,6 @@ def _resuming(folder: Path, kept: Path) -> TrainingCheckpointer:
     checkpointer = TrainingCheckpointer(folder / "second", "work", resume=kept)
     assert checkpointer.look() is None
     return checkpointer
-
-
-@pytest.mark.parametrize("changes", [{"hidden": 0.0, "embedding": 0.0}, {"soft": 0.0, "hard": 0.0}])
-def test_a_gate_needs_both_sides(changes: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="gate tries"):
-        Distill.model_validate({"gate": {}, **changes})
 
 
 def _bytes(model: PreTrainedModel) -> int:
@@ -303,21 +180,10 @@ def test_what_is_asked_once_is_asked_before_the_teacher_is_rounded(monkeypatch: 
             parameter.zero_()
         return 1
 
-    settings = Distill(epochs=2, rate=3e-3, teachers=Teachers(precision="int8"))
-    state = untaught(Recipe(distill=settings, train=TRAIN, remedy="apply"))
-    state.targets = Targets(retention=1000)
-    base = validate(tuned(), state.rows["validation"]).score
     monkeypatch.setattr(frozen_int8, "freeze_int8", ruined)
-    events = list(distill(state))
+    state, _ = taught(Distill(epochs=2, rate=3e-3, teachers=Teachers(precision="int8")))
     monkeypatch.undo()
-    (first,) = [note for note in state.notes if note.startswith("Distillation: ")]
-    kept = float(first.split(" → ")[1].split()[0]) / base
-    (said,) = [event.message for event in events if isinstance(event, Log) and event.message.startswith("Distillation keeps")]
-    assert float(said.split()[2]) == pytest.approx(kept, abs=2e-4)
-    whole = untaught(Recipe(distill=settings.model_copy(update={"teachers": Teachers()}), train=TRAIN, remedy="apply"))
-    whole.targets = Targets(retention=1000)
-    list(distill(whole))
-    assert same(state, whole)
+    assert same(state, taught(Distill(epochs=2, rate=3e-3))[0])
 
 
 def test_room_is_what_the_nearer_limit_leaves(tmp_path: Path) -> None:
