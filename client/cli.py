@@ -7,10 +7,10 @@ from typing import NoReturn
 
 import typer
 
-from client import output
 from client.commands import audit, data, jobs, keys, recipe, results, service, submit, teams
+from client.embedded.up import up
 from client.errors import EXITS, INTERRUPTED, ClientError
-from client.up import up
+from client.terminal import output
 
 app = typer.Typer(
     name="lathe",

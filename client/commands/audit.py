@@ -2,16 +2,16 @@
 
 import sys
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
+import httpx
 import typer
 
-from client import calls
 from client.api import Lathe
-from client.calls import AuditFilter
 from client.commands import connect
-from client.output import AsJson, emit, table
-from client.terminal_text import lines
+from client.core.fields import AuditFilter
+from client.terminal.output import AsJson, emit, table
+from client.terminal.text import lines
 
 
 def audit(
@@ -39,11 +39,13 @@ def audit(
 
 
 def _write_csv(lathe: Lathe, asked: AuditFilter) -> None:
-    token: str | None = None
+    params: dict[str, Any] = {**asked, "format": "csv", "page_size": 200}
     first = True
-    while first or token:
-        text, token = lathe.send(calls.audit_csv(asked, token))
-        head, rest = text.split("\n", 1)
+    while first or params["page_token"]:
+        answer = lathe.request("GET", "/v1/audit", params=params)
+        following = answer.links.get("next", {}).get("url")
+        params["page_token"] = httpx.URL(following).params.get("page_token") if following else None
+        head, rest = answer.text.split("\n", 1)
         shown = f"{head}\n{rest}" if first else rest
         sys.stdout.write(lines(shown) if sys.stdout.isatty() else shown)
         first = False

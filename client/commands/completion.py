@@ -5,7 +5,7 @@ from itertools import islice
 
 from client.api import Lathe
 from client.errors import ClientError
-from client.terminal_text import one_line
+from client.terminal.text import one_line
 
 Offer = list[tuple[str, str]]
 MOST = 30

@@ -6,15 +6,15 @@ from typing import Annotated, get_args
 
 import typer
 
-from client import render
 from client.api import Lathe
-from client.calls import Kind
 from client.commands import connect
+from client.core.fields import Kind
 from client.errors import BadFolder
-from client.local import Local, local_dataset, local_model
-from client.output import AsJson, emit, moving, say, table
+from client.terminal import render
+from client.terminal.output import AsJson, emit, moving, say, table
+from client.transfers.local import Local, local_dataset, local_model
+from client.transfers.upload import add, manifest, until_ready
 from client.types import Dataset, Model
-from client.upload import add, manifest, until_ready
 from compression.schema.recipe.base import Task as TaskName
 
 models = typer.Typer(help="Checkpoints to compress.", no_args_is_help=True)

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from client import recipes, render, watching
+from client import recipes
 from client.api import Lathe
-from client.calls import STATES
 from client.commands import connect
 from client.commands.completion import job_ids, model_ids
-from client.output import AsJson, as_json, console, emit, say, table, write_json
-from client.terminal_text import one_line
+from client.core.fields import STATES
+from client.terminal import render, watching
+from client.terminal.output import AsJson, as_json, console, emit, say, table, write_json
+from client.terminal.text import one_line
 from client.types import Event, Job
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", autocompletion=job_ids)]

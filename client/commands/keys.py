@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from client.commands import connect
-from client.output import AsJson, emit, table
+from client.terminal.output import AsJson, emit, table
 
 app = typer.Typer(help="API keys of your team. Admins make, rotate and revoke them.", no_args_is_help=True)
 DAY = 24 * 3600

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from client import recipes, render
+from client import recipes
 from client.api import Lathe
 from client.commands import connect
 from client.commands.completion import recipe_names
 from client.errors import BadRecipe
-from client.output import AsJson, emit, say, table
+from client.terminal import render
+from client.terminal.output import AsJson, emit, say, table
 from client.types import Preset
 
 app = typer.Typer(help="Recipes: what is done to a model, stage by stage.", no_args_is_help=True)

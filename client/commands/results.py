@@ -8,17 +8,17 @@ from typing import Annotated
 
 import typer
 
-from client import compare as comparing
-from client import render
 from client.api import Lathe
 from client.commands import connect
 from client.commands.completion import job_ids
 from client.commands.jobs import JobId
-from client.compare import Compared
-from client.download import download as fetch
 from client.errors import FAILED, ClientError, Problem
-from client.output import AsJson, as_json, emit, moving, table, write_json
-from client.terminal_text import UNSEEN
+from client.terminal import compare as comparing
+from client.terminal import render
+from client.terminal.compare import Compared
+from client.terminal.output import AsJson, as_json, emit, moving, table, write_json
+from client.terminal.text import UNSEEN
+from client.transfers.download import download as fetch
 from client.types import Artifact
 from compression.schema.report.measurements import STAGES
 

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from client import render
 from client.commands import connect
-from client.output import AsJson, emit, table
+from client.terminal import render
+from client.terminal.output import AsJson, emit, table
+from client.terminal.watching import headline
 from client.types import Quota, Worker
-from client.watching import headline
 
 MOST = 20
 """Jobs of one's own whose place is told."""

@@ -5,13 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from client import recipes, render
+from client import recipes
 from client.api import Lathe
 from client.commands import connect, data, recipe
 from client.commands.completion import dataset_ids, model_ids, recipe_names
 from client.commands.data import pairs
 from client.commands.jobs import ended, finish
-from client.output import AsJson, emit
+from client.terminal import render
+from client.terminal.output import AsJson, emit
 
 
 def values(option: str, given: list[str]) -> dict[str, Any]:

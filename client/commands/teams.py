@@ -6,7 +6,7 @@ import typer
 
 from client.commands import connect
 from client.commands.keys import moment
-from client.output import AsJson, emit, table
+from client.terminal.output import AsJson, emit, table
 
 app = typer.Typer(help="Teams; admins of the one that runs the service make, rename and close others.", no_args_is_help=True)
 TeamId = Annotated[str, typer.Argument(metavar="TEAM", help="Its id (lathe teams ls).")]

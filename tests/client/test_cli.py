@@ -14,11 +14,12 @@ from sqlalchemy.orm import Session
 
 from app import jobs
 from app.errors import ALL_PROBLEMS
-from client import config, watching
+from client import config
 from client.commands.submit import tasks_of
 from client.errors import EXITS, ClientError
-from client.output import IN_COMMANDS
 from client.recipes import override
+from client.terminal import watching
+from client.terminal.output import IN_COMMANDS
 from compression.schema.errors import OutOfMemory
 from tests.client.conftest import Command, Live, Ran
 from tests.client.figures import DATA_FACTS, MODEL_FACTS, report

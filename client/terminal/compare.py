@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from client import render
 from client.recipes import different, told
-from client.terminal_text import one_line
+from client.terminal import render
+from client.terminal.text import one_line
 from client.types import Job, Report
 from compression.schema.report.draws import Interval
 from compression.schema.report.measurements import Latency, Row, Score

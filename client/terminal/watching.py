@@ -10,11 +10,11 @@ from typing import Self
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from client import errors, render
-from client.aio import AsyncLathe
-from client.api import Lathe
-from client.output import as_json, console
-from client.terminal_text import one_line
+from client import errors
+from client.api import AsyncLathe, Lathe
+from client.terminal import render
+from client.terminal.output import as_json, console
+from client.terminal.text import one_line
 from client.types import Event, Job
 from compression.schema.report.measurements import STAGES
 

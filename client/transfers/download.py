@@ -19,11 +19,11 @@ from urllib.parse import quote, urljoin
 
 import httpx
 
+from client.core.endpoints import Service
+from client.core.protocol import RETRIED_STATUSES, pause
 from client.errors import BadFolder, BrokenTransfer, Problem, WrongHash
-from client.http import Service
+from client.transfers.upload import CHUNK, PARALLEL, Moved, sha256_of
 from client.types import Artifact, Manifest
-from client.upload import CHUNK, PARALLEL, Moved, sha256_of
-from client.wire import AGAIN, pause
 
 SEGMENT = 16 << 20
 """A file gets one range for each whole segment in it, MOST at most."""
@@ -158,7 +158,7 @@ class _Fetch:
             except httpx.TransportError as error:
                 problem = str(error) or type(error).__name__
             except Problem as error:
-                if error.status not in AGAIN:
+                if error.status not in RETRIED_STATUSES:
                     raise
                 problem = error.cause
             barren = 0 if piece.have > before else barren + 1

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from client.errors import CannotStart, ClientError, Problem
-from client.terminal_text import UNSEEN, escaped, one_line
-from client.upload import Moved
+from client.terminal.text import UNSEEN, escaped, one_line
+from client.transfers.upload import Moved
 
 WIDE = 10_000
 """Columns of an output that is no terminal: a pipe gets a line a row, whole."""

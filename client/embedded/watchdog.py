@@ -1,4 +1,4 @@
-"""Outlives `lathe up` to clean up after it: `python -m client.watchdog`, started by up.py alone.
+"""Outlives `lathe up` to clean up after it: `python -m client.embedded.watchdog`, started by up.py alone.
 
 Standard input is a pipe whose other end only `lathe up` has; a line on it is the pid of a part that was started. The end of
 the pipe means that `lathe up` is gone. After SIGKILL nobody else could stop the parts, nor the engines below the workers.

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from client.terminal_text import one_line
+from client.terminal.text import one_line
 from client.types import Preflight
 from compression.schema.prediction import Answer, Answered
 from compression.schema.report.averages import metrics_of_parts

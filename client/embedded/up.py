@@ -28,9 +28,9 @@ import typer
 from client import config
 from client.api import Lathe
 from client.config import Config
+from client.embedded.processes import Part, Watchdog
 from client.errors import CannotStart
-from client.output import AsJson, as_json, emit, say, write_json
-from client.processes import Part, Watchdog
+from client.terminal.output import AsJson, as_json, emit, say, write_json
 
 PATIENCE = 60.0
 """Seconds that a part has to get ready."""
@@ -130,7 +130,7 @@ def environment(plan: Plan, broker: str) -> dict[str, str]:
     }
     # Parts run in the home, so that a folder called `app` where the user happens to be is not taken for ours. A checkout
     # that is not installed must then be named.
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     if root not in site.getsitepackages():
         found["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     return found

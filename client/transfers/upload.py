@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from client.calls import Kind
+from client.core.endpoints import Service
+from client.core.fields import Kind
+from client.core.protocol import RETRIED_STATUSES, pause
 from client.errors import BadFolder, NotReady, Problem, Unreachable
-from client.http import Service
 from client.types import Dataset, Manifest, Model
-from client.wire import AGAIN, pause
 from compression.schema.file_names import TERMS
 from compression.schema.job_spec import Columns
 
@@ -161,7 +161,7 @@ class _Transfer:
                     return
             except (Unreachable, Problem) as error:
                 tries += 1
-                later = not isinstance(error, Problem) or error.status in AGAIN or error.problem_code == ELSEWHERE
+                later = not isinstance(error, Problem) or error.status in RETRIED_STATUSES or error.problem_code == ELSEWHERE
                 if tries >= self.lathe.attempts or not later:
                     raise
                 time.sleep(pause(tries + 1))  # what arrived is counted once the service has stored it

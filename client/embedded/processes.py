@@ -14,7 +14,7 @@ from typing import IO, BinaryIO, cast
 
 import psutil
 
-from client import watchdog
+from client.embedded import watchdog
 from client.errors import CannotStart
 
 PR_SET_PDEATHSIG = 1
@@ -44,7 +44,7 @@ class Watchdog:
 
     def __init__(self, environment: Mapping[str, str], folder: Path, lock: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "client.watchdog"],
+            [sys.executable, "-m", "client.embedded.watchdog"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

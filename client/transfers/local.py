@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.calls import Kind
-from client.upload import data_files, model_files
+from client.core.fields import Kind
+from client.transfers.upload import data_files, model_files
 
 TEXT_COLUMNS = {"text": "text", "label": "label"}
 
