@@ -2,17 +2,18 @@
 
 One job of the engine, in a folder that it goes on from: the decoder is given a head and tuned, its feed-forward units are cut
 as the preset `language` cuts them, what is left is solved by least squares, and learns from the tuned one. The set is prepared
-as bench/article does: the job does not see test, and MRPC is judged by the mean of accuracy and F1. Below the table stands
+as bench/glue does: the job does not see test, and MRPC is judged by the mean of accuracy and F1. Below the table stands
 the share of the baseline's score that the last stage keeps, of both ONNX files as stock ONNX Runtime reads them, with its 95 %
-interval by a paired bootstrap over test rows (bench/article/statistics.py): it is one seed's.
+interval by a paired bootstrap over test rows (bench/glue/statistics.py): it is one seed's.
 """
 
 import argparse
 from pathlib import Path
 
 from bench import engine
-from bench.article import compare, glue
-from bench.article.statistics import Answers, kept
+from bench.glue import compare
+from bench.glue import datasets as glue
+from bench.glue.statistics import Answers, kept
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.presets import preset
 from compression.schema.recipe.recipe import Prepare, Recipe, Train

@@ -227,10 +227,19 @@ def peak() -> int:
     return found
 
 
-if __name__ == "__main__":
-    what, name, place = sys.argv[1:]
-    if what == "make":
-        make(name, Path(place) / "model")
+def run_child() -> None:
+    """Do what `child` asks of this process; print its peak."""
+    parser = argparse.ArgumentParser(prog="python -m bench.memory", description="One process of `python -m bench memory`.")
+    parser.add_argument("what", choices=["make", "measure"], help="make a shape's checkpoint, or measure a way to compress it")
+    parser.add_argument("name", help="of the shape, or of the way")
+    parser.add_argument("folder", type=Path, help="where the checkpoint lies")
+    asked = parser.parse_args()
+    if asked.what == "make":
+        make(asked.name, asked.folder / "model")
     else:
-        use(name, Path(place))
+        use(asked.name, asked.folder)
     print(json.dumps({"peak": peak()}))
+
+
+if __name__ == "__main__":
+    run_child()

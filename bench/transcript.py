@@ -1,5 +1,6 @@
-"""What a bench printed, kept as a record: with the command that makes it again, the date, the machine and the minutes."""
+"""Keeps what a bench printed as a record: the command that makes it again, the date, the machine and the minutes."""
 
+import argparse
 import contextlib
 import json
 import sys
@@ -10,8 +11,6 @@ from io import StringIO
 from pathlib import Path
 
 from compression.system.environment import environment
-
-OPTION = "--transcript"
 
 
 class Tee(StringIO):
@@ -32,19 +31,14 @@ class Tee(StringIO):
 
 
 def run(name: str, bench: Callable[[list[str]], None], arguments: Sequence[str]) -> None:
-    """Run a bench. `--transcript FILE` writes a record of it, once it has ended well; without it there is none.
-
-    Raises SystemExit where the option names no file.
-    """
-    asked = list(arguments)
-    if OPTION not in asked:
+    """Run a bench. With `--transcript FILE`, write a record of it once it has ended well."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench {name}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--transcript", type=Path)
+    option, asked = parser.parse_known_args(arguments)
+    if option.transcript is None:
         bench(asked)
         return
-    place = asked.index(OPTION)
-    if place + 1 == len(asked):
-        raise SystemExit(f"{OPTION} takes a file")
-    path = Path(asked[place + 1])
-    del asked[place : place + 2]
+    path: Path = option.transcript
     started, now = time.monotonic(), datetime.now(UTC)
     with contextlib.redirect_stdout(Tee()) as printed:
         bench(asked)

@@ -1,12 +1,10 @@
-"""Make environments beside .venv: of a user who only has stock tools, and of tools that cannot share ours.
+"""Make environments beside .venv: for a user who only has stock tools, and for tools that conflict with Lathe's own.
 
-    python scripts/venvs.py [onnx] [transformers] [audit] [contract]        (default: the first two)
-
-pip installs everything, torch included, so that the machine's own build of torch is used. Versions come from
-constraints.txt where it exists, but for tools that want others. Idempotent: an environment whose requirements have not
-changed is kept.
+pip installs everything, torch included, so that the machine's own build of torch is used. Versions come from constraints.txt
+if it exists, except for tools that need others. An environment whose requirements have not changed is kept.
 """
 
+import argparse
 import fcntl
 import re
 import shutil
@@ -77,5 +75,11 @@ def _make(name: str, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    for each in sys.argv[1:] or STOCK:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = f"of: {', '.join(STOCK | TOOLS)}; default: {' '.join(STOCK)}"
+    parser.add_argument("names", nargs="*", metavar="name", default=list(STOCK), help=names)
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - set(STOCK | TOOLS):
+        parser.error(f"no such environment: {', '.join(sorted(unknown))}; choose {names}")
+    for each in asked.names:
         make(each)

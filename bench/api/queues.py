@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from app import forecast, jobs
 from app.db import make_engine
 from app.models import Job
-from bench.api.house import ROOT, Server
+from bench.api.servers import ROOT, Server
 
 TEAMS = 100
 ASKED = 20

@@ -13,8 +13,8 @@ from app import jobs
 from app.db import make_engine
 from app.events import MOST_SEQ
 from app.models import Job
-from bench.api.house import PATIENCE, Server
 from bench.api.load import Line
+from bench.api.servers import PATIENCE, Server
 
 QUIET_SECONDS = 20.0
 """Longer than a stream on which nothing happens says nothing."""

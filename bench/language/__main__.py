@@ -1,7 +1,7 @@
 """`python -m bench language`: one job on a language model against a plain script, the same tokens, rows of test and shape.
 
 The job is the engine's own, as a worker runs it, in a folder that it goes on from: quantize, prune, distil, ship. The plain
-script (bench/language/plain.py) then cuts the same model to the shape that the job came to and trains as many tokens as the
+script (bench/language/minitron.py) then cuts the same model to the shape that the job came to and trains as many tokens as the
 job's distillation did, with weights and logits in float32 and its layers' products in bfloat16, as is usual; it has no
 integers. It ends with its last step where the job keeps its best epoch, so compare at one epoch where that matters. Both are
 scored on the same windows of test. The job's own figures are those of its report, so of the file that is shipped; its loss
@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bench import engine
-from bench.language import plain, shaped, wikitext
+from bench.language import minitron, shaped, wikitext
 from compression.evaluation.runtimes.decoder import Decoder
 from compression.evaluation.runtimes.runner import batch_of, open_artifact, tokenizer_of
 from compression.modalities.text.causal_lm import documents, token_losses
@@ -167,7 +167,7 @@ def compared(run: engine.Run, stock: Path, data: Path, seed: int) -> list[str]:
     distill, tokens = recipe.distill, report.splits["train"].tokens
     assert distill is not None
     assert tokens is not None
-    rows = plain.rows_of(tokenizer(_texts(data / "train.jsonl"))["input_ids"], tokenizer.eos_token_id, length)
+    rows = minitron.rows_of(tokenizer(_texts(data / "train.jsonl"))["input_ids"], tokenizer.eos_token_id, length)
     steps = round(distill.epochs * tokens / (recipe.train.batch * length))
     started = time.monotonic()
     teacher = AutoModelForCausalLM.from_pretrained(stock, dtype=torch.float32).eval()
@@ -177,10 +177,10 @@ def compared(run: engine.Run, stock: Path, data: Path, seed: int) -> list[str]:
     calibration = rows[
         torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[: recipe.prune.calibration_rows]
     ]
-    scores = plain.importance(teacher, calibration)
-    student = plain.cut(teacher, scores, plain.Widths(hidden=shape.hidden, groups=shape.groups, ffn=shape.ffn))
+    scores = minitron.importance(teacher, calibration)
+    student = minitron.cut(teacher, scores, minitron.Widths(hidden=shape.hidden, groups=shape.groups, ffn=shape.ffn))
     cut = loss_of(student)
-    for step, loss in plain.distil(student, teacher, rows, steps=steps, batch=recipe.train.batch, seed=seed):
+    for step, loss in minitron.distil(student, teacher, rows, steps=steps, batch=recipe.train.batch, seed=seed):
         if step % 25 == 0 or step == steps - 1:
             print(f"plain: step {step} of {steps}, KL {loss:.3f}, {time.monotonic() - started:.0f} s", flush=True)
     theirs = loss_of(student)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from bench.preparation import grid, job, sets, table
+from bench.preparation import datasets, grid, job, table
+from bench.preparation.datasets import Prepared
 from bench.preparation.records import Run, kept
-from bench.preparation.sets import Prepared
 
 ROOT = Path(__file__).parent.parent.parent
 RECORDS = Path(__file__).parent / "records"
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, default=ROOT / ".cache/examples/model")
     parser.add_argument("--examples", type=Path, default=ROOT / ".cache/examples", help="what scripts/fetch_examples.py wrote")
     parser.add_argument("--data", type=Path, required=True, help="folder of copies: glue/, intents/")
-    parser.add_argument("--sets", nargs="+", default=list(sets.NAMES), choices=sets.NAMES)
+    parser.add_argument("--sets", nargs="+", default=list(datasets.NAMES), choices=datasets.NAMES)
     parser.add_argument(
         "--rows", type=int, help="of train, validation included (default: 1,600; of RTE 400, of MRPC 600, of STS-B 1,000)"
     )
@@ -37,8 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
     prepared = {
-        name: sets.prepare(
-            name, asked.data, asked.examples, (asked.folder / "data" / name).resolve(), asked.rows or sets.MOST[name]
+        name: datasets.prepare(
+            name, asked.data, asked.examples, (asked.folder / "data" / name).resolve(), asked.rows or datasets.MOST[name]
         )
         for name in asked.sets
     }

@@ -16,8 +16,8 @@ from sklearn.metrics import f1_score
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from bench.preparation.datasets import Prepared, Rows
 from bench.preparation.records import Run, keep, kept
-from bench.preparation.sets import Prepared, Rows
 from compression.quantization.precision import has_bfloat16
 
 RATES = (3e-5, 8e-5, 2e-4, 5e-4)

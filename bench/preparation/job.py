@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import engine
-from bench.article import compare
+from bench.glue import compare
+from bench.preparation.datasets import Prepared
 from bench.preparation.records import Run, keep, kept
-from bench.preparation.sets import Prepared
 from compression.schema.recipe.recipe import Recipe, Train
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.preparation import grid
+from bench.preparation.datasets import Prepared
 from bench.preparation.records import Run
-from bench.preparation.sets import Prepared
 
 DRAWS = 2000
 Numbers = npt.NDArray[np.float64]

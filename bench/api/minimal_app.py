@@ -1,7 +1,7 @@
-"""A bare FastAPI handler with one query, for `uvicorn bench.api.bare:app`: what polling a job is held against.
+"""A minimal FastAPI handler with one query, the baseline for polling a job: `uvicorn bench.api.minimal_app:app`.
 
-It has what FastAPI's own tutorial has, and no key, no team, no problem documents, no log: a session a request, one SELECT of
-one row with the columns that a job shows, and its JSON.
+It is FastAPI's own tutorial: one session per request, one SELECT of one row with a job's columns, and its JSON. It has no keys,
+no teams, no problem documents and no log.
 """
 
 import os

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.article import glue
+from bench.glue import datasets as glue
 from compression.schema.job_spec import Columns, Data
 from compression.schema.recipe.base import Task
 from compression.schema.recipe.recipe import Evaluate

@@ -1,4 +1,4 @@
-"""The servers: a PostgreSQL of its own, and uvicorn processes over its databases."""
+"""Starts the servers under test: a private PostgreSQL, and uvicorn processes on its databases."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Ten teams at once: idle streams, clients that poll once a second, clients that submit; and what all of them get to see."""
+"""Mixed load of ten teams: idle streams, clients that poll once a second, clients that submit; and what each receives."""
 
 import asyncio
 import dataclasses
@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 from app import jobs
 from app.db import make_engine
 from app.models import Job
-from bench.api.house import Server
 from bench.api.queues import ready
+from bench.api.servers import Server
 
 TEAMS, STREAMS, POLLERS, SUBMITTERS = 10, 1000, 100, 10
 EVERY_SECONDS = 1.0
@@ -66,11 +66,11 @@ class Seen:
         return statistics.median(thirds[0]), statistics.median(thirds[1])
 
 
-def met(server: Server, seconds: float) -> Seen:
-    """Run the crowd for so long."""
+def measure(server: Server, seconds: float) -> Seen:
+    """Run all clients for so long."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return asyncio.run(_met(server, _teams(server), seconds))
+    return asyncio.run(_measure(server, _teams(server), seconds))
 
 
 def _teams(server: Server) -> list[Team]:
@@ -97,7 +97,7 @@ def _teams(server: Server) -> list[Team]:
     return made
 
 
-async def _met(server: Server, teams: list[Team], seconds: float) -> Seen:
+async def _measure(server: Server, teams: list[Team], seconds: float) -> Seen:
     seen, over = Seen(heard=[[] for _ in range(STREAMS)]), asyncio.Event()
     follow = [asyncio.create_task(_follow(teams[n % TEAMS], seen.heard[n])) for n in range(STREAMS)]
     while not all(seen.heard):  # every stream is open once it has said that its job was queued

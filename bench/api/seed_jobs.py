@@ -1,4 +1,4 @@
-"""Jobs as a busy team has them: most have succeeded, with a report of usual size; some failed, a few run, some wait."""
+"""Fills a database with a busy team's jobs: most succeeded, with a report of usual size; some failed, a few run or wait."""
 
 import datetime as dt
 import json

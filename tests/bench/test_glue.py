@@ -1,4 +1,4 @@
-"""What bench/article reckons by itself: rows read from copies, shares kept and their intervals."""
+"""What bench/glue reckons by itself: rows read from copies, shares kept and their intervals."""
 
 import json
 from dataclasses import replace
@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from bench import engine
-from bench.article import glue, records, texts
-from bench.article.__main__ import OWN, _answers, _by_row, _changed, _mean, _score, _why_left_out
-from bench.article.cells import ABLATION, ORIGINAL, Cell, recipe_named
-from bench.article.records import Record
-from bench.article.statistics import (
+from bench.glue import datasets as glue
+from bench.glue import records, unlabelled
+from bench.glue.__main__ import OWN, _answers, _by_row, _changed, _mean, _score, _why_left_out
+from bench.glue.cells import ABLATION, ORIGINAL, Cell, recipe_named
+from bench.glue.records import Record
+from bench.glue.statistics import (
     Answers,
     accuracy_and_f1,
     at_chance,
@@ -232,7 +233,7 @@ def test_the_general_phase_reads_running_sentences_and_nothing_that_a_test_split
         " It is 1 @,@ 000 m high . The <unk> of it is far too short . Is It ?",
         "a kept sentence from a wiki",
     ]
-    assert list(texts.sentences(lines)) == [
+    assert list(unlabelled.sentences(lines)) == [
         "It is 1,000 m high .",
         "The of it is far too short .",
         "a kept sentence from a wiki",
@@ -242,16 +243,16 @@ def test_the_general_phase_reads_running_sentences_and_nothing_that_a_test_split
         rows = ({"text": text, "text_pair": "the second", "label": "0"} for text in found)
         (tmp_path / split).write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = Data(format="jsonl", splits={split: (str(tmp_path / split),) for split in files})
-    digest = texts.write(lines, [data], tmp_path / "pool")
+    digest = unlabelled.write(lines, [data], tmp_path / "pool")
     pool = [json.loads(line)["text"] for line in (tmp_path / "pool").read_text().splitlines()]
     assert pool == ["The of it is far too short .", "a kept sentence from a wiki", "of train", "A kept  sentence from a wiki"]
-    assert texts.write(lines[:1], [data], tmp_path / "pool") != digest
-    few = texts.write(lines, [data], tmp_path / "few", 2)
+    assert unlabelled.write(lines[:1], [data], tmp_path / "pool") != digest
+    few = unlabelled.write(lines, [data], tmp_path / "few", 2)
     drawn = [json.loads(line)["text"] for line in (tmp_path / "few").read_text().splitlines()]
     assert len(drawn) == 2
     assert set(drawn) < set(pool)
-    assert texts.write(lines, [data], tmp_path / "few", 2) == few, "the same texts each time"
-    assert texts.write(lines, [data], tmp_path / "few", 10) == digest
+    assert unlabelled.write(lines, [data], tmp_path / "few", 2) == few, "the same texts each time"
+    assert unlabelled.write(lines, [data], tmp_path / "few", 10) == digest
 
 
 def test_a_cell_gives_the_pool_to_recipes_with_a_general_phase_alone(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""What callers who send half a request and nothing more do to the API: whether it answers its health check all the while.
+"""Half-open requests: whether the API answers its health check while sockets send half a request and nothing more.
 
-`python -m bench.api.doors [--seconds N] [--sockets N]` tries it against `lathe up`, and once more through the shipped proxy
-file (needs Debian's nginx and libnginx-mod-stream); `python -m bench api --only doors` tries servers of few and of many files.
+`python -m bench.api.half_open` floods `lathe up`, directly and through the shipped proxy file (needs Debian's nginx and
+libnginx-mod-stream); `python -m bench api --only half-open` floods servers with few and with many file descriptors.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import httpx
 
-from bench.api.house import ROOT, free_port
+from bench.api.servers import ROOT, free_port
 from scripts import proxy
 
 STRANGER = "127.0.0.2"
@@ -126,13 +126,13 @@ def lathe_up(home: Path) -> Iterator[int]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Try both doors and print a row for each."""
-    parser = argparse.ArgumentParser(prog="python -m bench.api.doors", description=__doc__)
-    parser.add_argument("--sockets", type=int, default=2000)
-    parser.add_argument("--seconds", type=float, default=40.0)
+    """Try it directly and through the proxy; print a row for each."""
+    parser = argparse.ArgumentParser(prog="python -m bench.api.half_open", description=__doc__)
+    parser.add_argument("--sockets", type=int, default=2000, help="sockets that stay open")
+    parser.add_argument("--seconds", type=float, default=40.0, help="length of each flood")
     asked = parser.parse_args(arguments)
     print("| half requests | opened | health asked | failed | slowest | log |\n| --- | --- | --- | --- | --- | --- |")
-    with tempfile.TemporaryDirectory(prefix="lathe-doors-", ignore_cleanup_errors=True) as place:
+    with tempfile.TemporaryDirectory(prefix="lathe-half-open-", ignore_cleanup_errors=True) as place:
         home, folder = Path(place) / "home", Path(place) / "proxy"
         folder.mkdir()
         with lathe_up(home) as port:

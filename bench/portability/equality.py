@@ -3,7 +3,7 @@
 An encoder classifier answers 300 rows, a language model rows of 32 tokens, by ONNX Runtime: on this machine, and under
 qemu-user as x86 with AVX2 and with SSE4.1 and as Arm. Emulation is some twenty to fifty times slower, so what was compared is
 kept (`.cache/equality`), and a run that was stopped goes on. AVX-512 without VNNI cannot be emulated by qemu-user. The record
-is `bench/answers/records/equality.json`, which `--table-only` prints.
+is `bench/portability/records/equality.json`, which `--table-only` prints.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from bench.answers import arm, portable, sets
+from bench.portability import arm, datasets, portable
 from compression.evaluation.runtimes import standalone
 from compression.evaluation.runtimes.onnx import FILE
 from compression.evaluation.runtimes.standalone import Arrays
@@ -118,7 +118,7 @@ def encoder(examples: Path, given: Path | None, rows_of: Path | None, count: int
     else:
         place = ROOT / ".cache" / "portable" / "demo"
         folder = place / "portable"
-        found = sets.augmentation_source("demo", examples, examples, place / "data")
+        found = datasets.augmentation_source("demo", examples, examples, place / "data")
         portable.write(found, place / "original", examples / "model", place)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
@@ -184,7 +184,7 @@ def line(row: dict[str, Any]) -> str:
 
 def main() -> int:
     """Compare, write the record, print the table; 1 where something is out of its bounds."""
-    parser = argparse.ArgumentParser(prog="python -m bench.answers.equality")
+    parser = argparse.ArgumentParser(prog="python -m bench.portability.equality")
     parser.add_argument(
         "--examples", type=Path, default=ROOT / ".cache" / "examples", help="scripts/fetch_examples.py's folder"
     )

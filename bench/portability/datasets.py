@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from bench.article import glue
+from bench.glue import datasets as glue
 from compression.evaluation.validate import validate
 from compression.modalities.registry import task_of
 from compression.modalities.text.dataset import Dataset, load_dataset

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bench.article.glue import SEED, put
+from bench.glue.datasets import SEED, put
 from compression.schema.job_spec import Data
 
 HUB = ("Salesforce/wikitext", "wikitext-2-v1", "validation")

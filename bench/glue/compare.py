@@ -14,7 +14,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from bench.article.statistics import Floats
+from bench.glue.statistics import Floats
 from compression.export.onnx.exporter import write_onnx
 from compression.schema.report.measurements import Shape
 

@@ -1,4 +1,4 @@
-"""`python -m bench article --data FOLDER --folder RESULTS`: see the package; stop it at any time and start it again."""
+"""`python -m bench glue --data FOLDER --folder RESULTS`: see the package; stop it at any time and start it again."""
 
 import argparse
 import json
@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.article import compare, glue, records, texts
-from bench.article.cells import ABLATION, ORIGINAL, Cell
-from bench.article.records import Record, changed_keys
-from bench.article.statistics import METRICS, Answers, at_chance, constant_score, differences, geometric_mean, kept
+from bench.glue import compare, records, unlabelled
+from bench.glue import datasets as glue
+from bench.glue.cells import ABLATION, ORIGINAL, Cell
+from bench.glue.records import Record, changed_keys
+from bench.glue.statistics import METRICS, Answers, at_chance, constant_score, differences, geometric_mean, kept
 from compression.schema.recipe.presets import PRESETS
 from compression.system.environment import environment
 
@@ -24,10 +25,10 @@ PUBLISHED = {"no quantization-aware training": "-1.6", "no distillation": "-2.7"
 
 def main(arguments: list[str] | None = None) -> None:
     """Run what is missing, then print."""
-    parser = argparse.ArgumentParser(prog="python -m bench article", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench glue", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of copies of the four sets; without it they come from the hub")
     parser.add_argument("--text", type=Path, help="WikiText-2's validation file, for the general phase; else from the hub")
-    parser.add_argument("--folder", type=Path, default=ROOT / ".cache/bench-article", help="where runs are kept")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".cache/bench-glue", help="where runs are kept")
     parser.add_argument("--model", type=Path, default=ROOT / ".cache/examples/model")
     parser.add_argument("--sets", nargs="+", default=list(glue.SETS), choices=list(glue.SETS))
     parser.add_argument("--recipes", nargs="*", default=["article", "standard", "smallest"], choices=list(PRESETS))
@@ -75,7 +76,7 @@ def _cells(asked: argparse.Namespace) -> list[Cell]:
         found[name] = glue.prepare(chosen, asked.data, folder / "data" / f"{name}{few}", most)
     pool = folder / f"data/texts{few}.jsonl"
     most_texts = asked.few and TEXTS_A_ROW * asked.few
-    read = texts.write(texts.wikitext(asked.text), [data for data, _ in found.values()], pool, most_texts)
+    read = unlabelled.write(unlabelled.wikitext(asked.text), [data for data, _ in found.values()], pool, most_texts)
     print(f"texts without labels: {read}")
     for name in asked.sets:
         chosen, (data, digest) = glue.SETS[name], found[name]

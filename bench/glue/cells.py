@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import engine
-from bench.article import compare, records
-from bench.article.glue import Set
-from bench.article.records import Record
+from bench.glue import compare, records
+from bench.glue.datasets import Set
+from bench.glue.records import Record
 from compression.schema.job_spec import Data
 from compression.schema.recipe.augment import Augment, Synonyms
 from compression.schema.recipe.presets import PRESETS, merged, preset

@@ -1,4 +1,4 @@
-"""`python -m bench.answers.portable --data FOLDER`: what the portable form costs against the full range, untrained.
+"""`python -m bench.portability.portable --data FOLDER`: what the portable form costs against the full range, untrained.
 
 It has weights within ±63 in place of ±127, and softmax spelled out (docs/decisions/0030 and 0032). The sets are six.
 Both forms, and float32, are written from one original as a job would write them, and asked about validation, a row at a time,
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from bench.answers import sets
-from bench.answers.sets import Material
+from bench.portability import datasets
+from bench.portability.datasets import Material
 from compression.evaluation.runtimes.onnx import OnnxRunner
 from compression.evaluation.runtimes.runner import answered, full_batch, tokenizer_of
 from compression.export.onnx.exporter import FILE, write_onnx
@@ -37,7 +37,7 @@ WARM_UP, RUNS, DRAWS = 20, 200, 1000
 
 def write(found: Material, place: Path, model: Path, folder: Path) -> dict[str, Path]:
     """Write the three files of an original. -> form → folder."""
-    tuned, _ = sets.original(found, model, place)
+    tuned, _ = datasets.original(found, model, place)
     made = {}
     for form, simulation in FORMS.items():
         twin = copy.deepcopy(tuned)
@@ -46,7 +46,7 @@ def write(found: Material, place: Path, model: Path, folder: Path) -> dict[str, 
         made[form] = folder / form
         made[form].mkdir(parents=True, exist_ok=True)
         write_onnx(twin, made[form], int8=simulation is not None)
-        write_tokenizer(model, made[form], sets.LENGTH, found.task, twin)
+        write_tokenizer(model, made[form], datasets.LENGTH, found.task, twin)
     return made
 
 
@@ -66,7 +66,7 @@ def times(folders: dict[str, Path], vocabulary: int, length: int) -> dict[str, f
 
 def compare(found: Material, place: Path, model: Path, folder: Path) -> dict[str, Any]:
     """Run one set; return its record."""
-    tuned, said = sets.original(found, model, place)
+    tuned, said = datasets.original(found, model, place)
     folders = write(found, place, model, folder)
     labels = loading.own_labels(tuned.config, found.dataset.labels, found.task)
     scorer = scorer_of(found.task, found.evaluate, labels)
@@ -134,8 +134,8 @@ def line(record: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run the sets that have no record, then print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.answers.portable")
-    parser.add_argument("sets", nargs="*", default=list(sets.NAMES), help="of: " + ", ".join(sets.NAMES))
+    parser = argparse.ArgumentParser(prog="python -m bench.portability.portable")
+    parser.add_argument("sets", nargs="*", default=list(datasets.NAMES), help="of: " + ", ".join(datasets.NAMES))
     parser.add_argument("--data", type=Path, required=True, help="folder of copies: glue/, intents/")
     parser.add_argument(
         "--examples", type=Path, default=ROOT / ".cache" / "examples", help="scripts/fetch_examples.py's folder"
@@ -153,7 +153,7 @@ def main() -> None:
         if path.is_file() and not options.again:
             continue
         folder = options.work / name
-        found = sets.augmentation_source(name, options.data, options.examples, folder / "data")
+        found = datasets.augmentation_source(name, options.data, options.examples, folder / "data")
         place = Path(given.get(name, folder / "original"))
         path.write_text(json.dumps(compare(found, place, model, folder), indent=1) + "\n", "utf-8")
     head = ("set", "rows", "float32", "full range", "portable", "portable less full")
