@@ -10,8 +10,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from client.core.drivers import Awaiting, Operation
 from client.core.endpoints import Endpoints, Service
 from client.transfers.download import download
-from client.transfers.local import Local, local_dataset, local_model
-from client.transfers.upload import Moved, add, manifest, until_ready
+from client.transfers.local import Local, Moved, local_dataset, local_model, manifest
+from client.transfers.upload import add, until_ready
 from client.types import Artifact, Dataset, Job, Model
 
 Place = str | PathLike[str]

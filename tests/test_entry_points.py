@@ -1,4 +1,4 @@
-"""Every command of scripts/, bench/ and tests/ reads its arguments with a parser: it prints help, and refuses unknown options."""
+"""Every command of scripts/, bench/ and tests/ parses its arguments: it prints help, and refuses unknown options."""
 
 import re
 import runpy

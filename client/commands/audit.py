@@ -1,4 +1,4 @@
-"""lathe audit: who of the team did what."""
+"""lathe audit: what the team's keys did."""
 
 import sys
 from itertools import islice
@@ -8,28 +8,26 @@ import httpx
 import typer
 
 from client.api import Lathe
-from client.commands import connect
 from client.core.fields import AuditFilter
-from client.terminal.output import AsJson, emit, table
+from client.terminal.output import emit, table
 from client.terminal.text import lines
 
 
 def audit(
-    key: Annotated[str | None, typer.Option(help="Only of this key's id.")] = None,
-    action: Annotated[str | None, typer.Option(help="Only this: jobs.cancel, or a noun, as jobs.")] = None,
-    object: Annotated[str | None, typer.Option(help="Only what was done to this id.")] = None,  # noqa: A002
-    outcome: Annotated[str | None, typer.Option(help="Only what ended so: ok, or a problem's code.")] = None,
+    lathe: Lathe,
+    key: Annotated[str | None, typer.Option(help="Only by the key of this id.")] = None,
+    action: Annotated[str | None, typer.Option(help="Only this action: jobs.cancel, or a noun, such as jobs.")] = None,
+    object: Annotated[str | None, typer.Option(help="Only changes of this id.")] = None,  # noqa: A002
+    outcome: Annotated[str | None, typer.Option(help="Only this outcome: ok, or a problem's code.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
-    csv: Annotated[bool, typer.Option("--csv", help="All of them, as a table for spreadsheets.")] = False,
-    json: AsJson = False,  # noqa: ARG001
+    csv: Annotated[bool, typer.Option("--csv", help="All entries, as CSV.")] = False,
 ) -> None:
-    """List what your team's keys changed, and what they were refused. Only admins may ask."""
+    """List what your team's keys changed, and what they were refused. Only admins may."""
     asked: AuditFilter = {"key": key, "action": action, "object": object, "outcome": outcome}
-    with connect() as lathe:
-        if csv:
-            _write_csv(lathe, asked)
-            return
-        found = list(islice(lathe.audit(**asked), limit))
+    if csv:
+        _write_csv(lathe, asked)
+        return
+    found = list(islice(lathe.audit(**asked), limit))
     rows = [
         (f"{one.at:%Y-%m-%d %H:%M:%S}", one.key, one.address, one.action, one.outcome, one.request_id, one.object)
         for one in found

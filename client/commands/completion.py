@@ -1,4 +1,4 @@
-"""What the shell offers after Tab: asked of the service, briefly; where it does not answer nothing is offered."""
+"""Shell completion: values from the service; none if it does not answer quickly."""
 
 from collections.abc import Callable
 from itertools import islice

@@ -1,4 +1,4 @@
-"""A part of the embedded set: a child process with a log, restarted with back-off, and ended with all that is below it."""
+"""A part of `lathe up`: a child process with a log, restarted with back-off, and ended with its descendants."""
 
 import contextlib
 import ctypes
@@ -20,13 +20,13 @@ from client.errors import CannotStart
 PR_SET_PDEATHSIG = 1
 LONGEST_PAUSE = 30.0
 SETTLED = 60.0
-"""Seconds after which a part counts as well, and its back-off begins anew."""
+"""Seconds after which a part counts as healthy, and its back-off starts over."""
 ROTATE = 16 << 20
-"""A log larger than this makes room for a new one; one old one is kept, so a part's logs take about twice as much."""
+"""Bytes at which a log is rotated; one old one is kept, so a part's logs take about twice as much."""
 
 
 def _die_with_parent(parent: int) -> Callable[[], None] | None:
-    """Return what a child does before exec on Linux: ask for SIGTERM when `lathe up` dies, to end its own children then."""
+    """Return what a child does before exec on Linux: request SIGTERM for when `lathe up` dies."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None, use_errno=True)
@@ -56,7 +56,7 @@ class Watchdog:
         self._pids = cast("IO[bytes]", self._process.stdin)
 
     def watch(self, pid: int) -> None:
-        """Tell it of a part."""
+        """Pass it the pid of a part."""
         try:
             self._pids.write(f"{pid}\n".encode())
             self._pids.flush()
@@ -64,7 +64,7 @@ class Watchdog:
             raise CannotStart("the watchdog of `lathe up` was killed", remedy="Start `lathe up` again.") from error
 
     def close(self) -> None:
-        """Let it go; it ends whatever part is still there."""
+        """Close the pipe, so that it ends any part that is left; wait for it."""
         self._pids.close()
         try:
             self._process.wait(LONGEST_PAUSE)
@@ -74,7 +74,7 @@ class Watchdog:
 
 
 class Part:
-    """One process of the set."""
+    """One process of `lathe up`."""
 
     def __init__(
         self, name: str, command: Sequence[str], *, environment: Mapping[str, str], folder: Path, logs: Path, grace: float
@@ -89,7 +89,7 @@ class Part:
 
     @property
     def pid(self) -> int | None:
-        """Its process, if it was started."""
+        """Pid of its process, if it was started."""
         return self._process.pid if self._process else None
 
     @property
@@ -98,10 +98,10 @@ class Part:
         return self._process is not None and self._process.poll() is None
 
     def rotate(self) -> None:
-        """Move a long log aside. Its part appends on; what it writes while the copy is made may be lost."""
+        """Rotate a long log. The part keeps appending; lines written during the copy may be lost."""
         if not self.log.exists() or self.log.stat().st_size <= ROTATE:
             return
-        with contextlib.suppress(OSError):  # on a full disk room counts for more than an old log
+        with contextlib.suppress(OSError):  # on a full disk, space matters more than an old log
             shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
         os.truncate(self.log, 0)
 
@@ -110,7 +110,7 @@ class Part:
         return self.log.open("ab")
 
     def start(self, dog: Watchdog) -> None:
-        """Start it in a session of its own: Ctrl-C reaches `lathe up` alone, which stops the parts in their order."""
+        """Start it in its own session: Ctrl-C reaches `lathe up` alone, which stops the parts in order."""
         with self._open_log() as log:
             self._process = subprocess.Popen(
                 self.command,
@@ -135,7 +135,7 @@ class Part:
         return "\n".join(text.splitlines()[-lines:])
 
     def look_after(self, dog: Watchdog) -> str | None:
-        """Start it again if it died and its pause is over; return what there is to say, once a death."""
+        """Restart it if it died and its pause is over; return a message once per death."""
         self.rotate()
         if self._process is None or self._process.poll() is None:
             return None
@@ -152,7 +152,7 @@ class Part:
         return None
 
     def _leftovers(self) -> list[psutil.Process]:
-        """What a dead part left in its session."""
+        """Return the processes that a dead part left in its session."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -163,13 +163,13 @@ class Part:
         return found
 
     def ask_to_stop(self) -> None:
-        """SIGTERM, once: a second one would interrupt what the first one set off."""
+        """Send SIGTERM, once: a second one would interrupt the shutdown."""
         if self._process is not None and self.alive and not self._asked:
             self._process.terminate()
             self._asked = True
 
     def stop(self, hurry: Callable[[], bool]) -> None:
-        """SIGTERM, wait, and then SIGKILL for it and all below it; at once where `hurry` says so."""
+        """Send SIGTERM, wait, then SIGKILL it and its descendants; without waiting if `hurry` returns True."""
         if self._process is None:
             return
         below = watchdog.tree(self._process.pid)
@@ -177,7 +177,7 @@ class Part:
         deadline = time.monotonic() + self.grace
         while self.alive and time.monotonic() < deadline and not hurry():
             time.sleep(0.05)
-        # An engine that was still running belongs to a job that goes on from its last stage at the next start.
+        # The job of an engine that is still running resumes from its last stage at the next start.
         rest = {process for process in [*below, *watchdog.tree(self._process.pid), *self._leftovers()] if process.is_running()}
         if self.alive:
             self._process.kill()

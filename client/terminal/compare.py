@@ -1,4 +1,4 @@
-"""Jobs side by side: what came out of each, and where their requests differ. Pure: answers in, figures and text out."""
+"""Compares jobs: the figures of each, and where their requests differ. Pure functions."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from client.recipes import different, told
+from client.recipes import as_text, different
 from client.terminal import render
 from client.terminal.text import one_line
 from client.types import Job, Report
@@ -19,16 +19,16 @@ from compression.schema.report.draws import Interval
 from compression.schema.report.measurements import Latency, Row, Score
 
 ALIKE = ("models.base", "datasets", "evaluate.")
-"""Where these differ, figures are not of the same thing."""
+"""If these differ, the figures are not comparable."""
 WINDOW = ("evaluate.window", "recipe.train.max_length")
-"""Of causal-lm: what a perplexity is taken over together, and what stands for it where it is left open."""
+"""For causal-lm: the window of a perplexity, and its default."""
 SEED = "recipe.train.seed"
-"""Of causal-lm: draws the texts of test that are scored."""
+"""For causal-lm: draws the test texts that are scored."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A job, its report if it has one, and the row that it is judged by: its headline's, or the last that is finished."""
+    """A job, its report if it has one, and its row: the headline's, or the last finished one."""
 
     job: Job
     report: Report | None
@@ -42,7 +42,7 @@ class Compared:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Plain numbers, for programs: bytes, milliseconds, shares. null: not measured, or not there yet."""
+        """Plain numbers for programs: bytes, milliseconds, shares. null: not measured, or not yet."""
         row = self.row
         latency = row.latency if row and isinstance(row.latency, Latency) else None
         score = row.score if row and isinstance(row.score, Score) else None
@@ -77,7 +77,7 @@ class Compared:
         }
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def request(self) -> dict[str, Any]:
         """The request."""
         job = self.job
         return {
@@ -89,8 +89,8 @@ class Compared:
         }
 
     @property
-    def told(self) -> dict[str, str]:
-        """The figures as people read them."""
+    def texts(self) -> dict[str, str]:
+        """The figures as text."""
         row, report = self.row, self.report
         stage, *cells = render.cells(row) if row else ("–",) * len(render.HEADERS)
         met = f"{sum(verdict.met for verdict in report.verdicts.values())} of {len(report.verdicts)}" if report else "–"
@@ -114,12 +114,12 @@ def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:
 
 
 def differences(jobs: Sequence[Compared]) -> dict[str, list[Any]]:
-    """Return key → each job's value, of all keys of the requests that are not the same in all jobs."""
-    return dict(different([one.asked for one in jobs]))
+    """Return key → each job's value, for the keys of the requests that differ."""
+    return dict(different([one.request for one in jobs]))
 
 
 def warning(jobs: Sequence[Compared], found: Mapping[str, list[Any]]) -> str:
-    """Say where like is not compared with like; empty where it is. found: what differs among these jobs."""
+    """Return a warning if the figures are not comparable, else an empty text. found: the differences of these jobs."""
     texts = [one.job for one in jobs if one.job.task == "causal-lm"]
     windows = {job.evaluate.get("window") or job.recipe.get("train", {}).get("max_length") for job in texts}
 
@@ -133,21 +133,21 @@ def warning(jobs: Sequence[Compared], found: Mapping[str, list[Any]]) -> str:
 
 
 def document(jobs: Sequence[Compared]) -> dict[str, Any]:
-    """Return it for programs."""
+    """Return the comparison for programs."""
     return {"jobs": [one.figures for one in jobs], "differences": differences(jobs)}
 
 
 def _grid(jobs: Sequence[Compared]) -> list[tuple[str, list[str]]]:
-    told = [one.told for one in jobs]
-    return [(name, [each[name] for each in told]) for name in told[0]]
+    texts = [one.texts for one in jobs]
+    return [(name, [each[name] for each in texts]) for name in texts[0]]
 
 
 def _written(value: Any) -> str:
-    return "–" if value is None else value if isinstance(value, str) else told(value)
+    return "–" if value is None else value if isinstance(value, str) else as_text(value)
 
 
 def table(jobs: Sequence[Compared]) -> RenderableType:
-    """Lay it out for a terminal: a column a job."""
+    """Return the comparison for a terminal: a column per job."""
     grid = Table(header_style="bold", pad_edge=False)
     grid.add_column("")
     for one in jobs:
@@ -161,9 +161,9 @@ def table(jobs: Sequence[Compared]) -> RenderableType:
         grid.add_row(Text(one_line(name)), *(Text(one_line(_written(value))) for value in each))
     parts: list[RenderableType] = [grid]
     if not found:
-        parts.append(Text("They were asked for alike.", style="dim"))
-    if said := warning(jobs, found):
-        parts.append(Text(one_line(said), style="yellow"))
+        parts.append(Text("Their requests are the same.", style="dim"))
+    if caution := warning(jobs, found):
+        parts.append(Text(one_line(caution), style="yellow"))
     return Group(*parts)
 
 
@@ -173,16 +173,16 @@ def markdown(jobs: Sequence[Compared]) -> str:
     text = [render.markdown_line(["", *(f"`{one.job.id}`" for one in jobs)]), render.markdown_line(["---"] * (len(jobs) + 1))]
     text += [render.markdown_line([name, *values]) for name, values in _grid(jobs)]
     text += [render.markdown_line([f"`{name}`", *map(_written, values)]) for name, values in found.items()]
-    return "\n".join([*map(one_line, text), *(["", one_line(said)] if (said := warning(jobs, found)) else [])]) + "\n"
+    return "\n".join([*map(one_line, text), *(["", one_line(caution)] if (caution := warning(jobs, found)) else [])]) + "\n"
 
 
 def _harmless(value: Any) -> Any:
-    """Let no text become a formula in whoever's spreadsheet opens the file."""
+    """Quote text that a spreadsheet would read as a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def comma_separated(jobs: Sequence[Compared]) -> str:
-    """Return a line a job: the figures, then what differs."""
+    """Return a line per job: the figures, then the differences."""
     found = differences(jobs)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

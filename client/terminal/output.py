@@ -1,4 +1,4 @@
-"""What a command prints: a table for people, or exactly one JSON document for programs (JSON lines where it streams)."""
+"""Output of commands: a table for people, or exactly one JSON document for programs (JSON lines for streams)."""
 
 import json
 import sys
@@ -17,10 +17,10 @@ from rich.text import Text
 
 from client.errors import CannotStart, ClientError, Problem
 from client.terminal.text import UNSEEN, escaped, one_line
-from client.transfers.upload import Moved
+from client.transfers.local import Moved
 
 WIDE = 10_000
-"""Columns of an output that is no terminal: a pipe gets a line a row, whole."""
+"""Width of an output that is no terminal, so that a pipe gets one full line per row."""
 IN_COMMANDS = {
     "unauthorized": "Set LATHE_KEY to a key that is in force, or LATHE_HOME to the folder that `lathe up` uses.",
     "not_found": "Check the id: `lathe ls`, `lathe models ls` and `lathe datasets ls` show what there is.",
@@ -30,7 +30,7 @@ IN_COMMANDS = {
     "no_remedy": "See what is wrong with `lathe show` and `lathe logs`; change it with `lathe submit --set`.",
     "invalid_recipe": "Correct the named key; `lathe recipe init` writes a file that says what each key may be.",
 }
-"""What to do next, for those who use commands: of these problems the service's own remedy speaks of HTTP."""
+"""Problem → remedy in terms of commands, if the service's own is in terms of HTTP."""
 _as_json: ContextVar[bool] = ContextVar("as_json", default=False)
 
 
@@ -40,21 +40,20 @@ def _choose(value: bool) -> bool:
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.", callback=_choose)]
-"""The option that every command has."""
 
 
 def as_json() -> bool:
-    """Whether this command prints for programs."""
+    """Return whether this command prints for programs."""
     return _as_json.get()
 
 
 def reset() -> None:
-    """Forget what an earlier command of this process was asked."""
+    """Forget the options of an earlier command of this process."""
     _as_json.set(False)
 
 
 class _Console(Console):
-    """Shows text as text, whatever is in it; what rich itself tells the terminal comes apart from it."""
+    """Replaces control characters in text; rich's own control codes pass."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """See Console."""
@@ -69,7 +68,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def plain(data: Any) -> Any:
-    """Turn answers into what json can write."""
+    """Convert answers to what json can write."""
     if isinstance(data, BaseModel):
         return data.model_dump(mode="json")
     if isinstance(data, Mapping):
@@ -86,24 +85,24 @@ def write_json(data: Any) -> None:
 
 
 def emit(data: Any, *shown: RenderableType) -> None:
-    """Print the document, or what people are shown."""
+    """Print the document for programs, or the rest for people."""
     if as_json():
         write_json(data)
         return
     out = console()
     for part in shown:
-        # What comes from the service is text, never markup.
+        # Text from the service is never markup.
         out.print(Text(one_line(part)) if isinstance(part, str) else part, soft_wrap=isinstance(part, str))
 
 
 def say(text: str) -> None:
-    """Tell people something on the side; programs are told nothing."""
+    """Print a message for people on stderr; nothing for programs."""
     if not as_json():
         console(stderr=True).print(Text(one_line(text)), soft_wrap=True)
 
 
 def show_error(error: ClientError) -> None:
-    """Print why something failed and what to do next; for programs as the one document."""
+    """Print an error's cause and what to do next; for programs as the one document."""
     if as_json():
         write_json({"error": error.as_dict()})
         return
@@ -120,7 +119,7 @@ def show_error(error: ClientError) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> RenderableType:
-    """Lay out a list; say what to do where there is nothing."""
+    """Return a list as a table, or `empty` if it has no rows."""
     if not rows:
         return empty
     found = Table(box=None, pad_edge=False, header_style="bold")
@@ -133,7 +132,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) 
 
 @contextmanager
 def moving(title: str, total: int) -> Iterator[Moved | None]:
-    """Show how many bytes have moved, on stderr, if a person is watching."""
+    """Show a transfer's progress on stderr, if that is a terminal."""
     out = console(stderr=True)
     if as_json() or not out.is_terminal:
         say(f"{title}: {total / 1e6:.1f} MB")

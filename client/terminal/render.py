@@ -1,4 +1,4 @@
-"""The before/after table, its targets and its notes, for terminals and for Markdown. Pure: figures in, text out."""
+"""Formats the before/after table, its targets and its notes, for terminals and as Markdown. Pure functions."""
 
 import json as jsonlib
 from collections.abc import Iterator, Sequence
@@ -100,12 +100,12 @@ def _scored(row: Row, score: Score | NotMeasured | None, share: float | None, in
 
 
 def stage_text(row: Row) -> str:
-    """Name a row; the baseline with what is known of its preparation."""
+    """Return a row's name; the baseline's with its convergence."""
     return f"{row.stage}, {row.convergence}" if row.convergence else row.stage
 
 
 def cells(row: Row, name: str | None = None) -> tuple[str, ...]:
-    """One row of the table. Changes are against the baseline, which has none. name: of a part, in place of the stage's."""
+    """Return one row of the table, with changes against the baseline. name: of a part, in place of the stage's."""
     first = row.stage == "baseline"
     latency = batched = "–"
     if isinstance(row.latency, Latency):
@@ -126,7 +126,7 @@ def cells(row: Row, name: str | None = None) -> tuple[str, ...]:
 
 
 def lines(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
-    """Each row of the table, and under a mean those of its parts."""
+    """Yield each row of the table, and below a mean the rows of its parts."""
     for row in rows:
         yield cells(row)
         for name, part in sorted(row.parts.items()):
@@ -134,7 +134,7 @@ def lines(rows: Sequence[Row]) -> Iterator[tuple[str, ...]]:
 
 
 def conditions(rows: Sequence[Row]) -> str:
-    """Say under which conditions the figures hold."""
+    """Return the conditions under which the figures were measured."""
     parts = []
     for row in reversed(rows):
         if isinstance(row.latency, Latency):
@@ -160,7 +160,7 @@ def conditions(rows: Sequence[Row]) -> str:
 
 
 def ratios_text(found: Ratios) -> str:
-    """−35.0 % parameters, −82.5 % bytes, 2.50×, 98.0 % kept: what a row is against the baseline."""
+    """−35.0 % parameters, −82.5 % bytes, 2.50×, 98.0 % kept: a row against the baseline."""
     parts = [f"{change(found.parameter_reduction)} parameters", f"{change(found.size_reduction)} bytes"]
     parts += [f"{found.speed_up:.2f}{TIMES} as fast"] if found.speed_up is not None else []
     share, proven = found.judged_retention, not found.baseline_not_converged
@@ -171,13 +171,13 @@ def ratios_text(found: Ratios) -> str:
 def sizes(report: Report) -> str:
     """Size: −74.4 % against the file that was sent (90.87 MB float32), −48.8 % against 16 bit, −74.4 % against float32."""
     found = report.ratios
-    told = []
+    parts = []
     if report.uploaded is not None and found.size_reduction_from_file is not None:
         sent = f"{size(report.uploaded.bytes)} {report.uploaded.dtype}"
-        told.append(f"{change(found.size_reduction_from_file)} against the file that was sent ({sent})")
+        parts.append(f"{change(found.size_reduction_from_file)} against the file that was sent ({sent})")
     for value, what in ((found.size_reduction_from_16_bit, "16 bit"), (found.size_reduction_from_float32, "float32")):
-        told += [f"{change(value)} against {what}"] if value is not None else []
-    return f"Size: {', '.join(told)}." if told else ""
+        parts += [f"{change(value)} against {what}"] if value is not None else []
+    return f"Size: {', '.join(parts)}." if parts else ""
 
 
 def verdict_text(name: str, verdict: Verdict) -> str:
@@ -202,7 +202,7 @@ def remedy_text(remedy: Remedy) -> str:
 
 
 def remedies(report: Report) -> list[str]:
-    """Each change once, as its last row has it."""
+    """Return each proposed change once, as its last row has it."""
     found = {
         (remedy.key, remedy.applied): remedy_text(remedy)
         for row in report.rows
@@ -213,7 +213,7 @@ def remedies(report: Report) -> list[str]:
 
 
 def notes(report: Report) -> list[str]:
-    """All that must be said beside the figures, what could not be measured first."""
+    """Return the notes on the figures, those on what was not measured first."""
     found = []
     for row in report.rows:
         for figure in ("latency", "validation", "score", "flops", "peak_memory_bytes"):
@@ -227,12 +227,12 @@ def notes(report: Report) -> list[str]:
 
 
 def row_table(rows: Sequence[Row]) -> Table:
-    """The table alone, for a job whose rows are still coming in too."""
+    """Return the table alone; it also serves a job whose rows are still coming in."""
     return _table([HEADERS, *lines(rows)])
 
 
 def beside_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return the head and the lines of the second table: what stands beside the headline. Empty where nothing does."""
+    """Return the head and the lines of the table of figures beside the headline; empty if there are none."""
     found = compare_lm_eval(rows)
     return [("beside it", *(row.stage for row in rows)), *(_beside_line(line) for line in found)] if found else []
 
@@ -242,7 +242,7 @@ def _beside_line(line: LmEvalComparison) -> tuple[str, ...]:
 
 
 def generation_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return the head and the lines of the table of how fast language models generate. Empty where none does."""
+    """Return the head and the lines of the table of generation speeds; empty if no row has one."""
     found = [(row.stage, row.latency.generation) for row in rows if isinstance(row.latency, Latency) and row.latency.generation]
     if not found:
         return []
@@ -264,7 +264,7 @@ def _generation_line(stage: Stage, found: Generation) -> tuple[str, ...]:
 
 
 def further_lines(rows: Sequence[Row]) -> list[list[tuple[str, ...]]]:
-    """Return the tables that follow on the first, those that there are."""
+    """Return the tables below the first."""
     return [found for found in (generation_lines(rows), beside_lines(rows)) if found]
 
 
@@ -277,31 +277,27 @@ def _table(found: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def _text(line: str, style: str = "", before: str = "") -> Text:
-    return Text(before + one_line(line), style=style)
+def _sections(report: Report, quote: str = "") -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Yield (title, lines with their style) of the text below the tables; a paragraph has no title."""
+    yield "", [(NOT_CONVERGED, "yellow")] if report.ratios.baseline_not_converged else []
+    verdicts = [(verdict_text(name, each), "green" if each.met else "yellow") for name, each in report.verdicts.items()]
+    yield f"Targets, evaluated on {evaluated_on(report, quote)}:", verdicts
+    yield "", [(report.choice, "")] if report.choice else []
+    yield "To try:", [(line, "") for line in remedies(report)]
+    yield "Notes:", [(line, "") for line in notes(report)]
+
+
+def _measured(report: Report) -> str:
+    return f"{conditions(report.rows)} {sizes(report)}".strip()
 
 
 def report_table(report: Report) -> RenderableType:
-    """The tables, the conditions, the targets and the notes, for a terminal."""
-    parts: list[RenderableType] = [
-        row_table(report.rows),
-        *map(_table, further_lines(report.rows)),
-        _text(f"{conditions(report.rows)} {sizes(report)}".strip(), "dim"),
-    ]
-    if report.ratios.baseline_not_converged:
-        parts.append(Text(f"\n{NOT_CONVERGED}", style="yellow"))
-    if report.verdicts:
-        parts.append(_text(f"Targets, held against {held_against(report)}:", "bold", "\n"))
-    for name, verdict in report.verdicts.items():
-        parts.append(_text(f"  {verdict_text(name, verdict)}", "green" if verdict.met else "yellow"))
-    if report.choice:
-        parts.append(_text(report.choice, before="\n"))
-    if offered := remedies(report):
-        parts.append(Text("\nTo try:", style="bold"))
-        parts += [_text(f"  {line}") for line in offered]
-    if found := notes(report):
-        parts.append(Text("\nNotes:", style="bold"))
-        parts += [_text(f"  {note}") for note in found]
+    """Return the tables, the conditions, the targets and the notes, for a terminal."""
+    parts: list[RenderableType] = [row_table(report.rows), *map(_table, further_lines(report.rows))]
+    parts.append(Text(one_line(_measured(report)), style="dim"))
+    for title, found in _sections(report):
+        parts += [Text(f"\n{one_line(title)}", style="bold")] if title and found else []
+        parts += [Text(("  " if title else "\n") + one_line(line), style=style) for line, style in found]
     return Group(*parts)
 
 
@@ -320,17 +316,10 @@ def report_markdown(report: Report) -> str:
     text = _markdown_table([HEADERS, *lines(report.rows)])
     for further in further_lines(report.rows):
         text += ["", *_markdown_table(further)]
-    text += ["", f"{conditions(report.rows)} {sizes(report)}".strip()]
-    text += ["", NOT_CONVERGED] if report.ratios.baseline_not_converged else []
-    if report.verdicts:
-        text += ["", f"Targets, held against {held_against(report, '`')}:", ""]
-        text += [f"- {verdict_text(name, verdict)}" for name, verdict in report.verdicts.items()]
-    if report.choice:
-        text += ["", report.choice]
-    if offered := remedies(report):
-        text += ["", "To try:", "", *(f"- {remedy}" for remedy in offered)]
-    if found := notes(report):
-        text += ["", "Notes:", "", *(f"- {note}" for note in found)]
+    text += ["", _measured(report)]
+    for title, found in _sections(report, "`"):
+        text += ["", title] if title and found else []
+        text += ["", *(f"- {line}" if title else line for line, _ in found)] if found else []
     return "\n".join(map(one_line, text)) + "\n"
 
 
@@ -344,7 +333,7 @@ def _said(answer: Answer) -> str:
 
 
 def answers(found: Answered) -> list[RenderableType]:
-    """Both models' answers to the same texts, side by side."""
+    """Return both models' answers to the same texts, side by side."""
     grid = Table(header_style="bold", pad_edge=False)
     for header in ("", "answer", "time", "size"):
         grid.add_column(header)
@@ -360,22 +349,22 @@ def answers(found: Answered) -> list[RenderableType]:
 
 
 def forecast_lines(found: Preflight) -> list[str]:
-    """Say what a job would be and cost."""
-    told = []
+    """Return the lines of a forecast: shape, parameters, cost and warnings."""
+    parts = []
     if found.shape:
         shape = {name: value for name, value in found.shape.items() if value is not None}
-        told.append("Shape: " + ", ".join(f"{name} {value}" for name, value in shape.items()))
+        parts.append("Shape: " + ", ".join(f"{name} {value}" for name, value in shape.items()))
     if found.parameters and "total" in found.parameters:
-        told.append(f"Parameters: {count(int(found.parameters['total']))}")
+        parts.append(f"Parameters: {count(int(found.parameters['total']))}")
     for name, value in found.estimate.items():
         if isinstance(value, int | float):
             text = size(int(value)) if name.endswith("bytes") else f"{value:g}"
-            told.append(f"Estimate: {name.removesuffix('_bytes')} {text}")
-    return told + [f"Warning: {warning}" for warning in found.warnings]
+            parts.append(f"Estimate: {name.removesuffix('_bytes')} {text}")
+    return parts + [f"Warning: {warning}" for warning in found.warnings]
 
 
-def held_against(report: Report, quote: str = "") -> str:
-    """Name the artifact that the targets are held against; of several datasets, the mean over theirs."""
+def evaluated_on(report: Report, quote: str = "") -> str:
+    """Return the artifact that the targets are evaluated on; for several datasets, the mean over theirs."""
     if not report.headlines:
         return f"{quote}{report.headline}{quote}"
     return "the mean over " + ", ".join(f"{quote}{name}{quote}" for name in report.headlines.values())

@@ -1,10 +1,8 @@
-"""Wait for a job and show how it goes: bars on a terminal, a line for each change elsewhere."""
+"""Waits for a job and shows its progress: bars on a terminal, a line for each change elsewhere."""
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -20,9 +18,9 @@ from compression.schema.report.measurements import STAGES
 
 EXIT_CODES = {"succeeded": 0, "failed": errors.FAILED, "cancelled": errors.CANCELLED}
 IN_BARS = ("progress",)
-"""Events that are shown by the bars, or by the line of a phase, already."""
+"""Events that the bars, or the line of a phase, show already."""
 BEFORE = 5
-"""Events of before that are told where one begins to watch."""
+"""Past events that are printed when a watch begins."""
 LACKS = {
     "worker": ", no worker is running",
     "memory": ", no worker has the memory for it",
@@ -32,12 +30,12 @@ _KEYS = {"quantized": "quantize", "pruned": "prune", "distilled": "distill"}
 
 
 def stages(job: Job) -> list[str]:
-    """Return the rows that the job will have: the baseline, and each stage that its recipe does not skip."""
+    """Return the stages that the job will have: the baseline, and each one that its recipe does not skip."""
     return [stage for stage in STAGES if stage == "baseline" or job.recipe.get(_KEYS[stage], True) is not None]
 
 
 def headline(job: Job) -> str:
-    """Say in one line where the job is."""
+    """Return the job's state and progress in one line."""
     if job.state == "queued":
         place = f", number {job.queue_position} in the queue" if job.queue_position else ""
         starts = f", starts in about {render.duration(job.start_seconds)}" if job.start_seconds else ""
@@ -57,36 +55,24 @@ def headline(job: Job) -> str:
     return f"{found.stage}: {part}{found.phase}{step}, {render.percent(found.fraction, 0)} of the job{left}"
 
 
-class View(ABC):
-    """Is shown the job each time that it has changed, and lines beside it."""
+class View:
+    """Gets the job each time that it has changed, and lines beside it. This one shows nothing, for programs."""
 
-    @abstractmethod
     def show(self, job: Job) -> None:
-        """Take in the job as it stands now."""
+        """Show the job's current state."""
 
-    @abstractmethod
     def tell(self, line: str) -> None:
         """Print a line; bars stay below it."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        return None
-
-
-class Quiet(View):
-    """For programs."""
-
-    def show(self, job: Job) -> None:
-        """Show nothing."""
-
-    def tell(self, line: str) -> None:
-        """Print nothing."""
+    def __exit__(self, *_: object) -> None:
+        """Leave the terminal as it was."""
 
 
 class Lines(View):
-    """For logs: one line a change of state, phase or row; one a quarter minute in long phases."""
+    """For logs: a line per change of state, phase or row, and one every 15 seconds in long phases."""
 
     EVERY = 15.0
 
@@ -114,12 +100,12 @@ class Lines(View):
 
 
 def validation(score: float) -> str:
-    """Tell a score on validation: shares are at most 1, and what is more is a perplexity."""
+    """Return a score on validation as text: shares are at most 1, and anything above is a perplexity."""
     return f"validation {render.percent(score)}" if score <= 1 else f"validation perplexity {score:.4g}, lower is better"
 
 
 class Bars(View):
-    """For a terminal: a bar a stage, and what is going on now."""
+    """For a terminal: a bar per stage, and the current state of the job."""
 
     def __init__(self, job: Job) -> None:
         self._bars = Progress(
@@ -138,7 +124,7 @@ class Bars(View):
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
     def show(self, job: Job) -> None:
@@ -167,14 +153,14 @@ class Bars(View):
 
 
 def view(job: Job) -> View:
-    """Choose how to show it."""
+    """Return the view for this output."""
     if as_json():
-        return Quiet()
+        return View()
     return Bars(job) if console(stderr=True).is_terminal else Lines()
 
 
 def wait(lathe: Lathe, job_id: str, *, timeout: float | None = None) -> Job:
-    """Return the job once it has ended; show it on the way. Raises WaitedTooLong."""
+    """Show the job until it has ended, and return it. Raises WaitedTooLong."""
     changes = lathe.watch(job_id, timeout=timeout)
     job = next(changes)
     with view(job) as shown:
@@ -210,5 +196,5 @@ async def _live(peer: Lathe, job_id: str, seconds: float | None, line: Callable[
 
 
 def live(lathe: Lathe, job_id: str, *, timeout: float | None, line: Callable[[Event], str]) -> Job:
-    """As wait, and beside it each event as it happens, as `line` writes it. Raises WaitedTooLong."""
+    """As wait, and print each event as it happens, formatted by `line`. Raises WaitedTooLong."""
     return asyncio.run(_live(lathe, job_id, timeout, line))

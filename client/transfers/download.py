@@ -1,8 +1,8 @@
-"""Fetch artifacts: several files and ranges at a time, taken up where they broke off, checked against the manifest.
+"""Downloads artifacts: several files and ranges at a time, resumed where they broke off, checked against the manifest.
 
 A small file is one range, a large one several. Each range grows in a file of its own beside the target (`model.onnx.part0`),
-whose length is all there is to know when it is taken up again, even after SIGKILL. The ranges are joined, hashed, synced and
-renamed: under its own name a file is whole or not there at all.
+whose length is all that a resumed download needs, even after SIGKILL. The ranges are joined, hashed, synced and renamed: under
+its own name a file is complete or not there at all.
 """
 
 import hashlib
@@ -11,9 +11,9 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, urljoin
 
@@ -22,24 +22,26 @@ import httpx
 from client.core.endpoints import Service
 from client.core.protocol import RETRIED_STATUSES, pause
 from client.errors import BadFolder, BrokenTransfer, Problem, WrongHash
-from client.transfers.upload import CHUNK, PARALLEL, Moved, sha256_of
+from client.transfers.local import PARALLEL, Moved, sha256_of
+from client.transfers.parallel import run_all
+from client.transfers.upload import CHUNK
 from client.types import Artifact, Manifest
 
 SEGMENT = 16 << 20
-"""A file gets one range for each whole segment in it, MOST at most."""
+"""A file has one range per whole segment, MOST at most."""
 MOST = 4
 ATTEMPTS = 6
-"""Attempts without a single new byte before we give up."""
+"""Attempts without a new byte before we give up."""
 REDIRECTS = 5
 
 
 class _NoRanges(Exception):
-    """The server sent the whole file where a range was asked for."""
+    """The server sent the whole file in place of a range."""
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Bytes start … stop (excluded) of a file, and where they gather."""
+    """Bytes start … stop (excluded) of a file, and the file that collects them."""
 
     path: Path
     start: int
@@ -55,7 +57,7 @@ class _Piece:
 
 
 def local_path(folder: Path, path: str) -> Path:
-    """Return where a manifest's path lies beneath the folder. Raises BadFolder for one that leads out of it."""
+    """Return the place of a manifest's path in the folder. Raises BadFolder if it leads out of the folder."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or not pure.parts or ".." in pure.parts or "\\" in path or "\0" in path:
         raise BadFolder(
@@ -75,20 +77,20 @@ class _Fetch:
         self.url = f"{lathe.url}/v1/artifacts/{artifact.id}/files/{quote(file.path)}"
         self.stop = threading.Event()
 
-    def told(self, amount: int) -> None:
+    def report(self, amount: int) -> None:
         if self.moved and amount:
             self.moved(self.file.path, amount)
 
     @property
     def pieces(self) -> list[_Piece]:
-        """The ranges follow from the size alone, so that the next attempt finds the same ones."""
+        """Ranges that follow from the size alone, so that the next attempt finds the same ones."""
         count = max(1, min(MOST, self.file.size // SEGMENT))
         edges = [self.file.size * i // count for i in range(count + 1)]
         return [_Piece(self.target.with_name(f"{self.target.name}.part{i}"), edges[i], edges[i + 1]) for i in range(count)]
 
     @contextmanager
     def _open(self, piece: _Piece) -> Iterator[httpx.Response]:
-        """GET what is missing of a piece. Another host is sent neither our key nor our ETag."""
+        """GET what a piece lacks. Another host gets neither our key nor our ETag."""
         url, wanted = self.url, {"Accept-Encoding": "identity"}
         if piece.start + piece.have or piece.stop != self.file.size:
             wanted["Range"] = f"bytes={piece.start + piece.have}-{piece.stop - 1}"
@@ -111,10 +113,10 @@ class _Fetch:
         )
 
     def _some(self, piece: _Piece) -> None:
-        """Append what one request brings."""
+        """Append what one request returns."""
         with self._open(piece) as response:
             if response.status_code == 416:
-                # The part is longer than the file: it is not of this file.
+                # The part is longer than the file, so it belongs to another one.
                 self._forget(piece)
                 return
             if not response.is_success:
@@ -128,25 +130,25 @@ class _Fetch:
                 if response.headers.get("content-range", expected) != expected:
                     raise _NoRanges
             else:
-                self._forget(piece)  # the whole file comes: what we had was of no use
-            # As it comes and flushed: what has come when the connection breaks, or we are killed, is kept.
+                self._forget(piece)  # the whole file comes
+            # Flushed as it comes: what has come when the connection breaks, or this process is killed, is kept.
             with piece.path.open("ab") as out:
                 for chunk in response.iter_bytes():
                     if self.stop.is_set():
                         raise InterruptedError("another part failed")
                     out.write(chunk)
                     out.flush()
-                    self.told(len(chunk))
+                    self.report(len(chunk))
 
     def _forget(self, piece: _Piece) -> None:
-        self.told(-piece.have)
+        self.report(-piece.have)
         piece.path.unlink(missing_ok=True)
 
     def _gather(self, piece: _Piece) -> None:
-        """Ask until the piece is complete; only attempts that bring nothing are counted."""
+        """Ask until the piece is complete; only attempts without progress are counted."""
         if piece.have > piece.wanted:
             piece.path.unlink()
-        self.told(piece.have)
+        self.report(piece.have)
         barren = 0
         while piece.have < piece.wanted or not piece.path.exists():
             before, problem = piece.have, ""
@@ -170,26 +172,16 @@ class _Fetch:
                 time.sleep(pause(barren))
 
     def _collect(self, pieces: Sequence[_Piece]) -> None:
-        if len(pieces) == 1:
-            self._gather(pieces[0])
-            return
-        with ThreadPoolExecutor(len(pieces)) as pool:
-            running = [pool.submit(self._gather, piece) for piece in pieces]
-            try:
-                for done in as_completed(running):
-                    done.result()
-            except BaseException:
-                self.stop.set()
-                raise
+        run_all((partial(self._gather, piece) for piece in pieces), len(pieces), self.stop.set)
 
     def run(self) -> Path:
-        """Fetch, check and name the file. One that is there already and right is kept."""
+        """Fetch, check and name the file; keep it if it is there already."""
         if (
             self.target.is_file()
             and self.target.stat().st_size == self.file.size
             and sha256_of(self.target) == self.file.sha256
         ):
-            self.told(self.file.size)
+            self.report(self.file.size)
             return self.target
         self.target.parent.mkdir(parents=True, exist_ok=True)
         pieces = self.pieces
@@ -229,7 +221,7 @@ class _Fetch:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename is durable only once its folder is."""
+    """Sync a folder: a rename is durable only then."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -248,14 +240,5 @@ def download(lathe: Service, artifact: Artifact, folder: Path, *, moved: Moved |
         raise BadFolder(
             f"{root} has room for {room} bytes, the artifact needs {needed}", remedy="Free some room, or name another folder."
         )
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        running = [pool.submit(fetch.run) for fetch in fetches]
-        try:
-            for done in as_completed(running):
-                done.result()
-        except BaseException:
-            for fetch, future in zip(fetches, running, strict=True):
-                future.cancel()
-                fetch.stop.set()
-            raise
+    run_all((fetch.run for fetch in fetches), PARALLEL, lambda: [fetch.stop.set() for fetch in fetches])
     return root

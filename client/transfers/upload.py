@@ -1,116 +1,28 @@
-"""Send a local folder to the service: hash it, promise it, send what is not there yet, wait until it is checked."""
+"""Sends a folder to the service: create the upload, send the files that are missing, wait until they are checked."""
 
-import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from client.core.endpoints import Service
-from client.core.fields import Kind
+from client.core.fields import Kind, Uploaded
 from client.core.protocol import RETRIED_STATUSES, pause
-from client.errors import BadFolder, NotReady, Problem, Unreachable
-from client.types import Dataset, Manifest, Model
-from compression.schema.file_names import TERMS
+from client.errors import NotReady, Problem, Unreachable
+from client.transfers.local import PARALLEL, Moved
+from client.transfers.parallel import run_all
+from client.types import Dataset, Manifest
 from compression.schema.job_spec import Columns
 
+Files = Mapping[str, tuple[Manifest, Path]]
+"""Name → (manifest, local path)."""
 CHUNK = 1 << 20
-"""Bytes read at once: all the memory that a file of any size takes."""
+"""Bytes read at once: the memory that a file of any size takes."""
 WHOLE = 8 << 20
-"""Bytes up to which a file is sent whole: to ask where it ends would take as long as to send it."""
+"""Bytes up to which a file is sent whole: asking for its offset would take as long as sending it."""
 ELSEWHERE = "upload_offset_mismatch"
-PARALLEL = 4
-Moved = Callable[[str, int], None]
-"""Is told (path, bytes that moved since the last call). Called from several threads."""
-
-MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
-"""What from_pretrained reads from the top of a folder; other formats, samples and caches stay where they are."""
-GGUF = ".gguf"
-"""A file that is a whole model. Beside safetensors, which go before it, it stays too."""
-DATA_SUFFIXES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
-SPLITS = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "unlabelled": "unlabelled",
-    "unlabeled": "unlabelled",
-}
-
-
-def sha256_of(path: Path) -> str:
-    """Hash a file at constant memory."""
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
-
-
-def model_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return (files that are sent, files that are left out) of a model's folder. Raises BadFolder."""
-    remedy = "Name the folder that save_pretrained() wrote, or one with a GGUF file."
-    if not folder.is_dir():
-        raise BadFolder(f"{folder} is not a folder", remedy=remedy)
-    here = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    taken = [path for path in here if path.is_file() and path.suffix in MODEL_SUFFIXES]
-    whole = [path for path in here if path.is_file() and path.suffix == GGUF]
-    if whole and not any(path.suffix == ".safetensors" for path in taken):
-        if len(whole) > 1:
-            raise BadFolder(
-                f"{folder} has {len(whole)} GGUF files, and a model is one",
-                remedy="Put the one that is meant into a folder of its own; llama-gguf-split --merge joins parts.",
-            )
-        taken = sorted([*taken, *whole])
-    if not taken:
-        raise BadFolder(f"{folder} holds nothing of a model (no config.json, no *.safetensors, no *.gguf)", remedy=remedy)
-    taken = sorted({*taken, *(path for path in here if path.is_file() and TERMS.fullmatch(path.name))})
-    return taken, [path for path in here if path not in taken]
-
-
-def data_files(place: Path) -> tuple[str, dict[str, list[Path]]]:
-    """Return (format, files of each split): a file is train; in a folder the names say which split a file belongs to."""
-    if not place.exists():
-        raise BadFolder(
-            f"{place} does not exist", remedy="Name a data file, or a folder with train.jsonl and perhaps test.jsonl."
-        )
-    files = [place] if place.is_file() else sorted(path for path in place.iterdir() if path.suffix in DATA_SUFFIXES)
-    splits: dict[str, list[Path]] = {}
-    for path in files:
-        word = path.stem.replace("_", "-").replace(".", "-").split("-")[0].lower()
-        split = "train" if place.is_file() else SPLITS.get(word)
-        if split:
-            splits.setdefault(split, []).append(path)
-    formats = {DATA_SUFFIXES.get(path.suffix, path.suffix) for paths in splits.values() for path in paths}
-    if len(formats) > 1:  # beside rows, a .txt is what somebody wrote about them
-        splits = {name: rows for name, paths in splits.items() if (rows := [path for path in paths if path.suffix != ".txt"])}
-        formats -= {"text"}
-    if "train" not in splits:
-        raise BadFolder(
-            f"{place} has no train split",
-            remedy="Call the files train.jsonl, validation.jsonl, test.jsonl, unlabelled.jsonl (or .csv, .parquet, .txt).",
-        )
-    if len(formats) > 1 or not formats <= set(DATA_SUFFIXES.values()):
-        raise BadFolder(
-            f"{place}: data must be of one format, jsonl, csv, parquet or text, but is {', '.join(sorted(formats))}",
-            remedy="Convert the files, or name a folder that holds one format alone.",
-        )
-    return formats.pop(), splits
-
-
-def manifest(files: Iterable[Path], hashed: Moved | None = None) -> dict[str, tuple[Manifest, Path]]:
-    """Hash the files, a few at a time; return name → (promise, where it lies)."""
-    paths = list(files)
-
-    def promise(path: Path) -> Manifest:
-        found = Manifest(path=path.name, size=path.stat().st_size, sha256=sha256_of(path))
-        if hashed:
-            hashed(path.name, found.size)
-        return found
-
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        return {found.path: (found, path) for found, path in zip(pool.map(promise, paths), paths, strict=True)}
 
 
 def _chunks(path: Path, start: int, moved: Callable[[int], None], stop: threading.Event) -> Iterator[bytes]:
@@ -124,27 +36,27 @@ def _chunks(path: Path, start: int, moved: Callable[[int], None], stop: threadin
 
 
 class _Transfer:
-    """One file on its way; what is told of it is what the service has, also where some of it was sent in vain."""
+    """Sends one file. Progress is what the service has, even if some of it was sent in vain."""
 
     def __init__(self, lathe: Service, kind: Kind, upload_id: str, promise: Manifest, path: Path, moved: Moved | None) -> None:
         self.lathe, self.kind, self.upload_id, self.promise, self.path = lathe, kind, upload_id, promise, path
-        self.moved, self.told = moved, 0
+        self.moved, self.reported = moved, 0
 
     def at(self, place: int) -> None:
-        """Tell that so many bytes have come."""
-        if self.moved and place != self.told:
-            self.moved(self.promise.path, place - self.told)
-        self.told = place
+        """Report that so many bytes have arrived."""
+        if self.moved and place != self.reported:
+            self.moved(self.promise.path, place - self.reported)
+        self.reported = place
 
     def content(self, start: int, stop: threading.Event) -> Iterator[bytes]:
-        """Read the file from a byte on, telling of each piece as it goes out."""
+        """Read the file from a byte on, reporting each piece as it is sent."""
         self.at(start)
-        return _chunks(self.path, start, lambda amount: self.at(self.told + amount), stop)
+        return _chunks(self.path, start, lambda amount: self.at(self.reported + amount), stop)
 
     def run(self, stop: threading.Event) -> None:
-        """Send it: a small file whole, a large one from where the service says that it ends, again and again.
+        """Send it: a small file whole, a large one from the service's offset on, until it is complete.
 
-        Raises Problem, and Unreachable where it does not get on any more.
+        Raises Problem, and Unreachable if it makes no more progress.
         """
         if self.promise.size <= WHOLE:
             self.lathe.put_file(self.kind, self.upload_id, self.promise, lambda: self.content(0, stop))
@@ -152,7 +64,7 @@ class _Transfer:
         tries = before = 0
         while True:
             start = self.lathe.offset(self.kind, self.upload_id, self.promise.path)
-            # Not held against what was told, which counts what the line took with it when it broke.
+            # Not compared with what was reported, which includes what was lost when the connection broke.
             tries = 0 if start > before else tries
             before = start
             self.at(start)
@@ -170,35 +82,23 @@ class _Transfer:
         return self.lathe.append(self.kind, self.upload_id, self.promise, start, lambda: self.content(start, stop))
 
 
-def send(
-    lathe: Service, kind: Kind, target: Model | Dataset, local: Mapping[str, tuple[Manifest, Path]], moved: Moved | None = None
-) -> None:
-    """Send the files that the service has not got, several at a time. The first failure stops the others."""
+def send(lathe: Service, kind: Kind, target: Uploaded, local: Files, moved: Moved | None = None) -> None:
+    """Send the files that the service lacks, several at a time. The first failure stops the others."""
     missing = [local[file.path] for file in target.files if not file.uploaded]
     stop = threading.Event()
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        running = [pool.submit(_Transfer(lathe, kind, target.id, *each, moved).run, stop) for each in missing]
-        try:
-            for done in as_completed(running):
-                done.result()
-        except BaseException:
-            stop.set()
-            for future in running:
-                future.cancel()
-            raise
+    transfers = [_Transfer(lathe, kind, target.id, *each, moved) for each in missing]
+    run_all((partial(transfer.run, stop) for transfer in transfers), PARALLEL, stop.set)
 
 
-def _same(
-    lathe: Service, kind: Kind, known: Model | Dataset, body: Mapping[str, Any], local: Mapping[str, tuple[Manifest, Path]]
-) -> Model | Dataset | None:
-    """Return it with its files where the service already has exactly this, or the beginning of it."""
+def _same(lathe: Service, kind: Kind, known: Uploaded, body: Mapping[str, Any], local: Files) -> Uploaded | None:
+    """Return an upload with its files if it has exactly these, or some of them."""
     promises = {name: promise for name, (promise, _) in local.items()}
     size = sum(promise.size for promise in promises.values())
-    # A list tells how many files there are and how large; only what is alike in that is asked for.
+    # A list has only the number of files and their size; the files are asked for if these are the same.
     if known.state == "rejected" or (known.file_count, known.bytes) != (len(promises), size):
         return None
     if isinstance(known, Dataset):
-        # The service tells of every column that a task may have.
+        # The service names every column that a task may have.
         columns = {**Columns().model_dump(), **body["columns"]}
         wanted = {"format": body["format"], "columns": columns, "splits": body["splits"]}
         if known.task != body["task"] or known.data != wanted:
@@ -208,15 +108,8 @@ def _same(
     return whole if alike else None
 
 
-def add(
-    lathe: Service,
-    kind: Kind,
-    body: Mapping[str, Any],
-    local: Mapping[str, tuple[Manifest, Path]],
-    *,
-    moved: Moved | None = None,
-) -> Model | Dataset:
-    """Take up what is there already, or create it; send what is missing; return once it is complete (perhaps unchecked)."""
+def add(lathe: Service, kind: Kind, body: Mapping[str, Any], local: Files, *, moved: Moved | None = None) -> Uploaded:
+    """Resume an upload that is there already, or create it; send what is missing; return once it is complete."""
     alike = (_same(lathe, kind, found, body, local) for found in lathe.uploads(kind))
     known = next((found for found in alike if found is not None), None)
     target = known or lathe.create_upload(kind, body, [promise for promise, _ in local.values()])
@@ -226,8 +119,8 @@ def add(
     return lathe.complete(kind, target.id)
 
 
-def until_ready(lathe: Service, kind: Kind, target: Model | Dataset, *, timeout: float = 900.0) -> Model | Dataset:
-    """Wait for the service's check. Raises NotReady with the reasons where it was rejected."""
+def until_ready(lathe: Service, kind: Kind, target: Uploaded, *, timeout: float = 900.0) -> Uploaded:
+    """Wait for the service's check. Raises NotReady, with the reasons if it was rejected."""
     deadline = time.monotonic() + timeout
     while target.state == "validating" and time.monotonic() < deadline:
         target = lathe.upload(kind, target.id, wait=min(30.0, max(1.0, deadline - time.monotonic())))
