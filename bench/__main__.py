@@ -62,7 +62,7 @@ def run(recipe: str, seed: int, model: Path, data: Path) -> tuple[Report, float]
 
 
 def line(row: Row) -> str:
-    """One row of the table, in Markdown."""
+    """Return one row of the table, in Markdown."""
     if not isinstance(row.score, Score) or not isinstance(row.latency, Latency):
         raise SystemExit(f"{row.stage}: not measured: {row.score} {row.latency}")
     changed, found = row.ratios, row.score
@@ -118,7 +118,7 @@ def main() -> None:
 
 
 def encoder(arguments: list[str]) -> None:
-    """Run recipes on the example data and print a table a run."""
+    """Run recipes on the example data and print a table per run."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--recipe", nargs="+", default=["quick", "standard"], choices=list(PRESETS), help="one run each")
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one run each")

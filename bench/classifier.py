@@ -25,7 +25,7 @@ TARGET = 0.98
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what is missing, then print."""
+    """Run the job if it is missing, then print."""
     parser = argparse.ArgumentParser(prog="python -m bench classifier", description=__doc__)
     parser.add_argument(
         "--model", type=Path, default=ROOT / ".cache/examples/decoder", help="a decoder: folder, or one of a GGUF"
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def share(run: engine.Run, name: str, test: Path) -> str:
-    """Say how much of the baseline's score on the rows of `test` the last stage keeps, beside the target."""
+    """Return the share of the baseline's score on `test` that the last stage keeps, with the target."""
     first, last = (run.artifact(run.report.rows[number].artifact) for number in (0, -1))
     (before, wanted), (after, _) = compare.answers(first, test), compare.answers(last, test)
     found = kept({name: Answers(wanted, {"baseline": before[None], "last": after[None]})}, "baseline", "last")
@@ -78,7 +78,7 @@ def recipe_of(*, tuned: int, distilled: int, seed: int) -> Recipe:
 
 
 def line(row: Row) -> str:
-    """One row of the table. Raises SystemExit where something was not measured."""
+    """Return one row of the table. Raises SystemExit if a figure was not measured."""
     if not isinstance(row.score, Score) or not isinstance(row.latency, Latency):
         raise SystemExit(f"{row.stage}: not measured: {row.score} {row.latency}")
     cells = [

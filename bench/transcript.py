@@ -14,7 +14,7 @@ from compression.system.environment import environment
 
 
 class Tee(StringIO):
-    """Text that is printed as before, and kept."""
+    """Standard output that is also kept."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Tee(StringIO):
         return super().write(text)
 
     def flush(self) -> None:
-        """Let the screen show what there is."""
+        """Flush the screen."""
         self.screen.flush()
 
 

@@ -89,7 +89,7 @@ def sentences(sources: Mapping[str, str]) -> Iterator[tuple[str, float, str]]:
 
 
 def split_of(document: str) -> str:
-    """Place a document by its hash, so that the split is the same everywhere and forever."""
+    """Return a document's split, which its hash determines."""
     point = int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big") / 2**64
     for name, share in SHARES:
         if point < share:

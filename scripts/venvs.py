@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {"onnx": ("onnxruntime", "tokenizers", "numpy"), "transformers": ("torch", "torchao", "transformers")}
-"""What a user installs to open a kind of artifact; numpy is what onnxruntime takes and gives."""
+"""Packages that open a kind of artifact; numpy is onnxruntime's input and output."""
 
 
 def _stock() -> dict[str, tuple[str, ...]]:
@@ -31,10 +31,10 @@ TOOLS = {
     "audit": ("cyclonedx-bom>=7.5,<8", "pip-audit>=2.10,<3"),
     "contract": ("schemathesis==4.32.5", "openapi-python-client==0.29.1"),
 }
-"""Those that look at Lathe's environment from outside, and refuse versions that are locked there (chardet); those that read the
-OpenAPI document as a stranger does: the one's plugin would load in every pytest, the other pins typer."""
+"""audit: tools that inspect Lathe's environment, and conflict with versions locked there (chardet). contract: tools that read
+the OpenAPI document; a plugin of one would load in every pytest, the other pins typer."""
 UNPINNED = {"audit": re.compile(".*"), "contract": re.compile("typer")}
-"""What of constraints.txt does not bind an environment."""
+"""Names in constraints.txt that do not bind an environment."""
 
 
 def python_of(name: str) -> Path:
@@ -43,7 +43,7 @@ def python_of(name: str) -> Path:
 
 
 def make(name: str) -> Path:
-    """Make an environment unless it is there already; return its interpreter. Of two at once, one waits for the other."""
+    """Make an environment unless it is there already; return its interpreter. Concurrent calls wait for each other."""
     with (ROOT / f".venv-{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return _make(name, ROOT / f".venv-{name}")

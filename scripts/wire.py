@@ -103,7 +103,7 @@ def _operation(name: str, route: dict[str, Any], whole: dict[str, Any]) -> Itera
 
 
 def fingerprints() -> list[str]:
-    """Return the lines of what stages' fingerprints are made from, of a job that has all that there can be in one."""
+    """Return the lines of the inputs of stages' fingerprints, for a job with every option."""
     with tempfile.TemporaryDirectory() as place:
         base = Path(place)
         for name in ("model/config.json", "teacher/config.json", "train.jsonl", "validation.jsonl", "test.jsonl", "more.jsonl"):

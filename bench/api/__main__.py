@@ -28,11 +28,11 @@ LISTS = {
     "… ?label=experiment:e7, 2 of them": "/v1/jobs?label=experiment:e7&page_size=2",
     "the page of jobs": "/jobs",
 }
-"""Pages that both sides can fill: 100 jobs have two of one label."""
+"""Pages that both servers can fill: 100 jobs have two of one label."""
 SERVED = ("lists", "polling", "streams", "restarts")
 PARTS = (*SERVED, "queues", "writers", "half-open", "mixed-load")
 ASKED = 12
-"""Answers of one side in a round of lists."""
+"""Requests per server and round of lists."""
 LINES = 8
 STREAMS, EVENTS, RESTARTS = 100, 200, 3
 MOST_TIMES, LEAST_RATE, MOST_BYTES = 1.2, 0.5, 50 * 2**20
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def served(asked: argparse.Namespace) -> None:
-    """Measure what is asked of servers over few and over many jobs."""
+    """Run the parts that need servers on few and on many jobs."""
     with databases("few", "many") as (folder, found):
         ids = {name: seed_jobs.fill(found[name][0], number) for name, number in (("few", asked.few), ("many", asked.jobs))}
         servers = {name: Server("app.main:app", url, folder / name, key) for name, (url, key) in found.items()}
@@ -101,7 +101,7 @@ def verdict(what: str, baseline: str, ours: str, ratio: str, target: str, met: b
 
 
 def lists(name: str, path: str, few: Server, many: Server, rounds: int) -> None:
-    """Compare the time of one list over few and over many jobs."""
+    """Compare the response time of one list of few and of many jobs."""
     for server in (few, many):
         times(server.port, server.request(path), ASKED)
     medians: list[tuple[float, float]] = []
@@ -116,7 +116,7 @@ def lists(name: str, path: str, few: Server, many: Server, rounds: int) -> None:
 
 
 def polling(bare: Server, ours: Server, job_id: str, rounds: int, seconds: float) -> None:
-    """Compare polling with the bare handler, on the wall's clock and on the processor's."""
+    """Compare polling with the minimal handler, by wall time and by CPU time."""
     asked = {bare: bare.request(f"/jobs/{job_id}"), ours: ours.request(f"/v1/jobs/{job_id}")}
     for server, request in asked.items():
         rate(server.port, request, LINES, 1.0)
@@ -137,14 +137,14 @@ def polling(bare: Server, ours: Server, job_id: str, rounds: int, seconds: float
 
 
 def open_streams(server: Server, running: Sequence[str]) -> None:
-    """Tell what open streams add to the memory of the process that holds them."""
+    """Measure the memory that open streams add to the API process."""
     before, most = streams.held(server, running, STREAMS)
     sides = (f"{before / 2**20:.0f} MiB", f"{most / 2**20:.0f} MiB", f"+{(most - before) / 2**20:.1f} MiB")
     verdict(f"{STREAMS} event streams: memory", *sides, "< 50 MiB", most - before < MOST_BYTES)
 
 
 def restarts(server: Server, job_id: str) -> None:
-    """Tell what a listener missed."""
+    """Count the events that a listener missed or got twice."""
     written, heard = streams.across_restarts(server, job_id, EVENTS, RESTARTS)
     whole = [1, *written]  # the first is that it was queued
     lost, twice = len(set(whole) - set(heard.seen)), len(heard.seen) - len(set(heard.seen))
@@ -165,7 +165,7 @@ def long_queues(rounds: int) -> None:
 
 
 def writers() -> None:
-    """Tell how long twenty writers on SQLite wait for their answers."""
+    """Measure the response times of twenty writers on SQLite."""
     took, odd = queues.written(WRITERS, WRITING_SECONDS)
     median, most = statistics.median(took), statistics.quantiles(took, n=100)[-1]
     row = (
@@ -178,7 +178,7 @@ def writers() -> None:
 
 
 def half_open_connections() -> None:
-    """Tell how a server of few and of many descriptors answers under half requests."""
+    """Flood servers with few and with many file descriptors with half requests."""
     with databases("half_open") as (folder, found):
         url, key = found["half_open"]
         for files in FILES:
@@ -196,7 +196,7 @@ def half_open_connections() -> None:
 
 
 def many_clients() -> None:
-    """Tell what ten teams met at once. Limits of requests by key stay as they are; all callers are one address."""
+    """Measure ten teams at once. Rate limits per key stay in force; all clients share one address."""
     with databases("mixed_load") as (folder, found):
         url, key = found["mixed_load"]
         server = Server("app.main:app", url, folder / "mixed_load", key, raised=("PER_ADDRESS", "WRONG"))

@@ -28,7 +28,7 @@ from bench.api.servers import ROOT, free_port
 from scripts import proxy
 
 STRANGER = "127.0.0.2"
-"""Where the half requests come from; the health check is asked from 127.0.0.1."""
+"""Source address of the half requests; the health check comes from 127.0.0.1."""
 HALF = b"GET /v1/jo"
 EVERY_SECONDS = 0.1
 TIMEOUT_SECONDS = 10.0
@@ -36,7 +36,7 @@ TIMEOUT_SECONDS = 10.0
 
 @dataclass
 class Held:
-    """What a flood came to. slowest: seconds of the slowest health check; opened: sockets, those opened again among them."""
+    """Result of a flood. slowest: seconds of the slowest health check; opened: sockets, reopened ones included."""
 
     asked: int = 0
     failed: int = 0
@@ -45,9 +45,9 @@ class Held:
 
 
 def flood(port: int, sockets: int, seconds: float, trust: ssl.SSLContext | None = None) -> Held:
-    """Keep so many sockets open that send half a request line, each opened again as it is closed, and ask for health.
+    """Keep sockets open that send half a request line, reopen each that is closed, and check the health meanwhile.
 
-    trust: knows the certificate, where the port speaks TLS.
+    trust: context that knows the certificate, if the port speaks TLS.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -112,7 +112,7 @@ def _ask(port: int, held: Held, over: threading.Event, trust: ssl.SSLContext | N
 
 @contextlib.contextmanager
 def lathe_up(home: Path) -> Iterator[int]:
-    """Run `lathe up` without workers of jobs; yield its port."""
+    """Run `lathe up` without job workers; yield its port."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LATHE_")}
     command = [sys.executable, "-m", "client", "up", "--json", "--home", str(home), "--port", "0", "--workers", "0"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)

@@ -20,7 +20,7 @@ COLUMNS = [column for column in Job.__table__.columns if column.name != "report"
 
 
 def get_session() -> Iterator[Session]:
-    """One session a request."""
+    """Yield one session per request."""
     with Session(engine) as session:
         yield session
 

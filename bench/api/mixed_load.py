@@ -23,9 +23,9 @@ from bench.api.servers import Server
 
 TEAMS, STREAMS, POLLERS, SUBMITTERS = 10, 1000, 100, 10
 EVERY_SECONDS = 1.0
-"""Between two requests of a client, and between two events of any of the ten jobs that the streams are on."""
+"""Between two requests of a client, and between two events of the ten jobs together."""
 PATIENCE = 30.0
-"""For the last events to come to every stream."""
+"""Seconds for the last events to reach every stream."""
 
 
 @dataclass(frozen=True)
@@ -39,42 +39,42 @@ class Team:
 
 @dataclass
 class Seen:
-    """What the clients met. polls, submits: seconds of each answer; memory: (seconds since the start, resident bytes)."""
+    """Results of all clients. polls, submits: seconds of each response; memory: (seconds since the start, resident bytes)."""
 
     polls: list[float] = field(default_factory=list)
     submits: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     memory: list[tuple[float, int]] = field(default_factory=list)
     heard: list[list[int]] = field(default_factory=list)
-    """For each stream the numbers of its events."""
+    """For each stream the seq of its events."""
     due: list[range] = field(default_factory=list)
-    """And those that there are."""
+    """For each stream the seq of all events of its job."""
 
     @property
     def lost(self) -> int:
-        """Events that did not come."""
+        """Events that were not received."""
         return sum(len(set(due) - set(heard)) for due, heard in zip(self.due, self.heard, strict=True))
 
     @property
     def twice(self) -> int:
-        """Events that came again."""
+        """Events that were received twice."""
         return sum(len(heard) - len(set(heard)) for heard in self.heard)
 
     def grown(self, seconds: float) -> tuple[float, float]:
-        """Return the median memory of the second third of so many seconds, and of the last."""
+        """Return the median memory of the second and of the last third of the run."""
         thirds = [[held for at, held in self.memory if seconds * n / 3 <= at < seconds * (n + 1) / 3] for n in (1, 2)]
         return statistics.median(thirds[0]), statistics.median(thirds[1])
 
 
 def measure(server: Server, seconds: float) -> Seen:
-    """Run all clients for so long."""
+    """Run all clients for so many seconds."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return asyncio.run(_measure(server, _teams(server), seconds))
 
 
 def _teams(server: Server) -> list[Team]:
-    """Make the teams, each with a job at work."""
+    """Create the teams, each with a running job."""
     made = []
     for number in range(TEAMS):
         with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as http:
@@ -129,7 +129,7 @@ async def _measure(server: Server, teams: list[Team], seconds: float) -> Seen:
 
 
 def _write(url: str, teams: list[Team], enough: threading.Event) -> dict[str, int]:
-    """Write an event of each job in turn, as its worker does; return the number of each job's last."""
+    """Write an event of each job in turn, as its worker does; return the seq of each job's last event."""
     engine, place = make_engine(url), 0
     with Session(engine, expire_on_commit=False) as session:
         claims = [jobs.Claim(session.get_one(Job, team.job), 1) for team in teams]
@@ -158,7 +158,7 @@ async def _submit(team: Team, begin: float, seen: Seen, over: asyncio.Event) -> 
 async def _repeat(
     team: Team, head: bytes, begin: float, took: list[float], seen: Seen, over: asyncio.Event, body: bytes | None = None
 ) -> None:
-    """Send a request once a second over one connection. With a body, each has an Idempotency-Key of its own."""
+    """Send a request once a second over one connection. With a body, each has its own Idempotency-Key."""
     await asyncio.sleep(begin)
     reader, writer = await asyncio.open_connection("127.0.0.1", team.server.port)
     while not over.is_set():
@@ -179,7 +179,7 @@ async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
 
 
 async def _follow(team: Team, heard: list[int]) -> None:
-    """Listen to the team's job; heard: gets the numbers of its events."""
+    """Follow the team's job; append the seq of its events to `heard`."""
     reader, writer = await asyncio.open_connection("127.0.0.1", team.server.port)
     writer.write(team.server.request(f"/v1/jobs/{team.job}/events", "Accept: text/event-stream"))
     try:

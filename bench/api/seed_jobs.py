@@ -121,7 +121,7 @@ FAILURE = {"code": "unseen_label", "cause": "c", "remedy": "r"}
 
 
 def fill(url: str, number: int) -> list[str]:
-    """Store so many jobs of the first team, the newest of which run; return the ids of those."""
+    """Store jobs of the first team; return the ids of those that run."""
     engine, chance = make_engine(url), random.Random(0)
     told = report(14_000_000).model_dump(mode="json")
     ids: dict[str, list[str]] = {"succeeded": [], "failed": [], "running": [], "queued": []}

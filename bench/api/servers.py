@@ -32,8 +32,8 @@ def free_port() -> int:
 
 @dataclass(eq=False)
 class Server:
-    """One uvicorn process. `key` is the first key of its database, where there is one; `files`: how many it may open;
-    `raised`: limits of requests that are put out of the way."""
+    """One uvicorn process. key: the first key of its database; files: file descriptors that it may open;
+    raised: rate limits that are lifted."""
 
     application: str
     url: str
@@ -46,12 +46,12 @@ class Server:
     cookie: str = ""
 
     def start(self, answers: str) -> None:
-        """Start it and wait until the path `answers` does."""
+        """Start it and wait until the path `answers` responds."""
         environment = {
             **os.environ,
             "LATHE_DATABASE_URL": self.url,
             "LATHE_HOME": str(self.home),
-            "LATHE_BROKER_URL": "redis://127.0.0.1:1/0",  # nobody is to work on the jobs, so nobody need be woken
+            "LATHE_BROKER_URL": "redis://127.0.0.1:1/0",  # no worker is to run the jobs, so none need be woken
             **{f"LATHE_RATE_{name}": "1000000/second" for name in self.raised},
         }
         self.home.mkdir(parents=True, exist_ok=True)
@@ -72,17 +72,17 @@ class Server:
         raise SystemExit(f"{self.application} did not start: {(self.home / 'log').read_text()[-2000:]}")
 
     def sign_in(self) -> None:
-        """Take a browser's cookie for the key; pages go by that one."""
+        """Sign in as a browser, for pages."""
         self.cookie = str(httpx.post(f"http://127.0.0.1:{self.port}/sign-in", data={"key": self.key}).cookies[COOKIE])
 
     def kill(self) -> None:
-        """End it without a word."""
+        """Kill it."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
 
     def request(self, path: str, *headers: str) -> bytes:
-        """Write a GET as it goes over the line."""
+        """Return the bytes of a GET request."""
         lines = [f"GET {path} HTTP/1.1", "Host: bench", *headers]
         if self.key:
             lines.append(f"Authorization: Bearer {self.key}")
@@ -91,12 +91,12 @@ class Server:
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     def cpu_seconds(self) -> float:
-        """Return what it has computed until now."""
+        """Return its CPU time so far."""
         times = psutil.Process(self._pid()).cpu_times()
         return float(times.user + times.system)
 
     def resident_bytes(self) -> int:
-        """Return what it has resident."""
+        """Return its resident memory."""
         return int(psutil.Process(self._pid()).memory_info().rss)
 
     def _pid(self) -> int:

@@ -1,4 +1,4 @@
-"""`python -m bench glue --data FOLDER --folder RESULTS`: see the package; stop it at any time and start it again."""
+"""`python -m bench glue --data FOLDER`: reproduce the published table on four GLUE tasks. It resumes if stopped."""
 
 import argparse
 import json
@@ -20,11 +20,11 @@ ROOT = Path(__file__).parent.parent.parent
 OWN = "ONNX Runtime's own INT8"
 TEXTS_A_ROW = 4
 PUBLISHED = {"no quantization-aware training": "-1.6", "no distillation": "-2.7"}
-"""GLUE points that the published account gives to a part, as what its absence costs."""
+"""GLUE points lost without a part, as published."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what is missing, then print."""
+    """Run the cells that are missing, then print."""
     parser = argparse.ArgumentParser(prog="python -m bench glue", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of copies of the four sets; without it they come from the hub")
     parser.add_argument("--text", type=Path, help="WikiText-2's validation file, for the general phase; else from the hub")
@@ -91,11 +91,11 @@ def _cells(asked: argparse.Namespace) -> list[Cell]:
 
 
 Found = dict[str, dict[str, list[Record]]]
-"""Set → model → its records, a seed each."""
+"""Set → model → its records, one per seed."""
 
 
 def _collect(cells: list[Cell], names: list[str]) -> Found:
-    """Gather the records of those cells that have the original and all of `names`; say which have not, or have older ones."""
+    """Collect the records of cells that have the original and all of `names`; print which lack some, or have older ones."""
     found: Found = {}
     for cell in cells:
         here = {name: cell.record(name, run=False, earlier=name != ORIGINAL) for name in (ORIGINAL, *names)}
@@ -112,13 +112,13 @@ def _collect(cells: list[Cell], names: list[str]) -> Found:
 
 
 def _changed(cell: Cell, name: str, record: Record) -> list[str]:
-    """Name the keys in which a record's recipe is not the preset as it is now. With no epochs, its rate changes nothing."""
+    """Return the keys in which a record's recipe differs from the current preset. Without epochs, its rate has no effect."""
     then, now = (one.model_dump(mode="json", exclude={"prepare"}) for one in (record.recipe, cell.recipe(name)))
     return changed_keys(then, now)
 
 
 def _answers(found: Found) -> dict[str, Answers]:
-    """Put the answers of all seeds into arrays. The original has a twin: ONNX Runtime's own INT8 of it."""
+    """Return the answers of all seeds as arrays, with those of ONNX Runtime's own INT8 of the original."""
     out = {}
     for name, models in found.items():
         said = {model: np.array([record.answers for record in seeds]) for model, seeds in models.items()}
@@ -128,7 +128,7 @@ def _answers(found: Found) -> dict[str, Answers]:
 
 
 def _times(found: Found, folder: Path, model: Path) -> dict[str, dict[str, float]]:
-    """Time all shapes of all sets by turns in one process. -> set → model → median milliseconds."""
+    """Time all shapes of all sets in turn, in one process. -> set → model → median milliseconds."""
     wanted: dict[str, dict[str, str]] = {}
     places: dict[str, Path] = {}
     for name, models in found.items():
@@ -147,7 +147,7 @@ def _times(found: Found, folder: Path, model: Path) -> dict[str, dict[str, float
 
 
 def _by_row(cells: list[Cell], recipes: list[str]) -> dict[str, Found]:
-    """Gather for each row of the table what it is of: a recipe is held against the originals of the seeds that it has."""
+    """Collect the records of each row of the table: a recipe is compared with the originals of its own seeds."""
     originals = _collect(cells, [])
     rows = {name: _collect(cells, [name]) for name in recipes}
     return {ORIGINAL: originals, OWN: originals, **{name: found for name, found in rows.items() if found}}
@@ -193,7 +193,7 @@ def _table(cells: list[Cell], recipes: list[str], folder: Path, model: Path) -> 
 
 
 def _mean(answers: dict[str, Answers], which: str, left_out: list[str]) -> str:
-    """Say a model's mean score and the share kept, of the sets that are not left out."""
+    """Return a model's mean score and the share kept, over the sets that are not left out."""
     counted = {name: each for name, each in answers.items() if name not in left_out}
     if not counted:
         return "none | none"
@@ -209,7 +209,7 @@ def _why_left_out(name: str, answers: Answers) -> str:
 
 
 def _score(answers: Answers | None, name: str, which: str) -> str:
-    """Say a set's mean score over seeds, how many they are, and what each keeps."""
+    """Return a set's mean score over seeds, their number, and what each keeps."""
     if answers is None:
         return "not there"
     scores, before = ([METRICS[name](said, answers.wanted) for said in answers.by_model[model]] for model in (which, ORIGINAL))
@@ -218,7 +218,7 @@ def _score(answers: Answers | None, name: str, which: str) -> str:
 
 
 def _sizes(found: Found, folder: Path, which: str) -> str:
-    """Say how many parameters and bytes went, mean over sets and seeds."""
+    """Return parameters and bytes with their reductions, means over sets and seeds."""
     whole = [record.baseline.parameters for models in found.values() for record in models[ORIGINAL]]
     if which == OWN:
         own = list((folder / "shapes").glob("*-own/model.onnx"))

@@ -1,4 +1,4 @@
-"""What is run: originals, recipes on them, and the recipes with one part of the method changed."""
+"""The runs of the table: originals, recipes on them, and recipes with one part of the method changed."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -91,9 +91,9 @@ class Cell:
     threads: int | None
 
     def record(self, name: str = ORIGINAL, *, run: bool = True, earlier: bool = False) -> Record | None:
-        """Return what the original or a recipe came to: from its record, else by a run, or None where nothing may be run.
+        """Return the record of the original or of a recipe, from disk or by a run; None if `run` is False and there is none.
 
-        earlier: a record by the preset as it was before will do.
+        earlier: accept a record by an earlier version of the preset.
         """
         recipes = list(self.original_recipes()) if name == ORIGINAL else [self.recipe(name)]
         rows = self.digest + (f" {self.unlabelled[1]}" if self._reads_more(recipes[0]) else "")
@@ -107,7 +107,7 @@ class Cell:
         return records.keep(path, made)
 
     def recipe(self, name: str) -> Recipe:
-        """Return a recipe as it is run on the original: with this cell's seed and batch, and nothing left to prepare."""
+        """Return a recipe to run on the original: with this cell's seed and batch, and without preparation."""
         recipe = recipe_named(name, self.set)
         train = recipe.train.model_copy(update={"seed": self.seed, "batch": self.batch})
         prepare = recipe.prepare.model_copy(update={"epochs": 0})
@@ -212,16 +212,16 @@ class Cell:
 
     @property
     def test_rows(self) -> Path:
-        """The rows that the report is about."""
+        """Return the file of test rows."""
         return Path(self.data.splits["test"][0])
 
 
 AUGMENT = Augment(synonyms=Synonyms(source="embeddings"))
-"""What every machine has, in the place of what `article` takes where it is installed: a table must not depend on that."""
+"""Augmentation that every machine has: a table must not depend on what is installed."""
 
 
 def recipe_named(name: str, chosen: Set) -> Recipe:
-    """Find a preset as it is for a task, or one with one part changed. It augments by AUGMENT, if at all."""
+    """Return a preset for a task, or one with one part changed. If it augments, it does so by AUGMENT."""
     whole, change = ABLATION.get(name, (name, name))
     found = preset(whole, chosen.task)
     if found.distill is not None and found.distill.augment is not None:

@@ -1,4 +1,4 @@
-"""Ask and time artifacts as their users would: stock ONNX Runtime and tokenizers. `of_shape` alone needs the engine."""
+"""Runs and times artifacts as users do, by stock ONNX Runtime and tokenizers. `of_shape` alone needs the engine."""
 
 import json
 import statistics
@@ -90,7 +90,7 @@ def of_shape(model: Path, shape: Shape, labels: int, folder: Path, *, int8: bool
 
 
 def time_all(folders: Mapping[str, Path], *, batch: int = 1, length: int = 128, threads: int = 1) -> dict[str, float]:
-    """Median milliseconds of each, all of them by turns in this process, so that what disturbs one disturbs all."""
+    """Return the median milliseconds of each artifact, timed in turn in this process, so that other load affects all."""
     sessions = {name: open_session(folder, threads) for name, folder in folders.items()}
     feeds: dict[str, Feed] = {}
     for name, folder in folders.items():

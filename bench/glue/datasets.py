@@ -1,4 +1,4 @@
-"""SST-2, MRPC, STS-B and RTE as files that a job takes: from a folder of copies, or from the hub where there is none.
+"""SST-2, MRPC, STS-B and RTE as files that a job takes: from a folder of copies, or else from the hub.
 
 Validation, for every choice, is carved from train with a fixed seed. What is called test here is for the report alone: the
 labelled development set of SST-2 and RTE (GLUE keeps the labels of its test sets to itself), the labelled test set of the
@@ -22,7 +22,7 @@ from compression.schema.recipe.recipe import Evaluate
 Rows = list[dict[str, Any]]
 
 VALIDATION = 0.1
-"""Share of train, but no more rows than MOST_VALIDATION: what is chosen by it are epochs, not digits."""
+"""Share of train, at most MOST_VALIDATION rows, which suffice to choose epochs."""
 MOST_VALIDATION = 800
 SEED = 20
 
@@ -120,7 +120,7 @@ def prepare(chosen: Set, source: Path | None, folder: Path, most: int | None, sh
 
 
 def put(path: Path, text: str) -> None:
-    """Write a file that another process may be reading: it has the whole of it, before or after."""
+    """Write a file atomically: another process may be reading it."""
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         part = path.with_suffix(f".{os.getpid()}")
         part.write_text(text, encoding="utf-8")

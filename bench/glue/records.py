@@ -1,4 +1,4 @@
-"""What a run came to, small enough to lie in the repository: the table is printed from records, whoever made them and when.
+"""Records of runs, small enough for the repository: the table is printed from them.
 
 All of it takes more than a day of two cores. A record holds what was learned in a run, its answers to the test rows above all,
 and what they depend on: the recipes that were asked for, and a digest of rows, seed, batch and model. Where that is the same,
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent / "records"
 
 
 def _as_it_was(recipe: Any) -> Any:
-    """Read a recipe of before `quantize.portable` as what it was: weights up to ±127."""
+    """Read a recipe from before `quantize.portable` with its old meaning: weights up to ±127."""
     quantize = recipe.get("quantize") if isinstance(recipe, dict) else None
     if not quantize or "portable" in quantize or quantize.get("scheme", "dynamic-int8") not in ROUNDS_ACTIVATIONS:
         return recipe
@@ -48,7 +48,7 @@ class Record(Config):
 
 
 def key(rows: str, seed: int, batch: int, model: Path) -> str:
-    """Digest what a result depends on beside recipes. rows: digest of the set's files; model: folder of the base model."""
+    """Digest what a result depends on, except recipes. rows: digest of the set's files; model: folder of the base model."""
     digest = hashlib.sha256()
     digest.update(json.dumps({"rows": rows, "seed": seed, "batch": batch}, sort_keys=True).encode())
     for path in sorted(model.iterdir()):
@@ -57,14 +57,14 @@ def key(rows: str, seed: int, batch: int, model: Path) -> str:
 
 
 def path_of(folder: Path, name: str) -> Path:
-    """Where a record lies in its cell's folder."""
+    """Return the path of a record in its cell's folder."""
     return folder / f"{name.replace(' ', '-').replace(',', '')}.json"
 
 
 def find(path: Path, wanted: str, asked: Iterable[Recipe], *, earlier: bool = False) -> Record | None:
-    """Return the record, if there is one of just this work. One that cannot be read counts as none.
+    """Return the record of exactly this work, or None; an unreadable one counts as none.
 
-    earlier: one of the same rows, seed and model by another recipe will do: the preset as it was when it was run.
+    earlier: accept one of the same rows, seed and model by an earlier version of the preset.
     """
     try:
         record = Record.model_validate_json(path.read_text("utf-8"))
@@ -74,7 +74,7 @@ def find(path: Path, wanted: str, asked: Iterable[Recipe], *, earlier: bool = Fa
 
 
 def changed_keys(before: Any, after: Any, path: str = "") -> list[str]:
-    """Name the keys in which two recipes, as JSON objects, differ."""
+    """Return the keys in which two recipes, as JSON objects, differ."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
         return [] if before == after else [path]
     return [

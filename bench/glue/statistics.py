@@ -1,4 +1,4 @@
-"""Scores from answers, and how sure one may be of a share of a score that was kept. Pure functions of arrays."""
+"""Scores of answers, and confidence intervals of kept shares. Pure functions of arrays."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Floats = npt.NDArray[np.float64]
 Metric = Callable[[Floats, Floats], float]
 
 DRAWS = 2000
-"""Resamples: the 2.5th percentile then rests on fifty of them."""
+"""Resamples, so that the 2.5th percentile rests on fifty of them."""
 
 
 def accuracy(answers: Floats, wanted: Floats) -> float:
@@ -37,7 +37,7 @@ METRICS: dict[str, Metric] = {"sst2": accuracy, "rte": accuracy, "mrpc": accurac
 
 @dataclass(frozen=True)
 class Answers:
-    """What models said of one set's test rows. wanted: (rows,); by_model: name → (seeds, rows)."""
+    """Models' answers to one set's test rows. wanted: (rows,); by_model: name → (seeds, rows)."""
 
     wanted: Floats
     by_model: dict[str, Floats]
@@ -76,9 +76,9 @@ def standard_error(name: str, said: Floats, wanted: Floats) -> float:
 
 
 def at_chance(found: dict[str, Answers], original: str) -> list[str]:
-    """Name the sets on which no original scores more than two standard errors above the best constant answer.
+    """Return the sets on which no original scores more than two standard errors above the best constant answer.
 
-    Nothing was learned there that could be kept, so a share of it says nothing about what compression loses.
+    An original that learned nothing there cannot show what compression loses.
     """
     return [
         name
@@ -92,7 +92,7 @@ def at_chance(found: dict[str, Answers], original: str) -> list[str]:
 
 
 def kept(found: dict[str, Answers], original: str, model: str, draws: int = DRAWS, seed: int = 0) -> Kept:
-    """Hold a model's mean score against the original's: a paired bootstrap over test rows (Efron & Tibshirani 1993).
+    """Compare a model's mean score with the original's: a paired bootstrap over test rows (Efron & Tibshirani 1993).
 
     Both are scored on the same resample each time, so what is hard for both cancels out. Seeds are not resampled: the interval
     is that of other test rows for these very models.
@@ -121,5 +121,5 @@ def differences(
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """Mean of ratios."""
+    """Return the geometric mean, for ratios."""
     return float(np.exp(np.mean(np.log(np.asarray(values, np.float64)))))

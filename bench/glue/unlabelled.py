@@ -1,4 +1,4 @@
-"""Text without labels for the general phase: Wikipedia's sentences, and what the four sets have to read in train.
+"""Unlabelled text for the general phase: Wikipedia's sentences, and the texts of the four sets' train splits.
 
 A task's own train split is narrow (a fifth of STS-B's test is of a kind that it lacks): what the teacher makes of other text
 can be learned from text that nobody labelled. A text that stands in any set's test split is left out.
@@ -36,7 +36,7 @@ def write(wikipedia: Iterable[str], sets: Iterable[Data], path: Path, most: int 
 
 
 def wikitext(path: Path | None) -> list[str]:
-    """Read WikiText-2's validation lines from a copy, or from the hub where none is given."""
+    """Read WikiText-2's validation lines from a copy, or from the hub."""
     if path is not None:
         return path.read_text("utf-8").splitlines()
     try:

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what is missing, then print."""
+    """Run the job if it is missing, then print."""
     parser = argparse.ArgumentParser(prog="python -m bench language", description=__doc__)
     parser.add_argument(
         "--model", type=Path, default=ROOT / ".cache/examples/decoder", help="a Llama: folder, or one of a GGUF"
@@ -129,7 +129,7 @@ def _speeds(latency: Latency) -> list[str]:
 
 
 def reopened(run: engine.Run, data: Path) -> list[str]:
-    """Open each checkpoint of the job with stock transformers and tell its loss on test."""
+    """Return each checkpoint's loss on test, by stock transformers."""
     lines = []
     for one in run.report.artifacts:
         if one.kind == "transformers":
@@ -139,7 +139,7 @@ def reopened(run: engine.Run, data: Path) -> list[str]:
 
 
 def _told(place: Path | PreTrainedModel, tokenizer: Path, data: Path, length: int) -> WindowLosses:
-    """Ask a model, or the checkpoint in a folder in float32, for the texts of test."""
+    """Score the texts of test by a model, or by the checkpoint in a folder, in float32."""
     texts = documents.read(_texts(data / "test.jsonl"), AutoTokenizer.from_pretrained(tokenizer))
     if isinstance(place, Path):
         place = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
@@ -147,7 +147,7 @@ def _told(place: Path | PreTrainedModel, tokenizer: Path, data: Path, length: in
 
 
 def as_shipped(artifact: Path, data: Path, length: int) -> WindowLosses:
-    """Ask an ONNX artifact for the texts of test, in the windows of `_told`."""
+    """Score the texts of test by an ONNX artifact, in the windows of `_told`."""
     runner = open_artifact("onnx", artifact, threads=torch.get_num_threads())
     assert isinstance(runner, Decoder)
     scorer = LanguageScorer(length, length // 2)
@@ -156,7 +156,7 @@ def as_shipped(artifact: Path, data: Path, length: int) -> WindowLosses:
 
 
 def compared(run: engine.Run, stock: Path, data: Path, seed: int) -> list[str]:
-    """Train the plain script's model to the job's shape with the job's tokens, and tell both losses on test."""
+    """Train the plain script's model to the job's shape with as many tokens; return both losses on test."""
     report, recipe = run.report, run.report.recipe
     tokenizer = AutoTokenizer.from_pretrained(stock)
     length = recipe.train.max_length

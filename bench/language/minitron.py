@@ -1,4 +1,4 @@
-"""What one writes without Lathe: prune and distil a Llama in plain PyTorch, with Minitron's published choices.
+"""The baseline without Lathe: prune and distil a Llama in plain PyTorch, with Minitron's published choices.
 
 Muralidharan et al. 2024 ("Compact Language Models via Pruning and Knowledge Distillation") and Sreenivas et al. 2024 ("LLM
 Pruning and Distillation in Practice"): importance from activations on calibration rows (mean over tokens, L2 over rows),
@@ -24,7 +24,7 @@ PEAK, LAST, WARM_UP, BETAS, DECAY = 1e-4, 1e-5, 0.05, (0.9, 0.95), 0.1
 
 @dataclass(frozen=True)
 class Widths:
-    """What the cut leaves; `groups` of a KV head and its query heads."""
+    """Widths after the cut; a group is a KV head and its query heads."""
 
     hidden: int
     groups: int
@@ -41,7 +41,7 @@ class Importance:
 
 
 def rows_of(documents: list[list[int]], end: int, length: int) -> Tensor:
-    """Put documents of ids one after the other with `end` behind each, and cut what comes of it. -> (rows, length)."""
+    """Concatenate documents of ids, each followed by `end`, and cut the result into rows. -> (rows, length)."""
     flat = [token for ids in documents for token in [*ids, end]]
     whole = len(flat) // length
     return torch.tensor(flat[: whole * length]).view(whole, length)
@@ -74,7 +74,7 @@ def importance(model: LlamaForCausalLM, rows: Tensor, batch: int = 4) -> Importa
 
 @torch.no_grad()
 def cut(model: LlamaForCausalLM, scores: Importance, to: Widths) -> LlamaForCausalLM:
-    """Slice the best of everything into a smaller stock model."""
+    """Slice the highest-scored channels, groups and units into a smaller stock model."""
     config = copy.deepcopy(model.config)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     queries = config.num_attention_heads // config.num_key_value_heads
@@ -112,7 +112,7 @@ def _spread(chosen: Tensor, size: int) -> Tensor:
 def distil(
     student: LlamaForCausalLM, teacher: LlamaForCausalLM, rows: Tensor, *, steps: int, batch: int, seed: int = 0
 ) -> Iterator[tuple[int, float]]:
-    """Train in place. rows: (rows, length), gone through as often as it takes. Yields (step, KL in nats a token)."""
+    """Train in place. rows: (rows, length), repeated as needed. Yields (step, KL in nats a token)."""
     settings: dict[str, Any] = {"lr": PEAK, "betas": BETAS, "weight_decay": DECAY, "fused": True}
     optimizer = torch.optim.AdamW(student.parameters(), **settings)
     order = _endless(len(rows), batch, seed)
@@ -139,7 +139,7 @@ def distil(
 
 
 def rate(step: int, steps: int) -> float:
-    """Say the rate of a step: up in a straight line, then down by a cosine to LAST."""
+    """Return the learning rate of a step: linear warm-up, then a cosine to LAST."""
     warm = max(1, round(WARM_UP * steps))
     if step < warm:
         return PEAK * (step + 1) / warm

@@ -1,4 +1,4 @@
-"""Whether a model's answers hold: what the portable form costs (`portable`), and whether all processors agree (`equality`).
+"""Portability of int8 files: what the portable form costs (`portable`), and whether all processors agree (`equality`).
 
-What these take from the engine is what a job ships; records of runs lie in `records/`, in the repository.
+Both write files by the engine's own exporter; records of runs lie in `records/`, in the repository.
 """

@@ -1,4 +1,4 @@
-"""A Python of Debian's for Arm with the wheels of numpy and ONNX Runtime, in a folder of its own, for qemu-aarch64.
+"""Installs Debian's Python for Arm with numpy and ONNX Runtime into a folder, to run under qemu-aarch64.
 
 By the machine's own apt and pip, into `place`; the system stays as it is. It takes Debian and the network, once.
 """
@@ -22,7 +22,7 @@ PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_
 
 
 def hindrance(place: Path) -> str | None:
-    """Lay all out in `place` unless it is there; return why that cannot be, or None."""
+    """Install everything into `place` unless it is there; return why that is impossible, or None."""
     if shutil.which(EMULATOR) is None:
         return "qemu-user is not installed"
     if (place / "done").is_file():
@@ -47,7 +47,7 @@ def interpreter(place: Path) -> list[str]:
 
 
 def packages(place: Path) -> Path:
-    """Where its wheels lie."""
+    """Return the folder of its wheels."""
     return place / "packages"
 
 

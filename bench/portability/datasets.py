@@ -1,4 +1,4 @@
-"""Six small sets as files that a job takes, and an original of each, trained here by a plain loop where none is given."""
+"""Six small datasets as files that a job takes, and an original of each, trained by a plain loop if none is given."""
 
 import csv
 import hashlib
@@ -34,7 +34,7 @@ HELD = 800
 
 @dataclass(frozen=True)
 class Material:
-    """A set, read. digest: of its three files."""
+    """A dataset, read. digest: of its three files."""
 
     name: str
     task: Task
@@ -45,7 +45,7 @@ class Material:
 
 
 def augmentation_source(name: str, source: Path, examples: Path, folder: Path) -> Material:
-    """Lay a set out in `folder` and read it. source: folder of the copies; examples: of `scripts/fetch_examples.py`."""
+    """Write a dataset to `folder` and read it. source: folder of the copies; examples: of `scripts/fetch_examples.py`."""
     task: Task = "text-classification"
     asked = Evaluate()
     if name == "demo":
@@ -81,7 +81,7 @@ def _banking77(source: Path, folder: Path) -> Data:
 
 
 def original(found: Material, model: Path, place: Path) -> tuple[PreTrainedModel, str]:
-    """Open the original in `place`, or tune one there by a plain loop. -> the model, and how it came to be."""
+    """Open the original in `place`, or tune one there by a plain loop. -> the model, and how it was trained."""
     if (place / "config.json").is_file():
         story = place / "trained.txt"
         tuned = loading.load_model(place, found.dataset.labels, found.task, seed=0)

@@ -1,4 +1,4 @@
-"""`make equality`: does a file of the default form answer alike under every instruction set that can be had here?
+"""`make equality`: compare the answers of a file in the default form under every instruction set available here.
 
 An encoder classifier answers 300 rows, a language model rows of 32 tokens, by ONNX Runtime: on this machine, and under
 qemu-user as x86 with AVX2 and with SSE4.1 and as Arm. Emulation is some twenty to fifty times slower, so what was compared is
@@ -46,7 +46,7 @@ PATIENCE = 3600.0
 
 @dataclass(frozen=True)
 class Target:
-    """One instruction set: how its Python is started, or why it is not compared."""
+    """An instruction set: how to start its Python, or why it is not compared."""
 
     name: str
     runs: str
@@ -56,7 +56,7 @@ class Target:
 
 
 def targets(place: Path) -> Iterator[Target]:
-    """Yield what could be compared with this machine. place: where the Python for Arm is laid out."""
+    """Yield the instruction sets to compare with this machine. place: folder of the Python for Arm."""
     missing = instruction_sets.hindrance()
     for name, processor in (("AVX2", "Haswell"), ("SSE4.1", "Nehalem")):
         runs = f"{instruction_sets.EMULATOR} -cpu {processor}"
@@ -69,7 +69,7 @@ def targets(place: Path) -> Iterator[Target]:
 
 @dataclass(frozen=True)
 class Task:
-    """A file, and what it is asked, in pieces."""
+    """A model file, and its inputs in batches."""
 
     name: str
     model: Path
@@ -85,7 +85,7 @@ def feeds(ids: Sequence[int]) -> Arrays:
 
 
 def pieces(rows: Sequence[Arrays], size: int) -> list[list[Arrays]]:
-    """Cut rows to pieces, each of which a process answers."""
+    """Split rows into batches of one process each."""
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
@@ -96,7 +96,7 @@ def classes(expected: Sequence[Arrays], found: Sequence[Arrays]) -> dict[str, fl
 
 
 def next_tokens(expected: Sequence[Arrays], found: Sequence[Arrays]) -> dict[str, float]:
-    """Compare the likeliest token of each position; `beyond`: changed though its margin exceeds what logits differ by there."""
+    """Compare the top token of each position; `beyond`: changed although its margin exceeds the difference of logits there."""
     total = {"rows": 0.0, "changed": 0.0, "beyond": 0.0, "largest": 0.0}
     for one, other in zip(expected, found, strict=True):
         wanted, got = np.asarray(one["logits"][0], np.float64), np.asarray(other["logits"][0], np.float64)
@@ -111,7 +111,7 @@ def next_tokens(expected: Sequence[Arrays], found: Sequence[Arrays]) -> dict[str
 
 
 def encoder(examples: Path, given: Path | None, rows_of: Path | None, count: int) -> Task:
-    """Take an artifact, by default the demo's original in the default form, and rows of texts, by default its validation."""
+    """Return an artifact (default: the demo's original in the default form) and rows of text (default: its validation)."""
     folder, name = given, "encoder classifier"
     if folder is not None:
         name = f"{name}, {folder.parent.name}/{folder.name}"
@@ -142,7 +142,7 @@ def language_model(examples: Path, count: int) -> Task:
 
 
 def compared(task: Task, target: Target, say: Callable[[str], None]) -> dict[str, Any]:
-    """Compare piece by piece, going on from what was kept. -> the sums."""
+    """Compare batch by batch, resuming from stored results. -> the sums."""
     data = task.model.with_name(f"{FILE}_data")
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in (task.model, data) if path.is_file()))
     digest.update("".join(f"{one['input_ids'].tolist()}" for piece in task.pieces for one in piece).encode())
@@ -162,14 +162,14 @@ def compared(task: Task, target: Target, say: Callable[[str], None]) -> dict[str
 
 
 def holds(row: dict[str, Any]) -> bool:
-    """Say whether a comparison is within the bounds."""
+    """Return whether a comparison is within the bounds."""
     if "beyond" in row:
         return bool(row["beyond"] == 0 and row["changed"] <= SHARE * row["rows"])
     return bool(row["changed"] == 0 and row["largest"] <= ALLOWED)
 
 
 def line(row: dict[str, Any]) -> str:
-    """One row of the table, in Markdown."""
+    """Return one row of the table, in Markdown."""
     if "not_compared" in row:
         return f"| {row['task']} | {row['name']} | {row['runs']} | not compared: {row['not_compared']} | | | |"
     beyond = "" if "beyond" not in row else f", {row['beyond']:.0f} of them beyond their margin"
@@ -183,7 +183,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Compare, write the record, print the table; 1 where something is out of its bounds."""
+    """Compare, write the record, print the table; return 1 if a comparison is out of bounds."""
     parser = argparse.ArgumentParser(prog="python -m bench.portability.equality")
     parser.add_argument(
         "--examples", type=Path, default=ROOT / ".cache" / "examples", help="scripts/fetch_examples.py's folder"

@@ -1,4 +1,4 @@
-"""`python -m bench.portability.portable --data FOLDER`: what the portable form costs against the full range, untrained.
+"""`python -m bench.portability.portable --data FOLDER`: the cost of the portable form against the full range, untrained.
 
 It has weights within ±63 in place of ±127, and softmax spelled out (docs/decisions/0030 and 0032). The sets are six.
 Both forms, and float32, are written from one original as a job would write them, and asked about validation, a row at a time,
@@ -51,7 +51,7 @@ def write(found: Material, place: Path, model: Path, folder: Path) -> dict[str, 
 
 
 def times(folders: dict[str, Path], vocabulary: int, length: int) -> dict[str, float]:
-    """Median milliseconds of a row of `length` tokens, one thread, all files by turns."""
+    """Return the median milliseconds of a row of `length` tokens, one thread, all files in turn."""
     runners = {form: OnnxRunner(folder / FILE, threads=1) for form, folder in folders.items()}
     batch = full_batch(1, length, vocabulary)
     taken: dict[str, list[float]] = {form: [] for form in folders}
@@ -113,7 +113,7 @@ def compare(found: Material, place: Path, model: Path, folder: Path) -> dict[str
 
 
 def line(record: dict[str, Any]) -> str:
-    """One row of the table, in Markdown."""
+    """Return one row of the table, in Markdown."""
     score, off, ms, changed = record["score"], record["logits_off_rms"], record["ms"]["128"], record["answers_changed"]
     cells = [
         record["set"],

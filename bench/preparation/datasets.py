@@ -1,4 +1,4 @@
-"""The six sets that preparation is measured on: GLUE's four, banking77 and the demo's data, as files that a job takes."""
+"""The six datasets that preparation is measured on: GLUE's four, banking77 and the demo's data, as files that a job takes."""
 
 import csv
 import hashlib

@@ -26,7 +26,7 @@ Answers = npt.NDArray[np.float64]
 
 
 def run(prepared: Prepared, model: Path, place: Path, rate: float, seed: int, epochs: int) -> Run:
-    """Train one cell, or read it where `place` has it already."""
+    """Train one cell, or read it if `place` has it already."""
     path = place / f"{prepared.name}-{rate:g}-{seed}.json"
     if (found := kept(path, prepared.digest)) is not None:
         return found
@@ -49,7 +49,7 @@ def wanted_of(prepared: Prepared, rows: Rows) -> Answers:
 
 
 def score(prepared: Prepared, answers: Answers, wanted: Answers) -> float:
-    """Judge answers by the set's metric: accuracy, the mean of accuracy and F1, or that of two correlations."""
+    """Score answers by the set's metric: accuracy, the mean of accuracy and F1, or that of two correlations."""
     if prepared.task == "text-regression":
         if np.std(answers) == 0:
             return 0.0

@@ -1,4 +1,4 @@
-"""The job's own original: the engine runs a recipe that only prepares, and stock ONNX Runtime answers with what it ships."""
+"""The job's own original: the engine runs a recipe that only prepares, and stock ONNX Runtime runs its artifact."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What bench/glue reckons by itself: rows read from copies, shares kept and their intervals."""
+"""What bench/glue computes itself: rows read from copies, shares kept and their intervals."""
 
 import json
 from dataclasses import replace
