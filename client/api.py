@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from client.core.drivers import Awaiting, Operation
 from client.core.endpoints import Endpoints, Service
 from client.transfers.download import download
-from client.transfers.local import Local, Moved, local_dataset, local_model, manifest
+from client.transfers.folders import Local, Moved, local_dataset, local_model, manifest
 from client.transfers.upload import add, until_ready
 from client.types import Artifact, Dataset, Job, Model
 

@@ -12,7 +12,7 @@ from client.core.fields import Kind
 from client.errors import BadFolder
 from client.terminal import render
 from client.terminal.output import emit, moving, say, table
-from client.transfers.local import Local, local_dataset, local_model, manifest
+from client.transfers.folders import Local, local_dataset, local_model, manifest
 from client.transfers.upload import add, until_ready
 from client.types import Dataset, Model
 from compression.schema.recipe.base import Task as TaskName

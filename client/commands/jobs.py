@@ -11,7 +11,7 @@ from client import recipes
 from client.api import Lathe
 from client.commands.completion import job_ids, model_ids
 from client.core.fields import STATES
-from client.terminal import render, watching
+from client.terminal import job_view, render
 from client.terminal.output import as_json, console, emit, say, table, write_json
 from client.terminal.text import one_line
 from client.types import Event, Job
@@ -45,14 +45,14 @@ def _now(job: Job) -> str:
     if job.error:
         return job.error.cause
     if not job.ended:
-        return watching.headline(job)
+        return job_view.headline(job)
     return render.ratios_text(job.ratios) if job.ratios else ""
 
 
 def show(lathe: Lathe, job: JobId) -> None:
     """Show a job and the rows of its table so far."""
     found = lathe.job(job)
-    lines = [f"{found.id}  {found.name}  {watching.headline(found)}"]
+    lines = [f"{found.id}  {found.name}  {job_view.headline(found)}"]
     if found.owner:
         lines.append(f"sent by {found.owner}")
     if found.labels:
@@ -96,7 +96,7 @@ def detachable(job_id: str) -> Iterator[None]:
 def ended(lathe: Lathe, job_id: str, timeout: float | None) -> Job:
     """Wait for a job."""
     with detachable(job_id):
-        return watching.wait(lathe, job_id, timeout=timeout)
+        return job_view.wait(lathe, job_id, timeout=timeout)
 
 
 def finish(lathe: Lathe, job: Job) -> None:
@@ -106,7 +106,7 @@ def finish(lathe: Lathe, job: Job) -> None:
         emit(job, *shown)
     else:
         emit(job, f"{job.id} {job.state}.", *_failure(job))
-    raise typer.Exit(watching.EXIT_CODES[job.state])
+    raise typer.Exit(job_view.EXIT_CODES[job.state])
 
 
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Seconds after which to stop waiting; the job goes on.")]
@@ -130,8 +130,8 @@ def watch(lathe: Lathe, job: JobId, timeout: Timeout = None) -> None:
         if as_json():
             for found in lathe.watch(job, timeout=timeout):
                 write_json(found)
-            raise typer.Exit(watching.EXIT_CODES[found.state])
-        finish(lathe, watching.live(lathe, job, timeout=timeout, line=_line))
+            raise typer.Exit(job_view.EXIT_CODES[found.state])
+        finish(lathe, job_view.live(lathe, job, timeout=timeout, line=_line))
 
 
 def _line(event: Event) -> str:
@@ -169,7 +169,7 @@ def logs(
 def cancel(lathe: Lathe, job: JobId) -> None:
     """Ask a job to stop. Finished stages and their artifacts stay."""
     found = lathe.cancel(job)
-    emit(found, f"{found.id} is {watching.headline(found)}.", *([] if found.ended else [f"Next: lathe watch {found.id}"]))
+    emit(found, f"{found.id} is {job_view.headline(found)}.", *([] if found.ended else [f"Next: lathe watch {found.id}"]))
 
 
 def retry(

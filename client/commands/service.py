@@ -7,8 +7,8 @@ import typer
 
 from client.api import Lathe
 from client.terminal import render
+from client.terminal.job_view import headline
 from client.terminal.output import emit, table
-from client.terminal.watching import headline
 from client.types import Quota, Worker
 
 MOST = 20

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from client import types
 from client.core.drivers import Blocking, call, iterated, listed
+from client.core.events import EventReader, LongPoll
 from client.core.fields import AuditFilter, JobFields, JobFilter, Kind, Question, Remedies, Scope, Uploaded, job_body
-from client.core.following import EventReader, Waiting
 from client.core.protocol import PATIENT, Content, Item, Listing, Peer, Request, Send, Steps, Stream, read, read_json
 from client.errors import BadAnswer
 
@@ -178,12 +178,12 @@ class Endpoints(Peer):
     @call
     def ask(self, job_id: str, *, timeout: float = 120.0, **question: Unpack[Question]) -> Steps[types.Try]:
         """Ask a finished job's models, before and after, the same thing; return both answers. Raises WaitedTooLong."""
-        waiting, path = Waiting(timeout), f"jobs/{job_id}/try"
+        poll, path = LongPoll(timeout), f"jobs/{job_id}/try"
         body = {name: value for name, value in question.items() if value is not None}
-        found = yield from _request("POST", path, types.Try, body, **_held(waiting.begin())).steps(self)
+        found = yield from _request("POST", path, types.Try, body, **_held(poll.begin())).steps(self)
         while not found.ended:
-            found = yield from _request("GET", f"{path}/{found.id}", types.Try, **_held(waiting.ask(found))).steps(self)
-            yield waiting.rest(changed=found.ended)
+            found = yield from _request("GET", f"{path}/{found.id}", types.Try, **_held(poll.ask(found))).steps(self)
+            yield poll.rest(changed=found.ended)
         return found
 
     @call
@@ -232,13 +232,13 @@ class Endpoints(Peer):
             yield reader.again()
 
     def _changes(self, job_id: str, timeout: float | None) -> Steps[types.Job]:
-        waiting, job = Waiting(timeout), (yield from _job(job_id).steps(self))
+        poll, job = LongPoll(timeout), (yield from _job(job_id).steps(self))
         yield Item(job)
         while not job.ended:
-            before, job = job, (yield from _job(job_id, waiting.ask(job), job.version).steps(self))
+            before, job = job, (yield from _job(job_id, poll.ask(job), job.version).steps(self))
             if job.version != before.version:
                 yield Item(job)
-            yield waiting.rest(changed=job.version != before.version)
+            yield poll.rest(changed=job.version != before.version)
         return job
 
     @iterated

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from client.errors import CannotStart, ClientError, Problem
 from client.terminal.text import UNSEEN, escaped, one_line
-from client.transfers.local import Moved
+from client.transfers.folders import Moved
 
 WIDE = 10_000
 """Width of an output that is no terminal, so that a pipe gets one full line per row."""

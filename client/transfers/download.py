@@ -22,7 +22,7 @@ import httpx
 from client.core.endpoints import Service
 from client.core.protocol import RETRIED_STATUSES, pause
 from client.errors import BadFolder, BrokenTransfer, Problem, WrongHash
-from client.transfers.local import PARALLEL, Moved, sha256_of
+from client.transfers.folders import PARALLEL, Moved, sha256_of
 from client.transfers.parallel import run_all
 from client.transfers.upload import CHUNK
 from client.types import Artifact, Manifest

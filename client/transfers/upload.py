@@ -11,7 +11,7 @@ from client.core.endpoints import Service
 from client.core.fields import Kind, Uploaded
 from client.core.protocol import RETRIED_STATUSES, pause
 from client.errors import NotReady, Problem, Unreachable
-from client.transfers.local import PARALLEL, Moved
+from client.transfers.folders import PARALLEL, Moved
 from client.transfers.parallel import run_all
 from client.types import Dataset, Manifest
 from compression.schema.job_spec import Columns

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.models import Model as ModelRow
 from client.api import Lathe
 from client.errors import BadFolder, NotReady, Problem
-from client.transfers.local import data_files, local_dataset, manifest, model_files
+from client.transfers.folders import data_files, local_dataset, manifest, model_files
 from client.transfers.upload import add, until_ready
 from tests.client.conftest import Live
 from tests.faults.proxy import Proxy

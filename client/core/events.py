@@ -1,4 +1,4 @@
-"""Following a job, without a socket: how far its events have been read, and when to look at it again."""
+"""Follows a job, without a socket: reads its events, and times the requests that wait for a change."""
 
 import json
 import time
@@ -65,8 +65,8 @@ class EventReader:
         return Pause(pause(self.broken))
 
 
-class Waiting:
-    """Times the requests for a job or a prediction until it has ended or the caller's time is over."""
+class LongPoll:
+    """Times the requests for a job or a prediction, which the service may hold back, until it has ended or the caller's time is over."""
 
     def __init__(self, timeout: float | None) -> None:
         self.timeout = timeout
