@@ -66,7 +66,7 @@ class EventReader:
 
 
 class LongPoll:
-    """Times the requests for a job or a prediction, which the service may hold back, until it has ended or the caller's time is over."""
+    """Times the requests for a job or a prediction until it has ended or the caller's time is over."""
 
     def __init__(self, timeout: float | None) -> None:
         self.timeout = timeout

@@ -240,5 +240,10 @@ def download(lathe: Service, artifact: Artifact, folder: Path, *, moved: Moved |
         raise BadFolder(
             f"{root} has room for {room} bytes, the artifact needs {needed}", remedy="Free some room, or name another folder."
         )
-    run_all((fetch.run for fetch in fetches), PARALLEL, lambda: [fetch.stop.set() for fetch in fetches])
+
+    def stop() -> None:
+        for fetch in fetches:
+            fetch.stop.set()
+
+    run_all((fetch.run for fetch in fetches), PARALLEL, stop)
     return root
