@@ -54,7 +54,7 @@ bench: setup ## Measure: each figure a ratio against a baseline of the same run
 
 equality: setup ## Compare int8 answers under AVX2, SSE4.1 and Arm, emulated (qemu-user); half an hour, goes on if stopped
 	$(BIN)/python scripts/fetch_examples.py .cache/examples model data decoder texts
-	$(RUN) bench.answers.equality
+	$(RUN) bench.portability.equality
 
 JOBS ?= 200
 KILLS ?= 200

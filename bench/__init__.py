@@ -1,1 +1,1 @@
-"""Measurements, each a ratio against a baseline of the same run. `make bench` runs all; figures go to docs/benchmarks.md."""
+"""Benchmarks: each figure is a ratio against a baseline of the same run. Figures go to docs/benchmarks.md."""

@@ -1,14 +1,19 @@
-"""`python -m bench [encoder] [--recipe NAME …]`: run the engine as a user does and print its table.
+"""`python -m bench [encoder]`: run recipes on an encoder, as a user does, and print the table of each.
 
-`python -m bench training` compares a training epoch with a plain loop (bench/training.py), `python -m bench memory` peak
-memory with the model's size (bench/memory.py); `python -m bench decoding MODEL` the forms of a decoder in ONNX Runtime
-(bench/decoding.py); `python -m bench language` a language model's job with a plain script of the same tokens (bench/language);
-`python -m bench classifier` makes a language model a classifier of a GLUE task (bench/classifier.py); `python -m bench
-augmented` shows `article` with WordNet and Apertium (bench/augmented.py); `python -m bench api` tells what the API costs
-(bench/api). Each takes `--transcript FILE`, which keeps what it printed as a record (bench/transcript.py).
+The other benches; each has a --help of its own:
+  python -m bench training     a training epoch against a plain loop
+  python -m bench memory       peak memory against the model's size
+  python -m bench decoding     the forms of a decoder in ONNX Runtime
+  python -m bench glue         the published table on four GLUE tasks
+  python -m bench language     a language model's job against a plain script
+  python -m bench classifier   a language model as a classifier of a GLUE task
+  python -m bench augmented    the recipe `article` with WordNet and Apertium
+  python -m bench preparation  the originals that jobs prepare, against a grid search
+  python -m bench api          the API: response times, memory, events, queues
+Each takes --transcript FILE, which keeps what it printed as a record.
 
-Needs a calm machine: latency is measured with baseline and candidate interleaved in one process, but training beside it would
-still disturb both. Each recipe is a run of `python -m compression run` in a folder of its own, which is kept for a look.
+Needs an idle machine: baseline and candidate are timed interleaved in one process, but training beside them disturbs both.
+Each recipe is a run of `python -m compression run` in a folder of its own, which is kept.
 """
 
 import argparse
@@ -17,11 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import augmented, classifier, decoding, memory, training, transcript
 from bench.api import __main__ as api
-from bench.article import __main__ as article
+from bench.glue import __main__ as glue
 from bench.language import __main__ as language
 from bench.preparation import __main__ as preparation
 from compression.schema.job_spec import Data, Spec
@@ -34,7 +40,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(recipe: str, seed: int, model: Path, data: Path) -> tuple[Report, float]:
-    """Do one job on example data; return its report and the minutes that it took."""
+    """Run one job on example data; return its report and the minutes it took."""
     folder = Path(tempfile.mkdtemp(prefix=f"lathe-bench-{recipe}-"))
     chosen = PRESETS[recipe][0]
     chosen = chosen.model_copy(update={"train": chosen.train.model_copy(update={"seed": seed})})
@@ -56,7 +62,7 @@ def run(recipe: str, seed: int, model: Path, data: Path) -> tuple[Report, float]
 
 
 def line(row: Row) -> str:
-    """One row of the table, in Markdown."""
+    """Return one row of the table, in Markdown."""
     if not isinstance(row.score, Score) or not isinstance(row.latency, Latency):
         raise SystemExit(f"{row.stage}: not measured: {row.score} {row.latency}")
     changed, found = row.ratios, row.score
@@ -74,45 +80,50 @@ def line(row: Row) -> str:
 
 
 def kept(share: float | None, interval: Interval | None) -> str:
-    """Say a retention with its 95 % interval."""
+    """Return a retention with its 95 % interval."""
     if share is None:
         return "–"
     return f"{share:.1%}" + ("" if interval is None else f" [{interval[0]:.1%}, {interval[1]:.1%}]")
 
 
 def original(baseline: Row) -> str:
-    """Say whether the original has converged, and what follows where it has not."""
+    """Return whether the original has converged, and what follows if it has not."""
     why = baseline.preparation.reason if baseline.preparation else "How the original was prepared is not known."
     unproven = " What is kept of it is unproven; sizes and speeds stand." if baseline.ratios.baseline_not_converged else ""
     return f"{why}{unproven}\n"
 
 
-def main() -> None:
-    """Run the bench that is named, or that of encoders."""
-    benches = {
+def benches() -> dict[str, Callable[[list[str]], None]]:
+    """Return each bench by its name."""
+    return {
         "encoder": encoder,
         "training": training.main,
         "memory": memory.main,
         "decoding": decoding.main,
-        "article": article.main,
+        "glue": glue.main,
         "language": language.main,
         "classifier": classifier.main,
         "augmented": augmented.main,
-        "api": api.main,
         "preparation": preparation.main,
+        "api": api.main,
     }
-    named = sys.argv[1:2] and sys.argv[1] in benches
+
+
+def main() -> None:
+    """Run the named bench, by default that of encoders."""
+    found = benches()
+    named = sys.argv[1:2] and sys.argv[1] in found
     name, arguments = (sys.argv[1], sys.argv[2:]) if named else ("encoder", sys.argv[1:])
-    transcript.run(name, benches[name], arguments)
+    transcript.run(name, found[name], arguments)
 
 
 def encoder(arguments: list[str]) -> None:
-    """Run recipes on the example data and print a table a run."""
+    """Run recipes on the example data and print a table per run."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--recipe", nargs="+", default=["quick", "standard"], choices=list(PRESETS))
-    parser.add_argument("--seed", nargs="+", type=int, default=[0])
-    parser.add_argument("--model", type=Path, default=ROOT / ".cache/examples/model")
-    parser.add_argument("--data", type=Path, default=ROOT / ".cache/examples/data")
+    parser.add_argument("--recipe", nargs="+", default=["quick", "standard"], choices=list(PRESETS), help="one run each")
+    parser.add_argument("--seed", nargs="+", type=int, default=[0], help="one run each")
+    parser.add_argument("--model", type=Path, default=ROOT / ".cache/examples/model", help="folder of the encoder")
+    parser.add_argument("--data", type=Path, default=ROOT / ".cache/examples/data", help="folder of its three splits")
     asked = parser.parse_args(arguments)
     subprocess.run([sys.executable, str(ROOT / "scripts/fetch_examples.py"), str(ROOT / ".cache/examples")], check=True)
     for recipe in asked.recipe:

@@ -1,5 +1,6 @@
-"""`python -m bench.api_memory`: what the API's process holds while a file of 1 GB goes up, against what it holds idle."""
+"""Measure the memory of the API process during an upload of 1 GiB, against its memory when idle."""
 
+import argparse
 import hashlib
 import json
 import os
@@ -60,4 +61,5 @@ def upload(api: psutil.Process, key: str) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m bench.api_memory", description=__doc__).parse_args()
     main()

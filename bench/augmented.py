@@ -1,4 +1,4 @@
-"""`python -m bench augmented`: a small job of `article` where WordNet and Apertium are installed, and what it made of its rows.
+"""`python -m bench augmented`: a small job of `article` with WordNet and Apertium, and the rows that they make.
 
 The preset as it is, but for the trainings' lengths (SHORT, and `--rows` of the demo's data), since what is looked at is the
 augmentation: which sources were used, how many rows each made, and that a job comes to its end with them. Scores are of one
@@ -34,7 +34,7 @@ PACKAGES = ("apertium", "apertium-eng-spa", "wordnet-base")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the job where its folder has no report yet; print what was made, and keep the record."""
+    """Run the job if its folder has no report yet; print the result, and write the record."""
     parser = argparse.ArgumentParser(prog="python -m bench augmented", description=__doc__)
     parser.add_argument("--examples", type=Path, default=ROOT / ".cache/examples", help="the demo's model and data")
     parser.add_argument("--rows", type=int, default=400, help="of train, the first ones")

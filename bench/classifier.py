@@ -2,17 +2,18 @@
 
 One job of the engine, in a folder that it goes on from: the decoder is given a head and tuned, its feed-forward units are cut
 as the preset `language` cuts them, what is left is solved by least squares, and learns from the tuned one. The set is prepared
-as bench/article does: the job does not see test, and MRPC is judged by the mean of accuracy and F1. Below the table stands
+as bench/glue does: the job does not see test, and MRPC is judged by the mean of accuracy and F1. Below the table stands
 the share of the baseline's score that the last stage keeps, of both ONNX files as stock ONNX Runtime reads them, with its 95 %
-interval by a paired bootstrap over test rows (bench/article/statistics.py): it is one seed's.
+interval by a paired bootstrap over test rows (bench/glue/statistics.py): it is one seed's.
 """
 
 import argparse
 from pathlib import Path
 
 from bench import engine
-from bench.article import compare, glue
-from bench.article.statistics import Answers, kept
+from bench.glue import compare
+from bench.glue import datasets as glue
+from bench.glue.statistics import Answers, kept
 from compression.schema.recipe.distill import Distill
 from compression.schema.recipe.presets import preset
 from compression.schema.recipe.recipe import Prepare, Recipe, Train
@@ -24,7 +25,7 @@ TARGET = 0.98
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what is missing, then print."""
+    """Run the job if it is missing, then print."""
     parser = argparse.ArgumentParser(prog="python -m bench classifier", description=__doc__)
     parser.add_argument(
         "--model", type=Path, default=ROOT / ".cache/examples/decoder", help="a decoder: folder, or one of a GGUF"
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def share(run: engine.Run, name: str, test: Path) -> str:
-    """Say how much of the baseline's score on the rows of `test` the last stage keeps, beside the target."""
+    """Return the share of the baseline's score on `test` that the last stage keeps, with the target."""
     first, last = (run.artifact(run.report.rows[number].artifact) for number in (0, -1))
     (before, wanted), (after, _) = compare.answers(first, test), compare.answers(last, test)
     found = kept({name: Answers(wanted, {"baseline": before[None], "last": after[None]})}, "baseline", "last")
@@ -77,7 +78,7 @@ def recipe_of(*, tuned: int, distilled: int, seed: int) -> Recipe:
 
 
 def line(row: Row) -> str:
-    """One row of the table. Raises SystemExit where something was not measured."""
+    """Return one row of the table. Raises SystemExit if a figure was not measured."""
     if not isinstance(row.score, Score) or not isinstance(row.latency, Latency):
         raise SystemExit(f"{row.stage}: not measured: {row.score} {row.latency}")
     cells = [

@@ -1,7 +1,7 @@
 """`python -m bench decoding MODEL`: prefill and decode of one decoder in the forms that ONNX Runtime has kernels for.
 
-Each form is the whole model, written by the engine's own exporter; forms take turns, step by step, so that what disturbs the
-machine disturbs all. Beside the shipped ones:
+Each form is the whole model, written by the engine's own exporter; forms take turns, step by step, so that other load on the
+machine affects all. Beside the shipped forms:
 
 - `int8 in blocks`: MatMulNBits with 8 bits and one scale for 32 inputs, at accuracy level 4, which rounds activations to 8 bits
   with a scale for 32 of them too. It is what dynamic-int8 is held against: one scale a token and a channel.
@@ -66,7 +66,7 @@ class BlockBody(Body):
         return found if bias is None else self.node("Add", found, self.constant(f"{name}.bias", bias.numpy()))
 
     def tied(self) -> bool:
-        """Say no: table and head are rounded in other ways."""
+        """Return False: embedding and head are rounded differently."""
         return False
 
 
@@ -101,7 +101,7 @@ FORMS: dict[str, Callable[[PreTrainedModel, Path], object]] = {
 
 
 def measured(sides: list[Decoder], prompt: int, steps: int, rounds: int, batch: int) -> list[tuple[float, float]]:
-    """Time all sides by turns. -> of each: seconds of a prefill, seconds of a decoding step, both medians."""
+    """Time all forms in turn. -> for each: seconds of a prefill, seconds of a decoding step, both medians."""
     ids = np.random.default_rng(0).integers(0, 1000, (batch, prompt + steps), dtype=np.int64)
     for side in sides:
         _, cache = side.step(ids[:, :prompt])

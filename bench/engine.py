@@ -1,4 +1,4 @@
-"""One run of the engine, in a folder of its own, that can be killed and goes on: what a worker does, without the service."""
+"""Runs the engine in a folder of its own, resumable after a kill, as a worker does but without the service."""
 
 import json
 import shutil
@@ -29,18 +29,18 @@ class Run:
     seconds: float
 
     def artifact(self, name: str) -> Path:
-        """Where an artifact's files lie."""
+        """Return the folder of an artifact."""
         return self.folder / "artifacts" / name
 
     def kept(self, stage: str) -> Path:
-        """Where the model lies as it was after a stage, in float32, as stock transformers opens it."""
+        """Return the folder of the model after a stage: a float32 checkpoint of stock transformers."""
         return self.folder / "kept" / stage
 
 
 def run(folder: Path, spec: dict[str, Any], keep: set[str] | None = None, after: Path | None = None) -> Run:
-    """Run the engine as `spec` says, or return what an earlier call with the same spec came to; another's run is removed.
+    """Run the engine with `spec`, or return the result of an earlier call with the same spec; a run of another spec is removed.
 
-    Where that call ran other code than lies here now, it is said on standard output: its figures are not of this code.
+    A note on standard output tells if the earlier call ran other code than the present one.
     spec: the fields of `job_spec.Spec` other than output and resume. keep: kinds of artifacts whose files stay;
     None keeps all. after: folder of a finished run; stages that are the same in both are taken from there. Raises SystemExit
     where the engine fails, with its last words.
@@ -65,7 +65,7 @@ def run(folder: Path, spec: dict[str, Any], keep: set[str] | None = None, after:
 
 
 def _is_same(path: Path, spec: Spec) -> bool:
-    """Say whether a spec on disk asks for the same run. Keys that it lacks have their defaults; threads are no part of it."""
+    """Return whether a spec on disk requests the same run. Missing keys have their defaults; threads do not count."""
     try:
         found = Spec.model_validate_json(path.read_bytes())
     except ValidationError:
@@ -111,7 +111,7 @@ def _attempt(folder: Path) -> None:
 
 
 def revision() -> str:
-    """Name the commit that lies here, and whether files differ from it."""
+    """Return the commit of this tree, and whether files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -130,7 +130,7 @@ def _take(source: Path, target: Path, *, move: bool = False) -> None:
 
 
 def _tidy(folder: Path, keep: set[str] | None) -> None:
-    """Keep report, artifacts and what other runs can go on from."""
+    """Keep the report, the artifacts and the checkpoints that other runs can resume from."""
     out = folder / "out"
     report = Report.model_validate(json.loads((out / "report.json").read_text("utf-8")))
     shutil.copytree(out / "artifacts", folder / "artifacts", dirs_exist_ok=True)

@@ -40,15 +40,15 @@ EXPECTED: dict[str, Callable[[int], int]] = {
     "open": lambda file: 11 * file // 10,
     "open in float32": lambda file: 31 * file // 10,
 }
-"""Bytes at the most, by those of the checkpoint, where the model is in memory: mapped pages beside what is made of them."""
+"""Peak bytes by checkpoint bytes, if the model is in memory: mapped pages and the tensors made from them."""
 ROWS, TOKENS = 64, 512
-"""Of calibration; as many of them together as in a job (`layerwise.TOGETHER`)."""
+"""Calibration rows and their length, in batches as a job has them (`layerwise.TOGETHER`)."""
 DISK = 3.5
-"""Times the checkpoint: itself, a cut, the integers of it."""
+"""Disk space as a multiple of the checkpoint: itself, a cut, and the integers of that."""
 
 
 def main(arguments: list[str]) -> None:
-    """Print a row a size and way."""
+    """Print a row per size and way."""
     parser = argparse.ArgumentParser(prog="python -m bench memory", description=__doc__)
     parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["smollm2-135m", "smollm2-360m", "smollm2-1.7b"])
     parser.add_argument("--room", type=float, default=20.0, metavar="GIB", help="memory that may be taken (default: 20)")
@@ -82,7 +82,7 @@ def lines(name: str, place: Path, room: int) -> list[str]:
 
 
 def measured(way: str, place: Path, libraries: int, file: int) -> tuple[str, int]:
-    """Go one way; what it ended with is told in place of figures. -> cells, and the peak of the libraries alone."""
+    """Measure one way; a failure replaces its figures. -> cells, and the peak of the libraries alone."""
     try:
         peak = child("measure", way, place)
     except ChildProcessError as problem:
@@ -93,10 +93,7 @@ def measured(way: str, place: Path, libraries: int, file: int) -> tuple[str, int
 
 
 def child(what: str, name: str, place: Path) -> int:
-    """Do one thing in a process of its own; return its peak. Raises ChildProcessError where it ends otherwise than well.
-
-    what: make a shape's checkpoint, or measure a way.
-    """
+    """Make a shape's checkpoint, or measure a way, in a process of its own; return its peak. Raises ChildProcessError."""
     command = [sys.executable, "-m", "bench.memory", what, name, str(place)]
     done = subprocess.run(
         command, cwd=ROOT, check=False, capture_output=True, text=True, env={**os.environ, "TQDM_DISABLE": "1"}
@@ -163,7 +160,7 @@ def make(name: str, folder: Path) -> None:
 
 
 def use(way: str, place: Path) -> None:
-    """Go one way with the checkpoint in place/model."""
+    """Do what a way does with the checkpoint in place/model."""
     import torch
     import transformers  # noqa: F401 (all ways hold the libraries)
 
@@ -218,7 +215,7 @@ def prune_and_quantize(folder: Path, made: Path) -> None:
 
 
 def peak() -> int:
-    """Return the most bytes that this process had resident."""
+    """Return the peak resident memory of this process."""
     from compression.evaluation.measure import peak_memory
 
     found = peak_memory()
@@ -227,10 +224,19 @@ def peak() -> int:
     return found
 
 
-if __name__ == "__main__":
-    what, name, place = sys.argv[1:]
-    if what == "make":
-        make(name, Path(place) / "model")
+def run_child() -> None:
+    """Do what `child` asks of this process; print its peak."""
+    parser = argparse.ArgumentParser(prog="python -m bench.memory", description="One process of `python -m bench memory`.")
+    parser.add_argument("what", choices=["make", "measure"], help="make a shape's checkpoint, or measure a way to compress it")
+    parser.add_argument("name", help="of the shape, or of the way")
+    parser.add_argument("folder", type=Path, help="where the checkpoint lies")
+    asked = parser.parse_args()
+    if asked.what == "make":
+        make(asked.name, asked.folder / "model")
     else:
-        use(name, Path(place))
+        use(asked.name, asked.folder)
     print(json.dumps({"peak": peak()}))
+
+
+if __name__ == "__main__":
+    run_child()

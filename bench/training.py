@@ -1,8 +1,8 @@
-"""`python -m bench training`: what a distillation epoch of ours takes, against a plain PyTorch loop of the same mathematics.
+"""`python -m bench training`: time a distillation epoch against a plain PyTorch loop of the same mathematics.
 
 The same mathematics: the same student (cut at 0.3, fake-quantized), teacher, rows, batches, order, losses (KL × τ², hidden
-states through learned projections, cross-entropy), clipping, AdamW and schedule, from the same weights. That it is the same is
-shown: both sides' losses are compared step by step. Left out on both sides is validation, which neither needs to learn.
+states through learned projections, cross-entropy), clipping, AdamW and schedule, from the same weights. As a
+proof, both sides' losses are compared step by step. Left out on both sides is validation, which neither needs to learn.
 
 Two plain loops, since a plain loop may or may not borrow our layers:
 - `integers`: our FakeQuantLinear, whose products are of real integers; what is left is the loop. The target is held against it.
@@ -50,13 +50,13 @@ from compression.training.trainer import train
 ROOT = Path(__file__).parent.parent
 TARGET = 1.15
 CHECKED_ROWS = 64
-"""Rows of validation that the stages before look at."""
+"""Validation rows of the stages before."""
 LARGEST_GRADIENT, WARM_UP, DECAY = 1.0, 0.1, 0.01
 
 
 @dataclass
 class Lab:
-    """A student and a teacher, and where both loops start from."""
+    """A student, a teacher, and the initial state of both loops."""
 
     state: StageContext
     plan: TrainingConfig
@@ -66,7 +66,7 @@ class Lab:
 
     @classmethod
     def build(cls, model: Path, data: Path, rows: int, recipe: Recipe) -> "Lab":
-        """Cut and fake-quantize the model; its head is drawn, and nothing is trained before."""
+        """Prune and fake-quantize the model; its head is random, and nothing is trained before."""
         assert recipe.distill is not None
         labels, splits = read(data / "train.jsonl", rows + CHECKED_ROWS)
         task = task_of("text-classification")
@@ -90,16 +90,16 @@ class Lab:
 
     @property
     def rows(self) -> TokenizedDataset:
-        """What is trained on."""
+        """Return the training rows."""
         return self.state.rows["train"]
 
     def reset(self) -> None:
-        """Put the student back to where it started."""
+        """Reset the student to its initial weights."""
         self.state.model.load_state_dict(self.weights)
 
 
 def read(path: Path, most: int) -> tuple[tuple[str, ...], tuple[tuple[str, ...], list[int]]]:
-    """Read JSONL of text and label: the labels, then texts and label ids. Raises SystemExit where there are too few."""
+    """Read JSONL of text and label: the labels, then texts and label ids. Raises SystemExit if there are too few."""
     lines = path.read_text("utf-8").splitlines()[:most]
     if len(lines) < most:
         raise SystemExit(f"{path} has {len(lines)} rows, not {most}: lower --rows")
@@ -109,13 +109,13 @@ def read(path: Path, most: int) -> tuple[tuple[str, ...], tuple[tuple[str, ...],
 
 
 def asked_once(state: StageContext) -> Teacher:
-    """Ask the teacher of every row."""
+    """Compute the teacher's outputs of every row."""
     assert state.teacher is not None
     return Teacher(state.teacher, state.rows["train"], FeatureRequest.at_all(state.teacher)).asked()
 
 
 def lesson_of(state: StageContext, known: Teacher, settings: Distill) -> DistillationObjective:
-    """Make what the student is held against."""
+    """Return the distillation objective."""
     comparison = FeatureAlignment.of(state.model, known.model, settings, settings.weights(), apart=False)
     return DistillationObjective(state.model, known, comparison, settings, state.rows["train"])
 
@@ -146,7 +146,7 @@ Answers = Callable[[Batch], tuple[Tensor, Tensor]]
 
 
 def plain(lab: Lab, student: PreTrainedModel, answers: Answers) -> tuple[float, list[float]]:
-    """Train one epoch by a loop with nothing of ours in it but the student's layers; return seconds and losses."""
+    """Train one epoch by a plain loop, with only the student's layers from the engine; return seconds and losses."""
     student.load_state_dict(lab.weights)
     student.requires_grad_(True).eval()
     projections = nn.Parameter(lab.projections.clone())
@@ -225,7 +225,7 @@ def in_floats(student: PreTrainedModel) -> PreTrainedModel:
 
 @torch.no_grad()
 def known_answers(lab: Lab) -> Answers:
-    """Ask the teacher of every row once, plainly: a list of tensors by row."""
+    """Compute the teacher's outputs of every row once, as a list of tensors by row."""
     asks = every_time(lab)
     logits: list[Tensor] = [torch.empty(0)] * len(lab.rows)
     states: list[Tensor] = [torch.empty(0)] * len(lab.rows)
@@ -245,7 +245,7 @@ def known_answers(lab: Lab) -> Answers:
 
 
 def every_time(lab: Lab) -> Answers:
-    """Ask the teacher in each step."""
+    """Run the teacher in each step."""
     model = lab.state.teacher
     assert model is not None
 
@@ -262,7 +262,7 @@ Side = Callable[[], tuple[float, list[float]]]
 
 
 def sides(lab: Lab) -> dict[str, Side]:
-    """Name the loops that take turns: ours, then what it is held against, with the teacher's answers known and asked for."""
+    """Return the loops to compare: ours and the plain ones, with cached teacher outputs and without."""
     floats = in_floats(lab.state.model)
     kept, plainly_kept, asks = asked_once(lab.state), known_answers(lab), every_time(lab)
     asked = asked_once(lab.state)
@@ -289,7 +289,7 @@ class Compared:
 
 
 def compare(lab: Lab, rounds: int) -> tuple[dict[str, float], list[Compared]]:
-    """Let the sides take turns, once for warming up; return medians of seconds, and ours against each plain loop."""
+    """Run the loops in turn after a warm-up; return median seconds, and ours against each plain loop."""
     loops = sides(lab)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     losses: dict[str, list[float]] = {}

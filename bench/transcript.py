@@ -1,5 +1,6 @@
-"""What a bench printed, kept as a record: with the command that makes it again, the date, the machine and the minutes."""
+"""Keeps what a bench printed as a record: the command that makes it again, the date, the machine and the minutes."""
 
+import argparse
 import contextlib
 import json
 import sys
@@ -11,11 +12,9 @@ from pathlib import Path
 
 from compression.system.environment import environment
 
-OPTION = "--transcript"
-
 
 class Tee(StringIO):
-    """Text that is printed as before, and kept."""
+    """Standard output that is also kept."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,24 +26,19 @@ class Tee(StringIO):
         return super().write(text)
 
     def flush(self) -> None:
-        """Let the screen show what there is."""
+        """Flush the screen."""
         self.screen.flush()
 
 
 def run(name: str, bench: Callable[[list[str]], None], arguments: Sequence[str]) -> None:
-    """Run a bench. `--transcript FILE` writes a record of it, once it has ended well; without it there is none.
-
-    Raises SystemExit where the option names no file.
-    """
-    asked = list(arguments)
-    if OPTION not in asked:
+    """Run a bench. With `--transcript FILE`, write a record of it once it has ended well."""
+    parser = argparse.ArgumentParser(prog=f"python -m bench {name}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--transcript", type=Path)
+    option, asked = parser.parse_known_args(arguments)
+    if option.transcript is None:
         bench(asked)
         return
-    place = asked.index(OPTION)
-    if place + 1 == len(asked):
-        raise SystemExit(f"{OPTION} takes a file")
-    path = Path(asked[place + 1])
-    del asked[place : place + 2]
+    path: Path = option.transcript
     started, now = time.monotonic(), datetime.now(UTC)
     with contextlib.redirect_stdout(Tee()) as printed:
         bench(asked)

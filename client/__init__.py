@@ -1,12 +1,11 @@
 """The typed HTTP client of Lathe and the `lathe` command. Works without torch; imports neither the service nor the workers.
 
-`wire`, `calls` and `following` say what is sent and what an answer means, without a socket; `http` and `aio` send it, one at
-a time or awaited; `api.Lathe` and `aio.AsyncLathe` add files. `commands/` holds the commands, `render` draws tables, `up` runs
-the whole set on one machine. Of the engine it may import the four torch-free modules (recipe, report, errors, catalog) alone.
+`core/` defines each endpoint once, without a socket, and the two drivers that send; `transfers/` moves files; `api` joins them
+in `Lathe` and `AsyncLathe`. `commands/` holds the commands, `terminal/` what they show, `embedded/` the service of `lathe up`.
+Of the engine it imports the torch-free modules alone.
 """
 
-from client.aio import AsyncLathe
-from client.api import Lathe
+from client.api import AsyncLathe, Lathe
 from client.errors import ClientError, Problem
 
 __all__ = ["AsyncLathe", "ClientError", "Lathe", "Problem"]

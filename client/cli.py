@@ -1,24 +1,23 @@
-"""The `lathe` command: puts the commands together, and turns errors into messages and exit codes."""
+"""The `lathe` command: registers the commands, and turns errors into messages and exit codes."""
 
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-import typer
-
-from client import output
 from client.commands import audit, data, jobs, keys, recipe, results, service, submit, teams
+from client.commands.registry import Commands
+from client.embedded.up import up
 from client.errors import EXITS, INTERRUPTED, ClientError
-from client.up import up
+from client.terminal import output
 
-app = typer.Typer(
+app = Commands(
     name="lathe",
     help="Compression as a service: quantize, prune and distill models, and download what was measured.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    epilog="LATHE_URL and LATHE_KEY say where the service is and who asks; else $LATHE_HOME/client.json (~/.lathe) does. "
+    epilog="LATHE_URL and LATHE_KEY name the service and your key; else $LATHE_HOME/client.json (~/.lathe) does. "
     "Every command takes --json. NO_COLOR is respected. Exit codes: "
     + "; ".join(f"{code} {meaning}" for code, meaning in EXITS.items())
     + ".",
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         output.show_error(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # The reader left (`lathe ls | head`); nothing may be written at exit either.
+        # The reader has closed the pipe (`lathe ls | head`); nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which service to talk to, and the key for it: LATHE_URL and LATHE_KEY, else $LATHE_HOME/client.json (mode 0600)."""
+"""The service and its key: LATHE_URL and LATHE_KEY, else $LATHE_HOME/client.json (mode 0600)."""
 
 import json
 import os
@@ -11,7 +11,7 @@ DEFAULT_URL = "http://127.0.0.1:8321"
 
 
 def home() -> Path:
-    """Return Lathe's folder of this user."""
+    """Return this user's Lathe folder."""
     return Path(os.environ.get("LATHE_HOME") or "~/.lathe").expanduser().absolute()
 
 
@@ -30,7 +30,7 @@ class Config:
 
 
 def load_file(folder: Path) -> Config | None:
-    """Read the file alone; None where there is none. Raises BadConfig."""
+    """Read the file alone; None if there is none. Raises BadConfig."""
     path = folder / "client.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -38,9 +38,9 @@ def load_file(folder: Path) -> Config | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadConfig(f"{path} cannot be read: {error}", remedy=f"Mend or remove it: rm {path}") from error
+        raise BadConfig(f"{path} cannot be read: {error}", remedy=f"Correct or remove it: rm {path}") from error
     if not isinstance(url, str) or not (key is None or isinstance(key, str)):
-        raise BadConfig(f"{path}: url and key must be strings", remedy=f"Mend or remove it: rm {path}")
+        raise BadConfig(f"{path}: url and key must be strings", remedy=f"Correct or remove it: rm {path}")
     return Config(url.rstrip("/"), key)
 
 
@@ -57,7 +57,7 @@ def load(folder: Path | None = None) -> Config:
 
 
 def save(config: Config, folder: Path | None = None) -> Path:
-    """Write the file so that nobody but its owner can read it, at any moment; return its path."""
+    """Write the file, at no moment readable by others; return its path."""
     folder = folder or home()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / "client.json"

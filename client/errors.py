@@ -1,4 +1,4 @@
-"""What can go wrong on the client's side of the wire. Each error says why, what to do next, and the exit code it leads to."""
+"""The client's errors. Each has its cause, what to do next, and its exit code."""
 
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ EXITS = {
     REFUSED: "the service refused: the message has its code, its cause and what to do",
     INTERRUPTED: "Ctrl-C",
 }
-"""Exit codes of every command, as `lathe --help` and docs/client.md tell them."""
+"""Exit codes of every command, as `lathe --help` and docs/client.md list them."""
 
 
 class ClientError(Exception):
@@ -46,11 +46,11 @@ class Problem(ClientError):
         super().__init__(cause, remedy=remedy)
         self.status, self.problem_code, self.param, self.request_id = status, code, param, request_id
         self.quota: dict[str, Any] | None = None
-        """The limit that was met: its name, limit, use, what frees it and when."""
+        """The limit that was reached: its name, limit, use, what frees it and when."""
 
     @classmethod
     def of(cls, response: httpx.Response) -> "Problem":
-        """Read an answer with an error status; what is not a problem document (a proxy's page) is described as such."""
+        """Read an answer with an error status; it need not be a problem document, but a proxy's page."""
         try:
             body = response.json()
         except ValueError:
@@ -83,7 +83,7 @@ class Problem(ClientError):
 
 
 class BadAnswer(ClientError):
-    """What answers at the address is not a Lathe service that we understand."""
+    """The address does not answer as a compatible Lathe service."""
 
     code = "bad_answer"
     exit_code = UNREACHABLE
@@ -91,7 +91,7 @@ class BadAnswer(ClientError):
 
 
 class Unreachable(ClientError):
-    """No answer came, or only a gateway's, however often we asked."""
+    """No answer came, or only a gateway's, after all attempts."""
 
     code = "unreachable"
     exit_code = UNREACHABLE
@@ -99,7 +99,7 @@ class Unreachable(ClientError):
 
 
 class NoKey(ClientError):
-    """There is no key to sign in with."""
+    """There is no API key."""
 
     code = "no_key"
     exit_code = USAGE
@@ -117,7 +117,7 @@ class BadConfig(ClientError):
 
 
 class BadFolder(ClientError):
-    """A local file or folder is not what a model or a dataset looks like."""
+    """A local file or folder is no model or dataset."""
 
     code = "bad_folder"
     exit_code = USAGE
@@ -147,14 +147,14 @@ class NotReady(ClientError):
 
 
 class WrongHash(ClientError):
-    """What was downloaded is not what the manifest promises; it was deleted."""
+    """A download differs from its manifest; it was deleted."""
 
     code = "checksum_mismatch"
     remedy = "Download it again; if it comes out wrong again, the copy in the service's storage is damaged."
 
 
 class BrokenTransfer(ClientError):
-    """A download kept breaking off. What came stays, and the next attempt goes on from there."""
+    """A download kept breaking off. The next attempt resumes it."""
 
     code = "transfer_broken"
     exit_code = UNREACHABLE
@@ -170,6 +170,6 @@ class WaitedTooLong(ClientError):
 
 
 class CannotStart(ClientError):
-    """A part of the embedded set could not be started."""
+    """A part of `lathe up` could not be started."""
 
     code = "cannot_start"

@@ -1,4 +1,4 @@
-"""Recipes as files: JSON in which a line that begins with // is a comment, and how such a file is written from a schema."""
+"""Recipes as files: JSON in which a line that begins with // is a comment. Writes such a file from a schema."""
 
 import json
 import textwrap
@@ -15,7 +15,7 @@ Schema = Mapping[str, Any]
 
 
 def is_file(given: str) -> bool:
-    """Say whether what was given for a recipe is a file's path, and not a name."""
+    """Return whether a recipe is given by a file's path, not by a name."""
     return Path(given).suffix in SUFFIXES
 
 
@@ -25,7 +25,7 @@ def parse(text: str) -> Any:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Read a recipe's file; whether it is right is the service's to say. Raises BadRecipe."""
+    """Read a recipe's file, which the service checks. Raises BadRecipe."""
     try:
         found = parse(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -38,7 +38,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def override(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Set dotted keys in a copy: {"prune.ratio": 0.4}. A null stage comes to be; the service checks names and ranges."""
+    """Set dotted keys in a copy: {"prune.ratio": 0.4}. A null stage is created; the service checks names and ranges."""
     changed: dict[str, Any] = json.loads(json.dumps(recipe))
     for path, value in changes.items():
         *parents, last = path.split(".")
@@ -53,7 +53,7 @@ def override(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 
 
 def different(sides: Sequence[Any], path: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """Yield (dotted key, each side's value) where not all sides are the same; a stage that one side skips is one key."""
+    """Yield (dotted key, each side's value) for keys whose values differ; a stage that one side skips is one key."""
     if all(isinstance(side, Mapping) for side in sides):
         for name in dict.fromkeys(name for side in sides for name in side):
             yield from different([side.get(name) for side in sides], f"{path}.{name}" if path else str(name))
@@ -61,14 +61,14 @@ def different(sides: Sequence[Any], path: str = "") -> Iterator[tuple[str, list[
         yield path, list(sides)
 
 
-def told(value: Any) -> str:
-    """Write a value of a recipe for people: a whole stage is only said to be there."""
+def as_text(value: Any) -> str:
+    """Return a recipe's value as text; a whole stage is abbreviated."""
     return "{…}" if isinstance(value, Mapping) and value else json.dumps(value, ensure_ascii=False)
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Say what a recipe became: prune.ratio: 0.3 → 0.4."""
-    return [f"{key}: {told(old)} → {told(new)}" for key, (old, new) in different([before, after])]
+    """Return the changes of a recipe as lines: prune.ratio: 0.3 → 0.4."""
+    return [f"{key}: {as_text(old)} → {as_text(new)}" for key, (old, new) in different([before, after])]
 
 
 def _forms(node: Schema, defs: Schema) -> list[Schema]:
@@ -99,7 +99,7 @@ def _range(form: Schema) -> str:
 
 
 def _choices(forms: list[Schema]) -> str:
-    """Say what may stand here: names, a range, nothing."""
+    """Return the permitted values: names, a range, null."""
     found = []
     for form in forms:
         if "enum" in form:
@@ -110,16 +110,16 @@ def _choices(forms: list[Schema]) -> str:
             found.append(_range(form))
         elif form.get("type") == "null":
             found.append("null")
-    told = " or ".join(part for part in found if part)
-    return "or null" if told == "null" else told  # a whole stage
+    text = " or ".join(part for part in found if part)
+    return "or null" if text == "null" else text  # a whole stage
 
 
 def _about(node: Schema, forms: list[Schema]) -> str:
-    """Say what a key is for. Of a class's docstring the first paragraph is enough."""
-    told = str(node.get("description") or next((form["description"] for form in forms if form.get("description")), ""))
-    told = " ".join(told.split("\n\n")[0].split())
+    """Return a key's description and its permitted values. Of a class's docstring only the first paragraph counts."""
+    text = str(node.get("description") or next((form["description"] for form in forms if form.get("description")), ""))
+    text = " ".join(text.split("\n\n")[0].split())
     choices = _choices(forms)
-    return f"{told} [{choices}]".strip() if choices else told
+    return f"{text} [{choices}]".strip() if choices else text
 
 
 def _lines(value: Any, forms: list[Schema], defs: Schema, indent: str) -> Iterator[str]:
@@ -139,6 +139,6 @@ def _lines(value: Any, forms: list[Schema], defs: Schema, indent: str) -> Iterat
 
 
 def commented(recipe: Mapping[str, Any], schema: Schema, *title: str) -> str:
-    """Write a recipe with what each key means, and what it may be, above it."""
+    """Return a recipe with a comment above each key: its description and its permitted values."""
     head = [f"// {line}" for line in title]
     return "\n".join([*head, "{", *_lines(recipe, [schema], schema.get("$defs", {}), "  "), "}"]) + "\n"

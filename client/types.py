@@ -1,4 +1,4 @@
-"""What the service answers, as typed objects. Unknown keys are ignored, so that a newer service does not break us."""
+"""The service's answers as typed objects. Unknown keys are ignored, so that a newer service breaks no client."""
 
 from datetime import datetime
 from typing import Any, TypeVar
@@ -8,54 +8,25 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from compression.schema.prediction import Answered
 from compression.schema.report.measurements import NotMeasured, Ratios, Remedy, Row, Score
-from compression.schema.report.report import Report
 from compression.schema.validation import DataFacts, ModelFacts
-
-__all__ = [
-    "Artifact",
-    "CheckedRecipe",
-    "Dataset",
-    "Event",
-    "File",
-    "Job",
-    "Key",
-    "Manifest",
-    "Model",
-    "NewKey",
-    "Page",
-    "Preflight",
-    "Preset",
-    "Progress",
-    "Queue",
-    "Quota",
-    "Quotas",
-    "Recipes",
-    "Report",
-    "Share",
-    "Try",
-    "Usage",
-    "Used",
-    "Worker",
-    "parse",
-]
 
 T = TypeVar("T", bound=BaseModel)
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 
 
 def parse(kind: type[T], body: Any) -> T:
-    """Check an answer against its type. Keys that we do not know are dropped at every depth, contract types included."""
+    """Check an answer against its type. Unknown keys are dropped at every depth, contract types included."""
     return kind.model_validate(body, extra="ignore")
 
 
 class Answer(BaseModel):
-    """Base: frozen, and lenient towards what is new."""
+    """Base of all answers: frozen, and lenient towards new keys."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
 class Manifest(Answer):
-    """A file that is promised: its relative path, size and hash."""
+    """A file in a manifest: its relative path, size and hash."""
 
     path: str
     size: int
@@ -63,13 +34,13 @@ class Manifest(Answer):
 
 
 class File(Manifest):
-    """A file of an upload, and whether its bytes are there."""
+    """A file of an upload, and whether its bytes have arrived."""
 
     uploaded: bool = True
 
 
 class Reason(Answer):
-    """Why something is of no use, and what to do."""
+    """Why something failed or was rejected, and what to do."""
 
     code: str
     cause: str
@@ -78,7 +49,7 @@ class Reason(Answer):
 
 
 class Upload(Answer):
-    """What models and datasets have in common: uploading → validating → ready or rejected."""
+    """Base of models and datasets: uploading → validating → ready or rejected."""
 
     id: str
     name: str
@@ -86,7 +57,7 @@ class Upload(Answer):
     file_count: int = 0
     bytes: int = 0
     files: tuple[File, ...] = ()
-    """Empty in a list: ask for the one to see them."""
+    """Empty in a list; GET the upload itself to see them."""
     reasons: tuple[Reason, ...] = ()
     created_at: datetime
 
@@ -98,7 +69,7 @@ class Model(Upload):
 
 
 class Dataset(Upload):
-    """Data files and what their columns mean."""
+    """Data files and the meaning of their columns."""
 
     task: str = ""
     data: dict[str, Any] = {}
@@ -106,7 +77,7 @@ class Dataset(Upload):
 
 
 class Progress(Answer):
-    """Where a running job is. `fraction` is of the whole job; `step` and `total` count within the phase."""
+    """Progress of a running job. `fraction` is of the whole job; `step` and `total` count within the phase."""
 
     stage: str
     phase: str = ""
@@ -121,7 +92,7 @@ class Progress(Answer):
 
 
 class Job(Answer):
-    """A job as it stands."""
+    """A job in its current state."""
 
     id: str
     name: str
@@ -157,12 +128,12 @@ class Job(Answer):
 
     @property
     def ended(self) -> bool:
-        """Whether its outcome is known; it never changes again."""
+        """Whether it has an outcome, which never changes."""
         return self.state in TERMINAL
 
 
 class Preflight(Answer):
-    """What a job would be and cost, without running it."""
+    """The result and cost of a job, estimated without running it."""
 
     shape: dict[str, Any] | None = None
     parameters: dict[str, Any] | None = None
@@ -171,7 +142,7 @@ class Preflight(Answer):
 
 
 class Event(Answer):
-    """Something that happened to a job."""
+    """An event of a job."""
 
     seq: int
     type: str
@@ -180,7 +151,7 @@ class Event(Answer):
 
 
 class Artifact(Answer):
-    """Something to download."""
+    """An artifact to download."""
 
     id: str
     name: str
@@ -196,7 +167,7 @@ class Artifact(Answer):
 
 
 class Try(Answer):
-    """A question to a finished job's models, and once it was answered both answers side by side."""
+    """A prediction by a finished job's models: the question, and once it is answered both answers side by side."""
 
     id: str
     job: str
@@ -208,7 +179,7 @@ class Try(Answer):
 
     @property
     def ended(self) -> bool:
-        """Whether it was answered, or will not be."""
+        """Whether it was answered, or never will be."""
         return self.state in TERMINAL
 
 
@@ -228,18 +199,18 @@ class Recipes(Answer):
 
 
 class CheckedRecipe(Answer):
-    """A recipe that the service takes, whole."""
+    """A recipe that the service accepts, in full."""
 
     recipe: dict[str, Any]
 
 
 class Worker(Answer):
-    """Who works, as it last said of itself."""
+    """A worker, as it last reported itself."""
 
     id: str
     kind: str
     host: str | None = None
-    """Null but for those who run the service; so is the process."""
+    """Null except for those who run the service; so is the process."""
     pid: int | None = None
     facts: dict[str, Any] = {}
     drain: bool = False
@@ -252,7 +223,7 @@ class Worker(Answer):
 
 
 class Queue(Answer):
-    """How much of all teams waits and runs."""
+    """How many jobs, checks and predictions of all teams wait and run."""
 
     queued: int = 0
     running: int = 0
@@ -262,12 +233,12 @@ class Queue(Answer):
 
 
 class Share(Answer):
-    """A link that shows one report without a key; `url` is there once, in the answer that made it."""
+    """A link that shows one report without a key; only the answer that creates it has the `url`."""
 
     id: str
     job: str
     key: str | None = None
-    """The key that made it: the link ends with it at the latest."""
+    """The key that made it; the link ends with that key at the latest."""
     created_at: datetime
     expires_at: datetime
     url: str | None = None
@@ -278,7 +249,7 @@ class Share(Answer):
 
 
 class Used(Answer):
-    """What a team used; all others together are one."""
+    """A team's usage; all other teams are one entry."""
 
     team: str
     mine: bool = False
@@ -307,7 +278,7 @@ class Quota(Answer):
 
 
 class Quotas(Answer):
-    """What the team may take of the service, and takes."""
+    """The team's limits, and how much of each is used."""
 
     weight: float = 1.0
     items: tuple[Quota, ...] = ()
@@ -332,13 +303,13 @@ class Key(Answer):
 
 
 class NewKey(Key):
-    """A key at its birth: the only time that it is shown."""
+    """A new key, in the only answer that shows its secret."""
 
     key: str
 
 
 class Team(Answer):
-    """Who owns models, datasets, jobs and keys; `key`, its first, is there once, in the answer that made it."""
+    """The owner of models, datasets, jobs and keys; only the answer that creates it has its first `key`."""
 
     id: str
     name: str
@@ -350,7 +321,7 @@ class Team(Answer):
 
 
 class AuditEntry(Answer):
-    """Something that a key changed, or was refused."""
+    """A change that a key made, or was refused."""
 
     id: str
     at: datetime

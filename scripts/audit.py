@@ -1,4 +1,4 @@
-"""Ask OSV for known vulnerabilities of all that is locked, and of the torch that is installed.
+"""Ask OSV for known vulnerabilities of all locked packages, and of the installed torch.
 
     python scripts/audit.py [--url https://api.osv.dev/v1/query]
 
@@ -27,7 +27,7 @@ Pins = dict[str, str]
 
 
 def pins() -> Pins:
-    """Return what is locked, and the version of torch that is installed, without its build."""
+    """Return the locked versions, and the version of the installed torch without its build."""
     found = dict(PIN.findall((venvs.ROOT / "constraints.txt").read_text(encoding="utf-8")))
     for installed in importlib.metadata.distributions(name="torch"):
         found["torch"] = installed.version.split("+")[0]
@@ -35,7 +35,7 @@ def pins() -> Pins:
 
 
 def judge(report: dict[str, Any] | None, wanted: Pins) -> tuple[int, list[str]]:
-    """Return the exit code and what to say of pip-audit's report; None: there is none."""
+    """Return the exit code and the messages for pip-audit's report; None: there is none."""
     if report is None:
         return NOT_CHECKED, ["not checked: the source of vulnerabilities was not reached"]
     told = {plain_name(each["name"]): each for each in report["dependencies"]}
@@ -53,7 +53,7 @@ def judge(report: dict[str, Any] | None, wanted: Pins) -> tuple[int, list[str]]:
 
 
 def asked(wanted: Pins, url: str | None) -> tuple[dict[str, Any] | None, str]:
-    """Return pip-audit's report, None if it made none, and its last word."""
+    """Return pip-audit's report, None if it made none, and its last line."""
     tool = venvs.make("audit").with_name("pip-audit")
     with tempfile.TemporaryDirectory() as folder:
         requirements, report = Path(folder) / "requirements.txt", Path(folder) / "report.json"
@@ -67,9 +67,9 @@ def asked(wanted: Pins, url: str | None) -> tuple[dict[str, Any] | None, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Ask, and say what came of it."""
+    """Ask, print the result, return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--url", help="of another source that speaks as OSV does")
+    parser.add_argument("--url", help="of another source with OSV's API")
     wanted = pins()
     report, last = asked(wanted, parser.parse_args(arguments).url)
     code, lines = judge(report, wanted)

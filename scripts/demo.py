@@ -1,4 +1,4 @@
-"""The whole way, as a user goes it: `make demo`. Exit code 0 says that every promise was kept.
+"""Run the whole way of a user: `make demo`. Exit code 0 means that every promise was kept.
 
     python scripts/demo.py [--recipe quick] [--set prune.ratio=0.4 …] [--output demo-output]
 
@@ -29,9 +29,9 @@ import venvs  # noqa: E402
 
 EXAMPLES = ROOT / ".cache" / "examples"
 FEWER_PARAMETERS, FEWER_BYTES, FASTER = 0.35, 0.82, 2.8
-"""What the result must reach (−35 %, −82 %), and what its speed-up is printed against."""
+"""Reductions that the result must reach (−35 %, −82 %), and the speed-up that is printed beside its own."""
 KEPT = 0.95
-"""Of the score, as the demo's job is asked for: minutes of training do not keep the 99.2 % of the default target."""
+"""Retention target of the demo's job: minutes of training do not reach the default target of 99.2 %."""
 
 
 class Broken(Exception):
@@ -39,7 +39,7 @@ class Broken(Exception):
 
 
 def check(kept: bool, promise: str) -> None:
-    """Print a promise that was kept. Raises Broken for one that was not."""
+    """Print a promise that was kept. Raises Broken if it was not."""
     if not kept:
         raise Broken(promise)
     print(f"  ok: {promise}", flush=True)
@@ -47,7 +47,7 @@ def check(kept: bool, promise: str) -> None:
 
 @contextmanager
 def running(home: Path) -> Iterator[str]:
-    """Run `lathe up` in a home of its own on a free port; stop it in the end, whatever happens."""
+    """Run `lathe up` in a home of its own on a free port; stop it at the end in any case."""
     print(f"$ lathe up --home {home} --port 0", flush=True)
     command = [sys.executable, "-m", "client", "up", "--home", str(home), "--port", "0", "--json"]
     service = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -73,7 +73,7 @@ class Command:
         self.environment = {**{k: v for k, v in os.environ.items() if k not in hidden}, "LATHE_HOME": str(home)}
 
     def show(self, *arguments: str) -> None:
-        """Run it before the user's eyes."""
+        """Run it with its output shown."""
         print(f"\n$ lathe {' '.join(arguments)}", flush=True)
         subprocess.run([sys.executable, "-m", "client", *arguments], cwd=ROOT, env=self.environment, check=True)
 
@@ -88,7 +88,7 @@ class Command:
 
 
 def check_manifest(artifact: dict[str, Any]) -> None:
-    """Hash what was downloaded; nothing may be missing and nothing more be there."""
+    """Compare a download with its manifest: nothing may be missing, nothing may be added."""
     folder = Path(artifact["folder"])
     promised = {file["path"]: file["sha256"] for file in artifact["files"]}
     found = {
@@ -100,7 +100,7 @@ def check_manifest(artifact: dict[str, Any]) -> None:
 
 
 def check_score(artifact: dict[str, Any], test: Path) -> None:
-    """Open it as a stranger would, and hold what it answers against the report."""
+    """Open it with stock tools, and compare its score with the report."""
     kind, folder, score = artifact["kind"], artifact["folder"], artifact["score"]
     if "value" not in score:
         raise Broken(f"{artifact['name']} has no score: {score}")
@@ -121,7 +121,7 @@ def check_score(artifact: dict[str, Any], test: Path) -> None:
 
 
 def check_report(report: dict[str, Any]) -> None:
-    """Hold the figures against what the demo promises."""
+    """Compare the figures with the demo's promises."""
     rows, total = report["rows"], report["ratios"]
     check([row["stage"] for row in rows] == ["baseline", "quantized", "pruned", "distilled"], "the table has its four rows")
     fewer, smaller, faster = total["parameter_reduction"], total["size_reduction"], total["speed_up"]
@@ -133,7 +133,7 @@ def check_report(report: dict[str, Any]) -> None:
 
 
 def demo(home: Path, output: Path, recipe: str, changes: list[str]) -> None:
-    """Go the whole way. Raises Broken."""
+    """Run the demo. Raises Broken."""
     fetch_examples.main(EXAMPLES)
     for name in venvs.STOCK:
         venvs.make(name)

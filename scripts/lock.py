@@ -1,4 +1,4 @@
-"""Resolve Lathe's dependencies as pip would on this machine and pin them, all but torch and what torch brings.
+"""Resolve Lathe's dependencies with pip on this machine and pin them, except torch and its own dependencies.
 
     python scripts/lock.py [--hashes]
 
@@ -28,7 +28,7 @@ HASHED = (
 WAYS = {"api": (), "worker": ("worker", "lm-eval"), "dev": ("worker", "embedded", "dev")}
 """The extras of each way to install Lathe."""
 BUILD = "hatchling>=1.27\neditables\n"
-"""What builds Lathe: [build-system] of pyproject.toml, and what hatchling asks for to install it editable."""
+"""Build requirements: [build-system] of pyproject.toml, and what hatchling needs for an editable install."""
 
 
 def constrain(python: str, folder: Path) -> None:

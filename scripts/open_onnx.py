@@ -2,13 +2,13 @@
 
     .venv-onnx/bin/python -I scripts/open_onnx.py FOLDER TEST.jsonl [THREADS]
 
-Prints {"rows": …, "correct": …}. Each row goes alone (batch 1), as the report's score does. Nothing of Lathe is used: this
-is what a user of the artifact would write.
+Prints {"rows": …, "correct": …}. Each row goes alone (batch 1), as for the report's score. Nothing of Lathe is used:
+a user of the artifact would write the same.
 """
 
+import argparse
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,4 +38,9 @@ def main(folder: Path, test: Path, threads: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:4]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of the artifact")
+    parser.add_argument("test", type=Path, help="JSONL of text, text_pair of pairs, and label")
+    parser.add_argument("threads", type=int, nargs="?", default=1)
+    asked = parser.parse_args()
+    main(asked.folder, asked.test, asked.threads)

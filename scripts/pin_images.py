@@ -1,4 +1,4 @@
-"""Ask the registries for the digests of all images that compose.yaml and the Dockerfile name by tag; write an override file.
+"""Pin all images that compose.yaml and the Dockerfile name by tag to the digests of their registries, in an override file.
 
     python scripts/pin_images.py compose.pinned.yaml
     docker compose -f compose.yaml -f compose.pinned.yaml up --build
@@ -6,10 +6,10 @@
 Needs Docker with buildx, and the registries. Nothing is written unless every digest was found.
 """
 
+import argparse
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def pinned(image: str) -> str:
 
 
 def override(services: dict[str, Any], bases: dict[str, str]) -> dict[str, Any]:
-    """Return what pins each service's image, or those that it is built on."""
+    """Return the override that pins each service's image, or the images it is built from."""
     images = {*bases.values(), *(each["image"] for each in services.values() if "image" in each)}
     found = {image: pinned(image) for image in sorted(images)}
     arguments = {name: found[image] for name, image in bases.items()}
@@ -51,4 +51,6 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", type=Path, help="the override file to write, as compose.pinned.yaml")
+    main(parser.parse_args().target)

@@ -25,7 +25,7 @@ PUBLIC = 'map "" $public_url {{ default "{url}"; }}\n'
 
 
 def write(folder: Path, public_url: str, certificate: Path, key: Path, *, api: str, http: str, https: str) -> Path:
-    """Write the file into a folder; return its path. Raises ValueError where the shipped file lacks a place that we fill."""
+    """Write the file into a folder; return its path. Raises ValueError if the shipped file lacks a place to fill."""
     folder = folder.resolve()
     for name in ("run", "acme"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def write(folder: Path, public_url: str, certificate: Path, key: Path, *, api: s
 
 
 def sign(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for this machine that signs itself, for trials; return it and its key."""
+    """Make a self-signed certificate for this machine, for trials; return it and its key."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     name = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
     kind = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
@@ -66,7 +66,7 @@ def sign(folder: Path) -> tuple[Path, Path]:
 
 @contextlib.contextmanager
 def running(folder: Path, api: int, http: int, https: int) -> "Iterator[subprocess.Popen[bytes]]":
-    """Run it on this machine with a certificate that signs itself, for trials. What it prints is in FOLDER/log."""
+    """Run it on this machine with a self-signed certificate, for trials. Its output is in FOLDER/log."""
     certificate, key = sign(folder)
     places = {"api": f"127.0.0.1:{api}", "http": str(http), "https": str(https)}
     written = write(folder, f"https://localhost:{https}", certificate, key, **places)
@@ -82,10 +82,10 @@ def running(folder: Path, api: int, http: int, https: int) -> "Iterator[subproce
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write it, and say how it is run."""
+    """Write the file, and print how to run nginx."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path, help="of nginx's own; as short a path as /run/lathe-proxy")
-    parser.add_argument("--public-url", required=True, help="what LATHE_PUBLIC_URL says too")
+    parser.add_argument("--public-url", required=True, help="the value of LATHE_PUBLIC_URL")
     parser.add_argument("--certificate", type=Path, required=True, help="PEM, with what signs it")
     parser.add_argument("--key", type=Path, required=True, help="PEM")
     parser.add_argument("--api", default="127.0.0.1:8321", help="where the API listens")

@@ -1,4 +1,4 @@
-"""Run three tiny jobs by the code of another commit and by this one; say where validation, losses or weights differ.
+"""Run three tiny jobs by the code of another commit and by this one; print where validation, losses or weights differ.
 
     python -m scripts.same_as COMMIT
 
@@ -35,14 +35,14 @@ TRAINED: dict[str, Any] = {
 }
 ROUNDED: dict[str, Any] = {"prepare": {"epochs": 0}, "prune": None, "distill": None, "train": {"max_length": 32}}
 SMALL = 500_000_000
-"""Bytes of memory with which a decoder goes from file to file."""
+"""Memory limit in bytes that makes the engine run a decoder from file to file."""
 LABELS: dict[str, Any] = {
     "id2label": {0: "negative", 1: "positive"},
     "label2id": {"negative": 0, "positive": 1},
     "pad_token_id": 0,
 }
 COMPARED = ("score", "validation", "parameters", "shape", "ratios", "preparation")
-"""Of a row; what was timed is not among them."""
+"""Fields of a row that are compared; timings are not."""
 TIMED = ("latency_reduction", "speed_up", "seconds")
 
 
@@ -64,7 +64,7 @@ def inputs(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def told(tree: Path, folder: Path, spec: dict[str, Any]) -> dict[str, str]:
-    """Run a job by a tree's engine; return place → what stands there. Raises SystemExit where the job fails."""
+    """Run a job by a tree's engine; return place → value. Raises SystemExit if the job fails."""
     folder.mkdir(parents=True)
     path = folder / "spec.json"
     path.write_text(json.dumps(spec), encoding="utf-8")
@@ -121,7 +121,7 @@ def checked_out(commit: str, folder: Path) -> Iterator[Path]:
 
 
 def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """Return the places that differ. A step that one of both did not tell is none: progress is told a few times a second."""
+    """Return the places that differ. Steps that only one side reported are ignored: progress is sampled."""
     steps = {place for place in before.keys() ^ after.keys() if place.endswith((" loss", " score", " rate"))}
     return [
         f"{place}: {before.get(place, 'nothing')} → {after.get(place, 'nothing')}"
@@ -133,7 +133,7 @@ def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
 def main() -> int:
     """Run and compare; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m scripts.same_as", description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("commit", help="what this tree is held against")
+    parser.add_argument("commit", help="the commit to compare with")
     asked = parser.parse_args()
     moved = 0
     with (

@@ -1,8 +1,6 @@
-"""List what is installed in this environment as CycloneDX JSON, checked against the format's schema and against the lock.
+"""List what is installed in this environment as CycloneDX JSON, checked against the format's schema and against the lock."""
 
-python scripts/sbom.py lathe.cdx.json
-"""
-
+import argparse
 import importlib.metadata
 import json
 import subprocess
@@ -22,7 +20,7 @@ def installed() -> set[tuple[str, str]]:
 
 
 def main(target: Path) -> int:
-    """Write it; exit with 1 if it lacks anything."""
+    """Write the list; return 1 if it lacks a package."""
     tool = venvs.make("audit").with_name("cyclonedx-py")
     options = ["--pyproject", venvs.ROOT / "pyproject.toml", "--output-reproducible", "--validate", "--of", "JSON"]
     subprocess.run([tool, "environment", *options, "-o", target, sys.executable], check=True)
@@ -36,4 +34,6 @@ def main(target: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target", type=Path, help="the file to write, as lathe.cdx.json")
+    sys.exit(main(parser.parse_args().target))

@@ -1,5 +1,6 @@
 """Write the JSON schema of before.json to docs/before.schema.json."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -14,4 +15,5 @@ def text() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m scripts.schema", description=__doc__).parse_args()
     PLACE.write_text(text(), encoding="utf-8")

@@ -1,12 +1,10 @@
-"""Make environments beside .venv: of a user who only has stock tools, and of tools that cannot share ours.
+"""Make environments beside .venv: for a user who only has stock tools, and for tools that conflict with Lathe's own.
 
-    python scripts/venvs.py [onnx] [transformers] [audit] [contract]        (default: the first two)
-
-pip installs everything, torch included, so that the machine's own build of torch is used. Versions come from
-constraints.txt where it exists, but for tools that want others. Idempotent: an environment whose requirements have not
-changed is kept.
+pip installs everything, torch included, so that the machine's own build of torch is used. Versions come from constraints.txt
+if it exists, except for tools that need others. An environment whose requirements have not changed is kept.
 """
 
+import argparse
 import fcntl
 import re
 import shutil
@@ -18,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {"onnx": ("onnxruntime", "tokenizers", "numpy"), "transformers": ("torch", "torchao", "transformers")}
-"""What a user installs to open a kind of artifact; numpy is what onnxruntime takes and gives."""
+"""Packages that open a kind of artifact; numpy is onnxruntime's input and output."""
 
 
 def _stock() -> dict[str, tuple[str, ...]]:
@@ -33,10 +31,10 @@ TOOLS = {
     "audit": ("cyclonedx-bom>=7.5,<8", "pip-audit>=2.10,<3"),
     "contract": ("schemathesis==4.32.5", "openapi-python-client==0.29.1"),
 }
-"""Those that look at Lathe's environment from outside, and refuse versions that are locked there (chardet); those that read the
-OpenAPI document as a stranger does: the one's plugin would load in every pytest, the other pins typer."""
+"""audit: tools that inspect Lathe's environment, and conflict with versions locked there (chardet). contract: tools that read
+the OpenAPI document; a plugin of one would load in every pytest, the other pins typer."""
 UNPINNED = {"audit": re.compile(".*"), "contract": re.compile("typer")}
-"""What of constraints.txt does not bind an environment."""
+"""Names in constraints.txt that do not bind an environment."""
 
 
 def python_of(name: str) -> Path:
@@ -45,7 +43,7 @@ def python_of(name: str) -> Path:
 
 
 def make(name: str) -> Path:
-    """Make an environment unless it is there already; return its interpreter. Of two at once, one waits for the other."""
+    """Make an environment unless it is there already; return its interpreter. Concurrent calls wait for each other."""
     with (ROOT / f".venv-{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return _make(name, ROOT / f".venv-{name}")
@@ -77,5 +75,11 @@ def _make(name: str, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    for each in sys.argv[1:] or STOCK:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = f"of: {', '.join(STOCK | TOOLS)}; default: {' '.join(STOCK)}"
+    parser.add_argument("names", nargs="*", metavar="name", default=list(STOCK), help=names)
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - set(STOCK | TOOLS):
+        parser.error(f"no such environment: {', '.join(sorted(unknown))}; choose {names}")
+    for each in asked.names:
         make(each)

@@ -1,9 +1,10 @@
-"""What Lathe writes to disk and says on the wire, a line a key: python -m scripts.wire rewrites tests/golden/.
+"""Rewrite tests/golden/: what Lathe writes to disk and sends on the wire, one line per key.
 
 A document's lines name places in it and what stands there (`rows[].score.value: number`), so that a change of code that moves,
 renames or retypes a key shows as a line that moved. Words for people (titles, descriptions) and names of classes are left out.
 """
 
+import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -102,7 +103,7 @@ def _operation(name: str, route: dict[str, Any], whole: dict[str, Any]) -> Itera
 
 
 def fingerprints() -> list[str]:
-    """Return the lines of what stages' fingerprints are made from, of a job that has all that there can be in one."""
+    """Return the lines of the inputs of stages' fingerprints, for a job with every option."""
     with tempfile.TemporaryDirectory() as place:
         base = Path(place)
         for name in ("model/config.json", "teacher/config.json", "train.jsonl", "validation.jsonl", "test.jsonl", "more.jsonl"):
@@ -152,6 +153,7 @@ def text(name: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m scripts.wire", description=__doc__).parse_args()
     GOLDEN.mkdir(exist_ok=True)
     for each in DOCUMENTS:
         (GOLDEN / f"{each}.txt").write_text(text(each), encoding="utf-8")

@@ -1,6 +1,6 @@
-"""What the API costs: `python -m bench api`, on a real PostgreSQL and real uvicorn processes.
+"""Measures the API on a real PostgreSQL and real uvicorn processes: `python -m bench api`.
 
-Each figure is a ratio against something of the same run: many jobs against few, ours against a bare handler, a process with
-streams against itself without. Rounds are interleaved and their median is told, so that what else the machine does meanwhile
-touches both sides; how busy it was stands beside the table.
+Each figure is a ratio within one run: many jobs against few, ours against a minimal handler, a process with streams against
+itself without. Rounds are interleaved and the median counts, so that other load on the machine affects both sides; the load is
+printed beside the table.
 """

@@ -1,14 +1,14 @@
-"""`python -m bench api [--jobs N] [--few N] [--rounds N]`: what the API costs, each figure beside its target.
+"""`python -m bench api`: measure the API, each figure beside its target.
 
-1. A list of jobs where there are many, against one where there are few: time of an answer.
-2. Polling one job against a bare FastAPI handler with one query (bench/api/bare.py): answers a second, and answers for a second
-   of the server's processor, which says the same on a machine that has more to do.
-3. What 100 open event streams add to the memory of the API.
-4. Events that a listener misses or gets twice while the API is killed and started again.
-5. `queues`: a claim, and a waiting job's place, among 100,000 waiting jobs of 100 teams against among 1,000 (PostgreSQL).
-6. `writers`: twenty who submit and cancel jobs on SQLite: the 99th percentile of their answers.
-7. `doors`: health checks that fail while 2,000 sockets send half a request and nothing more, and what the log grows by.
-8. `crowd`: 1,000 idle streams, 100 clients of ten teams that poll once a second and ten that submit, for three minutes.
+- `lists`: response time of a list of many jobs against a list of few.
+- `polling`: polling one job against a minimal FastAPI handler with one query (minimal_app.py): responses per second, and
+  responses per second of the server's CPU time, which holds on a busy machine too.
+- `streams`: memory that 100 open event streams add to the API process.
+- `restarts`: events that a listener misses or gets twice while the API is killed and restarted.
+- `queues`: claiming a job, and finding a waiting job's place, among 100,000 waiting jobs against 1,000 (PostgreSQL).
+- `writers`: twenty clients that submit and cancel jobs on SQLite: the 99th percentile of response times.
+- `half-open`: health checks that fail while 2,000 sockets send half a request and nothing more, and how much the log grows.
+- `mixed-load`: 1,000 idle streams, 100 clients that poll once a second and ten that submit, for three minutes.
 """
 
 import argparse
@@ -17,9 +17,9 @@ import statistics
 import sys
 from collections.abc import Sequence
 
-from bench.api import crowd, doors, queues, rows, streams
-from bench.api.house import Server, databases
+from bench.api import half_open, mixed_load, queues, seed_jobs, streams
 from bench.api.load import rate, times
+from bench.api.servers import Server, databases
 
 LISTS = {
     "GET /v1/jobs": "/v1/jobs",
@@ -28,17 +28,17 @@ LISTS = {
     "… ?label=experiment:e7, 2 of them": "/v1/jobs?label=experiment:e7&page_size=2",
     "the page of jobs": "/jobs",
 }
-"""Pages that both sides can fill: 100 jobs have two of one label."""
+"""Pages that both servers can fill: 100 jobs have two of one label."""
 SERVED = ("lists", "polling", "streams", "restarts")
-PARTS = (*SERVED, "queues", "writers", "doors", "crowd")
+PARTS = (*SERVED, "queues", "writers", "half-open", "mixed-load")
 ASKED = 12
-"""Answers of one side in a round of lists."""
+"""Requests per server and round of lists."""
 LINES = 8
 STREAMS, EVENTS, RESTARTS = 100, 200, 3
 MOST_TIMES, LEAST_RATE, MOST_BYTES = 1.2, 0.5, 50 * 2**20
 SHORT, LONG, MOST_BY_QUEUE = 1000, 100_000, 2.0
 WRITERS, WRITING_SECONDS, MOST_WRITING = 20, 20.0, 2.0
-CROWDED_SECONDS, MOST_GROWN = 180.0, 10 * 2**20
+MIXED_SECONDS, MOST_GROWN = 180.0, 10 * 2**20
 STRANGERS, FLOOD_SECONDS, FILES, MOST_LOGGED = 2000, 40.0, (300, 20_000), 2**20
 
 
@@ -47,11 +47,11 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench api", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--jobs", type=int, default=10_000)
-    parser.add_argument("--few", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of polling, of each side in a round")
+    parser.add_argument("--jobs", type=int, default=10_000, help="jobs of the long list")
+    parser.add_argument("--few", type=int, default=100, help="jobs of the short list")
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds; the median counts")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these alone")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds of polling per side and round")
     asked = parser.parse_args(arguments)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; {asked.rounds} rounds, interleaved; medians\n")
     print("| what | baseline | ours | ratio | target | |")
@@ -62,19 +62,19 @@ def main(arguments: Sequence[str]) -> None:
         long_queues(asked.rounds)
     if "writers" in asked.only:
         writers()
-    if "doors" in asked.only:
-        flooded()
-    if "crowd" in asked.only:
-        crowded()
+    if "half-open" in asked.only:
+        half_open_connections()
+    if "mixed-load" in asked.only:
+        many_clients()
     print(f"\nload {os.getloadavg()[0]:.1f} after")
 
 
 def served(asked: argparse.Namespace) -> None:
-    """Measure what is asked of servers over few and over many jobs."""
+    """Run the parts that need servers on few and on many jobs."""
     with databases("few", "many") as (folder, found):
-        ids = {name: rows.fill(found[name][0], number) for name, number in (("few", asked.few), ("many", asked.jobs))}
+        ids = {name: seed_jobs.fill(found[name][0], number) for name, number in (("few", asked.few), ("many", asked.jobs))}
         servers = {name: Server("app.main:app", url, folder / name, key) for name, (url, key) in found.items()}
-        bare = Server("bench.api.bare:app", found["many"][0], folder / "bare")
+        bare = Server("bench.api.minimal_app:app", found["many"][0], folder / "bare")
         try:
             for server in servers.values():
                 server.start("/healthz/ready")
@@ -101,7 +101,7 @@ def verdict(what: str, baseline: str, ours: str, ratio: str, target: str, met: b
 
 
 def lists(name: str, path: str, few: Server, many: Server, rounds: int) -> None:
-    """Compare the time of one list over few and over many jobs."""
+    """Compare the response time of one list of few and of many jobs."""
     for server in (few, many):
         times(server.port, server.request(path), ASKED)
     medians: list[tuple[float, float]] = []
@@ -116,7 +116,7 @@ def lists(name: str, path: str, few: Server, many: Server, rounds: int) -> None:
 
 
 def polling(bare: Server, ours: Server, job_id: str, rounds: int, seconds: float) -> None:
-    """Compare polling with the bare handler, on the wall's clock and on the processor's."""
+    """Compare polling with the minimal handler, by wall time and by CPU time."""
     asked = {bare: bare.request(f"/jobs/{job_id}"), ours: ours.request(f"/v1/jobs/{job_id}")}
     for server, request in asked.items():
         rate(server.port, request, LINES, 1.0)
@@ -137,14 +137,14 @@ def polling(bare: Server, ours: Server, job_id: str, rounds: int, seconds: float
 
 
 def open_streams(server: Server, running: Sequence[str]) -> None:
-    """Tell what open streams add to the memory of the process that holds them."""
+    """Measure the memory that open streams add to the API process."""
     before, most = streams.held(server, running, STREAMS)
     sides = (f"{before / 2**20:.0f} MiB", f"{most / 2**20:.0f} MiB", f"+{(most - before) / 2**20:.1f} MiB")
     verdict(f"{STREAMS} event streams: memory", *sides, "< 50 MiB", most - before < MOST_BYTES)
 
 
 def restarts(server: Server, job_id: str) -> None:
-    """Tell what a listener missed."""
+    """Count the events that a listener missed or got twice."""
     written, heard = streams.across_restarts(server, job_id, EVENTS, RESTARTS)
     whole = [1, *written]  # the first is that it was queued
     lost, twice = len(set(whole) - set(heard.seen)), len(heard.seen) - len(set(heard.seen))
@@ -165,7 +165,7 @@ def long_queues(rounds: int) -> None:
 
 
 def writers() -> None:
-    """Tell how long twenty writers on SQLite wait for their answers."""
+    """Measure the response times of twenty writers on SQLite."""
     took, odd = queues.written(WRITERS, WRITING_SECONDS)
     median, most = statistics.median(took), statistics.quantiles(took, n=100)[-1]
     row = (
@@ -177,15 +177,15 @@ def writers() -> None:
     verdict(*row, f"< {MOST_WRITING:g} s", most < MOST_WRITING)
 
 
-def flooded() -> None:
-    """Tell how a server of few and of many descriptors answers under half requests."""
-    with databases("doors") as (folder, found):
-        url, key = found["doors"]
+def half_open_connections() -> None:
+    """Flood servers with few and with many file descriptors with half requests."""
+    with databases("half_open") as (folder, found):
+        url, key = found["half_open"]
         for files in FILES:
             server = Server("app.main:app", url, folder / str(files), key, files)
             try:
                 server.start("/healthz/ready")
-                held = doors.flood(server.port, STRANGERS, FLOOD_SECONDS)
+                held = half_open.flood(server.port, STRANGERS, FLOOD_SECONDS)
             finally:
                 server.kill()
             logged = (server.home / "log").stat().st_size
@@ -195,26 +195,26 @@ def flooded() -> None:
             verdict(row, *sides, f"log +{logged / 1000:.0f} kB", "none failed, < 1 MB", met)
 
 
-def crowded() -> None:
-    """Tell what ten teams met at once. Limits of requests by key stay as they are; all callers are one address."""
-    with databases("crowd") as (folder, found):
-        url, key = found["crowd"]
-        server = Server("app.main:app", url, folder / "crowd", key, raised=("PER_ADDRESS", "WRONG"))
+def many_clients() -> None:
+    """Measure ten teams at once. Rate limits per key stay in force; all clients share one address."""
+    with databases("mixed_load") as (folder, found):
+        url, key = found["mixed_load"]
+        server = Server("app.main:app", url, folder / "mixed_load", key, raised=("PER_ADDRESS", "WRONG"))
         try:
             server.start("/healthz/ready")
-            seen = crowd.met(server, CROWDED_SECONDS)
+            seen = mixed_load.measure(server, MIXED_SECONDS)
         finally:
             server.kill()
     wrong, limited = sum(n for status, n in seen.statuses.items() if status >= 500), seen.statuses[429]
-    beside = f"beside {crowd.STREAMS:,} streams"
-    for what, took in ((f"{crowd.POLLERS} that poll", seen.polls), (f"{crowd.SUBMITTERS} that submit", seen.submits)):
+    beside = f"beside {mixed_load.STREAMS:,} streams"
+    for what, took in ((f"{mixed_load.POLLERS} that poll", seen.polls), (f"{mixed_load.SUBMITTERS} that submit", seen.submits)):
         p99 = f"p99 {statistics.quantiles(took, n=100)[-1] * 1000:.0f} ms"
         sides = (f"{len(took):,} answers, median {statistics.median(took) * 1000:.0f} ms", p99)
         verdict(f"{what}, {beside}", *sides, f"{wrong} 5xx, {limited} 429", "no 5xx", not wrong)
     due = sum(len(each) for each in seen.due)
     events = (f"{due:,} due", f"{due - seen.lost:,} heard", f"{seen.lost} lost, {seen.twice} twice")
     verdict("their events", *events, "none", not seen.lost and not seen.twice)
-    before, after = seen.grown(CROWDED_SECONDS)
+    before, after = seen.grown(MIXED_SECONDS)
     held = (f"{before / 2**20:.0f} MiB", f"{after / 2**20:.0f} MiB", f"{(after - before) / 2**20:+.1f} MiB")
     verdict("memory in the second minute and in the third", *held, "< 10 MiB", after - before < MOST_GROWN)
 

@@ -1,11 +1,11 @@
-"""A client that costs almost nothing, so that the server is what is measured: ready-made bytes over lines that stay open."""
+"""A load generator with almost no cost of its own: prepared requests over persistent connections."""
 
 import socket
 import time
 
 
 class Line:
-    """One HTTP/1.1 connection. Answers must say their length."""
+    """One HTTP/1.1 connection. Responses must have a Content-Length."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
@@ -13,11 +13,11 @@ class Line:
         self.rest = b""
 
     def send(self, request: bytes) -> None:
-        """Ask."""
+        """Send a request."""
         self.socket.sendall(request)
 
     def receive(self) -> bytes:
-        """Return the body of the next answer. Stops the bench for any answer but a 200."""
+        """Return the body of the next response. Stops the bench for any status but 200."""
         while (end := self.rest.find(b"\r\n\r\n")) < 0:
             self.rest += self._more()
         head = self.rest[:end].lower()
@@ -36,12 +36,12 @@ class Line:
         return found
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.socket.close()
 
 
 def rate(port: int, request: bytes, lines: int, seconds: float) -> tuple[float, int]:
-    """Keep `lines` requests under way for so long; return (answers a second, answers)."""
+    """Keep `lines` requests in flight for so many seconds; return (responses per second, responses)."""
     opened = [Line(port) for _ in range(lines)]
     try:
         done, started = 0, time.perf_counter()
@@ -58,7 +58,7 @@ def rate(port: int, request: bytes, lines: int, seconds: float) -> tuple[float, 
 
 
 def times(port: int, request: bytes, number: int) -> list[float]:
-    """Ask so often, one after the other; return the seconds of each."""
+    """Send a request `number` times in sequence; return the seconds of each."""
     line, found = Line(port), []
     try:
         for _ in range(number):

@@ -1,4 +1,4 @@
-"""What a claim and a waiting job's place cost in a short queue and in a long one, and how long writers on SQLite wait."""
+"""Times claims and places in a short and in a long queue, and writers on SQLite."""
 
 import json
 import os
@@ -19,11 +19,11 @@ from sqlalchemy.orm import Session
 from app import forecast, jobs
 from app.db import make_engine
 from app.models import Job
-from bench.api.house import ROOT, Server
+from bench.api.servers import ROOT, Server
 
 TEAMS = 100
 ASKED = 20
-"""Claims, and places, of one side in a round."""
+"""Claims, and places, per side and round."""
 FILL = (
     "ALTER TABLE jobs DISABLE TRIGGER USER",  # a hundred thousand times the same hundred rows: counted once instead
     "INSERT INTO teams (id, name, created_at) SELECT 'team_' || n, 'team ' || n, now() FROM generate_series(1, :teams) n",
@@ -43,7 +43,7 @@ FILL = (
 
 
 def fill(url: str, number: int) -> None:
-    """Store so many waiting jobs of a hundred teams, of any priority."""
+    """Store waiting jobs of a hundred teams, of any priority."""
     engine = make_engine(url)
     with engine.begin() as connection:
         for statement in FILL:
@@ -55,7 +55,7 @@ def fill(url: str, number: int) -> None:
 
 
 def compared(urls: dict[str, str], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Claim jobs and ask for places on each side in turns; return what → side → seconds."""
+    """Claim jobs and find places on each side in turn; return operation → side → seconds."""
     engines = {name: make_engine(url) for name, url in urls.items()}
     chance = random.Random(0)
     waiting = {}
@@ -99,7 +99,7 @@ def median_ms(seconds: list[float]) -> float:
 
 
 def written(writers: int, seconds: float) -> tuple[list[float], list[int]]:
-    """Have writers submit and cancel jobs on SQLite for so long; return the seconds of each request, and odd statuses."""
+    """Submit and cancel jobs on SQLite from several clients; return the seconds of each request, and unexpected statuses."""
     with tempfile.TemporaryDirectory(prefix="lathe-bench-writers-", ignore_cleanup_errors=True) as place:
         home = Path(place)
         url = f"sqlite:///{home / 'lathe.db'}"
@@ -150,7 +150,7 @@ def _client(server: Server) -> httpx.Client:
 
 
 def ready(server: Server, url: str) -> dict[str, object]:
-    """Have a model and a dataset that jobs can name, as if workers had checked them."""
+    """Create a model and a dataset for jobs, as if workers had checked them; return a job's body."""
     facts = {
         "models": {
             "kind": "model",

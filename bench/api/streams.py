@@ -1,4 +1,4 @@
-"""Event streams: many at once, and one that goes on across restarts of the API."""
+"""Event streams: many at once, and one across restarts of the API."""
 
 import json
 import threading
@@ -13,17 +13,17 @@ from app import jobs
 from app.db import make_engine
 from app.events import MOST_SEQ
 from app.models import Job
-from bench.api.house import PATIENCE, Server
 from bench.api.load import Line
+from bench.api.servers import PATIENCE, Server
 
 QUIET_SECONDS = 20.0
-"""Longer than a stream on which nothing happens says nothing."""
+"""Longer than the interval between two keep-alive comments of an idle stream."""
 SETTLE_SECONDS = 5.0
-"""Longer than a poll of the API's own, so that every stream has been looked after a few times."""
+"""Longer than several polls of the API for each stream."""
 
 
 def held(server: Server, ids: Sequence[str], number: int) -> tuple[int, int]:
-    """Open so many streams on these jobs, in turn; return the bytes that the process holds before and with them."""
+    """Open streams on these jobs in turn; return the process's resident bytes before and with them."""
     before = server.resident_bytes()
     opened = []
     for place in range(number):
@@ -41,7 +41,7 @@ def held(server: Server, ids: Sequence[str], number: int) -> tuple[int, int]:
 
 
 def tell(url: str, job_id: str, number: int, enough: threading.Event, written: list[int]) -> None:
-    """Write events of a running job, as its worker does: so many, and on until it is enough. written: gets their seq."""
+    """Write events of a running job, as its worker does: `number` at least, until `enough`; append their seq to `written`."""
     engine = make_engine(url)
     with Session(engine, expire_on_commit=False) as session:
         job = session.get_one(Job, job_id)
@@ -56,7 +56,7 @@ def tell(url: str, job_id: str, number: int, enough: threading.Event, written: l
 
 @dataclass
 class Listener:
-    """Follows a job's stream, and takes it up again after the last event that it has: what a browser's EventSource does."""
+    """Follows a job's stream and resumes it after the last event, as a browser's EventSource does."""
 
     server: Server
     job_id: str
@@ -65,7 +65,7 @@ class Listener:
     taken_up: int = 0
 
     def follow(self) -> None:
-        """Listen until the event `last` has come; which that is may be said meanwhile."""
+        """Listen until the event `last` has come, which may be set meanwhile."""
         place = f"http://127.0.0.1:{self.server.port}/v1/jobs/{self.job_id}/events"
         headers = {"Authorization": f"Bearer {self.server.key}", "Accept": "text/event-stream"}
         while not self.seen or self.seen[-1] < self.last:
@@ -94,7 +94,7 @@ class Listener:
 
 
 def across_restarts(server: Server, job_id: str, number: int, restarts: int) -> tuple[list[int], Listener]:
-    """Write events while the API is killed and started again; return what was written and who listened meanwhile."""
+    """Write events while the API is killed and restarted; return the events written, and the listener."""
     listener, enough, written = Listener(server, job_id), threading.Event(), list[int]()
     hears = threading.Thread(target=listener.follow, daemon=True)
     writes = threading.Thread(target=tell, args=(server.url, job_id, number, enough, written), daemon=True)

@@ -1,7 +1,7 @@
 """`python -m bench language`: one job on a language model against a plain script, the same tokens, rows of test and shape.
 
 The job is the engine's own, as a worker runs it, in a folder that it goes on from: quantize, prune, distil, ship. The plain
-script (bench/language/plain.py) then cuts the same model to the shape that the job came to and trains as many tokens as the
+script (bench/language/minitron.py) then cuts the same model to the shape that the job came to and trains as many tokens as the
 job's distillation did, with weights and logits in float32 and its layers' products in bfloat16, as is usual; it has no
 integers. It ends with its last step where the job keeps its best epoch, so compare at one epoch where that matters. Both are
 scored on the same windows of test. The job's own figures are those of its report, so of the file that is shipped; its loss
@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from bench import engine
-from bench.language import plain, shaped, wikitext
+from bench.language import minitron, shaped, wikitext
 from compression.evaluation.runtimes.decoder import Decoder
 from compression.evaluation.runtimes.runner import batch_of, open_artifact, tokenizer_of
 from compression.modalities.text.causal_lm import documents, token_losses
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what is missing, then print."""
+    """Run the job if it is missing, then print."""
     parser = argparse.ArgumentParser(prog="python -m bench language", description=__doc__)
     parser.add_argument(
         "--model", type=Path, default=ROOT / ".cache/examples/decoder", help="a Llama: folder, or one of a GGUF"
@@ -129,7 +129,7 @@ def _speeds(latency: Latency) -> list[str]:
 
 
 def reopened(run: engine.Run, data: Path) -> list[str]:
-    """Open each checkpoint of the job with stock transformers and tell its loss on test."""
+    """Return each checkpoint's loss on test, by stock transformers."""
     lines = []
     for one in run.report.artifacts:
         if one.kind == "transformers":
@@ -139,7 +139,7 @@ def reopened(run: engine.Run, data: Path) -> list[str]:
 
 
 def _told(place: Path | PreTrainedModel, tokenizer: Path, data: Path, length: int) -> WindowLosses:
-    """Ask a model, or the checkpoint in a folder in float32, for the texts of test."""
+    """Score the texts of test by a model, or by the checkpoint in a folder, in float32."""
     texts = documents.read(_texts(data / "test.jsonl"), AutoTokenizer.from_pretrained(tokenizer))
     if isinstance(place, Path):
         place = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
@@ -147,7 +147,7 @@ def _told(place: Path | PreTrainedModel, tokenizer: Path, data: Path, length: in
 
 
 def as_shipped(artifact: Path, data: Path, length: int) -> WindowLosses:
-    """Ask an ONNX artifact for the texts of test, in the windows of `_told`."""
+    """Score the texts of test by an ONNX artifact, in the windows of `_told`."""
     runner = open_artifact("onnx", artifact, threads=torch.get_num_threads())
     assert isinstance(runner, Decoder)
     scorer = LanguageScorer(length, length // 2)
@@ -156,7 +156,7 @@ def as_shipped(artifact: Path, data: Path, length: int) -> WindowLosses:
 
 
 def compared(run: engine.Run, stock: Path, data: Path, seed: int) -> list[str]:
-    """Train the plain script's model to the job's shape with the job's tokens, and tell both losses on test."""
+    """Train the plain script's model to the job's shape with as many tokens; return both losses on test."""
     report, recipe = run.report, run.report.recipe
     tokenizer = AutoTokenizer.from_pretrained(stock)
     length = recipe.train.max_length
@@ -167,7 +167,7 @@ def compared(run: engine.Run, stock: Path, data: Path, seed: int) -> list[str]:
     distill, tokens = recipe.distill, report.splits["train"].tokens
     assert distill is not None
     assert tokens is not None
-    rows = plain.rows_of(tokenizer(_texts(data / "train.jsonl"))["input_ids"], tokenizer.eos_token_id, length)
+    rows = minitron.rows_of(tokenizer(_texts(data / "train.jsonl"))["input_ids"], tokenizer.eos_token_id, length)
     steps = round(distill.epochs * tokens / (recipe.train.batch * length))
     started = time.monotonic()
     teacher = AutoModelForCausalLM.from_pretrained(stock, dtype=torch.float32).eval()
@@ -177,10 +177,10 @@ def compared(run: engine.Run, stock: Path, data: Path, seed: int) -> list[str]:
     calibration = rows[
         torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[: recipe.prune.calibration_rows]
     ]
-    scores = plain.importance(teacher, calibration)
-    student = plain.cut(teacher, scores, plain.Widths(hidden=shape.hidden, groups=shape.groups, ffn=shape.ffn))
+    scores = minitron.importance(teacher, calibration)
+    student = minitron.cut(teacher, scores, minitron.Widths(hidden=shape.hidden, groups=shape.groups, ffn=shape.ffn))
     cut = loss_of(student)
-    for step, loss in plain.distil(student, teacher, rows, steps=steps, batch=recipe.train.batch, seed=seed):
+    for step, loss in minitron.distil(student, teacher, rows, steps=steps, batch=recipe.train.batch, seed=seed):
         if step % 25 == 0 or step == steps - 1:
             print(f"plain: step {step} of {steps}, KL {loss:.3f}, {time.monotonic() - started:.0f} s", flush=True)
     theirs = loss_of(student)

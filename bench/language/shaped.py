@@ -14,7 +14,7 @@ from compression.schema.recipe.recipe import Prepare, Recipe
 END = "<|endoftext|>"
 VOCABULARY = 4096
 EPOCHS, RATE = 8, 2e-3
-"""Of the training that makes them models at all."""
+"""Learning rate and epochs of their first training."""
 SHAPES: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
     # Latent attention, a dense layer and then experts with a shared one, groups of them with a bias in the router.
     "deepseek-v3": (

@@ -6,11 +6,11 @@ from pathlib import Path
 
 TITLE = re.compile(r"^ = [^=].*[^=] = $")
 SPLITS = ("test", "validation", "calibration")
-"""Each takes every tenth article, from its own place on; the rest is train."""
+"""Each takes every tenth article, from its own offset; the rest is train."""
 
 
 def articles(path: Path) -> list[str]:
-    """Read the file's articles, each with its title; raw text, as perplexities on it are usually told."""
+    """Read the file's articles, each with its title; raw text, as perplexities on it are usually reported."""
     found: list[list[str]] = []
     for line in path.read_text("utf-8").splitlines():
         if TITLE.match(line):
@@ -21,7 +21,7 @@ def articles(path: Path) -> list[str]:
 
 
 def write(path: Path, folder: Path) -> dict[str, int]:
-    """Write a JSONL file a split, {"text": article} a line. -> split → articles."""
+    """Write a JSONL file per split, {"text": article} a line. -> split → articles."""
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[str]] = {name: [] for name in ("train", *SPLITS)}
     for number, article in enumerate(articles(path)):

@@ -1,1 +1,1 @@
-"""Whether the job's own preparation finds an original as good as a grid of rates and epochs does."""
+"""Compares the original that a job prepares with a grid search over rates and epochs."""

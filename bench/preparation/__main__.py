@@ -1,4 +1,4 @@
-"""`python -m bench preparation --data FOLDER`: the job's original beside a grid of plain trainings.
+"""`python -m bench preparation --data FOLDER`: compare the job's original with a grid of plain trainings.
 
 The grid is 4 rates × 2 seeds of a plain loop (grid.py) on each of six sets, each run judged on validation after every epoch;
 a cell is a rate, worth its best epoch, on the mean over seeds. The job prepares the same rows by the defaults. Runs that a
@@ -10,21 +10,21 @@ from pathlib import Path
 
 import torch
 
-from bench.preparation import grid, job, sets, table
+from bench.preparation import datasets, grid, job, table
+from bench.preparation.datasets import Prepared
 from bench.preparation.records import Run, kept
-from bench.preparation.sets import Prepared
 
 ROOT = Path(__file__).parent.parent.parent
 RECORDS = Path(__file__).parent / "records"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Do what no record has yet, then print."""
+    """Run what has no record yet, then print."""
     parser = argparse.ArgumentParser(prog="python -m bench preparation", description=__doc__)
     parser.add_argument("--model", type=Path, default=ROOT / ".cache/examples/model")
     parser.add_argument("--examples", type=Path, default=ROOT / ".cache/examples", help="what scripts/fetch_examples.py wrote")
     parser.add_argument("--data", type=Path, required=True, help="folder of copies: glue/, intents/")
-    parser.add_argument("--sets", nargs="+", default=list(sets.NAMES), choices=sets.NAMES)
+    parser.add_argument("--sets", nargs="+", default=list(datasets.NAMES), choices=datasets.NAMES)
     parser.add_argument(
         "--rows", type=int, help="of train, validation included (default: 1,600; of RTE 400, of MRPC 600, of STS-B 1,000)"
     )
@@ -37,8 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
     prepared = {
-        name: sets.prepare(
-            name, asked.data, asked.examples, (asked.folder / "data" / name).resolve(), asked.rows or sets.MOST[name]
+        name: datasets.prepare(
+            name, asked.data, asked.examples, (asked.folder / "data" / name).resolve(), asked.rows or datasets.MOST[name]
         )
         for name in asked.sets
     }
@@ -57,13 +57,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def tell(run: Run) -> None:
-    """Print what a training came to."""
+    """Print the result of a training."""
     best = f"{run.curve[run.best_epoch - 1]:.4f} at epoch {run.best_epoch}" if run.best_epoch else "no epoch gained"
     print(f"{run.name} {run.rate:g}, seed {run.seed}: {best}, {run.seconds:.0f} s", flush=True)
 
 
 def found(prepared: Prepared, seeds: list[int]) -> tuple[dict[float, list[Run]], list[Run]]:
-    """Read a set's records: rate → runs, and the job's; empty lists where one is missing."""
+    """Read a set's records: rate → runs, and the job's; empty lists if one is missing."""
 
     def each(paths: list[Path]) -> list[Run]:
         runs = [run for path in paths if (run := kept(path, prepared.digest)) is not None]

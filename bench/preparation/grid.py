@@ -16,8 +16,8 @@ from sklearn.metrics import f1_score
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from bench.preparation.datasets import Prepared, Rows
 from bench.preparation.records import Run, keep, kept
-from bench.preparation.sets import Prepared, Rows
 from compression.quantization.precision import has_bfloat16
 
 RATES = (3e-5, 8e-5, 2e-4, 5e-4)
@@ -26,7 +26,7 @@ Answers = npt.NDArray[np.float64]
 
 
 def run(prepared: Prepared, model: Path, place: Path, rate: float, seed: int, epochs: int) -> Run:
-    """Train one cell, or read it where `place` has it already."""
+    """Train one cell, or read it if `place` has it already."""
     path = place / f"{prepared.name}-{rate:g}-{seed}.json"
     if (found := kept(path, prepared.digest)) is not None:
         return found
@@ -49,7 +49,7 @@ def wanted_of(prepared: Prepared, rows: Rows) -> Answers:
 
 
 def score(prepared: Prepared, answers: Answers, wanted: Answers) -> float:
-    """Judge answers by the set's metric: accuracy, the mean of accuracy and F1, or that of two correlations."""
+    """Score answers by the set's metric: accuracy, the mean of accuracy and F1, or that of two correlations."""
     if prepared.task == "text-regression":
         if np.std(answers) == 0:
             return 0.0

@@ -1,13 +1,13 @@
-"""The job's own original: the engine runs a recipe that only prepares, and stock ONNX Runtime answers with what it ships."""
+"""The job's own original: the engine runs a recipe that only prepares, and stock ONNX Runtime runs its artifact."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from bench import engine
-from bench.article import compare
+from bench.glue import compare
+from bench.preparation.datasets import Prepared
 from bench.preparation.records import Run, keep, kept
-from bench.preparation.sets import Prepared
 from compression.schema.recipe.recipe import Recipe, Train
 
 

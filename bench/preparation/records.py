@@ -1,4 +1,4 @@
-"""What is kept of a training: its curve, and what it answered to validation and test."""
+"""Records of trainings: the curve, and the answers to validation and test."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -29,7 +29,7 @@ class Run:
 
 
 def kept(path: Path, digest: str) -> Run | None:
-    """Read a record; None where there is none, or it is of other rows."""
+    """Read a record; None if there is none, or it is of other rows."""
     if not path.exists():
         return None
     found = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(path.read_text()).items()}
@@ -37,7 +37,7 @@ def kept(path: Path, digest: str) -> Run | None:
 
 
 def keep(run: Run, path: Path) -> None:
-    """Write a record, whole or not at all."""
+    """Write a record atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(asdict(run) | {"validation": _short(run.validation), "test": _short(run.test)}) + "\n")

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.preparation import grid
+from bench.preparation.datasets import Prepared
 from bench.preparation.records import Run
-from bench.preparation.sets import Prepared
 
 DRAWS = 2000
 Numbers = npt.NDArray[np.float64]
@@ -29,12 +29,12 @@ class Compared:
 
     @property
     def holds(self) -> bool:
-        """Say whether the job is at most one standard error below the grid's best cell, on validation."""
+        """Return whether the job is at most one standard error below the grid's best cell, on validation."""
         return self.job >= self.best - self.error
 
 
 def compared(prepared: Prepared, cells: Mapping[float, Sequence[Run]], own: Sequence[Run]) -> Compared:
-    """Hold the job's originals against the grid. cells: rate → a run a seed; own: the job's, a run a seed."""
+    """Compare the job's originals with the grid. cells: rate → runs, one per seed; own: the job's runs, one per seed."""
     rate = max(cells, key=lambda one: float(np.mean([run.curve[run.best_epoch - 1] for run in cells[one]])))
     best, job = _Judge(prepared, "validation", cells[rate]), _Judge(prepared, "validation", own)
     tops, ours = _Judge(prepared, "test", cells[rate]), _Judge(prepared, "test", own)

@@ -1,11 +1,11 @@
-"""What the shell offers after Tab: asked of the service, briefly; where it does not answer nothing is offered."""
+"""Shell completion: values from the service; none if it does not answer quickly."""
 
 from collections.abc import Callable
 from itertools import islice
 
 from client.api import Lathe
 from client.errors import ClientError
-from client.terminal_text import one_line
+from client.terminal.text import one_line
 
 Offer = list[tuple[str, str]]
 MOST = 30

@@ -1,48 +1,46 @@
-"""lathe models, lathe datasets: what jobs work on. Uploads go on where an earlier one stopped."""
+"""lathe models, lathe datasets. An upload resumes where an earlier one stopped."""
 
 import re
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
-from client import render
 from client.api import Lathe
-from client.calls import Kind
-from client.commands import connect
+from client.commands.registry import Commands
+from client.core.fields import Kind
 from client.errors import BadFolder
-from client.local import Local, local_dataset, local_model
-from client.output import AsJson, emit, moving, say, table
+from client.terminal import render
+from client.terminal.output import emit, moving, say, table
+from client.transfers.folders import Local, local_dataset, local_model, manifest
+from client.transfers.upload import add, until_ready
 from client.types import Dataset, Model
-from client.upload import add, manifest, until_ready
 from compression.schema.recipe.base import Task as TaskName
 
-models = typer.Typer(help="Checkpoints to compress.", no_args_is_help=True)
-datasets = typer.Typer(help="Data to train and test on.", no_args_is_help=True)
+models = Commands(help="Checkpoints to compress.", no_args_is_help=True)
+datasets = Commands(help="Data to train and test on.", no_args_is_help=True)
 
 HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-"""What a repository of a hub is called. The service fetches nothing from there."""
-Name = Annotated[str | None, typer.Option(help="Its name; the folder's where left out.")]
+"""The name of a repository on a hub, from which the service fetches nothing."""
+Name = Annotated[str | None, typer.Option(help="Its name; by default the folder's.")]
 TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
-Task = Annotated[str, typer.Option(help=f"What the data is for: {', '.join(get_args(TaskName))}.")]
+Task = Annotated[str, typer.Option(help=f"The task of the data: {', '.join(get_args(TaskName))}.")]
 Tasks = Annotated[
     list[str] | None,
     typer.Option(
         "--task",
-        help=f"What local data is for: {', '.join(get_args(TaskName))}. Once, or for each --data in turn.",
+        help=f"The task of local data: {', '.join(get_args(TaskName))}. Once, or for each --data in turn.",
     ),
 ]
 ColumnNames = Annotated[
     list[str] | None,
     typer.Option("--column", help="KEY=NAME of another column: text_pair, tokens, tags, question … Repeatable."),
 ]
-Id = Annotated[str, typer.Argument(help="Its id.")]
-Ids = Annotated[list[str], typer.Argument(help="Their ids.")]
 
 
 def send(lathe: Lathe, local: Local) -> Model | Dataset:
-    """Hash, upload and wait until it is checked; show how it goes."""
+    """Hash, upload and wait until it is checked; show the progress."""
     name = local.body["name"]
     with moving(f"hashing {name}", local.bytes) as moved:
         promised = manifest(local.files, moved)
@@ -62,7 +60,7 @@ def add_model(lathe: Lathe, folder: Path, name: str | None = None) -> Model | Da
 
 
 def pairs(option: str, given: list[str]) -> dict[str, str]:
-    """Read KEY=VALUE, given any number of times."""
+    """Parse any number of KEY=VALUE."""
     found = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -86,13 +84,6 @@ def _facts(found: Model | Dataset) -> str:
     return f"{rows} rows; {found.facts.task}{labels}"
 
 
-def _list(kind: Kind) -> None:
-    with connect() as lathe:
-        found = list(lathe.uploads(kind))
-    rows = [(item.id, item.name, item.state, render.size(item.bytes), _facts(item)) for item in found]
-    emit(found, table(("id", "name", "state", "size", "facts"), rows, empty=f"None yet. Add one: lathe {kind} add FOLDER"))
-
-
 def _show(kind: Kind, found: Model | Dataset) -> None:
     lines = [f"{found.id}  {found.name}  {found.state}", _facts(found)]
     for reason in found.reasons:
@@ -101,85 +92,63 @@ def _show(kind: Kind, found: Model | Dataset) -> None:
     files = table(("file", "size", "sha256", "uploaded"), rows, empty="No files.")
     emit(found, *(line for line in lines if line), files)
     if found.state == "uploading":
-        say(f"Not complete yet. Go on with: lathe {kind} add FOLDER")
+        say(f"Not complete yet. Resume it with: lathe {kind} add FOLDER")
 
 
-def _remove(kind: Kind, ids: list[str]) -> None:
-    with connect() as lathe:
+def _manage(app: Commands, kind: Kind) -> None:
+    """Register the commands that models and datasets have in common."""
+    noun = kind.removesuffix("s")
+
+    def ls(lathe: Lathe) -> None:
+        found = list(lathe.uploads(kind))
+        rows = [(item.id, item.name, item.state, render.size(item.bytes), _facts(item)) for item in found]
+        emit(found, table(("id", "name", "state", "size", "facts"), rows, empty=f"None yet. Add one: lathe {kind} add FOLDER"))
+
+    def show(lathe: Lathe, id_: Annotated[str, typer.Argument(metavar=noun.upper(), help="Its id.")]) -> None:
+        found = lathe.upload(kind, id_)
+        _show(kind, found)
+
+    def rm(lathe: Lathe, ids: Annotated[list[str], typer.Argument(help="Their ids.")]) -> None:
         for identifier in ids:
             lathe.delete(f"{kind}/{identifier}")
-    emit({"deleted": ids}, f"Deleted {', '.join(ids)}.")
+        emit({"deleted": ids}, f"Deleted {', '.join(ids)}.")
+
+    app.command("ls", help=f"List the {kind}.")(ls)
+    app.command("show", help=f"Show a {noun} with its files and facts.")(show)
+    app.command("rm", help=f"Delete {kind}. Jobs that use them stay.")(rm)
 
 
 @models.command("add")
-def models_add(folder: Path, name: Name = None, json: AsJson = False) -> None:  # noqa: ARG001
+def models_add(lathe: Lathe, folder: Path, name: Name = None) -> None:
     """Upload the folder that save_pretrained() wrote, and wait until it is checked."""
-    with connect() as lathe:
-        model = add_model(lathe, folder, name)
+    model = add_model(lathe, folder, name)
     emit(model, f"{model.id} is ready: {_facts(model)}", f"Next: lathe submit --model {model.id} --data FOLDER")
-
-
-@models.command("ls")
-def models_ls(json: AsJson = False) -> None:  # noqa: ARG001
-    """List the models."""
-    _list("models")
-
-
-@models.command("show")
-def models_show(model: Id, json: AsJson = False) -> None:  # noqa: ARG001
-    """Show a model with its files and facts."""
-    with connect() as lathe:
-        found = lathe.upload("models", model)
-    _show("models", found)
-
-
-@models.command("rm")
-def models_rm(ids: Ids, json: AsJson = False) -> None:  # noqa: ARG001
-    """Delete models. Jobs that were made of them stay."""
-    _remove("models", ids)
 
 
 @datasets.command("add")
 def datasets_add(
+    lathe: Lathe,
     place: Annotated[Path, typer.Argument(help="A file (train), or a folder with train.*, validation.*, test.*, unlabelled.*")],
     name: Name = None,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
     task: Task = "text-classification",
     column: ColumnNames = None,
-    json: AsJson = False,  # noqa: ARG001
 ) -> None:
     """Upload data (jsonl, csv, parquet; for causal-lm plain text, .txt, too), and wait until it is checked."""
     columns = {"text": text_column, "label": label_column, **pairs("--column", column or [])}
-    with connect() as lathe:
-        found = send(lathe, local_dataset(place, name, task=task, columns=columns))
+    found = send(lathe, local_dataset(place, name, task=task, columns=columns))
     emit(found, f"{found.id} is ready: {_facts(found)}", f"Next: lathe submit --model FOLDER --data {found.id}")
 
 
-@datasets.command("ls")
-def datasets_ls(json: AsJson = False) -> None:  # noqa: ARG001
-    """List the datasets."""
-    _list("datasets")
-
-
-@datasets.command("show")
-def datasets_show(dataset: Id, json: AsJson = False) -> None:  # noqa: ARG001
-    """Show a dataset with its files and facts."""
-    with connect() as lathe:
-        found = lathe.upload("datasets", dataset)
-    _show("datasets", found)
-
-
-@datasets.command("rm")
-def datasets_rm(ids: Ids, json: AsJson = False) -> None:  # noqa: ARG001
-    """Delete datasets. Jobs that were made of them stay."""
-    _remove("datasets", ids)
+_manage(models, "models")
+_manage(datasets, "datasets")
 
 
 def resolve(
     lathe: Lathe, kind: Kind, given: str, *, task: str = "text-classification", columns: dict[str, str] | None = None
 ) -> str:
-    """Return the id of what was named: an id as it is, or a local folder or file, which is uploaded first."""
+    """Return the id of a model or dataset: an id as it is; a local folder or file is uploaded first."""
     place = Path(given)
     if place.exists():
         if kind == "models":
@@ -193,3 +162,13 @@ def resolve(
         here = given.split("/")[1]
         remedy = f"If it is on a hub, fetch it first and name the folder: hf download {given} --local-dir {here}."
     raise BadFolder(f"{given!r} is neither a local path nor an id ({prefix}…)", remedy=remedy)
+
+
+def resolve_models(lathe: Lathe, base: str, student: str | None, teachers: list[str]) -> dict[str, Any]:
+    """Return the ids of a job's models; local folders are uploaded first."""
+    models: dict[str, Any] = {"base": resolve(lathe, "models", base)}
+    if student is not None:
+        models["student"] = resolve(lathe, "models", student)
+    if teachers:
+        models["teachers"] = [resolve(lathe, "models", place) for place in teachers]
+    return models

@@ -1,4 +1,4 @@
-"""lathe ls, show, watch, wait, logs, cancel, retry, rm: jobs on their way."""
+"""lathe ls, show, watch, wait, logs, cancel, retry, rm: jobs that wait, run or have ended."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -7,19 +7,20 @@ from typing import Annotated
 
 import typer
 
-from client import recipes, render, watching
+from client import recipes
 from client.api import Lathe
-from client.calls import STATES
-from client.commands import connect
 from client.commands.completion import job_ids, model_ids
-from client.output import AsJson, as_json, console, emit, say, table, write_json
-from client.terminal_text import one_line
+from client.core.fields import STATES
+from client.terminal import job_view, render
+from client.terminal.output import as_json, console, emit, say, table, write_json
+from client.terminal.text import one_line
 from client.types import Event, Job
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", autocompletion=job_ids)]
 
 
 def ls(
+    lathe: Lathe,
     state: Annotated[
         list[str] | None,
         typer.Option(
@@ -31,12 +32,10 @@ def ls(
     model: Annotated[str | None, typer.Option(help="Id of a model.", autocompletion=model_ids)] = None,
     search: Annotated[str | None, typer.Option(help="Part of the name, the id or the owner.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
-    json: AsJson = False,  # noqa: ARG001
 ) -> None:
     """List jobs."""
     wanted = [one.replace("=", ":", 1) if ":" not in one else one for one in label or ()]
-    with connect() as lathe:
-        found = list(islice(lathe.jobs(state=state, label=wanted or None, model=model, search=search), limit))
+    found = list(islice(lathe.jobs(state=state, label=wanted or None, model=model, search=search), limit))
     rows = [(job.id, job.name, job.state, f"{job.created_at:%Y-%m-%d %H:%M}", _now(job)) for job in found]
     empty = "No jobs. Submit one: lathe submit --model FOLDER --data FOLDER --recipe quick"
     emit(found, table(("id", "name", "state", "created", "now"), rows, empty=empty))
@@ -46,15 +45,14 @@ def _now(job: Job) -> str:
     if job.error:
         return job.error.cause
     if not job.ended:
-        return watching.headline(job)
+        return job_view.headline(job)
     return render.ratios_text(job.ratios) if job.ratios else ""
 
 
-def show(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001
+def show(lathe: Lathe, job: JobId) -> None:
     """Show a job and the rows of its table so far."""
-    with connect() as lathe:
-        found = lathe.job(job)
-    lines = [f"{found.id}  {found.name}  {watching.headline(found)}"]
+    found = lathe.job(job)
+    lines = [f"{found.id}  {found.name}  {job_view.headline(found)}"]
     if found.owner:
         lines.append(f"sent by {found.owner}")
     if found.labels:
@@ -86,7 +84,7 @@ def _failure(job: Job) -> list[str]:
 
 @contextmanager
 def detachable(job_id: str) -> Iterator[None]:
-    """On Ctrl-C say that the job goes on, and how to come back to it."""
+    """On Ctrl-C, print that the job goes on, and how to return to it."""
     try:
         yield
     except KeyboardInterrupt:
@@ -98,7 +96,7 @@ def detachable(job_id: str) -> Iterator[None]:
 def ended(lathe: Lathe, job_id: str, timeout: float | None) -> Job:
     """Wait for a job."""
     with detachable(job_id):
-        return watching.wait(lathe, job_id, timeout=timeout)
+        return job_view.wait(lathe, job_id, timeout=timeout)
 
 
 def finish(lathe: Lathe, job: Job) -> None:
@@ -108,33 +106,32 @@ def finish(lathe: Lathe, job: Job) -> None:
         emit(job, *shown)
     else:
         emit(job, f"{job.id} {job.state}.", *_failure(job))
-    raise typer.Exit(watching.EXIT_CODES[job.state])
+    raise typer.Exit(job_view.EXIT_CODES[job.state])
 
 
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="Seconds after which to stop waiting; the job goes on.")]
 
 
-def wait(job: JobId, timeout: Timeout = None, json: AsJson = False) -> None:  # noqa: ARG001
-    """Wait until a job has ended; show its progress, then its table. For scripts: the exit code tells how it ended.
+def wait(lathe: Lathe, job: JobId, timeout: Timeout = None) -> None:
+    """Wait until a job has ended; show its progress, then its table. For scripts: the exit code tells the outcome.
 
     Exit codes: 0 the job succeeded; 1 it failed; 3 it was cancelled; 4 --timeout is over; others as of every command.
     """
-    with connect() as lathe:
-        finish(lathe, ended(lathe, job, timeout))
+    finish(lathe, ended(lathe, job, timeout))
 
 
-def watch(job: JobId, timeout: Timeout = None, json: AsJson = False) -> None:  # noqa: ARG001
-    """Watch a job live: a bar a stage, and what happens as it happens, then its table. Ctrl-C leaves it running.
+def watch(lathe: Lathe, job: JobId, timeout: Timeout = None) -> None:
+    """Watch a job live: a bar per stage, its events as they happen, then its table. Ctrl-C leaves it running.
 
-    A service that restarts meanwhile is waited for, and nothing is missed. With --json a line for each change of the job. Exit
+    It waits for a service that restarts meanwhile, and misses nothing. With --json, one line per change of the job. Exit
     codes as of `lathe wait`.
     """
-    with connect() as lathe, detachable(job):
+    with detachable(job):
         if as_json():
             for found in lathe.watch(job, timeout=timeout):
                 write_json(found)
-            raise typer.Exit(watching.EXIT_CODES[found.state])
-        finish(lathe, watching.live(lathe, job, timeout=timeout, line=_line))
+            raise typer.Exit(job_view.EXIT_CODES[found.state])
+        finish(lathe, job_view.live(lathe, job, timeout=timeout, line=_line))
 
 
 def _line(event: Event) -> str:
@@ -154,14 +151,14 @@ def _line(event: Event) -> str:
 
 
 def logs(
+    lathe: Lathe,
     job: JobId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
-    after: Annotated[int, typer.Option(min=0, help="Only what came after this seq.")] = 0,
-    json: AsJson = False,  # noqa: ARG001
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the job has ended.")] = False,
+    after: Annotated[int, typer.Option(min=0, help="Only events after this seq.")] = 0,
 ) -> None:
-    """Print what happened, in order. With --json, one event a line."""
+    """Print a job's events in order. With --json, one event per line."""
     out = console()
-    with connect() as lathe, detachable(job) if follow else nullcontext():
+    with detachable(job) if follow else nullcontext():
         for event in lathe.follow(job, after=after) if follow else lathe.events(job, after=after):
             if as_json():
                 write_json(event)
@@ -169,36 +166,33 @@ def logs(
                 out.print(one_line(_line(event)), markup=False, soft_wrap=True)
 
 
-def cancel(job: JobId, json: AsJson = False) -> None:  # noqa: ARG001
+def cancel(lathe: Lathe, job: JobId) -> None:
     """Ask a job to stop. Finished stages and their artifacts stay."""
-    with connect() as lathe:
-        found = lathe.cancel(job)
-    emit(found, f"{found.id} is {watching.headline(found)}.", *([] if found.ended else [f"Next: lathe watch {found.id}"]))
+    found = lathe.cancel(job)
+    emit(found, f"{found.id} is {job_view.headline(found)}.", *([] if found.ended else [f"Next: lathe watch {found.id}"]))
 
 
 def retry(
+    lathe: Lathe,
     job: JobId,
     remedy: Annotated[
-        bool, typer.Option("--remedy", help="With all changes that its error, or its table, speaks for (lathe show).")
+        bool, typer.Option("--remedy", help="With all changes that its error or its table proposes (lathe show).")
     ] = False,
     apply: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="With one of them: recipe.distill.epochs. Repeatable.")
     ] = None,
-    json: AsJson = False,  # noqa: ARG001
 ) -> None:
-    """Submit an ended job again, as a new job: as it was, or with --remedy changed."""
-    with connect() as lathe:
-        before, found = lathe.job(job), lathe.retry(job, remedies="all" if remedy else apply or ())
+    """Submit an ended job again, as a new job: unchanged, or with --remedy."""
+    before, found = lathe.job(job), lathe.retry(job, remedies="all" if remedy else apply or ())
     lines = [f"  recipe.{change}" for change in recipes.changes(before.recipe, found.recipe)]
     emit(found, f"{found.id} is {found.state}, a new attempt at {job}.", *lines, f"Next: lathe watch {found.id}")
 
 
 def rm(
+    lathe: Lathe,
     ids: Annotated[list[str], typer.Argument(metavar="JOB", help="Ids of jobs.", autocompletion=job_ids)],
-    json: AsJson = False,  # noqa: ARG001
 ) -> None:
-    """Delete jobs that are over, with their artifacts. Models and data stay."""
-    with connect() as lathe:
-        for identifier in ids:
-            lathe.delete(f"jobs/{identifier}")
+    """Delete ended jobs with their artifacts. Models and data stay."""
+    for identifier in ids:
+        lathe.delete(f"jobs/{identifier}")
     emit({"deleted": ids}, f"Deleted {', '.join(ids)}.")

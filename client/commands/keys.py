@@ -1,30 +1,22 @@
-"""lathe keys: who may ask."""
+"""lathe keys: API keys of the team."""
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from client.commands import connect
-from client.output import AsJson, emit, table
+from client.api import Lathe
+from client.commands.registry import Commands
+from client.core.fields import Scope
+from client.terminal.output import emit, table
 
-app = typer.Typer(help="API keys of your team. Admins make, rotate and revoke them.", no_args_is_help=True)
+app = Commands(help="API keys of your team. Admins make, rotate and revoke them.", no_args_is_help=True)
 DAY = 24 * 3600
-Days = Annotated[float | None, typer.Option(min=60 / DAY, max=3660, help="Days until it ends; never where left out.")]
-
-
-class KeyScope(StrEnum):
-    """What a key may do."""
-
-    ADMIN = "admin"
-    WRITE = "write"
-    READ = "read"
-    DEVICE = "device"
+Days = Annotated[float | None, typer.Option(min=60 / DAY, max=3660, help="Days until it ends; by default never.")]
 
 
 def moment(value: datetime | None) -> str | None:
-    """Write a time for a table."""
+    """Return a time as a table shows it."""
     return f"{value:%Y-%m-%d %H:%M}" if value else None
 
 
@@ -34,29 +26,27 @@ def _seconds(days: float | None) -> int | None:
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What it is for.")],
+    lathe: Lathe,
+    name: Annotated[str, typer.Argument(help="Its purpose.")],
     scope: Annotated[
-        KeyScope,
+        Scope,
         typer.Option(
             help="read: sees everything and changes nothing; write: changes all but keys; admin: also makes and revokes keys, "
             "and reads the audit log; device: for a machine that only measures, reads artifacts alone."
         ),
-    ] = KeyScope.WRITE,
+    ] = "write",
     read_only: Annotated[bool, typer.Option("--read-only", help="The same as --scope read.")] = False,
     days: Days = None,
-    json: AsJson = False,  # noqa: ARG001
 ) -> None:
     """Make another key. It is shown this once."""
-    with connect() as lathe:
-        key = lathe.create_key(name, scope="read" if read_only else scope.value, expires_in=_seconds(days))
+    key = lathe.create_key(name, scope="read" if read_only else scope, expires_in=_seconds(days))
     emit(key, key.key, f"This is shown once. Use it with: export LATHE_KEY={key.key}")
 
 
 @app.command()
-def ls(json: AsJson = False) -> None:  # noqa: ARG001
-    """List the keys that are in force."""
-    with connect() as lathe:
-        keys = list(lathe.keys())
+def ls(lathe: Lathe) -> None:
+    """List the active keys."""
+    keys = list(lathe.keys())
     names: dict[str | None, Any] = {key.id: key.name for key in keys}
     rows = [
         (
@@ -75,23 +65,21 @@ def ls(json: AsJson = False) -> None:  # noqa: ARG001
 
 @app.command()
 def rotate(
+    lathe: Lathe,
     key: Annotated[str, typer.Argument(help="Its id (lathe keys ls).")],
     overlap: Annotated[float, typer.Option(min=0, max=90 * 24, help="Hours that the old key still works.")] = 24,
     days: Annotated[
         float | None,
-        typer.Option(min=60 / DAY, max=3660, help="Days until the new key ends; as long as the old one was to last."),
+        typer.Option(min=60 / DAY, max=3660, help="Days until the new key ends; by default the lifetime of the old one."),
     ] = None,
-    json: AsJson = False,  # noqa: ARG001
 ) -> None:
-    """Make a key in the place of another, which still works for a while. It is shown this once."""
-    with connect() as lathe:
-        new = lathe.rotate_key(key, overlap=round(overlap * 3600), expires_in=_seconds(days))
+    """Replace a key by a new one, which is shown this once; the old one works for a while."""
+    new = lathe.rotate_key(key, overlap=round(overlap * 3600), expires_in=_seconds(days))
     emit(new, new.key, f"This is shown once. {key} works for {overlap:g} h more; sooner: lathe keys revoke {key}")
 
 
 @app.command()
-def revoke(key: Annotated[str, typer.Argument(help="Its id (lathe keys ls).")], json: AsJson = False) -> None:  # noqa: ARG001
+def revoke(lathe: Lathe, key: Annotated[str, typer.Argument(help="Its id (lathe keys ls).")]) -> None:
     """End a key at once, with its sessions and share links. Without an admin's key only the one in use can be ended."""
-    with connect() as lathe:
-        lathe.delete(f"keys/{key}")
+    lathe.delete(f"keys/{key}")
     emit({"revoked": key}, f"{key} is revoked.")

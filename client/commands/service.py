@@ -1,18 +1,18 @@
-"""lathe families, workers, queue, usage, quotas: what the service can do, and who does it."""
+"""lathe families, workers, queue, usage, quotas: what the service can do, and its load."""
 
 from itertools import islice
 from typing import Annotated, Any
 
 import typer
 
-from client import render
-from client.commands import connect
-from client.output import AsJson, emit, table
+from client.api import Lathe
+from client.terminal import render
+from client.terminal.job_view import headline
+from client.terminal.output import emit, table
 from client.types import Quota, Worker
-from client.watching import headline
 
 MOST = 20
-"""Jobs of one's own whose place is told."""
+"""Jobs of the team whose place is shown."""
 
 
 def _words(value: Any) -> str:
@@ -21,10 +21,9 @@ def _words(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def families(json: AsJson = False) -> None:  # noqa: ARG001
-    """List the model families that can be taken apart, and their limits."""
-    with connect() as lathe:
-        found = lathe.families()
+def families(lathe: Lathe) -> None:
+    """List the model families that can be pruned, and their limits."""
+    found = lathe.families()
     lines = []
     for item in found:
         lines.append(str(item.get("name")))
@@ -38,10 +37,9 @@ def _device(worker: Worker) -> str:
     return f"{', '.join(facts.get('devices') or ['–'])}, {facts.get('cores', '?')} cores{memory}"
 
 
-def workers(json: AsJson = False) -> None:  # noqa: ARG001
-    """List the workers: what they run on, how they confine what they run, their job, and when they were last heard of."""
-    with connect() as lathe:
-        found = lathe.workers()
+def workers(lathe: Lathe) -> None:
+    """List the workers: their machine, how they confine engines, their job, and when they were last heard of."""
+    found = lathe.workers()
     rows = [
         (
             worker.id,
@@ -60,12 +58,11 @@ def workers(json: AsJson = False) -> None:  # noqa: ARG001
 
 
 def usage(
-    days: Annotated[int, typer.Option(min=1, max=366, help="The last so many days.")] = 30,
-    json: AsJson = False,  # noqa: ARG001
+    lathe: Lathe,
+    days: Annotated[int, typer.Option(min=1, max=366, help="Days to include, up to now.")] = 30,
 ) -> None:
-    """Say what your team used, and all others together: jobs, minutes of workers, bytes that are kept."""
-    with connect() as lathe:
-        found = lathe.usage(days=days)
+    """Show the usage of your team, and of all others together: jobs, worker minutes, stored bytes."""
+    found = lathe.usage(days=days)
     rows = [
         (
             used.team,
@@ -89,10 +86,9 @@ def _frees(one: Quota) -> str:
     return f"{one.frees} ({one.frees_at:%Y-%m-%d %H:%M} UTC)" if one.frees_at else one.frees
 
 
-def quotas(json: AsJson = False) -> None:  # noqa: ARG001
-    """Say what your team may take of the service, how much of it is taken, and what frees it again."""
-    with connect() as lathe:
-        found = lathe.quotas()
+def quotas(lathe: Lathe) -> None:
+    """Show your team's limits, how much of each is used, and what frees it."""
+    found = lathe.quotas()
     rows = [
         (one.name.replace("_", " "), _amount(one.name, one.used), _amount(one.name, one.limit), _frees(one))
         for one in found.items
@@ -100,12 +96,11 @@ def quotas(json: AsJson = False) -> None:  # noqa: ARG001
     emit(found, table(("what", "used", "limit", "frees"), rows, empty="No limits."), f"The team's weight is {found.weight:g}.")
 
 
-def queue(json: AsJson = False) -> None:  # noqa: ARG001
-    """Say how many jobs wait and run, and when yours begin."""
-    with connect() as lathe:
-        found = lathe.queue()
-        # A list does not tell a job's place; each is asked for, the first few being what anybody wants to know.
-        mine = [lathe.job(job.id) for job in islice(lathe.jobs(state=("queued", "running")), MOST)]
+def queue(lathe: Lathe) -> None:
+    """Show how many jobs wait and run, and when yours start."""
+    found = lathe.queue()
+    # A list has no places, so the first few jobs are asked for one by one.
+    mine = [lathe.job(job.id) for job in islice(lathe.jobs(state=("queued", "running")), MOST)]
     rows = [(job.id, job.name, headline(job)) for job in sorted(mine, key=lambda job: job.queue_position or 0)]
     shown = table(("id", "name", "now"), rows, empty="None of them is yours.")
     beside = f"{found.checks} checks of uploads, {found.tries} questions"

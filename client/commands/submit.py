@@ -1,21 +1,22 @@
-"""lathe submit: one command from a local folder to a job."""
+"""lathe submit: creates a job from ids or local folders."""
 
 import json as jsonlib
 from typing import Annotated, Any
 
 import typer
 
-from client import recipes, render
+from client import recipes
 from client.api import Lathe
-from client.commands import connect, data, recipe
+from client.commands import data, recipe
 from client.commands.completion import dataset_ids, model_ids, recipe_names
 from client.commands.data import pairs
 from client.commands.jobs import ended, finish
-from client.output import AsJson, emit
+from client.terminal import render
+from client.terminal.output import emit
 
 
 def values(option: str, given: list[str]) -> dict[str, Any]:
-    """Read KEY=VALUE where VALUE is JSON; what is no JSON is text (axes=["ffn"], prune=null, importance=l1)."""
+    """Parse KEY=VALUE with VALUE as JSON, else as text (axes=["ffn"], prune=null, importance=l1)."""
     found: dict[str, Any] = {}
     for name, text in pairs(option, given).items():
         try:
@@ -26,9 +27,9 @@ def values(option: str, given: list[str]) -> dict[str, Any]:
 
 
 def choose_recipe(lathe: Lathe, given: str, changes: dict[str, Any]) -> str | dict[str, Any]:
-    """Return a preset's name, that with changes beside it, or a file's recipe with them. Raises BadRecipe.
+    """Return a preset's name, a preset with changes, or a file's recipe with them. Raises BadRecipe.
 
-    What a preset leaves out for a task is the service's to know, so it is sent by its name and not written out.
+    Only the service knows a preset's defaults for a task, so a preset is sent by its name.
     """
     if recipes.is_file(given):
         return recipes.override(recipes.read(given), changes)
@@ -36,52 +37,41 @@ def choose_recipe(lathe: Lathe, given: str, changes: dict[str, Any]) -> str | di
 
 
 def tasks_of(given: list[str], datasets: int) -> list[str]:
-    """Say what each local dataset is for: one --task is for all, otherwise there is one for each --data."""
+    """Return the task of each local dataset: one --task is for all, otherwise there is one for each --data."""
     if len(given) > 1 and len(given) != datasets:
         raise typer.BadParameter(f"{len(given)} tasks for {datasets} datasets", param_hint="--task")
     return given if len(given) > 1 else (given or ["text-classification"]) * datasets
 
 
+Model = Annotated[str, typer.Option(help="A model's id, or a local folder, which is uploaded first.", autocompletion=model_ids)]
+DATA_HELP = "A dataset's id, or a local file or folder, which is uploaded first. Repeatable: their mean counts."
+Datasets = Annotated[list[str], typer.Option("--data", help=DATA_HELP, autocompletion=dataset_ids)]
+STUDENT_HELP = "Train this model in place of the pruned one: an id or a local folder (prune=null)."
+TEACHER_HELP = "A model tuned on the task that teaches too: an id or a local folder. Repeatable."
+RECIPE_HELP = "A recipe's name (lathe recipe ls) or a file (lathe recipe init)."
+RecipeName = Annotated[str, typer.Option("--recipe", help=RECIPE_HELP, autocompletion=recipe_names)]
+EVALUATE_HELP = (
+    'The score\'s metric, for all datasets (metric=f1) or one for each (metric=\'["f1", "auto"]\'), and where latency is '
+    "measured (threads=2). Repeatable."
+)
+KEY_HELP = "Any text of your own: the same command with it again finds the same job."
+
+
 def submit(
-    model: Annotated[
-        str, typer.Option(help="A model's id, or a local folder, which is uploaded first.", autocompletion=model_ids)
-    ],
-    data_: Annotated[
-        list[str],
-        typer.Option(
-            "--data",
-            help="A dataset's id, or a local file or folder, which is uploaded first. Repeatable: their mean counts.",
-            autocompletion=dataset_ids,
-        ),
-    ],
-    student: Annotated[
-        str | None, typer.Option(help="Train this model in place of the pruned one: an id or a local folder (prune=null).")
-    ] = None,
-    teacher: Annotated[
-        list[str] | None, typer.Option(help="A model tuned on the task that teaches too: an id or a local folder. Repeatable.")
-    ] = None,
-    recipe_: Annotated[
-        str,
-        typer.Option(
-            "--recipe", help="A recipe's name (lathe recipe ls) or a file (lathe recipe init).", autocompletion=recipe_names
-        ),
-    ] = "standard",
+    lathe: Lathe,
+    model: Model,
+    data_: Datasets,
+    student: Annotated[str | None, typer.Option(help=STUDENT_HELP)] = None,
+    teacher: Annotated[list[str] | None, typer.Option(help=TEACHER_HELP)] = None,
+    recipe_: RecipeName = "standard",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change the recipe: prune.ratio=0.4. Repeatable.")] = None,
     target: Annotated[list[str] | None, typer.Option(help="Change a target: retention=0.98. Repeatable.")] = None,
-    evaluate: Annotated[
-        list[str] | None,
-        typer.Option(
-            help='The score\'s metric, for all datasets (metric=f1) or one for each (metric=\'["f1", "auto"]\'), and where '
-            "latency is measured (threads=2). Repeatable."
-        ),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The job's name; its model and data where left out.")] = None,
+    evaluate: Annotated[list[str] | None, typer.Option(help=EVALUATE_HELP)] = None,
+    name: Annotated[str | None, typer.Option(help="The job's name; by default its model and data.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, to find the job by. Repeatable.")] = None,
     priority: Annotated[int, typer.Option(help="Higher goes first, of your team's jobs.")] = 0,
     deadline: Annotated[int | None, typer.Option(help="Seconds from now in which the job must be done, or it fails.")] = None,
-    idempotency_key: Annotated[
-        str | None, typer.Option(help="Any text of your own: the same command with it again finds the same job.")
-    ] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help=KEY_HELP)] = None,
     text_column: data.TextColumn = "text",
     label_column: data.LabelColumn = "label",
     task: data.Tasks = None,
@@ -89,37 +79,28 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and estimate only; local folders are uploaded.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the job has ended; exit codes as of `lathe wait`.")] = False,
     timeout: Annotated[float | None, typer.Option(help="With --wait: seconds after which to stop waiting.")] = None,
-    json: AsJson = False,  # noqa: ARG001
 ) -> None:
     """Submit a job: lathe submit --model ./model --data ./data --recipe quick --set prune.ratio=0.4 --wait."""
-    body: dict[str, Any] = {
-        "labels": pairs("--label", label or []),
-        "priority": priority,
-        "deadline_seconds": deadline,
-    }
+    body: dict[str, Any] = {"labels": pairs("--label", label or []), "priority": priority, "deadline_seconds": deadline}
     given = {"targets": values("--target", target or []), "evaluate": values("--evaluate", evaluate or [])}
-    body |= {key: value for key, value in given.items() if value}
-    changes = values("--set", set_ or [])
-    with connect() as lathe:
-        body["recipe"] = chosen = choose_recipe(lathe, recipe_, changes)
-        if not isinstance(chosen, str):
-            lathe.check_recipe(chosen)  # before anything is uploaded for it
-        models: dict[str, Any] = {"base": data.resolve(lathe, "models", model)}
-        if student is not None:
-            models["student"] = data.resolve(lathe, "models", student)
-        if teacher:
-            models["teachers"] = [data.resolve(lathe, "models", place) for place in teacher]
-        columns = {"text": text_column, "label": label_column, **pairs("--column", column or [])}
-        datasets = [
-            data.resolve(lathe, "datasets", place, task=one, columns=columns)
-            for place, one in zip(data_, tasks_of(task or [], len(data_)), strict=True)
-        ]
-        body |= {"models": models, "datasets": datasets, "name": name}
-        if dry_run:
-            found = lathe.preflight(body)
-            emit(found, *render.forecast_lines(found), "Nothing was submitted. Leave out --dry-run to do so.")
-            return
-        job = lathe.submit(body, idempotency_key=idempotency_key)
-        if wait:
-            finish(lathe, ended(lathe, job.id, timeout))
+    body |= {"name": name} | {key: value for key, value in given.items() if value}
+    changes, columns = (
+        values("--set", set_ or []),
+        {"text": text_column, "label": label_column, **pairs("--column", column or [])},
+    )
+    tasks = tasks_of(task or [], len(data_))
+    body["recipe"] = chosen = choose_recipe(lathe, recipe_, changes)
+    if not isinstance(chosen, str):
+        lathe.check_recipe(chosen)  # before anything is uploaded for it
+    body["models"] = data.resolve_models(lathe, model, student, teacher or [])
+    body["datasets"] = [
+        data.resolve(lathe, "datasets", place, task=one, columns=columns) for place, one in zip(data_, tasks, strict=True)
+    ]
+    if dry_run:
+        found = lathe.preflight(body)
+        emit(found, *render.forecast_lines(found), "Nothing was submitted. Leave out --dry-run to do so.")
+        return
+    job = lathe.submit(body, idempotency_key=idempotency_key)
+    if wait:
+        finish(lathe, ended(lathe, job.id, timeout))
     emit(job, f"{job.id} is {job.state}.", f"Next: lathe watch {job.id}")

@@ -1,22 +1,22 @@
-"""lathe teams: who shares the service."""
+"""lathe teams: the teams that share the service."""
 
 from typing import Annotated
 
 import typer
 
-from client.commands import connect
+from client.api import Lathe
 from client.commands.keys import moment
-from client.output import AsJson, emit, table
+from client.commands.registry import Commands
+from client.terminal.output import emit, table
 
-app = typer.Typer(help="Teams; admins of the one that runs the service make, rename and close others.", no_args_is_help=True)
+app = Commands(help="Teams; admins of the one that runs the service make, rename and close others.", no_args_is_help=True)
 TeamId = Annotated[str, typer.Argument(metavar="TEAM", help="Its id (lathe teams ls).")]
 
 
 @app.command()
-def ls(json: AsJson = False) -> None:  # noqa: ARG001
+def ls(lathe: Lathe) -> None:
     """List your own team, or all teams if you run the service."""
-    with connect() as lathe:
-        found = lathe.teams()
+    found = lathe.teams()
     rows = [
         (team.id, moment(team.created_at), "yes" if team.operator else None, f"{team.name} (yours)" if team.mine else team.name)
         for team in found
@@ -25,28 +25,25 @@ def ls(json: AsJson = False) -> None:  # noqa: ARG001
 
 
 @app.command()
-def create(name: Annotated[str, typer.Argument(help="What it is called.")], json: AsJson = False) -> None:  # noqa: ARG001
+def create(lathe: Lathe, name: Annotated[str, typer.Argument(help="What it is called.")]) -> None:
     """Make a team and its first key, an admin's. The key is shown this once."""
-    with connect() as lathe:
-        team = lathe.create_team(name)
+    team = lathe.create_team(name)
     emit(team, str(team.key), f"The first key of {team.name}, an admin's, shown once. Its team is {team.id}.")
 
 
 @app.command()
 def rename(
+    lathe: Lathe,
     team: TeamId,
     name: Annotated[str, typer.Argument(help="Its new name.")],
-    json: AsJson = False,  # noqa: ARG001
 ) -> None:
     """Give a team another name."""
-    with connect() as lathe:
-        found = lathe.rename_team(team, name)
+    found = lathe.rename_team(team, name)
     emit(found, f"{found.id} is called {found.name}.")
 
 
 @app.command()
-def close(team: TeamId, json: AsJson = False) -> None:  # noqa: ARG001
+def close(lathe: Lathe, team: TeamId) -> None:
     """End all keys of a team. What it stored stays; `python -m app.bootstrap --team NAME` opens it again."""
-    with connect() as lathe:
-        lathe.delete(f"teams/{team}")
+    lathe.delete(f"teams/{team}")
     emit({"closed": team}, f"{team} is closed: its keys, sessions and share links have ended.")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from bench import classifier, engine
-from bench.article import compare, glue
-from bench.article.statistics import METRICS
+from bench.glue import compare
+from bench.glue import datasets as glue
+from bench.glue.statistics import METRICS
 from compression.modalities.scoring.classification import ClassScorer
 from compression.models.architectures.decoder_configs import decoder_parameters
 from compression.planning.preflight import preflight

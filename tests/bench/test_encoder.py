@@ -3,7 +3,7 @@
 import json
 
 from bench.__main__ import line, original
-from bench.article import records
+from bench.glue import records
 from compression.schema.report.measurements import Row
 from compression.schema.report.preparation import Preparation
 

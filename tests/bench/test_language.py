@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from bench.language import __main__ as language
-from bench.language import plain, shaped, wikitext
+from bench.language import minitron, shaped, wikitext
 from tests.compression.language import tiny
 
 TEXT = " \n = First = \n \n Some words . \n \n = = Part = = \n \n More . \n \n = Second = \n \n Others . \n"
@@ -39,14 +39,14 @@ def test_articles_are_whole_and_in_one_split(tmp_path: Path) -> None:
 
 
 def test_documents_are_put_one_behind_the_other() -> None:
-    assert plain.rows_of([[1, 2, 3], [4]], 0, 3).tolist() == [[1, 2, 3], [0, 4, 0]]
+    assert minitron.rows_of([[1, 2, 3], [4]], 0, 3).tolist() == [[1, 2, 3], [0, 4, 0]]
 
 
 def test_a_cut_keeps_what_scores_best_and_the_whole_is_itself(llama: LlamaForCausalLM, rows: torch.Tensor) -> None:
-    scores = plain.importance(llama, rows)
-    whole = plain.cut(llama, scores, plain.Widths(48, 3, 96))
+    scores = minitron.importance(llama, rows)
+    whole = minitron.cut(llama, scores, minitron.Widths(48, 3, 96))
     assert torch.equal(whole(rows).logits, llama(rows).logits)
-    small = plain.cut(llama, scores, plain.Widths(40, 2, 64))
+    small = minitron.cut(llama, scores, minitron.Widths(40, 2, 64))
     assert (small.config.num_attention_heads, small.config.num_key_value_heads, small.config.head_dim) == (4, 2, 8)
     stream, units = (found.topk(count).indices.sort().values for found, count in ((scores.hidden, 40), (scores.ffn[1], 64)))
     assert torch.equal(small.model.layers[1].mlp.down_proj.weight, llama.model.layers[1].mlp.down_proj.weight[stream][:, units])
@@ -54,17 +54,17 @@ def test_a_cut_keeps_what_scores_best_and_the_whole_is_itself(llama: LlamaForCau
 
 
 def test_units_that_say_nothing_go_first(llama: LlamaForCausalLM, rows: torch.Tensor) -> None:
-    silent = plain.cut(llama, plain.importance(llama, rows), plain.Widths(48, 3, 96))
+    silent = minitron.cut(llama, minitron.importance(llama, rows), minitron.Widths(48, 3, 96))
     with torch.no_grad():
         silent.model.layers[0].mlp.up_proj.weight[::3] = 0
-    cut = plain.cut(silent, plain.importance(silent, rows), plain.Widths(48, 3, 64))
+    cut = minitron.cut(silent, minitron.importance(silent, rows), minitron.Widths(48, 3, 64))
     assert torch.equal(
         cut.model.layers[0].mlp.up_proj.weight, silent.model.layers[0].mlp.up_proj.weight[torch.arange(96) % 3 > 0]
     )
 
 
 def test_a_student_comes_nearer_to_its_teacher(llama: LlamaForCausalLM, rows: torch.Tensor) -> None:
-    student = plain.cut(llama, plain.importance(llama, rows), plain.Widths(48, 3, 32))
+    student = minitron.cut(llama, minitron.importance(llama, rows), minitron.Widths(48, 3, 32))
     with torch.no_grad():
         for layer in llama.model.layers:
             layer.mlp.down_proj.weight.mul_(20)  # so that the units that went are missed
@@ -74,15 +74,15 @@ def test_a_student_comes_nearer_to_its_teacher(llama: LlamaForCausalLM, rows: to
         return functional.kl_div(one, other, reduction="batchmean", log_target=True).item()
 
     before = apart()
-    steps = list(plain.distil(student, llama, rows, steps=60, batch=4))
+    steps = list(minitron.distil(student, llama, rows, steps=60, batch=4))
     assert [step for step, _ in steps] == list(range(60))
     assert apart() < 0.9 * before
 
 
 def test_the_rate_rises_and_falls_to_a_tenth() -> None:
-    rates = [plain.rate(step, 100) for step in range(100)]
-    assert max(rates) == rates[4] == plain.PEAK
-    assert rates[-1] == pytest.approx(plain.LAST, rel=0.01)
+    rates = [minitron.rate(step, 100) for step in range(100)]
+    assert max(rates) == rates[4] == minitron.PEAK
+    assert rates[-1] == pytest.approx(minitron.LAST, rel=0.01)
 
 
 def test_a_job_and_the_plain_script_are_told_of_the_same_shape_tokens_and_rows(

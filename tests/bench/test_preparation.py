@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.preparation import grid, sets, table
+from bench.preparation import datasets, grid, table
+from bench.preparation.datasets import Prepared
 from bench.preparation.records import Run, keep, kept
-from bench.preparation.sets import Prepared
 from compression.schema.job_spec import Columns, Data
 from compression.schema.recipe.recipe import Evaluate
 from tests.compression.conftest import encoder  # noqa: F401 (a fixture)
@@ -14,10 +14,10 @@ from tests.compression.conftest import encoder  # noqa: F401 (a fixture)
 
 def prepared(folder: Path) -> Prepared:
     """Forty rows of two labels a split, every second one positive."""
-    for split in sets.SPLITS:
+    for split in datasets.SPLITS:
         rows = [f'{{"text": "row {n}", "label": "{"yes" if n % 2 else "no"}"}}\n' for n in range(40)]
         (folder / f"{split}.jsonl").write_text("".join(rows))
-    splits = {split: (str(folder / f"{split}.jsonl"),) for split in sets.SPLITS}
+    splits = {split: (str(folder / f"{split}.jsonl"),) for split in datasets.SPLITS}
     return Prepared("toy", "text-classification", Evaluate(), Data(format="jsonl", columns=Columns(), splits=splits), "abc")
 
 

@@ -1,21 +1,31 @@
-"""Requests over a network that is not to be relied on: each call of the client arrives once, or says why it did not."""
+"""Requests over a network that is not to be relied on: each call of both clients arrives once, or says why it did not."""
 
-from collections.abc import Iterator
+import inspect
+import typing
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 from fastapi.responses import JSONResponse, Response
 
-from client.api import Lathe
+from client.api import AsyncLathe, Lathe
+from client.core.protocol import pause
 from client.errors import BadAnswer, Problem, Unreachable
-from client.wire import pause
-from tests.client.conftest import served
+from tests.client.conftest import Live, served
 from tests.client.flaky import Flaky, event
+from tests.client.halves import HALVES
 from tests.conftest import free_port
 
 
+@pytest.fixture(params=HALVES.values(), ids=HALVES)
+def half(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Makes a client of one kind."""
+    return request.param
+
+
 @pytest.fixture
-def lathe(flaky: Flaky) -> Iterator[Lathe]:
-    with served(flaky.app()) as url, Lathe(url, "k", attempts=4) as made:
+def lathe(flaky: Flaky, half: Callable[..., Any]) -> Iterator[Lathe]:
+    with served(flaky.app()) as url, half(url, "k", attempts=4) as made:
         yield made
 
 
@@ -27,10 +37,12 @@ def test_a_post_is_sent_again_under_the_same_key(flaky: Flaky, lathe: Lathe) -> 
     assert flaky.keys[0]
 
 
-def test_two_posts_have_two_keys(flaky: Flaky, lathe: Lathe) -> None:
+def test_two_posts_have_two_keys_or_the_callers_own(flaky: Flaky, lathe: Lathe) -> None:
     lathe.submit({})
     lathe.submit({})
-    assert len(set(flaky.keys)) == 2
+    lathe.submit({}, idempotency_key="mine")
+    assert len(set(flaky.keys)) == 3
+    assert flaky.keys[2] == "mine"
 
 
 def test_a_key_is_never_made_twice_by_accident(flaky: Flaky, lathe: Lathe) -> None:
@@ -63,14 +75,15 @@ def test_a_gateway_that_stays_bad_is_unreachable(flaky: Flaky, lathe: Lathe) -> 
         lathe.submit({})
 
 
-def test_nobody_there_is_unreachable() -> None:
-    with Lathe(f"http://127.0.0.1:{free_port()}", "k", attempts=2) as lathe, pytest.raises(Unreachable) as error:
+def test_nobody_there_is_unreachable(half: Callable[..., Any]) -> None:
+    with half(f"http://127.0.0.1:{free_port()}", "k", attempts=2) as lathe, pytest.raises(Unreachable) as error:
+        assert not lathe.ready()
         lathe.job("job_1")
     assert error.value.exit_code == 5
 
 
 def test_a_broken_event_stream_is_taken_up_after_the_last_event(flaky: Flaky, lathe: Lathe) -> None:
-    flaky.events = [["retry: 2000\n\n", event(1), event(2), "id: 3\nevent: lo"], [": still here\n\n", event(3)]]
+    flaky.events = [["retry: 2000\n\n", event(1), event(2), "id: 3\nevent: lo"], [": still here\n\n", event(2), event(3)]]
     found = list(lathe.follow("job_1"))
     assert [(e.seq, e.type, e.data["message"]) for e in found] == [(1, "log", "m1"), (2, "log", "m2"), (3, "log", "m3")]
     assert flaky.resumed_at == ["0", "2"]
@@ -98,3 +111,48 @@ def test_a_service_that_moved_says_where(flaky: Flaky, lathe: Lathe) -> None:
     with pytest.raises(Problem) as error:
         lathe.submit({})
     assert "https://there" in error.value.remedy_text
+
+
+def test_all_that_is_not_a_job_can_be_asked_for_too(live: Live, half: Callable[..., Any]) -> None:
+    with half(live.service.url, live.service.database.key) as lathe:
+        quick = next(one.recipe for one in lathe.recipes() if one.name == "quick")
+        same = {"prepare": {"rate": 1e-4, "patience": 2}, "distill": {"epochs": 6}}
+        assert lathe.check_recipe(same).recipe == quick
+        assert lathe.families()[0]["name"] == "bert"
+        assert lathe.queue().queued >= 0
+        assert lathe.workers() == []
+        assert [used.mine for used in lathe.usage(days=7).items][:1] == [True]
+        assert {one.name for one in lathe.quotas().items} >= {"jobs_waiting", "worker_hours", "bytes_stored", "streams"}
+        assert lathe.request("GET", "/v1/queue", params={"x": None}).json().keys() >= {"queued", "running"}
+        assert lathe.ready()
+        key = lathe.create_key("half")
+        known = lathe.keys()
+        assert key.id in [one.id for one in known]
+        with half(lathe.url, key.key) as other:
+            assert other.queue().running >= 0
+            lathe.delete(f"keys/{key.id}")
+            with pytest.raises(Problem, match="revoked"):
+                other.queue()
+
+
+OWN = {"close", "aclose"}
+"""What each client has for itself."""
+
+
+def test_both_clients_offer_the_same_and_say_what_it_returns() -> None:
+    def offered(kind: type) -> dict[str, tuple[list[tuple[str, object]], object]]:
+        methods = {name: one for name, one in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
+        return {
+            name: ([(each.name, each.default) for each in found.parameters.values()], found.return_annotation)
+            for name, one in methods.items()
+            if name not in OWN and (found := inspect.signature(one))
+        }
+
+    sync, awaited = offered(Lathe), offered(AsyncLathe)
+    assert {name: parameters for name, (parameters, _) in sync.items()} == {name: one for name, (one, _) in awaited.items()}
+    for name, (_, result) in sync.items():
+        if typing.get_origin(result) is Iterator:
+            assert awaited[name][1] == AsyncIterator[typing.get_args(result)]
+        else:
+            assert awaited[name][1] == result
+            assert inspect.iscoroutinefunction(getattr(AsyncLathe, name)) or name in {"limit", "options", "from_config"}

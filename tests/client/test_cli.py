@@ -14,11 +14,12 @@ from sqlalchemy.orm import Session
 
 from app import jobs
 from app.errors import ALL_PROBLEMS
-from client import config, watching
+from client import config
 from client.commands.submit import tasks_of
 from client.errors import EXITS, ClientError
-from client.output import IN_COMMANDS
 from client.recipes import override
+from client.terminal import job_view
+from client.terminal.output import IN_COMMANDS
 from compression.schema.errors import OutOfMemory
 from tests.client.conftest import Command, Live, Ran
 from tests.client.figures import DATA_FACTS, MODEL_FACTS, report
@@ -98,7 +99,7 @@ def test_the_codes_are_documented(command: Command) -> None:
     text = " ".join(command("--help").out.split())
     for code, meaning in EXITS.items():
         assert f"{code} {meaning}" in text
-    assert EXITS.keys() == {0, *(kind.exit_code for kind in every(ClientError)), *watching.EXIT_CODES.values(), 130}
+    assert EXITS.keys() == {0, *(kind.exit_code for kind in every(ClientError)), *job_view.EXIT_CODES.values(), 130}
 
 
 def every(kind: type[ClientError]) -> list[type[ClientError]]:

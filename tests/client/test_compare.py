@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app import jobs
-from client.compare import Compared, differences, warning
+from client.terminal.compare import Compared, differences, warning
 from client.types import Job
 from tests.client.conftest import Command, Live
 from tests.client.figures import report

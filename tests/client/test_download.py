@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from client.api import Lathe
-from client.download import SEGMENT, download, local_path
 from client.errors import BadFolder, Problem, WrongHash
+from client.transfers.download import SEGMENT, download, local_path
 from tests.client.conftest import FileServer, served
 
 SMALL = os.urandom(300_000)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from client.errors import BadFolder
-from client.upload import model_files
+from client.transfers.folders import model_files
 
 
 def names(folder: Path, *files: str) -> tuple[list[str], list[str]]:

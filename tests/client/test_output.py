@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 from rich.text import Text
 
-from client import output, render
 from client.errors import NotReady, Problem
-from client.output import console, emit, say, show_error, table, write_json
-from client.terminal_text import lines, one_line
+from client.terminal import output, render
+from client.terminal.output import console, emit, say, show_error, table, write_json
+from client.terminal.text import lines, one_line
 from tests.client.figures import report
 
 TITLE = "\x1b]0;owned\x07"

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from client import render
+from client.terminal import render
 from compression.planning.verdicts import choose, judged
 from compression.schema.report.averages import mean_row
 from compression.schema.report.measurements import NotMeasured, Ratios, Row, Uploaded

@@ -16,8 +16,8 @@ import psutil
 
 from client import config
 from client.api import Lathe
-from client.processes import Part, Watchdog
-from client.up import locked
+from client.embedded.processes import Part, Watchdog
+from client.embedded.up import locked
 from tests.client.embedded import COMMAND, Up, family, running, start
 from tests.conftest import ROOT, wait_for
 
@@ -84,7 +84,7 @@ def test_nothing_survives_it_when_it_is_killed(up: Up) -> None:
 def test_whoever_asks_twice_does_not_wait_for_a_part_that_hangs(up: Up) -> None:
     wait_for(lambda: len(family(up.home)) >= 8)  # the workers have forked too
     for process in family(up.home):
-        if process.pid != up.process.pid and "client.watchdog" not in process.cmdline():
+        if process.pid != up.process.pid and "client.embedded.watchdog" not in process.cmdline():
             process.suspend()
 
     def asked_again() -> bool:

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from app.models import Model as ModelRow
 from client.api import Lathe
 from client.errors import BadFolder, NotReady, Problem
-from client.local import local_dataset
-from client.upload import add, data_files, manifest, model_files, until_ready
+from client.transfers.folders import data_files, local_dataset, manifest, model_files
+from client.transfers.upload import add, until_ready
 from tests.client.conftest import Live
 from tests.faults.proxy import Proxy
 

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app import jobs
-from client.render import MINUS
-from client.watching import validation
+from client.terminal.job_view import validation
+from client.terminal.render import MINUS
 from tests.client.conftest import Command, Live
 from tests.client.figures import report, validated
 from tests.client.test_cli import succeed

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.mending import mended
-from client import render
+from client.terminal import render
 from compression.planning.baseline import exceeds_baseline, has_not_converged
 from compression.planning.verdicts import choose, judged, targets_met
 from compression.schema.recipe.quantize import Quantize

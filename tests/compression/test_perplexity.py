@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from client.render import cells, conditions
+from client.terminal.render import cells, conditions
 from compression.engine.reporting.notes import better_note, row_notes
 from compression.models.architectures.families import ARCHITECTURE_SPECS
 from compression.models.architectures.shapes import parameters_at

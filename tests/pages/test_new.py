@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from client.upload import model_files
+from client.transfers.folders import model_files
 from compression.schema.job_spec import Columns
 from tests.examples import tiny_model, tiny_splits
 from tests.pages.conftest import PATIENCE, Window, World

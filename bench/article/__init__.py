@@ -1,6 +1,0 @@
-"""The published table, again, on four GLUE tasks: `python -m bench article`.
-
-One command that can be stopped at any time and goes on where it was. It tunes an encoder on SST-2, MRPC, STS-B and RTE, runs
-the recipes on each, times all results beside each other in one process, and prints one table with intervals. Nothing here
-chooses by the test rows.
-"""

@@ -1,0 +1,337 @@
+"""The methods that both clients have: which path, which body, what comes back. The one place that knows paths."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, Unpack
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel
+
+from client import types
+from client.core.drivers import Blocking, call, iterated, listed
+from client.core.events import EventReader, LongPoll
+from client.core.fields import AuditFilter, JobFields, JobFilter, Kind, Question, Remedies, Scope, Uploaded, job_body
+from client.core.protocol import PATIENT, Content, Item, Listing, Peer, Request, Send, Steps, Stream, read, read_json
+from client.errors import BadAnswer
+
+T = TypeVar("T", bound=BaseModel)
+UPLOADS: dict[Kind, type[types.Model] | type[types.Dataset]] = {"models": types.Model, "datasets": types.Dataset}
+JOINING = 900.0
+"""Seconds that the service may take to put a large file together."""
+
+
+def _request(method: str, path: str, kind: type[T], body: Any = None, **options: Any) -> Request[T]:
+    """Return a request whose answer is a typed object."""
+    return Request(method, f"/v1/{path}", lambda response: read(kind, response), body=body, **options)
+
+
+def _listing(path: str, kind: type[T], **params: Any) -> Listing[T]:
+    return Listing(f"/v1/{path}", lambda item: types.parse(kind, item), params)
+
+
+def _held(seconds: float) -> dict[str, Any]:
+    """Return the options of a GET that the service may hold back; the connection waits a little longer than the service."""
+    if seconds <= 0:
+        return {}
+    return {"headers": {"Prefer": f"wait={max(1, round(seconds))}"}, "timeout": seconds + 30.0, "attempts": PATIENT}
+
+
+def _job(job_id: str, wait: float = 0, seen: int | None = None, **options: Any) -> Request[types.Job]:
+    return _request("GET", f"jobs/{job_id}", types.Job, params={"version": seen} if wait else {}, **_held(wait), **options)
+
+
+def _ignore(_response: httpx.Response) -> None:
+    """Read nothing of an answer: that it came is enough."""
+
+
+class Endpoints(Peer):
+    """The service's interface. Raises Problem if the service refuses and Unreachable if it does not answer.
+
+    What may be sent again is sent again with back-off: reads, uploads and deletes because they change nothing twice,
+    creating POSTs because each carries an Idempotency-Key that stays the same over all attempts.
+    """
+
+    @call
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        content: Content | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        repeatable: bool = True,
+    ) -> Request[httpx.Response]:
+        """Send what has no method of its own and return the answer as it comes. Raises Problem and Unreachable."""
+        options: dict[str, Any] = {"timeout": timeout, "repeatable": repeatable, "content": content}
+        return Request(method, path, lambda response: response, params or {}, body, headers or {}, **options)
+
+    @call
+    def ready(self) -> Steps[bool]:
+        """Ask once whether the service is ready to work."""
+        answer = yield Send({"method": "GET", "url": f"{self.url}/healthz/ready", "timeout": 5.0})
+        return isinstance(answer, httpx.Response) and answer.is_success
+
+    # Models and datasets
+
+    @call
+    def create_upload(self, kind: Kind, body: Mapping[str, Any], files: Sequence[types.Manifest]) -> Request[Uploaded]:
+        """Promise the files of a new model or dataset."""
+        manifest = [file.model_dump(include={"path", "size", "sha256"}) for file in files]
+        return _request("POST", kind, UPLOADS[kind], {**body, "files": manifest})
+
+    @call
+    def put_file(self, kind: Kind, upload_id: str, file: types.Manifest, content: Content) -> Request[None]:
+        """Send one file's bytes."""
+        headers = {"Content-Length": str(file.size), "Content-Type": "application/octet-stream"}
+        path = f"/v1/{kind}/{upload_id}/files/{quote(file.path)}"
+        return Request("PUT", path, _ignore, headers=headers, content=content)
+
+    @call
+    def offset(self, kind: Kind, upload_id: str, path: str) -> Request[int]:
+        """Return how many bytes of a file have arrived."""
+
+        def take(response: httpx.Response) -> int:
+            found = response.headers.get("upload-offset", "")
+            if not found.isdigit():
+                raise BadAnswer(f"{response.url} does not say how much of {path} has come")
+            return int(found)
+
+        return Request("HEAD", f"/v1/{kind}/{upload_id}/files/{quote(path)}", take)
+
+    @call
+    def append(self, kind: Kind, upload_id: str, file: types.Manifest, start: int, content: Content) -> Request[bool]:
+        """Send a file from a byte on, once; return whether it is whole. Raises Problem and Unreachable.
+
+        Not repeatable: what arrived before it broke is kept, and the next attempt begins elsewhere.
+        """
+        headers = {"Content-Length": str(file.size - start), "Content-Type": "application/partial-upload"}
+        headers["Upload-Offset"] = str(start)
+        path = f"/v1/{kind}/{upload_id}/files/{quote(file.path)}"
+        # With the last byte the service puts the file together, which takes as long as a copy.
+        options: dict[str, Any] = {"repeatable": False, "timeout": JOINING, "content": content}
+        return Request("PATCH", path, lambda answer: bool(read_json(answer).get("uploaded")), headers=headers, **options)
+
+    @call
+    def complete(self, kind: Kind, upload_id: str) -> Request[Uploaded]:
+        """Tell the service that all files are there; it checks them."""
+        return _request("POST", f"{kind}/{upload_id}/complete", UPLOADS[kind])
+
+    @call
+    def upload(self, kind: Kind, upload_id: str, *, wait: float = 0) -> Request[Uploaded]:
+        """Return a model or dataset; with `wait`, once its check has ended or the seconds are over."""
+        return _request("GET", f"{kind}/{upload_id}", UPLOADS[kind], **_held(wait))
+
+    @iterated
+    def uploads(self, kind: Kind) -> Listing[Uploaded]:
+        """Yield all models or datasets of the team."""
+        return _listing(kind, UPLOADS[kind])
+
+    @call
+    def delete(self, path: str) -> Request[None]:
+        """DELETE the path under /v1: `models/mdl_…`, `jobs/job_…`, `keys/…`."""
+        return Request("DELETE", f"/v1/{path}", _ignore)
+
+    # Jobs
+
+    @call
+    def preflight(self, body: Mapping[str, Any] | None = None, /, **fields: Unpack[JobFields]) -> Request[types.Preflight]:
+        """Check a job without creating it: what it would become and cost."""
+        sent = job_body(fields) if body is None else body
+        return _request("POST", "jobs", types.Preflight, sent, params={"validate_only": "true"})
+
+    @call
+    def submit(
+        self, body: Mapping[str, Any] | None = None, /, *, idempotency_key: str | None = None, **fields: Unpack[JobFields]
+    ) -> Request[types.Job]:
+        """Create a job. Once this returns, the job is stored and will reach exactly one outcome.
+
+        From `fields`, or from a `body` as POST /v1/jobs takes it. With an `idempotency_key` of your own, the same call
+        later, also in another process, returns the same job.
+        """
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return _request("POST", "jobs", types.Job, job_body(fields) if body is None else body, headers=headers)
+
+    @call
+    def job(self, job_id: str, *, wait: float = 0, seen: int | None = None) -> Request[types.Job]:
+        """Return a job; with `wait`, as soon as it is past the version that was `seen`, or when the seconds are over."""
+        return _job(job_id, wait, seen)
+
+    @iterated
+    def jobs(self, **wanted: Unpack[JobFilter]) -> Listing[types.Job]:
+        """Yield the team's jobs, newest first."""
+        return _listing("jobs", types.Job, **wanted)
+
+    @call
+    def cancel(self, job_id: str) -> Request[types.Job]:
+        """Ask a job to stop."""
+        return _request("POST", f"jobs/{job_id}/cancel", types.Job)
+
+    @call
+    def retry(self, job_id: str, *, remedies: Remedies = ()) -> Request[types.Job]:
+        """Create a new job from an ended one, with those of its `remedies` applied that are named, or "all"."""
+        named = remedies if remedies == "all" else list(remedies)
+        return _request("POST", f"jobs/{job_id}/retry", types.Job, {"remedies": named} if named else None)
+
+    @call
+    def ask(self, job_id: str, *, timeout: float = 120.0, **question: Unpack[Question]) -> Steps[types.Try]:
+        """Ask a finished job's models, before and after, the same thing; return both answers. Raises WaitedTooLong."""
+        poll, path = LongPoll(timeout), f"jobs/{job_id}/try"
+        body = {name: value for name, value in question.items() if value is not None}
+        found = yield from _request("POST", path, types.Try, body, **_held(poll.begin())).steps(self)
+        while not found.ended:
+            found = yield from _request("GET", f"{path}/{found.id}", types.Try, **_held(poll.ask(found))).steps(self)
+            yield poll.rest(changed=found.ended)
+        return found
+
+    @call
+    def report(self, job_id: str) -> Request[types.Report]:
+        """Return the whole result of a job that succeeded."""
+        return _request("GET", f"jobs/{job_id}/report", types.Report)
+
+    @call
+    def report_page(self, job_id: str) -> Request[bytes]:
+        """Return the report as one HTML file, which needs no network."""
+        path, headers = f"/v1/jobs/{job_id}/report.html", {"Accept": "text/html"}
+        return Request("GET", path, lambda response: response.content, headers=headers)
+
+    @call
+    def share(self, job_id: str, *, days: float = 7) -> Steps[types.Share]:
+        """Make a link that shows a job's report without a key, for so many days. It is shown this once."""
+        body = {"expires_in": round(days * 86400)}
+        made = yield from _request("POST", f"jobs/{job_id}/share", types.Share, body, repeatable=False).steps(self)
+        return made.under(self.url)
+
+    @listed
+    def shares(self, job_id: str | None = None) -> Listing[types.Share]:
+        """Return the links in force, of a job or of the team; `delete("jobs/JOB/share/ID")` revokes one."""
+        return _listing("shares" if job_id is None else f"jobs/{job_id}/share", types.Share)
+
+    @listed
+    def artifacts(self, job_id: str) -> Listing[types.Artifact]:
+        """Return the artifacts of a job."""
+        return _listing(f"jobs/{job_id}/artifacts", types.Artifact)
+
+    @iterated
+    def events(self, job_id: str, *, after: int = 0) -> Listing[types.Event]:
+        """Yield the events so far whose seq is greater than `after`."""
+        return _listing(f"jobs/{job_id}/events", types.Event, after=after)
+
+    @iterated
+    def follow(self, job_id: str, *, after: int = 0) -> Stream[types.Event]:
+        """Yield events as they happen until the job has ended. A broken stream is resumed where it broke."""
+        reader = EventReader(job_id, after)
+        while True:
+            yield reader.stream(self)
+            # The service may be on its way up again.
+            if (yield from _job(job_id, attempts=PATIENT).steps(self)).ended:
+                yield from _listing(f"jobs/{job_id}/events", types.Event, after=reader.after).steps(self)
+                return
+            yield reader.again()
+
+    def _changes(self, job_id: str, timeout: float | None) -> Steps[types.Job]:
+        poll, job = LongPoll(timeout), (yield from _job(job_id).steps(self))
+        yield Item(job)
+        while not job.ended:
+            before, job = job, (yield from _job(job_id, poll.ask(job), job.version).steps(self))
+            if job.version != before.version:
+                yield Item(job)
+            yield poll.rest(changed=job.version != before.version)
+        return job
+
+    @iterated
+    def watch(self, job_id: str, *, timeout: float | None = None) -> Stream[types.Job]:
+        """Yield the job as it is, and again each time that it has changed, until it has ended. Raises WaitedTooLong."""
+        return self._changes(job_id, timeout)
+
+    @call
+    def wait(self, job_id: str, *, timeout: float | None = None) -> Steps[types.Job]:
+        """Return the job once it has ended, with any outcome. Raises WaitedTooLong after `timeout` seconds."""
+        return self._changes(job_id, timeout)
+
+    # Recipes, workers and usage
+
+    @call
+    def all_recipes(self) -> Request[types.Recipes]:
+        """Return the recipes that have a name, and the JSON schema of all recipes."""
+        return _request("GET", "recipes", types.Recipes)
+
+    @call
+    def recipes(self) -> Steps[list[types.Preset]]:
+        """Return the recipes that have a name."""
+        return list((yield from _request("GET", "recipes", types.Recipes).steps(self)).items)
+
+    @call
+    def check_recipe(self, recipe: Mapping[str, Any]) -> Request[types.CheckedRecipe]:
+        """Check a recipe by itself and return it in full. Raises Problem, whose `param` is the wrong key."""
+        return _request("POST", "recipes/check", types.CheckedRecipe, recipe)
+
+    @listed
+    def families(self) -> Listing[dict[str, Any]]:
+        """Return the model families that can be pruned, and their limits."""
+        return Listing("/v1/families", dict)
+
+    @listed
+    def workers(self) -> Listing[types.Worker]:
+        """Return the workers."""
+        return _listing("workers", types.Worker)
+
+    @call
+    def queue(self) -> Request[types.Queue]:
+        """Return how many jobs wait and run, of all teams."""
+        return _request("GET", "queue", types.Queue)
+
+    @call
+    def usage(self, *, days: int = 30) -> Request[types.Usage]:
+        """Return what the caller's team used, and all others together."""
+        return _request("GET", "usage", types.Usage, params={"days": days})
+
+    @call
+    def quotas(self) -> Request[types.Quotas]:
+        """Return the team's limits, and how much of each is used."""
+        return _request("GET", "quotas", types.Quotas)
+
+    # Keys and teams. A secret is shown once, so the service stores no answer that could be replayed: these are sent once.
+
+    @call
+    def create_key(self, name: str, *, scope: Scope = "write", expires_in: int | None = None) -> Request[types.NewKey]:
+        """Make another key, which ends after `expires_in` seconds, if given. It is shown this once; only admins may."""
+        body = {"name": name, "scope": scope, "expires_in": expires_in}
+        return _request("POST", "keys", types.NewKey, body, repeatable=False)
+
+    @call
+    def rotate_key(self, key_id: str, *, overlap: int = 24 * 3600, expires_in: int | None = None) -> Request[types.NewKey]:
+        """Replace a key, which works for `overlap` seconds more. The new one is shown this once; only admins may."""
+        body = {"overlap": overlap, "expires_in": expires_in}
+        return _request("POST", f"keys/{key_id}/rotate", types.NewKey, body, repeatable=False)
+
+    @iterated
+    def keys(self) -> Listing[types.Key]:
+        """Yield the team's keys."""
+        return _listing("keys", types.Key)
+
+    @call
+    def create_team(self, name: str) -> Request[types.Team]:
+        """Make a team and its first key, an admin's, shown this once; only admins of the team that runs the service may."""
+        return _request("POST", "teams", types.Team, {"name": name}, repeatable=False)
+
+    @call
+    def rename_team(self, team_id: str, name: str) -> Request[types.Team]:
+        """Give a team another name."""
+        return _request("PATCH", f"teams/{team_id}", types.Team, {"name": name})
+
+    @listed
+    def teams(self) -> Listing[types.Team]:
+        """Return your own team, or all teams for an admin of the team that runs the service."""
+        return _listing("teams", types.Team)
+
+    @iterated
+    def audit(self, **asked: Unpack[AuditFilter]) -> Listing[types.AuditEntry]:
+        """Yield what the team's keys changed or were refused, newest first; only admins may ask."""
+        return _listing("audit", types.AuditEntry, **asked)
+
+
+class Service(Blocking, Endpoints):
+    """The blocking client without files, as transfers use it."""

@@ -1,0 +1,1 @@
+"""`lathe up`: the whole service on this machine, as child processes."""

