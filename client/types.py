@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from compression.schema.prediction import Answered
 from compression.schema.report.measurements import NotMeasured, Ratios, Remedy, Row, Score
+from compression.schema.report.report import Report as Report
 from compression.schema.validation import DataFacts, ModelFacts
 
 T = TypeVar("T", bound=BaseModel)

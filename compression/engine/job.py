@@ -253,10 +253,11 @@ class Job:
         well, where an earlier stage is the headline. Where no ONNX file can be written, integers were shipped so after their
         stage, and 16 bits alone are left to ship.
         """
-        last = self.tracker.stage = self.rows[-1].stage
+        last = self.rows[-1].stage
         chosen, _ = choose(self.rows, self.spec.targets)
         for asked in self.spec.asked:
             part = yield from self.enter(asked)
+            self.tracker.stage = last  # to enter a part may write the baseline's artifact again
             yield from self.tracker.emit_boundary(LAST, done=False)
             is_language = part.task == "causal-lm"
             forms = [form for form in (False, True) if (is_language if form else part.kind != "transformers")]

@@ -252,6 +252,6 @@ def test_the_journey_goes_stage_by_stage_across_the_parts() -> None:
     reached = []
     for part in ("a", "b"):
         way.part = part
-        reached += [event.fraction for event in way.at("baseline", "choose the rate", Step(0, 1))]
+        reached += [event.fraction for event in way.emit("choose the rate", Step(0, 1))]
     assert reached[0] == 0 < reached[1]
     assert [phase.name for phase in way.phases[-2:]] == ["export the checkpoint"] * 2
