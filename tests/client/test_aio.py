@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fastapi.responses import JSONResponse, Response
 
-from app import jobs
+from app.jobs import jobs
 from client.aio import AsyncLathe
 from client.api import Lathe
 from client.errors import Problem, Unreachable, WaitedTooLong
