@@ -17,9 +17,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import keys
-from app.db import get_engine, writing
-from app.models import ADMIN, Team
+from app.accounts import keys
+from app.store.db import get_engine, writing
+from app.store.models import ADMIN, Team
 
 
 def alembic_config() -> Config:

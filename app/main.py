@@ -1,20 +1,11 @@
 """The application, which server.py serves."""
 
-from app import handlers, logs
-from app.audit import Audited
-from app.dashboard import assets
-from app.dashboard import compare as compare_page
-from app.dashboard import fleet as fleet_page
-from app.dashboard import job as job_page
-from app.dashboard import jobs as jobs_page
-from app.dashboard import keys as keys_page
-from app.dashboard import new as new_page
-from app.dashboard import routes as dashboard
-from app.dashboard import tries as try_page
-from app.document import Documented, operation_id
-from app.middleware import BodyLimit, Failures, PlainAddress, RequestContext, SafeHeaders
-from app.rates import RateLimits
-from app.routes import (
+from app.accounts.audit import Audited
+from app.accounts.rate_limits import RateLimits
+from app.api import exception_handlers
+from app.api.middleware import BodyLimit, Failures, PlainAddress, RequestContext, SafeHeaders
+from app.api.openapi import Documented, operation_id
+from app.api.routes import (
     artifacts,
     audit,
     compare,
@@ -23,14 +14,24 @@ from app.routes import (
     jobs,
     keys,
     metrics,
+    predictions,
     quotas,
     reference,
     resources,
     shares,
     teams,
-    tries,
 )
-from app.settings import Settings, get_settings
+from app.core import logs
+from app.core.settings import Settings, get_settings
+from app.pages.dashboard import assets
+from app.pages.dashboard import compare as compare_page
+from app.pages.dashboard import fleet as fleet_page
+from app.pages.dashboard import job as job_page
+from app.pages.dashboard import jobs as jobs_page
+from app.pages.dashboard import keys as keys_page
+from app.pages.dashboard import new as new_page
+from app.pages.dashboard import predictions as try_page
+from app.pages.dashboard import routes as dashboard
 
 DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."
 
@@ -47,12 +48,12 @@ def create_app(settings: Settings) -> Documented:
         redoc_url=None,
         generate_unique_id_function=operation_id,
     )
-    handlers.install(app)
+    exception_handlers.install(app)
     for router in (
         resources.models,
         resources.datasets,
         jobs.router,
-        tries.router,
+        predictions.router,
         shares.router,
         shares.pages,
         compare.router,

@@ -21,12 +21,12 @@ def config(host: str, port: int, workers: int, grace: int | None) -> uvicorn.Con
         host=host,
         port=port,
         workers=workers,
-        http="app.protocol:BoundedProtocol",
-        loop="app.connections:BoundedLoop",
+        http="app.api.protocol:BoundedProtocol",
+        loop="app.api.connections:BoundedLoop",
         ws="none",
         backlog=BACKLOG,
         access_log=False,
-        log_config=None,  # uvicorn's own lines would come before those of app.logs, and in another form
+        log_config=None,  # uvicorn's own lines would come before those of app.core.logs, and in another form
         server_header=False,
         timeout_graceful_shutdown=grace,
     )

@@ -2,8 +2,8 @@
 
 from alembic import context
 
-from app.db import get_engine
-from app.models import Base
+from app.store.db import get_engine
+from app.store.models import Base
 
 
 def run(connection: object) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import jobs
-from app.models import Dataset, Job, Model, Team
+from app.jobs import jobs
+from app.store.models import Dataset, Job, Model, Team
 
 TASK = "text-classification"
 

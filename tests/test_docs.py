@@ -2,9 +2,9 @@
 
 import re
 
-from app.errors import ALL_PROBLEMS
-from app.failures import FAILURES
-from app.settings import Settings
+from app.core.errors import ALL_PROBLEMS
+from app.core.failures import FAILURES
+from app.core.settings import Settings
 from compression.schema.errors import ALL_ERRORS
 from scripts import schema
 from tests.conftest import ROOT

@@ -3,8 +3,9 @@
 import os
 import sys
 
-from app import logs, queue
-from app.settings import get_settings
+from app.core import logs
+from app.core.settings import get_settings
+from app.store import broker
 from workers import sandbox
 
 USAGE = "usage: python -m workers jobs | checks | keeper"
@@ -12,7 +13,7 @@ USAGE = "usage: python -m workers jobs | checks | keeper"
 
 def main(argv: list[str]) -> int:
     """Start the process that the one argument names; return its exit code."""
-    if len(argv) != 1 or argv[0] not in {*queue.LANES, "keeper"}:
+    if len(argv) != 1 or argv[0] not in {*broker.LANES, "keeper"}:
         sys.stderr.write(USAGE + "\n")
         return 2
     if argv[0] == "keeper":
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> int:
     from workers.celery_app import app
 
     node = f"{argv[0]}-{os.getpid()}@%h"
-    options = ["-Q", queue.queue_name(argv[0]), "-n", node, "-P", "prefork", "-c", "1", "-l", "WARNING"]
+    options = ["-Q", broker.queue_name(argv[0]), "-n", node, "-P", "prefork", "-c", "1", "-l", "WARNING"]
     app.worker_main(["--quiet", "worker", *options, "--without-gossip", "--without-mingle", "--without-heartbeat"])
     return 0
 

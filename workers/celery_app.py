@@ -7,16 +7,16 @@ from typing import Any
 
 from celery import signals
 
-from app import db, queue
-from app.settings import get_settings
+from app.core.settings import get_settings
+from app.store import broker, db
+from workers.broker_watchdog import Ears
 from workers.folders import sweep
-from workers.hearing import Ears
-from workers.presence import Presence
+from workers.registration import Presence
 
 PR_SET_PDEATHSIG = 1
-LANE = os.environ.get("LATHE_LANE", queue.JOBS)
+LANE = os.environ.get("LATHE_LANE", broker.JOBS)
 
-app = queue.make_celery(get_settings())
+app = broker.make_celery(get_settings())
 app.conf.imports = ("workers.tasks",)
 ears = Ears()
 _presence: Presence | None = None
@@ -37,7 +37,7 @@ def _ready(**_: Any) -> None:
     if _presence is not None:
         _presence.start()
     # Work may have waited for the first worker to come.
-    queue.bell().ring(LANE)
+    broker.bell().ring(LANE)
 
 
 @signals.worker_process_init.connect

@@ -8,18 +8,18 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
-from app import resources
-from app.db import writing
-from app.failures import failure
-from app.models import Dataset, Model
-from app.settings import Settings
-from app.storage import Storage
+from app.core.failures import failure
+from app.core.settings import Settings
+from app.store import resources
+from app.store.db import writing
+from app.store.models import Dataset, Model
+from app.store.storage import Storage
 from compression.schema.errors import OutOfMemory
 from compression.schema.job_spec import Data, DataCheck, ModelCheck
 from compression.schema.validation import Rejected, parse_finding
 from workers import engine
 from workers.folders import private_folder
-from workers.holding import Hold, TakenOver
+from workers.task_lease import Hold, TakenOver
 
 log = structlog.get_logger()
 SMALLER = "Send shorter rows, fewer columns, or a smaller tokenizer."

@@ -15,11 +15,11 @@ from typing import IO, Any, Self, cast
 
 from pydantic import ValidationError
 
-from app.settings import Settings
+from app.core.settings import Settings
 from compression.schema.events import Event, parse_event
 from compression.system.host_lock import TURN_VARIABLE, WAIT_SECONDS, WAIT_VARIABLE
 from workers.folders import Untrustworthy
-from workers.measuring import ASKS, MeasuringTurns
+from workers.measuring_lock import ASKS, MeasuringTurns
 from workers.sandbox import CONFINING, Sandbox, code_folder, get_sandbox
 from workers.usage import Usage, excess, usage
 

@@ -13,12 +13,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app import audit, crash, jobs, logs, queue, resources, tries
-from app.clock import now
-from app.db import reading, writing
-from app.models import IdempotencyKey, Leader, Try, Worker
-from app.settings import Settings, get_settings
-from app.storage import Storage, get_storage
+from app.accounts import audit
+from app.core import crash_points, logs
+from app.core.settings import Settings, get_settings
+from app.jobs import jobs, predictions
+from app.store import broker, resources
+from app.store.clock import now
+from app.store.db import reading, writing
+from app.store.models import IdempotencyKey, Leader, Try, Worker
+from app.store.storage import Storage, get_storage
 from workers.sweeper import Sweeper
 
 log = structlog.get_logger()
@@ -82,7 +85,7 @@ class Keeper:
                 late = jobs.expire(session)
             for job_id in reaped:
                 log.warning("reaped", job=job_id)
-                crash.reach("keeper_after_reap")
+                crash_points.reach("keeper_after_reap")
             for job_id in late:
                 log.warning("deadline_exceeded", job=job_id)
         self._wake()
@@ -95,12 +98,12 @@ class Keeper:
 
     def _wake(self) -> None:
         with reading() as session:
-            checks = resources.checks_waiting(session) or tries.waiting(session)
-            waiting = {queue.JOBS: jobs.work_waiting(session), queue.CHECKS: checks}
+            checks = resources.checks_waiting(session) or predictions.waiting(session)
+            waiting = {broker.JOBS: jobs.work_waiting(session), broker.CHECKS: checks}
         for lane, work in waiting.items():
             if work and time.monotonic() - self.rung.get(lane, -RING_SECONDS) >= RING_SECONDS:
                 self.rung[lane] = time.monotonic()
-                queue.bell().ring(lane)  # from a thread of its own: a silent broker holds up no reaping
+                broker.bell().ring(lane)  # from a thread of its own: a silent broker holds up no reaping
 
 
 def main() -> None:

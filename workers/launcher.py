@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from workers import landlock, syscalls
+from workers import landlock, seccomp
 
 CANNOT_START = 125
 """Exit status where the confinement could not be laid on; nothing was started then."""
@@ -48,7 +48,7 @@ def main() -> NoReturn:
         if plan.bubblewrap:
             _become_bubblewrap(plan, command)
         sys.exit(_lead(plan, command))
-    except (OSError, syscalls.UnknownMachine) as problem:
+    except (OSError, seccomp.UnknownMachine) as problem:
         sys.stderr.write(f"confinement failed: {type(problem).__name__}: {problem}\n")
         sys.exit(CANNOT_START)
 
@@ -56,7 +56,7 @@ def main() -> NoReturn:
 def _become_bubblewrap(plan: Plan, command: list[str]) -> NoReturn:
     _die_with(plan.parent, signal.SIGKILL)
     rules = os.memfd_create("seccomp", 0)
-    os.write(rules, syscalls.build(syscalls.ALWAYS))
+    os.write(rules, seccomp.build(seccomp.ALWAYS))
     os.lseek(rules, 0, os.SEEK_SET)
     program, *options = plan.bubblewrap
     os.execv(program, [program, "--seccomp", str(rules), *options, "--", *command])  # noqa: S606
@@ -104,12 +104,12 @@ def _confine(plan: Plan) -> None:
     _drop_capabilities()
     _prctl(_SET_NO_NEW_PRIVS, 1)
     landlock.restrict(landlock.Grants(tuple(plan.read), tuple(plan.change), tuple(plan.write)))
-    answers = {**syscalls.ALWAYS, **syscalls.WITHOUT_MOUNTS}
+    answers = {**seccomp.ALWAYS, **seccomp.WITHOUT_MOUNTS}
     if version < landlock.SCOPES_SIGNALS:
-        answers |= dict.fromkeys(syscalls.SIGNALS, errno.EPERM)
+        answers |= dict.fromkeys(seccomp.SIGNALS, errno.EPERM)
     if version < landlock.GUARDS_TRUNCATION:
         answers["truncate"] = errno.EPERM
-    filter_calls(syscalls.build(answers))
+    filter_calls(seccomp.build(answers))
 
 
 def filter_calls(program: bytes) -> None:

@@ -13,9 +13,9 @@ import structlog
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session
 
-from app import jobs
-from app.db import writing
-from app.settings import Settings
+from app.core.settings import Settings
+from app.jobs import jobs
+from app.store.db import writing
 
 log = structlog.get_logger()
 MARGIN = 0.7
@@ -112,7 +112,7 @@ def persist(lease: Lease, write: Write, every: float = 0.5) -> None:
             with writing() as session:
                 write(session)
             return
-        except (OperationalError, InterfaceError, InternalError) as error:  # the last: ended for silence (app/db.py)
+        except (OperationalError, InterfaceError, InternalError) as error:  # the last: ended for silence (app/store/db.py)
             if not lease.holds():
                 raise
             lease.log.warning("write_again", error=str(error.orig))

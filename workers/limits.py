@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
-from app.settings import Settings
-from app.storage import Storage
+from app.core.settings import Settings
+from app.store.storage import Storage
 from workers.folders import RESERVED
 
 SHARE = 0.9

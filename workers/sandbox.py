@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import compression
-from app.settings import Settings, get_settings
+from app.core.settings import Settings, get_settings
 from workers import landlock
 from workers.launcher import Plan
 

@@ -12,17 +12,18 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from app import crash, jobs, traces
-from app.failures import failure
-from app.settings import Settings
-from app.storage import Storage
+from app.core import crash_points, traces
+from app.core.failures import failure
+from app.core.settings import Settings
+from app.jobs import jobs
+from app.store.storage import Storage
 from compression.schema.errors import DeviceError, DiskFull, OutOfMemory
 from workers.engine import Engine
+from workers.event_relay import Crashed, Failed, Interrupted, Watch
 from workers.folders import Untrustworthy, private_folder
-from workers.layout import fetched_bytes, lay_out, needed_bytes
+from workers.job_inputs import fetched_bytes, lay_out, needed_bytes
 from workers.lease import Lease, Write, persist
 from workers.limits import NO_ROOM, NoRoom, room
-from workers.watch import Crashed, Failed, Interrupted, Watch
 
 log = structlog.get_logger()
 SMALLER = 4
@@ -43,7 +44,7 @@ def attempt(claim: jobs.Claim, settings: Settings, storage: Storage) -> None:
 
 def _attempt(claim: jobs.Claim, settings: Settings, storage: Storage) -> None:
     log.info("attempt", attempt=claim.job.attempt)
-    crash.reach("worker_after_claim")
+    crash_points.reach("worker_after_claim")
     engine: Engine | None = None
     # The lease is held from before the first byte is fetched: a large model takes longer to copy than a lease lasts.
     lease = Lease(claim, settings, on_lost=lambda: engine.kill() if engine else None)

@@ -12,13 +12,13 @@ import structlog
 from sqlalchemy import case, delete, select, update
 from sqlalchemy.orm import Session
 
-from app import crash
-from app.clock import now
-from app.db import reading, writing
-from app.models import RUNNING, TERMINAL, Artifact, Checkpoint, Dataset, File, Job, Model, UploadPart
-from app.resources import UPLOADING, give_up
-from app.settings import Settings
-from app.storage import Storage
+from app.core import crash_points
+from app.core.settings import Settings
+from app.store.clock import now
+from app.store.db import reading, writing
+from app.store.models import RUNNING, TERMINAL, Artifact, Checkpoint, Dataset, File, Job, Model, UploadPart
+from app.store.resources import UPLOADING, give_up
+from app.store.storage import Storage
 
 log = structlog.get_logger()
 UNFINISHED_SECONDS = 24 * 3600.0
@@ -57,7 +57,7 @@ class Sweeper:
                 gone += [(kind, identifier, f"{prefix}/{identifier}/") for identifier in session.scalars(dead)]
         for kind, identifier, prefix in gone:
             self._empty(prefix)
-            crash.reach("keeper_before_purge_recorded")
+            crash_points.reach("keeper_before_purge_recorded")
             with writing() as session:
                 if kind is not Job:
                     owner = File.model_id if kind is Model else File.dataset_id

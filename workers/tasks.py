@@ -4,22 +4,23 @@ import os
 
 import structlog
 
-from app import jobs, queue
-from app.db import writing
-from app.settings import get_settings
-from app.storage import get_storage
-from workers.answers import answer_next
+from app.core.settings import get_settings
+from app.jobs import jobs
+from app.store import broker
+from app.store.db import writing
+from app.store.storage import get_storage
 from workers.celery_app import app, ears
 from workers.checks import check_next
 from workers.folders import sweep
 from workers.limits import engine_memory
-from workers.presence import draining
+from workers.predictions import answer_next
+from workers.registration import draining
 from workers.supervisor import attempt
 
 log = structlog.get_logger()
 
 
-@app.task(name=queue.task_name(queue.JOBS))
+@app.task(name=broker.task_name(broker.JOBS))
 @ears.at_work()
 def run_jobs() -> None:
     """Claim and run jobs until none is left, or this worker is to stop."""
@@ -36,7 +37,7 @@ def run_jobs() -> None:
         attempt(claim, settings, get_storage())
 
 
-@app.task(name=queue.task_name(queue.CHECKS))
+@app.task(name=broker.task_name(broker.CHECKS))
 @ears.at_work()
 def run_checks() -> None:
     """Check uploads and answer questions, by turns, until none is left, or this worker is to stop."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 
-from app.failures import failure
-from app.settings import Settings
+from app.core.failures import failure
+from app.core.settings import Settings
 from compression.schema.errors import OutOfMemory
 from workers.limits import BLOCK, engine_memory
 

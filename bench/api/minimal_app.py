@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from app.models import Job
+from app.store.models import Job
 
 app = FastAPI()
 engine = create_engine(os.environ["LATHE_DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://"))

@@ -15,9 +15,9 @@ import httpx
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app import jobs
-from app.db import make_engine
-from app.models import Job
+from app.jobs import jobs
+from app.store.db import make_engine
+from app.store.models import Job
 from bench.api.queues import ready
 from bench.api.servers import Server
 

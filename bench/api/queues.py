@@ -16,9 +16,9 @@ import httpx
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session
 
-from app import forecast, jobs
-from app.db import make_engine
-from app.models import Job
+from app.jobs import jobs, queue_forecast
+from app.store.db import make_engine
+from app.store.models import Job
 from bench.api.servers import ROOT, Server
 
 TEAMS = 100
@@ -68,7 +68,7 @@ def compared(urls: dict[str, str], rounds: int) -> dict[str, dict[str, list[floa
         jobs.claim(session, "wkr_bench", 600.0)
 
     def place(session: Session, job: str) -> None:
-        forecast.place(session, session.get_one(Job, job))
+        queue_forecast.place(session, session.get_one(Job, job))
 
     for number in range(rounds + 1):
         for name in sorted(engines, reverse=bool(number % 2)):

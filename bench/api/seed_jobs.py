@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import insert, select, text
 from sqlalchemy.orm import Session
 
-from app.db import make_engine
-from app.ids import new_id
-from app.models import Dataset, Event, Job, Model, Team
+from app.core.ids import new_id
+from app.store.db import make_engine
+from app.store.models import Dataset, Event, Job, Model, Team
 from compression.schema.recipe.presets import PRESETS
 from compression.schema.recipe.recipe import Evaluate, Targets
 from compression.schema.report.layer_ranges import LayerRange

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import psycopg
 
-from app.sessions import COOKIE
+from app.accounts.sessions import COOKIE
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 120.0

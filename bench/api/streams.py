@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import httpx
 from sqlalchemy.orm import Session
 
-from app import jobs
-from app.db import make_engine
-from app.events import MOST_SEQ
-from app.models import Job
+from app.api.job_events import MOST_SEQ
+from app.jobs import jobs
+from app.store.db import make_engine
+from app.store.models import Job
 from bench.api.load import Line
 from bench.api.servers import PATIENCE, Server
 

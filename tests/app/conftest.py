@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from app.db import make_engine
-from app.models import Job
-from app.settings import Settings
-from app.storage import Storage, open_storage
+from app.core.settings import Settings
+from app.store.db import make_engine
+from app.store.models import Job
+from app.store.storage import Storage, open_storage
 from tests.conftest import Database, free_port, wait_for
 from tests.rows import submitted
 

@@ -8,12 +8,12 @@ from sqlalchemy import Engine, delete, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from app.auth import authenticate
+from app.accounts.auth import authenticate
+from app.accounts.keys import create_key
 from app.bootstrap import alembic_config
-from app.clock import now
-from app.ids import new_id
-from app.keys import create_key
-from app.models import ADMIN, DEVICE, READ, ApiKey, AuditEntry, ShareLink, Team
+from app.core.ids import new_id
+from app.store.clock import now
+from app.store.models import ADMIN, DEVICE, READ, ApiKey, AuditEntry, ShareLink, Team
 from tests.app.conftest import SessionMaker
 from tests.rows import submitted
 

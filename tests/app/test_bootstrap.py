@@ -12,12 +12,12 @@ from alembic import command
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from app.auth import authenticate
+from app.accounts.auth import authenticate
+from app.accounts.keys import create_key
 from app.bootstrap import alembic_config
-from app.clock import now
-from app.db import make_engine
-from app.keys import create_key
-from app.models import ADMIN, READ, WRITE, ApiKey, File, Job, Model, Team, TeamDay
+from app.store.clock import now
+from app.store.db import make_engine
+from app.store.models import ADMIN, READ, WRITE, ApiKey, File, Job, Model, Team, TeamDay
 from tests.conftest import ROOT, Database
 from tests.rows import submitted
 

@@ -15,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from app.connections import Bounds, Listener, who
-from app.settings import Settings
+from app.api.connections import Bounds, Listener, who
+from app.core.settings import Settings
 from tests.app.api.conftest import entry
 from tests.conftest import ROOT, Service, fresh_database, wait_for
 

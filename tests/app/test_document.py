@@ -6,13 +6,13 @@ from typing import Any
 
 import httpx
 
-from app import errors
-from app.auth import SAFE_METHODS
-from app.deps import OnceDep, WriterDep
-from app.document import MEDIA, Documented, ProblemDocument, problems
+from app.accounts.auth import SAFE_METHODS
+from app.api.dependencies import OnceDep, WriterDep
+from app.api.openapi import MEDIA, Documented, ProblemDocument, problems
+from app.api.routes.teams import TeamOut
+from app.api.schemas import Page
+from app.core import errors
 from app.main import app
-from app.routes.teams import TeamOut
-from app.schemas import Page
 from tests import documented
 from tests.app.api.test_keys import needs
 

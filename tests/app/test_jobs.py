@@ -10,11 +10,11 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from app import jobs
-from app.clock import now
-from app.errors import NotFound, WrongState
-from app.failures import failure
-from app.models import Event, Job, Metric
+from app.core.errors import NotFound, WrongState
+from app.core.failures import failure
+from app.jobs import jobs
+from app.store.clock import now
+from app.store.models import Event, Job, Metric
 from compression.schema.report.measurements import NotMeasured, Parameters, Ratios, Row, Shape, Size
 from tests.app.conftest import SessionMaker
 

@@ -2,11 +2,11 @@
 
 from sqlalchemy import update
 
-from app import sessions
-from app.auth import Caller, authenticate, in_force
-from app.clock import now
-from app.keys import create_key
-from app.models import READ, ApiKey
+from app.accounts import sessions
+from app.accounts.auth import Caller, authenticate, in_force
+from app.accounts.keys import create_key
+from app.store.clock import now
+from app.store.models import READ, ApiKey
 from tests.app.conftest import SessionMaker
 from tests.rows import team
 

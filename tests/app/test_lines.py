@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import Engine, event, select, text, update
 from sqlalchemy.orm import Session
 
-from app import forecast, jobs, lines, quotas
-from app.clock import now
-from app.models import Job, Team
+from app.jobs import fair_share, jobs, queue_forecast
+from app.store import quotas
+from app.store.clock import now
+from app.store.models import Job, Team
 from tests.app.conftest import SessionMaker
 from tests.app.test_jobs import LEASE, must_take, take
 from tests.rows import submitted
@@ -62,7 +63,7 @@ def test_a_team_has_no_more_at_work_than_it_may(transaction: SessionMaker, new_j
     assert take(transaction) is None
     with transaction() as session:
         assert not jobs.work_waiting(session)  # or an idle worker would ring for it all the time
-        place = forecast.place(session, session.get_one(Job, second.id))
+        place = queue_forecast.place(session, session.get_one(Job, second.id))
         assert place is not None
         assert place.waits_for in ("quota", "worker")
         jobs.finish(session, claim, {}, [])
@@ -126,7 +127,7 @@ def test_places_are_those_in_which_jobs_are_claimed(transaction: SessionMaker, n
     set_team(transaction, "c", weight=2.0)
     with transaction() as session:
         waiting = session.scalars(select(Job).where(Job.state == "queued").order_by(Job.id)).all()
-        places = forecast.places(session, waiting)
+        places = queue_forecast.places(session, waiting)
         told = sorted((place.position, job) for job, place in places.items())
     assert len(told) == len(made) + 1
     assert [position for position, _ in told] == list(range(1, len(told) + 1))
@@ -175,9 +176,10 @@ def test_a_claim_and_a_place_look_at_no_whole_queue(engine: Engine, transaction:
         connection.execute(text("VACUUM ANALYZE"))
     looked = {
         "claim": plan(
-            engine, lambda session: session.scalar(lines.next_job().with_for_update(skip_locked=True, of=lines.Chosen))
+            engine,
+            lambda session: session.scalar(fair_share.next_job().with_for_update(skip_locked=True, of=fair_share.Chosen)),
         ),
-        "place": plan(engine, lambda session: forecast.place(session, last)),
+        "place": plan(engine, lambda session: queue_forecast.place(session, last)),
     }
     for what, shown in looked.items():
         rows = [int(float(found)) * int(loops) for found, loops in re.findall(r"rows=([\d.]+) loops=(\d+)", shown)]

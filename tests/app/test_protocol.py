@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, consumes, invariant, multiple, rule, run_state_machine_as_test
 
-from app import jobs
-from app.errors import NotFound, WrongState
-from app.failures import failure
-from app.models import Job
+from app.core.errors import NotFound, WrongState
+from app.core.failures import failure
+from app.jobs import jobs
+from app.store.models import Job
 from compression.schema.stages import STAGES
 from tests.app.test_jobs import row
 from tests.app.world import CAP, TEAMS, Machine, Told, World

@@ -5,19 +5,19 @@ import datetime as dt
 import pytest
 from celery.worker.request import Request
 
-from app import queue
-from app.settings import Settings
+from app.core.settings import Settings
+from app.store import broker
 
 
 def test_a_worker_whose_clock_is_half_an_hour_ahead_hears_the_bell(monkeypatch: pytest.MonkeyPatch) -> None:
-    bell = queue.Bell(Settings(broker_url="memory://"))
+    bell = broker.Bell(Settings(broker_url="memory://"))
 
-    @bell.celery.task(name=queue.task_name(queue.JOBS))
+    @bell.celery.task(name=broker.task_name(broker.JOBS))
     def drain() -> None: ...
 
-    assert bell.ring_now(queue.JOBS)
+    assert bell.ring_now(broker.JOBS)
     with bell.celery.connection_for_read() as connection:
-        (message,) = [connection.SimpleQueue(queue.queue_name(queue.JOBS)).get(timeout=10)]
+        (message,) = [connection.SimpleQueue(broker.queue_name(broker.JOBS)).get(timeout=10)]
         request = Request(message, app=bell.celery, task=drain, decoded=False)
 
     class Theirs(dt.datetime):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.errors import RangeNotSatisfiable
-from app.ranges import digest, parse
+from app.api.ranges import digest, parse
+from app.core.errors import RangeNotSatisfiable
 
 TAG = '"abc"'
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select
 
-from app import jobs, resources
-from app.errors import InUse, InvalidRequest, NotFound
-from app.models import Dataset, File, Job, Model, Team
-from app.schemas import ManifestEntry
+from app.api.schemas import ManifestEntry
+from app.core.errors import InUse, InvalidRequest, NotFound
+from app.jobs import jobs
+from app.store import resources
+from app.store.models import Dataset, File, Job, Model, Team
 from tests.app.conftest import SessionMaker
 from tests.conftest import Database
 

@@ -11,14 +11,14 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app import room
-from app.clock import now
-from app.db import make_engine
-from app.errors import BytesQuotaExceeded, StorageFull
-from app.handlers import disk_full
-from app.models import Team
-from app.reservations import ROOM_TO_SPARE, Reservation, reserved
-from app.storage import LocalStorage
+from app.api.exception_handlers import disk_full
+from app.core.errors import BytesQuotaExceeded, StorageFull
+from app.store import upload_reservation
+from app.store.clock import now
+from app.store.db import make_engine
+from app.store.models import Team
+from app.store.reservations import ROOM_TO_SPARE, Reservation, reserved
+from app.store.storage import LocalStorage
 from tests.app.api.conftest import entry, problem
 from tests.app.conftest import SessionMaker
 from tests.conftest import Service, fresh_database, wait_for
@@ -38,7 +38,7 @@ class Disk(LocalStorage):
 
 @pytest.fixture
 def disk(tmp_path: Path, transaction: SessionMaker, monkeypatch: pytest.MonkeyPatch) -> Disk:
-    monkeypatch.setattr(room, "writing", transaction)
+    monkeypatch.setattr(upload_reservation, "writing", transaction)
     return Disk(tmp_path / "store")
 
 
@@ -48,7 +48,7 @@ def owner(transaction: SessionMaker) -> str:
         return team(session).id
 
 
-def tried(held: room.Room) -> bool:
+def tried(held: upload_reservation.Room) -> bool:
     try:
         held.reserve()
     except StorageFull:
@@ -57,7 +57,7 @@ def tried(held: room.Room) -> bool:
 
 
 def test_uploads_at_the_same_time_fit_together(disk: Disk, owner: str, transaction: SessionMaker) -> None:
-    rooms = [room.Room(disk, owner, FREE // 3 + 1) for _ in range(6)]
+    rooms = [upload_reservation.Room(disk, owner, FREE // 3 + 1) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(tried, rooms))
     assert found.count(True) == 2
@@ -65,11 +65,11 @@ def test_uploads_at_the_same_time_fit_together(disk: Disk, owner: str, transacti
         assert reserved(session) == reserved(session, owner) == 2 * (FREE // 3 + 1)
     first = rooms[found.index(True)]
     first.release()
-    assert tried(room.Room(disk, owner, FREE // 3 + 1))
+    assert tried(upload_reservation.Room(disk, owner, FREE // 3 + 1))
 
 
 def test_what_has_come_is_reserved_no_more(disk: Disk, owner: str) -> None:
-    upload, other = room.Room(disk, owner, FREE), room.Room(disk, owner, FREE // 3)
+    upload, other = upload_reservation.Room(disk, owner, FREE), upload_reservation.Room(disk, owner, FREE // 3)
     assert tried(upload)
     assert not tried(other)
     upload.left = FREE // 2  # as `took` counts
@@ -78,7 +78,7 @@ def test_what_has_come_is_reserved_no_more(disk: Disk, owner: str) -> None:
 
 
 def test_an_upload_that_says_nothing_loses_its_room(disk: Disk, owner: str, transaction: SessionMaker) -> None:
-    silent, other = room.Room(disk, owner, FREE), room.Room(disk, owner, FREE)
+    silent, other = upload_reservation.Room(disk, owner, FREE), upload_reservation.Room(disk, owner, FREE)
     assert tried(silent)
     with transaction() as session:
         session.execute(update(Reservation).values(expires_at=now(-1)))
@@ -97,9 +97,9 @@ def test_an_upload_that_says_nothing_loses_its_room(disk: Disk, owner: str, tran
 def test_a_team_does_not_reserve_all_there_is(disk: Disk, owner: str, transaction: SessionMaker) -> None:
     with transaction() as session:
         session.execute(update(Team).values(quotas={"bytes_arriving": 500}))
-    assert tried(room.Room(disk, owner, 300))
+    assert tried(upload_reservation.Room(disk, owner, 300))
     with pytest.raises(BytesQuotaExceeded) as caught:
-        room.Room(disk, owner, 300).reserve()
+        upload_reservation.Room(disk, owner, 300).reserve()
     assert caught.value.facts["quota"]["used"] == 300
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.storage import CHUNK, LocalStorage, Storage
+from app.store.storage import CHUNK, LocalStorage, Storage
 
 
 async def pieces(data: bytes, *, breaks: bool = False) -> AsyncIterator[bytes]:

@@ -8,11 +8,11 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import InternalError
 from sqlalchemy.orm import Session
 
-from app import forecast, jobs
-from app.clock import now
-from app.db import IDLE_SECONDS, make_engine
-from app.failures import failure
-from app.models import Checkpoint, Event, Job, Worker
+from app.core.failures import failure
+from app.jobs import jobs, queue_forecast
+from app.store.clock import now
+from app.store.db import IDLE_SECONDS, make_engine
+from app.store.models import Checkpoint, Event, Job, Worker
 from compression.schema.report.measurements import NotMeasured
 from compression.schema.report.report import Artifact
 from tests.app.conftest import SessionMaker
@@ -200,9 +200,9 @@ def test_the_queue_tells_place_start_and_what_is_missing(transaction: SessionMak
     busy = [new_job("busy") for _ in range(3)]
     quiet, urgent = new_job("quiet"), new_job("busy", priority=1)
 
-    def places() -> dict[str, forecast.Place]:
+    def places() -> dict[str, queue_forecast.Place]:
         with transaction() as session:
-            found = {job.id: forecast.place(session, session.get_one(Job, job.id)) for job in (*busy, quiet, urgent)}
+            found = {job.id: queue_forecast.place(session, session.get_one(Job, job.id)) for job in (*busy, quiet, urgent)}
             return {key: place for key, place in found.items() if place is not None}
 
     order = sorted(places(), key=lambda key: places()[key].position)

@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app import jobs, tries
-from app.clock import now
-from app.errors import InvalidRequest, NotFound, NothingToTry, Problem, ReportNotReady, TooManyTries
-from app.models import Dataset, Job, JobDataset, Try
+from app.core.errors import InvalidRequest, NotFound, NothingToTry, Problem, ReportNotReady, TooManyTries
+from app.jobs import jobs, predictions
+from app.store.clock import now
+from app.store.models import Dataset, Job, JobDataset, Try
 from compression.schema.prediction_request import Question
 from tests.app.conftest import SessionMaker
 from tests.rows import ready, submitted, team
@@ -38,7 +38,7 @@ def finished(session: Session, task: str = "text-classification", **data: Any) -
 
 def refused(session: Session, job: Job, problem: type[Problem], question: Question, part: str = "") -> Problem:
     with pytest.raises(problem) as error:
-        tries.create(session, job.team_id, job.id, part, question)
+        predictions.create(session, job.team_id, job.id, part, question)
     return error.value
 
 
@@ -59,7 +59,7 @@ def test_a_question_is_what_the_task_reads(transaction: SessionMaker) -> None:
         with transaction() as session:
             job = finished(session, task)
             for question in questions:
-                row = tries.create(session, job.team_id, job.id, "", question)
+                row = predictions.create(session, job.team_id, job.id, "", question)
                 assert Question.model_validate(row.asked) == question
             for question, param in wrong[task]:
                 assert refused(session, job, InvalidRequest, question).param == param
@@ -77,14 +77,14 @@ def test_only_a_finished_job_of_ones_own_is_asked(transaction: SessionMaker) -> 
         refused(session, submitted(session), ReportNotReady, GOOD)
         stranger = team(session, "strangers")
         with pytest.raises(NotFound):
-            tries.create(session, stranger.id, job.id, "", GOOD)
-        row = tries.create(session, job.team_id, job.id, "", GOOD)
-        assert tries.get(session, job.team_id, job.id, row.id).id == row.id
+            predictions.create(session, stranger.id, job.id, "", GOOD)
+        row = predictions.create(session, job.team_id, job.id, "", GOOD)
+        assert predictions.get(session, job.team_id, job.id, row.id).id == row.id
         with pytest.raises(NotFound):
-            tries.get(session, stranger.id, job.id, row.id)
+            predictions.get(session, stranger.id, job.id, row.id)
         jobs.remove(session, job.team_id, job.id)
         with pytest.raises(NotFound):
-            tries.get(session, job.team_id, job.id, row.id)
+            predictions.get(session, job.team_id, job.id, row.id)
 
 
 def test_of_several_datasets_one_is_asked(transaction: SessionMaker) -> None:
@@ -99,34 +99,34 @@ def test_of_several_datasets_one_is_asked(transaction: SessionMaker) -> None:
         session.flush()
         session.refresh(job)
         assert refused(session, job, InvalidRequest, GOOD).param == "part"
-        assert tries.create(session, job.team_id, job.id, "b", GOOD).part == "b"
-        assert tries.dataset_of(job, "b") == other.id
+        assert predictions.create(session, job.team_id, job.id, "b", GOOD).part == "b"
+        assert predictions.dataset_of(job, "b") == other.id
 
 
 def test_a_team_asks_so_much_at_once(transaction: SessionMaker) -> None:
     with transaction() as session:
         job = finished(session)
-        for _ in range(tries.MOST_WAITING):
-            tries.create(session, job.team_id, job.id, "", GOOD)
+        for _ in range(predictions.MOST_WAITING):
+            predictions.create(session, job.team_id, job.id, "", GOOD)
         assert refused(session, job, TooManyTries, GOOD).all_headers["Retry-After"]
-        for _ in range(tries.MOST_WAITING):
-            row = tries.claim(session, 60)
+        for _ in range(predictions.MOST_WAITING):
+            row = predictions.claim(session, 60)
             assert row is not None
-            tries.finish(session, row, result=ANSWERS)
-        for _ in range(tries.MOST_A_MINUTE - tries.MOST_WAITING):
-            row = tries.create(session, job.team_id, job.id, "", GOOD)
+            predictions.finish(session, row, result=ANSWERS)
+        for _ in range(predictions.MOST_A_MINUTE - predictions.MOST_WAITING):
+            row = predictions.create(session, job.team_id, job.id, "", GOOD)
             row.state = "succeeded"
             session.flush()
         refused(session, job, TooManyTries, GOOD)
         session.execute(update(Try).values(created_at=now(-61)))
-        tries.create(session, job.team_id, job.id, "", GOOD)
+        predictions.create(session, job.team_id, job.id, "", GOOD)
 
 
 def test_those_who_ask_at_the_same_moment_get_no_more(transaction: SessionMaker) -> None:
     with transaction() as session:
         job = finished(session)
         session.info.pop("wake", None)
-    together = Barrier(3 * tries.MOST_WAITING)
+    together = Barrier(3 * predictions.MOST_WAITING)
 
     def ask() -> bool:
         with transaction() as session:
@@ -134,7 +134,7 @@ def test_those_who_ask_at_the_same_moment_get_no_more(transaction: SessionMaker)
                 jobs.get(session, job.team_id, job.id)
                 together.wait(60)
             try:
-                tries.create(session, job.team_id, job.id, "", GOOD)
+                predictions.create(session, job.team_id, job.id, "", GOOD)
             except TooManyTries:
                 return False
             session.info.pop("wake", None)
@@ -142,32 +142,32 @@ def test_those_who_ask_at_the_same_moment_get_no_more(transaction: SessionMaker)
 
     with ThreadPoolExecutor(together.parties) as pool:
         asked = [pool.submit(ask) for _ in range(together.parties)]
-        assert [one.result() for one in asked].count(True) == tries.MOST_WAITING
+        assert [one.result() for one in asked].count(True) == predictions.MOST_WAITING
 
 
 def test_a_question_is_answered_once_though_its_worker_is_lost(transaction: SessionMaker) -> None:
     with transaction() as session:
         job = finished(session)
-        first, second = (tries.create(session, job.team_id, job.id, "", Question(text=text)).id for text in ("a", "b"))
-        lost = tries.claim(session, -1)
+        first, second = (predictions.create(session, job.team_id, job.id, "", Question(text=text)).id for text in ("a", "b"))
+        lost = predictions.claim(session, -1)
         assert lost is not None
-        assert (lost.id, lost.attempt, tries.waiting(session)) == (first, 1, True)
+        assert (lost.id, lost.attempt, predictions.waiting(session)) == (first, 1, True)
         session.expunge(lost)
-        again = tries.claim(session, 60)
+        again = predictions.claim(session, 60)
         assert again is not None
         assert (again.id, again.attempt) == (first, 2)
-        assert not tries.finish(session, lost, result={"answers": "of a zombie"})
-        assert tries.finish(session, again, result=ANSWERS)
+        assert not predictions.finish(session, lost, result={"answers": "of a zombie"})
+        assert predictions.finish(session, again, result=ANSWERS)
         session.refresh(again)
         assert (again.state, again.result, again.lease_until) == ("succeeded", ANSWERS, None)
 
-        for _ in range(tries.MAX_ATTEMPTS):
-            assert (row := tries.claim(session, -1)) is not None
+        for _ in range(predictions.MAX_ATTEMPTS):
+            assert (row := predictions.claim(session, -1)) is not None
             assert row.id == second
-        assert tries.claim(session, 60) is None
-        given_up = tries.get(session, job.team_id, job.id, second)
+        assert predictions.claim(session, 60) is None
+        given_up = predictions.get(session, job.team_id, job.id, second)
         session.refresh(given_up)
         assert given_up.state == "failed"
         assert given_up.error is not None
         assert given_up.error["code"] == "answer_failed"
-        assert not tries.waiting(session)
+        assert not predictions.waiting(session)

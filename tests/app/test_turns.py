@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from app import turns
-from app.db import READ_ONLY, make_engine
+from app.store import write_queue
+from app.store.db import READ_ONLY, make_engine
 from tests.conftest import wait_for
 
 
@@ -30,14 +30,14 @@ def write(engine: Engine, who: int) -> None:
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[], deque[threading.Event]]:
     """Returns what says who stands in line once somebody wrote."""
-    found: list[turns.Turns] = []
-    took = turns.Turns.take
+    found: list[write_queue.Turns] = []
+    took = write_queue.Turns.take
 
-    def take(self: turns.Turns) -> None:
+    def take(self: write_queue.Turns) -> None:
         found.append(self)
         took(self)
 
-    monkeypatch.setattr(turns.Turns, "take", take)
+    monkeypatch.setattr(write_queue.Turns, "take", take)
     return lambda: found[0].line
 
 
@@ -59,7 +59,7 @@ def test_writers_come_in_the_order_in_which_they_asked(engine: Engine, monkeypat
 
 
 def test_a_line_that_is_too_long_is_said_at_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "MOST_WAITING", 1)
+    monkeypatch.setattr(write_queue, "MOST_WAITING", 1)
     line = watched(monkeypatch)
     patient = threading.Thread(target=write, args=(engine, 1))
     with engine.begin() as connection:
@@ -75,7 +75,7 @@ def test_a_line_that_is_too_long_is_said_at_once(engine: Engine, monkeypatch: py
 
 
 def test_who_waits_too_long_is_told_so_and_leaves_the_line(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(write_queue, "PATIENCE_SECONDS", 0.1)
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO told VALUES (0)"))
         with pytest.raises(OperationalError, match="no turn"):

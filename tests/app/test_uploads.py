@@ -13,11 +13,11 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from starlette.types import Message
 
-from app import room, uploads
-from app.errors import TooManyParts
-from app.models import File, Model, UploadPart
-from app.settings import Settings
-from app.storage import LocalStorage, Storage
+from app.core.errors import TooManyParts
+from app.core.settings import Settings
+from app.store import upload_reservation, uploads
+from app.store.models import File, Model, UploadPart
+from app.store.storage import LocalStorage, Storage
 from tests.app.conftest import SessionMaker
 from tests.rows import team
 
@@ -54,7 +54,7 @@ def test_bytes_stay_though_the_reply_to_the_commit_that_names_them_is_lost(
         raise OperationalError("COMMIT", {}, ConnectionError("the connection was lost"))
 
     monkeypatch.setattr(uploads, "reading", transaction)
-    monkeypatch.setattr(room, "writing", transaction)
+    monkeypatch.setattr(upload_reservation, "writing", transaction)
     monkeypatch.setattr(uploads, "writing", cut_off)
     with pytest.raises(OperationalError):
         put(storage, model)
@@ -76,7 +76,7 @@ def test_a_long_part_is_kept_piece_by_piece_in_either_storage(
         model.files = [File(path="x", size=len(data), sha256=hashlib.sha256(data).hexdigest())]
         session.add(model)
     monkeypatch.setattr(uploads, "reading", transaction)
-    monkeypatch.setattr(room, "writing", transaction)
+    monkeypatch.setattr(upload_reservation, "writing", transaction)
     monkeypatch.setattr(uploads, "writing", transaction)
     monkeypatch.setattr(uploads, "PART_BYTES", 10_000)
     place = uploads.Place(Model, model.team_id, model.id, "x")
@@ -106,7 +106,7 @@ def test_a_file_does_not_come_in_any_number_of_parts(
         model.files = [File(path="x", size=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())]
         session.add(model)
     monkeypatch.setattr(uploads, "reading", transaction)
-    monkeypatch.setattr(room, "writing", transaction)
+    monkeypatch.setattr(upload_reservation, "writing", transaction)
     monkeypatch.setattr(uploads, "writing", transaction)
     monkeypatch.setattr(uploads, "MOST_PARTS", 2)
     place = uploads.Place(Model, model.team_id, model.id, "x")

@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from app import jobs
-from app.db import make_engine
+from app.jobs import jobs
+from app.store.db import make_engine
 from tests.conftest import Database
 from tests.rows import ready, team
 

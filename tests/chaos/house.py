@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from app.crash import POINTS
+from app.core.crash_points import POINTS
 from tests.chaos.servers import Postgres, Valkey, kill_tree
 from tests.conftest import Database, Service, run_bootstrap, wait_for
 

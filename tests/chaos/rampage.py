@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.queue import JOBS, Bell
-from app.settings import Settings
+from app.core.settings import Settings
+from app.store.broker import JOBS, Bell
 from tests.chaos import audit, tenants
 from tests.chaos.audit import Evidence
 from tests.chaos.house import House

@@ -17,9 +17,9 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 from starlette.types import ASGIApp
 
-from app import jobs
-from app.db import make_engine
-from app.models import Dataset, Model, Team
+from app.jobs import jobs
+from app.store.db import make_engine
+from app.store.models import Dataset, Model, Team
 from client import config
 from client.api import Lathe
 from client.types import Artifact, Manifest

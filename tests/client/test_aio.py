@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app import jobs
+from app.jobs import jobs
 from client.api import AsyncLathe
 from client.errors import WaitedTooLong
 from tests.client.conftest import FileServer, Live

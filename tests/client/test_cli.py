@@ -12,8 +12,8 @@ import pytest
 import typer
 from sqlalchemy.orm import Session
 
-from app import jobs
-from app.errors import ALL_PROBLEMS
+from app.core.errors import ALL_PROBLEMS
+from app.jobs import jobs
 from client import config
 from client.commands.submit import tasks_of
 from client.errors import EXITS, ClientError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app import jobs
+from app.jobs import jobs
 from client.terminal.compare import Compared, differences, warning
 from client.types import Job
 from tests.client.conftest import Command, Live

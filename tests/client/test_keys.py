@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.clock import now
-from app.models import AuditEntry, Team
+from app.store.clock import now
+from app.store.models import AuditEntry, Team
 from client.api import Lathe
 from tests.client.conftest import Command, Live, Ran
 from tests.client.test_cli import succeed

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app.models import Model as ModelRow
+from app.store.models import Model as ModelRow
 from client.api import Lathe
 from client.errors import BadFolder, NotReady, Problem
 from client.transfers.folders import data_files, local_dataset, manifest, model_files

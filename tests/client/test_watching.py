@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
-from app import jobs
+from app.jobs import jobs
 from client.terminal.job_view import validation
 from client.terminal.render import MINUS
 from tests.client.conftest import Command, Live

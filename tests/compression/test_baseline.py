@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.mending import mended
+from app.jobs.remedies import mended
 from client.terminal import render
 from compression.planning.baseline import exceeds_baseline, has_not_converged
 from compression.planning.verdicts import choose, judged, targets_met

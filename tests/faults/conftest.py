@@ -18,7 +18,7 @@ import psutil
 import pytest
 from sqlalchemy import Engine, text
 
-from app.db import make_engine
+from app.store.db import make_engine
 from tests.conftest import DATABASES, Database, Service, fresh_database, wait_for
 from tests.examples import TINY_RECIPE, send_data, send_model, tiny_model, tiny_splits
 from tests.faults.proxy import Proxy

@@ -7,13 +7,13 @@ import httpx
 import psutil
 import pytest
 
-from app.queue import JOBS, Bell, make_celery, queue_name
-from app.settings import Settings
+from app.core.settings import Settings
+from app.store.broker import JOBS, Bell, make_celery, queue_name
 from tests.conftest import wait_for
 from tests.faults.conftest import LONG, SHORT, SQLITE, Stand
 
 SILENCE = 5.0
-"""Less than any try of ours to talk to a broker that says nothing may take (app/queue.py): who waits for one is found out."""
+"""Less than any try of ours to talk to a broker that says nothing may take (app/store/broker.py)."""
 
 
 def at_rest(process: psutil.Process) -> bool:

@@ -5,7 +5,7 @@ import os
 import httpx
 import pytest
 
-from app.crash import POINTS
+from app.core.crash_points import POINTS
 from tests.conftest import wait_for
 from tests.faults.conftest import LONG, PATIENCE, POSTGRES, SHORT, SQLITE, Stand
 

@@ -8,16 +8,16 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import jobs
-from app.errors import WrongState
-from app.models import Event, Job, Team
+from app.core.errors import WrongState
+from app.jobs import jobs
+from app.store.models import Event, Job, Team
 from tests.faults.conftest import OVER, Stand
 
 RACES = 40
 
 
 def test_a_cancel_that_meets_the_end_loses_or_wins_but_never_both(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.jobs.wake_after_commit", lambda *_: None)  # no worker is to know of these
+    monkeypatch.setattr("app.jobs.jobs.wake_after_commit", lambda *_: None)  # no worker is to know of these
     outcomes = []
     for number in range(RACES):
         with Session(stand.engine) as session, session.begin():
@@ -91,7 +91,7 @@ def race(stand: Stand, team: str, job_id: str, worker_waits: float, sender_waits
 
 
 def test_two_workers_never_hold_the_same_job(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.jobs.wake_after_commit", lambda *_: None)
+    monkeypatch.setattr("app.jobs.jobs.wake_after_commit", lambda *_: None)
     with Session(stand.engine) as session, session.begin():
         team = session.scalars(select(Team.id)).first()
         values = {"recipe": {}, "evaluate": {}, "targets": {}, "task": "text-classification", "priority": 99}

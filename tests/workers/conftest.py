@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app import db
-from app.settings import Settings, get_settings
+from app.core.settings import Settings, get_settings
+from app.store import db
 from tests.conftest import Database
 
 

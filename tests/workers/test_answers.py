@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from app import jobs, tries
-from app.db import writing
-from app.models import Artifact, Dataset, File, Metric, Try
-from app.settings import Settings
-from app.storage import LocalStorage
+from app.core.settings import Settings
+from app.jobs import jobs, predictions
+from app.store.db import writing
+from app.store.models import Artifact, Dataset, File, Metric, Try
+from app.store.storage import LocalStorage
 from compression.schema.prediction_request import Question
 from compression.schema.recipe.recipe import Recipe, Targets
 from tests.rows import submitted
 from workers import engine
-from workers.answers import answer_next
+from workers.predictions import answer_next
 
 SAID = {"milliseconds": 1.5, "runs": 3, "runtime": "r", "bytes": 9, "label": "good", "scores": {"good": 1.0}}
 
@@ -65,7 +65,7 @@ def asked(storage: LocalStorage, question: Question) -> str:
         session.add(File(dataset_id=dataset.id, path="train.jsonl", size=3, sha256="0" * 64, key="uploads/rows"))
         jobs.finish(session, claim, report(), [])
     with writing() as session:
-        return tries.create(session, job.team_id, job.id, "", question).id
+        return predictions.create(session, job.team_id, job.id, "", question).id
 
 
 def answered(settings: Settings, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, child: str, **more: Any) -> Try:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from app import resources
-from app.db import writing
-from app.models import Dataset, File, Model, Team
-from app.settings import Settings
-from app.storage import LocalStorage
+from app.core.settings import Settings
+from app.store import resources
+from app.store.db import writing
+from app.store.models import Dataset, File, Model, Team
+from app.store.storage import LocalStorage
 from tests.examples import tiny_model
 from workers import checks, engine
 

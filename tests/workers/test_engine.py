@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.settings import Settings
+from app.core.settings import Settings
 from compression.schema.events import Log
 from workers import engine as engines
 from workers import sandbox

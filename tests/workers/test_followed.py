@@ -79,7 +79,7 @@ def test_a_request_is_followed_to_the_engine_and_back(service: Service, tmp_path
 
 
 def test_a_library_s_line_is_json_too(tmp_path: Path) -> None:
-    script = "import logging; from app import logs; logs.configure('test');"
+    script = "import logging; from app.core import logs; logs.configure('test');"
     done = run(script + "logging.getLogger('some.library').warning('%s is odd', 7)", tmp_path)
     (line,) = lines(done.stderr)
     assert {line[key] for key in ("event", "level", "logger")} == {"7 is odd", "warning", "some.library"}
@@ -88,7 +88,7 @@ def test_a_library_s_line_is_json_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["nowhere", "file:/no/such/folder/spans"])
 def test_traces_that_go_nowhere_are_told_at_the_start(place: str, tmp_path: Path) -> None:
-    done = run("from app import logs; logs.configure('test')", tmp_path, LATHE_TRACES=place)
+    done = run("from app.core import logs; logs.configure('test')", tmp_path, LATHE_TRACES=place)
     assert done.returncode != 0
     assert place.removeprefix("file:") in done.stderr
 

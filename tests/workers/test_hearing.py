@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from app.queue import JOBS, Bell
-from app.settings import Settings
-from workers.hearing import UNHEARD, Ears, Hearing
+from app.core.settings import Settings
+from app.store.broker import JOBS, Bell
+from workers.broker_watchdog import UNHEARD, Ears, Hearing
 
 RING_SECONDS = Settings().ring_seconds
 
@@ -82,7 +82,7 @@ def test_who_is_at_work_is_not_asked_to_hear() -> None:
 def test_a_child_tells_its_parent(ends: str) -> None:
     script = f"""
 import os, signal, time
-from workers.hearing import Ears
+from workers.broker_watchdog import Ears
 ears = Ears()
 first, second = os.pipe(), os.pipe()
 child = os.fork()

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from app import resources, tries
-from app.clock import now
-from app.db import reading, writing
-from app.models import File, Model, Team, Try
-from app.settings import Settings
-from app.storage import LocalStorage
+from app.core.settings import Settings
+from app.jobs import predictions
+from app.store import resources
+from app.store.clock import now
+from app.store.db import reading, writing
+from app.store.models import File, Model, Team, Try
+from app.store.storage import LocalStorage
 from compression.schema.prediction_request import Question
 from tests.workers.test_answers import asked
 from workers import checks, engine
-from workers.answers import answer_next
+from workers.predictions import answer_next
 
 REASON = {"code": "c", "cause": "a", "remedy": "r"}
 SAYS = f"from compression.schema.validation import Rejected; print(Rejected(reasons=({REASON!r},)).model_dump_json())"
@@ -28,7 +29,7 @@ LEASES: dict[type[Any], Any] = {Model: Model.check_lease_until, Try: Try.lease_u
 def claimed(kind: type[Any]) -> bool:
     """Let another worker look for such work."""
     with writing() as session:
-        return (resources.claim_check(session, 60) if kind is Model else tries.claim(session, 60)) is not None
+        return (resources.claim_check(session, 60) if kind is Model else predictions.claim(session, 60)) is not None
 
 
 class Slow(LocalStorage):

@@ -13,12 +13,12 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app import jobs
-from app.clock import now
-from app.db import writing
-from app.models import AuditEntry, Checkpoint, File, Job, Model
-from app.settings import Settings
-from app.storage import LocalStorage, Stored
+from app.core.settings import Settings
+from app.jobs import jobs
+from app.store.clock import now
+from app.store.db import writing
+from app.store.models import AuditEntry, Checkpoint, File, Job, Model
+from app.store.storage import LocalStorage, Stored
 from tests.conftest import wait_for
 from tests.rows import ready, submitted, team
 from workers import keeper as keepers

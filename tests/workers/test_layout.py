@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from app import jobs
-from app.db import writing
-from app.models import Dataset, File, JobModel
-from app.settings import Settings
-from app.storage import open_storage
+from app.core.settings import Settings
+from app.jobs import jobs
+from app.store.db import writing
+from app.store.models import Dataset, File, JobModel
+from app.store.storage import open_storage
 from compression.schema.job_spec import Spec
 from tests.app.test_jobs import row
 from tests.rows import ready, submitted, team
-from workers.layout import fetched_bytes, lay_out
+from workers.job_inputs import fetched_bytes, lay_out
 from workers.limits import engine_memory
 from workers.sandbox import get_sandbox
 

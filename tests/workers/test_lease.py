@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import Connection, event, select, text
 from sqlalchemy.orm import Session
 
-from app import db, jobs
-from app.db import writing
-from app.models import Event
-from app.settings import Settings
+from app.core.settings import Settings
+from app.jobs import jobs
+from app.store import db
+from app.store.db import writing
+from app.store.models import Event
 from tests.conftest import ROOT
 from tests.rows import submitted
 from workers.lease import Lease, persist
@@ -95,9 +96,9 @@ def test_a_write_whose_transaction_was_ended_for_its_silence_is_made_again(claim
 
 STUCK = """
 import threading, time
-from app.jobs import Claim
-from app.models import Job
-from app.settings import Settings
+from app.jobs.jobs import Claim
+from app.store.models import Job
+from app.core.settings import Settings
 from workers.lease import Lease
 claim = Claim(Job(id="job_x"), 1)
 lease = Lease(claim, Settings(heartbeat_seconds=0.1, lease_seconds=1), on_lost=lambda: print("engine killed", flush=True))

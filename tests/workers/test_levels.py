@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from app.db import reading
-from app.models import Worker
-from app.settings import Settings
+from app.core.settings import Settings
+from app.store.db import reading
+from app.store.models import Worker
 from tests.conftest import ROOT
-from workers.hearing import Ears
-from workers.presence import Presence
+from workers.broker_watchdog import Ears
+from workers.registration import Presence
 from workers.sandbox import STRONGEST_FIRST, CannotConfine, exposed, get_sandbox, obstacle
 
 
 def run_where(refused: dict[str, int], *arguments: str, home: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Run Python where the kernel refuses some system calls, and new namespaces, as a container runtime does."""
     code = (
-        "import json, os, sys\nfrom workers import launcher, syscalls\n"
+        "import json, os, sys\nfrom workers import launcher, seccomp\n"
         "launcher.filter_calls(syscalls.build(json.loads(sys.argv[1])))\n"
         "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
     )

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.settings import Settings
-from app.storage import LocalStorage
+from app.core.settings import Settings
+from app.store.storage import LocalStorage
 from compression.system.memory import killed_for_memory
 from tests.workers.test_watch import too_deep_to_look
 from workers import limits

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import Settings
+from app.core.settings import Settings
 from tests.conftest import wait_for
 from workers.engine import end, start
-from workers.measuring import ASKS, MeasuringTurns
+from workers.measuring_lock import ASKS, MeasuringTurns
 from workers.sandbox import STRONGEST_FIRST, Sandbox, obstacle
 
 TURN = """

@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
-from app import forecast
-from app.db import reading, writing
-from app.models import Job, Worker
-from app.settings import Settings, get_settings
+from app.core.settings import Settings, get_settings
+from app.jobs import queue_forecast
+from app.store.db import reading, writing
+from app.store.models import Job, Worker
 from tests.conftest import ROOT, fresh_database
 from tests.rows import submitted
 from workers import tasks
-from workers.hearing import Ears
+from workers.broker_watchdog import Ears
 from workers.limits import augmentation, lm_eval, machine_memory
-from workers.presence import Presence, draining
+from workers.registration import Presence, draining
 
 FORKS = """
 import os, sqlite3, sys, threading
-from app import db
-from app.settings import get_settings
-from workers.hearing import Ears
-from workers.presence import Presence
+from app.store import db
+from app.core.settings import get_settings
+from workers.broker_watchdog import Ears
+from workers.registration import Presence
 
 settings = get_settings()
 presence = Presence("jobs", settings, Ears())
@@ -103,7 +103,7 @@ def test_a_worker_takes_what_its_engine_may_take_and_not_what_its_machine_has(
     assert not presence.work_waits()
     tasks.run_jobs()
     with reading() as session:
-        place = forecast.place(session, session.get_one(Job, large.id))
+        place = queue_forecast.place(session, session.get_one(Job, large.id))
     assert (taken, place and place.waits_for) == ([], "memory")
     with writing() as session:
         small = submitted(session, memory_bytes=1 << 30)

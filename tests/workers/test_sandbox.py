@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from app.settings import Settings
+from app.core.settings import Settings
 from compression.schema.events import Finished
 from compression.schema.job_spec import Data, ModelCheck, Spec
 from compression.schema.recipe.recipe import Recipe

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from app import jobs
-from app.db import reading, writing
-from app.models import Dataset, Job, JobDataset
-from app.settings import Settings
-from app.storage import open_storage
+from app.core.settings import Settings
+from app.jobs import jobs
+from app.store.db import reading, writing
+from app.store.models import Dataset, Job, JobDataset
+from app.store.storage import open_storage
 from compression.schema.events import ArtifactReady, Event, PartFinished, StageFinished
 from compression.schema.job_spec import Spec
 from compression.schema.report.averages import mean_row
@@ -20,11 +20,11 @@ from compression.schema.report.report import Artifact, File
 from tests.client.figures import row
 from tests.rows import submitted, team
 from workers.engine import Engine
+from workers.event_relay import Crashed, Watch
 from workers.folders import Untrustworthy
-from workers.layout import lay_out
+from workers.job_inputs import lay_out
 from workers.lease import Lease
 from workers.usage import Usage
-from workers.watch import Crashed, Watch
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # the transitions are tested on both elsewhere
 LAYOUT = {"format": "jsonl", "splits": {"train": ["a.jsonl"]}}

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from app import jobs
-from app.clock import now
-from app.db import writing
-from app.models import Dataset, File, Job, Worker
-from app.settings import Settings
-from app.storage import LocalStorage
+from app.core.settings import Settings
+from app.jobs import jobs
+from app.store.clock import now
+from app.store.db import writing
+from app.store.models import Dataset, File, Job, Worker
+from app.store.storage import LocalStorage
 from tests.rows import submitted
 from workers.supervisor import attempt
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from app import jobs, resources
-from app.clock import now
-from app.db import reading, writing
-from app.errors import NotFound
-from app.models import Dataset, File, Job, Model, UploadPart
-from app.settings import Settings
-from app.storage import LocalStorage
+from app.core.errors import NotFound
+from app.core.settings import Settings
+from app.jobs import jobs
+from app.store import resources
+from app.store.clock import now
+from app.store.db import reading, writing
+from app.store.models import Dataset, File, Job, Model, UploadPart
+from app.store.storage import LocalStorage
 from tests.rows import TASK, submitted, team
 from workers.sweeper import Sweeper
 

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from workers import syscalls
+from workers import seccomp
 
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 
@@ -26,28 +26,28 @@ def verdict(program: bytes, architecture: int, number: int, *arguments: int) -> 
             at += yes if {0x15: value == k, 0x35: value >= k, 0x45: bool(value & k)}[code] else no
 
 
-@pytest.mark.parametrize("machine", syscalls.ARCHITECTURES)
+@pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
 def test_what_is_named_is_refused_and_the_rest_is_allowed(machine: str) -> None:
-    column, architecture = syscalls.ARCHITECTURES[machine]
-    answers = {**syscalls.ALWAYS, **syscalls.WITHOUT_MOUNTS}
-    program = syscalls.build(answers, machine)
+    column, architecture = seccomp.ARCHITECTURES[machine]
+    answers = {**seccomp.ALWAYS, **seccomp.WITHOUT_MOUNTS}
+    program = seccomp.build(answers, machine)
     for name, error in answers.items():
-        if (number := syscalls.NUMBERS[name][column]) is not None:
+        if (number := seccomp.NUMBERS[name][column]) is not None:
             assert verdict(program, architecture, number) == ERRNO | error, name
-    for name in syscalls.SIGNALS:
-        number = syscalls.NUMBERS[name][column]
+    for name in seccomp.SIGNALS:
+        number = seccomp.NUMBERS[name][column]
         assert number is not None
         expected = ERRNO | answers[name] if name in answers else ALLOW
         assert verdict(program, architecture, number) == expected
-    named = {numbers[column] for numbers in syscalls.NUMBERS.values()}
+    named = {numbers[column] for numbers in seccomp.NUMBERS.values()}
     assert all(verdict(program, architecture, number) == ALLOW for number in range(500) if number not in named)
 
 
-@pytest.mark.parametrize("machine", syscalls.ARCHITECTURES)
+@pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
 def test_threads_and_forks_are_allowed_and_namespaces_are_not(machine: str) -> None:
-    column, architecture = syscalls.ARCHITECTURES[machine]
-    program = syscalls.build({}, machine)
-    clone, clone3, limit = (syscalls.NUMBERS[name][column] for name in ("clone", "clone3", "prlimit64"))
+    column, architecture = seccomp.ARCHITECTURES[machine]
+    program = seccomp.build({}, machine)
+    clone, clone3, limit = (seccomp.NUMBERS[name][column] for name in ("clone", "clone3", "prlimit64"))
     assert clone is not None
     assert clone3 is not None
     assert limit is not None
@@ -58,12 +58,12 @@ def test_threads_and_forks_are_allowed_and_namespaces_are_not(machine: str) -> N
     assert [verdict(program, architecture, limit, pid) for pid in (0, 4711)] == [ALLOW, ERRNO | errno.EPERM]
 
 
-@pytest.mark.parametrize("machine", syscalls.ARCHITECTURES)
+@pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
 def test_files_signal_nobody(machine: str) -> None:
-    column, architecture = syscalls.ARCHITECTURES[machine]
-    program = syscalls.build({}, machine)
-    for name, refused in syscalls.SIGNALS_OF_A_FILE.items():
-        number = syscalls.NUMBERS[name][column]
+    column, architecture = seccomp.ARCHITECTURES[machine]
+    program = seccomp.build({}, machine)
+    for name, refused in seccomp.SIGNALS_OF_A_FILE.items():
+        number = seccomp.NUMBERS[name][column]
         assert number is not None
         found = [
             second
@@ -74,39 +74,39 @@ def test_files_signal_nobody(machine: str) -> None:
 
 
 def test_other_numberings_are_unknown() -> None:
-    program = syscalls.build({}, "x86_64")
+    program = seccomp.build({}, "x86_64")
     x86_64, i386 = 0xC000003E, 0x40000003
     assert verdict(program, i386, 1) == ERRNO | errno.ENOSYS
     assert verdict(program, x86_64, 0x40000001) == ERRNO | errno.ENOSYS
-    with pytest.raises(syscalls.UnknownMachine):
-        syscalls.build({}, "riscv64")
+    with pytest.raises(seccomp.UnknownMachine):
+        seccomp.build({}, "riscv64")
 
 
-@pytest.mark.parametrize("machine", syscalls.ARCHITECTURES)
+@pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
 def test_no_file_gets_the_bits_that_change_who_runs_it(machine: str) -> None:
-    column, architecture = syscalls.ARCHITECTURES[machine]
-    program = syscalls.build({}, machine)
+    column, architecture = seccomp.ARCHITECTURES[machine]
+    program = seccomp.build({}, machine)
     creates, reads, temporary = 0o101, 0o2000000, 0o20200001  # O_CREAT | O_WRONLY, O_CLOEXEC, O_TMPFILE | O_WRONLY
-    places = {**syscalls.SETS_MODES, "open": 2, "openat": 3}
+    places = {**seccomp.SETS_MODES, "open": 2, "openat": 3}
     for name, place in places.items():
-        if (number := syscalls.NUMBERS[name][column]) is None:
+        if (number := seccomp.NUMBERS[name][column]) is None:
             continue
         for mode, expected in ((0o755, ALLOW), (0o1777, ALLOW), (0o4755, ERRNO | errno.EPERM), (0o2755, ERRNO | errno.EPERM)):
             for flags in (creates, temporary):
                 arguments = [0] * place + [mode]
-                if name in syscalls.OPENS:
+                if name in seccomp.OPENS:
                     arguments[place - 1] = flags
                 assert verdict(program, architecture, number, *arguments) == expected, (name, mode)
-    opens = syscalls.NUMBERS["openat"][column]
+    opens = seccomp.NUMBERS["openat"][column]
     assert opens is not None
     assert verdict(program, architecture, opens, 0, 0, reads, 0o7777) == ALLOW  # no mode is read there: it may be anything
 
 
-@pytest.mark.parametrize("machine", syscalls.ARCHITECTURES)
+@pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
 def test_nobody_hides_what_it_has_open(machine: str) -> None:
-    column, architecture = syscalls.ARCHITECTURES[machine]
-    number = syscalls.NUMBERS["prctl"][column]
+    column, architecture = seccomp.ARCHITECTURES[machine]
+    number = seccomp.NUMBERS["prctl"][column]
     assert number is not None
     set_name, set_dumpable = 15, 4
-    program = syscalls.build({}, machine)
+    program = seccomp.build({}, machine)
     assert [verdict(program, architecture, number, option) for option in (set_name, set_dumpable)] == [ALLOW, ERRNO]

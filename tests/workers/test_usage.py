@@ -7,21 +7,21 @@ from typing import Any, cast
 
 import pytest
 
-from app.db import writing
-from app.settings import Settings
-from app.storage import LocalStorage
+from app.core.settings import Settings
+from app.store.db import writing
+from app.store.storage import LocalStorage
 from compression.schema.events import Log
 from tests.rows import submitted
 from tests.workers.test_engine import run as run
 from tests.workers.test_several import claimed
 from tests.workers.test_watch import Writing
+from workers import event_relay
 from workers import usage as usages
-from workers import watch
 from workers.engine import Engine
+from workers.event_relay import Failed, Watch
 from workers.folders import Untrustworthy
 from workers.lease import Lease
 from workers.usage import Usage, excess
-from workers.watch import Failed, Watch
 
 MIB = 1 << 20
 READY = "print(json.dumps({'type': 'log', 'message': 'ready'}), file=pipe, flush=True)\nsys.stdin.readline()\n"
@@ -145,7 +145,7 @@ class Greedy(Writing):
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_an_engine_of_too_many_processes_is_ended(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "MEMORY_SECONDS", -1.0)
+    monkeypatch.setattr(event_relay, "MEMORY_SECONDS", -1.0)
     with writing() as session:
         submitted(session)
     claim, engine = claimed(settings, tmp_path / "1"), Greedy()

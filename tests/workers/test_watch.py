@@ -8,19 +8,19 @@ from typing import cast
 
 import pytest
 
-from app.db import writing
-from app.settings import Settings
-from app.storage import LocalStorage, Source
+from app.core.settings import Settings
+from app.store.db import writing
+from app.store.storage import LocalStorage, Source
 from compression.schema.events import ArtifactReady, Event, TrainingSaved, Working
 from compression.schema.report.report import File
 from tests.client.figures import report
 from tests.rows import submitted
 from tests.workers.test_several import Telling, claimed, file
-from workers import watch
+from workers import event_relay
 from workers.engine import Engine
+from workers.event_relay import Crashed, Failed, Watch
 from workers.folders import Untrustworthy
 from workers.lease import Lease
-from workers.watch import Crashed, Failed, Watch
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 MIB = 1 << 20
@@ -134,7 +134,7 @@ def test_an_engine_whose_folder_fills_up_is_ended(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watch, "DISK_SECONDS", -1.0)
+    monkeypatch.setattr(event_relay, "DISK_SECONDS", -1.0)
     narrow = settings.model_copy(update={"engine_disk_bytes": MIB})
     with writing() as session:
         submitted(session, disk_bytes=MIB)
@@ -181,7 +181,7 @@ def test_an_engine_that_gives_signs_of_life_does_not_stand_still(
     word: Event | None, code: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(watch, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
+    monkeypatch.setattr(event_relay, "time", type("Clock", (), {"monotonic": staticmethod(lambda: now[0])}))
     with writing() as session:
         submitted(session)
     claim, engine = claimed(settings, tmp_path / "1"), Slow(now, *[word] * 4)

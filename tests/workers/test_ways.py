@@ -7,12 +7,12 @@ from typing import cast
 import pytest
 from sqlalchemy import select
 
-from app import jobs
-from app.db import reading, writing
-from app.failures import failure
-from app.models import Artifact, Dataset, File, Job, Model
-from app.settings import Settings
-from app.storage import Storage, open_storage
+from app.core.failures import failure
+from app.core.settings import Settings
+from app.jobs import jobs
+from app.store.db import reading, writing
+from app.store.models import Artifact, Dataset, File, Job, Model
+from app.store.storage import Storage, open_storage
 from compression.engine import shipping
 from compression.engine.on_disk import backend as streaming
 from compression.engine.pipeline import compress
@@ -24,9 +24,9 @@ from tests.compression.test_streaming import ONLY_QUANTIZE, model_into
 from tests.rows import submitted
 from tests.workers.test_several import Telling, claimed
 from workers.engine import Engine
-from workers.layout import lay_out
+from workers.event_relay import Crashed, Watch
+from workers.job_inputs import lay_out
 from workers.lease import Lease
-from workers.watch import Crashed, Watch
 
 MEMORY, FILES = "baseline-onnx-float32", "baseline-transformers-bfloat16"
 

@@ -16,8 +16,8 @@ import psutil
 import pytest
 from tokenizers import Tokenizer
 
-from app.queue import JOBS, Bell
-from app.settings import Settings
+from app.core.settings import Settings
+from app.store.broker import JOBS, Bell
 from tests.conftest import Service, wait_for
 from tests.examples import TINY_RECIPE, jsonl, real_examples, send, send_data, send_model, tiny_model, tiny_rows, tiny_splits
 

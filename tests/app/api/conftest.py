@@ -12,7 +12,7 @@ import httpx
 import psycopg
 import pytest
 
-from app.ids import ALPHABET, new_id
+from app.core.ids import ALPHABET, new_id
 from tests.conftest import DATABASES, Service, fresh_database
 
 MODEL_FACTS = {

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from app.ids import new_id
-from app.models import READ
+from app.core.ids import new_id
+from app.store.models import READ
 from tests.app.api.conftest import entry, ready_dataset, ready_model, sha, sql
 from tests.app.api.test_report_page import done
 from tests.conftest import Service

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from app.ids import new_id
+from app.core.ids import new_id
 from tests.app.api.conftest import new_team, problem, sql
 from tests.app.api.test_sessions import sign_in, token
 from tests.conftest import Service, wait_for

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app import ranges
-from app.ids import new_id
-from app.masking import sees_operations, without_paths
+from app.api import ranges
+from app.core.ids import new_id
+from app.core.redaction import sees_operations, without_paths
 from tests.app.api.conftest import entry, new_team, problem, sha, sql
 from tests.app.api.test_metrics import scraped, value
 from tests.conftest import Service, fresh_database

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 from fastapi.routing import APIRoute
 
-from app.auth import Requires, requirement
-from app.document import routes
+from app.accounts.auth import Requires, requirement
+from app.api.openapi import routes
 from app.main import app
-from app.models import ADMIN, DEVICE, READ, WRITE
+from app.store.models import ADMIN, DEVICE, READ, WRITE
 from tests.app.api.conftest import new_team, problem, sql
 from tests.app.api.test_report_page import done
 from tests.app.api.test_sessions import sign_in

@@ -15,11 +15,11 @@ import pytest
 from fastapi.routing import APIRoute
 from starlette.routing import Match
 
-from app.auth import SAFE_METHODS, Requires, requirement
-from app.dashboard.views import get_visitor
-from app.document import routes
+from app.accounts.auth import SAFE_METHODS, Requires, requirement
+from app.api.openapi import routes
 from app.main import app
-from app.models import ADMIN, DEVICE, READ, WRITE
+from app.pages.dashboard.views import get_visitor
+from app.store.models import ADMIN, DEVICE, READ, WRITE
 from tests.app.api.conftest import new_team, sql
 from tests.app.api.owner import DATA, MOMENT, Owner, team_of
 from tests.conftest import Service, fresh_database

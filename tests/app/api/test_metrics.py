@@ -13,8 +13,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.ids import new_id
-from app.metrics import STAGE_BUCKETS
+from app.core.ids import new_id
+from app.ops.metrics import STAGE_BUCKETS
 from tests.app.api.conftest import SCRAPE, problem, sql
 from tests.conftest import ROOT, Service, fresh_database, wait_for
 
@@ -206,7 +206,8 @@ def test_several_processes_count_together(postgres: str, templates: dict[str, st
 
 
 def test_a_database_that_is_away_costs_its_figures_only(tmp_path: Path) -> None:
-    script = "from app import logs, metrics; from prometheus_client import generate_latest as told; logs.configure('test');"
+    script = "from app.core import logs; from app.ops import metrics; from prometheus_client import generate_latest as told;"
+    script += "logs.configure('test');"
     script += "print(told(metrics.registry()).decode())"
     env = {**os.environ, "LATHE_DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:1/none", "LATHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True, check=True)

@@ -7,10 +7,10 @@ import httpx
 import pytest
 from pydantic import JsonValue
 
-from app.errors import InvalidRecipe
-from app.failures import failure
-from app.ids import new_id
-from app.mending import mended
+from app.core.errors import InvalidRecipe
+from app.core.failures import failure
+from app.core.ids import new_id
+from app.jobs.remedies import mended
 from compression.schema.errors import CompressionError, OutOfMemory, TrainingDiverged, UnseenLabel, UnsupportedPrecision
 from compression.schema.report.measurements import Remedy, StageVerdict
 from tests.app.api.conftest import problem, sql

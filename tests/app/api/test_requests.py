@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from app import ranges
+from app.api import ranges
 from tests.app.api.conftest import entry, problem
 from tests.conftest import ROOT
 

@@ -7,8 +7,8 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
+from app.accounts.sessions import COOKIE
 from app.main import app
-from app.sessions import COOKIE
 from tests.app.api.conftest import new_team, problem, sql
 from tests.conftest import Service
 

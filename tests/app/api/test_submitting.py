@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.ids import new_id
-from app.preflight import resolve_recipe
+from app.core.ids import new_id
+from app.jobs.preflight import resolve_recipe
 from tests.app.api.conftest import DATA_FACTS, MODEL_FACTS, problem, ready_dataset, ready_model, sql
 from tests.conftest import Database, Service, wait_for
 

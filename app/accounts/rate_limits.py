@@ -1,0 +1,183 @@
+"""How often one may ask: bounds by key, by address, and, far stricter, for what an address tries in vain: wrong keys and links.
+
+Counts are kept where LATHE_RATE_STORAGE_URL says, in common for all API processes; in this process where it says nothing, and
+for a while where that place is away: no request fails for want of a count. Every answer tells what is left, in the RateLimit
+fields of the IETF's draft (draft-ietf-httpapi-ratelimit-headers).
+"""
+
+import datetime as dt
+import hashlib
+import math
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import structlog
+from anyio import from_thread
+from limits import RateLimitItem, parse
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import FixedWindowRateLimiter
+from limits.storage import storage_from_string
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.connections import who
+from app.core.errors import RateLimited, document
+from app.core.settings import Settings, get_settings
+
+log = structlog.get_logger()
+AWAY_SECONDS = 30.0
+"""For so long counts are kept in this process when the place for them did not answer."""
+KNOWN = 1024
+"""Credentials that were right lately: who holds one is let in though others at its address guess."""
+ALWAYS = frozenset({"/healthz/live", "/healthz/ready"})
+"""Asked by machines that restart what does not answer."""
+OPTIONS: dict[str, float | str | bool] = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5, "implementation": "redispy"}
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is left of one bound for one asker."""
+
+    name: str
+    item: RateLimitItem
+    left: int
+    seconds: int
+    """Until it begins anew."""
+
+    @property
+    def policy(self) -> str:
+        """Say the bound as RateLimit-Policy does."""
+        return f'"{self.name}";q={self.item.amount};w={self.item.get_expiry()}'
+
+    @property
+    def state(self) -> str:
+        """Say what is left as RateLimit does."""
+        return f'"{self.name}";r={self.left};t={self.seconds}'
+
+    def refusal(self) -> RateLimited:
+        """Return the problem of who asks beyond it."""
+        most, frees = self.item.amount, f"it begins anew in {self.seconds} seconds"
+        begins = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.seconds)
+        quota = {"name": f"rate_{self.name}", "limit": most, "used": most, "frees": frees, "frees_at": begins.isoformat()}
+        cause = f"more than {most} requests in {self.item.get_expiry()} seconds: {WORDS[self.name]}"
+        return RateLimited(cause, headers={"Retry-After": str(self.seconds)}, facts={"quota": quota})
+
+
+WORDS = {"key": "of this key", "address": "from this address", "wrong": "from this address with wrong keys or links"}
+
+
+class Rates:
+    """Counts requests. One a process."""
+
+    def __init__(self, settings: Settings) -> None:
+        asked = {"key": settings.rate_per_key, "address": settings.rate_per_address, "wrong": settings.rate_wrong}
+        self.items = {name: parse(text) for name, text in asked.items()}
+        self.own = FixedWindowRateLimiter(MemoryStorage())
+        self.shared: FixedWindowRateLimiter | None = None
+        if settings.rate_storage_url:
+            place: Any = storage_from_string(f"async+{settings.rate_storage_url}", **OPTIONS)
+            self.shared = FixedWindowRateLimiter(place)
+        self.away_until = 0.0
+        self.known: OrderedDict[str, None] = OrderedDict()
+
+    async def count(self, name: str, who: str, cost: int = 1) -> tuple[bool, Window]:
+        """Count a request, or with cost 0 only look; return whether it is within the bound, and what is left of it."""
+        if self.shared is not None and time.monotonic() >= self.away_until:
+            try:
+                return await self._count(self.shared, name, who, cost)
+            except Exception as error:  # whatever its client says: the place is away
+                self.away_until = time.monotonic() + AWAY_SECONDS
+                log.warning("rate_storage_away", error=f"{type(error).__name__}: {error}"[:200])
+        return await self._count(self.own, name, who, cost)
+
+    async def _count(self, limiter: FixedWindowRateLimiter, name: str, who: str, cost: int) -> tuple[bool, Window]:
+        item = self.items[name]
+        within = await limiter.hit(item, name, who, cost=cost) if cost else await limiter.test(item, name, who)
+        reset, left = await limiter.get_window_stats(item, name, who)
+        return within, Window(name, item, max(0, left), max(1, math.ceil(reset - time.time())))
+
+    def remember(self, credential: str) -> None:
+        """Note that a credential let its holder in."""
+        self.known[credential] = None
+        self.known.move_to_end(credential)
+        if len(self.known) > KNOWN:
+            self.known.popitem(last=False)
+
+
+@lru_cache
+def get_rates() -> Rates:
+    """Return this process's counts."""
+    return Rates(get_settings())
+
+
+async def admit_key(request: Request, key: str) -> None:
+    """Count a request of a key that was found right. Raises RateLimited."""
+    state = request.scope.setdefault("state", {})
+    if (credential := state.get("credential")) is not None:
+        get_rates().remember(credential)
+    within, window = await get_rates().count("key", key)
+    state.setdefault("windows", []).append(window)
+    if not within:
+        raise window.refusal()
+
+
+def admit(request: Request, key: str) -> None:
+    """Do the same from a thread that the event loop waits for. Raises RateLimited."""
+    from_thread.run(admit_key, request, key)
+
+
+def _credential(scope: Scope) -> str | None:
+    """Return the hash of what a request shows to be let in (a key, a cookie, a link); None where it shows nothing."""
+    headers = Headers(scope=scope)
+    if scope["path"].startswith("/share/"):
+        shown = scope["path"]
+    elif scope["path"] == "/sign-in" and scope["method"] == "POST":
+        shown = "a key in a form"
+    else:
+        shown = headers.get("authorization") or headers.get("cookie") or ""
+    return hashlib.sha256(shown.encode()).hexdigest() if shown else None
+
+
+class RateLimits:
+    """Bound what comes from an address, count what it tries in vain, and tell in each answer what is left."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http" or scope["path"] in ALWAYS:
+            await self.app(scope, receive, send)
+            return
+        rates, asker = get_rates(), who((scope.get("client") or ("local", 0))[0])
+        state = scope.setdefault("state", {})
+        credential = state["credential"] = _credential(scope)
+        within, window = await rates.count("address", asker)
+        if within and credential is not None and credential not in rates.known:
+            # Before anything is looked up: a guess beyond the bound learns nothing, not even whether it was right.
+            within, wrong = await rates.count("wrong", asker, cost=0)
+            window = window if within else wrong
+        windows = state["windows"] = [window]
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["RateLimit-Policy"] = ", ".join(one.policy for one in windows)
+                headers["RateLimit"] = ", ".join(one.state for one in windows)
+            await send(message)
+
+        if not within:
+            await document(window.refusal(), Request(scope))(scope, receive, answer)
+            return
+        try:
+            await self.app(scope, receive, answer)
+        finally:
+            if credential is not None and (status == 401 or (status == 404 and scope["path"].startswith("/share/"))):
+                await rates.count("wrong", asker)

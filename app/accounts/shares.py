@@ -1,0 +1,90 @@
+"""Links that show one report, and nothing else, without a key, until they or the key that made them end.
+
+The link holds 256 random bits, of which the hash is kept, as of keys. It is no session: it opens one page, which loads nothing,
+leads nowhere and tells no other site where it lies.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select
+from sqlalchemy.orm import Session
+
+from app.accounts import keys
+from app.accounts.auth import Caller
+from app.api.paging import newest_first
+from app.core.errors import NotFound, ReportNotReady, TooManyLinks
+from app.jobs import jobs
+from app.store.clock import now
+from app.store.models import ApiKey, Job, ShareLink
+
+MOST_LINKS = 50
+"""Of one job that are in force."""
+UNSEEN = {
+    "X-Robots-Tag": "noindex, nofollow, noarchive",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "private, no-store",
+}
+"""What every answer to a link says: keep it nowhere, list it nowhere, and tell nobody where it lies."""
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _open() -> ColumnElement[bool]:
+    """Say in SQL that a link is in force: its own time is not up, and the key that made it lets in."""
+    maker = exists().where(ApiKey.id == ShareLink.key_id, keys.in_force())
+    return and_(ShareLink.expires_at > now(), or_(ShareLink.key_id.is_(None), maker))
+
+
+def create(session: Session, caller: Caller, job_id: str, seconds: int) -> tuple[ShareLink, str]:
+    """Make a link; return its row and the token, which is shown this once. Raises NotFound, ReportNotReady, TooManyLinks."""
+    job = jobs.get(session, caller.team, job_id)
+    if job.report is None:
+        raise ReportNotReady(f"{job_id} is {job.state}")
+    session.execute(delete(ShareLink).where(ShareLink.expires_at <= now()))
+    there = select(func.count()).select_from(ShareLink).where(ShareLink.job_id == job_id, _open())
+    if (session.scalar(there) or 0) >= MOST_LINKS:
+        raise TooManyLinks(f"{job_id} has {MOST_LINKS} links")
+    token = secrets.token_urlsafe(32)
+    row = ShareLink(job_id=job_id, key_id=caller.key, token_sha256=_hash(token), expires_at=now(seconds))
+    session.add(row)
+    session.flush()
+    session.refresh(row)
+    return row, token
+
+
+def listed(session: Session, team: str, job_id: str) -> Sequence[ShareLink]:
+    """Return a job's links that are in force, newest first. Raises NotFound."""
+    job = jobs.get(session, team, job_id)
+    return session.scalars(select(ShareLink).where(ShareLink.job_id == job.id, _open()).order_by(ShareLink.id.desc())).all()
+
+
+def page(session: Session, team: str, size: int, token: str | None) -> tuple[list[ShareLink], str | None]:
+    """Return a page of a team's links that are in force, newest first, and the token of the next page."""
+    query = select(ShareLink).join(Job, Job.id == ShareLink.job_id)
+    query = query.where(Job.team_id == team, Job.deleted_at.is_(None), _open())
+    return newest_first(session, query, ShareLink.id, size, token)
+
+
+def revoke(session: Session, team: str, job_id: str, link_id: str) -> None:
+    """End a link at once. Raises NotFound."""
+    job = jobs.get(session, team, job_id)
+    mine = delete(ShareLink).where(ShareLink.id == link_id, ShareLink.job_id == job.id)
+    if session.scalar(mine.returning(ShareLink.id)) is None:
+        raise NotFound(f"{job_id} has no link {link_id}")
+
+
+def opened(session: Session, token: str) -> Job:
+    """Return the job whose report a link shows. Raises NotFound for one that is unknown, expired or revoked, alike."""
+    found = session.scalar(
+        select(Job)
+        .join(ShareLink, ShareLink.job_id == Job.id)
+        .where(ShareLink.token_sha256 == _hash(token), _open(), Job.deleted_at.is_(None))
+    )
+    if found is None or found.report is None:
+        remedy = "It may have expired or been revoked: ask who sent it for another."
+        raise NotFound("this link shows nothing", remedy=remedy, headers=UNSEEN)
+    return found

@@ -1,0 +1,58 @@
+"""Teams: who owns models, datasets, jobs and keys. Admins of the team that runs the service make, rename and close others."""
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.accounts import keys
+from app.api.paging import newest_first
+from app.core.errors import NameTaken, NotFound, OwnTeam
+from app.store.clock import now
+from app.store.models import ADMIN, ApiKey, SignIn, Team
+
+
+def create(session: Session, name: str, made_by: str) -> tuple[Team, str]:
+    """Make a team and its first key, which is an admin's and shown this once. Raises NameTaken."""
+    team = Team(name=name)
+    session.add(team)
+    _flush(session, name)
+    session.refresh(team)
+    return team, keys.create_key(session, team.id, "first", ADMIN, made_by=made_by)[1]
+
+
+def _flush(session: Session, name: str) -> None:
+    try:
+        session.flush()
+    except IntegrityError as error:
+        raise NameTaken(f"there is a team {name!r}", param="name") from error
+
+
+def page(session: Session, size: int, token: str | None, only: str | None) -> tuple[list[Team], str | None]:
+    """Return a page of all teams, newest first, or of `only` one; and the token of the next page."""
+    query = select(Team) if only is None else select(Team).where(Team.id == only)
+    return newest_first(session, query, Team.id, size, token)
+
+
+def get(session: Session, team_id: str) -> Team:
+    """Return a team. Raises NotFound."""
+    found = session.get(Team, team_id)
+    if found is None:
+        raise NotFound(f"no team {team_id}")
+    return found
+
+
+def rename(session: Session, team_id: str, name: str) -> Team:
+    """Give a team another name. Raises NotFound, NameTaken."""
+    team = get(session, team_id)
+    team.name = name
+    _flush(session, name)
+    return team
+
+
+def close(session: Session, team_id: str, own: str) -> None:
+    """End all keys of a team, with their sessions and links; what it stored stays. Raises NotFound, OwnTeam."""
+    team = get(session, team_id)
+    if team.id == own:
+        raise OwnTeam(f"{team_id} is the team of the key that asks")
+    session.execute(update(ApiKey).where(ApiKey.team_id == team.id, keys.in_force()).values(revoked_at=now()))
+    session.execute(delete(SignIn).where(SignIn.key_id.in_(select(ApiKey.id).where(ApiKey.team_id == team.id))))

@@ -1,0 +1,44 @@
+"""What handlers ask for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+
+from app.accounts import audit
+from app.accounts.auth import AdminDep, AskerDep, CallerDep, DeviceDep, OperatorDep, SubmitterDep, WriterDep
+from app.api.idempotency import OnceDep
+from app.core.settings import Settings, get_settings
+from app.store.db import get_read_session, get_session
+from app.store.storage import Storage, get_storage
+
+
+def audited_session(request: Request) -> Iterator[Session]:
+    """One request, one transaction, with the audit log's row of it in the same."""
+    with contextmanager(get_session)() as session:
+        yield session
+        audit.succeeded(session, request)
+
+
+# scope="function": the commit happens before the answer leaves; with the default scope a failed commit answered 200.
+SessionDep = Annotated[Session, Depends(audited_session, scope="function")]
+ReadDep = Annotated[Session, Depends(get_read_session, scope="function")]
+StorageDep = Annotated[Storage, Depends(get_storage)]
+SettingsDep = Annotated[Settings, Depends(get_settings)]
+
+__all__ = [
+    "AdminDep",
+    "AskerDep",
+    "CallerDep",
+    "DeviceDep",
+    "OnceDep",
+    "OperatorDep",
+    "ReadDep",
+    "SessionDep",
+    "SettingsDep",
+    "StorageDep",
+    "SubmitterDep",
+    "WriterDep",
+]

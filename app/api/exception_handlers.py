@@ -1,0 +1,92 @@
+"""Which problem an exception becomes: each that the routes let through is mapped to its document once, here."""
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError, OperationalError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Match
+
+from app.core.errors import (
+    NO_ROOM,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    StorageFull,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    compression_problem,
+    describe,
+    document,
+)
+from compression.schema.errors import CompressionError
+
+log = structlog.get_logger()
+
+
+def disk_full(error: DBAPIError) -> bool:
+    """Say whether a database failed because its disk is full: SQLITE_FULL, or PostgreSQL's 53100."""
+    return getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL" or getattr(error.orig, "sqlstate", "") == "53100"
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """Return every method that some route of the request's path takes."""
+    return [
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in app.router.routes)
+    ]
+
+
+def bug(error: Exception) -> Problem:
+    """Log an exception that nobody expected, and return what its caller learns of it."""
+    log.error("internal_error", exc_info=error)
+    return InternalError("something went wrong on our side")
+
+
+def install(app: FastAPI) -> None:
+    """Map every exception to its document, once."""
+
+    @app.exception_handler(Problem)
+    async def _problem(request: Request, error: Problem) -> Response:
+        return document(error, request)
+
+    @app.exception_handler(CompressionError)
+    async def _compression(request: Request, error: CompressionError) -> Response:
+        return document(compression_problem(error), request)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        cause, param = describe(list(error.errors()))
+        return document(InvalidRequest(cause, param=param), request)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        kinds: dict[int, type[Problem]] = {404: NotFound, 405: MethodNotAllowed, 401: Unauthorized, 413: TooLarge}
+        kind = kinds.get(error.status_code, InvalidRequest)
+        answer = document(kind(str(error.detail)), request)
+        answer.headers.update(error.headers or {})
+        if error.status_code == MethodNotAllowed.status:
+            answer.headers["Allow"] = ", ".join(_methods(app, request))
+        return answer
+
+    @app.exception_handler(OperationalError)
+    async def _database(request: Request, error: OperationalError) -> Response:
+        if disk_full(error):
+            return document(StorageFull("the disk of the database is full"), request)
+        log.error("database_unavailable", error=str(error.orig))
+        return document(Unavailable("the database does not answer"), request)
+
+    @app.exception_handler(OSError)
+    async def _disk(request: Request, error: OSError) -> Response:
+        if error.errno in NO_ROOM:
+            return document(StorageFull("the disk is full"), request)
+        return await _bug(request, error)
+
+    @app.exception_handler(Exception)
+    async def _bug(request: Request, error: Exception) -> Response:
+        return document(bug(error), request)

@@ -1,0 +1,92 @@
+"""`Idempotency-Key`: sending a creating POST again answers what the first one did, and creates nothing.
+
+The key's row is written first and in the request's own transaction: a twin that arrives meanwhile waits for the first one's
+commit and then replays its answer (docs/decisions/0004-idempotency.md).
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy import update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from app.accounts import audit
+from app.accounts.auth import Caller
+from app.core.errors import Deleted, IdempotencyConflict, InvalidRequest
+from app.store.models import Dataset, IdempotencyKey, Job, Model, Try
+
+
+def _insert(session: Session) -> sqlite.Insert | postgresql.Insert:
+    """Both databases know ON CONFLICT, each by its own construct."""
+    sqlite_here = session.get_bind().dialect.name == "sqlite"
+    return sqlite.insert(IdempotencyKey) if sqlite_here else postgresql.insert(IdempotencyKey)
+
+
+KINDS: dict[str, type[Any]] = {"mdl": Model, "dat": Dataset, "job": Job, "try": Try}
+
+
+def _check_there(session: Session, answer: object) -> None:
+    """Raises Deleted if what an answer speaks of has been deleted since: nobody is to wait for it, or build on it."""
+    identifier = str(answer.get("id", "")) if isinstance(answer, dict) else ""
+    kind = KINDS.get(identifier.partition("_")[0])
+    if kind is None:
+        return
+    row = session.get(kind, identifier)
+    owner = session.get(Job, row.job_id) if isinstance(row, Try) else row
+    if owner is None or owner.deleted_at is not None:
+        raise Deleted(f"this key made {identifier}, which has been deleted", param="Idempotency-Key")
+
+
+class Once:
+    """Runs a creation at most once a key."""
+
+    def __init__(
+        self,
+        request: Request,
+        idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200, description="Any unique text.")] = None,
+    ) -> None:
+        self.key, self.request = idempotency_key, request
+        self.place = f"{request.method} {request.url.path}?{request.url.query}"
+
+    def __call__(
+        self, session: Session, caller: Caller, body: BaseModel | None, status: int, make: Callable[[], BaseModel]
+    ) -> Response:
+        """Return make()'s answer, or the stored one of the same request. Raises IdempotencyConflict, Deleted."""
+        if self.key is None:
+            return JSONResponse(self._made(make), status)
+        fingerprint = self._fingerprint(body)
+        name = {"team_id": caller.team, "key": self.key}
+        row = _insert(session).values(**name, fingerprint=fingerprint, status=0)
+        claimed = session.execute(row.on_conflict_do_nothing().returning(IdempotencyKey.key)).scalar()
+        if claimed is None:
+            stored = session.get_one(IdempotencyKey, (caller.team, self.key))
+            if stored.fingerprint != fingerprint:
+                raise IdempotencyConflict(f"key {self.key!r} was used for another request", param="Idempotency-Key")
+            _check_there(session, stored.body)
+            audit.asks(self.request)
+            return JSONResponse(stored.body, stored.status, {"Idempotency-Replayed": "true"})
+        answer = self._made(make)
+        mine = (IdempotencyKey.team_id == caller.team) & (IdempotencyKey.key == self.key)
+        session.execute(update(IdempotencyKey).where(mine).values(status=status, body=answer))
+        return JSONResponse(answer, status)
+
+    def _fingerprint(self, body: BaseModel | None) -> str:
+        try:
+            sent = body.model_dump(mode="json") if body else None
+            return hashlib.sha256(json.dumps([self.place, sent], sort_keys=True).encode()).hexdigest()
+        except (ValueError, RecursionError) as error:  # what could be read cannot always be written again
+            raise InvalidRequest("the body is nested too deeply") from error
+
+    def _made(self, make: Callable[[], BaseModel]) -> dict[str, Any]:
+        answer = make().model_dump(mode="json")
+        audit.about(self.request, str(answer["id"]))
+        return answer
+
+
+OnceDep = Annotated[Once, Depends()]

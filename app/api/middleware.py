@@ -1,0 +1,164 @@
+"""What happens to every request: an id, an address without NUL, a bound on its body, safe headers, one line in the log."""
+
+import re
+import time
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.exception_handlers import bug
+from app.api.protocol import ENDED_WITH
+from app.api.raw_responses import SAFE_HEADERS
+from app.core import traces
+from app.core.errors import InvalidRequest, TooLarge, document
+from app.core.ids import new_id
+from app.ops.metrics import answered
+
+log = structlog.get_logger()
+HSTS_SECONDS = 365 * 24 * 3600
+_FILES = re.compile(r"/v1/(models|datasets)/[^/]+/files/")
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestContext:
+    """Give each request an id (the caller's, if it sends a sane X-Request-Id), bind it to the log, and log the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        sent = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent if _ID.fullmatch(sent) else new_id("req")
+        scope.setdefault("state", {})["request_id"] = request_id
+        waited = "wait" in Headers(scope=scope).get("prefer", "")
+        started, began, status = time.perf_counter(), None, 0
+
+        async def answer(message: Message) -> None:
+            nonlocal began, status
+            if message["type"] == "http.response.start":
+                status, began = message["status"], time.perf_counter() - started
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        parent = Headers(scope=scope).get(traces.PARENT)
+        with (
+            traces.span(scope["method"], parent, request_id=request_id) as stretch,
+            structlog.contextvars.bound_contextvars(request_id=request_id, **traces.ids()),
+        ):
+            try:
+                await self.app(scope, receive, answer)
+            finally:
+                status = scope["state"].get(ENDED_WITH, status)  # what it says once the connection is over, nobody hears
+                took = round((time.perf_counter() - started) * 1000, 1)
+                route = answered(scope, status, began, waited)
+                stretch.tell(f"{scope['method']} {route}", status=status)
+                who = _who(scope)
+                log.info("request", method=scope["method"], path=_loggable(scope["path"]), status=status, ms=took, **who)
+
+
+def _who(scope: Scope) -> dict[str, str]:
+    """Name key and team of a request that came with a key that lets in."""
+    deed = scope.get("state", {}).get("deed")
+    return {"key": deed.key, "team": deed.team} if deed is not None else {}
+
+
+def _loggable(path: str) -> str:
+    """Leave out what opens a door by itself: who reads the log must not be able to follow a link that somebody shared."""
+    return "/share/…" if path.startswith("/share/") else path
+
+
+class SafeHeaders:
+    """Tell browsers to take an answer for what it says it is, and to tell other sites nothing of our addresses."""
+
+    def __init__(self, app: ASGIApp, *, over_tls: bool) -> None:
+        self.app = app
+        self.headers = {**SAFE_HEADERS, **({"Strict-Transport-Security": f"max-age={HSTS_SECONDS}"} if over_tls else {})}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self.headers.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, answer if scope["type"] == "http" else send)
+
+
+class Failures:
+    """Answer what nobody expected with a 500, inside of what counts, logs and adds headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        begun = False
+
+        async def answer(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answer)
+        except ClientDisconnect:
+            return  # there is nobody to answer; it is counted as 499
+        except Exception as error:
+            if begun or scope["type"] != "http":
+                raise
+            await document(bug(error), Request(scope))(scope, receive, send)
+
+
+class PlainAddress:
+    """Refuse addresses with a NUL: no id, path or label holds one, and PostgreSQL cannot even be asked for it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and ("\0" in scope["path"] or b"%00" in scope["query_string"]):
+            problem = InvalidRequest("the address holds a NUL character")
+            await document(problem, Request(scope))(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+
+class BodyLimit:
+    """Refuse bodies over a bound, declared or not. Those of files are left alone: uploads are bounded by their manifest."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http" or (scope["method"] in {"PUT", "PATCH"} and _FILES.match(scope["path"])):
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared) > self.limit:
+            problem = TooLarge(f"the body has {declared} bytes; the limit is {self.limit}")
+            await document(problem, Request(scope))(scope, receive, send)
+            return
+        seen = 0
+
+        async def bounded() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.limit:
+                # The one kind of exception that FastAPI lets through while it reads a body; errors.py makes a document of it.
+                raise HTTPException(TooLarge.status, f"the body is longer than the limit of {self.limit} bytes")
+            return message
+
+        await self.app(scope, bounded, send)

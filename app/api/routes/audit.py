@@ -1,0 +1,52 @@
+"""/v1/audit: who of the team did what, for its admins; as JSON pages or as a table for spreadsheets."""
+
+import datetime as dt
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
+
+from app.accounts import audit
+from app.api.dependencies import AdminDep, ReadDep
+from app.api.openapi import CSV
+from app.api.paging import PageSize, PageToken, page
+from app.api.schemas import TEXT, Out, Page
+
+router = APIRouter(prefix="/v1/audit", tags=["audit"])
+Part = Annotated[str | None, Query(max_length=200, pattern=TEXT)]
+
+
+class AuditOut(Out):
+    """One change, or one that was refused."""
+
+    id: str
+    at: dt.datetime
+    key: str
+    address: Annotated[str | None, Field(description="Where the request came from, as the server saw it.")]
+    action: Annotated[str, Field(description="Noun and verb, as `jobs.cancel`.")]
+    object: Annotated[str | None, Field(description="What it was done to, or what it made.")]
+    outcome: Annotated[str, Field(description="`ok`, or the code of the problem that refused it.")]
+    request_id: str | None
+
+
+@router.get("", response_model=Page[AuditOut], responses={200: {"content": CSV}})
+def list_(
+    request: Request,
+    response: Response,
+    session: ReadDep,
+    caller: AdminDep,
+    key: Part = None,
+    action: Annotated[str | None, Query(max_length=100, pattern=TEXT, description="`jobs.cancel`, or a noun: `jobs`.")] = None,
+    object: Part = None,  # noqa: A002 (the parameter's name)
+    outcome: Part = None,
+    format: Annotated[Literal["json", "csv"], Query(description="csv: a line a row.")] = "json",  # noqa: A002
+    page_size: PageSize = 100,
+    page_token: PageToken = None,
+) -> Page[AuditOut] | Response:
+    """What the team's keys changed or were refused, newest first."""
+    rows, token = audit.page(session, caller.team, page_size, page_token, key=key, action=action, about=object, outcome=outcome)
+    found = page([AuditOut(**audit.plain(row)) for row in rows], token, request, response)
+    if format == "json":
+        return found
+    named = {"Content-Disposition": 'attachment; filename="lathe-audit.csv"', **response.headers}
+    return Response(audit.as_csv(rows), media_type="text/csv; charset=utf-8", headers=named)

@@ -1,0 +1,39 @@
+"""/v1/workers, /v1/queue, /v1/storage, /v1/usage: who works, what waits, where bytes lie, and what was used."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from app.api.dependencies import CallerDep, ReadDep, StorageDep
+from app.api.schemas import Page, WorkerOut
+from app.core.redaction import sees_operations
+from app.ops import fleet
+from app.ops.fleet import QueueOut, StorageOut, UsageOut
+
+router = APIRouter(prefix="/v1", tags=["fleet"])
+
+
+@router.get("/workers")
+def workers(session: ReadDep, caller: CallerDep) -> Page[WorkerOut]:
+    """Who works, and when it was last heard of; `job` where it is one of the caller's team, `host` for operators alone."""
+    return Page(items=list(fleet.workers(session, caller.team, operations=sees_operations(caller))))
+
+
+@router.get("/queue", response_model=QueueOut)
+def queue(session: ReadDep, _caller: CallerDep) -> QueueOut:
+    """How much waits and runs, of all teams."""
+    return fleet.queue(session)
+
+
+@router.get("/storage", response_model=StorageOut)
+def storage(session: ReadDep, _caller: CallerDep, place: StorageDep) -> StorageOut:
+    """How many bytes are kept, of all teams, and how much room is left."""
+    return fleet.storage(session, place)
+
+
+@router.get("/usage", response_model=UsageOut)
+def usage(
+    session: ReadDep, caller: CallerDep, days: Annotated[int, Query(ge=1, le=366, description="The last so many days.")] = 30
+) -> UsageOut:
+    """What the caller's team used, and all others together: jobs by state, minutes of workers, bytes that are kept."""
+    return fleet.usage(session, caller.team, days)

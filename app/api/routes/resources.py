@@ -1,0 +1,215 @@
+"""/v1/models and /v1/datasets: manifest, files, complete. The same flow for both, so one function writes both routers."""
+
+import asyncio
+import datetime as dt
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Request, Response
+from pydantic import AfterValidator, Field
+from sqlalchemy import select
+from sqlalchemy.orm import raiseload
+
+from app.api.dependencies import CallerDep, OnceDep, ReadDep, SessionDep, SettingsDep, StorageDep, WriterDep
+from app.api.long_poll import preferred_wait, watcher
+from app.api.openapi import RAW_BODY, RAW_PART, headers, problems
+from app.api.paging import PageSize, PageToken, newest_first, page
+from app.api.schemas import DatasetCreate, ModelCreate, Out, Page
+from app.core.errors import (
+    AlreadySealed,
+    BytesQuotaExceeded,
+    ChecksumMismatch,
+    IncompleteUpload,
+    InUse,
+    OffsetMismatch,
+    SizeMismatch,
+    TooManyParts,
+)
+from app.core.redaction import without_paths
+from app.store import resources
+from app.store.db import reading
+from app.store.models import Dataset, Model
+from app.store.uploads import Place, append, progress, receive
+from compression.schema.errors import CompressionError
+
+
+class FileOut(Out):
+    """A file of a manifest and whether its bytes have come."""
+
+    path: str
+    size: int
+    sha256: str
+    uploaded: bool
+
+
+class ResourceListed(Out):
+    """A model or a dataset in a list: without its files."""
+
+    id: str
+    name: str
+    state: Literal["uploading", "validating", "ready", "rejected"]
+    file_count: int
+    bytes: Annotated[int, Field(description="Of all its files, as its manifest promises them.")]
+    facts: dict[str, Any] | None
+    reasons: Annotated[list[dict[str, Any]], AfterValidator(without_paths)]
+    created_at: dt.datetime
+
+
+class DatasetListed(ResourceListed):
+    """A dataset in a list, with its layout and without its files."""
+
+    task: str
+    data: dict[str, Any]
+
+
+class ResourceOut(ResourceListed):
+    """A model or a dataset."""
+
+    files: list[FileOut]
+
+
+class DatasetOut(ResourceOut):
+    """A dataset with its layout."""
+
+    task: str
+    data: dict[str, Any]
+
+
+def resource_listed(row: Model | Dataset) -> ResourceListed:
+    """Show a model or a dataset in a list."""
+    kind = DatasetListed if isinstance(row, Dataset) else ResourceListed
+    return kind.model_validate(row)
+
+
+def resource_out(row: Model | Dataset) -> ResourceOut:
+    """Show a model or a dataset."""
+    files = [FileOut(path=f.path, size=f.size, sha256=f.sha256, uploaded=f.key is not None) for f in row.files]
+    kind = DatasetOut if isinstance(row, Dataset) else ResourceOut
+    return kind(**resource_listed(row).model_dump(), files=files)
+
+
+def _new_model(team: str, body: ModelCreate) -> Model:
+    return Model(team_id=team, name=body.name)
+
+
+def _new_dataset(team: str, body: DatasetCreate) -> Dataset:
+    data = {"format": body.format, "columns": body.columns.model_dump(), "splits": body.splits}
+    return Dataset(team_id=team, name=body.name, task=body.task, data=data)
+
+
+CREATING = problems(BytesQuotaExceeded, CompressionError)
+SENDING = problems(AlreadySealed, SizeMismatch, ChecksumMismatch, BytesQuotaExceeded)
+EXTENDING = problems(AlreadySealed, OffsetMismatch, SizeMismatch, ChecksumMismatch, TooManyParts, BytesQuotaExceeded)
+PROGRESS = ("Upload-Offset", "Upload-Complete", "Cache-Control")
+
+
+def _add_files(router: APIRouter, kind: type[Any]) -> None:
+    """Add the routes by which the bytes of a manifest's files come."""
+
+    @router.put(
+        "/{identifier}/files/{path:path}",
+        response_model=FileOut,
+        responses=SENDING,
+        openapi_extra=RAW_BODY,
+        summary="Send one file, raw",
+    )
+    async def upload(
+        identifier: str, path: str, request: Request, caller: WriterDep, storage: StorageDep, settings: SettingsDep
+    ) -> FileOut:
+        file = await receive(request, storage, settings, Place(kind, caller.team, identifier, path))
+        return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=True)
+
+    @router.head(
+        "/{identifier}/files/{path:path}",
+        status_code=204,
+        responses={204: {"headers": headers(*PROGRESS, "Upload-Limit")}},
+        summary="How much of a file has come: Upload-Offset",
+    )
+    def offset(identifier: str, path: str, caller: CallerDep, settings: SettingsDep) -> Response:
+        found = progress(Place(kind, caller.team, identifier, path))
+        return Response(status_code=204, headers={**found.headers, "Upload-Limit": f"max-size={settings.max_file_bytes}"})
+
+    @router.patch(
+        "/{identifier}/files/{path:path}",
+        response_model=FileOut,
+        responses={200: {"headers": headers(*PROGRESS)}, **EXTENDING},
+        openapi_extra=RAW_PART,
+        summary="Send the part of a file from Upload-Offset on, raw",
+    )
+    async def extend(
+        identifier: str,
+        path: str,
+        request: Request,
+        response: Response,
+        caller: WriterDep,
+        storage: StorageDep,
+        settings: SettingsDep,
+        upload_offset: Annotated[int, Header(ge=0, le=2**40, description="What HEAD answers.")],
+    ) -> FileOut:
+        found = await append(request, storage, settings, Place(kind, caller.team, identifier, path), upload_offset)
+        response.headers.update(found.headers)
+        file = found.file
+        return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=found.whole)
+
+
+def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[ResourceOut], new: Any) -> APIRouter:
+    router = APIRouter(prefix=f"/v1/{noun}s", tags=[f"{noun}s"])
+
+    @router.post("", status_code=201, response_model=out, responses=CREATING, summary=f"Create a {noun} from its manifest")
+    def create(body: body_type, session: SessionDep, caller: WriterDep, once: OnceDep) -> Response:
+        return once(
+            session, caller, body, 201, lambda: resource_out(resources.create(session, new(caller.team, body), body.files))
+        )
+
+    @router.get("", response_model=Page[listed], summary=f"List {noun}s, newest first, without their files")
+    def list_(
+        request: Request,
+        response: Response,
+        session: ReadDep,
+        caller: CallerDep,
+        page_size: PageSize = 50,
+        page_token: PageToken = None,
+    ) -> Page[Any]:
+        query = select(kind).where(kind.team_id == caller.team, kind.deleted_at.is_(None))
+        # A manifest has up to a thousand files: who wants those asks for the one.
+        rows, token = newest_first(session, query.options(raiseload(kind.files)), kind.id, page_size, page_token)
+        return page([resource_listed(row) for row in rows], token, request, response)
+
+    def read(team: str, identifier: str) -> ResourceOut:
+        with reading() as session:
+            return resource_out(resources.get(session, kind, team, identifier))
+
+    @router.get("/{identifier}", response_model=out, summary=f"Show a {noun}; `Prefer: wait=30` waits for its check")
+    async def show(identifier: str, caller: CallerDep, prefer: Annotated[str | None, Header()] = None) -> ResourceOut:
+        found = await asyncio.to_thread(read, caller.team, identifier)
+        seconds = preferred_wait(prefer)
+        if seconds and found.state == resources.VALIDATING:
+            await watcher.changed(noun, identifier, found.state, seconds)
+            found = await asyncio.to_thread(read, caller.team, identifier)
+        return found
+
+    @router.post(
+        "/{identifier}/complete",
+        status_code=202,
+        response_model=out,
+        responses=problems(IncompleteUpload),
+        summary="All files are there: check them",
+    )
+    def complete(identifier: str, session: SessionDep, caller: WriterDep) -> ResourceOut:
+        return resource_out(resources.complete(session, kind, caller.team, identifier))
+
+    @router.delete(
+        "/{identifier}",
+        status_code=204,
+        response_class=Response,
+        responses=problems(InUse),
+        summary=f"Delete a {noun} that no unfinished job needs",
+    )
+    def delete(identifier: str, session: SessionDep, caller: WriterDep) -> None:
+        resources.delete(session, kind, caller.team, identifier)
+
+    _add_files(router, kind)
+    return router
+
+
+models = _router("model", Model, ModelCreate, ResourceListed, ResourceOut, _new_model)
+datasets = _router("dataset", Dataset, DatasetCreate, DatasetListed, DatasetOut, _new_dataset)

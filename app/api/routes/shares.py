@@ -1,0 +1,92 @@
+"""/v1/jobs/{id}/share: links to a report for people without a key; and /share/{token}, where they lead."""
+
+import datetime as dt
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic import Field
+
+from app.accounts import audit, shares
+from app.api.dependencies import CallerDep, ReadDep, SessionDep, WriterDep
+from app.api.openapi import problems
+from app.api.paging import PageSize, PageToken, page
+from app.api.schemas import Body, Out, Page
+from app.core.errors import ReportNotReady, TooManyLinks
+from app.core.public_url import origin
+from app.pages.dashboard.views import PageRoute
+from app.pages.report_page import REPORT_PAGE, report_answer
+from app.store.models import ShareLink
+
+router = APIRouter(tags=["share"])
+pages = APIRouter(tags=["share"], route_class=PageRoute)
+DAY = 24 * 3600
+MAKING = problems(ReportNotReady, TooManyLinks)
+
+
+class ShareCreate(Body):
+    """A link to be made."""
+
+    expires_in: Annotated[int, Field(ge=60, le=90 * DAY, description="Seconds from now.")] = 7 * DAY
+
+
+class ShareOut(Out):
+    """A link; `url` is there once, in the answer that made it. `key` made it: the link ends with it at the latest."""
+
+    id: str
+    job: str
+    key: str | None
+    created_at: dt.datetime
+    expires_at: dt.datetime
+    url: str | None = None
+
+
+def _out(row: ShareLink, url: str | None = None) -> ShareOut:
+    return ShareOut(id=row.id, job=row.job_id, key=row.key_id, created_at=row.created_at, expires_at=row.expires_at, url=url)
+
+
+@router.post(
+    "/v1/jobs/{job_id}/share", status_code=201, response_model=ShareOut, responses=problems(ReportNotReady, TooManyLinks)
+)
+def create(job_id: str, body: ShareCreate, request: Request, session: SessionDep, caller: WriterDep) -> ShareOut:
+    """Make a link that shows this job's report without a key, until it expires.
+
+    The link is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored.
+    """
+    row, token = shares.create(session, caller, job_id, body.expires_in)
+    audit.about(request, row.id)
+    return _out(row, f"{origin(request)}/share/{token}")
+
+
+@router.get("/v1/jobs/{job_id}/share")
+def list_(job_id: str, session: ReadDep, caller: CallerDep) -> Page[ShareOut]:
+    """List the job's links that are in force, without their addresses, newest first."""
+    return Page(items=[_out(row) for row in shares.listed(session, caller.team, job_id)])
+
+
+@router.delete("/v1/jobs/{job_id}/share/{share_id}", status_code=204, response_class=Response)
+def revoke(job_id: str, share_id: str, session: SessionDep, caller: WriterDep) -> None:
+    """Revoke a link at once."""
+    shares.revoke(session, caller.team, job_id, share_id)
+
+
+@router.get("/v1/shares", response_model=Page[ShareOut])
+def list_of_team(
+    request: Request,
+    response: Response,
+    session: ReadDep,
+    caller: CallerDep,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
+) -> Page[ShareOut]:
+    """List all links of the team's jobs that are in force, without their addresses, newest first."""
+    rows, token = shares.page(session, caller.team, page_size, page_token)
+    return page([_out(row) for row in rows], token, request, response)
+
+
+@pages.get("/share/{token}", response_class=HTMLResponse, responses=REPORT_PAGE)
+def show(token: Annotated[str, Path(max_length=100)], request: Request, session: ReadDep) -> Response:
+    """The report that a link shows, as one page. Nobody signs in for it, and it leads nowhere else."""
+    answer = report_answer(shares.opened(session, token), request)
+    answer.headers.update(shares.UNSEEN)
+    return answer

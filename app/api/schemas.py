@@ -1,0 +1,334 @@
+"""What goes over the wire. Bodies refuse unknown keys; answers are made from rows."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, WithJsonSchema
+from pydantic_core import CoreSchema
+
+from app.core.redaction import without_paths
+from app.jobs.queue_forecast import Place
+from app.store import models
+from compression.schema import file_names
+from compression.schema.job_spec import Columns
+from compression.schema.recipe.base import MOST_PARTS, MOST_TEACHERS, DataFormat, DataSplit, JobTask, Task, guard_numbers
+from compression.schema.recipe.recipe import JobEvaluate, Targets
+from compression.schema.report.measurements import Ratios, Remedy
+
+# PostgreSQL keeps no NUL in a text, so nobody may send one: both databases answer alike.
+TEXT = r"^[^\x00]*$"
+# What a filter by label can spell on both databases: `key:value`, and no sign with a meaning of its own in a JSON path.
+LABEL_KEY = r'^[^\x00-\x1f":\\]+$'
+Item = TypeVar("Item")
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)]
+Id = Annotated[str, Field(max_length=40, pattern=TEXT)]
+FilePath = Annotated[
+    str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._/@+=-]+$"), AfterValidator(file_names.portable)
+]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_KEY)]
+LabelPair = Annotated[str, WithJsonSchema({"type": "string", "pattern": r'^[^\x00-\x1f":\\]+:'})]
+"""What a list is narrowed down by; job_list.py refuses other forms."""
+LabelValue = Annotated[str, Field(max_length=200, pattern=TEXT)]
+
+
+class Body(BaseModel):
+    """A request body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Guard the numbers among the fields."""
+        made: CoreSchema = guard_numbers(handler(source))
+        return made
+
+
+class Out(BaseModel):
+    """An answer."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class ManifestEntry(Body):
+    """One file that will be uploaded."""
+
+    path: FilePath
+    size: Annotated[int, Field(ge=0, le=2**40)]
+    sha256: Sha256
+
+
+Manifest = Annotated[list[ManifestEntry], Field(min_length=1, max_length=1000)]
+
+
+class ModelCreate(Body):
+    """A model: what it is called and which files it has."""
+
+    name: Name
+    files: Manifest
+
+
+class DatasetCreate(Body):
+    """A dataset: its files, which split each belongs to, and what the columns mean."""
+
+    name: Name
+    task: Task = "text-classification"
+    format: DataFormat
+    columns: Columns = Columns()
+    splits: dict[DataSplit, Annotated[list[FilePath], Field(min_length=1, max_length=1000)]]
+    files: Manifest
+
+
+class JobModels(Body):
+    """The models of a job, by id."""
+
+    base: Id
+    student: Annotated[
+        Id | None,
+        Field(description="Another model that distillation trains in place of the pruned one; the recipe then prunes nothing."),
+    ] = None
+    teachers: Annotated[
+        list[Id],
+        Field(
+            max_length=MOST_TEACHERS,
+            description="Models tuned on the task, with exactly the data's labels, that teach beside the job's own.",
+        ),
+    ] = []
+
+
+class JobCreate(Body):
+    """A job: what to make smaller, on which data, how, and what the result is held against."""
+
+    name: Name | None = None
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
+    task: Annotated[
+        JobTask | None,
+        Field(description="The dataset's where it is null, `several` where there are more; anything else is refused."),
+    ] = None
+    models: JobModels
+    datasets: Annotated[
+        list[Id],
+        Field(
+            min_length=1,
+            max_length=MOST_PARTS,
+            description="Of several, each with a task of its own, a model is made for each, and the mean is the headline.",
+        ),
+    ]
+    recipe: Annotated[
+        str | dict[str, Any],
+        Field(
+            description="A preset's name; or a whole recipe, where what is left out has its default; or a preset's name under "
+            "`preset` beside the keys to change in it, at any depth."
+        ),
+    ] = "standard"
+    evaluate: JobEvaluate = JobEvaluate()
+    targets: Targets = Targets()
+    priority: Annotated[int, Field(ge=-10, le=10, description="Higher goes first, of the team's jobs.")] = 0
+    deadline_seconds: Annotated[
+        int | None, Field(ge=1, le=10**8, description="From now on; a job that is not done by then fails, waiting or running.")
+    ] = None
+
+
+class JobRetry(Body):
+    """How to try a job again."""
+
+    remedies: Annotated[
+        Literal["all"] | Annotated[list[Annotated[str, Field(max_length=200, pattern=TEXT)]], Field(max_length=20)],
+        Field(
+            description="Keys of the job's `remedies` to apply to the recipe, or all of them, and for a job that was late no "
+            "deadline; none: the same request again."
+        ),
+    ] = []
+
+
+class JobModelsOut(Out):
+    """The models of a job, by id."""
+
+    base: str
+    student: str | None
+    teachers: list[str]
+
+
+class Progress(Out):
+    """Where a running job is."""
+
+    stage: str
+    phase: str
+    step: int
+    total: int
+    fraction: float
+    eta_seconds: float | None = None
+    loss: float | None = None
+    rate: float | None = None
+    score: float | None = None
+    part: Annotated[str, Field(description="The dataset that is at work, of several.")] = ""
+
+
+class JobOut(Out):
+    """A job and all that is known of it now; `rows` fills up stage by stage."""
+
+    id: str
+    version: Annotated[int, Field(description="Grows with every change; `Prefer: wait` waits for it.")]
+    name: str
+    labels: dict[str, str]
+    task: str
+    models: JobModelsOut
+    datasets: list[str]
+    parts: Annotated[list[str], Field(description="Of several datasets, what each is called in rows and artifacts.")]
+    recipe: dict[str, Any]
+    evaluate: dict[str, Any]
+    targets: dict[str, Any]
+    priority: int
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    stage: str | None
+    progress: Progress | None
+    rows: list[dict[str, Any]]
+    attempt: int
+    failures: int
+    error: Annotated[dict[str, Any] | None, AfterValidator(without_paths)]
+    queue_position: int | None
+    start_seconds: Annotated[float | None, Field(description="About so long until a worker takes it; null where unknown.")]
+    waits_for: Annotated[
+        Literal["worker", "memory", "quota"] | None, Field(description="What no living worker offers; or the team's limit.")
+    ]
+    deadline_at: dt.datetime | None
+    retry_of: str | None
+    request_id: Annotated[str | None, Field(description="Of the request that made it: what logs and traces know it by.")]
+    owner: Annotated[str | None, Field(description="Name of the key that it was sent with.")]
+    ratios: Annotated[
+        Ratios | None,
+        Field(
+            description="The headline artifact's, once the job has succeeded. `baseline_not_converged`: what is kept of the "
+            "score is unproven."
+        ),
+    ]
+    remedies: Annotated[list[Remedy], Field(description="Changes of the recipe that POST …/retry can apply.")]
+    created_at: dt.datetime
+    started_at: dt.datetime | None
+    finished_at: dt.datetime | None
+    cancel_requested_at: dt.datetime | None
+
+
+class EventOut(Out):
+    """One event of a job."""
+
+    seq: int
+    type: str
+    at: dt.datetime
+    data: Annotated[dict[str, Any], AfterValidator(without_paths)]
+
+
+class ArtifactFile(Out):
+    """One file of an artifact."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class ArtifactOut(Out):
+    """Something to download: GET /v1/artifacts/{id}/files/{path} for each of its files."""
+
+    id: str
+    job: str
+    name: str
+    kind: str
+    stage: str
+    precision: str
+    part: Annotated[str | None, Field(description="Of several datasets, the one that it is for.")]
+    opens_with: str
+    score: Annotated[dict[str, Any], Field(description="On test.")]
+    validation: Annotated[
+        dict[str, Any] | None, Field(description="On validation, which choices read; null in jobs of before it was scored.")
+    ] = None
+    bytes: int
+    files: list[ArtifactFile]
+    created_at: dt.datetime
+
+
+class WorkerOut(Out):
+    """A worker as it last said of itself."""
+
+    id: str
+    kind: str
+    host: Annotated[str | None, Field(description="Null but for those who run the service.")]
+    pid: Annotated[int | None, Field(description="Null but for those who run the service.")]
+    facts: dict[str, Any]
+    drain: bool
+    started_at: dt.datetime
+    seen_at: dt.datetime
+    alive: bool
+    silent_seconds: Annotated[float, Field(description="Since its last heartbeat.")]
+    busy: Annotated[bool, Field(description="Whether it runs a job, whoever's.")]
+    job: str | None
+
+
+class Page(Out, Generic[Item]):
+    """A keyset page; send `next_page_token` back as `page_token` for the next one."""
+
+    items: list[Item]
+    next_page_token: str | None = None
+
+
+def job_out(
+    job: models.Job,
+    place: Place | None = None,
+    *,
+    owner: str | None = None,
+    ratios: dict[str, Any] | None = None,
+    remedies: Sequence[Remedy] = (),
+    rows: Sequence[dict[str, Any]] | None = None,
+) -> JobOut:
+    """Show a job; `rows` in the place of those that would be read for it."""
+    same = (
+        "id",
+        "version",
+        "name",
+        "labels",
+        "task",
+        "recipe",
+        "evaluate",
+        "targets",
+        "priority",
+        "state",
+        "stage",
+        "attempt",
+        "failures",
+        "error",
+        "deadline_at",
+        "retry_of",
+        "request_id",
+        "created_at",
+        "started_at",
+        "finished_at",
+        "cancel_requested_at",
+    )
+    return JobOut(
+        **{name: getattr(job, name) for name in same},
+        models=JobModelsOut(base=job.model_id, student=job.student, teachers=job.teachers),
+        datasets=job.datasets,
+        parts=[part.name for part in job.parts],
+        progress=Progress.model_validate(job.progress) if job.progress else None,
+        rows=[metric.row for metric in job.metrics] if rows is None else list(rows),
+        queue_position=place.position if place else None,
+        start_seconds=place.start_seconds if place else None,
+        waits_for=place.waits_for if place else None,
+        owner=owner,
+        remedies=list(remedies),
+        ratios=Ratios.model_validate(ratios) if ratios else None,
+    )
+
+
+def artifact_out(row: models.Artifact) -> ArtifactOut:
+    """Show an artifact."""
+    return ArtifactOut(
+        id=row.id,
+        job=row.job_id,
+        created_at=row.created_at,
+        bytes=sum(file.size for file in row.files),
+        files=[ArtifactFile.model_validate(file) for file in row.files],
+        part=row.facts.get("part"),
+        validation=row.facts.get("validation"),
+        **{name: row.facts[name] for name in ("name", "kind", "stage", "precision", "opens_with", "score")},
+    )

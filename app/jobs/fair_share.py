@@ -1,0 +1,111 @@
+"""Each team's line of waiting jobs, and whose turn it is.
+
+Priority counts within a team. Between teams, the one goes first that has fewest jobs at work for its weight; then the one that
+had fewest hours of workers for its weight since yesterday; then the one whose first job is oldest. Triggers count how many of a
+team's jobs wait, and an index has each team's first, so that a claim costs the same however long the lines are.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, func, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from app.store.clock import now
+from app.store.models import QUEUED, Job, Team, TeamDay
+from app.store.quotas import limit_of
+
+RECENT_SECONDS = 2 * 24 * 3600.0
+"""Days that began within so long, today and yesterday, count against a team's next turn."""
+Chosen = aliased(Job, name="chosen")
+"""The job whose turn it is, in `next_job`: what a claim locks."""
+_First = aliased(Job, name="first")
+
+
+def _due(first: Any) -> tuple[ColumnElement[bool], ...]:
+    return (
+        first.state == QUEUED,
+        first.cancel_requested_at.is_(None),
+        or_(first.not_before.is_(None), first.not_before <= now()),
+        or_(first.deadline_at.is_(None), first.deadline_at > now()),
+    )
+
+
+def _fits(first: Any, memory_bytes: int | None) -> tuple[ColumnElement[bool], ...]:
+    return () if memory_bytes is None else (or_(first.memory_bytes.is_(None), first.memory_bytes <= memory_bytes),)
+
+
+def _recent() -> ColumnElement[Any]:
+    """Seconds of workers that a team's jobs had that ended since yesterday, for its weight."""
+    used = func.coalesce(func.sum(TeamDay.seconds), 0.0)
+    mine = (TeamDay.team_id == Team.id, TeamDay.day > now(-RECENT_SECONDS))
+    return select(used).where(*mine).correlate(Team).scalar_subquery() / Team.weight
+
+
+def next_job(memory_bytes: int | None = None) -> Select[str]:
+    """Return the query for the job whose turn it is, for a worker of so much memory."""
+    mine = (_First.team_id == Team.id, *_due(_First), *_fits(_First, memory_bytes))
+    first = select(_First.id).where(*mine).order_by(_First.priority.desc(), _First.id).limit(1).correlate(Team)
+    teams = (
+        select(first.scalar_subquery().label("job"), (Team.running / Team.weight).label("share"), _recent().label("recent"))
+        .where(Team.queued > 0, Team.running < limit_of("jobs_running"))
+        .cte("teams_waiting")
+    )
+    return (
+        select(Chosen.id)
+        .join(teams, teams.c.job == Chosen.id)
+        .order_by(teams.c.share, teams.c.recent, Chosen.id)
+        .limit(1)
+        .correlate(None)
+    )
+
+
+@dataclass(frozen=True)
+class Line:
+    """What decides a team's turns, and how many of its jobs wait."""
+
+    team: str
+    queued: int
+    running: int
+    weight: float
+    recent: float
+    """Seconds of workers that it used since yesterday, for its weight."""
+    full: bool
+    """Whether it has as many jobs at work as it may."""
+
+    def share(self, ahead: int) -> float:
+        """Return what is compared when so many of its waiting jobs have been taken."""
+        return (self.running + ahead) / self.weight
+
+    def before(self, share: float) -> tuple[int, bool]:
+        """Return how many of its waiting jobs go surely before a turn of that share, and whether the next one has the same."""
+        exact = share * self.weight - self.running
+        whole = max(0, round(exact))
+        if abs(whole - exact) > 1e-9:  # no turn of this team is equal to that one
+            return min(self.queued, max(0, int(exact) + (exact > 0))), False
+        return min(self.queued, whole), whole < self.queued
+
+
+def waiting_lines(session: Session) -> dict[str, Line]:
+    """Return the lines of all teams that have jobs waiting, by team."""
+    full = Team.running >= limit_of("jobs_running")
+    asked = select(Team.id, Team.queued, Team.running, Team.weight, _recent(), full).where(Team.queued > 0)
+    return {row[0]: Line(*row) for row in session.execute(asked)}
+
+
+def ranks(session: Session, team: str, ids: list[str]) -> dict[str, int]:
+    """Return how many of their own team go before each of these jobs."""
+    number = func.row_number().over(order_by=(Job.priority.desc(), Job.id)).label("number")
+    line = select(Job.id, number).where(Job.team_id == team, Job.state == QUEUED).subquery()
+    return {row.id: row.number - 1 for row in session.execute(select(line).where(line.c.id.in_(ids)))}
+
+
+def nth_jobs(session: Session, wanted: dict[int, set[str]]) -> dict[tuple[str, int], str]:
+    """Return the id of each team's nth waiting job (from 0). wanted: n → teams."""
+    found = {}
+    for number, teams in wanted.items():
+        mine = (_First.team_id == Team.id, _First.state == QUEUED)
+        nth = select(_First.id).where(*mine).order_by(_First.priority.desc(), _First.id).offset(number).limit(1).correlate(Team)
+        rows = session.execute(select(Team.id, nth.scalar_subquery()).where(Team.id.in_(sorted(teams))))
+        found.update({(row[0], number): row[1] for row in rows if row[1] is not None})
+    return found

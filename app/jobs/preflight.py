@@ -1,0 +1,136 @@
+"""What a job will be, told from stored facts before it is accepted: no file is opened and nothing is started."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from app.api.schemas import JobCreate
+from app.core.errors import InvalidRecipe, InvalidRequest, NotReady, recipe_problem
+from app.core.redaction import without_paths
+from app.store import resources
+from app.store.models import STUDENT, TEACHER, Dataset, Job, JobDataset, JobModel, Model
+from app.store.resources import R
+from compression.planning.multi_dataset import preflight_several
+from compression.planning.preflight import Preflight, preflight
+from compression.schema.recipe.augment import AUGMENTED_TASKS
+from compression.schema.recipe.presets import PRESETS, merged, preset
+from compression.schema.recipe.recipe import Recipe, check_removed
+from compression.schema.validation import DataFacts, ModelFacts
+
+LONGEST_NAME = 40
+"""Characters of what a dataset is called within a job."""
+LONGEST_JOB_NAME = 200
+
+
+def resolve_recipe(asked: str | dict[str, Any], tasks: Sequence[str]) -> Recipe:
+    """Turn what stands for a recipe into one that all tasks can have. Raises InvalidRecipe and InvalidSpec with the key.
+
+    It is a preset's name, a whole recipe (what it leaves out has its default), or a preset's name under `preset` beside the
+    keys to change in it.
+    """
+    if isinstance(asked, str):
+        return _preset(asked, tasks, "recipe")
+    whole: dict[str, Any] = asked
+    if "preset" in asked:
+        changes = {key: value for key, value in asked.items() if key != "preset"}
+        whole = merged(_preset(asked["preset"], tasks, "recipe.preset"), changes)
+    try:
+        recipe = Recipe.model_validate(whole)
+    except ValidationError as error:
+        raise recipe_problem(error, "recipe") from error
+    check_removed(recipe.model_dump())
+    return recipe
+
+
+def _preset(name: object, tasks: Sequence[str], param: str) -> Recipe:
+    if not isinstance(name, str) or name not in PRESETS:
+        raise InvalidRecipe(f"no preset {name!r}; there are: {', '.join(PRESETS)}", param=param)
+    # A preset is the same for all tasks, but for those whose answers point into the text: they cannot have augmentation.
+    return preset(name, next((task for task in tasks if task not in AUGMENTED_TASKS), "text-classification"))
+
+
+def _ready(session: Session, kind: type[R], team: str, identifier: str, param: str) -> R:
+    row = resources.get(session, kind, team, identifier, param=param, hold="share")
+    if row.state != resources.READY:
+        reasons = without_paths("; ".join(str(reason.get("cause")) for reason in row.reasons))
+        raise NotReady(f"{identifier} is {row.state}" + (f": {reasons}" if reasons else ""), param=param)
+    return row
+
+
+def part_names(names: Sequence[str]) -> list[str]:
+    """Call each of several datasets by a name that files and artifacts can bear, made of its own and told apart by a number."""
+    found: list[str] = []
+    for name in names:
+        plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "data"
+        number, called = 1, plain[:LONGEST_NAME].strip("-")
+        while called in found:
+            number += 1
+            called = f"{plain[: LONGEST_NAME - 1 - len(str(number))].strip('-')}-{number}"
+        found.append(called)
+    return found
+
+
+def _others(session: Session, team: str, body: JobCreate) -> list[tuple[str, Model]]:
+    """Find the models that a job names beside its base: (role, model), the student first. Raises as `_ready` does."""
+    named = [] if body.models.student is None else [(STUDENT, body.models.student, "models.student")]
+    for place, identifier in enumerate(body.models.teachers):
+        if identifier in body.models.teachers[:place]:
+            cause = f"{identifier} is named twice, and would count twice"
+            raise InvalidRequest(cause, param=f"models.teachers.{place}", remedy="Name each teacher once.")
+        named.append((TEACHER, identifier, f"models.teachers.{place}"))
+    return [(role, _ready(session, Model, team, identifier, param)) for role, identifier, param in named]
+
+
+def plan(session: Session, team: str, body: JobCreate) -> tuple[Job, Preflight]:
+    """Check that recipe, model, data and their fit are right; return the job's row, not stored yet, and the forecast.
+
+    Raises InvalidRequest, InvalidRecipe, NotFound, NotReady, and what the engine's rules say (CompressionError).
+    """
+    model = _ready(session, Model, team, body.models.base, "models.base")
+    others = _others(session, team, body)
+    for place, identifier in enumerate(body.datasets):
+        if identifier in body.datasets[:place]:
+            cause = f"{identifier} is named twice, and would count twice in the mean"
+            raise InvalidRequest(cause, param=f"datasets.{place}", remedy="Name each dataset once.")
+    datasets = [_ready(session, Dataset, team, one, f"datasets.{place}") for place, one in enumerate(body.datasets)]
+    facts = [DataFacts.model_validate(dataset.facts) for dataset in datasets]
+    task = facts[0].task if len(facts) == 1 else "several"
+    if body.task not in (None, task):
+        what = f"the dataset is for {task}" if len(facts) == 1 else "there are several datasets"
+        raise InvalidRequest(f"{what}, the job for {body.task}", param="task")
+    recipe = resolve_recipe(body.recipe, [one.task for one in facts])
+    names = part_names([dataset.name for dataset in datasets])
+    about = ModelFacts.model_validate(model.facts)
+    beside = [(role, ModelFacts.model_validate(other.facts)) for role, other in others]
+    student = next((known for role, known in beside if role == STUDENT), None)
+    teachers = [known for role, known in beside if role == TEACHER]
+    if len(facts) == 1:
+        forecast, parts = preflight(about, facts[0], recipe, body.evaluate, student, teachers), []
+    else:
+        each = dict(zip(names, facts, strict=True))
+        forecast = preflight_several(about, each, recipe, body.evaluate, student, teachers)
+        parts = [
+            JobDataset(position=place, dataset_id=dataset.id, name=name)
+            for place, (dataset, name) in enumerate(zip(datasets, names, strict=True))
+        ]
+    job = Job(
+        team_id=team,
+        name=body.name or f"{model.name} on {', '.join(dataset.name for dataset in datasets)}"[:LONGEST_JOB_NAME],
+        labels=body.labels,
+        task=task,
+        model_id=model.id,
+        dataset_id=datasets[0].id,
+        parts=parts,
+        others=[JobModel(position=place, model_id=other.id, role=role) for place, (role, other) in enumerate(others)],
+        recipe=recipe.model_dump(mode="json"),
+        evaluate=body.evaluate.model_dump(mode="json"),
+        targets=body.targets.model_dump(mode="json"),
+        priority=body.priority,
+        deadline_seconds=body.deadline_seconds,
+        memory_bytes=forecast.estimate.memory_bytes,
+        disk_bytes=forecast.estimate.disk_bytes,
+    )
+    return job, forecast

@@ -1,0 +1,124 @@
+"""When a waiting job will be taken: how many go first, by the shares that claims go by (fair_share.py), and when."""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.jobs import fair_share
+from app.store.broker import JOBS
+from app.store.clock import now
+from app.store.models import QUEUED, RUNNING, Job, Worker
+
+ALIVE_SECONDS = 60.0
+LOOKED_AT = 500
+"""Places whose start is forecast; those behind them are only counted."""
+COMPARED = 20
+"""Turns of a team that are compared by age where shares are equal; further back, each other team may put a place off by one."""
+REMEMBERED = 20
+"""Finished jobs whose mean time stands for one that has not begun."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A waiting job's place. `start_seconds` is unknown while no worker lives or none ever finished a job."""
+
+    position: int
+    start_seconds: float | None
+    waits_for: str | None
+
+
+def place(session: Session, job: Job) -> Place | None:
+    """Say how many go first, about when this one starts, and what it lacks; None for a job that does not wait."""
+    return places(session, [job]).get(job.id)
+
+
+def places(session: Session, jobs: Sequence[Job]) -> dict[str, Place]:
+    """Say the same of several jobs, by id, from one look at the queue; those that do not wait are left out."""
+    jobs = [job for job in jobs if job.state == QUEUED]
+    if not jobs:
+        return {}
+    waiting = fair_share.waiting_lines(session)
+    ahead = _ahead(session, jobs, waiting)
+    memories, left, usual = _memories(session), _left(session), _usual(session)
+    starts = _starts(min(LOOKED_AT, max(ahead.values()) + 1), len(memories), left, usual)
+    full = {line.team for line in waiting.values() if line.full}
+    found = {}
+    for job in jobs:
+        too_large = job.memory_bytes is not None and bool(memories) and job.memory_bytes > max(memories)
+        lacks = "memory" if too_large else "worker" if not memories else "quota" if job.team_id in full else None
+        position = ahead[job.id]
+        found[job.id] = Place(position + 1, None if lacks or position >= len(starts) else starts[position], lacks)
+    return found
+
+
+def _ahead(session: Session, jobs: Sequence[Job], waiting: dict[str, fair_share.Line]) -> dict[str, int]:
+    """Return how many jobs go before each: those of its own team, and of each other what its share lets go first.
+
+    Jobs that end free their team's share again, which is not foreseen here: the order of teams is the first guess.
+    """
+    teams: dict[str, list[str]] = defaultdict(list)
+    for job in jobs:
+        teams[job.team_id].append(job.id)
+    ranks = {job: rank for team, ids in teams.items() for job, rank in fair_share.ranks(session, team, ids).items()}
+    ahead = {job.id: ranks.get(job.id, 0) for job in jobs}
+    equal: list[tuple[str, str, int]] = []  # jobs, each with another team and that team's turn of the same share
+    for job in jobs:
+        own = waiting.get(job.team_id)
+        if own is None:  # it has been taken a moment ago
+            continue
+        share = own.share(ahead[job.id])
+        for other in waiting.values():
+            if other.team == own.team or other.full:
+                continue
+            surely, ties = other.before(share)
+            ahead[job.id] += surely
+            if ties and other.recent != own.recent:
+                ahead[job.id] += other.recent < own.recent
+            elif ties:
+                equal.append((job.id, other.team, surely))
+    wanted: dict[int, set[str]] = defaultdict(set)
+    for _, team, turn in equal:
+        if turn < COMPARED:
+            wanted[turn].add(team)
+    ids = fair_share.nth_jobs(session, wanted)
+    for job_id, team, turn in equal:
+        ahead[job_id] += ids.get((team, turn), "~") < job_id
+    return ahead
+
+
+def _memories(session: Session) -> list[int]:
+    """What a job may take of each living worker's memory, of those that take jobs."""
+    alive = select(Worker.facts).where(Worker.kind == JOBS, Worker.drain.is_(False), Worker.seen_at > now(-ALIVE_SECONDS))
+    return [int(facts.get("memory_bytes") or 2**62) for facts in session.scalars(alive)]
+
+
+def _left(session: Session) -> list[float]:
+    """Seconds that each running job will still take, as far as it knows."""
+    rows = session.scalars(select(Job.progress).where(Job.state == RUNNING)).all()
+    return [float((progress or {}).get("eta_seconds") or 0.0) for progress in rows]
+
+
+def _usual(session: Session) -> float | None:
+    """Mean seconds of the jobs that succeeded last."""
+    ended = select(Job.started_at, Job.finished_at).where(Job.state == "succeeded").order_by(Job.finished_at.desc())
+    times = [(row.finished_at - row.started_at).total_seconds() for row in session.execute(ended.limit(REMEMBERED))]
+    return sum(times) / len(times) if times else None
+
+
+def _starts(number: int, workers: int, left: list[float], usual: float | None) -> list[float | None]:
+    """Give each waiting job in turn to the worker that is free first; return when each one's turn comes."""
+    free = sorted(left)[-workers:] + [0.0] * max(0, workers - len(left)) if workers else []
+    heapq.heapify(free)
+    starts: list[float | None] = []
+    for position in range(number):
+        if not free or (usual is None and position):
+            starts.append(None)
+            continue
+        starts.append(free[0])
+        if usual is not None:
+            heapq.heapreplace(free, free[0] + usual)
+    return starts

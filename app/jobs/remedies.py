@@ -1,0 +1,151 @@
+"""Trying a job again with what its figures or its error speak for: which changes those are, and the request that has them.
+
+The engine reckons the remedies of a table that misses its targets, and each row carries them. The errors that a change of the
+recipe can mend by itself are here; all others want somebody's eye, a new file or another machine.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from sqlalchemy.orm import Session
+
+from app.api.schemas import JobCreate, JobModels
+from app.core.errors import InvalidRecipe, InvalidRequest, NoRemedy, WrongState
+from app.jobs import jobs
+from app.jobs.preflight import plan
+from app.store.models import TERMINAL, Job
+from compression.schema.errors import OutOfMemory, TrainingDiverged, UnsupportedPrecision
+from compression.schema.recipe.recipe import MOST_ACCUMULATED, PREPARE_RATE, JobEvaluate, Targets, removed
+from compression.schema.report.measurements import Remedy
+
+ROOT = "recipe."
+LATE = "deadline_exceeded"
+GENTLER = 0.3
+"""What a learning rate is multiplied by after a training that diverged."""
+
+
+def offers(job: Job) -> list[Remedy]:
+    """List the changes of the recipe that a job speaks for and did not make itself, one a key.
+
+    Keys that have been removed since come first. Of a failed one those that answer its error; else those of its rows, of which
+    a later one knows more.
+    """
+    gone = list(_removed(job))
+    if job.state == "failed":
+        return [*gone, *_of_the_error(job)]
+    found = {
+        remedy.key: remedy
+        for metric in job.metrics
+        for remedy in map(Remedy.model_validate, (metric.row.get("verdict") or {}).get("remedies", ()))
+        if not remedy.applied
+    }
+    return [*gone, *sorted(found.values(), key=_depth)]
+
+
+def _removed(job: Job) -> Iterator[Remedy]:
+    for key, value in removed(job.recipe).items():
+        yield Remedy(key=ROOT + key, now=value, proposed=None, why="It has been removed since: no job does it any more.")
+
+
+def _depth(remedy: Remedy) -> int:
+    return remedy.key.count(".")
+
+
+def _of_the_error(job: Job) -> Iterator[Remedy]:
+    error: dict[str, Any] = job.error or {}
+    code = error.get("code")
+    if code == OutOfMemory.code and (batch := _at(job.recipe, "recipe.train.batch") or 0) > 1:
+        together = _at(job.recipe, "recipe.train.accumulate") or 1
+        if 2 * together > MOST_ACCUMULATED:
+            why = f"It ran out of memory; half of the rows take less. No more than {MOST_ACCUMULATED} batches can be added up."
+            yield Remedy(key="recipe.train.batch", now=batch, proposed=batch // 2, why=why)
+            return
+        why = "It ran out of memory; half of the rows at a time, added up over twice as many batches, train alike."
+        yield Remedy(key="recipe.train.batch", now=batch, proposed=batch // 2, why=why)
+        yield Remedy(key="recipe.train.accumulate", now=together, proposed=2 * together, why=why)
+    elif code == TrainingDiverged.code:
+        key = str(error.get("param") or "")  # recipe.distill.rate: the engine names the training
+        rate = _at(job.recipe, key)
+        if isinstance(rate, float):
+            yield Remedy(key=key, now=rate, proposed=rate * GENTLER, why="The loss did not stay finite at this rate.")
+        elif key == "recipe.prepare.rate" and rate is None:
+            why = "The loss did not stay finite at the rate that was chosen: this one is given, and gentle."
+            yield Remedy(key=key, now=None, proposed=PREPARE_RATE * GENTLER, why=why)
+    elif code == UnsupportedPrecision.code:
+        key = "recipe.train.precision"
+        why = "The worker's device does not compute in it."
+        yield Remedy(key=key, now=_at(job.recipe, key), proposed="auto", why=why)
+
+
+def _at(recipe: Any, key: str) -> Any:
+    """Return what a recipe has at `recipe.a.b`; None where there is nothing."""
+    for part in key.removeprefix(ROOT).split("."):
+        recipe = recipe.get(part) if isinstance(recipe, dict) else None
+    return recipe
+
+
+def mended(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[str, Any]:
+    """Return a copy of a recipe with the changes that remedies propose; its rules are checked by who takes it.
+
+    A whole stage is changed before its keys, whatever their order here; where it goes, they go with it, or they would bring it
+    back with defaults. Raises InvalidRecipe for a change of what has no keys.
+    """
+    new = copy.deepcopy(recipe)
+    gone = [f"{remedy.key}." for remedy in remedies if remedy.proposed is None]
+    for remedy in sorted(remedies, key=_depth):
+        if any(remedy.key.startswith(stage) for stage in gone):
+            continue
+        *path, last = remedy.key.removeprefix(ROOT).split(".")
+        place = new
+        for part in path:
+            if place.get(part) is None:
+                place[part] = {}
+            place = place[part]
+            if not isinstance(place, dict):  # rows are told by engines, which may tell anything
+                raise InvalidRecipe(f"{remedy.key} is no key of a recipe", param="remedies")
+        place[last] = remedy.proposed
+    return new
+
+
+def retry(session: Session, team: str, job_id: str, keys: Sequence[str] | Literal["all"], key_id: str | None) -> Job:
+    """Submit a job again, with the remedies of these keys applied; the changed recipe is checked as a new one is.
+
+    With all of them, a job that was late is sent without its deadline. Raises WrongState while the job is not over; NoRemedy
+    where there is nothing to apply; InvalidRequest for a remedy that it does not offer; NotFound, InvalidRecipe and what else
+    speaks against the new request.
+    """
+    if not keys:
+        return jobs.retry(session, team, job_id, key_id)
+    old = jobs.get(session, team, job_id)
+    if old.state not in TERMINAL:
+        raise WrongState(f"{job_id} is {old.state}; only a job that is over can be tried again")
+    late = keys == "all" and (old.error or {}).get("code") == LATE
+    body = JobCreate(
+        name=old.name,
+        labels=old.labels,
+        models=JobModels.model_validate({"base": old.model_id, "student": old.student, "teachers": old.teachers}),
+        datasets=old.datasets,
+        recipe=mended(old.recipe, _chosen(old, keys, late=late)),
+        evaluate=JobEvaluate.model_validate(old.evaluate),
+        targets=Targets.model_validate(old.targets),
+        priority=old.priority,
+        deadline_seconds=None if late else old.deadline_seconds,
+    )
+    job = plan(session, team, body)[0]
+    job.retry_of, job.key_id = old.id, key_id
+    return jobs.submit(session, job)
+
+
+def _chosen(old: Job, keys: Sequence[str] | Literal["all"], *, late: bool) -> list[Remedy]:
+    offered = {remedy.key: remedy for remedy in offers(old)}
+    if keys == "all":
+        if not offered and not late:
+            raise NoRemedy(f"nothing in {old.id} can be mended by a change of its recipe alone")
+        return list(offered.values())
+    for key in keys:
+        if key not in offered:
+            raise InvalidRequest(
+                f"{old.id} offers no remedy {key!r}; it offers {', '.join(offered) or 'none'}", param="remedies"
+            )
+    return [offered[key] for key in keys]

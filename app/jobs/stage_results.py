@@ -1,0 +1,155 @@
+"""What a worker brings of a job's stages, and what of it is kept: rows, checkpoints, artifacts. Part of jobs.py's transitions.
+
+Every write carries the worker's fence; bytes are in storage before the row that names them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from app.jobs.fencing import Claim, fenced, written
+from app.store.models import TRAINING, Artifact, Checkpoint, File, JobDataset, Metric
+from compression.schema.report.measurements import Latency, Row, Score
+from compression.schema.report.report import Artifact as ArtifactFacts
+from compression.schema.stages import STAGES
+
+
+def checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
+    """Return what earlier attempts finished, in the order of the stages; training in progress comes last.
+
+    The parts of a stage that was not finished come as `<stage>.<place>`.
+    """
+    rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)).all()
+    order: tuple[str, ...] = (*STAGES, TRAINING)
+    return sorted(rows, key=lambda row: (order.index(row.stage.partition(".")[0]), row.stage))
+
+
+def recorded(session: Session, job_id: str) -> tuple[list[dict[str, Any]], set[str]]:
+    """Return the rows of a job's stages in their order, and the names of its artifacts."""
+    rows = session.scalars(select(Metric.row).where(Metric.job_id == job_id).order_by(Metric.position))
+    return list(rows), set(session.scalars(select(Artifact.name).where(Artifact.job_id == job_id)))
+
+
+def part_names(session: Session, job_id: str) -> list[str]:
+    """Return what the several datasets of a job are called, in their order; of one that has one dataset nothing."""
+    return list(session.scalars(select(JobDataset.name).where(JobDataset.job_id == job_id).order_by(JobDataset.position)))
+
+
+def stage_finished(
+    session: Session,
+    claim: Claim,
+    row: Row,
+    prefix: str,
+    checkpoint: Sequence[dict[str, Any]],
+    artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]],
+    *,
+    origin: str | None = None,
+) -> None:
+    """Store a stage's row, checkpoint and artifacts, whose bytes are in storage already. Raises StaleFence.
+
+    Each artifact comes with the storage key of each of its files. Saved training belonged to this stage and is forgotten, as
+    are the parts that were kept of it, and what an earlier attempt that did it in another way shipped of it.
+    """
+    job_id = claim.job.id
+    if origin is not None and written(session, claim, origin):
+        return
+    data = row.model_dump(mode="json")
+    fenced(session, claim, events=[("stage_finished", {"row": data})], origin=origin, stage=row.stage)
+    session.execute(delete(Metric).where(Metric.job_id == job_id, Metric.stage == row.stage))
+    _forget(session, job_id, row.stage, TRAINING)
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.stage.startswith(f"{row.stage}.")))
+    session.add(
+        Metric(
+            job_id=job_id,
+            stage=row.stage,
+            position=STAGES.index(row.stage),
+            fence=claim.fence,
+            parameters=row.parameters.total,
+            size_bytes=row.size.bytes,
+            latency_ms=row.latency.median_ms if isinstance(row.latency, Latency) else None,
+            score=row.score.value if isinstance(row.score, Score) else None,
+            seconds=row.seconds,
+            row=data,
+        )
+    )
+    if checkpoint:
+        session.add(Checkpoint(job_id=job_id, stage=row.stage, fence=claim.fence, prefix=prefix, files=list(checkpoint)))
+    _replace_artifacts(session, claim, row.stage, artifacts)
+    session.flush()
+
+
+def part_finished(
+    session: Session,
+    claim: Claim,
+    stage: str,
+    number: int,
+    prefix: str,
+    checkpoint: Sequence[dict[str, Any]],
+    artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]],
+    data: dict[str, Any],
+    *,
+    origin: str | None = None,
+) -> None:
+    """Store what one of several datasets brought in a stage that goes on with the next. Raises StaleFence.
+
+    The stage itself has no row yet. Saved training was this part's and is forgotten.
+    """
+    if origin is not None and written(session, claim, origin):
+        return
+    fenced(session, claim, events=[("part_finished", data)], origin=origin)
+    kept = f"{stage}.{number}"
+    _forget(session, claim.job.id, kept, TRAINING)
+    session.add(Checkpoint(job_id=claim.job.id, stage=kept, fence=claim.fence, prefix=prefix, files=list(checkpoint)))
+    _replace_artifacts(session, claim, stage, artifacts)
+    session.flush()
+
+
+def training_saved(
+    session: Session,
+    claim: Claim,
+    prefix: str,
+    files: Sequence[dict[str, Any]],
+    data: dict[str, Any],
+    *,
+    origin: str | None = None,
+) -> None:
+    """Store training in progress in place of what was saved of it before. Raises StaleFence."""
+    if origin is not None and written(session, claim, origin):
+        return
+    fenced(session, claim, events=[("training_saved", data)], origin=origin)
+    _forget(session, claim.job.id, TRAINING)
+    session.add(Checkpoint(job_id=claim.job.id, stage=TRAINING, fence=claim.fence, prefix=prefix, files=list(files)))
+    session.flush()
+
+
+def _forget(session: Session, job_id: str, *stages: str) -> None:
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.stage.in_(stages)))
+
+
+def _replace_artifacts(
+    session: Session, claim: Claim, stage: str, artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]
+) -> None:
+    """Store a stage's artifacts in place of all that were stored of it, whatever their names.
+
+    An attempt may go another way than the one before, from file to file and not in memory, and then its artifacts have other
+    names. Of several datasets those that brought something are looked at: what an earlier attempt finished of the others stays.
+    """
+    parts = {facts.part for facts, _ in artifacts if facts.stage == stage}
+    for old in session.scalars(select(Artifact).where(Artifact.job_id == claim.job.id)):
+        if old.facts["stage"] == stage and old.facts.get("part") in parts:
+            session.delete(old)
+    session.flush()
+    add_artifacts(session, claim, artifacts)
+
+
+def add_artifacts(session: Session, claim: Claim, artifacts: Sequence[tuple[ArtifactFacts, dict[str, str]]]) -> None:
+    """Store artifacts in place of those of the same names."""
+    for facts, keys in artifacts:
+        for old in session.scalars(select(Artifact).where(Artifact.job_id == claim.job.id, Artifact.name == facts.name)):
+            session.delete(old)
+        session.flush()
+        files = [File(path=file.path, size=file.size, sha256=file.sha256, key=keys[file.path]) for file in facts.files]
+        summary = facts.model_dump(mode="json", exclude={"files"})
+        session.add(Artifact(job_id=claim.job.id, fence=claim.fence, name=facts.name, facts=summary, files=files))

@@ -1,0 +1,159 @@
+"""Who works on what, how much waits, where bytes lie, and what each team used. Of other teams nobody learns more than sums."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import Field
+from sqlalchemy import case, func, select
+from sqlalchemy.orm import Session
+
+from app.api.schemas import Out, WorkerOut
+from app.store import resources
+from app.store.clock import now, seconds_between
+from app.store.models import JOB_STATES, QUEUED, RUNNING, Artifact, Dataset, File, Job, Model, Team, Try, Worker
+from app.store.storage import LocalStorage, Storage
+
+ALIVE_SECONDS = 30.0
+MOST_WORKERS = 200
+OTHERS = "other teams"
+
+
+class QueueOut(Out):
+    """How much waits and runs, of all teams."""
+
+    queued: int
+    running: int
+    checks: Annotated[int, Field(description="Uploads that wait for their check, or are checked.")]
+    tries: Annotated[int, Field(description="Questions to finished jobs' models that wait, or are answered.")]
+    longest_wait_seconds: Annotated[
+        float | None, Field(description="Since the oldest waiting job was sent; null where none waits.")
+    ]
+
+
+class StorageOut(Out):
+    """Where bytes lie. `used_bytes` are those that rows name: of models, datasets and artifacts of all teams."""
+
+    kind: Annotated[str, Field(description="file: a folder; s3: a bucket.")]
+    used_bytes: int
+    free_bytes: Annotated[int | None, Field(description="Room that is left; null where it has no end that we know.")]
+
+
+class Used(Out):
+    """What a team used."""
+
+    team: Annotated[str, Field(description="The caller's by its name; all others together as `other teams`.")]
+    mine: bool
+    jobs: Annotated[dict[str, int], Field(description="By state, of those sent in the time that is asked of.")]
+    worker_minutes: Annotated[float, Field(description="From each of these jobs' first start to its end, or till now.")]
+    models_bytes: Annotated[int, Field(description="Kept now, whenever it was sent.")]
+    datasets_bytes: int
+    artifacts_bytes: int
+
+
+class UsageOut(Out):
+    """Usage by team since a time."""
+
+    since: dt.datetime
+    items: list[Used]
+
+
+def workers(session: Session, team: str, *, operations: bool) -> list[WorkerOut]:
+    """Say who works, and how long ago it was heard of; `job` where it is one of the team's.
+
+    operations: name host and process too, which are nothing to tenants.
+    """
+    silent = seconds_between(Worker.seen_at, now())
+    mine = case((Job.team_id == team, Job.id))
+    rows = session.execute(
+        select(Worker, silent, mine, Job.id.is_not(None))
+        .outerjoin(Job, (Job.worker_id == Worker.id) & (Job.state == RUNNING))
+        .order_by(Worker.seen_at.desc())
+        .limit(MOST_WORKERS)
+    )
+    same = ("id", "kind", "facts", "drain", "started_at", "seen_at")
+    return [
+        WorkerOut(
+            **{name: getattr(worker, name) for name in same},
+            host=worker.host if operations else None,
+            pid=worker.pid if operations else None,
+            alive=seconds < ALIVE_SECONDS,
+            silent_seconds=max(0.0, float(seconds)),
+            busy=bool(busy),
+            job=job,
+        )
+        for worker, seconds, job, busy in rows
+    ]
+
+
+def queue(session: Session) -> QueueOut:
+    """Count what waits and runs."""
+    states = (QUEUED, RUNNING)
+    counts = dict(session.execute(select(Job.state, func.count()).where(Job.state.in_(states)).group_by(Job.state)).all())
+    checks = sum(
+        session.scalar(
+            select(func.count()).select_from(kind).where(kind.state == resources.VALIDATING, kind.deleted_at.is_(None))
+        )
+        or 0
+        for kind in (Model, Dataset)
+    )
+    tries = session.scalar(select(func.count()).select_from(Try).where(Try.state.in_(states))) or 0
+    oldest = session.scalar(select(func.max(seconds_between(Job.created_at, now()))).where(Job.state == QUEUED))
+    longest = None if oldest is None else max(0.0, float(oldest))
+    return QueueOut(
+        queued=counts.get(QUEUED, 0), running=counts.get(RUNNING, 0), checks=checks, tries=tries, longest_wait_seconds=longest
+    )
+
+
+def _bytes(session: Session) -> dict[str, dict[str, int]]:
+    """Return kind → team → bytes that are kept."""
+    kept: dict[str, dict[str, int]] = {}
+    total = func.coalesce(func.sum(File.size), 0)
+    for kind, name, owner in ((Model, "models", File.model_id), (Dataset, "datasets", File.dataset_id)):
+        query = select(kind.team_id, total).join(File, owner == kind.id).where(File.key.is_not(None)).group_by(kind.team_id)
+        kept[name] = {team: int(size) for team, size in session.execute(query)}
+    made = select(Job.team_id, total).join(Artifact, Artifact.job_id == Job.id).join(File, File.artifact_id == Artifact.id)
+    kept["artifacts"] = {team: int(size) for team, size in session.execute(made.group_by(Job.team_id))}
+    return kept
+
+
+def storage(session: Session, place: Storage) -> StorageOut:
+    """Say how much is kept, and how much more may be."""
+    used = sum(size for teams in _bytes(session).values() for size in teams.values())
+    kind = "file" if isinstance(place, LocalStorage) else "s3"
+    return StorageOut(kind=kind, used_bytes=used, free_bytes=place.free_bytes())
+
+
+def usage(session: Session, team: str, days: int) -> UsageOut:
+    """Say what the caller's team and all others used in the last days."""
+    since = session.scalars(select(now(-days * 86400.0))).one()
+    recent = Job.created_at > since
+    counts = session.execute(select(Job.team_id, Job.state, func.count()).where(recent).group_by(Job.team_id, Job.state)).all()
+    ended = func.coalesce(Job.finished_at, now())
+    worked = session.execute(
+        select(Job.team_id, func.sum(seconds_between(Job.started_at, ended)))
+        .where(recent, Job.started_at.is_not(None), Job.state != QUEUED)
+        .group_by(Job.team_id)
+    ).all()
+    kept = _bytes(session)
+    mine = session.get_one(Team, team).name
+    teams = session.scalar(select(func.count()).select_from(Team)) or 1
+
+    def used(own: bool) -> Used:
+        jobs = dict.fromkeys(JOB_STATES, 0)
+        for other, state, count in counts:
+            jobs[state] += count if (other == team) is own else 0
+        minutes = sum(float(seconds or 0) for other, seconds in worked if (other == team) is own) / 60
+        held = {f"{kind}_bytes": _share(sizes, team, own) for kind, sizes in kept.items()}
+        return Used(team=mine if own else OTHERS, mine=own, jobs=jobs, worker_minutes=minutes, **held)
+
+    return UsageOut(since=since, items=[used(True), *([used(False)] if teams > 1 else [])])
+
+
+def _share(sizes: dict[str, int], team: str, own: bool) -> int:
+    return sum(size for other, size in sizes.items() if (other == team) is own)
+
+
+def devices(facts: dict[str, Any]) -> Sequence[str]:
+    """Name what a worker computes on, as it said when it started."""
+    return facts.get("devices") or ["CPU"]

@@ -1,0 +1,1 @@
+"""HTML for people: the dashboard and the report page."""

@@ -1,0 +1,71 @@
+"""The page that compares finished jobs of one base model: charts, a table, and how selected jobs differ."""
+
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from app.api import comparison as domain
+from app.api.comparison import Compared
+from app.api.dependencies import ReadDep
+from app.api.schemas import Id
+from app.pages.dashboard.views import PageRoute, VisitorDep, by_htmx, render
+from compression.schema.report.measurements import UNITS
+
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
+MOST, MOST_PICKED = 200, 12
+
+
+def data_of(session: Session, team: str, items: list[Compared], wanted: str | None) -> tuple[list[Compared], dict[str, str]]:
+    """Return the jobs of one set of datasets, whose scores are comparable, and the names of all sets.
+
+    A set's key is its ids, joined. Without a valid key, the newest job's set is used.
+    """
+    sets = dict.fromkeys("+".join(item.datasets) for item in items)
+    names = domain.dataset_names(session, team, [one for item in items for one in item.datasets])
+    called = {key: " + ".join(names.get(one, one) for one in key.split("+")) for key in sets}
+    # Two sets may have the same name.
+    called = {key: f"{name} ({key[-6:]})" if list(called.values()).count(name) > 1 else name for key, name in called.items()}
+    taken = wanted if wanted in called else next(iter(called), None)
+    return [item for item in items if "+".join(item.datasets) == taken], called
+
+
+@router.get("/compare")
+def compare(
+    request: Request,
+    session: ReadDep,
+    visitor: VisitorDep,
+    model: Annotated[str | None, Query(max_length=40)] = None,
+    data: Annotated[str | None, Query(max_length=800)] = None,
+    job: Annotated[list[Id] | None, Query(max_length=MOST)] = None,
+) -> Response:
+    """Show the finished jobs of a model; to the page's script, how the selected ones differ."""
+    bases = domain.bases(session, visitor.team)
+    base = model if any(one[0] == model for one in bases) else bases[0][0] if bases else None
+    found = domain.compare(session, visitor.team, base=base, size=MOST) if base else domain.Comparison(items=[], differs=[])
+    items, sets = data_of(session, visitor.team, found.items, data)
+    picked = [item for item in items if item.id in (job or ())][:MOST_PICKED]
+    context: dict[str, Any] = {
+        "here": "compare",
+        "picked": picked,
+        "differs": domain.differs(picked),
+        "asked_at": domain.asked_at,
+        "csv": f"/v1/compare?{urlencode([('format', 'csv'), *(('job', one.id) for one in picked or items)])}",
+    }
+    if by_htmx(request):
+        return render(request, "compare_picked.html", visitor, **context)
+    return render(
+        request,
+        "compare.html",
+        visitor,
+        **context,
+        bases=bases,
+        base=base,
+        sets=sets,
+        data="+".join(items[0].datasets) if items else None,
+        items=items,
+        more=found.next_page_token is not None,
+        metric=next((item.metric for item in items if item.metric is not None), None),
+        units=UNITS,
+    )

@@ -1,0 +1,49 @@
+"""The page of a new job: model, data, recipe and forecast."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.api.dependencies import ReadDep
+from app.pages.dashboard.views import PageRoute, VisitorDep, render
+from app.store.models import Dataset, Model
+from app.store.resources import READY
+from compression.schema.job_spec import Columns
+from compression.schema.recipe.presets import PRESETS
+
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
+MOST = 200
+TASKS = {
+    "text-classification": ("text", "label"),
+    "text-pair-classification": ("text", "text_pair", "label"),
+    "text-regression": ("text", "text_pair", "label"),
+    "token-classification": ("tokens", "tags"),
+    "question-answering": ("question", "context", "answers"),
+    "causal-lm": ("text",),
+}
+"""Columns of each task."""
+
+
+def ready(session: Session, kind: type[Model] | type[Dataset], team: str) -> list[Any]:
+    """List ready models or datasets, newest first, without their files."""
+    query = select(kind.id, kind.name, kind.facts).where(kind.team_id == team, kind.state == READY, kind.deleted_at.is_(None))
+    return list(session.execute(query.order_by(kind.id.desc()).limit(MOST)))
+
+
+@router.get("/new")
+def new(request: Request, session: ReadDep, visitor: VisitorDep, model: str = "", data: str = "") -> Response:
+    """Show the form. A script of the page adds the recipe's fields from the schema at /v1/recipes."""
+    return render(
+        request,
+        "new.html",
+        visitor,
+        here="new",
+        models=ready(session, Model, visitor.team),
+        datasets=ready(session, Dataset, visitor.team),
+        wanted={"model": model, "data": data},
+        presets={name: summary for name, (_, summary) in PRESETS.items()},
+        tasks=TASKS,
+        columns=Columns().model_dump(),
+    )

@@ -1,0 +1,354 @@
+"""The tables. Only jobs.py writes job state; only resources.py writes the state of models and datasets."""
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, false, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.core.ids import new_id
+from app.store.account_models import ADMIN, DEVICE, READ, WRITE, ApiKey, AuditEntry, ShareLink, SignIn
+from app.store.base import Base, Json
+from app.store.clock import now
+
+__all__ = ["ADMIN", "DEVICE", "READ", "WRITE", "ApiKey", "AuditEntry", "Base", "Json", "ShareLink", "SignIn"]
+
+QUEUED, RUNNING = "queued", "running"
+TERMINAL = ("succeeded", "failed", "cancelled")
+JOB_STATES = (QUEUED, RUNNING, *TERMINAL)
+
+
+class Team(Base):
+    """Who owns models, datasets and jobs."""
+
+    __tablename__ = "teams"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("team"))
+    name: Mapped[str] = mapped_column(String(100), unique=True)
+    operator: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether its admins run the service: they make, rename and close teams."""
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    weight: Mapped[float] = mapped_column(default=1.0, server_default="1")
+    quotas: Mapped[dict[str, Any] | None]
+    """Limits of its own, by name (quotas.py); what it lacks is the settings' default."""
+    # Counted by triggers on jobs, not by code: who waits is known without a look at what waits.
+    queued: Mapped[int] = mapped_column(default=0, server_default="0")
+    running: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+class TeamDay(Base):
+    """Seconds of workers that a team's jobs took, by the day (UTC) on which they ended. Triggers on jobs add them up."""
+
+    __tablename__ = "team_days"
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), primary_key=True)
+    day: Mapped[dt.datetime] = mapped_column(primary_key=True)
+    seconds: Mapped[float]
+
+
+class Resource:
+    """What models and datasets have in common: uploaded, checked in a process of its own, then ready or rejected."""
+
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    state: Mapped[str] = mapped_column(String(20), default="uploading")
+    facts: Mapped[dict[str, Any] | None]
+    reasons: Mapped[list[Any]] = mapped_column(default=list)
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    arrived_at: Mapped[dt.datetime | None]
+    deleted_at: Mapped[dt.datetime | None]
+    purged_at: Mapped[dt.datetime | None]
+    check_lease_until: Mapped[dt.datetime | None]
+    check_attempts: Mapped[int] = mapped_column(default=0)
+    file_count: Mapped[int] = mapped_column(default=0, server_default="0")
+    bytes: Mapped[int] = mapped_column(default=0, server_default="0")
+    """What its manifest promises, so that no list or sum reads files."""
+
+
+class Model(Resource, Base):
+    """A checkpoint that somebody uploaded."""
+
+    __tablename__ = "models"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("mdl"))
+    files: Mapped[list["File"]] = relationship(order_by="File.path", lazy="selectin", cascade="all, delete-orphan")
+
+
+class Dataset(Resource, Base):
+    """Data files and what their columns mean."""
+
+    __tablename__ = "datasets"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("dat"))
+    task: Mapped[str] = mapped_column(String(40))
+    data: Mapped[dict[str, Any]]
+    files: Mapped[list["File"]] = relationship(order_by="File.path", lazy="selectin", cascade="all, delete-orphan")
+
+
+class JobDataset(Base):
+    """One of several datasets of a job. `name` is what rows, artifacts and checkpoints call it; it never changes."""
+
+    __tablename__ = "job_datasets"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    name: Mapped[str] = mapped_column(String(40))
+
+
+STUDENT, TEACHER = "student", "teacher"
+
+
+class JobModel(Base):
+    """A model that a job needs beside its base: the student, or a teacher. It never changes."""
+
+    __tablename__ = "job_models"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    role: Mapped[str] = mapped_column(String(20))
+
+
+class Job(Base):
+    """One accepted request: it reaches exactly one outcome.
+
+    `dataset_id` is its first dataset; `parts` has them all where there are several, and is empty where there is one.
+    `model_id` is its base; `others` are the models that it names beside it.
+    """
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("job"))
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), index=True)
+    name: Mapped[str] = mapped_column(String(200))
+    labels: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    task: Mapped[str] = mapped_column(String(40))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    recipe: Mapped[dict[str, Any]]
+    evaluate: Mapped[dict[str, Any]]
+    targets: Mapped[dict[str, Any]]
+    priority: Mapped[int] = mapped_column(default=0)
+    deadline_seconds: Mapped[int | None]
+    deadline_at: Mapped[dt.datetime | None]
+    memory_bytes: Mapped[int | None]
+    disk_bytes: Mapped[int | None]
+    retry_of: Mapped[str | None] = mapped_column(String(40))
+    key_id: Mapped[str | None] = mapped_column(String(40))
+    request_id: Mapped[str | None] = mapped_column(String(64))
+    traceparent: Mapped[str | None] = mapped_column(String(64))
+
+    state: Mapped[str] = mapped_column(String(20), default=QUEUED)
+    stage: Mapped[str | None] = mapped_column(String(20))
+    progress: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    report: Mapped[dict[str, Any] | None]
+    version: Mapped[int] = mapped_column(default=1)
+    event_seq: Mapped[int] = mapped_column(default=0)
+
+    attempt: Mapped[int] = mapped_column(default=0)
+    fence: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    split_batches: Mapped[int] = mapped_column(default=1, server_default="1")
+    swept_fence: Mapped[int] = mapped_column(default=0, server_default="0")
+    worker_id: Mapped[str | None] = mapped_column(String(40))
+    lease_until: Mapped[dt.datetime | None]
+    not_before: Mapped[dt.datetime | None]
+
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    started_at: Mapped[dt.datetime | None]
+    finished_at: Mapped[dt.datetime | None]
+    cancel_requested_at: Mapped[dt.datetime | None]
+    deleted_at: Mapped[dt.datetime | None]
+    purged_at: Mapped[dt.datetime | None]
+
+    metrics: Mapped[list["Metric"]] = relationship(order_by="Metric.position", lazy="selectin")
+    parts: Mapped[list["JobDataset"]] = relationship(order_by="JobDataset.position", lazy="selectin")
+    others: Mapped[list["JobModel"]] = relationship(order_by="JobModel.position", lazy="selectin")
+
+    @property
+    def datasets(self) -> list[str]:
+        """Ids of all its datasets, in their order."""
+        return [part.dataset_id for part in self.parts] or [self.dataset_id]
+
+    @property
+    def student(self) -> str | None:
+        """Id of the student that it names, if it names one."""
+        return next((other.model_id for other in self.others if other.role == STUDENT), None)
+
+    @property
+    def teachers(self) -> list[str]:
+        """Ids of the teachers that it names, in their order."""
+        return [other.model_id for other in self.others if other.role == TEACHER]
+
+    __table_args__ = (
+        Index(
+            "ix_jobs_line",
+            "team_id",
+            text("priority DESC"),
+            "id",
+            postgresql_where=text("state = 'queued'"),
+            sqlite_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_jobs_leases", "lease_until", postgresql_where=text("state = 'running'"), sqlite_where=text("state = 'running'")
+        ),
+        Index(
+            "ix_jobs_succeeded",
+            "finished_at",
+            postgresql_where=text("state = 'succeeded'"),
+            sqlite_where=text("state = 'succeeded'"),
+        ),
+        Index("ix_jobs_team_id_id", "team_id", "id"),
+        Index("ix_jobs_state_deleted_at", "state", "deleted_at"),
+    )
+
+
+class Metric(Base):
+    """One row of a job's table. The columns are for queries over many jobs; `row` is the whole truth."""
+
+    __tablename__ = "metrics"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    stage: Mapped[str] = mapped_column(String(20), primary_key=True)
+    position: Mapped[int]
+    fence: Mapped[int]
+    parameters: Mapped[int]
+    size_bytes: Mapped[int]
+    latency_ms: Mapped[float | None]
+    score: Mapped[float | None]
+    seconds: Mapped[float | None]
+    row: Mapped[dict[str, Any]]
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+
+
+TRAINING = "training"
+
+
+class Checkpoint(Base):
+    """A finished stage that a new attempt goes on from; under the name `training`, the stage that was at work."""
+
+    __tablename__ = "checkpoints"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    stage: Mapped[str] = mapped_column(String(20), primary_key=True)
+    fence: Mapped[int]
+    prefix: Mapped[str] = mapped_column(Text)
+    files: Mapped[list[Any]]
+
+
+class Event(Base):
+    """What happened to a job, in order. `origin` names the write it came with, so that one made twice is told once."""
+
+    __tablename__ = "events"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    type: Mapped[str] = mapped_column(String(40))
+    data: Mapped[dict[str, Any]]
+    origin: Mapped[str | None] = mapped_column(String(40))
+    at: Mapped[dt.datetime] = mapped_column(default=now())
+
+    __table_args__ = (
+        Index("ix_events_origin", "job_id", "origin", unique=True),
+        Index("ix_events_requeued", "type", postgresql_where=text("type = 'requeued'"), sqlite_where=text("type = 'requeued'")),
+    )
+
+
+class Artifact(Base):
+    """Something to download."""
+
+    __tablename__ = "artifacts"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("art"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    fence: Mapped[int]
+    name: Mapped[str] = mapped_column(String(100))
+    facts: Mapped[dict[str, Any]]
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    files: Mapped[list["File"]] = relationship(order_by="File.path", lazy="selectin", cascade="all, delete-orphan")
+
+    __table_args__ = (UniqueConstraint("job_id", "name"),)
+
+
+class File(Base):
+    """One file of a model, a dataset or an artifact. `key` is its place in storage once its bytes are there."""
+
+    __tablename__ = "files"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("fil"))
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"), index=True)
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"), index=True)
+    artifact_id: Mapped[str | None] = mapped_column(ForeignKey("artifacts.id"), index=True)
+    path: Mapped[str] = mapped_column(String(255))
+    size: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        UniqueConstraint("model_id", "path"),
+        UniqueConstraint("dataset_id", "path"),
+        UniqueConstraint("artifact_id", "path"),
+    )
+
+
+class Try(Base):
+    """A question to a finished job's models, before and after; a worker of the lane of checks answers it."""
+
+    __tablename__ = "tries"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True, default=lambda: new_id("try"))
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    part: Mapped[str] = mapped_column(String(40))
+    asked: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(20), default=QUEUED)
+    attempt: Mapped[int] = mapped_column(default=0)
+    lease_until: Mapped[dt.datetime | None]
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+    finished_at: Mapped[dt.datetime | None]
+
+    __table_args__ = (
+        Index("ix_tries_team_id_created_at", "team_id", "created_at"),
+        Index(
+            "ix_tries_open",
+            "id",
+            postgresql_where=text("state IN ('queued', 'running')"),
+            sqlite_where=text("state IN ('queued', 'running')"),
+        ),
+    )
+
+
+class UploadPart(Base):
+    """A part of a file that has not come in full: `size` bytes from `start` on, under a key of their own until then."""
+
+    __tablename__ = "upload_parts"
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id"), primary_key=True)
+    start: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    size: Mapped[int]
+    key: Mapped[str] = mapped_column(Text)
+
+
+class Worker(Base):
+    """A process that runs jobs or checks, as it last said of itself."""
+
+    __tablename__ = "workers"
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    host: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int]
+    facts: Mapped[dict[str, Any]]
+    drain: Mapped[bool] = mapped_column(default=False)
+    started_at: Mapped[dt.datetime] = mapped_column(default=now())
+    seen_at: Mapped[dt.datetime] = mapped_column(default=now())
+
+
+class IdempotencyKey(Base):
+    """What a creating POST answered, so that sending it again answers the same and creates nothing."""
+
+    __tablename__ = "idempotency_keys"
+    team_id: Mapped[str] = mapped_column(ForeignKey("teams.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int]
+    body: Mapped[dict[str, Any] | None]
+    created_at: Mapped[dt.datetime] = mapped_column(default=now())
+
+
+class Leader(Base):
+    """Who holds an office of which there is one (the keeper)."""
+
+    __tablename__ = "leaders"
+    office: Mapped[str] = mapped_column(String(40), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(100))
+    until: Mapped[dt.datetime]

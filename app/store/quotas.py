@@ -1,0 +1,205 @@
+"""What a team may take of the service, how much it takes, and what it is told when that is not enough.
+
+Defaults are the settings' (LATHE_QUOTA_…); a team's own are in its row: `python -m app.quotas TEAM jobs_waiting=50 weight=2`.
+"""
+
+import argparse
+import datetime as dt
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, Field
+from sqlalchemy import ColumnElement, case, func, literal, make_url, or_, select, update
+from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.orm import Session
+
+from app.core.errors import BytesQuotaExceeded, Problem, QuotaExceeded
+from app.core.event_streams import open_streams
+from app.core.settings import get_settings
+from app.store.clock import UtcTime, now, seconds_between
+from app.store.db import reading, writing
+from app.store.models import RUNNING, Artifact, Dataset, File, Job, Model, Team, TeamDay
+from app.store.reservations import reserved
+
+Name = Literal["jobs_waiting", "jobs_running", "worker_hours", "bytes_stored", "bytes_arriving", "streams"]
+NAMES: tuple[Name, ...] = get_args(Name)
+WEIGHT = "weight"
+
+
+class Quota(BaseModel):
+    """One limit of a team, and how much of it is used."""
+
+    name: Name
+    limit: int
+    used: float
+    frees: Annotated[str, Field(description="What makes room again.")]
+    frees_at: Annotated[dt.datetime | None, Field(description="When it does by itself; null where that takes a deed.")] = None
+
+
+class QuotasOut(BaseModel):
+    """What the caller's team may take, and takes."""
+
+    weight: Annotated[float, Field(description="Of the team's share of the workers, against other teams' weights.")]
+    items: list[Quota]
+
+
+FREES: dict[Name, str] = {
+    "jobs_waiting": "a job is free again when one starts or is cancelled",
+    "jobs_running": "jobs beyond it wait until one of the team ends",
+    "worker_hours": "hours count anew with each month (UTC); a job's count in the month in which it ends",
+    "bytes_stored": "delete models, datasets or jobs",
+    "bytes_arriving": "uploads that end, or on which nothing comes for a minute, free theirs",
+    "streams": "close a stream",
+}
+
+
+def default(name: Name) -> int:
+    """Return the limit of a team that has none of its own."""
+    return int(getattr(get_settings(), f"quota_{name}"))
+
+
+def limit_of(name: Name) -> ColumnElement[int]:
+    """Return a team's limit, as a query over teams reads it."""
+    return func.coalesce(Team.quotas[name].as_integer(), default(name))
+
+
+def _limit(team: Team, name: Name) -> int:
+    return int((team.quotas or {}).get(name, default(name)))
+
+
+def _row(session: Session, team: str, *, hold: bool = True) -> tuple[Team, dt.datetime]:
+    """Return a team's row and the time, held until the commit: of two that ask for the last of something one gets it."""
+    query = select(Team, now()).where(Team.id == team).execution_options(populate_existing=True)
+    row, moment = session.execute(query.with_for_update(key_share=True, of=Team) if hold else query).one()
+    return row, moment
+
+
+def _month(moment: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+    """Return when a time's month began, and when the next one does."""
+    begun = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return begun, (begun + dt.timedelta(days=32)).replace(day=1)
+
+
+def _hours(session: Session, team: Team, since: dt.datetime) -> float:
+    """Return hours of the jobs that ended since then, and of those at work, of which only what is later counts."""
+    begun = literal(since, UtcTime())
+    queries = [select(func.sum(TeamDay.seconds)).where(TeamDay.team_id == team.id, TeamDay.day >= begun)]
+    if team.running:
+        started = case((Job.started_at < begun, begun), else_=Job.started_at)
+        going = func.sum(seconds_between(started, now()))
+        queries.append(select(going).where(Job.team_id == team.id, Job.state == RUNNING))
+    return sum(float(session.scalar(query) or 0.0) for query in queries) / 3600
+
+
+def _stored(session: Session, team: str) -> int:
+    promised = [
+        select(func.sum(kind.bytes)).where(kind.team_id == team, kind.deleted_at.is_(None)) for kind in (Model, Dataset)
+    ]
+    made = select(func.sum(File.size)).join(Artifact, Artifact.id == File.artifact_id).join(Job, Job.id == Artifact.job_id)
+    return sum(int(session.scalar(query) or 0) for query in (*promised, made.where(Job.team_id == team)))
+
+
+def admit_job(session: Session, team_id: str) -> None:
+    """Let a team have one more job. Raises QuotaExceeded."""
+    team, moment = _row(session, team_id)
+    most = _limit(team, "jobs_waiting")
+    if team.queued >= most:
+        raise _refusal(QuotaExceeded, f"{team.queued} jobs of the team wait", "jobs_waiting", most, team.queued)
+    begun, following = _month(moment)
+    hours, most = _hours(session, team, begun), _limit(team, "worker_hours")
+    if hours >= most:
+        used = f"the team used {hours:.1f} hours of workers this month"
+        raise _refusal(QuotaExceeded, used, "worker_hours", most, round(hours, 1), following)
+
+
+def admit_bytes(session: Session, team_id: str, promised: int) -> None:
+    """Let a team promise so many bytes more. Raises BytesQuotaExceeded."""
+    team = _row(session, team_id)[0]
+    kept, most = _stored(session, team_id), _limit(team, "bytes_stored")
+    if kept + promised > most:
+        used = f"{kept} bytes are stored or promised, and {promised} more are asked for"
+        raise _refusal(BytesQuotaExceeded, used, "bytes_stored", most, kept)
+
+
+def admit_arriving(session: Session, team_id: str, coming: int) -> None:
+    """Let a team send so many bytes beside those that it sends already. Raises BytesQuotaExceeded."""
+    team = _row(session, team_id)[0]
+    under_way, most = reserved(session, team_id), _limit(team, "bytes_arriving")
+    if under_way + coming > most:
+        used = f"{under_way} bytes are under way, and {coming} more would come"
+        raise _refusal(BytesQuotaExceeded, used, "bytes_arriving", most, under_way)
+
+
+def _refusal(kind: type[Problem], used: str, name: Name, limit: int, amount: float, at: dt.datetime | None = None) -> Problem:
+    frees = FREES[name] if limit else "nothing does before the operator raises the limit"
+    one = Quota(name=name, limit=limit, used=amount, frees=frees, frees_at=at if limit else None)
+    remedy = f"{frees[0].upper()}{frees[1:]}. GET /v1/quotas shows all limits, which the operator can raise."
+    return kind(f"{used}; the team's limit is {limit}", remedy=remedy, facts={"quota": one.model_dump(mode="json")})
+
+
+def streams_limit(team_id: str) -> int:
+    """Return how many streams a team may have open."""
+    with reading() as session:
+        return _limit(session.get_one(Team, team_id), "streams")
+
+
+def quotas(session: Session, team_id: str) -> QuotasOut:
+    """Return all of a team's limits, and how much of each is used."""
+    team, moment = _row(session, team_id, hold=False)
+    begun, following = _month(moment)
+    used: dict[Name, float] = {
+        "jobs_waiting": team.queued,
+        "jobs_running": team.running,
+        "worker_hours": round(_hours(session, team, begun), 2),
+        "bytes_stored": _stored(session, team_id),
+        "bytes_arriving": reserved(session, team_id),
+        "streams": open_streams(team_id),
+    }
+    frees = {"worker_hours": following}
+    items = [Quota(name=n, limit=_limit(team, n), used=used[n], frees=FREES[n], frees_at=frees.get(n)) for n in NAMES]
+    return QuotasOut(weight=team.weight, items=items)
+
+
+def change(session: Session, name_or_id: str, changes: dict[str, float | None]) -> QuotasOut:
+    """Give a team limits of its own, or with None take them back; `weight` too. Raises ValueError for what there is not."""
+    team = session.scalar(select(Team).where(or_(Team.id == name_or_id, Team.name == name_or_id)))
+    if team is None:
+        raise ValueError(f"no team {name_or_id!r}")
+    if unknown := set(changes) - {*NAMES, WEIGHT}:
+        raise ValueError(f"no limit {min(unknown)!r}; there are {', '.join((*NAMES, WEIGHT))}")
+    weight = changes.pop(WEIGHT, team.weight)
+    weight = 1.0 if weight is None else weight
+    if weight <= 0 or any(value is not None and (value < 0 or value % 1) for value in changes.values()):
+        raise ValueError("a weight is above 0; a limit is a whole number, 0 or more")
+    own = {name: value for name, value in {**(team.quotas or {}), **changes}.items() if value is not None}
+    kept = {name: int(value) for name, value in own.items()}
+    session.execute(update(Team).where(Team.id == team.id).values(weight=weight, quotas=kept or None))
+    session.expire_all()
+    return quotas(session, team.id)
+
+
+def main() -> None:
+    """Show a team's limits, changed first where that is asked."""
+    parser = argparse.ArgumentParser(prog="python -m app.quotas", description="Show or change what a team may take.")
+    parser.add_argument("team", help="name or id")
+    parser.add_argument(
+        "changes", nargs="*", metavar="NAME=NUMBER", help=f"{', '.join((*NAMES, WEIGHT))}; NAME= for the default"
+    )
+    asked, place = parser.parse_args(), make_url(get_settings().database_url)
+    try:
+        pairs = [pair.partition("=") for pair in asked.changes]
+        changes = {name: float(value) if value else None for name, _, value in pairs}
+        if place.drivername == "sqlite" and not Path(place.database or "").is_file():  # to look would make one
+            raise ValueError(f"there is no {place.database}; LATHE_HOME or LATHE_DATABASE_URL names the database")
+        with writing() as session:
+            found = change(session, asked.team, changes)
+    except ValueError as error:
+        parser.error(str(error))
+    except (OperationalError, ProgrammingError):
+        parser.error(f"{place} is no database of Lathe's; LATHE_HOME or LATHE_DATABASE_URL names it")
+    sys.stdout.write(found.model_dump_json(indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

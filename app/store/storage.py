@@ -1,0 +1,282 @@
+"""Where bytes live: a folder, or S3. An object is whole under its key or not there at all; rows that name it come last.
+
+Keys are made by us (never from a client's path alone), written once and never changed.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import NotFoundError
+from obstore.store import S3Store
+
+from app.core.settings import Settings, get_settings
+
+CHUNK = 1 << 20
+"""Bytes moved at once: large enough to be fast, small enough for constant memory."""
+TRIES = 10
+"""Times that a file is put into a folder which is taken away meanwhile."""
+
+
+class Stored(NamedTuple):
+    """An object as a listing shows it."""
+
+    key: str
+    size: int
+    modified: datetime
+
+
+class Source(Protocol):
+    """An open file, or what reads like one."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes, at most `size`; nothing at the end."""
+
+
+class Storage(ABC):
+    """What the service asks of a place for bytes. All but `write` may block: call them off the event loop."""
+
+    @abstractmethod
+    async def write(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """Store a stream at constant memory. If it breaks off, nothing stays under the key."""
+
+    @abstractmethod
+    def put_file(self, key: str, source: Source) -> None:
+        """Store what is read from `source` until it ends. If reading breaks off, nothing stays under the key."""
+
+    @abstractmethod
+    def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes from start up to stop. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove an object; it may be gone already."""
+
+    @abstractmethod
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        """List what is stored under a prefix."""
+
+    def presign(self, key: str) -> str | None:  # noqa: ARG002
+        """Return a URL from which anybody who has it may read the object for a while; None where there is no such thing."""
+        return None
+
+    def free_bytes(self) -> int | None:
+        """Room that is left, where it has an end."""
+        return None
+
+    def forget_unfinished(self, seconds: float) -> None:  # noqa: ARG002
+        """Free what a writer left that was killed, and that nobody has touched for so long."""
+        return
+
+    def get_file(self, key: str, target: Path, size: int, heed: Callable[[], None] = lambda: None) -> None:
+        """Copy an object to a local file, whole or not at all. `heed` is called all along; what it raises ends the copy."""
+        part = target.with_name(f".{target.name}.part")
+        with part.open("wb") as out:
+            for chunk in self.read(key, 0, size):
+                heed()
+                out.write(chunk)
+        part.replace(target)
+
+
+class LocalStorage(Storage):
+    """A folder. Writes go temp → fsync → rename → fsync of the folder, so that a power cut leaves nothing half."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / ".incoming").mkdir(parents=True, exist_ok=True)
+
+    def _path(self, key: str) -> Path:
+        path = (self.root / key).resolve()
+        if not path.is_relative_to(self.root.resolve()):
+            raise ValueError(f"key leaves the storage: {key!r}")
+        return path
+
+    def _incoming(self) -> Path:
+        return self.root / ".incoming" / secrets.token_hex(12)
+
+    def _land(self, part: Path, key: str) -> None:
+        target, root = self._path(key), self.root.resolve()
+        for left in reversed(range(TRIES)):
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part.replace(target)
+                break
+            except FileNotFoundError:  # who deletes takes folders away that became empty: ours, a moment ago
+                if not left or not part.exists():
+                    raise
+        # The name is durable only once every folder on the way is; which of them is new, nobody knows for certain.
+        for folder in target.parents:
+            if not folder.is_relative_to(root):
+                break
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    async def write(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """See Storage. Disk work happens in a thread, a buffer at a time."""
+        part = self._incoming()
+        try:
+            with await asyncio.to_thread(part.open, "wb") as out:
+                buffer = bytearray()
+                async for chunk in chunks:
+                    buffer += chunk
+                    if len(buffer) >= CHUNK:
+                        await asyncio.to_thread(out.write, buffer)
+                        buffer = bytearray()
+                await asyncio.to_thread(_finish, out, buffer)
+            await asyncio.to_thread(self._land, part, key)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def put_file(self, key: str, source: Source) -> None:
+        """See Storage."""
+        part = self._incoming()
+        try:
+            with part.open("wb") as out:
+                for chunk in _chunks(source):
+                    out.write(chunk)
+                _finish(out, b"")
+            self._land(part, key)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        """See Storage."""
+        with self._path(key).open("rb") as source:
+            source.seek(start)
+            left = stop - start
+            while left > 0 and (chunk := source.read(min(CHUNK, left))):
+                left -= len(chunk)
+                yield chunk
+
+    def delete(self, key: str) -> None:
+        """See Storage. Folders that became empty go too."""
+        path = self._path(key)
+        path.unlink(missing_ok=True)
+        for folder in path.parents:
+            if folder == self.root.resolve():
+                break
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        """See Storage."""
+        # Walked from the deepest folder that the prefix names in full: a look at one job is not a look at all. What goes
+        # while we walk is passed over.
+        for folder, _, names in os.walk(self.root / prefix.rpartition("/")[0]):
+            for name in names:
+                path = Path(folder) / name
+                key = path.relative_to(self.root).as_posix()
+                if key.startswith(prefix) and not key.startswith(".incoming"):
+                    with contextlib.suppress(FileNotFoundError):
+                        facts = path.stat()
+                        yield Stored(key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+
+    def forget_unfinished(self, seconds: float) -> None:
+        """See Storage."""
+        for part in (self.root / ".incoming").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - part.stat().st_mtime > seconds:
+                    part.unlink()
+
+    def free_bytes(self) -> int | None:
+        """See Storage."""
+        return shutil.disk_usage(self.root).free
+
+
+def _chunks(source: Source) -> Iterator[bytes]:
+    while chunk := source.read(CHUNK):
+        yield chunk
+
+
+def _finish(out: BinaryIO, rest: bytes | bytearray) -> None:
+    out.write(rest)
+    out.flush()
+    os.fsync(out.fileno())
+
+
+class S3Storage(Storage):
+    """A bucket, through obstore. Large objects go up in parts, a few at a time, so memory stays bounded."""
+
+    PART = 8 << 20
+
+    def __init__(self, bucket: str, prefix: str, settings: Settings) -> None:
+        secret = settings.s3_secret_access_key
+        plain_http = (settings.s3_endpoint or "").startswith("http://")
+        self.presigns = settings.s3_presign
+        self.store = S3Store(
+            bucket,
+            prefix=prefix or None,
+            endpoint=settings.s3_endpoint,
+            region=settings.s3_region,
+            access_key_id=settings.s3_access_key_id,
+            secret_access_key=secret.get_secret_value() if secret else None,
+            virtual_hosted_style_request=settings.s3_endpoint is None,
+            client_options={"allow_http": plain_http},
+        )
+
+    async def write(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        """See Storage."""
+        await obstore.put_async(self.store, key, chunks, use_multipart=True, chunk_size=self.PART, max_concurrency=2)
+
+    def put_file(self, key: str, source: Source) -> None:
+        """See Storage."""
+        obstore.put(self.store, key, _chunks(source), use_multipart=True, chunk_size=self.PART, max_concurrency=2)
+
+    def read(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        """See Storage."""
+        try:
+            if stop > start:
+                found = obstore.get(self.store, key, options={"range": (start, stop)})
+                for chunk in found.stream(min_chunk_size=CHUNK):
+                    yield bytes(chunk)
+        except (NotFoundError, FileNotFoundError) as error:
+            raise FileNotFoundError(key) from error
+
+    def delete(self, key: str) -> None:
+        """See Storage."""
+        try:
+            obstore.delete(self.store, key)
+        except (NotFoundError, FileNotFoundError):
+            return
+
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        """See Storage."""
+        for page in obstore.list(self.store, prefix.rstrip("/") or None):
+            for item in page:
+                yield Stored(item["path"], item["size"], item["last_modified"])
+
+    def presign(self, key: str) -> str | None:
+        """See Storage."""
+        return obstore.sign(self.store, "GET", key, timedelta(hours=1)) if self.presigns else None
+
+
+def open_storage(settings: Settings) -> Storage:
+    """Open what `storage_url` names. Raises ValueError for a scheme that we do not know."""
+    url = urlsplit(settings.storage_url)
+    if url.scheme == "file":
+        return LocalStorage(Path(url.path))
+    if url.scheme == "s3":
+        return S3Storage(url.netloc, url.path.strip("/"), settings)
+    raise ValueError(f"LATHE_STORAGE_URL: unknown scheme {url.scheme!r}; use file:///folder or s3://bucket/prefix")
+
+
+@lru_cache
+def get_storage() -> Storage:
+    """Return this process's storage."""
+    return open_storage(get_settings())

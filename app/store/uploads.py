@@ -1,0 +1,264 @@
+"""A file's raw body goes straight to storage, hashed on the way, at constant memory; whole (PUT), or in parts (PATCH).
+
+Parts are in the manner of the IETF's draft of resumable uploads: Upload-Offset says where a part begins, HEAD where the next
+one must. Each is an object of its own until the last has come; then they are read in order into the file, and hashed.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from fastapi import Request
+from starlette.concurrency import iterate_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from app.core.errors import NO_ROOM, ChecksumMismatch, OffsetMismatch, SizeMismatch, StorageFull, TooLarge, TooManyParts
+from app.core.ids import new_id
+from app.core.settings import Settings
+from app.store.db import reading, writing
+from app.store.models import Dataset, File, Model, UploadPart
+from app.store.resources import file_arrived, file_of, forget_parts, part_arrived, parts_of
+from app.store.storage import Storage
+from app.store.upload_reservation import Room, room
+
+PART_BYTES = 64 << 20
+"""A longer PATCH is kept in pieces of so many bytes: what an API that dies in the middle of one loses."""
+MOST_PARTS = 4096
+"""Of one file: 256 GiB in pieces, and what keeps senders of single bytes from filling the table."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where uploads of one request go: a file of a manifest, by its team, its owner and its path."""
+
+    kind: type[Model] | type[Dataset]
+    team: str
+    identifier: str
+    path: str
+
+    def find(self, *, to_send: bool = True) -> tuple[File, list[UploadPart]]:
+        """Look the file up, and the parts of it that have come. Raises NotFound, AlreadySealed."""
+        with reading() as session:
+            if self.kind is Model:
+                file = file_of(session, Model, self.team, self.identifier, self.path, to_send=to_send)
+            else:
+                file = file_of(session, Dataset, self.team, self.identifier, self.path, to_send=to_send)
+            return file, parts_of(session, file.id)
+
+    def key(self) -> str:
+        """Name an object that nobody has written yet."""
+        return f"uploads/{self.identifier}/{new_id('obj')}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of a file has come."""
+
+    file: File
+    offset: int
+    whole: bool
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Say it as the draft does."""
+        return {"Upload-Offset": str(self.offset), "Upload-Complete": "?1" if self.whole else "?0", "Cache-Control": "no-store"}
+
+
+class _Meter:
+    """Counts and hashes a stream while it passes, and cuts it off when it is longer than was promised."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], promised: int, held: Room) -> None:
+        self.chunks, self.promised, self.held = chunks, promised, held
+        self.size, self.hash = 0, hashlib.sha256()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self.chunks:
+            self.size += len(chunk)
+            if self.size > self.promised:
+                raise SizeMismatch(f"more than the {self.promised} bytes that the manifest promises", param="size")
+            self.hash.update(chunk)
+            yield chunk
+            await self.held.took(len(chunk))
+
+    def check(self, file: File) -> None:
+        """Hold what has passed against the manifest. Raises SizeMismatch, ChecksumMismatch."""
+        if self.size != file.size:
+            raise SizeMismatch(f"{self.size} bytes came, the manifest says {file.size}", param="size")
+        if self.hash.hexdigest() != file.sha256:
+            raise ChecksumMismatch(
+                f"the bytes have sha256 {self.hash.hexdigest()}, the manifest says {file.sha256}", param="sha256"
+            )
+
+
+class _Pieces:
+    """Cuts a request's body into pieces. A sender that goes away ends the body early: what has come is kept."""
+
+    def __init__(self, request: Request, most: int, held: Room) -> None:
+        self.chunks, self.most, self.held = aiter(request.stream()), most, held
+        self.taken, self.rest, self.over = 0, b"", False
+
+    async def more(self) -> bool:
+        """Wait for the next bytes; say whether there are any. Raises SizeMismatch."""
+        while not self.rest and not self.over:
+            try:
+                self.rest = await anext(self.chunks)
+            except (StopAsyncIteration, ClientDisconnect):
+                self.over = True
+            if self.taken + len(self.rest) > self.most:
+                raise SizeMismatch(f"more than the {self.most} bytes that are still to come", param="size")
+        return bool(self.rest)
+
+    async def piece(self) -> AsyncIterator[bytes]:
+        """Yield the next PART_BYTES of the body, or what is left of it."""
+        room = PART_BYTES
+        while room and await self.more():
+            chunk, self.rest = self.rest[:room], self.rest[room:]
+            room -= len(chunk)
+            self.taken += len(chunk)
+            yield chunk
+            await self.held.took(len(chunk))
+
+
+def _note(file_id: str, key: str) -> tuple[bool, list[str]]:
+    with writing() as session:
+        return file_arrived(session, file_id, key), forget_parts(session, file_id)
+
+
+def _note_part(part: UploadPart) -> bool:
+    with writing() as session:
+        return part_arrived(session, part)
+
+
+def _forget(file_id: str) -> list[str]:
+    with writing() as session:
+        return forget_parts(session, file_id)
+
+
+def _free(storage: Storage, *keys: str) -> None:
+    for key in keys:
+        storage.delete(key)
+
+
+def _check_size(settings: Settings, file: File) -> None:
+    if file.size > settings.max_file_bytes:
+        raise TooLarge(f"{file.path} has {file.size} bytes; the limit is {settings.max_file_bytes}", param="size")
+
+
+@contextlib.contextmanager
+def _full_disk(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise StorageFull(f"no room was left while {path} came in") from error
+        raise
+
+
+async def _store(storage: Storage, place: Place, file: File, meter: _Meter) -> None:
+    """Write a whole file under a new key, and name it in its row once it is right; free what was kept in parts of it.
+
+    The row comes last, so a broken upload is never seen. Raises SizeMismatch, ChecksumMismatch, StorageFull.
+    """
+    key = place.key()
+    try:
+        with _full_disk(file.path):
+            await storage.write(key, aiter(meter))
+        meter.check(file)
+    except BaseException:
+        await asyncio.to_thread(storage.delete, key)
+        raise
+    # From here on a row may name the bytes, also where the reply to its COMMIT is lost: if none does, they are the keeper's.
+    mine, parts = await asyncio.to_thread(_note, file.id, key)
+    await asyncio.to_thread(_free, storage, *parts, *(() if mine else (key,)))
+
+
+async def receive(request: Request, storage: Storage, settings: Settings, place: Place) -> File:
+    """Take one file of a manifest, whole; sending it again is harmless.
+
+    Raises NotFound, AlreadySealed, TooLarge, StorageFull, BytesQuotaExceeded, SizeMismatch, ChecksumMismatch.
+    """
+    file, _ = await asyncio.to_thread(place.find)
+    length = request.headers.get("content-length")
+    if length is not None and int(length) != file.size:
+        raise SizeMismatch(f"Content-Length is {length}, the manifest says {file.size}", param="size")
+    _check_size(settings, file)
+    try:
+        async with room(storage, place.team, file.size) as held:
+            await _store(storage, place, file, _Meter(request.stream(), file.size, held))
+    except ClientDisconnect as error:
+        raise SizeMismatch("the connection ended before the file did", param="size") from error
+    return file
+
+
+def progress(place: Place, *, to_send: bool = False) -> Progress:
+    """Say how much of a file has come. Raises NotFound, and AlreadySealed where bytes are `to_send` and none are taken."""
+    file, parts = place.find(to_send=to_send)
+    whole = file.key is not None
+    return Progress(file, file.size if whole else sum(part.size for part in parts), whole)
+
+
+async def append(request: Request, storage: Storage, settings: Settings, place: Place, offset: int) -> Progress:
+    """Take the part of a file that begins at `offset`; with the last one the file is put together and checked.
+
+    Of a part whose sender went away, what came is kept. A part without bytes tries the last step again. Where the file is not
+    what was promised, all of it is to be sent anew. Raises what `receive` does, OffsetMismatch and TooManyParts.
+    """
+    now = await asyncio.to_thread(progress, place, to_send=True)
+    file = now.file
+    if offset != now.offset:
+        raise _mismatch(offset, now)
+    left, length = file.size - now.offset, request.headers.get("content-length")
+    if length is not None and int(length) > left:
+        raise SizeMismatch(f"Content-Length is {length}, and {left} bytes are still to come", param="size")
+    _check_size(settings, file)
+    async with room(storage, place.team, left + file.size) as held:  # in the end the file lies beside its parts for a moment
+        pieces = _Pieces(request, left, held)
+        await _take(storage, place, file, pieces, offset)
+        if not now.whole and offset + pieces.taken == file.size:
+            await _join(storage, place, file, held)
+    return await asyncio.to_thread(progress, place)
+
+
+async def _take(storage: Storage, place: Place, file: File, pieces: _Pieces, offset: int) -> None:
+    """Keep what comes, piece by piece. Raises TooManyParts, StorageFull, OffsetMismatch."""
+    while await pieces.more():
+        part = UploadPart(file_id=file.id, start=offset + pieces.taken, key=place.key())
+        if len((await asyncio.to_thread(place.find))[1]) >= MOST_PARTS:
+            raise TooManyParts(f"{file.path} came in {MOST_PARTS} parts and is not whole")
+        try:
+            with _full_disk(file.path):
+                await storage.write(part.key, pieces.piece())
+        except BaseException:
+            await asyncio.to_thread(storage.delete, part.key)
+            raise
+        part.size = offset + pieces.taken - part.start
+        key = part.key
+        if not await asyncio.to_thread(_note_part, part):
+            await asyncio.to_thread(storage.delete, key)
+            raise _mismatch(offset, await asyncio.to_thread(progress, place))
+
+
+def _mismatch(offset: int, now: Progress) -> OffsetMismatch:
+    cause = f"the part begins at {offset}, and {now.offset} bytes of {now.file.path} are here"
+    return OffsetMismatch(cause, param="Upload-Offset", headers=now.headers)
+
+
+async def _join(storage: Storage, place: Place, file: File, held: Room) -> None:
+    """Make the file of its parts. Raises ChecksumMismatch, and forgets them, where it is not the one that was promised."""
+    _, parts = await asyncio.to_thread(place.find)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for part in parts:
+            async for chunk in iterate_in_threadpool(storage.read(part.key, 0, part.size)):
+                yield chunk
+
+    try:
+        await _store(storage, place, file, _Meter(chunks(), file.size, held))
+    except FileNotFoundError:
+        if not (await asyncio.to_thread(progress, place)).whole:  # a twin of this request was first, and freed them
+            raise
+    except ChecksumMismatch:
+        await asyncio.to_thread(_free, storage, *await asyncio.to_thread(_forget, file.id))
+        raise

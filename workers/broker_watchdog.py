@@ -1,0 +1,97 @@
+"""Whether wake-ups still reach this worker. One that has gone deaf begins anew.
+
+Celery's consumer can live and hear nothing any more: its connection to the broker died in a way that it does not see, or its
+child hangs. Nobody is told, and jobs wait for ever where this is the only worker. But the table is the queue, so it can be
+found out: work waits, the child does none, and rings that the broker took from this very process have not made it look.
+"""
+
+import mmap
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import structlog
+
+from app.store.broker import Bell
+
+log = structlog.get_logger()
+UNHEARD = 5
+"""Rings that are sent and not heard before a worker is deaf. Other idle workers hear some, but they take the work, too."""
+
+
+class Ears:
+    """How often the child has looked for work, and who is at work: memory that a worker's parent and its children share.
+
+    Made before the fork. The child alone writes.
+    """
+
+    LOOKS, PID = struct.Struct("=I"), struct.Struct("=I")
+
+    def __init__(self) -> None:
+        self.memory = mmap.mmap(-1, self.LOOKS.size + self.PID.size)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """In the child: it has heard, and works until the block ends."""
+        self.LOOKS.pack_into(self.memory, 0, (self.looks + 1) % 2**32)
+        self.PID.pack_into(self.memory, self.LOOKS.size, os.getpid())
+        try:
+            yield
+        finally:
+            self.PID.pack_into(self.memory, self.LOOKS.size, 0)
+
+    @property
+    def looks(self) -> int:
+        """How often a child began to look."""
+        found: int = self.LOOKS.unpack_from(self.memory, 0)[0]
+        return found
+
+    @property
+    def idle(self) -> bool:
+        """Whether no child is at work; one that was killed is not."""
+        pid: int = self.PID.unpack_from(self.memory, self.LOOKS.size)[0]
+        return not pid or not psutil.pid_exists(pid)
+
+
+class Hearing:
+    """Rings for this worker while work waits that it does not take, and says when that is of no use."""
+
+    def __init__(
+        self, ears: Ears, bell: Bell, lane: str, ring_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.ears, self.bell, self.lane, self.ring_seconds, self.clock = ears, bell, lane, ring_seconds, clock
+        self.looks: int | None = None
+        self.sent, self.rung = 0, 0.0
+
+    def is_lost(self, waiting: Callable[[], bool]) -> bool:
+        """Say whether this worker is deaf. Called every few seconds; `waiting` says whether there is work that it could take.
+
+        A broker that is away takes no ring, so nobody is called deaf for it.
+        """
+        looks = self.ears.looks
+        if not self.ears.idle or not waiting():
+            self.looks = None
+            return False
+        if looks != self.looks:
+            self.looks, self.sent, self.rung = looks, self.bell.sent, self.clock()
+            return False
+        if self.bell.sent - self.sent >= UNHEARD:
+            return True
+        if self.clock() - self.rung >= self.ring_seconds:
+            self.rung = self.clock()
+            self.bell.ring(self.lane)
+        return False
+
+
+def begin_anew(lane: str) -> None:
+    """Become a new worker in the same process: fresh connections, fresh children. Does not return."""
+    log.warning("deaf", lane=lane, note="work waits, and wake-ups that the broker took do not arrive: this worker starts again")
+    for child in psutil.Process().children():
+        child.kill()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "workers", lane])  # noqa: S606 (our own interpreter and package)

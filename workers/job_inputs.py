@@ -1,0 +1,145 @@
+"""What lies in an attempt's folder before the engine starts: model, data, what earlier attempts finished, and the spec."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from sqlalchemy import select
+
+from app.core.settings import Settings
+from app.jobs import jobs
+from app.store.db import reading
+from app.store.models import Checkpoint, Dataset, File, Job, JobDataset, Model
+from app.store.storage import Storage
+from compression.schema.job_spec import Data, DatasetSpec, Spec
+from compression.schema.recipe.recipe import JobEvaluate, Recipe, Targets
+from workers.limits import engine_memory
+
+log = structlog.get_logger()
+UNKNOWN = 1 << 30
+"""Bytes that a job is taken to need whose forecast nobody made."""
+
+
+def needed_bytes(job: Job) -> int:
+    """Return the bytes that a job may write beside its inputs, as forecast when it was accepted."""
+    return job.disk_bytes or UNKNOWN
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Folder → the row whose files lie there, and what earlier attempts finished. datasets: by the place of each."""
+
+    models: dict[str, Model]
+    datasets: dict[str, Dataset]
+    names: tuple[str, ...]
+    done: tuple[Checkpoint, ...]
+
+    @property
+    def uploads(self) -> dict[str, Model | Dataset]:
+        """All of both."""
+        return {**self.models, **self.datasets}
+
+    @property
+    def student(self) -> str | None:
+        """Folder of the named student, if there is one."""
+        return "student" if "student" in self.models else None
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Folders of the named teachers."""
+        return tuple(place for place in self.models if place.startswith("teachers/"))
+
+
+def _inputs(job: Job) -> _Inputs:
+    with reading() as session:
+        models = {"model": job.model_id, **({"student": job.student} if job.student else {})}
+        models |= {f"teachers/{number}": teacher for number, teacher in enumerate(job.teachers)}
+        several = session.scalars(select(JobDataset).where(JobDataset.job_id == job.id).order_by(JobDataset.position)).all()
+        datasets = {f"data/{part.name}": part.dataset_id for part in several} or {"data": job.dataset_id}
+        return _Inputs(
+            {place: session.get_one(Model, one) for place, one in models.items()},
+            {place: session.get_one(Dataset, one) for place, one in datasets.items()},
+            tuple(part.name for part in several),
+            tuple(jobs.checkpoints(session, job.id)),
+        )
+
+
+def fetched_bytes(job: Job) -> int:
+    """Return the bytes that `lay_out` will copy."""
+    inputs = _inputs(job)
+    files = sum(file.size for one in inputs.uploads.values() for file in one.files)
+    return files + sum(int(file["size"]) for checkpoint in inputs.done for file in checkpoint.files)
+
+
+def lay_out(
+    claim: jobs.Claim, folder: Path, settings: Settings, storage: Storage, heed: Callable[[], None] = lambda: None
+) -> Path:
+    """Copy models, data and checkpoints into the folder; return the spec that was written beside them.
+
+    That may take long: `heed` is called again and again meanwhile, and what it raises ends it.
+    """
+    job, inputs = claim.job, _inputs(claim.job)
+    for name, one in inputs.uploads.items():
+        fetch(storage, one.files, folder / name, heed)
+    for checkpoint in inputs.done:
+        # Parts of a stage that was not finished (`<stage>.<place>`) lie where they would in the finished one.
+        place = folder / "resume" / checkpoint.stage.partition(".")[0]
+        try:
+            _fetch_checkpoint(storage, checkpoint, place, heed)
+        except FileNotFoundError as error:  # like one that is damaged it costs time, and not the job
+            log.warning("checkpoint_missing", stage=checkpoint.stage, error=str(error))
+            shutil.rmtree(place)
+    data = {place: _data(dataset, place) for place, dataset in inputs.datasets.items()}
+    parts = [
+        DatasetSpec(name=name, task=inputs.datasets[f"data/{name}"].task, data=data[f"data/{name}"]) for name in inputs.names
+    ]
+    spec = Spec(
+        job=job.id,
+        task=job.task,
+        model="model",
+        student=inputs.student,
+        teachers=inputs.teachers,
+        data=data.get("data"),
+        parts=tuple(parts),
+        recipe=Recipe.model_validate(job.recipe),
+        evaluate=JobEvaluate.model_validate(job.evaluate),
+        targets=Targets.model_validate(job.targets),
+        output="out",
+        resume="resume" if inputs.done else None,
+        threads=settings.engine_threads,
+        save_seconds=settings.save_seconds,
+        split_batches=job.split_batches,
+        memory_bytes=engine_memory(settings),
+        emulate_seconds=settings.emulate_seconds or None,
+        wordnet=str(settings.wordnet) if settings.wordnet else None,
+        helper_models=str(settings.helper_models) if settings.helper_models else None,
+        lm_eval_data=str(settings.lm_eval_data) if settings.lm_eval_data else None,
+    )
+    path = folder / "spec.json"
+    path.write_text(spec.model_dump_json(), encoding="utf-8")
+    return path
+
+
+def _data(dataset: Dataset, place: str) -> Data:
+    """Return a dataset's layout with its files' paths from the attempt's folder."""
+    splits = {name: tuple(f"{place}/{path}" for path in paths) for name, paths in dataset.data["splits"].items()}
+    return Data.model_validate({**dataset.data, "splits": splits})
+
+
+def fetch(storage: Storage, files: list[File], target: Path, heed: Callable[[], None] = lambda: None) -> None:
+    """Copy files into a folder. Raises FileNotFoundError where one has no bytes."""
+    for file in files:
+        if file.key is None:
+            raise FileNotFoundError(f"{file.path} has no bytes in storage")
+        place = target / file.path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        storage.get_file(file.key, place, file.size, heed)
+
+
+def _fetch_checkpoint(storage: Storage, checkpoint: Checkpoint, target: Path, heed: Callable[[], None]) -> None:
+    for file in checkpoint.files:
+        place = target / file["path"]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        storage.get_file(f"{checkpoint.prefix}/{file['path']}", place, file["size"], heed)

@@ -1,0 +1,144 @@
+"""A worker's row: who it is, that it lives, and whether it is to stop taking jobs."""
+
+import os
+import platform
+import socket
+import threading
+import time
+from typing import Any
+
+import structlog
+from sqlalchemy import select, update
+
+from app.core.ids import new_id
+from app.core.settings import Settings
+from app.jobs import jobs, predictions
+from app.store import broker, resources
+from app.store.clock import now
+from app.store.db import get_engine, reading, writing
+from app.store.models import Worker
+from workers.broker_watchdog import Ears, Hearing, begin_anew
+from workers.limits import augmentation, devices, engine_memory, lm_eval
+from workers.sandbox import get_sandbox
+
+log = structlog.get_logger()
+PATIENCE = 20.0
+"""Seconds that a fork waits for a beat: longer than SQLite's own patience would hold up the whole worker."""
+
+
+class Gate:
+    """Lets no process fork while a connection to the database is open in it.
+
+    SQLite notes its locks in the process. A child that is forked while the parent holds the write lock takes over the note
+    but not the thread that would let go: for that child the database is locked for ever.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.mine = threading.Lock(), False
+        os.register_at_fork(before=self._before, after_in_parent=self._after, after_in_child=self._after_in_child)
+
+    def _before(self) -> None:
+        self.mine = self.lock.acquire(timeout=PATIENCE)
+
+    def _after(self) -> None:
+        if self.mine:
+            self.mine = False
+            self.lock.release()
+
+    def _after_in_child(self) -> None:
+        self.lock, self.mine = threading.Lock(), False
+
+
+gate = Gate()
+
+
+class Presence(threading.Thread):
+    """Says every few seconds that this worker lives. Runs in Celery's parent, so it goes on while the child works."""
+
+    def __init__(self, lane: str, settings: Settings, ears: Ears) -> None:
+        super().__init__(name="presence", daemon=True)
+        self.worker_id = new_id("wkr")
+        self.lane, self.settings = lane, settings
+        self.stirred = threading.Event()
+        self.drains = False
+        self.facts: dict[str, Any] = {}
+        self.hearing = Hearing(ears, broker.bell(), lane, settings.ring_seconds)
+
+    def register(self) -> None:
+        """Write the row. The child that works reads its id from the environment."""
+        os.environ["LATHE_WORKER_ID"] = self.worker_id
+        self.facts = {
+            "cores": os.cpu_count(),
+            "memory_bytes": engine_memory(self.settings),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "devices": devices(),
+            "confinement": get_sandbox(self.settings).level,
+            "augmentation": augmentation(self.settings),
+            "lm_eval": lm_eval(self.settings),
+        }
+        with writing() as session:
+            session.add(self._row())
+        log.info("worker_started", worker=self.worker_id, lane=self.lane, **self.facts)
+
+    def _row(self, *, drain: bool = False) -> Worker:
+        who = {"id": self.worker_id, "kind": self.lane, "host": socket.gethostname(), "pid": os.getpid()}
+        return Worker(**who, facts=self.facts, drain=drain)
+
+    def run(self) -> None:
+        """Beat as long as the process lives."""
+        told = False
+        while True:
+            self.stirred.wait(self.settings.heartbeat_seconds)
+            drains = self.drains
+            try:
+                self.beat(drains)
+                told = drains
+                if not drains and self.hearing.is_lost(self.work_waits):
+                    begin_anew(self.lane)
+            except Exception as error:  # the database is away; it will be asked again
+                log.warning("presence_failed", error=str(error))
+            if told or not drains:
+                self.stirred.clear()
+            else:
+                time.sleep(0.5)
+
+    def beat(self, drains: bool) -> None:
+        """Write that we live, and leave no connection open that a child could inherit.
+
+        The keeper forgets who was silent for a day, as one is that stood still or whose database was away. Without a row
+        nothing would tell our child to stop, so it is written again.
+        """
+        with gate.lock:
+            try:
+                with writing() as session:
+                    mine = update(Worker).where(Worker.id == self.worker_id).values(seen_at=now(), drain=drains)
+                    if session.scalar(mine.returning(Worker.id)) is None:
+                        session.add(self._row(drain=drains))
+            finally:
+                get_engine().dispose()
+
+    def work_waits(self) -> bool:
+        """Say whether there is work that this worker could take."""
+        with gate.lock:
+            try:
+                with reading() as session:
+                    if self.lane == broker.CHECKS:
+                        return resources.checks_waiting(session) or predictions.waiting(session)
+                    return jobs.work_waiting(session, engine_memory(self.settings))
+            finally:
+                get_engine().dispose()
+
+    def drain(self) -> None:
+        """Ask our own child to give its job back: SIGTERM reaches only this parent.
+
+        Called from a signal handler, which may have interrupted anything: it only sets flags, and the thread writes.
+        """
+        self.drains = True
+        self.stirred.set()
+
+
+def draining(worker_id: str) -> bool:
+    """Say whether this worker is to take no more jobs."""
+    with reading() as session:
+        return bool(session.scalar(select(Worker.drain).where(Worker.id == worker_id)))
