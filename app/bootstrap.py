@@ -31,7 +31,7 @@ def alembic_config() -> Config:
 
 def _team(session: Session, name: str | None) -> Team:
     if name is None:
-        return keys.first_team(session)
+        return keys.ensure_operator_team(session)
     found = session.scalar(select(Team).where(Team.name == name))
     if found is None:
         raise SystemExit(f"there is no team {name!r}; `lathe teams ls` shows those that there are")
@@ -50,7 +50,7 @@ def main() -> None:
         command.upgrade(config, "head")
     with writing() as session:
         team = _team(session, asked.team)
-        key = keys.admin_key(session, team.id, asked.key or "first")
+        key = keys.ensure_admin_key(session, team.id, asked.key or "first")
         if key is None and asked.key:
             key = keys.create_key(session, team.id, asked.key, ADMIN)[1]
     head = ScriptDirectory.from_config(config).get_current_head()

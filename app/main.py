@@ -1,10 +1,10 @@
 """The application, which server.py serves."""
 
-from app.accounts.audit import Audited
-from app.accounts.rate_limits import RateLimits
+from app.accounts.audit import AuditMiddleware
+from app.accounts.rate_limits import RateLimitMiddleware
 from app.api import exception_handlers
-from app.api.middleware import BodyLimit, Failures, PlainAddress, RequestContext, SafeHeaders
-from app.api.openapi import Documented, operation_id
+from app.api.middleware import BodyLimit, ErrorMiddleware, NulFilter, RequestContext, SecurityHeaders
+from app.api.openapi import DocumentedApi, operation_id
 from app.api.routes import (
     artifacts,
     audit,
@@ -36,11 +36,11 @@ from app.pages.dashboard import routes as dashboard
 DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."
 
 
-def create_app(settings: Settings) -> Documented:
+def create_app(settings: Settings) -> DocumentedApi:
     """Put the routes, the problem documents and the middleware together."""
     logs.configure("api")
     # FastAPI's own pages of the schema load scripts from a CDN, which would run where a browser is signed in: ours loads none.
-    app = Documented(
+    app = DocumentedApi(
         title="Lathe",
         version="1",
         description=DESCRIPTION,
@@ -77,12 +77,12 @@ def create_app(settings: Settings) -> Documented:
         metrics.router,
     ):
         app.include_router(router)
-    app.add_middleware(Audited)
+    app.add_middleware(AuditMiddleware)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
-    app.add_middleware(PlainAddress)
-    app.add_middleware(Failures)
-    app.add_middleware(RateLimits)
-    app.add_middleware(SafeHeaders, over_tls=(settings.public_url or "").startswith("https://"))
+    app.add_middleware(NulFilter)
+    app.add_middleware(ErrorMiddleware)
+    app.add_middleware(RateLimitMiddleware)
+    app.add_middleware(SecurityHeaders, over_tls=(settings.public_url or "").startswith("https://"))
     app.add_middleware(RequestContext)
     return app
 

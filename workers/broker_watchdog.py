@@ -16,14 +16,14 @@ from contextlib import contextmanager
 import psutil
 import structlog
 
-from app.store.broker import Bell
+from app.store.broker import WakeUpSender
 
 log = structlog.get_logger()
-UNHEARD = 5
+MAX_MISSED = 5
 """Rings that are sent and not heard before a worker is deaf. Other idle workers hear some, but they take the work, too."""
 
 
-class Ears:
+class ChildActivity:
     """How often the child has looked for work, and who is at work: memory that a worker's parent and its children share.
 
     Made before the fork. The child alone writes.
@@ -37,7 +37,7 @@ class Ears:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """In the child: it has heard, and works until the block ends."""
-        self.LOOKS.pack_into(self.memory, 0, (self.looks + 1) % 2**32)
+        self.LOOKS.pack_into(self.memory, 0, (self.polls + 1) % 2**32)
         self.PID.pack_into(self.memory, self.LOOKS.size, os.getpid())
         try:
             yield
@@ -45,7 +45,7 @@ class Ears:
             self.PID.pack_into(self.memory, self.LOOKS.size, 0)
 
     @property
-    def looks(self) -> int:
+    def polls(self) -> int:
         """How often a child began to look."""
         found: int = self.LOOKS.unpack_from(self.memory, 0)[0]
         return found
@@ -57,37 +57,42 @@ class Ears:
         return not pid or not psutil.pid_exists(pid)
 
 
-class Hearing:
+class BrokerWatchdog:
     """Rings for this worker while work waits that it does not take, and says when that is of no use."""
 
     def __init__(
-        self, ears: Ears, bell: Bell, lane: str, ring_seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        ears: ChildActivity,
+        bell: WakeUpSender,
+        lane: str,
+        ring_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.ears, self.bell, self.lane, self.ring_seconds, self.clock = ears, bell, lane, ring_seconds, clock
-        self.looks: int | None = None
+        self.activity, self.bell, self.lane, self.ring_seconds, self.clock = ears, bell, lane, ring_seconds, clock
+        self.polls: int | None = None
         self.sent, self.rung = 0, 0.0
 
-    def is_lost(self, waiting: Callable[[], bool]) -> bool:
+    def is_deaf(self, waiting: Callable[[], bool]) -> bool:
         """Say whether this worker is deaf. Called every few seconds; `waiting` says whether there is work that it could take.
 
         A broker that is away takes no ring, so nobody is called deaf for it.
         """
-        looks = self.ears.looks
-        if not self.ears.idle or not waiting():
-            self.looks = None
+        looks = self.activity.polls
+        if not self.activity.idle or not waiting():
+            self.polls = None
             return False
-        if looks != self.looks:
-            self.looks, self.sent, self.rung = looks, self.bell.sent, self.clock()
+        if looks != self.polls:
+            self.polls, self.sent, self.rung = looks, self.bell.sent, self.clock()
             return False
-        if self.bell.sent - self.sent >= UNHEARD:
+        if self.bell.sent - self.sent >= MAX_MISSED:
             return True
         if self.clock() - self.rung >= self.ring_seconds:
             self.rung = self.clock()
-            self.bell.ring(self.lane)
+            self.bell.send_soon(self.lane)
         return False
 
 
-def begin_anew(lane: str) -> None:
+def restart_worker(lane: str) -> None:
     """Become a new worker in the same process: fresh connections, fresh children. Does not return."""
     log.warning("deaf", lane=lane, note="work waits, and wake-ups that the broker took do not arrive: this worker starts again")
     for child in psutil.Process().children():

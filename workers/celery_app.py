@@ -9,35 +9,35 @@ from celery import signals
 
 from app.core.settings import get_settings
 from app.store import broker, db
-from workers.broker_watchdog import Ears
+from workers.broker_watchdog import ChildActivity
 from workers.folders import sweep
-from workers.registration import Presence
+from workers.registration import Registration
 
 PR_SET_PDEATHSIG = 1
 LANE = os.environ.get("LATHE_LANE", broker.JOBS)
 
 app = broker.make_celery(get_settings())
 app.conf.imports = ("workers.tasks",)
-ears = Ears()
-_presence: Presence | None = None
+child_activity = ChildActivity()
+_registration: Registration | None = None
 
 
 @signals.worker_init.connect
 def _starting(**_: Any) -> None:
-    global _presence
+    global _registration
     settings = get_settings()
     sweep(settings.scratch)
-    _presence = Presence(LANE, settings, ears)
-    _presence.register()
+    _registration = Registration(LANE, settings, child_activity)
+    _registration.register()
     db.get_engine().dispose()  # the children are forked from here and must not share a connection
 
 
 @signals.worker_ready.connect
 def _ready(**_: Any) -> None:
-    if _presence is not None:
-        _presence.start()
+    if _registration is not None:
+        _registration.start()
     # Work may have waited for the first worker to come.
-    broker.bell().ring(LANE)
+    broker.wake_up_sender().send_soon(LANE)
 
 
 @signals.worker_process_init.connect
@@ -51,5 +51,5 @@ def _forked(**_: Any) -> None:
 
 @signals.worker_shutting_down.connect
 def _stopping(**_: Any) -> None:
-    if _presence is not None:
-        _presence.drain()
+    if _registration is not None:
+        _registration.drain()

@@ -19,9 +19,9 @@ from app.core.settings import Settings
 from compression.schema.events import Event, parse_event
 from compression.system.host_lock import TURN_VARIABLE, WAIT_SECONDS, WAIT_VARIABLE
 from workers.folders import Untrustworthy
-from workers.measuring_lock import ASKS, MeasuringTurns
+from workers.measuring_lock import REQUEST_FILE, MeasuringLock
 from workers.sandbox import CONFINING, Sandbox, code_folder, get_sandbox
-from workers.usage import Usage, excess, usage
+from workers.usage import Usage, find_excess, measure_usage
 
 LONGEST_LINE = 4 << 20
 """Bytes of one event; a report of many rows and files stays far below."""
@@ -34,7 +34,7 @@ SECONDS_TO_GO = 10.0
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
-def environment(folder: Path, wait_seconds: float) -> dict[str, str]:
+def child_environment(folder: Path, wait_seconds: float) -> dict[str, str]:
     """Return what a child may know: no credential, no address, no home of ours. wait_seconds: for its turn to measure."""
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
@@ -50,17 +50,17 @@ def environment(folder: Path, wait_seconds: float) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         # Two jobs must not be timed at once: it asks in its own folder, and its worker takes the host's lock for it.
-        TURN_VARIABLE: str(folder / ASKS),
+        TURN_VARIABLE: str(folder / REQUEST_FILE),
         WAIT_VARIABLE: f"{wait_seconds:g}",
     }
 
 
-def command(verb: str, spec: Path, *more: str) -> list[str]:
+def engine_command(verb: str, spec: Path, *more: str) -> list[str]:
     """Return the command line of the engine. -P: the folder that it runs in is no place to import from."""
     return [sys.executable, "-P", "-m", "compression", verb, str(spec), *more]
 
 
-def start(
+def start_child(
     arguments: Sequence[str],
     folder: Path,
     sandbox: Sandbox,
@@ -75,7 +75,7 @@ def start(
     return subprocess.Popen(
         sandbox.wrap(arguments, folder),
         cwd=folder,
-        env=environment(folder, wait_seconds),
+        env=child_environment(folder, wait_seconds),
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
@@ -85,15 +85,15 @@ def start(
     )
 
 
-def send(process: "subprocess.Popen[bytes]", number: int) -> None:
+def signal_group(process: "subprocess.Popen[bytes]", number: int) -> None:
     """Signal all that belongs to a child. With bubblewrap SIGTERM is the end: there is nobody in between to pass it on."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
 
 
-def end(process: "subprocess.Popen[bytes]") -> None:
+def kill_group(process: "subprocess.Popen[bytes]") -> None:
     """Kill a child and all that it started."""
-    send(process, signal.SIGKILL)
+    signal_group(process, signal.SIGKILL)
     process.wait()
 
 
@@ -116,7 +116,7 @@ class ChildDied(RuntimeError):
         self.wants_memory = number == signal.SIGABRT and any(words in said for words in NO_MEMORY)
 
 
-class TookTooMuch(RuntimeError):
+class LimitExceeded(RuntimeError):
     """A child that is to answer took more than it may, and was ended: `error` says of what."""
 
     def __init__(self, error: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ class TookTooMuch(RuntimeError):
         self.error = error
 
 
-def find(verb: str, spec: Path, folder: Path, settings: Settings, seconds: float) -> bytes:
+def run_query(verb: str, spec: Path, folder: Path, settings: Settings, seconds: float) -> bytes:
     """Run a command that answers with one JSON object; return what it printed, unread.
 
     Raises subprocess.TimeoutExpired after so many seconds, TookTooMuch, ChildDied, RuntimeError where it ended badly or said
@@ -133,15 +133,15 @@ def find(verb: str, spec: Path, folder: Path, settings: Settings, seconds: float
     sandbox, wait_seconds = get_sandbox(settings), min(settings.measure_wait_seconds, seconds / 4)
     # Read through what was opened here: what the names lead to later is the child's to choose.
     with (folder / "finding.json").open("w+b") as answer, (folder / "errors.log").open("w+b") as errors:
-        arguments = command(verb, spec, "--die-with-parent")
-        child = start(
+        arguments = engine_command(verb, spec, "--die-with-parent")
+        child = start_child(
             arguments, folder, sandbox, stdin=subprocess.DEVNULL, stdout=answer, stderr=errors, wait_seconds=wait_seconds
         )
         try:
-            with MeasuringTurns(folder, settings):
+            with MeasuringLock(folder, settings):
                 status = sandbox.exit_status(_watched(child, settings, seconds))
         finally:
-            end(child)
+            kill_group(child)
         found = os.pread(answer.fileno(), LONGEST_FINDING + 1, 0)
         said = os.pread(errors.fileno(), 2000, max(0, os.fstat(errors.fileno()).st_size - 2000)).decode(errors="replace")
     if status < 0:
@@ -161,8 +161,8 @@ def _watched(child: "subprocess.Popen[bytes]", settings: Settings, seconds: floa
         except subprocess.TimeoutExpired:
             if left <= LOOK_SECONDS:
                 raise
-        if error := excess(usage(child.pid, 0), settings):
-            raise TookTooMuch(error)
+        if error := find_excess(measure_usage(child.pid, 0), settings):
+            raise LimitExceeded(error)
 
 
 def _number(text: str) -> float:
@@ -183,8 +183,8 @@ class Engine:
         self.log = (folder / "engine.log").open("w+b")
         reader, writer = os.pipe()
         try:
-            self.process = start(
-                command("run", spec, "--events-fd", str(writer), "--die-with-parent"),
+            self.process = start_child(
+                engine_command("run", spec, "--events-fd", str(writer), "--die-with-parent"),
                 folder,
                 self.sandbox,
                 stdin=subprocess.PIPE,
@@ -200,7 +200,7 @@ class Engine:
         finally:
             os.close(writer)
         self.pipe, self.shown, self.hidden = reader, False, set[int]()
-        self.turns = MeasuringTurns(folder, settings)
+        self.turns = MeasuringLock(folder, settings)
         self.orders = cast("IO[bytes]", self.process.stdin)
         os.set_blocking(reader, False)
         os.set_blocking(self.orders.fileno(), False)  # an engine that does not read must not hold us up
@@ -210,7 +210,7 @@ class Engine:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        end(self.process)
+        kill_group(self.process)
         self.turns.close()
         self._drain()
         os.close(self.pipe)
@@ -263,34 +263,34 @@ class Engine:
 
     def stop(self) -> None:
         """End it: SIGTERM, a grace, SIGKILL. Returns when it is gone."""
-        send(self.process, signal.SIGTERM)
+        signal_group(self.process, signal.SIGTERM)
         try:
             self.process.wait(self.settings.cancel_grace_seconds)
         except subprocess.TimeoutExpired:
-            end(self.process)
+            kill_group(self.process)
 
     def kill(self) -> None:
         """End it now. Safe from another thread."""
-        send(self.process, signal.SIGKILL)
+        signal_group(self.process, signal.SIGKILL)
 
     def status(self) -> int:
         """Return the exit status, −n for signal n, once the pipe has ended; an engine that lingers is ended."""
         try:
             code = self.process.wait(self.settings.cancel_grace_seconds)
         except subprocess.TimeoutExpired:
-            end(self.process)
+            kill_group(self.process)
             code = self.process.returncode
         return self.sandbox.exit_status(code)
 
     def usage(self) -> Usage:
         """Look at what all its processes take. Raises Untrustworthy where one hides it at two looks, and did not before."""
-        found = usage(self.process.pid, CONFINING[self.sandbox.level])
+        found = measure_usage(self.process.pid, CONFINING[self.sandbox.level])
         if self.shown and self.hidden & found.hidden:
             raise Untrustworthy("a process does not show what it has open")
         self.shown, self.hidden = self.shown or found.shows, found.hidden
         return found
 
-    def last_words(self, limit: int = 2000) -> str:
+    def last_output(self, limit: int = 2000) -> str:
         """Return the end of what it printed."""
         # At a place, not from one: the engine writes where our shared offset is.
         size = os.fstat(self.log.fileno()).st_size

@@ -11,7 +11,7 @@ import structlog
 
 from app.core import crash_points, traces
 from app.core.settings import Settings
-from app.jobs import jobs
+from app.jobs import fencing, jobs, stage_results
 from app.store.db import reading
 from app.store.storage import Storage
 from compression.schema import events
@@ -33,11 +33,11 @@ from compression.schema.report.measurements import Row
 from compression.schema.report.report import Artifact, File, Report
 from compression.system.memory import killed_for_memory
 from workers.engine import Engine
-from workers.folders import Checked, Untrustworthy, open_beneath, remove_beneath
+from workers.folders import Untrustworthy, VerifiedFile, open_beneath, remove_beneath
 from workers.job_inputs import needed_bytes
 from workers.lease import Lease, Write, persist
 from workers.limits import engine_disk, taken_bytes
-from workers.usage import excess
+from workers.usage import find_excess
 
 log = structlog.get_logger()
 TICK = 0.25
@@ -49,7 +49,7 @@ MOST_EVENTS = 20_000
 """Events of one attempt that are stored. A real job has some hundred."""
 CURVE_POINTS = 100
 """Losses of a phase that are stored, at most about, beside those that come with a score."""
-BREATH = 0.01
+WRITE_PAUSE_SECONDS = 0.01
 """Seconds between two writes. One writes at a time in SQLite, and waits its turn without a queue: an engine that floods us with
 events would keep the lease's renewal, and everybody else, from theirs."""
 Kept = list[tuple[Artifact, dict[str, str]]]
@@ -84,12 +84,12 @@ def _beyond(cause: str) -> dict[str, Any]:
     return DiskFull(f"{cause}, far more than forecast", remedy=remedy).as_dict()
 
 
-class Watch:
+class EventRelay:
     """Follows one engine to its end."""
 
     def __init__(
         self,
-        claim: jobs.Claim,
+        claim: fencing.Claim,
         folder: Path,
         storage: Storage,
         lease: Lease,
@@ -103,7 +103,7 @@ class Watch:
         self.engine, self.settings = engine, settings
         self.place = f"jobs/{claim.job.id}/{claim.fence}"
         self.pending: Kept = []
-        self.stretch = traces.Stretch()
+        self.span = traces.SpanHandle()
         self.report: Report | None = None
         self.numbers = count(1)
         self.saved: list[str] = []
@@ -119,14 +119,14 @@ class Watch:
         self.most_disk = fetched + self.most_written
         self.disk_due, self.kept_bytes = time.monotonic() + DISK_SECONDS, 0
 
-    def follow(self) -> None:
+    def run(self) -> None:
         """Read to the end. Raises Interrupted, Failed, Crashed, Untrustworthy, StaleFence."""
         try:
             self._follow()
         except Exception as error:
-            self.stretch.end(f"{type(error).__name__}: {error}"[:200])
+            self.span.end(f"{type(error).__name__}: {error}"[:200])
             raise
-        self.stretch.end()
+        self.span.end()
 
     def _follow(self) -> None:
         for event in self.engine.events(TICK):
@@ -151,7 +151,7 @@ class Watch:
         self._interrupt()
         if status == -signal.SIGKILL and killed_for_memory() > self.killed_before:
             raise Failed(OutOfMemory("the system ended the engine for want of memory", param="recipe.train").as_dict())
-        raise Crashed(f"Exit status {status}. {self.engine.last_words(600)}")
+        raise Crashed(f"Exit status {status}. {self.engine.last_output(600)}")
 
     def _interrupt(self) -> None:
         for reason in ("lost", "cancel", "overdue"):
@@ -175,11 +175,11 @@ class Watch:
         if now - self.moved > self.settings.stall_seconds:
             self.engine.kill()
             raise Crashed(
-                f"Nothing moved for {self.settings.stall_seconds:g} s. {self.engine.last_words(600)}", "engine_stalled"
+                f"Nothing moved for {self.settings.stall_seconds:g} s. {self.engine.last_output(600)}", "engine_stalled"
             )
         if now - self.looked > MEMORY_SECONDS:
             self.looked = now
-            if error := excess(self.engine.usage(), self.settings):
+            if error := find_excess(self.engine.usage(), self.settings):
                 self.engine.kill()
                 raise Failed(error)
         if now > self.disk_due:
@@ -232,8 +232,8 @@ class Watch:
             self.moved = time.monotonic()
 
     def _stage_started(self, stage: str, *, resumed: bool) -> None:
-        self.stretch.end()
-        self.stretch = traces.begin(f"stage {stage}", job=self.claim.job.id, stage=stage, resumed=resumed)
+        self.span.end()
+        self.span = traces.start_span(f"stage {stage}", job=self.claim.job.id, stage=stage, resumed=resumed)
         log.info("stage_started", stage=stage, resumed=resumed)
 
     def _progress(self, event: Progress) -> None:
@@ -255,7 +255,7 @@ class Watch:
     def _compare(self, report: Report) -> None:
         """Hold a report against what was stored stage by stage. Raises Untrustworthy."""
         with reading() as session:
-            rows, names = jobs.recorded(session, self.claim.job.id)
+            rows, names = stage_results.list_results(session, self.claim.job.id)
         names |= {artifact.name for artifact, _ in self.pending}
         if [row.model_dump(mode="json") for row in report.rows] != rows:
             raise Untrustworthy("the report's rows are not those of its stages")
@@ -276,11 +276,11 @@ class Watch:
         checkpoint = [file.model_dump(mode="json") for file in files]
         origin, kept = self._origin(), self.pending
         self._write(
-            lambda session: jobs.stage_finished(
+            lambda session: stage_results.record_stage(
                 session, self.claim, row, f"{self.place}/{folder}", checkpoint, kept, origin=origin
             )
         )
-        self.stretch.end()
+        self.span.end()
         log.info("stage_finished", stage=row.stage, seconds=row.seconds)
         crash_points.reach("worker_stage_recorded")
         self.pending = []
@@ -300,7 +300,7 @@ class Watch:
         data = event.model_dump(mode="json", include={"stage", "part"})
         origin, kept, prefix = self._origin(), self.pending, f"{self.place}/{folder}"
         self._write(
-            lambda session: jobs.part_finished(
+            lambda session: stage_results.record_part(
                 session, self.claim, event.stage, event.number, prefix, files, kept, data, origin=origin
             )
         )
@@ -312,7 +312,7 @@ class Watch:
     def part_names(self) -> list[str]:
         """What the job's several datasets are called; nothing where it has one."""
         with reading() as session:
-            return jobs.part_names(session, self.claim.job.id)
+            return stage_results.list_part_names(session, self.claim.job.id)
 
     def _training_saved(self, event: TrainingSaved) -> None:
         """Take what was saved, then make room: the folder's absence tells the engine that it may save again."""
@@ -323,7 +323,9 @@ class Watch:
         data = event.model_dump(mode="json", include={"stage", "part", "phase", "step", "total"})
         origin = self._origin()
         self._write(
-            lambda session: jobs.training_saved(session, self.claim, f"{self.place}/{folder}", files, data, origin=origin)
+            lambda session: stage_results.record_training(
+                session, self.claim, f"{self.place}/{folder}", files, data, origin=origin
+            )
         )
         crash_points.reach("worker_training_saved")
         self._forget_saved()
@@ -355,7 +357,7 @@ class Watch:
                 keys[file.path] = key  # it came with its part
                 continue
             with open_beneath(self.folder, f"out/{folder}/{file.path}") as source:
-                self.storage.put_file(key, Checked(source, file.size, file.sha256, file.path))
+                self.storage.put_file(key, VerifiedFile(source, file.size, file.sha256, file.path))
                 keys[file.path] = key
             self._interrupt()
         return keys
@@ -369,8 +371,8 @@ class Watch:
 
     def _record(self, kind: str, data: dict[str, Any], **changes: Any) -> None:
         origin = self._origin()
-        self._write(lambda session: jobs.record(session, self.claim, kind, data, origin=origin, **changes))
-        time.sleep(BREATH)
+        self._write(lambda session: jobs.record_event(session, self.claim, kind, data, origin=origin, **changes))
+        time.sleep(WRITE_PAUSE_SECONDS)
 
     def _write(self, write: Write) -> None:
         persist(self.lease, write)

@@ -17,7 +17,7 @@ import structlog
 from workers.removal import remove_tree
 
 log = structlog.get_logger()
-LOCK, DOOR = ".held", ".door"
+LOCK, SWEEP_LOCK = ".held", ".door"
 RESERVED = ".reserved"
 """Behind a folder's name, the name of the file beside it that says how much it was promised: no child reaches that one."""
 
@@ -47,7 +47,7 @@ def private_folder(scratch: Path, name: str) -> Iterator[Path]:
 @contextmanager
 def _door(scratch: Path) -> Iterator[None]:
     """Let one at a time make folders or sweep them: so a folder without a lock is nobody's."""
-    with (scratch / DOOR).open("w") as door:
+    with (scratch / SWEEP_LOCK).open("w") as door:
         fcntl.flock(door, fcntl.LOCK_EX)
         yield
 
@@ -67,7 +67,7 @@ def sweep(scratch: Path) -> None:
         for folder in scratch.glob("*/"):
             if not _held(folder):
                 log.info("left_over_removed", folder=str(folder))
-                end_strays(folder)
+                kill_strays(folder)
                 _remove(folder)
         for promise in scratch.glob(f"*{RESERVED}"):
             if not promise.with_name(promise.name.removesuffix(RESERVED)).exists():
@@ -98,7 +98,7 @@ def _remove(place: Path) -> None:
         log.error("left_over_stays", path=str(place), error=str(error))
 
 
-def end_strays(folder: Path) -> None:
+def kill_strays(folder: Path) -> None:
     """Kill every process whose home is `folder`, and wait until it is gone.
 
     What a worker started dies with it, but for one moment: bubblewrap's child, before it has asked the kernel for that, waits
@@ -153,7 +153,7 @@ def open_beneath(root: Path, path: str) -> BufferedReader:
     return os.fdopen(handle, "rb")
 
 
-class Checked:
+class VerifiedFile:
     """A file as its event promised it, read once from start to end while its writer lives and may go on writing.
 
     What is handed on is what was hashed, and never more than was promised. The last bytes come only once all are right: whoever

@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import select
 
 from app.core.settings import Settings
-from app.jobs import jobs
+from app.jobs import fencing, stage_results
 from app.store.db import reading
 from app.store.models import Checkpoint, Dataset, File, Job, JobDataset, Model
 from app.store.storage import Storage
@@ -62,19 +62,19 @@ def _inputs(job: Job) -> _Inputs:
             {place: session.get_one(Model, one) for place, one in models.items()},
             {place: session.get_one(Dataset, one) for place, one in datasets.items()},
             tuple(part.name for part in several),
-            tuple(jobs.checkpoints(session, job.id)),
+            tuple(stage_results.list_checkpoints(session, job.id)),
         )
 
 
-def fetched_bytes(job: Job) -> int:
+def input_bytes(job: Job) -> int:
     """Return the bytes that `lay_out` will copy."""
     inputs = _inputs(job)
     files = sum(file.size for one in inputs.uploads.values() for file in one.files)
     return files + sum(int(file["size"]) for checkpoint in inputs.done for file in checkpoint.files)
 
 
-def lay_out(
-    claim: jobs.Claim, folder: Path, settings: Settings, storage: Storage, heed: Callable[[], None] = lambda: None
+def write_inputs(
+    claim: fencing.Claim, folder: Path, settings: Settings, storage: Storage, heed: Callable[[], None] = lambda: None
 ) -> Path:
     """Copy models, data and checkpoints into the folder; return the spec that was written beside them.
 
@@ -82,7 +82,7 @@ def lay_out(
     """
     job, inputs = claim.job, _inputs(claim.job)
     for name, one in inputs.uploads.items():
-        fetch(storage, one.files, folder / name, heed)
+        fetch_files(storage, one.files, folder / name, heed)
     for checkpoint in inputs.done:
         # Parts of a stage that was not finished (`<stage>.<place>`) lie where they would in the finished one.
         place = folder / "resume" / checkpoint.stage.partition(".")[0]
@@ -128,7 +128,7 @@ def _data(dataset: Dataset, place: str) -> Data:
     return Data.model_validate({**dataset.data, "splits": splits})
 
 
-def fetch(storage: Storage, files: list[File], target: Path, heed: Callable[[], None] = lambda: None) -> None:
+def fetch_files(storage: Storage, files: list[File], target: Path, heed: Callable[[], None] = lambda: None) -> None:
     """Copy files into a folder. Raises FileNotFoundError where one has no bytes."""
     for file in files:
         if file.key is None:

@@ -20,7 +20,7 @@ from app.jobs import jobs, predictions
 from app.store import broker, resources
 from app.store.clock import now
 from app.store.db import reading, writing
-from app.store.models import IdempotencyKey, Leader, Try, Worker
+from app.store.models import IdempotencyKey, Leader, Prediction, Worker
 from app.store.storage import Storage, get_storage
 from workers.sweeper import Sweeper
 
@@ -32,7 +32,7 @@ REMEMBER_SECONDS = 24 * 3600.0
 """How long Idempotency-Keys, questions with their answers and the rows of workers that are gone are kept."""
 
 
-def lead(session: Session, holder: str, seconds: float) -> bool:
+def take_leadership(session: Session, holder: str, seconds: float) -> bool:
     """Take or keep the office until `seconds` from now; False while another holds it."""
     insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     row = insert(Leader).values(office=OFFICE, holder=holder, until=now(seconds))
@@ -74,15 +74,15 @@ class Keeper:
     def round(self) -> None:
         """Do everything once, if we lead."""
         with writing() as session:
-            if not lead(session, self.holder, max(10.0, 5 * self.settings.keeper_seconds)):
+            if not take_leadership(session, self.holder, max(10.0, 5 * self.settings.keeper_seconds)):
                 return
         if time.monotonic() >= self.grace_until:
             with writing() as session:
-                reaped = jobs.reap(
+                reaped = jobs.requeue_expired(
                     session, max_failures=self.settings.max_failures, backoff_seconds=self.settings.backoff_seconds
                 )
             with writing() as session:
-                late = jobs.expire(session)
+                late = jobs.fail_overdue(session)
             for job_id in reaped:
                 log.warning("reaped", job=job_id)
                 crash_points.reach("keeper_after_reap")
@@ -92,18 +92,18 @@ class Keeper:
         self.sweeper.round()
         with writing() as session:
             session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now(-REMEMBER_SECONDS)))
-            session.execute(delete(Try).where(Try.created_at < now(-REMEMBER_SECONDS)))
-            audit.forget(session)
+            session.execute(delete(Prediction).where(Prediction.created_at < now(-REMEMBER_SECONDS)))
+            audit.delete_expired(session)
             session.execute(delete(Worker).where(Worker.seen_at < now(-REMEMBER_SECONDS)))
 
     def _wake(self) -> None:
         with reading() as session:
-            checks = resources.checks_waiting(session) or predictions.waiting(session)
-            waiting = {broker.JOBS: jobs.work_waiting(session), broker.CHECKS: checks}
+            checks = resources.checks_waiting(session) or predictions.has_waiting_prediction(session)
+            waiting = {broker.JOBS: jobs.has_waiting_job(session), broker.CHECKS: checks}
         for lane, work in waiting.items():
             if work and time.monotonic() - self.rung.get(lane, -RING_SECONDS) >= RING_SECONDS:
                 self.rung[lane] = time.monotonic()
-                broker.bell().ring(lane)  # from a thread of its own: a silent broker holds up no reaping
+                broker.wake_up_sender().send_soon(lane)  # from a thread of its own: a silent broker holds up no reaping
 
 
 def main() -> None:

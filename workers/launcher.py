@@ -56,7 +56,7 @@ def main() -> NoReturn:
 def _become_bubblewrap(plan: Plan, command: list[str]) -> NoReturn:
     _die_with(plan.parent, signal.SIGKILL)
     rules = os.memfd_create("seccomp", 0)
-    os.write(rules, seccomp.build(seccomp.ALWAYS))
+    os.write(rules, seccomp.build_filter(seccomp.ALWAYS))
     os.lseek(rules, 0, os.SEEK_SET)
     program, *options = plan.bubblewrap
     os.execv(program, [program, "--seccomp", str(rules), *options, "--", *command])  # noqa: S606
@@ -109,7 +109,7 @@ def _confine(plan: Plan) -> None:
         answers |= dict.fromkeys(seccomp.SIGNALS, errno.EPERM)
     if version < landlock.GUARDS_TRUNCATION:
         answers["truncate"] = errno.EPERM
-    filter_calls(seccomp.build(answers))
+    filter_calls(seccomp.build_filter(answers))
 
 
 def filter_calls(program: bytes) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.core.settings import Settings
-from app.jobs import jobs
+from app.jobs import fencing, jobs
 from app.store.db import writing
 
 log = structlog.get_logger()
@@ -27,7 +27,7 @@ LAST_MOMENT = 0.2
 class Lease(threading.Thread):
     """Renews until it is closed. When the lease is lost, `lost` is set and `on_lost` called (which kills the engine)."""
 
-    def __init__(self, claim: jobs.Claim, settings: Settings, on_lost: Callable[[], None]) -> None:
+    def __init__(self, claim: fencing.Claim, settings: Settings, on_lost: Callable[[], None]) -> None:
         super().__init__(name=f"lease-{claim.job.id}", daemon=True)
         self.claim, self.settings, self.on_lost = claim, settings, on_lost
         # What the attempt's lines carry is bound to its own thread.
@@ -51,7 +51,7 @@ class Lease(threading.Thread):
                 with writing() as session:
                     changes = {"progress": self.progress} if self.progress is not None else {}
                     beat = jobs.heartbeat(session, self.claim, self.settings.lease_seconds, **changes)
-            except jobs.StaleFence:
+            except fencing.StaleFence:
                 self._give_up("the job is not ours any more")
                 return
             except Exception as error:  # the database is away: go on until the lease could be over

@@ -21,14 +21,14 @@ from workers.folders import RESERVED
 
 SHARE = 0.9
 """Of the machine's memory that an engine may take: the rest is the worker's and the system's."""
-TO_SPARE = 32 << 20
+SPARE_BYTES = 32 << 20
 """Bytes of disk that stay free whatever jobs ask for."""
 BLOCK = 4096
 """Bytes."""
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-class NoRoom(Exception):
+class InsufficientDisk(Exception):
     """A disk cannot take what the job is expected to write."""
 
 
@@ -42,7 +42,7 @@ def machine_memory() -> int:
     return min(total, int(most)) if most.isdigit() else total
 
 
-def devices(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+def list_devices(drivers: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
     """Name this machine's GPUs, as their driver does, or its processor where there is none. No torch is loaded for that."""
     found = []
     for about in sorted(drivers.glob("*/information")):
@@ -80,7 +80,7 @@ def engine_disk(settings: Settings, needed: int) -> int:
 
 
 @contextlib.contextmanager
-def room(scratch: Path, folder: Path, storage: Storage, needed: int, fetched: int = 0) -> Iterator[None]:
+def reserve_disk(scratch: Path, folder: Path, storage: Storage, needed: int, fetched: int = 0) -> Iterator[None]:
     """Set `needed` bytes of the scratch disk aside for a job's folder while the context lasts, beside what is `fetched` first.
 
     What other jobs of this host were promised and have not written yet counts as taken. Raises NoRoom.
@@ -90,11 +90,11 @@ def room(scratch: Path, folder: Path, storage: Storage, needed: int, fetched: in
         fcntl.flock(lock, fcntl.LOCK_EX)
         promised = sum(_outstanding(other) for other in scratch.glob(f"*{RESERVED}") if other != promise)
         free = disk_usage(scratch).free - promised
-        if free < needed + fetched + TO_SPARE:
-            raise NoRoom(f"The job needs {needed + fetched:,} bytes of scratch, {max(free, 0):,} are free.")
+        if free < needed + fetched + SPARE_BYTES:
+            raise InsufficientDisk(f"The job needs {needed + fetched:,} bytes of scratch, {max(free, 0):,} are free.")
         left = storage.free_bytes()
-        if left is not None and left < needed + TO_SPARE:
-            raise NoRoom(f"The job needs up to {needed:,} bytes of storage, {left:,} are free.")
+        if left is not None and left < needed + SPARE_BYTES:
+            raise InsufficientDisk(f"The job needs up to {needed:,} bytes of storage, {left:,} are free.")
         promise.write_text(str(needed + fetched), "ascii")
     try:
         yield

@@ -16,19 +16,19 @@ from app.core.settings import Settings
 from compression.system.host_lock import GRANTED
 
 log = structlog.get_logger()
-ASKS = ".measure"
+REQUEST_FILE = ".measure"
 """The file in an engine's folder that the engine locks while it wants its turn."""
 POLL_SECONDS = 0.1
 GAP_SECONDS = 2.0
 """For others to take the lock before an engine that kept it too long may have it again."""
 
 
-class MeasuringTurns(threading.Thread):
+class MeasuringLock(threading.Thread):
     """Holds the host's lock while the engine in `folder` asks for it. Use as a context manager."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         super().__init__(name="measuring", daemon=True)
-        self.asks, self.granted = folder / ASKS, folder / (ASKS + GRANTED)
+        self.asks, self.granted = folder / REQUEST_FILE, folder / (REQUEST_FILE + GRANTED)
         self.lock = settings.scratch / "measure.lock"
         self.longest = settings.measure_hold_seconds
         self.over = threading.Event()

@@ -17,8 +17,8 @@ from app.store import broker, resources
 from app.store.clock import now
 from app.store.db import get_engine, reading, writing
 from app.store.models import Worker
-from workers.broker_watchdog import Ears, Hearing, begin_anew
-from workers.limits import augmentation, devices, engine_memory, lm_eval
+from workers.broker_watchdog import BrokerWatchdog, ChildActivity, restart_worker
+from workers.limits import augmentation, engine_memory, list_devices, lm_eval
 from workers.sandbox import get_sandbox
 
 log = structlog.get_logger()
@@ -26,7 +26,7 @@ PATIENCE = 20.0
 """Seconds that a fork waits for a beat: longer than SQLite's own patience would hold up the whole worker."""
 
 
-class Gate:
+class ForkGate:
     """Lets no process fork while a connection to the database is open in it.
 
     SQLite notes its locks in the process. A child that is forked while the parent holds the write lock takes over the note
@@ -49,20 +49,20 @@ class Gate:
         self.lock, self.mine = threading.Lock(), False
 
 
-gate = Gate()
+gate = ForkGate()
 
 
-class Presence(threading.Thread):
+class Registration(threading.Thread):
     """Says every few seconds that this worker lives. Runs in Celery's parent, so it goes on while the child works."""
 
-    def __init__(self, lane: str, settings: Settings, ears: Ears) -> None:
+    def __init__(self, lane: str, settings: Settings, ears: ChildActivity) -> None:
         super().__init__(name="presence", daemon=True)
         self.worker_id = new_id("wkr")
         self.lane, self.settings = lane, settings
-        self.stirred = threading.Event()
+        self.woken = threading.Event()
         self.drains = False
         self.facts: dict[str, Any] = {}
-        self.hearing = Hearing(ears, broker.bell(), lane, settings.ring_seconds)
+        self.watchdog = BrokerWatchdog(ears, broker.wake_up_sender(), lane, settings.ring_seconds)
 
     def register(self) -> None:
         """Write the row. The child that works reads its id from the environment."""
@@ -72,7 +72,7 @@ class Presence(threading.Thread):
             "memory_bytes": engine_memory(self.settings),
             "machine": platform.machine(),
             "python": platform.python_version(),
-            "devices": devices(),
+            "devices": list_devices(),
             "confinement": get_sandbox(self.settings).level,
             "augmentation": augmentation(self.settings),
             "lm_eval": lm_eval(self.settings),
@@ -89,17 +89,17 @@ class Presence(threading.Thread):
         """Beat as long as the process lives."""
         told = False
         while True:
-            self.stirred.wait(self.settings.heartbeat_seconds)
+            self.woken.wait(self.settings.heartbeat_seconds)
             drains = self.drains
             try:
                 self.beat(drains)
                 told = drains
-                if not drains and self.hearing.is_lost(self.work_waits):
-                    begin_anew(self.lane)
+                if not drains and self.watchdog.is_deaf(self.work_waits):
+                    restart_worker(self.lane)
             except Exception as error:  # the database is away; it will be asked again
                 log.warning("presence_failed", error=str(error))
             if told or not drains:
-                self.stirred.clear()
+                self.woken.clear()
             else:
                 time.sleep(0.5)
 
@@ -124,8 +124,8 @@ class Presence(threading.Thread):
             try:
                 with reading() as session:
                     if self.lane == broker.CHECKS:
-                        return resources.checks_waiting(session) or predictions.waiting(session)
-                    return jobs.work_waiting(session, engine_memory(self.settings))
+                        return resources.checks_waiting(session) or predictions.has_waiting_prediction(session)
+                    return jobs.has_waiting_job(session, engine_memory(self.settings))
             finally:
                 get_engine().dispose()
 
@@ -135,10 +135,10 @@ class Presence(threading.Thread):
         Called from a signal handler, which may have interrupted anything: it only sets flags, and the thread writes.
         """
         self.drains = True
-        self.stirred.set()
+        self.woken.set()
 
 
-def draining(worker_id: str) -> bool:
+def is_draining(worker_id: str) -> bool:
     """Say whether this worker is to take no more jobs."""
     with reading() as session:
         return bool(session.scalar(select(Worker.drain).where(Worker.id == worker_id)))

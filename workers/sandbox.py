@@ -80,12 +80,12 @@ class Sandbox:
         """
         if self.level == "none":
             return list(command)
-        read = sorted({*readable(), *(place for place in self.lent if place.exists())})
+        read = sorted({*readable_paths(), *(place for place in self.lent if place.exists())})
         if self.level == "bubblewrap":
-            plan = Plan(os.getpid(), bubblewrap=tuple(bubblewrap(read, folder)))
+            plan = Plan(os.getpid(), bubblewrap=tuple(bubblewrap_command(read, folder)))
         else:
             seen = [*map(str, read), "/proc"]
-            write = [*filter(os.path.exists, DEVICES), *map(str, accelerators())]
+            write = [*filter(os.path.exists, DEVICES), *map(str, accelerator_devices())]
             plan = Plan(os.getpid(), read=tuple(seen), change=(str(folder),), write=tuple(write))
         home = str(Path(__file__).resolve().parent.parent)
         return [sys.executable, "-I", "-S", "-c", START, home, plan.dump(), *command]
@@ -97,11 +97,11 @@ class Sandbox:
 
 def get_sandbox(settings: Settings) -> Sandbox:
     """Return the strongest confinement that works here. Raises CannotConfine where none does and none is not allowed."""
-    reasons = [problem] if (problem := exposed(settings)) else []
+    reasons = [problem] if (problem := find_exposed(settings)) else []
     if not reasons:
         for level in STRONGEST_FIRST:
-            if (reason := obstacle(level)) is None:
-                return Sandbox(level, lent(settings))
+            if (reason := find_obstacle(level)) is None:
+                return Sandbox(level, lent_folders(settings))
             reasons.append(f"{level}: {reason}")
     if settings.unconfined:
         return Sandbox("none")
@@ -119,7 +119,7 @@ def code_folder(folder: Path) -> Path:
 
 
 @cache
-def obstacle(level: Level) -> str | None:
+def find_obstacle(level: Level) -> str | None:
     """Try a level once a process, on a child that tries to get out; return why it cannot be used."""
     if sys.platform != "linux":
         return "this is not Linux"
@@ -151,7 +151,7 @@ def obstacle(level: Level) -> str | None:
         return None if (folder / "written").exists() else "the trial wrote nothing"
 
 
-def exposed(settings: Settings) -> str | None:
+def find_exposed(settings: Settings) -> str | None:
     """Say which of our own places lies where engines must be able to read."""
     private = {"LATHE_HOME": settings.home}
     for name, url, scheme in (
@@ -161,13 +161,13 @@ def exposed(settings: Settings) -> str | None:
         if url.startswith(scheme):
             private[name] = Path(url.removeprefix(scheme)).resolve()
     for name, place in private.items():
-        for root in (*readable(), *lent(settings)):
+        for root in (*readable_paths(), *lent_folders(settings)):
             if place.is_relative_to(root.resolve()):
                 return f"{name} ({place}) lies beneath {root}, which engines read"
     return None
 
 
-def readable() -> list[Path]:
+def readable_paths() -> list[Path]:
     """Return what a confined process reads, but for its folder: only what exists, outer places before inner ones."""
     places = [Path(path) for path in (*SYSTEM, *CORES)]
     for prefix in {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}:
@@ -176,23 +176,23 @@ def readable() -> list[Path]:
     # Where the operator says that libraries lie.
     places += (Path(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if path.startswith("/"))
     places.append(_package())
-    if accelerators():
+    if accelerator_devices():
         places.append(Path("/sys"))
     return sorted({place for place in places if place.exists() and place != Path("/")})
 
 
-def lent(settings: Settings) -> list[Path]:
+def lent_folders(settings: Settings) -> list[Path]:
     """Return the folders that the operator offers to all jobs: word lists, models for augmentation, data of lm-eval's tasks."""
     offered = (settings.wordnet, settings.helper_models, settings.lm_eval_data)
     return [place for place in offered if place is not None and place != Path("/")]
 
 
-def accelerators() -> list[Path]:
+def accelerator_devices() -> list[Path]:
     """Return the device files of GPUs."""
     return sorted([*Path("/dev").glob("nvidia*"), *(path for path in (Path("/dev/dxg"),) if path.exists())])
 
 
-def bubblewrap(read: Iterable[Path], folder: Path) -> Iterator[str]:
+def bubblewrap_command(read: Iterable[Path], folder: Path) -> Iterator[str]:
     """Yield bubblewrap's command line: a root of its own, and namespaces of every kind."""
     yield shutil.which("bwrap") or "bwrap"
     yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "lathe")
@@ -202,7 +202,7 @@ def bubblewrap(read: Iterable[Path], folder: Path) -> Iterator[str]:
             yield from ("--symlink", str(place.readlink()), str(place))
         else:
             yield from ("--ro-bind", str(place), str(place))
-    for device in accelerators():
+    for device in accelerator_devices():
         yield from ("--dev-bind", str(device), str(device))
     yield from ("--bind", str(folder), str(folder))
     # What bubblewrap made to hold all this is memory, and not to be filled. Root owns /proc/sys, with or without privileges.
@@ -226,7 +226,7 @@ def main() -> int:
         sys.stderr.write(f"{problem.code}: {problem.cause}\n{problem.remedy}\n")
         return 1
     for stronger in takewhile(lambda level: level != found.level, STRONGEST_FIRST):
-        sys.stderr.write(f"not {stronger}: {obstacle(stronger) or 'see LATHE_HOME'}\n")
+        sys.stderr.write(f"not {stronger}: {find_obstacle(stronger) or 'see LATHE_HOME'}\n")
     sys.stdout.write(found.level + "\n")
     return 0
 

@@ -210,7 +210,7 @@ class UnknownMachine(Exception):
     """There is no table of system calls for this machine."""
 
 
-def build(answers: Mapping[str, int], machine: str | None = None) -> bytes:
+def build_filter(answers: Mapping[str, int], machine: str | None = None) -> bytes:
     """Return the filter as the kernel reads it: an array of struct sock_filter.
 
     `answers` gives the error for each refused system call; 0 stands for "done" without doing anything. Besides, no file gets

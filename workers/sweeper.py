@@ -17,7 +17,7 @@ from app.core.settings import Settings
 from app.store.clock import now
 from app.store.db import reading, writing
 from app.store.models import RUNNING, TERMINAL, Artifact, Checkpoint, Dataset, File, Job, Model, UploadPart
-from app.store.resources import UPLOADING, give_up
+from app.store.resources import UPLOADING, delete_abandoned
 from app.store.storage import Storage
 
 log = structlog.get_logger()
@@ -41,11 +41,11 @@ class Sweeper:
         self._left_by_attempts()
         if time.monotonic() - self.swept >= self.settings.sweep_seconds:
             self.swept = time.monotonic()
-            self.everything()
+            self.sweep_all()
 
     def _abandoned(self) -> None:
         with writing() as session:
-            gone = give_up(session, self.settings.upload_seconds)
+            gone = delete_abandoned(session, self.settings.upload_seconds)
         for identifier in gone:
             log.info("upload_abandoned", upload=identifier)
 
@@ -87,7 +87,7 @@ class Sweeper:
             with writing() as session:
                 session.execute(update(Job).where(Job.id == job_id).values(swept_fence=until))
 
-    def everything(self) -> None:
+    def sweep_all(self) -> None:
         """Look through the whole storage: a worker that was thought dead may have stored more after it was swept."""
         self._abandoned()
         for prefix, sweep in (("jobs/", self._sweep_job), ("uploads/", self._sweep_upload)):

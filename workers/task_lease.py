@@ -16,7 +16,7 @@ class TakenOver(Exception):
     """The lease ran out all the same, and somebody else has the work now."""
 
 
-class Hold:
+class TaskLease:
     """Renews a lease: now and then while files come, and once more before the child begins, whose time it is made for.
 
     renew: the write, which says whether the work is still ours.

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from app.core.failures import failure
+from app.core.failures import describe_failure
 from app.core.settings import Settings
 from compression.schema.errors import OutOfMemory
 from workers.limits import BLOCK, engine_memory
@@ -45,7 +45,7 @@ class Usage:
         return self.private_bytes + max(self.mapped_bytes, sum(self.shared.values()))
 
 
-def usage(leader: int, confining: int) -> Usage:
+def measure_usage(leader: int, confining: int) -> Usage:
     """Look at a process and all that it started. What ends meanwhile does not count.
 
     confining: generations that lay the confinement on, and may have privileges that keep others from looking at them.
@@ -71,7 +71,7 @@ def usage(leader: int, confining: int) -> Usage:
     return found
 
 
-def excess(found: Usage, settings: Settings) -> dict[str, Any] | None:
+def find_excess(found: Usage, settings: Settings) -> dict[str, Any] | None:
     """Return the error of an engine that takes more than it may, and None for one that does not.
 
     Numbers first: pages that a crowd of processes shares count for each of them.
@@ -82,7 +82,7 @@ def excess(found: Usage, settings: Settings) -> dict[str, Any] | None:
         (found.descriptors, MOST_DESCRIPTORS, "open files, the limit is"),
     ):
         if number > most:
-            return failure("too_many_processes", f"It has {number:,} {what} {most:,}.")
+            return describe_failure("too_many_processes", f"It has {number:,} {what} {most:,}.")
     limit = engine_memory(settings)
     if found.memory_bytes > limit:
         cause = f"the job took {found.memory_bytes:,} bytes of memory, the limit is {limit:,}"

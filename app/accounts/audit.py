@@ -19,23 +19,23 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.paging import newest_first
+from app.api.paging import newest_page
 from app.core.settings import get_settings
 from app.store.clock import now
 from app.store.db import iso, writing
-from app.store.deferred_writes import scribe
+from app.store.deferred_writes import deferred_writes
 from app.store.models import AuditEntry
 
 log = structlog.get_logger()
 OK = "ok"
 FORBIDDEN = 403
-UNTOLD = (401, 429, 500, 503, 507)
+UNAUDITED = (401, 429, 500, 503, 507)
 """Statuses that leave no row here; a wrong secret of a known key leaves one a minute (`note_wrong_secret`)."""
 COLUMNS = ("id", "at", "key", "address", "action", "object", "outcome", "request_id")
 
 
 @dataclass(frozen=True)
-class Deed:
+class AuditedAction:
     """What a request is about to do, as far as it is known."""
 
     team: str
@@ -47,17 +47,17 @@ class Deed:
     changes: bool
 
 
-def begin(request: Request, team: str, key: str, *, changes: bool, action: str | None = None) -> None:
+def begin_action(request: Request, team: str, key: str, *, changes: bool, action: str | None = None) -> None:
     """Remember with the request who does what; its log line names them, too."""
     request.scope.setdefault("state", {})["deed"] = _deed(request, team, key, changes=changes, action=action)
 
 
-def _deed(request: Request, team: str, key: str, *, changes: bool, action: str | None) -> Deed:
+def _deed(request: Request, team: str, key: str, *, changes: bool, action: str | None) -> AuditedAction:
     route = request.scope.get("route")
     tags = getattr(route, "tags", None) or ["pages"]
     verb = str(getattr(route, "name", "unknown")).rstrip("_")
     named = [value for name, value in request.path_params.items() if name != "path"]
-    return Deed(
+    return AuditedAction(
         team,
         key,
         request.client.host[:64] if request.client else None,
@@ -68,54 +68,54 @@ def _deed(request: Request, team: str, key: str, *, changes: bool, action: str |
     )
 
 
-def asks(request: Request) -> None:
+def mark_read_only(request: Request) -> None:
     """Say that a request changes nothing, for all its method."""
     state = request.scope.get("state", {})
     if (deed := state.get("deed")) is not None:
         state["deed"] = replace(deed, changes=False)
 
 
-def about(request: Request, made: str) -> None:
+def set_object(request: Request, made: str) -> None:
     """Say which object a request made."""
     state = request.scope.get("state", {})
     if (deed := state.get("deed")) is not None:
         state["deed"] = replace(deed, object=made)
 
 
-def write(session: Session, deed: Deed, outcome: str) -> None:
+def add_entry(session: Session, deed: AuditedAction, outcome: str) -> None:
     """Add a row to a transaction."""
     told = {"team_id": deed.team, "key_id": deed.key, "address": deed.address, "action": deed.action, "object": deed.object}
     keep = now(get_settings().audit_seconds)
     session.add(AuditEntry(**told, outcome=outcome, request_id=deed.request_id, keep_until=keep))
 
 
-def succeeded(session: Session, request: Request) -> None:
+def record_success(session: Session, request: Request) -> None:
     """Add the row of a change that goes well to its own transaction: both are there, or neither."""
-    deed: Deed | None = request.scope.get("state", {}).get("deed")
+    deed: AuditedAction | None = request.scope.get("state", {}).get("deed")
     if deed is not None and deed.changes:
-        write(session, deed, OK)
+        add_entry(session, deed, OK)
 
 
-def note_wrong_secret(request: Request, team: str, key: str, outcome: str) -> None:
+def record_wrong_secret(request: Request, team: str, key: str, outcome: str) -> None:
     """Tell, at most once a minute, that somebody came with a key's id and was not let in. Nobody waits for it."""
     deed = _deed(request, team, key, changes=False, action="sessions.refused")
 
     def refuse() -> None:
         with writing() as session:
-            write(session, deed, outcome)
+            add_entry(session, deed, outcome)
 
-    scribe.soon(("refused", key), refuse)
+    deferred_writes.submit(("refused", key), refuse)
 
 
-def _refused(deed: Deed, outcome: str) -> None:
+def _refused(deed: AuditedAction, outcome: str) -> None:
     try:
         with writing() as session:
-            write(session, deed, outcome)
+            add_entry(session, deed, outcome)
     except SQLAlchemyError as error:
         log.error("audit_failed", error=str(error), action=deed.action, key=deed.key, outcome=outcome)
 
 
-class Audited:
+class AuditMiddleware:
     """Write what is refused, before the answer leaves."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -125,9 +125,9 @@ class Audited:
         """Handle one request."""
 
         async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start" and (status := message["status"]) >= 400 and status not in UNTOLD:
+            if message["type"] == "http.response.start" and (status := message["status"]) >= 400 and status not in UNAUDITED:
                 state = scope.get("state", {})
-                deed: Deed | None = state.get("deed")
+                deed: AuditedAction | None = state.get("deed")
                 if deed is not None and (deed.changes or status == FORBIDDEN):
                     await asyncio.to_thread(_refused, deed, state.get("problem", str(status)))
             await send(message)
@@ -135,7 +135,7 @@ class Audited:
         await self.app(scope, receive, answer if scope["type"] == "http" else send)
 
 
-def page(
+def list_entries(
     session: Session,
     team: str,
     size: int,
@@ -161,10 +161,10 @@ def page(
     for column, wanted in ((AuditEntry.key_id, key), (AuditEntry.outcome, outcome)):
         if wanted:
             query = query.where(column == wanted)
-    return newest_first(session, query, AuditEntry.id, size, token)
+    return newest_page(session, query, AuditEntry.id, size, token)
 
 
-def plain(row: AuditEntry) -> dict[str, Any]:
+def entry_fields(row: AuditEntry) -> dict[str, Any]:
     """Show a row."""
     same = {name: getattr(row, name) for name in ("id", "at", "address", "action", "object", "outcome", "request_id")}
     return {**same, "key": row.key_id}
@@ -176,7 +176,7 @@ def as_csv(rows: Sequence[AuditEntry]) -> str:
     lines = csv.writer(out, lineterminator="\r\n")
     lines.writerow(COLUMNS)
     for row in rows:
-        shown = {**plain(row), "at": iso(row.at)}
+        shown = {**entry_fields(row), "at": iso(row.at)}
         lines.writerow([_cell(shown[name]) for name in COLUMNS])
     return out.getvalue()
 
@@ -186,6 +186,6 @@ def _cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def forget(session: Session) -> None:
+def delete_expired(session: Session) -> None:
     """Delete rows whose time is over. The triggers let no others go."""
     session.execute(delete(AuditEntry).where(AuditEntry.keep_until <= now()))

@@ -44,11 +44,11 @@ class Caller:
 def _known(session: Session, token: str) -> tuple[Caller, str | None] | None:
     """Return whose key a token names, and why it does not let in; None where it names no key."""
     parts = _FORM.fullmatch(token)
-    query = select(ApiKey, Team.operator, keys.in_force()).join(Team, Team.id == ApiKey.team_id)
+    query = select(ApiKey, Team.operator, keys.is_active()).join(Team, Team.id == ApiKey.team_id)
     found = session.execute(query.where(ApiKey.id == parts[1])).one_or_none() if parts else None
     # The comparison takes as long for an unknown key as for a wrong secret.
     expected = found[0].secret_sha256 if found else "0" * 64
-    matches = hmac.compare_digest(expected, keys.hashed(parts[2] if parts else ""))
+    matches = hmac.compare_digest(expected, keys.hash_secret(parts[2] if parts else ""))
     if found is None:
         return None
     key, operator, lives = found
@@ -62,7 +62,7 @@ def authenticate(session: Session, token: str) -> Caller | None:
     return found[0] if found and found[1] is None else None
 
 
-def recognize(request: Request, token: str) -> Caller | None:
+def recognize_key(request: Request, token: str) -> Caller | None:
     """Say who sent a key, and keep that it was used; of one that does not let in, that somebody tried."""
     with reading() as session:
         found = _known(session, token)
@@ -70,15 +70,15 @@ def recognize(request: Request, token: str) -> Caller | None:
         return None
     caller, refused = found
     if refused:
-        audit.note_wrong_secret(request, caller.team, caller.key, refused)
+        audit.record_wrong_secret(request, caller.team, caller.key, refused)
         return None
-    keys.note_use(caller.key)
+    keys.record_use(caller.key)
     return caller
 
 
-def in_force(session: Session, caller: Caller) -> bool:
+def is_active(session: Session, caller: Caller) -> bool:
     """Say whether the key, or the sign-in, that let somebody in still does: a stream may be open for hours."""
-    query = select(ApiKey.id).where(ApiKey.id == caller.key, keys.in_force())
+    query = select(ApiKey.id).where(ApiKey.id == caller.key, keys.is_active())
     if caller.cookie is not None:
         on = (SignIn.key_id == ApiKey.id) & (SignIn.expires_at > now())
         query = query.join(SignIn, on).where(SignIn.token_sha256 == caller.cookie)
@@ -91,19 +91,19 @@ def get_caller(request: Request) -> Caller:
     Raises Unauthorized; CsrfFailed for a change by cookie that lacks its token.
     """
     changes = request.method not in SAFE_METHODS
-    header, cookie = request.headers.get("authorization"), sessions.held(request)
+    header, cookie = request.headers.get("authorization"), sessions.read_cookie(request)
     if header is None and cookie:
         with reading() as session:
-            visitor = sessions.visitor(session, cookie)
+            visitor = sessions.find_visitor(session, cookie)
         if visitor is None:
             raise Unauthorized("the session is over", remedy="Sign in again.")
-        keys.note_use(visitor.key)
-        audit.begin(request, visitor.team, visitor.key, changes=changes)
+        keys.record_use(visitor.key)
+        audit.begin_action(request, visitor.team, visitor.key, changes=changes)
         if changes:
             sessions.check_csrf(visitor, request.headers.get(sessions.CSRF_HEADER))
-        return Caller(visitor.team, visitor.key, visitor.scope, sessions.hashed(cookie), visitor.operator)
+        return Caller(visitor.team, visitor.key, visitor.scope, sessions.hash_token(cookie), visitor.operator)
     caller = _bearer(request, header or "")
-    audit.begin(request, caller.team, caller.key, changes=changes)
+    audit.begin_action(request, caller.team, caller.key, changes=changes)
     return caller
 
 
@@ -111,7 +111,7 @@ def _bearer(request: Request, header: str) -> Caller:
     kind, _, token = header.partition(" ")
     if kind.lower() != "bearer" or not token:
         raise Unauthorized("the request has no bearer token")
-    caller = recognize(request, token.strip())
+    caller = recognize_key(request, token.strip())
     if caller is None:
         raise Unauthorized("the key is unknown, revoked or expired")
     return caller
@@ -130,7 +130,7 @@ COOKIE = APIKeyCookie(
 async def _counted(request: Request) -> Caller:
     """Read who sent a request, which waits for the database in a thread, and count it here, on the loop. Raises RateLimited."""
     caller = await run_in_threadpool(get_caller, request)
-    await rate_limits.admit_key(request, caller.key)
+    await rate_limits.count_request(request, caller.key)
     return caller
 
 
@@ -153,7 +153,7 @@ class Requires:
 
     def check(self, request: Request, caller: Caller) -> Caller:
         """Count the request and let the caller in, from a thread. Raises RateLimited and what `allow` does."""
-        rate_limits.admit(request, caller.key)
+        rate_limits.count_request_from_thread(request, caller.key)
         return self.allow(request, caller)
 
     def allow(self, request: Request, caller: Caller) -> Caller:
@@ -191,7 +191,7 @@ class Submits(Requires):
         caller = await _counted(request)
         if not validate_only:
             return self.allow(request, caller)
-        audit.asks(request)
+        audit.mark_read_only(request)
         return self.forecast.allow(request, caller)
 
 
@@ -206,16 +206,16 @@ class Asks(Requires):
     ) -> Caller:
         """Let the caller in, or say why not."""
         caller = await _counted(request)
-        audit.asks(request)
+        audit.mark_read_only(request)
         return self.allow(request, caller)
 
 
-def requirement(dependant: Dependant) -> Requires | None:
+def find_requirement(dependant: Dependant) -> Requires | None:
     """Find what a route (its `dependant`) needs of its caller; None where anybody is let in."""
     for below in dependant.dependencies:
         if isinstance(below.call, Requires):
             return below.call
-        if (found := requirement(below)) is not None:
+        if (found := find_requirement(below)) is not None:
             return found
     return None
 

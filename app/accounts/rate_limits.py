@@ -24,8 +24,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.connections import who
-from app.core.errors import RateLimited, document
+from app.api.connections import client_network
+from app.core.errors import RateLimited, problem_response
 from app.core.settings import Settings, get_settings
 
 log = structlog.get_logger()
@@ -33,7 +33,7 @@ AWAY_SECONDS = 30.0
 """For so long counts are kept in this process when the place for them did not answer."""
 KNOWN = 1024
 """Credentials that were right lately: who holds one is let in though others at its address guess."""
-ALWAYS = frozenset({"/healthz/live", "/healthz/ready"})
+UNLIMITED_PATHS = frozenset({"/healthz/live", "/healthz/ready"})
 """Asked by machines that restart what does not answer."""
 OPTIONS: dict[str, float | str | bool] = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5, "implementation": "redispy"}
 
@@ -70,7 +70,7 @@ class Window:
 WORDS = {"key": "of this key", "address": "from this address", "wrong": "from this address with wrong keys or links"}
 
 
-class Rates:
+class RateCounter:
     """Counts requests. One a process."""
 
     def __init__(self, settings: Settings) -> None:
@@ -109,25 +109,25 @@ class Rates:
 
 
 @lru_cache
-def get_rates() -> Rates:
+def get_rate_counter() -> RateCounter:
     """Return this process's counts."""
-    return Rates(get_settings())
+    return RateCounter(get_settings())
 
 
-async def admit_key(request: Request, key: str) -> None:
+async def count_request(request: Request, key: str) -> None:
     """Count a request of a key that was found right. Raises RateLimited."""
     state = request.scope.setdefault("state", {})
     if (credential := state.get("credential")) is not None:
-        get_rates().remember(credential)
-    within, window = await get_rates().count("key", key)
+        get_rate_counter().remember(credential)
+    within, window = await get_rate_counter().count("key", key)
     state.setdefault("windows", []).append(window)
     if not within:
         raise window.refusal()
 
 
-def admit(request: Request, key: str) -> None:
+def count_request_from_thread(request: Request, key: str) -> None:
     """Do the same from a thread that the event loop waits for. Raises RateLimited."""
-    from_thread.run(admit_key, request, key)
+    from_thread.run(count_request, request, key)
 
 
 def _credential(scope: Scope) -> str | None:
@@ -142,7 +142,7 @@ def _credential(scope: Scope) -> str | None:
     return hashlib.sha256(shown.encode()).hexdigest() if shown else None
 
 
-class RateLimits:
+class RateLimitMiddleware:
     """Bound what comes from an address, count what it tries in vain, and tell in each answer what is left."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -150,10 +150,10 @@ class RateLimits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http" or scope["path"] in ALWAYS:
+        if scope["type"] != "http" or scope["path"] in UNLIMITED_PATHS:
             await self.app(scope, receive, send)
             return
-        rates, asker = get_rates(), who((scope.get("client") or ("local", 0))[0])
+        rates, asker = get_rate_counter(), client_network((scope.get("client") or ("local", 0))[0])
         state = scope.setdefault("state", {})
         credential = state["credential"] = _credential(scope)
         within, window = await rates.count("address", asker)
@@ -174,7 +174,7 @@ class RateLimits:
             await send(message)
 
         if not within:
-            await document(window.refusal(), Request(scope))(scope, receive, answer)
+            await problem_response(window.refusal(), Request(scope))(scope, receive, answer)
             return
         try:
             await self.app(scope, receive, answer)

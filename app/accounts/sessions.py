@@ -44,36 +44,36 @@ def cookie_name(request: Request) -> str:
     return f"__Host-{COOKIE}" if public_url.is_secure(request) else COOKIE
 
 
-def held(request: Request) -> str | None:
+def read_cookie(request: Request) -> str | None:
     """Return what the cookie of a request holds."""
     return request.cookies.get(cookie_name(request))
 
 
-def hashed(token: str) -> str:
+def hash_token(token: str) -> str:
     """Return what is kept of a cookie."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def begin(session: Session, key_id: str, seconds: float) -> str:
+def sign_in(session: Session, key_id: str, seconds: float) -> str:
     """Sign a browser in; return what its cookie holds. Sessions that are over are forgotten on the way."""
     token = secrets.token_urlsafe(32)
     session.execute(delete(SignIn).where(SignIn.expires_at <= now()))
-    session.add(SignIn(token_sha256=hashed(token), key_id=key_id, expires_at=now(seconds)))
+    session.add(SignIn(token_sha256=hash_token(token), key_id=key_id, expires_at=now(seconds)))
     return token
 
 
-def end(session: Session, token: str) -> None:
+def sign_out(session: Session, token: str) -> None:
     """Sign a browser out."""
-    session.execute(delete(SignIn).where(SignIn.token_sha256 == hashed(token)))
+    session.execute(delete(SignIn).where(SignIn.token_sha256 == hash_token(token)))
 
 
-def visitor(session: Session, token: str) -> Visitor | None:
+def find_visitor(session: Session, token: str) -> Visitor | None:
     """Say whose cookie this is; None where it is nobody's, or the session or its key is over."""
     found = session.execute(
         select(ApiKey, Team.name, Team.operator)
         .join(SignIn, SignIn.key_id == ApiKey.id)
         .join(Team, Team.id == ApiKey.team_id)
-        .where(SignIn.token_sha256 == hashed(token), SignIn.expires_at > now(), keys.in_force())
+        .where(SignIn.token_sha256 == hash_token(token), SignIn.expires_at > now(), keys.is_active())
     ).one_or_none()
     if found is None:
         return None
@@ -100,13 +100,13 @@ def check_origin(request: Request) -> None:
         raise CsrfFailed("the form was sent from another site")
 
 
-def remember(response: Response, request: Request, token: str, seconds: float) -> None:
+def set_cookie(response: Response, request: Request, token: str, seconds: float) -> None:
     """Set the cookie: not for scripts, not for other sites' forms, and over TLS alone where the service is reached so."""
     secure = public_url.is_secure(request)
     response.set_cookie(cookie_name(request), token, max_age=int(seconds), httponly=True, samesite="lax", secure=secure)
 
 
-def forget(response: Response, request: Request) -> None:
+def delete_cookie(response: Response, request: Request) -> None:
     """Take the cookie back."""
     secure = public_url.is_secure(request)
     response.delete_cookie(cookie_name(request), httponly=True, samesite="lax", secure=secure)

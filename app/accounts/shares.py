@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.accounts import keys
 from app.accounts.auth import Caller
-from app.api.paging import newest_first
+from app.api.paging import newest_page
 from app.core.errors import NotFound, ReportNotReady, TooManyLinks
 from app.jobs import jobs
 from app.store.clock import now
@@ -21,7 +21,7 @@ from app.store.models import ApiKey, Job, ShareLink
 
 MOST_LINKS = 50
 """Of one job that are in force."""
-UNSEEN = {
+LINK_HEADERS = {
     "X-Robots-Tag": "noindex, nofollow, noarchive",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "private, no-store",
@@ -35,7 +35,7 @@ def _hash(token: str) -> str:
 
 def _open() -> ColumnElement[bool]:
     """Say in SQL that a link is in force: its own time is not up, and the key that made it lets in."""
-    maker = exists().where(ApiKey.id == ShareLink.key_id, keys.in_force())
+    maker = exists().where(ApiKey.id == ShareLink.key_id, keys.is_active())
     return and_(ShareLink.expires_at > now(), or_(ShareLink.key_id.is_(None), maker))
 
 
@@ -56,17 +56,17 @@ def create(session: Session, caller: Caller, job_id: str, seconds: int) -> tuple
     return row, token
 
 
-def listed(session: Session, team: str, job_id: str) -> Sequence[ShareLink]:
+def list_job_links(session: Session, team: str, job_id: str) -> Sequence[ShareLink]:
     """Return a job's links that are in force, newest first. Raises NotFound."""
     job = jobs.get(session, team, job_id)
     return session.scalars(select(ShareLink).where(ShareLink.job_id == job.id, _open()).order_by(ShareLink.id.desc())).all()
 
 
-def page(session: Session, team: str, size: int, token: str | None) -> tuple[list[ShareLink], str | None]:
+def list_links(session: Session, team: str, size: int, token: str | None) -> tuple[list[ShareLink], str | None]:
     """Return a page of a team's links that are in force, newest first, and the token of the next page."""
     query = select(ShareLink).join(Job, Job.id == ShareLink.job_id)
     query = query.where(Job.team_id == team, Job.deleted_at.is_(None), _open())
-    return newest_first(session, query, ShareLink.id, size, token)
+    return newest_page(session, query, ShareLink.id, size, token)
 
 
 def revoke(session: Session, team: str, job_id: str, link_id: str) -> None:
@@ -77,7 +77,7 @@ def revoke(session: Session, team: str, job_id: str, link_id: str) -> None:
         raise NotFound(f"{job_id} has no link {link_id}")
 
 
-def opened(session: Session, token: str) -> Job:
+def find_shared_job(session: Session, token: str) -> Job:
     """Return the job whose report a link shows. Raises NotFound for one that is unknown, expired or revoked, alike."""
     found = session.scalar(
         select(Job)
@@ -86,5 +86,5 @@ def opened(session: Session, token: str) -> Job:
     )
     if found is None or found.report is None:
         remedy = "It may have expired or been revoked: ask who sent it for another."
-        raise NotFound("this link shows nothing", remedy=remedy, headers=UNSEEN)
+        raise NotFound("this link shows nothing", remedy=remedy, headers=LINK_HEADERS)
     return found

@@ -5,7 +5,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.accounts import keys
-from app.api.paging import newest_first
+from app.api.paging import newest_page
 from app.core.errors import NameTaken, NotFound, OwnTeam
 from app.store.clock import now
 from app.store.models import ADMIN, ApiKey, SignIn, Team
@@ -27,10 +27,10 @@ def _flush(session: Session, name: str) -> None:
         raise NameTaken(f"there is a team {name!r}", param="name") from error
 
 
-def page(session: Session, size: int, token: str | None, only: str | None) -> tuple[list[Team], str | None]:
+def list_teams(session: Session, size: int, token: str | None, only: str | None) -> tuple[list[Team], str | None]:
     """Return a page of all teams, newest first, or of `only` one; and the token of the next page."""
     query = select(Team) if only is None else select(Team).where(Team.id == only)
-    return newest_first(session, query, Team.id, size, token)
+    return newest_page(session, query, Team.id, size, token)
 
 
 def get(session: Session, team_id: str) -> Team:
@@ -54,5 +54,5 @@ def close(session: Session, team_id: str, own: str) -> None:
     team = get(session, team_id)
     if team.id == own:
         raise OwnTeam(f"{team_id} is the team of the key that asks")
-    session.execute(update(ApiKey).where(ApiKey.team_id == team.id, keys.in_force()).values(revoked_at=now()))
+    session.execute(update(ApiKey).where(ApiKey.team_id == team.id, keys.is_active()).values(revoked_at=now()))
     session.execute(delete(SignIn).where(SignIn.key_id.in_(select(ApiKey.id).where(ApiKey.team_id == team.id))))

@@ -15,8 +15,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.api import job_list
-from app.api.job_list import Wanted
-from app.api.paging import decode, encode
+from app.api.job_list import JobFilter
+from app.api.paging import decode_token, encode_token
 from app.api.schemas import JobOut, Out
 from app.store.db import iso
 from app.store.models import Dataset, Job, JobDataset, Metric, Model
@@ -101,7 +101,7 @@ def compare(
     token: str | None = None,
 ) -> Comparison:
     """Return finished jobs, newest first: of a base model, of a dataset, or those that are named. Raises InvalidRequest."""
-    query = job_list.query(team, Wanted(state=["succeeded"], label=label, search=search))
+    query = job_list.filter_jobs(team, JobFilter(state=["succeeded"], label=label, search=search))
     if jobs:
         query = query.where(Job.id.in_(jobs))
     if base:
@@ -110,15 +110,15 @@ def compare(
         among = select(JobDataset.job_id).where(JobDataset.dataset_id == dataset)
         query = query.where((Job.dataset_id == dataset) | Job.id.in_(among))
     if token:
-        query = query.where(Job.id < decode(token))
-    wanted = query.options(*job_list.BRIEF).order_by(Job.id.desc()).limit(size + 1)
+        query = query.where(Job.id < decode_token(token))
+    wanted = query.options(*job_list.WITHOUT_ROWS).order_by(Job.id.desc()).limit(size + 1)
     rows = list(session.scalars(wanted))
     more, rows = len(rows) > size, rows[:size]
     items = _items(session, rows)
     for cost in ("bytes", "latency_ms"):
         for one in _front(items, cost):
             one.best_by = (*one.best_by, cost)
-    return Comparison(items=items, differs=differs(items), next_page_token=encode(rows[-1].id) if more else None)
+    return Comparison(items=items, differs=differing_keys(items), next_page_token=encode_token(rows[-1].id) if more else None)
 
 
 def _items(session: Session, rows: Sequence[Job]) -> list[Compared]:
@@ -136,7 +136,7 @@ def _items(session: Session, rows: Sequence[Job]) -> list[Compared]:
     parts = (Metric.row["artifact"].as_string(), Metric.row["latency"], Metric.row["validation"], Metric.row["score"])
     for found in session.execute(select(*columns, *parts).where(Metric.job_id.in_(ids)).order_by(Metric.position)):
         figures[found[0]].append(tuple(found)[1:])
-    shown = {job.id: job for job in job_list.shown(session, rows, brief=True)}
+    shown = {job.id: job for job in job_list.show_jobs(session, rows, brief=True)}
     return [
         item
         for job in rows
@@ -196,7 +196,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
     return {name: leaf for key, inner in value.items() for name, leaf in _flat(inner, f"{path}.{key}" if path else key).items()}
 
 
-def differs(items: Sequence[Compared]) -> list[str]:
+def differing_keys(items: Sequence[Compared]) -> list[str]:
     """Name the keys of requests that some have otherwise than the others; a part that some left out, by its own key."""
     names = dict.fromkeys(name for item in items for name in item.asked)
     # Beneath what some left out whole (null), the others are held against each other alone.
@@ -204,12 +204,12 @@ def differs(items: Sequence[Compared]) -> list[str]:
 
     def values(name: str) -> set[str]:
         apart = name.startswith(left_out)
-        return {asked_at(item, name) for item in items if name in item.asked or not apart}
+        return {format_request_value(item, name) for item in items if name in item.asked or not apart}
 
     return sorted(name for name in names if len(values(name)) > 1)
 
 
-def asked_at(item: Compared, name: str) -> str:
+def format_request_value(item: Compared, name: str) -> str:
     """Write what a job was asked for at a key, as JSON: `used` for a whole part that others left out."""
     if name in item.asked:
         return json.dumps(item.asked[name], ensure_ascii=False)
@@ -289,7 +289,7 @@ def as_csv(found: Comparison) -> str:
         line += [getattr(side, name) for side in (one.baseline, one.shipped) for name in FIGURES]
         line += [getattr(one.ratios, name) for name in ratios]
         line += [end for name in intervals for end in getattr(one.ratios, name) or (None, None)]
-        line += [one.asked[name] if _plain(one.asked.get(name)) else asked_at(one, name) for name in found.differs]
+        line += [one.asked[name] if _plain(one.asked.get(name)) else format_request_value(one, name) for name in found.differs]
         lines.writerow([_harmless(value) for value in line])
     return out.getvalue()
 
@@ -303,10 +303,10 @@ def _harmless(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def bases(session: Session, team: str) -> list[tuple[str, str, int]]:
+def list_base_models(session: Session, team: str) -> list[tuple[str, str, int]]:
     """Return the models that finished jobs began with: (id, name, jobs), that of the newest job first."""
     rows = session.execute(
-        job_list.query(team, Wanted(state=["succeeded"]))
+        job_list.filter_jobs(team, JobFilter(state=["succeeded"]))
         .join(Model, Model.id == Job.model_id)
         .with_only_columns(Job.model_id, Model.name, func.count(), func.max(Job.id))
         .group_by(Job.model_id, Model.name)

@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from app.api.raw_responses import raw_answer
+from app.api.raw_responses import raw_response
 from app.core.errors import TooManyConnections
 from app.core.settings import Settings, get_settings
 from app.ops.metrics import refused
@@ -68,7 +68,7 @@ def trusted_networks(spelled: str) -> tuple[Network, ...]:
     return tuple(found)
 
 
-def who(address: str) -> str:
+def client_network(address: str) -> str:
     """Return whom an address counts for: itself, or its /64 in IPv6, of which one machine has all."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
@@ -83,7 +83,7 @@ def who(address: str) -> str:
 
 
 @dataclass
-class Bounds:
+class ConnectionLimits:
     """How many connections there may be, and how many there are."""
 
     total: int
@@ -94,7 +94,7 @@ class Bounds:
     told: float = float("-inf")
 
     @classmethod
-    def of(cls, settings: Settings, files: int, trusted: str) -> "Bounds":
+    def of(cls, settings: Settings, files: int, trusted: str) -> "ConnectionLimits":
         """Derive them from the number of files that the process may open; settings may only narrow the total."""
         room = max((files - OWN_FILES) // FILES_EACH, LEAST + RESERVE)
         total = min(room, settings.max_connections or MOST)
@@ -103,7 +103,7 @@ class Bounds:
 
     def why_not(self, address: str) -> str | None:
         """Return which bound one more connection would break: `total`, `address`, or None."""
-        known = who(address)
+        known = client_network(address)
         number = sum(self.open.values())
         if self._is_local(known):
             return "total" if number >= self.total else None
@@ -113,7 +113,7 @@ class Bounds:
 
     def opened(self, address: str) -> Callable[[], None]:
         """Count a connection; return what ends it."""
-        known = who(address)
+        known = client_network(address)
         self.open[known] += 1
 
         def ended() -> None:
@@ -160,7 +160,7 @@ class _Counted(socket.socket):
 class Listener(socket.socket):
     """A listening socket that closes at once what is over the bounds, so that asyncio never sees it."""
 
-    def __init__(self, taken: socket.socket, bounds: Bounds) -> None:
+    def __init__(self, taken: socket.socket, bounds: ConnectionLimits) -> None:
         super().__init__(taken.family, taken.type, taken.proto, fileno=taken.detach())
         self.bounds = bounds
         self.spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -203,7 +203,7 @@ class Listener(socket.socket):
             with contextlib.suppress(OSError):
                 plain.recv(65536)  # bytes that nobody has read would make the kernel drop the answer
             with contextlib.suppress(OSError):
-                plain.send(raw_answer(TooManyConnections(cause)))
+                plain.send(raw_response(TooManyConnections(cause)))
                 plain.shutdown(socket.SHUT_WR)
 
     def _refuse_without_files(self, error: OSError) -> None:
@@ -229,7 +229,7 @@ class BoundedLoop(asyncio.SelectorEventLoop):
     async def create_server(self, *args: Any, sock: socket.socket | None = None, **options: Any) -> Any:
         """Wrap the socket that the server is to accept from."""
         if sock is not None:
-            bounds = Bounds.of(get_settings(), raise_file_limit(), os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"))
+            bounds = ConnectionLimits.of(get_settings(), raise_file_limit(), os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1"))
             log.info("listening", connections=bounds.total, of_one_address=bounds.each)
             sock = Listener(sock, bounds)
         return await super().create_server(*args, sock=sock, **options)

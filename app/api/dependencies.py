@@ -19,7 +19,7 @@ def audited_session(request: Request) -> Iterator[Session]:
     """One request, one transaction, with the audit log's row of it in the same."""
     with contextmanager(get_session)() as session:
         yield session
-        audit.succeeded(session, request)
+        audit.record_success(session, request)
 
 
 # scope="function": the commit happens before the answer leaves; with the default scope a failed commit answered 200.

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from app.accounts import audit
 from app.accounts.auth import Caller
 from app.core.errors import Deleted, IdempotencyConflict, InvalidRequest
-from app.store.models import Dataset, IdempotencyKey, Job, Model, Try
+from app.store.models import Dataset, IdempotencyKey, Job, Model, Prediction
 
 
 def _insert(session: Session) -> sqlite.Insert | postgresql.Insert:
@@ -28,7 +28,7 @@ def _insert(session: Session) -> sqlite.Insert | postgresql.Insert:
     return sqlite.insert(IdempotencyKey) if sqlite_here else postgresql.insert(IdempotencyKey)
 
 
-KINDS: dict[str, type[Any]] = {"mdl": Model, "dat": Dataset, "job": Job, "try": Try}
+KINDS: dict[str, type[Any]] = {"mdl": Model, "dat": Dataset, "job": Job, "try": Prediction}
 
 
 def _check_there(session: Session, answer: object) -> None:
@@ -38,7 +38,7 @@ def _check_there(session: Session, answer: object) -> None:
     if kind is None:
         return
     row = session.get(kind, identifier)
-    owner = session.get(Job, row.job_id) if isinstance(row, Try) else row
+    owner = session.get(Job, row.job_id) if isinstance(row, Prediction) else row
     if owner is None or owner.deleted_at is not None:
         raise Deleted(f"this key made {identifier}, which has been deleted", param="Idempotency-Key")
 
@@ -69,7 +69,7 @@ class Once:
             if stored.fingerprint != fingerprint:
                 raise IdempotencyConflict(f"key {self.key!r} was used for another request", param="Idempotency-Key")
             _check_there(session, stored.body)
-            audit.asks(self.request)
+            audit.mark_read_only(self.request)
             return JSONResponse(stored.body, stored.status, {"Idempotency-Replayed": "true"})
         answer = self._made(make)
         mine = (IdempotencyKey.team_id == caller.team) & (IdempotencyKey.key == self.key)
@@ -85,7 +85,7 @@ class Once:
 
     def _made(self, make: Callable[[], BaseModel]) -> dict[str, Any]:
         answer = make().model_dump(mode="json")
-        audit.about(self.request, str(answer["id"]))
+        audit.set_object(self.request, str(answer["id"]))
         return answer
 
 

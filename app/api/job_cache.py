@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from app.api.job_list import shown
+from app.api.job_list import show_jobs
 from app.core.errors import NotFound
 from app.jobs import jobs
 from app.store.db import reading
 from app.store.models import QUEUED, TERMINAL, Job
 
-KEPT = 128
+MAX_CACHED = 128
 """Answers that a process remembers; one is some ten kilobytes."""
 
 
 @dataclass(frozen=True)
-class Polled:
+class CachedJob:
     """The answer, and what a waiting caller must know of it."""
 
     version: int
@@ -29,11 +29,11 @@ class Polled:
     body: bytes
 
 
-_kept: OrderedDict[tuple[str, int, str], Polled] = OrderedDict()
+_kept: OrderedDict[tuple[str, int, str], CachedJob] = OrderedDict()
 _lock = threading.Lock()
 
 
-def poll(team: str, job_id: str) -> Polled:
+def read_job(team: str, job_id: str) -> CachedJob:
     """Return a job of the team's as JSON. Raises NotFound."""
     with reading() as session:
         mine = (Job.id == job_id, Job.team_id == team, Job.deleted_at.is_(None))
@@ -45,11 +45,11 @@ def poll(team: str, job_id: str) -> Polled:
             if (known := _kept.get(place)) is not None:
                 _kept.move_to_end(place)
                 return known
-        job = shown(session, [jobs.get(session, team, job_id)])[0]
-    found = Polled(job.version, job.state in TERMINAL, job.model_dump_json().encode())
+        job = show_jobs(session, [jobs.get(session, team, job_id)])[0]
+    found = CachedJob(job.version, job.state in TERMINAL, job.model_dump_json().encode())
     if job.state != QUEUED:
         with _lock:
             _kept[job_id, job.version, job.state] = found
-            if len(_kept) > KEPT:
+            if len(_kept) > MAX_CACHED:
                 _kept.popitem(last=False)
     return found

@@ -10,23 +10,23 @@ from typing import Any
 from fastapi.sse import format_sse_event
 from sqlalchemy import select
 
-from app.accounts.auth import Caller, in_force
-from app.api.long_poll import KEEP_ALIVE_SECONDS, watcher
-from app.api.paging import decode
+from app.accounts.auth import Caller, is_active
+from app.api.long_poll import KEEP_ALIVE_SECONDS, change_poller
+from app.api.paging import decode_token
 from app.api.schemas import EventOut
 from app.core.errors import InvalidRequest, NotFound
 from app.store.db import reading
 from app.store.models import TERMINAL, Event, Job
 
 BATCH = 200
-MOST_SEQ = 2**63 - 1
+MAX_SEQ = 2**63 - 1
 """What the databases can compare a sequence number with."""
 
 
-def page(team: str, job_id: str, after: int, size: int, token: str | None) -> tuple[list[EventOut], str | None]:
+def list_events(team: str, job_id: str, after: int, size: int, token: str | None) -> tuple[list[EventOut], str | None]:
     """Return events with a greater seq than `after` (or than the token says), and the next page's token."""
     if token:
-        after = _seq(decode(token))
+        after = _seq(decode_token(token))
     found = _after(team, job_id, after, size + 1).events
     more = len(found) > size
     found = found[:size]
@@ -35,7 +35,7 @@ def page(team: str, job_id: str, after: int, size: int, token: str | None) -> tu
 
 
 def _seq(text: str) -> int:
-    if not text.isdigit() or int(text) > MOST_SEQ:
+    if not text.isdigit() or int(text) > MAX_SEQ:
         raise InvalidRequest("page_token is not one of ours", param="page_token")
     return int(text)
 
@@ -53,7 +53,7 @@ class _Look:
 def _after(team: str, job_id: str, seq: int, limit: int, caller: Caller | None = None) -> _Look:
     """Return the events after `seq`, and the job as of now. Raises NotFound, also for a `caller` who is let in no more."""
     with reading() as session:
-        if caller is not None and not in_force(session, caller):
+        if caller is not None and not is_active(session, caller):
             raise NotFound(f"no job {job_id}")
         mine = (Job.id == job_id, Job.team_id == team, Job.deleted_at.is_(None))
         job = session.execute(select(Job.version, Job.state, Job.stage, Job.progress).where(*mine)).one_or_none()
@@ -64,7 +64,7 @@ def _after(team: str, job_id: str, seq: int, limit: int, caller: Caller | None =
         return _Look([EventOut.model_validate(row) for row in rows], job.version, job.state in TERMINAL, state)
 
 
-async def stream(caller: Caller, job_id: str, seq: int, *, states: bool = False) -> AsyncIterator[bytes]:
+async def stream_events(caller: Caller, job_id: str, seq: int, *, states: bool = False) -> AsyncIterator[bytes]:
     """Write server-sent events from after `seq` until the job is over, or the caller's key or sign-in is.
 
     Between batches it holds no thread and no session.
@@ -90,5 +90,5 @@ async def stream(caller: Caller, job_id: str, seq: int, *, states: bool = False)
             yield format_sse_event(event="state", data_str=json.dumps(found.state, ensure_ascii=False))
         if found.over:
             return
-        if not await watcher.changed("job", job_id, found.version, KEEP_ALIVE_SECONDS):
+        if not await change_poller.changed("job", job_id, found.version, KEEP_ALIVE_SECONDS):
             yield format_sse_event(comment="still here")

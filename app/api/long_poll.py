@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import select
 
 from app.store.db import reading
-from app.store.models import Dataset, Job, Model, Try
+from app.store.models import Dataset, Job, Model, Prediction
 
 POLL_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 15.0
@@ -25,7 +25,7 @@ def _versions(watched: dict[str, set[str]]) -> dict[str, Any]:
         "job": (Job.id, Job.version),
         "model": (Model.id, Model.state),
         "dataset": (Dataset.id, Dataset.state),
-        "try": (Try.id, Try.state),
+        "try": (Prediction.id, Prediction.state),
     }
     found: dict[str, Any] = {}
     with reading() as session:
@@ -41,7 +41,7 @@ def _versions(watched: dict[str, set[str]]) -> dict[str, Any]:
     return found
 
 
-class Watcher:
+class ChangePoller:
     """Wakes those who wait for a row when its version is no longer the one that they know."""
 
     def __init__(self, fetch: Callable[[dict[str, set[str]]], dict[str, Any]] = _versions) -> None:
@@ -51,9 +51,9 @@ class Watcher:
 
     async def changed(self, kind: str, identifier: str, known: Any, seconds: float) -> bool:
         """Return True once the row's version differs from `known`, False after so many seconds."""
-        return await self.any_changed({(kind, identifier): known}, seconds)
+        return await self.wait_for_any({(kind, identifier): known}, seconds)
 
-    async def any_changed(self, known: Mapping[tuple[str, str], Any], seconds: float) -> bool:
+    async def wait_for_any(self, known: Mapping[tuple[str, str], Any], seconds: float) -> bool:
         """Return True once any row's version differs from the one that is known, False after so many seconds."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entries = {place: (version, future) for place, version in known.items()}
@@ -89,10 +89,10 @@ class Watcher:
             await asyncio.sleep(POLL_SECONDS)
 
 
-watcher = Watcher()
+change_poller = ChangePoller()
 
 
-def preferred_wait(prefer: str | None, limit: float = 60.0) -> float:
+def parse_wait(prefer: str | None, limit: float = 60.0) -> float:
     """Read `Prefer: wait=30` (RFC 7240), in seconds, bounded; 0 where it is absent or senseless."""
     for part in (prefer or "").split(","):
         name, _, value = part.strip().partition("=")

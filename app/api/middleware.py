@@ -9,13 +9,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.exception_handlers import bug
+from app.api.exception_handlers import log_bug
 from app.api.protocol import ENDED_WITH
-from app.api.raw_responses import SAFE_HEADERS
+from app.api.raw_responses import SECURITY_HEADERS
 from app.core import traces
-from app.core.errors import InvalidRequest, TooLarge, document
+from app.core.errors import InvalidRequest, TooLarge, problem_response
 from app.core.ids import new_id
-from app.ops.metrics import answered
+from app.ops.metrics import count_response
 
 log = structlog.get_logger()
 HSTS_SECONDS = 365 * 24 * 3600
@@ -50,15 +50,15 @@ class RequestContext:
         parent = Headers(scope=scope).get(traces.PARENT)
         with (
             traces.span(scope["method"], parent, request_id=request_id) as stretch,
-            structlog.contextvars.bound_contextvars(request_id=request_id, **traces.ids()),
+            structlog.contextvars.bound_contextvars(request_id=request_id, **traces.trace_fields()),
         ):
             try:
                 await self.app(scope, receive, answer)
             finally:
                 status = scope["state"].get(ENDED_WITH, status)  # what it says once the connection is over, nobody hears
                 took = round((time.perf_counter() - started) * 1000, 1)
-                route = answered(scope, status, began, waited)
-                stretch.tell(f"{scope['method']} {route}", status=status)
+                route = count_response(scope, status, began, waited)
+                stretch.set_attributes(f"{scope['method']} {route}", status=status)
                 who = _who(scope)
                 log.info("request", method=scope["method"], path=_loggable(scope["path"]), status=status, ms=took, **who)
 
@@ -74,12 +74,12 @@ def _loggable(path: str) -> str:
     return "/share/…" if path.startswith("/share/") else path
 
 
-class SafeHeaders:
+class SecurityHeaders:
     """Tell browsers to take an answer for what it says it is, and to tell other sites nothing of our addresses."""
 
     def __init__(self, app: ASGIApp, *, over_tls: bool) -> None:
         self.app = app
-        self.headers = {**SAFE_HEADERS, **({"Strict-Transport-Security": f"max-age={HSTS_SECONDS}"} if over_tls else {})}
+        self.headers = {**SECURITY_HEADERS, **({"Strict-Transport-Security": f"max-age={HSTS_SECONDS}"} if over_tls else {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -94,7 +94,7 @@ class SafeHeaders:
         await self.app(scope, receive, answer if scope["type"] == "http" else send)
 
 
-class Failures:
+class ErrorMiddleware:
     """Answer what nobody expected with a 500, inside of what counts, logs and adds headers."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -116,10 +116,10 @@ class Failures:
         except Exception as error:
             if begun or scope["type"] != "http":
                 raise
-            await document(bug(error), Request(scope))(scope, receive, send)
+            await problem_response(log_bug(error), Request(scope))(scope, receive, send)
 
 
-class PlainAddress:
+class NulFilter:
     """Refuse addresses with a NUL: no id, path or label holds one, and PostgreSQL cannot even be asked for it."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -129,7 +129,7 @@ class PlainAddress:
         """Handle one request."""
         if scope["type"] == "http" and ("\0" in scope["path"] or b"%00" in scope["query_string"]):
             problem = InvalidRequest("the address holds a NUL character")
-            await document(problem, Request(scope))(scope, receive, send)
+            await problem_response(problem, Request(scope))(scope, receive, send)
             return
         await self.app(scope, receive, send)
 
@@ -148,7 +148,7 @@ class BodyLimit:
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > self.limit:
             problem = TooLarge(f"the body has {declared} bytes; the limit is {self.limit}")
-            await document(problem, Request(scope))(scope, receive, send)
+            await problem_response(problem, Request(scope))(scope, receive, send)
             return
         seen = 0
 

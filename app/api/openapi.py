@@ -16,8 +16,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.routing import BaseRoute
 
-from app.accounts.auth import SAFE_METHODS, Asks, Requires, requirement
-from app.accounts.rate_limits import ALWAYS
+from app.accounts.auth import SAFE_METHODS, Asks, Requires, find_requirement
+from app.accounts.rate_limits import UNLIMITED_PATHS
 from app.api.idempotency import Once
 from app.core import errors
 from app.core.errors import Problem
@@ -128,11 +128,11 @@ def _uses(dependant: Dependant, call: object) -> bool:
     return any(below.call is call or _uses(below, call) for below in dependant.dependencies)
 
 
-def implied(route: APIRoute, method: str) -> Iterator[type[Problem]]:
+def implied_problems(route: APIRoute, method: str) -> Iterator[type[Problem]]:
     """Yield the problems that follow from what a route is."""
     yield from ALL
-    needed, safe = requirement(route.dependant), method in SAFE_METHODS
-    if route.path not in ALWAYS:
+    needed, safe = find_requirement(route.dependant), method in SAFE_METHODS
+    if route.path not in UNLIMITED_PATHS:
         yield errors.RateLimited
     if needed is not None:
         yield errors.Unauthorized
@@ -154,13 +154,13 @@ def _of_scope(needed: Requires, *, safe: bool) -> Iterator[type[Problem]]:
             yield errors.ReadOnlyKey
 
 
-def routes(found: Iterable[BaseRoute]) -> Iterator[APIRoute]:
+def iterate_routes(found: Iterable[BaseRoute]) -> Iterator[APIRoute]:
     """Yield all routes, those of routers too."""
     for route in found:
         if isinstance(route, APIRoute):
             yield route
         else:
-            yield from routes(getattr(getattr(route, "original_router", None), "routes", []))
+            yield from iterate_routes(getattr(getattr(route, "original_router", None), "routes", []))
 
 
 def _write(status: int, codes: Sequence[str], *, head: bool, pages: bool) -> dict[str, Any]:
@@ -198,11 +198,11 @@ def _complete(route: APIRoute, method: str, operation: dict[str, Any], shared: d
     if KINDS not in answers.get("422", {}):
         answers.pop("422", None)  # FastAPI's own form, which is never sent
     codes: dict[int, list[str]] = {}
-    for kind in implied(route, method):
+    for kind in implied_problems(route, method):
         codes.setdefault(kind.status, []).append(kind.code)
     for own in [key for key, answer in answers.items() if KINDS in answer]:
         codes.setdefault(int(own), []).extend(answers.pop(own)[KINDS])
-    usual = ["X-Request-Id", *([] if route.path in ALWAYS else COUNTED)]
+    usual = ["X-Request-Id", *([] if route.path in UNLIMITED_PATHS else COUNTED)]
     usual += ["Idempotency-Replayed"] if _uses(route.dependant, Once) else []
     usual += ["Link"] if any(field.alias == "page_token" for field in route.dependant.query_params) else []
     for parameter in operation.get("parameters", ()):
@@ -236,11 +236,11 @@ def _describe_defaults(part: Any) -> None:
             _describe_defaults(below)
 
 
-def complete(document: dict[str, Any], app: FastAPI) -> dict[str, Any]:
+def complete_document(document: dict[str, Any], app: FastAPI) -> dict[str, Any]:
     """Add to what FastAPI made of the routes what all of them have in common."""
     shared: dict[str, Any] = {}
     paths = document["paths"]
-    for route in routes(app.routes):
+    for route in iterate_routes(app.routes):
         for method in route.methods or ():
             operation = paths.get(route.path_format, {}).get(method.lower())
             if operation is not None and route.include_in_schema:
@@ -261,7 +261,7 @@ def operation_id(route: APIRoute) -> str:
     return f"{route.tags[0] if route.tags else 'page'}_{route.name.strip('_')}"
 
 
-class Documented(FastAPI):
+class DocumentedApi(FastAPI):
     """An application whose document is complete."""
 
     _lock = threading.Lock()
@@ -271,4 +271,4 @@ class Documented(FastAPI):
         with self._lock:
             known = self.openapi_schema
             found = super().openapi()
-            return found if found is known else complete(found, self)
+            return found if found is known else complete_document(found, self)

@@ -13,7 +13,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from app.api.raw_responses import answer_parts
+from app.api.raw_responses import response_parts
 from app.core.errors import MalformedRequest, Problem, RequestTimeout
 from app.core.settings import get_settings
 from app.ops.metrics import refused
@@ -131,7 +131,7 @@ class BoundedProtocol(H11Protocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in _CAN_ANSWER and not self.transport.is_closing():
-            headers, body = answer_parts(problem)
+            headers, body = response_parts(problem)
             start = h11.Response(status_code=problem.status, headers=headers, reason=http.HTTPStatus(problem.status).phrase)
             for event in (start, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")

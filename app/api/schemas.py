@@ -7,8 +7,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema
 
-from app.core.redaction import without_paths
-from app.jobs.queue_forecast import Place
+from app.core.redaction import redact_paths
+from app.jobs.queue_forecast import QueuePosition
 from app.store import models
 from compression.schema import file_names
 from compression.schema.job_spec import Columns
@@ -186,7 +186,7 @@ class JobOut(Out):
     rows: list[dict[str, Any]]
     attempt: int
     failures: int
-    error: Annotated[dict[str, Any] | None, AfterValidator(without_paths)]
+    error: Annotated[dict[str, Any] | None, AfterValidator(redact_paths)]
     queue_position: int | None
     start_seconds: Annotated[float | None, Field(description="About so long until a worker takes it; null where unknown.")]
     waits_for: Annotated[
@@ -216,7 +216,7 @@ class EventOut(Out):
     seq: int
     type: str
     at: dt.datetime
-    data: Annotated[dict[str, Any], AfterValidator(without_paths)]
+    data: Annotated[dict[str, Any], AfterValidator(redact_paths)]
 
 
 class ArtifactFile(Out):
@@ -273,7 +273,7 @@ class Page(Out, Generic[Item]):
 
 def job_out(
     job: models.Job,
-    place: Place | None = None,
+    place: QueuePosition | None = None,
     *,
     owner: str | None = None,
     ratios: dict[str, Any] | None = None,

@@ -304,7 +304,7 @@ def field_path(location: tuple[int | str, ...]) -> str:
     return ".".join(parts[1:] if parts and parts[0] in {"body", "query", "path", "header"} else parts)
 
 
-def describe(errors: list[ErrorDetails]) -> tuple[str, str]:
+def describe_errors(errors: list[ErrorDetails]) -> tuple[str, str]:
     """Turn pydantic's findings into (cause that names every field, path of the first field)."""
     causes = [f"{field_path(error['loc'])}: {error['msg']}" for error in errors]
     return "; ".join(causes[:10]), field_path(errors[0]["loc"])
@@ -312,11 +312,11 @@ def describe(errors: list[ErrorDetails]) -> tuple[str, str]:
 
 def recipe_problem(error: ValidationError, prefix: str) -> InvalidRecipe:
     """Say which key of a recipe is wrong."""
-    cause, param = describe(error.errors())
+    cause, param = describe_errors(error.errors())
     return InvalidRecipe(cause, param=f"{prefix}.{param}" if param else prefix)
 
 
-def document_body(problem: Problem, request_id: str | None) -> bytes:
+def problem_body(problem: Problem, request_id: str | None) -> bytes:
     """Write a problem as JSON (RFC 9457)."""
     body = {
         "type": f"/docs/errors#{problem.code}",
@@ -333,13 +333,13 @@ def document_body(problem: Problem, request_id: str | None) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def document(problem: Problem, request: Request) -> Response:
+def problem_response(problem: Problem, request: Request) -> Response:
     """Answer with a problem as application/problem+json."""
     state = request.scope.setdefault("state", {})
     state["problem"] = problem.code
     request_id = state.get("request_id")
     headers = {**problem.all_headers, "X-Request-Id": str(request_id)}
-    return Response(document_body(problem, request_id), problem.status, headers, media_type="application/problem+json")
+    return Response(problem_body(problem, request_id), problem.status, headers, media_type="application/problem+json")
 
 
 def compression_problem(error: CompressionError) -> Problem:

@@ -14,7 +14,7 @@ _open: Counter[str] = Counter()
 _lock = threading.Lock()
 
 
-def open_streams(owner: str) -> int:
+def count_streams(owner: str) -> int:
     """Return how many streams of a key or a team are open in this process."""
     return _open[owner]
 

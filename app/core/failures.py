@@ -33,7 +33,7 @@ FAILURES: dict[str, tuple[str, str]] = {
 """Code → (cause, remedy)."""
 
 
-def failure(code: str, more: str = "") -> dict[str, Any]:
+def describe_failure(code: str, more: str = "") -> dict[str, Any]:
     """Return a failure as a job's `error` or an upload's reason carries it."""
     cause, remedy = FAILURES[code]
     return {"code": code, "cause": f"{cause} {more}".strip(), "remedy": remedy, "param": None}

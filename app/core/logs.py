@@ -25,7 +25,7 @@ MOST_ALIKE = 20
 ALIKE_SECONDS = 10.0
 
 
-class Flood(logging.Filter):
+class FloodFilter(logging.Filter):
     """Bounds what libraries log of one kind: what strangers send must not fill the disk on which the database lies."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Flood(logging.Filter):
 def configure(process: str) -> None:
     """Set up structlog and write the standard library's lines in the same form to the same stream."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(Flood())
+    handler.addFilter(FloodFilter())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*SHARED, _name], processors=[_plain, structlog.processors.JSONRenderer()]

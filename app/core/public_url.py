@@ -15,17 +15,17 @@ from starlette.requests import Request
 from app.core.settings import get_settings
 
 
-def origin(request: Request) -> str:
+def public_origin(request: Request) -> str:
     """Return scheme, host and port as callers know them, without a slash at the end; nothing if we cannot know."""
     if public := get_settings().public_url:
         return public
     return f"{request.url.scheme}://{request.url.netloc}" if _is_allowed(request.url.hostname) else ""
 
 
-def next_page(request: Request, token: str) -> str:
+def next_page_link(request: Request, token: str) -> str:
     """Return a Link header's value for the page after this one."""
     asked = URL(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
-    return f'<{origin(request)}{asked.include_query_params(page_token=token)}>; rel="next"'
+    return f'<{public_origin(request)}{asked.include_query_params(page_token=token)}>; rel="next"'
 
 
 def is_secure(request: Request) -> bool:

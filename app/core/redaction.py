@@ -20,17 +20,17 @@ class Scoped(Protocol):
     def operator(self) -> bool: ...  # noqa: D102
 
 
-def sees_operations(caller: Scoped) -> bool:
+def sees_hosts(caller: Scoped) -> bool:
     """Say whether a caller runs the service, and may know its hosts and processes; everybody else is a tenant."""
     return caller.scope == ADMIN and caller.operator
 
 
-def without_paths(value: Any) -> Any:
+def redact_paths(value: Any) -> Any:
     """Return a JSON value with the folders left out of every path on a server's disk: `/var/lib/x/y.json` is `…/y.json`."""
     if isinstance(value, str):
         return _PATH.sub(r"…/\1", value) if "/" in value else value
     if isinstance(value, dict):
-        return {key: without_paths(entry) for key, entry in value.items()}
+        return {key: redact_paths(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [without_paths(entry) for entry in value]
+        return [redact_paths(entry) for entry in value]
     return value

@@ -23,7 +23,7 @@ _provider: "TracerProvider | None" = None
 _tracer: "Tracer | None" = None
 
 
-class Missing(Exception):
+class TracingUnavailable(Exception):
     """Traces are asked for where the extra is not installed, or to a place that there is not."""
 
 
@@ -37,7 +37,9 @@ def configure(process: str) -> None:
         sdk, resources = import_module("opentelemetry.sdk.trace"), import_module("opentelemetry.sdk.resources")
         processor = _processor(place)
     except ImportError as error:
-        raise Missing(f"LATHE_TRACES is set, and {error.name} is not installed: pip install 'lathe[otel]'") from error
+        raise TracingUnavailable(
+            f"LATHE_TRACES is set, and {error.name} is not installed: pip install 'lathe[otel]'"
+        ) from error
     _provider = sdk.TracerProvider(resource=resources.Resource.create({"service.name": f"lathe-{process}"}))
     _provider.add_span_processor(processor)
     _tracer = _provider.get_tracer("lathe")
@@ -51,7 +53,7 @@ def _processor(place: str) -> "SpanProcessor":
         found = export.BatchSpanProcessor(otlp.OTLPSpanExporter())
         return found
     if not place.startswith(FILE):
-        raise Missing(f"LATHE_TRACES is {place!r}; it must be `otlp` or `file:` and a path")
+        raise TracingUnavailable(f"LATHE_TRACES is {place!r}; it must be `otlp` or `file:` and a path")
     path = Path(place.removeprefix(FILE).removeprefix("//"))
     out = path.open("a", encoding="utf-8", buffering=1)
     exporter = export.ConsoleSpanExporter(out=out, formatter=lambda span: span.to_json(indent=None) + "\n")
@@ -59,13 +61,13 @@ def _processor(place: str) -> "SpanProcessor":
     return found
 
 
-class Stretch:
+class SpanHandle:
     """A span, or nothing where traces are off."""
 
     def __init__(self, span: "Span | None" = None) -> None:
         self.span = span
 
-    def tell(self, name: str | None = None, **attributes: Any) -> None:
+    def set_attributes(self, name: str | None = None, **attributes: Any) -> None:
         """Give it another name, or say more of it."""
         if self.span is not None:
             if name:
@@ -81,27 +83,27 @@ class Stretch:
             self.span.end()
 
 
-def begin(name: str, **attributes: Any) -> Stretch:
+def start_span(name: str, **attributes: Any) -> SpanHandle:
     """Begin a span beneath the one that is at work."""
-    stretch = Stretch(_tracer.start_span(name) if _tracer else None)
-    stretch.tell(**attributes)
+    stretch = SpanHandle(_tracer.start_span(name) if _tracer else None)
+    stretch.set_attributes(**attributes)
     return stretch
 
 
 @contextmanager
-def span(name: str, parent: str | None = None, **attributes: Any) -> Iterator[Stretch]:
+def span(name: str, parent: str | None = None, **attributes: Any) -> Iterator[SpanHandle]:
     """Trace what is done within. parent: a `traceparent` of elsewhere; without, the span that is at work here."""
     if _tracer is None:
-        yield Stretch()
+        yield SpanHandle()
         return
     context = _context(parent) if parent else None
     with _tracer.start_as_current_span(name, context=context) as started:
-        stretch = Stretch(started)
-        stretch.tell(**attributes)
+        stretch = SpanHandle(started)
+        stretch.set_attributes(**attributes)
         yield stretch
 
 
-def current() -> str | None:
+def current_traceparent() -> str | None:
     """Return the `traceparent` of the span that is at work; None where there is none."""
     if _tracer is None:
         return None
@@ -110,9 +112,9 @@ def current() -> str | None:
     return carrier.get(PARENT)
 
 
-def ids() -> dict[str, str]:
+def trace_fields() -> dict[str, str]:
     """Return what a line of the log says of the span that is at work."""
-    found = current()
+    found = current_traceparent()
     return {"trace_id": found.split("-")[1]} if found else {}
 
 

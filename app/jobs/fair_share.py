@@ -17,7 +17,7 @@ from app.store.quotas import limit_of
 
 RECENT_SECONDS = 2 * 24 * 3600.0
 """Days that began within so long, today and yesterday, count against a team's next turn."""
-Chosen = aliased(Job, name="chosen")
+ChosenJob = aliased(Job, name="chosen")
 """The job whose turn it is, in `next_job`: what a claim locks."""
 _First = aliased(Job, name="first")
 
@@ -52,16 +52,16 @@ def next_job(memory_bytes: int | None = None) -> Select[str]:
         .cte("teams_waiting")
     )
     return (
-        select(Chosen.id)
-        .join(teams, teams.c.job == Chosen.id)
-        .order_by(teams.c.share, teams.c.recent, Chosen.id)
+        select(ChosenJob.id)
+        .join(teams, teams.c.job == ChosenJob.id)
+        .order_by(teams.c.share, teams.c.recent, ChosenJob.id)
         .limit(1)
         .correlate(None)
     )
 
 
 @dataclass(frozen=True)
-class Line:
+class TeamQueue:
     """What decides a team's turns, and how many of its jobs wait."""
 
     team: str
@@ -86,11 +86,11 @@ class Line:
         return min(self.queued, whole), whole < self.queued
 
 
-def waiting_lines(session: Session) -> dict[str, Line]:
+def waiting_teams(session: Session) -> dict[str, TeamQueue]:
     """Return the lines of all teams that have jobs waiting, by team."""
     full = Team.running >= limit_of("jobs_running")
     asked = select(Team.id, Team.queued, Team.running, Team.weight, _recent(), full).where(Team.queued > 0)
-    return {row[0]: Line(*row) for row in session.execute(asked)}
+    return {row[0]: TeamQueue(*row) for row in session.execute(asked)}
 
 
 def ranks(session: Session, team: str, ids: list[str]) -> dict[str, int]:

@@ -22,7 +22,7 @@ class Claim:
     fence: int
 
 
-def change(
+def update_job(
     session: Session,
     job_id: str,
     *conditions: ColumnElement[bool],
@@ -50,20 +50,20 @@ def change(
     return job
 
 
-def held(fence: int) -> tuple[ColumnElement[bool], ...]:
+def held_under(fence: int) -> tuple[ColumnElement[bool], ...]:
     """Return what is true of a job as long as nobody took it from the holder of this fence."""
     return Job.state == RUNNING, Job.fence == fence
 
 
-def fenced(session: Session, claim: Claim, *, events: Sequence[tuple[str, dict[str, Any]]] = (), **values: Any) -> Job:
+def update_fenced(session: Session, claim: Claim, *, events: Sequence[tuple[str, dict[str, Any]]] = (), **values: Any) -> Job:
     """Change a job that its holder still has. Raises StaleFence."""
-    job = change(session, claim.job.id, *held(claim.fence), events=events, **values)
+    job = update_job(session, claim.job.id, *held_under(claim.fence), events=events, **values)
     if job is None:
         raise StaleFence(claim.job.id)
     return job
 
 
-def written(session: Session, claim: Claim, origin: str) -> bool:
+def was_written(session: Session, claim: Claim, origin: str) -> bool:
     """Say whether a write was made already: where the reply to its COMMIT was lost, nobody knows, and it comes again.
 
     The row is locked first, so that a first try that is still under way on the server ends before we look.

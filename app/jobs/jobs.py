@@ -15,18 +15,12 @@ from sqlalchemy.orm import Session, defer, joinedload
 
 from app.core import logs, traces
 from app.core.errors import NotFound, WrongState
-from app.core.failures import failure
+from app.core.failures import describe_failure
 from app.jobs import fair_share
 from app.jobs.fencing import Claim as Claim
 from app.jobs.fencing import StaleFence as StaleFence
-from app.jobs.fencing import change, fenced, held, written
+from app.jobs.fencing import held_under, update_fenced, update_job, was_written
 from app.jobs.stage_results import add_artifacts
-from app.jobs.stage_results import checkpoints as checkpoints
-from app.jobs.stage_results import part_finished as part_finished
-from app.jobs.stage_results import part_names as part_names
-from app.jobs.stage_results import recorded as recorded
-from app.jobs.stage_results import stage_finished as stage_finished
-from app.jobs.stage_results import training_saved as training_saved
 from app.store import quotas, resources
 from app.store.broker import JOBS, wake_after_commit
 from app.store.clock import now
@@ -42,15 +36,15 @@ from app.store.models import (
     JobDataset,
     JobModel,
     Model,
+    Prediction,
     ShareLink,
-    Try,
     Worker,
 )
 from compression.schema.report.report import Artifact as ArtifactFacts
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """What a heartbeat brings back."""
 
     cancel: bool
@@ -64,12 +58,12 @@ class Beat:
 def submit(session: Session, job: Job) -> Job:
     """Accept a job: its row is the promise. Workers are woken once it is committed. Raises QuotaExceeded."""
     quotas.admit_job(session, job.team_id)
-    job.request_id, job.traceparent = logs.request_id(), traces.current()
+    job.request_id, job.traceparent = logs.request_id(), traces.current_traceparent()
     if job.deadline_seconds is not None:
         job.deadline_at = now(job.deadline_seconds)
     session.add(job)
     session.flush()
-    stored = change(session, job.id, events=[("queued", {})])
+    stored = update_job(session, job.id, events=[("queued", {})])
     wake_after_commit(session, JOBS)
     return stored or job
 
@@ -90,7 +84,7 @@ def cancel(session: Session, team: str, job_id: str) -> Job:
     # Locked, or a job that is given back between the two looks would be in neither state, and go on.
     session.execute(select(Job.id).where(Job.id == job_id, Job.team_id == team).with_for_update())
     get(session, team, job_id)
-    gone = change(
+    gone = update_job(
         session,
         job_id,
         Job.state == QUEUED,
@@ -99,7 +93,7 @@ def cancel(session: Session, team: str, job_id: str) -> Job:
         cancel_requested_at=now(),
         finished_at=now(),
     )
-    asked = gone or change(
+    asked = gone or update_job(
         session,
         job_id,
         Job.state == RUNNING,
@@ -142,7 +136,7 @@ def retry(session: Session, team: str, job_id: str, key_id: str | None = None) -
     return submit(session, Job(**asked, parts=parts, others=others, retry_of=old.id, key_id=key_id))
 
 
-def remove(session: Session, team: str, job_id: str) -> None:
+def delete_job(session: Session, team: str, job_id: str) -> None:
     """Hide a job that is over; the keeper frees its bytes. Its outcome and metrics stay. Raises WrongState."""
     job = get(session, team, job_id)
     if job.state not in TERMINAL:
@@ -151,9 +145,9 @@ def remove(session: Session, team: str, job_id: str) -> None:
     session.execute(delete(File).where(File.artifact_id.in_(artifacts)))
     session.execute(delete(Artifact).where(Artifact.job_id == job_id))
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id))
-    for kind in (Try, ShareLink):
+    for kind in (Prediction, ShareLink):
         session.execute(delete(kind).where(kind.job_id == job_id))
-    change(session, job_id, deleted_at=now())
+    update_job(session, job_id, deleted_at=now())
 
 
 # The worker's side.
@@ -178,7 +172,7 @@ def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: 
     for again in range(CLAIM_TRIES):
         # Of each team one job is looked at. Where others are taking all of those, who finds nothing waits for them and looks
         # again, at what is next then.
-        chosen = fair_share.next_job(memory_bytes).with_for_update(skip_locked=not again, of=fair_share.Chosen)
+        chosen = fair_share.next_job(memory_bytes).with_for_update(skip_locked=not again, of=fair_share.ChosenJob)
         job = session.scalar(
             update(Job)
             .where(Job.id == chosen.scalar_subquery(), Job.state == QUEUED)
@@ -186,29 +180,29 @@ def claim(session: Session, worker_id: str, lease_seconds: float, memory_bytes: 
             .returning(Job)
             .execution_options(synchronize_session=False, populate_existing=True)
         )
-        if job is not None or not work_waiting(session, memory_bytes):
+        if job is not None or not has_waiting_job(session, memory_bytes):
             break
     if job is None:
         return None
     claimed = Claim(job, job.fence)
-    fenced(session, claimed, events=[("claimed", {"worker": worker_id, "attempt": job.attempt})])
+    update_fenced(session, claimed, events=[("claimed", {"worker": worker_id, "attempt": job.attempt})])
     return claimed
 
 
-def heartbeat(session: Session, claim: Claim, lease_seconds: float, **changes: Any) -> Beat:
+def heartbeat(session: Session, claim: Claim, lease_seconds: float, **changes: Any) -> Heartbeat:
     """Renew the lease, carry progress out and cancel and drain in. Raises StaleFence."""
-    job = fenced(session, claim, lease_until=now(lease_seconds), **changes)
+    job = update_fenced(session, claim, lease_until=now(lease_seconds), **changes)
     drain = session.scalar(update(Worker).where(Worker.id == job.worker_id).values(seen_at=now()).returning(Worker.drain))
     overdue = job.deadline_at is not None and session.scalar(select(Job.deadline_at <= now()).where(Job.id == job.id))
-    return Beat(cancel=job.cancel_requested_at is not None, drain=bool(drain), overdue=bool(overdue))
+    return Heartbeat(cancel=job.cancel_requested_at is not None, drain=bool(drain), overdue=bool(overdue))
 
 
-def record(
+def record_event(
     session: Session, claim: Claim, kind: str, data: dict[str, Any], *, origin: str | None = None, **changes: Any
 ) -> None:
     """Append an event; one of the same origin is there already where this is tried again. Raises StaleFence."""
-    if origin is None or not written(session, claim, origin):
-        fenced(session, claim, events=[(kind, data)], origin=origin, **changes)
+    if origin is None or not was_written(session, claim, origin):
+        update_fenced(session, claim, events=[(kind, data)], origin=origin, **changes)
 
 
 def finish(
@@ -224,19 +218,19 @@ def finish(
     # What was told last was of the time before the last step ended.
     progress = {**found.progress, "fraction": 1.0, "eta_seconds": 0.0} if found.progress else None
     ended = {"state": "succeeded", "report": report, "progress": progress, "finished_at": now(), "lease_until": None}
-    fenced(session, claim, events=[("succeeded", {})], **ended)
+    update_fenced(session, claim, events=[("succeeded", {})], **ended)
 
 
 def fail(session: Session, claim: Claim, error: dict[str, Any]) -> None:
     """End with something that the sender must mend; it is not tried again. Raises StaleFence."""
     ended = _ended(session.scalar(select(Job.progress).where(Job.id == claim.job.id)))
-    fenced(session, claim, events=[("failed", error)], state="failed", error=error, **ended)
+    update_fenced(session, claim, events=[("failed", error)], state="failed", error=error, **ended)
 
 
-def cancelled(session: Session, claim: Claim) -> None:
+def mark_cancelled(session: Session, claim: Claim) -> None:
     """Say that the work has stopped, as was asked. Raises StaleFence."""
     ended = _ended(session.scalar(select(Job.progress).where(Job.id == claim.job.id)))
-    fenced(session, claim, events=[("cancelled", {})], state="cancelled", **ended)
+    update_fenced(session, claim, events=[("cancelled", {})], state="cancelled", **ended)
 
 
 def _ended(progress: dict[str, Any] | None) -> dict[str, Any]:
@@ -252,9 +246,9 @@ def release(session: Session, claim: Claim) -> None:
     """
     asked = select(Job.cancel_requested_at).where(Job.id == claim.job.id).with_for_update()
     if session.scalar(asked) is not None:
-        cancelled(session, claim)
+        mark_cancelled(session, claim)
         return
-    fenced(
+    update_fenced(
         session,
         claim,
         events=[("released", {"worker": claim.job.worker_id})],
@@ -266,7 +260,7 @@ def release(session: Session, claim: Claim) -> None:
     wake_after_commit(session, JOBS)
 
 
-def setback(
+def retry_or_fail(
     session: Session,
     claim: Claim,
     error: dict[str, Any],
@@ -295,7 +289,7 @@ def _set_back(
     **changes: Any,
 ) -> bool:
     # Locked: a cancel between this look and the change would leave a job in the queue that nobody takes and nobody ends.
-    job = session.scalar(select(Job).where(Job.id == job_id, *held(fence), *more).with_for_update())
+    job = session.scalar(select(Job).where(Job.id == job_id, *held_under(fence), *more).with_for_update())
     if job is None:
         return False
     failures = job.failures + 1
@@ -313,24 +307,26 @@ def _set_back(
         values = {"state": QUEUED, "worker_id": None, "not_before": now(wait), "progress": None, **common}
         happened = [("requeued", {**error, "failures": failures, "wait_seconds": wait})]
         wake_after_commit(session, JOBS)
-    return change(session, job_id, *held(fence), *more, events=happened, **values) is not None
+    return update_job(session, job_id, *held_under(fence), *more, events=happened, **values) is not None
 
 
 # The keeper's side.
 
 
-def reap(session: Session, *, max_failures: int, backoff_seconds: float) -> list[str]:
+def requeue_expired(session: Session, *, max_failures: int, backoff_seconds: float) -> list[str]:
     """Take jobs from workers whose lease has run out; return their ids."""
     dead = select(Job.id, Job.fence).where(Job.state == RUNNING, Job.lease_until < now())
     dead = dead.order_by(Job.team_id).with_for_update(skip_locked=True)  # each is counted in its team's row: all in one order
     return [
         job_id
         for job_id, fence in session.execute(dead).all()
-        if _set_back(session, job_id, fence, failure("worker_lost"), max_failures, backoff_seconds, Job.lease_until < now())
+        if _set_back(
+            session, job_id, fence, describe_failure("worker_lost"), max_failures, backoff_seconds, Job.lease_until < now()
+        )
     ]
 
 
-def orphans(session: Session, worker_id: str, *, max_failures: int, backoff_seconds: float) -> list[str]:
+def requeue_orphans(session: Session, worker_id: str, *, max_failures: int, backoff_seconds: float) -> list[str]:
     """Take back what a worker holds that is about to claim, and so holds nothing; return the ids.
 
     Its process died and was started anew, or the reply to a claim's COMMIT was lost. No lease need run out for that.
@@ -340,23 +336,23 @@ def orphans(session: Session, worker_id: str, *, max_failures: int, backoff_seco
     return [
         job_id
         for job_id, fence in session.execute(mine).all()
-        if _set_back(session, job_id, fence, failure("worker_lost"), max_failures, backoff_seconds)
+        if _set_back(session, job_id, fence, describe_failure("worker_lost"), max_failures, backoff_seconds)
     ]
 
 
-def expire(session: Session) -> list[str]:
+def fail_overdue(session: Session) -> list[str]:
     """Fail waiting jobs whose deadline has passed; return their ids. A running one's worker does it itself."""
     late = select(Job.id).where(Job.state == QUEUED, Job.deadline_at <= now())
     late = late.order_by(Job.team_id).with_for_update(skip_locked=True)
-    error = failure("deadline_exceeded")
+    error = describe_failure("deadline_exceeded")
     values: dict[str, Any] = {"state": "failed", "error": error, "finished_at": now()}
     return [
         job_id
         for job_id in session.scalars(late).all()
-        if change(session, job_id, Job.state == QUEUED, Job.deadline_at <= now(), events=[("failed", error)], **values)
+        if update_job(session, job_id, Job.state == QUEUED, Job.deadline_at <= now(), events=[("failed", error)], **values)
     ]
 
 
-def work_waiting(session: Session, memory_bytes: int | None = None) -> bool:
+def has_waiting_job(session: Session, memory_bytes: int | None = None) -> bool:
     """Say whether any job could be claimed right now, by a worker of so much memory."""
     return session.scalar(fair_share.next_job(memory_bytes)) is not None

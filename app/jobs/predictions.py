@@ -9,12 +9,12 @@ from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.core.errors import InvalidRequest, NotFound, NothingToTry, ReportNotReady, TooManyTries
-from app.core.failures import failure
+from app.core.failures import describe_failure
 from app.jobs import jobs
 from app.store import resources
 from app.store.broker import CHECKS, wake_after_commit
 from app.store.clock import now
-from app.store.models import QUEUED, RUNNING, Artifact, Dataset, Job, Metric, Team, Try
+from app.store.models import QUEUED, RUNNING, Artifact, Dataset, Job, Metric, Prediction, Team
 from compression.schema.prediction_request import Question, asked_for
 from compression.schema.recipe.base import Task
 from compression.schema.validation import DataFacts
@@ -24,7 +24,7 @@ MOST_WAITING, MOST_A_MINUTE = 4, 30
 MAX_ATTEMPTS = 2
 
 
-def create(session: Session, team: str, job_id: str, part: str, question: Question) -> Try:
+def create(session: Session, team: str, job_id: str, part: str, question: Question) -> Prediction:
     """Store a question. Raises NotFound, ReportNotReady, NothingToTry, InvalidRequest, TooManyTries."""
     job = jobs.get(session, team, job_id)
     if job.report is None:
@@ -33,15 +33,17 @@ def create(session: Session, team: str, job_id: str, part: str, question: Questi
     if part not in (names or [""]):
         cause = f"the job has no part {part!r}; there are: {', '.join(names)}" if names else "the job has one dataset, no parts"
         raise InvalidRequest(cause, param="part")
-    dataset = session.get_one(Dataset, dataset_of(job, part))
+    dataset = session.get_one(Dataset, find_dataset(job, part))
     _check(session, team, dataset, question)
     # Locked: of many that ask at the same moment none sees the others.
     session.execute(select(Team.id).where(Team.id == team).with_for_update(key_share=True))
-    recent = select(func.count()).select_from(Try).where(Try.team_id == team, Try.created_at > now(-60))
-    waiting = select(func.count()).select_from(Try).where(Try.team_id == team, Try.state.in_((QUEUED, RUNNING)))
+    recent = select(func.count()).select_from(Prediction).where(Prediction.team_id == team, Prediction.created_at > now(-60))
+    waiting = (
+        select(func.count()).select_from(Prediction).where(Prediction.team_id == team, Prediction.state.in_((QUEUED, RUNNING)))
+    )
     if (session.scalar(waiting) or 0) >= MOST_WAITING or (session.scalar(recent) or 0) >= MOST_A_MINUTE:
         raise TooManyTries(f"{MOST_WAITING} questions at once and {MOST_A_MINUTE} a minute are answered")
-    row = Try(team_id=team, job_id=job.id, part=part, asked=question.model_dump(mode="json", exclude_none=True))
+    row = Prediction(team_id=team, job_id=job.id, part=part, asked=question.model_dump(mode="json", exclude_none=True))
     session.add(row)
     session.flush()
     session.refresh(row)
@@ -49,7 +51,7 @@ def create(session: Session, team: str, job_id: str, part: str, question: Questi
     return row
 
 
-def dataset_of(job: Job, part: str) -> str:
+def find_dataset(job: Job, part: str) -> str:
     """Return the id of the dataset that a part's models were made for."""
     return next((one.dataset_id for one in job.parts if one.name == part), job.dataset_id)
 
@@ -81,15 +83,17 @@ def _check_texts(task: Task, wanted: tuple[str, ...], given: set[str]) -> None:
         raise InvalidRequest(f"{task} is asked by {' and '.join(wanted)}, or by the number of a row", param=param)
 
 
-def get(session: Session, team: str, job_id: str, try_id: str) -> Try:
+def get(session: Session, team: str, job_id: str, try_id: str) -> Prediction:
     """Find one of the team's. Raises NotFound."""
-    row = session.scalar(select(Try).where(Try.id == try_id, Try.job_id == job_id, Try.team_id == team))
+    row = session.scalar(
+        select(Prediction).where(Prediction.id == try_id, Prediction.job_id == job_id, Prediction.team_id == team)
+    )
     if row is None:
         raise NotFound(f"no try {try_id} of {job_id}")
     return row
 
 
-def names(session: Session, row: Try) -> tuple[str, str]:
+def artifact_names(session: Session, row: Prediction) -> tuple[str, str]:
     """Name the artifacts that are asked: the baseline's, and the one that the report says to take. Raises NotFound."""
     job = session.get_one(Job, row.job_id)
     first = session.scalar(select(Metric.row).where(Metric.job_id == job.id, Metric.stage == "baseline"))
@@ -100,10 +104,10 @@ def names(session: Session, row: Try) -> tuple[str, str]:
     return str(first["parts"][row.part]["artifact"]), str(job.report["headlines"][row.part])
 
 
-def artifacts(session: Session, row: Try) -> list[Artifact]:
+def artifacts(session: Session, row: Prediction) -> list[Artifact]:
     """Return what is asked, the baseline first. Raises NotFound where it was deleted."""
     found = {one.name: one for one in session.scalars(select(Artifact).where(Artifact.job_id == row.job_id))}
-    wanted = names(session, row)
+    wanted = artifact_names(session, row)
     if missing := [name for name in wanted if name not in found]:
         raise NotFound(f"{row.job_id} has no artifact {missing[0]}")
     return [found[name] for name in wanted]
@@ -113,44 +117,46 @@ def artifacts(session: Session, row: Try) -> list[Artifact]:
 
 
 def _due() -> ColumnElement[bool]:
-    return or_(Try.state == QUEUED, (Try.state == RUNNING) & (Try.lease_until < now()))
+    return or_(Prediction.state == QUEUED, (Prediction.state == RUNNING) & (Prediction.lease_until < now()))
 
 
-def waiting(session: Session) -> bool:
+def has_waiting_prediction(session: Session) -> bool:
     """Say whether any question waits for its answer."""
-    return session.scalar(select(Try.id).where(_due()).limit(1)) is not None
+    return session.scalar(select(Prediction.id).where(_due()).limit(1)) is not None
 
 
-def claim(session: Session, lease_seconds: float) -> Try | None:
+def claim(session: Session, lease_seconds: float) -> Prediction | None:
     """Take the oldest question; None where there is none. One over which workers were lost is not asked again."""
-    wanted = select(Try.id).where(_due()).order_by(Try.id).limit(1).with_for_update(skip_locked=True)
+    wanted = select(Prediction.id).where(_due()).order_by(Prediction.id).limit(1).with_for_update(skip_locked=True)
     row = session.scalar(
-        update(Try)
-        .where(Try.id == wanted.scalar_subquery())
-        .values(state=RUNNING, attempt=Try.attempt + 1, lease_until=now(lease_seconds))
-        .returning(Try)
+        update(Prediction)
+        .where(Prediction.id == wanted.scalar_subquery())
+        .values(state=RUNNING, attempt=Prediction.attempt + 1, lease_until=now(lease_seconds))
+        .returning(Prediction)
         .execution_options(synchronize_session=False, populate_existing=True)
     )
     if row is not None and row.attempt > MAX_ATTEMPTS:
-        finish(session, row, error=failure("answer_failed", f"{MAX_ATTEMPTS} workers were lost over it."))
+        finish(session, row, error=describe_failure("answer_failed", f"{MAX_ATTEMPTS} workers were lost over it."))
         return claim(session, lease_seconds)
     return row
 
 
-def renew(session: Session, row: Try, lease_seconds: float) -> bool:
+def renew(session: Session, row: Prediction, lease_seconds: float) -> bool:
     """Hold a question on, whose files are still fetched; False where another attempt has taken over, or it is gone."""
-    mine = update(Try).where(Try.id == row.id, Try.state == RUNNING, Try.attempt == row.attempt)
-    renewed = mine.values(lease_until=now(lease_seconds)).returning(Try.id)
+    mine = update(Prediction).where(Prediction.id == row.id, Prediction.state == RUNNING, Prediction.attempt == row.attempt)
+    renewed = mine.values(lease_until=now(lease_seconds)).returning(Prediction.id)
     return session.scalar(renewed.execution_options(synchronize_session=False)) is not None
 
 
-def finish(session: Session, row: Try, *, result: dict[str, Any] | None = None, error: dict[str, Any] | None = None) -> bool:
+def finish(
+    session: Session, row: Prediction, *, result: dict[str, Any] | None = None, error: dict[str, Any] | None = None
+) -> bool:
     """Write the answer, or why there is none; False where another attempt has taken over, or the question is gone."""
     done = session.execute(
-        update(Try)
-        .where(Try.id == row.id, Try.state == RUNNING, Try.attempt == row.attempt)
+        update(Prediction)
+        .where(Prediction.id == row.id, Prediction.state == RUNNING, Prediction.attempt == row.attempt)
         .values(state="failed" if error else "succeeded", result=result, error=error, finished_at=now(), lease_until=None)
-        .returning(Try.id)
+        .returning(Prediction.id)
         .execution_options(synchronize_session=False)
     )
     return done.scalar() is not None

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.api.schemas import JobCreate
 from app.core.errors import InvalidRecipe, InvalidRequest, NotReady, recipe_problem
-from app.core.redaction import without_paths
+from app.core.redaction import redact_paths
 from app.store import resources
 from app.store.models import STUDENT, TEACHER, Dataset, Job, JobDataset, JobModel, Model
 from app.store.resources import R
@@ -53,7 +53,7 @@ def _preset(name: object, tasks: Sequence[str], param: str) -> Recipe:
 def _ready(session: Session, kind: type[R], team: str, identifier: str, param: str) -> R:
     row = resources.get(session, kind, team, identifier, param=param, hold="share")
     if row.state != resources.READY:
-        reasons = without_paths("; ".join(str(reason.get("cause")) for reason in row.reasons))
+        reasons = redact_paths("; ".join(str(reason.get("cause")) for reason in row.reasons))
         raise NotReady(f"{identifier} is {row.state}" + (f": {reasons}" if reasons else ""), param=param)
     return row
 

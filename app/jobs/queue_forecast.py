@@ -23,7 +23,7 @@ REMEMBERED = 20
 
 
 @dataclass(frozen=True)
-class Place:
+class QueuePosition:
     """A waiting job's place. `start_seconds` is unknown while no worker lives or none ever finished a job."""
 
     position: int
@@ -31,17 +31,17 @@ class Place:
     waits_for: str | None
 
 
-def place(session: Session, job: Job) -> Place | None:
+def find_position(session: Session, job: Job) -> QueuePosition | None:
     """Say how many go first, about when this one starts, and what it lacks; None for a job that does not wait."""
-    return places(session, [job]).get(job.id)
+    return find_positions(session, [job]).get(job.id)
 
 
-def places(session: Session, jobs: Sequence[Job]) -> dict[str, Place]:
+def find_positions(session: Session, jobs: Sequence[Job]) -> dict[str, QueuePosition]:
     """Say the same of several jobs, by id, from one look at the queue; those that do not wait are left out."""
     jobs = [job for job in jobs if job.state == QUEUED]
     if not jobs:
         return {}
-    waiting = fair_share.waiting_lines(session)
+    waiting = fair_share.waiting_teams(session)
     ahead = _ahead(session, jobs, waiting)
     memories, left, usual = _memories(session), _left(session), _usual(session)
     starts = _starts(min(LOOKED_AT, max(ahead.values()) + 1), len(memories), left, usual)
@@ -51,11 +51,11 @@ def places(session: Session, jobs: Sequence[Job]) -> dict[str, Place]:
         too_large = job.memory_bytes is not None and bool(memories) and job.memory_bytes > max(memories)
         lacks = "memory" if too_large else "worker" if not memories else "quota" if job.team_id in full else None
         position = ahead[job.id]
-        found[job.id] = Place(position + 1, None if lacks or position >= len(starts) else starts[position], lacks)
+        found[job.id] = QueuePosition(position + 1, None if lacks or position >= len(starts) else starts[position], lacks)
     return found
 
 
-def _ahead(session: Session, jobs: Sequence[Job], waiting: dict[str, fair_share.Line]) -> dict[str, int]:
+def _ahead(session: Session, jobs: Sequence[Job], waiting: dict[str, fair_share.TeamQueue]) -> dict[str, int]:
     """Return how many jobs go before each: those of its own team, and of each other what its share lets go first.
 
     Jobs that end free their team's share again, which is not foreseen here: the order of teams is the first guess.

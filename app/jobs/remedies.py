@@ -25,7 +25,7 @@ GENTLER = 0.3
 """What a learning rate is multiplied by after a training that diverged."""
 
 
-def offers(job: Job) -> list[Remedy]:
+def list_remedies(job: Job) -> list[Remedy]:
     """List the changes of the recipe that a job speaks for and did not make itself, one a key.
 
     Of a failed one those that answer its error; else those of its rows, of which a later one knows more.
@@ -78,7 +78,7 @@ def _at(recipe: Any, key: str) -> Any:
     return recipe
 
 
-def mended(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[str, Any]:
+def apply_remedies(recipe: dict[str, Any], remedies: Sequence[Remedy]) -> dict[str, Any]:
     """Return a copy of a recipe with the changes that remedies propose; its rules are checked by who takes it.
 
     A whole stage is changed before its keys, whatever their order here; where it goes, they go with it, or they would bring it
@@ -119,7 +119,7 @@ def retry(session: Session, team: str, job_id: str, keys: Sequence[str] | Litera
         labels=old.labels,
         models=JobModels.model_validate({"base": old.model_id, "student": old.student, "teachers": old.teachers}),
         datasets=old.datasets,
-        recipe=mended(old.recipe, _chosen(old, keys, late=late)),
+        recipe=apply_remedies(old.recipe, _chosen(old, keys, late=late)),
         evaluate=JobEvaluate.model_validate(old.evaluate),
         targets=Targets.model_validate(old.targets),
         priority=old.priority,
@@ -131,7 +131,7 @@ def retry(session: Session, team: str, job_id: str, keys: Sequence[str] | Litera
 
 
 def _chosen(old: Job, keys: Sequence[str] | Literal["all"], *, late: bool) -> list[Remedy]:
-    offered = {remedy.key: remedy for remedy in offers(old)}
+    offered = {remedy.key: remedy for remedy in list_remedies(old)}
     if keys == "all":
         if not offered and not late:
             raise NoRemedy(f"nothing in {old.id} can be mended by a change of its recipe alone")

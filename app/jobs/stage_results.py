@@ -9,13 +9,13 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from app.jobs.fencing import Claim, fenced, written
+from app.jobs.fencing import Claim, update_fenced, was_written
 from app.store.models import TRAINING, Artifact, Checkpoint, File, JobDataset, Metric
 from compression.schema.report.measurements import STAGES, Latency, Row, Score
 from compression.schema.report.report import Artifact as ArtifactFacts
 
 
-def checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
+def list_checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
     """Return what earlier attempts finished, in the order of the stages; training in progress comes last.
 
     The parts of a stage that was not finished come as `<stage>.<place>`.
@@ -25,18 +25,18 @@ def checkpoints(session: Session, job_id: str) -> list[Checkpoint]:
     return sorted(rows, key=lambda row: (order.index(row.stage.partition(".")[0]), row.stage))
 
 
-def recorded(session: Session, job_id: str) -> tuple[list[dict[str, Any]], set[str]]:
+def list_results(session: Session, job_id: str) -> tuple[list[dict[str, Any]], set[str]]:
     """Return the rows of a job's stages in their order, and the names of its artifacts."""
     rows = session.scalars(select(Metric.row).where(Metric.job_id == job_id).order_by(Metric.position))
     return list(rows), set(session.scalars(select(Artifact.name).where(Artifact.job_id == job_id)))
 
 
-def part_names(session: Session, job_id: str) -> list[str]:
+def list_part_names(session: Session, job_id: str) -> list[str]:
     """Return what the several datasets of a job are called, in their order; of one that has one dataset nothing."""
     return list(session.scalars(select(JobDataset.name).where(JobDataset.job_id == job_id).order_by(JobDataset.position)))
 
 
-def stage_finished(
+def record_stage(
     session: Session,
     claim: Claim,
     row: Row,
@@ -52,10 +52,10 @@ def stage_finished(
     are the parts that were kept of it, and what an earlier attempt that did it in another way shipped of it.
     """
     job_id = claim.job.id
-    if origin is not None and written(session, claim, origin):
+    if origin is not None and was_written(session, claim, origin):
         return
     data = row.model_dump(mode="json")
-    fenced(session, claim, events=[("stage_finished", {"row": data})], origin=origin, stage=row.stage)
+    update_fenced(session, claim, events=[("stage_finished", {"row": data})], origin=origin, stage=row.stage)
     session.execute(delete(Metric).where(Metric.job_id == job_id, Metric.stage == row.stage))
     _forget(session, job_id, row.stage, TRAINING)
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.stage.startswith(f"{row.stage}.")))
@@ -79,7 +79,7 @@ def stage_finished(
     session.flush()
 
 
-def part_finished(
+def record_part(
     session: Session,
     claim: Claim,
     stage: str,
@@ -95,9 +95,9 @@ def part_finished(
 
     The stage itself has no row yet. Saved training was this part's and is forgotten.
     """
-    if origin is not None and written(session, claim, origin):
+    if origin is not None and was_written(session, claim, origin):
         return
-    fenced(session, claim, events=[("part_finished", data)], origin=origin)
+    update_fenced(session, claim, events=[("part_finished", data)], origin=origin)
     kept = f"{stage}.{number}"
     _forget(session, claim.job.id, kept, TRAINING)
     session.add(Checkpoint(job_id=claim.job.id, stage=kept, fence=claim.fence, prefix=prefix, files=list(checkpoint)))
@@ -105,7 +105,7 @@ def part_finished(
     session.flush()
 
 
-def training_saved(
+def record_training(
     session: Session,
     claim: Claim,
     prefix: str,
@@ -115,9 +115,9 @@ def training_saved(
     origin: str | None = None,
 ) -> None:
     """Store training in progress in place of what was saved of it before. Raises StaleFence."""
-    if origin is not None and written(session, claim, origin):
+    if origin is not None and was_written(session, claim, origin):
         return
-    fenced(session, claim, events=[("training_saved", data)], origin=origin)
+    update_fenced(session, claim, events=[("training_saved", data)], origin=origin)
     _forget(session, claim.job.id, TRAINING)
     session.add(Checkpoint(job_id=claim.job.id, stage=TRAINING, fence=claim.fence, prefix=prefix, files=list(files)))
     session.flush()

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.api.schemas import Out, WorkerOut
 from app.store import resources
 from app.store.clock import now, seconds_between
-from app.store.models import JOB_STATES, QUEUED, RUNNING, Artifact, Dataset, File, Job, Model, Team, Try, Worker
+from app.store.models import JOB_STATES, QUEUED, RUNNING, Artifact, Dataset, File, Job, Model, Prediction, Team, Worker
 from app.store.storage import LocalStorage, Storage
 
 ALIVE_SECONDS = 30.0
@@ -97,7 +97,7 @@ def queue(session: Session) -> QueueOut:
         or 0
         for kind in (Model, Dataset)
     )
-    tries = session.scalar(select(func.count()).select_from(Try).where(Try.state.in_(states))) or 0
+    tries = session.scalar(select(func.count()).select_from(Prediction).where(Prediction.state.in_(states))) or 0
     oldest = session.scalar(select(func.max(seconds_between(Job.created_at, now()))).where(Job.state == QUEUED))
     longest = None if oldest is None else max(0.0, float(oldest))
     return QueueOut(

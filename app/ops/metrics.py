@@ -41,28 +41,30 @@ LOST = "worker_lost"
 CODES = frozenset(FAILURES) | {error.code for error in ALL_ERRORS}
 """What failures are told by: an engine that a model has taken over calls its failures anything, and each were a time series."""
 
-own = CollectorRegistry()
-ProcessCollector(registry=own)
-requests = Counter("lathe_http_requests", "Requests, by route, method and status.", ("method", "route", "status"), registry=own)
+process_registry = CollectorRegistry()
+ProcessCollector(registry=process_registry)
+requests = Counter(
+    "lathe_http_requests", "Requests, by route, method and status.", ("method", "route", "status"), registry=process_registry
+)
 seconds = Histogram(
     "lathe_http_request_seconds",
     "Until an answer began. Without requests that asked to wait (Prefer: wait), which take as long as they asked for.",
     ("method", "route"),
     buckets=REQUEST_BUCKETS,
-    registry=own,
+    registry=process_registry,
 )
 refused = Counter(
     "lathe_connections_refused",
     "Connections closed by us, by reason: total, address, files (before a request); headers, body (did not come in time); "
     "answer (nobody read it); malformed.",
     ("reason",),
-    registry=own,
+    registry=process_registry,
 )
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Whatever else comes is counted as OTHER: a stranger must not be able to make time series."""
 
 
-def answered(scope: Scope, status: int, began: float | None, waited: bool) -> str:
+def count_response(scope: Scope, status: int, began: float | None, waited: bool) -> str:
     """Count a request, and return its route.
 
     status: 0, told as 499, where the caller went before an answer began; began: seconds until it did.
@@ -75,7 +77,7 @@ def answered(scope: Scope, status: int, began: float | None, waited: bool) -> st
     return route
 
 
-class Truth(Collector):
+class DatabaseCollector(Collector):
     """What the database says, asked anew once that is older than FRESH_SECONDS. One that is away costs its figures only."""
 
     def __init__(self) -> None:
@@ -96,7 +98,7 @@ class Truth(Collector):
             yield from self.families
 
 
-truth = Truth()
+database_collector = DatabaseCollector()
 
 
 def registry() -> CollectorRegistry:
@@ -105,9 +107,9 @@ def registry() -> CollectorRegistry:
         every = CollectorRegistry()
         MultiProcessCollector(every)  # type: ignore[no-untyped-call]
     else:
-        every = own
+        every = process_registry
     whole = CollectorRegistry()
-    for part in (every, truth):
+    for part in (every, database_collector):
         whole.register(_Part(part))
     return whole
 

@@ -19,7 +19,7 @@ JOBS, CHECKS = "jobs", "checks"
 LANES = (JOBS, CHECKS)
 """A lane is a queue with workers of its own: the check of an upload never waits behind hours of training."""
 
-KEPT_SECONDS = 3600.0
+MESSAGE_SECONDS = 3600.0
 """After which a message that nobody took is thrown away unread. The sender's clock says when, the worker's whether it is past:
 one whose clock is further ahead hears no ring at all, so this is far more than clocks differ. It need not be less: the keeper
 rings every few seconds while work waits, 720 messages in the hour, each of them one look at the table."""
@@ -73,7 +73,7 @@ def queue_name(lane: str) -> str:
     return f"lathe.{lane}"
 
 
-class Bell:
+class WakeUpSender:
     """Rings for a lane without ever making its caller wait. Rings that come while one is under way become one."""
 
     def __init__(self, settings: Settings) -> None:
@@ -84,7 +84,7 @@ class Bell:
         self.sent = 0
         self.lost = 0
 
-    def ring(self, lane: str) -> None:
+    def send_soon(self, lane: str) -> None:
         """Ask for a wake-up; returns at once."""
         with self.condition:
             self.pending.add(lane)
@@ -93,11 +93,11 @@ class Bell:
                 self.thread.start()
             self.condition.notify()
 
-    def ring_now(self, lane: str) -> bool:
+    def send(self, lane: str) -> bool:
         """Send a wake-up from this thread; say whether the broker took it."""
         try:
             self.celery.send_task(
-                task_name(lane), queue=queue_name(lane), retry=False, expires=KEPT_SECONDS, ignore_result=True
+                task_name(lane), queue=queue_name(lane), retry=False, expires=MESSAGE_SECONDS, ignore_result=True
             )
         except Exception as error:
             self.lost += 1
@@ -113,19 +113,19 @@ class Bell:
                     self.condition.wait()
                 lanes, self.pending = self.pending, set()
             for lane in lanes:
-                self.ring_now(lane)
+                self.send(lane)
 
 
-_bell: Bell | None = None
+_bell: WakeUpSender | None = None
 _bell_lock = threading.Lock()
 
 
-def bell() -> Bell:
+def wake_up_sender() -> WakeUpSender:
     """Return this process's bell."""
     global _bell
     with _bell_lock:
         if _bell is None:
-            _bell = Bell(get_settings())
+            _bell = WakeUpSender(get_settings())
         return _bell
 
 
@@ -149,7 +149,7 @@ def _ring(session: Session) -> None:
         return
     lanes: set[Any] = session.info.pop("wake", set())
     for lane in lanes:
-        bell().ring(lane)
+        wake_up_sender().send_soon(lane)
 
 
 @event.listens_for(Session, "after_rollback")

@@ -40,7 +40,7 @@ def make_engine(url: str, idle_seconds: int = IDLE_SECONDS) -> Engine:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(parsed, json_serializer=_dump, hide_parameters=True, connect_args={"timeout": 30}, **SQLITE_POOL)
         event.listen(engine, "connect", _prepare_sqlite)
-        write_queue.in_turn(engine)
+        write_queue.queue_writers(engine)
         return engine
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")

@@ -9,12 +9,12 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 log = structlog.get_logger()
-EVERY_SECONDS = 60.0
+INTERVAL_SECONDS = 60.0
 MOST_NAMES = 10_000
 """Of which the last time is known; beyond that those of over a minute ago are forgotten."""
 
 
-class Scribe:
+class DeferredWrites:
     """Runs a write unless one of the same name ran within the last minute. One that fails costs its own row only."""
 
     def __init__(self) -> None:
@@ -22,14 +22,14 @@ class Scribe:
         self.lock = threading.Lock()
         self.last: dict[tuple[str, ...], float] = {}
 
-    def soon(self, name: tuple[str, ...], write: Callable[[], None]) -> None:
+    def submit(self, name: tuple[str, ...], write: Callable[[], None]) -> None:
         """Write in a moment, or not at all."""
         moment = time.monotonic()
         with self.lock:
-            if moment - self.last.get(name, -EVERY_SECONDS) < EVERY_SECONDS:
+            if moment - self.last.get(name, -INTERVAL_SECONDS) < INTERVAL_SECONDS:
                 return
             if len(self.last) >= MOST_NAMES:
-                self.last = {known: at for known, at in self.last.items() if moment - at < EVERY_SECONDS}
+                self.last = {known: at for known, at in self.last.items() if moment - at < INTERVAL_SECONDS}
             self.last[name] = moment
         self.thread.submit(self._run, write)
 
@@ -40,4 +40,4 @@ class Scribe:
             log.warning("scribe_failed", error=str(error))
 
 
-scribe = Scribe()
+deferred_writes = DeferredWrites()

@@ -281,7 +281,7 @@ class File(Base):
     )
 
 
-class Try(Base):
+class Prediction(Base):
     """A question to a finished job's models, before and after; a worker of the lane of checks answers it."""
 
     __tablename__ = "tries"

@@ -15,12 +15,12 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from app.core.errors import BytesQuotaExceeded, Problem, QuotaExceeded
-from app.core.event_streams import open_streams
+from app.core.event_streams import count_streams
 from app.core.settings import get_settings
 from app.store.clock import UtcTime, now, seconds_between
 from app.store.db import reading, writing
 from app.store.models import RUNNING, Artifact, Dataset, File, Job, Model, Team, TeamDay
-from app.store.reservations import reserved
+from app.store.reservations import reserved_bytes
 
 Name = Literal["jobs_waiting", "jobs_running", "worker_hours", "bytes_stored", "bytes_arriving", "streams"]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -54,18 +54,18 @@ FREES: dict[Name, str] = {
 }
 
 
-def default(name: Name) -> int:
+def default_limit(name: Name) -> int:
     """Return the limit of a team that has none of its own."""
     return int(getattr(get_settings(), f"quota_{name}"))
 
 
 def limit_of(name: Name) -> ColumnElement[int]:
     """Return a team's limit, as a query over teams reads it."""
-    return func.coalesce(Team.quotas[name].as_integer(), default(name))
+    return func.coalesce(Team.quotas[name].as_integer(), default_limit(name))
 
 
 def _limit(team: Team, name: Name) -> int:
-    return int((team.quotas or {}).get(name, default(name)))
+    return int((team.quotas or {}).get(name, default_limit(name)))
 
 
 def _row(session: Session, team: str, *, hold: bool = True) -> tuple[Team, dt.datetime]:
@@ -125,7 +125,7 @@ def admit_bytes(session: Session, team_id: str, promised: int) -> None:
 def admit_arriving(session: Session, team_id: str, coming: int) -> None:
     """Let a team send so many bytes beside those that it sends already. Raises BytesQuotaExceeded."""
     team = _row(session, team_id)[0]
-    under_way, most = reserved(session, team_id), _limit(team, "bytes_arriving")
+    under_way, most = reserved_bytes(session, team_id), _limit(team, "bytes_arriving")
     if under_way + coming > most:
         used = f"{under_way} bytes are under way, and {coming} more would come"
         raise _refusal(BytesQuotaExceeded, used, "bytes_arriving", most, under_way)
@@ -144,7 +144,7 @@ def streams_limit(team_id: str) -> int:
         return _limit(session.get_one(Team, team_id), "streams")
 
 
-def quotas(session: Session, team_id: str) -> QuotasOut:
+def list_quotas(session: Session, team_id: str) -> QuotasOut:
     """Return all of a team's limits, and how much of each is used."""
     team, moment = _row(session, team_id, hold=False)
     begun, following = _month(moment)
@@ -153,15 +153,15 @@ def quotas(session: Session, team_id: str) -> QuotasOut:
         "jobs_running": team.running,
         "worker_hours": round(_hours(session, team, begun), 2),
         "bytes_stored": _stored(session, team_id),
-        "bytes_arriving": reserved(session, team_id),
-        "streams": open_streams(team_id),
+        "bytes_arriving": reserved_bytes(session, team_id),
+        "streams": count_streams(team_id),
     }
     frees = {"worker_hours": following}
     items = [Quota(name=n, limit=_limit(team, n), used=used[n], frees=FREES[n], frees_at=frees.get(n)) for n in NAMES]
     return QuotasOut(weight=team.weight, items=items)
 
 
-def change(session: Session, name_or_id: str, changes: dict[str, float | None]) -> QuotasOut:
+def change_quotas(session: Session, name_or_id: str, changes: dict[str, float | None]) -> QuotasOut:
     """Give a team limits of its own, or with None take them back; `weight` too. Raises ValueError for what there is not."""
     team = session.scalar(select(Team).where(or_(Team.id == name_or_id, Team.name == name_or_id)))
     if team is None:
@@ -176,7 +176,7 @@ def change(session: Session, name_or_id: str, changes: dict[str, float | None]) 
     kept = {name: int(value) for name, value in own.items()}
     session.execute(update(Team).where(Team.id == team.id).values(weight=weight, quotas=kept or None))
     session.expire_all()
-    return quotas(session, team.id)
+    return list_quotas(session, team.id)
 
 
 def main() -> None:
@@ -193,7 +193,7 @@ def main() -> None:
         if place.drivername == "sqlite" and not Path(place.database or "").is_file():  # to look would make one
             raise ValueError(f"there is no {place.database}; LATHE_HOME or LATHE_DATABASE_URL names the database")
         with writing() as session:
-            found = change(session, asked.team, changes)
+            found = change_quotas(session, asked.team, changes)
     except ValueError as error:
         parser.error(str(error))
     except (OperationalError, ProgrammingError):

@@ -14,9 +14,9 @@ from app.core.ids import new_id
 from app.store.base import Base
 from app.store.clock import now
 
-ROOM_TO_SPARE = 64 << 20
+SPARE_BYTES = 64 << 20
 """Bytes that an upload leaves free: the database on the same disk must be able to go on."""
-KEPT_SECONDS = 60.0
+LIFETIME_SECONDS = 60.0
 """A reservation whose upload says nothing for so long is void."""
 _LOCK = 0x1A7E
 """Names the lock under which PostgreSQL compares room with what is promised; on SQLite one writes at a time anyway."""
@@ -32,13 +32,13 @@ class Reservation(Base):
     expires_at: Mapped[dt.datetime]
 
 
-def reserved(session: Session, team: str | None = None) -> int:
+def reserved_bytes(session: Session, team: str | None = None) -> int:
     """Return the bytes that uploads of a team, or of all, are still to write."""
     promised = select(func.coalesce(func.sum(Reservation.bytes), 0)).where(Reservation.expires_at > now())
     return int(session.scalar(promised if team is None else promised.where(Reservation.team_id == team)) or 0)
 
 
-def hold_room(session: Session) -> None:
+def lock_reservations(session: Session) -> None:
     """Let nobody else reserve until the commit."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
@@ -47,11 +47,11 @@ def hold_room(session: Session) -> None:
 def reserve(session: Session, team: str, needed: int, free: int | None) -> str:
     """Reserve bytes of what is free, after `hold_room`; return the reservation's id. Raises StorageFull."""
     session.execute(delete(Reservation).where(Reservation.expires_at <= now()))
-    others = reserved(session)
-    if free is not None and free - others < needed + ROOM_TO_SPARE:
+    others = reserved_bytes(session)
+    if free is not None and free - others < needed + SPARE_BYTES:
         cause = f"{needed} bytes do not fit into the {free} that are left, {others} of which other uploads have reserved"
         raise StorageFull(cause)
-    row = Reservation(team_id=team, bytes=needed, expires_at=now(KEPT_SECONDS))
+    row = Reservation(team_id=team, bytes=needed, expires_at=now(LIFETIME_SECONDS))
     session.add(row)
     session.flush()
     return row.id
@@ -60,7 +60,7 @@ def reserve(session: Session, team: str, needed: int, free: int | None) -> str:
 def renew(session: Session, reservation: str, left: int) -> bool:
     """Say how many bytes are still to come; False where the reservation is void."""
     mine = update(Reservation).where(Reservation.id == reservation, Reservation.expires_at > now())
-    return session.scalar(mine.values(bytes=left, expires_at=now(KEPT_SECONDS)).returning(Reservation.id)) is not None
+    return session.scalar(mine.values(bytes=left, expires_at=now(LIFETIME_SECONDS)).returning(Reservation.id)) is not None
 
 
 def release(session: Session, reservation: str) -> None:

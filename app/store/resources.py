@@ -60,7 +60,7 @@ def get(session: Session, kind: type[R], team: str, identifier: str, *, param: s
     return row
 
 
-def file_of(session: Session, kind: type[R], team: str, identifier: str, path: str, *, to_send: bool = True) -> File:
+def find_file(session: Session, kind: type[R], team: str, identifier: str, path: str, *, to_send: bool = True) -> File:
     """Find the manifest's entry of a path. Raises NotFound, and AlreadySealed where bytes are `to_send` and none are taken."""
     row = get(session, kind, team, identifier)
     if to_send and row.state != UPLOADING:
@@ -78,7 +78,7 @@ def _owned() -> ColumnElement[bool]:
     )
 
 
-def file_arrived(session: Session, file_id: str, key: str) -> bool:
+def record_file(session: Session, file_id: str, key: str) -> bool:
     """Note where a file's verified bytes are; False where another upload of the same file was first, or its owner is gone.
 
     Bytes that came before the owner was deleted are the keeper's to free; those that come later, their sender's.
@@ -98,18 +98,18 @@ def _goes_on(session: Session, file_id: str) -> None:
         session.execute(update(kind).where(its).values(arrived_at=now()).execution_options(synchronize_session=False))
 
 
-def parts_of(session: Session, file_id: str) -> list[UploadPart]:
+def list_parts(session: Session, file_id: str) -> list[UploadPart]:
     """Return what has come of a file that is not whole yet, in order; each part begins where the one before it ends."""
     return list(session.scalars(select(UploadPart).where(UploadPart.file_id == file_id).order_by(UploadPart.start)))
 
 
-def part_arrived(session: Session, part: UploadPart) -> bool:
+def record_part(session: Session, part: UploadPart) -> bool:
     """Note where a part's bytes are; False where it is not the next, the file is whole, or its owner is gone."""
     # Locked: of two that send the same part one is the first.
     waiting = select(File.id).where(File.id == part.file_id, File.key.is_(None), _owned()).with_for_update()
     if session.scalar(waiting) is None:
         return False
-    had = parts_of(session, part.file_id)
+    had = list_parts(session, part.file_id)
     if part.start != sum(one.size for one in had):
         return False
     session.add(part)
@@ -117,7 +117,7 @@ def part_arrived(session: Session, part: UploadPart) -> bool:
     return True
 
 
-def forget_parts(session: Session, file_id: str) -> list[str]:
+def delete_parts(session: Session, file_id: str) -> list[str]:
     """Drop the rows of a file's parts; return the keys of their bytes, which are to be freed after the commit."""
     gone = delete_rows(UploadPart).where(UploadPart.file_id == file_id).returning(UploadPart.key)
     return list(session.scalars(gone.execution_options(synchronize_session=False)))
@@ -140,13 +140,13 @@ def delete(session: Session, kind: type[R], team: str, identifier: str) -> None:
     """Hide it and let the keeper free its bytes. Raises InUse while a job that is not finished needs it."""
     # Locked before the look at who needs it: a job that is being submitted holds the same lock.
     row = get(session, kind, team, identifier, hold="update")
-    users = session.scalars(select(Job.id).where(needing(kind, identifier), Job.state.in_((QUEUED, RUNNING))).limit(5)).all()
+    users = session.scalars(select(Job.id).where(jobs_using(kind, identifier), Job.state.in_((QUEUED, RUNNING))).limit(5)).all()
     if users:
         raise InUse(f"{identifier} is needed by {', '.join(users)}")
     session.execute(update(kind).where(kind.id == row.id).values(deleted_at=now()))
 
 
-def give_up(session: Session, seconds: float) -> list[str]:
+def delete_abandoned(session: Session, seconds: float) -> list[str]:
     """Delete the uploads to which nothing came for so long and that nobody sealed. Returns which."""
     found: list[str] = []
     for kind in (Model, Dataset):
@@ -157,7 +157,7 @@ def give_up(session: Session, seconds: float) -> list[str]:
     return found
 
 
-def needing(kind: type[Model] | type[Dataset], identifier: str) -> ColumnElement[bool]:
+def jobs_using(kind: type[Model] | type[Dataset], identifier: str) -> ColumnElement[bool]:
     """Say which jobs name it, in whatever part."""
     if kind is Model:
         among = select(JobModel.job_id).where(JobModel.model_id == identifier)

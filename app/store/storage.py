@@ -25,7 +25,7 @@ from app.core.settings import Settings, get_settings
 
 CHUNK = 1 << 20
 """Bytes moved at once: large enough to be fast, small enough for constant memory."""
-TRIES = 10
+MAX_ATTEMPTS = 10
 """Times that a file is put into a folder which is taken away meanwhile."""
 
 
@@ -107,7 +107,7 @@ class LocalStorage(Storage):
 
     def _land(self, part: Path, key: str) -> None:
         target, root = self._path(key), self.root.resolve()
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(MAX_ATTEMPTS)):
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 part.replace(target)

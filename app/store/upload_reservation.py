@@ -11,11 +11,11 @@ from app.store import quotas, reservations
 from app.store.db import writing
 from app.store.storage import Storage
 
-TOLD_SECONDS = 5.0
+RENEW_SECONDS = 5.0
 """How often an upload says how much is still to come."""
 
 
-class Room:
+class UploadReservation:
     """What an upload may still write: `took` says how much of it has been."""
 
     def __init__(self, storage: Storage, team: str, needed: int) -> None:
@@ -27,7 +27,7 @@ class Room:
         """Reserve it. Raises StorageFull, BytesQuotaExceeded."""
         with writing() as session:
             quotas.admit_arriving(session, self.team, self.left)
-            reservations.hold_room(session)
+            reservations.lock_reservations(session)
             self.reservation = reservations.reserve(session, self.team, self.left, self.storage.free_bytes())
 
     def renew(self) -> None:
@@ -42,18 +42,18 @@ class Room:
         with writing() as session:
             reservations.release(session, self.reservation)
 
-    async def took(self, size: int) -> None:
+    async def note_received(self, size: int) -> None:
         """Note that bytes came."""
         self.left = max(0, self.left - size)
-        if time.monotonic() - self.told >= TOLD_SECONDS:
+        if time.monotonic() - self.told >= RENEW_SECONDS:
             self.told = time.monotonic()
             await asyncio.to_thread(self.renew)
 
 
 @asynccontextmanager
-async def room(storage: Storage, team: str, needed: int) -> AsyncIterator[Room]:
+async def reserve_upload(storage: Storage, team: str, needed: int) -> AsyncIterator[UploadReservation]:
     """Have room for so many bytes. Raises StorageFull, BytesQuotaExceeded."""
-    held = Room(storage, team, needed)
+    held = UploadReservation(storage, team, needed)
     await asyncio.to_thread(held.reserve)
     try:
         yield held

@@ -19,9 +19,9 @@ from app.core.ids import new_id
 from app.core.settings import Settings
 from app.store.db import reading, writing
 from app.store.models import Dataset, File, Model, UploadPart
-from app.store.resources import file_arrived, file_of, forget_parts, part_arrived, parts_of
+from app.store.resources import delete_parts, find_file, list_parts, record_file, record_part
 from app.store.storage import Storage
-from app.store.upload_reservation import Room, room
+from app.store.upload_reservation import UploadReservation, reserve_upload
 
 PART_BYTES = 64 << 20
 """A longer PATCH is kept in pieces of so many bytes: what an API that dies in the middle of one loses."""
@@ -30,7 +30,7 @@ MOST_PARTS = 4096
 
 
 @dataclass(frozen=True)
-class Place:
+class UploadTarget:
     """Where uploads of one request go: a file of a manifest, by its team, its owner and its path."""
 
     kind: type[Model] | type[Dataset]
@@ -42,10 +42,10 @@ class Place:
         """Look the file up, and the parts of it that have come. Raises NotFound, AlreadySealed."""
         with reading() as session:
             if self.kind is Model:
-                file = file_of(session, Model, self.team, self.identifier, self.path, to_send=to_send)
+                file = find_file(session, Model, self.team, self.identifier, self.path, to_send=to_send)
             else:
-                file = file_of(session, Dataset, self.team, self.identifier, self.path, to_send=to_send)
-            return file, parts_of(session, file.id)
+                file = find_file(session, Dataset, self.team, self.identifier, self.path, to_send=to_send)
+            return file, list_parts(session, file.id)
 
     def key(self) -> str:
         """Name an object that nobody has written yet."""
@@ -53,7 +53,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Progress:
+class UploadProgress:
     """How much of a file has come."""
 
     file: File
@@ -69,7 +69,7 @@ class Progress:
 class _Meter:
     """Counts and hashes a stream while it passes, and cuts it off when it is longer than was promised."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], promised: int, held: Room) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], promised: int, held: UploadReservation) -> None:
         self.chunks, self.promised, self.held = chunks, promised, held
         self.size, self.hash = 0, hashlib.sha256()
 
@@ -80,7 +80,7 @@ class _Meter:
                 raise SizeMismatch(f"more than the {self.promised} bytes that the manifest promises", param="size")
             self.hash.update(chunk)
             yield chunk
-            await self.held.took(len(chunk))
+            await self.held.note_received(len(chunk))
 
     def check(self, file: File) -> None:
         """Hold what has passed against the manifest. Raises SizeMismatch, ChecksumMismatch."""
@@ -95,7 +95,7 @@ class _Meter:
 class _Pieces:
     """Cuts a request's body into pieces. A sender that goes away ends the body early: what has come is kept."""
 
-    def __init__(self, request: Request, most: int, held: Room) -> None:
+    def __init__(self, request: Request, most: int, held: UploadReservation) -> None:
         self.chunks, self.most, self.held = aiter(request.stream()), most, held
         self.taken, self.rest, self.over = 0, b"", False
 
@@ -118,22 +118,22 @@ class _Pieces:
             room -= len(chunk)
             self.taken += len(chunk)
             yield chunk
-            await self.held.took(len(chunk))
+            await self.held.note_received(len(chunk))
 
 
 def _note(file_id: str, key: str) -> tuple[bool, list[str]]:
     with writing() as session:
-        return file_arrived(session, file_id, key), forget_parts(session, file_id)
+        return record_file(session, file_id, key), delete_parts(session, file_id)
 
 
 def _note_part(part: UploadPart) -> bool:
     with writing() as session:
-        return part_arrived(session, part)
+        return record_part(session, part)
 
 
 def _forget(file_id: str) -> list[str]:
     with writing() as session:
-        return forget_parts(session, file_id)
+        return delete_parts(session, file_id)
 
 
 def _free(storage: Storage, *keys: str) -> None:
@@ -156,7 +156,7 @@ def _full_disk(path: str) -> Iterator[None]:
         raise
 
 
-async def _store(storage: Storage, place: Place, file: File, meter: _Meter) -> None:
+async def _store(storage: Storage, place: UploadTarget, file: File, meter: _Meter) -> None:
     """Write a whole file under a new key, and name it in its row once it is right; free what was kept in parts of it.
 
     The row comes last, so a broken upload is never seen. Raises SizeMismatch, ChecksumMismatch, StorageFull.
@@ -174,7 +174,7 @@ async def _store(storage: Storage, place: Place, file: File, meter: _Meter) -> N
     await asyncio.to_thread(_free, storage, *parts, *(() if mine else (key,)))
 
 
-async def receive(request: Request, storage: Storage, settings: Settings, place: Place) -> File:
+async def receive_file(request: Request, storage: Storage, settings: Settings, place: UploadTarget) -> File:
     """Take one file of a manifest, whole; sending it again is harmless.
 
     Raises NotFound, AlreadySealed, TooLarge, StorageFull, BytesQuotaExceeded, SizeMismatch, ChecksumMismatch.
@@ -185,27 +185,29 @@ async def receive(request: Request, storage: Storage, settings: Settings, place:
         raise SizeMismatch(f"Content-Length is {length}, the manifest says {file.size}", param="size")
     _check_size(settings, file)
     try:
-        async with room(storage, place.team, file.size) as held:
+        async with reserve_upload(storage, place.team, file.size) as held:
             await _store(storage, place, file, _Meter(request.stream(), file.size, held))
     except ClientDisconnect as error:
         raise SizeMismatch("the connection ended before the file did", param="size") from error
     return file
 
 
-def progress(place: Place, *, to_send: bool = False) -> Progress:
+def find_progress(place: UploadTarget, *, to_send: bool = False) -> UploadProgress:
     """Say how much of a file has come. Raises NotFound, and AlreadySealed where bytes are `to_send` and none are taken."""
     file, parts = place.find(to_send=to_send)
     whole = file.key is not None
-    return Progress(file, file.size if whole else sum(part.size for part in parts), whole)
+    return UploadProgress(file, file.size if whole else sum(part.size for part in parts), whole)
 
 
-async def append(request: Request, storage: Storage, settings: Settings, place: Place, offset: int) -> Progress:
+async def append_part(
+    request: Request, storage: Storage, settings: Settings, place: UploadTarget, offset: int
+) -> UploadProgress:
     """Take the part of a file that begins at `offset`; with the last one the file is put together and checked.
 
     Of a part whose sender went away, what came is kept. A part without bytes tries the last step again. Where the file is not
     what was promised, all of it is to be sent anew. Raises what `receive` does, OffsetMismatch and TooManyParts.
     """
-    now = await asyncio.to_thread(progress, place, to_send=True)
+    now = await asyncio.to_thread(find_progress, place, to_send=True)
     file = now.file
     if offset != now.offset:
         raise _mismatch(offset, now)
@@ -213,15 +215,17 @@ async def append(request: Request, storage: Storage, settings: Settings, place: 
     if length is not None and int(length) > left:
         raise SizeMismatch(f"Content-Length is {length}, and {left} bytes are still to come", param="size")
     _check_size(settings, file)
-    async with room(storage, place.team, left + file.size) as held:  # in the end the file lies beside its parts for a moment
+    async with reserve_upload(
+        storage, place.team, left + file.size
+    ) as held:  # in the end the file lies beside its parts for a moment
         pieces = _Pieces(request, left, held)
         await _take(storage, place, file, pieces, offset)
         if not now.whole and offset + pieces.taken == file.size:
             await _join(storage, place, file, held)
-    return await asyncio.to_thread(progress, place)
+    return await asyncio.to_thread(find_progress, place)
 
 
-async def _take(storage: Storage, place: Place, file: File, pieces: _Pieces, offset: int) -> None:
+async def _take(storage: Storage, place: UploadTarget, file: File, pieces: _Pieces, offset: int) -> None:
     """Keep what comes, piece by piece. Raises TooManyParts, StorageFull, OffsetMismatch."""
     while await pieces.more():
         part = UploadPart(file_id=file.id, start=offset + pieces.taken, key=place.key())
@@ -237,15 +241,15 @@ async def _take(storage: Storage, place: Place, file: File, pieces: _Pieces, off
         key = part.key
         if not await asyncio.to_thread(_note_part, part):
             await asyncio.to_thread(storage.delete, key)
-            raise _mismatch(offset, await asyncio.to_thread(progress, place))
+            raise _mismatch(offset, await asyncio.to_thread(find_progress, place))
 
 
-def _mismatch(offset: int, now: Progress) -> OffsetMismatch:
+def _mismatch(offset: int, now: UploadProgress) -> OffsetMismatch:
     cause = f"the part begins at {offset}, and {now.offset} bytes of {now.file.path} are here"
     return OffsetMismatch(cause, param="Upload-Offset", headers=now.headers)
 
 
-async def _join(storage: Storage, place: Place, file: File, held: Room) -> None:
+async def _join(storage: Storage, place: UploadTarget, file: File, held: UploadReservation) -> None:
     """Make the file of its parts. Raises ChecksumMismatch, and forgets them, where it is not the one that was promised."""
     _, parts = await asyncio.to_thread(place.find)
 
@@ -257,7 +261,7 @@ async def _join(storage: Storage, place: Place, file: File, held: Room) -> None:
     try:
         await _store(storage, place, file, _Meter(chunks(), file.size, held))
     except FileNotFoundError:
-        if not (await asyncio.to_thread(progress, place)).whole:  # a twin of this request was first, and freed them
+        if not (await asyncio.to_thread(find_progress, place)).whole:  # a twin of this request was first, and freed them
             raise
     except ChecksumMismatch:
         await asyncio.to_thread(_free, storage, *await asyncio.to_thread(_forget, file.id))

@@ -19,7 +19,7 @@ MOST_WAITING = 200
 _TURN = "lathe_turn"
 
 
-class Turns:
+class WriteQueue:
     """A lock that is given to the one who waits longest, and that any thread may give back."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Turns:
             self.line.remove(mine)
         raise _busy(f"no turn to write came in {PATIENCE_SECONDS:g} seconds")
 
-    def give_back(self) -> None:
+    def release_next(self) -> None:
         """Let the next one write."""
         with self.lock:
             if self.line:
@@ -58,9 +58,9 @@ def _busy(why: str) -> OperationalError:
     return OperationalError("BEGIN IMMEDIATE", {}, sqlite3.OperationalError(f"database is busy: {why}"))
 
 
-def in_turn(engine: Engine) -> None:
+def queue_writers(engine: Engine) -> None:
     """Have an engine's writers stand in line, each from its BEGIN until its connection is back in the pool."""
-    turns = Turns()
+    turns = WriteQueue()
 
     def begin(connection: Connection) -> None:
         # A transaction that reads first and writes later cannot wait for its turn in SQLite; one that writes says so at once.
@@ -74,7 +74,7 @@ def in_turn(engine: Engine) -> None:
 
     def back(_connection: Any, record: Any, *_: Any) -> None:
         if record.info.pop(_TURN, False):
-            turns.give_back()
+            turns.release_next()
 
     event.listen(engine, "begin", begin)
     for how in ("checkin", "invalidate", "soft_invalidate"):

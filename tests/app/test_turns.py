@@ -30,14 +30,14 @@ def write(engine: Engine, who: int) -> None:
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[], deque[threading.Event]]:
     """Returns what says who stands in line once somebody wrote."""
-    found: list[write_queue.Turns] = []
-    took = write_queue.Turns.take
+    found: list[write_queue.WriteQueue] = []
+    took = write_queue.WriteQueue.take
 
-    def take(self: write_queue.Turns) -> None:
+    def take(self: write_queue.WriteQueue) -> None:
         found.append(self)
         took(self)
 
-    monkeypatch.setattr(write_queue.Turns, "take", take)
+    monkeypatch.setattr(write_queue.WriteQueue, "take", take)
     return lambda: found[0].line
 
 

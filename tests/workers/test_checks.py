@@ -24,7 +24,7 @@ def checked(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     with writing() as session:
         model = Model(team_id=session.scalars(select(Team.id)).one(), name="m", state=resources.VALIDATING, **values)
         session.add(model)
-    monkeypatch.setattr(engine, "command", lambda *_: [sys.executable, "-c", child])
+    monkeypatch.setattr(engine, "engine_command", lambda *_: [sys.executable, "-c", child])
     assert checks.check_next(settings, LocalStorage(tmp_path / "store"))
     with writing() as session:
         return session.get_one(Model, model.id)

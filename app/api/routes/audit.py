@@ -9,7 +9,7 @@ from pydantic import Field
 from app.accounts import audit
 from app.api.dependencies import AdminDep, ReadDep
 from app.api.openapi import CSV
-from app.api.paging import PageSize, PageToken, page
+from app.api.paging import PageSize, PageToken, answer_page
 from app.api.schemas import TEXT, Out, Page
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
@@ -44,8 +44,10 @@ def list_(
     page_token: PageToken = None,
 ) -> Page[AuditOut] | Response:
     """What the team's keys changed or were refused, newest first."""
-    rows, token = audit.page(session, caller.team, page_size, page_token, key=key, action=action, about=object, outcome=outcome)
-    found = page([AuditOut(**audit.plain(row)) for row in rows], token, request, response)
+    rows, token = audit.list_entries(
+        session, caller.team, page_size, page_token, key=key, action=action, about=object, outcome=outcome
+    )
+    found = answer_page([AuditOut(**audit.entry_fields(row)) for row in rows], token, request, response)
     if format == "json":
         return found
     named = {"Content-Disposition": 'attachment; filename="lathe-audit.csv"', **response.headers}

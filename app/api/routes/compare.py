@@ -11,7 +11,7 @@ from app.api.job_list import Labels
 from app.api.openapi import CSV
 from app.api.paging import PageSize, PageToken
 from app.api.schemas import TEXT, Id
-from app.core.public_url import next_page
+from app.core.public_url import next_page_link
 
 router = APIRouter(prefix="/v1/compare", tags=["compare"])
 
@@ -45,7 +45,7 @@ def compare(
     )
     link = {}
     if found.next_page_token:
-        link = {"Link": next_page(request, found.next_page_token)}
+        link = {"Link": next_page_link(request, found.next_page_token)}
     if format == "csv":
         named = {"Content-Disposition": 'attachment; filename="lathe-compare.csv"'}
         return Response(domain.as_csv(found), media_type="text/csv; charset=utf-8", headers={**named, **link})

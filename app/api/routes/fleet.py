@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from app.api.dependencies import CallerDep, ReadDep, StorageDep
 from app.api.schemas import Page, WorkerOut
-from app.core.redaction import sees_operations
+from app.core.redaction import sees_hosts
 from app.ops import fleet
 from app.ops.fleet import QueueOut, StorageOut, UsageOut
 
@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1", tags=["fleet"])
 @router.get("/workers")
 def workers(session: ReadDep, caller: CallerDep) -> Page[WorkerOut]:
     """Who works, and when it was last heard of; `job` where it is one of the caller's team, `host` for operators alone."""
-    return Page(items=list(fleet.workers(session, caller.team, operations=sees_operations(caller))))
+    return Page(items=list(fleet.workers(session, caller.team, operations=sees_hosts(caller))))
 
 
 @router.get("/queue", response_model=QueueOut)

@@ -10,11 +10,11 @@ from sqlalchemy import select
 
 from app.api import job_events
 from app.api.dependencies import CallerDep, DeviceDep, OnceDep, ReadDep, SessionDep, SubmitterDep, WriterDep
-from app.api.job_cache import poll
-from app.api.job_list import Wanted, WantedDep, jobs_page, query, shown, stream
-from app.api.long_poll import preferred_wait, watcher
+from app.api.job_cache import read_job
+from app.api.job_list import JobFilter, JobFilterDep, filter_jobs, list_jobs, show_jobs, stream_jobs
+from app.api.long_poll import change_poller, parse_wait
 from app.api.openapi import EVENT_STREAM, problems
-from app.api.paging import PageSize, PageToken, decode, page
+from app.api.paging import PageSize, PageToken, answer_page, decode_token
 from app.api.schemas import ArtifactOut, EventOut, JobCreate, JobOut, JobRetry, Page, artifact_out
 from app.core.errors import (
     InvalidRecipe,
@@ -55,7 +55,7 @@ def create(body: JobCreate, session: SessionDep, caller: SubmitterDep, once: Onc
     def submit() -> JobOut:
         job = plan(session, caller.team, body)[0]
         job.key_id = caller.key
-        return shown(session, [jobs.submit(session, job)])[0]
+        return show_jobs(session, [jobs.submit(session, job)])[0]
 
     return once(session, caller, body, 202, submit)
 
@@ -65,19 +65,19 @@ async def list_(
     request: Request,
     response: Response,
     caller: CallerDep,
-    wanted: WantedDep,
+    wanted: JobFilterDep,
     accept: Annotated[str, Header(include_in_schema=False)] = "application/json",
     page_size: PageSize = 50,
     page_token: PageToken = None,
 ) -> Any:
     """List jobs, newest first. With `Accept: text/event-stream` a live stream of which jobs the page has, in which version."""
     if "text/event-stream" in accept:
-        query(caller.team, wanted)  # what is wrong with the question is said before the stream begins
+        filter_jobs(caller.team, wanted)  # what is wrong with the question is said before the stream begins
         if page_token:
-            decode(page_token)
-        return await _stream(caller, stream(caller, wanted, page_size, page_token))
+            decode_token(page_token)
+        return await _stream(caller, stream_jobs(caller, wanted, page_size, page_token))
     rows, token = await asyncio.to_thread(_page, caller.team, wanted, page_size, page_token)
-    return page(rows, token, request, response)
+    return answer_page(rows, token, request, response)
 
 
 async def _stream(caller: CallerDep, content: AsyncIterator[bytes]) -> CountedStream:
@@ -86,9 +86,9 @@ async def _stream(caller: CallerDep, content: AsyncIterator[bytes]) -> CountedSt
     return CountedStream(content, {caller.key: get_settings().streams_per_key, caller.team: most}, UNKEPT)
 
 
-def _page(team: str, wanted: Wanted, size: int, token: str | None) -> tuple[list[JobOut], str | None]:
+def _page(team: str, wanted: JobFilter, size: int, token: str | None) -> tuple[list[JobOut], str | None]:
     with reading() as session:
-        return jobs_page(session, team, wanted, size, token)
+        return list_jobs(session, team, wanted, size, token)
 
 
 @router.get("/{job_id}", response_model=JobOut)
@@ -101,18 +101,18 @@ async def show(
     ] = None,
 ) -> Response:
     """Show a job. `Prefer: wait=30` answers when something changed, or after 30 seconds."""
-    job = await asyncio.to_thread(poll, caller.team, job_id)
-    seconds = preferred_wait(prefer)
+    job = await asyncio.to_thread(read_job, caller.team, job_id)
+    seconds = parse_wait(prefer)
     if seconds and not job.over and version in {None, job.version}:
-        await watcher.changed("job", job_id, job.version, seconds)
-        job = await asyncio.to_thread(poll, caller.team, job_id)
+        await change_poller.changed("job", job_id, job.version, seconds)
+        job = await asyncio.to_thread(read_job, caller.team, job_id)
     return Response(job.body, media_type="application/json")
 
 
 @router.post("/{job_id}/cancel", status_code=202, response_model=JobOut, responses=problems(WrongState))
 def cancel(job_id: str, session: SessionDep, caller: WriterDep) -> JobOut:
     """Cancel a job: a waiting one at once, a running one within seconds."""
-    return shown(session, [jobs.cancel(session, caller.team, job_id)])[0]
+    return show_jobs(session, [jobs.cancel(session, caller.team, job_id)])[0]
 
 
 @router.post("/{job_id}/retry", status_code=202, response_model=JobOut, responses=RETRYING)
@@ -121,7 +121,7 @@ def retry(job_id: str, session: SessionDep, caller: WriterDep, once: OnceDep, bo
     keys = body.remedies if body else []
 
     def again() -> JobOut:
-        return shown(session, [remedies.retry(session, caller.team, job_id, keys, caller.key)])[0]
+        return show_jobs(session, [remedies.retry(session, caller.team, job_id, keys, caller.key)])[0]
 
     return once(session, caller, body, 202, again)
 
@@ -129,7 +129,7 @@ def retry(job_id: str, session: SessionDep, caller: WriterDep, once: OnceDep, bo
 @router.delete("/{job_id}", status_code=204, response_class=Response, responses=problems(WrongState))
 def delete(job_id: str, session: SessionDep, caller: WriterDep) -> None:
     """Delete a job that is over, and free its bytes."""
-    jobs.remove(session, caller.team, job_id)
+    jobs.delete_job(session, caller.team, job_id)
 
 
 @router.get("/{job_id}/events", response_model=Page[EventOut], responses=STREAMED)
@@ -139,8 +139,8 @@ async def list_events(
     response: Response,
     caller: CallerDep,
     accept: Annotated[str, Header(include_in_schema=False)] = "application/json",
-    last_event_id: Annotated[int | None, Header(ge=0, le=job_events.MOST_SEQ)] = None,
-    after: Annotated[int, Query(ge=0, le=job_events.MOST_SEQ, description="Only events with a greater seq.")] = 0,
+    last_event_id: Annotated[int | None, Header(ge=0, le=job_events.MAX_SEQ)] = None,
+    after: Annotated[int, Query(ge=0, le=job_events.MAX_SEQ, description="Only events with a greater seq.")] = 0,
     page_size: Annotated[int, Query(ge=1, le=1000)] = 200,
     page_token: PageToken = None,
     states: Annotated[bool, Query(description="Of a stream: also a `state`, without id, for each change of the job.")] = False,
@@ -148,10 +148,10 @@ async def list_events(
     """What happened, oldest first: JSON pages, or a live stream with `Accept: text/event-stream`."""
     if "text/event-stream" in accept:
         start = after if last_event_id is None else last_event_id
-        await asyncio.to_thread(poll, caller.team, job_id)  # 404 before the stream begins
-        return await _stream(caller, job_events.stream(caller, job_id, start, states=states))
-    found, token = await asyncio.to_thread(job_events.page, caller.team, job_id, after, page_size, page_token)
-    return page(found, token, request, response)
+        await asyncio.to_thread(read_job, caller.team, job_id)  # 404 before the stream begins
+        return await _stream(caller, job_events.stream_events(caller, job_id, start, states=states))
+    found, token = await asyncio.to_thread(job_events.list_events, caller.team, job_id, after, page_size, page_token)
+    return answer_page(found, token, request, response)
 
 
 @router.get("/{job_id}/artifacts")

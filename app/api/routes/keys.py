@@ -9,7 +9,7 @@ from pydantic import Field
 from app.accounts import audit, keys
 from app.api.dependencies import AdminDep, CallerDep, ReadDep, SessionDep, WriterDep
 from app.api.openapi import problems
-from app.api.paging import PageSize, PageToken, page
+from app.api.paging import PageSize, PageToken, answer_page
 from app.api.schemas import TEXT, Body, Out, Page
 from app.core.errors import AlreadyRotated, InsufficientScope
 from app.store.models import ADMIN, ApiKey
@@ -65,7 +65,7 @@ def _out(row: ApiKey, caller: str, text: str | None = None) -> KeyOut:
 def create(body: KeyCreate, request: Request, session: SessionDep, caller: AdminDep) -> KeyOut:
     """Make a key. It is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored."""
     row, text = keys.create_key(session, caller.team, body.name, body.scope, expires_in=body.expires_in, made_by=caller.key)
-    audit.about(request, row.id)
+    audit.set_object(request, row.id)
     return _out(row, caller.key, text)
 
 
@@ -79,8 +79,8 @@ def list_(
     page_token: PageToken = None,
 ) -> Page[KeyOut]:
     """List the team's keys that are in force, oldest first, without their secrets."""
-    rows, token = keys.page(session, caller.team, page_size, page_token)
-    return page([_out(row, caller.key) for row in rows], token, request, response)
+    rows, token = keys.list_keys(session, caller.team, page_size, page_token)
+    return answer_page([_out(row, caller.key) for row in rows], token, request, response)
 
 
 @router.post("/{key_id}/rotate", status_code=201, response_model=KeyOut, responses=problems(AlreadyRotated))
@@ -92,7 +92,7 @@ def rotate(key_id: str, body: KeyRotate, request: Request, session: SessionDep, 
     row, text = keys.rotate_key(
         session, caller.team, key_id, overlap=body.overlap, expires_in=body.expires_in, made_by=caller.key
     )
-    audit.about(request, f"{key_id} {row.id}")
+    audit.set_object(request, f"{key_id} {row.id}")
     return _out(row, caller.key, text)
 
 

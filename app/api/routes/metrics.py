@@ -8,7 +8,7 @@ import hmac
 from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 
-from app.accounts.auth import recognize
+from app.accounts.auth import recognize_key
 from app.api.dependencies import SettingsDep
 from app.api.openapi import problems
 from app.core.errors import Unauthorized
@@ -27,7 +27,7 @@ def _admit(request: Request, settings: Settings) -> None:
     wanted = settings.metrics_token.get_secret_value() if settings.metrics_token else ""
     if wanted and hmac.compare_digest(sent.encode(), wanted.encode()):
         return
-    caller = recognize(request, sent)
+    caller = recognize_key(request, sent)
     if caller is None or caller.scope != ADMIN or not caller.operator:
         raise Unauthorized(
             "/metrics wants its own token, or an admin key of the team that runs the service",

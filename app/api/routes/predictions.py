@@ -13,14 +13,14 @@ from app.accounts import audit
 from app.accounts.auth import Caller
 from app.api.dependencies import CallerDep, OnceDep, WriterDep
 from app.api.idempotency import Once
-from app.api.long_poll import preferred_wait, watcher
+from app.api.long_poll import change_poller, parse_wait
 from app.api.openapi import problems
 from app.api.schemas import Out
 from app.core.errors import NothingToTry, ReportNotReady, TooManyTries
-from app.core.redaction import without_paths
+from app.core.redaction import redact_paths
 from app.jobs import predictions
 from app.store.db import reading, writing
-from app.store.models import TERMINAL, Try
+from app.store.models import TERMINAL, Prediction
 from compression.schema.prediction import Answered
 from compression.schema.prediction_request import Question
 from compression.schema.recipe.base import PartName
@@ -49,12 +49,12 @@ class TryOut(Out):
     asked: dict[str, Any]
     state: Literal["queued", "running", "succeeded", "failed"]
     result: Answered | None
-    error: Annotated[dict[str, Any] | None, AfterValidator(without_paths)]
+    error: Annotated[dict[str, Any] | None, AfterValidator(redact_paths)]
     created_at: dt.datetime
     finished_at: dt.datetime | None
 
 
-def _out(row: Try) -> TryOut:
+def _out(row: Prediction) -> TryOut:
     """Show a question."""
     same = ("id", "part", "asked", "state", "result", "error", "created_at", "finished_at")
     return TryOut(job=row.job_id, **{name: getattr(row, name) for name in same})
@@ -70,15 +70,15 @@ def _ask(caller: Caller, once: Once, job_id: str, body: TryCreate) -> Response:
         made = once(
             session, caller, body, 202, lambda: _out(predictions.create(session, caller.team, job_id, body.part, body.asked))
         )
-        audit.succeeded(session, once.request)
+        audit.record_success(session, once.request)
         return made
 
 
 async def _answered(team: str, job_id: str, try_id: str, prefer: str | None) -> TryOut:
     """Read it, and where it is not over wait for it as long as is preferred."""
     found = await asyncio.to_thread(_read, team, job_id, try_id)
-    seconds = preferred_wait(prefer)
-    while seconds and found.state not in TERMINAL and await watcher.changed("try", try_id, found.state, seconds):
+    seconds = parse_wait(prefer)
+    while seconds and found.state not in TERMINAL and await change_poller.changed("try", try_id, found.state, seconds):
         found = await asyncio.to_thread(_read, team, job_id, try_id)
         seconds /= 2  # it changes twice: taken, and answered
     return found
@@ -90,7 +90,7 @@ async def ask(
 ) -> Response:
     """Ask the baseline and the compressed model; a worker answers, in a sandbox. `Prefer: wait=30` waits, and answers 200."""
     stored = await asyncio.to_thread(_ask, caller, once, job_id, body)
-    if not preferred_wait(prefer):
+    if not parse_wait(prefer):
         return stored
     found = await _answered(caller.team, job_id, json.loads(bytes(stored.body))["id"], prefer)
     return JSONResponse(found.model_dump(mode="json"), 200 if found.state in TERMINAL else 202)

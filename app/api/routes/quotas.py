@@ -12,4 +12,4 @@ router = APIRouter(prefix="/v1/quotas", tags=["quotas"])
 @router.get("", response_model=QuotasOut)
 def show(session: ReadDep, caller: CallerDep) -> QuotasOut:
     """Each limit of the team with its use, and what frees it. Streams are those of the process that answers."""
-    return quotas.quotas(session, caller.team)
+    return quotas.list_quotas(session, caller.team)

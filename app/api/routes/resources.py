@@ -10,9 +10,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import raiseload
 
 from app.api.dependencies import CallerDep, OnceDep, ReadDep, SessionDep, SettingsDep, StorageDep, WriterDep
-from app.api.long_poll import preferred_wait, watcher
+from app.api.long_poll import change_poller, parse_wait
 from app.api.openapi import RAW_BODY, RAW_PART, headers, problems
-from app.api.paging import PageSize, PageToken, newest_first, page
+from app.api.paging import PageSize, PageToken, answer_page, newest_page
 from app.api.schemas import DatasetCreate, ModelCreate, Out, Page
 from app.core.errors import (
     AlreadySealed,
@@ -24,11 +24,11 @@ from app.core.errors import (
     SizeMismatch,
     TooManyParts,
 )
-from app.core.redaction import without_paths
+from app.core.redaction import redact_paths
 from app.store import resources
 from app.store.db import reading
 from app.store.models import Dataset, Model
-from app.store.uploads import Place, append, progress, receive
+from app.store.uploads import UploadTarget, append_part, find_progress, receive_file
 from compression.schema.errors import CompressionError
 
 
@@ -50,7 +50,7 @@ class ResourceListed(Out):
     file_count: int
     bytes: Annotated[int, Field(description="Of all its files, as its manifest promises them.")]
     facts: dict[str, Any] | None
-    reasons: Annotated[list[dict[str, Any]], AfterValidator(without_paths)]
+    reasons: Annotated[list[dict[str, Any]], AfterValidator(redact_paths)]
     created_at: dt.datetime
 
 
@@ -115,7 +115,7 @@ def _add_files(router: APIRouter, kind: type[Any]) -> None:
     async def upload(
         identifier: str, path: str, request: Request, caller: WriterDep, storage: StorageDep, settings: SettingsDep
     ) -> FileOut:
-        file = await receive(request, storage, settings, Place(kind, caller.team, identifier, path))
+        file = await receive_file(request, storage, settings, UploadTarget(kind, caller.team, identifier, path))
         return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=True)
 
     @router.head(
@@ -125,7 +125,7 @@ def _add_files(router: APIRouter, kind: type[Any]) -> None:
         summary="How much of a file has come: Upload-Offset",
     )
     def offset(identifier: str, path: str, caller: CallerDep, settings: SettingsDep) -> Response:
-        found = progress(Place(kind, caller.team, identifier, path))
+        found = find_progress(UploadTarget(kind, caller.team, identifier, path))
         return Response(status_code=204, headers={**found.headers, "Upload-Limit": f"max-size={settings.max_file_bytes}"})
 
     @router.patch(
@@ -145,7 +145,7 @@ def _add_files(router: APIRouter, kind: type[Any]) -> None:
         settings: SettingsDep,
         upload_offset: Annotated[int, Header(ge=0, le=2**40, description="What HEAD answers.")],
     ) -> FileOut:
-        found = await append(request, storage, settings, Place(kind, caller.team, identifier, path), upload_offset)
+        found = await append_part(request, storage, settings, UploadTarget(kind, caller.team, identifier, path), upload_offset)
         response.headers.update(found.headers)
         file = found.file
         return FileOut(path=file.path, size=file.size, sha256=file.sha256, uploaded=found.whole)
@@ -171,8 +171,8 @@ def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[R
     ) -> Page[Any]:
         query = select(kind).where(kind.team_id == caller.team, kind.deleted_at.is_(None))
         # A manifest has up to a thousand files: who wants those asks for the one.
-        rows, token = newest_first(session, query.options(raiseload(kind.files)), kind.id, page_size, page_token)
-        return page([resource_listed(row) for row in rows], token, request, response)
+        rows, token = newest_page(session, query.options(raiseload(kind.files)), kind.id, page_size, page_token)
+        return answer_page([resource_listed(row) for row in rows], token, request, response)
 
     def read(team: str, identifier: str) -> ResourceOut:
         with reading() as session:
@@ -181,9 +181,9 @@ def _router(noun: str, kind: type[Any], body_type: Any, listed: Any, out: type[R
     @router.get("/{identifier}", response_model=out, summary=f"Show a {noun}; `Prefer: wait=30` waits for its check")
     async def show(identifier: str, caller: CallerDep, prefer: Annotated[str | None, Header()] = None) -> ResourceOut:
         found = await asyncio.to_thread(read, caller.team, identifier)
-        seconds = preferred_wait(prefer)
+        seconds = parse_wait(prefer)
         if seconds and found.state == resources.VALIDATING:
-            await watcher.changed(noun, identifier, found.state, seconds)
+            await change_poller.changed(noun, identifier, found.state, seconds)
             found = await asyncio.to_thread(read, caller.team, identifier)
         return found
 

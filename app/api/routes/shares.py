@@ -10,10 +10,10 @@ from pydantic import Field
 from app.accounts import audit, shares
 from app.api.dependencies import CallerDep, ReadDep, SessionDep, WriterDep
 from app.api.openapi import problems
-from app.api.paging import PageSize, PageToken, page
+from app.api.paging import PageSize, PageToken, answer_page
 from app.api.schemas import Body, Out, Page
 from app.core.errors import ReportNotReady, TooManyLinks
-from app.core.public_url import origin
+from app.core.public_url import public_origin
 from app.pages.dashboard.views import PageRoute
 from app.pages.report_page import REPORT_PAGE, report_answer
 from app.store.models import ShareLink
@@ -54,14 +54,14 @@ def create(job_id: str, body: ShareCreate, request: Request, session: SessionDep
     The link is shown in this answer and never again, so this POST takes no Idempotency-Key: no replay is stored.
     """
     row, token = shares.create(session, caller, job_id, body.expires_in)
-    audit.about(request, row.id)
-    return _out(row, f"{origin(request)}/share/{token}")
+    audit.set_object(request, row.id)
+    return _out(row, f"{public_origin(request)}/share/{token}")
 
 
 @router.get("/v1/jobs/{job_id}/share")
 def list_(job_id: str, session: ReadDep, caller: CallerDep) -> Page[ShareOut]:
     """List the job's links that are in force, without their addresses, newest first."""
-    return Page(items=[_out(row) for row in shares.listed(session, caller.team, job_id)])
+    return Page(items=[_out(row) for row in shares.list_job_links(session, caller.team, job_id)])
 
 
 @router.delete("/v1/jobs/{job_id}/share/{share_id}", status_code=204, response_class=Response)
@@ -80,13 +80,13 @@ def list_of_team(
     page_token: PageToken = None,
 ) -> Page[ShareOut]:
     """List all links of the team's jobs that are in force, without their addresses, newest first."""
-    rows, token = shares.page(session, caller.team, page_size, page_token)
-    return page([_out(row) for row in rows], token, request, response)
+    rows, token = shares.list_links(session, caller.team, page_size, page_token)
+    return answer_page([_out(row) for row in rows], token, request, response)
 
 
 @pages.get("/share/{token}", response_class=HTMLResponse, responses=REPORT_PAGE)
 def show(token: Annotated[str, Path(max_length=100)], request: Request, session: ReadDep) -> Response:
     """The report that a link shows, as one page. Nobody signs in for it, and it leads nowhere else."""
-    answer = report_answer(shares.opened(session, token), request)
-    answer.headers.update(shares.UNSEEN)
+    answer = report_answer(shares.find_shared_job(session, token), request)
+    answer.headers.update(shares.LINK_HEADERS)
     return answer

@@ -9,7 +9,7 @@ from pydantic import Field
 from app.accounts import audit, teams
 from app.api.dependencies import CallerDep, OperatorDep, ReadDep, SessionDep
 from app.api.openapi import problems
-from app.api.paging import PageSize, PageToken, page
+from app.api.paging import PageSize, PageToken, answer_page
 from app.api.schemas import TEXT, Body, Out, Page
 from app.core.errors import NameTaken, NotFound, OwnTeam
 from app.store.models import ADMIN, Team
@@ -46,7 +46,7 @@ def _runs_it(caller: CallerDep) -> bool:
 def create(body: TeamBody, request: Request, session: SessionDep, caller: OperatorDep) -> TeamOut:
     """Make a team and its first key, of scope `admin`, which is shown in this answer and never again (no Idempotency-Key)."""
     team, key = teams.create(session, body.name, caller.key)
-    audit.about(request, team.id)
+    audit.set_object(request, team.id)
     return _out(team, caller.team, key)
 
 
@@ -60,8 +60,8 @@ def list_(
     page_token: PageToken = None,
 ) -> Page[TeamOut]:
     """List teams, newest first: all of them for an admin of the team that runs the service, else one's own."""
-    rows, token = teams.page(session, page_size, page_token, None if _runs_it(caller) else caller.team)
-    return page([_out(row, caller.team) for row in rows], token, request, response)
+    rows, token = teams.list_teams(session, page_size, page_token, None if _runs_it(caller) else caller.team)
+    return answer_page([_out(row, caller.team) for row in rows], token, request, response)
 
 
 @router.get("/{team_id}", response_model=TeamOut)

@@ -41,7 +41,7 @@ def compare(
     job: Annotated[list[Id] | None, Query(max_length=MOST)] = None,
 ) -> Response:
     """Show the finished jobs of a model; to a script of the page, how the picked ones differ."""
-    bases = domain.bases(session, visitor.team)
+    bases = domain.list_base_models(session, visitor.team)
     base = model if any(one[0] == model for one in bases) else bases[0][0] if bases else None
     found = domain.compare(session, visitor.team, base=base, size=MOST) if base else domain.Comparison(items=[], differs=[])
     items, sets = data_of(session, visitor.team, found.items, data)
@@ -49,8 +49,8 @@ def compare(
     context: dict[str, Any] = {
         "here": "compare",
         "picked": picked,
-        "differs": domain.differs(picked),
-        "asked_at": domain.asked_at,
+        "differs": domain.differing_keys(picked),
+        "asked_at": domain.format_request_value,
         "csv": f"/v1/compare?{urlencode([('format', 'csv'), *(('job', one.id) for one in picked or items)])}",
     }
     if by_htmx(request):

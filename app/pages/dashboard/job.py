@@ -10,9 +10,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api.dependencies import ReadDep
-from app.api.job_list import shown
+from app.api.job_list import show_jobs
 from app.api.schemas import ArtifactOut, JobOut, artifact_out
-from app.core.public_url import origin
+from app.core.public_url import public_origin
 from app.jobs import jobs
 from app.pages.dashboard import formatting
 from app.pages.dashboard.views import PageRoute, VisitorDep, by_htmx, render
@@ -204,7 +204,7 @@ def artifacts_of(session: Session, job: Job, headline: str | None) -> list[Artif
 def job(job_id: str, request: Request, session: ReadDep, visitor: VisitorDep, part: str = "") -> Response:
     """Show a job; to a script of the page, how it stands now or what it brought."""
     row = jobs.get(session, visitor.team, job_id)
-    out = shown(session, [row])[0]
+    out = show_jobs(session, [row])[0]
     rows = [Row.model_validate(metric.row) for metric in row.metrics]
     context: dict[str, Any] = {"here": "jobs", "job": out, "over": out.state in TERMINAL, "steps": timeline(out, rows)}
     if by_htmx(request) and part == "now":
@@ -235,6 +235,6 @@ def job(job_id: str, request: Request, session: ReadDep, visitor: VisitorDep, pa
         visitor,
         **context,
         names=names_of(session, row),
-        curl=as_curl(out, origin(request)),
+        curl=as_curl(out, public_origin(request)),
         request_body=request_of(out),
     )
