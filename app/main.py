@@ -32,6 +32,7 @@ from app.pages.dashboard import keys as keys_page
 from app.pages.dashboard import new as new_page
 from app.pages.dashboard import predictions as try_page
 from app.pages.dashboard import routes as dashboard
+from app.pages.report_page import routes as report_page
 
 DESCRIPTION = "Compression as a service: POST a model, its data and a recipe; poll; download what was measured."
 
@@ -53,9 +54,10 @@ def create_app(settings: Settings) -> DocumentedApi:
         resources.models,
         resources.datasets,
         jobs.router,
+        report_page.router,
         predictions.router,
         shares.router,
-        shares.pages,
+        report_page.shared,
         compare.router,
         fleet.router,
         quotas.router,

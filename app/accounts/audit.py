@@ -19,11 +19,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.paging import newest_page
 from app.core.settings import get_settings
 from app.store.clock import now
 from app.store.db import iso, writing
 from app.store.deferred_writes import deferred_writes
+from app.store.keyset import newest_page
 from app.store.models import AuditEntry
 
 log = structlog.get_logger()

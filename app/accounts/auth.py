@@ -7,7 +7,7 @@ route needs is declared in its signature, as ReaderDep, WriterDep or another of 
 import hmac
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from fastapi import Request, Security
 from fastapi.concurrency import run_in_threadpool
@@ -232,3 +232,18 @@ WriterDep = Annotated[Caller, _dep(Requires(WRITE))]
 SubmitterDep = Annotated[Caller, _dep(Submits(WRITE))]
 AdminDep = Annotated[Caller, _dep(Requires(ADMIN))]
 OperatorDep = Annotated[Caller, _dep(Requires(ADMIN, operator=True))]
+
+
+class Scoped(Protocol):
+    """A caller or a visitor."""
+
+    @property
+    def scope(self) -> str: ...  # noqa: D102
+
+    @property
+    def operator(self) -> bool: ...  # noqa: D102
+
+
+def sees_hosts(caller: Scoped) -> bool:
+    """Say whether a caller runs the service, and may know its hosts and processes; everybody else is a tenant."""
+    return caller.scope == ADMIN and caller.operator

@@ -7,12 +7,12 @@ import secrets
 from sqlalchemy import ColumnElement, and_, delete, or_, select, tuple_, update
 from sqlalchemy.orm import Session, aliased
 
-from app.api.paging import decode_token, encode_token
 from app.core.errors import AlreadyRotated, NotFound
 from app.core.ids import ALPHABET
 from app.store.clock import now
 from app.store.db import writing
 from app.store.deferred_writes import INTERVAL_SECONDS, deferred_writes
+from app.store.keyset import decode_token, encode_token
 from app.store.models import ADMIN, WRITE, ApiKey, SignIn, Team
 
 DEFAULT_TEAM = "default"

@@ -24,8 +24,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.connections import client_network
 from app.core.errors import RateLimited, problem_response
+from app.core.networks import client_network
 from app.core.settings import Settings, get_settings
 
 log = structlog.get_logger()

@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 
 from app.accounts import keys
 from app.accounts.auth import Caller
-from app.api.paging import newest_page
 from app.core.errors import NotFound, ReportNotReady, TooManyLinks
 from app.jobs import jobs
 from app.store.clock import now
+from app.store.keyset import newest_page
 from app.store.models import ApiKey, Job, ShareLink
 
 MOST_LINKS = 50

@@ -5,9 +5,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.accounts import keys
-from app.api.paging import newest_page
 from app.core.errors import NameTaken, NotFound, OwnTeam
 from app.store.clock import now
+from app.store.keyset import newest_page
 from app.store.models import ADMIN, ApiKey, SignIn, Team
 
 

@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 
 from app.api import job_list
 from app.api.job_list import JobFilter
-from app.api.paging import decode_token, encode_token
-from app.api.schemas import JobOut, Out
+from app.api.schemas import JobOut
+from app.core.schemas import Out
 from app.store.db import iso
+from app.store.keyset import decode_token, encode_token
 from app.store.models import Dataset, Job, JobDataset, Metric, Model
 from compression.schema.report.measurements import Ratios, Stage
 

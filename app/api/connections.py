@@ -21,6 +21,7 @@ import structlog
 
 from app.api.raw_responses import raw_response
 from app.core.errors import TooManyConnections
+from app.core.networks import Network, client_network, trusted_networks
 from app.core.settings import Settings, get_settings
 from app.ops.metrics import refused
 
@@ -44,7 +45,6 @@ CAUSES = {
     "files": "the service has no descriptor left for one more connection",
 }
 NO_FILES = frozenset({errno.EMFILE, errno.ENFILE})
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def raise_file_limit() -> int:
@@ -55,31 +55,6 @@ def raise_file_limit() -> int:
         return MOST_FILES if soft == resource.RLIM_INFINITY else soft
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     return most
-
-
-def trusted_networks(spelled: str) -> tuple[Network, ...]:
-    """Read FORWARDED_ALLOW_IPS: the proxies that may speak for many callers. `*` names nobody."""
-    found: list[Network] = []
-    for entry in spelled.split(","):
-        try:
-            found.append(ipaddress.ip_network(entry.strip(), strict=False))
-        except ValueError:
-            continue
-    return tuple(found)
-
-
-def client_network(address: str) -> str:
-    """Return whom an address counts for: itself, or its /64 in IPv6, of which one machine has all."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped:
-            return str(found.ipv4_mapped)
-        if not found.is_loopback:
-            return str(ipaddress.ip_network((found, 64), strict=False))
-    return str(found)
 
 
 @dataclass

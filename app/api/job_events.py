@@ -12,10 +12,10 @@ from sqlalchemy import select
 
 from app.accounts.auth import Caller, is_active
 from app.api.long_poll import KEEP_ALIVE_SECONDS, change_poller
-from app.api.paging import decode_token
 from app.api.schemas import EventOut
 from app.core.errors import InvalidRequest, NotFound
 from app.store.db import reading
+from app.store.keyset import decode_token
 from app.store.models import TERMINAL, Event, Job
 
 BATCH = 200

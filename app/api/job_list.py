@@ -14,11 +14,12 @@ from sqlalchemy.orm import Session, defer, lazyload
 
 from app.accounts.auth import Caller, is_active
 from app.api.long_poll import KEEP_ALIVE_SECONDS, change_poller
-from app.api.paging import decode_token, newest_page
-from app.api.schemas import LABEL_KEY, TEXT, JobOut, LabelPair, job_out
+from app.api.schemas import JobOut, job_out
 from app.core.errors import InvalidRequest
+from app.core.schemas import LABEL_KEY, TEXT, LabelPair
 from app.jobs import queue_forecast, remedies
 from app.store.db import reading
+from app.store.keyset import decode_token, newest_page
 from app.store.models import QUEUED, TERMINAL, ApiKey, Job, Model
 from app.store.resources import jobs_using
 

@@ -2,53 +2,17 @@
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, WithJsonSchema
-from pydantic_core import CoreSchema
+from pydantic import AfterValidator, Field
 
 from app.core.redaction import redact_paths
+from app.core.schemas import TEXT, Body, FilePath, Name, Out, Sha256
 from app.jobs.queue_forecast import QueuePosition
 from app.store import models
-from compression.schema import file_names
 from compression.schema.job_spec import Columns
-from compression.schema.recipe.base import MOST_PARTS, MOST_TEACHERS, DataFormat, DataSplit, JobTask, Task, guard_numbers
-from compression.schema.recipe.recipe import JobEvaluate, Targets
+from compression.schema.recipe.base import DataFormat, DataSplit, Task
 from compression.schema.report.measurements import Ratios, Remedy
-
-# PostgreSQL keeps no NUL in a text, so nobody may send one: both databases answer alike.
-TEXT = r"^[^\x00]*$"
-# What a filter by label can spell on both databases: `key:value`, and no sign with a meaning of its own in a JSON path.
-LABEL_KEY = r'^[^\x00-\x1f":\\]+$'
-Item = TypeVar("Item")
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=TEXT)]
-Id = Annotated[str, Field(max_length=40, pattern=TEXT)]
-FilePath = Annotated[
-    str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._/@+=-]+$"), AfterValidator(file_names.portable)
-]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_KEY)]
-LabelPair = Annotated[str, WithJsonSchema({"type": "string", "pattern": r'^[^\x00-\x1f":\\]+:'})]
-"""What a list is narrowed down by; job_list.py refuses other forms."""
-LabelValue = Annotated[str, Field(max_length=200, pattern=TEXT)]
-
-
-class Body(BaseModel):
-    """A request body."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Guard the numbers among the fields."""
-        made: CoreSchema = guard_numbers(handler(source))
-        return made
-
-
-class Out(BaseModel):
-    """An answer."""
-
-    model_config = ConfigDict(from_attributes=True)
 
 
 class ManifestEntry(Body):
@@ -80,56 +44,6 @@ class DatasetCreate(Body):
     files: Manifest
 
 
-class JobModels(Body):
-    """The models of a job, by id."""
-
-    base: Id
-    student: Annotated[
-        Id | None,
-        Field(description="Another model that distillation trains in place of the pruned one; the recipe then prunes nothing."),
-    ] = None
-    teachers: Annotated[
-        list[Id],
-        Field(
-            max_length=MOST_TEACHERS,
-            description="Models tuned on the task, with exactly the data's labels, that teach beside the job's own.",
-        ),
-    ] = []
-
-
-class JobCreate(Body):
-    """A job: what to make smaller, on which data, how, and what the result is held against."""
-
-    name: Name | None = None
-    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = {}
-    task: Annotated[
-        JobTask | None,
-        Field(description="The dataset's where it is null, `several` where there are more; anything else is refused."),
-    ] = None
-    models: JobModels
-    datasets: Annotated[
-        list[Id],
-        Field(
-            min_length=1,
-            max_length=MOST_PARTS,
-            description="Of several, each with a task of its own, a model is made for each, and the mean is the headline.",
-        ),
-    ]
-    recipe: Annotated[
-        str | dict[str, Any],
-        Field(
-            description="A preset's name; or a whole recipe, where what is left out has its default; or a preset's name under "
-            "`preset` beside the keys to change in it, at any depth."
-        ),
-    ] = "standard"
-    evaluate: JobEvaluate = JobEvaluate()
-    targets: Targets = Targets()
-    priority: Annotated[int, Field(ge=-10, le=10, description="Higher goes first, of the team's jobs.")] = 0
-    deadline_seconds: Annotated[
-        int | None, Field(ge=1, le=10**8, description="From now on; a job that is not done by then fails, waiting or running.")
-    ] = None
-
-
 class JobRetry(Body):
     """How to try a job again."""
 
@@ -139,7 +53,7 @@ class JobRetry(Body):
             description="Keys of the job's `remedies` to apply to the recipe, or all of them, and for a job that was late no "
             "deadline; none: the same request again."
         ),
-    ] = []
+    ] = []  # noqa: RUF012 (pydantic copies it)
 
 
 class JobModelsOut(Out):
@@ -245,30 +159,6 @@ class ArtifactOut(Out):
     bytes: int
     files: list[ArtifactFile]
     created_at: dt.datetime
-
-
-class WorkerOut(Out):
-    """A worker as it last said of itself."""
-
-    id: str
-    kind: str
-    host: Annotated[str | None, Field(description="Null but for those who run the service.")]
-    pid: Annotated[int | None, Field(description="Null but for those who run the service.")]
-    facts: dict[str, Any]
-    drain: bool
-    started_at: dt.datetime
-    seen_at: dt.datetime
-    alive: bool
-    silent_seconds: Annotated[float, Field(description="Since its last heartbeat.")]
-    busy: Annotated[bool, Field(description="Whether it runs a job, whoever's.")]
-    job: str | None
-
-
-class Page(Out, Generic[Item]):
-    """A keyset page; send `next_page_token` back as `page_token` for the next one."""
-
-    items: list[Item]
-    next_page_token: str | None = None
 
 
 def job_out(

@@ -1,28 +1,11 @@
-"""What tenants do not learn of the machines: paths on their disks, and which host and process works where."""
+"""Redaction: error texts that tenants read name no folders of the servers' disks."""
 
 import re
-from typing import Any, Protocol
-
-from app.store.models import ADMIN
+from typing import Any
 
 _OURS = r"v1|docs|share|jobs|new|compare|try|fleet|static|healthz|metrics|openapi\.json"
 _PATH = re.compile(rf"(?<![\w./:~…-])/(?!(?:{_OURS})\b)[^\s'\"<>|:;,()\[\]{{}}]*/([^\s/'\"<>|:;,()\[\]{{}}]*)")
 """An absolute path of at least two parts that is no address of ours; its last part is kept."""
-
-
-class Scoped(Protocol):
-    """A caller or a visitor."""
-
-    @property
-    def scope(self) -> str: ...  # noqa: D102
-
-    @property
-    def operator(self) -> bool: ...  # noqa: D102
-
-
-def sees_hosts(caller: Scoped) -> bool:
-    """Say whether a caller runs the service, and may know its hosts and processes; everybody else is a tenant."""
-    return caller.scope == ADMIN and caller.operator
 
 
 def redact_paths(value: Any) -> Any:

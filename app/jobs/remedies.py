@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
-from app.api.schemas import JobCreate, JobModels
 from app.core.errors import InvalidRecipe, InvalidRequest, NoRemedy, WrongState
 from app.jobs import jobs
 from app.jobs.preflight import plan
+from app.jobs.request import JobCreate, JobModels
 from app.store.models import TERMINAL, Job
 from compression.schema.errors import OutOfMemory, TrainingDiverged, UnsupportedPrecision
 from compression.schema.recipe.recipe import MOST_ACCUMULATED, PREPARE_RATE, JobEvaluate, Targets

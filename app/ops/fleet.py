@@ -8,7 +8,7 @@ from pydantic import Field
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
-from app.api.schemas import Out, WorkerOut
+from app.core.schemas import Out
 from app.store import resources
 from app.store.clock import now, seconds_between
 from app.store.models import JOB_STATES, QUEUED, RUNNING, Artifact, Dataset, File, Job, Model, Prediction, Team, Worker
@@ -17,6 +17,23 @@ from app.store.storage import LocalStorage, Storage
 ALIVE_SECONDS = 30.0
 MOST_WORKERS = 200
 OTHERS = "other teams"
+
+
+class WorkerOut(Out):
+    """A worker as it last said of itself."""
+
+    id: str
+    kind: str
+    host: Annotated[str | None, Field(description="Null but for those who run the service.")]
+    pid: Annotated[int | None, Field(description="Null but for those who run the service.")]
+    facts: dict[str, Any]
+    drain: bool
+    started_at: dt.datetime
+    seen_at: dt.datetime
+    alive: bool
+    silent_seconds: Annotated[float, Field(description="Since its last heartbeat.")]
+    busy: Annotated[bool, Field(description="Whether it runs a job, whoever's.")]
+    job: str | None
 
 
 class QueueOut(Out):

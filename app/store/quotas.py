@@ -3,22 +3,18 @@
 Defaults are the settings' (LATHE_QUOTA_…); a team's own are in its row: `python -m app.quotas TEAM jobs_waiting=50 weight=2`.
 """
 
-import argparse
 import datetime as dt
-import sys
-from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, Field
-from sqlalchemy import ColumnElement, case, func, literal, make_url, or_, select, update
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy import ColumnElement, case, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.core.errors import BytesQuotaExceeded, Problem, QuotaExceeded
 from app.core.event_streams import count_streams
 from app.core.settings import get_settings
 from app.store.clock import UtcTime, now, seconds_between
-from app.store.db import reading, writing
+from app.store.db import reading
 from app.store.models import RUNNING, Artifact, Dataset, File, Job, Model, Team, TeamDay
 from app.store.reservations import reserved_bytes
 
@@ -177,29 +173,3 @@ def change_quotas(session: Session, name_or_id: str, changes: dict[str, float | 
     session.execute(update(Team).where(Team.id == team.id).values(weight=weight, quotas=kept or None))
     session.expire_all()
     return list_quotas(session, team.id)
-
-
-def main() -> None:
-    """Show a team's limits, changed first where that is asked."""
-    parser = argparse.ArgumentParser(prog="python -m app.quotas", description="Show or change what a team may take.")
-    parser.add_argument("team", help="name or id")
-    parser.add_argument(
-        "changes", nargs="*", metavar="NAME=NUMBER", help=f"{', '.join((*NAMES, WEIGHT))}; NAME= for the default"
-    )
-    asked, place = parser.parse_args(), make_url(get_settings().database_url)
-    try:
-        pairs = [pair.partition("=") for pair in asked.changes]
-        changes = {name: float(value) if value else None for name, _, value in pairs}
-        if place.drivername == "sqlite" and not Path(place.database or "").is_file():  # to look would make one
-            raise ValueError(f"there is no {place.database}; LATHE_HOME or LATHE_DATABASE_URL names the database")
-        with writing() as session:
-            found = change_quotas(session, asked.team, changes)
-    except ValueError as error:
-        parser.error(str(error))
-    except (OperationalError, ProgrammingError):
-        parser.error(f"{place} is no database of Lathe's; LATHE_HOME or LATHE_DATABASE_URL names it")
-    sys.stdout.write(found.model_dump_json(indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

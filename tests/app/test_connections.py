@@ -15,7 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from app.api.connections import ConnectionLimits, Listener, client_network
+from app.api.connections import ConnectionLimits, Listener
+from app.core.networks import client_network
 from app.core.settings import Settings
 from tests.app.api.conftest import entry
 from tests.conftest import ROOT, Service, fresh_database, wait_for

@@ -10,8 +10,8 @@ from app.accounts.auth import SAFE_METHODS
 from app.api.dependencies import OnceDep, WriterDep
 from app.api.openapi import MEDIA, DocumentedApi, ProblemDocument, problems
 from app.api.routes.teams import TeamOut
-from app.api.schemas import Page
 from app.core import errors
+from app.core.schemas import Page
 from app.main import app
 from tests import documented
 from tests.app.api.test_keys import needs

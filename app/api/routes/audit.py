@@ -10,7 +10,7 @@ from app.accounts import audit
 from app.api.dependencies import AdminDep, ReadDep
 from app.api.openapi import CSV
 from app.api.paging import PageSize, PageToken, answer_page
-from app.api.schemas import TEXT, Out, Page
+from app.core.schemas import TEXT, Out, Page
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 Part = Annotated[str | None, Query(max_length=200, pattern=TEXT)]

@@ -10,8 +10,8 @@ from app.api.dependencies import CallerDep, ReadDep
 from app.api.job_list import Labels
 from app.api.openapi import CSV
 from app.api.paging import PageSize, PageToken
-from app.api.schemas import TEXT, Id
 from app.core.public_url import next_page_link
+from app.core.schemas import TEXT, Id
 
 router = APIRouter(prefix="/v1/compare", tags=["compare"])
 

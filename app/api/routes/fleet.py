@@ -4,11 +4,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from app.accounts.auth import sees_hosts
 from app.api.dependencies import CallerDep, ReadDep, StorageDep
-from app.api.schemas import Page, WorkerOut
-from app.core.redaction import sees_hosts
+from app.core.schemas import Page
 from app.ops import fleet
-from app.ops.fleet import QueueOut, StorageOut, UsageOut
+from app.ops.fleet import QueueOut, StorageOut, UsageOut, WorkerOut
 
 router = APIRouter(prefix="/v1", tags=["fleet"])
 

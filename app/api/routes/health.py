@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.api.dependencies import StorageDep
-from app.api.schemas import Out
+from app.core.schemas import Out
 from app.store.db import reading, writing
 from app.store.models import Leader
 from app.store.storage import Storage

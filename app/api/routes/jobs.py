@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from sqlalchemy import select
 
 from app.api import job_events
@@ -14,8 +14,8 @@ from app.api.job_cache import read_job
 from app.api.job_list import JobFilter, JobFilterDep, filter_jobs, list_jobs, show_jobs, stream_jobs
 from app.api.long_poll import change_poller, parse_wait
 from app.api.openapi import EVENT_STREAM, problems
-from app.api.paging import PageSize, PageToken, answer_page, decode_token
-from app.api.schemas import ArtifactOut, EventOut, JobCreate, JobOut, JobRetry, Page, artifact_out
+from app.api.paging import PageSize, PageToken, answer_page
+from app.api.schemas import ArtifactOut, EventOut, JobOut, JobRetry, artifact_out
 from app.core.errors import (
     InvalidRecipe,
     NoRemedy,
@@ -27,11 +27,13 @@ from app.core.errors import (
     WrongState,
 )
 from app.core.event_streams import CountedStream
+from app.core.schemas import Page
 from app.core.settings import get_settings
 from app.jobs import jobs, remedies
 from app.jobs.preflight import plan
-from app.pages.report_page import REPORT_PAGE, report_answer
+from app.jobs.request import JobCreate
 from app.store.db import reading
+from app.store.keyset import decode_token
 from app.store.models import Artifact
 from app.store.quotas import streams_limit
 from compression.planning.preflight import Preflight
@@ -169,18 +171,3 @@ def report(job_id: str, session: ReadDep, caller: CallerDep) -> Response:
     if job.report is None:
         raise ReportNotReady(f"{job_id} is {job.state}")
     return JSONResponse(job.report)
-
-
-@router.get("/{job_id}/report.html", response_class=HTMLResponse, responses={**REPORT_PAGE, **problems(ReportNotReady)})
-def report_page(
-    job_id: str,
-    request: Request,
-    session: ReadDep,
-    caller: CallerDep,
-    download: Annotated[bool, Query(description="As a file to keep, not as a page to look at.")] = False,
-) -> Response:
-    """The report as one file for people: pictures and tables, no script, nothing fetched from anywhere."""
-    job = jobs.get(session, caller.team, job_id)
-    if job.report is None:
-        raise ReportNotReady(f"{job_id} is {job.state}")
-    return report_answer(job, request, download=download)

@@ -10,8 +10,8 @@ from app.accounts import audit, keys
 from app.api.dependencies import AdminDep, CallerDep, ReadDep, SessionDep, WriterDep
 from app.api.openapi import problems
 from app.api.paging import PageSize, PageToken, answer_page
-from app.api.schemas import TEXT, Body, Out, Page
 from app.core.errors import AlreadyRotated, InsufficientScope
+from app.core.schemas import TEXT, Body, Out, Page
 from app.store.models import ADMIN, ApiKey
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])

@@ -15,9 +15,9 @@ from app.api.dependencies import CallerDep, OnceDep, WriterDep
 from app.api.idempotency import Once
 from app.api.long_poll import change_poller, parse_wait
 from app.api.openapi import problems
-from app.api.schemas import Out
 from app.core.errors import NothingToTry, ReportNotReady, TooManyTries
 from app.core.redaction import redact_paths
+from app.core.schemas import Out
 from app.jobs import predictions
 from app.store.db import reading, writing
 from app.store.models import TERMINAL, Prediction

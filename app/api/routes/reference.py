@@ -7,8 +7,8 @@ from pydantic import Field
 
 from app.api.dependencies import AskerDep, CallerDep
 from app.api.openapi import problems
-from app.api.schemas import Out, Page
 from app.core.errors import InvalidRecipe
+from app.core.schemas import Out, Page
 from app.jobs.preflight import resolve_recipe
 from compression.models.architectures.families import ARCHITECTURE_SPECS, ArchitectureSpec
 from compression.schema.errors import CompressionError

@@ -12,8 +12,8 @@ from sqlalchemy.orm import raiseload
 from app.api.dependencies import CallerDep, OnceDep, ReadDep, SessionDep, SettingsDep, StorageDep, WriterDep
 from app.api.long_poll import change_poller, parse_wait
 from app.api.openapi import RAW_BODY, RAW_PART, headers, problems
-from app.api.paging import PageSize, PageToken, answer_page, newest_page
-from app.api.schemas import DatasetCreate, ModelCreate, Out, Page
+from app.api.paging import PageSize, PageToken, answer_page
+from app.api.schemas import DatasetCreate, ModelCreate
 from app.core.errors import (
     AlreadySealed,
     BytesQuotaExceeded,
@@ -25,8 +25,10 @@ from app.core.errors import (
     TooManyParts,
 )
 from app.core.redaction import redact_paths
+from app.core.schemas import Out, Page
 from app.store import resources
 from app.store.db import reading
+from app.store.keyset import newest_page
 from app.store.models import Dataset, Model
 from app.store.uploads import UploadTarget, append_part, find_progress, receive_file
 from compression.schema.errors import CompressionError

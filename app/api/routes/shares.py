@@ -1,27 +1,22 @@
-"""/v1/jobs/{id}/share: links to a report for people without a key; and /share/{token}, where they lead."""
+"""/v1/jobs/{id}/share and /v1/shares: links to a report for people without a key."""
 
 import datetime as dt
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from app.accounts import audit, shares
 from app.api.dependencies import CallerDep, ReadDep, SessionDep, WriterDep
 from app.api.openapi import problems
 from app.api.paging import PageSize, PageToken, answer_page
-from app.api.schemas import Body, Out, Page
 from app.core.errors import ReportNotReady, TooManyLinks
 from app.core.public_url import public_origin
-from app.pages.dashboard.views import PageRoute
-from app.pages.report_page import REPORT_PAGE, report_answer
+from app.core.schemas import Body, Out, Page
 from app.store.models import ShareLink
 
 router = APIRouter(tags=["share"])
-pages = APIRouter(tags=["share"], route_class=PageRoute)
 DAY = 24 * 3600
-MAKING = problems(ReportNotReady, TooManyLinks)
 
 
 class ShareCreate(Body):
@@ -82,11 +77,3 @@ def list_of_team(
     """List all links of the team's jobs that are in force, without their addresses, newest first."""
     rows, token = shares.list_links(session, caller.team, page_size, page_token)
     return answer_page([_out(row) for row in rows], token, request, response)
-
-
-@pages.get("/share/{token}", response_class=HTMLResponse, responses=REPORT_PAGE)
-def show(token: Annotated[str, Path(max_length=100)], request: Request, session: ReadDep) -> Response:
-    """The report that a link shows, as one page. Nobody signs in for it, and it leads nowhere else."""
-    answer = report_answer(shares.find_shared_job(session, token), request)
-    answer.headers.update(shares.LINK_HEADERS)
-    return answer

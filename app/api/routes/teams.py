@@ -10,8 +10,8 @@ from app.accounts import audit, teams
 from app.api.dependencies import CallerDep, OperatorDep, ReadDep, SessionDep
 from app.api.openapi import problems
 from app.api.paging import PageSize, PageToken, answer_page
-from app.api.schemas import TEXT, Body, Out, Page
 from app.core.errors import NameTaken, NotFound, OwnTeam
+from app.core.schemas import TEXT, Body, Out, Page
 from app.store.models import ADMIN, Team
 
 router = APIRouter(prefix="/v1/teams", tags=["teams"])

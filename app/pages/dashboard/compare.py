@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.api import comparison as domain
 from app.api.comparison import Compared
 from app.api.dependencies import ReadDep
-from app.api.schemas import Id
+from app.core.schemas import Id
 from app.pages.dashboard.views import PageRoute, VisitorDep, by_htmx, render
 from compression.schema.report.measurements import UNITS
 

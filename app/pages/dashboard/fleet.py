@@ -5,9 +5,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
+from app.accounts.auth import sees_hosts
 from app.accounts.sessions import Visitor
 from app.api.dependencies import ReadDep, StorageDep
-from app.core.redaction import sees_hosts
 from app.ops import fleet as domain
 from app.pages.dashboard.views import PageRoute, VisitorDep, by_htmx, render
 from app.store.models import JOB_STATES

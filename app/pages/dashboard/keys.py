@@ -11,7 +11,7 @@ from app.accounts.auth import Caller, Requires
 from app.accounts.sessions import Visitor
 from app.api.dependencies import ReadDep
 from app.api.paging import PageToken
-from app.api.schemas import TEXT
+from app.core.schemas import TEXT
 from app.pages.dashboard.views import PageRoute, VisitorDep, by_htmx, render
 from app.store.models import ADMIN, WRITE
 

@@ -3,7 +3,3 @@
 Figures in, text out: no network, no script. Pictures are SVG, drawn by `svg`; the page allows itself its own
 style sheet and nothing else. Whether somebody may see it is for its routes to say.
 """
-
-from app.pages.report_page.response import REPORT_PAGE, report_answer
-
-__all__ = ["REPORT_PAGE", "report_answer"]

@@ -7,9 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
+from app.accounts.auth import sees_hosts
 from app.api import ranges
 from app.core.ids import new_id
-from app.core.redaction import redact_paths, sees_hosts
+from app.core.redaction import redact_paths
 from tests.app.api.conftest import entry, new_team, problem, sha, sql
 from tests.app.api.test_metrics import scraped, value
 from tests.conftest import Service, fresh_database
