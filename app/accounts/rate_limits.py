@@ -24,7 +24,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core.errors import RateLimited, problem_response
+from app.core.errors import Problem, RateLimited, problem_response
 from app.core.networks import client_network
 from app.core.settings import Settings, get_settings
 
@@ -58,7 +58,7 @@ class Window:
         """Say what is left as RateLimit does."""
         return f'"{self.name}";r={self.left};t={self.seconds}'
 
-    def refusal(self) -> RateLimited:
+    def refusal(self) -> Problem:
         """Return the problem of who asks beyond it."""
         most, frees = self.item.amount, f"it begins anew in {self.seconds} seconds"
         begins = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.seconds)

@@ -14,7 +14,16 @@ from fastapi import Request
 from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from app.core.errors import NO_ROOM, ChecksumMismatch, OffsetMismatch, SizeMismatch, StorageFull, TooLarge, TooManyParts
+from app.core.errors import (
+    NO_ROOM,
+    ChecksumMismatch,
+    OffsetMismatch,
+    Problem,
+    SizeMismatch,
+    StorageFull,
+    TooLarge,
+    TooManyParts,
+)
 from app.core.ids import new_id
 from app.core.settings import Settings
 from app.store.db import reading, writing
@@ -244,7 +253,7 @@ async def _take(storage: Storage, place: UploadTarget, file: File, pieces: _Piec
             raise _mismatch(offset, await asyncio.to_thread(find_progress, place))
 
 
-def _mismatch(offset: int, now: UploadProgress) -> OffsetMismatch:
+def _mismatch(offset: int, now: UploadProgress) -> Problem:
     cause = f"the part begins at {offset}, and {now.offset} bytes of {now.file.path} are here"
     return OffsetMismatch(cause, param="Upload-Offset", headers=now.headers)
 
